@@ -1,0 +1,6 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tools that measure the noise of a map.
+"""
+
+from hyperphotutils.noise.clipped import *  # noqa: F401, F403
