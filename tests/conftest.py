@@ -1,0 +1,35 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fixtures shared by all tests.
+"""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+# set here, before any test imports pyplot: tests run without a display
+mpl.use('Agg')
+
+
+@pytest.fixture(scope='session')
+def real_data():
+    """
+    A function that returns the path of a real map by its file name.
+
+    The folder is named by the environment variable
+    ``HYPERPHOTUTILS_DATA``; without it the test is skipped.
+    """
+    folder = os.environ.get('HYPERPHOTUTILS_DATA')
+    if not folder:
+        pytest.skip('HYPERPHOTUTILS_DATA does not name a folder of maps')
+
+    def path_of(name):
+        path = Path(folder) / name
+        if not path.is_file():
+            msg = f'HYPERPHOTUTILS_DATA names a folder without {name}: {path}'
+            raise FileNotFoundError(msg)
+        return path
+
+    return path_of
