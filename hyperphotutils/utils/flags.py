@@ -1,0 +1,86 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The bits of the ``flags`` column: one registry for values, names, and
+descriptions.
+"""
+
+from types import MappingProxyType
+
+import numpy as np
+
+__all__ = ['FLAGS', 'FLAG_DESCRIPTIONS', 'decode_flags']
+
+_REGISTRY = (
+    ('off_map', 'the position is off the map or on masked pixels: nothing '
+     'was fitted'),
+    ('too_few_pixels', 'the footprint has fewer usable pixels than '
+     'parameters: nothing was fitted'),
+    ('not_converged', 'the fit stopped at the largest number of '
+     'iterations'),
+    ('fit_failed', 'the fit gave no finite result: its values are NaN'),
+    ('at_bound', 'a position or a width ended at its bound'),
+    ('partial_footprint', 'a part of the fitted footprint is off the map '
+     'or masked'),
+    ('group_split', 'the group had more sources than the largest allowed '
+     'and was split'),
+    ('residual_detection', 'found on the residual of the model'),
+    ('partial_aperture', 'a part of the aperture is off the map or masked '
+     'and was filled with the model'),
+    ('fixed_position', 'the position was held fixed'),
+    ('fixed_shape', 'widths and angle were held fixed'),
+    ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
+)
+
+FLAGS = MappingProxyType(
+    {name: 1 << bit for bit, (name, _) in enumerate(_REGISTRY)})
+"""
+The bit value of each flag by name.
+"""
+
+FLAG_DESCRIPTIONS = MappingProxyType(dict(_REGISTRY))
+"""
+What each flag means, by name.
+"""
+
+
+def decode_flags(flags):
+    """
+    Decode the values of a ``flags`` column.
+
+    Parameters
+    ----------
+    flags : int or 1D array_like of int
+        The bit mask of one source or of several.
+
+    Returns
+    -------
+    names : list of str or list of list of str
+        The names of the bits that are set; a list for each source when
+        ``flags`` is an array.
+
+    Raises
+    ------
+    ValueError
+        If ``flags`` has a bit that no flag uses.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import FLAGS, decode_flags
+    >>> FLAGS['at_bound']
+    16
+    >>> decode_flags(20)
+    ['not_converged', 'at_bound']
+    >>> decode_flags([0, 1])
+    [[], ['off_map']]
+    """
+    values = np.atleast_1d(flags)
+    if not np.issubdtype(values.dtype, np.integer):
+        msg = f'flags must be integers, got dtype {values.dtype}'
+        raise TypeError(msg)
+    unknown = values & ~(sum(FLAGS.values()))
+    if np.any(unknown):
+        msg = f'flags has unknown bits: {int(unknown[unknown != 0][0])}'
+        raise ValueError(msg)
+    names = [[name for name, bit in FLAGS.items() if value & bit]
+             for value in values.ravel()]
+    return names if np.ndim(flags) else names[0]

@@ -1,0 +1,203 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Checks at the door, units put back at the exit, and the record of how a
+result was made.
+"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import astropy.units as u
+import numpy as np
+
+__all__ = ['as_masked_image', 'make_repr', 'result_meta', 'strip_units']
+
+_PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
+
+
+def strip_units(**arrays):
+    """
+    Strip the one unit that all given arrays share.
+
+    Parameters
+    ----------
+    **arrays : array_like, `~astropy.units.Quantity`, or None
+        The arrays by the name that an error message shall use. `None`
+        is handed through.
+
+    Returns
+    -------
+    values : dict
+        The plain arrays by name.
+
+    unit : `~astropy.units.Unit` or None
+        The unit, or `None` when no array has one.
+
+    Raises
+    ------
+    ValueError
+        If only some of the arrays have a unit or the units differ.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from hyperphotutils.utils import strip_units
+    >>> values, unit = strip_units(data=[1, 2] * u.Jy, error=None)
+    >>> print(values['data'], values['error'], unit)
+    [1. 2.] None Jy
+    """
+    given = {name: array for name, array in arrays.items()
+             if array is not None}
+    units = {name: getattr(array, 'unit', None)
+             for name, array in given.items()}
+    if len(set(units.values())) > 1:
+        stated = ', '.join(f'{name}: {unit or "none"}'
+                           for name, unit in units.items())
+        msg = f'{", ".join(units)} must all have the same unit ({stated})'
+        raise ValueError(msg)
+    unit = next(iter(units.values()), None)
+    if unit is None:
+        return arrays, None
+    return {name: None if array is None else array.value
+            for name, array in arrays.items()}, unit
+
+
+def as_masked_image(data, mask=None, *, name='data'):
+    """
+    Check an image and merge its mask with its pixels that are not
+    finite.
+
+    Parameters
+    ----------
+    data : 2D array_like
+        The image, without a unit.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels to ignore.
+
+    name : str, optional
+        The name of ``data`` in error messages.
+
+    Returns
+    -------
+    data : 2D `~numpy.ndarray` of float
+        The image; a view of the input where that is possible.
+
+    mask : 2D bool `~numpy.ndarray`
+        The input mask and the pixels that are NaN or infinite.
+
+    Raises
+    ------
+    TypeError
+        If ``data`` is not an array of real numbers.
+
+    ValueError
+        If ``data`` is not 2D, ``mask`` has another shape, or no pixel
+        is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.utils import as_masked_image
+    >>> _, mask = as_masked_image([[1.0, np.nan], [2.0, 3.0]])
+    >>> print(mask.sum())
+    1
+    """
+    data = np.asanyarray(data)
+    if data.dtype.kind not in 'fiu':
+        msg = f'{name} must be an array of real numbers, got {data.dtype}'
+        raise TypeError(msg)
+    if data.ndim != 2:
+        msg = f'{name} must be 2D, got the shape {data.shape}'
+        raise ValueError(msg)
+    data = np.asarray(data, dtype=float)
+    merged = ~np.isfinite(data)
+    if mask is not None and mask is not np.ma.nomask:
+        mask = np.asarray(mask)
+        if mask.shape != data.shape:
+            msg = (f'mask must have the shape of {name}, {data.shape}, got '
+                   f'{mask.shape}')
+            raise ValueError(msg)
+        merged |= mask.astype(bool)
+    if merged.all():
+        msg = f'{name} has no usable pixel: all are masked or not finite'
+        raise ValueError(msg)
+    return data, merged
+
+
+def make_repr(obj):
+    """
+    Return the constructor call of an object.
+
+    Parameters
+    ----------
+    obj : object
+        An object with the attribute ``_repr_params``, the names of its
+        constructor's arguments, each of which is also an attribute.
+
+    Returns
+    -------
+    text : str
+        For example ``'SourceGrouper(min_separation=4.0)'``.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import make_repr
+    >>> class Circle:
+    ...     _repr_params = ('radius',)
+    ...     def __init__(self, radius):
+    ...         self.radius = radius
+    >>> make_repr(Circle(2.0))
+    'Circle(radius=2.0)'
+    """
+    params = ', '.join(f'{name}={_describe(getattr(obj, name))}'
+                       for name in obj._repr_params)
+    return f'{type(obj).__name__}({params})'
+
+
+def _describe(value):
+    """
+    Describe an argument in a line: arrays by shape only.
+    """
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        unit = getattr(value, 'unit', None)
+        return f'<array; shape={value.shape}{f", {unit}" if unit else ""}>'
+    if isinstance(value, u.Quantity):
+        return f"<Quantity '{value}'>"
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    return repr(value)
+
+
+def result_meta(obj=None):
+    """
+    Return the record of how a result was made.
+
+    Parameters
+    ----------
+    obj : object, optional
+        The object that made the result (see `make_repr`).
+
+    Returns
+    -------
+    meta : dict
+        The ``version`` of each package by name and the constructor
+        ``call`` of ``obj``. There is no date in it: the same run gives
+        the same bytes.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import result_meta
+    >>> sorted(result_meta())
+    ['version']
+    """
+    versions = {'Python': platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            versions[package] = 'unknown'
+    meta = {'version': versions}
+    if obj is not None:
+        meta['call'] = make_repr(obj)
+    return meta

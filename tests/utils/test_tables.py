@@ -1,0 +1,78 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the tables module.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+
+from hyperphotutils.utils import (as_masked_image, make_repr, result_meta,
+                                  strip_units)
+
+
+def test_strip_units_gives_the_shared_unit():
+    """
+    One unit or none; None is handed through.
+    """
+    values, unit = strip_units(data=np.ones(2) << u.Jy, error=None)
+    assert unit == u.Jy
+    assert type(values['data']) is np.ndarray
+    assert values['error'] is None
+    assert strip_units(data=np.ones(2))[1] is None
+
+
+def test_strip_units_refuses_a_mixture():
+    """
+    The message names the arguments and their units.
+    """
+    match = r'data, error must all have the same unit \(data: Jy, error: none'
+    with pytest.raises(ValueError, match=match):
+        strip_units(data=np.ones(2) << u.Jy, error=np.ones(2))
+
+
+def test_as_masked_image_masks_what_is_not_finite():
+    """
+    NaN, infinity, and the given mask are merged.
+    """
+    data = np.ones((3, 4))
+    data[0, 0], data[1, 1] = np.nan, np.inf
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[2, 2] = True
+    _, merged = as_masked_image(data, mask)
+    assert sorted(zip(*np.nonzero(merged), strict=True)) == [
+        (0, 0), (1, 1), (2, 2)]
+    assert mask.sum() == 1
+
+
+@pytest.mark.parametrize(('data', 'mask', 'error', 'match'), [
+    (np.ones(3), None, ValueError, r'must be 2D, got the shape \(3,\)'),
+    (np.ones((2, 2), complex), None, TypeError, 'real numbers, got complex'),
+    (np.ones((2, 2)), np.zeros((3, 3)), ValueError,
+     r'mask must have the shape of data, \(2, 2\), got \(3, 3\)'),
+    (np.full((2, 2), np.nan), None, ValueError, 'has no usable pixel')])
+def test_as_masked_image_refuses(data, mask, error, match):
+    """
+    Each kind of wrong image has its own message.
+    """
+    with pytest.raises(error, match=match):
+        as_masked_image(data, mask)
+
+
+def test_repr_and_meta_say_how_a_result_was_made():
+    """
+    The call stands in the record; big arrays by their shape only.
+    """
+    class Tool:
+        _repr_params = ('fwhm', 'error')
+
+        def __init__(self, fwhm, error):
+            self.fwhm = fwhm
+            self.error = error
+
+    tool = Tool(np.float64(3.0), np.ones((5, 6)) << u.Jy)
+    text = 'Tool(fwhm=3.0, error=<array; shape=(5, 6), Jy>)'
+    assert make_repr(tool) == text
+    meta = result_meta(tool)
+    assert meta['call'] == text
+    assert {'numpy', 'photutils', 'hyperphotutils'} <= set(meta['version'])
