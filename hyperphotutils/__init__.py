@@ -2,10 +2,9 @@
 """
 Photometry of blended sources on structured backgrounds.
 
-hyperphotutils brings the method of HYPER (Traficante et al. 2015,
-MNRAS, 451, 3089) to the tools of astropy and photutils. Import what
-you need from its subpackages; importing this package alone loads
-nothing else.
+hyperphotutils brings the method of HYPER (Traficante et al. 2015, A&A,
+574, A119) to the tools of astropy and photutils. Import what you need
+from its subpackages; importing this package alone loads nothing else.
 """
 
 try:
