@@ -1,0 +1,370 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Local geometry of a celestial WCS, for many positions at once.
+
+Everything rests on one small matrix per position: how the offsets to
+the East and to the North change from pixel to pixel. It is measured
+between unit vectors on the sphere rather than between longitudes, so
+that neither longitude 0 nor the poles are special.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
+
+from hyperphotutils.utils.gaussians import wrap_angle
+
+__all__ = [
+    'local_jacobian',
+    'pixel_scale',
+    'pixel_to_sky_ellipse',
+    'sky_to_pixel_ellipse',
+]
+
+# Half the baseline (pixels) of the central differences: truncation
+# stays below 1e-6 for pixels of a degree, round-off below 1e-7 for
+# pixels of 0.01 arcsec.
+_STEP = 0.1
+
+# Axes that agree to this fraction make a circle, whose angle the
+# arithmetic of an ellipse would take from round-off.
+_ROUND = 1e-9
+
+_ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
+
+
+def pixel_scale(wcs, shape=None):
+    """
+    Find the pixel scale at the centre of a map.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    shape : tuple of int, optional
+        The ``(ny, nx)`` shape of the map. If `None`, the shape stored
+        in ``wcs`` is used or, if it has none, the scale is taken at the
+        reference pixel.
+
+    Returns
+    -------
+    scale : `~astropy.units.Quantity`
+        The square root of the pixel area, in arcsec. Pixels need not be
+        square.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    Examples
+    --------
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import pixel_scale
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> print(f'{pixel_scale(wcs):.3f}')
+    3.600 arcsec
+    """
+    wcs = _celestial(wcs)
+    reference = wcs.wcs.crpix - 1.0
+    if shape is None:
+        shape = wcs.array_shape
+    centre = reference if shape is None else np.subtract(shape[::-1], 1) / 2
+    x, y = np.transpose([centre, reference])
+    areas = np.abs(_determinant(local_jacobian(wcs, x, y)))
+    # the centre of an oddly framed map may lie off the sphere
+    area = areas[0] if np.isfinite(areas[0]) else areas[1]
+    return np.sqrt(area) * u.arcsec
+
+
+def local_jacobian(wcs, x, y):
+    """
+    Differentiate the offsets on the sky by the pixel coordinates.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored. Any
+        projection, rotation, skew, flip and distortion will do.
+
+    x, y : float or 1-D array_like
+        The 0-based pixel positions.
+
+    Returns
+    -------
+    jacobian : 3-D `~numpy.ndarray`
+        The derivatives in arcsec per pixel, with shape ``(n, 2, 2)``:
+        ``jacobian[i, 0]`` is d(east)/d(x, y) and ``jacobian[i, 1]`` is
+        d(north)/d(x, y) at position ``i``. They are NaN where the
+        position is NaN or off the sphere.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    Notes
+    -----
+    The derivatives are central differences of unit vectors, projected
+    on the plane that touches the sphere at the position. East and North
+    are those of the WCS's own celestial frame.
+
+    Examples
+    --------
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import local_jacobian
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> print(local_jacobian(wcs, -1.0, -1.0).round(3))
+    [[[-3.6  0. ]
+      [ 0.   3.6]]]
+    """
+    wcs = _celestial(wcs)
+    x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, dtype=float)),
+                               np.atleast_1d(np.asarray(y, dtype=float)))
+    dx = _STEP * np.array([0, 1, -1, 0, 0])[:, np.newaxis]
+    dy = _STEP * np.array([0, 0, 0, 1, -1])[:, np.newaxis]
+    lon, lat = _pixel_to_lonlat(wcs, x + dx, y + dy)
+    vectors = _unit_vectors(lon, lat)
+    # shape (2, n, 3): the change of the unit vector with x and with y
+    slopes = (vectors[1::2] - vectors[2::2]) / (2.0 * _STEP)
+    axes = _east_north(lon[0], lat[0])
+    return _ARCSEC_PER_RADIAN * np.einsum('inc,jnc->nij', axes, slopes)
+
+
+def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
+    """
+    Convert ellipses in pixels to ellipses on the sky.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    x, y : float or 1-D array_like
+        The 0-based pixel positions of the centres.
+
+    fwhm_major, fwhm_minor : float or 1-D array_like
+        The axes of the ellipses in pixels.
+
+    theta_deg : float, 1-D array_like or `~astropy.units.Quantity`
+        The angle of the major axis counter-clockwise from the +x axis,
+        in degrees if it has no unit.
+
+    Returns
+    -------
+    fwhm_major, fwhm_minor : `~astropy.units.Quantity`
+        The axes on the sky in arcsec, the larger first.
+
+    position_angle : `~astropy.units.Quantity`
+        The angle of the major axis East of North, in degrees in
+        [0, 180), in the WCS's own celestial frame.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    Notes
+    -----
+    The ellipse is mapped by the full local matrix (see
+    `~hyperphotutils.utils.wcs.local_jacobian`): pixels that are not
+    square or not perpendicular change the axis ratio as they should.
+
+    Examples
+    --------
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> major, minor, pa = pixel_to_sky_ellipse(wcs, -1, -1, 3, 2, 100)
+    >>> print(major.round(3), minor.round(3), pa.round(3))
+    [10.8] arcsec [7.2] arcsec [10.] deg
+    """
+    theta = u.Quantity(theta_deg, u.deg).value
+    major, minor, angle = _map_ellipse(local_jacobian(wcs, x, y),
+                                       fwhm_major, fwhm_minor, theta)
+    return (major * u.arcsec, minor * u.arcsec,
+            wrap_angle(90.0 - angle) * u.deg)
+
+
+def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
+    """
+    Convert ellipses on the sky to ellipses in pixels.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    sky : `~astropy.coordinates.SkyCoord`
+        The centres, in any frame that transforms to the WCS's own.
+
+    fwhm_major, fwhm_minor : `~astropy.units.Quantity`
+        The axes of the ellipses on the sky.
+
+    position_angle : float, 1-D array_like or `~astropy.units.Quantity`
+        The angle of the major axis East of North in the WCS's own
+        celestial frame (whatever the frame of ``sky``), in degrees if it
+        has no unit.
+
+    Returns
+    -------
+    x, y : 1-D `~numpy.ndarray`
+        The 0-based pixel positions of the centres.
+
+    fwhm_major, fwhm_minor : 1-D `~numpy.ndarray`
+        The axes in pixels, the larger first.
+
+    theta_deg : 1-D `~numpy.ndarray`
+        The angle of the major axis counter-clockwise from the +x axis,
+        in degrees in [0, 180).
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.coordinates import SkyCoord
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import sky_to_pixel_ellipse
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> sky = SkyCoord(0 * u.deg, 0.002 * u.deg)
+    >>> x, y, major, minor, theta = sky_to_pixel_ellipse(
+    ...     wcs, sky, 10.8 * u.arcsec, 7.2 * u.arcsec, 10)
+    >>> print(y.round(3), major.round(3), minor.round(3), theta.round(3))
+    [1.] [3.] [2.] [100.]
+    """
+    wcs = _celestial(wcs)
+    x, y = _sky_to_pixel(wcs, sky)
+    angle = 90.0 - u.Quantity(position_angle, u.deg).value
+    inverse = _invert(local_jacobian(wcs, x, y))
+    major, minor, theta = _map_ellipse(
+        inverse, u.Quantity(fwhm_major).to_value(u.arcsec),
+        u.Quantity(fwhm_minor).to_value(u.arcsec), angle)
+    return x, y, major, minor, theta
+
+
+def _celestial(wcs):
+    """
+    Return the celestial part of ``wcs``.
+    """
+    if not isinstance(wcs, WCS):
+        msg = f'wcs must be an astropy.wcs.WCS: got {type(wcs).__name__}'
+        raise TypeError(msg)
+    if not wcs.has_celestial:
+        ctype = ', '.join(repr(name) for name in wcs.wcs.ctype)
+        msg = f'wcs must have two celestial axes: its CTYPEs are {ctype}'
+        raise ValueError(msg)
+    return wcs if wcs.naxis == 2 else wcs.celestial
+
+
+def _pixel_to_lonlat(wcs, x, y):
+    """
+    Convert pixel positions to longitude and latitude in radians.
+
+    A header may store the latitude first.
+    """
+    world = wcs.pixel_to_world_values(x, y)
+    return (np.deg2rad(world[wcs.wcs.lng]), np.deg2rad(world[wcs.wcs.lat]))
+
+
+def _sky_to_pixel(wcs, sky):
+    """
+    Convert a SkyCoord to 1-D arrays of pixel positions.
+    """
+    sphere = sky.transform_to(wcs_to_celestial_frame(wcs)).spherical
+    world = [None, None]
+    world[wcs.wcs.lng] = np.atleast_1d(sphere.lon.deg)
+    world[wcs.wcs.lat] = np.atleast_1d(sphere.lat.deg)
+    return wcs.world_to_pixel_values(*world)
+
+
+def _unit_vectors(lon, lat):
+    """
+    Return unit vectors, their components along a new last axis.
+    """
+    return np.stack([np.cos(lat) * np.cos(lon),
+                     np.cos(lat) * np.sin(lon),
+                     np.sin(lat)], axis=-1)
+
+
+def _east_north(lon, lat):
+    """
+    Return the unit vectors to the East and the North, shape (2, n, 3).
+    """
+    east = [-np.sin(lon), np.cos(lon), np.zeros_like(lon)]
+    north = [-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon),
+             np.cos(lat)]
+    return np.moveaxis(np.array([east, north]), 1, -1)
+
+
+def _map_ellipse(matrix, major, minor, angle):
+    """
+    Map ellipses by 2x2 matrices, one matrix per ellipse.
+
+    Angles are in degrees from the first axis towards the second, before
+    and after. The shape matrix of the image is ``M S M^T``; its larger
+    eigenvalue and the determinant (which loses no digits for thin
+    ellipses) give the axes.
+    """
+    major, minor, angle = np.broadcast_arrays(
+        np.asarray(major, dtype=float), np.asarray(minor, dtype=float),
+        np.deg2rad(np.asarray(angle, dtype=float)))
+    direction = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    along = np.einsum('...ij,...j->...i', matrix, direction)
+    across = np.einsum('...ij,...j->...i', matrix,
+                       direction[..., ::-1] * [-1.0, 1.0])
+    p, q = (np.atleast_1d(major)[:, np.newaxis] * along,
+            np.atleast_1d(minor)[:, np.newaxis] * across)
+    xx, yy = (p**2 + q**2).T
+    xy = p[:, 0] * p[:, 1] + q[:, 0] * q[:, 1]
+    spread = np.hypot(xx - yy, 2.0 * xy)
+    new_major = np.sqrt(0.5 * (xx + yy + spread))
+    area = np.abs(p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0])
+    with np.errstate(invalid='ignore', divide='ignore'):
+        new_minor = np.where(new_major == 0, 0.0, area / new_major)
+    new_angle = np.where(spread > _ROUND * (xx + yy),
+                         0.5 * np.arctan2(2.0 * xy, xx - yy),
+                         np.arctan2(along[:, 1], along[:, 0]))
+    return new_major, new_minor, wrap_angle(np.rad2deg(new_angle))
+
+
+def _determinant(matrix):
+    """
+    Return the determinants of 2x2 matrices; NaN gives NaN quietly.
+    """
+    return (matrix[:, 0, 0] * matrix[:, 1, 1]
+            - matrix[:, 0, 1] * matrix[:, 1, 0])
+
+
+def _invert(matrix):
+    """
+    Invert 2x2 matrices; NaN gives NaN instead of an error.
+    """
+    (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
+    inverse = np.array([[d, -b], [-c, a]]) / _determinant(matrix)
+    return np.moveaxis(inverse, -1, 0)
