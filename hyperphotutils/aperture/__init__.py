@@ -1,0 +1,7 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Elliptical apertures of Gaussian sources and photometry with them.
+"""
+
+from hyperphotutils.aperture.ellipse import *  # noqa: F403
+from hyperphotutils.aperture.photometry import *  # noqa: F403

@@ -1,0 +1,448 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Exact overlaps of ellipses with pixels, and photometry in the ellipses.
+
+All functions work on plain arrays, one entry per source, without a loop
+over the sources.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = [
+    'ellipse_overlap',
+    'gaussian_enclosed_fraction',
+    'measure_apertures',
+]
+
+# Pixels handled at once: bounds the memory to about 100 MB.
+_CHUNK_PIXELS = 400_000
+
+# Sampling of one quadrant in the enclosed-fraction integral.
+_N_QUADRANT = 256
+
+
+def ellipse_overlap(x, y, semimajor, semiminor, theta_deg, *, shape=None):
+    """
+    Compute the exact overlap of many ellipses with the pixels.
+
+    Each ellipse is mapped to the unit circle, where a pixel becomes a
+    parallelogram. Its intersection with the circle is summed edge by
+    edge with Green's theorem: the part of an edge inside the circle
+    contributes a triangle with the center, the part outside a circular
+    sector. Only the pixels that the ellipse's edge can cross need this.
+
+    Parameters
+    ----------
+    x, y : array_like
+        The centers of the N ellipses in pixels. The center of the first
+        pixel is at (0, 0).
+
+    semimajor, semiminor : array_like
+        The semi-axes in pixels, of shape (N,) or scalars. They must be
+        positive; ``semimajor`` may be the shorter one.
+
+    theta_deg : array_like
+        The angle of ``semimajor`` from the positive x axis,
+        counterclockwise, in degrees.
+
+    shape : 2-tuple of int or `None`, optional
+        The shape ``(ny, nx)`` of an image. If given, only pixels within
+        it are returned. If `None` (default), all the pixels are
+        returned, also those with negative indices.
+
+    Returns
+    -------
+    source, y_index, x_index : 1D `~numpy.ndarray` of int
+        The index of the ellipse and of the pixel, for every pixel with
+        a non-zero overlap, ordered by ellipse and row. Ellipses with a
+        non-finite parameter have no pixels.
+
+    weight : 1D `~numpy.ndarray`
+        The overlap as a fraction of the pixel's area, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If a semi-axis is zero or negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.aperture import ellipse_overlap
+    >>> source, y_index, x_index, weight = ellipse_overlap(
+    ...     [10.2, 31.0], [12.0, 8.7], [4.0, 5.0], [3.0, 2.0], [30.0, 0.0])
+    >>> area = np.bincount(source, weights=weight)
+    >>> print(area / np.pi)
+    [12. 10.]
+    """
+    ellipses = _broadcast_ellipses(x, y, semimajor, semiminor, theta_deg)
+    chunks = list(_iter_overlaps(ellipses, shape=shape))
+    if not chunks:
+        empty = np.zeros(0, dtype=int)
+        return empty, empty.copy(), empty.copy(), np.zeros(0)
+    return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
+
+
+def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
+    """
+    Compute the fraction of a Gaussian's flux inside a co-axial ellipse.
+
+    The ellipse has the center and the axes' directions of the Gaussian,
+    but any lengths of the axes. With equal ratios r of semi-axis and
+    FWHM on both axes the fraction is ``1 - exp(-4 ln(2) r**2)``. In
+    general it is the mean over the angle, in units of the standard
+    deviations, of ``1 - exp(-rho**2 / 2)``, where rho is the distance
+    of the ellipse's edge.
+
+    Parameters
+    ----------
+    fwhm_major, fwhm_minor : float or array_like
+        The full widths at half maximum of the Gaussian.
+
+    semimajor, semiminor : float or array_like
+        The semi-axes of the ellipse along ``fwhm_major`` and
+        ``fwhm_minor``, in the same unit.
+
+    Returns
+    -------
+    fraction : float or `~numpy.ndarray`
+        The enclosed fraction in [0, 1]. NaN where an input is NaN.
+
+    Examples
+    --------
+    >>> from hyperphotutils.aperture import gaussian_enclosed_fraction
+    >>> print(gaussian_enclosed_fraction(5.0, 4.0, 5.0, 4.0))
+    0.9375
+    >>> print(round(gaussian_enclosed_fraction(5.0, 4.0, 4.0, 4.0), 4))
+    0.8846
+    """
+    # axes of the ellipse in standard deviations
+    to_sigma = math.sqrt(8.0 * math.log(2.0))
+    major = to_sigma * np.divide(semimajor, fwhm_major)
+    minor = to_sigma * np.divide(semiminor, fwhm_minor)
+
+    # midpoint rule: converges exponentially for a periodic integrand
+    phi = (np.arange(_N_QUADRANT) + 0.5) * (0.5 * np.pi / _N_QUADRANT)
+    inverse_square = (np.multiply.outer(major**-2.0, np.cos(phi)**2)
+                      + np.multiply.outer(minor**-2.0, np.sin(phi)**2))
+    fraction = np.mean(-np.expm1(-0.5 / inverse_square), axis=-1)
+    return float(fraction) if np.ndim(fraction) == 0 else fraction
+
+
+def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
+                      theta_deg, *, mask=None, error=None,
+                      fwhm_radius_ratio=1.0, correct=True):
+    """
+    Measure the flux of each source in its own elliptical aperture.
+
+    The aperture's semi-axes are ``fwhm_radius_ratio`` times the FWHMs
+    of the source. A source is measured on the data minus the background
+    minus all the *other* sources, which is the residual of the full
+    model plus the source's own Gaussian. Pixels off the map, masked or
+    non-finite are replaced by the source's own Gaussian, and the source
+    is marked as partial.
+
+    The sum is multiplied by the aperture correction, the inverse of the
+    fraction of the Gaussian's flux in the aperture. That fraction is
+    taken from the Gaussian sampled at the pixel centers, like the data,
+    so that a noiseless Gaussian gives exactly its flux; for sources of
+    several pixels it tends to ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)``.
+
+    Parameters
+    ----------
+    residual : 2D `~numpy.ndarray`
+        The data minus the background minus all the Gaussians.
+
+    x, y : array_like
+        The positions of the N sources in pixels.
+
+    amplitude : array_like
+        The peaks of the Gaussians in the unit of ``residual``.
+
+    fwhm_major, fwhm_minor : array_like
+        The full widths at half maximum in pixels.
+
+    theta_deg : array_like
+        The angle of the major axis from the positive x axis,
+        counterclockwise, in degrees.
+
+    mask : 2D bool `~numpy.ndarray` or `None`, optional
+        The pixels to ignore (`True`).
+
+    error : float, 2D `~numpy.ndarray` or `None`, optional
+        The 1-sigma noise of a pixel, from the noise alone. Pixels are
+        taken as independent. If `None` (default), the flux errors are
+        NaN.
+
+    fwhm_radius_ratio : float, optional
+        The semi-axes of the aperture in units of the FWHMs.
+
+    correct : bool, optional
+        Whether to apply the aperture correction.
+
+    Returns
+    -------
+    result : dict of `~numpy.ndarray`
+        ``aperture_flux`` and ``aperture_flux_err`` in the unit of
+        ``residual`` (summed over pixels), ``aperture_correction`` (the
+        factor applied to the sum, 1 if ``correct`` is `False`) and
+        ``partial`` (bool), each of shape (N,). A source with a
+        non-finite parameter or without any valid pixel is NaN.
+
+    Raises
+    ------
+    ValueError
+        If ``residual`` is not 2D, ``mask`` or ``error`` has another
+        shape, or ``fwhm_radius_ratio`` or a FWHM is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.aperture import measure_apertures
+    >>> residual = np.zeros((41, 41))
+    >>> result = measure_apertures(residual, [20.0], [20.0], [3.0], [5.0],
+    ...                            [4.0], [30.0], error=0.1)
+    >>> print(round(result['aperture_flux'][0] / 3.0, 3))
+    22.662
+    """
+    residual = np.asarray(residual, dtype=float)
+    if residual.ndim != 2:
+        msg = f'residual must be a 2D array: got {residual.ndim} dimensions'
+        raise ValueError(msg)
+    if not fwhm_radius_ratio > 0:
+        msg = f'fwhm_radius_ratio must be positive: got {fwhm_radius_ratio}'
+        raise ValueError(msg)
+    mask, error = _check_maps(residual.shape, mask, error)
+
+    fwhm_major = fwhm_radius_ratio * np.asarray(fwhm_major, dtype=float)
+    fwhm_minor = fwhm_radius_ratio * np.asarray(fwhm_minor, dtype=float)
+    amplitude, x = np.broadcast_arrays(np.asarray(amplitude, dtype=float), x)
+    ellipses = _broadcast_ellipses(x, y, fwhm_major, fwhm_minor, theta_deg)
+    amplitude = np.broadcast_to(amplitude, ellipses.shape[1:])
+    sums = _sum_apertures(residual, ellipses, mask, error, fwhm_radius_ratio)
+    return _finish_sums(sums, amplitude, ellipses, fwhm_radius_ratio, correct,
+                        has_error=error is not None)
+
+
+def _finish_sums(sums, amplitude, ellipses, ratio, correct, *, has_error):
+    # from the sums in the apertures to fluxes; see measure_apertures
+    semimajor, semiminor = ellipses[2:4]
+    area = math.pi / (4.0 * math.log(2.0)) * semimajor * semiminor / ratio**2
+    usable = (sums['n_valid'] > 0) & np.isfinite(amplitude)
+    blank = np.where(usable, 1.0, np.nan)
+    correction = np.ones(len(blank))
+    if correct:
+        inside = np.where(sums['gaussian'] > 0, sums['gaussian'], np.nan)
+        correction = area / inside
+    flux = correction * (sums['residual'] + amplitude * sums['gaussian'])
+    flux_err = correction * np.sqrt(sums['variance'])
+    if not has_error:
+        flux_err = np.full(len(blank), np.nan)
+    return {'aperture_flux': flux * blank,
+            'aperture_flux_err': flux_err * blank,
+            'aperture_correction': correction * blank,
+            'partial': sums['n_invalid'] > 0}
+
+
+def _sum_apertures(residual, ellipses, mask, error, ratio):
+    # per source: sums of w * residual, (w * error)**2 and w * (Gaussian
+    # of unit amplitude), and the number of valid and invalid pixels
+    n_sources = ellipses.shape[1]
+    names = ('residual', 'variance', 'gaussian', 'n_valid', 'n_invalid')
+    sums = {name: np.zeros(n_sources) for name in names}
+    valid_map = np.isfinite(residual)
+    if mask is not None:
+        valid_map &= ~mask
+    if np.ndim(error):
+        valid_map &= np.isfinite(error)
+
+    for source, iy, ix, weight in _iter_overlaps(ellipses):
+        valid, pixel = _valid_pixels(valid_map, iy, ix)
+        weight_valid = weight[valid]
+        values = {
+            'residual': (valid, weight_valid * residual.ravel()[pixel]),
+            'n_valid': (valid, None),
+            'n_invalid': (~valid, None),
+            'gaussian': (slice(None), weight * _unit_gaussian(
+                ellipses, source, iy, ix, ratio)),
+        }
+        if error is not None:
+            noise = error.ravel()[pixel] if error.ndim else error
+            values['variance'] = (valid, (weight_valid * noise)**2)
+        for name, (chosen, value) in values.items():
+            sums[name] += np.bincount(source[chosen], weights=value,
+                                      minlength=n_sources)
+    return sums
+
+
+def _valid_pixels(valid_map, iy, ix):
+    # which pixels are on the map and usable, and their flat indices
+    ny, nx = valid_map.shape
+    pixel = iy * nx + ix
+    on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
+    valid = np.zeros(len(pixel), dtype=bool)
+    valid[on_map] = valid_map.ravel()[pixel[on_map]]
+    return valid, pixel[valid]
+
+
+def _unit_gaussian(ellipses, source, iy, ix, ratio):
+    # Gaussians of amplitude 1 and FWHM = semi-axis / ratio at the pixels
+    x, y, semimajor, semiminor, theta = ellipses
+    cos, sin = np.cos(theta), np.sin(theta)
+    dx = ix - x[source]
+    dy = iy - y[source]
+    major = (dx * cos[source] + dy * sin[source]) / semimajor[source]
+    minor = (dy * cos[source] - dx * sin[source]) / semiminor[source]
+    factor = -4.0 * math.log(2.0) * ratio**2
+    return np.exp(factor * (major * major + minor * minor))
+
+
+def _check_maps(shape, mask, error):
+    # mask and error as arrays of the right shape (error may be 0-d)
+    if mask is not None:
+        mask = np.asarray(mask, dtype=bool)
+        if mask.shape != shape:
+            msg = ('mask must have the same shape as residual, '
+                   f'{shape}: got {mask.shape}')
+            raise ValueError(msg)
+    if error is not None:
+        error = np.asarray(error, dtype=float)
+        if error.ndim and error.shape != shape:
+            msg = ('error must be a scalar or have the same shape as '
+                   f'residual, {shape}: got {error.shape}')
+            raise ValueError(msg)
+    return mask, error
+
+
+def _broadcast_ellipses(x, y, semimajor, semiminor, theta_deg):
+    # one array of rows x, y, semimajor, semiminor, theta (radians)
+    args = [np.asarray(arg, dtype=float)
+            for arg in (x, y, semimajor, semiminor, theta_deg)]
+    for name, axis in zip(('semimajor', 'semiminor'), args[2:4], strict=True):
+        if np.any(axis <= 0):
+            msg = f'{name} axes must be positive: got {np.nanmin(axis)}'
+            raise ValueError(msg)
+    ellipses = np.array(np.broadcast_arrays(*np.atleast_1d(*args)))
+    if ellipses.ndim != 2:
+        msg = ('the parameters of the ellipses must be scalars or 1D: got '
+               f'{ellipses.ndim - 1} dimensions')
+        raise ValueError(msg)
+    ellipses[4] = np.deg2rad(ellipses[4])
+    return ellipses
+
+
+def _iter_overlaps(ellipses, *, shape=None):
+    # yield (source, iy, ix, weight) for bounded numbers of pixels
+    for source, iy, ix in _iter_candidates(ellipses, shape):
+        yield _overlap_candidates(ellipses, source, iy, ix)
+
+
+def _iter_candidates(ellipses, shape):
+    # the pixels of the ellipses' bounding boxes, in chunks of whole rows
+    source, iy, x_first, n_columns = _bounding_rows(ellipses, shape)
+    total = np.cumsum(n_columns)
+    start = 0
+    while start < len(source):
+        done = total[start - 1] if start else 0
+        stop = np.searchsorted(total, done + _CHUNK_PIXELS, side='right')
+        stop = max(stop, start + 1)
+        counts = n_columns[start:stop]
+        row_start = total[start:stop] - counts - done
+        ix = np.arange(total[stop - 1] - done)
+        ix += np.repeat(x_first[start:stop] - row_start, counts)
+        yield (np.repeat(source[start:stop], counts),
+               np.repeat(iy[start:stop], counts), ix)
+        start = stop
+
+
+def _bounding_rows(ellipses, shape):
+    # the rows of the bounding boxes: source, row, first column, columns
+    x, y, semimajor, semiminor, theta = ellipses
+    finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
+    cos, sin = np.cos(theta[finite]), np.sin(theta[finite])
+    semimajor, semiminor = semimajor[finite], semiminor[finite]
+    x_extent = np.hypot(semimajor * cos, semiminor * sin)
+    y_extent = np.hypot(semimajor * sin, semiminor * cos)
+    lower, upper = [], []
+    size = (None, None) if shape is None else (shape[1], shape[0])
+    for center, extent, n_pixels in ((x[finite], x_extent, size[0]),
+                                     (y[finite], y_extent, size[1])):
+        first = np.floor(center - extent + 0.5)
+        last = np.ceil(center + extent - 0.5)
+        if n_pixels is not None:
+            first = np.clip(first, 0, n_pixels)
+            last = np.clip(last, -1, n_pixels - 1)
+        lower.append(first.astype(int))
+        upper.append(last.astype(int))
+    n_columns = np.maximum(upper[0] - lower[0] + 1, 0)
+    n_rows = np.where(n_columns > 0,
+                      np.maximum(upper[1] - lower[1] + 1, 0), 0)
+
+    box = np.repeat(np.arange(len(finite)), n_rows)
+    row = np.arange(len(box)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+    return finite[box], lower[1][box] + row, lower[0][box], n_columns[box]
+
+
+def _overlap_candidates(ellipses, source, iy, ix):
+    # drop the pixels outside, give 1 to those inside, compute the rest
+    x, y, semimajor, semiminor, theta = ellipses
+    cos, sin = np.cos(theta), np.sin(theta)
+    along_x = np.array([cos / semimajor, -sin / semiminor])
+    along_y = np.array([sin / semimajor, cos / semiminor])
+
+    # pixel centers on the plane where the ellipse is the unit circle
+    dx = ix - x[source]
+    dy = iy - y[source]
+    u = dx * along_x[0, source] + dy * along_y[0, source]
+    v = dx * along_x[1, source] + dy * along_y[1, source]
+    radius = np.sqrt(u * u + v * v)
+    reach = 0.5 * np.maximum(np.hypot(*(along_x + along_y)),
+                             np.hypot(*(along_x - along_y)))[source]
+
+    weight = (radius + reach <= 1.0).astype(float)
+    edge = np.flatnonzero((radius + reach > 1.0) & (radius - reach < 1.0))
+    chosen = source[edge]
+    area = _parallelogram_overlap(u[edge], v[edge], along_x[:, chosen],
+                                  along_y[:, chosen])
+    weight[edge] = np.minimum(area * (semimajor * semiminor)[chosen], 1.0)
+    keep = np.flatnonzero(weight > 0)
+    return source[keep], iy[keep], ix[keep], weight[keep]
+
+
+def _parallelogram_overlap(u, v, along_x, along_y):
+    # area of the parallelograms around (u, v) inside the unit circle
+    plus = 0.5 * (along_x + along_y)
+    minus = 0.5 * (along_x - along_y)
+    corner_u = np.stack([u - plus[0], u + minus[0], u + plus[0],
+                         u - minus[0]])
+    corner_v = np.stack([v - plus[1], v + minus[1], v + plus[1],
+                         v - minus[1]])
+    area = _edge_area(corner_u, corner_v, np.roll(corner_u, -1, axis=0),
+                      np.roll(corner_v, -1, axis=0)).sum(axis=0)
+    full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])
+    # rounding leaves -1e-17 in pixels that are not touched
+    return np.where(area > 1e-14 * full, area, 0.0)
+
+
+def _edge_area(u0, v0, u1, v1):
+    # signed area of the unit circle inside the triangle (0, P0, P1)
+    du, dv = u1 - u0, v1 - v0
+    length_square = du * du + dv * dv
+    cross = u0 * dv - v0 * du
+    middle = -(u0 * du + v0 * dv)
+    # the line meets the circle at t = (middle -+ half) / length_square
+    half = np.sqrt(np.maximum(length_square - cross * cross, 0.0))
+    t0 = np.clip((middle - half) / length_square, 0.0, 1.0)
+    t1 = np.clip((middle + half) / length_square, 0.0, 1.0)
+
+    # triangle for the part inside; sectors for the parts before and after
+    area = cross * (t1 - t0)
+    area += _angle(u0, v0, u0 + t0 * du, v0 + t0 * dv, t0 * cross)
+    area += _angle(u0 + t1 * du, v0 + t1 * dv, u1, v1, (1.0 - t1) * cross)
+    return 0.5 * area
+
+
+def _angle(u0, v0, u1, v1, cross):
+    return np.arctan2(cross, u0 * u1 + v0 * v1)
