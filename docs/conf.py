@@ -1,0 +1,112 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Sphinx configuration of hyperphotutils.
+
+The documentation builds without a network. Set the environment variable
+``HYPERPHOTUTILS_INTERSPHINX`` to anything for links into the
+documentation of numpy, scipy, astropy, photutils, and others.
+"""
+
+import builtins
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sphinx_astropy.conf.v1 import *  # noqa: F403
+from sphinx_astropy.conf.v1 import (
+    exclude_patterns,
+    extensions,
+    intersphinx_mapping,
+    numpydoc_xref_ignore,
+    rst_epilog,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import hyperphotutils
+
+# -- Project ------------------------------------------------------------
+project = 'hyperphotutils'
+author = 'hyperphotutils developers'
+copyright = f'2026-{datetime.now(tz=UTC).year}, {author}'
+release = hyperphotutils.__version__
+version = '.'.join(release.split('.')[:2])
+
+# -- Links --------------------------------------------------------------
+nitpicky = True
+if os.environ.get('HYPERPHOTUTILS_INTERSPHINX'):
+    # its second location does not exist any more
+    intersphinx_mapping.pop('pythonloc', None)
+    intersphinx_mapping.pop('h5py', None)
+    intersphinx_mapping.update({
+        'photutils': (
+            'https://photutils.readthedocs.io/en/stable/', None),
+        'regions': (
+            'https://astropy-regions.readthedocs.io/en/stable/', None),
+        'radio_beam': (
+            'https://radio-beam.readthedocs.io/en/stable/', None),
+        'pydantic': ('https://docs.pydantic.dev/latest/', None),
+    })
+else:
+    # an empty mapping fetches nothing
+    intersphinx_mapping.clear()
+
+# No inventory is at hand without a network, so that links to other
+# packages cannot be checked; links to this package always are.
+external = (
+    'astropy|erfa|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
+    'radio_beam|regions|scipy|sklearn|tqdm|yaml'
+)
+# the standard library: its modules, and the names of builtins
+standard = (
+    'abc|argparse|ast|collections|concurrent|contextlib|dataclasses|'
+    'datetime|enum|functools|io|itertools|logging|os|pathlib|sys|typing|'
+    'warnings|types'
+)
+builtin = '|'.join(name for name in dir(builtins) if name[0] != '_')
+nitpick_ignore_regex = [
+    (r'py:.*', rf'({external})(\..+)?'),
+    (r'py:.*', rf'({standard})(\..+)?'),
+    (r'py:.*', rf'({builtin})(\..+)?'),
+]
+
+# -- Extensions ---------------------------------------------------------
+# plots are made from the code in pages and docstrings
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_include_source = True
+plot_formats = [('png', 100)]
+plot_rcparams = {'savefig.bbox': 'tight', 'image.origin': 'lower'}
+plot_apply_rcparams = True
+
+# types in docstrings become links, except for these words
+numpydoc_xref_param_type = False
+numpydoc_xref_ignore |= {'shape', 'dtype'}
+# citations in docstrings may be listed without being called in the text
+suppress_warnings = ['app.add_directive', 'ref.footnote']
+
+# reports need no network, too: mathematics is drawn by the browser, and
+# no inheritance diagrams need graphviz
+extensions.remove('sphinx.ext.inheritance_diagram')
+extensions.remove('sphinx_astropy.ext.intersphinx_toggle')
+extensions.remove('sphinx.ext.todo')
+automodapi_inheritance_diagram = False
+autoclass_content = 'both'
+
+exclude_patterns += ['_build', '_templates']
+rst_epilog += """
+.. _photutils: https://photutils.readthedocs.io
+.. _regions: https://astropy-regions.readthedocs.io
+.. _HYPER: https://doi.org/10.1051/0004-6361/201323254
+"""
+
+# -- HTML ---------------------------------------------------------------
+html_title = f'{project} {release}'
+html_theme_options = {
+    'logotext1': 'hyper',
+    'logotext2': 'photutils',
+    'logotext3': ':docs',
+}
+html_static_path = ['_static']
+htmlhelp_basename = f'{project}doc'
