@@ -1,0 +1,803 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The configuration of a run: what may be said, and how a file says it.
+
+The models below are the only place where a key, its default, its range
+and its explanation are written: the checks, the error messages and the
+commented template are all made from them.
+"""
+
+import difflib
+import re
+import textwrap
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Literal, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+__all__ = [
+    'BeamOptions',
+    'ConfigError',
+    'DetectionOptions',
+    'FitOptions',
+    'GroupingOptions',
+    'InputOptions',
+    'OutputOptions',
+    'PhotometryOptions',
+    'PipelineConfig',
+    'RunOptions',
+    'config_template',
+    'config_to_yaml',
+    'override_config',
+    'read_config',
+]
+
+_LINE_WIDTH = 76
+
+
+class ConfigError(ValueError):
+    """
+    A configuration that cannot be used.
+
+    Parameters
+    ----------
+    problems : list of str
+        One line for each problem.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        One line for each problem; the message is these lines.
+    """
+
+    def __init__(self, problems):
+        self.problems = tuple(problems)
+        super().__init__('\n'.join(self.problems))
+
+    def __reduce__(self):
+        return type(self), (list(self.problems),)
+
+
+class _Options(BaseModel):
+    """
+    What all sections share: nothing unknown, no silent conversion.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid', strict=True, frozen=True, allow_inf_nan=False
+    )
+
+
+def _check_order(name, limits):
+    if limits is not None and limits[0] >= limits[1]:
+        msg = f'{name} must be [lower, upper] with lower < upper'
+        raise ValueError(msg)
+
+
+# YAML knows lists, Python tuples: only that conversion is allowed
+_Pair = Annotated[tuple[float, float], Field(strict=False)]
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class BeamOptions(_Options):
+    """
+    The beam of the maps, where their headers do not say it.
+    """
+
+    major: _Positive = Field(description='FWHM of the major axis in arcsec')
+    minor: _Positive | None = Field(
+        default=None,
+        description='FWHM of the minor axis in arcsec; null = round beam',
+    )
+    position_angle: float = Field(
+        default=0.0,
+        description='position angle in deg, from North through East',
+    )
+
+    @model_validator(mode='after')
+    def _minor_is_smaller(self):
+        if self.minor is not None and self.minor > self.major:
+            msg = (
+                f'minor must not be larger than major: {self.minor} > '
+                f'{self.major}'
+            )
+            raise ValueError(msg)
+        return self
+
+
+class InputOptions(_Options):
+    """
+    Which maps are read, and what their headers do not say.
+    """
+
+    maps: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            'FITS files, relative to the working folder; maps named on the '
+            'command line replace this list'
+        ),
+    )
+    extension: Annotated[int, Field(ge=0)] | str | None = Field(
+        default=None,
+        description='number or name of the HDU; null = the first image',
+    )
+    unit: str | None = Field(
+        default=None,
+        description=(
+            "unit of the pixel values, such as 'Jy/beam', 'MJy/sr', "
+            "'Jy/pix' or 'K'; null = BUNIT of the header"
+        ),
+    )
+    beam: BeamOptions | None = Field(
+        default=None,
+        description=(
+            'beam in arcsec and deg, such as {major: 14.5, minor: 14.5, '
+            'position_angle: 0}; null = from the header or the survey'
+        ),
+    )
+    survey: str | None = Field(
+        default=None,
+        description=(
+            "name in the survey table, such as 'spire250' or 'jcmt850', "
+            'for the beam; null = none'
+        ),
+    )
+    frequency: _Positive | None = Field(
+        default=None,
+        description=(
+            'frequency in GHz, needed for maps in K; null = from the header'
+        ),
+    )
+
+
+class DetectionOptions(_Options):
+    """
+    How sources are found (HighPassStarFinder).
+    """
+
+    n_sigma: _Positive = Field(
+        default=6.0,
+        description='threshold in units of the rms of the filtered map',
+    )
+    kernel: Literal['gaussian', 'box'] = Field(
+        default='gaussian',
+        description=(
+            "high-pass filter: 'gaussian' = difference of Gaussians, "
+            "'box' = as in Hyper"
+        ),
+    )
+    kernel_size: _Positive | None = Field(
+        default=None,
+        description='size of the filter in pixels; null = from the beam',
+    )
+    rms: _Positive | None = Field(
+        default=None,
+        description=(
+            'rms of the filtered map in Jy/pixel; null = measured on the map'
+        ),
+    )
+    sharpness_range: _Pair | None = Field(
+        default=None,
+        description='[lower, upper] of the sharpness; null = no limits',
+    )
+    roundness_range: _Pair | None = Field(
+        default=None,
+        description='[lower, upper] of the roundness; null = no limits',
+    )
+    min_separation: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            'smallest distance of two sources in pixels; null = from the '
+            'filter'
+        ),
+    )
+    exclude_border: bool = Field(
+        default=False,
+        description='true = drop sources closer to the edge than the filter',
+    )
+    n_brightest: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description='keep only so many sources; null = all',
+    )
+
+    @model_validator(mode='after')
+    def _ranges_are_ordered(self):
+        _check_order('sharpness_range', self.sharpness_range)
+        _check_order('roundness_range', self.roundness_range)
+        return self
+
+
+class GroupingOptions(_Options):
+    """
+    Which sources are fitted together.
+    """
+
+    max_separation: _Positive | None = Field(
+        default=None,
+        description=(
+            'sources closer than this many beam widths (FWHM) are one '
+            'group, transitively; null = the default of BlendGroupFitter'
+        ),
+    )
+    max_group_size: Annotated[int, Field(ge=1)] = Field(
+        default=25,
+        description='larger groups are split, and flagged',
+    )
+
+
+class FitOptions(_Options):
+    """
+    The joint fit of Gaussians and background (BlendGroupFitter).
+    """
+
+    poly_order: Annotated[int, Field(ge=0, le=4)] = Field(
+        default=1,
+        description='order of the background polynomial of a group',
+    )
+    fit_radius: _Positive | None = Field(
+        default=None,
+        description=(
+            'radius of the fitted pixels around a source in beam widths '
+            '(FWHM); null = the default of BlendGroupFitter'
+        ),
+    )
+    fwhm_range: _Pair = Field(
+        default=(0.5, 3.0),
+        description='[lower, upper] limit of the fitted FWHMs in beam widths',
+    )
+    max_shift: _Positive | None = Field(
+        default=None,
+        description=(
+            'largest shift of a fitted position in beam widths; null = the '
+            'default of BlendGroupFitter'
+        ),
+    )
+    max_iter: Annotated[int, Field(ge=1)] = Field(
+        default=100,
+        description='largest number of iterations of a fit',
+    )
+    max_rounds: Annotated[int, Field(ge=1)] = Field(
+        default=2,
+        description=(
+            'rounds of detection and fit; from the second on sources are '
+            'also looked for on the residual'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _range_is_ordered(self):
+        _check_order('fwhm_range', self.fwhm_range)
+        if self.fwhm_range[0] <= 0:
+            msg = f'fwhm_range must be positive: {list(self.fwhm_range)}'
+            raise ValueError(msg)
+        return self
+
+
+class PhotometryOptions(_Options):
+    """
+    The aperture photometry of the fitted sources.
+    """
+
+    fwhm_radius_ratio: _Positive = Field(
+        default=1.0,
+        description='semi-axes of the aperture in units of the fitted FWHMs',
+    )
+    aperture_correction: bool = Field(
+        default=True,
+        description=(
+            'true = divide by the fraction of the Gaussian inside of the '
+            'aperture'
+        ),
+    )
+
+
+class OutputOptions(_Options):
+    """
+    What is written, and where.
+    """
+
+    directory: Annotated[str, Field(min_length=1)] = Field(
+        default='hyperphot_output',
+        description=(
+            'folder of all products, relative to the working folder; every '
+            'map gets a folder of its own in it'
+        ),
+    )
+    overwrite: bool = Field(
+        default=False,
+        description=(
+            'true = replace the products of an earlier run, false = refuse'
+        ),
+    )
+    ipac: bool = Field(
+        default=True,
+        description="write catalog.ipac with Hyper's columns",
+    )
+    regions: bool = Field(
+        default=True,
+        description='write the DS9 files ellipses.reg and centroids.reg',
+    )
+    region_frame: Literal['sky', 'pixel'] = Field(
+        default='sky',
+        description='coordinates of the DS9 files',
+    )
+    overview: bool = Field(
+        default=True,
+        description='write the picture overview.png',
+    )
+
+
+class RunOptions(_Options):
+    """
+    How the work is done.
+    """
+
+    jobs: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description='maps that are worked on at the same time',
+    )
+    detection_only: bool = Field(
+        default=False,
+        description='true = only find sources: no fit and no photometry',
+    )
+    quiet: bool = Field(
+        default=False,
+        description='true = say nothing but errors',
+    )
+
+
+class PipelineConfig(_Options):
+    """
+    Everything that a run can be told.
+
+    Parameters
+    ----------
+    input, detection, grouping, fit, photometry, output, run : dict or \
+options
+        The sections; each has defaults for everything.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If there is an unknown key or a value of the wrong type or
+        range. `read_config` and `override_config` raise the same as
+        `ConfigError`, in plain words.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig
+    >>> config = PipelineConfig(detection={'n_sigma': 5.0})
+    >>> config.detection.n_sigma
+    5.0
+    >>> config.run.jobs
+    1
+    """
+
+    input: InputOptions = Field(default_factory=InputOptions)
+    detection: DetectionOptions = Field(default_factory=DetectionOptions)
+    grouping: GroupingOptions = Field(default_factory=GroupingOptions)
+    fit: FitOptions = Field(default_factory=FitOptions)
+    photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
+    output: OutputOptions = Field(default_factory=OutputOptions)
+    run: RunOptions = Field(default_factory=RunOptions)
+
+
+def read_config(path):
+    """
+    Read a YAML configuration file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Sections and keys that it does not name have their
+        defaults.
+
+    Returns
+    -------
+    config : `PipelineConfig`
+        The checked configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no YAML, or names an unknown key
+        or a value of the wrong type or range. The message names file,
+        line, key, value and what is allowed.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.pipeline import read_config
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, 'hyperphot.yaml')
+    ...     _ = path.write_text('detection: {n_sigma: 5}')
+    ...     config = read_config(path)
+    >>> config.detection.n_sigma
+    5.0
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as exc:
+        msg = f'{path}: not a text file in UTF-8 ({exc.reason})'
+        raise ConfigError([msg]) from exc
+    except OSError as exc:
+        raise ConfigError([f'{path}: {exc.strerror}']) from exc
+    values, lines = _parse_yaml(text, path)
+
+    def where(loc):
+        # the deepest part of the key that the file really has
+        for end in range(len(loc), 0, -1):
+            if loc[:end] in lines:
+                return f'{path}: line {lines[loc[:end]]}'
+        return str(path)
+
+    return _validate(values, where)
+
+
+def override_config(config, values, *, names=None):
+    """
+    Make a configuration with some values replaced.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        The configuration to begin with; it is left as it is.
+
+    values : dict
+        The new values by key path, such as ``{'detection.n_sigma': 5}``.
+
+    names : dict, optional
+        What an error message calls the origin of a key path, such as
+        ``{'detection.n_sigma': '--n-sigma'}``.
+
+    Returns
+    -------
+    config : `PipelineConfig`
+        The new configuration.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value has the wrong type or range.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig, override_config
+    >>> config = override_config(PipelineConfig(), {'run.jobs': 4})
+    >>> config.run.jobs
+    4
+    """
+    names = names or {}
+    tree = config.model_dump()
+    for key, value in values.items():
+        *sections, last = key.split('.')
+        branch = tree
+        for section in sections:
+            if not isinstance(branch.get(section), dict):
+                branch[section] = {}
+            branch = branch[section]
+        branch[last] = value
+
+    def where(loc):
+        for end in range(len(loc), 0, -1):
+            key = '.'.join(str(part) for part in loc[:end])
+            if key in names:
+                return names[key]
+        return 'configuration'
+
+    return _validate(tree, where)
+
+
+def config_template():
+    """
+    Make the commented YAML file of all keys and defaults.
+
+    Returns
+    -------
+    text : str
+        The file's text; `read_config` makes the defaults of it.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import config_template
+    >>> 'n_sigma' in config_template()
+    True
+    """
+    return config_to_yaml(PipelineConfig())
+
+
+def config_to_yaml(config, *, comments=True):
+    """
+    Write a configuration as YAML text.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        The configuration.
+
+    comments : bool, optional
+        Whether every key is explained. The default is `True`.
+
+    Returns
+    -------
+    text : str
+        The text; `read_config` makes an equal configuration of it.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig, config_to_yaml
+    >>> text = config_to_yaml(PipelineConfig(), comments=False)
+    >>> print(text[text.index('run:'):])
+    run:
+      jobs: 1
+      detection_only: false
+      quiet: false
+    """
+    lines = []
+    if comments:
+        lines += [
+            '# Configuration of hyperphot. Every key may be left out: the',
+            '# values below are its default.'
+            if config == PipelineConfig()
+            else '# values below are those of this run.',
+        ]
+    for name, field in type(config).model_fields.items():
+        if comments:
+            doc = ' '.join(field.annotation.__doc__.split())
+            lines += ['', *_comment(doc, '')]
+        lines.append(f'{name}:')
+        lines += _section_lines(getattr(config, name), comments)
+    return '\n'.join(lines) + '\n'
+
+
+def _section_lines(section, comments):
+    lines = []
+    for key, field in type(section).model_fields.items():
+        if comments:
+            allowed = _allowed(field.annotation, field.metadata)
+            lines += _comment(f'{field.description} ({allowed})', '  ')
+        lines.append(f'  {key}: {_yaml_value(getattr(section, key))}')
+    return lines
+
+
+def _comment(text, indent):
+    return textwrap.wrap(
+        text,
+        _LINE_WIDTH,
+        initial_indent=f'{indent}# ',
+        subsequent_indent=f'{indent}#   ',
+        break_on_hyphens=False,
+    )
+
+
+def _yaml_value(value):
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=2**20, sort_keys=False
+    )
+    return text.removesuffix('...\n').strip()
+
+
+def _allowed(annotation, metadata=()):
+    """
+    Say in words what a type accepts.
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        extra = args[1].metadata if hasattr(args[1], 'metadata') else args[1:]
+        return _allowed(args[0], (*extra, *metadata))
+    if origin is Literal:
+        return ' or '.join(repr(arg) for arg in args)
+    if origin is tuple:
+        size = '' if args[-1] is Ellipsis else f' {len(args)}'
+        return f'list of{size}: {_allowed(args[0])}'
+    if args:
+        return ' or '.join(_allowed(arg) for arg in args)
+    return _allowed_plain(annotation, metadata)
+
+
+def _allowed_plain(annotation, metadata):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f'keys {", ".join(annotation.model_fields)}'
+    words = {
+        NoneType: 'null',
+        bool: 'true or false',
+        int: 'whole number',
+        float: 'finite number',
+        str: 'text',
+    }[annotation]
+    signs = {'gt': '>', 'ge': '>=', 'lt': '<', 'le': '<='}
+    limits = [
+        f'{sign} {getattr(item, name):g}'
+        for item in metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    if not limits:
+        return words
+    return f'{words} {" and ".join(limits)}'
+
+
+def _validate(values, where):
+    """
+    Make a configuration of nested dictionaries, or say what is wrong.
+
+    ``where(loc)`` is what the messages call the origin of a key.
+    """
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as exc:
+        problems = [
+            _problem(error, where)
+            for error in exc.errors(include_url=False)
+        ]
+    raise ConfigError(dict.fromkeys(problems))
+
+
+def _problem(error, where):
+    loc = tuple(error['loc'])
+    known = _known_part(loc)
+    key = '.'.join(str(part) for part in known)
+    prefix = f'{where(known)}: {key}' if key else where(known)
+    if error['type'] == 'extra_forbidden':
+        prefix = where(loc)
+        return f'{prefix}: {_unknown_key(loc)}'
+    if error['type'] == 'invalid_key':
+        return f'{prefix}: the key {loc[-1]!r} is not allowed, must be text'
+    if error['type'] == 'value_error':
+        return f'{prefix}: {error["ctx"]["error"]}'
+    if error['type'] == 'missing' and isinstance(loc[-1], str):
+        missing = '.'.join(str(part) for part in loc)
+        return f'{where(loc)}: {missing}: is required'
+    allowed = _allowed_at(known)
+    value = _shown(error['input'])
+    return f'{prefix}: {value} is not allowed, must be: {allowed}'
+
+
+def _known_part(loc):
+    """
+    Return the part of pydantic's location that a user's file knows.
+
+    pydantic also names the member of a union and the index in a tuple.
+    """
+    model = PipelineConfig
+    known = []
+    for part in loc:
+        if model is None or part not in model.model_fields:
+            break
+        known.append(part)
+        model = _submodel(model.model_fields[part].annotation)
+    return tuple(known)
+
+
+def _submodel(annotation):
+    members = (annotation, *get_args(annotation))
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            return member
+    return None
+
+
+def _allowed_at(known):
+    model = PipelineConfig
+    for part in known[:-1]:
+        model = _submodel(model.model_fields[part].annotation)
+    if not known:
+        return f'sections {", ".join(model.model_fields)}'
+    field = model.model_fields[known[-1]]
+    return _allowed(field.annotation, field.metadata)
+
+
+def _unknown_key(loc):
+    parents, key = loc[:-1], str(loc[-1])
+    model = PipelineConfig
+    parts = []
+    for part in parents:
+        if part in model.model_fields:
+            model = _submodel(model.model_fields[part].annotation)
+            parts.append(str(part))
+    path = '.'.join([*parts, key])
+    near = difflib.get_close_matches(key, model.model_fields, n=1)
+    if near:
+        hint = f"did you mean '{'.'.join([*parts, near[0]])}'?"
+    else:
+        elsewhere = _elsewhere(key)
+        hint = f"did you mean '{elsewhere}'? " if elsewhere else ''
+        hint += f'known here: {", ".join(model.model_fields)}'
+    return f"unknown key '{path}'; {hint}"
+
+
+def _elsewhere(key):
+    """
+    Look for a key of this or nearly this name in the other sections.
+    """
+    paths = {
+        name: f'{section}.{name}'
+        for section, field in PipelineConfig.model_fields.items()
+        for name in field.annotation.model_fields
+    }
+    near = difflib.get_close_matches(key, paths, n=1, cutoff=0.8)
+    return paths[near[0]] if near else None
+
+
+def _shown(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+class _Loader(yaml.SafeLoader):
+    """
+    Safe YAML, where 1e-3 is a number and a key is named only once.
+    """
+
+    def construct_mapping(self, node, deep=False):  # noqa: FBT002 (PyYAML)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' is named twice", key_node.start_mark
+                )
+            seen.add(str(key))
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1 (PyYAML) takes 1e-3 for text; YAML 1.2 and people do not
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(r'^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
+    list('-+.0123456789'),
+)
+
+
+def _parse_yaml(text, path):
+    """
+    Return the nested values and the line of every key path.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        what = ' '.join(filter(None, (exc.context, exc.problem)))
+        raise ConfigError([f'{path}: line {line}: {what}']) from exc
+    except yaml.reader.ReaderError as exc:
+        line = text.count('\n', 0, exc.position) + 1
+        msg = f'{path}: line {line}: a character that YAML does not allow'
+        raise ConfigError([msg]) from exc
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        sections = ', '.join(PipelineConfig.model_fields)
+        msg = f"{path}: must have sections '{sections}', each with its keys"
+        raise ConfigError([msg])
+    lines = dict(_key_lines(node, ()))
+    # a section of which every key is commented out
+    values = {
+        key: value
+        for key, value in values.items()
+        if value is not None or key not in PipelineConfig.model_fields
+    }
+    return values, lines
+
+
+def _key_lines(node, loc):
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*loc, key.value)
+        yield here, key.start_mark.line + 1
+        yield from _key_lines(value, here)

@@ -1,0 +1,199 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the configuration.
+"""
+
+import pickle
+
+import pytest
+import yaml
+
+from hyperphotutils.pipeline import (
+    ConfigError,
+    PipelineConfig,
+    config_template,
+    config_to_yaml,
+    override_config,
+    read_config,
+)
+
+
+@pytest.fixture(name='config_file')
+def fixture_config_file(tmp_path):
+    def write(text):
+        path = tmp_path / 'hyperphot.yaml'
+        path.write_text(text, encoding='utf-8')
+        return path
+
+    return write
+
+
+def test_template_parses_to_exactly_the_defaults(config_file):
+    assert read_config(config_file(config_template())) == PipelineConfig()
+
+
+def test_template_names_and_explains_every_key():
+    text = config_template()
+    values = yaml.safe_load(text)
+    config = PipelineConfig().model_dump()
+    assert list(values) == list(config)
+    for section, keys in config.items():
+        assert list(values[section]) == list(keys)
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if ':' in line and not line.lstrip().startswith('#'):
+            assert lines[number - 1].lstrip().startswith('#'), line
+    assert all(len(line) <= 79 for line in lines)
+
+
+def test_template_key_with_comment_removed_is_a_valid_file(config_file):
+    """Every line of a section may be deleted or commented out."""
+    text = '\n'.join(
+        line
+        for line in config_template().splitlines()
+        if not line.startswith('  ')
+    )
+    assert read_config(config_file(text)) == PipelineConfig()
+
+
+@pytest.mark.parametrize('comments', [True, False])
+def test_written_configuration_reads_back_equal(config_file, comments):
+    config = PipelineConfig(
+        input={
+            'maps': ['a: b.fits', "it's.fits"],
+            'beam': {'major': 14.5, 'position_angle': -3.25},
+            'unit': 'Jy/beam',
+            'extension': 1,
+        },
+        detection={'n_sigma': 1e-3, 'roundness_range': [-1, 1e20]},
+        run={'jobs': 3},
+    )
+    text = config_to_yaml(config, comments=comments)
+    assert read_config(config_file(text)) == config
+
+
+def test_whole_numbers_are_numbers_and_exponents_too(config_file):
+    text = 'detection: {n_sigma: 5, kernel_size: 1e-3, rms: 1.5E+3}'
+    detection = read_config(config_file(text)).detection
+    assert detection.n_sigma == 5
+    assert detection.kernel_size == 1e-3
+    assert detection.rms == 1500
+
+
+@pytest.mark.parametrize('text', ['', '# nothing\n', 'detection:\n', '{}'])
+def test_empty_file_and_empty_section_mean_defaults(config_file, text):
+    assert read_config(config_file(text)) == PipelineConfig()
+
+
+@pytest.mark.parametrize(
+    ('text', 'line', 'message'),
+    [
+        ('\ndetection:\n  n_sgima: 3', 3, "did you mean 'detection.n_sigma'"),
+        ('detections: {}', 1, "did you mean 'detection'"),
+        ('detection:\n  jobs: 2', 2, "did you mean 'run.jobs'"),
+        ('fit: {zzzz: 1}', 1, 'known here: poly_order, fit_radius'),
+        ('3: 4', None, 'the key 3 is not allowed, must be text'),
+        ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
+         'be: finite number > 0'),
+        ('detection: {n_sigma: 0}', 1, 'finite number > 0'),
+        ('detection: {n_sigma: .nan}', 1, 'finite number > 0'),
+        ('detection: {n_sigma: .inf}', 1, 'finite number > 0'),
+        ('detection: {n_sigma: nan}', 1, "'nan' is not allowed"),
+        ('detection: {n_sigma: "5"}', 1, "'5' is not allowed"),
+        ('detection: {n_sigma: true}', 1, 'True is not allowed'),
+        ('detection: {n_sigma: null}', 1, 'None is not allowed'),
+        ('detection: {kernel: blob}', 1, "'gaussian' or 'box'"),
+        ('detection: {exclude_border: 1}', 1, 'true or false'),
+        ('detection: {roundness_range: [1]}', 1, 'list of 2'),
+        ('detection: {roundness_range: [2, 1]}', 1, 'lower < upper'),
+        ('detection: {roundness_range: [2, .nan]}', 1, 'finite'),
+        ('detection: 5', 1, 'must be: keys n_sigma, '),
+        ('fit: {poly_order: 5}', 1, 'whole number >= 0 and <= 4'),
+        ('fit: {poly_order: 1.0}', 1, 'whole number'),
+        ('fit: {fwhm_range: [-1, 2]}', 1, 'must be positive'),
+        ('input:\n  beam: {major: -3}', 2, 'input.beam.major: -3 is not'),
+        ('input:\n  beam: {minor: 3}', 2, 'input.beam.major: is required'),
+        ('input:\n  beam: {major: 3, minor: 4}', 2, 'must not be larger'),
+        ('input: {extension: -1}', 1, 'whole number >= 0 or text or null'),
+        ('input: {maps: map.fits}', 1, 'list of: text'),
+        ('run: {jobs: 0}', 1, 'whole number >= 1'),
+        ('output: {directory: ""}', 1, 'output.directory'),
+        ('detection:\n  n_sigma: 3\n  n_sigma: 4', 3, 'is named twice'),
+        ('detection:\n  n_sigma: [3\nrun: {}', 3, 'while parsing'),
+        ('detection:\n\tn_sigma: 3', 2, 'cannot start any token'),
+        ('a: \x07', 1, 'a character that YAML does not allow'),
+        ('- 1', None, 'must have sections'),
+        ('hello', None, 'must have sections'),
+    ],
+)
+def test_error_names_file_line_key_value_and_what_is_allowed(
+    config_file, text, line, message
+):
+    path = config_file(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert len(caught.value.problems) == 1
+    where = f'{path}: line {line}: ' if line else f'{path}: '
+    assert str(caught.value).startswith(where)
+    assert message in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_all_problems_are_told_at_once(config_file):
+    path = config_file('detection: {n_sigma: -1}\nrun: {jobs: 0, job: 3}')
+    with pytest.raises(ConfigError, match='n_sigma') as caught:
+        read_config(path)
+    assert len(caught.value.problems) == 3
+
+
+def test_unreadable_files_are_one_line(tmp_path):
+    missing = tmp_path / 'missing.yaml'
+    with pytest.raises(ConfigError, match=r'missing.yaml: No such file'):
+        read_config(missing)
+    with pytest.raises(ConfigError, match='Is a directory'):
+        read_config(tmp_path)
+    binary = tmp_path / 'binary.yaml'
+    binary.write_bytes(b'\xff\xfe\xfa')
+    with pytest.raises(ConfigError, match='not a text file'):
+        read_config(binary)
+
+
+def test_a_file_cannot_run_python(config_file):
+    with pytest.raises(ConfigError, match='line 1'):
+        read_config(config_file('!!python/object/apply:os.getcwd []'))
+
+
+def test_override_replaces_only_what_it_names():
+    config = PipelineConfig(detection={'n_sigma': 4.0, 'kernel': 'box'})
+    new = override_config(config, {'detection.n_sigma': 7.0, 'run.jobs': 2})
+    assert new.detection.n_sigma == 7
+    assert new.detection.kernel == 'box'
+    assert new.run.jobs == 2
+    assert config.detection.n_sigma == 4
+    beam = override_config(config, {'input.beam.major': 3.0}).input.beam
+    assert beam.major == 3
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1.0, 0.0])
+def test_override_error_names_the_option(value):
+    with pytest.raises(ConfigError, match=r'--n-sigma: detection.n_sigma'):
+        override_config(
+            PipelineConfig(),
+            {'detection.n_sigma': value},
+            names={'detection.n_sigma': '--n-sigma'},
+        )
+    with pytest.raises(ConfigError, match='configuration: unknown key'):
+        override_config(PipelineConfig(), {'detection.n_sigm': value})
+
+
+def test_error_can_be_pickled():
+    error = ConfigError(['one', 'two'])
+    again = pickle.loads(pickle.dumps(error))
+    assert again.problems == ('one', 'two')
+    assert str(again) == 'one\ntwo'
+
+
+def test_configuration_cannot_be_changed():
+    config = PipelineConfig()
+    with pytest.raises(ValueError, match='frozen'):
+        config.detection.n_sigma = 3.0
