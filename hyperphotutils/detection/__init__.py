@@ -1,0 +1,8 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Detection of compact sources on structured backgrounds.
+"""
+
+from hyperphotutils.detection.filters import *  # noqa: F403
+from hyperphotutils.detection.highpass import *  # noqa: F403
+from hyperphotutils.detection.shapes import *  # noqa: F403

@@ -1,0 +1,162 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+High-pass filters that know about masked pixels and map borders.
+"""
+
+import operator
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+from hyperphotutils.utils.tables import as_masked_image, strip_units
+
+__all__ = ['high_pass_filter']
+
+# Sigma of the narrow Gaussian in units of the FWHM. It is about half
+# the sigma of the beam: it takes away pixel-to-pixel noise, but close
+# pairs remain apart, which they do not behind a filter like the beam.
+_NARROW_SIGMA = 0.2
+
+# Side of the box (or width of the equivalent broad Gaussian) in units
+# of the FWHM, if it is not given.
+_AUTO_SIZE = {'gaussian': 4.5, 'box': 1.0}
+
+
+def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
+                     kernel_size=None):
+    """
+    Take structures larger than compact sources from an image.
+
+    Every average is taken over valid pixels only, so that neither the
+    borders of the image nor masked pixels leave a trace in the result.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+        The image. Non-finite pixels are treated as masked.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    mask : 2D bool `~numpy.ndarray`, optional
+        A mask with the shape of ``data``, where `True` means that the
+        pixel is ignored.
+
+    kernel : {'gaussian', 'box'}, optional
+        The filter:
+
+        * ``'gaussian'`` (default): the image smoothed by a narrow
+          Gaussian (sigma of 0.2 FWHM) minus the image smoothed by a
+          broad one.
+        * ``'box'``: the image minus its mean in a square box.
+
+    kernel_size : odd int or `None`, optional
+        The side in pixels of the box over which the local background
+        is averaged. For ``'gaussian'`` the broad Gaussian has the same
+        variance as that box, :math:`\\sigma = \\sqrt{(s^2 - 1) / 12}`.
+        With `None` (default) or 0 it is the odd number next to 4.5
+        FWHM (a broad Gaussian with a sigma of 1.3 FWHM) or, for
+        ``'box'``, next to 1 FWHM, and at least 3.
+
+    Returns
+    -------
+    filtered : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+        The filtered image, with the unit of ``data``. Masked pixels
+        are NaN.
+
+    Raises
+    ------
+    ValueError
+        If ``fwhm``, ``kernel`` or ``kernel_size`` are not as described,
+        if the image is smaller than the kernel, or if all its pixels
+        are masked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.detection import high_pass_filter
+    >>> data = np.full((50, 50), 100.0)
+    >>> data[25, 30] += 10.0
+    >>> filtered = high_pass_filter(data, 3.0)
+    >>> bool(abs(filtered[0, 0]) < 1.0e-9)
+    True
+    >>> [int(i) for i in np.unravel_index(filtered.argmax(), data.shape)]
+    [25, 30]
+    """
+    fwhm = check_fwhm(fwhm)
+    size = resolve_kernel_size(kernel, kernel_size, fwhm)
+    arrays, unit = strip_units(data=data)
+    image, bad = as_masked_image(arrays['data'], mask)
+    filtered = filter_image(image, bad, fwhm, kernel, size)
+    return filtered if unit is None else filtered << unit
+
+
+def check_fwhm(fwhm):
+    """
+    Return the FWHM as a float, if it is one that a beam can have.
+    """
+    if np.ndim(fwhm) != 0:
+        msg = f'fwhm must be a scalar: got shape {np.shape(fwhm)}'
+        raise TypeError(msg)
+    fwhm = float(fwhm)
+    if not (np.isfinite(fwhm) and fwhm > 0):
+        msg = f'fwhm must be positive and finite: got {fwhm}'
+        raise ValueError(msg)
+    return fwhm
+
+
+def resolve_kernel_size(kernel, kernel_size, fwhm):
+    """
+    Return the kernel size in pixels, chosen from the FWHM if automatic.
+    """
+    if kernel not in _AUTO_SIZE:
+        msg = f"kernel must be 'gaussian' or 'box': got {kernel!r}"
+        raise ValueError(msg)
+    if kernel_size is None or kernel_size == 0:
+        # the next odd number, and at least 3
+        return max(3, 2 * round((_AUTO_SIZE[kernel] * fwhm - 1) / 2) + 1)
+    try:
+        size = operator.index(kernel_size)
+    except TypeError:
+        msg = f'kernel_size must be an integer: got {kernel_size!r}'
+        raise TypeError(msg) from None
+    if size < 3 or size % 2 == 0:
+        msg = ('kernel_size must be an odd number of at least 3 pixels: '
+               f'got {size}')
+        raise ValueError(msg)
+    return size
+
+
+def filter_image(image, bad, fwhm, kernel, size):
+    """
+    Return the filtered image; NaN where ``bad``.
+    """
+    if min(image.shape) < size:
+        msg = ('data must not be smaller than the kernel: got shape '
+               f'{image.shape} for a kernel_size of {size}')
+        raise ValueError(msg)
+    weight = np.where(bad, 0.0, 1.0)
+    filled = np.where(bad, 0.0, image)
+
+    if kernel == 'box':
+        narrow = filled
+        broad = _weighted_mean(uniform_filter, filled, weight, size)
+    else:
+        sigma = np.sqrt((size**2 - 1) / 12)
+        narrow = _weighted_mean(gaussian_filter, filled, weight,
+                                _NARROW_SIGMA * fwhm)
+        broad = _weighted_mean(gaussian_filter, filled, weight, sigma)
+
+    filtered = narrow - broad
+    filtered[bad] = np.nan
+    return filtered
+
+
+def _weighted_mean(smooth, filled, weight, width):
+    """
+    Return the mean over valid pixels (zero where there is none).
+    """
+    total = smooth(weight, width, mode='constant')
+    mean = smooth(filled, width, mode='constant')
+    return np.divide(mean, total, out=np.zeros_like(mean),
+                     where=total > 1.0e-12)

@@ -1,0 +1,510 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Star finder for blended sources on structured backgrounds.
+"""
+
+import operator
+import warnings
+
+import numpy as np
+from astropy.table import QTable
+from astropy.units import Quantity
+from photutils.detection import StarFinderBase
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import maximum_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
+
+from hyperphotutils.detection.filters import (
+    check_fwhm,
+    filter_image,
+    high_pass_filter,
+    resolve_kernel_size,
+)
+from hyperphotutils.detection.shapes import (
+    cutout_stack,
+    daofind_roundness,
+    daofind_sharpness,
+    fit_peaks,
+    ring_scores,
+)
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    make_repr,
+    result_meta,
+    strip_units,
+)
+
+__all__ = ['HighPassStarFinder']
+
+# Rounding errors of the filtered image, relative to the largest absolute
+# value of the image; a smaller rms is no noise.
+_ROUNDING = 1.0e-12
+
+
+class HighPassStarFinder(StarFinderBase):
+    """
+    Detect compact sources as local maxima of a high-pass filtered image.
+
+    The filter is narrower than the beam, so that close pairs are not
+    merged, and takes away structures larger than a few beams. A source
+    is a local maximum of the filtered image above a threshold in units
+    of its sigma-clipped rms. Masked and non-finite pixels are left out
+    of all averages; neither they nor the borders of the image make
+    detections, and sources next to them are not lost.
+
+    Parameters
+    ----------
+    threshold : float, scalar `~astropy.units.Quantity`, or 2D array_like
+        The detection threshold:
+
+        * A number is in units of the noise of the filtered image (see
+          ``rms``).
+        * A scalar `~astropy.units.Quantity` is a value of the filtered
+          image.
+        * A 2D array (with the unit of the image if that has one) holds
+          the value of the filtered image that a source must exceed at
+          each pixel. Nothing is detected where it is not finite.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    kernel : {'gaussian', 'box'}, optional
+        The filter, see `high_pass_filter`. The default is
+        ``'gaussian'``, a difference of Gaussians; ``'box'`` is the
+        image minus its mean in a box.
+
+    kernel_size : odd int or `None`, optional
+        The side in pixels of the box over which the local background is
+        averaged. With `None` (default) or 0 it is chosen from ``fwhm``,
+        see `high_pass_filter`.
+
+    rms : float, 2D array_like, `~astropy.units.Quantity` or `None`, \
+optional
+        The noise of the filtered image, as one number or for each
+        pixel, with the unit of the image if that has one. The default
+        is the sigma-clipped rms of the filtered image.
+
+    sharpness_range : tuple of 2 floats or `None`, optional
+        The inclusive lower and upper bounds of ``sharpness``. The
+        default is `None`, which rejects nothing: blended sources often
+        have unusual shapes.
+
+    roundness_range : tuple of 2 floats or `None`, optional
+        The inclusive lower and upper bounds of ``roundness``. The
+        default is `None`, which rejects nothing.
+
+    min_separation : float or `None`, optional
+        The smallest distance in pixels between two peaks of the
+        filtered image; of closer ones the highest is kept. The default
+        is 0.6 ``fwhm``.
+
+    exclude_border : bool, optional
+        Whether to exclude sources within half the kernel size of the
+        borders of the image. The default is `False`.
+
+    n_brightest : int or `None`, optional
+        The number of sources to keep, of those with the highest
+        ``snr``. The default is to keep all.
+
+    peak_max : float, scalar `~astropy.units.Quantity` or `None`, \
+optional
+        The largest allowed value of the image at the peak, with the
+        unit of the image if that has one. The default is no limit.
+
+    See Also
+    --------
+    photutils.detection.DAOStarFinder
+
+    Notes
+    -----
+    The finder can be used wherever photutils takes one, for example in
+    `~photutils.psf.PSFPhotometry`, and on residual images.
+
+    ``sharpness`` and ``roundness`` are defined as in DAOFIND [1]_, with
+    the filtered image in the place of its convolved one, and pixels
+    within :math:`h` (0.6 FWHM, at least 1) in x and y of the peak:
+
+    * ``sharpness`` is the value of the image at the peak minus the mean
+      of the other pixels, divided by the filtered value at the peak.
+    * ``roundness`` is :math:`2 \\Sigma_2 / \\Sigma_4`, where
+      :math:`\\Sigma_4` is the sum of the absolute filtered values of
+      the other pixels, and :math:`\\Sigma_2` the sum of the filtered
+      values of the upper left and lower right quadrants minus that of
+      the upper right and lower left ones. (The quadrants contain one
+      half axis each, so that a source elongated along x or y has a
+      negative or positive roundness.)
+
+    References
+    ----------
+    .. [1] Stetson, P. 1987; PASP 99, 191
+           (https://ui.adsabs.harvard.edu/abs/1987PASP...99..191S/abstract)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.modeling.models import Gaussian2D
+    >>> from hyperphotutils.detection import HighPassStarFinder
+    >>> yy, xx = np.mgrid[:80, :80]
+    >>> data = np.random.default_rng(0).normal(0, 0.1, xx.shape)
+    >>> data += 0.05 * xx
+    >>> data += Gaussian2D(4, 20.3, 30.8, 1.7, 1.7)(xx, yy)
+    >>> data += Gaussian2D(3, 25.0, 31.2, 1.7, 1.7)(xx, yy)
+    >>> finder = HighPassStarFinder(6.0, fwhm=4.0)
+    >>> table = finder(data)
+    >>> for row in table:
+    ...     print(f'{row["x_centroid"]:.1f} {row["y_centroid"]:.1f}')
+    20.6 30.8
+    24.6 31.2
+    """
+
+    _repr_params = ('threshold', 'fwhm', 'kernel', 'kernel_size', 'rms',
+                    'sharpness_range', 'roundness_range', 'min_separation',
+                    'exclude_border', 'n_brightest', 'peak_max')
+
+    def __init__(self, threshold, fwhm, *, kernel='gaussian',
+                 kernel_size=None, rms=None, sharpness_range=None,
+                 roundness_range=None, min_separation=None,
+                 exclude_border=False, n_brightest=None, peak_max=None):
+        self.fwhm = check_fwhm(fwhm)
+        self.threshold = _check_level('threshold', threshold)
+        self.rms = None if rms is None else _check_level('rms', rms)
+        self.kernel = kernel
+        self.kernel_size = resolve_kernel_size(kernel, kernel_size, fwhm)
+        self.sharpness_range = _check_range('sharpness_range',
+                                            sharpness_range)
+        self.roundness_range = _check_range('roundness_range',
+                                            roundness_range)
+        if min_separation is None:
+            min_separation = 0.6 * self.fwhm
+        self.min_separation = _check_separation(min_separation)
+        self.exclude_border = exclude_border
+        self.n_brightest = _check_count('n_brightest', n_brightest)
+        self.peak_max = peak_max
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def filter(self, data, mask=None):
+        """
+        Filter an image as for the detection.
+
+        Parameters
+        ----------
+        data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image. Non-finite pixels are treated as masked.
+
+        mask : 2D bool `~numpy.ndarray`, optional
+            A mask with the shape of ``data``, where `True` means that
+            the pixel is ignored.
+
+        Returns
+        -------
+        filtered : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The filtered image, with the unit of ``data``. Masked pixels
+            are NaN.
+        """
+        return high_pass_filter(data, self.fwhm, mask=mask,
+                                kernel=self.kernel,
+                                kernel_size=self.kernel_size)
+
+    def find_stars(self, data, *, mask=None):
+        """
+        Detect sources in an image.
+
+        Parameters
+        ----------
+        data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image. Non-finite pixels are treated as masked. A
+            background need not be subtracted.
+
+        mask : 2D bool `~numpy.ndarray`, optional
+            A mask with the shape of ``data``, where `True` means that
+            the pixel is ignored.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable` or `None`
+            The sources, in the order of rows and columns of the image.
+            `None` is returned, with a
+            `~photutils.utils.exceptions.NoDetectionsWarning`, if there
+            are none, as in a constant image. The columns are:
+
+            * ``id``: identification number, from 1.
+            * ``x_centroid``, ``y_centroid``: top of a paraboloid fitted
+              to the image within 0.7 FWHM of the peak.
+            * ``peak``: value of the image at the peak pixel.
+            * ``snr``: value of the filtered image at the peak pixel
+              divided by its noise.
+            * ``sharpness``, ``roundness``: see the class.
+            * ``shoulder_score``: lopsidedness of the surroundings, see
+              `shoulder_score`.
+            * ``flux``: sum of the filtered image within 0.6 FWHM (in x
+              and y) of the peak pixel, a rough measure of brightness
+              only.
+
+        Raises
+        ------
+        TypeError
+            If ``data`` is not an array of real numbers.
+
+        ValueError
+            If ``data`` is not 2D, smaller than the kernel or masked
+            everywhere, if ``mask``, ``threshold`` or ``rms`` have
+            another shape, or if only some of them have units.
+        """
+        image, bad, levels, unit = self._strip(data, mask)
+        filtered = filter_image(image, bad, self.fwhm, self.kernel,
+                                self.kernel_size)
+        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        rms, limit = _noise_and_limit(filtered, bad, levels, rounding)
+        x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
+        if self.exclude_border:
+            x, y = _off_border(x, y, image.shape, self.kernel_size // 2)
+
+        table = None
+        if len(x) > 0:
+            image = np.where(bad, np.nan, image)
+            columns = self._measure(image, filtered, rms, x, y)
+            table = self._select(QTable(columns), levels['peak_max'])
+        if not table:  # None, or without rows
+            msg = 'No sources were found.'
+            warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
+            return None
+
+        table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
+        if unit is not None:
+            table['peak'] <<= unit
+            table['flux'] <<= unit
+        table.meta.update(result_meta(self))
+        return table
+
+    def _strip(self, data, mask):
+        """
+        Return the image, its bad pixels, the levels and the unit.
+
+        The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma';
+        the last one is the threshold if it is one in units of the rms.
+        """
+        absolute = (np.ndim(self.threshold) == 2
+                    or isinstance(self.threshold, Quantity))
+        levels, unit = strip_units(
+            data=data, threshold=self.threshold if absolute else None,
+            rms=self.rms, peak_max=self.peak_max)
+        image, bad = as_masked_image(levels.pop('data'), mask)
+        for name in ('threshold', 'rms'):
+            shape = np.shape(levels[name])
+            if shape not in ((), image.shape):
+                msg = (f'{name} must have the shape of data, {image.shape}, '
+                       f'got {shape}')
+                raise ValueError(msg)
+        levels['n_sigma'] = None if absolute else self.threshold
+        return image, bad, levels, unit
+
+    def _measure(self, image, filtered, rms, x, y):
+        """
+        Return the columns of the sources with peaks at given pixels.
+        """
+        half = max(1, round(0.6 * self.fwhm))
+        cutouts, dx, dy = cutout_stack(image, x, y, half)
+        smooth_cutouts, _, _ = cutout_stack(filtered, x, y, half)
+        height = filtered[y, x]
+        noise = rms if np.ndim(rms) == 0 else rms[y, x]
+
+        x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
+        lost = np.isnan(x_fit)
+        if lost.any():
+            x_fit[lost], y_fit[lost] = fit_peaks(filtered, x[lost], y[lost],
+                                                 self.fwhm)
+            x_fit = np.where(np.isnan(x_fit), x, x_fit)
+            y_fit = np.where(np.isnan(y_fit), y, y_fit)
+        x_fit = x_fit.clip(-0.5, image.shape[1] - 0.5)
+        y_fit = y_fit.clip(-0.5, image.shape[0] - 0.5)
+
+        return {'x_centroid': x_fit,
+                'y_centroid': y_fit,
+                'peak': image[y, x],
+                'snr': height / noise,
+                'sharpness': daofind_sharpness(cutouts, height),
+                'roundness': daofind_roundness(smooth_cutouts, dx, dy),
+                'shoulder_score': ring_scores(image, x_fit, y_fit,
+                                              self.fwhm),
+                'flux': np.nansum(smooth_cutouts, axis=1)}
+
+    def _select(self, table, peak_max):
+        """
+        Return the rows that keep to the limits of the configuration.
+        """
+        keep = np.ones(len(table), dtype=bool)
+        for name, limits in (('sharpness', self.sharpness_range),
+                             ('roundness', self.roundness_range)):
+            if limits is not None:
+                keep &= table[name] >= limits[0]
+                keep &= table[name] <= limits[1]
+        if peak_max is not None:
+            keep &= table['peak'] <= peak_max
+        table = table[keep]
+        if self.n_brightest is not None:
+            brightest = np.argsort(-table['snr'], kind='stable')
+            table = table[np.sort(brightest[:self.n_brightest])]
+        return table
+
+
+def _noise_and_limit(filtered, bad, levels, rounding):
+    """
+    Return the noise of the filtered image and the detection limit.
+    """
+    rms = levels['rms']
+    if rms is None:
+        rms = max(clipped_rms(filtered, mask=bad), rounding)
+    limit = levels['threshold']
+    if limit is None:
+        limit = levels['n_sigma'] * rms
+    return rms, limit
+
+
+def _find_peaks(filtered, limit, min_separation, rounding):
+    """
+    Return the pixels of the local maxima above the limit, x and y.
+
+    Connected pixels of the same height, within the rounding errors of
+    the filter, count as one maximum. Then the
+    highest maxima suppress all others within ``min_separation``.
+    """
+    filled = np.where(np.isfinite(filtered), filtered, -np.inf)
+    highest = maximum_filter(filled, size=3, mode='nearest')
+    y, x = np.nonzero((filled >= highest - rounding) & (filled > limit))
+    height = filled[y, x]
+    x, y, height = _merge_plateaus(x, y, height)
+
+    # pairs in the order of brightness: (brighter, fainter)
+    order = np.argsort(-height, kind='stable')
+    position = np.column_stack([x, y])[order]
+    kept = np.ones(len(order), dtype=bool)
+    if len(order) > 1 and min_separation > 0:
+        pairs = KDTree(position).query_pairs(min_separation,
+                                             output_type='ndarray')
+        kept = _suppress(len(order), pairs.min(axis=1), pairs.max(axis=1))
+    kept = np.sort(order[kept])  # back in the order of the image
+    return x[kept], y[kept]
+
+
+def _merge_plateaus(x, y, height):
+    """
+    Return one pixel, the most central one, of each connected maximum.
+    """
+    position = np.column_stack([x, y])
+    if len(position) < 2:
+        return x, y, height
+    pairs = KDTree(position).query_pairs(1.5, output_type='ndarray')
+    if len(pairs) == 0:
+        return x, y, height
+    n_pixels = len(x)
+    graph = coo_array((np.ones(len(pairs)), pairs.T), (n_pixels, n_pixels))
+    n_labels, label = connected_components(graph, directed=False)
+    count = np.bincount(label)
+    center = np.column_stack([np.bincount(label, x) / count,
+                              np.bincount(label, y) / count])
+    distance = np.hypot(*(position - center[label]).T)
+    first = np.lexsort((distance, label))
+    first = first[np.searchsorted(label[first], np.arange(n_labels))]
+    first = np.sort(first)
+    return x[first], y[first], height[first]
+
+
+def _suppress(n_peaks, brighter, fainter):
+    """
+    Return which peaks are left if each suppresses fainter neighbours.
+
+    A peak that is suppressed itself suppresses none. Each round decides
+    on all peaks that have no undecided brighter neighbour.
+    """
+    kept = np.zeros(n_peaks, dtype=bool)
+    undecided = np.ones(n_peaks, dtype=bool)
+    while undecided.any():
+        waiting = np.zeros(n_peaks, dtype=bool)
+        open_pair = undecided[brighter] & undecided[fainter]
+        waiting[fainter[open_pair]] = True
+        chosen = undecided & ~waiting
+        kept |= chosen
+        undecided &= waiting
+        undecided[fainter[chosen[brighter]]] = False
+    return kept
+
+
+def _off_border(x, y, shape, width):
+    """
+    Return the positions that are not within ``width`` of the border.
+    """
+    keep = ((x >= width) & (x < shape[1] - width)
+            & (y >= width) & (y < shape[0] - width))
+    return x[keep], y[keep]
+
+
+def _check_level(name, value):
+    """
+    Check a positive number or an image of them.
+    """
+    if not isinstance(value, Quantity):
+        value = np.asanyarray(value)
+    if value.dtype.kind not in 'fiu':
+        msg = f'{name} must be real: got {value!r}'
+        raise TypeError(msg)
+    if value.ndim not in (0, 2):
+        msg = f'{name} must be a scalar or 2D: got shape {value.shape}'
+        raise ValueError(msg)
+    plain = value.value if isinstance(value, Quantity) else value
+    good = plain[np.isfinite(plain)]
+    if good.size == 0 or (good <= 0).any():
+        stated = f'got {value}' if value.ndim == 0 else 'got others'
+        msg = f'{name} must be positive and finite: {stated}'
+        raise ValueError(msg)
+    if value.ndim == 0 and not isinstance(value, Quantity):
+        return float(value)
+    return value
+
+
+def _check_range(name, limits):
+    """
+    Check a pair of lower and upper limits.
+    """
+    if limits is None:
+        return None
+    if np.shape(limits) != (2,):
+        msg = f'{name} must be (lower, upper) or None: got {limits!r}'
+        raise ValueError(msg)
+    lower, upper = limits
+    if not lower <= upper:
+        msg = f'{name} must have lower <= upper: got {limits!r}'
+        raise ValueError(msg)
+    return lower, upper
+
+
+def _check_separation(min_separation):
+    """
+    Check the smallest distance between peaks.
+    """
+    if not (np.isfinite(min_separation) and min_separation >= 0):
+        msg = ('min_separation must be finite and not negative: got '
+               f'{min_separation}')
+        raise ValueError(msg)
+    return float(min_separation)
+
+
+def _check_count(name, count):
+    """
+    Check a positive integer or `None`.
+    """
+    if count is None:
+        return None
+    try:
+        count = operator.index(count)
+    except TypeError:
+        msg = f'{name} must be an integer: got {count!r}'
+        raise TypeError(msg) from None
+    if count < 1:
+        msg = f'{name} must be at least 1: got {count}'
+        raise ValueError(msg)
+    return count

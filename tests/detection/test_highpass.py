@@ -1,0 +1,469 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the highpass module.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.modeling.models import Gaussian2D
+from astropy.table import QTable, Table
+from numpy.testing import assert_allclose, assert_array_equal
+from photutils.detection import StarFinderBase
+from photutils.psf import (
+    CircularGaussianPRF,
+    IterativePSFPhotometry,
+    PSFPhotometry,
+    SourceGrouper,
+)
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.spatial import KDTree
+
+from hyperphotutils.detection import HighPassStarFinder
+
+FWHM = 4.0
+SIGMA = FWHM / 2.3548200450309493
+COLUMNS = ['id', 'x_centroid', 'y_centroid', 'peak', 'snr', 'sharpness',
+           'roundness', 'shoulder_score', 'flux']
+
+
+def make_map(positions, amplitude=3.0, *, shape=(80, 90), noise=0.1,
+             sigma=SIGMA, seed=0):
+    """
+    Return a map with round sources on white noise.
+    """
+    yy, xx = np.mgrid[:shape[0], :shape[1]]
+    data = np.random.default_rng(seed).normal(0.0, noise, shape)
+    for (x, y), height in zip(positions, np.broadcast_to(
+            amplitude, len(positions)), strict=True):
+        data += Gaussian2D(height, x, y, sigma, sigma)(xx, yy)
+    return data
+
+
+def match(truth, found, radius):
+    """
+    Return the numbers of matched truths and of unmatched detections.
+
+    The match is one to one, the closest pairs first.
+    """
+    tree = KDTree(found)
+    pairs = sorted((np.hypot(*(found[j] - position)), i, j)
+                   for i, position in enumerate(truth)
+                   for j in tree.query_ball_point(position, radius))
+    used_truth, used_found = set(), set()
+    for _, i, j in pairs:
+        if i not in used_truth and j not in used_found:
+            used_truth.add(i)
+            used_found.add(j)
+    return len(used_truth), len(found) - len(used_found)
+
+
+def positions_of(table):
+    """
+    Return the centroids as an array of shape (n, 2).
+    """
+    return np.column_stack([table['x_centroid'], table['y_centroid']])
+
+
+class TestDetection:
+    """
+    What is found, and what is not.
+    """
+
+    positions = ((20.3, 30.8), (60.0, 15.5), (44.6, 62.1))
+
+    def test_table(self):
+        """
+        A plain QTable with the promised columns, in image order.
+        """
+        finder = HighPassStarFinder(6.0, FWHM)
+        assert isinstance(finder, StarFinderBase)
+        table = finder(make_map(self.positions))
+        assert type(table) is QTable
+        assert table.colnames == COLUMNS
+        assert_array_equal(table['id'], [1, 2, 3])
+        assert np.all(np.diff(table['y_centroid']) > 0)
+        assert 'HighPassStarFinder(threshold=6.0' in table.meta['call']
+        assert 'photutils' in table.meta['version']
+
+    @pytest.mark.parametrize('kernel', ['gaussian', 'box'])
+    def test_all_found_nothing_else(self, kernel):
+        """
+        Every source and no other maximum is found, at its position.
+        """
+        finder = HighPassStarFinder(6.0, FWHM, kernel=kernel,
+                                    kernel_size=9)
+        table = finder(make_map(self.positions, noise=0.03))
+        order = np.argsort([y for _, y in self.positions])
+        assert_allclose(positions_of(table),
+                        np.array(self.positions)[order], atol=0.1)
+        assert_allclose(table['peak'], 3.0, rtol=0.1)
+
+    def test_noise_free_centroids(self):
+        """
+        Without noise the centroid is right wherever in the pixel it is.
+        """
+        positions = [(15 + 20 * i + 0.1 * i, 12 + 20 * j + 0.13 * j - 0.3)
+                     for i in range(4) for j in range(3)]
+        data = make_map(positions, noise=0.0) + 7.0
+        table = HighPassStarFinder(6.0, FWHM, rms=0.01)(data)
+        assert len(table) == 12
+        truth = sorted(positions, key=lambda p: (round(p[1]), p[0]))
+        assert_allclose(positions_of(table), truth, atol=0.02)
+
+    def test_close_pair(self):
+        """
+        Two equal sources 1.1 FWHM apart are two detections.
+        """
+        data = make_map([(40.0, 40.0), (44.4, 40.0)], noise=0.03)
+        assert len(HighPassStarFinder(6.0, FWHM)(data)) == 2
+
+    def test_edges_lose_nothing(self):
+        """
+        Sources on the borders and in the corners are found.
+        """
+        positions = [(0.0, 0.0), (89.0, 0.3), (0.2, 79.0), (89.0, 78.6),
+                     (45.0, 0.0), (0.0, 40.0), (44.0, 79.4), (89.3, 41.0)]
+        data = make_map(positions)
+        table = HighPassStarFinder(6.0, FWHM)(data)
+        assert match(positions, positions_of(table), 1.0) == (8, 0)
+
+    def test_exclude_border(self):
+        """
+        Sources within half a kernel of the border can be excluded.
+        """
+        data = make_map([(4.0, 40.0), (20.0, 40.0), (80.0, 40.0)])
+        finder = HighPassStarFinder(6.0, FWHM, kernel_size=11,
+                                    exclude_border=True)
+        table = finder(data)
+        assert_allclose(table['x_centroid'], [20.0, 80.0], atol=0.2)
+        finder = HighPassStarFinder(6.0, FWHM, kernel_size=11)
+        assert len(finder(data)) == 3
+
+    def test_masked_regions_make_no_detections(self):
+        """
+        NaN borders and holes neither make nor lose sources, even on a
+        high background.
+        """
+        positions = [(20.0, 20.0), (31.0, 40.0), (70.0, 60.0)]
+        data = make_map(positions) + 1000.0
+        data[:, 80:] = np.nan
+        data[:15, :15] = np.inf
+        mask = np.zeros(data.shape, dtype=bool)
+        mask[35:45, 34:50] = True
+        data[mask] = 5000.0
+        table = HighPassStarFinder(6.0, FWHM)(data, mask=mask)
+        assert match(positions, positions_of(table), 0.5) == (3, 0)
+
+    def test_plateau_is_one_source(self):
+        """
+        A flat top is one detection, in its middle.
+        """
+        data = np.zeros((40, 40))
+        data[20, 20:23] = 50.0
+        finder = HighPassStarFinder(6.0, 3.0, kernel='box', kernel_size=9,
+                                    min_separation=0, rms=0.01)
+        table = finder(data)
+        assert len(table) == 1
+        assert_allclose(positions_of(table)[0], (21, 20), atol=0.1)
+
+    def test_min_separation_keeps_the_brightest(self):
+        """
+        Of close peaks the brightest survive; a peak that is suppressed
+        itself suppresses none.
+        """
+        positions = [(20.0, 40.0), (27.0, 40.0), (34.0, 40.0)]
+        data = make_map(positions, amplitude=[5.0, 4.0, 3.0], noise=0.01)
+        finder = HighPassStarFinder(20.0, FWHM, min_separation=8.0)
+        assert_allclose(finder(data)['x_centroid'], [20, 34], atol=0.2)
+        finder = HighPassStarFinder(20.0, FWHM)
+        assert len(finder(data)) == 3
+
+    def test_residual_image(self):
+        """
+        A companion that was hidden shows on the residual.
+        """
+        yy, xx = np.mgrid[:80, :90]
+        positions = [(40.0, 40.0), (43.0, 40.0)]
+        data = make_map(positions, amplitude=[9.0, 2.0], noise=0.03)
+        finder = HighPassStarFinder(6.0, FWHM)
+        assert len(finder(data)) == 1
+        residual = data - Gaussian2D(9, 40, 40, SIGMA, SIGMA)(xx, yy)
+        table = finder(residual)
+        assert_allclose(positions_of(table), [positions[1]], atol=0.1)
+
+
+class TestLevels:
+    """
+    Threshold, noise and selection.
+    """
+
+    data = make_map([(20.0, 20.0), (60.0, 20.0), (40.0, 60.0)],
+                    amplitude=[2.0, 4.0, 8.0])
+
+    def test_false_alarms(self):
+        """
+        Pure noise: nothing above 6 times the clipped rms.
+        """
+        data = np.random.default_rng(3).normal(5, 2, (300, 300))
+        with pytest.warns(NoDetectionsWarning, match='No sources'):
+            assert HighPassStarFinder(6.0, FWHM)(data) is None
+
+    def test_threshold_and_snr(self):
+        """
+        The snr of the table is what the threshold cuts.
+        """
+        everything = HighPassStarFinder(5.0, FWHM)(self.data)
+        limit = everything['snr'][1] - 0.01
+        table = HighPassStarFinder(limit, FWHM)(self.data)
+        assert_array_equal(table['snr'], everything['snr'][1:])
+
+    def test_rms(self):
+        """
+        A given noise, number or map, takes the place of the clipped.
+        """
+        default = HighPassStarFinder(5.0, FWHM)
+        filtered = default.filter(self.data)
+        snr = default(self.data)['snr']
+        peak = [filtered[np.round(row['y_centroid']).astype(int),
+                         np.round(row['x_centroid']).astype(int)]
+                for row in default(self.data)]
+        table = HighPassStarFinder(5.0, FWHM, rms=0.1)(self.data)
+        assert_allclose(table['snr'], np.array(peak) / 0.1)
+        rms = np.full(self.data.shape, 0.1)
+        rms[:, 50:] = 10.0
+        rms[:, :5] = np.nan
+        table = HighPassStarFinder(5.0, FWHM, rms=rms)(self.data)
+        assert_allclose(table['snr'], np.array(peak)[[0, 2]] / 0.1)
+        assert snr[0] < snr[1] < snr[2]
+
+    def test_threshold_map(self):
+        """
+        A 2D threshold holds values of the filtered image.
+        """
+        threshold = np.full(self.data.shape, 0.8)
+        threshold[50:] = np.nan
+        threshold[:, 50:] = 10.0
+        table = HighPassStarFinder(threshold, FWHM)(self.data)
+        assert_allclose(table['x_centroid'], [20.0], atol=0.2)
+
+    def test_selection(self):
+        """
+        n_brightest, peak_max and the ranges reject.
+        """
+        def n_found(**kwargs):
+            return HighPassStarFinder(5.0, FWHM, **kwargs)(self.data)
+
+        table = n_found(n_brightest=2)
+        assert_allclose(table['x_centroid'], [60, 40], atol=0.2)
+        assert_array_equal(table['id'], [1, 2])
+        assert_allclose(n_found(peak_max=5.0)['x_centroid'], [20, 60],
+                        atol=0.2)
+        table = n_found()
+        low, middle, _ = np.sort(table['sharpness'])
+        assert len(n_found(sharpness_range=(low, middle))) == 2
+        low, middle, _ = np.sort(table['roundness'])
+        assert len(n_found(roundness_range=(low, middle))) == 2
+        with pytest.warns(NoDetectionsWarning, match='No sources'):
+            assert n_found(sharpness_range=(10, 11)) is None
+
+    def test_default_ranges_of_hyper_reject_nothing(self):
+        """
+        The wide ranges known from Hyper are harmless.
+        """
+        finder = HighPassStarFinder(5.0, FWHM, sharpness_range=(-2, 2),
+                                    roundness_range=(-4, 4))
+        assert len(finder(self.data)) == 3
+
+    def test_roundness_sign(self):
+        """
+        The sign of the roundness tells the axis, as in photutils.
+        """
+        yy, xx = np.mgrid[:60, :60]
+        for sigmas, sign in (((2.5, 1.5), -1), ((1.5, 2.5), 1),
+                             ((1.7, 1.7), 0)):
+            data = Gaussian2D(1, 30, 30, *sigmas)(xx, yy)
+            row = HighPassStarFinder(5.0, FWHM, rms=0.01)(data)[0]
+            assert np.sign(np.round(row['roundness'], 6)) == sign
+
+
+class TestUnits:
+    """
+    Quantity in, Quantity out, with the same numbers.
+    """
+
+    data = make_map([(20.0, 20.0), (60.0, 40.0)])
+
+    def test_same_numbers(self):
+        """
+        Units change no number.
+        """
+        finder = HighPassStarFinder(5.0, FWHM)
+        plain = finder(self.data)
+        table = finder(self.data * u.Jy)
+        for name in COLUMNS:
+            if name in ('peak', 'flux'):
+                assert table[name].unit == u.Jy
+                assert_array_equal(table[name].value, plain[name])
+            else:
+                assert_array_equal(table[name], plain[name])
+        filtered = finder.filter(self.data * u.Jy)
+        assert filtered.unit == u.Jy
+        assert_array_equal(filtered.value, finder.filter(self.data))
+
+    def test_levels_with_units(self):
+        """
+        Absolute levels carry the unit of the data.
+        """
+        data = self.data * u.Jy
+        finder = HighPassStarFinder(0.5 * u.Jy, FWHM, rms=0.1 * u.Jy,
+                                    peak_max=10 * u.Jy)
+        table = finder(data)
+        assert len(table) == 2
+        assert isinstance(table['snr'], np.ndarray)
+        threshold = np.full(data.shape, 0.5) << u.Jy
+        assert len(HighPassStarFinder(threshold, FWHM)(data)) == 2
+
+    @pytest.mark.parametrize('kwargs', [
+        {'threshold': 0.5 * u.Jy}, {'threshold': 5, 'rms': 0.1 * u.Jy},
+        {'threshold': 5, 'peak_max': 9 * u.Jy},
+        {'threshold': np.ones((80, 90)) * u.Jy}])
+    def test_mixture(self, kwargs):
+        """
+        Levels with a unit need data with that unit.
+        """
+        finder = HighPassStarFinder(fwhm=FWHM, **kwargs)
+        with pytest.raises(ValueError, match='must all have the same unit'):
+            finder(self.data)
+        with pytest.raises(ValueError, match='must all have the same unit'):
+            finder(self.data * u.K)
+
+
+class TestBadInput:
+    """
+    Every bad input has a clear message.
+    """
+
+    @pytest.mark.parametrize('threshold', [np.nan, np.inf, 0.0, -3.0])
+    def test_threshold(self, threshold):
+        match = 'threshold must be positive and finite'
+        with pytest.raises(ValueError, match=match):
+            HighPassStarFinder(threshold, FWHM)
+
+    @pytest.mark.parametrize('fwhm', [np.nan, np.inf, 0.0, -3.0])
+    def test_fwhm(self, fwhm):
+        with pytest.raises(ValueError, match='fwhm must be positive'):
+            HighPassStarFinder(5.0, fwhm)
+
+    @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
+        ({'fwhm': [3, 4]}, TypeError, 'fwhm must be a scalar'),
+        ({'threshold': 'a'}, TypeError, 'threshold must be real'),
+        ({'threshold': None}, TypeError, 'threshold must be real'),
+        ({'threshold': [1, 2]}, ValueError, 'must be a scalar or 2D'),
+        ({'rms': -1.0}, ValueError, 'rms must be positive'),
+        ({'kernel': 'disk'}, ValueError, "kernel must be 'gaussian'"),
+        ({'kernel_size': 8}, ValueError, 'must be an odd number'),
+        ({'kernel_size': -3}, ValueError, 'must be an odd number'),
+        ({'kernel_size': 7.5}, TypeError, 'must be an integer'),
+        ({'sharpness_range': 3}, ValueError, 'sharpness_range must be'),
+        ({'roundness_range': (2, 1)}, ValueError, 'lower <= upper'),
+        ({'min_separation': -1}, ValueError, 'min_separation must be'),
+        ({'n_brightest': 0}, ValueError, 'n_brightest must be at least'),
+        ({'n_brightest': 1.5}, TypeError, 'n_brightest must be an int'),
+    ])
+    def test_configuration(self, kwargs, error, match):
+        kwargs = {'threshold': 5.0, 'fwhm': FWHM} | kwargs
+        with pytest.raises(error, match=match):
+            HighPassStarFinder(**kwargs)
+
+    @pytest.mark.parametrize(('data', 'match'), [
+        (np.zeros(30), '2D'), (np.zeros((3, 30, 30)), '2D'),
+        (np.zeros((10, 30)), 'must not be smaller than the kernel'),
+        (np.full((30, 30), np.nan), 'no usable pixel')])
+    def test_data(self, data, match):
+        with pytest.raises(ValueError, match=match):
+            HighPassStarFinder(5.0, FWHM)(data)
+
+    def test_shapes(self):
+        data = make_map([(20, 20)])
+        with pytest.raises(ValueError, match='mask must have the shape'):
+            HighPassStarFinder(5.0, FWHM)(data, mask=np.zeros((3, 3)))
+        for kwargs in ({'threshold': np.ones((3, 3))},
+                       {'threshold': 5, 'rms': np.ones((3, 3))}):
+            with pytest.raises(ValueError, match='must have the shape of'):
+                HighPassStarFinder(fwhm=FWHM, **kwargs)(data)
+
+    @pytest.mark.parametrize('level', [0.0, 0.1, -1.0e9])
+    def test_constant_map(self, level):
+        """
+        A constant map has no sources, whatever its last digits.
+        """
+        data = np.full((50, 50), level)
+        data[:9, 20:33] = np.nan
+        with pytest.warns(NoDetectionsWarning, match='No sources'):
+            assert HighPassStarFinder(5.0, FWHM)(data) is None
+
+
+class TestPhotutils:
+    """
+    The finder drops into photutils' own tools.
+    """
+
+    positions = np.array([(20.0, 20.0), (60.0, 40.0), (65.0, 41.0)])
+    data = make_map(positions, noise=0.02)
+
+    @pytest.mark.parametrize('unit', [None, u.Jy])
+    def test_psf_photometry(self, unit):
+        """
+        PSFPhotometry takes the finder, with and without units.
+        """
+        data = self.data if unit is None else self.data << unit
+        phot = PSFPhotometry(CircularGaussianPRF(fwhm=FWHM), (9, 9),
+                             finder=HighPassStarFinder(6.0, FWHM),
+                             grouper=SourceGrouper(2 * FWHM),
+                             aperture_radius=FWHM)
+        table = phot(data)
+        assert_allclose(np.column_stack([table['x_fit'], table['y_fit']]),
+                        self.positions, atol=0.1)
+
+    def test_iterative_psf_photometry(self):
+        """
+        IterativePSFPhotometry detects again on its residual image.
+        """
+        positions = np.array([(40.0, 40.0), (43.0, 40.0)])
+        data = make_map(positions, amplitude=[9.0, 2.5], noise=0.02)
+        phot = IterativePSFPhotometry(
+            CircularGaussianPRF(fwhm=FWHM), (9, 9),
+            finder=HighPassStarFinder(6.0, FWHM), aperture_radius=FWHM,
+            maxiters=2)
+        table = phot(data)
+        assert set(table['iter_detected']) == {1, 2}
+
+
+def test_repr():
+    """
+    The repr is the constructor call.
+    """
+    finder = HighPassStarFinder(6.0, FWHM)
+    assert repr(finder).startswith(
+        "HighPassStarFinder(threshold=6.0, fwhm=4.0, kernel='gaussian', "
+        'kernel_size=17, rms=None')
+    assert '<array; shape=(3, 4)>' in repr(
+        HighPassStarFinder(np.ones((3, 4)), FWHM))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize('threshold', [5.0, 6.0, 7.0, 8.0])
+def test_map_of_500_gaussians(real_data, threshold):
+    """
+    On the map of the Hyper-py paper nearly all is found, nothing else.
+    """
+    data = fits.getdata(real_data('map_500_Gaussians_1.fits')).squeeze()
+    truth = Table.read(real_data('table_500_Gaussians_1.txt'),
+                       format='ascii.ipac')
+    table = HighPassStarFinder(threshold, fwhm=3.31)(data)
+    n_matched, n_false = match(np.column_stack([truth['X'], truth['Y']]),
+                               positions_of(table), 1.54)
+    assert n_matched >= 485
+    assert n_false <= 2
