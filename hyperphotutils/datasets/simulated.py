@@ -1,0 +1,665 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Simulated maps of blended sources on a structured background.
+
+The noise and the background are drawn in Fourier space from one known
+power spectrum, on a grid larger than the map, so that the covariance
+between any two pixels of the map is known exactly rather than to the
+accuracy of some approximation. A measurement on such a map can be
+compared not only with the truth but also with the best that any
+unbiased measurement could do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from types import MappingProxyType
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.nddata import CCDData
+from astropy.table import QTable
+from astropy.wcs import WCS
+from radio_beam import Beam
+from scipy.fft import fftfreq, irfft2, rfft2, rfftfreq
+
+from hyperphotutils.maps import read_map
+from hyperphotutils.utils.gaussians import (
+    add_gaussians,
+    gaussian_flux,
+    gaussian_matrix,
+)
+from hyperphotutils.utils.tables import result_meta
+from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+
+__all__ = [
+    'BLENDED_MAP_RECIPES',
+    'Autocovariance',
+    'SimulatedMap',
+    'make_blended_map',
+]
+
+_RECIPE = {
+    'shape': (600, 600),
+    'n_sources': 500,
+    'beam': (3.7, 3.0, 30.0),
+    'snr_range': (12.0, 40.0),
+    'size_range': (1.0, 1.5),
+    'axis_ratio_range': (0.7, 1.0),
+    'background_ratio': 2.0,
+    'background_index': 3.0,
+    'background_scale': 60.0,
+}
+
+#: Read-only arguments of `make_blended_map` by name: ``'dense'``, in
+#: which 40 % of the sources are placed 0.8 to 2 beams from another, and
+#: ``'moderate'``, in which 20 % are placed 1.2 to 2 beams from another.
+BLENDED_MAP_RECIPES: Mapping[str, Mapping] = MappingProxyType({
+    'dense': MappingProxyType(
+        {**_RECIPE, 'blend_fraction': 0.4, 'blend_distance': (0.8, 2.0)}),
+    'moderate': MappingProxyType(
+        {**_RECIPE, 'blend_fraction': 0.2, 'blend_distance': (1.2, 2.0)}),
+})
+
+# In beams: sources that are not meant to blend keep at least this
+# distance, and all sources keep the other from the edges of the map.
+_ISOLATION = 2.0
+_EDGE_MARGIN = 2.0
+
+# Draws per source before giving up: a map in which fewer than one place
+# in a thousand is free is as good as full.
+_MAX_DRAWS = 1000
+
+_REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
+
+
+@dataclass(frozen=True, eq=False)
+class Autocovariance:
+    """
+    The covariance between the pixels of a stationary map.
+
+    Parameters
+    ----------
+    grid : 2-D `~numpy.ndarray`
+        The periodic autocovariance: the element ``[dy, dx]``, counted
+        modulo the shape of the grid, is the covariance of two pixels
+        that are ``dx`` columns and ``dy`` rows apart.
+
+    shape : tuple of int
+        The ``(ny, nx)`` shape of the map within which the separations
+        lie. It is smaller than the grid, so that no separation reaches
+        a periodic image that is closer than itself.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> sim = make_blended_map((64, 64), 0, rms=2.0, background_ratio=0,
+    ...                        seed=1)
+    >>> print(f'{sim.autocovariance(0, 0):.3f}')
+    4.000
+    >>> print(sim.autocovariance([0, 4], [0, 0]).round(3))
+    [4. 1.]
+    """
+
+    grid: np.ndarray
+    shape: tuple
+
+    def __call__(self, dx, dy):
+        """
+        Look up the covariance of pixels at given separations.
+
+        Parameters
+        ----------
+        dx, dy : int or array_like of int
+            The separations in columns and rows, of either sign; they
+            are broadcast against each other.
+
+        Returns
+        -------
+        covariance : float or `~numpy.ndarray`
+            The covariance in (Jy/pixel)\\ :sup:`2`, without unit.
+
+        Raises
+        ------
+        ValueError
+            If a separation is not a whole number of pixels or does not
+            fit in the map.
+        """
+        lags = []
+        for name, lag, size in (('dx', dx, self.shape[1]),
+                                ('dy', dy, self.shape[0])):
+            lags.append(np.asarray(lag))
+            if not (np.all(np.abs(lag) < size)
+                    and np.all(np.rint(lag) == lag)):
+                msg = (f'{name} must hold whole numbers of pixels between '
+                       f'{1 - size} and {size - 1}: got {lag!r}')
+                raise ValueError(msg)
+        dx, dy = (lag.astype(int) for lag in lags)
+        return self.grid[dy, dx]
+
+    def __repr__(self):
+        return (f'<{self.__class__.__name__}(shape={self.shape}, '
+                f'variance={self.grid[0, 0]:.4g})>')
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedMap:
+    """
+    A simulated map together with everything that is known about it.
+
+    It is made by `make_blended_map`.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map in Jy/pixel with its WCS, mask and metadata, as
+        `~hyperphotutils.maps.read_map` returns it.
+
+    truth : `~astropy.table.QTable`
+        The true sources, one a row, under the names that the results of
+        the photometry have.
+
+    beam : `~radio_beam.Beam`
+        The beam on the sky.
+
+    rms : `~astropy.units.Quantity`
+        The standard deviation of the noise alone, in Jy/pixel.
+
+    background : `~astropy.units.Quantity`
+        The structured background that is part of ``image``, in
+        Jy/pixel.
+
+    autocovariance : `Autocovariance`
+        The exact covariance of noise plus background as a function of
+        the separation ``(dx, dy)`` in pixels, in (Jy/pixel)\\ :sup:`2`.
+    """
+
+    image: CCDData
+    truth: QTable
+    beam: Beam
+    rms: u.Quantity
+    background: u.Quantity
+    autocovariance: Autocovariance
+
+    @property
+    def wcs(self):
+        """
+        The WCS of the map.
+        """
+        return self.image.wcs
+
+    def write(self, path, *, unit='Jy/beam', overwrite=False):
+        """
+        Write the map as a FITS file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file to write.
+
+        unit : {'Jy/beam', 'Jy/pixel'}, optional
+            The unit of the values in the file.
+
+        overwrite : bool, optional
+            Whether to replace an existing file.
+
+        Raises
+        ------
+        ValueError
+            If ``unit`` is neither of the two.
+
+        OSError
+            If the file exists and ``overwrite`` is `False`.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.maps import read_map
+        >>> sim = make_blended_map((64, 64), 4, seed=1)
+        >>> with TemporaryDirectory() as folder:
+        ...     sim.write(f'{folder}/map.fits')
+        ...     print(read_map(f'{folder}/map.fits').meta['original_unit'])
+        Jy/beam
+        """
+        factors = {'Jy/beam': self.image.meta['beam_area_pix'],
+                   'Jy/pixel': 1.0}
+        if unit not in factors:
+            msg = f'unit must be one of {tuple(factors)}: got {unit!r}'
+            raise ValueError(msg)
+        hdu = _make_hdu(self.image.data * factors[unit], self.wcs,
+                        self.beam, unit)
+        hdu.writeto(path, overwrite=overwrite)
+
+    def __repr__(self):
+        return (f'<{self.__class__.__name__}(shape={self.image.shape}, '
+                f'n_sources={len(self.truth)}, rms={self.rms:.4g})>')
+
+
+def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
+                     snr_range=(12.0, 40.0), size_range=(1.0, 1.5),
+                     axis_ratio_range=(0.7, 1.0), blend_fraction=0.4,
+                     blend_distance=(0.8, 2.0), rms=1e-5,
+                     background_ratio=2.0, background_index=3.0,
+                     background_scale=60.0, pixel_scale=1.0, wcs=None,
+                     seed=None):
+    """
+    Make a map of blended elliptical sources on noise and background.
+
+    Lengths "in beams" are multiples of the beam's geometric mean FWHM,
+    the square root of the product of its axes.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        The ``(ny, nx)`` shape of the map.
+
+    n_sources : int, optional
+        The number of sources, which may be 0.
+
+    beam : float or tuple of float, optional
+        The FWHM of the beam in pixels: one number for a round beam, or
+        ``(major, minor, theta)`` with the angle of the major axis in
+        degrees counter-clockwise from +x.
+
+    snr_range : tuple of float, optional
+        The range of the true peak divided by the standard deviation of
+        the noise (without background), drawn uniformly in its
+        logarithm.
+
+    size_range : tuple of float, optional
+        The range of the geometric mean of a source's FWHMs in beams,
+        drawn uniformly. The sources are seen through the beam already.
+
+    axis_ratio_range : tuple of float, optional
+        The range of the minor over the major FWHM, drawn uniformly. The
+        angle of the major axis is drawn uniformly.
+
+    blend_fraction : float, optional
+        The fraction of the sources (0 to below 1) that is placed at
+        ``blend_distance`` from a source placed before, chosen at
+        random. A source keeps ``max(2, blend_distance[1])`` beams away
+        from all but the one it was placed next to.
+
+    blend_distance : tuple of float, optional
+        The range of the distance in beams, drawn uniformly, to the
+        source next to which a source is placed.
+
+    rms : float or `~astropy.units.Quantity`, optional
+        The standard deviation of the noise; Jy/pixel if it has no unit.
+
+    background_ratio : float, optional
+        The standard deviation of the background divided by ``rms``; 0
+        for no background.
+
+    background_index : float, optional
+        The power spectrum of the background falls with this power of
+        the spatial frequency, before it is seen through the beam.
+
+    background_scale : float, optional
+        The scale in pixels above which the background's power spectrum
+        is flat, i.e. below the frequency ``1 / background_scale``.
+
+    pixel_scale : float or `~astropy.units.Quantity`, optional
+        The angular size of a pixel; arcsec if it has no unit. Ignored
+        when ``wcs`` is given.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the map. By default a gnomonic projection
+        (ICRS, North up, East to the left) centred on the Orion nebula.
+
+    seed : int, `~numpy.random.Generator` or `None`, optional
+        The seed of all random numbers. Sources, noise and background
+        have separate streams: changing one leaves the others as they
+        are.
+
+    Returns
+    -------
+    simulated : `SimulatedMap`
+        The map, the true sources, the beam, the background and the
+        exact covariance of noise plus background. The columns of the
+        truth table are those of the photometry's results (``id``,
+        ``x_fit``, ``y_fit``, ``amplitude_fit``, ``fwhm_major_fit``,
+        ``fwhm_minor_fit``, ``theta_fit``, ``flux_fit``, the sky
+        columns), the true ``snr``, and ``host_id``, the source next to
+        which this one was placed (0 if none).
+
+    Raises
+    ------
+    TypeError
+        If ``n_sources`` is not a whole number or ``wcs`` is not a WCS.
+
+    ValueError
+        If an argument is out of its range, or if the sources do not fit
+        in the map.
+
+    Notes
+    -----
+    The noise is white Gaussian noise convolved with the beam: its power
+    spectrum is the square of the beam's transfer function. The
+    background is a Gaussian random field of zero mean with the power
+    spectrum :math:`\\max(k, 1/s)^{-\\gamma}` for the scale :math:`s` and
+    index :math:`\\gamma`, seen through the same beam. Both are drawn on
+    a periodic grid at least twice as large as the map. The given
+    standard deviations are those of the random process: a single map
+    scatters about them.
+
+    `BLENDED_MAP_RECIPES` holds the arguments of the maps on which the
+    accuracy of this package is measured.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> sim = make_blended_map((128, 128), 20, seed=42)
+    >>> sim.image.shape, sim.image.unit.to_string()
+    ((128, 128), 'Jy / pix')
+    >>> len(sim.truth), int((sim.truth['host_id'] > 0).sum())
+    (20, 8)
+
+    A standard recipe:
+
+    >>> from hyperphotutils.datasets import BLENDED_MAP_RECIPES
+    >>> sim = make_blended_map(**BLENDED_MAP_RECIPES['moderate'], seed=1)
+    >>> len(sim.truth)
+    500
+    """
+    call = {name: repr(value) for name, value in locals().items()}
+    shape = _check_shape(shape)
+    beam = _check_beam(beam)
+    rms = _check_number('rms', u.Quantity(rms, u.Jy / u.pix).value)
+    wcs = _make_wcs(shape, pixel_scale) if wcs is None else _check_wcs(wcs)
+    rngs = np.random.default_rng(seed).spawn(3)
+
+    truth = _draw_sources(
+        rngs[0], shape, beam, rms, n_sources=n_sources,
+        blend_fraction=blend_fraction, blend_distance=blend_distance,
+        snr_range=snr_range, size_range=size_range,
+        axis_ratio_range=axis_ratio_range)
+    _add_sky_columns(truth, wcs)
+    truth.meta.update(result_meta(), call=call)
+
+    noise, background, autocovariance = _draw_noise(
+        rngs[1:], shape, beam, rms, ratio=background_ratio,
+        index=background_index, scale=background_scale)
+    data = noise + background
+    add_gaussians(data, truth['x_fit'], truth['y_fit'],
+                  truth['amplitude_fit'].value, truth['fwhm_major_fit'],
+                  truth['fwhm_minor_fit'], truth['theta_fit'].value)
+
+    sky_beam = _make_sky_beam(wcs, shape, beam)
+    return SimulatedMap(
+        image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel')),
+        truth=truth, beam=sky_beam, rms=rms << u.Jy / u.pix,
+        background=background << u.Jy / u.pix, autocovariance=autocovariance)
+
+
+def _draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
+                  blend_distance, snr_range, size_range, axis_ratio_range):
+    """
+    Draw the sources of a map as a truth table in pixels.
+    """
+    if isinstance(n_sources, bool) or not isinstance(n_sources, Integral):
+        msg = f'n_sources must be a whole number: got {n_sources!r}'
+        raise TypeError(msg)
+    n_sources = int(_check_number('n_sources', n_sources, lower=0,
+                                  closed=True))
+    blend_fraction = _check_number('blend_fraction', blend_fraction,
+                                   upper=1.0, closed=True)
+    blend_distance = _check_range('blend_distance', blend_distance)
+    snr_range = _check_range('snr_range', snr_range)
+    size_range = _check_range('size_range', size_range)
+    axis_ratio_range = _check_range('axis_ratio_range', axis_ratio_range,
+                                    upper=1.0)
+
+    beam_fwhm = np.sqrt(beam[0] * beam[1])
+    x, y, host_id = _place_sources(rng, shape, n_sources, beam_fwhm,
+                                   blend_fraction, blend_distance)
+    snr = np.exp(rng.uniform(*np.log(snr_range), n_sources))
+    size = rng.uniform(*size_range, n_sources) * beam_fwhm
+    root_ratio = np.sqrt(rng.uniform(*axis_ratio_range, n_sources))
+    amplitude = snr * rms
+    return QTable({
+        'id': np.arange(1, n_sources + 1),
+        'x_fit': x,
+        'y_fit': y,
+        'amplitude_fit': amplitude << u.Jy / u.pix,
+        'fwhm_major_fit': size / root_ratio,
+        'fwhm_minor_fit': size * root_ratio,
+        'theta_fit': rng.uniform(0.0, 180.0, n_sources) << u.deg,
+        'flux_fit': gaussian_flux(amplitude, size, size) << u.Jy,
+        'snr': snr,
+        'host_id': host_id,
+    })
+
+
+def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
+                   blend_distance):
+    """
+    Draw positions of which only the intended pairs are close.
+
+    The separations are checked against all sources placed before, so
+    that they hold for every pair in the end.
+    """
+    isolation = max(_ISOLATION, blend_distance[1]) * beam_fwhm
+    lower = np.full(2, _EDGE_MARGIN * beam_fwhm)
+    upper = np.subtract(shape[::-1], 1) - lower
+    n_companions = min(round(blend_fraction * n_sources), n_sources - 1)
+    first_companion = n_sources - max(n_companions, 0)
+
+    xy = np.empty((n_sources, 2))
+    hosts = np.full(n_sources, -1)
+    n_placed = n_draws = 0
+    while n_placed < n_sources:
+        if n_draws == _MAX_DRAWS or np.any(upper < lower):
+            msg = (f'n_sources={n_sources} sources do not fit in a map of '
+                   f'shape {shape}: no place for number {n_placed + 1} at '
+                   f'{isolation:.1f} pixels from the others and '
+                   f'{lower[0]:.1f} from the edges')
+            raise ValueError(msg)
+        n_draws += 1
+        host = -1
+        if n_placed < first_companion:
+            position = rng.uniform(lower, upper)
+        else:
+            host = rng.integers(n_placed)
+            distance = rng.uniform(*blend_distance) * beam_fwhm
+            angle = rng.uniform(0.0, 2.0 * np.pi)
+            position = xy[host] + distance * np.array([np.cos(angle),
+                                                       np.sin(angle)])
+        distances = np.linalg.norm(xy[:n_placed] - position, axis=1)
+        if host >= 0:
+            distances[host] = np.inf
+        if (np.all(distances >= isolation) and np.all(position >= lower)
+                and np.all(position <= upper)):
+            xy[n_placed], hosts[n_placed] = position, host
+            n_placed += 1
+            n_draws = 0
+    return xy[:, 0].copy(), xy[:, 1].copy(), hosts + 1
+
+
+def _add_sky_columns(truth, wcs):
+    """
+    Add what the true sources are on the sky.
+    """
+    x, y = truth['x_fit'], truth['y_fit']
+    major, minor, angle = pixel_to_sky_ellipse(
+        wcs, x, y, truth['fwhm_major_fit'], truth['fwhm_minor_fit'],
+        truth['theta_fit'].value)
+    truth['sky_centroid'] = wcs.pixel_to_world(x, y)
+    truth['fwhm_major_sky'] = major
+    truth['fwhm_minor_sky'] = minor
+    truth['position_angle'] = angle
+
+
+def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
+    """
+    Draw noise and background, with the covariance of their sum.
+    """
+    ratio = _check_number('background_ratio', ratio, closed=True)
+    index = _check_number('background_index', index, closed=True)
+    scale = _check_number('background_scale', scale)
+
+    grid_shape = tuple(_padded_size(size, scale) for size in shape)
+    ky = fftfreq(grid_shape[0])[:, np.newaxis]
+    kx = rfftfreq(grid_shape[1])
+    seen = _beam_transfer(kx, ky, beam)**2
+    structure = np.maximum(np.hypot(kx, ky), 1.0 / scale)**-index
+    fields = []
+    grid = np.zeros(grid_shape)
+    for rng, power, level in ((rngs[0], seen, rms),
+                              (rngs[1], seen * structure, ratio * rms)):
+        # the autocovariance is the inverse transform of the power
+        # spectrum, here for a variance of 1
+        covariance = irfft2(power, s=grid_shape)
+        variance = covariance[0, 0]
+        grid += covariance * (level**2 / variance)
+        white = rfft2(rng.standard_normal(grid_shape))
+        field = irfft2(np.sqrt(power / variance) * white, s=grid_shape)
+        fields.append(level * field[:shape[0], :shape[1]])
+    return *fields, Autocovariance(grid, shape)
+
+
+def _beam_transfer(kx, ky, beam):
+    """
+    Fourier transform a Gaussian beam of unit integral.
+    """
+    xx, xy, yy = gaussian_matrix(*beam)
+    return np.exp(-2.0 * np.pi**2
+                  * (xx * kx**2 + 2.0 * xy * kx * ky + yy * ky**2))
+
+
+def _padded_size(size, scale):
+    """
+    Find the size of the periodic grid on which a map axis is drawn.
+
+    It is at least twice as large as the map, and four background scales
+    larger unless those are larger than two maps. It is odd, so that
+    there is no Nyquist frequency, at which a spectrum that depends on
+    the direction would have no symmetric sampling.
+    """
+    size += int(np.clip(np.ceil(4.0 * scale), size, 2 * size))
+    size += 1 - size % 2
+    while _largest_prime_factor(size) > 11:
+        size += 2
+    return size
+
+
+def _largest_prime_factor(number):
+    """
+    Find the largest prime factor, on which the speed of an FFT depends.
+    """
+    factor = 2
+    while factor * factor <= number:
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return number
+
+
+def _make_wcs(shape, pixel_scale):
+    """
+    Make a gnomonic WCS with North up and East to the left.
+    """
+    scale = _check_number('pixel_scale',
+                          u.Quantity(pixel_scale, u.arcsec).to_value(u.deg))
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    wcs.wcs.cunit = ['deg', 'deg']
+    wcs.wcs.crval = [_REFERENCE.ra.deg, _REFERENCE.dec.deg]
+    wcs.wcs.crpix = np.add(shape[::-1], 1) / 2
+    wcs.wcs.cdelt = [-scale, scale]
+    wcs.wcs.radesys = 'ICRS'
+    wcs.wcs.set()
+    return wcs
+
+
+def _make_sky_beam(wcs, shape, beam):
+    """
+    Find what the beam is on the sky at the centre of the map.
+    """
+    centre = np.subtract(shape[::-1], 1) / 2
+    major, minor, angle = pixel_to_sky_ellipse(
+        wcs, *centre[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
+    return Beam(major=major[0], minor=minor[0], pa=angle[0])
+
+
+def _make_hdu(data, wcs, beam, unit):
+    """
+    Make the FITS image that a telescope would have delivered.
+    """
+    header = wcs.to_header()
+    header['BUNIT'] = unit
+    header.update(beam.to_header_keywords())
+    header['OBJECT'] = 'simulated'
+    return fits.PrimaryHDU(data, header)
+
+
+def _check_shape(shape):
+    """
+    Check that the shape of the map is two positive whole numbers.
+    """
+    sizes = tuple(np.atleast_1d(shape).tolist())
+    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0
+                                  for size in sizes):
+        msg = f'shape must be two positive whole numbers: got {shape!r}'
+        raise ValueError(msg)
+    return sizes
+
+
+def _check_beam(beam):
+    """
+    Check the beam and write it as (major, minor, theta).
+    """
+    sizes = np.atleast_1d(np.asarray(beam, dtype=float))
+    if sizes.shape == (1,):
+        sizes = np.array([sizes[0], sizes[0], 0.0])
+    if (sizes.shape != (3,) or not np.all(np.isfinite(sizes))
+            or not sizes[0] >= sizes[1] > 0):
+        msg = ('beam must be a positive FWHM in pixels or (major, minor, '
+               f'theta) with major >= minor > 0: got {beam!r}')
+        raise ValueError(msg)
+    return tuple(sizes.tolist())
+
+
+def _check_wcs(wcs):
+    """
+    Check the WCS and take its celestial part.
+    """
+    if not isinstance(wcs, WCS):
+        msg = f'wcs must be an astropy WCS: got {wcs!r}'
+        raise TypeError(msg)
+    if not wcs.has_celestial:
+        msg = f'wcs must have two celestial axes: got {wcs.wcs.ctype}'
+        raise ValueError(msg)
+    return wcs.celestial
+
+
+def _check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
+    """
+    Check that a number is above (or at) its lower limit and below the
+    upper one.
+    """
+    if not (lower < value < upper or (closed and value == lower)):
+        limits = f'at least {lower}' if closed else f'above {lower}'
+        if np.isfinite(upper):
+            limits += f' and below {upper}'
+        msg = f'{name} must be {limits}: got {value!r}'
+        raise ValueError(msg)
+    return value
+
+
+def _check_range(name, value, *, upper=np.inf):
+    """
+    Check that a range is two ordered positive numbers.
+    """
+    limits = np.asarray(value, dtype=float)
+    if (limits.shape != (2,) or not np.all(np.isfinite(limits))
+            or not 0 < limits[0] <= limits[1] <= upper):
+        most = f' of at most {upper}' if np.isfinite(upper) else ''
+        msg = (f'{name} must be two positive numbers{most}, the smaller '
+               f'one first: got {value!r}')
+        raise ValueError(msg)
+    return tuple(limits.tolist())
