@@ -1,0 +1,6 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Pictures of maps and of what was measured on them.
+"""
+
+from hyperphotutils.visualization.maps import *

@@ -1,0 +1,468 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One picture of a whole run: map, background, model and residual.
+
+The figures are made without pyplot: they leave no global state behind,
+need no display, and can be made in any thread or process.
+"""
+
+from typing import Any, NamedTuple
+
+import astropy.units as u
+import numpy as np
+
+__all__ = ['plot_overview']
+
+# White with a dark rim stands out from every colour of the map for every
+# reader; a hue stands out only from some, and only for some.
+_SOURCE_COLOR = 'white'
+_RIM_COLOR = '0.1'
+_MISSING_COLOR = '0.85'
+_IMAGE_CMAP = 'cividis'
+_RESIDUAL_CMAP = 'RdBu_r'
+
+# Geometry of the figure in inches. The size of a panel is the geometric
+# mean of its sides: large maps need more room to show small sources.
+_PANEL_RANGE = (3.8, 6.5)
+_PIXELS_PER_INCH = 90
+_LEFT, _RIGHT, _BOTTOM, _TOP = 1.2, 1.0, 0.6, 0.35
+_TITLE = 0.35
+_COLUMN_GAP, _ROW_GAP = 1.2, 0.45
+_BAR_GAP, _BAR_WIDTH = 0.08, 0.14
+
+_MAX_LABELLED = 30
+
+# Percentiles of the finite pixels between which the colours run: the
+# brightest source must not take all of them, nor a bad pixel.
+_PERCENTILES = (0.3, 99.8)
+
+# Half of the residual's colour range in units of the rms
+_RESIDUAL_RANGE = 5.0
+
+_PREFIXES = {-12: 'p', -9: 'n', -6: 'μ', -3: 'm', 0: '', 3: 'k', 6: 'M'}
+
+# Names of the columns of fitted sources, then of detected ones
+_FITTED = ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit')
+_DETECTED = ('x_centroid', 'y_centroid')
+
+# Names of the axes by the first one in the header
+_AXIS_NAMES = {
+    'RA': ('Right ascension', 'Declination'),
+    'GLON': ('Galactic longitude', 'Galactic latitude'),
+    'ELON': ('Ecliptic longitude', 'Ecliptic latitude'),
+}
+
+
+class _Panel(NamedTuple):
+    title: str
+    image: np.ndarray
+    cmap: str
+    norm: Any
+    extend: str
+
+
+class _Grid(NamedTuple):
+    """
+    A figure's size in inches and its boxes in fractions of it.
+    """
+
+    size: tuple
+    n_columns: int
+    left: float
+    boxes: list
+
+
+def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
+                  model=None, residual=None, beam=None, rms=None,
+                  title=None):
+    """
+    Plot a map with its sources, its background, model and residual.
+
+    Panels whose image is not given are left out.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The map. Pixels that are not finite are shown in light grey.
+
+    table : `~astropy.table.Table`, optional
+        The sources: a result of the photometry, with the columns
+        ``x_fit``, ``y_fit``, ``fwhm_major_fit``, ``fwhm_minor_fit`` and
+        ``theta_fit``, or of a star finder, with ``x_centroid`` and
+        ``y_centroid``. Each is drawn as an ellipse along half of its
+        maximum (for a star finder: a circle of the beam's size). Few
+        sources are labelled with their ``id``.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the map; without it the axes are pixels.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels that are shown as missing.
+
+    background, model, residual : 2D array_like or Quantity, optional
+        The background, the sum of the sources and what both leave of
+        the map, with the shape and the unit of ``data``.
+
+    beam : float or tuple of float, optional
+        The FWHM of the beam in pixels: one number for a round beam or
+        ``(major, minor, theta)`` with the angle of the major axis in
+        degrees counter-clockwise from +x.
+
+    rms : float or `~astropy.units.Quantity`, optional
+        The noise. It sets the colours' range of the residual (5 times
+        it to both sides); measured there if it is not given.
+
+    title : str, optional
+        A line above the panels.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 2D or has another shape than ``data``, if no
+        pixel is finite, or if the table lacks the columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.visualization import plot_overview
+    >>> y, x = np.mgrid[:40, :50]
+    >>> model = 10 * np.exp(-((x - 20) ** 2 + (y - 25) ** 2) / 8)
+    >>> noise = np.random.default_rng(1).normal(size=model.shape)
+    >>> figure = plot_overview(model + noise, model=model,
+    ...                        residual=noise, beam=4.7)
+    >>> [axes.get_title(loc='left') for axes in figure.axes if axes.images]
+    ['Map', 'Model', 'Residual']
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images, unit = _check_images(data, mask, background=background,
+                                 model=model, residual=residual, rms=rms)
+    rms = images.pop('rms', None)
+    window = _window(images['map'])
+    panels = _make_panels(images, rms)
+    grid = _layout(len(panels), window, title=bool(title))
+    figure = Figure(figsize=grid.size)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
+                    size='large')
+    label = unit.to_string('latex_inline') if unit is not None else ''
+    for number, panel in enumerate(panels):
+        box, bar_box = grid.boxes[number]
+        axes = figure.add_axes(box, projection=wcs)
+        _draw_panel(axes, figure.add_axes(bar_box), panel, window, label)
+        _label_axes(axes, wcs, left=number % grid.n_columns == 0,
+                    bottom=number >= len(panels) - grid.n_columns)
+        if number == 0:
+            if table is not None:
+                _draw_sources(axes, table, beam, window)
+            if beam is not None:
+                _draw_beam(axes, beam, window)
+    return figure
+
+
+def _check_images(data, mask, *, rms, **others):
+    """
+    Return the images in a readable unit, as plain arrays, by name.
+    """
+    unit = getattr(data, 'unit', None)
+    given = {'map': data, 'rms': rms, **others}
+    images = {}
+    for name, image in given.items():
+        if image is None:
+            continue
+        if getattr(image, 'unit', None) is not None:
+            if unit is None:
+                msg = f'data has no unit, but {name} has: {image.unit}'
+                raise ValueError(msg)
+            image = u.Quantity(image).to_value(unit)
+        images[name] = np.array(image, dtype=float)
+        if name == 'rms':
+            continue
+        if images[name].ndim != 2 or images[name].shape != np.shape(data):
+            msg = (f'{name} must be 2D with the shape of data, '
+                   f'{np.shape(data)}: got {images[name].shape}')
+            raise ValueError(msg)
+        images[name][~np.isfinite(images[name])] = np.nan
+        if mask is not None:
+            images[name][np.asarray(mask, dtype=bool)] = np.nan
+    if np.isnan(images['map']).all():
+        msg = 'data has no finite pixel'
+        raise ValueError(msg)
+    if unit is None:
+        return images, None
+    scale, unit = _readable_unit(images['map'], unit)
+    return {name: image * scale for name, image in images.items()}, unit
+
+
+def _readable_unit(image, unit):
+    """
+    Put a prefix before the unit that makes the colour bar's numbers
+    short.
+
+    For the unit Jy/pix and values about 1e-5 that is uJy/pix.
+    """
+    unit = u.Unit(unit)
+    peak = np.nanpercentile(np.abs(image), _PERCENTILES[1])
+    if not peak > 0 or not unit.bases:
+        return 1.0, unit
+    power = int(np.clip(3 * np.floor(np.log10(peak) / 3), -12, 6))
+    base = unit.bases[0]
+    try:
+        prefixed = u.Unit(f'{_PREFIXES[power]}{base}')
+    except ValueError:
+        # the base has a prefix of its own, as the MJy of MJy/sr
+        return 1.0, unit
+    unit_prefixed = prefixed * (unit / base)
+    return unit.to(unit_prefixed), unit_prefixed
+
+
+def _window(image):
+    """
+    Return the limits of the pixels that hold anything, with a margin.
+
+    They are ``(left, right, bottom, top)`` in pixels.
+    """
+    ny, nx = image.shape
+    rows, columns = np.nonzero(np.isfinite(image))
+    margin = 0.02 * max(np.ptp(rows), np.ptp(columns))
+    return (max(columns.min() - margin, 0) - 0.5,
+            min(columns.max() + margin, nx - 1) + 0.5,
+            max(rows.min() - margin, 0) - 0.5,
+            min(rows.max() + margin, ny - 1) + 0.5)
+
+
+def _make_panels(images, rms):
+    """
+    Choose colours for each image.
+
+    Map and background have the same scale, so that they can be
+    compared, and the model's is the same but for the map's median.
+    """
+    lower, upper = _limits(images['map'], _PERCENTILES)
+    center = np.nanmedian(images['map'])
+    noise = _robust_std(images['map'])
+    # the noise must not take a large part of the colours
+    lower = max(lower, center - 3 * noise) if noise > 0 else lower
+    width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
+
+    panels = [_Panel('Map', images['map'], _IMAGE_CMAP,
+                     _asinh_norm(lower, upper, center, width), 'both')]
+    if 'background' in images:
+        panels.append(panels[0]._replace(title='Background',
+                                         image=images['background']))
+    if 'model' in images:
+        norm = _asinh_norm(0.0, upper - center, 0.0, width)
+        panels.append(_Panel('Model', images['model'], _IMAGE_CMAP, norm,
+                             'max'))
+    if 'residual' in images:
+        panels.append(_residual_panel(images['residual'], rms))
+    return panels
+
+
+def _residual_panel(image, rms):
+    from matplotlib.colors import Normalize
+
+    if rms is None:
+        rms = _robust_std(image)
+    limit = _RESIDUAL_RANGE * float(rms)
+    if not limit > 0:
+        limit = 1.0
+    return _Panel('Residual', image, _RESIDUAL_CMAP,
+                  Normalize(-limit, limit), 'both')
+
+
+def _limits(image, percentiles):
+    lower, upper = np.nanpercentile(image, percentiles)
+    if not upper > lower:
+        lower, upper = lower - 1.0, upper + 1.0
+    return lower, upper
+
+
+def _robust_std(image):
+    if np.isnan(image).all():
+        return 0.0
+    center = np.nanmedian(image)
+    return 1.4826 * np.nanmedian(np.abs(image - center))
+
+
+def _asinh_norm(lower, upper, center, width):
+    """
+    Make a norm that is linear within ``width`` of ``center`` and
+    logarithmic far from it.
+    """
+    from matplotlib.colors import FuncNorm
+
+    return FuncNorm((lambda x: np.arcsinh((x - center) / width),
+                     lambda y: center + width * np.sinh(y)),
+                    vmin=lower, vmax=upper)
+
+
+def _layout(n_panels, window, *, title):
+    """
+    Place panels and colour bars for maps of this shape.
+
+    All sizes are chosen here rather than by matplotlib's layout
+    engines: these leave bars and panels of different heights.
+    """
+    nx, ny = window[1] - window[0], window[3] - window[2]
+    if ny > 1.6 * nx:
+        n_columns = n_panels
+    elif ny < 0.5 * nx:
+        n_columns = 1
+    else:
+        n_columns = min(n_panels, 2)
+    n_rows = -(-n_panels // n_columns)
+    side = np.clip(np.sqrt(nx * ny) / _PIXELS_PER_INCH, *_PANEL_RANGE)
+    stretch = np.sqrt(np.clip(ny / nx, 0.1, 10))
+    width, height = side / stretch, side * stretch
+    top = _TOP + _TITLE * title
+    size = (_LEFT + n_columns * width + (n_columns - 1) * _COLUMN_GAP
+            + _RIGHT,
+            _BOTTOM + n_rows * height + (n_rows - 1) * _ROW_GAP + top)
+    boxes = []
+    for number in range(n_panels):
+        row, column = divmod(number, n_columns)
+        left = _LEFT + column * (width + _COLUMN_GAP)
+        bottom = size[1] - top - height - row * (height + _ROW_GAP)
+        bar = left + width + _BAR_GAP
+        boxes.append(tuple(
+            (x / size[0], bottom / size[1], dx / size[0], height / size[1])
+            for x, dx in ((left, width), (bar, _BAR_WIDTH))))
+    return _Grid(size, n_columns, _LEFT / size[0], boxes)
+
+
+def _draw_panel(axes, bar_axes, panel, window, label):
+    from matplotlib import colormaps
+
+    cmap = colormaps[panel.cmap].with_extremes(bad=_MISSING_COLOR)
+    axes.set_facecolor(_MISSING_COLOR)
+    image = axes.imshow(np.ma.masked_invalid(panel.image), cmap=cmap,
+                        norm=panel.norm, origin='lower',
+                        interpolation='nearest')
+    axes.set_xlim(window[0], window[1])
+    axes.set_ylim(window[2], window[3])
+    axes.set_title(panel.title, loc='left', size='medium')
+    bar = axes.figure.colorbar(image, cax=bar_axes, extend=panel.extend,
+                               extendfrac=0.02)
+    bar.set_label(label, labelpad=2)
+    bar.set_ticks(_bar_ticks(panel.norm))
+    bar.minorticks_off()
+    bar_axes.tick_params(labelsize='small')
+
+
+def _bar_ticks(norm, n_ticks=7):
+    """
+    Choose round numbers that are evenly spread along the colour bar.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not hasattr(norm, 'inverse') or type(norm).__name__ == 'Normalize':
+        ticks = MaxNLocator(n_ticks).tick_values(norm.vmin, norm.vmax)
+        return ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
+    edges = np.linspace(0, 1, n_ticks)
+    values = np.asarray(norm.inverse(edges))
+    steps = np.gradient(values)
+    digits = -np.floor(np.log10(np.abs(steps))).astype(int)
+    ticks = [round(float(value), int(digit))
+             for value, digit in zip(values, digits, strict=True)]
+    return np.unique([tick for tick in ticks
+                      if norm.vmin <= tick <= norm.vmax])
+
+
+def _label_axes(axes, wcs, *, left, bottom):
+    if wcs is None:
+        axes.set_xlabel('x (pixels)' if bottom else '')
+        axes.set_ylabel('y (pixels)' if left else '')
+        return
+    lon, lat = axes.coords
+    names = _AXIS_NAMES.get(wcs.wcs.lngtyp, (wcs.wcs.lngtyp, wcs.wcs.lattyp))
+    frame = wcs.wcs.radesys if wcs.wcs.lngtyp == 'RA' else ''
+    suffix = f' ({frame})' if frame else ''
+    lon.set_axislabel(names[0] + suffix if bottom else ' ')
+    lat.set_axislabel(names[1] + suffix if left else ' ')
+    for coord, shown in ((lon, bottom), (lat, left)):
+        coord.set_ticklabel_visible(shown)
+        coord.set_ticks(number=5)
+        coord.set_ticklabel(exclude_overlapping=True, size='small')
+
+
+def _draw_sources(axes, table, beam, window):
+    from matplotlib.collections import EllipseCollection
+
+    x, y, major, minor, theta = _source_shapes(table, beam)
+    shown = np.isfinite(x + y + major + minor + theta)
+    line_width = np.clip(12 / np.sqrt(max(shown.sum(), 1)), 0.6, 1.2)
+    ellipses = EllipseCollection(
+        major[shown], minor[shown], theta[shown], units='xy',
+        offsets=np.column_stack([x[shown], y[shown]]),
+        offset_transform=axes.transData, facecolors='none',
+        edgecolors=_SOURCE_COLOR, linewidths=line_width,
+        path_effects=_rim(line_width))
+    axes.add_collection(ellipses)
+    axes.set_title(f'{len(x)} source{"s" * (len(x) != 1)}', loc='right',
+                   size='medium')
+    if len(x) > _MAX_LABELLED or 'id' not in table.colnames:
+        return
+    shift = 0.012 * (window[1] - window[0])
+    for name, col, row, size in zip(table['id'][shown], x[shown], y[shown],
+                                    major[shown], strict=True):
+        axes.text(col + size / 2 + shift, row, str(name), size='x-small',
+                  color=_SOURCE_COLOR, va='center', clip_on=True,
+                  path_effects=_rim(0.5))
+
+
+def _rim(line_width):
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.2 * line_width, foreground=_RIM_COLOR,
+                       alpha=0.7)]
+
+
+def _source_shapes(table, beam):
+    if all(name in table.colnames for name in _FITTED):
+        columns = [u.Quantity(table[name], copy=False) for name in _FITTED]
+        theta = columns[-1]
+        if theta.unit.is_equivalent(u.deg) and theta.unit != u.one:
+            columns[-1] = theta.to(u.deg)
+        return [np.asarray(column.value, dtype=float) for column in columns]
+    if all(name in table.colnames for name in _DETECTED):
+        x, y = (np.asarray(table[name], dtype=float) for name in _DETECTED)
+        shape = _beam_shape(beam) if beam is not None else (5.0, 5.0, 0.0)
+        return [x, y, *(np.full(len(x), value) for value in shape)]
+    msg = (f'table must have the columns {_FITTED} or {_DETECTED}: got '
+           f'{table.colnames}')
+    raise ValueError(msg)
+
+
+def _beam_shape(beam):
+    shape = np.atleast_1d(np.asarray(beam, dtype=float))
+    if shape.shape == (1,):
+        return shape[0], shape[0], 0.0
+    if shape.shape != (3,):
+        msg = f'beam must be one FWHM or (major, minor, theta): got {beam!r}'
+        raise ValueError(msg)
+    return tuple(shape)
+
+
+def _draw_beam(axes, beam, window):
+    """
+    Draw the beam in a white box in the lower left corner.
+    """
+    from matplotlib.patches import Ellipse, Rectangle
+
+    major, minor, theta = _beam_shape(beam)
+    extent = min(window[1] - window[0], window[3] - window[2])
+    side = 1.5 * max(major, 0.0)
+    corner = (window[0] + 0.02 * extent, window[2] + 0.02 * extent)
+    axes.add_patch(Rectangle(corner, side, side, facecolor='white',
+                             edgecolor='black', linewidth=0.6, zorder=4))
+    axes.add_patch(Ellipse((corner[0] + side / 2, corner[1] + side / 2),
+                           major, minor, angle=theta, facecolor='0.3',
+                           edgecolor='black', linewidth=0.6, zorder=5))

@@ -1,0 +1,299 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the overview picture.
+"""
+
+import io
+import subprocess
+import sys
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import QTable
+from astropy.wcs import WCS
+from matplotlib.collections import EllipseCollection
+from numpy.testing import assert_allclose, assert_array_equal
+
+from hyperphotutils.utils.gaussians import add_gaussians
+from hyperphotutils.visualization import plot_overview
+
+SHAPE = (60, 80)
+
+
+def make_table(n_sources, *, unit=u.deg):
+    rng = np.random.default_rng(0)
+    return QTable({
+        'id': np.arange(n_sources) + 1,
+        'x_fit': rng.uniform(0, SHAPE[1] - 1, n_sources),
+        'y_fit': rng.uniform(0, SHAPE[0] - 1, n_sources),
+        'fwhm_major_fit': rng.uniform(4, 6, n_sources),
+        'fwhm_minor_fit': rng.uniform(3, 4, n_sources),
+        'theta_fit': rng.uniform(0, 180, n_sources) << unit,
+    })
+
+
+def make_images(n_sources=20):
+    """
+    A table and the images of a run that measured the truth.
+    """
+    table = make_table(n_sources)
+    model = np.zeros(SHAPE)
+    add_gaussians(model, table['x_fit'], table['y_fit'], 3e-4,
+                  table['fwhm_major_fit'], table['fwhm_minor_fit'],
+                  table['theta_fit'].value)
+    residual = np.random.default_rng(1).normal(0, 1e-5, SHAPE)
+    background = np.broadcast_to(np.linspace(0, 1e-4, SHAPE[1]), SHAPE)
+    images = {'background': background, 'model': model,
+              'residual': residual}
+    return model + residual + background, table, images
+
+
+def make_wcs(names=('RA---TAN', 'DEC--TAN')):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = names
+    wcs.wcs.crval = 83.6, -5.4
+    wcs.wcs.crpix = 40, 30
+    wcs.wcs.cdelt = -0.001, 0.001
+    wcs.wcs.cunit = 'deg', 'deg'
+    if names[0].startswith('RA'):
+        wcs.wcs.radesys = 'FK5'
+    wcs.wcs.set()
+    return wcs
+
+
+def render(figure):
+    """
+    Write a figure: some errors of matplotlib come only then.
+    """
+    stream = io.BytesIO()
+    figure.savefig(stream, format='png', dpi=50)
+    return stream.getvalue()
+
+
+def panels_of(figure):
+    return [axes for axes in figure.axes if axes.images]
+
+
+def ellipses_of(figure):
+    found = [item for item in panels_of(figure)[0].collections
+             if isinstance(item, EllipseCollection)]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize('wcs', [None, make_wcs()])
+def test_four_panels_in_reading_order(wcs):
+    data, table, images = make_images()
+    figure = plot_overview(data, table, wcs=wcs, beam=(4.0, 3.0, 30.0),
+                           title='a map', **images)
+    titles = [axes.get_title(loc='left') for axes in panels_of(figure)]
+    assert titles == ['Map', 'Background', 'Model', 'Residual']
+    assert render(figure).startswith(b'\x89PNG')
+
+
+def test_panels_without_image_are_left_out():
+    data, _, images = make_images()
+    figure = plot_overview(data)
+    assert len(panels_of(figure)) == 1
+    assert render(figure)
+    figure = plot_overview(data, residual=images['residual'])
+    titles = [axes.get_title(loc='left') for axes in panels_of(figure)]
+    assert titles == ['Map', 'Residual']
+
+
+@pytest.mark.parametrize('n_sources', [0, 1, 1000])
+def test_any_number_of_sources(n_sources):
+    data, _, images = make_images()
+    table = make_table(n_sources)
+    figure = plot_overview(data, table, **images)
+    assert len(ellipses_of(figure).get_offsets()) == n_sources
+    text = panels_of(figure)[0].get_title(loc='right')
+    expected = '1 source' if n_sources == 1 else f'{n_sources} sources'
+    assert text == expected
+    assert render(figure)
+
+
+def test_ellipses_are_the_half_maximum():
+    """
+    In pixels, an ellipse has the FWHMs as axes, at the fitted angle.
+    """
+    table = QTable({'x_fit': [20.0], 'y_fit': [30.0],
+                    'fwhm_major_fit': [12.0], 'fwhm_minor_fit': [4.0],
+                    'theta_fit': [40.0] * u.deg})
+    figure = plot_overview(np.eye(60), table)
+    render(figure)
+    ellipse = ellipses_of(figure)
+    matrix = ellipse.get_transforms()[0][:2, :2]
+    points = ellipse.get_paths()[0].vertices @ matrix.T
+    radius = np.hypot(*points.T)
+    assert_allclose(2 * radius.max(), 12, rtol=1e-2)
+    assert_allclose(2 * radius.min(), 4, rtol=1e-2)
+    far = points[np.argmax(radius)]
+    assert_allclose(np.rad2deg(np.arctan2(*far[::-1])) % 180, 40, atol=0.5)
+
+
+def test_angles_in_radians_are_converted():
+    table = make_table(3)
+    data, _, _ = make_images()
+    plain = ellipses_of(plot_overview(data, table))
+    table['theta_fit'] = table['theta_fit'].to(u.rad)
+    converted = ellipses_of(plot_overview(data, table))
+    assert_allclose(plain.get_angles(), converted.get_angles())
+
+
+def test_failed_fits_are_not_drawn():
+    data, table, _ = make_images()
+    table['fwhm_major_fit'][3] = np.nan
+    figure = plot_overview(data, table)
+    assert len(ellipses_of(figure).get_offsets()) == len(table) - 1
+
+
+def test_detections_are_drawn_with_the_beam():
+    data, table, _ = make_images()
+    table = QTable({'x_centroid': table['x_fit'],
+                    'y_centroid': table['y_fit']})
+    ellipses = ellipses_of(plot_overview(data, table, beam=4.5))
+    assert_allclose(ellipses.get_widths(), 4.5)
+    assert_allclose(ellipses.get_heights(), 4.5)
+
+
+def test_missing_pixels_are_light_grey_and_empty_borders_cut():
+    data, _, _ = make_images()
+    data[:, :30] = np.nan
+    data[40, 50] = np.inf
+    figure = plot_overview(data, mask=np.zeros(SHAPE, bool))
+    axes = panels_of(figure)[0]
+    image = axes.images[0]
+    assert image.get_array().mask[40, 50]
+    assert_allclose(image.cmap.get_bad()[:3], 0.85)
+    left, right = axes.get_xlim()
+    assert 25 < left < 30
+    assert right == SHAPE[1] - 0.5
+
+
+def test_mask_hides_pixels():
+    data, _, _ = make_images()
+    mask = np.zeros(SHAPE, bool)
+    mask[10:20, 10:20] = True
+    image = panels_of(plot_overview(data, mask=mask))[0].images[0]
+    assert_array_equal(image.get_array().mask, mask)
+
+
+def test_units_give_short_numbers_on_the_bars():
+    data, table, images = make_images()
+    unit = u.Jy / u.pix
+    images = {name: image * unit for name, image in images.items()}
+    figure = plot_overview(data * unit, table, rms=1e-5 * unit, **images)
+    labels = {axes.get_ylabel() for axes in figure.axes
+              if not axes.images}
+    assert labels == {r'$\mathrm{\mu Jy\,pix^{-1}}$'}
+    norm = panels_of(figure)[3].images[0].norm
+    assert_allclose([norm.vmin, norm.vmax], [-50, 50])
+    assert_allclose(panels_of(figure)[0].images[0].get_array(), data * 1e6)
+
+
+@pytest.mark.parametrize(
+    ('unit', 'factor', 'label'),
+    [('MJy / sr', 1, 'MJy'), ('K', 1, 'K'), ('', 1, '$')],
+)
+def test_units_that_take_no_prefix_are_kept(unit, factor, label):
+    data = np.linspace(0, 500 * factor, 4800).reshape(SHAPE)
+    figure = plot_overview(data * u.Unit(unit))
+    bar = next(axes for axes in figure.axes if not axes.images)
+    assert label in bar.get_ylabel()
+
+
+def test_map_and_background_have_the_same_colours():
+    data, _, images = make_images()
+    panels = panels_of(plot_overview(data, **images))
+    assert panels[0].images[0].norm is not None
+    assert_allclose(panels[0].images[0].norm([0, 1e-5, 1e-4]),
+                    panels[1].images[0].norm([0, 1e-5, 1e-4]))
+
+
+def test_residual_colours_are_centred_on_zero_and_five_rms_wide():
+    data, _, images = make_images()
+    norm = panels_of(plot_overview(data, **images))[3].images[0].norm
+    assert norm.vmin == -norm.vmax
+    assert_allclose(norm.vmax, 5e-5, rtol=0.05)
+
+
+def test_ticks_lie_within_the_colour_bar():
+    data, _, images = make_images()
+    figure = plot_overview(data - 3e-5, **images)
+    render(figure)
+    for axes in figure.axes:
+        if not axes.images:
+            ticks, limits = axes.get_yticks(), axes.get_ylim()
+            assert len(ticks) >= 3
+            assert np.all((ticks >= limits[0]) & (ticks <= limits[1]))
+
+
+@pytest.mark.parametrize('value', [0.0, 7.0, -1e-20])
+def test_constant_images_can_be_drawn(value):
+    image = np.full(SHAPE, value)
+    figure = plot_overview(image, background=image, model=0 * image,
+                           residual=0 * image)
+    assert render(figure)
+
+
+def test_background_known_nowhere_can_be_drawn():
+    data, _, _ = make_images()
+    blank = np.full(SHAPE, np.nan)
+    assert render(plot_overview(data, background=blank, residual=blank))
+
+
+@pytest.mark.parametrize('shape', [(20, 160), (200, 25), (5, 5)])
+def test_panels_have_the_shape_of_the_map(shape):
+    data = np.random.default_rng(0).normal(size=shape)
+    figure = plot_overview(data, background=data, model=data, residual=data)
+    inches = figure.get_size_inches()
+    assert max(inches) < 20
+    for axes in panels_of(figure):
+        width, height = axes.get_position().size * inches
+        assert_allclose(height / width, shape[0] / shape[1])
+
+
+def test_galactic_axes_are_named():
+    data, _, _ = make_images()
+    figure = plot_overview(data, wcs=make_wcs(('GLON-CAR', 'GLAT-CAR')))
+    axes = panels_of(figure)[0]
+    assert axes.coords[0].get_axislabel() == 'Galactic longitude'
+    figure = plot_overview(data, wcs=make_wcs())
+    axes = panels_of(figure)[0]
+    assert axes.coords[1].get_axislabel() == 'Declination (FK5)'
+
+
+def test_input_is_left_as_it_is():
+    data, table, images = make_images()
+    copies = data.copy(), table.copy()
+    plot_overview(data, table, mask=data > 1e-4, **images)
+    assert_array_equal(data, copies[0])
+    assert (table == copies[1]).all()
+
+
+def test_bad_input():
+    data, table, images = make_images()
+    with pytest.raises(ValueError, match='map must be 2D'):
+        plot_overview(data[0])
+    with pytest.raises(ValueError, match=r'model must be 2D .* \(60, 80\)'):
+        plot_overview(data, model=data[1:])
+    with pytest.raises(ValueError, match='data has no finite pixel'):
+        plot_overview(data * np.nan)
+    with pytest.raises(ValueError, match='data has no unit, but model has'):
+        plot_overview(data, model=images['model'] * u.Jy)
+    with pytest.raises(ValueError, match='table must have the columns'):
+        plot_overview(data, table['id', 'x_fit'])
+    with pytest.raises(ValueError, match='beam must be one FWHM'):
+        plot_overview(data, beam=(1, 2))
+
+
+def test_no_pyplot_and_no_matplotlib_before_it_is_needed():
+    code = ('import sys, numpy as np; '
+            'from hyperphotutils.visualization import plot_overview; '
+            'assert "matplotlib" not in sys.modules; '
+            'plot_overview(np.eye(9)).savefig(sys.stdout.buffer); '
+            'assert "matplotlib.pyplot" not in sys.modules')
+    subprocess.run([sys.executable, '-c', code], check=True,
+                   capture_output=True)
