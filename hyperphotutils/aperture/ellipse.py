@@ -14,7 +14,11 @@ from photutils.aperture.attributes import PositiveScalar, PositiveScalarAngle
 
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse, sky_to_pixel_ellipse
 
-__all__ = ['GaussianEllipseAperture', 'SkyGaussianEllipseAperture']
+__all__ = [
+    'GaussianEllipseAperture',
+    'SkyGaussianEllipseAperture',
+    'position_angle_in_frame',
+]
 
 
 class _GaussianEllipse:
@@ -283,12 +287,56 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         """
         x, y = wcs.celestial.world_to_pixel(self.positions)
         first = self.positions if self.isscalar else self.positions[0]
-        angle = self.theta + _north_angle(first, wcs_to_celestial_frame(wcs))
+        angle = position_angle_in_frame(first, self.theta,
+                                        wcs_to_celestial_frame(wcs))
         _, _, major, minor, theta = sky_to_pixel_ellipse(
             wcs, first, self.fwhm_major, self.fwhm_minor, angle)
         return GaussianEllipseAperture(
             np.transpose((x, y)), major[0], minor[0],
             theta=theta[0] * u.deg, fwhm_radius_ratio=self.fwhm_radius_ratio)
+
+
+def position_angle_in_frame(sky, position_angle, frame):
+    """
+    Turn position angles from the North of one frame to that of another.
+
+    Parameters
+    ----------
+    sky : `~astropy.coordinates.SkyCoord`
+        The positions.
+
+    position_angle : `~astropy.units.Quantity`
+        The position angles, East of North in the frame of ``sky``.
+
+    frame : `~astropy.coordinates.BaseCoordinateFrame` or str
+        The other frame.
+
+    Returns
+    -------
+    position_angle : `~astropy.units.Quantity`
+        The position angles, East of North in ``frame``, in degrees in
+        [0, 180), as for the axes of ellipses.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.coordinates import SkyCoord
+    >>> from hyperphotutils.aperture import position_angle_in_frame
+    >>> center = SkyCoord(266.405, -28.936, unit='deg')
+    >>> angle = position_angle_in_frame(center, 0 * u.deg, 'galactic')
+    >>> print(angle.round(1))
+    58.6 deg
+    """
+    angle = u.Quantity(position_angle, u.deg, subok=False)
+    if not sky.is_equivalent_frame(SkyCoord(0, 0, unit='deg',
+                                            frame=frame).frame):
+        pole = SkyCoord(0, 90, unit='deg',
+                        frame=sky.frame.replicate_without_data())
+        north = sky.transform_to(frame).position_angle(
+            pole.transform_to(frame))
+        angle = angle + u.Quantity(north, u.deg, subok=False)
+    angle = angle % (180.0 * u.deg)
+    return np.where(angle < 180.0 * u.deg, angle, 0.0 * u.deg)
 
 
 def _finite_columns(table, names):
@@ -311,12 +359,3 @@ def _finite_columns(table, names):
                f'is row {np.argmax(bad)}')
         raise ValueError(msg)
     return columns
-
-
-def _north_angle(sky, frame):
-    # position angle, in another frame, of the North of sky's own frame
-    if sky.is_equivalent_frame(frame):
-        return 0.0 * u.deg
-    pole = SkyCoord(0.0 * u.deg, 90.0 * u.deg,
-                    frame=sky.frame.replicate_without_data())
-    return sky.transform_to(frame).position_angle(pole.transform_to(frame))

@@ -1,0 +1,7 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Catalogs and region files of the measured sources.
+"""
+
+from hyperphotutils.catalog.formats import *  # noqa: F403
+from hyperphotutils.catalog.regions import *  # noqa: F403

@@ -1,0 +1,525 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Catalogs in ECSV, FITS, VOTable and IPAC.
+
+The first three keep everything of a result table. IPAC is an exchange
+format with the column names of Hyper's catalogs.
+"""
+
+import json
+import textwrap
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.io.misc import yaml
+from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.masked import Masked
+
+from hyperphotutils.catalog.output import atomic_output
+
+__all__ = ['read_catalog', 'write_catalog']
+
+_SUFFIXES = {
+    '.ecsv': 'ecsv',
+    '.fits': 'fits',
+    '.fit': 'fits',
+    '.vot': 'votable',
+    '.votable': 'votable',
+    '.xml': 'votable',
+    '.ipac': 'ipac',
+    '.tbl': 'ipac',
+}
+_FORMATS = ('ecsv', 'fits', 'votable', 'ipac')
+
+# FITS keyword and VOTable INFO with what these formats cannot hold
+_META_NAME = 'HPUMETA'
+
+_IPAC_WIDTH = 76
+
+
+def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # noqa: A002
+    r"""
+    Write a table of sources to a file.
+
+    The file appears only when it is complete.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The sources, one per row.
+
+    path : str or `~pathlib.Path`
+        The name of the file.
+
+    format : {'ecsv', 'fits', 'votable', 'ipac'} or `None`, optional
+        The format. If `None` (default), it follows from the suffix of
+        ``path``: ``.ecsv``; ``.fits`` or ``.fit``; ``.vot``,
+        ``.votable`` or ``.xml``; ``.ipac`` or ``.tbl``.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    map_id : str, optional
+        The name of the map, for the IPAC column MAP_ID. If empty
+        (default), ``table.meta['map_id']`` is used if there is one.
+
+    Raises
+    ------
+    TypeError
+        If ``table`` is not a table.
+
+    ValueError
+        If the format is unknown, or an IPAC catalog is asked for of a
+        table without the needed columns.
+
+    FileExistsError
+        If the file exists and ``overwrite`` is `False`.
+
+    OSError
+        If the file cannot be written.
+
+    See Also
+    --------
+    read_catalog
+
+    Notes
+    -----
+    ECSV, FITS and VOTable keep all columns, units, coordinate frames
+    and the metadata. In FITS and VOTable a column of coordinates becomes
+    two columns, named after the angles (``ra`` and ``dec``, or ``l`` and
+    ``b``) for ``sky_centroid``.
+
+    IPAC catalogs have the following columns. Those that the table does
+    not have are null.
+
+    ==================  ==================================================
+    IPAC column         Meaning
+    ==================  ==================================================
+    MAP_ID              The name of the map
+    HYPER_ID            ``id``
+    FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
+    FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``
+    RESIDUALS           ``aperture_flux`` minus ``flux_fit``: the flux in
+                        the aperture that the Gaussian leaves
+    POLYN               ``bkg_order``
+    NMSE                ``nmse``
+    CHI2_RED            ``reduced_chi2``
+    BIC                 ``bic``
+    FWHM_1, FWHM_2      ``fwhm_major_sky`` and ``fwhm_minor_sky`` in
+                        arcsec; without sky coordinates the FWHMs in
+                        pixels
+    PA                  ``position_angle``, East of North in the frame of
+                        the map
+    STATUS              ``flags``, 0 if there is nothing to note
+    GLON, GLAT          The Galactic coordinates
+    RA, DEC             The equatorial coordinates, in the frame of the
+                        map if that is equatorial, else ICRS
+    DEBLEND             1 if ``group_size`` is above 1, else 0
+    CLUSTER             ``group_id``
+    SHOULDER_SCORE      ``shoulder_score``
+    ==================  ==================================================
+
+    The comments in the header name the units and, as far as the table's
+    metadata have them, the threshold, the rms and the versions.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import astropy.units as u
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.catalog import read_catalog, write_catalog
+    >>> table = QTable({'id': [1, 2], 'flux_fit': [0.5, 1.5] * u.Jy})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / 'catalog.fits'
+    ...     write_catalog(table, path)
+    ...     print(read_catalog(path))
+     id flux_fit
+           Jy
+    --- --------
+      1      0.5
+      2      1.5
+    """
+    if not isinstance(table, Table):
+        msg = f'table must be an astropy Table: got {type(table).__name__}'
+        raise TypeError(msg)
+    format = _find_format(path, format)  # noqa: A001
+    if format == 'ipac':
+        table = _ipac_table(table, map_id or table.meta.get('map_id', ''))
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        _WRITERS[format](table, temporary)
+
+
+def read_catalog(path, *, format=None):  # noqa: A002
+    """
+    Read a table of sources from a file.
+
+    Files of `write_catalog` come back with all their columns, units,
+    coordinates and metadata; IPAC files with the columns they have. Any
+    other table in one of the formats can be read, too.
+
+    Parameters
+    ----------
+    path : str or `~pathlib.Path`
+        The name of the file.
+
+    format : {'ecsv', 'fits', 'votable', 'ipac'} or `None`, optional
+        The format. If `None` (default), it follows from the suffix of
+        ``path``, see `write_catalog`.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The sources. Missing floating-point values are NaN, missing
+        strings are empty, other missing values are masked.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+
+    ValueError
+        If the format is unknown or the file is not of that format.
+
+    See Also
+    --------
+    write_catalog
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.catalog import read_catalog, write_catalog
+    >>> table = QTable({'id': [1, 2]}, meta={'date': '2025-01-01'})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / 'catalog.ecsv'
+    ...     write_catalog(table, path)
+    ...     print(read_catalog(path).meta)
+    {'date': '2025-01-01'}
+    """
+    format = _find_format(path, format)  # noqa: A001
+    try:
+        table = _READERS[format](Path(path))
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    # SyntaxError is the base of astropy's errors in VOTables
+    except (ValueError, OSError, IndexError, SyntaxError,
+            AstropyUserWarning) as exc:
+        msg = f"'{path}' cannot be read as {format}: {exc}"
+        raise ValueError(msg) from exc
+    return QTable(_fill_missing(table), copy=False)
+
+
+def _find_format(path, format):  # noqa: A002
+    if format is None:
+        suffix = Path(path).suffix.lower()
+        if suffix not in _SUFFIXES:
+            msg = (f"the format of '{path}' is unknown: use one of the "
+                   f'suffixes {", ".join(_SUFFIXES)}, or format=')
+            raise ValueError(msg)
+        return _SUFFIXES[suffix]
+    if format not in _FORMATS:
+        msg = f'format must be one of {", ".join(_FORMATS)}: got {format!r}'
+        raise ValueError(msg)
+    return format
+
+
+def _fill_missing(table):
+    # NaN and '' are how a result table marks what is missing; readers
+    # turn them into masks
+    for name in table.colnames:
+        column = table[name]
+        if not isinstance(column, MaskedColumn | Masked):
+            continue
+        fill = {'f': np.nan, 'U': ''}.get(column.dtype.kind)
+        if fill is not None:
+            table.replace_column(name, column.filled(fill))
+        elif not np.any(column.mask):
+            table.replace_column(name, column.filled())
+    return table
+
+
+def _write_ecsv(table, path):
+    table = QTable(table, copy=False)
+    table.meta = _quote_lines(dict(table.meta))
+    table.write(path, format='ascii.ecsv')
+
+
+def _read_ecsv(path):
+    return QTable.read(path, format='ascii.ecsv')
+
+
+class _Lines(str):
+    """
+    A string of several lines, written in one line of an ECSV header.
+
+    astropy's reader drops the empty lines that plain YAML would have.
+    """
+
+    __slots__ = ()
+
+
+yaml.AstropyDumper.add_representer(
+    _Lines, lambda dumper, text: dumper.represent_scalar(
+        'tag:yaml.org,2002:str', str(text), style='"'))
+
+
+def _quote_lines(value):
+    if isinstance(value, str) and '\n' in value:
+        return _Lines(value)
+    if type(value) in (list, tuple):
+        return type(value)(_quote_lines(item) for item in value)
+    if type(value) is dict:
+        return {key: _quote_lines(item) for key, item in value.items()}
+    return value
+
+
+def _write_fits(table, path):
+    plain, extra = _flatten(table)
+    hdu = fits.table_to_hdu(plain)
+    # one line of ASCII, which may be as long as it needs
+    hdu.header[_META_NAME] = json.dumps(extra)
+    hdu.name = 'CATALOG'
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+
+
+def _read_fits(path):
+    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+        warnings.filterwarnings('error', message='File may have been trunc')
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU
+                                                    | fits.TableHDU)]
+        if not tables:
+            msg = 'it has no table'
+            raise ValueError(msg)
+        table = Table.read(tables[0], character_as_bytes=False,
+                           mask_invalid=False)
+        extra = tables[0].header.get(_META_NAME)
+    for name in table.colnames:
+        # numpy's fast paths and other tables want native byte order
+        column = table[name]
+        if not column.dtype.isnative:
+            table.replace_column(name, column.astype(
+                column.dtype.newbyteorder('=')))
+    if extra is None:
+        return table
+    table.meta.clear()
+    return _unflatten(table, json.loads(extra))
+
+
+def _write_votable(table, path):
+    from astropy.io.votable import from_table
+    from astropy.io.votable.tree import Info
+
+    plain, extra = _flatten(table)
+    votable = from_table(plain)
+    info = Info(name=_META_NAME, value='metadata in YAML')
+    info.content = extra
+    votable.infos.append(info)
+    votable.to_xml(str(path))
+
+
+def _read_votable(path):
+    from astropy.io.votable import parse
+
+    # a float that is empty in the file is NaN here in any case
+    votable = parse(path, verify='ignore')
+    table = votable.get_first_table().to_table(use_names_over_ids=True)
+    extra = [info.content for info in votable.infos
+             if info.name == _META_NAME]
+    if not extra:
+        return table
+    table.meta.clear()
+    return _unflatten(table, extra[0])
+
+
+def _write_ipac(table, path):
+    table.write(path, format='ascii.ipac')
+
+
+def _read_ipac(path):
+    return Table.read(path, format='ascii.ipac')
+
+
+def _flatten(table):
+    # a table of plain columns, and the rest as text
+    plain = Table(table, copy=False)
+    plain.meta = {}
+    sky = {}
+    for name in table.colnames:
+        column = table[name]
+        if not isinstance(column, SkyCoord):
+            continue
+        names, angles = _coordinate_columns(name, column, table.colnames)
+        index = plain.index_column(name)
+        plain.remove_column(name)
+        plain.add_columns(angles, names=names, indexes=[index, index])
+        frame = column.frame
+        sky[name] = {'frame': frame.name, 'columns': names, 'attributes': {
+            key: getattr(frame, key) for key in frame.frame_attributes}}
+    descriptions = {name: table[name].info.description
+                    for name in table.colnames
+                    if table[name].info.description}
+    extra = {'meta': dict(table.meta), 'sky': sky,
+             'descriptions': descriptions}
+    return plain, yaml.dump(extra, sort_keys=False)
+
+
+def _coordinate_columns(name, sky, taken):
+    angles = list(sky.representation_component_names)[:2]
+    if name == 'sky_centroid' and not set(angles) & set(taken):
+        names = angles
+    else:
+        names = [f'{name}_{angle}' for angle in angles]
+    return names, [getattr(sky, angle).to(u.deg) for angle in angles]
+
+
+def _unflatten(table, extra):
+    extra = yaml.load(extra)
+    table = QTable(_fill_missing(table), copy=False)
+    for name, sky in extra['sky'].items():
+        index = table.index_column(sky['columns'][0])
+        angles = [table[column] for column in sky['columns']]
+        column = SkyCoord(*angles, frame=sky['frame'], **sky['attributes'])
+        table.remove_columns(sky['columns'])
+        table.add_column(column, name=name, index=index)
+    for name in table.colnames:
+        table[name].info.description = extra['descriptions'].get(name)
+    table.meta = extra['meta']
+    return table
+
+
+def _ipac_table(table, map_id):
+    missing = [name for name in ('id', 'amplitude_fit')
+               if name not in table.colnames]
+    if missing:
+        msg = ('table must have the columns of the photometry for an IPAC '
+               f'catalog: {missing} are missing')
+        raise ValueError(msg)
+    columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
+    for ipac_name, name, dtype in _IPAC_COLUMNS:
+        values = _ipac_values(table, ipac_name, name)
+        columns[ipac_name] = _ipac_column(values, len(table), dtype)
+    output = Table(columns)
+    output.meta['comments'] = _ipac_comments(table, output)
+    return output
+
+
+def _ipac_values(table, ipac_name, name):
+    # the values of a column, None if the table cannot give them
+    if name in table.colnames:
+        return table[name]
+    if ipac_name in _IPAC_DERIVED:
+        with suppress(KeyError):
+            return _IPAC_DERIVED[ipac_name](table)
+    return None
+
+
+def _ipac_column(values, n_rows, dtype):
+    unit = getattr(values, 'unit', None)
+    if values is None:
+        values = np.full(n_rows, np.nan)
+    values = np.ma.asarray(getattr(values, 'value', values), dtype=float)
+    values = np.ma.masked_invalid(values)
+    return MaskedColumn(values.filled(0), mask=np.ma.getmaskarray(values),
+                        dtype=dtype, unit=unit)
+
+
+def _sky_angle(table, which):
+    sky = table['sky_centroid']
+    if which in ('l', 'b'):
+        return getattr(sky.galactic, which).to(u.deg)
+    return getattr(_equatorial(sky), which).to(u.deg)
+
+
+def _equatorial(sky):
+    names = sky.frame.get_representation_component_names()
+    return sky if 'ra' in names else sky.icrs
+
+
+def _ipac_comments(table, output):
+    meta = table.meta
+    lines = ['Sources measured with hyperphotutils']
+    lines += [f'{name}: {value}' for name, value in (
+        ('Threshold', _find_meta(meta, 'threshold')),
+        ('Noise rms', _find_meta(meta, 'rms')),
+        ('Date', _find_meta(meta, 'date'))) if value is not None]
+    versions = meta.get('version')
+    if isinstance(versions, dict):
+        text = ', '.join(f'{key} {value}' for key, value in versions.items())
+        lines.append(f'Versions: {text}')
+    lines += [f'{names} in {output[name].unit.to_string()}'
+              for names, name in (('FLUX_PEAK', 'FLUX_PEAK'),
+                                  ('FLUX, FLUX_ERR, RESIDUALS', 'FLUX'),
+                                  ('FWHM_1, FWHM_2', 'FWHM_1'))
+              if output[name].unit is not None]
+    if 'sky_centroid' in table.colnames:
+        sky = table['sky_centroid']
+        lines.append(f'RA, DEC in {_equatorial(sky).frame.name.upper()}; '
+                     f'PA East of North in {sky.frame.name.upper()}')
+    lines.append('STATUS is a sum of flags, 0 if there is nothing to note')
+    return [part for line in lines
+            for part in textwrap.wrap(line, _IPAC_WIDTH)]
+
+
+def _find_meta(meta, name):
+    # a value at the top or one level below, as in meta['call']
+    values = [meta.get(name)]
+    values += [group.get(name) for group in meta.values()
+               if isinstance(group, dict)]
+    return next((value for value in values if value is not None), None)
+
+
+# IPAC name, name in the result table, type
+_IPAC_COLUMNS = (
+    ('HYPER_ID', 'id', int),
+    ('FLUX_PEAK', 'amplitude_fit', float),
+    ('FLUX', 'aperture_flux', float),
+    ('FLUX_ERR', 'aperture_flux_err', float),
+    ('RESIDUALS', '', float),
+    ('POLYN', 'bkg_order', int),
+    ('NMSE', 'nmse', float),
+    ('CHI2_RED', 'reduced_chi2', float),
+    ('BIC', 'bic', float),
+    ('FWHM_1', '', float),
+    ('FWHM_2', '', float),
+    ('PA', 'position_angle', float),
+    ('STATUS', 'flags', int),
+    ('GLON', '', float),
+    ('GLAT', '', float),
+    ('RA', '', float),
+    ('DEC', '', float),
+    ('DEBLEND', '', int),
+    ('CLUSTER', 'group_id', int),
+    ('SHOULDER_SCORE', 'shoulder_score', float),
+)
+
+
+def _fwhm(table, axis):
+    name = f'fwhm_{axis}_sky'
+    if name in table.colnames:
+        return u.Quantity(table[name], u.arcsec)
+    return table[f'fwhm_{axis}_fit'] * u.pix
+
+
+_IPAC_DERIVED = {
+    'RESIDUALS': lambda table: table['aperture_flux'] - table['flux_fit'],
+    'FWHM_1': lambda table: _fwhm(table, 'major'),
+    'FWHM_2': lambda table: _fwhm(table, 'minor'),
+    'GLON': lambda table: _sky_angle(table, 'l'),
+    'GLAT': lambda table: _sky_angle(table, 'b'),
+    'RA': lambda table: _sky_angle(table, 'ra'),
+    'DEC': lambda table: _sky_angle(table, 'dec'),
+    'DEBLEND': lambda table: np.asarray(table['group_size']) > 1,
+}
+
+_WRITERS = {'ecsv': _write_ecsv, 'fits': _write_fits,
+            'votable': _write_votable, 'ipac': _write_ipac}
+_READERS = {'ecsv': _read_ecsv, 'fits': _read_fits,
+            'votable': _read_votable, 'ipac': _read_ipac}

@@ -1,0 +1,73 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Files that appear under their name only when they are complete.
+"""
+
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ['atomic_output']
+
+
+@contextmanager
+def atomic_output(path, *, overwrite=False):
+    """
+    Write a file under a temporary name and rename it when it is whole.
+
+    A context manager. If the block raises, the temporary file is
+    removed and whatever was at ``path`` is untouched.
+
+    Parameters
+    ----------
+    path : str or `~pathlib.Path`
+        The name of the file.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Yields
+    ------
+    temporary : `~pathlib.Path`
+        The name to write to, in the same folder and with the same
+        suffixes as ``path``.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is `False`.
+
+    OSError
+        If the file cannot be written. The message names ``path``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from hyperphotutils.catalog.output import atomic_output
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / 'note.txt'
+    ...     with atomic_output(path) as temporary:
+    ...         _ = temporary.write_text('whole')
+    ...     print(path.read_text())
+    whole
+    """
+    path = Path(path)
+    if not overwrite and os.path.lexists(path):
+        msg = f"'{path}' exists already: use overwrite=True to replace it"
+        raise FileExistsError(msg)
+    temporary = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as exc:
+        if exc.errno is None:
+            raise
+        # the reader knows the final name, not the temporary one
+        reason = f'cannot be written ({exc.strerror})'
+        raise OSError(exc.errno, reason, str(path)) from exc
+    finally:
+        # a parent that is not a folder holds nothing to remove
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
