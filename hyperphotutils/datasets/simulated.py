@@ -617,9 +617,9 @@ def _check_beam(beam):
     if sizes.shape == (1,):
         sizes = np.array([sizes[0], sizes[0], 0.0])
     if (sizes.shape != (3,) or not np.all(np.isfinite(sizes))
-            or not sizes[0] >= sizes[1] > 0):
-        msg = ('beam must be a positive FWHM in pixels or (major, minor, '
-               f'theta) with major >= minor > 0: got {beam!r}')
+            or not sizes[0] >= sizes[1] >= 1):
+        msg = ('beam must be a FWHM of at least a pixel or (major, minor, '
+               f'theta) with major >= minor >= 1: got {beam!r}')
         raise ValueError(msg)
     return tuple(sizes.tolist())
 
