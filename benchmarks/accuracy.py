@@ -39,6 +39,7 @@ s
 """
 
 import argparse
+import tempfile
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -47,6 +48,7 @@ import astropy.units as u
 import numpy as np
 from astropy.stats import mad_std
 from astropy.table import QTable, Table
+from peers import hyper_py_python, read_hyper_catalog, run_hyper_py
 from scipy.spatial import cKDTree
 
 from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
@@ -244,34 +246,15 @@ def read_truth(path):
                   'flux_fit': table['Flux_Integrated']})
 
 
-def read_hyper_catalog(path, image):
+def run(args, name, image, truth, path=None):
     """
-    Read a catalogue with Hyper's columns, of whatever program.
+    Measure one map and print a row for each program.
 
-    Hyper-py writes an IPAC table, whose positions have five decimals of
-    a degree, and a CSV with all digits.
+    Returns
+    -------
+    score : `Score`
+        That of HyperPhotometry, or of the catalogue if one was given.
     """
-    suffix = Path(path).suffix
-    table = Table.read(path, format='ascii.ecsv' if suffix == '.csv'
-                       else 'ascii.ipac')
-    beam = image.meta['beam_area_pix'] * u.pix
-    peak = u.Quantity(table['FLUX_PEAK'])
-    if u.beam in peak.unit.bases:
-        peak = peak * u.beam / beam
-    x, y = image.wcs.celestial.wcs_world2pix(table['RA'], table['DEC'], 0)
-    return Table({
-        'x_fit': x, 'y_fit': y,
-        'amplitude_fit': peak.to_value(u.Jy / u.pix),
-        # its CSV has one-element arrays here
-        'flux_fit': u.Quantity(table['FLUX']).to_value(u.Jy).ravel(),
-        'flux_err': u.Quantity(table['FLUX_ERR']).to_value(u.Jy)})
-
-
-def run_map(args):
-    """
-    Score one map against its table of true sources.
-    """
-    image = read_map(args.map)
     radius = image.meta['beam_fwhm_pix'] / 2
     if args.radius is not None:
         scale = image.meta['pixel_scale'].to_value(u.arcsec)
@@ -280,24 +263,28 @@ def run_map(args):
         table, seconds = measure(image, args.n_sigma)
     else:
         table, seconds = read_hyper_catalog(args.catalog, image), np.nan
-    print(score(table, read_truth(args.truth), radius, seconds)
-          .row(Path(args.map).stem[:21]))
+    result = score(table, truth, radius, seconds)
+    print(result.row(name), flush=True)
+    if args.hyper_py_python is not None:
+        python = hyper_py_python(args.hyper_py_python)
+        table, seconds = run_hyper_py(python, path, image)
+        print(score(table, truth, radius, seconds).row('  Hyper-py'),
+              flush=True)
+    return result
 
 
 def run_simulated(args):
     """
-    Score simulated maps and their mean.
+    Measure simulated maps and print their mean too.
     """
     scores = []
     for seed in range(args.first_seed, args.first_seed + args.simulated):
         sim = make_blended_map(**RECIPES[args.recipe], seed=seed)
-        table, seconds = measure(sim.image, args.n_sigma)
-        radius = sim.image.meta['beam_fwhm_pix'] / 2
-        if args.radius is not None:
-            scale = sim.image.meta['pixel_scale'].to_value(u.arcsec)
-            radius = args.radius / scale
-        scores.append(score(table, plain(sim.truth), radius, seconds))
-        print(scores[-1].row(f'{args.recipe} seed {seed}'), flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'map.fits'
+            sim.write(path)
+            scores.append(run(args, f'{args.recipe} seed {seed}',
+                              sim.image, plain(sim.truth), path))
     if len(scores) > 1:
         mean, scatter = mean_score(scores)
         print(mean.row(f'{args.recipe} mean'))
@@ -329,12 +316,16 @@ def main():
                         'HyperPhotometry)')
     parser.add_argument('--radius', type=float, metavar='ARCSEC',
                         help='matching radius (default: half a beam)')
+    parser.add_argument('--hyper-py-python', metavar='PYTHON',
+                        help='run Hyper-py too, with this interpreter of '
+                        'an environment that has it and photutils<3')
     args = parser.parse_args()
     if args.simulated is None and args.truth is None:
         parser.error('give MAP and TRUTH, or --simulated N_SEEDS')
     print(Score.header)
     if args.truth is not None:
-        run_map(args)
+        run(args, Path(args.map).stem[:21], read_map(args.map),
+            read_truth(args.truth), args.map)
     if args.simulated is not None:
         run_simulated(args)
 

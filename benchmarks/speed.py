@@ -6,50 +6,25 @@ Compare the speed with that of Hyper-py, side by side in one run.
 
     python benchmarks/speed.py MAP [--hyper-py-python PYTHON]
 
-Hyper-py (``hyper-py-photometry`` on the package index) runs by its own
-command line, with its own default configuration except for the paths,
-the detection threshold and ``parallel_maps: false``, in an environment
-of its own that is made if no interpreter is given. Its time is that of
-the whole process less the time that ``import hyper_py`` takes in such a
-process. `~hyperphotutils.photometry.HyperPhotometry` is called several
-times in this process, half of them before and half of them after
-Hyper-py's run; its time is the median.
+Hyper-py runs as `peers` says, in an environment that is made if no
+interpreter is given. Its time is that of the whole process less the
+time that ``import hyper_py`` takes in such a process. HyperPhotometry
+is called several times in this process, half of them before and half of
+them after Hyper-py's run; its time is the median.
 
 The start-up is compared too: ``import hyperphotutils.photometry``
 against ``import photutils.psf``, each in new processes by turns.
 """
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-import venv
-from pathlib import Path
 
-import yaml
-from accuracy import Score, measure, read_hyper_catalog, read_truth, score
+from accuracy import Score, measure, read_truth, score
+from peers import hyper_py_python, hyper_py_versions, run_hyper_py
 
 from hyperphotutils.maps import read_map
-
-HERE = Path(__file__).resolve().parent
-
-
-def make_environment(folder):
-    """
-    Make the virtual environment of Hyper-py and return its Python.
-    """
-    python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
-    if not python.exists():
-        print(f'making an environment for Hyper-py in {folder}',
-              flush=True)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, '-m', 'pip', 'install', '--quiet', '-r',
-                        HERE / 'requirements-hyper-py.txt'], check=True)
-    return python
 
 
 def import_seconds(python, module, repeats):
@@ -68,64 +43,21 @@ def import_seconds(python, module, repeats):
         text=True).stdout.split()[-1]) for _ in range(repeats)]
 
 
-def hyper_py_config(python, folder, path, n_sigma):
-    """
-    Write Hyper-py's default configuration with our paths into it.
-    """
-    code = ('import json, sysconfig; from importlib.metadata import '
-            'version; print(json.dumps([sysconfig.get_path("purelib"), '
-            'version("hyper-py-photometry"), version("photutils")]))')
-    site, *versions = json.loads(subprocess.run(
-        [python, '-c', code], check=True, capture_output=True,
-        text=True).stdout)
-    default = Path(site, 'hyper_py', 'assets', 'default_config.yaml')
-    config = yaml.safe_load(default.read_text(encoding='utf-8'))
-    maps = folder / 'maps'
-    maps.mkdir()
-    (maps / path.name).symlink_to(path)
-    (maps / 'maps_list.txt').write_text(f'{path.name}\n', encoding='utf-8')
-    config['paths']['input']['dir_maps'] = str(maps)
-    config['paths']['output']['dir_root'] = str(folder / 'output')
-    config['control']['parallel_maps'] = False
-    config['detection']['sigma_thres'] = n_sigma
-    written = folder / 'config.yaml'
-    written.write_text(yaml.safe_dump(config), encoding='utf-8')
-    return written, versions
-
-
-def run_hyper_py(python, config):
-    """
-    Run Hyper-py and return the seconds of its whole process.
-    """
-    command = Path(python).parent / 'hyper_py'
-    start = time.perf_counter()
-    subprocess.run([command, config], check=True, capture_output=True)
-    return time.perf_counter() - start
-
-
 def compare_runs(args, python):
     """
     Time Hyper-py and HyperPhotometry on the same map.
     """
-    path = Path(args.map).resolve()
-    image = read_map(path)
-    seconds = [measure(image)[1]
-               for _ in range(1 + (args.repeats + 1) // 2)]
-    first = seconds.pop(0)
-    with tempfile.TemporaryDirectory() as folder:
-        config, versions = hyper_py_config(python, Path(folder), path,
-                                           args.n_sigma)
-        start_up = statistics.median(import_seconds(python, 'hyper_py', 3))
-        whole = run_hyper_py(python, config)
-        catalog = read_hyper_catalog(
-            Path(folder, 'output', 'params', f'params_{path.stem}.csv'),
-            image)
-    for _ in range(args.repeats // 2):
-        table, last = measure(image)
-        seconds.append(last)
+    image = read_map(args.map)
+    n_before = (args.repeats + 1) // 2
+    first, *seconds = (measure(image)[1] for _ in range(1 + n_before))
+    start_up = statistics.median(import_seconds(python, 'hyper_py', 3))
+    catalog, whole = run_hyper_py(python, args.map, image, args.n_sigma)
+    table = measure(image)[0]
+    seconds += [measure(image)[1] for _ in range(args.repeats - n_before)]
     ours = statistics.median(seconds)
     theirs = whole - start_up
 
+    versions = hyper_py_versions(python)
     print(f'Hyper-py {versions[0]} (photutils {versions[1]}), '
           f'{len(catalog)} sources: {theirs:.1f} s '
           f'({whole:.1f} s less {start_up:.1f} s of imports)')
@@ -176,12 +108,7 @@ def main():
     parser.add_argument('--repeats', type=int, default=10,
                         help='calls of HyperPhotometry (default: 10)')
     args = parser.parse_args()
-    if args.hyper_py_python is None:
-        python = make_environment(HERE / '.hyper-py')
-    else:
-        # not resolved: a link into another environment must stay one
-        python = Path(args.hyper_py_python).absolute()
-    compare_runs(args, python)
+    compare_runs(args, hyper_py_python(args.hyper_py_python))
     compare_imports(args.repeats)
 
 

@@ -1,0 +1,154 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Run Hyper-py as its users do and read its catalogue.
+
+Hyper-py (``hyper-py-photometry`` on the package index) runs by its own
+command line in an environment of its own, with its own default
+configuration except for the paths, the detection threshold, and
+``parallel_maps: false``.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+import astropy.units as u
+import yaml
+from astropy.table import Table
+
+HERE = Path(__file__).resolve().parent
+
+
+def hyper_py_python(python=None):
+    """
+    Find the Python that has Hyper-py, or make an environment for it.
+
+    Parameters
+    ----------
+    python : str, optional
+        The interpreter; if `None`, that of ``benchmarks/.hyper-py``,
+        which is made from the package index when it is missing.
+
+    Returns
+    -------
+    python : `~pathlib.Path`
+        The interpreter. Links are not followed: the folder in which it
+        lies tells Python the environment.
+    """
+    if python is not None:
+        return Path(python).absolute()
+    folder = HERE / '.hyper-py'
+    python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
+    if not python.exists():
+        print(f'making an environment for Hyper-py in {folder}',
+              flush=True)
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, '-m', 'pip', 'install', '--quiet', '-r',
+                        HERE / 'requirements-hyper-py.txt'], check=True)
+    return python
+
+
+def run_hyper_py(python, path, image, n_sigma=4.0):
+    """
+    Run Hyper-py on a map.
+
+    Parameters
+    ----------
+    python : `~pathlib.Path`
+        The interpreter of its environment.
+
+    path : path-like
+        The map.
+
+    image : `~astropy.nddata.CCDData`
+        The same map as `~hyperphotutils.maps.read_map` reads it.
+
+    n_sigma : float, optional
+        The detection threshold.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        Its catalogue with our column names in Jy, Jy/pixel and pixels,
+        without units.
+
+    seconds : float
+        The time of the whole process.
+    """
+    path = Path(path).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        config = _write_config(python, folder, path, n_sigma)
+        start = time.perf_counter()
+        subprocess.run([python.parent / 'hyper_py', config], check=True,
+                       capture_output=True)
+        seconds = time.perf_counter() - start
+        catalog = folder / 'output' / 'params' / f'params_{path.stem}.csv'
+        return read_hyper_catalog(catalog, image), seconds
+
+
+def read_hyper_catalog(path, image):
+    """
+    Read a catalogue with Hyper's columns, of whatever program.
+
+    Hyper-py writes an IPAC table, whose positions have five decimals of
+    a degree, and a CSV with all digits.
+    """
+    suffix = Path(path).suffix
+    table = Table.read(path, format='ascii.ecsv' if suffix == '.csv'
+                       else 'ascii.ipac')
+    beam = image.meta['beam_area_pix'] * u.pix
+    peak = u.Quantity(table['FLUX_PEAK'])
+    if u.beam in peak.unit.bases:
+        peak = peak * u.beam / beam
+    x, y = image.wcs.celestial.wcs_world2pix(table['RA'], table['DEC'], 0)
+    return Table({
+        'x_fit': x, 'y_fit': y,
+        'amplitude_fit': peak.to_value(u.Jy / u.pix),
+        # its CSV has one-element arrays here
+        'flux_fit': u.Quantity(table['FLUX']).to_value(u.Jy).ravel(),
+        'flux_err': u.Quantity(table['FLUX_ERR']).to_value(u.Jy)})
+
+
+def hyper_py_versions(python):
+    """
+    Look up the versions of Hyper-py and photutils in an environment.
+    """
+    return _ask(python, 'from importlib.metadata import version; '
+                'answer = [version("hyper-py-photometry"), '
+                'version("photutils")]')
+
+
+def _write_config(python, folder, path, n_sigma):
+    """
+    Write Hyper-py's default configuration with our paths into it.
+    """
+    site = _ask(python, 'import sysconfig; '
+                'answer = sysconfig.get_path("purelib")')
+    default = Path(site, 'hyper_py', 'assets', 'default_config.yaml')
+    config = yaml.safe_load(default.read_text(encoding='utf-8'))
+    maps = folder / 'maps'
+    maps.mkdir()
+    (maps / path.name).symlink_to(path)
+    (maps / 'maps_list.txt').write_text(f'{path.name}\n', encoding='utf-8')
+    config['paths']['input']['dir_maps'] = str(maps)
+    config['paths']['output']['dir_root'] = str(folder / 'output')
+    config['control']['parallel_maps'] = False
+    config['detection']['sigma_thres'] = n_sigma
+    written = folder / 'config.yaml'
+    written.write_text(yaml.safe_dump(config), encoding='utf-8')
+    return written
+
+
+def _ask(python, code):
+    """
+    Run code that sets ``answer`` with another interpreter.
+    """
+    code += '; import json; print(json.dumps(answer))'
+    return json.loads(subprocess.run(
+        [python, '-c', code], check=True, capture_output=True,
+        text=True).stdout)
