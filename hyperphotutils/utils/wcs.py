@@ -29,7 +29,7 @@ _STEP = 0.1
 
 # Axes that agree to this fraction make a circle, whose angle the
 # arithmetic of an ellipse would take from round-off.
-_ROUND = 1e-9
+_ROUND = 1e-6
 
 _ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 

@@ -319,7 +319,7 @@ def test_not_a_wcs():
     """
     A wrong kind of WCS is named.
     """
-    with pytest.raises(TypeError, match='must be an astropy.*got str'):
+    with pytest.raises(TypeError, match=r'must be an astropy.*got str'):
         local_jacobian('wcs', 1.0, 2.0)
 
 

@@ -1,0 +1,327 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The beam of a map: where headers keep it, and whether it can be true.
+"""
+
+import re
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+
+from hyperphotutils.maps.errors import MapError
+
+__all__ = ['find_beam', 'header_beam']
+
+# Two statements of one beam may differ by rounding, not by more.
+_TOLERANCE = 0.01
+
+# The nominal FWHM of a survey is rounder than that.
+_SURVEY_TOLERANCE = 0.2
+
+_NUMBER = r'\s*([-+0-9.]+(?:[ED][-+]?\d+)?)'
+_AIPS = re.compile(rf'BMAJ={_NUMBER}\s+BMIN={_NUMBER}\s+BPA={_NUMBER}',
+                   re.IGNORECASE)
+_CASA = re.compile(rf'restoration:{_NUMBER}\s+by{_NUMBER}\s+\(arcsec\)'
+                   rf'\s+at\s+pa{_NUMBER}\s+\(deg\)', re.IGNORECASE)
+
+
+def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
+              beams_table=None):
+    """
+    Decide on the beam of a map.
+
+    The beam is that of ``beam``, of the header (see
+    `~hyperphotutils.maps.header_beam`) or of ``survey``. Two that
+    contradict each other are an error, as is a beam smaller than a pixel
+    or larger than the map. A beam in the header that cannot be true
+    yields to the arguments.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header of the map.
+
+    pixel_scale : `~astropy.units.Quantity`
+        The square root of the pixel area.
+
+    shape : tuple of int
+        The shape of the map in pixels.
+
+    beam : `~radio_beam.Beam` or `~astropy.units.Quantity`, optional
+        The beam, or the full width at half maximum of a round beam.
+
+    survey : `~hyperphotutils.maps.Survey`, optional
+        The survey whose beam it is. Its published area, if it has one,
+        is returned even where the header gives the shape of the beam.
+
+    beams_table : `~astropy.table.Table`, optional
+        CASA's table of the beams of the planes.
+
+    Returns
+    -------
+    beam : `~radio_beam.Beam`
+        The beam.
+
+    area : `~astropy.units.Quantity`
+        The solid angle to convert fluxes per beam with.
+
+    Raises
+    ------
+    MapError
+        If no beam is found, or one that cannot be true.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps import find_beam
+    >>> header = fits.Header({'BMAJ': 0.01, 'BMIN': 0.005, 'BPA': 30.0})
+    >>> beam, area = find_beam(header, pixel_scale=5 * u.arcsec,
+    ...                        shape=(100, 100))
+    >>> print(f'{area.to("arcsec2"):.1f}')
+    734.2 arcsec2
+    """
+    size = (pixel_scale, shape)
+    if beam is not None:
+        beam = _as_beam(beam)
+        _check_size(beam, 'beam=', *size)
+    try:
+        found, origin = header_beam(header, beams_table)
+        if found is not None:
+            _check_size(found, origin, *size)
+    except MapError:
+        if beam is None and survey is None:
+            raise
+        found, origin = None, None
+    if beam is not None and found is not None:
+        _check_agreement(found, origin, beam, 'beam=', _TOLERANCE)
+    if survey is not None:
+        return _survey_beam(survey, beam, found, origin)
+    if beam is None and found is None:
+        msg = ('no BMAJ in the header and no beam in its HISTORY: give '
+               'beam= (a radio_beam.Beam or a FWHM) or survey=')
+        raise MapError(msg)
+    if beam is None:
+        _check_pixels_per_beam(header, found, pixel_scale)
+        beam = found
+    return beam, beam.sr
+
+
+def header_beam(header, beams_table=None):
+    """
+    Find the beam that a header states.
+
+    In this order: ``BMAJ``, ``BMIN`` and ``BPA`` in degrees (a missing
+    ``BMIN`` means a round beam); CASA's table of beams; the last beam
+    in the ``HISTORY`` that AIPS or CASA wrote.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    beams_table : `~astropy.table.Table`, optional
+        CASA's table of the beams of the planes.
+
+    Returns
+    -------
+    beam : `~radio_beam.Beam` or `None`
+        The beam.
+
+    origin : str or `None`
+        Where it was found, in words for a message.
+
+    Raises
+    ------
+    MapError
+        If the header states a beam that is none.
+
+    Examples
+    --------
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps import header_beam
+    >>> header = fits.Header()
+    >>> header['HISTORY'] = ('AIPS   CLEAN BMAJ=  1.7E-03 '
+    ...                      'BMIN=  1.5E-03 BPA=   2.61')
+    >>> beam, origin = header_beam(header)
+    >>> print(f'{beam.major.to("arcsec"):.2f}, from {origin}')
+    6.12 arcsec, from HISTORY (AIPS)
+    """
+    beam, origin = _keyword_beam(header)
+    if beam is None and beams_table is not None:
+        return _table_beam(beams_table)
+    if beam is None:
+        return _history_beam(header)
+    return beam, origin
+
+
+def _as_beam(beam):
+    """
+    Make a beam of the argument ``beam``.
+    """
+    from radio_beam import Beam
+
+    if isinstance(beam, Beam):
+        values = [beam.major, beam.minor, beam.pa]
+    elif isinstance(beam, u.Quantity):
+        values = [beam, beam, 0 * u.deg]
+    else:
+        msg = ('beam must be a radio_beam.Beam or a FWHM with a unit, such '
+               f'as 18 * u.arcsec: got {type(beam).__name__}')
+        raise TypeError(msg)
+    if not values[0].isscalar or not values[0].unit.is_equivalent(u.deg):
+        msg = f'beam must be one beam or one angle: got {beam}'
+        raise MapError(msg)
+    return _make_beam(*values, 'beam=')
+
+
+def _make_beam(major, minor, angle, origin):
+    """
+    Make a beam of its axes, which must be those of an ellipse.
+    """
+    from radio_beam import Beam
+
+    major, minor = u.Quantity(major), u.Quantity(minor)
+    if not (np.isfinite(major) and major >= minor and minor > 0):
+        msg = (f'{origin} states a beam of {major:g} by {minor:g}: a beam '
+               'has BMAJ >= BMIN > 0; correct it or give beam=')
+        raise MapError(msg)
+    return Beam(major=major.to(u.arcsec), minor=minor.to(u.arcsec),
+                pa=u.Quantity(angle).to(u.deg))
+
+
+def _keyword_beam(header):
+    """
+    Find the beam in BMAJ, BMIN and BPA.
+    """
+    if 'BMAJ' not in header:
+        return None, None
+    major = _degrees(header, 'BMAJ')
+    minor = _degrees(header, 'BMIN') if 'BMIN' in header else major
+    angle = _degrees(header, 'BPA') if 'BPA' in header else 0.0 * u.deg
+    return _make_beam(major, minor, angle, 'BMAJ/BMIN'), 'BMAJ/BMIN'
+
+
+def _degrees(header, key):
+    """
+    Return a keyword of the header that is a number of degrees.
+    """
+    try:
+        return float(header[key]) * u.deg
+    except (TypeError, ValueError, fits.VerifyError):
+        msg = (f'{key} is not a number of degrees: correct it or give '
+               'beam=')
+        raise MapError(msg) from None
+
+
+def _table_beam(table):
+    """
+    Find the one beam in CASA's table of the beams of the planes.
+    """
+    rows = [[u.Quantity(column[i], column.unit or default) for column, default
+             in ((table['BMAJ'], u.arcsec), (table['BMIN'], u.arcsec),
+                 (table['BPA'], u.deg))] for i in range(len(table))]
+    first = rows[0]
+    if any(not u.isclose(row[0], first[0], rtol=_TOLERANCE)
+           or not u.isclose(row[1], first[1], rtol=_TOLERANCE)
+           for row in rows[1:]):
+        msg = ('the BEAMS table lists beams of different sizes: give the '
+               "map's with beam=")
+        raise MapError(msg)
+    return _make_beam(*first, 'the BEAMS table'), 'the BEAMS table'
+
+
+def _history_beam(header):
+    """
+    Find the last beam that AIPS or CASA noted in the HISTORY.
+    """
+    # CASA breaks lines anywhere and goes on behind a '>'
+    history = '\n'.join(str(line) for line in header.get('HISTORY', ()))
+    history = history.replace('\n>', '')
+    found = [(match.start(), match.groups(), unit, name)
+             for pattern, unit, name in ((_AIPS, u.deg, 'AIPS'),
+                                         (_CASA, u.arcsec, 'CASA'))
+             for match in pattern.finditer(history)]
+    if not found:
+        return None, None
+    _, texts, unit, name = max(found, key=lambda item: item[0])
+    major, minor, angle = (float(text.upper().replace('D', 'E'))
+                           for text in texts)
+    origin = f'HISTORY ({name})'
+    return _make_beam(major * unit, minor * unit, angle * u.deg,
+                      origin), origin
+
+
+def _check_size(beam, origin, pixel_scale, shape):
+    """
+    Check that a beam is larger than a pixel and smaller than the map.
+    """
+    fwhm = np.sqrt(beam.major * beam.minor)
+    pixels = (fwhm / pixel_scale).to_value(u.one)
+    if pixels < 1.0:
+        problem = f'smaller than a pixel of {pixel_scale:.4g}'
+    elif pixels > max(shape):
+        problem = f'larger than the map of {max(shape) * pixel_scale:.4g}'
+    else:
+        return
+    remedy = ('' if origin == 'beam='
+              else '; correct the header (BMAJ is in degrees) or give beam=')
+    msg = (f'the beam of {fwhm.to(u.arcsec):.4g} from {origin} is '
+           f'{problem}{remedy}')
+    raise MapError(msg)
+
+
+def _check_agreement(one, one_origin, other, other_origin, tolerance):
+    """
+    Check that two statements of the beam agree.
+    """
+    if (u.isclose(one.major, other.major, rtol=tolerance)
+            and u.isclose(one.minor, other.minor, rtol=tolerance)):
+        return
+    msg = (f'the beam of {one_origin}, {_describe(one)}, contradicts '
+           f'{other_origin}, {_describe(other)}: drop {other_origin} or '
+           f'correct {one_origin} in the header')
+    raise MapError(msg)
+
+
+def _check_pixels_per_beam(header, beam, pixel_scale):
+    """
+    Check PPBEAM, the pixels per beam that Bolocam maps state.
+    """
+    stated = header.get('PPBEAM')
+    if not isinstance(stated, (int, float)):
+        return
+    pixels = (beam.sr / pixel_scale**2).to_value(u.one)
+    if abs(stated / pixels - 1.0) > _TOLERANCE:
+        msg = (f'PPBEAM = {stated:.4g} contradicts the beam of the header, '
+               f'{_describe(beam)}, which covers {pixels:.4g} pixels: '
+               'correct the one that is wrong, or give beam=')
+        raise MapError(msg)
+
+
+def _survey_beam(survey, beam, found, origin):
+    """
+    Return the beam and the beam area of a map of a survey.
+    """
+    from radio_beam import Beam
+
+    if beam is not None:
+        msg = ('beam= and survey= both state the beam: give only one of '
+               'them')
+        raise MapError(msg)
+    beam = Beam(survey.fwhm)
+    if found is not None:
+        _check_agreement(found, origin, beam, f"survey='{survey.name}'",
+                         _SURVEY_TOLERANCE)
+        beam = found
+    area = survey.beam_area
+    return beam, (beam.sr if area is None else area.to(u.sr))
+
+
+def _describe(beam):
+    """
+    Say the size of a beam.
+    """
+    return (f'{beam.major.to_value(u.arcsec):.4g} x '
+            f'{beam.minor.to_value(u.arcsec):.4g} arcsec')

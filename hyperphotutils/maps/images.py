@@ -1,0 +1,275 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Finding the image in a FITS file, an HDU list or an HDU.
+"""
+
+import warnings
+import zlib
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
+
+from hyperphotutils.maps.errors import MapError
+
+__all__ = ['FitsImage', 'load_image']
+
+# Extensions that hold the map itself where a file has several images.
+_IMAGE_NAMES = ('IMAGE', 'SCI', 'SIGNAL', 'FLUX', 'DATA')
+
+# Keywords that an extension may leave to the primary header.
+_INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
+              'OBJECT', 'HISTORY')
+
+# What reading a damaged or truncated file raises, compressed or not.
+_DAMAGED = (OSError, EOFError, TypeError, ValueError, zlib.error)
+
+
+@dataclass(frozen=True)
+class FitsImage:
+    """
+    An image as it lies in a file.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`
+        The values, as float64, with all axes of the file.
+
+    header : `~astropy.io.fits.Header`
+        The header, with what an extension inherits from the primary
+        one.
+
+    filename : str or `None`
+        The name of the file, if it comes from one.
+
+    extension : str
+        The number and the name of the extension.
+
+    beams_table : `~astropy.table.Table` or `None`
+        CASA's table of the beams of the planes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps import load_image
+    >>> image = load_image(fits.PrimaryHDU(np.ones((3, 4))))
+    >>> print(image.data.shape, image.extension)
+    (3, 4) 0 (PRIMARY)
+    """
+
+    data: np.ndarray
+    header: fits.Header
+    filename: str | None
+    extension: str
+    beams_table: Table | None = None
+
+
+def load_image(path_or_hdu, *, ext=None):
+    """
+    Load an image from a file or from an open HDU.
+
+    Parameters
+    ----------
+    path_or_hdu : str, path-like, `~astropy.io.fits.HDUList` or HDU
+        The FITS file, or what was read from one.
+
+    ext : int, str or tuple, optional
+        The extension: its number, its name, or its name and version. If
+        `None`, the only image, else the one named IMAGE, SCI, SIGNAL,
+        FLUX or DATA, else the primary one. Where this leaves a choice,
+        the first is taken with a warning. Ignored where an HDU is given.
+
+    Returns
+    -------
+    image : `~hyperphotutils.maps.FitsImage`
+        The image.
+
+    Raises
+    ------
+    TypeError
+        If ``path_or_hdu`` is none of these.
+
+    MapError
+        If there is no such file, if it is not FITS or damaged, or if it
+        has no image of two axes or more. The message does not name the
+        file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps import load_image
+    >>> hdus = fits.HDUList([fits.PrimaryHDU(),
+    ...                      fits.ImageHDU(np.ones((3, 4)), name='error'),
+    ...                      fits.ImageHDU(np.ones((3, 4)), name='image')])
+    >>> print(load_image(hdus).extension)
+    2 (IMAGE)
+    """
+    with warnings.catch_warnings():
+        # Truncation matters only where data are missing, which is seen
+        # when they are read; a file without padding at its end is whole.
+        warnings.filterwarnings('ignore', '.*may have been truncated',
+                                AstropyUserWarning)
+        warnings.simplefilter('ignore', VerifyWarning)
+        if isinstance(path_or_hdu, str | PathLike):
+            with _open(Path(path_or_hdu).expanduser()) as hdus:
+                return _load(hdus, ext, str(path_or_hdu))
+        if isinstance(path_or_hdu, fits.HDUList):
+            return _load(path_or_hdu, ext, path_or_hdu.filename())
+        if hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
+            place = path_or_hdu.fileinfo() or {}
+            return _load([path_or_hdu], 0, place.get('filename'))
+    msg = ('path_or_hdu must be the name of a FITS file, an HDUList or an '
+           f'HDU: got {type(path_or_hdu).__name__}')
+    raise TypeError(msg)
+
+
+def _open(path):
+    """
+    Open a FITS file.
+    """
+    if path.is_dir():
+        msg = 'is a folder: give the FITS file'
+        raise MapError(msg)
+    if not path.exists():
+        msg = 'no such file'
+        raise MapError(msg)
+    try:
+        # without memory mapping: the data are converted anyway
+        hdus = fits.open(path, memmap=False)
+        len(hdus)  # reads all headers
+    except PermissionError:
+        msg = 'cannot be read: no permission'
+        raise MapError(msg) from None
+    except _DAMAGED:
+        msg = ('is truncated or damaged: make or fetch it again'
+               if path.read_bytes()[:6] == b'SIMPLE'
+               else 'is not a FITS file, or damaged')
+        raise MapError(msg) from None
+    return hdus
+
+
+def _load(hdus, ext, filename):
+    """
+    Load the chosen image of a list of HDUs.
+    """
+    number = _choose(hdus) if ext is None else _find(hdus, ext)
+    hdu = hdus[number]
+    extension = f'{number} ({hdu.name or "unnamed"})'
+    if not _is_image(hdu):
+        kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
+        msg = f'extension {extension} is {kind}: a map is an image'
+        raise MapError(msg)
+    _check_axes(hdu)
+    try:
+        data = np.array(hdu.data, dtype=float)
+        beams_table = _beams_table(hdus, hdu)
+    except _DAMAGED:
+        msg = (f'is truncated or damaged: the data of extension {extension} '
+               'are not whole; make or fetch it again')
+        raise MapError(msg) from None
+    return FitsImage(data=data, header=_full_header(hdus, hdu),
+                     filename=filename, extension=extension,
+                     beams_table=beams_table)
+
+
+def _is_image(hdu):
+    """
+    Tell whether an HDU holds an image, compressed or not.
+    """
+    return hdu.is_image and len(hdu.shape) > 0
+
+
+def _choose(hdus):
+    """
+    Choose the map among the images of a file.
+    """
+    images = [number for number, hdu in enumerate(hdus)
+              if _is_image(hdu) and len(hdu.shape) > 1]
+    if not images:
+        flat = [hdu for hdu in hdus if _is_image(hdu)]
+        if flat:
+            _check_axes(flat[0])
+        msg = f'has no image: it holds {_contents(hdus)}'
+        raise MapError(msg)
+    for name in _IMAGE_NAMES:
+        for number in images:
+            if hdus[number].name.upper() == name:
+                return number
+    if len(images) > 1 and images[0] != 0:
+        msg = (f'several images: {_contents(hdus)}; taking extension '
+               f'{images[0]}, give ext= for another')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=5)
+    return images[0]
+
+
+def _find(hdus, ext):
+    """
+    Return the number of the extension ``ext``.
+    """
+    try:
+        if isinstance(hdus, fits.HDUList):
+            number = hdus.index_of(ext)
+            hdus[number]
+            return number
+        return ext
+    except (KeyError, IndexError):
+        msg = f'has no extension ext={ext!r}: it holds {_contents(hdus)}'
+        raise MapError(msg) from None
+
+
+def _contents(hdus):
+    """
+    List the extensions of a file in words.
+    """
+    kinds = []
+    for number, hdu in enumerate(hdus):
+        shape = 'x'.join(str(n) for n in hdu.shape) if _is_image(hdu) else (
+            'table' if 'TFIELDS' in hdu.header else 'no data')
+        kinds.append(f'{number} {hdu.name} ({shape})')
+    return ', '.join(kinds)
+
+
+def _check_axes(hdu):
+    """
+    Check that an image has two axes at least.
+    """
+    if len(hdu.shape) < 2:
+        msg = (f'NAXIS = 1: {hdu.shape[0]} values in a row are a spectrum '
+               'or a profile, not a map')
+        raise MapError(msg)
+
+
+def _beams_table(hdus, hdu):
+    """
+    Return CASA's table of beams, if the header announces it.
+    """
+    if not hdu.header.get('CASAMBM', False):
+        return None
+    for other in hdus:
+        if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
+            return Table.read(other)
+    return None
+
+
+def _full_header(hdus, hdu):
+    """
+    Return a copy of a header with what it inherits from the primary one.
+    """
+    header = hdu.header.copy()
+    primary = hdus[0].header
+    if hdus[0] is hdu or _is_image(hdus[0]) or not header.get('INHERIT',
+                                                              True):
+        return header
+    for key in _INHERITED:
+        if key in primary and key not in header:
+            values = primary[key] if key == 'HISTORY' else [primary[key]]
+            for value in values:
+                header[key] = value
+    return header

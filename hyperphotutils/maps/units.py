@@ -1,0 +1,219 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Flux units of maps: how they are spelled, and their size in Jy per pixel.
+"""
+
+import re
+import warnings
+
+import astropy.units as u
+
+from hyperphotutils.maps.errors import MapError
+
+__all__ = ['flux_factor', 'parse_unit']
+
+# Words as headers spell them, in lower case, and as astropy does. The
+# jansky with its prefixes is not here: there upper and lower case differ.
+_SPELLINGS = {
+    **dict.fromkeys(('beam', 'beams', 'bm'), 'beam'),
+    **dict.fromkeys(('pixel', 'pixels', 'pix', 'px'), 'pix'),
+    **dict.fromkeys(('sr', 'ster', 'steradian', 'steradians'), 'sr'),
+    **dict.fromkeys(('arcsec', 'arcsecs', 'asec'), 'arcsec'),
+    'sqarcsec': 'arcsec2',
+    'kelvin': 'K',
+    'k': 'K',
+    'per': '/',
+}
+
+# K with the name of a brightness temperature, such as 'K (Tmb)'.
+_BRIGHTNESS_NAME = re.compile(r'^([mµμun]?K)[\s_(]*(T_?MB|T_?B|MB|RJ)\)?$',
+                              re.IGNORECASE)
+_ANTENNA_NAME = re.compile(r'\bT_?A\b', re.IGNORECASE)
+_JANSKY = re.compile(r'^([munkµμ]?)(jy|jansky|janskys)$', re.IGNORECASE)
+
+_ACCEPTED = ("'Jy/pixel', 'Jy/beam', 'MJy/sr', 'K' or the like "
+             "('mJy/beam', 'Jy/arcsec2', 'mK', ...)")
+
+
+def parse_unit(unit):
+    """
+    Read a unit in any of the spellings found in maps.
+
+    Parameters
+    ----------
+    unit : str or `~astropy.units.UnitBase`
+        The unit. ``'Jy/beam'``, ``'beam-1 Jy'``, ``'JY/BEAM'``,
+        ``'Jy beam^-1'`` and ``'Jansky per beam'`` are one and the same,
+        and ``'K (Tmb)'`` is K.
+
+    Returns
+    -------
+    unit : `~astropy.units.UnitBase`
+        The unit.
+
+    Raises
+    ------
+    TypeError
+        If ``unit`` is neither a string nor a unit.
+
+    MapError
+        If the string is no unit; if it is ``'MJY'``, ``'mjy'`` or
+        ``'MK'`` without a clue whether mega or milli is meant; or if it
+        is an antenna temperature.
+
+    Examples
+    --------
+    >>> from hyperphotutils.maps import parse_unit
+    >>> print(parse_unit('JY/BEAM'), parse_unit('MJY/SR'))
+    Jy / beam MJy / sr
+    """
+    if isinstance(unit, u.UnitBase):
+        return unit
+    if not isinstance(unit, str):
+        msg = f'unit must be a string or a unit: got {type(unit).__name__}'
+        raise TypeError(msg)
+    text = unit.strip(' []')
+    if text.upper().startswith(('K', 'MK')) and _ANTENNA_NAME.search(text):
+        msg = (f'the unit {unit!r} is an antenna temperature: divide the map '
+               "by the main-beam efficiency and give unit='K'")
+        raise MapError(msg)
+    spelled = _BRIGHTNESS_NAME.sub(r'\1', text).translate(
+        str.maketrans('', '', '{}'))
+    spelled = re.sub('[A-Za-zµμ]+',
+                     lambda match: _spell(match[0], spelled), spelled)
+    with warnings.catch_warnings():
+        # two slashes in a unit are unwise but clear
+        warnings.simplefilter('ignore', u.UnitsWarning)
+        try:
+            return u.Unit(spelled)
+        except (ValueError, TypeError):
+            msg = (f'the unit {unit!r} cannot be read: give unit= as '
+                   f'{_ACCEPTED}')
+            raise MapError(msg) from None
+
+
+def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
+    """
+    Return the value in Jy per pixel of 1 in a map's unit.
+
+    Parameters
+    ----------
+    unit : `~astropy.units.UnitBase`
+        A flux per pixel (the pixel may be left out), per beam or per
+        solid angle, or a brightness temperature in the Rayleigh-Jeans
+        limit.
+
+    pixel_area : `~astropy.units.Quantity`
+        The solid angle of a pixel.
+
+    beam_area : `~astropy.units.Quantity`, optional
+        The solid angle of the beam, needed for a flux per beam.
+
+    frequency : `~astropy.units.Quantity`, optional
+        The frequency, needed for a brightness temperature.
+
+    Returns
+    -------
+    factor : float
+        The factor to multiply the map with.
+
+    Raises
+    ------
+    MapError
+        If the unit is none of these, or if the beam or the frequency
+        that it needs is missing.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from hyperphotutils.maps import flux_factor
+    >>> area = 4.0 * u.arcsec**2
+    >>> print(flux_factor(u.mJy / u.arcsec**2, pixel_area=area))
+    0.004
+    >>> print(flux_factor(u.Jy / u.beam, pixel_area=area,
+    ...                   beam_area=100.0 * u.arcsec**2))
+    0.04
+    """
+    for reference, factor in _FACTORS:
+        if unit.is_equivalent(reference):
+            scale = unit.to(reference)
+            return float(scale * factor(pixel_area, beam_area, frequency))
+    msg = (f"the unit '{unit}' is no flux or brightness: give unit= as "
+           f'{_ACCEPTED}')
+    raise MapError(msg)
+
+
+def _spell(word, text):
+    """
+    Return a word of the unit ``text`` as astropy spells it.
+    """
+    if word == 'MK':
+        return _mega_or_milli(word, text)
+    match = _JANSKY.match(word)
+    if match is None:
+        return _SPELLINGS.get(word.lower(), word)
+    prefix = match[1]
+    if prefix in {'m', 'M'} and match[2] not in {'Jy', 'Jansky', 'janskys'}:
+        return _mega_or_milli(word, text) + 'Jy'
+    return (prefix if prefix == 'M' else prefix.lower()) + 'Jy'
+
+
+def _mega_or_milli(word, text):
+    """
+    Decide on the prefix of 'MJY', 'mjy' or 'MK', whose case says little.
+    """
+    per_solid_angle = re.search(r'sr|ster', text, re.IGNORECASE)
+    if word.isupper() and per_solid_angle and word != 'MK':
+        return 'M'
+    if word.islower() and not per_solid_angle:
+        return 'm'
+    msg = (f'the unit {text!r} may mean mega or milli: give unit= in '
+           'correct upper and lower case')
+    raise MapError(msg)
+
+
+def _per_pixel(pixel_area, beam_area, frequency):  # noqa: ARG001
+    """
+    Return 1: a flux per pixel needs no conversion.
+    """
+    return 1.0
+
+
+def _per_beam(pixel_area, beam_area, frequency):  # noqa: ARG001
+    """
+    Return the number of beams in a pixel.
+    """
+    if beam_area is None:
+        msg = 'a unit per beam needs the beam: give beam= or survey='
+        raise MapError(msg)
+    return (pixel_area / beam_area).to_value(u.one)
+
+
+def _per_steradian(pixel_area, beam_area, frequency):  # noqa: ARG001
+    """
+    Return the number of steradians in a pixel.
+    """
+    return pixel_area.to_value(u.sr)
+
+
+def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
+    """
+    Return the Rayleigh-Jeans flux in Jy of a pixel of 1 K.
+    """
+    if frequency is None:
+        msg = ('a unit of temperature needs the frequency, which the header '
+               'does not give (FREQ axis, RESTFRQ): give frequency=')
+        raise MapError(msg)
+    surface_brightness = (1.0 * u.K).to(
+        u.Jy / u.sr, u.brightness_temperature(frequency))
+    return (surface_brightness * pixel_area).to_value(u.Jy)
+
+
+# A unit converts by the first row that it is equivalent to.
+_FACTORS = (
+    (u.Jy / u.pix, _per_pixel),
+    (u.Jy, _per_pixel),
+    (u.Jy / u.beam, _per_beam),
+    (u.Jy / u.sr, _per_steradian),
+    (u.K, _per_kelvin),
+)
