@@ -23,12 +23,12 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
     Calculate the noise rms of data that also contain sources.
 
     The first guess is the median and the scaled median absolute
-    deviation (of an evenly spaced sample of a large map). Then the standard deviation of the pixels within
-    ``n_sigma`` of the center is calculated again and again, until the
-    set of pixels no longer changes. What the clipping cuts from the
-    wings of a Gaussian is given back in every round, so that pure
-    Gaussian noise gives its true standard deviation for any
-    ``n_sigma``.
+    deviation (of an evenly spaced sample of a large map). Then the
+    standard deviation of the pixels within ``n_sigma`` of the center is
+    calculated again and again, until the set of pixels no longer
+    changes. What the clipping cuts from the wings of a Gaussian is
+    given back in every round, so that pure Gaussian noise gives its
+    true standard deviation for any ``n_sigma``.
 
     Parameters
     ----------

@@ -1,0 +1,10 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Polynomial backgrounds of maps and around sources.
+"""
+
+from hyperphotutils.background.local import *
+from hyperphotutils.background.masks import *
+from hyperphotutils.background.polynomial import *
+from hyperphotutils.background.regressors import *
+from hyperphotutils.background.selection import *

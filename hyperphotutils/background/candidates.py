@@ -1,0 +1,613 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fit and comparison of all candidates for a background.
+
+The backgrounds of a map and around sources are made by the same code:
+`fit_candidates` fits every method and order on cutouts of every size,
+and compares all of them on the pixels that all cutouts have in common.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Integral, Real
+
+import numpy as np
+from astropy.table import QTable
+
+from hyperphotutils.background.regressors import (
+    evaluate_polynomial,
+    fit_huber,
+    fit_lsq,
+    fit_theilsen,
+)
+from hyperphotutils.background.selection import (
+    bic,
+    nmse,
+    reduced_chi2,
+    select_candidate,
+)
+
+__all__ = [
+    'Candidate',
+    'FittedCandidates',
+    'check_comparison',
+    'fit_candidates',
+    'make_candidates',
+]
+
+CRITERIA = ('nmse', 'reduced_chi2', 'bic')
+METHODS = ('lsq', 'huber', 'theilsen')
+
+# Pixels farther than this from the best model, in units of the noise,
+# are outliers that do not count in the comparison. It keeps 99.994 % of
+# Gaussian noise.
+_OUTLIER_SIGMA = 4.0
+
+# Standard deviation of a unit Gaussian that is cut at 3 sigma.
+_TRUNCATED_STD = 0.98658
+
+# sigma of a Gaussian / its mean absolute deviation
+_MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
+
+# Pixels of each image from which the noise is estimated.
+_MAX_SAMPLE = 20_000
+
+# Residuals below this part of the values are rounding errors.
+_ROUNDING = 1.0e-13
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    One way to make a background.
+
+    Parameters
+    ----------
+    method : {'lsq', 'huber', 'theilsen'}
+        The regression.
+
+    order : int
+        The total degree of the polynomial.
+
+    epsilon : float, optional
+        The parameter of the Huber loss; NaN for the other methods.
+
+    box : int, optional
+        The index of the cutouts that are fitted.
+    """
+
+    method: str
+    order: int
+    epsilon: float = np.nan
+    box: int = 0
+
+    @property
+    def n_parameters(self):
+        """
+        The number of terms of the polynomial.
+        """
+        return (self.order + 1) * (self.order + 2) // 2
+
+    def fit(self, values, weights, x, y, *, seed=0):
+        """
+        Fit the polynomials of a stack of images.
+
+        Parameters
+        ----------
+        values, weights, x, y : `~numpy.ndarray`
+            See `fit_lsq`.
+
+        seed : int or `~numpy.random.Generator`, optional
+            The seed for the Theil-Sen regression.
+
+        Returns
+        -------
+        coefficients : `~numpy.ndarray`
+            The coefficients; see `fit_lsq`.
+        """
+        regressor = {'lsq': fit_lsq,
+                     'huber': partial(fit_huber, epsilon=self.epsilon),
+                     'theilsen': partial(fit_theilsen, seed=seed)}
+        return regressor[self.method](values, weights, x, y, self.order)
+
+
+def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
+                    huber_epsilons=(1.1, 1.35, 1.7, 2.0), n_boxes=1):
+    """
+    List all combinations of order, box, method, and Huber epsilon.
+
+    Parameters
+    ----------
+    orders : int or sequence of int, optional
+        The total degrees of the polynomials.
+
+    methods : str or sequence of str, optional
+        The regressions: 'lsq', 'huber', 'theilsen'.
+
+    huber_epsilons : float or sequence of float, optional
+        The parameters of the Huber loss, each more than 1.
+
+    n_boxes : int, optional
+        The number of box sizes, of which the last is the largest.
+
+    Returns
+    -------
+    candidates : tuple of `Candidate`
+        The candidates in the order in which they win a tie: lower
+        orders first, then larger boxes, then the methods and epsilons
+        as listed.
+
+    Raises
+    ------
+    TypeError
+        If an order is not an integer or an epsilon is not a number.
+
+    ValueError
+        If an argument is empty, or a value is not allowed.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background.candidates import make_candidates
+    >>> make_candidates(orders=0, methods=('lsq', 'huber'),
+    ...                 huber_epsilons=1.35)
+    (Candidate(method='lsq', order=0, epsilon=nan, box=0),
+     Candidate(method='huber', order=0, epsilon=1.35, box=0))
+    """
+    orders = _check_orders(orders)
+    methods = _check_methods(methods)
+    epsilons = dict.fromkeys(METHODS, (np.nan,))
+    if 'huber' in methods:
+        epsilons['huber'] = _check_epsilons(huber_epsilons)
+    return tuple(Candidate(method, order, epsilon, box)
+                 for order in orders
+                 for box in reversed(range(n_boxes))
+                 for method in methods
+                 for epsilon in epsilons[method])
+
+
+@dataclass(frozen=True)
+class FittedCandidates:
+    """
+    All candidates with their polynomials and scores.
+
+    The arrays have the shape ``(n_candidates, n)`` or ``(n,)``.
+
+    Parameters
+    ----------
+    candidates : tuple of `Candidate`
+        The candidates.
+
+    coefficients : tuple of `~numpy.ndarray`
+        The coefficients of each candidate in the scaled coordinates of
+        its cutouts.
+
+    nmse, reduced_chi2, bic : `~numpy.ndarray`
+        The scores; NaN for candidates that could not be fitted.
+
+    rms : `~numpy.ndarray`
+        The rms of the residual on the compared pixels.
+
+    n_pixels : `~numpy.ndarray`
+        The number of compared pixels.
+
+    selected : `~numpy.ndarray` of int
+        The index of the selected candidate, or -1.
+    """
+
+    candidates: tuple
+    coefficients: tuple = field(repr=False)
+    nmse: np.ndarray = field(repr=False)
+    reduced_chi2: np.ndarray = field(repr=False)
+    bic: np.ndarray = field(repr=False)
+    rms: np.ndarray = field(repr=False)
+    n_pixels: np.ndarray = field(repr=False)
+    selected: np.ndarray = field(repr=False)
+
+    def coefficients_of(self, candidate, index):
+        """
+        Return the coefficients of a candidate for one center.
+
+        Parameters
+        ----------
+        candidate, index : int
+            The index of the candidate and of the center.
+
+        Returns
+        -------
+        coefficients : 2D `~numpy.ndarray`
+            The coefficients.
+        """
+        stack = self.coefficients[candidate]
+        return stack[min(index, len(stack) - 1)]
+
+    @classmethod
+    def join(cls, parts, shared):
+        """
+        Join the results for several lots of centers.
+
+        Parameters
+        ----------
+        parts : sequence of `FittedCandidates`
+            The results of the same candidates.
+
+        shared : sequence of bool
+            For each box, whether it stands for all centers.
+
+        Returns
+        -------
+        fitted : `FittedCandidates`
+            The results for all centers.
+        """
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        coefficients = tuple(
+            stacks[0] if shared[candidate.box] else np.concatenate(stacks)
+            for candidate, *stacks in zip(
+                first.candidates, *[part.coefficients for part in parts],
+                strict=True))
+        arrays = {name: np.concatenate([getattr(part, name)
+                                        for part in parts], axis=-1)
+                  for name in (*CRITERIA, 'rms', 'n_pixels', 'selected')}
+        return cls(first.candidates, coefficients, **arrays)
+
+    def to_table(self, *, box_sizes, unit=None):
+        """
+        List all candidates of all centers.
+
+        Parameters
+        ----------
+        box_sizes : sequence of int
+            The size of each box in pixels.
+
+        unit : `~astropy.units.Unit`, optional
+            The unit of the data.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            A row for each candidate of each center, center by center.
+        """
+        n_centers = self.selected.size
+        columns = {
+            'method': [c.method for c in self.candidates],
+            'epsilon': [c.epsilon for c in self.candidates],
+            'order': [c.order for c in self.candidates],
+            'box_size': [box_sizes[c.box] for c in self.candidates],
+        }
+        table = QTable({name: np.tile(column, n_centers)
+                        for name, column in columns.items()})
+        for name in (*CRITERIA, 'rms'):
+            table[name] = getattr(self, name).T.ravel()
+        if unit is not None:
+            table['rms'] <<= unit
+        n_candidates = len(self.candidates)
+        table['n_pixels'] = np.repeat(self.n_pixels, n_candidates)
+        table['selected'] = (np.arange(n_candidates)
+                             == self.selected[:, np.newaxis]).ravel()
+        return table
+
+
+def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
+                   tolerance=None, has_error=False, seed=0):
+    """
+    Fit all candidates and select the best one for each center.
+
+    The pixels of the comparison are those of the smallest box that has
+    more of them than the simplest candidate has terms. Outliers, more
+    than 4 times the noise away from the candidate with the smallest
+    clipped residual, do not count: they are what robust methods are
+    meant to ignore. If the errors of the pixels are not known, that
+    residual also serves as the noise.
+
+    Parameters
+    ----------
+    boxes : sequence of `Cutouts`
+        The cutouts around the same centers from the smallest box to the
+        largest. One of a single map may stand for all centers.
+
+    candidates : sequence of `Candidate`
+        The candidates, in the order in which they win a tie.
+
+    n_centers : int, optional
+        The number of centers.
+
+    criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
+        How to compare.
+
+    tolerance : float, optional
+        See `select_candidate`.
+
+    has_error : bool, optional
+        Whether the weights are inverse variances.
+
+    seed : int or `~numpy.random.Generator`, optional
+        The seed for the Theil-Sen regression.
+
+    Returns
+    -------
+    fitted : `FittedCandidates`
+        All candidates and what was selected.
+    """
+    check_comparison(criterion, tolerance)
+    coefficients = [None] * len(candidates)
+    for number, box in enumerate(boxes):
+        _fit_box(box, number, candidates, coefficients, seed)
+
+    scores = {name: np.full((len(candidates), n_centers), np.nan)
+              for name in (*CRITERIA, 'rms')}
+    n_pixels = np.zeros(n_centers, dtype=int)
+    common = _common_box(boxes, candidates, n_centers)
+    for number in range(len(boxes)):
+        index = np.flatnonzero(common == number)
+        if index.size > 0:
+            part, n_pixels[index] = _score_on_box(
+                boxes, number, index, candidates, coefficients,
+                has_error=has_error)
+            for name, values in part.items():
+                scores[name][:, index] = values
+    selected = select_candidate(scores[criterion], criterion=criterion,
+                                tolerance=tolerance, n_pixels=n_pixels)
+    return FittedCandidates(tuple(candidates), tuple(coefficients), **scores,
+                            n_pixels=n_pixels, selected=selected)
+
+
+def check_comparison(criterion, tolerance):
+    """
+    Check the arguments of the comparison.
+
+    Parameters
+    ----------
+    criterion : str
+        The criterion.
+
+    tolerance : float or None
+        The tolerance.
+    """
+    if criterion not in CRITERIA:
+        msg = (f'criterion must be one of {", ".join(CRITERIA)}: got '
+               f'{criterion!r}')
+        raise ValueError(msg)
+    if tolerance is not None and not 0 <= tolerance < np.inf:
+        msg = f'tolerance must not be negative: got {tolerance}'
+        raise ValueError(msg)
+
+
+def _as_sequence(values):
+    """
+    Return a tuple of a single value or of several.
+    """
+    if isinstance(values, str) or np.ndim(values) == 0:
+        return (values,)
+    return tuple(values)
+
+
+def _check_orders(orders):
+    """
+    Return the sorted orders.
+    """
+    orders = _as_sequence(orders)
+    for order in orders:
+        if not isinstance(order, Real):
+            msg = f'orders must be integers: got {order!r}'
+            raise TypeError(msg)
+        if not (order >= 0 and float(order).is_integer()):
+            msg = f'orders must be integers that are not negative: got {order}'
+            raise ValueError(msg)
+        if not isinstance(order, Integral):
+            msg = f'orders must be integers: got {order!r}'
+            raise TypeError(msg)
+    if not orders:
+        msg = 'orders must not be empty'
+        raise ValueError(msg)
+    return tuple(sorted({int(order) for order in orders}))
+
+
+def _check_methods(methods):
+    """
+    Return the methods.
+    """
+    methods = _as_sequence(methods)
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        msg = (f'methods must be some of {", ".join(METHODS)}: got '
+               f'{unknown[0] if unknown else "none"!r}')
+        raise ValueError(msg)
+    return tuple(dict.fromkeys(methods))
+
+
+def _check_epsilons(epsilons):
+    """
+    Return the epsilons of the Huber loss.
+    """
+    epsilons = _as_sequence(epsilons)
+    for epsilon in epsilons:
+        if not isinstance(epsilon, Real):
+            msg = f'huber_epsilons must be numbers: got {epsilon!r}'
+            raise TypeError(msg)
+        if not 1 < epsilon < np.inf:
+            msg = f'huber_epsilons must be more than 1: got {epsilon}'
+            raise ValueError(msg)
+    if not epsilons:
+        msg = 'huber_epsilons must not be empty'
+        raise ValueError(msg)
+    return tuple(dict.fromkeys(float(epsilon) for epsilon in epsilons))
+
+
+def _fit_box(box, number, candidates, coefficients, seed):
+    """
+    Fit all candidates of one box and store their coefficients.
+
+    The regressors see values with a mean of zero and an rms of one.
+    """
+    n_good = box.n_good
+    good = (box.weights > 0).astype(float)
+    count = np.maximum(n_good, 1)
+    offset = (_total(box.values, good) / count)[:, np.newaxis, np.newaxis]
+    scaled = box.values - offset
+    scaled *= good
+    scale = np.sqrt(_total(scaled, scaled) / count)[:, np.newaxis, np.newaxis]
+    scale[scale == 0] = 1.0
+    scaled /= scale
+    x, y = box.frame.grid
+    for k, candidate in enumerate(candidates):
+        if candidate.box != number:
+            continue
+        fitted = candidate.fit(scaled, box.weights, x, y, seed=seed) * scale
+        fitted[:, :1, :1] += offset
+        fitted[n_good <= candidate.n_parameters] = np.nan
+        coefficients[k] = fitted
+
+
+def _common_box(boxes, candidates, n_centers):
+    """
+    Return for each center the smallest box with enough pixels, or -1.
+    """
+    n_needed = min(candidate.n_parameters for candidate in candidates)
+    enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
+              for box in boxes]
+    return select_candidate(np.where(enough, 0.0, np.nan), tolerance=0.0)
+
+
+def _score_on_box(boxes, number, index, candidates, coefficients, *,
+                  has_error):
+    """
+    Score all candidates on the pixels of one box of the given centers.
+
+    Candidates of smaller boxes keep NaN.
+    """
+    box = boxes[number]
+    members = box.members(index)
+    values, weights = box.values[members], box.weights[members]
+    grid = box.frame.pixel_grid(members)
+    buffer = np.empty(values.shape)
+    allowed = [k for k, candidate in enumerate(candidates)
+               if candidate.box >= number]
+
+    def residual(k, rows=slice(None)):
+        own = boxes[candidates[k].box]
+        own_members = own.members(index)
+        model = evaluate_polynomial(
+            coefficients[k][own_members],
+            *own.frame.scale(grid[0], grid[1][:, rows], own_members),
+            out=buffer if rows == slice(None) else None)
+        return np.subtract(values[:, rows], model, out=model)
+
+    inlier, noise = _find_inliers(residual, allowed, weights)
+    counted = inlier * weights if has_error else inlier
+    n_pixels = np.count_nonzero(inlier, axis=(1, 2))
+    square = np.multiply(values, values, out=buffer)
+    power = _total(square, inlier)
+    floor = _ROUNDING**2 * power
+    variance = 1.0 if has_error else np.maximum(noise**2, floor)
+    shape = (len(candidates), len(values))
+    scores = {name: np.full(shape, np.nan) for name in (*CRITERIA, 'rms')}
+    for k in allowed:
+        square = np.square(residual(k), out=buffer)
+        rss = _total(square, inlier)
+        chi2 = _total(square, counted) if has_error else rss
+        sums = _Sums(rss=rss + floor, chi2=chi2, power=power,
+                     variance=variance, n_pixels=n_pixels)
+        for name, value in sums.scores(candidates[k].n_parameters,
+                                       has_error=has_error).items():
+            scores[name][k] = value
+    return scores, n_pixels
+
+
+def _total(values, weights):
+    """
+    Return the weighted sum over each image.
+    """
+    n_images = len(values)
+    return np.vecdot(values.reshape(n_images, -1),
+                     weights.reshape(n_images, -1))
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """
+    The sums over the compared pixels from which all scores follow.
+    """
+
+    rss: np.ndarray
+    chi2: np.ndarray
+    power: np.ndarray
+    variance: np.ndarray
+    n_pixels: np.ndarray
+
+    def scores(self, n_parameters, *, has_error):
+        """
+        Return the scores by name; NaN where there are too few pixels.
+        """
+        n_pixels = np.where(self.n_pixels > n_parameters, self.n_pixels,
+                            np.nan)
+        tiny = np.finfo(float).tiny
+        chi2 = self.chi2 / np.maximum(self.variance, tiny)
+        deviance = chi2
+        if not has_error:
+            deviance = n_pixels * np.log(np.maximum(self.rss, tiny) / n_pixels)
+        degrees = n_pixels - n_parameters
+        return {'nmse': nmse(self.rss + 0 * n_pixels, self.power),
+                'reduced_chi2': reduced_chi2(chi2, n_pixels, n_parameters)
+                + 0 * n_pixels,
+                'bic': bic(deviance, n_pixels, n_parameters),
+                'rms': np.sqrt(self.rss / degrees)}
+
+
+def _find_inliers(residual, allowed, weights):
+    """
+    Find the pixels near the candidate with the least clipped residual.
+
+    Returns the mask of inliers (as numbers 0 and 1) and the noise in
+    units of the errors.
+    """
+    step = max(1, weights[0].size // _MAX_SAMPLE)
+    sample = weights[:, ::step]
+    if np.any(np.count_nonzero(sample, axis=(1, 2)) * step
+              < 0.5 * np.count_nonzero(weights, axis=(1, 2))):
+        step, sample = 1, weights  # the rows are no fair sample
+    root = np.sqrt(sample)
+    noise = np.full(len(weights), np.inf)
+    reference = np.full(len(weights), -1)
+    for k in allowed:
+        scale = _noise_scale(residual(k, slice(None, None, step)), root)
+        better = scale < noise
+        noise[better] = scale[better]
+        reference[better] = k
+
+    inlier = np.zeros(weights.shape)
+    limit = (_OUTLIER_SIGMA * noise)[:, np.newaxis, np.newaxis]
+    root = np.sqrt(weights)
+    for k in np.unique(reference[reference >= 0]):
+        mine = reference == k
+        distance = residual(k)
+        distance *= root
+        np.abs(distance, out=distance)
+        inlier[mine] = ((distance <= limit) & (weights > 0))[mine]
+    return inlier, noise
+
+
+def _noise_scale(residual, root):
+    """
+    Estimate the clipped rms of stacked residuals about zero.
+
+    The mean is the first guess, so that it works with up to a quarter
+    of outliers.
+    """
+    n_images = len(residual)
+    distance = np.abs(residual * root).reshape(n_images, -1)
+    square = distance**2
+    good = (root > 0).reshape(n_images, -1)
+    count = np.maximum(np.count_nonzero(good, axis=1), 1)
+    scale = distance.sum(axis=1) / count * _MEAN_TO_SIGMA
+    for _ in range(10):
+        kept = good & (distance <= 3.0 * scale[:, np.newaxis])
+        count = np.maximum(np.count_nonzero(kept, axis=1), 1)
+        new = np.sqrt(np.vecdot(square, kept.astype(float)) / count)
+        new /= _TRUNCATED_STD
+        new[np.isnan(scale)] = np.nan
+        done = ~(np.abs(new - scale) > 1.0e-3 * scale)
+        scale = new
+        if done.all():
+            break
+    return scale

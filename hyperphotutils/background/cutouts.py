@@ -1,0 +1,272 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Stacks of cutouts of a map, with their weights and coordinates.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from astropy.modeling.models import Polynomial2D
+from astropy.nddata import NDData
+
+from hyperphotutils.background.regressors import polynomial_terms
+from hyperphotutils.utils import as_masked_image, strip_units
+
+__all__ = ['Cutouts', 'Frame', 'cut_out_boxes', 'prepare_image', 'whole_map']
+
+
+@dataclass(frozen=True)
+class Frame:
+    """
+    The scaled coordinates of boxes of one size around some centers.
+
+    They run from -1 to 1 between the edges of a box.
+
+    Parameters
+    ----------
+    x_center, y_center : 1D `~numpy.ndarray`
+        The pixel positions of the centers in the map.
+
+    nx, ny : int
+        The size of the boxes in pixels.
+    """
+
+    x_center: np.ndarray
+    y_center: np.ndarray
+    nx: int
+    ny: int
+
+    @property
+    def grid(self):
+        """
+        The scaled coordinates of columns and rows, the same in all
+        boxes.
+        """
+        return _offsets(self.nx) / self.nx * 2, _offsets(self.ny) / self.ny * 2
+
+    def pixel_grid(self, members=slice(None)):
+        """
+        Return the pixel positions in the map of columns and rows.
+
+        Parameters
+        ----------
+        members : array of int, optional
+            Which boxes.
+
+        Returns
+        -------
+        x, y : `~numpy.ndarray`
+            Arrays of shape ``(n, nx)`` and ``(n, ny)``.
+        """
+        return (self.x_center[members, np.newaxis] + _offsets(self.nx),
+                self.y_center[members, np.newaxis] + _offsets(self.ny))
+
+    def scale(self, x, y, members=slice(None)):
+        """
+        Scale pixel positions in the map.
+
+        Parameters
+        ----------
+        x, y : `~numpy.ndarray`
+            Pixel positions, of shape ``(n, nx)`` and ``(n, ny)``.
+
+        members : array of int, optional
+            Which boxes.
+
+        Returns
+        -------
+        x, y : `~numpy.ndarray`
+            The scaled coordinates.
+        """
+        return ((x - self.x_center[members, np.newaxis]) / (self.nx / 2),
+                (y - self.y_center[members, np.newaxis]) / (self.ny / 2))
+
+    def make_model(self, coefficients, index=0):
+        """
+        Make an astropy model that is valid in pixel positions.
+
+        Parameters
+        ----------
+        coefficients : 2D `~numpy.ndarray`
+            The coefficients in the scaled coordinates.
+
+        index : int, optional
+            The index of the box.
+
+        Returns
+        -------
+        model : `~astropy.modeling.polynomial.Polynomial2D`
+            The model, whose domain is the area of the box.
+        """
+        order = len(coefficients) - 1
+        i, j = polynomial_terms(order)
+        x, y = self.x_center[index], self.y_center[index]
+        return Polynomial2D(
+            order, x_domain=(x - self.nx / 2, x + self.nx / 2),
+            y_domain=(y - self.ny / 2, y + self.ny / 2),
+            **{f'c{p}_{q}': coefficients[q, p]
+               for p, q in zip(i.tolist(), j.tolist(), strict=True)})
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    """
+    Cutouts of one size around some centers.
+
+    Parameters
+    ----------
+    values, weights : `~numpy.ndarray`
+        The pixels and their weights (inverse variances, or 1; 0 for
+        pixels that do not count), of shape ``(n, ny, nx)``.
+
+    frame : `Frame`
+        Where the cutouts are. A single cutout stands for all centers.
+    """
+
+    values: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    frame: Frame
+
+    @cached_property
+    def n_good(self):
+        """
+        The number of pixels that count in each cutout.
+        """
+        return np.count_nonzero(self.weights, axis=(1, 2))
+
+    def members(self, index):
+        """
+        Select the cutouts of some centers.
+
+        Parameters
+        ----------
+        index : array of int
+            The indices of the centers.
+
+        Returns
+        -------
+        members : array of int or slice
+            The same indices, or all of a single cutout.
+        """
+        return slice(None) if len(self.values) == 1 else index
+
+
+def prepare_image(data, *, mask=None, error=None):
+    """
+    Check a map and turn its masks and errors into weights.
+
+    Parameters
+    ----------
+    data : array_like, Quantity, or `~astropy.nddata.NDData`
+        The 2D data.
+
+    mask : array_like (bool), optional
+        `True` for pixels that do not count.
+
+    error : array_like or Quantity, optional
+        The 1-sigma errors.
+
+    Returns
+    -------
+    values : 2D `~numpy.ndarray` of float
+        The data, with zeros for pixels that do not count.
+
+    weights : 2D `~numpy.ndarray` of float
+        The inverse variances, or ones; zero for pixels that do not
+        count.
+
+    unit : `~astropy.units.Unit` or None
+        The unit of the data.
+    """
+    if isinstance(data, NDData):
+        if data.mask is not None:
+            mask = data.mask if mask is None else data.mask | mask
+        data = data.data if data.unit is None else data.data << data.unit
+    if isinstance(data, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(data)
+        mask = hidden if mask is None else hidden | mask
+        data = data.data
+    plain, unit = strip_units(data=data, error=error)
+    values, bad = as_masked_image(plain['data'], mask)
+    if plain['error'] is None:
+        weights = (~bad).astype(float)
+    else:
+        weights, bad = _inverse_variance(plain['error'], bad)
+    if bad.any():
+        values = np.where(bad, 0.0, values)
+    return values, weights, unit
+
+
+def whole_map(values, weights):
+    """
+    Make the cutout that is the whole map.
+
+    Parameters
+    ----------
+    values, weights : 2D `~numpy.ndarray`
+        The map from `prepare_image`.
+
+    Returns
+    -------
+    cutouts : `Cutouts`
+        The single cutout.
+    """
+    ny, nx = values.shape
+    frame = Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx, ny)
+    return Cutouts(values[np.newaxis], weights[np.newaxis], frame)
+
+
+def cut_out_boxes(values, weights, x, y, size):
+    """
+    Cut square boxes out of a map.
+
+    Parameters
+    ----------
+    values, weights : 2D `~numpy.ndarray`
+        The map from `prepare_image`.
+
+    x, y : `~numpy.ndarray` of int
+        The central pixels of the boxes.
+
+    size : int
+        The odd size of the boxes in pixels.
+
+    Returns
+    -------
+    cutouts : `Cutouts`
+        The cutouts. What lies outside of the map has zero weight.
+    """
+    ny, nx = values.shape
+    offset = np.arange(size) - size // 2
+    column, row = x[:, np.newaxis] + offset, y[:, np.newaxis] + offset
+    inside = (((row >= 0) & (row < ny))[:, :, np.newaxis]
+              & ((column >= 0) & (column < nx))[:, np.newaxis])
+    row = np.clip(row, 0, ny - 1)[:, :, np.newaxis]
+    column = np.clip(column, 0, nx - 1)[:, np.newaxis]
+    frame = Frame(x.astype(float), y.astype(float), size, size)
+    return Cutouts(values[row, column], weights[row, column] * inside, frame)
+
+
+def _inverse_variance(error, bad):
+    """
+    Return the weights and the mask of pixels without one.
+    """
+    error = np.asarray(error, dtype=float)
+    if error.shape != bad.shape:
+        msg = (f'error must have the same shape as data, {bad.shape}: got '
+               f'{error.shape}')
+        raise ValueError(msg)
+    bad = bad | ~np.isfinite(error)
+    if np.any(error[~bad] <= 0):
+        msg = ('error must be positive in all pixels that are not masked: '
+               f'got {error[~bad].min()}')
+        raise ValueError(msg)
+    return np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, error)**2), bad
+
+
+def _offsets(size):
+    """
+    Return the pixel offsets from the center.
+    """
+    return np.arange(size) - (size - 1) / 2

@@ -1,0 +1,471 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Polynomial backgrounds in boxes around sources.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from astropy.table import QTable
+from photutils.aperture import RectangularAperture
+from photutils.background import LocalBackground
+
+from hyperphotutils.background.candidates import (
+    FittedCandidates,
+    check_comparison,
+    fit_candidates,
+    make_candidates,
+)
+from hyperphotutils.background.cutouts import (
+    Frame,
+    cut_out_boxes,
+    prepare_image,
+    whole_map,
+)
+from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.background.regressors import evaluate_polynomial
+from hyperphotutils.utils import make_repr, result_meta
+
+__all__ = ['LocalBackgroundFits', 'LocalPolynomialBackground']
+
+# Largest number of pixels in the cutouts of one batch of sources.
+_MAX_PIXELS = 1_000_000
+
+
+class LocalPolynomialBackground(LocalBackground):
+    """
+    Class to estimate the background at sources with polynomials fitted
+    in boxes around them.
+
+    Every combination of box size, order, and method is tried. For each
+    source, all of them are compared on the pixels that the boxes have
+    in common, those of the smallest box, and the best one is taken.
+
+    Objects of this class can be used wherever photutils takes a
+    `~photutils.background.LocalBackground`.
+
+    Parameters
+    ----------
+    box_sizes : float or sequence of float
+        The lengths of the square boxes in pixels. A box is centered on
+        the pixel of the source and therefore has an odd number of
+        pixels along its sides: even numbers are increased by one. A box
+        that reaches over the edge of the map is cut there. 0 stands for
+        the whole map.
+
+    orders, methods, criterion, huber_epsilons, tolerance, seed
+        See `PolynomialBackground2D`.
+
+    source_fwhm : float, optional
+        The full width at half maximum of the sources in pixels. If
+        given, circles around all positions of a call are masked. The
+        default leaves masking to ``mask``.
+
+    mask_factor : float, optional
+        The radius of these circles in units of ``source_fwhm``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+
+    ValueError
+        If the value of an argument is wrong.
+
+    See Also
+    --------
+    PolynomialBackground2D : The same for a whole map.
+    make_source_mask : Masks of sources of different sizes and shapes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import LocalPolynomialBackground
+    >>> yy, xx = np.mgrid[:101, :101]
+    >>> data = 1.0 + 0.1 * xx + 0.002 * yy**2
+    >>> local_bkg = LocalPolynomialBackground((21, 31), orders=(0, 1, 2))
+    >>> print(local_bkg(data, [50, 20], [50, 70]))  # doctest: +FLOAT_CMP
+    [11.  12.8]
+    """
+
+    _repr_params = ('box_sizes', 'orders', 'methods', 'criterion',
+                    'huber_epsilons', 'tolerance', 'source_fwhm',
+                    'mask_factor', 'seed')
+
+    # The constructor of the base class defines an annulus.
+    def __init__(self, box_sizes, *, orders=(0, 1, 2), methods=('lsq',),
+                 criterion='nmse', huber_epsilons=(1.1, 1.35, 1.7, 2.0),
+                 tolerance=None, source_fwhm=None, mask_factor=1.5,
+                 seed=0):
+        self.box_sizes = box_sizes
+        self.orders = orders
+        self.methods = methods
+        self.criterion = criterion
+        self.huber_epsilons = huber_epsilons
+        self.tolerance = tolerance
+        self.source_fwhm = source_fwhm
+        self.mask_factor = mask_factor
+        self.seed = seed
+        self._sizes = _check_box_sizes(box_sizes)
+        self._candidates = make_candidates(
+            orders=orders, methods=methods, huber_epsilons=huber_epsilons,
+            n_boxes=len(self._sizes))
+        check_comparison(criterion, tolerance)
+        for name in ('source_fwhm', 'mask_factor'):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                msg = f'{name} must be positive and finite: got {value}'
+                raise ValueError(msg)
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def to_aperture(self, x, y):
+        """
+        Return the largest boxes as apertures.
+
+        Parameters
+        ----------
+        x, y : float or 1D array_like
+            The pixel positions of the sources.
+
+        Returns
+        -------
+        aperture : `~photutils.aperture.RectangularAperture`
+            The boxes, centered on the pixels of the sources.
+
+        Raises
+        ------
+        ValueError
+            If the only box is the whole map.
+        """
+        size = max(self._sizes[:-1] if self._sizes[-1] == 0
+                   else self._sizes, default=0)
+        if size == 0:
+            msg = 'box_sizes is the whole map, which is no aperture'
+            raise ValueError(msg)
+        positions = np.transpose(np.round([np.atleast_1d(x),
+                                           np.atleast_1d(y)]))
+        return RectangularAperture(positions, size, size)
+
+    def __call__(self, data, x, y, mask=None):
+        """
+        Measure the background at positions.
+
+        Parameters
+        ----------
+        data : 2D array_like, Quantity, or `~astropy.nddata.NDData`
+            The data. Pixels that are not finite are masked.
+
+        x, y : float or 1D array_like
+            The pixel positions of the sources.
+
+        mask : 2D array_like of bool, optional
+            `True` for pixels that are not used.
+
+        Returns
+        -------
+        value : float, 1D `~numpy.ndarray`, or `~astropy.units.Quantity`
+            The background at the positions. It is NaN at a position
+            around which there are too few pixels for any order.
+        """
+        value = self.fit(data, x, y, mask=mask).value
+        return value[0] if np.ndim(x) == 0 and np.ndim(y) == 0 else value
+
+    def fit(self, data, x, y, *, mask=None, error=None, source_mask=None):
+        """
+        Fit the backgrounds and return all about them.
+
+        Parameters
+        ----------
+        data : 2D array_like, Quantity, or `~astropy.nddata.NDData`
+            The data. Pixels that are not finite are masked.
+
+        x, y : float or 1D array_like
+            The pixel positions of the sources.
+
+        mask : 2D array_like of bool, optional
+            `True` for pixels that are not used.
+
+        error : 2D array_like or Quantity, optional
+            The 1-sigma errors of ``data``. They weight the fits and
+            enter chi-squared and BIC.
+
+        source_mask : 2D array_like of bool, optional
+            `True` for the pixels of sources, for example from
+            `make_source_mask`. It takes the place of the circles of
+            ``source_fwhm``.
+
+        Returns
+        -------
+        fits : `LocalBackgroundFits`
+            The values, polynomials, and candidates.
+        """
+        x, y = _check_positions(x, y)
+        values, weights, unit = prepare_image(data, mask=mask, error=error)
+        weights = self._mask_sources(weights, x, y, source_mask)
+
+        placed = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        limit = max(values.shape) + max(self._sizes)
+        x_pixel, y_pixel = (
+            np.round(np.clip(position[placed], -limit, 2 * limit)).astype(int)
+            for position in (x, y))
+        fitted = self._fit_pixels(values, weights, x_pixel, y_pixel,
+                                  has_error=error is not None)
+        frames = [Frame(x_pixel.astype(float), y_pixel.astype(float), size,
+                        size) if size > 0
+                  else whole_map(values, weights).frame
+                  for size in self._sizes]
+        return LocalBackgroundFits(
+            x=x, y=y, shape=values.shape, unit=unit, placed=placed,
+            box_sizes=self._sizes, frames=tuple(frames), fitted=fitted,
+            meta=result_meta(self))
+
+    def _mask_sources(self, weights, x, y, source_mask):
+        """
+        Set the weights of the pixels of sources to zero.
+        """
+        if source_mask is not None:
+            source_mask = np.asarray(source_mask, dtype=bool)
+            if source_mask.shape != weights.shape:
+                msg = ('source_mask must have the same shape as data, '
+                       f'{weights.shape}: got {source_mask.shape}')
+                raise ValueError(msg)
+        elif self.source_fwhm is not None:
+            source_mask = make_source_mask(weights.shape, x, y,
+                                           self.source_fwhm,
+                                           factor=self.mask_factor)
+        return weights if source_mask is None else weights * ~source_mask
+
+    def _fit_pixels(self, values, weights, x, y, *, has_error):
+        """
+        Fit the boxes around pixels, as many at once as memory allows.
+        """
+        step = max(1, _MAX_PIXELS // max(self._sizes)**2
+                   if max(self._sizes) > 0 else x.size)
+        parts = []
+        for start in range(0, max(x.size, 1), step):
+            lot = slice(start, start + step)
+            boxes = [cut_out_boxes(values, weights, x[lot], y[lot], size)
+                     if size > 0 else whole_map(values, weights)
+                     for size in self._sizes]
+            parts.append(fit_candidates(
+                boxes, self._candidates, n_centers=x[lot].size,
+                criterion=self.criterion, tolerance=self.tolerance,
+                has_error=has_error, seed=self.seed))
+        return FittedCandidates.join(parts, [size == 0
+                                             for size in self._sizes])
+
+
+@dataclass(frozen=True)
+class LocalBackgroundFits:
+    """
+    The local backgrounds of sources, as `LocalPolynomialBackground.fit`
+    returns them.
+
+    Parameters
+    ----------
+    x, y : 1D `~numpy.ndarray`
+        The pixel positions of the sources.
+
+    shape : tuple of int
+        The shape of the map.
+
+    unit : `~astropy.units.Unit` or None
+        The unit of the map.
+
+    placed : 1D `~numpy.ndarray` of int
+        The indices of the sources whose position is finite.
+
+    box_sizes : tuple of int
+        The sizes of the boxes in pixels; 0 is the whole map.
+
+    frames : tuple of `~hyperphotutils.background.cutouts.Frame`
+        The coordinates of each box size.
+
+    fitted : `~hyperphotutils.background.candidates.FittedCandidates`
+        The polynomials of the placed sources.
+
+    meta : dict
+        How the result was made.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    shape: tuple
+    unit: object
+    placed: np.ndarray = field(repr=False)
+    box_sizes: tuple
+    frames: tuple = field(repr=False)
+    fitted: object = field(repr=False)
+    meta: dict = field(repr=False)
+
+    @cached_property
+    def value(self):
+        """
+        The backgrounds at the positions of the sources; NaN where there
+        is none.
+        """
+        value = np.full(self.x.size, np.nan)
+        selected = self.fitted.selected
+        for k in np.unique(selected[selected >= 0]):
+            index = np.flatnonzero(selected == k)
+            source = self.placed[index]
+            stack = self.fitted.coefficients[k]
+            members = slice(None) if len(stack) == 1 else index
+            frame = self.frames[self.fitted.candidates[k].box]
+            x, y = frame.scale(self.x[source, np.newaxis],
+                               self.y[source, np.newaxis], members)
+            value[source] = evaluate_polynomial(stack[members], x,
+                                                y)[:, 0, 0]
+        return self._with_unit(value)
+
+    @cached_property
+    def table(self):
+        """
+        A `~astropy.table.QTable` with a row for each source: the
+        background at its position, what was selected, and its scores.
+        """
+        table = QTable(meta=dict(self.meta))
+        table['id'] = np.arange(1, self.x.size + 1)
+        table['x'] = self.x
+        table['y'] = self.y
+        table['local_bkg'] = self.value
+        table['bkg_rms'] = self._with_unit(self._selected_scores('rms'))
+        chosen = self._chosen
+        table['bkg_method'] = [c.method if c else '' for c in chosen]
+        table['bkg_epsilon'] = [c.epsilon if c else np.nan for c in chosen]
+        table['bkg_order'] = [c.order if c else -1 for c in chosen]
+        table['bkg_box'] = [self.box_sizes[c.box] if c else -1
+                            for c in chosen]
+        for name in ('nmse', 'reduced_chi2', 'bic'):
+            table[name] = self._selected_scores(name)
+        table['n_pixels'] = 0
+        table['n_pixels'][self.placed] = self.fitted.n_pixels
+        return table
+
+    @cached_property
+    def models(self):
+        """
+        A list with the `~astropy.modeling.polynomial.Polynomial2D` of
+        each source, valid in pixel positions of the map; `None` where
+        there is no background.
+        """
+        models = [None] * self.x.size
+        for source, index, k in self._selections():
+            frame = self.frames[self.fitted.candidates[k].box]
+            models[source] = frame.make_model(
+                self.fitted.coefficients_of(k, index),
+                min(index, frame.x_center.size - 1))
+        return models
+
+    @cached_property
+    def candidates(self):
+        """
+        A `~astropy.table.QTable` of everything that was tried, source
+        by source, with the ``id`` of the source.
+        """
+        table = self.fitted.to_table(box_sizes=self.box_sizes,
+                                     unit=self.unit)
+        ids = np.repeat(self.placed + 1, len(self.fitted.candidates))
+        table.add_column(ids, name='id', index=0)
+        table.meta.update(self.meta)
+        return table
+
+    def make_image(self, index):
+        """
+        Make an image of the background of one source.
+
+        Parameters
+        ----------
+        index : int
+            The index of the source.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The background in the selected box, cut at the edge of the
+            map. It is empty if there is no background.
+
+        slices : tuple of slice
+            The slices of the box in the map, ``(y, x)``.
+        """
+        model = self.models[index]
+        if model is None:
+            return self._with_unit(np.empty((0, 0))), (slice(0, 0),) * 2
+        slices = tuple(
+            slice(max(0, round(low + 0.5)), min(length, round(high + 0.5)))
+            for (low, high), length in zip((model.y_domain, model.x_domain),
+                                           self.shape, strict=True))
+        yy, xx = np.mgrid[slices]
+        return self._with_unit(model(xx, yy)), slices
+
+    @property
+    def _chosen(self):
+        """
+        The selected candidate of each source, or None.
+        """
+        chosen = [None] * self.x.size
+        for source, _, k in self._selections():
+            chosen[source] = self.fitted.candidates[k]
+        return chosen
+
+    def _selections(self):
+        """
+        List source, index among the placed ones, and candidate.
+        """
+        selected = self.fitted.selected
+        index = np.flatnonzero(selected >= 0)
+        return zip(self.placed[index].tolist(), index.tolist(),
+                   selected[index].tolist(), strict=True)
+
+    def _selected_scores(self, name):
+        """
+        Return a score of the selected candidates.
+        """
+        selected = self.fitted.selected
+        index = np.flatnonzero(selected >= 0)
+        scores = np.full(self.x.size, np.nan)
+        scores[self.placed[index]] = getattr(self.fitted, name)[
+            selected[index], index]
+        return scores
+
+    def _with_unit(self, value):
+        """
+        Put the unit of the data back on.
+        """
+        return value if self.unit is None else value << self.unit
+
+
+def _check_box_sizes(box_sizes):
+    """
+    Return the odd sizes in increasing order; 0, the whole map, is last.
+    """
+    sizes = np.atleast_1d(np.asarray(box_sizes))
+    if sizes.dtype.kind not in 'iuf' or sizes.ndim != 1:
+        msg = f'box_sizes must be numbers: got {box_sizes!r}'
+        raise TypeError(msg)
+    if sizes.size == 0:
+        msg = 'box_sizes must not be empty'
+        raise ValueError(msg)
+    for size in sizes:
+        if not (size == 0 or 1 <= size < np.inf):
+            msg = ('box_sizes must be at least 1, or 0 for the whole map: '
+                   f'got {size}')
+            raise ValueError(msg)
+    odd = {2 * int(size // 2) + 1 for size in sizes if size > 0}
+    return (*sorted(odd), *((0,) if np.any(sizes == 0) else ()))
+
+
+def _check_positions(x, y):
+    """
+    Return the positions as 1D arrays of one length.
+    """
+    x, y = (np.atleast_1d(np.asarray(position, dtype=float))
+            for position in (x, y))
+    if x.ndim != 1 or x.shape != y.shape:
+        msg = ('x and y must be numbers or 1D arrays of the same length: got '
+               f'the shapes {x.shape} and {y.shape}')
+        raise ValueError(msg)
+    return x, y

@@ -1,0 +1,287 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Polynomial background of a whole map.
+"""
+
+from functools import cached_property
+
+import astropy.units as u
+import numpy as np
+from astropy.nddata import NDData
+
+from hyperphotutils.background.candidates import (
+    fit_candidates,
+    make_candidates,
+)
+from hyperphotutils.background.cutouts import prepare_image, whole_map
+from hyperphotutils.background.regressors import evaluate_polynomial
+from hyperphotutils.utils import make_repr, result_meta
+
+__all__ = ['PolynomialBackground2D']
+
+
+class PolynomialBackground2D:
+    """
+    Class to estimate the background of a map with a polynomial surface.
+
+    Polynomials of several orders, fitted by one or more methods, are
+    compared on the same pixels, and the best one is the background. All
+    work is done when the object is made.
+
+    Parameters
+    ----------
+    data : array_like, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The 2D data. Pixels that are not finite and pixels in the mask
+        of a `~astropy.nddata.NDData` object are treated as masked.
+
+    mask : array_like (bool), optional
+        A mask with the shape of ``data``, where `True` means that the
+        pixel is not used. The background is nevertheless given there;
+        use it for sources and bad pixels.
+
+    coverage_mask : array_like (bool), optional
+        A mask with the shape of ``data``, where `True` means that there
+        is no data. The background is ``fill_value`` there.
+
+    orders : int or sequence of int, optional
+        The total degrees of the polynomials to try. An order for which
+        there are too few pixels is left out.
+
+    methods : str or sequence of str, optional
+        The regressions to try:
+
+        * ``'lsq'``: least squares, best for noise without outliers;
+        * ``'huber'``: linear loss for large residuals, for a few per
+          cent of outliers;
+        * ``'theilsen'``: Theil-Sen, for as much as 20 % of outliers at
+          order 1 (11 % at order 2), but noisier in general. It does not
+          use ``error``.
+
+    criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
+        What the best background has least of: the normalized mean
+        squared error (`nmse`), the reduced chi-squared
+        (`reduced_chi2`), or the Bayesian information criterion (`bic`).
+        Pixels farther than 4 times the noise from the candidate with
+        the smallest clipped residual do not count.
+
+    huber_epsilons : float or sequence of float, optional
+        The parameters of the Huber loss to try: the residual in units
+        of the noise where it becomes linear, each more than 1.
+
+    tolerance : float, optional
+        How much worse (as a fraction, but absolute for 'bic') a lower
+        order may be and win. See `select_candidate` for the default.
+
+    error : array_like or `~astropy.units.Quantity`, optional
+        The 1-sigma errors of ``data``. They weight the fits and enter
+        chi-squared and BIC. The default is the same unknown noise in
+        all pixels.
+
+    fill_value : float, optional
+        The value of the background and its rms where ``coverage_mask``
+        is `True`, in the unit of the data.
+
+    seed : int or `~numpy.random.Generator`, optional
+        The seed for the random subsets of the Theil-Sen regression.
+
+    Raises
+    ------
+    TypeError
+        If the data are not real numbers or an argument is of the wrong
+        kind.
+
+    ValueError
+        If the value or the shape of an argument is wrong, or if there
+        are too few pixels for the lowest order.
+
+    Notes
+    -----
+    Without ``error``, the clipped rms of the best residual stands for
+    it in the reduced chi-squared, and BIC uses the likelihood that is
+    maximized over the noise. Noise that is correlated over a beam holds
+    less information than its number of pixels: BIC then tends to too
+    high orders.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import PolynomialBackground2D
+    >>> yy, xx = np.mgrid[:50, :60]
+    >>> rng = np.random.default_rng(0)
+    >>> data = 5.0 + 0.1 * xx - 0.2 * yy + rng.normal(0.0, 0.3, xx.shape)
+    >>> mask = np.zeros(data.shape, dtype=bool)
+    >>> data[20:25, 30:35] += 100.0
+    >>> mask[20:25, 30:35] = True
+    >>> bkg = PolynomialBackground2D(data, mask=mask)
+    >>> print(bkg.order, bkg.method)
+    1 lsq
+    >>> print(f'{bkg.background[22, 32]:.1f} {bkg.background_rms_median:.1f}')
+    3.8 0.3
+    """
+
+    _repr_params = ('orders', 'methods', 'criterion', 'huber_epsilons',
+                    'tolerance', 'fill_value', 'seed')
+
+    def __init__(self, data, *, mask=None, coverage_mask=None,
+                 orders=(0, 1, 2), methods=('lsq',), criterion='nmse',
+                 huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
+                 error=None, fill_value=0.0, seed=0):
+        self.orders = orders
+        self.methods = methods
+        self.criterion = criterion
+        self.huber_epsilons = huber_epsilons
+        self.tolerance = tolerance
+        self.seed = seed
+        self.fill_value = fill_value
+        candidates = make_candidates(orders=orders, methods=methods,
+                                     huber_epsilons=huber_epsilons)
+
+        values, weights, self._unit = prepare_image(data, mask=mask,
+                                                    error=error)
+        self._fill = self._plain_fill_value()
+        self.coverage_mask = _check_coverage(coverage_mask, values.shape)
+        if self.coverage_mask is not None:
+            weights = np.where(self.coverage_mask, 0.0, weights)
+
+        cutouts = whole_map(values, weights)
+        self._fitted = fit_candidates(
+            [cutouts], candidates, criterion=criterion,
+            tolerance=tolerance, has_error=error is not None, seed=seed)
+        selected = int(self._fitted.selected[0])
+        if selected < 0:
+            msg = (f'data has {cutouts.n_good[0]} good pixels, too few (or '
+                   f'too badly placed) for any order of {orders}')
+            raise ValueError(msg)
+        coefficients = self._fitted.coefficients_of(selected, 0)
+        self._candidate = candidates[selected]
+        self._model = cutouts.frame.make_model(coefficients)
+        self._rms = float(self._fitted.rms[selected, 0])
+        self._background = self._fill_uncovered(
+            evaluate_polynomial(coefficients, *cutouts.frame.grid)
+            .astype(_float_type(data), copy=False))
+
+    def __repr__(self):
+        return make_repr(self)
+
+    @property
+    def background(self):
+        """
+        The background, with the shape of the data.
+        """
+        return self._with_unit(self._background)
+
+    @property
+    def background_rms(self):
+        """
+        The rms of the residual, the same for all pixels, with the shape
+        of the data.
+
+        Pixels farther than 4 times the noise from the background do not
+        enter.
+        """
+        rms = np.full(self._background.shape, self._rms,
+                      dtype=self._background.dtype)
+        return self._with_unit(self._fill_uncovered(rms))
+
+    @cached_property
+    def background_median(self):
+        """
+        The median of the background where there are data.
+        """
+        covered = self._background
+        if self.coverage_mask is not None:
+            covered = covered[~self.coverage_mask]
+        return self._with_unit(float(np.median(covered)))
+
+    @property
+    def background_rms_median(self):
+        """
+        The median of the background rms.
+        """
+        return self._with_unit(self._rms)
+
+    @property
+    def model(self):
+        """
+        The background as a `~astropy.modeling.polynomial.Polynomial2D`.
+
+        Its inputs are pixel positions, its value is a plain number in
+        the unit of the data. Its coefficients belong to coordinates
+        that run from -1 to 1 between the edges of the map.
+        """
+        return self._model
+
+    @property
+    def order(self):
+        """
+        The total degree of the selected polynomial.
+        """
+        return self._candidate.order
+
+    @property
+    def method(self):
+        """
+        The method of the selected polynomial.
+        """
+        return self._candidate.method
+
+    @cached_property
+    def candidates(self):
+        """
+        A `~astropy.table.QTable` of everything that was tried.
+
+        The rows are in the order in which candidates win a tie. Scores
+        are NaN where there were too few pixels.
+        """
+        table = self._fitted.to_table(unit=self._unit, box_sizes=(0,))
+        table.meta.update(result_meta(self))
+        return table
+
+    def _plain_fill_value(self):
+        """
+        Return the fill value as a number in the unit of the data.
+        """
+        if not isinstance(self.fill_value, u.Quantity):
+            return self.fill_value
+        if self._unit is None:
+            msg = ('fill_value must have no unit if data has none: got '
+                   f'{self.fill_value}')
+            raise ValueError(msg)
+        return self.fill_value.to_value(self._unit)
+
+    def _fill_uncovered(self, image):
+        """
+        Put the fill value where there are no data, in place.
+        """
+        if self.coverage_mask is not None:
+            image[self.coverage_mask] = self._fill
+        return image
+
+    def _with_unit(self, value):
+        """
+        Put the unit of the data back on.
+        """
+        return value if self._unit is None else value << self._unit
+
+
+def _check_coverage(coverage_mask, shape):
+    """
+    Return the coverage mask as an array.
+    """
+    if coverage_mask is None:
+        return None
+    coverage_mask = np.asarray(coverage_mask, dtype=bool)
+    if coverage_mask.shape != shape:
+        msg = (f'coverage_mask must have the same shape as data, {shape}: '
+               f'got {coverage_mask.shape}')
+        raise ValueError(msg)
+    return coverage_mask
+
+
+def _float_type(data):
+    """
+    Return the type of the data, or float64 if they are no floats.
+    """
+    dtype = np.asarray(data.data if isinstance(data, NDData) else data).dtype
+    return dtype.newbyteorder('=') if dtype.kind == 'f' else np.dtype(float)

@@ -1,0 +1,415 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fits of two-dimensional polynomials to stacks of images.
+
+All functions are pure and work on a stack of images of one shape at
+once. ``values`` and ``weights`` have the shape ``(n, ny, nx)``; pixels
+of zero weight do not count. ``x`` with ``nx`` and ``y`` with ``ny``
+elements are the coordinates of the columns and rows, best scaled to
+[-1, 1], and the values best have a mean near zero and an rms near one.
+
+Coefficients have the shape ``(n, order + 1, order + 1)``: the element
+``[:, j, i]`` belongs to ``x**i * y**j`` and is zero where ``i + j``
+is larger than the order. They are NaN for an image whose pixels do not
+determine the polynomial.
+
+On a pixel grid all sums that least squares needs are moments of the
+weight image, and a moment is two small matrix products, so that no
+design matrix with a row for each pixel is ever built.
+"""
+
+import numpy as np
+
+__all__ = [
+    'evaluate_polynomial',
+    'fit_huber',
+    'fit_lsq',
+    'fit_theilsen',
+    'polynomial_terms',
+]
+
+# Smallest ratio of the eigenvalues of the normalized normal equations
+# for which the polynomial counts as determined by the pixels.
+_RCOND = 1.0e-12
+
+# sigma of a Gaussian / its mean absolute deviation
+_MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
+
+# Largest number of elements in a temporary array of the Theil-Sen fit.
+_MAX_ELEMENTS = 4_000_000
+
+
+def polynomial_terms(order):
+    """
+    List the terms of a two-dimensional polynomial.
+
+    Parameters
+    ----------
+    order : int
+        The total degree of the polynomial.
+
+    Returns
+    -------
+    i, j : `~numpy.ndarray` of int
+        The powers of x and y in each of the
+        ``(order + 1) * (order + 2) / 2`` terms, lowest degree first.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import polynomial_terms
+    >>> i, j = polynomial_terms(2)
+    >>> print(i, j)
+    [0 1 0 2 1 0] [0 0 1 0 1 2]
+    """
+    terms = [(degree - j, j) for degree in range(order + 1)
+             for j in range(degree + 1)]
+    i, j = np.array(terms).T
+    return i, j
+
+
+def evaluate_polynomial(coefficients, x, y, *, out=None):
+    """
+    Evaluate polynomials on grids.
+
+    Parameters
+    ----------
+    coefficients : `~numpy.ndarray`
+        Array of shape ``(..., order + 1, order + 1)``; see the module
+        for the meaning of its elements.
+
+    x, y : `~numpy.ndarray`
+        The coordinates of the columns, shape ``(..., nx)``, and of the
+        rows, shape ``(..., ny)``.
+
+    out : `~numpy.ndarray`, optional
+        The array to put the values in.
+
+    Returns
+    -------
+    values : `~numpy.ndarray`
+        The values, of shape ``(..., ny, nx)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import evaluate_polynomial
+    >>> coefficients = np.array([[1.0, 2.0], [10.0, 0.0]])
+    >>> evaluate_polynomial(coefficients, np.arange(3), np.arange(2))
+    array([[ 1.,  3.,  5.],
+           [11., 13., 15.]])
+    """
+    order = coefficients.shape[-1] - 1
+    return np.matmul(_powers(y, order) @ coefficients,
+                     np.swapaxes(_powers(x, order), -1, -2), out=out)
+
+
+def fit_lsq(values, weights, x, y, order):
+    """
+    Fit polynomials by weighted least squares.
+
+    Parameters
+    ----------
+    values, weights : `~numpy.ndarray`
+        The images and their weights (the inverse variances, or 1 for
+        every pixel to use), of shape ``(n, ny, nx)``.
+
+    x, y : 1D `~numpy.ndarray`
+        The coordinates of the columns and rows.
+
+    order : int
+        The total degree of the polynomial.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`
+        The coefficients, of shape ``(n, order + 1, order + 1)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import fit_lsq
+    >>> x = y = np.linspace(-1.0, 1.0, 11)
+    >>> image = 1.0 + 2.0 * x + 3.0 * y[:, np.newaxis]
+    >>> fit_lsq(image[np.newaxis], np.ones((1, 11, 11)), x, y, 1)
+    array([[[1., 2.],
+            [3., 0.]]])
+    """
+    i, j = polynomial_terms(order)
+    x_powers = _powers(x, 2 * order)
+    y_powers = _powers(y, 2 * order)
+    moments = y_powers.T @ (weights @ x_powers)
+    matrix = moments[:, j[:, np.newaxis] + j, i[:, np.newaxis] + i]
+    x_powers = x_powers[:, :order + 1]
+    y_powers = y_powers[:, :order + 1]
+    vector = (y_powers.T @ ((weights * values) @ x_powers))[:, j, i]
+    return _as_matrix(_solve_normal_equations(matrix, vector), order)
+
+
+def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
+              tolerance=1.0e-5):
+    """
+    Fit polynomials with the loss of Huber, quadratic for small and
+    linear for large residuals.
+
+    Where a residual r in units of the noise is larger than ``epsilon``
+    the pixel counts with weight ``epsilon / r``. The scale of the noise
+    is a parameter of the fit as well. The result is the minimum of the
+    function that the ``HuberRegressor`` of scikit-learn minimizes with
+    ``alpha=0``. Iteratively reweighted least squares takes a few
+    milliseconds for a map, and works on a whole stack of images at
+    once.
+
+    Parameters
+    ----------
+    values, weights : `~numpy.ndarray`
+        The images and their weights, of shape ``(n, ny, nx)``.
+
+    x, y : 1D `~numpy.ndarray`
+        The coordinates of the columns and rows.
+
+    order : int
+        The total degree of the polynomial.
+
+    epsilon : float, optional
+        The residual, in units of the noise, where the loss becomes
+        linear; more than 1. The default, 1.35, has 95 % of the
+        efficiency of least squares in Gaussian noise.
+
+    max_iter : int, optional
+        The largest number of iterations. An image that has not
+        converged then keeps its last coefficients, which are robust
+        too.
+
+    tolerance : float, optional
+        The change of all coefficients, in units of the noise, below
+        which an image has converged.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`
+        The coefficients, of shape ``(n, order + 1, order + 1)``.
+
+    References
+    ----------
+    Huber P. J., Ronchetti E. M. 2009, Robust Statistics, 2nd edition,
+    Wiley, sections 7.7 and 7.8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import fit_huber
+    >>> x = y = np.linspace(-1.0, 1.0, 41)
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.normal(0.0, 1.0, (1, 41, 41))
+    >>> image[0, :3] += 1000.0
+    >>> coefficients = fit_huber(image, np.ones(image.shape), x, y, 0)
+    >>> print(abs(coefficients[0, 0, 0]) < 0.3)
+    True
+    """
+    coefficients = fit_lsq(values, weights, x, y, order)
+    scale = np.full(len(values), np.inf)
+    active = np.flatnonzero(np.isfinite(coefficients[:, 0, 0]))
+    root = np.sqrt(weights)
+    for _ in range(max_iter):
+        if active.size == 0:
+            break
+        part = slice(None) if active.size == len(values) else active
+        residual = evaluate_polynomial(coefficients[part], x, y)
+        residual -= values[part]
+        residual *= root[part]
+        np.abs(residual, out=residual)
+        scale[part] = _huber_scale(residual, weights[part] > 0, epsilon,
+                                   scale[part])
+        limit = (epsilon * scale[part])[:, np.newaxis, np.newaxis]
+        # limit / max(residual, limit) is min(1, limit / residual)
+        tiny = np.finfo(float).tiny
+        np.maximum(residual, np.maximum(limit, tiny), out=residual)
+        np.divide(np.maximum(limit, tiny), residual, out=residual)
+        residual *= weights[part]
+        new = fit_lsq(values[part], residual, x, y, order)
+        # an image whose new weights leave it undetermined stays as it is
+        new = np.where(np.isfinite(new), new, coefficients[part])
+        change = np.abs(new - coefficients[part]).max(axis=(1, 2))
+        coefficients[part] = new
+        active = active[change > tolerance * _in_values(scale[part],
+                                                        weights[part])]
+    return coefficients
+
+
+def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
+    """
+    Fit polynomials by the generalized method of Theil and Sen.
+
+    The polynomial is solved for exactly on ``n_subsets`` random subsets
+    of as many pixels as it has terms; the result is the spatial median
+    of these solutions, as in the ``TheilSenRegressor`` of scikit-learn.
+    With k terms it breaks down when more than ``1 - 0.5**(1 / k)`` of
+    the pixels are contaminated: 50, 21 and 11 % for the orders 0, 1 and
+    2. Time and memory are bounded by the number of subsets, whatever
+    the number of pixels.
+
+    Parameters
+    ----------
+    values, weights : `~numpy.ndarray`
+        The images and their weights, of shape ``(n, ny, nx)``. Pixels
+        of zero weight are left out, all others count the same.
+
+    x, y : 1D `~numpy.ndarray`
+        The coordinates of the columns and rows.
+
+    order : int
+        The total degree of the polynomial.
+
+    seed : int or `~numpy.random.Generator`, optional
+        The seed of the random subsets.
+
+    n_subsets : int, optional
+        The number of subsets.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`
+        The coefficients, of shape ``(n, order + 1, order + 1)``.
+
+    References
+    ----------
+    Dang X., Peng H., Wang X., Zhang H. 2008, Theil-Sen Estimators in a
+    Multiple Linear Regression Model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import fit_theilsen
+    >>> x = y = np.linspace(-1.0, 1.0, 21)
+    >>> image = 1.0 + 2.0 * x + 3.0 * y[:, np.newaxis]
+    >>> image[::7, ::5] = 1000.0
+    >>> fit_theilsen(image[np.newaxis], np.ones((1, 21, 21)), x, y, 1)
+    array([[[1., 2.],
+            [3., 0.]]])
+    """
+    rng = np.random.default_rng(seed)
+    n_images, ny, nx = values.shape
+    n_terms = polynomial_terms(order)[0].size
+    step = max(1, _MAX_ELEMENTS // max(n_subsets * n_terms**2, ny * nx))
+    solutions = np.empty((n_images, n_terms))
+    for start in range(0, n_images, step):
+        part = slice(start, start + step)
+        subsets = _solve_subsets(values[part], weights[part], x, y, order,
+                                 n_subsets, rng)
+        solutions[part] = _spatial_median(*subsets)
+    return _as_matrix(solutions, order)
+
+
+def _powers(x, order):
+    """
+    Return the powers 0 to order of x along a new last axis.
+    """
+    return np.asarray(x)[..., np.newaxis] ** np.arange(order + 1)
+
+
+def _as_matrix(solutions, order):
+    """
+    Put coefficients in the order of the terms into square matrices.
+    """
+    i, j = polynomial_terms(order)
+    coefficients = np.zeros((len(solutions), order + 1, order + 1))
+    coefficients[:, j, i] = solutions
+    return coefficients
+
+
+def _solve_normal_equations(matrix, vector):
+    """
+    Solve stacked normal equations; NaN where they are singular.
+    """
+    norm = np.sqrt(np.einsum('nii->ni', matrix))
+    norm[norm == 0] = 1.0
+    matrix = matrix / (norm[:, :, np.newaxis] * norm[:, np.newaxis])
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    singular = eigenvalues[:, 0] <= _RCOND * eigenvalues[:, -1]
+    eigenvalues[singular] = np.nan
+    rotated = np.einsum('nij,ni->nj', vectors, vector / norm) / eigenvalues
+    return np.einsum('nij,nj->ni', vectors, rotated) / norm
+
+
+def _huber_scale(residual, good, epsilon, scale):
+    """
+    Take two Newton steps towards the scale that minimizes the Huber
+    function: mean(min(r**2 / scale**2, epsilon**2)) = 1.
+
+    The sum is concave in scale**2, so that the steps go down to the
+    solution from above, where the largest possible value, the rms, is.
+    """
+    square = residual**2
+    n_good = good.sum(axis=(1, 2))
+    largest = square.sum(axis=(1, 2)) / n_good
+    variance = np.minimum(scale**2, largest)
+    for _ in range(2):
+        limit = (epsilon**2 * variance)[:, np.newaxis, np.newaxis]
+        outlier = square > limit
+        inner = square.sum(axis=(1, 2), where=~outlier)
+        degrees = n_good - epsilon**2 * outlier.sum(axis=(1, 2))
+        variance = np.where(degrees > 0, inner / np.maximum(degrees, 1.0),
+                            largest)
+    return np.sqrt(variance)
+
+
+def _in_values(scale, weights):
+    """
+    Convert a scale of weighted residuals to the scale of the values.
+    """
+    total = weights.sum(axis=(1, 2))
+    return scale * np.sqrt((weights > 0).sum(axis=(1, 2)) / total)
+
+
+def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
+    """
+    Solve for the polynomial on random subsets of the pixels.
+
+    Returns the solutions, of shape (n, n_subsets, n_terms), and which
+    of them exist.
+    """
+    i, j = polynomial_terms(order)
+    n_images = len(values)
+    good = (weights > 0).reshape(n_images, -1)
+    n_good = good.sum(axis=1)
+    first_good = np.argsort(~good, axis=1, kind='stable')
+    shape = (n_images, n_subsets * i.size)
+    picks = (rng.random(shape) * n_good[:, np.newaxis]).astype(int)
+    pixel = np.take_along_axis(first_good, picks, axis=1)
+    picked = np.take_along_axis(values.reshape(n_images, -1), pixel, axis=1)
+    rows, columns = np.divmod(pixel, x.size)
+
+    shape = (n_images, n_subsets, i.size)
+    matrix = ((x[columns][..., np.newaxis]**i)
+              * (y[rows][..., np.newaxis]**j)).reshape(*shape, i.size)
+    solvable = np.abs(np.linalg.det(matrix)) > _RCOND
+    solvable &= n_good[:, np.newaxis] >= i.size
+    matrix[~solvable] = np.eye(i.size)
+    picked = picked.reshape(*shape, 1)
+    return np.linalg.solve(matrix, picked)[..., 0], solvable
+
+
+def _spatial_median(points, valid, *, max_iter=200, tolerance=1.0e-5):
+    """
+    Return the point with the least sum of distances to the valid points
+    (algorithm of Weiszfeld); NaN where there is none.
+
+    The median of each coordinate is the start, and the result in one
+    dimension.
+    """
+    n_valid = valid.sum(axis=1)
+    ordered = np.sort(np.where(valid[..., np.newaxis], points, np.inf), axis=1)
+    middle = np.array([n_valid - 1, n_valid]) // 2
+    middle = np.clip(middle, 0, None)[..., np.newaxis, np.newaxis]
+    median = 0.5 * (np.take_along_axis(ordered, middle[0], axis=1)
+                    + np.take_along_axis(ordered, middle[1], axis=1))
+    for _ in range(max_iter if points.shape[-1] > 1 else 0):
+        distance = np.linalg.norm(points - median, axis=-1)
+        weights = valid / np.maximum(distance, tolerance**2)
+        total = np.maximum(weights.sum(axis=1), np.finfo(float).tiny)
+        new = np.einsum('ns,nsk->nk', weights, points) / total[:, np.newaxis]
+        change = np.abs(new - median[:, 0]).max()
+        median = new[:, np.newaxis]
+        if change < tolerance:
+            break
+    return np.where(n_valid[:, np.newaxis] > 0, median[:, 0], np.nan)

@@ -1,0 +1,166 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Criteria for the choice between models of the same pixels.
+"""
+
+import numpy as np
+
+__all__ = ['bic', 'nmse', 'reduced_chi2', 'select_candidate']
+
+
+def nmse(residual_power, data_power):
+    """
+    Calculate the normalized mean squared error.
+
+    .. math::
+
+        \\mathrm{NMSE} = \\frac{\\sum_i (d_i - m_i)^2}{\\sum_i d_i^2}
+
+    with the data :math:`d` and the model :math:`m`: the part of the
+    power of the data that the model leaves over.
+
+    Parameters
+    ----------
+    residual_power : array_like
+        The sum of the squared residuals.
+
+    data_power : array_like
+        The sum of the squared data on the same pixels.
+
+    Returns
+    -------
+    nmse : float or `~numpy.ndarray`
+        The normalized mean squared error; zero where both are zero.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import nmse
+    >>> print(nmse(2.0, 100.0))
+    0.02
+    """
+    residual_power = np.asarray(residual_power, dtype=float)
+    data_power = np.asarray(data_power, dtype=float)
+    return residual_power / np.where(data_power > 0, data_power, 1.0)
+
+
+def reduced_chi2(chi2, n_pixels, n_parameters):
+    """
+    Calculate the reduced chi-squared, ``chi2 / (n_pixels -
+    n_parameters)``.
+
+    Parameters
+    ----------
+    chi2 : array_like
+        The sum of the squared residuals in units of the errors.
+
+    n_pixels, n_parameters : array_like
+        The number of pixels in the sum and of free parameters.
+
+    Returns
+    -------
+    reduced_chi2 : float or `~numpy.ndarray`
+        The reduced chi-squared; infinite where there are not more
+        pixels than parameters.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import reduced_chi2
+    >>> print(reduced_chi2(97.0, 100, 3))
+    1.0
+    """
+    degrees = np.asarray(n_pixels, dtype=float) - n_parameters
+    return np.where(degrees > 0, chi2 / np.where(degrees > 0, degrees, 1.0),
+                    np.inf)[()]
+
+
+def bic(chi2, n_pixels, n_parameters):
+    """
+    Calculate the Bayesian information criterion for Gaussian noise.
+
+    .. math::
+
+        \\mathrm{BIC} = \\chi^2 + k \\ln n
+
+    with the number of parameters :math:`k` and of pixels :math:`n`;
+    constants that are the same for all models of the same pixels are
+    left out. Where the noise is not known, :math:`n \\ln(R / n)` with
+    the residual power :math:`R` takes the place of :math:`\\chi^2`.
+
+    Parameters
+    ----------
+    chi2 : array_like
+        The sum of the squared residuals in units of the errors, or
+        ``n_pixels * log(residual_power / n_pixels)``.
+
+    n_pixels, n_parameters : array_like
+        The number of pixels in the sum and of free parameters.
+
+    Returns
+    -------
+    bic : float or `~numpy.ndarray`
+        The Bayesian information criterion; the smaller the better.
+
+    References
+    ----------
+    Schwarz G. 1978, Annals of Statistics, 6, 461.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import bic
+    >>> print(f'{bic(97.0, 100, 3):.2f}')
+    110.82
+    """
+    return chi2 + n_parameters * np.log(n_pixels)
+
+
+def select_candidate(scores, *, criterion='nmse', tolerance=None,
+                     n_pixels=None):
+    """
+    Select the first candidate whose score ties with the best one.
+
+    Parameters
+    ----------
+    scores : `~numpy.ndarray`
+        The values of the criterion, the smaller the better, of shape
+        ``(n_candidates, ...)``. The candidate that shall win a tie
+        comes first. Values that are not finite are out.
+
+    criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
+        What the scores are.
+
+    tolerance : float, optional
+        The difference to the best score up to which it is a tie: in
+        units of the best score, but absolute for 'bic'. The default is
+        2 for 'bic' (nothing that speaks against the simpler model: Kass
+        and Raftery 1995), and else the larger of 0.01 and ``10 /
+        n_pixels``, which is what five more terms gain from noise alone
+        (5 pixels on average, with a scatter of 3).
+
+    n_pixels : array_like, optional
+        The number of pixels behind the scores.
+
+    Returns
+    -------
+    index : int or `~numpy.ndarray` of int
+        The index of the selected candidate; -1 if there is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import select_candidate
+    >>> print(select_candidate(np.array([0.5, 0.2, 0.199])))
+    1
+    """
+    if tolerance is None:
+        if criterion == 'bic':
+            tolerance = 2.0
+        else:
+            n_pixels = np.inf if n_pixels is None else np.asarray(n_pixels)
+            tolerance = np.maximum(0.01, 10.0 / np.maximum(n_pixels, 1))
+    usable = np.isfinite(scores)
+    best = np.min(scores, axis=0, where=usable, initial=np.inf)
+    best = np.where(usable.any(axis=0), best, 0.0)
+    limit = best + (tolerance if criterion == 'bic' else tolerance * best)
+    ties = usable & (scores <= limit)
+    index = np.where(ties.any(axis=0), np.argmax(ties, axis=0), -1)
+    return index[()]
