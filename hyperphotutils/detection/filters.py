@@ -3,6 +3,7 @@
 High-pass filters that know about masked pixels and map borders.
 """
 
+import math
 import operator
 
 import numpy as np
@@ -12,14 +13,13 @@ from hyperphotutils.utils.tables import as_masked_image, strip_units
 
 __all__ = ['high_pass_filter']
 
-# Sigma of the narrow Gaussian in units of the FWHM. It is about half
-# the sigma of the beam: it takes away pixel-to-pixel noise, but close
-# pairs remain apart, which they do not behind a filter like the beam.
-_NARROW_SIGMA = 0.2
-
-# Side of the box (or width of the equivalent broad Gaussian) in units
-# of the FWHM, if it is not given.
-_AUTO_SIZE = {'gaussian': 4.5, 'box': 1.0}
+# Sigmas of the two Gaussians and side of the box in units of the FWHM. A
+# filter as wide as the beam merges close pairs, and a much narrower one
+# drowns in pixel-to-pixel noise, where a map has such noise. These were
+# chosen on simulated maps of many kinds.
+_NARROW_SIGMA = 0.25
+_BROAD_SIGMA = 0.42
+_BOX_SIZE = 2.0
 
 
 def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
@@ -46,7 +46,7 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
         The filter:
 
         * ``'gaussian'`` (default): the image smoothed by a narrow
-          Gaussian (sigma of 0.2 FWHM) minus the image smoothed by a
+          Gaussian (sigma of 0.25 FWHM) minus the image smoothed by a
           broad one.
         * ``'box'``: the image minus its mean in a square box.
 
@@ -54,9 +54,10 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
         The side in pixels of the box over which the local background
         is averaged. For ``'gaussian'`` the broad Gaussian has the same
         variance as that box, :math:`\\sigma = \\sqrt{(s^2 - 1) / 12}`.
-        With `None` (default) or 0 it is the odd number next to 4.5
-        FWHM (a broad Gaussian with a sigma of 1.3 FWHM) or, for
-        ``'box'``, next to 1 FWHM, and at least 3.
+        With `None` (default) or 0 the broad Gaussian has a sigma of
+        0.42 FWHM (the variance of a box of about 1.5 FWHM), and the box
+        is the odd number closest to 2 FWHM; both at least what fits 3
+        pixels.
 
     Returns
     -------
@@ -84,10 +85,10 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     [25, 30]
     """
     fwhm = check_fwhm(fwhm)
-    size = resolve_kernel_size(kernel, kernel_size, fwhm)
+    check_kernel(kernel, kernel_size, fwhm)
     arrays, unit = strip_units(data=data)
     image, bad = as_masked_image(arrays['data'], mask)
-    filtered = filter_image(image, bad, fwhm, kernel, size)
+    filtered = filter_image(image, bad, fwhm, kernel, kernel_size)
     return filtered if unit is None else filtered << unit
 
 
@@ -105,47 +106,67 @@ def check_fwhm(fwhm):
     return fwhm
 
 
-def resolve_kernel_size(kernel, kernel_size, fwhm):
+def check_kernel(kernel, kernel_size, fwhm):
     """
-    Return the kernel size in pixels, chosen from the FWHM if automatic.
+    Check the name and the size of a kernel.
     """
-    if kernel not in _AUTO_SIZE:
+    if kernel not in ('gaussian', 'box'):
         msg = f"kernel must be 'gaussian' or 'box': got {kernel!r}"
         raise ValueError(msg)
-    if kernel_size is None or kernel_size == 0:
-        # the next odd number, and at least 3
-        return max(3, 2 * round((_AUTO_SIZE[kernel] * fwhm - 1) / 2) + 1)
+    if kernel_size is None:
+        return
     try:
         size = operator.index(kernel_size)
     except TypeError:
         msg = f'kernel_size must be an integer: got {kernel_size!r}'
         raise TypeError(msg) from None
+    if size == 0:
+        return
     if size < 3 or size % 2 == 0:
         msg = ('kernel_size must be an odd number of at least 3 pixels: '
                f'got {size}')
         raise ValueError(msg)
-    return size
+    if (kernel == 'gaussian'
+            and math.sqrt((size**2 - 1) / 12) <= _NARROW_SIGMA * fwhm):
+        msg = (f'kernel_size is too small for a fwhm of {fwhm} pixels: '
+               f'got {size}')
+        raise ValueError(msg)
 
 
-def filter_image(image, bad, fwhm, kernel, size):
+def kernel_width(kernel, kernel_size, fwhm):
+    """
+    Return the side in pixels of the box of the local background.
+
+    For an automatic Gaussian it is that of the equivalent box, and no
+    integer.
+    """
+    if kernel_size:
+        return kernel_size
+    if kernel == 'box':
+        return max(3, 2 * round((_BOX_SIZE * fwhm - 1) / 2) + 1)
+    return max(3.0, math.sqrt(12 * (_BROAD_SIGMA * fwhm)**2 + 1))
+
+
+def filter_image(image, bad, fwhm, kernel, kernel_size):
     """
     Return the filtered image; NaN where ``bad``.
     """
-    if min(image.shape) < size:
+    width = kernel_width(kernel, kernel_size, fwhm)
+    if min(image.shape) < width:
         msg = ('data must not be smaller than the kernel: got shape '
-               f'{image.shape} for a kernel_size of {size}')
+               f'{image.shape} for a kernel of {width:.1f} pixels')
         raise ValueError(msg)
     weight = np.where(bad, 0.0, 1.0)
     filled = np.where(bad, 0.0, image)
 
     if kernel == 'box':
         narrow = filled
-        broad = _weighted_mean(uniform_filter, filled, weight, size)
+        broad = _weighted_mean(uniform_filter, filled, weight, width)
     else:
-        sigma = np.sqrt((size**2 - 1) / 12)
         narrow = _weighted_mean(gaussian_filter, filled, weight,
                                 _NARROW_SIGMA * fwhm)
-        broad = _weighted_mean(gaussian_filter, filled, weight, sigma)
+        broad = _weighted_mean(gaussian_filter, filled, weight,
+                               math.sqrt((width**2 - 1) / 12))
 
     filtered = narrow - broad
     filtered[bad] = np.nan

@@ -3,10 +3,12 @@
 Star finder for blended sources on structured backgrounds.
 """
 
+import math
 import operator
 import warnings
 
 import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.units import Quantity
 from photutils.detection import StarFinderBase
@@ -18,9 +20,10 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.detection.filters import (
     check_fwhm,
+    check_kernel,
     filter_image,
     high_pass_filter,
-    resolve_kernel_size,
+    kernel_width,
 )
 from hyperphotutils.detection.shapes import (
     cutout_stack,
@@ -30,6 +33,7 @@ from hyperphotutils.detection.shapes import (
     ring_scores,
 )
 from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
     make_repr,
@@ -49,7 +53,7 @@ class HighPassStarFinder(StarFinderBase):
     Detect compact sources as local maxima of a high-pass filtered image.
 
     The filter is narrower than the beam, so that close pairs are not
-    merged, and takes away structures larger than a few beams. A source
+    merged, and takes away structures larger than the beam. A source
     is a local maximum of the filtered image above a threshold in units
     of its sigma-clipped rms. Masked and non-finite pixels are left out
     of all averages; neither they nor the borders of the image make
@@ -124,18 +128,20 @@ optional
     `~photutils.psf.PSFPhotometry`, and on residual images.
 
     ``sharpness`` and ``roundness`` are defined as in DAOFIND [1]_, with
-    the filtered image in the place of its convolved one, and pixels
-    within :math:`h` (0.6 FWHM, at least 1) in x and y of the peak:
+    the filtered image in the place of its convolved one, from the
+    pixels within 0.6 FWHM (at least 1 pixel) in x and y of the peak:
 
     * ``sharpness`` is the value of the image at the peak minus the mean
-      of the other pixels, divided by the filtered value at the peak.
+      of the other pixels, divided by the height that a source of the
+      size of the beam has if its filtered peak is as high. It is about
+      0.5 for sources and a few for single bright pixels.
     * ``roundness`` is :math:`2 \\Sigma_2 / \\Sigma_4`, where
       :math:`\\Sigma_4` is the sum of the absolute filtered values of
       the other pixels, and :math:`\\Sigma_2` the sum of the filtered
-      values of the upper left and lower right quadrants minus that of
-      the upper right and lower left ones. (The quadrants contain one
-      half axis each, so that a source elongated along x or y has a
-      negative or positive roundness.)
+      values in the upper left and lower right quadrants minus that in
+      the upper right and lower left ones. (Each quadrant contains one
+      half axis, so that a source elongated along x or y has a negative
+      or positive roundness.) It lies between -2 and 2.
 
     References
     ----------
@@ -171,8 +177,9 @@ optional
         self.fwhm = check_fwhm(fwhm)
         self.threshold = _check_level('threshold', threshold)
         self.rms = None if rms is None else _check_level('rms', rms)
+        check_kernel(kernel, kernel_size, self.fwhm)
         self.kernel = kernel
-        self.kernel_size = resolve_kernel_size(kernel, kernel_size, fwhm)
+        self.kernel_size = kernel_size
         self.sharpness_range = _check_range('sharpness_range',
                                             sharpness_range)
         self.roundness_range = _check_range('roundness_range',
@@ -234,16 +241,17 @@ optional
 
             * ``id``: identification number, from 1.
             * ``x_centroid``, ``y_centroid``: top of a paraboloid fitted
-              to the image within 0.7 FWHM of the peak.
+              to the image within 0.7 FWHM of the peak, or to the
+              filtered image where that has no top within 1 pixel.
             * ``peak``: value of the image at the peak pixel.
             * ``snr``: value of the filtered image at the peak pixel
               divided by its noise.
             * ``sharpness``, ``roundness``: see the class.
             * ``shoulder_score``: lopsidedness of the surroundings, see
               `shoulder_score`.
-            * ``flux``: sum of the filtered image within 0.6 FWHM (in x
-              and y) of the peak pixel, a rough measure of brightness
-              only.
+            * ``flux``: flux of a source of the size of the beam that
+              has the filtered peak of the source: right for point
+              sources and too small for extended ones.
 
         Raises
         ------
@@ -262,7 +270,8 @@ optional
         rms, limit = _noise_and_limit(filtered, bad, levels, rounding)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
         if self.exclude_border:
-            x, y = _off_border(x, y, image.shape, self.kernel_size // 2)
+            width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
+            x, y = _off_border(x, y, image.shape, int(width) // 2)
 
         table = None
         if len(x) > 0:
@@ -311,6 +320,7 @@ optional
         cutouts, dx, dy = cutout_stack(image, x, y, half)
         smooth_cutouts, _, _ = cutout_stack(filtered, x, y, half)
         height = filtered[y, x]
+        amplitude = height / self._beam_response()
         noise = rms if np.ndim(rms) == 0 else rms[y, x]
 
         x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
@@ -327,11 +337,22 @@ optional
                 'y_centroid': y_fit,
                 'peak': image[y, x],
                 'snr': height / noise,
-                'sharpness': daofind_sharpness(cutouts, height),
+                'sharpness': daofind_sharpness(cutouts, amplitude),
                 'roundness': daofind_roundness(smooth_cutouts, dx, dy),
                 'shoulder_score': ring_scores(image, x_fit, y_fit,
                                               self.fwhm),
-                'flux': np.nansum(smooth_cutouts, axis=1)}
+                'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
+
+    def _beam_response(self):
+        """
+        Return the filtered peak of a Gaussian beam of unit height.
+        """
+        width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
+        half = math.ceil(width + 3 * self.fwhm)
+        offset = np.arange(-half, half + 1)
+        sigma = self.fwhm * gaussian_fwhm_to_sigma
+        profile = np.exp(-0.5 * (offset / sigma)**2)
+        return self.filter(np.outer(profile, profile))[half, half]
 
     def _select(self, table, peak_max):
         """

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from hyperphotutils.detection.filters import check_fwhm
 from hyperphotutils.utils.tables import as_masked_image, strip_units
 
 __all__ = ['shoulder_score']
@@ -23,19 +24,15 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
     """
     Calculate how lopsided the surroundings of sources are.
 
-    The image is sampled along ``n_angles`` directions and averaged
-    between 0.75 and 1.5 FWHM from the source. With :math:`r_i` the
-    average in direction :math:`i` and :math:`p` the value of the
-    source's pixel, the score is
-
-    .. math::
-
-        \\frac{\\max_i r_i - \\mathrm{median}_i r_i}
-             {p - \\mathrm{median}_i r_i} .
-
-    It is zero for an isolated round source, whatever constant
-    background it sits on, and one or more for a peak on the shoulder of
-    a brighter source.
+    The image is sampled in ``n_angles`` directions on circles of 0.75,
+    1, 1.25 and 1.5 FWHM, and the median of each circle is subtracted.
+    Let :math:`a` be the mean of the circles in the direction where it
+    is highest, and :math:`h` the value of the source's pixel minus the
+    mean of the medians, or zero if that is negative. The score is
+    :math:`a / (a + h)`: zero for an isolated round source, whatever
+    constant background it sits on, about 0.5 if the surroundings are on
+    one side as bright as the source itself, and close to one for a bump
+    on the shoulder of a much brighter source.
 
     Parameters
     ----------
@@ -58,10 +55,10 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
     Returns
     -------
     score : float or 1D `~numpy.ndarray`
-        The score of each source. Directions without a valid pixel are
-        ignored. It is NaN if there are less than three directions left,
-        or if the source does not rise above the median of its
-        surroundings.
+        The score of each source, from 0 to 1. Masked pixels and what
+        lies outside of the image are ignored. The score is NaN if they
+        leave less than three directions on each circle, or if the pixel
+        of the source is masked.
 
     Examples
     --------
@@ -74,8 +71,9 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
     >>> data += Gaussian2D(3, 36, 20, 1.7, 1.7)(xx, yy)
     >>> score = shoulder_score(data, [10, 30], [20, 20], 4.0)
     >>> print(np.round(score, 1) + 0.0)
-    [0.  2.1]
+    [0.  0.7]
     """
+    fwhm = check_fwhm(fwhm)
     arrays, _ = strip_units(data=data)
     image, bad = as_masked_image(arrays['data'], mask)
     image = np.where(bad, np.nan, image)
@@ -94,15 +92,16 @@ def ring_scores(image, x, y, fwhm, *, n_angles=32):
     ring = _sample(image, x[:, np.newaxis, np.newaxis]
                    + radius * np.cos(angle),
                    y[:, np.newaxis, np.newaxis] + radius * np.sin(angle))
-    valid = np.isfinite(ring)
-    count = valid.sum(axis=1)
-    profile = np.divide(np.where(valid, ring, 0.0).sum(axis=1), count,
-                        out=np.full(count.shape, np.nan), where=count > 0)
+    level = _median(ring)
+    ring = ring - level[..., np.newaxis]  # NaN if there is no level
+    profile = _mean(np.swapaxes(ring, 1, 2))
 
-    highest, middle = _max_and_median(profile)
-    height = _nearest(image, x, y) - middle
-    return np.divide(highest - middle, height,
-                     out=np.full(x.shape, np.nan), where=height > 0)
+    excess = np.max(profile, axis=1, where=np.isfinite(profile),
+                    initial=0.0)
+    height = _nearest(image, x, y) - _mean(level)
+    total = excess + np.maximum(height, 0.0)  # NaN stays
+    # nothing to compare in a constant image
+    return np.divide(excess, total, out=np.array(total), where=total > 0)
 
 
 def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
@@ -217,34 +216,41 @@ def _nearest(image, x, y):
                            cval=np.nan)
 
 
-def _max_and_median(values):
+def _median(values):
     """
-    Return the largest and the middle of the finite values of each row.
+    Return the median of the finite values along the last axis.
 
-    Both are NaN where a row has less than three of them.
+    It is NaN where there are less than three.
     """
-    values = np.sort(values, axis=1)  # NaN come last
-    count = np.isfinite(values).sum(axis=1)
-    row = np.arange(len(values))
+    values = np.sort(values, axis=-1)  # NaN come last
+    count = np.isfinite(values).sum(axis=-1, keepdims=True)
     last = np.maximum(count - 1, 0)
-    highest = values[row, last]
-    middle = 0.5 * (values[row, last // 2] + values[row, (last + 1) // 2])
-    few = count < 3
-    return np.where(few, np.nan, highest), np.where(few, np.nan, middle)
+    middle = 0.5 * (np.take_along_axis(values, last // 2, axis=-1)
+                    + np.take_along_axis(values, (last + 1) // 2, axis=-1))
+    return np.where(count < 3, np.nan, middle)[..., 0]
+
+
+def _mean(values):
+    """
+    Return the mean of the finite values along the last axis.
+    """
+    valid = np.isfinite(values)
+    count = valid.sum(axis=-1)
+    total = np.where(valid, values, 0.0).sum(axis=-1)
+    return np.divide(total, count, out=np.full(count.shape, np.nan),
+                     where=count > 0)
 
 
 def _solve_regular(normal, right):
     """
     Solve stacked linear systems; NaN for those without a solution.
     """
+    scale = np.sqrt(np.einsum('nii->ni', normal))  # may hold NaN
+    scale = np.where(scale > 0, scale, 1.0)
+    scaled = normal / (scale[:, :, np.newaxis] * scale[:, np.newaxis])
+    regular = np.isfinite(scaled).all(axis=(1, 2))
+    regular[regular] = np.linalg.det(scaled[regular]) > 1.0e-9
     solution = np.full(right.shape, np.nan)
-    finite = np.isfinite(normal).all(axis=(1, 2))
-    regular = np.zeros(len(normal), dtype=bool)
-    scale = np.sqrt(np.einsum('nii->ni', normal[finite]))
-    scaled = normal[finite] / np.where(
-        scale > 0, scale, 1.0)[:, :, None] / np.where(
-        scale > 0, scale, 1.0)[:, None, :]
-    regular[finite] = np.linalg.det(scaled) > 1.0e-9
     solution[regular] = np.linalg.solve(
         normal[regular], right[regular][..., np.newaxis])[..., 0]
     return solution
