@@ -124,7 +124,8 @@ def load_image(path_or_hdu, *, ext=None):
             return _load(path_or_hdu, ext, path_or_hdu.filename())
         if hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
             place = path_or_hdu.fileinfo() or {}
-            return _load([path_or_hdu], 0, place.get('filename'))
+            return _load([path_or_hdu], 0,
+                         getattr(place.get('file'), 'name', None))
     msg = ('path_or_hdu must be the name of a FITS file, an HDUList or an '
            f'HDU: got {type(path_or_hdu).__name__}')
     raise TypeError(msg)

@@ -9,6 +9,7 @@ import warnings
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
 from astropy.nddata import CCDData
 from astropy.wcs import WCS, FITSFixedWarning, WcsError
 
@@ -234,7 +235,11 @@ def _find_unit(header, unit):
             msg = ("no BUNIT in the header: give unit=, such as 'Jy/beam' "
                    "or 'Jy/pixel'")
             raise MapError(msg)
-        return parse_unit(text), text
+        try:
+            return parse_unit(text), text
+        except MapError as error:
+            msg = f'BUNIT: {error}'
+            raise MapError(msg) from None
     try:
         stated = parse_unit(text) if text else unit
     except MapError:
@@ -329,6 +334,8 @@ def _parse_wcs(header):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', FITSFixedWarning)
+            # an unreadable card matters only where it is looked up
+            warnings.simplefilter('ignore', VerifyWarning)
             wcs = WCS(header)
             wcs.wcs.set()
     except (WcsError, fits.VerifyError) as error:
@@ -358,14 +365,30 @@ def _check_scale(header, *axes):
         msg = ('no pixel scale in the header (CDELT1 and CDELT2, or CD1_1 '
                f'to CD2_2): {remedy}')
         raise MapError(msg)
-    if matrix and None not in steps and not {0.0, 1.0}.issuperset(steps):
-        cd = [[header.get(f'CD{i}_{j}', 0.0) for j in axes] for i in axes]
-        if not np.isclose(abs(np.linalg.det(cd)), abs(np.prod(steps)),
-                          rtol=_SCALE_TOLERANCE, atol=0.0):
-            one, two = axes
-            msg = (f'CDELT{one} and CDELT{two} contradict the CD matrix: '
-                   f'remove the wrong ones; {remedy}')
-            raise MapError(msg)
+    if matrix:
+        _check_matrix(header, axes, steps, remedy)
+
+
+def _check_matrix(header, axes, steps, remedy):
+    """
+    Check the CD matrix of the celestial axes, and against CDELT.
+
+    Many headers give both; CDELT = 1 or 0 then is a placeholder.
+    """
+    cd = [[header.get(f'CD{i}_{j}', header.get(f'CD{i:03}{j:03}', 0.0))
+           for j in axes] for i in axes]
+    area = abs(np.linalg.det(cd))
+    if area == 0.0:
+        # wcslib would take an empty row for pixels of one degree
+        msg = f'the CD matrix is singular: {remedy}'
+        raise MapError(msg)
+    stated = None not in steps and not {0.0, 1.0}.issuperset(steps)
+    if stated and not np.isclose(area, abs(np.prod(steps)), atol=0.0,
+                                 rtol=_SCALE_TOLERANCE):
+        one, two = axes
+        msg = (f'CDELT{one} and CDELT{two} contradict the CD matrix: '
+               f'remove the wrong ones; {remedy}')
+        raise MapError(msg)
 
 
 def _check_centre(wcs, shape):
