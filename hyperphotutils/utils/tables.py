@@ -5,12 +5,14 @@ result was made.
 """
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import astropy.units as u
 import numpy as np
 
-__all__ = ['as_masked_image', 'make_repr', 'result_meta', 'strip_units']
+__all__ = ['as_masked_image', 'integrated_unit', 'make_repr', 'result_meta',
+           'strip_units']
 
 _PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
 
@@ -60,6 +62,34 @@ def strip_units(**arrays):
         return arrays, None
     return {name: None if array is None else array.value
             for name, array in arrays.items()}, unit
+
+
+def integrated_unit(unit):
+    """
+    Return the unit of a sum over pixels.
+
+    Parameters
+    ----------
+    unit : `~astropy.units.Unit` or None
+        The unit of the pixel values.
+
+    Returns
+    -------
+    unit : `~astropy.units.Unit` or None
+        For a value per pixel the unit without the pixel; else, as in
+        photutils, the unit of the values.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from hyperphotutils.utils import integrated_unit
+    >>> print(integrated_unit(u.Jy / u.pix), integrated_unit(u.mJy))
+    Jy mJy
+    """
+    if unit is not None and (u.pix, -1) in zip(unit.bases, unit.powers,
+                                               strict=True):
+        return unit * u.pix
+    return unit
 
 
 def as_masked_image(data, mask=None, *, name='data'):
@@ -151,7 +181,7 @@ def make_repr(obj):
     'Circle(radius=2.0)'
     """
     params = ', '.join(f'{name}={_describe(getattr(obj, name))}'
-                       for name in obj._repr_params)
+                       for name in obj._repr_params)  # noqa: SLF001
     return f'{type(obj).__name__}({params})'
 
 
@@ -191,13 +221,21 @@ def result_meta(obj=None):
     >>> sorted(result_meta())
     ['version']
     """
+    meta = {'version': dict(_versions())}
+    if obj is not None:
+        meta['call'] = make_repr(obj)
+    return meta
+
+
+@cache
+def _versions():
+    """
+    Look up the versions of the packages, once.
+    """
     versions = {'Python': platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:  # run from a source tree
             versions[package] = 'unknown'
-    meta = {'version': versions}
-    if obj is not None:
-        meta['call'] = make_repr(obj)
-    return meta
+    return versions

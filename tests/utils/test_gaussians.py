@@ -10,8 +10,12 @@ from astropy.modeling.models import Gaussian2D
 from astropy.stats import gaussian_fwhm_to_sigma
 from numpy.testing import assert_allclose
 
-from hyperphotutils.utils import (add_gaussians, gaussian_flux,
-                                  gaussian_matrix, wrap_angle)
+from hyperphotutils.utils import (
+    add_gaussians,
+    gaussian_flux,
+    gaussian_matrix,
+    wrap_angle,
+)
 
 SHAPE = (61, 71)
 SOURCES = {'x': [30.2, 5.0, 69.5], 'y': [25.7, 58.0, 0.0],

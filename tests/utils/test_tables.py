@@ -7,8 +7,12 @@ import astropy.units as u
 import numpy as np
 import pytest
 
-from hyperphotutils.utils import (as_masked_image, make_repr, result_meta,
-                                  strip_units)
+from hyperphotutils.utils import (
+    as_masked_image,
+    make_repr,
+    result_meta,
+    strip_units,
+)
 
 
 def test_strip_units_gives_the_shared_unit():

@@ -1,0 +1,7 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Joint fits of groups of blended sources.
+"""
+
+from hyperphotutils.blend.fitter import *  # noqa: F401, F403
+from hyperphotutils.blend.models import *  # noqa: F401, F403

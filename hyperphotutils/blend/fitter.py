@@ -1,0 +1,356 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Joint fits of blended sources and their background.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from photutils.psf import SourceGrouper
+
+from hyperphotutils.blend.joint import JointFit
+from hyperphotutils.blend.results import make_models, make_table
+from hyperphotutils.utils.flags import decode_flags
+from hyperphotutils.utils.tables import as_masked_image, make_repr, strip_units
+
+__all__ = ['BlendGroupFitter']
+
+class BlendGroupFitter:
+    """
+    Fit groups of blended sources, each with a common background.
+
+    A group is the sum of elliptical Gaussians and a polynomial. All
+    its parameters are fitted together, on the pixels within
+    ``fit_radius`` of its sources, with the models of the sources of
+    other groups subtracted. Groups with the same number of sources are
+    fitted at once by a Levenberg-Marquardt kernel with analytic
+    derivatives.
+
+    Parameters
+    ----------
+    fwhm : float
+        The FWHM of the beam in pixels; the geometric mean for an
+        elliptical beam. Fits begin with it where ``init_params`` gives
+        no widths.
+
+    poly_order : int, optional
+        The total degree of the background polynomial, from 0 to 4.
+
+    fit_radius : float, optional
+        The radius in pixels around each source that is fitted. The
+        default is ``2 * fwhm``.
+
+    grouper : callable, optional
+        Called with the x and y positions, returns an integer group for
+        each source, as `photutils.psf.SourceGrouper` does. The default
+        is a `~photutils.psf.SourceGrouper` with a ``min_separation`` of
+        ``2 * fwhm``. It is not used when ``init_params`` has a column
+        ``group_id``.
+
+    fwhm_range : tuple of 2 floats, optional
+        The bounds of the fitted widths in units of ``fwhm``.
+
+    max_shift : float, optional
+        How far in pixels, along x and along y, a position may move from
+        its start. The default is ``fwhm``.
+
+    fixed : tuple of str, optional
+        What is held at its start value: ``'position'``, ``'shape'``
+        (both widths and the angle), or both.
+
+    fitter : `~astropy.modeling.fitting.Fitter`, optional
+        An astropy fitter that takes the place of the kernel: slower, one
+        group after the other. Errors need one that was made with
+        ``calc_uncertainties=True``.
+
+    max_group_size : int, optional
+        Larger groups are split into compact parts, and flagged; the
+        models of the other parts are subtracted then.
+
+    max_iter : int, optional
+        The largest number of steps of the kernel.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+
+    See Also
+    --------
+    hyperphotutils.photometry.HyperPhotometry
+
+    Notes
+    -----
+    Errors are the square roots of the diagonal of
+    :math:`(J^T W J)^{-1}`, with the derivatives :math:`J` at the
+    solution and the inverse variances :math:`W`; the error of the flux
+    has the covariances of the amplitude with both widths in it. They
+    are right for noise that is independent from pixel to pixel.
+    Parameters that ended at a bound are treated as if they were free.
+    Without ``error`` the covariance is scaled by the variance of the
+    residuals of the group, which ``reduced_chi2`` then holds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.blend import BlendGroupFitter
+    >>> from hyperphotutils.utils import add_gaussians
+    >>> data = np.full((51, 51), 0.5)
+    >>> add_gaussians(data, [22.0, 27.5], [25.0, 26.0], [10.0, 6.0],
+    ...               [5.0, 6.0], [4.0, 5.0], [20.0, 70.0])
+    >>> init = QTable({'x_init': [22.3, 27.0], 'y_init': [25.3, 26.0]})
+    >>> fitter = BlendGroupFitter(fwhm=4.0)
+    >>> result = fitter(data, init_params=init)
+    >>> for name in ('x_fit', 'fwhm_major_fit', 'flux_fit'):
+    ...     result[name].info.format = '.3f'
+    >>> print(result['id', 'x_fit', 'fwhm_major_fit', 'flux_fit'])
+     id x_fit  fwhm_major_fit flux_fit
+    --- ------ -------------- --------
+      1 22.000          5.000  226.618
+      2 27.500          6.000  203.956
+    """
+
+    _repr_params = ('fwhm', 'poly_order', 'fit_radius', 'grouper',
+                    'fwhm_range', 'max_shift', 'fixed', 'fitter',
+                    'max_group_size', 'max_iter', 'progress_bar')
+
+    def __init__(self, fwhm, *, poly_order=1, fit_radius=None, grouper=None,
+                 fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
+                 fitter=None, max_group_size=25, max_iter=100,
+                 progress_bar=False):
+        self.fwhm = _positive(fwhm, 'fwhm')
+        if poly_order not in range(5):
+            msg = f'poly_order must be an integer from 0 to 4: {poly_order!r}'
+            raise ValueError(msg)
+        self.poly_order = int(poly_order)
+        self.fit_radius = _positive(
+            2.0 * self.fwhm if fit_radius is None else fit_radius,
+            'fit_radius')
+        self.grouper = (SourceGrouper(min_separation=2.0 * self.fwhm)
+                        if grouper is None else grouper)
+        self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
+        self.max_shift = _positive(
+            self.fwhm if max_shift is None else max_shift, 'max_shift')
+        self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
+        unknown = set(self.fixed) - {'position', 'shape'}
+        if unknown:
+            msg = ("fixed must hold 'position' and/or 'shape' only: "
+                   f'{sorted(unknown)[0]!r}')
+            raise ValueError(msg)
+        self.fitter = fitter
+        for name, value in (('max_group_size', max_group_size),
+                            ('max_iter', max_iter)):
+            if not (isinstance(value, (int, np.integer)) and value > 0):
+                msg = f'{name} must be a positive integer: {value!r}'
+                raise ValueError(msg)
+        self.max_group_size = max_group_size
+        self.max_iter = max_iter
+        self.progress_bar = progress_bar
+        self._fit = None
+        self._unit = None
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, data, *, mask=None, error=None, init_params):
+        """
+        Fit the sources at the given positions.
+
+        Parameters
+        ----------
+        data : 2D array_like or `~astropy.units.Quantity`
+            The image. Pixels that are not finite are ignored.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels to ignore.
+
+        error : float or 2D array_like, optional
+            The standard deviation of each pixel, with the unit of
+            ``data``. Pixels whose error is not finite are ignored.
+
+        init_params : `~astropy.table.Table`
+            A row a source. The columns ``x_init`` and ``y_init`` are
+            needed (``x_centroid``, ``x_fit``, and ``x``, with those of
+            y, are also understood); ``fwhm_major_init``,
+            ``fwhm_minor_init`` (pixels), ``theta_init`` (degrees; their
+            ``_fit`` names are understood as well), ``group_id``, and
+            ``id`` are used when they are there.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            A row for each row of ``init_params``, with NaN and a flag
+            where nothing could be fitted. See `decode_flags` for
+            ``flags``. Values have the unit of ``data``, fluxes that
+            unit integrated over pixels.
+
+        Raises
+        ------
+        ValueError
+            If the inputs do not fit together.
+        """
+        values, self._unit = strip_units(data=data, error=error)
+        data, mask = as_masked_image(values['data'], mask)
+        weight, mask = _inverse_errors(values['error'], mask)
+        self.__dict__.pop('models', None)
+        self._fit = JointFit(self, data, mask, weight, init_params,
+                             absolute=values['error'] is not None)
+        self._fit.run()
+        return make_table(self._fit, self._unit, self)
+
+    @property
+    def fit_info(self):
+        """
+        What the fits of the last call said: a list with a dictionary
+        for each fitted group with ``'group_id'``, ``'id'`` (of its
+        sources), ``'n_iter'``, ``'converged'``, ``'chi2'``,
+        ``'n_pixels'``, and ``'covariance'``, in the order of the
+        parameters of its model in `models`.
+        """
+        return [info for info, _ in make_models(self._last_fit)]
+
+    @cached_property
+    def models(self):
+        """
+        The fitted groups of the last call as astropy models, by group.
+        """
+        return {info['group_id']: model
+                for info, model in make_models(self._last_fit)}
+
+    def make_model_image(self, shape=None):
+        """
+        Make an image of all fitted sources, without background.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the fitted data by
+            default.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image.
+        """
+        fit = self._last_fit
+        image = np.zeros(fit.data.shape if shape is None else shape)
+        fit.add_sources(image)
+        return image if self._unit is None else image << self._unit
+
+    def make_background_image(self, shape=None):
+        """
+        Make an image of the fitted backgrounds.
+
+        Where footprints overlap, the backgrounds are averaged with
+        weights that fall with the distance from the sources of each.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the fitted data by
+            default.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image, NaN outside of all footprints.
+        """
+        fit = self._last_fit
+        image = fit.background_image(
+            fit.data.shape if shape is None else shape)
+        return image if self._unit is None else image << self._unit
+
+    def make_residual_image(self, data):
+        """
+        Subtract all fitted sources and backgrounds from an image.
+
+        Parameters
+        ----------
+        data : 2D array_like or `~astropy.units.Quantity`
+            The image.
+
+        Returns
+        -------
+        residual : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image minus the sources, and minus the background inside
+            of the footprints.
+        """
+        shape = np.shape(data)
+        background = np.nan_to_num(self.make_background_image(shape))
+        return data - self.make_model_image(shape) - background
+
+    @staticmethod
+    def decode_flags(flags):
+        """
+        Decode the values of the ``flags`` column.
+
+        Parameters
+        ----------
+        flags : int or 1D array_like of int
+            The bit masks.
+
+        Returns
+        -------
+        names : list of str or list of list of str
+            The names of the bits that are set.
+
+        See Also
+        --------
+        hyperphotutils.utils.decode_flags
+        """
+        return decode_flags(flags)
+
+    @property
+    def _last_fit(self):
+        """
+        The last fit.
+        """
+        if self._fit is None:
+            msg = 'no fit has been made yet: call the fitter with data first'
+            raise ValueError(msg)
+        return self._fit
+
+
+def _positive(value, name):
+    """
+    Check a positive number.
+    """
+    if not np.isscalar(value) or not 0.0 < value < np.inf:
+        msg = f'{name} must be a positive number: {value!r}'
+        raise ValueError(msg)
+    return float(value)
+
+
+def _ordered_pair(pair, name):
+    """
+    Check two positive numbers in rising order.
+    """
+    if np.shape(pair) != (2,) or not 0.0 < pair[0] < pair[1] < np.inf:
+        msg = (f'{name} must be two positive numbers, the smaller one '
+               f'first: {pair!r}')
+        raise ValueError(msg)
+    return (float(pair[0]), float(pair[1]))
+
+
+def _inverse_errors(error, mask):
+    """
+    Return the weights, and the mask with the pixels without an error.
+    """
+    if error is None:
+        return np.ones(mask.shape), mask
+    error = np.asarray(error, dtype=float)
+    if error.shape not in ((), mask.shape):
+        msg = (f'error must be a number or have the shape of data, '
+               f'{mask.shape}, got {error.shape}')
+        raise ValueError(msg)
+    if np.any(error <= 0.0):
+        msg = ('error must be positive; use the mask for pixels that shall '
+               'not be used')
+        raise ValueError(msg)
+    error = np.broadcast_to(error, mask.shape)
+    mask = mask | ~np.isfinite(error)
+    return np.where(mask, 0.0, 1.0 / np.where(mask, 1.0, error)), mask

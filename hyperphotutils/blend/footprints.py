@@ -1,0 +1,133 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The pixels that each group of sources is fitted on.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperphotutils.background.regressors import polynomial_terms
+
+__all__ = ['Footprints', 'background_basis', 'disk_offsets',
+           'make_footprints']
+
+
+class Footprints(NamedTuple):
+    """
+    The pixels of ``g`` groups, padded to the same number ``p``.
+
+    Parameters
+    ----------
+    x, y : int `~numpy.ndarray` of shape (g, p)
+        The pixel coordinates; (0, 0) for padding.
+
+    usable : bool `~numpy.ndarray` of shape (g, p)
+        `False` for padding.
+
+    partial : bool `~numpy.ndarray` of shape (g, n)
+        Whether a part of the footprint of a source is off the map or
+        masked.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    usable: np.ndarray
+    partial: np.ndarray
+
+
+def disk_offsets(radius):
+    """
+    Return the offsets of the pixels inside a disk.
+
+    Parameters
+    ----------
+    radius : float
+        The radius in pixels.
+
+    Returns
+    -------
+    dx, dy : 1D int `~numpy.ndarray`
+        The offsets from the central pixel.
+    """
+    half = int(np.floor(radius))
+    dy, dx = np.mgrid[-half:half + 1, -half:half + 1]
+    inside = dx**2 + dy**2 <= radius**2
+    return dx[inside], dy[inside]
+
+
+def make_footprints(x, y, mask, radius):
+    """
+    Unite the disks around the sources of each group.
+
+    Parameters
+    ----------
+    x, y : `~numpy.ndarray` of shape (g, n)
+        The pixel coordinates of the sources.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used.
+
+    radius : float
+        The radius of the disks in pixels.
+
+    Returns
+    -------
+    footprints : `Footprints`
+        The pixels of each group, each once.
+    """
+    ny, nx = mask.shape
+    dx, dy = disk_offsets(radius)
+    cols = np.rint(x).astype(int)[:, :, None] + dx
+    rows = np.rint(y).astype(int)[:, :, None] + dy
+    usable = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
+    unused = nx * ny
+    index = np.where(usable, rows * nx + cols, 0)
+    usable &= ~mask.ravel()[index]
+    partial = ~usable.all(axis=2)
+    index = np.where(usable, index, unused).reshape(len(x), -1)
+    if x.shape[1] > 1:
+        index.sort(axis=1)
+        index[:, 1:][index[:, 1:] == index[:, :-1]] = unused
+        index.sort(axis=1)
+    usable = index < unused
+    n_pixels = max(1, int(usable.any(axis=0).nonzero()[0].max(initial=0)) + 1)
+    index, usable = index[:, :n_pixels], usable[:, :n_pixels]
+    index = np.where(usable, index, 0)
+    return Footprints(index % nx, index // nx, usable, partial)
+
+
+def background_basis(x, y, x_center, y_center, scale, order):
+    """
+    Return the terms of 2D polynomials at the pixels of each group.
+
+    The terms are those of
+    `~hyperphotutils.background.polynomial_terms` in the coordinates
+    ``(x - x_center) / scale`` and ``(y - y_center) / scale``.
+
+    Parameters
+    ----------
+    x, y : `~numpy.ndarray` of shape (g, p)
+        The pixel coordinates.
+
+    x_center, y_center : `~numpy.ndarray` of shape (g,)
+        The origin of the polynomial of each group.
+
+    scale : float
+        The length that is mapped to 1.
+
+    order : int
+        The total degree.
+
+    Returns
+    -------
+    basis : `~numpy.ndarray` of shape (g, k, p)
+        The ``k = (order + 1) (order + 2) / 2`` terms.
+    """
+    u = (x - x_center[:, None]) / scale
+    v = (y - y_center[:, None]) / scale
+    terms = list(zip(*polynomial_terms(order), strict=True))
+    basis = np.empty((len(x), len(terms), x.shape[1]))
+    for k, (i, j) in enumerate(terms):
+        basis[:, k] = u**i * v**j
+    return basis

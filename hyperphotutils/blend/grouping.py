@@ -1,0 +1,90 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Which sources are fitted together.
+"""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+__all__ = ['group_sources', 'split_large_groups']
+
+
+def group_sources(grouper, x, y):
+    """
+    Call a grouper on the sources whose positions are known.
+
+    Parameters
+    ----------
+    grouper : callable
+        Called with x and y, returns an integer group for each source.
+
+    x, y : 1D `~numpy.ndarray`
+        The positions.
+
+    Returns
+    -------
+    group_id : 1D int `~numpy.ndarray`
+        The group of each source, 0 where a position is not finite.
+    """
+    group_id = np.zeros(len(x), dtype=int)
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() > 1:
+        group_id[known] = grouper(x[known], y[known])
+    else:
+        group_id[known] = 1
+    return group_id
+
+
+def split_large_groups(x, y, group_id, max_size):
+    """
+    Split large groups into compact parts until none is too large.
+
+    Parameters
+    ----------
+    x, y : 1D `~numpy.ndarray`
+        The positions.
+
+    group_id : 1D int `~numpy.ndarray`
+        The group of each source.
+
+    max_size : int
+        The largest number of sources of a group.
+
+    Returns
+    -------
+    group_id : 1D int `~numpy.ndarray`
+        The new groups.
+
+    was_split : 1D bool `~numpy.ndarray`
+        Whether the group of a source was split.
+    """
+    group_id = np.array(group_id)
+    was_split = np.zeros(len(x), dtype=bool)
+    ids, counts = np.unique(group_id, return_counts=True)
+    next_id = ids.max(initial=0) + 1
+    for large in ids[counts > max_size]:
+        rows = np.flatnonzero(group_id == large)
+        was_split[rows] = True
+        parts = _split(np.column_stack((x[rows], y[rows])), max_size)
+        group_id[rows] = next_id + parts
+        next_id += parts.max() + 1
+    return group_id, was_split
+
+
+def _split(positions, max_size):
+    """
+    Halve positions into compact parts (Ward's clusters) until none is
+    too large.
+    """
+    n_sources = len(positions)
+    if n_sources <= max_size:
+        return np.zeros(n_sources, dtype=int)
+    second = fcluster(linkage(positions, method='ward'), 2,
+                      criterion='maxclust') == 2
+    if not second.any():  # all at the same position
+        second = np.arange(n_sources) >= n_sources // 2
+    parts = np.empty(n_sources, dtype=int)
+    parts[~second] = _split(positions[~second], max_size)
+    parts[second] = (_split(positions[second], max_size)
+                     + parts[~second].max() + 1)
+    return parts

@@ -1,0 +1,320 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+From positions on a map to batches for the kernel, and back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
+
+from hyperphotutils.blend.footprints import (
+    background_basis,
+    disk_offsets,
+    make_footprints,
+)
+from hyperphotutils.blend.grouping import group_sources, split_large_groups
+from hyperphotutils.blend.models import fit_with_astropy
+from hyperphotutils.blend.solver import (
+    AA,
+    AB,
+    BB,
+    N_PARAMS,
+    BatchProblem,
+    BatchResult,
+    X,
+    Y,
+    evaluate,
+    fit_batch,
+    solve_linear,
+)
+from hyperphotutils.blend.start import read_start
+from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.gaussians import add_gaussians
+
+__all__ = ['FittedBatch', 'JointFit']
+
+# The largest number of Jacobian elements held at once.
+_CHUNK_ELEMENTS = 1 << 19
+# A fit ends when a step promises to lower chi2 by less than this fraction:
+# about a thousandth of an error on a footprint of some hundred pixels.
+_TOLERANCE = 1e-8
+# The models of neighbours need not be better than this.
+_COARSE = 1e-2
+# A source needs this fraction of the pixels inside its half maximum.
+_CORE_FRACTION = 0.5
+
+
+@dataclass
+class FittedBatch:
+    """
+    The fitted groups of one batch.
+
+    Parameters
+    ----------
+    members : int `~numpy.ndarray` of shape (g, n)
+        The rows of the sources of each group.
+
+    centers : `~numpy.ndarray` of shape (g, 2)
+        The origin of the background polynomial of each group.
+
+    result : `~hyperphotutils.blend.solver.BatchResult`
+        What the kernel gave.
+
+    n_pixels : int `~numpy.ndarray` of shape (g,)
+        The number of pixels fitted.
+
+    data_power : `~numpy.ndarray` of shape (g,)
+        The weighted sum of the squared data.
+    """
+
+    members: np.ndarray
+    centers: np.ndarray
+    result: BatchResult
+    n_pixels: np.ndarray
+    data_power: np.ndarray
+
+
+class JointFit:
+    """
+    The fit of all groups of a map.
+
+    Parameters
+    ----------
+    config : `~hyperphotutils.blend.BlendGroupFitter`
+        The configuration.
+
+    data, mask, weight : 2D `~numpy.ndarray`
+        The image, the pixels not to use, and the inverse errors.
+
+    init_params : `~astropy.table.Table`
+        The start values.
+
+    absolute : bool
+        Whether the weights are the inverse of true errors.
+    """
+
+    def __init__(self, config, data, mask, weight, init_params, *,
+                 absolute):
+        self.config = config
+        self.data = np.where(mask, 0.0, data)
+        self.mask = mask
+        self.weight = weight
+        self.absolute = absolute
+        self.start = read_start(init_params, config.fwhm)
+        self.var_bounds = tuple(
+            (ratio * config.fwhm * gaussian_fwhm_to_sigma)**2
+            for ratio in config.fwhm_range)
+        self.flags = np.zeros(len(self.start.x), dtype=int)
+        for name in config.fixed:
+            self.flags |= FLAGS[f'fixed_{name}']
+        self._flag_unusable_positions()
+        self.group_id = self._group()
+        self.sources = self._start_state()
+        self.batches = []
+
+    @property
+    def n_params(self):
+        """
+        The number of background coefficients.
+        """
+        order = self.config.poly_order
+        return (order + 1) * (order + 2) // 2
+
+    def run(self):
+        """
+        Fit all groups three times, each time with the last models of
+        all others subtracted: amplitudes, coarsely, to the end.
+        """
+        chunks = list(self._chunks())
+        for members in chunks:
+            problem, sources, coeffs, _ = self._problem(members, None)
+            self.sources[members], _ = solve_linear(problem, sources, coeffs)
+        model = np.zeros(self.data.shape)
+        self.add_sources(model)
+        shown = chunks
+        if self.config.progress_bar:
+            from tqdm.auto import tqdm
+            shown = tqdm(chunks, desc='Fit source groups')
+        for members in chunks:
+            self._fit_batch(members, model, _COARSE)
+        model[:] = 0.0
+        self.add_sources(model)
+        self.batches = [self._fit_batch(members, model, _TOLERANCE)
+                        for members in shown]
+
+    def add_sources(self, image):
+        """
+        Add the models of all fitted sources to an image.
+        """
+        usable = self.group_id > 0
+        amplitude, x, y, var_major, var_minor, theta = self.sources[usable].T
+        add_gaussians(image, x, y, amplitude,
+                      np.sqrt(var_major) / gaussian_fwhm_to_sigma,
+                      np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
+                      np.rad2deg(theta))
+
+    def background_image(self, shape):
+        """
+        Return the mean of the backgrounds, weighted by the nearness to
+        the sources of each; NaN outside of all footprints.
+        """
+        total = np.zeros(shape)
+        norm = np.zeros(shape)
+        mask = np.zeros(shape, dtype=bool)
+        sigma = self.config.fwhm
+        for batch in self.batches:
+            pos = batch.result.sources[:, :, X:Y + 1]
+            foot = make_footprints(self.start.x[batch.members],
+                                   self.start.y[batch.members], mask,
+                                   self.config.fit_radius)
+            basis = self._basis(foot, batch.centers)
+            values = (batch.result.coeffs[:, None, :] @ basis)[:, 0]
+            distance2 = np.min(
+                (foot.x[:, None] - pos[:, :, :1])**2
+                + (foot.y[:, None] - pos[:, :, 1:])**2, axis=1)
+            near = np.exp(-0.5 * distance2 / sigma**2)
+            use = foot.usable & np.isfinite(values)
+            pixels = (foot.y[use], foot.x[use])
+            np.add.at(total, pixels, (near * values)[use])
+            np.add.at(norm, pixels, near[use])
+        return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
+                        np.nan)
+
+    def _flag_unusable_positions(self):
+        """
+        Flag the sources whose core has too few usable pixels.
+        """
+        start, (ny, nx) = self.start, self.data.shape
+        known = np.isfinite(start.x) & np.isfinite(start.y)
+        dx, dy = disk_offsets(max(1.0, 0.5 * self.config.fwhm))
+        col = np.rint(np.where(known, start.x, -1.0)).astype(int)
+        row = np.rint(np.where(known, start.y, -1.0)).astype(int)
+        inside = known & (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
+        cols, rows = col[:, None] + dx, row[:, None] + dy
+        on_map = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
+        used = on_map & ~self.mask[np.where(on_map, rows, 0),
+                                   np.where(on_map, cols, 0)]
+        # Only masked pixels count here: half of a core may be off the map.
+        fraction = used.sum(axis=1) / np.maximum(on_map.sum(axis=1), 1)
+        self.flags[~inside | (fraction < _CORE_FRACTION)] |= FLAGS['off_map']
+
+    def _group(self):
+        """
+        Return the group of each source, 0 for sources not to be fitted.
+        """
+        usable = (self.flags & FLAGS['off_map']) == 0
+        group_id = np.zeros(len(usable), dtype=int)
+        x, y = self.start.x[usable], self.start.y[usable]
+        if len(x) == 0:
+            return group_id
+        if self.start.group_id is not None:
+            groups = self.start.group_id[usable]
+        else:
+            groups = group_sources(self.config.grouper, x, y)
+        groups, was_split = split_large_groups(
+            x, y, groups, self.config.max_group_size)
+        self.flags[np.flatnonzero(usable)[was_split]] |= FLAGS['group_split']
+        # Groups are numbered in the order of their first source.
+        _, first, inverse = np.unique(groups, return_index=True,
+                                      return_inverse=True)
+        rank = np.empty(len(first), dtype=int)
+        rank[np.argsort(first)] = np.arange(1, len(first) + 1)
+        group_id[usable] = rank[inverse]
+        return group_id
+
+    def _start_state(self):
+        """
+        Return the kernel's state of all sources, inside the bounds.
+        """
+        start = self.start
+        variances = (np.stack((start.fwhm_major, start.fwhm_minor), axis=1)
+                     * gaussian_fwhm_to_sigma)**2
+        if 'shape' not in self.config.fixed:
+            variances = np.clip(variances, *self.var_bounds)
+        return np.column_stack((np.zeros(len(start.x)), start.x, start.y,
+                                variances, np.deg2rad(start.theta)))
+
+    def _chunks(self):
+        """
+        Yield the rows of groups of equal size, a bounded number at once.
+        """
+        fitted = np.flatnonzero(self.group_id)
+        order = fitted[np.argsort(self.group_id[fitted], kind='stable')]
+        _, first, size = np.unique(self.group_id[order], return_index=True,
+                                   return_counts=True)
+        n_disk = len(disk_offsets(self.config.fit_radius)[0])
+        for n in np.unique(size):
+            members = order[first[size == n][:, None] + np.arange(n)]
+            elements = (N_PARAMS * n + self.n_params) * n * n_disk
+            step = max(1, _CHUNK_ELEMENTS // elements)
+            for begin in range(0, len(members), step):
+                yield members[begin:begin + step]
+
+    def _problem(self, members, model):
+        """
+        Return what the kernel fits for some groups, with the models of
+        all other sources subtracted, and where it starts.
+        """
+        config, start = self.config, self.start
+        x, y = start.x[members], start.y[members]
+        foot = make_footprints(x, y, self.mask, config.fit_radius)
+        centers = np.rint(np.stack((x.mean(axis=1), y.mean(axis=1)), axis=1))
+        basis = self._basis(foot, centers)
+        sources = self.sources[members]
+        coeffs = np.zeros((len(members), self.n_params))
+        weight = np.where(foot.usable, self.weight[foot.y, foot.x], 0.0)
+        basis *= weight[:, None, :]
+        data = self.data[foot.y, foot.x] * weight
+        col, row = foot.x.astype(float), foot.y.astype(float)
+        if model is not None:
+            own, _ = evaluate(sources, coeffs, col, row, weight, basis)
+            data -= model[foot.y, foot.x] * weight - own
+        position = np.stack((x, y), axis=2)
+        low, high = self.var_bounds
+        problem = BatchProblem(
+            data, col, row, weight, basis, self._free(members),
+            position - config.max_shift, position + config.max_shift,
+            low, high)
+        return problem, sources, coeffs, centers
+
+    def _basis(self, foot, centers):
+        """
+        Return the background terms at the pixels of footprints.
+        """
+        return background_basis(foot.x, foot.y, *centers.T,
+                                self.config.fit_radius,
+                                self.config.poly_order)
+
+    def _free(self, members):
+        """
+        Return which tangent coordinates are fitted.
+        """
+        n_groups, n_sources = members.shape
+        free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
+        if 'position' in self.config.fixed:
+            free[:, :, [X, Y]] = False
+        if 'shape' in self.config.fixed:
+            free[:, :, [AA, AB, BB]] = False
+        return np.concatenate(
+            (free.reshape(n_groups, -1),
+             np.ones((n_groups, self.n_params), dtype=bool)), axis=1)
+
+    def _fit_batch(self, members, model, tolerance):
+        """
+        Fit some groups and keep their state.
+        """
+        config = self.config
+        problem, sources, coeffs, centers = self._problem(members, model)
+        sources, coeffs = solve_linear(problem, sources, coeffs)
+        if config.fitter is None:
+            result = fit_batch(problem, sources, coeffs,
+                               max_iter=config.max_iter,
+                               tolerance=tolerance)
+        else:
+            result = fit_with_astropy(config.fitter, problem, sources,
+                                      coeffs, centers, config.fit_radius)
+        self.sources[members] = result.sources
+        return FittedBatch(
+            members, centers, result, np.sum(problem.weight > 0.0, axis=1),
+            np.sum(problem.data**2, axis=1))

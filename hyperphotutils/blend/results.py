@@ -1,0 +1,263 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+From fitted batches to the result table and to astropy models.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
+from astropy.table import QTable
+
+from hyperphotutils.background.selection import bic, nmse, reduced_chi2
+from hyperphotutils.blend.footprints import background_basis, make_footprints
+from hyperphotutils.blend.models import (
+    covariance_of_model,
+    make_group_model,
+    tangent_scale,
+)
+from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
+from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.gaussians import gaussian_flux, wrap_angle
+from hyperphotutils.utils.tables import integrated_unit, result_meta
+
+__all__ = ['make_models', 'make_table']
+
+# The error of an angle that is not known at all: the standard deviation
+# of a uniform distribution over 180 degrees.
+_UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
+# A width or position this near to its bound (relative) is at its bound.
+_AT_BOUND = 1e-9
+
+_ERRORS = ('amplitude_err', 'x_err', 'y_err', 'fwhm_major_err',
+           'fwhm_minor_err', 'theta_err', 'flux_err')
+_QUALITY = ('local_bkg', 'nmse', 'reduced_chi2', 'bic')
+_COLUMNS = ('id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit',
+            'y_fit', 'x_err', 'y_err', 'amplitude_fit', 'amplitude_err',
+            'fwhm_major_fit', 'fwhm_major_err', 'fwhm_minor_fit',
+            'fwhm_minor_err', 'theta_fit', 'theta_err', 'flux_fit',
+            'flux_err', 'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box',
+            'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit', 'flags')
+
+
+def make_table(fit, unit, config):
+    """
+    Make the result table of a fit.
+
+    Parameters
+    ----------
+    fit : `~hyperphotutils.blend.joint.JointFit`
+        The fit after its run.
+
+    unit : `~astropy.units.Unit` or None
+        The unit of the data.
+
+    config : `~hyperphotutils.blend.BlendGroupFitter`
+        What made the fit.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row a source.
+    """
+    n_sources = len(fit.flags)
+    columns = {name: np.full(n_sources, np.nan)
+               for name in (*_ERRORS, *_QUALITY, 'amplitude_fit', 'x_fit',
+                            'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit',
+                            'theta_fit', 'flux_fit')}
+    columns |= {name: np.zeros(n_sources, dtype=int)
+                for name in ('group_size', 'n_pixels_fit')}
+    flags = fit.flags.copy()
+    for batch in fit.batches:
+        _fill(columns, flags, fit, batch)
+    columns |= {
+        'id': fit.start.id, 'group_id': fit.group_id,
+        'x_init': fit.start.x, 'y_init': fit.start.y,
+        'bkg_order': np.full(n_sources, config.poly_order),
+        'bkg_method': np.full(n_sources, 'joint'),
+        'bkg_box': np.full(n_sources, 2.0 * config.fit_radius),
+        'flags': flags}
+    table = QTable({name: columns[name] for name in _COLUMNS},
+                   meta=result_meta(config))
+    table['theta_fit'] <<= u.deg
+    table['theta_err'] <<= u.deg
+    if unit is not None:
+        for name in ('amplitude_fit', 'amplitude_err', 'local_bkg'):
+            table[name] <<= unit
+        for name in ('flux_fit', 'flux_err'):
+            table[name] <<= integrated_unit(unit)
+    return table
+
+
+def make_models(fit):
+    """
+    Make the astropy model of each fitted group.
+
+    Parameters
+    ----------
+    fit : `~hyperphotutils.blend.joint.JointFit`
+        The fit after its run.
+
+    Yields
+    ------
+    info : dict
+        What the fit said of the group.
+
+    model : `~astropy.modeling.CompoundModel`
+        The model.
+    """
+    scale = fit.config.fit_radius
+    for batch in fit.batches:
+        result = batch.result
+        covariance = _scaled_covariance(fit, batch)
+        for k, members in enumerate(batch.members):
+            model = make_group_model(result.sources[k], result.coeffs[k],
+                                     *batch.centers[k], scale)
+            info = {'group_id': int(fit.group_id[members[0]]),
+                    'id': fit.start.id[members],
+                    'n_iter': int(result.n_iter[k]),
+                    'converged': bool(result.converged[k]),
+                    'chi2': float(result.chi2[k]),
+                    'n_pixels': int(batch.n_pixels[k]),
+                    'covariance': covariance_of_model(
+                        covariance[k], result.sources[k])}
+            yield info, model
+
+
+def _fill(columns, flags, fit, batch):
+    """
+    Fill in the rows of the sources of a batch.
+    """
+    rows, result = batch.members, batch.result
+    n_params = result.covariance.shape[1]
+    covariance = _scaled_covariance(fit, batch)
+    sources = result.sources
+    fitted = (np.all(np.isfinite(sources), axis=(1, 2))
+              & (batch.n_pixels > n_params))
+    values = dict(zip(('amplitude_fit', 'x_fit', 'y_fit'),
+                      np.moveaxis(sources[:, :, :3], 2, 0), strict=True))
+    widths = np.sqrt(sources[:, :, 3:5]) * gaussian_sigma_to_fwhm
+    values |= {'fwhm_major_fit': widths[:, :, 0],
+               'fwhm_minor_fit': widths[:, :, 1],
+               'theta_fit': wrap_angle(np.rad2deg(sources[:, :, 5])),
+               'flux_fit': gaussian_flux(sources[:, :, 0], widths[:, :, 0],
+                                         widths[:, :, 1])}
+    values |= _errors(sources, covariance)
+    chi2 = result.chi2
+    quality = {
+        'local_bkg': _local_background(fit, batch),
+        'nmse': nmse(chi2, batch.data_power)[:, None],
+        'reduced_chi2': reduced_chi2(chi2, batch.n_pixels, n_params)[:, None],
+        'bic': bic(_gaussian_chi2(fit, batch), batch.n_pixels,
+                   n_params)[:, None]}
+    for name, value in (values | quality).items():
+        columns[name][rows] = np.where(fitted[:, None], value, np.nan)
+    columns['group_size'][rows] = rows.shape[1]
+    columns['n_pixels_fit'][rows] = batch.n_pixels[:, None]
+    _set_flags(flags, fit, batch, fitted, covariance)
+
+
+def _scaled_covariance(fit, batch):
+    """
+    Return the covariance, scaled by the variance of the residuals when
+    the errors of the pixels are not known.
+    """
+    covariance = batch.result.covariance
+    if fit.absolute:
+        return covariance
+    variance = reduced_chi2(batch.result.chi2, batch.n_pixels,
+                            covariance.shape[1])
+    return covariance * np.where(np.isfinite(variance), variance,
+                                 np.nan)[:, None, None]
+
+
+def _gaussian_chi2(fit, batch):
+    """
+    Return chi2, or what takes its place when the noise is not known.
+    """
+    chi2 = batch.result.chi2
+    if fit.absolute:
+        return chi2
+    tiny = np.finfo(float).tiny
+    return batch.n_pixels * np.log(
+        np.maximum(chi2, tiny) / np.maximum(batch.n_pixels, 1))
+
+
+def _errors(sources, covariance):
+    r"""
+    Return the errors of the columns by linear propagation.
+
+    With the tangent coordinates :math:`\Sigma_{aa}` and
+    :math:`\Sigma_{bb}` the flux :math:`F = 2 \pi A \sqrt{\Sigma_{aa}
+    \Sigma_{bb}}` has the derivatives :math:`F / A`,
+    :math:`F / 2 \Sigma_{aa}`, and :math:`F / 2 \Sigma_{bb}`.
+    """
+    n_sources = sources.shape[1]
+    first = N_PARAMS * np.arange(n_sources)
+
+    def cov(i, j):
+        return covariance[:, first + i, first + j]
+
+    def err(i):
+        return np.sqrt(cov(i, i))
+
+    var_a, var_b = sources[:, :, 3], sources[:, :, 4]
+    d_major, d_minor, d_theta = tangent_scale(sources)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        theta_err = np.rad2deg(np.where(d_theta > 0.0, err(AB) / d_theta,
+                                        np.where(err(AB) > 0, np.inf, 0.0)))
+    theta_err = np.where(np.isfinite(err(AB)),
+                         np.minimum(theta_err, _UNKNOWN_ANGLE), np.nan)
+    # d(flux) = integral d(amplitude) + flux / 2 (daa / aa + dbb / bb)
+    integral = 2.0 * np.pi * np.sqrt(var_a * var_b)
+    flux = integral * sources[:, :, 0]
+    weights = {AMPLITUDE: integral, AA: 0.5 * flux / var_a,
+               BB: 0.5 * flux / var_b}
+    flux_var = sum(wi * wj * cov(i, j) for i, wi in weights.items()
+                   for j, wj in weights.items())
+    return {'amplitude_err': err(AMPLITUDE), 'x_err': err(X),
+            'y_err': err(Y),
+            'fwhm_major_err': gaussian_sigma_to_fwhm * err(AA) / d_major,
+            'fwhm_minor_err': gaussian_sigma_to_fwhm * err(BB) / d_minor,
+            'theta_err': theta_err,
+            'flux_err': np.sqrt(np.maximum(flux_var, 0.0))}
+
+
+def _local_background(fit, batch):
+    """
+    Return the background at the centre of each source.
+    """
+    sources = batch.result.sources
+    basis = background_basis(sources[:, :, X], sources[:, :, Y],
+                             *batch.centers.T, fit.config.fit_radius,
+                             fit.config.poly_order)
+    return np.sum(batch.result.coeffs[:, :, None] * basis, axis=1)
+
+
+def _set_flags(flags, fit, batch, fitted, covariance):
+    """
+    Set the flags of the sources of a batch.
+    """
+    rows, result = batch.members, batch.result
+    n_params = result.covariance.shape[1]
+    foot = make_footprints(fit.start.x[rows], fit.start.y[rows], fit.mask,
+                           fit.config.fit_radius)
+    few = batch.n_pixels <= n_params
+    variances = result.sources[:, :, 3:5]
+    low, high = fit.var_bounds
+    at_width = np.any((variances <= low * (1.0 + _AT_BOUND))
+                      | (variances >= high * (1.0 - _AT_BOUND)), axis=2)
+    start = np.stack((fit.start.x[rows], fit.start.y[rows]), axis=2)
+    shift = np.abs(result.sources[:, :, X:Y + 1] - start)
+    at_edge = np.any(shift >= fit.config.max_shift * (1.0 - _AT_BOUND),
+                     axis=2)
+    at_bound = ((at_width & ('shape' not in fit.config.fixed))
+                | (at_edge & ('position' not in fit.config.fixed)))
+    singular = ~np.isfinite(covariance[:, 0, 0])
+    for name, chosen in (
+            ('too_few_pixels', few[:, None]),
+            ('fit_failed', (~fitted & ~few)[:, None]),
+            ('not_converged', (fitted & ~result.converged)[:, None]),
+            ('no_covariance', (fitted & singular)[:, None]),
+            ('at_bound', fitted[:, None] & at_bound),
+            ('partial_footprint', foot.partial)):
+        flags[rows] |= np.where(chosen, FLAGS[name], 0)

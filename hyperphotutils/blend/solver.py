@@ -1,0 +1,434 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The fitting kernel: Levenberg-Marquardt on batches of source groups.
+
+All groups of a batch have the same number of sources ``n`` and are
+padded to the same number of pixels ``p``; one iteration is a handful of
+array operations over the whole batch. The code uses the Python array
+API standard only, so that arrays of any conforming library can be
+fitted.
+
+Each source is an elliptical Gaussian with the six *state* values
+``amplitude, x, y, var_major, var_minor, theta``. Steps are taken in six
+*tangent* coordinates: the amplitude, the position, and the elements
+``aa, ab, bb`` of the covariance matrix of the ellipse in its own axes.
+Other than widths and an angle, these stay regular when a source is
+round. After each step the matrix is diagonalised again, which gives the
+new widths and angle.
+"""
+
+from typing import Any, NamedTuple
+
+__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
+           'solve_linear']
+
+N_PARAMS = 6
+AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
+
+_FIRST_DAMPING = 1e-3
+_SMALLEST_DAMPING = 1e-10
+_DAMPING_DOWN = 0.1
+_DAMPING_UP = 8.0
+# Eigenvalues of the scaled normal matrix below this are no information.
+_SINGULAR = 1e-13
+
+
+class BatchProblem(NamedTuple):
+    """
+    What is fitted: ``g`` groups of ``n`` sources on ``p`` pixels.
+
+    Parameters
+    ----------
+    data : array of shape (g, p)
+        The pixel values times their weights.
+
+    x, y : array of shape (g, p)
+        The pixel coordinates.
+
+    weight : array of shape (g, p)
+        The inverse of the standard deviation of each pixel; 0 for
+        padding.
+
+    basis : array of shape (g, k, p)
+        The ``k`` background terms at the pixels, times the weights.
+
+    free : bool array of shape (g, 6 n + k)
+        Which tangent coordinates are fitted: the six of each source,
+        then the background coefficients.
+
+    xy_low, xy_high : array of shape (g, n, 2)
+        The bounds of the positions.
+
+    var_low, var_high : float
+        The bounds of the variances along both axes.
+    """
+
+    data: Any
+    x: Any
+    y: Any
+    weight: Any
+    basis: Any
+    free: Any
+    xy_low: Any
+    xy_high: Any
+    var_low: float
+    var_high: float
+
+
+class BatchResult(NamedTuple):
+    """
+    The fitted groups.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    coeffs : array of shape (g, k)
+        The background coefficients.
+
+    covariance : array of shape (g, 6 n + k, 6 n + k)
+        The inverse of the normal matrix in tangent coordinates: 0 for
+        what is not free, NaN where the matrix is singular. Bounds do
+        not enter.
+
+    chi2 : array of shape (g,)
+        The weighted sum of squared residuals.
+
+    n_iter : int array of shape (g,)
+        The number of steps that were tried.
+
+    converged : bool array of shape (g,)
+        Whether the last step promised no further gain.
+    """
+
+    sources: Any
+    coeffs: Any
+    covariance: Any
+    chi2: Any
+    n_iter: Any
+    converged: Any
+
+
+def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10):
+    """
+    Fit all groups of a batch.
+
+    Parameters
+    ----------
+    problem : `BatchProblem`
+        What is fitted.
+
+    sources : array of shape (g, n, 6)
+        The first state of each source, inside the bounds.
+
+    coeffs : array of shape (g, k)
+        The first background coefficients.
+
+    max_iter : int, optional
+        The largest number of steps.
+
+    tolerance : float, optional
+        A group has converged when a step promises to lower its chi2 by
+        less than this fraction.
+
+    Returns
+    -------
+    result : `BatchResult`
+        The fitted groups.
+    """
+    xp = problem.data.__array_namespace__()
+    part, state = problem, (sources, coeffs)
+    active = xp.arange(problem.data.shape[0])
+    terms = _normal_terms(part, *state)
+    floor = _chi2_floor(problem)
+    damping = xp.full_like(floor, _FIRST_DAMPING)
+    finished = []
+    for n_iter in range(1, max_iter + 1):
+        step, promise = _damped_step(part, state[0], terms, damping)
+        trial = _move(part, *state, step)
+        trial_terms = _normal_terms(part, *trial)
+        better = trial_terms[0] < terms[0]
+        done = promise <= tolerance * xp.maximum(terms[0], floor)
+        state = _choose(better, trial, state)
+        terms = _choose(better, trial_terms, terms)
+        damping = xp.where(better, damping * _DAMPING_DOWN,
+                           damping * _DAMPING_UP)
+        damping = xp.clip(damping, _SMALLEST_DAMPING, None)
+
+        leaving = xp.ones_like(done) if n_iter == max_iter else done
+        if xp.any(leaving):
+            left = xp.nonzero(leaving)[0]
+            finished.append(_take((active, *state, done), left)
+                            + (xp.full_like(left, n_iter),))
+            stay = xp.nonzero(~leaving)[0]
+            if stay.shape[0] == 0:
+                break
+            part = BatchProblem(*_take(part, stay))
+            active, damping, floor = _take((active, damping, floor), stay)
+            state, terms = _take(state, stay), _take(terms, stay)
+
+    columns = tuple(xp.concat(parts) for parts in zip(*finished,
+                                                      strict=True))
+    _, sources, coeffs, converged, n_iter = _take(columns,
+                                                  xp.argsort(columns[0]))
+    chi2, normal, _ = _normal_terms(problem, sources, coeffs)
+    return BatchResult(sources, coeffs, _covariance(normal, problem.free),
+                       chi2, n_iter, converged)
+
+
+def solve_linear(problem, sources, coeffs):
+    """
+    Solve for amplitudes and background with positions and shapes held.
+
+    Parameters
+    ----------
+    problem, sources, coeffs : `BatchProblem`, array, array
+        As in `fit_batch`. The first amplitudes and coefficients do not
+        matter as long as they are finite.
+
+    Returns
+    -------
+    sources, coeffs : array
+        The state with the amplitudes and the coefficients of the least
+        squares solution.
+    """
+    xp = problem.data.__array_namespace__()
+    n_sources = sources.shape[1]
+    index = xp.arange(problem.free.shape[1])
+    linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
+    problem = problem._replace(free=problem.free & linear[None, :])
+    terms = _normal_terms(problem, sources, coeffs)
+    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
+                   dtype=problem.data.dtype)
+    step, _ = _damped_step(problem, sources, terms, tiny)
+    return _move(problem, sources, coeffs, step)
+
+
+def evaluate(sources, coeffs, x, y, weight, basis):
+    r"""
+    Evaluate the weighted model of each group and its derivatives.
+
+    With :math:`d` the offset from the centre in the axes of the
+    ellipse, :math:`u = \Sigma^{-1} d`, and
+    :math:`G = A \exp(-d^T u / 2)`, the derivatives of :math:`G` are
+    :math:`G / A` for the amplitude, :math:`G u` for the position
+    (turned back into x and y), and :math:`G u_a^2 / 2`,
+    :math:`G u_a u_b`, :math:`G u_b^2 / 2` for the matrix elements.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    coeffs : array of shape (g, k)
+        The background coefficients.
+
+    x, y, weight : array of shape (g, p)
+        The pixel coordinates and weights.
+
+    basis : array of shape (g, k, p)
+        The background terms, times the weights.
+
+    Returns
+    -------
+    model : array of shape (g, p)
+        The model times the weights.
+
+    jacobian : array of shape (g, 6 n + k, p)
+        Its derivatives in tangent coordinates.
+    """
+    xp = sources.__array_namespace__()
+    n_groups, n_sources, _ = sources.shape
+    n_coords = N_PARAMS * n_sources
+    amplitude, x0, y0, var_a, var_b, theta = (
+        sources[:, :, i, None] for i in range(N_PARAMS))
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    u_a, u_b = off_a / var_a, off_b / var_b
+    profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
+    profile *= weight[:, None, :]
+    gauss = amplitude * profile
+    gauss_a, gauss_b = gauss * u_a, gauss * u_b
+    jacobian = xp.empty((n_groups, n_coords + coeffs.shape[1], x.shape[1]),
+                        dtype=profile.dtype)
+    jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :] = profile
+    jacobian[:, X:n_coords:N_PARAMS, :] = cos * gauss_a - sin * gauss_b
+    jacobian[:, Y:n_coords:N_PARAMS, :] = sin * gauss_a + cos * gauss_b
+    jacobian[:, AA:n_coords:N_PARAMS, :] = 0.5 * gauss_a * u_a
+    jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
+    jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
+    jacobian[:, n_coords:, :] = basis
+    model = xp.sum(gauss, axis=1) + (coeffs[:, None, :] @ basis)[:, 0, :]
+    return model, jacobian
+
+
+def _take(values, index):
+    """
+    Return the groups at ``index`` of each array.
+    """
+    return tuple(
+        value if isinstance(value, float)
+        else value.__array_namespace__().take(value, index, axis=0)
+        for value in values)
+
+
+def _normal_terms(problem, sources, coeffs):
+    """
+    Return chi2, the normal matrix, and half the gradient of chi2.
+    """
+    xp = sources.__array_namespace__()
+    model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
+                               problem.weight, problem.basis)
+    residual = model - problem.data
+    normal = jacobian @ xp.matrix_transpose(jacobian)
+    gradient = (jacobian @ residual[:, :, None])[:, :, 0]
+    return xp.sum(residual * residual, axis=1), normal, gradient
+
+
+def _chi2_floor(problem):
+    """
+    Return the chi2 below which only rounding errors are left.
+    """
+    xp = problem.data.__array_namespace__()
+    return xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+
+
+def _damped_step(problem, sources, terms, damping):
+    """
+    Return the step and the decrease of chi2 that it promises.
+    """
+    xp = sources.__array_namespace__()
+    _, normal, gradient = terms
+    free = problem.free & ~_at_active_bound(problem, sources, gradient)
+    scale, scaled = _scale_to_unit_diagonal(normal, free)
+    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+    right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
+    scaled_step = xp.linalg.solve(
+        scaled + damping[:, None, None] * identity[None, :, :],
+        right[:, :, None])[:, :, 0]
+    # chi2(0) - chi2(step) of the quadratic model, plus the damping term.
+    promise = xp.sum(scaled_step * right, axis=1) + (
+        damping * xp.sum(scaled_step * scaled_step, axis=1))
+    return scaled_step * scale, promise
+
+
+def _scale_to_unit_diagonal(normal, free):
+    """
+    Return the scale of each coordinate and the scaled normal matrix,
+    in which coordinates that are not free are decoupled.
+    """
+    xp = normal.__array_namespace__()
+    diagonal = xp.linalg.diagonal(normal)
+    known = free & (diagonal > 0.0)
+    ones = xp.ones_like(diagonal)
+    scale = xp.where(known, 1.0 / xp.sqrt(xp.where(known, diagonal, ones)),
+                     xp.zeros_like(diagonal))
+    scaled = normal * scale[:, :, None] * scale[:, None, :]
+    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+    decoupled = xp.where(known, xp.zeros_like(ones), ones)
+    return scale, scaled + decoupled[:, :, None] * identity[None, :, :]
+
+
+def _at_active_bound(problem, sources, gradient):
+    """
+    Tell which coordinates are at a bound that chi2 pushes them across.
+    """
+    xp = sources.__array_namespace__()
+    n_groups, n_sources, _ = sources.shape
+    n_coords = N_PARAMS * n_sources
+    slope = xp.reshape(gradient[:, :n_coords],
+                       (n_groups, n_sources, N_PARAMS))
+    position = sources[:, :, X:Y + 1]
+    variance = sources[:, :, 3:5]
+    slope_var = xp.stack((slope[:, :, AA], slope[:, :, BB]), axis=2)
+    out_xy = _pushed_out(position, slope[:, :, X:Y + 1], problem.xy_low,
+                         problem.xy_high)
+    out_var = _pushed_out(variance, slope_var, problem.var_low,
+                          problem.var_high)
+    never = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
+    at_bound = xp.concat((never, out_xy, out_var[:, :, :1], never,
+                          out_var[:, :, 1:]), axis=2)
+    background = xp.zeros((n_groups, gradient.shape[1] - n_coords),
+                          dtype=xp.bool)
+    return xp.concat((xp.reshape(at_bound, (n_groups, n_coords)),
+                      background), axis=1)
+
+
+def _pushed_out(value, slope, low, high):
+    """
+    Tell where the way down leads out of [low, high].
+    """
+    return ((value <= low) & (slope > 0.0)) | ((value >= high)
+                                               & (slope < 0.0))
+
+
+def _move(problem, sources, coeffs, step):
+    """
+    Take a step and project it into the bounds.
+    """
+    xp = sources.__array_namespace__()
+    n_groups, n_sources, _ = sources.shape
+    n_coords = N_PARAMS * n_sources
+    step_sources = xp.reshape(step[:, :n_coords],
+                              (n_groups, n_sources, N_PARAMS))
+    position = _clip(sources[:, :, X:Y + 1] + step_sources[:, :, X:Y + 1],
+                     problem.xy_low, problem.xy_high)
+    var_a = sources[:, :, 3] + step_sources[:, :, AA]
+    var_b = sources[:, :, 4] + step_sources[:, :, BB]
+    var_ab = step_sources[:, :, AB]
+    mean, half_diff = 0.5 * (var_a + var_b), 0.5 * (var_a - var_b)
+    radius = xp.sqrt(half_diff * half_diff + var_ab * var_ab)
+    turn = 0.5 * xp.atan2(var_ab, half_diff)
+    held = (step_sources[:, :, AA] == 0.0) & (
+        step_sources[:, :, BB] == 0.0) & (var_ab == 0.0)
+    variances = _clip(xp.stack((mean + radius, mean - radius), axis=2),
+                      problem.var_low, problem.var_high)
+    shape = xp.concat((variances,
+                       (sources[:, :, 5] + turn)[:, :, None]), axis=2)
+    # What is fixed stays the same to the last bit.
+    shape = xp.where(held[:, :, None], sources[:, :, 3:], shape)
+    amplitude = sources[:, :, 0] + step_sources[:, :, AMPLITUDE]
+    moved = xp.concat((amplitude[:, :, None], position, shape), axis=2)
+    return moved, coeffs + step[:, n_coords:]
+
+
+def _clip(value, low, high):
+    """
+    Clip to bounds that may be arrays.
+    """
+    xp = value.__array_namespace__()
+    low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
+                                 value.shape) for bound in (low, high))
+    return xp.minimum(xp.maximum(value, low), high)
+
+
+def _choose(better, new, old):
+    """
+    Return the new arrays for the groups that became better.
+    """
+    xp = better.__array_namespace__()
+    return tuple(
+        xp.where(xp.reshape(better, (-1,) + (1,) * (a.ndim - 1)), a, b)
+        for a, b in zip(new, old, strict=True))
+
+
+def _covariance(normal, free):
+    """
+    Invert the normal matrices; NaN where one is singular.
+    """
+    xp = normal.__array_namespace__()
+    scale, scaled = _scale_to_unit_diagonal(normal, free)
+    finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
+    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+    scaled = xp.where(finite[:, None, None], scaled, identity[None, :, :])
+    values, vectors = xp.linalg.eigh(scaled)
+    empty = xp.any(free & (scale == 0.0), axis=1)
+    good = finite & ~empty & (values[:, 0] > _SINGULAR * values[:, -1])
+    inverse = (vectors / xp.where(good[:, None], values,
+                                  xp.ones_like(values))[:, None, :]
+               ) @ xp.matrix_transpose(vectors)
+    covariance = inverse * scale[:, :, None] * scale[:, None, :]
+    nan = xp.full(covariance.shape, xp.nan, dtype=covariance.dtype)
+    return xp.where(good[:, None, None], covariance, nan)

@@ -1,0 +1,6 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+From a map to a catalogue.
+"""
+
+from hyperphotutils.photometry.extractor import *  # noqa: F401, F403

@@ -1,0 +1,577 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The HYPER method: detection, grouping, joint fits, and apertures.
+"""
+
+import warnings
+
+import numpy as np
+from astropy.nddata import NDData, StdDevUncertainty
+from astropy.table import QTable, vstack
+from photutils.psf import SourceGrouper
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.spatial import KDTree
+
+from hyperphotutils.aperture.photometry import measure_apertures
+from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.grouping import group_sources
+from hyperphotutils.blend.start import read_start
+from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.utils.flags import FLAGS, decode_flags
+from hyperphotutils.utils.gaussians import add_gaussians
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    integrated_unit,
+    make_repr,
+    result_meta,
+    strip_units,
+)
+from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+
+__all__ = ['HyperPhotometry']
+
+# A detection on the residual this near (in FWHM) to a known source is a
+# misfit of that source, not a companion.
+_MIN_SEPARATION = 0.5
+# A companion must have this amplitude in units of the noise after the
+# joint fit.
+_COMPANION_SNR = 3.0
+
+_COLUMNS = (
+    'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
+    'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
+    'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
+    'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
+    'aperture_flux_err', 'aperture_correction', 'local_bkg', 'bkg_order',
+    'bkg_method', 'bkg_box', 'snr', 'shoulder_score', 'nmse',
+    'reduced_chi2', 'bic', 'n_pixels_fit', 'flags')
+
+
+class HyperPhotometry:
+    """
+    Detect, group, fit, and measure the compact sources of a map.
+
+    The steps are those of HYPER [1]_: sources are detected on a
+    high-pass filtered map; sources that overlap are fitted together,
+    with their background; companions missed at first are detected on
+    the residual of the fit; and the flux of each source is summed in an
+    ellipse of its own size on the map minus background and companions.
+
+    Each step is an object that can be replaced by any other with the
+    same calls, those of photutils among them.
+
+    Parameters
+    ----------
+    fwhm : float
+        The FWHM of the beam in pixels; the geometric mean for an
+        elliptical beam.
+
+    finder : callable, optional
+        Called with the data and ``mask=``, returns a table with
+        ``x_centroid`` and ``y_centroid``, or `None`. The default is
+        `~hyperphotutils.detection.HighPassStarFinder` with a threshold
+        of 5.
+
+    grouper : callable, optional
+        Called with x and y, returns an integer group for each source.
+        The default is a `~photutils.psf.SourceGrouper` with a
+        ``min_separation`` of ``2 * fwhm``.
+
+    fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
+        What fits the groups. The default is one for ``fwhm``.
+
+    fwhm_radius_ratio : float, optional
+        The semi-axes of the apertures in units of the fitted FWHMs.
+
+    aperture_correction : bool, optional
+        Whether to divide the sum in the aperture by the fraction of the
+        fitted Gaussian inside it.
+
+    max_rounds : int, optional
+        The largest number of searches on the residual, 0 for none.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    Attributes
+    ----------
+    rms : float, `~astropy.units.Quantity`, or None
+        The noise of the last map: the clipped rms of the residual on
+        the fitted pixels, or the median of the given errors.
+
+    References
+    ----------
+    .. [1] Traficante, A. et al. 2015, MNRAS, 451, 3089
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import HyperPhotometry
+    >>> sky = make_blended_map(shape=(120, 120), n_sources=12,
+    ...                        blend_fraction=0, seed=1)
+    >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+    >>> table = phot(sky.image)
+    >>> len(table)
+    12
+    >>> table['flux_fit'].unit
+    Unit("Jy")
+    """
+
+    _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
+                    'fwhm_radius_ratio', 'aperture_correction',
+                    'max_rounds', 'progress_bar')
+
+    def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
+                 fwhm_radius_ratio=1.0, aperture_correction=True,
+                 max_rounds=2, progress_bar=False):
+        for name, value in (('fwhm', fwhm),
+                            ('fwhm_radius_ratio', fwhm_radius_ratio)):
+            if not np.isscalar(value) or not 0.0 < value < np.inf:
+                msg = f'{name} must be a positive number: {value!r}'
+                raise ValueError(msg)
+        for name, value in (('finder', finder), ('grouper', grouper),
+                            ('fitter', fitter)):
+            if value is not None and not callable(value):
+                msg = f'{name} must be callable: {value!r}'
+                raise TypeError(msg)
+        if not (isinstance(max_rounds, (int, np.integer))
+                and max_rounds >= 0):
+            msg = ('max_rounds must be an integer of at least 0: '
+                   f'{max_rounds!r}')
+            raise ValueError(msg)
+        self.fwhm = float(fwhm)
+        self.finder = (HighPassStarFinder(5.0, fwhm) if finder is None
+                       else finder)
+        self.grouper = (SourceGrouper(min_separation=2.0 * fwhm)
+                        if grouper is None else grouper)
+        self.fitter = (BlendGroupFitter(fwhm, progress_bar=progress_bar)
+                       if fitter is None else fitter)
+        self.fwhm_radius_ratio = float(fwhm_radius_ratio)
+        self.aperture_correction = bool(aperture_correction)
+        self.max_rounds = int(max_rounds)
+        self.progress_bar = progress_bar
+        self.rms = None
+        self._image = None
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, data, *, wcs=None, mask=None, error=None,
+                 init_params=None):
+        """
+        Measure the sources of a map.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
+            The map, best in Jy/pixel as
+            `~hyperphotutils.maps.read_map` gives it. Pixels that are
+            not finite are ignored.
+
+        wcs : `~astropy.wcs.WCS`, optional
+            Gives the sky columns; that of an `~astropy.nddata.NDData`
+            by default.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels to ignore; merged with that of an
+            `~astropy.nddata.NDData`.
+
+        error : float or 2D array_like, optional
+            The standard deviation of the pixels, with the unit of
+            ``data``. By default, the noise is taken from the residuals
+            of the fits.
+
+        init_params : `~astropy.table.Table`, optional
+            The sources to measure instead of detecting them; see
+            `~hyperphotutils.blend.BlendGroupFitter`. No others are
+            searched then.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable` or `None`
+            A row a source; `None` with a warning when there is none.
+        """
+        image = self._image = _Image(data, wcs, mask, error)
+        if init_params is None:
+            table = self._detect_and_fit(image)
+        else:
+            table = self._fit(image, image.values, init_params)
+            image.replace(None, table, self.fitter)
+        if table is None:
+            msg = 'No sources were found.'
+            warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
+            return None
+        return self._finish(image, table)
+
+    def make_model_image(self):
+        """
+        Make an image of all sources of the last map.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image, without background.
+        """
+        return self._last_image.with_unit(self._last_image.model)
+
+    def make_background_image(self):
+        """
+        Make an image of the fitted backgrounds of the last map.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image, NaN outside of the fitted footprints.
+        """
+        return self._last_image.with_unit(self._last_image.background)
+
+    def make_residual_image(self):
+        """
+        Make an image of what sources and backgrounds leave of the last
+        map.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The map minus the sources, and minus the background inside
+            of the fitted footprints.
+        """
+        image = self._last_image
+        return image.with_unit(
+            image.values - image.model - np.nan_to_num(image.background))
+
+    @staticmethod
+    def decode_flags(flags):
+        """
+        Decode the values of the ``flags`` column.
+
+        Parameters
+        ----------
+        flags : int or 1D array_like of int
+            The bit masks.
+
+        Returns
+        -------
+        names : list of str or list of list of str
+            The names of the bits that are set.
+        """
+        return decode_flags(flags)
+
+    @property
+    def _last_image(self):
+        """
+        The map of the last call.
+        """
+        if self._image is None:
+            msg = 'no map has been measured yet: call the object first'
+            raise ValueError(msg)
+        return self._image
+
+    def _detect_and_fit(self, image):
+        """
+        Fit what is detected on the map, then what is detected on the
+        residual together with its neighbours.
+        """
+        found = self._find(image, image.values)
+        if found is None:
+            return None
+        table = self._fit(image, image.values, found)
+        image.replace(None, table, self.fitter)
+        for _ in range(self.max_rounds):
+            found = self._find(image, image.values - image.model)
+            new = None if found is None else self._companions(found, table)
+            if new is None:
+                break
+            grown = self._add_companions(image, table, new)
+            if len(grown) == len(table):
+                break
+            table = grown
+        return table
+
+    def _find(self, image, values):
+        """
+        Detect sources; None when there are none.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', NoDetectionsWarning)
+            found = self.finder(image.with_unit(values), mask=image.mask)
+        if found is None or len(found) == 0:
+            return None
+        init = QTable({'x_init': np.asarray(found['x_centroid'], float),
+                       'y_init': np.asarray(found['y_centroid'], float)})
+        init['shoulder_score'] = (found['shoulder_score']
+                                  if 'shoulder_score' in found.colnames
+                                  else np.full(len(init), np.nan))
+        return init
+
+    def _companions(self, found, table):
+        """
+        Return the detections that are no misfits of known sources.
+        """
+        known = table[np.isfinite(table['x_fit'])]
+        if len(known):
+            distance, _ = KDTree(_positions(known, 'fit')).query(
+                _positions(found, 'init'))
+            found = found[distance > _MIN_SEPARATION * self.fwhm]
+        return found if len(found) else None
+
+    def _fit(self, image, values, init):
+        """
+        Group and fit sources on an image.
+        """
+        init = self._with_groups(init)
+        table = self.fitter(image.with_unit(values), mask=image.mask,
+                            error=image.error, init_params=init)
+        table['shoulder_score'] = (init['shoulder_score']
+                                   if 'shoulder_score' in init.colnames
+                                   else np.full(len(table), np.nan))
+        return table
+
+    def _with_groups(self, init):
+        """
+        Return the start values with the column of groups.
+        """
+        if 'group_id' in init.colnames:
+            return init
+        init = QTable(init, copy=True)
+        start = read_start(init, self.fwhm)
+        init['group_id'] = group_sources(self.grouper, start.x, start.y)
+        return init
+
+    def _add_companions(self, image, table, new):
+        """
+        Fit new sources together with the groups they belong to, and
+        keep those that stand the joint fit.
+        """
+        new['id'] = np.max(table['id']) + np.arange(1, len(new) + 1)
+        while len(new):
+            init = self._with_groups(vstack([_as_init(table), new]))
+            is_new = np.isin(init['id'], new['id'])
+            init = init[np.isin(init['group_id'], init['group_id'][is_new])]
+            old = table[np.isin(table['id'], init['id'])]
+            others = image.model - image.render(old)
+            fitted = self._fit(image, image.values - others, init)
+            is_new = np.isin(fitted['id'], new['id'])
+            stands = self._stands(image, fitted)
+            if stands[is_new].all():
+                fitted['flags'][is_new] |= FLAGS['residual_detection']
+                image.replace(old, fitted, self.fitter)
+                return _merge(table, fitted)
+            new = new[np.isin(new['id'], fitted['id'][is_new & stands])]
+        return table
+
+    def _stands(self, image, fitted):
+        """
+        Tell which sources are above the noise and apart from others.
+        """
+        rms = image.residual_rms()
+        amplitude = _value(fitted['amplitude_fit'])
+        bad = FLAGS['at_bound'] | FLAGS['fit_failed'] | FLAGS['no_covariance']
+        stands = (amplitude > _COMPANION_SNR * rms) & (
+            (fitted['flags'] & bad) == 0)
+        known = np.flatnonzero(np.isfinite(fitted['x_fit']))
+        positions = _positions(fitted[known], 'fit')
+        if len(known) > 1:
+            distance, _ = KDTree(positions).query(positions, k=2)
+            stands[known] &= distance[:, 1] > _MIN_SEPARATION * self.fwhm
+        return stands
+
+    def _finish(self, image, table):
+        """
+        Add apertures, signal-to-noise ratio, and sky columns.
+        """
+        noise = image.noise()
+        self.rms = image.with_unit(noise if np.isscalar(noise)
+                                   else float(np.nanmedian(noise)))
+        if image.error is None:
+            table['reduced_chi2'] /= noise**2
+        _renumber_groups(table)
+        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
+        amplitude = _value(table['amplitude_fit'])
+        residual = image.values - image.model - image.background
+        measured = measure_apertures(
+            residual, x, y, amplitude, np.asarray(table['fwhm_major_fit']),
+            np.asarray(table['fwhm_minor_fit']),
+            table['theta_fit'].to_value('deg'),
+            mask=image.mask | ~np.isfinite(residual), error=noise,
+            fwhm_radius_ratio=self.fwhm_radius_ratio,
+            correct=self.aperture_correction)
+        table['flags'] |= np.where(measured['partial'],
+                                   FLAGS['partial_aperture'], 0)
+        for name in ('aperture_flux', 'aperture_flux_err'):
+            table[name] = measured[name]
+            if image.unit is not None:
+                table[name] <<= integrated_unit(image.unit)
+        table['aperture_correction'] = measured['aperture_correction']
+        table['snr'] = amplitude / _at(noise, x, y)
+        table = table[list(_COLUMNS)]
+        if image.wcs is not None:
+            _add_sky_columns(table, image.wcs)
+        table.meta |= result_meta(self)
+        table.meta['rms'] = str(self.rms)
+        return table
+
+
+class _Image:
+    """
+    A map that is measured, and what is known of it so far.
+
+    Parameters
+    ----------
+    data, wcs, mask, error
+        As for a call of `HyperPhotometry`.
+    """
+
+    def __init__(self, data, wcs, mask, error):
+        if isinstance(data, NDData):
+            data, wcs, mask, error = _open_nddata(data, wcs, mask, error)
+        values, self.unit = strip_units(data=data, error=error)
+        self.values, self.mask = as_masked_image(values['data'], mask)
+        self.wcs = wcs
+        self.error = error
+        self.plain_error = values['error']
+        self.model = np.zeros(self.values.shape)
+        self.background = np.full(self.values.shape, np.nan)
+
+    def with_unit(self, values):
+        """
+        Return values with the unit of the map.
+        """
+        return values if self.unit is None else values << self.unit
+
+    def render(self, table):
+        """
+        Return an image of the sources of a table.
+        """
+        image = np.zeros(self.values.shape)
+        add_gaussians(image, table['x_fit'], table['y_fit'],
+                      _value(table['amplitude_fit']),
+                      table['fwhm_major_fit'], table['fwhm_minor_fit'],
+                      table['theta_fit'].to_value('deg'))
+        return image
+
+    def replace(self, old, new, fitter):
+        """
+        Put the fit of some sources in the place of an older one.
+        """
+        if old is not None:
+            self.model -= self.render(old)
+        self.model += self.render(new)
+        background = _value(fitter.make_background_image(self.values.shape))
+        self.background = np.where(np.isfinite(background), background,
+                                   self.background)
+
+    def residual_rms(self):
+        """
+        Return the clipped rms of the residual on the fitted pixels.
+        """
+        residual = self.values - self.model - self.background
+        unused = self.mask | ~np.isfinite(residual)
+        return np.nan if unused.all() else clipped_rms(residual, mask=unused)
+
+    def noise(self):
+        """
+        Return the given errors, or the rms of the residual.
+        """
+        if self.plain_error is None:
+            return self.residual_rms()
+        return (float(self.plain_error) if np.ndim(self.plain_error) == 0
+                else np.asarray(self.plain_error, dtype=float))
+
+
+def _open_nddata(data, wcs, mask, error):
+    """
+    Take WCS, mask, unit, and errors from an NDData.
+    """
+    if data.mask is not None:
+        mask = data.mask if mask is None else data.mask | np.asarray(mask)
+    if error is None and data.uncertainty is not None:
+        error = data.uncertainty.represent_as(StdDevUncertainty).array
+        if data.unit is not None:
+            error = error << data.unit
+    values = data.data if data.unit is None else data.data << data.unit
+    return values, data.wcs if wcs is None else wcs, mask, error
+
+
+def _value(column):
+    """
+    Return the plain values of a column.
+    """
+    return np.asarray(getattr(column, 'value', column), dtype=float)
+
+
+def _positions(table, suffix):
+    """
+    Return the positions as an array of shape (n, 2).
+    """
+    return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
+
+
+def _as_init(table):
+    """
+    Return fitted sources as start values.
+    """
+    init = QTable({'x_init': table['x_fit'], 'y_init': table['y_fit'],
+                   'shoulder_score': table['shoulder_score'],
+                   'id': table['id']})
+    for name in ('fwhm_major', 'fwhm_minor', 'theta'):
+        init[f'{name}_init'] = table[f'{name}_fit']
+    return init
+
+
+def _merge(table, fitted):
+    """
+    Put newly fitted rows in the place of the old ones with their id.
+    """
+    fitted['group_id'] += np.max(table['group_id'])
+    row_of = {source: row for row, source in enumerate(table['id'])}
+    known = np.array([source in row_of for source in fitted['id']])
+    rows = [row_of[source] for source in fitted['id'][known]]
+    for name in ('x_init', 'y_init'):
+        fitted[name][known] = table[name][rows]
+    fitted['flags'][known] |= (table['flags'][rows]
+                               & FLAGS['residual_detection'])
+    others = np.setdiff1d(np.arange(len(table)), rows)
+    merged = vstack([table[others], fitted], metadata_conflicts='silent')
+    merged.sort('id')
+    return merged
+
+
+def _renumber_groups(table):
+    """
+    Number the groups from 1 in the order of their first sources.
+    """
+    groups = np.asarray(table['group_id'])
+    _, first, inverse = np.unique(groups, return_index=True,
+                                  return_inverse=True)
+    rank = np.empty(len(first), dtype=int)
+    rank[np.argsort(first)] = np.arange(1, len(first) + 1)
+    table['group_id'] = np.where(groups > 0, rank[inverse], 0)
+
+
+def _at(noise, x, y):
+    """
+    Return the noise at positions.
+    """
+    if np.isscalar(noise):
+        return noise
+    known = np.isfinite(x) & np.isfinite(y)
+    rows, cols = (np.clip(np.rint(np.where(known, v, 0)).astype(int), 0,
+                          size - 1)
+                  for v, size in zip((y, x), noise.shape, strict=True))
+    return noise[rows, cols]
+
+
+def _add_sky_columns(table, wcs):
+    """
+    Add position, widths, and position angle on the sky.
+    """
+    x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
+    table['sky_centroid'] = wcs.pixel_to_world(x, y)
+    (table['fwhm_major_sky'], table['fwhm_minor_sky'],
+     table['position_angle']) = pixel_to_sky_ellipse(
+        wcs, x, y, np.asarray(table['fwhm_major_fit']),
+        np.asarray(table['fwhm_minor_fit']),
+        table['theta_fit'].to_value('deg'))
