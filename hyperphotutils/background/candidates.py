@@ -518,9 +518,9 @@ def _total(values, weights):
     """
     Return the weighted sum over each image.
     """
-    n_images = len(values)
-    return np.vecdot(values.reshape(n_images, -1),
-                     weights.reshape(n_images, -1))
+    n_images, ny, nx = values.shape
+    return np.vecdot(values.reshape(n_images, ny * nx),
+                     weights.reshape(n_images, ny * nx))
 
 
 @dataclass(frozen=True)

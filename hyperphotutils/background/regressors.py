@@ -32,8 +32,9 @@ __all__ = [
 # for which the polynomial counts as determined by the pixels.
 _RCOND = 1.0e-12
 
-# sigma of a Gaussian / its mean absolute deviation
-_MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
+# The Huber fit takes Newton steps between these iterations, and slower
+# but safe ones before and after.
+_NEWTON_ITERATIONS = (3, 30)
 
 # Largest number of elements in a temporary array of the Theil-Sen fit.
 _MAX_ELEMENTS = 4_000_000
@@ -134,15 +135,7 @@ def fit_lsq(values, weights, x, y, order):
     array([[[1., 2.],
             [3., 0.]]])
     """
-    i, j = polynomial_terms(order)
-    x_powers = _powers(x, 2 * order)
-    y_powers = _powers(y, 2 * order)
-    moments = y_powers.T @ (weights @ x_powers)
-    matrix = moments[:, j[:, np.newaxis] + j, i[:, np.newaxis] + i]
-    x_powers = x_powers[:, :order + 1]
-    y_powers = y_powers[:, :order + 1]
-    vector = (y_powers.T @ ((weights * values) @ x_powers))[:, j, i]
-    return _as_matrix(_solve_normal_equations(matrix, vector), order)
+    return _solve_on_grid(weights, weights * values, x, y, order)
 
 
 def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
@@ -155,9 +148,8 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
     the pixel counts with weight ``epsilon / r``. The scale of the noise
     is a parameter of the fit as well. The result is the minimum of the
     function that the ``HuberRegressor`` of scikit-learn minimizes with
-    ``alpha=0``. Iteratively reweighted least squares takes a few
-    milliseconds for a map, and works on a whole stack of images at
-    once.
+    ``alpha=0``. Here all images of a stack are fitted at once, by
+    reweighted least squares and Newton's method.
 
     Parameters
     ----------
@@ -206,33 +198,30 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
     >>> print(abs(coefficients[0, 0, 0]) < 0.3)
     True
     """
+    tiny = np.finfo(float).tiny
     coefficients = fit_lsq(values, weights, x, y, order)
     scale = np.full(len(values), np.inf)
     active = np.flatnonzero(np.isfinite(coefficients[:, 0, 0]))
     root = np.sqrt(weights)
-    for _ in range(max_iter):
+    n_good = np.count_nonzero(weights, axis=(1, 2))
+    typical = np.sqrt(n_good / np.maximum(weights.sum(axis=(1, 2)), tiny))
+    for iteration in range(max_iter):
         if active.size == 0:
             break
         part = slice(None) if active.size == len(values) else active
         residual = evaluate_polynomial(coefficients[part], x, y)
-        residual -= values[part]
+        np.subtract(values[part], residual, out=residual)
         residual *= root[part]
-        np.abs(residual, out=residual)
-        scale[part] = _huber_scale(residual, weights[part] > 0, epsilon,
+        scale[part] = _huber_scale(residual, n_good[part], epsilon,
                                    scale[part])
-        limit = (epsilon * scale[part])[:, np.newaxis, np.newaxis]
-        # limit / max(residual, limit) is min(1, limit / residual)
-        tiny = np.finfo(float).tiny
-        np.maximum(residual, np.maximum(limit, tiny), out=residual)
-        np.divide(np.maximum(limit, tiny), residual, out=residual)
-        residual *= weights[part]
-        new = fit_lsq(values[part], residual, x, y, order)
+        newton = _NEWTON_ITERATIONS[0] <= iteration < _NEWTON_ITERATIONS[1]
+        step = _huber_step(residual, weights[part], root[part], x, y,
+                           order, epsilon * scale[part], newton=newton)
         # an image whose new weights leave it undetermined stays as it is
-        new = np.where(np.isfinite(new), new, coefficients[part])
-        change = np.abs(new - coefficients[part]).max(axis=(1, 2))
-        coefficients[part] = new
-        active = active[change > tolerance * _in_values(scale[part],
-                                                        weights[part])]
+        step = np.where(np.isfinite(step), step, 0.0)
+        coefficients[part] += step
+        change = np.abs(step).max(axis=(1, 2))
+        active = active[change > tolerance * scale[part] * typical[part]]
     return coefficients
 
 
@@ -307,6 +296,22 @@ def _powers(x, order):
     return np.asarray(x)[..., np.newaxis] ** np.arange(order + 1)
 
 
+def _solve_on_grid(weights, weighted, x, y, order):
+    """
+    Solve the normal equations of pixels with the given weights and
+    weighted values.
+    """
+    i, j = polynomial_terms(order)
+    x_powers = _powers(x, 2 * order)
+    y_powers = _powers(y, 2 * order)
+    moments = y_powers.T @ (weights @ x_powers)
+    matrix = moments[:, j[:, np.newaxis] + j, i[:, np.newaxis] + i]
+    x_powers = x_powers[:, :order + 1]
+    y_powers = y_powers[:, :order + 1]
+    vector = (y_powers.T @ (weighted @ x_powers))[:, j, i]
+    return _as_matrix(_solve_normal_equations(matrix, vector), order)
+
+
 def _as_matrix(solutions, order):
     """
     Put coefficients in the order of the terms into square matrices.
@@ -331,34 +336,47 @@ def _solve_normal_equations(matrix, vector):
     return np.einsum('nij,nj->ni', vectors, rotated) / norm
 
 
-def _huber_scale(residual, good, epsilon, scale):
+def _huber_step(residual, weights, root, x, y, order, limit, *, newton):
     """
-    Take two Newton steps towards the scale that minimizes the Huber
+    Return the change of the coefficients that reduces the Huber
+    function, by Newton's method or by reweighted least squares.
+
+    The gradient is that of the residuals cut at the limit. Pixels
+    beyond it have no second derivative; with reweighting they have the
+    curvature of the parabola that touches the loss from above.
+    """
+    limit = limit[:, np.newaxis, np.newaxis]
+    cut = np.clip(residual, -limit, limit)
+    if newton:
+        curvature = weights * (cut == residual)
+    else:
+        residual[residual == 0] = 1.0
+        curvature = np.divide(cut, residual, out=residual)
+        curvature[cut == 0] = 1.0
+        curvature *= weights
+    cut *= root
+    return _solve_on_grid(curvature, cut, x, y, order)
+
+
+def _huber_scale(residual, n_good, epsilon, scale):
+    """
+    Take a Newton step towards the scale that minimizes the Huber
     function: mean(min(r**2 / scale**2, epsilon**2)) = 1.
 
     The sum is concave in scale**2, so that the steps go down to the
     solution from above, where the largest possible value, the rms, is.
     """
     square = residual**2
-    n_good = good.sum(axis=(1, 2))
     largest = square.sum(axis=(1, 2)) / n_good
     variance = np.minimum(scale**2, largest)
-    for _ in range(2):
-        limit = (epsilon**2 * variance)[:, np.newaxis, np.newaxis]
-        outlier = square > limit
-        inner = square.sum(axis=(1, 2), where=~outlier)
-        degrees = n_good - epsilon**2 * outlier.sum(axis=(1, 2))
-        variance = np.where(degrees > 0, inner / np.maximum(degrees, 1.0),
-                            largest)
-    return np.sqrt(variance)
-
-
-def _in_values(scale, weights):
-    """
-    Convert a scale of weighted residuals to the scale of the values.
-    """
-    total = weights.sum(axis=(1, 2))
-    return scale * np.sqrt((weights > 0).sum(axis=(1, 2)) / total)
+    limit = epsilon**2 * variance
+    cut = np.minimum(square, limit[:, np.newaxis, np.newaxis])
+    n_outliers = np.count_nonzero(cut != square, axis=(1, 2))
+    inner = cut.sum(axis=(1, 2)) - n_outliers * limit
+    degrees = n_good - epsilon**2 * n_outliers
+    variance = np.where(degrees > 0, inner / np.maximum(degrees, 1.0),
+                        largest)
+    return np.sqrt(np.clip(variance, 0.0, largest))
 
 
 def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
