@@ -164,7 +164,7 @@ class DetectionOptions(_Options):
     """
 
     n_sigma: _Positive = Field(
-        default=6.0,
+        default=5.0,
         description='threshold in units of the rms of the filtered map',
     )
     kernel: Literal['gaussian', 'box'] = Field(
@@ -174,9 +174,12 @@ class DetectionOptions(_Options):
             "'box' = as in Hyper"
         ),
     )
-    kernel_size: _Positive | None = Field(
+    kernel_size: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description='size of the filter in pixels; null = from the beam',
+        description=(
+            'side in pixels of the box of the local background, an odd '
+            'number; null or 0 = from the beam'
+        ),
     )
     rms: _Positive | None = Field(
         default=None,
@@ -192,21 +195,27 @@ class DetectionOptions(_Options):
         default=None,
         description='[lower, upper] of the roundness; null = no limits',
     )
-    min_separation: Annotated[float, Field(ge=0)] | None = Field(
-        default=None,
-        description=(
-            'smallest distance of two sources in pixels; null = from the '
-            'filter'
-        ),
+    min_separation: Annotated[float, Field(ge=0)] = Field(
+        default=0.6,
+        description='smallest distance of two sources in beam widths (FWHM)',
     )
     exclude_border: bool = Field(
         default=False,
-        description='true = drop sources closer to the edge than the filter',
+        description=(
+            'true = drop sources within half the kernel size of the edge'
+        ),
     )
     n_brightest: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description='keep only so many sources; null = all',
     )
+
+    @model_validator(mode='after')
+    def _kernel_is_odd(self):
+        if self.kernel_size and self.kernel_size % 2 == 0:
+            msg = f'kernel_size must be odd: {self.kernel_size}'
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode='after')
     def _ranges_are_ordered(self):
@@ -220,11 +229,11 @@ class GroupingOptions(_Options):
     Which sources are fitted together.
     """
 
-    max_separation: _Positive | None = Field(
-        default=None,
+    max_separation: _Positive = Field(
+        default=2.0,
         description=(
             'sources closer than this many beam widths (FWHM) are one '
-            'group, transitively; null = the default of BlendGroupFitter'
+            'group, transitively'
         ),
     )
     max_group_size: Annotated[int, Field(ge=1)] = Field(
@@ -242,33 +251,32 @@ class FitOptions(_Options):
         default=1,
         description='order of the background polynomial of a group',
     )
-    fit_radius: _Positive | None = Field(
-        default=None,
+    fit_radius: _Positive = Field(
+        default=2.5,
         description=(
             'radius of the fitted pixels around a source in beam widths '
-            '(FWHM); null = the default of BlendGroupFitter'
+            '(FWHM)'
         ),
     )
     fwhm_range: _Pair = Field(
         default=(0.5, 3.0),
         description='[lower, upper] limit of the fitted FWHMs in beam widths',
     )
-    max_shift: _Positive | None = Field(
-        default=None,
+    max_shift: _Positive = Field(
+        default=1.0,
         description=(
-            'largest shift of a fitted position in beam widths; null = the '
-            'default of BlendGroupFitter'
+            'largest shift of a fitted position along x and y in beam widths'
         ),
     )
     max_iter: Annotated[int, Field(ge=1)] = Field(
         default=100,
         description='largest number of iterations of a fit',
     )
-    max_rounds: Annotated[int, Field(ge=1)] = Field(
+    max_rounds: Annotated[int, Field(ge=0)] = Field(
         default=2,
         description=(
-            'rounds of detection and fit; from the second on sources are '
-            'also looked for on the residual'
+            'largest number of searches for missed companions on the '
+            'residual of the fit'
         ),
     )
 

@@ -73,10 +73,10 @@ def test_written_configuration_reads_back_equal(config_file, comments):
 
 
 def test_whole_numbers_are_numbers_and_exponents_too(config_file):
-    text = 'detection: {n_sigma: 5, kernel_size: 1e-3, rms: 1.5E+3}'
+    text = 'detection: {n_sigma: 5, min_separation: 1e-3, rms: 1.5E+3}'
     detection = read_config(config_file(text)).detection
     assert detection.n_sigma == 5
-    assert detection.kernel_size == 1e-3
+    assert detection.min_separation == 1e-3
     assert detection.rms == 1500
 
 
@@ -103,6 +103,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('detection: {n_sigma: true}', 1, 'True is not allowed'),
         ('detection: {n_sigma: null}', 1, 'None is not allowed'),
         ('detection: {kernel: blob}', 1, "'gaussian' or 'box'"),
+        ('detection: {kernel_size: 4}', 1, 'kernel_size must be odd: 4'),
         ('detection: {exclude_border: 1}', 1, 'true or false'),
         ('detection: {roundness_range: [1]}', 1, 'list of 2'),
         ('detection: {roundness_range: [2, 1]}', 1, 'lower < upper'),

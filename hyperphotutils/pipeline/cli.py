@@ -1,0 +1,233 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The command ``hyperphot``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hyperphotutils import __version__
+from hyperphotutils.pipeline.config import (
+    ConfigError,
+    PipelineConfig,
+    config_template,
+    override_config,
+    read_config,
+)
+from hyperphotutils.pipeline.runner import (
+    OutputError,
+    plan_jobs,
+    process_maps,
+)
+
+__all__ = ['main']
+
+_DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+_EXAMPLE_FOLDER = 'hyperphot_example'
+
+# Which key of the configuration an option replaces
+_KEYS = {
+    'maps': 'input.maps',
+    'output_dir': 'output.directory',
+    'n_sigma': 'detection.n_sigma',
+    'jobs': 'run.jobs',
+    'detection_only': 'run.detection_only',
+    'overwrite': 'output.overwrite',
+    'quiet': 'run.quiet',
+}
+
+_EPILOG = """\
+exit status: 0 all done, 1 some map failed (the others are done), 2 bad
+usage (nothing was done)
+"""
+
+
+def main(argv=None):
+    """
+    Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    status : int
+        The exit status: 0 done, 1 some map failed, 2 bad usage, 130
+        interrupted.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline.cli import main
+    >>> status = main(['config'])
+    # Configuration of hyperphot. Every key may be left out: the
+    ...
+    >>> status
+    0
+    """
+    options = _parser().parse_args(argv)
+    try:
+        return options.function(options)
+    except (ConfigError, OutputError) as exc:
+        for line in str(exc).splitlines():
+            _complain(line)
+        return _USAGE
+    except KeyboardInterrupt:
+        _complain('interrupted; what was finished is whole, nothing else '
+                  'was left')
+        return _INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """
+    A parser whose errors are one line.
+    """
+
+    def error(self, message):
+        self.exit(_USAGE, f'hyperphot: {message} (see {self.prog} --help)\n')
+
+
+def _parser():
+    parser = _Parser(
+        prog='hyperphot', allow_abbrev=False,
+        description='Photometry of blended sources on structured '
+                    'backgrounds.')
+    parser.add_argument('--version', action='version',
+                        version=f'hyperphot {__version__}')
+    commands = parser.add_subparsers(title='commands', required=True,
+                                     metavar='COMMAND')
+    _add_run(commands)
+    _add_example(commands)
+    command = commands.add_parser(
+        'config', help='print a commented configuration file',
+        description='Print a configuration file with all keys, their '
+                    'defaults and what they mean.')
+    command.set_defaults(function=lambda _: _print_config())
+    return parser
+
+
+def _add_run(commands):
+    command = commands.add_parser(
+        'run', allow_abbrev=False, help='extract the sources of maps',
+        description='Detect, fit and measure the compact sources of maps. '
+                    'Options take precedence over the configuration file.',
+        epilog=_EPILOG)
+    command.add_argument('maps', nargs='*', metavar='MAP', help='a FITS file')
+    command.add_argument('--config', metavar='FILE',
+                         help="a YAML file; see 'hyperphot config'")
+    command.add_argument('--output-dir', metavar='DIR',
+                         help='folder of the products (default: '
+                              'hyperphot_output)')
+    command.add_argument('--n-sigma', type=float, metavar='X',
+                         help='detection threshold in units of the rms')
+    command.add_argument('--jobs', type=int, metavar='N',
+                         help='maps worked on at the same time')
+    command.add_argument('--detection-only', action='store_true',
+                         default=None, help='no fit and no photometry')
+    command.add_argument('--overwrite', action='store_true', default=None,
+                         help='replace the products of an earlier run')
+    _add_quiet(command)
+    command.set_defaults(function=_run)
+
+
+def _add_example(commands):
+    command = commands.add_parser(
+        'example', allow_abbrev=False,
+        help='try it on a simulated map',
+        description='Simulate a map, extract its sources, and compare them '
+                    'with the truth. An earlier example in the same folder '
+                    'is replaced.')
+    command.add_argument('--output-dir', metavar='DIR',
+                         default=_EXAMPLE_FOLDER,
+                         help='folder of map and products (default: '
+                              '%(default)s)')
+    _add_quiet(command)
+    command.set_defaults(function=_example)
+
+
+def _add_quiet(command):
+    command.add_argument('--quiet', action='store_true', default=None,
+                         help='print nothing but errors')
+
+
+def _print_config():
+    sys.stdout.write(config_template())
+    return _DONE
+
+
+def _run(options):
+    config = PipelineConfig()
+    if options.config is not None:
+        config = read_config(options.config)
+    values = {key: getattr(options, name) for name, key in _KEYS.items()
+              if getattr(options, name) not in (None, [])}
+    names = {key: 'MAP' if name == 'maps' else f'--{name.replace("_", "-")}'
+             for name, key in _KEYS.items()}
+    config = override_config(config, values, names=names)
+    if not config.input.maps:
+        msg = ('no map: name one on the command line, or in input.maps of '
+               'the configuration')
+        raise ConfigError([msg])
+    outcomes = process_maps(config, progress_bar=_show_progress(config))
+    return _report(outcomes, config)
+
+
+def _show_progress(config):
+    return sys.stderr.isatty() and not config.run.quiet
+
+
+def _report(outcomes, config):
+    """
+    Say what became of the maps; the failed ones last, to be seen.
+    """
+    if not config.run.quiet:
+        for outcome in outcomes:
+            if not outcome.reason:
+                _say(f'{outcome.job.map_id}: {outcome.summary} -> '
+                     f'{outcome.job.folder}')
+    failed = [outcome for outcome in outcomes if outcome.reason]
+    if failed and len(outcomes) > 1:
+        _complain(f'{len(failed)} of {len(outcomes)} maps failed:')
+    for outcome in failed:
+        _complain(outcome.reason)
+    return _FAILED if failed else _DONE
+
+
+def _example(options):
+    directory = Path(options.output_dir)
+    config = PipelineConfig(
+        input={'maps': [str(directory / 'simulated_map.fits')]},
+        output={'directory': str(directory), 'overwrite': True},
+        run={'quiet': bool(options.quiet)})
+    # slow to import
+    from hyperphotutils.pipeline.example import (
+        compare_with_truth,
+        write_example,
+    )
+
+    try:
+        _, simulated = write_example(directory)
+    except OSError as exc:
+        msg = f'{directory}: cannot be written: {exc.strerror or exc}'
+        raise OutputError(msg) from exc
+    outcomes = process_maps(config, progress_bar=_show_progress(config))
+    status = _report(outcomes, config)
+    if status == _DONE and not config.run.quiet:
+        for line in compare_with_truth(outcomes[0].table, simulated):
+            _say(line)
+        folder = plan_jobs(config)[0].folder
+        _say(f'map and truth         {directory}')
+        _say(f'products              {folder}: '
+             + ', '.join(sorted(item.name for item in folder.iterdir())))
+    return status
+
+
+def _say(line):
+    sys.stdout.write(f'{line}\n')
+
+
+def _complain(line):
+    sys.stderr.write(f'hyperphot: {line}\n')

@@ -1,0 +1,259 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One map through the classes of the package, as a configuration says.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import astropy.units as u
+import numpy as np
+from astropy.nddata import CCDData
+from astropy.table import QTable
+from photutils.psf import SourceGrouper
+
+from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.maps import MapError, read_map
+from hyperphotutils.noise import clipped_rms
+from hyperphotutils.photometry import HyperPhotometry
+from hyperphotutils.utils.tables import result_meta
+
+__all__ = ['Extraction', 'extract_map']
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """
+    What was measured on one map.
+
+    It is made by `extract_map`.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map in Jy/pixel.
+
+    table : `~astropy.table.QTable`
+        The sources; without rows if there are none.
+
+    rms : `~astropy.units.Quantity`
+        The noise: of the map or, when sources were only detected, of
+        the filtered map.
+
+    background, model, residual : `~astropy.units.Quantity` or `None`
+        The images of the fit, when there was one.
+
+    times : dict
+        The seconds that each step took.
+    """
+
+    image: CCDData
+    table: QTable
+    rms: u.Quantity
+    background: u.Quantity | None = None
+    model: u.Quantity | None = None
+    residual: u.Quantity | None = None
+    times: dict = field(default_factory=dict)
+
+
+def extract_map(path, config, *, progress_bar=False):
+    """
+    Read a map, and detect, fit and measure its sources.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The FITS file.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        What to do.
+
+    progress_bar : bool, optional
+        Whether to show the progress of the fits.
+
+    Returns
+    -------
+    extraction : `Extraction`
+        What was measured.
+
+    Raises
+    ------
+    ~hyperphotutils.maps.MapError
+        If the file does not make a map that can be used.
+
+    ValueError
+        If the configuration does not suit the map, for example if the
+        map is smaller than the filter.
+    """
+    start = time.perf_counter()
+    image = _read(path, config.input)
+    times = {'reading': time.perf_counter() - start}
+    start = time.perf_counter()
+    finder = _make_finder(image, config.detection)
+    if config.run.detection_only:
+        extraction = _detect(image, finder)
+    else:
+        extraction = _measure(image, finder, config, progress_bar)
+    times['extraction'] = time.perf_counter() - start
+    extraction.times.update(times)
+    extraction.table.meta.update(
+        filename=str(path), threshold=f'{config.detection.n_sigma} rms',
+        rms=str(extraction.rms))
+    return extraction
+
+
+def _read(path, options):
+    beam, frequency = options.beam, options.frequency
+    image = read_map(
+        path, ext=options.extension, unit=options.unit,
+        survey=options.survey, beam=None if beam is None else _beam(beam),
+        frequency=None if frequency is None else frequency * u.GHz)
+    values = image.data[~image.mask]
+    if values.min() == values.max():
+        msg = f'{path}: all pixels have the same value, {values[0]:g}'
+        raise MapError(msg)
+    return image
+
+
+def _beam(options):
+    from radio_beam import Beam
+
+    minor = options.major if options.minor is None else options.minor
+    return Beam(major=options.major * u.arcsec, minor=minor * u.arcsec,
+                pa=options.position_angle * u.deg)
+
+
+def _make_finder(image, options):
+    fwhm = image.meta['beam_fwhm_pix']
+    rms = options.rms
+    return HighPassStarFinder(
+        options.n_sigma, fwhm, kernel=options.kernel,
+        kernel_size=options.kernel_size,
+        rms=None if rms is None else rms * image.unit,
+        sharpness_range=options.sharpness_range,
+        roundness_range=options.roundness_range,
+        min_separation=options.min_separation * fwhm,
+        exclude_border=options.exclude_border,
+        n_brightest=options.n_brightest)
+
+
+def _detect(image, finder):
+    data = image.data << image.unit
+    table = finder(data, mask=image.mask)
+    if table is None:
+        table = _empty_detections(image.unit)
+    table = QTable(table, copy=False)
+    if finder.rms is None:
+        rms = clipped_rms(finder.filter(data, mask=image.mask))
+    else:
+        rms = finder.rms
+    table['sky_centroid'] = image.wcs.pixel_to_world(
+        np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
+    table.meta.update(result_meta(finder))
+    return Extraction(image, table, rms)
+
+
+def _empty_detections(unit):
+    """
+    Make a table like the finder's, without rows.
+    """
+    blank = np.empty(0)
+    return QTable({
+        'id': np.empty(0, dtype=int),
+        'x_centroid': blank,
+        'y_centroid': blank,
+        'peak': blank << unit,
+        'snr': blank,
+        'sharpness': blank,
+        'roundness': blank,
+        'shoulder_score': blank,
+        'flux': blank << unit,
+    })
+
+
+def _measure(image, finder, config, progress_bar):
+    phot = _make_photometry(image, finder, config, progress_bar)
+    table = phot(image)
+    if table is None:
+        return _nothing(image, phot)
+    return Extraction(
+        image, table, phot.rms, background=phot.make_background_image(),
+        model=phot.make_model_image(), residual=phot.make_residual_image())
+
+
+def _make_photometry(image, finder, config, progress_bar):
+    """
+    Make the photometry; lengths in beam widths become pixels here.
+    """
+    fwhm = image.meta['beam_fwhm_pix']
+    fit = config.fit
+    grouper = SourceGrouper(config.grouping.max_separation * fwhm)
+    fitter = BlendGroupFitter(
+        fwhm, poly_order=fit.poly_order, fit_radius=fit.fit_radius * fwhm,
+        grouper=grouper, fwhm_range=fit.fwhm_range,
+        max_shift=fit.max_shift * fwhm,
+        max_group_size=config.grouping.max_group_size,
+        max_iter=fit.max_iter)
+    return HyperPhotometry(
+        fwhm, finder=finder, grouper=grouper, fitter=fitter,
+        fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
+        aperture_correction=config.photometry.aperture_correction,
+        max_rounds=fit.max_rounds, progress_bar=progress_bar)
+
+
+def _nothing(image, phot):
+    """
+    Describe a map on which no source was found.
+    """
+    data = image.data << image.unit
+    background = np.full(image.shape, np.nan) << image.unit
+    table = _empty_results(image)
+    table.meta.update(result_meta(phot))
+    return Extraction(image, table, clipped_rms(data, mask=image.mask),
+                      background=background, model=np.zeros_like(data),
+                      residual=data)
+
+
+# Kinds of the columns of a result without rows: i(nteger), f(loat),
+# s(tring), p(ixel value), t(otal flux), a(ngle) and w(idth on the sky)
+_RESULT_COLUMNS = (
+    ('i', 'id group_id group_size'),
+    ('f', 'x_init y_init x_fit y_fit x_err y_err'),
+    ('p', 'amplitude_fit amplitude_err'),
+    ('f', 'fwhm_major_fit fwhm_major_err fwhm_minor_fit fwhm_minor_err'),
+    ('a', 'theta_fit theta_err'),
+    ('t', 'flux_fit flux_err aperture_flux aperture_flux_err'),
+    ('f', 'aperture_correction'),
+    ('p', 'local_bkg'),
+    ('i', 'bkg_order'),
+    ('s', 'bkg_method'),
+    ('f', 'bkg_box snr shoulder_score nmse reduced_chi2 bic'),
+    ('i', 'n_pixels_fit flags'),
+)
+_SKY_COLUMNS = (('w', 'fwhm_major_sky fwhm_minor_sky'),
+                ('a', 'position_angle'))
+
+
+def _empty_results(image):
+    """
+    Make a table like the photometry's, without rows.
+    """
+    blank = np.empty(0)
+    values = {
+        'i': np.empty(0, dtype=int),
+        'f': blank,
+        's': np.empty(0, dtype='<U1'),
+        'p': blank << image.unit,
+        't': blank << (image.unit * u.pix),
+        'a': blank << u.deg,
+        'w': blank << u.arcsec,
+    }
+    table = QTable({name: values[kind].copy()
+                    for kind, names in _RESULT_COLUMNS
+                    for name in names.split()})
+    table['sky_centroid'] = image.wcs.pixel_to_world(blank, blank)
+    for kind, names in _SKY_COLUMNS:
+        for name in names.split():
+            table[name] = values[kind].copy()
+    return table

@@ -1,0 +1,252 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The files of one map, and the catalog of several maps.
+
+All files of a map are written into a temporary folder beside the final
+one, which is renamed when they are whole.
+"""
+
+import shutil
+from collections import Counter
+from datetime import UTC, datetime
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable, vstack
+
+from hyperphotutils.catalog import write_catalog, write_regions
+from hyperphotutils.pipeline.config import config_to_yaml
+from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
+from hyperphotutils.utils.tables import result_meta
+
+__all__ = ['combine_tables', 'write_products']
+
+_DPI = 150
+
+
+def write_products(job, extraction, config, *, caught=()):
+    """
+    Write all files of one map.
+
+    Parameters
+    ----------
+    job : `~hyperphotutils.pipeline.MapJob`
+        The map, its folder, and the name of the temporary folder.
+
+    extraction : `~hyperphotutils.pipeline.extraction.Extraction`
+        What was measured.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        What to write.
+
+    caught : list of `warnings.WarningMessage`, optional
+        The warnings for the log; those of the writing itself may be
+        appended to the list meanwhile.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written. Nothing appears under the final
+        name then.
+    """
+    job.scratch.mkdir()
+    try:
+        _write_tables(job, extraction, config.output)
+        if config.output.overview:
+            _write_overview(job, extraction)
+        log = _log_text(job, extraction, config, caught)
+        (job.scratch / 'run.log').write_text(log, encoding='utf-8')
+        _put_in_place(job)
+    finally:
+        shutil.rmtree(job.scratch, ignore_errors=True)
+
+
+def combine_tables(tables):
+    """
+    Stack the tables of several maps.
+
+    Parameters
+    ----------
+    tables : dict
+        The tables by the map's name.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        All rows, with the map's name in the first column, ``map_id``.
+        Positions are in the frame of the first map.
+    """
+    parts = []
+    frame = None
+    for map_id, table in tables.items():
+        part = QTable(table, copy=True)
+        part.meta.clear()
+        if 'sky_centroid' in part.colnames:
+            frame = frame or part['sky_centroid'].frame
+            part['sky_centroid'] = _in_frame(part['sky_centroid'], frame)
+        width = max(len(name) for name in tables)
+        part.add_column(np.full(len(part), map_id, dtype=f'<U{width}'),
+                        name='map_id', index=0)
+        parts.append(part)
+    combined = vstack(parts, metadata_conflicts='silent')
+    combined.meta.update(result_meta(), maps=list(tables))
+    return combined
+
+
+def _in_frame(sky, frame):
+    """
+    Transform positions, and drop what differs from map to map otherwise.
+    """
+    frame = frame.replicate_without_data()
+    sky = sky.transform_to(frame)
+    return SkyCoord(sky.spherical.lon, sky.spherical.lat, frame=frame)
+
+
+def _write_tables(job, extraction, options):
+    table = extraction.table
+    folder = job.scratch
+    table.meta['map_id'] = job.map_id
+    write_catalog(table, folder / 'catalog.ecsv')
+    shapes = _with_shapes(extraction)
+    if options.ipac:
+        write_catalog(shapes, folder / 'catalog.ipac', map_id=job.map_id)
+    if options.regions:
+        for name, shape in (('ellipses.reg', 'ellipse'),
+                            ('centroids.reg', 'point')):
+            write_regions(shapes, folder / name, frame=options.region_frame,
+                          shape=shape)
+
+
+def _with_shapes(extraction):
+    """
+    Give detections without a fit the beam's shape, and no peak flux.
+    """
+    table = extraction.table
+    if 'x_fit' in table.colnames:
+        return table
+    image, n_rows = extraction.image, len(table)
+    beam = image.meta['beam']
+    shaped = table.copy()
+    shaped['x_fit'] = table['x_centroid']
+    shaped['y_fit'] = table['y_centroid']
+    shaped['amplitude_fit'] = np.full(n_rows, np.nan) << image.unit
+    for name, value in (
+            ('fwhm_major_fit', image.meta['beam_major_pix']),
+            ('fwhm_minor_fit', image.meta['beam_minor_pix']),
+            ('theta_fit', image.meta['beam_theta'] * u.deg),
+            ('fwhm_major_sky', beam.major.to(u.arcsec)),
+            ('fwhm_minor_sky', beam.minor.to(u.arcsec)),
+            ('position_angle', beam.pa.to(u.deg))):
+        unit = getattr(value, 'unit', None)
+        filled = np.full(n_rows, getattr(value, 'value', value))
+        shaped[name] = filled if unit is None else filled << unit
+    return shaped
+
+
+def _write_overview(job, extraction):
+    from hyperphotutils.visualization import plot_overview
+
+    image = extraction.image
+    meta = image.meta
+    fitted = extraction.model is not None
+    figure = plot_overview(
+        image.data << image.unit, extraction.table, wcs=image.wcs,
+        mask=image.mask, background=extraction.background,
+        model=extraction.model, residual=extraction.residual,
+        rms=extraction.rms if fitted else None, title=job.map_id,
+        beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
+              meta['beam_theta']))
+    figure.savefig(job.scratch / 'overview.png', dpi=_DPI)
+
+
+def _put_in_place(job):
+    """
+    Rename the temporary folder; an older one gives way only now.
+    """
+    old = job.scratch.with_name(f'{job.scratch.name}.old')
+    if not job.folder.exists():
+        job.scratch.rename(job.folder)
+        return
+    job.folder.rename(old)
+    try:
+        job.scratch.rename(job.folder)
+    except OSError:
+        old.rename(job.folder)
+        raise
+    shutil.rmtree(old)
+
+
+def _log_text(job, extraction, config, caught):
+    sections = [
+        _describe_run(job),
+        _describe_map(extraction.image),
+        _describe_result(extraction),
+        _describe_flags(extraction.table),
+        _describe_warnings(caught),
+        'configuration\n' + config_to_yaml(config, comments=False),
+    ]
+    return '\n\n'.join(section.rstrip() for section in sections) + '\n'
+
+
+def _table_of(rows):
+    return '\n'.join(f'{name:<14}{value}' for name, value in rows)
+
+
+def _describe_run(job):
+    versions = result_meta()['version']
+    return _table_of([
+        ('map', job.path),
+        ('finished', datetime.now(UTC).isoformat(timespec='seconds')),
+        ('versions', ', '.join(f'{name} {version}'
+                               for name, version in versions.items())),
+    ])
+
+
+def _describe_map(image):
+    meta = image.meta
+    beam = meta['beam']
+    ny, nx = image.shape
+    n_missing = int(image.mask.sum())
+    return _table_of([
+        ('extension', meta['extension']),
+        ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
+                 f'{n_missing} of them missing'),
+        ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
+        ('beam', f'{beam.major.to(u.arcsec):.4g} x '
+                 f'{beam.minor.to(u.arcsec):.4g}, position angle '
+                 f'{beam.pa.to(u.deg):.1f}'),
+        ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
+    ])
+
+
+def _describe_result(extraction):
+    table = extraction.table
+    rows = [('rms', f'{extraction.rms:.4g}'), ('sources', len(table))]
+    if len(table) > 0 and 'group_id' in table.colnames:
+        sizes = table['group_size']
+        rows.append(('groups', f'{len(np.unique(table["group_id"]))}, the '
+                               f'largest with {sizes.max()} sources'))
+    rows += [(name, f'{seconds:.2f} s')
+             for name, seconds in extraction.times.items()]
+    return _table_of(rows)
+
+
+def _describe_flags(table):
+    if 'flags' not in table.colnames:
+        return 'flags         none: sources were only detected'
+    flags = np.asarray(table['flags'], dtype=int)
+    rows = [f'  {name} ({bit}): {np.sum(flags & bit > 0)} sources: '
+            f'{FLAG_DESCRIPTIONS[name]}'
+            for name, bit in FLAGS.items() if np.any(flags & bit)]
+    n_flagged = np.count_nonzero(flags)
+    return '\n'.join([f'flags         {n_flagged} of {len(table)} sources '
+                      'have one', *rows])
+
+
+def _describe_warnings(caught):
+    counts = Counter(f'{item.category.__name__}: {item.message}'
+                     for item in caught)
+    rows = [f'  {text}' + (f' ({number} times)' if number > 1 else '')
+            for text, number in counts.items()]
+    return '\n'.join([f'warnings      {len(counts)}', *rows])

@@ -1,0 +1,36 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Maps shared by the tests of the pipeline.
+"""
+
+import shutil
+
+import pytest
+
+from hyperphotutils.datasets import make_blended_map
+
+
+@pytest.fixture(scope='session', name='simulated')
+def fixture_simulated():
+    return make_blended_map((90, 100), 8, beam=(4.0, 3.2, 30.0), seed=3)
+
+
+@pytest.fixture(scope='session', name='map_file')
+def fixture_map_file(simulated, tmp_path_factory):
+    path = tmp_path_factory.mktemp('maps') / 'field.fits'
+    simulated.write(path)
+    return path
+
+
+@pytest.fixture(name='copy_map')
+def fixture_copy_map(map_file, tmp_path):
+    """
+    A function that puts a good map at a place in the test's folder.
+    """
+    def copy(name):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(map_file, path)
+        return path
+
+    return copy

@@ -1,0 +1,438 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the command line.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import hyperphotutils
+from hyperphotutils.catalog import read_catalog
+from hyperphotutils.pipeline import PipelineConfig, read_config
+from hyperphotutils.pipeline.cli import main
+
+ROOT = Path(hyperphotutils.__file__).parents[1]
+CALL = 'import sys; from hyperphotutils.pipeline.cli import main; '
+
+
+def hyperphot(*arguments, cwd):
+    """
+    Run the command in a process of its own.
+    """
+    code = CALL + 'sys.exit(main())'
+    return subprocess.run(
+        [sys.executable, '-c', code, *map(str, arguments)], cwd=cwd,
+        capture_output=True, text=True, check=False,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+
+
+@pytest.fixture(name='hyper')
+def fixture_hyper(capsys, tmp_path, monkeypatch):
+    """
+    A function that runs the command here: status, output and errors.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exc:
+            status = exc.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def products(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*'))
+
+
+def test_help_loads_no_numerical_library(tmp_path):
+    code = ('try:\n    main(["run", "--help"])\n'
+            'except SystemExit:\n    pass\n'
+            'heavy = {"numpy", "scipy", "astropy", "matplotlib", "tqdm"}\n'
+            'assert not heavy & set(sys.modules), heavy & set(sys.modules)')
+    result = subprocess.run(
+        [sys.executable, '-c', f'{CALL}\n{code}'], check=True, text=True,
+        cwd=tmp_path, capture_output=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    for option in ('--config', '--output-dir', '--n-sigma', '--jobs',
+                   '--detection-only', '--overwrite', '--quiet', 'MAP'):
+        assert option in result.stdout
+
+
+def test_version(hyper):
+    status, out, _ = hyper('--version')
+    assert status == 0
+    assert out == f'hyperphot {hyperphotutils.__version__}\n'
+
+
+def test_config_prints_the_defaults(hyper, tmp_path):
+    status, out, err = hyper('config')
+    assert (status, err) == (0, '')
+    path = tmp_path / 'my.yaml'
+    path.write_text(out, encoding='utf-8')
+    assert read_config(path) == PipelineConfig()
+
+
+def test_run_writes_products_and_says_where(map_file, tmp_path):
+    """
+    In a process of its own, in the default folder, without a terminal.
+    """
+    result = hyperphot('run', map_file, cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stderr == ''
+    assert result.stdout.startswith('field: 8 sources in ')
+    assert result.stdout.rstrip().endswith('hyperphot_output/field')
+    assert products(tmp_path / 'hyperphot_output' / 'field') == [
+        'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
+        'overview.png', 'run.log']
+
+
+def test_parallel_run_of_several_maps(copy_map, tmp_path):
+    maps = [copy_map(name) for name in ('b.fits', 'a.fits')]
+    bad = tmp_path / 'bad.fits'
+    bad.write_text('')
+    result = hyperphot('run', maps[0], bad, maps[1], '--jobs', 2,
+                       '--output-dir', 'out', cwd=tmp_path)
+    assert result.returncode == 1
+    assert [line.split(':')[0] for line in result.stdout.splitlines()] == [
+        'b', 'a']
+    first, second = result.stderr.splitlines()
+    assert first == 'hyperphot: 1 of 3 maps failed:'
+    assert second.startswith(f'hyperphot: {bad}: ')
+    assert 'Traceback' not in result.stderr
+    table = read_catalog(tmp_path / 'out' / 'catalog_all.ecsv')
+    assert list(dict.fromkeys(table['map_id'])) == ['b', 'a']
+
+
+def test_quiet_prints_nothing_but_errors(hyper, map_file, tmp_path):
+    assert hyper('run', map_file, '--quiet') == (0, '', '')
+    assert hyper('run', map_file, '--quiet', '--output-dir', 'b',
+                 '--n-sigma', '1e9') == (0, '', '')
+    status, out, err = hyper('run', 'missing.fits', '--quiet')
+    assert (status, out) == (1, '')
+    assert err == 'hyperphot: missing.fits: no such file\n'
+    assert not (tmp_path / 'missing').exists()
+
+
+def test_options_go_before_the_file(hyper, map_file, tmp_path):
+    config = tmp_path / 'my.yaml'
+    config.write_text('detection: {n_sigma: 1.0e9}\n'
+                      'output: {directory: from_file, overview: false}\n'
+                      'run: {detection_only: true}\n')
+    status, out, _ = hyper('run', map_file, '--config', config)
+    assert status == 0
+    assert 'no source found' in out
+    status, out, _ = hyper('run', map_file, '--config', config, '--n-sigma',
+                           7.5, '--output-dir', 'from_option')
+    assert status == 0
+    log = (tmp_path / 'from_option' / 'field' / 'run.log').read_text('utf-8')
+    assert 'n_sigma: 7.5' in log
+    assert 'detection_only: true' in log
+    assert not (tmp_path / 'from_option' / 'field' / 'overview.png').exists()
+
+
+def test_maps_of_the_file_are_run_or_replaced(hyper, map_file, tmp_path):
+    config = tmp_path / 'my.yaml'
+    config.write_text(f'input: {{maps: ["{map_file}"]}}\n'
+                      'output: {overview: false}\n')
+    assert hyper('run', '--config', config)[0] == 0
+    status, _, err = hyper('run', 'other.fits', '--config', config)
+    assert status == 1
+    assert 'other.fits' in err
+
+
+def test_detection_only(hyper, map_file, tmp_path):
+    status, out, _ = hyper('run', map_file, '--detection-only')
+    assert status == 0
+    assert out.startswith('field: ')
+    table = read_catalog(tmp_path / 'hyperphot_output/field/catalog.ecsv')
+    assert 'x_centroid' in table.colnames
+
+
+def test_map_without_detection_says_so(hyper, map_file):
+    status, out, err = hyper('run', map_file, '--n-sigma', '1e9')
+    assert (status, err) == (0, '')
+    assert out.startswith('field: no source found')
+
+
+def test_warnings_are_counted_not_shown(hyper, map_file, tmp_path):
+    """
+    They are in the log, each once.
+    """
+    data, header = fits.getdata(map_file, header=True)
+    header['DATE-OBS'] = 'yesterday'
+    hdus = fits.HDUList([fits.PrimaryHDU(),
+                         fits.ImageHDU(data, header, name='one'),
+                         fits.ImageHDU(data, header, name='two')])
+    hdus.writeto(tmp_path / 'two.fits')
+    status, out, err = hyper('run', tmp_path / 'two.fits')
+    assert (status, err) == (0, '')
+    log = (tmp_path / 'hyperphot_output/two/run.log').read_text('utf-8')
+    if 'warnings      0' not in log:
+        assert 'see run.log' in out
+
+
+def write_map(map_file, path, *, data=None, header=None, remove=()):
+    """
+    Write a map with something changed.
+    """
+    original, full = fits.getdata(map_file, header=True)
+    for key in remove:
+        del full[key]
+    full.update(header or {})
+    fits.writeto(path, original if data is None else data(original), full)
+
+
+def no_such_file(_, path):
+    assert not path.exists()
+
+
+def a_folder(_, path):
+    path.mkdir()
+
+
+def an_empty_file(_, path):
+    path.touch()
+
+
+def not_fits(_, path):
+    path.write_text('name,flux\na,1\n' * 500)
+
+
+def no_image(_, path):
+    table = fits.BinTableHDU.from_columns(
+        [fits.Column('a', 'D', array=np.zeros(3))])
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
+
+
+def one_axis(_, path):
+    fits.writeto(path, np.zeros(100))
+
+
+def a_cube(map_file, path):
+    write_map(map_file, path, data=lambda image: np.stack([image] * 3),
+              header={'CTYPE3': 'VRAD', 'CUNIT3': 'm/s', 'CRPIX3': 1.0,
+                      'CRVAL3': 0.0, 'CDELT3': 100.0})
+
+
+def all_nan(map_file, path):
+    write_map(map_file, path, data=lambda image: image * np.nan)
+
+
+def a_constant_map(map_file, path):
+    write_map(map_file, path, data=lambda image: 0 * image + 3)
+
+
+def smaller_than_the_kernel(map_file, path):
+    write_map(map_file, path, data=lambda image: image[:6, :5])
+
+
+def a_negative_beam(map_file, path):
+    write_map(map_file, path, header={'BMAJ': -0.001})
+
+
+def no_beam(map_file, path):
+    write_map(map_file, path, remove=['BMAJ', 'BMIN', 'BPA'])
+
+
+def no_unit(map_file, path):
+    write_map(map_file, path, remove=['BUNIT'])
+
+
+def a_strange_unit(map_file, path):
+    write_map(map_file, path, header={'BUNIT': 'furlong'})
+
+
+def no_sky(map_file, path):
+    write_map(map_file, path, header={'CTYPE1': 'X', 'CTYPE2': 'Y'})
+
+
+def a_truncated_file(map_file, path):
+    path.write_bytes(map_file.read_bytes()[:20000])
+
+
+def a_truncated_header(map_file, path):
+    path.write_bytes(map_file.read_bytes()[:1000])
+
+
+BAD_MAPS = [no_such_file, a_folder, an_empty_file, not_fits, no_image,
+            one_axis, a_cube, all_nan, a_constant_map,
+            smaller_than_the_kernel, a_negative_beam, no_beam, no_unit,
+            a_strange_unit, no_sky, a_truncated_file, a_truncated_header]
+
+
+@pytest.mark.parametrize('make', BAD_MAPS, ids=lambda make: make.__name__)
+def test_bad_map_is_one_line_and_leaves_nothing(
+    hyper, map_file, tmp_path, make
+):
+    path = tmp_path / 'bad.fits'
+    make(map_file, path)
+    status, out, err = hyper('run', path)
+    assert status == 1
+    assert out == ''
+    assert err.startswith(f'hyperphot: {path}: ')
+    assert err.count('\n') == 1
+    assert err.count(str(path)) == 1
+    assert 'Traceback' not in err
+    assert 'unexpected' not in err
+    assert len(err) < len(str(path)) + 250
+    output = tmp_path / 'hyperphot_output'
+    assert not output.exists() or products(output) == ['run.log']
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('input: {beam: {major: 10.0}}', 'BMAJ'),
+        ('input: {unit: K}', 'BUNIT'),
+    ],
+)
+def test_contradiction_of_map_and_configuration(
+    hyper, map_file, tmp_path, text, message
+):
+    config = tmp_path / 'my.yaml'
+    config.write_text(text)
+    status, out, err = hyper('run', map_file, '--config', config)
+    assert (status, out) == (1, '')
+    assert err.count('\n') == 1
+    assert str(map_file) in err
+    assert message in err
+    assert not (tmp_path / 'hyperphot_output').exists()
+
+
+def test_hint_names_the_key_that_supplies_what_is_missing(
+    hyper, map_file, tmp_path
+):
+    path = tmp_path / 'bad.fits'
+    no_unit(map_file, path)
+    assert 'input.unit' in hyper('run', path)[2]
+    path.unlink()
+    no_beam(map_file, path)
+    assert 'input.beam' in hyper('run', path)[2]
+    config = tmp_path / 'my.yaml'
+    config.write_text('input: {beam: {major: 4.0}}')
+    assert hyper('run', path, '--config', config)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--n-sigma', 'nan'], '--n-sigma: detection.n_sigma: nan is not'),
+        (['--n-sigma', 'inf'], 'finite number > 0'),
+        (['--n-sigma', '-3'], 'finite number > 0'),
+        (['--n-sigma', '0'], 'finite number > 0'),
+        (['--n-sigma', 'five'], "invalid float value: 'five'"),
+        (['--jobs', '0'], '--jobs: run.jobs: 0 is not allowed'),
+        (['--jobs', '1.5'], 'invalid int value'),
+        (['--jobz', '2'], 'unrecognized arguments: --jobz'),
+        (['--output-dir', ''], '--output-dir: output.directory'),
+        (['--config', 'missing.yaml'], 'missing.yaml: No such file'),
+    ],
+)
+def test_bad_option_is_one_line_and_nothing_is_done(
+    hyper, map_file, tmp_path, arguments, message
+):
+    status, out, err = hyper('run', map_file, *arguments)
+    assert (status, out) == (2, '')
+    assert err.startswith('hyperphot: ')
+    assert message in err
+    assert err.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'input: {beam: {major: -3}}',
+        'detection: {n_sigma: .nan}',
+        'detection: {n_sigm: 3}',
+        'detection: [',
+    ],
+)
+def test_bad_configuration_is_one_line_and_nothing_is_done(
+    hyper, map_file, tmp_path, text
+):
+    config = tmp_path / 'my.yaml'
+    config.write_text(text)
+    status, out, err = hyper('run', map_file, '--config', config)
+    assert (status, out) == (2, '')
+    assert err.startswith(f'hyperphot: {config}: line 1: ')
+    assert err.count('\n') == 1
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize('arguments', [[], ['run'], ['walk'], ['--quiet']])
+def test_incomplete_command_is_one_line(hyper, arguments):
+    status, out, err = hyper(*arguments)
+    assert (status, out) == (2, '')
+    assert err.startswith('hyperphot: ')
+    assert err.count('\n') == 1
+
+
+def test_unwritable_output_is_one_line(hyper, map_file, tmp_path):
+    """
+    A path below a regular file cannot be written, even by root.
+    """
+    (tmp_path / 'file').touch()
+    status, out, err = hyper('run', map_file, '--output-dir', 'file/out')
+    assert (status, out) == (2, '')
+    assert err == ('hyperphot: file/out: cannot be written: Not a directory'
+                   '\n')
+    assert list(tmp_path.iterdir()) == [tmp_path / 'file']
+
+
+def test_existing_output_is_refused_and_untouched(hyper, map_file, tmp_path):
+    hyper('run', map_file)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
+              for path in tmp_path.rglob('*')}
+    status, out, err = hyper('run', map_file)
+    assert (status, out) == (2, '')
+    assert err.count('\n') == 1
+    assert '--overwrite' in err
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
+             for path in tmp_path.rglob('*')}
+    assert after == before
+    assert hyper('run', map_file, '--overwrite')[0] == 0
+
+
+def test_same_map_twice_is_bad_usage(hyper, map_file):
+    status, _, err = hyper('run', map_file, map_file)
+    assert status == 2
+    assert 'named twice' in err
+
+
+def test_example_runs_twice_and_tells_how_good_it_is(tmp_path):
+    for _ in range(2):
+        result = hyperphot('example', cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ''
+        lines = dict(line.split('  ', 1) for line
+                     in result.stdout.splitlines() if '  ' in line)
+        assert lines['true sources'].strip() == '100'
+        assert int(lines['found'].split()[0]) >= 95
+        assert int(lines['not in the truth'].strip()) <= 2
+        assert 'hyperphot_example/simulated_map' in result.stdout
+    folder = tmp_path / 'hyperphot_example'
+    assert {path.name for path in folder.iterdir()} == {
+        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log'}
+
+
+def test_example_replaces_no_file_of_others(hyper, tmp_path):
+    (tmp_path / 'truth.ecsv').write_text('mine')
+    status, _, err = hyper('example', '--output-dir', tmp_path)
+    assert status == 2
+    assert 'choose another folder' in err
+    assert (tmp_path / 'truth.ecsv').read_text() == 'mine'
+    (tmp_path / 'file').touch()
+    status, _, err = hyper('example', '--output-dir', 'file/out', '--quiet')
+    assert status == 2
+    assert err.count('\n') == 1
