@@ -25,6 +25,7 @@ from sphinx_astropy.conf.v1 import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hyperphotutils
+from hyperphotutils.pipeline.config import config_template
 
 # -- Project ------------------------------------------------------------
 project = 'hyperphotutils'
@@ -69,7 +70,33 @@ nitpick_ignore_regex = [
     (r'py:.*', rf'({external})(\..+)?'),
     (r'py:.*', rf'({standard})(\..+)?'),
     (r'py:.*', rf'({builtin})(\..+)?'),
+    # inherited documentation of pydantic, without the module's name
+    (r'py:.*', 'ConfigDict'),
+    # internal objects that hold a public result together
+    (r'py:.*', r'hyperphotutils\.background\.(candidates|cutouts)\..+'),
 ]
+
+
+def resolve_module_path(app, env, node, contnode):
+    """
+    Link a name given with its module to the subpackage's page.
+
+    automodapi does so for classes only.
+    """
+    package, *parts = node.get('reftarget', '').split('.')
+    if package != project or len(parts) < 3:
+        return None
+    public = '.'.join((package, parts[0], *parts[2:]))
+    return env.get_domain('py').resolve_xref(
+        env, node['refdoc'], app.builder, 'obj', public, node, contnode)
+
+
+def setup(app):
+    """
+    Connect what this file adds to Sphinx.
+    """
+    app.connect('missing-reference', resolve_module_path)
+
 
 # -- Extensions ---------------------------------------------------------
 # plots are made from the code in pages and docstrings
@@ -92,7 +119,9 @@ extensions.remove('sphinx.ext.inheritance_diagram')
 extensions.remove('sphinx_astropy.ext.intersphinx_toggle')
 extensions.remove('sphinx.ext.todo')
 automodapi_inheritance_diagram = False
-autoclass_content = 'both'
+# constructors are documented by their class, and types in the text
+autoclass_content = 'class'
+autodoc_typehints = 'none'
 
 exclude_patterns += ['_build', '_templates']
 rst_epilog += """
@@ -100,6 +129,11 @@ rst_epilog += """
 .. _regions: https://astropy-regions.readthedocs.io
 .. _HYPER: https://doi.org/10.1051/0004-6361/201323254
 """
+
+# the reference of all keys of the configuration
+_API = Path(__file__).parent / 'api'
+_API.mkdir(exist_ok=True)
+(_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
 
 # -- HTML ---------------------------------------------------------------
 html_title = f'{project} {release}'
