@@ -257,7 +257,8 @@ class BlendGroupFitter:
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image, NaN outside of all footprints.
+            The image, NaN farther than ``1.5 * fit_radius`` from all
+            sources.
         """
         fit = self._last_fit
         image = fit.background_image(
@@ -276,8 +277,8 @@ class BlendGroupFitter:
         Returns
         -------
         residual : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image minus the sources, and minus the background inside
-            of the footprints.
+            The image minus the sources, and minus the background where
+            it is known.
         """
         shape = np.shape(data)
         background = np.nan_to_num(self.make_background_image(shape))

@@ -156,28 +156,33 @@ def filter_image(image, bad, fwhm, kernel, kernel_size):
         msg = ('data must not be smaller than the kernel: got shape '
                f'{image.shape} for a kernel of {width:.1f} pixels')
         raise ValueError(msg)
-    weight = np.where(bad, 0.0, 1.0)
     filled = np.where(bad, 0.0, image)
 
     if kernel == 'box':
         narrow = filled
-        broad = _weighted_mean(uniform_filter, filled, weight, width)
+        broad = _mean_of_good(uniform_filter, filled, bad, width)
     else:
-        narrow = _weighted_mean(gaussian_filter, filled, weight,
-                                _NARROW_SIGMA * fwhm)
-        broad = _weighted_mean(gaussian_filter, filled, weight,
-                               math.sqrt((width**2 - 1) / 12))
+        narrow = _mean_of_good(gaussian_filter, filled, bad,
+                               _NARROW_SIGMA * fwhm)
+        broad = _mean_of_good(gaussian_filter, filled, bad,
+                              math.sqrt((width**2 - 1) / 12))
 
     filtered = narrow - broad
     filtered[bad] = np.nan
     return filtered
 
 
-def _weighted_mean(smooth, filled, weight, width):
+def _mean_of_good(smooth, filled, bad, width):
     """
-    Return the mean over valid pixels (zero where there is none).
+    Return the mean over good pixels (zero where there is none).
     """
-    total = smooth(weight, width, mode='constant')
+    if bad.any():
+        total = smooth(np.where(bad, 0.0, 1.0), width, mode='constant')
+    else:
+        # Without bad pixels only the borders count, each axis for itself.
+        total = np.multiply.outer(
+            *(smooth(np.ones(size), width, mode='constant')
+              for size in bad.shape))
     mean = smooth(filled, width, mode='constant')
     return np.divide(mean, total, out=np.zeros_like(mean),
                      where=total > 1.0e-12)

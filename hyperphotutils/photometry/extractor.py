@@ -17,7 +17,6 @@ from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
-from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
@@ -97,8 +96,8 @@ class HyperPhotometry:
     Attributes
     ----------
     rms : float, `~astropy.units.Quantity`, or None
-        The noise of the last map: the clipped rms of the residual on
-        the fitted pixels, or the median of the given errors.
+        The noise of the last map: the median rms of the residuals of the
+        fits, or the median of the given errors.
 
     References
     ----------
@@ -223,7 +222,7 @@ class HyperPhotometry:
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image, NaN outside of the fitted footprints.
+            The image, NaN far from all sources.
         """
         return self._last_image.with_unit(self._last_image.background)
 
@@ -235,8 +234,8 @@ class HyperPhotometry:
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The map minus the sources, and minus the background inside
-            of the fitted footprints.
+            The map minus the sources, and minus the background where
+            it is known.
         """
         image = self._last_image
         return image.with_unit(
@@ -279,15 +278,17 @@ class HyperPhotometry:
             return None
         table = self._fit(image, image.values, found)
         image.replace(None, table, self.fitter)
+        tried = np.empty((0, 2))
         for _ in range(self.max_rounds):
             found = self._find(image, image.values - image.model)
-            new = None if found is None else self._companions(found, table)
-            if new is None:
+            if found is None:
                 break
-            grown = self._add_companions(image, table, new)
-            if len(grown) == len(table):
+            known = np.vstack((_positions(table, 'fit'), tried))
+            new = found[self._is_apart(_positions(found, 'init'), known)]
+            if len(new) == 0:
                 break
-            table = grown
+            tried = np.vstack((tried, _positions(new, 'init')))
+            table = self._add_companions(image, table, new)
         return table
 
     def _find(self, image, values):
@@ -306,16 +307,15 @@ class HyperPhotometry:
                                   else np.full(len(init), np.nan))
         return init
 
-    def _companions(self, found, table):
+    def _is_apart(self, positions, known):
         """
-        Return the detections that are no misfits of known sources.
+        Tell which detections are no misfits of known sources.
         """
-        known = table[np.isfinite(table['x_fit'])]
-        if len(known):
-            distance, _ = KDTree(_positions(known, 'fit')).query(
-                _positions(found, 'init'))
-            found = found[distance > _MIN_SEPARATION * self.fwhm]
-        return found if len(found) else None
+        known = known[np.isfinite(known).all(axis=1)]
+        if len(known) == 0:
+            return np.ones(len(positions), dtype=bool)
+        distance, _ = KDTree(known).query(positions)
+        return distance > _MIN_SEPARATION * self.fwhm
 
     def _fit(self, image, values, init):
         """
@@ -366,10 +366,10 @@ class HyperPhotometry:
         """
         Tell which sources are above the noise and apart from others.
         """
-        rms = image.residual_rms()
         amplitude = _value(fitted['amplitude_fit'])
+        noise = _at(image.noise(fitted), fitted['x_fit'], fitted['y_fit'])
         bad = FLAGS['at_bound'] | FLAGS['fit_failed'] | FLAGS['no_covariance']
-        stands = (amplitude > _COMPANION_SNR * rms) & (
+        stands = (amplitude > _COMPANION_SNR * noise) & (
             (fitted['flags'] & bad) == 0)
         known = np.flatnonzero(np.isfinite(fitted['x_fit']))
         positions = _positions(fitted[known], 'fit')
@@ -382,7 +382,7 @@ class HyperPhotometry:
         """
         Add apertures, signal-to-noise ratio, and sky columns.
         """
-        noise = image.noise()
+        noise = image.noise(table)
         self.rms = image.with_unit(noise if np.isscalar(noise)
                                    else float(np.nanmedian(noise)))
         if image.error is None:
@@ -463,20 +463,13 @@ class _Image:
         self.background = np.where(np.isfinite(background), background,
                                    self.background)
 
-    def residual_rms(self):
+    def noise(self, table):
         """
-        Return the clipped rms of the residual on the fitted pixels.
-        """
-        residual = self.values - self.model - self.background
-        unused = self.mask | ~np.isfinite(residual)
-        return np.nan if unused.all() else clipped_rms(residual, mask=unused)
-
-    def noise(self):
-        """
-        Return the given errors, or the rms of the residual.
+        Return the given errors, or the rms of the residuals of a fit.
         """
         if self.plain_error is None:
-            return self.residual_rms()
+            # Without errors this column is the variance of the residuals.
+            return float(np.sqrt(np.nanmedian(table['reduced_chi2'])))
         return (float(self.plain_error) if np.ndim(self.plain_error) == 0
                 else np.asarray(self.plain_error, dtype=float))
 
