@@ -2,8 +2,9 @@
 """
 Validate the docstrings of the public API with numpydoc.
 
-The objects are imported, so that what is public is what ``__all__``
-says, and dataclasses and inherited constructors are seen as they are.
+The objects are imported, so that what is public is what a subpackage
+hands on, and dataclasses and inherited constructors are seen as they
+are.
 The checks are those of ``[tool.numpydoc_validation]`` in pyproject.toml.
 """
 
@@ -38,9 +39,11 @@ def public_names():
         if info.ispkg:
             continue
         module = importlib.import_module(info.name)
+        subpackage = importlib.import_module(module.__package__)
         for name in getattr(module, '__all__', ()):
             obj = getattr(module, name)
-            if not (inspect.isclass(obj) or inspect.isfunction(obj)):
+            if getattr(subpackage, name, None) is not obj or not (
+                    inspect.isclass(obj) or inspect.isfunction(obj)):
                 continue
             yield f'{info.name}.{name}'
             if inspect.isclass(obj):
