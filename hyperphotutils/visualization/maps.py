@@ -39,6 +39,11 @@ _PERCENTILES = (0.3, 99.8)
 # Half of the residual's colour range in units of the rms
 _RESIDUAL_RANGE = 5.0
 
+# Width of the smoothing (as a Gaussian's sigma) that stands for the
+# background where none was fitted, in units of the beam's FWHM
+_SMOOTHING = 1.5
+_DEFAULT_FWHM = 5.0
+
 _PREFIXES = {-12: 'p', -9: 'n', -6: 'μ', -3: 'm', 0: '', 3: 'k', 6: 'M'}
 
 # Names of the columns of fitted sources, then of detected ones
@@ -101,7 +106,10 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
 
     background, model, residual : 2D array_like or Quantity, optional
         The background, the sum of the sources and what both leave of
-        the map, with the shape and the unit of ``data``.
+        the map, with the shape and the unit of ``data``. Where the
+        background is not known (NaN: not fitted), the picture has the
+        smoothed map minus model instead, taken from the residual, too,
+        and the fitted areas are outlined.
 
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam or
@@ -144,6 +152,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     images, unit = _check_images(data, mask, background=background,
                                  model=model, residual=residual, rms=rms)
     rms = images.pop('rms', None)
+    fitted = _complete_background(images, beam)
     window = _window(images['map'])
     panels = _make_panels(images, rms)
     grid = _layout(len(panels), window, title=bool(title))
@@ -159,6 +168,9 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         _draw_panel(axes, figure.add_axes(bar_box), panel, window, label)
         _label_axes(axes, wcs, left=number % grid.n_columns == 0,
                     bottom=number >= len(panels) - grid.n_columns)
+        if panel.title == 'Background' and fitted is not None:
+            axes.contour(fitted, levels=[0.5], colors=_SOURCE_COLOR,
+                         linewidths=0.4, alpha=0.7)
         if number == 0:
             if table is not None:
                 _draw_sources(axes, table, beam, window)
@@ -199,6 +211,34 @@ def _check_images(data, mask, *, rms, **others):
         return images, None
     scale, unit = _readable_unit(images['map'], unit)
     return {name: image * scale for name, image in images.items()}, unit
+
+
+def _complete_background(images, beam):
+    """
+    Fill the background where it was not fitted, and correct the
+    residual there.
+
+    Returns the mask of where it was, `None` if there is nothing to do.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if 'background' not in images:
+        return None
+    fitted = np.isfinite(images['background'])
+    missing = ~fitted & np.isfinite(images['map'])
+    if not missing.any():
+        return None
+    rest = images['map'] - np.nan_to_num(images.get('model', 0.0))
+    weight = np.isfinite(rest).astype(float)
+    width = _SMOOTHING * (_DEFAULT_FWHM if beam is None
+                          else _beam_shape(beam)[0])
+    smooth = gaussian_filter(np.nan_to_num(rest), width, mode='constant')
+    norm = gaussian_filter(weight, width, mode='constant')
+    filling = (smooth[missing] / norm[missing])
+    images['background'][missing] = filling
+    if 'residual' in images:
+        images['residual'][missing] = rest[missing] - filling
+    return fitted if fitted.any() else None
 
 
 def _readable_unit(image, unit):
@@ -434,7 +474,8 @@ def _source_shapes(table, beam):
         return [np.asarray(column.value, dtype=float) for column in columns]
     if all(name in table.colnames for name in _DETECTED):
         x, y = (np.asarray(table[name], dtype=float) for name in _DETECTED)
-        shape = _beam_shape(beam) if beam is not None else (5.0, 5.0, 0.0)
+        shape = _beam_shape(beam) if beam is not None else (
+            _DEFAULT_FWHM, _DEFAULT_FWHM, 0.0)
         return [x, y, *(np.full(len(x), value) for value in shape)]
     msg = (f'table must have the columns {_FITTED} or {_DETECTED}: got '
            f'{table.colnames}')

@@ -237,6 +237,28 @@ def test_constant_images_can_be_drawn(value):
     assert render(figure)
 
 
+def test_background_that_was_not_fitted_is_completed():
+    """
+    Picture and residual have no pedestal where there was no fit.
+    """
+    data, _, images = make_images()
+    data += 1e-3
+    images['background'] = images['background'] + 1e-3
+    whole = images['background'].copy()
+    outside = np.zeros(SHAPE, bool)
+    outside[:, 40:] = True
+    images['background'][outside] = np.nan
+    images['residual'] = np.where(outside, data - images['model'],
+                                  images['residual'])
+    panels = panels_of(plot_overview(data, beam=4.0, **images))
+    shown = [panel.images[0].get_array() for panel in panels]
+    assert not np.ma.getmaskarray(shown[1]).any()
+    assert_array_equal(shown[1][~outside], whole[~outside])
+    assert_allclose(shown[1], whole, atol=2e-5)
+    assert np.abs(shown[3][outside]).max() < 1e-4
+    assert_allclose(shown[0], shown[1] + shown[2] + shown[3], atol=1e-12)
+
+
 def test_background_known_nowhere_can_be_drawn():
     data, _, _ = make_images()
     blank = np.full(SHAPE, np.nan)
