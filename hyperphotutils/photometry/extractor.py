@@ -33,9 +33,9 @@ __all__ = ['HyperPhotometry']
 # A detection on the residual this near (in FWHM) to a known source is a
 # misfit of that source, not a companion.
 _MIN_SEPARATION = 0.5
-# A companion must have this amplitude in units of the noise after the
-# joint fit.
-_COMPANION_SNR = 3.0
+# The smallest peak of a source in units of the noise, less for sources
+# larger than the beam.
+_MIN_CONTRAST = 3.0
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -278,7 +278,8 @@ class HyperPhotometry:
             return None
         table = self._fit(image, image.values, found)
         image.replace(None, table, self.fitter)
-        tried = np.empty((0, 2))
+        table = self._drop_fallen(image, table)
+        tried = _positions(found, 'init')
         for _ in range(self.max_rounds):
             found = self._find(image, image.values - image.model)
             if found is None:
@@ -288,7 +289,9 @@ class HyperPhotometry:
             if len(new) == 0:
                 break
             tried = np.vstack((tried, _positions(new, 'init')))
-            table = self._add_companions(image, table, new)
+            new['id'] = np.max(table['id']) + np.arange(1, len(new) + 1)
+            table = self._refit(image, table, new=new)
+            table = self._drop_fallen(image, table)
         return table
 
     def _find(self, image, values):
@@ -340,43 +343,61 @@ class HyperPhotometry:
         init['group_id'] = group_sources(self.grouper, start.x, start.y)
         return init
 
-    def _add_companions(self, image, table, new):
+    def _drop_fallen(self, image, table):
         """
-        Fit new sources together with the groups they belong to, and
-        keep those that stand the joint fit.
+        Drop detections that do not stand the joint fit, and fit what is
+        left of their groups again.
         """
-        new['id'] = np.max(table['id']) + np.arange(1, len(new) + 1)
-        while len(new):
-            init = self._with_groups(vstack([_as_init(table), new]))
-            is_new = np.isin(init['id'], new['id'])
-            init = init[np.isin(init['group_id'], init['group_id'][is_new])]
-            old = table[np.isin(table['id'], init['id'])]
-            others = image.model - image.render(old)
-            fitted = self._fit(image, image.values - others, init)
-            is_new = np.isin(fitted['id'], new['id'])
-            stands = self._stands(image, fitted)
-            if stands[is_new].all():
-                fitted['flags'][is_new] |= FLAGS['residual_detection']
-                image.replace(old, fitted, self.fitter)
-                return _merge(table, fitted)
-            new = new[np.isin(new['id'], fitted['id'][is_new & stands])]
+        fallen = ~self._stands(image, table)
+        while fallen.any() and not fallen.all():
+            table = self._refit(image, table, fallen=fallen)
+            fallen = ~self._stands(image, table)
         return table
 
-    def _stands(self, image, fitted):
+    def _stands(self, image, table):
         """
-        Tell which sources are above the noise and apart from others.
+        Tell which sources are compact, above the noise, and apart from
+        others.
+
+        A fit may turn a detection into a hump of the background below a
+        brighter neighbour. The mean curvature of a Gaussian at its peak,
+        in units of that of a beam with the noise as its peak, tells the
+        two apart. Rows without a fit stand: they are flagged.
         """
-        amplitude = _value(fitted['amplitude_fit'])
-        noise = _at(image.noise(fitted), fitted['x_fit'], fitted['y_fit'])
-        bad = FLAGS['at_bound'] | FLAGS['fit_failed'] | FLAGS['no_covariance']
-        stands = (amplitude > _COMPANION_SNR * noise) & (
-            (fitted['flags'] & bad) == 0)
-        known = np.flatnonzero(np.isfinite(fitted['x_fit']))
-        positions = _positions(fitted[known], 'fit')
-        if len(known) > 1:
-            distance, _ = KDTree(positions).query(positions, k=2)
-            stands[known] &= distance[:, 1] > _MIN_SEPARATION * self.fwhm
-        return stands
+        amplitude = _value(table['amplitude_fit'])
+        noise = _at(image.noise(table), table['x_fit'], table['y_fit'])
+        shrink = [self.fwhm / np.maximum(table[name], self.fwhm)
+                  for name in ('fwhm_major_fit', 'fwhm_minor_fit')]
+        contrast = amplitude / noise * 0.5 * (shrink[0]**2 + shrink[1]**2)
+        stands = contrast > _MIN_CONTRAST
+        tree = KDTree(np.nan_to_num(_positions(table, 'fit'), nan=-np.inf))
+        for i, j in tree.query_pairs(_MIN_SEPARATION * self.fwhm):
+            stands[i if contrast[i] < contrast[j] else j] = False
+        return stands | np.isnan(amplitude)
+
+    def _refit(self, image, table, *, new=None, fallen=None):
+        """
+        Fit the groups again that have gained or lost a source.
+        """
+        if fallen is None:
+            fallen = np.zeros(len(table), dtype=bool)
+        init = _as_init(table[~fallen])
+        changed = np.isin(init['id'], table['id'][np.isin(
+            table['group_id'], table['group_id'][fallen])])
+        if new is not None:
+            init = vstack([init, new])
+            changed = np.append(changed, np.ones(len(new), dtype=bool))
+        init = self._with_groups(init)
+        init = init[np.isin(init['group_id'], init['group_id'][changed])]
+        is_old = fallen | np.isin(table['id'], init['id'])
+        old, others = table[is_old], table[~is_old]
+        values = image.values - image.model + image.render(old)
+        fitted = self._fit(image, values, init)
+        image.replace(old, fitted, self.fitter)
+        if new is not None:
+            fitted['flags'][np.isin(fitted['id'], new['id'])] |= FLAGS[
+                'residual_detection']
+        return _merge(others, old, fitted)
 
     def _finish(self, image, table):
         """
@@ -514,20 +535,18 @@ def _as_init(table):
     return init
 
 
-def _merge(table, fitted):
+def _merge(others, old, fitted):
     """
     Put newly fitted rows in the place of the old ones with their id.
     """
-    fitted['group_id'] += np.max(table['group_id'])
-    row_of = {source: row for row, source in enumerate(table['id'])}
-    known = np.array([source in row_of for source in fitted['id']])
-    rows = [row_of[source] for source in fitted['id'][known]]
+    fitted['group_id'] += np.max(others['group_id'], initial=0)
+    _, rows, old_rows = np.intersect1d(fitted['id'], old['id'],
+                                       return_indices=True)
     for name in ('x_init', 'y_init'):
-        fitted[name][known] = table[name][rows]
-    fitted['flags'][known] |= (table['flags'][rows]
-                               & FLAGS['residual_detection'])
-    others = np.setdiff1d(np.arange(len(table)), rows)
-    merged = vstack([table[others], fitted], metadata_conflicts='silent')
+        fitted[name][rows] = old[name][old_rows]
+    fitted['flags'][rows] |= (old['flags'][old_rows]
+                              & FLAGS['residual_detection'])
+    merged = vstack([others, fitted], metadata_conflicts='silent')
     merged.sort('id')
     return merged
 
