@@ -289,7 +289,7 @@ class FittedCandidates:
 
 
 def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
-                   tolerance=None, has_error=False, seed=0):
+                   tolerance=None, has_error=False, seed=0, known=None):
     """
     Fit all candidates and select the best one for each center.
 
@@ -324,15 +324,22 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     seed : int or `~numpy.random.Generator`, optional
         The seed for the Theil-Sen regression.
 
+    known : dict, optional
+        Coefficients from an earlier call by the index of the candidate;
+        these are not fitted again.
+
     Returns
     -------
     fitted : `FittedCandidates`
         All candidates and what was selected.
     """
     check_comparison(criterion, tolerance)
-    coefficients = [None] * len(candidates)
+    coefficients = [(known or {}).get(k) for k in range(len(candidates))]
     for number, box in enumerate(boxes):
-        _fit_box(box, number, candidates, coefficients, seed)
+        missing = [k for k, candidate in enumerate(candidates)
+                   if candidate.box == number and coefficients[k] is None]
+        if missing:
+            _fit_box(box, missing, candidates, coefficients, seed)
 
     scores = {name: np.full((len(candidates), n_centers), np.nan)
               for name in (*CRITERIA, 'rms')}
@@ -434,9 +441,9 @@ def _check_epsilons(epsilons):
     return tuple(dict.fromkeys(float(epsilon) for epsilon in epsilons))
 
 
-def _fit_box(box, number, candidates, coefficients, seed):
+def _fit_box(box, missing, candidates, coefficients, seed):
     """
-    Fit all candidates of one box and store their coefficients.
+    Fit some candidates of one box and store their coefficients.
 
     The regressors see values with a mean of zero and an rms of one.
     """
@@ -450,9 +457,8 @@ def _fit_box(box, number, candidates, coefficients, seed):
     scale[scale == 0] = 1.0
     scaled /= scale
     x, y = box.frame.grid
-    for k, candidate in enumerate(candidates):
-        if candidate.box != number:
-            continue
+    for k in missing:
+        candidate = candidates[k]
         fitted = candidate.fit(scaled, box.weights, x, y, seed=seed) * scale
         fitted[:, :1, :1] += offset
         fitted[n_good <= candidate.n_parameters] = np.nan

@@ -29,8 +29,9 @@ from hyperphotutils.utils import make_repr, result_meta
 
 __all__ = ['LocalBackgroundFits', 'LocalPolynomialBackground']
 
-# Largest number of pixels in the cutouts of one batch of sources.
-_MAX_PIXELS = 1_000_000
+# Number of pixels in the cutouts of one lot of sources. More would save
+# no time (their arrays no longer fit into the cache) but cost memory.
+_MAX_PIXELS = 100_000
 
 
 class LocalPolynomialBackground(LocalBackground):
@@ -244,16 +245,19 @@ class LocalPolynomialBackground(LocalBackground):
         """
         step = max(1, _MAX_PIXELS // max(self._sizes)**2
                    if max(self._sizes) > 0 else x.size)
-        parts = []
+        map_box = whole_map(values, weights)
+        parts, known = [], {}
         for start in range(0, max(x.size, 1), step):
             lot = slice(start, start + step)
             boxes = [cut_out_boxes(values, weights, x[lot], y[lot], size)
-                     if size > 0 else whole_map(values, weights)
-                     for size in self._sizes]
+                     if size > 0 else map_box for size in self._sizes]
             parts.append(fit_candidates(
                 boxes, self._candidates, n_centers=x[lot].size,
                 criterion=self.criterion, tolerance=self.tolerance,
-                has_error=has_error, seed=self.seed))
+                has_error=has_error, seed=self.seed, known=known))
+            known = {k: parts[0].coefficients[k]
+                     for k, candidate in enumerate(self._candidates)
+                     if self._sizes[candidate.box] == 0}
         return FittedCandidates.join(parts, [size == 0
                                              for size in self._sizes])
 

@@ -105,7 +105,7 @@ def test_sources_do_not_depend_on_each_other(noisy, positions, monkeypatch):
                         rtol=1.0e-6)
     assert_allclose(together.candidates[together.candidates['id'] == 8]['bic'],
                     alone.candidates['bic'], rtol=1.0e-6)
-    monkeypatch.setattr('hyperphotutils.background.local._MAX_PIXELS', 50_000)
+    monkeypatch.setattr('hyperphotutils.background.local._MAX_PIXELS', 20_000)
     lots = estimator.fit(noisy, *positions)
     assert_allclose(lots.value, together.value, rtol=1.0e-6)
     assert_allclose(lots.candidates['bic'], together.candidates['bic'],
