@@ -252,7 +252,7 @@ class FitOptions(_Options):
         description='order of the background polynomial of a group',
     )
     fit_radius: _Positive = Field(
-        default=2.5,
+        default=2.0,
         description=(
             'radius of the fitted pixels around a source in beam widths '
             '(FWHM)'

@@ -180,8 +180,8 @@ def run(config=None):
     ...     sorted(item.name for item in Path(folder, 'map').iterdir())
     ['catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
     'overview.png', 'run.log']
-    >>> len(table)
-    8
+    >>> table['flux_fit'].unit
+    Unit("Jy")
     """
     if not isinstance(config, PipelineConfig):
         config = PipelineConfig() if config is None else read_config(config)
@@ -475,19 +475,19 @@ def _outcome(job, future):
     if isinstance(exc, BrokenProcessPool):
         reason = 'its process was killed, perhaps for want of memory'
         return MapOutcome(job, reason=f'{job.path}: {reason}')
-    expected = isinstance(exc, (OSError, ValueError))
-    details = ''.join(traceback.format_exception(exc))
     reason = _reason(exc)
-    if not expected:
-        reason = (f'unexpected {type(exc).__name__}: {reason} (traceback in '
-                  f'{job.folder.with_name(_LOG)})')
+    plain = isinstance(exc, OSError) or type(exc).__name__ == 'MapError'
+    if plain:
+        details = None
+        reason += _hint(reason)
+    else:
+        details = ''.join(traceback.format_exception(exc))
+        if not isinstance(exc, ValueError):
+            reason = f'unexpected {type(exc).__name__}: {reason}'
+        reason += f' (details in {job.folder.with_name(_LOG)})'
     if job.path not in reason:
         reason = f'{job.path}: {reason}'
-    from_map = type(exc).__name__ == 'MapError'
-    if from_map:
-        reason += _hint(reason)
-    plain = from_map or isinstance(exc, OSError)
-    return MapOutcome(job, reason=reason, details=None if plain else details)
+    return MapOutcome(job, reason=reason, details=details)
 
 
 def _reason(exc):

@@ -159,6 +159,33 @@ def test_unreadable_files_are_one_line(tmp_path):
         read_config(binary)
 
 
+def test_defaults_are_those_of_the_classes():
+    """
+    The configuration counts lengths in beam widths, the classes pixels.
+    """
+    from hyperphotutils.photometry import HyperPhotometry
+
+    config = PipelineConfig()
+    phot = HyperPhotometry(fwhm=4.0)
+    finder, fitter = phot.finder, phot.fitter
+    assert finder.threshold == config.detection.n_sigma
+    assert finder.kernel == config.detection.kernel
+    assert finder.min_separation == 4 * config.detection.min_separation
+    assert finder.exclude_border == config.detection.exclude_border
+    separation = 4 * config.grouping.max_separation
+    assert phot.grouper.min_separation == separation
+    assert fitter.grouper.min_separation == separation
+    assert fitter.max_group_size == config.grouping.max_group_size
+    assert fitter.poly_order == config.fit.poly_order
+    assert fitter.fit_radius == 4 * config.fit.fit_radius
+    assert fitter.max_shift == 4 * config.fit.max_shift
+    assert tuple(fitter.fwhm_range) == config.fit.fwhm_range
+    assert fitter.max_iter == config.fit.max_iter
+    assert phot.max_rounds == config.fit.max_rounds
+    assert phot.fwhm_radius_ratio == config.photometry.fwhm_radius_ratio
+    assert phot.aperture_correction == config.photometry.aperture_correction
+
+
 def test_a_file_cannot_run_python(config_file):
     with pytest.raises(ConfigError, match='line 1'):
         read_config(config_file('!!python/object/apply:os.getcwd []'))
