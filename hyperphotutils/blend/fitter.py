@@ -139,7 +139,7 @@ class BlendGroupFitter:
         unknown = set(self.fixed) - {'position', 'shape'}
         if unknown:
             msg = ("fixed must hold 'position' and/or 'shape' only: "
-                   f'{sorted(unknown)[0]!r}')
+                   f'{min(unknown)!r}')
             raise ValueError(msg)
         self.fitter = fitter
         for name, value in (('max_group_size', max_group_size),

@@ -13,7 +13,7 @@ from astropy.table import QTable
 from astropy.units import Quantity
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import distance_transform_edt, maximum_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
@@ -46,6 +46,12 @@ __all__ = ['HighPassStarFinder']
 # Rounding errors of the filtered image, relative to the largest absolute
 # value of the image; a smaller rms is no noise.
 _ROUNDING = 1.0e-12
+
+# The noise may rise within this distance of bad pixels, and is measured
+# in rings of this width, both in FWHM, with at least so many pixels.
+_MARGIN = 4.0
+_RING = 0.5
+_MIN_RING_PIXELS = 100
 
 
 class HighPassStarFinder(StarFinderBase):
@@ -267,7 +273,8 @@ optional
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size)
         rounding = _ROUNDING * np.abs(image[~bad]).max()
-        rms, limit = _noise_and_limit(filtered, bad, levels, rounding)
+        rms, limit = _noise_and_limit(filtered, bad, levels, self.fwhm,
+                                      rounding)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
         if self.exclude_border:
             width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
@@ -373,17 +380,42 @@ optional
         return table
 
 
-def _noise_and_limit(filtered, bad, levels, rounding):
+def _noise_and_limit(filtered, bad, levels, fwhm, rounding):
     """
     Return the noise of the filtered image and the detection limit.
     """
     rms = levels['rms']
     if rms is None:
         rms = max(clipped_rms(filtered, mask=bad), rounding)
+        if bad.any():
+            rms = _raise_along_margin(filtered, bad, rms, fwhm)
     limit = levels['threshold']
     if limit is None:
         limit = levels['n_sigma'] * rms
     return rms, limit
+
+
+def _raise_along_margin(filtered, bad, rms, fwhm):
+    """
+    Return the noise of each pixel, higher along a noisy margin.
+
+    The last beams before the end of the coverage of a scanned map were
+    seen by few scans. Pixels at the same distance from bad pixels share
+    the clipped rms of them all; the noise is never lower than that of
+    the whole image.
+    """
+    noise = np.full(filtered.shape, rms)
+    distance = distance_transform_edt(~bad) / fwhm
+    near = np.nonzero((distance > 0.0) & (distance <= _MARGIN))
+    ring = np.ceil(distance[near] / _RING).astype(int)
+    values = filtered[near]
+    levels = np.full(int(_MARGIN / _RING) + 1, rms)
+    for k in range(1, len(levels)):
+        chosen = values[ring == k]
+        if chosen.size >= _MIN_RING_PIXELS:
+            levels[k] = max(rms, clipped_rms(chosen))
+    noise[near] = levels[ring]
+    return noise
 
 
 def _find_peaks(filtered, limit, min_separation, rounding):

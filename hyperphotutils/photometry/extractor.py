@@ -13,10 +13,12 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.photometry import measure_apertures
+from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.noise.local import local_rms
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
@@ -96,8 +98,8 @@ class HyperPhotometry:
     Attributes
     ----------
     rms : float, `~astropy.units.Quantity`, or None
-        The noise of the last map: the median rms of the residuals of the
-        fits, or the median of the given errors.
+        The noise of the last map: the median rms about local planes with
+        all sources subtracted (see `~hyperphotutils.noise.local_rms`), or the median of the given errors.
 
     References
     ----------
@@ -278,6 +280,7 @@ class HyperPhotometry:
             return None
         table = self._fit(image, image.values, found)
         image.replace(None, table, self.fitter)
+        image.measure_noise(self._box_size)
         table = self._drop_fallen(image, table)
         tried = _positions(found, 'init')
         for _ in range(self.max_rounds):
@@ -292,7 +295,16 @@ class HyperPhotometry:
             new['id'] = np.max(table['id']) + np.arange(1, len(new) + 1)
             table = self._refit(image, table, new=new)
             table = self._drop_fallen(image, table)
+        image.forget_background(table)
         return table
+
+    @property
+    def _box_size(self):
+        """
+        The side of the boxes in which the noise is measured: as wide as
+        the default footprint of a fit.
+        """
+        return 2 * int(np.ceil(2.0 * self.fwhm)) + 1
 
     def _find(self, image, values):
         """
@@ -360,20 +372,24 @@ class HyperPhotometry:
         others.
 
         A fit may turn a detection into a hump of the background below a
-        brighter neighbour. The mean curvature of a Gaussian at its peak,
-        in units of that of a beam with the noise as its peak, tells the
-        two apart. Rows without a fit stand: they are flagged.
+        brighter neighbour, or move it off the map. The mean curvature of
+        a Gaussian at its peak, in units of that of a beam with the noise
+        as its peak, tells humps from sources. Rows without a fit stand:
+        they are flagged.
         """
         amplitude = _value(table['amplitude_fit'])
-        noise = _at(image.noise(table), table['x_fit'], table['y_fit'])
         shrink = [self.fwhm / np.maximum(table[name], self.fwhm)
                   for name in ('fwhm_major_fit', 'fwhm_minor_fit')]
-        contrast = amplitude / noise * 0.5 * (shrink[0]**2 + shrink[1]**2)
+        contrast = amplitude / image.noise_at(table) * 0.5 * (shrink[0]**2 + shrink[1]**2)
         stands = contrast > _MIN_CONTRAST
-        tree = KDTree(np.nan_to_num(_positions(table, 'fit'), nan=-np.inf))
-        for i, j in tree.query_pairs(_MIN_SEPARATION * self.fwhm):
-            stands[i if contrast[i] < contrast[j] else j] = False
-        return stands | np.isnan(amplitude)
+        known = np.flatnonzero(np.isfinite(contrast))
+        pairs = KDTree(_positions(table[known], 'fit')).query_pairs(
+            _MIN_SEPARATION * self.fwhm, output_type='ndarray')
+        first, second = known[pairs].T
+        stands[np.where(contrast[first] < contrast[second], first,
+                        second)] = False
+        stands[known] &= image.is_usable(table[known])
+        return stands | np.isnan(contrast)
 
     def _refit(self, image, table, *, new=None, fallen=None):
         """
@@ -403,11 +419,11 @@ class HyperPhotometry:
         """
         Add apertures, signal-to-noise ratio, and sky columns.
         """
-        noise = image.noise(table)
-        self.rms = image.with_unit(noise if np.isscalar(noise)
-                                   else float(np.nanmedian(noise)))
+        image.measure_noise(self._box_size)
+        self.rms = image.with_unit(float(np.nanmedian(image.noise)))
         if image.error is None:
-            table['reduced_chi2'] /= noise**2
+            # Without errors this is the variance of the residuals.
+            table['reduced_chi2'] /= image.noise**2
         _renumber_groups(table)
         x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
         amplitude = _value(table['amplitude_fit'])
@@ -416,7 +432,7 @@ class HyperPhotometry:
             residual, x, y, amplitude, np.asarray(table['fwhm_major_fit']),
             np.asarray(table['fwhm_minor_fit']),
             table['theta_fit'].to_value('deg'),
-            mask=image.mask | ~np.isfinite(residual), error=noise,
+            mask=image.mask | ~np.isfinite(residual), error=image.noise,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
         table['flags'] |= np.where(measured['partial'],
@@ -426,7 +442,7 @@ class HyperPhotometry:
             if image.unit is not None:
                 table[name] <<= integrated_unit(image.unit)
         table['aperture_correction'] = measured['aperture_correction']
-        table['snr'] = amplitude / _at(noise, x, y)
+        table['snr'] = amplitude / image.noise_at(table)
         table = table[list(_COLUMNS)]
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs)
@@ -453,6 +469,7 @@ class _Image:
         self.wcs = wcs
         self.error = error
         self.plain_error = values['error']
+        self.noise = None
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
 
@@ -484,15 +501,53 @@ class _Image:
         self.background = np.where(np.isfinite(background), background,
                                    self.background)
 
-    def noise(self, table):
+    def measure_noise(self, box_size):
         """
-        Return the given errors, or the rms of the residuals of a fit.
+        Take the given errors, or the rms about local backgrounds.
         """
         if self.plain_error is None:
-            # Without errors this column is the variance of the residuals.
-            return float(np.sqrt(np.nanmedian(table['reduced_chi2'])))
-        return (float(self.plain_error) if np.ndim(self.plain_error) == 0
-                else np.asarray(self.plain_error, dtype=float))
+            self.noise = local_rms(self.values - self.model, box_size,
+                                   mask=self.mask)
+        else:
+            self.noise = np.asarray(self.plain_error, dtype=float)[()]
+
+    def noise_at(self, table):
+        """
+        Return the noise at the fitted positions.
+        """
+        if np.isscalar(self.noise):
+            return np.full(len(table), self.noise)
+        return self.noise[self._nearest_pixels(table)]
+
+    def is_usable(self, table):
+        """
+        Tell which fitted positions are on usable pixels.
+        """
+        ny, nx = self.values.shape
+        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
+        on_map = (np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx) & (
+            np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny)
+        return on_map & ~self.mask[self._nearest_pixels(table)]
+
+    def _nearest_pixels(self, table):
+        """
+        Return rows and columns of the pixels nearest to the positions.
+        """
+        return tuple(
+            np.clip(np.rint(np.nan_to_num(np.asarray(table[name], float))),
+                    0, size - 1).astype(int)
+            for name, size in zip(('y_fit', 'x_fit'), self.values.shape,
+                                  strict=True))
+
+    def forget_background(self, table):
+        """
+        Forget the backgrounds of sources that were dropped: those far
+        from all sources of the table.
+        """
+        reach = 1.5 * np.nanmax(table['bkg_box'])
+        near = make_source_mask(self.values.shape, table['x_fit'],
+                                table['y_fit'], reach, factor=0.5)
+        self.background[~near] = np.nan
 
 
 def _open_nddata(data, wcs, mask, error):
@@ -527,9 +582,11 @@ def _as_init(table):
     """
     Return fitted sources as start values.
     """
-    init = QTable({'x_init': table['x_fit'], 'y_init': table['y_fit'],
-                   'shoulder_score': table['shoulder_score'],
-                   'id': table['id']})
+    fitted = np.isfinite(table['x_fit'])
+    init = QTable({
+        'x_init': np.where(fitted, table['x_fit'], table['x_init']),
+        'y_init': np.where(fitted, table['y_fit'], table['y_init']),
+        'shoulder_score': table['shoulder_score'], 'id': table['id']})
     for name in ('fwhm_major', 'fwhm_minor', 'theta'):
         init[f'{name}_init'] = table[f'{name}_fit']
     return init
@@ -561,19 +618,6 @@ def _renumber_groups(table):
     rank = np.empty(len(first), dtype=int)
     rank[np.argsort(first)] = np.arange(1, len(first) + 1)
     table['group_id'] = np.where(groups > 0, rank[inverse], 0)
-
-
-def _at(noise, x, y):
-    """
-    Return the noise at positions.
-    """
-    if np.isscalar(noise):
-        return noise
-    known = np.isfinite(x) & np.isfinite(y)
-    rows, cols = (np.clip(np.rint(np.where(known, v, 0)).astype(int), 0,
-                          size - 1)
-                  for v, size in zip((y, x), noise.shape, strict=True))
-    return noise[rows, cols]
 
 
 def _add_sky_columns(table, wcs):

@@ -1,0 +1,99 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The noise that is left when a local background is subtracted.
+"""
+
+import numpy as np
+
+from hyperphotutils.background.regressors import (
+    evaluate_polynomial,
+    fit_lsq,
+    polynomial_terms,
+)
+from hyperphotutils.utils.tables import as_masked_image, strip_units
+
+__all__ = ['local_rms']
+
+# At most so many boxes are looked at.
+_MAX_BOXES = 1000
+# A box needs this fraction of usable pixels.
+_MIN_FRACTION = 0.8
+
+
+def local_rms(data, box_size, *, mask=None, order=1):
+    """
+    Measure the typical rms about a local background.
+
+    The image is covered with boxes; in each, a polynomial is fitted by
+    least squares and the rms of the residuals is taken, with the degrees
+    of freedom of the polynomial. The result is the median over the
+    boxes: boxes with bright structure have little influence on it.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The image, best with its sources subtracted. Pixels that are not
+        finite are ignored.
+
+    box_size : int
+        The side of the boxes in pixels.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels to ignore.
+
+    order : int, optional
+        The total degree of the polynomials.
+
+    Returns
+    -------
+    rms : float or `~astropy.units.Quantity`
+        The median rms.
+
+    Raises
+    ------
+    ValueError
+        If ``box_size`` is too small for the polynomial.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.noise import local_rms
+    >>> data = np.random.default_rng(0).normal(0.0, 2.0, (300, 300))
+    >>> data += np.linspace(0.0, 50.0, 300)
+    >>> print(f'{local_rms(data, 15):.1f}')
+    2.0
+    """
+    values, unit = strip_units(data=data)
+    data, mask = as_masked_image(values['data'], mask)
+    n_terms = len(polynomial_terms(order)[0])
+    if box_size**2 <= n_terms:
+        msg = (f'box_size is too small for a polynomial of order {order}: '
+               f'{box_size}')
+        raise ValueError(msg)
+    box_size = min(int(box_size), *data.shape)
+    boxes, used = _cut_boxes(data, ~mask, box_size)
+    offset = np.sum(boxes * used, axis=(1, 2)) / used.sum(axis=(1, 2))
+    boxes = np.where(used, boxes - offset[:, None, None], 0.0)
+    grid = np.linspace(-1.0, 1.0, box_size)
+    weights = used.astype(float)
+    residual = boxes - evaluate_polynomial(
+        fit_lsq(boxes, weights, grid, grid, order), grid, grid)
+    variance = (np.sum(weights * residual**2, axis=(1, 2))
+                / (weights.sum(axis=(1, 2)) - n_terms))
+    rms = float(np.sqrt(np.nanmedian(variance)))
+    return rms if unit is None else rms << unit
+
+
+def _cut_boxes(data, good, box_size):
+    """
+    Return boxes on a regular grid with enough good pixels, and which of
+    their pixels are good.
+    """
+    windows = tuple(
+        np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
+        [::box_size, ::box_size].reshape(-1, box_size, box_size)
+        for image in (data, good))
+    fraction = windows[1].mean(axis=(1, 2))
+    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
+    rows = rows[::-(-len(rows) // _MAX_BOXES)]
+    return windows[0][rows], windows[1][rows]
