@@ -130,10 +130,34 @@ rst_epilog += """
 .. _HYPER: https://doi.org/10.1051/0004-6361/201323254
 """
 
-# the reference of all keys of the configuration
+# made next to what automodapi makes: the reference of all keys of the
+# configuration, and a picture that pyplot, and thus the plot directive,
+# does not know
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
 (_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
+
+
+def draw_overview(path):
+    """
+    Draw the overview of the map that "Getting started" measures.
+    """
+    from hyperphotutils.datasets import make_blended_map
+    from hyperphotutils.photometry import HyperPhotometry
+    from hyperphotutils.visualization import plot_overview
+
+    sim = make_blended_map((200, 200), 40, seed=3)
+    phot = HyperPhotometry(fwhm=sim.image.meta['beam_fwhm_pix'])
+    table = phot(sim.image)
+    figure = plot_overview(sim.image.data << sim.image.unit, table,
+                           wcs=sim.image.wcs,
+                           background=phot.make_background_image(),
+                           model=phot.make_model_image(),
+                           residual=phot.make_residual_image())
+    figure.savefig(path, dpi=100)
+
+
+draw_overview(_API / 'overview.png')
 
 # -- HTML ---------------------------------------------------------------
 html_title = f'{project} {release}'
