@@ -10,7 +10,6 @@ documentation of numpy, scipy, astropy, photutils, and others.
 import builtins
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sphinx_astropy.conf.v1 import *  # noqa: F403
@@ -30,7 +29,7 @@ from hyperphotutils.pipeline.config import config_template
 # -- Project ------------------------------------------------------------
 project = 'hyperphotutils'
 author = 'hyperphotutils developers'
-copyright = f'2026-{datetime.now(tz=UTC).year}, {author}'
+copyright = f'2026, {author}'
 release = hyperphotutils.__version__
 version = '.'.join(release.split('.')[:2])
 
