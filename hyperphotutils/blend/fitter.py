@@ -257,8 +257,7 @@ class BlendGroupFitter:
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image, NaN farther than ``1.5 * fit_radius`` from all
-            sources.
+            The image, NaN farther than ``fit_radius`` from all sources.
         """
         fit = self._last_fit
         image = fit.background_image(

@@ -41,8 +41,6 @@ _CHUNK_ELEMENTS = 1 << 18
 _TOLERANCE = 1e-8
 # The models of neighbours need not be better than this.
 _COARSE = 1e-2
-# Backgrounds are known out to this many radii of the footprint.
-_BACKGROUND_REACH = 1.5
 # A source needs this fraction of the pixels inside its half maximum.
 _CORE_FRACTION = 0.5
 
@@ -159,8 +157,7 @@ class JointFit:
     def background_image(self, shape):
         """
         Return the mean of the backgrounds, weighted by the nearness to
-        the sources of each; NaN far from all sources. Apertures of large
-        sources reach beyond their footprints.
+        the sources of each; NaN outside of all footprints.
         """
         total = np.zeros(shape)
         norm = np.zeros(shape)
@@ -170,8 +167,7 @@ class JointFit:
             pos = batch.result.sources[:, :, X:Y + 1]
             foot = make_footprints(self.start.x[batch.members],
                                    self.start.y[batch.members], mask,
-                                   _BACKGROUND_REACH
-                                   * self.config.fit_radius)
+                                   self.config.fit_radius)
             basis = self._basis(foot, batch.centers)
             values = (batch.result.coeffs[:, None, :] @ basis)[:, 0]
             distance2 = np.min(

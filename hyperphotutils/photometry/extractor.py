@@ -544,9 +544,8 @@ class _Image:
         Forget the backgrounds of sources that were dropped: those far
         from all sources of the table.
         """
-        reach = 1.5 * np.nanmax(table['bkg_box'])
         near = make_source_mask(self.values.shape, table['x_fit'],
-                                table['y_fit'], reach, factor=0.5)
+                                table['y_fit'], table['bkg_box'], factor=0.5)
         self.background[~near] = np.nan
 
 

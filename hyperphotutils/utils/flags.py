@@ -24,8 +24,8 @@ _REGISTRY = (
     ('group_split', 'the group had more sources than the largest allowed '
      'and was split'),
     ('residual_detection', 'found on the residual of the model'),
-    ('partial_aperture', 'a part of the aperture is off the map or masked '
-     'and was filled with the model'),
+    ('partial_aperture', 'a part of the aperture is off the map, masked, or '
+     'outside of the fitted footprint, and was filled with the model'),
     ('fixed_position', 'the position was held fixed'),
     ('fixed_shape', 'widths and angle were held fixed'),
     ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
