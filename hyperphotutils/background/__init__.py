@@ -7,4 +7,5 @@ from hyperphotutils.background.local import *
 from hyperphotutils.background.masks import *
 from hyperphotutils.background.polynomial import *
 from hyperphotutils.background.regressors import *
+from hyperphotutils.background.rms import *
 from hyperphotutils.background.selection import *

@@ -4,4 +4,3 @@ Tools that measure the noise of a map.
 """
 
 from hyperphotutils.noise.clipped import *  # noqa: F401, F403
-from hyperphotutils.noise.local import *  # noqa: F403

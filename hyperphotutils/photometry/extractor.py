@@ -14,11 +14,11 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.photometry import measure_apertures
 from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
-from hyperphotutils.noise.local import local_rms
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
@@ -99,7 +99,9 @@ class HyperPhotometry:
     ----------
     rms : float, `~astropy.units.Quantity`, or None
         The noise of the last map: the median rms about local planes with
-        all sources subtracted (see `~hyperphotutils.noise.local_rms`), or the median of the given errors.
+        all sources subtracted (see
+        `~hyperphotutils.background.local_rms`), or the median of the
+        given errors.
 
     References
     ----------
@@ -380,7 +382,8 @@ class HyperPhotometry:
         amplitude = _value(table['amplitude_fit'])
         shrink = [self.fwhm / np.maximum(table[name], self.fwhm)
                   for name in ('fwhm_major_fit', 'fwhm_minor_fit')]
-        contrast = amplitude / image.noise_at(table) * 0.5 * (shrink[0]**2 + shrink[1]**2)
+        contrast = (amplitude / image.noise_at(table)
+                    * 0.5 * (shrink[0]**2 + shrink[1]**2))
         stands = contrast > _MIN_CONTRAST
         known = np.flatnonzero(np.isfinite(contrast))
         pairs = KDTree(_positions(table[known], 'fit')).query_pairs(

@@ -57,7 +57,7 @@ def local_rms(data, box_size, *, mask=None, order=1):
     Examples
     --------
     >>> import numpy as np
-    >>> from hyperphotutils.noise import local_rms
+    >>> from hyperphotutils.background import local_rms
     >>> data = np.random.default_rng(0).normal(0.0, 2.0, (300, 300))
     >>> data += np.linspace(0.0, 50.0, 300)
     >>> print(f'{local_rms(data, 15):.1f}')
