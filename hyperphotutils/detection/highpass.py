@@ -95,7 +95,9 @@ class HighPassStarFinder(StarFinderBase):
 optional
         The noise of the filtered image, as one number or for each
         pixel, with the unit of the image if that has one. The default
-        is the sigma-clipped rms of the filtered image.
+        is the sigma-clipped rms of the filtered image, raised within 4
+        FWHM of masked pixels where the rms at that distance from them
+        is higher: the last rows of a scanned map are often noisier.
 
     sharpness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``sharpness``. The

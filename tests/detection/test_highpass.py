@@ -18,6 +18,7 @@ from photutils.psf import (
     SourceGrouper,
 )
 from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection import HighPassStarFinder
@@ -499,3 +500,29 @@ def test_map_of_500_gaussians(real_data, threshold):
                                positions_of(table), 1.54)
     assert n_matched >= 490
     assert n_false <= 2
+
+
+def test_noisy_margin_makes_no_detections():
+    """
+    Noise that rises fourfold towards the end of the coverage gives no
+    more false detections than the inside of the map, and sources on a
+    margin that is not noisy are kept.
+    """
+    yy, xx = np.mgrid[:200, :200]
+    radius = np.hypot(xx - 100, yy - 100)
+    noise = np.random.default_rng(11).normal(0.0, 1.0, xx.shape)
+    noise = gaussian_filter(noise, 1.7)
+    noise /= noise.std()
+    mask = radius > 90
+    finder = HighPassStarFinder(5.0, fwhm=4.0)
+    loud = noise * np.clip(1.0 + 3.0 * (radius - 80.0) / 10.0, 1.0, 4.0)
+    with pytest.warns(NoDetectionsWarning, match='No sources'):
+        assert finder(loud, mask=mask) is None
+
+    angle = np.arange(8) * np.pi / 4.0
+    x, y = 100 + 87 * np.cos(angle), 100 + 87 * np.sin(angle)
+    quiet = noise.copy()
+    for x_0, y_0 in zip(x, y, strict=True):
+        quiet += Gaussian2D(15, x_0, y_0, 1.7, 1.7)(xx, yy)
+    table = finder(quiet, mask=mask)
+    assert len(table) == 8
