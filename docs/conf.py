@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hyperphotutils
 from hyperphotutils.pipeline.config import config_template
+from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS
 
 # -- Project ------------------------------------------------------------
 project = 'hyperphotutils'
@@ -130,11 +131,14 @@ rst_epilog += """
 """
 
 # made next to what automodapi makes: the reference of all keys of the
-# configuration, and a picture that pyplot, and thus the plot directive,
+# configuration and of all flags, and a picture that pyplot, and thus the plot directive,
 # does not know
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
 (_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
+(_API / 'flags.inc').write_text(''.join(
+    f'``{name}`` ({bit})\n    {FLAG_DESCRIPTIONS[name]}\n\n'
+    for name, bit in FLAGS.items()), encoding='utf-8')
 
 
 def draw_overview(path):
