@@ -131,8 +131,8 @@ rst_epilog += """
 """
 
 # made next to what automodapi makes: the reference of all keys of the
-# configuration and of all flags, and a picture that pyplot, and thus the plot directive,
-# does not know
+# configuration and of all flags, and a picture that pyplot, and thus the
+# plot directive, does not know
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
 (_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
