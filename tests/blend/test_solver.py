@@ -10,6 +10,7 @@ from astropy.modeling.fitting import TRFLSQFitter
 from astropy.modeling.models import Gaussian2D, Polynomial2D
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import least_squares
+from threadpoolctl import threadpool_limits
 
 from hyperphotutils.blend.solver import (
     BatchProblem,
@@ -193,6 +194,7 @@ class TestEvaluate:
 
 
 class TestFit:
+    @threadpool_limits.wrap(limits=1)  # small matrices: threads slow TRF
     def test_agrees_with_astropy(self):
         """
         200 random groups of 1 to 6 sources, with masks and weights:
@@ -222,6 +224,25 @@ class TestFit:
                                 fitter.fit_info['param_cov'])
                 n_compared += 1
         assert n_compared == 200
+
+    def test_every_group_finds_the_minimum(self):
+        """
+        Of 800 groups, none ends in a false minimum or needs more than
+        100 steps, though all start a tenth of a FWHM off and round.
+        """
+        for seed in range(20, 24):
+            rng = np.random.default_rng(seed)
+            for n_sources, n_groups in zip(range(1, 7),
+                                           (34, 34, 33, 33, 33, 33),
+                                           strict=True):
+                groups = [random_group(n_sources, rng)
+                          for _ in range(n_groups)]
+                result = fit(*make_problem(groups))
+                assert result.converged.all()
+                assert np.all(result.chi2 < [
+                    np.sum(((group_model(truth, coeffs)(x, y) - data)
+                            / error)**2)
+                    for truth, coeffs, x, y, data, error in groups])
 
     def test_noise_free_sources_are_recovered(self):
         """
