@@ -10,7 +10,6 @@ from astropy.modeling.fitting import TRFLSQFitter
 from astropy.modeling.models import Gaussian2D, Polynomial2D
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import least_squares
-from threadpoolctl import threadpool_limits
 
 from hyperphotutils.blend.solver import (
     BatchProblem,
@@ -194,7 +193,6 @@ class TestEvaluate:
 
 
 class TestFit:
-    @threadpool_limits.wrap(limits=1)  # small matrices: threads slow TRF
     def test_agrees_with_astropy(self):
         """
         200 random groups of 1 to 6 sources, with masks and weights:
