@@ -143,6 +143,38 @@ class TestSources:
         assert_allclose(table['snr'], table['amplitude_fit'], rtol=0.2)
         assert_allclose(np.mean(table['reduced_chi2']), 1.0, atol=0.1)
 
+    @pytest.mark.parametrize('slope', [(0.3, 0.0), (0.0, -0.3),
+                                       (-0.2, 0.2)])
+    def test_steep_background(self, slope):
+        """
+        A background that falls off towards the borders makes no sources
+        there.
+        """
+        data, truth = white_map(noise=0.1)
+        rows, cols = np.indices(data.shape)
+        data += slope[0] * cols + slope[1] * rows
+        table = HyperPhotometry(FWHM)(data)
+        assert len(table) == 16
+        pull = ((matched(table, truth)['flux_fit'] - truth['flux'])
+                / truth['flux'])
+        assert np.all(np.abs(pull) < 0.05)
+
+    def test_every_detection_has_a_fit(self):
+        """
+        No detection on the outermost pixels is off the map for the fit.
+        """
+        data = np.random.default_rng(6).normal(size=(80, 80))
+        rows, cols = np.indices(data.shape)
+        for x, y in ((0.0, 40.0), (79.0, 39.0), (20.0, 79.4), (60.0, -0.4)):
+            data += Gaussian2D(50.0, x, y, 1.8, 1.8)(cols, rows)
+        table = HyperPhotometry(FWHM)(data)
+        assert len(table) == 4
+        assert np.all(np.isfinite(table['flux_fit']))
+        init = QTable({'x_init': [79.49, 79.5, -0.5, 20.0],
+                       'y_init': [39.0, 39.0, 40.0, 79.5]})
+        table = HyperPhotometry(FWHM)(data, init_params=init)
+        assert np.all(np.isfinite(table['flux_fit']))
+
     def test_noise_free_map(self):
         """
         Without noise, exactly the true sources come back.
@@ -300,6 +332,23 @@ class TestInputs:
                           CCDData(broken, unit='Jy/pix', mask=masks[1]),
                           mask=masks[0])):
             assert_equal_tables(table, expected)
+
+    @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+    def test_scattered_bad_pixels(self, value):
+        """
+        A map with bad pixels everywhere is measured like one where they
+        are masked, and nearly like the whole map.
+        """
+        data, truth = white_map()
+        bad = np.random.default_rng(4).random(data.shape) < 0.02
+        expected = HyperPhotometry(FWHM)(data, mask=bad)
+        phot = HyperPhotometry(FWHM)
+        table = phot(np.where(bad, value, data))
+        assert_allclose(phot.rms, 1.0, rtol=0.05)
+        assert_equal_tables(table, expected)
+        found = matched(table, truth)
+        pull = (found['flux_fit'] - truth['flux']) / found['flux_err']
+        assert np.all(np.abs(pull) < 5.0)
 
     def test_error_is_used(self):
         """
