@@ -855,7 +855,7 @@ class TestBadInput:
         ({'fwhm_range': ('a', 'b')}, (TypeError, ValueError),
          'fwhm_range must be'),
         ({'fixed': 'amplitude'}, ValueError,
-         "fixed must hold 'position' and/or 'shape' only: 'amplitude'"),
+         "fixed must hold nothing but .*: .'amplitude'"),
         ({'fixed': 5}, (TypeError, ValueError), 'fixed must'),
         ({'grouper': 5}, TypeError, 'grouper must be callable: 5'),
         ({'fitter': 'trf'}, TypeError, "fitter must be .*: 'trf'"),

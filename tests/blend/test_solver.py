@@ -500,8 +500,9 @@ class TestBounds:
                              high_width, np.inf, *np.negative(free)])
             best, chi2 = scipy_optimum(group, low, high)
             ours = result.sources[k, 0]
-            assert_allclose(result.chi2[k], chi2, rtol=1e-6)
-            assert_allclose(ours[:3], best[:3], rtol=1e-4)
+            # one hundredth of chi2 is a tenth of an error
+            assert_allclose(result.chi2[k], chi2, rtol=0, atol=0.01)
+            assert_allclose(ours[:3], best[:3], rtol=1e-3)
             assert_allclose(np.sqrt(ours[3:5]), np.sort(best[3:5])[::-1],
                             rtol=1e-3)
             assert np.all(ours[3:5] >= problem.var_low)
