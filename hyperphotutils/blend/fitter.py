@@ -3,7 +3,9 @@
 Joint fits of blended sources and their background.
 """
 
+from collections.abc import Collection
 from functools import cached_property
+from numbers import Integral, Real
 
 import numpy as np
 from photutils.psf import SourceGrouper
@@ -45,7 +47,8 @@ class BlendGroupFitter:
         each source, as `photutils.psf.SourceGrouper` does. The default
         is a `~photutils.psf.SourceGrouper` with a ``min_separation`` of
         ``2 * fwhm``. It is not used when ``init_params`` has a column
-        ``group_id``.
+        ``group_id``. Groups that turn out to overlap too much to be
+        fitted apart become one.
 
     fwhm_range : tuple of 2 floats, optional
         The bounds of the fitted widths in units of ``fwhm``.
@@ -131,24 +134,16 @@ class BlendGroupFitter:
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
         self.grouper = (SourceGrouper(min_separation=2.0 * self.fwhm)
-                        if grouper is None else grouper)
+                        if grouper is None
+                        else _callable_or_none(grouper, 'grouper'))
         self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
         self.max_shift = _positive(
             self.fwhm if max_shift is None else max_shift, 'max_shift')
-        self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
-        unknown = set(self.fixed) - {'position', 'shape'}
-        if unknown:
-            msg = ("fixed must hold 'position' and/or 'shape' only: "
-                   f'{min(unknown)!r}')
-            raise ValueError(msg)
-        self.fitter = fitter
-        for name, value in (('max_group_size', max_group_size),
-                            ('max_iter', max_iter)):
-            if not (isinstance(value, (int, np.integer)) and value > 0):
-                msg = f'{name} must be a positive integer: {value!r}'
-                raise ValueError(msg)
-        self.max_group_size = max_group_size
-        self.max_iter = max_iter
+        self.fixed = _names(fixed, 'fixed', ('position', 'shape'))
+        self.fitter = _callable_or_none(fitter, 'fitter')
+        self.max_group_size = _positive_integer(max_group_size,
+                                                'max_group_size')
+        self.max_iter = _positive_integer(max_iter, 'max_iter')
         self.progress_bar = progress_bar
         self._fit = None
         self._unit = None
@@ -319,7 +314,7 @@ def _positive(value, name):
     """
     Check a positive number.
     """
-    if not np.isscalar(value) or not 0.0 < value < np.inf:
+    if not isinstance(value, Real) or not 0.0 < value < np.inf:
         msg = f'{name} must be a positive number: {value!r}'
         raise ValueError(msg)
     return float(value)
@@ -329,11 +324,44 @@ def _ordered_pair(pair, name):
     """
     Check two positive numbers in rising order.
     """
-    if np.shape(pair) != (2,) or not 0.0 < pair[0] < pair[1] < np.inf:
+    if (np.shape(pair) != (2,)
+            or not all(isinstance(value, Real) for value in pair)
+            or not 0.0 < pair[0] < pair[1] < np.inf):
         msg = (f'{name} must be two positive numbers, the smaller one '
                f'first: {pair!r}')
         raise ValueError(msg)
     return (float(pair[0]), float(pair[1]))
+
+
+def _positive_integer(value, name):
+    """
+    Check a positive integer.
+    """
+    if not isinstance(value, Integral) or value < 1:
+        msg = f'{name} must be a positive integer: {value!r}'
+        raise ValueError(msg)
+    return int(value)
+
+
+def _names(names, name, allowed):
+    """
+    Check one or several names.
+    """
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, Collection) or set(names) - set(allowed):
+        msg = f'{name} must hold nothing but {allowed}: {names!r}'
+        raise ValueError(msg)
+    return tuple(names)
+
+
+def _callable_or_none(value, name):
+    """
+    Check something that is called, or None.
+    """
+    if value is not None and not callable(value):
+        msg = f'{name} must be callable: {value!r}'
+        raise TypeError(msg)
+    return value
 
 
 def _inverse_errors(error, mask):
@@ -343,14 +371,14 @@ def _inverse_errors(error, mask):
     if error is None:
         return np.ones(mask.shape), mask
     error = np.asarray(error, dtype=float)
-    if error.shape not in ((), mask.shape):
+    if error.shape not in {(), mask.shape}:
         msg = (f'error must be a number or have the shape of data, '
                f'{mask.shape}, got {error.shape}')
         raise ValueError(msg)
-    if np.any(error <= 0.0):
+    error = np.broadcast_to(error, mask.shape)
+    if np.any(error[~mask] <= 0.0):
         msg = ('error must be positive; use the mask for pixels that shall '
                'not be used')
         raise ValueError(msg)
-    error = np.broadcast_to(error, mask.shape)
     mask = mask | ~np.isfinite(error)
     return np.where(mask, 0.0, 1.0 / np.where(mask, 1.0, error)), mask

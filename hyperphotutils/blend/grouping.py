@@ -6,7 +6,7 @@ Which sources are fitted together.
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-__all__ = ['group_sources', 'split_large_groups']
+__all__ = ['group_sources', 'renumber_groups', 'split_large_groups']
 
 
 def group_sources(grouper, x, y):
@@ -29,9 +29,38 @@ def group_sources(grouper, x, y):
     group_id = np.zeros(len(x), dtype=int)
     known = np.isfinite(x) & np.isfinite(y)
     if known.sum() > 1:
-        group_id[known] = grouper(x[known], y[known])
+        groups = np.asarray(grouper(x[known], y[known]))
+        if groups.shape != (known.sum(),):
+            msg = ('grouper must return a group for each of the '
+                   f'{known.sum()} sources, got the shape {groups.shape}')
+            raise ValueError(msg)
+        group_id[known] = groups
     else:
         group_id[known] = 1
+    return group_id
+
+
+def renumber_groups(group_id):
+    """
+    Number groups from 1 in the order of their first sources.
+
+    Parameters
+    ----------
+    group_id : 1D int `~numpy.ndarray`
+        The group of each source, 0 for none.
+
+    Returns
+    -------
+    group_id : 1D int `~numpy.ndarray`
+        The new numbers, 0 for none.
+    """
+    group_id = np.array(group_id)
+    grouped = group_id > 0
+    _, first, inverse = np.unique(group_id[grouped], return_index=True,
+                                  return_inverse=True)
+    rank = np.empty(len(first), dtype=int)
+    rank[np.argsort(first)] = np.arange(1, len(first) + 1)
+    group_id[grouped] = rank[inverse]
     return group_id
 
 

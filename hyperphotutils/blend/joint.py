@@ -7,13 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from hyperphotutils.blend.footprints import (
     background_basis,
     disk_offsets,
     make_footprints,
 )
-from hyperphotutils.blend.grouping import group_sources, split_large_groups
+from hyperphotutils.blend.grouping import (
+    group_sources,
+    renumber_groups,
+    split_large_groups,
+)
 from hyperphotutils.blend.models import fit_with_astropy
 from hyperphotutils.blend.solver import (
     AA,
@@ -39,8 +46,12 @@ _CHUNK_ELEMENTS = 1 << 18
 # A fit ends when a step promises to lower chi2 by less than this fraction:
 # about a thousandth of an error on a footprint of some hundred pixels.
 _TOLERANCE = 1e-8
-# The models of neighbours need not be better than this.
-_COARSE = 1e-2
+# The models of neighbours need not be better than this before they are at
+# rest: no value changes by more than this fraction (positions: of the FWHM).
+_COARSE = 1e-3
+_AT_REST = 0.02
+_MAX_SWEEPS = 4
+_MAX_MERGES = 2
 # A source needs this fraction of the pixels inside its half maximum.
 _CORE_FRACTION = 0.5
 
@@ -123,36 +134,121 @@ class JointFit:
 
     def run(self):
         """
-        Fit all groups three times, each time with the last models of
-        all others subtracted: amplitudes, coarsely, to the end.
+        Fit all groups, with the models of all others subtracted: first
+        the amplitudes, then coarsely until they are at rest beside each
+        other, then to the end. Groups that do not come to rest overlap
+        too much to be fitted apart, and become one.
         """
         chunks = list(self._chunks())
         for members in chunks:
             problem, sources, coeffs, _ = self._problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
-        self.add_sources(model)
+        self._add_gaussians(model, self.sources[self.group_id > 0])
+        for _ in range(_MAX_MERGES + 1):
+            near = self._near_others()
+            restless = self._relax(chunks, model, near)
+            if not self._merge_groups(near, restless):
+                break
+            chunks = list(self._chunks())
         shown = chunks
         if self.config.progress_bar:
             from tqdm.auto import tqdm
             shown = tqdm(chunks, desc='Fit source groups')
-        for members in chunks:
-            self._fit_batch(members, model, _COARSE)
-        model[:] = 0.0
-        self.add_sources(model)
         self.batches = [self._fit_batch(members, model, _TOLERANCE)
                         for members in shown]
+
+    def _relax(self, chunks, model, near):
+        """
+        Fit all groups, then again those whose neighbours have moved; keep
+        the image of all models up to date. Tell which sources still move.
+        """
+        moving = chunks
+        for _ in range(_MAX_SWEEPS):
+            before = self.sources.copy()
+            for members in moving:
+                self._fit_batch(members, model, _COARSE)
+            fitted = np.any(self.sources != before, axis=1)
+            self._add_gaussians(model, before[fitted], sign=-1)
+            self._add_gaussians(model, self.sources[fitted])
+            moved = self._has_moved(before)
+            disturbed = near @ moved > 0
+            moving = [members[disturbed[members].any(axis=1)]
+                      for members in chunks]
+            moving = [members for members in moving if len(members)]
+            if not moving:
+                break
+        return moved > 0
+
+    def _merge_groups(self, near, restless):
+        """
+        Make one group of those whose sources move each other. Tell
+        whether there were any.
+        """
+        i, j = near.nonzero()
+        pairs = restless[i] & restless[j]
+        n_groups = self.group_id.max(initial=0) + 1
+        graph = coo_array(
+            (np.ones(pairs.sum()), (self.group_id[i[pairs]],
+                                    self.group_id[j[pairs]])),
+            shape=(n_groups, n_groups))
+        _, part = connected_components(graph, directed=False)
+        size = np.bincount(part[self.group_id[self.group_id > 0]],
+                           minlength=part.max() + 1)
+        # The new group has the smallest number of its parts.
+        first = np.full(part.max() + 1, n_groups)
+        np.minimum.at(first, part, np.arange(n_groups))
+        allowed = size[part] <= self.config.max_group_size
+        new_id = np.where(allowed, first[part], np.arange(n_groups))
+        changed = np.any(new_id != np.arange(n_groups))
+        self.group_id = renumber_groups(new_id[self.group_id])
+        return changed
+
+    def _near_others(self):
+        """
+        Return the matrix of the pairs of sources of different groups
+        whose models reach into each other's footprints.
+        """
+        fitted = np.flatnonzero(self.group_id)
+        tree = KDTree(np.column_stack((self.start.x, self.start.y))[fitted])
+        pairs = fitted[tree.query_pairs(
+            self.config.fit_radius + self.config.fwhm, output_type='ndarray')]
+        i, j = pairs[self.group_id[pairs[:, 0]]
+                     != self.group_id[pairs[:, 1]]].T
+        shape = (len(self.group_id),) * 2
+        return coo_array((np.ones(2 * len(i), dtype=int),
+                          (np.r_[i, j], np.r_[j, i])), shape=shape).tocsr()
+
+    def _has_moved(self, before):
+        """
+        Tell which sources are not where and what they were.
+        """
+        after = self.sources
+        scale = np.column_stack((
+            np.abs(after[:, 0]), np.full((len(after), 2), self.config.fwhm),
+            after[:, 3:5]))
+        change = np.abs(after[:, :5] - before[:, :5])
+        return np.any(change > _AT_REST * scale, axis=1).astype(int)
 
     def add_sources(self, image):
         """
         Add the models of all fitted sources to an image.
         """
-        usable = self.group_id > 0
-        amplitude, x, y, var_major, var_minor, theta = self.sources[usable].T
+        for batch in self.batches:
+            n_params = batch.result.covariance.shape[1]
+            rows = batch.members[batch.n_pixels > n_params]
+            self._add_gaussians(image, self.sources[rows.ravel()])
+
+    @staticmethod
+    def _add_gaussians(image, sources, sign=1):
+        """
+        Add the models of some sources, or subtract them.
+        """
+        amplitude, x, y, var_major, var_minor, theta = sources.T
         add_gaussians(image, x, y, amplitude,
                       np.sqrt(var_major) / gaussian_fwhm_to_sigma,
                       np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
-                      np.rad2deg(theta))
+                      np.rad2deg(theta), sign=sign)
 
     def background_image(self, shape):
         """
@@ -215,13 +311,8 @@ class JointFit:
         groups, was_split = split_large_groups(
             x, y, groups, self.config.max_group_size)
         self.flags[np.flatnonzero(usable)[was_split]] |= FLAGS['group_split']
-        # Groups are numbered in the order of their first source.
-        _, first, inverse = np.unique(groups, return_index=True,
-                                      return_inverse=True)
-        rank = np.empty(len(first), dtype=int)
-        rank[np.argsort(first)] = np.arange(1, len(first) + 1)
-        group_id[usable] = rank[inverse]
-        return group_id
+        group_id[usable] = 1 + groups - groups.min()
+        return renumber_groups(group_id)
 
     def _start_state(self):
         """

@@ -6,6 +6,7 @@ kernel.
 
 import numpy as np
 from astropy.modeling.models import Gaussian2D, Polynomial2D
+from astropy.modeling.utils import poly_map_domain
 
 from hyperphotutils.background.regressors import polynomial_terms
 from hyperphotutils.blend.solver import (
@@ -65,9 +66,23 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
         model = gauss if model is None else model + gauss
     terms = {f'c{i}_{j}': value for i, j, value in
              zip(*polynomial_terms(order), coeffs, strict=True)}
-    return model + Polynomial2D(
+    return model + _LocalPolynomial2D(
         order, x_domain=(x_center - scale, x_center + scale),
         y_domain=(y_center - scale, y_center + scale), **terms)
+
+
+class _LocalPolynomial2D(Polynomial2D):
+    """
+    A polynomial whose derivatives know of its domain.
+
+    Those of `~astropy.modeling.polynomial.Polynomial2D` do not (astropy
+    8.0), which misleads the fitters.
+    """
+
+    def fit_deriv(self, x, y, *params):
+        return super().fit_deriv(
+            poly_map_domain(x, self.x_domain, self.x_window),
+            poly_map_domain(y, self.y_domain, self.y_window), *params)
 
 
 def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):

@@ -347,9 +347,13 @@ def _at_active_bound(problem, sources, gradient):
                          problem.xy_high)
     out_var = _pushed_out(variance, slope_var, problem.var_low,
                           problem.var_high)
+    # A round source at a bound can neither grow nor turn when the matrix
+    # of its slopes is definite: both eigenvalues push it out.
+    stuck = out_var[:, :, 0] & out_var[:, :, 1] & (
+        4.0 * slope[:, :, AA] * slope[:, :, BB] > slope[:, :, AB]**2)
     never = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
-    at_bound = xp.concat((never, out_xy, out_var[:, :, :1], never,
-                          out_var[:, :, 1:]), axis=2)
+    at_bound = xp.concat((never, out_xy, out_var[:, :, :1],
+                          stuck[:, :, None], out_var[:, :, 1:]), axis=2)
     background = xp.zeros((n_groups, gradient.shape[1] - n_coords),
                           dtype=xp.bool)
     return xp.concat((xp.reshape(at_bound, (n_groups, n_coords)),

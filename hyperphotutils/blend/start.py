@@ -97,7 +97,7 @@ def read_start(init_params, fwhm):
     ids = (np.arange(1, n_sources + 1) if columns['id'] is None
            else np.asarray(init_params['id']))
     groups = (None if columns['group_id'] is None
-              else np.asarray(init_params['group_id'], dtype=int))
+              else _groups(init_params['group_id']))
     return Start(ids, read('x', np.nan), read('y', np.nan),
                  np.maximum(major, minor), np.minimum(major, minor),
                  np.where(minor > major, 90.0, 0.0) + read('theta', 0.0),
@@ -109,14 +109,34 @@ def _plain(column, key, name):
     Return a column as floats: pixels without unit, angles in degrees.
     """
     unit = getattr(column, 'unit', None)
+    if column.ndim != 1 or column.dtype.kind not in 'fiu':
+        msg = (f'the column {name} of init_params must be a column of '
+               f'numbers: {column.dtype} with the shape {column.shape}')
+        raise ValueError(msg)
     if hasattr(column, 'filled'):
         column = column.astype(float).filled(np.nan)
-    if unit in (None, u.pix, u.dimensionless_unscaled):
-        return np.asarray(column, dtype=float)
+    values = np.asarray(column, dtype=float)
+    if unit in {None, u.pix, u.dimensionless_unscaled}:
+        return values
     if key != 'theta':
         msg = f'the column {name} of init_params must be in pixels: {unit}'
         raise ValueError(msg)
-    return u.Quantity(np.asarray(column, dtype=float), unit).to_value(u.deg)
+    if unit.physical_type != 'angle':
+        msg = f'the column {name} of init_params must be an angle: {unit}'
+        raise ValueError(msg)
+    return u.Quantity(values, unit).to_value(u.deg)
+
+
+def _groups(column):
+    """
+    Return the column of groups.
+    """
+    values = np.asarray(column)
+    if values.dtype.kind not in 'iu':
+        msg = ('the column group_id of init_params must hold integers: '
+               f'{values.dtype}')
+        raise ValueError(msg)
+    return values.astype(int)
 
 
 def _check_widths(major, minor):

@@ -16,7 +16,7 @@ from hyperphotutils.aperture.photometry import measure_apertures
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
-from hyperphotutils.blend.grouping import group_sources
+from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -105,7 +105,7 @@ class HyperPhotometry:
 
     References
     ----------
-    .. [1] Traficante, A. et al. 2015, MNRAS, 451, 3089
+    .. [1] Traficante, A. et al. 2015, A&A, 574, A119
 
     Examples
     --------
@@ -427,7 +427,7 @@ class HyperPhotometry:
         if image.error is None:
             # Without errors this is the variance of the residuals.
             table['reduced_chi2'] /= image.noise**2
-        _renumber_groups(table)
+        table['group_id'] = renumber_groups(table['group_id'])
         x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
         amplitude = _value(table['amplitude_fit'])
         residual = image.values - image.model - image.background
@@ -608,18 +608,6 @@ def _merge(others, old, fitted):
     merged = vstack([others, fitted], metadata_conflicts='silent')
     merged.sort('id')
     return merged
-
-
-def _renumber_groups(table):
-    """
-    Number the groups from 1 in the order of their first sources.
-    """
-    groups = np.asarray(table['group_id'])
-    _, first, inverse = np.unique(groups, return_index=True,
-                                  return_inverse=True)
-    rank = np.empty(len(first), dtype=int)
-    rank[np.argsort(first)] = np.arange(1, len(first) + 1)
-    table['group_id'] = np.where(groups > 0, rank[inverse], 0)
 
 
 def _add_sky_columns(table, wcs):
