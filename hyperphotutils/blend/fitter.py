@@ -4,16 +4,22 @@ Joint fits of blended sources and their background.
 """
 
 from collections.abc import Collection
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral, Real
 
 import numpy as np
 from photutils.psf import SourceGrouper
+from threadpoolctl import ThreadpoolController
 
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.results import make_models, make_table
 from hyperphotutils.utils.flags import decode_flags
-from hyperphotutils.utils.tables import as_masked_image, make_repr, strip_units
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    make_repr,
+    open_nddata,
+    strip_units,
+)
 
 __all__ = ['BlendGroupFitter']
 
@@ -63,8 +69,8 @@ class BlendGroupFitter:
 
     fitter : `~astropy.modeling.fitting.Fitter`, optional
         An astropy fitter that takes the place of the kernel: slower, one
-        group after the other. Errors need one that was made with
-        ``calc_uncertainties=True``.
+        group after the other. Errors are NaN with one that gives no
+        covariance.
 
     max_group_size : int, optional
         Larger groups are split into compact parts, and flagged; the
@@ -157,7 +163,8 @@ class BlendGroupFitter:
 
         Parameters
         ----------
-        data : 2D array_like or `~astropy.units.Quantity`
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
             The image. Pixels that are not finite are ignored.
 
         mask : 2D bool array_like, optional
@@ -188,13 +195,15 @@ class BlendGroupFitter:
         ValueError
             If the inputs do not fit together.
         """
+        data, mask, error = open_nddata(data, mask, error)
         values, self._unit = strip_units(data=data, error=error)
         data, mask = as_masked_image(values['data'], mask)
         weight, mask = _inverse_errors(values['error'], mask)
         self.__dict__.pop('models', None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None)
-        self._fit.run()
+        with _one_blas_thread():
+            self._fit.run()
         return make_table(self._fit, self._unit, self)
 
     @property
@@ -310,6 +319,23 @@ class BlendGroupFitter:
         return self._fit
 
 
+def _one_blas_thread():
+    """
+    Return a context in which BLAS uses one thread: for many small
+    matrices more threads cost more than they bring, and the last bits of
+    the results would depend on their number.
+    """
+    return _blas_controller().limit(limits=1, user_api='blas')
+
+
+@cache
+def _blas_controller():
+    """
+    Find the BLAS libraries, once.
+    """
+    return ThreadpoolController()
+
+
 def _positive(value, name):
     """
     Check a positive number.
@@ -358,6 +384,9 @@ def _callable_or_none(value, name):
     """
     Check something that is called, or None.
     """
+    if isinstance(value, type):
+        msg = f'{name} must be an instance, not the class {value.__name__}'
+        raise TypeError(msg)
     if value is not None and not callable(value):
         msg = f'{name} must be callable: {value!r}'
         raise TypeError(msg)

@@ -10,7 +10,7 @@ import numpy as np
 from hyperphotutils.background.regressors import polynomial_terms
 
 __all__ = ['Footprints', 'background_basis', 'disk_offsets',
-           'make_footprints']
+           'make_footprints', 'nearest_pixel']
 
 
 class Footprints(NamedTuple):
@@ -56,6 +56,28 @@ def disk_offsets(radius):
     return dx[inside], dy[inside]
 
 
+def nearest_pixel(position, size):
+    """
+    Return the index of the pixel that a coordinate is in.
+
+    Parameters
+    ----------
+    position : `~numpy.ndarray`
+        The pixel coordinates along an axis.
+
+    size : int
+        The number of pixels along that axis.
+
+    Returns
+    -------
+    index : int `~numpy.ndarray`
+        The indices; -1 for NaN. Both edges of the map belong to it.
+    """
+    known = np.where(np.isfinite(position), position, -1.0)
+    index = np.floor(known + 0.5).astype(int)
+    return np.where(known == size - 0.5, size - 1, index)
+
+
 def make_footprints(x, y, mask, radius):
     """
     Unite the disks around the sources of each group.
@@ -78,8 +100,8 @@ def make_footprints(x, y, mask, radius):
     """
     ny, nx = mask.shape
     dx, dy = disk_offsets(radius)
-    cols = np.rint(x).astype(int)[:, :, None] + dx
-    rows = np.rint(y).astype(int)[:, :, None] + dy
+    cols = nearest_pixel(x, nx)[:, :, None] + dx
+    rows = nearest_pixel(y, ny)[:, :, None] + dy
     usable = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
     unused = nx * ny
     index = np.where(usable, rows * nx + cols, 0)

@@ -15,6 +15,7 @@ from hyperphotutils.blend.footprints import (
     background_basis,
     disk_offsets,
     make_footprints,
+    nearest_pixel,
 )
 from hyperphotutils.blend.grouping import (
     group_sources,
@@ -282,11 +283,9 @@ class JointFit:
         Flag the sources whose core has too few usable pixels.
         """
         start, (ny, nx) = self.start, self.data.shape
-        known = np.isfinite(start.x) & np.isfinite(start.y)
         dx, dy = disk_offsets(max(1.0, 0.5 * self.config.fwhm))
-        col = np.rint(np.where(known, start.x, -1.0)).astype(int)
-        row = np.rint(np.where(known, start.y, -1.0)).astype(int)
-        inside = known & (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
+        col, row = nearest_pixel(start.x, nx), nearest_pixel(start.y, ny)
+        inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
         cols, rows = col[:, None] + dx, row[:, None] + dy
         on_map = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
         used = on_map & ~self.mask[np.where(on_map, rows, 0),

@@ -92,8 +92,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     Parameters
     ----------
     fitter : `~astropy.modeling.fitting.Fitter`
-        The fitter, with ``calc_uncertainties=True`` when errors are
-        wanted.
+        The fitter.
 
     problem : `~hyperphotutils.blend.solver.BatchProblem`
         What is fitted.

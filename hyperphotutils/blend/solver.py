@@ -25,10 +25,14 @@ __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 
-_FIRST_DAMPING = 1e-3
+_FIRST_DAMPING = 1e-2
 _SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
 _DAMPING_UP = 8.0
+# The share of the promised gain above which a step was good, and below
+# which it was bad.
+_GOOD_GAIN = 0.75
+_BAD_GAIN = 0.25
 # Eigenvalues of the scaled normal matrix below this are no information.
 _SINGULAR = 1e-13
 
@@ -150,9 +154,13 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10):
         trial_terms = _normal_terms(part, *trial)
         better = trial_terms[0] < terms[0]
         done = promise <= tolerance * xp.maximum(terms[0], floor)
+        gain = terms[0] - trial_terms[0]
         state = _choose(better, trial, state)
         terms = _choose(better, trial_terms, terms)
-        damping = xp.where(better, damping * _DAMPING_DOWN,
+        damping = xp.where(gain > _GOOD_GAIN * promise,
+                           damping * _DAMPING_DOWN, damping)
+        # A gain that is NaN is a bad one.
+        damping = xp.where(gain > _BAD_GAIN * promise, damping,
                            damping * _DAMPING_UP)
         damping = xp.clip(damping, _SMALLEST_DAMPING, None)
 

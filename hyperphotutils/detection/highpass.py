@@ -37,6 +37,7 @@ from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
     make_repr,
+    open_nddata,
     result_meta,
     strip_units,
 )
@@ -208,7 +209,8 @@ optional
 
         Parameters
         ----------
-        data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+        data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
             The image. Non-finite pixels are treated as masked.
 
         mask : 2D bool `~numpy.ndarray`, optional
@@ -231,7 +233,8 @@ optional
 
         Parameters
         ----------
-        data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+        data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
             The image. Non-finite pixels are treated as masked. A
             background need not be subtracted.
 
@@ -306,6 +309,7 @@ optional
         The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma';
         the last one is the threshold if it is one in units of the rms.
         """
+        data, mask, _ = open_nddata(data, mask)
         absolute = (np.ndim(self.threshold) == 2
                     or isinstance(self.threshold, Quantity))
         levels, unit = strip_units(

@@ -4,9 +4,11 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
 import warnings
+from numbers import Integral, Real
 
 import numpy as np
-from astropy.nddata import NDData, StdDevUncertainty
+from astropy.modeling.fitting import Fitter
+from astropy.nddata import NDData
 from astropy.table import QTable, vstack
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
@@ -25,6 +27,7 @@ from hyperphotutils.utils.tables import (
     as_masked_image,
     integrated_unit,
     make_repr,
+    open_nddata,
     result_meta,
     strip_units,
 )
@@ -38,6 +41,10 @@ _MIN_SEPARATION = 0.5
 # The smallest peak of a source in units of the noise, less for sources
 # larger than the beam.
 _MIN_CONTRAST = 3.0
+# The smallest peak in units of that of a neighbour within so many FWHM:
+# real sources are not Gaussian to better than this.
+_DYNAMIC_RANGE = 0.01
+_NEAR = 3.0
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -80,7 +87,8 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        What fits the groups. The default is one for ``fwhm``.
+        What fits the groups. The default is one for ``fwhm``. An astropy
+        fitter is given to that one.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -128,18 +136,9 @@ class HyperPhotometry:
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
                  fwhm_radius_ratio=1.0, aperture_correction=True,
                  max_rounds=2, progress_bar=False):
-        for name, value in (('fwhm', fwhm),
-                            ('fwhm_radius_ratio', fwhm_radius_ratio)):
-            if not np.isscalar(value) or not 0.0 < value < np.inf:
-                msg = f'{name} must be a positive number: {value!r}'
-                raise ValueError(msg)
-        for name, value in (('finder', finder), ('grouper', grouper),
-                            ('fitter', fitter)):
-            if value is not None and not callable(value):
-                msg = f'{name} must be callable: {value!r}'
-                raise TypeError(msg)
-        if not (isinstance(max_rounds, (int, np.integer))
-                and max_rounds >= 0):
+        _check_numbers(fwhm=fwhm, fwhm_radius_ratio=fwhm_radius_ratio)
+        _check_parts(finder=finder, grouper=grouper, fitter=fitter)
+        if not isinstance(max_rounds, Integral) or max_rounds < 0:
             msg = ('max_rounds must be an integer of at least 0: '
                    f'{max_rounds!r}')
             raise ValueError(msg)
@@ -148,8 +147,10 @@ class HyperPhotometry:
                        else finder)
         self.grouper = (SourceGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
-        self.fitter = (BlendGroupFitter(fwhm, progress_bar=progress_bar)
-                       if fitter is None else fitter)
+        if fitter is None or isinstance(fitter, Fitter):
+            fitter = BlendGroupFitter(fwhm, fitter=fitter,
+                                      progress_bar=progress_bar)
+        self.fitter = fitter
         self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
         self.max_rounds = int(max_rounds)
@@ -280,10 +281,12 @@ class HyperPhotometry:
         found = self._find(image, image.values)
         if found is None:
             return None
+        found['id'] = np.arange(1, len(found) + 1)
         table = self._fit(image, image.values, found)
         image.replace(None, table, self.fitter)
         image.measure_noise(self._box_size)
         table = self._drop_fallen(image, table)
+        n_detected = len(found)
         tried = _positions(found, 'init')
         for _ in range(self.max_rounds):
             found = self._find(image, image.values - image.model)
@@ -294,10 +297,16 @@ class HyperPhotometry:
             if len(new) == 0:
                 break
             tried = np.vstack((tried, _positions(new, 'init')))
-            new['id'] = np.max(table['id']) + np.arange(1, len(new) + 1)
+            new['id'] = n_detected + np.arange(1, len(new) + 1)
+            n_detected += len(new)
             table = self._refit(image, table, new=new)
             table = self._drop_fallen(image, table)
+        if len(table) == 0:
+            return None
         image.forget_background(table)
+        table.meta['n_detected'] = n_detected
+        table.meta['n_dropped'] = n_detected - len(table)
+        table['id'] = np.arange(1, len(table) + 1)
         return table
 
     @property
@@ -350,10 +359,10 @@ class HyperPhotometry:
         """
         Return the start values with the column of groups.
         """
-        if 'group_id' in init.colnames:
+        start = read_start(init, self.fwhm)
+        if start.group_id is not None:
             return init
         init = QTable(init, copy=True)
-        start = read_start(init, self.fwhm)
         init['group_id'] = group_sources(self.grouper, start.x, start.y)
         return init
 
@@ -366,7 +375,9 @@ class HyperPhotometry:
         while fallen.any() and not fallen.all():
             table = self._refit(image, table, fallen=fallen)
             fallen = ~self._stands(image, table)
-        return table
+        if fallen.all():
+            image.replace(table, table[:0], self.fitter)
+        return table[~fallen]
 
     def _stands(self, image, table):
         """
@@ -376,8 +387,9 @@ class HyperPhotometry:
         A fit may turn a detection into a hump of the background below a
         brighter neighbour, or move it off the map. The mean curvature of
         a Gaussian at its peak, in units of that of a beam with the noise
-        as its peak, tells humps from sources. Rows without a fit stand:
-        they are flagged.
+        as its peak, tells humps from sources. What is much fainter than a
+        neighbour may be no more than the misfit of that. Detections
+        without a fit fall, too.
         """
         amplitude = _value(table['amplitude_fit'])
         shrink = [self.fwhm / np.maximum(table[name], self.fwhm)
@@ -385,6 +397,7 @@ class HyperPhotometry:
         contrast = (amplitude / image.noise_at(table)
                     * 0.5 * (shrink[0]**2 + shrink[1]**2))
         stands = contrast > _MIN_CONTRAST
+        stands &= amplitude > _DYNAMIC_RANGE * self._brightest_near(table)
         known = np.flatnonzero(np.isfinite(contrast))
         pairs = KDTree(_positions(table[known], 'fit')).query_pairs(
             _MIN_SEPARATION * self.fwhm, output_type='ndarray')
@@ -392,7 +405,20 @@ class HyperPhotometry:
         stands[np.where(contrast[first] < contrast[second], first,
                         second)] = False
         stands[known] &= image.is_usable(table[known])
-        return stands | np.isnan(contrast)
+        return stands
+
+    def _brightest_near(self, table):
+        """
+        Return the largest amplitude among each source and its neighbours.
+        """
+        amplitude = np.nan_to_num(_value(table['amplitude_fit']))
+        brightest = amplitude.copy()
+        known = np.flatnonzero(np.isfinite(table['x_fit']))
+        pairs = known[KDTree(_positions(table[known], 'fit')).query_pairs(
+            _NEAR * self.fwhm, output_type='ndarray')]
+        np.maximum.at(brightest, pairs[:, 0], amplitude[pairs[:, 1]])
+        np.maximum.at(brightest, pairs[:, 1], amplitude[pairs[:, 0]])
+        return brightest
 
     def _refit(self, image, table, *, new=None, fallen=None):
         """
@@ -423,19 +449,22 @@ class HyperPhotometry:
         Add apertures, signal-to-noise ratio, and sky columns.
         """
         image.measure_noise(self._box_size)
-        self.rms = image.with_unit(float(np.nanmedian(image.noise)))
+        self.rms = image.with_unit(float(np.median(
+            np.asarray(image.noise)[np.isfinite(image.noise)])))
         if image.error is None:
             # Without errors this is the variance of the residuals.
             table['reduced_chi2'] /= image.noise**2
         table['group_id'] = renumber_groups(table['group_id'])
         x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
         amplitude = _value(table['amplitude_fit'])
-        residual = image.values - image.model - image.background
+        # Where the background is not known, the model stands for the map.
+        residual = np.where(np.isfinite(image.background), image.values
+                            - image.model - image.background, 0.0)
         measured = measure_apertures(
             residual, x, y, amplitude, np.asarray(table['fwhm_major_fit']),
             np.asarray(table['fwhm_minor_fit']),
             table['theta_fit'].to_value('deg'),
-            mask=image.mask | ~np.isfinite(residual), error=image.noise,
+            mask=image.mask, error=image.noise,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
         table['flags'] |= np.where(measured['partial'],
@@ -466,7 +495,8 @@ class _Image:
 
     def __init__(self, data, wcs, mask, error):
         if isinstance(data, NDData):
-            data, wcs, mask, error = _open_nddata(data, wcs, mask, error)
+            wcs = data.wcs if wcs is None else wcs
+        data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)
         self.wcs = wcs
@@ -509,8 +539,10 @@ class _Image:
         Take the given errors, or the rms about local backgrounds.
         """
         if self.plain_error is None:
-            self.noise = local_rms(self.values - self.model, box_size,
-                                   mask=self.mask)
+            # Models are cut off at a millionth of their peaks.
+            floor = 1e-6 * np.max(np.abs(self.values[~self.mask]))
+            self.noise = max(floor, local_rms(
+                self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
 
@@ -552,18 +584,27 @@ class _Image:
         self.background[~near] = np.nan
 
 
-def _open_nddata(data, wcs, mask, error):
+def _check_numbers(**values):
     """
-    Take WCS, mask, unit, and errors from an NDData.
+    Check positive numbers.
     """
-    if data.mask is not None:
-        mask = data.mask if mask is None else data.mask | np.asarray(mask)
-    if error is None and data.uncertainty is not None:
-        error = data.uncertainty.represent_as(StdDevUncertainty).array
-        if data.unit is not None:
-            error = error << data.unit
-    values = data.data if data.unit is None else data.data << data.unit
-    return values, data.wcs if wcs is None else wcs, mask, error
+    for name, value in values.items():
+        if not isinstance(value, Real) or not 0.0 < value < np.inf:
+            msg = f'{name} must be a positive number: {value!r}'
+            raise ValueError(msg)
+
+
+def _check_parts(**parts):
+    """
+    Check the objects that do the steps.
+    """
+    for name, part in parts.items():
+        if isinstance(part, type):
+            msg = f'{name} must be an instance, not the class {part.__name__}'
+            raise TypeError(msg)
+        if part is not None and not callable(part):
+            msg = f'{name} must be callable: {part!r}'
+            raise TypeError(msg)
 
 
 def _value(column):
@@ -598,7 +639,8 @@ def _merge(others, old, fitted):
     """
     Put newly fitted rows in the place of the old ones with their id.
     """
-    fitted['group_id'] += np.max(others['group_id'], initial=0)
+    fitted['group_id'] += np.where(
+        fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
     _, rows, old_rows = np.intersect1d(fitted['id'], old['id'],
                                        return_indices=True)
     for name in ('x_init', 'y_init'):

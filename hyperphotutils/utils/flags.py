@@ -11,8 +11,8 @@ import numpy as np
 __all__ = ['FLAGS', 'FLAG_DESCRIPTIONS', 'decode_flags']
 
 _REGISTRY = (
-    ('off_map', 'the position is off the map or on masked pixels: nothing '
-     'was fitted'),
+    ('off_map', 'the position is off the map or among masked pixels: '
+     'nothing was fitted'),
     ('too_few_pixels', 'the footprint has fewer usable pixels than '
      'parameters: nothing was fitted'),
     ('not_converged', 'the fit stopped at the largest number of '
@@ -24,8 +24,8 @@ _REGISTRY = (
     ('group_split', 'the group had more sources than the largest allowed '
      'and was split'),
     ('residual_detection', 'found on the residual of the model'),
-    ('partial_aperture', 'a part of the aperture is off the map, masked, or '
-     'outside of the fitted footprint, and was filled with the model'),
+    ('partial_aperture', 'a part of the aperture is off the map or masked '
+     'and was filled with the model'),
     ('fixed_position', 'the position was held fixed'),
     ('fixed_shape', 'widths and angle were held fixed'),
     ('no_covariance', 'the covariance matrix is singular: errors are NaN'),

@@ -10,9 +10,20 @@ from importlib.metadata import PackageNotFoundError, version
 
 import astropy.units as u
 import numpy as np
+from astropy.nddata import NDData, StdDevUncertainty
 
-__all__ = ['as_masked_image', 'integrated_unit', 'make_repr', 'result_meta',
-           'strip_units']
+__all__ = [
+    'as_masked_image',
+    'integrated_unit',
+    'make_repr',
+    'open_nddata',
+    'result_meta',
+    'strip_units',
+]
+
+# What photutils, too, sums over pixels without a change of unit.
+_PIXEL_FLUXES = (u.Jy, u.ct, u.electron, u.adu, u.photon,
+                 u.dimensionless_unscaled)
 
 _PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
 
@@ -64,6 +75,57 @@ def strip_units(**arrays):
             for name, array in arrays.items()}, unit
 
 
+def open_nddata(data, mask=None, error=None):
+    """
+    Take apart an image that carries its own unit, mask, and errors.
+
+    Parameters
+    ----------
+    data : `~astropy.nddata.NDData`, array_like, or \
+            `~astropy.units.Quantity`
+        The image. What is no `~astropy.nddata.NDData` is handed through.
+
+    mask : bool array_like, optional
+        `True` for pixels to ignore; merged with the mask of the image.
+
+    error : array_like or `~astropy.units.Quantity`, optional
+        The standard deviations; taken from the uncertainty of the image
+        when `None`.
+
+    Returns
+    -------
+    data : array_like or `~astropy.units.Quantity`
+        The values, with the unit of the image if it has one.
+
+    mask : bool array_like or None
+        The mask.
+
+    error : array_like, `~astropy.units.Quantity`, or None
+        The standard deviations, in the unit of the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.nddata import NDData
+    >>> from hyperphotutils.utils import open_nddata
+    >>> image = NDData(np.ones((2, 2)), unit='Jy/pix')
+    >>> data, mask, error = open_nddata(image)
+    >>> print(data.unit, mask, error)
+    Jy / pix None None
+    """
+    if not isinstance(data, NDData):
+        return data, mask, error
+    unit = data.unit
+    if data.mask is not None:
+        mask = data.mask if mask is None else data.mask | np.asarray(mask)
+    if error is None and data.uncertainty is not None:
+        deviation = data.uncertainty.represent_as(StdDevUncertainty)
+        error = deviation.array
+        if unit is not None:
+            error = u.Quantity(error, deviation.unit or unit).to(unit)
+    return data.data if unit is None else data.data << unit, mask, error
+
+
 def integrated_unit(unit):
     """
     Return the unit of a sum over pixels.
@@ -76,8 +138,9 @@ def integrated_unit(unit):
     Returns
     -------
     unit : `~astropy.units.Unit` or None
-        For a value per pixel the unit without the pixel; else, as in
-        photutils, the unit of the values.
+        The unit itself for what is a flux in each pixel, as in
+        photutils (Jy, counts); times pixels for a surface brightness
+        (Jy/pixel, Jy/beam, MJy/sr) and for a temperature.
 
     Examples
     --------
@@ -85,11 +148,12 @@ def integrated_unit(unit):
     >>> from hyperphotutils.utils import integrated_unit
     >>> print(integrated_unit(u.Jy / u.pix), integrated_unit(u.mJy))
     Jy mJy
+    >>> print(integrated_unit(u.Jy / u.beam))
+    Jy pix / beam
     """
-    if unit is not None and (u.pix, -1) in zip(unit.bases, unit.powers,
-                                               strict=True):
-        return unit * u.pix
-    return unit
+    if unit is None or any(unit.is_equivalent(flux) for flux in _PIXEL_FLUXES):
+        return unit
+    return unit * u.pix
 
 
 def as_masked_image(data, mask=None, *, name='data'):

@@ -151,7 +151,7 @@ class TestTable:
         assert np.all(table['fwhm_major_fit'] >= table['fwhm_minor_fit'])
 
     @pytest.mark.parametrize(('unit', 'flux_unit'), [
-        (u.Jy / u.pix, u.Jy), (u.MJy / u.sr, u.MJy / u.sr)])
+        (u.Jy / u.pix, u.Jy), (u.MJy / u.sr, u.MJy / u.sr * u.pix)])
     def test_units_in_units_out(self, unit, flux_unit):
         """
         Values get the unit of the data, fluxes that unit summed over

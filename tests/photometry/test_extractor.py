@@ -143,12 +143,12 @@ class TestSources:
         assert_allclose(table['snr'], table['amplitude_fit'], rtol=0.2)
         assert_allclose(np.mean(table['reduced_chi2']), 1.0, atol=0.1)
 
-    @pytest.mark.parametrize('slope', [(0.3, 0.0), (0.0, -0.3),
-                                       (-0.2, 0.2)])
+    @pytest.mark.parametrize('slope', [(0.1, 0.0), (0.0, -0.1),
+                                       (-0.07, 0.07)])
     def test_steep_background(self, slope):
         """
-        A background that falls off towards the borders makes no sources
-        there.
+        A background that falls off towards the borders, by the noise in
+        each pixel, makes no sources there.
         """
         data, truth = white_map(noise=0.1)
         rows, cols = np.indices(data.shape)
@@ -690,7 +690,8 @@ class TestMeta:
                                finder=HighPassStarFinder(7.0, FWHM))
         table = phot(data)
         assert table.meta['call'] == repr(phot)
-        assert set(table.meta) == {'version', 'call', 'rms'}
+        assert set(table.meta) == {'version', 'call', 'rms', 'n_detected',
+                                   'n_dropped'}
         copy = eval(table.meta['call'], {
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,
