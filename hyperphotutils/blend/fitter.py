@@ -129,7 +129,7 @@ class BlendGroupFitter:
 
     def __init__(self, fwhm, *, poly_order=1, fit_radius=None, grouper=None,
                  fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
-                 fitter=None, max_group_size=25, max_iter=100,
+                 fitter=None, max_group_size=25, max_iter=200,
                  progress_bar=False):
         self.fwhm = _positive(fwhm, 'fwhm')
         if poly_order not in range(5):

@@ -310,8 +310,10 @@ def _damped_step(problem, sources, terms, damping):
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
     free = problem.free & ~_at_active_bound(problem, sources, gradient)
-    scale, scaled = _scale_to_unit_diagonal(normal, free)
     identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+    curvature = _bound_curvature(problem, sources, gradient)
+    scale, scaled = _scale_to_unit_diagonal(
+        normal + curvature[:, :, None] * identity[None, :, :], free)
     right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
     scaled_step = xp.linalg.solve(
         scaled + damping[:, None, None] * identity[None, :, :],
@@ -320,6 +322,38 @@ def _damped_step(problem, sources, terms, damping):
     promise = xp.sum(scaled_step * right, axis=1) + (
         damping * xp.sum(scaled_step * scaled_step, axis=1))
     return scaled_step * scale, promise
+
+
+def _bound_curvature(problem, sources, gradient):
+    r"""
+    Return what the bounds of the widths add to the diagonal of the normal
+    matrix.
+
+    A step :math:`t` in ``ab`` turns the ellipse and changes the
+    variances by :math:`\pm t^2 / (\sigma_a^2 - \sigma_b^2)`. At a
+    bound that chi2 pushes against, the projection takes that change
+    back, which costs the slope times the change.
+    """
+    xp = sources.__array_namespace__()
+    n_groups, n_sources, _ = sources.shape
+    n_coords = N_PARAMS * n_sources
+    slope = xp.reshape(gradient[:, :n_coords],
+                       (n_groups, n_sources, N_PARAMS))
+    var_a, var_b = sources[:, :, 3], sources[:, :, 4]
+    none = xp.zeros_like(var_a)
+    push = xp.where((var_b <= problem.var_low) & (slope[:, :, BB] > 0.0),
+                    slope[:, :, BB], none) + xp.where(
+        (var_a >= problem.var_high) & (slope[:, :, AA] < 0.0),
+        -slope[:, :, AA], none)
+    longer = var_a > var_b
+    extra = xp.where(longer, 2.0 * push / xp.where(longer, var_a - var_b,
+                                                   xp.ones_like(var_a)), none)
+    curvature = xp.stack([none] * AB + [extra] + [none] * (N_PARAMS - AB - 1),
+                         axis=2)
+    background = xp.zeros((n_groups, gradient.shape[1] - n_coords),
+                          dtype=gradient.dtype)
+    return xp.concat((xp.reshape(curvature, (n_groups, n_coords)),
+                      background), axis=1)
 
 
 def _scale_to_unit_diagonal(normal, free):
