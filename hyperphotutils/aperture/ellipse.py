@@ -3,22 +3,54 @@
 Elliptical apertures that are built from the FWHMs of a Gaussian source.
 """
 
-import math
-
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import wcs_to_celestial_frame
 from photutils.aperture import EllipticalAperture, SkyEllipticalAperture
-from photutils.aperture.attributes import PositiveScalar, PositiveScalarAngle
+from photutils.aperture.attributes import (
+    ApertureAttribute,
+    PositiveScalar,
+    PositiveScalarAngle,
+)
 
-from hyperphotutils.utils.wcs import pixel_to_sky_ellipse, sky_to_pixel_ellipse
+from hyperphotutils.aperture.limits import check_limits
+from hyperphotutils.aperture.photometry import gaussian_enclosed_fraction
+from hyperphotutils.utils.wcs import (
+    local_jacobian,
+    pixel_to_sky_ellipse,
+    position_angle_in_frame,
+    sky_to_pixel_ellipse,
+)
 
 __all__ = [
     'GaussianEllipseAperture',
     'SkyGaussianEllipseAperture',
     'position_angle_in_frame',
 ]
+
+
+class _Limits(ApertureAttribute):
+    """
+    Check the limits of the widths, in the unit of an attribute or plain.
+    """
+
+    def __init__(self, doc='', *, unit=None):
+        super().__init__(doc)
+        self.unit = unit
+
+    def __set__(self, instance, value):
+        if value is not None:
+            value = check_limits(value, unit=self.unit)
+            if value[0].ndim or value[1].ndim:
+                msg = ('fwhm_limits must be two scalars for one aperture: '
+                       f'got {value!r}')
+                raise ValueError(msg)
+            if self.unit is None:
+                value = tuple(float(limit) for limit in value)
+        if self.name in instance.__dict__:
+            self._reset_lazyproperties(instance)
+        instance.__dict__[self.name] = value
 
 
 class _GaussianEllipse:
@@ -30,30 +62,43 @@ class _GaussianEllipse:
     """
 
     _params = ('positions', 'fwhm_major', 'fwhm_minor', 'theta',
-               'fwhm_radius_ratio')
+               'fwhm_radius_ratio', 'fwhm_limits')
 
     @property
     def a(self):
         """
-        The semimajor axis, ``fwhm_radius_ratio`` times ``fwhm_major``.
+        The semimajor axis, ``fwhm_radius_ratio`` times ``fwhm_major``
+        clipped to ``fwhm_limits``.
         """
-        return self.fwhm_radius_ratio * self.fwhm_major
+        return self.fwhm_radius_ratio * self._clip(self.fwhm_major)
 
     @property
     def b(self):
         """
-        The semiminor axis, ``fwhm_radius_ratio`` times ``fwhm_minor``.
+        The semiminor axis, ``fwhm_radius_ratio`` times ``fwhm_minor``
+        clipped to ``fwhm_limits``.
         """
-        return self.fwhm_radius_ratio * self.fwhm_minor
+        return self.fwhm_radius_ratio * self._clip(self.fwhm_minor)
 
     @property
     def enclosed_fraction(self):
         """
         The fraction of the Gaussian's flux inside the aperture.
 
-        It is ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)``.
+        It is ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)`` if no width is
+        clipped.
         """
-        return -math.expm1(-4.0 * math.log(2.0) * self.fwhm_radius_ratio**2)
+        axes = (self.fwhm_major, self.fwhm_minor, self.a, self.b)
+        unit = getattr(self.fwhm_major, 'unit', None)
+        if unit is not None:
+            axes = (axis.to_value(unit) for axis in axes)
+        return gaussian_enclosed_fraction(*axes)
+
+    def _clip(self, width):
+        if self.fwhm_limits is None:
+            return width
+        lower, upper = self.fwhm_limits
+        return min(max(width, lower), upper)
 
 
 class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
@@ -80,11 +125,17 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         The semi-axes in units of the FWHMs. With the default of 1 the
         aperture encloses 15/16 of the Gaussian's flux.
 
+    fwhm_limits : pair of float, or `None`, optional
+        The smallest and the largest FWHM, in pixels, from which the
+        aperture is made; the widths are clipped to them. If `None`
+        (default), they are not.
+
     Raises
     ------
     ValueError
         If ``fwhm_major``, ``fwhm_minor`` or ``fwhm_radius_ratio`` is not
-        a positive scalar, or a position is not finite.
+        a positive scalar, a position is not finite, or ``fwhm_limits``
+        are no limits.
 
     Examples
     --------
@@ -100,17 +151,19 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
     fwhm_major = PositiveScalar('The FWHM along the major axis in pixels.')
     fwhm_minor = PositiveScalar('The FWHM along the minor axis in pixels.')
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
+    fwhm_limits = _Limits('The limits of the FWHMs in pixels.')
 
     def __init__(self, positions, fwhm_major, fwhm_minor, *, theta=0.0,
-                 fwhm_radius_ratio=1.0):
+                 fwhm_radius_ratio=1.0, fwhm_limits=None):
         self.positions = positions
         self.fwhm_major = fwhm_major
         self.fwhm_minor = fwhm_minor
         self.theta = theta
         self.fwhm_radius_ratio = fwhm_radius_ratio
+        self.fwhm_limits = fwhm_limits
 
     @classmethod
-    def from_table(cls, table, *, fwhm_radius_ratio=1.0):
+    def from_table(cls, table, *, fwhm_radius_ratio=1.0, fwhm_limits=None):
         """
         Make one aperture per row of a table of fitted sources.
 
@@ -124,6 +177,10 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         fwhm_radius_ratio : float, optional
             The semi-axes in units of the FWHMs.
 
+        fwhm_limits : pair, or `None`, optional
+            The smallest and the largest FWHM from which an aperture is
+            made, in pixels. Arrays hold one limit per row.
+
         Returns
         -------
         apertures : list of `GaussianEllipseAperture`
@@ -133,16 +190,17 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         ------
         ValueError
             If a column is missing, or a row is not finite (a failed
-            fit).
+            fit): ``table[np.isfinite(table['x_fit'])]`` drops those.
         """
         names = ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit',
                  'theta_fit')
         x, y, major, minor, theta = _finite_columns(table, names)
         theta = u.Quantity(theta, u.deg)
-        return [cls(*row[:-1], theta=row[-1],
+        limits = _row_limits(fwhm_limits, len(table))
+        return [cls(*row[:3], theta=row[3], fwhm_limits=row[4],
                     fwhm_radius_ratio=fwhm_radius_ratio)
                 for row in zip(np.transpose((x, y)), major, minor, theta,
-                               strict=True)]
+                               limits, strict=True)]
 
     def to_sky(self, wcs):
         """
@@ -150,7 +208,7 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
 
         The shape is converted at the first position with the exact
         local linear map, which may change the axis ratio if the pixels
-        are not square.
+        are not square; the limits of the widths by the pixel scale there.
 
         Parameters
         ----------
@@ -169,7 +227,10 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
             self.theta.to_value(u.deg))
         return SkyGaussianEllipseAperture(
             SkyCoord(wcs.celestial.pixel_to_world(x, y)), major[0], minor[0],
-            theta=angle[0], fwhm_radius_ratio=self.fwhm_radius_ratio)
+            theta=angle[0], fwhm_radius_ratio=self.fwhm_radius_ratio,
+            fwhm_limits=None if self.fwhm_limits is None else tuple(
+                limit * _scale(wcs, first_x, first_y)
+                for limit in self.fwhm_limits))
 
 
 class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
@@ -196,6 +257,10 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         The semi-axes in units of the FWHMs. With the default of 1 the
         aperture encloses 15/16 of the Gaussian's flux.
 
+    fwhm_limits : pair of scalar `~astropy.units.Quantity`, or `None`, optional
+        The smallest and the largest FWHM from which the aperture is made;
+        the widths are clipped to them. If `None` (default), they are not.
+
     Raises
     ------
     TypeError
@@ -204,7 +269,7 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
     ValueError
         If ``fwhm_major``, ``fwhm_minor`` or ``fwhm_radius_ratio`` is not
-        a positive scalar.
+        a positive scalar, or ``fwhm_limits`` are no limits.
 
     Examples
     --------
@@ -222,17 +287,19 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
     fwhm_major = PositiveScalarAngle('The FWHM along the major axis.')
     fwhm_minor = PositiveScalarAngle('The FWHM along the minor axis.')
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
+    fwhm_limits = _Limits('The limits of the FWHMs.', unit=u.arcsec)
 
     def __init__(self, positions, fwhm_major, fwhm_minor, *,
-                 theta=0.0 * u.deg, fwhm_radius_ratio=1.0):
+                 theta=0.0 * u.deg, fwhm_radius_ratio=1.0, fwhm_limits=None):
         self.positions = positions
         self.fwhm_major = fwhm_major
         self.fwhm_minor = fwhm_minor
         self.theta = theta
         self.fwhm_radius_ratio = fwhm_radius_ratio
+        self.fwhm_limits = fwhm_limits
 
     @classmethod
-    def from_table(cls, table, *, fwhm_radius_ratio=1.0):
+    def from_table(cls, table, *, fwhm_radius_ratio=1.0, fwhm_limits=None):
         """
         Make one aperture per row of a table of fitted sources.
 
@@ -247,6 +314,10 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         fwhm_radius_ratio : float, optional
             The semi-axes in units of the FWHMs.
 
+        fwhm_limits : pair, or `None`, optional
+            The smallest and the largest FWHM from which an aperture is
+            made, with a unit. Arrays hold one limit per row.
+
         Returns
         -------
         apertures : list of `SkyGaussianEllipseAperture`
@@ -256,16 +327,18 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         ------
         ValueError
             If a column is missing, or a row is not finite (a failed
-            fit).
+            fit): ``table[np.isfinite(table['fwhm_major_sky'])]`` drops those.
         """
         names = ('sky_centroid', 'fwhm_major_sky', 'fwhm_minor_sky',
                  'position_angle')
         sky, major, minor, angle = _finite_columns(table, names)
         major, minor = u.Quantity(major, u.arcsec), u.Quantity(minor, u.arcsec)
         angle = u.Quantity(angle, u.deg)
-        return [cls(*row[:-1], theta=row[-1],
+        limits = _row_limits(fwhm_limits, len(table), unit=u.arcsec)
+        return [cls(*row[:3], theta=row[3], fwhm_limits=row[4],
                     fwhm_radius_ratio=fwhm_radius_ratio)
-                for row in zip(sky, major, minor, angle, strict=True)]
+                for row in zip(sky, major, minor, angle, limits,
+                               strict=True)]
 
     def to_pixel(self, wcs):
         """
@@ -273,7 +346,8 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
         The shape is converted at the first position with the exact
         local linear map. The frames of the aperture and of ``wcs`` may
-        differ: the position angle is turned to the North of ``wcs``.
+        differ: the position angle is turned to the North of ``wcs``. The
+        limits of the widths are converted by the pixel scale there.
 
         Parameters
         ----------
@@ -289,54 +363,35 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         first = self.positions if self.isscalar else self.positions[0]
         angle = position_angle_in_frame(first, self.theta,
                                         wcs_to_celestial_frame(wcs))
-        _, _, major, minor, theta = sky_to_pixel_ellipse(
+        first_x, first_y, major, minor, theta = sky_to_pixel_ellipse(
             wcs, first, self.fwhm_major, self.fwhm_minor, angle)
         return GaussianEllipseAperture(
             np.transpose((x, y)), major[0], minor[0],
-            theta=theta[0] * u.deg, fwhm_radius_ratio=self.fwhm_radius_ratio)
+            theta=theta[0] * u.deg, fwhm_radius_ratio=self.fwhm_radius_ratio,
+            fwhm_limits=None if self.fwhm_limits is None else tuple(
+                (limit / _scale(wcs, first_x, first_y)).to_value(u.one)
+                for limit in self.fwhm_limits))
 
 
-def position_angle_in_frame(sky, position_angle, frame):
-    """
-    Turn position angles from the North of one frame to that of another.
+def _scale(wcs, x, y):
+    # the side of a square pixel of the same area, at one position
+    return np.sqrt(np.abs(np.linalg.det(local_jacobian(wcs, x, y)[0]))
+                   ) * u.arcsec
 
-    Parameters
-    ----------
-    sky : `~astropy.coordinates.SkyCoord`
-        The positions.
 
-    position_angle : `~astropy.units.Quantity`
-        The position angles, East of North in the frame of ``sky``.
-
-    frame : `~astropy.coordinates.BaseCoordinateFrame` or str
-        The other frame.
-
-    Returns
-    -------
-    position_angle : `~astropy.units.Quantity`
-        The position angles, East of North in ``frame``, in degrees in
-        [0, 180), as for the axes of ellipses.
-
-    Examples
-    --------
-    >>> import astropy.units as u
-    >>> from astropy.coordinates import SkyCoord
-    >>> from hyperphotutils.aperture import position_angle_in_frame
-    >>> center = SkyCoord(266.405, -28.936, unit='deg')
-    >>> angle = position_angle_in_frame(center, 0 * u.deg, 'galactic')
-    >>> print(angle.round(1))
-    58.6 deg
-    """
-    angle = u.Quantity(position_angle, u.deg, subok=False)
-    if not sky.is_equivalent_frame(SkyCoord(0, 0, unit='deg',
-                                            frame=frame).frame):
-        pole = SkyCoord(0, 90, unit='deg',
-                        frame=sky.frame.replicate_without_data())
-        north = sky.transform_to(frame).position_angle(
-            pole.transform_to(frame))
-        angle = angle + u.Quantity(north, u.deg, subok=False)
-    angle = angle % (180.0 * u.deg)
-    return np.where(angle < 180.0 * u.deg, angle, 0.0 * u.deg)
+def _row_limits(fwhm_limits, n_rows, *, unit=None):
+    # a pair of limits per row, or None per row
+    if fwhm_limits is None:
+        return [None] * n_rows
+    limits = check_limits(fwhm_limits, unit=unit)
+    for limit in limits:
+        if limit.ndim and limit.shape != (n_rows,):
+            msg = ('fwhm_limits must be scalars or have one entry per row, '
+                   f'{n_rows}: got the shape {limit.shape}')
+            raise ValueError(msg)
+    lower, upper = (np.broadcast_to(limit, n_rows, subok=True)
+                    for limit in limits)
+    return list(zip(lower, upper, strict=True))
 
 
 def _finite_columns(table, names):
@@ -354,8 +409,10 @@ def _finite_columns(table, names):
         bad |= ~np.isfinite(np.ma.filled(getattr(values, 'value', values),
                                          np.nan))
     if np.any(bad):
+        first = 'x_fit' if 'x_fit' in names else 'fwhm_major_sky'
         msg = ('table must have finite positions and sizes: got NaN in '
-               f'{np.count_nonzero(bad)} rows (failed fits), the first '
-               f'is row {np.argmax(bad)}')
+               f'{np.count_nonzero(bad)} rows (failed fits), the first is '
+               f'row {np.argmax(bad)}; drop them with '
+               f"table[np.isfinite(table['{first}'])]")
         raise ValueError(msg)
     return columns

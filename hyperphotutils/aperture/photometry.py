@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from hyperphotutils.aperture.limits import check_limits
+
 __all__ = [
     'ellipse_overlap',
     'gaussian_enclosed_fraction',
@@ -133,12 +135,14 @@ def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
 
 def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
                       theta_deg, *, mask=None, error=None,
-                      fwhm_radius_ratio=1.0, correct=True):
+                      fwhm_radius_ratio=1.0, fwhm_limits=None, axes=None,
+                      correct=True):
     """
     Measure the flux of each source in its own elliptical aperture.
 
     The aperture's semi-axes are ``fwhm_radius_ratio`` times the FWHMs
-    of the source. A source is measured on the data minus the background
+    of the source, which may be clipped to limits, or are given by
+    ``axes``. A source is measured on the data minus the background
     minus all the *other* sources, which is the residual of the full
     model plus the source's own Gaussian. Pixels off the map, masked or
     non-finite are replaced by the source's own Gaussian, and the source
@@ -148,7 +152,8 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     fraction of the Gaussian's flux in the aperture. That fraction is
     taken from the Gaussian sampled at the pixel centers, like the data,
     so that a noiseless Gaussian gives exactly its flux; for sources of
-    several pixels it tends to ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)``.
+    several pixels it tends to ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)``,
+    or to `gaussian_enclosed_fraction` for clipped widths.
 
     Parameters
     ----------
@@ -179,6 +184,19 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     fwhm_radius_ratio : float, optional
         The semi-axes of the aperture in units of the FWHMs.
 
+    fwhm_limits : pair of float or array_like, or `None`, optional
+        The smallest and the largest FWHM in pixels from which an aperture
+        is made: ``numpy.clip(fwhm, *fwhm_limits)`` takes the place of
+        each FWHM. Arrays of shape (N,) hold a limit per source; 0 and
+        infinity leave a side open. The Gaussians themselves keep their
+        widths. If `None` (default), no width is clipped.
+
+    axes : tuple of 3 float or array_like, or `None`, optional
+        The semi-major and semi-minor axes in pixels and the angle in
+        degrees (as ``theta_deg``) of apertures that do not depend on the
+        widths of the sources. Neither ``fwhm_radius_ratio`` nor
+        ``fwhm_limits`` has a meaning then.
+
     correct : bool, optional
         Whether to apply the aperture correction.
 
@@ -195,7 +213,9 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     ------
     ValueError
         If ``residual`` is not 2D, ``mask`` or ``error`` has another
-        shape, or ``fwhm_radius_ratio`` or a FWHM is not positive.
+        shape, ``fwhm_radius_ratio``, a FWHM or an axis is not positive,
+        ``fwhm_limits`` are no limits, or are given together with
+        ``axes``.
 
     Examples
     --------
@@ -216,21 +236,44 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
         raise ValueError(msg)
     mask, error = _check_maps(residual.shape, mask, error)
 
-    fwhm_major = fwhm_radius_ratio * np.asarray(fwhm_major, dtype=float)
-    fwhm_minor = fwhm_radius_ratio * np.asarray(fwhm_minor, dtype=float)
     amplitude, x = np.broadcast_arrays(np.asarray(amplitude, dtype=float), x)
-    ellipses = _broadcast_ellipses(x, y, fwhm_major, fwhm_minor, theta_deg)
-    amplitude = np.broadcast_to(amplitude, ellipses.shape[1:])
-    sums = _sum_apertures(residual, ellipses, mask, error, fwhm_radius_ratio)
-    return _finish_sums(sums, amplitude, ellipses, fwhm_radius_ratio, correct,
+    gaussians = _broadcast_ellipses(x, y, fwhm_major, fwhm_minor, theta_deg,
+                                    names=('fwhm_major', 'fwhm_minor'))
+    amplitude = np.broadcast_to(amplitude, gaussians.shape[1:])
+    ellipses = _aperture_ellipses(gaussians, fwhm_radius_ratio, fwhm_limits,
+                                  axes)
+    sums = _sum_apertures(residual, ellipses, gaussians, mask, error)
+    return _finish_sums(sums, amplitude, gaussians, correct,
                         has_error=error is not None)
 
 
-def _finish_sums(sums, amplitude, ellipses, ratio, correct, *, has_error):
+def _aperture_ellipses(gaussians, ratio, limits, axes):
+    # the apertures of the Gaussians (x, y, FWHMs, theta in radians)
+    x, y, *widths, theta = gaussians
+    if axes is None:
+        if limits is not None:
+            widths = np.clip(widths, *check_limits(limits))
+        return np.array([x, y, *(ratio * np.asarray(widths)), theta])
+    if limits is not None:
+        msg = ('fwhm_limits and axes exclude each other: apertures with given '
+               'axes have no widths to clip')
+        raise ValueError(msg)
+    if len(axes) != 3:
+        msg = ('axes must be three, semi-major and semi-minor axis and angle: '
+               f'got {len(axes)}')
+        raise ValueError(msg)
+    ellipses = _broadcast_ellipses(x, y, *axes)
+    if ellipses.shape != gaussians.shape:
+        msg = (f'axes must be scalars or have one entry per source, '
+               f'{gaussians.shape[1]}: got {ellipses.shape[1]}')
+        raise ValueError(msg)
+    return ellipses
+
+
+def _finish_sums(sums, amplitude, gaussians, correct, *, has_error):
     # from the sums in the apertures to fluxes; see measure_apertures
-    semimajor, semiminor = ellipses[2:4]
-    area = math.pi / (4.0 * math.log(2.0)) * semimajor * semiminor / ratio**2
-    usable = (sums['n_valid'] > 0) & np.isfinite(amplitude)
+    area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
+    usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
     blank = np.where(usable, 1.0, np.nan)
     correction = np.ones(len(blank))
     if correct:
@@ -246,7 +289,7 @@ def _finish_sums(sums, amplitude, ellipses, ratio, correct, *, has_error):
             'partial': sums['n_invalid'] > 0}
 
 
-def _sum_apertures(residual, ellipses, mask, error, ratio):
+def _sum_apertures(residual, ellipses, gaussians, mask, error):
     # per source: sums of w * residual, (w * error)**2 and w * (Gaussian
     # of unit amplitude), and the number of valid and invalid pixels
     n_sources = ellipses.shape[1]
@@ -266,7 +309,7 @@ def _sum_apertures(residual, ellipses, mask, error, ratio):
             'n_valid': (valid, None),
             'n_invalid': (~valid, None),
             'gaussian': (slice(None), weight * _unit_gaussian(
-                ellipses, source, iy, ix, ratio)),
+                gaussians, source, iy, ix)),
         }
         if error is not None:
             noise = error.ravel()[pixel] if error.ndim else error
@@ -287,16 +330,15 @@ def _valid_pixels(valid_map, iy, ix):
     return valid, pixel[valid]
 
 
-def _unit_gaussian(ellipses, source, iy, ix, ratio):
-    # Gaussians of amplitude 1 and FWHM = semi-axis / ratio at the pixels
-    x, y, semimajor, semiminor, theta = ellipses
+def _unit_gaussian(gaussians, source, iy, ix):
+    # Gaussians of amplitude 1 at the pixels
+    x, y, fwhm_major, fwhm_minor, theta = gaussians
     cos, sin = np.cos(theta), np.sin(theta)
     dx = ix - x[source]
     dy = iy - y[source]
-    major = (dx * cos[source] + dy * sin[source]) / semimajor[source]
-    minor = (dy * cos[source] - dx * sin[source]) / semiminor[source]
-    factor = -4.0 * math.log(2.0) * ratio**2
-    return np.exp(factor * (major * major + minor * minor))
+    major = (dx * cos[source] + dy * sin[source]) / fwhm_major[source]
+    minor = (dy * cos[source] - dx * sin[source]) / fwhm_minor[source]
+    return np.exp(-4.0 * math.log(2.0) * (major * major + minor * minor))
 
 
 def _check_maps(shape, mask, error):
@@ -316,13 +358,14 @@ def _check_maps(shape, mask, error):
     return mask, error
 
 
-def _broadcast_ellipses(x, y, semimajor, semiminor, theta_deg):
-    # one array of rows x, y, semimajor, semiminor, theta (radians)
+def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
+                        names=('semimajor axes', 'semiminor axes')):
+    # one array of rows x, y, major, minor, theta (radians)
     args = [np.asarray(arg, dtype=float)
-            for arg in (x, y, semimajor, semiminor, theta_deg)]
-    for name, axis in zip(('semimajor', 'semiminor'), args[2:4], strict=True):
+            for arg in (x, y, major, minor, theta_deg)]
+    for name, axis in zip(names, args[2:4], strict=True):
         if np.any(axis <= 0):
-            msg = f'{name} axes must be positive: got {np.nanmin(axis)}'
+            msg = f'{name} must be positive: got {np.nanmin(axis)}'
             raise ValueError(msg)
     ellipses = np.array(np.broadcast_arrays(*np.atleast_1d(*args)))
     if ellipses.ndim != 2:

@@ -10,6 +10,7 @@ that neither longitude 0 nor the poles are special.
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
@@ -19,6 +20,7 @@ __all__ = [
     'local_jacobian',
     'pixel_scale',
     'pixel_to_sky_ellipse',
+    'position_angle_in_frame',
     'sky_to_pixel_ellipse',
 ]
 
@@ -266,6 +268,49 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
         inverse, u.Quantity(fwhm_major).to_value(u.arcsec),
         u.Quantity(fwhm_minor).to_value(u.arcsec), angle)
     return x, y, major, minor, theta
+
+
+def position_angle_in_frame(sky, position_angle, frame):
+    """
+    Turn position angles from the North of one frame to that of another.
+
+    Parameters
+    ----------
+    sky : `~astropy.coordinates.SkyCoord`
+        The positions.
+
+    position_angle : `~astropy.units.Quantity`
+        The position angles, East of North in the frame of ``sky``.
+
+    frame : `~astropy.coordinates.BaseCoordinateFrame` or str
+        The other frame.
+
+    Returns
+    -------
+    position_angle : `~astropy.units.Quantity`
+        The position angles, East of North in ``frame``, in degrees in
+        [0, 180), as for the axes of ellipses.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.coordinates import SkyCoord
+    >>> from hyperphotutils.utils.wcs import position_angle_in_frame
+    >>> center = SkyCoord(266.405, -28.936, unit='deg')
+    >>> angle = position_angle_in_frame(center, 0 * u.deg, 'galactic')
+    >>> print(angle.round(1))
+    58.6 deg
+    """
+    angle = u.Quantity(position_angle, u.deg, subok=False)
+    if not sky.is_equivalent_frame(SkyCoord(0, 0, unit='deg',
+                                            frame=frame).frame):
+        pole = SkyCoord(0, 90, unit='deg',
+                        frame=sky.frame.replicate_without_data())
+        north = sky.transform_to(frame).position_angle(
+            pole.transform_to(frame))
+        angle = angle + u.Quantity(north, u.deg, subok=False)
+    angle = angle % (180.0 * u.deg)
+    return np.where(angle < 180.0 * u.deg, angle, 0.0 * u.deg)
 
 
 def _celestial(wcs):

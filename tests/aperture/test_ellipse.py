@@ -142,6 +142,72 @@ class TestGaussianEllipseAperture:
         assert (GaussianEllipseAperture.from_table(table)[0].theta
                 == 10 * u.deg)
 
+    def test_clipped_widths(self):
+        """
+        With limits the semi-axes are the ratio times the clipped FWHMs,
+        and the fraction is the sum of the Gaussian there.
+        """
+        aperture = GaussianEllipseAperture((100, 100), 50, 30, theta=0.3,
+                                           fwhm_radius_ratio=0.8,
+                                           fwhm_limits=(35, 45))
+        assert_allclose([aperture.a, aperture.b], [36, 28])
+        assert_allclose(aperture.area, np.pi * 36 * 28)
+        y, x = np.indices((201, 201)) - 100
+        major = x * np.cos(0.3) + y * np.sin(0.3)
+        minor = y * np.cos(0.3) - x * np.sin(0.3)
+        data = np.exp(-4 * np.log(2) * ((major / 50)**2 + (minor / 30)**2))
+        total = np.pi / (4 * np.log(2)) * 50 * 30
+        sums, _ = aperture.do_photometry(data)
+        assert_allclose(sums[0] / total, aperture.enclosed_fraction,
+                        rtol=1e-3)
+        aperture.fwhm_limits = (35, np.inf)
+        assert_allclose(aperture.area, np.pi * 40 * 28)
+        aperture.fwhm_limits = None
+        assert_allclose(aperture.area, np.pi * 40 * 24)
+
+    def test_limits_in_the_photutils_protocol(self):
+        """
+        The limits survive copies, indexing and pickle, and are compared.
+        """
+        aperture = make_aperture(fwhm_limits=(4, 4.5))
+        for same in (aperture.copy(), pickle.loads(pickle.dumps(aperture))):
+            assert same == aperture
+            assert same.fwhm_limits == (4.0, 4.5)
+        assert aperture[1].a == 0.8 * 4.5
+        assert aperture != make_aperture()
+        assert aperture != make_aperture(fwhm_limits=(4, 4.6))
+        assert 'fwhm_limits=(4.0, 4.5)' in repr(aperture)
+        table = aperture_photometry(np.ones((60, 60)), aperture)
+        assert_allclose(table['aperture_sum'], np.pi * 3.6 * 3.2)
+
+    def test_from_table_with_limits(self):
+        """
+        The limits of a table's apertures may differ from row to row.
+        """
+        table = QTable({'x_fit': [3.0, 8.0], 'y_fit': [4.0, 9.0],
+                        'fwhm_major_fit': [5.0, 6.0],
+                        'fwhm_minor_fit': [4.0, 3.0],
+                        'theta_fit': [10.0, 170.0] * u.deg})
+        apertures = GaussianEllipseAperture.from_table(
+            table, fwhm_limits=(3.5, [4.5, 5.5]))
+        assert [(aperture.a, aperture.b) for aperture in apertures] == [
+            (4.5, 4.0), (5.5, 3.5)]
+        with pytest.raises(ValueError, match='one entry per row, 2: got'):
+            GaussianEllipseAperture.from_table(table, fwhm_limits=(
+                3.5, [4.5, 5.5, 6.5]))
+
+    @pytest.mark.parametrize(('limits', 'error', 'match'), [
+        ((5, 4), ValueError, 'the smallest first'),
+        (4, ValueError, 'must be two values'),
+        (([1, 2], 4), ValueError, 'two scalars for one aperture'),
+        ([3, 4] * u.arcsec, TypeError, 'must be plain numbers')], ids=str)
+    def test_bad_limits_raise(self, limits, error, match):
+        """
+        Limits that are none are refused by name.
+        """
+        with pytest.raises(error, match=match):
+            make_aperture(fwhm_limits=limits)
+
     def test_from_table_bad_raises(self):
         """
         A failed fit or a missing column is named.
@@ -150,8 +216,11 @@ class TestGaussianEllipseAperture:
                         'fwhm_major_fit': [5.0, 6.0],
                         'fwhm_minor_fit': [4.0, 3.0],
                         'theta_fit': [10.0, 170.0] * u.deg})
-        with pytest.raises(ValueError, match=r'NaN in 1 rows .* row 1'):
+        with pytest.raises(ValueError, match=r'NaN in 1 rows .* row 1; drop '
+                           r"them with table\[np.isfinite\(table\['x_fit'\]"):
             GaussianEllipseAperture.from_table(table)
+        good = table[np.isfinite(table['x_fit'])]
+        assert len(GaussianEllipseAperture.from_table(good)) == 1
         with pytest.raises(ValueError, match=r"\['theta_fit'\] are missing"):
             GaussianEllipseAperture.from_table(table[['x_fit', 'y_fit',
                                                       'fwhm_major_fit',
@@ -212,6 +281,26 @@ class TestSkyConversion:
             wcs.pixel_to_world(*np.transpose(POSITIONS)))
             < 1e-6 * u.arcsec)
 
+    def test_limits_round_trip(self):
+        """
+        The limits become angles and pixels again, with the axes.
+        """
+        wcs = make_wcs(rotation=30)
+        aperture = make_aperture(POSITIONS[0], fwhm_limits=(4, 4.5))
+        sky = aperture.to_sky(wcs)
+        assert_allclose(u.Quantity([sky.a, sky.b]).to_value('arcsec'),
+                        [7.2, 6.4], rtol=1e-4)
+        assert_allclose(sky.enclosed_fraction, aperture.enclosed_fraction,
+                        rtol=1e-6)
+        assert sky.copy() == sky
+        back = sky.to_pixel(wcs)
+        assert_allclose(back.fwhm_limits, (4, 4.5), rtol=1e-6)
+        assert_allclose([back.a, back.b], [aperture.a, aperture.b], rtol=1e-6)
+        for limits, error in (((4, 5), TypeError), ([4, 5] * u.Jy,
+                                                    ValueError)):
+            with pytest.raises(error, match='must be in arcsec or alike'):
+                make_sky_aperture(fwhm_limits=limits)
+
     def test_other_frame(self):
         """
         An aperture in another frame than the WCS keeps its direction.
@@ -265,6 +354,10 @@ class TestSkyConversion:
             table, fwhm_radius_ratio=0.8)
         assert apertures[0] == make_sky_aperture(table['sky_centroid'][0])
         assert len(apertures) == 2
+        apertures = SkyGaussianEllipseAperture.from_table(
+            table, fwhm_limits=([0, 8.5] * u.arcsec, 0.2 * u.arcmin))
+        assert_allclose([aperture.a.to_value('arcsec')
+                         for aperture in apertures], [9.0, 8.5])
         table['position_angle'][1] = np.nan
         with pytest.raises(ValueError, match='NaN in 1 rows'):
             SkyGaussianEllipseAperture.from_table(table)

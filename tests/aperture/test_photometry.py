@@ -276,6 +276,93 @@ class TestMeasureApertures:
                                    error=0.5)
         assert np.ptp(result['aperture_flux_err']) == 0
 
+    @pytest.mark.parametrize('limits', [
+        (0, 4.2), (4.6, np.inf), (3.8, 4.2), (4.0, 4.0),
+        ([0.0, 6.0, 4.4], [3.0, 8.0, 4.6])], ids=str)
+    def test_clipped_widths_equal_photutils(self, limits):
+        """
+        With limits it is photutils' sum in the clipped ellipse; the
+        corrected sum of a noiseless Gaussian is still its integral.
+        """
+        residual = np.random.default_rng(2).normal(size=self.shape)
+        result = measure_apertures(residual, *self.sources, correct=False,
+                                   fwhm_limits=limits, fwhm_radius_ratio=1.2)
+        lower, upper = (np.broadcast_to(limit, 3) for limit in limits)
+        for i, source in enumerate(zip(*self.sources, strict=True)):
+            x, y, _, *widths, theta = source
+            a, b = (1.2 * min(max(width, lower[i]), upper[i])
+                    for width in widths)
+            aperture = EllipticalAperture((x, y), a, b,
+                                          theta=np.deg2rad(theta))
+            cleaned = residual + gaussian(self.shape, *source)
+            expected = aperture.do_photometry(cleaned)[0][0]
+            assert_allclose(result['aperture_flux'][i], expected, rtol=1e-10)
+        result = measure_apertures(np.zeros(self.shape), *self.sources,
+                                   fwhm_limits=limits, fwhm_radius_ratio=1.2)
+        assert_allclose(result['aperture_flux'],
+                        gaussian_flux(*self.sources[2:5]), rtol=1e-12)
+
+    def test_clipped_correction_tends_to_the_integral(self):
+        """
+        The correction of a clipped, well-sampled source is the inverse of
+        the fraction in that ellipse.
+        """
+        result = measure_apertures(np.zeros((401, 401)), 200.2, 200.4, 1.0,
+                                   60.0, 40.0, 20.0, fwhm_limits=(45, 50))
+        fraction = gaussian_enclosed_fraction(60.0, 40.0, 50.0, 45.0)
+        assert_allclose(1 / result['aperture_correction'], fraction,
+                        rtol=2e-4)
+
+    def test_limits_that_clip_nothing(self):
+        """
+        Wide limits change no digit.
+        """
+        residual = np.random.default_rng(2).normal(size=self.shape)
+        result = measure_apertures(residual, *self.sources, error=0.2,
+                                   fwhm_limits=(0, np.inf))
+        expected = measure_apertures(residual, *self.sources, error=0.2)
+        for name, values in expected.items():
+            assert_array_equal(result[name], values)
+
+    def test_given_axes_equal_photutils(self):
+        """
+        With axes given it is photutils' sum in these ellipses, whatever
+        the sources are; the corrected sum is still the integral.
+        """
+        residual = np.random.default_rng(2).normal(size=self.shape)
+        axes = ([4.0, 6.0, 3.0], 3.5, [0.0, 45.0, 100.0])
+        result = measure_apertures(residual, *self.sources, axes=axes,
+                                   correct=False)
+        for i, source in enumerate(zip(*self.sources, strict=True)):
+            aperture = EllipticalAperture(
+                source[:2], axes[0][i], 3.5, theta=np.deg2rad(axes[2][i]))
+            cleaned = residual + gaussian(self.shape, *source)
+            expected = aperture.do_photometry(cleaned)[0][0]
+            assert_allclose(result['aperture_flux'][i], expected, rtol=1e-10)
+        result = measure_apertures(np.zeros(self.shape), *self.sources,
+                                   axes=axes)
+        assert_allclose(result['aperture_flux'],
+                        gaussian_flux(*self.sources[2:5]), rtol=1e-12)
+
+    def test_bad_limits_and_axes_raise(self):
+        """
+        Limits and axes that cannot be are refused by name.
+        """
+        residual = np.zeros(self.shape)
+        for limits in (3.0, (1, 2, 3), (5, 3), (-1, 3), (0, 0)):
+            with pytest.raises(ValueError, match='fwhm_limits must be two'):
+                measure_apertures(residual, *self.sources, fwhm_limits=limits)
+        with pytest.raises(ValueError, match='axes exclude each other'):
+            measure_apertures(residual, *self.sources, fwhm_limits=(3, 5),
+                              axes=(4, 3, 0))
+        with pytest.raises(ValueError, match='axes must be three'):
+            measure_apertures(residual, *self.sources, axes=(4, 3))
+        with pytest.raises(ValueError, match='one entry per source, 1: got 2'):
+            measure_apertures(residual, 20, 20, 1, 5, 4, 0,
+                              axes=([4, 5], 3, 0))
+        with pytest.raises(ValueError, match='semiminor axes must be posit'):
+            measure_apertures(residual, *self.sources, axes=(4, 0, 0))
+
     def test_nan_rows(self):
         """
         A failed fit and a source far off the map are rows of NaN.
