@@ -5,6 +5,7 @@ Reading a map into Jy per pixel, with its sky coordinates and beam.
 
 import re
 import warnings
+from functools import partial
 
 import astropy.units as u
 import numpy as np
@@ -182,10 +183,11 @@ def _make_map(image, *, beam, unit, survey, frequency):
     header = image.header
     wcs, data = _celestial_image(image.data, header)
     scale = pixel_scale(wcs, data.shape)
-    unit, original_unit = _find_unit(header, unit)
-    beam, beam_area = find_beam(header, pixel_scale=scale, shape=data.shape,
-                                beam=beam, survey=survey,
-                                beams_table=image.beams_table)
+    # what is wrong with both is told at once
+    (unit, original_unit), (beam, beam_area) = _find_all(
+        partial(_find_unit, header, unit),
+        partial(find_beam, header, pixel_scale=scale, shape=data.shape,
+                beam=beam, survey=survey, beams_table=image.beams_table))
     if frequency is None:
         frequency = _header_frequency(header)
     data *= flux_factor(unit, pixel_area=scale**2, beam_area=beam_area,
@@ -205,6 +207,21 @@ def _make_map(image, *, beam, unit, survey, frequency):
         'extension': image.extension,
     }
     return CCDData(data, unit=u.Jy / u.pix, wcs=wcs, mask=mask, meta=meta)
+
+
+def _find_all(*finders):
+    """
+    Return the results of all functions, or raise the errors of all.
+    """
+    found, problems = [], []
+    for find in finders:
+        try:
+            found.append(find())
+        except MapError as error:
+            problems.append(str(error))
+    if problems:
+        raise MapError('; '.join(problems))
+    return found
 
 
 def _beam_meta(beam, beam_area, wcs, shape, scale):
@@ -312,8 +329,11 @@ def _celestial_image(data, header):
     if any(n > 1 for n in others.values()):
         axis, n = max(others.items(), key=lambda item: item[1])
         ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
+        plane = ', '.join('0' * (data.ndim - 2))
         msg = (f'a cube, not a map: axis {axis + 1} ({ctype or "no CTYPE"}) '
-               f'has {n} planes; pass one plane as an HDU')
+               f'has {n} planes; take one in Python: read_map('
+               f'fits.PrimaryHDU(cube[{plane}], header)), or '
+               f"fits.writeto('plane.fits', cube[{plane}], header)")
         raise MapError(msg)
     if max(lon, lat) >= data.ndim:
         msg = (f'the sky coordinates are on axes {lon + 1} and {lat + 1}, '

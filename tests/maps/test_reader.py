@@ -462,8 +462,36 @@ class TestBadInput:
         A cube names the axis that makes it one.
         """
         with pytest.raises(MapError, match=r'a cube, not a map: axis 3 '
-                           r'\(VRAD\) has 3 planes; pass one plane'):
+                           r'\(VRAD\) has 3 planes; take one in Python'):
             read_map(make_hdu(np.ones((1, 3, 30, 40)), CTYPE3='VRAD'))
+
+    @pytest.mark.parametrize('shape', [(3, 30, 40), (1, 3, 30, 40)])
+    def test_cube_remedy(self, make_hdu, tmp_path, shape):
+        """
+        What the error tells to do gives a map, in both ways.
+        """
+        hdu = make_hdu(np.arange(np.prod(shape)).reshape(shape) + 1.0,
+                       CTYPE3='VRAD', CRVAL3=0.0, CDELT3=1.0)
+        with pytest.raises(MapError) as caught:
+            read_map(hdu)
+        advice = str(caught.value).split('take one in Python: ')[1]
+        read, write = advice.split(', or ')
+        names = {'fits': fits, 'read_map': read_map, 'cube': hdu.data,
+                 'header': hdu.header}
+        path = tmp_path / 'plane.fits'
+        eval(write.replace("'plane.fits'", 'path'), names | {'path': path})
+        for image in (eval(read, names), read_map(path)):
+            assert image.shape == (30, 40)
+            assert_allclose(image.data / image.data[0, 0],
+                            np.arange(1200.0).reshape(30, 40) + 1)
+
+    def test_all_that_is_missing_is_named_at_once(self, make_hdu):
+        """
+        A header without unit and beam gives one error that names both.
+        """
+        with pytest.raises(MapError, match=r'BUNIT.*unit=.*BMAJ.*beam=.*'
+                                           'survey='):
+            read_map(make_hdu(BUNIT=None, BMAJ=None, BMIN=None, BPA=None))
 
     def test_sky_on_missing_axes(self, make_hdu):
         """
@@ -573,7 +601,8 @@ class TestRealMaps:
         A map without unit and beam needs both arguments.
         """
         path = real_data('l1551_scuba_850um.fits')
-        with pytest.raises(MapError, match=r'850um\.fits: no BUNIT.*unit='):
+        with pytest.raises(MapError, match=(
+                r'850um\.fits: no BUNIT.*unit=.*no BMAJ.*beam=')):
             read_map(path)
         with pytest.raises(MapError, match=r'850um\.fits: no BMAJ.*beam='):
             read_map(path, unit='Jy/beam')
