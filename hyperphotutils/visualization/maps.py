@@ -31,6 +31,14 @@ _COLUMN_GAP, _ROW_GAP = 1.2, 0.45
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
 
 _MAX_LABELLED = 30
+_LABEL_GAP = 2.5
+
+# Where the name of a source may be, in the order of preference
+_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1),
+          (-1, -1))
+
+# The least side of the beam's box in units of the map's
+_BEAM_BOX = 0.04
 
 # Percentiles of the finite pixels between which the colours run: the
 # brightest source must not take all of them, nor a bad pixel.
@@ -96,7 +104,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``theta_fit``, or of a star finder, with ``x_centroid`` and
         ``y_centroid``. Each is drawn as an ellipse along half of its
         maximum (for a star finder: a circle of the beam's size). Few
-        sources are labelled with their ``id``.
+        sources are labelled with their ``id`` where there is room for
+        it. Rows without a finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map; without it the axes are pixels.
@@ -114,7 +123,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam or
         ``(major, minor, theta)`` with the angle of the major axis in
-        degrees counter-clockwise from +x.
+        degrees counter-clockwise from +x. It is drawn to scale in the
+        emptiest corner.
 
     rms : float or `~astropy.units.Quantity`, optional
         The noise. It sets the colours' range of the residual (5 times
@@ -160,7 +170,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     FigureCanvasAgg(figure)
     if title:
         figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
-                    size='large')
+                    size=_title_size(title, grid))
     label = unit.to_string('latex_inline') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
@@ -171,11 +181,12 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         if panel.title == 'Background' and fitted is not None:
             axes.contour(fitted, levels=[0.5], colors=_SOURCE_COLOR,
                          linewidths=0.4, alpha=0.7)
+            axes.set_title('outlined: fitted', loc='right', size='medium')
+        if panel.title == 'Residual':
+            axes.set_title(f'colours to ±{_RESIDUAL_RANGE:g} rms',
+                           loc='right', size='medium')
         if number == 0:
-            if table is not None:
-                _draw_sources(axes, table, beam, window)
-            if beam is not None:
-                _draw_beam(axes, beam, window)
+            _draw_sources(axes, panel.image, table, beam, window)
     return figure
 
 
@@ -198,7 +209,7 @@ def _check_images(data, mask, *, rms, **others):
         if name == 'rms':
             continue
         if images[name].ndim != 2 or images[name].shape != np.shape(data):
-            msg = (f'{name} must be 2D with the shape of data, '
+            msg = (f'{name} must be 2D with the shape of data, (ny, nx) = '
                    f'{np.shape(data)}: got {images[name].shape}')
             raise ValueError(msg)
         images[name][~np.isfinite(images[name])] = np.nan
@@ -378,6 +389,14 @@ def _layout(n_panels, window, *, title):
     return _Grid(size, n_columns, _LEFT / size[0], boxes)
 
 
+def _title_size(title, grid):
+    """
+    Return the size in points with which a title is not too long.
+    """
+    room = grid.size[0] * (1 - grid.left) * 72
+    return min(12.0, room / (0.6 * len(title)))
+
+
 def _draw_panel(axes, bar_axes, panel, window, label):
     from matplotlib import colormaps
 
@@ -433,29 +452,96 @@ def _label_axes(axes, wcs, *, left, bottom):
         coord.set_ticklabel(exclude_overlapping=True, size='small')
 
 
-def _draw_sources(axes, table, beam, window):
+def _draw_sources(axes, image, table, beam, window):
+    """
+    Draw ellipses, beam, and as many names as find room.
+    """
+    shapes = np.empty((5, 0))
+    if table is not None:
+        shapes = np.array(_source_shapes(table, beam))
+        known = np.isfinite(shapes).all(axis=0)
+        shapes = shapes[:, known]
+        _draw_ellipses(axes, shapes)
+    boxes = _bounding_boxes(shapes)
+    if beam is not None:
+        boxes = np.vstack([boxes, _draw_beam(axes, beam, image, boxes,
+                                             window)])
+    if 0 < shapes.shape[1] <= _MAX_LABELLED and 'id' in table.colnames:
+        _label_sources(axes, [str(name) for name in table['id'][known]],
+                       boxes)
+
+
+def _draw_ellipses(axes, shapes):
     from matplotlib.collections import EllipseCollection
 
-    x, y, major, minor, theta = _source_shapes(table, beam)
-    shown = np.isfinite(x + y + major + minor + theta)
-    line_width = np.clip(12 / np.sqrt(max(shown.sum(), 1)), 0.6, 1.2)
+    x, y, major, minor, theta = shapes
+    line_width = np.clip(12 / np.sqrt(max(len(x), 1)), 0.6, 1.2)
     ellipses = EllipseCollection(
-        major[shown], minor[shown], theta[shown], units='xy',
-        offsets=np.column_stack([x[shown], y[shown]]),
+        major, minor, theta, units='xy', offsets=np.column_stack([x, y]),
         offset_transform=axes.transData, facecolors='none',
         edgecolors=_SOURCE_COLOR, linewidths=line_width,
         path_effects=_rim(line_width))
     axes.add_collection(ellipses)
     axes.set_title(f'{len(x)} source{"s" * (len(x) != 1)}', loc='right',
                    size='medium')
-    if len(x) > _MAX_LABELLED or 'id' not in table.colnames:
-        return
-    shift = 0.012 * (window[1] - window[0])
-    for name, col, row, size in zip(table['id'][shown], x[shown], y[shown],
-                                    major[shown], strict=True):
-        axes.text(col + size / 2 + shift, row, str(name), size='x-small',
-                  color=_SOURCE_COLOR, va='center', clip_on=True,
-                  path_effects=_rim(0.5))
+
+
+def _bounding_boxes(shapes):
+    """
+    Return left, right, bottom, and top of ellipses, a row each.
+    """
+    x, y, major, minor, theta = shapes
+    cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
+    width = 0.5 * np.hypot(major * cos, minor * sin)
+    height = 0.5 * np.hypot(major * sin, minor * cos)
+    return np.column_stack([x - width, x + width, y - height, y + height])
+
+
+def _label_sources(axes, names, boxes):
+    """
+    Write the names beside the ellipses, each where nothing else is.
+
+    The first boxes are those of the named ellipses. A name that finds
+    no room on any side is left out.
+    """
+    axes.apply_aspect()
+    renderer = axes.figure.canvas.get_renderer()
+    to_display = axes.transData.transform
+    points = axes.figure.dpi / 72
+    taken = np.column_stack([to_display(boxes[:, [0, 2]]),
+                             to_display(boxes[:, [1, 3]])])[:, [0, 2, 1, 3]]
+    inside = axes.bbox
+    for number, name in enumerate(names):
+        left, right, bottom, top = boxes[number]
+        center = 0.5 * (left + right), 0.5 * (bottom + top)
+        half = 0.5 * (right - left), 0.5 * (top - bottom)
+        text = axes.annotate(
+            name, center, xytext=(0, 0), textcoords='offset points',
+            size='x-small', color=_SOURCE_COLOR, path_effects=_rim(0.5),
+            annotation_clip=False)
+        for dx, dy in _SIDES:
+            # in a corner, the name may come nearer to the ellipse
+            reach = 1.0 if dx == 0 or dy == 0 else 0.75
+            text.xy = (center[0] + reach * dx * half[0],
+                       center[1] + reach * dy * half[1])
+            text.set_position((_LABEL_GAP * dx, _LABEL_GAP * dy))
+            text.set_ha(('center', 'left', 'right')[dx])
+            text.set_va(('center', 'bottom', 'top')[dy])
+            extent = text.get_window_extent(renderer).padded(0.5 * points)
+            own = np.arange(len(taken)) == number
+            if (inside.count_contains(extent.corners()) == 4
+                    and not np.any(_overlap(taken[~own], extent))):
+                taken = np.vstack([taken, [extent.x0, extent.x1, extent.y0,
+                                           extent.y1]])
+                break
+        else:
+            text.remove()
+
+
+def _overlap(boxes, extent):
+    left, right, bottom, top = boxes.T
+    return ((left < extent.x1) & (right > extent.x0)
+            & (bottom < extent.y1) & (top > extent.y0))
 
 
 def _rim(line_width):
@@ -492,18 +578,43 @@ def _beam_shape(beam):
     return tuple(shape)
 
 
-def _draw_beam(axes, beam, window):
+def _draw_beam(axes, beam, image, boxes, window):
     """
-    Draw the beam in a white box in the lower left corner.
+    Draw the beam in a white box in the emptiest corner.
+
+    Returns left, right, bottom, and top of the white box.
     """
     from matplotlib.patches import Ellipse, Rectangle
 
     major, minor, theta = _beam_shape(beam)
     extent = min(window[1] - window[0], window[3] - window[2])
-    side = 1.5 * max(major, 0.0)
-    corner = (window[0] + 0.02 * extent, window[2] + 0.02 * extent)
-    axes.add_patch(Rectangle(corner, side, side, facecolor='white',
-                             edgecolor='black', linewidth=0.6, zorder=4))
-    axes.add_patch(Ellipse((corner[0] + side / 2, corner[1] + side / 2),
-                           major, minor, angle=theta, facecolor='0.3',
+    side = max(1.5 * major, _BEAM_BOX * extent)
+    box = _emptiest_corner(image, boxes, window, side, 0.02 * extent)
+    axes.add_patch(Rectangle((box[0], box[2]), side, side, facecolor='white',
+                             edgecolor='black', linewidth=1.0, zorder=4))
+    axes.add_patch(Ellipse((box[0] + side / 2, box[2] + side / 2), major,
+                           minor, angle=theta, facecolor='0.3',
                            edgecolor='black', linewidth=0.6, zorder=5))
+    return box
+
+
+def _emptiest_corner(image, boxes, window, side, margin):
+    """
+    Return the box in the corner with the fewest sources, and with the
+    least emission if that is the same in several.
+    """
+    bright = image > np.nanmedian(image) + 3 * _robust_std(image)
+    corners = []
+    for bottom in (window[2] + margin, window[3] - margin - side):
+        for left in (window[0] + margin, window[1] - margin - side):
+            box = left, left + side, bottom, bottom + side
+            n_sources = np.count_nonzero(
+                (boxes[:, 0] < box[1]) & (boxes[:, 1] > box[0])
+                & (boxes[:, 2] < box[3]) & (boxes[:, 3] > box[2]))
+            columns, rows = (
+                slice(max(int(low), 0), max(int(high), 0) + 1)
+                for low, high in (box[:2], box[2:]))
+            # noise must not decide
+            emission = round(float(np.mean(bright[rows, columns])), 1)
+            corners.append((n_sources, emission, len(corners), box))
+    return min(corners)[-1]

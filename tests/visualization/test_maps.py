@@ -13,6 +13,7 @@ import pytest
 from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.collections import EllipseCollection
+from matplotlib.patches import Ellipse, Rectangle
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.utils.gaussians import add_gaussians
@@ -146,6 +147,122 @@ def test_failed_fits_are_not_drawn():
     table['fwhm_major_fit'][3] = np.nan
     figure = plot_overview(data, table)
     assert len(ellipses_of(figure).get_offsets()) == len(table) - 1
+
+
+def test_failed_fits_are_not_counted():
+    data, table, _ = make_images()
+    table['fwhm_major_fit'][3] = np.nan
+    axes = panels_of(plot_overview(data, table))[0]
+    assert axes.get_title(loc='right') == f'{len(table) - 1} sources'
+
+
+def drawn_boxes(figure):
+    """
+    Boxes in dots: of the labels, of the ellipses, and of the beam.
+    """
+    render(figure)
+    figure.set_dpi(100)
+    figure.canvas.draw()
+    axes = panels_of(figure)[0]
+    labels = [text.get_window_extent().extents for text in axes.texts]
+    transform = axes.transData
+    ellipses = ellipses_of(figure)
+    outlines = []
+    for (x, y), width, height, angle in zip(
+            ellipses.get_offsets(), ellipses.get_widths(),
+            ellipses.get_heights(), ellipses.get_angles(), strict=True):
+        shape = Ellipse((x, y), width, height, angle=angle)
+        outlines.append(shape.get_verts())
+    outlines = [transform.transform(outline) for outline in outlines]
+    frame = [patch.get_window_extent().extents for patch in axes.patches
+             if isinstance(patch, Rectangle)]
+    return labels, outlines, frame
+
+
+@pytest.mark.parametrize('wcs', [None, make_wcs()])
+@pytest.mark.parametrize(('size', 'least', 'most'), [(2, 15, 25),
+                                                     (10, 3, 20)])
+def test_labels_are_only_where_nothing_else_is(wcs, size, least, most):
+    """
+    In a crowd, not all find room, and those that do are free.
+    """
+    rng = np.random.default_rng(5)
+    table = make_table(25)
+    table['x_fit'] = 40 + rng.normal(0, 12, 25)
+    table['y_fit'] = 30 + rng.normal(0, 8, 25)
+    table['fwhm_minor_fit'] = table['fwhm_major_fit'] = size
+    data, _, _ = make_images()
+    figure = plot_overview(data, table, wcs=wcs, beam=4.0)
+    labels, outlines, frame = drawn_boxes(figure)
+    assert least <= len(labels) <= most
+    assert len(frame) == 1
+    left, bottom, right, top = panels_of(figure)[0].bbox.extents
+    for number, (x0, y0, x1, y1) in enumerate(labels):
+        assert left <= x0 < x1 <= right
+        assert bottom <= y0 < y1 <= top
+        for other in labels[:number] + frame:
+            assert (other[0] >= x1 or other[2] <= x0 or other[1] >= y1
+                    or other[3] <= y0)
+        for outline in outlines:
+            x, y = outline.T
+            assert not np.any((x > x0) & (x < x1) & (y > y0) & (y < y1))
+
+
+def test_lone_sources_are_labelled_at_their_right():
+    table = make_table(2)
+    table['x_fit'], table['y_fit'] = [20.0, 60.0], [30.0, 30.0]
+    table['theta_fit'] = 90 * u.deg
+    data, _, _ = make_images()
+    figure = plot_overview(data, table)
+    labels, outlines, _ = drawn_boxes(figure)
+    texts = [text.get_text() for text in panels_of(figure)[0].texts]
+    assert texts == ['1', '2']
+    for label, outline in zip(labels, outlines, strict=True):
+        gap = label[0] - outline[:, 0].max()
+        assert 1 < gap < 10
+
+
+@pytest.mark.parametrize('free', range(4))
+@pytest.mark.parametrize('what', ['source', 'emission'])
+def test_beam_is_in_the_emptiest_corner(free, what):
+    """
+    Neither over a source nor over emission, while a corner is free.
+    """
+    corners = [(3.0, 3.0), (76.0, 3.0), (3.0, 56.0), (76.0, 56.0)]
+    taken = [corner for k, corner in enumerate(corners) if k != free]
+    data = np.random.default_rng(0).normal(0, 1, SHAPE)
+    table = None
+    if what == 'source':
+        table = make_table(3)
+        table['x_fit'], table['y_fit'] = np.transpose(taken)
+    else:
+        for x, y in taken:
+            data[int(max(y - 8, 0)):int(y + 8),
+                 int(max(x - 8, 0)):int(x + 8)] += 20
+    axes = panels_of(plot_overview(data, table, beam=4.0))[0]
+    frame, = (patch for patch in axes.patches
+              if isinstance(patch, Rectangle))
+    beam, = (patch for patch in axes.patches if isinstance(patch, Ellipse))
+    assert (beam.width, beam.height) == (4, 4)
+    for center in (frame.get_center(), beam.center):
+        assert np.hypot(*np.subtract(center, corners[free])) < 4
+
+
+def test_beam_without_competition_is_at_the_lower_left():
+    data = np.random.default_rng(0).normal(0, 1, (400, 400))
+    axes = panels_of(plot_overview(data, beam=3.0))[0]
+    frame, = (patch for patch in axes.patches
+              if isinstance(patch, Rectangle))
+    assert max(frame.get_center()) < 30
+    # a speck needs a frame that can be seen
+    assert frame.get_width() == 0.04 * 400
+
+
+def test_long_titles_fit():
+    figure = plot_overview(np.eye(60), title='a title ' * 15)
+    figure.canvas.draw()
+    text, = figure.texts
+    assert text.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_detections_are_drawn_with_the_beam():
