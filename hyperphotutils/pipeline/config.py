@@ -12,7 +12,7 @@ import re
 import textwrap
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -75,6 +75,9 @@ class _Options(BaseModel):
         extra='forbid', strict=True, frozen=True, allow_inf_nan=False
     )
 
+    # what may stand for the keys, in words
+    short_form: ClassVar[str] = ''
+
 
 def _check_order(name, limits):
     if limits is not None and limits[0] >= limits[1]:
@@ -90,7 +93,11 @@ _Positive = Annotated[float, Field(gt=0)]
 class BeamOptions(_Options):
     """
     The beam of the maps, where their headers do not say it.
+
+    A number means a round beam.
     """
+
+    short_form: ClassVar[str] = 'finite number > 0 or '
 
     major: _Positive = Field(description='FWHM of the major axis in arcsec')
     minor: _Positive | None = Field(
@@ -101,6 +108,13 @@ class BeamOptions(_Options):
         default=0.0,
         description='position angle in deg, from North through East',
     )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _number_is_round(cls, value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {'major': value}
+        return value
 
     @model_validator(mode='after')
     def _minor_is_smaller(self):
@@ -139,15 +153,16 @@ class InputOptions(_Options):
     beam: BeamOptions | None = Field(
         default=None,
         description=(
-            'beam in arcsec and deg, such as {major: 14.5, minor: 14.5, '
-            'position_angle: 0}; null = from the header or the survey'
+            'FWHM of the beam in arcsec, or axes and angle in arcsec and '
+            'deg, such as {major: 14.5, minor: 12.0, position_angle: 30}; '
+            'null = from the header or the survey'
         ),
     )
-    survey: str | None = Field(
+    survey: str | Annotated[int, Field(ge=1, le=8)] | None = Field(
         default=None,
         description=(
             "name in the survey table, such as 'spire250' or 'jcmt850', "
-            'for the beam; null = none'
+            "or Hyper's number, for the beam; null = none"
         ),
     )
     frequency: _Positive | None = Field(
@@ -156,6 +171,13 @@ class InputOptions(_Options):
             'frequency in GHz, needed for maps in K; null = from the header'
         ),
     )
+
+    @model_validator(mode='after')
+    def _beam_is_said_once(self):
+        if self.beam is not None and self.survey is not None:
+            msg = 'beam and survey both state the beam: give only one of them'
+            raise ValueError(msg)
+        return self
 
 
 class DetectionOptions(_Options):
@@ -178,7 +200,7 @@ class DetectionOptions(_Options):
         default=None,
         description=(
             'side in pixels of the box of the local background, an odd '
-            'number; null or 0 = from the beam'
+            'number from 3; null or 0 = from the beam'
         ),
     )
     rms: _Positive | None = Field(
@@ -195,7 +217,7 @@ class DetectionOptions(_Options):
         default=None,
         description='[lower, upper] of the roundness; null = no limits',
     )
-    min_separation: Annotated[float, Field(ge=0)] = Field(
+    min_separation: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.6,
         description='smallest distance of two sources in beam widths (FWHM)',
     )
@@ -212,8 +234,9 @@ class DetectionOptions(_Options):
 
     @model_validator(mode='after')
     def _kernel_is_odd(self):
-        if self.kernel_size and self.kernel_size % 2 == 0:
-            msg = f'kernel_size must be odd: {self.kernel_size}'
+        size = self.kernel_size
+        if size and (size < 3 or size % 2 == 0):
+            msg = f'kernel_size must be odd, and at least 3: {size}'
             raise ValueError(msg)
         return self
 
@@ -229,7 +252,7 @@ class GroupingOptions(_Options):
     Which sources are fitted together.
     """
 
-    max_separation: _Positive = Field(
+    max_separation: Annotated[float, Field(gt=0, le=100)] = Field(
         default=2.0,
         description=(
             'sources closer than this many beam widths (FWHM) are one '
@@ -251,7 +274,7 @@ class FitOptions(_Options):
         default=1,
         description='order of the background polynomial of a group',
     )
-    fit_radius: _Positive = Field(
+    fit_radius: Annotated[float, Field(ge=0.5, le=20)] = Field(
         default=2.0,
         description=(
             'radius of the fitted pixels around a source in beam widths '
@@ -262,14 +285,14 @@ class FitOptions(_Options):
         default=(0.5, 3.0),
         description='[lower, upper] limit of the fitted FWHMs in beam widths',
     )
-    max_shift: _Positive = Field(
+    max_shift: Annotated[float, Field(gt=0, le=20)] = Field(
         default=1.0,
         description=(
             'largest shift of a fitted position along x and y in beam widths'
         ),
     )
     max_iter: Annotated[int, Field(ge=1)] = Field(
-        default=100,
+        default=200,
         description='largest number of iterations of a fit',
     )
     max_rounds: Annotated[int, Field(ge=0)] = Field(
@@ -294,7 +317,7 @@ class PhotometryOptions(_Options):
     The aperture photometry of the fitted sources.
     """
 
-    fwhm_radius_ratio: _Positive = Field(
+    fwhm_radius_ratio: Annotated[float, Field(ge=0.1, le=10)] = Field(
         default=1.0,
         description='semi-axes of the aperture in units of the fitted FWHMs',
     )
@@ -619,7 +642,8 @@ def _allowed(annotation, metadata=()):
 
 def _allowed_plain(annotation, metadata):
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f'keys {", ".join(annotation.model_fields)}'
+        keys = ', '.join(annotation.model_fields)
+        return f'{annotation.short_form}keys {keys}'
     words = {
         NoneType: 'null',
         bool: 'true or false',

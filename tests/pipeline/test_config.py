@@ -80,6 +80,20 @@ def test_whole_numbers_are_numbers_and_exponents_too(config_file):
     assert detection.rms == 1500
 
 
+@pytest.mark.parametrize('number', ['14.5', '14'])
+def test_beam_may_be_one_number(config_file, number):
+    beam = read_config(config_file(f'input: {{beam: {number}}}')).input.beam
+    assert beam.major == float(number)
+    assert beam.minor is None
+
+
+@pytest.mark.parametrize('survey', ['8', 'jcmt850'])
+def test_survey_may_be_a_name_or_a_number(config_file, survey):
+    config = read_config(config_file(f'input: {{survey: {survey}}}'))
+    assert str(config.input.survey) == survey
+    assert read_config(config_file(config_to_yaml(config))) == config
+
+
 @pytest.mark.parametrize('text', ['', '# nothing\n', 'detection:\n', '{}'])
 def test_empty_file_and_empty_section_mean_defaults(config_file, text):
     assert read_config(config_file(text)) == PipelineConfig()
@@ -103,7 +117,20 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('detection: {n_sigma: true}', 1, 'True is not allowed'),
         ('detection: {n_sigma: null}', 1, 'None is not allowed'),
         ('detection: {kernel: blob}', 1, "'gaussian' or 'box'"),
-        ('detection: {kernel_size: 4}', 1, 'kernel_size must be odd: 4'),
+        ('detection: {kernel_size: 4}', 1, 'must be odd, and at least 3: 4'),
+        ('detection: {kernel_size: 1}', 1, 'must be odd, and at least 3: 1'),
+        ('fit: {fit_radius: 0.4}', 1, 'number >= 0.5 and <= 20'),
+        ('fit: {fit_radius: 21}', 1, 'number >= 0.5 and <= 20'),
+        ('fit: {max_shift: 50}', 1, 'number > 0 and <= 20'),
+        ('grouping: {max_separation: 1e3}', 1, 'number > 0 and <= 100'),
+        ('detection: {min_separation: 1e3}', 1, 'number >= 0 and <= 100'),
+        ('photometry: {fwhm_radius_ratio: 0.01}', 1, '>= 0.1 and <= 10'),
+        ('input: {beam: -3}', 1, 'input.beam.major: -3 is not'),
+        ('input: {beam: true}', 1, 'finite number > 0 or keys major'),
+        ('input: {beam: wide}', 1, 'finite number > 0 or keys major'),
+        ('input: {survey: 9}', 1, 'text or whole number >= 1 and <= 8'),
+        ('input: {survey: 1.5}', 1, 'text or whole number'),
+        ('input: {survey: 8, beam: 14}', 1, 'give only one of them'),
         ('detection: {exclude_border: 1}', 1, 'true or false'),
         ('detection: {roundness_range: [1]}', 1, 'list of 2'),
         ('detection: {roundness_range: [2, 1]}', 1, 'lower < upper'),
