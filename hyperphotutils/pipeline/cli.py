@@ -30,6 +30,9 @@ _EXAMPLE_FOLDER = 'hyperphot_example'
 # Which key of the configuration an option replaces
 _KEYS = {
     'maps': 'input.maps',
+    'unit': 'input.unit',
+    'beam': 'input.beam',
+    'survey': 'input.survey',
     'output_dir': 'output.directory',
     'n_sigma': 'detection.n_sigma',
     'jobs': 'run.jobs',
@@ -121,6 +124,7 @@ def _add_run(commands):
     command.add_argument('--output-dir', metavar='DIR',
                          help='folder of the products (default: '
                               'hyperphot_output)')
+    _add_missing(command)
     command.add_argument('--n-sigma', type=float, metavar='X',
                          help='detection threshold in units of the rms')
     command.add_argument('--jobs', type=int, metavar='N',
@@ -131,6 +135,38 @@ def _add_run(commands):
                          help='replace the products of an earlier run')
     _add_quiet(command)
     command.set_defaults(function=_run)
+
+
+def _add_missing(command):
+    """
+    Add the options for what headers do not say.
+    """
+    command.add_argument('--unit', metavar='UNIT',
+                         help="unit of the pixel values, such as 'Jy/beam'")
+    beam = command.add_mutually_exclusive_group()
+    beam.add_argument('--beam', type=_beam, metavar='FWHM',
+                      help='FWHM of the beam in arcsec, or MAJOR,MINOR,PA '
+                           'in arcsec, arcsec and deg (North through East)')
+    beam.add_argument('--survey', metavar='NAME',
+                      help="survey whose beam it is, such as 'spire250' or "
+                           "'jcmt850'")
+
+
+def _beam(text):
+    """
+    Read the text of the option --beam.
+    """
+    try:
+        numbers = [float(part) for part in text.split(',')]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 3:
+        return dict(zip(('major', 'minor', 'position_angle'), numbers,
+                        strict=True))
+    msg = f'must be FWHM or MAJOR,MINOR,PA in arcsec and deg: {text!r}'
+    raise argparse.ArgumentTypeError(msg)
 
 
 def _add_example(commands):
@@ -164,6 +200,10 @@ def _run(options):
         config = read_config(options.config)
     values = {key: getattr(options, name) for name, key in _KEYS.items()
               if getattr(options, name) not in (None, [])}
+    # one statement of the beam takes the place of the other
+    for one, other in (('beam', 'survey'), ('survey', 'beam')):
+        if getattr(options, one) is not None:
+            values[_KEYS[other]] = None
     names = {key: 'MAP' if name == 'maps' else f'--{name.replace("_", "-")}'
              for name, key in _KEYS.items()}
     config = override_config(config, values, names=names)

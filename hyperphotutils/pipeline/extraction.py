@@ -56,6 +56,28 @@ class Extraction:
     residual: u.Quantity | None = None
     times: dict = field(default_factory=dict)
 
+    @property
+    def counts(self):
+        """
+        How many sources were detected, measured and dropped, in words.
+
+        Only those with a flux that is finite count as measured. Dropped
+        are detections that did not stand the joint fit.
+        """
+        n_rows = len(self.table)
+        if n_rows == 0:
+            return 'no source found'
+        if self.model is None:
+            return f'{n_rows} detected'
+        n_measured = np.count_nonzero(np.isfinite(self.table['flux_fit']))
+        n_detected = self.table.meta.get('n_detected', n_rows)
+        n_dropped = self.table.meta.get('n_dropped', n_detected - n_rows)
+        text = (f'{n_detected} detected, {n_measured} measured, '
+                f'{n_dropped} dropped')
+        if n_measured < n_rows:
+            text += f', {n_rows - n_measured} without a fit'
+        return text
+
 
 def extract_map(path, config, *, progress_bar=False):
     """
@@ -98,9 +120,33 @@ def extract_map(path, config, *, progress_bar=False):
     times['extraction'] = time.perf_counter() - start
     extraction.times.update(times)
     extraction.table.meta.update(
-        filename=str(path), threshold=f'{config.detection.n_sigma} rms',
-        rms=str(extraction.rms))
+        _describe(image, config.detection), filename=str(path),
+        rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
     return extraction
+
+
+# What the rms of a table is that of: with fits, and without
+_RMS_OF = ('the map about the local backgrounds, without the sources',
+           'the filtered map')
+
+
+def _describe(image, options):
+    """
+    Describe map and threshold in terms that any file format can hold.
+    """
+    meta = image.meta
+    beam = meta['beam']
+    rms = 'the rms of the filtered map'
+    if options.rms is not None:
+        rms += f', given as {options.rms:g} {image.unit}'
+    return {
+        'threshold': f'{options.n_sigma} times {rms}',
+        'original_unit': meta['original_unit'],
+        'beam_major': f'{beam.major.to(u.arcsec):.7g}',
+        'beam_minor': f'{beam.minor.to(u.arcsec):.7g}',
+        'beam_pa': f'{beam.pa.to(u.deg):.7g}',
+        'beam_area_pix': meta['beam_area_pix'],
+    }
 
 
 def _read(path, options):

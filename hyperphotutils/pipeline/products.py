@@ -22,7 +22,16 @@ from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['combine_tables', 'write_products']
 
-_DPI = 150
+# What the catalog of several maps tells of each
+_MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
+             'beam_pa', 'beam_area_pix', 'threshold', 'rms', 'rms_of',
+             'n_detected', 'n_dropped')
+
+# Panels of large maps have one to two dots a pixel of the map
+_DPI = 110
+
+# Greys in the palette of a picture, beside the colours of its maps
+_N_GREYS = 32
 
 
 def write_products(job, extraction, config, *, caught=()):
@@ -75,7 +84,8 @@ def combine_tables(tables):
     -------
     table : `~astropy.table.QTable`
         All rows, with the map's name in the first column, ``map_id``.
-        Positions are in the frame of the first map.
+        Positions are in the frame of the first map. What is known of
+        each map is in ``meta['map_meta']``.
     """
     parts = []
     frame = None
@@ -90,7 +100,11 @@ def combine_tables(tables):
                         name='map_id', index=0)
         parts.append(part)
     combined = vstack(parts, metadata_conflicts='silent')
-    combined.meta.update(result_meta(), maps=list(tables))
+    combined.meta.update(
+        result_meta(), maps=list(tables),
+        map_meta={map_id: {name: table.meta[name] for name in _MAP_META
+                           if name in table.meta}
+                  for map_id, table in tables.items()})
     return combined
 
 
@@ -110,7 +124,10 @@ def _write_tables(job, extraction, options):
     write_catalog(table, folder / 'catalog.ecsv')
     shapes = _with_shapes(extraction)
     if options.ipac:
-        write_catalog(shapes, folder / 'catalog.ipac', map_id=job.map_id)
+        # the comments of that format have no other place to say it
+        told = shapes.copy(copy_data=False)
+        told.meta['rms'] = f'{table.meta["rms"]}, of {table.meta["rms_of"]}'
+        write_catalog(told, folder / 'catalog.ipac', map_id=job.map_id)
     if options.regions:
         for name, shape in (('ellipses.reg', 'ellipse'),
                             ('centroids.reg', 'point')):
@@ -154,10 +171,35 @@ def _write_overview(job, extraction):
         image.data << image.unit, extraction.table, wcs=image.wcs,
         mask=image.mask, background=extraction.background,
         model=extraction.model, residual=extraction.residual,
-        rms=extraction.rms if fitted else None, title=job.map_id,
+        rms=extraction.rms if fitted else None,
+        title=f'{job.map_id}: {extraction.counts}',
         beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
               meta['beam_theta']))
-    figure.savefig(job.scratch / 'overview.png', dpi=_DPI)
+    _save_with_palette(figure, job.scratch / 'overview.png')
+
+
+def _save_with_palette(figure, path):
+    """
+    Write a picture with the colours of its colour maps, and greys.
+
+    The file is a third as large as in full colour.
+    """
+    from PIL import Image
+
+    cmaps = {image.cmap.name: image.cmap for axes in figure.axes
+             for image in axes.images}
+    n_levels = (256 - _N_GREYS) // len(cmaps)
+    colors = [np.repeat(np.linspace(0, 1, _N_GREYS)[:, None], 3, axis=1)]
+    colors += [cmap(np.linspace(0, 1, n_levels))[:, :3]
+               for cmap in cmaps.values()]
+    palette = Image.new('P', (1, 1))
+    palette.putpalette(np.rint(255 * np.vstack(colors)).astype('u1').tobytes())
+    figure.set_dpi(_DPI)
+    figure.canvas.draw()
+    # nothing in it is transparent
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(
+        path, dpi=(_DPI, _DPI))
 
 
 def _put_in_place(job):
@@ -222,7 +264,10 @@ def _describe_map(image):
 
 def _describe_result(extraction):
     table = extraction.table
-    rows = [('rms', f'{extraction.rms:.4g}'), ('sources', len(table))]
+    meta = table.meta
+    rows = [('threshold', meta['threshold']),
+            ('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
+            ('sources', extraction.counts)]
     if len(table) > 0 and 'group_id' in table.colnames:
         sizes = table['group_size']
         rows.append(('groups', f'{len(np.unique(table["group_id"]))}, the '

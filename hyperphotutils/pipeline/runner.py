@@ -325,13 +325,10 @@ def process_map(job, config, *, progress_bar=False):
 
 def _summary(extraction, n_warnings):
     table = extraction.table
-    n_sources = len(table)
-    text = f'{n_sources} source{"s" * (n_sources != 1)}'
-    if n_sources == 0:
-        text = 'no source found'
-    elif 'group_id' in table.colnames:
+    text = extraction.counts
+    if len(table) > 0 and 'group_id' in table.colnames:
         n_groups = len(set(table['group_id']))
-        text += f' in {n_groups} group{"s" * (n_groups != 1)}'
+        text += f'; {n_groups} group{"s" * (n_groups != 1)}'
     text += f', rms {extraction.rms:.3g}'
     text += f', {sum(extraction.times.values()):.1f} s'
     if n_warnings:
@@ -357,8 +354,13 @@ def _map_ids(paths):
         for number in clashing:
             depths[number] += 1
             if depths[number] > len(names[number]):
-                msg = (f'{paths[number]}: no name can be made for its '
-                       'products that no other map has')
+                pair = ' and '.join(
+                    str(path) for path, key in zip(paths, keys, strict=True)
+                    if key == keys[number])
+                msg = (f'{pair}: no names can be made that tell their '
+                       'products apart: rename one of the files, or run '
+                       'them one by one, each with its own --output-dir '
+                       '(output.directory)')
                 raise ConfigError([msg])
             parts = names[number][:depths[number]]
             ids[number] = '_'.join(part for part in reversed(parts) if part)
@@ -502,12 +504,19 @@ def _reason(exc):
 
 def _hint(reason):
     """
-    Name the keys of the arguments that an error of read_map names.
+    Name the options and keys for the arguments that an error of read_map
+    names.
     """
-    keys = {'ext': 'extension'}
-    names = re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason)
-    keys = [f'input.{keys.get(name, name)}' for name in dict.fromkeys(names)]
-    return f' (in the configuration: {", ".join(keys)})' if keys else ''
+    names = dict.fromkeys(
+        re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
+    options = [f'--{name}' for name in names
+               if name in {'unit', 'beam', 'survey'}]
+    keys = [f'input.{"extension" if name == "ext" else name}'
+            for name in names]
+    told = [f'{where}: {", ".join(found)}'
+            for where, found in (('on the command line', options),
+                                 ('in the configuration', keys)) if found]
+    return f' ({"; ".join(told)})' if told else ''
 
 
 class _SerialExecutor(Executor):

@@ -65,8 +65,9 @@ def test_help_loads_no_numerical_library(tmp_path):
         [sys.executable, '-c', f'{CALL}\n{code}'], check=True, text=True,
         cwd=tmp_path, capture_output=True,
         env=dict(os.environ, PYTHONPATH=str(ROOT)))
-    for option in ('--config', '--output-dir', '--n-sigma', '--jobs',
-                   '--detection-only', '--overwrite', '--quiet', 'MAP'):
+    for option in ('--unit', '--beam', '--survey', '--config',
+                   '--output-dir', '--n-sigma', '--jobs', '--detection-only',
+                   '--overwrite', '--quiet', 'MAP'):
         assert option in result.stdout
 
 
@@ -91,7 +92,8 @@ def test_run_writes_products_and_says_where(map_file, tmp_path):
     result = hyperphot('run', map_file, cwd=tmp_path)
     assert result.returncode == 0
     assert result.stderr == ''
-    assert result.stdout.startswith('field: 8 sources in ')
+    assert result.stdout.startswith(
+        'field: 8 detected, 8 measured, 0 dropped; ')
     assert result.stdout.rstrip().endswith('hyperphot_output/field')
     assert products(tmp_path / 'hyperphot_output' / 'field') == [
         'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
@@ -325,9 +327,58 @@ def test_hint_names_the_key_that_supplies_what_is_missing(
     assert hyper('run', path, '--config', config)[0] == 0
 
 
+def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
+    """
+    They are told by the error, and take precedence over the file.
+    """
+    path = tmp_path / 'bare.fits'
+    write_map(map_file, path, remove=['BUNIT', 'BMAJ', 'BMIN', 'BPA'])
+    err = hyper('run', path)[2]
+    assert err.count('\n') == 1
+    for part in ('BUNIT', 'BMAJ', '--unit, --beam, --survey',
+                 'input.unit, input.beam, input.survey'):
+        assert part in err
+    config = tmp_path / 'my.yaml'
+    config.write_text('input: {unit: K, survey: pacs70}\n'
+                      'output: {overview: false, overwrite: true}')
+
+    def meta(*arguments):
+        status, _, err = hyper('run', path, '--config', config, '--unit',
+                               'Jy/beam', *arguments)
+        assert (status, err) == (0, '')
+        return read_catalog(
+            tmp_path / 'hyperphot_output/bare/catalog.ecsv').meta
+
+    found = meta('--beam', '7.5')
+    assert found['beam_major'] == found['beam_minor'] == '7.5 arcsec'
+    assert found['original_unit'] == 'Jy / beam'
+    found = meta('--beam', '8,6.5,-20')
+    assert [found[f'beam_{name}'] for name in ('major', 'minor', 'pa')] == [
+        '8 arcsec', '6.5 arcsec', '-20 deg']
+    assert meta('--survey', '7')['beam_major'] == '8 arcsec'
+    config.write_text('input: {beam: {major: 9, minor: 7}}\n'
+                      'output: {overview: false, overwrite: true}')
+    assert meta()['beam_minor'] == '7 arcsec'
+    assert meta('--survey', 'jcmt450')['beam_minor'] == '8 arcsec'
+    assert meta('--beam', '10')['beam_minor'] == '10 arcsec'
+
+
+def test_maps_that_collide_are_both_named(hyper, tmp_path):
+    status, _, err = hyper('run', 'z.fits', 'z.fits.gz')
+    assert status == 2
+    assert err.count('\n') == 1
+    assert f"{tmp_path / 'z.fits'} and {tmp_path / 'z.fits.gz'}: " in err
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        (['--beam', 'wide'], '--beam: must be FWHM or MAJOR,MINOR,PA'),
+        (['--beam', '3,2'], '--beam: must be FWHM or MAJOR,MINOR,PA'),
+        (['--beam', '-3'], '--beam: input.beam.major: -3.0 is not allowed'),
+        (['--beam', 'nan'], 'finite number > 0'),
+        (['--beam', '2,3,0'], 'minor must not be larger than major'),
+        (['--beam', '3', '--survey', '8'], 'not allowed with argument'),
         (['--n-sigma', 'nan'], '--n-sigma: detection.n_sigma: nan is not'),
         (['--n-sigma', 'inf'], 'finite number > 0'),
         (['--n-sigma', '-3'], 'finite number > 0'),

@@ -12,7 +12,9 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.utils.exceptions import AstropyUserWarning
+from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
@@ -27,6 +29,7 @@ from hyperphotutils.pipeline import (
     run,
 )
 from hyperphotutils.pipeline import runner as runner_module
+from hyperphotutils.pipeline.extraction import extract_map
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
@@ -73,8 +76,10 @@ def test_every_map_has_a_folder_of_its_own(tmp_path, paths, names):
 @pytest.mark.parametrize('name', ['a/M.fits.gz', 'a_m.fits'])
 def test_maps_that_cannot_be_told_apart_are_an_error(tmp_path, name):
     paths = [tmp_path / path for path in ('a/m.fits', 'b/m.fits', name)]
-    with pytest.raises(ConfigError, match='no name can be made'):
+    with pytest.raises(ConfigError, match='no names can be made') as caught:
         plan_jobs(make_config(paths, 'out'))
+    assert f'{paths[0]} and {paths[2]}: ' in str(caught.value)
+    assert str(paths[1]) not in str(caught.value)
 
 
 def test_names_do_not_depend_on_the_order_of_the_maps(tmp_path):
@@ -122,11 +127,84 @@ def test_log_says_what_was_run(map_file, tmp_path):
     table = run(config)
     log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
     for part in (str(map_file), 'hyperphotutils', 'numpy', 'Jy/beam',
-                 'n_sigma: 5.5', f'sources       {len(table)}', 'beam area',
-                 'rms  ', 'groups', 'flags', 'warnings', 'reading',
-                 'extraction'):
+                 'n_sigma: 5.5', f' detected, {len(table)} measured, ',
+                 ' dropped', 'beam area', '100 x 90 pixels',
+                 'threshold     5.5 times the rms of the filtered map',
+                 ', of the map about the local backgrounds', 'groups',
+                 'flags', 'warnings', 'reading', 'extraction'):
         assert part in log, part
     assert config_to_yaml(config, comments=False) in log
+
+
+def test_only_finite_fits_count_as_measured(map_file):
+    """
+    What is told adds up: detected = measured + without a fit + dropped.
+    """
+    extraction = extract_map(map_file, PipelineConfig())
+    table = extraction.table
+    n_rows = len(table)
+    table.meta.update(n_detected=n_rows + 4, n_dropped=4)
+    assert extraction.counts == (
+        f'{n_rows + 4} detected, {n_rows} measured, 4 dropped')
+    table['flux_fit'][1] = np.nan
+    assert extraction.counts == (
+        f'{n_rows + 4} detected, {n_rows - 1} measured, 4 dropped, '
+        '1 without a fit')
+
+
+def test_catalog_knows_beam_and_unit(map_file, simulated, copy_map,
+                                     tmp_path):
+    """
+    Its metadata lead back to the unit of the file, from each format.
+    """
+    run(make_config([map_file], tmp_path / 'out'))
+    meta = read_catalog(tmp_path / 'out' / 'field' / 'catalog.ecsv').meta
+    assert meta['original_unit'] == 'Jy/beam'
+    assert_allclose(meta['beam_area_pix'],
+                    simulated.image.meta['beam_area_pix'], rtol=1e-6)
+    beam = simulated.image.meta['beam']
+    for name, value in (('beam_major', beam.major),
+                        ('beam_minor', beam.minor), ('beam_pa', beam.pa)):
+        assert u.isclose(u.Quantity(meta[name]), value, rtol=1e-6)
+    assert u.Quantity(meta['rms']).unit == u.Jy / u.pix
+    assert 'local backgrounds' in meta['rms_of']
+    both = run(make_config([map_file, copy_map('b.fits')], tmp_path / 'two'))
+    for name in ('field', 'b'):
+        assert (both.meta['map_meta'][name]['beam_area_pix']
+                == meta['beam_area_pix'])
+
+
+@pytest.mark.parametrize(
+    ('detection_only', 'words'),
+    [(False, 'of the map about the local backgrounds'),
+     (True, 'of the filtered map')],
+)
+def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
+                                     words):
+    run(make_config([map_file], tmp_path,
+                    run={'detection_only': detection_only}))
+    lines = (tmp_path / 'field' / 'catalog.ipac').read_text('utf-8')
+    header = ' '.join(line[1:].strip() for line in lines.splitlines()
+                      if line.startswith('\\'))
+    assert 'Threshold: 5.0 times the rms of the filtered map' in header
+    assert f'Jy / pix, {words}' in header
+
+
+def test_overview_is_small_and_has_true_colours(map_file, tmp_path):
+    """
+    The palette has the colours of the maps, evenly.
+    """
+    run(make_config([map_file], tmp_path, output={'overview': True}))
+    path = tmp_path / 'field' / 'overview.png'
+    with Image.open(path) as image:
+        assert image.mode == 'P'
+        pixels = np.asarray(image.convert('RGB')).reshape(-1, 3)
+    assert path.stat().st_size < 3e5
+    found = np.unique(pixels, axis=0).astype(float)
+    for name in ('cividis', 'RdBu_r'):
+        colors = 255 * colormaps[name](np.linspace(0, 1, 256))[:, :3]
+        distance = np.linalg.norm(colors[:, None] - found, axis=2).min(axis=1)
+        assert distance.max() < 5
 
 
 def test_optional_products_can_be_left_out(map_file, tmp_path):
