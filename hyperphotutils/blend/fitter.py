@@ -42,7 +42,9 @@ class BlendGroupFitter:
         no widths.
 
     poly_order : int, optional
-        The total degree of the background polynomial, from 0 to 4.
+        The total degree of the background polynomial, from 0 to 4. The
+        default is 1, and 0 with correlated ``noise``, whose covariance
+        holds the structure of the background.
 
     fit_radius : float, optional
         The radius in pixels around each source that is fitted. The
@@ -127,15 +129,15 @@ class BlendGroupFitter:
                     'fwhm_range', 'max_shift', 'fixed', 'fitter',
                     'max_group_size', 'max_iter', 'progress_bar')
 
-    def __init__(self, fwhm, *, poly_order=1, fit_radius=None, grouper=None,
+    def __init__(self, fwhm, *, poly_order=None, fit_radius=None, grouper=None,
                  fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
                  fitter=None, max_group_size=25, max_iter=200,
                  progress_bar=False):
         self.fwhm = _positive(fwhm, 'fwhm')
-        if poly_order not in range(5):
+        if poly_order is not None and poly_order not in range(5):
             msg = f'poly_order must be an integer from 0 to 4: {poly_order!r}'
             raise ValueError(msg)
-        self.poly_order = int(poly_order)
+        self.poly_order = poly_order
         self.fit_radius = _positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
@@ -157,7 +159,8 @@ class BlendGroupFitter:
     def __repr__(self):
         return make_repr(self)
 
-    def __call__(self, data, *, mask=None, error=None, init_params):
+    def __call__(self, data, *, mask=None, error=None, noise=None,
+                 init_params):
         """
         Fit the sources at the given positions.
 
@@ -173,6 +176,11 @@ class BlendGroupFitter:
         error : float or 2D array_like, optional
             The standard deviation of each pixel, with the unit of
             ``data``. Pixels whose error is not finite are ignored.
+
+        noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
+            The covariance of the pixels, with the unit of ``data``: the
+            fit is then one of generalised least squares. It takes the
+            place of ``error``.
 
         init_params : `~astropy.table.Table`
             A row a source. The columns ``x_init`` and ``y_init`` are
@@ -196,12 +204,21 @@ class BlendGroupFitter:
             If the inputs do not fit together.
         """
         data, mask, error = open_nddata(data, mask, error)
-        values, self._unit = strip_units(data=data, error=error)
+        rms = None if noise is None else noise.rms
+        values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
+        if noise is not None:
+            if error is not None or self.fitter is not None:
+                msg = ('noise cannot be used together with error or with '
+                       'an astropy fitter')
+                raise ValueError(msg)
+            error = noise.relative_rms
+            values['error'] = 1.0 if error is None else error
         weight, mask = _inverse_errors(values['error'], mask)
         self.__dict__.pop('models', None)
         self._fit = JointFit(self, data, mask, weight, init_params,
-                             absolute=values['error'] is not None)
+                             absolute=values['error'] is not None,
+                             noise=noise)
         with _one_blas_thread():
             self._fit.run()
         return make_table(self._fit, self._unit, self)

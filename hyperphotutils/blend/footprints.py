@@ -36,7 +36,7 @@ class Footprints(NamedTuple):
     partial: np.ndarray
 
 
-def disk_offsets(radius):
+def disk_offsets(radius, step=1):
     """
     Return the offsets of the pixels inside a disk.
 
@@ -45,6 +45,9 @@ def disk_offsets(radius):
     radius : float
         The radius in pixels.
 
+    step : int, optional
+        Only every so many pixels along both axes are taken.
+
     Returns
     -------
     dx, dy : 1D int `~numpy.ndarray`
@@ -52,7 +55,8 @@ def disk_offsets(radius):
     """
     half = int(np.floor(radius))
     dy, dx = np.mgrid[-half:half + 1, -half:half + 1]
-    inside = dx**2 + dy**2 <= radius**2
+    inside = ((dx**2 + dy**2 <= radius**2) & (dx % step == 0)
+              & (dy % step == 0))
     return dx[inside], dy[inside]
 
 
@@ -78,7 +82,7 @@ def nearest_pixel(position, size):
     return np.where(known == size - 0.5, size - 1, index)
 
 
-def make_footprints(x, y, mask, radius):
+def make_footprints(x, y, mask, radius, step=1):
     """
     Unite the disks around the sources of each group.
 
@@ -93,13 +97,16 @@ def make_footprints(x, y, mask, radius):
     radius : float
         The radius of the disks in pixels.
 
+    step : int, optional
+        Only every so many pixels along both axes are taken.
+
     Returns
     -------
     footprints : `Footprints`
         The pixels of each group, each once.
     """
     ny, nx = mask.shape
-    dx, dy = disk_offsets(radius)
+    dx, dy = disk_offsets(radius, step)
     cols = nearest_pixel(x, nx)[:, :, None] + dx
     rows = nearest_pixel(y, ny)[:, :, None] + dy
     usable = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)

@@ -53,6 +53,12 @@ _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
+# A beam need not be sampled with more pixels than this where the noise is
+# correlated over it; and the pixels of a group and the elements of kept
+# factors are bounded.
+_PIXELS_PER_FWHM = 4
+_MAX_GROUP_PIXELS = 2500
+_MAX_KEPT = 1 << 25
 # A source needs this fraction of the pixels inside its half maximum.
 _CORE_FRACTION = 0.5
 
@@ -104,11 +110,22 @@ class JointFit:
 
     absolute : bool
         Whether the weights are the inverse of true errors.
+
+    noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
+        The covariance of the pixels, after their weights are applied.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
-                 absolute):
+                 absolute, noise=None):
         self.config = config
+        self.noise = noise
+        self.poly_order = config.poly_order
+        if self.poly_order is None:
+            # The covariance of the noise holds the structured background.
+            self.poly_order = 1 if noise is None else 0
+        self.step = (1 if noise is None
+                     else max(1, int(config.fwhm / _PIXELS_PER_FWHM)))
+        self._kept = {}
         self.data = np.where(mask, 0.0, data)
         self.mask = mask
         self.weight = weight
@@ -130,7 +147,7 @@ class JointFit:
         """
         The number of background coefficients.
         """
-        order = self.config.poly_order
+        order = self.poly_order
         return (order + 1) * (order + 2) // 2
 
     def run(self):
@@ -199,7 +216,7 @@ class JointFit:
         # The new group has the smallest number of its parts.
         first = np.full(part.max() + 1, n_groups)
         np.minimum.at(first, part, np.arange(n_groups))
-        allowed = size[part] <= self.config.max_group_size
+        allowed = size[part] <= self._max_group_size()
         new_id = np.where(allowed, first[part], np.arange(n_groups))
         changed = np.any(new_id != np.arange(n_groups))
         self.group_id = renumber_groups(new_id[self.group_id])
@@ -308,10 +325,21 @@ class JointFit:
         else:
             groups = group_sources(self.config.grouper, x, y)
         groups, was_split = split_large_groups(
-            x, y, groups, self.config.max_group_size)
+            x, y, groups, self._max_group_size())
         self.flags[np.flatnonzero(usable)[was_split]] |= FLAGS['group_split']
         group_id[usable] = 1 + groups - groups.min()
         return renumber_groups(group_id)
+
+    def _max_group_size(self):
+        """
+        Return the largest number of sources of a group: the factors of
+        correlated noise grow with the square of the number of pixels.
+        """
+        if self.noise is None:
+            return self.config.max_group_size
+        n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
+        return min(self.config.max_group_size,
+                   max(1, _MAX_GROUP_PIXELS // n_disk))
 
     def _start_state(self):
         """
@@ -333,13 +361,50 @@ class JointFit:
         order = fitted[np.argsort(self.group_id[fitted], kind='stable')]
         _, first, size = np.unique(self.group_id[order], return_index=True,
                                    return_counts=True)
-        n_disk = len(disk_offsets(self.config.fit_radius)[0])
+        n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
         for n in np.unique(size):
             members = order[first[size == n][:, None] + np.arange(n)]
-            elements = (N_PARAMS * n + self.n_params) * n * n_disk
-            step = max(1, _CHUNK_ELEMENTS // elements)
-            for begin in range(0, len(members), step):
-                yield members[begin:begin + step]
+            n_pixels = n * n_disk
+            step = _CHUNK_ELEMENTS // ((N_PARAMS * n + self.n_params)
+                                       * n_pixels)
+            if self.noise is not None and n > 1:
+                step = min(step, _CHUNK_ELEMENTS // n_pixels)
+            for part in self._by_completeness(members):
+                for begin in range(0, len(part), max(1, step)):
+                    yield part[begin:begin + max(1, step)]
+
+    def _by_completeness(self, members):
+        """
+        Return the single sources with whole footprints, which share the
+        factor of the noise, and all other groups.
+        """
+        if self.noise is None or members.shape[1] > 1:
+            return [members]
+        foot = self._footprints(members)
+        whole = foot.usable.all(axis=1)
+        return [members[whole], members[~whole]]
+
+    def _footprints(self, members):
+        """
+        Return the footprints of some groups.
+        """
+        return make_footprints(self.start.x[members], self.start.y[members],
+                               self.mask, self.config.fit_radius, self.step)
+
+    def _whitening(self, members, foot):
+        """
+        Return the factors of the noise of some groups.
+        """
+        if self.noise is None:
+            return None
+        key = members.tobytes()
+        if key not in self._kept:
+            whitening = self.noise.whitening(foot.x, foot.y, foot.usable)
+            size = sum(kept.size for kept in self._kept.values())
+            if size + whitening.size > _MAX_KEPT:
+                return whitening
+            self._kept[key] = whitening
+        return self._kept[key]
 
     def _problem(self, members, model):
         """
@@ -348,7 +413,7 @@ class JointFit:
         """
         config, start = self.config, self.start
         x, y = start.x[members], start.y[members]
-        foot = make_footprints(x, y, self.mask, config.fit_radius)
+        foot = self._footprints(members)
         centers = np.rint(np.stack((x.mean(axis=1), y.mean(axis=1)), axis=1))
         basis = self._basis(foot, centers)
         sources = self.sources[members]
@@ -360,12 +425,17 @@ class JointFit:
         if model is not None:
             own, _ = evaluate(sources, coeffs, col, row, weight, basis)
             data -= model[foot.y, foot.x] * weight - own
+        whitening = self._whitening(members, foot)
+        if whitening is not None:
+            transposed = np.swapaxes(whitening, 1, 2)
+            data = (data[:, None, :] @ transposed)[:, 0]
+            basis = basis @ transposed
         position = np.stack((x, y), axis=2)
         low, high = self.var_bounds
         problem = BatchProblem(
             data, col, row, weight, basis, self._free(members),
             position - config.max_shift, position + config.max_shift,
-            low, high)
+            low, high, whitening)
         return problem, sources, coeffs, centers
 
     def _basis(self, foot, centers):
@@ -373,8 +443,7 @@ class JointFit:
         Return the background terms at the pixels of footprints.
         """
         return background_basis(foot.x, foot.y, *centers.T,
-                                self.config.fit_radius,
-                                self.config.poly_order)
+                                self.config.fit_radius, self.poly_order)
 
     def _free(self, members):
         """
@@ -406,5 +475,6 @@ class JointFit:
                                       coeffs, centers, config.fit_radius)
         self.sources[members] = result.sources
         return FittedBatch(
-            members, centers, result, np.sum(problem.weight > 0.0, axis=1),
+            members, centers, result,
+            np.sum(problem.weight > 0.0, axis=1),
             np.sum(problem.data**2, axis=1))

@@ -72,7 +72,7 @@ def make_table(fit, unit, config):
     columns |= {
         'id': fit.start.id, 'group_id': fit.group_id,
         'x_init': fit.start.x, 'y_init': fit.start.y,
-        'bkg_order': np.full(n_sources, config.poly_order),
+        'bkg_order': np.full(n_sources, fit.poly_order),
         'bkg_method': np.full(n_sources, 'joint'),
         'bkg_box': np.full(n_sources, 2.0 * config.fit_radius),
         'flags': flags}
@@ -229,7 +229,7 @@ def _local_background(fit, batch):
     sources = batch.result.sources
     basis = background_basis(sources[:, :, X], sources[:, :, Y],
                              *batch.centers.T, fit.config.fit_radius,
-                             fit.config.poly_order)
+                             fit.poly_order)
     return np.sum(batch.result.coeffs[:, :, None] * basis, axis=1)
 
 
@@ -240,7 +240,7 @@ def _set_flags(flags, fit, batch, fitted, covariance):
     rows, result = batch.members, batch.result
     n_params = result.covariance.shape[1]
     foot = make_footprints(fit.start.x[rows], fit.start.y[rows], fit.mask,
-                           fit.config.fit_radius)
+                           fit.config.fit_radius, fit.step)
     few = batch.n_pixels <= n_params
     variances = result.sources[:, :, 3:5]
     low, high = fit.var_bounds

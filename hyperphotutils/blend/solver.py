@@ -44,7 +44,7 @@ class BatchProblem(NamedTuple):
     Parameters
     ----------
     data : array of shape (g, p)
-        The pixel values times their weights.
+        The pixel values, weighted and whitened.
 
     x, y : array of shape (g, p)
         The pixel coordinates.
@@ -54,7 +54,7 @@ class BatchProblem(NamedTuple):
         padding.
 
     basis : array of shape (g, k, p)
-        The ``k`` background terms at the pixels, times the weights.
+        The ``k`` background terms at the pixels, weighted and whitened.
 
     free : bool array of shape (g, 6 n + k)
         Which tangent coordinates are fitted: the six of each source,
@@ -65,6 +65,10 @@ class BatchProblem(NamedTuple):
 
     var_low, var_high : float
         The bounds of the variances along both axes.
+
+    whitening : array of shape (g, p, p) or (1, p, p), optional
+        The matrices that make the weighted noise white; they are already
+        in ``data`` and ``basis``.
     """
 
     data: Any
@@ -77,6 +81,7 @@ class BatchProblem(NamedTuple):
     xy_high: Any
     var_low: float
     var_high: float
+    whitening: Any = None
 
 
 class BatchResult(NamedTuple):
@@ -213,7 +218,7 @@ def solve_linear(problem, sources, coeffs):
     return _move(problem, sources, coeffs, step)
 
 
-def evaluate(sources, coeffs, x, y, weight, basis):
+def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     r"""
     Evaluate the weighted model of each group and its derivatives.
 
@@ -236,12 +241,15 @@ def evaluate(sources, coeffs, x, y, weight, basis):
         The pixel coordinates and weights.
 
     basis : array of shape (g, k, p)
-        The background terms, times the weights.
+        The background terms, weighted and whitened.
+
+    whitening : array of shape (g, p, p) or (1, p, p), optional
+        The matrices that make the weighted noise white.
 
     Returns
     -------
     model : array of shape (g, p)
-        The model times the weights.
+        The model, weighted and whitened.
 
     jacobian : array of shape (g, 6 n + k, p)
         Its derivatives in tangent coordinates.
@@ -267,17 +275,25 @@ def evaluate(sources, coeffs, x, y, weight, basis):
     jacobian[:, AA:n_coords:N_PARAMS, :] = 0.5 * gauss_a * u_a
     jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
     jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
+    if whitening is not None:
+        jacobian[:, :n_coords, :] = (jacobian[:, :n_coords, :]
+                                     @ xp.matrix_transpose(whitening))
     jacobian[:, n_coords:, :] = basis
-    model = xp.sum(gauss, axis=1) + (coeffs[:, None, :] @ basis)[:, 0, :]
+    # Amplitudes and coefficients are linear.
+    model = (sources[:, None, :, 0]
+             @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
+             + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
 
 
 def _take(values, index):
     """
-    Return the groups at ``index`` of each array.
+    Return the groups at ``index`` of each array; what all groups share
+    stays as it is.
     """
     return tuple(
-        value if isinstance(value, float)
+        value if value is None or isinstance(value, float)
+        or value.shape[0] == 1
         else value.__array_namespace__().take(value, index, axis=0)
         for value in values)
 
@@ -288,7 +304,8 @@ def _normal_terms(problem, sources, coeffs):
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
-                               problem.weight, problem.basis)
+                               problem.weight, problem.basis,
+                               problem.whitening)
     residual = model - problem.data
     normal = jacobian @ xp.matrix_transpose(jacobian)
     gradient = (jacobian @ residual[:, :, None])[:, :, 0]

@@ -3,4 +3,5 @@
 Tools that measure the noise of a map.
 """
 
-from hyperphotutils.noise.clipped import *  # noqa: F401, F403
+from hyperphotutils.noise.clipped import *
+from hyperphotutils.noise.correlated import *  # noqa: F401, F403

@@ -1,0 +1,513 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Noise that is correlated between pixels.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
+from scipy import fft
+from scipy.linalg import cho_factor, lapack
+from scipy.optimize import nnls
+
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    open_nddata,
+    strip_units,
+)
+
+__all__ = ['CorrelatedNoise']
+
+# The sizes of the Gaussian parts of the model in units of the beam's FWHM:
+# none (the beam itself), then from a fifth of a beam to many beams.
+_SIZES = np.concatenate([[0.0], np.geomspace(0.2, 16.0, 16)])
+# The autocovariance is fitted out to this separation in FWHM, with weights
+# that fall with this power of the separation: short separations decide how
+# well a source is told from the noise.
+_REACH = 16.0
+_WEIGHT_POWER = 1.5
+# Added to the diagonal, relative to the variance: the smooth noise of an
+# oversampled map leaves matrices that are singular to rounding.
+_JITTER = 1e-8
+# The largest number of pairs of pixels that are summed at once.
+_MAX_PAIRS = 1 << 22
+
+
+class CorrelatedNoise:
+    r"""
+    Stationary Gaussian noise with a known autocovariance.
+
+    The noise of a map is correlated over the beam, and a structured
+    background over several beams. Together they are described by the
+    covariance of two pixels as a function of their separation,
+
+    .. math::
+
+        C(\delta) = c_0 \, [\delta = 0] + \sum_i c_i
+            \exp\left(-\tfrac{1}{2} \delta^T \Sigma_i^{-1} \delta\right),
+            \quad c_i \ge 0 ,
+
+    which is positive definite for any :math:`c_i`.
+
+    Parameters
+    ----------
+    variances : 1D array_like or `~astropy.units.Quantity`
+        The variance of each part, :math:`c_i`; that of the uncorrelated
+        noise, :math:`c_0`, first.
+
+    matrices : array_like of shape (n, 2, 2)
+        The matrices :math:`\Sigma_i` of the other parts, in square
+        pixels.
+
+    relative_rms : 2D array_like, optional
+        A map of the local rms in units of the typical one, for noise
+        whose strength varies, for example the square root of the inverse
+        coverage. The default is 1 everywhere.
+
+    See Also
+    --------
+    hyperphotutils.noise.clipped_rms
+
+    Examples
+    --------
+    >>> from hyperphotutils.noise import CorrelatedNoise
+    >>> noise = CorrelatedNoise.from_beam(2.0, fwhm=4.0)
+    >>> print(noise.rms)
+    2.0
+    >>> print(noise.covariance([0.0, 4.0], [0.0, 0.0]).round(3))
+    [[4. 1.]
+     [1. 4.]]
+    """
+
+    def __init__(self, variances, matrices, *, relative_rms=None):
+        values, unit = strip_units(variances=variances)
+        variances = np.asarray(values['variances'], dtype=float)
+        matrices = np.asarray(matrices, dtype=float).reshape(-1, 2, 2)
+        if variances.shape != (len(matrices) + 1,):
+            msg = ('variances must have one element more than matrices: '
+                   f'{variances.shape} and {len(matrices)}')
+            raise ValueError(msg)
+        if not (np.all(variances >= 0.0) and variances.sum() > 0.0):
+            msg = f'variances must not be negative, nor all zero: {variances}'
+            raise ValueError(msg)
+        if np.any(np.linalg.eigvalsh(matrices) <= 0.0):
+            msg = 'matrices must be symmetric and positive definite'
+            raise ValueError(msg)
+        if relative_rms is not None:
+            relative_rms = np.asarray(relative_rms, dtype=float)
+            if relative_rms.ndim != 2 or np.any(relative_rms <= 0.0):
+                msg = 'relative_rms must be a 2D array of positive numbers'
+                raise ValueError(msg)
+        self._variances = variances
+        self._unit = None if unit is None else unit**0.5
+        self.matrices = matrices
+        self.relative_rms = relative_rms
+        self._table = np.empty((0, 0))
+        self._shared = {}
+
+    def __repr__(self):
+        parts = np.count_nonzero(self._variances[1:])
+        return (f'<{type(self).__name__}(rms={self.rms:.4g}, '
+                f'uncorrelated={np.sqrt(self._variances[0]):.4g}, '
+                f'n_parts={parts})>')
+
+    @classmethod
+    def from_beam(cls, rms, fwhm, *, fwhm_minor=None, theta=0.0):
+        """
+        Describe white noise that was convolved with a beam.
+
+        Parameters
+        ----------
+        rms : float or `~astropy.units.Quantity`
+            The standard deviation of a pixel.
+
+        fwhm : float
+            The FWHM of the beam along its major axis in pixels.
+
+        fwhm_minor : float, optional
+            The FWHM along the minor axis; that of a round beam by
+            default.
+
+        theta : float, optional
+            The angle of the major axis in degrees, counter-clockwise
+            from the positive x axis.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+        """
+        variance = np.square(u.Quantity(rms)) if hasattr(rms, 'unit') else (
+            float(rms)**2)
+        return cls(variance * np.array([0.0, 1.0]),
+                   [2.0 * beam_matrix(fwhm, fwhm_minor, theta)])
+
+    @classmethod
+    def from_image(cls, data, fwhm, *, fwhm_minor=None, theta=0.0,
+                   mask=None, relative_rms=None):
+        r"""
+        Estimate the noise of a map.
+
+        The autocovariance of the unmasked pixels is measured by Fourier
+        transforms and fitted, by non-negative least squares, with white
+        noise and Gaussians of many sizes, all seen through the beam: a
+        Gaussian of the size :math:`s` convolved twice with a beam of
+        the matrix :math:`B` has :math:`\Sigma = 2 B + s^2`. A constant
+        takes up the mean that the map has lost.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
+            The map, with its sources subtracted. Pixels that are not
+            finite are ignored.
+
+        fwhm, fwhm_minor, theta : float
+            The beam, as in `from_beam`.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels to ignore, for example the cores of
+            sources.
+
+        relative_rms : 2D array_like, optional
+            A map of the local rms in units of the typical one.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+
+        Raises
+        ------
+        ValueError
+            If the map is constant.
+        """
+        data, mask, _ = open_nddata(data, mask)
+        values, unit = strip_units(data=data)
+        data, mask = as_masked_image(values['data'], mask)
+        if relative_rms is not None:
+            data = data / np.asarray(relative_rms, dtype=float)
+        reach = int(min(np.ceil(_REACH * fwhm), min(data.shape) // 2))
+        measured, n_pairs = _masked_autocovariance(data, ~mask, reach)
+        if not measured[0, reach] > 0.0:
+            msg = 'data is constant: it has no noise to estimate'
+            raise ValueError(msg)
+        beam = beam_matrix(fwhm, fwhm_minor, theta)
+        sizes = (_SIZES * fwhm)**2
+        matrices = 2.0 * beam + sizes[:, None, None] * np.eye(2)
+        variances = _fit_parts(measured, n_pairs, matrices, reach)
+        used = variances[1:] > 0.0
+        variances = np.concatenate((variances[:1], variances[1:][used]))
+        if unit is not None:
+            variances <<= unit**2
+        return cls(variances, matrices[used], relative_rms=relative_rms)
+
+    @property
+    def variances(self):
+        """
+        The variance of each part, the uncorrelated one first.
+        """
+        if self._unit is None:
+            return self._variances
+        return self._variances << self._unit**2
+
+    @property
+    def rms(self):
+        """
+        The standard deviation of a pixel.
+        """
+        rms = float(np.sqrt(self._variances.sum()))
+        return rms if self._unit is None else rms << self._unit
+
+    def autocovariance(self, dx, dy):
+        """
+        Return the covariance of pixels at given separations.
+
+        Parameters
+        ----------
+        dx, dy : array_like
+            The separations in pixels.
+
+        Returns
+        -------
+        covariance : `~numpy.ndarray` or `~astropy.units.Quantity`
+            The covariances, in the square of the unit of the map.
+        """
+        values = self._evaluate(np.asarray(dx, dtype=float),
+                                np.asarray(dy, dtype=float))
+        return values if self._unit is None else values << self._unit**2
+
+    def covariance(self, x, y):
+        """
+        Return the covariance matrix of pixels.
+
+        Parameters
+        ----------
+        x, y : 1D array_like
+            The pixel coordinates.
+
+        Returns
+        -------
+        covariance : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The matrix, with ``relative_rms`` in it.
+        """
+        x, y = np.asarray(x), np.asarray(y)
+        matrix = self._evaluate(x[:, None] - x, y[:, None] - y)
+        if self.relative_rms is not None:
+            scale = self.relative_rms[np.rint(y).astype(int),
+                                      np.rint(x).astype(int)]
+            matrix = matrix * scale[:, None] * scale
+        return matrix if self._unit is None else matrix << self._unit**2
+
+    def whitening(self, x, y, usable=None):
+        """
+        Return the matrices that make the noise of footprints white.
+
+        A footprint that is the same for all groups gets one matrix,
+        which is kept.
+
+        Parameters
+        ----------
+        x, y : int array_like of shape (g, p)
+            The pixel coordinates of each of ``g`` footprints.
+
+        usable : bool array_like of shape (g, p), optional
+            `False` for padding.
+
+        Returns
+        -------
+        whitening : `~numpy.ndarray` of shape (g, p, p) or (1, p, p)
+            Lower triangular matrices :math:`W` with :math:`W C W^T = 1`
+            on the usable pixels, without ``relative_rms``.
+        """
+        x, y = np.asarray(x), np.asarray(y)
+        usable = (np.ones(x.shape, dtype=bool) if usable is None
+                  else np.asarray(usable))
+        x, y = x - x[:, :1], y - y[:, :1]
+        if usable.all() and np.all(x == x[0]) and np.all(y == y[0]):
+            key = (x[0].tobytes(), y[0].tobytes())
+            if key not in self._shared:
+                self._shared[key] = self._factorize(x[:1], y[:1], usable[:1])
+            return self._shared[key]
+        return self._factorize(x, y, usable)
+
+    def aperture_variance(self, source, x, y, weight, n_sources):
+        """
+        Return the variances of weighted sums over pixels.
+
+        Parameters
+        ----------
+        source : 1D int `~numpy.ndarray`
+            The sum that each pixel belongs to, in rising order.
+
+        x, y : 1D int `~numpy.ndarray`
+            The pixel coordinates.
+
+        weight : 1D `~numpy.ndarray`
+            The weights, with ``relative_rms`` multiplied in.
+
+        n_sources : int
+            The number of sums.
+
+        Returns
+        -------
+        variance : 1D `~numpy.ndarray`
+            The variances, without unit.
+        """
+        counts = np.bincount(source, minlength=n_sources)
+        # Pairs of pixels of the same sum, a bounded number at once.
+        variance = np.zeros(n_sources)
+        first = np.concatenate(([0], np.cumsum(counts)))
+        begin = 0
+        while begin < n_sources:
+            pairs = np.cumsum(counts[begin:].astype(float)**2)
+            end = begin + max(1, int(np.searchsorted(pairs, _MAX_PAIRS)))
+            chosen = counts[begin:end]
+            left = np.repeat(np.arange(first[begin], first[end]),
+                             np.repeat(chosen, chosen))
+            offset = np.repeat(first[begin:end], chosen**2)
+            inner = np.arange(len(left)) - np.repeat(
+                np.concatenate(([0], np.cumsum(chosen**2)[:-1])), chosen**2)
+            right = offset + inner % np.repeat(chosen, chosen**2)
+            values = (weight[left] * weight[right]
+                      * self._look_up(x[left] - x[right],
+                                      y[left] - y[right]))
+            variance[begin:end] = np.bincount(
+                source[left] - begin, weights=values,
+                minlength=end - begin)
+            begin = end
+        return variance
+
+    def simulate(self, shape, *, seed=None):
+        """
+        Draw a map of this noise.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints
+            The ``(ny, nx)`` of the map.
+
+        seed : int or `~numpy.random.Generator`, optional
+            The seed.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The map.
+        """
+        rng = np.random.default_rng(seed)
+        widest = np.sqrt(np.max(self.matrices, initial=0.0))
+        padded = [fft.next_fast_len(int(size + 8 * widest), real=True)
+                  for size in shape]
+        lags = [np.minimum(np.arange(size), size - np.arange(size))
+                * np.where(np.arange(size) <= size // 2, 1, -1)
+                for size in padded]
+        power = fft.rfft2(self._evaluate(lags[1][None, :].astype(float),
+                                         lags[0][:, None].astype(float)))
+        amplitude = np.sqrt(np.maximum(power.real, 0.0))
+        image = fft.irfft2(amplitude * fft.rfft2(rng.normal(size=padded)),
+                           s=padded)[:shape[0], :shape[1]]
+        if self.relative_rms is not None:
+            if self.relative_rms.shape != tuple(shape):
+                msg = ('shape must be that of relative_rms, '
+                       f'{self.relative_rms.shape}: {tuple(shape)}')
+                raise ValueError(msg)
+            image = image * self.relative_rms
+        return image if self._unit is None else image << self._unit
+
+    def plot(self, ax=None, *, max_separation=None):
+        """
+        Plot the autocovariance along both axes of the map.
+
+        Parameters
+        ----------
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to plot; the current axes by default.
+
+        max_separation : float, optional
+            The largest separation in pixels. The default is four times
+            the widest part that holds a tenth of the variance.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+        """
+        import matplotlib.pyplot as plt
+
+        ax = plt.gca() if ax is None else ax
+        if max_separation is None:
+            large = self._variances[1:] > 0.1 * self._variances.sum()
+            widths = np.sqrt(self.matrices[large].max(initial=1.0))
+            max_separation = 4.0 * widths
+        lag = np.linspace(0.0, max_separation, 200)
+        total = self._variances.sum()
+        ax.plot(lag, self._evaluate(lag, 0.0 * lag) / total, label='along x')
+        ax.plot(lag, self._evaluate(0.0 * lag, lag) / total, '--',
+                label='along y')
+        ax.set_xlabel('Separation [pixel]')
+        ax.set_ylabel('Correlation')
+        ax.legend()
+        return ax
+
+    def _evaluate(self, dx, dy):
+        """
+        Return the autocovariance without unit.
+        """
+        dx, dy = np.broadcast_arrays(dx, dy)
+        values = np.where((dx == 0.0) & (dy == 0.0), self._variances[0], 0.0)
+        for variance, matrix in zip(self._variances[1:], self.matrices,
+                                    strict=True):
+            inverse = np.linalg.inv(matrix)
+            values = values + variance * np.exp(-0.5 * (
+                inverse[0, 0] * dx**2 + 2.0 * inverse[0, 1] * dx * dy
+                + inverse[1, 1] * dy**2))
+        return values
+
+    def _look_up(self, dx, dy):
+        """
+        Return the autocovariance of integer separations from a table.
+        """
+        reach = int(max(np.max(np.abs(dx), initial=0),
+                        np.max(np.abs(dy), initial=0)))
+        if 2 * reach + 1 > len(self._table):
+            lag = np.arange(-reach, reach + 1, dtype=float)
+            self._table = self._evaluate(lag[None, :], lag[:, None])
+        half = len(self._table) // 2
+        return self._table[dy + half, dx + half]
+
+    def _factorize(self, x, y, usable):
+        """
+        Return the inverse Cholesky factors of the footprints.
+        """
+        matrix = self._look_up(x[:, :, None] - x[:, None, :],
+                               y[:, :, None] - y[:, None, :])
+        matrix *= usable[:, :, None] & usable[:, None, :]
+        diagonal = np.arange(matrix.shape[1])
+        matrix[:, diagonal, diagonal] = np.where(
+            usable, self._variances.sum() * (1.0 + _JITTER), 1.0)
+        for k in range(len(matrix)):
+            factor, _ = cho_factor(matrix[k], lower=True, overwrite_a=True,
+                                   check_finite=False)
+            matrix[k] = np.tril(lapack.dtrtri(factor, lower=1)[0])
+        return matrix
+
+
+def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
+    """
+    Return the matrix of the variances of a beam.
+    """
+    minor = fwhm if fwhm_minor is None else fwhm_minor
+    if not (0.0 < minor < np.inf and 0.0 < fwhm < np.inf):
+        msg = f'the FWHMs of the beam must be positive: {fwhm}, {minor}'
+        raise ValueError(msg)
+    angle = np.deg2rad(theta)
+    axes = np.array([[np.cos(angle), -np.sin(angle)],
+                     [np.sin(angle), np.cos(angle)]])
+    widths = np.diag((np.array([fwhm, minor]) * gaussian_fwhm_to_sigma)**2)
+    return axes @ widths @ axes.T
+
+
+def _masked_autocovariance(data, good, reach):
+    """
+    Return the mean products of good pixels and the number of pairs, for
+    half of all separations: dy from 0 and dx from -reach to reach.
+    """
+    shape = [fft.next_fast_len(size + reach, real=True)
+             for size in data.shape]
+    values = np.where(good, data, 0.0)
+    values = np.where(good, values - values.sum() / good.sum(), 0.0)
+    products = fft.irfft2(np.abs(fft.rfft2(values, shape))**2, shape)
+    n_pairs = fft.irfft2(np.abs(fft.rfft2(good.astype(float), shape))**2,
+                         shape)
+    rows = np.arange(reach + 1)[:, None]
+    cols = np.arange(-reach, reach + 1)
+    n_pairs = np.rint(n_pairs[rows, cols])
+    return products[rows, cols] / np.maximum(n_pairs, 1.0), n_pairs
+
+
+def _fit_parts(measured, n_pairs, matrices, reach):
+    """
+    Fit the variances of the parts to a measured autocovariance.
+    """
+    dy, dx = np.mgrid[:reach + 1, -reach:reach + 1]
+    distance = np.hypot(dx, dy)
+    used = (distance <= reach) & ((dy > 0) | (dx >= 0)) & (n_pairs > 0)
+    weight = np.maximum(distance[used], 1.0)**-_WEIGHT_POWER
+    inverse = np.linalg.inv(matrices)
+    dx, dy = dx[used].astype(float), dy[used].astype(float)
+    design = np.empty((len(dx), len(matrices) + 2))
+    design[:, 0] = distance[used] == 0.0
+    design[:, 1:-1] = np.exp(-0.5 * (
+        np.outer(dx**2, inverse[:, 0, 0])
+        + 2.0 * np.outer(dx * dy, inverse[:, 0, 1])
+        + np.outer(dy**2, inverse[:, 1, 1])))
+    # The subtracted mean lowers all products alike.
+    design[:, -1] = -1.0
+    design *= weight[:, None]
+    right = measured[used] * weight
+    scale = measured[0, reach]
+    # The triangular factor has the same least squares problem.
+    factor = np.linalg.qr(np.column_stack((design, right / scale)), mode='r')
+    variances, _ = nnls(factor[:, :-1], factor[:, -1])
+    return scale * variances[:-1]
