@@ -6,3 +6,4 @@ Detection of compact sources on structured backgrounds.
 from hyperphotutils.detection.filters import *  # noqa: F403
 from hyperphotutils.detection.highpass import *  # noqa: F403
 from hyperphotutils.detection.shapes import *  # noqa: F403
+from hyperphotutils.detection.shoulders import *  # noqa: F403

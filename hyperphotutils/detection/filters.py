@@ -7,9 +7,14 @@ import math
 import operator
 
 import numpy as np
+from astropy.utils.masked import Masked
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from hyperphotutils.utils.tables import as_masked_image, strip_units
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    open_nddata,
+    strip_units,
+)
 
 __all__ = ['high_pass_filter']
 
@@ -32,8 +37,10 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
 
     Parameters
     ----------
-    data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-        The image. Non-finite pixels are treated as masked.
+    data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The image. Its own mask is honoured, if it has one, and
+        non-finite pixels are treated as masked.
 
     fwhm : float
         The FWHM of the beam in pixels.
@@ -86,10 +93,26 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     """
     fwhm = check_fwhm(fwhm)
     check_kernel(kernel, kernel_size, fwhm)
+    data, mask = open_image(data, mask)
     arrays, unit = strip_units(data=data)
     image, bad = as_masked_image(arrays['data'], mask)
     filtered = filter_image(image, bad, fwhm, kernel, kernel_size)
     return filtered if unit is None else filtered << unit
+
+
+def open_image(data, mask):
+    """
+    Return an image without a mask of its own, and the mask.
+
+    The masked pixels of a masked array become NaN. (numpy drops the
+    mask of a masked array without a word.)
+    """
+    data, mask, _ = open_nddata(data, mask)
+    if isinstance(data, np.ma.MaskedArray):
+        data = np.where(np.ma.getmaskarray(data), np.nan, data.data)
+    elif isinstance(data, Masked):
+        data = np.where(data.mask, np.nan, data.unmasked)
+    return data, mask
 
 
 def check_fwhm(fwhm):

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.units import Quantity
+from astropy.utils.exceptions import AstropyUserWarning
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import distance_transform_edt, maximum_filter
@@ -24,20 +25,22 @@ from hyperphotutils.detection.filters import (
     filter_image,
     high_pass_filter,
     kernel_width,
+    open_image,
 )
 from hyperphotutils.detection.shapes import (
     cutout_stack,
     daofind_roundness,
     daofind_sharpness,
     fit_peaks,
+    highest_pixels,
     ring_scores,
 )
+from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
     make_repr,
-    open_nddata,
     result_meta,
     strip_units,
 )
@@ -72,7 +75,8 @@ class HighPassStarFinder(StarFinderBase):
         The detection threshold:
 
         * A number is in units of the noise of the filtered image (see
-          ``rms``).
+          ``rms``). One below 1 raises a warning unless ``rms`` is
+          given, since an absolute value may be meant.
         * A scalar `~astropy.units.Quantity` is a value of the filtered
           image.
         * A 2D array (with the unit of the image if that has one) holds
@@ -98,7 +102,9 @@ optional
         pixel, with the unit of the image if that has one. The default
         is the sigma-clipped rms of the filtered image, raised within 4
         FWHM of masked pixels where the rms at that distance from them
-        is higher: the last rows of a scanned map are often noisier.
+        is higher: the last rows of a scanned map are often noisier. The
+        noise of the image itself is another number, see
+        :ref:`detection-noise`.
 
     sharpness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``sharpness``. The
@@ -127,8 +133,25 @@ optional
         The largest allowed value of the image at the peak, with the
         unit of the image if that has one. The default is no limit.
 
+    snap_radius : float or `None`, optional
+        Each detection is moved to the highest pixel of the (unfiltered)
+        image within this distance in pixels, before its centroid is
+        measured. Of those that thus come closer to each other than
+        ``min_separation`` the one with the highest filtered peak is
+        kept. With `None` (default) or 0 detections are not moved.
+
+    shoulder_filter : `ShoulderFilter` or `None`, optional
+        The limit on the ``shoulder_score``, and how that is measured.
+        The default is `None`, which rejects nothing.
+
+    Warns
+    -----
+    ~astropy.utils.exceptions.AstropyUserWarning
+        If ``threshold`` is a number below 1 and ``rms`` is not given.
+
     See Also
     --------
+    ShoulderFilter
     photutils.detection.DAOStarFinder
 
     Notes
@@ -177,15 +200,19 @@ optional
 
     _repr_params = ('threshold', 'fwhm', 'kernel', 'kernel_size', 'rms',
                     'sharpness_range', 'roundness_range', 'min_separation',
-                    'exclude_border', 'n_brightest', 'peak_max')
+                    'exclude_border', 'n_brightest', 'peak_max',
+                    'snap_radius', 'shoulder_filter')
 
     def __init__(self, threshold, fwhm, *, kernel='gaussian',
                  kernel_size=None, rms=None, sharpness_range=None,
                  roundness_range=None, min_separation=None,
-                 exclude_border=False, n_brightest=None, peak_max=None):
+                 exclude_border=False, n_brightest=None, peak_max=None,
+                 snap_radius=None, shoulder_filter=None):
         self.fwhm = check_fwhm(fwhm)
         self.threshold = _check_level('threshold', threshold)
         self.rms = None if rms is None else _check_level('rms', rms)
+        if rms is None:
+            _warn_about_low(self.threshold)
         check_kernel(kernel, kernel_size, self.fwhm)
         self.kernel = kernel
         self.kernel_size = kernel_size
@@ -195,10 +222,19 @@ optional
                                             roundness_range)
         if min_separation is None:
             min_separation = 0.6 * self.fwhm
-        self.min_separation = _check_separation(min_separation)
+        self.min_separation = _check_distance('min_separation',
+                                              min_separation)
         self.exclude_border = exclude_border
         self.n_brightest = _check_count('n_brightest', n_brightest)
         self.peak_max = peak_max
+        if snap_radius is not None:
+            snap_radius = _check_distance('snap_radius', snap_radius)
+        self.snap_radius = snap_radius
+        if not isinstance(shoulder_filter, ShoulderFilter | None):
+            msg = ('shoulder_filter must be a ShoulderFilter or None: got '
+                   f'{shoulder_filter!r}')
+            raise TypeError(msg)
+        self.shoulder_filter = shoulder_filter
 
     def __repr__(self):
         return make_repr(self)
@@ -211,7 +247,8 @@ optional
         ----------
         data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The image. Non-finite pixels are treated as masked.
+            The image. Its own mask is honoured, if it has one, and
+            non-finite pixels are treated as masked.
 
         mask : 2D bool `~numpy.ndarray`, optional
             A mask with the shape of ``data``, where `True` means that
@@ -235,8 +272,9 @@ optional
         ----------
         data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The image. Non-finite pixels are treated as masked. A
-            background need not be subtracted.
+            The image. Its own mask is honoured, if it has one, and
+            non-finite pixels are treated as masked. A background need
+            not be subtracted.
 
         mask : 2D bool `~numpy.ndarray`, optional
             A mask with the shape of ``data``, where `True` means that
@@ -252,17 +290,22 @@ optional
 
             * ``id``: identification number, from 1.
             * ``x_centroid``, ``y_centroid``: top of a paraboloid fitted
-              to the image within 0.7 FWHM of the peak, or to the
-              filtered image where that has no top within 1 pixel.
-            * ``peak``: value of the image at the peak pixel.
-            * ``snr``: value of the filtered image at the peak pixel
+              to the image within 0.7 FWHM of the peak (moved within
+              ``snap_radius``), or to the filtered image where that has
+              no top within 1 pixel.
+            * ``peak``: value of the image at the (moved) peak pixel.
+            * ``snr``: value of the filtered image at its peak pixel
               divided by its noise.
             * ``sharpness``, ``roundness``: see the class.
             * ``shoulder_score``: lopsidedness of the surroundings, see
-              `shoulder_score`.
+              `shoulder_score`, measured as ``shoulder_filter`` says.
             * ``flux``: flux of a source of the size of the beam that
               has the filtered peak of the source: right for point
               sources and too small for extended ones.
+
+            ``table.meta['n_rejected']`` holds how many detections each
+            selection in use has rejected, by the name of the argument.
+            One that fails in several ways counts for the first.
 
         Raises
         ------
@@ -281,18 +324,22 @@ optional
         rms, limit = _noise_and_limit(filtered, bad, levels, self.fwhm,
                                       rounding)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
+        rejected = {}
         if self.exclude_border:
             width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
-            x, y = _off_border(x, y, image.shape, int(width) // 2)
+            inside = _off_border(x, y, image.shape, int(width) // 2)
+            rejected['exclude_border'] = int(np.count_nonzero(~inside))
+            x, y = x[inside], y[inside]
 
         table = None
         if len(x) > 0:
             image = np.where(bad, np.nan, image)
-            columns = self._measure(image, filtered, rms, x, y)
-            table = self._select(QTable(columns), levels['peak_max'])
+            columns = self._measure(image, filtered, rms, x, y, rejected)
+            table = self._select(QTable(columns), levels['peak_max'],
+                                 rejected)
         if not table:  # None, or without rows
-            msg = 'No sources were found.'
-            warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
+            warnings.warn(_nothing_left(rejected), NoDetectionsWarning,
+                          stacklevel=3)
             return None
 
         table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
@@ -300,6 +347,7 @@ optional
             table['peak'] <<= unit
             table['flux'] <<= unit
         table.meta.update(result_meta(self))
+        table.meta['n_rejected'] = rejected
         return table
 
     def _strip(self, data, mask):
@@ -309,7 +357,7 @@ optional
         The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma';
         the last one is the threshold if it is one in units of the rms.
         """
-        data, mask, _ = open_nddata(data, mask)
+        data, mask = open_image(data, mask)
         absolute = (np.ndim(self.threshold) == 2
                     or isinstance(self.threshold, Quantity))
         levels, unit = strip_units(
@@ -325,17 +373,46 @@ optional
         levels['n_sigma'] = None if absolute else self.threshold
         return image, bad, levels, unit
 
-    def _measure(self, image, filtered, rms, x, y):
+    def _measure(self, image, filtered, rms, x, y, rejected):
         """
         Return the columns of the sources with peaks at given pixels.
+
+        The number of those that are the same source after they were
+        moved is added to ``rejected``.
         """
+        x_top, y_top = x, y
+        if self.snap_radius:
+            x_top, y_top = highest_pixels(image, x, y, self.snap_radius)
+            kept = _keep_highest(x_top, y_top, filtered[y, x],
+                                 self.min_separation)
+            rejected['snap_radius'] = len(x) - len(kept)
+            x, y, x_top, y_top = (a[kept] for a in (x, y, x_top, y_top))
+        x_fit, y_fit = self._fit_centroids(image, filtered, x_top, y_top)
+        if self.shoulder_filter is None:
+            score = ring_scores(image, x_fit, y_fit, self.fwhm)
+        else:
+            score = self.shoulder_filter.score(image, x_fit, y_fit,
+                                               self.fwhm)
+
         half = max(1, round(0.6 * self.fwhm))
         cutouts, dx, dy = cutout_stack(image, x, y, half)
         smooth_cutouts, _, _ = cutout_stack(filtered, x, y, half)
         height = filtered[y, x]
         amplitude = height / self._beam_response()
         noise = rms if np.ndim(rms) == 0 else rms[y, x]
+        return {'x_centroid': x_fit,
+                'y_centroid': y_fit,
+                'peak': image[y_top, x_top],
+                'snr': height / noise,
+                'sharpness': daofind_sharpness(cutouts, amplitude),
+                'roundness': daofind_roundness(smooth_cutouts, dx, dy),
+                'shoulder_score': score,
+                'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
 
+    def _fit_centroids(self, image, filtered, x, y):
+        """
+        Return the positions of the tops at or next to given pixels.
+        """
         x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
         lost = np.isnan(x_fit)
         if lost.any():
@@ -343,18 +420,8 @@ optional
                                                  self.fwhm)
             x_fit = np.where(np.isnan(x_fit), x, x_fit)
             y_fit = np.where(np.isnan(y_fit), y, y_fit)
-        x_fit = x_fit.clip(-0.5, image.shape[1] - 0.5)
-        y_fit = y_fit.clip(-0.5, image.shape[0] - 0.5)
-
-        return {'x_centroid': x_fit,
-                'y_centroid': y_fit,
-                'peak': image[y, x],
-                'snr': height / noise,
-                'sharpness': daofind_sharpness(cutouts, amplitude),
-                'roundness': daofind_roundness(smooth_cutouts, dx, dy),
-                'shoulder_score': ring_scores(image, x_fit, y_fit,
-                                              self.fwhm),
-                'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
+        return (x_fit.clip(-0.5, image.shape[1] - 0.5),
+                y_fit.clip(-0.5, image.shape[0] - 0.5))
 
     def _beam_response(self):
         """
@@ -367,23 +434,46 @@ optional
         profile = np.exp(-0.5 * (offset / sigma)**2)
         return self.filter(np.outer(profile, profile))[half, half]
 
-    def _select(self, table, peak_max):
+    def _select(self, table, peak_max, rejected):
         """
         Return the rows that keep to the limits of the configuration.
+
+        How many each limit rejects is added to ``rejected``.
         """
-        keep = np.ones(len(table), dtype=bool)
-        for name, limits in (('sharpness', self.sharpness_range),
-                             ('roundness', self.roundness_range)):
-            if limits is not None:
-                keep &= table[name] >= limits[0]
-                keep &= table[name] <= limits[1]
-        if peak_max is not None:
-            keep &= table['peak'] <= peak_max
-        table = table[keep]
+        limits = {'sharpness_range': ('sharpness', self.sharpness_range),
+                  'roundness_range': ('roundness', self.roundness_range),
+                  'peak_max': ('peak', _upper(peak_max))}
+        if self.shoulder_filter is not None:
+            limits['shoulder_filter'] = (
+                'shoulder_score', _upper(self.shoulder_filter.max_score))
+        for name, (column, limit) in limits.items():
+            if limit is not None:
+                outside = ((table[column] < limit[0])
+                           | (table[column] > limit[1]))  # False for NaN
+                rejected[name] = int(np.count_nonzero(outside))
+                table = table[~outside]
         if self.n_brightest is not None:
+            rejected['n_brightest'] = max(len(table) - self.n_brightest, 0)
             brightest = np.argsort(-table['snr'], kind='stable')
             table = table[np.sort(brightest[:self.n_brightest])]
         return table
+
+
+def _upper(limit):
+    """
+    Return the range below an upper limit, if there is one.
+    """
+    return None if limit is None else (-np.inf, limit)
+
+
+def _nothing_left(rejected):
+    """
+    Say that there are no sources, and what has rejected them.
+    """
+    causes = ', '.join(f'{name}: {count}' for name, count in rejected.items()
+                       if count > 0)
+    return ('No sources were found.' if not causes else
+            f'No sources were found: all were rejected ({causes}).')
 
 
 def _noise_and_limit(filtered, bad, levels, fwhm, rounding):
@@ -438,16 +528,23 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     height = filled[y, x]
     x, y, height = _merge_plateaus(x, y, height)
 
+    kept = _keep_highest(x, y, height, min_separation)
+    return x[kept], y[kept]
+
+
+def _keep_highest(x, y, height, min_separation):
+    """
+    Return the indices of the peaks that no higher one suppresses.
+    """
     # pairs in the order of brightness: (brighter, fainter)
     order = np.argsort(-height, kind='stable')
     position = np.column_stack([x, y])[order]
     kept = np.ones(len(order), dtype=bool)
-    if len(order) > 1 and min_separation > 0:
+    if len(order) > 1:
         pairs = KDTree(position).query_pairs(min_separation,
                                              output_type='ndarray')
         kept = _suppress(len(order), pairs.min(axis=1), pairs.max(axis=1))
-    kept = np.sort(order[kept])  # back in the order of the image
-    return x[kept], y[kept]
+    return np.sort(order[kept])  # back in the order of the image
 
 
 def _merge_plateaus(x, y, height):
@@ -495,11 +592,10 @@ def _suppress(n_peaks, brighter, fainter):
 
 def _off_border(x, y, shape, width):
     """
-    Return the positions that are not within ``width`` of the border.
+    Return which positions are not within ``width`` of the border.
     """
-    keep = ((x >= width) & (x < shape[1] - width)
+    return ((x >= width) & (x < shape[1] - width)
             & (y >= width) & (y < shape[0] - width))
-    return x[keep], y[keep]
 
 
 def _check_level(name, value):
@@ -525,6 +621,18 @@ def _check_level(name, value):
     return value
 
 
+def _warn_about_low(threshold):
+    """
+    Warn about a threshold below the noise.
+    """
+    if isinstance(threshold, float) and threshold < 1:
+        msg = (f'threshold={threshold} is in units of the noise of the '
+               'filtered image, and noise will be detected as sources; for '
+               'an absolute value pass a Quantity (for an image with a '
+               'unit) or a 2D array, or pass the noise as rms')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+
+
 def _check_range(name, limits):
     """
     Check a pair of lower and upper limits.
@@ -541,15 +649,14 @@ def _check_range(name, limits):
     return lower, upper
 
 
-def _check_separation(min_separation):
+def _check_distance(name, distance):
     """
-    Check the smallest distance between peaks.
+    Check a distance in pixels.
     """
-    if not (np.isfinite(min_separation) and min_separation >= 0):
-        msg = ('min_separation must be finite and not negative: got '
-               f'{min_separation}')
+    if not (np.isfinite(distance) and distance >= 0):
+        msg = f'{name} must be finite and not negative: got {distance}'
         raise ValueError(msg)
-    return float(min_separation)
+    return float(distance)
 
 
 def _check_count(name, count):

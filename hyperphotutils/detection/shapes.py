@@ -4,31 +4,35 @@ Batched measurements around given positions of an image.
 """
 
 import math
+import operator
 
 import numpy as np
 from scipy.ndimage import map_coordinates
+from scipy.spatial import KDTree
 
-from hyperphotutils.detection.filters import check_fwhm
+from hyperphotutils.detection.filters import check_fwhm, open_image
 from hyperphotutils.utils.tables import as_masked_image, strip_units
 
 __all__ = ['shoulder_score']
 
-# The ring of the shoulder score: radii in units of the FWHM
-_RING_RADII = (0.75, 1.0, 1.25, 1.5)
+# The circles of the shoulder score in units of the radius of its ring
+_RING_RADII = (1 / 2, 2 / 3, 5 / 6, 1.0)
 
 # Radius of the top of a source in units of the FWHM
 _TOP_RADIUS = 0.7
 
 
-def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
+def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
+                   n_angles=32, mask_neighbors=False):
     """
     Calculate how lopsided the surroundings of sources are.
 
-    The image is sampled in ``n_angles`` directions on circles of 0.75,
-    1, 1.25 and 1.5 FWHM, and the median of each circle is subtracted.
-    Let :math:`a` be the mean of the circles in the direction where it
-    is highest, and :math:`h` the value of the source's pixel minus the
-    mean of the medians, or zero if that is negative. The score is
+    The image is sampled in ``n_angles`` directions on circles of 1/2,
+    2/3, 5/6 and all of the radius of the ring, ``ring_factor`` times
+    the FWHM, and the median of each circle is subtracted. Let :math:`a`
+    be the mean of the circles in the direction where it is highest, and
+    :math:`h` the value of the source's pixel minus the mean of the
+    medians, or zero if that is negative. The score is
     :math:`a / (a + h)`: zero for an isolated round source, whatever
     constant background it sits on, about 0.5 if the surroundings are on
     one side as bright as the source itself, and close to one for a bump
@@ -36,8 +40,10 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
 
     Parameters
     ----------
-    data : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-        The image. Non-finite pixels are treated as masked.
+    data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The image. Its own mask is honoured, if it has one, and
+        non-finite pixels are treated as masked.
 
     x, y : float or 1D `~numpy.ndarray`
         The pixel positions of the sources.
@@ -49,8 +55,17 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
         A mask with the shape of ``data``, where `True` means that the
         pixel is ignored.
 
+    ring_factor : float, optional
+        The radius of the ring in units of the FWHM. The default is 1.5.
+
     n_angles : int, optional
         The number of directions. The default is 32.
+
+    mask_neighbors : bool, optional
+        Whether to ignore what is nearer to another one of the
+        positions. The default is `False`, so that a bright neighbour
+        raises the score; with `True` only structures that are no
+        sources of their own do.
 
     Returns
     -------
@@ -59,6 +74,19 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
         lies outside of the image are ignored. The score is NaN if they
         leave less than three directions on each circle, or if the pixel
         of the source is masked.
+
+    Raises
+    ------
+    TypeError
+        If ``n_angles`` is not an integer.
+
+    ValueError
+        If ``fwhm`` or ``ring_factor`` are not positive, or ``n_angles``
+        is less than 3.
+
+    See Also
+    --------
+    ShoulderFilter
 
     Examples
     --------
@@ -74,24 +102,47 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, n_angles=32):
     [0.  0.7]
     """
     fwhm = check_fwhm(fwhm)
+    check_ring(ring_factor, n_angles)
+    data, mask = open_image(data, mask)
     arrays, _ = strip_units(data=data)
     image, bad = as_masked_image(arrays['data'], mask)
     image = np.where(bad, np.nan, image)
     x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
     score = ring_scores(image, x.ravel(), y.ravel(), fwhm,
-                        n_angles=n_angles)
+                        ring_factor=ring_factor, n_angles=n_angles,
+                        mask_neighbors=mask_neighbors)
     return score.reshape(x.shape)[()]
 
 
-def ring_scores(image, x, y, fwhm, *, n_angles=32):
+def check_ring(ring_factor, n_angles):
+    """
+    Check the radius and the directions of the ring of the score.
+    """
+    if not (np.isfinite(ring_factor) and ring_factor > 0):
+        msg = f'ring_factor must be positive and finite: got {ring_factor}'
+        raise ValueError(msg)
+    try:
+        count = operator.index(n_angles)
+    except TypeError:
+        msg = f'n_angles must be an integer: got {n_angles!r}'
+        raise TypeError(msg) from None
+    if count < 3:
+        msg = f'n_angles must be at least 3: got {count}'
+        raise ValueError(msg)
+
+
+def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
+                mask_neighbors=False):
     """
     Return the shoulder scores on an image with NaN as masked pixels.
     """
     angle = 2 * np.pi * np.arange(n_angles) / n_angles
-    radius = fwhm * np.array(_RING_RADII)[:, np.newaxis]
-    ring = _sample(image, x[:, np.newaxis, np.newaxis]
-                   + radius * np.cos(angle),
-                   y[:, np.newaxis, np.newaxis] + radius * np.sin(angle))
+    radius = ring_factor * fwhm * np.array(_RING_RADII)[:, np.newaxis]
+    dx, dy = radius * np.cos(angle), radius * np.sin(angle)
+    ring = _sample(image, x[:, np.newaxis, np.newaxis] + dx,
+                   y[:, np.newaxis, np.newaxis] + dy)
+    if mask_neighbors:
+        _mask_neighbors(ring, x, y, dx, dy)
     level = _median(ring)
     ring = ring - level[..., np.newaxis]  # NaN if there is no level
     profile = _mean(np.swapaxes(ring, 1, 2))
@@ -102,6 +153,26 @@ def ring_scores(image, x, y, fwhm, *, n_angles=32):
     total = excess + np.maximum(height, 0.0)  # NaN stays
     # nothing to compare in a constant image
     return np.divide(excess, total, out=np.array(total), where=total > 0)
+
+
+def _mask_neighbors(ring, x, y, dx, dy):
+    """
+    Set the samples that are nearer to another source to NaN.
+
+    ``dx`` and ``dy`` are the offsets of the samples from their source.
+    """
+    known = np.nonzero(np.isfinite(x) & np.isfinite(y))[0]
+    position = np.column_stack([x, y])[known]
+    reach = 2 * np.hypot(dx, dy).max()
+    pairs = known[KDTree(position).query_pairs(reach, output_type='ndarray')]
+    source, other = np.concatenate([pairs, pairs[:, ::-1]]).T
+    x_other = (x[other] - x[source])[:, np.newaxis, np.newaxis]
+    y_other = (y[other] - y[source])[:, np.newaxis, np.newaxis]
+    # beyond the perpendicular bisector of the two
+    nearer = x_other * dx + y_other * dy > (x_other**2 + y_other**2) / 2
+    foreign = np.zeros(ring.shape, dtype=bool)
+    np.logical_or.at(foreign, source, nearer)
+    ring[foreign] = np.nan
 
 
 def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
@@ -173,6 +244,21 @@ def cutout_stack(image, x, y, half):
     inside = (row >= 0) & (row < ny) & (col >= 0) & (col < nx)
     values = image[row.clip(0, ny - 1), col.clip(0, nx - 1)]
     return np.where(inside, values, np.nan), dx, dy
+
+
+def highest_pixels(image, x, y, radius):
+    """
+    Return the highest pixels within a radius of given ones.
+
+    The nearest of equally high ones counts.
+    """
+    cutouts, dx, dy = cutout_stack(image, x, y, int(radius))
+    distance = np.hypot(dx, dy)
+    order = np.argsort(distance, kind='stable')
+    order = order[distance[order] <= radius]
+    level = cutouts[:, order]
+    highest = order[np.where(np.isnan(level), -np.inf, level).argmax(axis=1)]
+    return x + dx[highest], y + dy[highest]
 
 
 def daofind_sharpness(cutouts, height):

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.modeling.models import Gaussian2D
+from astropy.nddata import CCDData
 from astropy.table import QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.masked import Masked
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import StarFinderBase
 from photutils.psf import (
@@ -320,6 +323,176 @@ class TestLevels:
             assert np.sign(np.round(row['roundness'], 6)) == sign
 
 
+class TestSnapRadius:
+    """
+    Detections move to the highest pixel of the image.
+    """
+
+    data = make_map([(20.0, 20.0), (60.0, 20.0), (40.0, 60.0)], noise=0.6,
+                    seed=8)
+
+    @pytest.mark.parametrize('radius', [1.0, 2.0, 2.5, 4.0])
+    def test_highest_pixel(self, radius):
+        """
+        ``peak`` is the maximum of the disk around the filtered peak,
+        and the centroid is next to it; what belongs to the filtered
+        peak stays.
+        """
+        plain = HighPassStarFinder(6.0, FWHM)
+        table = HighPassStarFinder(6.0, FWHM, snap_radius=radius)(self.data)
+        filtered = plain.filter(self.data)
+        assert len(table) == 3
+        yy, xx = np.indices(self.data.shape)
+        for row, before in zip(table, plain(self.data), strict=True):
+            near = np.hypot(xx - before['x_centroid'],
+                            yy - before['y_centroid']) < 3
+            at = np.argmax(np.where(near, filtered, -np.inf))
+            y_0, x_0 = np.unravel_index(at, filtered.shape)
+            disk = np.hypot(xx - x_0, yy - y_0) <= radius
+            at = np.argmax(np.where(disk, self.data, -np.inf))
+            y_1, x_1 = np.unravel_index(at, filtered.shape)
+            assert row['peak'] == self.data[y_1, x_1]
+            assert np.hypot(row['x_centroid'] - x_1,
+                            row['y_centroid'] - y_1) <= 1.0
+            for name in ('snr', 'sharpness', 'roundness', 'flux'):
+                assert row[name] == before[name]
+
+    def test_off(self):
+        """
+        None and zero move nothing.
+        """
+        plain = HighPassStarFinder(6.0, FWHM)(self.data)
+        table = HighPassStarFinder(6.0, FWHM, snap_radius=0)(self.data)
+        for name in COLUMNS:
+            assert_array_equal(table[name], plain[name])
+
+    def test_one_source_stays_one(self):
+        """
+        Detections that move to the same pixel become one, the one with
+        the highest filtered peak.
+        """
+        data = make_map([(40.0, 40.0), (45.0, 40.0)], amplitude=[9.0, 3.0],
+                        noise=0.01)
+        for separation in (0.0, None):
+            finder = HighPassStarFinder(20.0, FWHM, snap_radius=6.0,
+                                        min_separation=separation)
+            table = finder(data)
+            assert_allclose(positions_of(table), [(40, 40)], atol=0.2)
+            assert table.meta['n_rejected'] == {'snap_radius': 1}
+
+    def test_masked_pixels_and_borders(self):
+        """
+        Nothing moves to a masked pixel or off the image.
+        """
+        data = make_map([(0.0, 0.0), (89.0, 40.0)])
+        data[40, 88] = 1000.0
+        mask = data > 100
+        table = HighPassStarFinder(6.0, FWHM, snap_radius=3)(data,
+                                                             mask=mask)
+        assert len(table) == 2
+        assert np.all(table['peak'] < 10)
+        assert_allclose(positions_of(table), [(0, 0), (89, 40)], atol=0.5)
+
+
+def test_number_of_rejected():
+    """
+    The meta say how many each selection in use has rejected.
+    """
+    data = TestLevels.data
+    assert HighPassStarFinder(5.0, FWHM)(data).meta['n_rejected'] == {}
+    finder = HighPassStarFinder(5.0, FWHM, peak_max=5.0, n_brightest=1,
+                                sharpness_range=(-9, 9),
+                                exclude_border=True)
+    assert finder(data).meta['n_rejected'] == {
+        'exclude_border': 0, 'sharpness_range': 0, 'peak_max': 1,
+        'n_brightest': 1}
+
+
+@pytest.mark.parametrize(('threshold', 'kwargs'), [
+    (0.999, {}), (np.float32(0.01), {'kernel': 'box'})])
+def test_threshold_below_the_noise(threshold, kwargs):
+    """
+    A number below 1 raises a warning that names the remedies.
+    """
+    match = 'in units of the noise .* a Quantity .* a 2D array, .* as rms'
+    with pytest.warns(AstropyUserWarning, match=match):
+        HighPassStarFinder(threshold, FWHM, **kwargs)
+
+
+@pytest.mark.parametrize(('threshold', 'kwargs'), [
+    (1.0, {}), (0.1 * u.Jy, {}), (np.full((80, 90), 0.1), {}),
+    (0.5, {'rms': 0.1})])
+def test_no_warning_about_threshold(threshold, kwargs):
+    """
+    No warning (which would be an error) where a level is meant.
+    """
+    HighPassStarFinder(threshold, FWHM, **kwargs)
+
+
+def test_rms_of_the_image():
+    """
+    White noise of the image times the norm of the filter's response to
+    one pixel is the noise of the filtered image.
+    """
+    noise = np.random.default_rng(6).normal(0.0, 2.0, (400, 400))
+    impulse = np.zeros((61, 61))
+    impulse[30, 30] = 1.0
+    for kernel in ('gaussian', 'box'):
+        finder = HighPassStarFinder(5.0, FWHM, kernel=kernel)
+        gain = np.sqrt(np.sum(finder.filter(impulse)**2))
+        assert_allclose(finder.filter(noise).std(), 2.0 * gain, rtol=0.02)
+    # a box of 9 pixels: 1 - 1/81 at the center, -1/81 elsewhere
+    assert_allclose(gain, np.sqrt(1 - 1 / 81))
+
+
+class TestMaskedInput:
+    """
+    An image that carries its own mask.
+    """
+
+    data = make_map([(20.0, 20.0), (60.0, 20.0), (40.0, 60.0)])
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[10:31, 10:31] = True
+
+    @pytest.mark.parametrize('kind', ['ma', 'ma plus mask', 'Masked', 'CCD'])
+    def test_same_as_mask(self, kind):
+        """
+        The hidden pixels are ignored as with ``mask``, and what is
+        below them does not matter.
+        """
+        finder = HighPassStarFinder(6.0, FWHM)
+        expected = finder(self.data, mask=self.mask)
+        assert len(expected) == 2
+        hidden = np.where(self.mask, 1.0e6, self.data)
+        mask = None
+        if kind == 'Masked':
+            image = Masked(hidden << u.Jy, mask=self.mask)
+        elif kind == 'CCD':
+            image = CCDData(hidden, unit='Jy', mask=self.mask)
+        else:
+            image = np.ma.array(hidden, mask=self.mask.copy())
+            if kind == 'ma plus mask':
+                image.mask[:18] = False
+                mask = self.mask & (np.arange(80) < 18)[:, np.newaxis]
+        table = finder(image, mask=mask)
+        for name in COLUMNS:
+            values = getattr(table[name], 'value', table[name])
+            assert_array_equal(values, expected[name])
+        filtered = finder.filter(image, mask=mask)
+        plain = getattr(filtered, 'value', filtered)
+        assert type(plain) is np.ndarray
+        assert_array_equal(plain, finder.filter(self.data, mask=self.mask))
+
+    def test_integers_and_no_mask(self):
+        """
+        Masked arrays of integers, and without any masked pixel.
+        """
+        counts = np.ma.array(np.round(1000 * self.data).astype(int))
+        finder = HighPassStarFinder(6.0, FWHM)
+        assert len(finder(counts)) == 3
+        assert len(finder(np.ma.array(counts, mask=self.mask))) == 2
+
+
 class TestUnits:
     """
     Quantity in, Quantity out, with the same numbers.
@@ -402,6 +575,8 @@ class TestBadInput:
         ({'sharpness_range': 3}, ValueError, 'sharpness_range must be'),
         ({'roundness_range': (2, 1)}, ValueError, 'lower <= upper'),
         ({'min_separation': -1}, ValueError, 'min_separation must be'),
+        ({'snap_radius': -1}, ValueError, 'snap_radius must be finite'),
+        ({'snap_radius': np.inf}, ValueError, 'snap_radius must be fin'),
         ({'n_brightest': 0}, ValueError, 'n_brightest must be at least'),
         ({'n_brightest': 1.5}, TypeError, 'n_brightest must be an int'),
     ])

@@ -104,6 +104,76 @@ class TestShoulderScore:
         score = shoulder_score(image, [-20, 55, 30], [30, 55, 30], FWHM)
         assert_array_equal(np.isnan(score), [True, True, False])
 
+    @pytest.mark.parametrize('mask_neighbors', [False, True])
+    def test_ring_of_other_size(self, mask_neighbors):
+        """
+        Radius, directions and neighbours as documented, sample by
+        sample.
+        """
+        sources = [(30, 30), (34, 31), (33, 24)]
+        model = (Gaussian2D(1, 30, 30, SIGMA, SIGMA)
+                 + Gaussian2D(2, 34, 31, SIGMA, SIGMA)
+                 + Gaussian2D(1.5, 33, 24, SIGMA, SIGMA))
+        yy, xx = np.mgrid[:61, :61]
+        circles = []
+        for radius in FWHM * 2.0 * np.array([3, 4, 5, 6]) / 6:
+            circles.append([])
+            for angle in 2 * np.pi * np.arange(12) / 12:
+                x = 30 + radius * np.cos(angle)
+                y = 30 + radius * np.sin(angle)
+                own, *others = (np.hypot(x - x_0, y - y_0)
+                                for x_0, y_0 in sources)
+                nearer = mask_neighbors and min(others) < own
+                circles[-1].append(np.nan if nearer else model(x, y))
+        ring = np.array(circles)
+        assert np.isnan(ring).any() == mask_neighbors
+        level = np.nanmedian(ring, axis=1, keepdims=True)
+        known = np.isfinite(ring).any(axis=0)
+        excess = np.nanmean((ring - level)[:, known], axis=0).max()
+        expected = excess / (excess + model(30, 30) - level.mean())
+        scores = shoulder_score(model(xx, yy), *np.transpose(sources), FWHM,
+                                ring_factor=2.0, n_angles=12,
+                                mask_neighbors=mask_neighbors)
+        assert_allclose(scores[0], expected, atol=0.02)
+
+    def test_masked_neighbor(self):
+        """
+        Equal neighbours do not count with mask_neighbors, unless they
+        are unknown; the same position twice is no neighbour.
+        """
+        image = make_image((30, 30, 1.0), (36, 30, 1.0))
+        scores = [shoulder_score(image, x, [30, 30], FWHM,
+                                 mask_neighbors=mask)[0]
+                  for x, mask in (([30, 36], False), ([30, 36], True),
+                                  ([30, 10], True), ([30, np.nan], True),
+                                  ([30, 30], True))]
+        assert scores[0] > 0.4
+        assert scores[1] < 0.5 * scores[0]
+        assert_array_equal(scores[2:], scores[0])
+
+    @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
+        ({'ring_factor': 0}, ValueError, 'ring_factor must be positive'),
+        ({'ring_factor': np.nan}, ValueError, 'ring_factor must be pos'),
+        ({'n_angles': 2}, ValueError, 'n_angles must be at least 3'),
+        ({'n_angles': 8.0}, TypeError, 'n_angles must be an integer')])
+    def test_bad_ring(self, kwargs, error, match):
+        """
+        A ring that cannot be is named.
+        """
+        with pytest.raises(error, match=match):
+            shoulder_score(make_image(), 30, 30, FWHM, **kwargs)
+
+    def test_masked_array(self):
+        """
+        The mask of a masked array counts.
+        """
+        image = make_image((30, 30, 1.0))
+        mask = np.zeros(image.shape, dtype=bool)
+        mask[25:36, 34:] = True
+        image[mask] = 1000.0
+        score = shoulder_score(np.ma.array(image, mask=mask), 30, 30, FWHM)
+        assert score == shoulder_score(image, 30, 30, FWHM, mask=mask)
+
     def test_shapes_and_units(self):
         """
         Scalars and arrays; the unit of the data does not matter.
