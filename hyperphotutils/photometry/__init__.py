@@ -4,3 +4,4 @@ From a map to a catalogue.
 """
 
 from hyperphotutils.photometry.extractor import *  # noqa: F401, F403
+from hyperphotutils.photometry.forced import *  # noqa: F401, F403

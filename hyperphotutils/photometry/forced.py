@@ -1,0 +1,706 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Forced photometry: one catalogue, measured on the maps of several bands.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.nddata import NDData
+from astropy.stats import gaussian_sigma_to_fwhm
+from astropy.table import QTable, Table
+from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
+
+from hyperphotutils.aperture.photometry import measure_apertures
+from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.units import flux_factor
+from hyperphotutils.utils.flags import FLAGS, decode_flags
+from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    make_repr,
+    open_nddata,
+    result_meta,
+)
+from hyperphotutils.utils.wcs import pixel_scale, sky_to_pixel_ellipse
+
+__all__ = ['ForcedPhotometry']
+
+_SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
+_FIXED = ('position', 'shape')
+_PIXEL_UNIT = u.Jy / u.pix
+# What the fit gives for each band, in the order of the columns.
+_MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
+             'amplitude_fit', 'local_bkg', 'flags')
+# A source may be narrower than the reference beam by this fraction of the
+# beam's area before it counts as clipped: the arithmetic is not exact.
+_ROUND_OFF = 1e-9
+# Sources up to this size in beams are fitted on the footprint of the beam:
+# on a larger one, structured backgrounds are less like a polynomial.
+_COMPACT = 1.5
+
+
+class ForcedPhotometry:
+    """
+    Measure the sources of one catalogue on the maps of several bands.
+
+    Positions and shapes are those of the catalogue; fitted are the
+    fluxes of all sources of a group together, with the background below
+    them. A band brings its own beam, pixels, projection, celestial
+    frame, and unit.
+
+    Parameters
+    ----------
+    ellipse : {'same', 'matched'}, optional
+        The shape that a source has in a band:
+
+        * ``'same'``: that of the catalogue, in every band, as for maps
+          that were brought to one beam;
+        * ``'matched'``: that of the catalogue with the reference beam
+          taken away and the beam of the band added, so that the
+          intrinsic source is the same in every band.
+
+    reference_beam : `~radio_beam.Beam`, `~astropy.units.Quantity`, or \
+            str, optional
+        The beam with which the shapes of the catalogue were measured: a
+        beam (its position angle in the frame of the catalogue), the
+        FWHM of a round one, or the name of a band. Needed for
+        ``'matched'`` and used for nothing else.
+
+    make_fitter : callable, optional
+        What makes the fitter of a band. It is called with the FWHM of
+        the beam in pixels (more where the sources are typically larger
+        than 1.5 beams, their own where the beam is not known), and
+        with ``fixed=('position', 'shape')``; the default is
+        `~hyperphotutils.blend.BlendGroupFitter`. Options are given to
+        it with `functools.partial`.
+
+    noise : object or dict of object, optional
+        Handed to ``make_fitter`` as ``noise=``: one for all bands, or
+        one for each name. `None` does not hand on anything.
+
+    fwhm_radius_ratio : float, optional
+        The semi-axes of the apertures in units of the FWHMs.
+
+    aperture_correction : bool, optional
+        Whether to divide the sum in the aperture by the fraction of the
+        Gaussian inside it.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar over the bands.
+
+    Attributes
+    ----------
+    tables : dict of `~astropy.table.QTable`
+        The tables of the fits of the last call by band, with pixel
+        positions and all other columns of the fitter.
+
+    fitters : dict of `~hyperphotutils.blend.BlendGroupFitter`
+        The fitters of the last call by band, for images of models,
+        backgrounds, and residuals in Jy/pixel.
+
+    See Also
+    --------
+    hyperphotutils.blend.BlendGroupFitter :
+        Fixes positions or shapes alone on one map.
+
+    Notes
+    -----
+    With the covariance matrices :math:`C` of the Gaussians in the plane
+    that touches the sky at the source, a matched ellipse is
+
+    .. math::
+
+        C_{band} = [C_{source} - B_{reference}]_+ + B_{band}
+
+    where :math:`[\\,]_+` sets negative eigenvalues to zero: a source is
+    nowhere narrower than the beam. Those for which this made a
+    difference have the flag ``at_bound``.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import ForcedPhotometry
+    >>> sim = make_blended_map((100, 100), 10, seed=1)
+    >>> phot = ForcedPhotometry()
+    >>> table = phot(sim.truth, {'a': sim.image})
+    >>> print(len(table), table['flux_fit_a'].unit)
+    10 Jy
+    """
+
+    _repr_params = ('ellipse', 'reference_beam', 'make_fitter', 'noise',
+                    'fwhm_radius_ratio', 'aperture_correction',
+                    'progress_bar')
+
+    def __init__(self, *, ellipse='same', reference_beam=None,
+                 make_fitter=None, noise=None, fwhm_radius_ratio=1.0,
+                 aperture_correction=True, progress_bar=False):
+        _check_ellipse(ellipse, reference_beam)
+        if make_fitter is not None and not callable(make_fitter):
+            msg = f'make_fitter must be callable: {make_fitter!r}'
+            raise TypeError(msg)
+        if (not isinstance(fwhm_radius_ratio, Real)
+                or not 0.0 < fwhm_radius_ratio < np.inf):
+            msg = ('fwhm_radius_ratio must be a positive number: '
+                   f'{fwhm_radius_ratio!r}')
+            raise ValueError(msg)
+        self.ellipse = ellipse
+        self.reference_beam = reference_beam
+        self.make_fitter = (BlendGroupFitter if make_fitter is None
+                            else make_fitter)
+        self.noise = noise
+        self.fwhm_radius_ratio = float(fwhm_radius_ratio)
+        self.aperture_correction = bool(aperture_correction)
+        self.progress_bar = progress_bar
+        self.tables = {}
+        self.fitters = {}
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, sources, bands, *, error=None):
+        """
+        Measure the sources on the maps.
+
+        Parameters
+        ----------
+        sources : `~astropy.table.Table`
+            A row a source, such as the result of
+            `~hyperphotutils.photometry.HyperPhotometry`. The column
+            ``sky_centroid`` is needed; ``id`` is kept;
+            ``fwhm_major_sky``, ``fwhm_minor_sky``, and
+            ``position_angle`` (East of North in the frame of
+            ``sky_centroid``) give the shapes. Sources without a width
+            are taken for points and have the beam of each band.
+
+        bands : dict of `~astropy.nddata.CCDData`
+            The maps by name, as `~hyperphotutils.maps.read_map` gives
+            them; or anything with ``data``, ``unit``, ``wcs``, and
+            ``meta['beam']``, and maybe ``mask``. The unit may be
+            any that `~hyperphotutils.maps.flux_factor` takes.
+
+        error : dict, optional
+            The standard deviations of the pixels (a number, an array,
+            or a `~astropy.units.Quantity`) by band, in the unit of its
+            map. By default they are the uncertainty that the map
+            carries, or are taken from the residuals of the fits.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            The rows of ``sources``, in their order: ``id`` and the
+            position and shape of each as they were given, and for each
+            band ``flux_fit_<band>``, ``flux_err_<band>``,
+            ``aperture_flux_<band>``, ``aperture_flux_err_<band>`` in
+            Jy, ``amplitude_fit_<band>`` and ``local_bkg_<band>`` in
+            Jy/pixel, and ``flags_<band>``. Sources that are not on the
+            map of a band are NaN there and have the flag ``off_map``.
+
+        Raises
+        ------
+        ValueError
+            If a column, a beam, or a unit is missing or wrong.
+        """
+        catalogue = _Catalogue(sources)
+        bands = _open_bands(bands, error)
+        reference = self._reference(bands)
+        table = catalogue.make_table()
+        table.meta |= result_meta(self)
+        table.meta['rms'] = {}
+        self.tables, self.fitters = {}, {}
+        names = list(bands)
+        if self.progress_bar:
+            from tqdm.auto import tqdm
+            names = tqdm(names, desc='Measure bands')
+        for name in names:
+            band = bands[name]
+            measured = self._measure(name, band, catalogue, reference)
+            table.meta['rms'][name] = str(band.rms << _PIXEL_UNIT)
+            for column in _MEASURED:
+                table[f'{column}_{name}'] = measured[column]
+        return table
+
+    @staticmethod
+    def decode_flags(flags):
+        """
+        Decode the values of a column of flags.
+
+        Parameters
+        ----------
+        flags : int or 1D array_like of int
+            The bit masks.
+
+        Returns
+        -------
+        names : list of str or list of list of str
+            The names of the bits that are set.
+        """
+        return decode_flags(flags)
+
+    def _reference(self, bands):
+        """
+        Return the reference beam, and the WCS of the frame in which its
+        position angle is (`None`: that of the catalogue).
+        """
+        beam = self.reference_beam
+        if not isinstance(beam, str):
+            beam = None if beam is None else _beam_axes(beam,
+                                                        'reference_beam')
+            return beam, None
+        if beam not in bands:
+            msg = (f'reference_beam {beam!r} is none of the bands: '
+                   f'{", ".join(bands)}')
+            raise ValueError(msg)
+        return bands[beam].need_beam(), bands[beam].wcs
+
+    def _measure(self, name, band, catalogue, reference):
+        """
+        Measure all sources on the map of one band.
+        """
+        init, clipped = self._place(band, catalogue, reference)
+        fitter = self.fitters[name] = self._make_fitter(name, band, init)
+        table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
+                       error=band.error_with_unit, init_params=init)
+        table['id'] = catalogue.id
+        table['flags'][clipped] |= FLAGS['at_bound']
+        self._add_apertures(table, band, fitter)
+        self.tables[name] = table
+        return table
+
+    def _place(self, band, catalogue, reference):
+        """
+        Return positions and ellipses in the pixels of a band, and which
+        ellipses were clipped.
+        """
+        sky = catalogue.sky
+        major, minor, angle = catalogue.shape
+        angle = angle + _rotation(sky, band.wcs)
+        clipped = np.zeros(len(sky), dtype=bool)
+        if self.ellipse == 'matched':
+            beam, wcs = reference
+            turn = _rotation(sky, band.wcs)
+            if wcs is not None:
+                turn = turn - _rotation(sky, wcs)
+            major, minor, angle, clipped = _match_ellipses(
+                (major, minor, angle), (*beam[:2], beam[2] + turn),
+                band.need_beam())
+        is_point = ~np.isfinite(major)
+        if is_point.any():
+            major, minor, angle = (
+                np.where(is_point, beam, value) for beam, value in zip(
+                    band.need_beam(), (major, minor, angle), strict=True))
+        x, y, major, minor, theta = sky_to_pixel_ellipse(
+            band.wcs, sky, major * u.arcsec, minor * u.arcsec, angle)
+        init = QTable({'x_init': x, 'y_init': y, 'fwhm_major_init': major,
+                       'fwhm_minor_init': minor, 'theta_init': theta})
+        return init, clipped & ~is_point
+
+    def _make_fitter(self, name, band, init):
+        """
+        Make the fitter of a band, for its beam or for sources that are
+        typically much larger.
+        """
+        sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
+        sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
+        fwhm = float(np.median(sizes)) if len(sizes) else 1.0
+        if band.beam is not None:
+            fwhm = max(band.beam_fwhm, fwhm / _COMPACT)
+        options = {'fixed': _FIXED}
+        noise = (self.noise.get(name) if isinstance(self.noise, Mapping)
+                 else self.noise)
+        if noise is not None:
+            options['noise'] = noise
+        return self.make_fitter(fwhm, **options)
+
+    def _add_apertures(self, table, band, fitter):
+        """
+        Add what is measured in the apertures, on the map without
+        background and companions.
+        """
+        shape = band.values.shape
+        sourceless = band.values - fitter.make_model_image(shape).value
+        background = fitter.make_background_image(shape).value
+        band.measure_noise(sourceless, fitter.fwhm)
+        # Where the background is not known, the model stands for the map.
+        residual = np.where(np.isfinite(background),
+                            sourceless - background, 0.0)
+        measured = measure_apertures(
+            residual, table['x_fit'], table['y_fit'],
+            table['amplitude_fit'].value, table['fwhm_major_fit'],
+            table['fwhm_minor_fit'], table['theta_fit'].to_value(u.deg),
+            mask=band.mask, error=band.noise,
+            fwhm_radius_ratio=self.fwhm_radius_ratio,
+            correct=self.aperture_correction)
+        for name in ('aperture_flux', 'aperture_flux_err'):
+            table[name] = measured[name] << u.Jy
+        table['aperture_correction'] = measured['aperture_correction']
+        table['flags'] |= np.where(measured['partial'],
+                                   FLAGS['partial_aperture'], 0)
+
+
+class _Catalogue:
+    """
+    The sources as they were given, checked.
+
+    Parameters
+    ----------
+    sources : `~astropy.table.Table`
+        As for a call of `ForcedPhotometry`.
+    """
+
+    def __init__(self, sources):
+        if not isinstance(sources, Table):
+            msg = ('sources must be an astropy Table, got '
+                   f'{type(sources).__name__}')
+            raise TypeError(msg)
+        self.table = sources
+        self.sky = self._read_sky()
+        self.id = self._read_id()
+        self.shape = self._read_shape()
+
+    def make_table(self):
+        """
+        Start the result with the columns of the catalogue.
+        """
+        table = QTable({'id': self.id})
+        for name in ('sky_centroid', *_SHAPE):
+            if name in self.table.colnames:
+                table[name] = self.table[name]
+        return table
+
+    def _read_sky(self):
+        """
+        Return the positions.
+        """
+        names = self.table.colnames
+        if 'sky_centroid' not in names:
+            msg = ('sources needs the column sky_centroid; it has '
+                   f'{", ".join(names) or "no columns"}')
+            raise ValueError(msg)
+        sky = self.table['sky_centroid']
+        if not isinstance(sky, SkyCoord):
+            msg = ('the column sky_centroid of sources must hold a SkyCoord, '
+                   f'got {type(sky).__name__}')
+            raise TypeError(msg)
+        if getattr(sky, 'masked', False):
+            sky = sky.filled(np.nan)
+        # without a distance, which no frame of a map can use
+        return SkyCoord(sky.spherical.lon, sky.spherical.lat,
+                        frame=sky.frame.replicate_without_data())
+
+    def _read_id(self):
+        """
+        Return the identifiers.
+        """
+        if 'id' not in self.table.colnames:
+            return np.arange(1, len(self.table) + 1)
+        names = np.asarray(self.table['id'])
+        unique, counts = np.unique(names, return_counts=True)
+        if np.any(counts > 1):
+            twice = unique[counts > 1]
+            msg = (f'sources has {len(twice)} values of id more than once, '
+                   f'the first is {twice[0]!s}')
+            raise ValueError(msg)
+        return names
+
+    def _read_shape(self):
+        """
+        Return the widths in arcsec and the angle in degrees, all NaN for
+        points.
+        """
+        missing = [name for name in _SHAPE if name not in self.table.colnames]
+        if len(missing) == len(_SHAPE):
+            return tuple(np.full(len(self.table), np.nan) for _ in _SHAPE)
+        if missing:
+            msg = ('sources must have all or none of the columns '
+                   f'{", ".join(_SHAPE)}: {", ".join(missing)} missing')
+            raise ValueError(msg)
+        major, minor, angle = (
+            self._read_angle(name, unit) for name, unit in zip(
+                _SHAPE, (u.arcsec, u.arcsec, u.deg), strict=True))
+        wrong = (major <= 0.0) | (minor <= 0.0)
+        if wrong.any():
+            msg = ('the widths in sources must be positive: '
+                   f'{major[wrong][0]} x {minor[wrong][0]} arcsec for id '
+                   f'{self.id[wrong][0]}')
+            raise ValueError(msg)
+        is_point = ~np.isfinite(major + minor + angle)
+        return tuple(np.where(is_point, np.nan, value)
+                     for value in (major, minor, angle))
+
+    def _read_angle(self, name, unit):
+        """
+        Return a column of angles as plain numbers.
+        """
+        column = self.table[name]
+        given = getattr(column, 'unit', None)
+        if given is None or not given.is_equivalent(unit):
+            msg = (f'the column {name} of sources must be an angle, its unit '
+                   f'is {given or "missing"}')
+            raise ValueError(msg)
+        if hasattr(column, 'filled'):
+            column = column.astype(float).filled(np.nan)
+        return np.asarray(u.Quantity(column, given).to_value(unit),
+                          dtype=float)
+
+
+@dataclass
+class _Band:
+    """
+    A map in Jy/pixel.
+
+    Parameters
+    ----------
+    name : str
+        The name of the band.
+
+    values, mask : 2D `~numpy.ndarray`
+        The map, and its pixels not to use.
+
+    error : float, 2D `~numpy.ndarray`, or None
+        The standard deviations of the pixels.
+
+    wcs : `~astropy.wcs.WCS`
+        The WCS.
+
+    beam : tuple of float or None
+        The FWHMs in arcsec and the position angle in degrees.
+
+    noise : float or 2D `~numpy.ndarray`, optional
+        The given or measured standard deviations.
+    """
+
+    name: str
+    values: np.ndarray
+    mask: np.ndarray
+    error: np.ndarray | None
+    wcs: WCS
+    beam: tuple | None
+    noise: np.ndarray | None = None
+
+    @property
+    def error_with_unit(self):
+        """
+        The errors for the fitter.
+        """
+        return None if self.error is None else self.error << _PIXEL_UNIT
+
+    @property
+    def rms(self):
+        """
+        The typical noise.
+        """
+        noise = np.asarray(self.noise)
+        return float(np.median(noise[np.isfinite(noise)]))
+
+    @property
+    def beam_fwhm(self):
+        """
+        The geometric mean FWHM of the beam in pixels.
+        """
+        scale = pixel_scale(self.wcs, self.values.shape).to_value(u.arcsec)
+        return float(np.sqrt(self.beam[0] * self.beam[1]) / scale)
+
+    def need_beam(self):
+        """
+        Return the beam, which must be known.
+        """
+        if self.beam is None:
+            msg = (f"band {self.name!r} needs a beam in meta['beam'], for "
+                   'matched ellipses and for sources without widths')
+            raise ValueError(msg)
+        return self.beam
+
+    def is_on_map(self, x, y):
+        """
+        Tell which positions are on the map.
+        """
+        ny, nx = self.values.shape
+        return ((np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx)
+                & (np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny))
+
+    def measure_noise(self, sourceless, fwhm):
+        """
+        Take the given errors, or the rms about local backgrounds.
+        """
+        if self.error is not None:
+            self.noise = self.error
+            return
+        # Models are cut off at a millionth of their peaks.
+        floor = 1e-6 * np.max(np.abs(self.values[~self.mask]))
+        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
+        self.noise = max(floor, local_rms(sourceless, box_size,
+                                          mask=self.mask))
+
+
+def _check_ellipse(ellipse, reference_beam):
+    """
+    Check the kind of ellipse and the beam that it needs.
+    """
+    if ellipse not in {'same', 'matched'}:
+        msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
+        raise ValueError(msg)
+    if ellipse == 'matched' and reference_beam is None:
+        msg = ("ellipse='matched' needs reference_beam, the beam with which "
+               'the shapes of the sources were measured')
+        raise ValueError(msg)
+    if ellipse == 'same' and reference_beam is not None:
+        msg = "reference_beam is for ellipse='matched' only"
+        raise ValueError(msg)
+    if reference_beam is not None and not isinstance(reference_beam, str):
+        _beam_axes(reference_beam, 'reference_beam')
+
+
+def _beam_axes(beam, name):
+    """
+    Return the FWHMs of a beam in arcsec and its angle in degrees.
+    """
+    # a radio_beam.Beam is a Quantity, too, of its solid angle
+    if isinstance(beam, u.Quantity) and not hasattr(beam, 'major'):
+        axes = (beam, beam, 0.0 * u.deg)
+    else:
+        axes = tuple(getattr(beam, key, None)
+                     for key in ('major', 'minor', 'pa'))
+    if not all(isinstance(axis, u.Quantity) and axis.isscalar
+               and axis.unit.is_equivalent(u.deg) for axis in axes):
+        msg = (f'{name} must be a radio_beam.Beam or the FWHM as a Quantity, '
+               f'such as 18 * u.arcsec, got {_describe_beam(beam)}')
+        raise TypeError(msg)
+    major, minor = (float(axis.to_value(u.arcsec)) for axis in axes[:2])
+    if not 0.0 < minor <= major < np.inf:
+        msg = f'{name} must have a positive FWHM: {beam!r}'
+        raise ValueError(msg)
+    return major, minor, float(axes[2].to_value(u.deg))
+
+
+def _describe_beam(beam):
+    """
+    Describe what is no beam.
+    """
+    if type(beam).__name__ == 'Beam':
+        # copy.deepcopy, which CCDData.copy calls, drops them
+        return 'a Beam that lost its axes in a copy: set it again'
+    return repr(beam)
+
+
+def _open_bands(bands, error):
+    """
+    Check the maps and bring them to Jy/pixel.
+    """
+    if not isinstance(bands, Mapping):
+        msg = ('bands must be a dictionary of maps by name, got '
+               f'{type(bands).__name__}')
+        raise TypeError(msg)
+    if len(bands) == 0:
+        msg = 'bands must hold one map at least'
+        raise ValueError(msg)
+    error = {} if error is None else error
+    if not isinstance(error, Mapping) or set(error) - set(bands):
+        msg = ('error must be a dictionary by the names of bands '
+               f'({", ".join(map(str, bands))}): {error!r}')
+        raise ValueError(msg)
+    return {name: _open_band(name, image, error.get(name))
+            for name, image in bands.items()}
+
+
+def _open_band(name, image, error):
+    """
+    Bring one map to Jy/pixel.
+    """
+    if not isinstance(name, str) or not name:
+        msg = f'the names of bands must be strings: {name!r}'
+        raise ValueError(msg)
+    wcs = getattr(image, 'wcs', None)
+    if not isinstance(wcs, WCS):
+        msg = f'band {name!r} needs a wcs, a WCS of astropy: {wcs!r}'
+        raise TypeError(msg)
+    meta = getattr(image, 'meta', None) or {}
+    beam = meta.get('beam')
+    if beam is not None:
+        beam = _beam_axes(beam, f'the beam of band {name!r}')
+    data, mask, error = open_nddata(image, None, error)
+    if not isinstance(image, NDData):
+        data, mask = image.data, getattr(image, 'mask', None)
+    unit = getattr(data, 'unit', None) or getattr(image, 'unit', None)
+    values, mask = as_masked_image(getattr(data, 'value', data), mask,
+                                   name=f'band {name!r}')
+    factor = _flux_factor(name, unit, wcs, values.shape, meta, beam)
+    if error is not None:
+        if isinstance(error, u.Quantity):
+            error = error.to_value(unit)
+        error = factor * np.asarray(error, dtype=float)
+    return _Band(name, factor * values, mask, error, wcs, beam)
+
+
+def _flux_factor(name, unit, wcs, shape, meta, beam):
+    """
+    Return the factor from the unit of a map to Jy/pixel.
+    """
+    if unit is None:
+        msg = (f'band {name!r} has no unit, without which there are no '
+               'fluxes in Jy: read the map with read_map, or set its unit')
+        raise ValueError(msg)
+    pixel_area = pixel_scale(wcs, shape)**2
+    beam_area = None
+    if 'beam_area_pix' in meta:
+        beam_area = meta['beam_area_pix'] * pixel_area
+    elif beam is not None:
+        beam_area = (np.pi / (4.0 * np.log(2.0)) * beam[0] * beam[1]
+                     * u.arcsec**2)
+    try:
+        return flux_factor(u.Unit(unit), pixel_area=pixel_area,
+                           beam_area=beam_area,
+                           frequency=meta.get('frequency'))
+    except MapError as error:
+        msg = f'band {name!r}: {error}'
+        raise MapError(msg) from None
+
+
+def _rotation(sky, wcs):
+    """
+    Return the angle in degrees to add to a position angle in the frame
+    of ``sky`` for that in the frame of ``wcs``: where the pole of the
+    one lies in the other.
+    """
+    frame = wcs_to_celestial_frame(wcs)
+    if sky.frame.is_equivalent_frame(frame):
+        return np.zeros(len(sky))
+    pole = SkyCoord(0.0 * u.deg, 90.0 * u.deg,
+                    frame=sky.frame.replicate_without_data())
+    return sky.transform_to(frame).position_angle(
+        pole.transform_to(frame)).to_value(u.deg)
+
+
+def _match_ellipses(ellipse, reference, beam):
+    """
+    Take one beam from ellipses and add another.
+
+    All are tuples of the two FWHMs and the position angle in degrees.
+    Also returned is which ellipses are narrower than the beam taken
+    away; they are as wide as the one added there.
+    """
+    # on axes to the North and to the East
+    source, reference, beam = (np.array(gaussian_matrix(*axes))
+                               for axes in (ellipse, reference, beam))
+    nn, ne, ee = (source.T - reference.T).T
+    mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
+    angle = np.arctan2(ne, 0.5 * (nn - ee))
+    tiny = _ROUND_OFF * (reference[0] + reference[2])
+    clipped = mean - spread < -tiny
+    large, small = np.maximum([mean + spread, mean - spread], 0.0)
+    mean, spread = 0.5 * (large + small), 0.5 * (large - small)
+    nn = mean + spread * np.cos(angle) + beam[0]
+    ne = spread * np.sin(angle) + beam[1]
+    ee = mean - spread * np.cos(angle) + beam[2]
+    mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
+    major, minor = gaussian_sigma_to_fwhm * np.sqrt(
+        [mean + spread, mean - spread])
+    angle = wrap_angle(0.5 * np.rad2deg(np.arctan2(ne, 0.5 * (nn - ee))))
+    return major, minor, angle, clipped
