@@ -18,14 +18,18 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['CorrelatedNoise']
 
-# The sizes of the Gaussian parts of the model in units of the beam's FWHM:
-# none (the beam itself), then from a fifth of a beam to many beams.
+# Noise may be correlated over less than the beam: the gridding and the
+# weights of an interferometer, or the detectors' noise in a scanned map. Such
+# parts have these fractions of the beam's variances.
+_FRACTIONS = np.array([0.5, 0.7, 0.85])
+# The sizes of what is seen through the beam, in units of its FWHM: none (the
+# beam itself), then from a fifth of a beam to many beams.
 _SIZES = np.concatenate([[0.0], np.geomspace(0.2, 16.0, 16)])
 # The autocovariance is fitted out to this separation in FWHM, with weights
 # that fall with this power of the separation: short separations decide how
 # well a source is told from the noise.
 _REACH = 16.0
-_WEIGHT_POWER = 1.5
+_WEIGHT_POWER = 1.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
@@ -150,10 +154,12 @@ class CorrelatedNoise:
 
         The autocovariance of the unmasked pixels is measured by Fourier
         transforms and fitted, by non-negative least squares, with white
-        noise and Gaussians of many sizes, all seen through the beam: a
-        Gaussian of the size :math:`s` convolved twice with a beam of
-        the matrix :math:`B` has :math:`\Sigma = 2 B + s^2`. A constant
-        takes up the mean that the map has lost.
+        noise, noise correlated over a fraction of the beam, and
+        Gaussians of many sizes seen through the beam: the beam of the
+        matrix :math:`B` gives an autocovariance of the matrix
+        :math:`\Sigma = 2 B`, structure of the size :math:`s` one of
+        :math:`2 B + s^2`. A constant takes up the mean that the map has
+        lost.
 
         Parameters
         ----------
@@ -194,7 +200,9 @@ class CorrelatedNoise:
             raise ValueError(msg)
         beam = beam_matrix(fwhm, fwhm_minor, theta)
         sizes = (_SIZES * fwhm)**2
-        matrices = 2.0 * beam + sizes[:, None, None] * np.eye(2)
+        matrices = np.concatenate((
+            2.0 * beam * _FRACTIONS[:, None, None],
+            2.0 * beam + sizes[:, None, None] * np.eye(2)))
         variances = _fit_parts(measured, n_pairs, matrices, reach)
         used = variances[1:] > 0.0
         variances = np.concatenate((variances[:1], variances[1:][used]))
@@ -291,7 +299,7 @@ class CorrelatedNoise:
             return self._shared[key]
         return self._factorize(x, y, usable)
 
-    def aperture_variance(self, source, x, y, weight, n_sources):
+    def sum_variance(self, source, x, y, weight, n_sources):
         """
         Return the variances of weighted sums over pixels.
 
@@ -337,6 +345,24 @@ class CorrelatedNoise:
                 minlength=end - begin)
             begin = end
         return variance
+
+    def mean_variance(self, x, y):
+        """
+        Return the variance of the best estimate of a constant level from
+        some pixels.
+
+        Parameters
+        ----------
+        x, y : 1D int array_like
+            The pixel coordinates.
+
+        Returns
+        -------
+        variance : float
+            The variance, without unit.
+        """
+        whitening = self.whitening(np.asarray(x)[None], np.asarray(y)[None])
+        return 1.0 / float(np.sum(whitening[0].sum(axis=1)**2))
 
     def simulate(self, shape, *, seed=None):
         """
