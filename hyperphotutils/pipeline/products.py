@@ -124,10 +124,7 @@ def _write_tables(job, extraction, options):
     write_catalog(table, folder / 'catalog.ecsv')
     shapes = _with_shapes(extraction)
     if options.ipac:
-        # the comments of that format have no other place to say it
-        told = shapes.copy(copy_data=False)
-        told.meta['rms'] = f'{table.meta["rms"]}, of {table.meta["rms_of"]}'
-        write_catalog(told, folder / 'catalog.ipac', map_id=job.map_id)
+        write_catalog(shapes, folder / 'catalog.ipac', map_id=job.map_id)
     if options.regions:
         for name, shape in (('ellipses.reg', 'ellipse'),
                             ('centroids.reg', 'point')):
