@@ -203,7 +203,9 @@ def test_defaults_are_those_of_the_classes():
     assert phot.grouper.min_separation == separation
     assert fitter.grouper.min_separation == separation
     assert fitter.max_group_size == config.grouping.max_group_size
-    assert fitter.poly_order == config.fit.poly_order
+    # None is 1, but for correlated noise, which the configuration lacks
+    assert fitter.poly_order is None
+    assert config.fit.poly_order == 1
     assert fitter.fit_radius == 4 * config.fit.fit_radius
     assert fitter.max_shift == 4 * config.fit.max_shift
     assert tuple(fitter.fwhm_range) == config.fit.fwhm_range
