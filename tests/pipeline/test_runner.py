@@ -188,7 +188,7 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
                       if line.startswith('\\'))
     assert 'Threshold: 5.0 times the rms of the filtered map' in header
     assert f'Jy / pix, {words}' in header
-    assert header.count(words) == 1
+    assert header.count(f', {words}') == 1
 
 
 def test_overview_is_small_and_has_true_colours(map_file, tmp_path):
