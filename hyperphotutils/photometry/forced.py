@@ -16,11 +16,17 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
-from hyperphotutils.aperture.photometry import measure_apertures
+from hyperphotutils.aperture.photometry import (
+    ellipse_overlap,
+    measure_apertures,
+)
+from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.footprints import disk_offsets
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
+from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 from hyperphotutils.utils.tables import (
@@ -29,12 +35,15 @@ from hyperphotutils.utils.tables import (
     open_nddata,
     result_meta,
 )
-from hyperphotutils.utils.wcs import pixel_scale, sky_to_pixel_ellipse
+from hyperphotutils.utils.wcs import (
+    pixel_scale,
+    position_angle_in_frame,
+    sky_to_pixel_ellipse,
+)
 
 __all__ = ['ForcedPhotometry']
 
 _SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
-_FIXED = ('position', 'shape')
 _PIXEL_UNIT = u.Jy / u.pix
 # What the fit gives for each band, in the order of the columns.
 _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
@@ -82,9 +91,15 @@ class ForcedPhotometry:
         `~hyperphotutils.blend.BlendGroupFitter`. Options are given to
         it with `functools.partial`.
 
-    noise : object or dict of object, optional
-        Handed to ``make_fitter`` as ``noise=``: one for all bands, or
-        one for each name. `None` does not hand on anything.
+    noise : {'correlated', 'white'}, \
+            `~hyperphotutils.noise.CorrelatedNoise`, or dict, optional
+        How pixels are weighted. With ``'correlated'``, the default, the
+        covariance of noise and structured background is measured on
+        each map after a first fit, and all sources are fitted again by
+        generalised least squares. With ``'white'`` pixels are
+        independent. A `~hyperphotutils.noise.CorrelatedNoise`, in the
+        unit of the map, is used as it is. A dictionary has one of these
+        for each band.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the FWHMs.
@@ -140,9 +155,10 @@ class ForcedPhotometry:
                     'progress_bar')
 
     def __init__(self, *, ellipse='same', reference_beam=None,
-                 make_fitter=None, noise=None, fwhm_radius_ratio=1.0,
+                 make_fitter=None, noise='correlated', fwhm_radius_ratio=1.0,
                  aperture_correction=True, progress_bar=False):
         _check_ellipse(ellipse, reference_beam)
+        _check_noise(noise)
         if make_fitter is not None and not callable(make_fitter):
             msg = f'make_fitter must be callable: {make_fitter!r}'
             raise TypeError(msg)
@@ -190,7 +206,9 @@ class ForcedPhotometry:
             The standard deviations of the pixels (a number, an array,
             or a `~astropy.units.Quantity`) by band, in the unit of its
             map. By default they are the uncertainty that the map
-            carries, or are taken from the residuals of the fits.
+            carries, or are taken from the residuals of the fits. With
+            ``'correlated'`` noise, only how they vary over the map
+            counts: their scale is measured.
 
         Returns
         -------
@@ -210,6 +228,10 @@ class ForcedPhotometry:
         """
         catalogue = _Catalogue(sources)
         bands = _open_bands(bands, error)
+        if isinstance(self.noise, Mapping) and set(bands) - set(self.noise):
+            msg = ('noise must have an entry for each band '
+                   f'({", ".join(bands)}): {self.noise!r}')
+            raise ValueError(msg)
         reference = self._reference(bands)
         table = catalogue.make_table()
         table.meta |= result_meta(self)
@@ -246,8 +268,8 @@ class ForcedPhotometry:
 
     def _reference(self, bands):
         """
-        Return the reference beam, and the WCS of the frame in which its
-        position angle is (`None`: that of the catalogue).
+        Return the reference beam, and the frame in which its position
+        angle is (`None`: that of the catalogue).
         """
         beam = self.reference_beam
         if not isinstance(beam, str):
@@ -258,16 +280,28 @@ class ForcedPhotometry:
             msg = (f'reference_beam {beam!r} is none of the bands: '
                    f'{", ".join(bands)}')
             raise ValueError(msg)
-        return bands[beam].need_beam(), bands[beam].wcs
+        return (bands[beam].need_beam(),
+                wcs_to_celestial_frame(bands[beam].wcs))
 
     def _measure(self, name, band, catalogue, reference):
         """
         Measure all sources on the map of one band.
         """
         init, clipped = self._place(band, catalogue, reference)
-        fitter = self.fitters[name] = self._make_fitter(name, band, init)
+        fitter = self.fitters[name] = self._make_fitter(band, init)
         table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                        error=band.error_with_unit, init_params=init)
+        sourceless = band.values - fitter.make_model_image().value
+        band.measure_noise(sourceless, fitter.fwhm)
+        noise = self.noise[name] if isinstance(
+            self.noise, Mapping) else self.noise
+        if not isinstance(noise, str):
+            band.covariance = band.convert_noise(noise)
+        elif noise == 'correlated' and np.any(table['n_pixels_fit'] > 0):
+            band.measure_covariance(sourceless, table, fitter.fwhm)
+        if band.covariance is not None:
+            table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
+                           noise=band.covariance, init_params=init)
         table['id'] = catalogue.id
         table['flags'][clipped] |= FLAGS['at_bound']
         self._add_apertures(table, band, fitter)
@@ -281,15 +315,15 @@ class ForcedPhotometry:
         """
         sky = catalogue.sky
         major, minor, angle = catalogue.shape
-        angle = angle + _rotation(sky, band.wcs)
+        frame = wcs_to_celestial_frame(band.wcs)
+        angle = position_angle_in_frame(sky, angle, frame).to_value(u.deg)
         clipped = np.zeros(len(sky), dtype=bool)
         if self.ellipse == 'matched':
-            beam, wcs = reference
-            turn = _rotation(sky, band.wcs)
-            if wcs is not None:
-                turn = turn - _rotation(sky, wcs)
+            (*widths, beam_angle), origin = reference
+            place = sky if origin is None else sky.transform_to(origin)
+            beam_angle = position_angle_in_frame(place, beam_angle, frame)
             major, minor, angle, clipped = _match_ellipses(
-                (major, minor, angle), (*beam[:2], beam[2] + turn),
+                (major, minor, angle), (*widths, beam_angle.to_value(u.deg)),
                 band.need_beam())
         is_point = ~np.isfinite(major)
         if is_point.any():
@@ -302,7 +336,7 @@ class ForcedPhotometry:
                        'fwhm_minor_init': minor, 'theta_init': theta})
         return init, clipped & ~is_point
 
-    def _make_fitter(self, name, band, init):
+    def _make_fitter(self, band, init):
         """
         Make the fitter of a band, for its beam or for sources that are
         typically much larger.
@@ -312,22 +346,15 @@ class ForcedPhotometry:
         fwhm = float(np.median(sizes)) if len(sizes) else 1.0
         if band.beam is not None:
             fwhm = max(band.beam_fwhm, fwhm / _COMPACT)
-        options = {'fixed': _FIXED}
-        noise = (self.noise.get(name) if isinstance(self.noise, Mapping)
-                 else self.noise)
-        if noise is not None:
-            options['noise'] = noise
-        return self.make_fitter(fwhm, **options)
+        return self.make_fitter(fwhm, fixed=('position', 'shape'))
 
     def _add_apertures(self, table, band, fitter):
         """
         Add what is measured in the apertures, on the map without
         background and companions.
         """
-        shape = band.values.shape
-        sourceless = band.values - fitter.make_model_image(shape).value
-        background = fitter.make_background_image(shape).value
-        band.measure_noise(sourceless, fitter.fwhm)
+        sourceless = band.values - fitter.make_model_image().value
+        background = fitter.make_background_image().value
         # Where the background is not known, the model stands for the map.
         residual = np.where(np.isfinite(background),
                             sourceless - background, 0.0)
@@ -338,11 +365,38 @@ class ForcedPhotometry:
             mask=band.mask, error=band.noise,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
+        if band.covariance is not None:
+            measured['aperture_flux_err'] = measured[
+                'aperture_correction'] * self._aperture_noise(table, band,
+                                                              fitter)
         for name in ('aperture_flux', 'aperture_flux_err'):
             table[name] = measured[name] << u.Jy
         table['aperture_correction'] = measured['aperture_correction']
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
+
+    def _aperture_noise(self, table, band, fitter):
+        """
+        Return the noise of the sums in the apertures, with the
+        covariance of their pixels and the error of the mean level that
+        was fitted with each source.
+        """
+        known = np.flatnonzero(np.isfinite(table['x_fit']))
+        rows, noise = table[known], band.covariance
+        source, row, col, weight = ellipse_overlap(
+            rows['x_fit'], rows['y_fit'],
+            self.fwhm_radius_ratio * rows['fwhm_major_fit'],
+            self.fwhm_radius_ratio * rows['fwhm_minor_fit'],
+            rows['theta_fit'].to_value(u.deg), shape=band.values.shape)
+        if noise.relative_rms is not None:
+            weight = weight * noise.relative_rms[row, col]
+        variance = noise.sum_variance(source, col, row, weight, len(rows))
+        level = np.bincount(source, weights=weight, minlength=len(rows))**2
+        dx, dy = disk_offsets(2.0 * fitter.fwhm)
+        variance -= level * noise.mean_variance(dx, dy)
+        result = np.full(len(table), np.nan)
+        result[known] = np.sqrt(np.maximum(variance, 0.0))
+        return result
 
 
 class _Catalogue:
@@ -473,8 +527,17 @@ class _Band:
     beam : tuple of float or None
         The FWHMs in arcsec and the position angle in degrees.
 
+    unit : `~astropy.units.Unit`
+        The unit that the map had.
+
+    factor : float
+        What brought it to Jy/pixel.
+
     noise : float or 2D `~numpy.ndarray`, optional
         The given or measured standard deviations.
+
+    covariance : `~hyperphotutils.noise.CorrelatedNoise`, optional
+        The given or measured covariance.
     """
 
     name: str
@@ -483,7 +546,10 @@ class _Band:
     error: np.ndarray | None
     wcs: WCS
     beam: tuple | None
+    unit: u.UnitBase
+    factor: float
     noise: np.ndarray | None = None
+    covariance: CorrelatedNoise | None = None
 
     @property
     def error_with_unit(self):
@@ -539,6 +605,48 @@ class _Band:
         self.noise = max(floor, local_rms(sourceless, box_size,
                                           mask=self.mask))
 
+    def measure_covariance(self, sourceless, table, fwhm):
+        """
+        Measure the covariance of the pixels outside the cores of the
+        sources, with the sources subtracted.
+        """
+        cores = make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=0.5)
+        relative_rms = None
+        if np.ndim(self.noise) == 2:
+            relative_rms = np.where(np.isfinite(self.noise), self.noise
+                                    / np.nanmedian(self.noise), 1.0)
+        self.covariance = CorrelatedNoise.from_image(
+            sourceless << _PIXEL_UNIT, **self._beam_in_pixels(fwhm),
+            mask=self.mask | cores, relative_rms=relative_rms)
+
+    def convert_noise(self, noise):
+        """
+        Bring a given noise from the unit of the map to Jy/pixel.
+        """
+        variances = noise.variances
+        if isinstance(variances, u.Quantity):
+            variances = variances.to_value(self.unit**2)
+        return CorrelatedNoise(self.factor**2 * variances << _PIXEL_UNIT**2,
+                               noise.matrices,
+                               relative_rms=noise.relative_rms)
+
+    def _beam_in_pixels(self, fwhm):
+        """
+        Return the beam at the centre of the map.
+        """
+        if self.beam is None:
+            return {'fwhm': fwhm}
+        ny, nx = self.values.shape
+        major, minor, angle = self.beam
+        _, _, major, minor, theta = sky_to_pixel_ellipse(
+            self.wcs, self.wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
+            major * u.arcsec, minor * u.arcsec, angle)
+        return {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
+                'theta': float(theta[0])}
+
 
 def _check_ellipse(ellipse, reference_beam):
     """
@@ -556,6 +664,18 @@ def _check_ellipse(ellipse, reference_beam):
         raise ValueError(msg)
     if reference_beam is not None and not isinstance(reference_beam, str):
         _beam_axes(reference_beam, 'reference_beam')
+
+
+def _check_noise(noise):
+    """
+    Check the kind of noise, for all bands or for each.
+    """
+    for kind in noise.values() if isinstance(noise, Mapping) else (noise,):
+        if not isinstance(kind, CorrelatedNoise) and kind not in {
+                'correlated', 'white'}:
+            msg = ("noise must be 'correlated', 'white', a CorrelatedNoise, "
+                   f'or a dictionary of these by band: {kind!r}')
+            raise ValueError(msg)
 
 
 def _beam_axes(beam, name):
@@ -636,7 +756,8 @@ def _open_band(name, image, error):
         if isinstance(error, u.Quantity):
             error = error.to_value(unit)
         error = factor * np.asarray(error, dtype=float)
-    return _Band(name, factor * values, mask, error, wcs, beam)
+    return _Band(name, factor * values, mask, error, wcs, beam, u.Unit(unit),
+                 factor)
 
 
 def _flux_factor(name, unit, wcs, shape, meta, beam):
@@ -663,27 +784,12 @@ def _flux_factor(name, unit, wcs, shape, meta, beam):
         raise MapError(msg) from None
 
 
-def _rotation(sky, wcs):
-    """
-    Return the angle in degrees to add to a position angle in the frame
-    of ``sky`` for that in the frame of ``wcs``: where the pole of the
-    one lies in the other.
-    """
-    frame = wcs_to_celestial_frame(wcs)
-    if sky.frame.is_equivalent_frame(frame):
-        return np.zeros(len(sky))
-    pole = SkyCoord(0.0 * u.deg, 90.0 * u.deg,
-                    frame=sky.frame.replicate_without_data())
-    return sky.transform_to(frame).position_angle(
-        pole.transform_to(frame)).to_value(u.deg)
-
-
 def _match_ellipses(ellipse, reference, beam):
     """
     Take one beam from ellipses and add another.
 
-    All are tuples of the two FWHMs and the position angle in degrees.
-    Also returned is which ellipses are narrower than the beam taken
+    All are tuples of the two FWHMs and the position angle in
+    degrees. Also returned is which ellipses are narrower than the beam taken
     away; they are as wide as the one added there.
     """
     # on axes to the North and to the East
