@@ -1,27 +1,30 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogs in ECSV, FITS, VOTable and IPAC.
+Catalogs in ECSV, FITS, VOTable, IPAC and CSV.
 
-The first three keep everything of a result table. IPAC is an exchange
-format with the column names of Hyper's catalogs.
+The first three keep everything of a result table. IPAC and CSV are for
+exchange, with the column names of Hyper's catalogs.
 """
 
+import io
 import json
-import textwrap
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.io import ascii as ascii_tables
 from astropy.io import fits
 from astropy.io.misc import yaml
-from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
+from yaml.representer import RepresenterError
 
+from hyperphotutils.catalog.hyper import make_hyper_table, units_of_comments
 from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.catalog.units import convert_flux_units
 
 __all__ = ['read_catalog', 'write_catalog']
 
@@ -34,16 +37,18 @@ _SUFFIXES = {
     '.xml': 'votable',
     '.ipac': 'ipac',
     '.tbl': 'ipac',
+    '.csv': 'csv',
 }
-_FORMATS = ('ecsv', 'fits', 'votable', 'ipac')
+_FORMATS = ('ecsv', 'fits', 'votable', 'ipac', 'csv')
+# Those with the columns of Hyper
+_HYPER_FORMATS = ('ipac', 'csv')
 
 # FITS keyword and VOTable INFO with what these formats cannot hold
 _META_NAME = 'HPUMETA'
 
-_IPAC_WIDTH = 76
 
-
-def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # noqa: A002
+def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # noqa: A002
+                  flux_unit=None, peak_unit=None):
     r"""
     Write a table of sources to a file.
 
@@ -57,26 +62,34 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # n
     path : str or `~pathlib.Path`
         The name of the file.
 
-    format : {'ecsv', 'fits', 'votable', 'ipac'} or `None`, optional
+    format : {'ecsv', 'fits', 'votable', 'ipac', 'csv'} or `None`, optional
         The format. If `None` (default), it follows from the suffix of
         ``path``: ``.ecsv``; ``.fits`` or ``.fit``; ``.vot``,
-        ``.votable`` or ``.xml``; ``.ipac`` or ``.tbl``.
+        ``.votable`` or ``.xml``; ``.ipac`` or ``.tbl``; ``.csv``.
 
     overwrite : bool, optional
         Whether an existing file may be replaced.
 
     map_id : str, optional
-        The name of the map, for the IPAC column MAP_ID. If empty
-        (default), ``table.meta['map_id']`` is used if there is one.
+        The name of the map, for the column MAP_ID of IPAC and CSV. If
+        empty (default), ``table.meta['map_id']`` is used if there is one.
+
+    flux_unit, peak_unit : str or `None`, optional
+        The units of fluxes (``'Jy'``, ``'mJy'``) and of peaks
+        (``'Jy/pix'``, ``'Jy/beam'``) in the file, see
+        `convert_flux_units`. Peaks per beam need
+        ``table.meta['beam_area_pix']``. If `None` (default), those of
+        the table.
 
     Raises
     ------
     TypeError
-        If ``table`` is not a table.
+        If ``table`` is not a table, or its metadata hold an object that
+        the format cannot store.
 
     ValueError
-        If the format is unknown, or an IPAC catalog is asked for of a
-        table without the needed columns.
+        If the format is unknown, an IPAC or CSV catalog is asked for of
+        a table without the needed columns, or a unit cannot be had.
 
     FileExistsError
         If the file exists and ``overwrite`` is `False`.
@@ -95,11 +108,11 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # n
     two columns, named after the angles (``ra`` and ``dec``, or ``l`` and
     ``b``) for ``sky_centroid``.
 
-    IPAC catalogs have the following columns. Those that the table does
-    not have are null.
+    IPAC and CSV catalogs have the following columns. Those that the
+    table does not have are null. All numbers have all their digits.
 
     ==================  ==================================================
-    IPAC column         Meaning
+    Column              Meaning
     ==================  ==================================================
     MAP_ID              The name of the map
     HYPER_ID            ``id``
@@ -125,8 +138,10 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # n
     SHOULDER_SCORE      ``shoulder_score``
     ==================  ==================================================
 
-    The comments in the header name the units and, as far as the table's
-    metadata have them, the threshold, the rms and the versions.
+    The comments in the header (lines that begin with ``#`` in CSV) name
+    the units, the bits of STATUS and, as far as the table's metadata have
+    them, the threshold, the rms and what it is the rms of (``'rms'`` and
+    ``'rms_of'``), the beam's area and the versions.
 
     Examples
     --------
@@ -150,10 +165,19 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id=''):  # n
         msg = f'table must be an astropy Table: got {type(table).__name__}'
         raise TypeError(msg)
     format = _find_format(path, format)  # noqa: A001
-    if format == 'ipac':
-        table = _ipac_table(table, map_id or table.meta.get('map_id', ''))
+    if flux_unit is not None or peak_unit is not None:
+        table = convert_flux_units(table, flux_unit=flux_unit,
+                                   peak_unit=peak_unit)
+    if format in _HYPER_FORMATS:
+        table = make_hyper_table(table,
+                                 map_id or table.meta.get('map_id', ''))
     with atomic_output(path, overwrite=overwrite) as temporary:
-        _WRITERS[format](table, temporary)
+        try:
+            _WRITERS[format](table, temporary)
+        except RepresenterError as exc:
+            msg = (f'table.meta holds {exc.args[-1]!r}, which {format} cannot '
+                   'store: make it a text, number, list or dict')
+            raise TypeError(msg) from exc
 
 
 def read_catalog(path, *, format=None):  # noqa: A002
@@ -161,15 +185,16 @@ def read_catalog(path, *, format=None):  # noqa: A002
     Read a table of sources from a file.
 
     Files of `write_catalog` come back with all their columns, units,
-    coordinates and metadata; IPAC files with the columns they have. Any
-    other table in one of the formats can be read, too.
+    coordinates and metadata; IPAC and CSV files with the columns they
+    have, and the units that their comments name. Any other table in one
+    of the formats can be read, too.
 
     Parameters
     ----------
     path : str or `~pathlib.Path`
         The name of the file.
 
-    format : {'ecsv', 'fits', 'votable', 'ipac'} or `None`, optional
+    format : {'ecsv', 'fits', 'votable', 'ipac', 'csv'} or `None`, optional
         The format. If `None` (default), it follows from the suffix of
         ``path``, see `write_catalog`.
 
@@ -204,6 +229,23 @@ def read_catalog(path, *, format=None):  # noqa: A002
     ...     print(read_catalog(path).meta)
     {'date': '2025-01-01'}
     """
+    return QTable(read_table(path, format=format), copy=False)
+
+
+def read_table(path, *, format=None):  # noqa: A002
+    """
+    Read a table like `read_catalog`, units unknown to astropy included.
+
+    Parameters
+    ----------
+    path, format : optional
+        See `read_catalog`.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        The table.
+    """
     format = _find_format(path, format)  # noqa: A001
     try:
         table = _READERS[format](Path(path))
@@ -214,7 +256,7 @@ def read_catalog(path, *, format=None):  # noqa: A002
             AstropyUserWarning) as exc:
         msg = f"'{path}' cannot be read as {format}: {exc}"
         raise ValueError(msg) from exc
-    return QTable(_fill_missing(table), copy=False)
+    return _fill_missing(table)
 
 
 def _find_format(path, format):  # noqa: A002
@@ -347,6 +389,22 @@ def _read_ipac(path):
     return Table.read(path, format='ascii.ipac')
 
 
+def _write_csv(table, path):
+    text = io.StringIO()
+    table.write(text, format='ascii.csv')
+    comments = ''.join(f'# {line}\n' for line in table.meta['comments'])
+    path.write_text(comments + text.getvalue(), encoding='utf-8')
+
+
+def _read_csv(path):
+    # a list of lines, since one line of text would be a file's name
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
+    table = ascii_tables.read(lines, format='csv', comment='#', guess=False)
+    for name, unit in units_of_comments(table).items():
+        table[name].unit = unit
+    return table
+
+
 def _flatten(table):
     # a table of plain columns, and the rest as text
     plain = Table(table, copy=False)
@@ -395,131 +453,9 @@ def _unflatten(table, extra):
     return table
 
 
-def _ipac_table(table, map_id):
-    missing = [name for name in ('id', 'amplitude_fit')
-               if name not in table.colnames]
-    if missing:
-        msg = ('table must have the columns of the photometry for an IPAC '
-               f'catalog: {missing} are missing')
-        raise ValueError(msg)
-    columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
-    for ipac_name, name, dtype in _IPAC_COLUMNS:
-        values = _ipac_values(table, ipac_name, name)
-        columns[ipac_name] = _ipac_column(values, len(table), dtype)
-    output = Table(columns)
-    output.meta['comments'] = _ipac_comments(table, output)
-    return output
-
-
-def _ipac_values(table, ipac_name, name):
-    # the values of a column, None if the table cannot give them
-    if name in table.colnames:
-        return table[name]
-    if ipac_name in _IPAC_DERIVED:
-        with suppress(KeyError):
-            return _IPAC_DERIVED[ipac_name](table)
-    return None
-
-
-def _ipac_column(values, n_rows, dtype):
-    unit = getattr(values, 'unit', None)
-    if values is None:
-        values = np.full(n_rows, np.nan)
-    values = np.ma.asarray(getattr(values, 'value', values), dtype=float)
-    values = np.ma.masked_invalid(values)
-    return MaskedColumn(values.filled(0), mask=np.ma.getmaskarray(values),
-                        dtype=dtype, unit=unit)
-
-
-def _sky_angle(table, which):
-    sky = table['sky_centroid']
-    if which in ('l', 'b'):
-        return getattr(sky.galactic, which).to(u.deg)
-    return getattr(_equatorial(sky), which).to(u.deg)
-
-
-def _equatorial(sky):
-    names = sky.frame.get_representation_component_names()
-    return sky if 'ra' in names else sky.icrs
-
-
-def _ipac_comments(table, output):
-    meta = table.meta
-    lines = ['Sources measured with hyperphotutils']
-    lines += [f'{name}: {value}' for name, value in (
-        ('Threshold', _find_meta(meta, 'threshold')),
-        ('Noise rms', _find_meta(meta, 'rms')),
-        ('Date', _find_meta(meta, 'date'))) if value is not None]
-    versions = meta.get('version')
-    if isinstance(versions, dict):
-        text = ', '.join(f'{key} {value}' for key, value in versions.items())
-        lines.append(f'Versions: {text}')
-    lines += [f'{names} in {output[name].unit.to_string()}'
-              for names, name in (('FLUX_PEAK', 'FLUX_PEAK'),
-                                  ('FLUX, FLUX_ERR, RESIDUALS', 'FLUX'),
-                                  ('FWHM_1, FWHM_2', 'FWHM_1'))
-              if output[name].unit is not None]
-    if 'sky_centroid' in table.colnames:
-        sky = table['sky_centroid']
-        lines.append(f'RA, DEC in {_equatorial(sky).frame.name.upper()}; '
-                     f'PA East of North in {sky.frame.name.upper()}')
-    lines.append('STATUS is a sum of flags, 0 if there is nothing to note')
-    return [part for line in lines
-            for part in textwrap.wrap(line, _IPAC_WIDTH)]
-
-
-def _find_meta(meta, name):
-    # a value at the top or one level below, as in meta['call']
-    values = [meta.get(name)]
-    values += [group.get(name) for group in meta.values()
-               if isinstance(group, dict)]
-    return next((value for value in values if value is not None), None)
-
-
-# IPAC name, name in the result table, type
-_IPAC_COLUMNS = (
-    ('HYPER_ID', 'id', int),
-    ('FLUX_PEAK', 'amplitude_fit', float),
-    ('FLUX', 'aperture_flux', float),
-    ('FLUX_ERR', 'aperture_flux_err', float),
-    ('RESIDUALS', '', float),
-    ('POLYN', 'bkg_order', int),
-    ('NMSE', 'nmse', float),
-    ('CHI2_RED', 'reduced_chi2', float),
-    ('BIC', 'bic', float),
-    ('FWHM_1', '', float),
-    ('FWHM_2', '', float),
-    ('PA', 'position_angle', float),
-    ('STATUS', 'flags', int),
-    ('GLON', '', float),
-    ('GLAT', '', float),
-    ('RA', '', float),
-    ('DEC', '', float),
-    ('DEBLEND', '', int),
-    ('CLUSTER', 'group_id', int),
-    ('SHOULDER_SCORE', 'shoulder_score', float),
-)
-
-
-def _fwhm(table, axis):
-    name = f'fwhm_{axis}_sky'
-    if name in table.colnames:
-        return u.Quantity(table[name], u.arcsec)
-    return table[f'fwhm_{axis}_fit'] * u.pix
-
-
-_IPAC_DERIVED = {
-    'RESIDUALS': lambda table: table['aperture_flux'] - table['flux_fit'],
-    'FWHM_1': lambda table: _fwhm(table, 'major'),
-    'FWHM_2': lambda table: _fwhm(table, 'minor'),
-    'GLON': lambda table: _sky_angle(table, 'l'),
-    'GLAT': lambda table: _sky_angle(table, 'b'),
-    'RA': lambda table: _sky_angle(table, 'ra'),
-    'DEC': lambda table: _sky_angle(table, 'dec'),
-    'DEBLEND': lambda table: np.asarray(table['group_size']) > 1,
-}
-
 _WRITERS = {'ecsv': _write_ecsv, 'fits': _write_fits,
-            'votable': _write_votable, 'ipac': _write_ipac}
+            'votable': _write_votable, 'ipac': _write_ipac,
+            'csv': _write_csv}
 _READERS = {'ecsv': _read_ecsv, 'fits': _read_fits,
-            'votable': _read_votable, 'ipac': _read_ipac}
+            'votable': _read_votable, 'ipac': _read_ipac,
+            'csv': _read_csv}

@@ -6,9 +6,10 @@ Regions of the sources, for DS9 and other viewers.
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import FK4, FK5
+from astropy.table import Table
 
-from hyperphotutils.aperture.ellipse import position_angle_in_frame
 from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.utils.wcs import position_angle_in_frame
 
 __all__ = ['to_regions', 'write_regions']
 
@@ -64,6 +65,10 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
 
     Raises
     ------
+    TypeError
+        If ``table`` is not a table, such as the `None` of a map without
+        sources.
+
     ValueError
         If ``frame`` or ``shape`` is unknown, ``fwhm_radius_ratio`` is
         not positive or a column is missing.
@@ -88,6 +93,11 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
     """
     from regions import Regions
 
+    if not isinstance(table, Table):
+        hint = ' (no sources were found)' if table is None else ''
+        msg = ('table must be an astropy Table: got '
+               f'{type(table).__name__}{hint}')
+        raise TypeError(msg)
     if (frame, shape) not in _COLUMNS:
         msg = ("frame must be 'sky' or 'pixel' and shape 'ellipse' or "
                f"'point': got {frame!r} and {shape!r}")
@@ -123,7 +133,7 @@ def write_regions(table, path, *, frame='sky', shape='ellipse',
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         See `to_regions`.
 
     FileExistsError

@@ -3,13 +3,15 @@
 Tests for the formats module.
 """
 
+import csv
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import FK4, FK5, SkyCoord
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, QTable, Table
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.catalog import read_catalog, write_catalog
 
@@ -183,6 +185,22 @@ class TestRoundTrip:
         assert plain['b'].dtype == np.float64
         assert plain['b'].unit == u.deg
 
+    @pytest.mark.parametrize('name', LOSSLESS)
+    def test_metadata(self, tmp_path, name):
+        """
+        Numbers of numpy, tuples, nested dicts and quantities come back;
+        what cannot be stored is named, and no file appears.
+        """
+        meta = {'n': np.int64(5), 'x': np.float64(0.5), 'yes': np.bool_(1),
+                'counts': {'a': {'b': 1, 3: [1.5, None]}}, 'pair': (1, 'a'),
+                'rms': 0.5 * u.Jy / u.pix, 'none': {}}
+        write_catalog(QTable({'id': [1]}, meta=meta), tmp_path / name)
+        assert read_catalog(tmp_path / name).meta == meta
+        table = QTable({'id': [1]}, meta={'path': tmp_path})
+        with pytest.raises(TypeError, match=r'holds .*Path.* cannot store'):
+            write_catalog(table, tmp_path / f'b{name}')
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
     def test_explicit_format(self, tmp_path):
         """
         With a format given the suffix does not matter.
@@ -297,6 +315,51 @@ class TestIPAC:
             write_catalog(make_table()[['id']], tmp_path / 'a.ipac')
         assert not list(tmp_path.iterdir())
 
+    def test_names_as_ids(self, tmp_path):
+        """
+        Sources may have names, or numbers of any length.
+        """
+        table = make_table()
+        for ids in (['a', 'b', 'G1.2'], [2**62 + 1, 2, 3]):
+            table['id'] = ids
+            write_catalog(table, tmp_path / 'a.ipac', overwrite=True)
+            assert_array_equal(read_catalog(tmp_path / 'a.ipac')['HYPER_ID'],
+                               ids)
+
+    def test_which_rms(self, tmp_path):
+        """
+        The header says of what the rms is, how large the beam is, and
+        what the bits of STATUS mean.
+        """
+        table = make_table()
+        table.meta |= {'rms_of': 'the filtered map', 'beam_area_pix': 20.5}
+        write_catalog(table, tmp_path / 'a.ipac')
+        comments = read_catalog(tmp_path / 'a.ipac').meta['comments']
+        assert 'Noise rms: 0.25 mJy, of the filtered map' in comments
+        assert 'Beam area: 20.5 pixels' in comments
+        assert '16=at_bound' in ' '.join(comments)
+
+    def test_units_of_choice(self, tmp_path):
+        """
+        Fluxes in mJy and peaks per beam differ by the factors they should.
+        """
+        table = make_table()
+        table.meta |= {'beam_area_pix': 20.0, 'rms': '0.001 Jy / pix'}
+        for name in ('a.ipac', 'a.csv'):
+            write_catalog(table, tmp_path / name, flux_unit='mJy',
+                          peak_unit='Jy/beam')
+            result = read_catalog(tmp_path / name)
+            assert result['FLUX'].unit == u.mJy
+            assert_allclose(result['FLUX'].value,
+                            1e3 * table['aperture_flux'].value)
+            assert result['RESIDUALS'].unit == u.mJy
+            assert result['FLUX_PEAK'].unit == u.Jy / u.beam
+            assert_allclose(result['FLUX_PEAK'].value,
+                            20 * table['amplitude_fit'].value)
+            assert 'FLUX_PEAK in Jy / beam' in result.meta['comments']
+            assert 'Noise rms: 0.02 Jy / beam' in result.meta['comments']
+        assert table['aperture_flux'].unit == u.Jy
+
     def test_map_id_of_the_metadata(self, tmp_path):
         """
         The name of the map may come with the table.
@@ -308,8 +371,55 @@ class TestIPAC:
         assert_array_equal(result['MAP_ID'], 'south')
 
 
+class TestCSV:
+    @pytest.mark.parametrize('frame', ['icrs', 'galactic', 'fk4'])
+    def test_all_digits(self, tmp_path, frame):
+        """
+        CSV has the columns, values, digits and units of IPAC.
+        """
+        table = make_table(frame=frame)
+        write_catalog(table, tmp_path / 'a.ipac', map_id='field')
+        write_catalog(table, tmp_path / 'a.csv', map_id='field')
+        result = read_catalog(tmp_path / 'a.csv')
+        expected = read_catalog(tmp_path / 'a.ipac')
+        assert result.colnames == IPAC_NAMES
+        for name in IPAC_NAMES:
+            assert_array_equal(result[name], expected[name])
+            assert (getattr(result[name], 'unit', None)
+                    == getattr(expected[name], 'unit', None)), name
+        assert_array_equal(result['GLON'],
+                           table['sky_centroid'].galactic.l.to('deg'))
+        assert result['RA'].dtype == np.float64
+
+    def test_plain_readers(self, tmp_path):
+        """
+        A reader that skips lines with # finds one line of names and one
+        per source, empty where there is no value.
+        """
+        write_catalog(make_table(), tmp_path / 'a.csv')
+        with (tmp_path / 'a.csv').open(newline='') as file:
+            rows = list(csv.DictReader(
+                line for line in file if not line.startswith('#')))
+        assert list(rows[0]) == IPAC_NAMES
+        assert [row['HYPER_ID'] for row in rows] == ['1', '2', '3']
+        assert rows[2]['FLUX'] == ''
+        assert float(rows[0]['FLUX']) == make_table()['aperture_flux'][0].value
+
+    def test_foreign(self, tmp_path):
+        """
+        Any other CSV file can be read.
+        """
+        (tmp_path / 'a.csv').write_text('ID,RA\n1,2.5\n2,\n')
+        table = read_catalog(tmp_path / 'a.csv')
+        assert_array_equal(table['RA'], [2.5, np.nan])
+        (tmp_path / 'a.csv').write_text('ID,RA\n1,2.5,7,8\n')
+        with pytest.raises(ValueError, match=r"a\.csv' cannot be read as csv"):
+            read_catalog(tmp_path / 'a.csv')
+
+
 class TestBadInput:
-    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac'])
+    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac',
+                                      'catalog.csv'])
     def test_existing_file(self, tmp_path, name):
         """
         An existing file is kept without overwrite, replaced with it.
@@ -323,7 +433,8 @@ class TestBadInput:
         assert len(read_catalog(path)) == 3
         assert list(tmp_path.iterdir()) == [path]
 
-    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac'])
+    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac',
+                                      'catalog.csv'])
     def test_unwritable(self, tmp_path, name):
         """
         A folder that cannot be written to is one error, without files.
@@ -335,7 +446,8 @@ class TestBadInput:
             write_catalog(make_table(), tmp_path / 'missing' / name)
         assert [path.name for path in tmp_path.iterdir()] == ['file']
 
-    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac'])
+    @pytest.mark.parametrize('name', [*LOSSLESS, 'catalog.ipac',
+                                      'catalog.csv'])
     def test_not_a_catalog(self, tmp_path, name):
         """
         A missing file and one of another kind are told apart.
@@ -343,7 +455,7 @@ class TestBadInput:
         path = tmp_path / name
         with pytest.raises(FileNotFoundError, match=name):
             read_catalog(path)
-        path.write_text('This is prose,\nand no table.\n')
+        path.write_text('This is prose,\nand, well, it is no table.\n')
         with pytest.raises(ValueError, match=f'{name}.* cannot be read as'):
             read_catalog(path)
 
@@ -372,8 +484,8 @@ class TestBadInput:
         """
         with pytest.raises(ValueError, match=r"format of '.*a\.dat' is unkn"):
             write_catalog(make_table(), tmp_path / 'a.dat')
-        with pytest.raises(ValueError, match=r"must be one of .*: got 'csv'"):
-            read_catalog(tmp_path / 'a.dat', format='csv')
+        with pytest.raises(ValueError, match=r"must be one of .*: got 'tsv'"):
+            read_catalog(tmp_path / 'a.dat', format='tsv')
         with pytest.raises(TypeError, match='table must be an astropy Table'):
             write_catalog([1, 2], tmp_path / 'a.fits')
         assert not list(tmp_path.iterdir())

@@ -246,3 +246,15 @@ class TestToRegions:
         table = self.table[['id', 'x_fit', 'y_fit']]
         with pytest.raises(ValueError, match="without a WCS use frame='pix"):
             to_regions(table)
+
+    def test_none(self, tmp_path):
+        """
+        The None of a map without sources is refused as such.
+        """
+        for make in (to_regions, lambda table: write_regions(
+                table, tmp_path / 'a.reg')):
+            with pytest.raises(TypeError, match=r'got NoneType \(no sources'):
+                make(None)
+        with pytest.raises(TypeError, match='Table: got list'):
+            to_regions([1])
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,257 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The columns of Hyper's catalogs, and the comments that explain them.
+"""
+
+import re
+import textwrap
+from contextlib import suppress
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import FK4, FK5, SkyCoord
+from astropy.table import Column, MaskedColumn, Table
+from astropy.time import Time
+
+from hyperphotutils.utils.flags import FLAGS
+
+__all__ = ['frames_of_comments', 'make_hyper_table', 'units_of_comments']
+
+_WIDTH = 76
+
+_EQUINOXES = {'fk5': FK5().equinox, 'fk4': FK4().equinox}
+
+# what a comment says of the units of which columns
+_UNIT_COMMENTS = (
+    ('FLUX_PEAK', 'FLUX_PEAK'),
+    ('FLUX, FLUX_ERR, RESIDUALS', 'FLUX'),
+    ('FWHM_1, FWHM_2', 'FWHM_1'),
+    ('PA, GLON, GLAT, RA, DEC', 'RA'),
+)
+_UNIT_LINE = re.compile(r'^([A-Z0-9_]+(?:, [A-Z0-9_]+)*) in (\S.*)$')
+_FRAME_LINE = re.compile(r'RA, DEC in (.+); PA East of North in (.+)$')
+
+
+def make_hyper_table(table, map_id):
+    """
+    Make a table with the columns of Hyper's catalogs.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The sources.
+
+    map_id : str
+        The name of the map.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        The columns, see `~hyperphotutils.catalog.write_catalog`, with
+        ``meta['comments']`` for the header.
+
+    Raises
+    ------
+    ValueError
+        If a needed column is missing.
+    """
+    missing = [name for name in ('id', 'amplitude_fit')
+               if name not in table.colnames]
+    if missing:
+        msg = ('table must have the columns of the photometry for an IPAC '
+               f'or CSV catalog: {missing} are missing')
+        raise ValueError(msg)
+    columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
+    for hyper_name, name, dtype in _COLUMNS:
+        values = _values(table, hyper_name, name)
+        columns[hyper_name] = _column(values, len(table), dtype)
+    output = Table(columns)
+    output.meta['comments'] = _comments(table, output)
+    return output
+
+
+def units_of_comments(table):
+    """
+    Find the units of columns in the comments of a table.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        A table that was read from a file.
+
+    Returns
+    -------
+    units : dict
+        The `~astropy.units.Unit` by the name of the column.
+    """
+    units = {}
+    for line in table.meta.get('comments', ()):
+        match = _UNIT_LINE.match(line)
+        if match is None:
+            continue
+        names = match[1].split(', ')
+        with suppress(ValueError):
+            unit = u.Unit(match[2])
+            units |= {name: unit for name in names if name in table.colnames}
+    return units
+
+
+def frames_of_comments(table):
+    """
+    Find the frames of a table's coordinates in its comments.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        A table that was read from a file.
+
+    Returns
+    -------
+    frames : tuple of two or `None`
+        The frame of RA and DEC, and the frame in which PA counts from
+        the North; `None` if the comments do not say.
+    """
+    for line in table.meta.get('comments', ()):
+        match = _FRAME_LINE.match(line)
+        # other programs may write such a line and mean something else
+        with suppress(ValueError):
+            if match is not None:
+                return tuple(_frame_of_text(text) for text in match.groups())
+    return None
+
+
+def _frame_of_text(text):
+    name, *equinox = text.split()
+    kwargs = {'equinox': Time(equinox[0])} if equinox else {}
+    blank = SkyCoord(0, 0, unit='deg', frame=name.lower(), **kwargs)
+    return blank.frame.replicate_without_data()
+
+
+def _values(table, hyper_name, name):
+    # the values of a column, None if the table cannot give them
+    if name in table.colnames:
+        return table[name]
+    if hyper_name in _DERIVED:
+        with suppress(KeyError):
+            return _DERIVED[hyper_name](table)
+    return None
+
+
+def _column(values, n_rows, dtype):
+    unit = getattr(values, 'unit', None)
+    if values is None:
+        values = np.full(n_rows, np.nan)
+    elif dtype is int and values.dtype.kind in 'iuU':
+        # identification numbers of any length, or names
+        return MaskedColumn(values)
+    values = np.ma.asarray(getattr(values, 'value', values), dtype=float)
+    values = np.ma.masked_invalid(values)
+    return MaskedColumn(values.filled(0), mask=np.ma.getmaskarray(values),
+                        dtype=dtype, unit=unit)
+
+
+def _sky_angle(table, which):
+    sky = table['sky_centroid']
+    if which in ('l', 'b'):
+        return getattr(sky.galactic, which).to(u.deg)
+    return getattr(_equatorial(sky), which).to(u.deg)
+
+
+def _equatorial(sky):
+    names = sky.frame.get_representation_component_names()
+    return sky if 'ra' in names else sky.icrs
+
+
+def _comments(table, output):
+    lines = ['Sources measured with hyperphotutils']
+    lines += _comments_of_meta(table.meta)
+    lines += [f'{names} in {output[name].unit.to_string()}'
+              for names, name in _UNIT_COMMENTS
+              if output[name].unit is not None]
+    if 'sky_centroid' in table.colnames:
+        sky = table['sky_centroid']
+        lines.append(f'RA, DEC in {_frame_text(_equatorial(sky))}; '
+                     f'PA East of North in {_frame_text(sky)}')
+    lines.append('STATUS is a sum of flags, 0 if there is nothing to note:')
+    flags = ', '.join(f'{bit}={name}' for name, bit in FLAGS.items())
+    lines.append(flags)
+    return [part for line in lines for part in textwrap.wrap(line, _WIDTH)]
+
+
+def _comments_of_meta(meta):
+    rms, rms_of = _find_meta(meta, 'rms'), _find_meta(meta, 'rms_of')
+    if rms is not None and rms_of is not None:
+        rms = f'{rms}, of {rms_of}'
+    area = _find_meta(meta, 'beam_area_pix')
+    lines = [f'{name}: {value}' for name, value in (
+        ('Threshold', _find_meta(meta, 'threshold')),
+        ('Noise rms', rms),
+        ('Beam area', None if area is None else f'{area:.6g} pixels'),
+        ('Date', _find_meta(meta, 'date'))) if value is not None]
+    versions = meta.get('version')
+    if isinstance(versions, dict):
+        text = ', '.join(f'{key} {value}' for key, value in versions.items())
+        lines.append(f'Versions: {text}')
+    return lines
+
+
+def _frame_text(sky):
+    # as _frame_of_text reads it; the usual equinoxes go without saying
+    name = sky.frame.name
+    equinox = getattr(sky.frame, 'equinox', None)
+    if equinox is None or equinox == _EQUINOXES.get(name):
+        return name.upper()
+    return f'{name.upper()} {equinox.value}'
+
+
+def _find_meta(meta, name):
+    # a value at the top or one level below, as in meta['call']
+    values = [meta.get(name)]
+    values += [group.get(name) for group in meta.values()
+               if isinstance(group, dict)]
+    return next((value for value in values if value not in (None, 'None')),
+                None)
+
+
+# Hyper's name, name in the result table, type
+_COLUMNS = (
+    ('HYPER_ID', 'id', int),
+    ('FLUX_PEAK', 'amplitude_fit', float),
+    ('FLUX', 'aperture_flux', float),
+    ('FLUX_ERR', 'aperture_flux_err', float),
+    ('RESIDUALS', '', float),
+    ('POLYN', 'bkg_order', int),
+    ('NMSE', 'nmse', float),
+    ('CHI2_RED', 'reduced_chi2', float),
+    ('BIC', 'bic', float),
+    ('FWHM_1', '', float),
+    ('FWHM_2', '', float),
+    ('PA', 'position_angle', float),
+    ('STATUS', 'flags', int),
+    ('GLON', '', float),
+    ('GLAT', '', float),
+    ('RA', '', float),
+    ('DEC', '', float),
+    ('DEBLEND', '', int),
+    ('CLUSTER', 'group_id', int),
+    ('SHOULDER_SCORE', 'shoulder_score', float),
+)
+
+
+def _fwhm(table, axis):
+    name = f'fwhm_{axis}_sky'
+    if name in table.colnames:
+        return u.Quantity(table[name], u.arcsec)
+    return table[f'fwhm_{axis}_fit'] * u.pix
+
+
+_DERIVED = {
+    'RESIDUALS': lambda table: table['aperture_flux'] - table['flux_fit'],
+    'FWHM_1': lambda table: _fwhm(table, 'major'),
+    'FWHM_2': lambda table: _fwhm(table, 'minor'),
+    'GLON': lambda table: _sky_angle(table, 'l'),
+    'GLAT': lambda table: _sky_angle(table, 'b'),
+    'RA': lambda table: _sky_angle(table, 'ra'),
+    'DEC': lambda table: _sky_angle(table, 'dec'),
+    'DEBLEND': lambda table: np.asarray(table['group_size']) > 1,
+}

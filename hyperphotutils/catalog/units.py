@@ -1,0 +1,154 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Units in which catalogs state fluxes and peaks.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable, Table
+
+__all__ = ['convert_flux_units']
+
+_PER_PIXEL = u.Jy / u.pix
+_PER_BEAM = u.Jy / u.beam
+
+
+def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
+                       beam_area_pix=None):
+    """
+    Convert the fluxes and the peaks of a table to other units.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The sources. It is not changed.
+
+    flux_unit : str, `~astropy.units.Unit` or `None`, optional
+        The unit of all columns that are fluxes, such as ``'Jy'`` or
+        ``'mJy'``. If `None` (default), they stay as they are.
+
+    peak_unit : str, `~astropy.units.Unit` or `None`, optional
+        The unit of all columns that are a flux per pixel or per beam
+        (peaks, backgrounds and their errors), such as ``'Jy/pix'`` or
+        ``'mJy/beam'``. If `None` (default), they stay as they are.
+
+    beam_area_pix : float or `None`, optional
+        The area of the beam in pixels, needed between fluxes per pixel
+        and per beam. If `None` (default), it is that of
+        ``table.meta['beam_area_pix']``.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The table with the new units. An ``'rms'`` in its metadata is
+        converted, too, if it is a flux per pixel or per beam.
+
+    Raises
+    ------
+    TypeError
+        If ``table`` is not a table.
+
+    ValueError
+        If a unit is of another kind, the table has no column to which
+        it could apply, or the area of the beam is needed and not known.
+
+    Notes
+    -----
+    A peak in Jy/pixel times the number of pixels in a beam is the peak
+    in Jy/beam. Which columns are converted follows from their units
+    alone, so that tables of several bands are served as well, as long as
+    peaks do not need the beam: bands differ in that.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.catalog import convert_flux_units
+    >>> table = QTable({'amplitude_fit': [0.01] * u.Jy / u.pix,
+    ...                 'flux_fit': [0.3] * u.Jy},
+    ...                meta={'beam_area_pix': 20.0})
+    >>> result = convert_flux_units(table, flux_unit='mJy',
+    ...                             peak_unit='Jy/beam')
+    >>> print(result['amplitude_fit'], result['flux_fit'])
+    [0.2] Jy / beam [300.] mJy
+    """
+    if not isinstance(table, Table):
+        msg = f'table must be an astropy Table: got {type(table).__name__}'
+        raise TypeError(msg)
+    result = QTable(table, copy=True)
+    if flux_unit is not None:
+        unit = _parse('flux_unit', flux_unit, (u.Jy,), "'Jy' or 'mJy'")
+        _convert_columns(result, unit, (u.Jy,), 'flux_unit')
+    if peak_unit is not None:
+        unit = _parse('peak_unit', peak_unit, (_PER_PIXEL, _PER_BEAM),
+                      "'Jy/pix' or 'Jy/beam'")
+        area = _beam_area(beam_area_pix, result.meta)
+        _convert_columns(result, unit, (_PER_PIXEL, _PER_BEAM), 'peak_unit',
+                         area)
+        _convert_rms(result.meta, unit, area)
+    return result
+
+
+def _parse(name, unit, kinds, examples):
+    try:
+        parsed = u.Unit(unit)
+    except (ValueError, TypeError):
+        parsed = None
+    if parsed is None or not any(parsed.is_equivalent(kind)
+                                 for kind in kinds):
+        msg = f'{name} must be a unit such as {examples}: got {str(unit)!r}'
+        raise ValueError(msg)
+    return parsed
+
+
+def _beam_area(area, meta):
+    area = meta.get('beam_area_pix') if area is None else area
+    if area is not None and not (np.isscalar(area) and area > 0):
+        msg = f'beam_area_pix must be positive: got {area!r}'
+        raise ValueError(msg)
+    return area
+
+
+def _convert_columns(table, unit, kinds, name, area=None):
+    # all columns of these kinds
+    found = False
+    for column in table.colnames:
+        old = getattr(table[column], 'unit', None)
+        if old is None or not any(old.is_equivalent(kind) for kind in kinds):
+            continue
+        found = True
+        description = table[column].info.description
+        table[column] = _convert(table[column], unit, area)
+        table[column].info.description = description
+    if not found:
+        msg = (f"{name}='{unit}' cannot be had: the table has no column in "
+               f'a unit like {kinds[0]}')
+        raise ValueError(msg)
+
+
+def _convert(values, unit, area):
+    if values.unit.is_equivalent(unit):
+        return values.to(unit)
+    if area is None:
+        msg = (f"'{values.unit}' becomes '{unit}' only with the area of the "
+               "beam: give beam_area_pix or set table.meta['beam_area_pix']")
+        raise ValueError(msg)
+    per_beam = area * u.pix / u.beam
+    if values.unit.is_equivalent(_PER_BEAM):
+        return (values / per_beam).to(unit)
+    return (values * per_beam).to(unit)
+
+
+def _convert_rms(meta, unit, area):
+    # in place; the pipeline stores the rms as a text
+    rms = meta.get('rms')
+    if rms is None:
+        return
+    try:
+        values = u.Quantity(rms)
+    except TypeError:
+        return
+    if any(values.unit.is_equivalent(kind)
+           for kind in (_PER_PIXEL, _PER_BEAM)):
+        values = _convert(values, unit, area)
+        meta['rms'] = str(values) if isinstance(rms, str) else values
