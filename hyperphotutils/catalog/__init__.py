@@ -1,7 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogs and region files of the measured sources.
+Catalogs and region files of the measured sources, and lists of sources
+to measure.
 """
 
 from hyperphotutils.catalog.formats import *  # noqa: F403
 from hyperphotutils.catalog.regions import *  # noqa: F403
+from hyperphotutils.catalog.sources import *  # noqa: F403
+from hyperphotutils.catalog.units import *  # noqa: F403

@@ -11,6 +11,7 @@ that neither longitude 0 nor the poles are special.
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
@@ -22,6 +23,7 @@ __all__ = [
     'pixel_to_sky_ellipse',
     'position_angle_in_frame',
     'sky_to_pixel_ellipse',
+    'sources_to_pixels',
 ]
 
 # Half the baseline (pixels) of the central differences: truncation
@@ -32,6 +34,9 @@ _STEP = 0.1
 # Axes that agree to this fraction make a circle, whose angle the
 # arithmetic of an ellipse would take from round-off.
 _ROUND = 1e-6
+
+# A position is found if it returns to the sky within so many pixels.
+_CLOSED = 1e-3
 
 _ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 
@@ -270,6 +275,116 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
     return x, y, major, minor, theta
 
 
+def sources_to_pixels(table, wcs):
+    """
+    Put sources of the sky on the pixels of a map.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The sources, as from `~hyperphotutils.catalog.read_source_list`
+        or from a measurement on another map: ``sky_centroid`` in any
+        frame and, if the shapes are known, ``fwhm_major_sky`` and
+        ``fwhm_minor_sky`` (arcsec if they have no unit) with
+        ``position_angle`` (degrees if it has no unit), East of North in
+        the frame of ``sky_centroid``. Without ``id`` the sources are
+        numbered from 1.
+
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    Returns
+    -------
+    init_params : `~astropy.table.QTable`
+        The start values for `~hyperphotutils.blend.BlendGroupFitter` and
+        `~hyperphotutils.photometry.HyperPhotometry`, one row per source
+        in the order of ``table``: ``id``, ``x_init``, ``y_init`` (pixels)
+        and, if the shapes are known, ``fwhm_major_init``,
+        ``fwhm_minor_init`` (pixels) and ``theta_init`` (degrees). Sources
+        off the map keep their rows; those that the projection cannot
+        show or without a position have NaN.
+
+    Raises
+    ------
+    TypeError
+        If ``table`` is not a table or ``wcs`` is not a WCS.
+
+    ValueError
+        If ``table`` has no ``sky_centroid`` or only a part of a shape,
+        or ``wcs`` has no pair of celestial axes.
+
+    Notes
+    -----
+    Position angles are turned from the North of the table's frame to
+    that of the map, for each source at its own place.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.coordinates import SkyCoord
+    >>> from astropy.table import QTable
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import sources_to_pixels
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> table = QTable({'id': [7], 'fwhm_major_sky': [10.8] * u.arcsec,
+    ...                 'fwhm_minor_sky': [7.2] * u.arcsec,
+    ...                 'position_angle': [10.0] * u.deg,
+    ...                 'sky_centroid': SkyCoord([0.0], [0.002],
+    ...                                          unit='deg')})
+    >>> init_params = sources_to_pixels(table, wcs)
+    >>> print(init_params['y_init'].round(3), init_params['theta_init'][0])
+    [1.] 100.0 deg
+    """
+    if not isinstance(table, Table):
+        msg = f'table must be an astropy Table: got {type(table).__name__}'
+        raise TypeError(msg)
+    wcs = _celestial(wcs)
+    if 'sky_centroid' not in table.colnames:
+        msg = ("table must have the column 'sky_centroid': it has "
+               f'{", ".join(table.colnames)}')
+        raise ValueError(msg)
+    sky = table['sky_centroid']
+    shape = _sky_shapes(table)
+    ids = (table['id'] if 'id' in table.colnames
+           else np.arange(1, len(table) + 1))
+    result = QTable({'id': np.asarray(ids)})
+    if shape is None:
+        result['x_init'], result['y_init'] = _sky_to_pixel(wcs, sky)
+        return result
+    major, minor, angle = shape
+    angle = position_angle_in_frame(sky, angle, wcs_to_celestial_frame(wcs))
+    names = ('x_init', 'y_init', 'fwhm_major_init', 'fwhm_minor_init')
+    *values, theta = sky_to_pixel_ellipse(wcs, sky, major, minor, angle)
+    for name, value in zip(names, values, strict=True):
+        result[name] = value
+    result['theta_init'] = theta * u.deg
+    return result
+
+
+def _sky_shapes(table):
+    """
+    Return the columns of the shapes as quantities, None without shapes.
+    """
+    units = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
+             'position_angle': u.deg}
+    missing = [name for name in units if name not in table.colnames]
+    if len(missing) == len(units):
+        return None
+    if missing:
+        msg = ('table must have all columns of a shape or none: '
+               f'{", ".join(missing)} missing')
+        raise ValueError(msg)
+    shape = []
+    for name, unit in units.items():
+        column = table[name]
+        values = np.ma.filled(np.ma.asarray(
+            getattr(column, 'value', column), dtype=float), np.nan)
+        shape.append(u.Quantity(values, getattr(column, 'unit', None) or unit))
+    return shape
+
+
 def position_angle_in_frame(sky, position_angle, frame):
     """
     Turn position angles from the North of one frame to that of another.
@@ -310,7 +425,7 @@ def position_angle_in_frame(sky, position_angle, frame):
             pole.transform_to(frame))
         angle = angle + u.Quantity(north, u.deg, subok=False)
     angle = angle % (180.0 * u.deg)
-    return np.where(angle < 180.0 * u.deg, angle, 0.0 * u.deg)
+    return np.where(angle >= 180.0 * u.deg, 0.0 * u.deg, angle)
 
 
 def _celestial(wcs):
@@ -345,7 +460,17 @@ def _sky_to_pixel(wcs, sky):
     world = [None, None]
     world[wcs.wcs.lng] = np.atleast_1d(sphere.lon.deg)
     world[wcs.wcs.lat] = np.atleast_1d(sphere.lat.deg)
-    return wcs.world_to_pixel_values(*world)
+    if not wcs.has_distortion or len(world[0]) == 0:
+        return wcs.world_to_pixel_values(*world)
+    # far off the map the inverse of a distortion may not exist; those
+    # positions shall not keep the others from theirs
+    x, y = wcs.all_world2pix(*world, 0, adaptive=True, quiet=True)
+    lon, lat = _pixel_to_lonlat(wcs, x, y)
+    lost = _unit_vectors(lon, lat) - _unit_vectors(
+        sphere.lon.to_value(u.rad).ravel(), sphere.lat.to_value(u.rad).ravel())
+    scale = np.sqrt(np.abs(np.linalg.det(wcs.pixel_scale_matrix)))
+    found = np.linalg.norm(lost, axis=1) < _CLOSED * np.deg2rad(scale)
+    return np.where(found, x, np.nan), np.where(found, y, np.nan)
 
 
 def _unit_vectors(lon, lat):
