@@ -4,6 +4,7 @@ Lists of sources that are to be measured.
 """
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import astropy.units as u
@@ -385,6 +386,8 @@ def _angles(column, unit, name, where='the lists'):
     values = getattr(column, 'value', column)
     mask = getattr(values, 'mask', False)
     values = np.asarray(getattr(values, 'unmasked', values))
+    if values.dtype.kind in 'US':
+        values = _parse_numbers(values)
     if values.dtype.kind not in 'fiu':
         text = f': got {values.flat[0]!s}' if values.size else ''
         msg = f'{where}: {name} must be numbers, in {own}{text}'
@@ -392,6 +395,14 @@ def _angles(column, unit, name, where='the lists'):
     values = np.where(mask, np.nan, values.astype(float))
     values = np.where(np.isfinite(values), values, np.nan)
     return u.Quantity(values, own).to(unit)
+
+
+def _parse_numbers(texts):
+    # texts as they are if they are no numbers; blank ones are NaN
+    blank = np.char.strip(texts.astype(str)) == ''
+    with suppress(ValueError):
+        return np.where(blank, 'nan', texts.astype(str)).astype(float)
+    return texts
 
 
 def _add_shapes(table, shape, where):

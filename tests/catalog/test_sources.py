@@ -3,13 +3,16 @@
 Tests for the sources module.
 """
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import FK4, FK5, SkyCoord
+from astropy.io import fits
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
-from astropy.wcs import WCS
+from astropy.wcs import WCS, FITSFixedWarning
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.blend import BlendGroupFitter
@@ -156,6 +159,28 @@ class TestTables:
         init = sources_to_pixels(result, make_wcs(center=(1.0, 1.0)))
         assert_allclose(init['x_init'][0], 39.0)
         assert_array_equal(np.isnan(init['x_init']), [0, 1, 1, 1])
+
+    def test_numbers_as_texts(self):
+        """
+        Numbers that a file has as texts are numbers; blanks are NaN.
+        """
+        result = read_source_list(Table(make_columns(RA=['83.8', ' '])))
+        assert_array_equal(result['sky_centroid'].ra.deg, [83.8, np.nan])
+
+    @pytest.mark.real_data
+    def test_published_catalog(self, real_data):
+        """
+        The sources of a survey are where its own pixels have them.
+        """
+        table = read_source_list(real_data('bgps_v1_sources_in_gc_map.ecsv'))
+        original = Table.read(real_data('bgps_v1_sources_in_gc_map.ecsv'))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FITSFixedWarning)
+            wcs = WCS(fits.getheader(real_data('bgps_gc_1mm.fits')))
+        init = sources_to_pixels(table, wcs)
+        assert len(init) == len(original)
+        assert_allclose(init['x_init'], original['x_pix'], atol=1.0)
+        assert_allclose(init['y_init'], original['y_pix'], atol=1.0)
 
     def test_masked_positions(self):
         """
