@@ -397,7 +397,7 @@ class JointFit:
         """
         if self.noise is None:
             return None
-        key = members.tobytes()
+        key = (members.shape, members.tobytes())
         if key not in self._kept:
             whitening = self.noise.whitening(foot.x, foot.y, foot.usable)
             size = sum(kept.size for kept in self._kept.values())

@@ -14,13 +14,19 @@ from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
-from hyperphotutils.aperture.photometry import measure_apertures
+from hyperphotutils.aperture.photometry import (
+    ellipse_overlap,
+    measure_apertures,
+)
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.footprints import disk_offsets
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
@@ -45,6 +51,9 @@ _MIN_CONTRAST = 3.0
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
+
+# Pixels farther from the median than this many rms are no noise.
+_OUTLIER = 5.0
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -97,6 +106,16 @@ class HyperPhotometry:
         Whether to divide the sum in the aperture by the fraction of the
         fitted Gaussian inside it.
 
+    noise : {'correlated', 'white'} or \
+            `~hyperphotutils.noise.CorrelatedNoise`, optional
+        How pixels are weighted. With ``'correlated'``, the default, the
+        covariance of the noise and of the structured background is
+        measured on the map after a first fit, and all sources are fitted
+        again by generalised least squares: with less scatter, and with
+        errors that hold. With ``'white'`` pixels are independent, as
+        they always are for an astropy fitter. A
+        `~hyperphotutils.noise.CorrelatedNoise` is used as it is.
+
     max_rounds : int, optional
         The largest number of searches on the residual, 0 for none.
 
@@ -130,12 +149,12 @@ class HyperPhotometry:
     """
 
     _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
-                    'fwhm_radius_ratio', 'aperture_correction',
+                    'fwhm_radius_ratio', 'aperture_correction', 'noise',
                     'max_rounds', 'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
                  fwhm_radius_ratio=1.0, aperture_correction=True,
-                 max_rounds=2, progress_bar=False):
+                 noise='correlated', max_rounds=2, progress_bar=False):
         _check_numbers(fwhm=fwhm, fwhm_radius_ratio=fwhm_radius_ratio)
         _check_parts(finder=finder, grouper=grouper, fitter=fitter)
         if not isinstance(max_rounds, Integral) or max_rounds < 0:
@@ -153,6 +172,12 @@ class HyperPhotometry:
         self.fitter = fitter
         self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
+        if not isinstance(noise, CorrelatedNoise) and noise not in {
+                'correlated', 'white'}:
+            msg = ("noise must be 'correlated', 'white', or a "
+                   f'CorrelatedNoise: {noise!r}')
+            raise ValueError(msg)
+        self.noise = noise
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
         self.rms = None
@@ -203,6 +228,9 @@ class HyperPhotometry:
         else:
             table = self._fit(image, image.values, init_params)
             image.replace(None, table, self.fitter)
+            image.measure_noise(self._box_size)
+            if self._needs_covariance(image) and len(table):
+                table = self._fit_again(image, table)
         if table is None:
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
@@ -285,29 +313,69 @@ class HyperPhotometry:
         table = self._fit(image, image.values, found)
         image.replace(None, table, self.fitter)
         image.measure_noise(self._box_size)
+        image.tried = _positions(found, 'init')
         table = self._drop_fallen(image, table)
-        n_detected = len(found)
-        tried = _positions(found, 'init')
-        for _ in range(self.max_rounds):
-            found = self._find(image, image.values - image.model)
-            if found is None:
-                break
-            known = np.vstack((_positions(table, 'fit'), tried))
-            new = found[self._is_apart(_positions(found, 'init'), known)]
-            if len(new) == 0:
-                break
-            tried = np.vstack((tried, _positions(new, 'init')))
-            new['id'] = n_detected + np.arange(1, len(new) + 1)
-            n_detected += len(new)
-            table = self._refit(image, table, new=new)
+        table = self._search_residual(image, table)
+        if self._needs_covariance(image) and len(table):
+            table = self._fit_again(image, table)
             table = self._drop_fallen(image, table)
+            table = self._search_residual(image, table)
         if len(table) == 0:
             return None
         image.forget_background(table)
+        n_detected = len(image.tried)
         table.meta['n_detected'] = n_detected
         table.meta['n_dropped'] = n_detected - len(table)
         table['id'] = np.arange(1, len(table) + 1)
         return table
+
+    def _search_residual(self, image, table):
+        """
+        Detect companions on the residual and fit them with their
+        neighbours, as long as there are new ones.
+        """
+        for _ in range(self.max_rounds):
+            found = self._find(image, image.values - image.model)
+            if found is None:
+                break
+            known = np.vstack((_positions(table, 'fit'), image.tried))
+            new = found[self._is_apart(_positions(found, 'init'), known)]
+            if len(new) == 0:
+                break
+            new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
+            image.tried = np.vstack((image.tried, _positions(new, 'init')))
+            table = self._refit(image, table, new=new)
+            table = self._drop_fallen(image, table)
+        return table
+
+    def _needs_covariance(self, image):
+        """
+        Tell whether there is correlated noise to be measured.
+        """
+        if getattr(self.fitter, 'fitter', None) is not None:
+            return False  # astropy's fitters know no covariance
+        return isinstance(self.noise, CorrelatedNoise) or (
+            self.noise == 'correlated' and image.has_noise())
+
+    def _fit_again(self, image, table):
+        """
+        Measure the covariance of what the first fit has left, and fit
+        all sources again with it.
+        """
+        image.covariance = (
+            self.noise if isinstance(self.noise, CorrelatedNoise)
+            else image.measure_covariance(table, self.fwhm))
+        init = _as_init(table)
+        init['group_id'] = np.where(
+            table['group_id'] > 0, table['group_id'],
+            np.max(table['group_id']) + 1 + np.arange(len(table)))
+        fitted = self._fit(image, image.values, init)
+        for name in ('x_init', 'y_init'):
+            fitted[name] = table[name]
+        fitted['flags'] |= table['flags'] & FLAGS['residual_detection']
+        fitted.meta |= table.meta
+        image.replace(table, fitted, self.fitter)
+        return fitted
 
     @property
     def _box_size(self):
@@ -348,8 +416,10 @@ class HyperPhotometry:
         Group and fit sources on an image.
         """
         init = self._with_groups(init)
+        weights = ({'error': image.error} if image.covariance is None
+                   else {'noise': image.covariance})
         table = self.fitter(image.with_unit(values), mask=image.mask,
-                            error=image.error, init_params=init)
+                            init_params=init, **weights)
         table['shoulder_score'] = (init['shoulder_score']
                                    if 'shoulder_score' in init.colnames
                                    else np.full(len(table), np.nan))
@@ -451,7 +521,7 @@ class HyperPhotometry:
         image.measure_noise(self._box_size)
         self.rms = image.with_unit(float(np.median(
             np.asarray(image.noise)[np.isfinite(image.noise)])))
-        if image.error is None:
+        if image.error is None and image.covariance is None:
             # Without errors this is the variance of the residuals.
             table['reduced_chi2'] /= image.noise**2
         table['group_id'] = renumber_groups(table['group_id'])
@@ -469,18 +539,48 @@ class HyperPhotometry:
             correct=self.aperture_correction)
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
+        if image.covariance is not None:
+            measured['aperture_flux_err'] = measured[
+                'aperture_correction'] * self._aperture_noise(image, table)
         for name in ('aperture_flux', 'aperture_flux_err'):
             table[name] = measured[name]
             if image.unit is not None:
                 table[name] <<= integrated_unit(image.unit)
         table['aperture_correction'] = measured['aperture_correction']
-        table['snr'] = amplitude / image.noise_at(table)
+        table['snr'] = amplitude / image.peak_noise(table)
         table = table[list(_COLUMNS)]
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs)
         table.meta |= result_meta(self)
         table.meta['rms'] = str(self.rms)
+        if image.covariance is not None:
+            table.meta['noise'] = repr(image.covariance)
         return table
+
+
+    def _aperture_noise(self, image, table):
+        """
+        Return the noise of the sums in the apertures, with the
+        covariance of their pixels and the error of the mean level that
+        was fitted with each source.
+        """
+        known = np.flatnonzero(np.isfinite(table['x_fit']))
+        rows = table[known]
+        source, row, col, weight = ellipse_overlap(
+            rows['x_fit'], rows['y_fit'],
+            self.fwhm_radius_ratio * rows['fwhm_major_fit'],
+            self.fwhm_radius_ratio * rows['fwhm_minor_fit'],
+            rows['theta_fit'].to_value('deg'), shape=image.values.shape)
+        noise = image.covariance
+        if noise.relative_rms is not None:
+            weight = weight * noise.relative_rms[row, col]
+        variance = noise.sum_variance(source, col, row, weight, len(rows))
+        level = np.bincount(source, weights=weight, minlength=len(rows))**2
+        dx, dy = disk_offsets(2.0 * self.fwhm)
+        variance -= level * noise.mean_variance(dx, dy)
+        result = np.full(len(table), np.nan)
+        result[known] = np.sqrt(np.maximum(variance, 0.0))
+        return result
 
 
 class _Image:
@@ -496,6 +596,7 @@ class _Image:
     def __init__(self, data, wcs, mask, error):
         if isinstance(data, NDData):
             wcs = data.wcs if wcs is None else wcs
+        self.beam = _beam(getattr(data, 'meta', None))
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)
@@ -503,6 +604,8 @@ class _Image:
         self.error = error
         self.plain_error = values['error']
         self.noise = None
+        self.covariance = None
+        self.tried = np.empty((0, 2))
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
 
@@ -539,16 +642,63 @@ class _Image:
         Take the given errors, or the rms about local backgrounds.
         """
         if self.plain_error is None:
-            # Models are cut off at a millionth of their peaks.
-            floor = 1e-6 * np.max(np.abs(self.values[~self.mask]))
-            self.noise = max(floor, local_rms(
+            self.noise = max(self._rounding(), local_rms(
                 self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
 
+    def has_noise(self):
+        """
+        Tell whether there is more noise than the errors of the fits.
+        """
+        return np.median(self.noise) > self._rounding()
+
+    def _rounding(self):
+        """
+        Return the noise below which only errors of the fits are left:
+        models are cut off at a millionth of their peaks.
+        """
+        return 1e-6 * np.max(np.abs(self.values[~self.mask]))
+
+    def measure_covariance(self, table, fwhm):
+        """
+        Measure the covariance of the pixels outside the cores of the
+        sources, with the sources subtracted.
+        """
+        cores = make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=0.5)
+        relative_rms = None
+        if np.ndim(self.noise) == 2:
+            good = np.isfinite(self.noise) & ~self.mask
+            relative_rms = np.where(
+                good, self.noise / np.median(self.noise[good]), 1.0)
+        residual = self.values - self.model
+        if relative_rms is not None:
+            residual = residual / relative_rms
+        mask = self.mask | cores
+        # Sources that are not in the table are no noise.
+        level = np.median(residual[~mask])
+        mask |= np.abs(residual - level) > _OUTLIER * clipped_rms(
+            residual, mask=mask)
+        beam = {'fwhm': fwhm} if self.beam is None else self.beam
+        return CorrelatedNoise.from_image(
+            self.with_unit(self.values - self.model), **beam, mask=mask,
+            relative_rms=relative_rms)
+
+    def peak_noise(self, table):
+        """
+        Return the noise that the peaks of sources are compared with: the
+        error of the peak with correlated noise, else that of a pixel.
+        """
+        if self.covariance is not None:
+            return _value(table['amplitude_err'])
+        return self.noise_at(table)
+
     def noise_at(self, table):
         """
-        Return the noise at the fitted positions.
+        Return the noise of a pixel at the fitted positions.
         """
         if np.isscalar(self.noise):
             return np.full(len(table), self.noise)
@@ -582,6 +732,18 @@ class _Image:
         near = make_source_mask(self.values.shape, table['x_fit'],
                                 table['y_fit'], table['bkg_box'], factor=0.5)
         self.background[~near] = np.nan
+
+
+def _beam(meta):
+    """
+    Return the beam of a map that was read with its header, or None.
+    """
+    names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
+             'theta': 'beam_theta'}
+    if meta is None or not all(name in meta for name in names.values()):
+        return None
+    return {key: float(getattr(meta[name], 'value', meta[name]))
+            for key, name in names.items()}
 
 
 def _check_numbers(**values):

@@ -136,7 +136,7 @@ class TestSources:
         it, and ``reduced_chi2`` is near one.
         """
         data, _ = white_map()
-        phot = HyperPhotometry(FWHM)
+        phot = HyperPhotometry(FWHM, noise='white')
         assert phot.rms is None
         table = phot(data)
         assert_allclose(phot.rms, 1.0, rtol=0.05)
@@ -357,12 +357,12 @@ class TestInputs:
         of an NDData are the same.
         """
         data, _ = white_map()
-        phot = HyperPhotometry(FWHM)
+        phot = HyperPhotometry(FWHM, noise='white')
         expected = phot(data, error=2.0)
         assert phot.rms == 2.0
         assert_allclose(expected['snr'], expected['amplitude_fit'] / 2.0)
         assert_allclose(np.mean(expected['reduced_chi2']), 0.25, atol=0.03)
-        own = HyperPhotometry(FWHM)(data)
+        own = HyperPhotometry(FWHM, noise='white')(data)
         assert_allclose(np.median(expected['flux_err'] / own['flux_err']),
                         2.0, rtol=0.1)
         error = np.full(data.shape, 2.0)
@@ -403,7 +403,7 @@ class TestInputs:
         data, truth = white_map(noise=0.0)
         error = np.where(np.arange(160) < 80, 1.0, 3.0) * np.ones((160, 1))
         data += error * np.random.default_rng(3).normal(size=data.shape)
-        table = HyperPhotometry(FWHM)(data, error=error,
+        table = HyperPhotometry(FWHM, noise='white')(data, error=error,
                                       init_params=truth['x', 'y'])
         side = truth['x'] > 80
         assert_allclose(table['snr'], table['amplitude_fit']
@@ -569,7 +569,8 @@ class TestParts:
         data, truth = white_map()
         finder = DAOStarFinder(8.0, FWHM)
         grouper = SourceGrouper(min_separation=45.0)
-        phot = HyperPhotometry(FWHM, finder=finder, grouper=grouper)
+        phot = HyperPhotometry(FWHM, finder=finder, grouper=grouper,
+                               noise='white')
         table = phot(data)
         assert phot.finder is finder
         assert len(table) == 16
@@ -601,7 +602,7 @@ class TestParts:
         Any astropy fitter takes the place of the kernel.
         """
         data, _ = white_map()
-        expected = HyperPhotometry(FWHM)(data)
+        expected = HyperPhotometry(FWHM, noise='white')(data)
         fitter = BlendGroupFitter(FWHM, fitter=make(calc_uncertainties=True))
         table = HyperPhotometry(FWHM, fitter=fitter)(data)
         assert len(table) == len(expected)
@@ -691,7 +692,7 @@ class TestMeta:
         table = phot(data)
         assert table.meta['call'] == repr(phot)
         assert set(table.meta) == {'version', 'call', 'rms', 'n_detected',
-                                   'n_dropped'}
+                                   'n_dropped', 'noise'}
         copy = eval(table.meta['call'], {
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,
