@@ -4,4 +4,5 @@ Elliptical apertures of Gaussian sources and photometry with them.
 """
 
 from hyperphotutils.aperture.ellipse import *  # noqa: F403
+from hyperphotutils.aperture.local import *
 from hyperphotutils.aperture.photometry import *  # noqa: F403

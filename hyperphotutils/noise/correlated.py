@@ -33,8 +33,6 @@ _WEIGHT_POWER = 1.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
-# The largest number of pairs of pixels that are summed at once.
-_MAX_PAIRS = 1 << 22
 
 
 class CorrelatedNoise:
@@ -299,70 +297,25 @@ class CorrelatedNoise:
             return self._shared[key]
         return self._factorize(x, y, usable)
 
-    def sum_variance(self, source, x, y, weight, n_sources):
+    def sum_variance(self, weights, dx, dy):
         """
         Return the variances of weighted sums over pixels.
 
         Parameters
         ----------
-        source : 1D int `~numpy.ndarray`
-            The sum that each pixel belongs to, in rising order.
+        weights : `~numpy.ndarray` of shape (n, p)
+            The weights of each sum, with ``relative_rms`` multiplied in.
 
-        x, y : 1D int `~numpy.ndarray`
-            The pixel coordinates.
-
-        weight : 1D `~numpy.ndarray`
-            The weights, with ``relative_rms`` multiplied in.
-
-        n_sources : int
-            The number of sums.
+        dx, dy : 1D int `~numpy.ndarray` of shape (p,)
+            The pixel coordinates, up to a shift of each sum.
 
         Returns
         -------
-        variance : 1D `~numpy.ndarray`
+        variance : 1D `~numpy.ndarray` of shape (n,)
             The variances, without unit.
         """
-        counts = np.bincount(source, minlength=n_sources)
-        # Pairs of pixels of the same sum, a bounded number at once.
-        variance = np.zeros(n_sources)
-        first = np.concatenate(([0], np.cumsum(counts)))
-        begin = 0
-        while begin < n_sources:
-            pairs = np.cumsum(counts[begin:].astype(float)**2)
-            end = begin + max(1, int(np.searchsorted(pairs, _MAX_PAIRS)))
-            chosen = counts[begin:end]
-            left = np.repeat(np.arange(first[begin], first[end]),
-                             np.repeat(chosen, chosen))
-            offset = np.repeat(first[begin:end], chosen**2)
-            inner = np.arange(len(left)) - np.repeat(
-                np.concatenate(([0], np.cumsum(chosen**2)[:-1])), chosen**2)
-            right = offset + inner % np.repeat(chosen, chosen**2)
-            values = (weight[left] * weight[right]
-                      * self._look_up(x[left] - x[right],
-                                      y[left] - y[right]))
-            variance[begin:end] = np.bincount(
-                source[left] - begin, weights=values,
-                minlength=end - begin)
-            begin = end
-        return variance
-
-    def mean_variance(self, x, y):
-        """
-        Return the variance of the best estimate of a constant level from
-        some pixels.
-
-        Parameters
-        ----------
-        x, y : 1D int array_like
-            The pixel coordinates.
-
-        Returns
-        -------
-        variance : float
-            The variance, without unit.
-        """
-        whitening = self.whitening(np.asarray(x)[None], np.asarray(y)[None])
-        return 1.0 / float(np.sum(whitening[0].sum(axis=1)**2))
+        matrix = self._look_up(dx[:, None] - dx, dy[:, None] - dy)
+        return np.sum((weights @ matrix) * weights, axis=1)
 
     def simulate(self, shape, *, seed=None):
         """

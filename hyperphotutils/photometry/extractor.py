@@ -14,14 +14,10 @@ from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
-from hyperphotutils.aperture.photometry import (
-    ellipse_overlap,
-    measure_apertures,
-)
+from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
-from hyperphotutils.blend.footprints import disk_offsets
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
@@ -227,7 +223,7 @@ class HyperPhotometry:
             table = self._detect_and_fit(image)
         else:
             table = self._fit(image, image.values, init_params)
-            image.replace(None, table, self.fitter)
+            image.replace(None, table)
             image.measure_noise(self._box_size)
             if self._needs_covariance(image) and len(table):
                 table = self._fit_again(image, table)
@@ -311,7 +307,7 @@ class HyperPhotometry:
             return None
         found['id'] = np.arange(1, len(found) + 1)
         table = self._fit(image, image.values, found)
-        image.replace(None, table, self.fitter)
+        image.replace(None, table)
         image.measure_noise(self._box_size)
         image.tried = _positions(found, 'init')
         table = self._drop_fallen(image, table)
@@ -322,7 +318,6 @@ class HyperPhotometry:
             table = self._search_residual(image, table)
         if len(table) == 0:
             return None
-        image.forget_background(table)
         n_detected = len(image.tried)
         table.meta['n_detected'] = n_detected
         table.meta['n_dropped'] = n_detected - len(table)
@@ -374,7 +369,7 @@ class HyperPhotometry:
             fitted[name] = table[name]
         fitted['flags'] |= table['flags'] & FLAGS['residual_detection']
         fitted.meta |= table.meta
-        image.replace(table, fitted, self.fitter)
+        image.replace(table, fitted)
         return fitted
 
     @property
@@ -446,7 +441,7 @@ class HyperPhotometry:
             table = self._refit(image, table, fallen=fallen)
             fallen = ~self._stands(image, table)
         if fallen.all():
-            image.replace(table, table[:0], self.fitter)
+            image.replace(table, table[:0])
         return table[~fallen]
 
     def _stands(self, image, table):
@@ -508,7 +503,7 @@ class HyperPhotometry:
         old, others = table[is_old], table[~is_old]
         values = image.values - image.model + image.render(old)
         fitted = self._fit(image, values, init)
-        image.replace(old, fitted, self.fitter)
+        image.replace(old, fitted)
         if new is not None:
             fitted['flags'][np.isin(fitted['id'], new['id'])] |= FLAGS[
                 'residual_detection']
@@ -525,29 +520,27 @@ class HyperPhotometry:
             # Without errors this is the variance of the residuals.
             table['reduced_chi2'] /= image.noise**2
         table['group_id'] = renumber_groups(table['group_id'])
-        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
-        amplitude = _value(table['amplitude_fit'])
-        # Where the background is not known, the model stands for the map.
-        residual = np.where(np.isfinite(image.background), image.values
-                            - image.model - image.background, 0.0)
-        measured = measure_apertures(
-            residual, x, y, amplitude, np.asarray(table['fwhm_major_fit']),
-            np.asarray(table['fwhm_minor_fit']),
-            table['theta_fit'].to_value('deg'),
-            mask=image.mask, error=image.noise,
+        radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
+        residual = image.values - image.model
+        noise = image.noise if image.covariance is None else image.covariance
+        measured, apertures = measure_sources(
+            residual, table, noise, mask=image.mask, radius=radius,
+            order=max(1, int(np.max(table['bkg_order'], initial=1))),
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
+        image.background = apertures.background(residual, radius)
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
-        if image.covariance is not None:
-            measured['aperture_flux_err'] = measured[
-                'aperture_correction'] * self._aperture_noise(image, table)
-        for name in ('aperture_flux', 'aperture_flux_err'):
+        for name, unit in (
+                ('aperture_flux', integrated_unit(image.unit)),
+                ('aperture_flux_err', integrated_unit(image.unit)),
+                ('local_bkg', image.unit)):
             table[name] = measured[name]
-            if image.unit is not None:
-                table[name] <<= integrated_unit(image.unit)
+            if unit is not None:
+                table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
-        table['snr'] = amplitude / image.peak_noise(table)
+        table['snr'] = (_value(table['amplitude_fit'])
+                        / image.peak_noise(table))
         table = table[list(_COLUMNS)]
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs)
@@ -556,31 +549,6 @@ class HyperPhotometry:
         if image.covariance is not None:
             table.meta['noise'] = repr(image.covariance)
         return table
-
-
-    def _aperture_noise(self, image, table):
-        """
-        Return the noise of the sums in the apertures, with the
-        covariance of their pixels and the error of the mean level that
-        was fitted with each source.
-        """
-        known = np.flatnonzero(np.isfinite(table['x_fit']))
-        rows = table[known]
-        source, row, col, weight = ellipse_overlap(
-            rows['x_fit'], rows['y_fit'],
-            self.fwhm_radius_ratio * rows['fwhm_major_fit'],
-            self.fwhm_radius_ratio * rows['fwhm_minor_fit'],
-            rows['theta_fit'].to_value('deg'), shape=image.values.shape)
-        noise = image.covariance
-        if noise.relative_rms is not None:
-            weight = weight * noise.relative_rms[row, col]
-        variance = noise.sum_variance(source, col, row, weight, len(rows))
-        level = np.bincount(source, weights=weight, minlength=len(rows))**2
-        dx, dy = disk_offsets(2.0 * self.fwhm)
-        variance -= level * noise.mean_variance(dx, dy)
-        result = np.full(len(table), np.nan)
-        result[known] = np.sqrt(np.maximum(variance, 0.0))
-        return result
 
 
 class _Image:
@@ -626,16 +594,13 @@ class _Image:
                       table['theta_fit'].to_value('deg'))
         return image
 
-    def replace(self, old, new, fitter):
+    def replace(self, old, new):
         """
         Put the fit of some sources in the place of an older one.
         """
         if old is not None:
             self.model -= self.render(old)
         self.model += self.render(new)
-        background = _value(fitter.make_background_image(self.values.shape))
-        self.background = np.where(np.isfinite(background), background,
-                                   self.background)
 
     def measure_noise(self, box_size):
         """
@@ -723,15 +688,6 @@ class _Image:
                     0, size - 1).astype(int)
             for name, size in zip(('y_fit', 'x_fit'), self.values.shape,
                                   strict=True))
-
-    def forget_background(self, table):
-        """
-        Forget the backgrounds of sources that were dropped: those far
-        from all sources of the table.
-        """
-        near = make_source_mask(self.values.shape, table['x_fit'],
-                                table['y_fit'], table['bkg_box'], factor=0.5)
-        self.background[~near] = np.nan
 
 
 def _beam(meta):

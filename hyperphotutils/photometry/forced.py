@@ -16,14 +16,10 @@ from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
-from hyperphotutils.aperture.photometry import (
-    ellipse_overlap,
-    measure_apertures,
-)
+from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
-from hyperphotutils.blend.footprints import disk_offsets
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -353,50 +349,17 @@ class ForcedPhotometry:
         Add what is measured in the apertures, on the map without
         background and companions.
         """
-        sourceless = band.values - fitter.make_model_image().value
-        background = fitter.make_background_image().value
-        # Where the background is not known, the model stands for the map.
-        residual = np.where(np.isfinite(background),
-                            sourceless - background, 0.0)
-        measured = measure_apertures(
-            residual, table['x_fit'], table['y_fit'],
-            table['amplitude_fit'].value, table['fwhm_major_fit'],
-            table['fwhm_minor_fit'], table['theta_fit'].to_value(u.deg),
-            mask=band.mask, error=band.noise,
+        measured, _ = measure_sources(
+            band.values - fitter.make_model_image().value, table,
+            band.noise if band.covariance is None else band.covariance,
+            mask=band.mask, radius=2.0 * fitter.fwhm,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
-        if band.covariance is not None:
-            measured['aperture_flux_err'] = measured[
-                'aperture_correction'] * self._aperture_noise(table, band,
-                                                              fitter)
         for name in ('aperture_flux', 'aperture_flux_err'):
             table[name] = measured[name] << u.Jy
         table['aperture_correction'] = measured['aperture_correction']
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
-
-    def _aperture_noise(self, table, band, fitter):
-        """
-        Return the noise of the sums in the apertures, with the
-        covariance of their pixels and the error of the mean level that
-        was fitted with each source.
-        """
-        known = np.flatnonzero(np.isfinite(table['x_fit']))
-        rows, noise = table[known], band.covariance
-        source, row, col, weight = ellipse_overlap(
-            rows['x_fit'], rows['y_fit'],
-            self.fwhm_radius_ratio * rows['fwhm_major_fit'],
-            self.fwhm_radius_ratio * rows['fwhm_minor_fit'],
-            rows['theta_fit'].to_value(u.deg), shape=band.values.shape)
-        if noise.relative_rms is not None:
-            weight = weight * noise.relative_rms[row, col]
-        variance = noise.sum_variance(source, col, row, weight, len(rows))
-        level = np.bincount(source, weights=weight, minlength=len(rows))**2
-        dx, dy = disk_offsets(2.0 * fitter.fwhm)
-        variance -= level * noise.mean_variance(dx, dy)
-        result = np.full(len(table), np.nan)
-        result[known] = np.sqrt(np.maximum(variance, 0.0))
-        return result
 
 
 class _Catalogue:

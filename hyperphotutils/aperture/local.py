@@ -1,0 +1,301 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Apertures with a background of their own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperphotutils.aperture.photometry import (
+    ellipse_overlap,
+    measure_apertures,
+)
+from hyperphotutils.background.regressors import polynomial_terms
+from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.utils.gaussians import gaussian_matrix
+
+__all__ = ['LocalApertures', 'make_local_apertures', 'measure_sources']
+
+# Eigenvalues of the normal matrix below this part of the largest are zero:
+# a source with too few pixels gets the polynomial that they determine.
+_RCOND = 1e-10
+
+
+@dataclass(frozen=True)
+class LocalApertures:
+    """
+    Weights of pixels around sources.
+
+    The weighted sum over the residual of a map, which has no sources any
+    more, is its sum in the aperture minus that of a polynomial fitted by
+    least squares to a disk around the source.
+
+    Parameters
+    ----------
+    rows, cols : int `~numpy.ndarray` of shape (n, p)
+        The pixels around each source; within the map for all.
+
+    usable : bool `~numpy.ndarray` of shape (n, p)
+        Whether a pixel is on the map and not masked.
+
+    dx, dy : 1D int `~numpy.ndarray` of shape (p,)
+        The separations from the central pixel.
+
+    weights : `~numpy.ndarray` of shape (n, p)
+        The weights, 0 where not usable.
+
+    background_weights : `~numpy.ndarray` of shape (n, p)
+        The part of the weights that subtracts the background.
+
+    solution : `~numpy.ndarray` of shape (n, k, p)
+        What makes the coefficients of the polynomial of the values.
+
+    basis : `~numpy.ndarray` of shape (n, k, p)
+        The terms of the polynomial at the pixels, with the source at the
+        origin.
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    usable: np.ndarray
+    dx: np.ndarray
+    dy: np.ndarray
+    weights: np.ndarray
+    background_weights: np.ndarray
+    solution: np.ndarray
+    basis: np.ndarray
+
+    def values(self, image):
+        """
+        Return the pixel values around each source, 0 where not usable.
+        """
+        return np.where(self.usable, image[self.rows, self.cols], 0.0)
+
+    def sums(self, residual):
+        """
+        Return the weighted sum for each source.
+        """
+        return np.sum(self.weights * self.values(residual), axis=1)
+
+    def level(self, residual):
+        """
+        Return the background at the position of each source.
+        """
+        values = self.values(residual)
+        return (self.solution[:, 0] * values).sum(axis=1)
+
+    def background(self, residual, radius):
+        """
+        Return the mean of the polynomials, weighted by the nearness to
+        their sources; NaN farther than a radius from all of them.
+        """
+        values = self.values(residual)
+        coeffs = (self.solution @ values[:, :, None])[:, :, 0]
+        polynomial = (coeffs[:, None, :] @ self.basis)[:, 0]
+        distance2 = np.broadcast_to(self.dx**2 + self.dy**2,
+                                    self.usable.shape)
+        near = np.exp(-2.0 * distance2 / radius**2)
+        use = self.usable & (distance2 <= radius**2)
+        total, norm = np.zeros(residual.shape), np.zeros(residual.shape)
+        pixels = (self.rows[use], self.cols[use])
+        np.add.at(total, pixels, (near * polynomial)[use])
+        np.add.at(norm, pixels, near[use])
+        return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
+                        np.nan)
+
+
+def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
+                         radius, order=1):
+    """
+    Make elliptical apertures with backgrounds of their own.
+
+    Parameters
+    ----------
+    x, y : 1D `~numpy.ndarray`
+        The pixel coordinates of the sources, all finite.
+
+    semimajor, semiminor : 1D `~numpy.ndarray`
+        The semi-axes of the apertures in pixels.
+
+    theta_deg : 1D `~numpy.ndarray`
+        The angles of the major axes in degrees, counter-clockwise from
+        the positive x axis.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used.
+
+    radius : float
+        The radius in pixels of the disk that the background is fitted
+        to.
+
+    order : int, optional
+        The total degree of the background polynomial.
+
+    Returns
+    -------
+    apertures : `LocalApertures`
+        The apertures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.aperture import make_local_apertures
+    >>> image = 5.0 + 0.1 * np.arange(41.0) * np.ones((41, 1))
+    >>> apertures = make_local_apertures(
+    ...     np.array([20.0]), np.array([20.0]), np.array([4.0]),
+    ...     np.array([3.0]), np.array([30.0]), radius=8.0,
+    ...     mask=np.zeros((41, 41), dtype=bool))
+    >>> print(abs(apertures.sums(image)).max() < 1e-9)
+    True
+    """
+    ny, nx = mask.shape
+    col = np.clip(np.floor(x + 0.5).astype(int), 0, nx - 1)
+    row = np.clip(np.floor(y + 0.5).astype(int), 0, ny - 1)
+    reach = max(radius, np.max(semimajor, initial=0.0)) + 1.0
+    half = int(np.ceil(reach))
+    dy, dx = np.mgrid[-half:half + 1, -half:half + 1].reshape(2, -1)
+    rows, cols = row[:, None] + dy, col[:, None] + dx
+    on_map = (rows >= 0) & (rows < ny) & (cols >= 0) & (cols < nx)
+    rows, cols = np.where(on_map, rows, 0), np.where(on_map, cols, 0)
+    usable = on_map & ~mask[rows, cols]
+
+    source, y_pix, x_pix, overlap = ellipse_overlap(
+        x, y, semimajor, semiminor, theta_deg)
+    inside = np.zeros(usable.shape)
+    column = ((y_pix - row[source] + half) * (2 * half + 1)
+              + x_pix - col[source] + half)
+    inside[source, column] = overlap
+    inside *= usable
+
+    u_x = (col - x)[:, None] + dx
+    u_y = (row - y)[:, None] + dy
+    basis = np.stack([(u_x / radius)**i * (u_y / radius)**j for i, j in
+                      zip(*polynomial_terms(order), strict=True)], axis=1)
+    fitted = basis * (usable & (dx**2 + dy**2 <= radius**2))[:, None, :]
+    inverse = np.linalg.pinv(fitted @ np.swapaxes(fitted, 1, 2),
+                             rcond=_RCOND, hermitian=True)
+    solution = inverse @ fitted
+    background = (inside[:, None, :] @ np.swapaxes(basis, 1, 2)) @ solution
+    return LocalApertures(rows, cols, usable, dx, dy,
+                          inside - background[:, 0], background[:, 0],
+                          solution, basis)
+
+
+def measure_sources(residual, table, noise, *, mask, radius, order=1,
+                    fwhm_radius_ratio=1.0, correct=True):
+    r"""
+    Measure fitted sources in the apertures that their Gaussians define.
+
+    Parameters
+    ----------
+    residual : 2D `~numpy.ndarray`
+        The map minus the Gaussians of all sources.
+
+    table : `~astropy.table.Table`
+        The fitted sources, with the columns ``x_fit``, ``y_fit``,
+        ``amplitude_fit``, ``fwhm_major_fit``, ``fwhm_minor_fit``,
+        ``theta_fit``, and ``flux_err``. Rows without a fit give NaN.
+
+    noise : float, 2D `~numpy.ndarray`, or \
+            `~hyperphotutils.noise.CorrelatedNoise`
+        The standard deviation of independent pixels, or their
+        covariance.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels to ignore; the model of the source takes their
+        place.
+
+    radius : float
+        The radius in pixels of the disk that the background of each
+        source is fitted to.
+
+    order : int, optional
+        The total degree of the background polynomial.
+
+    fwhm_radius_ratio : float, optional
+        The semi-axes of the apertures in units of the FWHMs.
+
+    correct : bool, optional
+        Whether to divide by the fraction of the Gaussian inside.
+
+    Returns
+    -------
+    measured : dict of 1D `~numpy.ndarray`
+        ``aperture_flux``, ``aperture_flux_err``,
+        ``aperture_correction``, ``local_bkg``, and ``partial``.
+
+    apertures : `LocalApertures`
+        The apertures of the rows with a fit.
+
+    Notes
+    -----
+    The flux in the aperture is :math:`S = w^T (d - P r)`, with the
+    weights :math:`w` of the pixels of the map without companions
+    :math:`d`, the fit :math:`P` of the background, and the residual
+    :math:`r = n - g \, \delta F`: what the error :math:`\delta F` of the
+    fitted flux takes from the noise :math:`n` is in the background, with
+    :math:`g` the profile of unit flux. So
+
+    .. math::
+
+        \delta S = (w - P^T w)^T n + f \, \delta F ,
+        \quad f = (P^T w)^T g .
+
+    As the fitted flux is the best linear unbiased estimate, its
+    covariance with any other unbiased estimate is its own variance
+    (Gauss-Markov theorem), which gives the covariance of both terms.
+    """
+    columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
+               for name in ('x_fit', 'y_fit', 'amplitude_fit',
+                            'fwhm_major_fit', 'fwhm_minor_fit')]
+    columns.append(table['theta_fit'].to_value('deg'))
+    measured = measure_apertures(
+        np.zeros(residual.shape), *columns, mask=mask,
+        fwhm_radius_ratio=fwhm_radius_ratio, correct=correct)
+    known = np.isfinite(measured['aperture_flux'])
+    x, y, _, major, minor, theta = (column[known] for column in columns)
+    apertures = make_local_apertures(
+        x, y, fwhm_radius_ratio * major, fwhm_radius_ratio * minor, theta,
+        mask=mask, radius=radius, order=order)
+    correction = measured['aperture_correction'][known]
+    measured['aperture_flux'][known] += correction * apertures.sums(residual)
+    flux_err = np.asarray(getattr(table['flux_err'], 'value',
+                                  table['flux_err']), float)[known]
+    variance = _variance(apertures, noise) + flux_err**2 * _shared_noise(
+        apertures, x, y, major, minor, theta)
+    measured['aperture_flux_err'][known] = correction * np.sqrt(variance)
+    measured['local_bkg'] = np.full(len(known), np.nan)
+    measured['local_bkg'][known] = apertures.level(residual)
+    return measured, apertures
+
+
+def _variance(apertures, noise):
+    """
+    Return the variances of the weighted sums.
+    """
+    weights = apertures.weights
+    if isinstance(noise, CorrelatedNoise):
+        if noise.relative_rms is not None:
+            weights = weights * apertures.values(noise.relative_rms)
+        return noise.sum_variance(weights, apertures.dx, apertures.dy)
+    if np.ndim(noise) == 2:
+        return np.sum((weights * apertures.values(noise))**2, axis=1)
+    return noise**2 * np.sum(weights**2, axis=1)
+
+
+def _shared_noise(apertures, x, y, major, minor, theta):
+    """
+    Return the variances that come from the error of the fitted flux, in
+    units of its square.
+    """
+    xx, xy, yy = gaussian_matrix(major, minor, theta)
+    det = xx * yy - xy**2
+    u_x, u_y = apertures.cols - x[:, None], apertures.rows - y[:, None]
+    xx, xy, yy = (element[:, None] / det[:, None] for element in (xx, xy, yy))
+    profile = np.exp(-0.5 * (yy * u_x**2 - 2.0 * xy * u_x * u_y
+                             + xx * u_y**2))
+    profile /= 2.0 * np.pi * np.sqrt(det)[:, None]
+    lost = np.sum(apertures.background_weights * profile, axis=1)
+    kept = np.sum(apertures.weights * profile, axis=1)
+    return lost**2 + 2.0 * lost * kept
