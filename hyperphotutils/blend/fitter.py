@@ -23,6 +23,8 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['BlendGroupFitter']
 
+_LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
+
 class BlendGroupFitter:
     """
     Fit groups of blended sources, each with a common background.
@@ -42,9 +44,10 @@ class BlendGroupFitter:
         no widths.
 
     poly_order : int, optional
-        The total degree of the background polynomial, from 0 to 4. The
-        default is 1, and 0 with correlated ``noise``, whose covariance
-        holds the structure of the background.
+        The total degree of the background polynomial, from 0 to 4, or
+        -1 for no background, where that has been subtracted. The default
+        is 1, and 0 with correlated ``noise``, whose covariance holds the
+        structure of the background.
 
     fit_radius : float, optional
         The radius in pixels around each source that is fitted. The
@@ -78,8 +81,29 @@ class BlendGroupFitter:
         Larger groups are split into compact parts, and flagged; the
         models of the other parts are subtracted then.
 
+    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
+        How chi2 grows with the residuals, as in
+        `scipy.optimize.least_squares`. All but the first give less
+        weight to pixels that deviate, and biased fluxes where the
+        profile of the source itself deviates.
+
+    f_scale : float, optional
+        The residual, in units of the errors of the pixels (of the data
+        when there are none), beyond which a robust loss grows slower.
+
+    ridge : float, optional
+        The strength of an L2 penalty on the coefficients of the
+        background: chi2 grows by ``ridge`` times the square of each
+        coefficient in units of the errors.
+
+    ftol : float, optional
+        A fit ends when a step promises to lower chi2 by less than this
+        fraction. The default leaves about a thousandth of an error on
+        a footprint of some hundred pixels.
+
     max_iter : int, optional
-        The largest number of steps of the kernel.
+        The largest number of steps of the kernel, each with one
+        evaluation of the model.
 
     progress_bar : bool, optional
         Whether to show a progress bar.
@@ -127,15 +151,18 @@ class BlendGroupFitter:
 
     _repr_params = ('fwhm', 'poly_order', 'fit_radius', 'grouper',
                     'fwhm_range', 'max_shift', 'fixed', 'fitter',
-                    'max_group_size', 'max_iter', 'progress_bar')
+                    'max_group_size', 'loss', 'f_scale', 'ridge', 'ftol',
+                    'max_iter', 'progress_bar')
 
     def __init__(self, fwhm, *, poly_order=None, fit_radius=None, grouper=None,
                  fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
-                 fitter=None, max_group_size=25, max_iter=200,
+                 fitter=None, max_group_size=25, loss='linear',
+                 f_scale=1.0, ridge=0.0, ftol=1e-8, max_iter=200,
                  progress_bar=False):
         self.fwhm = _positive(fwhm, 'fwhm')
-        if poly_order is not None and poly_order not in range(5):
-            msg = f'poly_order must be an integer from 0 to 4: {poly_order!r}'
+        if poly_order is not None and poly_order not in range(-1, 5):
+            msg = ('poly_order must be an integer from -1 to 4: '
+                   f'{poly_order!r}')
             raise ValueError(msg)
         self.poly_order = poly_order
         self.fit_radius = _positive(
@@ -151,6 +178,16 @@ class BlendGroupFitter:
         self.fitter = _callable_or_none(fitter, 'fitter')
         self.max_group_size = _positive_integer(max_group_size,
                                                 'max_group_size')
+        if loss not in _LOSSES:
+            msg = f'loss must be one of {_LOSSES}: {loss!r}'
+            raise ValueError(msg)
+        self.loss = loss
+        self.f_scale = _positive(f_scale, 'f_scale')
+        if not isinstance(ridge, Real) or not 0.0 <= ridge < np.inf:
+            msg = f'ridge must be a number of at least 0: {ridge!r}'
+            raise ValueError(msg)
+        self.ridge = float(ridge)
+        self.ftol = _positive(ftol, 'ftol')
         self.max_iter = _positive_integer(max_iter, 'max_iter')
         self.progress_bar = progress_bar
         self._fit = None
@@ -207,6 +244,9 @@ class BlendGroupFitter:
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
+        if self.fitter is not None and (self.loss != 'linear' or self.ridge):
+            msg = 'loss and ridge are of the kernel, not of astropy fitters'
+            raise ValueError(msg)
         if noise is not None:
             if error is not None or self.fitter is not None:
                 msg = ('noise cannot be used together with error or with '

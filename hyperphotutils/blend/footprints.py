@@ -146,7 +146,7 @@ def background_basis(x, y, x_center, y_center, scale, order):
         The length that is mapped to 1.
 
     order : int
-        The total degree.
+        The total degree; -1 for no background at all.
 
     Returns
     -------
@@ -155,7 +155,8 @@ def background_basis(x, y, x_center, y_center, scale, order):
     """
     u = (x - x_center[:, None]) / scale
     v = (y - y_center[:, None]) / scale
-    terms = list(zip(*polynomial_terms(order), strict=True))
+    terms = ([] if order < 0
+             else list(zip(*polynomial_terms(order), strict=True)))
     basis = np.empty((len(x), len(terms), x.shape[1]))
     for k, (i, j) in enumerate(terms):
         basis[:, k] = u**i * v**j

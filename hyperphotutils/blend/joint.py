@@ -44,9 +44,6 @@ __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of Jacobian elements held at once.
 _CHUNK_ELEMENTS = 1 << 18
-# A fit ends when a step promises to lower chi2 by less than this fraction:
-# about a thousandth of an error on a footprint of some hundred pixels.
-_TOLERANCE = 1e-8
 # The models of neighbours need not be better than this before they are at
 # rest: no value changes by more than this fraction (positions: of the FWHM).
 _COARSE = 1e-3
@@ -173,7 +170,7 @@ class JointFit:
         if self.config.progress_bar:
             from tqdm.auto import tqdm
             shown = tqdm(chunks, desc='Fit source groups')
-        self.batches = [self._fit_batch(members, model, _TOLERANCE)
+        self.batches = [self._fit_batch(members, model, self.config.ftol)
                         for members in shown]
 
     def _relax(self, chunks, model, near):
@@ -432,10 +429,15 @@ class JointFit:
             basis = basis @ transposed
         position = np.stack((x, y), axis=2)
         low, high = self.var_bounds
+        ridge = None
+        if config.ridge > 0.0:
+            # In units of the errors of the pixels.
+            strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
+            ridge = config.ridge * strength[:, None] * np.ones_like(coeffs)
         problem = BatchProblem(
             data, col, row, weight, basis, self._free(members),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening)
+            low, high, whitening, ridge, config.loss, config.f_scale)
         return problem, sources, coeffs, centers
 
     def _basis(self, foot, centers):

@@ -64,6 +64,8 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
         gauss = Gaussian2D(amplitude, x, y, np.sqrt(var_major),
                            np.sqrt(var_minor), theta=theta)
         model = gauss if model is None else model + gauss
+    if order < 0:
+        return model
     terms = {f'c{i}_{j}': value for i, j, value in
              zip(*polynomial_terms(order), coeffs, strict=True)}
     return model + _LocalPolynomial2D(
@@ -172,6 +174,8 @@ def _state_of_model(model, n_sources):
     swapped = sources[:, 4] > sources[:, 3]
     sources[:, 3:5] = np.sort(sources[:, 3:5]**2, axis=1)[:, ::-1]
     sources[swapped, 5] += np.pi / 2.0
+    if model.n_submodels == n_sources:
+        return sources, [], swapped
     poly = model[n_sources]
     order = poly.degree
     coeffs = [getattr(poly, f'c{i}_{j}').value for i, j in
@@ -256,6 +260,8 @@ def _tangent_map(sources, n_all, swapped=None):
         order[block] = N_PARAMS * i + np.array(along)
         scale[block] = derivative
     poly_order = _poly_order(n_all - n_coords)
+    if poly_order < 0:
+        return order, scale
     terms = [f'c{i}_{j}' for i, j in
              zip(*polynomial_terms(poly_order), strict=True)]
     order[n_coords:] = n_coords + np.array(

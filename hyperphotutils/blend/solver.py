@@ -69,6 +69,15 @@ class BatchProblem(NamedTuple):
     whitening : array of shape (g, p, p) or (1, p, p), optional
         The matrices that make the weighted noise white; they are already
         in ``data`` and ``basis``.
+
+    ridge : array of shape (g, k), optional
+        What chi2 grows by for each squared background coefficient.
+
+    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
+        How chi2 grows with the residuals.
+
+    f_scale : float, optional
+        The residual beyond which a robust loss grows slower.
     """
 
     data: Any
@@ -82,6 +91,9 @@ class BatchProblem(NamedTuple):
     var_low: float
     var_high: float
     whitening: Any = None
+    ridge: Any = None
+    loss: str = 'linear'
+    f_scale: float = 1.0
 
 
 class BatchResult(NamedTuple):
@@ -292,8 +304,7 @@ def _take(values, index):
     stays as it is.
     """
     return tuple(
-        value if value is None or isinstance(value, float)
-        or value.shape[0] == 1
+        value if not hasattr(value, 'shape') or value.shape[0] == 1
         else value.__array_namespace__().take(value, index, axis=0)
         for value in values)
 
@@ -307,9 +318,64 @@ def _normal_terms(problem, sources, coeffs):
                                problem.weight, problem.basis,
                                problem.whitening)
     residual = model - problem.data
-    normal = jacobian @ xp.matrix_transpose(jacobian)
-    gradient = (jacobian @ residual[:, :, None])[:, :, 0]
-    return xp.sum(residual * residual, axis=1), normal, gradient
+    cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
+    weighted = jacobian if slope is None else jacobian * slope[:, None, :]
+    normal = weighted @ xp.matrix_transpose(jacobian)
+    gradient = (weighted @ residual[:, :, None])[:, :, 0]
+    chi2 = xp.sum(cost, axis=1)
+    if problem.ridge is not None:
+        n_coords = N_PARAMS * sources.shape[1]
+        none = xp.zeros((sources.shape[0], n_coords), dtype=normal.dtype)
+        diagonal = xp.concat((none, problem.ridge), axis=1)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        normal = normal + diagonal[:, :, None] * identity[None, :, :]
+        penalty = problem.ridge * coeffs
+        gradient = gradient + xp.concat((none, penalty), axis=1)
+        chi2 = chi2 + xp.sum(penalty * coeffs, axis=1)
+    return chi2, normal, gradient
+
+
+def apply_loss(residual, loss, f_scale):
+    r"""
+    Return what each residual adds to chi2, and the slope of that.
+
+    With :math:`z = (r / f)^2` a pixel adds :math:`f^2 \rho(z)`; its
+    weight in the next step is :math:`\rho'(z)` (iteratively reweighted
+    least squares).
+
+    Parameters
+    ----------
+    residual : array
+        The weighted residuals :math:`r`.
+
+    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}
+        The function :math:`\rho`, as in `scipy.optimize.least_squares`:
+        :math:`z`, :math:`2 (\sqrt{1 + z} - 1)`, :math:`z` up to 1 and
+        :math:`2 \sqrt{z} - 1` beyond, or :math:`\ln(1 + z)`.
+
+    f_scale : float
+        The scale :math:`f`.
+
+    Returns
+    -------
+    cost, slope : array
+        The terms and :math:`\rho'(z)`, which is `None` where it is 1
+        for all.
+    """
+    if loss == 'linear':
+        return residual * residual, None
+    xp = residual.__array_namespace__()
+    square = f_scale * f_scale
+    z = residual * residual / square
+    root = xp.sqrt(1.0 + z)
+    if loss == 'soft_l1':
+        return square * 2.0 * (root - 1.0), 1.0 / root
+    if loss == 'cauchy':
+        return square * xp.log1p(z), 1.0 / (1.0 + z)
+    large = z > 1.0
+    distance = xp.sqrt(xp.where(large, z, xp.ones_like(z)))
+    return (square * xp.where(large, 2.0 * distance - 1.0, z),
+            1.0 / distance)
 
 
 def _chi2_floor(problem):

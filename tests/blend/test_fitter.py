@@ -846,7 +846,7 @@ class TestBadInput:
         ({'fwhm': '4'}, (TypeError, ValueError), 'fwhm must be'),
         ({'fwhm': None}, (TypeError, ValueError), 'fwhm must be'),
         ({'poly_order': 5}, ValueError, 'poly_order must be an integer'),
-        ({'poly_order': -1}, ValueError, 'poly_order must be an integer'),
+        ({'poly_order': -2}, ValueError, 'poly_order must be an integer'),
         ({'poly_order': 1.5}, ValueError, 'poly_order must be an integer'),
         ({'poly_order': '1'}, ValueError, 'poly_order must be an integer'),
         ({'fit_radius': 0.0}, ValueError, 'fit_radius must be a positive'),

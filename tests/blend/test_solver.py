@@ -296,7 +296,7 @@ class TestFit:
         for k in range(6):
             n_pixels = len(groups[k][2])
             alone = BatchProblem(*(
-                value if value is None or isinstance(value, float)
+                value if not hasattr(value, 'shape')
                 else value[k:k + 1, ..., :n_pixels] if name in
                 ('data', 'x', 'y', 'weight', 'basis') else value[k:k + 1]
                 for name, value in problem._asdict().items()))
@@ -321,7 +321,7 @@ class TestFit:
             [random_group(3, rng) for _ in range(4)])
         expected = fit(problem, sources, coeffs)
         strict = BatchProblem(*(
-            value if value is None or isinstance(value, float)
+            value if not hasattr(value, 'shape')
             else array_api_strict.asarray(value) for value in problem))
         result = fit(strict, array_api_strict.asarray(sources),
                      array_api_strict.asarray(coeffs))
