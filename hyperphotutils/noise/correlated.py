@@ -84,22 +84,27 @@ class CorrelatedNoise:
     def __init__(self, variances, matrices, *, relative_rms=None):
         values, unit = strip_units(variances=variances)
         variances = np.asarray(values['variances'], dtype=float)
-        matrices = np.asarray(matrices, dtype=float).reshape(-1, 2, 2)
+        matrices = np.asarray(matrices, dtype=float)
+        if matrices.size == 0:
+            matrices = matrices.reshape(0, 2, 2)
+        if matrices.shape[1:] != (2, 2):
+            msg = f'matrices must have the shape (n, 2, 2): {matrices.shape}'
+            raise ValueError(msg)
         if variances.shape != (len(matrices) + 1,):
             msg = ('variances must have one element more than matrices: '
                    f'{variances.shape} and {len(matrices)}')
             raise ValueError(msg)
-        if not (np.all(variances >= 0.0) and variances.sum() > 0.0):
-            msg = f'variances must not be negative, nor all zero: {variances}'
+        if not (np.all(variances >= 0.0) and 0.0 < variances.sum() < np.inf):
+            msg = ('variances must be finite, not negative, and not all '
+                   f'zero: {variances}')
             raise ValueError(msg)
-        if np.any(np.linalg.eigvalsh(matrices) <= 0.0):
+        if not (np.all(np.isfinite(matrices))
+                and np.allclose(matrices, np.swapaxes(matrices, 1, 2))
+                and np.all(np.linalg.eigvalsh(matrices) > 0.0)):
             msg = 'matrices must be symmetric and positive definite'
             raise ValueError(msg)
         if relative_rms is not None:
-            relative_rms = np.asarray(relative_rms, dtype=float)
-            if relative_rms.ndim != 2 or np.any(relative_rms <= 0.0):
-                msg = 'relative_rms must be a 2D array of positive numbers'
-                raise ValueError(msg)
+            relative_rms = _positive_map(relative_rms)
         self._variances = variances
         self._unit = None if unit is None else unit**0.5
         self.matrices = matrices
@@ -141,6 +146,9 @@ class CorrelatedNoise:
         """
         variance = np.square(u.Quantity(rms)) if hasattr(rms, 'unit') else (
             float(rms)**2)
+        if not rms > 0.0 * rms:
+            msg = f'rms must be positive: {rms}'
+            raise ValueError(msg)
         return cls(variance * np.array([0.0, 1.0]),
                    [2.0 * beam_matrix(fwhm, fwhm_minor, theta)])
 
@@ -186,17 +194,18 @@ class CorrelatedNoise:
         ValueError
             If the map is constant.
         """
+        beam = beam_matrix(fwhm, fwhm_minor, theta)
         data, mask, _ = open_nddata(data, mask)
         values, unit = strip_units(data=data)
         data, mask = as_masked_image(values['data'], mask)
         if relative_rms is not None:
-            data = data / np.asarray(relative_rms, dtype=float)
+            relative_rms = _positive_map(relative_rms, data.shape)
+            data = data / relative_rms
         reach = int(min(np.ceil(_REACH * fwhm), min(data.shape) // 2))
         measured, n_pairs = _masked_autocovariance(data, ~mask, reach)
         if not measured[0, reach] > 0.0:
             msg = 'data is constant: it has no noise to estimate'
             raise ValueError(msg)
-        beam = beam_matrix(fwhm, fwhm_minor, theta)
         sizes = (_SIZES * fwhm)**2
         matrices = np.concatenate((
             2.0 * beam * _FRACTIONS[:, None, None],
@@ -289,7 +298,10 @@ class CorrelatedNoise:
         x, y = np.asarray(x), np.asarray(y)
         usable = (np.ones(x.shape, dtype=bool) if usable is None
                   else np.asarray(usable))
-        x, y = x - x[:, :1], y - y[:, :1]
+        # Padding lies anywhere: what is looked up shall not reach there.
+        first = np.argmax(usable, axis=1)[:, None]
+        x, y = (np.where(usable, lag - np.take_along_axis(lag, first, 1), 0)
+                for lag in (x, y))
         if usable.all() and np.all(x == x[0]) and np.all(y == y[0]):
             key = (x[0].tobytes(), y[0].tobytes())
             if key not in self._shared:
@@ -334,6 +346,12 @@ class CorrelatedNoise:
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The map.
         """
+        shape = tuple(shape)
+        if (self.relative_rms is not None
+                and self.relative_rms.shape != shape):
+            msg = ('shape must be that of relative_rms, '
+                   f'{self.relative_rms.shape}: {shape}')
+            raise ValueError(msg)
         rng = np.random.default_rng(seed)
         widest = np.sqrt(np.max(self.matrices, initial=0.0))
         padded = [fft.next_fast_len(int(size + 8 * widest), real=True)
@@ -347,10 +365,6 @@ class CorrelatedNoise:
         image = fft.irfft2(amplitude * fft.rfft2(rng.normal(size=padded)),
                            s=padded)[:shape[0], :shape[1]]
         if self.relative_rms is not None:
-            if self.relative_rms.shape != tuple(shape):
-                msg = ('shape must be that of relative_rms, '
-                       f'{self.relative_rms.shape}: {tuple(shape)}')
-                raise ValueError(msg)
             image = image * self.relative_rms
         return image if self._unit is None else image << self._unit
 
@@ -445,6 +459,22 @@ def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
                      [np.sin(angle), np.cos(angle)]])
     widths = np.diag((np.array([fwhm, minor]) * gaussian_fwhm_to_sigma)**2)
     return axes @ widths @ axes.T
+
+
+def _positive_map(relative_rms, shape=None):
+    """
+    Check a map of the local rms.
+    """
+    relative_rms = np.asarray(relative_rms, dtype=float)
+    if relative_rms.ndim != 2 or not (
+            np.all(relative_rms > 0.0) and np.all(np.isfinite(relative_rms))):
+        msg = 'relative_rms must be a 2D array of positive numbers'
+        raise ValueError(msg)
+    if shape is not None and relative_rms.shape != shape:
+        msg = (f'relative_rms must have the shape of data, {shape}, got '
+               f'{relative_rms.shape}')
+        raise ValueError(msg)
+    return relative_rms
 
 
 def _masked_autocovariance(data, good, reach):
