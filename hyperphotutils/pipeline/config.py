@@ -34,6 +34,8 @@ __all__ = [
     'PhotometryOptions',
     'PipelineConfig',
     'RunOptions',
+    'ShoulderOptions',
+    'SourcesOptions',
     'config_template',
     'config_to_yaml',
     'override_config',
@@ -87,6 +89,7 @@ def _check_order(name, limits):
 
 # YAML knows lists, Python tuples: only that conversion is allowed
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
+_Floats = Annotated[tuple[float, ...], Field(strict=False)]
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -180,6 +183,134 @@ class InputOptions(_Options):
         return self
 
 
+class SourcesOptions(_Options):
+    """
+    Sources to measure instead of those that are detected.
+
+    They come from a table or from lists; see fit.fixed for what the fit
+    may not change of them.
+    """
+
+    table: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'IPAC, ECSV, FITS, VOTable or CSV file with RA and DEC or GLON '
+            'and GLAT (deg), and perhaps ID, FWHM_1, FWHM_2 (arcsec) and PA '
+            '(deg); null = none'
+        ),
+    )
+    x: _Floats | None = Field(
+        default=None,
+        description='instead of a table, the longitudes in deg; null = none',
+    )
+    y: _Floats | None = Field(
+        default=None,
+        description='the latitudes in deg; null = none',
+    )
+    frame: str | None = Field(
+        default=None,
+        description=(
+            "frame of the coordinates, such as 'icrs', 'fk5', 'fk4' or "
+            "'galactic'; null = that of each map for lists, that which the "
+            'file says for tables'
+        ),
+    )
+    fwhm_major: _Positive | _Floats | None = Field(
+        default=None,
+        description=(
+            'FWHMs along position_angle in arcsec, one for all or one for '
+            'each; null = those of the table, or the beam'
+        ),
+    )
+    fwhm_minor: _Positive | _Floats | None = Field(
+        default=None,
+        description='FWHMs across position_angle in arcsec, likewise',
+    )
+    position_angle: float | _Floats | None = Field(
+        default=None,
+        description='position angles in deg, from North through East',
+    )
+
+    @property
+    def given(self):
+        """
+        Whether there are sources, so that none are detected.
+        """
+        return self.table is not None or self.x is not None
+
+    @model_validator(mode='after')
+    def _positions_are_said_once(self):
+        if self.table is not None and (self.x, self.y) != (None, None):
+            msg = ('table and the lists x, y both state the positions: give '
+                   'only one of them')
+            raise ValueError(msg)
+        if (self.x is None) != (self.y is None):
+            missing = 'x' if self.x is None else 'y'
+            msg = f'x and y are needed together: {missing} is missing'
+            raise ValueError(msg)
+        if self.x is not None and len(self.x) != len(self.y):
+            msg = ('x and y must have the same length: got '
+                   f'{len(self.x)} and {len(self.y)}')
+            raise ValueError(msg)
+        if self.x == ():
+            msg = 'x and y are empty: give positions, or null for none'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _shapes_suit_positions(self):
+        shape = {name: getattr(self, name) for name in
+                 ('fwhm_major', 'fwhm_minor', 'position_angle')
+                 if getattr(self, name) is not None}
+        if shape and not self.given:
+            msg = (f'{", ".join(shape)}: shapes need positions: give table, '
+                   'or x and y')
+            raise ValueError(msg)
+        if shape and not {'fwhm_major', 'fwhm_minor'} <= set(shape):
+            msg = 'fwhm_major and fwhm_minor must both be given'
+            raise ValueError(msg)
+        for name, value in shape.items():
+            if (self.x is not None and isinstance(value, tuple)
+                    and len(value) != len(self.x)):
+                msg = (f'{name} must be one number or one for each of the '
+                       f'{len(self.x)} positions: got {len(value)}')
+                raise ValueError(msg)
+        return self
+
+
+class ShoulderOptions(_Options):
+    """
+    Which detections on the flanks of something brighter are dropped.
+
+    A number is the highest score.
+    """
+
+    short_form: ClassVar[str] = 'finite number >= 0 and <= 1 or '
+
+    max_score: Annotated[float, Field(ge=0, le=1)] = Field(
+        description='highest shoulder_score that a source may have',
+    )
+    ring_factor: _Positive = Field(
+        default=1.5,
+        description='radius of the ring in beam widths (FWHM)',
+    )
+    n_angles: Annotated[int, Field(ge=3)] = Field(
+        default=32,
+        description='number of directions',
+    )
+    mask_neighbors: bool = Field(
+        default=False,
+        description='true = ignore what is nearer to another detection',
+    )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _number_is_score(cls, value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {'max_score': value}
+        return value
+
+
 class DetectionOptions(_Options):
     """
     How sources are found (HighPassStarFinder).
@@ -231,6 +362,21 @@ class DetectionOptions(_Options):
         default=None,
         description='keep only so many sources; null = all',
     )
+    snap_radius: Annotated[float, Field(ge=0, le=20)] | None = Field(
+        default=None,
+        description=(
+            "move detections to the map's highest pixel within so many beam "
+            'widths (FWHM); null or 0 = do not'
+        ),
+    )
+    shoulder_filter: ShoulderOptions | None = Field(
+        default=None,
+        description=(
+            'drop detections on the flanks of something brighter: their '
+            'highest score, or such as {max_score: 0.7, ring_factor: 1.5, '
+            'n_angles: 32, mask_neighbors: false}; null = drop none'
+        ),
+    )
 
     @model_validator(mode='after')
     def _kernel_is_odd(self):
@@ -270,9 +416,28 @@ class FitOptions(_Options):
     The joint fit of Gaussians and background (BlendGroupFitter).
     """
 
-    poly_order: Annotated[int, Field(ge=0, le=4)] = Field(
-        default=1,
-        description='order of the background polynomial of a group',
+    noise: Literal['correlated', 'white'] = Field(
+        default='correlated',
+        description=(
+            "'correlated' = the covariance of the pixels is measured on the "
+            "map and weights the fit, 'white' = independent pixels"
+        ),
+    )
+    fixed: Annotated[
+        tuple[Literal['position', 'shape'], ...], Field(strict=False)
+    ] = Field(
+        default=(),
+        description=(
+            'what the fit may not change of where it begins: [position], '
+            '[shape] or [position, shape]'
+        ),
+    )
+    poly_order: Annotated[int, Field(ge=0, le=4)] | None = Field(
+        default=None,
+        description=(
+            'order of the background polynomial of a group; null = 1, and '
+            '0 with correlated noise'
+        ),
     )
     fit_radius: Annotated[float, Field(ge=0.5, le=20)] = Field(
         default=2.0,
@@ -352,6 +517,20 @@ class OutputOptions(_Options):
         default=True,
         description="write catalog.ipac with Hyper's columns",
     )
+    csv: bool = Field(
+        default=False,
+        description="write catalog.csv with Hyper's columns",
+    )
+    flux_unit: Literal['Jy', 'mJy', 'uJy'] = Field(
+        default='Jy',
+        description='unit of the fluxes in all catalogs',
+    )
+    peak_unit: Literal[
+        'Jy/pix', 'mJy/pix', 'uJy/pix', 'Jy/beam', 'mJy/beam', 'uJy/beam'
+    ] = Field(
+        default='Jy/pix',
+        description='unit of the peaks and backgrounds in all catalogs',
+    )
     regions: bool = Field(
         default=True,
         description='write the DS9 files ellipses.reg and centroids.reg',
@@ -391,8 +570,8 @@ class PipelineConfig(_Options):
 
     Parameters
     ----------
-    input, detection, grouping, fit, photometry, output, run : dict or \
-options
+    input, sources, detection, grouping, fit, photometry, output, run : dict \
+or options
         The sections; each has defaults for everything.
 
     Raises
@@ -413,12 +592,21 @@ options
     """
 
     input: InputOptions = Field(default_factory=InputOptions)
+    sources: SourcesOptions = Field(default_factory=SourcesOptions)
     detection: DetectionOptions = Field(default_factory=DetectionOptions)
     grouping: GroupingOptions = Field(default_factory=GroupingOptions)
     fit: FitOptions = Field(default_factory=FitOptions)
     photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
     output: OutputOptions = Field(default_factory=OutputOptions)
     run: RunOptions = Field(default_factory=RunOptions)
+
+    @model_validator(mode='after')
+    def _there_is_something_to_detect(self):
+        if self.sources.given and self.run.detection_only:
+            msg = ('sources are given, and run.detection_only is true: there '
+                   'is nothing to detect')
+            raise ValueError(msg)
+        return self
 
 
 def read_config(path):

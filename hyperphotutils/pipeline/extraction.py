@@ -4,16 +4,22 @@ One map through the classes of the package, as a configuration says.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData
 from astropy.table import QTable
+from astropy.wcs.utils import wcs_to_celestial_frame
 from photutils.psf import SourceGrouper
 
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.catalog import (
+    convert_flux_units,
+    read_source_list,
+    sources_to_pixels,
+)
+from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
@@ -46,6 +52,12 @@ class Extraction:
 
     times : dict
         The seconds that each step took.
+
+    given : bool
+        Whether the sources were given instead of detected.
+
+    n_rejected : dict
+        How many detections each criterion of the finder rejected.
     """
 
     image: CCDData
@@ -55,6 +67,8 @@ class Extraction:
     model: u.Quantity | None = None
     residual: u.Quantity | None = None
     times: dict = field(default_factory=dict)
+    given: bool = False
+    n_rejected: dict = field(default_factory=dict)
 
     @property
     def counts(self):
@@ -70,6 +84,11 @@ class Extraction:
         if self.model is None:
             return f'{n_rows} detected'
         n_measured = np.count_nonzero(np.isfinite(self.table['flux_fit']))
+        if self.given:
+            text = f'{n_rows} given, {n_measured} measured'
+            if n_measured < n_rows:
+                text += f', {n_rows - n_measured} without a fit'
+            return text
         n_detected = self.table.meta.get('n_detected', n_rows)
         n_dropped = self.table.meta.get('n_dropped', n_detected - n_rows)
         text = (f'{n_detected} detected, {n_measured} measured, '
@@ -112,17 +131,53 @@ def extract_map(path, config, *, progress_bar=False):
     image = _read(path, config.input)
     times = {'reading': time.perf_counter() - start}
     start = time.perf_counter()
-    finder = _make_finder(image, config.detection)
+    finder = _Finder(image, config.detection)
     if config.run.detection_only:
         extraction = _detect(image, finder)
     else:
         extraction = _measure(image, finder, config, progress_bar)
     times['extraction'] = time.perf_counter() - start
     extraction.times.update(times)
+    extraction.n_rejected.update(finder.n_rejected or {})
     extraction.table.meta.update(
-        _describe(image, config.detection), filename=str(path),
+        _describe(image, config), filename=str(path),
         rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
-    return extraction
+    return replace(extraction, table=_in_units(extraction, config.output))
+
+
+def _in_units(extraction, options):
+    """
+    Return the table in the units of choice; detections have no fluxes.
+    """
+    units = {'flux_unit': options.flux_unit, 'peak_unit': options.peak_unit}
+    if extraction.model is None:
+        del units['flux_unit']
+    own = {'flux_unit': 'Jy', 'peak_unit': 'Jy/pix'}
+    units = {name: unit for name, unit in units.items() if unit != own[name]}
+    if not units:
+        return extraction.table
+    return convert_flux_units(extraction.table, **units)
+
+
+class _Finder:
+    """
+    The finder of a configuration, which remembers how many detections
+    it rejected on the map (its first call, before those on residuals).
+    """
+
+    def __init__(self, image, options):
+        self.finder = _make_finder(image, options)
+        self.n_rejected = None
+
+    def __repr__(self):
+        return repr(self.finder)
+
+    def __call__(self, data, mask=None):
+        table = self.finder(data, mask=mask)
+        if self.n_rejected is None:
+            self.n_rejected = ({} if table is None
+                               else dict(table.meta.get('n_rejected', {})))
+        return table
 
 
 # What the rms of a table is that of: with fits, and without
@@ -130,17 +185,21 @@ _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
-def _describe(image, options):
+def _describe(image, config):
     """
     Describe map and threshold in terms that any file format can hold.
     """
     meta = image.meta
     beam = meta['beam']
+    options = config.detection
     rms = 'the rms of the filtered map'
     if options.rms is not None:
         rms += f', given as {options.rms:g} {image.unit}'
+    threshold = f'{options.n_sigma} times {rms}'
+    if config.sources.given:
+        threshold = 'none, the sources were given'
     return {
-        'threshold': f'{options.n_sigma} times {rms}',
+        'threshold': threshold,
         'original_unit': meta['original_unit'],
         'beam_major': f'{beam.major.to(u.arcsec):.7g}',
         'beam_minor': f'{beam.minor.to(u.arcsec):.7g}',
@@ -172,7 +231,8 @@ def _beam(options):
 
 def _make_finder(image, options):
     fwhm = image.meta['beam_fwhm_pix']
-    rms = options.rms
+    rms, snap, shoulder = (options.rms, options.snap_radius,
+                           options.shoulder_filter)
     return HighPassStarFinder(
         options.n_sigma, fwhm, kernel=options.kernel,
         kernel_size=options.kernel_size,
@@ -181,7 +241,10 @@ def _make_finder(image, options):
         roundness_range=options.roundness_range,
         min_separation=options.min_separation * fwhm,
         exclude_border=options.exclude_border,
-        n_brightest=options.n_brightest)
+        n_brightest=options.n_brightest,
+        snap_radius=None if snap is None else snap * fwhm,
+        shoulder_filter=(None if shoulder is None
+                         else ShoulderFilter(**shoulder.model_dump())))
 
 
 def _detect(image, finder):
@@ -190,13 +253,12 @@ def _detect(image, finder):
     if table is None:
         table = _empty_detections(image.unit)
     table = QTable(table, copy=False)
-    if finder.rms is None:
-        rms = clipped_rms(finder.filter(data, mask=image.mask))
-    else:
-        rms = finder.rms
+    rms = finder.finder.rms
+    if rms is None:
+        rms = clipped_rms(finder.finder.filter(data, mask=image.mask))
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
-    table.meta.update(result_meta(finder))
+    table.meta.update(result_meta(finder.finder))
     return Extraction(image, table, rms)
 
 
@@ -220,12 +282,29 @@ def _empty_detections(unit):
 
 def _measure(image, finder, config, progress_bar):
     phot = _make_photometry(image, finder, config, progress_bar)
-    table = phot(image)
+    init = None
+    if config.sources.given:
+        init = sources_to_pixels(_read_sources(image, config.sources),
+                                 image.wcs)
+    table = phot(image, init_params=init)
     if table is None:
         return _nothing(image, phot)
     return Extraction(
         image, table, phot.rms, background=phot.make_background_image(),
-        model=phot.make_model_image(), residual=phot.make_residual_image())
+        model=phot.make_model_image(), residual=phot.make_residual_image(),
+        given=init is not None)
+
+
+def _read_sources(image, options):
+    """
+    Read the table or the lists; these are in the frame of the map unless
+    they have one.
+    """
+    values = options.model_dump()
+    source = values.pop('table')
+    if source is None and values['frame'] is None:
+        values['frame'] = wcs_to_celestial_frame(image.wcs)
+    return read_source_list(source, **values)
 
 
 def _make_photometry(image, finder, config, progress_bar):
@@ -239,13 +318,14 @@ def _make_photometry(image, finder, config, progress_bar):
         fwhm, poly_order=fit.poly_order, fit_radius=fit.fit_radius * fwhm,
         grouper=grouper, fwhm_range=fit.fwhm_range,
         max_shift=fit.max_shift * fwhm,
-        max_group_size=config.grouping.max_group_size,
+        max_group_size=config.grouping.max_group_size, fixed=fit.fixed,
         max_iter=fit.max_iter)
     return HyperPhotometry(
         fwhm, finder=finder, grouper=grouper, fitter=fitter,
         fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
         aperture_correction=config.photometry.aperture_correction,
-        max_rounds=fit.max_rounds, progress_bar=progress_bar)
+        noise=fit.noise, max_rounds=fit.max_rounds,
+        progress_bar=progress_bar)
 
 
 def _nothing(image, phot):

@@ -123,8 +123,10 @@ def _write_tables(job, extraction, options):
     table.meta['map_id'] = job.map_id
     write_catalog(table, folder / 'catalog.ecsv')
     shapes = _with_shapes(extraction)
-    if options.ipac:
-        write_catalog(shapes, folder / 'catalog.ipac', map_id=job.map_id)
+    for name, wanted in (('catalog.ipac', options.ipac),
+                         ('catalog.csv', options.csv)):
+        if wanted:
+            write_catalog(shapes, folder / name, map_id=job.map_id)
     if options.regions:
         for name, shape in (('ellipses.reg', 'ellipse'),
                             ('centroids.reg', 'point')):
@@ -144,7 +146,7 @@ def _with_shapes(extraction):
     shaped = table.copy()
     shaped['x_fit'] = table['x_centroid']
     shaped['y_fit'] = table['y_centroid']
-    shaped['amplitude_fit'] = np.full(n_rows, np.nan) << image.unit
+    shaped['amplitude_fit'] = np.full(n_rows, np.nan) << table['peak'].unit
     for name, value in (
             ('fwhm_major_fit', image.meta['beam_major_pix']),
             ('fwhm_minor_fit', image.meta['beam_minor_pix']),
@@ -265,6 +267,12 @@ def _describe_result(extraction):
     rows = [('threshold', meta['threshold']),
             ('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
             ('sources', extraction.counts)]
+    if extraction.n_rejected:
+        told = ', '.join(f'{number} by {name}' for name, number
+                         in extraction.n_rejected.items())
+        rows.append(('rejected', told))
+    if 'noise' in meta:
+        rows.append(('noise', meta['noise']))
     if len(table) > 0 and 'group_id' in table.colnames:
         sizes = table['group_size']
         rows.append(('groups', f'{len(np.unique(table["group_id"]))}, the '

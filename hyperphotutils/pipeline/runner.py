@@ -45,8 +45,8 @@ __all__ = [
 
 # All that a map's folder can hold; only such folders are ever replaced
 _PRODUCTS = frozenset({
-    'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
-    'overview.png', 'run.log',
+    'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
+    'centroids.reg', 'overview.png', 'run.log',
 })
 _COMBINED = 'catalog_all.ecsv'
 _LOG = 'run.log'

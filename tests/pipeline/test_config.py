@@ -65,7 +65,11 @@ def test_written_configuration_reads_back_equal(config_file, comments):
             'unit': 'Jy/beam',
             'extension': 1,
         },
-        detection={'n_sigma': 1e-3, 'roundness_range': [-1, 1e20]},
+        sources={'x': [1, 2.5], 'y': [-1, 0], 'fwhm_major': 9,
+                 'fwhm_minor': [7, 8], 'frame': 'fk5'},
+        detection={'n_sigma': 1e-3, 'roundness_range': [-1, 1e20],
+                   'shoulder_filter': 0.5},
+        fit={'fixed': ['shape', 'position']},
         run={'jobs': 3},
     )
     text = config_to_yaml(config, comments=comments)
@@ -105,7 +109,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('\ndetection:\n  n_sgima: 3', 3, "did you mean 'detection.n_sigma'"),
         ('detections: {}', 1, "did you mean 'detection'"),
         ('detection:\n  jobs: 2', 2, "did you mean 'run.jobs'"),
-        ('fit: {zzzz: 1}', 1, 'known here: poly_order, fit_radius'),
+        ('fit: {zzzz: 1}', 1, 'known here: noise, fixed'),
         ('3: 4', None, 'the key 3 is not allowed, must be text'),
         ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
          'be: finite number > 0'),
@@ -146,6 +150,26 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('input: {maps: map.fits}', 1, 'list of: text'),
         ('run: {jobs: 0}', 1, 'whole number >= 1'),
         ('output: {directory: ""}', 1, 'output.directory'),
+        ('fit: {noise: pink}', 1, "'correlated' or 'white'"),
+        ('fit: {fixed: [angle]}', 1, "'position' or 'shape'"),
+        ('fit: {fixed: position}', 1, "list of: 'position' or 'shape'"),
+        ('detection: {snap_radius: -1}', 1, 'number >= 0 and <= 20'),
+        ('detection: {shoulder_filter: 2}', 1, 'max_score: 2 is not'),
+        ('detection:\n  shoulder_filter: {n_angles: 8}', 2,
+         'max_score: is required'),
+        ('output: {flux_unit: erg}', 1, "'Jy' or 'mJy' or 'uJy'"),
+        ('output: {peak_unit: Jy}', 1, "'Jy/beam'"),
+        ('sources: {table: a.txt, x: [1], y: [1]}', 1, 'give only one of'),
+        ('sources: {x: [1]}', 1, 'y is missing'),
+        ('sources: {x: [1], y: [1, 2]}', 1, 'the same length: got 1 and 2'),
+        ('sources: {x: [], y: []}', 1, 'x and y are empty'),
+        ('sources: {x: [a], y: [1]}', 1, 'list of: finite number'),
+        ('sources: {fwhm_major: 3, fwhm_minor: 3}', 1, 'need positions'),
+        ('sources: {table: a.txt, fwhm_major: 3}', 1, 'must both be given'),
+        ('sources: {x: [1], y: [1], fwhm_major: [1, 2], fwhm_minor: 1}', 1,
+         'one for each of the 1 positions: got 2'),
+        ('sources: {table: a.txt}\nrun: {detection_only: true}', None,
+         'there is nothing to detect'),
         ('detection:\n  n_sigma: 3\n  n_sigma: 4', 3, 'is named twice'),
         ('detection:\n  n_sigma: [3\nrun: {}', 3, 'while parsing'),
         ('detection:\n\tn_sigma: 3', 2, 'cannot start any token'),
@@ -203,9 +227,11 @@ def test_defaults_are_those_of_the_classes():
     assert phot.grouper.min_separation == separation
     assert fitter.grouper.min_separation == separation
     assert fitter.max_group_size == config.grouping.max_group_size
-    # None is 1, but for correlated noise, which the configuration lacks
-    assert fitter.poly_order is None
-    assert config.fit.poly_order == 1
+    assert finder.snap_radius == config.detection.snap_radius
+    assert finder.shoulder_filter == config.detection.shoulder_filter
+    assert fitter.poly_order == config.fit.poly_order
+    assert fitter.fixed == config.fit.fixed
+    assert phot.noise == config.fit.noise
     assert fitter.fit_radius == 4 * config.fit.fit_radius
     assert fitter.max_shift == 4 * config.fit.max_shift
     assert tuple(fitter.fwhm_range) == config.fit.fwhm_range

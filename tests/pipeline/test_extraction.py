@@ -1,0 +1,171 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of one map through the classes: the keys reach what they are for.
+"""
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from numpy.testing import assert_allclose, assert_array_equal
+
+from hyperphotutils.catalog import read_catalog
+from hyperphotutils.pipeline import PipelineConfig, PipelineError, run
+from hyperphotutils.pipeline.extraction import extract_map
+from hyperphotutils.utils.flags import FLAGS
+
+
+def extract(map_file, **sections):
+    return extract_map(map_file, PipelineConfig(**sections))
+
+
+@pytest.fixture(scope='module', name='full')
+def fixture_full(map_file):
+    return extract(map_file)
+
+
+def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
+    """
+    In the frame of the map, with free shapes; none is detected.
+    """
+    sky = full.table['sky_centroid'][:3]
+    result = extract(map_file, fit={'fixed': ['position']}, sources={
+        'x': sky.ra.deg.tolist(), 'y': sky.dec.deg.tolist()})
+    table = result.table
+    assert len(table) == 3
+    assert result.counts == '3 given, 3 measured'
+    x, y = full.image.wcs.world_to_pixel(sky)
+    assert_array_equal(table['x_fit'], x)
+    assert_array_equal(table['y_fit'], y)
+    assert np.all(table['flags'] & FLAGS['fixed_position'])
+    assert len(set(table['fwhm_major_fit'])) == 3
+    assert table.meta['threshold'] == 'none, the sources were given'
+
+
+@pytest.mark.parametrize('suffix', ['ecsv', 'ipac', 'csv', 'fits'])
+def test_table_gives_positions_and_shapes(map_file, full, tmp_path, suffix):
+    """
+    What one run has written can be measured again by the next.
+    """
+    run(PipelineConfig(
+        input={'maps': [str(map_file)]},
+        output={'directory': str(tmp_path / 'out'), 'csv': True,
+                'overview': False}))
+    path = tmp_path / 'out' / 'field' / f'catalog.{suffix}'
+    if suffix == 'fits':
+        path = tmp_path / 'list.fits'
+        ipac = read_catalog(tmp_path / 'out' / 'field' / 'catalog.ipac')
+        columns = ['HYPER_ID', 'RA', 'DEC', 'FWHM_1', 'FWHM_2', 'PA']
+        listed = Table(ipac[columns])
+        listed.meta.clear()
+        listed.write(path)
+    table = extract(map_file, sources={'table': str(path)},
+                    fit={'fixed': ['position', 'shape']}).table
+    assert_array_equal(table['id'], full.table['id'])
+    for name in ('x_fit', 'fwhm_major_fit', 'fwhm_minor_fit'):
+        assert_allclose(table[name], full.table[name], rtol=1e-6)
+    assert np.all(table['flags'] & FLAGS['fixed_shape'])
+
+
+def test_lists_may_be_galactic_and_have_shapes(map_file, full):
+    row = full.table[:1]
+    galactic = row['sky_centroid'].galactic
+    result = extract(
+        map_file, fit={'fixed': ['position', 'shape']},
+        sources={'x': galactic.l.deg.tolist(), 'y': galactic.b.deg.tolist(),
+                 'frame': 'galactic', 'fwhm_major': 6.0,
+                 'fwhm_minor': 4.5, 'position_angle': 10.0})
+    assert_allclose(result.table['x_fit'], row['x_fit'], atol=1e-6)
+    assert_allclose(result.table['fwhm_major_sky'].value, 6.0, rtol=1e-6)
+    assert_allclose(result.table['fwhm_minor_sky'].value, 4.5, rtol=1e-6)
+
+
+def test_positions_off_the_map_are_kept_and_flagged(map_file, full):
+    sky = full.table['sky_centroid'][0]
+    result = extract(map_file, sources={
+        'x': [sky.ra.deg, sky.ra.deg], 'y': [sky.dec.deg, sky.dec.deg + 5]})
+    assert len(result.table) == 2
+    assert result.counts == '2 given, 1 measured, 1 without a fit'
+    assert_array_equal(result.table['flags'] & FLAGS['off_map'] > 0,
+                       [False, True])
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [('ID,RA\n1,2\n', 'DEC'),
+     ('ID,RA,DEC\n1,2,3\n1,3,4\n', 'unique'),
+     (None, 'list.csv')],
+)
+def test_bad_table_of_sources_is_one_line(map_file, tmp_path, text, message):
+    path = tmp_path / 'list.csv'
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(PipelineError, match=message) as caught:
+        run(PipelineConfig(input={'maps': [str(map_file)]},
+                           sources={'table': str(path)},
+                           output={'directory': str(tmp_path / 'out')}))
+    assert '\n' not in str(caught.value)
+
+
+def test_units_of_all_catalogs_can_be_chosen(map_file, full, tmp_path):
+    table = run(PipelineConfig(
+        input={'maps': [str(map_file)]},
+        output={'directory': str(tmp_path), 'csv': True, 'overview': False,
+                'flux_unit': 'mJy', 'peak_unit': 'mJy/beam'}))
+    area = full.image.meta['beam_area_pix']
+    flux = 1e3 * full.table['aperture_flux'].value
+    peak = 1e3 * area * full.table['amplitude_fit'].value
+    assert_allclose(table['amplitude_fit'].value, peak, rtol=1e-12)
+    for suffix in ('ecsv', 'ipac', 'csv'):
+        stored = read_catalog(tmp_path / 'field' / f'catalog.{suffix}')
+        names = (('aperture_flux', 'amplitude_fit') if suffix == 'ecsv'
+                 else ('FLUX', 'FLUX_PEAK'))
+        assert_allclose(stored[names[0]].value, flux, rtol=1e-12)
+        assert_allclose(stored[names[1]].value, peak, rtol=1e-12)
+        assert str(stored[names[1]].unit) == 'mJy / beam'
+
+
+@pytest.mark.parametrize('n_sigma', [5.0, 1e6])
+def test_detections_have_peaks_in_the_chosen_unit(map_file, tmp_path,
+                                                  n_sigma):
+    table = run(PipelineConfig(
+        input={'maps': [str(map_file)]}, run={'detection_only': True},
+        detection={'n_sigma': n_sigma},
+        output={'directory': str(tmp_path), 'flux_unit': 'mJy',
+                'peak_unit': 'Jy/beam', 'overview': False}))
+    assert table['peak'].unit == 'Jy/beam'
+
+
+def test_noise_is_a_choice_and_told(map_file, full, tmp_path):
+    white = extract(map_file, fit={'noise': 'white'}).table
+    assert 'noise' not in white.meta
+    assert 'CorrelatedNoise' in full.table.meta['noise']
+    assert np.all(white['bkg_order'] == 1)
+    run(PipelineConfig(input={'maps': [str(map_file)]},
+                       output={'directory': str(tmp_path)}))
+    log = (tmp_path / 'field' / 'run.log').read_text('utf-8')
+    assert f"noise         {full.table.meta['noise']}" in log
+
+
+def test_shoulder_filter_rejects_and_says_so(map_file, full, tmp_path):
+    limit = float(np.median(full.table['shoulder_score']))
+    detected = extract(map_file, run={'detection_only': True}).table
+    n_rejected = np.sum(detected['shoulder_score'] > limit)
+    assert n_rejected > 0
+    table = run(PipelineConfig(
+        input={'maps': [str(map_file)]}, fit={'max_rounds': 0},
+        detection={'shoulder_filter': limit},
+        output={'directory': str(tmp_path), 'overview': False}))
+    assert len(table) == len(detected) - n_rejected
+    log = (tmp_path / 'field' / 'run.log').read_text('utf-8')
+    assert f'{n_rejected} by shoulder_filter' in log
+
+
+def test_snap_radius_is_in_beam_widths(map_file):
+    """
+    On the map's highest pixels, detections merge.
+    """
+    only = {'detection_only': True}
+    free = extract(map_file, run=only).table
+    snapped = extract(map_file, run=only,
+                      detection={'snap_radius': 5.0}).table
+    assert len(snapped) < len(free)
