@@ -83,7 +83,7 @@ class LocalApertures:
         Return the background at the position of each source.
         """
         values = self.values(residual)
-        return (self.solution[:, 0] * values).sum(axis=1)
+        return (self.solution[:, :1] * values[:, None, :]).sum(axis=(1, 2))
 
     def background(self, residual, radius):
         """
@@ -130,7 +130,7 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
         to.
 
     order : int, optional
-        The total degree of the background polynomial.
+        The total degree of the background polynomial, -1 for none.
 
     Returns
     -------
@@ -170,8 +170,11 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
 
     u_x = (col - x)[:, None] + dx
     u_y = (row - y)[:, None] + dy
-    basis = np.stack([(u_x / radius)**i * (u_y / radius)**j for i, j in
-                      zip(*polynomial_terms(order), strict=True)], axis=1)
+    terms = ([] if order < 0
+             else zip(*polynomial_terms(order), strict=True))
+    basis = np.array([(u_x / radius)**i * (u_y / radius)**j
+                      for i, j in terms]).reshape(-1, *usable.shape)
+    basis = np.moveaxis(basis, 0, 1)
     fitted = basis * (usable & (dx**2 + dy**2 <= radius**2))[:, None, :]
     inverse = np.linalg.pinv(fitted @ np.swapaxes(fitted, 1, 2),
                              rcond=_RCOND, hermitian=True)
@@ -183,7 +186,7 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
 
 
 def measure_sources(residual, table, noise, *, mask, radius, order=1,
-                    fwhm_radius_ratio=1.0, correct=True):
+                    fwhm_radius_ratio=1.0, fwhm_limits=None, correct=True):
     r"""
     Measure fitted sources in the apertures that their Gaussians define.
 
@@ -211,10 +214,14 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         source is fitted to.
 
     order : int, optional
-        The total degree of the background polynomial.
+        The total degree of the background polynomial, -1 for none.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the FWHMs.
+
+    fwhm_limits : tuple of 2 floats, optional
+        The FWHMs in pixels that apertures are made for at least and at
+        most.
 
     correct : bool, optional
         Whether to divide by the fraction of the Gaussian inside.
@@ -252,12 +259,16 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     columns.append(table['theta_fit'].to_value('deg'))
     measured = measure_apertures(
         np.zeros(residual.shape), *columns, mask=mask,
-        fwhm_radius_ratio=fwhm_radius_ratio, correct=correct)
+        fwhm_radius_ratio=fwhm_radius_ratio, fwhm_limits=fwhm_limits,
+        correct=correct)
     known = np.isfinite(measured['aperture_flux'])
     x, y, _, major, minor, theta = (column[known] for column in columns)
+    axes = (major, minor)
+    if fwhm_limits is not None:
+        axes = (np.clip(axis, *fwhm_limits) for axis in axes)
     apertures = make_local_apertures(
-        x, y, fwhm_radius_ratio * major, fwhm_radius_ratio * minor, theta,
-        mask=mask, radius=radius, order=order)
+        x, y, *(fwhm_radius_ratio * axis for axis in axes), theta, mask=mask,
+        radius=radius, order=order)
     correction = measured['aperture_correction'][known]
     measured['aperture_flux'][known] += correction * apertures.sums(residual)
     flux_err = np.asarray(getattr(table['flux_err'], 'value',

@@ -197,7 +197,7 @@ class BlendGroupFitter:
         return make_repr(self)
 
     def __call__(self, data, *, mask=None, error=None, noise=None,
-                 init_params):
+                 poly_order=None, init_params):
         """
         Fit the sources at the given positions.
 
@@ -218,6 +218,10 @@ class BlendGroupFitter:
             The covariance of the pixels, with the unit of ``data``: the
             fit is then one of generalised least squares. It takes the
             place of ``error``.
+
+        poly_order : int, optional
+            The degree of the background of this call; that of the fitter
+            by default.
 
         init_params : `~astropy.table.Table`
             A row a source. The columns ``x_init`` and ``y_init`` are
@@ -258,7 +262,7 @@ class BlendGroupFitter:
         self.__dict__.pop('models', None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None,
-                             noise=noise)
+                             noise=noise, poly_order=poly_order)
         with _one_blas_thread():
             self._fit.run()
         return make_table(self._fit, self._unit, self)

@@ -110,13 +110,17 @@ class JointFit:
 
     noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
         The covariance of the pixels, after their weights are applied.
+
+    poly_order : int, optional
+        The degree of the background in place of that of ``config``.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
-                 absolute, noise=None):
+                 absolute, noise=None, poly_order=None):
         self.config = config
         self.noise = noise
-        self.poly_order = config.poly_order
+        self.poly_order = (config.poly_order if poly_order is None
+                           else poly_order)
         if self.poly_order is None:
             # The covariance of the noise holds the structured background.
             self.poly_order = 1 if noise is None else 0

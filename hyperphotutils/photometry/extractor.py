@@ -15,6 +15,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.local import measure_sources
+from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
@@ -102,6 +103,18 @@ class HyperPhotometry:
         Whether to divide the sum in the aperture by the fraction of the
         fitted Gaussian inside it.
 
+    fwhm_limits : tuple of 2 floats, optional
+        The smallest and the largest FWHM, in units of ``fwhm``, that an
+        aperture is made for: wider and narrower sources get an aperture
+        as if they had these widths. The default is no limits.
+
+    background : `~hyperphotutils.background.LocalPolynomialBackground`, \
+optional
+        Estimates the background around each source apart from the fit:
+        after a first fit it is measured on the map without sources,
+        subtracted, and all sources are fitted again without a background
+        of their own. By default, the background is a part of the fit.
+
     noise : {'correlated', 'white'} or \
             `~hyperphotutils.noise.CorrelatedNoise`, optional
         How pixels are weighted. With ``'correlated'``, the default, the
@@ -145,12 +158,13 @@ class HyperPhotometry:
     """
 
     _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
-                    'fwhm_radius_ratio', 'aperture_correction', 'noise',
-                    'max_rounds', 'progress_bar')
+                    'fwhm_radius_ratio', 'aperture_correction', 'fwhm_limits',
+                    'background', 'noise', 'max_rounds', 'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
                  fwhm_radius_ratio=1.0, aperture_correction=True,
-                 noise='correlated', max_rounds=2, progress_bar=False):
+                 fwhm_limits=None, background=None, noise='correlated',
+                 max_rounds=2, progress_bar=False):
         _check_numbers(fwhm=fwhm, fwhm_radius_ratio=fwhm_radius_ratio)
         _check_parts(finder=finder, grouper=grouper, fitter=fitter)
         if not isinstance(max_rounds, Integral) or max_rounds < 0:
@@ -168,6 +182,19 @@ class HyperPhotometry:
         self.fitter = fitter
         self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
+        if fwhm_limits is not None and (
+                np.shape(fwhm_limits) != (2,)
+                or not 0.0 < fwhm_limits[0] <= fwhm_limits[1]):
+            msg = ('fwhm_limits must be two positive numbers, the smaller '
+                   f'one first: {fwhm_limits!r}')
+            raise ValueError(msg)
+        self.fwhm_limits = fwhm_limits
+        if background is not None and not isinstance(
+                background, LocalPolynomialBackground):
+            msg = ('background must be a LocalPolynomialBackground: '
+                   f'{background!r}')
+            raise TypeError(msg)
+        self.background = background
         if not isinstance(noise, CorrelatedNoise) and noise not in {
                 'correlated', 'white'}:
             msg = ("noise must be 'correlated', 'white', or a "
@@ -225,8 +252,8 @@ class HyperPhotometry:
             table = self._fit(image, image.values, init_params)
             image.replace(None, table)
             image.measure_noise(self._box_size)
-            if self._needs_covariance(image) and len(table):
-                table = self._fit_again(image, table)
+            if len(table):
+                table = self._refine(image, table)
         if table is None:
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
@@ -312,8 +339,9 @@ class HyperPhotometry:
         image.tried = _positions(found, 'init')
         table = self._drop_fallen(image, table)
         table = self._search_residual(image, table)
-        if self._needs_covariance(image) and len(table):
-            table = self._fit_again(image, table)
+        if len(table) and (self.background is not None
+                           or self._needs_covariance(image)):
+            table = self._refine(image, table)
             table = self._drop_fallen(image, table)
             table = self._search_residual(image, table)
         if len(table) == 0:
@@ -352,14 +380,25 @@ class HyperPhotometry:
         return isinstance(self.noise, CorrelatedNoise) or (
             self.noise == 'correlated' and image.has_noise())
 
+    def _refine(self, image, table):
+        """
+        Fit all sources again with what the first fit has taught of the
+        background and of the noise.
+        """
+        if self.background is not None:
+            image.subtract_background(self.background, table)
+            table = self._fit_again(image, table)
+        if self._needs_covariance(image):
+            image.covariance = (
+                self.noise if isinstance(self.noise, CorrelatedNoise)
+                else image.measure_covariance(table, self.fwhm))
+            table = self._fit_again(image, table)
+        return table
+
     def _fit_again(self, image, table):
         """
-        Measure the covariance of what the first fit has left, and fit
-        all sources again with it.
+        Fit all sources again, beginning where the last fit ended.
         """
-        image.covariance = (
-            self.noise if isinstance(self.noise, CorrelatedNoise)
-            else image.measure_covariance(table, self.fwhm))
         init = _as_init(table)
         init['group_id'] = np.where(
             table['group_id'] > 0, table['group_id'],
@@ -413,6 +452,8 @@ class HyperPhotometry:
         init = self._with_groups(init)
         weights = ({'error': image.error} if image.covariance is None
                    else {'noise': image.covariance})
+        if image.separate is not None:
+            weights['poly_order'] = -1
         table = self.fitter(image.with_unit(values), mask=image.mask,
                             init_params=init, **weights)
         table['shoulder_score'] = (init['shoulder_score']
@@ -525,10 +566,16 @@ class HyperPhotometry:
         noise = image.noise if image.covariance is None else image.covariance
         measured, apertures = measure_sources(
             residual, table, noise, mask=image.mask, radius=radius,
-            order=max(1, int(np.max(table['bkg_order'], initial=1))),
+            order=(max(1, int(np.max(table['bkg_order'], initial=1)))
+                   if image.separate is None else -1),
             fwhm_radius_ratio=self.fwhm_radius_ratio,
+            fwhm_limits=(None if self.fwhm_limits is None else tuple(
+                self.fwhm * limit for limit in self.fwhm_limits)),
             correct=self.aperture_correction)
-        image.background = apertures.background(residual, radius)
+        if image.separate is None:
+            image.background = apertures.background(residual, radius)
+        else:
+            image.put_back(table, measured)
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
         for name, unit in (
@@ -573,6 +620,7 @@ class _Image:
         self.plain_error = values['error']
         self.noise = None
         self.covariance = None
+        self.separate = None
         self.tried = np.empty((0, 2))
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
@@ -611,6 +659,46 @@ class _Image:
                 self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
+
+    def subtract_background(self, estimator, table):
+        """
+        Measure the background around each source on the map without
+        sources, and subtract it.
+        """
+        cores = make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=1.0)
+        self.separate = estimator.fit(
+            self.values - self.model, np.asarray(table['x_fit']),
+            np.asarray(table['y_fit']), mask=self.mask, source_mask=cores)
+        total, norm = (np.zeros(self.values.shape) for _ in range(2))
+        for k, (x, y) in enumerate(_positions(table, 'fit')):
+            image, slices = self.separate.make_image(k)
+            if image.size:
+                rows, cols = np.mgrid[slices]
+                # The nearest source counts most.
+                near = 1.0 / (1.0 + (cols - x)**2 + (rows - y)**2)**2
+                total[slices] += near * image
+                norm[slices] += near
+        self.background = np.where(
+            norm > 0.0, total / np.where(norm > 0.0, norm, 1.0), np.nan)
+        self.values = self.values - np.nan_to_num(self.background)
+
+    def put_back(self, table, measured):
+        """
+        Put the separate background back into the map, and what it was
+        into the table.
+        """
+        self.values = self.values + np.nan_to_num(self.background)
+        fits = self.separate.table
+        row = KDTree(np.column_stack((fits['x'], fits['y']))).query(
+            np.nan_to_num(_positions(table, 'fit')))[1]
+        for name in ('bkg_order', 'bkg_method', 'bkg_box'):
+            table[name] = np.asarray(fits[name])[row]
+        measured['local_bkg'] = np.where(
+            np.isfinite(table['x_fit']),
+            self.background[self._nearest_pixels(table)], np.nan)
 
     def has_noise(self):
         """
