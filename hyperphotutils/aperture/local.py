@@ -171,10 +171,10 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
     u_x = (col - x)[:, None] + dx
     u_y = (row - y)[:, None] + dy
     terms = ([] if order < 0
-             else zip(*polynomial_terms(order), strict=True))
-    basis = np.array([(u_x / radius)**i * (u_y / radius)**j
-                      for i, j in terms]).reshape(-1, *usable.shape)
-    basis = np.moveaxis(basis, 0, 1)
+             else list(zip(*polynomial_terms(order), strict=True)))
+    basis = np.empty((len(x), len(terms), len(dx)))
+    for k, (i, j) in enumerate(terms):
+        basis[:, k] = (u_x / radius)**i * (u_y / radius)**j
     fitted = basis * (usable & (dx**2 + dy**2 <= radius**2))[:, None, :]
     inverse = np.linalg.pinv(fitted @ np.swapaxes(fitted, 1, 2),
                              rcond=_RCOND, hermitian=True)
