@@ -309,8 +309,12 @@ def compare(table, sim, bound, *, blind):
     scores['position'] = mad_std([ratio['x_fit'], ratio['y_fit']])
     for name, (value, error, true) in PULLS.items():
         if {value, error} <= set(table.colnames):
-            pull = (table[value] - truth[true]) / table[error]
-            pull = pull[np.isfinite(pull)]
+            # what was held fixed has no error
+            known = table[error] > 0
+            pull = ((table[value] - truth[true])[known]
+                    / table[error][known])
+            if len(pull) == 0:
+                continue
             scores |= {f'{name} median': np.median(pull),
                        f'{name} scatter': mad_std(pull),
                        f'{name} within': 100 * np.mean(np.abs(pull) < 3)}
@@ -348,10 +352,12 @@ def print_scores(name, scores):
             print(f'    pull {pull:<12}{mean[f"{pull} median"]:>+6.2f}'
                   f' +- {mean[f"{pull} scatter"]:.2f}'
                   f'{mean[f"{pull} within"]:>7.1f} %')
-    for key in sorted(name for name in names if name.startswith('bias')):
-        error = np.sqrt(mean[key.replace('bias', 'variance')] / len(scores))
-        print(f'    flux bias % at S/N {key[5:]:<8}{mean[key]:>+6.2f}'
-              f' +- {error:.2f}')
+    for low, high in pairwise(BINS):
+        name = f'{low:.3g}-{high:.3g}'
+        if f'bias {name}' in mean:
+            error = np.sqrt(mean[f'variance {name}'] / len(scores))
+            print(f'    flux bias % at S/N {name:<8}'
+                  f'{mean[f"bias {name}"]:>+6.2f} +- {error:.2f}')
 
 
 def run(args):
