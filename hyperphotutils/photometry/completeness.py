@@ -1,0 +1,274 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The fraction of sources that is found, as a smooth function of flux.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_ndtr, ndtr, ndtri
+
+__all__ = ['CompletenessCurve', 'fit_completeness']
+
+# Between these logits a plateau is neither 0 nor 1 to rounding.
+_MAX_LOGIT = 15.0
+# The narrowest width in dex.
+_MIN_WIDTH = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class CompletenessCurve:
+    r"""
+    A fitted curve of completeness against flux.
+
+    It is made by `fit_completeness`. The completeness at the flux
+    :math:`f` is
+
+    .. math::
+
+        p(f) = c \, \Phi\left(\frac{\log_{10} f - \mu}{s}\right) ,
+
+    where :math:`\Phi` is the integral of the normal distribution (an
+    error function).
+
+    Parameters
+    ----------
+    location : float
+        :math:`\mu`, the decimal logarithm of the flux at half the
+        plateau.
+
+    width : float
+        :math:`s` in dex; 0 for a step.
+
+    plateau : float
+        :math:`c`, the completeness of bright sources.
+
+    covariance : 2D `~numpy.ndarray`
+        The covariance matrix of location, logarithm of the width, and
+        plateau.
+
+    unit : `~astropy.units.Unit` or `None`
+        The unit of the fluxes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.photometry import CompletenessCurve
+    >>> curve = CompletenessCurve(0.0, 0.1, 1.0, np.zeros((3, 3)))
+    >>> print(curve(1.0), curve.flux_at(0.5)[0])
+    0.5 1.0
+    """
+
+    location: float
+    width: float
+    plateau: float
+    covariance: np.ndarray
+    unit: object = None
+
+    def __call__(self, flux):
+        """
+        Return the completeness at given fluxes.
+
+        Parameters
+        ----------
+        flux : float, array_like, or `~astropy.units.Quantity`
+            The fluxes, all positive.
+
+        Returns
+        -------
+        completeness : float or `~numpy.ndarray`
+            The completeness, between 0 and 1.
+        """
+        if self.unit is not None and hasattr(flux, 'unit'):
+            flux = flux.to_value(self.unit)
+        offset = np.log10(flux) - self.location
+        if self.width == 0.0:
+            return self.plateau * np.heaviside(offset, 0.5)
+        return self.plateau * ndtr(offset / self.width)
+
+    def flux_at(self, completeness):
+        """
+        Return the flux at which a completeness is reached.
+
+        Parameters
+        ----------
+        completeness : float
+            The completeness, between 0 and 1.
+
+        Returns
+        -------
+        flux, error : float or `~astropy.units.Quantity`
+            The flux and its standard error, NaN if it is never reached.
+
+        Raises
+        ------
+        ValueError
+            If ``completeness`` is not between 0 and 1.
+        """
+        if not 0.0 < completeness < 1.0:
+            msg = f'completeness must be between 0 and 1: {completeness!r}'
+            raise ValueError(msg)
+        flux = error = np.nan
+        if completeness < self.plateau:
+            level = ndtri(completeness / self.plateau)
+            slope = np.sqrt(2.0 * np.pi) * np.exp(0.5 * level**2)
+            gradient = np.array([
+                1.0, self.width * level,
+                -self.width * slope * completeness / self.plateau**2])
+            flux = 10.0**(self.location + self.width * level)
+            error = flux * np.log(10.0) * np.sqrt(
+                gradient @ self.covariance @ gradient)
+        if self.unit is None:
+            return float(flux), float(error)
+        return flux << self.unit, error << self.unit
+
+    @property
+    def flux_50(self):
+        """
+        The flux at a completeness of 50 %, and its error.
+        """
+        return self.flux_at(0.5)
+
+    @property
+    def flux_90(self):
+        """
+        The flux at a completeness of 90 %, and its error.
+        """
+        return self.flux_at(0.9)
+
+    def __repr__(self):
+        levels = ', '.join(
+            f'flux_{level}={self.flux_at(level / 100)[0]:.4g} +/- '
+            f'{self.flux_at(level / 100)[1]:.2g}' for level in (50, 90))
+        return f'<{type(self).__name__}({levels}, plateau={self.plateau:.3g})>'
+
+
+def fit_completeness(flux, recovered):
+    """
+    Fit the completeness against flux by maximum likelihood.
+
+    Each source counts by itself, without bins. A plateau below 1, for
+    sources that are lost however bright they are, is fitted when the
+    Bayesian information criterion prefers it.
+
+    Parameters
+    ----------
+    flux : 1D array_like or `~astropy.units.Quantity`
+        The true fluxes, all positive.
+
+    recovered : 1D bool array_like
+        Whether each source was found.
+
+    Returns
+    -------
+    curve : `CompletenessCurve` or `None`
+        The curve; `None` when all or none were found, which leaves it
+        open where the completeness falls. When all that were found are
+        brighter than all that were not, the curve is a step in the
+        middle of that gap, with half the gap as its error.
+
+    Raises
+    ------
+    ValueError
+        If a flux is not positive, or the lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.photometry import fit_completeness
+    >>> rng = np.random.default_rng(1)
+    >>> flux = 10.0**rng.uniform(-1.0, 1.0, 2000)
+    >>> found = rng.normal(np.log10(flux), 0.2) > 0.0
+    >>> value, error = fit_completeness(flux, found).flux_50
+    >>> print(f'{value:.1f} {error:.2f}')
+    1.0 0.02
+    """
+    unit = getattr(flux, 'unit', None)
+    flux = np.asarray(getattr(flux, 'value', flux), dtype=float)
+    recovered = np.asarray(recovered, dtype=bool)
+    if flux.ndim != 1 or flux.shape != recovered.shape:
+        msg = ('flux and recovered must be 1D and of the same length: '
+               f'{flux.shape} and {recovered.shape}')
+        raise ValueError(msg)
+    if not np.all(flux > 0.0):
+        msg = f'flux must be positive: {flux[~(flux > 0.0)][0]}'
+        raise ValueError(msg)
+    if recovered.all() or not recovered.any():
+        return None
+    x = np.log10(flux)
+    faintest, brightest = x[recovered].min(), x[~recovered].max()
+    if brightest < faintest:
+        return _step(brightest, faintest, unit)
+    plain = _maximize(x, recovered, with_plateau=False)
+    free = _maximize(x, recovered, with_plateau=True)
+    better = 2.0 * (plain.fun - free.fun) > np.log(len(x))
+    location, log_width, plateau = _unpack(free.x if better else plain.x)
+    covariance = np.zeros((3, 3))
+    used = slice(0, 3 if better else 2)
+    covariance[used, used] = np.linalg.pinv(_information(
+        x, location, np.exp(log_width), plateau)[used, used])
+    return CompletenessCurve(float(location), float(np.exp(log_width)),
+                             float(plateau), covariance, unit)
+
+
+def _step(brightest, faintest, unit):
+    """
+    Return a step in the gap between missed and found sources.
+    """
+    covariance = np.diag([(0.5 * (faintest - brightest))**2, 0.0, 0.0])
+    return CompletenessCurve(float(0.5 * (faintest + brightest)), 0.0, 1.0,
+                             covariance, unit)
+
+
+def _maximize(x, recovered, *, with_plateau):
+    """
+    Find the parameters of the largest likelihood.
+    """
+    start = [np.median(x), np.log(0.5 * np.std(x) + 0.01)]
+    if with_plateau:
+        start.append(2.0)
+    return minimize(_minus_log_likelihood, start, args=(x, recovered),
+                    method='Nelder-Mead',
+                    options={'maxiter': 4000, 'xatol': 1e-6,
+                             'fatol': 1e-8})
+
+
+def _unpack(parameters):
+    """
+    Return location, logarithm of the width, and plateau.
+    """
+    location, log_width, *logit = parameters
+    plateau = 1.0
+    if logit:
+        plateau = 1.0 / (1.0 + np.exp(-np.clip(logit[0], -_MAX_LOGIT,
+                                               _MAX_LOGIT)))
+    return location, max(log_width, np.log(_MIN_WIDTH)), plateau
+
+
+def _minus_log_likelihood(parameters, x, recovered):
+    """
+    Return minus the logarithm of the likelihood.
+    """
+    location, log_width, plateau = _unpack(parameters)
+    z = (x - location) / np.exp(log_width)
+    found = np.log(plateau) + log_ndtr(z[recovered])
+    if plateau == 1.0:
+        missed = log_ndtr(-z[~recovered])
+    else:
+        missed = np.log1p(-plateau * ndtr(z[~recovered]))
+    return -found.sum() - missed.sum()
+
+
+def _information(x, location, width, plateau):
+    """
+    Return the Fisher information of location, logarithm of the width,
+    and plateau.
+    """
+    z = (x - location) / width
+    density = plateau * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
+    slopes = np.stack([-density / width, -density * z, ndtr(z)])
+    p = plateau * ndtr(z)
+    variance = p * plateau * ndtr(-z) + p * (1.0 - plateau)
+    known = variance > 0.0
+    return (slopes[:, known] / variance[known]) @ slopes[:, known].T

@@ -1,0 +1,252 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The tables of injected sources, of detections, and of bins.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.stats import binom_conf_interval
+from astropy.table import QTable
+from scipy.spatial import KDTree
+
+from hyperphotutils.utils.gaussians import gaussian_flux
+from hyperphotutils.utils.tables import integrated_unit
+
+__all__ = [
+    'make_bin_table',
+    'make_detections_table',
+    'make_injected_table',
+    'read_measured',
+]
+
+# What is measured, with its error, and what it is compared with.
+_QUANTITIES = {
+    'flux': ('flux_fit', 'flux_err', 'flux_true'),
+    'aperture_flux': ('aperture_flux', 'aperture_flux_err', 'flux_true'),
+    'peak': ('amplitude_fit', 'amplitude_err', 'amplitude_true'),
+    'x': ('x_fit', 'x_err', 'x_true'),
+    'y': ('y_fit', 'y_err', 'y_true'),
+}
+_SIZES = ('fwhm_major', 'fwhm_minor', 'theta')
+_MEASURED = (
+    *dict.fromkeys(name for names in _QUANTITIES.values()
+                   for name in names[:2]),
+    *(f'{name}_{end}' for name in _SIZES for end in ('fit', 'err')), 'snr')
+
+
+def make_injected_table(sky, rms, known, batches, outcomes):
+    """
+    Make the table of all injected sources.
+    """
+    sizes = [len(batch['x']) for batch in batches]
+    joined = {name: np.concatenate([batch[name] for batch in batches])
+              for name in batches[0]}
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    table = QTable({'id': np.arange(1, sum(sizes) + 1),
+                    'repeat': np.repeat(np.arange(len(sizes)), sizes)})
+    table['host_id'] = np.where(joined['host'] >= 0,
+                                first + joined['host'] + 1, 0)
+    joined['flux'] = gaussian_flux(joined['amplitude'], joined['fwhm_major'],
+                                   joined['fwhm_minor'])
+    for name in ('x', 'y', 'amplitude', *_SIZES, 'flux'):
+        _add_column(table, f'{name}_true', joined[name], sky.unit)
+    table['snr_true'] = joined['amplitude'] / rms if rms > 0.0 else np.nan
+    table['known_distance'] = _nearest(
+        np.column_stack((joined['x'], joined['y'])), known)
+    found = np.concatenate([item['found'] for item in outcomes])
+    table['recovered'] = found >= 0
+    table['distance'] = np.concatenate([item['distance']
+                                        for item in outcomes])
+    for name in _MEASURED:
+        _add_column(table, name, np.concatenate([
+            _pick(item['measured'].get(name), item['found'])
+            for item in outcomes]), sky.unit)
+    table['flags'] = np.concatenate([
+        np.where(item['found'] >= 0,
+                 np.append(item['flags'], 0)[item['found']], 0)
+        for item in outcomes])
+    return table
+
+
+def make_detections_table(sky, rms, outcomes):
+    """
+    Make the table of what was detected beyond the known sources.
+    """
+    table = QTable({'repeat': np.repeat(
+        np.arange(len(outcomes)),
+        [np.count_nonzero(item['new']) for item in outcomes])})
+    positions = np.concatenate([item['positions'][item['new']]
+                                for item in outcomes])
+    table['x'], table['y'] = positions.T
+    for name, column in (('flux', 'flux_fit'), ('snr', 'amplitude_fit')):
+        values = np.concatenate([
+            _pick(item['measured'].get(column), np.flatnonzero(item['new']))
+            for item in outcomes])
+        if name == 'snr':
+            values = values / rms if rms > 0.0 else np.full_like(values,
+                                                                 np.nan)
+        _add_column(table, f'{name}_measured', values, sky.unit)
+    table['false'] = np.concatenate([item['false'][item['new']]
+                                     for item in outcomes])
+    return table
+
+
+def make_bin_table(kind, edges, injected, detections, unit, *,
+                   confidence_level):
+    """
+    Make the table of the bins in 'snr' or 'flux'.
+    """
+    n_bins = len(edges) - 1
+    column_unit = _unit_of(kind, unit)
+    true = _plain(injected[f'{kind}_true'], column_unit)
+    # rounding may put a source beyond the first or the last edge
+    bins = np.clip(np.searchsorted(edges, true, side='right') - 1, 0,
+                   n_bins - 1)
+    groups = [injected[bins == number] for number in range(n_bins)]
+    table = QTable()
+    _add_column(table, f'{kind}_low', edges[:-1], unit)
+    _add_column(table, f'{kind}_high', edges[1:], unit)
+    for name in ('flux', 'snr'):
+        _add_column(table, name, np.array([
+            _median(_plain(group[f'{name}_true'], None))
+            for group in groups]), unit)
+    table['n_injected'] = [len(group) for group in groups]
+    table['n_recovered'] = [np.count_nonzero(group['recovered'])
+                            for group in groups]
+    _add_fraction(table, 'completeness', table['n_recovered'],
+                  table['n_injected'], confidence_level)
+    measured = _find_bins(edges, _plain(detections[f'{kind}_measured'],
+                                        column_unit))
+    for name, chosen in (('n_new', measured),
+                         ('n_false', measured[detections['false']])):
+        table[name] = [np.count_nonzero(chosen == number)
+                       for number in range(n_bins)]
+    _add_fraction(table, 'reliability', table['n_new'] - table['n_false'],
+                  table['n_new'], confidence_level)
+    for name, columns in _QUANTITIES.items():
+        statistics = np.array([_compare(group, name, columns)
+                               for group in groups])
+        for column, values in zip(('bias', 'scatter', 'pull_median',
+                                   'pull_scatter'), statistics.T,
+                                  strict=True):
+            table[f'{name}_{column}'] = values
+    return table
+
+
+def _find_bins(edges, values):
+    """
+    Return the bins of values, -1 for what is in none.
+    """
+    bins = np.searchsorted(edges, values, side='right') - 1
+    return np.where(values < edges[-1], bins, -1)
+
+
+def read_measured(table, unit):
+    """
+    Return what was measured as plain arrays in the units of the map.
+    """
+    if table is None:
+        return {}
+    return {name: _plain(table[name], _unit_of(name, unit))
+            for name in _MEASURED if name in table.colnames}
+
+
+def _add_fraction(table, name, successes, trials, confidence_level):
+    """
+    Add a fraction and its interval, NaN where nothing was tried.
+    """
+    tried = np.asarray(trials) > 0
+    columns = np.full((3, len(tried)), np.nan)
+    successes = np.asarray(successes)[tried]
+    trials = np.asarray(trials)[tried]
+    if tried.any():
+        columns[0, tried] = successes / trials
+        columns[1:, tried] = binom_conf_interval(
+            successes, trials, confidence_level, interval='wilson')
+    # rounding must not put a limit on the wrong side of the fraction
+    columns[1] = np.minimum(columns[0], columns[1])
+    columns[2] = np.maximum(columns[0], columns[2])
+    for end, values in zip(('', '_low', '_high'), columns, strict=True):
+        table[f'{name}{end}'] = values
+
+
+def _compare(group, name, columns):
+    """
+    Return bias, scatter, and median and scatter of the pulls.
+    """
+    measured, error, true = (_plain(group[column], None)
+                             for column in columns)
+    offset = measured - true
+    relative = offset if name in {'x', 'y'} else offset / true
+    pull = np.divide(offset, error, where=error > 0.0,
+                     out=np.full(len(offset), np.nan))
+    return (_median(relative), _scatter(relative), _median(pull),
+            _scatter(pull))
+
+
+def _unit_of(name, unit):
+    """
+    Return the unit that a column of the results has, or None.
+    """
+    if name.startswith('theta'):
+        return u.deg
+    if unit is None:
+        return None
+    if name.startswith('amplitude'):
+        return unit
+    return integrated_unit(unit) if 'flux' in name else None
+
+
+def _plain(column, unit):
+    """
+    Return the plain values of a column; masked ones are NaN.
+    """
+    if getattr(column, 'unit', None) is not None and unit is not None:
+        column = u.Quantity(column).to(unit)
+    values = getattr(column, 'value', column)
+    return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+
+
+def _add_column(table, name, values, unit):
+    """
+    Add a column with the unit that the results have.
+    """
+    unit = _unit_of(name, unit)
+    table[name] = values if unit is None else values << unit
+
+
+def _pick(values, rows):
+    """
+    Return values by row, NaN for the rows -1 and for no values.
+    """
+    if values is None:
+        return np.full(len(rows), np.nan)
+    return np.append(values, np.nan)[rows]
+
+
+def _nearest(positions, known):
+    """
+    Return the distances to the nearest known source.
+    """
+    known = known[np.isfinite(known).all(axis=1)]
+    if len(known) == 0:
+        return np.full(len(positions), np.nan)
+    return KDTree(known).query(positions)[0]
+
+
+def _median(values):
+    """
+    Return the median of the finite values, NaN for none.
+    """
+    values = values[np.isfinite(values)]
+    return np.median(values) if len(values) else np.nan
+
+
+def _scatter(values):
+    """
+    Return the standard deviation by the median absolute deviation,
+    NaN for fewer than two values.
+    """
+    if np.count_nonzero(np.isfinite(values)) < 2:
+        return np.nan
+    return 1.4826 * _median(np.abs(values - _median(values)))

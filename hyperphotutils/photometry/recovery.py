@@ -1,0 +1,700 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What an extractor finds of artificial sources in the user's own map.
+"""
+
+import contextlib
+import copy
+import multiprocessing
+import pickle
+import signal
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.spatial import KDTree
+from threadpoolctl import threadpool_limits
+
+from hyperphotutils.background.rms import local_rms
+from hyperphotutils.photometry.completeness import (
+    CompletenessCurve,
+    fit_completeness,
+)
+from hyperphotutils.photometry.injection import (
+    Sky,
+    draw_levels,
+    place_sources,
+)
+from hyperphotutils.photometry.recovered import (
+    make_bin_table,
+    make_detections_table,
+    make_injected_table,
+    read_measured,
+)
+from hyperphotutils.utils.gaussians import gaussian_flux
+from hyperphotutils.utils.tables import (
+    integrated_unit,
+    make_repr,
+    result_meta,
+)
+
+__all__ = ['InjectionRecovery', 'RecoveryResult']
+
+_SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
+# By default a map has one injected source in the square of so many beams.
+_SPACING = 20.0
+_MAX_DEFAULT = 100
+
+_POSITIONS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
+              ('xcentroid', 'ycentroid'))
+
+# What a process needs for all its maps.
+_WORK = {}
+
+
+class InjectionRecovery:
+    """
+    Inject artificial sources into a map and see what is recovered.
+
+    How complete and how reliable a catalogue is, and whether its errors
+    hold, depends on the map: its noise, its background, and its
+    crowding. So artificial sources are added to the map itself, a few at
+    a time, and the same extractor is run as for the catalogue.
+
+    Parameters
+    ----------
+    extractor : callable
+        Called with the map, returns a table of sources or `None`. It has
+        positions in ``x_fit`` and ``y_fit``, or ``x_centroid`` and
+        ``y_centroid``. Fluxes and errors are compared as far as there
+        are columns with the names that
+        `~hyperphotutils.photometry.HyperPhotometry` has. It is copied,
+        and thus left as it is.
+
+    snr : 1D array_like, optional
+        The edges of the bins in signal-to-noise ratio: the true peak in
+        units of the rms of the map about local planes. The fluxes are
+        drawn uniformly in their logarithm within each bin, and all bins
+        get the same number of sources. The default is 8 bins from 3 to
+        48.
+
+    fluxes : 1D array_like or `~astropy.units.Quantity`, optional
+        The edges of the bins in flux, instead of ``snr``.
+
+    size_range : tuple of float, optional
+        The range of the geometric mean of the FWHMs of a source, in
+        beams.
+
+    axis_ratio_range : tuple of float, optional
+        The range of the minor over the major FWHM. The angles are
+        random.
+
+    blend_fraction : float, optional
+        The fraction of the injected sources (0 to below 1) that is
+        placed next to another injected one.
+
+    blend_distance : tuple of float, optional
+        The range of their distance in beams.
+
+    n_per_map : int, optional
+        The number of sources that are injected at once; few, in order
+        not to change the map. Unless blended they keep 6 beams from each
+        other. The default is one per 400 square beams, and at most 100.
+
+    n_repeats : int, optional
+        How often sources are injected.
+
+    match_radius : float, optional
+        The largest distance in beams between an injected source and the
+        detection that is taken for it.
+
+    confidence_level : float, optional
+        The probability that is contained in the intervals of
+        completeness and reliability, which are Wilson's.
+
+    n_jobs : int, optional
+        The number of processes. The result does not depend on it.
+
+    seed : int or `~numpy.random.Generator`, optional
+        The seed.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    Notes
+    -----
+    With ``n_jobs`` above 1 the maps are worked on in processes of their
+    own. As always in Python, a script that does this must keep its own
+    statements below ``if __name__ == '__main__':``.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import (HyperPhotometry,
+    ...                                        InjectionRecovery)
+    >>> sky = make_blended_map(shape=(120, 120), n_sources=6, seed=1).image
+    >>> phot = HyperPhotometry(fwhm=4.0)
+    >>> recovery = InjectionRecovery(phot, snr=[2, 4, 20], n_per_map=4,
+    ...                              n_repeats=2, seed=1)
+    >>> result = recovery(sky)
+    >>> print(result.table['n_injected', 'n_recovered'])
+    n_injected n_recovered
+    ---------- -----------
+             4           ...
+             4           4
+    """
+
+    _repr_params = ('extractor', 'snr', 'fluxes', 'size_range',
+                    'axis_ratio_range', 'blend_fraction', 'blend_distance',
+                    'n_per_map', 'n_repeats', 'match_radius',
+                    'confidence_level', 'n_jobs', 'seed', 'progress_bar')
+
+    def __init__(self, extractor, *, snr=None, fluxes=None,
+                 size_range=(1.0, 1.5), axis_ratio_range=(0.7, 1.0),
+                 blend_fraction=0.0, blend_distance=(0.8, 2.0),
+                 n_per_map=None, n_repeats=20, match_radius=0.5,
+                 confidence_level=0.6827, n_jobs=1, seed=None,
+                 progress_bar=False):
+        if isinstance(extractor, type) or not callable(extractor):
+            msg = f'extractor must be a callable object: {extractor!r}'
+            raise TypeError(msg)
+        if snr is not None and fluxes is not None:
+            msg = 'snr and fluxes must not both be given'
+            raise ValueError(msg)
+        if snr is None and fluxes is None:
+            snr = _SNR_EDGES
+        self.extractor = extractor
+        self.snr = None if snr is None else _check_edges('snr', snr)
+        self.fluxes = None if fluxes is None else _check_edges('fluxes',
+                                                               fluxes)
+        self.size_range = _check_range('size_range', size_range)
+        self.axis_ratio_range = _check_range(
+            'axis_ratio_range', axis_ratio_range, upper=1.0)
+        self.blend_fraction = _check_fraction(
+            'blend_fraction', blend_fraction, zero=True)
+        self.blend_distance = _check_range('blend_distance', blend_distance)
+        self.n_per_map = None if n_per_map is None else _check_count(
+            'n_per_map', n_per_map)
+        self.n_repeats = _check_count('n_repeats', n_repeats)
+        self.match_radius = _check_positive('match_radius', match_radius)
+        self.confidence_level = _check_fraction('confidence_level',
+                                                confidence_level)
+        self.n_jobs = _check_count('n_jobs', n_jobs)
+        self.seed = seed
+        self.progress_bar = progress_bar
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, data, *, fwhm=None, mask=None):
+        """
+        Inject sources into a map and recover them.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
+            The map, handed to the extractor in the kind that it has.
+
+        fwhm : float, optional
+            The FWHM of the beam in pixels. The default is the
+            ``beam_fwhm_pix`` in the metadata of the map, else the
+            ``fwhm`` of the extractor.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels to ignore: no source is injected there. It
+            is given to the extractor as ``mask=``. Pixels that are not
+            finite or masked in an `~astropy.nddata.NDData` are always
+            ignored.
+
+        Returns
+        -------
+        result : `RecoveryResult`
+            What was recovered.
+
+        Raises
+        ------
+        TypeError
+            If the extractor cannot be sent to other processes.
+
+        ValueError
+            If there is no ``fwhm``, or the sources do not fit in the
+            map.
+
+        RuntimeError
+            If a process died.
+        """
+        sky = Sky(data, self._find_fwhm(data, fwhm), mask)
+        extractor = copy.deepcopy(self.extractor)
+        with threadpool_limits(limits=1):
+            catalog = _extract(extractor, sky.data, mask)
+        known = _positions_of(catalog)
+        rms = local_rms(sky.values, 2 * int(np.ceil(2.0 * sky.fwhm)) + 1,
+                        mask=sky.mask)
+        if self.snr is not None and not rms > 0.0:
+            msg = 'the map has no noise: give fluxes instead of snr'
+            raise ValueError(msg)
+        work = {'extractor': extractor, 'sky': sky, 'given_mask': mask,
+                'known': known, 'radius': self.match_radius * sky.fwhm}
+        batches = [self._draw(rng, sky, rms) for rng in
+                   np.random.default_rng(self.seed).spawn(self.n_repeats)]
+        outcomes = self._recover(work, batches)
+        _warn_once(outcomes)
+        return _summarize(self, sky, rms, catalog, known, batches, outcomes)
+
+    def _find_fwhm(self, data, fwhm):
+        """
+        Find the width of the beam.
+        """
+        if fwhm is None:
+            meta = getattr(data, 'meta', None) or {}
+            fwhm = meta.get('beam_fwhm_pix',
+                            getattr(self.extractor, 'fwhm', None))
+        if fwhm is None:
+            msg = ('fwhm must be given: neither the metadata of the map nor '
+                   'the extractor have it')
+            raise ValueError(msg)
+        return _check_positive('fwhm', fwhm)
+
+    def _draw(self, rng, sky, rms):
+        """
+        Draw the sources that are injected at once, in pixels.
+        """
+        n_sources = self.n_per_map
+        if n_sources is None:
+            area = np.count_nonzero(~sky.mask) / (_SPACING * sky.fwhm)**2
+            n_sources = int(np.clip(area, 1, _MAX_DEFAULT))
+        size = rng.uniform(*self.size_range, n_sources) * sky.fwhm
+        root_ratio = np.sqrt(rng.uniform(*self.axis_ratio_range, n_sources))
+        theta = rng.uniform(0.0, 180.0, n_sources)
+        level = draw_levels(rng, self._plain_edges(sky), n_sources)
+        if self.snr is not None:
+            amplitude = level * rms
+        else:
+            amplitude = level / gaussian_flux(1.0, size, size)
+        x, y, host = place_sources(rng, sky, n_sources, self.blend_fraction,
+                            self.blend_distance)
+        return {'x': x, 'y': y, 'amplitude': amplitude,
+                'fwhm_major': size / root_ratio,
+                'fwhm_minor': size * root_ratio, 'theta': theta,
+                'host': host}
+
+    def _plain_edges(self, sky):
+        """
+        Return the edges of the bins without unit.
+        """
+        if self.snr is not None:
+            return self.snr
+        unit = integrated_unit(sky.unit)
+        has_unit = hasattr(self.fluxes, 'unit')
+        if has_unit != (unit is not None):
+            stated = self.fluxes.unit if has_unit else 'none'
+            msg = ('fluxes must have a unit if the map has one: '
+                   f'{stated} for a map in {sky.unit or "no unit"}')
+            raise ValueError(msg)
+        if not has_unit:
+            return self.fluxes
+        if not self.fluxes.unit.is_equivalent(unit):
+            msg = (f'fluxes must have a unit that converts to {unit}: '
+                   f'{self.fluxes.unit}')
+            raise ValueError(msg)
+        return self.fluxes.to_value(unit)
+
+    def _recover(self, work, batches):
+        """
+        Extract the sources of each map, here or in other processes.
+        """
+        from tqdm import tqdm
+
+        n_workers = min(self.n_jobs, len(batches))
+        with tqdm(total=len(batches), unit='map',
+                  disable=not self.progress_bar) as bar:
+            if n_workers == 1:
+                outcomes = _recover_here(work, batches, bar)
+            else:
+                outcomes = _recover_in_pool(work, batches, bar, n_workers)
+        return outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveryResult:
+    """
+    What was recovered of injected sources.
+
+    It is made by `InjectionRecovery`.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        A row for each bin of signal-to-noise ratio or flux; see Notes.
+
+    injected : `~astropy.table.QTable`
+        A row for each injected source: where and what it was
+        (``..._true``), the index of the source next to which it was
+        placed (``host_id``, 0 for none), the distance in pixels to the
+        nearest source that the map has by itself (``known_distance``),
+        whether it was ``recovered``, at which ``distance``, and what was
+        measured.
+
+    detections : `~astropy.table.QTable`
+        A row for each detection that the map has not by itself, with
+        whether it is ``false``.
+
+    catalog : `~astropy.table.Table` or `None`
+        The sources of the map itself.
+
+    curve : `~hyperphotutils.photometry.CompletenessCurve` or `None`
+        The completeness against flux; `None` if all or none were found.
+
+    Notes
+    -----
+    The columns of ``table`` are the edges of the bins (``snr_low`` and
+    ``snr_high``, or ``flux_low`` and ``flux_high``), the median ``flux``
+    and ``snr`` of the injected sources, ``n_injected``,
+    ``n_recovered``, ``completeness`` with its interval
+    (``completeness_low``, ``completeness_high``); the number of
+    detections that the map has not by itself and whose *measured* value
+    is in the bin, ``n_new``, how many of them are no injected source,
+    ``n_false``, and the ``reliability``, the fraction of the others,
+    with its interval. As real sources are known, it is the reliability
+    of a catalogue of as many sources as were injected.
+
+    For flux, aperture flux, peak, x and y, ``..._bias`` is the median of
+    (measured - true) / true (in pixels for x and y), ``..._scatter`` is
+    1.4826 times the median absolute deviation of the same, and
+    ``..._pull_median`` and ``..._pull_scatter`` are those of
+    (measured - true) / error. They are NaN where nothing was recovered
+    or the extractor has no such column.
+    """
+
+    table: QTable
+    injected: QTable
+    detections: QTable
+    catalog: object
+    curve: CompletenessCurve | None
+
+    def plot(self, figure=None):
+        """
+        Plot completeness, reliability, bias and pulls against flux.
+
+        Parameters
+        ----------
+        figure : `~matplotlib.figure.Figure`, optional
+            Where to plot; a new figure by default.
+
+        Returns
+        -------
+        figure : `~matplotlib.figure.Figure`
+            The figure, with three axes.
+        """
+        if figure is None:
+            import matplotlib.pyplot as plt
+
+            figure = plt.figure(figsize=(6.0, 8.0), layout='constrained')
+        axes = figure.subplots(3, 1, sharex=True)
+        flux = self.table['flux']
+        x = getattr(flux, 'value', flux)
+        self._plot_fractions(axes[0], x)
+        axes[1].axhline(0.0, color='0.7')
+        axes[1].errorbar(x, 100.0 * self.table['flux_bias'],
+                         100.0 * self.table['flux_scatter'], fmt='o')
+        axes[1].set_ylabel('Flux: bias and scatter [%]')
+        axes[2].axhspan(-1.0, 1.0, color='0.9')
+        for number, name in enumerate(('flux', 'peak')):
+            axes[2].errorbar(x * 1.03**number,
+                             self.table[f'{name}_pull_median'],
+                             self.table[f'{name}_pull_scatter'],
+                             fmt='os'[number], label=name)
+        axes[2].set_ylabel('Pull: median and scatter')
+        axes[2].legend()
+        unit = getattr(flux, 'unit', None)
+        axes[2].set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
+        axes[2].set_xscale('log')
+        return figure
+
+    def _plot_fractions(self, ax, x):
+        """
+        Plot completeness and reliability with intervals and curve.
+        """
+        for name, marker in (('completeness', 'o'), ('reliability', 's')):
+            value = np.asarray(self.table[name])
+            known = np.isfinite(value)
+            error = [np.abs(np.asarray(self.table[f'{name}_{end}']) - value)
+                     [known] for end in ('low', 'high')]
+            ax.errorbar(x[known], value[known], error, fmt=marker,
+                        label=name, mfc='C0' if marker == 'o' else 'none')
+        if self.curve is not None:
+            grid = np.geomspace(x.min(), x.max(), 200)
+            ax.plot(grid, self.curve(grid), 'C0')
+        ax.set_ylim(-0.05, 1.05)
+        ax.set_ylabel('Fraction')
+        ax.legend()
+
+    def __repr__(self):
+        n_found = np.count_nonzero(self.injected['recovered'])
+        n_false = np.count_nonzero(self.detections['false'])
+        return (f'<{type(self).__name__}({n_found} of {len(self.injected)} '
+                f'recovered, {n_false} false, curve={self.curve})>')
+
+
+def _recover_here(work, batches, bar):
+    """
+    Work on all maps in this process.
+    """
+    outcomes = []
+    with threadpool_limits(limits=1):
+        for batch in batches:
+            outcomes.append(_recover_one(work, batch))
+            bar.update()
+    return outcomes
+
+
+def _recover_in_pool(work, batches, bar, n_workers):
+    """
+    Work on the maps in other processes, in the order of the maps.
+    """
+    try:
+        payload = pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as exc:
+        msg = (f'extractor cannot be sent to other processes ({exc}): use '
+               'n_jobs=1')
+        raise TypeError(msg) from exc
+    with _process_pool(n_workers, payload) as pool:
+        futures = [pool.submit(_recover_in_worker, batch)
+                   for batch in batches]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool as exc:
+            msg = ('a process died: for want of memory, or because the '
+                   "script lacks if __name__ == '__main__':")
+            raise RuntimeError(msg) from exc
+
+
+@contextlib.contextmanager
+def _process_pool(n_workers, payload):
+    """
+    A pool that ends at once if interrupted.
+    """
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=multiprocessing.get_context('spawn'),
+        initializer=_prepare_worker, initargs=(payload,))
+    finished = False
+    try:
+        yield pool
+        finished = True
+    finally:
+        if not finished:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker(payload):
+    """
+    Take the work, leave Ctrl-C to the parent, and use one thread.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(limits=1)
+    # it comes from the parent process
+    _WORK.update(pickle.loads(payload))  # noqa: S301
+
+
+def _recover_in_worker(batch):
+    return _recover_one(_WORK, batch)
+
+
+def _recover_one(work, batch):
+    """
+    Extract the sources of a map with injected ones, and match them.
+    """
+    sky, known = work['sky'], work['known']
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        table = _extract(work['extractor'], sky.with_sources(batch),
+                         work['given_mask'])
+    positions = _positions_of(table)
+    n_injected = len(batch['x'])
+    targets = np.vstack((np.column_stack((batch['x'], batch['y'])), known))
+    matched, distance = _match(targets, positions, work['radius'])
+    is_known = np.zeros(len(positions), dtype=bool)
+    is_known[matched[n_injected:][matched[n_injected:] >= 0]] = True
+    is_injected = np.zeros(len(positions), dtype=bool)
+    found = matched[:n_injected]
+    is_injected[found[found >= 0]] = True
+    measured = read_measured(table, sky.unit)
+    flags = np.zeros(len(positions), dtype=int)
+    if table is not None and 'flags' in table.colnames:
+        flags = np.asarray(table['flags'], dtype=int)
+    return {'found': found, 'distance': distance[:n_injected],
+            'positions': positions, 'measured': measured, 'flags': flags,
+            'new': ~is_known, 'false': ~(is_known | is_injected),
+            'warnings': [str(item.message) for item in caught if not
+                         issubclass(item.category, NoDetectionsWarning)]}
+
+
+def _extract(extractor, data, mask):
+    """
+    Run the extractor; a map without sources is no reason to warn.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NoDetectionsWarning)
+        if mask is None:
+            return extractor(data)
+        return extractor(data, mask=mask)
+
+
+def _positions_of(table):
+    """
+    Return the positions of the sources of a table, shape (n, 2).
+    """
+    if table is None:
+        return np.empty((0, 2))
+    if not hasattr(table, 'colnames'):
+        msg = ('extractor must return a table or None, not '
+               f'{type(table).__name__}')
+        raise TypeError(msg)
+    for names in _POSITIONS:
+        if all(name in table.colnames for name in names):
+            return np.column_stack([
+                np.asarray(table[name], dtype=float) for name in names])
+    stated = ' or '.join(', '.join(names) for names in _POSITIONS[:2])
+    msg = f'the table of the extractor must have the columns {stated}'
+    raise ValueError(msg)
+
+
+def _match(targets, positions, radius):
+    """
+    Match one to one, the nearest pairs first.
+
+    Returns the index of the position of each target, -1 for none, and
+    their distance.
+    """
+    matched = np.full(len(targets), -1)
+    distances = np.full(len(targets), np.nan)
+    good = np.flatnonzero(np.isfinite(positions).all(axis=1))
+    usable = np.flatnonzero(np.isfinite(targets).all(axis=1))
+    if len(good) == 0 or len(usable) == 0:
+        return matched, distances
+    pairs = KDTree(targets[usable]).sparse_distance_matrix(
+        KDTree(positions[good]), radius, output_type='ndarray')
+    pairs = pairs[np.argsort(pairs['v'], kind='stable')]
+    taken = np.zeros(len(positions), dtype=bool)
+    for target, position, distance in zip(
+            usable[pairs['i']], good[pairs['j']], pairs['v'], strict=True):
+        if matched[target] < 0 and not taken[position]:
+            matched[target], distances[target] = position, distance
+            taken[position] = True
+    return matched, distances
+
+
+def _warn_once(outcomes):
+    """
+    Say in one line what the extractor warned of.
+    """
+    messages = [message for outcome in outcomes
+                for message in outcome['warnings']]
+    if messages:
+        n_maps = sum(bool(outcome['warnings']) for outcome in outcomes)
+        msg = (f'the extractor warned on {n_maps} of {len(outcomes)} maps, '
+               f'first: {messages[0]}')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+
+
+def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
+    """
+    Make the tables of all injected sources and of the bins.
+    """
+    injected = make_injected_table(sky, rms, known, batches, outcomes)
+    detections = make_detections_table(sky, rms, outcomes)
+    curve = fit_completeness(injected['flux_true'], injected['recovered'])
+    kind = 'flux' if recovery.snr is None else 'snr'
+    table = make_bin_table(
+        kind, recovery._plain_edges(sky), injected, detections,  # noqa: SLF001
+        sky.unit, confidence_level=recovery.confidence_level)
+    for item in (table, injected, detections):
+        item.meta.update(result_meta(recovery))
+        item.meta['rms'] = str(rms if sky.unit is None else rms << sky.unit)
+        item.meta['fwhm'] = sky.fwhm
+    table.meta['n_repeats'] = len(batches)
+    table.meta['n_known'] = len(known)
+    table.meta['n_false'] = int(np.count_nonzero(detections['false']))
+    if curve is not None:
+        for level, (value, error) in ((50, curve.flux_50),
+                                      (90, curve.flux_90)):
+            table.meta[f'flux_{level}'] = str(value)
+            table.meta[f'flux_{level}_err'] = str(error)
+        table.meta['plateau'] = curve.plateau
+    return RecoveryResult(table, injected, detections, catalog, curve)
+
+
+def _check_edges(name, edges):
+    """
+    Check that edges are positive and increase.
+    """
+    unit = getattr(edges, 'unit', None)
+    values = np.asarray(getattr(edges, 'value', edges), dtype=float)
+    if (values.ndim != 1 or len(values) < 2 or not values[0] > 0.0
+            or not np.all(np.isfinite(values))
+            or not np.all(np.diff(values) > 0.0)):
+        msg = (f'{name} must be the edges of bins, at least two increasing '
+               f'positive numbers: {edges!r}')
+        raise ValueError(msg)
+    return values if unit is None else values << unit
+
+
+def _check_range(name, value, *, upper=np.inf):
+    """
+    Check that a range is two ordered positive numbers.
+    """
+    limits = np.asarray(value, dtype=float)
+    if (limits.shape != (2,) or not np.all(np.isfinite(limits))
+            or not 0.0 < limits[0] <= limits[1] <= upper):
+        most = f' of at most {upper}' if np.isfinite(upper) else ''
+        msg = (f'{name} must be two positive numbers{most}, the smaller '
+               f'first: {value!r}')
+        raise ValueError(msg)
+    return tuple(limits.tolist())
+
+
+def _check_fraction(name, value, *, zero=False):
+    """
+    Check that a number is between 0 and 1.
+    """
+    if not (isinstance(value, Real) and (
+            0.0 < value < 1.0 or (zero and value == 0))):
+        lower = 'at least' if zero else 'above'
+        msg = f'{name} must be {lower} 0 and below 1: {value!r}'
+        raise ValueError(msg)
+    return float(value)
+
+
+def _check_count(name, value):
+    """
+    Check that a number is a positive integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f'{name} must be an integer: {value!r}'
+        raise TypeError(msg)
+    if value < 1:
+        msg = f'{name} must be at least 1: {value!r}'
+        raise ValueError(msg)
+    return int(value)
+
+
+def _check_positive(name, value):
+    """
+    Check that a number is positive and finite.
+    """
+    if not isinstance(value, Real) or not 0.0 < value < np.inf:
+        msg = f'{name} must be a positive number: {value!r}'
+        raise ValueError(msg)
+    return float(value)
