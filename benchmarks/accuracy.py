@@ -205,9 +205,9 @@ def mean_score(scores):
                      values.std(axis=0, ddof=1), strict=True)))
 
 
-def measure(image, n_sigma=None):
+def measure(image, n_sigma=None, noise='correlated'):
     """
-    Run the photometry on a map with its default settings.
+    Run the photometry on a map, by default with its default settings.
 
     Returns
     -------
@@ -219,7 +219,7 @@ def measure(image, n_sigma=None):
     """
     fwhm = image.meta['beam_fwhm_pix']
     finder = None if n_sigma is None else HighPassStarFinder(n_sigma, fwhm)
-    phot = HyperPhotometry(fwhm, finder=finder)
+    phot = HyperPhotometry(fwhm, finder=finder, noise=noise)
     start = time.perf_counter()
     table = phot(image)
     return plain(table), time.perf_counter() - start
@@ -260,7 +260,7 @@ def run(args, name, image, truth, path=None):
         scale = image.meta['pixel_scale'].to_value(u.arcsec)
         radius = args.radius / scale
     if args.catalog is None:
-        table, seconds = measure(image, args.n_sigma)
+        table, seconds = measure(image, args.n_sigma, args.noise)
     else:
         table, seconds = read_hyper_catalog(args.catalog, image), np.nan
     result = score(table, truth, radius, seconds)
@@ -314,6 +314,10 @@ def main():
     parser.add_argument('--n-sigma', type=float,
                         help='detection threshold (default: that of '
                         'HyperPhotometry)')
+    parser.add_argument('--noise', default='correlated',
+                        choices=('correlated', 'white'),
+                        help='noise of HyperPhotometry (default: '
+                        '%(default)s)')
     parser.add_argument('--radius', type=float, metavar='ARCSEC',
                         help='matching radius (default: half a beam)')
     parser.add_argument('--hyper-py-python', metavar='PYTHON',

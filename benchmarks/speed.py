@@ -48,30 +48,52 @@ def compare_runs(args, python):
     Time Hyper-py and HyperPhotometry on the same map.
     """
     image = read_map(args.map)
+    modes = ('white', 'correlated')
+    seconds = {mode: [] for mode in modes}
+    for mode in modes:
+        measure(image, noise=mode)  # the first call reads and compiles
     n_before = (args.repeats + 1) // 2
-    first, *seconds = (measure(image)[1] for _ in range(1 + n_before))
+    tables = call(image, seconds, n_before)
     start_up = statistics.median(import_seconds(python, 'hyper_py', 3))
     catalog, whole = run_hyper_py(python, args.map, image, args.n_sigma)
-    table = measure(image)[0]
-    seconds += [measure(image)[1] for _ in range(args.repeats - n_before)]
-    ours = statistics.median(seconds)
+    tables = call(image, seconds, args.repeats - n_before) or tables
     theirs = whole - start_up
 
     versions = hyper_py_versions(python)
     print(f'Hyper-py {versions[0]} (photutils {versions[1]}), '
           f'{len(catalog)} sources: {theirs:.1f} s '
           f'({whole:.1f} s less {start_up:.1f} s of imports)')
-    print(f'HyperPhotometry, {len(table)} sources: {ours:.3f} s '
-          f'(median of {len(seconds)}, {min(seconds):.3f} to '
-          f'{max(seconds):.3f} s; the first call in the process: '
-          f'{first:.3f} s)')
-    print(f'ratio: {theirs / ours:.0f}')
+    for mode in modes:
+        ours = statistics.median(seconds[mode])
+        print(f'HyperPhotometry, {mode} noise, {len(tables[mode])} sources: '
+              f'{ours:.3f} s (median of {len(seconds[mode])}, '
+              f'{min(seconds[mode]):.3f} to {max(seconds[mode]):.3f} s), '
+              f'ratio: {theirs / ours:.0f}')
     if args.truth is not None:
         truth = read_truth(args.truth)
         radius = image.meta['beam_fwhm_pix'] / 2
         print(Score.header)
         print(score(catalog, truth, radius, theirs).row('Hyper-py'))
-        print(score(table, truth, radius, ours).row('HyperPhotometry'))
+        for mode in modes:
+            print(score(tables[mode], truth, radius,
+                        statistics.median(seconds[mode])).row(mode))
+
+
+def call(image, seconds, repeats):
+    """
+    Call HyperPhotometry in all modes by turns, and note the seconds.
+
+    Returns
+    -------
+    tables : dict
+        The last catalogue of each mode; empty without repeats.
+    """
+    tables = {}
+    for _ in range(repeats):
+        for mode, noted in seconds.items():
+            tables[mode], time_spent = measure(image, noise=mode)
+            noted.append(time_spent)
+    return tables
 
 
 def compare_imports(repeats):
