@@ -86,8 +86,9 @@ def make_detections_table(sky, rms, outcomes):
             values = values / rms if rms > 0.0 else np.full_like(values,
                                                                  np.nan)
         _add_column(table, f'{name}_measured', values, sky.unit)
-    table['false'] = np.concatenate([item['false'][item['new']]
-                                     for item in outcomes])
+    for name in ('false', 'changed'):
+        table[name] = np.concatenate([item[name][item['new']]
+                                      for item in outcomes])
     return table
 
 
@@ -117,7 +118,7 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
                   table['n_injected'], confidence_level)
     measured = _find_bins(edges, _plain(detections[f'{kind}_measured'],
                                         column_unit))
-    for name, chosen in (('n_new', measured),
+    for name, chosen in (('n_new', measured[~detections['changed']]),
                          ('n_false', measured[detections['false']])):
         table[name] = [np.count_nonzero(chosen == number)
                        for number in range(n_bins)]

@@ -47,6 +47,9 @@ from hyperphotutils.utils.tables import (
 __all__ = ['InjectionRecovery', 'RecoveryResult']
 
 _SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
+# In beams: what an injected source can add to the map by itself is no
+# farther from it.
+_NEAR = 3.0
 # By default a map has one injected source in the square of so many beams.
 _SPACING = 20.0
 _MAX_DEFAULT = 100
@@ -343,8 +346,10 @@ class RecoveryResult:
         measured.
 
     detections : `~astropy.table.QTable`
-        A row for each detection that the map has not by itself, with
-        whether it is ``false``.
+        A row for each detection that the map has not by itself. Those
+        that are no injected source are ``false`` within 3 beams of one,
+        and ``changed`` farther away: there, the map itself is measured
+        in another way.
 
     catalog : `~astropy.table.Table` or `None`
         The sources of the map itself.
@@ -358,12 +363,15 @@ class RecoveryResult:
     ``snr_high``, or ``flux_low`` and ``flux_high``), the median ``flux``
     and ``snr`` of the injected sources, ``n_injected``,
     ``n_recovered``, ``completeness`` with its interval
-    (``completeness_low``, ``completeness_high``); the number of
-    detections that the map has not by itself and whose *measured* value
-    is in the bin, ``n_new``, how many of them are no injected source,
-    ``n_false``, and the ``reliability``, the fraction of the others,
-    with its interval. As real sources are known, it is the reliability
-    of a catalogue of as many sources as were injected.
+    (``completeness_low``, ``completeness_high``); the number of injected
+    sources and false detections whose *measured* value is in the bin,
+    ``n_new``, the number of the latter, ``n_false``, and the
+    ``reliability``, the fraction of the former, with its interval.
+
+    False detections that the map has without injected sources cannot be
+    told from its real sources, so that the reliability is that of the
+    surroundings of the injected ones. How stable the catalogue is tells
+    ``table.meta['n_changed']``.
 
     For flux, aperture flux, peak, x and y, ``..._bias`` is the median of
     (measured - true) / true (in pixels for x and y), ``..._scatter`` is
@@ -534,9 +542,15 @@ def _recover_one(work, batch):
     flags = np.zeros(len(positions), dtype=int)
     if table is not None and 'flags' in table.colnames:
         flags = np.asarray(table['flags'], dtype=int)
+    unknown = ~(is_known | is_injected)
+    near = np.zeros(len(positions), dtype=bool)
+    good = np.isfinite(positions).all(axis=1)
+    near[good] = KDTree(targets[:n_injected]).query(
+        positions[good])[0] <= _NEAR * sky.fwhm
     return {'found': found, 'distance': distance[:n_injected],
             'positions': positions, 'measured': measured, 'flags': flags,
-            'new': ~is_known, 'false': ~(is_known | is_injected),
+            'new': ~is_known, 'false': unknown & near,
+            'changed': unknown & ~near,
             'warnings': [str(item.message) for item in caught if not
                          issubclass(item.category, NoDetectionsWarning)]}
 
@@ -626,7 +640,8 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
         item.meta['fwhm'] = sky.fwhm
     table.meta['n_repeats'] = len(batches)
     table.meta['n_known'] = len(known)
-    table.meta['n_false'] = int(np.count_nonzero(detections['false']))
+    for name in ('false', 'changed'):
+        table.meta[f'n_{name}'] = int(np.count_nonzero(detections[name]))
     if curve is not None:
         for level, (value, error) in ((50, curve.flux_50),
                                       (90, curve.flux_90)):

@@ -176,19 +176,24 @@ class TestMatching:
         assert result.table.meta['n_false'] == 0
         assert len(result.detections) == len(result.injected)
 
-    def test_detections_of_nothing_are_false(self, noise):
+    @pytest.mark.parametrize(('offset', 'kind'), [(8.0, 'false'),
+                                                  (400.0, 'changed')])
+    def test_detections_of_nothing_are_told_by_where_they_are(
+            self, noise, offset, kind):
         oracle = Oracle(noise)
 
         def liar(data):
             table = oracle(data)
             if table is not None:  # a map with injected sources
-                table.add_row((-50.0, -50.0))
+                table.add_row((table['x_fit'][0] + offset,
+                               table['y_fit'][0]))
             return table
 
         result = recover(liar, noise, fwhm=FWHM)
-        assert result.table.meta['n_false'] == 4
-        assert_array_equal(result.detections['false'],
-                           result.detections['x'] == -50.0)
+        counts = {'false': 0, 'changed': 0, kind: 4}
+        for name, number in counts.items():
+            assert result.table.meta[f'n_{name}'] == number
+            assert np.count_nonzero(result.detections[name]) == number
 
     def test_nearer_target_gets_the_detection(self):
         # an injected source 1 px from the detection, a known one 0.5 px
