@@ -7,6 +7,7 @@ import math
 import operator
 
 import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.utils.masked import Masked
 from scipy.ndimage import gaussian_filter, uniform_filter
 
@@ -16,7 +17,7 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['high_pass_filter']
+__all__ = ['gaussian_response', 'high_pass_filter']
 
 # Sigmas of the two Gaussians and side of the box in units of the FWHM. A
 # filter as wide as the beam merges close pairs, and a much narrower one
@@ -98,6 +99,41 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     image, bad = as_masked_image(arrays['data'], mask)
     filtered = filter_image(image, bad, fwhm, kernel, kernel_size)
     return filtered if unit is None else filtered << unit
+
+
+def gaussian_response(fwhm_major, fwhm_minor, fwhm):
+    """
+    Return the height of a Gaussian of unit peak after the automatic
+    Gaussian filter of `high_pass_filter`.
+
+    Parameters
+    ----------
+    fwhm_major, fwhm_minor : array_like
+        The widths of the Gaussian in pixels.
+
+    fwhm : float
+        The FWHM of the beam that the filter is made for.
+
+    Returns
+    -------
+    response : float or `~numpy.ndarray`
+        The filtered peak.
+
+    Examples
+    --------
+    >>> from hyperphotutils.detection import gaussian_response
+    >>> beam = gaussian_response(4.0, 4.0, 4.0)
+    >>> print(f'{gaussian_response(12.0, 12.0, 4.0) / beam:.2f}')
+    0.19
+    """
+    variances = [(np.asarray(width) * gaussian_fwhm_to_sigma)**2
+                 for width in (fwhm_major, fwhm_minor)]
+    broad = kernel_width('gaussian', None, fwhm)
+    narrow, broad = ((_NARROW_SIGMA * fwhm)**2, (broad**2 - 1) / 12)
+    peak = np.sqrt(variances[0] * variances[1])
+    return peak * (
+        1.0 / np.sqrt((variances[0] + narrow) * (variances[1] + narrow))
+        - 1.0 / np.sqrt((variances[0] + broad) * (variances[1] + broad)))
 
 
 def open_image(data, mask):

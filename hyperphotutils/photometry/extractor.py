@@ -21,6 +21,10 @@ from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
+from hyperphotutils.detection.filters import (
+    gaussian_response,
+    high_pass_filter,
+)
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -41,8 +45,8 @@ __all__ = ['HyperPhotometry']
 # A detection on the residual this near (in FWHM) to a known source is a
 # misfit of that source, not a companion.
 _MIN_SEPARATION = 0.5
-# The smallest peak of a source in units of the noise, less for sources
-# larger than the beam.
+# The smallest height of a fitted source on the high-pass filtered map in
+# units of the noise.
 _MIN_CONTRAST = 3.0
 # The smallest peak in units of that of a neighbour within so many FWHM:
 # real sources are not Gaussian to better than this.
@@ -251,7 +255,7 @@ optional
         else:
             table = self._fit(image, image.values, init_params)
             image.replace(None, table)
-            image.measure_noise(self._box_size)
+            image.measure_noise(self.fwhm)
             if len(table):
                 table = self._refine(image, table)
         if table is None:
@@ -335,7 +339,7 @@ optional
         found['id'] = np.arange(1, len(found) + 1)
         table = self._fit(image, image.values, found)
         image.replace(None, table)
-        image.measure_noise(self._box_size)
+        image.measure_noise(self.fwhm)
         image.tried = _positions(found, 'init')
         table = self._drop_fallen(image, table)
         table = self._search_residual(image, table)
@@ -411,14 +415,6 @@ optional
         image.replace(table, fitted)
         return fitted
 
-    @property
-    def _box_size(self):
-        """
-        The side of the boxes in which the noise is measured: as wide as
-        the default footprint of a fit.
-        """
-        return 2 * int(np.ceil(2.0 * self.fwhm)) + 1
-
     def _find(self, image, values):
         """
         Detect sources; None when there are none.
@@ -491,17 +487,16 @@ optional
         others.
 
         A fit may turn a detection into a hump of the background below a
-        brighter neighbour, or move it off the map. The mean curvature of
-        a Gaussian at its peak, in units of that of a beam with the noise
-        as its peak, tells humps from sources. What is much fainter than a
+        brighter neighbour, or move it off the map. The height of its
+        Gaussian on the high-pass filtered map, in units of the noise
+        there, tells humps from sources. What is much fainter than a
         neighbour may be no more than the misfit of that. Detections
         without a fit fall, too.
         """
         amplitude = _value(table['amplitude_fit'])
-        shrink = [self.fwhm / np.maximum(table[name], self.fwhm)
-                  for name in ('fwhm_major_fit', 'fwhm_minor_fit')]
-        contrast = (amplitude / image.noise_at(table)
-                    * 0.5 * (shrink[0]**2 + shrink[1]**2))
+        contrast = amplitude / image.filtered_noise * gaussian_response(
+            *(np.maximum(table[name], self.fwhm)
+              for name in ('fwhm_major_fit', 'fwhm_minor_fit')), self.fwhm)
         stands = contrast > _MIN_CONTRAST
         stands &= amplitude > _DYNAMIC_RANGE * self._brightest_near(table)
         known = np.flatnonzero(np.isfinite(contrast))
@@ -554,7 +549,7 @@ optional
         """
         Add apertures, signal-to-noise ratio, and sky columns.
         """
-        image.measure_noise(self._box_size)
+        image.measure_noise(self.fwhm)
         self.rms = image.with_unit(float(np.median(
             np.asarray(image.noise)[np.isfinite(image.noise)])))
         if image.error is None and image.covariance is None:
@@ -619,6 +614,7 @@ class _Image:
         self.error = error
         self.plain_error = values['error']
         self.noise = None
+        self.filtered_noise = None
         self.covariance = None
         self.separate = None
         self.tried = np.empty((0, 2))
@@ -650,10 +646,17 @@ class _Image:
             self.model -= self.render(old)
         self.model += self.render(new)
 
-    def measure_noise(self, box_size):
+    def measure_noise(self, fwhm):
         """
-        Take the given errors, or the rms about local backgrounds.
+        Take the given errors, or the rms about local backgrounds in boxes
+        as wide as the footprint of a fit; and measure the noise of the
+        high-pass filtered map.
         """
+        filtered = high_pass_filter(self.values - self.model, fwhm,
+                                    mask=self.mask)
+        self.filtered_noise = max(
+            self._rounding(), clipped_rms(filtered, mask=self.mask))
+        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         if self.plain_error is None:
             self.noise = max(self._rounding(), local_rms(
                 self.values - self.model, box_size, mask=self.mask))
