@@ -6,4 +6,6 @@ Many maps, files, logs and the command line.
 # Only the light modules: the others are imported by what needs them, so
 # that the command line starts quickly.
 from hyperphotutils.pipeline.config import *
+from hyperphotutils.pipeline.hyper_py import *
 from hyperphotutils.pipeline.runner import *
+from hyperphotutils.pipeline.search import *

@@ -13,13 +13,14 @@ from hyperphotutils.pipeline.config import (
     PipelineConfig,
     config_template,
     override_config,
-    read_config,
 )
+from hyperphotutils.pipeline.hyper_py import hyper_py_to_yaml
 from hyperphotutils.pipeline.runner import (
     OutputError,
     plan_jobs,
     process_maps,
 )
+from hyperphotutils.pipeline.search import load_config, show_config
 
 __all__ = ['main']
 
@@ -104,11 +105,7 @@ def _parser():
                                      metavar='COMMAND')
     _add_run(commands)
     _add_example(commands)
-    command = commands.add_parser(
-        'config', help='print a commented configuration file',
-        description='Print a configuration file with all keys, their '
-                    'defaults and what they mean.')
-    command.set_defaults(function=lambda _: _print_config())
+    _add_config(commands)
     return parser
 
 
@@ -118,9 +115,12 @@ def _add_run(commands):
         description='Detect, fit and measure the compact sources of maps. '
                     'Options take precedence over the configuration file.',
         epilog=_EPILOG)
-    command.add_argument('maps', nargs='*', metavar='MAP', help='a FITS file')
+    command.add_argument('maps', nargs='*', metavar='MAP',
+                         help='a FITS file; or a configuration, ours or one '
+                              'of Hyper-py (.yaml)')
     command.add_argument('--config', metavar='FILE',
-                         help="a YAML file; see 'hyperphot config'")
+                         help="a YAML file; see 'hyperphot config' (default: "
+                              'hyperphot.yaml here, or that of the user)')
     command.add_argument('--output-dir', metavar='DIR',
                          help='folder of the products (default: '
                               'hyperphot_output)')
@@ -189,15 +189,75 @@ def _add_quiet(command):
                          help='print nothing but errors')
 
 
-def _print_config():
-    sys.stdout.write(config_template())
+def _add_config(commands):
+    command = commands.add_parser(
+        'config', allow_abbrev=False,
+        help='print a commented configuration file',
+        description='Print a configuration file with all keys, their '
+                    'defaults and what they mean; or the one that a run '
+                    'would use; or one of Hyper-py in terms of ours.')
+    what = command.add_mutually_exclusive_group()
+    what.add_argument('--show', action='store_true',
+                      help='print the configuration that a run here would '
+                           'use, and where each key comes from')
+    what.add_argument('--from-hyper-py', metavar='FILE',
+                      help='convert a configuration of Hyper-py')
+    command.add_argument('--config', metavar='FILE',
+                         help='with --show: the file that the run is given')
+    command.set_defaults(function=_print_config)
+
+
+def _print_config(options):
+    if options.config is not None and not options.show:
+        msg = '--config: goes with --show only'
+        raise ConfigError([msg])
+    if options.show:
+        text = show_config(load_config(options.config))
+    elif options.from_hyper_py is not None:
+        text = hyper_py_to_yaml(options.from_hyper_py)
+    else:
+        text = config_template()
+    sys.stdout.write(text)
     return _DONE
 
 
-def _run(options):
-    config = PipelineConfig()
+def _take_config(options):
+    """
+    Take a configuration that stands among the maps to its place.
+    """
+    files = [name for name in options.maps
+             if name.lower().endswith(('.yaml', '.yml'))]
+    options.maps = [name for name in options.maps if name not in files]
     if options.config is not None:
-        config = read_config(options.config)
+        files.append(options.config)
+    if len(files) > 1:
+        msg = f'more than one configuration: {", ".join(files)}'
+        raise ConfigError([msg])
+    return files[0] if files else None
+
+
+def _announce(loaded, asked):
+    """
+    Say what cannot be known from the command line.
+    """
+    converted = loaded.hyper_py
+    if converted is not None:
+        _say(f'{loaded.source}: a configuration of Hyper-py, '
+             f'{len(converted.kept)} settings taken over, '
+             f'{len(converted.dropped)} dropped, '
+             f"{len(converted.unsupported)} not supported (all are told by "
+             f"'hyperphot config --from-hyper-py {loaded.source}')")
+        if converted.unsupported:
+            names = (row.split(' ')[0] for row in converted.unsupported)
+            _say(f'not supported: {", ".join(names)}')
+    elif loaded.source is not None and not asked:
+        _say(f'configuration: {loaded.source}')
+
+
+def _run(options):
+    path = _take_config(options)
+    loaded = load_config(path)
+    config = loaded.config
     values = {key: getattr(options, name) for name, key in _KEYS.items()
               if getattr(options, name) not in (None, [])}
     # one statement of the beam takes the place of the other
@@ -211,7 +271,10 @@ def _run(options):
         msg = ('no map: name one on the command line, or in input.maps of '
                'the configuration')
         raise ConfigError([msg])
-    outcomes = process_maps(config, progress_bar=_show_progress(config))
+    if not config.run.quiet:
+        _announce(loaded, asked=path is not None)
+    outcomes = process_maps(config, progress_bar=_show_progress(config),
+                            origin=loaded.origin)
     return _report(outcomes, config)
 
 

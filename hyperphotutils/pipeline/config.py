@@ -8,9 +8,7 @@ commented template are all made from them.
 """
 
 import difflib
-import re
 import textwrap
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
@@ -22,6 +20,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
 __all__ = [
     'BeamOptions',
@@ -43,29 +43,6 @@ __all__ = [
 ]
 
 _LINE_WIDTH = 76
-
-
-class ConfigError(ValueError):
-    """
-    A configuration that cannot be used.
-
-    Parameters
-    ----------
-    problems : list of str
-        One line for each problem.
-
-    Attributes
-    ----------
-    problems : tuple of str
-        One line for each problem; the message is these lines.
-    """
-
-    def __init__(self, problems):
-        self.problems = tuple(problems)
-        super().__init__('\n'.join(self.problems))
-
-    def __reduce__(self):
-        return type(self), (list(self.problems),)
 
 
 class _Options(BaseModel):
@@ -643,15 +620,40 @@ def read_config(path):
     >>> config.detection.n_sigma
     5.0
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding='utf-8')
-    except UnicodeDecodeError as exc:
-        msg = f'{path}: not a text file in UTF-8 ({exc.reason})'
-        raise ConfigError([msg]) from exc
-    except OSError as exc:
-        raise ConfigError([f'{path}: {exc.strerror}']) from exc
-    values, lines = _parse_yaml(text, path)
+    return config_of_values(*read_yaml(path), path)
+
+
+def config_of_values(values, lines, path):
+    """
+    Check what a file says.
+
+    Parameters
+    ----------
+    values : dict
+        The nested values.
+
+    lines : dict
+        The number of the line of every key path, a tuple.
+
+    path : str or path-like
+        What the messages call the file.
+
+    Returns
+    -------
+    config : `PipelineConfig`
+        The checked configuration.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value has the wrong type or range.
+    """
+    # a section of which every key is commented out
+    values = {
+        key: value
+        for key, value in values.items()
+        if value is not None or key not in PipelineConfig.model_fields
+    }
 
     def where(loc):
         # the deepest part of the key that the file really has
@@ -735,7 +737,7 @@ def config_template():
     return config_to_yaml(PipelineConfig())
 
 
-def config_to_yaml(config, *, comments=True):
+def config_to_yaml(config, *, comments=True, origins=None):
     """
     Write a configuration as YAML text.
 
@@ -746,6 +748,10 @@ def config_to_yaml(config, *, comments=True):
 
     comments : bool, optional
         Whether every key is explained. The default is `True`.
+
+    origins : dict, optional
+        What to write behind a key as its origin, by key path, such as
+        ``{'detection.n_sigma': 'line 3'}``.
 
     Returns
     -------
@@ -775,17 +781,20 @@ def config_to_yaml(config, *, comments=True):
             doc = ' '.join(field.annotation.__doc__.split())
             lines += ['', *_comment(doc, '')]
         lines.append(f'{name}:')
-        lines += _section_lines(getattr(config, name), comments)
+        lines += _section_lines(getattr(config, name), comments, name,
+                                origins or {})
     return '\n'.join(lines) + '\n'
 
 
-def _section_lines(section, comments):
+def _section_lines(section, comments, name, origins):
     lines = []
     for key, field in type(section).model_fields.items():
         if comments:
             allowed = _allowed(field.annotation, field.metadata)
             lines += _comment(f'{field.description} ({allowed})', '  ')
-        lines.append(f'  {key}: {_yaml_value(getattr(section, key))}')
+        line = f'  {key}: {_yaml_value(getattr(section, key))}'
+        origin = origins.get(f'{name}.{key}')
+        lines.append(f'{line}  # {origin}' if origin else line)
     return lines
 
 
@@ -956,68 +965,3 @@ def _elsewhere(key):
 def _shown(value):
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-class _Loader(yaml.SafeLoader):
-    """
-    Safe YAML, where 1e-3 is a number and a key is named only once.
-    """
-
-    def construct_mapping(self, node, deep=False):  # noqa: FBT002 (PyYAML)
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key}' is named twice", key_node.start_mark
-                )
-            seen.add(str(key))
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1 (PyYAML) takes 1e-3 for text; YAML 1.2 and people do not
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float',
-    re.compile(r'^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
-    list('-+.0123456789'),
-)
-
-
-def _parse_yaml(text, path):
-    """
-    Return the nested values and the line of every key path.
-    """
-    try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as exc:
-        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        what = ' '.join(filter(None, (exc.context, exc.problem)))
-        raise ConfigError([f'{path}: line {line}: {what}']) from exc
-    except yaml.reader.ReaderError as exc:
-        line = text.count('\n', 0, exc.position) + 1
-        msg = f'{path}: line {line}: a character that YAML does not allow'
-        raise ConfigError([msg]) from exc
-    if values is None:
-        return {}, {}
-    if not isinstance(values, dict):
-        sections = ', '.join(PipelineConfig.model_fields)
-        msg = f"{path}: must have sections '{sections}', each with its keys"
-        raise ConfigError([msg])
-    lines = dict(_key_lines(node, ()))
-    # a section of which every key is commented out
-    values = {
-        key: value
-        for key, value in values.items()
-        if value is not None or key not in PipelineConfig.model_fields
-    }
-    return values, lines
-
-
-def _key_lines(node, loc):
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here = (*loc, key.value)
-        yield here, key.start_mark.line + 1
-        yield from _key_lines(value, here)

@@ -29,8 +29,8 @@ from hyperphotutils.pipeline.config import (
     ConfigError,
     PipelineConfig,
     config_to_yaml,
-    read_config,
 )
+from hyperphotutils.pipeline.search import load_config
 
 __all__ = [
     'MapJob',
@@ -134,8 +134,10 @@ def run(config=None):
 
     Parameters
     ----------
-    config : str, path-like or `PipelineConfig`
-        The configuration, or the YAML file that holds it.
+    config : str, path-like, `PipelineConfig` or `None`, optional
+        The configuration, or the YAML file that holds it: ours, or one
+        of Hyper-py. With `None` (default), the file that `find_config`
+        finds, or the built-in defaults.
 
     Returns
     -------
@@ -157,7 +159,9 @@ def run(config=None):
     Warns
     -----
     `~astropy.utils.exceptions.AstropyUserWarning`
-        If some of the maps failed: one warning that names them all.
+        If some of the maps failed: one warning that names them all. If
+        the configuration is one of Hyper-py: one that says so, and what
+        of it is not supported.
 
     Notes
     -----
@@ -183,9 +187,16 @@ def run(config=None):
     >>> table['flux_fit'].unit
     Unit("Jy")
     """
+    origin = None
     if not isinstance(config, PipelineConfig):
-        config = PipelineConfig() if config is None else read_config(config)
-    outcomes = process_maps(config)
+        loaded = load_config(config)
+        config, origin = loaded.config, loaded.origin
+        if loaded.hyper_py:
+            from astropy.utils.exceptions import AstropyUserWarning
+
+            warnings.warn('\n'.join([origin, *loaded.hyper_py.unsupported]),
+                          AstropyUserWarning, stacklevel=2)
+    outcomes = process_maps(config, origin=origin)
     failed = [outcome for outcome in outcomes if outcome.reason]
     lines = '; '.join(outcome.reason for outcome in failed)
     if len(failed) == len(outcomes):
@@ -200,7 +211,7 @@ def run(config=None):
     return _combine(outcomes)
 
 
-def process_maps(config, *, progress_bar=False):
+def process_maps(config, *, progress_bar=False, origin=None):
     """
     Work on all maps, and tell what became of each.
 
@@ -211,6 +222,9 @@ def process_maps(config, *, progress_bar=False):
 
     progress_bar : bool, optional
         Whether to show a progress bar.
+
+    origin : str, optional
+        Where the configuration comes from, for the log.
 
     Returns
     -------
@@ -234,7 +248,7 @@ def process_maps(config, *, progress_bar=False):
         outcomes = _work(jobs, config, progress_bar=progress_bar)
         if len(jobs) > 1 and any(not item.reason for item in outcomes):
             _write_combined(outcomes, directory / _COMBINED)
-        _write_run_log(outcomes, config, directory / _LOG, started)
+        _write_run_log(outcomes, config, directory / _LOG, started, origin)
     return outcomes
 
 
@@ -606,7 +620,7 @@ def _write_combined(outcomes, path):
     write_catalog(_combine(outcomes), path, overwrite=True)
 
 
-def _write_run_log(outcomes, config, path, started):
+def _write_run_log(outcomes, config, path, started, origin):
     """
     Append to the log of all runs in this folder.
 
@@ -621,6 +635,8 @@ def _write_run_log(outcomes, config, path, started):
         lines.append(f'{item.job.map_id}: {status}')
         if item.details:
             lines.append(item.details.rstrip())
-    lines += ['configuration', config_to_yaml(config, comments=False), '']
+    told = f' (from {origin})' if origin else ''
+    lines += [f'configuration{told}',
+              config_to_yaml(config, comments=False), '']
     with path.open('a', encoding='utf-8') as file:
         file.write('\n'.join(lines))

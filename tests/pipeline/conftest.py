@@ -10,6 +10,16 @@ import pytest
 from hyperphotutils.datasets import make_blended_map
 
 
+@pytest.fixture(autouse=True)
+def fixture_no_user_config(tmp_path_factory, monkeypatch):
+    """
+    Whoever runs the tests may have a configuration of their own.
+    """
+    folder = tmp_path_factory.mktemp('nobody')
+    for name in ('XDG_CONFIG_HOME', 'APPDATA'):
+        monkeypatch.setenv(name, str(folder))
+
+
 @pytest.fixture(scope='session', name='simulated')
 def fixture_simulated():
     return make_blended_map((90, 100), 8, beam=(4.0, 3.2, 30.0), seed=3)

@@ -1,0 +1,617 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Configurations of Hyper-py in terms of ours.
+
+The table ``_RULES`` has a line for each key of Hyper-py: its documented
+default, and what becomes of it. A rule gets the value and a function
+that gives those of other keys, and returns an `_Outcome`.
+"""
+
+import difflib
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperphotutils.pipeline.config import (
+    PipelineConfig,
+    config_to_yaml,
+    override_config,
+)
+from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
+
+__all__ = [
+    'HyperPyConfig',
+    'hyper_py_to_yaml',
+    'is_hyper_py',
+    'read_hyper_py',
+]
+
+# Sections that only Hyper-py has
+_SECTIONS = frozenset({'paths', 'files', 'control', 'units', 'survey',
+                       'fit_options', 'fits_output', 'visualization'})
+
+_FITS = ('.fits', '.fit', '.fts', '.fits.gz', '.fit.gz', '.fts.gz')
+
+_WIDTH = 79
+
+# What is so in Hyper-py without a key
+_ALWAYS = {
+    'detection.kernel': 'box',
+    'photometry.aperture_correction': False,
+}
+
+
+class HyperPyConfig(NamedTuple):
+    """
+    A configuration of Hyper-py in terms of ours.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        Our configuration.
+
+    kept : tuple of str
+        A line for each key that was taken over, and for what is set
+        because Hyper-py has no key for it.
+
+    dropped : tuple of str
+        A line for each key that has nothing to say here, with the
+        reason.
+
+    unsupported : tuple of str
+        A line for each key whose value cannot be had, with the reason.
+
+    origins : dict
+        The line of the file by the key path in our configuration.
+    """
+
+    config: PipelineConfig
+    kept: tuple
+    dropped: tuple
+    unsupported: tuple
+    origins: dict
+
+
+def is_hyper_py(values):
+    """
+    Tell whether the values of a file are a configuration of Hyper-py.
+
+    Parameters
+    ----------
+    values : dict
+        The nested values.
+
+    Returns
+    -------
+    result : bool
+        `True` if there is a section that only Hyper-py has.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import is_hyper_py
+    >>> is_hyper_py({'detection': {'n_sigma': 5}})
+    False
+    >>> is_hyper_py({'survey': {'survey_code': 15}})
+    True
+    """
+    return bool(_SECTIONS & set(values))
+
+
+def read_hyper_py(path):
+    """
+    Read a configuration file of Hyper-py.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Keys that it does not name have Hyper-py's documented
+        defaults. Relative folders in it begin at the working folder or,
+        where that lacks them, at the folder of the file.
+
+    Returns
+    -------
+    result : `HyperPyConfig`
+        Our configuration, and what became of each key.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, has a key that Hyper-py does not
+        know or a value of the wrong kind, or if options exclude each
+        other.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.pipeline import read_hyper_py
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, 'hyper_config.yaml')
+    ...     _ = path.write_text('detection: {sigma_thres: 6}')
+    ...     result = read_hyper_py(path)
+    >>> result.config.detection.n_sigma
+    6.0
+    """
+    path = Path(path)
+    values, lines = read_yaml(path)
+    given = dict(_flatten(values))
+    line_of = {'.'.join(loc): number for loc, number in lines.items()}
+    where = {key: f'{path}: line {line_of[key]}' for key in given}
+    _check(given, where)
+
+    def get(key):
+        return given[key] if key in given else _RULES[key][0]
+
+    # not a key: relative folders may begin there
+    given[_FOLDER] = path.parent
+    outcomes = {key: rule(get(key), get)
+                for key, (_, rule) in _RULES.items()}
+    ours, names = dict(_ALWAYS), {}
+    for key, outcome in outcomes.items():
+        ours |= outcome.values
+        told = where.get(key, str(path))
+        names |= {name: f'{told}: {key}' for name in outcome.values}
+    config = override_config(PipelineConfig(), ours, names=names)
+    return HyperPyConfig(config, *_tell(outcomes, given), {
+        name: f'line {line_of[key]}: {key}'
+        for key, outcome in outcomes.items() if key in given
+        for name in outcome.values})
+
+
+def hyper_py_to_yaml(path):
+    """
+    Write a configuration of Hyper-py as one of ours.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file of Hyper-py.
+
+    Returns
+    -------
+    text : str
+        A commented YAML file. Its head says what became of each key.
+
+    Raises
+    ------
+    ConfigError
+        As `read_hyper_py`.
+    """
+    result = read_hyper_py(path)
+    head = [f'Made from {path}, a configuration of Hyper-py.']
+    for title, rows in (('Taken over:', result.kept),
+                        ('Not supported yet:', result.unsupported),
+                        ('Dropped:', result.dropped)):
+        if rows:
+            head += ['', title, *(f'  {row}' for row in rows)]
+    lines = []
+    for row in head:
+        indent = '#     ' if row.startswith(' ') else '# '
+        lines += textwrap.wrap(
+            f'# {row}', _WIDTH, subsequent_indent=indent,
+            break_on_hyphens=False, break_long_words=False) or ['#']
+    lines = [line.rstrip() for line in lines]
+    return '\n'.join(lines) + '\n\n' + config_to_yaml(result.config)
+
+
+def _flatten(values, above=()):
+    """
+    Yield key paths and values, down to the keys that Hyper-py has.
+    """
+    for name, value in values.items():
+        path = (*above, str(name))
+        key = '.'.join(path)
+        if isinstance(value, dict) and key not in _RULES:
+            yield from _flatten(value, path)
+        elif value is not None or key in _RULES:
+            yield key, value
+        elif key not in _BRANCHES:
+            yield key, value
+
+
+def _check(given, where):
+    """
+    Refuse unknown keys and values of the wrong kind, all at once.
+    """
+    problems = []
+    for key, value in given.items():
+        if key not in _RULES:
+            near = difflib.get_close_matches(key, _RULES, n=1, cutoff=0.6)
+            hint = f"; did you mean '{near[0]}'?" if near else ''
+            problems.append(f"{where[key]}: unknown key '{key}' of "
+                            f'Hyper-py{hint}')
+            continue
+        kind = _kind(_RULES[key][0])
+        if not _KINDS[kind](value):
+            problems.append(f'{where[key]}: {key}: {value!r} is not allowed, '
+                            f'must be: {kind}')
+    if problems:
+        raise ConfigError(problems)
+    if (given.get('detection.use_fixed_source_table')
+            and given.get('detection.fixed_peaks')):
+        msg = (f'{where["detection.fixed_peaks"]}: use_fixed_source_table '
+               'and fixed_peaks both state the positions: set only one of '
+               'them')
+        raise ConfigError([msg])
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value):
+    values = value if isinstance(value, list) else [value]
+    return len(values) > 0 and all(_is_number(item) or isinstance(item, str)
+                                   for item in values)
+
+
+_KINDS = {
+    'true or false': lambda value: isinstance(value, bool),
+    'number': _is_number,
+    'text': lambda value: isinstance(value, str) and value != '',
+    'list': _is_list,
+}
+
+
+def _kind(default):
+    if isinstance(default, bool):
+        return 'true or false'
+    if _is_number(default):
+        return 'number'
+    return 'list' if isinstance(default, list) else 'text'
+
+
+def _tell(outcomes, given):
+    """
+    Say what became of the keys of a file, in three lists.
+    """
+    told = {'kept': [], 'dropped': [], 'unsupported': []}
+    for key, outcome in outcomes.items():
+        if key not in given and not outcome.values:
+            continue
+        value = (f' = {_shown(given[key])}' if key in given
+                 else " (Hyper-py's default)")
+        ours = ', '.join(f'{name} = {_shown(item)}'
+                         for name, item in outcome.values.items())
+        reason = '; '.join(filter(None, (ours, outcome.reason)))
+        told[outcome.kind].append(
+            f'{key}{value}: {reason}' if reason else f'{key}{value}')
+    told['kept'] += [f'{name} = {_shown(value)}: {_REASONS[name]}'
+                     for name, value in _ALWAYS.items()]
+    return tuple(tuple(rows) for rows in told.values())
+
+
+_REASONS = {
+    'detection.kernel': 'the filter of Hyper-py',
+    'photometry.aperture_correction': (
+        'apertures of Hyper-py are not corrected; true gives the flux of '
+        'the whole source'),
+}
+
+
+def _shown(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return 'null'
+    if isinstance(value, list | tuple):
+        text = ', '.join(_shown(item) for item in value[:5])
+        return f'[{text}, ...]' if len(value) > 5 else f'[{text}]'
+    return str(value)
+
+
+class _Outcome(NamedTuple):
+    """
+    What becomes of a key: 'kept', 'dropped' or 'unsupported'.
+    """
+
+    kind: str
+    values: dict
+    reason: str = ''
+
+
+def _to(*names):
+    """
+    The same value under our name.
+    """
+    return lambda value, _: _Outcome('kept', dict.fromkeys(names, value))
+
+
+def _dropped(reason):
+    return lambda *_: _Outcome('dropped', {}, reason)
+
+
+def _with(key):
+    return lambda *_: _Outcome('kept', {}, f'see {key}')
+
+
+def _not_yet(reason, *neutral):
+    """
+    Not supported, but for values that mean what is done anyway.
+    """
+    def rule(value, _):
+        if value in neutral:
+            return _Outcome('kept', {}, 'as always here')
+        return _Outcome('unsupported', {}, reason)
+
+    return rule
+
+
+_NAMES_ARE_FIXED = ('each map has one folder in output.directory with all '
+                    'of its files, under fixed names')
+
+# Stands for the folder of the file among the keys
+_FOLDER = '/folder'
+
+
+def _maps(name, get):
+    folder = _anchored(get('paths.input.dir_maps'), get)
+    path = folder / name
+    if name.lower().endswith(_FITS):
+        return _Outcome('kept', {'input.maps': [str(path)]})
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError):
+        reason = (f'{path} cannot be read: name the maps in input.maps, or '
+                  'on the command line')
+        return _Outcome('unsupported', {}, reason)
+    rows = [line.strip() for line in text.splitlines()]
+    maps = [str(folder / row) for row in rows
+            if row and not row.startswith('#')]
+    return _Outcome('kept', {'input.maps': maps})
+
+
+def _anchored(name, get):
+    """
+    Return a path below the working folder or that of the file.
+    """
+    beside = get(_FOLDER) / name
+    if not Path(name).exists() and beside.exists():
+        return beside
+    return Path(name)
+
+
+def _jobs(value, get):
+    jobs = value if get('control.parallel_maps') else 1
+    return _Outcome('kept', {'run.jobs': jobs})
+
+
+def _cubes(value, _):
+    if value:
+        reason = 'cubes are not measured; write their planes as maps'
+        return _Outcome('unsupported', {}, reason)
+    return _Outcome('kept', {}, 'as always here')
+
+
+def _units(value, _):
+    prefix = 'm' * value
+    return _Outcome('kept', {'output.flux_unit': f'{prefix}Jy',
+                             'output.peak_unit': f'{prefix}Jy/beam'})
+
+
+def _survey(value, _):
+    if value == 15:
+        return _Outcome('kept', {}, 'the beam is read from the header')
+    return _Outcome('kept', {'input.survey': value})
+
+
+def _rms(value, get):
+    if not get('detection.use_manual_rms'):
+        return _Outcome('dropped', {}, 'use_manual_rms is false')
+    return _Outcome('kept', {'detection.rms': value},
+                    'in Jy/pixel, of the filtered map')
+
+
+def _kernel_size(value, _):
+    return _Outcome('kept', {'detection.kernel_size': value or None})
+
+
+def _table(value, get):
+    if not get('detection.use_fixed_source_table'):
+        return _Outcome('dropped', {}, 'use_fixed_source_table is false')
+    path = _anchored(str(Path(get('paths.output.dir_root')) / value), get)
+    return _Outcome('kept', {'sources.table': str(path)})
+
+
+def _position(name):
+    def rule(value, get):
+        if not get('detection.fixed_peaks'):
+            return _Outcome('dropped', {}, 'fixed_peaks is false')
+        return _Outcome('kept', {name: _as_list(value)})
+
+    return rule
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _fixed(value, get):
+    """
+    Return what is fixed; Hyper-py says it with several keys.
+    """
+    table = get('detection.use_fixed_source_table')
+    peaks = get('detection.fixed_peaks')
+    fixed = []
+    if not value or table:
+        fixed.append('position')
+    if table or (peaks and get('photometry.fixed_radius')):
+        fixed.append('shape')
+    return _Outcome('kept', {'fit.fixed': fixed})
+
+
+def _fixed_radius(value, get):
+    given = get('detection.fixed_peaks')
+    if value and not given and not get('detection.use_fixed_source_table'):
+        reason = ('ellipses of given size need given positions: '
+                  'sources.table, or sources.x and sources.y')
+        return _Outcome('unsupported', {}, reason)
+    return _Outcome('kept', {}, 'see fit_options.vary')
+
+
+def _shape(name):
+    def rule(value, get):
+        if not get('photometry.fixed_radius'):
+            return _Outcome('dropped', {}, 'fixed_radius is false')
+        if not get('detection.fixed_peaks'):
+            reason = 'the table has shapes, or there are no positions'
+            return _Outcome('dropped', {}, reason)
+        values = _as_list(value)
+        return _Outcome('kept', {
+            name: values[0] if len(values) == 1 else values})
+
+    return rule
+
+
+def _limits(value, get):
+    """
+    Return what depends on the largest aperture.
+    """
+    ratio = get('photometry.fwhm_radius_ratio')
+    return _Outcome('kept', {
+        'fit.fwhm_range': [get('photometry.aper_inf'), value],
+        'grouping.max_separation': 2.0 * value * ratio})
+
+
+def _joint_orders(value, get):
+    if not get('background.fit_gauss_and_bg_together'):
+        return _Outcome('dropped', {}, 'fit_gauss_and_bg_together is false')
+    orders = _as_list(value)
+    if len(orders) == 1:
+        return _Outcome('kept', {'fit.poly_order': orders[0]})
+    return _Outcome('unsupported', {}, 'one order only: fit.poly_order')
+
+
+def _separate(reason):
+    """
+    What only matters to a background that is estimated first.
+    """
+    def rule(_, get):
+        if not get('background.fit_gauss_and_bg_separately'):
+            return _Outcome('dropped', {},
+                            'fit_gauss_and_bg_separately is false')
+        return _Outcome('unsupported', {}, reason)
+
+    return rule
+
+
+def _scale(_, get):
+    if get('fit_options.loss') == 'linear':
+        return _Outcome('dropped', {}, 'fit_options.loss is linear')
+    return _Outcome('unsupported', {}, _ONE_FITTER)
+
+
+def _power(_, get):
+    if get('fit_options.weights') != 'power_snr':
+        return _Outcome('dropped', {}, 'fit_options.weights is not power_snr')
+    return _Outcome('unsupported', {}, _OWN_WEIGHTS)
+
+
+def _ridge(_, get):
+    if not get('fit_options.use_l2_regularization'):
+        return _Outcome('dropped', {}, 'use_l2_regularization is false')
+    return _Outcome('unsupported', {}, _NO_RIDGE)
+
+
+_ONE_BACKGROUND = 'backgrounds are fitted together with the sources'
+_ONE_FITTER = 'fits are plain least squares with tolerances of their own'
+_OWN_WEIGHTS = 'the noise measured on the map weights the pixels: fit.noise'
+_NO_RIDGE = 'polynomials are not regularized'
+
+# Hyper-py's key: its documented default, and what becomes of it
+_RULES = {
+    'paths.input.dir_maps': ('./maps', _with('files.file_map_name')),
+    'paths.output.dir_root': ('./output', _to('output.directory')),
+    'paths.output.dir_table_out': ('params', _dropped(_NAMES_ARE_FIXED)),
+    'paths.output.dir_region_out': ('regions', _dropped(_NAMES_ARE_FIXED)),
+    'paths.output.dir_log_out': ('logs', _dropped(_NAMES_ARE_FIXED)),
+    'files.file_map_name': ('maps_list.txt', _maps),
+    'files.file_table_base': ('params', _dropped(_NAMES_ARE_FIXED)),
+    'files.file_region_base': ('region_files', _dropped(_NAMES_ARE_FIXED)),
+    'files.file_log_name': ('hyper_py.log', _dropped(_NAMES_ARE_FIXED)),
+    'control.parallel_maps': (True, _with('control.n_cores')),
+    'control.n_cores': (2, _jobs),
+    'control.detection_only': (False, _to('run.detection_only')),
+    'control.datacube': (False, _cubes),
+    'control.dir_datacube_slices': (
+        'maps', _dropped('cubes are not cut into files')),
+    'units.convert_mJy': (False, _units),
+    'survey.survey_code': (15, _survey),
+    'detection.sigma_thres': (4.0, _to('detection.n_sigma')),
+    'detection.use_manual_rms': (False, _with('detection.rms_value')),
+    'detection.rms_value': (1e-6, _rms),
+    'detection.kernel_size_pix': (0, _kernel_size),
+    'detection.roundlim': ([-4.0, 4.0], _to('detection.roundness_range')),
+    'detection.sharplim': ([-2.0, 2.0], _to('detection.sharpness_range')),
+    'detection.use_fixed_source_table': (
+        False, _with('detection.fixed_source_table_path')),
+    'detection.fixed_source_table_path': ('source_table.txt', _table),
+    'detection.fixed_peaks': (False, _with('detection.xcen_fix')),
+    'detection.xcen_fix': ([1.0, 1.0], _position('sources.x')),
+    'detection.ycen_fix': ([1.0, 1.0], _position('sources.y')),
+    'photometry.aper_inf': (1.0, _with('photometry.aper_sup')),
+    'photometry.aper_sup': (2.0, _limits),
+    'photometry.fwhm_radius_ratio': (
+        1.0, _to('photometry.fwhm_radius_ratio')),
+    'photometry.fixed_radius': (False, _fixed_radius),
+    'photometry.fwhm_1': ([0.0], _shape('sources.fwhm_major')),
+    'photometry.fwhm_2': ([0.0], _shape('sources.fwhm_minor')),
+    'photometry.PA_val': ([0.0], _shape('sources.position_angle')),
+    'fit_options.fit_method': (
+        'least_squares', _dropped('the only one there, and here')),
+    'fit_options.loss': ('linear', _not_yet(_ONE_FITTER, 'linear')),
+    'fit_options.f_scale': (0.1, _scale),
+    'fit_options.max_nfev': (50000, _not_yet(_ONE_FITTER)),
+    'fit_options.xtol': (1e-8, _not_yet(_ONE_FITTER)),
+    'fit_options.ftol': (1e-8, _not_yet(_ONE_FITTER)),
+    'fit_options.gtol': (1e-8, _not_yet(_ONE_FITTER)),
+    'fit_options.weights': ('snr', _not_yet(_OWN_WEIGHTS, 'null')),
+    'fit_options.power_snr': (5, _power),
+    'fit_options.calc_covar': (
+        False, _dropped('errors come from the covariance, always')),
+    'fit_options.min_method': ('nmse', _not_yet(_ONE_BACKGROUND)),
+    'fit_options.verbose': (
+        False, _dropped('the table has the results of each fit')),
+    'fit_options.use_l2_regularization': (
+        True, _not_yet(_NO_RIDGE, False)),
+    'fit_options.lambda_l2': (
+        1e-4, _ridge),
+    'fit_options.vary': (False, _fixed),
+    'fit_options.bg_fitters': (
+        ['least_squares'], _separate(_ONE_BACKGROUND)),
+    'fit_options.huber_epsilons': (
+        [1.1, 1.35, 1.7, 2.0], _separate(_ONE_BACKGROUND)),
+    'background.fit_gauss_and_bg_separately': (
+        True, _not_yet(_ONE_BACKGROUND, False)),
+    'background.pol_orders_separate': (
+        [0, 1, 2], _separate(_ONE_BACKGROUND)),
+    'background.fix_min_box': (3, _separate(_ONE_BACKGROUND)),
+    'background.fix_max_box': (5, _separate(_ONE_BACKGROUND)),
+    'background.fit_gauss_and_bg_together': (
+        False, _with('background.polynomial_orders')),
+    'background.polynomial_orders': ([0], _joint_orders),
+    'background.pol_orders_bkg_no_sources': (
+        [0], _dropped('without sources there is nothing to measure')),
+    'fits_output.fits_fitting': (False, _not_yet('', False)),
+    'fits_output.fits_deblended': (False, _not_yet('', False)),
+    'fits_output.fits_bg_separate': (False, _not_yet('', False)),
+    'fits_output.fits_output_dir_fitting': (
+        'fits/fitting', _dropped(_NAMES_ARE_FIXED)),
+    'fits_output.fits_output_dir_deblended': (
+        'fits/deblended', _dropped(_NAMES_ARE_FIXED)),
+    'fits_output.fits_output_dir_bg_separate': (
+        'fits/bg_separate', _dropped(_NAMES_ARE_FIXED)),
+    'visualization.visualize_fitting': (False, _not_yet('', False)),
+    'visualization.visualize_deblended': (False, _not_yet('', False)),
+    'visualization.visualize_bg_separate': (False, _not_yet('', False)),
+    'visualization.output_dir_fitting': (
+        'plots/fitting', _dropped(_NAMES_ARE_FIXED)),
+    'visualization.output_dir_deblended': (
+        'plots/deblended', _dropped(_NAMES_ARE_FIXED)),
+    'visualization.output_dir_bg_separate': (
+        'plots/bg_separate', _dropped(_NAMES_ARE_FIXED)),
+}
+
+# Key paths above those: empty ones say nothing
+_BRANCHES = frozenset(key.rsplit('.', depth)[0] for key in _RULES
+                      for depth in (1, 2))

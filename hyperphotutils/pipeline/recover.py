@@ -1,0 +1,213 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Completeness and reliability of the extraction of one map, as files.
+
+This module is light, like the runner: what the work needs is imported
+where it is done.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.runner import OutputError, PipelineError
+
+__all__ = ['recover_map', 'summarize_recovery']
+
+_TABLE, _INJECTED, _PICTURE = _FILES = (
+    'recovery.ecsv', 'injected.ecsv', 'completeness.png')
+
+
+def recover_map(path, config, directory, *, overwrite=False,
+                progress_bar=False, **kwargs):
+    """
+    Inject sources into a map, recover them, and write what came of it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The FITS file.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        How sources are extracted. With ``run.detection_only`` they are
+        only detected.
+
+    directory : str or path-like
+        The folder in which ``recovery.ecsv``, ``injected.ecsv``, and
+        ``completeness.png`` are written.
+
+    overwrite : bool, optional
+        Whether these files may be replaced.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    **kwargs
+        More arguments of
+        `~hyperphotutils.photometry.InjectionRecovery`.
+
+    Returns
+    -------
+    result : `~hyperphotutils.photometry.RecoveryResult`
+        What was recovered.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration names the sources to measure.
+
+    OutputError
+        If the files exist already or cannot be written. Nothing is
+        touched then.
+
+    PipelineError
+        If the map cannot be used.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.pipeline import PipelineConfig
+    >>> from hyperphotutils.pipeline.recover import recover_map
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, 'map.fits')
+    ...     make_blended_map((100, 100), 8, seed=1).write(path)
+    ...     result = recover_map(path, PipelineConfig(),
+    ...                          Path(folder, 'recovery'), n_repeats=2,
+    ...                          seed=1)
+    ...     sorted(item.name for item in Path(folder, 'recovery').iterdir())
+    ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
+    """
+    if config.sources.given:
+        msg = ('sources: the sources to measure are given; what is '
+               'recovered is told of detection only')
+        raise ConfigError([msg])
+    directory = Path(directory)
+    _check_existing(directory, overwrite=overwrite)
+    with _scratch_folder(directory) as scratch:
+        result = _recover(path, config, progress_bar=progress_bar, **kwargs)
+        try:
+            _write(result, scratch, title=Path(path).name)
+            for name in _FILES:
+                (scratch / name).replace(directory / name)
+        except OSError as exc:
+            msg = f'{directory}: cannot be written: {exc.strerror or exc}'
+            raise OutputError(msg) from exc
+    return result
+
+
+def summarize_recovery(result):
+    """
+    Tell in a few lines what was recovered.
+
+    Parameters
+    ----------
+    result : `~hyperphotutils.photometry.RecoveryResult`
+        What was recovered.
+
+    Returns
+    -------
+    lines : list of str
+        The lines.
+    """
+    table = result.table
+    lines = [f'{table["n_recovered"].sum()} of {table["n_injected"].sum()} '
+             f'injected sources recovered, {table.meta["n_false"]} false '
+             'detections beside them']
+    if result.curve is None:
+        lines.append('completeness: all or none were recovered; choose '
+                     'another range (--snr)')
+    else:
+        for level in (50, 90):
+            flux, error = result.curve.flux_at(level / 100)
+            lines.append(f'completeness {level} % at {flux.value:.3g} +/- '
+                         f'{error:.2g}' if flux.value > 0.0 else
+                         f'completeness {level} % is never reached')
+    lines.append('   S/N   completeness   reliability   flux bias   '
+                 'pull of flux')
+    lines += [
+        f'{row["snr"]:6.1f} {100 * row["completeness"]:12.1f} % '
+        f'{100 * row["reliability"]:11.1f} % '
+        f'{100 * row["flux_bias"]:9.1f} %   '
+        f'{row["flux_pull_median"]:5.2f} +/- {row["flux_pull_scatter"]:.2f}'
+        for row in table]
+    return lines
+
+
+def _check_existing(directory, *, overwrite):
+    """
+    Refuse to replace files unless that is allowed.
+    """
+    there = [directory / name for name in _FILES
+             if os.path.lexists(directory / name)]
+    if there and not overwrite:
+        msg = (f'{there[0]}: exists already; allow to replace it by '
+               '--overwrite, or choose another --output-dir')
+        raise OutputError(msg)
+
+
+@contextlib.contextmanager
+def _scratch_folder(directory):
+    """
+    Make the folder and a temporary one in it, and leave none empty.
+    """
+    made = [path for path in (directory, *directory.parents)
+            if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix='.recover-', dir=directory)
+    except OSError as exc:
+        msg = f'{directory}: cannot be written: {exc.strerror}'
+        raise OutputError(msg) from exc
+    try:
+        yield Path(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for path in made:
+            # only an empty folder goes
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _recover(path, config, **kwargs):
+    """
+    Read the map, make the extractor, and run the recovery.
+    """
+    from hyperphotutils.photometry import InjectionRecovery
+    from hyperphotutils.pipeline import extraction
+
+    try:
+        image = extraction._read(path, config.input)  # noqa: SLF001
+        extractor = extraction._make_finder(  # noqa: SLF001
+            image, config.detection)
+        if not config.run.detection_only:
+            extractor = extraction._make_photometry(  # noqa: SLF001
+                image, extractor, config, progress_bar=False)
+        return InjectionRecovery(extractor, **kwargs)(image)
+    except OSError as exc:
+        msg = f'{path}: {exc.strerror or exc}'
+        raise PipelineError(msg) from exc
+    except (ValueError, RuntimeError) as exc:
+        reason = ' '.join(str(exc).split())
+        msg = reason if str(path) in reason else f'{path}: {reason}'
+        raise PipelineError(msg) from exc
+
+
+def _write(result, folder, *, title):
+    """
+    Write the files.
+    """
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.catalog import write_catalog
+
+    write_catalog(result.table, folder / _TABLE)
+    write_catalog(result.injected, folder / _INJECTED)
+    figure = Figure(figsize=(6.0, 8.0), layout='constrained')
+    result.plot(figure)
+    figure.suptitle(title)
+    figure.savefig(folder / _PICTURE, dpi=110)
