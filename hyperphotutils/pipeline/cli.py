@@ -4,6 +4,7 @@ The command ``hyperphot``.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from hyperphotutils.pipeline.config import (
     override_config,
 )
 from hyperphotutils.pipeline.hyper_py import hyper_py_to_yaml
+from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 from hyperphotutils.pipeline.runner import (
     OutputError,
+    PipelineError,
     plan_jobs,
     process_maps,
 )
@@ -27,6 +30,7 @@ __all__ = ['main']
 _DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 
 _EXAMPLE_FOLDER = 'hyperphot_example'
+_RECOVERY_FOLDER = 'hyperphot_recovery'
 
 # Which key of the configuration an option replaces
 _KEYS = {
@@ -104,6 +108,7 @@ def _parser():
     commands = parser.add_subparsers(title='commands', required=True,
                                      metavar='COMMAND')
     _add_run(commands)
+    _add_recover(commands)
     _add_example(commands)
     _add_config(commands)
     return parser
@@ -135,6 +140,67 @@ def _add_run(commands):
                          help='replace the products of an earlier run')
     _add_quiet(command)
     command.set_defaults(function=_run)
+
+
+def _add_recover(commands):
+    command = commands.add_parser(
+        'recover', allow_abbrev=False,
+        help='inject artificial sources into a map and recover them',
+        description='Add artificial sources to a map, a few at a time, '
+                    'extract them as a run would, and tell completeness, '
+                    'reliability, and whether the errors hold.')
+    command.add_argument('map', metavar='MAP', help='a FITS file')
+    command.add_argument('--config', metavar='FILE',
+                         help="a YAML file; see 'hyperphot config'")
+    command.add_argument('--output-dir', metavar='DIR',
+                         default=_RECOVERY_FOLDER,
+                         help='folder of tables and plot (default: '
+                              '%(default)s)')
+    _add_missing(command)
+    command.add_argument('--n-sigma', type=float, metavar='X',
+                         help='detection threshold in units of the rms')
+    command.add_argument('--snr', type=_snr_edges, metavar='MIN,MAX',
+                         help='range of the injected peaks in units of the '
+                              'rms (default: 3,48)')
+    command.add_argument('--n-repeats', type=_count, metavar='N', default=20,
+                         help='how often sources are added (default: '
+                              '%(default)s)')
+    command.add_argument('--seed', type=int, metavar='N', default=0,
+                         help='seed of the artificial sources (default: '
+                              '%(default)s)')
+    command.add_argument('--jobs', type=_count, metavar='N', default=1,
+                         help='number of processes (default: %(default)s)')
+    command.add_argument('--overwrite', action='store_true',
+                         help='replace earlier results')
+    _add_quiet(command)
+    command.set_defaults(function=_recover)
+
+
+def _count(text):
+    """
+    Read a number of at least 1.
+    """
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        msg = f'must be a number of at least 1: {text!r}'
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def _snr_edges(text):
+    """
+    Read a range and cut it into bins of a factor of about sqrt(2).
+    """
+    try:
+        low, high = (float(part) for part in text.split(','))
+    except ValueError:
+        low = high = 0.0
+    if not 0.0 < low < high < math.inf:
+        msg = f'must be MIN,MAX with 0 < MIN < MAX: {text!r}'
+        raise argparse.ArgumentTypeError(msg)
+    n_bins = max(1, round(2.0 * math.log2(high / low)))
+    return [low * (high / low)**(number / n_bins)
+            for number in range(n_bins + 1)]
 
 
 def _add_missing(command):
@@ -276,6 +342,33 @@ def _run(options):
     outcomes = process_maps(config, progress_bar=_show_progress(config),
                             origin=loaded.origin)
     return _report(outcomes, config)
+
+
+def _recover(options):
+    config = load_config(options.config).config
+    names = ('unit', 'beam', 'survey', 'n_sigma', 'quiet')
+    values = {_KEYS[name]: getattr(options, name) for name in names
+              if getattr(options, name) is not None}
+    for one, other in (('beam', 'survey'), ('survey', 'beam')):
+        if getattr(options, one) is not None:
+            values[_KEYS[other]] = None
+    config = override_config(
+        config, values, names={_KEYS[name]: f'--{name.replace("_", "-")}'
+                               for name in names})
+    try:
+        result = recover_map(
+            options.map, config, options.output_dir,
+            overwrite=options.overwrite, snr=options.snr, seed=options.seed,
+            n_repeats=options.n_repeats, n_jobs=options.jobs,
+            progress_bar=_show_progress(config))
+    except PipelineError as exc:
+        _complain(exc)
+        return _FAILED
+    if not config.run.quiet:
+        for line in summarize_recovery(result):
+            _say(line)
+        _say(f'-> {options.output_dir}')
+    return _DONE
 
 
 def _show_progress(config):

@@ -1,0 +1,110 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the command that recovers injected sources.
+"""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from hyperphotutils.catalog import read_catalog
+from hyperphotutils.pipeline import (
+    ConfigError,
+    OutputError,
+    PipelineConfig,
+    PipelineError,
+)
+from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.recover import recover_map
+
+FILES = ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
+QUICK = {'n_repeats': 2, 'n_per_map': 2, 'seed': 1}
+
+
+@pytest.fixture(name='quick')
+def fixture_quick():
+    return PipelineConfig(run={'detection_only': True})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_command_writes_tables_and_plot(map_file, tmp_path, capsys):
+    folder = tmp_path / 'out' / 'recovery'
+    arguments = ['recover', str(map_file), '--output-dir', str(folder),
+                 '--n-repeats', '3', '--snr', '5,40']
+    assert main(arguments) == 0
+    assert names(folder) == FILES
+    table = read_catalog(folder / 'recovery.ecsv')
+    injected = read_catalog(folder / 'injected.ecsv')
+    assert table['n_injected'].sum() == len(injected)
+    assert len(table) == 6
+    np.testing.assert_allclose(table['snr_low'][0], 5.0)
+    np.testing.assert_allclose(table['snr_high'][-1], 40.0)
+    captured = capsys.readouterr()
+    assert f'of {len(injected)} injected sources recovered' in captured.out
+    assert captured.err == ''
+
+    assert main(arguments) == 2
+    assert 'recovery.ecsv: exists already' in capsys.readouterr().err
+    assert main([*arguments, '--overwrite', '--quiet']) == 0
+    assert capsys.readouterr().out == ''
+    again = read_catalog(folder / 'injected.ecsv')
+    np.testing.assert_array_equal(again['flux_fit'], injected['flux_fit'])
+
+
+def test_configuration_decides_what_is_run(map_file, tmp_path, quick):
+    result = recover_map(map_file, quick, tmp_path / 'out', **QUICK)
+    assert np.isnan(result.injected['flux_fit']).all()
+    assert 'HighPassStarFinder' in result.table.meta['call']
+
+
+def test_maps_that_fail_leave_nothing_behind(tmp_path, quick):
+    missing = tmp_path / 'missing.fits'
+    with pytest.raises(PipelineError, match=r'missing\.fits: '):
+        recover_map(missing, quick, tmp_path / 'a' / 'b', **QUICK)
+    bare = tmp_path / 'bare.fits'
+    fits.PrimaryHDU(np.ones((9, 9))).writeto(bare)
+    with pytest.raises(PipelineError, match=r'bare\.fits: '):
+        recover_map(bare, quick, tmp_path / 'a' / 'b', **QUICK)
+    assert names(tmp_path) == ['bare.fits']
+
+
+def test_crowded_maps_are_told_in_a_line(map_file, tmp_path, quick):
+    with pytest.raises(PipelineError, match='n_per_map=500 sources do not'):
+        recover_map(map_file, quick, tmp_path / 'out',
+                    **QUICK | {'n_per_map': 500})
+
+
+def test_given_sources_are_refused(map_file, tmp_path):
+    config = PipelineConfig(sources={'x': [1.0], 'y': [1.0]})
+    with pytest.raises(ConfigError, match='sources: the sources to measure'):
+        recover_map(map_file, config, tmp_path / 'out', **QUICK)
+    assert names(tmp_path) == []
+
+
+def test_folder_that_cannot_be(map_file, tmp_path, quick):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OutputError, match='cannot be written'):
+        recover_map(map_file, quick, tmp_path / 'file' / 'out', **QUICK)
+
+
+@pytest.mark.parametrize(('option', 'value', 'message'), [
+    ('--snr', '5', 'must be MIN,MAX'), ('--snr', '9,3', 'must be MIN,MAX'),
+    ('--n-repeats', '0', 'at least 1'), ('--jobs', '-1', 'at least 1'),
+    ('--jobs', 'x', 'at least 1')])
+def test_bad_options_are_one_line(map_file, capsys, option, value, message):
+    with pytest.raises(SystemExit) as caught:
+        main(['recover', str(map_file), f'{option}={value}'])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count('\n') == 1
+
+
+def test_failure_is_an_exit_status(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(['recover', 'missing.fits']) == 1
+    assert capsys.readouterr().err.startswith('hyperphot: missing.fits: ')
+    assert names(tmp_path) == []
