@@ -54,7 +54,7 @@ _MAX_MERGES = 2
 # correlated over it; and the pixels of a group and the elements of kept
 # factors are bounded.
 _PIXELS_PER_FWHM = 4
-_MAX_GROUP_PIXELS = 2500
+_MAX_GROUP_PIXELS = 2000
 _MAX_KEPT = 1 << 25
 # A source needs this fraction of the pixels inside its half maximum.
 _CORE_FRACTION = 0.5
@@ -127,6 +127,7 @@ class JointFit:
         self.step = (1 if noise is None
                      else max(1, int(config.fwhm / _PIXELS_PER_FWHM)))
         self._kept = {}
+        self._n_kept = 0
         self.data = np.where(mask, 0.0, data)
         self.mask = mask
         self.weight = weight
@@ -394,18 +395,36 @@ class JointFit:
 
     def _whitening(self, members, foot):
         """
-        Return the factors of the noise of some groups.
+        Return the factors of the noise of some groups. Those of blended
+        groups are kept, up to a bound, as they are fitted several times.
         """
         if self.noise is None:
             return None
-        key = (members.shape, members.tobytes())
-        if key not in self._kept:
-            whitening = self.noise.whitening(foot.x, foot.y, foot.usable)
-            size = sum(kept.size for kept in self._kept.values())
-            if size + whitening.size > _MAX_KEPT:
-                return whitening
-            self._kept[key] = whitening
-        return self._kept[key]
+        if members.shape[1] == 1 and foot.usable.all():
+            return self.noise.whitening(foot.x, foot.y)
+        keys = [(len(group), group.tobytes()) for group in members]
+        new = [k for k, key in enumerate(keys) if key not in self._kept]
+        fresh = {}
+        if new:
+            factors = self.noise.whitening(foot.x[new], foot.y[new],
+                                           foot.usable[new])
+            fresh = dict(zip(new, factors, strict=True))
+        whitening = np.zeros((len(members), *foot.x.shape[1:] * 2))
+        diagonal = np.arange(foot.x.shape[1])
+        whitening[:, diagonal, diagonal] = 1.0
+        for k, key in enumerate(keys):
+            factor = fresh.get(k)
+            if factor is None:
+                factor = self._kept[key]
+            else:
+                # Padding comes last, or is a part of every footprint.
+                last = np.flatnonzero(foot.usable[k]).max(initial=0) + 1
+                factor = factor[:last, :last]
+                if self._n_kept + factor.size <= _MAX_KEPT:
+                    self._kept[key] = factor.copy()
+                    self._n_kept += factor.size
+            whitening[k, :len(factor), :len(factor)] = factor
+        return whitening
 
     def _problem(self, members, model):
         """
