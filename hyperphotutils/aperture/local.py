@@ -69,18 +69,48 @@ class LocalApertures:
     def values(self, image):
         """
         Return the pixel values around each source, 0 where not usable.
+
+        Parameters
+        ----------
+        image : 2D `~numpy.ndarray`
+            The image.
+
+        Returns
+        -------
+        values : `~numpy.ndarray` of shape (n, p)
+            The values.
         """
         return np.where(self.usable, image[self.rows, self.cols], 0.0)
 
     def sums(self, residual):
         """
         Return the weighted sum for each source.
+
+        Parameters
+        ----------
+        residual : 2D `~numpy.ndarray`
+            The map minus the Gaussians of all sources.
+
+        Returns
+        -------
+        sums : 1D `~numpy.ndarray` of shape (n,)
+            The sums.
         """
         return np.sum(self.weights * self.values(residual), axis=1)
 
     def level(self, residual):
         """
         Return the background at the position of each source.
+
+        Parameters
+        ----------
+        residual : 2D `~numpy.ndarray`
+            The map minus the Gaussians of all sources.
+
+        Returns
+        -------
+        level : 1D `~numpy.ndarray` of shape (n,)
+            The values of the polynomials.
         """
         values = self.values(residual)
         return (self.solution[:, :1] * values[:, None, :]).sum(axis=(1, 2))
@@ -89,6 +119,19 @@ class LocalApertures:
         """
         Return the mean of the polynomials, weighted by the nearness to
         their sources; NaN farther than a radius from all of them.
+
+        Parameters
+        ----------
+        residual : 2D `~numpy.ndarray`
+            The map minus the Gaussians of all sources.
+
+        radius : float
+            The radius in pixels.
+
+        Returns
+        -------
+        background : 2D `~numpy.ndarray`
+            The image of the background.
         """
         values = self.values(residual)
         coeffs = (self.solution @ values[:, :, None])[:, :, 0]
@@ -187,7 +230,7 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
 
 def measure_sources(residual, table, noise, *, mask, radius, order=1,
                     fwhm_radius_ratio=1.0, fwhm_limits=None, correct=True):
-    r"""
+    """
     Measure fitted sources in the apertures that their Gaussians define.
 
     Parameters
@@ -240,14 +283,14 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     The flux in the aperture is :math:`S = w^T (d - P r)`, with the
     weights :math:`w` of the pixels of the map without companions
     :math:`d`, the fit :math:`P` of the background, and the residual
-    :math:`r = n - g \, \delta F`: what the error :math:`\delta F` of the
+    :math:`r = n - g \\, \\delta F`: what the error :math:`\\delta F` of the
     fitted flux takes from the noise :math:`n` is in the background, with
     :math:`g` the profile of unit flux. So
 
     .. math::
 
-        \delta S = (w - P^T w)^T n + f \, \delta F ,
-        \quad f = (P^T w)^T g .
+        \\delta S = (w - P^T w)^T n + f \\, \\delta F ,
+        \\quad f = (P^T w)^T g .
 
     As the fitted flux is the best linear unbiased estimate, its
     covariance with any other unbiased estimate is its own variance

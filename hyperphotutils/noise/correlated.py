@@ -155,7 +155,7 @@ class CorrelatedNoise:
     @classmethod
     def from_image(cls, data, fwhm, *, fwhm_minor=None, theta=0.0,
                    mask=None, relative_rms=None):
-        r"""
+        """
         Estimate the noise of a map.
 
         The autocovariance of the unmasked pixels is measured by Fourier
@@ -163,7 +163,7 @@ class CorrelatedNoise:
         noise, noise correlated over a fraction of the beam, and
         Gaussians of many sizes seen through the beam: the beam of the
         matrix :math:`B` gives an autocovariance of the matrix
-        :math:`\Sigma = 2 B`, structure of the size :math:`s` one of
+        :math:`\\Sigma = 2 B`, structure of the size :math:`s` one of
         :math:`2 B + s^2`. A constant takes up the mean that the map has
         lost.
 
