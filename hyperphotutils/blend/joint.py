@@ -408,7 +408,8 @@ class JointFit:
         if new:
             factors = self.noise.whitening(foot.x[new], foot.y[new],
                                            foot.usable[new])
-            fresh = dict(zip(new, factors, strict=True))
+            fresh = dict(zip(new, np.broadcast_to(
+                factors, (len(new), *factors.shape[1:])), strict=True))
         whitening = np.zeros((len(members), *foot.x.shape[1:] * 2))
         diagonal = np.arange(foot.x.shape[1])
         whitening[:, diagonal, diagonal] = 1.0

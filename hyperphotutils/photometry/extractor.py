@@ -47,7 +47,7 @@ __all__ = ['HyperPhotometry']
 _MIN_SEPARATION = 0.5
 # The smallest height of a fitted source on the high-pass filtered map in
 # units of the noise.
-_MIN_CONTRAST = 3.0
+_MIN_CONTRAST = 4.0
 # The smallest peak in units of that of a neighbour within so many FWHM:
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
