@@ -520,6 +520,35 @@ class OutputOptions(_Options):
         default=True,
         description='write the picture overview.png',
     )
+    fits_groups: bool = Field(
+        default=False,
+        description=(
+            'write a FITS file for each group, with cut-outs of the map, of '
+            'its fitted pixels, of model, residual and background'
+        ),
+    )
+    fits_sources: bool = Field(
+        default=False,
+        description=(
+            'write a FITS file for each source, without background and '
+            'companions'
+        ),
+    )
+    plots_groups: bool = Field(
+        default=False,
+        description='write a picture of the fit of each group',
+    )
+    plots_sources: bool = Field(
+        default=False,
+        description=(
+            'write a picture of each source, without background and '
+            'companions'
+        ),
+    )
+    plots_backgrounds: bool = Field(
+        default=False,
+        description='write a picture of the background of each group',
+    )
 
 
 class RunOptions(_Options):

@@ -150,7 +150,7 @@ def read_hyper_py(path):
     for key, outcome in outcomes.items():
         ours |= outcome.values
         told = where.get(key, str(path))
-        names |= {name: f'{told}: {key}' for name in outcome.values}
+        names |= dict.fromkeys(outcome.values, f'{told}: {key}')
     config = override_config(PipelineConfig(), ours, names=names)
     return HyperPyConfig(config, *_tell(outcomes, given), {
         name: f'line {line_of[key]}: {key}'
@@ -203,9 +203,7 @@ def _flatten(values, above=()):
         key = '.'.join(path)
         if isinstance(value, dict) and key not in _RULES:
             yield from _flatten(value, path)
-        elif value is not None or key in _RULES:
-            yield key, value
-        elif key not in _BRANCHES:
+        elif value is not None or key in _RULES or key not in _BRANCHES:
             yield key, value
 
 
@@ -495,6 +493,14 @@ def _separate(reason):
     return rule
 
 
+def _group_files(value, get):
+    """
+    Return what becomes of models and backgrounds: one file for both.
+    """
+    return _Outcome('kept', {'output.fits_groups':
+                             value or get('fits_output.fits_fitting')})
+
+
 def _scale(_, get):
     if get('fit_options.loss') == 'linear':
         return _Outcome('dropped', {}, 'fit_options.loss is linear')
@@ -592,18 +598,21 @@ _RULES = {
     'background.polynomial_orders': ([0], _joint_orders),
     'background.pol_orders_bkg_no_sources': (
         [0], _dropped('without sources there is nothing to measure')),
-    'fits_output.fits_fitting': (False, _not_yet('', False)),
-    'fits_output.fits_deblended': (False, _not_yet('', False)),
-    'fits_output.fits_bg_separate': (False, _not_yet('', False)),
+    'fits_output.fits_fitting': (
+        False, _with('fits_output.fits_bg_separate')),
+    'fits_output.fits_deblended': (False, _to('output.fits_sources')),
+    'fits_output.fits_bg_separate': (False, _group_files),
     'fits_output.fits_output_dir_fitting': (
         'fits/fitting', _dropped(_NAMES_ARE_FIXED)),
     'fits_output.fits_output_dir_deblended': (
         'fits/deblended', _dropped(_NAMES_ARE_FIXED)),
     'fits_output.fits_output_dir_bg_separate': (
         'fits/bg_separate', _dropped(_NAMES_ARE_FIXED)),
-    'visualization.visualize_fitting': (False, _not_yet('', False)),
-    'visualization.visualize_deblended': (False, _not_yet('', False)),
-    'visualization.visualize_bg_separate': (False, _not_yet('', False)),
+    'visualization.visualize_fitting': (False, _to('output.plots_groups')),
+    'visualization.visualize_deblended': (
+        False, _to('output.plots_sources')),
+    'visualization.visualize_bg_separate': (
+        False, _to('output.plots_backgrounds')),
     'visualization.output_dir_fitting': (
         'plots/fitting', _dropped(_NAMES_ARE_FIXED)),
     'visualization.output_dir_deblended': (

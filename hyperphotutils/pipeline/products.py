@@ -17,6 +17,7 @@ from astropy.table import QTable, vstack
 
 from hyperphotutils.catalog import write_catalog, write_regions
 from hyperphotutils.pipeline.config import config_to_yaml
+from hyperphotutils.pipeline.cutouts import write_cutouts
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
@@ -64,6 +65,9 @@ def write_products(job, extraction, config, *, caught=()):
         _write_tables(job, extraction, config.output)
         if config.output.overview:
             _write_overview(job, extraction)
+        fwhm = extraction.image.meta['beam_fwhm_pix']
+        write_cutouts(extraction, job.scratch, config.output,
+                      config.fit.fit_radius * fwhm)
         log = _log_text(job, extraction, config, caught)
         (job.scratch / 'run.log').write_text(log, encoding='utf-8')
         _put_in_place(job)

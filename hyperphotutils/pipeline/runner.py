@@ -48,6 +48,12 @@ _PRODUCTS = frozenset({
     'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
     'centroids.reg', 'overview.png', 'run.log',
 })
+# Folders in it, and what these can hold
+_PRODUCT_FOLDERS = frozenset({
+    'fits_groups', 'fits_sources', 'plots_groups', 'plots_sources',
+    'plots_backgrounds',
+})
+_CUTOUT = re.compile(r'(group|source)_\d+\.(fits|png)')
 _COMBINED = 'catalog_all.ecsv'
 _LOG = 'run.log'
 
@@ -415,7 +421,13 @@ def _check_ours(folder):
     if folder.is_symlink() or not folder.is_dir():
         msg = f'{folder}: is in the way: not a folder of products'
         raise OutputError(msg)
-    foreign = sorted({item.name for item in folder.iterdir()} - _PRODUCTS)
+    foreign = []
+    for item in sorted(folder.iterdir()):
+        if item.name in _PRODUCT_FOLDERS and item.is_dir():
+            foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
+                        if not _CUTOUT.fullmatch(part.name)]
+        elif item.name not in _PRODUCTS:
+            foreign.append(item.name)
     if foreign:
         msg = (f'{folder}: not replaced, it holds what hyperphot did not '
                f'write: {", ".join(foreign[:3])}')

@@ -3,4 +3,5 @@
 Pictures of maps and of what was measured on them.
 """
 
+from hyperphotutils.visualization.fits import *
 from hyperphotutils.visualization.maps import *

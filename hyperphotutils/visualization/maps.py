@@ -66,7 +66,7 @@ _AXIS_NAMES = {
 }
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
     title: str
     image: np.ndarray
     cmap: str
@@ -159,12 +159,12 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    images, unit = _check_images(data, mask, background=background,
+    images, unit = check_images(data, mask, background=background,
                                  model=model, residual=residual, rms=rms)
     rms = images.pop('rms', None)
     fitted = _complete_background(images, beam)
     window = _window(images['map'])
-    panels = _make_panels(images, rms)
+    panels = make_panels(images, rms)
     grid = _layout(len(panels), window, title=bool(title))
     figure = Figure(figsize=grid.size)
     FigureCanvasAgg(figure)
@@ -175,8 +175,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
         axes = figure.add_axes(box, projection=wcs)
-        _draw_panel(axes, figure.add_axes(bar_box), panel, window, label)
-        _label_axes(axes, wcs, left=number % grid.n_columns == 0,
+        draw_panel(axes, figure.add_axes(bar_box), panel, window, label)
+        label_axes(axes, wcs, left=number % grid.n_columns == 0,
                     bottom=number >= len(panels) - grid.n_columns)
         if panel.title == 'Background' and fitted is not None:
             axes.contour(fitted, levels=[0.5], colors=_SOURCE_COLOR,
@@ -186,11 +186,11 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
             axes.set_title(f'colours to ±{_RESIDUAL_RANGE:g} rms',
                            loc='right', size='medium')
         if number == 0:
-            _draw_sources(axes, panel.image, table, beam, window)
+            draw_sources(axes, panel.image, table, beam, window)
     return figure
 
 
-def _check_images(data, mask, *, rms, **others):
+def check_images(data, mask, *, rms, **others):
     """
     Return the images in a readable unit, as plain arrays, by name.
     """
@@ -289,7 +289,7 @@ def _window(image):
             min(rows.max() + margin, ny - 1) + 0.5)
 
 
-def _make_panels(images, rms):
+def make_panels(images, rms):
     """
     Choose colours for each image.
 
@@ -298,19 +298,19 @@ def _make_panels(images, rms):
     """
     lower, upper = _limits(images['map'], _PERCENTILES)
     center = np.nanmedian(images['map'])
-    noise = _robust_std(images['map'])
+    noise = robust_std(images['map'])
     # the noise must not take a large part of the colours
     lower = max(lower, center - 3 * noise) if noise > 0 else lower
     width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
 
-    panels = [_Panel('Map', images['map'], _IMAGE_CMAP,
-                     _asinh_norm(lower, upper, center, width), 'both')]
+    panels = [Panel('Map', images['map'], _IMAGE_CMAP,
+                     asinh_norm(lower, upper, center, width), 'both')]
     if 'background' in images:
         panels.append(panels[0]._replace(title='Background',
                                          image=images['background']))
     if 'model' in images:
-        norm = _asinh_norm(0.0, upper - center, 0.0, width)
-        panels.append(_Panel('Model', images['model'], _IMAGE_CMAP, norm,
+        norm = asinh_norm(0.0, upper - center, 0.0, width)
+        panels.append(Panel('Model', images['model'], _IMAGE_CMAP, norm,
                              'max'))
     if 'residual' in images:
         panels.append(_residual_panel(images['residual'], rms))
@@ -321,11 +321,11 @@ def _residual_panel(image, rms):
     from matplotlib.colors import Normalize
 
     if rms is None:
-        rms = _robust_std(image)
+        rms = robust_std(image)
     limit = _RESIDUAL_RANGE * float(rms)
     if not limit > 0:
         limit = 1.0
-    return _Panel('Residual', image, _RESIDUAL_CMAP,
+    return Panel('Residual', image, _RESIDUAL_CMAP,
                   Normalize(-limit, limit), 'both')
 
 
@@ -336,14 +336,14 @@ def _limits(image, percentiles):
     return lower, upper
 
 
-def _robust_std(image):
+def robust_std(image):
     if np.isnan(image).all():
         return 0.0
     center = np.nanmedian(image)
     return 1.4826 * np.nanmedian(np.abs(image - center))
 
 
-def _asinh_norm(lower, upper, center, width):
+def asinh_norm(lower, upper, center, width):
     """
     Make a norm that is linear within ``width`` of ``center`` and
     logarithmic far from it.
@@ -397,7 +397,7 @@ def _title_size(title, grid):
     return min(12.0, room / (0.6 * len(title)))
 
 
-def _draw_panel(axes, bar_axes, panel, window, label):
+def draw_panel(axes, bar_axes, panel, window, label):
     from matplotlib import colormaps
 
     cmap = colormaps[panel.cmap].with_extremes(bad=_MISSING_COLOR)
@@ -435,7 +435,7 @@ def _bar_ticks(norm, n_ticks=7):
                       if norm.vmin <= tick <= norm.vmax])
 
 
-def _label_axes(axes, wcs, *, left, bottom):
+def label_axes(axes, wcs, *, left, bottom):
     if wcs is None:
         axes.set_xlabel('x (pixels)' if bottom else '')
         axes.set_ylabel('y (pixels)' if left else '')
@@ -452,7 +452,7 @@ def _label_axes(axes, wcs, *, left, bottom):
         coord.set_ticklabel(exclude_overlapping=True, size='small')
 
 
-def _draw_sources(axes, image, table, beam, window):
+def draw_sources(axes, image, table, beam, window):
     """
     Draw ellipses, beam, and as many names as find room.
     """
@@ -603,7 +603,7 @@ def _emptiest_corner(image, boxes, window, side, margin):
     Return the box in the corner with the fewest sources, and with the
     least emission if that is the same in several.
     """
-    bright = image > np.nanmedian(image) + 3 * _robust_std(image)
+    bright = image > np.nanmedian(image) + 3 * robust_std(image)
     corners = []
     for bottom in (window[2] + margin, window[3] - margin - side):
         for left in (window[0] + margin, window[1] - margin - side):

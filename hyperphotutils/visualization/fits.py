@@ -1,0 +1,337 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Pictures of single fits: each image flat above, and as a surface below.
+"""
+
+import numpy as np
+
+from hyperphotutils.visualization.maps import (
+    check_images,
+    draw_panel,
+    draw_sources,
+    label_axes,
+    make_panels,
+)
+
+__all__ = ['plot_background', 'plot_deblended', 'plot_fit']
+
+# Geometry of the figure in inches
+_SIDE = 2.6
+_LEFT, _RIGHT, _BOTTOM, _TOP = 1.05, 0.85, 0.15, 0.4
+_TITLE = 0.35
+_COLUMN_GAP, _ROW_GAP = 1.3, 0.6
+_BAR_GAP, _BAR_WIDTH = 0.06, 0.1
+
+# More lines than this only make a surface dark, and slow
+_MAX_LINES = 60
+
+_ELEVATION, _AZIMUTH = 35, -60
+
+
+def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
+             wcs=None, beam=None, rms=None, title=None):
+    """
+    Plot the fit of a group of sources.
+
+    The panels are the map, the background, the model of the sources, and
+    what both leave of the map; as images, and as surfaces below.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The cut-out of the map. Pixels that are not finite are missing.
+
+    model, background : 2D array_like or `~astropy.units.Quantity`
+        The sum of the sources and the background, with the shape and
+        the unit of ``data``. Where the background is not known (NaN:
+        not fitted), the residual is missing.
+
+    fitted : 2D bool array_like, optional
+        `True` for the pixels that were fitted: they are outlined.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels that are shown as missing.
+
+    table : `~astropy.table.Table`, optional
+        The sources, see `plot_overview`; with pixel positions in the
+        cut-out.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the cut-out; without it the axes are pixels.
+
+    beam : float or tuple of float, optional
+        The FWHM of the beam in pixels, see `plot_overview`.
+
+    rms : float or `~astropy.units.Quantity`, optional
+        The noise, for the colours of the residual; measured there if it
+        is not given.
+
+    title : str, optional
+        A line above the panels.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 2D or has another shape than ``data``, or if
+        no pixel is finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.visualization import plot_fit
+    >>> y, x = np.mgrid[:30, :30]
+    >>> model = 10 * np.exp(-((x - 14) ** 2 + (y - 15) ** 2) / 8)
+    >>> noise = np.random.default_rng(1).normal(size=model.shape)
+    >>> figure = plot_fit(model + noise + 3, model=model,
+    ...                   background=np.full(model.shape, 3.0))
+    >>> [axes.get_title(loc='left') for axes in figure.axes if axes.images]
+    ['Map', 'Background', 'Model', 'Residual']
+    """
+    images, unit = check_images(data, mask, model=model,
+                                background=background, rms=rms)
+    rms = images.pop('rms', None)
+    images['residual'] = (images['map'] - images['model']
+                          - _where_known(images['background']))
+    panels = make_panels(images, rms)
+    return _draw(panels, unit, fitted=fitted, table=table, wcs=wcs,
+                 beam=beam, title=title)
+
+
+def plot_deblended(data, *, model, companions, background, mask=None,
+                   table=None, wcs=None, beam=None, rms=None, title=None):
+    """
+    Plot a source without its background and its companions.
+
+    The panels are the map, the map without background and companions,
+    the model of the source, and what that leaves.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The cut-out of the map. Pixels that are not finite are missing.
+
+    model, companions, background : 2D array_like or Quantity
+        The source, the sum of all other sources, and the background,
+        with the shape and the unit of ``data``.
+
+    mask, table, wcs, beam, rms, title
+        As for `plot_fit`.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 2D or has another shape than ``data``, or if
+        no pixel is finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.visualization import plot_deblended
+    >>> y, x = np.mgrid[:30, :30]
+    >>> model, other = (10 * np.exp(-((x - x0) ** 2 + (y - 15) ** 2) / 8)
+    ...                 for x0 in (12, 18))
+    >>> figure = plot_deblended(model + other + 3, model=model,
+    ...                         companions=other,
+    ...                         background=np.full(model.shape, 3.0))
+    >>> [axes.get_title(loc='left') for axes in figure.axes if axes.images]
+    ['Map', 'Deblended', 'Model', 'Residual']
+    """
+    images, unit = check_images(data, mask, model=model, rms=rms,
+                                companions=companions, background=background)
+    rms = images.pop('rms', None)
+    deblended = (images['map'] - images.pop('companions')
+                 - _where_known(images.pop('background')))
+    images['residual'] = deblended - images['model']
+    whole, own, residual = make_panels(images, rms)
+    panels = [whole, own._replace(title='Deblended', image=deblended,
+                                  extend='both'), own, residual]
+    return _draw(panels, unit, table=table, wcs=wcs, beam=beam, title=title)
+
+
+def plot_background(data, *, model, background, fitted=None, mask=None,
+                    table=None, wcs=None, beam=None, rms=None, title=None):
+    """
+    Plot the background of a group of sources.
+
+    The panels are the map, the map without its sources, the background,
+    and their difference. The second and the third have the same colours,
+    from the lowest to the highest background and 3 times the noise to
+    both sides.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The cut-out of the map. Pixels that are not finite are missing.
+
+    model, background : 2D array_like or `~astropy.units.Quantity`
+        The sum of all sources and the background, with the shape and
+        the unit of ``data``.
+
+    fitted, mask, table, wcs, beam, rms, title
+        As for `plot_fit`.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If an image is not 2D or has another shape than ``data``, or if
+        no pixel is finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.visualization import plot_background
+    >>> y, x = np.mgrid[:30, :30]
+    >>> model = 10 * np.exp(-((x - 14) ** 2 + (y - 15) ** 2) / 8)
+    >>> noise = np.random.default_rng(1).normal(size=model.shape)
+    >>> figure = plot_background(model + noise + 0.2 * x, model=model,
+    ...                          background=0.2 * x)
+    >>> [axes.get_title(loc='left') for axes in figure.axes if axes.images]
+    ['Map', 'Without sources', 'Background', 'Residual']
+    """
+    images, unit = check_images(data, mask, model=model,
+                                background=background, rms=rms)
+    rms = images.pop('rms', None)
+    empty = images['map'] - images.pop('model')
+    images['residual'] = empty - _where_known(images['background'])
+    whole, background, residual = make_panels(images, rms)
+    background = background._replace(norm=_background_norm(
+        images['background'], empty, residual.norm.vmax))
+    panels = [whole, background._replace(title='Without sources',
+                                         image=empty), background, residual]
+    return _draw(panels, unit, fitted=fitted, table=table, wcs=wcs,
+                 beam=beam, title=title)
+
+
+def _where_known(background):
+    """
+    Return the background, or none where it is nowhere known.
+    """
+    return background if np.isfinite(background).any() else 0.0
+
+
+def _background_norm(background, empty, residual_range):
+    from matplotlib.colors import Normalize
+
+    known = background[np.isfinite(background)]
+    if len(known) == 0:
+        known = np.array([np.nanmedian(empty)])
+    margin = 0.6 * residual_range
+    return Normalize(known.min() - margin, known.max() + margin)
+
+
+def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
+          title=None):
+    """
+    Draw the panels in a row, and below each its surface.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size, boxes = _layout(len(panels), panels[0].image.shape, bool(title))
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.text(_LEFT / size[0], 1 - 0.12 / size[1], title, va='top',
+                    size='large')
+    label = unit.to_string('latex_inline') if unit is not None else ''
+    ny, nx = panels[0].image.shape
+    window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+    for number, (panel, places) in enumerate(zip(panels, boxes,
+                                                 strict=True)):
+        axes = figure.add_axes(places[0], projection=wcs)
+        last = number == len(panels) - 1
+        draw_panel(axes, figure.add_axes(places[1]), panel, window,
+                   label if last else '')
+        label_axes(axes, wcs, left=number == 0, bottom=True)
+        if wcs is not None:
+            for coord in axes.coords:
+                coord.set_ticks(number=3)
+        if number == 0:
+            draw_sources(axes, panel.image, table, beam, window)
+            if fitted is not None:
+                axes.contour(np.asarray(fitted, dtype=float), levels=[0.5],
+                             colors='white', linewidths=0.8,
+                             linestyles='dashed')
+        _draw_surface(figure.add_axes(places[2], projection='3d'), panel,
+                      panels)
+    return figure
+
+
+def _layout(n_panels, shape, titled):
+    """
+    Return the size in inches, and for each panel the boxes of image,
+    colour bar, and surface.
+    """
+    ny, nx = shape
+    stretch = np.sqrt(np.clip(ny / nx, 0.5, 2))
+    width, height = _SIDE / stretch, _SIDE * stretch
+    step = width + _COLUMN_GAP
+    surface = step * 0.95
+    top = _TOP + _TITLE * titled
+    size = (_LEFT + n_panels * step - _COLUMN_GAP + _RIGHT,
+            _BOTTOM + surface + _ROW_GAP + height + top)
+    boxes = []
+    for number in range(n_panels):
+        left = _LEFT + number * step
+        bottom = size[1] - top - height
+        middle = left + 0.5 * width
+        inches = ((left, bottom, width, height),
+                  (left + width + _BAR_GAP, bottom, _BAR_WIDTH, height),
+                  (middle - 0.5 * surface, _BOTTOM, surface, surface))
+        boxes.append([(x / size[0], y / size[1], dx / size[0], dy / size[1])
+                      for x, y, dx, dy in inches])
+    return size, boxes
+
+
+def _draw_surface(axes, panel, panels):
+    """
+    Draw an image as a surface in the colours of its panel.
+
+    Images that share a scale have the same heights.
+    """
+    from matplotlib import colormaps
+
+    image = panel.image
+    step = max(1, -(-max(image.shape) // _MAX_LINES))
+    image = image[::step, ::step]
+    y, x = (step * axis for axis in np.indices(image.shape))
+    colors = colormaps[panel.cmap](panel.norm(np.nan_to_num(image)))
+    alike = [other.image for other in panels if other.norm is panel.norm]
+    lower = min(np.nanmin(other, initial=np.inf) for other in alike)
+    upper = max(np.nanmax(other, initial=-np.inf) for other in alike)
+    if panel.title == 'Residual':
+        upper = max(abs(lower), abs(upper), panel.norm.vmax)
+        lower = -upper
+    if not upper > lower:
+        lower, upper = _around(lower)
+    axes.plot_surface(x, y, image, facecolors=colors, rstride=1, cstride=1,
+                      linewidth=0, antialiased=False, shade=False)
+    axes.set_zlim(lower, upper)
+    axes.view_init(elev=_ELEVATION, azim=_AZIMUTH)
+    axes.set_xlabel('x', labelpad=-8, size='small')
+    axes.set_ylabel('y', labelpad=-8, size='small')
+    axes.tick_params(labelsize='x-small', pad=-2)
+    axes.locator_params(nbins=4)
+
+
+def _around(value):
+    """
+    Return limits around the value of an image without structure.
+    """
+    center = value if np.isfinite(value) else 0.0
+    return center - 1.0, center + 1.0
