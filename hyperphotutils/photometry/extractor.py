@@ -8,7 +8,6 @@ from numbers import Integral, Real
 
 import numpy as np
 from astropy.modeling.fitting import Fitter
-from astropy.nddata import NDData
 from astropy.table import QTable, vstack
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
@@ -16,27 +15,18 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.local import LocalPolynomialBackground
-from hyperphotutils.background.masks import make_source_mask
-from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
-from hyperphotutils.detection.filters import (
-    gaussian_response,
-    high_pass_filter,
-)
+from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.detection.highpass import HighPassStarFinder
-from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.photometry.state import MapState, plain, positions
 from hyperphotutils.utils.flags import FLAGS, decode_flags
-from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
-    as_masked_image,
     integrated_unit,
     make_repr,
-    open_nddata,
     result_meta,
-    strip_units,
 )
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
@@ -52,9 +42,6 @@ _MIN_CONTRAST = 4.0
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
-
-# Pixels farther from the median than this many rms are no noise.
-_OUTLIER = 5.0
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -249,7 +236,7 @@ optional
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        image = self._image = _Image(data, wcs, mask, error)
+        image = self._image = MapState(data, wcs, mask, error)
         if init_params is None:
             table = self._detect_and_fit(image)
         else:
@@ -340,7 +327,7 @@ optional
         table = self._fit(image, image.values, found)
         image.replace(None, table)
         image.measure_noise(self.fwhm)
-        image.tried = _positions(found, 'init')
+        image.tried = positions(found, 'init')
         table = self._drop_fallen(image, table)
         table = self._search_residual(image, table)
         if len(table) and (self.background is not None
@@ -365,12 +352,12 @@ optional
             found = self._find(image, image.values - image.model)
             if found is None:
                 break
-            known = np.vstack((_positions(table, 'fit'), image.tried))
-            new = found[self._is_apart(_positions(found, 'init'), known)]
+            known = np.vstack((positions(table, 'fit'), image.tried))
+            new = found[self._is_apart(positions(found, 'init'), known)]
             if len(new) == 0:
                 break
             new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
-            image.tried = np.vstack((image.tried, _positions(new, 'init')))
+            image.tried = np.vstack((image.tried, positions(new, 'init')))
             table = self._refit(image, table, new=new)
             table = self._drop_fallen(image, table)
         return table
@@ -493,14 +480,14 @@ optional
         neighbour may be no more than the misfit of that. Detections
         without a fit fall, too.
         """
-        amplitude = _value(table['amplitude_fit'])
+        amplitude = plain(table['amplitude_fit'])
         contrast = amplitude / image.filtered_noise * gaussian_response(
             *(np.maximum(table[name], self.fwhm)
               for name in ('fwhm_major_fit', 'fwhm_minor_fit')), self.fwhm)
         stands = contrast > _MIN_CONTRAST
         stands &= amplitude > _DYNAMIC_RANGE * self._brightest_near(table)
         known = np.flatnonzero(np.isfinite(contrast))
-        pairs = KDTree(_positions(table[known], 'fit')).query_pairs(
+        pairs = KDTree(positions(table[known], 'fit')).query_pairs(
             _MIN_SEPARATION * self.fwhm, output_type='ndarray')
         first, second = known[pairs].T
         stands[np.where(contrast[first] < contrast[second], first,
@@ -512,10 +499,10 @@ optional
         """
         Return the largest amplitude among each source and its neighbours.
         """
-        amplitude = np.nan_to_num(_value(table['amplitude_fit']))
+        amplitude = np.nan_to_num(plain(table['amplitude_fit']))
         brightest = amplitude.copy()
         known = np.flatnonzero(np.isfinite(table['x_fit']))
-        pairs = known[KDTree(_positions(table[known], 'fit')).query_pairs(
+        pairs = known[KDTree(positions(table[known], 'fit')).query_pairs(
             _NEAR * self.fwhm, output_type='ndarray')]
         np.maximum.at(brightest, pairs[:, 0], amplitude[pairs[:, 1]])
         np.maximum.at(brightest, pairs[:, 1], amplitude[pairs[:, 0]])
@@ -581,7 +568,7 @@ optional
             if unit is not None:
                 table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
-        table['snr'] = (_value(table['amplitude_fit'])
+        table['snr'] = (plain(table['amplitude_fit'])
                         / image.peak_noise(table))
         table = table[list(_COLUMNS)]
         if image.wcs is not None:
@@ -591,206 +578,6 @@ optional
         if image.covariance is not None:
             table.meta['noise'] = repr(image.covariance)
         return table
-
-
-class _Image:
-    """
-    A map that is measured, and what is known of it so far.
-
-    Parameters
-    ----------
-    data, wcs, mask, error
-        As for a call of `HyperPhotometry`.
-    """
-
-    def __init__(self, data, wcs, mask, error):
-        if isinstance(data, NDData):
-            wcs = data.wcs if wcs is None else wcs
-        self.beam = _beam(getattr(data, 'meta', None))
-        data, mask, error = open_nddata(data, mask, error)
-        values, self.unit = strip_units(data=data, error=error)
-        self.values, self.mask = as_masked_image(values['data'], mask)
-        self.wcs = wcs
-        self.error = error
-        self.plain_error = values['error']
-        self.noise = None
-        self.filtered_noise = None
-        self.covariance = None
-        self.separate = None
-        self.tried = np.empty((0, 2))
-        self.model = np.zeros(self.values.shape)
-        self.background = np.full(self.values.shape, np.nan)
-
-    def with_unit(self, values):
-        """
-        Return values with the unit of the map.
-        """
-        return values if self.unit is None else values << self.unit
-
-    def render(self, table):
-        """
-        Return an image of the sources of a table.
-        """
-        image = np.zeros(self.values.shape)
-        add_gaussians(image, table['x_fit'], table['y_fit'],
-                      _value(table['amplitude_fit']),
-                      table['fwhm_major_fit'], table['fwhm_minor_fit'],
-                      table['theta_fit'].to_value('deg'))
-        return image
-
-    def replace(self, old, new):
-        """
-        Put the fit of some sources in the place of an older one.
-        """
-        if old is not None:
-            self.model -= self.render(old)
-        self.model += self.render(new)
-
-    def measure_noise(self, fwhm):
-        """
-        Take the given errors, or the rms about local backgrounds in boxes
-        as wide as the footprint of a fit; and measure the noise of the
-        high-pass filtered map.
-        """
-        filtered = high_pass_filter(self.values - self.model, fwhm,
-                                    mask=self.mask)
-        self.filtered_noise = max(
-            self._rounding(), clipped_rms(filtered, mask=self.mask))
-        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
-        if self.plain_error is None:
-            self.noise = max(self._rounding(), local_rms(
-                self.values - self.model, box_size, mask=self.mask))
-        else:
-            self.noise = np.asarray(self.plain_error, dtype=float)[()]
-
-    def subtract_background(self, estimator, table):
-        """
-        Measure the background around each source on the map without
-        sources, and subtract it.
-        """
-        cores = make_source_mask(
-            self.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=1.0)
-        self.separate = estimator.fit(
-            self.values - self.model, np.asarray(table['x_fit']),
-            np.asarray(table['y_fit']), mask=self.mask, source_mask=cores)
-        total, norm = (np.zeros(self.values.shape) for _ in range(2))
-        for k, (x, y) in enumerate(_positions(table, 'fit')):
-            image, slices = self.separate.make_image(k)
-            if image.size:
-                rows, cols = np.mgrid[slices]
-                # The nearest source counts most.
-                near = 1.0 / (1.0 + (cols - x)**2 + (rows - y)**2)**2
-                total[slices] += near * image
-                norm[slices] += near
-        self.background = np.where(
-            norm > 0.0, total / np.where(norm > 0.0, norm, 1.0), np.nan)
-        self.values = self.values - np.nan_to_num(self.background)
-
-    def put_back(self, table, measured):
-        """
-        Put the separate background back into the map, and what it was
-        into the table.
-        """
-        self.values = self.values + np.nan_to_num(self.background)
-        fits = self.separate.table
-        row = KDTree(np.column_stack((fits['x'], fits['y']))).query(
-            np.nan_to_num(_positions(table, 'fit')))[1]
-        for name in ('bkg_order', 'bkg_method', 'bkg_box'):
-            table[name] = np.asarray(fits[name])[row]
-        measured['local_bkg'] = np.where(
-            np.isfinite(table['x_fit']),
-            self.background[self._nearest_pixels(table)], np.nan)
-
-    def has_noise(self):
-        """
-        Tell whether there is more noise than the errors of the fits.
-        """
-        return np.median(self.noise) > self._rounding()
-
-    def _rounding(self):
-        """
-        Return the noise below which only errors of the fits are left:
-        models are cut off at a millionth of their peaks.
-        """
-        return 1e-6 * np.max(np.abs(self.values[~self.mask]))
-
-    def measure_covariance(self, table, fwhm):
-        """
-        Measure the covariance of the pixels outside the cores of the
-        sources, with the sources subtracted.
-        """
-        cores = make_source_mask(
-            self.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=0.5)
-        relative_rms = None
-        if np.ndim(self.noise) == 2:
-            good = np.isfinite(self.noise) & ~self.mask
-            relative_rms = np.where(
-                good, self.noise / np.median(self.noise[good]), 1.0)
-        residual = self.values - self.model
-        if relative_rms is not None:
-            residual = residual / relative_rms
-        mask = self.mask | cores
-        # Sources that are not in the table are no noise.
-        level = np.median(residual[~mask])
-        mask |= np.abs(residual - level) > _OUTLIER * clipped_rms(
-            residual, mask=mask)
-        beam = {'fwhm': fwhm} if self.beam is None else self.beam
-        return CorrelatedNoise.from_image(
-            self.with_unit(self.values - self.model), **beam, mask=mask,
-            relative_rms=relative_rms)
-
-    def peak_noise(self, table):
-        """
-        Return the noise that the peaks of sources are compared with: the
-        error of the peak with correlated noise, else that of a pixel.
-        """
-        if self.covariance is not None:
-            return _value(table['amplitude_err'])
-        return self.noise_at(table)
-
-    def noise_at(self, table):
-        """
-        Return the noise of a pixel at the fitted positions.
-        """
-        if np.isscalar(self.noise):
-            return np.full(len(table), self.noise)
-        return self.noise[self._nearest_pixels(table)]
-
-    def is_usable(self, table):
-        """
-        Tell which fitted positions are on usable pixels.
-        """
-        ny, nx = self.values.shape
-        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
-        on_map = (np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx) & (
-            np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny)
-        return on_map & ~self.mask[self._nearest_pixels(table)]
-
-    def _nearest_pixels(self, table):
-        """
-        Return rows and columns of the pixels nearest to the positions.
-        """
-        return tuple(
-            np.clip(np.rint(np.nan_to_num(np.asarray(table[name], float))),
-                    0, size - 1).astype(int)
-            for name, size in zip(('y_fit', 'x_fit'), self.values.shape,
-                                  strict=True))
-
-
-def _beam(meta):
-    """
-    Return the beam of a map that was read with its header, or None.
-    """
-    names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
-             'theta': 'beam_theta'}
-    if meta is None or not all(name in meta for name in names.values()):
-        return None
-    return {key: float(getattr(meta[name], 'value', meta[name]))
-            for key, name in names.items()}
 
 
 def _check_numbers(**values):
@@ -814,20 +601,6 @@ def _check_parts(**parts):
         if part is not None and not callable(part):
             msg = f'{name} must be callable: {part!r}'
             raise TypeError(msg)
-
-
-def _value(column):
-    """
-    Return the plain values of a column.
-    """
-    return np.asarray(getattr(column, 'value', column), dtype=float)
-
-
-def _positions(table, suffix):
-    """
-    Return the positions as an array of shape (n, 2).
-    """
-    return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
 
 
 def _as_init(table):
@@ -871,4 +644,4 @@ def _add_sky_columns(table, wcs):
      table['position_angle']) = pixel_to_sky_ellipse(
         wcs, x, y, np.asarray(table['fwhm_major_fit']),
         np.asarray(table['fwhm_minor_fit']),
-        table['theta_fit'].to_value('deg'))
+        table['theta_fit'].toplain('deg'))

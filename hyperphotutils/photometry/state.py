@@ -1,0 +1,239 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What is known of a map while its sources are measured.
+"""
+
+import numpy as np
+from astropy.nddata import NDData
+from scipy.spatial import KDTree
+
+from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.background.rms import local_rms
+from hyperphotutils.detection.filters import high_pass_filter
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.utils.gaussians import add_gaussians
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    open_nddata,
+    strip_units,
+)
+
+__all__ = ['MapState', 'plain', 'positions']
+
+# Pixels farther from the median than this many rms are no noise.
+_OUTLIER = 5.0
+
+
+class MapState:
+    """
+    A map that is measured, and what is known of it so far.
+
+    Parameters
+    ----------
+    data, wcs, mask, error
+        As for a call of `HyperPhotometry`.
+    """
+
+    def __init__(self, data, wcs, mask, error):
+        if isinstance(data, NDData):
+            wcs = data.wcs if wcs is None else wcs
+        self.beam = _beam(getattr(data, 'meta', None))
+        data, mask, error = open_nddata(data, mask, error)
+        values, self.unit = strip_units(data=data, error=error)
+        self.values, self.mask = as_masked_image(values['data'], mask)
+        self.wcs = wcs
+        self.error = error
+        self.plain_error = values['error']
+        self.noise = None
+        self.filtered_noise = None
+        self.covariance = None
+        self.separate = None
+        self.tried = np.empty((0, 2))
+        self.model = np.zeros(self.values.shape)
+        self.background = np.full(self.values.shape, np.nan)
+
+    def with_unit(self, values):
+        """
+        Return values with the unit of the map.
+        """
+        return values if self.unit is None else values << self.unit
+
+    def render(self, table):
+        """
+        Return an image of the sources of a table.
+        """
+        image = np.zeros(self.values.shape)
+        add_gaussians(image, table['x_fit'], table['y_fit'],
+                      plain(table['amplitude_fit']),
+                      table['fwhm_major_fit'], table['fwhm_minor_fit'],
+                      table['theta_fit'].toplain('deg'))
+        return image
+
+    def replace(self, old, new):
+        """
+        Put the fit of some sources in the place of an older one.
+        """
+        if old is not None:
+            self.model -= self.render(old)
+        self.model += self.render(new)
+
+    def measure_noise(self, fwhm):
+        """
+        Take the given errors, or the rms about local backgrounds in boxes
+        as wide as the footprint of a fit; and measure the noise of the
+        high-pass filtered map.
+        """
+        filtered = high_pass_filter(self.values - self.model, fwhm,
+                                    mask=self.mask)
+        self.filtered_noise = max(
+            self._rounding(), clipped_rms(filtered, mask=self.mask))
+        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
+        if self.plain_error is None:
+            self.noise = max(self._rounding(), local_rms(
+                self.values - self.model, box_size, mask=self.mask))
+        else:
+            self.noise = np.asarray(self.plain_error, dtype=float)[()]
+
+    def subtract_background(self, estimator, table):
+        """
+        Measure the background around each source on the map without
+        sources, and subtract it.
+        """
+        cores = make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=1.0)
+        self.separate = estimator.fit(
+            self.values - self.model, np.asarray(table['x_fit']),
+            np.asarray(table['y_fit']), mask=self.mask, source_mask=cores)
+        total, norm = (np.zeros(self.values.shape) for _ in range(2))
+        for k, (x, y) in enumerate(positions(table, 'fit')):
+            image, slices = self.separate.make_image(k)
+            if image.size:
+                rows, cols = np.mgrid[slices]
+                # The nearest source counts most.
+                near = 1.0 / (1.0 + (cols - x)**2 + (rows - y)**2)**2
+                total[slices] += near * image
+                norm[slices] += near
+        self.background = np.where(
+            norm > 0.0, total / np.where(norm > 0.0, norm, 1.0), np.nan)
+        self.values = self.values - np.nan_to_num(self.background)
+
+    def put_back(self, table, measured):
+        """
+        Put the separate background back into the map, and what it was
+        into the table.
+        """
+        self.values = self.values + np.nan_to_num(self.background)
+        fits = self.separate.table
+        row = KDTree(np.column_stack((fits['x'], fits['y']))).query(
+            np.nan_to_num(positions(table, 'fit')))[1]
+        for name in ('bkg_order', 'bkg_method', 'bkg_box'):
+            table[name] = np.asarray(fits[name])[row]
+        measured['local_bkg'] = np.where(
+            np.isfinite(table['x_fit']),
+            self.background[self._nearest_pixels(table)], np.nan)
+
+    def has_noise(self):
+        """
+        Tell whether there is more noise than the errors of the fits.
+        """
+        return np.median(self.noise) > self._rounding()
+
+    def _rounding(self):
+        """
+        Return the noise below which only errors of the fits are left:
+        models are cut off at a millionth of their peaks.
+        """
+        return 1e-6 * np.max(np.abs(self.values[~self.mask]))
+
+    def measure_covariance(self, table, fwhm):
+        """
+        Measure the covariance of the pixels outside the cores of the
+        sources, with the sources subtracted.
+        """
+        cores = make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=0.5)
+        relative_rms = None
+        if np.ndim(self.noise) == 2:
+            good = np.isfinite(self.noise) & ~self.mask
+            relative_rms = np.where(
+                good, self.noise / np.median(self.noise[good]), 1.0)
+        residual = self.values - self.model
+        if relative_rms is not None:
+            residual = residual / relative_rms
+        mask = self.mask | cores
+        # Sources that are not in the table are no noise.
+        level = np.median(residual[~mask])
+        mask |= np.abs(residual - level) > _OUTLIER * clipped_rms(
+            residual, mask=mask)
+        beam = {'fwhm': fwhm} if self.beam is None else self.beam
+        return CorrelatedNoise.from_image(
+            self.with_unit(self.values - self.model), **beam, mask=mask,
+            relative_rms=relative_rms)
+
+    def peak_noise(self, table):
+        """
+        Return the noise that the peaks of sources are compared with: the
+        error of the peak with correlated noise, else that of a pixel.
+        """
+        if self.covariance is not None:
+            return plain(table['amplitude_err'])
+        return self.noise_at(table)
+
+    def noise_at(self, table):
+        """
+        Return the noise of a pixel at the fitted positions.
+        """
+        if np.isscalar(self.noise):
+            return np.full(len(table), self.noise)
+        return self.noise[self._nearest_pixels(table)]
+
+    def is_usable(self, table):
+        """
+        Tell which fitted positions are on usable pixels.
+        """
+        ny, nx = self.values.shape
+        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
+        on_map = (np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx) & (
+            np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny)
+        return on_map & ~self.mask[self._nearest_pixels(table)]
+
+    def _nearest_pixels(self, table):
+        """
+        Return rows and columns of the pixels nearest to the positions.
+        """
+        return tuple(
+            np.clip(np.rint(np.nan_to_num(np.asarray(table[name], float))),
+                    0, size - 1).astype(int)
+            for name, size in zip(('y_fit', 'x_fit'), self.values.shape,
+                                  strict=True))
+
+
+def plain(column):
+    """
+    Return the plain values of a column.
+    """
+    return np.asarray(getattr(column, 'value', column), dtype=float)
+
+
+def positions(table, suffix):
+    """
+    Return the positions as an array of shape (n, 2).
+    """
+    return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
+
+
+def _beam(meta):
+    """
+    Return the beam of a map that was read with its header, or None.
+    """
+    names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
+             'theta': 'beam_theta'}
+    if meta is None or not all(name in meta for name in names.values()):
+        return None
+    return {key: float(getattr(meta[name], 'value', meta[name]))
+            for key, name in names.items()}
