@@ -644,4 +644,4 @@ def _add_sky_columns(table, wcs):
      table['position_angle']) = pixel_to_sky_ellipse(
         wcs, x, y, np.asarray(table['fwhm_major_fit']),
         np.asarray(table['fwhm_minor_fit']),
-        table['theta_fit'].toplain('deg'))
+        table['theta_fit'].to_value('deg'))

@@ -67,7 +67,7 @@ class MapState:
         add_gaussians(image, table['x_fit'], table['y_fit'],
                       plain(table['amplitude_fit']),
                       table['fwhm_major_fit'], table['fwhm_minor_fit'],
-                      table['theta_fit'].toplain('deg'))
+                      table['theta_fit'].to_value('deg'))
         return image
 
     def replace(self, old, new):
