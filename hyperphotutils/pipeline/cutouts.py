@@ -77,7 +77,7 @@ def cut_groups(extraction, fit_radius):
         rows = table[table['group_id'] == group]
         plural = 's' * (len(rows) != 1)
         cut = _cut(extraction, rows, fit_radius, name=f'group_{group:04d}',
-                   title=f'group {group}: {len(rows)} source{plural}')
+                   title=f'Group {group}: {len(rows)} source{plural}')
         others = cut.images['sources'] - cut.images['model']
         masked = np.where(cut.fitted, cut.images['data'] - others, np.nan)
         yield cut._replace(images=cut.images | {'masked': masked})
@@ -106,7 +106,7 @@ def cut_sources(extraction, fit_radius):
     for row, number in zip(range(len(table)), _numbers(table), strict=True):
         cut = _cut(extraction, table[row:row + 1], fit_radius,
                    name=f'source_{number:04d}',
-                   title=f'source {table["id"][row]}')
+                   title=f'Source {table["id"][row]}')
         yield cut._replace(images=cut.images | {
             'deblended': cut.images['residual'] + cut.images['model']})
 

@@ -310,7 +310,11 @@ def _draw_surface(axes, panel, panels):
     step = max(1, -(-max(image.shape) // _MAX_LINES))
     image = image[::step, ::step]
     y, x = (step * axis for axis in np.indices(image.shape))
-    colors = colormaps[panel.cmap](panel.norm(np.nan_to_num(image)))
+    # the rim of what is missing must not have a colour of its own
+    known = image[np.isfinite(image)]
+    filling = np.median(known) if known.size else 0.0
+    colors = colormaps[panel.cmap](panel.norm(
+        np.where(np.isfinite(image), image, filling)))
     alike = [other.image for other in panels if other.norm is panel.norm]
     lower = min(np.nanmin(other, initial=np.inf) for other in alike)
     upper = max(np.nanmax(other, initial=-np.inf) for other in alike)
