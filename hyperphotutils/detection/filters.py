@@ -124,7 +124,7 @@ def gaussian_response(fwhm_major, fwhm_minor, fwhm):
     >>> from hyperphotutils.detection import gaussian_response
     >>> beam = gaussian_response(4.0, 4.0, 4.0)
     >>> print(f'{gaussian_response(12.0, 12.0, 4.0) / beam:.2f}')
-    0.19
+    0.26
     """
     variances = [(np.asarray(width) * gaussian_fwhm_to_sigma)**2
                  for width in (fwhm_major, fwhm_minor)]

@@ -12,6 +12,7 @@ from hyperphotutils.background.rms import local_rms
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.noise.local import measure_relative_rms
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -23,6 +24,9 @@ __all__ = ['MapState', 'plain', 'positions']
 
 # Pixels farther from the median than this many rms are no noise.
 _OUTLIER = 5.0
+# Maps of stationary noise with a structured background vary by 1.3 from the
+# 16th to the 84th percentile of their local rms.
+_VARIATION = 1.5
 
 
 class MapState:
@@ -157,15 +161,11 @@ class MapState:
             self.values.shape, table['x_fit'], table['y_fit'],
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
-        relative_rms = None
-        if np.ndim(self.noise) == 2:
-            good = np.isfinite(self.noise) & ~self.mask
-            relative_rms = np.where(
-                good, self.noise / np.median(self.noise[good]), 1.0)
         residual = self.values - self.model
+        mask = self.mask | cores
+        relative_rms = self._relative_rms(residual, mask, fwhm)
         if relative_rms is not None:
             residual = residual / relative_rms
-        mask = self.mask | cores
         # Sources that are not in the table are no noise.
         level = np.median(residual[~mask])
         mask |= np.abs(residual - level) > _OUTLIER * clipped_rms(
@@ -174,6 +174,19 @@ class MapState:
         return CorrelatedNoise.from_image(
             self.with_unit(self.values - self.model), **beam, mask=mask,
             relative_rms=relative_rms)
+
+    def _relative_rms(self, residual, mask, fwhm):
+        """
+        Return how the noise varies: as the given errors do, or as it is
+        measured where it varies by more than it does by chance.
+        """
+        if np.ndim(self.noise) == 2:
+            good = np.isfinite(self.noise) & ~self.mask
+            return np.where(good, self.noise / np.median(self.noise[good]),
+                            1.0)
+        relative_rms = measure_relative_rms(residual, fwhm, mask=mask)
+        low, high = np.percentile(relative_rms[~self.mask], [16.0, 84.0])
+        return relative_rms if high > _VARIATION * low else None
 
     def peak_noise(self, table):
         """
