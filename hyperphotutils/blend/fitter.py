@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.results import make_models, make_table
+from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -123,7 +124,9 @@ class BlendGroupFitter:
     :math:`(J^T W J)^{-1}`, with the derivatives :math:`J` at the
     solution and the inverse variances :math:`W`; the error of the flux
     has the covariances of the amplitude with both widths in it. They
-    are right for noise that is independent from pixel to pixel.
+    are right for noise that is independent from pixel to pixel, or whose
+    covariance is given as ``noise``; :math:`W` is then the inverse of the
+    covariance matrix of the pixels.
     Parameters that ended at a bound are treated as if they were free.
     Without ``error`` the covariance is scaled by the variance of the
     residuals of the group, which ``reduced_chi2`` then holds.
@@ -245,6 +248,9 @@ class BlendGroupFitter:
             If the inputs do not fit together.
         """
         data, mask, error = open_nddata(data, mask, error)
+        if noise is not None and not isinstance(noise, CorrelatedNoise):
+            msg = f'noise must be a CorrelatedNoise or None: {noise!r}'
+            raise TypeError(msg)
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
@@ -257,6 +263,10 @@ class BlendGroupFitter:
                        'an astropy fitter')
                 raise ValueError(msg)
             error = noise.relative_rms
+            if error is not None and error.shape != data.shape:
+                msg = ('noise.relative_rms must have the shape of data, '
+                       f'{data.shape}, got {error.shape}')
+                raise ValueError(msg)
             values['error'] = 1.0 if error is None else error
         weight, mask = _inverse_errors(values['error'], mask)
         self.__dict__.pop('models', None)

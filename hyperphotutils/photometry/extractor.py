@@ -186,8 +186,8 @@ optional
                    f'{background!r}')
             raise TypeError(msg)
         self.background = background
-        if not isinstance(noise, CorrelatedNoise) and noise not in {
-                'correlated', 'white'}:
+        if not isinstance(noise, CorrelatedNoise) and not (
+                isinstance(noise, str) and noise in {'correlated', 'white'}):
             msg = ("noise must be 'correlated', 'white', or a "
                    f'CorrelatedNoise: {noise!r}')
             raise ValueError(msg)

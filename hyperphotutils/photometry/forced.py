@@ -634,8 +634,8 @@ def _check_noise(noise):
     Check the kind of noise, for all bands or for each.
     """
     for kind in noise.values() if isinstance(noise, Mapping) else (noise,):
-        if not isinstance(kind, CorrelatedNoise) and kind not in {
-                'correlated', 'white'}:
+        if not isinstance(kind, CorrelatedNoise) and not (
+                isinstance(kind, str) and kind in {'correlated', 'white'}):
             msg = ("noise must be 'correlated', 'white', a CorrelatedNoise, "
                    f'or a dictionary of these by band: {kind!r}')
             raise ValueError(msg)

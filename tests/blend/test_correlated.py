@@ -249,3 +249,26 @@ def test_units_must_agree(noise, pair):
     image, init = pair
     with pytest.raises(ValueError, match='must all have the same unit'):
         BlendGroupFitter(FWHM)(image << u.Jy, noise=noise, init_params=init)
+
+
+@pytest.mark.parametrize('noise', ['correlated', 1.0, [1]])
+def test_noise_of_a_wrong_kind(noise):
+    """
+    The fitter takes nothing but a `CorrelatedNoise`.
+    """
+    init = QTable({'x_init': [20.0], 'y_init': [20.0]})
+    with pytest.raises(TypeError, match='noise must be a CorrelatedNoise'):
+        BlendGroupFitter(4.0)(np.zeros((41, 41)), noise=noise,
+                              init_params=init)
+
+
+def test_relative_rms_of_another_map():
+    """
+    The message names what has the wrong shape.
+    """
+    noise = CorrelatedNoise([0.0, 1.0], [np.eye(2)],
+                            relative_rms=np.ones((3, 3)))
+    init = QTable({'x_init': [20.0], 'y_init': [20.0]})
+    with pytest.raises(ValueError, match='noise.relative_rms must have the'):
+        BlendGroupFitter(4.0)(np.zeros((41, 41)), noise=noise,
+                              init_params=init)
