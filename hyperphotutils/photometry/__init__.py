@@ -7,3 +7,4 @@ from hyperphotutils.photometry.completeness import *  # noqa: F401, F403
 from hyperphotutils.photometry.extractor import *  # noqa: F401, F403
 from hyperphotutils.photometry.forced import *  # noqa: F401, F403
 from hyperphotutils.photometry.recovery import *  # noqa: F401, F403
+from hyperphotutils.photometry.sizes import *
