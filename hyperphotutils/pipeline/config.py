@@ -24,6 +24,7 @@ from pydantic import (
 from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
 __all__ = [
+    'BackgroundOptions',
     'BeamOptions',
     'ConfigError',
     'DetectionOptions',
@@ -437,6 +438,31 @@ class FitOptions(_Options):
         default=200,
         description='largest number of iterations of a fit',
     )
+    loss: Literal['linear', 'soft_l1', 'huber', 'cauchy'] = Field(
+        default='linear',
+        description=(
+            'how chi2 grows with the residuals; all but the first give less '
+            'weight to pixels that deviate'
+        ),
+    )
+    f_scale: _Positive = Field(
+        default=1.0,
+        description=(
+            'residual in units of the errors beyond which a robust loss '
+            'grows slower'
+        ),
+    )
+    ridge: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description='L2 penalty on the coefficients of the background',
+    )
+    ftol: _Positive = Field(
+        default=1e-8,
+        description=(
+            'a fit ends when a step promises to lower chi2 by less than '
+            'this fraction'
+        ),
+    )
     max_rounds: Annotated[int, Field(ge=0)] = Field(
         default=2,
         description=(
@@ -454,6 +480,55 @@ class FitOptions(_Options):
         return self
 
 
+class BackgroundOptions(_Options):
+    """
+    A background that is estimated apart from the sources.
+
+    Without box_sizes it is a part of the joint fit; then the other keys
+    say nothing (LocalPolynomialBackground).
+    """
+
+    box_sizes: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'sides of the boxes around a source in beam widths (FWHM), all '
+            'of which are tried; 0 = the whole map; null = joint fit'
+        ),
+    )
+    orders: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)
+    ] = Field(
+        default=(0, 1, 2),
+        description='orders of the polynomials that are tried',
+    )
+    methods: Annotated[
+        tuple[Literal['lsq', 'huber', 'theilsen'], ...], Field(strict=False)
+    ] = Field(
+        default=('lsq',),
+        description='methods that are tried',
+    )
+    criterion: Literal['nmse', 'reduced_chi2', 'bic'] = Field(
+        default='nmse',
+        description='what chooses among them',
+    )
+    huber_epsilons: Annotated[
+        tuple[Annotated[float, Field(gt=1)], ...], Field(strict=False)
+    ] = Field(
+        default=(1.1, 1.35, 1.7, 2.0),
+        description="values that the method 'huber' tries",
+    )
+
+    @model_validator(mode='after')
+    def _something_is_tried(self):
+        for name in ('box_sizes', 'orders', 'methods', 'huber_epsilons'):
+            if getattr(self, name) == ():
+                msg = f'{name} is empty: there is nothing to try'
+                raise ValueError(msg)
+        return self
+
+
 class PhotometryOptions(_Options):
     """
     The aperture photometry of the fitted sources.
@@ -463,6 +538,13 @@ class PhotometryOptions(_Options):
         default=1.0,
         description='semi-axes of the aperture in units of the fitted FWHMs',
     )
+    fwhm_limits: _Pair | None = Field(
+        default=None,
+        description=(
+            '[lower, upper] limit of the widths that apertures are made for '
+            'in beam widths; null = none'
+        ),
+    )
     aperture_correction: bool = Field(
         default=True,
         description=(
@@ -470,6 +552,14 @@ class PhotometryOptions(_Options):
             'aperture'
         ),
     )
+
+    @model_validator(mode='after')
+    def _limits_are_ordered(self):
+        _check_order('fwhm_limits', self.fwhm_limits)
+        if self.fwhm_limits is not None and self.fwhm_limits[0] <= 0:
+            msg = f'fwhm_limits must be positive: {list(self.fwhm_limits)}'
+            raise ValueError(msg)
+        return self
 
 
 class OutputOptions(_Options):
@@ -576,8 +666,8 @@ class PipelineConfig(_Options):
 
     Parameters
     ----------
-    input, sources, detection, grouping, fit, photometry, output, run : dict \
-or options
+    input, sources, detection, grouping, fit, background, photometry, output, \
+run : dict or options
         The sections; each has defaults for everything.
 
     Raises
@@ -602,6 +692,7 @@ or options
     detection: DetectionOptions = Field(default_factory=DetectionOptions)
     grouping: GroupingOptions = Field(default_factory=GroupingOptions)
     fit: FitOptions = Field(default_factory=FitOptions)
+    background: BackgroundOptions = Field(default_factory=BackgroundOptions)
     photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
     output: OutputOptions = Field(default_factory=OutputOptions)
     run: RunOptions = Field(default_factory=RunOptions)

@@ -13,6 +13,7 @@ from astropy.table import QTable
 from astropy.wcs.utils import wcs_to_celestial_frame
 from photutils.psf import SourceGrouper
 
+from hyperphotutils.background import LocalPolynomialBackground
 from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.catalog import (
     convert_flux_units,
@@ -319,13 +320,28 @@ def _make_photometry(image, finder, config, progress_bar):
         grouper=grouper, fwhm_range=fit.fwhm_range,
         max_shift=fit.max_shift * fwhm,
         max_group_size=config.grouping.max_group_size, fixed=fit.fixed,
+        loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge, ftol=fit.ftol,
         max_iter=fit.max_iter)
     return HyperPhotometry(
         fwhm, finder=finder, grouper=grouper, fitter=fitter,
         fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
         aperture_correction=config.photometry.aperture_correction,
+        fwhm_limits=config.photometry.fwhm_limits,
+        background=_make_background(fwhm, config.background),
         noise=fit.noise, max_rounds=fit.max_rounds,
         progress_bar=progress_bar)
+
+
+def _make_background(fwhm, options):
+    """
+    Make the separate background, if there is one.
+    """
+    if options.box_sizes is None:
+        return None
+    return LocalPolynomialBackground(
+        [size * fwhm for size in options.box_sizes], orders=options.orders,
+        methods=options.methods, criterion=options.criterion,
+        huber_epsilons=options.huber_epsilons)
 
 
 def _nothing(image, phot):

@@ -150,6 +150,12 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('input: {maps: map.fits}', 1, 'list of: text'),
         ('run: {jobs: 0}', 1, 'whole number >= 1'),
         ('output: {directory: ""}', 1, 'output.directory'),
+        ('fit: {loss: square}', 1, "'linear' or 'soft_l1'"),
+        ('fit: {ridge: -1}', 1, 'number >= 0'),
+        ('photometry: {fwhm_limits: [2, 1]}', 1, 'lower < upper'),
+        ('background: {box_sizes: [-1]}', 1, 'number >= 0'),
+        ('background: {methods: [spline]}', 1, "'lsq' or 'huber'"),
+        ('background: {orders: []}', 1, 'orders is empty'),
         ('fit: {noise: pink}', 1, "'correlated' or 'white'"),
         ('fit: {fixed: [angle]}', 1, "'position' or 'shape'"),
         ('fit: {fixed: position}', 1, "list of: 'position' or 'shape'"),
@@ -214,6 +220,7 @@ def test_defaults_are_those_of_the_classes():
     """
     The configuration counts lengths in beam widths, the classes pixels.
     """
+    from hyperphotutils.background import LocalPolynomialBackground
     from hyperphotutils.photometry import HyperPhotometry
 
     config = PipelineConfig()
@@ -232,6 +239,13 @@ def test_defaults_are_those_of_the_classes():
     assert fitter.poly_order == config.fit.poly_order
     assert fitter.fixed == config.fit.fixed
     assert phot.noise == config.fit.noise
+    for name in ('loss', 'f_scale', 'ridge', 'ftol'):
+        assert getattr(fitter, name) == getattr(config.fit, name)
+    assert phot.fwhm_limits is config.photometry.fwhm_limits is None
+    assert phot.background is config.background.box_sizes is None
+    separate = LocalPolynomialBackground(21)
+    for name in ('orders', 'methods', 'criterion', 'huber_epsilons'):
+        assert getattr(separate, name) == getattr(config.background, name)
     assert fitter.fit_radius == 4 * config.fit.fit_radius
     assert fitter.max_shift == 4 * config.fit.max_shift
     assert tuple(fitter.fwhm_range) == config.fit.fwhm_range

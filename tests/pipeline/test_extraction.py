@@ -169,3 +169,33 @@ def test_snap_radius_is_in_beam_widths(map_file):
     snapped = extract(map_file, run=only,
                       detection={'snap_radius': 5.0}).table
     assert len(snapped) < len(free)
+
+
+def test_separate_background_is_a_choice(map_file, full):
+    """
+    Its boxes are in beam widths; the table tells which was chosen.
+    """
+    table = extract(map_file, background={
+        'box_sizes': [6, 8], 'orders': [1, 2], 'methods': ['huber'],
+        'huber_epsilons': [1.35]}).table
+    assert set(table['bkg_method']) == {'huber'}
+    assert set(table['bkg_order']) <= {1, 2}
+    fwhm = full.image.meta['beam_fwhm_pix']
+    sizes = {int(2 * (size * fwhm // 2) + 1) for size in (6, 8)}
+    assert set(np.asarray(table['bkg_box'], dtype=int)) <= sizes
+    assert_allclose(np.median(table['flux_fit'] / full.table['flux_fit']),
+                    1, atol=0.1)
+
+
+def test_limits_of_apertures_and_of_fits_reach_them(map_file, full):
+    """
+    Apertures for beams alone hold less of wider sources.
+    """
+    table = extract(map_file, photometry={
+        'fwhm_limits': [0.9, 1.0], 'aperture_correction': False}).table
+    whole = extract(map_file,
+                    photometry={'aperture_correction': False}).table
+    assert np.median(table['aperture_flux'] / whole['aperture_flux']) < 0.97
+    robust = extract(map_file, fit={'noise': 'white', 'loss': 'cauchy'})
+    white = extract(map_file, fit={'noise': 'white'})
+    assert np.all(robust.table['flux_fit'] != white.table['flux_fit'])
