@@ -37,6 +37,7 @@ _WIDTH = 79
 # What is so in Hyper-py without a key
 _ALWAYS = {
     'detection.kernel': 'box',
+    'fit.max_rounds': 0,
     'photometry.aperture_correction': False,
 }
 
@@ -281,6 +282,7 @@ def _tell(outcomes, given):
 
 _REASONS = {
     'detection.kernel': 'the filter of Hyper-py',
+    'fit.max_rounds': 'Hyper-py does not search the residual; 2 does',
     'photometry.aperture_correction': (
         'apertures of Hyper-py are not corrected; true gives the flux of '
         'the whole source'),
@@ -468,6 +470,7 @@ def _limits(value, get):
     ratio = get('photometry.fwhm_radius_ratio')
     return _Outcome('kept', {
         'fit.fwhm_range': [get('photometry.aper_inf'), value],
+        'photometry.fwhm_limits': [get('photometry.aper_inf'), value],
         'grouping.max_separation': 2.0 * value * ratio})
 
 
@@ -480,17 +483,39 @@ def _joint_orders(value, get):
     return _Outcome('unsupported', {}, 'one order only: fit.poly_order')
 
 
-def _separate(reason):
+def _separate(name, convert=lambda value: value):
     """
     What only matters to a background that is estimated first.
     """
-    def rule(_, get):
+    def rule(value, get):
         if not get('background.fit_gauss_and_bg_separately'):
             return _Outcome('dropped', {},
                             'fit_gauss_and_bg_separately is false')
-        return _Outcome('unsupported', {}, reason)
+        return _Outcome('kept', {name: convert(value)})
 
     return rule
+
+
+def _methods(value):
+    return ['lsq' if name == 'least_squares' else name
+            for name in _as_list(value)]
+
+
+def _criterion(value):
+    return 'reduced_chi2' if value == 'redchi' else value
+
+
+def _boxes(value, get):
+    """
+    Return all boxes in steps of half a beam width.
+    """
+    if not get('background.fit_gauss_and_bg_separately'):
+        return _Outcome('dropped', {}, 'fit_gauss_and_bg_separately is false')
+    smallest = get('background.fix_min_box')
+    sizes = [smallest]
+    while smallest > 0 and sizes[-1] + 0.5 <= value:
+        sizes.append(sizes[-1] + 0.5)
+    return _Outcome('kept', {'background.box_sizes': sizes})
 
 
 def _group_files(value, get):
@@ -501,10 +526,16 @@ def _group_files(value, get):
                              value or get('fits_output.fits_fitting')})
 
 
-def _scale(_, get):
+def _scale(value, get):
     if get('fit_options.loss') == 'linear':
         return _Outcome('dropped', {}, 'fit_options.loss is linear')
-    return _Outcome('unsupported', {}, _ONE_FITTER)
+    return _Outcome('kept', {'fit.f_scale': value})
+
+
+def _steps(value, _):
+    if value < PipelineConfig().fit.max_iter:
+        return _Outcome('kept', {'fit.max_iter': value})
+    return _Outcome('dropped', {}, 'fit.max_iter is enough')
 
 
 def _power(_, get):
@@ -513,16 +544,16 @@ def _power(_, get):
     return _Outcome('unsupported', {}, _OWN_WEIGHTS)
 
 
-def _ridge(_, get):
+def _ridge(value, get):
     if not get('fit_options.use_l2_regularization'):
         return _Outcome('dropped', {}, 'use_l2_regularization is false')
-    return _Outcome('unsupported', {}, _NO_RIDGE)
+    if not get('background.fit_gauss_and_bg_together'):
+        return _Outcome('dropped', {}, 'fit_gauss_and_bg_together is false')
+    return _Outcome('kept', {'fit.ridge': value})
 
 
-_ONE_BACKGROUND = 'backgrounds are fitted together with the sources'
-_ONE_FITTER = 'fits are plain least squares with tolerances of their own'
+_ONE_TOLERANCE = 'fits end by ftol'
 _OWN_WEIGHTS = 'the noise measured on the map weights the pixels: fit.noise'
-_NO_RIDGE = 'polynomials are not regularized'
 
 # Hyper-py's key: its documented default, and what becomes of it
 _RULES = {
@@ -565,34 +596,36 @@ _RULES = {
     'photometry.PA_val': ([0.0], _shape('sources.position_angle')),
     'fit_options.fit_method': (
         'least_squares', _dropped('the only one there, and here')),
-    'fit_options.loss': ('linear', _not_yet(_ONE_FITTER, 'linear')),
+    'fit_options.loss': ('linear', _to('fit.loss')),
     'fit_options.f_scale': (0.1, _scale),
-    'fit_options.max_nfev': (50000, _not_yet(_ONE_FITTER)),
-    'fit_options.xtol': (1e-8, _not_yet(_ONE_FITTER)),
-    'fit_options.ftol': (1e-8, _not_yet(_ONE_FITTER)),
-    'fit_options.gtol': (1e-8, _not_yet(_ONE_FITTER)),
+    'fit_options.max_nfev': (50000, _steps),
+    'fit_options.xtol': (1e-8, _dropped(_ONE_TOLERANCE)),
+    'fit_options.ftol': (1e-8, _to('fit.ftol')),
+    'fit_options.gtol': (1e-8, _dropped(_ONE_TOLERANCE)),
     'fit_options.weights': ('snr', _not_yet(_OWN_WEIGHTS, 'null')),
     'fit_options.power_snr': (5, _power),
     'fit_options.calc_covar': (
         False, _dropped('errors come from the covariance, always')),
-    'fit_options.min_method': ('nmse', _not_yet(_ONE_BACKGROUND)),
+    'fit_options.min_method': (
+        'nmse', _separate('background.criterion', _criterion)),
     'fit_options.verbose': (
         False, _dropped('the table has the results of each fit')),
     'fit_options.use_l2_regularization': (
-        True, _not_yet(_NO_RIDGE, False)),
+        True, _with('fit_options.lambda_l2')),
     'fit_options.lambda_l2': (
         1e-4, _ridge),
     'fit_options.vary': (False, _fixed),
     'fit_options.bg_fitters': (
-        ['least_squares'], _separate(_ONE_BACKGROUND)),
+        ['least_squares'], _separate('background.methods', _methods)),
     'fit_options.huber_epsilons': (
-        [1.1, 1.35, 1.7, 2.0], _separate(_ONE_BACKGROUND)),
+        [1.1, 1.35, 1.7, 2.0],
+        _separate('background.huber_epsilons', _as_list)),
     'background.fit_gauss_and_bg_separately': (
-        True, _not_yet(_ONE_BACKGROUND, False)),
+        True, _with('background.fix_max_box')),
     'background.pol_orders_separate': (
-        [0, 1, 2], _separate(_ONE_BACKGROUND)),
-    'background.fix_min_box': (3, _separate(_ONE_BACKGROUND)),
-    'background.fix_max_box': (5, _separate(_ONE_BACKGROUND)),
+        [0, 1, 2], _separate('background.orders', _as_list)),
+    'background.fix_min_box': (3, _with('background.fix_max_box')),
+    'background.fix_max_box': (5, _boxes),
     'background.fit_gauss_and_bg_together': (
         False, _with('background.polynomial_orders')),
     'background.polynomial_orders': ([0], _joint_orders),

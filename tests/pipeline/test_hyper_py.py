@@ -134,10 +134,18 @@ def test_default_file_means_this(hyper_file):
     assert config.detection.roundness_range == (-4, 4)
     assert config.detection.sharpness_range == (-2, 2)
     assert config.fit.fwhm_range == (1, 2)
+    assert config.photometry.fwhm_limits == (1, 2)
+    assert config.background.box_sizes == (3, 3.5, 4, 4.5, 5)
+    assert config.background.methods == ('lsq',)
+    assert config.background.orders == (0, 1, 2)
+    assert config.background.criterion == 'nmse'
+    assert config.fit.loss == 'linear'
+    assert config.fit.ridge == 0
     assert config.fit.fixed == ('position',)
     assert config.grouping.max_separation == 2
     assert config.photometry.fwhm_radius_ratio == 0.5
     assert not config.photometry.aperture_correction
+    assert config.fit.max_rounds == 0
     assert config.output.flux_unit == 'mJy'
     assert config.output.peak_unit == 'mJy/beam'
     assert config.output.directory == 'output'
@@ -179,7 +187,22 @@ def test_default_file_means_this(hyper_file):
           'fit.fixed': ('shape',)}),
         ({'background': {'fit_gauss_and_bg_together': True,
                          'polynomial_orders': [2]}},
-         {'fit.poly_order': 2}),
+         {'fit.poly_order': 2, 'fit.ridge': 1e-4}),
+        ({'fit_options': {'loss': 'cauchy', 'f_scale': 0.5, 'ftol': 1e-6,
+                          'max_nfev': 100}},
+         {'fit.loss': 'cauchy', 'fit.f_scale': 0.5, 'fit.ftol': 1e-6,
+          'fit.max_iter': 100}),
+        ({'fit_options': {'bg_fitters': ['least_squares', 'theilsen'],
+                          'min_method': 'redchi'},
+          'background': {'pol_orders_separate': 1, 'fix_max_box': 4}},
+         {'background.methods': ('lsq', 'theilsen'),
+          'background.criterion': 'reduced_chi2',
+          'background.orders': (1,),
+          'background.box_sizes': (3, 3.5, 4)}),
+        ({'background': {'fix_min_box': 0}},
+         {'background.box_sizes': (0,)}),
+        ({'background': {'fit_gauss_and_bg_separately': False}},
+         {'background.box_sizes': None}),
     ],
 )
 def test_values_arrive_under_our_names(hyper_file, sections, ours):
@@ -192,9 +215,7 @@ def test_values_arrive_under_our_names(hyper_file, sections, ours):
 @pytest.mark.parametrize(
     'sections',
     [
-        {'fit_options': {'loss': 'cauchy'}},
         {'fit_options': {'weights': 'power_snr'}},
-        {'background': {'fit_gauss_and_bg_separately': True}},
         {'background': {'fit_gauss_and_bg_together': True,
                         'polynomial_orders': [0, 1]}},
         {'control': {'datacube': True}},
