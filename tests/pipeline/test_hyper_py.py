@@ -332,3 +332,23 @@ def test_our_own_file_is_not_taken_for_one(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'input' of Hyper-py"
                        "|unknown key 'input"):
         read_hyper_py(path)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ('name', 'n_sources'),
+    [('test_2d_map_1.fits', 50), ('map_500_Gaussians_1.fits', None)],
+)
+def test_default_file_runs_on_the_maps_of_hyper_py(
+    hyper_file, real_data, name, n_sources
+):
+    """
+    Hyper-py 1.2.3 detects 50 sources on the first with this file.
+    """
+    path = real_data(name)
+    hyper = hyper_file(files={'file_map_name': path.name},
+                       paths={'input': {'dir_maps': str(path.parent)}})
+    with pytest.warns(AstropyUserWarning, match='of Hyper-py'):
+        table = run(hyper)
+    assert len(table) == n_sources or (n_sources is None and len(table) > 300)
+    assert str(table['aperture_flux'].unit) == 'mJy'
