@@ -269,6 +269,6 @@ def test_relative_rms_of_another_map():
     noise = CorrelatedNoise([0.0, 1.0], [np.eye(2)],
                             relative_rms=np.ones((3, 3)))
     init = QTable({'x_init': [20.0], 'y_init': [20.0]})
-    with pytest.raises(ValueError, match='noise.relative_rms must have the'):
+    with pytest.raises(ValueError, match=r'noise\.relative_rms must have the'):
         BlendGroupFitter(4.0)(np.zeros((41, 41)), noise=noise,
                               init_params=init)
