@@ -352,4 +352,5 @@ def _shared_noise(apertures, x, y, major, minor, theta):
     profile /= 2.0 * np.pi * np.sqrt(det)[:, None]
     lost = np.sum(apertures.background_weights * profile, axis=1)
     kept = np.sum(apertures.weights * profile, axis=1)
-    return lost**2 + 2.0 * lost * kept
+    # With shapes that are held far from the true ones, nothing is best.
+    return np.maximum(lost**2 + 2.0 * lost * kept, 0.0)

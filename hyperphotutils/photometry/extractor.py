@@ -394,7 +394,7 @@ optional
         init['group_id'] = np.where(
             table['group_id'] > 0, table['group_id'],
             np.max(table['group_id']) + 1 + np.arange(len(table)))
-        fitted = self._fit(image, image.values, init)
+        fitted = self._fit(image, image.cleaned, init)
         for name in ('x_init', 'y_init'):
             fitted[name] = table[name]
         fitted['flags'] |= table['flags'] & FLAGS['residual_detection']
@@ -524,7 +524,7 @@ optional
         init = init[np.isin(init['group_id'], init['group_id'][changed])]
         is_old = fallen | np.isin(table['id'], init['id'])
         old, others = table[is_old], table[~is_old]
-        values = image.values - image.model + image.render(old)
+        values = image.cleaned - image.model + image.render(old)
         fitted = self._fit(image, values, init)
         image.replace(old, fitted)
         if new is not None:
@@ -544,7 +544,7 @@ optional
             table['reduced_chi2'] /= image.noise**2
         table['group_id'] = renumber_groups(table['group_id'])
         radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
-        residual = image.values - image.model
+        residual = image.cleaned - image.model
         noise = image.noise if image.covariance is None else image.covariance
         measured, apertures = measure_sources(
             residual, table, noise, mask=image.mask, radius=radius,
@@ -557,7 +557,7 @@ optional
         if image.separate is None:
             image.background = apertures.background(residual, radius)
         else:
-            image.put_back(table, measured)
+            image.describe_background(table, measured)
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
         for name, unit in (

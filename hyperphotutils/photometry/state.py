@@ -53,6 +53,7 @@ class MapState:
         self.filtered_noise = None
         self.covariance = None
         self.separate = None
+        self.cleaned = self.values
         self.tried = np.empty((0, 2))
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
@@ -122,14 +123,12 @@ class MapState:
                 norm[slices] += near
         self.background = np.where(
             norm > 0.0, total / np.where(norm > 0.0, norm, 1.0), np.nan)
-        self.values = self.values - np.nan_to_num(self.background)
+        self.cleaned = self.values - np.nan_to_num(self.background)
 
-    def put_back(self, table, measured):
+    def describe_background(self, table, measured):
         """
-        Put the separate background back into the map, and what it was
-        into the table.
+        Put into the table what the separate background was.
         """
-        self.values = self.values + np.nan_to_num(self.background)
         fits = self.separate.table
         row = KDTree(np.column_stack((fits['x'], fits['y']))).query(
             np.nan_to_num(positions(table, 'fit')))[1]
@@ -161,7 +160,7 @@ class MapState:
             self.values.shape, table['x_fit'], table['y_fit'],
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
-        residual = self.values - self.model
+        residual = self.cleaned - self.model
         mask = self.mask | cores
         relative_rms = self._relative_rms(residual, mask, fwhm)
         if relative_rms is not None:
@@ -172,7 +171,7 @@ class MapState:
             residual, mask=mask)
         beam = {'fwhm': fwhm} if self.beam is None else self.beam
         return CorrelatedNoise.from_image(
-            self.with_unit(self.values - self.model), **beam, mask=mask,
+            self.with_unit(self.cleaned - self.model), **beam, mask=mask,
             relative_rms=relative_rms)
 
     def _relative_rms(self, residual, mask, fwhm):

@@ -109,3 +109,14 @@ def test_bad_arguments(kwargs, error, match):
     """
     with pytest.raises(error, match=match):
         HyperPhotometry(FWHM, **kwargs)
+
+
+def test_boxes_make_no_detections():
+    """
+    The borders of the boxes, inside which the background is subtracted,
+    are no sources of the residual.
+    """
+    data, truth, _ = curved_map(noise=0.5)
+    separate = LocalPolynomialBackground((13, 17, 21), orders=(0, 1, 2))
+    table = HyperPhotometry(FWHM, background=separate)(data)
+    assert len(table) == len(truth)

@@ -187,7 +187,7 @@ def test_separate_background_is_a_choice(map_file, full):
                     1, atol=0.1)
 
 
-def test_limits_of_apertures_and_of_fits_reach_them(map_file, full):
+def test_limits_of_apertures_and_of_fits_reach_them(map_file):
     """
     Apertures for beams alone hold less of wider sources.
     """

@@ -329,8 +329,7 @@ def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
 def test_our_own_file_is_not_taken_for_one(tmp_path):
     path = tmp_path / 'ours.yaml'
     path.write_text(config_to_yaml(PipelineConfig()))
-    with pytest.raises(ConfigError, match="unknown key 'input' of Hyper-py"
-                       "|unknown key 'input"):
+    with pytest.raises(ConfigError, match=r"unknown key 'input"):
         read_hyper_py(path)
 
 
