@@ -23,11 +23,7 @@ from hyperphotutils.utils.wcs import (
     sky_to_pixel_ellipse,
 )
 
-__all__ = [
-    'GaussianEllipseAperture',
-    'SkyGaussianEllipseAperture',
-    'position_angle_in_frame',
-]
+__all__ = ['GaussianEllipseAperture', 'SkyGaussianEllipseAperture']
 
 
 class _Limits(ApertureAttribute):

@@ -21,9 +21,9 @@ from astropy.utils.exceptions import AstropyUserWarning
 from hyperphotutils.catalog.formats import read_table
 from hyperphotutils.catalog.hyper import frames_of_comments
 from hyperphotutils.utils.gaussians import wrap_angle
-from hyperphotutils.utils.wcs import position_angle_in_frame, sources_to_pixels
+from hyperphotutils.utils.wcs import position_angle_in_frame
 
-__all__ = ['read_source_list', 'sources_to_pixels']
+__all__ = ['read_source_list']
 
 # What the columns may be called, in lower case
 _NAMES = {
@@ -124,7 +124,7 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
 
     See Also
     --------
-    sources_to_pixels
+    hyperphotutils.utils.sources_to_pixels
 
     Examples
     --------

@@ -15,16 +15,13 @@ from photutils.psf import SourceGrouper
 
 from hyperphotutils.background import LocalPolynomialBackground
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.catalog import (
-    convert_flux_units,
-    read_source_list,
-    sources_to_pixels,
-)
+from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.utils.tables import result_meta
+from hyperphotutils.utils.wcs import sources_to_pixels
 
 __all__ = ['Extraction', 'extract_map']
 

@@ -16,12 +16,8 @@ from astropy.wcs import WCS, FITSFixedWarning
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.catalog import (
-    read_source_list,
-    sources_to_pixels,
-    write_catalog,
-)
-from hyperphotutils.utils import add_gaussians
+from hyperphotutils.catalog import read_source_list, write_catalog
+from hyperphotutils.utils import add_gaussians, sources_to_pixels
 
 FILES = ['a.ecsv', 'a.fits', 'a.vot', 'a.ipac', 'a.csv']
 ASTROPY_FORMATS = {'ecsv': 'ascii.ecsv', 'fits': 'fits', 'vot': 'votable',
