@@ -140,10 +140,11 @@ class LocalApertures:
                                     self.usable.shape)
         near = np.exp(-2.0 * distance2 / radius**2)
         use = self.usable & (distance2 <= radius**2)
-        total, norm = np.zeros(residual.shape), np.zeros(residual.shape)
-        pixels = (self.rows[use], self.cols[use])
-        np.add.at(total, pixels, (near * polynomial)[use])
-        np.add.at(norm, pixels, near[use])
+        pixels = (self.rows * residual.shape[1] + self.cols)[use]
+        total, norm = (
+            np.bincount(pixels, weights=values[use],
+                        minlength=residual.size).reshape(residual.shape)
+            for values in (near * polynomial, near))
         return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
                         np.nan)
 

@@ -495,7 +495,8 @@ class JointFit:
         if config.fitter is None:
             result = fit_batch(problem, sources, coeffs,
                                max_iter=config.max_iter,
-                               tolerance=tolerance)
+                               tolerance=tolerance,
+                               with_covariance=tolerance != _COARSE)
         else:
             result = fit_with_astropy(config.fitter, problem, sources,
                                       coeffs, centers, config.fit_radius)

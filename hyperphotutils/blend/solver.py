@@ -131,7 +131,8 @@ class BatchResult(NamedTuple):
     converged: Any
 
 
-def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10):
+def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
+              with_covariance=True):
     """
     Fit all groups of a batch.
 
@@ -152,6 +153,10 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10):
     tolerance : float, optional
         A group has converged when a step promises to lower its chi2 by
         less than this fraction.
+
+    with_covariance : bool, optional
+        Whether the covariance and chi2 are wanted; they are `None`
+        otherwise.
 
     Returns
     -------
@@ -197,9 +202,11 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10):
                                                       strict=True))
     _, sources, coeffs, converged, n_iter = _take(columns,
                                                   xp.argsort(columns[0]))
-    chi2, normal, _ = _normal_terms(problem, sources, coeffs)
-    return BatchResult(sources, coeffs, _covariance(normal, problem.free),
-                       chi2, n_iter, converged)
+    chi2 = covariance = None
+    if with_covariance:
+        chi2, normal, _ = _normal_terms(problem, sources, coeffs)
+        covariance = _covariance(normal, problem.free)
+    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
 
 
 def solve_linear(problem, sources, coeffs):

@@ -89,10 +89,11 @@ class MapState:
         as wide as the footprint of a fit; and measure the noise of the
         high-pass filtered map.
         """
-        filtered = high_pass_filter(self.values - self.model, fwhm,
-                                    mask=self.mask)
-        self.filtered_noise = max(
-            self._rounding(), clipped_rms(filtered, mask=self.mask))
+        if self.filtered_noise is None:
+            filtered = high_pass_filter(self.values - self.model, fwhm,
+                                        mask=self.mask)
+            self.filtered_noise = max(
+                self._rounding(), clipped_rms(filtered, mask=self.mask))
         box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         if self.plain_error is None:
             self.noise = max(self._rounding(), local_rms(
