@@ -38,6 +38,9 @@ _MIN_SEPARATION = 0.5
 # The smallest height of a fitted source on the high-pass filtered map in
 # units of the noise.
 _MIN_CONTRAST = 4.0
+# The smallest peak in units of its error, where that is known: a peak that
+# its neighbours could as well account for is no source of its own.
+_MIN_SNR = 3.0
 # The smallest peak in units of that of a neighbour within so many FWHM:
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
@@ -485,6 +488,8 @@ optional
             *(np.maximum(table[name], self.fwhm)
               for name in ('fwhm_major_fit', 'fwhm_minor_fit')), self.fwhm)
         stands = contrast > _MIN_CONTRAST
+        if image.covariance is not None:
+            stands &= amplitude > _MIN_SNR * image.peak_noise(table)
         stands &= amplitude > _DYNAMIC_RANGE * self._brightest_near(table)
         known = np.flatnonzero(np.isfinite(contrast))
         pairs = KDTree(positions(table[known], 'fit')).query_pairs(

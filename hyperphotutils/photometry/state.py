@@ -163,6 +163,9 @@ class MapState:
             table['theta_fit'], factor=0.5)
         residual = self.cleaned - self.model
         mask = self.mask | cores
+        if self.separate is not None:
+            # Elsewhere the background is still in the map.
+            mask |= ~np.isfinite(self.background)
         relative_rms = self._relative_rms(residual, mask, fwhm)
         if relative_rms is not None:
             residual = residual / relative_rms
