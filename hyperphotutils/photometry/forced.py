@@ -44,9 +44,6 @@ _PIXEL_UNIT = u.Jy / u.pix
 # What the fit gives for each band, in the order of the columns.
 _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
              'amplitude_fit', 'local_bkg', 'flags')
-# A source may be narrower than the reference beam by this fraction of the
-# beam's area before it counts as clipped: the arithmetic is not exact.
-_ROUND_OFF = 1e-9
 # Sources up to this size in beams are fitted on the footprint of the beam:
 # on a larger one, structured backgrounds are less like a polynomial.
 _COMPACT = 1.5
@@ -752,24 +749,22 @@ def _match_ellipses(ellipse, reference, beam):
     Take one beam from ellipses and add another.
 
     All are tuples of the two FWHMs and the position angle in
-    degrees. Also returned is which ellipses are narrower than the beam taken
-    away; they are as wide as the one added there.
+    degrees. Also returned is which ellipses have become narrower than
+    half of the beam added; they are as wide as that one.
     """
     # on axes to the North and to the East
     source, reference, beam = (np.array(gaussian_matrix(*axes))
                                for axes in (ellipse, reference, beam))
-    nn, ne, ee = (source.T - reference.T).T
+    # Widths that noise has made smaller than the reference beam are not
+    # lifted to it: that would widen the ellipses on average.
+    nn, ne, ee = (source.T - reference.T + beam.T).T
     mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
     angle = np.arctan2(ne, 0.5 * (nn - ee))
-    tiny = _ROUND_OFF * (reference[0] + reference[2])
-    clipped = mean - spread < -tiny
-    large, small = np.maximum([mean + spread, mean - spread], 0.0)
-    mean, spread = 0.5 * (large + small), 0.5 * (large - small)
-    nn = mean + spread * np.cos(angle) + beam[0]
-    ne = spread * np.sin(angle) + beam[1]
-    ee = mean - spread * np.cos(angle) + beam[2]
-    mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
-    major, minor = gaussian_sigma_to_fwhm * np.sqrt(
-        [mean + spread, mean - spread])
-    angle = wrap_angle(0.5 * np.rad2deg(np.arctan2(ne, 0.5 * (nn - ee))))
-    return major, minor, angle, clipped
+    beam_mean = 0.5 * (beam[0] + beam[2])
+    beam_spread = np.hypot(0.5 * (beam[0] - beam[2]), beam[1])
+    narrowest = beam_mean - beam_spread
+    clipped = mean - spread < 0.25 * narrowest
+    large, small = (np.where(clipped, np.maximum(value, narrowest), value)
+                    for value in (mean + spread, mean - spread))
+    major, minor = gaussian_sigma_to_fwhm * np.sqrt([large, small])
+    return major, minor, wrap_angle(0.5 * np.rad2deg(angle)), clipped

@@ -3,6 +3,8 @@
 Sizes of sources without the beam.
 """
 
+from numbers import Real
+
 import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
@@ -47,6 +49,11 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
         ``is_resolved``, whether the source is larger than the beam along
         both axes by more than the error.
 
+    Raises
+    ------
+    ValueError
+        If a width of the beam is no positive number.
+
     Notes
     -----
     With :math:`w` the FWHM along an axis of the source and :math:`w_0`
@@ -67,6 +74,12 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     >>> print(sizes['is_resolved'])
     [False]
     """
+    for name, value in (('fwhm_major', fwhm_major),
+                        ('fwhm_minor', fwhm_minor)):
+        if value is not None and not (
+                isinstance(value, Real) and 0.0 < value < np.inf):
+            msg = f'{name} must be a positive number of pixels: {value!r}'
+            raise ValueError(msg)
     major, minor = (np.asarray(table[name], dtype=float)
                     for name in ('fwhm_major_fit', 'fwhm_minor_fit'))
     angle = table['theta_fit'].to_value(u.deg)

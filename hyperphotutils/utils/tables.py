@@ -117,6 +117,10 @@ def open_nddata(data, mask=None, error=None):
         return data, mask, error
     unit = data.unit
     if data.mask is not None:
+        if mask is not None and np.shape(mask) != np.shape(data.mask):
+            msg = (f'mask must have the shape of data, {data.mask.shape}, '
+                   f'got {np.shape(mask)}')
+            raise ValueError(msg)
         mask = data.mask if mask is None else data.mask | np.asarray(mask)
     if error is None and data.uncertainty is not None:
         deviation = data.uncertainty.represent_as(StdDevUncertainty)

@@ -5,6 +5,7 @@ Tests for the sizes module.
 
 import astropy.units as u
 import numpy as np
+import pytest
 from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 from radio_beam import Beam
@@ -74,3 +75,14 @@ def test_errors_are_those_of_a_simulation():
     sizes = deconvolve_sizes(table, 4.0)
     assert_allclose(np.std(sizes['fwhm_major_dec']),
                     np.median(sizes['fwhm_major_dec_err']), rtol=0.05)
+
+
+@pytest.mark.parametrize('beam', [
+    5.0 * u.arcsec, Beam(5.0 * u.arcsec), None, 0.0, np.nan])
+def test_the_beam_is_a_number_of_pixels(beam):
+    """
+    Anything else would give wrong sizes without a word.
+    """
+    table = make_table(np.array([4.0]), np.array([4.0]), np.array([0.0]))
+    with pytest.raises(ValueError, match='fwhm_major must be a positive'):
+        deconvolve_sizes(table, beam if beam is not None else np.inf)
