@@ -580,6 +580,9 @@ optional
             _add_sky_columns(table, image.wcs)
         table.meta |= result_meta(self)
         table.meta['rms'] = str(self.rms)
+        if image.beam_area is not None:
+            # brings peaks back to values per beam
+            table.meta['beam_area_pix'] = float(image.beam_area)
         if image.covariance is not None:
             table.meta['noise'] = repr(image.covariance)
         return table

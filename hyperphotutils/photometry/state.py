@@ -42,7 +42,9 @@ class MapState:
     def __init__(self, data, wcs, mask, error):
         if isinstance(data, NDData):
             wcs = data.wcs if wcs is None else wcs
-        self.beam = _beam(getattr(data, 'meta', None))
+        meta = getattr(data, 'meta', None) or {}
+        self.beam = _beam(meta)
+        self.beam_area = meta.get('beam_area_pix')
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)
@@ -249,7 +251,7 @@ def _beam(meta):
     """
     names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
              'theta': 'beam_theta'}
-    if meta is None or not all(name in meta for name in names.values()):
+    if not all(name in meta for name in names.values()):
         return None
     return {key: float(getattr(meta[name], 'value', meta[name]))
             for key, name in names.items()}
