@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.results import make_models, make_table
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -162,35 +163,35 @@ class BlendGroupFitter:
                  fitter=None, max_group_size=25, loss='linear',
                  f_scale=1.0, ridge=0.0, ftol=1e-8, max_iter=200,
                  progress_bar=False):
-        self.fwhm = _positive(fwhm, 'fwhm')
+        self.fwhm = check_positive(fwhm, 'fwhm')
         if poly_order is not None and poly_order not in range(-1, 5):
             msg = ('poly_order must be an integer from -1 to 4: '
                    f'{poly_order!r}')
             raise ValueError(msg)
         self.poly_order = poly_order
-        self.fit_radius = _positive(
+        self.fit_radius = check_positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
         self.grouper = (SourceGrouper(min_separation=2.0 * self.fwhm)
                         if grouper is None
-                        else _callable_or_none(grouper, 'grouper'))
+                        else check_part(grouper, 'grouper'))
         self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
-        self.max_shift = _positive(
+        self.max_shift = check_positive(
             self.fwhm if max_shift is None else max_shift, 'max_shift')
         self.fixed = _names(fixed, 'fixed', ('position', 'shape'))
-        self.fitter = _callable_or_none(fitter, 'fitter')
+        self.fitter = check_part(fitter, 'fitter')
         self.max_group_size = _positive_integer(max_group_size,
                                                 'max_group_size')
         if loss not in _LOSSES:
             msg = f'loss must be one of {_LOSSES}: {loss!r}'
             raise ValueError(msg)
         self.loss = loss
-        self.f_scale = _positive(f_scale, 'f_scale')
+        self.f_scale = check_positive(f_scale, 'f_scale')
         if not isinstance(ridge, Real) or not 0.0 <= ridge < np.inf:
             msg = f'ridge must be a number of at least 0: {ridge!r}'
             raise ValueError(msg)
         self.ridge = float(ridge)
-        self.ftol = _positive(ftol, 'ftol')
+        self.ftol = check_positive(ftol, 'ftol')
         self.max_iter = _positive_integer(max_iter, 'max_iter')
         self.progress_bar = progress_bar
         self._fit = None
@@ -407,16 +408,6 @@ def _blas_controller():
     return ThreadpoolController()
 
 
-def _positive(value, name):
-    """
-    Check a positive number.
-    """
-    if not isinstance(value, Real) or not 0.0 < value < np.inf:
-        msg = f'{name} must be a positive number: {value!r}'
-        raise ValueError(msg)
-    return float(value)
-
-
 def _ordered_pair(pair, name):
     """
     Check two positive numbers in rising order.
@@ -449,19 +440,6 @@ def _names(names, name, allowed):
         msg = f'{name} must hold nothing but {allowed}: {names!r}'
         raise ValueError(msg)
     return tuple(names)
-
-
-def _callable_or_none(value, name):
-    """
-    Check something that is called, or None.
-    """
-    if isinstance(value, type):
-        msg = f'{name} must be an instance, not the class {value.__name__}'
-        raise TypeError(msg)
-    if value is not None and not callable(value):
-        msg = f'{name} must be callable: {value!r}'
-        raise TypeError(msg)
-    return value
 
 
 def _inverse_errors(error, mask):

@@ -4,7 +4,7 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from astropy.modeling.fitting import Fitter
@@ -22,6 +22,7 @@ from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.photometry.state import MapState, plain, positions
+from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
@@ -159,13 +160,16 @@ optional
                  fwhm_radius_ratio=1.0, aperture_correction=True,
                  fwhm_limits=None, background=None, noise='correlated',
                  max_rounds=2, progress_bar=False):
-        _check_numbers(fwhm=fwhm, fwhm_radius_ratio=fwhm_radius_ratio)
-        _check_parts(finder=finder, grouper=grouper, fitter=fitter)
+        self.fwhm = check_positive(fwhm, 'fwhm')
+        self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
+                                                'fwhm_radius_ratio')
+        for name, part in (('finder', finder), ('grouper', grouper),
+                           ('fitter', fitter)):
+            check_part(part, name)
         if not isinstance(max_rounds, Integral) or max_rounds < 0:
             msg = ('max_rounds must be an integer of at least 0: '
                    f'{max_rounds!r}')
             raise ValueError(msg)
-        self.fwhm = float(fwhm)
         self.finder = (HighPassStarFinder(5.0, fwhm) if finder is None
                        else finder)
         self.grouper = (SourceGrouper(min_separation=2.0 * fwhm)
@@ -174,7 +178,6 @@ optional
             fitter = BlendGroupFitter(fwhm, fitter=fitter,
                                       progress_bar=progress_bar)
         self.fitter = fitter
-        self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
         if fwhm_limits is not None and (
                 np.shape(fwhm_limits) != (2,)
@@ -227,7 +230,9 @@ optional
         error : float or 2D array_like, optional
             The standard deviation of the pixels, with the unit of
             ``data``. By default, the noise is taken from the residuals
-            of the fits.
+            of the fits. The covariance of correlated noise is measured
+            on the map in any case; a map of errors then tells how the
+            noise varies.
 
         init_params : `~astropy.table.Table`, optional
             The sources to measure instead of detecting them; see
@@ -548,6 +553,25 @@ optional
             # Without errors this is the variance of the residuals.
             table['reduced_chi2'] /= image.noise**2
         table['group_id'] = renumber_groups(table['group_id'])
+        self._add_apertures(image, table)
+        table['snr'] = (plain(table['amplitude_fit'])
+                        / image.peak_noise(table))
+        table = table[list(_COLUMNS)]
+        if image.wcs is not None:
+            _add_sky_columns(table, image.wcs)
+        table.meta |= result_meta(self)
+        table.meta['rms'] = str(self.rms)
+        if image.beam_area is not None:
+            # brings peaks back to values per beam
+            table.meta['beam_area_pix'] = float(image.beam_area)
+        if image.covariance is not None:
+            table.meta['noise'] = repr(image.covariance)
+        return table
+
+    def _add_apertures(self, image, table):
+        """
+        Add what is measured in the apertures.
+        """
         radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
         residual = image.cleaned - image.model
         noise = image.noise if image.covariance is None else image.covariance
@@ -573,42 +597,6 @@ optional
             if unit is not None:
                 table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
-        table['snr'] = (plain(table['amplitude_fit'])
-                        / image.peak_noise(table))
-        table = table[list(_COLUMNS)]
-        if image.wcs is not None:
-            _add_sky_columns(table, image.wcs)
-        table.meta |= result_meta(self)
-        table.meta['rms'] = str(self.rms)
-        if image.beam_area is not None:
-            # brings peaks back to values per beam
-            table.meta['beam_area_pix'] = float(image.beam_area)
-        if image.covariance is not None:
-            table.meta['noise'] = repr(image.covariance)
-        return table
-
-
-def _check_numbers(**values):
-    """
-    Check positive numbers.
-    """
-    for name, value in values.items():
-        if not isinstance(value, Real) or not 0.0 < value < np.inf:
-            msg = f'{name} must be a positive number: {value!r}'
-            raise ValueError(msg)
-
-
-def _check_parts(**parts):
-    """
-    Check the objects that do the steps.
-    """
-    for name, part in parts.items():
-        if isinstance(part, type):
-            msg = f'{name} must be an instance, not the class {part.__name__}'
-            raise TypeError(msg)
-        if part is not None and not callable(part):
-            msg = f'{name} must be callable: {part!r}'
-            raise TypeError(msg)
 
 
 def _as_init(table):

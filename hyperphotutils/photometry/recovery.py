@@ -37,6 +37,7 @@ from hyperphotutils.photometry.recovered import (
     make_injected_table,
     read_measured,
 )
+from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     integrated_unit,
@@ -185,7 +186,7 @@ class InjectionRecovery:
         self.n_per_map = None if n_per_map is None else _check_count(
             'n_per_map', n_per_map)
         self.n_repeats = _check_count('n_repeats', n_repeats)
-        self.match_radius = _check_positive('match_radius', match_radius)
+        self.match_radius = check_positive(match_radius, 'match_radius')
         self.confidence_level = _check_fraction('confidence_level',
                                                 confidence_level)
         self.n_jobs = _check_count('n_jobs', n_jobs)
@@ -263,7 +264,7 @@ class InjectionRecovery:
             msg = ('fwhm must be given: neither the metadata of the map nor '
                    'the extractor have it')
             raise ValueError(msg)
-        return _check_positive('fwhm', fwhm)
+        return check_positive(fwhm, 'fwhm')
 
     def _draw(self, rng, sky, rms):
         """
@@ -703,13 +704,3 @@ def _check_count(name, value):
         msg = f'{name} must be at least 1: {value!r}'
         raise ValueError(msg)
     return int(value)
-
-
-def _check_positive(name, value):
-    """
-    Check that a number is positive and finite.
-    """
-    if not isinstance(value, Real) or not 0.0 < value < np.inf:
-        msg = f'{name} must be a positive number: {value!r}'
-        raise ValueError(msg)
-    return float(value)

@@ -3,12 +3,11 @@
 Sizes of sources without the beam.
 """
 
-from numbers import Real
-
 import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 
+from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 
 __all__ = ['deconvolve_sizes']
@@ -74,12 +73,9 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     >>> print(sizes['is_resolved'])
     [False]
     """
-    for name, value in (('fwhm_major', fwhm_major),
-                        ('fwhm_minor', fwhm_minor)):
-        if value is not None and not (
-                isinstance(value, Real) and 0.0 < value < np.inf):
-            msg = f'{name} must be a positive number of pixels: {value!r}'
-            raise ValueError(msg)
+    check_positive(fwhm_major, 'fwhm_major', of='pixels')
+    if fwhm_minor is not None:
+        check_positive(fwhm_minor, 'fwhm_minor', of='pixels')
     major, minor = (np.asarray(table[name], dtype=float)
                     for name in ('fwhm_major_fit', 'fwhm_minor_fit'))
     angle = table['theta_fit'].to_value(u.deg)

@@ -1,0 +1,86 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Checks of constructor arguments.
+"""
+
+from numbers import Real
+
+import numpy as np
+
+__all__ = ['check_part', 'check_positive']
+
+
+def check_positive(value, name, *, of=''):
+    """
+    Check a positive number.
+
+    Parameters
+    ----------
+    value : float
+        The argument.
+
+    name : str
+        The name of the argument.
+
+    of : str, optional
+        What it is a number of, for the message.
+
+    Returns
+    -------
+    value : float
+        The number.
+
+    Raises
+    ------
+    ValueError
+        If it is no positive, finite number; a
+        `~astropy.units.Quantity` is none.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import check_positive
+    >>> check_positive(4, 'fwhm')
+    4.0
+    """
+    if not isinstance(value, Real) or not 0.0 < value < np.inf:
+        unit = f' of {of}' if of else ''
+        msg = f'{name} must be a positive number{unit}: {value!r}'
+        raise ValueError(msg)
+    return float(value)
+
+
+def check_part(part, name):
+    """
+    Check an object that is called to do a step, or `None`.
+
+    Parameters
+    ----------
+    part : callable or None
+        The argument.
+
+    name : str
+        The name of the argument.
+
+    Returns
+    -------
+    part : callable or None
+        The argument.
+
+    Raises
+    ------
+    TypeError
+        If it is a class or cannot be called.
+
+    Examples
+    --------
+    >>> from photutils.psf import SourceGrouper
+    >>> from hyperphotutils.utils import check_part
+    >>> grouper = check_part(SourceGrouper(3.0), 'grouper')
+    """
+    if isinstance(part, type):
+        msg = f'{name} must be an instance, not the class {part.__name__}'
+        raise TypeError(msg)
+    if part is not None and not callable(part):
+        msg = f'{name} must be callable: {part!r}'
+        raise TypeError(msg)
+    return part

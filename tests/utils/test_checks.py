@@ -1,0 +1,45 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the checks module.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from photutils.psf import SourceGrouper
+
+from hyperphotutils.utils import check_part, check_positive
+
+
+@pytest.mark.parametrize('value', [3, 2.5, np.float32(1.5), np.int64(2)])
+def test_positive_numbers_become_floats(value):
+    """
+    Python's and NumPy's numbers alike.
+    """
+    checked = check_positive(value, 'fwhm')
+    assert checked == value
+    assert type(checked) is float
+
+
+@pytest.mark.parametrize('value', [
+    0, -1.0, np.nan, np.inf, '4', None, [4.0], 4.0 * u.arcsec])
+def test_all_else_is_refused_by_name(value):
+    """
+    A width with a unit would else be taken for pixels.
+    """
+    with pytest.raises(ValueError, match='fwhm must be a positive number of'):
+        check_positive(value, 'fwhm', of='pixels')
+
+
+def test_parts():
+    """
+    An instance or None is handed through; a class is a slip.
+    """
+    grouper = SourceGrouper(3.0)
+    assert check_part(grouper, 'grouper') is grouper
+    assert check_part(None, 'grouper') is None
+    with pytest.raises(TypeError, match='grouper must be an instance, not '
+                       'the class SourceGrouper'):
+        check_part(SourceGrouper, 'grouper')
+    with pytest.raises(TypeError, match='grouper must be callable: 5'):
+        check_part(5, 'grouper')
