@@ -5,6 +5,7 @@ to measure.
 """
 
 from hyperphotutils.catalog.formats import *  # noqa: F403
+from hyperphotutils.catalog.matching import *  # noqa: F403
 from hyperphotutils.catalog.regions import *  # noqa: F403
 from hyperphotutils.catalog.sources import *  # noqa: F403
 from hyperphotutils.catalog.units import *  # noqa: F403

@@ -1,0 +1,521 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Catalogues of several bands matched into one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import MaskedColumn, QTable, Table
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.spatial import KDTree
+
+from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.tables import result_meta
+from hyperphotutils.utils.wcs import position_angle_in_frame
+
+__all__ = ['match_catalogs']
+
+_SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
+# Columns of the reference band that each row has, as far as there are any
+_REFERENCE = (*_SHAPE, 'lon_err', 'lat_err', 'fwhm_major_sky_err',
+              'fwhm_minor_sky_err', 'position_angle_err')
+# Columns that each band has
+_COLUMNS = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
+            'amplitude_fit', 'local_bkg', 'snr', 'flags')
+
+
+def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
+    r"""
+    Match the catalogues of several bands by position.
+
+    Sources of different bands that lie within a part of a beam of each
+    other become one row. Two sources of the same band never do.
+
+    Parameters
+    ----------
+    tables : dict of `~astropy.table.Table` or `None`
+        The catalogues by the name of the band. Needed is the column
+        ``sky_centroid``, in any frame. `None` or a table without rows
+        is a band without sources.
+
+    max_separation : float, optional
+        How far the sources of two bands may be apart, in units of the
+        larger of the two beams. For a source with a fitted ellipse
+        wider than its beam (``fwhm_major_sky``, ``fwhm_minor_sky``,
+        ``position_angle``), that ellipse is the unit: with 0.5, the
+        default, the other source is within its contour of half the
+        maximum.
+
+    beams : dict of `~astropy.units.Quantity` or `~radio_beam.Beam`, \
+            optional
+        The beams by the name of the band, or their FWHMs; those of
+        other bands do no harm. By default
+        they are those of ``meta['beam_major']`` and
+        ``meta['beam_minor']``, as the pipeline stores them.
+
+    columns : sequence of str, optional
+        The columns that each band shall have. The default is
+        ``flux_fit``, ``flux_err``, ``aperture_flux``,
+        ``aperture_flux_err``, ``amplitude_fit``, ``local_bkg``,
+        ``snr``, and ``flags``, as far as there are any.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row a source: first those of the band with the smallest beam,
+        in their order, then those of the next band that are not among
+        them, and so on, with
+
+        * ``id``, from 1;
+        * ``n_bands``, the number of bands in which it was found;
+        * ``reference_band``, the one of them with the smallest beam;
+        * ``sky_centroid`` in that band, in the frame of the first
+          catalogue, and its ellipse and the errors of both, as far as
+          they are known;
+        * for each band ``id_<band>``; ``separation_<band>`` from
+          ``sky_centroid`` in arcsec; ``n_candidates_<band>``, the
+          number of rows with which the source of this band could have
+          been matched (more than one where it may be a blend of
+          several sources of finer bands); and ``<column>_<band>`` for
+          all ``columns``.
+
+        Where a band has no source, numbers are NaN, and integers and
+        strings are masked. Columns with units have those of the first
+        catalogue that has the column.
+
+    Raises
+    ------
+    TypeError
+        If a catalogue is not a table, or beams are not a dictionary.
+
+    ValueError
+        If there is no catalogue, a column is missing, or a beam is not
+        known.
+
+    See Also
+    --------
+    hyperphotutils.photometry.ForcedPhotometry :
+        Measures the sources in the bands where they were not found.
+
+    Notes
+    -----
+    The bands are added in the order of their beams, the smallest first.
+    The sources of a band are assigned to the rows that exist so far, one
+    to one, and those without a row begin a new one. Of all assignments
+    the one with the largest sum of
+    :math:`1 - (d / d_\mathrm{max})^2` over its pairs is taken, where
+    :math:`d` is the separation and :math:`d_\mathrm{max}` the largest
+    allowed one. This is the most probable one for Gaussian errors of the
+    positions, and a pair at :math:`d_\mathrm{max}` is as probable as two
+    unrelated sources [1]_. It is found as a minimum-weight matching of a
+    sparse bipartite graph [2]_.
+
+    Separations are those from the position in the reference band. They
+    do not depend on other bands, so that no chain of small steps leads
+    from one source to another.
+
+    Rows without a finite position are left out; their number is
+    ``meta['n_without_position']``.
+
+    References
+    ----------
+    .. [1] Budavari, T. & Basu, A. 2016, AJ, 152, 86
+    .. [2] Jonker, R. & Volgenant, A. 1987, Computing, 38, 325
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.coordinates import SkyCoord
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.catalog import match_catalogs
+    >>> blue = QTable({'id': [1, 2], 'flux_fit': [3.0, 5.0] * u.Jy,
+    ...                'sky_centroid': SkyCoord([10.0, 10.1], [20.0, 20.0],
+    ...                                         unit='deg')})
+    >>> red = QTable({'id': [1, 2], 'flux_fit': [500.0, 250.0] * u.mJy,
+    ...               'sky_centroid': SkyCoord([10.101, 10.2], [20.0, 20.0],
+    ...                                        unit='deg')})
+    >>> table = match_catalogs({'blue': blue, 'red': red}, beams={
+    ...     'blue': 10 * u.arcsec, 'red': 20 * u.arcsec})
+    >>> print(table['id', 'n_bands', 'flux_fit_blue', 'flux_fit_red'])
+     id n_bands flux_fit_blue flux_fit_red
+                      Jy           Jy
+    --- ------- ------------- ------------
+      1       1           3.0          nan
+      2       2           5.0          0.5
+      3       1           nan         0.25
+    """
+    max_separation = check_positive(max_separation, 'max_separation')
+    bands = _open_tables(tables, beams)
+    rows = np.empty((0, 3))
+    for band in sorted(bands, key=lambda band: band.beam):
+        row, band.n_candidates = _assign(rows, band, max_separation)
+        new = row < 0
+        row[new] = len(rows) + np.arange(np.count_nonzero(new))
+        rows = np.concatenate((rows, band.vectors[new]))
+        band.row = row
+    return _make_table(bands, len(rows), max_separation,
+                       _COLUMNS if columns is None else columns)
+
+
+@dataclass(eq=False)
+class _Band:
+    """
+    The catalogue of a band.
+
+    Parameters
+    ----------
+    name : str
+        The name of the band.
+
+    table : `~astropy.table.QTable`
+        The sources with a position.
+
+    sky : `~astropy.coordinates.SkyCoord`
+        The positions in the common frame.
+
+    beam : float
+        The FWHM of the beam in arcsec.
+
+    n_lost : int
+        The number of sources without a position.
+
+    row : 1D `~numpy.ndarray` of int, optional
+        The row of the result for each source.
+
+    n_candidates : 1D `~numpy.ndarray` of int, optional
+        The number of rows near each source.
+    """
+
+    name: str
+    table: QTable
+    sky: SkyCoord
+    beam: float
+    n_lost: int = 0
+    row: np.ndarray = None
+    n_candidates: np.ndarray = None
+
+    @property
+    def vectors(self):
+        """
+        The positions as unit vectors.
+        """
+        return self.sky.cartesian.xyz.value.T.reshape(-1, 3)
+
+    def ellipses(self):
+        """
+        Return FWHMs in radians, those of the beam at least, and the
+        position angles in radians in the common frame.
+        """
+        beam = (self.beam * u.arcsec).to_value(u.rad)
+        n_sources = len(self.table)
+        if not set(_SHAPE) <= set(self.table.colnames):
+            return np.full((2, n_sources), beam), np.zeros(n_sources)
+        widths = [np.fmax(beam, _plain(self.table[name], u.rad))
+                  for name in _SHAPE[:2]]
+        angle = self.angles().to_value(u.rad)
+        return np.array(widths), np.nan_to_num(angle)
+
+    def angles(self):
+        """
+        Return the position angles in the common frame.
+        """
+        return position_angle_in_frame(
+            self.table['sky_centroid'],
+            _plain(self.table['position_angle'], u.deg) * u.deg,
+            self.sky.frame.replicate_without_data())
+
+    def spread(self, name, n_rows, unit):
+        """
+        Return a column with a value for each row of the result.
+        """
+        column = self.table[name]
+        if name == 'position_angle':
+            column = self.angles()
+        mask = np.broadcast_to(getattr(column, 'mask', False), len(column))
+        column = getattr(column, 'unmasked', column)
+        values = np.asarray(getattr(column, 'value', column))
+        own = getattr(column, 'unit', None)
+        if unit is not None and own is not None:
+            values = (values << own).to_value(unit)
+        return self.put(values, n_rows, unit=unit, mask=mask)
+
+    def put(self, values, n_rows, *, unit=None, mask=False):
+        """
+        Return values of the sources as a column of the result.
+        """
+        if values.dtype.kind == 'f':
+            column = np.full(n_rows, np.nan, dtype=float)
+            column[self.row] = np.where(mask, np.nan, values)
+            return column if unit is None else column << unit
+        missing = np.ones(n_rows, dtype=bool)
+        missing[self.row] = mask
+        column = np.zeros(n_rows, dtype=values.dtype)
+        column[self.row] = values
+        return (MaskedColumn(column, mask=missing) if missing.any()
+                else column)
+
+
+def _plain(column, unit):
+    """
+    Return a column as plain numbers in a unit, which it has if it has
+    none; NaN where it is masked.
+    """
+    if hasattr(column, 'filled'):
+        column = column.astype(float).filled(np.nan)
+    own = getattr(column, 'unit', None)
+    return np.asarray(u.Quantity(column, own or unit).to_value(unit))
+
+
+def _open_tables(tables, beams):
+    """
+    Check the catalogues, and bring their positions to one frame.
+    """
+    if not isinstance(tables, Mapping):
+        msg = ('tables must be a dictionary of tables by band, got '
+               f'{type(tables).__name__}')
+        raise TypeError(msg)
+    beams = {} if beams is None else beams
+    if not isinstance(beams, Mapping):
+        msg = ('beams must be a dictionary of beams by band, got '
+               f'{type(beams).__name__}')
+        raise TypeError(msg)
+    frame = None
+    bands = []
+    for name, table in tables.items():
+        sky = _read_sky(name, table)
+        if sky is None:
+            bands.append(_Band(name, QTable(), _no_sky(), np.inf))
+            continue
+        if frame is None:
+            frame = sky.frame.replicate_without_data()
+        good = np.isfinite(sky.spherical.lon) & np.isfinite(sky.spherical.lat)
+        chosen = QTable(table, copy=False)[good]
+        chosen['sky_centroid'] = sky[good]
+        bands.append(_Band(name, chosen, sky[good].transform_to(frame),
+                           _beam_fwhm(name, table, beams),
+                           n_lost=int(np.count_nonzero(~good))))
+    if frame is None:
+        msg = f'tables must hold a catalogue with sources: {tables!r}'
+        raise ValueError(msg)
+    return bands
+
+
+def _no_sky():
+    """
+    Return the positions of no sources.
+    """
+    return SkyCoord([], [], unit='deg')
+
+
+def _read_sky(name, table):
+    """
+    Return the positions without distances, `None` if there are none.
+    """
+    if not isinstance(name, str) or not name:
+        msg = f'the names of bands must be strings: {name!r}'
+        raise ValueError(msg)
+    if table is None:
+        return None
+    if not isinstance(table, Table):
+        msg = (f'the catalogue of band {name!r} must be an astropy Table, '
+               f'got {type(table).__name__}')
+        raise TypeError(msg)
+    if len(table) == 0:
+        return None
+    if 'sky_centroid' not in table.colnames:
+        msg = (f'the catalogue of band {name!r} needs the column '
+               f'sky_centroid; it has {", ".join(table.colnames)}')
+        raise ValueError(msg)
+    sky = table['sky_centroid']
+    if not isinstance(sky, SkyCoord):
+        msg = (f'the column sky_centroid of band {name!r} must hold a '
+               f'SkyCoord, got {type(sky).__name__}')
+        raise TypeError(msg)
+    if getattr(sky, 'masked', False):
+        sky = sky.filled(np.nan)
+    return SkyCoord(sky.spherical.lon, sky.spherical.lat,
+                    frame=sky.frame.replicate_without_data())
+
+
+def _beam_fwhm(name, table, beams):
+    """
+    Return the geometric mean FWHM of a beam in arcsec.
+    """
+    beam = beams.get(name)
+    if beam is None:
+        axes = [table.meta.get(f'beam_{axis}') for axis in ('major', 'minor')]
+    # a radio_beam.Beam is a Quantity, too, of its solid angle
+    elif hasattr(beam, 'major'):
+        axes = [beam.major, beam.minor]
+    else:
+        axes = [beam, beam]
+    if None in axes:
+        msg = (f'the beam of band {name!r} is not known: give beams={{'
+               f'{name!r}: 18 * u.arcsec}} or the like')
+        raise ValueError(msg)
+    try:
+        major, minor = (u.Quantity(axis).to_value(u.arcsec) for axis in axes)
+    except (TypeError, u.UnitConversionError):
+        msg = (f'the beam of band {name!r} must be a radio_beam.Beam or the '
+               f'FWHM as a Quantity, such as 18 * u.arcsec: {beam!r}')
+        raise ValueError(msg) from None
+    name = f'the beam of band {name!r}'
+    return float(np.sqrt(check_positive(float(major), name, of='arcsec')
+                         * check_positive(float(minor), name, of='arcsec')))
+
+
+def _assign(rows, band, max_separation):
+    """
+    Assign the sources of a band to rows, one to one.
+
+    Parameters
+    ----------
+    rows : `~numpy.ndarray` of shape (n, 3)
+        The positions of the rows so far.
+
+    band : `_Band`
+        The band.
+
+    max_separation : float
+        The largest separation in units of the FWHM.
+
+    Returns
+    -------
+    row : 1D `~numpy.ndarray` of int
+        The row for each source, -1 for none.
+
+    n_candidates : 1D `~numpy.ndarray` of int
+        The number of rows near each source.
+    """
+    n_sources = len(band.table)
+    row = np.full(n_sources, -1)
+    if len(rows) == 0 or n_sources == 0:
+        return row, np.zeros(n_sources, dtype=int)
+    source, near, cost = _candidates(rows, band, max_separation)
+    n_candidates = np.bincount(source, minlength=n_sources)
+    used, left = np.unique(source, return_inverse=True)
+    if len(used) == 0:
+        return row, n_candidates
+    # Each source may also stay alone, at the cost of a pair at the
+    # largest separation. All costs are raised by 1, because zeros of a
+    # sparse matrix are no pairs.
+    alone = np.arange(len(used))
+    graph = csr_array(
+        (1.0 + np.append(cost, np.ones(len(used))),
+         (np.append(left, alone), np.append(near, len(rows) + alone))),
+        shape=(len(used), len(rows) + len(used)))
+    chosen = min_weight_full_bipartite_matching(graph)[1]
+    row[used] = np.where(chosen < len(rows), chosen, -1)
+    return row, n_candidates
+
+
+def _candidates(rows, band, max_separation):
+    """
+    Return all pairs of a source and a row that may belong together, and
+    the squares of their separations in units of the largest allowed one.
+    """
+    widths, angle = band.ellipses()
+    vectors = band.vectors
+    reach = 2.0 * np.sin(0.5 * np.minimum(max_separation * widths[0], np.pi))
+    found = KDTree(rows).query_ball_point(vectors, reach, return_sorted=True)
+    source = np.repeat(np.arange(len(vectors)), [len(k) for k in found])
+    near = np.concatenate(found).astype(int)
+    lon = band.sky.spherical.lon.to_value(u.rad)
+    offset = rows[near] - vectors[source]
+    east = np.stack((-np.sin(lon), np.cos(lon), np.zeros_like(lon)), axis=-1)
+    north = np.cross(vectors, east)
+    east, north = (np.sum(offset * axis[source], axis=1)
+                   for axis in (east, north))
+    sin, cos = np.sin(angle[source]), np.cos(angle[source])
+    cost = (((east * sin + north * cos) / widths[0, source])**2
+            + ((east * cos - north * sin) / widths[1, source])**2
+            ) / max_separation**2
+    inside = cost <= 1.0
+    return source[inside], near[inside], cost[inside]
+
+
+def _make_table(bands, n_rows, max_separation, columns):
+    """
+    Make the table of all bands.
+    """
+    table = QTable({'id': np.arange(1, n_rows + 1)})
+    found = np.zeros((len(bands), n_rows), dtype=bool)
+    for seen, band in zip(found, bands, strict=True):
+        seen[band.row] = True
+    table['n_bands'] = found.sum(axis=0)
+    beams = np.array([band.beam for band in bands])
+    reference = np.argmin(np.where(found, beams[:, None], np.inf), axis=0)
+    table['reference_band'] = np.array([band.name for band in bands])[
+        reference]
+    table['sky_centroid'] = _reference_sky(bands, reference)
+    for name in _REFERENCE:
+        unit = _common_unit(bands, name)
+        if unit is not None:
+            values = [band.spread(name, n_rows, unit)
+                      if name in band.table.colnames
+                      else np.full(n_rows, np.nan) << unit for band in bands]
+            table[name] = np.stack(values)[reference, np.arange(n_rows)]
+    for band in bands:
+        _add_band(table, band, bands, columns)
+    table.meta |= result_meta() | {
+        'bands': [band.name for band in bands],
+        'max_separation': max_separation,
+        'n_without_position': sum(band.n_lost for band in bands)}
+    return table
+
+
+def _reference_sky(bands, reference):
+    """
+    Return the position of each row in its reference band.
+    """
+    n_rows = len(reference)
+    lon, lat = np.empty((2, n_rows)) * u.deg
+    for number, band in enumerate(bands):
+        own = reference[band.row] == number
+        sphere = band.sky.spherical
+        lon[band.row[own]] = sphere.lon[own]
+        lat[band.row[own]] = sphere.lat[own]
+    frame = next(band.sky for band in bands if len(band.table)).frame
+    return SkyCoord(lon, lat, frame=frame.replicate_without_data())
+
+
+def _common_unit(bands, name):
+    """
+    Return the unit of a column in the first band that has it.
+    """
+    return next((getattr(band.table[name], 'unit', None) for band in bands
+                 if name in band.table.colnames), None)
+
+
+def _add_band(table, band, bands, columns):
+    """
+    Add the columns of a band.
+    """
+    n_rows = len(table)
+    ids = (band.table['id'] if 'id' in band.table.colnames
+           else np.arange(1, len(band.table) + 1))
+    table[f'id_{band.name}'] = band.put(np.asarray(ids), n_rows)
+    sky = table['sky_centroid'][band.row]
+    table[f'separation_{band.name}'] = band.put(
+        sky.separation(band.sky).to_value(u.arcsec), n_rows, unit=u.arcsec)
+    table[f'n_candidates_{band.name}'] = band.put(band.n_candidates, n_rows)
+    for name in columns:
+        having = [other for other in bands if name in other.table.colnames]
+        if not having:
+            continue
+        unit = _common_unit(bands, name)
+        if band in having:
+            own = getattr(band.table[name], 'unit', None)
+            if unit is None or own is None or not own.is_equivalent(unit):
+                unit = own
+            column = band.spread(name, n_rows, unit)
+        else:
+            kind = np.asarray(having[0].table[name]).dtype
+            column = band.put(np.empty(len(band.table), kind), n_rows,
+                              unit=unit, mask=True)
+        table[f'{name}_{band.name}'] = column
