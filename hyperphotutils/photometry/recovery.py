@@ -5,12 +5,9 @@ What an extractor finds of artificial sources in the user's own map.
 
 import contextlib
 import copy
-import multiprocessing
 import pickle
-import signal
+import threading
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -38,6 +35,12 @@ from hyperphotutils.photometry.recovered import (
     read_measured,
 )
 from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.executors import (
+    as_executor,
+    error_of,
+    was_killed,
+    work_through,
+)
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     integrated_unit,
@@ -58,8 +61,8 @@ _MAX_DEFAULT = 100
 _POSITIONS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
               ('xcentroid', 'ycentroid'))
 
-# What a process needs for all its maps.
-_WORK = {}
+# An executor may have threads; warnings and extractors are shared by them.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class InjectionRecovery:
@@ -125,6 +128,11 @@ class InjectionRecovery:
     n_jobs : int, optional
         The number of processes. The result does not depend on it.
 
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        Where the maps are worked on instead: anything with its method
+        ``submit``, or a client of dask.distributed. The result does not
+        depend on it.
+
     seed : int or `~numpy.random.Generator`, optional
         The seed.
 
@@ -158,13 +166,14 @@ class InjectionRecovery:
                     'axis_ratio_range', 'blend_fraction', 'blend_distance',
                     'n_per_map', 'n_repeats', 'match_radius',
                     'confidence_level', 'n_jobs', 'seed', 'progress_bar')
+    # "executor" is not among them: it says nothing of the result
 
     def __init__(self, extractor, *, snr=None, fluxes=None,
                  size_range=(1.0, 1.5), axis_ratio_range=(0.7, 1.0),
                  blend_fraction=0.0, blend_distance=(0.8, 2.0),
                  n_per_map=None, n_repeats=20, match_radius=0.5,
-                 confidence_level=0.6827, n_jobs=1, seed=None,
-                 progress_bar=False):
+                 confidence_level=0.6827, n_jobs=1, executor=None,
+                 seed=None, progress_bar=False):
         if isinstance(extractor, type) or not callable(extractor):
             msg = f'extractor must be a callable object: {extractor!r}'
             raise TypeError(msg)
@@ -190,6 +199,7 @@ class InjectionRecovery:
         self.confidence_level = _check_fraction('confidence_level',
                                                 confidence_level)
         self.n_jobs = _check_count('n_jobs', n_jobs)
+        self.executor = None if executor is None else as_executor(executor)
         self.seed = seed
         self.progress_bar = progress_bar
 
@@ -312,17 +322,24 @@ class InjectionRecovery:
 
     def _recover(self, work, batches):
         """
-        Extract the sources of each map, here or in other processes.
+        Extract the sources of each map, wherever that is done, and
+        return what came of them in the order of the maps.
         """
         from tqdm import tqdm
 
         n_workers = min(self.n_jobs, len(batches))
-        with tqdm(total=len(batches), unit='map',
-                  disable=not self.progress_bar) as bar:
-            if n_workers == 1:
-                outcomes = _recover_here(work, batches, bar)
-            else:
-                outcomes = _recover_in_pool(work, batches, bar, n_workers)
+        if self.executor is None and n_workers > 1:
+            _check_sendable(work['extractor'])
+        outcomes = [None] * len(batches)
+        futures = work_through(
+            _recover_one, enumerate(batches), work, executor=self.executor,
+            n_workers=n_workers)
+        with contextlib.closing(futures), tqdm(
+                total=len(batches), unit='map',
+                disable=not self.progress_bar) as bar:
+            for (number, _), future in futures:
+                outcomes[number] = _result_of(future)
+                bar.update()
         return outcomes
 
 
@@ -452,81 +469,38 @@ class RecoveryResult:
                 f'recovered, {n_false} false, curve={self.curve})>')
 
 
-def _recover_here(work, batches, bar):
+def _check_sendable(extractor):
     """
-    Work on all maps in this process.
-    """
-    outcomes = []
-    with threadpool_limits(limits=1):
-        for batch in batches:
-            outcomes.append(_recover_one(work, batch))
-            bar.update()
-    return outcomes
-
-
-def _recover_in_pool(work, batches, bar, n_workers):
-    """
-    Work on the maps in other processes, in the order of the maps.
+    Check that the extractor can work in another process.
     """
     try:
-        payload = pickle.dumps(work)
+        pickle.dumps(extractor)
     except (pickle.PicklingError, AttributeError, TypeError) as exc:
         msg = (f'extractor cannot be sent to other processes ({exc}): use '
                'n_jobs=1')
         raise TypeError(msg) from exc
-    with _process_pool(n_workers, payload) as pool:
-        futures = [pool.submit(_recover_in_worker, batch)
-                   for batch in batches]
-        for future in futures:
-            future.add_done_callback(lambda _: bar.update())
-        try:
-            return [future.result() for future in futures]
-        except BrokenProcessPool as exc:
-            msg = ('a process died: for want of memory, or because the '
-                   "script lacks if __name__ == '__main__':")
-            raise RuntimeError(msg) from exc
 
 
-@contextlib.contextmanager
-def _process_pool(n_workers, payload):
+def _result_of(future):
     """
-    A pool that ends at once if interrupted.
+    Return the result of a map, or say what became of its process.
     """
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context('spawn'),
-        initializer=_prepare_worker, initargs=(payload,))
-    finished = False
-    try:
-        yield pool
-        finished = True
-    finally:
-        if not finished:
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-        pool.shutdown(cancel_futures=True)
+    error = error_of(future)
+    if was_killed(error):
+        msg = ('a process died: for want of memory, or because the '
+               "script lacks if __name__ == '__main__':")
+        raise RuntimeError(msg) from error
+    return future.result()
 
 
-def _prepare_worker(payload):
-    """
-    Take the work, leave Ctrl-C to the parent, and use one thread.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threadpool_limits(limits=1)
-    # it comes from the parent process
-    _WORK.update(pickle.loads(payload))  # noqa: S301
-
-
-def _recover_in_worker(batch):
-    return _recover_one(_WORK, batch)
-
-
-def _recover_one(work, batch):
+def _recover_one(item, work):
     """
     Extract the sources of a map with injected ones, and match them.
     """
+    _, batch = item
     sky, known = work['sky'], work['known']
-    with warnings.catch_warnings(record=True) as caught:
+    with (_ONE_AT_A_TIME, threadpool_limits(limits=1),
+            warnings.catch_warnings(record=True) as caught):
         warnings.simplefilter('always')
         table = _extract(work['extractor'], sky.with_sources(batch),
                          work['given_mask'])

@@ -4,6 +4,7 @@ Small tools shared by the other subpackages.
 """
 
 from hyperphotutils.utils.checks import *
+from hyperphotutils.utils.executors import *  # noqa: F401, F403
 from hyperphotutils.utils.flags import *  # noqa: F401, F403
 from hyperphotutils.utils.gaussians import *  # noqa: F401, F403
 from hyperphotutils.utils.tables import *  # noqa: F401, F403

@@ -4,6 +4,7 @@ Tests of the recovery of injected sources.
 """
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import astropy.units as u
@@ -306,16 +307,24 @@ class TestStatistics:
 
 
 class TestRuns:
-    def test_same_for_any_number_of_processes(self):
+    def test_same_wherever_it_is_done(self):
         sky = make_blended_map((100, 100), 4, seed=3).image
         phot = HyperPhotometry(FWHM)
-        results = [recover(phot, sky, n_repeats=3, n_per_map=3,
-                           n_jobs=n_jobs) for n_jobs in (1, 2)]
+        with ThreadPoolExecutor(2) as threads:
+            first, *others = [
+                recover(phot, sky, n_repeats=3, n_per_map=3, **kwargs)
+                for kwargs in ({}, {'n_jobs': 2}, {'executor': threads})]
         for name in ('injected', 'detections', 'table'):
-            one, other = (getattr(result, name) for result in results)
-            assert one.colnames == other.colnames
-            for column in one.colnames:
-                assert_array_equal(one[column], other[column])
+            one = getattr(first, name)
+            for result in others:
+                other = getattr(result, name)
+                assert one.colnames == other.colnames
+                for column in one.colnames:
+                    assert_array_equal(one[column], other[column])
+
+    def test_executor_is_checked(self, finder):
+        with pytest.raises(TypeError, match='executor must have the method'):
+            InjectionRecovery(finder, executor='local')
 
     def test_seed_makes_it_reproducible(self, noise, finder):
         first, second = (recover(finder, noise).injected for _ in range(2))

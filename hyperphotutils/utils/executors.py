@@ -1,0 +1,430 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Work on many items in this process, in several, or on a cluster, and one
+way to take up what comes of it.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import warnings
+from collections import deque
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+__all__ = ['as_executor', 'connect_scheduler', 'error_of', 'was_killed',
+           'work_through']
+
+# Seconds after which a scheduler that does not answer is given up
+_TIMEOUT = 10
+
+# What a process of a pool needs for all its items
+_SHARED = []
+
+
+def work_through(function, items, *shared, executor=None, n_workers=1):
+    """
+    Call a function with each of many items.
+
+    Parameters
+    ----------
+    function : callable
+        Called as ``function(item, *shared)``. For other processes it
+        must be importable there.
+
+    items : iterable
+        The items.
+
+    *shared : object
+        What all calls need; sent to each process only once, where that
+        is possible.
+
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        Anything with its method ``submit``, or a client of
+        `dask.distributed <https://distributed.dask.org>`_. With `None`
+        (default) the work is done in ``n_workers`` processes.
+
+    n_workers : int, optional
+        The number of processes without an ``executor``; 1 (default) is
+        this one.
+
+    Yields
+    ------
+    item : object
+        An item that was worked on, in the order in which they end.
+
+    future : `~concurrent.futures.Future`
+        Its result or error; see `error_of`.
+
+    Raises
+    ------
+    TypeError
+        If ``shared`` cannot be sent to other processes, or ``executor``
+        is none.
+
+    Notes
+    -----
+    If the generator is closed before its end (or interrupted), no
+    further item is begun, and processes of its own end at once.
+
+    An item whose process of the pool was killed is tried once more in a
+    process of its own, so that no item suffers from another. See
+    `was_killed` for those that end so again.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import work_through
+    >>> for item, future in work_through(pow, [1, 2, 3], 2):
+    ...     print(item, future.result())
+    1 1
+    2 4
+    3 9
+    """
+    todo = deque(items)
+    if executor is not None:
+        executor = as_executor(executor)
+        share = getattr(executor, 'share', None)
+        if share is not None:
+            shared = [share(value) for value in shared]
+        yield from _in_window(executor, math.inf, function, todo, *shared)
+        # what an executor that broke down has not taken
+        for item in todo:
+            future = Future()
+            future.set_exception(BrokenExecutor('the executor is broken'))
+            yield item, future
+    elif n_workers == 1:
+        yield from _in_window(_SerialExecutor(), 1, function, todo, *shared)
+    else:
+        yield from _in_pools(n_workers, function, todo, shared)
+
+
+def error_of(future):
+    """
+    Return what a finished future has instead of a result.
+
+    Parameters
+    ----------
+    future : `~concurrent.futures.Future`
+        A future that is done or cancelled.
+
+    Returns
+    -------
+    error : Exception or `None`
+        The error, `~concurrent.futures.CancelledError` included, or
+        `None` if there is a result.
+
+    Examples
+    --------
+    >>> from concurrent.futures import Future
+    >>> from hyperphotutils.utils import error_of
+    >>> future = Future()
+    >>> future.set_result(1)
+    >>> print(error_of(future))
+    None
+    """
+    if future.cancelled():
+        return CancelledError()
+    return future.exception()
+
+
+def was_killed(error):
+    """
+    Tell whether a process ended instead of the work in it.
+
+    Parameters
+    ----------
+    error : Exception or `None`
+        What `error_of` returns.
+
+    Returns
+    -------
+    killed : bool
+        Whether its process was killed, or the connection to it lost.
+
+    Examples
+    --------
+    >>> from concurrent.futures import BrokenExecutor
+    >>> from hyperphotutils.utils import was_killed
+    >>> was_killed(BrokenExecutor()), was_killed(ValueError())
+    (True, False)
+    """
+    return (isinstance(error, BrokenExecutor | CancelledError)
+            or type(error).__name__ == 'KilledWorker')
+
+
+def as_executor(executor):
+    """
+    Make sure that something can be handed work.
+
+    Parameters
+    ----------
+    executor : object
+        Anything with the method ``submit`` of
+        `~concurrent.futures.Executor`, or a client of dask.distributed.
+
+    Returns
+    -------
+    executor : object
+        The same, or an adapter for the client.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from hyperphotutils.utils import as_executor
+    >>> with ThreadPoolExecutor() as pool:
+    ...     as_executor(pool) is pool
+    True
+    """
+    if hasattr(executor, 'get_executor'):
+        return _DaskExecutor(executor)
+    if not callable(getattr(executor, 'submit', None)):
+        msg = ('executor must have the method submit of '
+               f'concurrent.futures.Executor: {executor!r}')
+        raise TypeError(msg)
+    return executor
+
+
+@contextlib.contextmanager
+def connect_scheduler(address):
+    """
+    Connect to a running scheduler of dask.distributed.
+
+    A context manager, which is left with the connection closed; the
+    scheduler and its workers go on.
+
+    Parameters
+    ----------
+    address : str
+        Its address, such as ``'tcp://10.0.0.1:8786'``, or the file that
+        it was told to write it to (``--scheduler-file``).
+
+    Yields
+    ------
+    client : ``distributed.Client``
+        The client, for the argument ``executor`` of others.
+
+    Raises
+    ------
+    ImportError
+        If dask.distributed is not installed.
+
+    ConnectionError
+        If no scheduler answers.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import connect_scheduler
+    >>> with connect_scheduler('tcp://10.0.0.1:8786') as client:
+    ...     print(client)  # doctest: +SKIP
+    """
+    try:
+        from distributed import Client
+    except ImportError as exc:
+        msg = ('a scheduler needs dask.distributed, which is not installed: '
+               "python -m pip install 'hyperphotutils[dask]'")
+        raise ImportError(msg) from exc
+    where = ({'scheduler_file': address} if Path(address).is_file()
+             else {'address': address})
+    try:
+        client = Client(**where, timeout=_TIMEOUT)
+    except (OSError, ValueError, KeyError) as exc:
+        msg = f'{address}: no dask scheduler answers'
+        raise ConnectionError(msg) from exc
+    with client:
+        yield client
+
+
+def _in_window(executor, width, function, todo, *shared):
+    """
+    Keep so many items under way, until none is left; if a process dies,
+    all that are under way have an error, and the others are left.
+    """
+    waiting = {}
+    try:
+        while True:
+            while todo and len(waiting) < width:
+                try:
+                    future = executor.submit(function, todo[0], *shared)
+                except BrokenExecutor:
+                    width = 0
+                else:
+                    waiting[future] = todo.popleft()
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                if isinstance(error_of(future), BrokenExecutor):
+                    width = 0
+                yield waiting.pop(future), future
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _in_pools(n_workers, function, todo, shared):
+    """
+    Work in processes; those that may have killed one, alone.
+    """
+    try:
+        payload = pickle.dumps(shared)
+    except (pickle.PicklingError, AttributeError, TypeError) as exc:
+        msg = f'cannot be sent to other processes ({exc})'
+        raise TypeError(msg) from exc
+    while todo:
+        suspects = []
+        with _process_pool(min(n_workers, len(todo)), payload) as pool:
+            # one more than can run, so that none has to wait
+            for item, future in _in_window(pool, n_workers + 1, _call, todo,
+                                           function):
+                if isinstance(error_of(future), BrokenExecutor):
+                    suspects.append(item)
+                else:
+                    yield item, future
+        for item in suspects:
+            with _process_pool(1, payload) as pool:
+                yield from _in_window(pool, 1, _call, deque([item]), function)
+
+
+def _call(item, function):
+    return function(item, *_SHARED)
+
+
+class _SerialExecutor(Executor):
+    """
+    Works at once, in this process; errors wait in the future.
+    """
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        with _ErrorsInto(future):
+            future.set_result(function(*args, **kwargs))
+        return future
+
+
+class _ErrorsInto(contextlib.AbstractContextManager):
+    """
+    Moves an error to a future. Interrupts and exits go on.
+    """
+
+    def __init__(self, future):
+        self.future = future
+
+    def __exit__(self, kind, exc, trace):
+        if isinstance(exc, Exception):
+            self.future.set_exception(exc)
+            return True
+        return False
+
+
+class _DaskExecutor(Executor):
+    """
+    Hands work to a client of dask.distributed.
+    """
+
+    def __init__(self, client):
+        self._client = client
+        self._executor = client.get_executor(pure=False)
+
+    def submit(self, function, /, *args, **kwargs):
+        return self._executor.submit(function, *args, **kwargs)
+
+    def share(self, value):
+        """
+        Put something on the cluster; workers get it from each other.
+
+        It is the result of a task, not scattered: then it can be made
+        again when the worker that holds it is lost.
+        """
+        with warnings.catch_warnings():
+            # it may be large, but it is sent only once
+            warnings.filterwarnings('ignore', 'Sending large graph')
+            return self._client.submit(_identity, value, pure=False)
+
+
+def _identity(value):
+    return value
+
+
+@contextlib.contextmanager
+def _process_pool(n_workers, payload):
+    """
+    A pool that ends at once if it is left by an error or interrupt.
+    """
+    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+    others = set(multiprocessing.active_children())
+    pool = _Pool(
+        n_workers, mp_context=multiprocessing.get_context('spawn'),
+        initializer=_prepare_worker, initargs=(n_threads, payload))
+    finished = False
+    try:
+        yield pool
+        pool.shutdown()
+        finished = True
+    finally:
+        if not finished:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            pool.shutdown(cancel_futures=True)
+
+
+class _Pool(ProcessPoolExecutor):
+    """
+    A pool whose processes never see Ctrl-C, from their first moment.
+    """
+
+    def submit(self, function, /, *args, **kwargs):
+        with _interrupts_held():
+            return super().submit(function, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _interrupts_held():
+    """
+    Let interrupts wait; processes that are begun meanwhile get none.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_worker(n_threads, payload):
+    """
+    Leave Ctrl-C to the parent, end with it, leave the other cores to the
+    other workers, and take what is shared.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threadpool_limits(n_threads)
+    # it comes from the parent process
+    _SHARED[:] = pickle.loads(payload)  # noqa: S301
+
+
+def _end_with_parent():
+    """
+    A parent that was killed cannot tell; nobody would take the results.
+    """
+    multiprocessing.parent_process().join()
+    os._exit(1)

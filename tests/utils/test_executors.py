@@ -1,0 +1,175 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of working on many items, here and elsewhere.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from pathlib import Path
+
+import pytest
+
+import hyperphotutils
+from hyperphotutils.utils import (
+    as_executor,
+    connect_scheduler,
+    error_of,
+    was_killed,
+    work_through,
+)
+
+ROOT = Path(hyperphotutils.__file__).parents[1]
+
+
+def outcomes_of(pairs):
+    """
+    The result, or the kind of the error, by item.
+    """
+    return {item: future.result() if error_of(future) is None
+            else type(error_of(future)).__name__ for item, future in pairs}
+
+
+def test_items_are_worked_on_here_one_by_one():
+    begun = []
+
+    def work(item, factor):
+        begun.append(item)
+        return item * factor
+
+    for item, future in work_through(work, range(4), 10):
+        assert future.result() == 10 * item
+        assert begun == list(range(item + 1))
+
+
+def test_processes_and_executors_give_the_same():
+    expected = {1: 1, 0: 0, 'x': 'TypeError', 5: 25}
+    for kwargs in ({}, {'n_workers': 2},
+                   {'executor': ThreadPoolExecutor(2)}):
+        assert outcomes_of(work_through(
+            pow, expected, 2, **kwargs)) == expected
+
+
+def test_interrupt_is_no_error_of_an_item():
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(work_through(interrupt, [1]))
+
+
+def test_generator_that_is_closed_begins_nothing_more():
+    begun = []
+    with contextlib.closing(work_through(begun.append, range(9))) as pairs:
+        next(pairs)
+    assert begun == [0]
+
+
+def test_what_is_no_executor_is_named():
+    with pytest.raises(TypeError, match=r'executor must have .*: 3'):
+        next(work_through(pow, [1], executor=3))
+    with pytest.raises(TypeError, match='cannot be sent to other proc'):
+        next(work_through(pow, [1], lambda: 0, n_workers=2))
+
+
+def test_broken_executor_costs_no_item():
+    """
+    What it did not take has an error, too.
+    """
+    class Broken(Executor):
+        n_taken = 0
+
+        def submit(self, function, /, *args, **kwargs):
+            self.n_taken += 1
+            if self.n_taken > 2:
+                raise BrokenExecutor
+            future = Future()
+            future.set_result(self.n_taken)
+            return future
+
+    assert outcomes_of(work_through(pow, range(4), executor=Broken())) == {
+        0: 1, 1: 2, 2: 'BrokenExecutor', 3: 'BrokenExecutor'}
+
+
+def test_errors_of_killed_and_cancelled_work():
+    future = Future()
+    future.cancel()
+    assert isinstance(error_of(future), CancelledError)
+    assert was_killed(error_of(future))
+    assert was_killed(BrokenExecutor())
+    assert was_killed(type('KilledWorker', (Exception,), {})())
+    assert not was_killed(OSError())
+    assert not was_killed(None)
+
+
+def test_killed_process_costs_only_its_own_item():
+    """
+    os._exit(0) ends a process of the pool; all others are done.
+    """
+    items = [os.getpid, os.getcwd, None, os.getppid, os.getuid]
+    outcomes = outcomes_of(work_through(call_or_end, items, n_workers=2))
+    assert set(outcomes) == set(items)
+    assert outcomes[None] == 'BrokenProcessPool'
+    assert outcomes[os.getcwd] == str(Path.cwd())
+    assert outcomes[os.getpid] != os.getpid()
+
+
+def call_or_end(item):
+    return os._exit(1) if item is None else item()
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import os, pathlib, time\n'
+        'from hyperphotutils.utils import work_through\n'
+        'def work(item):\n'
+        '    pathlib.Path(f"pid{os.getpid()}").touch()\n'
+        '    time.sleep(60)\n'
+        'if __name__ == "__main__":\n'
+        '    list(work_through(work, range(2), n_workers=2))\n')
+    with subprocess.Popen(
+            [sys.executable, script], cwd=tmp_path,
+            env=dict(os.environ, PYTHONPATH=str(ROOT))) as process:
+        wait_for(lambda: len(list(tmp_path.glob('pid*'))) == 2)
+        process.send_signal(signal.SIGKILL)
+    pids = [int(path.name[3:]) for path in tmp_path.glob('pid*')]
+    wait_for(lambda: not any(map(is_alive, pids)), limit=5)
+
+
+def wait_for(condition, limit=30):
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() < started + limit
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rsplit(')')[1].split()
+    except FileNotFoundError:
+        return False
+    return state[0] != 'Z'
+
+
+def test_missing_dask_is_told_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'distributed', None)
+    with pytest.raises(ImportError, match=r'hyperphotutils\[dask\]'), \
+            connect_scheduler('tcp://127.0.0.1:1'):
+        pass
+
+
+def test_pool_of_the_user_is_taken():
+    with ProcessPoolExecutor(1) as pool:
+        assert as_executor(pool) is pool
