@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.results import make_models, make_table
+from hyperphotutils.blend.weights import WEIGHT_MAPS, WEIGHTS
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import decode_flags
@@ -98,14 +99,44 @@ class BlendGroupFitter:
         background: chi2 grows by ``ridge`` times the square of each
         coefficient in units of the errors.
 
+    weights : str or tuple of str, optional
+        What the residuals are multiplied by before they are squared,
+        besides the inverse of the errors: the product of one or several
+        of
+
+        * ``'inverse_rms'``: nothing more, as by default;
+        * ``'snr'``: the signal-to-noise ratio of the pixels;
+        * ``'power_snr'``: that to the power ``weight_power``;
+        * ``'spatial'``: a Gaussian of the distance from the nearest
+          starting position, with ``fwhm`` as standard deviation;
+        * ``'map'``: the ``weight_map`` of the call;
+        * ``'mask'``: 1 where that is positive and 0 elsewhere.
+
+        See the notes. Weights need pixels with independent noise.
+
+    weight_power : float, optional
+        The power of the weights ``'power_snr'``.
+
     ftol : float, optional
         A fit ends when a step promises to lower chi2 by less than this
         fraction. The default leaves about a thousandth of an error on
         a footprint of some hundred pixels.
 
+    xtol : float, optional
+        It also ends when a step is shorter than this fraction of the
+        parameters, both scaled by the lengths of the columns of the
+        Jacobian matrix. As ``gtol``, it has the meaning of the method
+        'lm' of `scipy.optimize.least_squares`. It is not looked at by
+        default: ``ftol`` alone ends the fit then.
+
+    gtol : float, optional
+        It also ends when no cosine of the angle between the residuals
+        and a column of the Jacobian matrix is larger than this.
+
     max_iter : int, optional
         The largest number of steps of the kernel, each with one
-        evaluation of the model.
+        evaluation of the model (``max_nfev`` in
+        `scipy.optimize.least_squares` and in Hyper-py).
 
     progress_bar : bool, optional
         Whether to show a progress bar.
@@ -132,6 +163,23 @@ class BlendGroupFitter:
     Without ``error`` the covariance is scaled by the variance of the
     residuals of the group, which ``reduced_chi2`` then holds.
 
+    With ``weights`` the fit minimizes :math:`\\sum (w r)^2` with the
+    residuals :math:`r` in units of the errors. Weights say what a pixel
+    shall count, not what its error is. Errors are therefore those of
+    :math:`N^{-1} J^T w^4 J N^{-1}` with :math:`N = J^T w^2 J`, which
+    holds for any weights, and ``nmse``, ``reduced_chi2`` and ``bic`` are
+    those of the residuals without them. No weights give smaller errors
+    than the inverse variances, with which fits are made by default.
+
+    The signal of ``'snr'`` and ``'power_snr'`` is that of the sources of
+    the group as a first fit sees them, not that of the data: pixels with
+    positive noise would count more otherwise. Pixels with a
+    signal-to-noise ratio below 1 count as if it were 1, and no pixel
+    less than a tenth of the best one of its group. Without
+    ``error`` the noise is the median rms about local planes. Weights are
+    scaled to a mean square of 1 over the pixels of each group, so that
+    ``f_scale`` keeps its meaning.
+
     Examples
     --------
     >>> import numpy as np
@@ -155,13 +203,15 @@ class BlendGroupFitter:
 
     _repr_params = ('fwhm', 'poly_order', 'fit_radius', 'grouper',
                     'fwhm_range', 'max_shift', 'fixed', 'fitter',
-                    'max_group_size', 'loss', 'f_scale', 'ridge', 'ftol',
+                    'max_group_size', 'loss', 'f_scale', 'ridge',
+                    'weights', 'weight_power', 'ftol', 'xtol', 'gtol',
                     'max_iter', 'progress_bar')
 
     def __init__(self, fwhm, *, poly_order=None, fit_radius=None, grouper=None,
                  fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
                  fitter=None, max_group_size=25, loss='linear',
-                 f_scale=1.0, ridge=0.0, ftol=1e-8, max_iter=200,
+                 f_scale=1.0, ridge=0.0, weights=None, weight_power=2.0,
+                 ftol=1e-8, xtol=None, gtol=None, max_iter=200,
                  progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
         if poly_order is not None and poly_order not in range(-1, 5):
@@ -191,7 +241,11 @@ class BlendGroupFitter:
             msg = f'ridge must be a number of at least 0: {ridge!r}'
             raise ValueError(msg)
         self.ridge = float(ridge)
+        self.weights = _weight_names(weights)
+        self.weight_power = check_positive(weight_power, 'weight_power')
         self.ftol = check_positive(ftol, 'ftol')
+        self.xtol = None if xtol is None else check_positive(xtol, 'xtol')
+        self.gtol = None if gtol is None else check_positive(gtol, 'gtol')
         self.max_iter = _positive_integer(max_iter, 'max_iter')
         self.progress_bar = progress_bar
         self._fit = None
@@ -201,7 +255,7 @@ class BlendGroupFitter:
         return make_repr(self)
 
     def __call__(self, data, *, mask=None, error=None, noise=None,
-                 poly_order=None, init_params):
+                 poly_order=None, weight_map=None, init_params):
         """
         Fit the sources at the given positions.
 
@@ -226,6 +280,11 @@ class BlendGroupFitter:
         poly_order : int, optional
             The degree of the background of this call; that of the fitter
             by default.
+
+        weight_map : 2D array_like, optional
+            The weights of the pixels, of at least 0, for the ``weights``
+            ``'map'`` and ``'mask'``. Pixels without a positive weight
+            are ignored.
 
         init_params : `~astropy.table.Table`
             A row a source. The columns ``x_init`` and ``y_init`` are
@@ -255,9 +314,7 @@ class BlendGroupFitter:
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
-        if self.fitter is not None and (self.loss != 'linear' or self.ridge):
-            msg = 'loss and ridge are of the kernel, not of astropy fitters'
-            raise ValueError(msg)
+        self._check_options(noise, weight_map)
         if noise is not None:
             if error is not None or self.fitter is not None:
                 msg = ('noise cannot be used together with error or with '
@@ -270,13 +327,43 @@ class BlendGroupFitter:
                 raise ValueError(msg)
             values['error'] = 1.0 if error is None else error
         weight, mask = _inverse_errors(values['error'], mask)
+        if weight_map is not None:
+            weight_map, mask = _usable_weights(weight_map, mask)
         self.__dict__.pop('models', None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None,
-                             noise=noise, poly_order=poly_order)
+                             noise=noise, poly_order=poly_order,
+                             weight_map=weight_map)
         with _one_blas_thread():
             self._fit.run()
         return make_table(self._fit, self._unit, self)
+
+    def _check_options(self, noise, weight_map):
+        """
+        Refuse options that exclude each other.
+        """
+        if self.fitter is not None:
+            for name, given in (('loss', self.loss != 'linear'),
+                                ('ridge', self.ridge),
+                                ('weights', self.weights)):
+                if given:
+                    msg = (f'{name} is an option of the kernel, not of '
+                           'astropy fitters: leave out fitter or '
+                           f'{name}={getattr(self, name)!r}')
+                    raise ValueError(msg)
+        if noise is not None and self.weights:
+            msg = (f'weights={self.weights!r} cannot be used together with '
+                   'noise, whose covariance weights the pixels: leave out '
+                   'one of them')
+            raise ValueError(msg)
+        needing = [name for name in WEIGHT_MAPS if name in self.weights]
+        if needing and weight_map is None:
+            msg = (f'weights={needing[0]!r} needs a weight_map in the call')
+            raise ValueError(msg)
+        if weight_map is not None and not needing:
+            msg = ("weight_map needs weights='map' or weights='mask': the "
+                   f'fitter has weights={self.weights!r}')
+            raise ValueError(msg)
 
     @property
     def fit_info(self):
@@ -440,6 +527,40 @@ def _names(names, name, allowed):
         msg = f'{name} must hold nothing but {allowed}: {names!r}'
         raise ValueError(msg)
     return tuple(names)
+
+
+def _weight_names(weights):
+    """
+    Check the names of the weights.
+    """
+    names = _names(() if weights is None else weights, 'weights', WEIGHTS)
+    for pair in (('snr', 'power_snr'), ('map', 'mask')):
+        if set(pair) <= set(names):
+            msg = f'weights must not hold both {pair[0]!r} and {pair[1]!r}'
+            raise ValueError(msg)
+    return tuple(dict.fromkeys(names))
+
+
+def _usable_weights(weight_map, mask):
+    """
+    Return the map of weights, and the mask with the pixels without.
+    """
+    weight_map = np.asanyarray(weight_map)
+    if weight_map.dtype.kind not in 'bfiu' or hasattr(weight_map, 'unit'):
+        msg = ('weight_map must hold plain numbers, got '
+               f'{type(weight_map).__name__} of {weight_map.dtype}')
+        raise TypeError(msg)
+    if weight_map.shape != mask.shape:
+        msg = ('weight_map must have the shape of data, '
+               f'{mask.shape}, got {weight_map.shape}')
+        raise ValueError(msg)
+    weight_map = np.where(np.isfinite(weight_map), weight_map, 0.0)
+    if np.any(weight_map[~mask] < 0.0):
+        msg = ('weight_map must not be negative, its smallest value is '
+               f'{weight_map[~mask].min():g}: use 0 for pixels that shall '
+               'not be used')
+        raise ValueError(msg)
+    return weight_map, mask | (weight_map <= 0.0)
 
 
 def _inverse_errors(error, mask):

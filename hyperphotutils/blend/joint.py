@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.footprints import (
     background_basis,
     disk_offsets,
@@ -37,6 +38,7 @@ from hyperphotutils.blend.solver import (
     solve_linear,
 )
 from hyperphotutils.blend.start import read_start
+from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import add_gaussians
 
@@ -113,12 +115,17 @@ class JointFit:
 
     poly_order : int, optional
         The degree of the background in place of that of ``config``.
+
+    weight_map : 2D `~numpy.ndarray`, optional
+        The map of the weights that need one.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
-                 absolute, noise=None, poly_order=None):
+                 absolute, noise=None, poly_order=None, weight_map=None):
         self.config = config
         self.noise = noise
+        self.weight_map = weight_map
+        self.rms = 1.0
         self.poly_order = (config.poly_order if poly_order is None
                            else poly_order)
         if self.poly_order is None:
@@ -165,6 +172,9 @@ class JointFit:
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
         self._add_gaussians(model, self.sources[self.group_id > 0])
+        if not self.absolute and set(SIGNAL_WEIGHTS) & set(
+                self.config.weights):
+            self.rms = self._measure_rms(model)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
             restless = self._relax(chunks, model, near)
@@ -177,6 +187,15 @@ class JointFit:
             shown = tqdm(chunks, desc='Fit source groups')
         self.batches = [self._fit_batch(members, model, self.config.ftol)
                         for members in shown]
+
+    def _measure_rms(self, model):
+        """
+        Return the noise of the pixels, where it is not known.
+        """
+        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0)
+        box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
+        rms = local_rms(self.data - model, box_size, mask=self.mask)
+        return max(rms, smallest) or 1.0
 
     def _relax(self, chunks, model, near):
         """
@@ -443,9 +462,15 @@ class JointFit:
         basis *= weight[:, None, :]
         data = self.data[foot.y, foot.x] * weight
         col, row = foot.x.astype(float), foot.y.astype(float)
+        own = None
         if model is not None:
             own, _ = evaluate(sources, coeffs, col, row, weight, basis)
             data -= model[foot.y, foot.x] * weight - own
+        extra = self._extra_weights(members, foot, own)
+        if extra is not None:
+            weight *= extra
+            data *= extra
+            basis *= extra[:, None, :]
         whitening = self._whitening(members, foot)
         if whitening is not None:
             transposed = np.swapaxes(whitening, 1, 2)
@@ -461,8 +486,30 @@ class JointFit:
         problem = BatchProblem(
             data, col, row, weight, basis, self._free(members),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening, ridge, config.loss, config.f_scale)
+            low, high, whitening, ridge, config.loss, config.f_scale, extra)
         return problem, sources, coeffs, centers
+
+    def _extra_weights(self, members, foot, own):
+        """
+        Return the factors of the residuals of some groups, or None. The
+        signal is that of the sources as they are fitted so far: weights
+        that follow the noise of the pixels would bias the fit.
+        """
+        config = self.config
+        if not config.weights:
+            return None
+        snr = np.zeros(foot.x.shape) if own is None else own / self.rms
+        distance = weight_map = None
+        if 'spatial' in config.weights:
+            distance = np.min(np.hypot(
+                foot.x[:, None, :] - self.start.x[members][:, :, None],
+                foot.y[:, None, :] - self.start.y[members][:, :, None]),
+                axis=1) / config.fwhm
+        if self.weight_map is not None:
+            weight_map = self.weight_map[foot.y, foot.x]
+        return pixel_weights(config.weights, foot.usable, snr=snr,
+                             distance=distance, weight_map=weight_map,
+                             power=config.weight_power)
 
     def _basis(self, foot, centers):
         """
@@ -495,7 +542,8 @@ class JointFit:
         if config.fitter is None:
             result = fit_batch(problem, sources, coeffs,
                                max_iter=config.max_iter,
-                               tolerance=tolerance,
+                               tolerance=tolerance, xtol=config.xtol,
+                               gtol=config.gtol,
                                with_covariance=tolerance != _COARSE)
         else:
             result = fit_with_astropy(config.fitter, problem, sources,
@@ -504,4 +552,15 @@ class JointFit:
         return FittedBatch(
             members, centers, result,
             np.sum(problem.weight > 0.0, axis=1),
-            np.sum(problem.data**2, axis=1))
+            _data_power(problem))
+
+
+def _data_power(problem):
+    """
+    Return the sum of the squared data, in units of the errors.
+    """
+    data, extra = problem.data, problem.extra
+    if extra is not None:
+        data = np.divide(data, extra, out=np.zeros_like(data),
+                         where=extra > 0.0)
+    return np.sum(data**2, axis=1)

@@ -78,6 +78,11 @@ class BatchProblem(NamedTuple):
 
     f_scale : float, optional
         The residual beyond which a robust loss grows slower.
+
+    extra : array of shape (g, p), optional
+        The factors by which ``weight`` differs from the inverse of the
+        standard deviations; they are already in ``weight``, ``data`` and
+        ``basis``.
     """
 
     data: Any
@@ -94,6 +99,7 @@ class BatchProblem(NamedTuple):
     ridge: Any = None
     loss: str = 'linear'
     f_scale: float = 1.0
+    extra: Any = None
 
 
 class BatchResult(NamedTuple):
@@ -109,12 +115,12 @@ class BatchResult(NamedTuple):
         The background coefficients.
 
     covariance : array of shape (g, 6 n + k, 6 n + k)
-        The inverse of the normal matrix in tangent coordinates: 0 for
-        what is not free, NaN where the matrix is singular. Bounds do
-        not enter.
+        The inverse of the normal matrix in tangent coordinates, or what
+        takes its place with extra weights: 0 for what is not free, NaN
+        where the matrix is singular. Bounds do not enter.
 
     chi2 : array of shape (g,)
-        The weighted sum of squared residuals.
+        The sum of squared residuals in units of the standard deviations.
 
     n_iter : int array of shape (g,)
         The number of steps that were tried.
@@ -132,7 +138,7 @@ class BatchResult(NamedTuple):
 
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
-              with_covariance=True):
+              xtol=None, gtol=None, with_covariance=True):
     """
     Fit all groups of a batch.
 
@@ -153,6 +159,11 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     tolerance : float, optional
         A group has converged when a step promises to lower its chi2 by
         less than this fraction.
+
+    xtol, gtol : float, optional
+        It has also converged when a step is shorter than ``xtol`` times
+        the parameters, or when no cosine of the angle between the
+        residuals and a derivative is larger than ``gtol``.
 
     with_covariance : bool, optional
         Whether the covariance and chi2 are wanted; they are `None`
@@ -176,6 +187,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         trial_terms = _normal_terms(part, *trial)
         better = trial_terms[0] < terms[0]
         done = promise <= tolerance * xp.maximum(terms[0], floor)
+        if xtol is not None or gtol is not None:
+            done = done | _is_at_rest(part, state, terms, step, xtol, gtol)
         gain = terms[0] - trial_terms[0]
         state = _choose(better, trial, state)
         terms = _choose(better, trial_terms, terms)
@@ -206,6 +219,9 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     if with_covariance:
         chi2, normal, _ = _normal_terms(problem, sources, coeffs)
         covariance = _covariance(normal, problem.free)
+        if problem.extra is not None:
+            chi2, spread = _unweighted_terms(problem, sources, coeffs)
+            covariance = covariance @ spread @ covariance
     return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
 
 
@@ -342,6 +358,33 @@ def _normal_terms(problem, sources, coeffs):
     return chi2, normal, gradient
 
 
+def _unweighted_terms(problem, sources, coeffs):
+    r"""
+    Return chi2 without the extra weights, and the covariance of the
+    gradient that the noise causes.
+
+    With the derivatives :math:`J`, the residuals :math:`r` and the extra
+    weights :math:`w`, the gradient is :math:`J^T w \rho' w r`. The
+    variance of :math:`r` is 1, so that it has the covariance
+    :math:`J^T w \rho' w^2 \rho' w J`, with :math:`w` in the weighted
+    derivatives :math:`w J` that the kernel has.
+    """
+    xp = sources.__array_namespace__()
+    model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
+                               problem.weight, problem.basis)
+    residual = model - problem.data
+    used = problem.extra > 0.0
+    plain = xp.where(used, residual / xp.where(
+        used, problem.extra, xp.ones_like(residual)),
+        xp.zeros_like(residual))
+    chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
+                  axis=1)
+    _, slope = apply_loss(residual, problem.loss, problem.f_scale)
+    strength = problem.extra if slope is None else problem.extra * slope
+    weighted = jacobian * strength[:, None, :]
+    return chi2, weighted @ xp.matrix_transpose(weighted)
+
+
 def apply_loss(residual, loss, f_scale):
     r"""
     Return what each residual adds to chi2, and the slope of that.
@@ -412,6 +455,39 @@ def _damped_step(problem, sources, terms, damping):
     promise = xp.sum(scaled_step * right, axis=1) + (
         damping * xp.sum(scaled_step * scaled_step, axis=1))
     return scaled_step * scale, promise
+
+
+def _is_at_rest(problem, state, terms, step, xtol, gtol):
+    """
+    Tell which groups have converged in the terms of MINPACK: those whose
+    step or whose gradient is small.
+
+    Parameters and steps are measured in units of the errors of the
+    parameters, by the diagonal of the normal matrix.
+    """
+    xp = step.__array_namespace__()
+    sources, coeffs = state
+    chi2, normal, gradient = terms
+    free = problem.free & ~_at_active_bound(problem, sources, gradient)
+    zeros = xp.zeros_like(gradient)
+    length = xp.where(free, xp.sqrt(xp.linalg.diagonal(normal)), zeros)
+    at_rest = xp.zeros(step.shape[0], dtype=xp.bool)
+    if xtol is not None:
+        none = xp.zeros_like(sources[:, :, :1])
+        tangent = xp.concat((sources[:, :, :4], none, sources[:, :, 4:5]),
+                            axis=2)
+        params = xp.concat((xp.reshape(tangent, (step.shape[0], -1)),
+                            coeffs), axis=1)
+        size = xp.linalg.vector_norm(length * params, axis=1)
+        moved = xp.linalg.vector_norm(length * step, axis=1)
+        at_rest = at_rest | (moved <= xtol * (xtol + size))
+    if gtol is not None:
+        known = length > 0.0
+        cosine = xp.where(known, xp.abs(gradient) / xp.where(
+            known, length, xp.ones_like(length)), zeros)
+        at_rest = at_rest | (xp.max(cosine, axis=1)
+                             <= gtol * xp.sqrt(chi2))
+    return at_rest
 
 
 def _bound_curvature(problem, sources, gradient):

@@ -330,6 +330,78 @@ class TestFit:
             assert_allclose(np.from_dlpack(value), getattr(expected, name),
                             rtol=1e-9, atol=1e-11, err_msg=name)
 
+    def test_options_take_arrays_of_other_libraries(self):
+        """
+        Extra weights, with a robust loss, and all tolerances too.
+        """
+        rng = np.random.default_rng(12)
+        problem, sources, coeffs = make_problem(
+            [random_group(2, rng) for _ in range(4)])
+        extra = 1.0 + rng.random(problem.data.shape)
+        problem = problem._replace(
+            data=extra * problem.data, weight=extra * problem.weight,
+            basis=extra[:, None, :] * problem.basis, loss='huber',
+            f_scale=2.0, extra=extra)
+        options = {'xtol': 1e-9, 'gtol': 1e-9}
+        expected = fit(problem, sources, coeffs, **options)
+        assert expected.converged.all()
+        strict = BatchProblem(*(
+            value if not hasattr(value, 'shape')
+            else array_api_strict.asarray(value) for value in problem))
+        result = fit(strict, array_api_strict.asarray(sources),
+                     array_api_strict.asarray(coeffs), **options)
+        for name, value in result._asdict().items():
+            assert value.__array_namespace__() is array_api_strict, name
+            assert_allclose(np.from_dlpack(value), getattr(expected, name),
+                            rtol=1e-8, atol=1e-10, err_msg=name)
+
+    def test_small_steps_are_convergence(self):
+        """
+        With ``xtol`` alone the fit ends as soon as a step, in units of
+        the columns of the Jacobian matrix, is that much smaller than
+        the parameters, and the smaller it is the later.
+        """
+        rng = np.random.default_rng(13)
+        problem = make_problem([random_group(1, rng) for _ in range(50)])
+        best = fit(*problem, tolerance=1e-16, max_iter=300)
+        n_iter, distance = [], []
+        for xtol in (1e-2, 1e-4, 1e-7):
+            result = fit(*problem, tolerance=0.0, xtol=xtol, max_iter=300)
+            assert result.converged.all()
+            n_iter.append(result.n_iter.sum())
+            distance.append(np.max(np.abs(
+                result.sources[:, :, :3] / best.sources[:, :, :3] - 1.0)))
+            assert distance[-1] < 10.0 * xtol
+        assert n_iter[0] < n_iter[1] < n_iter[2]
+
+    @pytest.mark.parametrize('gtol', [1e-2, 1e-4, 1e-6])
+    def test_orthogonal_residuals_are_convergence(self, gtol):
+        """
+        With ``gtol`` alone the residuals are that orthogonal to the
+        derivatives when the fit ends, and not yet some steps before.
+        """
+        rng = np.random.default_rng(14)
+        problem, sources, coeffs = make_problem(
+            [random_group(1, rng) for _ in range(50)])
+
+        def cosines(result):
+            model, jacobian = evaluate(
+                result.sources, result.coeffs, problem.x, problem.y,
+                problem.weight, problem.basis)
+            residual = model - problem.data
+            norms = np.linalg.norm(jacobian, axis=2) * np.linalg.norm(
+                residual, axis=1)[:, None]
+            return np.max(np.abs(np.einsum('gkp,gp->gk', jacobian, residual))
+                          / norms, axis=1)
+
+        result = fit(problem, sources, coeffs, tolerance=0.0, gtol=gtol,
+                     max_iter=300)
+        assert result.converged.all()
+        assert np.all(cosines(result) <= gtol)
+        before = fit(problem, sources, coeffs, tolerance=0.0,
+                     max_iter=int(result.n_iter.max()) - 2)
+        assert np.any(cosines(before) > gtol)
+
     def test_few_iterations_are_no_convergence(self):
         rng = np.random.default_rng(9)
         problem = make_problem([random_group(2, rng) for _ in range(3)])
