@@ -206,11 +206,74 @@ class CorrelatedNoise:
         if not measured[0, reach] > 0.0:
             msg = 'data is constant: it has no noise to estimate'
             raise ValueError(msg)
-        sizes = (_SIZES * fwhm)**2
-        matrices = np.concatenate((
-            2.0 * beam * _FRACTIONS[:, None, None],
-            2.0 * beam + sizes[:, None, None] * np.eye(2)))
-        variances = _fit_parts(measured, n_pairs, matrices, reach)
+        matrices = _candidate_matrices(beam, fwhm)
+        variances = _fit_parts(measured, n_pairs, matrices)
+        return cls._from_parts(variances, matrices, unit, relative_rms)
+
+    @classmethod
+    def from_autocovariance(cls, autocovariance, fwhm, *, fwhm_minor=None,
+                            theta=0.0, relative_rms=None):
+        """
+        Describe noise whose autocovariance is known.
+
+        It is approximated by the parts that `from_image` fits to what it
+        measures, which makes every matrix of covariances positive
+        definite.
+
+        Parameters
+        ----------
+        autocovariance : callable, 2D array_like, or \
+                `~astropy.units.Quantity`
+            The autocovariance: a function of the separations ``dx`` and
+            ``dy`` in pixels, as `autocovariance` is, or its values at
+            whole separations, with an odd number of rows and of columns
+            and no separation at the centre.
+
+        fwhm, fwhm_minor, theta : float
+            The beam, as in `from_beam`.
+
+        relative_rms : 2D array_like, optional
+            A map of the local rms in units of the typical one.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+
+        Raises
+        ------
+        ValueError
+            If the values are no autocovariance.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hyperphotutils.noise import CorrelatedNoise
+        >>> def decay(dx, dy):
+        ...     return 4.0 * np.exp(-0.5 * (dx**2 + dy**2) / 3.0**2)
+        >>> noise = CorrelatedNoise.from_autocovariance(decay, fwhm=4.0)
+        >>> print(f'{noise.rms:.1f} {noise.autocovariance(3, 0):.1f}')
+        2.0 2.4
+        """
+        beam = beam_matrix(fwhm, fwhm_minor, theta)
+        if callable(autocovariance):
+            lag = np.arange(-np.ceil(_REACH * fwhm),
+                            np.ceil(_REACH * fwhm) + 1.0)
+            autocovariance = autocovariance(lag[None, :], lag[:, None])
+        values, unit = strip_units(autocovariance=autocovariance)
+        half = _half_of(np.asarray(values['autocovariance'], dtype=float))
+        matrices = _candidate_matrices(beam, fwhm)
+        variances = _fit_parts(half, np.ones(half.shape), matrices,
+                               without_mean=False)
+        return cls._from_parts(
+            variances, matrices, None if unit is None else unit**0.5,
+            relative_rms)
+
+    @classmethod
+    def _from_parts(cls, variances, matrices, unit, relative_rms):
+        """
+        Make the noise of the parts that are there.
+        """
         used = variances[1:] > 0.0
         variances = np.concatenate((variances[:1], variances[1:][used]))
         if unit is not None:
@@ -495,13 +558,46 @@ def _masked_autocovariance(data, good, reach):
     return products[rows, cols] / np.maximum(n_pairs, 1.0), n_pairs
 
 
-def _fit_parts(measured, n_pairs, matrices, reach):
+def _half_of(autocovariance):
     """
-    Fit the variances of the parts to a measured autocovariance.
+    Return the half of a symmetric autocovariance with dy from 0.
     """
-    dy, dx = np.mgrid[:reach + 1, -reach:reach + 1]
+    shape = autocovariance.shape
+    if len(shape) != 2 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
+        msg = ('autocovariance must be a function or have an odd number of '
+               f'rows and of columns: {shape}')
+        raise ValueError(msg)
+    center = autocovariance[shape[0] // 2, shape[1] // 2]
+    if not (np.all(np.isfinite(autocovariance)) and center > 0.0
+            and np.allclose(autocovariance, autocovariance[::-1, ::-1],
+                            atol=1e-6 * center)
+            and np.abs(autocovariance).max() <= center * (1.0 + 1e-6)):
+        msg = ('autocovariance must be finite, the same for opposite '
+               'separations, and largest, and positive, at the centre')
+        raise ValueError(msg)
+    return autocovariance[shape[0] // 2:]
+
+
+def _candidate_matrices(beam, fwhm):
+    """
+    Return the matrices of the parts that noise may have.
+    """
+    sizes = (_SIZES * fwhm)**2
+    return np.concatenate((
+        2.0 * beam * _FRACTIONS[:, None, None],
+        2.0 * beam + sizes[:, None, None] * np.eye(2)))
+
+
+def _fit_parts(measured, n_pairs, matrices, *, without_mean=True):
+    """
+    Fit the variances of the parts to an autocovariance, for half of all
+    separations.
+    """
+    reach = measured.shape[1] // 2
+    dy, dx = np.mgrid[:len(measured), -reach:reach + 1]
     distance = np.hypot(dx, dy)
-    used = (distance <= reach) & ((dy > 0) | (dx >= 0)) & (n_pairs > 0)
+    used = ((distance <= min(reach, len(measured) - 1))
+            & ((dy > 0) | (dx >= 0)) & (n_pairs > 0))
     weight = np.maximum(distance[used], 1.0)**-_WEIGHT_POWER
     inverse = np.linalg.inv(matrices)
     dx, dy = dx[used].astype(float), dy[used].astype(float)
@@ -512,7 +608,7 @@ def _fit_parts(measured, n_pairs, matrices, reach):
         + 2.0 * np.outer(dx * dy, inverse[:, 0, 1])
         + np.outer(dy**2, inverse[:, 1, 1])))
     # The subtracted mean lowers all products alike.
-    design[:, -1] = -1.0
+    design[:, -1] = -1.0 if without_mean else 0.0
     design *= weight[:, None]
     right = measured[used] * weight
     scale = measured[0, reach]

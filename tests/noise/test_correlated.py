@@ -407,3 +407,42 @@ def test_shapes_must_agree(noise):
     scaled = CorrelatedNoise([1.0], [], relative_rms=np.ones((30, 40)))
     with pytest.raises(ValueError, match='shape must be that of relative_rm'):
         scaled.simulate((40, 30))
+
+
+class TestFromAutocovariance:
+    """
+    Noise that is known is not measured.
+    """
+
+    def test_function_and_array(self):
+        """
+        Any mixture of the beam and of what is seen through it is
+        described to a per cent of the variance at all separations.
+        """
+        given = CorrelatedNoise([0.5, 4.0, 2.0], [
+            2.0 * np.diag([2.9, 2.9]), np.diag([30.0, 30.0])])
+        lag = np.arange(-50.0, 51.0)
+        array = given.autocovariance(lag[None, :], lag[:, None])
+        for what in (given.autocovariance, array):
+            noise = CorrelatedNoise.from_autocovariance(what, 4.0)
+            assert_allclose(
+                noise.autocovariance(lag[None, :], lag[:, None]), array,
+                atol=0.01 * 6.5)
+            assert_allclose(noise.variances[0], 0.5, rtol=0.05)
+
+    def test_unit(self):
+        def decay(dx, dy):
+            return np.exp(-0.1 * (dx**2 + dy**2)) * u.Jy**2
+
+        noise = CorrelatedNoise.from_autocovariance(decay, 4.0)
+        assert noise.rms.unit == u.Jy
+        assert_allclose(noise.rms.value, 1.0, rtol=0.01)
+
+    @pytest.mark.parametrize(('array', 'match'), [
+        (np.ones((4, 5)), 'odd number'), (np.ones(5), 'odd number'),
+        (np.zeros((5, 5)), 'largest, and positive, at the centre'),
+        (np.arange(25.0).reshape(5, 5), 'the same for opposite'),
+        (np.full((5, 5), np.nan), 'must be finite')])
+    def test_no_autocovariance(self, array, match):
+        with pytest.raises(ValueError, match=match):
+            CorrelatedNoise.from_autocovariance(array, 4.0)
