@@ -216,8 +216,8 @@ def measure_hyperphotutils(sim, args):
     """
     fwhm = sim.image.meta['beam_fwhm_pix']
     fixed = ('shape',) if args.recipe == 'faint-points' else ()
-    phot = HyperPhotometry(fwhm, noise=args.noise,
-                           fitter=BlendGroupFitter(fwhm, fixed=fixed))
+    fitter = BlendGroupFitter(fwhm, fixed=fixed, bias_correction=True)
+    phot = HyperPhotometry(fwhm, noise=args.noise, fitter=fitter)
     return phot(sim.image, init_params=_true_positions(sim, args))
 
 

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
     background_basis,
     disk_offsets,
@@ -83,6 +84,10 @@ class FittedBatch:
 
     data_power : `~numpy.ndarray` of shape (g,)
         The weighted sum of the squared data.
+
+    bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
+        What the noise adds to the tangent coordinates on the average,
+        if that is to be taken off.
     """
 
     members: np.ndarray
@@ -90,6 +95,7 @@ class FittedBatch:
     result: BatchResult
     n_pixels: np.ndarray
     data_power: np.ndarray
+    bias: np.ndarray | None = None
 
 
 class JointFit:
@@ -549,10 +555,14 @@ class JointFit:
             result = fit_with_astropy(config.fitter, problem, sources,
                                       coeffs, centers, config.fit_radius)
         self.sources[members] = result.sources
+        with_bias = (config.bias_correction and config.loss == 'linear'
+                     and problem.extra is None
+                     and result.covariance is not None)
         return FittedBatch(
             members, centers, result,
             np.sum(problem.weight > 0.0, axis=1),
-            _data_power(problem))
+            _data_power(problem),
+            second_order_bias(problem, result) if with_bias else None)
 
 
 def _data_power(problem):

@@ -9,6 +9,7 @@ from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable
 
 from hyperphotutils.background.selection import bic, nmse, reduced_chi2
+from hyperphotutils.blend.bias import unbiased_sources
 from hyperphotutils.blend.footprints import background_basis, make_footprints
 from hyperphotutils.blend.models import (
     covariance_of_model,
@@ -17,7 +18,7 @@ from hyperphotutils.blend.models import (
 )
 from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
 from hyperphotutils.utils.flags import FLAGS
-from hyperphotutils.utils.gaussians import gaussian_flux, wrap_angle
+from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.tables import integrated_unit, result_meta
 
 __all__ = ['make_models', 'make_table']
@@ -133,14 +134,7 @@ def _fill(columns, flags, fit, batch):
     sources = result.sources
     fitted = (np.all(np.isfinite(sources), axis=(1, 2))
               & (batch.n_pixels > n_params))
-    values = dict(zip(('amplitude_fit', 'x_fit', 'y_fit'),
-                      np.moveaxis(sources[:, :, :3], 2, 0), strict=True))
-    widths = np.sqrt(sources[:, :, 3:5]) * gaussian_sigma_to_fwhm
-    values |= {'fwhm_major_fit': widths[:, :, 0],
-               'fwhm_minor_fit': widths[:, :, 1],
-               'theta_fit': wrap_angle(np.rad2deg(sources[:, :, 5])),
-               'flux_fit': gaussian_flux(sources[:, :, 0], widths[:, :, 0],
-                                         widths[:, :, 1])}
+    values = _values(fit, batch, covariance)
     values |= _errors(sources, covariance)
     chi2 = result.chi2
     quality = {
@@ -164,10 +158,17 @@ def _scaled_covariance(fit, batch):
     covariance = batch.result.covariance
     if fit.absolute:
         return covariance
+    return covariance * _residual_variance(batch)[:, None, None]
+
+
+def _residual_variance(batch):
+    """
+    Return the variance of the weighted residuals, NaN when it is not
+    known.
+    """
     variance = reduced_chi2(batch.result.chi2, batch.n_pixels,
-                            covariance.shape[1])
-    return covariance * np.where(np.isfinite(variance), variance,
-                                 np.nan)[:, None, None]
+                            batch.result.covariance.shape[1])
+    return np.where(np.isfinite(variance), variance, np.nan)
 
 
 def _gaussian_chi2(fit, batch):
@@ -180,6 +181,36 @@ def _gaussian_chi2(fit, batch):
     tiny = np.finfo(float).tiny
     return batch.n_pixels * np.log(
         np.maximum(chi2, tiny) / np.maximum(batch.n_pixels, 1))
+
+
+def _values(fit, batch, covariance):
+    """
+    Return the fitted columns.
+    """
+    state = batch.result.sources
+    amplitude, _, _, var_major, var_minor, _ = np.moveaxis(state, 2, 0)
+    flux = 2.0 * np.pi * amplitude * np.sqrt(var_major * var_minor)
+    if batch.bias is not None:
+        state, flux = _without_bias(fit, batch, covariance)
+    amplitude, x, y, var_major, var_minor, theta = np.moveaxis(state, 2, 0)
+    return {'amplitude_fit': amplitude, 'x_fit': x, 'y_fit': y,
+            'fwhm_major_fit': np.sqrt(var_major) * gaussian_sigma_to_fwhm,
+            'fwhm_minor_fit': np.sqrt(var_minor) * gaussian_sigma_to_fwhm,
+            'theta_fit': wrap_angle(np.rad2deg(theta)), 'flux_fit': flux}
+
+
+def _without_bias(fit, batch, covariance):
+    """
+    Return state and flux without what the noise adds to them.
+    """
+    bias = batch.bias
+    if not fit.absolute:
+        bias = bias * _residual_variance(batch)[:, None]
+    n_sources = batch.members.shape[1]
+    first = N_PARAMS * np.arange(n_sources)[:, None] + np.arange(N_PARAMS)
+    own = covariance[:, first[:, :, None], first[:, None, :]]
+    return unbiased_sources(batch.result.sources, own, bias[:, first],
+                            fit.var_bounds)
 
 
 def _errors(sources, covariance):

@@ -88,8 +88,8 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        What fits the groups. The default is one for ``fwhm``. An astropy
-        fitter is given to that one.
+        What fits the groups. The default is one for ``fwhm`` with
+        ``bias_correction``. An astropy fitter is given to that one.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -176,6 +176,7 @@ optional
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
             fitter = BlendGroupFitter(fwhm, fitter=fitter,
+                                      bias_correction=True,
                                       progress_bar=progress_bar)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)

@@ -456,6 +456,13 @@ class FitOptions(_Options):
         default=0.0,
         description='L2 penalty on the coefficients of the background',
     )
+    bias_correction: bool = Field(
+        default=True,
+        description=(
+            'whether to take off what the noise adds to the fitted values '
+            'of faint sources on the average'
+        ),
+    )
     ftol: _Positive = Field(
         default=1e-8,
         description=(

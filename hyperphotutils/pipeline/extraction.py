@@ -317,7 +317,8 @@ def _make_photometry(image, finder, config, progress_bar):
         grouper=grouper, fwhm_range=fit.fwhm_range,
         max_shift=fit.max_shift * fwhm,
         max_group_size=config.grouping.max_group_size, fixed=fit.fixed,
-        loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge, ftol=fit.ftol,
+        loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge,
+        bias_correction=fit.bias_correction, ftol=fit.ftol,
         max_iter=fit.max_iter)
     return HyperPhotometry(
         fwhm, finder=finder, grouper=grouper, fitter=fitter,

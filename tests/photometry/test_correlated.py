@@ -13,6 +13,7 @@ from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import KDTree
 
+from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
 from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.photometry import HyperPhotometry
@@ -162,7 +163,8 @@ def test_given_noise_is_used_as_it_is(small):
     for rms in (1e-6, 2e-6):
         noise = CorrelatedNoise.from_beam(rms * unit, 3.7, fwhm_minor=3.0,
                                           theta=30.0)
-        phot = HyperPhotometry(FWHM, noise=noise)
+        phot = HyperPhotometry(FWHM, noise=noise,
+                               fitter=BlendGroupFitter(FWHM))
         tables.append(phot(small.image, init_params=init))
         assert tables[-1].meta['noise'] == repr(noise)
     assert_allclose(tables[1]['flux_fit'], tables[0]['flux_fit'], rtol=1e-3)

@@ -602,7 +602,8 @@ class TestParts:
         Any astropy fitter takes the place of the kernel.
         """
         data, _ = white_map()
-        expected = HyperPhotometry(FWHM, noise='white')(data)
+        expected = HyperPhotometry(FWHM, fitter=BlendGroupFitter(FWHM),
+                                   noise='white')(data)
         fitter = BlendGroupFitter(FWHM, fitter=make(calc_uncertainties=True))
         table = HyperPhotometry(FWHM, fitter=fitter)(data)
         assert len(table) == len(expected)

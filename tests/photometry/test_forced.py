@@ -482,7 +482,9 @@ class TestInputs:
         """
         found = HyperPhotometry(4.0)(sim.image)
         table = ForcedPhotometry()(found, {'a': sim.image})
-        assert_allclose(table['flux_fit_a'], found['flux_fit'], rtol=5e-3)
+        # the corrections for the noise are not those of fixed shapes
+        assert_allclose((table['flux_fit_a'] - found['flux_fit'])
+                        / found['flux_err'], 0.0, atol=0.2)
 
     @pytest.mark.parametrize('unit', ['mJy/pix', 'Jy', 'Jy/beam', 'MJy/sr'])
     def test_units(self, sim, unit):

@@ -239,7 +239,7 @@ def test_defaults_are_those_of_the_classes():
     assert fitter.poly_order == config.fit.poly_order
     assert fitter.fixed == config.fit.fixed
     assert phot.noise == config.fit.noise
-    for name in ('loss', 'f_scale', 'ridge', 'ftol'):
+    for name in ('loss', 'f_scale', 'ridge', 'bias_correction', 'ftol'):
         assert getattr(fitter, name) == getattr(config.fit, name)
     assert phot.fwhm_limits is config.photometry.fwhm_limits is None
     assert phot.background is config.background.box_sizes is None
