@@ -79,16 +79,28 @@ def run_hyper_py(python, path, image, n_sigma=4.0):
     seconds : float
         The time of the whole process.
     """
-    path = Path(path).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        config = _write_config(python, folder, path, n_sigma)
-        start = time.perf_counter()
-        subprocess.run([python.parent / 'hyper_py', config], check=True,
-                       capture_output=True)
-        seconds = time.perf_counter() - start
-        catalog = folder / 'output' / 'params' / f'params_{path.stem}.csv'
+        config = write_hyper_config(python, folder, path, n_sigma=n_sigma)
+        seconds = call_hyper_py(python, config)
+        catalog = hyper_catalog_file(folder, path)
         return read_hyper_catalog(catalog, image), seconds
+
+
+def call_hyper_py(python, config):
+    """
+    Run Hyper-py with a configuration and time the whole process.
+    """
+    start = time.perf_counter()
+    subprocess.run([python.parent / 'hyper_py', config], check=True,
+                   capture_output=True)
+    return time.perf_counter() - start
+
+
+def hyper_catalog_file(folder, path):
+    """
+    Name the catalogue of a map in the folder of its configuration.
+    """
+    return Path(folder, 'output', 'params', f'params_{Path(path).stem}.csv')
 
 
 def read_hyper_catalog(path, image):
@@ -123,10 +135,34 @@ def hyper_py_versions(python):
                 'version("photutils")]')
 
 
-def _write_config(python, folder, path, n_sigma):
+def write_hyper_config(python, folder, path, *, n_sigma=None,
+                       products=False):
     """
     Write Hyper-py's default configuration with our paths into it.
+
+    Parameters
+    ----------
+    python : `~pathlib.Path`
+        The interpreter of its environment.
+
+    folder : path-like
+        Where the configuration and, later, the products are written.
+
+    path : path-like
+        The map.
+
+    n_sigma : float or `None`, optional
+        The detection threshold; `None` for that of the configuration.
+
+    products : bool, optional
+        Whether it writes FITS files of groups, sources and backgrounds.
+
+    Returns
+    -------
+    written : `~pathlib.Path`
+        The configuration.
     """
+    folder, path = Path(folder), Path(path).resolve()
     site = _ask(python, 'import sysconfig; '
                 'answer = sysconfig.get_path("purelib")')
     default = Path(site, 'hyper_py', 'assets', 'default_config.yaml')
@@ -138,7 +174,10 @@ def _write_config(python, folder, path, n_sigma):
     config['paths']['input']['dir_maps'] = str(maps)
     config['paths']['output']['dir_root'] = str(folder / 'output')
     config['control']['parallel_maps'] = False
-    config['detection']['sigma_thres'] = n_sigma
+    if n_sigma is not None:
+        config['detection']['sigma_thres'] = n_sigma
+    config['fits_output'].update(dict.fromkeys(
+        ('fits_fitting', 'fits_deblended', 'fits_bg_separate'), products))
     written = folder / 'config.yaml'
     written.write_text(yaml.safe_dump(config), encoding='utf-8')
     return written

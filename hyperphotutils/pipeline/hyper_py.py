@@ -508,14 +508,22 @@ def _criterion(value):
 def _boxes(value, get):
     """
     Return all boxes in steps of half a beam width.
+
+    The keys say how far the boxes of Hyper-py reach beyond the largest
+    aperture on each side, as the sizes of its FITS files show.
     """
     if not get('background.fit_gauss_and_bg_separately'):
         return _Outcome('dropped', {}, 'fit_gauss_and_bg_separately is false')
     smallest = get('background.fix_min_box')
-    sizes = [smallest]
-    while smallest > 0 and sizes[-1] + 0.5 <= value:
-        sizes.append(sizes[-1] + 0.5)
-    return _Outcome('kept', {'background.box_sizes': sizes})
+    if smallest <= 0:
+        return _Outcome('kept', {'background.box_sizes': [0.0]},
+                        'fix_min_box = 0 is the whole map')
+    smallest, largest = (2.0 * (size + get('photometry.aper_sup'))
+                         for size in (smallest, value))
+    n_steps = max(0, int((largest - smallest) / 0.5 + 1e-9))
+    sizes = [smallest + 0.5 * step for step in range(n_steps + 1)]
+    return _Outcome('kept', {'background.box_sizes': sizes},
+                    'a box has a side of 2 (fix_box + aper_sup) beam widths')
 
 
 def _group_files(value, get):

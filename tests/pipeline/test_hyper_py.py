@@ -135,7 +135,8 @@ def test_default_file_means_this(hyper_file):
     assert config.detection.sharpness_range == (-2, 2)
     assert config.fit.fwhm_range == (1, 2)
     assert config.photometry.fwhm_limits == (1, 2)
-    assert config.background.box_sizes == (3, 3.5, 4, 4.5, 5)
+    assert config.background.box_sizes == tuple(
+        10 + 0.5 * step for step in range(9))
     assert config.background.methods == ('lsq',)
     assert config.background.orders == (0, 1, 2)
     assert config.background.criterion == 'nmse'
@@ -198,7 +199,7 @@ def test_default_file_means_this(hyper_file):
          {'background.methods': ('lsq', 'theilsen'),
           'background.criterion': 'reduced_chi2',
           'background.orders': (1,),
-          'background.box_sizes': (3, 3.5, 4)}),
+          'background.box_sizes': (10, 10.5, 11, 11.5, 12)}),
         ({'background': {'fix_min_box': 0}},
          {'background.box_sizes': (0,)}),
         ({'background': {'fit_gauss_and_bg_separately': False}},
