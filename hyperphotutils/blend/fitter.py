@@ -3,7 +3,7 @@
 Joint fits of blended sources and their background.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache, cached_property
 from numbers import Integral, Real
 
@@ -27,6 +27,8 @@ from hyperphotutils.utils.tables import (
 __all__ = ['BlendGroupFitter']
 
 _LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
+_CRITERIA = ('nmse', 'reduced_chi2', 'bic')
+
 
 class BlendGroupFitter:
     """
@@ -46,11 +48,19 @@ class BlendGroupFitter:
         elliptical beam. Fits begin with it where ``init_params`` gives
         no widths.
 
-    poly_order : int, optional
+    poly_order : int or sequence of int, optional
         The total degree of the background polynomial, from 0 to 4, or
         -1 for no background, where that has been subtracted. The default
         is 1, and 0 with correlated ``noise``, whose covariance holds the
-        structure of the background.
+        structure of the background. Each group is fitted with all
+        degrees of a sequence, and keeps the best.
+
+    criterion : {'bic', 'nmse', 'reduced_chi2'}, optional
+        What the best of several degrees has the smallest of. Lower
+        degrees win a tie, as
+        `~hyperphotutils.background.select_candidate` has it: a
+        difference of 2 in 'bic', and of 1 percent or of 10 pixels in the
+        others. 'nmse' has no other penalty for a higher degree.
 
     fit_radius : float, optional
         The radius in pixels around each source that is fitted. The
@@ -209,24 +219,25 @@ class BlendGroupFitter:
       2 27.500          6.000  203.956
     """
 
-    _repr_params = ('fwhm', 'poly_order', 'fit_radius', 'grouper',
+    _repr_params = ('fwhm', 'poly_order', 'criterion', 'fit_radius', 'grouper',
                     'fwhm_range', 'max_shift', 'fixed', 'fitter',
                     'max_group_size', 'loss', 'f_scale', 'ridge',
                     'weights', 'weight_power', 'bias_correction', 'ftol',
                     'xtol', 'gtol', 'max_iter', 'progress_bar')
 
-    def __init__(self, fwhm, *, poly_order=None, fit_radius=None, grouper=None,
+    def __init__(self, fwhm, *, poly_order=None, criterion='bic',
+                 fit_radius=None, grouper=None,
                  fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
                  fitter=None, max_group_size=25, loss='linear',
                  f_scale=1.0, ridge=0.0, weights=None, weight_power=2.0,
                  bias_correction=False, ftol=1e-8, xtol=None, gtol=None,
                  max_iter=200, progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
-        if poly_order is not None and poly_order not in range(-1, 5):
-            msg = ('poly_order must be an integer from -1 to 4: '
-                   f'{poly_order!r}')
+        self.poly_order = _check_order(poly_order)
+        if criterion not in _CRITERIA:
+            msg = f'criterion must be one of {_CRITERIA}: {criterion!r}'
             raise ValueError(msg)
-        self.poly_order = poly_order
+        self.criterion = criterion
         self.fit_radius = check_positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
@@ -286,7 +297,7 @@ class BlendGroupFitter:
             fit is then one of generalised least squares. It takes the
             place of ``error``.
 
-        poly_order : int, optional
+        poly_order : int or sequence of int, optional
             The degree of the background of this call; that of the fitter
             by default.
 
@@ -341,7 +352,8 @@ class BlendGroupFitter:
         self.__dict__.pop('models', None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None,
-                             noise=noise, poly_order=poly_order,
+                             noise=noise,
+                             poly_order=_check_order(poly_order),
                              weight_map=weight_map)
         with _one_blas_thread():
             self._fit.run()
@@ -536,6 +548,24 @@ def _names(names, name, allowed):
         msg = f'{name} must hold nothing but {allowed}: {names!r}'
         raise ValueError(msg)
     return tuple(names)
+
+
+def _check_order(poly_order):
+    """
+    Check the degree of the background, or several.
+    """
+    if poly_order is None:
+        return None
+    several = (isinstance(poly_order, Sequence | np.ndarray)
+               and not isinstance(poly_order, str))
+    orders = tuple(poly_order) if several else (poly_order,)
+    if len(orders) == 0 or not all(
+            isinstance(order, Integral) and not isinstance(order, bool)
+            and -1 <= order <= 4 for order in orders):
+        msg = ('poly_order must be an integer from -1 to 4, or several: '
+               f'{poly_order!r}')
+        raise ValueError(msg)
+    return tuple(map(int, orders)) if several else int(poly_order)
 
 
 def _weight_names(weights):

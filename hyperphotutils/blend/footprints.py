@@ -10,7 +10,7 @@ import numpy as np
 from hyperphotutils.background.regressors import polynomial_terms
 
 __all__ = ['Footprints', 'background_basis', 'disk_offsets',
-           'make_footprints', 'nearest_pixel']
+           'make_footprints', 'n_terms', 'nearest_pixel']
 
 
 class Footprints(NamedTuple):
@@ -124,6 +124,23 @@ def make_footprints(x, y, mask, radius, step=1):
     index, usable = index[:, :n_pixels], usable[:, :n_pixels]
     index = np.where(usable, index, 0)
     return Footprints(index % nx, index // nx, usable, partial)
+
+
+def n_terms(order):
+    """
+    Return the number of terms of a 2D polynomial.
+
+    Parameters
+    ----------
+    order : int
+        The total degree; -1 for no polynomial.
+
+    Returns
+    -------
+    n_terms : int
+        The number of coefficients.
+    """
+    return (order + 1) * (order + 2) // 2
 
 
 def background_basis(x, y, x_center, y_center, scale, order):

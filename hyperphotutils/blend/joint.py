@@ -12,11 +12,13 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from hyperphotutils.background.rms import local_rms
+from hyperphotutils.background.selection import select_candidate
 from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
     background_basis,
     disk_offsets,
     make_footprints,
+    n_terms,
     nearest_pixel,
 )
 from hyperphotutils.blend.grouping import (
@@ -25,6 +27,7 @@ from hyperphotutils.blend.grouping import (
     split_large_groups,
 )
 from hyperphotutils.blend.models import fit_with_astropy
+from hyperphotutils.blend.quality import fit_quality
 from hyperphotutils.blend.solver import (
     AA,
     AB,
@@ -85,6 +88,9 @@ class FittedBatch:
     data_power : `~numpy.ndarray` of shape (g,)
         The weighted sum of the squared data.
 
+    poly_order : int
+        The degree of the background polynomials.
+
     bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
         What the noise adds to the tangent coordinates on the average,
         if that is to be taken off.
@@ -95,6 +101,7 @@ class FittedBatch:
     result: BatchResult
     n_pixels: np.ndarray
     data_power: np.ndarray
+    poly_order: int
     bias: np.ndarray | None = None
 
 
@@ -119,8 +126,9 @@ class JointFit:
     noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
         The covariance of the pixels, after their weights are applied.
 
-    poly_order : int, optional
-        The degree of the background in place of that of ``config``.
+    poly_order : int or tuple of int, optional
+        The degree of the background in place of that of ``config``; of
+        several, the best is taken for each group.
 
     weight_map : 2D `~numpy.ndarray`, optional
         The map of the weights that need one.
@@ -132,11 +140,12 @@ class JointFit:
         self.noise = noise
         self.weight_map = weight_map
         self.rms = 1.0
-        self.poly_order = (config.poly_order if poly_order is None
-                           else poly_order)
-        if self.poly_order is None:
+        if poly_order is None:
+            poly_order = config.poly_order
+        if poly_order is None:
             # The covariance of the noise holds the structured background.
-            self.poly_order = 1 if noise is None else 0
+            poly_order = 1 if noise is None else 0
+        self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
                      else max(1, int(config.fwhm / _PIXELS_PER_FWHM)))
         self._kept = {}
@@ -149,6 +158,8 @@ class JointFit:
         self.var_bounds = tuple(
             (ratio * config.fwhm * gaussian_fwhm_to_sigma)**2
             for ratio in config.fwhm_range)
+        # The degree of the background of each source: first the highest.
+        self.poly_order = np.full(len(self.start.x), self.candidates[-1])
         self.flags = np.zeros(len(self.start.x), dtype=int)
         for name in config.fixed:
             self.flags |= FLAGS[f'fixed_{name}']
@@ -156,14 +167,6 @@ class JointFit:
         self.group_id = self._group()
         self.sources = self._start_state()
         self.batches = []
-
-    @property
-    def n_params(self):
-        """
-        The number of background coefficients.
-        """
-        order = self.poly_order
-        return (order + 1) * (order + 2) // 2
 
     def run(self):
         """
@@ -187,12 +190,40 @@ class JointFit:
             if not self._merge_groups(near, restless):
                 break
             chunks = list(self._chunks())
+        if len(self.candidates) > 1:
+            self._choose_orders(chunks, model)
+            chunks = list(self._chunks())
+            self._relax(chunks, model, near)
         shown = chunks
         if self.config.progress_bar:
             from tqdm.auto import tqdm
             shown = tqdm(chunks, desc='Fit source groups')
         self.batches = [self._fit_batch(members, model, self.config.ftol)
                         for members in shown]
+
+    def _choose_orders(self, chunks, model):
+        """
+        Choose the degree of the background of each group; lower ones win
+        a tie.
+        """
+        before = self.sources.copy()
+        for members in chunks:
+            scores = []
+            for order in self.candidates:
+                self.poly_order[members] = order
+                self.sources[members] = before[members]
+                batch = self._fit_batch(members, model, self.config.ftol)
+                n_params = batch.result.covariance.shape[1]
+                score = fit_quality(batch, self.absolute)[
+                    self.config.criterion]
+                scores.append(np.where(batch.n_pixels > n_params, score,
+                                       np.nan))
+            best = select_candidate(
+                np.array(scores), criterion=self.config.criterion,
+                n_pixels=batch.n_pixels)
+            self.poly_order[members] = self.candidates[
+                np.maximum(best, 0)][:, None]
+        self.sources = before
 
     def _measure_rms(self, model):
         """
@@ -309,7 +340,7 @@ class JointFit:
             foot = make_footprints(self.start.x[batch.members],
                                    self.start.y[batch.members], mask,
                                    self.config.fit_radius)
-            basis = self._basis(foot, batch.centers)
+            basis = self._basis(foot, batch.centers, batch.poly_order)
             values = (batch.result.coeffs[:, None, :] @ basis)[:, 0]
             distance2 = np.min(
                 (foot.x[:, None] - pos[:, :, :1])**2
@@ -382,17 +413,20 @@ class JointFit:
 
     def _chunks(self):
         """
-        Yield the rows of groups of equal size, a bounded number at once.
+        Yield the rows of groups of equal size and with backgrounds of
+        equal degree, a bounded number at once.
         """
         fitted = np.flatnonzero(self.group_id)
         order = fitted[np.argsort(self.group_id[fitted], kind='stable')]
         _, first, size = np.unique(self.group_id[order], return_index=True,
                                    return_counts=True)
+        kinds = np.column_stack((size, self.poly_order[order[first]]))
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
-        for n in np.unique(size):
-            members = order[first[size == n][:, None] + np.arange(n)]
+        for n, degree in np.unique(kinds, axis=0):
+            same = np.all(kinds == (n, degree), axis=1)
+            members = order[first[same][:, None] + np.arange(n)]
             n_pixels = n * n_disk
-            step = _CHUNK_ELEMENTS // ((N_PARAMS * n + self.n_params)
+            step = _CHUNK_ELEMENTS // ((N_PARAMS * n + n_terms(degree))
                                        * n_pixels)
             if self.noise is not None and n > 1:
                 step = min(step, _CHUNK_ELEMENTS // n_pixels)
@@ -461,9 +495,9 @@ class JointFit:
         x, y = start.x[members], start.y[members]
         foot = self._footprints(members)
         centers = np.rint(np.stack((x.mean(axis=1), y.mean(axis=1)), axis=1))
-        basis = self._basis(foot, centers)
+        basis = self._basis(foot, centers, self.poly_order[members[0, 0]])
         sources = self.sources[members]
-        coeffs = np.zeros((len(members), self.n_params))
+        coeffs = np.zeros(basis.shape[:2])
         weight = np.where(foot.usable, self.weight[foot.y, foot.x], 0.0)
         basis *= weight[:, None, :]
         data = self.data[foot.y, foot.x] * weight
@@ -490,7 +524,8 @@ class JointFit:
             strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
             ridge = config.ridge * strength[:, None] * np.ones_like(coeffs)
         problem = BatchProblem(
-            data, col, row, weight, basis, self._free(members),
+            data, col, row, weight, basis,
+            self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
             low, high, whitening, ridge, config.loss, config.f_scale, extra)
         return problem, sources, coeffs, centers
@@ -517,14 +552,14 @@ class JointFit:
                              distance=distance, weight_map=weight_map,
                              power=config.weight_power)
 
-    def _basis(self, foot, centers):
+    def _basis(self, foot, centers, order):
         """
         Return the background terms at the pixels of footprints.
         """
         return background_basis(foot.x, foot.y, *centers.T,
-                                self.config.fit_radius, self.poly_order)
+                                self.config.fit_radius, order)
 
-    def _free(self, members):
+    def _free(self, members, n_coeffs):
         """
         Return which tangent coordinates are fitted.
         """
@@ -536,7 +571,7 @@ class JointFit:
             free[:, :, [AA, AB, BB]] = False
         return np.concatenate(
             (free.reshape(n_groups, -1),
-             np.ones((n_groups, self.n_params), dtype=bool)), axis=1)
+             np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
     def _fit_batch(self, members, model, tolerance):
         """
@@ -561,7 +596,7 @@ class JointFit:
         return FittedBatch(
             members, centers, result,
             np.sum(problem.weight > 0.0, axis=1),
-            _data_power(problem),
+            _data_power(problem), int(self.poly_order[members[0, 0]]),
             second_order_bias(problem, result) if with_bias else None)
 
 

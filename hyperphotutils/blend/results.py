@@ -8,7 +8,7 @@ import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable
 
-from hyperphotutils.background.selection import bic, nmse, reduced_chi2
+from hyperphotutils.background.selection import reduced_chi2
 from hyperphotutils.blend.bias import unbiased_sources
 from hyperphotutils.blend.footprints import background_basis, make_footprints
 from hyperphotutils.blend.models import (
@@ -16,6 +16,7 @@ from hyperphotutils.blend.models import (
     make_group_model,
     tangent_scale,
 )
+from hyperphotutils.blend.quality import fit_quality
 from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
@@ -73,7 +74,7 @@ def make_table(fit, unit, config):
     columns |= {
         'id': fit.start.id, 'group_id': fit.group_id,
         'x_init': fit.start.x, 'y_init': fit.start.y,
-        'bkg_order': np.full(n_sources, fit.poly_order),
+        'bkg_order': fit.poly_order,
         'bkg_method': np.full(n_sources, 'joint'),
         'bkg_box': np.full(n_sources, 2.0 * config.fit_radius),
         'flags': flags}
@@ -136,13 +137,9 @@ def _fill(columns, flags, fit, batch):
               & (batch.n_pixels > n_params))
     values = _values(fit, batch, covariance)
     values |= _errors(sources, covariance)
-    chi2 = result.chi2
-    quality = {
-        'local_bkg': _local_background(fit, batch),
-        'nmse': nmse(chi2, batch.data_power)[:, None],
-        'reduced_chi2': reduced_chi2(chi2, batch.n_pixels, n_params)[:, None],
-        'bic': bic(_gaussian_chi2(fit, batch), batch.n_pixels,
-                   n_params)[:, None]}
+    quality = {name: value[:, None] for name, value in
+               fit_quality(batch, fit.absolute).items()}
+    quality['local_bkg'] = _local_background(fit, batch)
     for name, value in (values | quality).items():
         columns[name][rows] = np.where(fitted[:, None], value, np.nan)
     columns['group_size'][rows] = rows.shape[1]
@@ -169,18 +166,6 @@ def _residual_variance(batch):
     variance = reduced_chi2(batch.result.chi2, batch.n_pixels,
                             batch.result.covariance.shape[1])
     return np.where(np.isfinite(variance), variance, np.nan)
-
-
-def _gaussian_chi2(fit, batch):
-    """
-    Return chi2, or what takes its place when the noise is not known.
-    """
-    chi2 = batch.result.chi2
-    if fit.absolute:
-        return chi2
-    tiny = np.finfo(float).tiny
-    return batch.n_pixels * np.log(
-        np.maximum(chi2, tiny) / np.maximum(batch.n_pixels, 1))
 
 
 def _values(fit, batch, covariance):
@@ -260,7 +245,7 @@ def _local_background(fit, batch):
     sources = batch.result.sources
     basis = background_basis(sources[:, :, X], sources[:, :, Y],
                              *batch.centers.T, fit.config.fit_radius,
-                             fit.poly_order)
+                             batch.poly_order)
     return np.sum(batch.result.coeffs[:, :, None] * basis, axis=1)
 
 

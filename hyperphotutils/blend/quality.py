@@ -1,0 +1,39 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+How good the fits of groups are.
+"""
+
+import numpy as np
+
+from hyperphotutils.background.selection import bic, nmse, reduced_chi2
+
+__all__ = ['fit_quality']
+
+
+def fit_quality(batch, absolute):
+    """
+    Return the criteria of a batch of groups.
+
+    Parameters
+    ----------
+    batch : `~hyperphotutils.blend.joint.FittedBatch`
+        The fitted groups.
+
+    absolute : bool
+        Whether the errors of the pixels are known.
+
+    Returns
+    -------
+    quality : dict of `~numpy.ndarray` of shape (g,)
+        The values of ``nmse``, ``reduced_chi2`` and ``bic``.
+    """
+    chi2, n_pixels = batch.result.chi2, batch.n_pixels
+    n_params = batch.result.covariance.shape[1]
+    gaussian = chi2
+    if not absolute:
+        # What takes the place of chi2 when the noise is not known.
+        gaussian = n_pixels * np.log(
+            np.maximum(chi2, np.finfo(float).tiny) / np.maximum(n_pixels, 1))
+    return {'nmse': nmse(chi2, batch.data_power),
+            'reduced_chi2': reduced_chi2(chi2, n_pixels, n_params),
+            'bic': bic(gaussian, n_pixels, n_params)}
