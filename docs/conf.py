@@ -47,6 +47,8 @@ if os.environ.get('HYPERPHOTUTILS_INTERSPHINX'):
             'https://astropy-regions.readthedocs.io/en/stable/', None),
         'radio_beam': (
             'https://radio-beam.readthedocs.io/en/stable/', None),
+        'spectral_cube': (
+            'https://spectral-cube.readthedocs.io/en/stable/', None),
         'pydantic': ('https://docs.pydantic.dev/latest/', None),
     })
 else:
@@ -57,7 +59,7 @@ else:
 # packages cannot be checked; links to this package always are.
 external = (
     'astropy|erfa|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
-    'radio_beam|regions|scipy|sklearn|tqdm|yaml'
+    'radio_beam|regions|scipy|sklearn|spectral_cube|tqdm|yaml'
 )
 # the standard library: its modules, and the names of builtins
 standard = (

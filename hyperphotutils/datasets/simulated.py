@@ -17,7 +17,6 @@ from types import MappingProxyType
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import QTable
@@ -25,12 +24,17 @@ from astropy.wcs import WCS
 from radio_beam import Beam
 from scipy.fft import fftfreq, irfft2, rfft2, rfftfreq
 
-from hyperphotutils.maps import read_map
-from hyperphotutils.utils.gaussians import (
-    add_gaussians,
-    gaussian_flux,
-    gaussian_matrix,
+from hyperphotutils.datasets.parts import (
+    beam_transfer,
+    check_beam,
+    check_number,
+    check_range,
+    check_shape,
+    make_sky_beam,
+    make_wcs,
 )
+from hyperphotutils.maps import read_map
+from hyperphotutils.utils.gaussians import add_gaussians, gaussian_flux
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
@@ -71,8 +75,6 @@ _EDGE_MARGIN = 2.0
 # Draws per source before giving up: a map in which fewer than one place
 # in a thousand is free is as good as full.
 _MAX_DRAWS = 1000
-
-_REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,13 +368,13 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     500
     """
     call = {name: repr(value) for name, value in locals().items()}
-    shape = _check_shape(shape)
-    beam = _check_beam(beam)
-    rms = _check_number('rms', u.Quantity(rms, u.Jy / u.pix).value)
-    wcs = _make_wcs(shape, pixel_scale) if wcs is None else _check_wcs(wcs)
+    shape = check_shape(shape)
+    beam = check_beam(beam)
+    rms = check_number('rms', u.Quantity(rms, u.Jy / u.pix).value)
+    wcs = make_wcs(shape, pixel_scale) if wcs is None else _check_wcs(wcs)
     rngs = np.random.default_rng(seed).spawn(3)
 
-    truth = _draw_sources(
+    truth = draw_sources(
         rngs[0], shape, beam, rms, n_sources=n_sources,
         blend_fraction=blend_fraction, blend_distance=blend_distance,
         snr_range=snr_range, size_range=size_range,
@@ -388,29 +390,45 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
                   truth['amplitude_fit'].value, truth['fwhm_major_fit'],
                   truth['fwhm_minor_fit'], truth['theta_fit'].value)
 
-    sky_beam = _make_sky_beam(wcs, shape, beam)
+    sky_beam = make_sky_beam(wcs, shape, beam)
     return SimulatedMap(
         image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel')),
         truth=truth, beam=sky_beam, rms=rms << u.Jy / u.pix,
         background=background << u.Jy / u.pix, autocovariance=autocovariance)
 
 
-def _draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
+def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
                   blend_distance, snr_range, size_range, axis_ratio_range):
     """
     Draw the sources of a map as a truth table in pixels.
+
+    Parameters
+    ----------
+    rng : `~numpy.random.Generator`
+        The source of random numbers.
+
+    shape, beam, rms, n_sources, blend_fraction, blend_distance : object
+        See `make_blended_map`.
+
+    snr_range, size_range, axis_ratio_range : tuple of float
+        See `make_blended_map`.
+
+    Returns
+    -------
+    truth : `~astropy.table.QTable`
+        The sources.
     """
     if isinstance(n_sources, bool) or not isinstance(n_sources, Integral):
         msg = f'n_sources must be a whole number: got {n_sources!r}'
         raise TypeError(msg)
-    n_sources = int(_check_number('n_sources', n_sources, lower=0,
+    n_sources = int(check_number('n_sources', n_sources, lower=0,
                                   closed=True))
-    blend_fraction = _check_number('blend_fraction', blend_fraction,
+    blend_fraction = check_number('blend_fraction', blend_fraction,
                                    upper=1.0, closed=True)
-    blend_distance = _check_range('blend_distance', blend_distance)
-    snr_range = _check_range('snr_range', snr_range)
-    size_range = _check_range('size_range', size_range)
-    axis_ratio_range = _check_range('axis_ratio_range', axis_ratio_range,
+    blend_distance = check_range('blend_distance', blend_distance)
+    snr_range = check_range('snr_range', snr_range)
+    size_range = check_range('size_range', size_range)
+    axis_ratio_range = check_range('axis_ratio_range', axis_ratio_range,
                                     upper=1.0)
 
     beam_fwhm = np.sqrt(beam[0] * beam[1])
@@ -497,14 +515,14 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     """
     Draw noise and background, with the covariance of their sum.
     """
-    ratio = _check_number('background_ratio', ratio, closed=True)
-    index = _check_number('background_index', index, closed=True)
-    scale = _check_number('background_scale', scale)
+    ratio = check_number('background_ratio', ratio, closed=True)
+    index = check_number('background_index', index, closed=True)
+    scale = check_number('background_scale', scale)
 
     grid_shape = tuple(_padded_size(size, scale) for size in shape)
     ky = fftfreq(grid_shape[0])[:, np.newaxis]
     kx = rfftfreq(grid_shape[1])
-    seen = _beam_transfer(kx, ky, beam)**2
+    seen = beam_transfer(kx, ky, beam)**2
     structure = np.maximum(np.hypot(kx, ky), 1.0 / scale)**-index
     fields = []
     grid = np.zeros(grid_shape)
@@ -519,15 +537,6 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
         field = irfft2(np.sqrt(power / variance) * white, s=grid_shape)
         fields.append(level * field[:shape[0], :shape[1]])
     return *fields, Autocovariance(grid, shape)
-
-
-def _beam_transfer(kx, ky, beam):
-    """
-    Fourier transform a Gaussian beam of unit integral.
-    """
-    xx, xy, yy = gaussian_matrix(*beam)
-    return np.exp(-2.0 * np.pi**2
-                  * (xx * kx**2 + 2.0 * xy * kx * ky + yy * ky**2))
 
 
 def _padded_size(size, scale):
@@ -559,33 +568,6 @@ def _largest_prime_factor(number):
     return number
 
 
-def _make_wcs(shape, pixel_scale):
-    """
-    Make a gnomonic WCS with North up and East to the left.
-    """
-    scale = _check_number('pixel_scale',
-                          u.Quantity(pixel_scale, u.arcsec).to_value(u.deg))
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
-    wcs.wcs.cunit = ['deg', 'deg']
-    wcs.wcs.crval = [_REFERENCE.ra.deg, _REFERENCE.dec.deg]
-    wcs.wcs.crpix = np.add(shape[::-1], 1) / 2
-    wcs.wcs.cdelt = [-scale, scale]
-    wcs.wcs.radesys = 'ICRS'
-    wcs.wcs.set()
-    return wcs
-
-
-def _make_sky_beam(wcs, shape, beam):
-    """
-    Find what the beam is on the sky at the centre of the map.
-    """
-    centre = np.subtract(shape[::-1], 1) / 2
-    major, minor, angle = pixel_to_sky_ellipse(
-        wcs, *centre[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
-    return Beam(major=major[0], minor=minor[0], pa=angle[0])
-
-
 def _make_hdu(data, wcs, beam, unit):
     """
     Make the FITS image that a telescope would have delivered.
@@ -595,33 +577,6 @@ def _make_hdu(data, wcs, beam, unit):
     header.update(beam.to_header_keywords())
     header['OBJECT'] = 'simulated'
     return fits.PrimaryHDU(data, header)
-
-
-def _check_shape(shape):
-    """
-    Check that the shape of the map is two positive whole numbers.
-    """
-    sizes = tuple(np.atleast_1d(shape).tolist())
-    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0
-                                  for size in sizes):
-        msg = f'shape must be two positive whole numbers: got {shape!r}'
-        raise ValueError(msg)
-    return sizes
-
-
-def _check_beam(beam):
-    """
-    Check the beam and write it as (major, minor, theta).
-    """
-    sizes = np.atleast_1d(np.asarray(beam, dtype=float))
-    if sizes.shape == (1,):
-        sizes = np.array([sizes[0], sizes[0], 0.0])
-    if (sizes.shape != (3,) or not np.all(np.isfinite(sizes))
-            or not sizes[0] >= sizes[1] >= 1):
-        msg = ('beam must be a FWHM of at least a pixel or (major, minor, '
-               f'theta) with major >= minor >= 1: got {beam!r}')
-        raise ValueError(msg)
-    return tuple(sizes.tolist())
 
 
 def _check_wcs(wcs):
@@ -635,31 +590,3 @@ def _check_wcs(wcs):
         msg = f'wcs must have two celestial axes: got {wcs.wcs.ctype}'
         raise ValueError(msg)
     return wcs.celestial
-
-
-def _check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
-    """
-    Check that a number is above (or at) its lower limit and below the
-    upper one.
-    """
-    if not (lower < value < upper or (closed and value == lower)):
-        limits = f'at least {lower}' if closed else f'above {lower}'
-        if np.isfinite(upper):
-            limits += f' and below {upper}'
-        msg = f'{name} must be {limits}: got {value!r}'
-        raise ValueError(msg)
-    return value
-
-
-def _check_range(name, value, *, upper=np.inf):
-    """
-    Check that a range is two ordered positive numbers.
-    """
-    limits = np.asarray(value, dtype=float)
-    if (limits.shape != (2,) or not np.all(np.isfinite(limits))
-            or not 0 < limits[0] <= limits[1] <= upper):
-        most = f' of at most {upper}' if np.isfinite(upper) else ''
-        msg = (f'{name} must be two positive numbers{most}, the smaller '
-               f'one first: got {value!r}')
-        raise ValueError(msg)
-    return tuple(limits.tolist())

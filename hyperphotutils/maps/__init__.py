@@ -4,8 +4,10 @@ Reading maps: flux unit, beam, and sky coordinates made certain.
 """
 
 from hyperphotutils.maps.beams import *  # noqa: F401, F403
+from hyperphotutils.maps.cubes import *  # noqa: F401, F403
 from hyperphotutils.maps.errors import *  # noqa: F401, F403
 from hyperphotutils.maps.images import *  # noqa: F401, F403
 from hyperphotutils.maps.reader import *  # noqa: F401, F403
 from hyperphotutils.maps.surveys import *  # noqa: F401, F403
 from hyperphotutils.maps.units import *  # noqa: F401, F403
+from hyperphotutils.maps.writer import *  # noqa: F401, F403

@@ -5,6 +5,7 @@ Finding the image in a FITS file, an HDU list or an HDU.
 
 import warnings
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -111,6 +112,28 @@ def load_image(path_or_hdu, *, ext=None):
     >>> print(load_image(hdus).extension)
     2 (IMAGE)
     """
+    with find_image(path_or_hdu, ext=ext) as (hdu, about):
+        return FitsImage(data=load_values(hdu, dtype=float), **about)
+
+
+@contextmanager
+def find_image(path_or_hdu, *, ext=None):
+    """
+    Find an image without loading its values.
+
+    Parameters
+    ----------
+    path_or_hdu, ext
+        See `load_image`.
+
+    Yields
+    ------
+    hdu : HDU
+        The HDU of the image, open within the context.
+
+    about : dict
+        The arguments of `FitsImage` other than the values.
+    """
     with warnings.catch_warnings():
         # Truncation matters only where data are missing, which is seen
         # when they are read; a file without padding at its end is whole.
@@ -119,16 +142,43 @@ def load_image(path_or_hdu, *, ext=None):
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
             with _open(Path(path_or_hdu).expanduser()) as hdus:
-                return _load(hdus, ext, str(path_or_hdu))
-        if isinstance(path_or_hdu, fits.HDUList):
-            return _load(path_or_hdu, ext, path_or_hdu.filename())
-        if hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
+                yield _describe(hdus, ext, str(path_or_hdu))
+        elif isinstance(path_or_hdu, fits.HDUList):
+            yield _describe(path_or_hdu, ext, path_or_hdu.filename())
+        elif hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
             place = path_or_hdu.fileinfo() or {}
-            return _load([path_or_hdu], 0,
-                         getattr(place.get('file'), 'name', None))
-    msg = ('path_or_hdu must be the name of a FITS file, an HDUList or an '
-           f'HDU: got {type(path_or_hdu).__name__}')
-    raise TypeError(msg)
+            yield _describe([path_or_hdu], 0,
+                            getattr(place.get('file'), 'name', None))
+        else:
+            msg = ('path_or_hdu must be the name of a FITS file, an HDUList '
+                   f'or an HDU: got {type(path_or_hdu).__name__}')
+            raise TypeError(msg)
+
+
+def load_values(hdu, *, dtype=None):
+    """
+    Load all values of an image.
+
+    Parameters
+    ----------
+    hdu : HDU
+        The HDU of the image.
+
+    dtype : dtype, optional
+        The type to convert them to.
+
+    Returns
+    -------
+    values : `~numpy.ndarray`
+        The values.
+    """
+    try:
+        return np.array(hdu.data, dtype=dtype)
+    except _DAMAGED:
+        msg = ('is truncated or damaged: the data of the extension '
+               f'{hdu.name or "unnamed"} are not whole; make or fetch it '
+               'again')
+        raise MapError(msg) from None
 
 
 def _open(path):
@@ -156,9 +206,9 @@ def _open(path):
     return hdus
 
 
-def _load(hdus, ext, filename):
+def _describe(hdus, ext, filename):
     """
-    Load the chosen image of a list of HDUs.
+    Return the chosen image of a list of HDUs and what is around it.
     """
     number = _choose(hdus) if ext is None else _find(hdus, ext)
     hdu = hdus[number]
@@ -168,16 +218,9 @@ def _load(hdus, ext, filename):
         msg = f'extension {extension} is {kind}: a map is an image'
         raise MapError(msg)
     _check_axes(hdu)
-    try:
-        data = np.array(hdu.data, dtype=float)
-        beams_table = _beams_table(hdus, hdu)
-    except _DAMAGED:
-        msg = (f'is truncated or damaged: the data of extension {extension} '
-               'are not whole; make or fetch it again')
-        raise MapError(msg) from None
-    return FitsImage(data=data, header=_full_header(hdus, hdu),
-                     filename=filename, extension=extension,
-                     beams_table=beams_table)
+    return hdu, {'header': _full_header(hdus, hdu), 'filename': filename,
+                 'extension': extension,
+                 'beams_table': _beams_table(hdus, hdu)}
 
 
 def _is_image(hdu):
@@ -206,7 +249,7 @@ def _choose(hdus):
     if len(images) > 1 and images[0] != 0:
         msg = (f'several images: {_contents(hdus)}; taking extension '
                f'{images[0]}, give ext= for another')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=5)
+        warnings.warn(msg, AstropyUserWarning, stacklevel=7)
     return images[0]
 
 
@@ -255,7 +298,12 @@ def _beams_table(hdus, hdu):
         return None
     for other in hdus:
         if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            return Table.read(other)
+            try:
+                return Table.read(other)
+            except _DAMAGED:
+                msg = ('is truncated or damaged: its BEAMS table is not '
+                       'whole; make or fetch it again')
+                raise MapError(msg) from None
     return None
 
 

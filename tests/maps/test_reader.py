@@ -462,7 +462,8 @@ class TestBadInput:
         A cube names the axis that makes it one.
         """
         with pytest.raises(MapError, match=r'a cube, not a map: axis 3 '
-                           r'\(VRAD\) has 3 planes; take one in Python'):
+                           r'\(VRAD\) has 3 planes; read it with '
+                           'read_cube, or take one in Python'):
             read_map(make_hdu(np.ones((1, 3, 30, 40)), CTYPE3='VRAD'))
 
     @pytest.mark.parametrize('shape', [(3, 30, 40), (1, 3, 30, 40)])

@@ -1,0 +1,558 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Reading cubes channel by channel, without ever holding one in memory.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from os import PathLike
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, WcsError
+
+from hyperphotutils.maps.beams import find_beam
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.headers import (
+    as_frequency,
+    calibrate,
+    celestial_wcs,
+    find_all,
+    find_sky_axes,
+    find_unit,
+    input_name,
+    rest_frequency,
+)
+from hyperphotutils.maps.images import find_image
+from hyperphotutils.maps.planes import (
+    ArrayPlanes,
+    SpectralCubePlanes,
+    planes_of_hdu,
+)
+from hyperphotutils.maps.surveys import get_survey
+from hyperphotutils.maps.units import parse_unit
+from hyperphotutils.utils.wcs import pixel_scale
+
+__all__ = ['MapCube', 'read_cube']
+
+# Velocity axes by the first letters of their type, with what turns them
+# into frequencies.
+_DOPPLER = {'VRAD': u.doppler_radio, 'VOPT': u.doppler_optical,
+            'VELO': u.doppler_relativistic}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MapCube:
+    """
+    A cube, of which only the plane that is asked for is in memory.
+
+    It is made by `read_cube`. A cube that comes from a file can be sent
+    to other processes at no cost: they open the file themselves.
+
+    Parameters
+    ----------
+    planes : callable
+        Returns the values of a channel as a 2-D array.
+
+    shape : tuple of int
+        The shape ``(n_channels, ny, nx)``.
+
+    header : `~astropy.io.fits.Header`
+        The header as read, with what an extension inherits.
+
+    wcs : `~astropy.wcs.WCS`
+        The celestial WCS of a plane.
+
+    spectral_axis : `~astropy.units.Quantity`
+        The velocities, frequencies, or wavelengths of the channels, in
+        the unit of the header.
+
+    spectral_type : str
+        The type of the spectral axis, such as ``'VRAD'`` or ``'FREQ'``.
+
+    name : str
+        The name of the cube in messages.
+
+    filename : str or `None`
+        The name of the file, if the cube comes from one.
+
+    extension : str
+        The number and the name of the extension.
+
+    settings : dict
+        What was given to `read_cube` beside the source.
+
+    beams_table : `~astropy.table.Table` or `None`
+        The beams of the channels, as CASA writes them.
+    """
+
+    planes: object = field(repr=False)
+    shape: tuple
+    header: fits.Header
+    wcs: WCS
+    spectral_axis: u.Quantity
+    spectral_type: str
+    name: str
+    filename: str | None
+    extension: str
+    settings: dict
+    beams_table: object = None
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        axis = self.spectral_axis
+        return (f'<{type(self).__name__}({self.name}, shape={self.shape}, '
+                f'{self.spectral_type}={axis[0]:g} to {axis[-1]:g})>')
+
+    @property
+    def dtype(self):
+        """
+        The floating-point type to write values of this cube with.
+        """
+        return self.planes.dtype
+
+    def plane(self, index):
+        """
+        Return the values of a channel as they are.
+
+        Parameters
+        ----------
+        index : int
+            The index of the channel.
+
+        Returns
+        -------
+        values : 2D `~numpy.ndarray` of float64
+            A copy of the values in the unit of the file.
+
+        Raises
+        ------
+        MapError
+            If the file has vanished or become shorter.
+        """
+        index = range(len(self))[index]
+        try:
+            values = self.planes(index)
+        except (OSError, ValueError) as error:
+            msg = (f'{self.name}: channel {index} cannot be read any more: '
+                   f'{error}')
+            raise MapError(msg) from None
+        return np.array(values, dtype=float)
+
+    def channel(self, index):
+        """
+        Return a channel as a map in Jy per pixel.
+
+        Parameters
+        ----------
+        index : int
+            The index of the channel.
+
+        Returns
+        -------
+        image : `~astropy.nddata.CCDData`
+            The channel as `read_map` would give it, with the beam and
+            the frequency of the channel in its ``meta``, and there also
+            ``'channel'``, the index, and ``'spectral_value'``, its
+            velocity or frequency. All pixels are masked in a channel
+            without values.
+
+        Raises
+        ------
+        MapError
+            If the unit or the beam is missing or wrong.
+        """
+        index = range(len(self))[index]
+        # what is wrong with both is told at once
+        (unit, text), (beam, beam_area) = self._find(
+            self._find_unit, partial(self._find_beam, index))
+        frequencies = self.frequencies
+        values = self.plane(index)
+        survey = self.settings['survey']
+        try:
+            return calibrate(
+                values, self.wcs.deepcopy(), unit=unit,
+                scale=self.pixel_scale, beam=beam, beam_area=beam_area,
+                frequency=None if frequencies is None
+                else frequencies[index], header=self.header,
+                original_unit=text,
+                survey=None if survey is None else survey.name,
+                filename=self.filename, extension=self.extension,
+                channel=index, spectral_value=self.spectral_axis[index])
+        except MapError as error:
+            msg = f'{self.name}: {error}'
+            raise MapError(msg) from None
+
+    def mean_plane(self):
+        """
+        Average the channels, pixel by pixel.
+
+        Up to a factor this is the moment 0 of the cube: a finder sees
+        the same sources in both.
+
+        Returns
+        -------
+        mean : 2D `~numpy.ndarray` of float64
+            The mean of the finite values, in the unit of the file; NaN
+            where there are none.
+        """
+        total = np.zeros(self.shape[1:])
+        count = np.zeros(self.shape[1:], dtype=int)
+        for index in range(len(self)):
+            values = self.plane(index)
+            good = np.isfinite(values)
+            count += good
+            np.add(total, values, out=total, where=good)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    @cached_property
+    def pixel_scale(self):
+        """
+        The square root of the pixel area at the centre.
+        """
+        return pixel_scale(self.wcs, self.shape[1:])
+
+    @property
+    def original_unit(self):
+        """
+        The unit of the values as the file spells it; empty if it does
+        not state one.
+        """
+        given = self.settings['unit']
+        text = str(self.header.get('BUNIT', '')).strip()
+        return text or ('' if given is None else str(given))
+
+    @cached_property
+    def unit(self):
+        """
+        The unit of the values.
+
+        A `MapError` is raised if there is none or none that is known.
+        """
+        return self._find(self._find_unit)[0][0]
+
+    @cached_property
+    def beams(self):
+        """
+        A list with the `~radio_beam.Beam` of each channel.
+
+        A `MapError` is raised if a channel has none.
+        """
+        if self.beams_table is None:
+            return [self._find(partial(self._find_beam, 0))[0][0]] * len(self)
+        return [self._find(partial(self._find_beam, index))[0][0]
+                for index in range(len(self))]
+
+    @cached_property
+    def frequencies(self):
+        """
+        The frequencies of the channels, or `None` where the spectral
+        axis has velocities and the rest frequency is unknown.
+        """
+        if self.spectral_axis.unit.is_equivalent(u.Hz, u.spectral()):
+            return self.spectral_axis.to(u.Hz, u.spectral())
+        rest = self.settings['frequency']
+        if rest is None:
+            rest = rest_frequency(self.header)
+        doppler = _DOPPLER.get(self.spectral_type[:4])
+        if rest is None or doppler is None:
+            return None
+        return self.spectral_axis.to(u.Hz, doppler(rest))
+
+    def _find(self, *finders):
+        """
+        Find what channels need, with the name of the cube in errors.
+        """
+        try:
+            return find_all(*finders)
+        except MapError as error:
+            msg = f'{self.name}: {error}'
+            raise MapError(msg) from None
+
+    def _find_unit(self):
+        """
+        Decide on the unit.
+        """
+        return find_unit(self.header, self.settings['unit'])
+
+    def _find_beam(self, index):
+        """
+        Decide on the beam of a channel, and its area.
+        """
+        header, table = self.header, self.beams_table
+        if table is None:
+            if 'beam' in self._known:
+                return self._known['beam']
+        else:
+            # the table says more than a common beam in the header
+            header = header.copy()
+            for key in ('BMAJ', 'BMIN', 'BPA'):
+                header.remove(key, ignore_missing=True)
+            table = table[index:index + 1]
+        found = find_beam(header, pixel_scale=self.pixel_scale,
+                          shape=self.shape[1:], beam=self.settings['beam'],
+                          survey=self.settings['survey'], beams_table=table)
+        if table is None:
+            self._known['beam'] = found
+        return found
+
+    @cached_property
+    def _known(self):
+        """
+        What is the same in all channels.
+        """
+        return {}
+
+
+def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
+              frequency=None):
+    """
+    Read a cube.
+
+    Only the header is read, and the values stay where they are until a
+    channel is asked for.
+
+    Parameters
+    ----------
+    source : str, path-like, HDU, `~astropy.io.fits.HDUList`, tuple, or \
+            `~spectral_cube.SpectralCube`
+        The FITS file, what was read from one, a tuple of a 3-D array and
+        its `~astropy.wcs.WCS` or header, or a cube of spectral-cube. A
+        `MapCube` is handed through.
+
+    ext : int, str or tuple, optional
+        The extension of the file; see `read_map`.
+
+    unit : str or `~astropy.units.UnitBase`, optional
+        The unit of the values. If `None`, it is taken from ``BUNIT``.
+
+    beam : `~radio_beam.Beam` or `~astropy.units.Quantity`, optional
+        The beam of all channels, or the full width at half maximum of a
+        round one. If `None`, it is taken from CASA's table of beams, one
+        for each channel, or from the header as by `read_map`.
+
+    survey : str or int, optional
+        The survey that the cube belongs to; see `read_map`.
+
+    frequency : `~astropy.units.Quantity`, optional
+        The rest frequency (or wavelength) of the line, needed where
+        brightness temperatures on an axis of velocities are converted to
+        Jy. If `None`, it is taken from ``RESTFRQ``.
+
+    Returns
+    -------
+    cube : `MapCube`
+        The cube.
+
+    Raises
+    ------
+    MapError
+        If there is no cube, or if its sky or spectral coordinates are
+        missing or wrong. Unit and beam are only looked for when a
+        channel is asked for in Jy/pixel.
+
+    TypeError
+        If an argument is of a wrong kind.
+
+    Notes
+    -----
+    Axes of length 1 are dropped. The spectral axis may be any that FITS
+    knows: ``FREQ``, ``VRAD``, ``VOPT``, ``WAVE``, ``VELO-LSR`` and other
+    names of AIPS. A plane of a plain FITS file is memory-mapped; tiles
+    of a compressed image are read when they are needed, and a file that
+    is compressed as a whole is held in memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps import read_cube
+    >>> header = fits.Header({
+    ...     'CTYPE1': 'RA---TAN', 'CTYPE2': 'DEC--TAN', 'CTYPE3': 'VRAD',
+    ...     'CRVAL1': 83.8, 'CRVAL2': -5.4, 'CRVAL3': 1000.0,
+    ...     'CRPIX1': 25.5, 'CRPIX2': 25.5, 'CRPIX3': 1.0,
+    ...     'CDELT1': -0.001, 'CDELT2': 0.001, 'CDELT3': 500.0,
+    ...     'CUNIT3': 'm/s', 'BUNIT': 'Jy/beam', 'BMAJ': 0.005})
+    >>> cube = read_cube(fits.PrimaryHDU(np.ones((3, 50, 50)), header))
+    >>> print(cube.shape, cube.spectral_axis)
+    (3, 50, 50) [1000. 1500. 2000.] m / s
+    >>> image = cube.channel(1)
+    >>> print(f'{image.data[0, 0]:.4f} {image.unit}')
+    0.0353 Jy / pix
+    """
+    if isinstance(source, MapCube):
+        return source
+    settings = {
+        'unit': None if unit is None else parse_unit(unit),
+        'beam': beam,
+        'survey': None if survey is None else get_survey(survey),
+        'frequency': as_frequency(frequency),
+    }
+    name = ('the array' if isinstance(source, tuple)
+            else input_name(source))
+    try:
+        if isinstance(source, tuple):
+            return _from_array(*_check_pair(source), settings, name)
+        if hasattr(source, 'filled_data') and hasattr(source, 'spectral_axis'):
+            return _from_spectral_cube(source, settings, name)
+        with find_image(source, ext=ext) as (hdu, about):
+            name = about['filename'] or name
+            layout = _find_layout(about['header'], hdu.shape)
+            planes = planes_of_hdu(
+                hdu, layout['shape'],
+                path=name if isinstance(source, str | PathLike) else None,
+                number=int(about['extension'].split()[0]))
+            return MapCube(planes=planes, name=name, settings=settings,
+                           **layout, **_take_beams(
+                               about, layout['shape'][0], beam))
+    except (MapError, fits.VerifyError) as error:
+        msg = f'{name}: {error}'
+        raise MapError(msg) from None
+
+
+def _check_pair(source):
+    """
+    Check a tuple of an array and its WCS or header.
+    """
+    if len(source) != 2 or not isinstance(source[1], WCS | fits.Header):
+        msg = ('source must be a file, an HDU, a tuple (array, WCS) or a '
+               'SpectralCube: got a tuple of '
+               + ', '.join(type(item).__name__ for item in source))
+        raise TypeError(msg)
+    return source
+
+
+def _from_array(data, wcs, settings, name):
+    """
+    Make a cube of an array and its WCS or header.
+    """
+    header = wcs.copy() if isinstance(wcs, fits.Header) else wcs.to_header()
+    if isinstance(data, u.Quantity):
+        header['BUNIT'] = data.unit.to_string()
+        data = data.value
+    if isinstance(data, np.ma.MaskedArray):
+        data = data.astype(float, copy=False).filled(np.nan)
+    data = np.asanyarray(data)
+    layout = _find_layout(header, data.shape)
+    planes = ArrayPlanes(data.reshape(layout['shape']))
+    return MapCube(planes=planes, name=name, settings=settings,
+                   header=header, filename=None,
+                   extension='', **layout)
+
+
+def _from_spectral_cube(cube, settings, name):
+    """
+    Make a cube of one of spectral-cube.
+    """
+    header = cube.header.copy()
+    layout = _find_layout(header, cube.shape)
+    # what spectral-cube was told counts for more than the header
+    layout['spectral_axis'] = u.Quantity(cube.spectral_axis)
+    planes = SpectralCubePlanes(cube)
+    table = None
+    if settings['beam'] is None and hasattr(cube, 'beams'):
+        table = planes.beams_table()
+    return MapCube(planes=planes, name=name, settings=settings,
+                   header=header, filename=None,
+                   extension='', beams_table=table, **layout)
+
+
+def _find_layout(header, shape):
+    """
+    Find the sky and the spectral axis of a cube.
+
+    The axes of ``shape`` are those of NumPy, in the opposite order.
+    """
+    if len(shape) < 3:
+        axes = ' x '.join(str(n) for n in shape[::-1])
+        msg = (f'a map of {axes} pixels, not a cube: NAXIS = {len(shape)}; '
+               'read it with read_map')
+        raise MapError(msg)
+    wcs, lon, lat = find_sky_axes(header)
+    spectral = _find_spectral_axis(header, wcs)
+    lengths = dict(enumerate(shape[::-1]))
+    for axis, length in lengths.items():
+        if axis not in {lon, lat, spectral} and length > 1:
+            ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
+            msg = (f'axis {axis + 1} ({ctype or "no CTYPE"}) has {length} '
+                   'planes beside the spectral axis: take one of them and '
+                   'give (array, header)')
+            raise MapError(msg)
+    if max(lon, lat, spectral) >= len(shape):
+        msg = (f'the sky and spectral coordinates are on axes {lon + 1}, '
+               f'{lat + 1} and {spectral + 1}, but the data have '
+               f'{len(shape)} axes')
+        raise MapError(msg)
+    if spectral < max(lon, lat) and lengths[spectral] > 1:
+        msg = (f'the spectral axis is number {spectral + 1}, before the sky: '
+               'a cube is read plane by plane; reorder it, such as with '
+               'spectral_cube.SpectralCube.read(...).write(...)')
+        raise MapError(msg)
+    sky = tuple(lengths[axis] for axis in sorted([lon, lat], reverse=True))
+    return {
+        'shape': (lengths[spectral], *sky),
+        'wcs': celestial_wcs(wcs, sky),
+        'spectral_axis': _spectral_values(header, wcs, spectral,
+                                          lengths[spectral]),
+        'spectral_type': wcs.wcs.ctype[spectral].strip(),
+    }
+
+
+def _find_spectral_axis(header, wcs):
+    """
+    Return the number of the spectral axis, counted from 0.
+    """
+    spectral = wcs.wcs.spec
+    if spectral < 0:
+        found = ', '.join(f'{key} = {header[key]!r}'
+                          for key in header['CTYPE*'])
+        msg = ("no spectral axis in the header (CTYPE3 such as 'VRAD', "
+               f"'VELO-LSR', 'VOPT' or 'FREQ'): found {found}; correct the "
+               'header, and pass (array, header)')
+        raise MapError(msg)
+    return spectral
+
+
+def _spectral_values(header, wcs, axis, n_channels):
+    """
+    Return the spectral coordinates, in the unit that the header names.
+    """
+    try:
+        spectral = wcs.spectral
+        values = spectral.pixel_to_world_values(np.arange(n_channels))
+        values = np.atleast_1d(values) << u.Unit(
+            spectral.world_axis_units[0])
+    except WcsError as error:
+        msg = ('the spectral coordinates of the header cannot be used: '
+               f'{str(error).splitlines()[0]}')
+        raise MapError(msg) from None
+    if not np.all(np.isfinite(values)):
+        msg = (f'the spectral axis {axis + 1} has values that are not '
+               f'finite: check CRVAL{axis + 1} and CDELT{axis + 1}')
+        raise MapError(msg)
+    try:
+        return values.to(str(header.get(f'CUNIT{axis + 1}', '')).strip()
+                         or values.unit)
+    except (ValueError, TypeError):  # wcslib knows more spellings
+        return values
+
+
+def _take_beams(about, n_channels, beam):
+    """
+    Keep the rows of CASA's table of beams that belong to the channels.
+    """
+    table = about['beams_table']
+    if beam is not None or table is None:
+        return {**about, 'beams_table': None}
+    if len(table) != n_channels and 'CHAN' in table.colnames:
+        # one row for each polarization of a channel: the first will do
+        _, first = np.unique(table['CHAN'], return_index=True)
+        table = table[first]
+    if len(table) != n_channels:
+        msg = (f'the BEAMS table has {len(about["beams_table"])} rows for '
+               f'{n_channels} channels: give beam=')
+        raise MapError(msg)
+    return {**about, 'beams_table': table}

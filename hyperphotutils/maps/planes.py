@@ -1,0 +1,266 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The planes of a cube, wherever it lies: in a file, in an array, or in a
+cube of another package.
+
+All classes here are called with the index of a plane, and know the
+floating-point type of the values.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from astropy.table import Table
+
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.images import load_values
+
+__all__ = [
+    'ArrayPlanes',
+    'FilePlanes',
+    'SpectralCubePlanes',
+    'TiledPlanes',
+    'planes_of_hdu',
+]
+
+
+@dataclass(frozen=True)
+class FilePlanes:
+    """
+    The planes of an image in a plain FITS file, memory-mapped one by
+    one: nothing is open between two calls.
+
+    Parameters
+    ----------
+    path : str
+        The name of the file.
+
+    offset : int
+        Where the values begin, in bytes.
+
+    stored : str
+        The type of the values in the file.
+
+    shape : tuple of int
+        The shape ``(n, ny, nx)``.
+
+    scale, zero : float
+        What the values are multiplied with, and what is added then.
+
+    blank : int or `None`
+        The integer that stands for a missing value.
+    """
+
+    path: str
+    offset: int
+    stored: str
+    shape: tuple
+    scale: float = 1.0
+    zero: float = 0.0
+    blank: int | None = None
+
+    @property
+    def dtype(self):
+        """
+        The floating-point type of the values.
+        """
+        return _float_type(np.dtype(self.stored))
+
+    def __call__(self, index):
+        """
+        Return the values of a plane.
+        """
+        n_bytes = np.dtype(self.stored).itemsize * int(
+            np.prod(self.shape[1:]))
+        values = np.memmap(self.path, dtype=self.stored, mode='r',
+                           offset=self.offset + index * n_bytes,
+                           shape=self.shape[1:])
+        if (self.scale, self.zero, self.blank) == (1.0, 0.0, None):
+            return values
+        scaled = values * self.scale + self.zero
+        if self.blank is not None:
+            scaled[values == self.blank] = np.nan
+        return scaled
+
+
+@dataclass(frozen=True)
+class TiledPlanes:
+    """
+    The planes of a tile-compressed image.
+
+    Parameters
+    ----------
+    path : str
+        The name of the file.
+
+    number : int
+        The number of the extension.
+
+    lead : tuple of int
+        The lengths of the axes before the two of a plane.
+
+    dtype : `~numpy.dtype`
+        The floating-point type of the values.
+    """
+
+    path: str
+    number: int
+    lead: tuple
+    dtype: np.dtype
+
+    def __call__(self, index):
+        """
+        Return the values of a plane.
+        """
+        with warnings.catch_warnings(), fits.open(self.path) as hdus:
+            warnings.simplefilter('ignore', VerifyWarning)
+            return hdus[self.number].section[
+                np.unravel_index(index, self.lead)]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPlanes:
+    """
+    The planes of an array in memory.
+
+    Parameters
+    ----------
+    array : 3D `~numpy.ndarray`
+        The values.
+    """
+
+    array: np.ndarray
+
+    def __post_init__(self):
+        if self.array.dtype.kind not in 'fiu':
+            msg = (f'the values are of type {self.array.dtype}: a cube has '
+                   'real numbers; give their real part or their modulus')
+            raise MapError(msg)
+
+    @property
+    def dtype(self):
+        """
+        The floating-point type of the values.
+        """
+        return _float_type(self.array.dtype)
+
+    def __call__(self, index):
+        """
+        Return the values of a plane.
+        """
+        return self.array[index]
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralCubePlanes:
+    """
+    The planes of a cube of spectral-cube, NaN where it is masked.
+
+    Parameters
+    ----------
+    cube : `~spectral_cube.SpectralCube`
+        The cube.
+    """
+
+    cube: object
+
+    @property
+    def dtype(self):
+        """
+        The floating-point type of the values.
+        """
+        return _float_type(self.cube.unmasked_data[:1, :1, :1].dtype)
+
+    def __call__(self, index):
+        """
+        Return the values of a plane.
+        """
+        return np.asarray(self.cube.filled_data[index])
+
+    def beams_table(self):
+        """
+        Write the beams of the channels as CASA does.
+
+        Returns
+        -------
+        table : `~astropy.table.Table`
+            The beams.
+        """
+        beams = self.cube.beams
+        table = Table({
+            'BMAJ': [beam.major.to_value('arcsec') for beam in beams],
+            'BMIN': [beam.minor.to_value('arcsec') for beam in beams],
+            'BPA': [beam.pa.to_value('deg') for beam in beams],
+            'CHAN': np.arange(len(beams), dtype='i4'),
+            'POL': np.zeros(len(beams), dtype='i4'),
+        })
+        for name, unit in (('BMAJ', 'arcsec'), ('BMIN', 'arcsec'),
+                           ('BPA', 'deg')):
+            table[name].unit = unit
+        return table
+
+
+def planes_of_hdu(hdu, shape, *, path=None, number=0):
+    """
+    Find the best way to the planes of an image.
+
+    Parameters
+    ----------
+    hdu : HDU
+        The HDU of the image.
+
+    shape : tuple of int
+        The shape ``(n, ny, nx)``.
+
+    path : str, optional
+        The file that can be opened again for a plane. `None` for an HDU
+        that somebody else has opened, and may have changed.
+
+    number : int, optional
+        The number of the HDU in the file.
+
+    Returns
+    -------
+    planes : callable
+        Returns the plane of an index.
+    """
+    if path is None:
+        return ArrayPlanes(hdu.data.reshape(shape))
+    place = hdu.fileinfo()
+    if place['file'].compression is not None:
+        return ArrayPlanes(load_values(hdu).reshape(shape))
+    if isinstance(hdu, fits.CompImageHDU):
+        return TiledPlanes(path, number, hdu.shape[:-2],
+                           _float_type(_stored_type(hdu.header)))
+    stored = _stored_type(hdu.header)
+    n_bytes = stored.itemsize * int(np.prod(shape))
+    if Path(path).stat().st_size < place['datLoc'] + n_bytes:
+        msg = ('is truncated or damaged: the file ends before the cube '
+               'does; make or fetch it again')
+        raise MapError(msg)
+    return FilePlanes(path, place['datLoc'], stored.str, shape,
+                      scale=float(hdu.header.get('BSCALE', 1.0)),
+                      zero=float(hdu.header.get('BZERO', 0.0)),
+                      blank=hdu.header.get('BLANK')
+                      if stored.kind in 'iu' else None)
+
+
+def _stored_type(header):
+    """
+    Return the type of the values in a file.
+    """
+    bitpix = header['BITPIX']
+    kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
+    return np.dtype(f'>{kind}{abs(bitpix) // 8}')
+
+
+def _float_type(dtype):
+    """
+    Return the floating-point type that holds values of a type.
+    """
+    short = dtype.itemsize <= (4 if dtype.kind == 'f' else 2)
+    return np.dtype('f4' if short else 'f8')

@@ -1,0 +1,299 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Writing cubes plane by plane, so that a file is whole or not there.
+"""
+
+import errno
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+__all__ = ['CubeWriter']
+
+_BLOCK = 2880
+
+# Keywords that describe how the values of the input are stored.
+_STORAGE = ('BSCALE', 'BZERO', 'BLANK', 'DATAMIN', 'DATAMAX', 'CHECKSUM',
+            'DATASUM', 'EXTNAME', 'EXTVER', 'EXTLEVEL', 'INHERIT')
+
+
+class CubeWriter:
+    """
+    Class to write a cube of full size, plane by plane.
+
+    The planes may come in any order. They go to a file beside the final
+    one, with ``.part`` behind its name, which gets its name when all are
+    there. Of the cube never more than one plane is in memory.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write.
+
+    cube : `MapCube`
+        The cube whose shape, header, and type the file gets: axes of
+        length 1 are there as in its file, and so is the table of beams
+        if it has one.
+
+    unit : str, optional
+        The ``BUNIT`` of the file, if it is another one.
+
+    history : sequence of str, optional
+        Lines to add to the ``HISTORY`` of the header.
+
+    overwrite : bool, optional
+        Whether to replace an existing file.
+
+    resume : bool, optional
+        Whether to go on with the planes of an earlier writer of the
+        same file that has not come to its end. What is written stays
+        for the next one if this one does not either; if `False`, it is
+        removed.
+
+    Raises
+    ------
+    OSError
+        If the file exists and ``overwrite`` is `False`, if it cannot be
+        written, or if there is no room for it. The room for all planes
+        is taken at the beginning.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.datasets import make_map_cube
+    >>> from hyperphotutils.maps import CubeWriter, read_cube
+    >>> cube = read_cube(make_map_cube((2, 32, 32), 0, seed=1).hdu)
+    >>> with TemporaryDirectory() as folder:
+    ...     with CubeWriter(f'{folder}/twice.fits', cube) as writer:
+    ...         for i in range(len(cube)):
+    ...             writer.write(i, 2.0 * cube.plane(i))
+    ...     twice = fits.getdata(f'{folder}/twice.fits')
+    >>> bool(np.allclose(twice[1], 2.0 * cube.plane(1), rtol=1e-6,
+    ...                  equal_nan=True))
+    True
+    """
+
+    def __init__(self, path, cube, *, unit=None, history=(),
+                 overwrite=False, resume=False):
+        self.path = Path(path).expanduser()
+        self.resume = resume
+        self._part = self.path.with_name(self.path.name + '.part')
+        self._shape = cube.shape
+        self._stored = cube.dtype.newbyteorder('>')
+        self._head = _make_header(cube, unit, history).tostring().encode(
+            'ascii')
+        self._tail = _make_tail(cube)
+        self._file = None
+        if self.path.exists() and not overwrite:
+            msg = (f'{self.path} exists: give another name, or overwrite='
+                   'True')
+            raise FileExistsError(errno.EEXIST, msg)
+        try:
+            self._open()
+        except OSError as error:
+            self.resume = False  # there is nothing to continue
+            self.close()
+            raise self._explain(error) from None
+
+    @property
+    def written(self):
+        """
+        A boolean array with an element for each channel: whether its
+        plane is written.
+        """
+        os.lseek(self._file, self._size, os.SEEK_SET)
+        marks = os.read(self._file, self._shape[0])
+        return np.frombuffer(marks, dtype=np.uint8) > 0
+
+    def write(self, index, plane):
+        """
+        Write a plane.
+
+        Parameters
+        ----------
+        index : int
+            The index of the channel.
+
+        plane : 2D array_like or `~astropy.units.Quantity`
+            The values in the unit of the file, of which a unit is
+            dropped.
+
+        Raises
+        ------
+        ValueError
+            If the plane has another shape than those of the cube.
+
+        OSError
+            If the file cannot be written.
+        """
+        index = range(self._shape[0])[index]
+        values = np.ascontiguousarray(plane, dtype=self._stored)
+        if values.shape != self._shape[1:]:
+            msg = (f'plane must have the shape {self._shape[1:]}: got '
+                   f'{values.shape}')
+            raise ValueError(msg)
+        try:
+            _write_all(self._file, values.tobytes(),
+                       len(self._head) + index * values.nbytes)
+            # the mark follows what it stands for
+            _write_all(self._file, b'\x01', self._size + index)
+        except OSError as error:
+            raise self._explain(error) from None
+
+    def finish(self):
+        """
+        Give the file its name.
+
+        Raises
+        ------
+        ValueError
+            If planes are missing.
+
+        OSError
+            If the file cannot be written.
+        """
+        missing = np.flatnonzero(~self.written)
+        if missing.size > 0:
+            msg = (f'{missing.size} of {self._shape[0]} planes are not '
+                   f'written, the first is number {missing[0]}')
+            raise ValueError(msg)
+        try:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+            self._part.replace(self.path)
+        except OSError as error:
+            raise self._explain(error) from None
+
+    def close(self):
+        """
+        Close the file; remove it if it is not whole and nobody will
+        continue it.
+        """
+        if self._file is None:
+            return
+        os.close(self._file)
+        self._file = None
+        if not self.resume:
+            self._part.unlink(missing_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.close()
+
+    @property
+    def _size(self):
+        """
+        The size of the finished file in bytes.
+        """
+        n_bytes = int(np.prod(self._shape)) * self._stored.itemsize
+        return len(self._head) + _padded(n_bytes) + len(self._tail)
+
+    def _open(self):
+        """
+        Open the file and take the room that it needs.
+
+        Behind its end there is a byte for each plane, whether it is
+        written, until all are.
+        """
+        total = self._size + self._shape[0]
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_BINARY', 0)
+        self._file = os.open(self._part, flags, 0o666)
+        if (self.resume and os.fstat(self._file).st_size == total
+                and os.read(self._file, len(self._head)) == self._head):
+            return
+        os.ftruncate(self._file, 0)
+        if hasattr(os, 'posix_fallocate'):
+            os.posix_fallocate(self._file, 0, total)
+        else:
+            os.ftruncate(self._file, total)
+        _write_all(self._file, self._tail, self._size - len(self._tail))
+        # last, because it is what makes the file worth continuing
+        _write_all(self._file, self._head, 0)
+
+    def _explain(self, error):
+        """
+        Say what failed.
+        """
+        reason = error.strerror or str(error)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            reason += f' (the file needs {self._size / 1e6:.1f} MB)'
+        msg = f'{self.path} cannot be written: {reason}'
+        return type(error)(error.errno, msg)
+
+
+def _make_header(cube, unit, history):
+    """
+    Make the header of the file from that of the cube.
+    """
+    header = cube.header.copy()
+    header.strip()
+    for key in _STORAGE:
+        header.remove(key, ignore_missing=True, remove_all=True)
+    lengths = _stored_shape(cube)[::-1]
+    structure = [('SIMPLE', True, 'conforms to FITS standard'),
+                 ('BITPIX', -8 * cube.dtype.itemsize, 'array data type'),
+                 ('NAXIS', len(lengths), 'number of array dimensions'),
+                 *((f'NAXIS{i}', n) for i, n in enumerate(lengths, 1))]
+    if cube.beams_table is not None:
+        structure.append(('EXTEND', True))
+        header['CASAMBM'] = True
+    for position, card in enumerate(structure):
+        header.insert(position, card)
+    if unit is not None:
+        header['BUNIT'] = str(unit)
+    for line in history:
+        header.add_history(line)
+    return header
+
+
+def _stored_shape(cube):
+    """
+    Return the shape of the cube in its file, with all axes.
+    """
+    stated = tuple(cube.header.get(f'NAXIS{i}', 0) for i in range(
+        cube.header.get('NAXIS', 0), 0, -1))
+    same = [n for n in stated if n != 1] == [n for n in cube.shape if n != 1]
+    return stated if same and len(stated) >= 3 else cube.shape
+
+
+def _make_tail(cube):
+    """
+    Make what follows the values: the table of beams.
+    """
+    if cube.beams_table is None:
+        return b''
+    table = fits.table_to_hdu(cube.beams_table)
+    table.name = 'BEAMS'
+    buffer = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
+    return buffer.getvalue()[_BLOCK:]
+
+
+def _padded(n_bytes):
+    """
+    Round up to whole blocks of a FITS file.
+    """
+    return -(-n_bytes // _BLOCK) * _BLOCK
+
+
+def _write_all(file, data, position):
+    """
+    Write all bytes at a position, however the system portions them.
+    """
+    view = memoryview(data)
+    os.lseek(file, position, os.SEEK_SET)
+    while view:
+        view = view[os.write(file, view):]
