@@ -69,11 +69,14 @@ class ForcedPhotometry:
           taken away and the beam of the band added, so that the
           intrinsic source is the same in every band.
 
-    reference_beam : `~radio_beam.Beam`, `~astropy.units.Quantity`, or \
-            str, optional
+    reference_beam : `~radio_beam.Beam`, `~astropy.units.Quantity`, str, \
+            or dict, optional
         The beam with which the shapes of the catalogue were measured: a
         beam (its position angle in the frame of the catalogue), the
-        FWHM of a round one, or the name of a band. Needed for
+        FWHM of a round one, or the name of a band. A dictionary has a
+        beam or FWHM for each name in the column ``reference_band`` of
+        the catalogue, as
+        `~hyperphotutils.catalog.match_catalogs` makes it. Needed for
         ``'matched'`` and used for nothing else.
 
     make_fitter : callable, optional
@@ -225,7 +228,7 @@ class ForcedPhotometry:
             msg = ('noise must have an entry for each band '
                    f'({", ".join(bands)}): {self.noise!r}')
             raise ValueError(msg)
-        reference = self._reference(bands)
+        reference = self._reference(bands, catalogue)
         table = catalogue.make_table()
         table.meta |= result_meta(self)
         table.meta['rms'] = {}
@@ -259,12 +262,14 @@ class ForcedPhotometry:
         """
         return decode_flags(flags)
 
-    def _reference(self, bands):
+    def _reference(self, bands, catalogue):
         """
-        Return the reference beam, and the frame in which its position
-        angle is (`None`: that of the catalogue).
+        Return the reference beam, or those of all sources, and the frame
+        in which its position angle is (`None`: that of the catalogue).
         """
         beam = self.reference_beam
+        if isinstance(beam, Mapping):
+            return catalogue.reference_beams(beam), None
         if not isinstance(beam, str):
             beam = None if beam is None else _beam_axes(beam,
                                                         'reference_beam')
@@ -388,6 +393,25 @@ class _Catalogue:
             if name in self.table.colnames:
                 table[name] = self.table[name]
         return table
+
+    def reference_beams(self, beams):
+        """
+        Return the beam with which the shape of each source was measured.
+        """
+        if 'reference_band' not in self.table.colnames:
+            msg = ('sources needs the column reference_band for a '
+                   'dictionary of reference beams')
+            raise ValueError(msg)
+        names, number = np.unique(np.asarray(self.table['reference_band']),
+                                  return_inverse=True)
+        missing = [name for name in names.tolist() if name not in beams]
+        if missing:
+            msg = ('reference_beam has no beam for the reference_band '
+                   f'{missing[0]!r}: {", ".join(map(str, beams))}')
+            raise ValueError(msg)
+        axes = [_beam_axes(beams[name], 'reference_beam')
+                for name in names.tolist()]
+        return tuple(np.array(axes).reshape(-1, 3)[number].T)
 
     def _read_sky(self):
         """
@@ -622,8 +646,11 @@ def _check_ellipse(ellipse, reference_beam):
     if ellipse == 'same' and reference_beam is not None:
         msg = "reference_beam is for ellipse='matched' only"
         raise ValueError(msg)
-    if reference_beam is not None and not isinstance(reference_beam, str):
-        _beam_axes(reference_beam, 'reference_beam')
+    if reference_beam is None or isinstance(reference_beam, str):
+        return
+    for beam in (reference_beam.values() if isinstance(reference_beam, Mapping)
+                 else (reference_beam,)):
+        _beam_axes(beam, 'reference_beam')
 
 
 def _check_noise(noise):

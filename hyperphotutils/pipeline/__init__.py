@@ -5,6 +5,7 @@ Many maps, files, logs and the command line.
 
 # Only the light modules: the others are imported by what needs them, so
 # that the command line starts quickly.
+from hyperphotutils.pipeline.bands import *
 from hyperphotutils.pipeline.config import *
 from hyperphotutils.pipeline.hyper_py import *
 from hyperphotutils.pipeline.runner import *

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from hyperphotutils import __version__
+from hyperphotutils.pipeline.bands import summarize_bands
 from hyperphotutils.pipeline.config import (
     ConfigError,
     PipelineConfig,
@@ -20,6 +21,7 @@ from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 from hyperphotutils.pipeline.runner import (
     OutputError,
     PipelineError,
+    merge_outcomes,
     plan_jobs,
     process_maps,
 )
@@ -42,6 +44,7 @@ _KEYS = {
     'n_sigma': 'detection.n_sigma',
     'jobs': 'run.jobs',
     'detection_only': 'run.detection_only',
+    'merge': 'bands.merge',
     'overwrite': 'output.overwrite',
     'quiet': 'run.quiet',
 }
@@ -136,6 +139,9 @@ def _add_run(commands):
                          help='maps worked on at the same time')
     command.add_argument('--detection-only', action='store_true',
                          default=None, help='no fit and no photometry')
+    command.add_argument('--merge', action='store_true', default=None,
+                         help='match the sources of all maps, and measure '
+                              'on each map those found on others')
     command.add_argument('--overwrite', action='store_true', default=None,
                          help='replace the products of an earlier run')
     _add_quiet(command)
@@ -341,7 +347,24 @@ def _run(options):
         _announce(loaded, asked=path is not None)
     outcomes = process_maps(config, progress_bar=_show_progress(config),
                             origin=loaded.origin)
-    return _report(outcomes, config)
+    status = _report(outcomes, config)
+    return max(status, _merge(outcomes, config)) if config.bands.merge else (
+        status)
+
+
+def _merge(outcomes, config):
+    """
+    Merge the catalogs of the maps.
+    """
+    try:
+        table, path = merge_outcomes(outcomes, config,
+                                     progress_bar=_show_progress(config))
+    except PipelineError as exc:
+        _complain(exc)
+        return _FAILED
+    if not config.run.quiet:
+        _say(f'{summarize_bands(table)} -> {path}')
+    return _DONE
 
 
 def _recover(options):

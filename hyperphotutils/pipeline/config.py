@@ -25,6 +25,7 @@ from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
 __all__ = [
     'BackgroundOptions',
+    'BandsOptions',
     'BeamOptions',
     'ConfigError',
     'DetectionOptions',
@@ -569,6 +570,44 @@ class PhotometryOptions(_Options):
         return self
 
 
+class BandsOptions(_Options):
+    """
+    One catalog of several maps of the same sky.
+    """
+
+    merge: bool = Field(
+        default=False,
+        description=(
+            'match the sources of all maps, measure them on those maps where '
+            'they were not found, and write catalog_bands.ecsv'
+        ),
+    )
+    names: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'a name for each map, such as [250um, 350um], with which the '
+            'names of its columns end; null = those of the files'
+        ),
+    )
+    max_separation: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.5,
+        description=(
+            'sources of two maps within so many beams (of the larger beam) '
+            'are the same'
+        ),
+    )
+    measure: Literal['missing', 'all', 'none'] = Field(
+        default='missing',
+        description=(
+            'which sources are measured with the position and the ellipse of '
+            'the map with the smallest beam: those missing in a map, all, or '
+            'none'
+        ),
+    )
+
+
 class OutputOptions(_Options):
     """
     What is written, and where.
@@ -673,8 +712,8 @@ class PipelineConfig(_Options):
 
     Parameters
     ----------
-    input, sources, detection, grouping, fit, background, photometry, output, \
-run : dict or options
+    input, sources, detection, grouping, fit, background, photometry, bands, \
+output, run : dict or options
         The sections; each has defaults for everything.
 
     Raises
@@ -701,6 +740,7 @@ run : dict or options
     fit: FitOptions = Field(default_factory=FitOptions)
     background: BackgroundOptions = Field(default_factory=BackgroundOptions)
     photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
+    bands: BandsOptions = Field(default_factory=BandsOptions)
     output: OutputOptions = Field(default_factory=OutputOptions)
     run: RunOptions = Field(default_factory=RunOptions)
 

@@ -23,7 +23,7 @@ from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels
 
-__all__ = ['Extraction', 'extract_map']
+__all__ = ['Extraction', 'extract_map', 'read_input']
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ def extract_map(path, config, *, progress_bar=False):
         map is smaller than the filter.
     """
     start = time.perf_counter()
-    image = _read(path, config.input)
+    image = read_input(path, config.input)
     times = {'reading': time.perf_counter() - start}
     start = time.perf_counter()
     finder = _Finder(image, config.detection)
@@ -206,7 +206,28 @@ def _describe(image, config):
     }
 
 
-def _read(path, options):
+def read_input(path, options):
+    """
+    Read a map as the section ``input`` of a configuration says.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The FITS file.
+
+    options : `~hyperphotutils.pipeline.InputOptions`
+        The section.
+
+    Returns
+    -------
+    image : `~astropy.nddata.CCDData`
+        The map in Jy/pixel.
+
+    Raises
+    ------
+    ~hyperphotutils.maps.MapError
+        If the file does not make a map that can be used.
+    """
     beam, frequency = options.beam, options.frequency
     image = read_map(
         path, ext=options.extension, unit=options.unit,

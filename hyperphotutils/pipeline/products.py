@@ -21,7 +21,7 @@ from hyperphotutils.pipeline.cutouts import write_cutouts
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['combine_tables', 'write_products']
+__all__ = ['combine_tables', 'describe_maps', 'write_products']
 
 # What the catalog of several maps tells of each
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
@@ -105,11 +105,27 @@ def combine_tables(tables):
         parts.append(part)
     combined = vstack(parts, metadata_conflicts='silent')
     combined.meta.update(
-        result_meta(), maps=list(tables),
-        map_meta={map_id: {name: table.meta[name] for name in _MAP_META
-                           if name in table.meta}
-                  for map_id, table in tables.items()})
+        result_meta(), maps=list(tables), map_meta=describe_maps(tables))
     return combined
+
+
+def describe_maps(tables):
+    """
+    Return what the tables of several maps tell of each map.
+
+    Parameters
+    ----------
+    tables : dict
+        The tables by the map's name.
+
+    Returns
+    -------
+    map_meta : dict
+        The metadata by the map's name.
+    """
+    return {map_id: {name: table.meta[name] for name in _MAP_META
+                     if name in table.meta}
+            for map_id, table in tables.items()}
 
 
 def _in_frame(sky, frame):

@@ -181,7 +181,7 @@ def _recover(path, config, **kwargs):
     from hyperphotutils.pipeline import extraction
 
     try:
-        image = extraction._read(path, config.input)  # noqa: SLF001
+        image = extraction.read_input(path, config.input)
         extractor = extraction._make_finder(  # noqa: SLF001
             image, config.detection)
         if not config.run.detection_only:

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hyperphotutils.pipeline.bands import check_bands, write_bands
 from hyperphotutils.pipeline.config import (
     ConfigError,
     PipelineConfig,
@@ -37,6 +38,7 @@ __all__ = [
     'MapOutcome',
     'OutputError',
     'PipelineError',
+    'merge_outcomes',
     'plan_jobs',
     'process_map',
     'process_maps',
@@ -55,6 +57,7 @@ _PRODUCT_FOLDERS = frozenset({
 })
 _CUTOUT = re.compile(r'(group|source)_\d+\.(fits|png)')
 _COMBINED = 'catalog_all.ecsv'
+_BANDS = 'catalog_bands.ecsv'
 _LOG = 'run.log'
 
 _SUFFIXES = ('.gz', '.fz', '.bz2', '.xz', '.z', '.fits', '.fit', '.fts')
@@ -203,6 +206,8 @@ def run(config=None):
             warnings.warn('\n'.join([origin, *loaded.hyper_py.unsupported]),
                           AstropyUserWarning, stacklevel=2)
     outcomes = process_maps(config, origin=origin)
+    if config.bands.merge:
+        merge_outcomes(outcomes, config)
     failed = [outcome for outcome in outcomes if outcome.reason]
     lines = '; '.join(outcome.reason for outcome in failed)
     if len(failed) == len(outcomes):
@@ -248,7 +253,9 @@ def process_maps(config, *, progress_bar=False, origin=None):
     """
     jobs = plan_jobs(config)
     directory = Path(config.output.directory)
-    _check_existing(jobs, directory, overwrite=config.output.overwrite)
+    if config.bands.merge:
+        check_bands(config)
+    _check_existing(jobs, directory, config)
     with _output_folder(directory):
         started = datetime.now(UTC)
         outcomes = _work(jobs, config, progress_bar=progress_bar)
@@ -256,6 +263,43 @@ def process_maps(config, *, progress_bar=False, origin=None):
             _write_combined(outcomes, directory / _COMBINED)
         _write_run_log(outcomes, config, directory / _LOG, started, origin)
     return outcomes
+
+
+def merge_outcomes(outcomes, config, *, progress_bar=False):
+    """
+    Merge the catalogs of a run into one of several bands.
+
+    Parameters
+    ----------
+    outcomes : list of `MapOutcome`
+        The maps, as `process_maps` returns them.
+
+    config : `PipelineConfig`
+        The configuration.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row a source, see `merge_bands`.
+
+    path : `~pathlib.Path`
+        The file with the table.
+
+    Raises
+    ------
+    PipelineError
+        If the catalogs cannot be merged.
+    """
+    path = Path(config.output.directory) / _BANDS
+    try:
+        table = write_bands(outcomes, config, path, progress_bar=progress_bar)
+    except (ValueError, OSError) as exc:
+        msg = f'{path}: not written: {_reason(exc)}'
+        raise PipelineError(msg) from exc
+    return table, path
 
 
 def plan_jobs(config):
@@ -368,7 +412,8 @@ def _map_ids(paths):
     while True:
         keys = [name.casefold() for name in ids]
         clashing = [number for number, key in enumerate(keys)
-                    if keys.count(key) > 1 or key in {_LOG, _COMBINED}]
+                    if keys.count(key) > 1
+                    or key in {_LOG, _COMBINED, _BANDS}]
         if not clashing:
             return ids
         for number in clashing:
@@ -394,15 +439,16 @@ def _stem(path):
     return name.lstrip('.') or 'map'
 
 
-def _check_existing(jobs, directory, *, overwrite):
+def _check_existing(jobs, directory, config):
     """
     Refuse to touch what is there, as far as it may not be replaced.
     """
     there = [job.folder for job in jobs if os.path.lexists(job.folder)]
-    combined = directory / _COMBINED
-    if len(jobs) > 1 and os.path.lexists(combined):
-        there.append(combined)
-    if there and not overwrite:
+    for name, made in ((_COMBINED, len(jobs) > 1),
+                       (_BANDS, config.bands.merge)):
+        if made and os.path.lexists(directory / name):
+            there.append(directory / name)
+    if there and not config.output.overwrite:
         more = f' (and {len(there) - 1} more)' if len(there) > 1 else ''
         msg = (f'{there[0]}{more}: exists already; allow to replace it by '
                '--overwrite (output.overwrite), or choose another '

@@ -1,0 +1,398 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One catalogue of several bands: matched, and measured where a band has no
+source.
+
+This module is light, as `~hyperphotutils.pipeline.runner` is: what it
+needs is imported where it is used.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+from hyperphotutils.pipeline.yaml_files import ConfigError
+
+__all__ = ['merge_bands']
+
+_MEASURE = ('missing', 'all', 'none')
+# A source without a companion of its own in a band has the flux of that
+# companion, too, if it is so near, in beams of the band.
+_BLENDED = 1.0
+# Columns of a band that forced photometry gives, and what they become
+_FORCED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
+           'amplitude_fit', 'local_bkg', 'flags')
+
+
+def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
+                forced=None, progress_bar=False):
+    """
+    Merge the catalogues of several maps into one, and measure on each
+    map the sources that were not found there.
+
+    Parameters
+    ----------
+    tables : dict of `~astropy.table.Table` or `None`
+        The catalogues by the name of the band, as those of
+        `~hyperphotutils.photometry.HyperPhotometry`; `None` for a band
+        without sources.
+
+    maps : dict of `~astropy.nddata.CCDData`
+        The maps by the name of the band, as
+        `~hyperphotutils.maps.read_map` gives them. Each is taken from
+        the dictionary when it is needed, and not kept.
+
+    max_separation : float, optional
+        How far sources of two bands may be apart, in beams, to be the
+        same; see `~hyperphotutils.catalog.match_catalogs`.
+
+    measure : {'missing', 'all', 'none'}, optional
+        Which sources are measured at the position and with the ellipse
+        of their reference band (less its beam, plus the beam of the
+        band):
+
+        * ``'missing'``: those that were not found in a band, and those
+          within one beam of such a source: their own fit took the flux
+          of both for that of one;
+        * ``'all'``: all, so that colours are of the same ellipses;
+        * ``'none'``: none.
+
+        All sources of the merged catalogue are fitted together in any
+        case.
+
+    forced : callable, optional
+        What makes the photometry. It is called with ``ellipse=`` and
+        ``reference_beam=``; the default is
+        `~hyperphotutils.photometry.ForcedPhotometry`. Options are given
+        to it with `functools.partial`.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar over the bands.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The table of `~hyperphotutils.catalog.match_catalogs`. The
+        columns of a band hold the forced measurement where the column
+        ``forced_<band>`` is `True`; ``snr_<band>`` is the flux over its
+        error there, and ``flags_<band>`` has ``fixed_position`` and
+        ``fixed_shape``.
+
+    Raises
+    ------
+    ValueError
+        If the tables and the maps are not of the same bands, or an
+        argument, a column, or a beam is missing or wrong.
+
+    See Also
+    --------
+    hyperphotutils.catalog.match_catalogs
+    hyperphotutils.photometry.ForcedPhotometry
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import HyperPhotometry
+    >>> from hyperphotutils.pipeline import merge_bands
+    >>> sky = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+    >>> table = HyperPhotometry(fwhm=4.0)(sky.image)
+    >>> merged = merge_bands({'blue': table, 'red': table[:9]},
+    ...                      {'blue': sky.image, 'red': sky.image})
+    >>> print(len(merged), merged['forced_red'].sum())
+    12 3
+    """
+    if measure not in _MEASURE:
+        msg = f'measure must be one of {_MEASURE}: {measure!r}'
+        raise ValueError(msg)
+    if set(tables) != set(maps):
+        msg = ('tables and maps must be of the same bands: '
+               f'{", ".join(tables)} and {", ".join(maps)}')
+        raise ValueError(msg)
+    from hyperphotutils.catalog import match_catalogs
+
+    beams = _read_beams(tables, maps)
+    merged = match_catalogs(tables, max_separation=max_separation,
+                            beams=beams)
+    if measure == 'none':
+        return merged
+    if forced is None:
+        from hyperphotutils.photometry import ForcedPhotometry
+
+        forced = ForcedPhotometry
+    phot = forced(ellipse='matched', reference_beam=_turn_beams(
+        beams, tables, merged))
+    merged.meta['call'] = repr(phot)
+    from tqdm.auto import tqdm
+
+    for name in tqdm(tables, desc='Measure bands', disable=not progress_bar):
+        image = maps[name]
+        measured = _measure(phot, merged, name, image, tables[name])
+        chosen = _choose(merged, measured, name, beams[name], measure)
+        _put(merged, measured, name, chosen)
+    return merged
+
+
+def check_bands(config):
+    """
+    Check that the maps of a configuration can be merged.
+
+    Parameters
+    ----------
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration.
+
+    Raises
+    ------
+    ConfigError
+        If there are too few maps, or names that do not suit them.
+    """
+    names, n_maps = config.bands.names, len(config.input.maps)
+    if n_maps < 2:
+        msg = f'bands.merge: needs two maps at least, not {n_maps}'
+        raise ConfigError([msg])
+    if names is not None and len(names) != n_maps:
+        msg = (f'bands.names: must have a name for each of the {n_maps} '
+               f'maps: {", ".join(names)}')
+        raise ConfigError([msg])
+    if names is not None and len(set(names)) < n_maps:
+        msg = f'bands.names: must differ: {", ".join(names)}'
+        raise ConfigError([msg])
+
+
+def write_bands(outcomes, config, path, *, progress_bar=False):
+    """
+    Merge the catalogues of a run, and write the table.
+
+    Parameters
+    ----------
+    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
+        The maps of the run, in their order. Those that failed are left
+        out.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration.
+
+    path : path-like
+        The file.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar over the bands.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The table.
+
+    Raises
+    ------
+    ValueError
+        If the maps cannot be merged.
+
+    OSError
+        If a map cannot be read, or the table cannot be written.
+    """
+    from hyperphotutils.catalog import convert_flux_units, write_catalog
+    from hyperphotutils.pipeline.extraction import read_input
+    from hyperphotutils.pipeline.products import describe_maps
+
+    names = config.bands.names or [item.job.map_id for item in outcomes]
+    done = {name: item for name, item in zip(names, outcomes, strict=True)
+            if not item.reason}
+    if len(done) < 2:
+        msg = (f'{len(done)} of {len(outcomes)} maps are done, which leaves '
+               'nothing to merge')
+        raise ValueError(msg)
+    maps = _LazyMaps({name: partial(read_input, item.job.path, config.input)
+                      for name, item in done.items()})
+    table = merge_bands({name: item.table for name, item in done.items()},
+                        maps, max_separation=config.bands.max_separation,
+                        measure=config.bands.measure,
+                        forced=_make_forced(config),
+                        progress_bar=progress_bar)
+    if config.output.flux_unit != 'Jy':
+        table = convert_flux_units(table, flux_unit=config.output.flux_unit)
+    table.meta['map_meta'] = describe_maps(
+        {name: item.table for name, item in done.items()})
+    write_catalog(table, path, overwrite=True)
+    return table
+
+
+def summarize_bands(table):
+    """
+    Describe a merged catalogue in a line.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The result of `merge_bands`.
+
+    Returns
+    -------
+    text : str
+        The numbers of sources, and of forced measurements.
+    """
+    names = table.meta['bands']
+    n_all = int((table['n_bands'] == len(names)).sum())
+    text = (f'bands: {len(table)} sources in {len(names)} maps, {n_all} of '
+            'them in all')
+    counts = [f'{int(table[f"forced_{name}"].sum())} in {name}'
+              for name in names if f'forced_{name}' in table.colnames]
+    if counts:
+        text += f'; measured at given positions: {", ".join(counts)}'
+    return text
+
+
+class _LazyMaps(Mapping):
+    """
+    Maps that are read when they are asked for.
+    """
+
+    def __init__(self, readers):
+        self.readers = readers
+
+    def __getitem__(self, name):
+        return self.readers[name]()
+
+    def __iter__(self):
+        return iter(self.readers)
+
+    def __len__(self):
+        return len(self.readers)
+
+
+def _make_forced(config):
+    """
+    Return what makes the forced photometry of a configuration.
+    """
+    from hyperphotutils.blend import BlendGroupFitter
+    from hyperphotutils.photometry import ForcedPhotometry
+
+    fit, photometry = config.fit, config.photometry
+
+    def make_fitter(fwhm, **fixed):
+        return BlendGroupFitter(
+            fwhm, poly_order=fit.poly_order,
+            fit_radius=fit.fit_radius * fwhm,
+            max_group_size=config.grouping.max_group_size, loss=fit.loss,
+            f_scale=fit.f_scale, ridge=fit.ridge, ftol=fit.ftol,
+            max_iter=fit.max_iter, **fixed)
+
+    return partial(ForcedPhotometry, make_fitter=make_fitter,
+                   noise=fit.noise,
+                   fwhm_radius_ratio=photometry.fwhm_radius_ratio,
+                   aperture_correction=photometry.aperture_correction)
+
+
+def _read_beams(tables, maps):
+    """
+    Return the beams, from the metadata of the catalogues where these
+    have them, else from the maps.
+    """
+    import astropy.units as u
+    from radio_beam import Beam
+
+    beams = {}
+    for name, table in tables.items():
+        meta = {} if table is None else table.meta
+        if {'beam_major', 'beam_minor', 'beam_pa'} <= set(meta):
+            beams[name] = Beam(*(u.Quantity(meta[f'beam_{axis}'])
+                                 for axis in ('major', 'minor', 'pa')))
+        else:
+            beams[name] = (maps[name].meta or {}).get('beam')
+        if beams[name] is None:
+            msg = f"the map of band {name!r} needs a beam in meta['beam']"
+            raise ValueError(msg)
+    return beams
+
+
+def _turn_beams(beams, tables, merged):
+    """
+    Return the beams with the position angles in the frame of the merged
+    catalogue.
+
+    The angle between the frames is that at the centre of the catalogue
+    of the band.
+    """
+    from astropy.coordinates import SkyCoord
+    from radio_beam import Beam
+
+    from hyperphotutils.utils.wcs import position_angle_in_frame
+
+    frame = merged['sky_centroid'].frame.replicate_without_data()
+    turned = {}
+    for name, table in tables.items():
+        beam = beams[name]
+        turned[name] = beam
+        if table is None or len(table) == 0 or not hasattr(beam, 'major'):
+            continue
+        vector = merged['sky_centroid'].transform_to(
+            table['sky_centroid'].frame.replicate_without_data()
+        ).cartesian.mean()
+        center = SkyCoord(vector, frame=table['sky_centroid'].frame
+                          .replicate_without_data())
+        angle = position_angle_in_frame(center, beam.pa, frame)
+        turned[name] = Beam(beam.major, beam.minor, angle)
+    return turned
+
+
+def _measure(phot, merged, name, image, table):
+    """
+    Measure all sources on the map of a band, in the units that its
+    catalogue has.
+    """
+    from hyperphotutils.catalog import convert_flux_units
+
+    measured = phot(merged, {name: image})
+    units = {}
+    for kind, column in (('flux_unit', 'flux_fit'),
+                         ('peak_unit', 'amplitude_fit')):
+        if table is not None and column in table.colnames:
+            units[kind] = merged[f'{column}_{name}'].unit
+    if not units:
+        return measured
+    return convert_flux_units(
+        measured, **units, beam_area_pix=image.meta.get('beam_area_pix'))
+
+
+def _choose(merged, measured, name, beam, measure):
+    """
+    Tell which rows shall have the forced measurement.
+    """
+    import numpy as np
+    from scipy.spatial import KDTree
+
+    given = np.isfinite(measured[f'flux_fit_{name}'].value)
+    if measure == 'all' or f'flux_fit_{name}' not in merged.colnames:
+        return np.ones(len(merged), dtype=bool)
+    missing = ~np.isfinite(merged[f'flux_fit_{name}'].value)
+    width = (np.sqrt(beam.major * beam.minor) if hasattr(beam, 'major')
+             else beam)
+    vectors = merged['sky_centroid'].cartesian.xyz.value.T
+    lost = vectors[missing & given]
+    if len(lost) == 0:
+        return missing
+    distance, _ = KDTree(lost).query(vectors)
+    return missing | (given & (distance < _BLENDED * width.to_value('rad')))
+
+
+def _put(merged, measured, name, chosen):
+    """
+    Put the forced measurements into the merged catalogue.
+    """
+    import numpy as np
+
+    for column in _FORCED:
+        key = f'{column}_{name}'
+        values = measured[key]
+        if key in merged.colnames:
+            own = merged[key]
+            if hasattr(own, 'filled'):
+                own = own.filled(0)
+            values = np.where(chosen, values, own)
+        merged[key] = values
+    snr = np.asarray(measured[f'flux_fit_{name}']
+                     / measured[f'flux_err_{name}'], dtype=float)
+    if f'snr_{name}' in merged.colnames:
+        snr = np.where(chosen, snr, merged[f'snr_{name}'])
+    merged[f'snr_{name}'] = snr
+    merged.add_column(chosen, name=f'forced_{name}',
+                      index=merged.index_column(f'flags_{name}') + 1)
