@@ -131,7 +131,7 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
     return merged
 
 
-def check_bands(config):
+def check_bands(config, n_maps):
     """
     Check that the maps of a configuration can be merged.
 
@@ -140,12 +140,15 @@ def check_bands(config):
     config : `~hyperphotutils.pipeline.PipelineConfig`
         The configuration.
 
+    n_maps : int
+        The number of maps.
+
     Raises
     ------
     ConfigError
         If there are too few maps, or names that do not suit them.
     """
-    names, n_maps = config.bands.names, len(config.input.maps)
+    names = config.bands.names
     if n_maps < 2:
         msg = f'bands.merge: needs two maps at least, not {n_maps}'
         raise ConfigError([msg])

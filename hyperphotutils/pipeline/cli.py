@@ -17,14 +17,13 @@ from hyperphotutils.pipeline.config import (
     override_config,
 )
 from hyperphotutils.pipeline.hyper_py import hyper_py_to_yaml
-from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
-from hyperphotutils.pipeline.runner import (
+from hyperphotutils.pipeline.planning import (
     OutputError,
     PipelineError,
-    merge_outcomes,
     plan_jobs,
-    process_maps,
 )
+from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
+from hyperphotutils.pipeline.runner import merge_outcomes, process_maps
 from hyperphotutils.pipeline.search import load_config, show_config
 
 __all__ = ['main']
@@ -47,11 +46,13 @@ _KEYS = {
     'merge': 'bands.merge',
     'overwrite': 'output.overwrite',
     'quiet': 'run.quiet',
+    'scheduler': 'run.scheduler',
 }
 
 _EPILOG = """\
 exit status: 0 all done, 1 some map failed (the others are done), 2 bad
-usage (nothing was done)
+usage (nothing was done), 130 interrupted; the same command continues a run
+that was stopped or killed
 """
 
 
@@ -86,9 +87,11 @@ def main(argv=None):
         for line in str(exc).splitlines():
             _complain(line)
         return _USAGE
+    except PipelineError as exc:
+        _complain(exc)
+        return _FAILED
     except KeyboardInterrupt:
-        _complain('interrupted; what was finished is whole, nothing else '
-                  'was left')
+        _complain(f'interrupted; {options.interrupted}')
         return _INTERRUPTED
 
 
@@ -124,8 +127,10 @@ def _add_run(commands):
                     'Options take precedence over the configuration file.',
         epilog=_EPILOG)
     command.add_argument('maps', nargs='*', metavar='MAP',
-                         help='a FITS file; or a configuration, ours or one '
-                              'of Hyper-py (.yaml)')
+                         help="a FITS file, a pattern ('maps/*.fits'), or a "
+                              'text file with a map in each line (@FILE, '
+                              'or .txt); or a configuration, ours or one of '
+                              'Hyper-py (.yaml)')
     command.add_argument('--config', metavar='FILE',
                          help="a YAML file; see 'hyperphot config' (default: "
                               'hyperphot.yaml here, or that of the user)')
@@ -144,8 +149,11 @@ def _add_run(commands):
                               'on each map those found on others')
     command.add_argument('--overwrite', action='store_true', default=None,
                          help='replace the products of an earlier run')
+    _add_scheduler(command)
     _add_quiet(command)
-    command.set_defaults(function=_run)
+    command.set_defaults(
+        function=_run, interrupted='what is finished is whole; the same '
+        'command continues')
 
 
 def _add_recover(commands):
@@ -178,8 +186,10 @@ def _add_recover(commands):
                          help='number of processes (default: %(default)s)')
     command.add_argument('--overwrite', action='store_true',
                          help='replace earlier results')
+    _add_scheduler(command)
     _add_quiet(command)
-    command.set_defaults(function=_recover)
+    command.set_defaults(function=_recover,
+                         interrupted='nothing was written')
 
 
 def _count(text):
@@ -253,7 +263,14 @@ def _add_example(commands):
                          help='folder of map and products (default: '
                               '%(default)s)')
     _add_quiet(command)
-    command.set_defaults(function=_example)
+    command.set_defaults(function=_example,
+                         interrupted='the same command begins again')
+
+
+def _add_scheduler(command):
+    command.add_argument('--scheduler', metavar='ADDRESS',
+                         help='work on the cluster of this dask scheduler '
+                              '(or scheduler file) instead')
 
 
 def _add_quiet(command):
@@ -276,7 +293,8 @@ def _add_config(commands):
                       help='convert a configuration of Hyper-py')
     command.add_argument('--config', metavar='FILE',
                          help='with --show: the file that the run is given')
-    command.set_defaults(function=_print_config)
+    command.set_defaults(function=_print_config,
+                         interrupted='nothing was done')
 
 
 def _print_config(options):
@@ -369,7 +387,7 @@ def _merge(outcomes, config):
 
 def _recover(options):
     config = load_config(options.config).config
-    names = ('unit', 'beam', 'survey', 'n_sigma', 'quiet')
+    names = ('unit', 'beam', 'survey', 'n_sigma', 'scheduler', 'quiet')
     values = {_KEYS[name]: getattr(options, name) for name in names
               if getattr(options, name) is not None}
     for one, other in (('beam', 'survey'), ('survey', 'beam')):
@@ -378,15 +396,11 @@ def _recover(options):
     config = override_config(
         config, values, names={_KEYS[name]: f'--{name.replace("_", "-")}'
                                for name in names})
-    try:
-        result = recover_map(
-            options.map, config, options.output_dir,
-            overwrite=options.overwrite, snr=options.snr, seed=options.seed,
-            n_repeats=options.n_repeats, n_jobs=options.jobs,
-            progress_bar=_show_progress(config))
-    except PipelineError as exc:
-        _complain(exc)
-        return _FAILED
+    result = recover_map(
+        options.map, config, options.output_dir,
+        overwrite=options.overwrite, snr=options.snr, seed=options.seed,
+        n_repeats=options.n_repeats, n_jobs=options.jobs,
+        progress_bar=_show_progress(config))
     if not config.run.quiet:
         for line in summarize_recovery(result):
             _say(line)
@@ -403,8 +417,9 @@ def _report(outcomes, config):
     Say what became of the maps; the failed ones last, to be seen.
     """
     if not config.run.quiet:
+        _say_earlier(outcomes)
         for outcome in outcomes:
-            if not outcome.reason:
+            if not outcome.reason and not outcome.earlier:
                 _say(f'{outcome.job.map_id}: {outcome.summary} -> '
                      f'{outcome.job.folder}')
     failed = [outcome for outcome in outcomes if outcome.reason]
@@ -413,6 +428,20 @@ def _report(outcomes, config):
     for outcome in failed:
         _complain(outcome.reason)
     return _FAILED if failed else _DONE
+
+
+def _say_earlier(outcomes):
+    """
+    Say what was done already.
+    """
+    n_maps = len(outcomes)
+    n_earlier = sum(outcome.earlier for outcome in outcomes)
+    if n_earlier == n_maps:
+        what = (f'all {n_maps} maps are done' if n_maps > 1
+                else f'{outcomes[0].job.folder} is done')
+        _say(f'nothing left to do: {what} (--overwrite does it again)')
+    elif n_earlier:
+        _say(f'{n_earlier} of {n_maps} maps were done by an earlier run')
 
 
 def _example(options):

@@ -117,8 +117,10 @@ class InputOptions(_Options):
     maps: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=(),
         description=(
-            'FITS files, relative to the working folder; maps named on the '
-            'command line replace this list'
+            'FITS files, patterns such as maps/*.fits, and text files '
+            '(@name or name.txt) with one of these in a line, relative to '
+            'the working folder; what the command line names replaces this '
+            'list'
         ),
     )
     extension: Annotated[int, Field(ge=0)] | str | None = Field(
@@ -153,6 +155,13 @@ class InputOptions(_Options):
             'frequency in GHz, needed for maps in K; null = from the header'
         ),
     )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _text_is_a_list(cls, values):
+        if isinstance(values, dict) and isinstance(values.get('maps'), str):
+            return values | {'maps': (values['maps'],)}
+        return values
 
     @model_validator(mode='after')
     def _beam_is_said_once(self):
@@ -696,6 +705,13 @@ class RunOptions(_Options):
         default=1,
         description='maps that are worked on at the same time',
     )
+    scheduler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'address of a dask scheduler, such as tcp://10.0.0.1:8786, or '
+            'its scheduler file, whose workers do the work; null = work here'
+        ),
+    )
     detection_only: bool = Field(
         default=False,
         description='true = only find sources: no fit and no photometry',
@@ -932,6 +948,7 @@ def config_to_yaml(config, *, comments=True, origins=None):
     >>> print(text[text.index('run:'):])
     run:
       jobs: 1
+      scheduler: null
       detection_only: false
       quiet: false
     """

@@ -69,31 +69,44 @@ class Extraction:
     n_rejected: dict = field(default_factory=dict)
 
     @property
+    def n_detected(self):
+        """
+        The number of sources that were detected, or given.
+        """
+        n_rows = len(self.table)
+        return n_rows if self.given else self.table.meta.get('n_detected',
+                                                             n_rows)
+
+    @property
+    def n_measured(self):
+        """
+        The number of sources with a flux that is finite.
+        """
+        if self.model is None or 'flux_fit' not in self.table.colnames:
+            return 0
+        return int(np.count_nonzero(np.isfinite(self.table['flux_fit'])))
+
+    @property
     def counts(self):
         """
         How many sources were detected, measured and dropped, in words.
 
-        Only those with a flux that is finite count as measured. Dropped
-        are detections that did not stand the joint fit.
+        Dropped are detections that did not stand the joint fit.
         """
-        n_rows = len(self.table)
+        n_rows, n_measured = len(self.table), self.n_measured
         if n_rows == 0:
             return 'no source found'
         if self.model is None:
             return f'{n_rows} detected'
-        n_measured = np.count_nonzero(np.isfinite(self.table['flux_fit']))
-        if self.given:
-            text = f'{n_rows} given, {n_measured} measured'
-            if n_measured < n_rows:
-                text += f', {n_rows - n_measured} without a fit'
-            return text
-        n_detected = self.table.meta.get('n_detected', n_rows)
-        n_dropped = self.table.meta.get('n_dropped', n_detected - n_rows)
-        text = (f'{n_detected} detected, {n_measured} measured, '
-                f'{n_dropped} dropped')
+        missing = ''
         if n_measured < n_rows:
-            text += f', {n_rows - n_measured} without a fit'
-        return text
+            missing = f', {n_rows - n_measured} without a fit'
+        if self.given:
+            return f'{n_rows} given, {n_measured} measured{missing}'
+        n_dropped = self.table.meta.get('n_dropped',
+                                        self.n_detected - n_rows)
+        return (f'{self.n_detected} detected, {n_measured} measured, '
+                f'{n_dropped} dropped{missing}')
 
 
 def extract_map(path, config, *, progress_bar=False):

@@ -6,6 +6,7 @@ All files of a map are written into a temporary folder beside the final
 one, which is renamed when they are whole.
 """
 
+import os
 import shutil
 from collections import Counter
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from astropy.table import QTable, vstack
 from hyperphotutils.catalog import write_catalog, write_regions
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.cutouts import write_cutouts
+from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
@@ -42,7 +44,7 @@ def write_products(job, extraction, config, *, caught=()):
     Parameters
     ----------
     job : `~hyperphotutils.pipeline.MapJob`
-        The map, its folder, and the name of the temporary folder.
+        The map and its folder.
 
     extraction : `~hyperphotutils.pipeline.extraction.Extraction`
         What was measured.
@@ -60,19 +62,38 @@ def write_products(job, extraction, config, *, caught=()):
         If a file cannot be written. Nothing appears under the final
         name then.
     """
-    job.scratch.mkdir()
+    scratch = scratch_folder(job.folder)
+    # a process of this number may have been killed here
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        _write_tables(job, extraction, config.output)
-        if config.output.overview:
-            _write_overview(job, extraction)
-        fwhm = extraction.image.meta['beam_fwhm_pix']
-        write_cutouts(extraction, job.scratch, config.output,
-                      config.fit.fit_radius * fwhm)
-        log = _log_text(job, extraction, config, caught)
-        (job.scratch / 'run.log').write_text(log, encoding='utf-8')
-        _put_in_place(job)
+        scratch.mkdir()
+        _write_files(job, extraction, config, caught, scratch)
+        _put_in_place(scratch, job.folder)
+    except OSError as exc:
+        # the reader knows the final name, not the temporary one
+        name = str(exc.filename or job.folder).replace(str(scratch),
+                                                       str(job.folder))
+        raise OSError(exc.errno, exc.strerror or str(exc), name) from exc
     finally:
-        shutil.rmtree(job.scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_files(job, extraction, config, caught, folder):
+    """
+    Write all files into a folder, and wait until they are on the disk.
+    """
+    _write_tables(job, extraction, config.output, folder)
+    if config.output.overview:
+        _write_overview(job, extraction, folder)
+    fwhm = extraction.image.meta['beam_fwhm_pix']
+    write_cutouts(extraction, folder, config.output,
+                  config.fit.fit_radius * fwhm)
+    log = _log_text(job, extraction, config, caught)
+    (folder / 'run.log').write_text(log, encoding='utf-8')
+    for path in folder.rglob('*'):
+        if path.is_file():
+            with path.open('r+b') as file:
+                os.fsync(file.fileno())
 
 
 def combine_tables(tables):
@@ -137,9 +158,8 @@ def _in_frame(sky, frame):
     return SkyCoord(sky.spherical.lon, sky.spherical.lat, frame=frame)
 
 
-def _write_tables(job, extraction, options):
+def _write_tables(job, extraction, options, folder):
     table = extraction.table
-    folder = job.scratch
     table.meta['map_id'] = job.map_id
     write_catalog(table, folder / 'catalog.ecsv')
     shapes = _with_shapes(extraction)
@@ -180,7 +200,7 @@ def _with_shapes(extraction):
     return shaped
 
 
-def _write_overview(job, extraction):
+def _write_overview(job, extraction, folder):
     from hyperphotutils.visualization import plot_overview
 
     image = extraction.image
@@ -194,7 +214,7 @@ def _write_overview(job, extraction):
         title=f'{job.map_id}: {extraction.counts}',
         beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
               meta['beam_theta']))
-    _save_with_palette(figure, job.scratch / 'overview.png')
+    _save_with_palette(figure, folder / 'overview.png')
 
 
 def _save_with_palette(figure, path):
@@ -221,19 +241,19 @@ def _save_with_palette(figure, path):
         path, dpi=(_DPI, _DPI))
 
 
-def _put_in_place(job):
+def _put_in_place(scratch, folder):
     """
     Rename the temporary folder; an older one gives way only now.
     """
-    old = job.scratch.with_name(f'{job.scratch.name}.old')
-    if not job.folder.exists():
-        job.scratch.rename(job.folder)
+    old = scratch_folder(folder, 'old')
+    if not folder.exists():
+        scratch.rename(folder)
         return
-    job.folder.rename(old)
+    folder.rename(old)
     try:
-        job.scratch.rename(job.folder)
+        scratch.rename(folder)
     except OSError:
-        old.rename(job.folder)
+        old.rename(folder)
         raise
     shutil.rmtree(old)
 

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.runner import OutputError, PipelineError
+from hyperphotutils.pipeline.planning import OutputError, PipelineError
+from hyperphotutils.pipeline.runner import connect
 
 __all__ = ['recover_map', 'summarize_recovery']
 
@@ -187,7 +188,13 @@ def _recover(path, config, **kwargs):
         if not config.run.detection_only:
             extractor = extraction._make_photometry(  # noqa: SLF001
                 image, extractor, config, progress_bar=False)
-        return InjectionRecovery(extractor, **kwargs)(image)
+        with contextlib.ExitStack() as stack:
+            address = config.run.scheduler
+            if address is not None:
+                kwargs['executor'] = connect(stack, address)
+            return InjectionRecovery(extractor, **kwargs)(image)
+    except ConfigError:
+        raise
     except OSError as exc:
         msg = f'{path}: {exc.strerror or exc}'
         raise PipelineError(msg) from exc

@@ -37,7 +37,7 @@ __all__ = [
 # written. The maps are the inputs, each of its own item.
 _NO_RESULT = frozenset({
     'input.maps', 'output.directory', 'output.overwrite', 'run.jobs',
-    'run.quiet',
+    'run.quiet', 'run.scheduler',
 })
 
 _HEAD = {'journal': 'hyperphotutils', 'format': 1}
@@ -61,8 +61,9 @@ def describe_settings(config, *, sections=None):
     settings : dict
         The values by key path, as they are stored in JSON, and the
         version of ``hyperphotutils``. Keys that do not change results
-        (``run.jobs``, ``run.quiet``, ``output.directory``,
-        ``output.overwrite``), and ``input.maps``, are left out.
+        (``run.jobs``, ``run.quiet``, ``run.scheduler``,
+        ``output.directory``, ``output.overwrite``), and ``input.maps``,
+        are left out.
 
     Examples
     --------
@@ -239,8 +240,7 @@ class Journal:
     Parameters
     ----------
     path : str or path-like
-        The file. It is made when the first item is begun, and removed
-        at the end if none was ever done.
+        The file. It is made when the first item is begun.
 
     Attributes
     ----------
@@ -286,12 +286,9 @@ class Journal:
         return self
 
     def __exit__(self, *_):
-        if self._file is None:
-            return
-        if not any(item.state == 'done' for item in self.items.values()):
-            self.path.unlink(missing_ok=True)
-        self._file.close()
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     @property
     def unfinished(self):
@@ -367,6 +364,13 @@ class Journal:
             If the journal cannot be written.
         """
         self._write([{'failed': name, 'result': result or {}}])
+
+    def remove(self):
+        """
+        Remove the file, because none of its items is worth to continue.
+        """
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
 
     def find_differences(self, name, settings, inputs):
         """

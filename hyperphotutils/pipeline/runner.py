@@ -1,110 +1,56 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Many maps: planned, worked on one by one or in parallel, and accounted
-for.
+Many maps: worked on one by one, in parallel, or on a cluster, and
+accounted for.
 
 This module is light: what one map needs is imported where it is worked
-on, so that ``hyperphot --help`` is quick and worker processes can limit
-their threads before any numerical library is loaded.
+on, so that ``hyperphot --help`` is quick.
 """
 
 import contextlib
-import multiprocessing
+import errno
+import functools
 import os
 import re
-import shutil
-import signal
-import sys
-import tempfile
+import threading
+import time
 import traceback
 import warnings
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
-from hyperphotutils.pipeline.config import (
-    ConfigError,
-    PipelineConfig,
-    config_to_yaml,
+from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
+from hyperphotutils.pipeline.planning import (
+    BANDS,
+    COMBINED,
+    LOG,
+    MapJob,
+    PipelineError,
+    find_work,
+    leave_none_empty,
+    make_writable,
+    open_journal,
+    plan_jobs,
+    remove_leftovers,
 )
 from hyperphotutils.pipeline.search import load_config
 
 __all__ = [
-    'MapJob',
     'MapOutcome',
-    'OutputError',
-    'PipelineError',
     'merge_outcomes',
-    'plan_jobs',
     'process_map',
     'process_maps',
     'run',
 ]
 
-# All that a map's folder can hold; only such folders are ever replaced
-_PRODUCTS = frozenset({
-    'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
-    'centroids.reg', 'overview.png', 'run.log',
-})
-# Folders in it, and what these can hold
-_PRODUCT_FOLDERS = frozenset({
-    'fits_groups', 'fits_sources', 'plots_groups', 'plots_sources',
-    'plots_backgrounds',
-})
-_CUTOUT = re.compile(r'(group|source)_\d+\.(fits|png)')
-_COMBINED = 'catalog_all.ecsv'
-_BANDS = 'catalog_bands.ecsv'
-_LOG = 'run.log'
+# What befalls all maps to come, too
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
-_SUFFIXES = ('.gz', '.fz', '.bz2', '.xz', '.z', '.fits', '.fit', '.fts')
-
-_THREAD_VARIABLES = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS',
-                     'MKL_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS')
-
-
-class OutputError(OSError):
-    """
-    The output cannot be written, or there is something in its place.
-
-    Nothing was done, and nothing was touched, when this is raised.
-    """
-
-
-class PipelineError(RuntimeError):
-    """
-    No map of a run could be done.
-    """
-
-
-@dataclass(frozen=True)
-class MapJob:
-    """
-    One map, and where its products go.
-
-    Parameters
-    ----------
-    path : str
-        The FITS file.
-
-    map_id : str
-        The name of the map: that of its file without suffix, after
-        those of its folders where that is needed to tell two apart.
-
-    folder : `~pathlib.Path`
-        The folder of the products.
-
-    scratch : `~pathlib.Path`
-        The folder in which they are written, beside ``folder``.
-    """
-
-    path: str
-    map_id: str
-    folder: Path
-    scratch: Path
+# An executor may have threads; warnings and folders are shared by them
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -117,27 +63,43 @@ class MapOutcome:
     job : `MapJob`
         The map.
 
-    table : `~astropy.table.QTable` or `None`
-        The sources, `None` if the map failed.
-
     summary : str
         A line on what was found.
+
+    numbers : dict
+        The same as numbers: ``n_detected``, ``n_measured``, ``rms`` (in
+        Jy/pixel), and ``seconds``.
 
     reason : str or `None`
         A line on why the map failed.
 
     details : str or `None`
         The traceback of an error that nobody expected.
+
+    earlier : bool
+        Whether it was done by an earlier run.
     """
 
     job: MapJob
-    table: Any = None
     summary: str = ''
+    numbers: dict = field(default_factory=dict)
     reason: str | None = None
     details: str | None = None
+    earlier: bool = False
+
+    @cached_property
+    def table(self):
+        """
+        The sources, read from ``catalog.ecsv``; `None` if the map failed.
+        """
+        if self.reason:
+            return None
+        from hyperphotutils.catalog import read_catalog
+
+        return read_catalog(self.job.folder / 'catalog.ecsv')
 
 
-def run(config=None):
+def run(config=None, *, executor=None):
     """
     Extract the sources of all maps of a configuration, and write them.
 
@@ -147,6 +109,10 @@ def run(config=None):
         The configuration, or the YAML file that holds it: ours, or one
         of Hyper-py. With `None` (default), the file that `find_config`
         finds, or the built-in defaults.
+
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        Where the maps are worked on instead of in ``run.jobs``
+        processes, see `process_maps`.
 
     Returns
     -------
@@ -163,7 +129,7 @@ def run(config=None):
         If the output exists already or cannot be written.
 
     PipelineError
-        If no map could be done.
+        If no map could be done, or the disk is full.
 
     Warns
     -----
@@ -205,7 +171,7 @@ def run(config=None):
 
             warnings.warn('\n'.join([origin, *loaded.hyper_py.unsupported]),
                           AstropyUserWarning, stacklevel=2)
-    outcomes = process_maps(config, origin=origin)
+    outcomes = process_maps(config, origin=origin, executor=executor)
     if config.bands.merge:
         merge_outcomes(outcomes, config)
     failed = [outcome for outcome in outcomes if outcome.reason]
@@ -219,10 +185,12 @@ def run(config=None):
         warnings.warn(msg, AstropyUserWarning, stacklevel=2)
     if len(outcomes) == 1:
         return outcomes[0].table
-    return _combine(outcomes)
+    from hyperphotutils.pipeline.recording import combine_outcomes
+
+    return combine_outcomes(outcomes)
 
 
-def process_maps(config, *, progress_bar=False, origin=None):
+def process_maps(config, *, progress_bar=False, origin=None, executor=None):
     """
     Work on all maps, and tell what became of each.
 
@@ -237,6 +205,12 @@ def process_maps(config, *, progress_bar=False, origin=None):
     origin : str, optional
         Where the configuration comes from, for the log.
 
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        Where the maps are worked on: anything with its method
+        ``submit``, or a client of dask.distributed, whose workers see
+        the same files under the same names. With `None` (default) that
+        is the cluster of ``run.scheduler``, or ``run.jobs`` processes.
+
     Returns
     -------
     outcomes : list of `MapOutcome`
@@ -246,23 +220,41 @@ def process_maps(config, *, progress_bar=False, origin=None):
     Raises
     ------
     ConfigError
-        If there is no map, or one is named twice.
+        If there is no map, or one is named twice, or the scheduler does
+        not answer.
 
     OutputError
-        If the output exists already or cannot be written.
+        If the output exists already and was not made by the same
+        configuration from the same files, or cannot be written.
+
+    PipelineError
+        If the run cannot go on, for example because the disk is full.
+
+    Notes
+    -----
+    Maps that an earlier run has done, with the same configuration and
+    from the same files, are not done again.
     """
     jobs = plan_jobs(config)
-    directory = Path(config.output.directory)
     if config.bands.merge:
-        check_bands(config)
-    _check_existing(jobs, directory, config)
-    with _output_folder(directory):
-        started = datetime.now(UTC)
-        outcomes = _work(jobs, config, progress_bar=progress_bar)
-        if len(jobs) > 1 and any(not item.reason for item in outcomes):
-            _write_combined(outcomes, directory / _COMBINED)
-        _write_run_log(outcomes, config, directory / _LOG, started, origin)
-    return outcomes
+        check_bands(config, len(jobs))
+    directory = Path(config.output.directory)
+    with leave_none_empty(directory), open_journal(directory) as journal:
+        work = find_work(jobs, config, journal)
+        outcomes = {
+            job.map_id: MapOutcome(job, earlier=True,
+                                   **journal.items[job.map_id].result)
+            for job in jobs if job not in work.todo}
+        if work.items:
+            make_writable(directory)
+            remove_leftovers(directory)
+            with _connection(config, executor) as workers, \
+                    _told_if_full(directory, jobs, outcomes):
+                journal.begin(work.settings, work.items)
+                _do(work, config, outcomes, journal, workers, progress_bar)
+                outcomes = {job.map_id: outcomes[job.map_id] for job in jobs}
+                _record(outcomes, work, config, journal, origin)
+    return [outcomes[job.map_id] for job in jobs]
 
 
 def merge_outcomes(outcomes, config, *, progress_bar=False):
@@ -283,7 +275,8 @@ def merge_outcomes(outcomes, config, *, progress_bar=False):
     Returns
     -------
     table : `~astropy.table.QTable`
-        A row a source, see `merge_bands`.
+        A row a source, see `merge_bands`. If an earlier run has written
+        it, it is read.
 
     path : `~pathlib.Path`
         The file with the table.
@@ -293,54 +286,26 @@ def merge_outcomes(outcomes, config, *, progress_bar=False):
     PipelineError
         If the catalogs cannot be merged.
     """
-    path = Path(config.output.directory) / _BANDS
-    try:
-        table = write_bands(outcomes, config, path, progress_bar=progress_bar)
-    except (ValueError, OSError) as exc:
-        msg = f'{path}: not written: {_reason(exc)}'
-        raise PipelineError(msg) from exc
-    return table, path
+    from hyperphotutils.catalog import read_catalog
 
-
-def plan_jobs(config):
-    """
-    Give every map a name and a folder of its own.
-
-    Parameters
-    ----------
-    config : `PipelineConfig`
-        The configuration.
-
-    Returns
-    -------
-    jobs : list of `MapJob`
-        The maps in their order.
-
-    Raises
-    ------
-    ConfigError
-        If there is no map, or one is named twice.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline import PipelineConfig, plan_jobs
-    >>> maps = ['a/250um.fits', 'b/250um.fits', 'b/350um.fits']
-    >>> config = PipelineConfig(input={'maps': maps})
-    >>> [job.map_id for job in plan_jobs(config)]
-    ['a_250um', 'b_250um', '350um']
-    """
-    maps = config.input.maps
-    if not maps:
-        raise ConfigError(['input.maps: no map is given'])
-    resolved = [Path(path).resolve() for path in maps]
-    for path in maps:
-        if resolved.count(Path(path).resolve()) > 1:
-            raise ConfigError([f'{path}: this map is named twice'])
     directory = Path(config.output.directory)
-    token = f'{os.getpid()}.partial'
-    return [MapJob(path=path, map_id=map_id, folder=directory / map_id,
-                   scratch=directory / f'.{map_id}.{token}')
-            for path, map_id in zip(maps, _map_ids(resolved), strict=True)]
+    path = directory / BANDS
+    with open_journal(directory) as journal:
+        item = journal.items.get(BANDS)
+        if item is not None and item.state == 'done' and path.exists():
+            return read_catalog(path), path
+        try:
+            table = write_bands(outcomes, config, path,
+                                progress_bar=progress_bar)
+        except (ValueError, OSError) as exc:
+            if item is not None:
+                with contextlib.suppress(OSError):
+                    journal.fail(BANDS)
+            msg = f'{path}: not written: {_reason(exc)}'
+            raise PipelineError(msg) from exc
+        if item is not None:
+            journal.finish(BANDS)
+    return table, path
 
 
 def process_map(job, config, *, progress_bar=False):
@@ -377,14 +342,29 @@ def process_map(job, config, *, progress_bar=False):
     from hyperphotutils.pipeline.extraction import extract_map
     from hyperphotutils.pipeline.products import write_products
 
+    start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         extraction = extract_map(job.path, config, progress_bar=progress_bar)
         write_products(job, extraction, config, caught=caught)
     n_warnings = len({str(item.message) for item in caught
                       if item.category.__name__ != 'NoDetectionsWarning'})
-    return MapOutcome(job, table=extraction.table,
-                      summary=_summary(extraction, n_warnings))
+    numbers = {'n_detected': extraction.n_detected,
+               'n_measured': extraction.n_measured,
+               'rms': float(extraction.rms.value),
+               'seconds': round(time.perf_counter() - start, 2)}
+    return MapOutcome(job, summary=_summary(extraction, n_warnings),
+                      numbers=numbers)
+
+
+def _process_elsewhere(job, config, folder):
+    """
+    Process a map in the working folder of the run, wherever that is done.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with (_ONE_AT_A_TIME, threadpool_limits(1), contextlib.chdir(folder)):
+        return process_map(job, config)
 
 
 def _summary(extraction, n_warnings):
@@ -396,159 +376,156 @@ def _summary(extraction, n_warnings):
     text += f', rms {extraction.rms:.3g}'
     text += f', {sum(extraction.times.values()):.1f} s'
     if n_warnings:
-        text += f', {n_warnings} warning{"s" * (n_warnings != 1)}: see {_LOG}'
+        text += f', {n_warnings} warning{"s" * (n_warnings != 1)}: see {LOG}'
     return text
 
 
-def _map_ids(paths):
+def _do(work, config, outcomes, journal, executor, progress_bar):
     """
-    Name maps by their files; equal names get those of folders before
-    them.
+    Work on the maps that are left, and note each that is finished.
     """
-    names = [[_stem(path), *(part.name for part in path.parents)]
-             for path in paths]
-    ids = [name[0] for name in names]
-    depths = [1] * len(names)
-    while True:
-        keys = [name.casefold() for name in ids]
-        clashing = [number for number, key in enumerate(keys)
-                    if keys.count(key) > 1
-                    or key in {_LOG, _COMBINED, _BANDS}]
-        if not clashing:
-            return ids
-        for number in clashing:
-            depths[number] += 1
-            if depths[number] > len(names[number]):
-                pair = ' and '.join(
-                    str(path) for path, key in zip(paths, keys, strict=True)
-                    if key == keys[number])
-                msg = (f'{pair}: no names can be made that tell their '
-                       'products apart: rename one of the files, or run '
-                       'them one by one, each with its own --output-dir '
-                       '(output.directory)')
-                raise ConfigError([msg])
-            parts = names[number][:depths[number]]
-            ids[number] = '_'.join(part for part in reversed(parts) if part)
+    from tqdm import tqdm
+
+    jobs = work.todo
+    shown = progress_bar and len(jobs) > 1
+    try:
+        with (contextlib.closing(_work(jobs, config, executor,
+                                       progress_bar and not shown)) as pairs,
+              tqdm(total=len(jobs), unit='map', disable=not shown) as bar):
+            for job, future in pairs:
+                outcome = _outcome(job, future)
+                outcomes[job.map_id] = outcome
+                if outcome.reason:
+                    journal.fail(job.map_id)
+                else:
+                    journal.finish(job.map_id, {
+                        'summary': outcome.summary,
+                        'numbers': outcome.numbers})
+                bar.update()
+    finally:
+        remove_leftovers(Path(config.output.directory))
 
 
-def _stem(path):
-    name = path.name
-    for suffix in _SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[:-len(suffix)]
-    return name.lstrip('.') or 'map'
-
-
-def _check_existing(jobs, directory, config):
+def _work(jobs, config, executor, progress_bar):
     """
-    Refuse to touch what is there, as far as it may not be replaced.
+    Begin the work, with what can do it.
     """
-    there = [job.folder for job in jobs if os.path.lexists(job.folder)]
-    for name, made in ((_COMBINED, len(jobs) > 1),
-                       (_BANDS, config.bands.merge)):
-        if made and os.path.lexists(directory / name):
-            there.append(directory / name)
-    if there and not config.output.overwrite:
-        more = f' (and {len(there) - 1} more)' if len(there) > 1 else ''
-        msg = (f'{there[0]}{more}: exists already; allow to replace it by '
-               '--overwrite (output.overwrite), or choose another '
-               '--output-dir (output.directory)')
-        raise OutputError(msg)
-    for job in jobs:
-        _check_ours(job.folder)
+    from hyperphotutils.utils.executors import work_through
 
-
-def _check_ours(folder):
-    """
-    Refuse to replace a folder that a run cannot have made.
-    """
-    if not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        msg = f'{folder}: is in the way: not a folder of products'
-        raise OutputError(msg)
-    foreign = []
-    for item in sorted(folder.iterdir()):
-        if item.name in _PRODUCT_FOLDERS and item.is_dir():
-            foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
-                        if not _CUTOUT.fullmatch(part.name)]
-        elif item.name not in _PRODUCTS:
-            foreign.append(item.name)
-    if foreign:
-        msg = (f'{folder}: not replaced, it holds what hyperphot did not '
-               f'write: {", ".join(foreign[:3])}')
-        raise OutputError(msg)
+    if executor is not None:
+        return work_through(_process_elsewhere, jobs, config,
+                            str(Path.cwd()), executor=executor)
+    n_workers = min(config.run.jobs, len(jobs))
+    function = process_map
+    if progress_bar and n_workers == 1:
+        function = functools.partial(process_map, progress_bar=True)
+    return work_through(function, jobs, config, n_workers=max(n_workers, 1))
 
 
 @contextlib.contextmanager
-def _output_folder(directory):
+def _connection(config, executor):
     """
-    Make the folder, be sure to be able to write, and leave none empty.
+    Connect to the scheduler of the configuration, if there is one.
     """
-    made = [path for path in (directory, *directory.parents)
-            if not path.exists()]
+    address = config.run.scheduler
+    if executor is not None or address is None:
+        yield executor
+        return
+    with contextlib.ExitStack() as stack:
+        yield connect(stack, address)
+
+
+def connect(stack, address):
+    """
+    Connect to a scheduler, or say in a line why that cannot be.
+
+    Parameters
+    ----------
+    stack : `contextlib.ExitStack`
+        Closes the connection.
+
+    address : str
+        The address, or the file that holds it.
+
+    Returns
+    -------
+    client : ``distributed.Client``
+        The client.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such scheduler, or dask.distributed is missing.
+    """
+    from hyperphotutils.utils.executors import connect_scheduler
+
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as exc:
-        msg = f'{directory}: cannot be written: {exc.strerror}'
-        raise OutputError(msg) from exc
+        return stack.enter_context(connect_scheduler(address))
+    except (ImportError, ConnectionError) as exc:
+        raise ConfigError([f'run.scheduler: {exc}']) from exc
+
+
+def _record(outcomes, work, config, journal, origin):
+    """
+    Write the files of all maps, and the log of the run.
+    """
+    from hyperphotutils.pipeline import recording
+
+    directory = Path(config.output.directory)
+    outcomes = list(outcomes.values())
+    if COMBINED in work.tables and any(not item.reason for item in outcomes):
+        recording.write_combined(outcomes, directory)
+        journal.finish(COMBINED)
+    elif COMBINED in work.tables:
+        journal.fail(COMBINED)
+    recording.write_run_log(outcomes, config, directory,
+                            datetime.now(UTC), origin)
+
+
+@contextlib.contextmanager
+def _told_if_full(directory, jobs, outcomes):
+    """
+    Say in a line why a run cannot go on, and how it can be continued.
+    """
     try:
         yield
-    finally:
-        for path in made:
-            # only an empty folder goes
-            with contextlib.suppress(OSError):
-                path.rmdir()
+    except OSError as exc:
+        n_done = sum(not item.reason for item in outcomes.values())
+        number = _number_of(exc)
+        reason = os.strerror(number) if number else exc
+        advice = 'make room, and ' if number in _FULL else ''
+        msg = (f'{exc.filename or directory}: cannot be written: {reason}; '
+               f'{n_done} of {len(jobs)} maps are done; {advice}the same '
+               'command continues')
+        raise PipelineError(msg) from exc
 
 
-def _work(jobs, config, *, progress_bar):
+def _number_of(exc):
     """
-    Work on all jobs in processes, or in this one.
+    Find the number of an error; astropy tells of a full disk in words.
     """
-    n_workers = min(config.run.jobs, len(jobs))
-    several = len(jobs) > 1
-    bar = _progress_bar(len(jobs), shown=progress_bar and several)
-    with bar:
-        if n_workers == 1:
-            single = progress_bar and not several
-            futures = _submit(_SerialExecutor(), jobs, config, bar,
-                              progress_bar=single)
-        else:
-            futures = _work_in_pool(jobs, config, bar, n_workers)
-    return [_outcome(job, future)
-            for job, future in zip(jobs, futures, strict=True)]
-
-
-def _work_in_pool(jobs, config, bar, n_workers):
-    with _process_pool(jobs, n_workers) as pool:
-        futures = _submit(pool, jobs, config, bar)
-    for number, job in enumerate(jobs):
-        # A dying worker takes the whole pool with it. Alone in a pool,
-        # each map shows whether it was the one.
-        if isinstance(futures[number].exception(), BrokenProcessPool):
-            with _process_pool([job], 1) as pool:
-                futures[number:number + 1] = _submit(pool, [job], config, bar)
-    return futures
-
-
-def _submit(executor, jobs, config, bar, **kwargs):
-    futures = []
-    for job in jobs:
-        future = executor.submit(process_map, job, config, **kwargs)
-        future.add_done_callback(lambda _: bar.update())
-        futures.append(future)
-    return futures
+    while exc is not None:
+        if getattr(exc, 'errno', None):
+            return exc.errno
+        exc = exc.__cause__ or exc.__context__
+    return None
 
 
 def _outcome(job, future):
-    exc = future.exception()
+    """
+    Tell what became of a map; what befalls all the others, too, is
+    raised.
+    """
+    from hyperphotutils.utils.executors import error_of, was_killed
+
+    exc = error_of(future)
     if exc is None:
         return future.result()
-    if isinstance(exc, BrokenProcessPool):
+    if was_killed(exc):
         reason = 'its process was killed, perhaps for want of memory'
         return MapOutcome(job, reason=f'{job.path}: {reason}')
+    if isinstance(exc, OSError) and _number_of(exc) in _FULL:
+        raise exc
     reason = _reason(exc)
     plain = isinstance(exc, OSError) or type(exc).__name__ == 'MapError'
     if plain:
@@ -558,7 +535,7 @@ def _outcome(job, future):
         details = ''.join(traceback.format_exception(exc))
         if not isinstance(exc, ValueError):
             reason = f'unexpected {type(exc).__name__}: {reason}'
-        reason += f' (details in {job.folder.with_name(_LOG)})'
+        reason += f' (details in {job.folder.with_name(LOG)})'
     if job.path not in reason:
         reason = f'{job.path}: {reason}'
     return MapOutcome(job, reason=reason, details=details)
@@ -589,112 +566,3 @@ def _hint(reason):
             for where, found in (('on the command line', options),
                                  ('in the configuration', keys)) if found]
     return f' ({"; ".join(told)})' if told else ''
-
-
-class _SerialExecutor(Executor):
-    """
-    Works at once, in this process; errors wait in the future as in a
-    pool, so that the runner has one way to account for them.
-    """
-
-    def submit(self, function, /, *args, **kwargs):
-        future = Future()
-        with _ErrorsInto(future):
-            future.set_result(function(*args, **kwargs))
-        return future
-
-
-class _ErrorsInto(contextlib.AbstractContextManager):
-    """
-    Moves an error to a future. Interrupts and exits go on.
-    """
-
-    def __init__(self, future):
-        self.future = future
-
-    def __exit__(self, kind, exc, trace):
-        if isinstance(exc, Exception):
-            self.future.set_exception(exc)
-            return True
-        return False
-
-
-@contextlib.contextmanager
-def _process_pool(jobs, n_workers):
-    """
-    A pool that ends at once, and leaves nothing behind, if interrupted.
-    """
-    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        n_workers, mp_context=multiprocessing.get_context('spawn'),
-        initializer=_prepare_worker, initargs=(n_threads,))
-    finished = False
-    try:
-        yield pool
-        pool.shutdown()
-        finished = True
-    finally:
-        if not finished:
-            workers = set(multiprocessing.active_children()) - others
-            for worker in workers:
-                worker.terminate()
-            pool.shutdown(cancel_futures=True)
-            for job in jobs:
-                shutil.rmtree(job.scratch, ignore_errors=True)
-
-
-def _prepare_worker(n_threads):
-    """
-    Leave Ctrl-C to the parent, and the other cores to the other workers.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in _THREAD_VARIABLES:
-        os.environ[name] = str(n_threads)
-    if 'numpy' in sys.modules:
-        # the main script imported it before: too late for the variables
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
-
-            threadpool_limits(n_threads)
-
-
-def _progress_bar(total, *, shown):
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit='map', disable=not shown)
-
-
-def _combine(outcomes):
-    from hyperphotutils.pipeline.products import combine_tables
-
-    return combine_tables({outcome.job.map_id: outcome.table
-                           for outcome in outcomes if not outcome.reason})
-
-
-def _write_combined(outcomes, path):
-    from hyperphotutils.catalog import write_catalog
-
-    write_catalog(_combine(outcomes), path, overwrite=True)
-
-
-def _write_run_log(outcomes, config, path, started, origin):
-    """
-    Append to the log of all runs in this folder.
-
-    When nothing was done, for reasons that the message tells in full,
-    there is nothing to log, and no folder to be made for it.
-    """
-    if not any(item.details or not item.reason for item in outcomes):
-        return
-    lines = [f'run of {started.isoformat(timespec="seconds")}']
-    for item in outcomes:
-        status = f'failed: {item.reason}' if item.reason else item.summary
-        lines.append(f'{item.job.map_id}: {status}')
-        if item.details:
-            lines.append(item.details.rstrip())
-    told = f' (from {origin})' if origin else ''
-    lines += [f'configuration{told}',
-              config_to_yaml(config, comments=False), '']
-    with path.open('a', encoding='utf-8') as file:
-        file.write('\n'.join(lines))

@@ -447,10 +447,14 @@ def test_existing_output_is_refused_and_untouched(hyper, map_file, tmp_path):
     hyper('run', map_file)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
               for path in tmp_path.rglob('*')}
-    status, out, err = hyper('run', map_file)
+    status, out, err = hyper('run', map_file, '--n-sigma', 6)
     assert (status, out) == (2, '')
     assert err.count('\n') == 1
+    assert 'detection.n_sigma is 6.0, was 5.0; ' in err
     assert '--overwrite' in err
+    assert hyper('run', map_file) == (
+        0, 'nothing left to do: hyperphot_output/field is done (--overwrite '
+        'does it again)\n', '')
     after = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
              for path in tmp_path.rglob('*')}
     assert after == before
@@ -463,8 +467,9 @@ def test_same_map_twice_is_bad_usage(hyper, map_file):
     assert 'named twice' in err
 
 
+@pytest.mark.parametrize('jobs', [1, 2])
 def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
-    copy_map, tmp_path
+    copy_map, tmp_path, jobs
 ):
     """
     Workers that are in the middle of a map end with the command.
@@ -475,19 +480,20 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
         'import sys, time\n'
         'from hyperphotutils.pipeline import runner\n'
         'from hyperphotutils.pipeline.cli import main\n'
+        'from hyperphotutils.pipeline.planning import scratch_folder\n'
         'def process_map(job, config):\n'
-        '    job.scratch.mkdir()\n'
+        '    scratch_folder(job.folder).mkdir()\n'
         '    time.sleep(60)\n'
         'if __name__ == "__main__":\n'
         '    runner.process_map = process_map\n'
-        f'    sys.exit(main(["run", *{maps}, "--jobs", "2"]))\n',
+        f'    sys.exit(main(["run", *{maps}, "--jobs", "{jobs}"]))\n',
         encoding='utf-8')
     with subprocess.Popen(
             [sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE,
             text=True, env=dict(os.environ, PYTHONPATH=str(ROOT))) as process:
         output = tmp_path / 'hyperphot_output'
         started = time.monotonic()
-        while (len(list(output.glob('.*.partial'))) < 2
+        while (len(list(output.glob('.*.partial'))) < jobs
                and time.monotonic() < started + 30):
             time.sleep(0.05)
         started = time.monotonic()
@@ -495,7 +501,8 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
         _, err = process.communicate(timeout=30)
         assert time.monotonic() - started < 2
     assert process.returncode == 130
-    assert err.startswith('hyperphot: interrupted')
+    assert err.startswith('hyperphot: interrupted; ')
+    assert err.endswith('the same command continues\n')
     assert err.count('\n') == 1
     assert not output.exists()
 
@@ -513,7 +520,8 @@ def test_example_runs_twice_and_tells_how_good_it_is(tmp_path):
         assert 'hyperphot_example/simulated_map' in result.stdout
     folder = tmp_path / 'hyperphot_example'
     assert {path.name for path in folder.iterdir()} == {
-        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log'}
+        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log',
+        'journal.log'}
 
 
 def test_example_replaces_no_file_of_others(hyper, tmp_path):

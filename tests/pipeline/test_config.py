@@ -147,7 +147,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('input:\n  beam: {minor: 3}', 2, 'input.beam.major: is required'),
         ('input:\n  beam: {major: 3, minor: 4}', 2, 'must not be larger'),
         ('input: {extension: -1}', 1, 'whole number >= 0 or text or null'),
-        ('input: {maps: map.fits}', 1, 'list of: text'),
+        ('input: {maps: 3}', 1, 'list of: text'),
         ('run: {jobs: 0}', 1, 'whole number >= 1'),
         ('output: {directory: ""}', 1, 'output.directory'),
         ('fit: {loss: square}', 1, "'linear' or 'soft_l1'"),

@@ -147,14 +147,14 @@ def test_what_others_wrote_is_left_alone(path, content):
     assert path.read_bytes() == content
 
 
-def test_nothing_is_left_if_nothing_was_done(path):
-    with Journal(path):
-        pass
+def test_file_is_made_when_needed_and_can_be_removed(path):
+    with Journal(path) as journal:
+        journal.remove()
     assert not path.exists()
     with Journal(path) as journal:
         journal.begin({}, {'a': {}})
         assert path.exists()
-        journal.fail('a')
+        journal.remove()
     assert not path.exists()
 
 

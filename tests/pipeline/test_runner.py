@@ -100,7 +100,8 @@ def test_a_map_named_twice_is_an_error(tmp_path):
 def test_one_map_gives_all_products(map_file, simulated, tmp_path):
     out = tmp_path / 'deep' / 'out'
     table = run(make_config([map_file], out, output={'overview': True}))
-    assert {path.name for path in out.iterdir()} == {'field', 'run.log'}
+    assert {path.name for path in out.iterdir()} == {
+        'field', 'run.log', 'journal.log'}
     names = {path.name for path in (out / 'field').iterdir()}
     assert names == ALL_PRODUCTS
     assert len(table) == len(simulated.truth)
@@ -282,7 +283,8 @@ def test_several_maps_give_one_table_in_their_order(copy_map, tmp_path):
     assert_array_equal(stored['map_id'], table['map_id'])
     assert_array_equal(stored['flux_fit'], table['flux_fit'])
     assert {path.name for path in out.iterdir()} == {
-        'a', 'b', 'catalog_all.ecsv', 'run.log'}
+        'a', 'b', 'catalog_all.ecsv', 'diagnostics.ecsv', 'run.log',
+        'journal.log'}
 
 
 def test_parallel_and_serial_results_are_the_same(copy_map, tmp_path):
@@ -400,13 +402,12 @@ def test_existing_output_is_refused_before_any_work(copy_map, tmp_path):
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
     out = tmp_path / 'out'
     run(make_config(maps[:1], out))
+    (out / 'journal.log').unlink()
     before = tree(tmp_path)
     with pytest.raises(OutputError, match=r'a: exists already.*--overwrite'):
         run(make_config(maps, out))
     assert tree(tmp_path) == before
-    run(make_config(maps[1:], out))
     (out / 'a').rename(tmp_path / 'elsewhere')
-    (out / 'b').rename(tmp_path / 'other')
     (out / 'catalog_all.ecsv').touch()
     with pytest.raises(OutputError, match=r'catalog_all.ecsv: exists'):
         run(make_config(maps, out))
@@ -420,7 +421,8 @@ def test_overwrite_replaces_when_the_new_one_is_whole(copy_map, tmp_path):
     run(make_config([path], out, output=allowed))
     assert not (out / 'a' / 'catalog.ipac').exists()
     assert (out / 'a' / 'catalog.ecsv').exists()
-    assert {item.name for item in out.iterdir()} == {'a', 'run.log'}
+    assert {item.name for item in out.iterdir()} == {'a', 'run.log',
+                                                     'journal.log'}
 
     path.write_text('damaged')
     before = tree(out / 'a')
@@ -445,7 +447,8 @@ def test_failure_while_writing_keeps_the_old_products(
         run(make_config([map_file], tmp_path,
                         output={'overwrite': True, 'overview': True}))
     assert tree(tmp_path / 'field') == before
-    assert {path.name for path in tmp_path.iterdir()} == {'field', 'run.log'}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'field', 'run.log', 'journal.log'}
 
 
 @pytest.mark.parametrize('overwrite', [True, False])
@@ -489,5 +492,5 @@ def test_configuration_file_is_run(map_file, tmp_path):
 
 
 def test_job_is_a_plain_record():
-    job = MapJob('a.fits', 'a', Path('out/a'), Path('out/.a'))
-    assert job == MapJob('a.fits', 'a', Path('out/a'), Path('out/.a'))
+    job = MapJob('a.fits', 'a', Path('out/a'))
+    assert job == MapJob('a.fits', 'a', Path('out/a'))

@@ -1,0 +1,580 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Which maps a run has, where their products go, and what of it is left to
+do.
+"""
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.resume import (
+    Journal,
+    describe_files,
+    describe_settings,
+    find_differences,
+)
+
+__all__ = [
+    'MapJob',
+    'OutputError',
+    'PipelineError',
+    'expand_maps',
+    'plan_jobs',
+]
+
+# Files of all maps
+COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
+BANDS = 'catalog_bands.ecsv'
+LOG, JOURNAL = 'run.log', 'journal.log'
+_RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, JOURNAL})
+
+# All that a map's folder can hold; only such folders are ever replaced
+_PRODUCTS = frozenset({
+    'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
+    'centroids.reg', 'overview.png', LOG,
+})
+# Folders in it, and what these can hold
+_PRODUCT_FOLDERS = frozenset({
+    'fits_groups', 'fits_sources', 'plots_groups', 'plots_sources',
+    'plots_backgrounds',
+})
+_CUTOUT = re.compile(r'(group|source)_\d+\.(fits|png)')
+
+_SUFFIXES = ('.gz', '.fz', '.bz2', '.xz', '.z', '.fits', '.fit', '.fts')
+_LISTS = ('.txt', '.lst', '.list')
+
+# A folder that a process writes to, and the older one that it replaces
+_SCRATCH = re.compile(
+    r'\.(?P<name>.+)\.(?P<pid>\d+)@(?P<host>[^@]+)\.(partial|old)')
+
+_REMEDY = ('do it again by --overwrite (output.overwrite), or choose another '
+           '--output-dir (output.directory)')
+
+
+class OutputError(OSError):
+    """
+    The output cannot be written, or there is something in its place.
+
+    Nothing was done, and nothing was touched, when this is raised.
+    """
+
+
+class PipelineError(RuntimeError):
+    """
+    No map of a run could be done, or the run could not go on.
+    """
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """
+    One map, and where its products go.
+
+    Parameters
+    ----------
+    path : str
+        The FITS file.
+
+    map_id : str
+        The name of the map: that of its file without suffix, after
+        those of its folders where that is needed to tell two apart.
+
+    folder : `~pathlib.Path`
+        The folder of the products.
+    """
+
+    path: str
+    map_id: str
+    folder: Path
+
+
+class Work(NamedTuple):
+    """
+    What is left to do of a run.
+
+    Parameters
+    ----------
+    todo : list of `MapJob`
+        The maps that are to be done.
+
+    tables : set of str
+        Which of the files of all maps are to be written.
+
+    settings, items : dict
+        What `Journal.begin` is told of them.
+    """
+
+    todo: list
+    tables: set
+    settings: dict
+    items: dict
+
+
+def plan_jobs(config):
+    """
+    Give every map a name and a folder of its own.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        The configuration.
+
+    Returns
+    -------
+    jobs : list of `MapJob`
+        The maps in their order.
+
+    Raises
+    ------
+    ConfigError
+        If there is no map, or one is named twice.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig, plan_jobs
+    >>> maps = ['a/250um.fits', 'b/250um.fits', 'b/350um.fits']
+    >>> config = PipelineConfig(input={'maps': maps})
+    >>> [job.map_id for job in plan_jobs(config)]
+    ['a_250um', 'b_250um', '350um']
+    """
+    maps = expand_maps(config.input.maps)
+    if not maps:
+        raise ConfigError(['input.maps: no map is given'])
+    resolved = [Path(path).resolve() for path in maps]
+    known = set()
+    for path, place in zip(maps, resolved, strict=True):
+        if place in known:
+            raise ConfigError([f'{path}: this map is named twice'])
+        known.add(place)
+    directory = Path(config.output.directory)
+    return [MapJob(path=path, map_id=map_id, folder=directory / map_id)
+            for path, map_id in zip(maps, _map_ids(resolved), strict=True)]
+
+
+def expand_maps(maps):
+    """
+    Replace lists and patterns by the files that they name.
+
+    Parameters
+    ----------
+    maps : list of str
+        FITS files; patterns such as ``'*/250um.fits'`` (``**`` for any
+        folders); and text files, ``'@name'`` or with the suffix
+        ``.txt``, ``.lst`` or ``.list``, with one of the former in a
+        line, relative to the working folder. ``#`` begins a comment.
+
+    Returns
+    -------
+    files : list of str
+        The files, those of a pattern sorted by name.
+
+    Raises
+    ------
+    ConfigError
+        If a list cannot be read or is empty, or a pattern matches no
+        file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.pipeline import expand_maps
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ('b.fits', 'a.fits'):
+    ...         Path(folder, name).touch()
+    ...     files = expand_maps([f'{folder}/*.fits'])
+    >>> [Path(file).name for file in files]
+    ['a.fits', 'b.fits']
+    """
+    files = []
+    for name in maps:
+        if name.startswith('@') or name.lower().endswith(_LISTS):
+            for line in _read_list(name.removeprefix('@')):
+                files += _match(line)
+        else:
+            files += _match(name)
+    return files
+
+
+def _read_list(path):
+    """
+    Read the lines of a text file, without comments.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except UnicodeDecodeError as exc:
+        msg = f'{path}: not a list of maps: no text in UTF-8'
+        raise ConfigError([msg]) from exc
+    except OSError as exc:
+        msg = f'{path}: the list of maps cannot be read: {exc.strerror}'
+        raise ConfigError([msg]) from exc
+    lines = [re.sub(r'(^|\s)#.*', '', line).strip()
+             for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ConfigError([f'{path}: the list names no map'])
+    return lines
+
+
+def _match(name):
+    """
+    List the files that match, if it is a pattern and not itself a file.
+    """
+    if not glob.has_magic(name) or os.path.lexists(name):
+        return [name]
+    # (a pattern of pathlib is never absolute)
+    found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+    if not found:
+        raise ConfigError([f'{name}: no file matches this pattern'])
+    return found
+
+
+def find_work(jobs, config, journal):
+    """
+    Find what is left to do, and refuse what may not be replaced.
+
+    Parameters
+    ----------
+    jobs : list of `MapJob`
+        All maps of the run.
+
+    config : `PipelineConfig`
+        The configuration.
+
+    journal : `~hyperphotutils.pipeline.resume.Journal`
+        What earlier runs have done.
+
+    Returns
+    -------
+    work : `Work`
+        What is left to do.
+
+    Raises
+    ------
+    OutputError
+        If there is something in the place of what is to be written.
+
+    Notes
+    -----
+    ``output.overwrite`` does all again, unless an earlier run of the
+    same was killed or stopped: then that one is continued.
+    """
+    settings = describe_settings(config, sections=[
+        name for name in type(config).model_fields if name != 'bands'])
+    items = {job.map_id: _describe_inputs(job, config) for job in jobs}
+    tables = _describe_tables(jobs, config)
+    items |= tables
+    overwrite = config.output.overwrite
+    if not overwrite:
+        _refuse_replacing(jobs, settings, items, tables, journal)
+    places = {job.map_id: job.folder / 'catalog.ecsv' for job in jobs}
+    places |= {name: Path(config.output.directory, name) for name in tables}
+    same = [name for name in items if name in journal.items
+            and not journal.find_differences(name, settings, items[name])]
+    done = {name for name in same if journal.items[name].state == 'done'
+            and places[name].exists()}
+    if overwrite and all(journal.items[name].state != 'begun'
+                         for name in same):
+        done = set()
+    todo = [job for job in jobs if job.map_id not in done]
+    for job in todo:
+        _check_ours(job.folder)
+    left = {name for name in tables if todo or name not in done}
+    names = [*(job.map_id for job in todo), *left]
+    return Work(todo, left, settings, {name: items[name] for name in names})
+
+
+def _describe_inputs(job, config):
+    """
+    Describe the files that a map's result depends on.
+    """
+    table = config.sources.table
+    return describe_files(job.path, *([] if table is None else [table]))
+
+
+def _describe_tables(jobs, config):
+    """
+    Describe what the files of all maps depend on, beside the settings.
+    """
+    maps = {'maps': [job.map_id for job in jobs]}
+    tables = {}
+    if len(jobs) > 1:
+        tables[COMBINED] = maps
+    if config.bands.merge:
+        tables[BANDS] = maps | describe_settings(config, sections=['bands'])
+    return tables
+
+
+def _refuse_replacing(jobs, settings, items, tables, journal):
+    """
+    Refuse to touch what is there and was not made by the same command.
+    """
+    strange, changed, differences = [], [], []
+    for job in jobs:
+        if not os.path.lexists(job.folder):
+            continue
+        item = journal.items.get(job.map_id)
+        if item is None or item.state == 'failed':
+            strange.append(job.folder)
+            continue
+        found = journal.find_differences(job.map_id, settings,
+                                         items[job.map_id])
+        if found:
+            changed.append(job.folder)
+            differences += found
+    for name, inputs in tables.items():
+        path = jobs[0].folder.with_name(name)
+        item = journal.items.get(name)
+        if os.path.lexists(path) and item is None:
+            strange.append(path)
+        elif os.path.lexists(path):
+            found = _table_differences(item, settings, inputs)
+            changed += [path] if found else []
+            differences += found
+    if strange:
+        msg = f'{_first_of(strange)}: exists already; {_REMEDY}'
+        raise OutputError(msg)
+    if changed:
+        told = list(dict.fromkeys(differences))
+        more = f'; and {len(told) - 5} more' if len(told) > 5 else ''
+        msg = (f'{_first_of(changed)}: made by another run: '
+               f'{"; ".join(told[:5])}{more}; {_REMEDY}')
+        raise OutputError(msg)
+
+
+def _table_differences(item, settings, inputs):
+    """
+    Say what differs for a file of all maps; it may get more maps.
+    """
+    gone = [name for name in item.inputs['maps']
+            if name not in inputs['maps']]
+    differences = find_differences(item.settings, settings)
+    differences += find_differences(item.inputs | {'maps': inputs['maps']},
+                                    inputs)
+    if gone:
+        differences.append(f'it has maps that are not among those given '
+                           f'now: {", ".join(gone[:5])}')
+    return differences
+
+
+def _first_of(paths):
+    more = f' (and {len(paths) - 1} more)' if len(paths) > 1 else ''
+    return f'{paths[0]}{more}'
+
+
+@contextlib.contextmanager
+def open_journal(directory):
+    """
+    Open the journal of a folder of products, if there is none other who
+    works in it.
+
+    A context manager.
+
+    Parameters
+    ----------
+    directory : `~pathlib.Path`
+        The folder; it need not exist.
+
+    Yields
+    ------
+    journal : `~hyperphotutils.pipeline.resume.Journal`
+        The journal.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            journal = stack.enter_context(Journal(directory / JOURNAL))
+        except OSError as exc:
+            msg = f'{exc.filename}: {exc.strerror}'
+            raise OutputError(msg) from exc
+        try:
+            yield journal
+        finally:
+            if not any(os.path.lexists(directory / name)
+                       for name in journal.items):
+                journal.remove()
+
+
+@contextlib.contextmanager
+def leave_none_empty(directory):
+    """
+    Remove those folders in the end that were made and stay empty.
+
+    A context manager.
+
+    Parameters
+    ----------
+    directory : `~pathlib.Path`
+        A folder, which may be made meanwhile.
+    """
+    missing = [path for path in (directory, *directory.parents)
+               if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in missing:
+            # only an empty folder goes
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def make_writable(directory):
+    """
+    Make the folder of the products, and be sure to be able to write.
+
+    Parameters
+    ----------
+    directory : `~pathlib.Path`
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        msg = f'{directory}: cannot be written: {exc.strerror}'
+        raise OutputError(msg) from exc
+
+
+def scratch_folder(folder, kind='partial'):
+    """
+    Name the folder in which a process writes what another shall hold.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        The folder under its final name.
+
+    kind : {'partial', 'old'}, optional
+        Whether it is the new one that is not yet whole, or the old one
+        that is to be replaced.
+
+    Returns
+    -------
+    scratch : `~pathlib.Path`
+        A hidden one beside it, named after this process.
+    """
+    return folder.with_name(f'.{folder.name}.{os.getpid()}@{_host()}.{kind}')
+
+
+def remove_leftovers(directory):
+    """
+    Remove what processes that are no more left behind.
+
+    Parameters
+    ----------
+    directory : `~pathlib.Path`
+        The folder of the products.
+
+    Notes
+    -----
+    Only folders with the name of `scratch_folder` go, and of those only
+    of processes of this machine that do not run. An old folder that was
+    not replaced gets its name back.
+    """
+    for path in directory.glob('.*@*.*'):
+        match = _SCRATCH.fullmatch(path.name)
+        if (match is None or match['host'] != _host() or not path.is_dir()
+                or _is_running(int(match['pid']))):
+            continue
+        folder = path.with_name(match['name'])
+        if path.suffix == '.old' and not folder.exists():
+            with contextlib.suppress(OSError):
+                path.rename(folder)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host():
+    return re.sub(r'[^\w.-]', '-', socket.gethostname()) or 'localhost'
+
+
+def _is_running(pid):
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # there, but of another user
+        return True
+    return True
+
+
+def _check_ours(folder):
+    """
+    Refuse to replace a folder that a run cannot have made.
+    """
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        msg = f'{folder}: is in the way: not a folder of products'
+        raise OutputError(msg)
+    foreign = []
+    for item in sorted(folder.iterdir()):
+        if item.name in _PRODUCT_FOLDERS and item.is_dir():
+            foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
+                        if not _CUTOUT.fullmatch(part.name)]
+        elif item.name not in _PRODUCTS:
+            foreign.append(item.name)
+    if foreign:
+        msg = (f'{folder}: not replaced, it holds what hyperphot did not '
+               f'write: {", ".join(foreign[:3])}')
+        raise OutputError(msg)
+
+
+def _map_ids(paths):
+    """
+    Name maps by their files; equal names get those of folders before
+    them.
+    """
+    names = [[_stem(path), *(part.name for part in path.parents)]
+             for path in paths]
+    ids = [name[0] for name in names]
+    depths = [1] * len(names)
+    while True:
+        keys = [name.casefold() for name in ids]
+        clashing = [number for number, key in enumerate(keys)
+                    if keys.count(key) > 1 or key in _RESERVED]
+        if not clashing:
+            return ids
+        for number in clashing:
+            depths[number] += 1
+            if depths[number] > len(names[number]):
+                pair = ' and '.join(
+                    str(path) for path, key in zip(paths, keys, strict=True)
+                    if key == keys[number])
+                msg = (f'{pair}: no names can be made that tell their '
+                       'products apart: rename one of the files, or run '
+                       'them one by one, each with its own --output-dir '
+                       '(output.directory)')
+                raise ConfigError([msg])
+            parts = names[number][:depths[number]]
+            ids[number] = '_'.join(part for part in reversed(parts) if part)
+
+
+def _stem(path):
+    name = path.name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[:-len(suffix)]
+    return name.lstrip('.') or 'map'
