@@ -52,8 +52,9 @@ class BlendGroupFitter:
         The total degree of the background polynomial, from 0 to 4, or
         -1 for no background, where that has been subtracted. The default
         is 1, and 0 with correlated ``noise``, whose covariance holds the
-        structure of the background. Each group is fitted with all
-        degrees of a sequence, and keeps the best.
+        structure of the background, unless there are ``weights``. Each
+        group is fitted with all degrees of a sequence, and keeps the
+        best.
 
     criterion : {'bic', 'nmse', 'reduced_chi2'}, optional
         What the best of several degrees has the smallest of. Lower
@@ -122,7 +123,9 @@ class BlendGroupFitter:
         * ``'map'``: the ``weight_map`` of the call;
         * ``'mask'``: 1 where that is positive and 0 elsewhere.
 
-        See the notes. Weights need pixels with independent noise.
+        See the notes. With correlated ``noise``, they take the place of
+        the inverse of its covariance, which the errors still have in
+        them.
 
     weight_power : float, optional
         The power of the weights ``'power_snr'``.
@@ -183,11 +186,13 @@ class BlendGroupFitter:
 
     With ``weights`` the fit minimizes :math:`\\sum (w r)^2` with the
     residuals :math:`r` in units of the errors. Weights say what a pixel
-    shall count, not what its error is. Errors are therefore those of
-    :math:`N^{-1} J^T w^4 J N^{-1}` with :math:`N = J^T w^2 J`, which
-    holds for any weights, and ``nmse``, ``reduced_chi2`` and ``bic`` are
-    those of the residuals without them. No weights give smaller errors
-    than the inverse variances, with which fits are made by default.
+    shall count, not what its error is. The covariance is therefore
+    :math:`N^{-1} J^T w^2 C w^2 J N^{-1}` with :math:`N = J^T w^2 J` and
+    the covariance :math:`C` of :math:`r` (1, unless ``noise`` is given),
+    which holds for any weights; and ``nmse``, ``reduced_chi2`` and
+    ``bic`` are those of the residuals without them. No weights give
+    smaller errors than the inverse of the covariance of the pixels, with
+    which fits are made by default.
 
     The signal of ``'snr'`` and ``'power_snr'`` is that of the sources of
     the group as a first fit sees them, not that of the data: pixels with
@@ -334,7 +339,7 @@ class BlendGroupFitter:
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
-        self._check_options(noise, weight_map)
+        self._check_options(weight_map)
         if noise is not None:
             if error is not None or self.fitter is not None:
                 msg = ('noise cannot be used together with error or with '
@@ -359,7 +364,7 @@ class BlendGroupFitter:
             self._fit.run()
         return make_table(self._fit, self._unit, self)
 
-    def _check_options(self, noise, weight_map):
+    def _check_options(self, weight_map):
         """
         Refuse options that exclude each other.
         """
@@ -372,11 +377,6 @@ class BlendGroupFitter:
                            'astropy fitters: leave out fitter or '
                            f'{name}={getattr(self, name)!r}')
                     raise ValueError(msg)
-        if noise is not None and self.weights:
-            msg = (f'weights={self.weights!r} cannot be used together with '
-                   'noise, whose covariance weights the pixels: leave out '
-                   'one of them')
-            raise ValueError(msg)
         needing = [name for name in WEIGHT_MAPS if name in self.weights]
         if needing and weight_map is None:
             msg = (f'weights={needing[0]!r} needs a weight_map in the call')

@@ -139,12 +139,13 @@ class JointFit:
         self.config = config
         self.noise = noise
         self.weight_map = weight_map
-        self.rms = 1.0
+        self.rms = (1.0 if noise is None
+                    else float(getattr(noise.rms, 'value', noise.rms)))
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
             # The covariance of the noise holds the structured background.
-            poly_order = 1 if noise is None else 0
+            poly_order = 1 if noise is None or config.weights else 0
         self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
                      else max(1, int(config.fwhm / _PIXELS_PER_FWHM)))
@@ -512,7 +513,7 @@ class JointFit:
             data *= extra
             basis *= extra[:, None, :]
         whitening = self._whitening(members, foot)
-        if whitening is not None:
+        if whitening is not None and extra is None:
             transposed = np.swapaxes(whitening, 1, 2)
             data = (data[:, None, :] @ transposed)[:, 0]
             basis = basis @ transposed
@@ -608,4 +609,7 @@ def _data_power(problem):
     if extra is not None:
         data = np.divide(data, extra, out=np.zeros_like(data),
                          where=extra > 0.0)
+        if problem.whitening is not None:
+            data = (data[:, None, :]
+                    @ np.swapaxes(problem.whitening, 1, 2))[:, 0]
     return np.sum(data**2, axis=1)

@@ -68,7 +68,8 @@ class BatchProblem(NamedTuple):
 
     whitening : array of shape (g, p, p) or (1, p, p), optional
         The matrices that make the weighted noise white; they are already
-        in ``data`` and ``basis``.
+        in ``data`` and ``basis``. With ``extra`` they are not, and matter
+        to the covariance and to chi2 alone.
 
     ridge : array of shape (g, k), optional
         What chi2 grows by for each squared background coefficient.
@@ -339,7 +340,8 @@ def _normal_terms(problem, sources, coeffs):
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
                                problem.weight, problem.basis,
-                               problem.whitening)
+                               None if problem.extra is not None
+                               else problem.whitening)
     residual = model - problem.data
     cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
@@ -365,9 +367,9 @@ def _unweighted_terms(problem, sources, coeffs):
 
     With the derivatives :math:`J`, the residuals :math:`r` and the extra
     weights :math:`w`, the gradient is :math:`J^T w \rho' w r`. The
-    variance of :math:`r` is 1, so that it has the covariance
-    :math:`J^T w \rho' w^2 \rho' w J`, with :math:`w` in the weighted
-    derivatives :math:`w J` that the kernel has.
+    noise of :math:`r` has the covariance :math:`(W^T W)^{-1}` with the
+    whitening :math:`W`, so that the gradient has :math:`B^T B`, where
+    :math:`B = (W^T)^{-1} w \rho' w J`. The kernel has :math:`w J`.
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
@@ -377,12 +379,16 @@ def _unweighted_terms(problem, sources, coeffs):
     plain = xp.where(used, residual / xp.where(
         used, problem.extra, xp.ones_like(residual)),
         xp.zeros_like(residual))
-    chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
-                  axis=1)
     _, slope = apply_loss(residual, problem.loss, problem.f_scale)
     strength = problem.extra if slope is None else problem.extra * slope
-    weighted = jacobian * strength[:, None, :]
-    return chi2, weighted @ xp.matrix_transpose(weighted)
+    noise = xp.matrix_transpose(jacobian * strength[:, None, :])
+    if problem.whitening is not None:
+        transposed = xp.matrix_transpose(problem.whitening)
+        plain = (plain[:, None, :] @ transposed)[:, 0, :]
+        noise = xp.linalg.solve(transposed, noise)
+    chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
+                  axis=1)
+    return chi2, xp.matrix_transpose(noise) @ noise
 
 
 def apply_loss(residual, loss, f_scale):

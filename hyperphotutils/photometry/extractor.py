@@ -208,7 +208,7 @@ optional
         return make_repr(self)
 
     def __call__(self, data, *, wcs=None, mask=None, error=None,
-                 init_params=None):
+                 weight_map=None, init_params=None):
         """
         Measure the sources of a map.
 
@@ -235,6 +235,10 @@ optional
             on the map in any case; a map of errors then tells how the
             noise varies.
 
+        weight_map : 2D array_like, optional
+            The map for a fitter with the ``weights`` ``'map'`` or
+            ``'mask'``; see `~hyperphotutils.blend.BlendGroupFitter`.
+
         init_params : `~astropy.table.Table`, optional
             The sources to measure instead of detecting them; see
             `~hyperphotutils.blend.BlendGroupFitter`. No others are
@@ -246,6 +250,7 @@ optional
             A row a source; `None` with a warning when there is none.
         """
         image = self._image = MapState(data, wcs, mask, error)
+        image.weight_map = weight_map
         if init_params is None:
             table = self._detect_and_fit(image)
         else:
@@ -446,6 +451,8 @@ optional
                    else {'noise': image.covariance})
         if image.separate is not None:
             weights['poly_order'] = -1
+        if image.weight_map is not None:
+            weights['weight_map'] = image.weight_map
         table = self.fitter(image.with_unit(values), mask=image.mask,
                             init_params=init, **weights)
         table['shoulder_score'] = (init['shoulder_score']

@@ -55,6 +55,7 @@ class MapState:
         self.filtered_noise = None
         self.covariance = None
         self.separate = None
+        self.weight_map = None
         self.cleaned = self.values
         self.tried = np.empty((0, 2))
         self.model = np.zeros(self.values.shape)

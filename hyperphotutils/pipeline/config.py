@@ -70,6 +70,9 @@ def _check_order(name, limits):
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 _Floats = Annotated[tuple[float, ...], Field(strict=False)]
 _Positive = Annotated[float, Field(gt=0)]
+_Order = Annotated[int, Field(ge=0, le=4)]
+_Weights = Literal['inverse_rms', 'snr', 'power_snr', 'spatial', 'map',
+                   'mask']
 
 
 class BeamOptions(_Options):
@@ -420,12 +423,19 @@ class FitOptions(_Options):
             '[shape] or [position, shape]'
         ),
     )
-    poly_order: Annotated[int, Field(ge=0, le=4)] | None = Field(
+    poly_order: (
+        _Order | Annotated[tuple[_Order, ...], Field(strict=False)] | None
+    ) = Field(
         default=None,
         description=(
-            'order of the background polynomial of a group; null = 1, and '
-            '0 with correlated noise'
+            'order of the background polynomial of a group, or a list of '
+            'orders, the best of which is taken; null = 1, and 0 with '
+            'correlated noise'
         ),
+    )
+    criterion: Literal['nmse', 'reduced_chi2', 'bic'] = Field(
+        default='bic',
+        description='what chooses among several orders',
     )
     fit_radius: Annotated[float, Field(ge=0.5, le=20)] = Field(
         default=2.0,
@@ -466,6 +476,29 @@ class FitOptions(_Options):
         default=0.0,
         description='L2 penalty on the coefficients of the background',
     )
+    weights: (
+        _Weights | Annotated[tuple[_Weights, ...], Field(strict=False)] | None
+    ) = Field(
+        default=None,
+        description=(
+            'what the residuals of the pixels are multiplied by, one or the '
+            'product of a list, in place of the covariance of their noise; '
+            "null = nothing, 'snr' = signal-to-noise ratio, 'power_snr' = its "
+            "power, 'spatial' = Gaussian of the distance, 'map' = weight_map, "
+            "'mask' = 1 where that is positive"
+        ),
+    )
+    weight_power: _Positive = Field(
+        default=2.0,
+        description="power of the weights 'power_snr'",
+    )
+    weight_map: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            "FITS file of the weights 'map' or 'mask', an image of the shape "
+            'of the map, relative to the working folder'
+        ),
+    )
     bias_correction: bool = Field(
         default=True,
         description=(
@@ -478,6 +511,20 @@ class FitOptions(_Options):
         description=(
             'a fit ends when a step promises to lower chi2 by less than '
             'this fraction'
+        ),
+    )
+    xtol: _Positive | None = Field(
+        default=None,
+        description=(
+            'or when a step is shorter than this fraction of the parameters; '
+            'null = not looked at'
+        ),
+    )
+    gtol: _Positive | None = Field(
+        default=None,
+        description=(
+            'or when no cosine between the residuals and a derivative is '
+            'larger than this; null = not looked at'
         ),
     )
     max_rounds: Annotated[int, Field(ge=0)] = Field(
@@ -493,6 +540,30 @@ class FitOptions(_Options):
         _check_order('fwhm_range', self.fwhm_range)
         if self.fwhm_range[0] <= 0:
             msg = f'fwhm_range must be positive: {list(self.fwhm_range)}'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _some_order_is_tried(self):
+        if self.poly_order == ():
+            msg = 'poly_order is empty: give one order or several, or null'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _weights_suit_the_rest(self):
+        names = ((self.weights,) if isinstance(self.weights, str)
+                 else self.weights or ())
+        for pair in (('snr', 'power_snr'), ('map', 'mask')):
+            if set(pair) <= set(names):
+                msg = f'weights cannot be both {pair[0]} and {pair[1]}'
+                raise ValueError(msg)
+        needing = [name for name in ('map', 'mask') if name in names]
+        if needing and self.weight_map is None:
+            msg = f'weights: {needing[0]} needs weight_map, a FITS file'
+            raise ValueError(msg)
+        if self.weight_map is not None and not needing:
+            msg = 'weight_map needs weights: map or weights: mask'
             raise ValueError(msg)
         return self
 
@@ -1055,9 +1126,24 @@ def _validate(values, where):
     except ValidationError as exc:
         problems = [
             _problem(error, where)
-            for error in exc.errors(include_url=False)
+            for error in _one_for_each_key(exc.errors(include_url=False))
         ]
     raise ConfigError(dict.fromkeys(problems))
+
+
+def _one_for_each_key(errors):
+    """
+    Keep the most precise error of each value: a value that may be of
+    several types has one for each of them.
+    """
+    kept = {}
+    for error in errors:
+        loc = tuple(error['loc'])
+        own = error['type'] in {'extra_forbidden', 'invalid_key', 'missing'}
+        key = loc if own else _known_part(loc)
+        if key not in kept or len(loc) > len(kept[key]['loc']):
+            kept[key] = error
+    return list(kept.values())
 
 
 def _problem(error, where):

@@ -17,7 +17,7 @@ from hyperphotutils.background import LocalPolynomialBackground
 from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
-from hyperphotutils.maps import MapError, read_map
+from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.utils.tables import result_meta
@@ -318,7 +318,10 @@ def _measure(image, finder, config, progress_bar):
     if config.sources.given:
         init = sources_to_pixels(_read_sources(image, config.sources),
                                  image.wcs)
-    table = phot(image, init_params=init)
+    weight_map = None
+    if config.fit.weight_map is not None:
+        weight_map = _read_weights(image, config.fit.weight_map)
+    table = phot(image, init_params=init, weight_map=weight_map)
     if table is None:
         return _nothing(image, phot)
     return Extraction(
@@ -339,6 +342,31 @@ def _read_sources(image, options):
     return read_source_list(source, **values)
 
 
+def _read_weights(image, path):
+    """
+    Read the map of weights, which must be one of the pixels of the map.
+    """
+    try:
+        weights = load_image(path).data
+    except MapError as error:
+        msg = f'{path}: fit.weight_map: {error}'
+        raise MapError(msg) from None
+    shape = tuple(size for size in weights.shape if size > 1)
+    if shape != image.shape:
+        msg = (f'{path}: fit.weight_map has the shape {weights.shape}, but '
+               f'{image.meta["filename"]} has {image.shape}')
+        raise MapError(msg)
+    weights = weights.reshape(shape)
+    if np.any(weights[~image.mask] < 0.0):
+        msg = (f'{path}: fit.weight_map must not be negative, its smallest '
+               f'value is {np.nanmin(weights[~image.mask]):g}')
+        raise MapError(msg)
+    if not np.any(weights[~image.mask] > 0.0):
+        msg = f'{path}: fit.weight_map is nowhere positive'
+        raise MapError(msg)
+    return weights
+
+
 def _make_photometry(image, finder, config, progress_bar):
     """
     Make the photometry; lengths in beam widths become pixels here.
@@ -347,13 +375,15 @@ def _make_photometry(image, finder, config, progress_bar):
     fit = config.fit
     grouper = SourceGrouper(config.grouping.max_separation * fwhm)
     fitter = BlendGroupFitter(
-        fwhm, poly_order=fit.poly_order, fit_radius=fit.fit_radius * fwhm,
+        fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
+        fit_radius=fit.fit_radius * fwhm,
         grouper=grouper, fwhm_range=fit.fwhm_range,
         max_shift=fit.max_shift * fwhm,
         max_group_size=config.grouping.max_group_size, fixed=fit.fixed,
         loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge,
-        bias_correction=fit.bias_correction, ftol=fit.ftol,
-        max_iter=fit.max_iter)
+        weights=fit.weights, weight_power=fit.weight_power,
+        bias_correction=fit.bias_correction, ftol=fit.ftol, xtol=fit.xtol,
+        gtol=fit.gtol, max_iter=fit.max_iter)
     return HyperPhotometry(
         fwhm, finder=finder, grouper=grouper, fitter=fitter,
         fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,

@@ -221,7 +221,7 @@ def _check(given, where):
                             f'Hyper-py{hint}')
             continue
         kind = _kind(_RULES[key][0])
-        if not _KINDS[kind](value):
+        if not _KINDS[kind](value) and (key, value) != _NO_WEIGHTS:
             problems.append(f'{where[key]}: {key}: {value!r} is not allowed, '
                             f'must be: {kind}')
     if problems:
@@ -243,6 +243,9 @@ def _is_list(value):
     return len(values) > 0 and all(_is_number(item) or isinstance(item, str)
                                    for item in values)
 
+
+# The only key that may be null
+_NO_WEIGHTS = ('fit_options.weights', None)
 
 _KINDS = {
     'true or false': lambda value: isinstance(value, bool),
@@ -323,18 +326,6 @@ def _dropped(reason):
 
 def _with(key):
     return lambda *_: _Outcome('kept', {}, f'see {key}')
-
-
-def _not_yet(reason, *neutral):
-    """
-    Not supported, but for values that mean what is done anyway.
-    """
-    def rule(value, _):
-        if value in neutral:
-            return _Outcome('kept', {}, 'as always here')
-        return _Outcome('unsupported', {}, reason)
-
-    return rule
 
 
 _NAMES_ARE_FIXED = ('each map has one folder in output.directory with all '
@@ -478,9 +469,8 @@ def _joint_orders(value, get):
     if not get('background.fit_gauss_and_bg_together'):
         return _Outcome('dropped', {}, 'fit_gauss_and_bg_together is false')
     orders = _as_list(value)
-    if len(orders) == 1:
-        return _Outcome('kept', {'fit.poly_order': orders[0]})
-    return _Outcome('unsupported', {}, 'one order only: fit.poly_order')
+    return _Outcome('kept', {
+        'fit.poly_order': orders if len(orders) > 1 else orders[0]})
 
 
 def _separate(name, convert=lambda value: value):
@@ -501,8 +491,18 @@ def _methods(value):
             for name in _as_list(value)]
 
 
-def _criterion(value):
-    return 'reduced_chi2' if value == 'redchi' else value
+def _criterion(value, get):
+    """
+    Return what chooses among the backgrounds, fitted apart or together.
+    """
+    names = [name for name, key in (
+        ('background.criterion', 'background.fit_gauss_and_bg_separately'),
+        ('fit.criterion', 'background.fit_gauss_and_bg_together'))
+        if get(key)]
+    if not names:
+        return _Outcome('dropped', {}, 'no background is fitted')
+    ours = 'reduced_chi2' if value == 'redchi' else value
+    return _Outcome('kept', dict.fromkeys(names, ours))
 
 
 def _boxes(value, get):
@@ -546,10 +546,30 @@ def _steps(value, _):
     return _Outcome('dropped', {}, 'fit.max_iter is enough')
 
 
-def _power(_, get):
+def _weights(value, _):
+    """
+    Return the weights of the pixels.
+    """
+    if value is None or value in {'null', 'none', 'None'}:
+        return _Outcome('kept', {}, 'the noise weights the pixels: fit.noise')
+    if value == 'inverse_rms':
+        reason = 'the rms of a map is one number: fit.noise does better'
+        return _Outcome('kept', {}, reason)
+    if value == 'mask':
+        return _Outcome('kept', {}, 'masked pixels are always ignored')
+    if value == 'map':
+        reason = ('give the file of the weights as fit.weight_map, with '
+                  'fit.weights: map')
+        return _Outcome('unsupported', {}, reason)
+    return _Outcome('kept', {'fit.weights': value},
+                    'with the signal of the fit, not of the data'
+                    if value in {'snr', 'power_snr'} else '')
+
+
+def _power(value, get):
     if get('fit_options.weights') != 'power_snr':
         return _Outcome('dropped', {}, 'fit_options.weights is not power_snr')
-    return _Outcome('unsupported', {}, _OWN_WEIGHTS)
+    return _Outcome('kept', {'fit.weight_power': value})
 
 
 def _ridge(value, get):
@@ -559,9 +579,6 @@ def _ridge(value, get):
         return _Outcome('dropped', {}, 'fit_gauss_and_bg_together is false')
     return _Outcome('kept', {'fit.ridge': value})
 
-
-_ONE_TOLERANCE = 'fits end by ftol'
-_OWN_WEIGHTS = 'the noise measured on the map weights the pixels: fit.noise'
 
 # Hyper-py's key: its documented default, and what becomes of it
 _RULES = {
@@ -607,15 +624,14 @@ _RULES = {
     'fit_options.loss': ('linear', _to('fit.loss')),
     'fit_options.f_scale': (0.1, _scale),
     'fit_options.max_nfev': (50000, _steps),
-    'fit_options.xtol': (1e-8, _dropped(_ONE_TOLERANCE)),
+    'fit_options.xtol': (1e-8, _to('fit.xtol')),
     'fit_options.ftol': (1e-8, _to('fit.ftol')),
-    'fit_options.gtol': (1e-8, _dropped(_ONE_TOLERANCE)),
-    'fit_options.weights': ('snr', _not_yet(_OWN_WEIGHTS, 'null')),
+    'fit_options.gtol': (1e-8, _to('fit.gtol')),
+    'fit_options.weights': ('snr', _weights),
     'fit_options.power_snr': (5, _power),
     'fit_options.calc_covar': (
         False, _dropped('errors come from the covariance, always')),
-    'fit_options.min_method': (
-        'nmse', _separate('background.criterion', _criterion)),
+    'fit_options.min_method': ('nmse', _criterion),
     'fit_options.verbose': (
         False, _dropped('the table has the results of each fit')),
     'fit_options.use_l2_regularization': (

@@ -32,7 +32,7 @@ def one_source(seed=0, amplitude=6.0):
     return data, QTable({'x_init': [20.2], 'y_init': [19.8]})
 
 
-def many_sources(seed, amplitude):
+def many_sources(seed, amplitude, noise=NOISE):
     """
     400 isolated sources in white noise.
     """
@@ -40,7 +40,7 @@ def many_sources(seed, amplitude):
     grid = 20.0 * np.arange(20) + 15.0
     x, y = (axis.ravel() + rng.uniform(-0.5, 0.5, 400)
             for axis in np.meshgrid(grid, grid))
-    data = NOISE * rng.normal(size=(420, 420)) + 0.5
+    data = noise * rng.normal(size=(420, 420)) + 0.5
     truth = {'amplitude': amplitude, 'x': x, 'y': y, 'fwhm_major': 5.5,
              'fwhm_minor': 4.0,
              'flux': amplitude * np.pi / (4.0 * np.log(2.0)) * 22.0}
@@ -206,6 +206,66 @@ def test_errors_hold_with_weights(weights, power, error):
         assert abs(np.mean(pull)) < 0.25, name
 
 
+@pytest.mark.parametrize('weights', ['snr', 'spatial'])
+def test_errors_hold_with_weights_and_correlated_noise(weights):
+    """
+    The fit is that with the weights, not one of generalised least
+    squares; its errors have the covariance of the noise in them.
+    """
+    noise = CorrelatedNoise.from_beam(NOISE, fwhm=FWHM)
+    fitter = BlendGroupFitter(FWHM, weights=weights)
+    pulls = {name: [] for name in ('amplitude', 'flux', 'x', 'y')}
+    for seed in range(2):
+        clean, init, truth = many_sources(seed, 50.0 * NOISE, noise=0.0)
+        data = clean + noise.simulate(clean.shape, seed=seed)
+        table = fitter(data, noise=noise, init_params=init)
+        white = fitter(data, error=NOISE, init_params=init)
+        assert_allclose(table['amplitude_fit'], white['amplitude_fit'],
+                        rtol=1e-4)
+        assert np.median(table['flux_err'] / white['flux_err']) > 1.4
+        best = BlendGroupFitter(FWHM, poly_order=1)(
+            data, noise=noise, init_params=init)
+        assert np.median(table['flux_err'] / best['flux_err']) > 1.02
+        assert 1.0 < np.median(table['reduced_chi2']) < 1.5
+        for name, values in pulls.items():
+            values.append((table[f'{name}_fit'] - truth[name])
+                          / table[f'{name}_err'])
+    for name, values in pulls.items():
+        pull = np.concatenate(values)
+        assert 0.9 < np.std(pull) < 1.1, name
+        assert abs(np.mean(pull)) < 0.25, name
+
+
+def test_blends_with_weights_and_correlated_noise():
+    """
+    Groups with footprints of their own have the covariance that matrix
+    algebra gives.
+    """
+    noise = CorrelatedNoise.from_beam(NOISE, fwhm=FWHM)
+    data = noise.simulate((41, 41), seed=3)
+    add_gaussians(data, [18.0, 22.5], [20.0, 21.0], [6.0, 4.0], 5.0, 4.4,
+                  [30.0, 70.0])
+    init = QTable({'x_init': [18.0, 22.5], 'y_init': [20.0, 21.0]})
+    fitter = BlendGroupFitter(FWHM, poly_order=0, weights='map',
+                              fixed=('position', 'shape'))
+    table = fitter(data, noise=noise, weight_map=weight_map(),
+                   init_params=init)
+    y, x = np.indices(data.shape)
+    used = ((np.hypot(x - 18, y - 20) <= RADIUS)
+            | (np.hypot(x - 23, y - 21) <= RADIUS))
+    x, y, weight = x[used], y[used], weight_map()[used]
+    beam = [(1.0, x_0, y_0, FWHM * TO_SIGMA, FWHM * TO_SIGMA, 0.0)
+            for x_0, y_0 in ((18.0, 20.0), (22.5, 21.0))]
+    jac = np.stack([*(gaussian(p, x, y) for p in beam), np.ones(len(x))], 1)
+    bread = np.linalg.inv(jac.T @ (weight[:, None]**2 * jac))
+    middle = weight[:, None]**2 * jac
+    expected = bread @ (middle.T @ noise.covariance(x, y) @ middle) @ bread
+    assert_allclose(table['amplitude_err'],
+                    np.sqrt(np.diag(expected))[:2], rtol=1e-5)
+    assert_allclose(table['amplitude_fit'],
+                    (bread @ (middle.T @ data[used]))[:2], rtol=1e-5)
+
+
 def test_errors_are_larger_than_those_of_inverse_variances():
     """
     Other weights give larger errors (Gauss and Markov), and the
@@ -342,9 +402,7 @@ def test_bad_arguments(kwargs, match):
     ('map', {'weight_map': np.full((41, 41), 'a')}, TypeError,
      'weight_map must hold plain numbers, got ndarray of <U1'),
     ('map', {'weight_map': np.ones((41, 41)) << u.Jy}, TypeError,
-     'weight_map must hold plain numbers, got Quantity of float64'),
-    ('snr', {'noise': CorrelatedNoise.from_beam(0.2, fwhm=FWHM)}, ValueError,
-     r"weights=\('snr',\) cannot be used together with noise")])
+     'weight_map must hold plain numbers, got Quantity of float64')])
 def test_bad_calls(weights, call, error, match):
     """
     Each says what to do.

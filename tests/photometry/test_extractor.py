@@ -612,6 +612,28 @@ class TestParts:
         assert_allclose(pull, np.zeros(16), atol=0.02)
         assert_allclose(table['flux_err'], expected['flux_err'], rtol=0.01)
 
+    @pytest.mark.parametrize('noise', ['white', 'correlated'])
+    def test_weights_of_the_fitter(self, noise):
+        """
+        A fitter with weights keeps its weights in all rounds, and gets
+        the map of the call; the errors are those of the noise.
+        """
+        data, _ = white_map()
+        fitter = BlendGroupFitter(FWHM, weights=('snr', 'map'))
+        phot = HyperPhotometry(FWHM, fitter=fitter, noise=noise)
+        weights = np.ones(data.shape)
+        weights[:, :2] = 0.0
+        table = phot(data, weight_map=weights)
+        assert "weights=('snr', 'map')" in str(table.meta['call'])
+        plain = HyperPhotometry(FWHM, noise=noise)(data)
+        assert len(table) == len(plain) == 16
+        assert_array_equal(table['bkg_order'], 1)
+        assert np.all(table['flux_err'] > plain['flux_err'])
+        pull = (table['flux_fit'] - plain['flux_fit']) / table['flux_err']
+        assert 0.1 < np.std(pull) < 1.5
+        with pytest.raises(ValueError, match="weights='map' needs a weight_"):
+            phot(data)
+
     def test_fixed_shapes(self):
         data, _ = white_map()
         fitter = BlendGroupFitter(FWHM, fixed='shape', poly_order=0)

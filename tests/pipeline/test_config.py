@@ -142,6 +142,22 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('detection: 5', 1, 'must be: keys n_sigma, '),
         ('fit: {poly_order: 5}', 1, 'whole number >= 0 and <= 4'),
         ('fit: {poly_order: 1.0}', 1, 'whole number'),
+        ('fit: {poly_order: [0, 5]}', 1, 'or list of: whole number'),
+        ('fit: {poly_order: []}', 1, 'poly_order is empty'),
+        ('fit: {criterion: aic}', 1, "'nmse' or 'reduced_chi2' or 'bic'"),
+        ('fit: {weights: signal}', 1,
+         "'signal' is not allowed, must be: 'inverse_rms' or 'snr' or"),
+        ('fit: {weights: [snr, power_snr]}', 1,
+         'weights cannot be both snr and power_snr'),
+        ('fit: {weights: map}', 1,
+         'weights: map needs weight_map, a FITS file'),
+        ('fit: {weights: [snr, mask]}', 1,
+         'weights: mask needs weight_map'),
+        ('fit: {weight_map: a.fits}', 1,
+         'weight_map needs weights: map or weights: mask'),
+        ('fit: {weight_power: 0}', 1, 'number > 0'),
+        ('fit: {xtol: 0}', 1, 'number > 0 or null'),
+        ('fit: {gtol: -1}', 1, 'number > 0 or null'),
         ('fit: {fwhm_range: [-1, 2]}', 1, 'must be positive'),
         ('input:\n  beam: {major: -3}', 2, 'input.beam.major: -3 is not'),
         ('input:\n  beam: {minor: 3}', 2, 'input.beam.major: is required'),
@@ -239,8 +255,10 @@ def test_defaults_are_those_of_the_classes():
     assert fitter.poly_order == config.fit.poly_order
     assert fitter.fixed == config.fit.fixed
     assert phot.noise == config.fit.noise
-    for name in ('loss', 'f_scale', 'ridge', 'bias_correction', 'ftol'):
+    for name in ('loss', 'f_scale', 'ridge', 'bias_correction', 'ftol',
+                 'xtol', 'gtol', 'criterion', 'weight_power'):
         assert getattr(fitter, name) == getattr(config.fit, name)
+    assert fitter.weights == (config.fit.weights or ())
     assert phot.fwhm_limits is config.photometry.fwhm_limits is None
     assert phot.background is config.background.box_sizes is None
     separate = LocalPolynomialBackground(21)

@@ -5,6 +5,7 @@ Tests of one map through the classes: the keys reach what they are for.
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -199,3 +200,64 @@ def test_limits_of_apertures_and_of_fits_reach_them(map_file):
     robust = extract(map_file, fit={'noise': 'white', 'loss': 'cauchy'})
     white = extract(map_file, fit={'noise': 'white'})
     assert np.all(robust.table['flux_fit'] != white.table['flux_fit'])
+
+
+def test_fit_keys_reach_the_fitter(map_file):
+    """
+    Weights, tolerances, and the choice between orders.
+    """
+    keys = {'weights': ('power_snr', 'spatial'), 'weight_power': 3.0,
+            'xtol': 1e-6, 'gtol': 1e-7, 'poly_order': (0, 1, 2),
+            'criterion': 'reduced_chi2'}
+    table = extract(map_file, fit={'noise': 'white', **keys}).table
+    told = str(table.meta['call'])
+    for name, value in keys.items():
+        assert f'{name}={value!r}' in told
+    assert set(table['bkg_order']) <= {0, 1, 2}
+    plain = extract(map_file, fit={'noise': 'white'}).table
+    assert len(table) == len(plain)
+    ratio = table['flux_fit'] / plain['flux_fit']
+    assert np.all(ratio != 1.0)
+    assert_allclose(np.median(ratio), 1.0, atol=0.2)
+
+
+def test_map_of_weights_is_read(map_file, tmp_path):
+    """
+    Equal weights change nothing, a hole hides its source from the fit.
+    """
+    options = {'noise': 'white', 'max_rounds': 0, 'bias_correction': False}
+    plain = extract(map_file, fit=options).table
+    weights = np.full((1, 90, 100), 3.0)
+    path = tmp_path / 'weights.fits'
+    fits.writeto(path, weights)
+    options['weight_map'] = str(path)
+    equal = extract(map_file, fit={**options, 'weights': 'map'}).table
+    for name in ('flux_fit', 'flux_err', 'reduced_chi2'):
+        assert_allclose(equal[name], plain[name], rtol=1e-5)
+    x, y = (round(plain[name][0]) for name in ('x_fit', 'y_fit'))
+    weights[0, y - 3:y + 4, x - 3:x + 4] = np.nan
+    fits.writeto(path, weights, overwrite=True)
+    masked = extract(map_file, fit={**options, 'weights': 'mask'}).table
+    distance = np.hypot(masked['x_fit'] - x, masked['y_fit'] - y)
+    assert np.min(distance) > 2.0
+    assert len(masked) >= len(plain) - 2
+
+
+@pytest.mark.parametrize(('weights', 'match'), [
+    (np.ones((90, 99)), r'weights.fits: fit.weight_map has the shape '
+     r'\(90, 99\), but .*field.fits has \(90, 100\)'),
+    (np.full((90, 100), -1.0), 'fit.weight_map must not be negative, its '
+     'smallest value is -1'),
+    (np.full((90, 100), np.nan), 'fit.weight_map is nowhere positive'),
+    (None, 'weights.fits: fit.weight_map: no such file')])
+def test_bad_map_of_weights_is_one_line(map_file, tmp_path, weights, match):
+    path = tmp_path / 'weights.fits'
+    if weights is not None:
+        fits.writeto(path, weights)
+    config = PipelineConfig(
+        input={'maps': [str(map_file)]},
+        fit={'weights': 'map', 'noise': 'white', 'weight_map': str(path)},
+        output={'directory': str(tmp_path / 'out')})
+    with pytest.raises(PipelineError, match=match) as caught:
+        run(config)
+    assert '\n' not in str(caught.value)

@@ -141,6 +141,8 @@ def test_default_file_means_this(hyper_file):
     assert config.background.orders == (0, 1, 2)
     assert config.background.criterion == 'nmse'
     assert config.fit.loss == 'linear'
+    assert config.fit.weights == 'snr'
+    assert config.fit.xtol == config.fit.gtol == config.fit.ftol == 1e-8
     assert config.fit.ridge == 0
     assert config.fit.fixed == ('position',)
     assert config.grouping.max_separation == 2
@@ -193,6 +195,18 @@ def test_default_file_means_this(hyper_file):
                           'max_nfev': 100}},
          {'fit.loss': 'cauchy', 'fit.f_scale': 0.5, 'fit.ftol': 1e-6,
           'fit.max_iter': 100}),
+        ({'fit_options': {'weights': 'power_snr', 'power_snr': 3}},
+         {'fit.weights': 'power_snr', 'fit.weight_power': 3.0}),
+        ({'fit_options': {'weights': 'spatial', 'xtol': 1e-5, 'gtol': 1e-6}},
+         {'fit.weights': 'spatial', 'fit.xtol': 1e-5, 'fit.gtol': 1e-6}),
+        *[({'fit_options': {'weights': name}},
+           {'fit.weights': None})
+          for name in (None, 'null', 'inverse_rms', 'mask')],
+        ({'background': {'fit_gauss_and_bg_together': True,
+                         'polynomial_orders': [0, 1]},
+          'fit_options': {'min_method': 'redchi'}},
+         {'fit.poly_order': (0, 1), 'fit.criterion': 'reduced_chi2',
+          'background.criterion': 'reduced_chi2'}),
         ({'fit_options': {'bg_fitters': ['least_squares', 'theilsen'],
                           'min_method': 'redchi'},
           'background': {'pol_orders_separate': 1, 'fix_max_box': 4}},
@@ -216,9 +230,7 @@ def test_values_arrive_under_our_names(hyper_file, sections, ours):
 @pytest.mark.parametrize(
     'sections',
     [
-        {'fit_options': {'weights': 'power_snr'}},
-        {'background': {'fit_gauss_and_bg_together': True,
-                        'polynomial_orders': [0, 1]}},
+        {'fit_options': {'weights': 'map'}},
         {'control': {'datacube': True}},
         {'photometry': {'fixed_radius': True}},
     ],
@@ -249,6 +261,8 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
         ('survey: {}\ndetection: {sigma_thres: five}', 2, 'must be: number'),
         ('control: {detection_only: 1}', 1, 'must be: true or false'),
         ('survey: {survey_code: 11}', 1, 'survey_code: input.survey: 11'),
+        ('survey: {}\nfit_options: {weights: colour}', 2,
+         "fit_options.weights: fit.weights: 'colour' is not allowed"),
         ('control: {n_cores: 0}', 1, 'control.n_cores: run.jobs: 0'),
         ('survey: {}\ndetection: {use_fixed_source_table: true,\n'
          '  fixed_peaks: true}', 3, 'both state the positions'),
@@ -311,7 +325,8 @@ def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
     The command says so, Python warns; the results are the same.
     """
     copy_map('Maps/field.fits')
-    path = hyper_file(files={'file_map_name': 'field.fits'})
+    path = hyper_file(files={'file_map_name': 'field.fits'},
+                      fit_options={'weights': 'map'})
     assert main(['run', str(path), '--overwrite']) == 0
     out = capsys.readouterr().out
     assert out.startswith(f'{path}: a configuration of Hyper-py, ')
