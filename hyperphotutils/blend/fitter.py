@@ -11,8 +11,13 @@ import numpy as np
 from photutils.psf import SourceGrouper
 from threadpoolctl import ThreadpoolController
 
+from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.joint import JointFit
-from hyperphotutils.blend.results import make_models, make_table
+from hyperphotutils.blend.results import (
+    make_covariance,
+    make_models,
+    make_table,
+)
 from hyperphotutils.blend.weights import WEIGHT_MAPS, WEIGHTS
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.checks import check_part, check_positive
@@ -275,6 +280,7 @@ class BlendGroupFitter:
         self.progress_bar = progress_bar
         self._fit = None
         self._unit = None
+        self._fluxes = None
 
     def __repr__(self):
         return make_repr(self)
@@ -354,7 +360,8 @@ class BlendGroupFitter:
         weight, mask = _inverse_errors(values['error'], mask)
         if weight_map is not None:
             weight_map, mask = _usable_weights(weight_map, mask)
-        self.__dict__.pop('models', None)
+        for name in ('models', 'source_covariance'):
+            self.__dict__.pop(name, None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None,
                              noise=noise,
@@ -362,7 +369,9 @@ class BlendGroupFitter:
                              weight_map=weight_map)
         with _one_blas_thread():
             self._fit.run()
-        return make_table(self._fit, self._unit, self)
+        table = make_table(self._fit, self._unit, self)
+        self._fluxes = (table['flux_fit'].copy(), table['flux_err'].copy())
+        return table
 
     def _check_options(self, weight_map):
         """
@@ -404,6 +413,59 @@ class BlendGroupFitter:
         """
         return {info['group_id']: model
                 for info, model in make_models(self._last_fit)}
+
+    @cached_property
+    def source_covariance(self):
+        """
+        The `~hyperphotutils.blend.SourceCovariance` of the last call:
+        how the parameters of a source, and the fluxes of companions,
+        go together.
+        """
+        return make_covariance(self._last_fit)
+
+    def total_flux(self, ids=None):
+        """
+        Sum the fluxes of sources of the last call, with an error that
+        knows of the covariance between companions.
+
+        Parameters
+        ----------
+        ids : int, str, or 1D array_like, optional
+            The ``id`` of the sources, of one group or of several; all
+            by default. Sources that were fitted in different groups are
+            independent.
+
+        Returns
+        -------
+        flux, flux_err : float or `~astropy.units.Quantity`
+            The sum of ``flux_fit`` and its standard error; NaN when one
+            of the fluxes is.
+
+        Raises
+        ------
+        ValueError
+            If there is no such source.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from astropy.table import QTable
+        >>> from hyperphotutils.blend import BlendGroupFitter
+        >>> from hyperphotutils.utils import add_gaussians
+        >>> data = np.random.default_rng(1).normal(0.0, 0.1, (41, 41))
+        >>> add_gaussians(data, [18.0, 22.0], [20.0, 20.0], [5.0, 5.0],
+        ...               [4.0, 4.0], [4.0, 4.0], [0.0, 0.0])
+        >>> init = QTable({'x_init': [18.0, 22.0], 'y_init': [20.0, 20.0]})
+        >>> fitter = BlendGroupFitter(fwhm=4.0)
+        >>> table = fitter(data, error=0.1, init_params=init)
+        >>> flux, flux_err = fitter.total_flux([1, 2])
+        >>> print(f'{flux:.0f} {flux_err:.1f}')
+        183 1.4
+        >>> print(table['flux_err'].round(1))
+        [3.7 3.7]
+        """
+        return total_flux(ids, self._last_fit.start.id, *self._fluxes,
+                          self.source_covariance)
 
     def make_model_image(self, shape=None):
         """

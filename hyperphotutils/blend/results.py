@@ -10,6 +10,7 @@ from astropy.table import QTable
 
 from hyperphotutils.background.selection import reduced_chi2
 from hyperphotutils.blend.bias import unbiased_sources
+from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.footprints import background_basis, make_footprints
 from hyperphotutils.blend.models import (
     covariance_of_model,
@@ -22,7 +23,7 @@ from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.tables import integrated_unit, result_meta
 
-__all__ = ['make_models', 'make_table']
+__all__ = ['make_covariance', 'make_models', 'make_table']
 
 # The error of an angle that is not known at all: the standard deviation
 # of a uniform distribution over 180 degrees.
@@ -123,6 +124,25 @@ def make_models(fit):
                     'covariance': covariance_of_model(
                         covariance[k], result.sources[k])}
             yield info, model
+
+
+def make_covariance(fit):
+    """
+    Collect the covariances within sources and between companions.
+
+    Parameters
+    ----------
+    fit : `~hyperphotutils.blend.joint.JointFit`
+        The fit after its run.
+
+    Returns
+    -------
+    covariance : `~hyperphotutils.blend.covariance.SourceCovariance`
+        The covariances in the order of the sources.
+    """
+    return SourceCovariance.from_batches(fit.start.id, (
+        (batch.members, batch.result.sources, _scaled_covariance(fit, batch))
+        for batch in fit.batches))
 
 
 def _fill(columns, flags, fit, batch):

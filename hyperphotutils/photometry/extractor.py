@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.local import LocalPolynomialBackground
+from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.start import read_start
@@ -29,7 +30,10 @@ from hyperphotutils.utils.tables import (
     make_repr,
     result_meta,
 )
-from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+from hyperphotutils.utils.wcs import (
+    pixel_to_sky_ellipse,
+    pixel_to_sky_errors,
+)
 
 __all__ = ['HyperPhotometry']
 
@@ -203,6 +207,7 @@ optional
         self.progress_bar = progress_bar
         self.rms = None
         self._image = None
+        self._fluxes = None
 
     def __repr__(self):
         return make_repr(self)
@@ -251,6 +256,7 @@ optional
         """
         image = self._image = MapState(data, wcs, mask, error)
         image.weight_map = weight_map
+        self._fluxes = None
         if init_params is None:
             table = self._detect_and_fit(image)
         else:
@@ -301,6 +307,46 @@ optional
         image = self._last_image
         return image.with_unit(
             image.values - image.model - np.nan_to_num(image.background))
+
+    def total_flux(self, ids=None):
+        """
+        Sum the fluxes of sources of the last map, with an error that
+        knows of the covariance between companions.
+
+        Parameters
+        ----------
+        ids : int, str, or 1D array_like, optional
+            The ``id`` of the sources, of one group or of several; all
+            by default. Sources that were fitted in different groups are
+            independent.
+
+        Returns
+        -------
+        flux, flux_err : float or `~astropy.units.Quantity`
+            The sum of ``flux_fit`` and its standard error; NaN when one
+            of the fluxes is.
+
+        Raises
+        ------
+        ValueError
+            If there is no such source, or no source at all.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import HyperPhotometry
+        >>> sky = make_blended_map(shape=(120, 120), n_sources=12, seed=3)
+        >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+        >>> table = phot(sky.image)
+        >>> group = table['group_id'] == table['group_id'][0]
+        >>> flux, flux_err = phot.total_flux(table['id'][group])
+        >>> flux.unit
+        Unit("Jy")
+        """
+        if self._fluxes is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return total_flux(ids, *self._fluxes)
 
     @staticmethod
     def decode_flags(flags):
@@ -354,7 +400,10 @@ optional
         n_detected = len(image.tried)
         table.meta['n_detected'] = n_detected
         table.meta['n_dropped'] = n_detected - len(table)
-        table['id'] = np.arange(1, len(table) + 1)
+        names = np.arange(1, len(table) + 1)
+        image.source_covariance = image.source_covariance.take(
+            table['id'], names=names)
+        table['id'] = names
         return table
 
     def _search_residual(self, image, table):
@@ -455,6 +504,7 @@ optional
             weights['weight_map'] = image.weight_map
         table = self.fitter(image.with_unit(values), mask=image.mask,
                             init_params=init, **weights)
+        image.keep_covariance(self.fitter, table)
         table['shoulder_score'] = (init['shoulder_score']
                                    if 'shoulder_score' in init.colnames
                                    else np.full(len(table), np.nan))
@@ -565,8 +615,11 @@ optional
         table['snr'] = (plain(table['amplitude_fit'])
                         / image.peak_noise(table))
         table = table[list(_COLUMNS)]
+        covariance = image.source_covariance.take(table['id'])
+        self._fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
+                        table['flux_err'].copy(), covariance)
         if image.wcs is not None:
-            _add_sky_columns(table, image.wcs)
+            _add_sky_columns(table, image.wcs, covariance)
         table.meta |= result_meta(self)
         table.meta['rms'] = str(self.rms)
         if image.beam_area is not None:
@@ -638,14 +691,21 @@ def _merge(others, old, fitted):
     return merged
 
 
-def _add_sky_columns(table, wcs):
+def _add_sky_columns(table, wcs, covariance):
     """
-    Add position, widths, and position angle on the sky.
+    Add position, widths, and position angle on the sky, and their errors.
     """
     x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
-    table['sky_centroid'] = wcs.pixel_to_world(x, y)
-    (table['fwhm_major_sky'], table['fwhm_minor_sky'],
-     table['position_angle']) = pixel_to_sky_ellipse(
+    errors = pixel_to_sky_errors(wcs, x, y, covariance.position,
+                                 covariance.shape,
+                                 covariance.shape_covariance)
+    ellipse = pixel_to_sky_ellipse(
         wcs, x, y, np.asarray(table['fwhm_major_fit']),
         np.asarray(table['fwhm_minor_fit']),
         table['theta_fit'].to_value('deg'))
+    table['sky_centroid'] = wcs.pixel_to_world(x, y)
+    table['lon_err'], table['lat_err'] = errors[:2]
+    for name, value, error in zip(
+            ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle'), ellipse,
+            errors[2:], strict=True):
+        table[name], table[f'{name}_err'] = value, error

@@ -286,6 +286,7 @@ class ForcedPhotometry:
         Measure all sources on the map of one band.
         """
         init, clipped = self._place(band, catalogue, reference)
+        init['id'] = catalogue.id
         fitter = self.fitters[name] = self._make_fitter(band, init)
         table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                        error=band.error_with_unit, init_params=init)
@@ -300,7 +301,6 @@ class ForcedPhotometry:
         if band.covariance is not None:
             table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                            noise=band.covariance, init_params=init)
-        table['id'] = catalogue.id
         table['flags'][clipped] |= FLAGS['at_bound']
         self._add_apertures(table, band, fitter)
         self.tables[name] = table

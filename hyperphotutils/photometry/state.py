@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -54,6 +55,7 @@ class MapState:
         self.noise = None
         self.filtered_noise = None
         self.covariance = None
+        self.source_covariance = None
         self.separate = None
         self.weight_map = None
         self.cleaned = self.values
@@ -77,6 +79,17 @@ class MapState:
                       table['fwhm_major_fit'], table['fwhm_minor_fit'],
                       table['theta_fit'].to_value('deg'))
         return image
+
+    def keep_covariance(self, fitter, table):
+        """
+        Keep what the last fit knows of how errors go together.
+        """
+        newer = getattr(fitter, 'source_covariance', None)
+        if newer is None:
+            newer = SourceCovariance.from_errors(table)
+        if self.source_covariance is not None:
+            newer = self.source_covariance.updated(newer)
+        self.source_covariance = newer
 
     def replace(self, old, new):
         """

@@ -435,8 +435,11 @@ _RESULT_COLUMNS = (
     ('f', 'bkg_box snr shoulder_score nmse reduced_chi2 bic'),
     ('i', 'n_pixels_fit flags'),
 )
-_SKY_COLUMNS = (('w', 'fwhm_major_sky fwhm_minor_sky'),
-                ('a', 'position_angle'))
+_SKY_COLUMNS = (
+    ('w', 'lon_err lat_err fwhm_major_sky fwhm_major_sky_err '
+          'fwhm_minor_sky fwhm_minor_sky_err'),
+    ('a', 'position_angle position_angle_err'),
+)
 
 
 def _empty_results(image):

@@ -11,6 +11,7 @@ that neither longitude 0 nor the poles are special.
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
@@ -21,6 +22,7 @@ __all__ = [
     'local_jacobian',
     'pixel_scale',
     'pixel_to_sky_ellipse',
+    'pixel_to_sky_errors',
     'position_angle_in_frame',
     'sky_to_pixel_ellipse',
     'sources_to_pixels',
@@ -39,6 +41,10 @@ _ROUND = 1e-6
 _CLOSED = 1e-3
 
 _ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
+
+# The error of an angle that is not known at all: the standard deviation
+# of a uniform distribution over 180 degrees.
+_UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
 
 
 def pixel_scale(wcs, shape=None):
@@ -208,6 +214,103 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
                                        fwhm_major, fwhm_minor, theta)
     return (major * u.arcsec, minor * u.arcsec,
             wrap_angle(90.0 - angle) * u.deg)
+
+
+def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
+                        shape_covariance):
+    r"""
+    Convert the errors of positions and Gaussians in pixels to the sky.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    x, y : float or 1-D array_like
+        The 0-based pixel positions of ``n`` sources.
+
+    position_covariance : array_like of shape (n, 2, 2)
+        The covariance of x and y in square pixels.
+
+    shape : array_like of shape (n, 3)
+        The elements xx, xy, and yy of the covariance matrix of each
+        Gaussian (the variances along its axes are the squares of its
+        standard deviations), in square pixels.
+
+    shape_covariance : array_like of shape (n, 3, 3)
+        The covariance of these elements.
+
+    Returns
+    -------
+    lon_err, lat_err : `~astropy.units.Quantity`
+        The errors of the position to the East and to the North in
+        arcsec: that of the longitude is on the sky, with the cosine of
+        the latitude in it.
+
+    fwhm_major_err, fwhm_minor_err : `~astropy.units.Quantity`
+        The errors of the FWHMs on the sky in arcsec.
+
+    position_angle_err : `~astropy.units.Quantity`
+        The error of the position angle in degrees, 52 degrees at most:
+        the standard deviation of an angle that may be any.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    See Also
+    --------
+    pixel_to_sky_ellipse
+
+    Notes
+    -----
+    Errors are propagated linearly. With the local Jacobian :math:`J`
+    (see `local_jacobian`) the covariance of the position is
+    :math:`J C J^T`, and the matrix of the Gaussian :math:`J \Sigma J^T`,
+    whose elements are linear in those of :math:`\Sigma`. In its own axes
+    its diagonal elements are the variances along them, and the other one
+    is the angle times their difference. Pixels that are not square or
+    not perpendicular mix both axes and the angle.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import pixel_to_sky_errors
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> errors = pixel_to_sky_errors(
+    ...     wcs, -1, -1, np.diag([0.01, 0.04])[None], [[3.0, 0.0, 2.0]],
+    ...     np.diag([0.01, 0.01, 0.01])[None])
+    >>> print(errors[0].round(3), errors[1].round(3))
+    [0.36] arcsec [0.72] arcsec
+    """
+    jacobian = local_jacobian(wcs, x, y)
+    position = (jacobian @ np.asarray(position_covariance, dtype=float)
+                @ np.swapaxes(jacobian, 1, 2))
+    turn = _symmetric_map(jacobian)
+    ee, en, nn = np.einsum('nij,nj->in', turn, np.asarray(shape, dtype=float))
+    mean, spread = 0.5 * (ee + nn), np.hypot(0.5 * (ee - nn), en)
+    angle = 0.5 * np.arctan2(2.0 * en, ee - nn)
+    cos, sin = np.cos(angle), np.sin(angle)
+    axes = np.moveaxis(np.array([[cos, sin], [-sin, cos]]), -1, 0)
+    turn = _symmetric_map(axes) @ turn
+    own = turn @ np.asarray(shape_covariance, float) @ np.swapaxes(turn, 1, 2)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        aa, ab, bb = np.sqrt(np.einsum('nii->in', own))
+        major_err, minor_err = (
+            0.5 * gaussian_sigma_to_fwhm * error / np.sqrt(variance)
+            for error, variance in ((aa, mean + spread), (bb, mean - spread)))
+        angle_err = np.rad2deg(np.where(ab > 0.0, ab / (2.0 * spread), ab))
+        lon_err, lat_err = np.sqrt(np.einsum('nii->in', position))
+    return (*(error * u.arcsec
+              for error in (lon_err, lat_err, major_err, minor_err)),
+            np.minimum(angle_err, _UNKNOWN_ANGLE) * u.deg)
 
 
 def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
@@ -490,6 +593,17 @@ def _east_north(lon, lat):
     north = [-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon),
              np.cos(lat)]
     return np.moveaxis(np.array([east, north]), 1, -1)
+
+
+def _symmetric_map(matrix):
+    """
+    Return what the elements xx, xy, and yy of a symmetric matrix S become
+    in M S M^T, as matrices of shape (n, 3, 3).
+    """
+    (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
+    return np.moveaxis(np.array([[a * a, 2.0 * a * b, b * b],
+                                 [a * c, a * d + b * c, b * d],
+                                 [c * c, 2.0 * c * d, d * d]]), -1, 0)
 
 
 def _map_ellipse(matrix, major, minor, angle):

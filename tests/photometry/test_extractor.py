@@ -27,7 +27,12 @@ from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.photometry import HyperPhotometry
-from hyperphotutils.utils import FLAGS
+from hyperphotutils.utils import (
+    FLAGS,
+    add_gaussians,
+    local_jacobian,
+    pixel_to_sky_ellipse,
+)
 
 FWHM = 4.0
 TO_SIGMA = 1.0 / np.sqrt(8.0 * np.log(2.0))
@@ -40,8 +45,9 @@ COLUMNS = [
     'aperture_flux_err', 'aperture_correction', 'local_bkg', 'bkg_order',
     'bkg_method', 'bkg_box', 'snr', 'shoulder_score', 'nmse',
     'reduced_chi2', 'bic', 'n_pixels_fit', 'flags']
-SKY_COLUMNS = ['sky_centroid', 'fwhm_major_sky', 'fwhm_minor_sky',
-               'position_angle']
+SKY_COLUMNS = ['sky_centroid', 'lon_err', 'lat_err', 'fwhm_major_sky',
+               'fwhm_major_sky_err', 'fwhm_minor_sky', 'fwhm_minor_sky_err',
+               'position_angle', 'position_angle_err']
 VALUES = ['amplitude_fit', 'amplitude_err', 'local_bkg']
 FLUXES = ['flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err']
 
@@ -786,6 +792,64 @@ class TestSky:
         assert np.all(table['position_angle'] >= 0 * u.deg)
         assert np.all(table['position_angle'] < 180 * u.deg)
 
+    def test_errors_on_the_sky(self):
+        """
+        Errors on the sky are the scatter of many sources alike, on
+        pixels that are neither square nor perpendicular.
+        """
+        wcs = make_wcs()
+        wcs.wcs.cd = np.array([[-2.0, 0.9], [0.5, 1.2]]) / 3600.0
+        steps = 20.0 + 40.0 * np.arange(18)
+        x, y = (grid.ravel() for grid in np.meshgrid(steps, steps))
+        wcs.wcs.crpix = [360.0, 360.0]
+        data = np.random.default_rng(4).normal(0.0, 1.0, (720, 720))
+        add_gaussians(data, x, y, np.full(len(x), 30.0), 7.0, FWHM, 40.0)
+        table = HyperPhotometry(FWHM, noise='white')(
+            data, wcs=wcs, error=1.0, init_params=QTable(
+                {'x_init': x, 'y_init': y}))
+        truth = wcs.pixel_to_world(x, y)
+        east, north = truth.spherical_offsets_to(table['sky_centroid'])
+        true_shape = pixel_to_sky_ellipse(wcs, x, y, 7.0, FWHM, 40.0)
+        turned = (table['position_angle'] - true_shape[2]).to_value('deg')
+        for error, offset in (
+                ('lon_err', east.to_value('arcsec')),
+                ('lat_err', north.to_value('arcsec')),
+                ('fwhm_major_sky_err', (table['fwhm_major_sky']
+                                        - true_shape[0]).value),
+                ('fwhm_minor_sky_err', (table['fwhm_minor_sky']
+                                        - true_shape[1]).value),
+                ('position_angle_err', (turned + 90.0) % 180.0 - 90.0)):
+            pull = offset / table[error].value
+            assert_allclose(np.std(pull), 1.0, atol=0.13, err_msg=error)
+            assert abs(np.mean(pull)) < 0.3
+        # without the covariance of x and y, one would be far off
+        jacobian = local_jacobian(wcs, x, y)[:, 0]
+        naive = np.hypot(jacobian[:, 0] * table['x_err'],
+                         jacobian[:, 1] * table['y_err'])
+        assert not 0.8 < np.median(naive / table['lon_err'].value) < 1.25
+
+    def test_errors_of_fitters_that_tell_no_covariance(self):
+        """
+        A fitter of another kind has its errors converted one by one.
+        """
+        class Plain:
+            def __init__(self):
+                self.fitter = None
+                self.fit = BlendGroupFitter(FWHM)
+
+            def __call__(self, *args, **kwargs):
+                return self.fit(*args, **kwargs)
+
+        data, _ = white_map()
+        wcs = make_wcs(rotation=10.0)
+        phot = HyperPhotometry(FWHM, fitter=Plain(), noise='white')
+        table = phot(data, wcs=wcs)
+        expected = HyperPhotometry(FWHM, noise='white')(data, wcs=wcs)
+        for name in ('lon_err', 'fwhm_major_sky_err', 'fwhm_minor_sky_err',
+                     'position_angle_err'):
+            assert_allclose(table[name].value, expected[name].value,
+                            rtol=0.1)
+
     def test_wcs_of_the_map_or_given(self):
         """
         A given WCS goes before that of the CCDData.
@@ -873,3 +937,68 @@ class TestBadInput:
         expected = HyperPhotometry(FWHM)(data, mask=mask, error=1.0)
         table = HyperPhotometry(FWHM)(data, mask=mask, error=error)
         assert_allclose(table['flux_fit'], expected['flux_fit'], rtol=1e-6)
+
+
+class TestTotalFlux:
+    def simulate(self, seed, separation=FWHM):
+        """
+        Pairs on white noise, and isolated sources.
+        """
+        rng = np.random.default_rng(seed)
+        steps = 22.0 + 44.0 * np.arange(9)
+        x, y = (grid.ravel() for grid in np.meshgrid(steps, steps))
+        angle = rng.uniform(0.0, 2.0 * np.pi, len(x))
+        x = np.concatenate((x, (x + separation * np.cos(angle))[::2]))
+        y = np.concatenate((y, (y + separation * np.sin(angle))[::2]))
+        data = rng.normal(0.0, 1.0, (396, 396))
+        add_gaussians(data, x, y, np.full(len(x), 60.0), FWHM, FWHM, 0.0)
+        return data, 60.0 * np.pi / (4.0 * np.log(2.0)) * FWHM**2, (x, y)
+
+    def test_pairs_after_all_rounds(self):
+        """
+        The error of a group's flux holds after companions were found on
+        residuals, and groups were fitted again in parts.
+        """
+        pulls, ratios = [], []
+        for seed in range(6):
+            data, flux, (x, y) = self.simulate(seed)
+            phot = HyperPhotometry(FWHM, noise='white')
+            table = phot(data)
+            place = np.column_stack((x, y))
+            for number in np.unique(table['group_id']):
+                rows = table[table['group_id'] == number]
+                near = np.hypot(*(place - np.array(
+                    [np.mean(rows['x_fit']), np.mean(rows['y_fit'])])).T) < 8
+                if len(rows) != 2 or near.sum() != 2:
+                    continue
+                total, err = phot.total_flux(rows['id'])
+                pulls.append((total - 2.0 * flux) / err)
+                ratios.append(np.hypot(*rows['flux_err']) / err)
+        assert len(pulls) > 150
+        assert_allclose(np.std(pulls), 1.0, atol=0.15)
+        assert np.median(ratios) > 2.0
+
+    def test_as_one_fit_of_all(self):
+        """
+        What the rounds leave is what one fit of all sources gives.
+        """
+        data, _, _ = self.simulate(1, separation=0.85 * FWHM)
+        phot = HyperPhotometry(FWHM, noise='white')
+        table = phot(data, error=1.0)
+        assert np.any(table['flags'] & FLAGS['residual_detection'])
+        init = table['id', 'group_id', 'x_fit', 'y_fit', 'fwhm_major_fit',
+                     'fwhm_minor_fit', 'theta_fit']
+        fitter = BlendGroupFitter(FWHM)
+        again = fitter(data, error=1.0, init_params=init)
+        assert_allclose(phot.total_flux(), fitter.total_flux(), rtol=1e-2)
+        for number in np.unique(table['group_id'][table['group_size'] == 2]):
+            ids = table['id'][table['group_id'] == number]
+            assert_allclose(phot.total_flux(ids), fitter.total_flux(ids),
+                            rtol=0.05)
+        pair = table['group_size'] == 2
+        assert_allclose(again['flux_err'][pair], table['flux_err'][pair],
+                        rtol=0.05)
+
+    def test_before_the_first_call(self):
+        with pytest.raises(ValueError, match='no sources have been measured'):
+            HyperPhotometry(FWHM).total_flux()

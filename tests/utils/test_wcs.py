@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import EllipticalAperture
 
 from hyperphotutils.utils.wcs import (
     local_jacobian,
     pixel_scale,
     pixel_to_sky_ellipse,
+    pixel_to_sky_errors,
     sky_to_pixel_ellipse,
 )
 
@@ -344,3 +345,85 @@ def test_seam_position():
     assert lon[0] < 1.0
     assert lon[1] > 359.0
     assert isinstance(wcs.pixel_to_world(0.0, 0.0), SkyCoord)
+
+
+class TestErrors:
+    def oblique(self, kind):
+        """
+        A WCS whose pixels are neither square nor perpendicular.
+        """
+        wcs = WCS(naxis=2)
+        ctype1, ctype2, lon, lat = CENTRES[kind]
+        wcs.wcs.ctype = [ctype1, ctype2]
+        wcs.wcs.crval = [lon, lat]
+        wcs.wcs.crpix = [51.0, 41.0]
+        wcs.wcs.cd = np.array([[-2.0, 0.9], [0.5, 1.2]]) / 3600.0
+        wcs.wcs.set()
+        return wcs
+
+    @pytest.mark.parametrize('kind', ['equatorial', 'seam', 'pole'])
+    def test_monte_carlo(self, kind):
+        """
+        Errors are the scatter of what is converted one by one.
+        """
+        rng = np.random.default_rng(2)
+        wcs = self.oblique(kind)
+        position = np.array([[4.0, 1.7], [1.7, 1.0]]) * 1e-4
+        root = rng.normal(0.0, 0.02, (3, 3))
+        shape, shape_cov = np.array([5.0, 1.2, 2.5]), root @ root.T
+        n_draws = 20000
+        x, y = rng.multivariate_normal([60.0, 50.0], position, n_draws).T
+        xx, xy, yy = rng.multivariate_normal(shape, shape_cov, n_draws).T
+        mean, spread = 0.5 * (xx + yy), np.hypot(0.5 * (xx - yy), xy)
+        theta = np.rad2deg(0.5 * np.arctan2(2.0 * xy, xx - yy))
+        factor = np.sqrt(8.0 * np.log(2.0))
+        major, minor, angle = pixel_to_sky_ellipse(
+            wcs, np.full(n_draws, 60.0), 50.0,
+            factor * np.sqrt(mean + spread), factor * np.sqrt(mean - spread),
+            theta)
+        center = wcs.pixel_to_world(60.0, 50.0)
+        sky = wcs.pixel_to_world(x, y)
+        distance, direction = (center.separation(sky).to_value('arcsec'),
+                               center.position_angle(sky))
+        turned = (angle - angle[0]).to_value('deg')
+        turned = (turned + 90.0) % 180.0 - 90.0
+        errors = pixel_to_sky_errors(wcs, 60.0, 50.0, position[None],
+                                     shape[None], shape_cov[None])
+        for error, values in zip(errors, (
+                distance * np.sin(direction), distance * np.cos(direction),
+                major.value, minor.value, turned), strict=True):
+            assert_allclose(error.value, np.std(values), rtol=0.03)
+        assert [str(error.unit) for error in errors] == (
+            4 * ['arcsec'] + ['deg'])
+
+    def test_square_pixels(self):
+        """
+        On square pixels widths and their errors scale alike.
+        """
+        wcs = make_wcs(*CENTRES['galactic'], rotation=25.0, flipped=True)
+        shape = np.array([[4.0, 0.0, 1.0]])
+        errors = pixel_to_sky_errors(
+            wcs, 50.0, 40.0, 0.01 * np.eye(2)[None], shape,
+            np.diag([0.04, 0.09, 0.01])[None])
+        factor = 2.0 * np.sqrt(8.0 * np.log(2.0))
+        assert_allclose([error.value[0] for error in errors], [
+            0.2, 0.2, factor * 0.2 / 4.0, factor * 0.1 / 2.0,
+            np.rad2deg(0.3 / 3.0)], rtol=1e-6)
+
+    def test_special_shapes(self):
+        """
+        The angle of a round source is not known; what is fixed has no
+        error; what is unknown is NaN.
+        """
+        wcs = make_wcs(*CENTRES['equatorial'])
+        shape = np.array([[2.0, 0.0, 2.0], [2.0, 0.0, 2.0],
+                          [np.nan, 0.0, 1.0]])
+        scale = np.array([0.01, 0.0, 0.01])[:, None, None]
+        errors = pixel_to_sky_errors(
+            wcs, [50.0, 51.0, np.nan], 40.0, scale * np.eye(2), shape,
+            scale * np.eye(3))
+        assert_allclose(errors[4].value, [180.0 / np.sqrt(12.0), 0.0,
+                                          np.nan])
+        for error in errors[:4]:
+            assert_array_equal(error.value > 0.0, [True, False, False])
+            assert np.isnan(error[2])
