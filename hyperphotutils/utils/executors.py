@@ -55,7 +55,7 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
 
     executor : `~concurrent.futures.Executor` or `None`, optional
         Anything with its method ``submit``, or a client of
-        `dask.distributed <https://distributed.dask.org>`_. With `None`
+        `dask.distributed <https://distributed.dask.org>`__. With `None`
         (default) the work is done in ``n_workers`` processes.
 
     n_workers : int, optional
