@@ -159,6 +159,10 @@ def check_bands(config, n_maps):
     if names is not None and len(set(names)) < n_maps:
         msg = f'bands.names: must differ: {", ".join(names)}'
         raise ConfigError([msg])
+    if config.fit.weight_map is not None and config.bands.measure != 'none':
+        msg = ('fit.weight_map: what a map lacks is measured without a map '
+               'of weights; set bands.measure: none, or leave it out')
+        raise ConfigError([msg])
 
 
 def write_bands(outcomes, config, path, *, progress_bar=False):
@@ -273,11 +277,12 @@ def _make_forced(config):
 
     def make_fitter(fwhm, **fixed):
         return BlendGroupFitter(
-            fwhm, poly_order=fit.poly_order,
+            fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
             fit_radius=fit.fit_radius * fwhm,
             max_group_size=config.grouping.max_group_size, loss=fit.loss,
-            f_scale=fit.f_scale, ridge=fit.ridge, ftol=fit.ftol,
-            max_iter=fit.max_iter, **fixed)
+            f_scale=fit.f_scale, ridge=fit.ridge, weights=fit.weights,
+            weight_power=fit.weight_power, ftol=fit.ftol, xtol=fit.xtol,
+            gtol=fit.gtol, max_iter=fit.max_iter, **fixed)
 
     return partial(ForcedPhotometry, make_fitter=make_fitter,
                    noise=fit.noise,

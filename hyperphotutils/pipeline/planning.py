@@ -297,8 +297,8 @@ def _describe_inputs(job, config):
     """
     Describe the files that a map's result depends on.
     """
-    table = config.sources.table
-    return describe_files(job.path, *([] if table is None else [table]))
+    others = (config.sources.table, config.fit.weight_map)
+    return describe_files(job.path, *filter(None, others))
 
 
 def _describe_tables(jobs, config):

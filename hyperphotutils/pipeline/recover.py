@@ -87,6 +87,10 @@ def recover_map(path, config, directory, *, overwrite=False,
         msg = ('sources: the sources to measure are given; what is '
                'recovered is told of detection only')
         raise ConfigError([msg])
+    if config.fit.weight_map is not None:
+        msg = ('fit.weight_map: recovery knows no maps of weights; leave it '
+               'and the weights that need it out')
+        raise ConfigError([msg])
     directory = Path(directory)
     _check_existing(directory, overwrite=overwrite)
     with _scratch_folder(directory) as scratch:

@@ -18,7 +18,13 @@ from radio_beam import Beam
 
 from hyperphotutils.catalog import match_catalogs, read_catalog
 from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
-from hyperphotutils.pipeline import PipelineConfig, merge_bands, run
+from hyperphotutils.pipeline import (
+    ConfigError,
+    PipelineConfig,
+    merge_bands,
+    run,
+)
+from hyperphotutils.pipeline.bands import check_bands
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.utils import FLAGS, add_gaussians, sky_to_pixel_ellipse
 
@@ -421,6 +427,16 @@ class TestRun:
                        str(tmp_path / 'out'), *files])
         assert status == 2
         assert 'catalog_bands.ecsv: exists already' in capsys.readouterr().err
+
+    def test_maps_of_weights_are_refused(self):
+        """
+        That of one band does not suit the others.
+        """
+        fit = {'weights': 'map', 'weight_map': 'a.fits'}
+        match = 'fit.weight_map: what a map lacks'
+        with pytest.raises(ConfigError, match=match):
+            check_bands(PipelineConfig(fit=fit), 2)
+        check_bands(PipelineConfig(fit=fit, bands={'measure': 'none'}), 2)
 
     @pytest.mark.parametrize(('bands', 'count', 'match'), [
         ({}, 1, 'bands.merge: needs two maps at least, not 1'),

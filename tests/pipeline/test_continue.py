@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 import hyperphotutils
 from hyperphotutils.catalog import read_catalog
@@ -171,7 +173,7 @@ def test_changed_settings_are_named_and_touch_nothing(maps, hyper):
                  '--overwrite')[0] == 0
 
 
-@pytest.mark.parametrize('what', ['map', 'table'])
+@pytest.mark.parametrize('what', ['map', 'table', 'weights'])
 def test_changed_files_are_named(maps, what):
     sections = {'run': {}}
     changed = Path(maps[0])
@@ -181,6 +183,11 @@ def test_changed_files_are_named(maps, what):
         Path('first/c/catalog.ipac').rename('sources.tbl')
         changed = Path('sources.tbl')
         sections['sources'] = {'table': 'sources.tbl'}
+    if what == 'weights':
+        changed = Path('weights.fits')
+        fits.writeto(changed, np.ones(fits.getdata(maps[0]).shape))
+        sections = {'run': {}, 'fit': {'weights': 'map',
+                                       'weight_map': 'weights.fits'}}
     config = make_config(maps, **sections)
     process_maps(config)
     assert all(item.earlier for item in process_maps(config))

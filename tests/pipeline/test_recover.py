@@ -84,6 +84,13 @@ def test_given_sources_are_refused(map_file, tmp_path):
     assert names(tmp_path) == []
 
 
+def test_maps_of_weights_are_refused(map_file, tmp_path):
+    config = PipelineConfig(fit={'weights': 'map', 'weight_map': 'a.fits'})
+    with pytest.raises(ConfigError, match=r'fit.weight_map: recovery knows'):
+        recover_map(map_file, config, tmp_path / 'out', **QUICK)
+    assert names(tmp_path) == []
+
+
 def test_folder_that_cannot_be(map_file, tmp_path, quick):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OutputError, match='cannot be written'):
