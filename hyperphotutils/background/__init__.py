@@ -3,6 +3,7 @@
 Polynomial backgrounds of maps and around sources.
 """
 
+from hyperphotutils.background.cube import *
 from hyperphotutils.background.local import *
 from hyperphotutils.background.masks import *
 from hyperphotutils.background.polynomial import *

@@ -3,6 +3,7 @@
 Polynomial backgrounds in boxes around sources.
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -404,6 +405,50 @@ class LocalBackgroundFits:
                                            self.shape, strict=True))
         yy, xx = np.mgrid[slices]
         return self._with_unit(model(xx, yy)), slices
+
+    def make_mosaic(self):
+        """
+        Make an image of the backgrounds of all sources.
+
+        Where boxes overlap, it is the mean of their polynomials, with
+        weights that fall linearly from the centers of the boxes to
+        their edges. Where the whole map has been selected, its
+        polynomial is taken inside the largest box.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The background; NaN outside all boxes.
+        """
+        total, weights = np.zeros(self.shape), np.zeros(self.shape)
+        largest = max(self.box_sizes)
+        if largest == 0:
+            largest = 2 * max(self.shape)
+        for source, index, k in self._selections():
+            box = self.fitted.candidates[k].box
+            half = (self.box_sizes[box] or largest) / 2
+            axes, hats = [], []
+            for position, length in zip((self.y[source], self.x[source]),
+                                        self.shape, strict=True):
+                center = round(np.clip(position, -half, length + half))
+                axis = np.arange(max(0, math.ceil(center - half)),
+                                 min(length, math.floor(center + half) + 1))
+                axes.append(axis)
+                hats.append(1.0 - np.abs(axis - center) / (half + 1.0))
+            if not (axes[0].size and axes[1].size):
+                continue
+            stack = self.fitted.coefficients[k]
+            member = [min(index, len(stack) - 1)]
+            frame = self.frames[box]
+            scaled = frame.scale(axes[1], axes[0], slice(None) if len(
+                frame.x_center) == 1 else [index])
+            values = evaluate_polynomial(stack[member], *scaled)[0]
+            weight = hats[0][:, np.newaxis] * hats[1]
+            place = np.ix_(*axes)
+            total[place] += weight * values
+            weights[place] += weight
+        weights[weights == 0.0] = np.nan
+        return self._with_unit(total / weights)
 
     @property
     def _chosen(self):

@@ -5,8 +5,16 @@ Masks of the pixels that sources cover.
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import QTable, Table
 
-__all__ = ['make_source_mask']
+from hyperphotutils.utils.wcs import sources_to_pixels
+
+__all__ = ['make_region_mask', 'make_source_mask', 'read_ellipses']
+
+# Where tables of sources keep positions and ellipses: results, start
+# values, plain names, and detections.
+_SUFFIXES = ('_fit', '_init', '', '_centroid')
 
 # Largest number of elements in a temporary array.
 _MAX_ELEMENTS = 1_000_000
@@ -93,6 +101,159 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
         for start in range(0, batch.shape[1], step):
             _mask_batch(mask, batch[:, start:start + step], largest)
     return mask
+
+
+def make_region_mask(region, shape, wcs=None):
+    """
+    Make a mask of the pixels inside a region.
+
+    Parameters
+    ----------
+    region : `~regions.Region`, `~regions.Regions`, or 2D bool array_like
+        One or more regions, on the sky or in pixels, or a mask, which
+        is checked and handed through.
+
+    shape : tuple of int
+        The shape ``(ny, nx)`` of the mask.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the image, for regions on the sky.
+
+    Returns
+    -------
+    mask : 2D `~numpy.ndarray` of bool
+        `True` where the center of a pixel is inside.
+
+    Raises
+    ------
+    TypeError
+        If ``region`` is none of these.
+
+    ValueError
+        If a mask has another shape, if there is no WCS for a region on
+        the sky, or if no pixel is inside.
+
+    Examples
+    --------
+    >>> from regions import CirclePixelRegion, PixCoord
+    >>> from hyperphotutils.background import make_region_mask
+    >>> region = CirclePixelRegion(PixCoord(3, 2), 1.1)
+    >>> print(make_region_mask(region, (5, 7)).sum())
+    5
+    """
+    if hasattr(region, 'regions'):
+        masks = [make_region_mask(part, shape, wcs)
+                 for part in region.regions]
+        mask = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
+    elif hasattr(region, 'to_mask') or hasattr(region, 'to_pixel'):
+        mask = _mask_region(region, shape, wcs)
+    else:
+        mask = np.asarray(region)
+        if mask.dtype != bool:
+            msg = ('region must be a region of the package regions or a '
+                   f'mask of bool: got {type(region).__name__}')
+            raise TypeError(msg)
+        if mask.shape != tuple(shape):
+            msg = (f'region must have the shape {tuple(shape)} of the '
+                   f'planes: got {mask.shape}')
+            raise ValueError(msg)
+    if not mask.any():
+        msg = 'region has no pixel of the image inside'
+        raise ValueError(msg)
+    return mask
+
+
+def _mask_region(region, shape, wcs):
+    """
+    Make the mask of one region.
+    """
+    if hasattr(region, 'to_pixel'):
+        if wcs is None:
+            msg = 'region is on the sky: give wcs'
+            raise ValueError(msg)
+        region = region.to_pixel(wcs)
+    image = region.to_mask(mode='center').to_image(shape)
+    return np.zeros(shape, dtype=bool) if image is None else image > 0
+
+
+def read_ellipses(sources, *, wcs=None, fwhm=None):
+    """
+    Find positions and ellipses of sources in a table.
+
+    Parameters
+    ----------
+    sources : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, or \
+            2D array_like
+        The sources: results of the photometry (``x_fit``, ...), start
+        values (``x_init``, ...), detections (``x_centroid``, ...), plain
+        columns (``x``, ``y``, ``fwhm_major``, ``fwhm_minor``,
+        ``theta``), sources on the sky (see
+        `~hyperphotutils.utils.sources_to_pixels`), or an array with a
+        row ``(x, y)`` for each source.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the image, for sources on the sky.
+
+    fwhm : float, optional
+        The FWHM in pixels of sources without one.
+
+    Returns
+    -------
+    ellipses : `~astropy.table.QTable`
+        The columns ``x``, ``y``, ``fwhm_major``, ``fwhm_minor`` (pixels,
+        NaN if unknown), and ``theta`` (degrees).
+
+    Raises
+    ------
+    ValueError
+        If there are no positions, or positions on the sky but no WCS.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import read_ellipses
+    >>> print(read_ellipses([(10.0, 20.0)], fwhm=4.0)['fwhm_major'][0])
+    4.0
+    """
+    if isinstance(sources, SkyCoord):
+        sources = QTable({'sky_centroid': sources.reshape(-1)})
+    if not isinstance(sources, Table):
+        positions = np.asarray(sources, dtype=float)
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            msg = ('sources must be a table, SkyCoord, or rows of (x, y): '
+                   f'got an array of shape {positions.shape}')
+            raise ValueError(msg)
+        sources = QTable({'x': positions[:, 0], 'y': positions[:, 1]})
+    suffix = next((suffix for suffix in _SUFFIXES
+                   if f'x{suffix}' in sources.colnames), None)
+    if suffix is None:
+        if 'sky_centroid' not in sources.colnames or wcs is None:
+            msg = ('sources must have positions (x, x_fit, x_init, '
+                   'x_centroid, or sky_centroid and a WCS): it has '
+                   f'{", ".join(sources.colnames)}')
+            raise ValueError(msg)
+        sources, suffix = sources_to_pixels(sources, wcs), '_init'
+    missing = np.nan if fwhm is None else fwhm
+    shape = suffix if suffix != '_centroid' else ''
+    values = {name: _column(sources, f'{name}{suffix}', np.nan)
+              for name in ('x', 'y')}
+    values['fwhm_major'] = _column(sources, f'fwhm_major{shape}', missing)
+    values['fwhm_minor'] = _column(sources, f'fwhm_minor{shape}',
+                                   values['fwhm_major'])
+    values['theta'] = _column(sources, f'theta{shape}', 0.0) << u.deg
+    return QTable(values)
+
+
+def _column(table, name, default):
+    """
+    Return a column as plain numbers, or the default for all rows.
+    """
+    if name not in table.colnames:
+        return np.broadcast_to(default, len(table)).astype(float)
+    column = table[name]
+    if isinstance(column, u.Quantity) and name.startswith('theta'):
+        column = column.to_value(u.deg)
+    values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
+    return np.where(np.isnan(values), default, values)
 
 
 def _as_columns(x, y, fwhm_major, fwhm_minor, theta):

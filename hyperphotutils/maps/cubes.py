@@ -32,6 +32,7 @@ from hyperphotutils.maps.planes import (
 )
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
+from hyperphotutils.maps.writer import CubeWriter
 from hyperphotutils.utils.wcs import pixel_scale
 
 __all__ = ['MapCube', 'read_cube']
@@ -208,6 +209,25 @@ class MapCube:
             np.add(total, values, out=total, where=good)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
+    def make_writer(self, path, **options):
+        """
+        Begin a file for a cube like this one.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file to write.
+
+        **options
+            The other arguments of `CubeWriter`.
+
+        Returns
+        -------
+        writer : `CubeWriter`
+            The writer, which is a context manager.
+        """
+        return CubeWriter(path, self, **options)
+
     @cached_property
     def pixel_scale(self):
         """
@@ -245,6 +265,30 @@ class MapCube:
             return [self._find(partial(self._find_beam, 0))[0][0]] * len(self)
         return [self._find(partial(self._find_beam, index))[0][0]
                 for index in range(len(self))]
+
+    @cached_property
+    def beam_fwhm_pix(self):
+        """
+        The geometric means of the axes of the beams in pixels, an
+        element for each channel.
+
+        A `MapError` is raised if a channel has no beam.
+        """
+        return np.array([
+            np.sqrt((beam.major * beam.minor / self.pixel_scale**2
+                     ).to_value(u.one)) for beam in self.beams])
+
+    @property
+    def spectral_name(self):
+        """
+        What the spectral axis measures: ``'velocity'``, ``'frequency'``,
+        ``'wavelength'``, or ``'spectral_value'`` for anything else.
+        """
+        for name, unit in (('velocity', u.m / u.s), ('frequency', u.Hz),
+                           ('wavelength', u.m)):
+            if self.spectral_axis.unit.is_equivalent(unit):
+                return name
+        return 'spectral_value'
 
     @cached_property
     def frequencies(self):

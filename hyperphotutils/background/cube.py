@@ -1,0 +1,769 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Polynomial backgrounds of cubes, channel by channel.
+"""
+
+import contextlib
+import warnings
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from astropy.table import QTable, Table
+from photutils.utils.exceptions import NoDetectionsWarning
+
+from hyperphotutils.background.candidates import (
+    check_comparison,
+    fit_candidates,
+    make_candidates,
+)
+from hyperphotutils.background.cutouts import Frame, prepare_image, whole_map
+from hyperphotutils.background.local import LocalPolynomialBackground
+from hyperphotutils.background.masks import (
+    make_region_mask,
+    make_source_mask,
+    read_ellipses,
+)
+from hyperphotutils.background.regressors import evaluate_polynomial
+from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.executors import work_through
+from hyperphotutils.utils.tables import make_repr, result_meta
+
+__all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
+
+# What the table tells of the polynomial of a channel.
+_CHOICE = {'order': -1, 'method': '', 'epsilon': np.nan, 'box_size': -1,
+           'nmse': np.nan, 'reduced_chi2': np.nan, 'bic': np.nan,
+           'n_pixels': 0}
+
+
+class CubeBackground:
+    """
+    Class to estimate the background of each channel of a cube.
+
+    In each channel the sources are masked, and polynomials are fitted
+    to what is left: to the whole plane, or in boxes. All methods,
+    orders and criteria of `PolynomialBackground2D` can be used. Only a
+    few planes are in memory at any time, and the channels, which do not
+    depend on each other, can be shared by several processes.
+
+    Parameters
+    ----------
+    orders : int or sequence of int, optional
+        The total degrees of the polynomials to try.
+
+    empty_orders : int or sequence of int, optional
+        The same for channels without sources. The default is
+        ``orders``.
+
+    methods, criterion, huber_epsilons, tolerance, seed
+        See `PolynomialBackground2D`.
+
+    box_sizes : float or sequence of float, optional
+        The lengths in pixels of square boxes in which the polynomials
+        are fitted; see `LocalPolynomialBackground`. The boxes lie around
+        ``positions``, or cover the plane with half a box between their
+        centers; where they overlap, their polynomials are averaged. The
+        default is one polynomial for the whole plane.
+
+    positions : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
+            or array_like, optional
+        Positions around which the background is wanted, in any form that
+        `read_ellipses` reads. All voxels outside the boxes around them
+        are NaN. It needs ``box_sizes``.
+
+    region : `~regions.Region`, `~regions.Regions`, or 2D bool \
+            array_like, optional
+        Where the background is wanted. It is the same there as without
+        a region, and NaN elsewhere.
+
+    finder : callable, optional
+        What finds the sources to mask: called as ``finder(plane,
+        mask=mask)`` with the plain values of a channel, it returns a
+        table or `None`, as all finders of photutils and
+        `~hyperphotutils.detection.HighPassStarFinder` do.
+
+    detect_on : {'channel', 'moment0'} or int, optional
+        Where ``finder`` is used: in each channel, or once, on the mean
+        of all channels (up to a factor their moment 0) or on the channel
+        of this index, for all channels.
+
+    n_rounds : int, optional
+        How often sources are looked for in a channel. From the second
+        time on this is done on the plane without its background, which
+        helps finders that do not take away backgrounds themselves.
+
+    sources : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
+            or array_like, optional
+        Sources to mask, in any form that `read_ellipses` reads; with the
+        column ``channel``, the index of a channel, only there, and
+        without it in all channels.
+
+    source_fwhm : float, optional
+        The FWHM in pixels of sources for which there is none in the
+        table. The default is the beam of the channel.
+
+    mask_factor : float, optional
+        The semi-axes of the masked ellipses in units of the FWHM.
+
+    smoothing : float, optional
+        How far the background is smoothed along the spectral axis: the
+        standard deviation in channels of a Gaussian. Through each
+        coefficient of the polynomials of the channels around one, a
+        straight line is fitted, with the weights of this Gaussian and
+        of the inverse variance of the channels (their number of pixels
+        divided by the square of their rms), and its value at the
+        channel is taken. Use it where the background changes slowly
+        from channel to channel. 0, the default, leaves the channels
+        alone.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+
+    ValueError
+        If the value of an argument is wrong, or two do not go together.
+
+    See Also
+    --------
+    PolynomialBackground2D : The background of one map.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.background import CubeBackground
+    >>> from hyperphotutils.datasets import make_map_cube
+    >>> from hyperphotutils.detection import HighPassStarFinder
+    >>> sim = make_map_cube((6, 96, 96), 4, orders=(0, 1, 2), seed=1)
+    >>> bkg = CubeBackground(finder=HighPassStarFinder(5.0, 4.0))
+    >>> result = bkg(sim.cube)
+    >>> print(result.background.shape, result.background.unit)
+    (6, 96, 96) Jy / beam
+    >>> error = (result.background - sim.background) / sim.rms
+    >>> bool(np.nanstd(error) < 0.2)
+    True
+    >>> print(result.table.colnames[:5])
+    ['channel', 'velocity', 'n_sources', 'order', 'method']
+    """
+
+    _repr_params = ('orders', 'empty_orders', 'methods', 'criterion',
+                    'huber_epsilons', 'tolerance', 'box_sizes', 'positions',
+                    'region', 'finder', 'detect_on', 'n_rounds', 'sources',
+                    'source_fwhm', 'mask_factor', 'smoothing', 'seed')
+
+    def __init__(self, *, orders=(0, 1, 2), empty_orders=None,
+                 methods=('lsq',), criterion='nmse',
+                 huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
+                 box_sizes=None, positions=None, region=None, finder=None,
+                 detect_on='channel', n_rounds=1, sources=None,
+                 source_fwhm=None, mask_factor=2.0, smoothing=0.0, seed=0):
+        self.orders = orders
+        self.empty_orders = empty_orders
+        self.methods = methods
+        self.criterion = criterion
+        self.huber_epsilons = huber_epsilons
+        self.tolerance = tolerance
+        self.box_sizes = box_sizes
+        self.positions = positions
+        self.region = region
+        self.finder = check_part(finder, 'finder')
+        self.detect_on = detect_on
+        self.n_rounds = n_rounds
+        self.sources = sources
+        self.source_fwhm = source_fwhm
+        self.mask_factor = check_positive(mask_factor, 'mask_factor')
+        self.smoothing = smoothing
+        self.seed = seed
+        self._check()
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, cube, *, output=None, subtracted=None,
+                 overwrite=False, jobs=1, executor=None,
+                 progress_bar=False):
+        """
+        Estimate the background of a cube.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube, from `~hyperphotutils.maps.read_cube`.
+
+        output : str or path-like, optional
+            The FITS file for the background, with the shape, the header,
+            the unit, and the type of the cube. It appears under its name
+            when it is whole. Without it the background is returned as an
+            array.
+
+        subtracted : str or path-like, optional
+            The FITS file for the cube without its background.
+
+        overwrite : bool, optional
+            Whether to replace existing files.
+
+        jobs : int, optional
+            The number of processes.
+
+        executor : `~concurrent.futures.Executor`, optional
+            What works on the channels instead; see
+            `~hyperphotutils.utils.work_through`.
+
+        progress_bar : bool, optional
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        result : `CubeBackgroundResult`
+            What was chosen for each channel, the rms, and the
+            background.
+        """
+        rows = {}
+        history = [f'background by hyperphotutils: {self!r}']
+        with contextlib.ExitStack() as stack:
+            writers = [path and stack.enter_context(cube.make_writer(
+                path, overwrite=overwrite, history=history))
+                for path in (output, subtracted)]
+            image = None
+            if output is None:
+                image = np.empty(cube.shape, dtype=cube.dtype)
+            for part in self.iterate(cube, jobs=jobs, executor=executor,
+                                     progress_bar=progress_bar):
+                plane, background = self.evaluate(cube, part)
+                if image is not None:
+                    image[part.channel] = background
+                if writers[0]:
+                    writers[0].write(part.channel, background)
+                if writers[1]:
+                    writers[1].write(part.channel, plane - background)
+                rows[part.channel] = part
+        table = self.make_table(cube, rows.values())
+        unit = _unit_of(cube)
+        if image is not None and unit is not None:
+            image = image << unit
+        return CubeBackgroundResult(table=table, background=image,
+                                    filename=output and str(output))
+
+    def iterate(self, cube, *, channels=None, jobs=1, executor=None,
+                progress_bar=False):
+        """
+        Fit the background of channels, one by one.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        channels : iterable of int, optional
+            Which channels. The default is all.
+
+        jobs, executor, progress_bar
+            See `CubeBackground.__call__`.
+
+        Yields
+        ------
+        part : `ChannelBackground`
+            The background of a channel. With several processes the
+            channels come in the order in which they are ready; with
+            ``smoothing``, after the last one is fitted.
+        """
+        task = self._prepare(cube)
+        channels = (range(len(cube)) if channels is None
+                    else [range(len(cube))[i] for i in channels])
+        parts = self._fit(task, channels, jobs, executor, progress_bar)
+        if self.smoothing > 0.0:
+            parts = self.smooth(parts)
+        yield from parts
+
+    def smooth(self, parts):
+        """
+        Average backgrounds along the spectral axis.
+
+        Parameters
+        ----------
+        parts : iterable of `ChannelBackground`
+            The backgrounds of all channels.
+
+        Returns
+        -------
+        parts : list of `ChannelBackground`
+            The same in order, smoothed as ``smoothing`` says. A channel
+            without a background of its own gets that of its neighbours.
+        """
+        parts = sorted(parts, key=lambda part: part.channel)
+        size = max(len(part.coefficients) for part in parts)
+        stack = np.zeros((len(parts), size, size))
+        weights = np.zeros(len(parts))
+        for i, part in enumerate(parts):
+            n = len(part.coefficients)
+            if part.found and part.rms > 0.0:
+                stack[i, :n, :n] = part.coefficients
+                weights[i] = part.choice['n_pixels'] / part.rms**2
+        channel = np.array([part.channel for part in parts])
+        smooth = _local_lines(channel, stack.reshape(len(parts), -1),
+                              weights, self.smoothing)
+        smooth = smooth.reshape(stack.shape)
+        return [replace(part, coefficients=coefficients)
+                for part, coefficients in zip(parts, smooth, strict=True)]
+
+    def evaluate(self, cube, part):
+        """
+        Make the image of the background of a channel.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        part : `ChannelBackground`
+            The background of the channel.
+
+        Returns
+        -------
+        plane : 2D `~numpy.ndarray`
+            The values of the channel.
+
+        background : 2D `~numpy.ndarray`
+            The background, in the unit of the cube. NaN where the
+            channel has no value, and where no background is wanted.
+        """
+        plane = cube.plane(part.channel)
+        background = part.make_image(plane.shape)
+        unwanted = ~np.isfinite(plane)
+        if self.region is not None:
+            unwanted |= ~make_region_mask(self.region, plane.shape, cube.wcs)
+        background[unwanted] = np.nan
+        return plane, background
+
+    def make_table(self, cube, parts):
+        """
+        List what was chosen for the channels.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        parts : iterable of `ChannelBackground`
+            The backgrounds.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            A row for each channel: ``channel`` (its index),
+            ``velocity``, ``frequency`` or ``wavelength``, ``n_sources``
+            (masked), ``order``, ``method``, ``epsilon``, ``box_size``
+            (0 for the whole plane), ``nmse``, ``reduced_chi2``, ``bic``,
+            ``n_pixels`` (compared), and ``background_rms``, the rms of
+            the residual. With boxes, choice and scores are the medians
+            over the boxes, for methods the most frequent one. The order
+            is -1 where there are too few pixels.
+        """
+        parts = sorted(parts, key=lambda part: part.channel)
+        channels = np.array([part.channel for part in parts], dtype=int)
+        table = QTable({'channel': channels})
+        table[cube.spectral_name] = cube.spectral_axis[channels]
+        table['n_sources'] = [part.n_sources for part in parts]
+        for name in _CHOICE:
+            table[name] = [part.choice[name] for part in parts]
+        rms = np.array([part.rms for part in parts])
+        unit = _unit_of(cube)
+        table['background_rms'] = rms if unit is None else rms << unit
+        table.meta.update(result_meta(self))
+        return table
+
+    def _check(self):
+        """
+        Check the arguments, as far as that needs no cube.
+        """
+        for orders in (self.orders, self._orders(0)):
+            make_candidates(orders=orders, methods=self.methods,
+                            huber_epsilons=self.huber_epsilons)
+        check_comparison(self.criterion, self.tolerance)
+        if self.box_sizes is not None:
+            self._local(1)
+        elif self.positions is not None:
+            msg = 'positions needs box_sizes, the size of the boxes there'
+            raise ValueError(msg)
+        if self.source_fwhm is not None:
+            check_positive(self.source_fwhm, 'source_fwhm')
+        if not (isinstance(self.detect_on, int | np.integer)
+                or self.detect_on in {'channel', 'moment0'}):
+            msg = ("detect_on must be 'channel', 'moment0', or the index of "
+                   f'a channel: got {self.detect_on!r}')
+            raise ValueError(msg)
+        if not isinstance(self.n_rounds, int) or self.n_rounds < 1:
+            msg = f'n_rounds must be a positive integer: got {self.n_rounds}'
+            raise ValueError(msg)
+        if not 0.0 <= self.smoothing < np.inf:
+            msg = f'smoothing must not be negative: got {self.smoothing}'
+            raise ValueError(msg)
+        if self.smoothing > 0.0 and self.box_sizes is not None:
+            msg = ('smoothing averages polynomials of whole planes: it does '
+                   'not go with box_sizes')
+            raise ValueError(msg)
+
+    def _orders(self, n_sources):
+        """
+        Return the orders for a channel with so many sources.
+        """
+        if n_sources == 0 and self.empty_orders is not None:
+            return self.empty_orders
+        return self.orders
+
+    def _local(self, n_sources):
+        """
+        Make what fits in boxes.
+        """
+        return LocalPolynomialBackground(
+            self.box_sizes, orders=self._orders(n_sources),
+            methods=self.methods, criterion=self.criterion,
+            huber_epsilons=self.huber_epsilons, tolerance=self.tolerance,
+            seed=self.seed)
+
+    def _prepare(self, cube):
+        """
+        Do what is the same for all channels.
+        """
+        if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
+            msg = ('cube must be a MapCube, as from '
+                   'hyperphotutils.maps.read_cube: got '
+                   f'{type(cube).__name__}')
+            raise TypeError(msg)
+        if self.region is not None:  # errors come before the work
+            make_region_mask(self.region, cube.shape[1:], cube.wcs)
+        ellipses, channel = None, None
+        if self.sources is not None:
+            ellipses = read_ellipses(self.sources, wcs=cube.wcs)
+            if isinstance(self.sources, Table) and (
+                    'channel' in self.sources.colnames):
+                channel = np.asarray(self.sources['channel'])
+        centers = None
+        if self.box_sizes is not None:
+            centers = self._box_centers(cube)
+        task = _Task(self, cube, ellipses, channel, centers)
+        if self.finder is not None and self.detect_on != 'channel':
+            plane = (cube.mean_plane() if self.detect_on == 'moment0'
+                     else cube.plane(self.detect_on))
+            found = task.detect(plane, ~np.isfinite(plane))
+            task = replace(task, found=found)
+        return task
+
+    def _box_centers(self, cube):
+        """
+        Return the positions of the boxes: given ones, or a grid.
+        """
+        if self.positions is not None:
+            table = read_ellipses(self.positions, wcs=cube.wcs)
+            return table['x'], table['y']
+        sizes = [size for size in np.atleast_1d(self.box_sizes) if size > 0]
+        axes = []
+        for length in cube.shape[:0:-1]:
+            step = max(min(sizes, default=length) / 2.0, 1.0)
+            n_boxes = max(2, round(length / step) + 1)
+            axes.append(np.linspace(0.0, length - 1.0, n_boxes))
+        x, y = np.meshgrid(*axes)
+        return x.ravel(), y.ravel()
+
+    def _fit(self, task, channels, jobs, executor, progress_bar):
+        """
+        Fit channels here or in other processes.
+        """
+        done = work_through(_fit_channel, channels, task, executor=executor,
+                            n_workers=min(jobs, max(len(channels), 1)))
+        if progress_bar:
+            from tqdm.auto import tqdm
+
+            done = tqdm(done, total=len(channels), desc='channels')
+        with contextlib.closing(done):
+            for _, future in done:
+                yield future.result()
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelBackground:
+    """
+    The background of one channel, as `CubeBackground.iterate` yields it.
+
+    Parameters
+    ----------
+    channel : int
+        The index of the channel.
+
+    n_sources : int
+        The number of masked sources.
+
+    rms : float
+        The rms of the residual; NaN if there is no background.
+
+    choice : dict
+        What was chosen, and its scores: the columns of the table of
+        `CubeBackground.make_table`.
+
+    coefficients : 2D `~numpy.ndarray`
+        The coefficients of the polynomial in coordinates that run from
+        -1 to 1 between the edges of the plane, see
+        `evaluate_polynomial`; NaN if there is no background.
+
+    image : 2D `~numpy.ndarray` or `None`
+        The background, if it was fitted in boxes.
+    """
+
+    channel: int
+    n_sources: int
+    rms: float
+    choice: dict
+    coefficients: np.ndarray = field(repr=False)
+    image: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def found(self):
+        """
+        Whether there is a background.
+        """
+        return self.choice['order'] >= 0
+
+    def make_image(self, shape):
+        """
+        Make the image of the background in the whole plane.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape ``(ny, nx)`` of the plane.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` of float64
+            The background; NaN where there is none.
+        """
+        if self.image is not None:
+            return self.image.astype(float)
+        return evaluate_polynomial(self.coefficients, *_plane_grid(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class CubeBackgroundResult:
+    """
+    The background of a cube, as `CubeBackground` returns it.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        What was chosen for each channel; see
+        `CubeBackground.make_table`.
+
+    background : 3D `~numpy.ndarray`, `~astropy.units.Quantity`, or `None`
+        The background, if it was not written to a file.
+
+    filename : str or `None`
+        The file, if it was.
+    """
+
+    table: QTable
+    background: object = field(repr=False)
+    filename: str | None
+
+    @property
+    def background_rms(self):
+        """
+        The rms of the residual of each channel.
+        """
+        return self.table['background_rms']
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """
+    All that is needed to fit any channel of a cube.
+    """
+
+    settings: CubeBackground
+    cube: object
+    ellipses: QTable | None
+    channel: np.ndarray | None
+    centers: tuple | None
+    found: QTable | None = None
+
+    def fit(self, index):
+        """
+        Fit the background of a channel.
+        """
+        plane = self.cube.plane(index)
+        bad = ~np.isfinite(plane)
+        known = self._known_ellipses(index)
+        search = (self.settings.finder is not None and self.found is None
+                  and not bad.all())
+        part, values = None, plane
+        for _ in range(self.settings.n_rounds if search else 1):
+            ellipses = known
+            if search:
+                if part is not None and part.found:
+                    values = plane - part.make_image(plane.shape)
+                ellipses = [*known, self.detect(values, bad, index)]
+            n_sources = sum(len(table) for table in ellipses)
+            mask = self._mask(ellipses, plane.shape, index)
+            part = self._fit_plane(index, plane, bad, mask, n_sources)
+        return part
+
+    def detect(self, plane, bad, index=0):
+        """
+        Find sources in an image.
+        """
+        with warnings.catch_warnings():
+            # an empty channel is nothing to warn of
+            warnings.simplefilter('ignore', NoDetectionsWarning)
+            found = self.settings.finder(plane, mask=bad)
+        return read_ellipses(np.empty((0, 2)) if found is None else found)
+
+    def _known_ellipses(self, index):
+        """
+        Return the sources of a channel that are known beforehand.
+        """
+        tables = []
+        if self.ellipses is not None:
+            here = slice(None) if self.channel is None else (
+                self.channel == index)
+            tables.append(self.ellipses[here])
+        if self.found is not None:
+            tables.append(self.found)
+        return tables
+
+    def _mask(self, tables, shape, index):
+        """
+        Mask the sources of tables.
+        """
+        mask = np.zeros(shape, dtype=bool)
+        for table in tables:
+            major, minor = table['fwhm_major'], table['fwhm_minor']
+            if np.any(np.isnan(major)):
+                fwhm = self._source_fwhm(index)
+                major = np.where(np.isnan(major), fwhm, major)
+                minor = np.where(np.isnan(minor), fwhm, minor)
+            mask |= make_source_mask(shape, table['x'], table['y'], major,
+                                     minor, table['theta'],
+                                     factor=self.settings.mask_factor)
+        return mask
+
+    def _source_fwhm(self, index):
+        """
+        Return the FWHM in pixels of sources whose size is unknown.
+        """
+        if self.settings.source_fwhm is not None:
+            return self.settings.source_fwhm
+        try:
+            return self.cube.beam_fwhm_pix[index]
+        except ValueError as error:
+            msg = (f'{error}; or give source_fwhm, the FWHM of the sources '
+                   'in pixels')
+            raise ValueError(msg) from None
+
+    def _fit_plane(self, index, plane, bad, mask, n_sources):
+        """
+        Fit the background of a plane with masked sources.
+        """
+        part = ChannelBackground(
+            channel=index, n_sources=n_sources, rms=np.nan,
+            choice=dict(_CHOICE), coefficients=np.full((1, 1), np.nan))
+        if (bad | mask).all():
+            return part
+        if self.centers is not None:
+            return self._fit_boxes(part, plane, bad, mask)
+        settings = self.settings
+        candidates = make_candidates(
+            orders=settings._orders(n_sources),  # noqa: SLF001
+            methods=settings.methods, huber_epsilons=settings.huber_epsilons)
+        values, weights, _ = prepare_image(plane, mask=mask)
+        fitted = fit_candidates(
+            [whole_map(values, weights)], candidates,
+            criterion=settings.criterion, tolerance=settings.tolerance,
+            seed=settings.seed)
+        best = int(fitted.selected[0])
+        if best < 0:
+            return part
+        choice = {
+            'order': candidates[best].order,
+            'method': candidates[best].method,
+            'epsilon': candidates[best].epsilon, 'box_size': 0,
+            'n_pixels': int(fitted.n_pixels[0]),
+            **{name: float(getattr(fitted, name)[best, 0])
+               for name in ('nmse', 'reduced_chi2', 'bic')}}
+        return replace(part, rms=float(fitted.rms[best, 0]), choice=choice,
+                       coefficients=fitted.coefficients_of(best, 0))
+
+    def _fit_boxes(self, part, plane, bad, mask):
+        """
+        Fit the background in boxes.
+        """
+        local = self.settings._local(part.n_sources)  # noqa: SLF001
+        fits = local.fit(plane, *self.centers, mask=bad, source_mask=mask)
+        image = fits.make_mosaic().astype(self.cube.dtype)
+        table = fits.table[fits.table['bkg_order'] >= 0]
+        if len(table) == 0:
+            return replace(part, image=image)
+        methods, count = np.unique(table['bkg_method'], return_counts=True)
+        choice = {
+            'order': int(np.median(table['bkg_order'])),
+            'method': str(methods[np.argmax(count)]),
+            'epsilon': _median(table['bkg_epsilon']),
+            'box_size': int(np.median(table['bkg_box'])),
+            'n_pixels': int(np.median(table['n_pixels'])),
+            **{name: _median(table[name])
+               for name in ('nmse', 'reduced_chi2', 'bic')}}
+        return replace(part, rms=_median(table['bkg_rms']), choice=choice,
+                       image=image)
+
+
+def _fit_channel(index, task):
+    """
+    Fit a channel, in whatever process.
+    """
+    return task.fit(index)
+
+
+def _plane_grid(shape):
+    """
+    Return the scaled coordinates of the columns and rows of a plane.
+    """
+    ny, nx = shape
+    return Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx,
+                 ny).grid
+
+
+def _local_lines(x, y, weights, width):
+    """
+    Smooth the columns of y: the value at each x of the straight line that
+    is fitted around it, with weights that fall as a Gaussian.
+    """
+    distance = x - x[:, np.newaxis]
+    weights = weights * np.exp(-0.5 * (distance / width)**2)
+    moments = [(weights * distance**k).sum(axis=1) for k in range(3)]
+    sums = [(weights * distance**k) @ y for k in range(2)]
+    determinant = moments[0] * moments[2] - moments[1]**2
+    # a single point has no line
+    lonely = determinant <= 1.0e-9 * (moments[0] * width)**2
+    with np.errstate(invalid='ignore', divide='ignore'):
+        mean = sums[0] / moments[0][:, np.newaxis]
+        line = (moments[2][:, np.newaxis] * sums[0]
+                - moments[1][:, np.newaxis] * sums[1]
+                ) / determinant[:, np.newaxis]
+    return np.where(lonely[:, np.newaxis], mean, line)
+
+
+def _median(values):
+    """
+    Return the median of the finite values, NaN if there are none.
+    """
+    values = np.asarray(values)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size > 0 else np.nan
+
+
+def _unit_of(cube):
+    """
+    Return the unit of a cube, or `None` if it is not known.
+    """
+    try:
+        return cube.unit
+    except ValueError:
+        return None
