@@ -140,3 +140,28 @@ def test_bad_arguments(kwargs, match):
     """
     with pytest.raises(ValueError, match=match):
         BlendGroupFitter(FWHM, **kwargs)
+
+
+@pytest.mark.parametrize('name', ['ftol', 'xtol', 'gtol'])
+def test_each_tolerance_ends_fits(name):
+    """
+    A loose one spares steps and stays within a tenth of the errors, and
+    is no failure; a tight one beside a loose one changes nothing.
+    """
+    data = contaminated_source(1, outliers=0.0)
+    init = QTable({'x_init': [21.0], 'y_init': [19.0]})
+    loose = {'ftol': 1e-4, 'xtol': 1e-4, 'gtol': 1e-2}[name]
+    tables, steps = [], []
+    for options in ({}, {name: loose}, {name: loose} | {
+            other: 1e-15 for other in ('xtol', 'gtol') if other != name}):
+        fitter = BlendGroupFitter(FWHM, **{'ftol': 1e-14} | options)
+        tables.append(fitter(data, error=0.1, init_params=init))
+        steps.append(fitter.fit_info[0]['n_iter'])
+        assert fitter.fit_info[0]['converged']
+        assert tables[-1]['flags'][0] == 0
+    assert steps[1] == steps[2] < steps[0]
+    for column in ('x', 'amplitude', 'flux'):
+        assert_allclose(tables[1][f'{column}_fit'], tables[0][f'{column}_fit'],
+                        atol=0.1 * tables[0][f'{column}_err'][0])
+        assert_allclose(tables[2][f'{column}_fit'],
+                        tables[1][f'{column}_fit'], rtol=1e-12)
