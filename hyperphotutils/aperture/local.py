@@ -230,7 +230,8 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
 
 
 def measure_sources(residual, table, noise, *, mask, radius, order=1,
-                    fwhm_radius_ratio=1.0, fwhm_limits=None, correct=True):
+                    fwhm_radius_ratio=1.0, fwhm_limits=None, ellipse=None,
+                    correct=True):
     """
     Measure fitted sources in the apertures that their Gaussians define.
 
@@ -267,6 +268,10 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         The FWHMs in pixels that apertures are made for at least and at
         most.
 
+    ellipse : tuple of 3 floats or array_like, optional
+        The FWHMs in pixels and the angle in degrees that apertures are
+        made for instead of the fitted ones.
+
     correct : bool, optional
         Whether to divide by the fraction of the Gaussian inside.
 
@@ -301,18 +306,15 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
                for name in ('x_fit', 'y_fit', 'amplitude_fit',
                             'fwhm_major_fit', 'fwhm_minor_fit')]
     columns.append(table['theta_fit'].to_value('deg'))
-    measured = measure_apertures(
-        np.zeros(residual.shape), *columns, mask=mask,
-        fwhm_radius_ratio=fwhm_radius_ratio, fwhm_limits=fwhm_limits,
-        correct=correct)
+    axes = _aperture_axes(columns[3:], fwhm_radius_ratio, fwhm_limits,
+                          ellipse)
+    measured = measure_apertures(np.zeros(residual.shape), *columns,
+                                 mask=mask, axes=axes, correct=correct)
     known = np.isfinite(measured['aperture_flux'])
     x, y, _, major, minor, theta = (column[known] for column in columns)
-    axes = (major, minor)
-    if fwhm_limits is not None:
-        axes = (np.clip(axis, *fwhm_limits) for axis in axes)
     apertures = make_local_apertures(
-        x, y, *(fwhm_radius_ratio * axis for axis in axes), theta, mask=mask,
-        radius=radius, order=order)
+        x, y, *(axis[known] for axis in axes), mask=mask, radius=radius,
+        order=order)
     correction = measured['aperture_correction'][known]
     measured['aperture_flux'][known] += correction * apertures.sums(residual)
     flux_err = np.asarray(getattr(table['flux_err'], 'value',
@@ -323,6 +325,19 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     measured['local_bkg'] = np.full(len(known), np.nan)
     measured['local_bkg'][known] = apertures.level(residual)
     return measured, apertures
+
+
+def _aperture_axes(shape, ratio, limits, ellipse):
+    """
+    Return semi-axes and angle of the apertures, a value for each source.
+    """
+    if ellipse is not None:
+        shape = [np.broadcast_to(np.asarray(value, float), shape[0].shape)
+                 for value in ellipse]
+    *widths, theta = shape
+    if limits is not None:
+        widths = np.clip(widths, *limits)
+    return (*(ratio * width for width in widths), theta)
 
 
 def _variance(apertures, noise):

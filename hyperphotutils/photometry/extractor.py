@@ -107,6 +107,12 @@ class HyperPhotometry:
         aperture is made for: wider and narrower sources get an aperture
         as if they had these widths. The default is no limits.
 
+    aperture_ellipse : tuple of 3 floats or 1D array_like, optional
+        The FWHMs in pixels and the angle in degrees, counter-clockwise
+        from the x axis, that apertures are made for instead of the
+        fitted ones. Arrays have a value for each row of
+        ``init_params``. It excludes ``fwhm_limits``.
+
     background : `~hyperphotutils.background.LocalPolynomialBackground`, \
 optional
         Estimates the background around each source apart from the fit:
@@ -158,12 +164,13 @@ optional
 
     _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
                     'fwhm_radius_ratio', 'aperture_correction', 'fwhm_limits',
-                    'background', 'noise', 'max_rounds', 'progress_bar')
+                    'aperture_ellipse', 'background', 'noise', 'max_rounds',
+                    'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
                  fwhm_radius_ratio=1.0, aperture_correction=True,
-                 fwhm_limits=None, background=None, noise='correlated',
-                 max_rounds=2, progress_bar=False):
+                 fwhm_limits=None, aperture_ellipse=None, background=None,
+                 noise='correlated', max_rounds=2, progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
         self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
                                                 'fwhm_radius_ratio')
@@ -191,6 +198,9 @@ optional
                    f'one first: {fwhm_limits!r}')
             raise ValueError(msg)
         self.fwhm_limits = fwhm_limits
+        if aperture_ellipse is not None:
+            _check_ellipse(aperture_ellipse, fwhm_limits)
+        self.aperture_ellipse = aperture_ellipse
         if background is not None and not isinstance(
                 background, LocalPolynomialBackground):
             msg = ('background must be a LocalPolynomialBackground: '
@@ -629,6 +639,21 @@ optional
             table.meta['noise'] = repr(image.covariance)
         return table
 
+    def _ellipse_of(self, table):
+        """
+        Return the ellipses of the apertures if they do not depend on
+        the fits.
+        """
+        if self.aperture_ellipse is None:
+            return None
+        for value in self.aperture_ellipse:
+            if np.ndim(value) and len(value) != len(table):
+                msg = ('aperture_ellipse must hold numbers, or arrays with a '
+                       f'value for each of the {len(table)} sources: got '
+                       f'{len(value)} values')
+                raise ValueError(msg)
+        return self.aperture_ellipse
+
     def _add_apertures(self, image, table):
         """
         Add what is measured in the apertures.
@@ -643,7 +668,7 @@ optional
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             fwhm_limits=(None if self.fwhm_limits is None else tuple(
                 self.fwhm * limit for limit in self.fwhm_limits)),
-            correct=self.aperture_correction)
+            ellipse=self._ellipse_of(table), correct=self.aperture_correction)
         if image.separate is None:
             image.background = apertures.background(residual, radius)
         else:
@@ -658,6 +683,26 @@ optional
             if unit is not None:
                 table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
+
+
+def _check_ellipse(ellipse, limits):
+    """
+    Check the ellipse of apertures that do not depend on the fits.
+    """
+    if limits is not None:
+        msg = ('aperture_ellipse and fwhm_limits exclude each other: give '
+               'only one of them')
+        raise ValueError(msg)
+    try:
+        values = [np.asarray(value, dtype=float) for value in ellipse]
+    except (TypeError, ValueError):
+        values = []
+    if (len(values) != 3 or not all(np.all(np.isfinite(value))
+                                    for value in values)
+            or not all(np.all(width > 0.0) for width in values[:2])):
+        msg = ('aperture_ellipse must be two positive FWHMs and an angle: '
+               f'{ellipse!r}')
+        raise ValueError(msg)
 
 
 def _as_init(table):
