@@ -270,7 +270,8 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
 
     ellipse : tuple of 3 floats or array_like, optional
         The FWHMs in pixels and the angle in degrees that apertures are
-        made for instead of the fitted ones.
+        made for instead of the fitted ones. Where one of them is not
+        finite, it is the fitted ellipse.
 
     correct : bool, optional
         Whether to divide by the fraction of the Gaussian inside.
@@ -332,8 +333,10 @@ def _aperture_axes(shape, ratio, limits, ellipse):
     Return semi-axes and angle of the apertures, a value for each source.
     """
     if ellipse is not None:
-        shape = [np.broadcast_to(np.asarray(value, float), shape[0].shape)
-                 for value in ellipse]
+        given = np.all([np.isfinite(value) for value in np.broadcast_arrays(
+            *ellipse)], axis=0)
+        shape = [np.where(given, value, fitted) for value, fitted in
+                 zip(ellipse, shape, strict=True)]
     *widths, theta = shape
     if limits is not None:
         widths = np.clip(widths, *limits)

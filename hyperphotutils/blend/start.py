@@ -82,6 +82,9 @@ def read_start(init_params, fwhm):
             msg = (f'init_params needs the column {key}_init (or one of '
                    f'{", ".join(_NAMES[key][1:])}); it has '
                    f'{", ".join(init_params.colnames)}')
+            if _ON_SKY & {name.lower() for name in init_params.colnames}:
+                msg += ('; hyperphotutils.utils.sources_to_pixels makes it '
+                        'from the positions on the sky')
             raise ValueError(msg)
     n_sources = len(init_params)
 

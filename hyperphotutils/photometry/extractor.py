@@ -111,7 +111,8 @@ class HyperPhotometry:
         The FWHMs in pixels and the angle in degrees, counter-clockwise
         from the x axis, that apertures are made for instead of the
         fitted ones. Arrays have a value for each row of
-        ``init_params``. It excludes ``fwhm_limits``.
+        ``init_params``; where it is NaN, the fitted ellipse is taken.
+        It excludes ``fwhm_limits``.
 
     background : `~hyperphotutils.background.LocalPolynomialBackground`, \
 optional
@@ -409,7 +410,9 @@ optional
             return None
         n_detected = len(image.tried)
         table.meta['n_detected'] = n_detected
+        table.meta['n_detected_residual'] = n_detected - len(found)
         table.meta['n_dropped'] = n_detected - len(table)
+        table.meta |= found.meta
         names = np.arange(1, len(table) + 1)
         image.source_covariance = image.source_covariance.take(
             table['id'], names=names)
@@ -489,6 +492,8 @@ optional
         init['shoulder_score'] = (found['shoulder_score']
                                   if 'shoulder_score' in found.colnames
                                   else np.full(len(init), np.nan))
+        if 'n_rejected' in found.meta:
+            init.meta['n_rejected'] = dict(found.meta['n_rejected'])
         return init
 
     def _is_apart(self, positions, known):
@@ -697,9 +702,9 @@ def _check_ellipse(ellipse, limits):
         values = [np.asarray(value, dtype=float) for value in ellipse]
     except (TypeError, ValueError):
         values = []
-    if (len(values) != 3 or not all(np.all(np.isfinite(value))
-                                    for value in values)
-            or not all(np.all(width > 0.0) for width in values[:2])):
+    if (len(values) != 3 or np.any([np.isinf(value).any()
+                                    for value in values])
+            or np.any([np.any(width <= 0.0) for width in values[:2]])):
         msg = ('aperture_ellipse must be two positive FWHMs and an angle: '
                f'{ellipse!r}')
         raise ValueError(msg)

@@ -24,6 +24,7 @@ from pydantic import (
 from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
 __all__ = [
+    'ApertureOptions',
     'BackgroundOptions',
     'BandsOptions',
     'BeamOptions',
@@ -110,6 +111,14 @@ class BeamOptions(_Options):
             )
             raise ValueError(msg)
         return self
+
+
+class ApertureOptions(BeamOptions):
+    """
+    The ellipse of all apertures, whatever is fitted.
+
+    A number means a circle.
+    """
 
 
 class InputOptions(_Options):
@@ -633,6 +642,15 @@ class PhotometryOptions(_Options):
             'in beam widths; null = none'
         ),
     )
+    aperture: Literal['sources'] | ApertureOptions | None = Field(
+        default=None,
+        description=(
+            'FWHM in arcsec that apertures are made for whatever is fitted, '
+            'or axes and angle in arcsec and deg, such as {major: 14.5, '
+            "minor: 12.0, position_angle: 30}; 'sources' = those of the given "
+            'sources; null = those of each fit'
+        ),
+    )
     aperture_correction: bool = Field(
         default=True,
         description=(
@@ -644,6 +662,10 @@ class PhotometryOptions(_Options):
     @model_validator(mode='after')
     def _limits_are_ordered(self):
         _check_order('fwhm_limits', self.fwhm_limits)
+        if self.fwhm_limits is not None and self.aperture is not None:
+            msg = ('fwhm_limits and aperture exclude each other: give only '
+                   'one of them')
+            raise ValueError(msg)
         if self.fwhm_limits is not None and self.fwhm_limits[0] <= 0:
             msg = f'fwhm_limits must be positive: {list(self.fwhm_limits)}'
             raise ValueError(msg)
@@ -836,6 +858,10 @@ output, run : dict or options
         if self.sources.given and self.run.detection_only:
             msg = ('sources are given, and run.detection_only is true: there '
                    'is nothing to detect')
+            raise ValueError(msg)
+        if self.photometry.aperture == 'sources' and not self.sources.given:
+            msg = ("photometry.aperture is 'sources', but none are given: "
+                   'name sources.table, or sources.x and sources.y')
             raise ValueError(msg)
         return self
 

@@ -21,9 +21,18 @@ from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.utils.tables import result_meta
-from hyperphotutils.utils.wcs import sources_to_pixels
+from hyperphotutils.utils.wcs import (
+    sky_to_pixel_ellipse,
+    sources_to_pixels,
+)
 
-__all__ = ['Extraction', 'extract_map', 'read_input']
+__all__ = [
+    'Extraction',
+    'extract_map',
+    'make_finder',
+    'make_photometry',
+    'read_input',
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +106,30 @@ class Extraction:
         if n_rows == 0:
             return 'no source found'
         if self.model is None:
-            return f'{n_rows} detected'
-        missing = ''
+            return f'{n_rows} detected, none measured'
+        text = (f'{n_rows} given, {n_measured} measured' if self.given
+                else f'{n_measured} measured')
         if n_measured < n_rows:
-            missing = f', {n_rows - n_measured} without a fit'
+            text += f', {n_rows - n_measured} without a fit'
         if self.given:
-            return f'{n_rows} given, {n_measured} measured{missing}'
+            return text
+        n_residual = self.table.meta.get('n_detected_residual', 0)
         n_dropped = self.table.meta.get('n_dropped',
                                         self.n_detected - n_rows)
-        return (f'{self.n_detected} detected, {n_measured} measured, '
-                f'{n_dropped} dropped{missing}')
+        text += f' ({self.n_detected - n_residual} detected on the map'
+        if n_residual:
+            text += f' and {n_residual} on the residual'
+        if n_dropped:
+            text += f', {n_dropped} of them did not stand the fit'
+        return f'{text})'
+
+    @property
+    def noise(self):
+        """
+        The rms and what it is that of, in words.
+        """
+        kind = 'of the filtered map' if self.model is None else 'of the map'
+        return f'rms {self.rms:.3g} {kind}'
 
 
 def extract_map(path, config, *, progress_bar=False):
@@ -142,14 +165,14 @@ def extract_map(path, config, *, progress_bar=False):
     image = read_input(path, config.input)
     times = {'reading': time.perf_counter() - start}
     start = time.perf_counter()
-    finder = _Finder(image, config.detection)
+    finder = make_finder(image, config.detection)
     if config.run.detection_only:
         extraction = _detect(image, finder)
     else:
         extraction = _measure(image, finder, config, progress_bar)
     times['extraction'] = time.perf_counter() - start
     extraction.times.update(times)
-    extraction.n_rejected.update(finder.n_rejected or {})
+    extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
         _describe(image, config), filename=str(path),
         rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
@@ -168,27 +191,6 @@ def _in_units(extraction, options):
     if not units:
         return extraction.table
     return convert_flux_units(extraction.table, **units)
-
-
-class _Finder:
-    """
-    The finder of a configuration, which remembers how many detections
-    it rejected on the map (its first call, before those on residuals).
-    """
-
-    def __init__(self, image, options):
-        self.finder = _make_finder(image, options)
-        self.n_rejected = None
-
-    def __repr__(self):
-        return repr(self.finder)
-
-    def __call__(self, data, mask=None):
-        table = self.finder(data, mask=mask)
-        if self.n_rejected is None:
-            self.n_rejected = ({} if table is None
-                               else dict(table.meta.get('n_rejected', {})))
-        return table
 
 
 # What the rms of a table is that of: with fits, and without
@@ -261,7 +263,24 @@ def _beam(options):
                 pa=options.position_angle * u.deg)
 
 
-def _make_finder(image, options):
+def make_finder(image, options):
+    """
+    Make the finder of a configuration; lengths in beam widths become
+    pixels here.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map, as `read_input` gives it.
+
+    options : `~hyperphotutils.pipeline.DetectionOptions`
+        The section ``detection``.
+
+    Returns
+    -------
+    finder : `~hyperphotutils.detection.HighPassStarFinder`
+        The finder.
+    """
     fwhm = image.meta['beam_fwhm_pix']
     rms, snap, shoulder = (options.rms, options.snap_radius,
                            options.shoulder_filter)
@@ -285,12 +304,12 @@ def _detect(image, finder):
     if table is None:
         table = _empty_detections(image.unit)
     table = QTable(table, copy=False)
-    rms = finder.finder.rms
+    rms = finder.rms
     if rms is None:
-        rms = clipped_rms(finder.finder.filter(data, mask=image.mask))
+        rms = clipped_rms(finder.filter(data, mask=image.mask))
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
-    table.meta.update(result_meta(finder.finder))
+    table.meta.update(result_meta(finder))
     return Extraction(image, table, rms)
 
 
@@ -313,11 +332,10 @@ def _empty_detections(unit):
 
 
 def _measure(image, finder, config, progress_bar):
-    phot = _make_photometry(image, finder, config, progress_bar)
+    phot = make_photometry(image, finder, config, progress_bar=progress_bar)
     init = None
     if config.sources.given:
-        init = sources_to_pixels(_read_sources(image, config.sources),
-                                 image.wcs)
+        init = _given_pixels(image, config.sources)
     weight_map = None
     if config.fit.weight_map is not None:
         weight_map = _read_weights(image, config.fit.weight_map)
@@ -367,9 +385,29 @@ def _read_weights(image, path):
     return weights
 
 
-def _make_photometry(image, finder, config, progress_bar):
+def make_photometry(image, finder, config, *, progress_bar=False):
     """
-    Make the photometry; lengths in beam widths become pixels here.
+    Make the photometry of a configuration; lengths in beam widths and
+    arcsec become pixels here.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map, as `read_input` gives it.
+
+    finder : callable
+        As `make_finder` gives it.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration.
+
+    progress_bar : bool, optional
+        Whether to show the progress of the fits.
+
+    Returns
+    -------
+    phot : `~hyperphotutils.photometry.HyperPhotometry`
+        The photometry.
     """
     fwhm = image.meta['beam_fwhm_pix']
     fit = config.fit
@@ -389,9 +427,43 @@ def _make_photometry(image, finder, config, progress_bar):
         fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
         aperture_correction=config.photometry.aperture_correction,
         fwhm_limits=config.photometry.fwhm_limits,
+        aperture_ellipse=_aperture_ellipse(image, config),
         background=_make_background(fwhm, config.background),
         noise=fit.noise, max_rounds=fit.max_rounds,
         progress_bar=progress_bar)
+
+
+def _aperture_ellipse(image, config):
+    """
+    Bring the ellipses of apertures that do not depend on the fits to
+    pixels; one for all is that at the centre of the map.
+    """
+    aperture = config.photometry.aperture
+    if aperture is None:
+        return None
+    if aperture == 'sources':
+        sources = _given_pixels(image, config.sources)
+        names = ('fwhm_major_init', 'fwhm_minor_init', 'theta_init')
+        if names[0] not in sources.colnames:
+            msg = ("photometry.aperture is 'sources', but the sources have no "
+                   'FWHMs')
+            raise ValueError(msg)
+        return tuple(np.asarray(u.Quantity(sources[name]).value)
+                     for name in names)
+    ny, nx = image.shape
+    center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
+    minor = aperture.major if aperture.minor is None else aperture.minor
+    *_, major, minor, theta = sky_to_pixel_ellipse(
+        image.wcs, center, [aperture.major] * u.arcsec, [minor] * u.arcsec,
+        [aperture.position_angle] * u.deg)
+    return float(major[0]), float(minor[0]), float(theta[0])
+
+
+def _given_pixels(image, options):
+    """
+    Bring the given sources to the pixels of a map.
+    """
+    return sources_to_pixels(_read_sources(image, options), image.wcs)
 
 
 def _make_background(fwhm, options):

@@ -187,11 +187,9 @@ def _recover(path, config, **kwargs):
 
     try:
         image = extraction.read_input(path, config.input)
-        extractor = extraction._make_finder(  # noqa: SLF001
-            image, config.detection)
+        extractor = extraction.make_finder(image, config.detection)
         if not config.run.detection_only:
-            extractor = extraction._make_photometry(  # noqa: SLF001
-                image, extractor, config, progress_bar=False)
+            extractor = extraction.make_photometry(image, extractor, config)
         with contextlib.ExitStack() as stack:
             address = config.run.scheduler
             if address is not None:

@@ -373,7 +373,7 @@ def _summary(extraction, n_warnings):
     if len(table) > 0 and 'group_id' in table.colnames:
         n_groups = len(set(table['group_id']))
         text += f'; {n_groups} group{"s" * (n_groups != 1)}'
-    text += f', rms {extraction.rms:.3g}'
+    text += f', {extraction.noise}'
     text += f', {sum(extraction.times.values()):.1f} s'
     if n_warnings:
         text += f', {n_warnings} warning{"s" * (n_warnings != 1)}: see {LOG}'

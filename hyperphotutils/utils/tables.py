@@ -7,6 +7,7 @@ result was made.
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 
 import astropy.units as u
 import numpy as np
@@ -201,6 +202,10 @@ def as_masked_image(data, mask=None, *, name='data'):
     >>> print(mask.sum())
     1
     """
+    if isinstance(data, str | PathLike):
+        msg = (f'{name} must be an array, not the name of a file: read '
+               f'{str(data)!r} by hyperphotutils.maps.read_map')
+        raise TypeError(msg)
     data = np.asanyarray(data)
     if data.dtype.kind not in 'fiu':
         msg = f'{name} must be an array of real numbers, got {data.dtype}'
