@@ -21,6 +21,9 @@ _NAMES = {
     'id': ('id',),
 }
 
+# What columns of tables that have no pixels yet are called
+_ON_SKY = frozenset({'sky_centroid', 'ra', 'dec', 'glon', 'glat'})
+
 
 class Start(NamedTuple):
     """

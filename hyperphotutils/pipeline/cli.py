@@ -337,9 +337,8 @@ def _announce(loaded, asked):
              f'{len(converted.dropped)} dropped, '
              f"{len(converted.unsupported)} not supported (all are told by "
              f"'hyperphot config --from-hyper-py {loaded.source}')")
-        if converted.unsupported:
-            names = (row.split(' ')[0] for row in converted.unsupported)
-            _say(f'not supported: {", ".join(names)}')
+        for row in converted.unsupported:
+            _say(f'not supported: {row}')
     elif loaded.source is not None and not asked:
         _say(f'configuration: {loaded.source}')
 
@@ -357,12 +356,12 @@ def _run(options):
     names = {key: 'MAP' if name == 'maps' else f'--{name.replace("_", "-")}'
              for name, key in _KEYS.items()}
     config = override_config(config, values, names=names)
+    if not config.run.quiet:
+        _announce(loaded, asked=path is not None)
     if not config.input.maps:
         msg = ('no map: name one on the command line, or in input.maps of '
                'the configuration')
         raise ConfigError([msg])
-    if not config.run.quiet:
-        _announce(loaded, asked=path is not None)
     outcomes = process_maps(config, progress_bar=_show_progress(config),
                             origin=loaded.origin)
     status = _report(outcomes, config)

@@ -226,12 +226,6 @@ def _check(given, where):
                             f'must be: {kind}')
     if problems:
         raise ConfigError(problems)
-    if (given.get('detection.use_fixed_source_table')
-            and given.get('detection.fixed_peaks')):
-        msg = (f'{where["detection.fixed_peaks"]}: use_fixed_source_table '
-               'and fixed_peaks both state the positions: set only one of '
-               'them')
-        raise ConfigError([msg])
 
 
 def _is_number(value):
@@ -401,11 +395,16 @@ def _table(value, get):
     if not get('detection.use_fixed_source_table'):
         return _Outcome('dropped', {}, 'use_fixed_source_table is false')
     path = _anchored(str(Path(get('paths.output.dir_root')) / value), get)
-    return _Outcome('kept', {'sources.table': str(path)})
+    reason = ('' if get('detection.fixed_peaks') else
+              'note that Hyper-py 1.2.3 takes the positions of the table only '
+              'if fixed_peaks is true too')
+    return _Outcome('kept', {'sources.table': str(path)}, reason)
 
 
 def _position(name):
     def rule(value, get):
+        if get('detection.use_fixed_source_table'):
+            return _Outcome('dropped', {}, 'the table has the positions')
         if not get('detection.fixed_peaks'):
             return _Outcome('dropped', {}, 'fixed_peaks is false')
         return _Outcome('kept', {name: _as_list(value)})
@@ -417,52 +416,61 @@ def _as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def _fixed(value, get):
+def _fixed(value, _):
     """
-    Return what is fixed; Hyper-py says it with several keys.
+    Return what is fixed: never the shapes, only apertures are.
     """
-    table = get('detection.use_fixed_source_table')
-    peaks = get('detection.fixed_peaks')
-    fixed = []
-    if not value or table:
-        fixed.append('position')
-    if table or (peaks and get('photometry.fixed_radius')):
-        fixed.append('shape')
-    return _Outcome('kept', {'fit.fixed': fixed})
+    return _Outcome('kept', {'fit.fixed': [] if value else ['position']})
+
+
+_SHAPE = {'photometry.fwhm_1': 'fwhm_major', 'photometry.fwhm_2': 'fwhm_minor',
+          'photometry.PA_val': 'position_angle'}
 
 
 def _fixed_radius(value, get):
-    given = get('detection.fixed_peaks')
-    if value and not given and not get('detection.use_fixed_source_table'):
-        reason = ('ellipses of given size need given positions: '
-                  'sources.table, or sources.x and sources.y')
+    """
+    Return the ellipse of apertures that do not depend on the fits.
+    """
+    if not value:
+        return _Outcome('kept', {}, 'apertures follow the fits')
+    if get('detection.use_fixed_source_table'):
+        return _Outcome('kept', {'photometry.aperture': 'sources'},
+                        'those of the table')
+    lists = {name: _as_list(get(key)) for key, name in _SHAPE.items()}
+    if all(len(values) == 1 for values in lists.values()):
+        major, minor, angle = (values[0] for values in lists.values())
+        if minor > major:
+            major, minor, angle = minor, major, angle + 90.0
+        return _Outcome('kept', {'photometry.aperture': {
+            'major': major, 'minor': minor, 'position_angle': angle}})
+    if not get('detection.fixed_peaks'):
+        reason = ('ellipses that differ need given positions: fixed_peaks, or '
+                  'a table')
         return _Outcome('unsupported', {}, reason)
-    return _Outcome('kept', {}, 'see fit_options.vary')
+    values = {f'sources.{name}': items[0] if len(items) == 1 else items
+              for name, items in lists.items()}
+    return _Outcome('kept', {'photometry.aperture': 'sources', **values})
 
 
-def _shape(name):
-    def rule(value, get):
-        if not get('photometry.fixed_radius'):
-            return _Outcome('dropped', {}, 'fixed_radius is false')
-        if not get('detection.fixed_peaks'):
-            reason = 'the table has shapes, or there are no positions'
-            return _Outcome('dropped', {}, reason)
-        values = _as_list(value)
-        return _Outcome('kept', {
-            name: values[0] if len(values) == 1 else values})
-
-    return rule
+def _shape(_, get):
+    if not get('photometry.fixed_radius'):
+        return _Outcome('dropped', {}, 'fixed_radius is false')
+    if get('detection.use_fixed_source_table'):
+        return _Outcome('dropped', {}, 'the table has the shapes')
+    return _Outcome('kept', {}, 'see photometry.fixed_radius')
 
 
 def _limits(value, get):
     """
     Return what depends on the largest aperture.
     """
+    limits = [get('photometry.aper_inf'), value]
     ratio = get('photometry.fwhm_radius_ratio')
-    return _Outcome('kept', {
-        'fit.fwhm_range': [get('photometry.aper_inf'), value],
-        'photometry.fwhm_limits': [get('photometry.aper_inf'), value],
-        'grouping.max_separation': 2.0 * value * ratio})
+    values = {'fit.fwhm_range': limits,
+              'grouping.max_separation': 2.0 * value * ratio}
+    if not get('photometry.fixed_radius'):
+        values['photometry.fwhm_limits'] = limits
+    return _Outcome('kept', values)
 
 
 def _joint_orders(value, get):
@@ -616,9 +624,9 @@ _RULES = {
     'photometry.fwhm_radius_ratio': (
         1.0, _to('photometry.fwhm_radius_ratio')),
     'photometry.fixed_radius': (False, _fixed_radius),
-    'photometry.fwhm_1': ([0.0], _shape('sources.fwhm_major')),
-    'photometry.fwhm_2': ([0.0], _shape('sources.fwhm_minor')),
-    'photometry.PA_val': ([0.0], _shape('sources.position_angle')),
+    'photometry.fwhm_1': ([0.0], _shape),
+    'photometry.fwhm_2': ([0.0], _shape),
+    'photometry.PA_val': ([0.0], _shape),
     'fit_options.fit_method': (
         'least_squares', _dropped('the only one there, and here')),
     'fit_options.loss': ('linear', _to('fit.loss')),

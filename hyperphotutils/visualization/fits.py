@@ -263,7 +263,8 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
                 coord.set_ticks(number=3)
         if number == 0:
             draw_sources(axes, panel.image, table, beam, window)
-            if fitted is not None:
+            # a strip of one pixel has no contour
+            if fitted is not None and min(np.shape(fitted)) > 1:
                 axes.contour(np.asarray(fitted, dtype=float), levels=[0.5],
                              colors='white', linewidths=0.8,
                              linestyles='dashed')

@@ -96,7 +96,49 @@ def test_apertures_are_limited():
         assert_allclose(row['aperture_flux'], true['flux'], rtol=1e-3)
 
 
+def test_apertures_may_have_a_size_of_their_own():
+    """
+    They are those of photutils with the given axes, one for all or one
+    for each; the fits are as without, and where an ellipse is unknown,
+    the aperture is that of the fit.
+    """
+    data, truth, background = curved_map(noise=0.0)
+    flat = data - background
+    plain = HyperPhotometry(FWHM, noise='white')(
+        flat, init_params=truth['x', 'y'])
+    n_sources = len(truth)
+    angles = np.linspace(0.0, 150.0, n_sources)
+    angles[-1] = np.nan
+    for angle in (30.0, angles):
+        phot = HyperPhotometry(FWHM, aperture_ellipse=(6.0, 4.0, angle),
+                               fwhm_radius_ratio=0.75, noise='white',
+                               aperture_correction=False)
+        table = phot(flat, init_params=truth['x', 'y'])
+        assert_allclose(table['flux_fit'], plain['flux_fit'])
+        for row, theta in zip(table, np.broadcast_to(angle, n_sources),
+                              strict=True):
+            shape = 6.0, 4.0, theta
+            if np.isnan(theta):
+                shape = (row['fwhm_major_fit'], row['fwhm_minor_fit'],
+                         row['theta_fit'].value)
+            aperture = EllipticalAperture(
+                (row['x_fit'], row['y_fit']), 0.75 * shape[0],
+                0.75 * shape[1], theta=np.deg2rad(shape[2]))
+            assert_allclose(row['aperture_flux'],
+                            aperture.do_photometry(flat)[0][0], rtol=1e-3)
+    with pytest.raises(ValueError, match='a value for each of the '
+                       f'{n_sources - 1} sources: got {n_sources} values'):
+        phot(flat, init_params=truth['x', 'y'][1:])
+
+
 @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
+    ({'aperture_ellipse': (4.0, 3.0)}, ValueError,
+     r'must be two positive FWHMs and an angle: \(4.0, 3.0\)'),
+    ({'aperture_ellipse': (4.0, 0.0, 5.0)}, ValueError,
+     'must be two positive FWHMs'),
+    ({'aperture_ellipse': 4.0}, ValueError, 'must be two positive FWHMs'),
+    ({'aperture_ellipse': (4.0, 3.0, 5.0), 'fwhm_limits': (1.0, 2.0)},
+     ValueError, 'aperture_ellipse and fwhm_limits exclude each other'),
     ({'fwhm_limits': (2.0, 1.0)}, ValueError,
      r'fwhm_limits must be two positive numbers.*: \(2.0, 1.0\)'),
     ({'fwhm_limits': 2.0}, ValueError, 'fwhm_limits must be two'),

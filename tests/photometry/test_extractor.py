@@ -720,8 +720,10 @@ class TestMeta:
                                finder=HighPassStarFinder(7.0, FWHM))
         table = phot(data)
         assert table.meta['call'] == repr(phot)
-        assert set(table.meta) == {'version', 'call', 'rms', 'n_detected',
-                                   'n_dropped', 'noise'}
+        assert set(table.meta) == {
+            'version', 'call', 'rms', 'n_detected', 'n_detected_residual',
+            'n_dropped', 'n_rejected', 'noise'}
+        assert set(table.meta['n_rejected'].values()) <= {0}
         copy = eval(table.meta['call'], {
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,

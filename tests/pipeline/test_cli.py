@@ -93,7 +93,7 @@ def test_run_writes_products_and_says_where(map_file, tmp_path):
     assert result.returncode == 0
     assert result.stderr == ''
     assert result.stdout.startswith(
-        'field: 8 detected, 8 measured, 0 dropped; ')
+        'field: 8 measured (8 detected on the map); ')
     assert result.stdout.rstrip().endswith('hyperphot_output/field')
     assert products(tmp_path / 'hyperphot_output' / 'field') == [
         'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',

@@ -3,16 +3,19 @@
 Tests of one map through the classes: the keys reach what they are for.
 """
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
 from numpy.testing import assert_allclose, assert_array_equal
+from photutils.aperture import SkyEllipticalAperture
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import PipelineConfig, PipelineError, run
 from hyperphotutils.pipeline.extraction import extract_map
 from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.gaussians import add_gaussians
 
 
 def extract(map_file, **sections):
@@ -170,6 +173,51 @@ def test_snap_radius_is_in_beam_widths(map_file):
     snapped = extract(map_file, run=only,
                       detection={'snap_radius': 5.0}).table
     assert len(snapped) < len(free)
+
+
+@pytest.mark.parametrize('way', ['one', 'sources'])
+def test_apertures_of_given_size(map_file, full, way):
+    """
+    Ellipses in arcsec and East of North, one for all or those of the
+    sources, are summed whatever is fitted.
+    """
+    sky = full.table['sky_centroid'][:3]
+    angles = [40.0, 40.0, 40.0] if way == 'one' else [10.0, 40.0, 100.0]
+    sources = {'x': sky.ra.deg.tolist(), 'y': sky.dec.deg.tolist()}
+    aperture = {'major': 30.0, 'minor': 20.0, 'position_angle': 40.0}
+    if way == 'sources':
+        sources |= {'fwhm_major': 30.0, 'fwhm_minor': 20.0,
+                    'position_angle': angles}
+        aperture = 'sources'
+    result = extract(map_file, background={'box_sizes': [20.0]},
+                     sources=sources, photometry={
+        'aperture': aperture, 'aperture_correction': False,
+        'fwhm_radius_ratio': 0.5})
+    table = result.table
+    model = make_gaussians_image(result, skip=0)
+    image = (result.image.data - result.background.value) - model
+    apertures = SkyEllipticalAperture(
+        table['sky_centroid'][0], 15 * u.arcsec, 10 * u.arcsec,
+        theta=angles[0] * u.deg).to_pixel(result.image.wcs)
+    expected = apertures.do_photometry(image)[0][0]
+    assert_allclose(table['aperture_flux'][0].value, expected, rtol=1e-3)
+    assert np.all(table['fwhm_major_sky'][:3] != 30 * u.arcsec)
+
+
+def make_gaussians_image(result, *, skip):
+    """
+    All fitted sources but one.
+    """
+    table = result.table
+    image = np.zeros(result.image.shape)
+    for row, source in enumerate(table):
+        if row != skip:
+            add_gaussians(image, *(
+                np.atleast_1d(getattr(source[name], 'value', source[name]))
+                for name in ('x_fit', 'y_fit', 'amplitude_fit',
+                             'fwhm_major_fit', 'fwhm_minor_fit',
+                             'theta_fit')))
+    return image
 
 
 def test_separate_background_is_a_choice(map_file, full):

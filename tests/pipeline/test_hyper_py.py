@@ -174,8 +174,14 @@ def test_default_file_means_this(hyper_file):
                          'fwhm_radius_ratio': 1.0}},
          {'fit.fwhm_range': (0.8, 3), 'grouping.max_separation': 6}),
         ({'detection': {'use_fixed_source_table': True}},
-         {'sources.table': 'output/source_table.txt',
-          'fit.fixed': ('position', 'shape')}),
+         {'sources.table': 'output/source_table.txt', 'sources.x': None,
+          'fit.fixed': ('position',), 'photometry.aperture': None,
+          'photometry.fwhm_limits': (1, 2)}),
+        ({'detection': {'use_fixed_source_table': True, 'fixed_peaks': True},
+          'photometry': {'fixed_radius': True}},
+         {'sources.table': 'output/source_table.txt', 'sources.x': None,
+          'fit.fixed': ('position',), 'photometry.aperture': 'sources',
+          'photometry.fwhm_limits': None}),
         ({'detection': {'fixed_peaks': True, 'xcen_fix': [1.0, 2.0],
                         'ycen_fix': [3.0, 4.0]}},
          {'sources.x': (1, 2), 'sources.y': (3, 4), 'sources.frame': None,
@@ -185,9 +191,21 @@ def test_default_file_means_this(hyper_file):
           'photometry': {'fixed_radius': True, 'fwhm_1': [20.0],
                          'fwhm_2': [10.0], 'PA_val': [5]},
           'fit_options': {'vary': True}},
-         {'sources.x': (1,), 'sources.fwhm_major': 20,
-          'sources.fwhm_minor': 10, 'sources.position_angle': 5,
-          'fit.fixed': ('shape',)}),
+         {'sources.x': (1,), 'sources.fwhm_major': None, 'fit.fixed': (),
+          'photometry.aperture': {'major': 20, 'minor': 10,
+                                  'position_angle': 5}}),
+        ({'detection': {'fixed_peaks': True, 'xcen_fix': [1.0, 2.0],
+                        'ycen_fix': [3.0, 4.0]},
+          'photometry': {'fixed_radius': True, 'fwhm_1': [20.0, 30.0],
+                         'fwhm_2': [10.0], 'PA_val': [5, 6]}},
+         {'sources.fwhm_major': (20, 30), 'sources.fwhm_minor': 10,
+          'sources.position_angle': (5, 6), 'fit.fixed': ('position',),
+          'photometry.aperture': 'sources'}),
+        ({'photometry': {'fixed_radius': True, 'fwhm_1': [10.0],
+                         'fwhm_2': [20.0], 'PA_val': [5]}},
+         {'photometry.aperture': {'major': 20, 'minor': 10,
+                                  'position_angle': 95},
+          'photometry.fwhm_limits': None, 'sources.x': None}),
         ({'background': {'fit_gauss_and_bg_together': True,
                          'polynomial_orders': [2]}},
          {'fit.poly_order': 2, 'fit.ridge': 1e-4}),
@@ -232,7 +250,7 @@ def test_values_arrive_under_our_names(hyper_file, sections, ours):
     [
         {'fit_options': {'weights': 'map'}},
         {'control': {'datacube': True}},
-        {'photometry': {'fixed_radius': True}},
+        {'photometry': {'fwhm_1': [1.0, 2.0], 'fixed_radius': True}},
     ],
 )
 def test_what_cannot_be_had_is_named(hyper_file, sections):
@@ -264,8 +282,8 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
         ('survey: {}\nfit_options: {weights: colour}', 2,
          "fit_options.weights: fit.weights: 'colour' is not allowed"),
         ('control: {n_cores: 0}', 1, 'control.n_cores: run.jobs: 0'),
-        ('survey: {}\ndetection: {use_fixed_source_table: true,\n'
-         '  fixed_peaks: true}', 3, 'both state the positions'),
+        ('survey: {}\nphotometry: {fixed_radius: true}', 2,
+         'photometry.fixed_radius: photometry.aperture'),
         ('survey: {}\ndetection: {fixed_peaks: true, xcen_fix: [1.0],\n'
          '  ycen_fix: [1.0, 2.0]}', None, 'must have the same length'),
     ],
@@ -340,6 +358,19 @@ def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
     assert list(table['flux_fit']) == list(stored['flux_fit'])
     log = (tmp_path / 'output' / 'run.log').read_text('utf-8')
     assert 'configuration of Hyper-py)' in log
+
+
+def test_notice_is_shown_without_maps_too(hyper_file, capsys):
+    """
+    What became of the keys is told before the missing list of maps is
+    complained about.
+    """
+    path = hyper_file()
+    assert main(['run', str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(f'{path}: a configuration of Hyper-py, ')
+    assert 'Maps/maps_list.txt cannot be read: name the maps' in out
+    assert err.startswith('hyperphot: no map: ')
 
 
 def test_our_own_file_is_not_taken_for_one(tmp_path):

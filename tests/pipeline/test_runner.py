@@ -128,8 +128,8 @@ def test_log_says_what_was_run(map_file, tmp_path):
     table = run(config)
     log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
     for part in (str(map_file), 'hyperphotutils', 'numpy', 'Jy/beam',
-                 'n_sigma: 5.5', f' detected, {len(table)} measured, ',
-                 ' dropped', 'beam area', '100 x 90 pixels',
+                 'n_sigma: 5.5', f'{len(table)} measured (', ' detected on '
+                 'the map', 'beam area', '100 x 90 pixels',
                  'threshold     5.5 times the rms of the filtered map',
                  ', of the map about the local backgrounds', 'groups',
                  'flags', 'warnings', 'reading', 'extraction'):
@@ -139,18 +139,20 @@ def test_log_says_what_was_run(map_file, tmp_path):
 
 def test_only_finite_fits_count_as_measured(map_file):
     """
-    What is told adds up: detected = measured + without a fit + dropped.
+    What is told adds up: detected = measured + without a fit + those
+    that did not stand the fit.
     """
     extraction = extract_map(map_file, PipelineConfig())
     table = extraction.table
     n_rows = len(table)
-    table.meta.update(n_detected=n_rows + 4, n_dropped=4)
-    assert extraction.counts == (
-        f'{n_rows + 4} detected, {n_rows} measured, 4 dropped')
+    table.meta.update(n_detected=n_rows + 4, n_detected_residual=3,
+                      n_dropped=4)
+    told = (f'({n_rows + 1} detected on the map and 3 on the residual, 4 of '
+            'them did not stand the fit)')
+    assert extraction.counts == f'{n_rows} measured {told}'
     table['flux_fit'][1] = np.nan
     assert extraction.counts == (
-        f'{n_rows + 4} detected, {n_rows - 1} measured, 4 dropped, '
-        '1 without a fit')
+        f'{n_rows - 1} measured, 1 without a fit {told}')
 
 
 def test_catalog_knows_beam_and_unit(map_file, simulated, copy_map,
