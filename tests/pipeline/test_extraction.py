@@ -232,8 +232,9 @@ def test_separate_background_is_a_choice(map_file, full):
     fwhm = full.image.meta['beam_fwhm_pix']
     sizes = {int(2 * (size * fwhm // 2) + 1) for size in (6, 8)}
     assert set(np.asarray(table['bkg_box'], dtype=int)) <= sizes
+    # eight sources, each with a scatter of 0.2
     assert_allclose(np.median(table['flux_fit'] / full.table['flux_fit']),
-                    1, atol=0.1)
+                    1, atol=0.15)
 
 
 def test_limits_of_apertures_and_of_fits_reach_them(map_file):
