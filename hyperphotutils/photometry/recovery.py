@@ -490,6 +490,8 @@ def _result_of(future):
         msg = ('a process died: for want of memory, or because the '
                "script lacks if __name__ == '__main__':")
         raise RuntimeError(msg) from error
+    if error is not None:
+        raise error
     return future.result()
 
 

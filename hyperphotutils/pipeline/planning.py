@@ -510,6 +510,9 @@ def _host():
 def _is_running(pid):
     if pid == os.getpid():
         return False
+    if os.name == 'nt':
+        # signal 0 is no question there
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -249,7 +249,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None):
             make_writable(directory)
             remove_leftovers(directory)
             with _connection(config, executor) as workers, \
-                    _told_if_full(directory, jobs, outcomes):
+                    _ended_in_words(directory, jobs, outcomes):
                 journal.begin(work.settings, work.items)
                 _do(work, config, outcomes, journal, workers, progress_bar)
                 outcomes = {job.map_id: outcomes[job.map_id] for job in jobs}
@@ -483,7 +483,7 @@ def _record(outcomes, work, config, journal, origin):
 
 
 @contextlib.contextmanager
-def _told_if_full(directory, jobs, outcomes):
+def _ended_in_words(directory, jobs, outcomes):
     """
     Say in a line why a run cannot go on, and how it can be continued.
     """
@@ -492,11 +492,14 @@ def _told_if_full(directory, jobs, outcomes):
     except OSError as exc:
         n_done = sum(not item.reason for item in outcomes.values())
         number = _number_of(exc)
-        reason = os.strerror(number) if number else exc
         advice = 'make room, and ' if number in _FULL else ''
-        msg = (f'{exc.filename or directory}: cannot be written: {reason}; '
-               f'{n_done} of {len(jobs)} maps are done; {advice}the same '
-               'command continues')
+        if isinstance(exc, ConnectionError):
+            reason = str(exc)
+        else:
+            reason = (f'{exc.filename or directory}: cannot be written: '
+                      f'{os.strerror(number) if number else exc}')
+        msg = (f'{reason}; {n_done} of {len(jobs)} maps are done; {advice}'
+               'the same command continues')
         raise PipelineError(msg) from exc
 
 
@@ -524,7 +527,8 @@ def _outcome(job, future):
     if was_killed(exc):
         reason = 'its process was killed, perhaps for want of memory'
         return MapOutcome(job, reason=f'{job.path}: {reason}')
-    if isinstance(exc, OSError) and _number_of(exc) in _FULL:
+    if isinstance(exc, ConnectionError) or (
+            isinstance(exc, OSError) and _number_of(exc) in _FULL):
         raise exc
     reason = _reason(exc)
     plain = isinstance(exc, OSError) or type(exc).__name__ == 'MapError'

@@ -5,6 +5,7 @@ way to take up what comes of it.
 """
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
@@ -16,7 +17,6 @@ from collections import deque
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
-    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -124,8 +124,9 @@ def error_of(future):
     Returns
     -------
     error : Exception or `None`
-        The error, `~concurrent.futures.CancelledError` included, or
-        `None` if there is a result.
+        The error, or `None` if there is a result. What was cancelled by
+        others has a `ConnectionError`: that is how the end of a
+        scheduler is seen.
 
     Examples
     --------
@@ -137,7 +138,7 @@ def error_of(future):
     None
     """
     if future.cancelled():
-        return CancelledError()
+        return ConnectionError('the connection to the workers is lost')
     return future.exception()
 
 
@@ -153,7 +154,7 @@ def was_killed(error):
     Returns
     -------
     killed : bool
-        Whether its process was killed, or the connection to it lost.
+        Whether its process was killed.
 
     Examples
     --------
@@ -162,7 +163,7 @@ def was_killed(error):
     >>> was_killed(BrokenExecutor()), was_killed(ValueError())
     (True, False)
     """
-    return (isinstance(error, BrokenExecutor | CancelledError)
+    return (isinstance(error, BrokenExecutor)
             or type(error).__name__ == 'KilledWorker')
 
 
@@ -244,13 +245,28 @@ def connect_scheduler(address):
         raise ImportError(msg) from exc
     where = ({'scheduler_file': address} if Path(address).is_file()
              else {'address': address})
+    with _quiet_logs():
+        try:
+            client = Client(**where, timeout=_TIMEOUT)
+        except (OSError, ValueError, KeyError) as exc:
+            msg = f'{address}: no dask scheduler answers'
+            raise ConnectionError(msg) from exc
+        with client:
+            yield client
+
+
+@contextlib.contextmanager
+def _quiet_logs():
+    """
+    Keep the logger of dask.distributed silent: errors are raised.
+    """
+    logger = logging.getLogger('distributed')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
-        client = Client(**where, timeout=_TIMEOUT)
-    except (OSError, ValueError, KeyError) as exc:
-        msg = f'{address}: no dask scheduler answers'
-        raise ConnectionError(msg) from exc
-    with client:
-        yield client
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _in_window(executor, width, function, todo, *shared):

@@ -32,7 +32,7 @@ def fixture_cluster():
     Two processes; one that dies is replaced.
     """
     with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None,
+            n_workers=2, threads_per_worker=1, dashboard_address=':0',
             host='127.0.0.1') as cluster:
         yield cluster
 
@@ -108,6 +108,30 @@ def test_client_is_an_executor_of_a_run(maps, client):
     with ThreadPoolExecutor(2) as threads:
         assert all(item.earlier for item in
                    process_maps(config, executor=threads)[:6])
+
+
+def test_scheduler_that_ends_is_told_and_the_run_continued(maps, capsys):
+    command = ['run', *maps, '--detection-only', '--output-dir', 'out']
+    assert main([*command[:-1], 'serial']) == 0
+    capsys.readouterr()
+    with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=':0',
+            host='127.0.0.1') as cluster:
+        def close_early():
+            while not list(Path('out').glob('*/catalog.ecsv')):
+                time.sleep(0.01)
+            cluster.close()
+
+        thread = threading.Thread(target=close_early)
+        thread.start()
+        status = main([*command, '--scheduler', cluster.scheduler_address])
+        thread.join()
+    _, err = capsys.readouterr()
+    assert status == 1
+    assert err.startswith('hyperphot: the connection to the workers is lost')
+    assert err.endswith(' of 6 maps are done; the same command continues\n')
+    assert main(command) == 0
+    assert products('out') == products('serial')
 
 
 def test_recovery_with_a_killed_worker_is_the_serial_one(
