@@ -51,8 +51,7 @@ def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
         default, the other source is within its contour of half the
         maximum.
 
-    beams : dict of `~astropy.units.Quantity` or `~radio_beam.Beam`, \
-            optional
+    beams : dict of `~astropy.units.Quantity` or `~radio_beam.Beam`, optional
         The beams by the name of the band, or their FWHMs; those of
         other bands do no harm. By default
         they are those of ``meta['beam_major']`` and

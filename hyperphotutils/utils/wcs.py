@@ -269,12 +269,13 @@ def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
     Notes
     -----
     Errors are propagated linearly. With the local Jacobian :math:`J`
-    (see `local_jacobian`) the covariance of the position is
-    :math:`J C J^T`, and the matrix of the Gaussian :math:`J \Sigma J^T`,
-    whose elements are linear in those of :math:`\Sigma`. In its own axes
-    its diagonal elements are the variances along them, and the other one
-    is the angle times their difference. Pixels that are not square or
-    not perpendicular mix both axes and the angle.
+    (see `~hyperphotutils.utils.local_jacobian`) the covariance of the
+    position is :math:`J C J^T`, and the matrix of the Gaussian is
+    :math:`J \Sigma J^T`, whose elements are linear in those of
+    :math:`\Sigma`. In its own axes its diagonal elements are the variances
+    along them, and the other one is the angle times their difference.
+    Pixels that are not square or not perpendicular mix both axes and the
+    angle.
 
     Examples
     --------
