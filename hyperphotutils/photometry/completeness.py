@@ -15,6 +15,9 @@ __all__ = ['CompletenessCurve', 'fit_completeness']
 _MAX_LOGIT = 15.0
 # The narrowest width in dex.
 _MIN_WIDTH = 1e-4
+# The curve may reach half its plateau so far outside of the range of the
+# fluxes, in units of that range; farther away, nothing in it tells where.
+_MAX_OUTSIDE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +166,9 @@ def fit_completeness(flux, recovered):
     Returns
     -------
     curve : `CompletenessCurve` or `None`
-        The curve; `None` when all or none were found, which leaves it
-        open where the completeness falls. When all that were found are
+        The curve; `None` when it is left open where the completeness
+        falls: all or none were found, or as many of the bright sources
+        as of the faint ones. When all that were found are
         brighter than all that were not, the curve is a step in the
         middle of that gap, with half the gap as its error.
 
@@ -204,6 +208,9 @@ def fit_completeness(flux, recovered):
     free = _maximize(x, recovered, with_plateau=True)
     better = 2.0 * (plain.fun - free.fun) > np.log(len(x))
     location, log_width, plateau = _unpack(free.x if better else plain.x)
+    outside = max(x.min() - location, location - x.max())
+    if outside > _MAX_OUTSIDE * np.ptp(x):
+        return None
     covariance = np.zeros((3, 3))
     used = slice(0, 3 if better else 2)
     covariance[used, used] = np.linalg.pinv(_information(

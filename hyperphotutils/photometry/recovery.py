@@ -260,7 +260,12 @@ class InjectionRecovery:
                    np.random.default_rng(self.seed).spawn(self.n_repeats)]
         outcomes = self._recover(work, batches)
         _warn_once(outcomes)
-        return _summarize(self, sky, rms, catalog, known, batches, outcomes)
+        result = _summarize(self, sky, rms, catalog, known, batches,
+                            outcomes)
+        if result.curve is None:
+            warnings.warn(result.table.meta['no_curve'], AstropyUserWarning,
+                          stacklevel=2)
+        return result
 
     def _find_fwhm(self, data, fwhm):
         """
@@ -373,7 +378,9 @@ class RecoveryResult:
         The sources of the map itself.
 
     curve : `~hyperphotutils.photometry.CompletenessCurve` or `None`
-        The completeness against flux; `None` if all or none were found.
+        The completeness against flux; `None` with a warning, and the
+        reason in ``table.meta['no_curve']``, if all or none were found,
+        or if it is not seen to fall with the flux.
 
     Notes
     -----
@@ -625,7 +632,24 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
             table.meta[f'flux_{level}'] = str(value)
             table.meta[f'flux_{level}_err'] = str(error)
         table.meta['plateau'] = curve.plateau
+    else:
+        table.meta['no_curve'] = _say_why_not(injected['recovered'])
     return RecoveryResult(table, injected, detections, catalog, curve)
+
+
+def _say_why_not(recovered):
+    """
+    Say why there is no curve of the completeness.
+    """
+    counts = f'{np.count_nonzero(recovered)} of {len(recovered)}'
+    if np.all(recovered) or not np.any(recovered):
+        reason = 'fainter' if np.all(recovered) else 'brighter'
+        remedy = f'inject {reason} ones'
+    else:
+        remedy = ('it does not fall with the flux: inject more, or a larger '
+                  'range')
+    return (f'no curve of the completeness: {counts} injected sources were '
+            f'recovered; {remedy}')
 
 
 def _check_edges(name, edges):

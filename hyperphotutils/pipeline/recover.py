@@ -7,9 +7,11 @@ where it is done.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
@@ -20,6 +22,9 @@ __all__ = ['recover_map', 'summarize_recovery']
 
 _TABLE, _INJECTED, _PICTURE = _FILES = (
     'recovery.ecsv', 'injected.ecsv', 'completeness.png')
+
+# So many sources give a completeness of 50 % to 9 %
+_ENOUGH = 30
 
 
 def recover_map(path, config, directory, *, overwrite=False,
@@ -124,23 +129,46 @@ def summarize_recovery(result):
              f'injected sources recovered, {table.meta["n_false"]} false '
              'detections beside them']
     if result.curve is None:
-        lines.append('completeness: all or none were recovered; choose '
-                     'another range (--snr)')
+        lines.append(f'{table.meta["no_curve"]} (--snr)')
     else:
         for level in (50, 90):
             flux, error = result.curve.flux_at(level / 100)
             lines.append(f'completeness {level} % at {flux.value:.3g} +/- '
                          f'{error:.2g}' if flux.value > 0.0 else
                          f'completeness {level} % is never reached')
-    lines.append('   S/N   completeness   reliability   flux bias   '
+    lines.append('   S/N  injected   completeness   reliability   flux bias   '
                  'pull of flux')
-    lines += [
-        f'{row["snr"]:6.1f} {100 * row["completeness"]:12.1f} % '
-        f'{100 * row["reliability"]:11.1f} % '
-        f'{100 * row["flux_bias"]:9.1f} %   '
-        f'{row["flux_pull_median"]:5.2f} +/- {row["flux_pull_scatter"]:.2f}'
-        for row in table]
+    lines += [_bin_line(row) for row in table]
+    fewest = int(table['n_injected'].min())
+    if fewest < _ENOUGH:
+        n_repeats = math.ceil(table.meta['n_repeats'] * _ENOUGH
+                              / max(1, fewest))
+        lines.append(f'these are too few: with less than {_ENOUGH} sources in '
+                     'a bin, its completeness is not known to 10 %; take '
+                     f'--n-repeats {n_repeats}, or a smaller range (--snr)')
     return lines
+
+
+def _bin_line(row):
+    """
+    Tell of one bin; what is not known is a dash.
+    """
+    def percent(value, width):
+        return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
+                else f'{"-":>{width}}  ')
+
+    pull = f'{"-":>5}'
+    if math.isfinite(row['flux_pull_median']):
+        pull = f'{row["flux_pull_median"]:5.2f}'
+    if row['n_recovered'] > 1 and math.isfinite(row['flux_pull_scatter']):
+        pull += f' +/- {row["flux_pull_scatter"]:.2f}'
+    snr = row['snr']
+    if row['n_injected'] == 0 and 'snr_low' in row.colnames:
+        snr = math.sqrt(row['snr_low'] * row['snr_high'])
+    return (f'{snr:6.1f} {row["n_injected"]:9d} '
+            f'{percent(row["completeness"], 12)} '
+            f'{percent(row["reliability"], 11)} '
+            f'{percent(row["flux_bias"], 9)}   {pull}')
 
 
 def _check_existing(directory, *, overwrite):
@@ -194,6 +222,9 @@ def _recover(path, config, **kwargs):
             address = config.run.scheduler
             if address is not None:
                 kwargs['executor'] = connect(stack, address)
+            # the summary says so
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings('ignore', 'no curve of the completeness')
             return InjectionRecovery(extractor, **kwargs)(image)
     except ConfigError:
         raise

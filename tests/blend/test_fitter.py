@@ -905,6 +905,9 @@ class TestBadInput:
          'init_params needs the column y_init'),
         (Table({'a': [1.0]}), ValueError,
          'init_params needs the column x_init .*; it has a'),
+        (Table({'RA': [1.0], 'DEC': [1.0]}), ValueError,
+         'it has RA, DEC; hyperphotutils.utils.sources_to_pixels makes it '
+         'from the positions on the sky'),
         (Table({'x': [1.0] * u.arcsec, 'y': [1.0]}), ValueError,
          'column x of init_params must be in pixels: arcsec'),
         (Table({'x': ['a'], 'y': [1.0]}), (TypeError, ValueError),

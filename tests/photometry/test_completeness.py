@@ -71,6 +71,16 @@ def test_all_or_none_found_gives_no_curve(found):
     assert fit_completeness([1.0, 2.0], [found, found]) is None
 
 
+def test_no_curve_where_completeness_does_not_fall():
+    """
+    As many faint as bright sources are lost: nothing tells where the
+    completeness falls.
+    """
+    flux = np.linspace(1.0, 1.6, 20)
+    found = np.arange(20) % 4 != 2
+    assert fit_completeness(flux, found) is None
+
+
 def test_units_are_kept_and_change_nothing_else():
     flux, found = simulate(np.random.default_rng(4))
     plain = fit_completeness(flux, found)

@@ -3,6 +3,8 @@
 Tests of the command that recovers injected sources.
 """
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -52,6 +54,33 @@ def test_command_writes_tables_and_plot(map_file, tmp_path, capsys):
     assert capsys.readouterr().out == ''
     again = read_catalog(folder / 'injected.ecsv')
     np.testing.assert_array_equal(again['flux_fit'], injected['flux_fit'])
+
+
+def test_too_few_sources_are_said_to_be(map_file, tmp_path, capsys):
+    """
+    What is not known is a dash, and it is told how many are needed.
+    """
+    assert main(['recover', str(map_file), '--output-dir',
+                 str(tmp_path / 'out'), '--n-repeats', '2',
+                 '--snr', '1,48']) == 0
+    out, err = capsys.readouterr()
+    assert err == ''
+    assert 'nan' not in out
+    assert 'inf' not in out
+    assert re.search(r'^ +\d\.\d +[01] +(0\.0 %|-) +- +- +-$', out,
+                     re.MULTILINE)
+    assert re.search(r'these are too few: with less than 30 .* take '
+                     r'--n-repeats (30|60)', out)
+
+
+def test_no_curve_is_said_once(map_file, tmp_path, capsys):
+    assert main(['recover', str(map_file), '--output-dir',
+                 str(tmp_path / 'out'), '--n-repeats', '2',
+                 '--snr', '60,80']) == 0
+    out, err = capsys.readouterr()
+    assert out.count('no curve of the completeness: ') == 1
+    assert 'inject fainter ones (--snr)' in out
+    assert err == ''
 
 
 def test_configuration_decides_what_is_run(map_file, tmp_path, quick):

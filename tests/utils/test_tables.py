@@ -3,6 +3,8 @@
 Tests for the tables module.
 """
 
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -52,6 +54,9 @@ def test_as_masked_image_masks_what_is_not_finite():
 @pytest.mark.parametrize(('data', 'mask', 'error', 'match'), [
     (np.ones(3), None, ValueError, r'must be 2D, got the shape \(3,\)'),
     (np.ones((2, 2), complex), None, TypeError, 'real numbers, got complex'),
+    ('map.fits', None, TypeError, "not the name of a file: read 'map.fits' "
+     'by hyperphotutils.maps.read_map'),
+    (Path('map.fits'), None, TypeError, "read 'map.fits' by"),
     (np.ones((2, 2)), np.zeros((3, 3)), ValueError,
      r'mask must have the shape of data, \(2, 2\), got \(3, 3\)'),
     (np.full((2, 2), np.nan), None, ValueError, 'has no usable pixel')])
