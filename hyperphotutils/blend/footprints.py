@@ -10,7 +10,11 @@ import numpy as np
 from hyperphotutils.background.regressors import polynomial_terms
 
 __all__ = ['Footprints', 'background_basis', 'disk_offsets',
-           'make_footprints', 'n_terms', 'nearest_pixel']
+           'make_footprints', 'n_terms', 'nearest_pixel', 'pixel_step']
+
+# A beam need not be sampled with more pixels than this where the noise is
+# correlated over it.
+_PIXELS_PER_FWHM = 4
 
 
 class Footprints(NamedTuple):
@@ -58,6 +62,24 @@ def disk_offsets(radius, step=1):
     inside = ((dx**2 + dy**2 <= radius**2) & (dx % step == 0)
               & (dy % step == 0))
     return dx[inside], dy[inside]
+
+
+def pixel_step(fwhm):
+    """
+    Return the step between the pixels that are fitted where the noise is
+    correlated over the beam: more pixels tell nothing more.
+
+    Parameters
+    ----------
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    step : int
+        The step along both axes.
+    """
+    return max(1, int(fwhm / _PIXELS_PER_FWHM))
 
 
 def nearest_pixel(position, size):

@@ -20,6 +20,7 @@ from hyperphotutils.blend.footprints import (
     make_footprints,
     n_terms,
     nearest_pixel,
+    pixel_step,
 )
 from hyperphotutils.blend.grouping import (
     group_sources,
@@ -56,10 +57,8 @@ _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
-# A beam need not be sampled with more pixels than this where the noise is
-# correlated over it; and the pixels of a group and the elements of kept
-# factors are bounded.
-_PIXELS_PER_FWHM = 4
+# The pixels of a group and the elements of kept factors are bounded where
+# noise is correlated.
 _MAX_GROUP_PIXELS = 2000
 _MAX_KEPT = 1 << 25
 # A source needs this fraction of the pixels inside its half maximum.
@@ -147,8 +146,7 @@ class JointFit:
             # The covariance of the noise holds the structured background.
             poly_order = 1 if noise is None or config.weights else 0
         self.candidates = np.unique(poly_order)
-        self.step = (1 if noise is None
-                     else max(1, int(config.fwhm / _PIXELS_PER_FWHM)))
+        self.step = 1 if noise is None else pixel_step(config.fwhm)
         self._kept = {}
         self._n_kept = 0
         self.data = np.where(mask, 0.0, data)

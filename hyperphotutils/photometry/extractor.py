@@ -18,6 +18,7 @@ from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
+from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.detection.highpass import HighPassStarFinder
@@ -50,6 +51,9 @@ _MIN_SNR = 3.0
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
+
+# How a source was found stays with it through all fits.
+_ORIGINS = FLAGS['residual_detection'] | FLAGS['split_pair']
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -132,7 +136,8 @@ optional
         `~hyperphotutils.noise.CorrelatedNoise` is used as it is.
 
     max_rounds : int, optional
-        The largest number of searches on the residual, 0 for none.
+        The largest number of searches on the residual; 0 for none, and
+        then no source is told to be two either.
 
     progress_bar : bool, optional
         Whether to show a progress bar.
@@ -406,9 +411,10 @@ optional
             table = self._refine(image, table)
             table = self._drop_fallen(image, table)
             table = self._search_residual(image, table)
+            table = self._split_pairs(image, table)
         if len(table) == 0:
             return None
-        n_detected = len(image.tried)
+        n_detected = len(image.tried) - image.n_split
         table.meta['n_detected'] = n_detected
         table.meta['n_detected_residual'] = n_detected - len(found)
         table.meta['n_dropped'] = n_detected - len(table)
@@ -437,6 +443,29 @@ optional
             table = self._refit(image, table, new=new)
             table = self._drop_fallen(image, table)
         return table
+
+    def _split_pairs(self, image, table):
+        """
+        Fit two sources where these describe the map better than one.
+        """
+        if (self.max_rounds == 0 or image.covariance is None
+                or len(table) == 0 or not isinstance(self.fitter, BlendGroupFitter)
+                or self.fitter.fixed):
+            return table
+        new = find_pairs(image.cleaned - image.model, table,
+                         image.covariance, self.fwhm, mask=image.mask,
+                         fit_radius=self.fitter.fit_radius)
+        if len(new) == 0:
+            return table
+        single = np.isin(np.arange(len(table)), new['row'])
+        new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
+        new['shoulder_score'] = table['shoulder_score'][new['row']]
+        del new['row']
+        image.tried = np.vstack((image.tried, positions(new, 'init')))
+        image.n_split = np.count_nonzero(single)
+        table = self._refit(image, table, new=new, fallen=single,
+                            flag='split_pair')
+        return self._drop_fallen(image, table)
 
     def _needs_covariance(self, image):
         """
@@ -473,7 +502,7 @@ optional
         fitted = self._fit(image, image.cleaned, init)
         for name in ('x_init', 'y_init'):
             fitted[name] = table[name]
-        fitted['flags'] |= table['flags'] & FLAGS['residual_detection']
+        fitted['flags'] |= table['flags'] & _ORIGINS
         fitted.meta |= table.meta
         image.replace(table, fitted)
         return fitted
@@ -541,13 +570,31 @@ optional
         Drop detections that do not stand the joint fit, and fit what is
         left of their groups again.
         """
-        fallen = ~self._stands(image, table)
+        fallen = self._fallen(image, table)
         while fallen.any() and not fallen.all():
             table = self._refit(image, table, fallen=fallen)
-            fallen = ~self._stands(image, table)
+            fallen = self._fallen(image, table)
         if fallen.all():
             image.replace(table, table[:0])
         return table[~fallen]
+
+    def _fallen(self, image, table):
+        """
+        Tell which detections are to be dropped next: of each group the
+        fainter half of those that do not stand. Without these, others
+        may.
+        """
+        fallen = np.flatnonzero(~self._stands(image, table))
+        amplitude = np.nan_to_num(plain(table['amplitude_fit'])[fallen],
+                                  nan=-np.inf)
+        group = np.asarray(table['group_id'])[fallen]
+        order = np.lexsort((amplitude, group))
+        _, first, size = np.unique(group[order], return_index=True,
+                                   return_counts=True)
+        rank = np.arange(len(fallen)) - np.repeat(first, size)
+        # What could not be fitted is in no group.
+        chosen = (2 * rank < np.repeat(size, size)) | (group[order] == 0)
+        return np.isin(np.arange(len(table)), fallen[order][chosen])
 
     def _stands(self, image, table):
         """
@@ -591,7 +638,8 @@ optional
         np.maximum.at(brightest, pairs[:, 1], amplitude[pairs[:, 0]])
         return brightest
 
-    def _refit(self, image, table, *, new=None, fallen=None):
+    def _refit(self, image, table, *, new=None, fallen=None,
+               flag='residual_detection'):
         """
         Fit the groups again that have gained or lost a source.
         """
@@ -611,8 +659,7 @@ optional
         fitted = self._fit(image, values, init)
         image.replace(old, fitted)
         if new is not None:
-            fitted['flags'][np.isin(fitted['id'], new['id'])] |= FLAGS[
-                'residual_detection']
+            fitted['flags'][np.isin(fitted['id'], new['id'])] |= FLAGS[flag]
         return _merge(others, old, fitted)
 
     def _finish(self, image, table):
@@ -735,7 +782,7 @@ def _merge(others, old, fitted):
     for name in ('x_init', 'y_init'):
         fitted[name][rows] = old[name][old_rows]
     fitted['flags'][rows] |= (old['flags'][old_rows]
-                              & FLAGS['residual_detection'])
+                              & _ORIGINS)
     merged = vstack([others, fitted], metadata_conflicts='silent')
     merged.sort('id')
     return merged

@@ -60,6 +60,7 @@ class MapState:
         self.weight_map = None
         self.cleaned = self.values
         self.tried = np.empty((0, 2))
+        self.n_split = 0
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
 

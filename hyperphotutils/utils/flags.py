@@ -29,6 +29,8 @@ _REGISTRY = (
     ('fixed_position', 'the position was held fixed'),
     ('fixed_shape', 'widths and angle were held fixed'),
     ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
+    ('split_pair', 'one of two sources that were found as one: two fit the '
+     'map better, by the Bayesian information criterion'),
 )
 
 FLAGS = MappingProxyType(

@@ -1,0 +1,214 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Two sources that were found as one.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma, gaussian_sigma_to_fwhm
+from astropy.table import QTable
+
+from hyperphotutils.background.selection import bic
+from hyperphotutils.blend.footprints import (
+    background_basis,
+    make_footprints,
+    pixel_step,
+)
+from hyperphotutils.blend.solver import (
+    AMPLITUDE,
+    N_PARAMS,
+    BatchProblem,
+    X,
+    Y,
+    evaluate,
+    fit_batch,
+    solve_linear,
+)
+
+__all__ = ['find_pairs']
+
+# Two beams half a beam apart look as wide as this, in FWHM of one: pairs
+# that are nearer to each other are not told from single sources.
+_OVERSIZED = 1.3
+# What two sources of a pair need: this separation, and these widths, in FWHM
+# of the beam; a peak in units of its error, and of the other's. Profiles
+# that are no Gaussians are fitted better by two as well, but these are not
+# both compact, or have the same centre.
+_MIN_SEPARATION = 0.5
+_FWHM_RANGE = (0.75, 2.5)
+_MIN_SNR = 5.0
+_MIN_RATIO = 0.1
+# Elements of the Jacobian held at once, steps, and tolerance of the fits.
+_CHUNK_ELEMENTS = 1 << 20
+_MAX_ITER = 60
+_TOLERANCE = 1e-4
+
+
+def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
+    """
+    Find the sources that are better described by two.
+
+    Each source that is wider than the beam is fitted once more by
+    itself, with one and with two Gaussians on the same pixels, and the
+    Bayesian information criterion (Schwarz 1978, Annals of Statistics 6,
+    461) decides.
+
+    Parameters
+    ----------
+    residual : 2D `~numpy.ndarray`
+        The map minus all sources of the table.
+
+    table : `~astropy.table.QTable`
+        The fitted sources.
+
+    noise : `~hyperphotutils.noise.CorrelatedNoise`
+        The covariance of the pixels.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used.
+
+    fit_radius : float
+        The radius of the footprints in pixels.
+
+    Returns
+    -------
+    pairs : `~astropy.table.QTable`
+        Two rows for each source to be split, with its row in ``table``
+        as ``row``, and ``x_init``, ``y_init``, ``fwhm_major_init``,
+        ``fwhm_minor_init`` (pixels), and ``theta_init``.
+    """
+    sources = _state(table)
+    wide = np.sqrt(sources[:, 3]) > _OVERSIZED * fwhm * gaussian_fwhm_to_sigma
+    rows = np.flatnonzero(np.isfinite(sources).all(axis=1) & wide)
+    if len(rows) == 0:
+        return _table(rows, np.empty((0, 2, N_PARAMS)))
+    foot = make_footprints(sources[rows, 1:2], sources[rows, 2:3], mask,
+                           fit_radius, pixel_step(fwhm))
+    whole = foot.usable.all(axis=1)
+    chunk = max(1, _CHUNK_ELEMENTS // ((2 * N_PARAMS + 1) * foot.x.shape[1]))
+    rows_of, pairs = [np.empty(0, dtype=int)], [np.empty((0, 2, N_PARAMS))]
+    for kind in (np.flatnonzero(whole), np.flatnonzero(~whole)):
+        for begin in range(0, len(kind), chunk):
+            part = kind[begin:begin + chunk]
+            problem = _problem(residual, sources[rows[part]],
+                               foot.x[part], foot.y[part], foot.usable[part],
+                               noise, fwhm)
+            split, pair = _compare(problem, sources[rows[part], None], fwhm)
+            rows_of.append(rows[part[split]])
+            pairs.append(pair[split])
+    return _table(np.concatenate(rows_of), np.concatenate(pairs))
+
+
+def _state(table):
+    """
+    Return the fitted sources as states of the kernel.
+    """
+    columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
+               for name in ('amplitude_fit', 'x_fit', 'y_fit',
+                            'fwhm_major_fit', 'fwhm_minor_fit')]
+    columns.append(table['theta_fit'].to_value('rad'))
+    sources = np.column_stack(columns)
+    sources[:, 3:5] = (sources[:, 3:5] * gaussian_fwhm_to_sigma)**2
+    return sources
+
+
+def _table(rows, pairs):
+    """
+    Return the start values of the sources of pairs.
+    """
+    _, x, y, var_major, var_minor, theta = pairs.reshape(-1, N_PARAMS).T
+    return QTable({
+        'row': np.repeat(rows, 2), 'x_init': x, 'y_init': y,
+        'fwhm_major_init': np.sqrt(var_major) * gaussian_sigma_to_fwhm,
+        'fwhm_minor_init': np.sqrt(var_minor) * gaussian_sigma_to_fwhm,
+        'theta_init': np.rad2deg(theta) << u.deg})
+
+
+def _problem(residual, sources, x, y, usable, noise, fwhm):
+    """
+    Return what the kernel fits: each source alone, on a level of its own.
+    """
+    weight = usable.astype(float)
+    if noise.relative_rms is not None:
+        weight /= noise.relative_rms[y, x]
+    basis = background_basis(x, y, *sources[:, 1:3].T, 1.0, 0)
+    basis *= weight[:, None, :]
+    col, row = x.astype(float), y.astype(float)
+    level = np.zeros((len(sources), 1))
+    own, _ = evaluate(sources[:, None], level, col, row, weight, basis)
+    data = residual[y, x] * weight + own
+    whitening = noise.whitening(x, y, usable)
+    transposed = np.swapaxes(whitening, 1, 2)
+    data = (data[:, None, :] @ transposed)[:, 0]
+    center = sources[:, None, 1:3]
+    low, high = ((ratio * fwhm * gaussian_fwhm_to_sigma)**2
+                 for ratio in (0.5, 3.0))
+    return BatchProblem(
+        data, col, row, weight, basis @ transposed,
+        np.ones((len(sources), N_PARAMS + 1), dtype=bool), center - fwhm,
+        center + fwhm, low, high, whitening)
+
+
+def _compare(problem, sources, fwhm):
+    """
+    Tell which sources are pairs, and the states of the two of each.
+    """
+    n_pixels = np.sum(problem.weight > 0.0, axis=1)
+    one = _fit(problem, sources)
+    two = problem._replace(
+        free=np.ones((len(sources), 2 * N_PARAMS + 1), dtype=bool),
+        xy_low=np.repeat(problem.xy_low, 2, axis=1),
+        xy_high=np.repeat(problem.xy_high, 2, axis=1))
+    pair = _fit(two, _halves(sources, fwhm))
+    better = (bic(pair.chi2, n_pixels, 2 * N_PARAMS + 1)
+              < bic(one.chi2, n_pixels, N_PARAMS + 1))
+    return better & _is_pair(pair, fwhm), pair.sources
+
+
+def _fit(problem, sources):
+    """
+    Fit amplitudes and level, then everything.
+    """
+    level = np.zeros((len(sources), 1))
+    return fit_batch(problem, *solve_linear(problem, sources, level),
+                     max_iter=_MAX_ITER, tolerance=_TOLERANCE)
+
+
+def _halves(sources, fwhm):
+    r"""
+    Return two round sources that together are as long as the one.
+
+    At :math:`\pm h` from the centre, two equal Gaussians of the variance
+    :math:`v` have the variance :math:`v + h^2` along the line between
+    them.
+    """
+    beam = (fwhm * gaussian_fwhm_to_sigma)**2
+    var_major, var_minor, theta = np.moveaxis(sources[:, 0, 3:], 1, 0)
+    round_one = np.clip(var_minor, beam, np.maximum(beam, 0.7 * var_major))
+    half = np.sqrt(np.maximum(var_major - round_one, 0.3 * beam))
+    halves = np.repeat(sources, 2, axis=1)
+    for side, sign in enumerate((-1.0, 1.0)):
+        halves[:, side, X] += sign * half * np.cos(theta)
+        halves[:, side, Y] += sign * half * np.sin(theta)
+    halves[:, :, 3:5] = round_one[:, None, None]
+    return halves
+
+
+def _is_pair(result, fwhm):
+    """
+    Tell which fits are of two compact sources apart from each other.
+    """
+    sources = result.sources
+    separation = np.hypot(*(sources[:, 0, 1:3] - sources[:, 1, 1:3]).T)
+    widths = np.sqrt(sources[:, :, 3:5]) * gaussian_sigma_to_fwhm / fwhm
+    amplitude = sources[:, :, AMPLITUDE]
+    variance = np.stack([result.covariance[:, k, k]
+                         for k in (AMPLITUDE, N_PARAMS + AMPLITUDE)], axis=1)
+    low, high = _FWHM_RANGE
+    return ((separation > _MIN_SEPARATION * fwhm)
+            & np.all((widths > low) & (widths < high), axis=(1, 2))
+            & np.all(amplitude > _MIN_SNR * np.sqrt(variance), axis=1)
+            & (amplitude.min(axis=1) > _MIN_RATIO * amplitude.max(axis=1)))
