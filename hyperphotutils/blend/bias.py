@@ -31,6 +31,9 @@ from hyperphotutils.blend.solver import (
 
 __all__ = ['second_order_bias', 'unbiased_sources']
 
+# The largest bias in units of the error that the second order describes.
+_LARGEST = 0.5
+
 
 def second_order_bias(problem, result):
     """
@@ -66,9 +69,9 @@ def unbiased_sources(sources, covariance, bias, var_bounds):
     """
     Take the bias off fitted sources.
 
-    No value changes by more than its error. What is held fixed, and the
-    shape of a source with a width at its bound, stays the same to the
-    last bit.
+    What is held fixed, the shape of a source with a width at its bound,
+    and groups with a bias of more than half an error, where the second
+    order is not enough, stay the same to the last bit.
 
     Parameters
     ----------
@@ -95,10 +98,11 @@ def unbiased_sources(sources, covariance, bias, var_bounds):
     """
     variances = sources[:, :, 3:5]
     low, high = var_bounds
-    inside = np.all((variances > low) & (variances < high), axis=2)
-    free = inside & (covariance[:, :, AB, AB] > 0.0)
     error = np.sqrt(np.diagonal(covariance, axis1=2, axis2=3))
-    bias = np.nan_to_num(np.clip(bias, -error, error))
+    holds = np.all(np.abs(bias) <= _LARGEST * error, axis=(1, 2))[:, None]
+    inside = holds & np.all((variances > low) & (variances < high), axis=2)
+    free = inside & (covariance[:, :, AB, AB] > 0.0)
+    bias = np.where(holds[:, :, None], bias, 0.0)
     shape = bias[:, :, AA:].copy()
     shape[~free] = 0.0
     bias = np.concatenate((bias[:, :, :AA], shape), axis=2)
@@ -126,7 +130,7 @@ def _flux_bias(sources, covariance, bias):
     amplitude, var_a, var_b = (sources[:, :, i] for i in (0, 3, 4))
 
     def relative(i, j, scale):
-        return np.nan_to_num(covariance[:, :, i, j]) / scale
+        return covariance[:, :, i, j] / scale
 
     linear = (bias[:, :, AMPLITUDE] / amplitude
               + 0.5 * bias[:, :, AA] / var_a + 0.5 * bias[:, :, BB] / var_b)

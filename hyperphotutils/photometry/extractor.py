@@ -448,9 +448,9 @@ optional
         """
         Fit two sources where these describe the map better than one.
         """
+        known = isinstance(self.fitter, BlendGroupFitter)
         if (self.max_rounds == 0 or image.covariance is None
-                or len(table) == 0 or not isinstance(self.fitter, BlendGroupFitter)
-                or self.fitter.fixed):
+                or len(table) == 0 or not known or self.fitter.fixed):
             return table
         new = find_pairs(image.cleaned - image.model, table,
                          image.covariance, self.fwhm, mask=image.mask,

@@ -136,6 +136,24 @@ def test_falls_with_the_square_of_the_brightness():
     assert_allclose(changes[0] / changes[1], 100.0, rtol=0.05)
 
 
+def test_what_is_not_of_second_order_stays():
+    """
+    A group with a bias of more than half an error is left as it is, and
+    so is one whose errors are not known.
+    """
+    sources = np.repeat(PAIR[None], 3, axis=0)
+    covariance = np.broadcast_to(0.01 * np.eye(6), (3, 2, 6, 6)).copy()
+    bias = np.full((3, 2, 6), 0.02)
+    bias[1, 1, 3] = 0.06
+    covariance[2] = np.nan
+    bias[2] = np.nan
+    state, flux = unbiased_sources(sources, covariance, bias, (0.1, 50.0))
+    assert np.all(state[0] != sources[0])
+    assert_array_equal(state[1:], sources[1:])
+    assert np.all(flux[0] < flux[1])
+    assert_array_equal(flux[1], flux[2])
+
+
 def test_what_is_fixed_or_at_a_bound_stays():
     """
     To the last bit.
