@@ -335,10 +335,10 @@ def _announce(loaded, asked):
         _say(f'{loaded.source}: a configuration of Hyper-py, '
              f'{len(converted.kept)} settings taken over, '
              f'{len(converted.dropped)} dropped, '
-             f"{len(converted.unsupported)} not supported (all are told by "
+             f"{len(converted.unsupported)} not taken over (all are told by "
              f"'hyperphot config --from-hyper-py {loaded.source}')")
         for row in converted.unsupported:
-            _say(f'not supported: {row}')
+            _say(f'not taken over: {row}')
     elif loaded.source is not None and not asked:
         _say(f'configuration: {loaded.source}')
 

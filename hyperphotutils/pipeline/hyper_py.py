@@ -181,7 +181,7 @@ def hyper_py_to_yaml(path):
     result = read_hyper_py(path)
     head = [f'Made from {path}, a configuration of Hyper-py.']
     for title, rows in (('Taken over:', result.kept),
-                        ('Not supported yet:', result.unsupported),
+                        ('Not taken over:', result.unsupported),
                         ('Dropped:', result.dropped)):
         if rows:
             head += ['', title, *(f'  {row}' for row in rows)]
@@ -383,6 +383,9 @@ def _survey(value, _):
 def _rms(value, get):
     if not get('detection.use_manual_rms'):
         return _Outcome('dropped', {}, 'use_manual_rms is false')
+    if get('units.convert_mJy'):
+        return _Outcome('kept', {'detection.rms': value / 1000.0},
+                        'with convert_mJy, Hyper-py takes it in mJy/pixel')
     return _Outcome('kept', {'detection.rms': value},
                     'in Jy/pixel, of the filtered map')
 

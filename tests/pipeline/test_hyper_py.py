@@ -160,7 +160,9 @@ def test_default_file_means_this(hyper_file):
     ('sections', 'ours'),
     [
         ({'detection': {'use_manual_rms': True, 'rms_value': 2e-3}},
-         {'detection.rms': 2e-3}),
+         {'detection.rms': 2e-6}),
+        ({'detection': {'use_manual_rms': True, 'rms_value': 2e-3},
+          'units': {'convert_mJy': False}}, {'detection.rms': 2e-3}),
         ({'detection': {'kernel_size_pix': 7}},
          {'detection.kernel_size': 7}),
         ({'control': {'parallel_maps': False}}, {'run.jobs': 1}),
@@ -348,7 +350,7 @@ def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
     assert main(['run', str(path), '--overwrite']) == 0
     out = capsys.readouterr().out
     assert out.startswith(f'{path}: a configuration of Hyper-py, ')
-    assert 'not supported: ' in out
+    assert 'not taken over: ' in out
     assert 'fit_options.weights' in out
     stored = read_catalog(tmp_path / 'output' / 'field' / 'catalog.ecsv')
     assert str(stored['flux_fit'].unit) == 'mJy'
