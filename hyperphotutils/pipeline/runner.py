@@ -244,7 +244,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None):
         outcomes = {
             job.map_id: MapOutcome(job, earlier=True,
                                    **journal.items[job.map_id].result)
-            for job in jobs if job not in work.todo}
+            for job in jobs if job.map_id not in work.items}
         if work.items:
             make_writable(directory)
             remove_leftovers(directory)

@@ -259,6 +259,42 @@ def test_table_of_all_maps_loses_none(maps):
     assert process_maps(make_config(maps[:1]))[0].earlier
 
 
+def test_merged_bands_are_continued(maps, hyper, worked_on, monkeypatch):
+    """
+    Their options concern no map; they are not merged twice.
+    """
+    Path('c.yaml').write_text('output: {overview: false, regions: false}')
+    options = ('run', *maps[:2], '--config', 'c.yaml', '--merge')
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, 'write_bands', interrupt)
+        assert hyper(*options)[0] == 130
+    bands = Path('hyperphot_output/catalog_bands.ecsv')
+    assert not bands.exists()
+    status, out, _ = hyper(*options)
+    assert status == 0
+    assert worked_on == ['c', 'a']
+    assert out.splitlines()[1].startswith('bands: ')
+    content = bands.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, 'write_bands', interrupt)
+        assert hyper(*options) == (0, out, '')
+    Path('c.yaml').write_text('output: {overview: false, regions: false}\n'
+                              'bands: {max_separation: 0.1}')
+    status, _, err = hyper(*options)
+    assert status == 2
+    assert ('catalog_bands.ecsv: made by another run: bands.max_separation '
+            'is 0.1, was 0.5; ') in err
+    assert bands.read_bytes() == content
+    bands.unlink()
+    assert hyper(*options)[0] == 0
+    assert bands.read_bytes() != content
+    assert worked_on == ['c', 'a']
+
+
 def test_leftovers_of_dead_processes_go_and_nothing_else(tmp_path):
     with subprocess.Popen([sys.executable, '-c', 'pass']) as process:
         process.wait()
