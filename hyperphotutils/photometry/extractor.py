@@ -416,7 +416,7 @@ optional
             return None
         n_detected = len(image.tried) - image.n_split
         table.meta['n_detected'] = n_detected
-        table.meta['n_detected_residual'] = n_detected - len(found)
+        table.meta['n_companions'] = n_detected - len(found)
         table.meta['n_dropped'] = n_detected - len(table)
         table.meta |= found.meta
         names = np.arange(1, len(table) + 1)
@@ -462,7 +462,7 @@ optional
         new['shoulder_score'] = table['shoulder_score'][new['row']]
         del new['row']
         image.tried = np.vstack((image.tried, positions(new, 'init')))
-        image.n_split = np.count_nonzero(single)
+        image.n_split = int(np.count_nonzero(single))
         table = self._refit(image, table, new=new, fallen=single,
                             flag='split_pair')
         return self._drop_fallen(image, table)

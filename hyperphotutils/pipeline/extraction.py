@@ -113,12 +113,12 @@ class Extraction:
             text += f', {n_rows - n_measured} without a fit'
         if self.given:
             return text
-        n_residual = self.table.meta.get('n_detected_residual', 0)
+        n_companions = self.table.meta.get('n_companions', 0)
         n_dropped = self.table.meta.get('n_dropped',
                                         self.n_detected - n_rows)
-        text += f' ({self.n_detected - n_residual} detected on the map'
-        if n_residual:
-            text += f' and {n_residual} on the residual'
+        text += f' ({self.n_detected - n_companions} detected on the map'
+        if n_companions:
+            text += f' and {n_companions} companions found in the fits'
         if n_dropped:
             text += f', {n_dropped} of them did not stand the fit'
         return f'{text})'

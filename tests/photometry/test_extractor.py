@@ -721,7 +721,7 @@ class TestMeta:
         table = phot(data)
         assert table.meta['call'] == repr(phot)
         assert set(table.meta) == {
-            'version', 'call', 'rms', 'n_detected', 'n_detected_residual',
+            'version', 'call', 'rms', 'n_detected', 'n_companions',
             'n_dropped', 'n_rejected', 'noise'}
         assert set(table.meta['n_rejected'].values()) <= {0}
         copy = eval(table.meta['call'], {

@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.pipeline import (
     ConfigError,
     MapJob,
@@ -145,14 +146,26 @@ def test_only_finite_fits_count_as_measured(map_file):
     extraction = extract_map(map_file, PipelineConfig())
     table = extraction.table
     n_rows = len(table)
-    table.meta.update(n_detected=n_rows + 4, n_detected_residual=3,
+    table.meta.update(n_detected=n_rows + 4, n_companions=3,
                       n_dropped=4)
-    told = (f'({n_rows + 1} detected on the map and 3 on the residual, 4 of '
-            'them did not stand the fit)')
+    told = (f'({n_rows + 1} detected on the map and 3 companions found in the '
+            'fits, 4 of them did not stand the fit)')
     assert extraction.counts == f'{n_rows} measured {told}'
     table['flux_fit'][1] = np.nan
     assert extraction.counts == (
         f'{n_rows - 1} measured, 1 without a fit {told}')
+
+
+def test_numbers_of_any_kind_can_be_noted(tmp_path):
+    """
+    A map on which pairs are split: its numbers go into the journal.
+    """
+    make_blended_map((200, 200), 60, seed=1).write(tmp_path / 'field.fits')
+    outcome, = process_maps(make_config([tmp_path / 'field.fits'],
+                                        tmp_path / 'out'))
+    assert outcome.reason is None
+    kinds = {type(value) for value in outcome.numbers.values()}
+    assert kinds <= {int, float}
 
 
 def test_catalog_knows_beam_and_unit(map_file, simulated, copy_map,
