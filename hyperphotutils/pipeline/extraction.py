@@ -83,8 +83,9 @@ class Extraction:
         The number of sources that were detected, or given.
         """
         n_rows = len(self.table)
-        return n_rows if self.given else self.table.meta.get('n_detected',
-                                                             n_rows)
+        if self.given:
+            return n_rows
+        return int(self.table.meta.get('n_detected', n_rows))
 
     @property
     def n_measured(self):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy as np
 import pytest
 from astropy.io import fits
 
@@ -479,3 +480,23 @@ def test_nothing_is_left_of_a_run_that_did_nothing(maps):
     assert not Path('out').exists()
     with pytest.raises(PipelineError, match=r'a\.fits'):
         runner_module.run(make_config(maps))
+
+
+def test_numbers_of_an_outcome_are_plain(maps, monkeypatch):
+    """
+    The journal holds them, whatever kinds of numbers a table has.
+    """
+    from hyperphotutils.pipeline import extraction
+
+    original = extraction._measure
+
+    def measure(*args):
+        result = original(*args)
+        result.table.meta['n_detected'] = np.int64(11)
+        return result
+
+    monkeypatch.setattr(extraction, '_measure', measure)
+    outcome, = process_maps(make_config(maps[:1], run={}))
+    assert {name: type(value) for name, value in outcome.numbers.items()} == {
+        'n_detected': int, 'n_measured': int, 'rms': float, 'seconds': float}
+    assert outcome.numbers['n_detected'] == 11
