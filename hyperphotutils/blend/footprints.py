@@ -9,12 +9,15 @@ import numpy as np
 
 from hyperphotutils.background.regressors import polynomial_terms
 
-__all__ = ['Footprints', 'background_basis', 'disk_offsets',
+__all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
+           'disk_offsets',
            'make_footprints', 'n_terms', 'nearest_pixel', 'pixel_step']
 
-# A beam need not be sampled with more pixels than this where the noise is
-# correlated over it.
+# Where the noise is correlated, a beam need not be sampled with more pixels
+# than this, and a group has no more than these: its matrices grow with the
+# square of their number.
 _PIXELS_PER_FWHM = 4
+MAX_GROUP_PIXELS = 2000
 
 
 class Footprints(NamedTuple):
@@ -64,7 +67,7 @@ def disk_offsets(radius, step=1):
     return dx[inside], dy[inside]
 
 
-def pixel_step(fwhm):
+def pixel_step(fwhm, radius):
     """
     Return the step between the pixels that are fitted where the noise is
     correlated over the beam: more pixels tell nothing more.
@@ -74,12 +77,18 @@ def pixel_step(fwhm):
     fwhm : float
         The FWHM of the beam in pixels.
 
+    radius : float
+        The radius of the footprints in pixels.
+
     Returns
     -------
     step : int
         The step along both axes.
     """
-    return max(1, int(fwhm / _PIXELS_PER_FWHM))
+    step = max(1, int(fwhm / _PIXELS_PER_FWHM))
+    while len(disk_offsets(radius, step)[0]) > MAX_GROUP_PIXELS:
+        step += 1
+    return step
 
 
 def nearest_pixel(position, size):

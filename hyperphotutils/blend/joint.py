@@ -15,6 +15,7 @@ from hyperphotutils.background.rms import local_rms
 from hyperphotutils.background.selection import select_candidate
 from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
+    MAX_GROUP_PIXELS,
     background_basis,
     disk_offsets,
     make_footprints,
@@ -57,9 +58,7 @@ _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
-# The pixels of a group and the elements of kept factors are bounded where
-# noise is correlated.
-_MAX_GROUP_PIXELS = 2000
+# The largest number of elements of factors that are kept.
 _MAX_KEPT = 1 << 25
 # A source needs this fraction of the pixels inside its half maximum.
 _CORE_FRACTION = 0.5
@@ -146,7 +145,8 @@ class JointFit:
             # The covariance of the noise holds the structured background.
             poly_order = 1 if noise is None or config.weights else 0
         self.candidates = np.unique(poly_order)
-        self.step = 1 if noise is None else pixel_step(config.fwhm)
+        self.step = (1 if noise is None
+                     else pixel_step(config.fwhm, config.fit_radius))
         self._kept = {}
         self._n_kept = 0
         self.data = np.where(mask, 0.0, data)
@@ -162,6 +162,8 @@ class JointFit:
         self.flags = np.zeros(len(self.start.x), dtype=int)
         for name in config.fixed:
             self.flags |= FLAGS[f'fixed_{name}']
+        if self.step > 1:
+            self.flags |= FLAGS['thinned']
         self._flag_unusable_positions()
         self.group_id = self._group()
         self.sources = self._start_state()
@@ -396,7 +398,7 @@ class JointFit:
             return self.config.max_group_size
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
         return min(self.config.max_group_size,
-                   max(1, _MAX_GROUP_PIXELS // n_disk))
+                   max(1, MAX_GROUP_PIXELS // n_disk))
 
     def _start_state(self):
         """

@@ -86,7 +86,7 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
     if len(rows) == 0:
         return _table(rows, np.empty((0, 2, N_PARAMS)))
     foot = make_footprints(sources[rows, 1:2], sources[rows, 2:3], mask,
-                           fit_radius, pixel_step(fwhm))
+                           fit_radius, pixel_step(fwhm, fit_radius))
     whole = foot.usable.all(axis=1)
     chunk = max(1, _CHUNK_ELEMENTS // ((2 * N_PARAMS + 1) * foot.x.shape[1]))
     rows_of, pairs = [np.empty(0, dtype=int)], [np.empty((0, 2, N_PARAMS))]

@@ -29,6 +29,8 @@ _REGISTRY = (
     ('fixed_position', 'the position was held fixed'),
     ('fixed_shape', 'widths and angle were held fixed'),
     ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
+    ('thinned', 'not all pixels of the footprint were fitted: the beam has '
+     'more of them than tell anything'),
     ('split_pair', 'one of two sources that were found as one: two fit the '
      'map better, by the Bayesian information criterion'),
 )

@@ -272,3 +272,28 @@ def test_relative_rms_of_another_map():
     with pytest.raises(ValueError, match=r'noise\.relative_rms must have the'):
         BlendGroupFitter(4.0)(np.zeros((41, 41)), noise=noise,
                               init_params=init)
+
+
+class TestThinning:
+    """
+    Matrices stay small, whatever the sampling and the radius.
+    """
+
+    @pytest.mark.parametrize(('fwhm', 'fit_radius', 'thinned'), [
+        (4.0, 8.0, False), (12.0, 24.0, True), (4.0, 40.0, True)])
+    def test_pixels_are_bounded_and_thinning_is_flagged(self, fwhm,
+                                                        fit_radius, thinned):
+        """
+        And nothing is lost by it: of smooth noise, every fourth part of
+        a beam tells it all.
+        """
+        noise = CorrelatedNoise.from_beam(1.0, fwhm)
+        data = noise.simulate((121, 121), seed=1)
+        add_gaussians(data, [60.3], [59.8], [200.0], [fwhm], [fwhm], [0.0])
+        init = QTable({'x_init': [60.0], 'y_init': [60.0]})
+        fitter = BlendGroupFitter(fwhm, fit_radius=fit_radius)
+        table = fitter(data, noise=noise, init_params=init)
+        assert ('thinned' in fitter.decode_flags(table['flags'])[0]) == thinned
+        assert table['n_pixels_fit'][0] <= 2000
+        assert_allclose(table['amplitude_fit'][0], 200.0,
+                        atol=5.0 * table['amplitude_err'][0])
