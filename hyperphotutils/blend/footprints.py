@@ -10,8 +10,8 @@ import numpy as np
 from hyperphotutils.background.regressors import polynomial_terms
 
 __all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
-           'disk_offsets',
-           'make_footprints', 'n_terms', 'nearest_pixel', 'pixel_step']
+           'disk_offsets', 'make_footprints', 'n_terms', 'nearest_pixel',
+           'pixel_step']
 
 # Where the noise is correlated, a beam need not be sampled with more pixels
 # than this, and a group has no more than these: its matrices grow with the
