@@ -267,13 +267,52 @@ class CubeBackground:
             channels come in the order in which they are ready; with
             ``smoothing``, after the last one is fitted.
         """
-        task = self._prepare(cube)
+        task = self.prepare(cube)
         channels = (range(len(cube)) if channels is None
                     else [range(len(cube))[i] for i in channels])
         parts = self._fit(task, channels, jobs, executor, progress_bar)
         if self.smoothing > 0.0:
             parts = self.smooth(parts)
         yield from parts
+
+    def prepare(self, cube):
+        """
+        Do what is the same for all channels.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        Returns
+        -------
+        fit : callable
+            Called with the index of a channel, it returns its
+            `ChannelBackground`. It can be sent to other processes.
+        """
+        if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
+            msg = ('cube must be a MapCube, as from '
+                   'hyperphotutils.maps.read_cube: got '
+                   f'{type(cube).__name__}')
+            raise TypeError(msg)
+        if self.region is not None:  # errors come before the work
+            make_region_mask(self.region, cube.shape[1:], cube.wcs)
+        ellipses, channel = None, None
+        if self.sources is not None:
+            ellipses = read_ellipses(self.sources, wcs=cube.wcs)
+            if isinstance(self.sources, Table) and (
+                    'channel' in self.sources.colnames):
+                channel = np.asarray(self.sources['channel'])
+        centers = None
+        if self.box_sizes is not None:
+            centers = self._box_centers(cube)
+        task = _Task(self, cube, ellipses, channel, centers)
+        if self.finder is not None and self.detect_on != 'channel':
+            plane = (cube.mean_plane() if self.detect_on == 'moment0'
+                     else cube.plane(self.detect_on))
+            found = task.detect(plane, ~np.isfinite(plane))
+            task = replace(task, found=found)
+        return task
 
     def smooth(self, parts):
         """
@@ -421,34 +460,6 @@ class CubeBackground:
             huber_epsilons=self.huber_epsilons, tolerance=self.tolerance,
             seed=self.seed)
 
-    def _prepare(self, cube):
-        """
-        Do what is the same for all channels.
-        """
-        if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
-            msg = ('cube must be a MapCube, as from '
-                   'hyperphotutils.maps.read_cube: got '
-                   f'{type(cube).__name__}')
-            raise TypeError(msg)
-        if self.region is not None:  # errors come before the work
-            make_region_mask(self.region, cube.shape[1:], cube.wcs)
-        ellipses, channel = None, None
-        if self.sources is not None:
-            ellipses = read_ellipses(self.sources, wcs=cube.wcs)
-            if isinstance(self.sources, Table) and (
-                    'channel' in self.sources.colnames):
-                channel = np.asarray(self.sources['channel'])
-        centers = None
-        if self.box_sizes is not None:
-            centers = self._box_centers(cube)
-        task = _Task(self, cube, ellipses, channel, centers)
-        if self.finder is not None and self.detect_on != 'channel':
-            plane = (cube.mean_plane() if self.detect_on == 'moment0'
-                     else cube.plane(self.detect_on))
-            found = task.detect(plane, ~np.isfinite(plane))
-            task = replace(task, found=found)
-        return task
-
     def _box_centers(self, cube):
         """
         Return the positions of the boxes: given ones, or a grid.
@@ -523,6 +534,37 @@ class ChannelBackground:
         """
         return self.choice['order'] >= 0
 
+    def to_dict(self):
+        """
+        Return all but an image as what JSON can hold.
+
+        Returns
+        -------
+        values : dict
+            The values; see `from_dict`.
+        """
+        return {'channel': self.channel, 'n_sources': self.n_sources,
+                'rms': self.rms, 'choice': self.choice,
+                'coefficients': self.coefficients.tolist()}
+
+    @classmethod
+    def from_dict(cls, values):
+        """
+        Make it of what `to_dict` returns.
+
+        Parameters
+        ----------
+        values : dict
+            The values.
+
+        Returns
+        -------
+        part : `ChannelBackground`
+            The background, without an image.
+        """
+        coefficients = np.array(values['coefficients'], dtype=float)
+        return cls(**{**values, 'coefficients': coefficients})
+
     def make_image(self, shape):
         """
         Make the image of the background in the whole plane.
@@ -585,7 +627,7 @@ class _Task:
     centers: tuple | None
     found: QTable | None = None
 
-    def fit(self, index):
+    def __call__(self, index):
         """
         Fit the background of a channel.
         """
@@ -718,7 +760,7 @@ def _fit_channel(index, task):
     """
     Fit a channel, in whatever process.
     """
-    return task.fit(index)
+    return task(index)
 
 
 def _plane_grid(shape):

@@ -90,9 +90,8 @@ class CubeWriter:
         self._tail = _make_tail(cube)
         self._file = None
         if self.path.exists() and not overwrite:
-            msg = (f'{self.path} exists: give another name, or overwrite='
-                   'True')
-            raise FileExistsError(errno.EEXIST, msg)
+            msg = 'exists already: use overwrite=True to replace it'
+            raise FileExistsError(errno.EEXIST, msg, str(self.path))
         try:
             self._open()
         except OSError as error:
@@ -230,8 +229,8 @@ class CubeWriter:
         reason = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             reason += f' (the file needs {self._size / 1e6:.1f} MB)'
-        msg = f'{self.path} cannot be written: {reason}'
-        return type(error)(error.errno, msg)
+        return OSError(error.errno, f'cannot be written: {reason}',
+                       str(self.path))
 
 
 def _make_header(cube, unit, history):

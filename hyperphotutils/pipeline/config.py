@@ -29,6 +29,7 @@ __all__ = [
     'BandsOptions',
     'BeamOptions',
     'ConfigError',
+    'CubesOptions',
     'DetectionOptions',
     'FitOptions',
     'GroupingOptions',
@@ -135,6 +136,13 @@ class InputOptions(_Options):
             'list'
         ),
     )
+    datacube: bool = Field(
+        default=False,
+        description=(
+            'true = the files are cubes, each channel of which is a map; see '
+            'the section cubes'
+        ),
+    )
     extension: Annotated[int, Field(ge=0)] | str | None = Field(
         default=None,
         description='number or name of the HDU; null = the first image',
@@ -164,7 +172,8 @@ class InputOptions(_Options):
     frequency: _Positive | None = Field(
         default=None,
         description=(
-            'frequency in GHz, needed for maps in K; null = from the header'
+            'frequency in GHz (of cubes: the rest frequency), needed for '
+            'maps in K; null = from the header'
         ),
     )
 
@@ -581,8 +590,10 @@ class BackgroundOptions(_Options):
     """
     A background that is estimated apart from the sources.
 
-    Without box_sizes it is a part of the joint fit; then the other keys
-    say nothing (LocalPolynomialBackground).
+    For maps (LocalPolynomialBackground), without box_sizes it is a part
+    of the joint fit; then the other keys say nothing. For the
+    backgrounds of cubes (CubeBackground), without box_sizes it is that
+    of the whole plane.
     """
 
     box_sizes: Annotated[
@@ -623,6 +634,72 @@ class BackgroundOptions(_Options):
             if getattr(self, name) == ():
                 msg = f'{name} is empty: there is nothing to try'
                 raise ValueError(msg)
+        return self
+
+
+class CubesOptions(_Options):
+    """
+    The backgrounds of cubes (CubeBackground).
+
+    Orders, methods, criterion and boxes are those of the section
+    background, and the sources to mask are found as in the section
+    detection, or are those of the section sources.
+    """
+
+    empty_orders: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'orders for channels without sources; null = background.orders'
+        ),
+    )
+    detect_on: Literal['channel', 'moment0'] | Annotated[
+        int, Field(ge=0)] = Field(
+        default='channel',
+        description=(
+            "where the sources to mask are found: 'channel' = in each, "
+            "'moment0' or the number of a channel, from 0, = once for all"
+        ),
+    )
+    mask_factor: Annotated[float, Field(gt=0, le=20)] = Field(
+        default=2.0,
+        description='radius of the masks of sources in units of their FWHM',
+    )
+    smoothing: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description=(
+            'standard deviation in channels with which backgrounds are '
+            'smoothed along the spectral axis'
+        ),
+    )
+    region: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'DS9 file with regions outside of which the background is NaN; '
+            'null = whole planes'
+        ),
+    )
+    around_sources: bool = Field(
+        default=False,
+        description=(
+            'true = only the background in boxes around the sources of the '
+            'section sources'
+        ),
+    )
+    subtract: bool = Field(
+        default=False,
+        description=(
+            'true = write subtracted.fits, too, the cube without its '
+            'background, and measure the sources on it'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _some_order_is_tried(self):
+        if self.empty_orders == ():
+            msg = 'empty_orders is empty: there is nothing to try'
+            raise ValueError(msg)
         return self
 
 
@@ -796,7 +873,9 @@ class RunOptions(_Options):
 
     jobs: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description='maps that are worked on at the same time',
+        description=(
+            'maps, or channels of a cube, that are worked on at the same time'
+        ),
     )
     scheduler: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
@@ -808,6 +887,12 @@ class RunOptions(_Options):
     detection_only: bool = Field(
         default=False,
         description='true = only find sources: no fit and no photometry',
+    )
+    background_only: bool = Field(
+        default=False,
+        description=(
+            'true = only estimate the backgrounds of cubes: no photometry'
+        ),
     )
     quiet: bool = Field(
         default=False,
@@ -821,8 +906,8 @@ class PipelineConfig(_Options):
 
     Parameters
     ----------
-    input, sources, detection, grouping, fit, background, photometry, bands, \
-output, run : dict or options
+    input, sources, detection, grouping, fit, background, cubes, photometry, \
+bands, output, run : dict or options
         The sections; each has defaults for everything.
 
     Raises
@@ -848,6 +933,7 @@ output, run : dict or options
     grouping: GroupingOptions = Field(default_factory=GroupingOptions)
     fit: FitOptions = Field(default_factory=FitOptions)
     background: BackgroundOptions = Field(default_factory=BackgroundOptions)
+    cubes: CubesOptions = Field(default_factory=CubesOptions)
     photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
     bands: BandsOptions = Field(default_factory=BandsOptions)
     output: OutputOptions = Field(default_factory=OutputOptions)
@@ -862,6 +948,26 @@ output, run : dict or options
         if self.photometry.aperture == 'sources' and not self.sources.given:
             msg = ("photometry.aperture is 'sources', but none are given: "
                    'name sources.table, or sources.x and sources.y')
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _cubes_are_said_to_be_cubes(self):
+        cubes = self.input.datacube
+        if self.run.background_only and not cubes:
+            msg = 'run.background_only needs input.datacube: true'
+            raise ValueError(msg)
+        if cubes and self.bands.merge:
+            msg = 'bands.merge is for maps: it does not go with input.datacube'
+            raise ValueError(msg)
+        if self.cubes.smoothing > 0 and self.background.box_sizes is not None:
+            msg = ('cubes.smoothing is for whole planes: it does not go with '
+                   'background.box_sizes')
+            raise ValueError(msg)
+        if self.cubes.around_sources and (
+                not self.sources.given or self.background.box_sizes is None):
+            msg = ('cubes.around_sources needs positions in the section '
+                   'sources, and background.box_sizes')
             raise ValueError(msg)
         return self
 
@@ -1047,6 +1153,7 @@ def config_to_yaml(config, *, comments=True, origins=None):
       jobs: 1
       scheduler: null
       detection_only: false
+      background_only: false
       quiet: false
     """
     lines = []

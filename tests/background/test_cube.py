@@ -3,6 +3,7 @@
 Tests for the cube module.
 """
 
+import json
 import pickle
 import tracemalloc
 import warnings
@@ -24,6 +25,7 @@ from regions import (
 )
 
 from hyperphotutils.background import (
+    ChannelBackground,
     CubeBackground,
     LocalPolynomialBackground,
     PolynomialBackground2D,
@@ -376,6 +378,20 @@ class TestOutput:
         assert set(table['method']) == {'lsq'}
         assert (table['n_pixels'] > 5000).all()
         assert 'CubeBackground(orders=(0, 1, 2)' in table.meta['call']
+
+    def test_stored(self, sim):
+        """
+        What was fitted can be stored as JSON, without a loss.
+        """
+        bkg = CubeBackground(finder=FINDER)
+        part, = bkg.iterate(sim.cube, channels=[2])
+        stored = json.loads(json.dumps(part.to_dict()))
+        again = ChannelBackground.from_dict(stored)
+        for one, two in zip(bkg.evaluate(sim.cube, part),
+                            bkg.evaluate(sim.cube, again), strict=True):
+            assert_array_equal(one, two)
+        assert again.choice == pytest.approx(part.choice, nan_ok=True)
+        assert again.rms == part.rms
 
     @pytest.mark.parametrize('smoothing', [0.0, 1.0])
     def test_processes(self, path, smoothing):

@@ -179,7 +179,7 @@ def test_existing_file(make_cube, tmp_path):
     """
     path = tmp_path / 'out.fits'
     path.write_text('old')
-    with pytest.raises(FileExistsError, match=r'out.fits exists: .*overwrite'):
+    with pytest.raises(FileExistsError, match=r'exists already: .*out.fits'):
         CubeWriter(path, make_cube())
     with (pytest.raises(ValueError, match='plane must have the shape'),
           CubeWriter(path, make_cube(), overwrite=True) as writer):
@@ -214,8 +214,8 @@ def test_no_room(make_cube, tmp_path, monkeypatch):
         pytest.skip('this system cannot reserve room')
     monkeypatch.setattr(os, 'posix_fallocate', no_room)
     for resume in (False, True):
-        with pytest.raises(OSError, match=r'out.fits cannot be written: '
-                           r'No space left on device \(the file needs 0.0 '):
+        with pytest.raises(OSError, match=r'cannot be written: No space '
+                           r'left on device \(the file needs .*out.fits'):
             CubeWriter(tmp_path / 'out.fits', make_cube(), resume=resume)
     assert not list(tmp_path.iterdir())
 
@@ -245,14 +245,14 @@ def test_unwritable_folder(make_cube, tmp_path):
     """
     A folder that does not exist or may not be written is named.
     """
-    with pytest.raises(FileNotFoundError, match=r'nowhere.out.fits cannot be '
-                       'written: No such file'):
+    with pytest.raises(FileNotFoundError, match=r'cannot be written: No such '
+                       r'file .*nowhere.out.fits'):
         CubeWriter(tmp_path / 'nowhere' / 'out.fits', make_cube())
     folder = tmp_path / 'locked'
     folder.mkdir()
     folder.chmod(0o500)
     if os.access(folder, os.W_OK):
         pytest.skip('this user may write everywhere')
-    with pytest.raises(PermissionError, match=r'out.fits cannot be written: '
-                       'Permission denied'):
+    with pytest.raises(PermissionError, match=r'cannot be written: '
+                       r'Permission denied: .*out.fits'):
         CubeWriter(folder / 'out.fits', make_cube())
