@@ -177,7 +177,8 @@ class CubeBackground:
         self._check()
 
     def __repr__(self):
-        return make_repr(self)
+        # tables of sources have a repr of several lines
+        return ' '.join(make_repr(self).split())
 
     def __call__(self, cube, *, output=None, subtracted=None,
                  overwrite=False, jobs=1, executor=None,
@@ -219,7 +220,7 @@ class CubeBackground:
             background.
         """
         rows = {}
-        history = [f'background by hyperphotutils: {self!r}']
+        history = ['background by hyperphotutils']
         with contextlib.ExitStack() as stack:
             writers = [path and stack.enter_context(cube.make_writer(
                 path, overwrite=overwrite, history=history))
@@ -409,6 +410,7 @@ class CubeBackground:
         unit = _unit_of(cube)
         table['background_rms'] = rms if unit is None else rms << unit
         table.meta.update(result_meta(self))
+        table.meta['call'] = repr(self)
         return table
 
     def _check(self):

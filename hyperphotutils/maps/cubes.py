@@ -62,9 +62,6 @@ class MapCube:
     header : `~astropy.io.fits.Header`
         The header as read, with what an extension inherits.
 
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS of a plane.
-
     spectral_axis : `~astropy.units.Quantity`
         The velocities, frequencies, or wavelengths of the channels, in
         the unit of the header.
@@ -91,7 +88,6 @@ class MapCube:
     planes: object = field(repr=False)
     shape: tuple
     header: fits.Header
-    wcs: WCS
     spectral_axis: u.Quantity
     spectral_type: str
     name: str
@@ -107,6 +103,18 @@ class MapCube:
         axis = self.spectral_axis
         return (f'<{type(self).__name__}({self.name}, shape={self.shape}, '
                 f'{self.spectral_type}={axis[0]:g} to {axis[-1]:g})>')
+
+    def __getstate__(self):
+        # a WCS warns of what it mends whenever it is unpickled
+        return {name: value for name, value in vars(self).items()
+                if name != 'wcs'}
+
+    @cached_property
+    def wcs(self):
+        """
+        The celestial WCS of a plane.
+        """
+        return celestial_wcs(find_sky_axes(self.header)[0], self.shape[1:])
 
     @property
     def dtype(self):
@@ -536,9 +544,9 @@ def _find_layout(header, shape):
                'spectral_cube.SpectralCube.read(...).write(...)')
         raise MapError(msg)
     sky = tuple(lengths[axis] for axis in sorted([lon, lat], reverse=True))
+    celestial_wcs(wcs, sky)  # it must cover the sky
     return {
         'shape': (lengths[spectral], *sky),
-        'wcs': celestial_wcs(wcs, sky),
         'spectral_axis': _spectral_values(header, wcs, spectral,
                                           lengths[spectral]),
         'spectral_type': wcs.wcs.ctype[spectral].strip(),

@@ -230,6 +230,8 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
     """
     if path is None:
         return ArrayPlanes(hdu.data.reshape(shape))
+    # absolute: other processes may be in other folders
+    path = str(Path(path).expanduser().resolve())
     place = hdu.fileinfo()
     if place['file'].compression is not None:
         return ArrayPlanes(load_values(hdu).reshape(shape))

@@ -44,6 +44,11 @@ _KEYS = {
     'jobs': 'run.jobs',
     'detection_only': 'run.detection_only',
     'merge': 'bands.merge',
+    'datacube': 'input.datacube',
+    'background_only': 'run.background_only',
+    'subtract': 'cubes.subtract',
+    'region': 'cubes.region',
+    'smoothing': 'cubes.smoothing',
     'overwrite': 'output.overwrite',
     'quiet': 'run.quiet',
     'scheduler': 'run.scheduler',
@@ -114,6 +119,7 @@ def _parser():
     commands = parser.add_subparsers(title='commands', required=True,
                                      metavar='COMMAND')
     _add_run(commands)
+    _add_background(commands)
     _add_recover(commands)
     _add_example(commands)
     _add_config(commands)
@@ -154,6 +160,45 @@ def _add_run(commands):
     command.set_defaults(
         function=_run, interrupted='what is finished is whole; the same '
         'command continues')
+
+
+def _add_background(commands):
+    command = commands.add_parser(
+        'background', allow_abbrev=False,
+        help='estimate the background of each channel of cubes',
+        description='Mask the sources in each channel of cubes, and write '
+                    'the background of the cubes, without photometry. '
+                    'Options take precedence over the configuration file.',
+        epilog=_EPILOG)
+    command.add_argument('maps', nargs='*', metavar='CUBE',
+                         help="a FITS file, a pattern ('cubes/*.fits'), or a "
+                              'text file with a cube in each line (@FILE, '
+                              'or .txt); or a configuration (.yaml)')
+    command.add_argument('--config', metavar='FILE',
+                         help="a YAML file; see 'hyperphot config'")
+    command.add_argument('--output-dir', metavar='DIR',
+                         help='folder of the products (default: '
+                              'hyperphot_output)')
+    _add_missing(command)
+    command.add_argument('--n-sigma', type=float, metavar='X',
+                         help='threshold of the sources to mask in units of '
+                              'the rms')
+    command.add_argument('--subtract', action='store_true', default=None,
+                         help='write the cube without its background, too')
+    command.add_argument('--region', metavar='FILE',
+                         help='only inside the regions of this DS9 file')
+    command.add_argument('--smoothing', type=float, metavar='N',
+                         help='smooth over so many channels')
+    command.add_argument('--jobs', type=int, metavar='N',
+                         help='channels worked on at the same time')
+    command.add_argument('--overwrite', action='store_true', default=None,
+                         help='replace the products of an earlier run')
+    _add_scheduler(command)
+    _add_quiet(command)
+    command.set_defaults(
+        function=_run, datacube=True, background_only=True,
+        interrupted='the channels that are done are kept; the same command '
+        'continues')
 
 
 def _add_recover(commands):
@@ -348,7 +393,7 @@ def _run(options):
     loaded = load_config(path)
     config = loaded.config
     values = {key: getattr(options, name) for name, key in _KEYS.items()
-              if getattr(options, name) not in (None, [])}
+              if getattr(options, name, None) not in (None, [])}
     # one statement of the beam takes the place of the other
     for one, other in (('beam', 'survey'), ('survey', 'beam')):
         if getattr(options, one) is not None:

@@ -28,10 +28,13 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = [
     'Extraction',
+    'extract_image',
     'extract_map',
     'make_finder',
     'make_photometry',
     'read_input',
+    'read_sources',
+    'reading_options',
 ]
 
 
@@ -165,17 +168,46 @@ def extract_map(path, config, *, progress_bar=False):
     start = time.perf_counter()
     image = read_input(path, config.input)
     times = {'reading': time.perf_counter() - start}
+    extraction = extract_image(image, config, progress_bar=progress_bar)
+    extraction.table.meta['filename'] = str(path)
+    return replace(extraction, times=times | extraction.times)
+
+
+def extract_image(image, config, *, progress_bar=False):
+    """
+    Detect, fit and measure the sources of a map in memory.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map, as `~hyperphotutils.maps.read_map` returns it.
+
+    config, progress_bar
+        See `extract_map`.
+
+    Returns
+    -------
+    extraction : `Extraction`
+        What was measured.
+
+    Raises
+    ------
+    ~hyperphotutils.maps.MapError
+        If a map of weights does not suit.
+
+    ValueError
+        If the configuration does not suit the map.
+    """
     start = time.perf_counter()
     finder = make_finder(image, config.detection)
     if config.run.detection_only:
         extraction = _detect(image, finder)
     else:
         extraction = _measure(image, finder, config, progress_bar)
-    times['extraction'] = time.perf_counter() - start
-    extraction.times.update(times)
+    extraction.times['extraction'] = time.perf_counter() - start
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
-        _describe(image, config), filename=str(path),
+        _describe(image, config), filename=image.meta['filename'],
         rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
 
@@ -244,16 +276,34 @@ def read_input(path, options):
     ~hyperphotutils.maps.MapError
         If the file does not make a map that can be used.
     """
-    beam, frequency = options.beam, options.frequency
-    image = read_map(
-        path, ext=options.extension, unit=options.unit,
-        survey=options.survey, beam=None if beam is None else _beam(beam),
-        frequency=None if frequency is None else frequency * u.GHz)
+    image = read_map(path, **reading_options(options))
     values = image.data[~image.mask]
     if values.min() == values.max():
         msg = f'{path}: all pixels have the same value, {values[0]:g}'
         raise MapError(msg)
     return image
+
+
+def reading_options(options):
+    """
+    Return the arguments of a reader that the section ``input`` holds.
+
+    Parameters
+    ----------
+    options : `~hyperphotutils.pipeline.InputOptions`
+        The section.
+
+    Returns
+    -------
+    arguments : dict
+        Those of `~hyperphotutils.maps.read_map` and
+        `~hyperphotutils.maps.read_cube`.
+    """
+    beam, frequency = options.beam, options.frequency
+    return {'ext': options.extension, 'unit': options.unit,
+            'survey': options.survey,
+            'beam': None if beam is None else _beam(beam),
+            'frequency': None if frequency is None else frequency * u.GHz}
 
 
 def _beam(options):
@@ -349,15 +399,28 @@ def _measure(image, finder, config, progress_bar):
         given=init is not None)
 
 
-def _read_sources(image, options):
+def read_sources(wcs, options):
     """
-    Read the table or the lists; these are in the frame of the map unless
-    they have one.
+    Read the table or the lists of the section ``sources``.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        The celestial WCS of the map, in whose frame lists are unless
+        they have one.
+
+    options : `~hyperphotutils.pipeline.SourcesOptions`
+        The section.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The sources on the sky.
     """
     values = options.model_dump()
     source = values.pop('table')
     if source is None and values['frame'] is None:
-        values['frame'] = wcs_to_celestial_frame(image.wcs)
+        values['frame'] = wcs_to_celestial_frame(wcs)
     return read_source_list(source, **values)
 
 
@@ -464,7 +527,7 @@ def _given_pixels(image, options):
     """
     Bring the given sources to the pixels of a map.
     """
-    return sources_to_pixels(_read_sources(image, options), image.wcs)
+    return sources_to_pixels(read_sources(image.wcs, options), image.wcs)
 
 
 def _make_background(fwhm, options):

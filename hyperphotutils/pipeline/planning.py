@@ -41,6 +41,8 @@ _RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, JOURNAL})
 _PRODUCTS = frozenset({
     'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
     'centroids.reg', 'overview.png', LOG,
+    # of cubes
+    'background.fits', 'subtracted.fits', 'channels.ecsv',
 })
 # Folders in it, and what these can hold
 _PRODUCT_FOLDERS = frozenset({
@@ -276,7 +278,9 @@ def find_work(jobs, config, journal):
     overwrite = config.output.overwrite
     if not overwrite:
         _refuse_replacing(jobs, settings, items, tables, journal)
-    places = {job.map_id: job.folder / 'catalog.ecsv' for job in jobs}
+    main = ('channels.ecsv' if config.run.background_only
+            else 'catalog.ecsv')
+    places = {job.map_id: job.folder / main for job in jobs}
     places |= {name: Path(config.output.directory, name) for name in tables}
     same = [name for name in items if name in journal.items
             and not journal.find_differences(name, settings, items[name])]
@@ -297,7 +301,8 @@ def _describe_inputs(job, config):
     """
     Describe the files that a map's result depends on.
     """
-    others = (config.sources.table, config.fit.weight_map)
+    others = (config.sources.table, config.fit.weight_map,
+              config.cubes.region)
     return describe_files(job.path, *filter(None, others))
 
 
@@ -307,7 +312,7 @@ def _describe_tables(jobs, config):
     """
     maps = {'maps': [job.map_id for job in jobs]}
     tables = {}
-    if len(jobs) > 1:
+    if len(jobs) > 1 and not config.run.background_only:
         tables[COMBINED] = maps
     if config.bands.merge:
         tables[BANDS] = maps | describe_settings(config, sections=['bands'])

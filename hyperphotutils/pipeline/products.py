@@ -23,7 +23,8 @@ from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['combine_tables', 'describe_maps', 'write_products']
+__all__ = ['combine_tables', 'describe_maps', 'put_in_place', 'sync_files',
+           'table_of', 'write_products']
 
 # What the catalog of several maps tells of each
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
@@ -68,7 +69,7 @@ def write_products(job, extraction, config, *, caught=()):
     try:
         scratch.mkdir()
         _write_files(job, extraction, config, caught, scratch)
-        _put_in_place(scratch, job.folder)
+        put_in_place(scratch, job.folder)
     except OSError as exc:
         # the reader knows the final name, not the temporary one
         name = str(exc.filename or job.folder).replace(str(scratch),
@@ -90,6 +91,18 @@ def _write_files(job, extraction, config, caught, folder):
                   config.fit.fit_radius * fwhm)
     log = _log_text(job, extraction, config, caught)
     (folder / 'run.log').write_text(log, encoding='utf-8')
+    sync_files(folder)
+
+
+def sync_files(folder):
+    """
+    Wait until all files of a folder are on the disk.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        The folder.
+    """
     for path in folder.rglob('*'):
         if path.is_file():
             with path.open('r+b') as file:
@@ -241,9 +254,14 @@ def _save_with_palette(figure, path):
         path, dpi=(_DPI, _DPI))
 
 
-def _put_in_place(scratch, folder):
+def put_in_place(scratch, folder):
     """
     Rename the temporary folder; an older one gives way only now.
+
+    Parameters
+    ----------
+    scratch, folder : `~pathlib.Path`
+        The folder under its temporary and its final name.
     """
     old = scratch_folder(folder, 'old')
     if not folder.exists():
@@ -270,13 +288,26 @@ def _log_text(job, extraction, config, caught):
     return '\n\n'.join(section.rstrip() for section in sections) + '\n'
 
 
-def _table_of(rows):
+def table_of(rows):
+    """
+    Write rows of a name and a value, as they are in logs.
+
+    Parameters
+    ----------
+    rows : list of tuple
+        The names and values.
+
+    Returns
+    -------
+    text : str
+        The lines.
+    """
     return '\n'.join(f'{name:<14}{value}' for name, value in rows)
 
 
 def _describe_run(job):
     versions = result_meta()['version']
-    return _table_of([
+    return table_of([
         ('map', job.path),
         ('finished', datetime.now(UTC).isoformat(timespec='seconds')),
         ('versions', ', '.join(f'{name} {version}'
@@ -289,7 +320,7 @@ def _describe_map(image):
     beam = meta['beam']
     ny, nx = image.shape
     n_missing = int(image.mask.sum())
-    return _table_of([
+    return table_of([
         ('extension', meta['extension']),
         ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
                  f'{n_missing} of them missing'),
@@ -319,7 +350,7 @@ def _describe_result(extraction):
                                f'largest with {sizes.max()} sources'))
     rows += [(name, f'{seconds:.2f} s')
              for name, seconds in extraction.times.items()]
-    return _table_of(rows)
+    return table_of(rows)
 
 
 def _describe_flags(table):

@@ -90,13 +90,17 @@ class MapOutcome:
     @cached_property
     def table(self):
         """
-        The sources, read from ``catalog.ecsv``; `None` if the map failed.
+        The sources, read from ``catalog.ecsv``, or the channels of a
+        cube of which only the backgrounds were estimated, from
+        ``channels.ecsv``; `None` if the map failed.
         """
         if self.reason:
             return None
         from hyperphotutils.catalog import read_catalog
 
-        return read_catalog(self.job.folder / 'catalog.ecsv')
+        path = self.job.folder / 'catalog.ecsv'
+        return read_catalog(path if path.exists()
+                            else path.with_name('channels.ecsv'))
 
 
 def run(config=None, *, executor=None):
@@ -412,6 +416,13 @@ def _work(jobs, config, executor, progress_bar):
     """
     from hyperphotutils.utils.executors import work_through
 
+    if config.input.datacube:
+        # one by one: it is the channels that are shared out
+        from hyperphotutils.pipeline.cubes import process_cube
+
+        return work_through(
+            functools.partial(process_cube, executor=executor,
+                              progress_bar=progress_bar), jobs, config)
     if executor is not None:
         return work_through(_process_elsewhere, jobs, config,
                             str(Path.cwd()), executor=executor)
@@ -560,6 +571,8 @@ def _hint(reason):
     Name the options and keys for the arguments that an error of read_map
     names.
     """
+    if 'a cube, not a map' in reason:
+        return ' (in the configuration: input.datacube: true)'
     names = dict.fromkeys(
         re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
     options = [f'--{name}' for name in names

@@ -1,0 +1,514 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of runs on cubes: the backgrounds and sources of their channels.
+"""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from numpy.testing import assert_allclose, assert_array_equal
+
+import hyperphotutils
+from hyperphotutils.background import CubeBackground
+from hyperphotutils.catalog import read_catalog
+from hyperphotutils.datasets import make_map_cube
+from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.maps import read_cube
+from hyperphotutils.pipeline import (
+    ConfigError,
+    PipelineConfig,
+    PipelineError,
+    process_maps,
+    run,
+)
+from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.extraction import extract_image
+
+ROOT = Path(hyperphotutils.__file__).parents[1]
+UNFINISHED = '.cube.unfinished'
+
+# Kills the process as soon as the journal of a cube has so many channels
+KILLED = """
+import os, signal, sys
+from hyperphotutils.pipeline import cubes
+from hyperphotutils.pipeline.cli import main
+
+left = int(sys.argv[1])
+finish = cubes.Journal.finish
+
+def finish_and_die(self, name, result=None):
+    global left
+    finish(self, name, result)
+    left -= name.startswith(('background', 'sources'))
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+cubes.Journal.finish = finish_and_die
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope='module', name='sim')
+def fixture_sim():
+    return make_map_cube((5, 80, 72), 4, line_width_range=(1.5, 2.5),
+                         seed=21)
+
+
+@pytest.fixture(name='cube')
+def fixture_cube(sim, tmp_path, monkeypatch):
+    """
+    The name of a cube in the working folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    sim.write('cube.fits')
+    return 'cube.fits'
+
+
+def make_config(*cubes, **sections):
+    sections = {'fit': {'noise': 'white'}, 'output': {'directory': 'out'},
+                **sections}
+    return PipelineConfig(input={'maps': cubes, 'datacube': True},
+                          **sections)
+
+
+def read_all(folder='out/cube'):
+    """
+    The bytes of all products, other than logs.
+    """
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()
+            if path.name != 'run.log'}
+
+
+def noted(module, name, done):
+    """
+    A function of a module that notes for which channels it is called.
+    """
+    original = getattr(module, name)
+
+    def note(index, *args):
+        done.append((name, index))
+        return original(index, *args)
+
+    return note
+
+
+def hyper(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+class TestRun:
+    def test_products(self, cube, sim):
+        """
+        A cube gives one catalogue with channels, its backgrounds, and
+        what was done of each channel.
+        """
+        outcome, = process_maps(make_config(cube))
+        assert outcome.reason is None
+        assert sorted(read_all()) == ['background.fits', 'catalog.ecsv',
+                                      'centroids.reg', 'channels.ecsv',
+                                      'ellipses.reg']
+        assert not Path('out', UNFINISHED).exists()
+        table = outcome.table
+        assert table.colnames[:3] == ['channel', 'velocity', 'id']
+        assert_allclose(table['velocity'].to_value('km/s'),
+                        0.5 * table['channel'])
+        assert table.meta['filename'] == cube
+        channels = QTable.read('out/cube/channels.ecsv')
+        assert_array_equal(channels['channel'], np.arange(5))
+        assert_array_equal(channels['n_measured'],
+                           np.bincount(table['channel'], minlength=5))
+        assert outcome.numbers['n_measured'] == len(table)
+        assert f'5 channels: {len(table)} detected' in outcome.summary
+        log = Path('out/cube/run.log').read_text()
+        assert 'channel 4 (2 km / s): background of order' in log
+        assert log.count(' masked; ') == 5
+
+    def test_sources_are_those_of_the_planes(self, cube):
+        """
+        Each channel is measured as a map of its own.
+        """
+        config = make_config(cube)
+        table = run(config)
+        image = read_cube(cube).channel(2)
+        expected = extract_image(image, config).table
+        here = table[table['channel'] == 2]
+        assert len(here) == len(expected) > 1
+        for name in ('x_fit', 'flux_fit', 'flux_err'):
+            assert_array_equal(here[name], expected[name])
+
+    def test_true_fluxes(self, cube, sim):
+        """
+        The sources are where they are, with their fluxes.
+        """
+        table = run(make_config(cube))
+        bright = sim.truth[sim.truth['amplitude_fit'] > 10 * sim.rms]
+        area = read_cube(cube).channel(0).meta['beam_area_pix']
+        for row in bright:
+            here = table[table['channel'] == row['channel']]
+            distance = np.hypot(here['x_fit'] - row['x_fit'],
+                                here['y_fit'] - row['y_fit'])
+            nearest = np.argmin(distance)
+            assert distance[nearest] < 1.0
+            assert_allclose(here['amplitude_fit'][nearest].value * area,
+                            row['amplitude_fit'].value, rtol=0.3)
+
+    def test_subtracted(self, cube):
+        """
+        The sources can be measured on the cube without its background.
+        """
+        table = run(make_config(cube, cubes={'subtract': True}))
+        data, background, difference = (
+            fits.getdata(name) for name in (
+                cube, 'out/cube/background.fits', 'out/cube/subtracted.fits'))
+        assert_allclose(difference, data - background, atol=1e-8)
+        assert len(table) > 5
+        assert table.meta['filename'] == cube
+
+    def test_detection_only(self, cube):
+        """
+        Sources can be detected only.
+        """
+        table = run(make_config(cube, run={'detection_only': True}))
+        assert 'x_centroid' in table.colnames
+        assert set(table['channel']) == set(range(5))
+        assert 'ellipses.reg' not in read_all()
+
+    def test_channels_without_sources_or_values(self, cube):
+        """
+        Such channels are no errors, and have a row.
+        """
+        with fits.open(cube, mode='update') as hdus:
+            hdus[0].data[1] = np.nan
+            hdus[0].data[3] = np.random.default_rng(1).normal(
+                0.0, 1e-3, hdus[0].data[3].shape)
+        outcome, = process_maps(make_config(cube))
+        assert set(outcome.table['channel']) == {0, 2, 4}
+        channels = QTable.read('out/cube/channels.ecsv')
+        assert_array_equal(channels['order'] < 0,
+                           [False, True, False, False, False])
+        assert '1 without a background' in outcome.summary
+        assert 'no background; no values' in Path(
+            'out/cube/run.log').read_text()
+
+    def test_two_cubes(self, cube, sim):
+        """
+        Several cubes have one combined catalogue; a broken one does not
+        touch the others.
+        """
+        make_map_cube((3, 64, 64), 2, seed=1).write('other.fits')
+        Path('broken.fits').write_text('nothing')
+        with pytest.warns(UserWarning, match=r'1 of 3 maps failed: broken'):
+            table = run(make_config(cube, 'broken.fits', 'other.fits'))
+        assert set(table['map_id']) == {'cube', 'other'}
+        assert {'channel', 'velocity'} <= set(table.colnames)
+        assert Path('out/catalog_all.ecsv').exists()
+
+    def test_processes(self, cube):
+        """
+        With several processes the products are the same.
+        """
+        run(make_config(cube))
+        serial = read_all()
+        run(make_config(cube, output={'directory': 'two'}, run={'jobs': 2}))
+        assert read_all('two/cube') == serial
+
+
+class TestBackground:
+    def test_command(self, cube, capsys):
+        """
+        The command writes what the class makes.
+        """
+        status, out, err = hyper(capsys, 'background', cube, '--output-dir',
+                                 'out', '--subtract')
+        assert (status, err) == (0, '')
+        assert out.startswith('cube: 5 channels, median rms 0.0')
+        assert sorted(read_all()) == ['background.fits', 'channels.ecsv',
+                                      'subtracted.fits']
+        data = read_cube(cube)
+        finder = HighPassStarFinder(
+            5.0, data.channel(0).meta['beam_fwhm_pix'])
+        expected = CubeBackground(finder=finder)(data)
+        assert_allclose(fits.getdata('out/cube/background.fits'),
+                        expected.background.value, rtol=1e-6)
+        header = fits.getheader('out/cube/background.fits')
+        for card in fits.getheader(cube).cards:
+            assert header[card.keyword] == card.value
+        table = QTable.read('out/cube/channels.ecsv')
+        assert_array_equal(table['order'], expected.table['order'])
+        status, out, _ = hyper(capsys, 'background', cube, '--output-dir',
+                               'out', '--subtract')
+        assert status == 0
+        assert out.startswith('nothing left to do')
+
+    def test_options(self, cube, capsys):
+        """
+        Region, smoothing, boxes, and the rest of the section arrive.
+        """
+        Path('part.reg').write_text('image\ncircle(30,40,10)\n')
+        Path('c.yaml').write_text(
+            'background: {orders: [1], methods: [huber], '
+            'huber_epsilons: [1.35]}\n'
+            'cubes: {empty_orders: [0], detect_on: moment0}\n')
+        status, _, err = hyper(
+            capsys, 'background', cube, '--config', 'c.yaml', '--region',
+            'part.reg', '--smoothing', 1, '--output-dir', 'out')
+        assert (status, err) == (0, '')
+        y, x = np.mgrid[:80, :72]
+        inside = (x - 29)**2 + (y - 39)**2 < 100
+        data = fits.getdata('out/cube/background.fits')
+        assert_array_equal(np.isfinite(data[2]), inside)
+        table = QTable.read('out/cube/channels.ecsv')
+        assert set(table['method']) == {'huber'}
+        assert set(table['order']) == {1}
+        assert 'smoothing=1.0' in table.meta['call']
+
+    def test_around_given_sources(self, cube, sim):
+        """
+        Only boxes around given sources.
+        """
+        sky = read_cube(cube).wcs.pixel_to_world([30.0], [40.0])
+        table = run(make_config(
+            cube, sources={'x': [sky.ra.deg[0]], 'y': [sky.dec.deg[0]]},
+            background={'box_sizes': [6]}, cubes={'around_sources': True},
+            run={'background_only': True}))
+        assert set(table['n_sources']) == {1}
+        assert set(table['box_size']) == {25}
+        data = fits.getdata('out/cube/background.fits')
+        assert_array_equal(np.argwhere(np.isfinite(data[1])).min(axis=0),
+                           [28, 18])
+
+    def test_not_a_cube(self, cube, capsys):
+        """
+        A map is told from a cube, and a cube from a map, in one line.
+        """
+        fits.writeto('map.fits', fits.getdata(cube)[0],
+                     fits.getheader(cube))
+        status, _, err = hyper(capsys, 'background', 'map.fits')
+        assert status == 1
+        assert err.count('\n') == 1
+        assert 'a map of 72 x 80 pixels, not a cube' in err
+        status, _, err = hyper(capsys, 'run', cube)
+        assert status == 1
+        assert 'input.datacube: true' in err
+
+    @pytest.mark.parametrize(('sections', 'message'), [
+        ({'cubes': {'smoothing': 1.0}, 'background': {'box_sizes': [5]}},
+         'whole planes'),
+        ({'cubes': {'around_sources': True}}, 'needs positions'),
+        ({'bands': {'merge': True}}, 'bands.merge is for maps'),
+        ({'cubes': {'empty_orders': []}}, 'empty_orders is empty'),
+    ])
+    def test_contradictions(self, sections, message):
+        """
+        What does not go together is said before the work.
+        """
+        with pytest.raises(ValueError, match=message):
+            make_config('cube.fits', **sections)
+        with pytest.raises(ValueError, match=r'needs input.datacube'):
+            PipelineConfig(run={'background_only': True})
+
+    def test_region_file(self, cube):
+        """
+        A region file that is missing or none is named.
+        """
+        config = make_config(cube, cubes={'region': 'nowhere.reg'})
+        with pytest.raises(PipelineError, match=r'nowhere.reg: cubes.region'):
+            run(config)
+
+
+class TestContinued:
+    def kill(self, n_channels, *arguments):
+        """
+        Run the command, and kill it after so many channels.
+        """
+        killed = subprocess.run(
+            [sys.executable, '-c', KILLED, str(n_channels), *arguments],
+            check=False, capture_output=True, text=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        assert killed.returncode < 0, killed.stderr
+        assert not Path('out/cube').exists()
+
+    @pytest.mark.parametrize('n_channels', [1, 3, 5, 7, 10])
+    def test_killed(self, cube, capsys, n_channels):
+        """
+        A run that is killed is continued by the same command, and makes
+        the same files.
+        """
+        Path('c.yaml').write_text(
+            'input: {datacube: true}\nfit: {noise: white}\n'
+            'cubes: {subtract: true}\n')
+        command = ['run', cube, '--config', 'c.yaml', '--output-dir']
+        assert main([*command, 'undisturbed']) == 0
+        self.kill(n_channels, *command, 'out')
+        status, out, err = hyper(capsys, *command, 'out')
+        assert (status, err) == (0, '')
+        assert '5 channels' in out
+        assert read_all() == read_all('undisturbed/cube')
+        assert not Path('out', UNFINISHED).exists()
+
+    @pytest.mark.parametrize('option', ['--smoothing=1.5', '--jobs=2',
+                                        '--config=boxes.yaml'])
+    def test_killed_background(self, cube, capsys, option):
+        """
+        So are the backgrounds alone.
+        """
+        Path('boxes.yaml').write_text('background: {box_sizes: [8]}')
+        command = ['background', cube, option, '--output-dir']
+        assert main([*command, 'undisturbed']) == 0
+        self.kill(3, *command, 'out')
+        assert hyper(capsys, *command, 'out')[0] == 0
+        assert read_all() == read_all('undisturbed/cube')
+
+    def test_nothing_is_done_twice(self, cube, monkeypatch):
+        """
+        Channels that are done are not done again.
+        """
+        self.kill(7, 'run', cube, '--config', self.write_config(),
+                  '--output-dir', 'out')
+        done = []
+        from hyperphotutils.pipeline import cubes
+
+        for name in ('_fit_channel', '_extract_channel'):
+            monkeypatch.setattr(cubes, name, noted(cubes, name, done))
+        assert main(['run', cube, '--config', 'c.yaml', '--output-dir',
+                     'out']) == 0
+        assert done == [('_extract_channel', i) for i in (2, 3, 4)]
+
+    def write_config(self):
+        Path('c.yaml').write_text(
+            'input: {datacube: true}\nfit: {noise: white}\n')
+        return 'c.yaml'
+
+    @pytest.mark.parametrize('change', ['configuration', 'input'])
+    def test_changes_are_noticed(self, cube, change, capsys):
+        """
+        What another configuration or another cube has left is not used.
+        """
+        command = ['background', cube, '--output-dir']
+        self.kill(3, *command, 'out')
+        if change == 'configuration':
+            command = ['background', cube, '--n-sigma', '9', '--output-dir']
+        else:
+            with fits.open(cube, mode='update') as hdus:
+                hdus[0].data += 1.0
+        assert hyper(capsys, *command, 'out')[0] == 0
+        assert main([*command, 'undisturbed']) == 0
+        assert read_all() == read_all('undisturbed/cube')
+
+    def test_finished_run_is_not_replaced(self, cube, capsys):
+        """
+        A finished run with another configuration is refused.
+        """
+        assert main(['background', cube, '--output-dir', 'out']) == 0
+        before = read_all()
+        status, _, err = hyper(capsys, 'background', cube, '--n-sigma', 9,
+                               '--output-dir', 'out')
+        assert status == 2
+        assert 'detection.n_sigma is 9.0, was 5.0' in err
+        assert read_all() == before
+        assert main(['background', cube, '--n-sigma', '9', '--output-dir',
+                     'out', '--overwrite']) == 0
+
+    def test_disk_full(self, cube, monkeypatch, capsys):
+        """
+        A full disk is told in a line, leaves no damaged file, and the
+        run can be continued.
+        """
+
+        def no_room(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        from hyperphotutils.maps import writer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, '_write_all', no_room)
+            status, _, err = hyper(capsys, 'background', cube,
+                                   '--output-dir', 'out')
+        assert status == 1
+        assert err.count('\n') == 1
+        assert 'No space left on device' in err
+        assert 'the same command continues' in err
+        assert not Path('out/cube').exists()
+        assert hyper(capsys, 'background', cube, '--output-dir', 'out')[0] == 0
+        assert Path('out/cube/background.fits').exists()
+
+    def test_interrupted(self, cube, monkeypatch, capsys):
+        """
+        Ctrl-C keeps the channels that are done.
+        """
+        from hyperphotutils.pipeline import cubes
+
+        original = cubes._fit_channel
+
+        def interrupt(index, fit):
+            if index == 2:
+                raise KeyboardInterrupt
+            return original(index, fit)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cubes, '_fit_channel', interrupt)
+            status, _, err = hyper(capsys, 'background', cube,
+                                   '--output-dir', 'out')
+        assert status == 130
+        assert 'the same command continues' in err
+        assert Path('out', UNFINISHED, 'background.fits.part').exists()
+        assert hyper(capsys, 'background', cube, '--output-dir', 'out')[0] == 0
+
+    def test_error_leaves_nothing(self, cube, capsys):
+        """
+        A cube that cannot be used leaves no folder.
+        """
+        with fits.open(cube, mode='update') as hdus:
+            for key in ('BMAJ', 'BMIN', 'BPA'):
+                del hdus[0].header[key]
+        status, _, err = hyper(capsys, 'background', cube, '--output-dir',
+                               'out')
+        assert status == 1
+        assert 'no BMAJ in the header' in err
+        assert '--beam' in err
+        assert not any(path.is_dir() for path in Path('out').glob('*'))
+        status, _, _ = hyper(capsys, 'background', cube, '--beam', 4,
+                             '--output-dir', 'out')
+        assert status == 0
+
+
+def test_command_line_refuses(cube, capsys):
+    """
+    The command needs a cube.
+    """
+    status, _, err = hyper(capsys, 'background')
+    assert status == 2
+    assert 'no map' in err
+    with pytest.raises(ConfigError, match='no map'):
+        process_maps(make_config())
+    assert cube == 'cube.fits'
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(('name', 'n_channels'), [
+    ('test_datacube.fits', 4), ('orion_kl_alma_ch3oh_cube.fits', 41)])
+def test_real_cubes(real_data, tmp_path, monkeypatch, name, n_channels):
+    """
+    The real cubes run, with the axis of theirs in the catalogue.
+    """
+    monkeypatch.chdir(tmp_path)
+    outcome, = process_maps(make_config(
+        str(real_data(name)), run={'detection_only': True}))
+    assert outcome.reason is None
+    channels = QTable.read(outcome.job.folder / 'channels.ecsv')
+    assert len(channels) == n_channels
+    axis = 'frequency' if n_channels == 41 else 'velocity'
+    assert channels[axis].unit.is_equivalent(
+        u.Hz if axis == 'frequency' else u.km / u.s)
+    table = read_catalog(outcome.job.folder / 'catalog.ecsv')
+    assert table.colnames[:2] == ['channel', axis]
