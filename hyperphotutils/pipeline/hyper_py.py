@@ -361,11 +361,10 @@ def _jobs(value, get):
     return _Outcome('kept', {'run.jobs': jobs})
 
 
-def _cubes(value, _):
-    if value:
-        reason = 'cubes are not measured; write their planes as maps'
-        return _Outcome('unsupported', {}, reason)
-    return _Outcome('kept', {}, 'as always here')
+def _empty_orders(value, get):
+    if not get('control.datacube'):
+        return _Outcome('dropped', {}, 'it is for cubes')
+    return _Outcome('kept', {'cubes.empty_orders': _as_list(value)})
 
 
 def _units(value, _):
@@ -605,7 +604,7 @@ _RULES = {
     'control.parallel_maps': (True, _with('control.n_cores')),
     'control.n_cores': (2, _jobs),
     'control.detection_only': (False, _to('run.detection_only')),
-    'control.datacube': (False, _cubes),
+    'control.datacube': (False, _to('input.datacube')),
     'control.dir_datacube_slices': (
         'maps', _dropped('cubes are not cut into files')),
     'units.convert_mJy': (False, _units),
@@ -665,7 +664,7 @@ _RULES = {
         False, _with('background.polynomial_orders')),
     'background.polynomial_orders': ([0], _joint_orders),
     'background.pol_orders_bkg_no_sources': (
-        [0], _dropped('without sources there is nothing to measure')),
+        [0], _empty_orders),
     'fits_output.fits_fitting': (
         False, _with('fits_output.fits_bg_separate')),
     'fits_output.fits_deblended': (False, _to('output.fits_sources')),

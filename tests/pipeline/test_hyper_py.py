@@ -234,6 +234,9 @@ def test_default_file_means_this(hyper_file):
           'background.criterion': 'reduced_chi2',
           'background.orders': (1,),
           'background.box_sizes': (10, 10.5, 11, 11.5, 12)}),
+        ({'control': {'datacube': True},
+          'background': {'pol_orders_bkg_no_sources': [0, 1]}},
+         {'input.datacube': True, 'cubes.empty_orders': (0, 1)}),
         ({'background': {'fix_min_box': 0}},
          {'background.box_sizes': (0,)}),
         ({'background': {'fit_gauss_and_bg_separately': False}},
@@ -251,7 +254,6 @@ def test_values_arrive_under_our_names(hyper_file, sections, ours):
     'sections',
     [
         {'fit_options': {'weights': 'map'}},
-        {'control': {'datacube': True}},
         {'photometry': {'fwhm_1': [1.0, 2.0], 'fixed_radius': True}},
     ],
 )
