@@ -82,7 +82,9 @@ class HyperPhotometry:
     ----------
     fwhm : float
         The FWHM of the beam in pixels; the geometric mean for an
-        elliptical beam.
+        elliptical beam. Where the map tells the shape of the beam, as one
+        does that `~hyperphotutils.maps.read_map` has read, fits begin with
+        that shape, and fixed shapes are that.
 
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
@@ -276,7 +278,8 @@ optional
         if init_params is None:
             table = self._detect_and_fit(image)
         else:
-            table = self._fit(image, image.values, init_params)
+            init = image.with_shapes(init_params, self.fwhm)
+            table = self._fit(image, image.values, init)
             image.replace(None, table)
             image.measure_noise(self.fwhm)
             if len(table):
@@ -523,7 +526,7 @@ optional
                                   else np.full(len(init), np.nan))
         if 'n_rejected' in found.meta:
             init.meta['n_rejected'] = dict(found.meta['n_rejected'])
-        return init
+        return image.with_shapes(init, self.fwhm)
 
     def _is_apart(self, positions, known):
         """

@@ -3,8 +3,10 @@
 What is known of a map while its sources are measured.
 """
 
+import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
+from astropy.table import QTable, Table
 from scipy.spatial import KDTree
 
 from hyperphotutils.background.masks import make_source_mask
@@ -69,6 +71,23 @@ class MapState:
         Return values with the unit of the map.
         """
         return values if self.unit is None else values << self.unit
+
+    def with_shapes(self, init, fwhm):
+        """
+        Return start values with the shape of the beam, if it is known,
+        where they have none: as wide as ``fwhm`` says.
+        """
+        given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}
+        if (self.beam is None or not isinstance(init, Table)
+                or given & set(init.colnames)):
+            return init
+        init = QTable(init, copy=True)
+        ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
+        for name, value in (('fwhm_major_init', fwhm * ratio),
+                            ('fwhm_minor_init', fwhm / ratio),
+                            ('theta_init', self.beam['theta'] * u.deg)):
+            init[name] = np.full(len(init), 1.0) * value
+        return init
 
     def render(self, table):
         """

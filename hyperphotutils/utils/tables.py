@@ -64,12 +64,13 @@ def strip_units(**arrays):
              if array is not None}
     units = {name: getattr(array, 'unit', None)
              for name, array in given.items()}
-    if len(set(units.values())) > 1:
+    unit = next(iter(units.values()), None)
+    # Equal units may have different hashes.
+    if any(other != unit for other in units.values()):
         stated = ', '.join(f'{name}: {unit or "none"}'
                            for name, unit in units.items())
         msg = f'{", ".join(units)} must all have the same unit ({stated})'
         raise ValueError(msg)
-    unit = next(iter(units.values()), None)
     if unit is None:
         return arrays, None
     return {name: None if array is None else array.value

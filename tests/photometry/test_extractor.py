@@ -26,10 +26,12 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.utils import (
     FLAGS,
     add_gaussians,
+    gaussian_flux,
     local_jacobian,
     pixel_to_sky_ellipse,
 )
@@ -647,6 +649,32 @@ class TestParts:
         assert_allclose(table['fwhm_major_fit'], FWHM)
         assert_array_equal(table['bkg_order'], 0)
         assert np.all(table['flags'] & FLAGS['fixed_shape'])
+
+    @pytest.mark.parametrize('given', [False, True])
+    def test_point_sources_have_the_shape_of_the_beam(self, given):
+        """
+        An elliptical one, that the map tells: fluxes are not biased.
+        """
+        beam = {'beam_major_pix': 4.6, 'beam_minor_pix': 3.2,
+                'beam_theta': 35.0}
+        fwhm = np.sqrt(4.6 * 3.2)
+        y, x = (grid.ravel() * 30.0 + 20.0 for grid in np.mgrid[:8, :8])
+        noise = CorrelatedNoise.from_beam(1.0, 4.6, fwhm_minor=3.2,
+                                          theta=35.0)
+        data = noise.simulate((250, 250), seed=4)
+        add_gaussians(data, x, y, *(np.full(64, value) for value in (
+            12.0, 4.6, 3.2, 35.0)))
+        phot = HyperPhotometry(fwhm, fitter=BlendGroupFitter(
+            fwhm, fixed='shape'))
+        init = QTable({'x_init': x, 'y_init': y}) if given else None
+        table = phot(CCDData(data, unit='Jy', meta=beam), init_params=init)
+        assert len(table) == 64
+        assert_allclose(table['fwhm_major_fit'], 4.6)
+        assert_allclose(table['fwhm_minor_fit'], 3.2)
+        assert_allclose(table['theta_fit'].to_value('deg'), 35.0)
+        flux = 12.0 * gaussian_flux(1.0, 4.6, 3.2)
+        assert_allclose(np.mean(table['flux_fit'].value) / flux, 1.0,
+                        atol=3.0 / 12.0 / np.sqrt(64))
 
     def test_images(self):
         """

@@ -28,6 +28,16 @@ def test_strip_units_gives_the_shared_unit():
     assert strip_units(data=np.ones(2))[1] is None
 
 
+def test_strip_units_knows_equal_units():
+    """
+    The root of a squared unit is that unit.
+    """
+    root = (u.Jy**2)**0.5
+    values, unit = strip_units(data=np.ones(2) << u.Jy, rms=2.0 * root)
+    assert unit == u.Jy
+    assert values['rms'] == 2.0
+
+
 def test_strip_units_refuses_a_mixture():
     """
     The message names the arguments and their units.
