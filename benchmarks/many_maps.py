@@ -58,7 +58,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--n-maps', type=int, default=40,
+    parser.add_argument('--n-maps', type=int, default=60,
                         help='number of maps (default: %(default)s)')
     parser.add_argument('--size', type=int, default=300,
                         help='side in pixels (default: %(default)s)')

@@ -405,6 +405,9 @@ def _do(work, config, outcomes, journal, executor, progress_bar):
                     journal.finish(job.map_id, {
                         'summary': outcome.summary,
                         'numbers': outcome.numbers})
+                    if COMBINED in work.tables:
+                        # read it while others are at work
+                        _ = outcome.table
                 bar.update()
     finally:
         remove_leftovers(Path(config.output.directory))
