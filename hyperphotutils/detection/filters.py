@@ -5,6 +5,7 @@ High-pass filters that know about masked pixels and map borders.
 
 import math
 import operator
+from functools import lru_cache
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
@@ -26,6 +27,9 @@ __all__ = ['gaussian_response', 'high_pass_filter']
 _NARROW_SIGMA = 0.25
 _BROAD_SIGMA = 0.42
 _BOX_SIZE = 2.0
+
+# Pixels of the largest images for which something is kept: 16 MB each
+_MAX_KEPT = 2**20
 
 
 def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
@@ -236,7 +240,7 @@ def _mean_of_good(smooth, filled, bad, width):
     Return the mean over good pixels (zero where there is none).
     """
     if bad.any():
-        total = smooth(np.where(bad, 0.0, 1.0), width, mode='constant')
+        total = of_mask(_smooth_good, bad, smooth, width)
     else:
         # Without bad pixels only the borders count, each axis for itself.
         total = np.multiply.outer(
@@ -245,3 +249,43 @@ def _mean_of_good(smooth, filled, bad, width):
     mean = smooth(filled, width, mode='constant')
     return np.divide(mean, total, out=np.zeros_like(mean),
                      where=total > 1.0e-12)
+
+
+def _smooth_good(bad, smooth, width):
+    """
+    Return the part of the kernel that lies on good pixels.
+    """
+    return smooth(np.where(bad, 0.0, 1.0), width, mode='constant')
+
+
+def of_mask(function, bad, *args):
+    """
+    Return what depends on nothing but a mask.
+
+    The channels of a cube, and the images of one map, have the same
+    mask: what was found last is kept, unless the image is large.
+
+    Parameters
+    ----------
+    function : callable
+        Called as ``function(bad, *args)``.
+
+    bad : 2D `~numpy.ndarray` of bool
+        The mask.
+
+    *args : object
+        Its other arguments, which must be hashable.
+
+    Returns
+    -------
+    result : object
+        What it returns; it must not be changed.
+    """
+    if bad.size > _MAX_KEPT:
+        return function(bad, *args)
+    return _kept_of_mask(function, bad.shape, bad.tobytes(), *args)
+
+
+@lru_cache(maxsize=4)
+def _kept_of_mask(function, shape, mask, *args):
+    return function(np.frombuffer(mask, dtype=bool).reshape(shape), *args)

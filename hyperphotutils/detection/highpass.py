@@ -14,7 +14,7 @@ from astropy.units import Quantity
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
@@ -25,6 +25,7 @@ from hyperphotutils.detection.filters import (
     filter_image,
     high_pass_filter,
     kernel_width,
+    of_mask,
     open_image,
 )
 from hyperphotutils.detection.shapes import (
@@ -501,9 +502,7 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
     the whole image.
     """
     noise = np.full(filtered.shape, rms)
-    distance = distance_transform_edt(~bad) / fwhm
-    near = np.nonzero((distance > 0.0) & (distance <= _MARGIN))
-    ring = np.ceil(distance[near] / _RING).astype(int)
+    near, ring = of_mask(_find_rings, bad, fwhm)
     values = filtered[near]
     levels = np.full(int(_MARGIN / _RING) + 1, rms)
     for k in range(1, len(levels)):
@@ -512,6 +511,15 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
             levels[k] = max(rms, clipped_rms(chosen))
     noise[near] = levels[ring]
     return noise
+
+
+def _find_rings(bad, fwhm):
+    """
+    Return the pixels near bad ones, and the numbers of their rings.
+    """
+    distance = distance_transform_edt(~bad) / fwhm
+    near = np.nonzero((distance > 0.0) & (distance <= _MARGIN))
+    return near, np.ceil(distance[near] / _RING).astype(int)
 
 
 def _find_peaks(filtered, limit, min_separation, rounding):
@@ -523,13 +531,28 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     highest maxima suppress all others within ``min_separation``.
     """
     filled = np.where(np.isfinite(filtered), filtered, -np.inf)
-    highest = maximum_filter(filled, size=3, mode='nearest')
+    highest = _highest_around(filled)
     y, x = np.nonzero((filled >= highest - rounding) & (filled > limit))
     height = filled[y, x]
     x, y, height = _merge_plateaus(x, y, height)
 
     kept = _keep_highest(x, y, height, min_separation)
     return x[kept], y[kept]
+
+
+def _highest_around(image):
+    """
+    Return the highest of each pixel and its eight neighbours.
+
+    It is the maximum filter of scipy, several times as fast.
+    """
+    rows = image.copy()
+    np.maximum(rows[1:], image[:-1], out=rows[1:])
+    np.maximum(rows[:-1], image[1:], out=rows[:-1])
+    highest = rows.copy()
+    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
+    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
+    return highest
 
 
 def _keep_highest(x, y, height, min_separation):
