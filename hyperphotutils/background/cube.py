@@ -25,7 +25,7 @@ from hyperphotutils.background.masks import (
 )
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils.checks import check_part, check_positive
-from hyperphotutils.utils.executors import work_through
+from hyperphotutils.utils.executors import one_blas_thread, work_through
 from hyperphotutils.utils.tables import make_repr, result_meta
 
 __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
@@ -368,7 +368,8 @@ class CubeBackground:
             channel has no value, and where no background is wanted.
         """
         plane = cube.plane(part.channel)
-        background = part.make_image(plane.shape)
+        with one_blas_thread():
+            background = part.make_image(plane.shape)
         unwanted = ~np.isfinite(plane)
         if self.region is not None:
             unwanted |= ~make_region_mask(self.region, plane.shape, cube.wcs)
@@ -632,6 +633,13 @@ class _Task:
     def __call__(self, index):
         """
         Fit the background of a channel.
+        """
+        with one_blas_thread():
+            return self._fit(index)
+
+    def _fit(self, index):
+        """
+        Detect, mask, and fit, as often as is wanted.
         """
         plane = self.cube.plane(index)
         bad = ~np.isfinite(plane)

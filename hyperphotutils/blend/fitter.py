@@ -4,12 +4,11 @@ Joint fits of blended sources and their background.
 """
 
 from collections.abc import Collection, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from numbers import Integral, Real
 
 import numpy as np
 from photutils.psf import SourceGrouper
-from threadpoolctl import ThreadpoolController
 
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.joint import JointFit
@@ -21,6 +20,7 @@ from hyperphotutils.blend.results import (
 from hyperphotutils.blend.weights import WEIGHT_MAPS, WEIGHTS
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -367,7 +367,7 @@ class BlendGroupFitter:
                              noise=noise,
                              poly_order=_check_order(poly_order),
                              weight_map=weight_map)
-        with _one_blas_thread():
+        with one_blas_thread():
             self._fit.run()
         table = make_table(self._fit, self._unit, self)
         self._fluxes = (table['flux_fit'].copy(), table['flux_err'].copy())
@@ -559,23 +559,6 @@ class BlendGroupFitter:
             msg = 'no fit has been made yet: call the fitter with data first'
             raise ValueError(msg)
         return self._fit
-
-
-def _one_blas_thread():
-    """
-    Return a context in which BLAS uses one thread: for many small
-    matrices more threads cost more than they bring, and the last bits of
-    the results would depend on their number.
-    """
-    return _blas_controller().limit(limits=1, user_api='blas')
-
-
-@cache
-def _blas_controller():
-    """
-    Find the BLAS libraries, once.
-    """
-    return ThreadpoolController()
 
 
 def _ordered_pair(pair, name):

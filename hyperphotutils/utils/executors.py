@@ -22,12 +22,13 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from functools import cache
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
-__all__ = ['as_executor', 'connect_scheduler', 'error_of', 'was_killed',
-           'work_through']
+__all__ = ['as_executor', 'connect_scheduler', 'error_of', 'one_blas_thread',
+           'was_killed', 'work_through']
 
 # Seconds after which a scheduler that does not answer is given up
 _TIMEOUT = 10
@@ -165,6 +166,36 @@ def was_killed(error):
     """
     return (isinstance(error, BrokenExecutor)
             or type(error).__name__ == 'KilledWorker')
+
+
+def one_blas_thread():
+    """
+    Return a context in which BLAS uses one thread.
+
+    For many small matrices more threads cost more than they bring, and
+    the last bits of the results would depend on their number.
+
+    Returns
+    -------
+    context : context manager
+        The context.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.utils import one_blas_thread
+    >>> with one_blas_thread():
+    ...     product = np.eye(3) @ np.eye(3)
+    """
+    return _blas_controller().limit(limits=1, user_api='blas')
+
+
+@cache
+def _blas_controller():
+    """
+    Find the BLAS libraries, once.
+    """
+    return ThreadpoolController()
 
 
 def as_executor(executor):
