@@ -6,6 +6,7 @@ Time the backgrounds of cubes, and compare them with those of Hyper-py.
 
     python benchmarks/cubes.py [--channels N] [--size N] [--repeats N]
     python benchmarks/cubes.py --cube CUBE [--hyper-py-python PYTHON]
+    python benchmarks/cubes.py --simulated SEEDS
 
 The first form writes a simulated cube of float32 and estimates its
 background into a file, each time in a new process, with one and with two
@@ -19,6 +20,11 @@ threshold of 4, and `CubeBackground` with the same threshold in this
 process before and after it. Hyper-py's time is that between the first
 and the last line of its log, without the imports. It always measures
 the sources, too: ``hyperphot run`` is the fair comparison.
+
+The third form tells the errors of the backgrounds inside the ellipses of
+the true sources (semi-axes of one FWHM), in units of the noise, on
+simulated cubes with backgrounds of orders 0 to 2 that vary from channel
+to channel.
 """
 
 import argparse
@@ -38,7 +44,7 @@ import yaml
 from astropy.io import fits
 from peers import hyper_py_python, write_hyper_config
 
-from hyperphotutils.background import CubeBackground
+from hyperphotutils.background import CubeBackground, make_source_mask
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.maps import read_cube
@@ -185,6 +191,37 @@ def compare(args):
               f'{values[1]:17.2e}  {row["background_rms"].value:.2e}')
 
 
+def measure_errors(args):
+    """
+    Tell the errors of the backgrounds under true sources.
+    """
+    bkg = CubeBackground(finder=HighPassStarFinder(5.0, 4.0))
+    everything = []
+    print('cube                    seed   rms     mean')
+    for shape, n_sources in (((16, 128, 128), 8), ((24, 200, 200), 20)):
+        for seed in range(args.simulated):
+            sim = make_map_cube(shape, n_sources, seed=seed)
+            background = bkg(sim.cube).background
+            errors = []
+            for channel in np.unique(sim.truth['channel']):
+                rows = sim.truth[sim.truth['channel'] == channel]
+                inside = make_source_mask(
+                    shape[1:], rows['x_fit'], rows['y_fit'],
+                    rows['fwhm_major_fit'], rows['fwhm_minor_fit'],
+                    rows['theta_fit'], factor=1.0)
+                difference = background[channel] - sim.background[channel]
+                errors.append((difference / sim.rms).value[inside])
+            errors = np.concatenate(errors)
+            errors = errors[np.isfinite(errors)]
+            everything.append(errors)
+            print(f'{shape!s:15} {n_sources:3} sources {seed:4}   '
+                  f'{np.sqrt(np.mean(errors**2)):.3f}   '
+                  f'{errors.mean():+.3f}', flush=True)
+    errors = np.concatenate(everything)
+    print(f'all                            {np.sqrt(np.mean(errors**2)):.3f}'
+          f'   {errors.mean():+.3f}')
+
+
 def main():
     """
     Read the command line.
@@ -196,12 +233,16 @@ def main():
     parser.add_argument('--repeats', type=int, default=2)
     parser.add_argument('--cube', help='compare with Hyper-py on this cube')
     parser.add_argument('--hyper-py-python', metavar='PYTHON')
+    parser.add_argument('--simulated', type=int, metavar='SEEDS',
+                        help='measure errors on so many cubes')
     parser.add_argument('--estimate', help=argparse.SUPPRESS)
     parser.add_argument('--jobs', type=int, default=1,
                         help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.estimate:
         print(json.dumps(estimate(args.estimate, args.jobs)))
+    elif args.simulated:
+        measure_errors(args)
     elif args.cube:
         compare(args)
     else:

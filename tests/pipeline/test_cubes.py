@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import astropy.units as u
@@ -220,6 +221,18 @@ class TestRun:
         run(make_config(cube))
         serial = read_all()
         run(make_config(cube, output={'directory': 'two'}, run={'jobs': 2}))
+        assert read_all('two/cube') == serial
+
+
+    def test_executor(self, cube):
+        """
+        Anything with submit() can work on the channels.
+        """
+        run(make_config(cube))
+        serial = read_all()
+        with ThreadPoolExecutor(2) as executor:
+            run(make_config(cube, output={'directory': 'two'}),
+                executor=executor)
         assert read_all('two/cube') == serial
 
 
