@@ -643,9 +643,10 @@ class _Task:
         """
         plane = self.cube.plane(index)
         bad = ~np.isfinite(plane)
+        if bad.all():
+            return self._fit_plane(index, plane, bad, bad, 0)
         known = self._known_ellipses(index)
-        search = (self.settings.finder is not None and self.found is None
-                  and not bad.all())
+        search = self.settings.finder is not None and self.found is None
         part, values = None, plane
         for _ in range(self.settings.n_rounds if search else 1):
             ellipses = known
@@ -704,11 +705,16 @@ class _Task:
         if self.settings.source_fwhm is not None:
             return self.settings.source_fwhm
         try:
-            return self.cube.beam_fwhm_pix[index]
+            fwhm = self.cube.beam_fwhm_pix[index]
         except ValueError as error:
             msg = (f'{error}; or give source_fwhm, the FWHM of the sources '
                    'in pixels')
             raise ValueError(msg) from None
+        if np.isnan(fwhm):
+            msg = (f'channel {index} has no beam: give source_fwhm, the FWHM '
+                   'of the sources in pixels')
+            raise ValueError(msg)
+        return fwhm
 
     def _fit_plane(self, index, plane, bad, mask, n_sources):
         """

@@ -267,24 +267,33 @@ class MapCube:
         """
         A list with the `~radio_beam.Beam` of each channel.
 
-        A `MapError` is raised if a channel has none.
+        It is `None` for a channel whose beam in CASA's table cannot be
+        true, as that of a channel that was not imaged. A `MapError` is
+        raised if no channel has a beam.
         """
         if self.beams_table is None:
             return [self._find(partial(self._find_beam, 0))[0][0]] * len(self)
-        return [self._find(partial(self._find_beam, index))[0][0]
-                for index in range(len(self))]
+        beams, problem = [None] * len(self), None
+        for index in range(len(self)):
+            try:
+                beams[index], _ = self._find_beam(index)
+            except MapError as error:
+                problem = f'{self.name}: {error}'
+        if all(beam is None for beam in beams):
+            raise MapError(problem)
+        return beams
 
     @cached_property
     def beam_fwhm_pix(self):
         """
         The geometric means of the axes of the beams in pixels, an
-        element for each channel.
+        element for each channel; NaN for a channel without a beam.
 
-        A `MapError` is raised if a channel has no beam.
+        A `MapError` is raised if no channel has a beam.
         """
-        return np.array([
-            np.sqrt((beam.major * beam.minor / self.pixel_scale**2
-                     ).to_value(u.one)) for beam in self.beams])
+        return np.array([np.nan if beam is None else np.sqrt(
+            (beam.major * beam.minor / self.pixel_scale**2).to_value(u.one))
+            for beam in self.beams])
 
     @property
     def spectral_name(self):

@@ -141,11 +141,12 @@ def make_cube_background(cube, config):
     else:
         # the planes are in the unit of the file: their rms is measured
         detection = config.detection.model_copy(update={'rms': None})
-        finder = make_finder(cube.channel(0), detection)
+        first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
+        finder = make_finder(cube.channel(first), detection)
     if cubes.region is not None:
         region = _read_region(cubes.region)
     if options.box_sizes is not None:
-        fwhm = float(np.median(cube.beam_fwhm_pix))
+        fwhm = float(np.nanmedian(cube.beam_fwhm_pix))
         box_sizes = [size * fwhm for size in options.box_sizes]
     return CubeBackground(
         orders=options.orders, empty_orders=cubes.empty_orders,
@@ -412,10 +413,11 @@ def _extract_channel(index, cube, config):
     """
     numbers = {'n_detected': 0, 'n_measured': 0, 'rms': np.nan,
                'n_warnings': 0, 'summary': 'no values'}
-    image = cube.channel(index)
-    values = image.data[~image.mask]
+    values = cube.plane(index)
+    values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
         return index, None, numbers
+    image = cube.channel(index)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         extraction = extract_image(image, config)

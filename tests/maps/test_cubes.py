@@ -319,6 +319,8 @@ class TestUnitsAndBeams:
         fits.HDUList([make_cube_hdu(CASAMBM=True), table]).writeto(path)
         cube = read_cube(path)
         assert cube.channel(2).meta['beam'].major == 14 * u.arcsec
+        assert [beam is None for beam in cube.beams] == [False, True, False]
+        assert_array_equal(np.isnan(cube.beam_fwhm_pix), [False, True, False])
         with pytest.raises(MapError, match='a beam of 0 arcsec by 0 arcsec'):
             cube.channel(1)
 

@@ -201,6 +201,28 @@ class TestRun:
         assert 'no background; no values' in Path(
             'out/cube/run.log').read_text()
 
+    def test_channel_that_was_not_imaged(self, cube):
+        """
+        The first channel of CASA's cubes often has neither values nor a
+        beam.
+        """
+        with fits.open(cube) as hdus:
+            hdu = fits.PrimaryHDU(hdus[0].data.copy(), hdus[0].header)
+        hdu.data[0] = np.nan
+        hdu.header['CASAMBM'] = True
+        sizes = [0.0, 4.0, 4.0, 4.0, 4.0]
+        beams = QTable({'BMAJ': sizes * u.arcsec, 'BMIN': sizes * u.arcsec,
+                        'BPA': np.zeros(5) * u.deg, 'CHAN': np.arange(5),
+                        'POL': np.zeros(5, int)})
+        fits.HDUList([hdu, fits.BinTableHDU(beams, name='BEAMS')]).writeto(
+            cube, overwrite=True)
+        outcome, = process_maps(make_config(cube))
+        assert outcome.reason is None
+        assert set(outcome.table['channel']) == {1, 2, 3, 4}
+        again = read_cube('out/cube/background.fits')
+        assert_array_equal(np.isnan(again.beam_fwhm_pix),
+                           [True, False, False, False, False])
+
     def test_two_cubes(self, cube, sim):
         """
         Several cubes have one combined catalogue; a broken one does not
