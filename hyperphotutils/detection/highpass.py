@@ -38,6 +38,7 @@ from hyperphotutils.detection.shapes import (
 )
 from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -265,7 +266,7 @@ optional
                                 kernel=self.kernel,
                                 kernel_size=self.kernel_size)
 
-    def find_stars(self, data, *, mask=None):
+    def find_stars(self, data, *, mask=None, relative_rms=None):
         """
         Detect sources in an image.
 
@@ -280,6 +281,12 @@ optional
         mask : 2D bool `~numpy.ndarray`, optional
             A mask with the shape of ``data``, where `True` means that
             the pixel is ignored.
+
+        relative_rms : 2D `~numpy.ndarray`, optional
+            How the noise varies: a map with the shape of ``data`` of the
+            local rms in units of the typical one. The clipped rms is
+            then that of the filtered image divided by it. It is not used
+            where ``rms`` or an absolute ``threshold`` was given.
 
         Returns
         -------
@@ -315,15 +322,18 @@ optional
 
         ValueError
             If ``data`` is not 2D, smaller than the kernel or masked
-            everywhere, if ``mask``, ``threshold`` or ``rms`` have
-            another shape, or if only some of them have units.
+            everywhere, if ``mask``, ``threshold``, ``rms`` or
+            ``relative_rms`` have another shape, or if only some of them
+            have units.
         """
         image, bad, levels, unit = self._strip(data, mask)
+        if relative_rms is not None:
+            relative_rms = check_relative_rms(relative_rms, image.shape)
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size)
         rounding = _ROUNDING * np.abs(image[~bad]).max()
         rms, limit = _noise_and_limit(filtered, bad, levels, self.fwhm,
-                                      rounding)
+                                      rounding, relative_rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
         rejected = {}
         if self.exclude_border:
@@ -477,12 +487,15 @@ def _nothing_left(rejected):
             f'No sources were found: all were rejected ({causes}).')
 
 
-def _noise_and_limit(filtered, bad, levels, fwhm, rounding):
+def _noise_and_limit(filtered, bad, levels, fwhm, rounding, relative_rms):
     """
     Return the noise of the filtered image and the detection limit.
     """
     rms = levels['rms']
-    if rms is None:
+    if rms is None and relative_rms is not None:
+        even = filtered / relative_rms
+        rms = relative_rms * max(clipped_rms(even, mask=bad), rounding)
+    elif rms is None:
         rms = max(clipped_rms(filtered, mask=bad), rounding)
         if bad.any():
             rms = _raise_along_margin(filtered, bad, rms, fwhm)

@@ -10,6 +10,7 @@ from scipy import fft
 from scipy.linalg import cho_factor, lapack
 from scipy.optimize import nnls
 
+from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
     as_masked_image,
     open_nddata,
@@ -104,7 +105,7 @@ class CorrelatedNoise:
             msg = 'matrices must be symmetric and positive definite'
             raise ValueError(msg)
         if relative_rms is not None:
-            relative_rms = _positive_map(relative_rms)
+            relative_rms = check_relative_rms(relative_rms)
         self._variances = variances
         self._unit = None if unit is None else unit**0.5
         self.matrices = matrices
@@ -199,7 +200,7 @@ class CorrelatedNoise:
         values, unit = strip_units(data=data)
         data, mask = as_masked_image(values['data'], mask)
         if relative_rms is not None:
-            relative_rms = _positive_map(relative_rms, data.shape)
+            relative_rms = check_relative_rms(relative_rms, data.shape)
             data = data / relative_rms
         reach = int(min(np.ceil(_REACH * fwhm), min(data.shape) // 2))
         measured, n_pairs = _masked_autocovariance(data, ~mask, reach)
@@ -522,22 +523,6 @@ def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
                      [np.sin(angle), np.cos(angle)]])
     widths = np.diag((np.array([fwhm, minor]) * gaussian_fwhm_to_sigma)**2)
     return axes @ widths @ axes.T
-
-
-def _positive_map(relative_rms, shape=None):
-    """
-    Check a map of the local rms.
-    """
-    relative_rms = np.asarray(relative_rms, dtype=float)
-    if relative_rms.ndim != 2 or not (
-            np.all(relative_rms > 0.0) and np.all(np.isfinite(relative_rms))):
-        msg = 'relative_rms must be a 2D array of positive numbers'
-        raise ValueError(msg)
-    if shape is not None and relative_rms.shape != shape:
-        msg = (f'relative_rms must have the shape of data, {shape}, got '
-               f'{relative_rms.shape}')
-        raise ValueError(msg)
-    return relative_rms
 
 
 def _masked_autocovariance(data, good, reach):

@@ -274,6 +274,9 @@ optional
         """
         image = self._image = MapState(data, wcs, mask, error)
         image.weight_map = weight_map
+        if isinstance(self.noise, CorrelatedNoise):
+            image.relative_rms = self.noise.relative_rms
+            image.unevenness = image.relative_rms
         self._fluxes = None
         if init_params is None:
             table = self._detect_and_fit(image)
@@ -406,6 +409,7 @@ optional
         table = self._fit(image, image.values, found)
         image.replace(None, table)
         image.measure_noise(self.fwhm)
+        image.measure_filtered_noise(self.fwhm)
         image.tried = positions(found, 'init')
         table = self._drop_fallen(image, table)
         table = self._search_residual(image, table)
@@ -487,6 +491,8 @@ optional
         if self.background is not None:
             image.subtract_background(self.background, table)
             table = self._fit_again(image, table)
+        if isinstance(self.noise, str) and self._needs_covariance(image):
+            image.measure_variation(table, self.fwhm)
         if self._needs_covariance(image):
             image.covariance = (
                 self.noise if isinstance(self.noise, CorrelatedNoise)
@@ -514,9 +520,13 @@ optional
         """
         Detect sources; None when there are none.
         """
+        find, options = self.finder, {}
+        if isinstance(self.finder, HighPassStarFinder):
+            find = self.finder.find_stars
+            options['relative_rms'] = image.unevenness
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NoDetectionsWarning)
-            found = self.finder(image.with_unit(values), mask=image.mask)
+            found = find(image.with_unit(values), mask=image.mask, **options)
         if found is None or len(found) == 0:
             return None
         init = QTable({'x_init': np.asarray(found['x_centroid'], float),
@@ -612,9 +622,10 @@ optional
         without a fit fall, too.
         """
         amplitude = plain(table['amplitude_fit'])
-        contrast = amplitude / image.filtered_noise * gaussian_response(
+        response = gaussian_response(
             *(np.maximum(table[name], self.fwhm)
               for name in ('fwhm_major_fit', 'fwhm_minor_fit')), self.fwhm)
+        contrast = amplitude * response / image.threshold_noise_at(table)
         stands = contrast > _MIN_CONTRAST
         if image.covariance is not None:
             stands &= amplitude > _MIN_SNR * image.peak_noise(table)

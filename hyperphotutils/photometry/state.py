@@ -54,6 +54,10 @@ class MapState:
         self.wcs = wcs
         self.error = error
         self.plain_error = values['error']
+        self.relative_rms = self._relative_error()
+        # What thresholds follow: the sky may be what varies where the
+        # noise is measured.
+        self.unevenness = self.relative_rms
         self.noise = None
         self.filtered_noise = None
         self.covariance = None
@@ -65,6 +69,17 @@ class MapState:
         self.n_split = 0
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
+
+    def _relative_error(self):
+        """
+        Return the given errors in units of their median, 1 where they
+        are not known; None when they are the same for all pixels.
+        """
+        if np.shape(self.plain_error) != self.values.shape:
+            return None
+        error = np.asarray(self.plain_error, dtype=float)
+        good = np.isfinite(error) & (error > 0.0) & ~self.mask
+        return np.where(good, error / np.median(error[good]), 1.0)
 
     def with_unit(self, values):
         """
@@ -122,20 +137,34 @@ class MapState:
     def measure_noise(self, fwhm):
         """
         Take the given errors, or the rms about local backgrounds in boxes
-        as wide as the footprint of a fit; and measure the noise of the
-        high-pass filtered map.
+        as wide as the footprint of a fit.
         """
-        if self.filtered_noise is None:
-            filtered = high_pass_filter(self.values - self.model, fwhm,
-                                        mask=self.mask)
-            self.filtered_noise = max(
-                self._rounding(), clipped_rms(filtered, mask=self.mask))
         box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         if self.plain_error is None:
             self.noise = max(self._rounding(), local_rms(
                 self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
+
+    def measure_filtered_noise(self, fwhm):
+        """
+        Measure the noise of the high-pass filtered map.
+        """
+        filtered = high_pass_filter(self.values - self.model, fwhm,
+                                    mask=self.mask)
+        if self.unevenness is not None:
+            filtered /= self.unevenness
+        self.filtered_noise = max(self._rounding(),
+                                  clipped_rms(filtered, mask=self.mask))
+
+    def threshold_noise_at(self, table):
+        """
+        Return the noise of the filtered map at the fitted positions.
+        """
+        if self.unevenness is None:
+            return self.filtered_noise
+        return self.filtered_noise * self.unevenness[
+            self._nearest_pixels(table)]
 
     def subtract_background(self, estimator, table):
         """
@@ -188,44 +217,50 @@ class MapState:
         """
         return 1e-6 * np.max(np.abs(self.values[~self.mask]))
 
+    def measure_variation(self, table, fwhm):
+        """
+        Measure how the noise varies, outside the cores of the sources and
+        with the sources subtracted, unless the errors tell it. What is
+        not more than chance gives is none.
+        """
+        if np.ndim(self.plain_error) == 2:
+            return
+        residual, mask = self._without_sources(table)
+        relative_rms = measure_relative_rms(residual, fwhm, mask=mask)
+        low, high = np.percentile(relative_rms[~self.mask], [16.0, 84.0])
+        self.relative_rms = (relative_rms if high > _VARIATION * low
+                             else None)
+
     def measure_covariance(self, table, fwhm):
         """
         Measure the covariance of the pixels outside the cores of the
         sources, with the sources subtracted.
         """
+        residual, mask = self._without_sources(table)
+        even = (residual if self.relative_rms is None
+                else residual / self.relative_rms)
+        # Sources that are not in the table are no noise.
+        level = np.median(even[~mask])
+        mask |= np.abs(even - level) > _OUTLIER * clipped_rms(even, mask=mask)
+        beam = {'fwhm': fwhm} if self.beam is None else self.beam
+        return CorrelatedNoise.from_image(
+            self.with_unit(residual), **beam, mask=mask,
+            relative_rms=self.relative_rms)
+
+    def _without_sources(self, table):
+        """
+        Return the map minus sources and separate background, and the mask
+        of pixels that tell nothing of the noise.
+        """
         cores = make_source_mask(
             self.values.shape, table['x_fit'], table['y_fit'],
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
-        residual = self.cleaned - self.model
         mask = self.mask | cores
         if self.separate is not None:
             # Elsewhere the background is still in the map.
             mask |= ~np.isfinite(self.background)
-        relative_rms = self._relative_rms(residual, mask, fwhm)
-        if relative_rms is not None:
-            residual = residual / relative_rms
-        # Sources that are not in the table are no noise.
-        level = np.median(residual[~mask])
-        mask |= np.abs(residual - level) > _OUTLIER * clipped_rms(
-            residual, mask=mask)
-        beam = {'fwhm': fwhm} if self.beam is None else self.beam
-        return CorrelatedNoise.from_image(
-            self.with_unit(self.cleaned - self.model), **beam, mask=mask,
-            relative_rms=relative_rms)
-
-    def _relative_rms(self, residual, mask, fwhm):
-        """
-        Return how the noise varies: as the given errors do, or as it is
-        measured where it varies by more than it does by chance.
-        """
-        if np.ndim(self.noise) == 2:
-            good = np.isfinite(self.noise) & ~self.mask
-            return np.where(good, self.noise / np.median(self.noise[good]),
-                            1.0)
-        relative_rms = measure_relative_rms(residual, fwhm, mask=mask)
-        low, high = np.percentile(relative_rms[~self.mask], [16.0, 84.0])
-        return relative_rms if high > _VARIATION * low else None
+        return self.cleaned - self.model, mask
 
     def peak_noise(self, table):
         """

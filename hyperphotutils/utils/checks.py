@@ -7,7 +7,7 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ['check_part', 'check_positive']
+__all__ = ['check_part', 'check_positive', 'check_relative_rms']
 
 
 def check_positive(value, name, *, of=''):
@@ -84,3 +84,44 @@ def check_part(part, name):
         msg = f'{name} must be callable: {part!r}'
         raise TypeError(msg)
     return part
+
+
+def check_relative_rms(relative_rms, shape=None):
+    """
+    Check a map of the local rms in units of the typical one.
+
+    Parameters
+    ----------
+    relative_rms : 2D array_like
+        The map.
+
+    shape : tuple of 2 ints, optional
+        The shape of the data.
+
+    Returns
+    -------
+    relative_rms : 2D `~numpy.ndarray`
+        The map.
+
+    Raises
+    ------
+    ValueError
+        If it is no map of positive, finite numbers, or has another shape
+        than the data.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import check_relative_rms
+    >>> print(check_relative_rms([[1, 2]]))
+    [[1. 2.]]
+    """
+    relative_rms = np.asarray(relative_rms, dtype=float)
+    if relative_rms.ndim != 2 or not (
+            np.all(relative_rms > 0.0) and np.all(np.isfinite(relative_rms))):
+        msg = 'relative_rms must be a 2D array of positive numbers'
+        raise ValueError(msg)
+    if shape is not None and relative_rms.shape != shape:
+        msg = (f'relative_rms must have the shape of data, {shape}, got '
+               f'{relative_rms.shape}')
+        raise ValueError(msg)
+    return relative_rms

@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.utils import add_gaussians
 
 FWHM = 4.0
 SIGMA = FWHM / 2.3548200450309493
@@ -701,3 +702,41 @@ def test_noisy_margin_makes_no_detections():
         quiet += Gaussian2D(15, x_0, y_0, 1.7, 1.7)(xx, yy)
     table = finder(quiet, mask=mask)
     assert len(table) == 8
+
+
+class TestRelativeRms:
+    """
+    Thresholds follow noise that varies as it is told.
+    """
+
+    def test_half_of_the_map_is_noisier(self):
+        """
+        The same stars, relative to the noise, are found in both halves,
+        and no noise.
+        """
+        relative = np.where(np.arange(200) < 100, 1.0, 5.0) * np.ones(
+            (200, 1))
+        data = relative * np.random.default_rng(5).normal(size=(200, 200))
+        x, y = (grid.ravel() * 20.0 + 10.0 for grid in np.mgrid[:10, :10])
+        add_gaussians(data, x, y, 9.0 * relative[0, x.astype(int)], 4.0,
+                      4.0, 0.0)
+        finder = HighPassStarFinder(5.0, 4.0)
+        table = finder.find_stars(data, relative_rms=relative)
+        assert len(table) == 100
+        snr = [np.median(table['snr'][(table['x_centroid'] < 100) == left])
+               for left in (True, False)]
+        assert_allclose(snr[0], snr[1], rtol=0.1)
+        assert len(finder(data)) < 80
+
+    def test_a_constant_changes_nothing(self):
+        data = np.random.default_rng(5).normal(size=(100, 100))
+        add_gaussians(data, [50.0], [40.0], [20.0], [4.0], [4.0], [0.0])
+        finder = HighPassStarFinder(5.0, 4.0)
+        table = finder.find_stars(data, relative_rms=np.full(data.shape, 3.0))
+        assert_allclose(table['snr'], finder(data)['snr'])
+
+    @pytest.mark.parametrize('relative', [np.ones((3, 3)), np.zeros((9, 9))])
+    def test_bad_maps(self, relative):
+        with pytest.raises(ValueError, match='relative_rms must'):
+            HighPassStarFinder(5.0, 2.0).find_stars(
+                np.ones((9, 9)), relative_rms=relative)

@@ -211,3 +211,41 @@ def test_astropy_fitters_know_no_covariance(small):
     phot = HyperPhotometry(FWHM, fitter=TRFLSQFitter(calc_uncertainties=True))
     table = phot(small.image, init_params=init)
     assert 'noise' not in table.meta
+
+
+@pytest.fixture(name='varying', scope='module')
+def fixture_varying():
+    """
+    A map with one half four times as noisy as the other, the rms, and
+    the positions of sources with a peak of 10 times the noise of their
+    place.
+    """
+    rms = np.where(np.arange(320) < 160, 1.0, 4.0) * np.ones((320, 1))
+    data = rms * CorrelatedNoise.from_beam(1.0, 4.0).simulate(
+        rms.shape, seed=2)
+    y, x = (grid.ravel() * 20.0 + 10.0 for grid in np.mgrid[:16, :16])
+    add_gaussians(data, x, y, 10.0 * rms[10, x.astype(int)],
+                  *(np.full(256, value) for value in (4.4, 4.0, 0.0)))
+    return data, rms, np.column_stack((x, y))
+
+
+def test_thresholds_follow_the_errors(varying):
+    """
+    All sources are found on both sides, and two false ones in a hundred
+    at most; the errors of a map and a noise that varies tell the same.
+    """
+    data, rms, true = varying
+    noise = CorrelatedNoise.from_beam(1.0, 4.0)
+    noise = CorrelatedNoise(noise.variances, noise.matrices,
+                            relative_rms=rms)
+    for phot, kwargs in ((HyperPhotometry(4.0), {'error': rms}),
+                         (HyperPhotometry(4.0, noise=noise), {})):
+        table = phot(data, **kwargs)
+        found = np.column_stack((table['x_fit'], table['y_fit']))
+        distance, nearest = KDTree(true).query(found)
+        good = distance < 2.0
+        for quiet in (True, False):
+            there = (true[:, 0] < 160) == quiet
+            assert there[nearest[good]].sum() >= 0.97 * there.sum()
+            false = ~good & ((found[:, 0] < 160) == quiet)
+            assert false.sum() <= 0.02 * there.sum()
