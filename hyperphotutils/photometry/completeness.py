@@ -232,9 +232,13 @@ def _maximize(x, recovered, *, with_plateau):
     """
     Find the parameters of the largest likelihood.
     """
-    start = [np.median(x), np.log(0.5 * np.std(x) + 0.01)]
-    if with_plateau:
-        start.append(2.0)
+    # From a start without slope, the simplex runs away.
+    span = np.ptp(x) + 0.01
+    starts = [[location, np.log(width * span), *([2.0] * with_plateau)]
+              for location in np.linspace(x.min() - span, x.max(), 9)
+              for width in (0.05, 0.2, 0.8)]
+    start = min(starts, key=lambda values: _minus_log_likelihood(
+        values, x, recovered))
     return minimize(_minus_log_likelihood, start, args=(x, recovered),
                     method='Nelder-Mead',
                     options={'maxiter': 4000, 'xatol': 1e-6,

@@ -103,3 +103,17 @@ def test_bad_input_is_refused():
     curve = CompletenessCurve(1.0, 0.1, 1.0, np.zeros((3, 3)))
     with pytest.raises(ValueError, match='between 0 and 1: 1'):
         curve.flux_at(1)
+
+
+def test_most_are_found():
+    """
+    The curve is that of the truth, also where the completeness of the
+    faintest source is well above one half.
+    """
+    rng = np.random.default_rng(7)
+    flux = 10.0**rng.uniform(-0.4, 0.8, 300)
+    found = rng.normal(np.log10(flux), 0.4) > -0.6
+    assert 0.9 < found.mean() < 0.97
+    value, error = fit_completeness(flux, found).flux_90
+    assert abs(np.log10(value) + 0.6 - 0.4 * 1.2816) < 0.1
+    assert 0.0 < error < 0.3 * value
