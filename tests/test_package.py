@@ -109,6 +109,22 @@ def test_imports_go_downwards(path):
         assert below or shared, f'{room} imports {name}'
 
 
+def test_imports_make_no_circle():
+    """
+    No module needs itself by way of others, wherever they are imported.
+    """
+    names = {'.'.join(('hyperphotutils',
+                       *path.relative_to(ROOT).with_suffix('').parts)): path
+             for path in MODULES}
+    needs = {name: {part.rpartition('.')[0] for part in imported_names(path)}
+             & names.keys() for name, path in names.items()}
+    # a module that needs none of those left is in no circle
+    while free := [name for name in needs if not needs[name] & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs
+
+
 @pytest.mark.parametrize('path', MODULES, ids=module_id)
 def test_no_private_module_of_photutils(path):
     """

@@ -32,7 +32,7 @@ from hyperphotutils.pipeline.extraction import (
     read_sources,
     reading_options,
 )
-from hyperphotutils.pipeline.planning import JOURNAL, LOG
+from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
 from hyperphotutils.pipeline.products import (
     put_in_place,
     sync_files,
@@ -43,7 +43,6 @@ from hyperphotutils.pipeline.resume import (
     describe_files,
     describe_settings,
 )
-from hyperphotutils.pipeline.runner import MapOutcome
 from hyperphotutils.utils.executors import error_of, was_killed, work_through
 from hyperphotutils.utils.tables import result_meta
 

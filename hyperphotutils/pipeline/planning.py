@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Which maps a run has, where their products go, and what of it is left to
-do.
+Which maps a run has, where their products go, what became of them, and
+what of it is left to do.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import re
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from hyperphotutils.pipeline.resume import (
 
 __all__ = [
     'MapJob',
+    'MapOutcome',
     'OutputError',
     'PipelineError',
     'expand_maps',
@@ -97,6 +99,56 @@ class MapJob:
     path: str
     map_id: str
     folder: Path
+
+
+@dataclass(frozen=True)
+class MapOutcome:
+    """
+    What became of one map.
+
+    Parameters
+    ----------
+    job : `MapJob`
+        The map.
+
+    summary : str
+        A line on what was found.
+
+    numbers : dict
+        The same as numbers: ``n_detected``, ``n_measured``, ``rms`` (in
+        Jy/pixel), and ``seconds``.
+
+    reason : str or `None`
+        A line on why the map failed.
+
+    details : str or `None`
+        The traceback of an error that nobody expected.
+
+    earlier : bool
+        Whether it was done by an earlier run.
+    """
+
+    job: MapJob
+    summary: str = ''
+    numbers: dict = field(default_factory=dict)
+    reason: str | None = None
+    details: str | None = None
+    earlier: bool = False
+
+    @cached_property
+    def table(self):
+        """
+        The sources, read from ``catalog.ecsv``, or the channels of a
+        cube of which only the backgrounds were estimated, from
+        ``channels.ecsv``; `None` if the map failed.
+        """
+        if self.reason:
+            return None
+        from hyperphotutils.catalog import read_catalog
+
+        path = self.job.folder / 'catalog.ecsv'
+        return read_catalog(path if path.exists()
+                            else path.with_name('channels.ecsv'))
 
 
 class Work(NamedTuple):

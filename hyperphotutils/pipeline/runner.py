@@ -16,9 +16,7 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
@@ -27,7 +25,7 @@ from hyperphotutils.pipeline.planning import (
     BANDS,
     COMBINED,
     LOG,
-    MapJob,
+    MapOutcome,
     PipelineError,
     find_work,
     leave_none_empty,
@@ -39,7 +37,6 @@ from hyperphotutils.pipeline.planning import (
 from hyperphotutils.pipeline.search import load_config
 
 __all__ = [
-    'MapOutcome',
     'merge_outcomes',
     'process_map',
     'process_maps',
@@ -51,56 +48,6 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 # An executor may have threads; warnings and folders are shared by them
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclass(frozen=True)
-class MapOutcome:
-    """
-    What became of one map.
-
-    Parameters
-    ----------
-    job : `MapJob`
-        The map.
-
-    summary : str
-        A line on what was found.
-
-    numbers : dict
-        The same as numbers: ``n_detected``, ``n_measured``, ``rms`` (in
-        Jy/pixel), and ``seconds``.
-
-    reason : str or `None`
-        A line on why the map failed.
-
-    details : str or `None`
-        The traceback of an error that nobody expected.
-
-    earlier : bool
-        Whether it was done by an earlier run.
-    """
-
-    job: MapJob
-    summary: str = ''
-    numbers: dict = field(default_factory=dict)
-    reason: str | None = None
-    details: str | None = None
-    earlier: bool = False
-
-    @cached_property
-    def table(self):
-        """
-        The sources, read from ``catalog.ecsv``, or the channels of a
-        cube of which only the backgrounds were estimated, from
-        ``channels.ecsv``; `None` if the map failed.
-        """
-        if self.reason:
-            return None
-        from hyperphotutils.catalog import read_catalog
-
-        path = self.job.folder / 'catalog.ecsv'
-        return read_catalog(path if path.exists()
-                            else path.with_name('channels.ecsv'))
 
 
 def run(config=None, *, executor=None):
