@@ -131,7 +131,9 @@ def combine_tables(tables):
         part = QTable(table, copy=True)
         part.meta.clear()
         if 'sky_centroid' in part.colnames:
-            frame = frame or part['sky_centroid'].frame
+            if frame is None:
+                # (one without rows is false)
+                frame = part['sky_centroid'].frame
             part['sky_centroid'] = _in_frame(part['sky_centroid'], frame)
         width = max(len(name) for name in tables)
         part.add_column(np.full(len(part), map_id, dtype=f'<U{width}'),

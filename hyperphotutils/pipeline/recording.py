@@ -53,11 +53,15 @@ def write_combined(outcomes, directory):
     ------
     OSError
         If they cannot be written.
+
+    ValueError
+        If the catalogues of the maps do not suit each other. The table
+        with a row for each map is written nevertheless.
     """
-    write_catalog(combine_outcomes(outcomes), directory / COMBINED,
-                  overwrite=True)
     with atomic_output(directory / DIAGNOSTICS, overwrite=True) as path:
         _diagnose(outcomes).write(path, format='ascii.ecsv')
+    write_catalog(combine_outcomes(outcomes), directory / COMBINED,
+                  overwrite=True)
 
 
 def _diagnose(outcomes):
@@ -79,7 +83,8 @@ def _diagnose(outcomes):
     return table
 
 
-def write_run_log(outcomes, config, directory, finished, origin):
+def write_run_log(outcomes, config, directory, finished, origin, *,
+                  problem=None):
     """
     Append to the log of all runs in this folder.
 
@@ -103,6 +108,9 @@ def write_run_log(outcomes, config, directory, finished, origin):
     origin : str or `None`
         Where the configuration comes from.
 
+    problem : str or `None`, optional
+        What went wrong after the maps were done.
+
     Raises
     ------
     OSError
@@ -117,6 +125,8 @@ def write_run_log(outcomes, config, directory, finished, origin):
         lines.append(f'{item.job.map_id}: {earlier}{status}')
         if item.details:
             lines.append(item.details.rstrip())
+    if problem:
+        lines.append(problem.rstrip())
     told = f' (from {origin})' if origin else ''
     lines += [f'configuration{told}',
               config_to_yaml(config, comments=False), '']

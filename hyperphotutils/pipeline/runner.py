@@ -434,13 +434,24 @@ def _record(outcomes, work, config, journal, origin):
 
     directory = Path(config.output.directory)
     outcomes = list(outcomes.values())
-    if COMBINED in work.tables and any(not item.reason for item in outcomes):
-        recording.write_combined(outcomes, directory)
-        journal.finish(COMBINED)
-    elif COMBINED in work.tables:
+    problem = None
+    try:
+        if COMBINED in work.tables and any(not item.reason
+                                           for item in outcomes):
+            recording.write_combined(outcomes, directory)
+            journal.finish(COMBINED)
+        elif COMBINED in work.tables:
+            journal.fail(COMBINED)
+    except (ValueError, TypeError) as exc:
+        problem = traceback.format_exc()
         journal.fail(COMBINED)
-    recording.write_run_log(outcomes, config, directory,
-                            datetime.now(UTC), origin)
+        msg = (f'{directory / COMBINED}: not written: {_reason(exc)}; the '
+               'catalogs of the maps are there (details in '
+               f'{directory / LOG})')
+        raise PipelineError(msg) from exc
+    finally:
+        recording.write_run_log(outcomes, config, directory,
+                                datetime.now(UTC), origin, problem=problem)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 from matplotlib import colormaps
 from numpy.testing import assert_allclose, assert_array_equal
@@ -300,6 +302,58 @@ def test_several_maps_give_one_table_in_their_order(copy_map, tmp_path):
     assert {path.name for path in out.iterdir()} == {
         'a', 'b', 'catalog_all.ecsv', 'diagnostics.ecsv', 'run.log',
         'journal.log'}
+
+
+@pytest.mark.parametrize('empty_first', [True, False])
+def test_map_without_sources_may_be_in_another_frame(map_file, tmp_path,
+                                                     empty_first):
+    """
+    The positions of all are in the frame of the first, even if that has
+    no source.
+    """
+    strict = tmp_path / 'fk5.fits'
+    with fits.open(map_file) as hdus:
+        hdus[0].header['RADESYS'] = 'FK5'
+        hdus[0].header['EQUINOX'] = 2000.0
+        hdus[0].data = np.random.default_rng(1).normal(
+            0.0, 1e-5, hdus[0].data.shape)
+        hdus.writeto(strict)
+    maps = [strict, map_file] if empty_first else [map_file, strict]
+    out = tmp_path / 'out'
+    table = run(make_config(maps, out, detection={'n_sigma': 8.0}))
+    assert len(table) == 8
+    frame = 'fk5' if empty_first else 'icrs'
+    stored = read_catalog(out / 'catalog_all.ecsv')
+    assert stored['sky_centroid'].frame.name == frame
+    own = read_catalog(out / 'field' / 'catalog.ecsv')
+    assert np.all(stored['sky_centroid'].icrs.separation(
+        own['sky_centroid'].icrs) < 1e-6 * u.arcsec)
+
+
+def test_error_in_combining_does_not_lose_the_accounting(
+    copy_map, tmp_path, monkeypatch
+):
+    from hyperphotutils.pipeline import recording
+
+    maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
+
+    def fail(tables):
+        msg = 'they do\nnot suit'
+        raise ValueError(msg)
+
+    config = make_config(maps, tmp_path / 'out')
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, 'combine_tables', fail)
+        with pytest.raises(PipelineError, match='catalog_all.ecsv: not '
+                           'written: they do not suit; .*run.log'):
+            process_maps(config)
+    log = (tmp_path / 'out' / 'run.log').read_text(encoding='utf-8')
+    assert 'a: 8 measured' in log
+    assert 'Traceback (most recent call last)' in log
+    assert len(Table.read(tmp_path / 'out' / 'diagnostics.ecsv')) == 2
+    outcomes = process_maps(config)
+    assert all(item.earlier for item in outcomes)
+    assert (tmp_path / 'out' / 'catalog_all.ecsv').exists()
 
 
 def test_parallel_and_serial_results_are_the_same(copy_map, tmp_path):
