@@ -11,7 +11,6 @@ from astropy.modeling.fitting import Fitter
 from astropy.table import QTable, vstack
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.spatial import KDTree
 
 from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.local import LocalPolynomialBackground
@@ -20,9 +19,9 @@ from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
-from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.photometry.acceptance import are_apart, find_fallen
 from hyperphotutils.photometry.state import MapState, plain, positions
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -37,20 +36,6 @@ from hyperphotutils.utils.wcs import (
 )
 
 __all__ = ['HyperPhotometry']
-
-# A detection on the residual this near (in FWHM) to a known source is a
-# misfit of that source, not a companion.
-_MIN_SEPARATION = 0.5
-# The smallest height of a fitted source on the high-pass filtered map in
-# units of the noise.
-_MIN_CONTRAST = 4.0
-# The smallest peak in units of its error, where that is known: a peak that
-# its neighbours could as well account for is no source of its own.
-_MIN_SNR = 3.0
-# The smallest peak in units of that of a neighbour within so many FWHM:
-# real sources are not Gaussian to better than this.
-_DYNAMIC_RANGE = 0.01
-_NEAR = 3.0
 
 # How a source was found stays with it through all fits.
 _ORIGINS = FLAGS['residual_detection'] | FLAGS['split_pair']
@@ -442,7 +427,7 @@ optional
             if found is None:
                 break
             known = np.vstack((positions(table, 'fit'), image.tried))
-            new = found[self._is_apart(positions(found, 'init'), known)]
+            new = found[are_apart(positions(found, 'init'), known, self.fwhm)]
             if len(new) == 0:
                 break
             new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
@@ -538,16 +523,6 @@ optional
             init.meta['n_rejected'] = dict(found.meta['n_rejected'])
         return image.with_shapes(init, self.fwhm)
 
-    def _is_apart(self, positions, known):
-        """
-        Tell which detections are no misfits of known sources.
-        """
-        known = known[np.isfinite(known).all(axis=1)]
-        if len(known) == 0:
-            return np.ones(len(positions), dtype=bool)
-        distance, _ = KDTree(known).query(positions)
-        return distance > _MIN_SEPARATION * self.fwhm
-
     def _fit(self, image, values, init):
         """
         Group and fit sources on an image.
@@ -583,74 +558,13 @@ optional
         Drop detections that do not stand the joint fit, and fit what is
         left of their groups again.
         """
-        fallen = self._fallen(image, table)
+        fallen = find_fallen(image, table, self.fwhm)
         while fallen.any() and not fallen.all():
             table = self._refit(image, table, fallen=fallen)
-            fallen = self._fallen(image, table)
+            fallen = find_fallen(image, table, self.fwhm)
         if fallen.all():
             image.replace(table, table[:0])
         return table[~fallen]
-
-    def _fallen(self, image, table):
-        """
-        Tell which detections are to be dropped next: of each group the
-        fainter half of those that do not stand. Without these, others
-        may.
-        """
-        fallen = np.flatnonzero(~self._stands(image, table))
-        amplitude = np.nan_to_num(plain(table['amplitude_fit'])[fallen],
-                                  nan=-np.inf)
-        group = np.asarray(table['group_id'])[fallen]
-        order = np.lexsort((amplitude, group))
-        _, first, size = np.unique(group[order], return_index=True,
-                                   return_counts=True)
-        rank = np.arange(len(fallen)) - np.repeat(first, size)
-        # What could not be fitted is in no group.
-        chosen = (2 * rank < np.repeat(size, size)) | (group[order] == 0)
-        return np.isin(np.arange(len(table)), fallen[order][chosen])
-
-    def _stands(self, image, table):
-        """
-        Tell which sources are compact, above the noise, and apart from
-        others.
-
-        A fit may turn a detection into a hump of the background below a
-        brighter neighbour, or move it off the map. The height of its
-        Gaussian on the high-pass filtered map, in units of the noise
-        there, tells humps from sources. What is much fainter than a
-        neighbour may be no more than the misfit of that. Detections
-        without a fit fall, too.
-        """
-        amplitude = plain(table['amplitude_fit'])
-        response = gaussian_response(
-            *(np.maximum(table[name], self.fwhm)
-              for name in ('fwhm_major_fit', 'fwhm_minor_fit')), self.fwhm)
-        contrast = amplitude * response / image.threshold_noise_at(table)
-        stands = contrast > _MIN_CONTRAST
-        if image.covariance is not None:
-            stands &= amplitude > _MIN_SNR * image.peak_noise(table)
-        stands &= amplitude > _DYNAMIC_RANGE * self._brightest_near(table)
-        known = np.flatnonzero(np.isfinite(contrast))
-        pairs = KDTree(positions(table[known], 'fit')).query_pairs(
-            _MIN_SEPARATION * self.fwhm, output_type='ndarray')
-        first, second = known[pairs].T
-        stands[np.where(contrast[first] < contrast[second], first,
-                        second)] = False
-        stands[known] &= image.is_usable(table[known])
-        return stands
-
-    def _brightest_near(self, table):
-        """
-        Return the largest amplitude among each source and its neighbours.
-        """
-        amplitude = np.nan_to_num(plain(table['amplitude_fit']))
-        brightest = amplitude.copy()
-        known = np.flatnonzero(np.isfinite(table['x_fit']))
-        pairs = known[KDTree(positions(table[known], 'fit')).query_pairs(
-            _NEAR * self.fwhm, output_type='ndarray')]
-        np.maximum.at(brightest, pairs[:, 0], amplitude[pairs[:, 1]])
-        np.maximum.at(brightest, pairs[:, 1], amplitude[pairs[:, 0]])
-        return brightest
 
     def _refit(self, image, table, *, new=None, fallen=None,
                flag='residual_detection'):
