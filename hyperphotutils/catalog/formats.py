@@ -40,6 +40,13 @@ _SUFFIXES = {
     '.csv': 'csv',
 }
 _FORMATS = ('ecsv', 'fits', 'votable', 'ipac', 'csv')
+# How files begin whose suffix does not say what they are
+_BEGINNINGS = (
+    (('# %ECSV',), 'ecsv'),
+    (('SIMPLE  =',), 'fits'),
+    (('<?xml', '<VOTABLE'), 'votable'),
+    (('\\', '|'), 'ipac'),
+)
 # Those with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
 
@@ -196,7 +203,8 @@ def read_catalog(path, *, format=None):  # noqa: A002
 
     format : {'ecsv', 'fits', 'votable', 'ipac', 'csv'} or `None`, optional
         The format. If `None` (default), it follows from the suffix of
-        ``path``, see `write_catalog`.
+        ``path``, see `write_catalog`; for another suffix, such as
+        ``.txt``, from how the file begins.
 
     Returns
     -------
@@ -246,7 +254,10 @@ def read_table(path, *, format=None):  # noqa: A002
     table : `~astropy.table.Table`
         The table.
     """
-    format = _find_format(path, format)  # noqa: A001
+    if format is None and Path(path).suffix.lower() not in _SUFFIXES:
+        format = _look_inside(Path(path))  # noqa: A001
+    else:
+        format = _find_format(path, format)  # noqa: A001
     try:
         table = _READERS[format](Path(path))
     except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -271,6 +282,28 @@ def _find_format(path, format):  # noqa: A002
         msg = f'format must be one of {", ".join(_FORMATS)}: got {format!r}'
         raise ValueError(msg)
     return format
+
+
+def _look_inside(path):
+    # the format, from the first line that is not blank or, for CSV, no
+    # comment; bytes of other files are no error
+    with path.open(encoding='utf-8-sig', errors='replace') as file:
+        # (FITS has no lines, and 80 characters are enough)
+        lines = (line.strip() for line in iter(lambda: file.readline(2880),
+                                               ''))
+        lines = (line for line in lines if line)
+        first = next(lines, '')
+        for beginnings, format in _BEGINNINGS:  # noqa: A001
+            if first.startswith(beginnings):
+                return format
+        while first.startswith('#'):
+            first = next(lines, '')
+    if ',' in first:
+        return 'csv'
+    msg = (f"the format of '{path}' is unknown: it begins like none of "
+           f'{", ".join(_FORMATS)}; tables of columns apart by blanks need a '
+           "header, as those of IPAC with '|', or commas")
+    raise ValueError(msg)
 
 
 def _fill_missing(table):

@@ -95,8 +95,8 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
         unit. They may be left out for circles.
 
     format : str or `None`, optional
-        The format of the file; from its suffix if `None` (default). See
-        `read_catalog`.
+        The format of the file; from its suffix or its beginning if
+        `None` (default). See `read_catalog`.
 
     Returns
     -------

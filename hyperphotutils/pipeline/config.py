@@ -203,9 +203,9 @@ class SourcesOptions(_Options):
     table: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description=(
-            'IPAC, ECSV, FITS, VOTable or CSV file with RA and DEC or GLON '
-            'and GLAT (deg), and perhaps ID, FWHM_1, FWHM_2 (arcsec) and PA '
-            '(deg); null = none'
+            'IPAC, ECSV, FITS, VOTable or CSV file, of any suffix, with RA '
+            'and DEC or GLON and GLAT (deg), and perhaps ID, FWHM_1, FWHM_2 '
+            '(arcsec) and PA (deg); null = none'
         ),
     )
     x: _Floats | None = Field(

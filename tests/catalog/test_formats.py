@@ -210,6 +210,39 @@ class TestRoundTrip:
         result = read_catalog(tmp_path / 'catalog.txt', format='ecsv')
         assert_same_table(result, table)
 
+    @pytest.mark.parametrize('format', ['fits', 'votable', 'ecsv', 'ipac',
+                                        'csv'])
+    @pytest.mark.parametrize('name', ['a.txt', 'a.dat', 'a'])
+    def test_content_decides(self, tmp_path, name, format):  # noqa: A002
+        """
+        A suffix that means no format does not matter for reading.
+        """
+        path = tmp_path / name
+        write_catalog(make_table(), path, format=format)
+        result = read_catalog(path)
+        assert result.colnames == read_catalog(path, format=format).colnames
+        assert len(result) == 3
+
+    def test_header_of_columns_alone(self, tmp_path):
+        """
+        An IPAC table need not begin with comments or keywords.
+        """
+        path = tmp_path / 'source_table.txt'
+        path.write_text('\n|  ID|    RA|\n|long|double|\n|    |   deg|\n'
+                        '    1   10.5 \n')
+        assert read_catalog(path)['RA'][0] == 10.5 * u.deg
+
+    def test_unknown_content(self, tmp_path):
+        path = tmp_path / 'a.txt'
+        path.write_text('# a comment\n1 2 3\n')
+        with pytest.raises(ValueError, match=r"'.*a.txt' is unknown: it"):
+            read_catalog(path)
+
+    @pytest.mark.parametrize('name', ['a.txt', 'a.ipac', 'a.csv', 'a'])
+    def test_missing_file(self, tmp_path, name):
+        with pytest.raises(FileNotFoundError, match='No such file'):
+            read_catalog(tmp_path / name)
+
     @pytest.mark.parametrize('name', ['a.fits', 'a.vot', 'a.ecsv', 'a.ipac'])
     def test_foreign_tables(self, tmp_path, name):
         """

@@ -337,15 +337,15 @@ def test_error_in_combining_does_not_lose_the_accounting(
 
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
 
-    def fail(tables):
+    def fail(_):
         msg = 'they do\nnot suit'
         raise ValueError(msg)
 
     config = make_config(maps, tmp_path / 'out')
     with monkeypatch.context() as patch:
         patch.setattr(recording, 'combine_tables', fail)
-        with pytest.raises(PipelineError, match='catalog_all.ecsv: not '
-                           'written: they do not suit; .*run.log'):
+        with pytest.raises(PipelineError, match=r'catalog_all\.ecsv: not '
+                           r'written: they do not suit; .*run\.log'):
             process_maps(config)
     log = (tmp_path / 'out' / 'run.log').read_text(encoding='utf-8')
     assert 'a: 8 measured' in log
