@@ -426,6 +426,12 @@ class RecoveryResult:
         figure : `~matplotlib.figure.Figure`
             The figure, with three axes.
         """
+        from matplotlib.ticker import (
+            LogFormatterSciNotation,
+            LogLocator,
+            NullFormatter,
+        )
+
         if figure is None:
             import matplotlib.pyplot as plt
 
@@ -449,6 +455,11 @@ class RecoveryResult:
         unit = getattr(flux, 'unit', None)
         axes[2].set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
         axes[2].set_xscale('log')
+        # Less than a decade has no room for all of its labels.
+        axes[2].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes[2].xaxis.set_major_formatter(LogFormatterSciNotation(
+            labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+        axes[2].xaxis.set_minor_formatter(NullFormatter())
         return figure
 
     def _plot_fractions(self, ax, x):
