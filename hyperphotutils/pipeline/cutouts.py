@@ -111,7 +111,8 @@ def cut_sources(extraction, fit_radius):
             'deblended': cut.images['residual'] + cut.images['model']})
 
 
-def write_cutouts(extraction, folder, options, fit_radius):
+def write_cutouts(extraction, folder, options, fit_radius, *,
+                  progress_bar=False):
     """
     Write the files of groups and sources that are asked for.
 
@@ -129,6 +130,9 @@ def write_cutouts(extraction, folder, options, fit_radius):
     fit_radius : float
         The fitting radius in pixels.
 
+    progress_bar : bool, optional
+        Whether to show a progress bar over the groups and sources.
+
     Raises
     ------
     OSError
@@ -143,14 +147,24 @@ def write_cutouts(extraction, folder, options, fit_radius):
     if extraction.model is None:
         # sources were only detected
         return
-    for cut, writers in plans:
-        writers = {name: writer for name, writer in writers.items()
-                   if getattr(options, name)}
-        for name in writers:
-            (folder / name).mkdir()
-        for cutout in cut(extraction, fit_radius) if writers else ():
-            for name, writer in writers.items():
-                writer(cutout, extraction, folder / name)
+    from tqdm import tqdm
+
+    plans = [(cut, wanted) for cut, writers in plans
+             if (wanted := {name: writer for name, writer in writers.items()
+                            if getattr(options, name)})]
+    fitted = _fitted_rows(extraction)
+    n_cutouts = {cut_groups: len(set(fitted['group_id'])),
+                 cut_sources: len(fitted)}
+    n_files = sum(n_cutouts[cut] * len(writers) for cut, writers in plans)
+    with tqdm(total=n_files, desc='Write pictures and cut-outs', unit='file',
+              disable=not progress_bar or n_files == 0) as bar:
+        for cut, writers in plans:
+            for name in writers:
+                (folder / name).mkdir()
+            for cutout in cut(extraction, fit_radius):
+                for name, writer in writers.items():
+                    writer(cutout, extraction, folder / name)
+                    bar.update()
 
 
 def _fitted_rows(extraction):

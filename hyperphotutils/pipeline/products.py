@@ -8,6 +8,7 @@ one, which is renamed when they are whole.
 
 import os
 import shutil
+import time
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -38,7 +39,7 @@ _DPI = 110
 _N_GREYS = 32
 
 
-def write_products(job, extraction, config, *, caught=()):
+def write_products(job, extraction, config, *, caught=(), progress_bar=False):
     """
     Write all files of one map.
 
@@ -57,6 +58,9 @@ def write_products(job, extraction, config, *, caught=()):
         The warnings for the log; those of the writing itself may be
         appended to the list meanwhile.
 
+    progress_bar : bool, optional
+        Whether to show the progress of pictures and cut-outs.
+
     Raises
     ------
     OSError
@@ -68,7 +72,7 @@ def write_products(job, extraction, config, *, caught=()):
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
-        _write_files(job, extraction, config, caught, scratch)
+        _write_files(job, extraction, config, caught, scratch, progress_bar)
         put_in_place(scratch, job.folder)
     except OSError as exc:
         # the reader knows the final name, not the temporary one
@@ -79,16 +83,18 @@ def write_products(job, extraction, config, *, caught=()):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_files(job, extraction, config, caught, folder):
+def _write_files(job, extraction, config, caught, folder, progress_bar):
     """
     Write all files into a folder, and wait until they are on the disk.
     """
+    start = time.perf_counter()
     _write_tables(job, extraction, config.output, folder)
     if config.output.overview:
         _write_overview(job, extraction, folder)
     fwhm = extraction.image.meta['beam_fwhm_pix']
     write_cutouts(extraction, folder, config.output,
-                  config.fit.fit_radius * fwhm)
+                  config.fit.fit_radius * fwhm, progress_bar=progress_bar)
+    extraction.times['writing'] = time.perf_counter() - start
     log = _log_text(job, extraction, config, caught)
     (folder / 'run.log').write_text(log, encoding='utf-8')
     sync_files(folder)

@@ -272,7 +272,7 @@ def process_map(job, config, *, progress_bar=False):
         The configuration.
 
     progress_bar : bool, optional
-        Whether to show the progress of the fits.
+        Whether to show the progress of the fits, and of pictures.
 
     Returns
     -------
@@ -297,15 +297,17 @@ def process_map(job, config, *, progress_bar=False):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         extraction = extract_map(job.path, config, progress_bar=progress_bar)
-        write_products(job, extraction, config, caught=caught)
+        write_products(job, extraction, config, caught=caught,
+                       progress_bar=progress_bar)
     n_warnings = len({str(item.message) for item in caught
                       if item.category.__name__ != 'NoDetectionsWarning'})
+    seconds = time.perf_counter() - start
     numbers = {'n_detected': extraction.n_detected,
                'n_measured': extraction.n_measured,
                'rms': float(extraction.rms.value),
-               'seconds': round(time.perf_counter() - start, 2)}
-    return MapOutcome(job, summary=_summary(extraction, n_warnings),
-                      numbers=numbers)
+               'seconds': round(seconds, 2)}
+    return MapOutcome(job, numbers=numbers,
+                      summary=_summary(extraction, n_warnings, seconds))
 
 
 def _process_elsewhere(job, config, folder):
@@ -318,14 +320,14 @@ def _process_elsewhere(job, config, folder):
         return process_map(job, config)
 
 
-def _summary(extraction, n_warnings):
+def _summary(extraction, n_warnings, seconds):
     table = extraction.table
     text = extraction.counts
     if len(table) > 0 and 'group_id' in table.colnames:
         n_groups = len(set(table['group_id']))
         text += f'; {n_groups} group{"s" * (n_groups != 1)}'
     text += f', {extraction.noise}'
-    text += f', {sum(extraction.times.values()):.1f} s'
+    text += f', {seconds:.1f} s'
     if n_warnings:
         text += f', {n_warnings} warning{"s" * (n_warnings != 1)}: see {LOG}'
     return text

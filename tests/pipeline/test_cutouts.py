@@ -3,6 +3,9 @@
 Tests of the files of single groups and sources.
 """
 
+import re
+import time
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from hyperphotutils.maps import read_map
 from hyperphotutils.pipeline import (
     OutputError,
     PipelineConfig,
+    cutouts,
     process_maps,
     run,
 )
@@ -172,3 +176,23 @@ def test_own_folders_are_replaced_and_those_of_others_not(
     with pytest.raises(OutputError, match=r'fits_groups/thesis.tex'):
         run(config)
     assert (folder / 'thesis.tex').read_text() == 'years of work'
+
+
+def test_time_of_writing_is_told_and_its_progress_shown(
+    map_file, tmp_path, monkeypatch, capsys
+):
+    """
+    Writing many pictures takes longer than measuring their sources.
+    """
+    def take_long(*_):
+        time.sleep(0.3)
+
+    monkeypatch.setattr(cutouts, '_plot_deblended', take_long)
+    config = make_config(map_file, tmp_path, plots_sources=True)
+    outcome, = process_maps(config, progress_bar=True)
+    seconds = float(re.search(r'([\d.]+) s$', outcome.summary)[1])
+    assert seconds == pytest.approx(outcome.numbers['seconds'], abs=0.06)
+    assert seconds > 8 * 0.3
+    log = (tmp_path / 'field' / 'run.log').read_text()
+    assert float(re.search(r'writing +([\d.]+) s', log)[1]) > 8 * 0.3
+    assert '8/8' in capsys.readouterr().err.split('pictures')[-1]
