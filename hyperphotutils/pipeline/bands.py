@@ -241,11 +241,29 @@ def summarize_bands(table):
     n_all = int((table['n_bands'] == len(names)).sum())
     text = (f'bands: {len(table)} sources in {len(names)} maps, {n_all} of '
             'them in all')
-    counts = [f'{int(table[f"forced_{name}"].sum())} in {name}'
-              for name in names if f'forced_{name}' in table.colnames]
+    counts = [_count_forced(table, name) for name in names
+              if f'forced_{name}' in table.colnames]
     if counts:
         text += f'; measured at given positions: {", ".join(counts)}'
     return text
+
+
+def _count_forced(table, name):
+    """
+    Tell how many sources were measured on a map; others are NaN there.
+    """
+    import numpy as np
+
+    from hyperphotutils.utils.flags import FLAGS
+
+    forced = np.asarray(table[f'forced_{name}'])
+    lost = forced & ~np.isfinite(np.asarray(table[f'flux_fit_{name}']))
+    off = lost & (np.asarray(table[f'flags_{name}']) & FLAGS['off_map'] > 0)
+    text = f'{np.count_nonzero(forced & ~lost)} in {name}'
+    told = [f'{number} {what}' for what, number in (
+        ('off the map', np.count_nonzero(off)),
+        ('without a fit', np.count_nonzero(lost & ~off))) if number]
+    return f'{text} ({", ".join(told)})' if told else text
 
 
 class _LazyMaps(Mapping):

@@ -945,6 +945,12 @@ bands, output, run : dict or options
             msg = ('sources are given, and run.detection_only is true: there '
                    'is nothing to detect')
             raise ValueError(msg)
+        if (self.bands.merge and self.run.detection_only
+                and self.bands.measure != 'none'):
+            msg = ('run.detection_only (--detection-only) measures nothing, '
+                   'but bands.merge (--merge) is to measure what a map '
+                   'lacks: leave out one of them, or set bands.measure: none')
+            raise ValueError(msg)
         if self.photometry.aperture == 'sources' and not self.sources.given:
             msg = ("photometry.aperture is 'sources', but none are given: "
                    'name sources.table, or sources.x and sources.y')

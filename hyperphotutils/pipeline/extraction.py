@@ -20,6 +20,7 @@ from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
+from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import (
     sky_to_pixel_ellipse,
@@ -113,8 +114,8 @@ class Extraction:
             return f'{n_rows} detected, none measured'
         text = (f'{n_rows} given, {n_measured} measured' if self.given
                 else f'{n_measured} measured')
-        if n_measured < n_rows:
-            text += f', {n_rows - n_measured} without a fit'
+        for what, number in self._count_lost().items():
+            text += f', {number} {what}'
         if self.given:
             return text
         n_companions = self.table.meta.get('n_companions', 0)
@@ -122,10 +123,39 @@ class Extraction:
                                         self.n_detected - n_rows)
         text += f' ({self.n_detected - n_companions} detected on the map'
         if n_companions:
-            text += f' and {n_companions} companions found in the fits'
+            plural = 's' * (n_companions != 1)
+            text += f' and {n_companions} companion{plural} found in the fits'
         if n_dropped:
             text += f', {n_dropped} of them did not stand the fit'
         return f'{text})'
+
+    def _count_lost(self):
+        """
+        Count the sources that were not measured by the reason for it.
+        """
+        table, (ny, nx) = self.table, self.image.shape
+        lost = ~np.isfinite(table['flux_fit'])
+        unknown = lost & (table['flags'] & FLAGS['no_position'] > 0)
+        unused = lost & (table['flags'] & FLAGS['off_map'] > 0)
+        # (positions that the projection cannot show are not finite)
+        on_map = ((np.abs(table['x_init'] - 0.5 * (nx - 1)) <= 0.5 * nx)
+                  & (np.abs(table['y_init'] - 0.5 * (ny - 1)) <= 0.5 * ny))
+        reasons = {'off the map': unused & ~on_map,
+                   'among masked pixels': unused & on_map,
+                   'without a position': unknown,
+                   'without a fit': lost & ~unused & ~unknown}
+        return {reason: number for reason, rows in reasons.items()
+                if (number := int(np.count_nonzero(rows)))}
+
+    @property
+    def n_groups(self):
+        """
+        The number of groups; what was not fitted is in none.
+        """
+        if 'group_id' not in self.table.colnames:
+            return 0
+        groups = np.unique(np.asarray(self.table['group_id']))
+        return int(np.count_nonzero(groups))
 
     @property
     def noise(self):
@@ -386,17 +416,31 @@ def _measure(image, finder, config, progress_bar):
     phot = make_photometry(image, finder, config, progress_bar=progress_bar)
     init = None
     if config.sources.given:
-        init = _given_pixels(image, config.sources)
+        sources = read_sources(image.wcs, config.sources)
+        init = sources_to_pixels(sources, image.wcs)
     weight_map = None
     if config.fit.weight_map is not None:
         weight_map = _read_weights(image, config.fit.weight_map)
     table = phot(image, init_params=init, weight_map=weight_map)
     if table is None:
         return _nothing(image, phot)
+    if init is not None:
+        _flag_unknown(table, sources)
     return Extraction(
         image, table, phot.rms, background=phot.make_background_image(),
         model=phot.make_model_image(), residual=phot.make_residual_image(),
         given=init is not None)
+
+
+def _flag_unknown(table, sources):
+    """
+    Tell sources whose position is not known from those off the map.
+    """
+    sky = sources['sky_centroid'].spherical
+    unknown = ~(np.isfinite(sky.lon) & np.isfinite(sky.lat))
+    rows = np.isin(table['id'], sources['id'][unknown])
+    table['flags'][rows] &= ~FLAGS['off_map']
+    table['flags'][rows] |= FLAGS['no_position']
 
 
 def read_sources(wcs, options):

@@ -352,10 +352,10 @@ def _describe_result(extraction):
         rows.append(('rejected', told))
     if 'noise' in meta:
         rows.append(('noise', meta['noise']))
-    if len(table) > 0 and 'group_id' in table.colnames:
-        sizes = table['group_size']
-        rows.append(('groups', f'{len(np.unique(table["group_id"]))}, the '
-                               f'largest with {sizes.max()} sources'))
+    if extraction.n_groups:
+        largest = int(table['group_size'].max())
+        rows.append(('groups', f'{extraction.n_groups}, the largest with '
+                               f'{largest} source{"s" * (largest != 1)}'))
     rows += [(name, f'{seconds:.2f} s')
              for name, seconds in extraction.times.items()]
     return table_of(rows)

@@ -321,10 +321,9 @@ def _process_elsewhere(job, config, folder):
 
 
 def _summary(extraction, n_warnings, seconds):
-    table = extraction.table
     text = extraction.counts
-    if len(table) > 0 and 'group_id' in table.colnames:
-        n_groups = len(set(table['group_id']))
+    n_groups = extraction.n_groups
+    if n_groups:
         text += f'; {n_groups} group{"s" * (n_groups != 1)}'
     text += f', {extraction.noise}'
     text += f', {seconds:.1f} s'

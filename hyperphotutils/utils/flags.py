@@ -33,6 +33,7 @@ _REGISTRY = (
      'more of them than tell anything'),
     ('split_pair', 'one of two sources that were found as one: two fit the '
      'map better, by the Bayesian information criterion'),
+    ('no_position', 'the position is not known: nothing was fitted'),
 )
 
 FLAGS = MappingProxyType(

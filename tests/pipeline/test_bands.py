@@ -24,7 +24,7 @@ from hyperphotutils.pipeline import (
     merge_bands,
     run,
 )
-from hyperphotutils.pipeline.bands import check_bands
+from hyperphotutils.pipeline.bands import check_bands, summarize_bands
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.utils import FLAGS, add_gaussians, sky_to_pixel_ellipse
 
@@ -299,6 +299,8 @@ class TestMerging:
         assert np.all(np.isnan(merged['flux_fit_red']))
         assert np.all(merged['flags_red'] & FLAGS['off_map'])
         assert np.all(merged['forced_red'])
+        text = summarize_bands(merged)
+        assert text.endswith(f', 0 in red ({len(merged)} off the map)')
 
     def test_units(self, skies):
         """

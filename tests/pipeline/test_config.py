@@ -192,6 +192,8 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
          'one for each of the 1 positions: got 2'),
         ('sources: {table: a.txt}\nrun: {detection_only: true}', None,
          'there is nothing to detect'),
+        ('bands: {merge: true}\nrun: {detection_only: true}', None,
+         'or set bands.measure: none'),
         ('detection:\n  n_sigma: 3\n  n_sigma: 4', 3, 'is named twice'),
         ('detection:\n  n_sigma: [3\nrun: {}', 3, 'while parsing'),
         ('detection:\n\tn_sigma: 3', 2, 'cannot start any token'),

@@ -3,6 +3,8 @@
 Tests of one map through the classes: the keys reach what they are for.
 """
 
+from dataclasses import replace
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import SkyEllipticalAperture
 
 from hyperphotutils.catalog import read_catalog
-from hyperphotutils.pipeline import PipelineConfig, PipelineError, run
+from hyperphotutils.pipeline import (
+    PipelineConfig,
+    PipelineError,
+    process_maps,
+    run,
+)
 from hyperphotutils.pipeline.extraction import extract_map
-from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import add_gaussians
 
 
@@ -88,9 +95,37 @@ def test_positions_off_the_map_are_kept_and_flagged(map_file, full):
     result = extract(map_file, sources={
         'x': [sky.ra.deg, sky.ra.deg], 'y': [sky.dec.deg, sky.dec.deg + 5]})
     assert len(result.table) == 2
-    assert result.counts == '2 given, 1 measured, 1 without a fit'
+    assert result.counts == '2 given, 1 measured, 1 off the map'
     assert_array_equal(result.table['flags'] & FLAGS['off_map'] > 0,
                        [False, True])
+
+
+def test_sources_that_are_not_measured_are_told_by_reason(map_file, full,
+                                                          tmp_path):
+    """
+    What was not fitted makes no group, and a row without coordinates is
+    not off the map.
+    """
+    sky = full.table['sky_centroid'][0]
+    path = tmp_path / 'list.csv'
+    path.write_text(f'ID,RA,DEC\n3,{sky.ra.deg},{sky.dec.deg + 5}\n1,,\n'
+                    f'2,{sky.ra.deg + 5},{sky.dec.deg}\n')
+    outcome, = process_maps(PipelineConfig(
+        input={'maps': [str(map_file)]}, sources={'table': str(path)},
+        output={'directory': str(tmp_path), 'overview': False}))
+    assert outcome.summary.startswith(
+        '3 given, 0 measured, 2 off the map, 1 without a position, rms ')
+    assert decode_flags(outcome.table['flags'])[1] == ['no_position']
+    assert_array_equal(outcome.table['flags'] & FLAGS['off_map'] > 0,
+                       [True, False, True])
+
+
+@pytest.mark.parametrize(('number', 'words'), [
+    (1, '1 companion found'), (2, '2 companions found')])
+def test_numbers_of_companions_are_words(full, number, words):
+    table = full.table.copy()
+    table.meta['n_companions'] = number
+    assert words in replace(full, table=table).counts
 
 
 @pytest.mark.parametrize(
