@@ -12,6 +12,7 @@ from photutils.psf import SourceGrouper
 
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.joint import JointFit
+from hyperphotutils.blend.responses import make_responses
 from hyperphotutils.blend.results import (
     make_covariance,
     make_models,
@@ -360,7 +361,7 @@ class BlendGroupFitter:
         weight, mask = _inverse_errors(values['error'], mask)
         if weight_map is not None:
             weight_map, mask = _usable_weights(weight_map, mask)
-        for name in ('models', 'source_covariance'):
+        for name in ('models', 'source_covariance', 'held_responses'):
             self.__dict__.pop(name, None)
         self._fit = JointFit(self, data, mask, weight, init_params,
                              absolute=values['error'] is not None,
@@ -422,6 +423,16 @@ class BlendGroupFitter:
         go together.
         """
         return make_covariance(self._last_fit)
+
+    @cached_property
+    def held_responses(self):
+        """
+        How the amplitudes of the last call would change with the
+        positions and shapes of all sources of a group, if these were
+        held elsewhere: for each batch of groups a named tuple of
+        ``rows``, ``sources``, ``response``, and ``correlation``.
+        """
+        return make_responses(self._last_fit)
 
     def total_flux(self, ids=None):
         """

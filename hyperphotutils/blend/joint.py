@@ -178,7 +178,7 @@ class JointFit:
         """
         chunks = list(self._chunks())
         for members in chunks:
-            problem, sources, coeffs, _ = self._problem(members, None)
+            problem, sources, coeffs, _ = self.problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
         self._add_gaussians(model, self.sources[self.group_id > 0])
@@ -487,10 +487,27 @@ class JointFit:
             whitening[k, :len(factor), :len(factor)] = factor
         return whitening
 
-    def _problem(self, members, model):
+    def problem(self, members, model):
         """
         Return what the kernel fits for some groups, with the models of
         all other sources subtracted, and where it starts.
+
+        Parameters
+        ----------
+        members : int `~numpy.ndarray` of shape (g, n)
+            The sources of each group.
+
+        model : 2D `~numpy.ndarray` or None
+            The image of all sources as they are fitted so far, if they
+            are.
+
+        Returns
+        -------
+        problem : `~hyperphotutils.blend.solver.BatchProblem`
+            What is fitted.
+
+        sources, coeffs, centers : `~numpy.ndarray`
+            Where the fit starts, and the centres of the backgrounds.
         """
         config, start = self.config, self.start
         x, y = start.x[members], start.y[members]
@@ -579,7 +596,7 @@ class JointFit:
         Fit some groups and keep their state.
         """
         config = self.config
-        problem, sources, coeffs, centers = self._problem(members, model)
+        problem, sources, coeffs, centers = self.problem(members, model)
         sources, coeffs = solve_linear(problem, sources, coeffs)
         if config.fitter is None:
             result = fit_batch(problem, sources, coeffs,

@@ -20,7 +20,7 @@ new widths and angle.
 from typing import Any, NamedTuple
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
-           'solve_linear']
+           'normal_matrix', 'solve_linear']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -320,6 +320,24 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
+
+
+def normal_matrix(problem, sources, coeffs):
+    """
+    Return the normal matrix in all coordinates, free or not.
+
+    Parameters
+    ----------
+    problem, sources, coeffs : `BatchProblem`, array, array
+        As in `fit_batch`. The loss is taken for linear.
+
+    Returns
+    -------
+    normal : array of shape (g, 6 n + k, 6 n + k)
+        The normal matrix of each group.
+    """
+    problem = problem._replace(loss='linear')
+    return _normal_terms(problem, sources, coeffs)[1]
 
 
 def _take(values, index):

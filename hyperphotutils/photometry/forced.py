@@ -23,6 +23,10 @@ from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.photometry.held_errors import (
+    held_deviations,
+    held_variances,
+)
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 from hyperphotutils.utils.tables import (
@@ -40,6 +44,8 @@ from hyperphotutils.utils.wcs import (
 __all__ = ['ForcedPhotometry']
 
 _SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
+_ERRORS = {'lon': 'lon_err', 'lat': 'lat_err', 'major': 'fwhm_major_sky_err',
+           'minor': 'fwhm_minor_sky_err', 'angle': 'position_angle_err'}
 _PIXEL_UNIT = u.Jy / u.pix
 # What the fit gives for each band, in the order of the columns.
 _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
@@ -104,6 +110,14 @@ class ForcedPhotometry:
         Whether to divide the sum in the aperture by the fraction of the
         Gaussian inside it.
 
+    catalogue_errors : bool, optional
+        Whether the errors of the fluxes hold what the errors of the
+        catalogue contribute, where it has them: those of the positions
+        (``lon_err``, ``lat_err``) and of the shapes
+        (``fwhm_major_sky_err``, ``fwhm_minor_sky_err``,
+        ``position_angle_err``). The tables in ``tables`` have the
+        errors without these.
+
     progress_bar : bool, optional
         Whether to show a progress bar over the bands.
 
@@ -135,6 +149,14 @@ class ForcedPhotometry:
     nowhere narrower than the beam. Those for which this made a
     difference have the flag ``at_bound``.
 
+    The errors of the catalogue are propagated linearly: amplitudes and
+    backgrounds that are fitted with other positions and shapes follow
+    these as :math:`-(L^T L)^{-1} L^T P`, with the derivatives of the
+    weighted model with respect to amplitudes and background, :math:`L`,
+    and with respect to positions and shapes, :math:`P`. A catalogue does
+    not tell how the errors of a source, and of companions, go together:
+    their correlations are those of a free fit on the map of the band.
+
     Examples
     --------
     >>> from hyperphotutils.datasets import make_blended_map
@@ -148,11 +170,12 @@ class ForcedPhotometry:
 
     _repr_params = ('ellipse', 'reference_beam', 'make_fitter', 'noise',
                     'fwhm_radius_ratio', 'aperture_correction',
-                    'progress_bar')
+                    'catalogue_errors', 'progress_bar')
 
     def __init__(self, *, ellipse='same', reference_beam=None,
                  make_fitter=None, noise='correlated', fwhm_radius_ratio=1.0,
-                 aperture_correction=True, progress_bar=False):
+                 aperture_correction=True, catalogue_errors=True,
+                 progress_bar=False):
         _check_ellipse(ellipse, reference_beam)
         _check_noise(noise)
         if make_fitter is not None and not callable(make_fitter):
@@ -170,6 +193,7 @@ class ForcedPhotometry:
         self.noise = noise
         self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
+        self.catalogue_errors = bool(catalogue_errors)
         self.progress_bar = progress_bar
         self.tables = {}
         self.fitters = {}
@@ -190,7 +214,8 @@ class ForcedPhotometry:
             ``fwhm_major_sky``, ``fwhm_minor_sky``, and
             ``position_angle`` (East of North in the frame of
             ``sky_centroid``) give the shapes. Sources without a width
-            are taken for points and have the beam of each band.
+            are taken for points and have the beam of each band. The
+            errors of positions and shapes are understood as well.
 
         bands : dict of `~astropy.nddata.CCDData`
             The maps by name, as `~hyperphotutils.maps.read_map` gives
@@ -302,8 +327,44 @@ class ForcedPhotometry:
             table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                            noise=band.covariance, init_params=init)
         table['flags'][clipped] |= FLAGS['at_bound']
-        self._add_apertures(table, band, fitter)
+        apertures = self._add_apertures(table, band, fitter)
         self.tables[name] = table
+        if not self.catalogue_errors or catalogue.errors is None:
+            return table
+        return self._add_catalogue_errors(
+            table, fitter, apertures, self._deviations(
+                band, catalogue, init, clipped))
+
+    def _deviations(self, band, catalogue, init, clipped):
+        """
+        Return what the errors of the catalogue are in the pixels of a
+        band. An ellipse that was clipped does not follow them.
+        """
+        frame = wcs_to_celestial_frame(band.wcs)
+        major, minor, angle = catalogue.shape
+        turn = position_angle_in_frame(
+            catalogue.sky, np.zeros(len(angle)), frame).to_value(u.deg)
+        deviations = held_deviations(
+            band.wcs, init, (major, minor, angle + turn), catalogue.errors,
+            turn)
+        deviations[clipped, 2:] = 0.0
+        return deviations
+
+    def _add_catalogue_errors(self, table, fitter, apertures, deviations):
+        """
+        Return a copy of a table, with the errors of the catalogue in
+        those of the fluxes.
+        """
+        table = table.copy()
+        variances = held_variances(
+            fitter.held_responses, deviations, apertures,
+            np.isfinite(table['aperture_flux'].value),
+            fraction=1.0 - 0.5**(4.0 * self.fwhm_radius_ratio**2),
+            correction=np.asarray(table['aperture_correction']))
+        for name, variance in zip(('flux_err', 'aperture_flux_err'),
+                                  variances, strict=True):
+            error = np.sqrt(variance) << table[name].unit
+            table[name] = np.hypot(table[name], error)
         return table
 
     def _place(self, band, catalogue, reference):
@@ -351,7 +412,7 @@ class ForcedPhotometry:
         Add what is measured in the apertures, on the map without
         background and companions.
         """
-        measured, _ = measure_sources(
+        measured, apertures = measure_sources(
             band.values - fitter.make_model_image().value, table,
             band.noise if band.covariance is None else band.covariance,
             mask=band.mask, radius=2.0 * fitter.fwhm,
@@ -362,6 +423,7 @@ class ForcedPhotometry:
         table['aperture_correction'] = measured['aperture_correction']
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
+        return apertures
 
 
 class _Catalogue:
@@ -383,6 +445,7 @@ class _Catalogue:
         self.sky = self._read_sky()
         self.id = self._read_id()
         self.shape = self._read_shape()
+        self.errors = self._read_errors()
 
     def make_table(self):
         """
@@ -472,6 +535,22 @@ class _Catalogue:
         is_point = ~np.isfinite(major + minor + angle)
         return tuple(np.where(is_point, np.nan, value)
                      for value in (major, minor, angle))
+
+    def _read_errors(self):
+        """
+        Return the errors of positions and shapes in arcsec and degrees,
+        or `None`.
+        """
+        if set(_ERRORS.values()).isdisjoint(self.table.colnames):
+            return None
+        errors = {}
+        for key, name in _ERRORS.items():
+            errors[key] = np.zeros(len(self.table))
+            if name in self.table.colnames:
+                value = self._read_angle(
+                    name, u.deg if key == 'angle' else u.arcsec)
+                errors[key] = np.where(np.isfinite(value), value, 0.0)
+        return errors
 
     def _read_angle(self, name, unit):
         """

@@ -74,7 +74,8 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
         The table of `~hyperphotutils.catalog.match_catalogs`. The
         columns of a band hold the forced measurement where the column
         ``forced_<band>`` is `True`. There the errors of the fluxes hold
-        those of the widths in the reference band, if these are known;
+        those of the position and ellipse in the reference band, if these
+        are known;
         ``snr_<band>`` is the flux over its error without them; and
         ``flags_<band>`` has ``fixed_position`` and ``fixed_shape``.
 
@@ -368,8 +369,7 @@ def _measure(phot, merged, name, image, table):
     from hyperphotutils.catalog import convert_flux_units
 
     measured = phot(merged, {name: image})
-    measured[f'noise_{name}'] = measured[f'flux_err_{name}']
-    _add_shape_errors(phot, merged, measured, name, image)
+    measured[f'noise_{name}'] = phot.tables[name]['flux_err']
     units = {}
     for kind, column in (('flux_unit', 'flux_fit'),
                          ('peak_unit', 'amplitude_fit')):
@@ -379,35 +379,6 @@ def _measure(phot, merged, name, image, table):
         return measured
     return convert_flux_units(
         measured, **units, beam_area_pix=image.meta.get('beam_area_pix'))
-
-
-def _add_shape_errors(phot, merged, measured, name, image):
-    """
-    Add to the errors of fluxes what those of the ellipses contribute.
-
-    It is the change of the fluxes with ellipses that are wider by their
-    errors, shared between both axes as if these were independent.
-    """
-    import numpy as np
-    from astropy.table import QTable
-
-    axes = ('fwhm_major_sky', 'fwhm_minor_sky')
-    if not {f'{axis}_err' for axis in axes} <= set(merged.colnames):
-        return
-    wider = QTable(merged, copy=True)
-    parts = []
-    for axis in axes:
-        error = np.nan_to_num(merged[f'{axis}_err'])
-        wider[axis] += error
-        parts.append(np.nan_to_num((error / merged[axis]).to_value('')))
-    both = np.sum(parts, axis=0)
-    share = np.hypot(*parts) / np.where(both > 0.0, both, 1.0)
-    changed = phot(wider, {name: image})
-    for column, error in (('flux_fit', 'flux_err'),
-                          ('aperture_flux', 'aperture_flux_err')):
-        change = changed[f'{column}_{name}'] - measured[f'{column}_{name}']
-        measured[f'{error}_{name}'] = np.hypot(
-            measured[f'{error}_{name}'], share * change)
 
 
 def _choose(merged, measured, name, beam, measure):

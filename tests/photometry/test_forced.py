@@ -364,6 +364,145 @@ class TestThreeBands:
                             rtol=1e-7)
 
 
+@pytest.fixture(scope='module')
+def measured():
+    """
+    Skies with catalogues that were measured on the bluest band.
+    """
+    measured = []
+    for seed in range(3):
+        catalogue, bands, _, truth = simulate(seed, snr=(12.0, 60.0),
+                                              slope=0.1)
+        x, y = bands['blue'].wcs.world_to_pixel(catalogue['sky_centroid'])
+        init = QTable({'id': catalogue['id'], 'x_init': x, 'y_init': y})
+        phot = HyperPhotometry(fwhm=120.0**0.5 / 3.0, noise='white')
+        measured.append((phot(bands['blue'], init_params=init), bands,
+                         truth))
+    return measured
+
+
+class TestCatalogueErrors:
+    def pulls(self, skies, kind='flux_fit', **options):
+        """
+        The pulls of the fluxes of all skies by band.
+        """
+        error = kind.removesuffix('_fit') + '_err'
+        pulls = {name: [] for name in BEAMS}
+        for catalogue, bands, truth in skies:
+            table = matched(noise='white', **options)(catalogue, bands)
+            for name in BEAMS:
+                value = table[f'{kind}_{name}'].to_value('Jy') - truth[name]
+                pulls[name].append(
+                    value / table[f'{error}_{name}'].to_value('Jy'))
+        return {name: np.concatenate(pull) for name, pull in pulls.items()}
+
+    def test_pulls_of_fluxes(self, measured):
+        """
+        With a measured catalogue, pulls are 1.0 within 0.1 in its own
+        band and in others.
+        """
+        for pull in self.pulls(measured).values():
+            assert abs(np.mean(pull)) < 0.2
+            assert_allclose(np.std(pull), 1.0, atol=0.1)
+
+    def test_pulls_of_aperture_fluxes(self, measured):
+        """
+        So are those of aperture fluxes in other bands; in its own, the
+        errors are too small by a fifth.
+        """
+        pulls = self.pulls(measured, 'aperture_flux')
+        for name in ('green', 'red'):
+            assert_allclose(np.std(pulls[name]), 1.0, atol=0.1)
+        assert np.std(pulls['blue']) < 1.3
+
+    def test_noise_alone(self, measured):
+        """
+        Without the errors of the catalogue, pulls are far too large; the
+        tables of the fits have those errors.
+        """
+        for pull in self.pulls(measured, catalogue_errors=False).values():
+            assert np.std(pull) > 2.0
+        catalogue, bands, _ = measured[0]
+        phot = matched(noise='white')
+        table = phot(catalogue, bands)
+        alone = matched(noise='white', catalogue_errors=False)
+        fixed = alone(catalogue, bands)
+        for name in BEAMS:
+            for column in ('flux_err', 'aperture_flux_err'):
+                assert_array_equal(phot.tables[name][column],
+                                   fixed[f'{column}_{name}'])
+            assert_array_equal(table[f'flux_fit_{name}'],
+                               fixed[f'flux_fit_{name}'])
+            assert np.all(table[f'flux_err_{name}']
+                          >= fixed[f'flux_err_{name}'])
+
+    @pytest.mark.parametrize('drawn', ['lon_err', 'lat_err',
+                                       'fwhm_major_sky_err',
+                                       'fwhm_minor_sky_err',
+                                       'position_angle_err'])
+    def test_against_moved_catalogues(self, drawn):
+        """
+        The error of a lone elongated source in a band of another frame
+        is the change of its flux when its catalogue is changed.
+        """
+        catalogue, bands, *_ = simulate(3, snr=(1e5, 2e5), slope=0.0,
+                                        n_sources=12)
+        sky = catalogue['sky_centroid']
+        _, distance, _ = sky.match_to_catalog_sky(sky, nthneighbor=2)
+        catalogue = catalogue[distance > 60 * u.arcsec]
+        size = (3.0 * u.deg if 'angle' in drawn else 0.1 * u.arcsec)
+        catalogue[drawn] = np.full(len(catalogue), 1.0) * size
+        changed = []
+        for sign in (-1, 1):
+            other = catalogue.copy()
+            if drawn in other.colnames and drawn in ('lon_err', 'lat_err'):
+                step = (sign * size, 0 * size)
+                other['sky_centroid'] = other[
+                    'sky_centroid'].spherical_offsets_by(
+                        *(step if drawn == 'lon_err' else step[::-1]))
+            else:
+                other[drawn.removesuffix('_err')] += sign * size
+            changed.append(matched(noise='white')(
+                other, {name: bands[name] for name in BEAMS}))
+        base = matched(noise='white')
+        table = base(catalogue, bands)
+        for name in BEAMS:
+            for column, error in (('flux_fit', 'flux_err'),
+                                  ('aperture_flux', 'aperture_flux_err')):
+                slope = 0.5 * abs(changed[1][f'{column}_{name}']
+                                  - changed[0][f'{column}_{name}'])
+                added = np.sqrt(table[f'{error}_{name}']**2
+                                - base.tables[name][error]**2)
+                scale = 1e-4 * table[f'{column}_{name}']
+                assert np.all(abs(added - slope) < 0.05 * slope + scale)
+
+    def test_catalogue_without_errors(self, skies):
+        """
+        Nothing changes for a catalogue without errors, or where they are
+        not known.
+        """
+        catalogue, bands, *_ = skies[0]
+        unknown = catalogue.copy()
+        unknown['fwhm_major_sky_err'] = np.nan * u.arcsec
+        tables = [matched(noise='white', **options)(sources, bands)
+                  for sources, options in (
+                      (catalogue, {}), (unknown, {}),
+                      (catalogue, {'catalogue_errors': False}))]
+        for table in tables[1:]:
+            for name in BEAMS:
+                assert_array_equal(table[f'flux_err_{name}'],
+                                   tables[0][f'flux_err_{name}'])
+
+    def test_unit(self, sim):
+        """
+        Errors are angles.
+        """
+        catalogue = sim.truth.copy()
+        catalogue['lon_err'] = np.ones(len(catalogue))
+        with pytest.raises(ValueError, match=r'lon_err .* must be an angle'):
+            ForcedPhotometry()(catalogue, {'a': sim.image})
+
+
 class TestEllipses:
     def test_same_in_each_band(self, skies):
         """

@@ -1,0 +1,181 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What the errors of positions and shapes that a fit holds do to its fluxes.
+"""
+
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
+
+from hyperphotutils.blend.solver import (
+    AA,
+    AB,
+    AMPLITUDE,
+    BB,
+    N_PARAMS,
+    X,
+    Y,
+    evaluate,
+)
+from hyperphotutils.utils.wcs import local_jacobian
+
+__all__ = ['held_deviations', 'held_variances']
+
+
+def held_deviations(wcs, init, ellipse, errors, turn):
+    """
+    Return the deviations in pixels that errors on the sky stand for.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        The WCS of the map.
+
+    init : `~astropy.table.Table`
+        The columns ``x_init`` and ``y_init`` of ``n`` sources.
+
+    ellipse : tuple of 3 arrays
+        The FWHMs in arcsec and the position angles in degrees, in the
+        frame of the map.
+
+    errors : dict of 1D `~numpy.ndarray`
+        The standard errors ``lon``, ``lat`` (along the axes of the
+        catalogue), ``major``, ``minor`` in arcsec, and ``angle`` in
+        degrees; what is not finite has none.
+
+    turn : 1D `~numpy.ndarray`
+        The position angle of the North of the catalogue in the frame of
+        the map, in degrees.
+
+    Returns
+    -------
+    deviations : `~numpy.ndarray` of shape (n, 5, 5)
+        For each of the errors, what it changes: x, y, and the elements
+        xx, xy, yy of the covariance matrix of the Gaussian.
+    """
+    turn = np.deg2rad(turn)
+    major, minor, angle = ellipse
+    inverse = np.linalg.pinv(np.nan_to_num(
+        local_jacobian(wcs, init['x_init'], init['y_init'])))
+    deviations = np.zeros((len(turn), 5, 5))
+    # directions to the East and to the North of the catalogue
+    for k, (name, way) in enumerate((
+            ('lon', (np.cos(turn), -np.sin(turn))),
+            ('lat', (np.sin(turn), np.cos(turn))))):
+        step = errors[name][:, None] * np.stack(way, axis=1)
+        deviations[:, k, :2] = np.einsum('nij,nj->ni', inverse, step)
+    angle = np.deg2rad(angle)
+    along = np.stack((np.sin(angle), np.cos(angle)), axis=1)
+    across = np.stack((np.cos(angle), -np.sin(angle)), axis=1)
+    square = gaussian_fwhm_to_sigma**2
+    for k, (size, one, other) in enumerate((
+            (major * errors['major'], along, along),
+            (minor * errors['minor'], across, across),
+            ((major**2 - minor**2) * np.deg2rad(errors['angle']),
+             along, across)), start=2):
+        change = one[:, :, None] * other[:, None, :]
+        change = change + np.swapaxes(change, 1, 2)
+        change *= square * size[:, None, None]
+        change = inverse @ change @ np.swapaxes(inverse, 1, 2)
+        deviations[:, k, 2:] = change[:, [0, 0, 1], [0, 1, 1]]
+    return np.where(np.isfinite(deviations), deviations, 0.0)
+
+
+def held_variances(responses, deviations, apertures, known, *,
+                   fraction, correction):
+    """
+    Return the variances of fluxes that come from held positions and
+    shapes.
+
+    The change of a flux is linear in the deviations of all sources of
+    the group, which are correlated as in a free fit on the map. An
+    aperture takes its part of the own Gaussian, and misses what the
+    models of the group changed in it.
+
+    Parameters
+    ----------
+    responses : list of `~hyperphotutils.blend.responses.HeldResponse`
+        How the amplitudes of the fit change.
+
+    deviations : `~numpy.ndarray` of shape (n, 5, 5)
+        As `held_deviations` returns them.
+
+    apertures : `~hyperphotutils.aperture.LocalApertures`
+        The apertures of the sources with a fit.
+
+    known : 1D bool `~numpy.ndarray`
+        Which of the sources have an aperture.
+
+    fraction : float
+        The part of a Gaussian's flux in its aperture.
+
+    correction : 1D `~numpy.ndarray`
+        The factor of the sum in the aperture of each source.
+
+    Returns
+    -------
+    flux, aperture_flux : 1D `~numpy.ndarray` of shape (n,)
+        The variances; 0 without a fit.
+    """
+    variances = np.zeros((2, len(known)))
+    place = np.cumsum(known) - 1
+    for rows, sources, response, correlation in responses:
+        flux = _flux_response(sources, response)
+        aperture = correction[rows][:, :, None] * (
+            fraction * flux - _model_in_apertures(
+                apertures, place[rows], sources, response))
+        steps = _in_tangents(deviations[rows], sources[:, :, 5])
+        error = np.sqrt(np.sum(steps**2, axis=2)).reshape(len(rows), 1, -1)
+        for k, slope in enumerate((flux, aperture)):
+            change = slope * error
+            variances[k][rows] = np.sum((change @ correlation) * change,
+                                        axis=2)
+    return variances
+
+
+def _flux_response(sources, response):
+    """
+    Return the derivatives of the integrals of the Gaussians.
+    """
+    amplitude, var_a, var_b = (sources[:, :, k] for k in (0, 3, 4))
+    area = 2.0 * np.pi * np.sqrt(var_a * var_b)
+    slopes = area[:, :, None] * response
+    source = np.arange(sources.shape[1])
+    for param, variance in ((AA, var_a), (BB, var_b)):
+        slopes[:, source, N_PARAMS * source + param] += (
+            0.5 * area * amplitude / variance)
+    return slopes
+
+
+def _model_in_apertures(apertures, place, sources, response):
+    """
+    Return the derivatives of the sums of the models of a group in the
+    aperture of each source.
+    """
+    n_groups = len(place)
+    none = np.zeros((n_groups, 0))
+    slopes = np.empty_like(response)
+    for i, row in enumerate(place.T):
+        _, jacobian = evaluate(
+            sources, none, apertures.cols[row].astype(float),
+            apertures.rows[row].astype(float), apertures.weights[row],
+            np.zeros((n_groups, 0, apertures.weights.shape[1])))
+        sums = jacobian.sum(axis=2)
+        own = sums[:, AMPLITUDE::N_PARAMS]
+        sums[:, AMPLITUDE::N_PARAMS] = 0.0
+        slopes[:, i] = sums + (own[:, None, :] @ response)[:, 0]
+    return slopes
+
+
+def _in_tangents(deviations, theta):
+    """
+    Return deviations as tangent coordinates: (g, n, 5, 5) to
+    (g, n, 5, 6).
+    """
+    cos, sin = np.cos(theta)[:, :, None], np.sin(theta)[:, :, None]
+    xx, xy, yy = (deviations[..., k] for k in (2, 3, 4))
+    steps = np.zeros((*deviations.shape[:-1], N_PARAMS))
+    steps[..., [X, Y]] = deviations[..., :2]
+    steps[..., AA] = cos**2 * xx + 2.0 * cos * sin * xy + sin**2 * yy
+    steps[..., AB] = ((cos**2 - sin**2) * xy + cos * sin * (yy - xx))
+    steps[..., BB] = sin**2 * xx - 2.0 * cos * sin * xy + cos**2 * yy
+    return steps
