@@ -40,7 +40,7 @@ _MIN_SNR = 5.0
 _MIN_RATIO = 0.1
 # Elements of the Jacobian held at once, steps, and tolerance of the fits.
 _CHUNK_ELEMENTS = 1 << 20
-_MAX_ITER = 60
+_MAX_ITER = 25
 _TOLERANCE = 1e-4
 
 
