@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hyperphotutils import __version__
 from hyperphotutils.pipeline.bands import summarize_bands
+from hyperphotutils.pipeline.checking import check_config, find_idle_keys
 from hyperphotutils.pipeline.config import (
     ConfigError,
     PipelineConfig,
@@ -407,11 +408,24 @@ def _run(options):
         msg = ('no map: name one on the command line, or in input.maps of '
                'the configuration')
         raise ConfigError([msg])
+    check_config(config, _places(loaded, {key: names[key] for key in values}))
+    if not config.run.quiet and loaded.hyper_py is None:
+        for line in find_idle_keys(config):
+            _complain(f'note: {line}')
     outcomes = process_maps(config, progress_bar=_show_progress(config),
                             origin=loaded.origin)
     status = _report(outcomes, config)
     return max(status, _merge(outcomes, config)) if config.bands.merge else (
         status)
+
+
+def _places(loaded, options):
+    """
+    Tell where each key comes from: from an option, or a line of a file.
+    """
+    lines = {key: f'{loaded.source}: {line}'
+             for key, line in loaded.origins.items()}
+    return lines | options
 
 
 def _merge(outcomes, config):
@@ -430,16 +444,18 @@ def _merge(outcomes, config):
 
 
 def _recover(options):
-    config = load_config(options.config).config
+    loaded = load_config(options.config)
+    config = loaded.config
     names = ('unit', 'beam', 'survey', 'n_sigma', 'scheduler', 'quiet')
     values = {_KEYS[name]: getattr(options, name) for name in names
               if getattr(options, name) is not None}
     for one, other in (('beam', 'survey'), ('survey', 'beam')):
         if getattr(options, one) is not None:
             values[_KEYS[other]] = None
-    config = override_config(
-        config, values, names={_KEYS[name]: f'--{name.replace("_", "-")}'
-                               for name in names})
+    names = {_KEYS[name]: f'--{name.replace("_", "-")}' for name in names}
+    config = override_config(config, values, names=names)
+    check_config(config, _places(loaded, {key: names[key] for key in values
+                                          if key in names}))
     result = recover_map(
         options.map, config, options.output_dir,
         overwrite=options.overwrite, snr=options.snr, seed=options.seed,
@@ -523,3 +539,7 @@ def _say(line):
 
 def _complain(line):
     sys.stderr.write(f'hyperphot: {line}\n')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

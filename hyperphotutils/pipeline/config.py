@@ -73,6 +73,8 @@ _Pair = Annotated[tuple[float, float], Field(strict=False)]
 _Floats = Annotated[tuple[float, ...], Field(strict=False)]
 _Positive = Annotated[float, Field(gt=0)]
 _Order = Annotated[int, Field(ge=0, le=4)]
+# -1 is none at all
+_FitOrder = Annotated[int, Field(ge=-1, le=4)]
 _Weights = Literal['inverse_rms', 'snr', 'power_snr', 'spatial', 'map',
                    'mask']
 
@@ -442,13 +444,14 @@ class FitOptions(_Options):
         ),
     )
     poly_order: (
-        _Order | Annotated[tuple[_Order, ...], Field(strict=False)] | None
+        _FitOrder | Annotated[tuple[_FitOrder, ...], Field(strict=False)]
+        | None
     ) = Field(
         default=None,
         description=(
             'order of the background polynomial of a group, or a list of '
-            'orders, the best of which is taken; null = 1, and 0 with '
-            'correlated noise'
+            'orders, the best of which is taken; -1 = none, where it has '
+            'been subtracted; null = 1, and 0 with correlated noise'
         ),
     )
     criterion: Literal['nmse', 'reduced_chi2', 'bic'] = Field(
@@ -606,7 +609,7 @@ class BackgroundOptions(_Options):
         ),
     )
     orders: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)
+        tuple[_Order, ...], Field(strict=False)
     ] = Field(
         default=(0, 1, 2),
         description='orders of the polynomials that are tried',
@@ -647,7 +650,7 @@ class CubesOptions(_Options):
     """
 
     empty_orders: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)
+        tuple[_Order, ...], Field(strict=False)
     ] | None = Field(
         default=None,
         description=(

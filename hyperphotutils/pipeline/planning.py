@@ -204,6 +204,8 @@ def plan_jobs(config):
     if not maps:
         raise ConfigError(['input.maps: no map is given'])
     resolved = [Path(path).resolve() for path in maps]
+    # a link has the name that it was given
+    named = [Path(os.path.abspath(path)) for path in maps]  # noqa: PTH100
     known = set()
     for path, place in zip(maps, resolved, strict=True):
         if place in known:
@@ -211,7 +213,7 @@ def plan_jobs(config):
         known.add(place)
     directory = Path(config.output.directory)
     return [MapJob(path=path, map_id=map_id, folder=directory / map_id)
-            for path, map_id in zip(maps, _map_ids(resolved), strict=True)]
+            for path, map_id in zip(maps, _map_ids(named), strict=True)]
 
 
 def expand_maps(maps):

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
+from hyperphotutils.pipeline.checking import check_config
 from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
 from hyperphotutils.pipeline.planning import (
     BANDS,
@@ -122,6 +123,7 @@ def run(config=None, *, executor=None):
 
             warnings.warn('\n'.join([origin, *loaded.hyper_py.unsupported]),
                           AstropyUserWarning, stacklevel=2)
+    check_config(config)
     outcomes = process_maps(config, origin=origin, executor=executor)
     if config.bands.merge:
         merge_outcomes(outcomes, config)

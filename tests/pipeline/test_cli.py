@@ -423,6 +423,70 @@ def test_bad_configuration_is_one_line_and_nothing_is_done(
     assert list(tmp_path.iterdir()) == [config]
 
 
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('input: {unit: furlong}', ['line 1: input.unit: ', 'furlong']),
+        ('input: {survey: spire999}', ['input.survey: ', 'spire250 (4)']),
+        ('fit: {weights: map, weight_map: no.fits}',
+         ['fit.weight_map: ', 'no.fits', 'no such file']),
+        ('cubes: {region: no.reg}',
+         ['cubes.region: ', 'no.reg', 'No such file']),
+        ('cubes: {region: my.yaml}', ['cubes.region: ', 'as regions']),
+        ('sources: {table: no.txt}',
+         ['sources.table: ', 'no.txt', 'No such file']),
+        ('sources: {table: my.yaml}', ['sources.table: ', 'is unknown']),
+        ('sources: {x: [10], y: [95]}', ['sources.x: ', 'within 90 deg']),
+        ('background: {orders: [9], box_sizes: [5]}',
+         ['whole number >= 0 and <= 4']),
+        ('fit: {poly_order: -2}', ['whole number >= -1 and <= 4']),
+    ],
+)
+def test_what_keys_name_is_checked_before_any_map_is_read(
+    hyper, tmp_path, text, words
+):
+    (tmp_path / 'my.yaml').write_text(text)
+    status, out, err = hyper('run', 'nowhere.fits', '--config', 'my.yaml')
+    assert (status, out) == (2, '')
+    assert err.count('\n') == 1
+    for word in ['hyperphot: my.yaml: line 1: ', *words]:
+        assert word in err
+    assert not (tmp_path / 'hyperphot_output').exists()
+
+
+def test_wrong_unit_of_an_option_is_told_with_its_name(hyper):
+    for command in ('run', 'recover'):
+        status, _, err = hyper(command, 'nowhere.fits', '--unit', 'furlong')
+        assert status == 2
+        assert err.startswith('hyperphot: --unit: input.unit: ')
+
+
+def test_keys_without_effect_are_told(hyper, map_file, tmp_path):
+    (tmp_path / 'my.yaml').write_text(
+        'background: {orders: [1], methods: [huber]}\n'
+        'cubes: {subtract: true}\nrun: {detection_only: true}\n')
+    status, _, err = hyper('run', map_file, '--config', 'my.yaml')
+    assert status == 0
+    assert sorted(err.splitlines()) == [
+        'hyperphot: note: background.orders, background.methods have no '
+        'effect: they are for background.box_sizes; the background is a part '
+        'of the fit, see fit.poly_order',
+        'hyperphot: note: cubes.subtract has no effect: it is for '
+        'input.datacube: true']
+    assert hyper('run', map_file, '--config', 'my.yaml', '--quiet',
+                 '--output-dir', 'other')[2] == ''
+
+
+@pytest.mark.parametrize('module', ['pipeline', 'pipeline.cli'])
+def test_module_is_the_command(tmp_path, module):
+    result = subprocess.run(
+        [sys.executable, '-m', f'hyperphotutils.{module}', '--version'],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert result.stdout.startswith('hyperphot ')
+    assert result.stderr == ''
+
+
 @pytest.mark.parametrize('arguments', [[], ['run'], ['walk'], ['--quiet']])
 def test_incomplete_command_is_one_line(hyper, arguments):
     status, out, err = hyper(*arguments)

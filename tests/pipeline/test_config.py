@@ -140,7 +140,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('detection: {roundness_range: [2, 1]}', 1, 'lower < upper'),
         ('detection: {roundness_range: [2, .nan]}', 1, 'finite'),
         ('detection: 5', 1, 'must be: keys n_sigma, '),
-        ('fit: {poly_order: 5}', 1, 'whole number >= 0 and <= 4'),
+        ('fit: {poly_order: 5}', 1, 'whole number >= -1 and <= 4'),
         ('fit: {poly_order: 1.0}', 1, 'whole number'),
         ('fit: {poly_order: [0, 5]}', 1, 'or list of: whole number'),
         ('fit: {poly_order: []}', 1, 'poly_order is empty'),

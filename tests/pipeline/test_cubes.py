@@ -26,7 +26,6 @@ from hyperphotutils.maps import read_cube
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
-    PipelineError,
     process_maps,
     run,
 )
@@ -357,7 +356,7 @@ class TestBackground:
         A region file that is missing or none is named.
         """
         config = make_config(cube, cubes={'region': 'nowhere.reg'})
-        with pytest.raises(PipelineError, match=r'nowhere.reg: cubes.region'):
+        with pytest.raises(ConfigError, match=r'cubes.region: nowhere.reg: No'):
             run(config)
 
 

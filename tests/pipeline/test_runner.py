@@ -85,6 +85,16 @@ def test_maps_that_cannot_be_told_apart_are_an_error(tmp_path, name):
     assert str(paths[1]) not in str(caught.value)
 
 
+def test_a_link_has_the_name_that_it_was_given(copy_map, tmp_path):
+    target = copy_map('archive/x123.fits')
+    link = tmp_path / 'm1.fits'
+    link.symlink_to(target)
+    job, = plan_jobs(make_config([link], tmp_path))
+    assert job.map_id == 'm1'
+    with pytest.raises(ConfigError, match='named twice'):
+        plan_jobs(make_config([link, target], tmp_path))
+
+
 def test_names_do_not_depend_on_the_order_of_the_maps(tmp_path):
     paths = [tmp_path / path for path in ('a/m.fits', 'b/m.fits', 'c/n.fits')]
     there = plan_jobs(make_config(paths, 'out'))
