@@ -280,7 +280,9 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     -------
     measured : dict of 1D `~numpy.ndarray`
         ``aperture_flux``, ``aperture_flux_err``,
-        ``aperture_correction``, ``local_bkg``, and ``partial``.
+        ``aperture_correction``, ``aperture_residual`` (what the Gaussian
+        leaves in the aperture, without the correction), ``local_bkg``,
+        and ``partial``.
 
     apertures : `LocalApertures`
         The apertures of the rows with a fit.
@@ -317,7 +319,10 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         x, y, *(axis[known] for axis in axes), mask=mask, radius=radius,
         order=order)
     correction = measured['aperture_correction'][known]
-    measured['aperture_flux'][known] += correction * apertures.sums(residual)
+    left = apertures.sums(residual)
+    measured['aperture_flux'][known] += correction * left
+    measured['aperture_residual'] = np.full(len(known), np.nan)
+    measured['aperture_residual'][known] = left
     flux_err = np.asarray(getattr(table['flux_err'], 'value',
                                   table['flux_err']), float)[known]
     variance = _variance(apertures, noise) + flux_err**2 * _shared_noise(

@@ -125,8 +125,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     HYPER_ID            ``id``
     FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
     FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``
-    RESIDUALS           ``aperture_flux`` minus ``flux_fit``: the flux in
-                        the aperture that the Gaussian leaves
+    RESIDUALS           ``aperture_residual``: the flux that the Gaussian
+                        leaves in the aperture
     POLYN               ``bkg_order``
     NMSE                ``nmse``
     CHI2_RED            ``reduced_chi2``
@@ -136,7 +136,10 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
                         pixels
     PA                  ``position_angle``, East of North in the frame of
                         the map
-    STATUS              ``flags``, 0 if there is nothing to note
+    STATUS              0 for good measurements, else those of ``flags``
+                        that spoil one: ``off_map``, ``too_few_pixels``,
+                        ``not_converged``, ``fit_failed``,
+                        ``no_covariance``, ``no_position``
     GLON, GLAT          The Galactic coordinates
     RA, DEC             The equatorial coordinates, in the frame of the
                         map if that is equatorial, else ICRS

@@ -28,6 +28,11 @@ _UNIT_COMMENTS = (
     ('FWHM_1, FWHM_2', 'FWHM_1'),
     ('PA, GLON, GLAT, RA, DEC', 'RA'),
 )
+# The flags of rows without a measurement, or with one not to be trusted;
+# all others tell how it was made.
+_SPOILING = ('off_map', 'too_few_pixels', 'not_converged', 'fit_failed',
+             'no_covariance', 'no_position')
+_SPOILED = sum(FLAGS[name] for name in _SPOILING)
 _UNIT_LINE = re.compile(r'^([A-Z0-9_]+(?:, [A-Z0-9_]+)*) in (\S.*)$')
 _FRAME_LINE = re.compile(r'RA, DEC in (.+); PA East of North in (.+)$')
 
@@ -172,8 +177,8 @@ def _comments(table, output):
         sky = table['sky_centroid']
         lines.append(f'RA, DEC in {_frame_text(_equatorial(sky))}; '
                      f'PA East of North in {_frame_text(sky)}')
-    lines.append('STATUS is a sum of flags, 0 if there is nothing to note:')
-    flags = ', '.join(f'{bit}={name}' for name, bit in FLAGS.items())
+    lines.append('STATUS is 0 for good measurements, else a sum of:')
+    flags = ', '.join(f'{FLAGS[name]}={name}' for name in _SPOILING)
     lines.append(flags)
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH)]
 
@@ -219,7 +224,7 @@ _COLUMNS = (
     ('FLUX_PEAK', 'amplitude_fit', float),
     ('FLUX', 'aperture_flux', float),
     ('FLUX_ERR', 'aperture_flux_err', float),
-    ('RESIDUALS', '', float),
+    ('RESIDUALS', 'aperture_residual', float),
     ('POLYN', 'bkg_order', int),
     ('NMSE', 'nmse', float),
     ('CHI2_RED', 'reduced_chi2', float),
@@ -227,7 +232,7 @@ _COLUMNS = (
     ('FWHM_1', '', float),
     ('FWHM_2', '', float),
     ('PA', 'position_angle', float),
-    ('STATUS', 'flags', int),
+    ('STATUS', '', int),
     ('GLON', '', float),
     ('GLAT', '', float),
     ('RA', '', float),
@@ -246,7 +251,7 @@ def _fwhm(table, axis):
 
 
 _DERIVED = {
-    'RESIDUALS': lambda table: table['aperture_flux'] - table['flux_fit'],
+    'STATUS': lambda table: np.asarray(table['flags']) & _SPOILED,
     'FWHM_1': lambda table: _fwhm(table, 'major'),
     'FWHM_2': lambda table: _fwhm(table, 'minor'),
     'GLON': lambda table: _sky_angle(table, 'l'),

@@ -45,9 +45,10 @@ _COLUMNS = (
     'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
-    'aperture_flux_err', 'aperture_correction', 'local_bkg', 'bkg_order',
-    'bkg_method', 'bkg_box', 'snr', 'shoulder_score', 'nmse',
-    'reduced_chi2', 'bic', 'n_pixels_fit', 'flags')
+    'aperture_flux_err', 'aperture_correction', 'aperture_residual',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
+    'flags')
 
 
 class HyperPhotometry:
@@ -658,6 +659,7 @@ optional
         for name, unit in (
                 ('aperture_flux', integrated_unit(image.unit)),
                 ('aperture_flux_err', integrated_unit(image.unit)),
+                ('aperture_residual', integrated_unit(image.unit)),
                 ('local_bkg', image.unit)):
             table[name] = measured[name]
             if unit is not None:

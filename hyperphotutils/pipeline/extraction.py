@@ -609,6 +609,7 @@ _RESULT_COLUMNS = (
     ('a', 'theta_fit theta_err'),
     ('t', 'flux_fit flux_err aperture_flux aperture_flux_err'),
     ('f', 'aperture_correction'),
+    ('t', 'aperture_residual'),
     ('p', 'local_bkg'),
     ('i', 'bkg_order'),
     ('s', 'bkg_method'),

@@ -14,6 +14,7 @@ from astropy.table import Column, MaskedColumn, QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.catalog import read_catalog, write_catalog
+from hyperphotutils.utils import FLAGS
 
 IPAC_NAMES = [
     'MAP_ID', 'HYPER_ID', 'FLUX_PEAK', 'FLUX', 'FLUX_ERR', 'RESIDUALS',
@@ -51,7 +52,7 @@ def make_table(*, unit=True, sky=True, frame='icrs', n_rows=3):
     for name in ('theta_fit', 'theta_err'):
         table[name] = values(180) * u.deg
     for name in ('flux_fit', 'flux_err', 'aperture_flux',
-                 'aperture_flux_err'):
+                 'aperture_flux_err', 'aperture_residual'):
         table[name] = values() * flux
     table['aperture_correction'] = values()
     table['bkg_order'] = np.ones(n_rows, dtype=int)
@@ -272,14 +273,13 @@ class TestIPAC:
                            ('FLUX_ERR', 'aperture_flux_err'),
                            ('FWHM_1', 'fwhm_major_sky'),
                            ('FWHM_2', 'fwhm_minor_sky'),
-                           ('PA', 'position_angle'), ('STATUS', 'flags'),
+                           ('PA', 'position_angle'),
+                           ('RESIDUALS', 'aperture_residual'),
                            ('CLUSTER', 'group_id'), ('POLYN', 'bkg_order'),
                            ('NMSE', 'nmse'), ('CHI2_RED', 'reduced_chi2'),
                            ('SHOULDER_SCORE', 'shoulder_score')):
             assert_array_equal(result[ipac], table[ours])
             assert result[ipac].unit == table[ours].unit
-        assert_array_equal(result['RESIDUALS'],
-                           table['aperture_flux'] - table['flux_fit'])
         assert_array_equal(result['DEBLEND'], [1, 1, 0])
         assert_array_equal(result['MAP_ID'], 'field 1')
         sky = table['sky_centroid']
@@ -306,7 +306,8 @@ class TestIPAC:
         The header has threshold, rms and units, as text and as a row.
         """
         table = make_table()
-        for name in ('flux_fit', 'aperture_flux', 'aperture_flux_err'):
+        for name in ('flux_fit', 'aperture_flux', 'aperture_flux_err',
+                     'aperture_residual'):
             table[name] = table[name].to('mJy')
         write_catalog(table, tmp_path / 'a.ipac')
         comments = read_catalog(tmp_path / 'a.ipac').meta['comments']
@@ -370,7 +371,21 @@ class TestIPAC:
         comments = read_catalog(tmp_path / 'a.ipac').meta['comments']
         assert 'Noise rms: 0.25 mJy, of the filtered map' in comments
         assert 'Beam area: 20.5 pixels' in comments
-        assert '16=at_bound' in ' '.join(comments)
+        assert '8=fit_failed' in ' '.join(comments)
+
+    def test_status_is_zero_for_good_rows(self, tmp_path):
+        """
+        What tells how a source was measured does not make it a bad one.
+        """
+        table = make_table()
+        table['flags'] = [FLAGS['fixed_position'] | FLAGS['at_bound'],
+                          FLAGS['partial_aperture'] | FLAGS['not_converged'],
+                          FLAGS['fit_failed'] | FLAGS['no_position']]
+        write_catalog(table, tmp_path / 'a.ipac')
+        result = read_catalog(tmp_path / 'a.ipac')
+        assert_array_equal(result['STATUS'],
+                           [0, FLAGS['not_converged'],
+                            FLAGS['fit_failed'] | FLAGS['no_position']])
 
     def test_units_of_choice(self, tmp_path):
         """

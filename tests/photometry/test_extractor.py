@@ -44,14 +44,16 @@ COLUMNS = [
     'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
-    'aperture_flux_err', 'aperture_correction', 'local_bkg', 'bkg_order',
-    'bkg_method', 'bkg_box', 'snr', 'shoulder_score', 'nmse',
-    'reduced_chi2', 'bic', 'n_pixels_fit', 'flags']
+    'aperture_flux_err', 'aperture_correction', 'aperture_residual',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
+    'flags']
 SKY_COLUMNS = ['sky_centroid', 'lon_err', 'lat_err', 'fwhm_major_sky',
                'fwhm_major_sky_err', 'fwhm_minor_sky', 'fwhm_minor_sky_err',
                'position_angle', 'position_angle_err']
 VALUES = ['amplitude_fit', 'amplitude_err', 'local_bkg']
-FLUXES = ['flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err']
+FLUXES = ['flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
+          'aperture_residual']
 
 
 def plain(column):
@@ -225,6 +227,22 @@ class TestSources:
             assert_allclose(raw['aperture_flux'],
                             table['aperture_flux']
                             / table['aperture_correction'], rtol=1e-10)
+
+    @pytest.mark.parametrize('correct', [True, False])
+    def test_what_the_gaussian_leaves_in_the_aperture(self, correct):
+        """
+        It is the sum in the aperture less the part of the Gaussian
+        inside, with and without a correction: no more than noise.
+        """
+        data, _ = white_map()
+        table = HyperPhotometry(FWHM, fwhm_radius_ratio=0.5,
+                                aperture_correction=correct)(data)
+        inside = 0.5 * table['flux_fit']
+        total = table['aperture_flux'] / table['aperture_correction']
+        assert_allclose(table['aperture_residual'], total - inside,
+                        atol=0.02 * np.max(inside))
+        assert np.all(np.abs(table['aperture_residual'])
+                      < 4.0 * table['aperture_flux_err'])
 
     def test_close_companion_is_found_on_the_residual(self):
         """
