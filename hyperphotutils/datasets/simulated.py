@@ -67,6 +67,9 @@ BLENDED_MAP_RECIPES: Mapping[str, Mapping] = MappingProxyType({
         {**_RECIPE, 'blend_fraction': 0.2, 'blend_distance': (1.2, 2.0)}),
 })
 
+_SOURCE_COLUMNS = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
+                   'fwhm_minor_fit', 'theta_fit')
+
 # In beams: sources that are not meant to blend keep at least this
 # distance, and all sources keep the other from the edges of the map.
 _ISOLATION = 2.0
@@ -246,7 +249,7 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
                      blend_distance=(0.8, 2.0), rms=1e-5,
                      background_ratio=2.0, background_index=3.0,
                      background_scale=60.0, pixel_scale=1.0, wcs=None,
-                     seed=None):
+                     sources=None, seed=None):
     """
     Make a map of blended elliptical sources on noise and background.
 
@@ -312,10 +315,19 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
         The celestial WCS of the map. By default a gnomonic projection
         (ICRS, North up, East to the left) centred on the Orion nebula.
 
+    sources : `~astropy.table.Table`, optional
+        The sources of the map instead of drawn ones, as they are seen
+        through its beam: the columns ``x_fit``, ``y_fit``,
+        ``amplitude_fit`` (Jy/pixel), ``fwhm_major_fit``,
+        ``fwhm_minor_fit`` (pixels), and ``theta_fit`` (degrees) of the
+        truth of another map. What tells how sources are drawn is
+        ignored then.
+
     seed : int, `~numpy.random.Generator` or `None`, optional
         The seed of all random numbers. Sources, noise and background
         have separate streams: changing one leaves the others as they
-        are.
+        are. Distances are in beams, so that another beam moves the
+        sources; give ``sources`` to keep them.
 
     Returns
     -------
@@ -368,17 +380,22 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     500
     """
     call = {name: repr(value) for name, value in locals().items()}
+    if sources is not None:
+        call['sources'] = f'<{len(sources)} given>'
     shape = check_shape(shape)
     beam = check_beam(beam)
     rms = check_number('rms', u.Quantity(rms, u.Jy / u.pix).value)
     wcs = make_wcs(shape, pixel_scale) if wcs is None else _check_wcs(wcs)
     rngs = np.random.default_rng(seed).spawn(3)
 
-    truth = draw_sources(
-        rngs[0], shape, beam, rms, n_sources=n_sources,
-        blend_fraction=blend_fraction, blend_distance=blend_distance,
-        snr_range=snr_range, size_range=size_range,
-        axis_ratio_range=axis_ratio_range)
+    if sources is not None:
+        truth = _given_sources(sources, rms)
+    else:
+        truth = draw_sources(
+            rngs[0], shape, beam, rms, n_sources=n_sources,
+            blend_fraction=blend_fraction, blend_distance=blend_distance,
+            snr_range=snr_range, size_range=size_range,
+            axis_ratio_range=axis_ratio_range)
     _add_sky_columns(truth, wcs)
     truth.meta.update(result_meta(), call=call)
 
@@ -450,6 +467,40 @@ def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
         'snr': snr,
         'host_id': host_id,
     })
+
+
+def _given_sources(sources, rms):
+    """
+    Make a truth table of given sources.
+    """
+    missing = [name for name in _SOURCE_COLUMNS
+               if name not in getattr(sources, 'colnames', ())]
+    if missing:
+        msg = ('sources must be a table with the columns '
+               f'{", ".join(_SOURCE_COLUMNS)}: {", ".join(missing)} missing')
+        raise ValueError(msg)
+    units = {'amplitude_fit': u.Jy / u.pix, 'theta_fit': u.deg}
+    truth = QTable({'id': np.arange(1, len(sources) + 1)})
+    if 'id' in sources.colnames:
+        truth['id'] = sources['id']
+    for name in _SOURCE_COLUMNS:
+        values = u.Quantity(sources[name], units.get(name, u.one),
+                            dtype=float)
+        truth[name] = values if name in units else values.value
+    wrong = ((truth['fwhm_minor_fit'] <= 0.0)
+             | (truth['fwhm_major_fit'] < truth['fwhm_minor_fit']))
+    if wrong.any():
+        msg = ('sources must have positive widths, the larger one first: '
+               f'{truth["fwhm_major_fit"][wrong][0]} x '
+               f'{truth["fwhm_minor_fit"][wrong][0]}')
+        raise ValueError(msg)
+    truth['flux_fit'] = gaussian_flux(
+        truth['amplitude_fit'].value, truth['fwhm_major_fit'],
+        truth['fwhm_minor_fit']) << u.Jy
+    truth['snr'] = truth['amplitude_fit'].value / rms
+    truth['host_id'] = (sources['host_id'] if 'host_id' in sources.colnames
+                        else np.zeros(len(sources), dtype=int))
+    return truth
 
 
 def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,

@@ -382,11 +382,14 @@ def _survey(value, _):
 def _rms(value, get):
     if not get('detection.use_manual_rms'):
         return _Outcome('dropped', {}, 'use_manual_rms is false')
+    reason = ('of the filtered map, whose noise is not that of the map that '
+              'Hyper-py filters: check it, or leave it out')
     if get('units.convert_mJy'):
         return _Outcome('kept', {'detection.rms': value / 1000.0},
-                        'with convert_mJy, Hyper-py takes it in mJy/pixel')
+                        'with convert_mJy, Hyper-py takes it in mJy/pixel; '
+                        + reason)
     return _Outcome('kept', {'detection.rms': value},
-                    'in Jy/pixel, of the filtered map')
+                    'in Jy/pixel; ' + reason)
 
 
 def _kernel_size(value, _):

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
 from hyperphotutils.maps import read_map
+from hyperphotutils.utils import add_gaussians
 
 BEAM = (4.0, 3.0, 30.0)
 BEAM_FWHM = np.sqrt(12.0)
@@ -424,3 +425,43 @@ def test_bad_arguments(arguments, error, match):
     with pytest.raises(error, match=match):
         make_blended_map(**{'shape': (64, 64), 'n_sources': 2, 'seed': 1,
                             **arguments})
+
+
+class TestGivenSources:
+    def test_same_sources_on_other_noise(self):
+        """
+        A map with the truth of another has its sources, and noise of its
+        own.
+        """
+        first = make_blended_map((100, 100), 8, seed=1)
+        second = make_blended_map((100, 100), sources=first.truth, seed=2)
+        for name in first.truth.colnames:
+            if name != 'sky_centroid':
+                assert_allclose(second.truth[name], first.truth[name],
+                                rtol=1e-12)
+        third = make_blended_map((100, 100), 0, seed=2)
+        model = np.zeros((100, 100))
+        truth = first.truth
+        add_gaussians(model, truth['x_fit'], truth['y_fit'],
+                      truth['amplitude_fit'].value, truth['fwhm_major_fit'],
+                      truth['fwhm_minor_fit'], truth['theta_fit'].value)
+        assert_allclose(second.image.data, third.image.data + model,
+                        atol=1e-9)
+
+    def test_missing_columns(self):
+        """
+        What is missing is named.
+        """
+        truth = make_blended_map((100, 100), 4, seed=1).truth
+        truth.remove_column('theta_fit')
+        with pytest.raises(ValueError, match='theta_fit missing'):
+            make_blended_map((100, 100), sources=truth)
+
+    def test_widths(self):
+        """
+        Widths are positive, the larger one first.
+        """
+        truth = make_blended_map((100, 100), 4, seed=1).truth
+        truth['fwhm_minor_fit'][0] = 100.0
+        with pytest.raises(ValueError, match='the larger one first'):
+            make_blended_map((100, 100), sources=truth)
