@@ -190,6 +190,7 @@ def _comments_of_meta(meta):
     area = _find_meta(meta, 'beam_area_pix')
     lines = [f'{name}: {value}' for name, value in (
         ('Threshold', _find_meta(meta, 'threshold')),
+        ('Detection rms', _find_meta(meta, 'detection_rms')),
         ('Noise rms', rms),
         ('Beam area', None if area is None else f'{area:.6g} pixels'),
         ('Date', _find_meta(meta, 'date'))) if value is not None]

@@ -86,7 +86,7 @@ class BeamOptions(_Options):
     A number means a round beam.
     """
 
-    short_form: ClassVar[str] = 'finite number > 0 or '
+    short_form: ClassVar[str] = 'a finite number > 0 or '
 
     major: _Positive = Field(description='FWHM of the major axis in arcsec')
     minor: _Positive | None = Field(
@@ -296,7 +296,7 @@ class ShoulderOptions(_Options):
     A number is the highest score.
     """
 
-    short_form: ClassVar[str] = 'finite number >= 0 and <= 1 or '
+    short_form: ClassVar[str] = 'a finite number >= 0 and <= 1 or '
 
     max_score: Annotated[float, Field(ge=0, le=1)] = Field(
         description='highest shoulder_score that a source may have',
@@ -1228,7 +1228,7 @@ def _allowed(annotation, metadata=()):
         return ' or '.join(repr(arg) for arg in args)
     if origin is tuple:
         size = '' if args[-1] is Ellipsis else f' {len(args)}'
-        return f'list of{size}: {_allowed(args[0])}'
+        return f'a list of{size or " any length"}, each {_allowed(args[0])}'
     if args:
         return ' or '.join(_allowed(arg) for arg in args)
     return _allowed_plain(annotation, metadata)
@@ -1237,13 +1237,13 @@ def _allowed(annotation, metadata=()):
 def _allowed_plain(annotation, metadata):
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         keys = ', '.join(annotation.model_fields)
-        return f'{annotation.short_form}keys {keys}'
+        return f'{annotation.short_form}the keys {keys}'
     words = {
         NoneType: 'null',
         bool: 'true or false',
-        int: 'whole number',
-        float: 'finite number',
-        str: 'text',
+        int: 'a whole number',
+        float: 'a finite number',
+        str: 'a text',
     }[annotation]
     signs = {'gt': '>', 'ge': '>=', 'lt': '<', 'le': '<='}
     limits = [
@@ -1305,7 +1305,7 @@ def _problem(error, where):
         return f'{where(loc)}: {missing}: is required'
     allowed = _allowed_at(known)
     value = _shown(error['input'])
-    return f'{prefix}: {value} is not allowed, must be: {allowed}'
+    return f'{prefix}: {value} is not allowed, must be {allowed}'
 
 
 def _known_part(loc):

@@ -235,6 +235,10 @@ def extract_image(image, config, *, progress_bar=False):
     else:
         extraction = _measure(image, finder, config, progress_bar)
     extraction.times['extraction'] = time.perf_counter() - start
+    if not config.sources.given:
+        rms = (extraction.rms if extraction.model is None
+               else _detection_rms(image, finder))
+        extraction.table.meta['detection_rms'] = str(rms)
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
         _describe(image, config), filename=image.meta['filename'],
@@ -385,13 +389,21 @@ def _detect(image, finder):
     if table is None:
         table = _empty_detections(image.unit)
     table = QTable(table, copy=False)
-    rms = finder.rms
-    if rms is None:
-        rms = clipped_rms(finder.filter(data, mask=image.mask))
+    rms = _detection_rms(image, finder)
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
     return Extraction(image, table, rms)
+
+
+def _detection_rms(image, finder):
+    """
+    Return the rms of the filtered map.
+    """
+    if finder.rms is not None:
+        return finder.rms
+    filtered = finder.filter(image.data << image.unit, mask=image.mask)
+    return clipped_rms(filtered)
 
 
 def _empty_detections(unit):

@@ -223,7 +223,7 @@ def _check(given, where):
         kind = _kind(_RULES[key][0])
         if not _KINDS[kind](value) and (key, value) != _NO_WEIGHTS:
             problems.append(f'{where[key]}: {key}: {value!r} is not allowed, '
-                            f'must be: {kind}')
+                            f'must be {kind}')
     if problems:
         raise ConfigError(problems)
 
@@ -243,9 +243,9 @@ _NO_WEIGHTS = ('fit_options.weights', None)
 
 _KINDS = {
     'true or false': lambda value: isinstance(value, bool),
-    'number': _is_number,
-    'text': lambda value: isinstance(value, str) and value != '',
-    'list': _is_list,
+    'a number': _is_number,
+    'a text': lambda value: isinstance(value, str) and value != '',
+    'a list': _is_list,
 }
 
 
@@ -253,8 +253,8 @@ def _kind(default):
     if isinstance(default, bool):
         return 'true or false'
     if _is_number(default):
-        return 'number'
-    return 'list' if isinstance(default, list) else 'text'
+        return 'a number'
+    return 'a list' if isinstance(default, list) else 'a text'
 
 
 def _tell(outcomes, given):
@@ -294,6 +294,10 @@ def _shown(value):
     if isinstance(value, list | tuple):
         text = ', '.join(_shown(item) for item in value[:5])
         return f'[{text}, ...]' if len(value) > 5 else f'[{text}]'
+    if isinstance(value, dict):
+        text = ', '.join(f'{key}: {_shown(item)}'
+                         for key, item in value.items())
+        return f'{{{text}}}'
     return str(value)
 
 

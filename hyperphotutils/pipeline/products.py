@@ -29,8 +29,8 @@ __all__ = ['combine_tables', 'describe_maps', 'put_in_place', 'sync_files',
 
 # What the catalog of several maps tells of each
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
-             'beam_pa', 'beam_area_pix', 'threshold', 'rms', 'rms_of',
-             'n_detected', 'n_dropped')
+             'beam_pa', 'beam_area_pix', 'threshold', 'detection_rms', 'rms',
+             'rms_of', 'n_detected', 'n_dropped')
 
 # Panels of large maps have one to two dots a pixel of the map
 _DPI = 110
@@ -343,9 +343,13 @@ def _describe_map(image):
 def _describe_result(extraction):
     table = extraction.table
     meta = table.meta
-    rows = [('threshold', meta['threshold']),
-            ('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
-            ('sources', extraction.counts)]
+    rows = [('threshold', meta['threshold'])]
+    if 'detection_rms' in meta and extraction.model is not None:
+        value, unit = meta['detection_rms'].split(maxsplit=1)
+        rows.append(('detection rms', f'{float(value):.4g} {unit}, of the '
+                                      'filtered map'))
+    rows += [('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
+             ('sources', extraction.counts)]
     if extraction.n_rejected:
         told = ', '.join(f'{number} by {name}' for name, number
                          in extraction.n_rejected.items())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.planning import OutputError, PipelineError
-from hyperphotutils.pipeline.runner import connect
+from hyperphotutils.pipeline.runner import advise, connect
 
 __all__ = ['recover_map', 'summarize_recovery']
 
@@ -233,6 +233,11 @@ def _recover(path, config, **kwargs):
         raise PipelineError(msg) from exc
     except (ValueError, RuntimeError) as exc:
         reason = ' '.join(str(exc).split())
+        if 'a cube, not a map' in reason:
+            reason, _, _ = reason.partition('; read it with')
+            reason += '; recovery needs a plane of it in a file of its own'
+        elif type(exc).__name__ == 'MapError':
+            reason = advise(reason)
         msg = reason if str(path) in reason else f'{path}: {reason}'
         raise PipelineError(msg) from exc
 

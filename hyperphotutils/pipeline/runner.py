@@ -509,7 +509,7 @@ def _outcome(job, future):
     plain = isinstance(exc, OSError) or type(exc).__name__ == 'MapError'
     if plain:
         details = None
-        reason += _hint(reason)
+        reason = advise(reason)
     else:
         details = ''.join(traceback.format_exception(exc))
         if not isinstance(exc, ValueError):
@@ -530,13 +530,29 @@ def _reason(exc):
     return ' '.join(str(exc).split()) or type(exc).__name__
 
 
-def _hint(reason):
+def advise(reason):
     """
-    Name the options and keys for the arguments that an error of read_map
-    names.
+    Say what the options and keys are for the arguments and functions
+    that an error of a reader names.
+
+    Parameters
+    ----------
+    reason : str
+        The error of `~hyperphotutils.maps.read_map` or
+        `~hyperphotutils.maps.read_cube`.
+
+    Returns
+    -------
+    reason : str
+        The same in terms of the command line and the configuration.
     """
-    if 'a cube, not a map' in reason:
-        return ' (in the configuration: input.datacube: true)'
+    # what is to be done in Python is for those who write it
+    for mistake, value in (('a cube, not a map', 'true'),
+                           ('not a cube: NAXIS', 'false')):
+        if mistake in reason:
+            reason, _, _ = reason.partition('; read it with read_')
+            return (f'{reason} (in the configuration: input.datacube: '
+                    f'{value})')
     names = dict.fromkeys(
         re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
     options = [f'--{name}' for name in names
@@ -546,4 +562,4 @@ def _hint(reason):
     told = [f'{where}: {", ".join(found)}'
             for where, found in (('on the command line', options),
                                  ('in the configuration', keys)) if found]
-    return f' ({"; ".join(told)})' if told else ''
+    return f'{reason} ({"; ".join(told)})' if told else reason

@@ -327,6 +327,29 @@ def test_hint_names_the_key_that_supplies_what_is_missing(
     assert hyper('run', path, '--config', config)[0] == 0
 
 
+def test_map_and_cube_taken_for_each_other_are_told_by_key(
+    hyper, map_file, tmp_path
+):
+    """
+    The command line knows no functions of Python.
+    """
+    path = tmp_path / 'cube.fits'
+    a_cube(map_file, path)
+    status, _, err = hyper('run', path)
+    assert status == 1
+    assert err.endswith(
+        'has 3 planes (in the configuration: input.datacube: true)\n')
+    status, _, err = hyper('background', map_file)
+    assert status == 1
+    assert err.endswith('(in the configuration: input.datacube: false)\n')
+    assert 'read_' not in err
+    status, _, err = hyper('recover', path)
+    assert status == 1
+    assert err.endswith('needs a plane of it in a file of its own\n')
+    no_unit(map_file, tmp_path / 'bare.fits')
+    assert '--unit' in hyper('recover', tmp_path / 'bare.fits')[2]
+
+
 def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
     """
     They are told by the error, and take precedence over the file.

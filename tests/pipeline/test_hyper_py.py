@@ -250,6 +250,14 @@ def test_values_arrive_under_our_names(hyper_file, sections, ours):
         assert config[section][name] == value, key
 
 
+def test_sections_of_values_are_told_as_yaml(hyper_file):
+    result = read_hyper_py(hyper_file(photometry={
+        'fixed_radius': True, 'fwhm_1': [20.0], 'fwhm_2': [10.0],
+        'PA_val': [5]}))
+    assert ('photometry.aperture = {major: 20.0, minor: 10.0, '
+            'position_angle: 5') in ' '.join(result.kept)
+
+
 @pytest.mark.parametrize(
     'sections',
     [
@@ -280,8 +288,8 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
          "unknown key 'detection.sigma_thresh' of Hyper-py; did you mean "
          "'detection.sigma_thres'?"),
         ('survey: {}\nsharks: {teeth: 3}', 2, "unknown key 'sharks.teeth'"),
-        ('survey: {}\ndetection: {sigma_thres: five}', 2, 'must be: number'),
-        ('control: {detection_only: 1}', 1, 'must be: true or false'),
+        ('survey: {}\ndetection: {sigma_thres: five}', 2, 'must be a number'),
+        ('control: {detection_only: 1}', 1, 'must be true or false'),
         ('survey: {survey_code: 11}', 1, 'survey_code: input.survey: 11'),
         ('survey: {}\nfit_options: {weights: colour}', 2,
          "fit_options.weights: fit.weights: 'colour' is not allowed"),

@@ -4,6 +4,7 @@ Tests of planning, running and accounting for maps.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from PIL import Image
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.maps import read_map
+from hyperphotutils.noise import clipped_rms
 from hyperphotutils.pipeline import (
     ConfigError,
     MapJob,
@@ -215,6 +219,14 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     header = ' '.join(line[1:].strip() for line in lines.splitlines()
                       if line.startswith('\\'))
     assert 'Threshold: 5.0 times the rms of the filtered map' in header
+    image = read_map(map_file)
+    value, unit = re.search(r'Detection rms: (\S+) (.*) Noise rms:',
+                            header).groups()
+    assert unit == 'Jy / pix'
+    finder = HighPassStarFinder(5.0, image.meta['beam_fwhm_pix'])
+    assert_allclose(float(value), clipped_rms(finder.filter(image.data)))
+    log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
+    assert re.search(r'rms +\S+ Jy / pix, of the filtered map', log)
     assert f'Jy / pix, {words}' in header
     assert header.count(f', {words}') == 1
 
