@@ -112,7 +112,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('fit: {zzzz: 1}', 1, 'known here: noise, fixed'),
         ('3: 4', None, 'the key 3 is not allowed, must be text'),
         ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
-         'be: finite number > 0'),
+         'be a finite number > 0'),
         ('detection: {n_sigma: 0}', 1, 'finite number > 0'),
         ('detection: {n_sigma: .nan}', 1, 'finite number > 0'),
         ('detection: {n_sigma: .inf}', 1, 'finite number > 0'),
