@@ -122,6 +122,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     Column              Meaning
     ==================  ==================================================
     MAP_ID              The name of the map
+    CHANNEL, VELOCITY   ``channel`` and ``velocity`` (or ``frequency``,
+                        ``wavelength``), only of cubes
     HYPER_ID            ``id``
     FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
     FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``

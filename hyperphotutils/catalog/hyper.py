@@ -33,6 +33,9 @@ _UNIT_COMMENTS = (
 _SPOILING = ('off_map', 'too_few_pixels', 'not_converged', 'fit_failed',
              'no_covariance', 'no_position')
 _SPOILED = sum(FLAGS[name] for name in _SPOILING)
+# Columns of cubes: the channel, and what its spectral axis measures
+_CUBE_NAMES = ('channel', 'velocity', 'frequency', 'wavelength',
+               'spectral_value')
 _UNIT_LINE = re.compile(r'^([A-Z0-9_]+(?:, [A-Z0-9_]+)*) in (\S.*)$')
 _FRAME_LINE = re.compile(r'RA, DEC in (.+); PA East of North in (.+)$')
 
@@ -67,7 +70,11 @@ def make_hyper_table(table, map_id):
                f'or CSV catalog: {missing} are missing')
         raise ValueError(msg)
     columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
-    for hyper_name, name, dtype in _COLUMNS:
+    # a source of a cube is one of a channel
+    cube = [(name.upper(), name, int if name == 'channel' else float)
+            for name in _CUBE_NAMES if name in table.colnames
+            and 'channel' in table.colnames]
+    for hyper_name, name, dtype in (*cube, *_COLUMNS):
         values = _values(table, hyper_name, name)
         columns[hyper_name] = _column(values, len(table), dtype)
     output = Table(columns)
@@ -170,9 +177,11 @@ def _equatorial(sky):
 def _comments(table, output):
     lines = ['Sources measured with hyperphotutils']
     lines += _comments_of_meta(table.meta)
+    known = [*_UNIT_COMMENTS, *((name.upper(), name.upper())
+                                for name in _CUBE_NAMES)]
     lines += [f'{names} in {output[name].unit.to_string()}'
-              for names, name in _UNIT_COMMENTS
-              if output[name].unit is not None]
+              for names, name in known
+              if name in output.colnames and output[name].unit is not None]
     if 'sky_centroid' in table.colnames:
         sky = table['sky_centroid']
         lines.append(f'RA, DEC in {_frame_text(_equatorial(sky))}; '

@@ -15,6 +15,11 @@ from hyperphotutils.pipeline.yaml_files import ConfigError
 __all__ = ['check_config', 'find_idle_keys']
 
 
+# Files of single groups and sources, which cubes do not have
+_MAPS_ONLY = ('fits_groups', 'fits_sources', 'plots_groups',
+              'plots_sources', 'plots_backgrounds')
+
+
 def check_config(config, places=None):
     """
     Check what the keys of a configuration name: unit, survey, and files.
@@ -153,6 +158,7 @@ def find_idle_keys(config):
     several = isinstance(fit.poly_order, tuple) and len(fit.poly_order) > 1
     weights = fit.weights or ()
     rules = (
+        (cube, 'output', _MAPS_ONLY, 'for maps, not for cubes'),
         (not cube, 'cubes', None, 'for input.datacube: true'),
         (not cube and not boxes, 'background', None, 'for '
          'background.box_sizes; the background is a part of the fit, see '

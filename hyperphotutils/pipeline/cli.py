@@ -413,7 +413,8 @@ def _run(options):
         for line in find_idle_keys(config):
             _complain(f'note: {line}')
     outcomes = process_maps(config, progress_bar=_show_progress(config),
-                            origin=loaded.origin)
+                            origin=loaded.origin,
+                            tell=None if config.run.quiet else _say)
     status = _report(outcomes, config)
     return max(status, _merge(outcomes, config)) if config.bands.merge else (
         status)

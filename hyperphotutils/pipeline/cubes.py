@@ -20,11 +20,13 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable, vstack
+from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background import ChannelBackground, CubeBackground
-from hyperphotutils.catalog import read_catalog, write_catalog, write_regions
+from hyperphotutils.catalog import read_catalog, write_catalog
 from hyperphotutils.maps import MapError, read_cube
+from hyperphotutils.pipeline.checking import find_idle_keys
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.extraction import (
     extract_image,
@@ -35,8 +37,11 @@ from hyperphotutils.pipeline.extraction import (
 from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
 from hyperphotutils.pipeline.products import (
     put_in_place,
+    save_picture,
     sync_files,
     table_of,
+    with_shapes,
+    write_catalogs,
 )
 from hyperphotutils.pipeline.resume import (
     Journal,
@@ -49,7 +54,7 @@ from hyperphotutils.utils.tables import result_meta
 __all__ = ['make_cube_background', 'process_cube']
 
 BACKGROUND, SUBTRACTED = 'background.fits', 'subtracted.fits'
-CATALOG, CHANNELS = 'catalog.ecsv', 'channels.ecsv'
+CHANNELS, OVERVIEW = 'channels.ecsv', 'overview.png'
 
 _LOCK = threading.Lock()
 
@@ -57,7 +62,8 @@ _LOCK = threading.Lock()
 _PARTS = 'parts'
 
 
-def process_cube(job, config, *, executor=None, progress_bar=False):
+def process_cube(job, config, *, executor=None, progress_bar=False,
+                 tell=None):
     """
     Estimate the backgrounds of a cube, and extract its sources.
 
@@ -74,6 +80,9 @@ def process_cube(job, config, *, executor=None, progress_bar=False):
 
     progress_bar : bool, optional
         Whether to show a progress bar over the channels.
+
+    tell : callable, optional
+        Called with a line if the work of an earlier run is continued.
 
     Returns
     -------
@@ -100,14 +109,30 @@ def process_cube(job, config, *, executor=None, progress_bar=False):
         with _unfinished_folder(job, config, len(cube)) as (folder, journal):
             work = _CubeWork(cube, config, folder, journal, executor,
                              progress_bar)
+            earlier = work.describe_earlier()
+            if earlier and tell is not None:
+                tell(f'{job.map_id}: continuing: {earlier}')
+            for line in find_idle_keys(config):
+                warnings.warn(line, AstropyUserWarning, stacklevel=1)
             table = work.estimate_backgrounds()
             sources = None
             if not config.run.background_only:
-                table, sources = work.extract_sources(table)
-                sources.meta.update(filename=job.path, map_id=job.map_id)
-            _write_tables(folder, table, sources, config)
+                table, sources, shapes = work.extract_sources(table)
+                sources.meta['filename'] = job.path
+                write_catalogs(sources, config.output, folder,
+                               map_id=job.map_id, shapes=shapes)
+            table[[name for name in table.colnames if name != 'summary']
+                  ].write(folder / CHANNELS, format='ascii.ecsv',
+                          overwrite=True)
+            summary, numbers = _summarize(table, config)
+            if config.output.overview:
+                _write_overview(cube, sources, f'{job.map_id}: {summary}',
+                                folder)
             seconds = time.perf_counter() - start
-            summary, numbers = _summarize(table, sources, seconds)
+            numbers['seconds'] = round(seconds, 2)
+            summary += f', {seconds:.1f} s'
+            if earlier:
+                summary += f' for what was left ({earlier})'
             text = _log_text(job, cube, table, config, caught, summary)
             (folder / LOG).write_text(text, encoding='utf-8')
             sync_files(folder)
@@ -244,6 +269,18 @@ class _CubeWork:
     executor: object
     progress_bar: bool
 
+    def describe_earlier(self):
+        """
+        Say how much of the work is done; nothing if none is.
+        """
+        n_channels = len(self.cube)
+        stages = [('', 'sources')]
+        stages.append(('the backgrounds of ', 'background'))
+        for what, stage in stages[self.config.run.background_only:]:
+            if n_done := len(self._finished(stage)):
+                return f'{what}{n_done} of {n_channels} channels are done'
+        return ''
+
     def estimate_backgrounds(self):
         """
         Write the cubes of backgrounds; return the table of the channels.
@@ -306,7 +343,8 @@ class _CubeWork:
     def extract_sources(self, table):
         """
         Measure the sources of all channels; return the table of the
-        channels, with their numbers, and that of the sources.
+        channels, with their numbers, that of the sources, and the same
+        with shapes if they were only detected.
         """
         cube = self.cube
         if self.config.cubes.subtract:
@@ -325,18 +363,38 @@ class _CubeWork:
             numbers['has_table'] = sources is not None
             self.journal.finish(f'sources {index}', numbers)
             done[index] = numbers
-        rows = [done[i] for i in range(len(cube))]
-        for name, unit in (('n_detected', None), ('n_measured', None),
-                           ('rms', u.Jy / u.pix), ('n_warnings', None)):
-            values = np.array([row[name] for row in rows])
-            table[name] = values if unit is None else values << unit
-        parts = [read_catalog(self._part(i)) for i in range(len(cube))
-                 if self._part(i).exists()]
+        self._add_numbers(table, [done[i] for i in range(len(cube))])
+        parts = {i: read_catalog(self._part(i)) for i in range(len(cube))
+                 if self._part(i).exists()}
         if not parts:
             msg = f'{self.cube.name}: no channel has values'
             raise MapError(msg)
-        table['summary'] = [row['summary'] for row in rows]
-        return table, _stack(parts)
+        shapes = None
+        if self.config.run.detection_only:
+            shapes = _stack([with_shapes(part, cube.channel(i))
+                             for i, part in parts.items()])
+        return table, _stack(list(parts.values())), shapes
+
+    def _add_numbers(self, table, rows):
+        """
+        List the numbers of the channels.
+        """
+        counted = ('n_given' if self.config.sources.given else 'n_detected')
+        for name, key, unit in ((counted, 'n_detected', None),
+                                ('n_measured', 'n_measured', None),
+                                ('rms', 'rms', u.Jy / u.pix),
+                                ('noise', 'noise', None),
+                                ('n_warnings', 'n_warnings', None),
+                                ('summary', 'summary', None)):
+            values = np.array([row[key] for row in rows])
+            table[name] = values if unit is None else values << unit
+        if self.config.run.detection_only:
+            table.remove_column('noise')
+        for name, unit in (('major', u.arcsec), ('minor', u.arcsec),
+                           ('pa', u.deg)):
+            table[f'beam_{name}'] = [
+                np.nan if beam is None else getattr(beam, name).to_value(unit)
+                for beam in self.cube.beams] << unit
 
     def _add_channel(self, sources, index):
         """
@@ -373,7 +431,8 @@ class _CubeWork:
         pairs = work_through(function, channels, *shared,
                              executor=self.executor, n_workers=n_workers)
         with (contextlib.closing(pairs),
-              tqdm(total=len(channels), desc=stage, unit='channel',
+              tqdm(total=len(self.cube), desc=stage, unit='channel',
+                   initial=len(self.cube) - len(channels),
                    disable=not self.progress_bar) as bar):
             for index, future in pairs:
                 error = error_of(future)
@@ -411,7 +470,7 @@ def _extract_channel(index, cube, config):
     and their numbers.
     """
     numbers = {'n_detected': 0, 'n_measured': 0, 'rms': np.nan,
-               'n_warnings': 0, 'summary': 'no values'}
+               'noise': '', 'n_warnings': 0, 'summary': 'no values'}
     values = cube.plane(index)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
@@ -424,7 +483,9 @@ def _extract_channel(index, cube, config):
                 if item.category.__name__ != 'NoDetectionsWarning'}
     numbers.update(
         n_detected=extraction.n_detected, n_measured=extraction.n_measured,
-        rms=float(extraction.rms.value), n_warnings=len(messages),
+        rms=float(extraction.rms.value),
+        noise=extraction.table.meta.get('noise', ''),
+        n_warnings=len(messages),
         summary='; '.join([extraction.counts, *sorted(messages)]))
     return index, extraction.table, numbers
 
@@ -432,11 +493,21 @@ def _extract_channel(index, cube, config):
 def _stack(parts):
     """
     Stack the sources of the channels.
+
+    What is not the same in all channels, as their rms, is told by the
+    table of the channels.
     """
-    meta = dict(parts[0].meta)
-    for name in ('n_detected', 'n_dropped'):
-        if name in meta:
-            meta[name] = sum(part.meta.get(name, 0) for part in parts)
+    metas = [dict(part.meta) for part in parts]
+    first = metas[0]
+    meta = {name: value for name, value in first.items()
+            if all(other.get(name) == value for other in metas)}
+    for name in ('n_detected', 'n_companions', 'n_dropped'):
+        if name in first:
+            meta[name] = sum(other.get(name, 0) for other in metas)
+    if 'n_rejected' in first:
+        meta['n_rejected'] = dict(sum(
+            (Counter(other.get('n_rejected', {})) for other in metas),
+            Counter()))
     for part in parts:
         part.meta.clear()
     stacked = QTable(vstack(parts, metadata_conflicts='silent'))
@@ -444,34 +515,40 @@ def _stack(parts):
     return stacked
 
 
-def _write_tables(folder, table, sources, config):
+def _write_overview(cube, sources, title, folder):
     """
-    Write the tables of channels and sources.
+    Write a picture of the channels without their backgrounds.
     """
-    table = table[[name for name in table.colnames if name != 'summary']]
-    table.write(folder / CHANNELS, format='ascii.ecsv', overwrite=True)
-    if sources is None:
+    from hyperphotutils.visualization import choose_channels, plot_channels
+
+    background = read_cube(folder / BACKGROUND)
+    channels = [i for i in choose_channels(len(cube), sources)
+                if np.isfinite(background.plane(i)).any()]
+    if not channels:
         return
-    write_catalog(sources, folder / CATALOG, overwrite=True)
-    if config.output.regions and 'x_fit' in sources.colnames:
-        for name, shape in (('ellipses.reg', 'ellipse'),
-                            ('centroids.reg', 'point')):
-            write_regions(sources, folder / name, shape=shape,
-                          frame=config.output.region_frame, overwrite=True)
+    title += '; without the backgrounds'
+    if len(channels) < len(cube):
+        title += f'; {len(channels)} of the channels'
+    figure = plot_channels(cube, sources, background=background,
+                           channels=channels, title=title)
+    save_picture(figure, folder / OVERVIEW)
 
 
-def _summarize(table, sources, seconds):
+def _summarize(table, config):
     """
     Tell what was found in a line, and in numbers.
     """
     n_lost = int(np.count_nonzero(table['order'] < 0))
     text = f'{len(table)} channels'
     numbers = {'n_detected': 0, 'n_measured': 0, 'rms': np.nan}
-    if sources is not None:
-        numbers.update({name: int(table[name].sum())
-                        for name in ('n_detected', 'n_measured')})
-        text += (f': {numbers["n_detected"]} detected, '
-                 f'{numbers["n_measured"]} measured')
+    if 'n_measured' in table.colnames:
+        given = config.sources.given
+        counted = 'n_given' if given else 'n_detected'
+        numbers.update(n_detected=int(table[counted].sum()),
+                       n_measured=int(table['n_measured'].sum()))
+        n_found = (f'{table[counted].max()} given in each' if given
+                   else f'{numbers["n_detected"]} detected')
+        text += f': {n_found}, {numbers["n_measured"]} measured'
         rms = table['rms'].value
         if np.any(np.isfinite(rms)):
             numbers['rms'] = float(np.nanmedian(rms))
@@ -480,8 +557,7 @@ def _summarize(table, sources, seconds):
     rms = u.Quantity(table['background_rms'])
     if np.any(np.isfinite(rms)):
         text += f', median rms {np.nanmedian(rms):.3g}'
-    return f'{text}, {seconds:.1f} s', {**numbers,
-                                        'seconds': round(seconds, 2)}
+    return text, numbers
 
 
 def _log_text(job, cube, table, config, caught, summary):

@@ -543,12 +543,25 @@ def _boxes(value, get):
                     'a box has a side of 2 (fix_box + aper_sup) beam widths')
 
 
+def _of_maps(name):
+    """
+    Files that maps can have, but not cubes.
+    """
+    def rule(value, get):
+        if value and get('control.datacube'):
+            return _Outcome('unsupported', {},
+                            'cubes have no files of single groups or sources')
+        return _Outcome('kept', {name: value})
+
+    return rule
+
+
 def _group_files(value, get):
     """
     Return what becomes of models and backgrounds: one file for both.
     """
-    return _Outcome('kept', {'output.fits_groups':
-                             value or get('fits_output.fits_fitting')})
+    wanted = value or get('fits_output.fits_fitting')
+    return _of_maps('output.fits_groups')(wanted, get)
 
 
 def _scale(value, get):
@@ -674,7 +687,7 @@ _RULES = {
         [0], _empty_orders),
     'fits_output.fits_fitting': (
         False, _with('fits_output.fits_bg_separate')),
-    'fits_output.fits_deblended': (False, _to('output.fits_sources')),
+    'fits_output.fits_deblended': (False, _of_maps('output.fits_sources')),
     'fits_output.fits_bg_separate': (False, _group_files),
     'fits_output.fits_output_dir_fitting': (
         'fits/fitting', _dropped(_NAMES_ARE_FIXED)),
@@ -682,11 +695,12 @@ _RULES = {
         'fits/deblended', _dropped(_NAMES_ARE_FIXED)),
     'fits_output.fits_output_dir_bg_separate': (
         'fits/bg_separate', _dropped(_NAMES_ARE_FIXED)),
-    'visualization.visualize_fitting': (False, _to('output.plots_groups')),
+    'visualization.visualize_fitting': (
+        False, _of_maps('output.plots_groups')),
     'visualization.visualize_deblended': (
-        False, _to('output.plots_sources')),
+        False, _of_maps('output.plots_sources')),
     'visualization.visualize_bg_separate': (
-        False, _to('output.plots_backgrounds')),
+        False, _of_maps('output.plots_backgrounds')),
     'visualization.output_dir_fitting': (
         'plots/fitting', _dropped(_NAMES_ARE_FIXED)),
     'visualization.output_dir_deblended': (

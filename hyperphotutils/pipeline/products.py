@@ -24,8 +24,17 @@ from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['combine_tables', 'describe_maps', 'put_in_place', 'sync_files',
-           'table_of', 'write_products']
+__all__ = [
+    'combine_tables',
+    'describe_maps',
+    'put_in_place',
+    'save_picture',
+    'sync_files',
+    'table_of',
+    'with_shapes',
+    'write_catalogs',
+    'write_products',
+]
 
 # What the catalog of several maps tells of each
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
@@ -88,7 +97,9 @@ def _write_files(job, extraction, config, caught, folder, progress_bar):
     Write all files into a folder, and wait until they are on the disk.
     """
     start = time.perf_counter()
-    _write_tables(job, extraction, config.output, folder)
+    table = extraction.table
+    write_catalogs(table, config.output, folder, map_id=job.map_id,
+                   shapes=with_shapes(table, extraction.image))
     if config.output.overview:
         _write_overview(job, extraction, folder)
     fwhm = extraction.image.meta['beam_fwhm_pix']
@@ -179,30 +190,63 @@ def _in_frame(sky, frame):
     return SkyCoord(sky.spherical.lon, sky.spherical.lat, frame=frame)
 
 
-def _write_tables(job, extraction, options, folder):
-    table = extraction.table
-    table.meta['map_id'] = job.map_id
-    write_catalog(table, folder / 'catalog.ecsv')
-    shapes = _with_shapes(extraction)
+def write_catalogs(table, options, folder, *, map_id, shapes=None):
+    """
+    Write the catalogs and regions of a map or a cube.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The sources.
+
+    options : `~hyperphotutils.pipeline.OutputOptions`
+        The section ``output``.
+
+    folder : `~pathlib.Path`
+        Where to write.
+
+    map_id : str
+        The name of the map.
+
+    shapes : `~astropy.table.QTable`, optional
+        The sources with shapes, for all but ``catalog.ecsv``, if they
+        were only detected.
+    """
+    table.meta['map_id'] = map_id
+    write_catalog(table, folder / 'catalog.ecsv', overwrite=True)
+    shapes = table if shapes is None else shapes
     for name, wanted in (('catalog.ipac', options.ipac),
                          ('catalog.csv', options.csv)):
         if wanted:
-            write_catalog(shapes, folder / name, map_id=job.map_id)
+            write_catalog(shapes, folder / name, map_id=map_id,
+                          overwrite=True)
     if options.regions:
         for name, shape in (('ellipses.reg', 'ellipse'),
                             ('centroids.reg', 'point')):
             write_regions(shapes, folder / name, frame=options.region_frame,
-                          shape=shape)
+                          shape=shape, overwrite=True)
 
 
-def _with_shapes(extraction):
+def with_shapes(table, image):
     """
     Give detections without a fit the beam's shape, and no peak flux.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The sources, detected or measured.
+
+    image : `~astropy.nddata.CCDData`
+        Their map.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The table with shapes; the same one if it has them.
     """
-    table = extraction.table
     if 'x_fit' in table.colnames:
         return table
-    image, n_rows = extraction.image, len(table)
+    n_rows = len(table)
     beam = image.meta['beam']
     shaped = table.copy()
     shaped['x_fit'] = table['x_centroid']
@@ -235,14 +279,22 @@ def _write_overview(job, extraction, folder):
         title=f'{job.map_id}: {extraction.counts}',
         beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
               meta['beam_theta']))
-    _save_with_palette(figure, folder / 'overview.png')
+    save_picture(figure, folder / 'overview.png')
 
 
-def _save_with_palette(figure, path):
+def save_picture(figure, path):
     """
     Write a picture with the colours of its colour maps, and greys.
 
     The file is a third as large as in full colour.
+
+    Parameters
+    ----------
+    figure : `~matplotlib.figure.Figure`
+        The picture.
+
+    path : `~pathlib.Path`
+        The file.
     """
     from PIL import Image
 

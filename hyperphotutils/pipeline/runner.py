@@ -143,7 +143,8 @@ def run(config=None, *, executor=None):
     return combine_outcomes(outcomes)
 
 
-def process_maps(config, *, progress_bar=False, origin=None, executor=None):
+def process_maps(config, *, progress_bar=False, origin=None, executor=None,
+                 tell=None):
     """
     Work on all maps, and tell what became of each.
 
@@ -163,6 +164,10 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None):
         ``submit``, or a client of dask.distributed, whose workers see
         the same files under the same names. With `None` (default) that
         is the cluster of ``run.scheduler``, or ``run.jobs`` processes.
+
+    tell : callable, optional
+        Called with a line for each cube of which an earlier run has done
+        a part, before the rest is done.
 
     Returns
     -------
@@ -204,7 +209,8 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None):
             with _connection(config, executor) as workers, \
                     _ended_in_words(directory, jobs, outcomes):
                 journal.begin(work.settings, work.items)
-                _do(work, config, outcomes, journal, workers, progress_bar)
+                _do(work, config, outcomes, journal, workers, progress_bar,
+                    tell)
                 outcomes = {job.map_id: outcomes[job.map_id] for job in jobs}
                 _record(outcomes, work, config, journal, origin)
     return [outcomes[job.map_id] for job in jobs]
@@ -334,7 +340,7 @@ def _summary(extraction, n_warnings, seconds):
     return text
 
 
-def _do(work, config, outcomes, journal, executor, progress_bar):
+def _do(work, config, outcomes, journal, executor, progress_bar, tell):
     """
     Work on the maps that are left, and note each that is finished.
     """
@@ -344,7 +350,8 @@ def _do(work, config, outcomes, journal, executor, progress_bar):
     shown = progress_bar and len(jobs) > 1
     try:
         with (contextlib.closing(_work(jobs, config, executor,
-                                       progress_bar and not shown)) as pairs,
+                                       progress_bar and not shown,
+                                       tell)) as pairs,
               tqdm(total=len(jobs), unit='map', disable=not shown) as bar):
             for job, future in pairs:
                 outcome = _outcome(job, future)
@@ -363,7 +370,7 @@ def _do(work, config, outcomes, journal, executor, progress_bar):
         remove_leftovers(Path(config.output.directory))
 
 
-def _work(jobs, config, executor, progress_bar):
+def _work(jobs, config, executor, progress_bar, tell):
     """
     Begin the work, with what can do it.
     """
@@ -375,7 +382,8 @@ def _work(jobs, config, executor, progress_bar):
 
         return work_through(
             functools.partial(process_cube, executor=executor,
-                              progress_bar=progress_bar), jobs, config)
+                              progress_bar=progress_bar, tell=tell),
+            jobs, config)
     if executor is not None:
         return work_through(_process_elsewhere, jobs, config,
                             str(Path.cwd()), executor=executor)

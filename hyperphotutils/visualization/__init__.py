@@ -3,5 +3,6 @@
 Pictures of maps and of what was measured on them.
 """
 
+from hyperphotutils.visualization.channels import *
 from hyperphotutils.visualization.fits import *
 from hyperphotutils.visualization.maps import *

@@ -220,7 +220,7 @@ def check_images(data, mask, *, rms, **others):
         raise ValueError(msg)
     if unit is None:
         return images, None
-    scale, unit = _readable_unit(images['map'], unit)
+    scale, unit = readable_unit(images['map'], unit)
     return {name: image * scale for name, image in images.items()}, unit
 
 
@@ -252,7 +252,7 @@ def _complete_background(images, beam):
     return fitted if fitted.any() else None
 
 
-def _readable_unit(image, unit):
+def readable_unit(image, unit):
     """
     Put a prefix before the unit that makes the colour bar's numbers
     short.
@@ -411,12 +411,12 @@ def draw_panel(axes, bar_axes, panel, window, label):
     bar = axes.figure.colorbar(image, cax=bar_axes, extend=panel.extend,
                                extendfrac=0.02)
     bar.set_label(label, labelpad=2)
-    bar.set_ticks(_bar_ticks(panel.norm))
+    bar.set_ticks(bar_ticks(panel.norm))
     bar.minorticks_off()
     bar_axes.tick_params(labelsize='small')
 
 
-def _bar_ticks(norm, n_ticks=7):
+def bar_ticks(norm, n_ticks=7):
     """
     Choose round numbers that are evenly spread along the colour bar.
     """

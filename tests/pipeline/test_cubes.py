@@ -16,10 +16,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
+from regions import Regions
 
 import hyperphotutils
 from hyperphotutils.background import CubeBackground
-from hyperphotutils.catalog import read_catalog
+from hyperphotutils.catalog import read_catalog, write_catalog
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.maps import read_cube
@@ -114,9 +115,10 @@ class TestRun:
         """
         outcome, = process_maps(make_config(cube))
         assert outcome.reason is None
-        assert sorted(read_all()) == ['background.fits', 'catalog.ecsv',
-                                      'centroids.reg', 'channels.ecsv',
-                                      'ellipses.reg']
+        assert sorted(read_all()) == [
+            'background.fits', 'catalog.ecsv', 'catalog.ipac',
+            'centroids.reg', 'channels.ecsv', 'ellipses.reg',
+            'overview.png']
         assert not Path('out', UNFINISHED).exists()
         table = outcome.table
         assert table.colnames[:3] == ['channel', 'velocity', 'id']
@@ -181,7 +183,84 @@ class TestRun:
         table = run(make_config(cube, run={'detection_only': True}))
         assert 'x_centroid' in table.colnames
         assert set(table['channel']) == set(range(5))
-        assert 'ellipses.reg' not in read_all()
+        shapes = read_catalog('out/cube/catalog.ipac')
+        assert len(shapes) == len(table)
+        assert_allclose(np.asarray(shapes['FWHM_1']), 4.0, rtol=1e-6)
+        assert not np.isfinite(shapes['FLUX_PEAK']).any()
+        assert len(Regions.read('out/cube/ellipses.reg')) == len(table)
+
+    def test_catalogs_with_columns_of_hyper(self, cube):
+        """
+        So are the catalogs with Hyper's columns, with the channels.
+        """
+        table = run(make_config(cube, output={
+            'directory': 'out', 'csv': True, 'overview': False}))
+        for name in ('catalog.ipac', 'catalog.csv'):
+            read = read_catalog(f'out/cube/{name}')
+            assert read.colnames[:4] == ['MAP_ID', 'CHANNEL', 'VELOCITY',
+                                         'HYPER_ID']
+            assert_array_equal(read['CHANNEL'], table['channel'])
+            assert read['VELOCITY'].unit == 'km/s'
+            for column, name in (('VELOCITY', 'velocity'),
+                                 ('FLUX', 'aperture_flux')):
+                assert_allclose(np.asarray(read[column]), table[name].value)
+        assert 'overview.png' not in read_all()
+        run(make_config(cube, output={
+            'directory': 'two', 'ipac': False, 'regions': False}))
+        assert not {'catalog.ipac', 'catalog.csv', 'ellipses.reg'} & set(
+            read_all('two/cube'))
+
+    def test_what_only_maps_have(self, cube, capsys):
+        """
+        Files of single groups are asked for in vain, which is said.
+        """
+        Path('c.yaml').write_text(
+            'input: {datacube: true}\nfit: {noise: white}\n'
+            'output: {plots_groups: true, fits_sources: true}\n')
+        status, _, err = hyper(capsys, 'run', cube, '--config', 'c.yaml',
+                               '--output-dir', 'out')
+        line = ('output.fits_sources, output.plots_groups have no effect: '
+                'they are for maps, not for cubes')
+        assert status == 0
+        assert err == f'hyperphot: note: {line}\n'
+        assert line in Path('out/cube/run.log').read_text()
+
+    def test_metadata_are_true_of_all_channels(self, cube):
+        """
+        Noise and rms differ from channel to channel: they are told of
+        each, not of all; numbers of sources are sums.
+        """
+        with fits.open(cube, mode='update') as hdus:
+            hdus[0].data[2] *= 3.0
+        table = run(make_config(cube, fit={'noise': 'correlated'}))
+        assert not {'rms', 'noise'} & set(table.meta)
+        assert table.meta['beam_major'] == '4 arcsec'
+        channels = QTable.read('out/cube/channels.ecsv')
+        assert table.meta['n_detected'] == sum(channels['n_detected'])
+        config = make_config(cube, fit={'noise': 'correlated'})
+        for i in (1, 2):
+            image = extract_image(read_cube(cube).channel(i), config)
+            assert_allclose(channels['rms'][i].value, image.rms.value)
+            assert channels['noise'][i] == image.table.meta['noise']
+        assert_allclose(channels['beam_minor'].to_value('arcsec'), 4.0)
+
+    def test_given_sources(self, cube, capsys):
+        """
+        Given sources are called so.
+        """
+        sky = read_cube(cube).wcs.pixel_to_world([30.0, 50], [40.0, 20])
+        write_catalog(QTable({'id': [1, 2], 'sky_centroid': sky}),
+                      'sources.ecsv')
+        Path('c.yaml').write_text(
+            'input: {datacube: true}\nfit: {noise: white}\n'
+            'sources: {table: sources.ecsv}\n')
+        _, out, _ = hyper(capsys, 'run', cube, '--config', 'c.yaml',
+                          '--output-dir', 'out')
+        assert 'cube: 5 channels: 2 given in each, ' in out
+        assert 'detected' not in out
+        channels = QTable.read('out/cube/channels.ecsv')
+        assert_array_equal(channels['n_given'], 2)
+        assert 'n_detected' not in channels.colnames
 
     def test_channels_without_sources_or_values(self, cube):
         """
@@ -267,7 +346,7 @@ class TestBackground:
         assert (status, err) == (0, '')
         assert out.startswith('cube: 5 channels, median rms 0.0')
         assert sorted(read_all()) == ['background.fits', 'channels.ecsv',
-                                      'subtracted.fits']
+                                      'overview.png', 'subtracted.fits']
         data = read_cube(cube)
         finder = HighPassStarFinder(
             5.0, data.channel(0).meta['beam_fwhm_pix'])
@@ -383,10 +462,16 @@ class TestContinued:
             'cubes: {subtract: true}\n')
         command = ['run', cube, '--config', 'c.yaml', '--output-dir']
         assert main([*command, 'undisturbed']) == 0
+        capsys.readouterr()
         self.kill(n_channels, *command, 'out')
         status, out, err = hyper(capsys, *command, 'out')
         assert (status, err) == (0, '')
-        assert '5 channels' in out
+        done = (f'the backgrounds of {n_channels} of 5 channels are done'
+                if n_channels <= 5 else
+                f'{n_channels - 5} of 5 channels are done')
+        first, last = out.splitlines()
+        assert first == f'cube: continuing: {done}'
+        assert f' s for what was left ({done})' in last
         assert read_all() == read_all('undisturbed/cube')
         assert not Path('out', UNFINISHED).exists()
 

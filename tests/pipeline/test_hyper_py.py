@@ -272,6 +272,25 @@ def test_what_cannot_be_had_is_named(hyper_file, sections):
     assert any(row.startswith(f'{key} = ') for row in result.unsupported)
 
 
+def test_files_that_cubes_do_not_have(hyper_file):
+    """
+    Files of single groups and sources are told not to be there for cubes.
+    """
+    wanted = {'fits_output': {'fits_fitting': True, 'fits_deblended': True},
+              'visualization': {'visualize_fitting': True,
+                                'visualize_deblended': False}}
+    config = read_hyper_py(hyper_file(**wanted)).config
+    assert config.output.plots_groups
+    assert config.output.fits_groups
+    result = read_hyper_py(hyper_file(**wanted, control={'datacube': True}))
+    assert not result.config.output.plots_groups
+    assert not result.config.output.fits_groups
+    rows = [row for row in result.unsupported if 'cubes have no files' in row]
+    assert [row.split(' = ')[0] for row in rows] == [
+        'fits_output.fits_deblended', 'fits_output.fits_bg_separate',
+        'visualization.visualize_fitting']
+
+
 def test_missing_keys_have_the_documented_defaults(hyper_file):
     result = read_hyper_py(hyper_file('survey: {survey_code: 15}'))
     assert result.config.detection.n_sigma == 4

@@ -1,0 +1,288 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One picture of a cube: its channels side by side, with their sources.
+"""
+
+import astropy.units as u
+import numpy as np
+
+from hyperphotutils.visualization.maps import (
+    asinh_norm,
+    bar_ticks,
+    draw_sources,
+    label_axes,
+    readable_unit,
+    robust_std,
+)
+
+__all__ = ['choose_channels', 'plot_channels']
+
+_CMAP, _MISSING_COLOR = 'cividis', '0.85'
+
+# Geometry of the figure in inches; a panel is as large as in a journal
+_PANEL = 2.6
+_LEFT, _RIGHT, _BOTTOM, _TOP = 1.0, 1.0, 0.6, 0.65
+_COLUMN_GAP, _ROW_GAP = 0.12, 0.3
+_BAR_GAP, _BAR_WIDTH = 0.1, 0.16
+
+# Panels do not show more pixels than that along an axis
+_MAX_SIDE = 500
+
+# Percentiles between which the colours run, of so many pixels a channel
+_PERCENTILES = (0.3, 99.8)
+_MAX_SAMPLE = 20_000
+
+
+def choose_channels(n_channels, table=None, *, n_max=12):
+    """
+    Choose channels that show what is in a cube.
+
+    Parameters
+    ----------
+    n_channels : int
+        The number of channels of the cube.
+
+    table : `~astropy.table.Table`, optional
+        The sources, with the column ``channel``.
+
+    n_max : int, optional
+        The largest number of channels.
+
+    Returns
+    -------
+    channels : list of int
+        All channels if there are not more of them, else such with
+        sources, or any if there is none, evenly spread.
+
+    Examples
+    --------
+    >>> from hyperphotutils.visualization import choose_channels
+    >>> choose_channels(41, n_max=5)
+    [0, 10, 20, 30, 40]
+    """
+    channels = np.arange(n_channels)
+    if n_channels > n_max and table is not None and len(table) > 0:
+        channels = np.unique(np.asarray(table['channel'], dtype=int))
+    n_shown = min(n_max, len(channels))
+    chosen = np.round(np.linspace(0, len(channels) - 1, n_shown)).astype(int)
+    return [int(channel) for channel in channels[chosen]]
+
+
+def plot_channels(cube, table=None, *, background=None, channels=None,
+                  title=None):
+    """
+    Plot channels of a cube side by side, with the sources of each.
+
+    Parameters
+    ----------
+    cube : `~hyperphotutils.maps.MapCube`
+        The cube. One plane after the other is in memory.
+
+    table : `~astropy.table.Table`, optional
+        The sources as the photometry gives them, with the column
+        ``channel``. Each is drawn as an ellipse along half of its
+        maximum.
+
+    background : `~hyperphotutils.maps.MapCube` or 3D array_like, optional
+        What is subtracted from the cube, in its unit. All channels have
+        the same colours, so that backgrounds would hide the sources.
+
+    channels : sequence of int, optional
+        Which channels. The default is `choose_channels`.
+
+    title : str, optional
+        A line above the panels.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If none of the channels has a value.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_map_cube
+    >>> from hyperphotutils.visualization import plot_channels
+    >>> sim = make_map_cube((6, 64, 64), 3, seed=1)
+    >>> figure = plot_channels(sim.cube, sim.truth,
+    ...                        background=sim.background)
+    >>> [axes.get_title(loc='left') for axes in figure.axes[:3]]
+    ['0: 0 km / s', '1: 0.5 km / s', '2: 1 km / s']
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if channels is None:
+        channels = choose_channels(len(cube), table)
+    planes = _Planes(cube, background)
+    norm, scale, unit = _colors(planes, channels)
+    size, boxes, bar_box, n_columns = _layout(len(channels), cube.shape[1:])
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    for number, channel in enumerate(channels):
+        # only the panel in the lower left corner needs coordinates
+        labelled = number == (len(channels) - 1) // n_columns * n_columns
+        axes = figure.add_axes(
+            boxes[number], projection=cube.wcs if labelled else None)
+        image = planes(channel) * scale
+        shown = _draw_plane(axes, image, norm)
+        if labelled:
+            label_axes(axes, cube.wcs, left=True, bottom=True)
+        else:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        ny, nx = image.shape
+        window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+        axes.set_xlim(window[:2])
+        axes.set_ylim(window[2:])
+        here = None
+        if table is not None:
+            here = table[np.asarray(table['channel']) == channel]
+        if np.isfinite(image).any():
+            draw_sources(axes, image, here, _beam(cube, channel), window)
+        axes.set_title(f'{channel}: {_spectral_text(cube, channel)}',
+                       loc='left', size='small')
+        axes.set_title(axes.get_title(loc='right'), loc='right',
+                       size='small')
+    bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend='both',
+                          extendfrac=0.02)
+    bar.set_label('' if unit is None else unit.to_string('latex_inline'))
+    bar.set_ticks(bar_ticks(norm))
+    bar.minorticks_off()
+    if title:
+        figure.text(boxes[0][0], 1 - 0.12 / size[1], title, va='top',
+                    size=min(12.0, 110.0 * size[0] / len(title)))
+    return figure
+
+
+class _Planes:
+    """
+    The planes of a cube without those of its background.
+    """
+
+    def __init__(self, cube, background):
+        self.cube = cube
+        self.background = background
+
+    def __call__(self, channel):
+        plane = self.cube.plane(channel)
+        if self.background is None:
+            return plane
+        if hasattr(self.background, 'plane'):
+            return plane - self.background.plane(channel)
+        return plane - np.asarray(getattr(self.background, 'value',
+                                          self.background)[channel])
+
+
+def _colors(planes, channels):
+    """
+    Choose the colours of all panels, and a unit in which numbers are
+    short.
+
+    Returns the norm, the factor to the unit, and the unit.
+    """
+    samples = []
+    for channel in channels:
+        plane = planes(channel)
+        values = plane[np.isfinite(plane)]
+        samples.append(values[::max(1, values.size // _MAX_SAMPLE)])
+    values = np.concatenate(samples)
+    if values.size == 0:
+        msg = (f'channels {", ".join(map(str, channels))} of '
+               f'{planes.cube.name} have no values')
+        raise ValueError(msg)
+    scale, unit = _readable(values, planes.cube)
+    values *= scale
+    center, noise = np.median(values), robust_std(values)
+    lower, upper = np.percentile(values, _PERCENTILES)
+    if not upper > lower:
+        lower, upper = lower - 1.0, upper + 1.0
+    lower = max(lower, center - 3 * noise) if noise > 0 else lower
+    width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
+    return asinh_norm(lower, upper, center, width), scale, unit
+
+
+def _readable(values, cube):
+    try:
+        unit = cube.unit
+    except ValueError:
+        return 1.0, None
+    return readable_unit(values, unit)
+
+
+def _draw_plane(axes, image, norm):
+    """
+    Show a plane, with as many pixels as can be seen.
+    """
+    from matplotlib import colormaps
+
+    ny, nx = image.shape
+    step = -(-max(ny, nx) // _MAX_SIDE)
+    small = image
+    if step > 1:
+        blocks = np.full((-(-ny // step) * step, -(-nx // step) * step),
+                         np.nan)
+        blocks[:ny, :nx] = image
+        blocks = blocks.reshape(blocks.shape[0] // step, step, -1, step)
+        good = np.isfinite(blocks)
+        count = good.sum(axis=(1, 3))
+        small = np.where(count > 0, np.where(good, blocks, 0.0).sum(
+            axis=(1, 3)) / np.maximum(count, 1), np.nan)
+    axes.set_facecolor(_MISSING_COLOR)
+    extent = (-0.5, small.shape[1] * step - 0.5, -0.5,
+              small.shape[0] * step - 0.5)
+    return axes.imshow(
+        np.ma.masked_invalid(small), norm=norm, origin='lower',
+        cmap=colormaps[_CMAP].with_extremes(bad=_MISSING_COLOR),
+        interpolation='nearest', extent=extent)
+
+
+def _spectral_text(cube, channel):
+    """
+    Write velocities and frequencies in the usual units.
+    """
+    value = cube.spectral_axis[channel]
+    for unit in (u.km / u.s, u.GHz):
+        if value.unit.is_equivalent(unit):
+            value = value.to(unit)
+    return f'{value:.7g}'
+
+
+def _beam(cube, channel):
+    """
+    Return the beam of a channel in pixels, `None` without one.
+    """
+    try:
+        meta = cube.channel(channel).meta
+    except ValueError:
+        return None
+    return (meta['beam_major_pix'], meta['beam_minor_pix'],
+            meta['beam_theta'])
+
+
+def _layout(n_panels, shape):
+    """
+    Place panels and the colour bar; all boxes are in fractions.
+    """
+    n_columns = min(n_panels, 3 if n_panels in {5, 6, 9} else 4)
+    n_rows = -(-n_panels // n_columns)
+    stretch = np.sqrt(np.clip(shape[0] / shape[1], 0.25, 4.0))
+    width, height = _PANEL / stretch, _PANEL * stretch
+    inner = (n_columns * (width + _COLUMN_GAP) - _COLUMN_GAP,
+             n_rows * (height + _ROW_GAP) - _ROW_GAP)
+    size = (_LEFT + inner[0] + _RIGHT, _BOTTOM + inner[1] + _TOP)
+    scale = np.array([*size, *size])
+    boxes = []
+    for number in range(n_panels):
+        row, column = divmod(number, n_columns)
+        boxes.append(np.array([
+            _LEFT + column * (width + _COLUMN_GAP),
+            _BOTTOM + inner[1] - height - row * (height + _ROW_GAP),
+            width, height]) / scale)
+    bar = np.array([_LEFT + inner[0] + _BAR_GAP, _BOTTOM, _BAR_WIDTH,
+                    inner[1]]) / scale
+    return size, boxes, bar, n_columns
