@@ -501,8 +501,6 @@ def _say_earlier(outcomes):
         what = (f'all {n_maps} maps are done' if n_maps > 1
                 else f'{outcomes[0].job.folder} is done')
         _say(f'nothing left to do: {what} (--overwrite does it again)')
-    elif n_earlier:
-        _say(f'{n_earlier} of {n_maps} maps were done by an earlier run')
 
 
 def _example(options):
@@ -536,6 +534,8 @@ def _example(options):
 
 def _say(line):
     sys.stdout.write(f'{line}\n')
+    # what is said during the work is to be read then
+    sys.stdout.flush()
 
 
 def _complain(line):

@@ -166,8 +166,9 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
         is the cluster of ``run.scheduler``, or ``run.jobs`` processes.
 
     tell : callable, optional
-        Called with a line for each cube of which an earlier run has done
-        a part, before the rest is done.
+        Called with a line before the work begins if an earlier run has
+        done some of the maps, and for each cube of which it has done a
+        part.
 
     Returns
     -------
@@ -203,6 +204,9 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
             job.map_id: MapOutcome(job, earlier=True,
                                    **journal.items[job.map_id].result)
             for job in jobs if job.map_id not in work.items}
+        n_done = len(jobs) - len(work.todo)
+        if n_done and work.todo and tell is not None:
+            tell(f'continuing: {n_done} of {len(jobs)} maps are done already')
         if work.items:
             make_writable(directory)
             remove_leftovers(directory)

@@ -136,7 +136,8 @@ def test_finished_maps_are_not_done_again(maps, hyper, worked_on):
     assert hyper(*options, *maps[:2])[0] == 0
     status, out, err = hyper(*options, *maps)
     assert (status, err) == (0, '')
-    assert out.splitlines()[0] == '2 of 4 maps were done by an earlier run'
+    assert out.splitlines()[0] == (
+        'continuing: 2 of 4 maps are done already')
     assert [line.split(':')[0] for line in out.splitlines()[1:]] == ['d', 'b']
     assert worked_on == list(NAMES)
     table = read_catalog('hyperphot_output/catalog_all.ecsv')
@@ -145,6 +146,14 @@ def test_finished_maps_are_not_done_again(maps, hyper, worked_on):
         0, 'nothing left to do: all 4 maps are done (--overwrite does it '
         'again)\n', '')
     assert worked_on == list(NAMES)
+
+
+def test_what_is_done_already_is_told_before_the_work(maps, worked_on):
+    process_maps(make_config(maps[:1]))
+    told = []
+    process_maps(make_config(maps),
+                 tell=lambda line: told.append((line, len(worked_on))))
+    assert told == [('continuing: 1 of 4 maps are done already', 1)]
 
 
 def test_outcomes_of_earlier_runs_are_the_same(maps):
