@@ -254,9 +254,8 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
     for number, (panel, places) in enumerate(zip(panels, boxes,
                                                  strict=True)):
         axes = figure.add_axes(places[0], projection=wcs)
-        last = number == len(panels) - 1
         draw_panel(axes, figure.add_axes(places[1]), panel, window,
-                   label if last else '')
+                   label)
         label_axes(axes, wcs, left=number == 0, bottom=True)
         if wcs is not None:
             for coord in axes.coords:
@@ -328,8 +327,8 @@ def _draw_surface(axes, panel, panels):
                       linewidth=0, antialiased=False, shade=False)
     axes.set_zlim(lower, upper)
     axes.view_init(elev=_ELEVATION, azim=_AZIMUTH)
-    axes.set_xlabel('x', labelpad=-8, size='small')
-    axes.set_ylabel('y', labelpad=-8, size='small')
+    axes.set_xlabel('x (cut-out)', labelpad=-5, size='small')
+    axes.set_ylabel('y (cut-out)', labelpad=-5, size='small')
     axes.tick_params(labelsize='x-small', pad=-2)
     axes.locator_params(nbins=4)
 

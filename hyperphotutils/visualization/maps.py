@@ -6,6 +6,7 @@ The figures are made without pyplot: they leave no global state behind,
 need no display, and can be made in any thread or process.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import astropy.units as u
@@ -31,6 +32,8 @@ _COLUMN_GAP, _ROW_GAP = 1.2, 0.45
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
 
 _MAX_LABELLED = 30
+# Names of so few sources are written larger.
+_FEW = 10
 _LABEL_GAP = 2.5
 
 # Where the name of a source may be, in the order of preference
@@ -410,6 +413,8 @@ def draw_panel(axes, bar_axes, panel, window, label):
     axes.set_title(panel.title, loc='left', size='medium')
     bar = axes.figure.colorbar(image, cax=bar_axes, extend=panel.extend,
                                extendfrac=0.02)
+    if not is_linear(panel.norm):
+        label = f'{label} (asinh scale)'.strip()
     bar.set_label(label, labelpad=2)
     bar.set_ticks(bar_ticks(panel.norm))
     bar.minorticks_off()
@@ -418,21 +423,47 @@ def draw_panel(axes, bar_axes, panel, window, label):
 
 def bar_ticks(norm, n_ticks=7):
     """
-    Choose round numbers that are evenly spread along the colour bar.
+    Choose round numbers that are about evenly spread along the colour
+    bar: of those within a step of each place, the roundest.
     """
     from matplotlib.ticker import MaxNLocator
 
-    if not hasattr(norm, 'inverse') or type(norm).__name__ == 'Normalize':
+    if is_linear(norm):
         ticks = MaxNLocator(n_ticks).tick_values(norm.vmin, norm.vmax)
         return ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
-    edges = np.linspace(0, 1, n_ticks)
-    values = np.asarray(norm.inverse(edges))
-    steps = np.gradient(values)
-    digits = -np.floor(np.log10(np.abs(steps))).astype(int)
-    ticks = [round(float(value), int(digit))
-             for value, digit in zip(values, digits, strict=True)]
-    return np.unique([tick for tick in ticks
-                      if norm.vmin <= tick <= norm.vmax])
+    edges = np.asarray(norm.inverse(np.linspace(0, 1, n_ticks + 1)))
+    ticks = [_roundest(*sorted(pair))
+             for pair in pairwise(edges)]
+    # two that are nearly at the same place would overlap
+    places = np.asarray(norm(ticks), dtype=float)
+    chosen = []
+    for tick, place in zip(ticks, places, strict=True):
+        if not chosen or place - chosen[-1][1] > 0.5 / n_ticks:
+            chosen.append((tick, place))
+    return np.array([tick for tick, _ in chosen])
+
+
+def _roundest(lower, upper):
+    """
+    Return the number with the fewest digits in an interval.
+    """
+    if lower <= 0.0 <= upper:
+        return 0.0
+    exponent = np.ceil(np.log10(max(abs(lower), abs(upper))))
+    for power in 10.0**np.arange(exponent, exponent - 17, -1):
+        for step in (power, 0.5 * power, 0.2 * power):
+            multiple = np.ceil(lower / step - 1e-9)
+            if multiple * step <= upper * (1.0 + 1e-9 * np.sign(upper)):
+                # without what the product has of binary digits
+                return float(f'{multiple * step:.12g}')
+    return 0.5 * (lower + upper)
+
+
+def is_linear(norm):
+    """
+    Tell whether colours follow the values linearly.
+    """
+    return type(norm).__name__ == 'Normalize'
 
 
 def label_axes(axes, wcs, *, left, bottom):
@@ -517,7 +548,8 @@ def _label_sources(axes, names, boxes):
         half = 0.5 * (right - left), 0.5 * (top - bottom)
         text = axes.annotate(
             name, center, xytext=(0, 0), textcoords='offset points',
-            size='x-small', color=_SOURCE_COLOR, path_effects=_rim(0.5),
+            size='medium' if len(names) <= _FEW else 'small',
+            color=_SOURCE_COLOR, path_effects=_rim(0.5),
             annotation_clip=False)
         for dx, dy in _SIDES:
             # in a corner, the name may come nearer to the ellipse

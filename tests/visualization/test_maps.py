@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.visualization import plot_overview
+from hyperphotutils.visualization.maps import _bar_ticks, asinh_norm
 
 SHAPE = (60, 80)
 
@@ -296,14 +297,36 @@ def test_mask_hides_pixels():
     assert_array_equal(image.get_array().mask, mask)
 
 
+@pytest.mark.parametrize(
+    ('lower', 'upper', 'center', 'width'),
+    [(9e-6, 62e-6, 12e-6, 4e-6), (0.0, 45.0, 0.0, 9.0),
+     (-3.0, 1000.0, 0.0, 2.0), (5.0, 39.0, 12.0, 11.0),
+     (-0.7, -0.1, -0.5, 0.1)])
+def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
+    """
+    Ticks have two digits at most, are within the bar, and spread over
+    most of it without coming close to each other.
+    """
+    norm = asinh_norm(lower, upper, center, width)
+    ticks = _bar_ticks(norm)
+    assert np.all((ticks >= lower) & (ticks <= upper))
+    assert_allclose(ticks, [float(f'{tick:.1e}') for tick in ticks])
+    places = np.asarray(norm(ticks))
+    assert len(ticks) >= 4
+    assert np.all(np.diff(places) > 0.05)
+    assert places[0] < 0.25
+    assert places[-1] > 0.75
+
+
 def test_units_give_short_numbers_on_the_bars():
     data, table, images = make_images()
     unit = u.Jy / u.pix
     images = {name: image * unit for name, image in images.items()}
     figure = plot_overview(data * unit, table, rms=1e-5 * unit, **images)
-    labels = {axes.get_ylabel() for axes in figure.axes
-              if not axes.images}
-    assert labels == {r'$\mathrm{\mu Jy\,pix^{-1}}$'}
+    labels = [axes.get_ylabel() for axes in figure.axes
+              if not axes.images and axes.get_ylabel()]
+    unit = r'$\mathrm{\mu Jy\,pix^{-1}}$'
+    assert labels == 3 * [f'{unit} (asinh scale)'] + [unit]
     norm = panels_of(figure)[3].images[0].norm
     assert_allclose([norm.vmin, norm.vmax], [-50, 50])
     assert_allclose(panels_of(figure)[0].images[0].get_array(), data * 1e6)
