@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.visualization import plot_overview
-from hyperphotutils.visualization.maps import _bar_ticks, asinh_norm
+from hyperphotutils.visualization.maps import bar_ticks, asinh_norm
 
 SHAPE = (60, 80)
 
@@ -308,7 +308,7 @@ def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
     most of it without coming close to each other.
     """
     norm = asinh_norm(lower, upper, center, width)
-    ticks = _bar_ticks(norm)
+    ticks = bar_ticks(norm)
     assert np.all((ticks >= lower) & (ticks <= upper))
     assert_allclose(ticks, [float(f'{tick:.1e}') for tick in ticks])
     places = np.asarray(norm(ticks))
