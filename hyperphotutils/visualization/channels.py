@@ -8,6 +8,7 @@ import numpy as np
 
 from hyperphotutils.visualization.maps import (
     asinh_norm,
+    bar_label,
     bar_ticks,
     draw_sources,
     label_axes,
@@ -150,7 +151,8 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
                        size='small')
     bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend='both',
                           extendfrac=0.02)
-    bar.set_label('' if unit is None else unit.to_string('latex_inline'))
+    bar.set_label(bar_label(
+        '' if unit is None else unit.to_string('latex_inline'), norm))
     bar.set_ticks(bar_ticks(norm))
     bar.minorticks_off()
     if title:

@@ -413,9 +413,7 @@ def draw_panel(axes, bar_axes, panel, window, label):
     axes.set_title(panel.title, loc='left', size='medium')
     bar = axes.figure.colorbar(image, cax=bar_axes, extend=panel.extend,
                                extendfrac=0.02)
-    if not is_linear(panel.norm):
-        label = f'{label} (asinh scale)'.strip()
-    bar.set_label(label, labelpad=2)
+    bar.set_label(bar_label(label, panel.norm), labelpad=2)
     bar.set_ticks(bar_ticks(panel.norm))
     bar.minorticks_off()
     bar_axes.tick_params(labelsize='small')
@@ -457,6 +455,13 @@ def _roundest(lower, upper):
                 # without what the product has of binary digits
                 return float(f'{multiple * step:.12g}')
     return 0.5 * (lower + upper)
+
+
+def bar_label(unit, norm):
+    """
+    Return the label of a bar: the unit, and how colours follow values.
+    """
+    return unit if is_linear(norm) else f'{unit} (asinh scale)'.strip()
 
 
 def is_linear(norm):

@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.visualization import plot_overview
-from hyperphotutils.visualization.maps import bar_ticks, asinh_norm
+from hyperphotutils.visualization.maps import asinh_norm, bar_ticks
 
 SHAPE = (60, 80)
 
