@@ -3,6 +3,7 @@
 Cut-outs of single groups and sources, as FITS files and pictures.
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import astropy.units as u
@@ -147,8 +148,6 @@ def write_cutouts(extraction, folder, options, fit_radius, *,
     if extraction.model is None:
         # sources were only detected
         return
-    from tqdm import tqdm
-
     plans = [(cut, wanted) for cut, writers in plans
              if (wanted := {name: writer for name, writer in writers.items()
                             if getattr(options, name)})]
@@ -156,15 +155,32 @@ def write_cutouts(extraction, folder, options, fit_radius, *,
     n_cutouts = {cut_groups: len(set(fitted['group_id'])),
                  cut_sources: len(fitted)}
     n_files = sum(n_cutouts[cut] * len(writers) for cut, writers in plans)
-    with tqdm(total=n_files, desc='Write pictures and cut-outs', unit='file',
-              disable=not progress_bar or n_files == 0) as bar:
+    with _progress(n_files if progress_bar else 0) as update:
         for cut, writers in plans:
             for name in writers:
                 (folder / name).mkdir()
             for cutout in cut(extraction, fit_radius):
                 for name, writer in writers.items():
                     writer(cutout, extraction, folder / name)
-                    bar.update()
+                    update()
+
+
+@contextlib.contextmanager
+def _progress(n_files):
+    """
+    Show a progress bar, and give the function that moves it on.
+
+    (Without one nothing of tqdm is made: its lock, in a process that is
+    stopped, is complained of.)
+    """
+    if n_files == 0:
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=n_files, desc='Write pictures and cut-outs',
+              unit='file') as bar:
+        yield bar.update
 
 
 def _fitted_rows(extraction):
