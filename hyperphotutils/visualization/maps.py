@@ -461,7 +461,9 @@ def bar_label(unit, norm):
     """
     Return the label of a bar: the unit, and how colours follow values.
     """
-    return unit if is_linear(norm) else f'{unit} (asinh scale)'.strip()
+    if is_linear(norm):
+        return unit
+    return f'{unit} (asinh scale)' if unit else 'asinh scale'
 
 
 def is_linear(norm):

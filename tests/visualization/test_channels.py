@@ -88,4 +88,4 @@ class TestPlotChannels:
         for key in ('BUNIT', 'BMAJ', 'BMIN', 'BPA'):
             del header[key]
         figure = plot_channels(read_cube((sim.hdu.data, header)))
-        assert figure.axes[-1].get_ylabel() == ''
+        assert figure.axes[-1].get_ylabel() == 'asinh scale'
