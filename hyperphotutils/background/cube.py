@@ -4,8 +4,10 @@ Polynomial backgrounds of cubes, channel by channel.
 """
 
 import contextlib
+import functools
 import warnings
 from dataclasses import dataclass, field, replace
+from os import PathLike
 
 import numpy as np
 from astropy.table import QTable, Table
@@ -29,6 +31,12 @@ from hyperphotutils.utils.executors import one_blas_thread, work_through
 from hyperphotutils.utils.tables import make_repr, result_meta
 
 __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
+
+# The smallest boxes: so many pixels for each term of a polynomial, and so
+# many beams along a side, for the noise is the same all over a beam
+_MIN_PIXELS, _MIN_BEAMS = 5, 3
+
+_MEDIAN_TO_SIGMA = 0.67449
 
 # What the table tells of the polynomial of a channel.
 _CHOICE = {'order': -1, 'method': '', 'epsilon': np.nan, 'box_size': -1,
@@ -63,7 +71,9 @@ class CubeBackground:
         are fitted; see `LocalPolynomialBackground`. The boxes lie around
         ``positions``, or cover the plane with half a box between their
         centers; where they overlap, their polynomials are averaged. The
-        default is one polynomial for the whole plane.
+        default is one polynomial for the whole plane. A box must have
+        at least 5 pixels for each term of the polynomials, and be 3
+        beams long.
 
     positions : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
             or array_like, optional
@@ -174,6 +184,7 @@ class CubeBackground:
         self.mask_factor = check_positive(mask_factor, 'mask_factor')
         self.smoothing = smoothing
         self.seed = seed
+        self._check_files()
         self._check()
 
     def __repr__(self):
@@ -204,7 +215,9 @@ class CubeBackground:
             Whether to replace existing files.
 
         jobs : int, optional
-            The number of processes.
+            The number of processes. With more than one, a script must
+            keep its own statements below ``if __name__ ==
+            '__main__':``, since the processes import it.
 
         executor : `~concurrent.futures.Executor`, optional
             What works on the channels instead; see
@@ -221,6 +234,8 @@ class CubeBackground:
         """
         rows = {}
         history = ['background by hyperphotutils']
+        self._check_kind(cube)
+        self._check_cube(cube)
         with contextlib.ExitStack() as stack:
             writers = [path and stack.enter_context(cube.make_writer(
                 path, overwrite=overwrite, history=history))
@@ -270,7 +285,7 @@ class CubeBackground:
         """
         task = self.prepare(cube)
         channels = (range(len(cube)) if channels is None
-                    else [range(len(cube))[i] for i in channels])
+                    else [_channel_of(cube, i) for i in channels])
         parts = self._fit(task, channels, jobs, executor, progress_bar)
         if self.smoothing > 0.0:
             parts = self.smooth(parts)
@@ -291,11 +306,8 @@ class CubeBackground:
             Called with the index of a channel, it returns its
             `ChannelBackground`. It can be sent to other processes.
         """
-        if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
-            msg = ('cube must be a MapCube, as from '
-                   'hyperphotutils.maps.read_cube: got '
-                   f'{type(cube).__name__}')
-            raise TypeError(msg)
+        self._check_kind(cube)
+        self._check_cube(cube)
         if self.region is not None:  # errors come before the work
             make_region_mask(self.region, cube.shape[1:], cube.wcs)
         ellipses, channel = None, None
@@ -397,7 +409,9 @@ class CubeBackground:
             (0 for the whole plane), ``nmse``, ``reduced_chi2``, ``bic``,
             ``n_pixels`` (compared), and ``background_rms``, the rms of
             the residual. With boxes, choice and scores are the medians
-            over the boxes, for methods the most frequent one. The order
+            over the boxes, for methods the most frequent one, and the
+            rms is corrected for what the polynomials take of noise that
+            is white or correlated over the beam. The order
             is -1 where there are too few pixels.
         """
         parts = sorted(parts, key=lambda part: part.channel)
@@ -414,6 +428,61 @@ class CubeBackground:
         table.meta['call'] = repr(self)
         return table
 
+    def _check_files(self):
+        """
+        Refuse names of files, and what is no region.
+        """
+        for name, readers in (
+                ('region', 'regions.Regions.read'),
+                ('sources', 'hyperphotutils.catalog.read_catalog or '
+                            'read_source_list'),
+                ('positions', 'hyperphotutils.catalog.read_catalog or '
+                              'read_source_list')):
+            value = getattr(self, name)
+            if isinstance(value, str | PathLike):
+                msg = (f'{name} must not be the name of a file: read '
+                       f'{str(value)!r} by {readers}')
+                raise TypeError(msg)
+        region = self.region
+        if not (region is None or hasattr(region, 'regions')
+                or hasattr(region, 'to_mask') or hasattr(region, 'to_pixel')
+                or np.asarray(region).dtype == bool):
+            msg = ('region must be a region of the package regions or a '
+                   f'mask of bool: got {type(region).__name__}')
+            raise TypeError(msg)
+
+    @staticmethod
+    def _check_kind(cube):
+        """
+        Refuse what is not a cube.
+        """
+        if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
+            msg = ('cube must be a MapCube, as from '
+                   'hyperphotutils.maps.read_cube: got '
+                   f'{type(cube).__name__}')
+            if isinstance(cube, str | PathLike):
+                msg += f': use read_cube({str(cube)!r})'
+            raise TypeError(msg)
+
+    def _check_cube(self, cube):
+        """
+        Check the arguments that depend on the cube.
+        """
+        n_channels = len(cube)
+        if isinstance(self.detect_on, int | np.integer) and not (
+                -n_channels <= self.detect_on < n_channels):
+            msg = (f'detect_on is channel {self.detect_on}, but {cube.name} '
+                   f'has {n_channels} channels, 0 to {n_channels - 1}')
+            raise ValueError(msg)
+        sizes = [] if self.box_sizes is None else [
+            size for size in np.atleast_1d(self.box_sizes) if size > 0]
+        fwhm = _beam_fwhm(cube)
+        if sizes and min(sizes) < _MIN_BEAMS * fwhm:
+            msg = (f'box_sizes must be at least {_MIN_BEAMS} beams of '
+                   f'{cube.name}, {_MIN_BEAMS * fwhm:.3g} pixels, to tell a '
+                   f'background from noise: got {min(sizes):g}')
+            raise ValueError(msg)
+
     def _check(self):
         """
         Check the arguments, as far as that needs no cube.
@@ -424,6 +493,7 @@ class CubeBackground:
         check_comparison(self.criterion, self.tolerance)
         if self.box_sizes is not None:
             self._local(1)
+            self._check_box_sizes()
         elif self.positions is not None:
             msg = 'positions needs box_sizes, the size of the boxes there'
             raise ValueError(msg)
@@ -443,6 +513,21 @@ class CubeBackground:
         if self.smoothing > 0.0 and self.box_sizes is not None:
             msg = ('smoothing averages polynomials of whole planes: it does '
                    'not go with box_sizes')
+            raise ValueError(msg)
+
+    def _check_box_sizes(self):
+        """
+        Refuse boxes that the polynomials could follow pixel by pixel.
+        """
+        order = max(np.max(self.orders), np.max(self._orders(0)))
+        n_terms = (order + 1) * (order + 2) // 2
+        smallest = min((2 * (size // 2) + 1 for size in np.atleast_1d(
+            self.box_sizes) if size > 0), default=np.inf)
+        limit = 2 * int(np.ceil(np.sqrt(_MIN_PIXELS * n_terms)) // 2) + 1
+        if smallest < limit:
+            msg = (f'box_sizes must be at least {limit} pixels for '
+                   f'polynomials of order {order}, which have {n_terms} '
+                   f'terms: got {smallest:g}')
             raise ValueError(msg)
 
     def _orders(self, n_sources):
@@ -768,8 +853,36 @@ class _Task:
             'n_pixels': int(np.median(table['n_pixels'])),
             **{name: _median(table[name])
                for name in ('nmse', 'reduced_chi2', 'bic')}}
-        return replace(part, rms=_median(table['bkg_rms']), choice=choice,
-                       image=image)
+        rms = self._box_rms(plane - image, ~mask, choice,
+                            _median(table['bkg_rms']))
+        return replace(part, rms=rms, choice=choice, image=image)
+
+    def _box_rms(self, residual, good, choice, rms):
+        """
+        Correct the rms in boxes for what polynomials take of the noise.
+
+        That is more if the noise is correlated, over the beam. How much
+        of it is follows from the differences of neighbours, which no
+        polynomial takes away.
+        """
+        fwhm, side = _beam_fwhm(self.cube), choice['box_size']
+        if fwhm == 0.0 or side == 0 or not rms > 0.0:
+            return rms
+        steps = [np.diff(residual, axis=axis)[
+            np.logical_and(*_neighbours(good, axis))] for axis in (0, 1)]
+        steps = np.concatenate(steps)
+        steps = steps[np.isfinite(steps)]
+        if steps.size == 0:
+            return rms
+        # half the variance of the differences, from their median
+        step = 0.5 * (np.median(np.abs(steps)) / _MEDIAN_TO_SIGMA)**2
+        left, near = _left_of_noise(side, choice['order'], fwhm)
+        # rms**2 = white + left * smooth, step = white + near * smooth
+        smooth = max((rms**2 - step) / (left - near), 0.0)
+        white = rms**2 - left * smooth
+        if white < 0.0:
+            white, smooth = 0.0, rms**2 / left
+        return float(np.sqrt(white + smooth))
 
 
 def _fit_channel(index, task):
@@ -777,6 +890,51 @@ def _fit_channel(index, task):
     Fit a channel, in whatever process.
     """
     return task(index)
+
+
+def _neighbours(image, axis):
+    """
+    Return an image without its first and without its last row or column.
+    """
+    n = image.shape[axis]
+    return (np.take(image, range(1, n), axis=axis),
+            np.take(image, range(n - 1), axis=axis))
+
+
+@functools.cache
+def _left_of_noise(side, order, fwhm):
+    """
+    Return the ratios of the variances that noise correlated over the
+    beam has after a fit in a box, and between neighbours, to its own.
+
+    The first one is relative to what is left of white noise.
+    """
+    n_pixels = side**2
+    position = np.linspace(-1.0, 1.0, side)
+    powers = [position**i for i in range(order + 1)]
+    terms = np.array([np.outer(powers[j], powers[i]).ravel()
+                      for i in range(order + 1)
+                      for j in range(order + 1 - i)])
+    basis = np.linalg.qr(terms.T)[0].T.reshape(-1, side, side)
+    # the autocovariance is the beam convolved with itself: it is
+    # separable, and so is its application
+    distance = np.arange(side) - np.arange(side)[:, np.newaxis]
+    covariance = 0.5**(2.0 * distance**2 / fwhm**2)
+    taken = np.sum(basis * (covariance @ basis @ covariance))
+    left = (n_pixels - taken) / (n_pixels - len(basis))
+    return left, 1.0 - 0.5**(2.0 / fwhm**2)
+
+
+def _channel_of(cube, index):
+    """
+    Return the index of a channel, counted from the first one.
+    """
+    n_channels = len(cube)
+    if not -n_channels <= index < n_channels:
+        msg = (f'channels has {index}, but {cube.name} has {n_channels} '
+               f'channels, 0 to {n_channels - 1}')
+        raise ValueError(msg)
+    return index % n_channels
 
 
 def _plane_grid(shape):
@@ -815,6 +973,16 @@ def _median(values):
     values = np.asarray(values)
     values = values[np.isfinite(values)]
     return float(np.median(values)) if values.size > 0 else np.nan
+
+
+def _beam_fwhm(cube):
+    """
+    Return the median FWHM of the beams in pixels, 0 if it is not known.
+    """
+    try:
+        return float(np.nanmedian(cube.beam_fwhm_pix))
+    except ValueError:
+        return 0.0
 
 
 def _unit_of(cube):

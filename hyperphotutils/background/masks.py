@@ -3,6 +3,8 @@
 Masks of the pixels that sources cover.
 """
 
+from os import PathLike
+
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -205,6 +207,9 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
 
     Raises
     ------
+    TypeError
+        If it is the name of a file.
+
     ValueError
         If there are no positions, or positions on the sky but no WCS.
 
@@ -214,6 +219,11 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
     >>> print(read_ellipses([(10.0, 20.0)], fwhm=4.0)['fwhm_major'][0])
     4.0
     """
+    if isinstance(sources, str | PathLike):
+        msg = (f'sources must be a table, SkyCoord, or rows of (x, y): got '
+               f'the name {str(sources)!r}: read the file first, by '
+               'hyperphotutils.catalog.read_catalog or read_source_list')
+        raise TypeError(msg)
     if isinstance(sources, SkyCoord):
         sources = QTable({'sky_centroid': sources.reshape(-1)})
     if not isinstance(sources, Table):

@@ -3,6 +3,7 @@
 Reading cubes channel by channel, without ever holding one in memory.
 """
 
+import operator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
@@ -123,6 +124,18 @@ class MapCube:
         """
         return self.planes.dtype
 
+    def _check_index(self, index):
+        """
+        Return the index of a channel, counted from the first one.
+        """
+        n_channels = len(self)
+        index = operator.index(index)
+        if not -n_channels <= index < n_channels:
+            msg = (f'{self.name}: there is no channel {index}: it has '
+                   f'{n_channels} channels, 0 to {n_channels - 1}')
+            raise IndexError(msg)
+        return index % n_channels
+
     def plane(self, index):
         """
         Return the values of a channel as they are.
@@ -139,10 +152,13 @@ class MapCube:
 
         Raises
         ------
+        IndexError
+            If there is no such channel.
+
         MapError
             If the file has vanished or become shorter.
         """
-        index = range(len(self))[index]
+        index = self._check_index(index)
         try:
             values = self.planes(index)
         except (OSError, ValueError) as error:
@@ -171,10 +187,13 @@ class MapCube:
 
         Raises
         ------
+        IndexError
+            If there is no such channel.
+
         MapError
             If the unit or the beam is missing or wrong.
         """
-        index = range(len(self))[index]
+        index = self._check_index(index)
         # what is wrong with both is told at once
         (unit, text), (beam, beam_area) = self._find(
             self._find_unit, partial(self._find_beam, index))

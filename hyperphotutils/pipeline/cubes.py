@@ -167,6 +167,11 @@ def make_cube_background(cube, config):
         detection = config.detection.model_copy(update={'rms': None})
         first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
         finder = make_finder(cube.channel(first), detection)
+    n_channels = len(cube)
+    if isinstance(cubes.detect_on, int) and cubes.detect_on >= n_channels:
+        msg = (f'{cube.name}: cubes.detect_on is channel {cubes.detect_on}, '
+               f'but it has {n_channels} channels, 0 to {n_channels - 1}')
+        raise MapError(msg)
     if cubes.region is not None:
         region = _read_region(cubes.region)
     if options.box_sizes is not None:

@@ -7,11 +7,13 @@ import json
 import pickle
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import DAOStarFinder
@@ -23,6 +25,7 @@ from regions import (
     RectanglePixelRegion,
     Regions,
 )
+from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.background import (
     ChannelBackground,
@@ -126,6 +129,24 @@ class TestAccuracy:
         assert error[1] < 0.5 * sim.rms.value
         assert set(boxes.table['box_size']) == {33}
         assert_allclose(boxes.background_rms.value, sim.rms.value, rtol=0.2)
+
+    @pytest.mark.parametrize('beam', [1.0, 4.0])
+    @pytest.mark.parametrize('size', [15, 21])
+    def test_rms_of_small_boxes(self, size, beam):
+        """
+        The rms is that of the noise where the polynomials of small boxes
+        take a good part of it, whether it is white or not.
+        """
+        noise = np.random.default_rng(3).standard_normal((2, 160, 160))
+        if beam > 1.0:
+            width = beam * gaussian_fwhm_to_sigma
+            noise = gaussian_filter(noise, (0.0, width, width), mode='wrap')
+        noise /= noise.std()
+        header = make_map_cube((2, 40, 40), 0, seed=1).hdu.header
+        cube = read_cube((noise, header))
+        assert_allclose(cube.beam_fwhm_pix, 4.0, rtol=1e-5)
+        rms = CubeBackground(box_sizes=size, orders=2)(cube).background_rms
+        assert_allclose(rms.value, 1.0, rtol=0.1)
 
     def test_smoothing(self):
         """
@@ -272,7 +293,7 @@ class TestRegion:
          'region has no pixel'),
         (np.zeros((96, 104), bool), ValueError, 'region has no pixel'),
         (np.ones((3, 4), bool), ValueError, 'region must have the shape'),
-        ('circle', TypeError, 'region must be a region'),
+        ('circle', TypeError, 'region must not be the name'),
     ])
     def test_bad_region(self, sim, region, error, message):
         """
@@ -492,6 +513,15 @@ class TestArguments:
         ({'mask_factor': -1}, ValueError, 'mask_factor must be a positive'),
         ({'smoothing': -1.0}, ValueError, 'smoothing must not be negative'),
         ({'smoothing': 1.0, 'box_sizes': 9}, ValueError, 'does not go with'),
+        ({'box_sizes': 3}, ValueError, 'at least 7 pixels for polynomials of '
+                                       'order 2, which have 6 terms: got 3'),
+        ({'region': 'w1.reg'}, TypeError,
+         r"region must not be the name of a file: read 'w1.reg' by regions.R"),
+        ({'region': 5}, TypeError, 'region must be a region of the package'),
+        ({'sources': 'w1.csv'}, TypeError, r"sources must not be the name of "
+         r"a file: read 'w1.csv' by .*read_catalog or read_source_list"),
+        ({'positions': Path('a.csv'), 'box_sizes': 9}, TypeError,
+         r"positions must not be the name of a file: read 'a.csv'"),
     ])
     def test_bad(self, options, error, message):
         """
@@ -507,8 +537,25 @@ class TestArguments:
         with pytest.raises(TypeError, match=r'cube must be a MapCube.*'
                            r'read_cube: got ndarray'):
             CubeBackground()(sim.hdu.data)
+        with pytest.raises(TypeError, match=r"got str: use read_cube\("
+                           r"'cube.fits'\)"):
+            CubeBackground()('cube.fits')
         with pytest.raises(ValueError, match=r'sources must have positions'):
             CubeBackground(sources=QTable({'flux': [1.0]}))(sim.cube)
+
+    def test_what_depends_on_the_cube(self, sim):
+        """
+        Channels and sizes are compared with those of the cube.
+        """
+        for channel in (8, 99, -9):
+            with pytest.raises(ValueError, match=rf'detect_on is channel '
+                               rf'{channel}, but .* has 8 channels, 0 to 7'):
+                CubeBackground(finder=FINDER, detect_on=channel)(sim.cube)
+        with pytest.raises(ValueError, match=r'channels has 8, but .* has 8'):
+            list(CubeBackground().iterate(sim.cube, channels=[8]))
+        with pytest.raises(ValueError, match=r'box_sizes must be at least 3 '
+                           r'beams of .*, 12 pixels, .* got 9'):
+            CubeBackground(box_sizes=(9, 31))(sim.cube)
 
     def test_repr_and_pickle(self):
         """

@@ -27,6 +27,7 @@ from hyperphotutils.maps import read_cube
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
+    PipelineError,
     process_maps,
     run,
 )
@@ -429,6 +430,15 @@ class TestBackground:
             make_config('cube.fits', **sections)
         with pytest.raises(ValueError, match=r'needs input.datacube'):
             PipelineConfig(run={'background_only': True})
+
+    def test_channel_to_detect_on(self, cube):
+        """
+        A channel that the cube does not have is named, with its key.
+        """
+        config = make_config(cube, cubes={'detect_on': 99})
+        with pytest.raises(PipelineError, match=r'cube.fits: cubes.detect_on '
+                           r'is channel 99, but it has 5 channels, 0 to 4$'):
+            run(config)
 
     def test_region_file(self, cube):
         """
