@@ -8,6 +8,7 @@ Many maps, files, logs and the command line.
 from hyperphotutils.pipeline.bands import *
 from hyperphotutils.pipeline.config import *
 from hyperphotutils.pipeline.hyper_py import *
+from hyperphotutils.pipeline.options import *
 from hyperphotutils.pipeline.planning import *
 from hyperphotutils.pipeline.runner import *
 from hyperphotutils.pipeline.search import *

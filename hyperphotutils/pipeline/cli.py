@@ -13,11 +13,11 @@ from hyperphotutils.pipeline.bands import summarize_bands
 from hyperphotutils.pipeline.checking import check_config, find_idle_keys
 from hyperphotutils.pipeline.config import (
     ConfigError,
-    PipelineConfig,
     config_template,
     override_config,
 )
 from hyperphotutils.pipeline.hyper_py import hyper_py_to_yaml
+from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.planning import (
     OutputError,
     PipelineError,

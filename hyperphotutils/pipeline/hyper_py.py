@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils.pipeline.config import (
-    PipelineConfig,
     config_to_yaml,
     override_config,
 )
+from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
 __all__ = [

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
 from hyperphotutils.pipeline.checking import check_config
-from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
+from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.planning import (
     BANDS,
     COMBINED,

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils.pipeline.config import (
-    PipelineConfig,
     config_of_values,
     config_to_yaml,
 )
 from hyperphotutils.pipeline.hyper_py import is_hyper_py, read_hyper_py
+from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.yaml_files import read_yaml
 
 __all__ = [

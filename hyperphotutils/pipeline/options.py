@@ -1,0 +1,962 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What a run can be told: the sections of a configuration.
+
+The models below are the only place where a key, its default, its range
+and its explanation are written: the checks, the error messages and the
+commented template are all made from them.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    'ApertureOptions',
+    'BackgroundOptions',
+    'BandsOptions',
+    'BeamOptions',
+    'CubesOptions',
+    'DetectionOptions',
+    'FitOptions',
+    'GroupingOptions',
+    'InputOptions',
+    'OutputOptions',
+    'PhotometryOptions',
+    'PipelineConfig',
+    'RunOptions',
+    'ShoulderOptions',
+    'SourcesOptions',
+]
+
+
+class _Options(BaseModel):
+    """
+    What all sections share: nothing unknown, no silent conversion.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid', strict=True, frozen=True, allow_inf_nan=False
+    )
+
+    # what may stand for the keys, in words
+    short_form: ClassVar[str] = ''
+
+
+def _check_order(name, limits):
+    if limits is not None and limits[0] >= limits[1]:
+        msg = f'{name} must be [lower, upper] with lower < upper'
+        raise ValueError(msg)
+
+
+# YAML knows lists, Python tuples: only that conversion is allowed
+_Pair = Annotated[tuple[float, float], Field(strict=False)]
+_Floats = Annotated[tuple[float, ...], Field(strict=False)]
+_Positive = Annotated[float, Field(gt=0)]
+_Order = Annotated[int, Field(ge=0, le=4)]
+# -1 is none at all
+_FitOrder = Annotated[int, Field(ge=-1, le=4)]
+_Weights = Literal['inverse_rms', 'snr', 'power_snr', 'spatial', 'map',
+                   'mask']
+
+
+class BeamOptions(_Options):
+    """
+    The beam of the maps, where their headers do not say it.
+
+    A number means a round beam.
+    """
+
+    short_form: ClassVar[str] = 'a finite number > 0 or '
+
+    major: _Positive = Field(description='FWHM of the major axis in arcsec')
+    minor: _Positive | None = Field(
+        default=None,
+        description='FWHM of the minor axis in arcsec; null = round beam',
+    )
+    position_angle: float = Field(
+        default=0.0,
+        description='position angle in deg, from North through East',
+    )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _number_is_round(cls, value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {'major': value}
+        return value
+
+    @model_validator(mode='after')
+    def _minor_is_smaller(self):
+        if self.minor is not None and self.minor > self.major:
+            msg = (
+                f'minor must not be larger than major: {self.minor} > '
+                f'{self.major}'
+            )
+            raise ValueError(msg)
+        return self
+
+
+class ApertureOptions(BeamOptions):
+    """
+    The ellipse of all apertures, whatever is fitted.
+
+    A number means a circle.
+    """
+
+
+class InputOptions(_Options):
+    """
+    Which maps are read, and what their headers do not say.
+    """
+
+    maps: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            'FITS files, patterns such as maps/*.fits, and text files '
+            '(@name or name.txt) with one of these in a line, relative to '
+            'the working folder; what the command line names replaces this '
+            'list'
+        ),
+    )
+    datacube: bool = Field(
+        default=False,
+        description=(
+            'true = the files are cubes, each channel of which is a map; see '
+            'the section cubes'
+        ),
+    )
+    extension: Annotated[int, Field(ge=0)] | str | None = Field(
+        default=None,
+        description='number or name of the HDU; null = the first image',
+    )
+    unit: str | None = Field(
+        default=None,
+        description=(
+            "unit of the pixel values, such as 'Jy/beam', 'MJy/sr', "
+            "'Jy/pix' or 'K'; null = BUNIT of the header"
+        ),
+    )
+    beam: BeamOptions | None = Field(
+        default=None,
+        description=(
+            'FWHM of the beam in arcsec, or axes and angle in arcsec and '
+            'deg, such as {major: 14.5, minor: 12.0, position_angle: 30}; '
+            'null = from the header or the survey'
+        ),
+    )
+    survey: str | Annotated[int, Field(ge=1, le=8)] | None = Field(
+        default=None,
+        description=(
+            "name in the survey table, such as 'spire250' or 'jcmt850', "
+            "or Hyper's number, for the beam; null = none"
+        ),
+    )
+    frequency: _Positive | None = Field(
+        default=None,
+        description=(
+            'frequency in GHz (of cubes: the rest frequency), needed for '
+            'maps in K; null = from the header'
+        ),
+    )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _text_is_a_list(cls, values):
+        if isinstance(values, dict) and isinstance(values.get('maps'), str):
+            return values | {'maps': (values['maps'],)}
+        return values
+
+    @model_validator(mode='after')
+    def _beam_is_said_once(self):
+        if self.beam is not None and self.survey is not None:
+            msg = 'beam and survey both state the beam: give only one of them'
+            raise ValueError(msg)
+        return self
+
+
+class SourcesOptions(_Options):
+    """
+    Sources to measure instead of those that are detected.
+
+    They come from a table or from lists; see fit.fixed for what the fit
+    may not change of them.
+    """
+
+    table: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'IPAC, ECSV, FITS, VOTable or CSV file, of any suffix, with RA '
+            'and DEC or GLON and GLAT (deg), and perhaps ID, FWHM_1, FWHM_2 '
+            '(arcsec) and PA (deg); null = none'
+        ),
+    )
+    x: _Floats | None = Field(
+        default=None,
+        description='instead of a table, the longitudes in deg; null = none',
+    )
+    y: _Floats | None = Field(
+        default=None,
+        description='the latitudes in deg; null = none',
+    )
+    frame: str | None = Field(
+        default=None,
+        description=(
+            "frame of the coordinates, such as 'icrs', 'fk5', 'fk4' or "
+            "'galactic'; null = that of each map for lists, that which the "
+            'file says for tables'
+        ),
+    )
+    fwhm_major: _Positive | _Floats | None = Field(
+        default=None,
+        description=(
+            'FWHMs along position_angle in arcsec, one for all or one for '
+            'each; null = those of the table, or the beam'
+        ),
+    )
+    fwhm_minor: _Positive | _Floats | None = Field(
+        default=None,
+        description='FWHMs across position_angle in arcsec, likewise',
+    )
+    position_angle: float | _Floats | None = Field(
+        default=None,
+        description='position angles in deg, from North through East',
+    )
+
+    @property
+    def given(self):
+        """
+        Whether there are sources, so that none are detected.
+        """
+        return self.table is not None or self.x is not None
+
+    @model_validator(mode='after')
+    def _positions_are_said_once(self):
+        if self.table is not None and (self.x, self.y) != (None, None):
+            msg = ('table and the lists x, y both state the positions: give '
+                   'only one of them')
+            raise ValueError(msg)
+        if (self.x is None) != (self.y is None):
+            missing = 'x' if self.x is None else 'y'
+            msg = f'x and y are needed together: {missing} is missing'
+            raise ValueError(msg)
+        if self.x is not None and len(self.x) != len(self.y):
+            msg = ('x and y must have the same length: got '
+                   f'{len(self.x)} and {len(self.y)}')
+            raise ValueError(msg)
+        if self.x == ():
+            msg = 'x and y are empty: give positions, or null for none'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _shapes_suit_positions(self):
+        shape = {name: getattr(self, name) for name in
+                 ('fwhm_major', 'fwhm_minor', 'position_angle')
+                 if getattr(self, name) is not None}
+        if shape and not self.given:
+            msg = (f'{", ".join(shape)}: shapes need positions: give table, '
+                   'or x and y')
+            raise ValueError(msg)
+        if shape and not {'fwhm_major', 'fwhm_minor'} <= set(shape):
+            msg = 'fwhm_major and fwhm_minor must both be given'
+            raise ValueError(msg)
+        for name, value in shape.items():
+            if (self.x is not None and isinstance(value, tuple)
+                    and len(value) != len(self.x)):
+                msg = (f'{name} must be one number or one for each of the '
+                       f'{len(self.x)} positions: got {len(value)}')
+                raise ValueError(msg)
+        return self
+
+
+class ShoulderOptions(_Options):
+    """
+    Which detections on the flanks of something brighter are dropped.
+
+    A number is the highest score.
+    """
+
+    short_form: ClassVar[str] = 'a finite number >= 0 and <= 1 or '
+
+    max_score: Annotated[float, Field(ge=0, le=1)] = Field(
+        description='highest shoulder_score that a source may have',
+    )
+    ring_factor: _Positive = Field(
+        default=1.5,
+        description='radius of the ring in beam widths (FWHM)',
+    )
+    n_angles: Annotated[int, Field(ge=3)] = Field(
+        default=32,
+        description='number of directions',
+    )
+    mask_neighbors: bool = Field(
+        default=False,
+        description='true = ignore what is nearer to another detection',
+    )
+
+    @model_validator(mode='before')
+    @classmethod
+    def _number_is_score(cls, value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {'max_score': value}
+        return value
+
+
+class DetectionOptions(_Options):
+    """
+    How sources are found (HighPassStarFinder).
+    """
+
+    n_sigma: _Positive = Field(
+        default=5.0,
+        description='threshold in units of the rms of the filtered map',
+    )
+    kernel: Literal['gaussian', 'box'] = Field(
+        default='gaussian',
+        description=(
+            "high-pass filter: 'gaussian' = difference of Gaussians, "
+            "'box' = as in Hyper"
+        ),
+    )
+    kernel_size: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            'side in pixels of the box of the local background, an odd '
+            'number from 3; null or 0 = from the beam'
+        ),
+    )
+    rms: _Positive | None = Field(
+        default=None,
+        description=(
+            'rms of the filtered map in Jy/pixel; null = measured on the map'
+        ),
+    )
+    sharpness_range: _Pair | None = Field(
+        default=None,
+        description='[lower, upper] of the sharpness; null = no limits',
+    )
+    roundness_range: _Pair | None = Field(
+        default=None,
+        description='[lower, upper] of the roundness; null = no limits',
+    )
+    min_separation: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.6,
+        description='smallest distance of two sources in beam widths (FWHM)',
+    )
+    exclude_border: bool = Field(
+        default=False,
+        description=(
+            'true = drop sources within half the kernel size of the edge'
+        ),
+    )
+    n_brightest: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description='keep only so many sources; null = all',
+    )
+    snap_radius: Annotated[float, Field(ge=0, le=20)] | None = Field(
+        default=None,
+        description=(
+            "move detections to the map's highest pixel within so many beam "
+            'widths (FWHM); null or 0 = do not'
+        ),
+    )
+    shoulder_filter: ShoulderOptions | None = Field(
+        default=None,
+        description=(
+            'drop detections on the flanks of something brighter: their '
+            'highest score, or such as {max_score: 0.7, ring_factor: 1.5, '
+            'n_angles: 32, mask_neighbors: false}; null = drop none'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _kernel_is_odd(self):
+        size = self.kernel_size
+        if size and (size < 3 or size % 2 == 0):
+            msg = f'kernel_size must be odd, and at least 3: {size}'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _ranges_are_ordered(self):
+        _check_order('sharpness_range', self.sharpness_range)
+        _check_order('roundness_range', self.roundness_range)
+        return self
+
+
+class GroupingOptions(_Options):
+    """
+    Which sources are fitted together.
+    """
+
+    max_separation: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=2.0,
+        description=(
+            'sources closer than this many beam widths (FWHM) are one '
+            'group, transitively'
+        ),
+    )
+    max_group_size: Annotated[int, Field(ge=1)] = Field(
+        default=25,
+        description='larger groups are split, and flagged',
+    )
+
+
+class FitOptions(_Options):
+    """
+    The joint fit of Gaussians and background (BlendGroupFitter).
+    """
+
+    noise: Literal['correlated', 'white'] = Field(
+        default='correlated',
+        description=(
+            "'correlated' = the covariance of the pixels is measured on the "
+            "map and weights the fit, 'white' = independent pixels"
+        ),
+    )
+    fixed: Annotated[
+        tuple[Literal['position', 'shape'], ...], Field(strict=False)
+    ] = Field(
+        default=(),
+        description=(
+            'what the fit may not change of where it begins: [position], '
+            '[shape] or [position, shape]'
+        ),
+    )
+    poly_order: (
+        _FitOrder | Annotated[tuple[_FitOrder, ...], Field(strict=False)]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            'order of the background polynomial of a group, or a list of '
+            'orders, the best of which is taken; -1 = none, where it has '
+            'been subtracted; null = 1, and 0 with correlated noise'
+        ),
+    )
+    criterion: Literal['nmse', 'reduced_chi2', 'bic'] = Field(
+        default='bic',
+        description='what chooses among several orders',
+    )
+    fit_radius: Annotated[float, Field(ge=0.5, le=20)] = Field(
+        default=2.0,
+        description=(
+            'radius of the fitted pixels around a source in beam widths '
+            '(FWHM)'
+        ),
+    )
+    fwhm_range: _Pair = Field(
+        default=(0.5, 3.0),
+        description='[lower, upper] limit of the fitted FWHMs in beam widths',
+    )
+    max_shift: Annotated[float, Field(gt=0, le=20)] = Field(
+        default=1.0,
+        description=(
+            'largest shift of a fitted position along x and y in beam widths'
+        ),
+    )
+    max_iter: Annotated[int, Field(ge=1)] = Field(
+        default=200,
+        description='largest number of iterations of a fit',
+    )
+    loss: Literal['linear', 'soft_l1', 'huber', 'cauchy'] = Field(
+        default='linear',
+        description=(
+            'how chi2 grows with the residuals; all but the first give less '
+            'weight to pixels that deviate'
+        ),
+    )
+    f_scale: _Positive = Field(
+        default=1.0,
+        description=(
+            'residual in units of the errors beyond which a robust loss '
+            'grows slower'
+        ),
+    )
+    ridge: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description='L2 penalty on the coefficients of the background',
+    )
+    weights: (
+        _Weights | Annotated[tuple[_Weights, ...], Field(strict=False)] | None
+    ) = Field(
+        default=None,
+        description=(
+            'what the residuals of the pixels are multiplied by, one or the '
+            'product of a list, in place of the covariance of their noise; '
+            "null = nothing, 'snr' = signal-to-noise ratio, 'power_snr' = its "
+            "power, 'spatial' = Gaussian of the distance, 'map' = weight_map, "
+            "'mask' = 1 where that is positive"
+        ),
+    )
+    weight_power: _Positive = Field(
+        default=2.0,
+        description="power of the weights 'power_snr'",
+    )
+    weight_map: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            "FITS file of the weights 'map' or 'mask', an image of the shape "
+            'of the map, relative to the working folder'
+        ),
+    )
+    bias_correction: bool = Field(
+        default=True,
+        description=(
+            'whether to take off what the noise adds to the fitted values '
+            'of faint sources on the average'
+        ),
+    )
+    ftol: _Positive = Field(
+        default=1e-8,
+        description=(
+            'a fit ends when a step promises to lower chi2 by less than '
+            'this fraction'
+        ),
+    )
+    xtol: _Positive | None = Field(
+        default=None,
+        description=(
+            'or when a step is shorter than this fraction of the parameters; '
+            'null = not looked at'
+        ),
+    )
+    gtol: _Positive | None = Field(
+        default=None,
+        description=(
+            'or when no cosine between the residuals and a derivative is '
+            'larger than this; null = not looked at'
+        ),
+    )
+    max_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=2,
+        description=(
+            'largest number of searches for missed companions on the '
+            'residual of the fit'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _range_is_ordered(self):
+        _check_order('fwhm_range', self.fwhm_range)
+        if self.fwhm_range[0] <= 0:
+            msg = f'fwhm_range must be positive: {list(self.fwhm_range)}'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _some_order_is_tried(self):
+        if self.poly_order == ():
+            msg = 'poly_order is empty: give one order or several, or null'
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _weights_suit_the_rest(self):
+        names = ((self.weights,) if isinstance(self.weights, str)
+                 else self.weights or ())
+        for pair in (('snr', 'power_snr'), ('map', 'mask')):
+            if set(pair) <= set(names):
+                msg = f'weights cannot be both {pair[0]} and {pair[1]}'
+                raise ValueError(msg)
+        needing = [name for name in ('map', 'mask') if name in names]
+        if needing and self.weight_map is None:
+            msg = f'weights: {needing[0]} needs weight_map, a FITS file'
+            raise ValueError(msg)
+        if self.weight_map is not None and not needing:
+            msg = 'weight_map needs weights: map or weights: mask'
+            raise ValueError(msg)
+        return self
+
+
+class BackgroundOptions(_Options):
+    """
+    A background that is estimated apart from the sources.
+
+    For maps (LocalPolynomialBackground), without box_sizes it is a part
+    of the joint fit; then the other keys say nothing. For the
+    backgrounds of cubes (CubeBackground), without box_sizes it is that
+    of the whole plane.
+    """
+
+    box_sizes: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'sides of the boxes around a source in beam widths (FWHM), all '
+            'of which are tried; 0 = the whole map; null = joint fit'
+        ),
+    )
+    orders: Annotated[
+        tuple[_Order, ...], Field(strict=False)
+    ] = Field(
+        default=(0, 1, 2),
+        description='orders of the polynomials that are tried',
+    )
+    methods: Annotated[
+        tuple[Literal['lsq', 'huber', 'theilsen'], ...], Field(strict=False)
+    ] = Field(
+        default=('lsq',),
+        description='methods that are tried',
+    )
+    criterion: Literal['nmse', 'reduced_chi2', 'bic'] = Field(
+        default='nmse',
+        description='what chooses among them',
+    )
+    huber_epsilons: Annotated[
+        tuple[Annotated[float, Field(gt=1)], ...], Field(strict=False)
+    ] = Field(
+        default=(1.1, 1.35, 1.7, 2.0),
+        description="values that the method 'huber' tries",
+    )
+
+    @model_validator(mode='after')
+    def _something_is_tried(self):
+        for name in ('box_sizes', 'orders', 'methods', 'huber_epsilons'):
+            if getattr(self, name) == ():
+                msg = f'{name} is empty: there is nothing to try'
+                raise ValueError(msg)
+        return self
+
+
+class CubesOptions(_Options):
+    """
+    The backgrounds of cubes (CubeBackground).
+
+    Orders, methods, criterion and boxes are those of the section
+    background, and the sources to mask are found as in the section
+    detection, or are those of the section sources.
+    """
+
+    empty_orders: Annotated[
+        tuple[_Order, ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'orders for channels without sources; null = background.orders'
+        ),
+    )
+    detect_on: Literal['channel', 'moment0'] | Annotated[
+        int, Field(ge=0)] = Field(
+        default='channel',
+        description=(
+            "where the sources to mask are found: 'channel' = in each, "
+            "'moment0' or the number of a channel, from 0, = once for all"
+        ),
+    )
+    mask_factor: Annotated[float, Field(gt=0, le=20)] = Field(
+        default=2.0,
+        description='radius of the masks of sources in units of their FWHM',
+    )
+    smoothing: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description=(
+            'standard deviation in channels with which backgrounds are '
+            'smoothed along the spectral axis'
+        ),
+    )
+    region: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'DS9 file with regions outside of which the background is NaN; '
+            'null = whole planes'
+        ),
+    )
+    around_sources: bool = Field(
+        default=False,
+        description=(
+            'true = only the background in boxes around the sources of the '
+            'section sources'
+        ),
+    )
+    subtract: bool = Field(
+        default=False,
+        description=(
+            'true = write subtracted.fits, too, the cube without its '
+            'background, and measure the sources on it'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _some_order_is_tried(self):
+        if self.empty_orders == ():
+            msg = 'empty_orders is empty: there is nothing to try'
+            raise ValueError(msg)
+        return self
+
+
+class PhotometryOptions(_Options):
+    """
+    The aperture photometry of the fitted sources.
+    """
+
+    fwhm_radius_ratio: Annotated[float, Field(ge=0.1, le=10)] = Field(
+        default=1.0,
+        description='semi-axes of the aperture in units of the fitted FWHMs',
+    )
+    fwhm_limits: _Pair | None = Field(
+        default=None,
+        description=(
+            '[lower, upper] limit of the widths that apertures are made for '
+            'in beam widths; null = none'
+        ),
+    )
+    aperture: Literal['sources'] | ApertureOptions | None = Field(
+        default=None,
+        description=(
+            'FWHM in arcsec that apertures are made for whatever is fitted, '
+            'or axes and angle in arcsec and deg, such as {major: 14.5, '
+            "minor: 12.0, position_angle: 30}; 'sources' = those of the given "
+            'sources; null = those of each fit'
+        ),
+    )
+    aperture_correction: bool = Field(
+        default=True,
+        description=(
+            'true = divide by the fraction of the Gaussian inside of the '
+            'aperture'
+        ),
+    )
+
+    @model_validator(mode='after')
+    def _limits_are_ordered(self):
+        _check_order('fwhm_limits', self.fwhm_limits)
+        if self.fwhm_limits is not None and self.aperture is not None:
+            msg = ('fwhm_limits and aperture exclude each other: give only '
+                   'one of them')
+            raise ValueError(msg)
+        if self.fwhm_limits is not None and self.fwhm_limits[0] <= 0:
+            msg = f'fwhm_limits must be positive: {list(self.fwhm_limits)}'
+            raise ValueError(msg)
+        return self
+
+
+class BandsOptions(_Options):
+    """
+    One catalog of several maps of the same sky.
+    """
+
+    merge: bool = Field(
+        default=False,
+        description=(
+            'match the sources of all maps, measure them on those maps where '
+            'they were not found, and write catalog_bands.ecsv'
+        ),
+    )
+    names: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)
+    ] | None = Field(
+        default=None,
+        description=(
+            'a name for each map, such as [250um, 350um], with which the '
+            'names of its columns end; null = those of the files'
+        ),
+    )
+    max_separation: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.5,
+        description=(
+            'sources of two maps within so many beams (of the larger beam) '
+            'are the same'
+        ),
+    )
+    measure: Literal['missing', 'all', 'none'] = Field(
+        default='missing',
+        description=(
+            'which sources are measured with the position and the ellipse of '
+            'the map with the smallest beam: those missing in a map, all, or '
+            'none'
+        ),
+    )
+
+
+class OutputOptions(_Options):
+    """
+    What is written, and where.
+    """
+
+    directory: Annotated[str, Field(min_length=1)] = Field(
+        default='hyperphot_output',
+        description=(
+            'folder of all products, relative to the working folder; every '
+            'map gets a folder of its own in it'
+        ),
+    )
+    overwrite: bool = Field(
+        default=False,
+        description=(
+            'true = replace the products of an earlier run, false = refuse'
+        ),
+    )
+    ipac: bool = Field(
+        default=True,
+        description="write catalog.ipac with Hyper's columns",
+    )
+    csv: bool = Field(
+        default=False,
+        description="write catalog.csv with Hyper's columns",
+    )
+    flux_unit: Literal['Jy', 'mJy', 'uJy'] = Field(
+        default='Jy',
+        description='unit of the fluxes in all catalogs',
+    )
+    peak_unit: Literal[
+        'Jy/pix', 'mJy/pix', 'uJy/pix', 'Jy/beam', 'mJy/beam', 'uJy/beam'
+    ] = Field(
+        default='Jy/pix',
+        description='unit of the peaks and backgrounds in all catalogs',
+    )
+    regions: bool = Field(
+        default=True,
+        description='write the DS9 files ellipses.reg and centroids.reg',
+    )
+    region_frame: Literal['sky', 'pixel'] = Field(
+        default='sky',
+        description='coordinates of the DS9 files',
+    )
+    overview: bool = Field(
+        default=True,
+        description='write the picture overview.png',
+    )
+    fits_groups: bool = Field(
+        default=False,
+        description=(
+            'write a FITS file for each group, with cut-outs of the map, of '
+            'its fitted pixels, of model, residual and background'
+        ),
+    )
+    fits_sources: bool = Field(
+        default=False,
+        description=(
+            'write a FITS file for each source, without background and '
+            'companions'
+        ),
+    )
+    plots_groups: bool = Field(
+        default=False,
+        description='write a picture of the fit of each group',
+    )
+    plots_sources: bool = Field(
+        default=False,
+        description=(
+            'write a picture of each source, without background and '
+            'companions'
+        ),
+    )
+    plots_backgrounds: bool = Field(
+        default=False,
+        description='write a picture of the background of each group',
+    )
+
+
+class RunOptions(_Options):
+    """
+    How the work is done.
+    """
+
+    jobs: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description=(
+            'maps, or channels of a cube, that are worked on at the same time'
+        ),
+    )
+    scheduler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            'address of a dask scheduler, such as tcp://10.0.0.1:8786, or '
+            'its scheduler file, whose workers do the work; null = work here'
+        ),
+    )
+    detection_only: bool = Field(
+        default=False,
+        description='true = only find sources: no fit and no photometry',
+    )
+    background_only: bool = Field(
+        default=False,
+        description=(
+            'true = only estimate the backgrounds of cubes: no photometry'
+        ),
+    )
+    quiet: bool = Field(
+        default=False,
+        description='true = say nothing but errors',
+    )
+
+
+class PipelineConfig(_Options):
+    """
+    Everything that a run can be told.
+
+    Parameters
+    ----------
+    input, sources, detection, grouping, fit, background, cubes, photometry, \
+bands, output, run : dict or options
+        The sections; each has defaults for everything.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If there is an unknown key or a value of the wrong type or
+        range. `read_config` and `override_config` raise the same as
+        `ConfigError`, in plain words.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig
+    >>> config = PipelineConfig(detection={'n_sigma': 5.0})
+    >>> config.detection.n_sigma
+    5.0
+    >>> config.run.jobs
+    1
+    """
+
+    input: InputOptions = Field(default_factory=InputOptions)
+    sources: SourcesOptions = Field(default_factory=SourcesOptions)
+    detection: DetectionOptions = Field(default_factory=DetectionOptions)
+    grouping: GroupingOptions = Field(default_factory=GroupingOptions)
+    fit: FitOptions = Field(default_factory=FitOptions)
+    background: BackgroundOptions = Field(default_factory=BackgroundOptions)
+    cubes: CubesOptions = Field(default_factory=CubesOptions)
+    photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
+    bands: BandsOptions = Field(default_factory=BandsOptions)
+    output: OutputOptions = Field(default_factory=OutputOptions)
+    run: RunOptions = Field(default_factory=RunOptions)
+
+    @model_validator(mode='after')
+    def _there_is_something_to_detect(self):
+        if self.sources.given and self.run.detection_only:
+            msg = ('sources are given, and run.detection_only is true: there '
+                   'is nothing to detect')
+            raise ValueError(msg)
+        if (self.bands.merge and self.run.detection_only
+                and self.bands.measure != 'none'):
+            msg = ('run.detection_only (--detection-only) measures nothing, '
+                   'but bands.merge (--merge) is to measure what a map '
+                   'lacks: leave out one of them, or set bands.measure: none')
+            raise ValueError(msg)
+        if self.photometry.aperture == 'sources' and not self.sources.given:
+            msg = ("photometry.aperture is 'sources', but none are given: "
+                   'name sources.table, or sources.x and sources.y')
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode='after')
+    def _cubes_are_said_to_be_cubes(self):
+        cubes = self.input.datacube
+        if self.run.background_only and not cubes:
+            msg = 'run.background_only needs input.datacube: true'
+            raise ValueError(msg)
+        if cubes and self.bands.merge:
+            msg = 'bands.merge is for maps: it does not go with input.datacube'
+            raise ValueError(msg)
+        if self.cubes.smoothing > 0 and self.background.box_sizes is not None:
+            msg = ('cubes.smoothing is for whole planes: it does not go with '
+                   'background.box_sizes')
+            raise ValueError(msg)
+        if self.cubes.around_sources and (
+                not self.sources.given or self.background.box_sizes is None):
+            msg = ('cubes.around_sources needs positions in the section '
+                   'sources, and background.box_sizes')
+            raise ValueError(msg)
+        return self
