@@ -19,6 +19,7 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
@@ -59,7 +60,10 @@ CHANNELS, OVERVIEW = 'channels.ecsv', 'overview.png'
 _LOCK = threading.Lock()
 
 # Where the sources of the channels lie until all are there
-_PARTS = 'parts'
+_PARTS, _EMPTY = 'parts', 'empty.ecsv'
+
+# Metadata of channels that are summed up
+_COUNTED = ('n_detected', 'n_companions', 'n_dropped')
 
 
 def process_cube(job, config, *, executor=None, progress_bar=False,
@@ -358,27 +362,47 @@ class _CubeWork:
         (self.folder / _PARTS).mkdir(exist_ok=True)
         # (a table is there before the journal knows of it)
         done = {i: row for i, row in self._finished('sources').items()
-                if self._part(i).exists() or not row['has_table']}
+                if self._part(i).exists() or not row['n_rows']}
+        tables = {}
         todo = [i for i in range(len(cube)) if i not in done]
         for index, sources, numbers in self._work(
                 'sources', _extract_channel, todo, cube, self.config):
             if sources is not None:
-                self._add_channel(sources, index)
-                write_catalog(sources, self._part(index), overwrite=True)
-            numbers['has_table'] = sources is not None
+                self._keep(index, sources, tables)
             self.journal.finish(f'sources {index}', numbers)
             done[index] = numbers
         self._add_numbers(table, [done[i] for i in range(len(cube))])
-        parts = {i: read_catalog(self._part(i)) for i in range(len(cube))
-                 if self._part(i).exists()}
-        if not parts:
+        for i in range(len(cube)):
+            if i not in tables and self._part(i).exists():
+                tables[i] = read_catalog(self._part(i))
+        parts = {i: tables[i] for i in sorted(tables)}
+        empty = self.folder / _PARTS / _EMPTY
+        if not parts and not empty.exists():
             msg = f'{self.cube.name}: no channel has values'
             raise MapError(msg)
+        if not parts:
+            parts = {-1: read_catalog(empty)}
+        rejected = [done[i]['rejected'] for i in range(len(cube))]
         shapes = None
         if self.config.run.detection_only:
-            shapes = _stack([with_shapes(part, cube.channel(i))
-                             for i, part in parts.items()])
-        return table, _stack(list(parts.values())), shapes
+            first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
+            shapes = _stack([with_shapes(part, cube.channel(max(i, first)))
+                             for i, part in parts.items()], rejected)
+        return table, _stack(list(parts.values()), rejected), shapes
+
+    def _keep(self, index, sources, tables):
+        """
+        Keep the sources of a channel, here and for those who continue.
+
+        Of tables without rows one will do: they have the same columns.
+        """
+        self._add_channel(sources, index)
+        empty = self.folder / _PARTS / _EMPTY
+        if len(sources) > 0:
+            tables[index] = sources
+            write_catalog(sources, self._part(index), overwrite=True)
+        elif not empty.exists():
+            write_catalog(sources, empty)
 
     def _add_numbers(self, table, rows):
         """
@@ -474,8 +498,9 @@ def _extract_channel(index, cube, config):
     Returns the index, the sources (`None` if the channel has no values),
     and their numbers.
     """
-    numbers = {'n_detected': 0, 'n_measured': 0, 'rms': np.nan,
-               'noise': '', 'n_warnings': 0, 'summary': 'no values'}
+    numbers = {'n_rows': 0, 'rejected': {}, 'n_detected': 0,
+               'n_measured': 0, 'rms': np.nan, 'noise': '',
+               'n_warnings': 0, 'summary': 'no values'}
     values = cube.plane(index)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
@@ -489,35 +514,79 @@ def _extract_channel(index, cube, config):
     numbers.update(
         n_detected=extraction.n_detected, n_measured=extraction.n_measured,
         rms=float(extraction.rms.value),
+        n_rows=len(extraction.table),
         noise=extraction.table.meta.get('noise', ''),
+        rejected=_numbers_of(extraction.table.meta),
         n_warnings=len(messages),
         summary='; '.join([extraction.counts, *sorted(messages)]))
     return index, extraction.table, numbers
 
 
-def _stack(parts):
+def _numbers_of(meta):
+    """
+    Return the numbers of sources in the metadata of a channel.
+    """
+    numbers = {name: meta[name] for name in _COUNTED if name in meta}
+    numbers['n_rejected'] = dict(meta.get('n_rejected', {}))
+    return numbers
+
+
+def _stack(parts, numbers):
     """
     Stack the sources of the channels.
 
     What is not the same in all channels, as their rms, is told by the
-    table of the channels.
+    table of the channels; numbers of sources are summed up.
     """
     metas = [dict(part.meta) for part in parts]
-    first = metas[0]
-    meta = {name: value for name, value in first.items()
+    # (names are sorted in what was read from files)
+    meta = {name: dict(sorted(value.items())) if isinstance(value, dict)
+            else value for name, value in sorted(metas[0].items())
             if all(other.get(name) == value for other in metas)}
-    for name in ('n_detected', 'n_companions', 'n_dropped'):
-        if name in first:
-            meta[name] = sum(other.get(name, 0) for other in metas)
-    if 'n_rejected' in first:
+    if len(numbers) > 1 and len(parts) == 1:
+        # others have no sources, and their own noise
+        for name in ('rms', 'noise'):
+            meta.pop(name, None)
+    for name in _COUNTED:
+        if name in metas[0]:
+            meta[name] = sum(row.get(name, 0) for row in numbers)
+    if 'n_rejected' in metas[0]:
         meta['n_rejected'] = dict(sum(
-            (Counter(other.get('n_rejected', {})) for other in metas),
+            (Counter(row.get('n_rejected', {})) for row in numbers),
             Counter()))
-    for part in parts:
+    copies = [QTable(part, copy=False) for part in parts]
+    for part in copies:
         part.meta.clear()
-    stacked = QTable(vstack(parts, metadata_conflicts='silent'))
+    stacked = _with_plain_units(vstack(copies, metadata_conflicts='silent'))
     stacked.meta.update(meta)
     return stacked
+
+
+def _with_plain_units(table):
+    """
+    Return a table whose file does not tell where its units came from.
+
+    ECSV says which units are one object, and another process or file
+    makes others.
+    """
+    plain, units = QTable(), {}
+
+    def unit_of(column):
+        return units.setdefault(str(column.unit), u.Unit(str(column.unit)))
+
+    for name in table.colnames:
+        column = table[name]
+        new = column
+        if isinstance(column, u.Quantity):
+            new = np.array(column.value) << unit_of(column)
+        elif isinstance(column, SkyCoord):
+            sky = column.spherical
+            new = SkyCoord(*(np.array(angle.value) << unit_of(angle)
+                             for angle in (sky.lon, sky.lat)),
+                           frame=column.frame.replicate_without_data())
+        plain[name] = new
+        plain[name].info.description = column.info.description
+    return plain
 
 
 def _write_overview(cube, sources, title, folder):

@@ -245,6 +245,35 @@ class TestRun:
             assert channels['noise'][i] == image.table.meta['noise']
         assert_allclose(channels['beam_minor'].to_value('arcsec'), 4.0)
 
+    def test_tables_are_kept(self, cube, monkeypatch):
+        """
+        Only a run that continues another reads the tables of channels,
+        and of channels without sources there is one table for all.
+        """
+        from hyperphotutils.pipeline import cubes
+
+        written, read = [], []
+
+        def note_written(table, path, **options):
+            written.append(path.name)
+            write_catalog(table, path, **options)
+
+        def note_read(path):
+            read.append(path.name)
+            return read_catalog(path)
+
+        monkeypatch.setattr(cubes, 'write_catalog', note_written)
+        monkeypatch.setattr(cubes, 'read_catalog', note_read)
+        assert len(run(make_config(cube))) > 0
+        assert len(written) == 5
+        assert read == []
+        table = run(make_config(cube, detection={'n_sigma': 1e3},
+                                output={'directory': 'two'}))
+        assert len(table) == 0
+        assert table.colnames[:3] == ['channel', 'velocity', 'id']
+        assert not {'rms', 'noise'} & set(table.meta)
+        assert written[5:] == read == ['empty.ecsv']
+
     def test_given_sources(self, cube, capsys):
         """
         Given sources are called so.
