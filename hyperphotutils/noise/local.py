@@ -62,7 +62,7 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
-    square = _mean_of_good(band**2 * good, good, _WINDOW * fwhm)
+    square = _mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
     rms = np.sqrt(square)
     typical = np.median(rms[~mask])
     if not typical > 0.0:
@@ -77,3 +77,38 @@ def _mean_of_good(values, good, sigma):
     weight = gaussian_filter(good, sigma, mode='constant')
     total = gaussian_filter(values * good, sigma, mode='constant')
     return total / np.maximum(weight, 1e-12)
+
+
+def _mean_in_blocks(values, good, sigma, step):
+    """
+    Return about the same for a wide Gaussian, in a fraction of the time.
+
+    Blocks of pixels are averaged, which are small on the scale of the
+    Gaussian, and the means are interpolated. Blocks around the map let
+    the interpolation reach its edges.
+    """
+    if step < 2:
+        return _mean_of_good(values, good, sigma)
+    ny, nx = values.shape
+    shape = -(-ny // step) + 2, -(-nx // step) + 2
+    padded = np.zeros((2, shape[0] * step, shape[1] * step))
+    inner = slice(step, step + ny), slice(step, step + nx)
+    padded[(0, *inner)], padded[(1, *inner)] = values * good, good
+    blocks = padded.reshape(2, shape[0], step, shape[1], step)
+    # blocks are as wide as a Gaussian of this variance
+    width = np.sqrt(sigma**2 - (step**2 - 1) / 12.0) / step
+    total, weight = (
+        gaussian_filter(block, width, mode='constant')
+        for block in blocks.sum(axis=(2, 4)))
+    mean = total / np.maximum(weight, 1e-12)
+    rows, columns = ((np.arange(size) + 0.5) / step + 0.5 for size in (ny, nx))
+    return _interpolate(_interpolate(mean, rows).T, columns).T
+
+
+def _interpolate(values, position):
+    """
+    Interpolate linearly between rows.
+    """
+    row = np.minimum(position.astype(int), len(values) - 2)
+    part = (position - row)[:, np.newaxis]
+    return (1.0 - part) * values[row] + part * values[row + 1]

@@ -9,7 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
-from hyperphotutils.noise import CorrelatedNoise, measure_relative_rms
+from hyperphotutils.noise import (
+    CorrelatedNoise,
+    local,
+    measure_relative_rms,
+)
 
 FWHM = 4.0
 
@@ -65,3 +69,22 @@ def test_a_constant_map_does_not_vary():
     Without noise there is nothing to scale.
     """
     assert np.all(measure_relative_rms(np.ones((50, 50)), FWHM) == 1.0)
+
+
+def test_blocks_change_nothing(noise, monkeypatch):
+    """
+    The mean over a wide window is taken of blocks, which is the same to
+    half a percent, to the very edges and beside masked pixels.
+    """
+    ramp = np.geomspace(0.5, 2.0, 397)
+    mask = np.zeros((400, 397), dtype=bool)
+    mask[:, :50] = True
+    mask[200:230, 300:340] = True
+    data = noise[:, :397] * ramp
+    relative = measure_relative_rms(data, FWHM, mask=mask)
+    monkeypatch.setattr(
+        local, '_mean_in_blocks', lambda values, good, sigma, _:
+        local._mean_of_good(values, good, sigma))
+    expected = measure_relative_rms(data, FWHM, mask=mask)
+    assert not np.array_equal(relative, expected)
+    assert_allclose(relative[~mask], expected[~mask], rtol=5e-3)
