@@ -4,6 +4,7 @@ What the columns of errors do not say: how the parameters of a source, and
 the fluxes of companions, go together.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,7 +192,8 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
     Parameters
     ----------
     ids : int, str, array_like, or None
-        The identification numbers of the sources to sum; all by default.
+        The identification numbers of the sources to sum, each once; all
+        by default.
 
     source_id : 1D `~numpy.ndarray`
         The identification numbers of all sources.
@@ -210,16 +212,14 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
     Raises
     ------
     ValueError
-        If there is no such source.
+        If there is no such source, or a source is named twice, or none
+        is.
     """
     chosen = np.ones(len(source_id), dtype=bool)
     if ids is not None:
-        ids = np.atleast_1d(np.asarray(ids))
-        unknown = ids[~np.isin(ids, source_id)]
-        if len(unknown):
-            msg = f'ids must be those of fitted sources: {unknown[0]!s}'
-            raise ValueError(msg)
-        chosen = np.isin(source_id, ids)
+        known = np.asarray(source_id).tolist()
+        wanted = _check_ids(ids, known)
+        chosen = np.array([one in wanted for one in known])
     unit = getattr(flux, 'unit', None)
     values, errors = (np.asarray(getattr(column, 'value', column))
                       for column in (flux, flux_err))
@@ -231,6 +231,36 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
                 + 2.0 * np.sum(together * errors[one] * errors[other]))
     total = np.sum(values[chosen]), np.sqrt(np.maximum(variance, 0.0))
     return total if unit is None else tuple(value << unit for value in total)
+
+
+def _check_ids(ids, known):
+    """
+    Return the set of the wanted ids, all of which must be known.
+    """
+    ids = np.asarray(ids)
+    if ids.dtype.kind == 'b':
+        msg = 'ids must be the ids of sources, not a mask'
+        raise ValueError(msg)
+    # as Python compares them: '1' is not 1
+    ids = ids.ravel().tolist()
+    if not ids:
+        msg = 'ids must hold one source at least (None for all sources)'
+        raise ValueError(msg)
+    there = set(known)
+    missing = [one for one in ids if one not in there]
+    if missing:
+        same = {type(one) for one in missing} <= {type(one) for one in known}
+        kind = '' if same or not known else (
+            f', which are of type {type(known[0]).__name__}')
+        msg = (f'ids must be those of fitted sources{kind}: '
+               f'{", ".join(map(str if same else repr, missing))}')
+        raise ValueError(msg)
+    twice = [one for one, number in Counter(ids).items() if number > 1]
+    if twice:
+        msg = ('ids must name each source once, these are there again: '
+               f'{", ".join(map(str, twice))}')
+        raise ValueError(msg)
+    return set(ids)
 
 
 def _find(wanted, known):

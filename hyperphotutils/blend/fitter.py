@@ -442,9 +442,9 @@ class BlendGroupFitter:
         Parameters
         ----------
         ids : int, str, or 1D array_like, optional
-            The ``id`` of the sources, of one group or of several; all
-            by default. Sources that were fitted in different groups are
-            independent.
+            The ``id`` of the sources, each once, of one group or of
+            several; all by default. Sources that were fitted in
+            different groups are independent.
 
         Returns
         -------
@@ -455,7 +455,8 @@ class BlendGroupFitter:
         Raises
         ------
         ValueError
-            If there is no such source.
+            If there is no such source, or a source is named twice, or
+            none is.
 
         Examples
         --------

@@ -12,6 +12,9 @@ from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 
 __all__ = ['deconvolve_sizes']
 
+_COLUMNS = ('fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit',
+            'fwhm_major_err', 'fwhm_minor_err')
+
 
 def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     r"""
@@ -51,7 +54,8 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     Raises
     ------
     ValueError
-        If a width of the beam is no positive number.
+        If a width of the beam is no positive number, or the table lacks
+        a column.
 
     Notes
     -----
@@ -76,6 +80,12 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     check_positive(fwhm_major, 'fwhm_major', of='pixels')
     if fwhm_minor is not None:
         check_positive(fwhm_minor, 'fwhm_minor', of='pixels')
+    missing = [name for name in _COLUMNS if name not in table.colnames]
+    if missing:
+        msg = f'table must have the columns {", ".join(missing)}'
+        if all(name.endswith('_err') for name in missing):
+            msg += ', the errors of the widths in pixels (NaN if not known)'
+        raise ValueError(msg)
     major, minor = (np.asarray(table[name], dtype=float)
                     for name in ('fwhm_major_fit', 'fwhm_minor_fit'))
     angle = table['theta_fit'].to_value(u.deg)

@@ -5,9 +5,11 @@ result was made.
 """
 
 import platform
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
+from types import FunctionType
 
 import astropy.units as u
 import numpy as np
@@ -242,7 +244,9 @@ def make_repr(obj):
     Returns
     -------
     text : str
-        For example ``'SourceGrouper(min_separation=4.0)'``.
+        For example ``'SourceGrouper(min_separation=4.0)'``. Functions
+        are there by their names, and nothing by its place in memory,
+        so that the same call is the same text in every process.
 
     Examples
     --------
@@ -270,7 +274,10 @@ def _describe(value):
         return f"<Quantity '{value}'>"
     if isinstance(value, np.generic):
         return repr(value.item())
-    return repr(value)
+    if isinstance(value, FunctionType):
+        return value.__name__
+    # the place in memory, of functions in a partial, too
+    return re.sub(r' at 0x[0-9A-Fa-f]+', '', repr(value))
 
 
 def result_meta(obj=None):

@@ -133,6 +133,24 @@ class TestTotalFlux:
         with pytest.raises(ValueError, match=r'of fitted sources: c$'):
             fitter.total_flux(['a', 'c'])
 
+    @pytest.mark.parametrize(('ids', 'match'), [
+        ('1', r"fitted sources, which are of type int: '1'$"),
+        (['2'], r"which are of type int: '2'$"),
+        ([1, 7, 8], r'of fitted sources: 7, 8$'),
+        ([], 'one source at least'), ([True, False], 'not a mask'),
+        ([2, 1, 2], r'each source once, .* again: 2$')])
+    def test_wrong_ids(self, ids, match):
+        """
+        No sum is given for what the table does not have.
+        """
+        data, init = make_pairs(0, n_side=1)
+        fitter = BlendGroupFitter(FWHM)
+        table = fitter(data, init_params=init)
+        with pytest.raises(ValueError, match=match):
+            fitter.total_flux(ids)
+        assert fitter.total_flux(table['id']) == fitter.total_flux()
+        assert fitter.total_flux(2.0)[0] == table['flux_fit'][1]
+
     def test_missing_flux(self):
         """
         The sum with a source that was not measured is not known.

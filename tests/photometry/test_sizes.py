@@ -86,3 +86,15 @@ def test_the_beam_is_a_number_of_pixels(beam):
     table = make_table(np.array([4.0]), np.array([4.0]), np.array([0.0]))
     with pytest.raises(ValueError, match='fwhm_major must be a positive'):
         deconvolve_sizes(table, beam if beam is not None else np.inf)
+
+
+@pytest.mark.parametrize(('missing', 'match'), [
+    (['fwhm_major_err'], r'columns fwhm_major_err, the errors of the width'),
+    (['fwhm_major_err', 'fwhm_minor_err'],
+     r'columns fwhm_major_err, fwhm_minor_err, the errors'),
+    (['theta_fit', 'fwhm_minor_err'], r'columns theta_fit, fwhm_minor_err$')])
+def test_missing_columns_are_named(missing, match):
+    table = make_table(np.array([5.0]), np.array([5.0]), np.array([0.0]))
+    table.remove_columns(missing)
+    with pytest.raises(ValueError, match=match):
+        deconvolve_sizes(table, 4.0)

@@ -398,6 +398,19 @@ class TestRun:
                             merged[f'flux_fit_{name}'].value, rtol=0.02)
         assert table.meta['map_meta']['blue']['beam_major'] == '11 arcsec'
 
+    def test_same_bytes(self, files, tmp_path):
+        """
+        The same run gives the same file, with nothing of the process.
+        """
+        written = []
+        for name in ('one', 'two'):
+            run(self.config(files, tmp_path / name, bands={'merge': True}))
+            path = tmp_path / name / 'catalog_bands.ecsv'
+            written.append(path.read_bytes())
+        assert b'make_fitter=make_fitter' in written[0]
+        assert b'0x' not in written[0]
+        assert written[0] == written[1]
+
     def test_configuration(self, files, tmp_path):
         """
         Names, units, and the limit are those of the configuration.

@@ -3,6 +3,7 @@
 Tests for the tables module.
 """
 
+from functools import partial
 from pathlib import Path
 
 import astropy.units as u
@@ -95,3 +96,26 @@ def test_repr_and_meta_say_how_a_result_was_made():
     meta = result_meta(tool)
     assert meta['call'] == text
     assert {'numpy', 'photutils', 'hyperphotutils'} <= set(meta['version'])
+
+
+def test_functions_in_the_record_have_no_address():
+    """
+    The same call is the same text in another process.
+    """
+    class Tool:
+        _repr_params = ('function', 'tool')
+
+        def __init__(self, function, tool):
+            self.function = function
+            self.tool = tool
+
+    def measure():
+        """
+        A function of the user.
+        """
+
+    text = make_repr(Tool(measure, partial(measure, order=2)))
+    assert text.startswith('Tool(function=measure, tool=functools.partial(')
+    assert text.endswith('measure>, order=2))')
+    assert '0x' not in text
+    assert '0x' not in make_repr(Tool(object(), [Tool.__init__]))
