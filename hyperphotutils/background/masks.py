@@ -133,7 +133,8 @@ def make_region_mask(region, shape, wcs=None):
 
     ValueError
         If a mask has another shape, if there is no WCS for a region on
-        the sky, or if no pixel is inside.
+        the sky, if a region has no inside (a point), or if no pixel is
+        inside any of them.
 
     Examples
     --------
@@ -144,8 +145,7 @@ def make_region_mask(region, shape, wcs=None):
     5
     """
     if hasattr(region, 'regions'):
-        masks = [make_region_mask(part, shape, wcs)
-                 for part in region.regions]
+        masks = [_mask_region(part, shape, wcs) for part in region.regions]
         mask = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
     elif hasattr(region, 'to_mask') or hasattr(region, 'to_pixel'):
         mask = _mask_region(region, shape, wcs)
@@ -174,7 +174,19 @@ def _mask_region(region, shape, wcs):
             msg = 'region is on the sky: give wcs'
             raise ValueError(msg)
         region = region.to_pixel(wcs)
-    image = region.to_mask(mode='center').to_image(shape)
+    try:
+        box = region.bounding_box
+    except ValueError:
+        # off the sky that the projection shows: its pixels are NaN
+        return np.zeros(shape, dtype=bool)
+    if box.get_overlap_slices(shape)[0] is None:
+        return np.zeros(shape, dtype=bool)
+    try:
+        mask = region.to_mask(mode='center')
+    except NotImplementedError:
+        msg = f'region must have an inside, got a {type(region).__name__}'
+        raise ValueError(msg) from None
+    image = mask.to_image(shape)
     return np.zeros(shape, dtype=bool) if image is None else image > 0
 
 

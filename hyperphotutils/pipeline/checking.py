@@ -124,11 +124,14 @@ def _check_region(path, _):
     with Path(path).open('rb'):
         pass
     try:
-        Regions.read(path)
+        regions = Regions.read(path)
     except (ValueError, DS9ParserError, IORegistryError) as exc:
         reason = (str(exc).splitlines() or [''])[0]
         msg = f'{path}: cannot be read as regions: {reason}'
         raise ValueError(msg) from None
+    if len(regions) == 0:
+        msg = f'no region in {path}'
+        raise ValueError(msg)
 
 
 def find_idle_keys(config):

@@ -149,6 +149,9 @@ def _add_run(commands):
                          help='detection threshold in units of the rms')
     command.add_argument('--jobs', type=int, metavar='N',
                          help='maps worked on at the same time')
+    command.add_argument('--datacube', action='store_true', default=None,
+                         help='the files are cubes, each channel of which '
+                              'is a map')
     command.add_argument('--detection-only', action='store_true',
                          default=None, help='no fit and no photometry')
     command.add_argument('--merge', action='store_true', default=None,

@@ -560,12 +560,14 @@ def advise(reason):
         The same in terms of the command line and the configuration.
     """
     # what is to be done in Python is for those who write it
-    for mistake, value in (('a cube, not a map', 'true'),
-                           ('not a cube: NAXIS', 'false')):
+    for mistake, advice in (
+            ('a cube, not a map', 'on the command line: --datacube; in the '
+             'configuration: input.datacube: true'),
+            ('not a cube: NAXIS', 'in the configuration: input.datacube: '
+             'false')):
         if mistake in reason:
             reason, _, _ = reason.partition('; read it with read_')
-            return (f'{reason} (in the configuration: input.datacube: '
-                    f'{value})')
+            return f'{reason} ({advice})'
     names = dict.fromkeys(
         re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
     options = [f'--{name}' for name in names

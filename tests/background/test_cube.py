@@ -12,6 +12,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
@@ -22,6 +23,7 @@ from regions import (
     CirclePixelRegion,
     CircleSkyRegion,
     PixCoord,
+    PointPixelRegion,
     RectanglePixelRegion,
     Regions,
 )
@@ -280,9 +282,13 @@ class TestRegion:
         other = RectanglePixelRegion(PixCoord(80, 20), 11, 5)
         both = inside.copy()
         both[18:23, 75:86] = True
+        # what lies off the map is no more than nothing
+        away = (CirclePixelRegion(PixCoord(900, 900), 2.0), CircleSkyRegion(
+            SkyCoord(10, 10, unit='deg'), 5 * u.arcsec))
         for region, expected in ((circle, inside), (sky, inside),
                                  (inside, inside),
-                                 (Regions([circle, other]), both)):
+                                 (Regions([circle, other]), both),
+                                 (Regions([circle, *away, other]), both)):
             bkg = CubeBackground(region=region)
             _, image = bkg.evaluate(cube, next(bkg.iterate(cube,
                                                            channels=[1])))
@@ -291,6 +297,11 @@ class TestRegion:
     @pytest.mark.parametrize(('region', 'error', 'message'), [
         (CirclePixelRegion(PixCoord(900, 900), 2.0), ValueError,
          'region has no pixel'),
+        (CircleSkyRegion(SkyCoord(10, 10, unit='deg'), 5 * u.arcsec),
+         ValueError, 'region has no pixel'),
+        (Regions([]), ValueError, 'region has no pixel'),
+        (PointPixelRegion(PixCoord(5, 5)), ValueError,
+         'must have an inside, got a PointPixelRegion'),
         (np.zeros((96, 104), bool), ValueError, 'region has no pixel'),
         (np.ones((3, 4), bool), ValueError, 'region must have the shape'),
         ('circle', TypeError, 'region must not be the name'),

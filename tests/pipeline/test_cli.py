@@ -338,7 +338,8 @@ def test_map_and_cube_taken_for_each_other_are_told_by_key(
     status, _, err = hyper('run', path)
     assert status == 1
     assert err.endswith(
-        'has 3 planes (in the configuration: input.datacube: true)\n')
+        'has 3 planes (on the command line: --datacube; in the '
+        'configuration: input.datacube: true)\n')
     status, _, err = hyper('background', map_file)
     assert status == 1
     assert err.endswith('(in the configuration: input.datacube: false)\n')

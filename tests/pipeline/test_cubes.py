@@ -393,6 +393,23 @@ class TestBackground:
         assert status == 0
         assert out.startswith('nothing left to do')
 
+    def test_switch(self, cube, capsys):
+        """
+        An option of the command does what the key does.
+        """
+        Path('c.yaml').write_text('fit: {noise: white}\n')
+        status, out, err = hyper(
+            capsys, 'run', cube, '--config', 'c.yaml', '--output-dir',
+            'switch', '--datacube')
+        assert (status, err) == (0, '')
+        assert out.startswith('cube: ')
+        process_maps(make_config(cube))
+        assert read_all('switch/cube') == read_all()
+        status, _, err = hyper(capsys, 'run', cube, cube, '--datacube',
+                               '--merge')
+        assert status == 2
+        assert 'does not go with input.datacube' in err
+
     def test_options(self, cube, capsys):
         """
         Region, smoothing, boxes, and the rest of the section arrive.
@@ -475,6 +492,16 @@ class TestBackground:
         """
         config = make_config(cube, cubes={'region': 'nowhere.reg'})
         with pytest.raises(ConfigError, match=r'cubes.region: nowhere.reg'):
+            run(config)
+        Path('off.reg').write_text('fk5\ncircle(10,10,5")\n')
+        config = make_config(cube, cubes={'region': 'off.reg'})
+        with pytest.raises(PipelineError, match=r'cube.fits: region has no '
+                           r'pixel of the image inside'):
+            run(config)
+        Path('none.reg').write_text('# Region file format: DS9\n')
+        config = make_config(cube, cubes={'region': 'none.reg'})
+        with pytest.raises(ConfigError,
+                           match=r'cubes.region: no region in none.reg'):
             run(config)
 
 
