@@ -13,11 +13,16 @@ from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import integrated_unit
 
 __all__ = [
+    'FEWEST_COMPARED',
     'make_bin_table',
     'make_detections_table',
     'make_injected_table',
     'read_measured',
 ]
+
+# Medians and scatters of fewer recovered sources tell nothing: they are in
+# the table, but not printed and not plotted.
+FEWEST_COMPARED = 5
 
 # What is measured, with its error, and what it is compared with.
 _QUANTITIES = {

@@ -29,6 +29,7 @@ from hyperphotutils.photometry.injection import (
     place_sources,
 )
 from hyperphotutils.photometry.recovered import (
+    FEWEST_COMPARED,
     make_bin_table,
     make_detections_table,
     make_injected_table,
@@ -416,6 +417,9 @@ class RecoveryResult:
         """
         Plot completeness, reliability, bias and pulls against flux.
 
+        Biases and pulls are left out where fewer than five sources were
+        recovered.
+
         Parameters
         ----------
         figure : `~matplotlib.figure.Figure`, optional
@@ -441,14 +445,16 @@ class RecoveryResult:
         x = getattr(flux, 'value', flux)
         self._plot_fractions(axes[0], x)
         axes[1].axhline(0.0, color='0.7')
-        axes[1].errorbar(x, 100.0 * self.table['flux_bias'],
-                         100.0 * self.table['flux_scatter'], fmt='o')
+        enough = np.asarray(self.table['n_recovered']) >= FEWEST_COMPARED
+        told = self.table[enough]
+        axes[1].errorbar(x[enough], 100.0 * told['flux_bias'],
+                         100.0 * told['flux_scatter'], fmt='o')
         axes[1].set_ylabel('Flux: bias and scatter [%]')
         axes[2].axhspan(-1.0, 1.0, color='0.9')
         for number, name in enumerate(('flux', 'peak')):
-            axes[2].errorbar(x * 1.03**number,
-                             self.table[f'{name}_pull_median'],
-                             self.table[f'{name}_pull_scatter'],
+            axes[2].errorbar(x[enough] * 1.03**number,
+                             told[f'{name}_pull_median'],
+                             told[f'{name}_pull_scatter'],
                              fmt='os'[number], label=name)
         axes[2].set_ylabel('Pull: median and scatter')
         axes[2].legend()

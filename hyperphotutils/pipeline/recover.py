@@ -157,18 +157,22 @@ def _bin_line(row):
         return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
                 else f'{"-":>{width}}  ')
 
+    from hyperphotutils.photometry.recovered import FEWEST_COMPARED
+
+    enough = row['n_recovered'] >= FEWEST_COMPARED
+    bias = row['flux_bias'] if enough else math.nan
     pull = f'{"-":>5}'
-    if math.isfinite(row['flux_pull_median']):
+    if enough and math.isfinite(row['flux_pull_median']):
         pull = f'{row["flux_pull_median"]:5.2f}'
-    if row['n_recovered'] > 1 and math.isfinite(row['flux_pull_scatter']):
-        pull += f' +/- {row["flux_pull_scatter"]:.2f}'
+        if math.isfinite(row['flux_pull_scatter']):
+            pull += f' +/- {row["flux_pull_scatter"]:.2f}'
     snr = row['snr']
     if row['n_injected'] == 0 and 'snr_low' in row.colnames:
         snr = math.sqrt(row['snr_low'] * row['snr_high'])
     return (f'{snr:6.1f} {row["n_injected"]:9d} '
             f'{percent(row["completeness"], 12)} '
             f'{percent(row["reliability"], 11)} '
-            f'{percent(row["flux_bias"], 9)}   {pull}')
+            f'{percent(bias, 9)}   {pull}')
 
 
 def _check_existing(directory, *, overwrite):

@@ -4,10 +4,12 @@ Tests of the command that recovers injected sources.
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from matplotlib.figure import Figure
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
@@ -17,7 +19,7 @@ from hyperphotutils.pipeline import (
     PipelineError,
 )
 from hyperphotutils.pipeline.cli import main
-from hyperphotutils.pipeline.recover import recover_map
+from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 
 FILES = ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
 QUICK = {'n_repeats': 2, 'n_per_map': 2, 'seed': 1}
@@ -71,6 +73,31 @@ def test_too_few_sources_are_said_to_be(map_file, tmp_path, capsys):
                      re.MULTILINE)
     assert re.search(r'these are too few: with less than 30 .* take '
                      r'--n-repeats (30|60)', out)
+
+
+def test_medians_of_few_sources_are_not_told(map_file, tmp_path, quick):
+    """
+    Of four recovered sources there is no bias and no pull, in the summary
+    and in the picture; of five there is.
+    """
+    result = recover_map(map_file, quick, tmp_path / 'out', **QUICK)
+    table = result.table[:3]
+    table['n_injected'] = [40, 40, 40]
+    table['n_recovered'] = [1, 4, 5]
+    table['snr'] = [3.0, 5.0, 10.0]
+    for name in table.colnames:
+        if name.endswith(('bias', 'scatter', 'median')):
+            table[name] = [0.125, 0.125, 0.125]
+    table['flux'] = [1.0, 2.0, 3.0] * table['flux'].unit
+    result = replace(result, table=table, curve=None)
+    table.meta['no_curve'] = 'no curve'
+    lines = summarize_recovery(result)[3:6]
+    assert all(re.search(r' - +-$', line) for line in lines[:2])
+    assert re.search(r' 12\.5 % +0\.12 \+/- 0\.12$', lines[2])
+    axes = result.plot(Figure()).axes
+    for ax, n_series in ((axes[1], 1), (axes[2], 2)):
+        drawn = [series.lines[0].get_xdata() for series in ax.containers]
+        assert [len(x) for x in drawn] == [1] * n_series
 
 
 def test_no_curve_is_said_once(map_file, tmp_path, capsys):
