@@ -228,7 +228,8 @@ class CorrelatedNoise:
             The autocovariance: a function of the separations ``dx`` and
             ``dy`` in pixels, as `autocovariance` is, or its values at
             whole separations, with an odd number of rows and of columns
-            and no separation at the centre.
+            and no separation at the centre. With the square of the unit
+            of a map, the noise has that unit.
 
         fwhm, fwhm_minor, theta : float
             The beam, as in `from_beam`.

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.noise import CorrelatedNoise
+from hyperphotutils.photometry import HyperPhotometry
 
 UNIT = u.Jy / u.pix
 LAGS = [(0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (2, 2), (2, -2), (4, 0),
@@ -446,3 +447,23 @@ class TestFromAutocovariance:
     def test_no_autocovariance(self, array, match):
         with pytest.raises(ValueError, match=match):
             CorrelatedNoise.from_autocovariance(array, 4.0)
+
+
+@pytest.mark.parametrize('with_unit', [True, False])
+def test_exact_noise_of_a_simulated_map_is_given(with_unit):
+    """
+    Its autocovariance is a plain number; the noise must have the unit of
+    the map.
+    """
+    sim = make_blended_map((150, 150), 12, beam=4.0, seed=1)
+    scale = UNIT**2 if with_unit else 1.0
+    noise = CorrelatedNoise.from_autocovariance(
+        lambda dx, dy: sim.autocovariance(dx, dy) * scale, 4.0)
+    phot = HyperPhotometry(4.0, noise=noise)
+    if with_unit:
+        assert phot(sim.image)['flux_err'].unit == u.Jy
+        assert_allclose(noise.rms.value**2, sim.autocovariance(0, 0),
+                        rtol=0.01)
+    else:
+        with pytest.raises(ValueError, match=r'unit \(data: .*noise: none'):
+            phot(sim.image)
