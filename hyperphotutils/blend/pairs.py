@@ -8,10 +8,11 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma, gaussian_sigma_to_fwhm
 from astropy.table import QTable
 
-from hyperphotutils.background.selection import bic
+from hyperphotutils.background.selection import bic, reduced_chi2
 from hyperphotutils.blend.footprints import (
     background_basis,
     make_footprints,
+    n_terms,
     pixel_step,
 )
 from hyperphotutils.blend.solver import (
@@ -38,6 +39,9 @@ _MIN_SEPARATION = 0.5
 _FWHM_RANGE = (0.75, 2.5)
 _MIN_SNR = 5.0
 _MIN_RATIO = 0.1
+# The background below a source: a slope shall not look like a companion.
+_POLY_ORDER = 1
+_N_TERMS = n_terms(_POLY_ORDER)
 # Elements of the Jacobian held at once, steps, and tolerance of the fits.
 _CHUNK_ELEMENTS = 1 << 20
 _MAX_ITER = 25
@@ -88,7 +92,8 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
     foot = make_footprints(sources[rows, 1:2], sources[rows, 2:3], mask,
                            fit_radius, pixel_step(fwhm, fit_radius))
     whole = foot.usable.all(axis=1)
-    chunk = max(1, _CHUNK_ELEMENTS // ((2 * N_PARAMS + 1) * foot.x.shape[1]))
+    n_free = 2 * N_PARAMS + _N_TERMS
+    chunk = max(1, _CHUNK_ELEMENTS // (n_free * foot.x.shape[1]))
     rows_of, pairs = [np.empty(0, dtype=int)], [np.empty((0, 2, N_PARAMS))]
     for kind in (np.flatnonzero(whole), np.flatnonzero(~whole)):
         for begin in range(0, len(kind), chunk):
@@ -129,16 +134,16 @@ def _table(rows, pairs):
 
 def _problem(residual, sources, x, y, usable, noise, fwhm):
     """
-    Return what the kernel fits: each source alone, on a level of its own.
+    Return what the kernel fits: each source alone, on a plane of its own.
     """
     weight = usable.astype(float)
     if noise.relative_rms is not None:
         weight /= noise.relative_rms[y, x]
-    basis = background_basis(x, y, *sources[:, 1:3].T, 1.0, 0)
+    basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)
-    level = np.zeros((len(sources), 1))
-    own, _ = evaluate(sources[:, None], level, col, row, weight, basis)
+    plane = np.zeros((len(sources), _N_TERMS))
+    own, _ = evaluate(sources[:, None], plane, col, row, weight, basis)
     data = residual[y, x] * weight + own
     whitening = noise.whitening(x, y, usable)
     transposed = np.swapaxes(whitening, 1, 2)
@@ -148,8 +153,8 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
                  for ratio in (0.5, 3.0))
     return BatchProblem(
         data, col, row, weight, basis @ transposed,
-        np.ones((len(sources), N_PARAMS + 1), dtype=bool), center - fwhm,
-        center + fwhm, low, high, whitening)
+        np.ones((len(sources), N_PARAMS + _N_TERMS), dtype=bool),
+        center - fwhm, center + fwhm, low, high, whitening)
 
 
 def _compare(problem, sources, fwhm):
@@ -159,21 +164,25 @@ def _compare(problem, sources, fwhm):
     n_pixels = np.sum(problem.weight > 0.0, axis=1)
     one = _fit(problem, sources)
     two = problem._replace(
-        free=np.ones((len(sources), 2 * N_PARAMS + 1), dtype=bool),
+        free=np.ones((len(sources), 2 * N_PARAMS + _N_TERMS), dtype=bool),
         xy_low=np.repeat(problem.xy_low, 2, axis=1),
         xy_high=np.repeat(problem.xy_high, 2, axis=1))
     pair = _fit(two, _halves(sources, fwhm))
-    better = (bic(pair.chi2, n_pixels, 2 * N_PARAMS + 1)
-              < bic(one.chi2, n_pixels, N_PARAMS + 1))
+    n_free = N_PARAMS + _N_TERMS
+    # Where not even two fit, less is known than the noise says.
+    excess = np.maximum(1.0, reduced_chi2(pair.chi2, n_pixels,
+                                          n_free + N_PARAMS))
+    better = (bic(pair.chi2 / excess, n_pixels, n_free + N_PARAMS)
+              < bic(one.chi2 / excess, n_pixels, n_free))
     return better & _is_pair(pair, fwhm), pair.sources
 
 
 def _fit(problem, sources):
     """
-    Fit amplitudes and level, then everything.
+    Fit amplitudes and plane, then everything.
     """
-    level = np.zeros((len(sources), 1))
-    return fit_batch(problem, *solve_linear(problem, sources, level),
+    plane = np.zeros((len(sources), _N_TERMS))
+    return fit_batch(problem, *solve_linear(problem, sources, plane),
                      max_iter=_MAX_ITER, tolerance=_TOLERANCE)
 
 

@@ -427,7 +427,11 @@ optional
             found = self._find(image, image.values - image.model)
             if found is None:
                 break
-            known = np.vstack((positions(table, 'fit'), image.tried))
+            # A fit may have moved far from where it began: only what was
+            # dropped is not to be tried again.
+            dropped = np.delete(image.tried, np.asarray(table['id']) - 1,
+                                axis=0)
+            known = np.vstack((positions(table, 'fit'), dropped))
             new = found[are_apart(positions(found, 'init'), known, self.fwhm)]
             if len(new) == 0:
                 break
@@ -458,7 +462,8 @@ optional
         image.n_split = int(np.count_nonzero(single))
         table = self._refit(image, table, new=new, fallen=single,
                             flag='split_pair')
-        return self._drop_fallen(image, table)
+        table = self._drop_fallen(image, table)
+        return self._search_residual(image, table)
 
     def _needs_covariance(self, image):
         """

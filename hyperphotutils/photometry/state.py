@@ -79,6 +79,8 @@ class MapState:
             return None
         error = np.asarray(self.plain_error, dtype=float)
         good = np.isfinite(error) & (error > 0.0) & ~self.mask
+        if not good.any():
+            return None
         return np.where(good, error / np.median(error[good]), 1.0)
 
     def with_unit(self, values):

@@ -1050,3 +1050,21 @@ class TestTotalFlux:
     def test_before_the_first_call(self):
         with pytest.raises(ValueError, match='no sources have been measured'):
             HyperPhotometry(FWHM).total_flux()
+
+
+def test_sources_in_a_row_are_all_found():
+    """
+    The fit of the first that is found moves between two of them; where
+    it began may be the place of another.
+    """
+    noise = CorrelatedNoise.from_beam(1.0, 7.0)
+    data = noise.simulate((120, 120), seed=3)
+    x, y = np.array([62.0, 63.2, 58.9]), np.array([62.3, 56.3, 68.2])
+    add_gaussians(data, x, y, [28.0, 25.0, 14.0], [7.4] * 3, [7.2] * 3,
+                  [0.0] * 3)
+    table = HyperPhotometry(7.0)(data)
+    assert len(table) == 3
+    found = table[np.argsort(table['y_fit'])]
+    order = np.argsort(y)
+    assert_allclose(found['x_fit'], x[order], atol=1.0)
+    assert_allclose(found['y_fit'], y[order], atol=1.0)
