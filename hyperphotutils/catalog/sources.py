@@ -378,7 +378,8 @@ def _angles(column, unit, name, where='the lists'):
     own = getattr(column, 'unit', None)
     if isinstance(own, u.UnrecognizedUnit):
         own = _SPELLINGS.get(str(own).strip().lower(), own)
-    own = unit if own in {None, u.dimensionless_unscaled} else own
+    if own is None or own == u.dimensionless_unscaled:
+        own = unit
     if not own.is_equivalent(u.deg):
         msg = (f"{where}: the unit '{own}' of {name} is no angle such as "
                "'deg' or 'arcsec'")
