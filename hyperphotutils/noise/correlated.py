@@ -10,6 +10,8 @@ from scipy import fft
 from scipy.linalg import cho_factor, lapack
 from scipy.optimize import nnls
 
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.local import mean_in_blocks
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -31,6 +33,14 @@ _SIZES = np.concatenate([[0.0], np.geomspace(0.2, 16.0, 16)])
 # well a source is told from the noise.
 _REACH = 16.0
 _WEIGHT_POWER = 1.0
+# Maps are high-pass filtered before they are measured, by subtracting their
+# mean over a Gaussian of this sigma in FWHM. What is wider than twice that is
+# a plane below a source, which fits include.
+_HIGH_PASS = 4.0
+# The rounding errors of filtered pixels, relative to the largest value.
+_ROUNDING = 1e-12
+# Filtered pixels farther from 0 than this many rms are no noise.
+_OUTLIER = 5.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
@@ -159,14 +169,18 @@ class CorrelatedNoise:
         """
         Estimate the noise of a map.
 
-        The autocovariance of the unmasked pixels is measured by Fourier
-        transforms and fitted, by non-negative least squares, with white
-        noise, noise correlated over a fraction of the beam, and
-        Gaussians of many sizes seen through the beam: the beam of the
-        matrix :math:`B` gives an autocovariance of the matrix
-        :math:`\\Sigma = 2 B`, structure of the size :math:`s` one of
-        :math:`2 B + s^2`. A constant takes up the mean that the map has
-        lost.
+        The large-scale background of the map is removed first: a
+        quadratic surface fitted to all good pixels, then the mean over a
+        Gaussian with a sigma of 4 beam FWHMs. Pixels more than 5 rms
+        from zero are excluded. The autocovariance of the other pixels is
+        measured by Fourier transforms and fitted, by non-negative least
+        squares, with white noise, noise correlated over a fraction of
+        the beam, and Gaussians of many sizes seen through the beam, each
+        of them filtered as the map is: the beam of the matrix :math:`B`
+        gives an autocovariance of the matrix :math:`\\Sigma = 2 B`,
+        structure of the size :math:`s` one of :math:`2 B + s^2`.
+        Structure wider than 8 FWHMs is not part of the noise; it needs a
+        background of at least order 1 in fits.
 
         Parameters
         ----------
@@ -202,13 +216,18 @@ class CorrelatedNoise:
         if relative_rms is not None:
             relative_rms = check_relative_rms(relative_rms, data.shape)
             data = data / relative_rms
-        reach = int(min(np.ceil(_REACH * fwhm), min(data.shape) // 2))
-        measured, n_pairs = _masked_autocovariance(data, ~mask, reach)
-        if not measured[0, reach] > 0.0:
+        used = _extent(~mask)
+        data, good = np.where(mask, 0.0, data)[used], ~mask[used]
+        rounding = _ROUNDING * np.max(np.abs(data), initial=0.0)
+        filtered, good = _high_pass(data, good, fwhm)
+        reach = int(min(np.ceil(_REACH * fwhm), min(good.shape) // 2))
+        measured, n_pairs = _masked_autocovariance(filtered, good, reach)
+        if not measured[0, reach] > rounding**2:
             msg = 'data is constant: it has no noise to estimate'
             raise ValueError(msg)
-        matrices = _candidate_matrices(beam, fwhm)
-        variances = _fit_parts(measured, n_pairs, matrices)
+        width = _HIGH_PASS * fwhm
+        matrices = _candidate_matrices(beam, fwhm, 2.0 * width)
+        variances = _fit_parts(measured, n_pairs, matrices, width)
         return cls._from_parts(variances, matrices, unit, relative_rms)
 
     @classmethod
@@ -264,9 +283,8 @@ class CorrelatedNoise:
             autocovariance = autocovariance(lag[None, :], lag[:, None])
         values, unit = strip_units(autocovariance=autocovariance)
         half = _half_of(np.asarray(values['autocovariance'], dtype=float))
-        matrices = _candidate_matrices(beam, fwhm)
-        variances = _fit_parts(half, np.ones(half.shape), matrices,
-                               without_mean=False)
+        matrices = _candidate_matrices(beam, fwhm, np.inf)
+        variances = _fit_parts(half, np.ones(half.shape), matrices)
         return cls._from_parts(
             variances, matrices, None if unit is None else unit**0.5,
             relative_rms)
@@ -526,6 +544,55 @@ def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
     return axes @ widths @ axes.T
 
 
+def _extent(good):
+    """
+    Return the slices of the smallest box with all good pixels.
+    """
+    ranges = []
+    for axis in (1, 0):
+        lines = np.flatnonzero(good.any(axis=axis))
+        ranges.append(slice(lines[0], lines[-1] + 1) if len(lines)
+                      else slice(0, 0))
+    return tuple(ranges)
+
+
+def _high_pass(data, good, fwhm):
+    """
+    Remove the large-scale background, and reject outliers.
+
+    Outliers raise the background around them, so that it is measured
+    again without them.
+    """
+    sigma, step = _HIGH_PASS * fwhm, int(fwhm)
+    for _ in range(3):
+        level = data - _quadratic_surface(data, good)
+        level -= mean_in_blocks(level, good.astype(float), sigma, step)
+        rms = clipped_rms(level, mask=~good) if good.any() else 0.0
+        outlying = good & (np.abs(level) > _OUTLIER * rms)
+        if not rms > 0.0 or not outlying.any():
+            break
+        good = good & ~outlying
+    return np.where(good, level, 0.0), good
+
+
+def _quadratic_surface(data, good):
+    """
+    Return the least-squares quadratic surface of the good pixels.
+    """
+    powers_v, powers_u = (np.linspace(-1.0, 1.0, size)
+                          ** np.arange(5)[:, None] for size in data.shape)
+    terms = [(i, j) for i in range(3) for j in range(3 - i)]
+    # Sums over the pixels of u^i v^j, one axis at a time.
+    moments = powers_v @ good.astype(float) @ powers_u.T
+    sums = powers_v[:3] @ np.where(good, data, 0.0) @ powers_u[:3].T
+    normal = np.array([[moments[j + n, i + m] for m, n in terms]
+                       for i, j in terms])
+    coeffs = np.zeros((3, 3))
+    coeffs[tuple(np.array(terms)[:, ::-1].T)] = np.linalg.lstsq(
+        normal, np.array([sums[j, i] for i, j in terms]), rcond=None)[0]
+    return powers_v[:3].T @ coeffs @ powers_u[:3]
+
+
 def _masked_autocovariance(data, good, reach):
     """
     Return the mean products of good pixels and the number of pairs, for
@@ -534,7 +601,6 @@ def _masked_autocovariance(data, good, reach):
     shape = [fft.next_fast_len(size + reach, real=True)
              for size in data.shape]
     values = np.where(good, data, 0.0)
-    values = np.where(good, values - values.sum() / good.sum(), 0.0)
     products = fft.irfft2(np.abs(fft.rfft2(values, shape))**2, shape)
     n_pairs = fft.irfft2(np.abs(fft.rfft2(good.astype(float), shape))**2,
                          shape)
@@ -564,20 +630,26 @@ def _half_of(autocovariance):
     return autocovariance[shape[0] // 2:]
 
 
-def _candidate_matrices(beam, fwhm):
+def _candidate_matrices(beam, fwhm, widest):
     """
     Return the matrices of the parts that noise may have.
     """
-    sizes = (_SIZES * fwhm)**2
+    sizes = _SIZES * fwhm
+    sizes = sizes[sizes <= widest]**2
     return np.concatenate((
         2.0 * beam * _FRACTIONS[:, None, None],
         2.0 * beam + sizes[:, None, None] * np.eye(2)))
 
 
-def _fit_parts(measured, n_pairs, matrices, *, without_mean=True):
-    """
+def _fit_parts(measured, n_pairs, matrices, width=None):
+    r"""
     Fit the variances of the parts to an autocovariance, for half of all
     separations.
+
+    Subtracting the mean over a Gaussian :math:`g` of the sigma ``width``
+    turns an autocovariance :math:`C` into :math:`C - 2 C * g + C * g *
+    g`. The convolution of a Gaussian of the matrix :math:`\Sigma` with
+    :math:`g` is one of the matrix :math:`\Sigma + w^2`.
     """
     reach = measured.shape[1] // 2
     dy, dx = np.mgrid[:len(measured), -reach:reach + 1]
@@ -585,20 +657,31 @@ def _fit_parts(measured, n_pairs, matrices, *, without_mean=True):
     used = ((distance <= min(reach, len(measured) - 1))
             & ((dy > 0) | (dx >= 0)) & (n_pairs > 0))
     weight = np.maximum(distance[used], 1.0)**-_WEIGHT_POWER
-    inverse = np.linalg.inv(matrices)
     dx, dy = dx[used].astype(float), dy[used].astype(float)
-    design = np.empty((len(dx), len(matrices) + 2))
+
+    def gaussians(variance):
+        wider = matrices + variance * np.eye(2)
+        inverse = np.linalg.inv(wider)
+        height = np.sqrt(np.linalg.det(matrices) / np.linalg.det(wider))
+        return height * np.exp(-0.5 * (
+            np.outer(dx**2, inverse[:, 0, 0])
+            + 2.0 * np.outer(dx * dy, inverse[:, 0, 1])
+            + np.outer(dy**2, inverse[:, 1, 1])))
+
+    def density(variance):
+        return np.exp(-0.5 * distance[used]**2 / variance) / (
+            2.0 * np.pi * variance)
+
+    design = np.empty((len(dx), len(matrices) + 1))
     design[:, 0] = distance[used] == 0.0
-    design[:, 1:-1] = np.exp(-0.5 * (
-        np.outer(dx**2, inverse[:, 0, 0])
-        + 2.0 * np.outer(dx * dy, inverse[:, 0, 1])
-        + np.outer(dy**2, inverse[:, 1, 1])))
-    # The subtracted mean lowers all products alike.
-    design[:, -1] = -1.0 if without_mean else 0.0
+    design[:, 1:] = gaussians(0.0)
+    if width is not None:
+        design[:, 0] += density(2.0 * width**2) - 2.0 * density(width**2)
+        design[:, 1:] += gaussians(2.0 * width**2) - 2.0 * gaussians(width**2)
     design *= weight[:, None]
     right = measured[used] * weight
     scale = measured[0, reach]
     # The triangular factor has the same least squares problem.
     factor = np.linalg.qr(np.column_stack((design, right / scale)), mode='r')
     variances, _ = nnls(factor[:, :-1], factor[:, -1])
-    return scale * variances[:-1]
+    return scale * variances

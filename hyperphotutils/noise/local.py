@@ -62,7 +62,7 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
-    square = _mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
+    square = mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
     rms = np.sqrt(square)
     typical = np.median(rms[~mask])
     if not typical > 0.0:
@@ -79,7 +79,7 @@ def _mean_of_good(values, good, sigma):
     return total / np.maximum(weight, 1e-12)
 
 
-def _mean_in_blocks(values, good, sigma, step):
+def mean_in_blocks(values, good, sigma, step):
     """
     Return about the same for a wide Gaussian, in a fraction of the time.
 
