@@ -10,14 +10,16 @@ import numpy as np
 from hyperphotutils.background.regressors import polynomial_terms
 
 __all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
-           'disk_offsets', 'make_footprints', 'n_terms', 'nearest_pixel',
-           'pixel_step']
+           'core_is_usable', 'disk_offsets', 'make_footprints', 'n_terms',
+           'nearest_pixel', 'pixel_step']
 
 # Where the noise is correlated, a beam need not be sampled with more pixels
 # than this, and a group has no more than these: its matrices grow with the
 # square of their number.
 _PIXELS_PER_FWHM = 4
 MAX_GROUP_PIXELS = 2000
+# A source needs this fraction of the pixels inside its half maximum.
+_CORE_FRACTION = 0.5
 
 
 class Footprints(NamedTuple):
@@ -111,6 +113,43 @@ def nearest_pixel(position, size):
     known = np.where(np.isfinite(position), position, -1.0)
     index = np.floor(known + 0.5).astype(int)
     return np.where(known == size - 0.5, size - 1, index)
+
+
+def core_is_usable(x, y, mask, fwhm):
+    """
+    Return which sources have enough usable pixels inside their half
+    maximum.
+
+    Only masked pixels count as missing: half of a core may be off the
+    map.
+
+    Parameters
+    ----------
+    x, y : 1D `~numpy.ndarray`
+        The pixel coordinates of the sources.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used.
+
+    fwhm : float
+        The FWHM of the sources in pixels.
+
+    Returns
+    -------
+    usable : 1D bool `~numpy.ndarray`
+        `False` where the center is off the map, or more than half of
+        the pixels are masked.
+    """
+    ny, nx = mask.shape
+    dx, dy = disk_offsets(max(1.0, 0.5 * fwhm))
+    col, row = nearest_pixel(x, nx), nearest_pixel(y, ny)
+    inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
+    cols, rows = col[:, None] + dx, row[:, None] + dy
+    on_map = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
+    used = on_map & ~mask[np.where(on_map, rows, 0),
+                          np.where(on_map, cols, 0)]
+    fraction = used.sum(axis=1) / np.maximum(on_map.sum(axis=1), 1)
+    return inside & (fraction >= _CORE_FRACTION)
 
 
 def make_footprints(x, y, mask, radius, step=1):

@@ -17,10 +17,10 @@ from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
     MAX_GROUP_PIXELS,
     background_basis,
+    core_is_usable,
     disk_offsets,
     make_footprints,
     n_terms,
-    nearest_pixel,
     pixel_step,
 )
 from hyperphotutils.blend.grouping import (
@@ -60,8 +60,6 @@ _MAX_SWEEPS = 4
 _MAX_MERGES = 2
 # The largest number of elements of factors that are kept.
 _MAX_KEPT = 1 << 25
-# A source needs this fraction of the pixels inside its half maximum.
-_CORE_FRACTION = 0.5
 
 
 @dataclass
@@ -142,8 +140,9 @@ class JointFit:
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
-            # The covariance of the noise holds the structured background.
-            poly_order = 1 if noise is None or config.weights else 0
+            # Correlated noise has no structure that is a plane below a
+            # source; see CorrelatedNoise.from_image.
+            poly_order = 1
         self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
                      else pixel_step(config.fwhm, config.fit_radius))
@@ -162,9 +161,11 @@ class JointFit:
         self.flags = np.zeros(len(self.start.x), dtype=int)
         for name in config.fixed:
             self.flags |= FLAGS[f'fixed_{name}']
+        self.flags[self.start.hold_shape] |= FLAGS['fixed_shape']
         if self.step > 1:
             self.flags |= FLAGS['thinned']
-        self._flag_unusable_positions()
+        usable = core_is_usable(self.start.x, self.start.y, mask, config.fwhm)
+        self.flags[~usable] |= FLAGS['off_map']
         self.group_id = self._group()
         self.sources = self._start_state()
         self.batches = []
@@ -182,8 +183,9 @@ class JointFit:
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
         self._add_gaussians(model, self.sources[self.group_id > 0])
-        if not self.absolute and set(SIGNAL_WEIGHTS) & set(
-                self.config.weights):
+        if not self.absolute and (
+                set(SIGNAL_WEIGHTS) & set(self.config.weights)
+                or np.isfinite(self.start.position_prior).any()):
             self.rms = self._measure_rms(model)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
@@ -354,22 +356,6 @@ class JointFit:
         return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
                         np.nan)
 
-    def _flag_unusable_positions(self):
-        """
-        Flag the sources whose core has too few usable pixels.
-        """
-        start, (ny, nx) = self.start, self.data.shape
-        dx, dy = disk_offsets(max(1.0, 0.5 * self.config.fwhm))
-        col, row = nearest_pixel(start.x, nx), nearest_pixel(start.y, ny)
-        inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
-        cols, rows = col[:, None] + dx, row[:, None] + dy
-        on_map = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
-        used = on_map & ~self.mask[np.where(on_map, rows, 0),
-                                   np.where(on_map, cols, 0)]
-        # Only masked pixels count here: half of a core may be off the map.
-        fraction = used.sum(axis=1) / np.maximum(on_map.sum(axis=1), 1)
-        self.flags[~inside | (fraction < _CORE_FRACTION)] |= FLAGS['off_map']
-
     def _group(self):
         """
         Return the group of each source, 0 for sources not to be fitted.
@@ -404,13 +390,14 @@ class JointFit:
         """
         Return the kernel's state of all sources, inside the bounds.
         """
-        start = self.start
-        variances = (np.stack((start.fwhm_major, start.fwhm_minor), axis=1)
-                     * gaussian_fwhm_to_sigma)**2
+        start, shift = self.start, self.config.max_shift
+        states = start.states()
+        for k, center in ((X, start.x), (Y, start.y)):
+            states[:, k] = np.clip(states[:, k], center - shift,
+                                   center + shift)
         if 'shape' not in self.config.fixed:
-            variances = np.clip(variances, *self.var_bounds)
-        return np.column_stack((np.zeros(len(start.x)), start.x, start.y,
-                                variances, np.deg2rad(start.theta)))
+            states[:, 3:5] = np.clip(states[:, 3:5], *self.var_bounds)
+        return states
 
     def _chunks(self):
         """
@@ -545,8 +532,21 @@ class JointFit:
             data, col, row, weight, basis,
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening, ridge, config.loss, config.f_scale, extra)
+            low, high, whitening, ridge, config.loss, config.f_scale,
+            self._anchor(members), extra)
         return problem, sources, coeffs, centers
+
+    def _anchor(self, members):
+        """
+        Return the priors on the positions of some groups, or None.
+        """
+        start = self.start
+        sigma = start.position_prior[members]
+        if not np.isfinite(sigma).any():
+            return None
+        # Without errors chi2 is in units of the data.
+        weight = (1.0 if self.absolute else self.rms**2) / sigma**2
+        return np.stack((start.x[members], start.y[members], weight), axis=2)
 
     def _extra_weights(self, members, foot, own):
         """
@@ -587,6 +587,7 @@ class JointFit:
             free[:, :, [X, Y]] = False
         if 'shape' in self.config.fixed:
             free[:, :, [AA, AB, BB]] = False
+        free[:, :, AA:] &= ~self.start.hold_shape[members][:, :, None]
         return np.concatenate(
             (free.reshape(n_groups, -1),
              np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)

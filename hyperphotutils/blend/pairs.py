@@ -25,6 +25,7 @@ from hyperphotutils.blend.solver import (
     fit_batch,
     solve_linear,
 )
+from hyperphotutils.blend.start import source_states
 
 __all__ = ['find_pairs']
 
@@ -84,7 +85,7 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
         as ``row``, and ``x_init``, ``y_init``, ``fwhm_major_init``,
         ``fwhm_minor_init`` (pixels), and ``theta_init``.
     """
-    sources = _state(table)
+    sources = source_states(table)
     wide = np.sqrt(sources[:, 3]) > _OVERSIZED * fwhm * gaussian_fwhm_to_sigma
     rows = np.flatnonzero(np.isfinite(sources).all(axis=1) & wide)
     if len(rows) == 0:
@@ -105,19 +106,6 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
             rows_of.append(rows[part[split]])
             pairs.append(pair[split])
     return _table(np.concatenate(rows_of), np.concatenate(pairs))
-
-
-def _state(table):
-    """
-    Return the fitted sources as states of the kernel.
-    """
-    columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
-               for name in ('amplitude_fit', 'x_fit', 'y_fit',
-                            'fwhm_major_fit', 'fwhm_minor_fit')]
-    columns.append(table['theta_fit'].to_value('rad'))
-    sources = np.column_stack(columns)
-    sources[:, 3:5] = (sources[:, 3:5] * gaussian_fwhm_to_sigma)**2
-    return sources
 
 
 def _table(rows, pairs):

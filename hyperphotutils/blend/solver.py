@@ -80,6 +80,10 @@ class BatchProblem(NamedTuple):
     f_scale : float, optional
         The residual beyond which a robust loss grows slower.
 
+    anchor : array of shape (g, n, 3), optional
+        A Gaussian prior on each position: x, y, and the inverse of the
+        variance, 0 for none.
+
     extra : array of shape (g, p), optional
         The factors by which ``weight`` differs from the inverse of the
         standard deviations; they are already in ``weight``, ``data`` and
@@ -100,6 +104,7 @@ class BatchProblem(NamedTuple):
     ridge: Any = None
     loss: str = 'linear'
     f_scale: float = 1.0
+    anchor: Any = None
     extra: Any = None
 
 
@@ -366,16 +371,34 @@ def _normal_terms(problem, sources, coeffs):
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
     chi2 = xp.sum(cost, axis=1)
-    if problem.ridge is not None:
-        n_coords = N_PARAMS * sources.shape[1]
-        none = xp.zeros((sources.shape[0], n_coords), dtype=normal.dtype)
-        diagonal = xp.concat((none, problem.ridge), axis=1)
+    if problem.ridge is not None or problem.anchor is not None:
+        penalty, pull, strength = _penalty(problem, sources, coeffs)
         identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-        normal = normal + diagonal[:, :, None] * identity[None, :, :]
-        penalty = problem.ridge * coeffs
-        gradient = gradient + xp.concat((none, penalty), axis=1)
-        chi2 = chi2 + xp.sum(penalty * coeffs, axis=1)
+        normal = normal + strength[:, :, None] * identity[None, :, :]
+        gradient = gradient + pull
+        chi2 = chi2 + penalty
     return chi2, normal, gradient
+
+
+def _penalty(problem, sources, coeffs):
+    """
+    Return what ridge and anchor add to chi2, to half its gradient, and
+    to the diagonal of the normal matrix.
+    """
+    xp = sources.__array_namespace__()
+    n_groups, n_sources, _ = sources.shape
+    strength = xp.zeros_like(sources)
+    offset = xp.zeros_like(sources)
+    if problem.anchor is not None:
+        strength[:, :, X:Y + 1] = problem.anchor[:, :, 2:]
+        offset[:, :, X:Y + 1] = (sources[:, :, X:Y + 1]
+                                 - problem.anchor[:, :, :2])
+    ridge = xp.zeros_like(coeffs) if problem.ridge is None else problem.ridge
+    shape = (n_groups, N_PARAMS * n_sources)
+    strength = xp.concat((xp.reshape(strength, shape), ridge), axis=1)
+    offset = xp.concat((xp.reshape(offset, shape), coeffs), axis=1)
+    pull = strength * offset
+    return xp.sum(pull * offset, axis=1), pull, strength
 
 
 def _unweighted_terms(problem, sources, coeffs):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import Table
 
-__all__ = ['Start', 'read_start']
+__all__ = ['Start', 'read_start', 'source_states']
 
 _NAMES = {
     'x': ('x_init', 'x_centroid', 'x_fit', 'x', 'x_0'),
@@ -19,6 +20,10 @@ _NAMES = {
     'theta': ('theta_init', 'theta_fit', 'theta'),
     'group_id': ('group_id',),
     'id': ('id',),
+    'x_previous': ('x_previous',),
+    'y_previous': ('y_previous',),
+    'position_prior': ('position_prior',),
+    'hold_shape': ('hold_shape',),
 }
 
 # What columns of tables that have no pixels yet are called
@@ -45,6 +50,18 @@ class Start(NamedTuple):
 
     group_id : 1D int `~numpy.ndarray` or None
         The group when the table has one.
+
+    x_previous, y_previous : 1D `~numpy.ndarray`
+        The position that an earlier fit has found, where this fit begins;
+        the footprint, the bounds, and the prior are centered on ``x``
+        and ``y`` all the same.
+
+    position_prior : 1D `~numpy.ndarray`
+        The standard deviation of the position around ``x`` and ``y`` in
+        pixels, along each axis; infinite for no prior.
+
+    hold_shape : 1D bool `~numpy.ndarray`
+        Whether the widths and the angle are held.
     """
 
     id: np.ndarray
@@ -54,6 +71,44 @@ class Start(NamedTuple):
     fwhm_minor: np.ndarray
     theta: np.ndarray
     group_id: np.ndarray | None
+    x_previous: np.ndarray
+    y_previous: np.ndarray
+    position_prior: np.ndarray
+    hold_shape: np.ndarray
+
+    def states(self):
+        """
+        Return the states of the sources for the kernel, without
+        amplitudes.
+        """
+        return np.column_stack((
+            np.zeros(len(self.x)), self.x_previous, self.y_previous,
+            (self.fwhm_major * gaussian_fwhm_to_sigma)**2,
+            (self.fwhm_minor * gaussian_fwhm_to_sigma)**2,
+            np.deg2rad(self.theta)))
+
+
+def source_states(table):
+    """
+    Return the fitted sources of a table as states of the kernel.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The table.
+
+    Returns
+    -------
+    states : `~numpy.ndarray` of shape (n, 6)
+        The states, see `~hyperphotutils.blend.solver`.
+    """
+    columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
+               for name in ('amplitude_fit', 'x_fit', 'y_fit',
+                            'fwhm_major_fit', 'fwhm_minor_fit')]
+    columns.append(table['theta_fit'].to_value('rad'))
+    states = np.column_stack(columns)
+    states[:, 3:5] = (states[:, 3:5] * gaussian_fwhm_to_sigma)**2
+    return states
 
 
 def read_start(init_params, fwhm):
@@ -93,7 +148,7 @@ def read_start(init_params, fwhm):
 
     def read(key, default):
         if columns[key] is None:
-            return np.full(n_sources, default, dtype=float)
+            return np.full(n_sources, 1.0) * default
         values = _plain(init_params[columns[key]], key, columns[key])
         return np.where(np.isfinite(values), values, default)
 
@@ -104,10 +159,15 @@ def read_start(init_params, fwhm):
            else np.asarray(init_params['id']))
     groups = (None if columns['group_id'] is None
               else _groups(init_params['group_id']))
-    return Start(ids, read('x', np.nan), read('y', np.nan),
+    x, y = read('x', np.nan), read('y', np.nan)
+    hold_shape = (np.zeros(n_sources, dtype=bool)
+                  if columns['hold_shape'] is None
+                  else np.asarray(init_params['hold_shape'], dtype=bool))
+    return Start(ids, x, y,
                  np.maximum(major, minor), np.minimum(major, minor),
                  np.where(minor > major, 90.0, 0.0) + read('theta', 0.0),
-                 groups)
+                 groups, read('x_previous', x), read('y_previous', y),
+                 read('position_prior', np.inf), hold_shape)
 
 
 def _plain(column, key, name):

@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Which detections are sources.
+The rules that fitted detections have to meet.
 """
+
+from types import MappingProxyType
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -9,7 +11,21 @@ from scipy.spatial import KDTree
 from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.photometry.state import plain, positions
 
-__all__ = ['are_apart', 'find_fallen']
+__all__ = ['REJECTION_REASONS', 'are_apart', 'find_failures']
+
+REJECTION_REASONS = MappingProxyType({
+    'no_usable_pixels': 'most pixels of the core of the source are masked '
+                        'or off the map',
+    'not_compact': 'the fitted source has a height of less than 4 times the '
+                   'noise on the high-pass filtered map',
+    'not_significant': 'the peak is not significant beside its neighbors',
+    'below_dynamic_range': 'the peak is less than 1 % of that of a brighter '
+                           'source within 3 FWHM',
+    'duplicate': 'closer than half a FWHM to a brighter source',
+})
+"""
+Why a detection has no row, by the name of the reason.
+"""
 
 # A detection on the residual this near (in FWHM) to a known source is a
 # misfit of that source, not a companion.
@@ -18,9 +34,9 @@ _MIN_SEPARATION = 0.5
 # units of the noise.
 _MIN_CONTRAST = 4.0
 # The smallest peak in units of its error, where that is known: a peak that
-# its neighbours could as well account for is no source of its own.
+# its neighbors could as well account for is no source of its own.
 _MIN_SNR = 3.0
-# The smallest peak in units of that of a neighbour within so many FWHM:
+# The smallest peak in units of that of a neighbor within so many FWHM:
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
@@ -28,7 +44,7 @@ _NEAR = 3.0
 
 def are_apart(found, known, fwhm):
     """
-    Tell which detections are no misfits of known sources.
+    Return which detections are no misfits of known sources.
 
     Parameters
     ----------
@@ -51,10 +67,15 @@ def are_apart(found, known, fwhm):
     return distance > _MIN_SEPARATION * fwhm
 
 
-def find_fallen(image, table, fwhm):
+def find_failures(image, table, fwhm):
     """
-    Tell which detections are to be dropped next: of each group the
-    fainter half of those that do not stand. Without these, others may.
+    Return which rule each fitted source fails.
+
+    A fit may turn a detection into a hump of the background below a
+    brighter neighbor, or move it off the map. The height of its
+    Gaussian on the high-pass filtered map, in units of the noise
+    there, distinguishes humps from sources. A source much fainter than
+    a neighbor may be no more than the misfit of that.
 
     Parameters
     ----------
@@ -69,56 +90,35 @@ def find_fallen(image, table, fwhm):
 
     Returns
     -------
-    fallen : 1D bool `~numpy.ndarray`
-        `True` for those to be dropped.
-    """
-    fallen = np.flatnonzero(~_stand(image, table, fwhm))
-    amplitude = np.nan_to_num(plain(table['amplitude_fit'])[fallen],
-                              nan=-np.inf)
-    group = np.asarray(table['group_id'])[fallen]
-    order = np.lexsort((amplitude, group))
-    _, first, size = np.unique(group[order], return_index=True,
-                               return_counts=True)
-    rank = np.arange(len(fallen)) - np.repeat(first, size)
-    # What could not be fitted is in no group.
-    chosen = (2 * rank < np.repeat(size, size)) | (group[order] == 0)
-    return np.isin(np.arange(len(table)), fallen[order][chosen])
-
-
-def _stand(image, table, fwhm):
-    """
-    Tell which sources are compact, above the noise, and apart from
-    others.
-
-    A fit may turn a detection into a hump of the background below a
-    brighter neighbour, or move it off the map. The height of its
-    Gaussian on the high-pass filtered map, in units of the noise
-    there, tells humps from sources. What is much fainter than a
-    neighbour may be no more than the misfit of that. Detections
-    without a fit fall, too.
+    failure : 1D `~numpy.ndarray` of str
+        A key of `REJECTION_REASONS`, empty for sources that meet all
+        rules. Of several, the last of the registry counts.
     """
     amplitude = plain(table['amplitude_fit'])
     response = gaussian_response(
         *(np.maximum(table[name], fwhm)
           for name in ('fwhm_major_fit', 'fwhm_minor_fit')), fwhm)
     contrast = amplitude * response / image.threshold_noise_at(table)
-    stands = contrast > _MIN_CONTRAST
+    failure = np.full(len(table), '', dtype='U20')
+    failure[~(contrast > _MIN_CONTRAST)] = 'not_compact'
     if image.covariance is not None:
-        stands &= amplitude > _MIN_SNR * image.peak_noise(table)
-    stands &= amplitude > _DYNAMIC_RANGE * _brightest_near(table, fwhm)
+        significant = amplitude > _MIN_SNR * image.peak_noise(table)
+        failure[~significant] = 'not_significant'
+    faint = amplitude <= _DYNAMIC_RANGE * _brightest_near(table, fwhm)
+    failure[faint] = 'below_dynamic_range'
     known = np.flatnonzero(np.isfinite(contrast))
     pairs = KDTree(positions(table[known], 'fit')).query_pairs(
         _MIN_SEPARATION * fwhm, output_type='ndarray')
     first, second = known[pairs].T
-    stands[np.where(contrast[first] < contrast[second], first,
-                    second)] = False
-    stands[known] &= image.is_usable(table[known])
-    return stands
+    failure[np.where(contrast[first] < contrast[second], first,
+                     second)] = 'duplicate'
+    failure[~image.has_core(table, fwhm)] = 'no_usable_pixels'
+    return failure
 
 
 def _brightest_near(table, fwhm):
     """
-    Return the largest amplitude among each source and its neighbours.
+    Return the largest amplitude among each source and its neighbors.
     """
     amplitude = np.nan_to_num(plain(table['amplitude_fit']))
     brightest = amplitude.copy()

@@ -6,6 +6,7 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 import warnings
 from numbers import Integral
 
+import astropy.units as u
 import numpy as np
 from astropy.modeling.fitting import Fitter
 from astropy.table import QTable, vstack
@@ -14,6 +15,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.local import LocalPolynomialBackground
+from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
@@ -21,7 +23,7 @@ from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.photometry.acceptance import are_apart, find_fallen
+from hyperphotutils.photometry.acceptance import are_apart, find_failures
 from hyperphotutils.photometry.state import MapState, plain, positions
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -37,8 +39,14 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = ['HyperPhotometry']
 
-# How a source was found stays with it through all fits.
-_ORIGINS = FLAGS['residual_detection'] | FLAGS['split_pair']
+# The standard deviation of true positions around those of detections, in
+# FWHM of the beam: peaks of blended sources are moved by their neighbors.
+_POSITION_PRIOR = 0.5
+# The smallest signal-to-noise ratio of a detection on the residual.
+_MIN_CANDIDATE_SNR = 4.0
+
+# What the detection knows of a source, kept through all fits.
+_CARRIED = ('shoulder_score', 'detection_snr')
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -260,6 +268,8 @@ optional
         """
         image = self._image = MapState(data, wcs, mask, error)
         image.weight_map = weight_map
+        if init_params is None:
+            image.position_prior = _POSITION_PRIOR * self.fwhm
         if isinstance(self.noise, CorrelatedNoise):
             image.relative_rms = self.noise.relative_rms
             image.unevenness = image.relative_rms
@@ -386,31 +396,30 @@ optional
     def _detect_and_fit(self, image):
         """
         Fit what is detected on the map, then what is detected on the
-        residual together with its neighbours.
+        residual together with its neighbors.
         """
         found = self._find(image, image.values)
         if found is None:
             return None
         found['id'] = np.arange(1, len(found) + 1)
+        image.last_id = image.n_detected = len(found)
         table = self._fit(image, image.values, found)
         image.replace(None, table)
         image.measure_noise(self.fwhm)
         image.measure_filtered_noise(self.fwhm)
-        image.tried = positions(found, 'init')
-        table = self._drop_fallen(image, table)
-        table = self._search_residual(image, table)
-        if len(table) and (self.background is not None
-                           or self._needs_covariance(image)):
+        table = self._hold_runaways(image, table)
+        if self.background is not None or self._needs_covariance(image):
             table = self._refine(image, table)
-            table = self._drop_fallen(image, table)
-            table = self._search_residual(image, table)
-            table = self._split_pairs(image, table)
+            table = self._hold_runaways(image, table)
+        for search in range(1, self.max_rounds + 1):
+            new = vstack([self._find_companions(image, table, search),
+                          self._find_pairs(image, table)])
+            if len(new) == 0:
+                break
+            table = self._add_companions(image, table, new, search)
+        table = self._settle(image, table)
         if len(table) == 0:
             return None
-        n_detected = len(image.tried) - image.n_split
-        table.meta['n_detected'] = n_detected
-        table.meta['n_companions'] = n_detected - len(found)
-        table.meta['n_dropped'] = n_detected - len(table)
         table.meta |= found.meta
         names = np.arange(1, len(table) + 1)
         image.source_covariance = image.source_covariance.take(
@@ -418,52 +427,127 @@ optional
         table['id'] = names
         return table
 
-    def _search_residual(self, image, table):
+    def _hold_runaways(self, image, table):
         """
-        Detect companions on the residual and fit them with their
-        neighbours, as long as there are new ones.
+        Fit detections whose free fit no longer describes what was
+        detected with the shape of the beam, together with their
+        neighbors.
         """
-        for _ in range(self.max_rounds):
-            found = self._find(image, image.values - image.model)
-            if found is None:
-                break
-            # A fit may have moved far from where it began: only what was
-            # dropped is not to be tried again.
-            dropped = np.delete(image.tried, np.asarray(table['id']) - 1,
-                                axis=0)
-            known = np.vstack((positions(table, 'fit'), dropped))
-            new = found[are_apart(positions(found, 'init'), known, self.fwhm)]
-            if len(new) == 0:
-                break
-            new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
-            image.tried = np.vstack((image.tried, positions(new, 'init')))
-            table = self._refit(image, table, new=new)
-            table = self._drop_fallen(image, table)
-        return table
+        failure = find_failures(image, table, self.fwhm)
+        fitted = (table['flags'] & FLAGS['off_map']) == 0
+        runaway = (failure != '') & fitted & ~_is_held(table)
+        if not runaway.any():
+            return table
+        return self._refit(image, table, held=runaway)
 
-    def _split_pairs(self, image, table):
+    def _find_companions(self, image, table, search):
         """
-        Fit two sources where these describe the map better than one.
+        Return the significant detections on the residual as start
+        values.
+        """
+        found = self._find(image, image.values - image.model)
+        if found is None:
+            return QTable()
+        known = np.vstack([
+            positions(table, 'fit'),
+            *(positions(rejected, 'init') for rejected in image.rejected)])
+        found = found[are_apart(positions(found, 'init'), known, self.fwhm)]
+        if len(found) == 0 or image.covariance is None:
+            return found
+        snr = candidate_snr(
+            image.cleaned - image.model, found, table, image.covariance,
+            self.fwhm, mask=image.mask,
+            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm))
+        found['detection_snr'] = snr
+        significant = snr > _MIN_CANDIDATE_SNR
+        image.reject(found[~significant], 'not_significant', search)
+        return found[significant]
+
+    def _find_pairs(self, image, table):
+        """
+        Return the two halves of each source that two sources describe
+        better, as start values; the first half has the id of the source.
         """
         known = isinstance(self.fitter, BlendGroupFitter)
-        if (self.max_rounds == 0 or image.covariance is None
-                or len(table) == 0 or not known or self.fitter.fixed):
-            return table
-        new = find_pairs(image.cleaned - image.model, table,
-                         image.covariance, self.fwhm, mask=image.mask,
-                         fit_radius=self.fitter.fit_radius)
-        if len(new) == 0:
-            return table
-        single = np.isin(np.arange(len(table)), new['row'])
-        new['id'] = len(image.tried) + np.arange(1, len(new) + 1)
-        new['shoulder_score'] = table['shoulder_score'][new['row']]
-        del new['row']
-        image.tried = np.vstack((image.tried, positions(new, 'init')))
-        image.n_split = int(np.count_nonzero(single))
-        table = self._refit(image, table, new=new, fallen=single,
-                            flag='split_pair')
-        table = self._drop_fallen(image, table)
-        return self._search_residual(image, table)
+        if image.covariance is None or not known or self.fitter.fixed:
+            return QTable()
+        changed = np.isin(table['id'], list(image.changed)) & ~_is_held(table)
+        image.changed.clear()
+        rows = np.flatnonzero(changed)
+        halves = find_pairs(image.cleaned - image.model, table[rows],
+                            image.covariance, self.fwhm, mask=image.mask,
+                            fit_radius=self.fitter.fit_radius)
+        whole = table[rows[halves['row']]]
+        new = _start_table(
+            len(halves), position_prior=image.position_prior,
+            split_from=np.asarray(whole['id']),
+            **{name: halves[name] for name in halves.colnames
+               if name != 'row'},
+            **{name: whole[name] for name in _CARRIED})
+        new['id'][::2] = new['split_from'][::2]
+        return new
+
+    def _add_companions(self, image, table, new, search):
+        """
+        Fit companions with their neighbors, and reject those that fail
+        even with the shape of the beam.
+        """
+        companions = new['id'] == 0
+        ids = image.last_id + 1 + np.arange(np.count_nonzero(companions))
+        image.last_id += len(ids)
+        new['id'][companions] = ids
+        split = companions & (new['split_from'] > 0)
+        image.split_from |= dict(zip(
+            new['id'][split].tolist(), new['split_from'][split].tolist(),
+            strict=True))
+        table = self._refit(image, table, new=new)
+        failure = find_failures(image, table, self.fwhm)
+        failing = (failure != '') & (table['id'] > image.n_detected)
+        runaway = failing & ~_is_held(table)
+        if runaway.any():
+            table = self._refit(image, table, held=runaway)
+            failure = find_failures(image, table, self.fwhm)
+            failing = (failure != '') & (table['id'] > image.n_detected)
+        if failing.any():
+            table = self._reject(image, table, failing, failure, search)
+        return table
+
+    def _reject(self, image, table, rejected, failure, search):
+        """
+        Take sources out of the table, and fit their neighbors again.
+        """
+        for reason in np.unique(failure[rejected]):
+            chosen = rejected & (failure == reason)
+            image.reject(table[chosen], str(reason), search)
+        if rejected.all():
+            image.replace(table, table[:0])
+            return table[:0]
+        return self._refit(image, table, dropped=rejected)
+
+    def _settle(self, image, table):
+        """
+        Reject detections that are duplicates or have no usable pixels,
+        and flag the doubtful ones.
+        """
+        failure = find_failures(image, table, self.fwhm)
+        rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
+        if rejected.any():
+            table = self._reject(image, table, rejected, failure, 0)
+            failure = find_failures(image, table, self.fwhm)
+        table['flags'] |= np.where(failure != '', FLAGS['doubtful'], 0)
+        split = {*image.split_from, *(
+            source for companion, source in image.split_from.items()
+            if companion in table['id'])}
+        table['flags'] |= np.where(np.isin(table['id'], list(split)),
+                                   FLAGS['split_pair'], 0)
+        is_companion = ((table['id'] > image.n_detected)
+                        & ~np.isin(table['id'], list(image.split_from)))
+        table['flags'] |= np.where(is_companion,
+                                   FLAGS['residual_detection'], 0)
+        table.meta['n_detected'] = image.n_detected
+        table.meta['n_companions'] = int(np.count_nonzero(
+            table['id'] > image.n_detected))
+        return table
 
     def _needs_covariance(self, image):
         """
@@ -493,16 +577,16 @@ optional
 
     def _fit_again(self, image, table):
         """
-        Fit all sources again, beginning where the last fit ended.
+        Fit all sources again, with free shapes, beginning where the last
+        fit ended.
         """
-        init = _as_init(table)
+        init = self._as_init(image, table, np.zeros(len(table), dtype=bool))
+        init['hold_shape'] = False
         init['group_id'] = np.where(
             table['group_id'] > 0, table['group_id'],
-            np.max(table['group_id']) + 1 + np.arange(len(table)))
+            np.max(table['group_id'], initial=0) + 1
+            + np.arange(len(table)))
         fitted = self._fit(image, image.cleaned, init)
-        for name in ('x_init', 'y_init'):
-            fitted[name] = table[name]
-        fitted['flags'] |= table['flags'] & _ORIGINS
         fitted.meta |= table.meta
         image.replace(table, fitted)
         return fitted
@@ -520,14 +604,18 @@ optional
             found = find(image.with_unit(values), mask=image.mask, **options)
         if found is None or len(found) == 0:
             return None
-        init = QTable({'x_init': np.asarray(found['x_centroid'], float),
-                       'y_init': np.asarray(found['y_centroid'], float)})
-        init['shoulder_score'] = (found['shoulder_score']
-                                  if 'shoulder_score' in found.colnames
-                                  else np.full(len(init), np.nan))
+        init = _start_table(
+            len(found), image.beam_shape(self.fwhm),
+            x_init=np.asarray(found['x_centroid'], float),
+            y_init=np.asarray(found['y_centroid'], float),
+            position_prior=image.position_prior)
+        for name, column in (('shoulder_score', 'shoulder_score'),
+                             ('detection_snr', 'snr')):
+            if column in found.colnames:
+                init[name] = found[column]
         if 'n_rejected' in found.meta:
             init.meta['n_rejected'] = dict(found.meta['n_rejected'])
-        return image.with_shapes(init, self.fwhm)
+        return init
 
     def _fit(self, image, values, init):
         """
@@ -543,9 +631,13 @@ optional
         table = self.fitter(image.with_unit(values), mask=image.mask,
                             init_params=init, **weights)
         image.keep_covariance(self.fitter, table)
-        table['shoulder_score'] = (init['shoulder_score']
-                                   if 'shoulder_score' in init.colnames
-                                   else np.full(len(table), np.nan))
+        image.changed.update(np.asarray(table['id']).tolist())
+        for name in _CARRIED:
+            table[name] = (init[name] if name in init.colnames
+                           else np.full(len(table), np.nan))
+        if 'hold_shape' in init.colnames:
+            table['flags'] |= np.where(init['hold_shape'],
+                                       FLAGS['held_shape'], 0)
         return table
 
     def _with_groups(self, init):
@@ -559,42 +651,50 @@ optional
         init['group_id'] = group_sources(self.grouper, start.x, start.y)
         return init
 
-    def _drop_fallen(self, image, table):
+    def _refit(self, image, table, *, new=None, dropped=None, held=None):
         """
-        Drop detections that do not stand the joint fit, and fit what is
-        left of their groups again.
-        """
-        fallen = find_fallen(image, table, self.fwhm)
-        while fallen.any() and not fallen.all():
-            table = self._refit(image, table, fallen=fallen)
-            fallen = find_fallen(image, table, self.fwhm)
-        if fallen.all():
-            image.replace(table, table[:0])
-        return table[~fallen]
+        Fit the groups again that gain or lose a source, or whose sources
+        are held at the shape of the beam from now on.
 
-    def _refit(self, image, table, *, new=None, fallen=None,
-               flag='residual_detection'):
+        Rows of ``new`` with the id of a row of the table replace it.
         """
-        Fit the groups again that have gained or lost a source.
-        """
-        if fallen is None:
-            fallen = np.zeros(len(table), dtype=bool)
-        init = _as_init(table[~fallen])
-        changed = np.isin(init['id'], table['id'][np.isin(
-            table['group_id'], table['group_id'][fallen])])
+        none = np.zeros(len(table), dtype=bool)
+        dropped = none if dropped is None else dropped
+        held = none if held is None else held
+        replaced = none if new is None else np.isin(table['id'], new['id'])
+        init = self._as_init(image, table, held)[~dropped & ~replaced]
+        touched = np.isin(table['group_id'],
+                          table['group_id'][dropped | held | replaced])
+        changed = np.isin(init['id'], table['id'][touched])
         if new is not None:
             init = vstack([init, new])
             changed = np.append(changed, np.ones(len(new), dtype=bool))
         init = self._with_groups(init)
         init = init[np.isin(init['group_id'], init['group_id'][changed])]
-        is_old = fallen | np.isin(table['id'], init['id'])
+        is_old = dropped | np.isin(table['id'], init['id'])
         old, others = table[is_old], table[~is_old]
         values = image.cleaned - image.model + image.render(old)
         fitted = self._fit(image, values, init)
         image.replace(old, fitted)
-        if new is not None:
-            fitted['flags'][np.isin(fitted['id'], new['id'])] |= FLAGS[flag]
-        return _merge(others, old, fitted)
+        return _merge(others, fitted)
+
+    def _as_init(self, image, table, held):
+        """
+        Return fitted sources as start values: they begin where the last
+        fit ended, and those to be held, at the detection with the shape
+        of the beam.
+        """
+        init = _start_table(
+            len(table), position_prior=image.position_prior,
+            hold_shape=_is_held(table) | held,
+            x_previous=np.where(held, np.nan, table['x_fit']),
+            y_previous=np.where(held, np.nan, table['y_fit']),
+            **{name: np.asarray(table[name])
+               for name in ('id', 'x_init', 'y_init', *_CARRIED)})
+        for name, beam in zip(('fwhm_major', 'fwhm_minor', 'theta'),
+                              image.beam_shape(self.fwhm), strict=True):
+            init[f'{name}_init'] = np.where(held, beam, table[f'{name}_fit'])
+        return init
 
     def _finish(self, image, table):
         """
@@ -692,32 +792,36 @@ def _check_ellipse(ellipse, limits):
         raise ValueError(msg)
 
 
-def _as_init(table):
+def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
     """
-    Return fitted sources as start values.
+    Return a table of start values with all columns that fits know.
     """
-    fitted = np.isfinite(table['x_fit'])
-    init = QTable({
-        'x_init': np.where(fitted, table['x_fit'], table['x_init']),
-        'y_init': np.where(fitted, table['y_fit'], table['y_init']),
-        'shoulder_score': table['shoulder_score'], 'id': table['id']})
-    for name in ('fwhm_major', 'fwhm_minor', 'theta'):
-        init[f'{name}_init'] = table[f'{name}_fit']
-    return init
+    defaults = {
+        'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
+        'y_previous': np.nan, 'fwhm_major_init': shape[0],
+        'fwhm_minor_init': shape[1], 'theta_init': shape[2],
+        'position_prior': np.inf, 'hold_shape': False, 'split_from': 0,
+        'shoulder_score': np.nan, 'detection_snr': np.nan}
+    return QTable({
+        name: columns.get(name, default) * np.ones(n_sources, dtype=int)
+        if name != 'hold_shape'
+        else np.broadcast_to(columns.get(name, default), n_sources).copy()
+        for name, default in defaults.items()})
 
 
-def _merge(others, old, fitted):
+def _is_held(table):
     """
-    Put newly fitted rows in the place of the old ones with their id.
+    Return which sources are held at the shape of the beam.
+    """
+    return (np.asarray(table['flags']) & FLAGS['held_shape']) > 0
+
+
+def _merge(others, fitted):
+    """
+    Return newly fitted rows together with all others, by id.
     """
     fitted['group_id'] += np.where(
         fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
-    _, rows, old_rows = np.intersect1d(fitted['id'], old['id'],
-                                       return_indices=True)
-    for name in ('x_init', 'y_init'):
-        fitted[name][rows] = old[name][old_rows]
-    fitted['flags'][rows] |= (old['flags'][old_rows]
-                              & _ORIGINS)
     merged = vstack([others, fitted], metadata_conflicts='silent')
     merged.sort('id')
     return merged

@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.covariance import SourceCovariance
+from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -25,8 +26,6 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['MapState', 'plain', 'positions']
 
-# Pixels farther from the median than this many rms are no noise.
-_OUTLIER = 5.0
 # Maps of stationary noise with a structured background vary by 1.3 from the
 # 16th to the 84th percentile of their local rms.
 _VARIATION = 1.5
@@ -65,8 +64,16 @@ class MapState:
         self.separate = None
         self.weight_map = None
         self.cleaned = self.values
-        self.tried = np.empty((0, 2))
-        self.n_split = 0
+        # The standard deviation of positions around detections.
+        self.position_prior = np.inf
+        # The number of detections on the map, and the last id given.
+        self.n_detected = self.last_id = 0
+        # Detections without a row: positions, S/N, search, and reason.
+        self.rejected = []
+        # The row that a companion was split off, by their ids.
+        self.split_from = {}
+        # The ids of sources fitted since pairs were last searched.
+        self.changed = set()
         self.model = np.zeros(self.values.shape)
         self.background = np.full(self.values.shape, np.nan)
 
@@ -99,12 +106,31 @@ class MapState:
                 or given & set(init.colnames)):
             return init
         init = QTable(init, copy=True)
-        ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
-        for name, value in (('fwhm_major_init', fwhm * ratio),
-                            ('fwhm_minor_init', fwhm / ratio),
-                            ('theta_init', self.beam['theta'] * u.deg)):
-            init[name] = np.full(len(init), 1.0) * value
+        for name, value in zip(('fwhm_major', 'fwhm_minor', 'theta'),
+                               self.beam_shape(fwhm), strict=True):
+            init[f'{name}_init'] = np.full(len(init), 1.0) * value
         return init
+
+    def beam_shape(self, fwhm):
+        """
+        Return both FWHMs and the angle of the beam with a given mean
+        FWHM; that of a round beam where the shape is not known.
+        """
+        if self.beam is None:
+            return fwhm, fwhm, 0.0 * u.deg
+        ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
+        return fwhm * ratio, fwhm / ratio, self.beam['theta'] * u.deg
+
+    def reject(self, table, reason, search):
+        """
+        Keep sources or candidates that get no row.
+        """
+        self.rejected.append(QTable({
+            'x_init': np.asarray(table['x_init']),
+            'y_init': np.asarray(table['y_init']),
+            'snr': np.asarray(table['detection_snr']),
+            'search': np.full(len(table), search),
+            'reason': np.full(len(table), reason, dtype='U20')}))
 
     def render(self, table):
         """
@@ -239,11 +265,6 @@ class MapState:
         sources, with the sources subtracted.
         """
         residual, mask = self._without_sources(table)
-        even = (residual if self.relative_rms is None
-                else residual / self.relative_rms)
-        # Sources that are not in the table are no noise.
-        level = np.median(even[~mask])
-        mask |= np.abs(even - level) > _OUTLIER * clipped_rms(even, mask=mask)
         beam = {'fwhm': fwhm} if self.beam is None else self.beam
         return CorrelatedNoise.from_image(
             self.with_unit(residual), **beam, mask=mask,
@@ -281,15 +302,14 @@ class MapState:
             return np.full(len(table), self.noise)
         return self.noise[self._nearest_pixels(table)]
 
-    def is_usable(self, table):
+    def has_core(self, table, fwhm):
         """
-        Tell which fitted positions are on usable pixels.
+        Return which fitted sources have enough usable pixels inside the
+        half maximum of a beam.
         """
-        ny, nx = self.values.shape
-        x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
-        on_map = (np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx) & (
-            np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny)
-        return on_map & ~self.mask[self._nearest_pixels(table)]
+        return core_is_usable(np.asarray(table['x_fit'], dtype=float),
+                              np.asarray(table['y_fit'], dtype=float),
+                              self.mask, fwhm)
 
     def _nearest_pixels(self, table):
         """

@@ -34,6 +34,10 @@ _REGISTRY = (
     ('split_pair', 'one of two sources that were found as one: two fit the '
      'map better, by the Bayesian information criterion'),
     ('no_position', 'the position is not known: nothing was fitted'),
+    ('held_shape', 'widths and angle were held at those of the beam, since '
+     'a free fit moved away from the detection'),
+    ('doubtful', 'the fitted peak is not compact, not significant, or less '
+     'than 1 % of that of a neighbor'),
 )
 
 FLAGS = MappingProxyType(
