@@ -36,7 +36,7 @@ _WEIGHT_POWER = 1.0
 # Maps are high-pass filtered before they are measured, by subtracting their
 # mean over a Gaussian of this sigma in FWHM. What is wider than twice that is
 # a plane below a source, which fits include.
-_HIGH_PASS = 4.0
+_HIGH_PASS = 8.0
 # The rounding errors of filtered pixels, relative to the largest value.
 _ROUNDING = 1e-12
 # Filtered pixels farther from 0 than this many rms are no noise.

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.photometry.state import plain, positions
 
-__all__ = ['REJECTION_REASONS', 'are_apart', 'find_failures']
+__all__ = ['MIN_SEPARATION', 'REJECTION_REASONS', 'are_apart', 'find_failures']
 
 REJECTION_REASONS = MappingProxyType({
     'no_usable_pixels': 'most pixels of the core of the source are masked '
@@ -27,9 +27,9 @@ REJECTION_REASONS = MappingProxyType({
 Why a detection has no row, by the name of the reason.
 """
 
-# A detection on the residual this near (in FWHM) to a known source is a
-# misfit of that source, not a companion.
-_MIN_SEPARATION = 0.5
+# Sources closer to each other than this, in FWHM, cannot be told apart: a
+# detection on the residual there is a misfit of the source.
+MIN_SEPARATION = 0.5
 # The smallest height of a fitted source on the high-pass filtered map in
 # units of the noise.
 _MIN_CONTRAST = 4.0
@@ -42,29 +42,31 @@ _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
 
 
-def are_apart(found, known, fwhm):
+def are_apart(found, known, separation):
     """
-    Return which detections are no misfits of known sources.
+    Return which positions are far from all others.
 
     Parameters
     ----------
     found, known : `~numpy.ndarray` of shape (n, 2)
-        The positions of the detections and of the known sources, NaN
-        for those without a fit.
+        The positions in question and the others, NaN where they are not
+        known.
 
-    fwhm : float
-        The FWHM of the beam in pixels.
+    separation : float
+        The distance in pixels.
 
     Returns
     -------
     apart : 1D bool `~numpy.ndarray`
-        `True` for detections that are near to no known source.
+        `True` for known positions that are farther than ``separation``
+        from all others.
     """
     known = known[np.isfinite(known).all(axis=1)]
-    if len(known) == 0:
-        return np.ones(len(found), dtype=bool)
-    distance, _ = KDTree(known).query(found)
-    return distance > _MIN_SEPARATION * fwhm
+    apart = np.isfinite(found).all(axis=1)
+    if len(known):
+        distance, _ = KDTree(known).query(found[apart])
+        apart[apart] = distance > separation
+    return apart
 
 
 def find_failures(image, table, fwhm):
@@ -108,7 +110,7 @@ def find_failures(image, table, fwhm):
     failure[faint] = 'below_dynamic_range'
     known = np.flatnonzero(np.isfinite(contrast))
     pairs = KDTree(positions(table[known], 'fit')).query_pairs(
-        _MIN_SEPARATION * fwhm, output_type='ndarray')
+        MIN_SEPARATION * fwhm, output_type='ndarray')
     first, second = known[pairs].T
     failure[np.where(contrast[first] < contrast[second], first,
                      second)] = 'duplicate'

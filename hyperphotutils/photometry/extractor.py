@@ -23,7 +23,11 @@ from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.photometry.acceptance import are_apart, find_failures
+from hyperphotutils.photometry.acceptance import (
+    MIN_SEPARATION,
+    are_apart,
+    find_failures,
+)
 from hyperphotutils.photometry.state import MapState, plain, positions
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -42,6 +46,8 @@ __all__ = ['HyperPhotometry']
 # The standard deviation of true positions around those of detections, in
 # FWHM of the beam: peaks of blended sources are moved by their neighbors.
 _POSITION_PRIOR = 0.5
+# A source this near to a new companion, in FWHM, is not split in two.
+_NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
 
@@ -412,8 +418,8 @@ optional
             table = self._refine(image, table)
             table = self._hold_runaways(image, table)
         for search in range(1, self.max_rounds + 1):
-            new = vstack([self._find_companions(image, table, search),
-                          self._find_pairs(image, table)])
+            new = self._find_companions(image, table, search)
+            new = vstack([new, self._find_pairs(image, table, new)])
             if len(new) == 0:
                 break
             table = self._add_companions(image, table, new, search)
@@ -451,7 +457,8 @@ optional
         known = np.vstack([
             positions(table, 'fit'),
             *(positions(rejected, 'init') for rejected in image.rejected)])
-        found = found[are_apart(positions(found, 'init'), known, self.fwhm)]
+        found = found[are_apart(positions(found, 'init'), known,
+                                MIN_SEPARATION * self.fwhm)]
         if len(found) == 0 or image.covariance is None:
             return found
         snr = candidate_snr(
@@ -463,17 +470,25 @@ optional
         image.reject(found[~significant], 'not_significant', search)
         return found[significant]
 
-    def _find_pairs(self, image, table):
+    def _find_pairs(self, image, table, companions):
         """
         Return the two halves of each source that two sources describe
         better, as start values; the first half has the id of the source.
+
+        A source with a new companion may be single beside that: it is
+        looked at in the next round.
         """
         known = isinstance(self.fitter, BlendGroupFitter)
         if image.covariance is None or not known or self.fitter.fixed:
             return QTable()
-        changed = np.isin(table['id'], list(image.changed)) & ~_is_held(table)
+        alone = np.ones(len(table), dtype=bool)
+        if len(companions):
+            alone = are_apart(positions(table, 'fit'),
+                              positions(companions, 'init'),
+                              _NEAR_COMPANION * self.fwhm)
+        rows = np.flatnonzero(np.isin(table['id'], list(image.changed))
+                              & ~_is_held(table) & alone)
         image.changed.clear()
-        rows = np.flatnonzero(changed)
         halves = find_pairs(image.cleaned - image.model, table[rows],
                             image.covariance, self.fwhm, mask=image.mask,
                             fit_radius=self.fitter.fit_radius)
