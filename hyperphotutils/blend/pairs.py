@@ -24,6 +24,7 @@ from hyperphotutils.blend.solver import (
     evaluate,
     fit_batch,
     solve_linear,
+    whiten,
 )
 
 __all__ = ['find_pairs']
@@ -145,14 +146,13 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
     plane = np.zeros((len(sources), _N_TERMS))
     own, _ = evaluate(sources[:, None], plane, col, row, weight, basis)
     data = residual[y, x] * weight + own
-    whitening = noise.whitening(x, y, usable)
-    transposed = np.swapaxes(whitening, 1, 2)
-    data = (data[:, None, :] @ transposed)[:, 0]
+    whitening = noise.factors(x, y, usable)
+    data = whiten(whitening, data[:, None, :])[:, 0]
     center = sources[:, None, 1:3]
     low, high = ((ratio * fwhm * gaussian_fwhm_to_sigma)**2
                  for ratio in (0.5, 3.0))
     return BatchProblem(
-        data, col, row, weight, basis @ transposed,
+        data, col, row, weight, whiten(whitening, basis),
         np.ones((len(sources), N_PARAMS + _N_TERMS), dtype=bool),
         center - fwhm, center + fwhm, low, high, whitening)
 

@@ -20,7 +20,7 @@ new widths and angle.
 from typing import Any, NamedTuple
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
-           'normal_matrix', 'solve_linear']
+           'normal_matrix', 'solve_linear', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -33,6 +33,9 @@ _DAMPING_UP = 8.0
 # which it was bad.
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
+# Derivatives are evaluated for so many elements of the Jacobian at once: they
+# stay in the cache of a processor.
+_PIECE_ELEMENTS = 1 << 16
 # Eigenvalues of the scaled normal matrix below this are no information.
 _SINGULAR = 1e-13
 
@@ -66,9 +69,9 @@ class BatchProblem(NamedTuple):
     var_low, var_high : float
         The bounds of the variances along both axes.
 
-    whitening : array of shape (g, p, p) or (1, p, p), optional
-        The matrices that make the weighted noise white; they are already
-        in ``data`` and ``basis``. With ``extra`` they are not, and matter
+    whitening : object or array, optional
+        What makes the weighted noise white, as for `whiten`; it is already
+        in ``data`` and ``basis``. With ``extra`` it is not, and matters
         to the covariance and to chi2 alone.
 
     ridge : array of shape (g, k), optional
@@ -181,7 +184,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     terms = _normal_terms(part, *state)
     floor = _chi2_floor(problem)
     damping = xp.full_like(floor, _FIRST_DAMPING)
-    finished = []
+    finished, results = [], []
     for n_iter in range(1, max_iter + 1):
         step, promise = _damped_step(part, state[0], terms, damping)
         trial = _move(part, *state, step)
@@ -205,6 +208,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
             left = xp.nonzero(leaving)[0]
             finished.append(_take((active, *state, done), left)
                             + (xp.full_like(left, n_iter),))
+            if with_covariance:
+                results.append(_take(terms[:2], left))
             stay = xp.nonzero(~leaving)[0]
             if stay.shape[0] == 0:
                 break
@@ -214,11 +219,13 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
 
     columns = tuple(xp.concat(parts) for parts in zip(*finished,
                                                       strict=True))
-    _, sources, coeffs, converged, n_iter = _take(columns,
-                                                  xp.argsort(columns[0]))
+    order = xp.argsort(columns[0])
+    _, sources, coeffs, converged, n_iter = _take(columns, order)
     chi2 = covariance = None
     if with_covariance:
-        chi2, normal, _ = _normal_terms(problem, sources, coeffs)
+        chi2, normal = (
+            _take((xp.concat(parts),), order)[0]
+            for parts in zip(*results, strict=True))
         covariance = _covariance(normal, problem.free)
         if problem.extra is not None:
             chi2, spread = _unweighted_terms(problem, sources, coeffs)
@@ -279,8 +286,8 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     basis : array of shape (g, k, p)
         The background terms, weighted and whitened.
 
-    whitening : array of shape (g, p, p) or (1, p, p), optional
-        The matrices that make the weighted noise white.
+    whitening : object or array, optional
+        What makes the weighted noise white, as for `whiten`.
 
     Returns
     -------
@@ -303,7 +310,8 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     profile *= weight[:, None, :]
     gauss = amplitude * profile
     gauss_a, gauss_b = gauss * u_a, gauss * u_b
-    jacobian = xp.empty((n_groups, n_coords + coeffs.shape[1], x.shape[1]),
+    n_basis = 0 if whitening is not None else basis.shape[1]
+    jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
                         dtype=profile.dtype)
     jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :] = profile
     jacobian[:, X:n_coords:N_PARAMS, :] = cos * gauss_a - sin * gauss_b
@@ -312,14 +320,39 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
     jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
     if whitening is not None:
-        jacobian[:, :n_coords, :] = (jacobian[:, :n_coords, :]
-                                     @ xp.matrix_transpose(whitening))
-    jacobian[:, n_coords:, :] = basis
+        jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
+    else:
+        jacobian[:, n_coords:, :] = basis
     # Amplitudes and coefficients are linear.
     model = (sources[:, None, :, 0]
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
+
+
+def whiten(whitening, rows):
+    """
+    Make the noise of vectors of pixels white.
+
+    Parameters
+    ----------
+    whitening : object or array of shape (g, p, p) or (1, p, p)
+        An object with the methods of
+        `~hyperphotutils.noise.FootprintFactors`, or the matrices
+        that the vectors are multiplied by.
+
+    rows : array of shape (g, k, p)
+        The vectors of each group, which may be overwritten.
+
+    Returns
+    -------
+    rows : array of shape (g, k, p)
+        The vectors with white noise.
+    """
+    if hasattr(whitening, 'whiten'):
+        return whitening.whiten(rows)
+    xp = rows.__array_namespace__()
+    return rows @ xp.matrix_transpose(whitening)
 
 
 def normal_matrix(problem, sources, coeffs):
@@ -342,18 +375,43 @@ def normal_matrix(problem, sources, coeffs):
 
 def _take(values, index):
     """
-    Return the groups at ``index`` of each array; what all groups share
-    stays as it is.
+    Return the groups at ``index``, integers or a slice, of each array;
+    what all groups share stays as it is.
     """
-    return tuple(
-        value if not hasattr(value, 'shape') or value.shape[0] == 1
-        else value.__array_namespace__().take(value, index, axis=0)
-        for value in values)
+    def take(value):
+        if hasattr(value, 'whiten'):
+            return value.take(index)
+        if not hasattr(value, 'shape') or value.shape[0] == 1:
+            return value
+        if isinstance(index, slice):
+            return value[index, ...]
+        return value.__array_namespace__().take(value, index, axis=0)
+
+    return tuple(map(take, values))
 
 
-def _normal_terms(problem, sources, coeffs):
+def _data_terms(problem, sources, coeffs):
     """
-    Return chi2, the normal matrix, and half the gradient of chi2.
+    Return what the data give to chi2, to the normal matrix, and to half
+    the gradient of chi2.
+    """
+    n_groups, n_rows = problem.free.shape
+    size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
+    if n_groups <= size:
+        return _terms_of_piece(problem, sources, coeffs)
+    xp = sources.__array_namespace__()
+    pieces = []
+    for begin in range(0, n_groups, size):
+        part = slice(begin, begin + size)
+        pieces.append(_terms_of_piece(
+            BatchProblem(*_take(problem, part)),
+            sources[part, ...], coeffs[part, ...]))
+    return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
+
+
+def _terms_of_piece(problem, sources, coeffs):
+    """
+    Return the terms of the data of some groups.
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
@@ -365,7 +423,17 @@ def _normal_terms(problem, sources, coeffs):
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
-    chi2 = xp.sum(cost, axis=1)
+    return xp.sum(cost, axis=1), normal, gradient
+
+
+def _normal_terms(problem, sources, coeffs, data_terms=None):
+    """
+    Return chi2, the normal matrix, and half the gradient of chi2.
+    """
+    xp = sources.__array_namespace__()
+    chi2, normal, gradient = (
+        _data_terms(problem, sources, coeffs) if data_terms is None
+        else data_terms)
     if problem.ridge is not None:
         n_coords = N_PARAMS * sources.shape[1]
         none = xp.zeros((sources.shape[0], n_coords), dtype=normal.dtype)
@@ -399,14 +467,25 @@ def _unweighted_terms(problem, sources, coeffs):
         xp.zeros_like(residual))
     _, slope = apply_loss(residual, problem.loss, problem.f_scale)
     strength = problem.extra if slope is None else problem.extra * slope
-    noise = xp.matrix_transpose(jacobian * strength[:, None, :])
+    noise = jacobian * strength[:, None, :]
     if problem.whitening is not None:
-        transposed = xp.matrix_transpose(problem.whitening)
-        plain = (plain[:, None, :] @ transposed)[:, 0, :]
-        noise = xp.linalg.solve(transposed, noise)
+        plain = whiten(problem.whitening, plain[:, None, :])[:, 0, :]
+        noise = _correlate(problem.whitening, noise)
     chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
                   axis=1)
-    return chi2, xp.matrix_transpose(noise) @ noise
+    return chi2, noise @ xp.matrix_transpose(noise)
+
+
+def _correlate(whitening, rows):
+    """
+    Return vectors whose scalar products are the covariances that the
+    noise gives to sums with the weights ``rows``.
+    """
+    if hasattr(whitening, 'whiten'):
+        return whitening.correlate(rows)
+    xp = rows.__array_namespace__()
+    return xp.matrix_transpose(xp.linalg.solve(
+        xp.matrix_transpose(whitening), xp.matrix_transpose(rows)))
 
 
 def apply_loss(residual, loss, f_scale):
