@@ -583,14 +583,15 @@ class JointFit:
         """
         config = self.config
         problem, sources, coeffs, centers = self.problem(members, model)
-        sources, coeffs = solve_linear(problem, sources, coeffs)
         if config.fitter is None:
             result = fit_batch(problem, sources, coeffs,
                                max_iter=config.max_iter,
                                tolerance=tolerance, xtol=config.xtol,
                                gtol=config.gtol,
-                               with_covariance=tolerance != _COARSE)
+                               with_covariance=tolerance != _COARSE,
+                               linear_start=True)
         else:
+            sources, coeffs = solve_linear(problem, sources, coeffs)
             result = fit_with_astropy(config.fitter, problem, sources,
                                       coeffs, centers, config.fit_radius)
         self.sources[members] = result.sources

@@ -23,7 +23,6 @@ from hyperphotutils.blend.solver import (
     Y,
     evaluate,
     fit_batch,
-    solve_linear,
     whiten,
 )
 
@@ -182,7 +181,7 @@ def _fit(problem, sources):
     Fit amplitudes and plane, then everything.
     """
     plane = np.zeros((len(sources), _N_TERMS))
-    return fit_batch(problem, *solve_linear(problem, sources, plane),
+    return fit_batch(problem, sources, plane, linear_start=True,
                      max_iter=_MAX_ITER, tolerance=_TOLERANCE)
 
 

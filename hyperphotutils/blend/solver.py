@@ -142,7 +142,8 @@ class BatchResult(NamedTuple):
 
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
-              xtol=None, gtol=None, with_covariance=True):
+              xtol=None, gtol=None, with_covariance=True,
+              linear_start=False):
     """
     Fit all groups of a batch.
 
@@ -173,15 +174,21 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         Whether the covariance and chi2 are wanted; they are `None`
         otherwise.
 
+    linear_start : bool, optional
+        Whether amplitudes and coefficients begin with those of
+        `solve_linear`.
+
     Returns
     -------
     result : `BatchResult`
         The fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    part, state = problem, (sources, coeffs)
+    part, state, data_terms = problem, (sources, coeffs), None
+    if linear_start:
+        state, data_terms = _solve_linear(problem, sources, coeffs)
     active = xp.arange(problem.data.shape[0])
-    terms = _normal_terms(part, *state)
+    terms = _normal_terms(part, *state, data_terms)
     floor = _chi2_floor(problem)
     damping = xp.full_like(floor, _FIRST_DAMPING)
     finished, results = [], []
@@ -249,16 +256,7 @@ def solve_linear(problem, sources, coeffs):
         The state with the amplitudes and the coefficients of the least
         squares solution.
     """
-    xp = problem.data.__array_namespace__()
-    n_sources = sources.shape[1]
-    index = xp.arange(problem.free.shape[1])
-    linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
-    problem = problem._replace(free=problem.free & linear[None, :])
-    terms = _normal_terms(problem, sources, coeffs)
-    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
-                   dtype=problem.data.dtype)
-    step, _ = _damped_step(problem, sources, terms, tiny)
-    return _move(problem, sources, coeffs, step)
+    return _solve_linear(problem, sources, coeffs)[0]
 
 
 def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
@@ -424,6 +422,61 @@ def _terms_of_piece(problem, sources, coeffs):
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
     return xp.sum(cost, axis=1), normal, gradient
+
+
+def _solve_linear(problem, sources, coeffs):
+    """
+    Return the state of `solve_linear` and the terms of the data in it,
+    which are `None` where they are not known without evaluating the
+    model again.
+    """
+    xp = problem.data.__array_namespace__()
+    n_sources = sources.shape[1]
+    index = xp.arange(problem.free.shape[1])
+    linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
+    held = problem._replace(free=problem.free & linear[None, :])
+    # Without an amplitude the derivatives of the shape vanish.
+    amplitude = sources[:, :, :1]
+    unit = xp.concat((xp.where(amplitude == 0.0, xp.ones_like(amplitude),
+                               amplitude), sources[:, :, 1:]), axis=2)
+    if problem.loss == 'linear':
+        terms = _data_terms(problem, unit, coeffs)
+        start = _change_linear(terms, unit, coeffs, sources, coeffs)
+    else:
+        start = _data_terms(problem, sources, coeffs)
+    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
+                   dtype=problem.data.dtype)
+    step, _ = _damped_step(
+        held, sources, _normal_terms(held, sources, coeffs, start), tiny)
+    state = _move(held, sources, coeffs, step)
+    if problem.loss != 'linear':
+        return state, None
+    return state, _change_linear(terms, unit, coeffs, *state)
+
+
+def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
+    r"""
+    Return the terms of the data for other amplitudes and coefficients.
+
+    The residuals are linear in these. Derivatives with respect to
+    positions and shapes are proportional to the amplitude.
+    """
+    xp = sources.__array_namespace__()
+    chi2, normal, gradient = terms
+    n_groups = sources.shape[0]
+    old, new = sources[:, :, :1], new_sources[:, :, :1]
+    none = xp.zeros_like(sources[:, :, 1:])
+    change = xp.concat((
+        xp.reshape(xp.concat((new - old, none), axis=2), (n_groups, -1)),
+        new_coeffs - coeffs), axis=1)
+    scale = xp.concat((
+        xp.reshape(xp.concat((xp.ones_like(old), none + new / old), axis=2),
+                   (n_groups, -1)), xp.ones_like(coeffs)), axis=1)
+    shift = (normal @ change[:, :, None])[:, :, 0]
+    chi2 = chi2 + xp.sum(change * (2.0 * gradient + shift), axis=1)
+    return (xp.clip(chi2, 0.0, None),
+            normal * scale[:, :, None] * scale[:, None, :],
+            (gradient + shift) * scale)
 
 
 def _normal_terms(problem, sources, coeffs, data_terms=None):
