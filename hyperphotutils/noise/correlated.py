@@ -41,6 +41,8 @@ _JITTER = 1e-8
 # The largest number of bytes of factors that are kept: those of 900
 # footprints of a beam of 3.3 pixels.
 _MAX_FACTOR_BYTES = 1 << 27
+# A factor that so many footprints of a call share is inverted.
+_SHARED = 4
 
 
 class CorrelatedNoise:
@@ -382,23 +384,25 @@ class CorrelatedNoise:
         keys = np.stack((x, y, usable), axis=1).astype(np.int32)
         if extra is not None:
             extra = np.where(usable, extra, 0.0)
-        known, factors, columns = {}, [], []
+        known, first = {}, []
         which = np.empty(len(x), dtype=int)
         for k, row in enumerate(keys):
             key = row.tobytes()
             if extra is not None:
                 key += extra[k].tobytes()
-            if key not in known:
-                known[key] = len(factors)
-                use = usable[k]
-                factors.append(self._factor(
-                    x[k, use], y[k, use],
-                    None if extra is None else extra[k, use]))
-                n_used = len(factors[-1])
-                columns.append(slice(n_used) if use[:n_used].all()
-                               else np.flatnonzero(use))
-            which[k] = known[key]
-        return FootprintFactors(factors, columns, which)
+            which[k] = known.setdefault(key, len(known))
+            if len(known) > len(first):
+                first.append(k)
+        inverted = np.bincount(which) >= _SHARED
+        factors, columns = [], []
+        for k, inverse in zip(first, inverted, strict=True):
+            use = np.flatnonzero(usable[k])
+            factors.append(self._factor(
+                x[k, use], y[k, use], None if extra is None else extra[k, use],
+                inverse=bool(inverse)))
+            columns.append(slice(len(use)) if usable[k, :len(use)].all()
+                           else use)
+        return FootprintFactors(factors, inverted, columns, which)
 
     def sum_variance(self, weights, dx, dy):
         """
@@ -525,18 +529,19 @@ class CorrelatedNoise:
             lag = np.arange(-reach, reach + 1, dtype=float)
             self._table = self._evaluate(lag[None, :], lag[:, None])
 
-    def _factor(self, x, y, extra):
+    def _factor(self, x, y, extra, *, inverse):
         """
-        Return the factor of the covariance of some pixels.
+        Return the factor of the covariance of some pixels, or its
+        inverse.
         """
         key = (x.astype(np.int32).tobytes(), y.astype(np.int32).tobytes(),
-               None if extra is None else extra.tobytes())
+               None if extra is None else extra.tobytes(), inverse)
         return self._factors.get(
-            key, lambda: self._factorize(x, y, extra))
+            key, lambda: cholesky(self._matrix(x, y, extra), inverse=inverse))
 
-    def _factorize(self, x, y, extra):
+    def _matrix(self, x, y, extra):
         """
-        Factorize the covariance of some pixels.
+        Return the covariance matrix of some pixels.
         """
         reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
         self._extend_table(reach)
@@ -549,7 +554,7 @@ class CorrelatedNoise:
         if extra is not None:
             diagonal = diagonal + extra**2
         np.einsum('ii->i', matrix)[:] = diagonal
-        return cholesky(matrix)
+        return matrix
 
 
 def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):

@@ -47,14 +47,23 @@ def test_whitening_makes_the_noise_white(noise):
     assert_white(matrix, noise.covariance(x, y))
 
 
-def test_scalar_products_after_correlate_are_covariances(noise):
+@pytest.mark.parametrize('n_groups', [2, 30])
+def test_scalar_products_are_those_of_the_covariance(noise, n_groups):
+    """
+    By solving with factors, and by inverses where many share one.
+    """
     x, y = disk(5)
-    rows = np.random.default_rng(2).normal(size=(3, 4, len(x)))
-    factors = noise.factors(np.tile(x, (3, 1)), np.tile(y, (3, 1)))
-    after = factors.correlate(rows.copy())
-    assert_allclose(after @ np.swapaxes(after, 1, 2),
-                    rows @ noise.covariance(x, y) @ np.swapaxes(rows, 1, 2),
-                    rtol=1e-6)
+    rows = np.random.default_rng(2).normal(size=(n_groups, 4, len(x)))
+    factors = noise.factors(np.tile(x, (n_groups, 1)),
+                            np.tile(y, (n_groups, 1)))
+    assert factors._inverted[0] == (n_groups > 10)
+    covariance = noise.covariance(x, y)
+    for after, matrix in (
+            (factors.correlate(rows.copy()), covariance),
+            (factors.whiten(rows.copy()), np.linalg.inv(covariance))):
+        assert_allclose(after @ np.swapaxes(after, 1, 2),
+                        rows @ matrix @ np.swapaxes(rows, 1, 2), rtol=1e-5,
+                        atol=1e-6)
 
 
 def test_footprints_of_all_kinds_at_once(noise):
