@@ -195,11 +195,24 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     for n_iter in range(1, max_iter + 1):
         step, promise = _damped_step(part, state[0], terms, damping)
         trial = _move(part, *state, step)
-        trial_terms = _normal_terms(part, *trial)
-        better = trial_terms[0] < terms[0]
         done = promise <= tolerance * xp.maximum(terms[0], floor)
         if xtol is not None or gtol is not None:
             done = done | _is_at_rest(part, state, terms, step, xtol, gtol)
+        if not with_covariance and xp.any(done):
+            # Their last steps matter too little to be checked.
+            left = xp.nonzero(done)[0]
+            finished.append(_take((active, *trial, done), left)
+                            + (xp.full_like(left, n_iter),))
+            stay = xp.nonzero(~done)[0]
+            if stay.shape[0] == 0:
+                break
+            part = BatchProblem(*_take(part, stay))
+            state, trial, terms = (_take(values, stay)
+                                   for values in (state, trial, terms))
+            active, damping, floor, promise, done = _take(
+                (active, damping, floor, promise, done), stay)
+        trial_terms = _normal_terms(part, *trial)
+        better = trial_terms[0] < terms[0]
         gain = terms[0] - trial_terms[0]
         state = _choose(better, trial, state)
         terms = _choose(better, trial_terms, terms)
