@@ -20,7 +20,7 @@ new widths and angle.
 from typing import Any, NamedTuple
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
-           'normal_matrix', 'solve_linear', 'whiten']
+           'normal_matrix', 'solve_linear', 'take_groups', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -201,56 +201,38 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         if not with_covariance and xp.any(done):
             # Their last steps matter too little to be checked.
             left = xp.nonzero(done)[0]
-            finished.append(_take((active, *trial, done), left)
+            finished.append(take_groups((active, *trial, done), left)
                             + (xp.full_like(left, n_iter),))
             stay = xp.nonzero(~done)[0]
             if stay.shape[0] == 0:
                 break
-            part = BatchProblem(*_take(part, stay))
-            state, trial, terms = (_take(values, stay)
+            part = BatchProblem(*take_groups(part, stay))
+            state, trial, terms = (take_groups(values, stay)
                                    for values in (state, trial, terms))
-            active, damping, floor, promise, done = _take(
+            active, damping, floor, promise, done = take_groups(
                 (active, damping, floor, promise, done), stay)
         trial_terms = _normal_terms(part, *trial)
         better = trial_terms[0] < terms[0]
         gain = terms[0] - trial_terms[0]
         state = _choose(better, trial, state)
         terms = _choose(better, trial_terms, terms)
-        damping = xp.where(gain > _GOOD_GAIN * promise,
-                           damping * _DAMPING_DOWN, damping)
-        # A gain that is NaN is a bad one.
-        damping = xp.where(gain > _BAD_GAIN * promise, damping,
-                           damping * _DAMPING_UP)
-        damping = xp.clip(damping, _SMALLEST_DAMPING, None)
-
+        damping = _next_damping(damping, gain, promise)
         leaving = xp.ones_like(done) if n_iter == max_iter else done
         if xp.any(leaving):
             left = xp.nonzero(leaving)[0]
-            finished.append(_take((active, *state, done), left)
+            finished.append(take_groups((active, *state, done), left)
                             + (xp.full_like(left, n_iter),))
             if with_covariance:
-                results.append(_take(terms[:2], left))
+                results.append(take_groups(terms[:2], left))
             stay = xp.nonzero(~leaving)[0]
             if stay.shape[0] == 0:
                 break
-            part = BatchProblem(*_take(part, stay))
-            active, damping, floor = _take((active, damping, floor), stay)
-            state, terms = _take(state, stay), _take(terms, stay)
+            part = BatchProblem(*take_groups(part, stay))
+            active, damping, floor = take_groups((active, damping, floor),
+                                                 stay)
+            state, terms = take_groups(state, stay), take_groups(terms, stay)
 
-    columns = tuple(xp.concat(parts) for parts in zip(*finished,
-                                                      strict=True))
-    order = xp.argsort(columns[0])
-    _, sources, coeffs, converged, n_iter = _take(columns, order)
-    chi2 = covariance = None
-    if with_covariance:
-        chi2, normal = (
-            _take((xp.concat(parts),), order)[0]
-            for parts in zip(*results, strict=True))
-        covariance = _covariance(normal, problem.free)
-        if problem.extra is not None:
-            chi2, spread = _unweighted_terms(problem, sources, coeffs)
-            covariance = covariance @ spread @ covariance
-    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+    return _collect(problem, finished, results)
 
 
 def solve_linear(problem, sources, coeffs):
@@ -384,10 +366,23 @@ def normal_matrix(problem, sources, coeffs):
     return _normal_terms(problem, sources, coeffs)[1]
 
 
-def _take(values, index):
+def take_groups(values, index):
     """
-    Return the groups at ``index``, integers or a slice, of each array;
-    what all groups share stays as it is.
+    Return some of the groups of arrays.
+
+    Parameters
+    ----------
+    values : sequence
+        Arrays whose first axis counts the groups, or is 1 for what all
+        groups share, objects for `whiten`, and what has no axis.
+
+    index : 1D int array or slice
+        Which groups.
+
+    Returns
+    -------
+    values : tuple
+        The same for these groups.
     """
     def take(value):
         if hasattr(value, 'whiten'):
@@ -415,7 +410,7 @@ def _data_terms(problem, sources, coeffs):
     for begin in range(0, n_groups, size):
         part = slice(begin, begin + size)
         pieces.append(_terms_of_piece(
-            BatchProblem(*_take(problem, part)),
+            BatchProblem(*take_groups(problem, part)),
             sources[part, ...], coeffs[part, ...]))
     return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
 
@@ -603,6 +598,39 @@ def _chi2_floor(problem):
     """
     xp = problem.data.__array_namespace__()
     return xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+
+
+def _collect(problem, finished, results):
+    """
+    Return the result of groups that have left one after the other, with
+    their chi2 and normal matrices if these are wanted.
+    """
+    xp = problem.data.__array_namespace__()
+    columns = tuple(map(xp.concat, zip(*finished, strict=True)))
+    order = xp.argsort(columns[0])
+    _, sources, coeffs, converged, n_iter = take_groups(columns, order)
+    chi2 = covariance = None
+    if results:
+        chi2, normal = take_groups(
+            map(xp.concat, zip(*results, strict=True)), order)
+        covariance = _covariance(normal, problem.free)
+        if problem.extra is not None:
+            chi2, spread = _unweighted_terms(problem, sources, coeffs)
+            covariance = covariance @ spread @ covariance
+    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+
+
+def _next_damping(damping, gain, promise):
+    """
+    Return the damping of the next step.
+    """
+    xp = damping.__array_namespace__()
+    damping = xp.where(gain > _GOOD_GAIN * promise,
+                       damping * _DAMPING_DOWN, damping)
+    # A gain that is NaN is a bad one.
+    damping = xp.where(gain > _BAD_GAIN * promise, damping,
+                       damping * _DAMPING_UP)
+    return xp.clip(damping, _SMALLEST_DAMPING, None)
 
 
 def _damped_step(problem, sources, terms, damping):
