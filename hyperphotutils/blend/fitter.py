@@ -664,16 +664,18 @@ def _inverse_errors(error, mask):
     Return the weights, and the mask with the pixels without an error.
     """
     if error is None:
-        return np.ones(mask.shape), mask
+        return np.broadcast_to(1.0, mask.shape), mask
     error = np.asarray(error, dtype=float)
     if error.shape not in {(), mask.shape}:
         msg = (f'error must be a number or have the shape of data, '
                f'{mask.shape}, got {error.shape}')
         raise ValueError(msg)
-    error = np.broadcast_to(error, mask.shape)
-    if np.any(error[~mask] <= 0.0):
+    if np.any((error <= 0.0) & ~mask):
         msg = ('error must be positive; use the mask for pixels that shall '
                'not be used')
         raise ValueError(msg)
+    if error.ndim == 0 and np.isfinite(error):
+        return np.broadcast_to(1.0 / error, mask.shape), mask
+    error = np.broadcast_to(error, mask.shape)
     mask = mask | ~np.isfinite(error)
     return np.where(mask, 0.0, 1.0 / np.where(mask, 1.0, error)), mask

@@ -148,7 +148,7 @@ class JointFit:
         self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
                      else pixel_step(config.fwhm, config.fit_radius))
-        self.data = np.where(mask, 0.0, data)
+        self.data = data
         self.mask = mask
         self.weight = weight
         self.absolute = absolute
@@ -229,7 +229,8 @@ class JointFit:
         """
         Return the noise of the pixels, where it is not known.
         """
-        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0)
+        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0,
+                                 where=~self.mask)
         box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
         rms = local_rms(self.data - model, box_size, mask=self.mask)
         return max(rms, smallest) or 1.0
@@ -504,7 +505,7 @@ class JointFit:
         coeffs = np.zeros(basis.shape[:2])
         weight = np.where(foot.usable, self.weight[foot.y, foot.x], 0.0)
         basis *= weight[:, None, :]
-        data = self.data[foot.y, foot.x] * weight
+        data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
         col, row = foot.x.astype(float), foot.y.astype(float)
         own = None
         if model is not None:
