@@ -5,4 +5,5 @@ Joint fits of groups of blended sources.
 
 from hyperphotutils.blend.covariance import *  # noqa: F401, F403
 from hyperphotutils.blend.fitter import *  # noqa: F401, F403
+from hyperphotutils.blend.grouper import *  # noqa: F401, F403
 from hyperphotutils.blend.models import *  # noqa: F401, F403

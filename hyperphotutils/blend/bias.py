@@ -27,6 +27,7 @@ from hyperphotutils.blend.solver import (
     X,
     Y,
     evaluate,
+    whiten,
 )
 
 __all__ = ['second_order_bias', 'unbiased_sources']
@@ -56,8 +57,7 @@ def second_order_bias(problem, result):
     curved = sum(_trace(problem, result, i)
                  for i in range(result.sources.shape[1]))
     if problem.whitening is not None:
-        curved = (curved[:, None, :] @ np.swapaxes(problem.whitening, 1, 2)
-                  )[:, 0]
+        curved = whiten(problem.whitening, curved[:, None, :])[:, 0]
     _, jacobian = evaluate(result.sources, result.coeffs, problem.x,
                            problem.y, problem.weight, problem.basis,
                            problem.whitening)

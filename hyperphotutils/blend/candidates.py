@@ -123,7 +123,7 @@ def _score(residual, sources, x, y, usable, noise, fwhm):
     rows = np.concatenate((
         jacobian[:, :1], (residual[y, x] * weight)[:, None],
         jacobian[:, N_PARAMS:]), axis=1)
-    rows = rows @ np.swapaxes(noise.whitening(x, y, usable), 1, 2)
+    rows = noise.factors(x, y, usable).whiten(rows)
     wanted, others = rows[:, :2], rows[:, 2:]
     length = np.linalg.norm(others, axis=2, keepdims=True)
     others = others / np.where(length > 0.0, length, 1.0)

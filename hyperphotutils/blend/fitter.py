@@ -8,9 +8,9 @@ from functools import cached_property
 from numbers import Integral, Real
 
 import numpy as np
-from photutils.psf import SourceGrouper
 
 from hyperphotutils.blend.covariance import total_flux
+from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.responses import make_responses
 from hyperphotutils.blend.results import (
@@ -76,10 +76,10 @@ class BlendGroupFitter:
     grouper : callable, optional
         Called with the x and y positions, returns an integer group for
         each source, as `photutils.psf.SourceGrouper` does. The default
-        is a `~photutils.psf.SourceGrouper` with a ``min_separation`` of
-        ``2 * fwhm``. It is not used when ``init_params`` has a column
-        ``group_id``. Groups that turn out to overlap too much to be
-        fitted apart become one.
+        is a `~hyperphotutils.blend.SeparationGrouper` with a
+        ``min_separation`` of ``2 * fwhm``. It is not used when
+        ``init_params`` has a column ``group_id``. Groups that turn out to
+        overlap too much to be fitted apart become one.
 
     fwhm_range : tuple of 2 floats, optional
         The bounds of the fitted widths in units of ``fwhm``.
@@ -252,7 +252,7 @@ class BlendGroupFitter:
         self.fit_radius = check_positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
-        self.grouper = (SourceGrouper(min_separation=2.0 * self.fwhm)
+        self.grouper = (SeparationGrouper(min_separation=2.0 * self.fwhm)
                         if grouper is None
                         else check_part(grouper, 'grouper'))
         self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
@@ -664,16 +664,18 @@ def _inverse_errors(error, mask):
     Return the weights, and the mask with the pixels without an error.
     """
     if error is None:
-        return np.ones(mask.shape), mask
+        return np.broadcast_to(1.0, mask.shape), mask
     error = np.asarray(error, dtype=float)
     if error.shape not in {(), mask.shape}:
         msg = (f'error must be a number or have the shape of data, '
                f'{mask.shape}, got {error.shape}')
         raise ValueError(msg)
-    error = np.broadcast_to(error, mask.shape)
-    if np.any(error[~mask] <= 0.0):
+    if np.any((error <= 0.0) & ~mask):
         msg = ('error must be positive; use the mask for pixels that shall '
                'not be used')
         raise ValueError(msg)
+    if error.ndim == 0 and np.isfinite(error):
+        return np.broadcast_to(1.0 / error, mask.shape), mask
+    error = np.broadcast_to(error, mask.shape)
     mask = mask | ~np.isfinite(error)
     return np.where(mask, 0.0, 1.0 / np.where(mask, 1.0, error)), mask

@@ -185,8 +185,10 @@ def make_footprints(x, y, mask, radius, step=1):
     usable &= ~mask.ravel()[index]
     partial = ~usable.all(axis=2)
     index = np.where(usable, index, unused).reshape(len(x), -1)
-    if x.shape[1] > 1:
+    # Padding comes last.
+    if x.shape[1] > 1 or partial.any():
         index.sort(axis=1)
+    if x.shape[1] > 1:
         index[:, 1:][index[:, 1:] == index[:, :-1]] = unused
         index.sort(axis=1)
     usable = index < unused

@@ -42,6 +42,7 @@ from hyperphotutils.blend.solver import (
     evaluate,
     fit_batch,
     solve_linear,
+    whiten,
 )
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
@@ -50,16 +51,16 @@ from hyperphotutils.utils.gaussians import add_gaussians
 
 __all__ = ['FittedBatch', 'JointFit']
 
-# The largest number of Jacobian elements held at once.
-_CHUNK_ELEMENTS = 1 << 18
+# The largest number of elements of the Jacobians of a batch.
+_CHUNK_ELEMENTS = 1 << 21
 # The models of neighbours need not be better than this before they are at
 # rest: no value changes by more than this fraction (positions: of the FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
-# The largest number of elements of factors that are kept.
-_MAX_KEPT = 1 << 25
+# The largest number of elements of the factors of a batch.
+_FACTOR_ELEMENTS = 1 << 24
 
 
 @dataclass
@@ -146,9 +147,7 @@ class JointFit:
         self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
                      else pixel_step(config.fwhm, config.fit_radius))
-        self._kept = {}
-        self._n_kept = 0
-        self.data = np.where(mask, 0.0, data)
+        self.data = data
         self.mask = mask
         self.weight = weight
         self.absolute = absolute
@@ -232,7 +231,8 @@ class JointFit:
         """
         Return the noise of the pixels, where it is not known.
         """
-        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0)
+        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0,
+                                 where=~self.mask)
         box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
         rms = local_rms(self.data - model, box_size, mask=self.mask)
         return max(rms, smallest) or 1.0
@@ -409,29 +409,50 @@ class JointFit:
         _, first, size = np.unique(self.group_id[order], return_index=True,
                                    return_counts=True)
         kinds = np.column_stack((size, self.poly_order[order[first]]))
-        n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
         for n, degree in np.unique(kinds, axis=0):
             same = np.all(kinds == (n, degree), axis=1)
             members = order[first[same][:, None] + np.arange(n)]
-            n_pixels = n * n_disk
-            step = _CHUNK_ELEMENTS // ((N_PARAMS * n + n_terms(degree))
-                                       * n_pixels)
-            if self.noise is not None and n > 1:
-                step = min(step, _CHUNK_ELEMENTS // n_pixels)
-            for part in self._by_completeness(members):
-                for begin in range(0, len(part), max(1, step)):
-                    yield part[begin:begin + max(1, step)]
+            members, n_pixels, n_new = self._sort_by_footprint(members)
+            size = np.cumsum(n_pixels * (N_PARAMS * n + n_terms(degree)))
+            size_of_factors = np.cumsum(n_new**2)
+            part = (size // _CHUNK_ELEMENTS
+                    + size_of_factors // _FACTOR_ELEMENTS)
+            yield from np.split(members, np.flatnonzero(np.diff(part)) + 1)
 
-    def _by_completeness(self, members):
+    def _sort_by_footprint(self, members):
         """
-        Return the single sources with whole footprints, which share the
-        factor of the noise, and all other groups.
+        Sort groups by their numbers of pixels, those with the same
+        footprint next to each other.
+
+        Returns
+        -------
+        members : int `~numpy.ndarray` of shape (g, n)
+            The sorted groups.
+
+        n_pixels, n_new : int `~numpy.ndarray` of shape (g,)
+            The number of pixels of each group, and that of each footprint
+            where it is the first of its kind.
         """
-        if self.noise is None or members.shape[1] > 1:
-            return [members]
-        foot = self._footprints(members)
-        whole = foot.usable.all(axis=1)
-        return [members[whole], members[~whole]]
+        n_pixels = np.empty(len(members), dtype=int)
+        kind = np.zeros(len(members), dtype=int)
+        kinds = {}
+        n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
+        step = max(1, _CHUNK_ELEMENTS // (members.shape[1] * n_disk))
+        for begin in range(0, len(members), step):
+            block = slice(begin, begin + step)
+            foot = self._footprints(members[block])
+            n_pixels[block] = foot.usable.sum(axis=1)
+            if self.noise is None:
+                continue
+            shape = np.stack((foot.x - foot.x[:, :1], foot.y - foot.y[:, :1]),
+                             axis=2)
+            kind[block] = [
+                kinds.setdefault(row[:n].tobytes(), len(kinds))
+                for row, n in zip(shape, n_pixels[block], strict=True)]
+        order = np.lexsort((kind, n_pixels))
+        n_pixels, kind = n_pixels[order], kind[order]
+        is_new = np.append(True, np.diff(kind) != 0)
+        return members[order], n_pixels, np.where(is_new, n_pixels, 0)
 
     def _footprints(self, members):
         """
@@ -439,40 +460,6 @@ class JointFit:
         """
         return make_footprints(self.start.x[members], self.start.y[members],
                                self.mask, self.config.fit_radius, self.step)
-
-    def _whitening(self, members, foot):
-        """
-        Return the factors of the noise of some groups. Those of blended
-        groups are kept, up to a bound, as they are fitted several times.
-        """
-        if self.noise is None:
-            return None
-        if members.shape[1] == 1 and foot.usable.all():
-            return self.noise.whitening(foot.x, foot.y)
-        keys = [(len(group), group.tobytes()) for group in members]
-        new = [k for k, key in enumerate(keys) if key not in self._kept]
-        fresh = {}
-        if new:
-            factors = self.noise.whitening(foot.x[new], foot.y[new],
-                                           foot.usable[new])
-            fresh = dict(zip(new, np.broadcast_to(
-                factors, (len(new), *factors.shape[1:])), strict=True))
-        whitening = np.zeros((len(members), *foot.x.shape[1:] * 2))
-        diagonal = np.arange(foot.x.shape[1])
-        whitening[:, diagonal, diagonal] = 1.0
-        for k, key in enumerate(keys):
-            factor = fresh.get(k)
-            if factor is None:
-                factor = self._kept[key]
-            else:
-                # Padding comes last, or is a part of every footprint.
-                last = np.flatnonzero(foot.usable[k]).max(initial=0) + 1
-                factor = factor[:last, :last]
-                if self._n_kept + factor.size <= _MAX_KEPT:
-                    self._kept[key] = factor.copy()
-                    self._n_kept += factor.size
-            whitening[k, :len(factor), :len(factor)] = factor
-        return whitening
 
     def problem(self, members, model):
         """
@@ -505,7 +492,7 @@ class JointFit:
         coeffs = np.zeros(basis.shape[:2])
         weight = np.where(foot.usable, self.weight[foot.y, foot.x], 0.0)
         basis *= weight[:, None, :]
-        data = self.data[foot.y, foot.x] * weight
+        data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
         col, row = foot.x.astype(float), foot.y.astype(float)
         own = None
         if model is not None:
@@ -516,11 +503,11 @@ class JointFit:
             weight *= extra
             data *= extra
             basis *= extra[:, None, :]
-        whitening = self._whitening(members, foot)
+        whitening = (None if self.noise is None else
+                     self.noise.factors(foot.x, foot.y, foot.usable))
         if whitening is not None and extra is None:
-            transposed = np.swapaxes(whitening, 1, 2)
-            data = (data[:, None, :] @ transposed)[:, 0]
-            basis = basis @ transposed
+            data = whiten(whitening, data[:, None, :])[:, 0]
+            basis = whiten(whitening, basis)
         position = np.stack((x, y), axis=2)
         low, high = self.var_bounds
         ridge = None
@@ -598,14 +585,15 @@ class JointFit:
         """
         config = self.config
         problem, sources, coeffs, centers = self.problem(members, model)
-        sources, coeffs = solve_linear(problem, sources, coeffs)
         if config.fitter is None:
             result = fit_batch(problem, sources, coeffs,
                                max_iter=config.max_iter,
                                tolerance=tolerance, xtol=config.xtol,
                                gtol=config.gtol,
-                               with_covariance=tolerance != _COARSE)
+                               with_covariance=tolerance != _COARSE,
+                               linear_start=True)
         else:
+            sources, coeffs = solve_linear(problem, sources, coeffs)
             result = fit_with_astropy(config.fitter, problem, sources,
                                       coeffs, centers, config.fit_radius)
         self.sources[members] = result.sources
@@ -628,6 +616,5 @@ def _data_power(problem):
         data = np.divide(data, extra, out=np.zeros_like(data),
                          where=extra > 0.0)
         if problem.whitening is not None:
-            data = (data[:, None, :]
-                    @ np.swapaxes(problem.whitening, 1, 2))[:, 0]
+            data = whiten(problem.whitening, data[:, None, :])[:, 0]
     return np.sum(data**2, axis=1)

@@ -20,7 +20,7 @@ new widths and angle.
 from typing import Any, NamedTuple
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
-           'normal_matrix', 'solve_linear']
+           'normal_matrix', 'solve_linear', 'take_groups', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -33,6 +33,9 @@ _DAMPING_UP = 8.0
 # which it was bad.
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
+# Derivatives are evaluated for so many elements of the Jacobian at once: they
+# stay in the cache of a processor.
+_PIECE_ELEMENTS = 1 << 16
 # Eigenvalues of the scaled normal matrix below this are no information.
 _SINGULAR = 1e-13
 
@@ -66,9 +69,9 @@ class BatchProblem(NamedTuple):
     var_low, var_high : float
         The bounds of the variances along both axes.
 
-    whitening : array of shape (g, p, p) or (1, p, p), optional
-        The matrices that make the weighted noise white; they are already
-        in ``data`` and ``basis``. With ``extra`` they are not, and matter
+    whitening : object or array, optional
+        What makes the weighted noise white, as for `whiten`; it is already
+        in ``data`` and ``basis``. With ``extra`` it is not, and matters
         to the covariance and to chi2 alone.
 
     ridge : array of shape (g, k), optional
@@ -144,7 +147,8 @@ class BatchResult(NamedTuple):
 
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
-              xtol=None, gtol=None, with_covariance=True):
+              xtol=None, gtol=None, with_covariance=True,
+              linear_start=False):
     """
     Fit all groups of a batch.
 
@@ -175,60 +179,65 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         Whether the covariance and chi2 are wanted; they are `None`
         otherwise.
 
+    linear_start : bool, optional
+        Whether amplitudes and coefficients begin with those of
+        `solve_linear`.
+
     Returns
     -------
     result : `BatchResult`
         The fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    part, state = problem, (sources, coeffs)
+    part, state, data_terms = problem, (sources, coeffs), None
+    if linear_start:
+        state, data_terms = _solve_linear(problem, sources, coeffs)
     active = xp.arange(problem.data.shape[0])
-    terms = _normal_terms(part, *state)
+    terms = _normal_terms(part, *state, data_terms)
     floor = _chi2_floor(problem)
     damping = xp.full_like(floor, _FIRST_DAMPING)
-    finished = []
+    finished, results = [], []
     for n_iter in range(1, max_iter + 1):
         step, promise = _damped_step(part, state[0], terms, damping)
         trial = _move(part, *state, step)
-        trial_terms = _normal_terms(part, *trial)
-        better = trial_terms[0] < terms[0]
         done = promise <= tolerance * xp.maximum(terms[0], floor)
         if xtol is not None or gtol is not None:
             done = done | _is_at_rest(part, state, terms, step, xtol, gtol)
+        if not with_covariance and xp.any(done):
+            # Their last steps matter too little to be checked.
+            left = xp.nonzero(done)[0]
+            finished.append(take_groups((active, *trial, done), left)
+                            + (xp.full_like(left, n_iter),))
+            stay = xp.nonzero(~done)[0]
+            if stay.shape[0] == 0:
+                break
+            part = BatchProblem(*take_groups(part, stay))
+            state, trial, terms = (take_groups(values, stay)
+                                   for values in (state, trial, terms))
+            active, damping, floor, promise, done = take_groups(
+                (active, damping, floor, promise, done), stay)
+        trial_terms = _normal_terms(part, *trial)
+        better = trial_terms[0] < terms[0]
         gain = terms[0] - trial_terms[0]
         state = _choose(better, trial, state)
         terms = _choose(better, trial_terms, terms)
-        damping = xp.where(gain > _GOOD_GAIN * promise,
-                           damping * _DAMPING_DOWN, damping)
-        # A gain that is NaN is a bad one.
-        damping = xp.where(gain > _BAD_GAIN * promise, damping,
-                           damping * _DAMPING_UP)
-        damping = xp.clip(damping, _SMALLEST_DAMPING, None)
-
+        damping = _next_damping(damping, gain, promise)
         leaving = xp.ones_like(done) if n_iter == max_iter else done
         if xp.any(leaving):
             left = xp.nonzero(leaving)[0]
-            finished.append(_take((active, *state, done), left)
+            finished.append(take_groups((active, *state, done), left)
                             + (xp.full_like(left, n_iter),))
+            if with_covariance:
+                results.append(take_groups(terms[:2], left))
             stay = xp.nonzero(~leaving)[0]
             if stay.shape[0] == 0:
                 break
-            part = BatchProblem(*_take(part, stay))
-            active, damping, floor = _take((active, damping, floor), stay)
-            state, terms = _take(state, stay), _take(terms, stay)
+            part = BatchProblem(*take_groups(part, stay))
+            active, damping, floor = take_groups((active, damping, floor),
+                                                 stay)
+            state, terms = take_groups(state, stay), take_groups(terms, stay)
 
-    columns = tuple(xp.concat(parts) for parts in zip(*finished,
-                                                      strict=True))
-    _, sources, coeffs, converged, n_iter = _take(columns,
-                                                  xp.argsort(columns[0]))
-    chi2 = covariance = None
-    if with_covariance:
-        chi2, normal, _ = _normal_terms(problem, sources, coeffs)
-        covariance = _covariance(normal, problem.free)
-        if problem.extra is not None:
-            chi2, spread = _unweighted_terms(problem, sources, coeffs)
-            covariance = covariance @ spread @ covariance
-    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+    return _collect(problem, finished, results)
 
 
 def solve_linear(problem, sources, coeffs):
@@ -247,16 +256,7 @@ def solve_linear(problem, sources, coeffs):
         The state with the amplitudes and the coefficients of the least
         squares solution.
     """
-    xp = problem.data.__array_namespace__()
-    n_sources = sources.shape[1]
-    index = xp.arange(problem.free.shape[1])
-    linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
-    problem = problem._replace(free=problem.free & linear[None, :])
-    terms = _normal_terms(problem, sources, coeffs)
-    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
-                   dtype=problem.data.dtype)
-    step, _ = _damped_step(problem, sources, terms, tiny)
-    return _move(problem, sources, coeffs, step)
+    return _solve_linear(problem, sources, coeffs)[0]
 
 
 def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
@@ -284,8 +284,8 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     basis : array of shape (g, k, p)
         The background terms, weighted and whitened.
 
-    whitening : array of shape (g, p, p) or (1, p, p), optional
-        The matrices that make the weighted noise white.
+    whitening : object or array, optional
+        What makes the weighted noise white, as for `whiten`.
 
     Returns
     -------
@@ -308,7 +308,8 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     profile *= weight[:, None, :]
     gauss = amplitude * profile
     gauss_a, gauss_b = gauss * u_a, gauss * u_b
-    jacobian = xp.empty((n_groups, n_coords + coeffs.shape[1], x.shape[1]),
+    n_basis = 0 if whitening is not None else basis.shape[1]
+    jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
                         dtype=profile.dtype)
     jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :] = profile
     jacobian[:, X:n_coords:N_PARAMS, :] = cos * gauss_a - sin * gauss_b
@@ -317,14 +318,39 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
     jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
     if whitening is not None:
-        jacobian[:, :n_coords, :] = (jacobian[:, :n_coords, :]
-                                     @ xp.matrix_transpose(whitening))
-    jacobian[:, n_coords:, :] = basis
+        jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
+    else:
+        jacobian[:, n_coords:, :] = basis
     # Amplitudes and coefficients are linear.
     model = (sources[:, None, :, 0]
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
+
+
+def whiten(whitening, rows):
+    """
+    Make the noise of vectors of pixels white.
+
+    Parameters
+    ----------
+    whitening : object or array of shape (g, p, p) or (1, p, p)
+        An object with the methods of
+        `~hyperphotutils.noise.FootprintFactors`, or the matrices
+        that the vectors are multiplied by.
+
+    rows : array of shape (g, k, p)
+        The vectors of each group, which may be overwritten.
+
+    Returns
+    -------
+    rows : array of shape (g, k, p)
+        The vectors with white noise.
+    """
+    if hasattr(whitening, 'whiten'):
+        return whitening.whiten(rows)
+    xp = rows.__array_namespace__()
+    return rows @ xp.matrix_transpose(whitening)
 
 
 def normal_matrix(problem, sources, coeffs):
@@ -345,20 +371,58 @@ def normal_matrix(problem, sources, coeffs):
     return _normal_terms(problem, sources, coeffs)[1]
 
 
-def _take(values, index):
+def take_groups(values, index):
     """
-    Return the groups at ``index`` of each array; what all groups share
-    stays as it is.
+    Return some of the groups of arrays.
+
+    Parameters
+    ----------
+    values : sequence
+        Arrays whose first axis counts the groups, or is 1 for what all
+        groups share, objects for `whiten`, and what has no axis.
+
+    index : 1D int array or slice
+        Which groups.
+
+    Returns
+    -------
+    values : tuple
+        The same for these groups.
     """
-    return tuple(
-        value if not hasattr(value, 'shape') or value.shape[0] == 1
-        else value.__array_namespace__().take(value, index, axis=0)
-        for value in values)
+    def take(value):
+        if hasattr(value, 'whiten'):
+            return value.take(index)
+        if not hasattr(value, 'shape') or value.shape[0] == 1:
+            return value
+        if isinstance(index, slice):
+            return value[index, ...]
+        return value.__array_namespace__().take(value, index, axis=0)
+
+    return tuple(map(take, values))
 
 
-def _normal_terms(problem, sources, coeffs):
+def _data_terms(problem, sources, coeffs):
     """
-    Return chi2, the normal matrix, and half the gradient of chi2.
+    Return what the data give to chi2, to the normal matrix, and to half
+    the gradient of chi2.
+    """
+    n_groups, n_rows = problem.free.shape
+    size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
+    if n_groups <= size:
+        return _terms_of_piece(problem, sources, coeffs)
+    xp = sources.__array_namespace__()
+    pieces = []
+    for begin in range(0, n_groups, size):
+        part = slice(begin, begin + size)
+        pieces.append(_terms_of_piece(
+            BatchProblem(*take_groups(problem, part)),
+            sources[part, ...], coeffs[part, ...]))
+    return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
+
+
+def _terms_of_piece(problem, sources, coeffs):
+    """
+    Return the terms of the data of some groups.
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
@@ -370,7 +434,72 @@ def _normal_terms(problem, sources, coeffs):
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
-    chi2 = xp.sum(cost, axis=1)
+    return xp.sum(cost, axis=1), normal, gradient
+
+
+def _solve_linear(problem, sources, coeffs):
+    """
+    Return the state of `solve_linear` and the terms of the data in it,
+    which are `None` where they are not known without evaluating the
+    model again.
+    """
+    xp = problem.data.__array_namespace__()
+    n_sources = sources.shape[1]
+    index = xp.arange(problem.free.shape[1])
+    linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
+    held = problem._replace(free=problem.free & linear[None, :])
+    # Without an amplitude the derivatives of the shape vanish.
+    amplitude = sources[:, :, :1]
+    unit = xp.concat((xp.where(amplitude == 0.0, xp.ones_like(amplitude),
+                               amplitude), sources[:, :, 1:]), axis=2)
+    if problem.loss == 'linear':
+        terms = _data_terms(problem, unit, coeffs)
+        start = _change_linear(terms, unit, coeffs, sources, coeffs)
+    else:
+        start = _data_terms(problem, sources, coeffs)
+    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
+                   dtype=problem.data.dtype)
+    step, _ = _damped_step(
+        held, sources, _normal_terms(held, sources, coeffs, start), tiny)
+    state = _move(held, sources, coeffs, step)
+    if problem.loss != 'linear':
+        return state, None
+    return state, _change_linear(terms, unit, coeffs, *state)
+
+
+def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
+    r"""
+    Return the terms of the data for other amplitudes and coefficients.
+
+    The residuals are linear in these. Derivatives with respect to
+    positions and shapes are proportional to the amplitude.
+    """
+    xp = sources.__array_namespace__()
+    chi2, normal, gradient = terms
+    n_groups = sources.shape[0]
+    old, new = sources[:, :, :1], new_sources[:, :, :1]
+    none = xp.zeros_like(sources[:, :, 1:])
+    change = xp.concat((
+        xp.reshape(xp.concat((new - old, none), axis=2), (n_groups, -1)),
+        new_coeffs - coeffs), axis=1)
+    scale = xp.concat((
+        xp.reshape(xp.concat((xp.ones_like(old), none + new / old), axis=2),
+                   (n_groups, -1)), xp.ones_like(coeffs)), axis=1)
+    shift = (normal @ change[:, :, None])[:, :, 0]
+    chi2 = chi2 + xp.sum(change * (2.0 * gradient + shift), axis=1)
+    return (xp.clip(chi2, 0.0, None),
+            normal * scale[:, :, None] * scale[:, None, :],
+            (gradient + shift) * scale)
+
+
+def _normal_terms(problem, sources, coeffs, data_terms=None):
+    """
+    Return chi2, the normal matrix, and half the gradient of chi2.
+    """
+    xp = sources.__array_namespace__()
+    chi2, normal, gradient = (
+        _data_terms(problem, sources, coeffs) if data_terms is None
+        else data_terms)
     if problem.ridge is not None or problem.anchor is not None:
         penalty, pull, strength = _penalty(problem, sources, coeffs)
         identity = xp.eye(normal.shape[1], dtype=normal.dtype)
@@ -422,14 +551,25 @@ def _unweighted_terms(problem, sources, coeffs):
         xp.zeros_like(residual))
     _, slope = apply_loss(residual, problem.loss, problem.f_scale)
     strength = problem.extra if slope is None else problem.extra * slope
-    noise = xp.matrix_transpose(jacobian * strength[:, None, :])
+    noise = jacobian * strength[:, None, :]
     if problem.whitening is not None:
-        transposed = xp.matrix_transpose(problem.whitening)
-        plain = (plain[:, None, :] @ transposed)[:, 0, :]
-        noise = xp.linalg.solve(transposed, noise)
+        plain = whiten(problem.whitening, plain[:, None, :])[:, 0, :]
+        noise = _correlate(problem.whitening, noise)
     chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
                   axis=1)
-    return chi2, xp.matrix_transpose(noise) @ noise
+    return chi2, noise @ xp.matrix_transpose(noise)
+
+
+def _correlate(whitening, rows):
+    """
+    Return vectors whose scalar products are the covariances that the
+    noise gives to sums with the weights ``rows``.
+    """
+    if hasattr(whitening, 'whiten'):
+        return whitening.correlate(rows)
+    xp = rows.__array_namespace__()
+    return xp.matrix_transpose(xp.linalg.solve(
+        xp.matrix_transpose(whitening), xp.matrix_transpose(rows)))
 
 
 def apply_loss(residual, loss, f_scale):
@@ -481,6 +621,39 @@ def _chi2_floor(problem):
     """
     xp = problem.data.__array_namespace__()
     return xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+
+
+def _collect(problem, finished, results):
+    """
+    Return the result of groups that have left one after the other, with
+    their chi2 and normal matrices if these are wanted.
+    """
+    xp = problem.data.__array_namespace__()
+    columns = tuple(map(xp.concat, zip(*finished, strict=True)))
+    order = xp.argsort(columns[0])
+    _, sources, coeffs, converged, n_iter = take_groups(columns, order)
+    chi2 = covariance = None
+    if results:
+        chi2, normal = take_groups(
+            map(xp.concat, zip(*results, strict=True)), order)
+        covariance = _covariance(normal, problem.free)
+        if problem.extra is not None:
+            chi2, spread = _unweighted_terms(problem, sources, coeffs)
+            covariance = covariance @ spread @ covariance
+    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+
+
+def _next_damping(damping, gain, promise):
+    """
+    Return the damping of the next step.
+    """
+    xp = damping.__array_namespace__()
+    damping = xp.where(gain > _GOOD_GAIN * promise,
+                       damping * _DAMPING_DOWN, damping)
+    # A gain that is NaN is a bad one.
+    damping = xp.where(gain > _BAD_GAIN * promise, damping,
+                       damping * _DAMPING_UP)
+    return xp.clip(damping, _SMALLEST_DAMPING, None)
 
 
 def _damped_step(problem, sources, terms, damping):

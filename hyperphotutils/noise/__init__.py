@@ -5,4 +5,5 @@ Tools that measure the noise of a map.
 
 from hyperphotutils.noise.clipped import *
 from hyperphotutils.noise.correlated import *
+from hyperphotutils.noise.factors import *
 from hyperphotutils.noise.local import *  # noqa: F401, F403

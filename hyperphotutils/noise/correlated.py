@@ -7,10 +7,14 @@ import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from scipy import fft
-from scipy.linalg import cho_factor, lapack
 from scipy.optimize import nnls
 
 from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.factors import (
+    FactorCache,
+    FootprintFactors,
+    cholesky,
+)
 from hyperphotutils.noise.local import mean_in_blocks
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
@@ -44,6 +48,11 @@ _OUTLIER = 5.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
+# The largest number of bytes of factors that are kept: those of 900
+# footprints of a beam of 3.3 pixels.
+_MAX_FACTOR_BYTES = 1 << 27
+# A factor that so many footprints of a call share is inverted.
+_SHARED = 4
 
 
 class CorrelatedNoise:
@@ -121,7 +130,7 @@ class CorrelatedNoise:
         self.matrices = matrices
         self.relative_rms = relative_rms
         self._table = np.empty((0, 0))
-        self._shared = {}
+        self._factors = FactorCache(_MAX_FACTOR_BYTES)
 
     def __repr__(self):
         parts = np.count_nonzero(self._variances[1:])
@@ -357,12 +366,13 @@ class CorrelatedNoise:
             matrix = matrix * scale[:, None] * scale
         return matrix if self._unit is None else matrix << self._unit**2
 
-    def whitening(self, x, y, usable=None):
+    def factors(self, x, y, usable=None, extra=None):
         """
-        Return the matrices that make the noise of footprints white.
+        Factorize the covariance matrices of footprints.
 
-        A footprint that is the same for all groups gets one matrix,
-        which is kept.
+        Footprints with the same pixels relative to each other share a
+        factor. The factors that were used last are kept for the next
+        calls.
 
         Parameters
         ----------
@@ -372,25 +382,45 @@ class CorrelatedNoise:
         usable : bool array_like of shape (g, p), optional
             `False` for padding.
 
+        extra : array_like of shape (g, p), optional
+            The standard deviation of additional, uncorrelated noise of
+            each pixel, divided by ``relative_rms`` there.
+
         Returns
         -------
-        whitening : `~numpy.ndarray` of shape (g, p, p) or (1, p, p)
-            Lower triangular matrices :math:`W` with :math:`W C W^T = 1`
-            on the usable pixels, without ``relative_rms``.
+        factors : `~hyperphotutils.noise.FootprintFactors`
+            The factors of the covariance matrices, without
+            ``relative_rms``, and what makes the noise of the footprints
+            white.
         """
         x, y = np.asarray(x), np.asarray(y)
         usable = (np.ones(x.shape, dtype=bool) if usable is None
                   else np.asarray(usable))
-        # Padding lies anywhere: what is looked up shall not reach there.
         first = np.argmax(usable, axis=1)[:, None]
         x, y = (np.where(usable, lag - np.take_along_axis(lag, first, 1), 0)
                 for lag in (x, y))
-        if usable.all() and np.all(x == x[0]) and np.all(y == y[0]):
-            key = (x[0].tobytes(), y[0].tobytes())
-            if key not in self._shared:
-                self._shared[key] = self._factorize(x[:1], y[:1], usable[:1])
-            return self._shared[key]
-        return self._factorize(x, y, usable)
+        keys = np.stack((x, y, usable), axis=1).astype(np.int32)
+        if extra is not None:
+            extra = np.where(usable, extra, 0.0)
+        known, first = {}, []
+        which = np.empty(len(x), dtype=int)
+        for k, row in enumerate(keys):
+            key = row.tobytes()
+            if extra is not None:
+                key += extra[k].tobytes()
+            which[k] = known.setdefault(key, len(known))
+            if len(known) > len(first):
+                first.append(k)
+        inverted = np.bincount(which) >= _SHARED
+        factors, columns = [], []
+        for k, inverse in zip(first, inverted, strict=True):
+            use = np.flatnonzero(usable[k])
+            factors.append(self._factor(
+                x[k, use], y[k, use], None if extra is None else extra[k, use],
+                inverse=bool(inverse)))
+            columns.append(slice(len(use)) if usable[k, :len(use)].all()
+                           else use)
+        return FootprintFactors(factors, inverted, columns, which)
 
     def sum_variance(self, weights, dx, dy):
         """
@@ -504,28 +534,44 @@ class CorrelatedNoise:
         """
         Return the autocovariance of integer separations from a table.
         """
-        reach = int(max(np.max(np.abs(dx), initial=0),
-                        np.max(np.abs(dy), initial=0)))
-        if 2 * reach + 1 > len(self._table):
-            lag = np.arange(-reach, reach + 1, dtype=float)
-            self._table = self._evaluate(lag[None, :], lag[:, None])
+        self._extend_table(int(max(np.max(np.abs(dx), initial=0),
+                                   np.max(np.abs(dy), initial=0))))
         half = len(self._table) // 2
         return self._table[dy + half, dx + half]
 
-    def _factorize(self, x, y, usable):
+    def _extend_table(self, reach):
         """
-        Return the inverse Cholesky factors of the footprints.
+        Make the table of the autocovariance reach a separation.
         """
-        matrix = self._look_up(x[:, :, None] - x[:, None, :],
-                               y[:, :, None] - y[:, None, :])
-        matrix *= usable[:, :, None] & usable[:, None, :]
-        diagonal = np.arange(matrix.shape[1])
-        matrix[:, diagonal, diagonal] = np.where(
-            usable, self._variances.sum() * (1.0 + _JITTER), 1.0)
-        for k in range(len(matrix)):
-            factor, _ = cho_factor(matrix[k], lower=True, overwrite_a=True,
-                                   check_finite=False)
-            matrix[k] = np.tril(lapack.dtrtri(factor, lower=1)[0])
+        if 2 * reach + 1 > len(self._table):
+            lag = np.arange(-reach, reach + 1, dtype=float)
+            self._table = self._evaluate(lag[None, :], lag[:, None])
+
+    def _factor(self, x, y, extra, *, inverse):
+        """
+        Return the factor of the covariance of some pixels, or its
+        inverse.
+        """
+        key = (x.astype(np.int32).tobytes(), y.astype(np.int32).tobytes(),
+               None if extra is None else extra.tobytes(), inverse)
+        return self._factors.get(
+            key, lambda: cholesky(self._matrix(x, y, extra), inverse=inverse))
+
+    def _matrix(self, x, y, extra):
+        """
+        Return the covariance matrix of some pixels.
+        """
+        reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
+        self._extend_table(reach)
+        # Differences of flat indices are flat indices of differences.
+        width = len(self._table)
+        index = y * width + x
+        matrix = self._table.ravel().take(
+            index[:, None] - index + (width // 2) * (width + 1))
+        diagonal = self._variances.sum() * (1.0 + _JITTER)
+        if extra is not None:
+            diagonal = diagonal + extra**2
+        np.einsum('ii->i', matrix)[:] = diagonal
         return matrix
 
 

@@ -10,7 +10,6 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling.fitting import Fitter
 from astropy.table import QTable, vstack
-from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.aperture.local import measure_sources
@@ -18,6 +17,7 @@ from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
@@ -94,7 +94,7 @@ class HyperPhotometry:
 
     grouper : callable, optional
         Called with x and y, returns an integer group for each source.
-        The default is a `~photutils.psf.SourceGrouper` with a
+        The default is a `~hyperphotutils.blend.SeparationGrouper` with a
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
@@ -191,7 +191,7 @@ optional
             raise ValueError(msg)
         self.finder = (HighPassStarFinder(5.0, fwhm) if finder is None
                        else finder)
-        self.grouper = (SourceGrouper(min_separation=2.0 * fwhm)
+        self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
             fitter = BlendGroupFitter(fwhm, fitter=fitter,

@@ -11,10 +11,9 @@ import numpy as np
 from astropy.nddata import CCDData
 from astropy.table import QTable
 from astropy.wcs.utils import wcs_to_celestial_frame
-from photutils.psf import SourceGrouper
 
 from hyperphotutils.background import LocalPolynomialBackground
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
@@ -531,7 +530,7 @@ def make_photometry(image, finder, config, *, progress_bar=False):
     """
     fwhm = image.meta['beam_fwhm_pix']
     fit = config.fit
-    grouper = SourceGrouper(config.grouping.max_separation * fwhm)
+    grouper = SeparationGrouper(config.grouping.max_separation * fwhm)
     fitter = BlendGroupFitter(
         fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
         fit_radius=fit.fit_radius * fwhm,

@@ -12,7 +12,7 @@ from astropy.table import QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.psf import SourceGrouper
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.utils import FLAGS
 
 FWHM = 4.0
@@ -824,7 +824,7 @@ class TestFitInfo:
                                   max_group_size=7)
         copy = eval(repr(fitter), {
             'BlendGroupFitter': BlendGroupFitter,
-            'SourceGrouper': SourceGrouper})
+            'SeparationGrouper': SeparationGrouper})
         assert repr(copy) == repr(fitter)
         assert copy.fixed == ('position',)
 

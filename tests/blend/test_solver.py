@@ -11,6 +11,7 @@ from astropy.modeling.models import Gaussian2D, Polynomial2D
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import least_squares
 
+from hyperphotutils.blend import solver
 from hyperphotutils.blend.solver import (
     BatchProblem,
     evaluate,
@@ -401,6 +402,55 @@ class TestFit:
         before = fit(problem, sources, coeffs, tolerance=0.0,
                      max_iter=int(result.n_iter.max()) - 2)
         assert np.any(cosines(before) > gtol)
+
+    @pytest.mark.parametrize('loss', ['linear', 'huber'])
+    @pytest.mark.parametrize('first', [0.0, 30.0])
+    def test_linear_start_is_that_of_solve_linear(self, loss, first):
+        """
+        A single step from there is the same, whatever the amplitudes
+        before, with a ridge and with noise that is not white, also for
+        arrays of another library.
+        """
+        rng = np.random.default_rng(15)
+        problem, sources, coeffs = make_problem(
+            [random_group(2, rng) for _ in range(4)])
+        n_pixels = problem.data.shape[1]
+        matrix = np.eye(n_pixels) + np.tril(
+            0.01 * rng.normal(size=(1, n_pixels, n_pixels)), -1)
+        turn = np.swapaxes(matrix, 1, 2)
+        problem = problem._replace(
+            data=(problem.data[:, None] @ turn)[:, 0],
+            basis=problem.basis @ turn, whitening=matrix, loss=loss,
+            ridge=np.full(coeffs.shape, 3.0), f_scale=3.0)
+        sources[:, :, 0] = first
+        expected = fit(problem, sources, coeffs, max_iter=1)
+        result = fit_batch(problem, sources, coeffs, max_iter=1,
+                           linear_start=True)
+        strict = BatchProblem(*(
+            value if not hasattr(value, 'shape')
+            else array_api_strict.asarray(value) for value in problem))
+        other = fit_batch(strict, array_api_strict.asarray(sources),
+                          array_api_strict.asarray(coeffs), max_iter=1,
+                          linear_start=True)
+        for name in ('sources', 'coeffs', 'covariance', 'chi2'):
+            for value in (getattr(result, name),
+                          np.from_dlpack(getattr(other, name))):
+                assert_allclose(value, getattr(expected, name), rtol=1e-7,
+                                atol=1e-7, err_msg=name)
+
+    def test_pieces_give_the_same(self, monkeypatch):
+        """
+        However many groups are evaluated at once.
+        """
+        rng = np.random.default_rng(16)
+        given = make_problem([random_group(2, rng) for _ in range(7)])
+        expected = fit(*given)
+        for size in (1, 3 * 15 * given[0].data.shape[1]):
+            monkeypatch.setattr(solver, '_PIECE_ELEMENTS', size)
+            result = fit(*given)
+            for name, value in result._asdict().items():
+                assert_allclose(value, getattr(expected, name), rtol=1e-9,
+                                atol=1e-12, err_msg=name)
 
     def test_few_iterations_are_no_convergence(self):
         rng = np.random.default_rng(9)

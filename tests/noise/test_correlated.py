@@ -204,7 +204,8 @@ def test_positive_definite_whatever_the_map():
     matrix = noise.covariance(dx, dy)
     assert np.linalg.eigvalsh(matrix)[0] > -1e-10 * noise.rms**2
     assert np.all(noise.variances >= 0.0)
-    assert np.isfinite(noise.whitening(dx[None], dy[None])).all()
+    white = noise.factors(dx[None], dy[None]).whiten(np.eye(len(dx))[None])
+    assert np.isfinite(white).all()
 
 
 def test_map_smaller_than_the_reach_of_the_fit():
@@ -217,61 +218,6 @@ def test_map_smaller_than_the_reach_of_the_fit():
     first, second = (one.autocovariance([0, 4], [0, 0])
                      for one in (noise, true))
     assert_allclose(first[0] - first[1], second[0] - second[1], rtol=0.3)
-
-
-def test_whitening_makes_the_noise_white(noise):
-    x, y = disk(6)
-    factor = noise.whitening(x[None], y[None])
-    assert factor.shape == (1, len(x), len(x))
-    assert_array_equal(factor[0], np.tril(factor[0]))
-    assert_allclose(factor[0] @ noise.covariance(x, y) @ factor[0].T,
-                    np.eye(len(x)), atol=1e-6)
-
-
-def test_whitening_of_different_footprints_and_padding(noise):
-    """
-    Each group by itself; padding, wherever it lies, changes nothing.
-    """
-    x, y = disk(3)
-    n_pixels = len(x)
-    cols = np.stack((x + 500, x + 20))
-    rows = np.stack((y + 400, y + 30))
-    usable = np.ones(cols.shape, dtype=bool)
-    usable[0, [0, 5]] = False
-    usable[1, 10:] = False
-    cols[~usable] = rows[~usable] = 0
-    factor = noise.whitening(cols, rows, usable)
-    assert factor.shape == (2, n_pixels, n_pixels)
-    for k in range(2):
-        use = usable[k]
-        part = factor[k][np.ix_(use, use)]
-        matrix = noise.covariance(cols[k, use], rows[k, use])
-        assert_allclose(part @ matrix @ part.T, np.eye(use.sum()), atol=1e-6)
-        assert np.all(factor[k][np.ix_(use, ~use)] == 0.0)
-
-
-def test_padding_costs_no_memory():
-    """
-    The table of separations is no larger than the footprints, wherever
-    on a large map they and their padding lie.
-    """
-    noise = CorrelatedNoise.from_beam(1.0, 4.0)
-    cols = np.array([[20001, 20002, 0], [0, 4, 5]])
-    rows = np.array([[30001, 30003, 0], [0, 4, 5]])
-    usable = np.array([[True, True, False], [False, True, True]])
-    factor = noise.whitening(cols, rows, usable)
-    matrix = noise.covariance(cols[0, :2], rows[0, :2])
-    part = factor[0, :2, :2]
-    assert_allclose(part @ matrix @ part.T, np.eye(2), atol=1e-6)
-    assert noise._table.size < 100
-
-
-def test_equal_footprints_share_one_matrix(noise):
-    x, y = disk(4)
-    shift = np.array([[0], [17], [90]])
-    shared = noise.whitening(x + shift, y + 2 * shift)
-    assert shared.shape == (1, len(x), len(x))
-    assert noise.whitening(x + shift, y + shift) is shared
 
 
 def test_relative_rms_scales_the_noise(noise):

@@ -23,7 +23,7 @@ from photutils.detection import DAOStarFinder
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.noise import CorrelatedNoise
@@ -774,7 +774,7 @@ class TestMeta:
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,
             'BlendGroupFitter': BlendGroupFitter,
-            'SourceGrouper': SourceGrouper})
+            'SeparationGrouper': SeparationGrouper})
         assert_equal_tables(copy(data), table)
         for package in ('hyperphotutils', 'photutils', 'astropy', 'numpy',
                         'scipy', 'Python'):

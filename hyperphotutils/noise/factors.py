@@ -1,0 +1,229 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Cholesky factors of the covariance matrices of footprints.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+from scipy.linalg import blas, lapack
+
+__all__ = ['FootprintFactors']
+
+
+class FactorCache:
+    """
+    Keep the factors that were used last.
+
+    Parameters
+    ----------
+    max_bytes : int
+        The largest number of bytes that are kept.
+    """
+
+    def __init__(self, max_bytes):
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+        self._factors = OrderedDict()
+
+    def __getstate__(self):
+        # Factors are quickly made again, and larger than all else that a
+        # process is sent.
+        return self.max_bytes
+
+    def __setstate__(self, max_bytes):
+        self.__init__(max_bytes)
+
+    def __len__(self):
+        return len(self._factors)
+
+    def get(self, key, make):
+        """
+        Return the factor of a key.
+
+        Parameters
+        ----------
+        key : hashable
+            The key.
+
+        make : callable
+            Called without arguments, returns the factor where none is
+            kept.
+
+        Returns
+        -------
+        factor : 2D `~numpy.ndarray`
+            The factor, which must not be changed.
+        """
+        factor = self._factors.get(key)
+        if factor is not None:
+            self._factors.move_to_end(key)
+            return factor
+        factor = self._factors[key] = make()
+        self.n_bytes += factor.nbytes
+        while self.n_bytes > self.max_bytes:
+            self.n_bytes -= self._factors.popitem(last=False)[1].nbytes
+        return factor
+
+
+class FootprintFactors:
+    r"""
+    The factors of the covariance matrices of ``g`` footprints.
+
+    With the lower triangular factors :math:`L` of the covariance
+    matrices :math:`C = L L^T` of the pixels, :math:`L^{-1}` makes their
+    noise white.
+
+    Parameters
+    ----------
+    factors : list of 2D `~numpy.ndarray`
+        The different factors :math:`L` or their inverses, in Fortran
+        order; what is above their diagonals is not used.
+
+    inverted : sequence of bool
+        Which of them are inverses: to multiply by one takes half the
+        time of solving with a factor, but it must be made first.
+
+    columns : list of slice or 1D int `~numpy.ndarray`
+        Which of the ``p`` pixels of a footprint the rows of each factor
+        belong to. The others are padding and left as they are.
+
+    which : 1D int `~numpy.ndarray` of shape (g,)
+        The index of the factor of each footprint. Footprints that share
+        a factor are fastest next to each other.
+
+    See Also
+    --------
+    hyperphotutils.noise.CorrelatedNoise.factors
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.noise import CorrelatedNoise
+    >>> noise = CorrelatedNoise.from_beam(2.0, fwhm=4.0)
+    >>> factors = noise.factors([[3, 4, 5]], [[7, 7, 7]])
+    >>> white = factors.whiten(np.eye(3)[None])[0]
+    >>> covariance = noise.covariance([3, 4, 5], [7, 7, 7])
+    >>> print(np.allclose(white.T @ covariance @ white, np.eye(3),
+    ...                   atol=1e-5))
+    True
+    """
+
+    def __init__(self, factors, inverted, columns, which):
+        self._factors = factors
+        self._inverted = inverted
+        self._columns = columns
+        self._which = which
+
+    def __len__(self):
+        return len(self._which)
+
+    def take(self, index):
+        """
+        Return the factors of some of the footprints.
+
+        Parameters
+        ----------
+        index : slice or 1D int `~numpy.ndarray`
+            Which footprints.
+
+        Returns
+        -------
+        factors : `FootprintFactors`
+            Their factors.
+        """
+        return FootprintFactors(self._factors, self._inverted,
+                                self._columns, self._which[index])
+
+    def whiten(self, rows):
+        r"""
+        Return :math:`L^{-1} v` for vectors of pixels.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The vectors of each footprint. They are overwritten.
+
+        Returns
+        -------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The results.
+        """
+        return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=0)
+
+    def correlate(self, rows):
+        r"""
+        Return :math:`L^T v` for vectors of pixels, whose scalar products
+        are :math:`v^T C v`.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The vectors of each footprint. They are overwritten.
+
+        Returns
+        -------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The results.
+        """
+        return self._apply(rows, (blas.dtrmm, blas.dtrsm), trans_a=1)
+
+    def _apply(self, rows, functions, *, trans_a):
+        """
+        Call a function of BLAS, one for factors and one for inverses,
+        with each of them and the vectors of all footprints that have it.
+        """
+        rows = np.ascontiguousarray(rows)
+        n_pixels = rows.shape[2]
+        ends = np.append(np.flatnonzero(np.diff(self._which)) + 1,
+                         len(self._which))
+        begin = 0
+        for end in ends:
+            kind = self._which[begin]
+            factor = self._factors[kind]
+            function = functions[bool(self._inverted[kind])]
+            block = rows[begin:end].reshape(-1, n_pixels)
+            begin = end
+            if len(factor) == n_pixels:
+                # BLAS works in place on the transpose of a C array.
+                function(1.0, factor, block.T, lower=1, trans_a=trans_a,
+                         overwrite_b=1)
+            else:
+                columns = self._columns[kind]
+                block[:, columns] = function(
+                    1.0, factor, block[:, columns].T, lower=1,
+                    trans_a=trans_a).T
+        return rows
+
+
+def cholesky(matrix, *, inverse=False):
+    """
+    Return the lower Cholesky factor of a matrix, which is overwritten.
+
+    Parameters
+    ----------
+    matrix : 2D `~numpy.ndarray`
+        A symmetric, positive definite matrix in C order.
+
+    inverse : bool, optional
+        Whether to return the inverse of the factor.
+
+    Returns
+    -------
+    factor : 2D `~numpy.ndarray`
+        The factor, or its inverse, in Fortran order, with anything above
+        its diagonal.
+
+    Raises
+    ------
+    `~numpy.linalg.LinAlgError`
+        If the matrix is not positive definite.
+    """
+    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if info != 0:
+        msg = ('the covariance matrix of the pixels is not positive definite '
+               f'(leading minor {info})')
+        raise np.linalg.LinAlgError(msg)
+    if inverse:
+        factor, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    return factor
