@@ -523,11 +523,36 @@ optional
             table = self._refit(image, table, held=runaway)
             failure = find_failures(image, table, self.fwhm)
             failing = (failure != '') & (table['id'] > image.n_detected)
+        begin = self._undo_splits(image, table, failure, failing)
         if failing.any():
-            table = self._reject(image, table, failing, failure, search)
+            table = self._reject(image, table, failing, failure, search,
+                                 begin=begin)
         return table
 
-    def _reject(self, image, table, rejected, failure, search):
+    @staticmethod
+    def _undo_splits(image, table, failure, failing):
+        """
+        Reject the companion in place of the source that it was split
+        off, where that fails.
+
+        Returns
+        -------
+        begin : 1D int `~numpy.ndarray`
+            The rows at which the fits of all sources begin again: that
+            of the companion for such a source.
+        """
+        begin = np.arange(len(table))
+        row_of = dict(zip(table['id'].tolist(), begin.tolist(), strict=True))
+        for companion, source in image.split_from.items():
+            row, source = row_of.get(companion), row_of.get(source)
+            if None in {row, source} or failing[row] or failure[source] == '':
+                continue
+            failure[row], failing[row] = failure[source], True
+            begin[source] = row
+        return begin
+
+    def _reject(self, image, table, rejected, failure, search, *,
+                begin=None):
         """
         Take sources out of the table, and fit their neighbors again.
         """
@@ -537,7 +562,7 @@ optional
         if rejected.all():
             image.replace(table, table[:0])
             return table[:0]
-        return self._refit(image, table, dropped=rejected)
+        return self._refit(image, table, dropped=rejected, begin=begin)
 
     def _settle(self, image, table):
         """
@@ -666,18 +691,24 @@ optional
         init['group_id'] = group_sources(self.grouper, start.x, start.y)
         return init
 
-    def _refit(self, image, table, *, new=None, dropped=None, held=None):
+    def _refit(self, image, table, *, new=None, dropped=None, held=None,
+               begin=None):
         """
         Fit the groups again that gain or lose a source, or whose sources
         are held at the shape of the beam from now on.
 
-        Rows of ``new`` with the id of a row of the table replace it.
+        Rows of ``new`` with the id of a row of the table replace it. The
+        fit of each source begins at that of the row ``begin``, by default
+        its own.
         """
         none = np.zeros(len(table), dtype=bool)
         dropped = none if dropped is None else dropped
         held = none if held is None else held
         replaced = none if new is None else np.isin(table['id'], new['id'])
-        init = self._as_init(image, table, held)[~dropped & ~replaced]
+        init = self._as_init(
+            image, table if begin is None else table[begin], held)
+        init['id'] = table['id']
+        init = init[~dropped & ~replaced]
         touched = np.isin(table['group_id'],
                           table['group_id'][dropped | held | replaced])
         changed = np.isin(init['id'], table['id'][touched])
