@@ -34,6 +34,11 @@ _WEIGHT_POWER = 1.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
+# Sums over more pixels than this are faster by Fourier transforms.
+_MAX_DENSE = 1000
+# Number of elements of a table of separations, and of the images that are
+# transformed at once: 32 MB.
+_MAX_ELEMENTS = 2**22
 
 
 class CorrelatedNoise:
@@ -384,15 +389,28 @@ class CorrelatedNoise:
             The weights of each sum, with ``relative_rms`` multiplied in.
 
         dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-            The pixel coordinates, up to a shift of each sum.
+            The pixel coordinates, up to a shift of each sum; no pixel
+            twice.
 
         Returns
         -------
         variance : 1D `~numpy.ndarray` of shape (n,)
             The variances, without unit.
+
+        Notes
+        -----
+        The variance is :math:`w^T C w`. For many pixels it is summed in
+        Fourier space, where the covariance :math:`C` of stationary
+        noise is diagonal, on a grid padded to twice the extent of the
+        pixels. The result is the same to rounding; the memory is
+        proportional to the area of the pixels instead of its square.
         """
-        matrix = self._look_up(dx[:, None] - dx, dy[:, None] - dy)
-        return np.sum((weights @ matrix) * weights, axis=1)
+        n_pixels = len(dx)
+        if n_pixels <= _MAX_DENSE or n_pixels**2 <= 4 * np.ptp(dx) * np.ptp(
+                dy):
+            matrix = self._look_up(dx, dy)
+            return np.sum((weights @ matrix) * weights, axis=1)
+        return self._sum_variance_by_fft(weights, dx, dy)
 
     def simulate(self, shape, *, seed=None):
         """
@@ -482,33 +500,72 @@ class CorrelatedNoise:
                 + inverse[1, 1] * dy**2))
         return values
 
-    def _look_up(self, dx, dy):
+    def _sum_variance_by_fft(self, weights, dx, dy):
         """
-        Return the autocovariance of integer separations from a table.
+        Return the variances of sums over many pixels.
         """
-        reach = int(max(np.max(np.abs(dx), initial=0),
-                        np.max(np.abs(dy), initial=0)))
+        col, row = dx - dx.min(), dy - dy.min()
+        # Twice the extent: no separation wraps around.
+        shape = [fft.next_fast_len(2 * int(axis.max()) + 1, real=True)
+                 for axis in (row, col)]
+        lag_y, lag_x = (fft.fftfreq(size, 1.0 / size) for size in shape)
+        power = fft.rfft2(self._evaluate(lag_x[None, :], lag_y[:, None])).real
+        # Only half of the columns of a real transform are stored.
+        power[:, 1:(shape[1] + 1) // 2] *= 2.0
+        power /= shape[0] * shape[1]
+        variance = np.empty(len(weights))
+        step = max(1, _MAX_ELEMENTS // (shape[0] * shape[1]))
+        for start in range(0, len(weights), step):
+            part = weights[start:start + step]
+            image = np.zeros((len(part), *shape))
+            image[:, row, col] = part
+            spectrum = fft.rfft2(image)
+            variance[start:start + step] = np.einsum(
+                'nij,ij->n', spectrum.real**2 + spectrum.imag**2, power)
+        return variance
+
+    def _look_up(self, x, y, out=None):
+        """
+        Return the covariances of pixels at integer positions.
+
+        They are taken from a table of separations, unless the pixels
+        are so far apart that the table would be larger than is useful.
+        """
+        reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
+        if (2 * reach + 1)**2 > _MAX_ELEMENTS:
+            matrix = self._evaluate((x[:, None] - x).astype(float),
+                                    (y[:, None] - y).astype(float))
+            if out is None:
+                return matrix
+            out[:] = matrix
+            return out
         if 2 * reach + 1 > len(self._table):
             lag = np.arange(-reach, reach + 1, dtype=float)
             self._table = self._evaluate(lag[None, :], lag[:, None])
-        half = len(self._table) // 2
-        return self._table[dy + half, dx + half]
+        # The place of a separation in the table is linear in both
+        # positions.
+        side = len(self._table)
+        place = y.astype(np.intp) * side + x
+        separation = np.subtract.outer(place + side**2 // 2, place)
+        # There is nothing to clip, but the default mode makes a copy.
+        return np.take(self._table, separation, out=out, mode='clip')
 
     def _factorize(self, x, y, usable):
         """
         Return the inverse Cholesky factors of the footprints.
         """
-        matrix = self._look_up(x[:, :, None] - x[:, None, :],
-                               y[:, :, None] - y[:, None, :])
-        matrix *= usable[:, :, None] & usable[:, None, :]
-        diagonal = np.arange(matrix.shape[1])
-        matrix[:, diagonal, diagonal] = np.where(
-            usable, self._variances.sum() * (1.0 + _JITTER), 1.0)
-        for k in range(len(matrix)):
-            factor, _ = cho_factor(matrix[k], lower=True, overwrite_a=True,
+        n_groups, n_pixels = x.shape
+        whitening = np.empty((n_groups, n_pixels, n_pixels))
+        diagonal = np.arange(n_pixels)
+        for k, matrix in enumerate(whitening):
+            self._look_up(x[k], y[k], out=matrix)
+            matrix *= usable[k][:, None] & usable[k]
+            matrix[diagonal, diagonal] = np.where(
+                usable[k], self._variances.sum() * (1.0 + _JITTER), 1.0)
+            factor, _ = cho_factor(matrix, lower=True, overwrite_a=True,
                                    check_finite=False)
-            matrix[k] = np.tril(lapack.dtrtri(factor, lower=1)[0])
-        return matrix
+            matrix[:] = np.tril(lapack.dtrtri(factor, lower=1)[0])
+        return whitening
 
 
 def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
