@@ -704,6 +704,30 @@ def test_noisy_margin_makes_no_detections():
     assert len(table) == 8
 
 
+@pytest.mark.parametrize('slope', [1.0, 3.0, 10.0])
+@pytest.mark.parametrize('masked', [False, True])
+def test_slopes_at_the_edge_make_no_detections(masked, slope):
+    """
+    On planes of one to ten rms per pixel nothing is found along borders
+    and ragged margins but the sources that are there.
+    """
+    yy, xx = np.mgrid[:120, :120]
+    noise = gaussian_filter(np.random.default_rng(4).normal(size=xx.shape),
+                            SIGMA, mode='wrap')
+    data = noise / noise.std() + slope * (0.6 * xx - 0.8 * yy)
+    mask = (yy < 9 + 4 * np.sin(xx / 5.0) if masked
+            else np.zeros(data.shape, dtype=bool))
+    finder = HighPassStarFinder(5.0, FWHM)
+    with pytest.warns(NoDetectionsWarning, match='No sources'):
+        assert finder(data, mask=mask) is None
+    positions = np.array([(x, np.argmin(mask[:, x])) for x in (20, 60)]
+                         + [(119, 70), (40, 119), (0, 50), (118, 118)])
+    for x, y in positions:
+        data += 20.0 * Gaussian2D(1.0, x, y, SIGMA, SIGMA)(xx, yy)
+    found = positions_of(finder(data, mask=mask))
+    assert match(positions, found, 2.0) == (len(positions), 0)
+
+
 class TestRelativeRms:
     """
     Thresholds follow noise that varies as it is told.
