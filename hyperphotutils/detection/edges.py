@@ -20,7 +20,7 @@ from scipy.ndimage import (
 
 from hyperphotutils.background.regressors import evaluate_polynomial, fit_lsq
 
-__all__ = ['Edge', 'LocalSlopes', 'find_edges']
+__all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
 
 # The side in pixels of the blocks that are or are not near an edge. Where
 # more than a fraction of them is, blocks are larger by a factor.
@@ -100,6 +100,48 @@ def find_edges(bad, narrow, broad):
                                              strict=True))
         edges.append(Edge(slices, (n_total, b_total), offset))
     return edges
+
+
+def distance_to_edge(bad, limit):
+    """
+    Find the good pixels near bad ones and near the borders.
+
+    Parameters
+    ----------
+    bad : 2D `~numpy.ndarray` of bool
+        The mask.
+
+    limit : float
+        The largest distance in pixels.
+
+    Returns
+    -------
+    near : tuple of 1D `~numpy.ndarray`
+        The rows and columns of the pixels.
+
+    distance : 1D `~numpy.ndarray`
+        The distances from the nearest bad pixel, or pixel beyond the
+        border, in pixels.
+    """
+    reach = int(limit) + 1
+    found = [(np.empty(0, dtype=int),) * 2 + (np.empty(0),)]
+    for rows, columns in _parts_near_edges(bad, reach):
+        # Pixels beyond the border are bad ones.
+        shift = rows.start - reach, columns.start - reach
+        part = [np.arange(first, axis.stop + reach)
+                for first, axis in zip(shift, (rows, columns), strict=True)]
+        inside = [(index >= 0) & (index < size)
+                  for index, size in zip(part, bad.shape, strict=True)]
+        good = np.zeros([len(index) for index in part], dtype=bool)
+        good[np.ix_(*inside)] = ~bad[np.ix_(*(
+            index[one] for index, one in zip(part, inside, strict=True)))]
+        distance = distance_transform_edt(good)[
+            reach:-reach, reach:-reach]
+        y, x = np.nonzero((distance > 0.0) & (distance <= limit))
+        found.append((y + rows.start, x + columns.start, distance[y, x]))
+    *near, distance = (np.concatenate(parts)
+                       for parts in zip(*found, strict=True))
+    return tuple(near), distance
 
 
 def _parts_near_edges(bad, reach):
