@@ -12,8 +12,10 @@ from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.utils.masked import Masked
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from hyperphotutils.detection.edges import LocalSlopes, find_edges
 from hyperphotutils.utils.tables import (
     as_masked_image,
+    good_extent,
     open_nddata,
     strip_units,
 )
@@ -37,8 +39,10 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     """
     Take structures larger than compact sources from an image.
 
-    Every average is taken over valid pixels only, so that neither the
-    borders of the image nor masked pixels leave a trace in the result.
+    Every average is taken over valid pixels only. At the borders of the
+    image and next to masked pixels, where the two averages are centered
+    on different places, the local slope of the image is allowed for, so
+    that neither constants nor planes leave a trace in the result.
 
     Parameters
     ----------
@@ -83,6 +87,23 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
         If ``fwhm``, ``kernel`` or ``kernel_size`` are not as described,
         if the image is smaller than the kernel, or if all its pixels
         are masked.
+
+    Notes
+    -----
+    An average over good pixels, a normalized convolution (Knutsson and
+    Westin 1993), belongs to the center of mass of its weights. Where
+    the centers of the two averages are :math:`\\delta` apart, they
+    differ by :math:`g^T \\delta` on a background of the slope
+    :math:`g`, which is subtracted. The slope is measured by planes in
+    cells of 4 FWHM, from which sources are clipped. (A slope measured
+    with the weights of the filter itself would have no bias on curved
+    backgrounds, but would make false peaks of 2 % beside bright sources
+    and take 40 % of the height of sources at the border.)
+
+    References
+    ----------
+    Knutsson H., Westin C.-F. 1993, Proc. IEEE Conf. on Computer Vision
+    and Pattern Recognition, 515.
 
     Examples
     --------
@@ -219,43 +240,51 @@ def filter_image(image, bad, fwhm, kernel, kernel_size):
         msg = ('data must not be smaller than the kernel: got shape '
                f'{image.shape} for a kernel of {width:.1f} pixels')
         raise ValueError(msg)
-    filled = np.where(bad, 0.0, image)
-
-    if kernel == 'box':
-        narrow = filled
-        broad = _mean_of_good(uniform_filter, filled, bad, width)
-    else:
-        narrow = _mean_of_good(gaussian_filter, filled, bad,
-                               _NARROW_SIGMA * fwhm)
-        broad = _mean_of_good(gaussian_filter, filled, bad,
-                              math.sqrt((width**2 - 1) / 12))
-
-    filtered = narrow - broad
-    filtered[bad] = np.nan
+    extent = good_extent(bad)
+    filtered = np.full(image.shape, np.nan)
+    filtered[extent] = _filter_extent(image[extent], bad[extent], fwhm,
+                                      kernel, width)
     return filtered
 
 
-def _mean_of_good(smooth, filled, bad, width):
+def _filter_extent(image, bad, fwhm, kernel, width):
     """
-    Return the mean over good pixels (zero where there is none).
+    Filter an image that ends at its first and last good pixels.
     """
-    if bad.any():
-        total = of_mask(_smooth_good, bad, smooth, width)
+    some_bad = bad.any()
+    filled = np.where(bad, 0.0, image) if some_bad else image
+    if kernel == 'box':
+        narrow = filled
+        broad = uniform_filter(filled, width, mode='constant')
+        kernels = (1.0,), (1.0 / width,) * width
     else:
-        # Without bad pixels only the borders count, each axis for itself.
-        total = np.multiply.outer(
-            *(smooth(np.ones(size), width, mode='constant')
-              for size in bad.shape))
-    mean = smooth(filled, width, mode='constant')
-    return np.divide(mean, total, out=np.zeros_like(mean),
-                     where=total > 1.0e-12)
+        sigmas = _NARROW_SIGMA * fwhm, math.sqrt((width**2 - 1) / 12)
+        narrow, broad = (gaussian_filter(filled, sigma, mode='constant')
+                         for sigma in sigmas)
+        kernels = tuple(_gaussian_kernel(sigma) for sigma in sigmas)
+
+    filtered = narrow - broad
+    edges = of_mask(find_edges, bad, *kernels)
+    slopes = LocalSlopes(image, bad, fwhm, [edge.slices for edge in edges])
+    for edge in edges:
+        part = edge.slices
+        n_total, b_total = edge.total
+        x_slope, y_slope = slopes.at(part)
+        x_offset, y_offset = edge.offset
+        filtered[part] = (narrow[part] / n_total - broad[part] / b_total
+                          - x_slope * x_offset - y_slope * y_offset)
+    if some_bad:
+        filtered[bad] = np.nan
+    return filtered
 
 
-def _smooth_good(bad, smooth, width):
+def _gaussian_kernel(sigma):
     """
-    Return the part of the kernel that lies on good pixels.
+    Return the weights of `scipy.ndimage.gaussian_filter` along an axis.
     """
-    return smooth(np.where(bad, 0.0, 1.0), width, mode='constant')
+    half = int(4.0 * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma)**2)
+    return tuple((weights / weights.sum()).tolist())
 
 
 def of_mask(function, bad, *args):

@@ -14,11 +14,11 @@ from astropy.units import Quantity
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from hyperphotutils.detection.edges import distance_to_edge
 from hyperphotutils.detection.filters import (
     check_fwhm,
     check_kernel,
@@ -38,6 +38,7 @@ from hyperphotutils.detection.shapes import (
 )
 from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.local import measure_noise_variation
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
@@ -102,11 +103,13 @@ class HighPassStarFinder(StarFinderBase):
 optional
         The noise of the filtered image, as one number or for each
         pixel, with the unit of the image if that has one. The default
-        is the sigma-clipped rms of the filtered image, raised within 4
-        FWHM of masked pixels where the rms at that distance from them
-        is higher: the last rows of a scanned map are often noisier. The
-        noise of the image itself is another number, see
-        :ref:`detection-noise`.
+        is the sigma-clipped rms of the filtered image. It follows the
+        noise of the place where that varies by more than a factor of 2,
+        see `~hyperphotutils.noise.measure_noise_variation`, and is
+        raised within 4 FWHM of the borders and of masked pixels where
+        the rms at that distance from them is higher: the last rows of a
+        scanned map are often noisier. The noise of the image itself is
+        another number, see :ref:`detection-noise`.
 
     sharpness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``sharpness``. The
@@ -285,8 +288,9 @@ optional
         relative_rms : 2D `~numpy.ndarray`, optional
             How the noise varies: a map with the shape of ``data`` of the
             local rms in units of the typical one. The clipped rms is
-            then that of the filtered image divided by it. It is not used
-            where ``rms`` or an absolute ``threshold`` was given.
+            then that of the filtered image divided by it. By default it
+            is measured on the image. It is not used where ``rms`` or an
+            absolute ``threshold`` was given.
 
         Returns
         -------
@@ -303,7 +307,7 @@ optional
               no top within 1 pixel.
             * ``peak``: value of the image at the (moved) peak pixel.
             * ``snr``: value of the filtered image at its peak pixel
-              divided by its noise.
+              divided by the noise at that pixel.
             * ``sharpness``, ``roundness``: see the class.
             * ``shoulder_score``: lopsidedness of the surroundings, see
               `shoulder_score`, measured as ``shoulder_filter`` says.
@@ -332,6 +336,10 @@ optional
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size)
         rounding = _ROUNDING * np.abs(image[~bad]).max()
+        if (relative_rms is None and levels['rms'] is None
+                and levels['threshold'] is None):
+            relative_rms = measure_noise_variation(image, self.fwhm,
+                                                   mask=bad)
         rms, limit = _noise_and_limit(filtered, bad, levels, self.fwhm,
                                       rounding, relative_rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
@@ -492,13 +500,13 @@ def _noise_and_limit(filtered, bad, levels, fwhm, rounding, relative_rms):
     Return the noise of the filtered image and the detection limit.
     """
     rms = levels['rms']
-    if rms is None and relative_rms is not None:
-        even = filtered / relative_rms
-        rms = relative_rms * max(clipped_rms(even, mask=bad), rounding)
-    elif rms is None:
-        rms = max(clipped_rms(filtered, mask=bad), rounding)
-        if bad.any():
-            rms = _raise_along_margin(filtered, bad, rms, fwhm)
+    if rms is None:
+        even = (filtered if relative_rms is None
+                else filtered / relative_rms)
+        rms = max(clipped_rms(even, mask=bad), rounding)
+        rms = _raise_along_margin(even, bad, rms, fwhm)
+        if relative_rms is not None:
+            rms = rms * relative_rms
     limit = levels['threshold']
     if limit is None:
         limit = levels['n_sigma'] * rms
@@ -510,11 +518,11 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
     Return the noise of each pixel, higher along a noisy margin.
 
     The last beams before the end of the coverage of a scanned map were
-    seen by few scans. Pixels at the same distance from bad pixels share
-    the clipped rms of them all; the noise is never lower than that of
-    the whole image.
+    seen by few scans, and the averages of the filter have fewer pixels
+    there. Pixels at the same distance from bad pixels or from the
+    border share the clipped rms of them all; the noise is never lower
+    than that of the whole image.
     """
-    noise = np.full(filtered.shape, rms)
     near, ring = of_mask(_find_rings, bad, fwhm)
     values = filtered[near]
     levels = np.full(int(_MARGIN / _RING) + 1, rms)
@@ -522,17 +530,19 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
         chosen = values[ring == k]
         if chosen.size >= _MIN_RING_PIXELS:
             levels[k] = max(rms, clipped_rms(chosen))
+    if np.all(levels == rms):
+        return rms
+    noise = np.full(filtered.shape, rms)
     noise[near] = levels[ring]
     return noise
 
 
 def _find_rings(bad, fwhm):
     """
-    Return the pixels near bad ones, and the numbers of their rings.
+    Return the pixels near edges, and the numbers of their rings.
     """
-    distance = distance_transform_edt(~bad) / fwhm
-    near = np.nonzero((distance > 0.0) & (distance <= _MARGIN))
-    return near, np.ceil(distance[near] / _RING).astype(int)
+    near, distance = distance_to_edge(bad, _MARGIN * fwhm)
+    return near, np.ceil(distance / (_RING * fwhm)).astype(int)
 
 
 def _find_peaks(filtered, limit, min_separation, rounding):

@@ -53,6 +53,11 @@ _JITTER = 1e-8
 _MAX_FACTOR_BYTES = 1 << 27
 # A factor that so many footprints of a call share is inverted.
 _SHARED = 4
+# Sums over more pixels than this are faster by Fourier transforms.
+_MAX_DENSE = 1000
+# Number of elements of a table of separations, and of the images that are
+# transformed at once: 32 MB.
+_MAX_ELEMENTS = 2**22
 
 
 class CorrelatedNoise:
@@ -432,15 +437,28 @@ class CorrelatedNoise:
             The weights of each sum, with ``relative_rms`` multiplied in.
 
         dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-            The pixel coordinates, up to a shift of each sum.
+            The pixel coordinates, up to a shift of each sum; no pixel
+            twice.
 
         Returns
         -------
         variance : 1D `~numpy.ndarray` of shape (n,)
             The variances, without unit.
+
+        Notes
+        -----
+        The variance is :math:`w^T C w`. For many pixels it is summed in
+        Fourier space, where the covariance :math:`C` of stationary
+        noise is diagonal, on a grid padded to twice the extent of the
+        pixels. The result is the same to rounding; the memory is
+        proportional to the area of the pixels instead of its square.
         """
-        matrix = self._look_up(dx[:, None] - dx, dy[:, None] - dy)
-        return np.sum((weights @ matrix) * weights, axis=1)
+        n_pixels = len(dx)
+        if n_pixels <= _MAX_DENSE or n_pixels**2 <= 4 * np.ptp(dx) * np.ptp(
+                dy):
+            matrix = self._look_up(dx, dy)
+            return np.sum((weights @ matrix) * weights, axis=1)
+        return self._sum_variance_by_fft(weights, dx, dy)
 
     def simulate(self, shape, *, seed=None):
         """
@@ -530,22 +548,49 @@ class CorrelatedNoise:
                 + inverse[1, 1] * dy**2))
         return values
 
-    def _look_up(self, dx, dy):
+    def _sum_variance_by_fft(self, weights, dx, dy):
         """
-        Return the autocovariance of integer separations from a table.
+        Return the variances of sums over many pixels.
         """
-        self._extend_table(int(max(np.max(np.abs(dx), initial=0),
-                                   np.max(np.abs(dy), initial=0))))
-        half = len(self._table) // 2
-        return self._table[dy + half, dx + half]
+        col, row = dx - dx.min(), dy - dy.min()
+        # Twice the extent: no separation wraps around.
+        shape = [fft.next_fast_len(2 * int(axis.max()) + 1, real=True)
+                 for axis in (row, col)]
+        lag_y, lag_x = (fft.fftfreq(size, 1.0 / size) for size in shape)
+        power = fft.rfft2(self._evaluate(lag_x[None, :], lag_y[:, None])).real
+        # Only half of the columns of a real transform are stored.
+        power[:, 1:(shape[1] + 1) // 2] *= 2.0
+        power /= shape[0] * shape[1]
+        variance = np.empty(len(weights))
+        step = max(1, _MAX_ELEMENTS // (shape[0] * shape[1]))
+        for start in range(0, len(weights), step):
+            part = weights[start:start + step]
+            image = np.zeros((len(part), *shape))
+            image[:, row, col] = part
+            spectrum = fft.rfft2(image)
+            variance[start:start + step] = np.einsum(
+                'nij,ij->n', spectrum.real**2 + spectrum.imag**2, power)
+        return variance
 
-    def _extend_table(self, reach):
+    def _look_up(self, x, y):
         """
-        Make the table of the autocovariance reach a separation.
+        Return the covariances of pixels at integer positions.
+
+        They are taken from a table of separations, unless the pixels
+        are so far apart that the table would be larger than is useful.
         """
+        reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
+        if (2 * reach + 1)**2 > _MAX_ELEMENTS:
+            return self._evaluate((x[:, None] - x).astype(float),
+                                  (y[:, None] - y).astype(float))
         if 2 * reach + 1 > len(self._table):
             lag = np.arange(-reach, reach + 1, dtype=float)
             self._table = self._evaluate(lag[None, :], lag[:, None])
+        # Differences of flat indices are flat indices of differences.
+        side = len(self._table)
+        index = y.astype(np.intp) * side + x
+        return self._table.ravel().take(
+            np.subtract.outer(index + side**2 // 2, index))
 
     def _factor(self, x, y, extra, *, inverse):
         """
@@ -561,13 +606,7 @@ class CorrelatedNoise:
         """
         Return the covariance matrix of some pixels.
         """
-        reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
-        self._extend_table(reach)
-        # Differences of flat indices are flat indices of differences.
-        width = len(self._table)
-        index = y * width + x
-        matrix = self._table.ravel().take(
-            index[:, None] - index + (width // 2) * (width + 1))
+        matrix = self._look_up(x, y)
         diagonal = self._variances.sum() * (1.0 + _JITTER)
         if extra is not None:
             diagonal = diagonal + extra**2

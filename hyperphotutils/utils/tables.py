@@ -17,6 +17,7 @@ from astropy.nddata import NDData, StdDevUncertainty
 
 __all__ = [
     'as_masked_image',
+    'good_extent',
     'integrated_unit',
     'make_repr',
     'open_nddata',
@@ -132,6 +133,37 @@ def open_nddata(data, mask=None, error=None):
         if unit is not None:
             error = u.Quantity(error, deviation.unit or unit).to(unit)
     return data.data if unit is None else data.data << unit, mask, error
+
+
+def good_extent(mask):
+    """
+    Return the smallest part of an image with all of its good pixels.
+
+    Parameters
+    ----------
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels to ignore.
+
+    Returns
+    -------
+    extent : tuple of 2 slices
+        The rows and columns; empty slices if there is no good pixel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.utils import good_extent
+    >>> mask = np.ones((5, 7), dtype=bool)
+    >>> mask[1:4, 2] = False
+    >>> good_extent(mask)
+    (slice(1, 4, None), slice(2, 3, None))
+    """
+    extent = []
+    for axis in (1, 0):
+        index = np.flatnonzero(~mask.all(axis=axis))
+        extent.append(slice(int(index[0]), int(index[-1]) + 1)
+                      if index.size > 0 else slice(0, 0))
+    return tuple(extent)
 
 
 def integrated_unit(unit):

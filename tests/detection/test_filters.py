@@ -12,7 +12,13 @@ from astropy.convolution import Box2DKernel, Gaussian2DKernel, convolve
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hyperphotutils.detection import HighPassStarFinder, high_pass_filter
+from hyperphotutils.detection import (
+    HighPassStarFinder,
+    edges,
+    filters,
+    high_pass_filter,
+)
+from hyperphotutils.detection.edges import LocalSlopes
 
 KERNELS = [('gaussian', None), ('gaussian', 11), ('box', None), ('box', 7)]
 
@@ -51,6 +57,27 @@ def make_data():
     return data, mask
 
 
+def ragged_mask(shape):
+    """
+    Return a mask of a ragged margin and of some single pixels.
+    """
+    y, x = np.indices(shape)
+    rng = np.random.default_rng(2)
+    mask = y < 9 + 4 * np.sin(x / 5.0) + rng.integers(0, 3, shape[1])
+    mask |= x > shape[1] - 6 - 3 * np.sin(y / 4.0)
+    mask[40, 20] = mask[30:32, 25] = True
+    return mask
+
+
+@pytest.fixture
+def no_slopes(monkeypatch):
+    """
+    Leave only the averages.
+    """
+    monkeypatch.setattr(LocalSlopes, 'at', lambda *_: np.zeros(2))
+
+
+@pytest.mark.usefixtures('no_slopes')
 @pytest.mark.parametrize('size', [7, 11])
 def test_gaussian_agrees_with_astropy(size):
     """
@@ -68,6 +95,7 @@ def test_gaussian_agrees_with_astropy(size):
     assert np.isnan(filtered[~valid]).all()
 
 
+@pytest.mark.usefixtures('no_slopes')
 @pytest.mark.parametrize(('kernel_size', 'size'), [(5, 5), (None, 9)])
 def test_box_agrees_with_astropy(kernel_size, size):
     """
@@ -94,17 +122,113 @@ def test_constant_leaves_nothing(kernel, kernel_size):
     assert_array_equal(np.isnan(filtered), np.isnan(data))
 
 
+@pytest.mark.parametrize('slope', [(3.0, 0.0), (-2.0, 10.0)])
+@pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize(('kernel', 'kernel_size'), KERNELS)
-def test_plane_leaves_nothing_inside(kernel, kernel_size):
+def test_plane_leaves_nothing(kernel, kernel_size, masked, slope):
     """
-    A plane vanishes away from the borders, and nearly so at them.
+    A plane vanishes at the borders, along a ragged margin, and next to
+    single masked pixels, too.
     """
-    data = np.arange(60.0) + 2 * np.arange(50.0)[:, np.newaxis]
-    filtered = high_pass_filter(data, 3.3, kernel=kernel,
+    y, x = np.mgrid[:70, :60]
+    data = slope[0] * x + slope[1] * y
+    mask = ragged_mask(data.shape) if masked else None
+    filtered = high_pass_filter(data, 3.3, mask=mask, kernel=kernel,
                                 kernel_size=kernel_size)
-    assert np.abs(filtered[15:-15, 15:-15]).max() < 1.0e-10
-    # less than the plane rises within the kernel
-    assert np.abs(filtered).max() < 3 * 6
+    assert np.nanmax(np.abs(filtered)) < 1.0e-9
+
+
+def test_curved_background_leaves_less_at_the_border_than_inside():
+    """
+    Half a cloud at the border has no higher peak than a whole one.
+    """
+    y, x = np.mgrid[:160, :160]
+    whole, half = (
+        high_pass_filter(np.exp(-0.5 * ((x - 80)**2 + (y - y_0)**2) / 15**2),
+                         4.0) for y_0 in (80, -10))
+    assert half.max() < 1.4 * whole.max()
+
+
+def test_sources_at_the_border_keep_their_height():
+    """
+    They are not taken for slopes: a beam on the border is as high after
+    the filter as one inside, within a quarter, and nothing else is.
+    """
+    for shift in ((0, 30), (0, 0), (30, 59), (2, 57)):
+        height = beam_after_filter(*shift)
+        assert_allclose(height[shift], beam_after_filter(30, 30)[30, 30],
+                        rtol=0.25)
+        y, x = np.indices(height.shape)
+        far = np.hypot(x - shift[1], y - shift[0]) > 5.0
+        assert height[far].max() < 1.0e-3 * height[shift]
+
+
+def beam_after_filter(y_0, x_0, fwhm=4.0):
+    """
+    Return the filtered image of a beam.
+    """
+    y, x = np.mgrid[:60, :60]
+    distance = np.hypot(x - x_0, y - y_0)
+    return high_pass_filter(np.exp(-4 * np.log(2) * (distance / fwhm)**2),
+                            fwhm)
+
+
+def test_bright_sources_do_not_tilt_the_border():
+    """
+    Bright sources on a steep plane, anywhere near the border, leave
+    nothing but their own peaks.
+    """
+    y, x = np.mgrid[:80, :80]
+    rng = np.random.default_rng(3)
+    data = 30.0 * x + rng.normal(0.0, 0.01, x.shape)
+    far = np.ones(x.shape, dtype=bool)
+    for y_0, x_0 in ((5, 20), (7, 60), (70, 74), (40, 3)):
+        distance = np.hypot(x - x_0, y - y_0)
+        data += 1000.0 * np.exp(-4 * np.log(2) * (distance / 4.0)**2)
+        far &= distance > 6.0
+    assert high_pass_filter(data, 4.0)[far].max() < 0.5
+
+
+def test_blocks_change_nothing(monkeypatch):
+    """
+    The corrections are the same in blocks near the edges, of whatever
+    size, as on the whole image.
+    """
+    rng = np.random.default_rng(1)
+    data = rng.normal(size=(150, 170)) + np.arange(170.0)
+    mask = ragged_mask(data.shape)
+    expected = high_pass_filter(data, 3.0, mask=mask)
+    monkeypatch.setattr(edges, '_BLOCK', 8)
+    for many in (0.0, 1.0):
+        monkeypatch.setattr(edges, '_MANY', many)
+        filters._kept_of_mask.cache_clear()
+        assert_allclose(high_pass_filter(data, 3.0, mask=mask), expected,
+                        atol=1.0e-10)
+    filters._kept_of_mask.cache_clear()
+
+
+@pytest.mark.parametrize('kernel', ['gaussian', 'box'])
+def test_padding_changes_nothing(kernel):
+    """
+    Rows and columns without a value are no part of the image.
+    """
+    data, mask = make_data()
+    expected = high_pass_filter(data, 4.0, mask=mask, kernel=kernel)
+    padded = np.pad(data, ((7, 30), (11, 3)), constant_values=np.nan)
+    filtered = high_pass_filter(padded, 4.0, kernel=kernel,
+                                mask=np.pad(mask, ((7, 30), (11, 3))))
+    assert_array_equal(filtered[7:-30, 11:-3], expected)
+
+
+def test_islands_have_the_slope_of_their_neighbors():
+    """
+    Where too few pixels are good, the nearest plane counts.
+    """
+    y, x = np.mgrid[:80, :80]
+    data = 5.0 * x - 3.0 * y
+    mask = (x < 40) & ~((x % 17 < 2) & (y % 17 < 2))
+    filtered = high_pass_filter(data, 3.0, mask=mask)
+    assert np.nanmax(np.abs(filtered)) < 1.0e-9
 
 
 def test_zero_kernel_size_is_automatic():

@@ -704,6 +704,124 @@ def test_noisy_margin_makes_no_detections():
     assert len(table) == 8
 
 
+@pytest.mark.parametrize('slope', [1.0, 3.0, 10.0])
+@pytest.mark.parametrize('masked', [False, True])
+def test_slopes_at_the_edge_make_no_detections(masked, slope):
+    """
+    On planes of one to ten rms per pixel nothing is found along borders
+    and ragged margins but the sources that are there.
+    """
+    yy, xx = np.mgrid[:120, :120]
+    noise = gaussian_filter(np.random.default_rng(4).normal(size=xx.shape),
+                            SIGMA, mode='wrap')
+    data = noise / noise.std() + slope * (0.6 * xx - 0.8 * yy)
+    mask = (yy < 9 + 4 * np.sin(xx / 5.0) if masked
+            else np.zeros(data.shape, dtype=bool))
+    finder = HighPassStarFinder(5.0, FWHM)
+    with pytest.warns(NoDetectionsWarning, match='No sources'):
+        assert finder(data, mask=mask) is None
+    positions = np.array([(x, np.argmin(mask[:, x])) for x in (20, 60)]
+                         + [(119, 70), (40, 119), (0, 50), (118, 118)])
+    for x, y in positions:
+        data += 20.0 * Gaussian2D(1.0, x, y, SIGMA, SIGMA)(xx, yy)
+    found = positions_of(finder(data, mask=mask))
+    assert match(positions, found, 2.0) == (len(positions), 0)
+
+
+def varying_rms(kind, shape=(120, 120)):
+    """
+    Return a rms that varies over a map.
+    """
+    y, x = np.indices(shape) / shape[0]
+    return {'ramp': 1.0 + 9.0 * x**2,
+            'step': np.where(x < 0.5, 1.0, 3.0),
+            'rim': np.exp(4.0 * ((x - 0.5)**2 + (y - 0.5)**2))}[kind]
+
+
+@pytest.mark.parametrize('smooth', [True, False])
+@pytest.mark.parametrize('kind', ['ramp', 'step', 'rim'])
+def test_threshold_is_in_units_of_the_noise_of_the_place(kind, smooth):
+    """
+    Where the noise varies over a map, sources of 12 times the noise of
+    the place are found, and nothing else, without being told how.
+    """
+    rms = varying_rms(kind)
+    n_found = n_false = n_true = 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=rms.shape)
+        if smooth:
+            noise = gaussian_filter(noise, SIGMA, mode='wrap')
+            noise /= noise.std()
+        # of the same height after the filter, in units of its noise
+        height = 14.0 if smooth else 8.5
+        x, y = (grid.ravel() * 24.0 + 12.0 for grid in np.mgrid[:5, :5])
+        away = np.abs(x - 60) > 10  # from the step
+        positions = np.column_stack([x, y])[away]
+        width = np.full(len(positions), FWHM)
+        data = rms * noise
+        add_gaussians(data, *positions.T,
+                      height * rms[y.astype(int), x.astype(int)][away],
+                      width, width, 0.0 * width)
+        table = HighPassStarFinder(5.0, FWHM)(data)
+        matched, false = match(positions, positions_of(table), 2.0)
+        n_found, n_false = n_found + matched, n_false + false
+        n_true += len(positions)
+        assert 9.0 < np.median(table['snr']) < 15.0
+    assert n_false <= 1
+    assert n_found >= 0.98 * n_true
+
+
+@pytest.mark.parametrize('kind', ['ramp', 'rim'])
+def test_noise_of_the_place_does_not_depend_on_padding(kind):
+    """
+    Rows and columns without a value around a map change nothing.
+    """
+    rng = np.random.default_rng(3)
+    data = gaussian_filter(rng.normal(size=(120, 120)), SIGMA)
+    data *= varying_rms(kind)
+    finder = HighPassStarFinder(2.0, FWHM)
+    table = finder(data)
+    shifted = finder(np.pad(data, ((13, 5), (8, 30)),
+                            constant_values=np.nan))
+    assert len(table) > 5
+    assert_allclose(shifted['x_centroid'] - 8, table['x_centroid'], atol=0.1)
+    assert_allclose(shifted['snr'], table['snr'], rtol=1e-6)
+
+
+def test_given_noise_is_not_measured():
+    """
+    Neither a given rms nor an absolute threshold follows the noise.
+    """
+    rng = np.random.default_rng(3)
+    data = gaussian_filter(rng.normal(size=(120, 120)), SIGMA, mode='wrap')
+    data *= varying_rms('ramp')
+    level = 4.0 * np.std(HighPassStarFinder(5.0, FWHM).filter(data))
+    given = HighPassStarFinder(5.0, FWHM, rms=level / 5.0)(data)
+    absolute = HighPassStarFinder(np.full(data.shape, level), FWHM)(data)
+    assert len(given) > 0
+    assert_allclose(given['x_centroid'], absolute['x_centroid'])
+    assert given['snr'].min() >= 5.0
+    with pytest.warns(NoDetectionsWarning, match='No sources'):
+        assert HighPassStarFinder(5.0, FWHM, rms=level)(data) is None
+
+
+@pytest.mark.real_data
+def test_galactic_center_is_found_where_the_coverage_is_deep(real_data):
+    """
+    The noise of the place lowers the threshold on the ridge of the
+    Galactic center and raises it at the ragged margins.
+    """
+    data = fits.getdata(real_data('bgps_gc_1mm.fits'))
+    table = HighPassStarFinder(5.0, fwhm=4.58)(data)
+    assert len(table) > 500
+    margin = ((table['x_centroid'] < 20) | (table['x_centroid'] > 620)
+              | (table['y_centroid'] > 610) | (table['y_centroid'] < 20))
+    # the ridge itself reaches the left and the right margin
+    off_ridge = np.abs(table['y_centroid'] - 300) > 100
+    assert np.count_nonzero(margin & off_ridge) < 0.05 * len(table)
+
+
 class TestRelativeRms:
     """
     Thresholds follow noise that varies as it is told.
@@ -726,7 +844,10 @@ class TestRelativeRms:
         snr = [np.median(table['snr'][(table['x_centroid'] < 100) == left])
                for left in (True, False)]
         assert_allclose(snr[0], snr[1], rtol=0.1)
-        assert len(finder(data)) < 80
+        measured = finder(data)
+        assert match(np.column_stack([x, y]), positions_of(measured),
+                     2.0) >= (98, 0)
+        assert len(measured) <= 103
 
     def test_a_constant_changes_nothing(self):
         data = np.random.default_rng(5).normal(size=(100, 100))

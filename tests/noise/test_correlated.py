@@ -3,6 +3,8 @@
 Tests for correlated noise.
 """
 
+import tracemalloc
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from astropy.stats import gaussian_fwhm_to_sigma
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.datasets import make_blended_map
-from hyperphotutils.noise import CorrelatedNoise
+from hyperphotutils.noise import CorrelatedNoise, correlated
 from hyperphotutils.photometry import HyperPhotometry
 
 UNIT = u.Jy / u.pix
@@ -271,6 +273,54 @@ def test_variance_of_weighted_sums(noise):
     matrix = noise.covariance(x, y)
     expected = [w @ matrix @ w for w in weights]
     assert_allclose(noise.sum_variance(weights, x, y), expected)
+
+
+@pytest.mark.parametrize('shape', [(40, 31), (33, 45)])
+def test_large_sums_agree_with_the_dense_matrix(noise, shape, monkeypatch):
+    """
+    The variances by Fourier transforms, in one batch or several, are
+    those of the matrix of covariances.
+    """
+    y, x = (axis.ravel() for axis in np.indices(shape))
+    chosen = (x - 12)**2 + (y - 15)**2 < 500
+    x, y = x[chosen] - 7, y[chosen] + 100
+    weights = np.random.default_rng(2).normal(size=(5, len(x)))
+    matrix = noise.covariance(x, y)
+    expected = np.einsum('np,pq,nq->n', weights, matrix, weights)
+    monkeypatch.setattr(correlated, '_MAX_DENSE', 100)
+    assert_allclose(noise.sum_variance(weights, x, y), expected, rtol=1e-10)
+    monkeypatch.setattr(correlated, '_MAX_ELEMENTS', 2**14)
+    assert_allclose(noise.sum_variance(weights, x, y), expected, rtol=1e-10)
+
+
+def test_memory_of_large_sums_is_bounded(noise):
+    """
+    The apertures of a beam of 40 pixels need the memory of some images
+    of them, not of the square of their pixels (here 6 GB).
+    """
+    x, y = disk(95)
+    weights = np.ones((20, len(x)))
+    tracemalloc.start()
+    try:
+        noise.sum_variance(weights, x, y)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.0e8
+
+
+def test_table_of_separations_is_bounded(noise):
+    """
+    Pixels that are far apart are not looked up in a table.
+    """
+    x, y = np.array([0, 1, 3, 90000]), np.array([0, 2, 2, 70000])
+    weights = np.array([[1.0, -2.0, 0.5, 3.0]])
+    expected = weights[0] @ noise.covariance(x, y) @ weights[0]
+    assert_allclose(noise.sum_variance(weights, x, y), expected)
+    factor = noise.whitening(x[None], y[None])[0]
+    assert_allclose(factor @ noise.covariance(x, y) @ factor.T, np.eye(4),
+                    atol=1e-6)
+    assert noise._table.size <= correlated._MAX_ELEMENTS
 
 
 def test_repr_tells_the_parts(noise):

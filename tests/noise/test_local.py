@@ -12,8 +12,10 @@ from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
 from hyperphotutils.noise import (
     CorrelatedNoise,
     local,
+    measure_noise_variation,
     measure_relative_rms,
 )
+from hyperphotutils.utils import add_gaussians
 
 FWHM = 4.0
 
@@ -88,3 +90,91 @@ def test_blocks_change_nothing(noise, monkeypatch):
     expected = measure_relative_rms(data, FWHM, mask=mask)
     assert not np.array_equal(relative, expected)
     assert_allclose(relative[~mask], expected[~mask], rtol=5e-3)
+
+
+def vary_from_one_to_five(shape):
+    """
+    Return a rms that rises fivefold along x, with a step.
+    """
+    ny, nx = shape
+    return np.ones((ny, 1)) * np.where(
+        np.arange(nx) < nx // 2, 1.0, np.linspace(1.0, 5.0, nx))
+
+
+@pytest.mark.parametrize('smooth', [True, False])
+def test_variation_is_measured_among_sources(noise, smooth):
+    """
+    The variation of white noise and of noise seen through the beam is
+    measured on a map full of sources within 15 %, away from the step.
+    """
+    rng = np.random.default_rng(6)
+    image = noise if smooth else rng.normal(size=noise.shape)
+    true = vary_from_one_to_five(image.shape)
+    x, y = rng.uniform(0, 400, (2, 300))
+    width = np.full(300, FWHM)
+    data = image * true
+    add_gaussians(data, x, y, rng.uniform(5.0, 100.0, 300), width, width,
+                  0.0 * width)
+    relative = measure_noise_variation(data, FWHM)
+    for part in (slice(10, 175), slice(225, 390)):
+        ratio = np.median(relative / true, axis=0)[part] * np.median(true)
+        assert_allclose(ratio, 1.0, atol=0.2)
+        assert_allclose(np.median(ratio), 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize('fwhm', [2.0, 4.0, 12.0])
+def test_stationary_noise_does_not_vary(fwhm):
+    """
+    Neither white noise nor noise seen through the beam.
+    """
+    white = np.random.default_rng(2).normal(size=(160, 200))
+    smooth = CorrelatedNoise.from_beam(1.0, fwhm).simulate((160, 200),
+                                                           seed=3)
+    for data in (white, smooth, smooth.astype(np.float32)):
+        assert measure_noise_variation(data, fwhm) is None
+
+
+@pytest.mark.parametrize('recipe', BLENDED_MAP_RECIPES)
+def test_sources_are_not_taken_for_noise(recipe):
+    """
+    Crowded maps with a structured background have stationary noise.
+    """
+    sim = make_blended_map(**BLENDED_MAP_RECIPES[recipe], seed=5)
+    fwhm = sim.image.meta['beam_fwhm_pix']
+    assert measure_noise_variation(sim.image.data, fwhm) is None
+
+
+def test_bright_crowds_hide_the_noise():
+    """
+    Sources of up to 1000 rms everywhere are not taken for noise.
+    """
+    rng = np.random.default_rng(0)
+    data = CorrelatedNoise.from_beam(1.0, FWHM).simulate((200, 200), seed=1)
+    x, y = rng.uniform(0, 200, (2, 250))
+    width = np.full(250, FWHM)
+    add_gaussians(data, x, y, 10.0**rng.uniform(0.7, 3.0, 250), width,
+                  width, 0.0 * width)
+    assert measure_noise_variation(data, FWHM) is None
+
+
+def test_padding_and_planes_do_not_change_the_variation(noise):
+    """
+    Only good pixels count, whatever is around them or beneath them.
+    """
+    data = noise * vary_from_one_to_five(noise.shape)
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[:30, :50] = mask[200:203, 100] = True
+    expected = measure_noise_variation(data, FWHM, mask=mask)
+    broken = np.where(mask, np.nan, data + 5.0 * np.arange(400.0))
+    padded = np.pad(broken, ((17, 40), (3, 9)), constant_values=np.nan)
+    relative = measure_noise_variation(padded << u.Jy, FWHM)
+    assert_allclose(relative[17:-40, 3:-9], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('data', [
+    np.ones((50, 50)), np.zeros((3, 4)), np.arange(2000.0).reshape(40, 50)])
+def test_no_noise_no_variation(data):
+    """
+    A map without noise, or too small to tell, has none that varies.
+    """
+    assert measure_noise_variation(data, FWHM) is None

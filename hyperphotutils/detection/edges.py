@@ -1,0 +1,334 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Averages next to masked pixels and image borders.
+
+A kernel that is cut off averages over fewer pixels, and their center of
+mass is not the pixel that it belongs to: on a slope, two kernels of
+different widths no longer have the same mean. Both effects depend on the
+mask alone. They are calculated where a kernel meets a bad pixel or the
+border of the image, and nowhere else.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import (
+    correlate1d,
+    distance_transform_edt,
+    maximum_filter,
+)
+
+from hyperphotutils.background.regressors import evaluate_polynomial, fit_lsq
+
+__all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
+
+# The side in pixels of the blocks that are or are not near an edge. Where
+# more than a fraction of them is, blocks are larger by a factor.
+_BLOCK = 32
+_MANY = 0.25
+_LARGER = 8
+
+# Slopes are measured in cells of this size on pixels this far apart, both in
+# FWHM: enough beams that sources can be clipped, but few enough that a plane
+# follows a background of several beams.
+_CELL = 4.0
+_STEP = 0.5
+# Pixels farther than this from the plane, in units of the rms, are sources.
+_CLIP = 3.0
+_MAX_ITER = 20
+# A plane needs so many pixels, whose positions scatter in each direction by
+# this fraction of the cell.
+_MIN_PIXELS = 10
+_MIN_SCATTER = 0.1
+
+
+@dataclass(frozen=True)
+class Edge:
+    """
+    A part of an image where kernels are cut off.
+
+    Parameters
+    ----------
+    slices : tuple of slice
+        The rows and columns of the part.
+
+    total : tuple of 2D `~numpy.ndarray`
+        The fractions of the narrow and of the broad kernel on good
+        pixels.
+
+    offset : tuple of 2D `~numpy.ndarray`
+        The distance in x and in y from the center of mass of the broad
+        kernel to that of the narrow one in pixels.
+    """
+
+    slices: tuple
+    total: tuple
+    offset: tuple
+
+
+def find_edges(bad, narrow, broad):
+    """
+    Find the parts of an image where kernels are cut off.
+
+    Parameters
+    ----------
+    bad : 2D `~numpy.ndarray` of bool
+        The mask.
+
+    narrow, broad : tuple of float
+        The weights of the kernels along one axis, the same for both
+        axes.
+
+    Returns
+    -------
+    edges : list of `Edge`
+        The parts, which do not overlap.
+    """
+    reach = len(broad) // 2
+    edges = []
+    for slices in _parts_near_edges(bad, reach):
+        outer = tuple(slice(max(0, part.start - reach), part.stop + reach)
+                      for part in slices)
+        inner = tuple(slice(part.start - around.start,
+                            part.stop - around.start)
+                      for part, around in zip(slices, outer, strict=True))
+        good = (~bad[outer]).astype(float)
+        (n_total, *n_center), (b_total, *b_center) = (
+            [moment[inner] for moment in _moments(good, np.array(kernel))]
+            for kernel in (narrow, broad))
+        offset = tuple(n - b for n, b in zip(n_center, b_center,
+                                             strict=True))
+        edges.append(Edge(slices, (n_total, b_total), offset))
+    return edges
+
+
+def distance_to_edge(bad, limit):
+    """
+    Find the good pixels near bad ones and near the borders.
+
+    Parameters
+    ----------
+    bad : 2D `~numpy.ndarray` of bool
+        The mask.
+
+    limit : float
+        The largest distance in pixels.
+
+    Returns
+    -------
+    near : tuple of 1D `~numpy.ndarray`
+        The rows and columns of the pixels.
+
+    distance : 1D `~numpy.ndarray`
+        The distances from the nearest bad pixel, or pixel beyond the
+        border, in pixels.
+    """
+    reach = int(limit) + 1
+    found = [(np.empty(0, dtype=int),) * 2 + (np.empty(0),)]
+    for rows, columns in _parts_near_edges(bad, reach):
+        # Pixels beyond the border are bad ones.
+        shift = rows.start - reach, columns.start - reach
+        part = [np.arange(first, axis.stop + reach)
+                for first, axis in zip(shift, (rows, columns), strict=True)]
+        inside = [(index >= 0) & (index < size)
+                  for index, size in zip(part, bad.shape, strict=True)]
+        good = np.zeros([len(index) for index in part], dtype=bool)
+        good[np.ix_(*inside)] = ~bad[np.ix_(*(
+            index[one] for index, one in zip(part, inside, strict=True)))]
+        distance = distance_transform_edt(good)[
+            reach:-reach, reach:-reach]
+        y, x = np.nonzero((distance > 0.0) & (distance <= limit))
+        found.append((y + rows.start, x + columns.start, distance[y, x]))
+    *near, distance = (np.concatenate(parts)
+                       for parts in zip(*found, strict=True))
+    return tuple(near), distance
+
+
+def _parts_near_edges(bad, reach):
+    """
+    Return slices that cover all good pixels within reach of bad pixels
+    and of the borders.
+    """
+    side = max(_BLOCK, reach)
+    near = _near_edges(bad, reach, side)
+    if near.mean() > _MANY:
+        side *= _LARGER
+        near = _near_edges(bad, reach, side)
+    ny, nx = bad.shape
+    return [(slice(row, min(row + side, ny)),
+             slice(column, min(column + side, nx)))
+            for row, column in (np.argwhere(near) * side).tolist()]
+
+
+def _near_edges(bad, reach, side):
+    """
+    Return which blocks have good pixels within reach of an edge.
+    """
+    starts = [np.arange(0, size, side) for size in bad.shape]
+    near, lost = (
+        whole.reduceat(whole.reduceat(bad, starts[0], axis=0), starts[1],
+                       axis=1)
+        for whole in (np.logical_or, np.logical_and))
+    # What is within reach of a block lies in its neighbors.
+    near = maximum_filter(near, 3)
+    rows, columns = (
+        (first < reach) | (np.minimum(first + side, size) > size - reach)
+        for first, size in zip(starts, bad.shape, strict=True))
+    near |= rows[:, np.newaxis] | columns
+    return near & ~lost
+
+
+def _moments(good, kernel):
+    """
+    Return the sum of the weights of good pixels and their center of mass
+    in x and y.
+    """
+    half = len(kernel) // 2
+    lever = kernel * np.arange(-half, half + 1)
+    along_x = correlate1d(good, kernel, axis=1, mode='constant')
+    total = correlate1d(along_x, kernel, axis=0, mode='constant')
+    total = np.maximum(total, 1.0e-12)  # zero far inside the mask
+    if half == 0:
+        return total, 0.0 * total, 0.0 * total
+    y_sum = correlate1d(along_x, lever, axis=0, mode='constant')
+    x_sum = correlate1d(correlate1d(good, lever, axis=1, mode='constant'),
+                        kernel, axis=0, mode='constant')
+    return total, x_sum / total, y_sum / total
+
+
+class LocalSlopes:
+    """
+    Class to measure the slopes of an image near its edges.
+
+    In cells of a few beams a plane is fitted by least squares to what is
+    not clipped as a source. Between the centers of the cells the slopes
+    are interpolated. A cell with too few pixels has the slope of the
+    nearest one.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image.
+
+    bad : 2D `~numpy.ndarray` of bool
+        `True` for pixels to ignore.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    parts : sequence of tuple of slice
+        Where slopes are wanted.
+    """
+
+    def __init__(self, image, bad, fwhm, parts):
+        # Cells of the same size that fill the image, but for the last.
+        n_cells = [max(1, int(size / (_CELL * fwhm))) for size in image.shape]
+        self._sides = [-(-size // n) for size, n in
+                       zip(image.shape, n_cells, strict=True)]
+        n_cells = [-(-size // side) for size, side in
+                   zip(image.shape, self._sides, strict=True)]
+        wanted = np.zeros(n_cells, dtype=bool)
+        for part in parts:
+            wanted[tuple(
+                slice(max(0, axis.start // side - 1),
+                      (axis.stop - 1) // side + 2)
+                for axis, side in zip(part, self._sides, strict=True))] = True
+        self._slopes = np.zeros((2, *n_cells))
+        step = max(1, int(_STEP * fwhm))
+        chosen = np.nonzero(wanted)
+        slopes = self._fit(image, bad, chosen, step)
+        known = np.isfinite(slopes[0])
+        if known.any():
+            unknown = np.ones(n_cells, dtype=bool)
+            self._slopes[:, *(axis[known] for axis in chosen)] = slopes[
+                :, known]
+            unknown[*(axis[known] for axis in chosen)] = False
+            nearest = distance_transform_edt(
+                unknown, return_distances=False, return_indices=True)
+            self._slopes = self._slopes[:, *nearest]
+
+    def _fit(self, image, bad, cells, step):
+        """
+        Return the slopes along x and y in cells; NaN where unknown.
+        """
+        offsets = [np.arange(0, side, step) for side in self._sides]
+        rows, columns = (
+            cell[:, np.newaxis] * side + offset
+            for cell, side, offset in zip(cells, self._sides, offsets,
+                                          strict=True))
+        ny, nx = image.shape
+        inside = ((rows < ny)[:, :, np.newaxis]
+                  & (columns < nx)[:, np.newaxis, :])
+        place = (np.minimum(rows, ny - 1)[:, :, np.newaxis],
+                 np.minimum(columns, nx - 1)[:, np.newaxis, :])
+        good = inside & ~bad[place]
+        values = np.where(good, image[place], 0.0)
+        count = np.maximum(good.sum(axis=(1, 2), keepdims=True), 1)
+        values -= values.sum(axis=(1, 2), keepdims=True) / count
+        y, x = (offset / side - 0.5
+                for offset, side in zip(offsets, self._sides, strict=True))
+        weights = good.astype(float)
+        slopes = np.full((2, len(values)), np.nan)
+        active = np.flatnonzero(_determine_planes(weights, x, y))
+        for _ in range(_MAX_ITER):
+            if active.size == 0:
+                break
+            plane = fit_lsq(values[active], weights[active], x, y, 1)
+            slopes[:, active] = plane[:, 0, 1], plane[:, 1, 0]
+            distance = values[active] - evaluate_polynomial(plane, x, y)
+            part = weights[active]
+            # Sources are positive: they count less in what lies below.
+            below = part * (distance <= 0.0)
+            variance = np.sum(below * distance**2, axis=(1, 2), keepdims=True)
+            variance /= np.maximum(below.sum(axis=(1, 2), keepdims=True), 1.0)
+            clipped = good[active] & (distance**2 <= _CLIP**2 * variance)
+            clipped = clipped.astype(float)
+            changed = (np.any(clipped != part, axis=(1, 2))
+                       & _determine_planes(clipped, x, y))
+            active = active[changed]
+            weights[active] = clipped[changed]
+        return slopes / np.array(self._sides[::-1])[:, np.newaxis]
+
+    def at(self, part):
+        """
+        Return the slopes in a part of the image.
+
+        Parameters
+        ----------
+        part : tuple of slice
+            The rows and columns.
+
+        Returns
+        -------
+        slopes : 3D `~numpy.ndarray` of shape (2, ny, nx)
+            The slopes along x and y, per pixel.
+        """
+        slopes = self._slopes
+        for axis, (pixels, side) in enumerate(
+                zip(part, self._sides, strict=True), start=1):
+            last = slopes.shape[axis] - 1
+            position = (np.arange(pixels.start, pixels.stop) + 0.5) / side
+            position = np.clip(position - 0.5, 0.0, last)
+            low = position.astype(int)
+            fraction = (position - low).reshape((-1, 1) if axis == 1
+                                                else (1, -1))
+            slopes = ((1.0 - fraction) * slopes.take(low, axis)
+                      + fraction * slopes.take(np.minimum(low + 1, last),
+                                               axis))
+        return slopes
+
+
+def _determine_planes(weights, x, y):
+    """
+    Whether the pixels of each cell determine a plane.
+    """
+    count = weights.sum(axis=(1, 2))
+    norm = np.maximum(count, 1.0)
+    by_column, by_row = weights.sum(axis=1), weights.sum(axis=2)
+    x_mean, y_mean = by_column @ x / norm, by_row @ y / norm
+    xx = by_column @ x**2 / norm - x_mean**2
+    yy = by_row @ y**2 / norm - y_mean**2
+    xy = (weights @ x) @ y / norm - x_mean * y_mean
+    # the smaller eigenvalue of the covariance matrix of the positions
+    smaller = 0.5 * (xx + yy - np.hypot(xx - yy, 2.0 * xy))
+    return (count >= _MIN_PIXELS) & (smaller >= _MIN_SCATTER**2)
