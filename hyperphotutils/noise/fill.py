@@ -29,8 +29,8 @@ _MAX_EQUAL = 0.2
 _MIN_JUMP = 1e-5
 _MIN_QUANTA = 3.0
 # Extremes along a line for each FWHM. Noise that the beam has smoothed has
-# sqrt(12 ln 2) / pi = 0.92 (Rice 1944, Bell Syst. Tech. J. 23, 282); sources
-# without noise have less than 0.25 as long as they are isolated.
+# sqrt(12 ln 2) / pi = 0.92 (Rice 1944, Bell Syst. Tech. J. 23, 282), half of
+# them minima; isolated sources without noise have no minima.
 MIN_EXTREMES = 0.5
 # Pixels on the lines that are examined, at most.
 _MAX_SAMPLE = 1_000_000
@@ -298,7 +298,8 @@ class Fluctuations(NamedTuple):
     Parameters
     ----------
     extremes : float
-        The fraction of pixels that are extremes of their line.
+        The fraction of pixels that are extremes of their line: twice
+        the fraction of minima or maxima, whichever are fewer.
 
     step : float
         The median of the absolute steps between neighbors.
@@ -334,7 +335,7 @@ def measure_fluctuations(values, *, exclude=()):
     fluctuations : `Fluctuations`
         The numbers, from evenly spaced lines of a large map.
     """
-    n_extremes = n_triples = 0
+    n_minima = n_maxima = n_triples = 0
     steps = []
     every = -(-values.size // _MAX_SAMPLE)
     for lines in (values[::every], values[:, ::every].T):
@@ -343,14 +344,16 @@ def measure_fluctuations(values, *, exclude=()):
             data[data == value] = np.nan
         step = np.diff(data, axis=1)
         steps.append(np.abs(step[np.isfinite(step)]))
-        # the signs, as a product of small steps can underflow
-        turn = np.sign(step[:, 1:]) * np.sign(step[:, :-1])
-        n_extremes += np.count_nonzero(turn < 0.0)
-        n_triples += np.count_nonzero(np.isfinite(turn))
+        rise, fall = step > 0.0, step < 0.0
+        n_minima += np.count_nonzero(fall[:, :-1] & rise[:, 1:])
+        n_maxima += np.count_nonzero(rise[:, :-1] & fall[:, 1:])
+        known = np.isfinite(step)
+        n_triples += np.count_nonzero(known[:, :-1] & known[:, 1:])
     steps = np.concatenate(steps)
     if n_triples == 0 or not np.any(steps > 0.0):
         return Fluctuations()
-    return Fluctuations(n_extremes / n_triples, np.median(steps),
+    return Fluctuations(2 * min(n_minima, n_maxima) / n_triples,
+                        np.median(steps),
                         np.count_nonzero(steps == 0.0) / steps.size,
                         steps[steps > 0.0].min())
 
