@@ -235,14 +235,16 @@ def _error_factor(text, unit, power, name, remedy):
     try:
         stated = parse_unit(text)
     except MapError:
+        # variances, or nothing that is known
         stated = u.Unit(text, parse_strict='silent')
-    # the unit of variances is often written without its square
-    for own in {stated, stated**power}:
+    if not isinstance(stated, u.UnrecognizedUnit):
         # as in BUNIT, a flux can be meant per pixel
-        for wanted in (unit**power, (unit * u.pix)**power,
-                       (unit / u.pix)**power):
-            if own.is_equivalent(wanted):
-                return own.to(wanted)
+        wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
+        # the unit of variances is often written without its square
+        for own in (stated, stated**power):
+            for one in wanted:
+                if own.is_equivalent(one):
+                    return own.to(one)
     msg = f"{name} BUNIT = '{text}', the map '{unit}': {remedy}"
     raise MapError(msg)
 
