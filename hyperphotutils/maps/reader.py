@@ -3,6 +3,7 @@
 Reading a map into Jy per pixel, with its sky coordinates and beam.
 """
 
+import re
 from functools import partial
 
 import astropy.units as u
@@ -232,10 +233,10 @@ def _error_factor(text, unit, power, name, remedy):
     """
     Return what converts errors or variances to the unit of the map.
     """
+    squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
     try:
-        stated = parse_unit(text)
+        stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
     except MapError:
-        # variances, or nothing that is known
         stated = u.Unit(text, parse_strict='silent')
     if not isinstance(stated, u.UnrecognizedUnit):
         # as in BUNIT, a flux can be meant per pixel

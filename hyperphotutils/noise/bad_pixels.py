@@ -225,12 +225,12 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
     bits = np.zeros(values.shape, dtype=np.uint8)
     if np.isnan(values).all():
         return BadPixels(bits)
-    for kind, find in (('fill', lambda *args: find_fill(*args)[0]),
-                       ('saturated', _find_flat_tops)):
-        found = find(values, fwhm)
-        bits[found] = BAD_PIXELS[kind]
-        values[found] = np.nan
+    fill, _ = find_fill(values, fwhm)
+    bits[fill] = BAD_PIXELS['fill']
+    values[fill] = np.nan
+    # before the flat tops: several glitches can have the highest value
     _add_glitches(bits, values, fwhm, n_sigma)
+    bits[_find_flat_tops(values, fwhm)] = BAD_PIXELS['saturated']
     return BadPixels(bits)
 
 

@@ -96,10 +96,10 @@ def test_sources_are_no_glitches(fwhm):
     """
     A crowded field has no bad pixels, whatever its beam and noise.
     """
-    shape = (250, 250)
+    shape = (150, 160)
     sky = make_crowd(shape, fwhm)
     white = np.random.default_rng(4).normal(size=shape)
-    margin = np.where(np.arange(shape[1]) < 240, 1.0, 10.0)
+    margin = np.where(np.arange(shape[1]) < 150, 1.0, 10.0)
     for noise in (0.0, make_noise(shape, fwhm), white, white * margin):
         for data in (sky + noise, -sky + noise, sky + noise + 1000.0):
             assert detect_bad_pixels(data, fwhm).counts == NOTHING
@@ -107,6 +107,15 @@ def test_sources_are_no_glitches(fwhm):
     # single precision quantizes on a large constant
     single = (sky + white + 1e6).astype('f4')
     assert detect_bad_pixels(single, fwhm).counts == NOTHING
+
+
+def test_equal_glitches():
+    """
+    Glitches of the same value, the highest one, are no saturated source.
+    """
+    data = make_field()
+    data[80, 90:92] = data[30, 20] = 1000.0
+    assert detect_bad_pixels(data, 4.0).counts == NOTHING | {'glitch': 3}
 
 
 def test_undersampled_glitch():
