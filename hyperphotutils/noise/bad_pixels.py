@@ -14,6 +14,7 @@ from hyperphotutils.noise.fill import (
     find_fill,
     finite_values,
     measure_fluctuations,
+    sample_pixels,
 )
 from hyperphotutils.utils.checks import check_positive
 
@@ -59,8 +60,6 @@ _MIN_DROP = 5.0
 _ROUNDING = 1e-6
 # How likely equal values may be by chance.
 _CHANCE = 1e-4
-# Pixels from which the level of the map is taken, at most.
-_MAX_SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,12 +224,14 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
     bits = np.zeros(values.shape, dtype=np.uint8)
     if np.isnan(values).all():
         return BadPixels(bits)
-    fill, _ = find_fill(values, fwhm)
-    bits[fill] = BAD_PIXELS['fill']
-    values[fill] = np.nan
-    # before the flat tops: several glitches can have the highest value
-    _add_glitches(bits, values, fwhm, n_sigma)
-    bits[_find_flat_tops(values, fwhm)] = BAD_PIXELS['saturated']
+    # what overflows is a bad pixel by any measure
+    with np.errstate(over='ignore', invalid='ignore'):
+        fill, _ = find_fill(values, fwhm)
+        bits[fill] = BAD_PIXELS['fill']
+        values[fill] = np.nan
+        # before the flat tops: several glitches can have the same value
+        _add_glitches(bits, values, fwhm, n_sigma)
+        bits[_find_flat_tops(values, fwhm)] = BAD_PIXELS['saturated']
     return BadPixels(bits)
 
 
@@ -283,9 +284,9 @@ def _equal_peaks(values):
 
     They are far above the bulk of the pixels.
     """
-    sample = values.ravel()[::-(-values.size // _MAX_SAMPLE)]
-    center = np.nanmedian(sample)
-    limit = center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.nanmedian(
+    sample = sample_pixels(values)
+    center = np.median(sample)
+    limit = center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
         np.abs(sample - center))
     high = values > limit
     right = (values[:, 1:] == values[:, :-1]) & high[:, 1:]

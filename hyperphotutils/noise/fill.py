@@ -90,7 +90,9 @@ def find_fill_values(data, fwhm, *, mask=None):
     3200 [0.0]
     """
     fwhm = check_positive(fwhm, 'fwhm', of='pixels')
-    return find_fill(finite_values(data, mask), fwhm)
+    values = finite_values(data, mask)
+    with np.errstate(over='ignore', invalid='ignore'):
+        return find_fill(values, fwhm)
 
 
 def finite_values(data, mask):
@@ -142,6 +144,25 @@ def finite_values(data, mask):
             raise ValueError(msg)
         values[mask] = np.nan
     return values
+
+
+def sample_pixels(values):
+    """
+    Return some or all pixels of an image that are not NaN.
+
+    Parameters
+    ----------
+    values : 2D `~numpy.ndarray`
+        The image.
+
+    Returns
+    -------
+    sample : 1D `~numpy.ndarray`
+        The pixels; none if all are NaN.
+    """
+    sample = values.ravel()[::-(-values.size // _MAX_SAMPLE)]
+    sample = sample[~np.isnan(sample)]
+    return sample if sample.size else values[~np.isnan(values)]
 
 
 def find_fill(values, fwhm):
@@ -382,7 +403,6 @@ def _is_top(value, around, values):
     """
     if around.size == 0 or not np.all(around < value):
         return False
-    every = -(-values.size // _MAX_SAMPLE)
-    sample = values.ravel()[::every]
-    typical = np.nanmedian(sample[sample != value])
+    sample = sample_pixels(values)
+    typical = np.median(sample[sample != value])
     return np.median(around) > typical + 0.1 * (value - typical)
