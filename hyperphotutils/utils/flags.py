@@ -38,6 +38,9 @@ _REGISTRY = (
      'a free fit moved away from the detection'),
     ('doubtful', 'the fitted peak is not compact, not significant, or less '
      'than 1 % of that of a neighbor'),
+    ('bad_pixels', 'bad pixels in the core of the source were not fitted'),
+    ('saturated', 'the top of the source is cut off: its flat pixels were '
+     'not fitted'),
 )
 
 FLAGS = MappingProxyType(

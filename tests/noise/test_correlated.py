@@ -317,7 +317,7 @@ def test_table_of_separations_is_bounded(noise):
     weights = np.array([[1.0, -2.0, 0.5, 3.0]])
     expected = weights[0] @ noise.covariance(x, y) @ weights[0]
     assert_allclose(noise.sum_variance(weights, x, y), expected)
-    factor = noise.whitening(x[None], y[None])[0]
+    factor = noise.factors(x[None], y[None]).whiten(np.eye(4)[None])[0].T
     assert_allclose(factor @ noise.covariance(x, y) @ factor.T, np.eye(4),
                     atol=1e-6)
     assert noise._table.size <= correlated._MAX_ELEMENTS
