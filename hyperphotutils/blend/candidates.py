@@ -31,7 +31,7 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
-                  fit_radius):
+                  fit_radius, extra_variance=None):
     r"""
     Return the signal-to-noise ratio of candidates on a residual map.
 
@@ -73,6 +73,9 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
     fit_radius : float
         The radius of the footprints in pixels.
 
+    extra_variance : 2D `~numpy.ndarray`, optional
+        The variance of each pixel beyond that of the noise.
+
     Returns
     -------
     snr : 1D `~numpy.ndarray`
@@ -103,11 +106,12 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
             snr[part] = _score(
                 residual, np.concatenate(
                     (templates[part, None], sources[near]), axis=1),
-                foot.x[part], foot.y[part], foot.usable[part], noise, fwhm)
+                foot.x[part], foot.y[part], foot.usable[part], noise, fwhm,
+                extra_variance)
     return snr
 
 
-def _score(residual, sources, x, y, usable, noise, fwhm):
+def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     """
     Return the ratios of the first source of each group, with all others
     and a plane free.
@@ -123,7 +127,9 @@ def _score(residual, sources, x, y, usable, noise, fwhm):
     rows = np.concatenate((
         jacobian[:, :1], (residual[y, x] * weight)[:, None],
         jacobian[:, N_PARAMS:]), axis=1)
-    rows = noise.factors(x, y, usable).whiten(rows)
+    extra = (None if extra_variance is None
+             else np.sqrt(extra_variance[y, x]) * weight)
+    rows = noise.factors(x, y, usable, extra).whiten(rows)
     wanted, others = rows[:, :2], rows[:, 2:]
     length = np.linalg.norm(others, axis=2, keepdims=True)
     others = others / np.where(length > 0.0, length, 1.0)

@@ -287,7 +287,8 @@ class BlendGroupFitter:
         return make_repr(self)
 
     def __call__(self, data, *, mask=None, error=None, noise=None,
-                 poly_order=None, weight_map=None, init_params):
+                 poly_order=None, weight_map=None, extra_variance=None,
+                 init_params):
         """
         Fit the sources at the given positions.
 
@@ -317,6 +318,12 @@ class BlendGroupFitter:
             The weights of the pixels, of at least 0, for the ``weights``
             ``'map'`` and ``'mask'``. Pixels without a positive weight
             are ignored.
+
+        extra_variance : 2D `~numpy.ndarray`, optional
+            The variance of each pixel beyond that of ``noise``, which
+            must be given, in the square of the unit of ``data``: for
+            example that of the differences between bright sources and
+            Gaussians.
 
         init_params : `~astropy.table.Table`
             A row a source. The columns ``x_init`` and ``y_init`` are
@@ -367,7 +374,8 @@ class BlendGroupFitter:
                              absolute=values['error'] is not None,
                              noise=noise,
                              poly_order=_check_order(poly_order),
-                             weight_map=weight_map)
+                             weight_map=weight_map,
+                             extra_variance=extra_variance)
         with one_blas_thread():
             self._fit.run()
         table = make_table(self._fit, self._unit, self)

@@ -18,7 +18,8 @@ __all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
 # square of their number.
 _PIXELS_PER_FWHM = 4
 MAX_GROUP_PIXELS = 2000
-# A source needs this fraction of the pixels inside its half maximum.
+# A source needs this fraction of the pixels within one FWHM: not more than
+# the half that is beyond the margin of a map, or a large saturated core.
 _CORE_FRACTION = 0.5
 
 
@@ -117,8 +118,7 @@ def nearest_pixel(position, size):
 
 def core_is_usable(x, y, mask, fwhm):
     """
-    Return which sources have enough usable pixels inside their half
-    maximum.
+    Return which sources have enough usable pixels within one FWHM.
 
     Only masked pixels count as missing: half of a core may be off the
     map.
@@ -141,7 +141,7 @@ def core_is_usable(x, y, mask, fwhm):
         the pixels are masked.
     """
     ny, nx = mask.shape
-    dx, dy = disk_offsets(max(1.0, 0.5 * fwhm))
+    dx, dy = disk_offsets(max(1.0, fwhm))
     col, row = nearest_pixel(x, nx), nearest_pixel(y, ny)
     inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
     cols, rows = col[:, None] + dx, row[:, None] + dy

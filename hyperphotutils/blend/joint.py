@@ -59,6 +59,8 @@ _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
+# Additional standard deviations below this part of the noise do not count.
+_SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
 
@@ -129,12 +131,17 @@ class JointFit:
 
     weight_map : 2D `~numpy.ndarray`, optional
         The map of the weights that need one.
+
+    extra_variance : 2D `~numpy.ndarray`, optional
+        The variance of each pixel beyond that of ``noise``.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
-                 absolute, noise=None, poly_order=None, weight_map=None):
+                 absolute, noise=None, poly_order=None, weight_map=None,
+                 extra_variance=None):
         self.config = config
         self.noise = noise
+        self.extra_variance = extra_variance
         self.weight_map = weight_map
         self.rms = (1.0 if noise is None
                     else float(getattr(noise.rms, 'value', noise.rms)))
@@ -503,8 +510,8 @@ class JointFit:
             weight *= extra
             data *= extra
             basis *= extra[:, None, :]
-        whitening = (None if self.noise is None else
-                     self.noise.factors(foot.x, foot.y, foot.usable))
+        whitening = (None if self.noise is None
+                     else self._factors(foot, weight))
         if whitening is not None and extra is None:
             data = whiten(whitening, data[:, None, :])[:, 0]
             basis = whiten(whitening, basis)
@@ -534,6 +541,18 @@ class JointFit:
         # Without errors chi2 is in units of the data.
         weight = (1.0 if self.absolute else self.rms**2) / sigma**2
         return np.stack((start.x[members], start.y[members], weight), axis=2)
+
+    def _factors(self, foot, weight):
+        """
+        Return the factors of the covariance of some groups.
+        """
+        extra = None
+        if self.extra_variance is not None:
+            extra = np.sqrt(self.extra_variance[foot.y, foot.x]) * weight
+            # Groups without any share the factors of the noise.
+            small = np.max(extra, axis=1) < _SMALL_EXTRA * self.rms
+            extra[small] = 0.0
+        return self.noise.factors(foot.x, foot.y, foot.usable, extra)
 
     def _extra_weights(self, members, foot, own):
         """

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.photometry.state import plain, positions
 
-__all__ = ['MIN_SEPARATION', 'REJECTION_REASONS', 'are_apart', 'find_failures']
+__all__ = ['MIN_SEPARATION', 'REJECTION_REASONS', 'find_failures']
 
 REJECTION_REASONS = MappingProxyType({
     'no_usable_pixels': 'most pixels of the core of the source are masked '
@@ -20,7 +20,8 @@ REJECTION_REASONS = MappingProxyType({
                    'noise on the high-pass filtered map',
     'not_significant': 'the peak is not significant beside its neighbors',
     'below_dynamic_range': 'the peak is less than 1 % of that of a brighter '
-                           'source within 3 FWHM',
+                           'source within 3 FWHM, or less than what the '
+                           'profiles of bright sources differ from Gaussians',
     'duplicate': 'closer than half a FWHM to a brighter source',
 })
 """
@@ -40,33 +41,8 @@ _MIN_SNR = 3.0
 # real sources are not Gaussian to better than this.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
-
-
-def are_apart(found, known, separation):
-    """
-    Return which positions are far from all others.
-
-    Parameters
-    ----------
-    found, known : `~numpy.ndarray` of shape (n, 2)
-        The positions in question and the others, NaN where they are not
-        known.
-
-    separation : float
-        The distance in pixels.
-
-    Returns
-    -------
-    apart : 1D bool `~numpy.ndarray`
-        `True` for known positions that are farther than ``separation``
-        from all others.
-    """
-    known = known[np.isfinite(known).all(axis=1)]
-    apart = np.isfinite(found).all(axis=1)
-    if len(known):
-        distance, _ = KDTree(known).query(found[apart])
-        apart[apart] = distance > separation
-    return apart
+# The smallest peak in units of the rms misfit of other sources there.
+_MIN_MISFIT_RATIO = 2.0
 
 
 def find_failures(image, table, fwhm):
@@ -106,7 +82,9 @@ def find_failures(image, table, fwhm):
     if image.covariance is not None:
         significant = amplitude > _MIN_SNR * image.peak_noise(table)
         failure[~significant] = 'not_significant'
-    faint = amplitude <= _DYNAMIC_RANGE * _brightest_near(table, fwhm)
+    faint = amplitude <= np.maximum(
+        _DYNAMIC_RANGE * _brightest_near(table, fwhm),
+        _MIN_MISFIT_RATIO * image.misfit_at(table))
     failure[faint] = 'below_dynamic_range'
     known = np.flatnonzero(np.isfinite(contrast))
     pairs = KDTree(positions(table[known], 'fit')).query_pairs(

@@ -23,12 +23,13 @@ from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.photometry.acceptance import (
-    MIN_SEPARATION,
+from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
+from hyperphotutils.photometry.state import (
+    MapState,
     are_apart,
-    find_failures,
+    plain,
+    positions,
 )
-from hyperphotutils.photometry.state import MapState, plain, positions
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
@@ -137,6 +138,12 @@ optional
         they always are for an astropy fitter. A
         `~hyperphotutils.noise.CorrelatedNoise` is used as it is.
 
+    mask_bad_pixels : bool, optional
+        Whether to find bad pixels by
+        `~hyperphotutils.noise.detect_bad_pixels` and leave them out of
+        fits and apertures. Sources with bad pixels within one ``fwhm``
+        are flagged.
+
     max_rounds : int, optional
         The largest number of searches on the residual; 0 for none, and
         then no source is told to be two either.
@@ -172,13 +179,14 @@ optional
 
     _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
                     'fwhm_radius_ratio', 'aperture_correction', 'fwhm_limits',
-                    'aperture_ellipse', 'background', 'noise', 'max_rounds',
-                    'progress_bar')
+                    'aperture_ellipse', 'background', 'noise',
+                    'mask_bad_pixels', 'max_rounds', 'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
                  fwhm_radius_ratio=1.0, aperture_correction=True,
                  fwhm_limits=None, aperture_ellipse=None, background=None,
-                 noise='correlated', max_rounds=2, progress_bar=False):
+                 noise='correlated', mask_bad_pixels=True, max_rounds=2,
+                 progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
         self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
                                                 'fwhm_radius_ratio')
@@ -221,6 +229,7 @@ optional
                    f'CorrelatedNoise: {noise!r}')
             raise ValueError(msg)
         self.noise = noise
+        self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
         self.rms = None
@@ -274,6 +283,8 @@ optional
         """
         image = self._image = MapState(data, wcs, mask, error)
         image.weight_map = weight_map
+        if self.mask_bad_pixels:
+            image.mask_bad_pixels(self.fwhm)
         if init_params is None:
             image.position_prior = _POSITION_PRIOR * self.fwhm
         if isinstance(self.noise, CorrelatedNoise):
@@ -404,7 +415,7 @@ optional
         Fit what is detected on the map, then what is detected on the
         residual together with its neighbors.
         """
-        found = self._find(image, image.values)
+        found = self._find(image, image.values, image.unusable)
         if found is None:
             return None
         found['id'] = np.arange(1, len(found) + 1)
@@ -426,6 +437,7 @@ optional
         table = self._settle(image, table)
         if len(table) == 0:
             return None
+        image.flag_bad_pixels(table, self.fwhm)
         table.meta |= found.meta
         names = np.arange(1, len(table) + 1)
         image.source_covariance = image.source_covariance.take(
@@ -451,7 +463,7 @@ optional
         Return the significant detections on the residual as start
         values.
         """
-        found = self._find(image, image.values - image.model)
+        found = self._find(image, image.values - image.model, image.mask)
         if found is None:
             return QTable()
         known = np.vstack([
@@ -464,7 +476,8 @@ optional
         snr = candidate_snr(
             image.cleaned - image.model, found, table, image.covariance,
             self.fwhm, mask=image.mask,
-            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm))
+            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm),
+            extra_variance=image.extra_variance)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
         image.reject(found[~significant], 'not_significant', search)
@@ -612,6 +625,7 @@ optional
             image.covariance = (
                 self.noise if isinstance(self.noise, CorrelatedNoise)
                 else image.measure_covariance(table, self.fwhm))
+            image.measure_misfit(table, self.fwhm)
             table = self._fit_again(image, table)
         return table
 
@@ -631,7 +645,7 @@ optional
         image.replace(table, fitted)
         return fitted
 
-    def _find(self, image, values):
+    def _find(self, image, values, mask):
         """
         Detect sources; None when there are none.
         """
@@ -641,7 +655,7 @@ optional
             options['relative_rms'] = image.unevenness
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NoDetectionsWarning)
-            found = find(image.with_unit(values), mask=image.mask, **options)
+            found = find(image.with_unit(values), mask=mask, **options)
         if found is None or len(found) == 0:
             return None
         init = _start_table(
@@ -666,6 +680,8 @@ optional
                    else {'noise': image.covariance})
         if image.separate is not None:
             weights['poly_order'] = -1
+        if image.extra_variance is not None and 'noise' in weights:
+            weights['extra_variance'] = image.extra_variance
         if image.weight_map is not None:
             weights['weight_map'] = image.weight_map
         table = self.fitter(image.with_unit(values), mask=image.mask,

@@ -13,10 +13,13 @@ from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.footprints import core_is_usable
+from hyperphotutils.blend.misfit import measure_misfit
 from hyperphotutils.detection.filters import high_pass_filter
+from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.noise.local import measure_relative_rms
+from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -24,7 +27,7 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['MapState', 'plain', 'positions']
+__all__ = ['MapState', 'are_apart', 'plain', 'positions']
 
 # Maps of stationary noise with a structured background vary by 1.3 from the
 # 16th to the 84th percentile of their local rms.
@@ -50,6 +53,10 @@ class MapState:
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)
+        # Pixels that are not used to detect sources either.
+        self.unusable = self.mask
+        self.bad_pixels = None
+        self.misfit = self.extra_variance = None
         self.wcs = wcs
         self.error = error
         self.plain_error = values['error']
@@ -173,6 +180,67 @@ class MapState:
                 self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
+
+    def mask_bad_pixels(self, fwhm):
+        """
+        Mask what the beam cannot have made. Saturated pixels are used to
+        detect sources, not to fit them.
+        """
+        if self.beam is not None:
+            fwhm = min(fwhm, self.beam['fwhm_minor'])
+        bad = detect_bad_pixels(self.values, fwhm, mask=self.mask)
+        if bad.mask.any():
+            self.bad_pixels = bad
+            self.unusable = self.mask | (bad.mask & ~bad.saturated)
+            self.mask = self.mask | bad.mask
+
+    def flag_bad_pixels(self, table, fwhm):
+        """
+        Flag the sources with bad pixels inside a radius of one FWHM.
+        """
+        if self.bad_pixels is None:
+            return
+        for flag, bad in (
+                ('saturated', self.bad_pixels.saturated),
+                ('bad_pixels', self.bad_pixels.mask
+                 & ~self.bad_pixels.saturated)):
+            rows, cols = np.nonzero(bad)
+            if len(rows):
+                far = are_apart(positions(table, 'fit'),
+                                np.column_stack((cols, rows)), fwhm)
+                table['flags'] |= np.where(
+                    far | ~np.isfinite(table['x_fit']), 0, FLAGS[flag])
+
+    def measure_misfit(self, table, fwhm):
+        """
+        Measure how much the sources differ from their fits.
+        """
+        amplitude = plain(table['amplitude_fit'])
+        self.misfit = measure_misfit(
+            self.cleaned - self.model, *positions(table, 'fit').T, amplitude,
+            amplitude / self.noise_at(table), fwhm, mask=self.mask)
+        self.update_extra_variance(table)
+
+    def misfit_at(self, table):
+        """
+        Return the rms misfit of all other sources at the fitted positions.
+        """
+        if self.misfit is None:
+            return np.zeros(len(table))
+        own = (self.misfit.profile[0] * plain(table['amplitude_fit']))**2
+        total = self.misfit.variance(
+            *positions(table, 'fit').T, plain(table['amplitude_fit']),
+            self.values.shape)[self._nearest_pixels(table)]
+        return np.sqrt(np.maximum(total - own, 0.0))
+
+    def update_extra_variance(self, table):
+        """
+        Update the variance that the misfits of the sources add.
+        """
+        if self.misfit is not None:
+            self.extra_variance = self.misfit.variance(
+                *positions(table, 'fit').T, plain(table['amplitude_fit']),
+                self.values.shape)
 
     def measure_filtered_noise(self, fwhm):
         """
@@ -334,6 +402,33 @@ def positions(table, suffix):
     Return the positions as an array of shape (n, 2).
     """
     return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
+
+
+def are_apart(found, known, separation):
+    """
+    Return which positions are far from all others.
+
+    Parameters
+    ----------
+    found, known : `~numpy.ndarray` of shape (n, 2)
+        The positions in question and the others, NaN where they are not
+        known.
+
+    separation : float
+        The distance in pixels.
+
+    Returns
+    -------
+    apart : 1D bool `~numpy.ndarray`
+        `True` for known positions that are farther than ``separation``
+        from all others.
+    """
+    known = known[np.isfinite(known).all(axis=1)]
+    apart = np.isfinite(found).all(axis=1)
+    if len(known):
+        distance, _ = KDTree(known).query(found[apart])
+        apart[apart] = distance > separation
+    return apart
 
 
 def _beam(meta):

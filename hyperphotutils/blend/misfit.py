@@ -1,0 +1,142 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+How much real sources differ from Gaussians.
+"""
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from hyperphotutils.blend.footprints import make_footprints
+
+__all__ = ['Misfit', 'measure_misfit']
+
+# The profile is measured in rings of this width out to this radius, both in
+# FWHM; the noise in the outermost rings.
+_RING = 0.25
+_RADIUS = 3.0
+_NOISE_RADIUS = 2.5
+# It is measured on the brightest sources that have no brighter neighbor
+# within so many FWHM: at most so many, with at least this signal-to-noise
+# ratio, and with no fewer than this number of them.
+_ISOLATION = 2.0
+_MAX_SOURCES = 100
+_MIN_SNR = 20.0
+_MIN_SOURCES = 3
+# A ring counts if its excess is so many standard errors above zero.
+_SIGNIFICANCE = 3.0
+
+
+class Misfit:
+    """
+    The rms difference between sources and their fits.
+
+    Parameters
+    ----------
+    profile : 1D `~numpy.ndarray`
+        The rms of the residual in rings around a source, in units of
+        its peak.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+    """
+
+    def __init__(self, profile, fwhm):
+        self.profile = profile
+        self.fwhm = fwhm
+
+    def variance(self, x, y, amplitude, shape):
+        """
+        Return an image of the variance that the misfits of sources add.
+
+        Parameters
+        ----------
+        x, y, amplitude : 1D `~numpy.ndarray`
+            The sources.
+
+        shape : tuple of 2 ints
+            The ``(ny, nx)`` of the image.
+
+        Returns
+        -------
+        variance : 2D `~numpy.ndarray`
+            The sum over all sources.
+        """
+        variance = np.zeros(shape)
+        known = np.isfinite(x) & np.isfinite(y) & np.isfinite(amplitude)
+        x, y, power = x[known], y[known], amplitude[known]**2
+        radius = _RADIUS * self.fwhm
+        foot = make_footprints(x[:, None], y[:, None],
+                               np.zeros(shape, dtype=bool), radius)
+        ring = _rings(foot, x, y, self.fwhm)
+        values = np.append(self.profile**2, 0.0)[ring] * power[:, None]
+        np.add.at(variance, (foot.y, foot.x),
+                  np.where(foot.usable, values, 0.0))
+        return variance
+
+
+def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
+    r"""
+    Measure how much bright sources differ from their fits.
+
+    In rings around bright sources, the mean square of the residual,
+    minus that far from the source, is divided by the square of the peak;
+    the median over the sources is the squared profile of the misfit.
+    A beam with side lobes, or sources that are no Gaussians, leave more
+    than the noise.
+
+    Parameters
+    ----------
+    residual : 2D `~numpy.ndarray`
+        The map minus sources.
+
+    x, y, amplitude, snr : 1D `~numpy.ndarray`
+        The fitted sources.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels to ignore.
+
+    Returns
+    -------
+    misfit : `Misfit` or None
+        The misfit; `None` where it is not significant in any ring.
+    """
+    bright = np.flatnonzero(np.isfinite(x) & np.isfinite(y)
+                            & (snr > _MIN_SNR) & (amplitude > 0.0))
+    bright = bright[np.argsort(-amplitude[bright], kind='stable')]
+    position = np.column_stack((x, y))[bright]
+    if len(bright):
+        pairs = KDTree(position).query_pairs(_ISOLATION * fwhm,
+                                             output_type='ndarray')
+        bright = np.delete(bright, pairs.max(axis=1))[:_MAX_SOURCES]
+    if len(bright) < _MIN_SOURCES:
+        return None
+    foot = make_footprints(x[bright, None], y[bright, None], mask,
+                           _RADIUS * fwhm)
+    values = np.where(foot.usable, residual[foot.y, foot.x], 0.0)
+    n_pixels = np.maximum(foot.usable.sum(axis=1, keepdims=True), 1)
+    values = values - values.sum(axis=1, keepdims=True) / n_pixels
+    ring = np.where(foot.usable, _rings(foot, x[bright], y[bright], fwhm),
+                    round(_RADIUS / _RING))
+    inside = ring[:, None, :] == np.arange(ring.max())[:, None]
+    square = (inside @ (values**2)[:, :, None])[:, :, 0] / np.maximum(
+        inside.sum(axis=2), 1)
+    first = round(_NOISE_RADIUS / _RING)
+    noise = np.mean(square[:, first:], axis=1, keepdims=True)
+    excess = (square - noise) / amplitude[bright, None]**2
+    middle = np.median(excess, axis=0)
+    error = 1.2533 * 1.4826 * np.median(np.abs(excess - middle), axis=0) / (
+        np.sqrt(len(bright)))
+    profile = np.sqrt(np.where(middle > _SIGNIFICANCE * error, middle, 0.0))
+    return Misfit(profile, fwhm) if profile.any() else None
+
+
+def _rings(foot, x, y, fwhm):
+    """
+    Return the number of the ring of each pixel of single sources.
+    """
+    distance = np.hypot(foot.x - x[:, None], foot.y - y[:, None])
+    return np.minimum((distance / (_RING * fwhm)).astype(int),
+                      round(_RADIUS / _RING))
