@@ -249,6 +249,9 @@ def test_quantized_maps(quantum):
     data = make_field((200, 200)) + 15.0
     data = np.rint(data / quantum).astype('i4')
     assert detect_bad_pixels(data, 4.0).counts == NOTHING
+    if quantum > 1.0:
+        # most of the sky is one value itself
+        return
     for value in (-32768, 0):
         data[:30] = value
         bad = detect_bad_pixels(data, 4.0)
