@@ -284,66 +284,6 @@ def _describe(hdus, ext, filename, error_extension):
     return hdu, about
 
 
-def _load_error(hdus, number, error_extension):
-    """
-    Load the errors of the image with a number, if there are any.
-    """
-    if error_extension is None:
-        found = _recognize_error(hdus, number)
-    else:
-        found = _find(hdus, error_extension, keyword='error_extension')
-    if found is None:
-        return None
-    hdu = hdus[found]
-    extension = f'{found} ({hdu.name or "unnamed"})'
-    if not _is_image(hdu):
-        msg = (f'error_extension={error_extension!r} is no image: it holds '
-               f'{_contents(hdus)}')
-        raise MapError(msg)
-    return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
-                      extension, _stem(hdu)[0] in _VARIANCE_NAMES)
-
-
-def _recognize_error(hdus, number):
-    """
-    Return the number of the errors of an image, `None` if there are
-    none.
-    """
-    image = hdus[number]
-    if _is_auxiliary(image):
-        return None
-    wanted = {(name, _stem(image)[1], image.ver)
-              for name in _ERROR_NAMES + _VARIANCE_NAMES}
-    found = {}
-    for other, hdu in enumerate(hdus):
-        if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted:
-            found.setdefault(_stem(hdu)[0], other)
-    # errors before variances
-    return next((found[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
-                 if name in found), None)
-
-
-def _stem(hdu):
-    """
-    Return the name of an HDU without MAP and a number, and the number.
-    """
-    name, number = re.fullmatch(r'(.*?)[ _-]*(\d*)\s*',
-                                hdu.name.upper()).groups()
-    return re.sub(r'[ _-]*MAP$', '', name), number
-
-
-def _is_auxiliary(hdu):
-    """
-    Whether the name of an HDU is that of errors, weights and the like.
-    """
-    words = {re.sub('MAPS?$', '', word)
-             for word in re.findall('[A-Z]+', hdu.name.upper())}
-    if any(word.startswith('SUB') for word in words):
-        # the map, background subtracted
-        words -= {'BKG', 'BACKGROUND'}
-    return not words.isdisjoint(_AUXILIARY_NAMES)
-
-
 def _is_image(hdu):
     """
     Tell whether an HDU holds an image, compressed or not.
@@ -451,3 +391,63 @@ def _full_header(hdus, hdu):
             for value in values:
                 header[key] = value
     return header
+
+
+def _load_error(hdus, number, error_extension):
+    """
+    Load the errors of the image with a number, if there are any.
+    """
+    if error_extension is None:
+        found = _recognize_error(hdus, number)
+    else:
+        found = _find(hdus, error_extension, keyword='error_extension')
+    if found is None:
+        return None
+    hdu = hdus[found]
+    extension = f'{found} ({hdu.name or "unnamed"})'
+    if not _is_image(hdu):
+        msg = (f'error_extension={error_extension!r} is no image: it holds '
+               f'{_contents(hdus)}')
+        raise MapError(msg)
+    return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
+                      extension, _stem(hdu)[0] in _VARIANCE_NAMES)
+
+
+def _recognize_error(hdus, number):
+    """
+    Return the number of the errors of an image, `None` if there are
+    none.
+    """
+    image = hdus[number]
+    if _is_auxiliary(image):
+        return None
+    wanted = {(name, _stem(image)[1], image.ver)
+              for name in _ERROR_NAMES + _VARIANCE_NAMES}
+    found = {}
+    for other, hdu in enumerate(hdus):
+        if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted:
+            found.setdefault(_stem(hdu)[0], other)
+    # errors before variances
+    return next((found[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
+                 if name in found), None)
+
+
+def _stem(hdu):
+    """
+    Return the name of an HDU without MAP and a number, and the number.
+    """
+    name, number = re.fullmatch(r'(.*?)[ _-]*(\d*)\s*',
+                                hdu.name.upper()).groups()
+    return re.sub(r'[ _-]*MAP$', '', name), number
+
+
+def _is_auxiliary(hdu):
+    """
+    Whether the name of an HDU is that of errors, weights and the like.
+    """
+    words = {re.sub('MAPS?$', '', word)
+             for word in re.findall('[A-Z]+', hdu.name.upper())}
+    if any(word.startswith('SUB') for word in words):
+        # the map, background subtracted
+        words -= {'BKG', 'BACKGROUND'}
+    return not words.isdisjoint(_AUXILIARY_NAMES)

@@ -20,9 +20,6 @@ _MAX_VALUES = 4
 # Pixels outside such squares, relative to those in them: more of them, and
 # the value is one that the quantized data take.
 _MAX_OUTSIDE = 0.2
-# Neighboring pixels with the same value, other than fill: more of them, and
-# the map is too coarsely quantized for a decision.
-_MAX_EQUAL = 0.2
 # The data jump to a fill value by more than these parts of their own steps
 # (the wings of a source without noise end at rounding), and by more than
 # these multiples of the smallest step.
@@ -74,9 +71,9 @@ def find_fill_values(data, fwhm, *, mask=None):
     and hardly occurs elsewhere. It is only recognized beside data that
     have noise, which fluctuate on the scale of the beam or are cut off
     abruptly at the value: the constant background of a simulated map
-    without noise is no fill. In a coarsely quantized map, where
-    neighbors often have the same value, only values far from all data
-    are fill. The flat top of a saturated source is not.
+    without noise is no fill. In a quantized map, where neighbors may
+    have the same value by chance, fill is several quanta from the data
+    beside it. The flat top of a saturated source is no fill.
 
     Examples
     --------
@@ -210,8 +207,7 @@ def _is_fill(value, around, data, fwhm, n_equal, n_inside):
     """
     Whether a value that covers squares stands beside data with noise.
     """
-    if (n_equal - n_inside > _MAX_OUTSIDE * n_inside
-            or not data.equal < _MAX_EQUAL):
+    if n_equal - n_inside > _MAX_OUTSIDE * n_inside:
         return False
     jump = np.median(np.abs(around - value))
     if jump <= max(_MIN_JUMP * data.step, _MIN_QUANTA * data.smallest):
@@ -325,9 +321,6 @@ class Fluctuations(NamedTuple):
     step : float
         The median of the absolute steps between neighbors.
 
-    equal : float
-        The fraction of neighbors with the same value.
-
     smallest : float
         The smallest step between neighbors with different values, which
         is the quantum in a quantized map.
@@ -335,7 +328,6 @@ class Fluctuations(NamedTuple):
 
     extremes: float = np.nan
     step: float = np.nan
-    equal: float = np.nan
     smallest: float = np.nan
 
 
@@ -374,9 +366,7 @@ def measure_fluctuations(values, *, exclude=()):
     if n_triples == 0 or not np.any(steps > 0.0):
         return Fluctuations()
     return Fluctuations(2 * min(n_minima, n_maxima) / n_triples,
-                        np.median(steps),
-                        np.count_nonzero(steps == 0.0) / steps.size,
-                        steps[steps > 0.0].min())
+                        np.median(steps), steps[steps > 0.0].min())
 
 
 def _values_around(values, equal, candidates):
