@@ -22,6 +22,7 @@ from hyperphotutils.background.regressors import (
 )
 from hyperphotutils.background.selection import (
     bic,
+    correlation_area,
     nmse,
     reduced_chi2,
     select_candidate,
@@ -289,7 +290,8 @@ class FittedCandidates:
 
 
 def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
-                   tolerance=None, has_error=False, seed=0, known=None):
+                   tolerance=None, has_error=False, seed=0, known=None,
+                   fwhm=None):
     """
     Fit all candidates and select the best one for each center.
 
@@ -328,6 +330,10 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
         Coefficients from an earlier call by the index of the candidate;
         these are not fitted again.
 
+    fwhm : float, optional
+        The FWHM in pixels of the beam over which the noise is
+        correlated; see `correlation_area`.
+
     Returns
     -------
     fitted : `FittedCandidates`
@@ -344,17 +350,22 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     scores = {name: np.full((len(candidates), n_centers), np.nan)
               for name in (*CRITERIA, 'rms')}
     n_pixels = np.zeros(n_centers, dtype=int)
+    area = correlation_area(fwhm)
     common = _common_box(boxes, candidates, n_centers)
     for number in range(len(boxes)):
         index = np.flatnonzero(common == number)
         if index.size > 0:
             part, n_pixels[index] = _score_on_box(
                 boxes, number, index, candidates, coefficients,
-                has_error=has_error)
+                has_error=has_error, area=area)
             for name, values in part.items():
                 scores[name][:, index] = values
     selected = select_candidate(scores[criterion], criterion=criterion,
-                                tolerance=tolerance, n_pixels=n_pixels)
+                                tolerance=tolerance, n_pixels=n_pixels / area)
+    # Too few independent pixels to compare: the simplest that was fitted.
+    fitted = np.isfinite(scores['nmse'])
+    selected = np.where((selected < 0) & fitted.any(axis=0),
+                        np.argmax(fitted, axis=0), selected)
     return FittedCandidates(tuple(candidates), tuple(coefficients), **scores,
                             n_pixels=n_pixels, selected=selected)
 
@@ -476,7 +487,7 @@ def _common_box(boxes, candidates, n_centers):
 
 
 def _score_on_box(boxes, number, index, candidates, coefficients, *,
-                  has_error):
+                  has_error, area):
     """
     Score all candidates on the pixels of one box of the given centers.
 
@@ -513,7 +524,7 @@ def _score_on_box(boxes, number, index, candidates, coefficients, *,
         rss = _total(square, inlier)
         chi2 = _total(square, counted) if has_error else rss
         sums = _Sums(rss=rss + floor, chi2=chi2, power=power,
-                     variance=variance, n_pixels=n_pixels)
+                     variance=variance, n_pixels=n_pixels, area=area)
         for name, value in sums.scores(candidates[k].n_parameters,
                                        has_error=has_error).items():
             scores[name][k] = value
@@ -540,6 +551,7 @@ class _Sums:
     power: np.ndarray
     variance: np.ndarray
     n_pixels: np.ndarray
+    area: float
 
     def scores(self, n_parameters, *, has_error):
         """
@@ -547,17 +559,19 @@ class _Sums:
         """
         n_pixels = np.where(self.n_pixels > n_parameters, self.n_pixels,
                             np.nan)
+        # what is seen through a beam has fewer independent pixels
+        n_independent = np.maximum(n_pixels / self.area, 1.0)
         tiny = np.finfo(float).tiny
-        chi2 = self.chi2 / np.maximum(self.variance, tiny)
+        chi2 = self.chi2 / np.maximum(self.variance, tiny) / self.area
         deviance = chi2
         if not has_error:
-            deviance = n_pixels * np.log(np.maximum(self.rss, tiny) / n_pixels)
-        degrees = n_pixels - n_parameters
+            deviance = n_independent * np.log(
+                np.maximum(self.rss, tiny) / n_pixels)
         return {'nmse': nmse(self.rss + 0 * n_pixels, self.power),
-                'reduced_chi2': reduced_chi2(chi2, n_pixels, n_parameters)
-                + 0 * n_pixels,
-                'bic': bic(deviance, n_pixels, n_parameters),
-                'rms': np.sqrt(self.rss / degrees)}
+                'reduced_chi2': reduced_chi2(chi2, n_independent,
+                                             n_parameters) + 0 * n_pixels,
+                'bic': bic(deviance, n_independent, n_parameters),
+                'rms': np.sqrt(self.rss / (n_pixels - n_parameters))}
 
 
 def _find_inliers(residual, allowed, weights):

@@ -66,6 +66,11 @@ class CubeBackground:
     methods, criterion, huber_epsilons, tolerance, seed
         See `PolynomialBackground2D`.
 
+    fwhm : float, optional
+        The FWHM in pixels of the beam over which the noise is
+        correlated; see `PolynomialBackground2D`. The default is the
+        beam of each channel, as far as it is known.
+
     box_sizes : float or sequence of float, optional
         The lengths in pixels of square boxes in which the polynomials
         are fitted; see `LocalPolynomialBackground`. The boxes lie around
@@ -157,15 +162,16 @@ class CubeBackground:
     """
 
     _repr_params = ('orders', 'empty_orders', 'methods', 'criterion',
-                    'huber_epsilons', 'tolerance', 'box_sizes', 'positions',
-                    'region', 'finder', 'detect_on', 'n_rounds', 'sources',
-                    'source_fwhm', 'mask_factor', 'smoothing', 'seed')
+                    'huber_epsilons', 'tolerance', 'fwhm', 'box_sizes',
+                    'positions', 'region', 'finder', 'detect_on',
+                    'n_rounds', 'sources', 'source_fwhm', 'mask_factor',
+                    'smoothing', 'seed')
 
     def __init__(self, *, orders=(0, 1, 2), empty_orders=None,
                  methods=('lsq',), criterion='nmse',
                  huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
-                 box_sizes=None, positions=None, region=None, finder=None,
-                 detect_on='channel', n_rounds=1, sources=None,
+                 fwhm=None, box_sizes=None, positions=None, region=None,
+                 finder=None, detect_on='channel', n_rounds=1, sources=None,
                  source_fwhm=None, mask_factor=2.0, smoothing=0.0, seed=0):
         self.orders = orders
         self.empty_orders = empty_orders
@@ -173,6 +179,7 @@ class CubeBackground:
         self.criterion = criterion
         self.huber_epsilons = huber_epsilons
         self.tolerance = tolerance
+        self.fwhm = fwhm
         self.box_sizes = box_sizes
         self.positions = positions
         self.region = region
@@ -497,8 +504,9 @@ class CubeBackground:
         elif self.positions is not None:
             msg = 'positions needs box_sizes, the size of the boxes there'
             raise ValueError(msg)
-        if self.source_fwhm is not None:
-            check_positive(self.source_fwhm, 'source_fwhm')
+        for name in ('fwhm', 'source_fwhm'):
+            if getattr(self, name) is not None:
+                check_positive(getattr(self, name), name)
         if not (isinstance(self.detect_on, int | np.integer)
                 or self.detect_on in {'channel', 'moment0'}):
             msg = ("detect_on must be 'channel', 'moment0', or the index of "
@@ -538,7 +546,7 @@ class CubeBackground:
             return self.empty_orders
         return self.orders
 
-    def _local(self, n_sources):
+    def _local(self, n_sources, fwhm=None):
         """
         Make what fits in boxes.
         """
@@ -546,7 +554,7 @@ class CubeBackground:
             self.box_sizes, orders=self._orders(n_sources),
             methods=self.methods, criterion=self.criterion,
             huber_epsilons=self.huber_epsilons, tolerance=self.tolerance,
-            seed=self.seed)
+            fwhm=fwhm, seed=self.seed)
 
     def _box_centers(self, cube):
         """
@@ -801,6 +809,18 @@ class _Task:
             raise ValueError(msg)
         return fwhm
 
+    def _noise_fwhm(self, index):
+        """
+        Return the FWHM of the beam of a channel, None if not known.
+        """
+        if self.settings.fwhm is not None:
+            return self.settings.fwhm
+        try:
+            fwhm = self.cube.beam_fwhm_pix[index]
+        except ValueError:
+            return None
+        return float(fwhm) if fwhm > 0.0 else None
+
     def _fit_plane(self, index, plane, bad, mask, n_sources):
         """
         Fit the background of a plane with masked sources.
@@ -820,7 +840,7 @@ class _Task:
         fitted = fit_candidates(
             [whole_map(values, weights)], candidates,
             criterion=settings.criterion, tolerance=settings.tolerance,
-            seed=settings.seed)
+            seed=settings.seed, fwhm=self._noise_fwhm(index))
         best = int(fitted.selected[0])
         if best < 0:
             return part
@@ -838,7 +858,8 @@ class _Task:
         """
         Fit the background in boxes.
         """
-        local = self.settings._local(part.n_sources)  # noqa: SLF001
+        local = self.settings._local(  # noqa: SLF001
+            part.n_sources, self._noise_fwhm(part.channel))
         fits = local.fit(plane, *self.centers, mask=bad, source_mask=mask)
         image = fits.make_mosaic().astype(self.cube.dtype)
         table = fits.table[fits.table['bkg_order'] >= 0]

@@ -11,9 +11,20 @@ from astropy.modeling.models import Polynomial2D
 from astropy.nddata import NDData
 
 from hyperphotutils.background.regressors import polynomial_terms
-from hyperphotutils.utils import as_masked_image, strip_units
+from hyperphotutils.utils import (
+    as_masked_image,
+    check_positive,
+    strip_units,
+)
 
-__all__ = ['Cutouts', 'Frame', 'cut_out_boxes', 'prepare_image', 'whole_map']
+__all__ = [
+    'Cutouts',
+    'Frame',
+    'cut_out_boxes',
+    'known_fwhm',
+    'prepare_image',
+    'whole_map',
+]
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,28 @@ def prepare_image(data, *, mask=None, error=None):
     if bad.any():
         values = np.where(bad, 0.0, values)
     return values, weights, unit
+
+
+def known_fwhm(data, fwhm):
+    """
+    Return the FWHM of the beam in pixels as far as it is known.
+
+    Parameters
+    ----------
+    data : array_like, Quantity, or `~astropy.nddata.NDData`
+        The data.
+
+    fwhm : float or None
+        The given FWHM, or `None` for that of ``data``.
+
+    Returns
+    -------
+    fwhm : float or None
+        The FWHM; `None` if neither is known.
+    """
+    if fwhm is None and isinstance(data, NDData):
+        fwhm = data.meta.get('beam_fwhm_pix')
+    return None if fwhm is None else check_positive(fwhm, 'fwhm')
 
 
 def whole_map(values, weights):

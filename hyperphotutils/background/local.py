@@ -21,6 +21,7 @@ from hyperphotutils.background.candidates import (
 from hyperphotutils.background.cutouts import (
     Frame,
     cut_out_boxes,
+    known_fwhm,
     prepare_image,
     whole_map,
 )
@@ -56,7 +57,7 @@ class LocalPolynomialBackground(LocalBackground):
         that reaches over the edge of the map is cut there. 0 stands for
         the whole map.
 
-    orders, methods, criterion, huber_epsilons, tolerance, seed
+    orders, methods, criterion, huber_epsilons, tolerance, fwhm, seed
         See `PolynomialBackground2D`.
 
     source_fwhm : float, optional
@@ -92,20 +93,21 @@ class LocalPolynomialBackground(LocalBackground):
     """
 
     _repr_params = ('box_sizes', 'orders', 'methods', 'criterion',
-                    'huber_epsilons', 'tolerance', 'source_fwhm',
+                    'huber_epsilons', 'tolerance', 'fwhm', 'source_fwhm',
                     'mask_factor', 'seed')
 
     # The constructor of the base class defines an annulus.
     def __init__(self, box_sizes, *, orders=(0, 1, 2), methods=('lsq',),
                  criterion='nmse', huber_epsilons=(1.1, 1.35, 1.7, 2.0),
-                 tolerance=None, source_fwhm=None, mask_factor=1.5,
-                 seed=0):
+                 tolerance=None, fwhm=None, source_fwhm=None,
+                 mask_factor=1.5, seed=0):
         self.box_sizes = box_sizes
         self.orders = orders
         self.methods = methods
         self.criterion = criterion
         self.huber_epsilons = huber_epsilons
         self.tolerance = tolerance
+        self.fwhm = fwhm
         self.source_fwhm = source_fwhm
         self.mask_factor = mask_factor
         self.seed = seed
@@ -114,7 +116,7 @@ class LocalPolynomialBackground(LocalBackground):
             orders=orders, methods=methods, huber_epsilons=huber_epsilons,
             n_boxes=len(self._sizes))
         check_comparison(criterion, tolerance)
-        for name in ('source_fwhm', 'mask_factor'):
+        for name in ('fwhm', 'source_fwhm', 'mask_factor'):
             value = getattr(self, name)
             if value is not None and not 0 < value < np.inf:
                 msg = f'{name} must be positive and finite: got {value}'
@@ -214,7 +216,8 @@ class LocalPolynomialBackground(LocalBackground):
             np.round(np.clip(position[placed], -limit, 2 * limit)).astype(int)
             for position in (x, y))
         fitted = self._fit_pixels(values, weights, x_pixel, y_pixel,
-                                  has_error=error is not None)
+                                  has_error=error is not None,
+                                  fwhm=known_fwhm(data, self.fwhm))
         frames = [Frame(x_pixel.astype(float), y_pixel.astype(float), size,
                         size) if size > 0
                   else whole_map(values, weights).frame
@@ -240,7 +243,7 @@ class LocalPolynomialBackground(LocalBackground):
                                            factor=self.mask_factor)
         return weights if source_mask is None else weights * ~source_mask
 
-    def _fit_pixels(self, values, weights, x, y, *, has_error):
+    def _fit_pixels(self, values, weights, x, y, *, has_error, fwhm):
         """
         Fit the boxes around pixels, as many at once as memory allows.
         """
@@ -255,7 +258,8 @@ class LocalPolynomialBackground(LocalBackground):
             parts.append(fit_candidates(
                 boxes, self._candidates, n_centers=x[lot].size,
                 criterion=self.criterion, tolerance=self.tolerance,
-                has_error=has_error, seed=self.seed, known=known))
+                has_error=has_error, seed=self.seed, known=known,
+                fwhm=fwhm))
             known = {k: parts[0].coefficients[k]
                      for k, candidate in enumerate(self._candidates)
                      if self._sizes[candidate.box] == 0}

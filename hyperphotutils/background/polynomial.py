@@ -13,7 +13,11 @@ from hyperphotutils.background.candidates import (
     fit_candidates,
     make_candidates,
 )
-from hyperphotutils.background.cutouts import prepare_image, whole_map
+from hyperphotutils.background.cutouts import (
+    known_fwhm,
+    prepare_image,
+    whole_map,
+)
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils import make_repr, result_meta
 
@@ -78,6 +82,13 @@ class PolynomialBackground2D:
         chi-squared and BIC. The default is the same unknown noise in
         all pixels.
 
+    fwhm : float, optional
+        The FWHM in pixels of the beam over which the noise is
+        correlated. The criteria then count independent pixels instead
+        of all, see `correlation_area`. The default is the beam of an
+        image that was read by `~hyperphotutils.maps.read_map`; without
+        one the noise of each pixel is its own.
+
     fill_value : float, optional
         The value of the background and its rms where ``coverage_mask``
         is `True`, in the unit of the data.
@@ -100,8 +111,8 @@ class PolynomialBackground2D:
     Without ``error``, the clipped rms of the best residual stands for
     it in the reduced chi-squared, and BIC uses the likelihood that is
     maximized over the noise. Noise that is correlated over a beam holds
-    less information than its number of pixels: BIC then tends to too
-    high orders.
+    less information than its number of pixels: without ``fwhm`` too high
+    orders are chosen.
 
     Examples
     --------
@@ -121,17 +132,18 @@ class PolynomialBackground2D:
     """
 
     _repr_params = ('orders', 'methods', 'criterion', 'huber_epsilons',
-                    'tolerance', 'fill_value', 'seed')
+                    'tolerance', 'fwhm', 'fill_value', 'seed')
 
     def __init__(self, data, *, mask=None, coverage_mask=None,
                  orders=(0, 1, 2), methods=('lsq',), criterion='nmse',
                  huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
-                 error=None, fill_value=0.0, seed=0):
+                 error=None, fwhm=None, fill_value=0.0, seed=0):
         self.orders = orders
         self.methods = methods
         self.criterion = criterion
         self.huber_epsilons = huber_epsilons
         self.tolerance = tolerance
+        self.fwhm = known_fwhm(data, fwhm)
         self.seed = seed
         self.fill_value = fill_value
         candidates = make_candidates(orders=orders, methods=methods,
@@ -147,7 +159,8 @@ class PolynomialBackground2D:
         cutouts = whole_map(values, weights)
         self._fitted = fit_candidates(
             [cutouts], candidates, criterion=criterion,
-            tolerance=tolerance, has_error=error is not None, seed=seed)
+            tolerance=tolerance, has_error=error is not None, seed=seed,
+            fwhm=self.fwhm)
         selected = int(self._fitted.selected[0])
         if selected < 0:
             msg = (f'data has {cutouts.n_good[0]} good pixels, too few (or '

@@ -5,7 +5,13 @@ Criteria for the choice between models of the same pixels.
 
 import numpy as np
 
-__all__ = ['bic', 'nmse', 'reduced_chi2', 'select_candidate']
+__all__ = [
+    'bic',
+    'correlation_area',
+    'nmse',
+    'reduced_chi2',
+    'select_candidate',
+]
 
 
 def nmse(residual_power, data_power):
@@ -85,6 +91,8 @@ def bic(chi2, n_pixels, n_parameters):
     constants that are the same for all models of the same pixels are
     left out. Where the noise is not known, :math:`n \\ln(R / n)` with
     the residual power :math:`R` takes the place of :math:`\\chi^2`.
+    Where it is correlated, :math:`n` is the number of independent
+    pixels, see `correlation_area`.
 
     Parameters
     ----------
@@ -113,6 +121,71 @@ def bic(chi2, n_pixels, n_parameters):
     return chi2 + n_parameters * np.log(n_pixels)
 
 
+def correlation_area(fwhm):
+    """
+    Calculate over how many pixels noise seen through a beam is the
+    same.
+
+    Parameters
+    ----------
+    fwhm : float or `None`
+        The FWHM of the beam in pixels. With `None` or 0 the noise of
+        each pixel is its own.
+
+    Returns
+    -------
+    area : float
+        The area in pixels, at least 1. So many pixels count as one for
+        a model that is smooth on the scale of the beam.
+
+    Raises
+    ------
+    ValueError
+        If ``fwhm`` is negative or not finite.
+
+    Notes
+    -----
+    White noise that was convolved with a Gaussian beam of the standard
+    deviation :math:`\\sigma` has the correlation
+    :math:`\\rho(d) = \\exp(-d^2 / 4 \\sigma^2)` at the separation
+    :math:`d`. The mean of many pixels, and every coefficient of a
+    smooth model, then has a variance that is larger than with
+    independent pixels by the factor
+
+    .. math::
+
+        A = \\sum_{d} \\rho(d) \\approx 4 \\pi \\sigma^2
+          = 2.27 \\, \\mathrm{FWHM}^2 ,
+
+    twice the area of the beam: :math:`n` pixels are worth
+    :math:`n / A` independent ones (Bayley and Hammersley 1946). A
+    polynomial of :math:`k` terms takes :math:`k A` times the variance
+    of a pixel away from the sum of the squared residuals, so that
+    :math:`\\chi^2 / A` and :math:`n / A` take the places of
+    :math:`\\chi^2` and :math:`n` in all criteria. The sum is over whole
+    pixels; it is 1 for a beam much smaller than a pixel.
+
+    References
+    ----------
+    Bayley G. V., Hammersley J. M. 1946, Supplement to the Journal of
+    the Royal Statistical Society, 8, 184.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import correlation_area
+    >>> print(f'{correlation_area(4.0):.1f} {correlation_area(0.0):.1f}')
+    36.3 1.0
+    """
+    if fwhm is None or fwhm == 0.0:
+        return 1.0
+    if not 0.0 < fwhm < np.inf:
+        msg = f'fwhm must be positive and finite: got {fwhm}'
+        raise ValueError(msg)
+    distance = np.arange(1.0, np.ceil(4.0 * fwhm) + 1.0)
+    # rho(d) = 2**(-2 d**2 / fwhm**2)
+    return float((1.0 + 2.0 * np.sum(0.5**(2.0 * distance**2 / fwhm**2)))**2)
+
+
 def select_candidate(scores, *, criterion='nmse', tolerance=None,
                      n_pixels=None):
     """
@@ -137,7 +210,7 @@ def select_candidate(scores, *, criterion='nmse', tolerance=None,
         (5 pixels on average, with a scatter of 3).
 
     n_pixels : array_like, optional
-        The number of pixels behind the scores.
+        The number of (independent) pixels behind the scores.
 
     Returns
     -------

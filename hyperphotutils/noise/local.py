@@ -43,6 +43,8 @@ _MAX_RATIO = 1.3
 # A block needs so many differences, and a map this fraction of such blocks.
 _MIN_DIFFERENCES = 30
 _MIN_KNOWN = 0.5
+# Rows that are interpolated at once
+_CHUNK = 64
 # The noise varies if the 1st and 99th percentile differ by this factor.
 _VARIATION = 2.0
 
@@ -189,7 +191,11 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     rms = np.pad(rms, 1, mode='edge')
     rows, columns = ((np.arange(part.stop - part.start) + 0.5) / one + 0.5
                      for part, one in zip(extent, size, strict=True))
-    relative_rms[extent] = _interpolate(_interpolate(rms, rows).T, columns).T
+    inner = relative_rms[extent]
+    along_x = _interpolate(rms.T, columns).T
+    for start in range(0, len(inner), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        inner[part] = _interpolate(along_x, rows[part])
     return relative_rms
 
 
@@ -216,7 +222,8 @@ def _fine_rms(data, mask, fwhm):
         rows = slice(first * side, min(shape[0], (row + 1) * size[0] + 1)
                      * side)
         part = np.where(mask[rows, used], np.nan, data[rows, used])
-        part = part.reshape(-1, side, shape[1], side).mean(axis=(1, 3))
+        if side > 1:
+            part = part.reshape(-1, side, shape[1], side).mean(axis=(1, 3))
         part = np.diff(np.diff(part, 2, axis=0), 2, axis=1)
         blocks = np.full((size[0], n_blocks[1] * size[1]), np.nan)
         top = first + 1 - row * size[0]

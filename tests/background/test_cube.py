@@ -608,3 +608,15 @@ class TestRealCubes:
             for key in ('CTYPE3', 'CRVAL3', 'CDELT3', 'CUNIT3', 'BUNIT',
                         'BMAJ', 'OBJECT', 'NAXIS'):
                 assert one[0].header[key] == two[0].header[key]
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'box_sizes': 41}])
+def test_noise_of_a_beam_is_no_background(kwargs):
+    """
+    The criteria know the beam of each channel.
+    """
+    sim = make_map_cube((20, 96, 96), 0, background_ratio=0.0, seed=2)
+    table = CubeBackground(**kwargs)(sim.cube).table
+    assert np.mean(table['order'] == 0) >= 0.9
+    narrow = CubeBackground(fwhm=0.5, **kwargs)(sim.cube).table
+    assert narrow['order'].sum() > table['order'].sum()

@@ -9,7 +9,7 @@ import pytest
 from astropy.modeling.models import Polynomial2D
 from astropy.nddata import CCDData
 from astropy.table import QTable
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import ApertureStats, CircularAperture
 from photutils.background import LocalBackground
 from photutils.psf import CircularGaussianPRF, PSFPhotometry
@@ -19,6 +19,7 @@ from hyperphotutils.background import (
     PolynomialBackground2D,
     make_source_mask,
 )
+from hyperphotutils.noise import CorrelatedNoise
 
 SHAPE = (150, 170)
 YY, XX = np.mgrid[:SHAPE[0], :SHAPE[1]]
@@ -246,11 +247,26 @@ def test_is_a_local_background_with_the_box_as_aperture():
         LocalPolynomialBackground(0).to_aperture(1, 1)
 
 
+def test_noise_of_a_beam_is_no_background():
+    """
+    In boxes, too, the lowest order is chosen on the noise of a beam.
+    """
+    data = CorrelatedNoise.from_beam(1.0, 4.0).simulate((200, 200), seed=2)
+    x, y = (grid.ravel() for grid in np.mgrid[30:171:20, 30:171:20])
+    local = LocalPolynomialBackground(41, fwhm=4.0)
+    order = local.fit(data, x, y).table['bkg_order']
+    assert np.mean(order == 0) >= 0.9
+    image = CCDData(data, unit='Jy', meta={'beam_fwhm_pix': 4.0})
+    assert_array_equal(LocalPolynomialBackground(41).fit(
+        image, x, y).table['bkg_order'], order)
+
+
 def test_repr():
     assert repr(LocalPolynomialBackground(11, orders=1)) == (
         "LocalPolynomialBackground(box_sizes=11, orders=1, methods=('lsq',), "
         "criterion='nmse', huber_epsilons=(1.1, 1.35, 1.7, 2.0), "
-        'tolerance=None, source_fwhm=None, mask_factor=1.5, seed=0)')
+        'tolerance=None, fwhm=None, source_fwhm=None, mask_factor=1.5, '
+        'seed=0)')
 
 
 @pytest.mark.parametrize(('args', 'kwargs', 'error', 'match'), [
@@ -261,6 +277,7 @@ def test_repr():
     ((11,), {'orders': -1}, ValueError, 'orders must be integers'),
     ((11,), {'methods': 'x'}, ValueError, 'methods must be some of'),
     ((11,), {'criterion': 'x'}, ValueError, 'criterion must be one of'),
+    ((11,), {'fwhm': 0}, ValueError, 'fwhm must be positive'),
     ((11,), {'source_fwhm': -1}, ValueError, 'source_fwhm must be positive'),
     ((11,), {'mask_factor': 0}, ValueError, 'mask_factor must be positive'),
 ])

@@ -15,6 +15,7 @@ from hyperphotutils.background import (
     PolynomialBackground2D,
     make_source_mask,
 )
+from hyperphotutils.noise import CorrelatedNoise
 
 SHAPE = (60, 80)
 YY, XX = np.mgrid[:SHAPE[0], :SHAPE[1]]
@@ -243,12 +244,81 @@ def test_too_few_pixels_fall_back_to_lower_orders():
         PolynomialBackground2D(data, orders=4)
 
 
+def beam_noise(fwhm, seed, shape=(80, 80)):
+    """
+    Return noise of unit variance seen through a beam.
+    """
+    return CorrelatedNoise.from_beam(1.0, fwhm).simulate(shape, seed=seed)
+
+
+@pytest.mark.parametrize('fwhm', [2.0, 4.0, 6.0])
+@pytest.mark.parametrize('criterion', ['nmse', 'reduced_chi2', 'bic'])
+def test_noise_of_a_beam_is_no_background(criterion, fwhm):
+    """
+    The lowest order is chosen on the noise of a beam, in at least nine
+    of ten maps.
+    """
+    orders = [PolynomialBackground2D(5.0 + beam_noise(fwhm, seed), fwhm=fwhm,
+                                     criterion=criterion).order
+              for seed in range(20)]
+    assert np.count_nonzero(np.array(orders) == 0) >= 18
+
+
+@pytest.mark.parametrize('fwhm', [2.0, 4.0, 6.0])
+@pytest.mark.parametrize('criterion', ['nmse', 'reduced_chi2', 'bic'])
+def test_backgrounds_beneath_noise_of_a_beam_are_found(criterion, fwhm):
+    """
+    Slopes and curved backgrounds well above the noise have their order.
+    """
+    y, x = np.mgrid[-1.0:1.0:80j, -1.0:1.0:80j]
+    for order, true in ((1, 3.0 * x), (2, 4.0 * (x**2 - y**2))):
+        found = [PolynomialBackground2D(true + beam_noise(fwhm, seed),
+                                        fwhm=fwhm, criterion=criterion).order
+                 for seed in range(5)]
+        assert found == 5 * [order]
+
+
+def test_beam_of_an_image_is_used():
+    """
+    The FWHM comes from the image, where that was read from a file.
+    """
+    data = beam_noise(4.0, 3)
+    image = CCDData(data, unit='Jy', meta={'beam_fwhm_pix': 4.0})
+    bkg = PolynomialBackground2D(image)
+    given = PolynomialBackground2D(data, fwhm=4.0)
+    assert bkg.fwhm == 4.0
+    for name in ('nmse', 'reduced_chi2', 'bic', 'selected'):
+        assert_allclose(bkg.candidates[name], given.candidates[name])
+    assert PolynomialBackground2D(image, fwhm=2.0).fwhm == 2.0
+
+
+def test_reduced_chi2_is_one_for_noise_of_a_beam():
+    """
+    The terms of a polynomial take so many times more of the noise as
+    fewer of its pixels are independent.
+    """
+    chi2 = [PolynomialBackground2D(
+        beam_noise(4.0, seed, (50, 50)), error=np.ones((50, 50)), orders=2,
+        fwhm=4.0).candidates['reduced_chi2'][0] for seed in range(60)]
+    assert_allclose(np.mean(chi2), 1.0, atol=0.05)
+
+
+def test_few_independent_pixels_leave_the_lowest_order():
+    """
+    In a map of a few beams there is a background all the same.
+    """
+    for criterion in ('nmse', 'reduced_chi2', 'bic'):
+        bkg = PolynomialBackground2D(beam_noise(6.0, 1, (12, 12)), fwhm=6.0,
+                                     criterion=criterion)
+        assert bkg.order == 0
+
+
 def test_repr():
     bkg = PolynomialBackground2D(np.ones((5, 6)), orders=1)
     assert repr(bkg) == (
         "PolynomialBackground2D(orders=1, methods=('lsq',), criterion='nmse',"
         ' huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,'
-        ' fill_value=0.0, seed=0)')
+        ' fwhm=None, fill_value=0.0, seed=0)')
 
 
 @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
@@ -259,6 +329,7 @@ def test_repr():
     ({'orders': ()}, ValueError, 'orders must not be empty'),
     ({'methods': 'magic'}, ValueError, "methods must be some of.*'magic'"),
     ({'methods': ()}, ValueError, 'methods must be some of'),
+    ({'fwhm': -1.0}, ValueError, 'fwhm must be'),
     ({'criterion': 'aic'}, ValueError, "criterion must be one of.*'aic'"),
     ({'tolerance': -1}, ValueError, 'tolerance must not be negative: got -1'),
     ({'methods': 'huber', 'huber_epsilons': 1.0}, ValueError,

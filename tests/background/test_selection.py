@@ -9,11 +9,31 @@ from numpy.testing import assert_allclose
 
 from hyperphotutils.background import (
     bic,
+    correlation_area,
     nmse,
     reduced_chi2,
     select_candidate,
 )
 from hyperphotutils.background.candidates import make_candidates
+from hyperphotutils.noise import CorrelatedNoise
+
+
+@pytest.mark.parametrize('fwhm', [0.3, 1.0, 2.5, 7.0])
+def test_area_is_the_sum_of_the_correlation(fwhm):
+    """
+    It is the variance of a mean in units of that of independent pixels.
+    """
+    lag = np.arange(-60, 61)
+    noise = CorrelatedNoise.from_beam(1.0, fwhm)
+    total = noise.autocovariance(lag[None, :], lag[:, None]).sum()
+    assert_allclose(correlation_area(fwhm), total)
+
+
+def test_area_of_independent_pixels_is_one():
+    assert correlation_area(None) == correlation_area(0.0) == 1.0
+    for fwhm in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match='fwhm must be positive'):
+            correlation_area(fwhm)
 
 
 def test_nmse_is_the_part_of_the_power_left():

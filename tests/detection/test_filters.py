@@ -11,6 +11,7 @@ import pytest
 from astropy.convolution import Box2DKernel, Gaussian2DKernel, convolve
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import distance_transform_edt
 
 from hyperphotutils.detection import (
     HighPassStarFinder,
@@ -218,6 +219,21 @@ def test_padding_changes_nothing(kernel):
     filtered = high_pass_filter(padded, 4.0, kernel=kernel,
                                 mask=np.pad(mask, ((7, 30), (11, 3))))
     assert_array_equal(filtered[7:-30, 11:-3], expected)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_distance_to_the_edge(masked):
+    """
+    It is the distance from bad pixels and from those beyond the border.
+    """
+    shape = (150, 120)
+    bad = ragged_mask(shape) if masked else np.zeros(shape, dtype=bool)
+    expected = distance_transform_edt(np.pad(~bad, 1))[1:-1, 1:-1]
+    near, distance = edges.distance_to_edge(bad, 14.5)
+    image = np.zeros(shape)
+    image[near] = distance
+    assert len(distance) == np.count_nonzero(image)
+    assert_allclose(image, np.where(expected <= 14.5, expected, 0.0))
 
 
 def test_islands_have_the_slope_of_their_neighbors():
