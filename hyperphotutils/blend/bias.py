@@ -205,7 +205,7 @@ def _trace(problem, result, i):
 
     slopes = np.stack((u_a, u_b, 0.5 * u_a**2, u_a * u_b, 0.5 * u_b**2),
                       axis=1)
-    spread = np.einsum('gjp,gjk,gkp->gp', slopes, cov[:, 1:, 1:], slopes)
+    spread = np.sum(slopes * (cov[:, 1:, 1:] @ slopes), axis=1)
     curvature = (
         p_a * c(X, X) + p_b * c(Y, Y)
         + 2.0 * u_a * (p_a * c(X, AA) + p_b * c(Y, AB))
@@ -213,7 +213,7 @@ def _trace(problem, result, i):
         + u_a**2 * (p_a * c(AA, AA) + p_b * c(AB, AB))
         + u_b**2 * (p_b * c(BB, BB) + p_a * c(AB, AB))
         + 2.0 * u_a * u_b * (p_a * c(AA, AB) + p_b * c(AB, BB)))
-    mixed = 2.0 * np.einsum('gk,gkp->gp', cov[:, AMPLITUDE, 1:], slopes)
+    mixed = 2.0 * (cov[:, AMPLITUDE, None, 1:] @ slopes)[:, 0]
     return profile * (amplitude * (spread - curvature) + mixed)
 
 

@@ -39,7 +39,7 @@ from hyperphotutils.blend.solver import (
     BatchResult,
     X,
     Y,
-    evaluate,
+    evaluate_sources,
     fit_batch,
     solve_linear,
     whiten,
@@ -503,7 +503,7 @@ class JointFit:
         col, row = foot.x.astype(float), foot.y.astype(float)
         own = None
         if model is not None:
-            own, _ = evaluate(sources, coeffs, col, row, weight, basis)
+            own = evaluate_sources(sources, col, row, weight)
             data -= model[foot.y, foot.x] * weight - own
         extra = self._extra_weights(members, foot, own)
         if extra is not None:

@@ -21,7 +21,7 @@ from hyperphotutils.blend.solver import (
     BatchProblem,
     X,
     Y,
-    evaluate,
+    evaluate_sources,
     fit_batch,
     take_groups,
     whiten,
@@ -134,8 +134,7 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)
-    plane = np.zeros((len(sources), _N_TERMS))
-    own, _ = evaluate(sources[:, None], plane, col, row, weight, basis)
+    own = evaluate_sources(sources[:, None], col, row, weight)
     data = residual[y, x] * weight + own
     whitening = noise.factors(x, y, usable)
     data = whiten(whitening, data[:, None, :])[:, 0]

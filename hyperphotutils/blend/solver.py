@@ -19,8 +19,9 @@ new widths and angle.
 
 from typing import Any, NamedTuple
 
-__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'fit_batch',
-           'normal_matrix', 'solve_linear', 'take_groups', 'whiten']
+__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
+           'fit_batch', 'normal_matrix', 'solve_linear', 'take_groups',
+           'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -326,6 +327,36 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
+
+
+def evaluate_sources(sources, x, y, weight):
+    """
+    Evaluate the weighted sum of the sources of each group.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    x, y, weight : array of shape (g, p)
+        The pixel coordinates and weights.
+
+    Returns
+    -------
+    model : array of shape (g, p)
+        The model without background, weighted but not whitened.
+    """
+    xp = sources.__array_namespace__()
+    model = xp.zeros_like(weight)
+    for i in range(sources.shape[1]):
+        amplitude, x0, y0, var_a, var_b, theta = (
+            sources[:, i, k, None] for k in range(N_PARAMS))
+        cos, sin = xp.cos(theta), xp.sin(theta)
+        dx, dy = x - x0, y - y0
+        off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+        model += amplitude * xp.exp(-0.5 * (off_a * off_a / var_a
+                                            + off_b * off_b / var_b))
+    return weight * model
 
 
 def whiten(whitening, rows):

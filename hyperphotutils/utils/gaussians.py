@@ -183,13 +183,19 @@ def _add_stamps(image, params, half, sign):
     col = np.rint(x).astype(int) + offset[None, None, :]
     row = np.rint(y).astype(int) + offset[None, :, None]
     dx, dy = col - x, row - y
-    values = (sign * amplitude) * np.exp(
-        -0.5 * (yy * dx**2 - 2.0 * xy * dx * dy + xx * dy**2) / det)
+    # The exponent, with few operations on whole stamps
+    values = (xy / det * dy) * dx
+    values -= 0.5 * yy / det * dx**2
+    values -= 0.5 * xx / det * dy**2
+    np.exp(values, out=values)
+    values *= sign * amplitude
     ny, nx = image.shape
     inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
     if image.flags.c_contiguous:  # a single index is much faster
-        np.add.at(image.reshape(-1), (row * nx + col)[inside],
-                  values[inside])
+        index = row * nx + col
+        if not inside.all():
+            index, values = index[inside], values[inside]
+        np.add.at(image.reshape(-1), index.ravel(), values.ravel())
         return
     rows, cols = np.broadcast_arrays(row, col)
     np.add.at(image, (rows[inside], cols[inside]), values[inside])

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import least_squares
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, joint
 from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.utils import FLAGS, add_gaussians
 
@@ -144,6 +144,29 @@ def test_relative_rms_weighs_the_pixels(noise, pair):
     table = BlendGroupFitter(FWHM)(image, noise=scaled, init_params=init)
     assert_allclose(table['flux_fit'], plain['flux_fit'], rtol=1e-5)
     assert_allclose(table['flux_err'], 2.0 * plain['flux_err'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('limit', ['_CHUNK_ELEMENTS', '_FACTOR_ELEMENTS'])
+def test_sizes_of_batches_do_not_matter(noise, limit, monkeypatch):
+    """
+    Groups of one, two, and three sources, some of them at a border, in
+    batches of one group each.
+    """
+    x = np.array([10.0, 1.0, 60.0, 69.0, 30.0, 36.0, 30.0, 36.0, 33.0])
+    y = np.array([10.0, 30.0, 52.0, 20.0, 22.0, 23.0, 45.0, 46.0, 50.0])
+    image = noise.simulate(SHAPE, seed=4)
+    ones = np.ones(len(x))
+    add_gaussians(image, x, y, 10.0 * ones, 5.0 * ones, 4.0 * ones, 0 * ones)
+    image[8:10, 5:7] = np.nan
+    init = QTable({'x_init': x, 'y_init': y,
+                   'group_id': [1, 2, 3, 4, 5, 5, 6, 6, 6]})
+    fitter = BlendGroupFitter(FWHM)
+    expected = fitter(image, noise=noise, init_params=init)
+    assert np.isfinite(expected['flux_fit']).all()
+    monkeypatch.setattr(joint, limit, 1)
+    table = fitter(image, noise=noise, init_params=init)
+    for name in ('flux_fit', 'flux_err', 'x_fit', 'reduced_chi2'):
+        assert_allclose(table[name], expected[name], rtol=1e-6)
 
 
 def test_units_do_not_matter(noise, pair):

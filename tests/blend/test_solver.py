@@ -15,6 +15,7 @@ from hyperphotutils.blend import solver
 from hyperphotutils.blend.solver import (
     BatchProblem,
     evaluate,
+    evaluate_sources,
     fit_batch,
     solve_linear,
 )
@@ -157,6 +158,17 @@ class TestEvaluate:
                                 plane(x, y)[None] / error)
             expected = group_model(sources, coeffs)(x, y) / error
             assert_allclose(model[0], expected, rtol=1e-12, atol=1e-12)
+
+    def test_sources_alone_are_the_model_without_background(self):
+        rng = np.random.default_rng(3)
+        problem, sources, coeffs = make_problem(
+            [random_group(3, rng) for _ in range(2)])
+        given = (sources, problem.x, problem.y, problem.weight)
+        expected, _ = evaluate(sources, 0.0 * coeffs, *given[1:],
+                               problem.basis)
+        strict = evaluate_sources(*map(array_api_strict.asarray, given))
+        for model in (evaluate_sources(*given), np.from_dlpack(strict)):
+            assert_allclose(model, expected, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize('ratio', [0.4, 0.9, 1.0])
     def test_jacobian_is_the_numerical_derivative(self, ratio):
