@@ -26,6 +26,9 @@ __all__ = ['measure_noise_variation', 'measure_relative_rms']
 # in FWHM, in which some hundred of them are.
 _WIDEST = 3.0
 _WINDOW = 6.0
+# Values beyond so many local rms are left out, so many times.
+_CLIP = 3.0
+_CLIPPING_ROUNDS = 5
 # No place of a map is quieter than this part of the typical one.
 _FLOOR = 0.1
 
@@ -91,8 +94,12 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
-    square = mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
-    rms = np.sqrt(square)
+    # Bright structure is no noise: it is clipped in terms of the local rms,
+    # which falls with each round.
+    for _ in range(_CLIPPING_ROUNDS):
+        rms = np.sqrt(mean_in_blocks(band**2, good, _WINDOW * fwhm,
+                                     int(fwhm)))
+        good = np.where(np.abs(band) > _CLIP * rms, 0.0, good)
     typical = np.median(rms[~mask])
     if not typical > 0.0:
         return np.ones(data.shape)

@@ -23,6 +23,7 @@ from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.noise.local import measure_noise_variation
 from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
 from hyperphotutils.photometry.state import (
     MapState,
@@ -46,7 +47,7 @@ __all__ = ['HyperPhotometry']
 
 # The standard deviation of true positions around those of detections, in
 # FWHM of the beam: peaks of blended sources are moved by their neighbors.
-_POSITION_PRIOR = 0.5
+_POSITION_PRIOR = 0.25
 # A source this near to a new companion, in FWHM, is not split in two.
 _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
@@ -287,9 +288,12 @@ optional
             image.mask_bad_pixels(self.fwhm)
         if init_params is None:
             image.position_prior = _POSITION_PRIOR * self.fwhm
+        if image.noise_variation is None:
+            image.noise_variation = measure_noise_variation(
+                image.values, self.fwhm, mask=image.mask)
         if isinstance(self.noise, CorrelatedNoise):
             image.relative_rms = self.noise.relative_rms
-            image.unevenness = image.relative_rms
+            image.noise_variation = image.relative_rms
         self._fluxes = None
         if init_params is None:
             table = self._detect_and_fit(image)
@@ -652,7 +656,7 @@ optional
         find, options = self.finder, {}
         if isinstance(self.finder, HighPassStarFinder):
             find = self.finder.find_stars
-            options['relative_rms'] = image.unevenness
+            options['relative_rms'] = image.noise_variation
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NoDetectionsWarning)
             found = find(image.with_unit(values), mask=mask, **options)

@@ -61,9 +61,8 @@ class MapState:
         self.error = error
         self.plain_error = values['error']
         self.relative_rms = self._relative_error()
-        # What thresholds follow: the sky may be what varies where the
-        # noise is measured.
-        self.unevenness = self.relative_rms
+        # The noise that thresholds follow, without structure of the sky.
+        self.noise_variation = self.relative_rms
         self.noise = None
         self.filtered_noise = None
         self.covariance = None
@@ -248,8 +247,8 @@ class MapState:
         """
         filtered = high_pass_filter(self.values - self.model, fwhm,
                                     mask=self.mask)
-        if self.unevenness is not None:
-            filtered /= self.unevenness
+        if self.noise_variation is not None:
+            filtered /= self.noise_variation
         self.filtered_noise = max(self._rounding(),
                                   clipped_rms(filtered, mask=self.mask))
 
@@ -257,9 +256,9 @@ class MapState:
         """
         Return the noise of the filtered map at the fitted positions.
         """
-        if self.unevenness is None:
+        if self.noise_variation is None:
             return self.filtered_noise
-        return self.filtered_noise * self.unevenness[
+        return self.filtered_noise * self.noise_variation[
             self._nearest_pixels(table)]
 
     def subtract_background(self, estimator, table):
