@@ -21,6 +21,7 @@ from hyperphotutils.blend.footprints import (
     disk_offsets,
     make_footprints,
     n_terms,
+    nearest_pixel,
     pixel_step,
 )
 from hyperphotutils.blend.grouping import (
@@ -59,6 +60,8 @@ _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
+# The smallest amplitude of positive sources in units of the noise.
+_LEAST_AMPLITUDE = 0.01
 # Additional standard deviations below this part of the noise do not count.
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
@@ -191,7 +194,8 @@ class JointFit:
         self._add_gaussians(model, self.sources[self.group_id > 0])
         if not self.absolute and (
                 set(SIGNAL_WEIGHTS) & set(self.config.weights)
-                or np.isfinite(self.start.position_prior).any()):
+                or np.isfinite(self.start.position_prior).any()
+                or self.start.positive.any()):
             self.rms = self._measure_rms(model)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
@@ -527,7 +531,7 @@ class JointFit:
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
             low, high, whitening, ridge, config.loss, config.f_scale,
-            self._anchor(members), extra)
+            self._anchor(members), self._amplitude_low(members), extra)
         return problem, sources, coeffs, centers
 
     def _anchor(self, members):
@@ -541,6 +545,23 @@ class JointFit:
         # Without errors chi2 is in units of the data.
         weight = (1.0 if self.absolute else self.rms**2) / sigma**2
         return np.stack((start.x[members], start.y[members], weight), axis=2)
+
+    def _amplitude_low(self, members):
+        """
+        Return the lower bounds of the amplitudes, or None.
+
+        They are small parts of the noise: without any amplitude nothing
+        is known of positions and shapes.
+        """
+        start, (ny, nx) = self.start, self.data.shape
+        if not start.positive.any():
+            return None
+        col = np.clip(nearest_pixel(start.x[members], nx), 0, nx - 1)
+        row = np.clip(nearest_pixel(start.y[members], ny), 0, ny - 1)
+        weight = self.weight[row, col]
+        noise = self.rms / np.where(weight > 0.0, weight, 1.0)
+        return np.where(start.positive[members], _LEAST_AMPLITUDE * noise,
+                        -np.inf)
 
     def _factors(self, foot, weight):
         """

@@ -88,6 +88,9 @@ class BatchProblem(NamedTuple):
         A Gaussian prior on each position: x, y, and the inverse of the
         variance, 0 for none.
 
+    amplitude_low : array of shape (g, n), optional
+        The lower bounds of the amplitudes.
+
     extra : array of shape (g, p), optional
         The factors by which ``weight`` differs from the inverse of the
         standard deviations; they are already in ``weight``, ``data`` and
@@ -109,6 +112,7 @@ class BatchProblem(NamedTuple):
     loss: str = 'linear'
     f_scale: float = 1.0
     anchor: Any = None
+    amplitude_low: Any = None
     extra: Any = None
 
 
@@ -810,8 +814,11 @@ def _at_active_bound(problem, sources, gradient):
     # of its slopes is definite: both eigenvalues push it out.
     stuck = out_var[:, :, 0] & out_var[:, :, 1] & (
         4.0 * slope[:, :, AA] * slope[:, :, BB] > slope[:, :, AB]**2)
-    never = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
-    at_bound = xp.concat((never, out_xy, out_var[:, :, :1],
+    out_amplitude = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
+    if problem.amplitude_low is not None:
+        out_amplitude = ((sources[:, :, 0] <= problem.amplitude_low)
+                         & (slope[:, :, AMPLITUDE] > 0.0))[:, :, None]
+    at_bound = xp.concat((out_amplitude, out_xy, out_var[:, :, :1],
                           stuck[:, :, None], out_var[:, :, 1:]), axis=2)
     background = xp.zeros((n_groups, gradient.shape[1] - n_coords),
                           dtype=xp.bool)
@@ -853,6 +860,8 @@ def _move(problem, sources, coeffs, step):
     # What is fixed stays the same to the last bit.
     shape = xp.where(held[:, :, None], sources[:, :, 3:], shape)
     amplitude = sources[:, :, 0] + step_sources[:, :, AMPLITUDE]
+    if problem.amplitude_low is not None:
+        amplitude = xp.maximum(amplitude, problem.amplitude_low)
     moved = xp.concat((amplitude[:, :, None], position, shape), axis=2)
     return moved, coeffs + step[:, n_coords:]
 

@@ -24,6 +24,7 @@ _NAMES = {
     'y_previous': ('y_previous',),
     'position_prior': ('position_prior',),
     'hold_shape': ('hold_shape',),
+    'positive': ('positive',),
 }
 
 # What columns of tables that have no pixels yet are called
@@ -62,6 +63,9 @@ class Start(NamedTuple):
 
     hold_shape : 1D bool `~numpy.ndarray`
         Whether the widths and the angle are held.
+
+    positive : 1D bool `~numpy.ndarray`
+        Whether the amplitude must be positive.
     """
 
     id: np.ndarray
@@ -75,6 +79,7 @@ class Start(NamedTuple):
     y_previous: np.ndarray
     position_prior: np.ndarray
     hold_shape: np.ndarray
+    positive: np.ndarray
 
     def states(self):
         """
@@ -160,14 +165,15 @@ def read_start(init_params, fwhm):
     groups = (None if columns['group_id'] is None
               else _groups(init_params['group_id']))
     x, y = read('x', np.nan), read('y', np.nan)
-    hold_shape = (np.zeros(n_sources, dtype=bool)
-                  if columns['hold_shape'] is None
-                  else np.asarray(init_params['hold_shape'], dtype=bool))
+    hold_shape, positive = (
+        np.zeros(n_sources, dtype=bool) if columns[key] is None
+        else np.asarray(init_params[key], dtype=bool)
+        for key in ('hold_shape', 'positive'))
     return Start(ids, x, y,
                  np.maximum(major, minor), np.minimum(major, minor),
                  np.where(minor > major, 90.0, 0.0) + read('theta', 0.0),
                  groups, read('x_previous', x), read('y_previous', y),
-                 read('position_prior', np.inf), hold_shape)
+                 read('position_prior', np.inf), hold_shape, positive)
 
 
 def _plain(column, key, name):

@@ -866,12 +866,11 @@ def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
         'y_previous': np.nan, 'fwhm_major_init': shape[0],
         'fwhm_minor_init': shape[1], 'theta_init': shape[2],
-        'position_prior': np.inf, 'hold_shape': False, 'split_from': 0,
-        'shoulder_score': np.nan, 'detection_snr': np.nan}
+        'position_prior': np.inf, 'hold_shape': False, 'positive': True,
+        'split_from': 0, 'shoulder_score': np.nan, 'detection_snr': np.nan}
     return QTable({
-        name: columns.get(name, default) * np.ones(n_sources, dtype=int)
-        if name != 'hold_shape'
-        else np.broadcast_to(columns.get(name, default), n_sources).copy()
+        name: np.broadcast_to(columns.get(name, default), n_sources,
+                              subok=True).copy()
         for name, default in defaults.items()})
 
 
