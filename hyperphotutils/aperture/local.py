@@ -356,7 +356,11 @@ def _variance(apertures, noise):
     if isinstance(noise, CorrelatedNoise):
         if noise.relative_rms is not None:
             weights = weights * apertures.values(noise.relative_rms)
-        return noise.sum_variance(weights, apertures.dx, apertures.dy)
+        return noise.sum_variance(
+            weights, apertures.dx, apertures.dy,
+            noise.structure_level(
+                *(np.mean(lag, axis=1)
+                  for lag in (apertures.cols, apertures.rows))))
     if np.ndim(noise) == 2:
         return np.sum((weights * apertures.values(noise))**2, axis=1)
     return noise**2 * np.sum(weights**2, axis=1)

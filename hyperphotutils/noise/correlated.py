@@ -15,10 +15,15 @@ from hyperphotutils.noise.factors import (
     FootprintFactors,
     cholesky,
 )
-from hyperphotutils.noise.local import mean_in_blocks
+from hyperphotutils.noise.local import (
+    band_power,
+    band_response,
+    mean_in_blocks,
+)
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
     as_masked_image,
+    good_extent,
     open_nddata,
     strip_units,
 )
@@ -32,6 +37,11 @@ _FRACTIONS = np.array([0.5, 0.7, 0.85])
 # The sizes of what is seen through the beam, in units of its FWHM: none (the
 # beam itself), then from a fifth of a beam to many beams.
 _SIZES = np.concatenate([[0.0], np.geomspace(0.2, 16.0, 16)])
+# White noise, the fractions of a beam, and the beam itself are noise, wider
+# parts are structure; its local variance is kept in these bounds, relative to
+# the typical one.
+_N_NARROW = len(_FRACTIONS) + 2
+_LEVELS = (2.0**-10, 2.0**14)
 # The autocovariance is fitted out to this separation in FWHM, with weights
 # that fall with this power of the separation: short separations decide how
 # well a source is told from the noise.
@@ -91,6 +101,11 @@ class CorrelatedNoise:
         whose strength varies, for example the square root of the inverse
         coverage. The default is 1 everywhere.
 
+    structure : `CorrelatedNoise`, optional
+        A structured background in addition to the noise, with a
+        ``relative_rms`` of its own: its strength follows the sky, that
+        of the noise the observation.
+
     See Also
     --------
     hyperphotutils.noise.clipped_rms
@@ -106,7 +121,8 @@ class CorrelatedNoise:
      [1. 4.]]
     """
 
-    def __init__(self, variances, matrices, *, relative_rms=None):
+    def __init__(self, variances, matrices, *, relative_rms=None,
+                 structure=None):
         values, unit = strip_units(variances=variances)
         variances = np.asarray(values['variances'], dtype=float)
         matrices = np.asarray(matrices, dtype=float)
@@ -134,14 +150,17 @@ class CorrelatedNoise:
         self._unit = None if unit is None else unit**0.5
         self.matrices = matrices
         self.relative_rms = relative_rms
+        self.structure = structure
         self._table = np.empty((0, 0))
         self._factors = FactorCache(_MAX_FACTOR_BYTES)
 
     def __repr__(self):
         parts = np.count_nonzero(self._variances[1:])
+        structure = ('' if self.structure is None
+                     else f', structure={self.structure.rms:.4g}')
         return (f'<{type(self).__name__}(rms={self.rms:.4g}, '
                 f'uncorrelated={np.sqrt(self._variances[0]):.4g}, '
-                f'n_parts={parts})>')
+                f'n_parts={parts}{structure})>')
 
     @classmethod
     def from_beam(cls, rms, fwhm, *, fwhm_minor=None, theta=0.0):
@@ -179,13 +198,13 @@ class CorrelatedNoise:
 
     @classmethod
     def from_image(cls, data, fwhm, *, fwhm_minor=None, theta=0.0,
-                   mask=None, relative_rms=None):
+                   mask=None, relative_rms=None, varying_structure=False):
         """
         Estimate the noise of a map.
 
         The large-scale background of the map is removed first: a
         quadratic surface fitted to all good pixels, then the mean over a
-        Gaussian with a sigma of 4 beam FWHMs. Pixels more than 5 rms
+        Gaussian with a sigma of 8 beam FWHMs. Pixels more than 5 rms
         from zero are excluded. The autocovariance of the other pixels is
         measured by Fourier transforms and fitted, by non-negative least
         squares, with white noise, noise correlated over a fraction of
@@ -193,8 +212,15 @@ class CorrelatedNoise:
         of them filtered as the map is: the beam of the matrix :math:`B`
         gives an autocovariance of the matrix :math:`\\Sigma = 2 B`,
         structure of the size :math:`s` one of :math:`2 B + s^2`.
-        Structure wider than 8 FWHMs is not part of the noise; it needs a
-        background of at least order 1 in fits.
+        Structure wider than 16 FWHMs is not part of the noise; it needs
+        a background of at least order 1 in fits.
+
+        On a map with bright and dark regions the structure is that of
+        the bright ones. With ``varying_structure`` the parts that are no
+        wider than the beam are therefore measured on the darker half of
+        the map; what the autocovariance of the whole map has beyond them
+        becomes the ``structure``, whose relative rms follows the local
+        mean square on scales between one and three beams.
 
         Parameters
         ----------
@@ -213,6 +239,11 @@ class CorrelatedNoise:
         relative_rms : 2D array_like, optional
             A map of the local rms in units of the typical one.
 
+        varying_structure : bool, optional
+            Whether to describe structure wider than the beam as a
+            ``structure`` of its own, with a strength that varies over
+            the map.
+
         Returns
         -------
         noise : `CorrelatedNoise`
@@ -230,10 +261,10 @@ class CorrelatedNoise:
         if relative_rms is not None:
             relative_rms = check_relative_rms(relative_rms, data.shape)
             data = data / relative_rms
-        used = _extent(~mask)
-        data, good = np.where(mask, 0.0, data)[used], ~mask[used]
-        rounding = _ROUNDING * np.max(np.abs(data), initial=0.0)
-        filtered, good = _high_pass(data, good, fwhm)
+        used = good_extent(mask)
+        values, good = np.where(mask, 0.0, data)[used], ~mask[used]
+        rounding = _ROUNDING * np.max(np.abs(values), initial=0.0)
+        filtered, good = _high_pass(values, good, fwhm)
         reach = int(min(np.ceil(_REACH * fwhm), min(good.shape) // 2))
         measured, n_pairs = _masked_autocovariance(filtered, good, reach)
         if not measured[0, reach] > rounding**2:
@@ -241,8 +272,25 @@ class CorrelatedNoise:
             raise ValueError(msg)
         width = _HIGH_PASS * fwhm
         matrices = _candidate_matrices(beam, fwhm, 2.0 * width)
-        variances = _fit_parts(measured, n_pairs, matrices, width)
-        return cls._from_parts(variances, matrices, unit, relative_rms)
+        structure = None
+        if varying_structure:
+            power = band_power(data, fwhm, mask=mask)
+            dark = good & (power[used] <= np.median(power[used][good]))
+            variances = _fit_parts(
+                *_masked_autocovariance(filtered, dark, reach), matrices,
+                width)
+            variances[_N_NARROW:] = 0.0
+            structure = _measure_structure(
+                measured, n_pairs, matrices, width, variances, power, fwhm)
+            if structure is not None and unit is not None:
+                structure._unit = unit
+            if structure is not None and relative_rms is not None:
+                structure.relative_rms *= relative_rms
+        if structure is None:
+            variances = _fit_parts(measured, n_pairs, matrices, width)
+        noise = cls._from_parts(variances, matrices, unit, relative_rms)
+        noise.structure = structure
+        return noise
 
     @classmethod
     def from_autocovariance(cls, autocovariance, fwhm, *, fwhm_minor=None,
@@ -328,7 +376,10 @@ class CorrelatedNoise:
         """
         The standard deviation of a pixel.
         """
-        rms = float(np.sqrt(self._variances.sum()))
+        total = self._variances.sum()
+        if self.structure is not None:
+            total += self.structure._variances.sum()
+        rms = float(np.sqrt(total))
         return rms if self._unit is None else rms << self._unit
 
     def autocovariance(self, dx, dy):
@@ -345,8 +396,10 @@ class CorrelatedNoise:
         covariance : `~numpy.ndarray` or `~astropy.units.Quantity`
             The covariances, in the square of the unit of the map.
         """
-        values = self._evaluate(np.asarray(dx, dtype=float),
-                                np.asarray(dy, dtype=float))
+        dx, dy = np.asarray(dx, dtype=float), np.asarray(dy, dtype=float)
+        values = self._evaluate(dx, dy)
+        if self.structure is not None:
+            values = values + self.structure._evaluate(dx, dy)
         return values if self._unit is None else values << self._unit**2
 
     def covariance(self, x, y):
@@ -361,7 +414,7 @@ class CorrelatedNoise:
         Returns
         -------
         covariance : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The matrix, with ``relative_rms`` in it.
+            The matrix, with ``relative_rms`` and ``structure`` in it.
         """
         x, y = np.asarray(x), np.asarray(y)
         matrix = self._evaluate(x[:, None] - x, y[:, None] - y)
@@ -369,7 +422,40 @@ class CorrelatedNoise:
             scale = self.relative_rms[np.rint(y).astype(int),
                                       np.rint(x).astype(int)]
             matrix = matrix * scale[:, None] * scale
+        if self.structure is not None:
+            structure = self.structure.covariance(x, y)
+            matrix = matrix + getattr(structure, 'value', structure)
         return matrix if self._unit is None else matrix << self._unit**2
+
+    def structure_level(self, x, y):
+        """
+        Return the variance of the structure at given positions, in units
+        of the typical one and of the square of ``relative_rms``.
+
+        Parameters
+        ----------
+        x, y : 1D array_like
+            The pixel coordinates.
+
+        Returns
+        -------
+        level : 1D `~numpy.ndarray`
+            The levels, rounded to powers of 2, so that footprints with
+            about the same level share a factor.
+        """
+        level = np.ones(np.shape(x))
+        if self.structure is None:
+            return level
+        for image, power in ((self.structure.relative_rms, 2.0),
+                             (self.relative_rms, -2.0)):
+            if image is not None:
+                row, col = (
+                    np.clip(np.rint(np.nan_to_num(position)), 0, size - 1)
+                    for position, size in zip((y, x), image.shape,
+                                              strict=True))
+                level = level * image[row.astype(int),
+                                      col.astype(int)]**power
+        return 2.0**np.rint(np.log2(level))
 
     def factors(self, x, y, usable=None, extra=None):
         """
@@ -401,6 +487,9 @@ class CorrelatedNoise:
         x, y = np.asarray(x), np.asarray(y)
         usable = (np.ones(x.shape, dtype=bool) if usable is None
                   else np.asarray(usable))
+        n_usable = np.maximum(usable.sum(axis=1), 1)
+        level = self.structure_level(*(
+            np.sum(lag, axis=1, where=usable) / n_usable for lag in (x, y)))
         first = np.argmax(usable, axis=1)[:, None]
         x, y = (np.where(usable, lag - np.take_along_axis(lag, first, 1), 0)
                 for lag in (x, y))
@@ -410,7 +499,7 @@ class CorrelatedNoise:
         known, first = {}, []
         which = np.empty(len(x), dtype=int)
         for k, row in enumerate(keys):
-            key = row.tobytes()
+            key = row.tobytes() + level[k].tobytes()
             if extra is not None:
                 key += extra[k].tobytes()
             which[k] = known.setdefault(key, len(known))
@@ -422,12 +511,12 @@ class CorrelatedNoise:
             use = np.flatnonzero(usable[k])
             factors.append(self._factor(
                 x[k, use], y[k, use], None if extra is None else extra[k, use],
-                inverse=bool(inverse)))
+                level[k], inverse=bool(inverse)))
             columns.append(slice(len(use)) if usable[k, :len(use)].all()
                            else use)
         return FootprintFactors(factors, inverted, columns, which)
 
-    def sum_variance(self, weights, dx, dy):
+    def sum_variance(self, weights, dx, dy, level=None):
         """
         Return the variances of weighted sums over pixels.
 
@@ -439,6 +528,10 @@ class CorrelatedNoise:
         dx, dy : 1D int `~numpy.ndarray` of shape (p,)
             The pixel coordinates, up to a shift of each sum; no pixel
             twice.
+
+        level : 1D `~numpy.ndarray` of shape (n,), optional
+            The level of the structure of each sum, see
+            `structure_level`; 1 by default.
 
         Returns
         -------
@@ -457,8 +550,13 @@ class CorrelatedNoise:
         if n_pixels <= _MAX_DENSE or n_pixels**2 <= 4 * np.ptp(dx) * np.ptp(
                 dy):
             matrix = self._look_up(dx, dy)
-            return np.sum((weights @ matrix) * weights, axis=1)
-        return self._sum_variance_by_fft(weights, dx, dy)
+            variance = np.sum((weights @ matrix) * weights, axis=1)
+        else:
+            variance = self._sum_variance_by_fft(weights, dx, dy)
+        if self.structure is not None:
+            structure = self.structure.sum_variance(weights, dx, dy)
+            variance += structure * (1.0 if level is None else level)
+        return variance
 
     def simulate(self, shape, *, seed=None):
         """
@@ -497,6 +595,9 @@ class CorrelatedNoise:
                            s=padded)[:shape[0], :shape[1]]
         if self.relative_rms is not None:
             image = image * self.relative_rms
+        if self.structure is not None:
+            structure = self.structure.simulate(shape, seed=rng)
+            image = image + getattr(structure, 'value', structure)
         return image if self._unit is None else image << self._unit
 
     def plot(self, ax=None, *, max_separation=None):
@@ -592,22 +693,26 @@ class CorrelatedNoise:
         return self._table.ravel().take(
             np.subtract.outer(index + side**2 // 2, index))
 
-    def _factor(self, x, y, extra, *, inverse):
+    def _factor(self, x, y, extra, level, *, inverse):
         """
         Return the factor of the covariance of some pixels, or its
         inverse.
         """
         key = (x.astype(np.int32).tobytes(), y.astype(np.int32).tobytes(),
-               None if extra is None else extra.tobytes(), inverse)
+               None if extra is None else extra.tobytes(), float(level),
+               inverse)
         return self._factors.get(
-            key, lambda: cholesky(self._matrix(x, y, extra), inverse=inverse))
+            key, lambda: cholesky(self._matrix(x, y, extra, level),
+                                  inverse=inverse))
 
-    def _matrix(self, x, y, extra):
+    def _matrix(self, x, y, extra, level):
         """
         Return the covariance matrix of some pixels.
         """
         matrix = self._look_up(x, y)
-        diagonal = self._variances.sum() * (1.0 + _JITTER)
+        if self.structure is not None:
+            matrix += level * self.structure._look_up(x, y)
+        diagonal = matrix[0, 0] * (1.0 + _JITTER)
         if extra is not None:
             diagonal = diagonal + extra**2
         np.einsum('ii->i', matrix)[:] = diagonal
@@ -629,16 +734,26 @@ def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
     return axes @ widths @ axes.T
 
 
-def _extent(good):
+def _measure_structure(measured, n_pairs, matrices, width, narrow, power,
+                       fwhm):
     """
-    Return the slices of the smallest box with all good pixels.
+    Return the structure that an autocovariance has beyond the noise, or
+    None.
+
+    ``narrow`` are the variances of the noise, and ``power`` is the local
+    mean square of the map in a band of scales: minus that of the noise,
+    in units of that of the structure, it is the local level.
     """
-    ranges = []
-    for axis in (1, 0):
-        lines = np.flatnonzero(good.any(axis=axis))
-        ranges.append(slice(lines[0], lines[-1] + 1) if len(lines)
-                      else slice(0, 0))
-    return tuple(ranges)
+    wide = _fit_parts(measured, n_pairs, matrices, width, known=narrow)
+    band = band_response(matrices, fwhm)
+    noise_power, structure_power = narrow @ band, wide @ band
+    if not structure_power > 0.0:
+        return None
+    level = (power - noise_power) / structure_power
+    used = wide[1:] > 0.0
+    return CorrelatedNoise(
+        np.append(0.0, wide[1:][used]), matrices[used],
+        relative_rms=np.sqrt(np.clip(level, *_LEVELS)))
 
 
 def _high_pass(data, good, fwhm):
@@ -726,7 +841,7 @@ def _candidate_matrices(beam, fwhm, widest):
         2.0 * beam + sizes[:, None, None] * np.eye(2)))
 
 
-def _fit_parts(measured, n_pairs, matrices, width=None):
+def _fit_parts(measured, n_pairs, matrices, width=None, known=None):
     r"""
     Fit the variances of the parts to an autocovariance, for half of all
     separations.
@@ -735,6 +850,9 @@ def _fit_parts(measured, n_pairs, matrices, width=None):
     turns an autocovariance :math:`C` into :math:`C - 2 C * g + C * g *
     g`. The convolution of a Gaussian of the matrix :math:`\Sigma` with
     :math:`g` is one of the matrix :math:`\Sigma + w^2`.
+
+    Of ``known`` variances, those that are wider than the beam are fitted
+    in addition to the others.
     """
     reach = measured.shape[1] // 2
     dy, dx = np.mgrid[:len(measured), -reach:reach + 1]
@@ -763,8 +881,12 @@ def _fit_parts(measured, n_pairs, matrices, width=None):
     if width is not None:
         design[:, 0] += density(2.0 * width**2) - 2.0 * density(width**2)
         design[:, 1:] += gaussians(2.0 * width**2) - 2.0 * gaussians(width**2)
+    right = measured[used]
+    if known is not None:
+        right = right - design @ known
+        design[:, :_N_NARROW] = 0.0
     design *= weight[:, None]
-    right = measured[used] * weight
+    right = right * weight
     scale = measured[0, reach]
     # The triangular factor has the same least squares problem.
     factor = np.linalg.qr(np.column_stack((design, right / scale)), mode='r')

@@ -89,21 +89,77 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     """
     values, _ = strip_units(data=data)
     data, mask = as_masked_image(values['data'], mask)
+    rms = np.sqrt(band_power(data, fwhm, mask=mask))
+    typical = np.median(rms[~mask])
+    if not typical > 0.0:
+        return np.ones(data.shape)
+    return np.maximum(rms / typical, _FLOOR)
+
+
+def band_power(data, fwhm, *, mask):
+    """
+    Return the local mean square of a map between one and three beams.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The map.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels to ignore.
+
+    Returns
+    -------
+    power : 2D `~numpy.ndarray`
+        The mean square.
+    """
     good = np.where(mask, 0.0, 1.0)
     data = np.where(mask, 0.0, data)
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
-    # Bright structure is no noise: it is clipped in terms of the local rms,
-    # which falls with each round.
+    # Bright structure is clipped in terms of the local rms, which falls with
+    # each round.
     for _ in range(_CLIPPING_ROUNDS):
-        rms = np.sqrt(mean_in_blocks(band**2, good, _WINDOW * fwhm,
-                                     int(fwhm)))
-        good = np.where(np.abs(band) > _CLIP * rms, 0.0, good)
-    typical = np.median(rms[~mask])
-    if not typical > 0.0:
-        return np.ones(data.shape)
-    return np.maximum(rms / typical, _FLOOR)
+        power = mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
+        good = np.where(band**2 > _CLIP**2 * power, 0.0, good)
+    return power
+
+
+def band_response(matrices, fwhm):
+    """
+    Return what `band_power` measures of noise of unit variance.
+
+    A Gaussian autocovariance of the matrix :math:`\\Sigma` that is
+    smoothed with a Gaussian of the variance :math:`v` has the variance
+    :math:`\\sqrt{|\\Sigma| / |\\Sigma + 2 v|}`.
+
+    Parameters
+    ----------
+    matrices : `~numpy.ndarray` of shape (n, 2, 2)
+        The matrices of Gaussian autocovariances.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    response : 1D `~numpy.ndarray` of shape (n + 1,)
+        The mean squares; that of white noise first.
+    """
+    narrow = (fwhm * gaussian_fwhm_to_sigma)**2
+    wide = _WIDEST**2 * narrow
+    response = np.zeros(len(matrices) + 1)
+    for variance, factor in ((2.0 * narrow, 1.0), (narrow + wide, -2.0),
+                             (2.0 * wide, 1.0)):
+        response[0] += factor / (2.0 * np.pi * variance)
+        response[1:] += factor * np.sqrt(
+            np.linalg.det(matrices)
+            / np.linalg.det(matrices + variance * np.eye(2)))
+    return response
 
 
 def measure_noise_variation(data, fwhm, *, mask=None):

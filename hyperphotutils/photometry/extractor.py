@@ -292,8 +292,7 @@ optional
             image.noise_variation = measure_noise_variation(
                 image.values, self.fwhm, mask=image.mask)
         if isinstance(self.noise, CorrelatedNoise):
-            image.relative_rms = self.noise.relative_rms
-            image.noise_variation = image.relative_rms
+            image.noise_variation = self.noise.relative_rms
         self._fluxes = None
         if init_params is None:
             table = self._detect_and_fit(image)
@@ -623,8 +622,6 @@ optional
         if self.background is not None:
             image.subtract_background(self.background, table)
             table = self._fit_again(image, table)
-        if isinstance(self.noise, str) and self._needs_covariance(image):
-            image.measure_variation(table, self.fwhm)
         if self._needs_covariance(image):
             image.covariance = (
                 self.noise if isinstance(self.noise, CorrelatedNoise)

@@ -60,9 +60,8 @@ class MapState:
         self.wcs = wcs
         self.error = error
         self.plain_error = values['error']
-        self.relative_rms = self._relative_error()
         # The noise that thresholds follow, without structure of the sky.
-        self.noise_variation = self.relative_rms
+        self.noise_variation = self._relative_error()
         self.noise = None
         self.filtered_noise = None
         self.covariance = None
@@ -312,30 +311,25 @@ class MapState:
         """
         return 1e-6 * np.max(np.abs(self.values[~self.mask]))
 
-    def measure_variation(self, table, fwhm):
-        """
-        Measure how the noise varies, outside the cores of the sources and
-        with the sources subtracted, unless the errors tell it. What is
-        not more than chance gives is none.
-        """
-        if np.ndim(self.plain_error) == 2:
-            return
-        residual, mask = self._without_sources(table)
-        relative_rms = measure_relative_rms(residual, fwhm, mask=mask)
-        low, high = np.percentile(relative_rms[~self.mask], [16.0, 84.0])
-        self.relative_rms = (relative_rms if high > _VARIATION * low
-                             else None)
-
     def measure_covariance(self, table, fwhm):
         """
         Measure the covariance of the pixels outside the cores of the
         sources, with the sources subtracted.
+
+        Where the residual varies by more than chance gives on scales
+        above the beam, a structured background is described apart from
+        the noise.
         """
         residual, mask = self._without_sources(table)
+        even = (residual if self.noise_variation is None
+                else residual / self.noise_variation)
+        relative_rms = measure_relative_rms(even, fwhm, mask=mask)
+        low, high = np.percentile(relative_rms[~self.mask], [16.0, 84.0])
         beam = {'fwhm': fwhm} if self.beam is None else self.beam
         return CorrelatedNoise.from_image(
             self.with_unit(residual), **beam, mask=mask,
-            relative_rms=self.relative_rms)
+            relative_rms=self.noise_variation,
+            varying_structure=bool(high > _VARIATION * low))
 
     def _without_sources(self, table):
         """
