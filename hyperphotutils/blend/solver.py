@@ -814,12 +814,15 @@ def _at_active_bound(problem, sources, gradient):
     # of its slopes is definite: both eigenvalues push it out.
     stuck = out_var[:, :, 0] & out_var[:, :, 1] & (
         4.0 * slope[:, :, AA] * slope[:, :, BB] > slope[:, :, AB]**2)
-    out_amplitude = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
-    if problem.amplitude_low is not None:
-        out_amplitude = ((sources[:, :, 0] <= problem.amplitude_low)
-                         & (slope[:, :, AMPLITUDE] > 0.0))[:, :, None]
-    at_bound = xp.concat((out_amplitude, out_xy, out_var[:, :, :1],
+    never = xp.zeros((n_groups, n_sources, 1), dtype=xp.bool)
+    at_bound = xp.concat((never, out_xy, out_var[:, :, :1],
                           stuck[:, :, None], out_var[:, :, 1:]), axis=2)
+    if problem.amplitude_low is not None:
+        # Position and shape of a source without amplitude are not known,
+        # and must not drift before the amplitude rises again.
+        empty = ((sources[:, :, 0] <= problem.amplitude_low)
+                 & (slope[:, :, AMPLITUDE] > 0.0))
+        at_bound = at_bound | empty[:, :, None]
     background = xp.zeros((n_groups, gradient.shape[1] - n_coords),
                           dtype=xp.bool)
     return xp.concat((xp.reshape(at_bound, (n_groups, n_coords)),

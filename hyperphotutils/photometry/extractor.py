@@ -725,6 +725,8 @@ optional
         init = self._as_init(
             image, table if begin is None else table[begin], held)
         init['id'] = table['id']
+        # Without bounds two sources can cancel each other.
+        init['positive'] = held.any()
         init = init[~dropped & ~replaced]
         touched = np.isin(table['group_id'],
                           table['group_id'][dropped | held | replaced])
@@ -863,7 +865,7 @@ def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
         'y_previous': np.nan, 'fwhm_major_init': shape[0],
         'fwhm_minor_init': shape[1], 'theta_init': shape[2],
-        'position_prior': np.inf, 'hold_shape': False, 'positive': True,
+        'position_prior': np.inf, 'hold_shape': False, 'positive': False,
         'split_from': 0, 'shoulder_score': np.nan, 'detection_snr': np.nan}
     return QTable({
         name: np.broadcast_to(columns.get(name, default), n_sources,
