@@ -288,7 +288,7 @@ class BlendGroupFitter:
 
     def __call__(self, data, *, mask=None, error=None, noise=None,
                  poly_order=None, weight_map=None, extra_variance=None,
-                 init_params):
+                 preliminary=False, init_params):
         """
         Fit the sources at the given positions.
 
@@ -324,6 +324,11 @@ class BlendGroupFitter:
             must be given, in the square of the unit of ``data``: for
             example that of the differences between bright sources and
             Gaussians.
+
+        preliminary : bool, optional
+            Whether the fit only has to tell where a better one begins:
+            it then ends when a step promises to lower chi2 by less than
+            a thousandth.
 
         init_params : `~astropy.table.Table`
             A row a source. The columns ``x_init`` and ``y_init`` are
@@ -375,7 +380,8 @@ class BlendGroupFitter:
                              noise=noise,
                              poly_order=_check_order(poly_order),
                              weight_map=weight_map,
-                             extra_variance=extra_variance)
+                             extra_variance=extra_variance,
+                             preliminary=preliminary)
         with one_blas_thread():
             self._fit.run()
         table = make_table(self._fit, self._unit, self)

@@ -137,12 +137,17 @@ class JointFit:
 
     extra_variance : 2D `~numpy.ndarray`, optional
         The variance of each pixel beyond that of ``noise``.
+
+    preliminary : bool, optional
+        Whether the fits only tell where better ones begin: they are
+        coarse, and groups stay as they are.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
                  absolute, noise=None, poly_order=None, weight_map=None,
-                 extra_variance=None):
+                 extra_variance=None, preliminary=False):
         self.config = config
+        self.preliminary = preliminary
         self.noise = noise
         self.extra_variance = extra_variance
         self.weight_map = weight_map
@@ -200,7 +205,7 @@ class JointFit:
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
             restless = self._relax(chunks, model, near)
-            if not self._merge_groups(near, restless):
+            if self.preliminary or not self._merge_groups(near, restless):
                 break
             chunks = list(self._chunks())
         if len(self.candidates) > 1:
@@ -211,7 +216,9 @@ class JointFit:
         if self.config.progress_bar:
             from tqdm.auto import tqdm
             shown = tqdm(chunks, desc='Fit source groups')
-        self.batches = [self._fit_batch(members, model, self.config.ftol)
+        tolerance = _COARSE if self.preliminary else self.config.ftol
+        self.batches = [self._fit_batch(members, model, tolerance,
+                                        with_covariance=True)
                         for members in shown]
 
     def _choose_orders(self, chunks, model):
@@ -225,7 +232,8 @@ class JointFit:
             for order in self.candidates:
                 self.poly_order[members] = order
                 self.sources[members] = before[members]
-                batch = self._fit_batch(members, model, self.config.ftol)
+                batch = self._fit_batch(members, model, self.config.ftol,
+                                        with_covariance=True)
                 n_params = batch.result.covariance.shape[1]
                 score = fit_quality(batch, self.absolute)[
                     self.config.criterion]
@@ -619,7 +627,8 @@ class JointFit:
             (free.reshape(n_groups, -1),
              np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
-    def _fit_batch(self, members, model, tolerance):
+    def _fit_batch(self, members, model, tolerance, *,
+                   with_covariance=False):
         """
         Fit some groups and keep their state.
         """
@@ -630,7 +639,7 @@ class JointFit:
                                max_iter=config.max_iter,
                                tolerance=tolerance, xtol=config.xtol,
                                gtol=config.gtol,
-                               with_covariance=tolerance != _COARSE,
+                               with_covariance=with_covariance,
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)

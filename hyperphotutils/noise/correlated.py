@@ -58,9 +58,9 @@ _OUTLIER = 5.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
-# The largest number of bytes of factors that are kept: those of 900
+# The largest number of bytes of factors that are kept: those of 1800
 # footprints of a beam of 3.3 pixels.
-_MAX_FACTOR_BYTES = 1 << 27
+_MAX_FACTOR_BYTES = 1 << 28
 # A factor that so many footprints of a call share is inverted.
 _SHARED = 4
 # Sums over more pixels than this are faster by Fourier transforms.

@@ -3,7 +3,7 @@
 Cholesky factors of the covariance matrices of footprints.
 """
 
-from collections import OrderedDict
+import random
 
 import numpy as np
 from scipy.linalg import blas, lapack
@@ -13,7 +13,11 @@ __all__ = ['FootprintFactors']
 
 class FactorCache:
     """
-    Keep the factors that were used last.
+    Keep factors for later use.
+
+    All groups of a map are fitted in turn, several times. If the oldest
+    factors were replaced first, none would be found again on a map with
+    more factors than are kept; factors are therefore replaced at random.
 
     Parameters
     ----------
@@ -24,7 +28,9 @@ class FactorCache:
     def __init__(self, max_bytes):
         self.max_bytes = max_bytes
         self.n_bytes = 0
-        self._factors = OrderedDict()
+        self._factors = {}
+        self._keys = []
+        self._random = random.Random(0)  # noqa: S311
 
     def __getstate__(self):
         # Factors are quickly made again, and larger than all else that a
@@ -57,12 +63,18 @@ class FactorCache:
         """
         factor = self._factors.get(key)
         if factor is not None:
-            self._factors.move_to_end(key)
             return factor
-        factor = self._factors[key] = make()
+        factor = make()
+        if factor.nbytes > self.max_bytes:
+            return factor
+        while self.n_bytes + factor.nbytes > self.max_bytes:
+            chosen = self._random.randrange(len(self._keys))
+            self._keys[chosen], self._keys[-1] = (self._keys[-1],
+                                                  self._keys[chosen])
+            self.n_bytes -= self._factors.pop(self._keys.pop()).nbytes
+        self._factors[key] = factor
+        self._keys.append(key)
         self.n_bytes += factor.nbytes
-        while self.n_bytes > self.max_bytes:
-            self.n_bytes -= self._factors.popitem(last=False)[1].nbytes
         return factor
 
 

@@ -302,6 +302,7 @@ optional
             table = self._detect_and_fit(image)
         else:
             init = image.with_shapes(init_params, self.fwhm)
+            image.measure_noise(self.fwhm)
             table = self._fit(image, image.values, init)
             image.replace(None, table)
             image.measure_noise(self.fwhm)
@@ -427,6 +428,7 @@ optional
             return None
         found['id'] = np.arange(1, len(found) + 1)
         image.last_id = image.n_detected = len(found)
+        image.measure_noise(self.fwhm)
         table = self._fit(image, image.values, found)
         image.replace(None, table)
         image.measure_noise(self.fwhm)
@@ -686,6 +688,10 @@ optional
                    else {'noise': image.covariance})
         if image.separate is not None:
             weights['poly_order'] = -1
+        if isinstance(self.fitter, BlendGroupFitter):
+            # Fits with the covariance follow.
+            weights['preliminary'] = (self._needs_covariance(image)
+                                      and image.covariance is None)
         if image.extra_variance is not None and 'noise' in weights:
             weights['extra_variance'] = image.extra_variance
         if image.weight_map is not None:
