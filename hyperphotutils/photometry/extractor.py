@@ -50,7 +50,7 @@ __all__ = ['HyperPhotometry']
 # each axis, on others 0.05; peaks of blended sources are moved by their
 # neighbors. Sources held at the shape of the beam are where they were
 # detected.
-_POSITION_PRIOR = 0.2
+_POSITION_PRIOR = 0.15
 _HELD_POSITION_PRIOR = 0.1
 # A source this near to a new companion, in FWHM, is not split in two.
 _NEAR_COMPANION = 1.5
@@ -302,7 +302,6 @@ optional
             table = self._detect_and_fit(image)
         else:
             init = image.with_shapes(init_params, self.fwhm)
-            image.measure_noise(self.fwhm)
             table = self._fit(image, image.values, init)
             image.replace(None, table)
             image.measure_noise(self.fwhm)
@@ -429,20 +428,25 @@ optional
         found['id'] = np.arange(1, len(found) + 1)
         image.last_id = image.n_detected = len(found)
         image.measure_noise(self.fwhm)
+        image.preliminary = self._needs_covariance(image)
         table = self._fit(image, image.values, found)
         image.replace(None, table)
         image.measure_noise(self.fwhm)
         image.measure_filtered_noise(self.fwhm)
         table = self._hold_runaways(image, table)
-        if self.background is not None or self._needs_covariance(image):
-            table = self._refine(image, table)
-            table = self._hold_runaways(image, table)
+        table = self._refine(image, table)
         for search in range(1, self.max_rounds + 1):
             new = self._find_companions(image, table, search)
             new = vstack([new, self._find_pairs(image, table, new)])
-            if len(new) == 0:
+            if len(new):
+                table = self._add_companions(image, table, new, search)
+            if image.preliminary:
+                # The noise is best measured without the companions.
+                table = self._finalize(image, table)
+            elif len(new) == 0:
                 break
-            table = self._add_companions(image, table, new, search)
+        if image.preliminary:
+            table = self._finalize(image, table)
         table = self._settle(image, table)
         if len(table) == 0:
             return None
@@ -460,6 +464,8 @@ optional
         detected with the shape of the beam, together with their
         neighbors.
         """
+        if not np.isfinite(image.position_prior):  # given sources
+            return table
         failure = find_failures(image, table, self.fwhm)
         fitted = (table['flags'] & FLAGS['off_map']) == 0
         runaway = (failure != '') & fitted & ~_is_held(table)
@@ -622,19 +628,34 @@ optional
 
     def _refine(self, image, table):
         """
-        Fit all sources again with what the first fit has taught of the
+        Fit all sources again with what the first fit has shown of the
         background and of the noise.
         """
         if self.background is not None:
             image.subtract_background(self.background, table)
             table = self._fit_again(image, table)
         if self._needs_covariance(image):
-            image.covariance = (
-                self.noise if isinstance(self.noise, CorrelatedNoise)
-                else image.measure_covariance(table, self.fwhm))
-            image.measure_misfit(table, self.fwhm)
-            table = self._fit_again(image, table)
+            table = self._weight_by_covariance(image, table)
         return table
+
+    def _weight_by_covariance(self, image, table):
+        """
+        Measure the covariance of the pixels without the sources, and fit
+        all sources again with it.
+        """
+        image.covariance = (
+            self.noise if isinstance(self.noise, CorrelatedNoise)
+            else image.measure_covariance(table, self.fwhm))
+        image.measure_misfit(table, self.fwhm)
+        table = self._fit_again(image, table)
+        return self._hold_runaways(image, table)
+
+    def _finalize(self, image, table):
+        """
+        Measure the covariance for the last time, and fit to the end.
+        """
+        image.preliminary = False
+        return self._weight_by_covariance(image, table)
 
     def _fit_again(self, image, table):
         """
@@ -689,9 +710,7 @@ optional
         if image.separate is not None:
             weights['poly_order'] = -1
         if isinstance(self.fitter, BlendGroupFitter):
-            # Fits with the covariance follow.
-            weights['preliminary'] = (self._needs_covariance(image)
-                                      and image.covariance is None)
+            weights['preliminary'] = image.preliminary
         if image.extra_variance is not None and 'noise' in weights:
             weights['extra_variance'] = image.extra_variance
         if image.weight_map is not None:

@@ -69,6 +69,8 @@ class MapState:
         self.separate = None
         self.weight_map = None
         self.cleaned = self.values
+        # Whether better fits follow.
+        self.preliminary = False
         # The standard deviation of positions around detections.
         self.position_prior = np.inf
         # The number of detections on the map, and the last id given.
