@@ -1,8 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From a map to a catalogue.
+From a map to a catalog.
 """
 
+from hyperphotutils.photometry.acceptance import *  # noqa: F401, F403
 from hyperphotutils.photometry.completeness import *  # noqa: F401, F403
 from hyperphotutils.photometry.extractor import *  # noqa: F401, F403
 from hyperphotutils.photometry.forced import *  # noqa: F401, F403

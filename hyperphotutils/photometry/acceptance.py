@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from hyperphotutils.detection.filters import gaussian_response
 from hyperphotutils.photometry.state import plain, positions
 
-__all__ = ['MIN_SEPARATION', 'REJECTION_REASONS', 'find_failures']
+__all__ = ['REJECTION_REASONS']
 
 REJECTION_REASONS = MappingProxyType({
     'no_usable_pixels': 'most pixels of the core of the source are masked '

@@ -4,6 +4,7 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
 import warnings
+from copy import copy
 from numbers import Integral
 
 import astropy.units as u
@@ -164,6 +165,13 @@ optional
         `~hyperphotutils.background.local_rms`), or the median of the
         given errors.
 
+    rejected : `~astropy.table.QTable` or None
+        The detections of the last call that have no row in its table:
+        their position (``x_init``, ``y_init``, and ``sky_centroid`` for
+        a map with a WCS), ``snr``, the ``search`` that found them (0 on
+        the map, 1 and more on the residual), and the ``reason``. See
+        `~hyperphotutils.photometry.REJECTION_REASONS`.
+
     References
     ----------
     .. [1] Traficante, A. et al. 2015, A&A, 574, A119
@@ -238,6 +246,7 @@ optional
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
         self.rms = None
+        self.rejected = None
         self._image = None
         self._fluxes = None
 
@@ -286,19 +295,22 @@ optional
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        image = self._image = MapState(data, wcs, mask, error)
+        image = MapState(data, wcs, mask, error)
         image.weight_map = weight_map
+        # Each call has a fitter of its own, so that threads do not disturb
+        # each other.
+        image.fitter = (copy(self.fitter)
+                        if isinstance(self.fitter, BlendGroupFitter)
+                        else self.fitter)
         if self.mask_bad_pixels:
             image.mask_bad_pixels(self.fwhm)
-        if init_params is None:
-            image.position_prior = _POSITION_PRIOR * self.fwhm
+        if isinstance(self.noise, CorrelatedNoise):
+            image.noise_variation = self.noise.relative_rms
         if image.noise_variation is None:
             image.noise_variation = measure_noise_variation(
                 image.values, self.fwhm, mask=image.mask)
-        if isinstance(self.noise, CorrelatedNoise):
-            image.noise_variation = self.noise.relative_rms
-        self._fluxes = None
         if init_params is None:
+            image.position_prior = _POSITION_PRIOR * self.fwhm
             table = self._detect_and_fit(image)
         else:
             init = image.with_shapes(init_params, self.fwhm)
@@ -307,7 +319,9 @@ optional
             image.measure_noise(self.fwhm)
             if len(table):
                 table = self._refine(image, table)
+                image.flag_bad_pixels(table, self.fwhm)
         if table is None:
+            self.rejected = image.rejected_table()
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
@@ -491,7 +505,7 @@ optional
         snr = candidate_snr(
             image.cleaned - image.model, found, table, image.covariance,
             self.fwhm, mask=image.mask,
-            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm),
+            fit_radius=getattr(image.fitter, 'fit_radius', 2.0 * self.fwhm),
             extra_variance=image.extra_variance)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
@@ -506,8 +520,8 @@ optional
         A source with a new companion may be single beside that: it is
         looked at in the next round.
         """
-        known = isinstance(self.fitter, BlendGroupFitter)
-        if image.covariance is None or not known or self.fitter.fixed:
+        known = isinstance(image.fitter, BlendGroupFitter)
+        if image.covariance is None or not known or image.fitter.fixed:
             return QTable()
         alone = np.ones(len(table), dtype=bool)
         if len(companions):
@@ -519,7 +533,7 @@ optional
         image.changed.clear()
         halves = find_pairs(image.cleaned - image.model, table[rows],
                             image.covariance, self.fwhm, mask=image.mask,
-                            fit_radius=self.fitter.fit_radius)
+                            fit_radius=image.fitter.fit_radius)
         whole = table[rows[halves['row']]]
         new = _start_table(
             len(halves), position_prior=image.position_prior,
@@ -621,7 +635,7 @@ optional
         """
         Tell whether there is correlated noise to be measured.
         """
-        if getattr(self.fitter, 'fitter', None) is not None:
+        if getattr(image.fitter, 'fitter', None) is not None:
             return False  # astropy's fitters know no covariance
         return isinstance(self.noise, CorrelatedNoise) or (
             self.noise == 'correlated' and image.has_noise())
@@ -709,15 +723,15 @@ optional
                    else {'noise': image.covariance})
         if image.separate is not None:
             weights['poly_order'] = -1
-        if isinstance(self.fitter, BlendGroupFitter):
+        if isinstance(image.fitter, BlendGroupFitter):
             weights['preliminary'] = image.preliminary
         if image.extra_variance is not None and 'noise' in weights:
             weights['extra_variance'] = image.extra_variance
         if image.weight_map is not None:
             weights['weight_map'] = image.weight_map
-        table = self.fitter(image.with_unit(values), mask=image.mask,
+        table = image.fitter(image.with_unit(values), mask=image.mask,
                             init_params=init, **weights)
-        image.keep_covariance(self.fitter, table)
+        image.keep_covariance(image.fitter, table)
         image.changed.update(np.asarray(table['id']).tolist())
         for name in _CARRIED:
             table[name] = (init[name] if name in init.colnames
@@ -798,7 +812,7 @@ optional
         Add apertures, signal-to-noise ratio, and sky columns.
         """
         image.measure_noise(self.fwhm)
-        self.rms = image.with_unit(float(np.median(
+        rms = image.with_unit(float(np.median(
             np.asarray(image.noise)[np.isfinite(image.noise)])))
         if image.error is None and image.covariance is None:
             # Without errors this is the variance of the residuals.
@@ -809,17 +823,25 @@ optional
                         / image.peak_noise(table))
         table = table[list(_COLUMNS)]
         covariance = image.source_covariance.take(table['id'])
-        self._fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
-                        table['flux_err'].copy(), covariance)
+        fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
+                  table['flux_err'].copy(), covariance)
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs, covariance)
         table.meta |= result_meta(self)
-        table.meta['rms'] = str(self.rms)
+        table.meta['rms'] = str(rms)
         if image.beam_area is not None:
             # brings peaks back to values per beam
             table.meta['beam_area_pix'] = float(image.beam_area)
         if image.covariance is not None:
             table.meta['noise'] = repr(image.covariance)
+        if image.bad_pixels is not None:
+            table.meta['n_bad_pixels'] = image.bad_pixels.counts
+        rejected = image.rejected_table()
+        reasons, counts = np.unique(rejected['reason'], return_counts=True)
+        table.meta['n_rejected'] = table.meta.get('n_rejected', {}) | dict(
+            zip(reasons.tolist(), counts.tolist(), strict=True))
+        self.fitter, self._image = image.fitter, image
+        self.rms, self.rejected, self._fluxes = rms, rejected, fluxes
         return table
 
     def _ellipse_of(self, table):

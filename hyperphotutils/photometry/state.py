@@ -6,7 +6,7 @@ What is known of a map while its sources are measured.
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
-from astropy.table import QTable, Table
+from astropy.table import QTable, Table, vstack
 from scipy.spatial import KDTree
 
 from hyperphotutils.background.masks import make_source_mask
@@ -138,6 +138,20 @@ class MapState:
             'snr': np.asarray(table['detection_snr']),
             'search': np.full(len(table), search),
             'reason': np.full(len(table), reason, dtype='U20')}))
+
+    def rejected_table(self):
+        """
+        Return the detections without a row.
+        """
+        none = QTable({'x_init': np.empty(0), 'y_init': np.empty(0),
+                       'snr': np.empty(0), 'search': np.empty(0, dtype=int),
+                       'reason': np.empty(0, dtype='U20')})
+        table = vstack([none, *self.rejected])
+        if self.wcs is not None:
+            table.add_column(
+                self.wcs.pixel_to_world(table['x_init'], table['y_init']),
+                name='sky_centroid', index=2)
+        return table
 
     def render(self, table):
         """
