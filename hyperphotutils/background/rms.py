@@ -10,7 +10,11 @@ from hyperphotutils.background.regressors import (
     fit_lsq,
     polynomial_terms,
 )
-from hyperphotutils.utils.tables import as_masked_image, strip_units
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    good_extent,
+    strip_units,
+)
 
 __all__ = ['local_rms']
 
@@ -70,6 +74,9 @@ def local_rms(data, box_size, *, mask=None, order=1):
         msg = (f'box_size is too small for a polynomial of order {order}: '
                f'{box_size}')
         raise ValueError(msg)
+    # Pixels around the map must not move the boxes.
+    extent = good_extent(mask)
+    data, mask = data[extent], mask[extent]
     box_size = min(int(box_size), *data.shape)
     boxes, used = _cut_boxes(data, ~mask, box_size)
     boxes = np.where(used, boxes, 0.0)
