@@ -13,6 +13,19 @@ import pytest
 mpl.use('Agg')
 
 
+def pytest_addoption(parser):
+    """
+    Add the option of the tests in the folder fuzz.
+
+    It is here since pytest asks only the conftest files of the folders
+    that it is called with, and of those above them.
+    """
+    parser.addoption(
+        '--fuzz', type=int, default=0, metavar='N',
+        help='number of damaged inputs for each property in tests/fuzz '
+             '(default: a number that takes seconds)')
+
+
 @pytest.fixture(scope='session')
 def real_data():
     """
