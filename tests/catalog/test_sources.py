@@ -195,7 +195,7 @@ class TestTables:
         (make_columns(ra=[1.0, 2.0]), 'several columns for RA: RA, ra'),
         (make_columns(ID=[5, 5]), r'must be unique: 5 is in the rows 0, 1$'),
         (make_columns(DEC=[-5.0, 95.0]), r'DEC must be within 90 deg: got 95'),
-        (make_columns(RA=['5:35', '5:36']), r'RA must be numbers, in deg: go'),
+        (make_columns(RA=['5:35', 'x']), r"RA must be texts like.*: got 'x' in row"),
         (make_columns(FWHM_1=[3.0, 4.0]), 'FWHM_1 and FWHM_2 must both'),
         (make_columns(FWHM_1=[3.0, 0.0], FWHM_2=[3.0, 3.0]),
          'FWHM_1 must be positive: got 0.0 in row 1'),
