@@ -4,6 +4,7 @@ Fixtures shared by all tests.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -46,3 +47,30 @@ def real_data():
         return path
 
     return path_of
+
+
+@pytest.fixture(scope='session')
+def count_calls():
+    """
+    A function that returns how many Python functions a call runs.
+
+    Unlike a time it is the same on any machine, and shows loops over
+    sources as well.
+    """
+
+    def count(function, *args, **kwargs):
+        n_calls = 0
+
+        def profile(frame, event, arg):
+            nonlocal n_calls
+            n_calls += event == 'call'
+
+        old = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            function(*args, **kwargs)
+        finally:
+            sys.setprofile(old)
+        return n_calls
+
+    return count

@@ -7,13 +7,10 @@ exchange, with the column names of Hyper's catalogs.
 """
 
 import codecs
-import csv
 import io
 import json
-import struct
 import warnings
 from pathlib import Path
-from xml.parsers.expat import ExpatError
 
 import astropy.units as u
 import numpy as np
@@ -21,12 +18,16 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.misc import yaml
 from astropy.table import Column, MaskedColumn, QTable, Table
-from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
-from yaml import YAMLError
 from yaml.representer import RepresenterError
 
 from hyperphotutils.catalog.errors import CatalogError
+from hyperphotutils.catalog.foreign import (
+    FOREIGN_ERRORS,
+    describe_error,
+    refuse_compressed,
+)
 from hyperphotutils.catalog.hyper import make_hyper_table
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.catalog.separated import (
@@ -61,17 +62,6 @@ _BEGINNINGS = (
 )
 # Those with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
-
-# How files begin that are compressed (gzip, bzip2, xz, zip, compress)
-_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
-
-# What the readers of astropy and yaml raise on damaged files: they are no
-# parsers of hostile input, and any part of them may stumble. (SyntaxError
-# is the base of the errors in VOTables, ArithmeticError has the overflows.)
-_FOREIGN = (ArithmeticError, AssertionError, AttributeError, LookupError,
-            MemoryError, NotImplementedError, OSError, RecursionError,
-            SyntaxError, TypeError, ValueError, struct.error, csv.Error,
-            ExpatError, YAMLError, AstropyWarning)
 
 # FITS keyword and VOTable INFO with what these formats cannot hold
 _META_NAME = 'HPUMETA'
@@ -296,7 +286,7 @@ def read_table(path, *, format=None):  # noqa: A002
     if format is not None or path.suffix.lower() in _SUFFIXES:
         format = _find_format(path, format)  # noqa: A001
     with path.open('rb') as file:
-        _check_not_compressed(file, path)
+        refuse_compressed(file, path)
         if format is None:
             format = _look_inside(file, path)  # noqa: A001
         file.seek(0)
@@ -305,8 +295,8 @@ def read_table(path, *, format=None):  # noqa: A002
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
                 table = _fill_missing(_READERS[format](file, path))
-        except _FOREIGN as exc:
-            msg = f"'{path}' cannot be read as {format}: {_reason(exc)}"
+        except FOREIGN_ERRORS as exc:
+            msg = f"'{path}' cannot be read as {format}: {describe_error(exc)}"
             raise CatalogError(msg) from exc
     for warning in caught:
         if issubclass(warning.category, _SeveralTablesWarning):
@@ -318,28 +308,6 @@ class _SeveralTablesWarning(AstropyUserWarning):
     """
     A file with tables that are not read.
     """
-
-
-def _reason(exc):
-    # one line of what a reader says
-    if isinstance(exc, RecursionError):
-        return 'it is nested too deeply'
-    if isinstance(exc, MemoryError):
-        return 'it states a size that does not fit into memory'
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    text = ' '.join(lines) or type(exc).__name__
-    if isinstance(exc, KeyError):
-        text = f'{text} is missing'
-    text = ''.join(char if char.isprintable() else ascii(char)[1:-1]
-                   for char in text[:400])
-    return text if len(text) <= 300 else f'{text[:297]}...'
-
-
-def _check_not_compressed(file, path):
-    if file.read(6).startswith(_COMPRESSED):
-        msg = f"'{path}' is compressed: decompress it first"
-        raise CatalogError(msg)
-    file.seek(0)
 
 
 def _find_format(path, format):  # noqa: A002

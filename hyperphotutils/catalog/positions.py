@@ -246,11 +246,11 @@ def read_positions(table, frame, where):
     --------
     >>> from astropy.table import Table
     >>> from hyperphotutils.catalog.positions import read_positions
-    >>> table = Table({'_RAB1950': ['05 32 46.0'],
+    >>> table = Table({'_RAB1950': ['05 32 46.8'],
     ...                '_DEB1950': ['-05 25 10']})
     >>> sky, _ = read_positions(table, None, 'the table')
     >>> print(sky.frame.name, sky.icrs.to_string('hmsdms', precision=0))
-    fk4 ['05h35m14s -05d23m14s']
+    fk4 ['05h35m14s -05d23m17s']
     """
     pairs = find_positions(table, where)
     comments, north = frames_of_comments(table) or (None, None)

@@ -5,6 +5,7 @@ What a VOTable must not have before it is handed to a parser.
 
 from xml.parsers import expat
 
+from hyperphotutils.catalog.angles import show_value
 from hyperphotutils.catalog.errors import CatalogError
 
 __all__ = ['check_votable']
@@ -52,7 +53,7 @@ def check_votable(content):
             return
         for key, value in attributes.items():
             if key.rpartition(':')[2].lower() == 'href':
-                msg = (f'its data are elsewhere ({ascii(value)[1:61]}), and '
+                msg = (f'its data are elsewhere, at {show_value(value)}, and '
                        'no other file or address is opened: save it with its '
                        'data inside')
                 raise CatalogError(msg)

@@ -144,13 +144,14 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path):
         wait_for(lambda: len(list(tmp_path.glob('pid*'))) == 2)
         process.send_signal(signal.SIGKILL)
     pids = [int(path.name[3:]) for path in tmp_path.glob('pid*')]
-    wait_for(lambda: not any(map(is_alive, pids)), limit=5)
+    wait_for(lambda: not any(map(is_alive, pids)))
 
 
-def wait_for(condition, limit=30):
+def wait_for(condition):
+    # (the limit is for what never happens, on machines however busy)
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() < started + limit
+        assert time.monotonic() < started + 60
         time.sleep(0.05)
 
 

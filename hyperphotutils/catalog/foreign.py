@@ -1,0 +1,85 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Files of unknown content, and the errors of the packages that read them.
+"""
+
+import csv
+import struct
+from xml.parsers.expat import ExpatError
+
+from astropy.utils.exceptions import AstropyWarning
+from yaml import YAMLError
+
+from hyperphotutils.catalog.errors import CatalogError
+
+__all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed']
+
+# What the readers of astropy, regions and yaml raise on damaged files,
+# which may fail at any place. (SyntaxError is the base of the errors in
+# VOTables, ArithmeticError of overflows.)
+FOREIGN_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError,
+    MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
+    TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
+    AstropyWarning)
+
+# How files begin that are compressed by gzip, bzip2, xz, zip or compress
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
+
+_MAX_LENGTH = 300
+
+
+def describe_error(error):
+    """
+    Return the message of a foreign error in one printable line.
+
+    Parameters
+    ----------
+    error : Exception
+        The error.
+
+    Returns
+    -------
+    text : str
+        The line.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.foreign import describe_error
+    >>> describe_error(ValueError('two\\nlines'))
+    'two lines'
+    """
+    if isinstance(error, RecursionError):
+        return 'it is nested too deeply'
+    if isinstance(error, MemoryError):
+        return 'it states a size that does not fit into memory'
+    text = ' '.join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f'{text} is missing'
+    text = ''.join(char if char.isprintable() else ascii(char)[1:-1]
+                   for char in text[:_MAX_LENGTH + 1])
+    return (text if len(text) <= _MAX_LENGTH
+            else f'{text[:_MAX_LENGTH - 3]}...')
+
+
+def refuse_compressed(file, path):
+    """
+    Refuse a compressed file, which may grow without limit.
+
+    Parameters
+    ----------
+    file : binary file
+        The file, which is at its beginning before and afterwards.
+
+    path : str or `~pathlib.Path`
+        Its name.
+
+    Raises
+    ------
+    CatalogError
+        If it is compressed.
+    """
+    if file.read(6).startswith(_COMPRESSED):
+        msg = f"'{path}' is compressed: decompress it first"
+        raise CatalogError(msg)
+    file.seek(0)
