@@ -296,7 +296,7 @@ def _open_tables(tables, beams):
     for name, table in tables.items():
         sky = _read_sky(name, table)
         if sky is None:
-            bands.append(_Band(name, QTable(), _no_sky(), np.inf))
+            bands.append(_Band(name, QTable(), None, np.inf))
             continue
         if frame is None:
             frame = sky.frame.replicate_without_data()
@@ -314,16 +314,13 @@ def _open_tables(tables, beams):
                            _beam_fwhm(name, table, beams),
                            n_lost=int(np.count_nonzero(~good))))
     if frame is None:
-        msg = f'tables must hold a catalogue with sources: {tables!r}'
+        names = ', '.join(map(repr, tables)) or 'no band'
+        msg = f'tables must hold a catalog with sources: got {names} without'
         raise ValueError(msg)
+    for band in bands:
+        if band.sky is None:
+            band.sky = SkyCoord([], [], unit='deg', frame=frame)
     return bands
-
-
-def _no_sky():
-    """
-    Return the positions of no sources.
-    """
-    return SkyCoord([], [], unit='deg')
 
 
 def _read_sky(name, table):
@@ -498,8 +495,8 @@ def _reference_sky(bands, reference):
         sphere = band.sky.spherical
         lon[band.row[own]] = sphere.lon[own]
         lat[band.row[own]] = sphere.lat[own]
-    frame = next(band.sky for band in bands if len(band.table)).frame
-    return SkyCoord(lon, lat, frame=frame.replicate_without_data())
+    return SkyCoord(lon, lat,
+                    frame=bands[0].sky.frame.replicate_without_data())
 
 
 def _common_unit(bands, name):
