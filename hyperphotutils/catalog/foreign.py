@@ -7,6 +7,7 @@ import csv
 import struct
 from xml.parsers.expat import ExpatError
 
+from astropy.table.meta import YamlParseError
 from astropy.utils.exceptions import AstropyWarning
 from yaml import YAMLError
 
@@ -21,7 +22,7 @@ FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError,
     MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
     TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
-    AstropyWarning)
+    YamlParseError, AstropyWarning)
 
 # How files begin that are compressed by gzip, bzip2, xz, zip or compress
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')

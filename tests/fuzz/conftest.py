@@ -10,7 +10,7 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Examples of each property without --fuzz: seconds for the whole folder
 _N_EXAMPLES = 60
@@ -24,7 +24,9 @@ def pytest_configure(config):
     settings.register_profile(
         'fuzz', max_examples=config.getoption('--fuzz') or _N_EXAMPLES,
         derandomize=seed is None, database=None, deadline=None,
-        # they depend on the clock
+        # explaining traces every line, which takes minutes
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        # this one depends on the clock
         suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile('fuzz')
 
