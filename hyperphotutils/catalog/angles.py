@@ -110,7 +110,7 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
 
 def show_value(value):
     """
-    Show a value in a message: short, in one line, without control
+    Return a value as it is shown in a message, in at most 60
     characters.
 
     Parameters
@@ -148,15 +148,10 @@ def _unit_of(column, name, where):
         return None, None
     if (not isinstance(own, u.UnitBase) or not own.is_equivalent(u.deg)
             or not 0.0 < own.to(u.deg) < np.inf):
-        msg = (f"{where}: the unit '{_one_line(own)}' of {name} is no angle "
+        msg = (f"{where}: the unit '{own}' of {name} is no angle "
                "such as 'deg' or 'arcsec'")
         raise CatalogError(msg)
     return own, None
-
-
-def _one_line(unit):
-    text = str(unit)
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _plain(column, name, where):

@@ -11,7 +11,13 @@ class CatalogError(ValueError):
     A file or table from which no catalog can be read.
 
     The message is one line. It names the file, the column and the value
-    (where there are any), and what to do about it.
+    (where there are any), and what to do about it. Control characters
+    in these are escaped, since messages are printed on terminals.
+
+    Parameters
+    ----------
+    message : str
+        The message.
 
     Examples
     --------
@@ -23,3 +29,8 @@ class CatalogError(ValueError):
     ...     print(error)
     the table of sources: DEC must be within 90 deg: got 95.0 deg in row 0
     """
+
+    def __init__(self, message):
+        super().__init__(''.join(
+            char if char.isprintable() else ascii(char)[1:-1]
+            for char in message))

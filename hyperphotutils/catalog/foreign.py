@@ -7,6 +7,7 @@ import csv
 import struct
 from xml.parsers.expat import ExpatError
 
+from astropy.io.fits import VerifyError
 from astropy.table.meta import YamlParseError
 from astropy.utils.exceptions import AstropyWarning
 from yaml import YAMLError
@@ -22,7 +23,7 @@ FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError,
     MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
     TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
-    YamlParseError, AstropyWarning)
+    VerifyError, YamlParseError, AstropyWarning)
 
 # How files begin that are compressed by gzip, bzip2, xz, zip or compress
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
@@ -32,7 +33,7 @@ _MAX_LENGTH = 300
 
 def describe_error(error):
     """
-    Return the message of a foreign error in one printable line.
+    Return the message of a foreign error in one line.
 
     Parameters
     ----------
@@ -57,8 +58,6 @@ def describe_error(error):
     text = ' '.join(str(error).split()) or type(error).__name__
     if isinstance(error, KeyError):
         text = f'{text} is missing'
-    text = ''.join(char if char.isprintable() else ascii(char)[1:-1]
-                   for char in text[:_MAX_LENGTH + 1])
     return (text if len(text) <= _MAX_LENGTH
             else f'{text[:_MAX_LENGTH - 3]}...')
 

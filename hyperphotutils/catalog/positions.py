@@ -57,6 +57,9 @@ _OTHERS = (
 # Frames that turn or move with the Earth, in which no source rests
 _MOVING = (AltAz, CIRS, GCRS, HADec, ITRS, PrecessedGeocentric, TEME, TETE)
 
+# Names of columns in a message, in characters
+_MAX_LENGTH = 500
+
 # Two pairs of coordinates of the same source may differ by rounding
 _AGREE = 10.0 * u.arcsec
 
@@ -190,13 +193,13 @@ def _raise_missing(table, where):
               for half in _HALVES[name] if half not in canonical]
     needed = (' and '.join(dict.fromkeys(halves))
               or 'RA and DEC, or GLON and GLAT')
-    has = ', '.join(map(_printable, table.colnames[:30])) or 'no columns'
-    if len(table.colnames) > 30:
-        has += f' and {len(table.colnames) - 30} more'
+    has = ', '.join(table.colnames) or 'no columns'
+    if len(has) > _MAX_LENGTH:
+        has = f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)'
     msg = f'{where} needs the columns of positions, {needed}: it has {has}'
     for name in table.colnames:
         if _is_both(table[name]):
-            msg += (f"; {_printable(name)} has both angles in one text: make "
+            msg += (f"; {name} has both angles in one text: make "
                     'it two columns, or write the table as ECSV')
             break
     raise CatalogError(msg)
@@ -208,10 +211,6 @@ def _is_both(column):
         return False
     return len(column) > 0 and re.fullmatch(
         r'[+-]?[\d.]+,[+-]?[\d.]+', str(column[0])) is not None
-
-
-def _printable(name):
-    return name if name.isprintable() else ascii(name)
 
 
 def read_positions(table, frame, where):
