@@ -9,6 +9,7 @@ from xml.parsers.expat import ExpatError
 
 from astropy.io.fits import VerifyError
 from astropy.table.meta import YamlParseError
+from astropy.units import UnitsError
 from astropy.utils.exceptions import AstropyWarning
 from yaml import YAMLError
 
@@ -23,7 +24,7 @@ FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError,
     MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
     TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
-    VerifyError, YamlParseError, AstropyWarning)
+    UnitsError, VerifyError, YamlParseError, AstropyWarning)
 
 # How files begin that are compressed by gzip, bzip2, xz, zip or compress
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
