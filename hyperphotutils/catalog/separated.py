@@ -51,8 +51,17 @@ def read_lines(file):
     lines : list of str
         The lines. (astropy takes a text of one line for a name, and opens
         what it names.)
+
+    Raises
+    ------
+    ValueError
+        If the file is binary.
     """
-    text = file.read().decode('utf-8-sig', 'backslashreplace')
+    content = file.read()
+    if b'\0' in content:
+        msg = 'it is no text file'
+        raise ValueError(msg)
+    text = content.decode('utf-8-sig', 'backslashreplace')
     return re.split(r'\r\n|\r|\n', text)
 
 
