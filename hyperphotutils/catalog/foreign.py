@@ -4,6 +4,7 @@ Files of unknown content, and the errors of the packages that read them.
 """
 
 import csv
+import re
 import struct
 from xml.parsers.expat import ExpatError
 
@@ -15,7 +16,8 @@ from yaml import YAMLError
 
 from hyperphotutils.catalog.errors import CatalogError
 
-__all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed']
+__all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed',
+           'refuse_deep_yaml']
 
 # What the readers of astropy, regions and yaml raise on damaged files,
 # which may fail at any place. (SyntaxError is the base of the errors in
@@ -30,6 +32,7 @@ FOREIGN_ERRORS = (
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
 
 _MAX_LENGTH = 300
+_MAX_DEPTH = 100
 
 
 def describe_error(error):
@@ -84,3 +87,37 @@ def refuse_compressed(file, path):
         msg = f"'{path}' is compressed: decompress it first"
         raise CatalogError(msg)
     file.seek(0)
+
+
+def refuse_deep_yaml(text):
+    """
+    Refuse YAML that is nested too deeply.
+
+    PyYAML's time grows with the square of the depth.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Raises
+    ------
+    ValueError
+        If it has more than 100 levels.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.foreign import refuse_deep_yaml
+    >>> refuse_deep_yaml('[' * 1000)
+    Traceback (most recent call last):
+        ...
+    ValueError: its metadata are nested too deeply
+    """
+    depth = 0
+    for bracket in re.findall(r'[\[\]{}]', text):
+        depth = max(depth + (1 if bracket in '[{' else -1), 0)
+        if depth > _MAX_DEPTH:
+            break
+    if depth > _MAX_DEPTH or re.search(r'([-?:] +){%d}' % _MAX_DEPTH, text):
+        msg = 'its metadata are nested too deeply'
+        raise ValueError(msg)

@@ -27,6 +27,7 @@ from hyperphotutils.catalog.foreign import (
     FOREIGN_ERRORS,
     describe_error,
     refuse_compressed,
+    refuse_deep_yaml,
 )
 from hyperphotutils.catalog.hyper import make_hyper_table
 from hyperphotutils.catalog.output import atomic_output
@@ -368,7 +369,10 @@ def _write_ecsv(table, path):
 
 
 def _read_ecsv(file, _):
-    return QTable.read(read_lines(file), format='ascii.ecsv')
+    lines = read_lines(file)
+    refuse_deep_yaml('\n'.join(line[1:] for line in lines
+                               if line.startswith('#')))
+    return QTable.read(lines, format='ascii.ecsv')
 
 
 class _Lines(str):
@@ -411,6 +415,8 @@ def _read_fits(file, path):
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU
                                                     | fits.TableHDU)]
         hdu = _first_with_rows(tables, [_n_rows(hdu) for hdu in tables], path)
+        # (where astropy has the YAML of coordinates)
+        refuse_deep_yaml('\n'.join(map(str, hdu.header.get('COMMENT', ()))))
         table = Table.read(hdu, character_as_bytes=False, mask_invalid=False)
         extra = hdu.header.get(_META_NAME)
     for name in table.colnames:
@@ -548,6 +554,7 @@ def _coordinate_columns(name, sky, taken):
 
 
 def _unflatten(table, extra):
+    refuse_deep_yaml(extra)
     extra = yaml.load(extra)
     table = QTable(_fill_missing(table), copy=False)
     for name, sky in extra['sky'].items():
