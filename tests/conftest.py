@@ -61,7 +61,7 @@ def count_calls():
     def count(function, *args, **kwargs):
         n_calls = 0
 
-        def profile(frame, event, arg):
+        def profile(_frame, event, _arg):
             nonlocal n_calls
             n_calls += event == 'call'
 

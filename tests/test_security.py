@@ -179,9 +179,8 @@ def test_addresses_are_names_of_files(reader):
     """
     An address in place of a file is a file that does not exist.
     """
-    with WATCH as watch:
-        with pytest.raises((ValueError, OSError)):
-            READ[reader]('http://127.0.0.1:9/x.fits')
+    with WATCH as watch, pytest.raises((ValueError, OSError)):
+        READ[reader]('http://127.0.0.1:9/x.fits')
     assert {event for event, _ in watch.seen} <= {'open'}
 
 

@@ -28,9 +28,9 @@ _NUMBER = re.compile(r'[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d+)?',
 _BLANK = ('', 'nan', 'null', '--', 'inf', '+inf', '-inf')
 _SEXAGESIMAL = re.compile(
     r'(?P<sign>[+-]?)\s*(?P<whole>\d{1,3})\s*(?P<unit>[hHdD°: ])\s*'
-    r"(?P<minutes>\d{1,2}(?:\.\d*)?)\s*(?:[mM'′: ]\s*"
-    r"(?:(?P<seconds>\d{1,2}(?:\.\d*)?)\s*(?:[sS\"″]|'')?)?)?", re.ASCII)
-_MINUS = str.maketrans('−–', '--')
+    r"(?P<minutes>\d{1,2}(?:\.\d*)?)\s*(?:[mM'\u2032: ]\s*"
+    r"(?:(?P<seconds>\d{1,2}(?:\.\d*)?)\s*(?:[sS\"\u2033]|'')?)?)?", re.ASCII)
+_MINUS = str.maketrans('\N{MINUS SIGN}\N{EN DASH}', '--')
 
 
 def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):

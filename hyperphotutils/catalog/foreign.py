@@ -118,6 +118,7 @@ def refuse_deep_yaml(text):
         depth = max(depth + (1 if bracket in '[{' else -1), 0)
         if depth > _MAX_DEPTH:
             break
-    if depth > _MAX_DEPTH or re.search(r'([-?:] +){%d}' % _MAX_DEPTH, text):
+    if depth > _MAX_DEPTH or re.search(
+            rf'([-?:] +){{{_MAX_DEPTH}}}', text):
         msg = 'its metadata are nested too deeply'
         raise ValueError(msg)

@@ -496,7 +496,7 @@ def _read_votable(file, path):
 def _find_system(votable, ref):
     # the frame of a field, in words
     for system in votable.iter_coosys():
-        if ref and system.ID == ref:
+        if ref and ref == system.ID:
             return f'{system.system} {system.equinox or ""}'.strip()
     return None
 

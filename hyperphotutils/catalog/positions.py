@@ -14,7 +14,6 @@ from astropy.coordinates import (
     FK4,
     FK5,
     GCRS,
-    HADec,
     ICRS,
     ITRS,
     TEME,
@@ -23,6 +22,7 @@ from astropy.coordinates import (
     BarycentricMeanEcliptic,
     BaseCoordinateFrame,
     Galactic,
+    HADec,
     PrecessedGeocentric,
     SkyCoord,
     Supergalactic,
@@ -110,8 +110,8 @@ def _known_pairs():
     for (tag, frame), (lon, lat) in product(tagged, _EQUATORIAL_STEMS):
         known[lon + tag, lat + tag] = (frame, True, False)
     for frame, pairs in _OTHERS:
-        known |= {pair: (frame, False, False) for pair in pairs}
-    return known | {pair: (None, True, True) for pair in _NATIVE}
+        known |= dict.fromkeys(pairs, (frame, False, False))
+    return known | dict.fromkeys(_NATIVE, (None, True, True))
 
 
 _KNOWN = _known_pairs()
@@ -199,7 +199,7 @@ def _raise_missing(table, where):
     msg = f'{where} needs the columns of positions, {needed}: it has {has}'
     for name in table.colnames:
         if _is_both(table[name]):
-            msg += (f"; {name} has both angles in one text: make "
+            msg += (f'; {name} has both angles in one text: make '
                     'it two columns, or write the table as ECSV')
             break
     raise CatalogError(msg)

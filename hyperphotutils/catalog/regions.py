@@ -190,7 +190,7 @@ def read_regions(path):
         msg = f"'{path}' cannot be read as regions: {describe_error(exc)}"
         raise CatalogError(msg) from exc
     if len(regions) == 0:
-        msg = f"no region in '{path}'"
+        msg = f'no region in {path}'
         raise CatalogError(msg)
     return regions
 

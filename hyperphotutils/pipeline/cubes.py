@@ -25,7 +25,12 @@ from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background import ChannelBackground, CubeBackground
-from hyperphotutils.catalog import read_catalog, write_catalog
+from hyperphotutils.catalog import (
+    CatalogError,
+    read_catalog,
+    read_regions,
+    write_catalog,
+)
 from hyperphotutils.maps import MapError, read_cube
 from hyperphotutils.pipeline.checking import find_idle_keys
 from hyperphotutils.pipeline.config import config_to_yaml
@@ -194,12 +199,9 @@ def _read_region(path):
     """
     Read the regions of a file.
     """
-    from regions import Regions
-    from regions.io.ds9.core import DS9ParserError
-
     try:
-        return Regions.read(path)
-    except (OSError, ValueError, DS9ParserError) as error:
+        return read_regions(path)
+    except (OSError, CatalogError) as error:
         msg = f'{path}: cubes.region cannot be read: {error}'
         raise MapError(msg) from None
 

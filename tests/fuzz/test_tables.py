@@ -10,13 +10,13 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import (
-    AltAz,
-    BarycentricMeanEcliptic,
     FK4,
     FK5,
     GCRS,
-    Galactic,
     ICRS,
+    AltAz,
+    BarycentricMeanEcliptic,
+    Galactic,
     SkyCoord,
     Supergalactic,
 )
@@ -61,7 +61,7 @@ TOKENS = (
     b'float16', b'complex128', b'bool', b'h:m:s', b'd:m:s', b'deg', b'mag',
     b'dex(deg)', b'Jy', b'arcsec', b'10', b'5:35:14', b'-05 23 28', b'null',
     b'--', b'---', b'ID', b'RA', b'DEC', b'SkyCoord', b'__class__', b'\\',
-    b'href="file:///etc/passwd"', '\u2028−'.encode())
+    b'href="file:///etc/passwd"', '\u2028\N{MINUS SIGN}'.encode())
 
 
 @pytest.fixture(scope='module')
@@ -286,7 +286,7 @@ NUMBERS = st.one_of(st.floats(), st.integers(-2**63, 2**63 - 1))
 TEXTS = st.one_of(
     st.sampled_from(('05:35:14.5', '-05 23 28', '5h35m14.5s', '-5d23m', '60',
                      '12:60:00', '1_0', '0x10', '१२', '1e5', '8.3D1', '',
-                     '--', 'inf', '−5:10', '5:35:60.0', '\0', '24:00:00')),
+                     '--', 'inf', '\N{MINUS SIGN}5:10', '5:35:60.0', '\0', '24:00:00')),
     st.text(max_size=10))
 UNITS = st.sampled_from((None, '', 'deg', 'arcsec', 'rad', 'h', 'hourangle',
                          'h:m:s', '"d:m:s"', 'Jy', 'mag', 'dex(deg)',
