@@ -284,9 +284,10 @@ def test_damaged_catalogs(folder, cpu_limit, originals, name, changes):
 
 NUMBERS = st.one_of(st.floats(), st.integers(-2**63, 2**63 - 1))
 TEXTS = st.one_of(
-    st.sampled_from(('05:35:14.5', '-05 23 28', '5h35m14.5s', '-5d23m', '60',
-                     '12:60:00', '1_0', '0x10', '१२', '1e5', '8.3D1', '',
-                     '--', 'inf', '\N{MINUS SIGN}5:10', '5:35:60.0', '\0', '24:00:00')),
+    st.sampled_from((
+        '05:35:14.5', '-05 23 28', '5h35m14.5s', '-5d23m', '60', '12:60:00',
+        '1_0', '0x10', '१२', '1e5', '8.3D1', '', '--', 'inf',
+        '\N{MINUS SIGN}5:10', '5:35:60.0', '\0', '24:00:00')),
     st.text(max_size=10))
 UNITS = st.sampled_from((None, '', 'deg', 'arcsec', 'rad', 'h', 'hourangle',
                          'h:m:s', '"d:m:s"', 'Jy', 'mag', 'dex(deg)',
