@@ -10,7 +10,7 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import FK4, FK5, SkyCoord
 from astropy.io import fits
-from astropy.table import QTable, Table
+from astropy.table import Column, QTable, Table
 
 from hyperphotutils.catalog.angles import read_angles
 from hyperphotutils.catalog.errors import CatalogError
@@ -298,13 +298,16 @@ def _finite_rows(table, names):
 
 def _read_pixels(column, name):
     # (u.pix as a unit is no harm)
-    values = np.asarray(np.ma.filled(
-        np.ma.asarray(getattr(column, 'value', column)), np.nan)
-        if column.dtype.kind == 'f' else getattr(column, 'value', column))
-    if values.dtype.kind not in 'fiu' or values.ndim != 1:
-        msg = f'the table: {name} must be numbers: got {values.dtype}'
+    values = getattr(column, 'value', column)
+    dtype = getattr(values, 'dtype', None)
+    if (not isinstance(column, Column | u.Quantity) or dtype.kind not in 'fiu'
+            or column.ndim != 1):
+        msg = (f'the table: {name} must be a column of numbers: got '
+               f'{dtype or type(column).__name__}')
         raise CatalogError(msg)
-    return values
+    if hasattr(values, 'filled') and dtype.kind == 'f':
+        values = values.filled(np.nan)
+    return np.asarray(values)
 
 
 def _pixel_regions(label, x, y, major=None, minor=None, theta=None, *,
