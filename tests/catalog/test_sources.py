@@ -291,7 +291,7 @@ class TestOtherPrograms:
         ('RA,DEC\n05:61:14,1', "below 60: got '05:61:14' in row 0"),
         ('ALPHA_SKY,DELTA_SKY\n1,2', 'is that of a map, which is not known'),
         ('id,pos\n1,"83.8,-5.4"', 'pos has both angles in one text'),
-        ('RAJ2000,GLAT\n1,2', 'needs the columns of positions, DEJ2000'),
+        ('RAJ2000,GLAT\n1,2', 'positions, DECJ2000 and GLON'),
         ('', 'it has no columns'),
     ])
     def test_refused(self, tmp_path, text, match):
