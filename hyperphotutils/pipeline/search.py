@@ -88,7 +88,9 @@ def user_config_file():
         folder = '~/Library/Application Support'
     else:
         folder = os.environ.get('XDG_CONFIG_HOME') or '~/.config'
-    return Path(folder).expanduser() / 'hyperphot' / _NAME
+    # (Path.expanduser raises an error for a user without a home)
+    folder = os.path.expanduser(folder)  # noqa: PTH111
+    return Path(folder) / 'hyperphot' / _NAME
 
 
 def find_config():
@@ -107,7 +109,9 @@ def find_config():
     >>> path = find_config()
     """
     candidates = (Path(_NAME), user_config_file())
-    return next((path for path in candidates if path.is_file()), None)
+    # (Path.is_file raises an error in a folder that may not be read)
+    return next((path for path in candidates
+                 if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def load_config(path=None):

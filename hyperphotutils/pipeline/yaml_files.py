@@ -5,11 +5,10 @@ Reading YAML files so that every mistake is reported with its line.
 
 import os
 import re
-from pathlib import Path
 
 import yaml
 
-from hyperphotutils.pipeline.names import printable, read_text
+from hyperphotutils.pipeline.names import expand_path, printable, read_text
 
 __all__ = ['ConfigError', 'read_yaml']
 
@@ -67,9 +66,8 @@ def read_yaml(path):
     ConfigError
         If the file cannot be read or is not such a file.
     """
-    path = Path(path)
     try:
-        text = read_text(path)
+        text = read_text(expand_path(path))
     except UnicodeDecodeError as exc:
         line = exc.object.count(b'\n', 0, exc.start) + 1
         msg = f'{path}: line {line}: not a text file in UTF-8 ({exc.reason})'
@@ -246,8 +244,9 @@ def _parse(text, path):
         what = ' '.join(filter(None, (exc.context, exc.problem)))
         raise ConfigError([f'{path}: line {line}: {what}']) from exc
     except (ValueError, OverflowError) as exc:
-        # of escapes and directives with too large numbers
-        msg = f'{path}: line {loader.line + 1}: {exc}'
+        # PyYAML does not check the numbers in escapes and directives
+        msg = (f'{path}: line {loader.line + 1}: a character escape or '
+               'directive is out of range')
         raise ConfigError([msg]) from exc
     finally:
         loader.dispose()
