@@ -160,6 +160,10 @@ def check_bands(config, n_maps):
     if names is not None and len(set(names)) < n_maps:
         msg = f'bands.names: must differ: {", ".join(names)}'
         raise ConfigError([msg])
+    if names is not None and not all(map(str.isprintable, names)):
+        msg = ('bands.names: are part of the names of columns, and must be '
+               f'printable: {names}')
+        raise ConfigError([msg])
     if config.fit.weight_map is not None and config.bands.measure != 'none':
         msg = ('fit.weight_map: what a map lacks is measured without a map '
                'of weights; set bands.measure: none, or leave it out')

@@ -547,6 +547,9 @@ def make_writable(directory):
     OutputError
         If it cannot be made or written.
     """
+    if os.path.lexists(directory) and not directory.is_dir():
+        msg = f'{directory}: cannot be written: not a folder'
+        raise OutputError(msg)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

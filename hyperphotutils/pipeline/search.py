@@ -13,6 +13,7 @@ from hyperphotutils.pipeline.config import (
     config_to_yaml,
 )
 from hyperphotutils.pipeline.hyper_py import is_hyper_py, read_hyper_py
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.yaml_files import read_yaml
 
@@ -190,7 +191,7 @@ def show_config(loaded):
                for section, field in PipelineConfig.model_fields.items()
                for name in field.annotation.model_fields}
     head = [
-        f'# Configuration from {loaded.origin}',
+        f'# Configuration from {printable(loaded.origin)}',
         '# The first that there is: the argument of --config or of run(),',
         f'# ./{_NAME}, {user_config_file()}, built-in defaults',
     ]

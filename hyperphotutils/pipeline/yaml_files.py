@@ -67,7 +67,11 @@ def read_yaml(path):
         If the file cannot be read or is not such a file.
     """
     try:
-        text = read_text(expand_path(path))
+        path = expand_path(path)
+    except ValueError as exc:
+        raise ConfigError([str(exc)]) from exc
+    try:
+        text = read_text(path)
     except UnicodeDecodeError as exc:
         line = exc.object.count(b'\n', 0, exc.start) + 1
         msg = f'{path}: line {line}: not a text file in UTF-8 ({exc.reason})'

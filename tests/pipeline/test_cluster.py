@@ -70,7 +70,7 @@ def fixture_kill_a_worker(client):
 
     yield begin
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
