@@ -60,8 +60,8 @@ def expand_path(name):
             msg = (f'{name!r}: no such user; write {"./" + name!r} for a '
                    'file of this name')
             raise ValueError(msg)
-    elif not os.path.lexists(name):
-        path = _VARIABLE.sub(_value_of, name)
+    if not os.path.lexists(path):
+        path = _VARIABLE.sub(_value_of, path)
     # astropy expands a leading ~ again, and pathlib drops a leading ./
     if os.path.normpath(path).startswith('~'):
         path = os.path.abspath(path)  # noqa: PTH100 (keeps links)

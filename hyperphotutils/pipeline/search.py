@@ -152,12 +152,14 @@ def load_config(path=None):
     >>> loaded.origins
     {'detection.n_sigma': 'line 1'}
     """
-    path = find_config() if path is None else Path(path)
-    if path is None:
+    name = find_config() if path is None else path
+    if name is None:
         return LoadedConfig(PipelineConfig())
-    values, lines = read_yaml(path)
+    # (a Path would drop the ./ of a file with the name ~)
+    values, lines = read_yaml(name)
+    path = Path(name)
     if is_hyper_py(values):
-        converted = read_hyper_py(path)
+        converted = read_hyper_py(name)
         return LoadedConfig(converted.config, path, converted.origins,
                             converted)
     origins = {'.'.join(loc): f'line {number}'

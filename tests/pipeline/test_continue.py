@@ -138,7 +138,7 @@ def test_killed_run_is_continued_to_the_same_bytes(maps, tmp_path, jobs):
     expected = products('hyperphot_output')
     assert len(expected) > 4 * len(maps)
     n_opened = int(Path('n_opened').read_text())
-    assert n_opened > 10
+    assert n_opened > 5
     for last in (n_opened // 6, n_opened // 2, n_opened - 1):
         folder = f'out{last}'
         assert subprocess.run(
@@ -487,9 +487,11 @@ def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
         assert not list(Path(f'out{jobs}').glob('.*'))
         outcomes = process_maps(make_config(
             maps, f'out{jobs}', output={'overview': True}))
-        # the map before it is done (another of two processes may be slow)
-        assert outcomes[0].earlier
         assert not any(item.reason for item in outcomes)
+        # (what two processes have done at this moment is not known)
+        if jobs == 1:
+            assert [item.earlier for item in outcomes] == [
+                True, True, True, False]
 
 
 def test_lists_and_patterns(tmp_path, monkeypatch):
