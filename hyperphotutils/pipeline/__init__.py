@@ -3,13 +3,8 @@
 Many maps, files, logs and the command line.
 """
 
-import sys
-
-# With "python -m" this package is imported before its __main__ module
-if sys.argv[:1] == ['-m'] and __name__ in sys.orig_argv:
-    from hyperphotutils.startup import quit_on_interrupt
-
-    quit_on_interrupt()
+# First: with "python -m" it takes care of Ctrl-C during the other imports
+from hyperphotutils.startup import raise_on_interrupt as _  # isort: skip
 
 # Only the light modules: the others are imported by what needs them, so
 # that the command line starts quickly.

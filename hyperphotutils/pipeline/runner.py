@@ -95,8 +95,8 @@ def run(config=None, *, executor=None):
     Notes
     -----
     With ``run.jobs`` above 1 the maps are worked on in processes of
-    their own. As always in Python, a script that does this must keep
-    its own statements below ``if __name__ == '__main__':``.
+    their own. These do not import the main script: its statements need
+    not be below ``if __name__ == '__main__':``.
 
     Examples
     --------

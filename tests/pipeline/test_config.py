@@ -248,7 +248,7 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('run: {jobs: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
         ('run: {jobs: 99999999999999999999}', 1, 'too many digits (20)'),
         ('detection: {n_sigma: 1e99999}', 1, 'inf is not allowed'),
-        ('detection: {n_sigma: ' + '1' * 50000 + 'e}', 1, "11111111111... is "
+        ('detection: {n_sigma: ' + '1' * 50000 + 'e}', 1, '11111111111... is '
          'not allowed'),
         ('sources: {x: [05:35:17], y: [1]}', 1, "'05:35:17' is not allowed"),
         ('output: {ipac: 2020-13-45}', 1, "'2020-13-45' is not allowed"),

@@ -100,7 +100,7 @@ def products(folder):
 
 # Counts the files that the process opens below the output folder, and kills
 # it before it opens one of them.
-KILLED = '''
+KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hyperphotutils.pipeline.cli import main
@@ -119,7 +119,7 @@ if __name__ == '__main__':
     status = main([*options, '--output-dir', folder])
     Path('n_opened').write_text(str(n_opened))
     sys.exit(status)
-'''
+"""
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -131,19 +131,21 @@ def test_killed_run_is_continued_to_the_same_bytes(maps, tmp_path, jobs):
     Path('c.yaml').write_text('output: {overview: false, fits_groups: true}')
     Path('killed.py').write_text(KILLED)
     command = [sys.executable, 'killed.py']
-    kwargs = {'cwd': tmp_path, 'stdout': subprocess.DEVNULL, 'check': False,
-              'env': dict(os.environ, PYTHONPATH=str(ROOT))}
-    assert subprocess.run([*command, '0', 'hyperphot_output',
-                           *map(str, options)], **kwargs).returncode == 0
+
+    def run_killed(last, folder):
+        return subprocess.run(
+            [*command, str(last), folder, *map(str, options)], cwd=tmp_path,
+            stdout=subprocess.DEVNULL, check=False,
+            env=dict(os.environ, PYTHONPATH=str(ROOT))).returncode
+
+    assert run_killed(0, 'hyperphot_output') == 0
     expected = products('hyperphot_output')
     assert len(expected) > 4 * len(maps)
     n_opened = int(Path('n_opened').read_text())
     assert n_opened > 5
     for last in (n_opened // 6, n_opened // 2, n_opened - 1):
         folder = f'out{last}'
-        assert subprocess.run(
-            [*command, str(last), folder, *map(str, options)],
-            **kwargs).returncode == -signal.SIGKILL
+        assert run_killed(last, folder) == -signal.SIGKILL
         before = products(folder)
         for name, content in before.items():
             if not name.startswith('.'):

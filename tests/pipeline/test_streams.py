@@ -18,7 +18,7 @@ ROOT = Path(hyperphotutils.__file__).parents[1]
 pytestmark = pytest.mark.skipif(os.name == 'nt', reason='needs a shell')
 
 MODULE = ['-m', 'hyperphotutils.pipeline']
-ENTRY = ['-c', 'import sys; from hyperphotutils.startup import main; '
+ENTRY = ['-c', 'import sys; from hyperphotutils.__main__ import main; '
          'sys.exit(main())']
 
 
