@@ -38,6 +38,7 @@ from hyperphotutils.detection.shapes import (
 )
 from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.fill import find_fill_values
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
@@ -375,6 +376,8 @@ optional
             data=data, threshold=self.threshold if absolute else None,
             rms=self.rms, peak_max=self.peak_max)
         image, bad = as_masked_image(levels.pop('data'), mask)
+        # zeros around a field are no quiet sky
+        bad |= find_fill_values(image, self.fwhm, mask=bad)[0]
         for name in ('threshold', 'rms'):
             shape = np.shape(levels[name])
             if shape not in ((), image.shape):

@@ -4,6 +4,7 @@ Reading cubes channel by channel, without ever holding one in memory.
 """
 
 import operator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
@@ -26,6 +27,7 @@ from hyperphotutils.maps.headers import (
     rest_frequency,
 )
 from hyperphotutils.maps.images import find_image
+from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
 from hyperphotutils.maps.planes import (
     ArrayPlanes,
     SpectralCubePlanes,
@@ -37,6 +39,10 @@ from hyperphotutils.maps.writer import CubeWriter
 from hyperphotutils.utils.wcs import pixel_scale
 
 __all__ = ['MapCube', 'read_cube']
+
+# Fill values are recognized with a beam of so many pixels where it is not
+# known.
+_USUAL_FWHM = 4.0
 
 # Velocity axes by the first letters of their type, with what turns them
 # into frequencies.
@@ -138,7 +144,7 @@ class MapCube:
 
     def plane(self, index):
         """
-        Return the values of a channel as they are.
+        Return the values of a channel in the unit of the file.
 
         Parameters
         ----------
@@ -148,7 +154,8 @@ class MapCube:
         Returns
         -------
         values : 2D `~numpy.ndarray` of float64
-            A copy of the values in the unit of the file.
+            A copy of the values, NaN where there are no data, also
+            instead of fill values.
 
         Raises
         ------
@@ -158,14 +165,28 @@ class MapCube:
         MapError
             If the file has vanished or become shorter.
         """
-        index = self._check_index(index)
+        return self._load_plane(self._check_index(index))[0]
+
+    def _load_plane(self, index):
+        """
+        Return the values of a channel, and what was filled in it.
+        """
         try:
             values = self.planes(index)
         except (OSError, ValueError) as error:
             msg = (f'{self.name}: channel {index} cannot be read any more: '
                    f'{error}')
             raise MapError(msg) from None
-        return np.array(values, dtype=float)
+        values = np.array(values, dtype=float)
+        fill_value = self.settings['fill_value']
+        fwhm = _USUAL_FWHM
+        if fill_value is None:
+            # not all that is done with a cube needs a beam
+            with suppress(MapError):
+                beam, _ = self._find_beam(index)
+                fwhm = (np.sqrt(beam.major * beam.minor)
+                        / self.pixel_scale).to_value(u.one)
+        return values, blank_fill_values(values, fill_value, fwhm)
 
     def channel(self, index):
         """
@@ -198,7 +219,7 @@ class MapCube:
         (unit, text), (beam, beam_area) = self._find(
             self._find_unit, partial(self._find_beam, index))
         frequencies = self.frequencies
-        values = self.plane(index)
+        values, filled = self._load_plane(index)
         survey = self.settings['survey']
         try:
             return calibrate(
@@ -209,7 +230,8 @@ class MapCube:
                 original_unit=text,
                 survey=None if survey is None else survey.name,
                 filename=self.filename, extension=self.extension,
-                channel=index, spectral_value=self.spectral_axis[index])
+                error_extension=None, channel=index,
+                spectral_value=self.spectral_axis[index], **filled)
         except MapError as error:
             msg = f'{self.name}: {error}'
             raise MapError(msg) from None
@@ -388,7 +410,7 @@ class MapCube:
 
 
 def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
-              frequency=None):
+              frequency=None, fill_value=None):
     """
     Read a cube.
 
@@ -421,6 +443,11 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
         The rest frequency (or wavelength) of the line, needed where
         brightness temperatures on an axis of velocities are converted to
         Jy. If `None`, it is taken from ``RESTFRQ``.
+
+    fill_value : float, list of float, `None`, or `False`, optional
+        The values that stand for no data, in the unit of the file. If
+        `None`, they are recognized in each channel when it is read; see
+        `read_map`. With `False`, all finite values are data.
 
     Returns
     -------
@@ -470,6 +497,7 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
         'beam': beam,
         'survey': None if survey is None else get_survey(survey),
         'frequency': as_frequency(frequency),
+        'fill_value': as_fill_value(fill_value),
     }
     name = ('the array' if isinstance(source, tuple)
             else input_name(source))

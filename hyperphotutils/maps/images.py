@@ -3,6 +3,7 @@
 Finding the image in a FITS file, an HDU list or an HDU.
 """
 
+import re
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -18,10 +19,25 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.maps.errors import MapError
 
-__all__ = ['FitsImage', 'load_image']
+__all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
 # Extensions that hold the map itself where a file has several images.
 _IMAGE_NAMES = ('IMAGE', 'SCI', 'SIGNAL', 'FLUX', 'DATA')
+
+# Images of errors, in the order of preference, and of variances. A suffix
+# MAP, and a number that the image has too, may follow.
+_ERROR_NAMES = ('ERR', 'ERROR', 'ERRORS', 'STDDEV', 'STDEV', 'STD', 'SIGMA',
+                'RMS', 'UNCERT', 'UNCERTAINTY', 'UNC')
+_VARIANCE_NAMES = ('VAR', 'VARIANCE')
+
+# What is never the map where a file has several images, as a word in the
+# name: SCI_ERR and VAR_POISSON are not, either.
+_AUXILIARY_NAMES = {
+    *_ERROR_NAMES, *_VARIANCE_NAMES, 'NOISE', 'IVAR', 'INVVAR', 'WEIGHT',
+    'WEIGHTS', 'WHT', 'WGT', 'WT', 'COVERAGE', 'COV', 'COVARIANCE',
+    'EXPOSURE', 'EXP', 'EXPTIME', 'HITS', 'NHITS', 'MASK', 'MASKS', 'FLAG',
+    'FLAGS', 'DQ', 'QUALITY', 'BKG', 'BACKGROUND', 'BACKGROUNDS', 'CON',
+    'CONTEXT', 'SNR'}
 
 # Keywords that an extension may leave to the primary header.
 _INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
@@ -54,6 +70,9 @@ class FitsImage:
     beams_table : `~astropy.table.Table` or `None`
         CASA's table of the beams of the planes.
 
+    error : `ErrorPlane` or `None`
+        The errors of the values, if the file has them.
+
     Examples
     --------
     >>> import numpy as np
@@ -69,9 +88,36 @@ class FitsImage:
     filename: str | None
     extension: str
     beams_table: Table | None = None
+    error: 'ErrorPlane | None' = None
 
 
-def load_image(path_or_hdu, *, ext=None):
+@dataclass(frozen=True)
+class ErrorPlane:
+    """
+    The errors of an image, as they lie in a file.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`
+        The standard deviations or variances, as float64.
+
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    extension : str
+        The number and the name of the extension.
+
+    is_variance : bool
+        Whether ``data`` are variances.
+    """
+
+    data: np.ndarray
+    header: fits.Header
+    extension: str
+    is_variance: bool
+
+
+def load_image(path_or_hdu, *, ext=None, error_extension=False):
     """
     Load an image from a file or from an open HDU.
 
@@ -84,7 +130,14 @@ def load_image(path_or_hdu, *, ext=None):
         The extension: its number, its name, or its name and version. If
         `None`, the only image, else the one named IMAGE, SCI, SIGNAL,
         FLUX or DATA, else the primary one. Where this leaves a choice,
-        the first is taken with a warning. Ignored where an HDU is given.
+        the first is taken with a warning. Images of errors, weights,
+        coverage, exposure, masks, flags and backgrounds are passed over.
+        Ignored where an HDU is given.
+
+    error_extension : int, str, tuple, `None`, or `False`, optional
+        The extension with the errors of the values, `None` to recognize
+        it by its name, such as ERR, ERROR, STDDEV, RMS, UNCERT or VAR,
+        or `False` (the default) for none.
 
     Returns
     -------
@@ -112,18 +165,19 @@ def load_image(path_or_hdu, *, ext=None):
     >>> print(load_image(hdus).extension)
     2 (IMAGE)
     """
-    with find_image(path_or_hdu, ext=ext) as (hdu, about):
+    with find_image(path_or_hdu, ext=ext,
+                    error_extension=error_extension) as (hdu, about):
         return FitsImage(data=load_values(hdu, dtype=float), **about)
 
 
 @contextmanager
-def find_image(path_or_hdu, *, ext=None):
+def find_image(path_or_hdu, *, ext=None, error_extension=False):
     """
     Find an image without loading its values.
 
     Parameters
     ----------
-    path_or_hdu, ext
+    path_or_hdu, ext, error_extension
         See `load_image`.
 
     Yields
@@ -132,7 +186,8 @@ def find_image(path_or_hdu, *, ext=None):
         The HDU of the image, open within the context.
 
     about : dict
-        The arguments of `FitsImage` other than the values.
+        The arguments of `FitsImage` other than the values: ``error``
+        unless ``error_extension`` is `False`.
     """
     with warnings.catch_warnings():
         # Truncation matters only where data are missing, which is seen
@@ -142,13 +197,16 @@ def find_image(path_or_hdu, *, ext=None):
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
             with _open(Path(path_or_hdu).expanduser()) as hdus:
-                yield _describe(hdus, ext, str(path_or_hdu))
+                yield _describe(hdus, ext, str(path_or_hdu),
+                                error_extension)
         elif isinstance(path_or_hdu, fits.HDUList):
-            yield _describe(path_or_hdu, ext, path_or_hdu.filename())
+            yield _describe(path_or_hdu, ext, path_or_hdu.filename(),
+                            error_extension)
         elif hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
             place = path_or_hdu.fileinfo() or {}
             yield _describe([path_or_hdu], 0,
-                            getattr(place.get('file'), 'name', None))
+                            getattr(place.get('file'), 'name', None),
+                            error_extension)
         else:
             msg = ('path_or_hdu must be the name of a FITS file, an HDUList '
                    f'or an HDU: got {type(path_or_hdu).__name__}')
@@ -206,7 +264,7 @@ def _open(path):
     return hdus
 
 
-def _describe(hdus, ext, filename):
+def _describe(hdus, ext, filename, error_extension):
     """
     Return the chosen image of a list of HDUs and what is around it.
     """
@@ -218,9 +276,12 @@ def _describe(hdus, ext, filename):
         msg = f'extension {extension} is {kind}: a map is an image'
         raise MapError(msg)
     _check_axes(hdu)
-    return hdu, {'header': _full_header(hdus, hdu), 'filename': filename,
-                 'extension': extension,
-                 'beams_table': _beams_table(hdus, hdu)}
+    about = {'header': _full_header(hdus, hdu), 'filename': filename,
+             'extension': extension,
+             'beams_table': _beams_table(hdus, hdu)}
+    if error_extension is not False:
+        about['error'] = _load_error(hdus, number, error_extension)
+    return hdu, about
 
 
 def _is_image(hdu):
@@ -242,6 +303,13 @@ def _choose(hdus):
             _check_axes(flat[0])
         msg = f'has no image: it holds {_contents(hdus)}'
         raise MapError(msg)
+    if len(images) > 1:
+        images = [number for number in images
+                  if not _is_auxiliary(hdus[number])]
+    if not images:
+        msg = ('has no map among its images, by their names: it holds '
+               f'{_contents(hdus)}; give ext= for one of them')
+        raise MapError(msg)
     for name in _IMAGE_NAMES:
         for number in images:
             if hdus[number].name.upper() == name:
@@ -253,9 +321,9 @@ def _choose(hdus):
     return images[0]
 
 
-def _find(hdus, ext):
+def _find(hdus, ext, *, keyword='ext'):
     """
-    Return the number of the extension ``ext``.
+    Return the number of the extension that an argument names.
     """
     try:
         if isinstance(hdus, fits.HDUList):
@@ -264,7 +332,8 @@ def _find(hdus, ext):
             return number
         return ext
     except (KeyError, IndexError):
-        msg = f'has no extension ext={ext!r}: it holds {_contents(hdus)}'
+        msg = (f'has no extension {keyword}={ext!r}: it holds '
+               f'{_contents(hdus)}')
         raise MapError(msg) from None
 
 
@@ -322,3 +391,63 @@ def _full_header(hdus, hdu):
             for value in values:
                 header[key] = value
     return header
+
+
+def _load_error(hdus, number, error_extension):
+    """
+    Load the errors of the image with a number, if there are any.
+    """
+    if error_extension is None:
+        found = _recognize_error(hdus, number)
+    else:
+        found = _find(hdus, error_extension, keyword='error_extension')
+    if found is None:
+        return None
+    hdu = hdus[found]
+    extension = f'{found} ({hdu.name or "unnamed"})'
+    if not _is_image(hdu):
+        msg = (f'error_extension={error_extension!r} is no image: it holds '
+               f'{_contents(hdus)}')
+        raise MapError(msg)
+    return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
+                      extension, _stem(hdu)[0] in _VARIANCE_NAMES)
+
+
+def _recognize_error(hdus, number):
+    """
+    Return the number of the errors of an image, `None` if there are
+    none.
+    """
+    image = hdus[number]
+    if _is_auxiliary(image):
+        return None
+    wanted = {(name, _stem(image)[1], image.ver)
+              for name in _ERROR_NAMES + _VARIANCE_NAMES}
+    found = {}
+    for other, hdu in enumerate(hdus):
+        if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted:
+            found.setdefault(_stem(hdu)[0], other)
+    # errors before variances
+    return next((found[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
+                 if name in found), None)
+
+
+def _stem(hdu):
+    """
+    Return the name of an HDU without MAP and a number, and the number.
+    """
+    name, number = re.fullmatch(r'(.*?)[ _-]*(\d*)\s*',
+                                hdu.name.upper()).groups()
+    return re.sub(r'[ _-]*MAP$', '', name), number
+
+
+def _is_auxiliary(hdu):
+    """
+    Whether the name of an HDU is that of errors, weights and the like.
+    """
+    words = {re.sub('MAPS?$', '', word)
+             for word in re.findall('[A-Z]+', hdu.name.upper())}
+    if any(word.startswith('SUB') for word in words):
+        # the map, background subtracted
+        words -= {'BKG', 'BACKGROUND'}
+    return not words.isdisjoint(_AUXILIARY_NAMES)

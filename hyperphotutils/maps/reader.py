@@ -3,9 +3,13 @@
 Reading a map into Jy per pixel, with its sky coordinates and beam.
 """
 
+import re
 from functools import partial
 
+import astropy.units as u
+import numpy as np
 from astropy.io import fits
+from astropy.nddata import StdDevUncertainty
 
 from hyperphotutils.maps.beams import find_beam
 from hyperphotutils.maps.errors import MapError
@@ -20,6 +24,7 @@ from hyperphotutils.maps.headers import (
     input_name,
 )
 from hyperphotutils.maps.images import load_image
+from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.utils.wcs import pixel_scale
@@ -28,7 +33,7 @@ __all__ = ['read_map']
 
 
 def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
-             frequency=None):
+             frequency=None, fill_value=None, error_extension=None):
     """
     Read a map.
 
@@ -44,8 +49,9 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     ext : int, str or tuple, optional
         The extension: its number, its name, or its name and version. If
         `None`, the only image, else the one named IMAGE, SCI, SIGNAL,
-        FLUX or DATA, else the primary one. Ignored where an HDU is
-        given.
+        FLUX or DATA, else the primary one. Images of errors, weights,
+        coverage, exposure, masks, flags and backgrounds are passed over.
+        Ignored where an HDU is given.
 
     beam : `~radio_beam.Beam` or `~astropy.units.Quantity`, optional
         The beam, or the full width at half maximum of a round beam. If
@@ -67,12 +73,28 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         temperature. If `None`, it is taken from the header's ``FREQ``
         axis or, without one, from ``RESTFRQ``.
 
+    fill_value : float, list of float, `None`, or `False`, optional
+        The values in the file that stand for no data, in its unit. If
+        `None`, they are recognized by
+        `~hyperphotutils.noise.find_fill_values`, such as zeros around a
+        field. With `False`, all finite values are data.
+
+    error_extension : int, str, tuple, `None`, or `False`, optional
+        The extension with the errors of the map: its number, its name,
+        or its name and version. If `None`, it is recognized by its name:
+        ERR, ERROR, STDDEV, SIGMA, RMS, UNCERT or VAR (variances), also
+        with a number that the name of the map has, too. With `False`,
+        the map is read without errors. They need no unit of their own.
+
     Returns
     -------
     image : `~astropy.nddata.CCDData`
-        The map: ``data`` as float64 in Jy/pixel, ``wcs`` with the two
-        celestial axes, ``mask``, which is `True` where the value is not
-        finite, and ``meta``, a dictionary of
+        The map: ``data`` as float64 in Jy/pixel, NaN where there are no
+        data, ``wcs`` with the two celestial axes, ``mask``, which is
+        `True` where the value is not finite, ``uncertainty``, the
+        standard deviations as a `~astropy.nddata.StdDevUncertainty`, NaN
+        where they are not positive, or `None` if the file has none, and
+        ``meta``, a dictionary of
 
         * ``'beam'``: the `~radio_beam.Beam`;
         * ``'beam_area_pix'``: the beam's area in pixels, as used for
@@ -88,7 +110,10 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         * ``'survey'``: the name of the survey, or `None`;
         * ``'object'``: the object's name, or an empty string;
         * ``'filename'``: the file's name, or `None`;
-        * ``'extension'``: the extension's number and name.
+        * ``'extension'``: the extension's number and name;
+        * ``'error_extension'``: that of the errors, or `None`;
+        * ``'fill_values'``: the fill values that were found;
+        * ``'n_fill'``: the number of pixels that had one of them.
 
     Raises
     ------
@@ -134,18 +159,20 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     if unit is not None:
         unit = parse_unit(unit)
     frequency = as_frequency(frequency)
+    fill_value = as_fill_value(fill_value)
     name = input_name(path_or_hdu)
     try:
-        image = load_image(path_or_hdu, ext=ext)
+        image = load_image(path_or_hdu, ext=ext,
+                           error_extension=error_extension)
         name = image.filename or name
         return _make_map(image, beam=beam, unit=unit, survey=survey,
-                         frequency=frequency)
+                         frequency=frequency, fill_value=fill_value)
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
 
 
-def _make_map(image, *, beam, unit, survey, frequency):
+def _make_map(image, *, beam, unit, survey, frequency, fill_value):
     """
     Make a map of an image as it lies in the file.
     """
@@ -159,15 +186,68 @@ def _make_map(image, *, beam, unit, survey, frequency):
                 beam=beam, survey=survey, beams_table=image.beams_table))
     if frequency is None:
         frequency = header_frequency(header)
-    made = calibrate(
-        data, wcs, unit=unit, scale=scale, beam=beam, beam_area=beam_area,
-        frequency=frequency, header=header, original_unit=original_unit,
+    fwhm = np.sqrt(beam.major * beam.minor) / scale
+    filled = blank_fill_values(data, fill_value, fwhm.to_value(u.one))
+    make = partial(
+        calibrate, wcs=wcs, unit=unit, scale=scale, beam=beam,
+        beam_area=beam_area, frequency=frequency, header=header,
+        original_unit=original_unit,
         survey=None if survey is None else survey.name,
-        filename=image.filename, extension=image.extension)
+        filename=image.filename, extension=image.extension,
+        error_extension=image.error and image.error.extension, **filled)
+    made = make(data)
     if made.mask.all():
         msg = f'extension {image.extension} has no finite value'
+        if filled['n_fill']:
+            msg += (f' but the fill value {filled["fill_values"][0]:g}: '
+                    'give another fill_value, or False for none')
         raise MapError(msg)
+    if image.error is not None:
+        error = make(_standard_deviations(image.error, data.shape, unit))
+        made.uncertainty = StdDevUncertainty(error.data, unit=made.unit)
     return made
+
+
+def _standard_deviations(error, shape, unit):
+    """
+    Return errors in the unit of the values in the file, NaN where they
+    are not positive.
+    """
+    name = f'extension {error.extension}, taken for the errors of the map,'
+    remedy = 'give another error_extension, or False for none'
+    values = error.data
+    if values.squeeze().shape != tuple(n for n in shape if n > 1):
+        found, wanted = (' x '.join(str(n) for n in lengths[::-1])
+                         for lengths in (values.shape, shape))
+        msg = (f'{name} has {found} pixels instead of {wanted}: {remedy}')
+        raise MapError(msg)
+    values = np.where(values > 0.0, values, np.nan).reshape(shape)
+    text = str(error.header.get('BUNIT', '')).strip()
+    power = 2 if error.is_variance else 1
+    if text:
+        values *= _error_factor(text, unit, power, f'{name} has', remedy)
+    return np.sqrt(values) if error.is_variance else values
+
+
+def _error_factor(text, unit, power, name, remedy):
+    """
+    Return what converts errors or variances to the unit of the map.
+    """
+    squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
+    try:
+        stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
+    except MapError:
+        stated = u.Unit(text, parse_strict='silent')
+    if not isinstance(stated, u.UnrecognizedUnit):
+        # as in BUNIT, a flux can be meant per pixel
+        wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
+        # the unit of variances is often written without its square
+        for own in (stated, stated**power):
+            for one in wanted:
+                if own.is_equivalent(one):
+                    return own.to(one)
+    msg = f"{name} BUNIT = '{text}', the map '{unit}': {remedy}"
+    raise MapError(msg)
 
 
 def _celestial_image(data, header):

@@ -3,6 +3,8 @@
 Tools that measure the noise of a map.
 """
 
+from hyperphotutils.noise.bad_pixels import *
 from hyperphotutils.noise.clipped import *
 from hyperphotutils.noise.correlated import *
+from hyperphotutils.noise.fill import *
 from hyperphotutils.noise.local import *  # noqa: F401, F403

@@ -527,8 +527,18 @@ def _extract_channel(index, cube, config):
         noise=extraction.table.meta.get('noise', ''),
         rejected=_numbers_of(extraction.table.meta),
         n_warnings=len(messages),
-        summary='; '.join([extraction.counts, *sorted(messages)]))
+        summary='; '.join([extraction.counts, *_filled(image.meta),
+                           *sorted(messages)]))
     return index, extraction.table, numbers
+
+
+def _filled(meta):
+    """
+    Describe the fill values of a channel, if it has any.
+    """
+    if meta['n_fill']:
+        values = ', '.join(f'{value:g}' for value in meta['fill_values'])
+        yield f'{meta["n_fill"]} pixels with the fill value {values}'
 
 
 def _numbers_of(meta):

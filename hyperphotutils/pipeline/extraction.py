@@ -313,7 +313,8 @@ def read_input(path, options):
     ~hyperphotutils.maps.MapError
         If the file does not make a map that can be used.
     """
-    image = read_map(path, **reading_options(options))
+    image = read_map(path, error_extension=options.error_extension,
+                     **reading_options(options))
     values = image.data[~image.mask]
     if values.min() == values.max():
         msg = f'{path}: all pixels have the same value, {values[0]:g}'
@@ -323,7 +324,8 @@ def read_input(path, options):
 
 def reading_options(options):
     """
-    Return the arguments of a reader that the section ``input`` holds.
+    Return the arguments of both readers that the section ``input``
+    holds.
 
     Parameters
     ----------
@@ -340,6 +342,7 @@ def reading_options(options):
     return {'ext': options.extension, 'unit': options.unit,
             'survey': options.survey,
             'beam': None if beam is None else _beam(beam),
+            'fill_value': options.fill_value,
             'frequency': None if frequency is None else frequency * u.GHz}
 
 

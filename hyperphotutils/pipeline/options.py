@@ -138,7 +138,29 @@ class InputOptions(_Options):
     )
     extension: Annotated[int, Field(ge=0)] | str | None = Field(
         default=None,
-        description='number or name of the HDU; null = the first image',
+        description=(
+            'number or name of the HDU; null = the first image that is no '
+            'error, weight, mask, or background by its name'
+        ),
+    )
+    error_extension: (
+        Annotated[int, Field(ge=0)] | str | Literal[False] | None
+    ) = Field(
+        default=None,
+        union_mode='left_to_right',  # 0 is no False
+        description=(
+            'number or name of the HDU with the errors of the map; null = '
+            'recognized by its name, such as ERR, STDDEV, RMS or VAR; false '
+            '= none'
+        ),
+    )
+    fill_value: float | _Floats | Literal[False] | None = Field(
+        default=None,
+        union_mode='left_to_right',
+        description=(
+            'value or list of values in the file that stand for no data; '
+            'null = recognized, such as zeros around a field; false = none'
+        ),
     )
     unit: str | None = Field(
         default=None,

@@ -382,10 +382,15 @@ def _describe_map(image):
     beam = meta['beam']
     ny, nx = image.shape
     n_missing = int(image.mask.sum())
+    filled = ''
+    if meta['n_fill']:
+        values = ', '.join(f'{value:g}' for value in meta['fill_values'])
+        filled = f' ({meta["n_fill"]} with the fill value {values})'
     return table_of([
         ('extension', meta['extension']),
+        ('errors', meta['error_extension'] or 'none in the file'),
         ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
-                 f'{n_missing} of them missing'),
+                 f'{n_missing} of them missing{filled}'),
         ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
         ('beam', f'{beam.major.to(u.arcsec):.4g} x '
                  f'{beam.minor.to(u.arcsec):.4g}, position angle '

@@ -34,6 +34,9 @@ _REGISTRY = (
     ('split_pair', 'one of two sources that were found as one: two fit the '
      'map better, by the Bayesian information criterion'),
     ('no_position', 'the position is not known: nothing was fitted'),
+    ('bad_pixels', 'bad pixels in the core of the source were not fitted'),
+    ('saturated', 'the top of the source is cut off: its flat pixels were '
+     'not fitted'),
 )
 
 FLAGS = MappingProxyType(

@@ -494,6 +494,23 @@ class TestMaskedInput:
         assert len(finder(np.ma.array(counts, mask=self.mask))) == 2
 
 
+@pytest.mark.parametrize('value', [0.0, -32768.0])
+def test_fill_values_around_a_field(value):
+    """
+    What stands for no data is neither sky nor noise.
+    """
+    field = make_map([(20.0, 20.0), (60.0, 20.0), (40.0, 60.0)])
+    ny, nx = field.shape
+    data = np.full((3 * ny, 3 * nx), value)
+    data[ny:2 * ny, nx:2 * nx] = field
+    finder = HighPassStarFinder(6.0, FWHM)
+    table = finder(data)
+    expected = finder(np.where(data == value, np.nan, data))
+    for name in ('x_centroid', 'y_centroid', 'snr'):
+        assert_allclose(table[name], expected[name])
+    assert len(table) == 3
+
+
 class TestUnits:
     """
     Quantity in, Quantity out, with the same numbers.

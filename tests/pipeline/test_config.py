@@ -99,6 +99,22 @@ def test_survey_may_be_a_name_or_a_number(config_file, survey):
     assert read_config(config_file(config_to_yaml(config))) == config
 
 
+@pytest.mark.parametrize(('key', 'text', 'value'), [
+    ('fill_value', '0', 0.0), ('fill_value', '-32768', -32768.0),
+    ('fill_value', '[0, -1]', (0.0, -1.0)), ('fill_value', 'null', None),
+    ('fill_value', 'false', False), ('error_extension', '0', 0),
+    ('error_extension', 'ERR', 'ERR'), ('error_extension', 'null', None),
+    ('error_extension', 'false', False)])
+def test_zero_is_not_false(config_file, key, text, value):
+    """
+    Zero is a fill value and an extension, false is none at all.
+    """
+    config = read_config(config_file(f'input: {{{key}: {text}}}'))
+    found = getattr(config.input, key)
+    assert (found, type(found)) == (value, type(value))
+    assert read_config(config_file(config_to_yaml(config))) == config
+
+
 @pytest.mark.parametrize('text', ['', '# nothing\n', 'detection:\n', '{}'])
 def test_empty_file_and_empty_section_mean_defaults(config_file, text):
     assert read_config(config_file(text)) == PipelineConfig()

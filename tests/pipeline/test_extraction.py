@@ -53,6 +53,39 @@ def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
     assert table.meta['threshold'] == 'none, the sources were given'
 
 
+def test_fill_values_and_errors_of_the_file(map_file, full, tmp_path):
+    """
+    They are used, found in the log, and can be refused.
+    """
+    ny, nx = full.image.shape
+    with fits.open(map_file) as hdus:
+        data, header = hdus[0].data, hdus[0].header
+    padded = np.zeros((ny + 60, nx))
+    padded[:ny] = data
+    error = np.where(np.arange(nx) < nx // 2, 1.0, 3.0) * np.ones(
+        (ny + 60, 1))
+    path = tmp_path / 'field.fits'
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(padded, header, 'SCI'),
+                  fits.ImageHDU(error, name='ERR')]).writeto(path)
+    config = PipelineConfig(input={'maps': [str(path)]},
+                            output={'directory': str(tmp_path / 'out')})
+    image = extract_map(path, config).image
+    assert_array_equal(image.mask, padded == 0.0)
+    # the file is in Jy/beam
+    assert_allclose(image.uncertainty.array,
+                    error / image.meta['beam_area_pix'])
+    outcome, = process_maps(config)
+    log = (tmp_path / 'out' / 'field' / 'run.log').read_text()
+    assert not outcome.reason
+    assert 'errors        2 (ERR)' in log
+    assert f'missing ({60 * nx} with the fill value 0)' in log
+
+    image = extract(path, input={'fill_value': False,
+                                 'error_extension': False}).image
+    assert not image.mask.any()
+    assert image.uncertainty is None
+
+
 @pytest.mark.parametrize('suffix', ['ecsv', 'ipac', 'csv', 'fits'])
 def test_table_gives_positions_and_shapes(map_file, full, tmp_path, suffix):
     """

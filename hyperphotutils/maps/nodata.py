@@ -1,0 +1,83 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Values that stand for no data.
+"""
+
+from numbers import Real
+
+import numpy as np
+
+from hyperphotutils.noise.fill import find_fill_values
+
+__all__ = ['as_fill_value', 'blank_fill_values']
+
+# A value is the fill value that the user gives within the precision of
+# 32-bit numbers: the file may have rounded it.
+_PRECISION = 1e-6
+
+
+def as_fill_value(fill_value):
+    """
+    Check the argument ``fill_value`` of a reader.
+
+    Parameters
+    ----------
+    fill_value : float, list of float, `None`, or `False`
+        The argument; see `~hyperphotutils.maps.read_map`.
+
+    Returns
+    -------
+    fill_value : tuple of float or `None`
+        The fill values; `None` if they are to be recognized.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    """
+    if fill_value is None or fill_value is False:
+        return None if fill_value is None else ()
+    values = (tuple(fill_value)
+              if isinstance(fill_value, list | tuple | np.ndarray)
+              else (fill_value,))
+    if not all(isinstance(value, Real) and not isinstance(value, bool)
+               for value in values):
+        msg = ('fill_value must be a number, a list of numbers, None to '
+               f'recognize fill values, or False for none: {fill_value!r}')
+        raise TypeError(msg)
+    return tuple(float(value) for value in values)
+
+
+def blank_fill_values(values, fill_value, fwhm):
+    """
+    Set the pixels with a fill value to NaN.
+
+    Parameters
+    ----------
+    values : 2D `~numpy.ndarray` of float
+        The values as they are in the file, which are changed in place.
+
+    fill_value : tuple of float or `None`
+        What `as_fill_value` returns.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    meta : dict
+        ``'fill_values'``, the values that were found, and ``'n_fill'``,
+        the number of pixels that had one of them.
+    """
+    if fill_value is None:
+        fill, found = find_fill_values(values, fwhm)
+    else:
+        fill, found = np.zeros(values.shape, dtype=bool), []
+        for value in fill_value:
+            equal = np.isclose(values, value, rtol=_PRECISION, atol=0.0)
+            if equal.any():
+                found.append(value)
+                fill |= equal
+    values[fill] = np.nan
+    return {'fill_values': tuple(found),
+            'n_fill': int(np.count_nonzero(fill))}
