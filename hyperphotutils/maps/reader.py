@@ -5,6 +5,7 @@ Reading a map into Jy per pixel, with its sky coordinates and beam.
 
 from functools import partial
 
+import numpy as np
 from astropy.io import fits
 
 from hyperphotutils.maps.beams import find_beam
@@ -12,17 +13,16 @@ from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
-    celestial_wcs,
     find_all,
-    find_sky_axes,
     find_unit,
-    header_frequency,
     input_name,
 )
 from hyperphotutils.maps.images import load_image
+from hyperphotutils.maps.sky import celestial_wcs, find_sky_axes
+from hyperphotutils.maps.spectral import header_frequency
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
-from hyperphotutils.utils.wcs import pixel_scale
+from hyperphotutils.utils.areas import PixelAreas
 
 __all__ = ['read_map']
 
@@ -151,17 +151,17 @@ def _make_map(image, *, beam, unit, survey, frequency):
     """
     header = image.header
     wcs, data = _celestial_image(image.data, header)
-    scale = pixel_scale(wcs, data.shape)
+    areas = PixelAreas(wcs, data.shape)
     # what is wrong with both is told at once
     (unit, original_unit), (beam, beam_area) = find_all(
         partial(find_unit, header, unit),
-        partial(find_beam, header, pixel_scale=scale, shape=data.shape,
-                beam=beam, survey=survey, beams_table=image.beams_table))
-    if frequency is None:
-        frequency = header_frequency(header)
+        partial(find_beam, header, pixel_scale=np.sqrt(areas.center),
+                shape=data.shape, beam=beam, survey=survey, beams_table=image.beams_table))
     made = calibrate(
-        data, wcs, unit=unit, scale=scale, beam=beam, beam_area=beam_area,
-        frequency=frequency, header=header, original_unit=original_unit,
+        data, wcs, areas=areas, unit=unit, beam=beam, beam_area=beam_area,
+        frequency=(partial(header_frequency, header) if frequency is None
+                   else lambda: frequency),
+        header=header, original_unit=original_unit,
         survey=None if survey is None else survey.name,
         filename=image.filename, extension=image.extension)
     if made.mask.all():
@@ -174,7 +174,7 @@ def _celestial_image(data, header):
     """
     Return the celestial part of the WCS and the 2-D image on it.
     """
-    wcs, lon, lat = find_sky_axes(header)
+    lon, lat = find_sky_axes(header)
     lengths = dict(enumerate(data.shape[::-1]))
     others = {axis: n for axis, n in lengths.items()
               if axis not in {lon, lat}}
@@ -193,4 +193,4 @@ def _celestial_image(data, header):
         raise MapError(msg)
     shape = [lengths[axis] for axis in sorted([lon, lat], reverse=True)]
     data = data.reshape(shape)
-    return celestial_wcs(wcs, data.shape), data
+    return celestial_wcs(header, data.shape), data
