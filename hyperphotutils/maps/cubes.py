@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from hyperphotutils.maps.beams import find_beam
+from hyperphotutils.maps.beams import beam_columns, find_beam
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.headers import (
     as_frequency,
@@ -610,9 +610,11 @@ def _take_beams(about, n_channels, beam):
     table = about['beams_table']
     if beam is not None or table is None:
         return {**about, 'beams_table': None}
-    if len(table) != n_channels and 'CHAN' in table.colnames:
+    beam_columns(table)  # they must be angles
+    names = {name.upper(): name for name in table.colnames}
+    if len(table) != n_channels and 'CHAN' in names:
         # one row for each polarization of a channel: the first will do
-        _, first = np.unique(table['CHAN'], return_index=True)
+        _, first = np.unique(table[names['CHAN']], return_index=True)
         table = table[first]
     if len(table) != n_channels:
         msg = (f'the BEAMS table has {len(about["beams_table"])} rows for '
