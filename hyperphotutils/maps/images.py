@@ -3,6 +3,8 @@
 Finding the image in a FITS file, an HDU list or an HDU.
 """
 
+import lzma
+import struct
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.structure import check_structure
 
 __all__ = ['FitsImage', 'load_image']
 
@@ -27,8 +30,21 @@ _IMAGE_NAMES = ('IMAGE', 'SCI', 'SIGNAL', 'FLUX', 'DATA')
 _INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
               'OBJECT', 'HISTORY')
 
-# What reading a damaged or truncated file raises, compressed or not.
-_DAMAGED = (OSError, EOFError, TypeError, ValueError, zlib.error)
+# What astropy raises of a damaged or truncated file, compressed or not:
+# it looks up what must be there, and trusts what it finds.
+_DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
+            AttributeError, ArithmeticError, AssertionError, MemoryError,
+            RuntimeError, fits.VerifyError, zlib.error, lzma.LZMAError,
+            struct.error)
+
+# What astropy says about headers that it can read all the same.
+_MENDED = ('.*may have been truncated', 'non-ASCII characters are present',
+           'Header block contains null bytes',
+           'The following header keyword is invalid',
+           'Unexpected extra padding', 'Error validating header',
+           '.*Missing padding', 'Invalid keyword',
+           'An exception occurred matching an HDU header',
+           'The HDU will be treated as corrupted')
 
 
 @dataclass(frozen=True)
@@ -137,12 +153,15 @@ def find_image(path_or_hdu, *, ext=None):
     with warnings.catch_warnings():
         # Truncation matters only where data are missing, which is seen
         # when they are read; a file without padding at its end is whole.
-        warnings.filterwarnings('ignore', '.*may have been truncated',
-                                AstropyUserWarning)
+        for message in _MENDED:
+            warnings.filterwarnings('ignore', message, AstropyUserWarning)
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
-            with _open(Path(path_or_hdu).expanduser()) as hdus:
-                yield _describe(hdus, ext, str(path_or_hdu))
+            hdus, n_whole = _open(Path(path_or_hdu).expanduser())
+            with hdus:
+                found = _describe(hdus, ext, str(path_or_hdu))
+                _check_whole(found[1]['extension'], n_whole)
+                yield found
         elif isinstance(path_or_hdu, fits.HDUList):
             yield _describe(path_or_hdu, ext, path_or_hdu.filename())
         elif hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
@@ -172,12 +191,27 @@ def load_values(hdu, *, dtype=None):
     values : `~numpy.ndarray`
         The values.
     """
-    try:
+    what = (f'the data of the extension {hdu.name or "unnamed"} are not '
+            'whole')
+    with _damaged(what), np.errstate(all='ignore'):
         return np.array(hdu.data, dtype=dtype)
-    except _DAMAGED:
-        msg = ('is truncated or damaged: the data of the extension '
-               f'{hdu.name or "unnamed"} are not whole; make or fetch it '
-               'again')
+
+
+@contextmanager
+def _damaged(what):
+    """
+    Raise a `MapError` for what astropy raises of a damaged file.
+    """
+    try:
+        yield
+    except (MapError, PermissionError):
+        raise
+    except Exception as error:
+        # the error of damaged tiles has no public name
+        if not (isinstance(error, _DAMAGED)
+                or type(error).__name__ == 'CfitsioException'):
+            raise
+        msg = f'is truncated or damaged: {what}; make or fetch it again'
         raise MapError(msg) from None
 
 
@@ -191,36 +225,49 @@ def _open(path):
     if not path.exists():
         msg = 'no such file'
         raise MapError(msg)
+    what = 'its headers cannot be read'
     try:
-        # without memory mapping: the data are converted anyway
-        hdus = fits.open(path, memmap=False)
-        len(hdus)  # reads all headers
+        with path.open('rb') as file:
+            if file.read(6) != b'SIMPLE':
+                what += ', or it is not a FITS file'
+        with _damaged(what):
+            n_whole = check_structure(path)
+            # without memory mapping: the data are converted anyway
+            hdus = fits.open(path, memmap=False)
+            len(hdus)  # reads all headers
     except PermissionError:
         msg = 'cannot be read: no permission'
         raise MapError(msg) from None
-    except _DAMAGED:
-        msg = ('is truncated or damaged: make or fetch it again'
-               if path.read_bytes()[:6] == b'SIMPLE'
-               else 'is not a FITS file, or damaged')
-        raise MapError(msg) from None
-    return hdus
+    return hdus, n_whole
+
+
+def _check_whole(extension, n_whole):
+    """
+    Check that a file does not end before the values of an extension.
+    """
+    if int(extension.split()[0]) >= n_whole:
+        msg = ('is truncated or damaged: the file ends before the values of '
+               f'the extension {extension}, which its header declares by '
+               'NAXIS; make or fetch it again')
+        raise MapError(msg)
 
 
 def _describe(hdus, ext, filename):
     """
     Return the chosen image of a list of HDUs and what is around it.
     """
-    number = _choose(hdus) if ext is None else _find(hdus, ext)
-    hdu = hdus[number]
-    extension = f'{number} ({hdu.name or "unnamed"})'
-    if not _is_image(hdu):
-        kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
-        msg = f'extension {extension} is {kind}: a map is an image'
-        raise MapError(msg)
-    _check_axes(hdu)
-    return hdu, {'header': _full_header(hdus, hdu), 'filename': filename,
-                 'extension': extension,
-                 'beams_table': _beams_table(hdus, hdu)}
+    with _damaged('its headers cannot be read'):
+        number = _choose(hdus) if ext is None else _find(hdus, ext)
+        hdu = hdus[number]
+        extension = f'{number} ({hdu.name or "unnamed"})'
+        if not _is_image(hdu):
+            kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
+            msg = f'extension {extension} is {kind}: a map is an image'
+            raise MapError(msg)
+        _check_axes(hdu)
+        return hdu, {'header': _full_header(hdus, hdu), 'filename': filename,
+                     'extension': extension,
+                     'beams_table': _beams_table(hdus, hdu)}
 
 
 def _is_image(hdu):
@@ -298,12 +345,8 @@ def _beams_table(hdus, hdu):
         return None
     for other in hdus:
         if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            try:
+            with _damaged('its BEAMS table is not whole'):
                 return Table.read(other)
-            except _DAMAGED:
-                msg = ('is truncated or damaged: its BEAMS table is not '
-                       'whole; make or fetch it again')
-                raise MapError(msg) from None
     return None
 
 

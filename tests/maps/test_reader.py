@@ -525,7 +525,7 @@ class TestBadInput:
         with pytest.raises(MapError, match=r'map\.fits: no such file'):
             read_map(path)
         path.write_text('hello')
-        with pytest.raises(MapError, match=r'map\.fits: is not a FITS'):
+        with pytest.raises(MapError, match=r'map\.fits: .* not a FITS file'):
             read_map(path)
         make_hdu(BUNIT=None).writeto(path, overwrite=True)
         with pytest.raises(MapError, match=r'map\.fits: no BUNIT'):
