@@ -157,8 +157,7 @@ def find_image(path_or_hdu, *, ext=None):
             warnings.filterwarnings('ignore', message, AstropyUserWarning)
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
-            hdus, n_whole = _open(Path(path_or_hdu).expanduser())
-            with hdus:
+            with _open(Path(path_or_hdu).expanduser()) as (hdus, n_whole):
                 found = _describe(hdus, ext, str(path_or_hdu))
                 _check_whole(found[1]['extension'], n_whole)
                 yield found
@@ -215,9 +214,10 @@ def _damaged(what):
         raise MapError(msg) from None
 
 
+@contextmanager
 def _open(path):
     """
-    Open a FITS file.
+    Open a FITS file; yield its HDUs and how many are whole.
     """
     if path.is_dir():
         msg = 'is a folder: give the FITS file'
@@ -231,21 +231,27 @@ def _open(path):
             if file.read(6) != b'SIMPLE':
                 what += ', or it is not a FITS file'
         with _damaged(what):
-            n_whole = check_structure(path)
+            n_hdus, n_whole = check_structure(path)
             # without memory mapping: the data are converted anyway
-            hdus = fits.open(path, memmap=False)
-            len(hdus)  # reads all headers
+            file = fits.open(path, memmap=False)
     except PermissionError:
         msg = 'cannot be read: no permission'
         raise MapError(msg) from None
-    return hdus, n_whole
+    with file:
+        with _damaged(what):
+            # astropy itself looks for more HDUs, for ever in some files
+            hdus = file if n_hdus is None else fits.HDUList(
+                [file[number] for number in range(n_hdus)])
+            if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
+                raise ValueError
+        yield hdus, n_whole
 
 
 def _check_whole(extension, n_whole):
     """
     Check that a file does not end before the values of an extension.
     """
-    if int(extension.split()[0]) >= n_whole:
+    if n_whole is not None and int(extension.split()[0]) >= n_whole:
         msg = ('is truncated or damaged: the file ends before the values of '
                f'the extension {extension}, which its header declares by '
                'NAXIS; make or fetch it again')

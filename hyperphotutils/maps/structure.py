@@ -53,9 +53,10 @@ def check_structure(path):
 
     Returns
     -------
-    n_whole : int
-        The number of HDUs at the beginning of the file whose values are
-        all there.
+    n_hdus, n_whole : int or `None`
+        The number of HDUs, and of those at the beginning of the file
+        whose values are all there; `None` for other kinds of
+        compression, which are left to astropy.
 
     Raises
     ------
@@ -75,8 +76,7 @@ def check_structure(path):
     opener = next((opener for start, opener in _OPENERS
                    if magic.startswith(start)), None)
     if opener is None and magic != b'SIMPLE':
-        # other kinds of compression are left to astropy
-        return np.inf
+        return None, None
     with (path.open('rb') if opener is None else opener(path)) as file:
         return _walk(file, size, compressed=opener is not None)
 
@@ -89,7 +89,7 @@ def _walk(file, size, compressed):
     while True:
         cards = _read_header(file, number)
         if cards is None:
-            return number
+            return number, number
         n_bytes = _data_size(cards, number)
         if cards.get('ZIMAGE') == 'T':
             _check_tiles(cards, number, size)
@@ -100,7 +100,7 @@ def _walk(file, size, compressed):
         else:
             there = size - begin
         if there < n_bytes:
-            return number
+            return number + 1, number
         number += 1
         padded = -(-n_bytes // _BLOCK) * _BLOCK
         file.seek(begin + padded)
