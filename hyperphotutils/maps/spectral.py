@@ -203,17 +203,20 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
             raise MapError(msg)
     wcs = make_wcs(made, 'the spectral coordinates of the header')
     try:
-        values = wcs.pixel_to_world_values(np.arange(n_channels))
+        with np.errstate(all='ignore'):
+            values = wcs.pixel_to_world_values(np.arange(n_channels))
     except WcsError as error:
         msg = ('the spectral coordinates of the header cannot be used: '
                f'{str(error).splitlines()[0]}')
         raise MapError(msg) from None
-    values = np.atleast_1d(values) << u.Unit(wcs.world_axis_units[0])
+    with np.errstate(all='ignore'):
+        values = np.atleast_1d(values) << u.Unit(wcs.world_axis_units[0])
+        values = values.to(unit)
     if not np.all(np.isfinite(values)):
         msg = (f'the spectral axis {number} has values that are not finite: '
                f'check CRVAL{number} and CDELT{number}')
         raise MapError(msg)
-    return values.to(unit), wcs.wcs.ctype[0].strip()
+    return values, wcs.wcs.ctype[0].strip()
 
 
 def to_frequency(values, kind, rest):
