@@ -65,6 +65,9 @@ _ANGLES = {
     **dict.fromkeys(('rad', 'radian', 'radians'), 'rad'),
 }
 
+# An element of a matrix, in the spellings of today and of old headers.
+_ELEMENT = re.compile(r'(?:CD|PC)(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))')
+
 # Highest order of a polynomial of the SIP convention.
 _MAX_ORDER = 9
 
@@ -251,9 +254,11 @@ def select_axes(header, axes, *, strict=True):
                 raise MapError(msg)
             made[f'{name}{number}'] = value
     cd, pc = (_read_matrix(header, name, axes) for name in ('CD', 'PC'))
-    if cd and pc:
-        msg = (f'{next(iter(cd))} and {next(iter(pc))} are both in the '
-               f'header: remove the CD or the PC matrix; {_REMEDY}')
+    # of all axes: wcslib does not take them for matrices of their own
+    kinds = {key[:2]: key for key in header if _ELEMENT.fullmatch(key)}
+    if len(kinds) == 2:
+        msg = (f'{kinds["CD"]} and {kinds["PC"]} are both in the header: '
+               f'remove the CD or the PC matrix; {_REMEDY}')
         raise MapError(msg)
     # FITS sets CDELT to 1 where the matrix PC is there
     steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
@@ -332,9 +337,8 @@ def _read_matrix(header, name, axes):
     """
     found = {}
     for key in header:
-        match = re.fullmatch(rf'{name}(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))',
-                             key)
-        if match is None:
+        match = _ELEMENT.fullmatch(key)
+        if match is None or not key.startswith(name):
             continue
         i, j = (int(number) for number in match.groups() if number)
         if i not in axes:

@@ -35,6 +35,9 @@ _BITPIX = (8, 16, 32, 64, -32, -64)
 _STRUCTURE = re.compile(r'BITPIX|Z?NAXIS\d*|PCOUNT|GCOUNT|GROUPS|ZIMAGE|'
                         r'ZBITPIX|ZTILE\d+')
 
+# What astropy takes for the end of a header.
+_END = re.compile(r'END(?![A-Z0-9_-])')
+
 # How much smaller than its values a compressed image can be: images of
 # one value reach about 4000.
 _MAX_COMPRESSION = 100_000
@@ -125,8 +128,8 @@ def _read_header(file, number):
         for first in range(0, _BLOCK, _CARD):
             text = block[first:first + _CARD].decode('latin-1')
             key = text[:8].rstrip()
-            if key == 'END':
-                if text.strip() != 'END':
+            if _END.match(text):
+                if text.rstrip() != 'END':
                     msg = (f'is damaged: the header of HDU {number} ends in '
                            f'{text.strip()!r}; {_AGAIN}')
                     raise MapError(msg)
