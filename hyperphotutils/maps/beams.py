@@ -185,7 +185,7 @@ def _make_beam(major, minor, angle, origin):
     from radio_beam import Beam
 
     major, minor = u.Quantity(major), u.Quantity(minor)
-    if not (major < 180 * u.deg and major >= minor and minor > 0):
+    if not 180 * u.deg > major >= minor > 0:
         msg = (f'{origin} states a beam of {major:g} by {minor:g}: a beam '
                'has BMAJ >= BMIN > 0; correct it or give beam=')
         raise MapError(msg)

@@ -156,7 +156,8 @@ def _make_map(image, *, beam, unit, survey, frequency):
     (unit, original_unit), (beam, beam_area) = find_all(
         partial(find_unit, header, unit),
         partial(find_beam, header, pixel_scale=np.sqrt(areas.center),
-                shape=data.shape, beam=beam, survey=survey, beams_table=image.beams_table))
+                shape=data.shape, beam=beam, survey=survey,
+                beams_table=image.beams_table))
     made = calibrate(
         data, wcs, areas=areas, unit=unit, beam=beam, beam_area=beam_area,
         frequency=(partial(header_frequency, header) if frequency is None

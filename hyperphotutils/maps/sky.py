@@ -247,12 +247,8 @@ def select_axes(header, axes, *, strict=True):
     made = fits.Header({'NAXIS': len(axes)})
     for number, axis in enumerate(axes, start=1):
         for name in ('CRVAL', 'CRPIX'):
-            value = read_number(header, f'{name}{axis}',
-                                None if strict else 0.0)
-            if value is None:
-                msg = f'no number {name}{axis} in the header: {_REMEDY}'
-                raise MapError(msg)
-            made[f'{name}{number}'] = value
+            made[f'{name}{number}'] = _read_needed(
+                header, f'{name}{axis}', None if strict else 0.0)
     cd, pc = (_read_matrix(header, name, axes) for name in ('CD', 'PC'))
     # of all axes: wcslib does not take them for matrices of their own
     kinds = {key[:2]: key for key in header if _ELEMENT.fullmatch(key)}
@@ -264,24 +260,43 @@ def select_axes(header, axes, *, strict=True):
     steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
     if cd:
         _check_matrix(_square(cd, axes, 0.0), axes, steps)
-    rotations = {f'CROTA{axis}': read_number(header, f'CROTA{axis}')
-                 for axis in axes}
-    turned = [key for key, value in rotations.items() if value]
-    if pc and turned:
-        msg = (f'{turned[0]} and {next(iter(pc))} are both in the header: '
-               f'remove the rotation or the matrix; {_REMEDY}')
-        raise MapError(msg)
     name, matrix = (('CD', _square(cd, axes, 0.0)) if cd
                     else ('PC', _square(pc, axes, 1.0)))
     if cd or pc:
         for (i, j), value in np.ndenumerate(matrix):
             made[f'{name}{i + 1}_{j + 1}'] = float(value)
-    for number, axis in enumerate(axes, start=1):
-        if not cd:
-            made[f'CDELT{number}'] = steps[number - 1]
-            if len(axes) == 2 and rotations[f'CROTA{axis}'] is not None:
-                made[f'CROTA{number}'] = rotations[f'CROTA{axis}']
+    if not cd:
+        for number, step in enumerate(steps, start=1):
+            made[f'CDELT{number}'] = step
+        _copy_rotation(made, header, axes, pc)
     return made
+
+
+def _read_needed(header, key, default):
+    """
+    Return the number of a keyword that must be there without a default.
+    """
+    value = read_number(header, key, default)
+    if value is None:
+        msg = f'no number {key} in the header: {_REMEDY}'
+        raise MapError(msg)
+    return value
+
+
+def _copy_rotation(made, header, axes, pc):
+    """
+    Copy the rotation of old headers, which have no matrix.
+    """
+    if len(axes) != 2:
+        return
+    for number, axis in enumerate(axes, start=1):
+        angle = read_number(header, f'CROTA{axis}')
+        if pc and angle:
+            msg = (f'CROTA{axis} and {next(iter(pc))} are both in the '
+                   f'header: remove the rotation or the matrix; {_REMEDY}')
+            raise MapError(msg)
+        if not pc and angle is not None:
+            made[f'CROTA{number}'] = angle
 
 
 def make_wcs(header, what):
@@ -505,6 +520,26 @@ def _copy_distortion(made, header, axes):
             msg = (f'{key}: distortions in tables are not supported; '
                    'resample the map to a projection without them')
             raise MapError(msg)
+    orders = _read_orders(header)
+    if not {'A', 'B'} <= set(orders):
+        return
+    if axes != [1, 2]:
+        msg = ('A_ORDER: SIP distortions belong to axes 1 and 2, but the sky '
+               f'is on axes {axes[0]} and {axes[1]}: {_REMEDY}')
+        raise MapError(msg)
+    for name, order in orders.items():
+        made[f'{name}_ORDER'] = order
+        for i, j in np.ndindex(order + 1, order + 1):
+            value = (read_number(header, f'{name}_{i}_{j}')
+                     if i + j <= order else None)
+            if value is not None:
+                made[f'{name}_{i}_{j}'] = value
+
+
+def _read_orders(header):
+    """
+    Return the orders of the SIP polynomials, which come in pairs.
+    """
     orders = {}
     for name in ('A', 'B', 'AP', 'BP'):
         order = read_number(header, f'{name}_ORDER')
@@ -521,19 +556,7 @@ def _copy_distortion(made, header, axes):
             msg = (f'{there}_ORDER is in the header without {missing}_ORDER: '
                    f'{_REMEDY}')
             raise MapError(msg)
-    if not {'A', 'B'} <= set(orders):
-        return
-    if axes != [1, 2]:
-        msg = ('A_ORDER: SIP distortions belong to axes 1 and 2, but the sky '
-               f'is on axes {axes[0]} and {axes[1]}: {_REMEDY}')
-        raise MapError(msg)
-    for name, order in orders.items():
-        made[f'{name}_ORDER'] = order
-        for i in range(order + 1):
-            for j in range(order + 1 - i):
-                value = read_number(header, f'{name}_{i}_{j}')
-                if value is not None:
-                    made[f'{name}_{i}_{j}'] = value
+    return orders
 
 
 def _projection(header, made, axis):

@@ -186,21 +186,13 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
                'which is not supported; '
                + (remedy or 'give the cube a linear axis'))
         raise MapError(msg)
-    for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
-        value = read_number(header, key)
-        if value:
-            made[key.replace('FREQ', 'FRQ')] = (int(value) if key == 'VELREF'
-                                                else value)
-    for key in header:
-        match = re.fullmatch(rf'PV{number}_(\d+)', key)
-        if match:
-            made[f'PV1_{match[1]}'] = read_number(header, key)
-    if name in {'FELO', 'VOPT'} and not {'RESTFRQ', 'RESTWAV'} & set(made):
-        # wcslib needs it where velocities are not linear in the channel
-        if ctype != 'VOPT':
-            msg = (f'CTYPE{number} = {ctype!r} needs the rest frequency: '
-                   'set RESTFRQ in the header')
-            raise MapError(msg)
+    _copy_parameters(made, header, number)
+    # wcslib needs it where velocities are not linear in the channel
+    if (name in {'FELO', 'VOPT'} and ctype != 'VOPT'
+            and not {'RESTFRQ', 'RESTWAV'} & set(made)):
+        msg = (f'CTYPE{number} = {ctype!r} needs the rest frequency: set '
+               'RESTFRQ in the header')
+        raise MapError(msg)
     wcs = make_wcs(made, 'the spectral coordinates of the header')
     try:
         with np.errstate(all='ignore'):
@@ -247,6 +239,21 @@ def to_frequency(values, kind, rest):
         return None
     with np.errstate(all='ignore'):
         return values.to(u.Hz, doppler(rest))
+
+
+def _copy_parameters(made, header, number):
+    """
+    Copy what else the coordinates of a spectral axis depend on.
+    """
+    for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
+        value = read_number(header, key)
+        if value:
+            made[key.replace('FREQ', 'FRQ')] = (int(value) if key == 'VELREF'
+                                                else value)
+    for key in header:
+        match = re.fullmatch(rf'PV{number}_(\d+)', key)
+        if match:
+            made[f'PV1_{match[1]}'] = read_number(header, key)
 
 
 def _single_plane(header, number, remedy):

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The structure of a FITS file: are its headers whole, and does it hold as
-many values as they declare?
+The structure of a FITS file: whole headers, and as many values as they
+declare.
 
 This is looked at before astropy opens a file, because what astropy does
 with impossible sizes is to loop, or to ask for all memory.
@@ -113,16 +113,11 @@ def _read_header(file, number):
     """
     Return the cards of the structure as text; `None` at the end of the file.
     """
-    cards, text = {}, None
+    cards = {}
     for n_blocks in range(_MAX_BLOCKS):
         block = file.read(_BLOCK)
-        if n_blocks == 0:
-            start = b'SIMPLE  =' if number == 0 else b'XTENSION='
-            if not block.startswith(start):
-                if number == 0:
-                    msg = 'is not a FITS file, or damaged'
-                    raise MapError(msg)
-                return None  # what follows is not an HDU
+        if n_blocks == 0 and not _begins(block, number):
+            return None
         if len(block) < _BLOCK:
             break
         for first in range(0, _BLOCK, _CARD):
@@ -134,15 +129,35 @@ def _read_header(file, number):
                            f'{text.strip()!r}; {_AGAIN}')
                     raise MapError(msg)
                 return cards
-            if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
-                value = text[10:].split('/')[0].strip()
-                if cards.setdefault(key, value) != value:
-                    msg = (f'{key} is there twice with different values in '
-                           f'the header of HDU {number}; {_AGAIN}')
-                    raise MapError(msg)
+            _add_card(cards, key, text, number)
     msg = (f'is truncated or damaged: the header of HDU {number} does not '
            f'end; {_AGAIN}')
     raise MapError(msg)
+
+
+def _add_card(cards, key, text, number):
+    """
+    Add a card of the structure, which has one value.
+    """
+    if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
+        value = text[10:].split('/')[0].strip()
+        if cards.setdefault(key, value) != value:
+            msg = (f'{key} is there twice with different values in the '
+                   f'header of HDU {number}; {_AGAIN}')
+            raise MapError(msg)
+
+
+def _begins(block, number):
+    """
+    Whether a header begins in a block; what follows the last HDU may be
+    anything.
+    """
+    if block.startswith(b'XTENSION=' if number else b'SIMPLE  ='):
+        return True
+    if number == 0:
+        msg = f'is not a FITS file, or damaged; {_AGAIN}'
+        raise MapError(msg)
+    return False
 
 
 def _data_size(cards, number):

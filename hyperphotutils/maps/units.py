@@ -47,7 +47,7 @@ _JANSKY = re.compile(r'^(milli|micro|nano|kilo|mega|[munkµμ]?)'
 _PREFIXES = {'milli': 'm', 'micro': 'u', 'nano': 'n', 'kilo': 'k',
              'mega': 'M'}
 
-# Longer texts are no units, and astropy takes for ever for such powers.
+# Longer texts are no units, and astropy takes forever for such powers.
 _MAX_LENGTH = 100
 _HUGE_POWER = re.compile(r'[^\d.\s/]\s*\d{4}')
 
@@ -109,15 +109,21 @@ def parse_unit(unit):
         # two slashes in a unit are unwise but clear
         warnings.simplefilter('ignore', u.UnitsWarning)
         try:
-            if len(text) > _MAX_LENGTH or _HUGE_POWER.search(spelled):
-                raise ValueError
-            parsed = u.Unit(spelled)
+            parsed = None if _is_absurd(spelled) else u.Unit(spelled)
         except (ValueError, TypeError, ArithmeticError):
-            shown = unit if len(unit) <= _MAX_LENGTH else f'{unit[:60]}...'
-            msg = (f'the unit {shown!r} cannot be read: give unit= as '
-                   f'{_ACCEPTED}')
-            raise MapError(msg) from None
+            parsed = None
+    if parsed is None:
+        shown = unit if len(unit) <= _MAX_LENGTH else f'{unit[:60]}...'
+        msg = f'the unit {shown!r} cannot be read: give unit= as {_ACCEPTED}'
+        raise MapError(msg)
     return _check_factor(parsed, unit)
+
+
+def _is_absurd(text):
+    """
+    Whether a text is too long for a unit, or a power in it too large.
+    """
+    return len(text) > _MAX_LENGTH or _HUGE_POWER.search(text) is not None
 
 
 def _check_factor(unit, text):
@@ -198,8 +204,8 @@ def _spell(word, text):
     prefix = match[1]
     if prefix.lower() in _PREFIXES:
         return _PREFIXES[prefix.lower()] + 'Jy'
-    if prefix in {'m', 'M'} and (word.isupper() or word.islower()
-                                 and match[2] == 'jy'):
+    if prefix in {'m', 'M'} and (
+            word.isupper() or (word.islower() and match[2] == 'jy')):
         return _mega_or_milli(word, text) + 'Jy'
     return (prefix if prefix == 'M' else prefix.lower()) + 'Jy'
 

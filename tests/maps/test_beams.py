@@ -135,7 +135,8 @@ class TestHeaderBeam:
         A keyword that is text names itself.
         """
         header = make_header(**{key: 'unknown'})
-        with pytest.raises(MapError, match=f"{key} = 'unknown' is not a number: "):
+        with pytest.raises(MapError,
+                           match=f"{key} = 'unknown' is not a number: "):
             header_beam(header)
 
     def test_nan_card(self):

@@ -316,7 +316,7 @@ class TestFrequency:
         """
         cards = {'CTYPE3': 'FELO-HEL', 'CUNIT3': 'm/s', 'CRVAL3': 1e5,
                  'CRPIX3': 1.0, 'CDELT3': 1e3}
-        with pytest.raises(MapError, match='CTYPE3 .* set RESTFRQ'):
+        with pytest.raises(MapError, match=r'CTYPE3 .* set RESTFRQ'):
             read_cube(make_hdu(np.ones((2, 30, 40)), **cards))
         cube = read_cube(make_hdu(np.ones((2, 30, 40)), RESTFRQ=1.42e9,
                                   **cards))
@@ -358,7 +358,7 @@ class TestFiles:
         assert old.encode() in content
         path.write_bytes(content.replace(old.encode(), new.encode(), 1))
         for read in (read_map, read_cube):
-            with pytest.raises(MapError, match=f'a.fits: .*{match}'):
+            with pytest.raises(MapError, match=rf'a\.fits: .*{match}'):
                 read(path)
 
     @pytest.mark.parametrize(('key', 'value'), [
@@ -373,7 +373,7 @@ class TestFiles:
         with fits.open(path, mode='update',
                        disable_image_compression=True) as hdus:
             hdus[1].header[key] = value
-        with pytest.raises(MapError, match='a.fits.fz: .*ZNAXIS'):
+        with pytest.raises(MapError, match=r'a\.fits\.fz: .*ZNAXIS'):
             read_map(path)
 
     @pytest.mark.parametrize('suffix', ['gz', 'bz2', 'xz'])

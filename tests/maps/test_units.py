@@ -121,7 +121,7 @@ def test_no_factor(unit):
     """
     if isinstance(unit, u.Quantity):
         unit = u.Unit(unit)
-    with pytest.raises(MapError, match='is logarithmic|not have a positive'):
+    with pytest.raises(MapError, match=r'is logarithmic|not have a positive'):
         parse_unit(unit)
 
 

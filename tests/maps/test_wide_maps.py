@@ -63,7 +63,7 @@ def make_wide_map(kind, unit):
     fwhm = header['BMAJ'] * u.deg
     data = np.zeros((ny, nx))
     for place, value in zip(zip(x, y, strict=True), flux, strict=True):
-        c, r = (int(round(v)) for v in place)
+        c, r = (round(v) for v in place)
         box = (slice(max(r - 14, 0), r + 15), slice(max(c - 22, 0), c + 23))
         yy, xx = np.mgrid[box]
         yy, xx = yy[yy[:, 0] < ny], xx[yy[:, 0] < ny]
