@@ -64,8 +64,9 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
 
     frequency : `~astropy.units.Quantity`, optional
         The frequency (or wavelength), needed to convert a brightness
-        temperature. If `None`, it is taken from the header's ``FREQ``
-        axis or, without one, from ``RESTFRQ``.
+        temperature. If `None`, it is taken from the header's spectral
+        axis (for velocities, with ``RESTFRQ``) or, without one, from
+        ``RESTFRQ``.
 
     Returns
     -------
@@ -75,14 +76,19 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         finite, and ``meta``, a dictionary of
 
         * ``'beam'``: the `~radio_beam.Beam`;
-        * ``'beam_area_pix'``: the beam's area in pixels, as used for
-          values per beam;
-        * ``'beam_fwhm_pix'``: the geometric mean of its axes in pixels;
-        * ``'beam_major_pix'``, ``'beam_minor_pix'``: its axes in pixels;
+        * ``'beam_area_pix'``: the beam's area in pixels at the center of
+          the map, as used for values per beam;
+        * ``'beam_fwhm_pix'``: the geometric mean of its axes in pixels,
+          at the center;
+        * ``'beam_major_pix'``, ``'beam_minor_pix'``: its axes in pixels,
+          at the center;
         * ``'beam_theta'``: the angle of its major axis in degrees
-          counter-clockwise from +x, as a float;
+          counter-clockwise from +x, as a float, at the center;
         * ``'pixel_scale'``: the square root of the pixel area at the
-          centre of the map, as an angle in arcsec;
+          center of the map, as an angle in arcsec;
+        * ``'pixel_area_range'``: the smallest and the largest pixel area
+          in units of that at the center, (1.0, 1.0) where all agree to
+          1e-4;
         * ``'original_unit'``: the unit in the file, as a string;
         * ``'frequency'``: the frequency, or `None` if it is unknown;
         * ``'survey'``: the name of the survey, or `None`;
@@ -101,7 +107,11 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
 
     Notes
     -----
-    Axes of length 1 beside the celestial ones are dropped. The area of
+    Axes of length 1 beside the celestial ones are dropped, and what their
+    keywords say does not matter. The sky is read as by astropy: any
+    projection, with SIP or TPV distortions, in ICRS, FK5, FK4, Galactic,
+    ecliptic, or supergalactic coordinates. Values are converted with the
+    solid angle of each pixel, which varies over wide maps. The area of
     a Gaussian beam is :math:`\\pi / (4 \\ln 2)` times the product of its
     axes. Temperatures are converted in the Rayleigh-Jeans limit,
     :math:`S = 2 k \\nu^2 T / c^2` per steradian.
