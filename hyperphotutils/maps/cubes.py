@@ -171,7 +171,8 @@ class MapCube:
             msg = (f'{self.name}: channel {index} cannot be read any more: '
                    f'{error}')
             raise MapError(msg) from None
-        return np.array(values, dtype=float)
+        with np.errstate(all='ignore'):
+            return np.array(values, dtype=float)
 
     def channel(self, index):
         """

@@ -82,7 +82,8 @@ class FilePlanes:
                            shape=self.shape[1:])
         if (self.scale, self.zero, self.blank) == (1.0, 0.0, None):
             return values
-        scaled = values * self.scale + self.zero
+        with np.errstate(all='ignore'):
+            scaled = values.astype(float) * self.scale + self.zero
         if self.blank is not None:
             scaled[values == self.blank] = np.nan
         return scaled

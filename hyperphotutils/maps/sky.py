@@ -256,6 +256,10 @@ def select_axes(header, axes, *, strict=True):
         msg = (f'{kinds["CD"]} and {kinds["PC"]} are both in the header: '
                f'remove the CD or the PC matrix; {_REMEDY}')
         raise MapError(msg)
+    if 'CD' in kinds and not cd:
+        msg = (f'{kinds["CD"]} is in the header, but no CD{axes[0]}_{axes[0]}'
+               f', and FITS ignores CDELT{axes[0]} then: {_REMEDY}')
+        raise MapError(msg)
     # FITS sets CDELT to 1 where the matrix PC is there
     steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
     if cd:

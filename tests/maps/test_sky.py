@@ -193,6 +193,9 @@ class TestScale:
     @pytest.mark.parametrize(('cards', 'match'), [
         ({'PC1_1': 1.0, 'CD1_1': -2 / 3600, 'CD2_2': 2 / 3600},
          'CD2_2 and PC1_1 are both in the header'),
+        ({'PC3_3': 1.0, 'CD1_1': -2 / 3600, 'CD2_2': 2 / 3600},
+         'CD2_2 and PC3_3 are both in the header'),
+        ({'CD3_3': 1.0}, 'CD3_3 is in the header, but no CD1_1'),
         ({'PC1_1': 1.0, 'CROTA2': 30.0}, 'CROTA2 and PC1_1 are both'),
         ({'CDELT1': 1e-300, 'CDELT2': 1e-300}, 'pixel scale of 0 arcsec'),
         ({'CRVAL1': True}, 'CRVAL1 = True is not a number'),
