@@ -284,12 +284,18 @@ def _read_unit(header, number, name):
     if not text:
         return u.Unit(_DEFAULTS.get(name, 'm / s'))
     plain = re.sub(r'[\s()\[\]^{}$"\']|\*\*', '', text.lower())
+    default = u.Unit(_DEFAULTS.get(name, 'm / s'))
     try:
-        return u.Unit(_UNITS.get(plain, text))
-    except (ValueError, TypeError):
-        msg = (f'{key} = {text!r} is not a unit of a spectral axis such as '
-               "'Hz' or 'km/s': correct the header, and pass the HDU")
-        raise MapError(msg) from None
+        unit = u.Unit(_UNITS.get(plain, text))
+        unit.to_string('fits')
+        usable = isinstance(unit, u.UnitBase) and unit.is_equivalent(default)
+    except (ValueError, TypeError, ArithmeticError):
+        usable = False
+    if not usable:
+        msg = (f'{key} = {text!r} is not a unit of a spectral axis {name} '
+               f"such as '{default}': correct the header, and pass the HDU")
+        raise MapError(msg)
+    return unit
 
 
 def _check(frequency, key):

@@ -313,6 +313,16 @@ class TestFrequency:
         with pytest.raises(MapError, match='RESTFRQ'):
             cube.channel(0)
 
+    @pytest.mark.parametrize('unit', ['furlong', 'Hz', 'Jy', 'dex(m/s)',
+                                      '3 km/s', 5])
+    def test_unit_of_a_cube(self, make_hdu, unit):
+        """
+        A unit that does not suit the axis of a cube is named.
+        """
+        with pytest.raises(MapError, match='CUNIT3 = '):
+            read_cube(make_hdu(np.ones((2, 30, 40)), CTYPE3='VRAD',
+                               CUNIT3=unit))
+
     def test_felo_cube(self, make_hdu):
         """
         Channels that are linear in frequency need the rest frequency.
