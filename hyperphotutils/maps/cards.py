@@ -129,8 +129,8 @@ def _read(header, key, remedy):
     except (fits.VerifyError, ValueError, TypeError):
         msg = f'the card of {key} is not valid FITS: {remedy}'
         raise MapError(msg) from None
-    first = values[0]
-    if any(value != first for value in values[1:]):
+    first = values[0] if values[0] is not None else fits.card.Undefined()
+    if any(value != values[0] for value in values[1:]):
         msg = (f'{key} is there {len(values)} times with different values: '
                f'{remedy}')
         raise MapError(msg)

@@ -230,6 +230,16 @@ class TestScale:
         with pytest.raises(MapError, match='CRVAL1 is there 3 times'):
             read_map(hdu)
 
+    @pytest.mark.parametrize('key', ['CRVAL1', 'PC2_1', 'CROTA2', 'BMAJ'])
+    def test_empty_card(self, make_hdu, key):
+        """
+        A keyword without a value is not one that is missing.
+        """
+        hdu = make_hdu()
+        hdu.header[key] = None
+        with pytest.raises(MapError, match=rf'{key} = \(empty\) is not a'):
+            read_map(hdu)
+
     @pytest.mark.parametrize('cards', [
         {'A_ORDER': 2, 'B_ORDER': 2, 'A_2_0': 1e-3, 'B_1_1': 1e-3},
         {'CTYPE1': 'RA---TAN-SIP', 'CTYPE2': 'DEC--TAN-SIP', 'A_ORDER': 2,
