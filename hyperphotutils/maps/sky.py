@@ -199,6 +199,7 @@ def celestial_wcs(header, shape):
     made = select_axes(header, axes)
     for number, axis in enumerate(axes, start=1):
         _set_scale_unit(made, header, number, axis)
+    _check_reference(made, axes, lat + 1)
     _copy_projection(made, header, lon + 1, lat + 1)
     _set_frame(made, header, lon + 1)
     _copy_distortion(made, header, axes)
@@ -436,6 +437,19 @@ def _set_scale_unit(made, header, number, axis):
     made[f'CUNIT{number}'] = unit
 
 
+def _check_reference(made, axes, lat):
+    """
+    Check that the reference point is on the sphere.
+    """
+    for number, axis in enumerate(axes, start=1):
+        value = made[f'CRVAL{number}'] * u.Unit(made[f'CUNIT{number}'])
+        limit = 90.0 if axis == lat else 720.0
+        if abs(value.to_value(u.deg)) > limit + 1e-9:
+            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
+                   f'{limit:g} deg; {_REMEDY}')
+            raise MapError(msg)
+
+
 def _copy_projection(made, header, lon, lat):
     """
     Copy the parameters of the projection.
@@ -621,7 +635,8 @@ def _check_center(wcs, shape):
         msg = ('the center of the map is off the sky: check CRPIX, CDELT '
                'and CTYPE in the header')
         raise MapError(msg)
-    if not _SCALES[0] <= scale <= _SCALES[1]:
+    steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
+    if not (_SCALES[0] <= scale <= _SCALES[1] and steps.max() <= _SCALES[1]):
         msg = (f'the pixel scale of {scale:.3g} arcsec cannot be right: '
                'check CDELT or CD and CUNIT in the header')
         raise MapError(msg)

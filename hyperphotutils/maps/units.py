@@ -47,6 +47,9 @@ _JANSKY = re.compile(r'^(milli|micro|nano|kilo|mega|[munkµμ]?)'
 _PREFIXES = {'milli': 'm', 'micro': 'u', 'nano': 'n', 'kilo': 'k',
              'mega': 'M'}
 
+# Frequencies in Hz from which brightness temperatures are converted.
+_FREQUENCIES = (1e6, 1e16)
+
 # Longer texts are no units, and astropy takes forever for such powers.
 _MAX_LENGTH = 100
 _HUGE_POWER = re.compile(r'[^\d.\s/]\s*\d{4}')
@@ -255,6 +258,10 @@ def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
     if frequency is None:
         msg = ('a unit of temperature needs the frequency, which the header '
                'does not give (FREQ axis, RESTFRQ): give frequency=')
+        raise MapError(msg)
+    if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
+        msg = (f'the frequency of {frequency:.4g} cannot be right: give '
+               'frequency=')
         raise MapError(msg)
     surface_brightness = (1.0 * u.K).to(
         u.Jy / u.sr, u.brightness_temperature(frequency))

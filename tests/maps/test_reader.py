@@ -405,7 +405,7 @@ class TestWCS:
     @pytest.mark.parametrize('cards', [
         {'CTYPE2': 'DEC--SIN'},
         {'CTYPE1': 'RA---XXX', 'CTYPE2': 'DEC--XXX'},
-        {'CRVAL2': 95.0, 'LATPOLE': 1e9},
+        {'CTYPE1': 'RA---ZPN', 'CTYPE2': 'DEC--ZPN'},
     ])
     def test_impossible(self, make_hdu, cards):
         """
