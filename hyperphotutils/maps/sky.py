@@ -68,6 +68,9 @@ _ANGLES = {
 # An element of a matrix, in the spellings of today and of old headers.
 _ELEMENT = re.compile(r'(?:CD|PC)(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))')
 
+# The largest longitude or rotation in degrees.
+_MAX_ANGLE = 720.0
+
 # Highest order of a polynomial of the SIP convention.
 _MAX_ORDER = 9
 
@@ -288,6 +291,17 @@ def _read_needed(header, key, default):
     return value
 
 
+def _read_angle(header, key):
+    """
+    Return an angle in degrees of which the digits are not lost, or `None`.
+    """
+    angle = read_number(header, key)
+    if angle is not None and abs(angle) > _MAX_ANGLE:
+        msg = f'{key} = {angle:g} is not an angle in degrees: {_REMEDY}'
+        raise MapError(msg)
+    return angle
+
+
 def _copy_rotation(made, header, axes, pc):
     """
     Copy the rotation of old headers, which have no matrix.
@@ -295,7 +309,7 @@ def _copy_rotation(made, header, axes, pc):
     if len(axes) != 2:
         return
     for number, axis in enumerate(axes, start=1):
-        angle = read_number(header, f'CROTA{axis}')
+        angle = _read_angle(header, f'CROTA{axis}')
         if pc and angle:
             msg = (f'CROTA{axis} and {next(iter(pc))} are both in the '
                    f'header: remove the rotation or the matrix; {_REMEDY}')
@@ -443,7 +457,7 @@ def _check_reference(made, axes, lat):
     """
     for number, axis in enumerate(axes, start=1):
         value = made[f'CRVAL{number}'] * u.Unit(made[f'CUNIT{number}'])
-        limit = 90.0 if axis == lat else 720.0
+        limit = 90.0 if axis == lat else _MAX_ANGLE
         if abs(value.to_value(u.deg)) > limit + 1e-9:
             msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
                    f'{limit:g} deg; {_REMEDY}')
@@ -455,7 +469,7 @@ def _copy_projection(made, header, lon, lat):
     Copy the parameters of the projection.
     """
     for name in ('LONPOLE', 'LATPOLE'):
-        value = read_number(header, name)
+        value = _read_angle(header, name)
         if value is not None:
             made[name] = value
     numbers = {axis: i for i, axis in enumerate(sorted((lon, lat)), start=1)}

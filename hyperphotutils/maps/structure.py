@@ -122,9 +122,9 @@ def _read_header(file, number):
             break
         for first in range(0, _BLOCK, _CARD):
             text = block[first:first + _CARD].decode('latin-1')
-            key = text[:8].rstrip()
+            key = text[:8].rstrip(' ')
             if _END.match(text):
-                if text.rstrip() != 'END':
+                if text.rstrip(' ') != 'END':
                     msg = (f'is damaged: the header of HDU {number} ends in '
                            f'{text.strip()!r}; {_AGAIN}')
                     raise MapError(msg)
@@ -140,7 +140,7 @@ def _add_card(cards, key, text, number):
     Add a card of the structure, which has one value.
     """
     if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
-        value = text[10:].split('/')[0].strip()
+        value = text[10:].split('/')[0].strip(' ')
         if cards.setdefault(key, value) != value:
             msg = (f'{key} is there twice with different values in the '
                    f'header of HDU {number}; {_AGAIN}')

@@ -200,6 +200,8 @@ class TestScale:
         ({'CDELT1': 1e-300, 'CDELT2': 1e-300}, 'pixel scale of 0 arcsec'),
         ({'CDELT2': 300.0}, 'pixel scale of .* cannot be right'),
         ({'CRVAL2': -1e16}, 'CRVAL2 = .* is not on the sky'),
+        ({'CROTA2': 1e16}, r'CROTA2 = 1e\+16 is not an angle'),
+        ({'LONPOLE': -1e4}, 'LONPOLE = -10000 is not an angle'),
         ({'CRVAL1': 1e5}, 'CRVAL1 = .* is not on the sky'),
         ({'CRVAL1': True}, 'CRVAL1 = True is not a number'),
         ({'CRVAL1': '83.8'}, "CRVAL1 = '83.8' is not a number"),
