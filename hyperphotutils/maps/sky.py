@@ -645,11 +645,11 @@ def _check_center(wcs, shape):
         center = wcs.pixel_to_world_values((shape[1] - 1) / 2,
                                            (shape[0] - 1) / 2)
         scale = pixel_scale(wcs, shape).value
+        steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
     if not np.all(np.isfinite(center)):
         msg = ('the center of the map is off the sky: check CRPIX, CDELT '
                'and CTYPE in the header')
         raise MapError(msg)
-    steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
     if not (_SCALES[0] <= scale <= _SCALES[1] and steps.max() <= _SCALES[1]):
         msg = (f'the pixel scale of {scale:.3g} arcsec cannot be right: '
                'check CDELT or CD and CUNIT in the header')
