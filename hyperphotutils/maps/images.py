@@ -41,7 +41,7 @@ _DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
 _MENDED = ('.*may have been truncated', 'non-ASCII characters are present',
            'Header block contains null bytes',
            'The following header keyword is invalid',
-           'Unexpected extra padding', 'Error validating header',
+           'Unexpected extra padding', 'Unexpected bytes trailing END', 'Error validating header',
            '.*Missing padding', 'Invalid keyword',
            'An exception occurred matching an HDU header',
            'The HDU will be treated as corrupted')

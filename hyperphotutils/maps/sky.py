@@ -71,6 +71,9 @@ _ELEMENT = re.compile(r'(?:CD|PC)(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))')
 # The largest longitude or rotation in degrees.
 _MAX_ANGLE = 720.0
 
+# The largest parameter of a projection: an angle, or a coefficient.
+_MAX_PARAMETER = 1e6
+
 # Highest order of a polynomial of the SIP convention.
 _MAX_ORDER = 9
 
@@ -476,8 +479,12 @@ def _copy_projection(made, header, lon, lat):
     for key in header:
         match = re.fullmatch(r'PV0*(\d+)_(\d+)', key)
         if match and int(match[1]) in numbers:
-            made[f'PV{numbers[int(match[1])]}_{int(match[2])}'] = read_number(
-                header, key)
+            value = read_number(header, key)
+            if abs(value) > _MAX_PARAMETER:
+                msg = (f'{key} = {value:g} is not a parameter of a '
+                       f'projection: {_REMEDY}')
+                raise MapError(msg)
+            made[f'PV{numbers[int(match[1])]}_{int(match[2])}'] = value
 
 
 def _set_frame(made, header, lon):
