@@ -3,7 +3,9 @@
 Finding the image in a FITS file, an HDU list or an HDU.
 """
 
+import lzma
 import re
+import struct
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.structure import check_structure
 
 __all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
@@ -43,8 +46,22 @@ _AUXILIARY_NAMES = {
 _INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
               'OBJECT', 'HISTORY')
 
-# What reading a damaged or truncated file raises, compressed or not.
-_DAMAGED = (OSError, EOFError, TypeError, ValueError, zlib.error)
+# What astropy raises of a damaged or truncated file, compressed or not:
+# it looks up what must be there, and trusts what it finds.
+_DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
+            AttributeError, ArithmeticError, AssertionError, MemoryError,
+            RuntimeError, fits.VerifyError, zlib.error, lzma.LZMAError,
+            struct.error)
+
+# What astropy says about headers that it can read all the same.
+_MENDED = ('.*may have been truncated', 'non-ASCII characters are present',
+           'Header block contains null bytes',
+           'The following header keyword is invalid',
+           'Unexpected extra padding', 'Unexpected bytes trailing END',
+           'Error validating header',
+           '.*Missing padding', 'Invalid keyword',
+           'An exception occurred matching an HDU header',
+           'The HDU will be treated as corrupted')
 
 
 @dataclass(frozen=True)
@@ -192,13 +209,13 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
     with warnings.catch_warnings():
         # Truncation matters only where data are missing, which is seen
         # when they are read; a file without padding at its end is whole.
-        warnings.filterwarnings('ignore', '.*may have been truncated',
-                                AstropyUserWarning)
+        for message in _MENDED:
+            warnings.filterwarnings('ignore', message, AstropyUserWarning)
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
-            with _open(Path(path_or_hdu).expanduser()) as hdus:
+            with _open(Path(path_or_hdu).expanduser()) as (hdus, n_whole):
                 yield _describe(hdus, ext, str(path_or_hdu),
-                                error_extension)
+                                error_extension, n_whole)
         elif isinstance(path_or_hdu, fits.HDUList):
             yield _describe(path_or_hdu, ext, path_or_hdu.filename(),
                             error_extension)
@@ -230,18 +247,34 @@ def load_values(hdu, *, dtype=None):
     values : `~numpy.ndarray`
         The values.
     """
-    try:
+    what = (f'the data of the extension {hdu.name or "unnamed"} are not '
+            'whole')
+    with _damaged(what), np.errstate(all='ignore'):
         return np.array(hdu.data, dtype=dtype)
-    except _DAMAGED:
-        msg = ('is truncated or damaged: the data of the extension '
-               f'{hdu.name or "unnamed"} are not whole; make or fetch it '
-               'again')
+
+
+@contextmanager
+def _damaged(what):
+    """
+    Raise a `MapError` for what astropy raises of a damaged file.
+    """
+    try:
+        yield
+    except (MapError, PermissionError):
+        raise
+    except Exception as error:
+        # the error of damaged tiles has no public name
+        if not (isinstance(error, _DAMAGED)
+                or type(error).__name__ == 'CfitsioException'):
+            raise
+        msg = f'is truncated or damaged: {what}; make or fetch it again'
         raise MapError(msg) from None
 
 
+@contextmanager
 def _open(path):
     """
-    Open a FITS file.
+    Open a FITS file; yield its HDUs and how many are whole.
     """
     if path.is_dir():
         msg = 'is a folder: give the FITS file'
@@ -249,39 +282,67 @@ def _open(path):
     if not path.exists():
         msg = 'no such file'
         raise MapError(msg)
+    what = 'its headers cannot be read'
     try:
-        # without memory mapping: the data are converted anyway
-        hdus = fits.open(path, memmap=False)
-        len(hdus)  # reads all headers
+        with path.open('rb') as file:
+            if file.read(6) != b'SIMPLE':
+                what += ', or it is not a FITS file'
+        with _damaged(what):
+            n_hdus, n_whole = check_structure(path)
+            # without memory mapping: the data are converted anyway
+            file = fits.open(path, memmap=False)
     except PermissionError:
         msg = 'cannot be read: no permission'
         raise MapError(msg) from None
-    except _DAMAGED:
-        msg = ('is truncated or damaged: make or fetch it again'
-               if path.read_bytes()[:6] == b'SIMPLE'
-               else 'is not a FITS file, or damaged')
-        raise MapError(msg) from None
-    return hdus
+    with file:
+        with _damaged(what):
+            # astropy itself looks for more HDUs, for ever in some files
+            hdus = file if n_hdus is None else fits.HDUList(
+                [file[number] for number in range(n_hdus)])
+            if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
+                raise ValueError
+        yield hdus, n_whole
 
 
-def _describe(hdus, ext, filename, error_extension):
+def _check_whole(number, extension, n_whole):
+    """
+    Check that a file does not end before the values of an extension.
+    """
+    if n_whole is not None and number >= n_whole:
+        msg = ('is truncated or damaged: the file ends before the values of '
+               f'the extension {extension}, which its header declares by '
+               'NAXIS; make or fetch it again')
+        raise MapError(msg)
+
+
+def _describe(hdus, ext, filename, error_extension, n_whole=None):
     """
     Return the chosen image of a list of HDUs and what is around it.
     """
-    number = _choose(hdus) if ext is None else _find(hdus, ext)
-    hdu = hdus[number]
-    extension = f'{number} ({hdu.name or "unnamed"})'
-    if not _is_image(hdu):
-        kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
-        msg = f'extension {extension} is {kind}: a map is an image'
-        raise MapError(msg)
-    _check_axes(hdu)
-    about = {'header': _full_header(hdus, hdu), 'filename': filename,
-             'extension': extension,
-             'beams_table': _beams_table(hdus, hdu)}
-    if error_extension is not False:
-        about['error'] = _load_error(hdus, number, error_extension)
+    with _damaged('its headers cannot be read'):
+        number = _choose(hdus) if ext is None else _find(hdus, ext)
+        hdu = hdus[number]
+        extension = _label(hdu, number)
+        if not _is_image(hdu):
+            kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
+            msg = f'extension {extension} is {kind}: a map is an image'
+            raise MapError(msg)
+        _check_axes(hdu)
+        about = {'header': _full_header(hdus, hdu), 'filename': filename,
+                 'extension': extension,
+                 'beams_table': _beams_table(hdus, hdu)}
+        _check_whole(number, extension, n_whole)
+        if error_extension is not False:
+            about['error'] = _load_error(hdus, number, error_extension,
+                                         n_whole)
     return hdu, about
+
+
+def _label(hdu, number):
+    """
+    Return the number and the name of an extension.
+    """
+    return f'{number} ({hdu.name or "unnamed"})'
 
 
 def _is_image(hdu):
@@ -367,12 +428,8 @@ def _beams_table(hdus, hdu):
         return None
     for other in hdus:
         if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            try:
+            with _damaged('its BEAMS table is not whole'):
                 return Table.read(other)
-            except _DAMAGED:
-                msg = ('is truncated or damaged: its BEAMS table is not '
-                       'whole; make or fetch it again')
-                raise MapError(msg) from None
     return None
 
 
@@ -393,7 +450,7 @@ def _full_header(hdus, hdu):
     return header
 
 
-def _load_error(hdus, number, error_extension):
+def _load_error(hdus, number, error_extension, n_whole):
     """
     Load the errors of the image with a number, if there are any.
     """
@@ -404,11 +461,12 @@ def _load_error(hdus, number, error_extension):
     if found is None:
         return None
     hdu = hdus[found]
-    extension = f'{found} ({hdu.name or "unnamed"})'
+    extension = _label(hdu, found)
     if not _is_image(hdu):
         msg = (f'error_extension={error_extension!r} is no image: it holds '
                f'{_contents(hdus)}')
         raise MapError(msg)
+    _check_whole(found, extension, n_whole)
     return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
                       extension, _stem(hdu)[0] in _VARIANCE_NAMES)
 

@@ -16,6 +16,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.table import Table
 
+from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.images import load_values
 
@@ -81,7 +82,8 @@ class FilePlanes:
                            shape=self.shape[1:])
         if (self.scale, self.zero, self.blank) == (1.0, 0.0, None):
             return values
-        scaled = values * self.scale + self.zero
+        with np.errstate(all='ignore'):
+            scaled = values.astype(float) * self.scale + self.zero
         if self.blank is not None:
             scaled[values == self.blank] = np.nan
         return scaled
@@ -245,9 +247,9 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
                'does; make or fetch it again')
         raise MapError(msg)
     return FilePlanes(path, place['datLoc'], stored.str, shape,
-                      scale=float(hdu.header.get('BSCALE', 1.0)),
-                      zero=float(hdu.header.get('BZERO', 0.0)),
-                      blank=hdu.header.get('BLANK')
+                      scale=read_number(hdu.header, 'BSCALE', 1.0),
+                      zero=read_number(hdu.header, 'BZERO', 0.0),
+                      blank=read_number(hdu.header, 'BLANK')
                       if stored.kind in 'iu' else None)
 
 
