@@ -4,12 +4,14 @@ Finding the image in a FITS file, an HDU list or an HDU.
 """
 
 import lzma
+import os
 import re
 import struct
 import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 
@@ -206,6 +208,9 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
         The arguments of `FitsImage` other than the values: ``error``
         unless ``error_extension`` is `False`.
     """
+    for keyword, value in (('ext', ext), ('error_extension',
+                                          error_extension or None)):
+        _check_extension(value, keyword)
     with warnings.catch_warnings():
         # Truncation matters only where data are missing, which is seen
         # when they are read; a file without padding at its end is whole.
@@ -213,7 +218,9 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
             warnings.filterwarnings('ignore', message, AstropyUserWarning)
         warnings.simplefilter('ignore', VerifyWarning)
         if isinstance(path_or_hdu, str | PathLike):
-            with _open(Path(path_or_hdu).expanduser()) as (hdus, n_whole):
+            # (Path.expanduser raises an error for an unknown user)
+            path = Path(os.path.expanduser(path_or_hdu))  # noqa: PTH111
+            with _open(path) as (hdus, n_whole):
                 yield _describe(hdus, ext, str(path_or_hdu),
                                 error_extension, n_whole)
         elif isinstance(path_or_hdu, fits.HDUList):
@@ -382,20 +389,35 @@ def _choose(hdus):
     return images[0]
 
 
+def _check_extension(value, keyword):
+    """
+    Check that an argument can name an extension.
+    """
+    pair = value if isinstance(value, tuple) else (value, 1)
+    if value is not None and not (
+            len(pair) == 2 and isinstance(pair[0], str | Integral)
+            and isinstance(pair[1], Integral)
+            and not isinstance(pair[0], bool)):
+        msg = (f'{keyword} must be the number or the name of an extension, '
+               f'or a tuple of its name and version: got {value!r}')
+        raise TypeError(msg)
+
+
 def _find(hdus, ext, *, keyword='ext'):
     """
     Return the number of the extension that an argument names.
     """
+    if not isinstance(hdus, fits.HDUList):
+        hdus = fits.HDUList(hdus)
     try:
-        if isinstance(hdus, fits.HDUList):
-            number = hdus.index_of(ext)
+        number = hdus.index_of(ext)
+        if number >= 0:
             hdus[number]
             return number
-        return ext
     except (KeyError, IndexError):
-        msg = (f'has no extension {keyword}={ext!r}: it holds '
-               f'{_contents(hdus)}')
-        raise MapError(msg) from None
+        pass
+    msg = f'has no extension {keyword}={ext!r}: it holds {_contents(hdus)}'
+    raise MapError(msg)
 
 
 def _contents(hdus):
@@ -460,6 +482,10 @@ def _load_error(hdus, number, error_extension, n_whole):
         found = _find(hdus, error_extension, keyword='error_extension')
     if found is None:
         return None
+    if found == number:
+        msg = (f'error_extension={error_extension!r} is the map itself: '
+               'give another, or False for none')
+        raise MapError(msg)
     hdu = hdus[found]
     extension = _label(hdu, found)
     if not _is_image(hdu):

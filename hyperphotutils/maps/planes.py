@@ -7,6 +7,7 @@ All classes here are called with the index of a plane, and know the
 floating-point type of the values.
 """
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +234,7 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
     if path is None:
         return ArrayPlanes(hdu.data.reshape(shape))
     # absolute: other processes may be in other folders
-    path = str(Path(path).expanduser().resolve())
+    path = str(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111
     place = hdu.fileinfo()
     if place['file'].compression is not None:
         return ArrayPlanes(load_values(hdu).reshape(shape))

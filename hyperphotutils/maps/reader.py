@@ -4,6 +4,7 @@ Reading a map into Jy per pixel, with its sky coordinates and beam.
 """
 
 import re
+from contextlib import suppress
 from functools import partial
 
 import astropy.units as u
@@ -233,6 +234,9 @@ def _standard_deviations(error, shape, unit):
         msg = (f'{name} has {found} pixels instead of {wanted}: {remedy}')
         raise MapError(msg)
     values = np.where(values > 0.0, values, np.nan).reshape(shape)
+    if np.isnan(values).all():
+        msg = f'{name} has no positive value: {remedy}'
+        raise MapError(msg)
     text = str(error.header.get('BUNIT', '')).strip()
     power = 2 if error.is_variance else 1
     if text:
@@ -245,11 +249,8 @@ def _error_factor(text, unit, power, name, remedy):
     Return what converts errors or variances to the unit of the map.
     """
     squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
-    try:
+    with suppress(MapError):
         stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
-    except MapError:
-        stated = u.Unit(text, parse_strict='silent')
-    if not isinstance(stated, u.UnrecognizedUnit):
         # as in BUNIT, a flux can be meant per pixel
         wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
         # the unit of variances is often written without its square

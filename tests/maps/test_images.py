@@ -215,8 +215,9 @@ class TestBadFiles:
         """
         A missing file is no traceback.
         """
-        with pytest.raises(MapError, match='no such file'):
-            load_image(tmp_path / 'nothing.fits')
+        for name in (tmp_path / 'nothing.fits', '~no-such-user/map.fits'):
+            with pytest.raises(MapError, match='no such file'):
+                load_image(name)
 
     def test_folder(self, tmp_path):
         """
