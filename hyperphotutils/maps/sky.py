@@ -211,7 +211,8 @@ def celestial_wcs(header, shape):
     _copy_distortion(made, header, axes)
     made['CTYPE1'], made['CTYPE2'] = (
         _projection(header, made, axis) for axis in axes)
-    _cross_the_edge(made, shape, 1 if lon < lat else 2)
+    with np.errstate(all='ignore'):
+        _cross_the_edge(made, shape, 1 if lon < lat else 2)
     wcs = make_wcs(made, 'the sky coordinates of the header (CTYPE, CRVAL, '
                          'CDELT, CD, PC, PV)')
     if not wcs.has_celestial:
@@ -634,7 +635,8 @@ def _cross_the_edge(made, shape, lon):
     corners = np.array([[0, 0], [nx, 0], [0, ny], [nx, ny]]) - 0.5
     longitudes = (matrix @ (corners - reference).T)[lon - 1]
     middle = np.round(np.mean(longitudes))
-    if not np.abs(longitudes).max() > 180.0 or np.linalg.det(matrix) == 0.0:
+    if (not 180.0 < np.abs(longitudes).max() < 1e6
+            or np.linalg.det(matrix) == 0.0):
         return
     shift = np.zeros(2)
     shift[lon - 1] = middle
