@@ -6,6 +6,7 @@ Finding the image in a FITS file, an HDU list or an HDU.
 import lzma
 import os
 import re
+import stat
 import struct
 import warnings
 import zlib
@@ -283,14 +284,9 @@ def _open(path):
     """
     Open a FITS file; yield its HDUs and how many are whole.
     """
-    if path.is_dir():
-        msg = 'is a folder: give the FITS file'
-        raise MapError(msg)
-    if not path.exists():
-        msg = 'no such file'
-        raise MapError(msg)
     what = 'its headers cannot be read'
     try:
+        _check_file(path)
         with path.open('rb') as file:
             if file.read(6) != b'SIMPLE':
                 what += ', or it is not a FITS file'
@@ -298,8 +294,12 @@ def _open(path):
             n_hdus, n_whole = check_structure(path)
             # without memory mapping: the data are converted anyway
             file = fits.open(path, memmap=False)
-    except PermissionError:
-        msg = 'cannot be read: no permission'
+    except OSError as error:
+        msg = f'cannot be read: {error.strerror or error}'
+        raise MapError(msg) from None
+    except ImportError as error:
+        # some kinds of compression need optional packages
+        msg = f'cannot be read: {error}; decompress it'
         raise MapError(msg) from None
     with file:
         with _damaged(what):
@@ -309,6 +309,21 @@ def _open(path):
             if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
                 raise ValueError
         yield hdus, n_whole
+
+
+def _check_file(path):
+    """
+    Check that a path is that of a file, not of a folder, pipe, or device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        msg = 'no such file'
+        raise MapError(msg) from None
+    if not stat.S_ISREG(mode):
+        kind = 'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'
+        msg = f'is {kind}: give the FITS file'
+        raise MapError(msg)
 
 
 def _check_whole(number, extension, n_whole):

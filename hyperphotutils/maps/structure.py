@@ -25,6 +25,10 @@ _CARD = 80
 # Blocks of the longest header: 1.3 million cards.
 _MAX_BLOCKS = 36000
 
+# Bytes after the last HDU that are ignored. Astropy looks for a header in
+# all of them.
+_MAX_TRAILER = 2**23
+
 # Files that are compressed as a whole, by their first bytes.
 _OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open),
             (b'\xfd7zXZ', lzma.open))
@@ -90,8 +94,15 @@ def _walk(file, size, compressed):
     """
     number = 0
     while True:
+        end = file.tell()
         cards = _read_header(file, number)
         if cards is None:
+            last = file.seek(end + _MAX_TRAILER + 1) if compressed else size
+            if last - end > _MAX_TRAILER:
+                msg = (f'is damaged: more than {_MAX_TRAILER // 2**20} MiB '
+                       f'follow its {number} HDUs that are not FITS; cut '
+                       'them off')
+                raise MapError(msg)
             return number, number
         n_bytes = _data_size(cards, number)
         if cards.get('ZIMAGE') == 'T':
