@@ -212,12 +212,7 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
         _check_extension(value, keyword)
-    with warnings.catch_warnings():
-        # Truncation matters only where data are missing, which is seen
-        # when they are read; a file without padding at its end is whole.
-        for message in _MENDED:
-            warnings.filterwarnings('ignore', message, AstropyUserWarning)
-        warnings.simplefilter('ignore', VerifyWarning)
+    with ignore_mended():
         if isinstance(path_or_hdu, str | PathLike):
             # (Path.expanduser raises an error for an unknown user)
             path = Path(os.path.expanduser(path_or_hdu))  # noqa: PTH111
@@ -257,14 +252,34 @@ def load_values(hdu, *, dtype=None):
     """
     what = (f'the data of the extension {hdu.name or "unnamed"} are not '
             'whole')
-    with _damaged(what), np.errstate(all='ignore'):
+    with refuse_damage(what), np.errstate(all='ignore'):
         return np.array(hdu.data, dtype=dtype)
 
 
 @contextmanager
-def _damaged(what):
+def ignore_mended():
+    """
+    Ignore warnings of what astropy can read all the same.
+
+    Truncation matters only where data are missing, which is seen when
+    they are read; a file without padding at its end is whole.
+    """
+    with warnings.catch_warnings():
+        for message in _MENDED:
+            warnings.filterwarnings('ignore', message, AstropyUserWarning)
+        warnings.simplefilter('ignore', VerifyWarning)
+        yield
+
+
+@contextmanager
+def refuse_damage(what):
     """
     Raise a `MapError` for what astropy raises of a damaged file.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, for the message.
     """
     try:
         yield
@@ -290,7 +305,7 @@ def _open(path):
         with path.open('rb') as file:
             if file.read(6) != b'SIMPLE':
                 what += ', or it is not a FITS file'
-        with _damaged(what):
+        with refuse_damage(what):
             n_hdus, n_whole = check_structure(path)
             # without memory mapping: the data are converted anyway
             file = fits.open(path, memmap=False)
@@ -302,7 +317,7 @@ def _open(path):
         msg = f'cannot be read: {error}; decompress it'
         raise MapError(msg) from None
     with file:
-        with _damaged(what):
+        with refuse_damage(what):
             # astropy itself looks for more HDUs, for ever in some files
             hdus = file if n_hdus is None else fits.HDUList(
                 [file[number] for number in range(n_hdus)])
@@ -341,7 +356,7 @@ def _describe(hdus, ext, filename, error_extension, n_whole=None):
     """
     Return the chosen image of a list of HDUs and what is around it.
     """
-    with _damaged('its headers cannot be read'):
+    with refuse_damage('its headers cannot be read'):
         number = _choose(hdus) if ext is None else _find(hdus, ext)
         hdu = hdus[number]
         extension = _label(hdu, number)
@@ -465,7 +480,7 @@ def _beams_table(hdus, hdu):
         return None
     for other in hdus:
         if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            with _damaged('its BEAMS table is not whole'):
+            with refuse_damage('its BEAMS table is not whole'):
                 return Table.read(other)
     return None
 

@@ -8,18 +8,20 @@ floating-point type of the values.
 """
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyWarning
 from astropy.table import Table
 
 from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
-from hyperphotutils.maps.images import load_values
+from hyperphotutils.maps.images import (
+    ignore_mended,
+    load_values,
+    refuse_damage,
+)
 
 __all__ = [
     'ArrayPlanes',
@@ -119,10 +121,11 @@ class TiledPlanes:
         """
         Return the values of a plane.
         """
-        with warnings.catch_warnings(), fits.open(self.path) as hdus:
-            warnings.simplefilter('ignore', VerifyWarning)
-            return hdus[self.number].section[
-                np.unravel_index(index, self.lead)]
+        tiles = np.unravel_index(index, self.lead)
+        with (ignore_mended(), fits.open(self.path) as hdus,
+              refuse_damage('its tiles cannot be decompressed'),
+              np.errstate(all='ignore')):
+            return hdus[self.number].section[tiles]
 
 
 @dataclass(frozen=True, eq=False)
