@@ -6,11 +6,11 @@ Cutouts around positions, and their Gaussian-weighted moments.
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
-__all__ = ['cut_out', 'weighted_moments']
+__all__ = ['WEIGHT_WIDTH', 'cut_out', 'weighted_moments']
 
 # Width of the weight function relative to the PSF: wide enough that the
 # size of a star stands out, narrow enough that neighbors do not enter.
-_WEIGHT_WIDTH = 1.4
+WEIGHT_WIDTH = 1.4
 
 _MAX_ITERATIONS = 10
 
@@ -77,7 +77,7 @@ def weighted_moments(image, error, x, y, fwhm):
         ``peak_fraction``, its part of the weighted sum.
     """
     sigma = fwhm * gaussian_fwhm_to_sigma
-    width = _WEIGHT_WIDTH * sigma
+    width = WEIGHT_WIDTH * sigma
     half = int(np.ceil(3.0 * width))
     data = cut_out(image, x, y, half)
     variance = cut_out(error, x, y, half)**2

@@ -21,7 +21,13 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.flags import STAR_FLAGS, decode_star_flags
-from hyperphotutils.psf.moments import cut_out, weighted_moments
+from hyperphotutils.psf.moments import (
+    WEIGHT_WIDTH as _WEIGHT_WIDTH,
+)
+from hyperphotutils.psf.moments import (
+    cut_out,
+    weighted_moments,
+)
 from hyperphotutils.utils import (
     as_masked_image,
     check_positive,
@@ -37,9 +43,8 @@ __all__ = ['StarSelector']
 # Detections that only count as neighbors are this faint.
 _DETECTION_SNR = 5.0
 
-# Where the FWHM is not given, the search begins here (pixels).
-_FIRST_FWHM = 3.0
-_FWHM_ROUNDS = 6
+# Where the FWHM is not given, these are tried (pixels).
+_TRIAL_FWHM = 2.0 * 1.3**np.arange(9)
 
 # Relative size below which, and part of the flux in one pixel beyond
 # which nothing is a star: cosmic rays and hot pixels. In units of what a
@@ -50,8 +55,13 @@ _MAX_RAY_ELLIPTICITY = 0.3
 
 # Width of the stellar locus that no noise explains.
 _LOCUS_SCATTER = 0.02
-_MAX_LOCUS_SNR = 150.0
-_LOCUS_SEARCH = (0.75, 1.35)
+# Range of sizes around that of the PSF where the locus is looked for: the
+# weighted sizes of 0.75 and 1.35 times its FWHM.
+_LOCUS_SEARCH = (0.8, 1.2)
+# Parts of the largest density of sizes that make a locus, and a trial.
+_FIRST_MODE = 0.3
+_FIRST_TRIAL = 0.3
+_CLIMB = 30
 
 
 class StarSelector:
@@ -223,26 +233,41 @@ class StarSelector:
         """
         Detect and measure sources; find the FWHM if it is not given.
         """
-        fwhm = self.fwhm or _FIRST_FWHM
-        for _ in range(1 if self.fwhm else _FWHM_ROUNDS):
-            x, y = _detect(values, deviation, bad, fwhm)
-            if len(x) == 0:
-                return None
-            moments = weighted_moments(values, deviation, x, y, fwhm)
-            ray = _find_rays(moments, fwhm)
-            usable = (moments['snr'] > self.min_snr) & ~ray
-            locus = _find_locus(moments['size'][usable],
-                                moments['snr'][usable],
-                                None if self.fwhm is None else fwhm)
-            previous, fwhm = fwhm, _intrinsic_fwhm(locus, fwhm)
-            if not np.isfinite(fwhm):
-                return moments, previous
-            if abs(fwhm / previous - 1.0) < 0.03:
-                break
-        moments['locus'] = np.full(len(x), locus)
+        fwhm = self.fwhm or self._find_fwhm(values, deviation, bad)
+        moments, ray, (locus, _) = self._try(values, deviation, bad, fwhm)
+        if len(ray) == 0:
+            return None
+        moments['locus'] = np.full(len(ray), locus)
         moments['ray'] = ray
-        moments['fwhm'] = _intrinsic_fwhm(moments['size'], previous)
-        return moments, (self.fwhm or fwhm)
+        moments['fwhm'] = _intrinsic_fwhm(moments['size'], fwhm)
+        return moments, fwhm
+
+    def _try(self, values, deviation, bad, fwhm):
+        """
+        Detect and measure sources with a given FWHM.
+        """
+        x, y = _detect(values, deviation, bad, fwhm)
+        moments = weighted_moments(values, deviation, x, y, fwhm)
+        ray = _find_rays(moments, fwhm)
+        elongation = np.hypot(moments['e1'], moments['e2'])
+        usable = (moments['snr'] > self.min_snr) & ~ray & (
+            elongation < _MAX_RAY_ELLIPTICITY)
+        return moments, ray, _find_locus(moments['size'][usable],
+                                         moments['snr'][usable], fwhm)
+
+    def _find_fwhm(self, values, deviation, bad):
+        """
+        Find the FWHM: the smallest at which many sources have one size.
+        """
+        found = []
+        for fwhm in _TRIAL_FWHM:
+            if fwhm > 0.2 * min(values.shape):
+                break
+            _, _, (locus, density) = self._try(values, deviation, bad, fwhm)
+            found.append((_intrinsic_fwhm(locus, fwhm), density))
+        densities = np.array([density for _, density in found])
+        first = np.argmax(densities >= _FIRST_TRIAL * densities.max())
+        return float(found[first][0])
 
     def _flag(self, moments, fwhm, raw, bad, saturation, wcs):
         """
@@ -279,7 +304,8 @@ class StarSelector:
             distance, _ = KDTree(known).query(
                 np.stack([moments['x'], moments['y']], axis=1))
             put('not_in_list', distance > 1.5 * fwhm)
-        size_error = np.hypot(_LOCUS_SCATTER, 1.0 / moments['snr'])
+        size_error = np.hypot(_LOCUS_SCATTER,
+                              1.0 / np.maximum(moments['snr'], 1e-6))
         offset = np.log(np.maximum(moments['size'], 1e-6)
                         / moments['locus'])
         put('size', ~(np.abs(offset) <= self.locus_width * size_error))
@@ -288,7 +314,8 @@ class StarSelector:
         if like_star.any():
             e1, e2 = (moments[name] - np.median(moments[name][like_star])
                       for name in ('e1', 'e2'))
-            limit = np.hypot(self.max_ellipticity, 3.0 / moments['snr'])
+            limit = np.hypot(self.max_ellipticity,
+                             3.0 / np.maximum(moments['snr'], 1e-6))
             put('elongated', ~(np.hypot(e1, e2) <= limit))
         put('rejected_id', np.isin(np.arange(1, n + 1), self.reject))
         left = np.flatnonzero(flags == 0)
@@ -399,7 +426,7 @@ def _find_rays(moments, fwhm):
     Return which detections are sharper than the PSF, or are tracks.
     """
     sigma = fwhm * gaussian_fwhm_to_sigma
-    width = 1.4 * sigma
+    width = _WEIGHT_WIDTH * sigma
     expected = np.sqrt(sigma**2 * width**2 / (sigma**2 + width**2))
     peak = 1.0 / (2.0 * np.pi * expected**2)
     sharp = moments['peak_fraction'] > min(_MAX_PEAK * peak, 0.8)
@@ -411,36 +438,40 @@ def _find_rays(moments, fwhm):
 
 def _find_locus(size, snr, fwhm):
     """
-    Return the densest size, each source counting by its signal.
+    Return the size of the stars and the density of sources there.
+
+    It is the first dense size near that of the PSF: nothing is smaller
+    than a star, but galaxies may be more.
     """
-    if len(size) == 0:
-        return np.nan
-    weight = np.minimum(snr, _MAX_LOCUS_SNR)
-    if fwhm is not None:
-        sigma = fwhm * gaussian_fwhm_to_sigma
-        expected = np.sqrt(1.4**2 / (1.0 + 1.4**2)) * sigma
-        near = ((size > _LOCUS_SEARCH[0] * expected)
-                & (size < _LOCUS_SEARCH[1] * expected))
-        if not near.any():
-            return expected
-        size, weight = size[near], weight[near]
-    log = np.log(size)
+    sigma = fwhm * gaussian_fwhm_to_sigma
+    expected = sigma * _WEIGHT_WIDTH / np.hypot(1.0, _WEIGHT_WIDTH)
+    near = ((size > _LOCUS_SEARCH[0] * expected)
+            & (size < _LOCUS_SEARCH[1] * expected))
+    if not near.any():
+        return expected, 0.0
+    log, width = np.log(size[near]), np.hypot(_LOCUS_SCATTER, 1.0 / snr[near])
     grid = np.arange(log.min() - 0.1, log.max() + 0.1, 0.002)
-    width = np.hypot(_LOCUS_SCATTER, 1.0 / weight)
-    density = (weight / width * np.exp(
-        -0.5 * ((grid[:, None] - log) / width)**2)).sum(1)
-    mode = grid[np.argmax(density)]
+    density = (1.0 / width * np.exp(
+        -0.5 * ((grid[:, None] - log) / (1.5 * width))**2)).sum(1)
+    first = np.argmax(density > _FIRST_MODE * density.max())
+    # climb to the mode
+    while first + 1 < len(grid):
+        ahead = density[first:first + _CLIMB]
+        if ahead.argmax() == 0:
+            break
+        first += ahead.argmax()
+    mode = grid[first]
     # the median of those near it is less noisy than the mode
     near = np.abs(log - mode) < 3.0 * width
-    return float(np.exp(np.median(log[near]))) if near.any() else float(
-        np.exp(mode))
+    center = np.median(log[near]) if near.any() else mode
+    return float(np.exp(center)), float(density[first])
 
 
 def _intrinsic_fwhm(size, fwhm):
     """
     Undo the weight: the FWHM of a Gaussian with this weighted size.
     """
-    width = 1.4 * fwhm * gaussian_fwhm_to_sigma
+    width = _WEIGHT_WIDTH * fwhm * gaussian_fwhm_to_sigma
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse = 1.0 / np.square(size) - 1.0 / width**2
         variance = np.where(inverse > 0.0, 1.0 / inverse, np.nan)
