@@ -19,7 +19,7 @@ from hyperphotutils.psf.grid import (
     polynomial_terms,
 )
 from hyperphotutils.psf.moffat import fit_moffat, moffat_images
-from hyperphotutils.psf.moments import cut_out
+from hyperphotutils.psf.moments import cut_out, first_mode
 from hyperphotutils.psf.stars import FieldModel, StarImages, fit_stars
 from hyperphotutils.utils import (
     as_masked_image,
@@ -39,11 +39,18 @@ _MAX_BASELINE_STARS = 60
 # Error of the PSF as a fraction in the first rounds, and from then on.
 _MODEL_ERRORS = (0.15, 0.06, 0.03)
 
+# Steps of the first fit of the stars, until it is clear which pixels are
+# cosmic rays and companions.
+_FIRST_STEPS = 6
+
 # Excess variance (in squared FWHM of 3 pixels, 9 pixels squared) that no
 # noise explains, and limits in units of its error: for galaxies and
 # blends, and for cosmic rays.
 _EXCESS_SCATTER = (0.015 / 9.0, 0.02 / 9.0)
 _EXCESS_LIMITS = (2.5, -4.0)
+
+# Part of the largest density of excess variances that stars have.
+_FIRST_MODE = 0.5
 
 # Folds of the cross-validation, and the highest degree that is tried.
 _FOLDS = 5
@@ -317,7 +324,9 @@ class _Fit:
             if self.model is None or round_ == 0:
                 self.model = self._empty_model(moffat)
             fit_stars(self.stars, self.model, model_error=model_error,
-                      sky=self.builder.sky is not None)
+                      core=0.75 * self.fwhm,
+                      sky=self.builder.sky is not None,
+                      n_steps=_FIRST_STEPS if round_ == 0 else 3)
             self._reject(first=round_ == 0)
             if round_ == n_rounds:
                 break
@@ -363,8 +372,17 @@ class _Fit:
             target = target - flux[:, None, None] * profile
         scale = self._prior_scale(moffat)
         prior = self.grid.prior(scale, builder.smoothness)
-        return replace(model, splines=self.grid.solve(
-            target, weights, flux, stars.x, stars.y, stars.terms, prior))
+        splines = self.grid.solve(target, weights, flux, stars.x, stars.y,
+                                  stars.terms, prior)
+        if builder.sky is not None:
+            # A constant of the PSF and the skies of the stars are the
+            # same to the data, so that turns converge slowly: take the
+            # constant that the prior wants.
+            precision = scale**-2.0
+            splines = splines - (
+                (splines * precision).sum((1, 2)) / precision.sum())[
+                    :, None, None]
+        return replace(model, splines=splines)
 
     def _prior_scale(self, moffat):
         """
@@ -392,9 +410,13 @@ class _Fit:
         if first:
             limit = 4.0 * limit
         flags[~good | (stars.chi2 > limit)] |= STAR_FLAGS['bad_fit']
-        if self.builder.reject_extended and good.any():
+        if self.builder.reject_extended and np.any(good & (flags == 0)):
             scale = self.fwhm**2
-            usual = self._usual_excess(good & (flags == 0))
+            like_star = good & (flags == 0)
+            usual, _ = first_mode(
+                stars.excess[like_star],
+                np.hypot(stars.excess_err[like_star],
+                         _EXCESS_SCATTER[0] * scale), _FIRST_MODE)
             excess = stars.excess - usual
             for name, scatter, sigmas in zip(
                     ('extended', 'sharp'), _EXCESS_SCATTER, _EXCESS_LIMITS,
@@ -409,19 +431,6 @@ class _Fit:
                    'the fit: raise max_star_chi2, or check error and the '
                    'selection of stars')
             raise ValueError(msg)
-
-    def _usual_excess(self, good):
-        """
-        Return the weighted median of the excess size.
-        """
-        if not good.any():
-            return 0.0
-        values = self.stars.excess[good]
-        weight = 1.0 / np.hypot(self.stars.excess_err[good],
-                                _EXCESS_SCATTER[0] * self.fwhm**2)
-        order = np.argsort(values)
-        total = np.cumsum(weight[order])
-        return values[order][np.searchsorted(total, 0.5 * total[-1])]
 
     def _choose_degree(self):
         """
@@ -466,6 +475,7 @@ class _Fit:
             model = self._solve(train, moffat)
             test = stars.select(held)
             fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
+                      core=0.75 * self.fwhm,
                       sky=self.builder.sky is not None, n_steps=2)
             score[held] = test.chi2
         # one bad star must not decide

@@ -6,7 +6,7 @@ Cutouts around positions, and their Gaussian-weighted moments.
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
-__all__ = ['WEIGHT_WIDTH', 'cut_out', 'weighted_moments']
+__all__ = ['WEIGHT_WIDTH', 'cut_out', 'first_mode', 'weighted_moments']
 
 # Width of the weight function relative to the PSF: wide enough that the
 # size of a star stands out, narrow enough that neighbors do not enter.
@@ -123,3 +123,41 @@ def _gaussians(grid, dx, dy, width):
     gx = np.exp(-0.5 * ((grid - dx[:, None]) / width)**2)
     gy = np.exp(-0.5 * ((grid - dy[:, None]) / width)**2)
     return gy[:, :, None] * gx[:, None, :]
+
+
+def first_mode(values, errors, fraction):
+    """
+    Return the first dense place of values with errors.
+
+    Parameters
+    ----------
+    values : 1D `~numpy.ndarray`
+        The values.
+
+    errors : 1D `~numpy.ndarray`
+        Their errors; each value is a Gaussian of 1.5 times its error.
+
+    fraction : float
+        The part of the largest density from which a place is dense.
+
+    Returns
+    -------
+    center : float
+        The median of the values within 3 errors of the mode.
+
+    density : float
+        The density at the mode.
+    """
+    step = 0.1 * errors.min()
+    low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
+    grid = np.linspace(low, high, min(int((high - low) / step) + 1, 20_000))
+    density = (1.0 / errors * np.exp(
+        -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
+    first = int(np.argmax(density > fraction * density.max()))
+    ahead = max(int(1.5 * np.median(errors) / (grid[1] - grid[0])), 2)
+    # climb to the mode, over ripples that are narrower than the errors
+    while (up := int(density[first:first + ahead].argmax())) > 0:
+        first += up
+    near = np.abs(values - grid[first]) < 3.0 * errors
+    center = np.median(values[near]) if near.any() else grid[first]
+    return float(center), float(density[first])

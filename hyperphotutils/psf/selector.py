@@ -26,6 +26,7 @@ from hyperphotutils.psf.moments import (
 )
 from hyperphotutils.psf.moments import (
     cut_out,
+    first_mode,
     weighted_moments,
 )
 from hyperphotutils.utils import (
@@ -61,7 +62,6 @@ _LOCUS_SEARCH = (0.8, 1.2)
 # Parts of the largest density of sizes that make a locus, and a trial.
 _FIRST_MODE = 0.3
 _FIRST_TRIAL = 0.3
-_CLIMB = 30
 
 
 class StarSelector:
@@ -449,22 +449,9 @@ def _find_locus(size, snr, fwhm):
             & (size < _LOCUS_SEARCH[1] * expected))
     if not near.any():
         return expected, 0.0
-    log, width = np.log(size[near]), np.hypot(_LOCUS_SCATTER, 1.0 / snr[near])
-    grid = np.arange(log.min() - 0.1, log.max() + 0.1, 0.002)
-    density = (1.0 / width * np.exp(
-        -0.5 * ((grid[:, None] - log) / (1.5 * width))**2)).sum(1)
-    first = np.argmax(density > _FIRST_MODE * density.max())
-    # climb to the mode
-    while first + 1 < len(grid):
-        ahead = density[first:first + _CLIMB]
-        if ahead.argmax() == 0:
-            break
-        first += ahead.argmax()
-    mode = grid[first]
-    # the median of those near it is less noisy than the mode
-    near = np.abs(log - mode) < 3.0 * width
-    center = np.median(log[near]) if near.any() else mode
-    return float(np.exp(center)), float(density[first])
+    error = np.hypot(_LOCUS_SCATTER, 1.0 / snr[near])
+    center, density = first_mode(np.log(size[near]), error, _FIRST_MODE)
+    return float(np.exp(center)), density
 
 
 def _intrinsic_fwhm(size, fwhm):

@@ -111,7 +111,7 @@ class StarImages:
         return StarImages(**parts)
 
 
-def fit_stars(stars, model, *, model_error, sky=True, n_steps=3,
+def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
               profile_error=0.01):
     """
     Fit center, flux, and sky of each star, in place.
@@ -128,6 +128,10 @@ def fit_stars(stars, model, *, model_error, sky=True, n_steps=3,
     model_error : float
         The error of the PSF as a fraction, for the rejection of pixels.
 
+    core : float
+        Pixels within this radius are weighted down, but not rejected:
+        without its core, a star would go astray.
+
     sky : bool, optional
         Whether each star has a constant sky.
 
@@ -142,9 +146,10 @@ def fit_stars(stars, model, *, model_error, sky=True, n_steps=3,
     grid = np.arange(-half, half + 1.0)
     radius = np.hypot(grid[:, None], grid)
     inner = radius <= half
+    keep = radius <= core
     for step in range(n_steps + 1):
         psf, by_x, by_y = model.images(stars.terms, stars.x, stars.y)
-        if stars.flux is None or step == 0:
+        if step == 0:
             robust = (np.ones_like(psf) if stars.robust is None
                       else stars.robust)
             flux, level = _linear_fit(stars, psf, stars.weights * robust,
@@ -152,7 +157,7 @@ def fit_stars(stars, model, *, model_error, sky=True, n_steps=3,
         profile = flux[:, None, None] * psf
         residual = stars.data - profile - level[:, None, None]
         robust = _robust_weights(residual, stars.weights, profile,
-                                 model_error)
+                                 model_error, keep)
         variance = _variance(stars.weights, profile, profile_error)
         weight = np.where(stars.weights > 0, robust / variance, 0.0)
         templates = [psf, flux[:, None, None] * by_x,
@@ -175,7 +180,6 @@ def fit_stars(stars, model, *, model_error, sky=True, n_steps=3,
     stars.chi2 = (np.where(used, weight, 0.0) * residual**2).sum(
         (1, 2)) / dof
     _measure_excess(stars, profile, templates, residual, weight)
-    return n
 
 
 def _variance(weights, profile, profile_error):
@@ -186,15 +190,15 @@ def _variance(weights, profile, profile_error):
             + (profile_error * profile)**2)
 
 
-def _robust_weights(residual, weights, profile, model_error):
+def _robust_weights(residual, weights, profile, model_error, keep):
     """
     Weight pixels down that deviate, and reject those beyond 6 sigma with
     their neighbors: cosmic rays and faint companions.
     """
     variance = _variance(weights, profile, model_error)
     deviation = np.abs(residual) / np.sqrt(variance)
-    rejected = (deviation > 6.0) & (weights > 0)
-    rejected = binary_dilation(rejected, np.ones((1, 3, 3), dtype=bool))
+    rejected = (deviation > 6.0) & (weights > 0) & ~keep
+    rejected = binary_dilation(rejected, np.ones((1, 3, 3), dtype=bool)) & ~keep
     return np.where(rejected, 0.0,
                     np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
 
