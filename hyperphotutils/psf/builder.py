@@ -49,6 +49,9 @@ _FIRST_STEPS = 6
 _EXCESS_SCATTER = (0.015 / 9.0, 0.02 / 9.0)
 _EXCESS_LIMITS = (2.5, -4.0)
 
+# Draws from the distribution of the PSF that give its error.
+_N_DRAWS = 32
+
 # Part of the largest density of excess variances that stars have.
 _FIRST_MODE = 0.5
 
@@ -298,6 +301,7 @@ class _Fit:
         self.degree = 0
         self.model = None
         self.validation = None
+        self.error = None
 
     def set_degree(self, degree):
         self.degree = degree
@@ -333,7 +337,8 @@ class _Fit:
             stars = self.stars.select(self.used)
             if round_ == 1:
                 moffat = self._fit_baseline(stars)
-            self.model = self._solve(stars, moffat)
+            self.model = self._solve(
+                stars, moffat, _N_DRAWS if round_ == n_rounds - 1 else 0)
 
     def _fit_baseline(self, stars):
         """
@@ -352,9 +357,10 @@ class _Fit:
         return FieldModel(self.grid, moffat, np.zeros(
             (n_terms, self.grid.size, self.grid.size)))
 
-    def _solve(self, stars, moffat):
+    def _solve(self, stars, moffat, n_draws=0):
         """
-        Solve for the splines with given stars and baseline.
+        Solve for the splines with given stars and baseline; draws from
+        their distribution give the error.
         """
         builder = self.builder
         model = self._empty_model(moffat)
@@ -371,9 +377,13 @@ class _Fit:
         else:
             target = target - flux[:, None, None] * profile
         scale = self._prior_scale(moffat)
-        prior = self.grid.prior(scale, builder.smoothness)
-        splines = self.grid.solve(target, weights, flux, stars.x, stars.y,
-                                  stars.terms, prior)
+        gradient = None
+        if builder.tv > 0.0 and self.model.splines.any():
+            gradient = self._total_variation(scale)
+        prior = self.grid.prior(scale, builder.smoothness, gradient)
+        splines, draws = self.grid.solve(
+            target, weights, flux, stars.x, stars.y, stars.terms, prior,
+            n_draws=n_draws)
         if builder.sky is not None:
             # A constant of the PSF and the skies of the stars are the
             # same to the data, so that turns converge slowly: take the
@@ -382,7 +392,23 @@ class _Fit:
             splines = splines - (
                 (splines * precision).sum((1, 2)) / precision.sum())[
                     :, None, None]
+        if n_draws:
+            place = np.arange(builder.size) - builder.size // 2
+            matrix = self._spline_matrix(place)
+            self.error = (matrix @ draws[:, 0] @ matrix.T).std(axis=0)
         return replace(model, splines=splines)
+
+    def _total_variation(self, scale):
+        """
+        Return the weights of squared differences that make their sum the
+        total variation (iteratively reweighted least squares).
+        """
+        splines = self.model.splines / scale
+        steps = np.zeros_like(scale)
+        for axis in (1, 2):
+            step = np.diff(splines, axis=axis, append=0.0)
+            steps += (step**2).sum(0)
+        return self.builder.tv / (scale**2 * np.sqrt(steps + 1e-4))
 
     def _prior_scale(self, moffat):
         """
@@ -476,7 +502,8 @@ class _Fit:
             test = stars.select(held)
             fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
                       core=0.75 * self.fwhm,
-                      sky=self.builder.sky is not None, n_steps=2)
+                      sky=self.builder.sky is not None, n_steps=2,
+                      chi2_radius=2.0 * self.fwhm)
             score[held] = test.chi2
         # one bad star must not decide
         return np.minimum(score, 3.0 * np.median(score))
@@ -520,7 +547,7 @@ class _Fit:
         return EmpiricalPSF(
             coefficients.reshape(-1, *samples.shape[1:]),
             oversampling=sampling, center=self.center, scale=self.scale,
-            stars=table, meta=meta,
+            stars=table, meta=meta, error=self.error,
             star_images=np.where(stars.weights > 0, stars.data,
                                  np.nan).astype(np.float32),
             residuals=residuals.astype(np.float32))
@@ -531,11 +558,7 @@ class _Fit:
         """
         half = (self.builder.size * sampling - 1) // 2
         place = np.arange(-half, half + 1) / sampling
-        distance = np.abs(place[:, None] - self.grid.knots) * (
-            self.grid.oversampling)
-        matrix = np.where(distance < 1.0,
-                          2 / 3 - distance**2 * (1.0 - 0.5 * distance),
-                          np.maximum(2.0 - distance, 0.0)**3 / 6)
+        matrix = self._spline_matrix(place)
         splines = np.tensordot(terms, self.model.splines, 1)
         images = matrix @ splines @ matrix.T
         moffat = self.model.moffat
@@ -544,6 +567,16 @@ class _Fit:
             images += moffat_images(moffat.shapes(terms), moffat.beta, zero,
                                     zero, place, place)
         return images
+
+    def _spline_matrix(self, place):
+        """
+        Return the matrix from spline coefficients to values.
+        """
+        distance = np.abs(place[:, None] - self.grid.knots) * (
+            self.grid.oversampling)
+        return np.where(distance < 1.0,
+                        2 / 3 - distance**2 * (1.0 - 0.5 * distance),
+                        np.maximum(2.0 - distance, 0.0)**3 / 6)
 
 
 def _folds(signal):

@@ -248,6 +248,27 @@ class EmpiricalPSF:
         grid = np.arange(-half, half + 1.0) / oversampling
         return self._evaluate(x, y, 0.0, 0.0, grid)
 
+    def resample(self, oversampling):
+        """
+        Return the coefficients with another sampling.
+
+        Parameters
+        ----------
+        oversampling : float
+            The number of samples a pixel along each axis.
+
+        Returns
+        -------
+        coefficients : 3D `~numpy.ndarray`
+            Like ``coefficients``.
+        """
+        if oversampling == self.oversampling:
+            return self.coefficients.copy()
+        half = int(self.size // 2 * oversampling + 1e-9)
+        matrix = self._interpolation(
+            np.arange(-half, half + 1.0) / oversampling)
+        return matrix @ self._splines @ matrix.T
+
     def fwhm(self, x=None, y=None):
         """
         Return the full width at half maximum in pixels.

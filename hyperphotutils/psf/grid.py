@@ -9,7 +9,8 @@ the normal matrix is a band that is summed without a sparse matrix.
 """
 
 import numpy as np
-from scipy.linalg import solveh_banded
+from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy.linalg.blas import dtbsv
 
 __all__ = ['SplineGrid', 'polynomial_powers', 'polynomial_terms']
 
@@ -126,7 +127,8 @@ class SplineGrid:
         step = self.oversampling
         return slice(first, first + 2 * self.half * step + 1, step)
 
-    def solve(self, target, weights, flux, x, y, terms, prior):
+    def solve(self, target, weights, flux, x, y, terms, prior, *,
+              n_draws=0, seed=0):
         """
         Solve for the coefficients of all terms.
 
@@ -144,14 +146,25 @@ class SplineGrid:
         terms : 2D `~numpy.ndarray`
             The polynomial terms at the positions of the stars.
 
-        prior : list of tuple
-            The band of the prior's normal matrix for one term; see
-            `quadratic_prior`.
+        prior : dict
+            The normal matrix of the prior for one term as a band; see
+            `prior`.
+
+        n_draws : int, optional
+            The number of random draws from the distribution of the
+            coefficients.
+
+        seed : int, optional
+            The seed of the draws.
 
         Returns
         -------
         coefficients : 3D `~numpy.ndarray`
             Shape ``(n_terms, size, size)``.
+
+        draws : 4D `~numpy.ndarray`
+            Shape ``(n_draws, n_terms, size, size)``: what the noise of
+            the data adds to the coefficients.
         """
         n_terms = terms.shape[1]
         band, right = self._normal_equations(target, weights, flux, x, y,
@@ -161,10 +174,19 @@ class SplineGrid:
                 band[dy, dx][k, k] += values
         matrix = self._lower_band(band, n_terms)
         vector = right.transpose(1, 2, 0).reshape(-1)
-        solution = solveh_banded(matrix, vector, lower=True,
-                                 overwrite_ab=True, check_finite=False)
-        return solution.reshape(self.size, self.size,
-                                n_terms).transpose(2, 0, 1)
+        factor = cholesky_banded(matrix, lower=True, overwrite_ab=True,
+                                 check_finite=False)
+        solution = cho_solve_banded((factor, True), vector,
+                                    check_finite=False)
+        # with the normal matrix L L^T, the solution of L^T x = z for
+        # random z has the covariance of the coefficients
+        noise = np.random.default_rng(seed).standard_normal(
+            (n_draws, len(vector)))
+        draws = [dtbsv(factor.shape[0] - 1, factor, z, lower=1, trans=1)
+                 for z in noise]
+        shape = (self.size, self.size, n_terms)
+        return (solution.reshape(shape).transpose(2, 0, 1),
+                np.reshape(draws, (n_draws, *shape)).transpose(0, 3, 1, 2))
 
     def _normal_equations(self, target, weights, flux, x, y, terms):
         """
@@ -223,7 +245,7 @@ class SplineGrid:
                         matrix[row, k::n_terms] = values[k, m].ravel()
         return matrix
 
-    def prior(self, scale, smoothness):
+    def prior(self, scale, smoothness, gradient=None):
         """
         Return the normal matrix of the prior for one term as a band.
 
@@ -235,6 +257,9 @@ class SplineGrid:
         smoothness : float
             The weight of the squared Laplacian of the coefficients, in
             units of the same deviations.
+
+        gradient : 2D `~numpy.ndarray`, optional
+            The weight of the squared differences of neighbors.
 
         Returns
         -------
@@ -256,4 +281,11 @@ class SplineGrid:
             for (by, bx), b in stencil:
                 if (by - ay, bx - ax) >= (0, 0):
                     band[by - ay, bx - ax][rows, cols] += a * b * inner
+        if gradient is not None:
+            for dy, dx in ((0, 1), (1, 0)):
+                here = (slice(0, self.size - dy), slice(0, self.size - dx))
+                there = slice(dy, None), slice(dx, None)
+                band[0, 0][here] += gradient[here]
+                band[0, 0][there] += gradient[here]
+                band[dy, dx][here] -= gradient[here]
         return band

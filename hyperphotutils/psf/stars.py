@@ -112,7 +112,7 @@ class StarImages:
 
 
 def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
-              profile_error=0.01):
+              profile_error=0.01, chi2_radius=np.inf):
     """
     Fit center, flux, and sky of each star, in place.
 
@@ -140,12 +140,15 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
 
     profile_error : float, optional
         The error of the PSF as a fraction, for the weights.
+
+    chi2_radius : float, optional
+        The radius within which chi-squared is summed.
     """
     n = len(stars)
     half = model.grid.half
     grid = np.arange(-half, half + 1.0)
     radius = np.hypot(grid[:, None], grid)
-    inner = radius <= half
+    inner = radius <= min(half, chi2_radius)
     keep = radius <= core
     for step in range(n_steps + 1):
         psf, by_x, by_y = model.images(stars.terms, stars.x, stars.y)
