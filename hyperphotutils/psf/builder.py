@@ -3,12 +3,10 @@
 Builder of an empirical PSF from stars.
 """
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 from astropy.table import QTable
-from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.empirical import EmpiricalPSF

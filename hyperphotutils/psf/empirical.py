@@ -81,7 +81,7 @@ class EmpiricalPSF:
     >>> image = np.exp(-0.5 * (x**2 + y**2) / 1.5**2)
     >>> psf = EmpiricalPSF(image / image.sum())
     >>> print(f'{psf.fwhm():.2f} {psf(0, 0)[12, 12]:.4f}')
-    3.53 0.0707
+    3.54 0.0707
     """
 
     def __init__(self, coefficients, *, oversampling=1, center=(0.0, 0.0),

@@ -13,7 +13,6 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.psf.empirical import EmpiricalPSF
 from hyperphotutils.psf.grid import polynomial_powers
 
@@ -75,6 +74,9 @@ def write_fits(psf, path, *, overwrite=False):
     """
     Write all of a PSF to a FITS file; see `EmpiricalPSF.write`.
     """
+    # imported late: the package of catalogs imports much
+    from hyperphotutils.catalog.output import atomic_output
+
     primary = fits.PrimaryHDU()
     primary.header['HPUFORM'] = (_FORMAT, 'format of this file')
     primary.header['HPUMETA'] = json.dumps(psf.meta)
@@ -134,6 +136,9 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
     """
     Write a PSF in the format of PSFEx; see `EmpiricalPSF.write`.
     """
+    # imported late: the package of catalogs imports much
+    from hyperphotutils.catalog.output import atomic_output
+
     if oversampling is None:
         oversampling = psf.oversampling
     images = psf.resample(oversampling) / oversampling**2

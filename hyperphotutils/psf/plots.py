@@ -12,6 +12,7 @@ __all__ = ['plot_psf', 'plot_selection', 'plot_stars']
 _USED, _REJECTED = '#0072b2', '#d55e00'
 _FIELD_POINTS = 7
 _MAX_NAMES = 6
+_MAX_MEDIAN_STARS = 30
 
 
 def plot_selection(stars):
@@ -137,7 +138,7 @@ def _draw_star(pair, psf, row, index, used):
 
 def plot_psf(psf, *, shape=None):
     """
-    Draw a PSF: its image, the mean residual of its stars, the encircled
+    Draw a PSF: its image, the median residual of its stars, the encircled
     energy, and how size and ellipticity vary over the field.
 
     Parameters
@@ -167,7 +168,7 @@ def plot_psf(psf, *, shape=None):
     figure.colorbar(shown, ax=axes[0, 0], label='log10 (PSF / peak)')
     axes[0, 0].set_title(f'PSF, FWHM {psf.fwhm():.2f} pixels', size='medium')
 
-    _draw_mean_residual(figure, axes[0, 1], psf, image, extent)
+    _draw_residual(figure, axes[0, 1], psf, image, extent)
 
     radius = np.linspace(0.0, half, 10 * half + 1)
     axes[0, 2].plot(radius, psf.encircled_energy(radius), color=_USED)
@@ -184,11 +185,12 @@ def plot_psf(psf, *, shape=None):
     return figure
 
 
-def _draw_mean_residual(figure, axes, psf, image, extent):
+def _draw_residual(figure, axes, psf, image, extent):
     """
-    Draw the mean residual of the stars, each relative to its flux.
+    Draw the median residual of the bright stars, each relative to its
+    flux.
     """
-    axes.set_title('Mean residual of the stars', size='medium')
+    axes.set_title('Median residual of bright stars', size='medium')
     if psf.residuals is None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, 'no stars', ha='center',
@@ -198,11 +200,11 @@ def _draw_mean_residual(figure, axes, psf, image, extent):
     used = np.asarray(psf.stars['used'], dtype=bool)[rows]
     flux = _plain(psf.stars['flux_fit'])[rows][used]
     residual = psf.residuals[used]
-    # the median keeps neighbors out
+    # the median of the bright ones keeps neighbors and noise out
+    best = np.argsort(-flux, kind='stable')[:_MAX_MEDIAN_STARS]
     with np.errstate(invalid='ignore'):
-        weight = flux[:, None, None] * np.isfinite(residual)
-    mean = np.nansum(np.clip(residual, *np.nanpercentile(
-        residual, [2, 98])), axis=0) / np.maximum(weight.sum(0), 1e-30)
+        mean = np.median(np.nan_to_num(residual[best]) / flux[
+            best, None, None], axis=0)
     limit = max(np.abs(mean).max() / image.max() * 100, 1e-3)
     shown = axes.imshow(100 * mean / image.max(), origin='lower',
                         cmap='RdBu_r', extent=extent, vmin=-limit,

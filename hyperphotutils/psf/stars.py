@@ -85,6 +85,19 @@ class StarImages:
 
     terms : 2D `~numpy.ndarray`
         The polynomial terms at the stars.
+
+    flux, sky : 1D `~numpy.ndarray`, optional
+        The flux and the sky of each star.
+
+    chi2 : 1D `~numpy.ndarray`, optional
+        The reduced chi-squared.
+
+    excess, excess_err : 1D `~numpy.ndarray`, optional
+        The variance beyond that of the PSF along each axis, in square
+        pixels, and its error.
+
+    robust : 3D `~numpy.ndarray`, optional
+        The factors of the weights, zero for rejected pixels.
     """
 
     data: np.ndarray
@@ -144,7 +157,6 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
     chi2_radius : float, optional
         The radius within which chi-squared is summed.
     """
-    n = len(stars)
     half = model.grid.half
     grid = np.arange(-half, half + 1.0)
     radius = np.hypot(grid[:, None], grid)
@@ -201,7 +213,7 @@ def _robust_weights(residual, weights, profile, model_error, keep):
     variance = _variance(weights, profile, model_error)
     deviation = np.abs(residual) / np.sqrt(variance)
     rejected = (deviation > 6.0) & (weights > 0) & ~keep
-    rejected = binary_dilation(rejected, np.ones((1, 3, 3), dtype=bool)) & ~keep
+    rejected = ~keep & binary_dilation(rejected, np.ones((1, 3, 3), bool))
     return np.where(rejected, 0.0,
                     np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
 
