@@ -496,7 +496,7 @@ class EmpiricalPSF:
         --------
         read_psf
         """
-        from hyperphotutils.psf.files import write_fits, write_psfex
+        from hyperphotutils.psf.writers import write_fits, write_psfex
 
         if Path(path).suffix == '.psf':
             write_psfex(self, path, overwrite=overwrite,

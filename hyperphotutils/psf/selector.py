@@ -132,7 +132,7 @@ class StarSelector:
     >>> print(stars.colnames[:6])
     ['id', 'x_centroid', 'y_centroid', 'flux', 'peak', 'snr']
     >>> print(f'{stars.meta["fwhm"]:.1f}')
-    3.2
+    3.8
     """
 
     _repr_params = ('fwhm', 'min_snr', 'max_ellipticity', 'locus_width',
@@ -194,11 +194,13 @@ class StarSelector:
             One row for each detection, the brightest first: ``id``,
             ``x_centroid``, ``y_centroid``, ``flux`` and ``peak`` (in
             the unit of the data; the flux is that of a Gaussian of the
-            FWHM and good for comparisons only), ``snr``, ``fwhm``
-            (pixels, NaN if much wider than the PSF), ``ellipticity``,
-            ``e1``, ``e2`` (under the weight), ``accepted``, ``flags``
-            and ``reason`` (see `decode_star_flags`). ``meta['fwhm']``
-            is the median FWHM of the stars. `None`, with a warning, if
+            FWHM and good for comparisons only), ``snr``, ``fwhm`` (in
+            pixels, that of a Gaussian with the same weighted size,
+            which is larger than that of a PSF with wings; NaN if much
+            wider than the PSF), ``ellipticity``, ``e1``, ``e2`` (under
+            the weight), ``accepted``, ``flags`` and ``reason`` (see
+            `decode_star_flags`). ``meta['fwhm']`` is the median of the
+            stars' FWHM. `None`, with a warning, if
             nothing is detected.
         """
         if wcs is None:
@@ -261,7 +263,7 @@ class StarSelector:
         """
         found = []
         for fwhm in _TRIAL_FWHM:
-            if fwhm > 0.2 * min(values.shape):
+            if found and fwhm > 0.2 * min(values.shape):
                 break
             _, _, (locus, density) = self._try(values, deviation, bad, fwhm)
             found.append((_intrinsic_fwhm(locus, fwhm), density))
