@@ -70,13 +70,12 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
         array=images.astype(np.float32)[np.newaxis])
     hdu = fits.BinTableHDU.from_columns([column], name='PSF_DATA')
     header = hdu.header
-    n_stars = 0 if psf.stars is None else len(psf.stars)
-    chi2 = 0.0
     if psf.n_stars:
-        chi2 = float(np.mean(psf.stars['reduced_chi2'][psf.stars['used']]))
-    header['LOADED'] = (n_stars, 'number of loaded sources')
-    header['ACCEPTED'] = (psf.n_stars, 'number of accepted sources')
-    header['CHI2'] = (chi2, 'mean reduced chi-squared')
+        used = psf.stars[psf.stars['used']]
+        header['LOADED'] = (len(psf.stars), 'number of loaded sources')
+        header['ACCEPTED'] = (len(used), 'number of accepted sources')
+        header['CHI2'] = (float(np.mean(used['reduced_chi2'])),
+                          'mean reduced chi-squared')
     header['POLNAXIS'] = (2 if psf.degree else 0, 'number of context axes')
     if psf.degree:
         for axis, name in enumerate(PSFEX_AXES):
