@@ -17,7 +17,7 @@ from hyperphotutils.psf.grid import (
     polynomial_terms,
 )
 from hyperphotutils.psf.moffat import fit_moffat, moffat_images
-from hyperphotutils.psf.moments import cut_out, first_mode
+from hyperphotutils.psf.moments import cut_out
 from hyperphotutils.psf.stars import FieldModel, StarImages, fit_stars
 from hyperphotutils.utils import (
     as_masked_image,
@@ -34,8 +34,10 @@ __all__ = ['EmpiricalPSFBuilder']
 # The baseline is fitted to so many stars, the brightest.
 _MAX_BASELINE_STARS = 60
 
-# Error of the PSF as a fraction in the first rounds, and from then on.
-_MODEL_ERRORS = (0.15, 0.06, 0.03)
+# Error of the PSF as a fraction: for the weights of pixels, and for the
+# rejection of pixels and stars in the first rounds and from then on.
+_PROFILE_ERROR = 0.01
+_MODEL_ERRORS = (0.3, 0.1, 0.05, 0.03)
 
 # Steps of the first fit of the stars, until it is clear which pixels are
 # cosmic rays and companions.
@@ -50,8 +52,9 @@ _EXCESS_LIMITS = (2.5, -4.0)
 # Draws from the distribution of the PSF that give its error.
 _N_DRAWS = 32
 
-# Part of the largest density of excess variances that stars have.
-_FIRST_MODE = 0.5
+# Nothing is narrower than a star, so that the stars are at the lower end
+# of the excess variances: this part of their weights is below them.
+_QUANTILE = 0.25
 
 # Folds of the cross-validation, and the highest degree that is tried.
 _FOLDS = 5
@@ -326,7 +329,8 @@ class _Fit:
             if self.model is None or round_ == 0:
                 self.model = self._empty_model(moffat)
             fit_stars(self.stars, self.model, model_error=model_error,
-                      core=0.75 * self.fwhm,
+                      core=0.75 * self.fwhm, profile_error=(
+                          _PROFILE_ERROR, model_error),
                       sky=self.builder.sky is not None,
                       n_steps=_FIRST_STEPS if round_ == 0 else 3)
             self._reject(first=round_ == 0)
@@ -367,7 +371,7 @@ class _Fit:
         # the error of the profile itself: without it, the few brightest
         # stars decide
         variance = (1.0 / np.maximum(stars.weights, 1e-300)
-                    + (0.01 * flux[:, None, None] * profile)**2)
+                    + (_PROFILE_ERROR * flux[:, None, None] * profile)**2)
         weights = np.where(stars.weights > 0, stars.robust / variance, 0.0)
         target = stars.data - stars.sky[:, None, None]
         if builder.baseline is None:
@@ -437,10 +441,10 @@ class _Fit:
         if self.builder.reject_extended and np.any(good & (flags == 0)):
             scale = self.fwhm**2
             like_star = good & (flags == 0)
-            usual, _ = first_mode(
+            usual = _low_quantile(
                 stars.excess[like_star],
                 np.hypot(stars.excess_err[like_star],
-                         _EXCESS_SCATTER[0] * scale), _FIRST_MODE)
+                         _EXCESS_SCATTER[0] * scale))
             excess = stars.excess - usual
             for name, scatter, sigmas in zip(
                     ('extended', 'sharp'), _EXCESS_SCATTER, _EXCESS_LIMITS,
@@ -585,6 +589,15 @@ def _folds(signal):
     fold[np.argsort(-signal, kind='stable')] = (
         np.arange(len(signal)) % min(_FOLDS, len(signal)))
     return fold
+
+
+def _low_quantile(values, errors):
+    """
+    Return a low quantile of values, weighted by their errors.
+    """
+    order = np.argsort(values)
+    total = np.cumsum(errors[order]**-2.0)
+    return values[order][np.searchsorted(total, _QUANTILE * total[-1])]
 
 
 def _start_fwhm(stars):

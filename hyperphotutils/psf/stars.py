@@ -125,7 +125,7 @@ class StarImages:
 
 
 def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
-              profile_error=0.01, chi2_radius=np.inf):
+              profile_error=(0.01, 0.01), chi2_radius=np.inf):
     """
     Fit center, flux, and sky of each star, in place.
 
@@ -151,8 +151,9 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
     n_steps : int, optional
         The number of linear steps.
 
-    profile_error : float, optional
-        The error of the PSF as a fraction, for the weights.
+    profile_error : tuple of 2 floats, optional
+        The error of the PSF as a fraction, for the weights of the
+        pixels, and for chi-squared.
 
     chi2_radius : float, optional
         The radius within which chi-squared is summed.
@@ -173,7 +174,7 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
         residual = stars.data - profile - level[:, None, None]
         robust = _robust_weights(residual, stars.weights, profile,
                                  model_error, keep)
-        variance = _variance(stars.weights, profile, profile_error)
+        variance = _variance(stars.weights, profile, profile_error[0])
         weight = np.where(stars.weights > 0, robust / variance, 0.0)
         templates = [psf, flux[:, None, None] * by_x,
                      flux[:, None, None] * by_y]
@@ -192,7 +193,8 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
     stars.flux, stars.sky, stars.robust = flux, level, robust
     used = (weight > 0) & inner
     dof = np.maximum(used.sum((1, 2)) - len(templates), 1)
-    stars.chi2 = (np.where(used, weight, 0.0) * residual**2).sum(
+    variance = _variance(stars.weights, profile, profile_error[1])
+    stars.chi2 = np.where(used, robust * residual**2 / variance, 0.0).sum(
         (1, 2)) / dof
     _measure_excess(stars, profile, templates, residual, weight)
 
