@@ -49,7 +49,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.table import QTable, Table
-from photutils.psf import EPSFBuilder, PSFPhotometry, extract_stars
+from photutils.psf import EPSFBuilder, EPSFStars, PSFPhotometry, extract_stars
 from scipy.optimize import least_squares
 
 from hyperphotutils.datasets import make_star_field
@@ -165,7 +165,7 @@ def run_simulated(n_seeds, first_seed, *, epsf):
             if epsf and 'variation' not in recipe:
                 model = build_epsf(field.data, used, 1)
                 scores = ' '.join(f'{value:7.4f}' for value in score(
-                    lambda x, y, model=model: evaluator(model), field))
+                    lambda *_, model=model: evaluator(model), field))
                 print(f'{"  EPSFBuilder":24s} {seed:4d} {scores}')
 
 
@@ -181,11 +181,8 @@ def build_epsf(data, stars, oversampling):
     cutouts = []
     for star in stars[inside]:
         image = np.nan_to_num(data) - star['sky_fit']
-        cutouts.append(extract_stars(
-            NDData(image), Table({'x': [star['x_fit']],
-                                  'y': [star['y_fit']]}), size=SIZE).all_stars[0])
-    from photutils.psf import EPSFStars
-
+        place = Table({'x': [star['x_fit']], 'y': [star['y_fit']]})
+        cutouts += extract_stars(NDData(image), place, size=SIZE).all_stars
     builder = EPSFBuilder(oversampling=oversampling, maxiters=10,
                           progress_bar=False)
     return builder(EPSFStars(cutouts))[0]
