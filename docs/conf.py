@@ -58,7 +58,7 @@ else:
 # No inventory is at hand without a network, so that links to other
 # packages cannot be checked; links to this package always are.
 external = (
-    'astropy|erfa|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
+    'astropy|erfa|h5py|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
     'radio_beam|regions|scipy|sklearn|spectral_cube|tqdm|yaml'
 )
 # the standard library: its modules, and the names of builtins

@@ -75,18 +75,7 @@ def _read_hdf5(file, path, names):
                f'with data, or obj, seg, and rms; found '
                f'{", ".join(sorted(found)) or "no group"}')
         raise ValueError(msg)
-    own = 'data' in found
-    planes = {}
-    for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):
-        key = plane if own else DRE_NAMES.get(plane, plane)
-        planes[plane] = None
-        if key in found:
-            planes[plane] = np.stack([file[name][key][()]
-                                      for name in chosen])
-    if 'psf' in file:
-        planes['psf'] = file['psf'][()]
-    if planes['mask'] is None:
-        planes['mask'] = ~np.isfinite(planes['data'])
+    planes = _read_planes(file, chosen, found)
     rejected = None
     if 'rejected' in file:
         rejected = _table_of_text(file['rejected'][()].decode())
@@ -99,6 +88,24 @@ def _read_hdf5(file, path, names):
         wcs = _make_wcs(fits.Header.fromstring(file.attrs['wcs']))
     return Stamps(**planes, table=table, wcs=wcs, rejected=rejected,
                   meta=json.loads(file.attrs.get('meta', '{}')))
+
+
+def _read_planes(file, chosen, found):
+    """
+    Read the images of the chosen stamps.
+    """
+    planes = {}
+    for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):
+        key = plane if 'data' in found else DRE_NAMES.get(plane, plane)
+        planes[plane] = None
+        if key in found:
+            planes[plane] = np.stack([file[name][key][()]
+                                      for name in chosen])
+    if 'psf' in file:
+        planes['psf'] = file['psf'][()]
+    if planes['mask'] is None:
+        planes['mask'] = ~np.isfinite(planes['data'])
+    return planes
 
 
 def _read_fits(path, names):

@@ -15,15 +15,8 @@ __all__ = ['make_sigma_image']
 
 def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
                      mask=None):
-    r"""
+    """
     Make an image of the standard deviations of the pixels.
-
-    .. math::
-
-        \sigma^2 = \sigma_{sky}^2 + \frac{\max(d, 0)}{g \, t}
-
-    for data :math:`d` without sky, the gain :math:`g`, and the exposure
-    time :math:`t` (Peng et al. 2010, AJ 139, 2097, for example).
 
     Parameters
     ----------
@@ -40,8 +33,8 @@ def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
         number is in the time unit of the rate, a
         `~astropy.units.Quantity` becomes seconds.
 
-    background_rms : float, 2D array_like, or `~astropy.units.Quantity`,\
- optional
+    background_rms : float, 2D array_like, or \
+            `~astropy.units.Quantity`, optional
         The rms of the sky, in the unit of the data. The default is the
         clipped rms of the image.
 
@@ -58,6 +51,12 @@ def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
     ------
     ValueError
         If the gain is missing, or no value of it is positive.
+
+    Notes
+    -----
+    The variance is that of the sky plus ``max(data, 0) / (gain *
+    exposure)``, the photon noise of the sources (for example Peng et
+    al. 2010, AJ 139, 2097).
 
     Examples
     --------

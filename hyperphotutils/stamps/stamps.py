@@ -161,6 +161,16 @@ class Stamps:
     def stamp_psf(self, number):
         """
         Return the PSF of one stamp, or `None`.
+
+        Parameters
+        ----------
+        number : int
+            The number of the stamp, from 0.
+
+        Returns
+        -------
+        psf : 2D `~numpy.ndarray` or `None`
+            The PSF.
         """
         if self.psf is None or self.psf.ndim == 2:
             return self.psf
@@ -169,6 +179,16 @@ class Stamps:
     def stamp_wcs(self, number):
         """
         Return the coordinates of one stamp, or `None`.
+
+        Parameters
+        ----------
+        number : int
+            The number of the stamp, from 0.
+
+        Returns
+        -------
+        wcs : `~astropy.wcs.WCS` or `None`
+            The coordinates.
         """
         if self.wcs is None:
             return None
@@ -204,14 +224,14 @@ class Stamps:
         overwrite : bool, optional
             Whether an existing file may be replaced.
 
+        See Also
+        --------
+        read_stamps, write_galfit, write_galfits
+
         Notes
         -----
         The file appears only when it is complete. HDF5 needs h5py, which
         comes with ``hyperphotutils[galaxies]``.
-
-        See Also
-        --------
-        read_stamps, write_galfit, write_galfits
         """
         from hyperphotutils.stamps.writers import write_fits, write_hdf5
 
@@ -428,8 +448,13 @@ def _catalog(catalog, wcs):
     for name in catalog.colnames:
         column = catalog[name]
         # images of a source, as SExtractor's VIGNET, are in the stamps
-        if name not in table.colnames and np.ndim(column) == 1:
-            table[name] = column
+        if name in table.colnames or np.ndim(column) != 1:
+            continue
+        # a SourceCatalog without a WCS has columns of None
+        if getattr(column, 'dtype', None) == object and all(
+                value is None for value in column):
+            continue
+        table[name] = column
     return table
 
 

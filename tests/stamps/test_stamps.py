@@ -14,6 +14,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 from photutils.psf import GriddedPSFModel, ImagePSF
+from photutils.segmentation import SegmentationImage, SourceCatalog
 
 from hyperphotutils.stamps import (
     make_stamps,
@@ -254,6 +255,21 @@ def test_compression(tmp_path, stamps, compression):
     path = tmp_path / 'a.hdf5'
     stamps.write(path, compression=compression)
     assert_same(read_stamps(path), stamps)
+
+
+@pytest.mark.parametrize('name', ['a.h5', 'a.fits'])
+def test_catalog_of_photutils(tmp_path, image, name):
+    """
+    The table of a SourceCatalog without a WCS has columns of None, which
+    no file can hold.
+    """
+    data, segments, _ = image
+    catalog = SourceCatalog(data, SegmentationImage(segments)).to_table()
+    stamps = make_stamps(data, catalog, size=16, segmentation=segments)
+    assert list(stamps.table['label']) == [1, 2, 3]
+    stamps.write(tmp_path / name)
+    other = read_stamps(tmp_path / name)
+    assert_allclose(other.table['segment_flux'], catalog['segment_flux'])
 
 
 def test_files_of_dre(tmp_path, stamps):
