@@ -6,7 +6,7 @@ Builder of an empirical PSF from stars.
 from dataclasses import replace
 
 import numpy as np
-from astropy.table import QTable
+from astropy.table import QTable, Table
 
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.empirical import EmpiricalPSF
@@ -214,20 +214,28 @@ class EmpiricalPSFBuilder:
 
         Raises
         ------
+        TypeError
+            If ``stars`` is not a table.
+
         ValueError
-            If there are fewer than 2 usable stars.
+            If there are fewer than 2 usable stars, or the fit leaves
+            fewer.
         """
+        if not isinstance(stars, Table):
+            msg = ('stars must be a table, such as that of StarSelector: got '
+                   f'{stars!r}')
+            raise TypeError(msg)
         data, mask, error = open_nddata(data, mask, error)
         arrays, unit = strip_units(data=data, error=error)
         values, bad = as_masked_image(arrays['data'], mask)
         weights = _inverse_variance(arrays['error'], values, bad)
-        x, y, chosen = _positions(stars)
+        x, y, chosen = _positions(stars, values.shape)
         images, pixels = self._cut_stars(values, weights, x[chosen],
                                          y[chosen])
         if len(images) < 2:
-            msg = (f'stars has {len(images)} usable stars, at least 2 are '
-                   "needed: see its column 'reason', or lower min_snr of "
-                   'the StarSelector')
+            msg = (f'stars has {len(images)} usable stars on the image, at '
+                   "least 2 are needed: see its column 'reason', or lower "
+                   'min_snr of the StarSelector')
             raise ValueError(msg)
         fit = _Fit(self, images, pixels, values.shape,
                    _start_fwhm(stars))
@@ -608,7 +616,7 @@ def _start_fwhm(stars):
     return float(fwhm) if fwhm is not None and np.isfinite(fwhm) else None
 
 
-def _positions(stars):
+def _positions(stars, shape):
     """
     Return the positions of all rows, and which rows are to be used.
     """
@@ -622,7 +630,10 @@ def _positions(stars):
         msg = ('stars must have the columns x_centroid and y_centroid, or x '
                f'and y: it has {", ".join(names)}')
         raise ValueError(msg)
-    chosen = np.isfinite(x) & np.isfinite(y)
+    ny, nx = shape
+    with np.errstate(invalid='ignore'):
+        chosen = ((x > -0.5) & (x < nx - 0.5)
+                  & (y > -0.5) & (y < ny - 0.5))
     if 'accepted' in names:
         chosen &= np.asarray(stars['accepted'], dtype=bool)
     return x, y, chosen

@@ -177,6 +177,11 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
     -------
     field : `MoffatField`
         The profile.
+
+    Raises
+    ------
+    ValueError
+        If no star has a positive flux.
     """
     n_terms = terms.shape[1]
     beta = _BETA_PRIOR[0]
@@ -201,6 +206,9 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
         image, slopes = moffat_images(field.shapes(terms), beta, x, y, grid,
                                       grid, derivatives=True)
         flux, sky = _flux_and_sky(data, weights, image)
+        if not np.any(flux > 0.0):
+            msg = 'none of the stars has a positive flux'
+            raise ValueError(msg)
         model = flux[:, None, None] * image + sky[:, None, None]
         residual = data - model
         # the profile is no exact model: without its own error, the few

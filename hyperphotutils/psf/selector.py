@@ -132,7 +132,7 @@ class StarSelector:
     >>> print(stars.colnames[:6])
     ['id', 'x_centroid', 'y_centroid', 'flux', 'peak', 'snr']
     >>> print(f'{stars.meta["fwhm"]:.1f}')
-    3.8
+    3.7
     """
 
     _repr_params = ('fwhm', 'min_snr', 'max_ellipticity', 'locus_width',

@@ -200,6 +200,22 @@ def test_too_few_stars(field, stars):
                               error=field.error)
     with pytest.raises(ValueError, match='stars must have the columns'):
         EmpiricalPSFBuilder()(field.data, QTable({'a': [1.0]}))
+    with pytest.raises(ValueError, match='stars has 0 usable stars'):
+        EmpiricalPSFBuilder()(field.data, QTable({'x': [-90.0, 999.0],
+                                                  'y': [5.0, 5.0]}))
+    with pytest.raises(TypeError, match='stars must be a table'):
+        EmpiricalPSFBuilder()(field.data, None)
+
+
+def test_no_signal(field, stars):
+    """
+    Without a star at the positions there is a clear error.
+    """
+    builder = EmpiricalPSFBuilder()
+    with pytest.raises(ValueError, match='none of the stars has a positive'):
+        builder(0.0 * field.data, stars, error=field.error)
+    with pytest.raises(ValueError, match='stars are left after the fit|none'):
+        builder(7.0 - field.data, stars, error=field.error)
 
 
 @pytest.mark.parametrize(('name', 'value'), [
