@@ -47,6 +47,9 @@ def read_psf(path):
 
     Notes
     -----
+    PSFs of PSFEx sum to 1 within a few percent only: they are divided
+    by their sum, which ``meta['sum']`` keeps.
+
     PSFEx interpolates its samples by a Lanczos function, `EmpiricalPSF`
     by a cubic spline: if ``PSF_SAMP`` is not 1, images at pixel scale
     differ by about 1e-3 of the peak.
@@ -102,6 +105,10 @@ def _read_psfex(hdu, path):
         msg = (f"'{path}': PSFEx has accepted no star (ACCEPTED = 0), so "
                'that this PSF is not measured')
         warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+    total = images[0].sum() * header['PSF_SAMP']**2
+    if not total > 0.0:
+        msg = f"'{path}': the PSF has no positive sum ({total:.3g})"
+        raise ValueError(msg)
     oversampling = 1.0 / header['PSF_SAMP']
     center, scale = (0.0, 0.0), (1.0, 1.0)
     n_axes = header.get('POLNAXIS', 0)
@@ -117,6 +124,6 @@ def _read_psfex(hdu, path):
         center = tuple(header[f'POLZERO{axis}'] - 1.0 for axis in (1, 2))
         scale = tuple(header[f'POLSCAL{axis}'] for axis in (1, 2))
     meta = {'file': path.name, 'format': 'PSFEx',
-            'accepted': header.get('ACCEPTED')}
-    return EmpiricalPSF(images * oversampling**2, oversampling=oversampling,
+            'accepted': header.get('ACCEPTED'), 'sum': float(total)}
+    return EmpiricalPSF(images / total, oversampling=oversampling,
                         center=center, scale=scale, meta=meta)

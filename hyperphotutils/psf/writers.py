@@ -63,7 +63,8 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
 
     if oversampling is None:
         oversampling = psf.oversampling
-    images = psf.resample(oversampling) / oversampling**2
+    # like PSFEx, the flux a pixel: the sum is that of the samples a pixel
+    images = psf.resample(oversampling)
     column = fits.Column(
         name='PSF_MASK', format=f'{images.size}E',
         dim=str(images.shape[::-1]),
