@@ -15,8 +15,11 @@ __all__ = ['ConcentricGaussians', 'fit_concentric_gaussians']
 _MIN_SIGMA = 0.3
 _MAX_SIGMA = 1.0
 
+# Penalty of large weights of either sign.
+_RIDGE = 5.0e-4
+
 # Starts of the search: ratio of the widths of neighbors in the sum.
-_RATIOS = (1.5, 2.0, 2.8)
+_RATIOS = (1.3, 1.6, 2.0, 2.8)
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,21 @@ def _fit(image, n, ratio):
         matrices = _matrices(params[:-2].reshape(n, 3))
         profiles = _profiles(matrices, grid - params[-2], grid - params[-1])
         design = profiles.reshape(n, -1).T
-        # a little ridge: Gaussians of nearly the same width would
-        # otherwise cancel with large weights
+        # Gaussians of nearly the same width would cancel with large
+        # weights: a ridge keeps them small
         scale = np.linalg.norm(design, axis=0)
-        ridge = 1e-4 * np.eye(n)
-        weights = np.linalg.lstsq(
-            np.vstack([design / scale, ridge]),
-            np.append(image.ravel(), np.zeros(n)), rcond=None)[0] / scale
-        return matrices, weights, (design @ weights - image.ravel()) / peak
+        scaled = np.linalg.lstsq(
+            np.vstack([design / scale, _RIDGE * np.eye(n)]),
+            np.append(image.ravel(), np.zeros(n)), rcond=None)[0]
+        weights = scaled / scale
+        residual = design @ weights - image.ravel()
+        return matrices, weights, residual / peak, _RIDGE * scaled / peak
 
-    result = least_squares(lambda params: solve(params)[2], start,
-                           bounds=(lower, upper), max_nfev=60)
-    matrices, weights, residual = solve(result.x)
+    def cost(params):
+        return np.concatenate(solve(params)[2:])
+
+    result = least_squares(cost, start, bounds=(lower, upper), max_nfev=60)
+    matrices, weights, residual, _ = solve(result.x)
     order = np.argsort(np.linalg.det(matrices))
     return result.cost, ConcentricGaussians(
         weights[order], matrices[order],

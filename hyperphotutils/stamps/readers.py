@@ -99,8 +99,11 @@ def _read_planes(file, chosen, found):
         key = plane if 'data' in found else DRE_NAMES.get(plane, plane)
         planes[plane] = None
         if key in found:
-            planes[plane] = np.stack([file[name][key][()]
-                                      for name in chosen])
+            first = file[chosen[0]][key]
+            planes[plane] = np.empty((len(chosen), *first.shape),
+                                     first.dtype)
+            for image, name in zip(planes[plane], chosen, strict=True):
+                file[name][key].read_direct(image)
     if 'psf' in file:
         planes['psf'] = file['psf'][()]
     if planes['mask'] is None:
