@@ -13,7 +13,11 @@ from astropy.utils.exceptions import AstropyUserWarning
 from scipy.ndimage import spline_filter1d
 
 from hyperphotutils.psf.gaussians import fit_concentric_gaussians
-from hyperphotutils.psf.grid import polynomial_powers, polynomial_terms
+from hyperphotutils.psf.grid import (
+    cubic_bspline,
+    polynomial_powers,
+    polynomial_terms,
+)
 
 __all__ = ['EmpiricalPSF']
 
@@ -221,10 +225,8 @@ class EmpiricalPSF:
         """
         n = self._splines.shape[-1]
         knots = np.arange(n) - n // 2
-        distance = np.abs(place[..., np.newaxis] * self.oversampling - knots)
-        return np.where(distance < 1.0,
-                        2 / 3 - distance**2 * (1.0 - 0.5 * distance),
-                        np.maximum(2.0 - distance, 0.0)**3 / 6)
+        return cubic_bspline(place[..., np.newaxis] * self.oversampling
+                             - knots)
 
     def image(self, x=None, y=None, *, oversampling=1):
         """

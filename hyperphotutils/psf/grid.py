@@ -12,7 +12,12 @@ import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.linalg.blas import dtbsv
 
-__all__ = ['SplineGrid', 'polynomial_powers', 'polynomial_terms']
+__all__ = [
+    'SplineGrid',
+    'cubic_bspline',
+    'polynomial_powers',
+    'polynomial_terms',
+]
 
 
 def polynomial_powers(degree):
@@ -30,6 +35,16 @@ def polynomial_terms(u, v, degree):
     """
     return np.stack([u**i * v**j for i, j in polynomial_powers(degree)],
                     axis=-1)
+
+
+def cubic_bspline(place):
+    """
+    Return the cubic B-spline at distances from its knot, in knots.
+    """
+    distance = np.abs(place)
+    return np.where(distance < 1.0,
+                    2 / 3 - distance**2 * (1.0 - 0.5 * distance),
+                    np.maximum(2.0 - distance, 0.0)**3 / 6)
 
 
 class SplineGrid:

@@ -70,13 +70,15 @@ class MoffatField:
         shapes[:, 1:] *= factor[:, np.newaxis]
         return shapes
 
-    def fwhm(self, terms):
+    @property
+    def central_fwhm(self):
         """
-        Return the full width at half maximum (geometric mean of the
-        axes, in pixels) before the integration over pixels.
+        The full width at half maximum at the center of the field
+        (geometric mean of the axes, in pixels), before the integration
+        over pixels.
         """
-        alpha = np.exp(0.5 * self.shapes(terms)[:, 0])
-        return 2.0 * alpha * np.sqrt(2.0**(1.0 / self.beta) - 1.0)
+        alpha = np.exp(0.5 * self.coefficients[0, 0])
+        return float(2.0 * alpha * np.sqrt(2.0**(1.0 / self.beta) - 1.0))
 
 
 def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
