@@ -114,16 +114,17 @@ class PSFFit:
         self._run(degree, builder.max_iterations)
 
     def _run(self, degree, n_rounds):
+        """
+        Fit with a given degree, from the beginning.
+        """
         self._set_degree(degree)
         self.stars.robust = None
         self.used = self.stars.weights.any((1, 2))
-        stars = self.stars.select(self.used)
-        moffat = self._fit_baseline(stars)
+        moffat = self._fit_baseline(self.stars.select(self.used))
         self.fwhm = moffat.central_fwhm
+        self.model = self._empty_model(moffat)
         for round_ in range(n_rounds + 1):
             model_error = _MODEL_ERRORS[min(round_, len(_MODEL_ERRORS) - 1)]
-            if self.model is None or round_ == 0:
-                self.model = self._empty_model(moffat)
             fit_stars(self.stars, self.model, model_error=model_error,
                       core=0.75 * self.fwhm, profile_error=(
                           _PROFILE_ERROR, model_error),
@@ -132,11 +133,9 @@ class PSFFit:
             self._reject(first=round_ == 0)
             if round_ == n_rounds:
                 break
-            stars = self.stars.select(self.used)
-            if round_ == 1:
-                moffat = self._fit_baseline(stars)
             self.model = self._solve(
-                stars, moffat, _N_DRAWS if round_ == n_rounds - 1 else 0)
+                self.stars.select(self.used), moffat,
+                _N_DRAWS if round_ == n_rounds - 1 else 0)
 
     def _fit_baseline(self, stars):
         """

@@ -92,6 +92,46 @@ def test_table_has_the_fits(field, stars, psf):
     assert psf.residuals.shape == (stars['accepted'].sum(), SIZE, SIZE)
 
 
+def test_companions_and_cosmic_rays_are_left_out(field, stars, psf):
+    """
+    Bright pixels in the image of each star do not change the PSF.
+    """
+    data = field.data.copy()
+    chosen = stars[stars['accepted']]
+    for number, (x, y) in enumerate(zip(
+            np.rint(chosen['x_centroid']).astype(int),
+            np.rint(chosen['y_centroid']).astype(int), strict=True)):
+        # at another place in each quarter of the stars
+        dx, dy = ((6, 2), (-5, 4), (-3, -7), (4, -5))[number % 4]
+        data[y + dy, x + dx:x + dx + 2] += 500.0
+    other = EmpiricalPSFBuilder(SIZE, degree=0)(data, stars,
+                                                error=field.error)
+    assert np.abs(other() - psf()).max() < 0.005 * psf().max()
+
+
+def test_excess_is_the_variance_beyond_that_of_the_psf():
+    """
+    Of Gaussian stars, one is wider, one narrower, by a known variance.
+    """
+    y, x = np.mgrid[:200, :200]
+    rng = np.random.default_rng(1)
+    data = rng.normal(0.0, 1.0, x.shape)
+    variance = np.full(16, 4.0)
+    variance[3], variance[7] = 4.2, 3.8
+    px, py = (value.ravel() + rng.uniform(-0.5, 0.5, 16) for value in
+              np.meshgrid(np.arange(25, 200, 50), np.arange(25, 200, 50)))
+    for x0, y0, var in zip(px, py, variance, strict=True):
+        data += 1e4 / (2.0 * np.pi * var) * np.exp(
+            -0.5 * ((x - x0)**2 + (y - y0)**2) / var)
+    table = QTable({'x': px, 'y': py})
+    psf = EmpiricalPSFBuilder(21, degree=0)(data, table, error=1.0)
+    excess = psf.stars['excess'] - np.median(psf.stars['excess'])
+    assert_allclose(excess, variance - 4.0, atol=0.08)
+    assert psf.stars['reason'][3] == 'extended'
+    assert psf.stars['reason'][7] == 'sharp'
+    assert psf.n_stars == 14
+
+
 @pytest.fixture(scope='module')
 def varying():
     field = make_star_field((400, 400), 45, variation=1.0, seed=5)

@@ -126,6 +126,25 @@ def test_bad_and_saturated_pixels(field, stars):
     assert 'bad_pixels' not in reason_of(0, tolerant)
 
 
+@pytest.mark.parametrize(('flux', 'distance', 'disturbs'), [
+    (0.5, 6.0, True), (0.5, 14.0, False), (0.01, 6.0, False)])
+def test_isolation(flux, distance, disturbs):
+    """
+    A star is rejected for a neighbor that is near and bright.
+    """
+    y, x = np.mgrid[:120, :120]
+    sigma = 3.0 / np.sqrt(8.0 * np.log(2.0))
+    data = np.random.default_rng(1).normal(0.0, 0.1, x.shape)
+    for x0, y0, f in ((30, 30, 1.0), (90, 40, 1.0), (40, 90, 1.0),
+                      (30 + distance, 30, flux)):
+        data += 100.0 * f * np.exp(
+            -0.5 * ((x - x0)**2 + (y - y0)**2) / sigma**2)
+    table = StarSelector(3.0)(data, error=np.full(data.shape, 0.1))
+    nearest = np.argmin(np.hypot(table['x_centroid'] - 30,
+                                 table['y_centroid'] - 30))
+    assert ('neighbor' in table['reason'][nearest]) == disturbs
+
+
 def test_given_positions(field, stars):
     """
     With positions in pixels or on the sky, only those are accepted.
