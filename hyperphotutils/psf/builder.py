@@ -289,10 +289,11 @@ def _inverse_variance(error, values, bad):
     """
     if error is None:
         error = clipped_rms(values, mask=bad)
-    error = np.broadcast_to(np.asarray(error, dtype=float), values.shape)
-    if error.shape != values.shape:
+    error = np.asarray(error, dtype=float)
+    if error.shape not in {(), values.shape}:
         msg = (f'error must have the shape of data, {values.shape}, got '
                f'{error.shape}')
         raise ValueError(msg)
+    error = np.broadcast_to(error, values.shape)
     good = ~bad & np.isfinite(error) & (error > 0.0)
     return np.where(good, 1.0 / np.where(good, error, 1.0)**2, 0.0)

@@ -81,7 +81,7 @@ class MoffatField:
         return float(2.0 * alpha * np.sqrt(2.0**(1.0 / self.beta) - 1.0))
 
 
-def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
+def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=None):
     """
     Calculate pixel-integrated elliptical Moffat profiles of unit flux.
 
@@ -100,8 +100,9 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
     x_grid, y_grid : 1D `~numpy.ndarray`
         The pixel centers along both axes, the same for all profiles.
 
-    derivatives : bool, optional
-        Whether to return the derivatives, too.
+    derivatives : {'center', 'all'} or `None`, optional
+        Whether to return the derivatives by the center, or by all
+        parameters, too.
 
     Returns
     -------
@@ -109,8 +110,9 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
         Shape ``(n, len(y_grid), len(x_grid))``.
 
     derivatives : 4D `~numpy.ndarray`
-        Only if asked for: shape ``(6, n, len(y_grid), len(x_grid))``,
-        by the three parameters of the shape, beta, x, and y.
+        Only if asked for: shape ``(k, n, len(y_grid), len(x_grid))``,
+        by x and y and, if by all, then by the three parameters of the
+        shape and beta.
 
     Notes
     -----
@@ -126,7 +128,8 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
     norm = (beta - 1.0) / np.pi * np.exp(-ln_alpha2)
     shape = (len(x), len(y_grid), len(x_grid))
     images = np.zeros(shape)
-    slopes = np.zeros((6, *shape)) if derivatives else None
+    n_slopes = {None: 0, 'center': 2, 'all': 6}[derivatives]
+    slopes = np.zeros((n_slopes, *shape))
     for node_y, weight_y in zip(_NODES, _WEIGHTS, strict=True):
         dy = (y_grid + node_y)[np.newaxis, :, np.newaxis] - y[:, None, None]
         for node_x, weight_x in zip(_NODES, _WEIGHTS, strict=True):
@@ -136,17 +139,20 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=False):
             log = np.log1p(q)
             value = weight_x * weight_y * norm * np.exp(-beta * log)
             images += value
-            if derivatives:
-                by_q = -beta * value / (1.0 + q)
-                slopes[0] -= value + by_q * q
-                slopes[1] += by_q * (scale * (dy**2 - dx**2)
+            if derivatives is None:
+                continue
+            by_q = -beta * value / (1.0 + q)
+            by_center = by_q * (2.0 * scale)
+            slopes[0] -= by_center * ((1.0 - e1) * dx - e2 * dy)
+            slopes[1] -= by_center * ((1.0 + e1) * dy - e2 * dx)
+            if derivatives == 'all':
+                slopes[2] -= value + by_q * q
+                slopes[3] += by_q * (scale * (dy**2 - dx**2)
                                      + q * e1 / root**2)
-                slopes[2] += by_q * (q * e2 / root**2
+                slopes[4] += by_q * (q * e2 / root**2
                                      - 2.0 * scale * dx * dy)
-                slopes[3] += value * (1.0 / (beta - 1.0) - log)
-                slopes[4] -= by_q * 2.0 * scale * ((1.0 - e1) * dx - e2 * dy)
-                slopes[5] -= by_q * 2.0 * scale * ((1.0 + e1) * dy - e2 * dx)
-    return (images, slopes) if derivatives else images
+                slopes[5] += value * (1.0 / (beta - 1.0) - log)
+    return images if derivatives is None else (images, slopes)
 
 
 def fit_moffat(data, weights, x, y, terms, fwhm):
@@ -206,7 +212,7 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
     for _ in range(_MAX_ITERATIONS):
         field = MoffatField(coefficients, beta)
         image, slopes = moffat_images(field.shapes(terms), beta, x, y, grid,
-                                      grid, derivatives=True)
+                                      grid, derivatives='all')
         flux, sky = _flux_and_sky(data, weights, image)
         if not np.any(flux > 0.0):
             msg = 'none of the stars has a positive flux'
@@ -220,9 +226,10 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
         deviation = np.abs(residual) / np.sqrt(variance)
         weight = np.where(weights > 0.0, 1.0 / variance, 0.0)
         weight *= np.minimum(1.0, 2.0 / np.maximum(deviation, 1e-12))
+        # shared parameters first, then the star's own
+        slopes = flux[:, None, None] * slopes[[2, 3, 4, 5, 0, 1]]
         jacobian = np.concatenate([
-            flux[:, None, None] * slopes,
-            image[np.newaxis], np.ones_like(image)[np.newaxis]])
+            slopes, image[np.newaxis], np.ones_like(image)[np.newaxis]])
         step, own = _gauss_newton_step(
             jacobian, residual, weight, design, prior,
             np.append(coefficients, beta - _BETA_PRIOR[0]))

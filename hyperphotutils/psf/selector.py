@@ -249,7 +249,9 @@ class StarSelector:
         Detect and measure sources with a given FWHM.
         """
         x, y = _detect(values, deviation, bad, fwhm)
-        moments = weighted_moments(values, deviation, x, y, fwhm)
+        # bad pixels hold nothing: neither signal nor noise
+        moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
+                                   y, fwhm)
         ray = _find_rays(moments, fwhm)
         elongation = np.hypot(moments['e1'], moments['e2'])
         usable = (moments['snr'] > self.min_snr) & ~ray & (

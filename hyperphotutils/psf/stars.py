@@ -50,9 +50,9 @@ class FieldModel:
         if self.moffat is not None:
             image, slopes = moffat_images(
                 self.moffat.shapes(terms), self.moffat.beta, x, y, pixels,
-                pixels, derivatives=True)
+                pixels, derivatives='center')
             values[0] += image
-            values[1:] += slopes[4:]
+            values[1:] += slopes
         return values
 
     def baseline(self, terms, x, y):

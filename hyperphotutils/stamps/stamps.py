@@ -451,7 +451,7 @@ def _catalog(catalog, wcs):
         if name in table.colnames or np.ndim(column) != 1:
             continue
         # a SourceCatalog without a WCS has columns of None
-        if getattr(column, 'dtype', None) == object and all(
+        if getattr(column, 'dtype', None) == np.dtype(object) and all(
                 value is None for value in column):
             continue
         table[name] = column

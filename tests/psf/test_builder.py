@@ -117,7 +117,7 @@ def test_excess_is_the_variance_beyond_that_of_the_psf():
     rng = np.random.default_rng(1)
     data = rng.normal(0.0, 1.0, x.shape)
     variance = np.full(16, 4.0)
-    variance[3], variance[7] = 4.2, 3.8
+    variance[3], variance[7] = 4.3, 3.7
     px, py = (value.ravel() + rng.uniform(-0.5, 0.5, 16) for value in
               np.meshgrid(np.arange(25, 200, 50), np.arange(25, 200, 50)))
     for x0, y0, var in zip(px, py, variance, strict=True):
@@ -126,7 +126,7 @@ def test_excess_is_the_variance_beyond_that_of_the_psf():
     table = QTable({'x': px, 'y': py})
     psf = EmpiricalPSFBuilder(21, degree=0)(data, table, error=1.0)
     excess = psf.stars['excess'] - np.median(psf.stars['excess'])
-    assert_allclose(excess, variance - 4.0, atol=0.08)
+    assert_allclose(excess, variance - 4.0, atol=0.1)
     assert psf.stars['reason'][3] == 'extended'
     assert psf.stars['reason'][7] == 'sharp'
     assert psf.n_stars == 14
@@ -245,6 +245,8 @@ def test_too_few_stars(field, stars):
                                                   'y': [5.0, 5.0]}))
     with pytest.raises(TypeError, match='stars must be a table'):
         EmpiricalPSFBuilder()(field.data, None)
+    with pytest.raises(ValueError, match='error must have the shape'):
+        EmpiricalPSFBuilder()(field.data, stars, error=np.ones(3))
 
 
 def test_no_signal(field, stars):
@@ -254,7 +256,7 @@ def test_no_signal(field, stars):
     builder = EmpiricalPSFBuilder()
     with pytest.raises(ValueError, match='none of the stars has a positive'):
         builder(0.0 * field.data, stars, error=field.error)
-    with pytest.raises(ValueError, match='stars are left after the fit|none'):
+    with pytest.raises(ValueError, match='none of the stars'):
         builder(7.0 - field.data, stars, error=field.error)
 
 
@@ -280,13 +282,13 @@ def test_moffat_derivatives():
                              params[5:], grid, grid)[0]
 
     value, slopes = moffat_images(shapes, 2.8, params[4:5], params[5:], grid,
-                                  grid, derivatives=True)
+                                  grid, derivatives='all')
     assert_allclose(value[0], image(params))
-    for index in range(6):
+    for slope, index in zip(slopes, (4, 5, 0, 1, 2, 3), strict=True):
         step = np.zeros(6)
         step[index] = 1e-5
         numeric = (image(params + step) - image(params - step)) / 2e-5
-        assert_allclose(slopes[index, 0], numeric, atol=1e-9)
+        assert_allclose(slope[0], numeric, atol=1e-9)
 
 
 @pytest.mark.parametrize('oversampling', [1, 2])

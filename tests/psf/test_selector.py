@@ -124,6 +124,8 @@ def test_bad_and_saturated_pixels(field, stars):
     assert 'saturated' in reason_of(2, table)
     tolerant = StarSelector(3.0, central_tolerance=1)(data, **arguments)
     assert 'bad_pixels' not in reason_of(0, tolerant)
+    # bad pixels are no reason to be faint
+    assert 'faint' not in reason_of(0, table)
 
 
 @pytest.mark.parametrize(('flux', 'distance', 'disturbs'), [
