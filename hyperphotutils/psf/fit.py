@@ -130,7 +130,7 @@ class PSFFit:
                           _PROFILE_ERROR, model_error),
                       sky=self.builder.sky is not None,
                       n_steps=_FIRST_STEPS if round_ == 0 else 3)
-            self._reject(first=round_ == 0)
+            self._reject(model_error, first=round_ == 0)
             if round_ == n_rounds:
                 break
             self.model = self._solve(
@@ -220,9 +220,12 @@ class PSFFit:
             self.builder.prior)
         return relative * profile + 2e-5 * (3.0 / fwhm)**2
 
-    def _reject(self, *, first=False):
+    def _reject(self, model_error, *, first=False):
         """
         Choose the stars to use and flag the others.
+
+        The first model is a profile that no star has exactly: sizes are
+        compared from the second on, and more strictly as it gets better.
         """
         stars = self.stars
         flags = np.zeros(len(stars), dtype=int)
@@ -233,18 +236,16 @@ class PSFFit:
         if first:
             limit = 4.0 * limit
         flags[~good | (stars.chi2 > limit)] |= STAR_FLAGS['bad_fit']
-        if self.builder.reject_extended and np.any(good & (flags == 0)):
-            scale = self.fwhm**2
-            like_star = good & (flags == 0)
-            usual = _low_quantile(
-                stars.excess[like_star],
-                np.hypot(stars.excess_err[like_star],
-                         _EXCESS_SCATTER[0] * scale))
-            excess = stars.excess - usual
-            for name, scatter, sigmas in zip(
-                    ('extended', 'sharp'), _EXCESS_SCATTER, _EXCESS_LIMITS,
+        like_star = flags == 0
+        if self.builder.reject_extended and like_star.any() and not first:
+            scatter = self.fwhm**2 * model_error / _MODEL_ERRORS[-1]
+            errors = [np.hypot(stars.excess_err, part * scatter)
+                      for part in _EXCESS_SCATTER]
+            excess = stars.excess - _low_quantile(
+                stars.excess[like_star], errors[0][like_star])
+            for name, error, sigmas in zip(
+                    ('extended', 'sharp'), errors, _EXCESS_LIMITS,
                     strict=True):
-                error = np.hypot(stars.excess_err, scatter * scale)
                 beyond = excess * np.sign(sigmas) > abs(sigmas) * error
                 flags[good & beyond] |= STAR_FLAGS[name]
         used = flags == 0
