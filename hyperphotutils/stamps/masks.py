@@ -179,8 +179,9 @@ def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
     Returns
     -------
     mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not to be used. The pixels of the
-        source that is kept are never masked by the growth of others.
+        `True` for pixels that are not to be used: all of them if none
+        is usable. The pixels of the source that is kept are never masked
+        by the growth of others.
 
     Examples
     --------
@@ -203,8 +204,14 @@ def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
                f'negative: got {grow!r}')
         raise ValueError(msg)
     data, mask, _ = open_nddata(data, mask)
-    arrays, _ = strip_units(data=data)
-    values, bad = as_masked_image(arrays['data'], mask)
+    values = strip_units(data=data)[0]['data']
+    usable = np.isfinite(values)
+    if mask is not None:
+        usable &= ~np.asarray(mask, dtype=bool)
+    if not usable.any():
+        # one of many stamps may be off the image
+        return np.ones(np.shape(values), dtype=bool)
+    values, bad = as_masked_image(values, mask)
     if segmentation is None:
         segments = detect_segments(
             values, fwhm=fwhm, n_sigma=n_sigma, n_pixels=n_pixels, mask=bad,

@@ -188,6 +188,12 @@ def test_given_segments_and_bad_pixels(stamp):
         make_stamp_mask(data, fwhm=3.0, segmentation=labels[1:])
 
 
+def test_stamp_without_data_is_masked():
+    assert make_stamp_mask(np.full((9, 9), np.nan), fwhm=3.0).all()
+    assert make_stamp_mask(np.ones((9, 9)), fwhm=3.0,
+                           mask=np.ones((9, 9), dtype=bool)).all()
+
+
 def test_empty_stamp_has_no_mask():
     noise = np.random.default_rng(2).normal(size=(40, 40))
     assert not make_stamp_mask(noise, fwhm=3.0, n_sigma=8.0).any()
