@@ -1,0 +1,304 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+An image with its variances, and with its bad pixels filled.
+
+Nothing of the size of the image is copied: what was filled is kept as a
+list, and a cutout is put together when it is asked for.
+"""
+
+import warnings
+
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+
+from hyperphotutils.noise.clipped import clipped_rms
+
+__all__ = ['OUTSIDE', 'Frame']
+
+#: The variance outside of the image, and of pixels that cannot be
+#: filled, in units of that of the sky.
+OUTSIDE = 100.0
+
+# Bad pixels are filled from this far, with a Gaussian of sigma 1
+_REACH = 2
+# With fewer good neighbors than this, a pixel cannot be filled
+_MIN_NEIGHBORS = 5
+# Pixels that cannot be filled get a value from neighbors that were
+# filled before them, so many times; this only makes the step smaller.
+_ROUNDS = 6
+# Higher values (in units of the noise) would spread rounding errors of
+# the single-precision Fourier transforms over their surroundings.
+_HIGHEST = 1e7
+_SAMPLE = 100_000
+
+
+class Frame:
+    """
+    An image, ready to be convolved.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The image.
+
+    error : 2D `~numpy.ndarray` or None
+        The standard deviations; if `None`, the robust scatter of the
+        image.
+
+    mask : 2D bool `~numpy.ndarray` or None
+        The pixels to ignore.
+
+    name : str
+        The name of the image in messages.
+    """
+
+    def __init__(self, data, error, mask, name):
+        self.data = data
+        self.error = error
+        self.shape = data.shape
+        self.name = name
+        bad = ~np.isfinite(data)
+        if mask is not None:
+            bad |= mask
+        if error is not None:
+            with np.errstate(invalid='ignore'):
+                bad |= ~((error > 0.0) & (error < np.inf))
+        if bad.all():
+            msg = (f'{name} has no usable pixel: all are masked, not finite, '
+                   'or without a positive error')
+            raise ValueError(msg)
+        step = max(1, int(np.sqrt(data.size / _SAMPLE)))
+        sample = data[::step, ::step][~bad[::step, ::step]]
+        if not sample.size:
+            sample = data[~bad]
+        sample = sample.astype(float)
+        self.level = float(np.median(sample))
+        self.rms = float(clipped_rms(sample))
+        if error is None:
+            if self.rms == 0.0:
+                # without any noise; all pixels then count alike
+                self.rms = 1e-6 * float(np.ptp(sample)) or 1.0
+            self.sky_variance = self.rms**2
+        else:
+            variance = error[::step, ::step][~bad[::step, ::step]]
+            if not variance.size:
+                variance = error[~bad]
+            faint = sample - self.level < 2.0 * max(self.rms, 1e-300)
+            self.sky_variance = float(np.median(variance[faint]))**2
+        self._reject_huge(bad)
+        self.bad = bad
+        self._fill()
+
+    def _reject_huge(self, bad):
+        """
+        Add values that no image can have to the bad pixels.
+        """
+        with np.errstate(invalid='ignore'):
+            huge = (np.abs(self.data - self.level)
+                    > _HIGHEST * np.sqrt(self.sky_variance))
+        huge &= ~bad
+        n_huge = np.count_nonzero(huge)
+        if n_huge:
+            msg = (f'{self.name}: {n_huge} pixels deviate by more than '
+                   f'{_HIGHEST:g} sigma and are masked')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=5)
+            bad |= huge
+
+    def _fill(self):
+        """
+        Fill bad pixels from their neighbors.
+
+        The variance has the scatter of the neighbors: a pixel on a steep
+        slope is known less well than one of the sky.
+        """
+        self._index = np.flatnonzero(self.bad)
+        n_bad = len(self._index)
+        self._value = np.zeros(n_bad)
+        self._variance = np.full(n_bad, OUTSIDE * self.sky_variance)
+        self._hard = np.ones(n_bad, dtype=bool)
+        open_ = np.arange(n_bad)
+        known = ~self.bad
+        for turn in range(_ROUNDS):
+            if not len(open_):
+                break
+            count, mean, scatter, variance = self._neighbors(
+                self._index[open_], known)
+            filled = count >= (_MIN_NEIGHBORS if turn == 0 else 1)
+            chosen = open_[filled]
+            if not len(chosen):
+                break
+            self._value[chosen] = mean[filled]
+            self._variance[chosen] = 0.5 * variance[filled] + scatter[filled]
+            if turn == 0:
+                self._hard[chosen] = False
+            else:
+                self._variance[chosen] += OUTSIDE * self.sky_variance
+            known.ravel()[self._index[chosen]] = True
+            open_ = open_[~filled]
+
+    def _neighbors(self, index, known):
+        """
+        Return the weighted statistics of the known neighbors of pixels.
+        """
+        ny, nx = self.shape
+        y, x = np.divmod(index, nx)
+        total = np.zeros((5, len(index)))
+        for dy in range(-_REACH, _REACH + 1):
+            for dx in range(-_REACH, _REACH + 1):
+                yy, xx = y + dy, x + dx
+                usable = (yy >= 0) & (yy < ny) & (xx >= 0) & (xx < nx)
+                usable[usable] = known[yy[usable], xx[usable]]
+                yy, xx = yy[usable], xx[usable]
+                value, variance = self._pixels(yy, xx)
+                weight = np.exp(-0.5 * (dx * dx + dy * dy))
+                total[0, usable] += 1.0
+                total[1, usable] += weight
+                total[2, usable] += weight * value
+                total[3, usable] += weight * value**2
+                total[4, usable] += weight * variance
+        count, weight, *sums = total
+        mean, square, variance = sums / np.maximum(weight, 1e-30)
+        return count, mean, np.maximum(square - mean**2, 0.0), variance
+
+    def _pixels(self, y, x):
+        """
+        Return values and variances of pixels inside the image.
+        """
+        value = self.data[y, x].astype(float) - self.level
+        if self.error is None:
+            variance = np.full(value.shape, self.sky_variance)
+        else:
+            variance = self.error[y, x].astype(float)**2
+        bad = self.bad[y, x]
+        if bad.any():
+            place = np.searchsorted(self._index,
+                                    np.ravel_multi_index((y, x),
+                                                         self.shape)[bad])
+            value[bad] = self._value[place]
+            variance[bad] = self._variance[place]
+        return value, variance
+
+    @property
+    def n_bad(self):
+        """
+        The number of bad pixels.
+        """
+        return len(self._index)
+
+    def stamps(self, x, y, half):
+        """
+        Return square cutouts around many pixels.
+
+        Parameters
+        ----------
+        x, y : 1D `~numpy.ndarray` of int
+            The central pixels.
+
+        half : int
+            The half width.
+
+        Returns
+        -------
+        value, variance : 3D `~numpy.ndarray`
+            The values above the level of the sky, and their variances.
+            Outside of the image these are 0 and the variance of pixels
+            that cannot be filled.
+
+        bad : 3D bool `~numpy.ndarray`
+            Whether a pixel is bad or outside.
+        """
+        grid = np.arange(-half, half + 1)
+        rows = np.asarray(y)[:, None, None] + grid[:, None]
+        columns = np.asarray(x)[:, None, None] + grid
+        ny, nx = self.shape
+        outside = ((rows < 0) | (rows >= ny)) | ((columns < 0)
+                                                 | (columns >= nx))
+        rows, columns = np.broadcast_arrays(np.clip(rows, 0, ny - 1),
+                                            np.clip(columns, 0, nx - 1))
+        value, variance = self._pixels(rows, columns)
+        value[outside] = 0.0
+        variance[outside] = OUTSIDE * self.sky_variance
+        return value, variance, outside | self.bad[rows, columns]
+
+    def window(self, y0, y1, x0, x1):
+        """
+        Return a part of the image that may reach beyond its edges.
+
+        Parameters
+        ----------
+        y0, y1, x0, x1 : int
+            The first row and the one after the last, and the same of
+            the columns.
+
+        Returns
+        -------
+        value, variance : 2D `~numpy.ndarray` of float32
+            See `stamps`.
+
+        filled, hard : 2D `~numpy.ndarray` of float32
+            The variance of pixels that were filled or are outside, else
+            0; and 1 where a pixel could not be filled, else 0.
+        """
+        ny, nx = self.shape
+        shape = (y1 - y0, x1 - x0)
+        a0, a1, b0, b1 = max(y0, 0), min(y1, ny), max(x0, 0), min(x1, nx)
+        value = np.zeros(shape, dtype=np.float32)
+        outer = np.float32(OUTSIDE * self.sky_variance)
+        variance = np.full(shape, outer, dtype=np.float32)
+        filled = np.full(shape, outer, dtype=np.float32)
+        hard = np.zeros(shape, dtype=np.float32)
+        inner = np.s_[a0 - y0:a1 - y0, b0 - x0:b1 - x0]
+        image = np.s_[a0:a1, b0:b1]
+        filled[inner] = 0.0
+        bad = self.bad[image]
+        with np.errstate(over='ignore', invalid='ignore'):
+            value[inner] = np.where(bad, 0.0, self.data[image] - self.level)
+            variance[inner] = (self.sky_variance if self.error is None
+                               else np.square(self.error[image]))
+        rows, columns = np.nonzero(bad)
+        if len(rows):
+            place = np.searchsorted(self._index,
+                                    np.ravel_multi_index(
+                                        (rows + a0, columns + b0),
+                                        self.shape))
+            rows, columns = rows + a0 - y0, columns + b0 - x0
+            value[rows, columns] = self._value[place]
+            variance[rows, columns] = self._variance[place]
+            filled[rows, columns] = self._variance[place]
+            hard[rows, columns] = self._hard[place]
+        return value, variance, filled, hard
+
+    def local_sky_variance(self, x, y, half):
+        """
+        Return the median variance of the sky around positions.
+
+        Parameters
+        ----------
+        x, y : 1D `~numpy.ndarray`
+            The positions.
+
+        half : int
+            The half width of the windows.
+
+        Returns
+        -------
+        variance : 1D `~numpy.ndarray`
+            The variances.
+        """
+        if self.error is None:
+            return np.full(len(x), self.sky_variance)
+        out = np.empty(len(x))
+        ny, nx = self.shape
+        for i, (xi, yi) in enumerate(zip(x, y, strict=True)):
+            rows = slice(max(int(yi) - half, 0), min(int(yi) + half + 1, ny))
+            columns = slice(max(int(xi) - half, 0),
+                            min(int(xi) + half + 1, nx))
+            good = ~self.bad[rows, columns]
+            errors = self.error[rows, columns][good]
+            if not errors.size:
+                out[i] = self.sky_variance
+                continue
+            values = self.data[rows, columns][good]
+            # light adds its own noise: the fainter half is sky
+            out[i] = np.median(errors[values <= np.median(values)])**2
+        return out
