@@ -10,10 +10,11 @@ import warnings
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
+from scipy.ndimage import map_coordinates
 
 from hyperphotutils.noise.clipped import clipped_rms
 
-__all__ = ['OUTSIDE', 'Frame']
+__all__ = ['OUTSIDE', 'Frame', 'NoiseGrid']
 
 #: The variance outside of the image, and of pixels that cannot be
 #: filled, in units of that of the sky.
@@ -185,6 +186,13 @@ class Frame:
         """
         return len(self._index)
 
+    @property
+    def n_hard(self):
+        """
+        The number of bad pixels that cannot be filled.
+        """
+        return int(np.count_nonzero(self._hard))
+
     def stamps(self, x, y, half):
         """
         Return square cutouts around many pixels.
@@ -293,6 +301,9 @@ class Frame:
             rows = slice(max(int(yi) - half, 0), min(int(yi) + half + 1, ny))
             columns = slice(max(int(xi) - half, 0),
                             min(int(xi) + half + 1, nx))
+            step = max(1, half // 32)
+            rows = slice(rows.start, rows.stop, step)
+            columns = slice(columns.start, columns.stop, step)
             good = ~self.bad[rows, columns]
             errors = self.error[rows, columns][good]
             if not errors.size:
@@ -302,3 +313,58 @@ class Frame:
             # light adds its own noise: the fainter half is sky
             out[i] = np.median(errors[values <= np.median(values)])**2
         return out
+
+
+class NoiseGrid:
+    """
+    The variances of the sky of two images over the field.
+
+    Parameters
+    ----------
+    target, source : `Frame` or 2D `~numpy.ndarray`
+        The images, or their variances on a grid that reaches to the
+        edges.
+
+    shape : tuple of int, optional
+        The shape of the images; needed only with grids.
+    """
+
+    _SIZE = 7
+
+    def __init__(self, target, source, shape=None):
+        self.shape = shape or target.shape
+        self.values = np.array([
+            self._measure(image) if isinstance(image, Frame) else image
+            for image in (target, source)], dtype=float)
+
+    def _measure(self, frame):
+        """
+        Return the variances of an image on the grid.
+        """
+        half = max(16, min(self.shape) // 16)
+        x, y = np.meshgrid(*(np.linspace(0, size - 1, self._SIZE)
+                             for size in self.shape[::-1]))
+        return frame.local_sky_variance(x.ravel(), y.ravel(),
+                                        half).reshape(x.shape)
+
+    def __call__(self, x, y):
+        """
+        Return the variances at positions.
+
+        Parameters
+        ----------
+        x, y : float or 1D `~numpy.ndarray`
+            The positions.
+
+        Returns
+        -------
+        target, source : float or 1D `~numpy.ndarray`
+            The variances.
+        """
+        place = [np.atleast_1d(axis) * ((n - 1) / max(size - 1, 1))
+                 for axis, n, size in zip((y, x), self.values.shape[1:],
+                                          self.shape, strict=True)]
+        target, source = (map_coordinates(values, place, order=1,
+                                          mode='nearest')
+                          for values in self.values)
+        return (target, source) if np.ndim(x) else (target[0], source[0])

@@ -12,9 +12,9 @@ from scipy.fft import irfft2, next_fast_len, rfft2
 
 from hyperphotutils.utils.tables import make_repr, strip_units
 
-__all__ = ['SpatialKernel', 'TiledKernel', 'low_rank_kernel',
-           'polynomial_degrees', 'polynomial_terms', 'scaled_position',
-           'tiles']
+__all__ = ['SpatialKernel', 'TiledKernel', 'cut', 'low_rank_kernel',
+           'polynomial_degrees', 'polynomial_terms', 'sample_grid',
+           'scaled_position', 'squared_kernel', 'tiles']
 
 # The side of a tile without its margin, if nothing else is asked for
 _TILE_SIZE = 520
@@ -252,9 +252,7 @@ class SpatialKernel:
         convolved : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The variances of the convolved image.
         """
-        square = low_rank_kernel(lambda x, y: self(x, y)**2, self.shape,
-                                 2 * self.order, tolerance=1e-6)
-        return self._apply(variance, square)
+        return self._apply(variance, squared_kernel(self, tolerance=1e-7))
 
     def write(self, path, *, overwrite=False):
         """
@@ -344,7 +342,8 @@ class SpatialKernel:
             raise ValueError(msg)
         out = np.empty(self.shape, dtype=image.dtype)
         for y0, y1, x0, x1 in tiles(self.shape):
-            padded = _padded(image, y0, y1, x0, x1, self.radius)
+            r = self.radius
+            padded = cut(image, y0 - r, y1 + r, x0 - r, x1 + r, fill=0.0)
             out[y0:y1, x0:x1] = tiled(padded, y0, x0)
         return out if unit is None else out << unit
 
@@ -474,18 +473,44 @@ class TiledKernel:
         return out
 
 
-def low_rank_kernel(function, shape, order, *, n_grid=7, tolerance=1e-2):
+def sample_grid(shape, n_grid=7):
     """
-    Approximate a kernel that is known at each position by a short sum.
-
-    The kernel is sampled on a grid, its samples are decomposed into
-    singular vectors, and the weights of the largest are made
-    polynomials of the position.
+    Return positions on a grid that reaches to the edges of an image.
 
     Parameters
     ----------
-    function : callable
-        Called with arrays x and y; returns a stack of images.
+    shape : tuple of int
+        The shape of the image.
+
+    n_grid : int, optional
+        The number of positions along each axis.
+
+    Returns
+    -------
+    x, y : 1D `~numpy.ndarray`
+        The positions.
+    """
+    if n_grid == 1:
+        return tuple(np.array([0.5 * (size - 1)]) for size in shape[::-1])
+    x, y = np.meshgrid(*(np.linspace(0.0, size - 1.0, n_grid)
+                         for size in shape[::-1]))
+    return x.ravel(), y.ravel()
+
+
+def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
+    """
+    Approximate a kernel that is known at some positions by a short sum.
+
+    The samples are decomposed into singular vectors, and the weights
+    of the largest are made polynomials of the position.
+
+    Parameters
+    ----------
+    samples : 3D `~numpy.ndarray`
+        The kernel at the positions.
+
+    x, y : 1D `~numpy.ndarray`
+        The positions.
 
     shape : tuple of int
         The shape of the whole image.
@@ -493,34 +518,20 @@ def low_rank_kernel(function, shape, order, *, n_grid=7, tolerance=1e-2):
     order : int
         The highest total degree of the polynomials.
 
-    n_grid : int, optional
-        The number of samples along each axis.
-
     tolerance : float, optional
-        The largest part of the singular values that is dropped, in
-        units of the root of the sum of their squares.
+        What may be dropped, as the root of the sum of the squares of
+        the singular values, in units of that of all.
 
     Returns
     -------
     tiled : `TiledKernel`
         The kernel.
     """
-    if order == 0:
-        n_grid = 1
-    ny, nx = shape
-    y, x = ((np.arange(n_grid) + 0.5) * size / n_grid - 0.5
-            for size in (ny, nx))
-    if n_grid > 1:
-        # the polynomials must not run away at the edges
-        y, x = (np.linspace(0, size - 1, n_grid) for size in (ny, nx))
-    x, y = (axis.ravel() for axis in np.meshgrid(x, y))
-    samples = np.asarray(function(x, y), dtype=float)
     side = samples.shape[-1]
     u, s, vt = np.linalg.svd(samples.reshape(len(x), -1),
                              full_matrices=False)
     rest = np.sqrt(np.cumsum(s[::-1]**2)[::-1] / max((s**2).sum(), 1e-300))
     rank = max(1, int(np.count_nonzero(rest > tolerance)))
-    order = min(order, n_grid - 1)
     terms = polynomial_terms(x, y, order, shape)
     coefficients = np.linalg.lstsq(terms, u[:, :rank] * s[:rank],
                                    rcond=None)[0]
@@ -528,6 +539,31 @@ def low_rank_kernel(function, shape, order, *, n_grid=7, tolerance=1e-2):
     for n, (i, j) in enumerate(polynomial_degrees(order)):
         weights[:, j, i] = coefficients[n]
     return TiledKernel(vt[:rank].reshape(rank, side, side), weights, shape)
+
+
+def squared_kernel(kernel, *, tolerance=1e-2):
+    """
+    Return the square of a kernel, with which variances are convolved.
+
+    Parameters
+    ----------
+    kernel : `SpatialKernel`
+        The kernel.
+
+    tolerance : float, optional
+        See `low_rank_kernel`.
+
+    Returns
+    -------
+    tiled : `TiledKernel`
+        The square of the kernel.
+    """
+    # the square of a polynomial is one of twice its order, which as
+    # many positions and one more determine
+    order = 2 * kernel.order
+    x, y = sample_grid(kernel.shape, max(order + 1, 1))
+    return low_rank_kernel(kernel(x, y)**2, x, y, kernel.shape, order,
+                           tolerance=tolerance)
 
 
 def fast_shape(shape):
@@ -578,13 +614,29 @@ def tiles(shape, size=None):
             for x0, x1 in zip(columns[:-1], columns[1:], strict=True)]
 
 
-def _padded(image, y0, y1, x0, x1, margin):
+def cut(image, y0, y1, x0, x1, *, fill):
     """
-    Cut a tile with its margin, zero outside of the image.
+    Cut a part out of an image that may reach beyond its edges.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image.
+
+    y0, y1, x0, x1 : int
+        The first row and the one after the last, and the same of the
+        columns.
+
+    fill : float
+        The value outside of the image.
+
+    Returns
+    -------
+    part : 2D `~numpy.ndarray`
+        A copy of the part.
     """
     ny, nx = image.shape
-    a0, a1 = max(y0 - margin, 0), min(y1 + margin, ny)
-    b0, b1 = max(x0 - margin, 0), min(x1 + margin, nx)
-    return np.pad(image[a0:a1, b0:b1],
-                  ((a0 - y0 + margin, y1 + margin - a1),
-                   (b0 - x0 + margin, x1 + margin - b1)))
+    a0, a1, b0, b1 = max(y0, 0), min(y1, ny), max(x0, 0), min(x1, nx)
+    part = np.full((y1 - y0, x1 - x0), fill, dtype=image.dtype)
+    part[a0 - y0:a1 - y0, b0 - x0:b1 - x0] = image[a0:a1, b0:b1]
+    return part

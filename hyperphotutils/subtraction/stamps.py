@@ -10,7 +10,8 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
 from scipy.ndimage import uniform_filter
 
-__all__ = ['STAMP_STATUS', 'Stamps', 'find_peaks', 'measure_widths',
+__all__ = ['STAMP_STATUS', 'Stamps', 'find_peaks', 'gaussian_moments',
+           'measure_widths',
            'peak_significance', 'read_positions', 'select_stamps']
 
 #: What became of a star, by status.
@@ -267,7 +268,7 @@ def measure_widths(science, template, x, y):
         border[2:-2, 2:-2] = False
         value = value - np.median(value[:, border], axis=1)[:, None, None]
         value[bad] = 0.0
-        sigma, flux = _gaussian_moments(value)
+        sigma, flux, _, _ = gaussian_moments(value)
         sigmas.append(sigma)
         fluxes.append(flux)
     usable = np.all(np.isfinite(sigmas), axis=0) & (np.min(fluxes, axis=0)
@@ -283,9 +284,25 @@ def measure_widths(science, template, x, y):
     return float(science_sigma), float(template_sigma), float(ratio)
 
 
-def _gaussian_moments(value, *, n_iter=20):
+def gaussian_moments(value, *, n_iter=20):
     """
-    Return the sigmas and the fluxes of stars with Gaussian weights.
+    Measure stars with Gaussian weights of their own width.
+
+    Parameters
+    ----------
+    value : 3D `~numpy.ndarray`
+        The stamps, without background.
+
+    n_iter : int, optional
+        The number of iterations.
+
+    Returns
+    -------
+    sigma, flux : 1D `~numpy.ndarray`
+        The sigmas, NaN for what is no star, and the fluxes.
+
+    x, y : 1D `~numpy.ndarray`
+        The centroids, from the center of the stamp.
     """
     half = value.shape[1] // 2
     grid = np.arange(-half, half + 1.0)
@@ -310,7 +327,7 @@ def _gaussian_moments(value, *, n_iter=20):
         sigma = np.sqrt(sigma2)
         sigma[(sigma2 <= 0.2) | (sigma2 >= 30.0)] = np.nan
         # the weighted sum of a matched Gaussian is half of its flux
-        return sigma, 2.0 * total
+        return sigma, 2.0 * total, x, y
 
 
 def read_positions(positions, wcs):

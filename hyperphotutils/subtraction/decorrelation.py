@@ -1,0 +1,237 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Making the noise of a difference white again.
+"""
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction.difference import convolve_fixed, over_tiles
+from hyperphotutils.subtraction.kernel import (
+    SpatialKernel,
+    cut,
+    low_rank_kernel,
+    polynomial_terms,
+    sample_grid,
+)
+
+__all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
+
+# The polynomials of the position from which the kernels are made
+_ORDER = 4
+_TOLERANCE = 3e-3
+# The largest weight of masked pixels, and of those that cannot be filled
+_MAX_MASKED = 0.1
+_MAX_HARD = 0.01
+
+
+def whitening_kernel(kernel, target_variance, source_variance, *,
+                     target_kernel=None):
+    """
+    Calculate the kernel that makes the noise of a difference white.
+
+    Its Fourier transform is
+
+    .. math::
+
+        \\phi(k) = \\sqrt{\\frac{V_t + s^2 V_s}
+                               {V_t + V_s |K(k)|^2}}
+
+    with the sum s of the kernel K (Reiss & Lupton 2016, DMTN-021). As
+    it is one at :math:`k = 0`, fluxes are kept. The signal-to-noise
+    ratio of a point source on the result is that of the proper
+    difference of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27).
+
+    Parameters
+    ----------
+    kernel : 3D `~numpy.ndarray`
+        A stack of kernels with which the source was convolved.
+
+    target_variance, source_variance : 1D `~numpy.ndarray`
+        The variances of the sky in the two images, one for each kernel.
+
+    target_kernel : 2D `~numpy.ndarray`, optional
+        The kernel with which the target was convolved, if it was.
+
+    Returns
+    -------
+    whitening : 3D `~numpy.ndarray`
+        The kernels, with the side of ``kernel``.
+    """
+    side = kernel.shape[-1]
+    size = next_fast_len(3 * side, real=True)
+    power = np.abs(rfft2(kernel, s=(size, size)))**2
+    target = np.asarray(target_variance, dtype=float)[:, None, None]
+    source = np.asarray(source_variance, dtype=float)[:, None, None]
+    smooth = 1.0
+    if target_kernel is not None:
+        smooth = np.abs(rfft2(target_kernel, s=(size, size)))**2
+        # a smoothed image has no noise at high frequencies; where the
+        # power is less than this, nothing can be recovered
+        smooth = np.maximum(smooth, 1e-4 * smooth.max())
+        target_dc = smooth.flat[0]
+    else:
+        target_dc = 1.0
+    total = kernel.sum(axis=(1, 2))[:, None, None]**2
+    phi = np.sqrt((target * target_dc + total * source)
+                  / (target * smooth + source * power))
+    image = np.fft.fftshift(irfft2(phi, s=(size, size)),
+                            axes=(1, 2))
+    half, radius = size // 2, side // 2
+    image = image[:, half - radius:half + radius + 1,
+                  half - radius:half + radius + 1]
+    return image / image.sum(axis=(1, 2))[:, None, None]
+
+
+class Decorrelation:
+    """
+    The whitening kernel of a pair of images at each position.
+
+    Parameters
+    ----------
+    kernel : `SpatialKernel`
+        The kernel with which the source was convolved.
+
+    noise : `NoiseGrid`
+        The variances of the sky in target and source.
+
+    target_kernel : 2D `~numpy.ndarray`, optional
+        The kernel with which the target was convolved, if it was.
+    """
+
+    def __init__(self, kernel, noise, *, target_kernel=None):
+        self.kernel = kernel
+        self.noise = noise
+        self.target_kernel = target_kernel
+        x, y = sample_grid(kernel.shape)
+        self._samples = self(x, y)
+
+    def __call__(self, x, y):
+        """
+        Return the kernel at positions.
+
+        Parameters
+        ----------
+        x, y : float or 1D `~numpy.ndarray`
+            The positions.
+
+        Returns
+        -------
+        whitening : `~numpy.ndarray`
+            The kernel; a stack of them for arrays.
+        """
+        xs, ys = np.atleast_1d(x), np.atleast_1d(y)
+        phi = whitening_kernel(self.kernel(xs, ys), *self.noise(xs, ys),
+                               target_kernel=self.target_kernel)
+        return phi if np.ndim(x) else phi[0]
+
+    def tiled(self):
+        """
+        Return the kernels with which it is applied.
+
+        Returns
+        -------
+        whiten, target_square, source_square : `TiledKernel`
+            The kernel of the difference, and those of the variances of
+            the target and of the source.
+        """
+        shape = self.kernel.shape
+        x, y = sample_grid(shape)
+        phi = self._samples
+        source = fftconvolve(phi, self.kernel(x, y), mode='same',
+                             axes=(1, 2))
+        target = phi
+        if self.target_kernel is not None:
+            target = fftconvolve(phi, self.target_kernel[None], mode='same',
+                                 axes=(1, 2))
+        return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
+                                     tolerance=tolerance)
+                     for samples, tolerance in ((phi, _TOLERANCE),
+                                                (target**2, 1e-2),
+                                                (source**2, 1e-2)))
+
+
+    def as_spatial_kernel(self):
+        """
+        Return the whitening kernel as a polynomial of the position.
+
+        Returns
+        -------
+        kernel : `SpatialKernel`
+            The kernel.
+        """
+        x, y = sample_grid(self.kernel.shape)
+        terms = polynomial_terms(x, y, _ORDER, self.kernel.shape)
+        fitted = np.linalg.lstsq(
+            terms, self._samples.reshape(len(x), -1), rcond=None)[0]
+        return SpatialKernel(
+            fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
+
+
+def decorrelate(products, decorrelation, target, source, *, masked, hard,
+                tile_size=None, n_workers=1):
+    """
+    Convolve a difference so that its noise becomes white.
+
+    Parameters
+    ----------
+    products : `Products`
+        The difference and what belongs to it.
+
+    decorrelation : `Decorrelation`
+        The whitening kernel.
+
+    target, source : `Frame`
+        The images.
+
+    masked, hard : int
+        The bits of the flags of all masked pixels, and of those whose
+        value must not be used at all.
+
+    tile_size : int, optional
+        The largest side of a tile.
+
+    n_workers : int, optional
+        The number of threads.
+
+    Returns
+    -------
+    difference, error : 2D `~numpy.ndarray` of float32
+        The convolved difference and its standard deviation.
+
+    mask : 2D bool `~numpy.ndarray`
+        The pixels that are not to be used.
+    """
+    shape = target.shape
+    radius = decorrelation.kernel.radius
+    whiten, target_square, source_square = decorrelation.tiled()
+    difference, error = (np.empty(shape, dtype=np.float32)
+                         for _ in range(2))
+    mask = np.empty(shape, dtype=bool)
+
+    def one(y0, y1, x0, x1):
+        tile = np.s_[y0:y1, x0:x1]
+        window = (y0 - radius, y1 + radius, x0 - radius, x1 + radius)
+        flags = cut(products.flags, *window, fill=masked)
+        value = cut(products.difference, *window, fill=0.0)
+        unusable = (flags & hard) > 0
+        value[unusable] = 0.0
+        difference[tile] = whiten(value, y0, x0)
+        variance = target_square(target.window(*window)[1], y0, x0)
+        variance += source_square(source.window(*window)[1], y0, x0)
+        error[tile] = np.sqrt(np.maximum(variance, 0.0))
+        inner = np.s_[radius:-radius, radius:-radius]
+        mask[tile] = (flags[inner] & masked) > 0
+        if flags.any():
+            weight = np.abs(decorrelation(0.5 * (x0 + x1 - 1),
+                                          0.5 * (y0 + y1 - 1)))
+            weight /= weight.sum()
+            for bad, limit in (((flags & masked) > 0, _MAX_MASKED),
+                               (unusable, _MAX_HARD)):
+                if bad.any():
+                    mask[tile] |= convolve_fixed(
+                        weight, bad.astype(np.float32), shape) > limit
+
+    over_tiles(one, shape, tile_size, n_workers)
+    return difference, error, mask

@@ -1,0 +1,366 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The difference of two images, tile by tile.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial.legendre import leggrid2d
+
+from hyperphotutils.subtraction.kernel import (
+    TiledKernel,
+    polynomial_degrees,
+    polynomial_terms,
+    scaled_position,
+    squared_kernel,
+    tiles,
+)
+
+__all__ = ['DIFFERENCE_FLAGS', 'DIFFERENCE_FLAG_DESCRIPTIONS', 'MASKED_BITS',
+           'Products',
+           'add_polynomial', 'convolve_fixed', 'fit_background', 'make_difference',
+           'over_tiles']
+
+_REGISTRY = (
+    ('bad_science', 'the science image has no good pixel here: masked'),
+    ('bad_template', 'the template has no good pixel here: masked'),
+    ('near_bad_pixels', 'filled pixels under the kernel bring more than a '
+     'tenth of the variance: masked'),
+    ('near_saturated', 'pixels that cannot be filled are under the '
+     'kernel: masked'),
+    ('edge', 'the kernel reaches beyond the edge of the image: masked'),
+    ('filled', 'filled pixels under the kernel bring more than a hundredth '
+     'of the variance: usable, their part is in the error'),
+)
+
+DIFFERENCE_FLAGS = MappingProxyType(
+    {name: 1 << bit for bit, (name, _) in enumerate(_REGISTRY)})
+"""
+The bit value of each flag of a pixel of a difference, by name.
+"""
+
+DIFFERENCE_FLAG_DESCRIPTIONS = MappingProxyType(dict(_REGISTRY))
+"""
+What each flag of a pixel of a difference means, by name.
+"""
+
+#: The bits of the flags of pixels that are masked.
+MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
+
+# The largest part of the variance that filled pixels may bring
+_MAX_FILLED = 0.1
+_SOME_FILLED = 0.01
+_BLOCK = 32
+_MIN_BLOCK_PIXELS = 30
+
+
+class Products(NamedTuple):
+    """
+    Images that belong to a difference.
+
+    Parameters
+    ----------
+    difference, convolved, error : 2D `~numpy.ndarray` of float32
+        Target minus convolved source, the convolved source, and the
+        standard deviation of the difference.
+
+    flags : 2D `~numpy.ndarray` of uint8
+        The flags of the pixels.
+    """
+
+    difference: np.ndarray
+    convolved: np.ndarray
+    error: np.ndarray
+    flags: np.ndarray
+
+
+def over_tiles(function, shape, tile_size, n_workers):
+    """
+    Call a function for each tile of an image, in threads.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the limits of a tile.
+
+    shape : tuple of int
+        The shape of the image.
+
+    tile_size : int or None
+        The largest side of a tile.
+
+    n_workers : int
+        The number of threads.
+    """
+    limits = tiles(shape, tile_size)
+    if n_workers == 1 or len(limits) == 1:
+        for limit in limits:
+            function(*limit)
+        return
+    with ThreadPoolExecutor(n_workers) as pool:
+        # list() raises what a thread has raised
+        list(pool.map(lambda limit: function(*limit), limits))
+
+
+def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
+                    n_workers=1, target_is_science=True):
+    """
+    Subtract the convolved source from the target.
+
+    Parameters
+    ----------
+    target, source : `Frame`
+        The images.
+
+    kernel : `SpatialKernel`
+        The kernel.
+
+    mask_limit : float
+        The largest part of the sum of the absolute values of the kernel
+        that may fall on pixels that cannot be filled.
+
+    tile_size : int, optional
+        The largest side of a tile.
+
+    n_workers : int, optional
+        The number of threads.
+
+    target_is_science : bool, optional
+        Whether the target is the science image.
+
+    Returns
+    -------
+    products : `Products`
+        The images, without a background.
+    """
+    shape, radius = target.shape, kernel.radius
+    products = Products(*(np.empty(shape, dtype=np.float32)
+                          for _ in range(3)), np.zeros(shape, np.uint8))
+    convolve = TiledKernel.from_kernel(kernel)
+    square = squared_kernel(kernel)
+    target_bit = DIFFERENCE_FLAGS['bad_science' if target_is_science
+                                  else 'bad_template']
+    any_hard = source.n_hard > 0
+
+    def one(y0, y1, x0, x1):
+        tile = np.s_[y0:y1, x0:x1]
+        padded = (y0 - radius, y1 + radius, x0 - radius, x1 + radius)
+        value, variance, filled, hard = source.window(*padded)
+        convolved = convolve(value, y0, x0)
+        total = np.maximum(square(variance, y0, x0), 0.0)
+        value, variance, _, _ = target.window(y0, y1, x0, x1)
+        total += variance
+        products.convolved[tile] = convolved
+        np.subtract(value, convolved, out=products.difference[tile])
+        np.sqrt(total, out=products.error[tile])
+        flags = products.flags[tile]
+        flags[target.bad[tile]] |= target_bit
+        # these need no more than the kernel of the tile
+        local = kernel(0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1))
+        if filled.any():
+            part = convolve_fixed(local**2, filled, shape) / total
+            heavy = part > _MAX_FILLED
+            near_edge = _near_edge(shape, radius, y0, y1, x0, x1)
+            flags[heavy & near_edge] |= DIFFERENCE_FLAGS['edge']
+            flags[heavy & ~near_edge] |= DIFFERENCE_FLAGS['near_bad_pixels']
+            flags[(part > _SOME_FILLED) & ~heavy] |= (
+                DIFFERENCE_FLAGS['filled'])
+        if any_hard and hard.any():
+            weight = np.abs(local)
+            part = convolve_fixed(weight / weight.sum(), hard, shape)
+            flags[part > mask_limit] |= DIFFERENCE_FLAGS['near_saturated']
+
+    over_tiles(one, shape, tile_size, n_workers)
+    return products
+
+
+def convolve_fixed(image, padded, shape):
+    """
+    Convolve a tile with one kernel.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The kernel.
+
+    padded : 2D `~numpy.ndarray`
+        The tile with a margin of the radius of the kernel.
+
+    shape : tuple of int
+        The shape of the whole image.
+
+    Returns
+    -------
+    convolved : 2D `~numpy.ndarray`
+        The tile without its margin.
+    """
+    return TiledKernel(image[None], np.ones((1, 1, 1)), shape)(padded, 0, 0)
+
+
+def _near_edge(shape, radius, y0, y1, x0, x1):
+    """
+    Return the pixels of a tile that are close to the edge of the image.
+    """
+    y, x = np.arange(y0, y1), np.arange(x0, x1)
+    near = [np.minimum(axis, size - 1 - axis) < radius
+            for axis, size in ((y, shape[0]), (x, shape[1]))]
+    return near[0][:, None] | near[1]
+
+
+def fit_background(products, order, *, usable):
+    """
+    Fit a polynomial to what is left of the sky in a difference.
+
+    The means of blocks are fitted. In each block, pixels with light of
+    sources are left out by the convolved image, in which they stand
+    out clearly above the sky; a limit near the level of the sky itself
+    would select the noise of the convolved image.
+
+    Parameters
+    ----------
+    products : `Products`
+        The images.
+
+    order : int
+        The order of the polynomial.
+
+    usable : 2D bool `~numpy.ndarray`
+        The pixels to use.
+
+    Returns
+    -------
+    coefficients : 1D `~numpy.ndarray` or None
+        The coefficients; `None` if there is too little sky.
+    """
+    shape = products.difference.shape
+    step = 2 if min(shape) >= 8 * _BLOCK else 1
+    block = _BLOCK // step
+    rows, columns = (range(0, size, _BLOCK) for size in shape)
+    means, errors, xs, ys = [], [], [], []
+    for y0 in rows:
+        strip = np.s_[y0:y0 + _BLOCK:step, ::step]
+        value, light, good, sigma = (
+            _in_blocks(array[strip], block, len(columns))
+            for array in (products.difference, products.convolved, usable,
+                          products.error))
+        good = good > 0
+        level = _masked_median(light, good)
+        spread = 1.4826 * _masked_median(np.abs(light - level), good)
+        good &= light <= level + 3.0 * spread
+        for _ in range(4):
+            center = _masked_mean(value, good)
+            good &= np.abs(value - center) <= 3.0 * sigma
+        count = good.sum(axis=1)
+        chosen = count >= _MIN_BLOCK_PIXELS
+        means.append(_masked_mean(value, good)[chosen, 0])
+        errors.append((_masked_mean(sigma, good)[:, 0]
+                       / np.sqrt(np.maximum(count, 1)))[chosen])
+        xs.append((np.array(columns) + 0.5 * (_BLOCK - 1))[chosen])
+        ys.append(np.full(np.count_nonzero(chosen),
+                          y0 + 0.5 * (_BLOCK - 1)))
+    value, error, x, y = (np.concatenate(part)
+                          for part in (means, errors, xs, ys))
+    n_terms = (order + 1) * (order + 2) // 2
+    if len(value) < 2 * n_terms:
+        return None
+    terms = polynomial_terms(x, y, order, shape)
+    kept = np.ones(len(value), dtype=bool)
+    for _ in range(5):
+        coefficients = np.linalg.lstsq(terms[kept] / error[kept, None],
+                                       value[kept] / error[kept],
+                                       rcond=None)[0]
+        pull = (value - terms @ coefficients) / error
+        limit = 4.0 * 1.4826 * np.median(np.abs(pull[kept]))
+        now = np.abs(pull) <= max(limit, 1e-12)
+        if np.array_equal(now, kept) or np.count_nonzero(now) < 2 * n_terms:
+            break
+        kept = now
+    return coefficients
+
+
+def _in_blocks(strip, block, n_blocks):
+    """
+    Rearrange a strip of rows into blocks, padded with unusable pixels.
+    """
+    pad = n_blocks * block - strip.shape[1]
+    strip = np.pad(strip.astype(np.float32), ((0, 0), (0, pad)))
+    return strip.reshape(len(strip), n_blocks, block).transpose(
+        1, 0, 2).reshape(n_blocks, -1)
+
+
+def _masked_median(values, good):
+    """
+    Return the medians of the good values of each row, as a column.
+    """
+    ordered = np.sort(np.where(good, values, np.inf), axis=1)
+    middle = np.maximum(good.sum(axis=1) - 1, 0) // 2
+    median = np.take_along_axis(ordered, middle[:, None], axis=1)
+    return np.where(np.isfinite(median), median, 0.0)
+
+
+def _masked_mean(values, good):
+    """
+    Return the means of the good values of each row, as a column.
+    """
+    total = np.sum(np.where(good, values, 0.0), axis=1, dtype=float)
+    return (total / np.maximum(good.sum(axis=1), 1))[:, None]
+
+
+def add_polynomial(image, coefficients, order, factor=1.0):
+    """
+    Add a polynomial of the position to an image, in place.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image.
+
+    coefficients : 1D `~numpy.ndarray`
+        The coefficients of the terms.
+
+    order : int
+        The order of the polynomial.
+
+    factor : float, optional
+        A factor of the polynomial.
+    """
+    ny, nx = image.shape
+    for y0 in range(0, ny, 256):
+        y = np.arange(y0, min(y0 + 256, ny))
+        image[y] += (factor * polynomial_surface(
+            np.arange(nx), y, coefficients, order, image.shape)).astype(
+                image.dtype)
+
+
+def polynomial_surface(x, y, coefficients, order, shape):
+    """
+    Evaluate a polynomial on a grid.
+
+    Parameters
+    ----------
+    x, y : 1D `~numpy.ndarray`
+        The positions of the columns and the rows.
+
+    coefficients : 1D `~numpy.ndarray`
+        The coefficients of the terms.
+
+    order : int
+        The order.
+
+    shape : tuple of int
+        The shape of the whole image.
+
+    Returns
+    -------
+    surface : 2D `~numpy.ndarray`
+        The values.
+    """
+    table = np.zeros((order + 1, order + 1))
+    for value, (i, j) in zip(coefficients, polynomial_degrees(order),
+                             strict=True):
+        table[j, i] = value
+    return leggrid2d(scaled_position(y, shape[0]),
+                     scaled_position(x, shape[1]), table)

@@ -1,0 +1,823 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Subtracting one image of a field from another.
+"""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+
+import numpy as np
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
+from scipy.fft import irfft2, rfft2
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction.basis import GaussianPolynomialBasis
+from hyperphotutils.subtraction.decorrelation import (
+    Decorrelation,
+    decorrelate,
+)
+from hyperphotutils.subtraction.difference import (
+    DIFFERENCE_FLAGS,
+    MASKED_BITS,
+    add_polynomial,
+    fit_background,
+    make_difference,
+)
+from hyperphotutils.subtraction.fit import (
+    Solution,
+    solve_kernel,
+    stamp_equations,
+)
+from hyperphotutils.subtraction.frames import Frame, NoiseGrid
+from hyperphotutils.subtraction.inputs import read_pair
+from hyperphotutils.subtraction.kernel import SpatialKernel, polynomial_terms
+from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
+from hyperphotutils.subtraction.result import (
+    DecorrelatedDifference,
+    SubtractionResult,
+)
+from hyperphotutils.subtraction.stamps import (
+    Stamps,
+    find_peaks,
+    measure_widths,
+    peak_significance,
+    read_positions,
+    select_stamps,
+)
+from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.tables import make_repr, result_meta
+
+__all__ = ['Direction', 'ImageSubtractor', 'KernelFit', 'StampCutouts']
+
+# Gaussians of the default basis, in units of the sigma by which the PSFs
+# differ, their least sigmas in pixels, and the degrees of the polynomials
+_SIGMA_FACTORS = (0.5, 1.0, 2.0, 4.0)
+_SIGMA_FLOORS = (0.6, 0.9, 1.8, 3.6)
+_DEGREES = (6, 4, 2, 2)
+_RADIUS_FACTOR, _RADIUS_RANGE = 3.2, (8, 20)
+_STAMP_FACTOR, _STAMP_RANGE = 2.8, (12, 18)
+_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+_MAX_STAMPS = 400
+_AUTO_ORDERS = (0, 1, 2, 3)
+# PSFs whose squared sigmas differ by more (in square pixels, and
+# relative to the narrower one) need no trial of both directions
+_CLEAR_DIFFERENCE = 0.6
+_CLEAR_RATIO = 0.25
+_BATCH = 64
+_CONVOLVE = ('auto', 'template', 'science')
+_NORMALIZE = ('science', 'template', 'unconvolved')
+
+
+@dataclass(frozen=True)
+class Direction:
+    """
+    Which image is convolved, and why.
+
+    Parameters
+    ----------
+    convolve : str
+        ``'template'`` or ``'science'``.
+
+    reason : str
+        ``'given'``, ``'widths'`` if the widths of the PSFs leave no
+        doubt, or ``'trial'`` if both were fitted.
+
+    merits : dict
+        The error of the flux of a transient in the sky for each
+        direction that was tried, times the root of the reduced chi
+        squared of the stamps, in the unit of the science image. The
+        smaller one is chosen.
+    """
+
+    convolve: str
+    reason: str = 'given'
+    merits: dict = field(default_factory=dict)
+    _fits: dict = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class StampCutouts:
+    """
+    All that the fit knows of one star.
+
+    Parameters
+    ----------
+    science, template, error : 2D `~numpy.ndarray`
+        The images above the levels of their skies, and the standard
+        deviation of the difference, NaN where a pixel has no weight.
+
+    model, local_model : 2D `~numpy.ndarray`
+        The convolved image with the kernel of the whole field, and with
+        the kernel that fits this star best.
+
+    residual, local_residual : 2D `~numpy.ndarray`
+        The image that is not convolved minus these models.
+
+    functions : 3D `~numpy.ndarray`
+        The image convolved with each function of the basis.
+    """
+
+    science: np.ndarray
+    template: np.ndarray
+    error: np.ndarray
+    model: np.ndarray
+    local_model: np.ndarray
+    residual: np.ndarray
+    local_residual: np.ndarray
+    functions: np.ndarray
+
+
+@dataclass(frozen=True)
+class KernelFit:
+    """
+    A fitted kernel and how it was found.
+
+    Parameters
+    ----------
+    stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+        The images and the stars.
+
+    direction : `Direction`
+        Which image is convolved.
+
+    basis : object
+        The functions of which the kernel is made.
+
+    kernel : `SpatialKernel`
+        The kernel.
+
+    background : 1D `~numpy.ndarray`
+        The coefficients of the differential background in the stamps.
+
+    solution : `~hyperphotutils.subtraction.fit.Solution`
+        The solution of the equations.
+
+    table : `~astropy.table.QTable`
+        The stars, with the reduced chi squared ``chi2``, the number of
+        pixels ``n_pixels``, and the ``scale`` of those that were in the
+        fit: their flux relative to the model.
+    """
+
+    stamps: Stamps
+    direction: Direction
+    basis: object
+    kernel: SpatialKernel
+    background: np.ndarray
+    solution: Solution
+    table: QTable
+
+    @property
+    def target(self):
+        """
+        The image that is not convolved.
+        """
+        return (self.stamps.science if self.direction.convolve == 'template'
+                else self.stamps.template)
+
+    @property
+    def source(self):
+        """
+        The image that is convolved.
+        """
+        return (self.stamps.template if self.direction.convolve == 'template'
+                else self.stamps.science)
+
+    def stamp(self, number):
+        """
+        Return the cutouts of a star.
+
+        Parameters
+        ----------
+        number : int
+            Its ``id`` in the table.
+
+        Returns
+        -------
+        cutouts : `StampCutouts`
+            The cutouts.
+        """
+        place = np.flatnonzero(self.table['id'] == number)
+        if len(place) != 1:
+            msg = f'there is no star with the id {number!r}'
+            raise ValueError(msg)
+        x, y = (np.asarray(self.table[name])[place] for name in ('x', 'y'))
+        source, target, weight = _stamp_data(self, x, y)
+        functions = self.basis.convolve(source)
+        order = self.kernel.order
+        terms = polynomial_terms(x, y, order, self.kernel.shape)
+        equations = stamp_equations(self.basis, source, target, weight)
+        local = _ridge_solution(equations.normal[0], equations.right[0])
+        background = _background_at(self, x, y)[0]
+        model = np.tensordot(
+            terms[0] @ self.solution.coefficients[:terms.shape[1]],
+            functions[0], 1) + background
+        local_model = np.tensordot(local[:-1], functions[0], 1) + local[-1]
+        half = self.stamps.half
+        science, template = (frame.stamps(x, y, half)[0][0] for frame in (
+            self.stamps.science, self.stamps.template))
+        with np.errstate(divide='ignore'):
+            error = np.where(weight[0] > 0.0, weight[0]**-0.5, np.nan)
+        return StampCutouts(science, template, error, model, local_model,
+                            target[0] - model, target[0] - local_model,
+                            functions[0])
+
+
+class ImageSubtractor:
+    """
+    Subtract a template from an image of the same field.
+
+    One of the images is convolved with a kernel that varies over the
+    field, so that its stars become those of the other (Alard & Lupton
+    1998, ApJ 503, 325; Alard 2000, A&AS 144, 363). The kernel is fitted
+    to stamps around stars, with the variance of each pixel as its
+    weight. How the kernel varies, and how strongly its coefficients are
+    held, is chosen by cross-validation.
+
+    Parameters
+    ----------
+    kernel_radius : int, optional
+        The half width of the kernel in pixels. By default it follows
+        from the widths of the stars.
+
+    basis : `GaussianPolynomialBasis`, `DeltaBasis`, or `FixedBasis`, \
+            optional
+        The functions of which the kernel is made. By default these are
+        Gaussians times polynomials, with sigmas from the widths of the
+        stars.
+
+    kernel_order : int, sequence of int, or 'auto', optional
+        The order of the polynomial in x and y with which the kernel
+        varies, or those from which cross-validation chooses; ``'auto'``
+        (default) is 0 to 3.
+
+    background_order : int, optional
+        The order of the differential background. The default is 2.
+
+    scale_order : int, optional
+        The order with which the ratio of the flux scales varies. The
+        default is 0, a constant.
+
+    convolve : {'auto', 'template', 'science'}, optional
+        The image that is convolved. ``'auto'`` (default) takes the
+        sharper one; if the widths are similar, both are tried and the
+        one that makes the smaller error of a transient's flux is taken.
+
+    normalize : {'science', 'template', 'unconvolved'}, optional
+        The image whose flux scale the difference has. The default is
+        ``'science'``.
+
+    finder : callable, optional
+        A photutils finder, called with the template (without the level
+        of its sky) and ``mask``. By default the peaks that stand out in
+        both images are taken.
+
+    n_stamps : tuple of 2 ints, optional
+        The number of cells of the image along y and x over which the
+        stars are distributed. The default is ``(12, 12)``.
+
+    stars_per_stamp : int, optional
+        The largest number of stars in each cell. The default is 4.
+
+    stamp_radius : int, optional
+        The half width of the stamps in pixels. By default 2.8 times the
+        larger FWHM, between 12 and 18.
+
+    threshold : float, optional
+        The least signal-to-noise ratio of the mean of 3 x 3 pixels at
+        the peak of a star, in both images. The default is 15.
+
+    sigma_clip : float, optional
+        Stamps whose reduced chi squared is larger than the median by
+        so many robust standard deviations are left out. The default
+        is 4.
+
+    mask_limit : float, optional
+        The largest part of the sum of the absolute values of the kernel
+        that may fall on pixels that cannot be filled, such as cores of
+        saturated stars. The default is 3e-5.
+
+    decorrelate : bool, optional
+        Whether the decorrelated difference is made, too. The default
+        is `True`.
+
+    preconvolve : bool, optional
+        Whether the image that is not convolved is first smoothed with a
+        Gaussian of the width of its stars, which helps where the PSFs
+        have similar widths and other shapes. The default is `False`.
+
+    tile_size : int, optional
+        The largest side of the tiles in which the images are worked on,
+        which bounds the memory beyond that of the results. The default
+        is 520.
+
+    n_workers : int, optional
+        The number of threads that work on tiles. The default is 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not one of these.
+
+    Notes
+    -----
+    The call does the four steps that can also be done one by one::
+
+        stamps = subtract.find_stamps(science, template, ...)
+        direction = subtract.choose_direction(stamps)
+        fit = subtract.fit(stamps, direction)
+        result = subtract.subtract(fit)
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_image_pair
+    >>> from hyperphotutils.subtraction import ImageSubtractor
+    >>> pair = make_image_pair((256, 256), seed=1)
+    >>> subtract = ImageSubtractor(kernel_order=1)
+    >>> result = subtract(pair.science, pair.template)
+    >>> result.stats['convolve']
+    'template'
+    >>> scale, error = result.kernel_sum(127.5, 127.5)
+    >>> bool(abs(scale / pair.scale - 1) < 0.02)
+    True
+    """
+
+    _repr_params = (
+        'kernel_radius', 'basis', 'kernel_order', 'background_order',
+        'scale_order', 'convolve', 'normalize', 'finder', 'n_stamps',
+        'stars_per_stamp', 'stamp_radius', 'threshold', 'sigma_clip',
+        'mask_limit', 'decorrelate', 'preconvolve', 'tile_size',
+        'n_workers')
+
+    def __init__(self, kernel_radius=None, *, basis=None,
+                 kernel_order='auto', background_order=2, scale_order=0,
+                 convolve='auto', normalize='science', finder=None,
+                 n_stamps=(12, 12), stars_per_stamp=4, stamp_radius=None,
+                 threshold=15.0, sigma_clip=4.0, mask_limit=3e-5,
+                 decorrelate=True, preconvolve=False, tile_size=None,
+                 n_workers=1):
+        if basis is not None and kernel_radius is not None:
+            msg = 'kernel_radius cannot be given with basis, which has its own'
+            raise ValueError(msg)
+        if basis is not None and not hasattr(basis, 'convolve'):
+            msg = ('basis must be a GaussianPolynomialBasis, DeltaBasis, '
+                   f'FixedBasis, or the like: {basis!r}')
+            raise TypeError(msg)
+        self.kernel_radius = _whole(kernel_radius, 'kernel_radius', 1)
+        self.basis = basis
+        self.kernel_order = kernel_order
+        if kernel_order != 'auto':
+            orders = np.atleast_1d(kernel_order).tolist()
+            for order in orders:
+                _whole(order, 'kernel_order', 0)
+        self.background_order = _whole(background_order,
+                                       'background_order', 0)
+        self.scale_order = _whole(scale_order, 'scale_order', 0)
+        self.convolve = _choice(convolve, 'convolve', _CONVOLVE)
+        self.normalize = _choice(normalize, 'normalize', _NORMALIZE)
+        self.finder = check_part(finder, 'finder')
+        cells = np.atleast_1d(n_stamps).tolist()
+        if len(cells) != 2:
+            msg = f'n_stamps must be two numbers, along y and x: {n_stamps!r}'
+            raise ValueError(msg)
+        self.n_stamps = tuple(_whole(n, 'n_stamps', 1) for n in cells)
+        self.stars_per_stamp = _whole(stars_per_stamp, 'stars_per_stamp', 1)
+        self.stamp_radius = _whole(stamp_radius, 'stamp_radius', 3)
+        self.threshold = check_positive(threshold, 'threshold')
+        self.sigma_clip = check_positive(sigma_clip, 'sigma_clip')
+        self.mask_limit = check_positive(mask_limit, 'mask_limit')
+        self.decorrelate = bool(decorrelate)
+        self.preconvolve = bool(preconvolve)
+        self.tile_size = _whole(tile_size, 'tile_size', 32)
+        self.n_workers = _whole(n_workers, 'n_workers', 1)
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, science, template, *, error=None, template_error=None,
+                 mask=None, template_mask=None, positions=None, psf=None):
+        """
+        Subtract the template from the science image.
+
+        Parameters
+        ----------
+        science, template : path, HDU, `~astropy.nddata.NDData`, \
+                `~astropy.units.Quantity`, or 2D array_like
+            The images, on the same pixels. An
+            `~astropy.nddata.NDData` brings its mask, uncertainty,
+            unit, and WCS. Pixels that are not finite are masked.
+
+        error, template_error : same kinds, optional
+            The standard deviations of their pixels, with the noise of
+            the sources; see `ccd_error` for those of a CCD. Without
+            them the robust scatter of the image is taken, which makes
+            the errors of bright sources too small.
+
+        mask, template_mask : same kinds, optional
+            `True` for bad pixels, saturated ones among them. Integers
+            other than 0 count as `True`.
+
+        positions : table, `~astropy.coordinates.SkyCoord`, or \
+                array_like, optional
+            The stars to which the kernel is fitted: a table with the
+            columns ``x_centroid`` and ``y_centroid`` (or ``x`` and
+            ``y``), or an array of shape (n, 2).
+
+        psf : 2D array_like or callable, optional
+            The PSF of the image that is not convolved: an image with an
+            odd side, or a function of x and y that returns one. By
+            default it is measured on the stars.
+
+        Returns
+        -------
+        result : `SubtractionResult`
+            The difference and all that belongs to it.
+
+        Raises
+        ------
+        ValueError
+            If the images do not belong together, have no usable pixel,
+            or show no star to which a kernel could be fitted.
+        """
+        stamps = self.find_stamps(
+            science, template, error=error, template_error=template_error,
+            mask=mask, template_mask=template_mask, positions=positions)
+        direction = self.choose_direction(stamps)
+        fit = self.fit(stamps, direction)
+        return self.subtract(fit, psf=psf)
+
+    def find_stamps(self, science, template, *, error=None,
+                    template_error=None, mask=None, template_mask=None,
+                    positions=None):
+        """
+        Prepare the images and find the stars for the fit.
+
+        Parameters
+        ----------
+        science, template, error, template_error, mask, template_mask, \
+        positions
+            See the call of the class.
+
+        Returns
+        -------
+        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+            The prepared images and a table of the stars.
+        """
+        science, template = read_pair(
+            science, template, error=error, template_error=template_error,
+            mask=mask, template_mask=template_mask)
+        extra = {'unit': science.unit, 'wcs': science.wcs,
+                 'assumed_errors': [
+                     name for name, image in (('error', science),
+                                              ('template_error', template))
+                     if image.error is None]}
+        if extra['assumed_errors']:
+            names = ' and '.join(extra['assumed_errors'])
+            msg = (f'{names} not given: the robust scatter of the image is '
+                   'taken, which leaves out the noise of the sources')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+        science, template = (
+            Frame(image.data, image.error, image.mask, name)
+            for image, name in ((science, 'science'),
+                                (template, 'template')))
+        x, y, snr = self._find_stars(science, template, positions,
+                                     extra['wcs'])
+        sigma_science, sigma_template, ratio = measure_widths(
+            science, template, x, y)
+        half = self.stamp_radius or int(np.clip(
+            round(_STAMP_FACTOR * _FWHM * max(sigma_science,
+                                              sigma_template)),
+            *_STAMP_RANGE))
+        table = select_stamps(
+            science, template, x, y, snr, threshold=self.threshold,
+            n_cells=self.n_stamps, per_cell=self.stars_per_stamp,
+            separation=half, n_max=_MAX_STAMPS)
+        stamps = Stamps(science, template, table, half, sigma_science,
+                        sigma_template, ratio, extra)
+        if not len(stamps):
+            raise ValueError(_no_stars(table, self.threshold))
+        # those selected are the better sample
+        used = stamps.used
+        widths = measure_widths(science, template,
+                                np.asarray(table['x'])[used],
+                                np.asarray(table['y'])[used])
+        return replace(stamps, sigma_science=widths[0],
+                       sigma_template=widths[1], flux_ratio=widths[2])
+
+    def _find_stars(self, science, template, positions, wcs):
+        """
+        Return the pixels of the stars, and how significant they are.
+        """
+        if positions is None and self.finder is None:
+            return find_peaks(science, template, self.threshold)
+        if positions is None:
+            ny, nx = template.shape
+            value = template.window(0, ny, 0, nx)[0]
+            positions = self.finder(value, mask=template.bad)
+            if positions is None:
+                positions = np.empty((0, 2))
+        x, y = read_positions(positions, wcs)
+        ny, nx = science.shape
+        inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny)
+        if not inside.all():
+            msg = (f'{np.count_nonzero(~inside)} of {len(x)} positions are '
+                   'off the image and are left out')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        x, y = x[inside], y[inside]
+        snr = peak_significance(science, template, x, y)
+        order = np.argsort(-snr, kind='stable')
+        return x[order], y[order], snr[order]
+
+    def choose_direction(self, stamps):
+        """
+        Choose the image to convolve.
+
+        Parameters
+        ----------
+        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+            What `find_stamps` returned.
+
+        Returns
+        -------
+        direction : `Direction`
+            The choice.
+        """
+        if self.convolve != 'auto':
+            return Direction(self.convolve)
+        squares = stamps.sigma_science**2, stamps.sigma_template**2
+        clear = max(_CLEAR_DIFFERENCE, _CLEAR_RATIO * min(squares))
+        if abs(squares[0] - squares[1]) > clear:
+            return Direction('template' if squares[0] > squares[1]
+                             else 'science', 'widths')
+        fits = {name: self.fit(stamps, name)
+                for name in ('template', 'science')}
+        merits = {name: _flux_error(fit) for name, fit in fits.items()}
+        return Direction(min(merits, key=merits.get), 'trial', merits, fits)
+
+    def fit(self, stamps, direction):
+        """
+        Fit the kernel.
+
+        Parameters
+        ----------
+        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+            What `find_stamps` returned.
+
+        direction : `Direction` or str
+            The image to convolve.
+
+        Returns
+        -------
+        fit : `KernelFit`
+            The kernel and how it was found.
+        """
+        if isinstance(direction, str):
+            direction = Direction(_choice(direction, 'direction',
+                                          _CONVOLVE[1:]))
+        if direction.convolve in direction._fits:
+            return replace(direction._fits[direction.convolve],
+                           direction=direction)
+        used = stamps.used
+        x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
+        fit = KernelFit(stamps, direction, self.basis
+                        or _default_basis(stamps, self.kernel_radius), None,
+                        None, None, None)
+        parts = []
+        for first in range(0, len(x), _BATCH):
+            part = slice(first, first + _BATCH)
+            parts.append(stamp_equations(
+                fit.basis, *_stamp_data(fit, x[part], y[part])))
+        equations = type(parts[0])(*(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ('normal', 'right', 'square', 'n_pixels')))
+        orders = (_AUTO_ORDERS if self.kernel_order == 'auto'
+                  else self.kernel_order)
+        shape = stamps.science.shape
+        highest = max(*np.atleast_1d(orders), self.scale_order,
+                      self.background_order)
+        solution = solve_kernel(
+            equations, polynomial_terms(x, y, highest, shape),
+            kernel_order=orders, scale_order=self.scale_order,
+            background_order=min(self.background_order,
+                                 _highest_order(len(x))),
+            penalty=fit.basis.penalty,
+            smoothness=getattr(fit.basis, 'smoothness', None),
+            sigma_clip=self.sigma_clip)
+        kernel = SpatialKernel(np.tensordot(solution.coefficients,
+                                            fit.basis.images, 1), shape)
+        table = stamps.table.copy()
+        status = table['status'].copy()
+        status[used[solution.weight == 0.0]] = 'CLIPPED'
+        table['status'] = status
+        for name, values in (('chi2', solution.chi2),
+                             ('scale', solution.scale)):
+            table[name] = np.nan
+            table[name][used] = values
+        table['n_pixels'] = 0
+        table['n_pixels'][used] = equations.n_pixels
+        return replace(fit, kernel=kernel, solution=solution, table=table,
+                       background=solution.background)
+
+    def subtract(self, fit, *, psf=None):
+        """
+        Make the difference with a fitted kernel.
+
+        Parameters
+        ----------
+        fit : `KernelFit`
+            What `fit` returned.
+
+        psf : 2D array_like or callable, optional
+            See the call of the class.
+
+        Returns
+        -------
+        result : `SubtractionResult`
+            The difference and all that belongs to it.
+        """
+        kernel, target, source = fit.kernel, fit.target, fit.source
+        is_science = fit.direction.convolve == 'template'
+        products = make_difference(
+            target, source, kernel, mask_limit=self.mask_limit,
+            tile_size=self.tile_size, n_workers=self.n_workers,
+            target_is_science=is_science)
+        usable = (products.flags & MASKED_BITS) == 0
+        background = fit_background(products, self.background_order,
+                                    usable=usable)
+        order = self.background_order
+        if background is None:
+            background = fit.background
+            order = int(np.sqrt(2 * len(background))) - 1
+        add_polynomial(products.difference, background, order, -1.0)
+        shape = kernel.shape
+        middle = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
+        decorrelated = None
+        noise = NoiseGrid(target, source)
+        used = fit.table['status'] == 'USED'
+        if psf is None:
+            psf = measure_psf(target, np.asarray(fit.table['x'])[used],
+                              np.asarray(fit.table['y'])[used],
+                              fit.stamps.half)
+        else:
+            psf = as_spatial_psf(psf, shape)
+        if self.decorrelate:
+            whitening = Decorrelation(kernel, noise)
+            white = decorrelate(
+                products, whitening, target, source, masked=MASKED_BITS,
+                hard=DIFFERENCE_FLAGS['near_saturated'],
+                tile_size=self.tile_size, n_workers=self.n_workers)
+            decorrelated = (*white, whitening.as_spatial_kernel())
+        # the kernel's sum is the flux scale of the target over that of
+        # the source
+        scale = float(kernel.sum(*middle))
+        factor = 1.0 if is_science else -1.0
+        if self.normalize == ('template' if is_science else 'science'):
+            factor /= scale
+        return SubtractionResult._from_products(
+            products, decorrelated, kernel=kernel, noise=noise, psf=psf,
+            background=background, factor=factor, fit=fit,
+            levels=(target.level, source.level),
+            meta={**result_meta(self), 'convolve': fit.direction.convolve})
+
+
+def _whole(value, name, least):
+    """
+    Check an optional whole number.
+    """
+    if value is None:
+        return None
+    if (isinstance(value, bool) or not isinstance(value, Integral)
+            or value < least):
+        msg = f'{name} must be a whole number of at least {least}: {value!r}'
+        raise ValueError(msg)
+    return int(value)
+
+
+def _choice(value, name, choices):
+    """
+    Check an argument that is one of some words.
+    """
+    if not isinstance(value, str) or value not in choices:
+        msg = f'{name} must be one of {", ".join(choices)}: {value!r}'
+        raise ValueError(msg)
+    return value
+
+
+def _no_stars(table, threshold):
+    """
+    Return why there is no star to which a kernel could be fitted.
+    """
+    if not len(table):
+        return (f'no star is above threshold={threshold:g} in both images: '
+                'lower the threshold, or give positions')
+    words, counts = np.unique(table['status'], return_counts=True)
+    stated = ', '.join(f'{count} {word}' for word, count
+                       in zip(words, counts, strict=True))
+    return (f'no star can be used for the kernel ({stated}): lower the '
+            'threshold, check the masks, or give positions')
+
+
+def _highest_order(n_stamps):
+    """
+    Return the highest order of a background that some stamps determine.
+    """
+    order = 0
+    while (order + 2) * (order + 3) <= n_stamps:
+        order += 1
+    return order
+
+
+def _default_basis(stamps, radius):
+    """
+    Return Gaussians that suit the widths of the stars.
+    """
+    matching = _matching_sigma(stamps)
+    sigmas = np.maximum(np.multiply(_SIGMA_FACTORS, matching),
+                        _SIGMA_FLOORS)
+    if radius is None:
+        radius = int(np.clip(np.ceil(_RADIUS_FACTOR * sigmas[-1]),
+                             *_RADIUS_RANGE))
+    return GaussianPolynomialBasis(sigmas, _DEGREES, radius)
+
+
+def _matching_sigma(stamps):
+    """
+    Return the sigma by which the PSFs differ.
+    """
+    return np.sqrt(abs(stamps.sigma_science**2 - stamps.sigma_template**2))
+
+
+def _stamp_data(fit, x, y):
+    """
+    Return the source, the target, and the weights of stamps.
+    """
+    stamps, radius = fit.stamps, fit.basis.radius
+    source, source_variance, _ = fit.source.stamps(x, y,
+                                                   stamps.half + radius)
+    target, variance, bad = fit.target.stamps(x, y, stamps.half + 1)
+    # the noise of the data must not decide which of them count
+    variance = uniform_filter(variance, (0, 3, 3))
+    inner = np.s_[:, 1:-1, 1:-1]
+    margin = np.s_[:, radius:-radius, radius:-radius]
+    if fit.kernel is None:
+        # the square of a Gaussian kernel is one, too
+        ratio = (stamps.flux_ratio if fit.source is stamps.template
+                 else 1.0 / stamps.flux_ratio)
+        sigma = max(_matching_sigma(stamps), _SIGMA_FLOORS[0])
+        convolved = gaussian_filter(
+            source_variance, (0, sigma / np.sqrt(2), sigma / np.sqrt(2)))
+        convolved = (convolved[margin] * ratio**2
+                     / (4.0 * np.pi * sigma**2))
+    else:
+        convolved = fftconvolve(source_variance, fit.kernel(x, y)**2,
+                                mode='valid', axes=(1, 2))
+    weight = np.where(bad[inner], 0.0,
+                      1.0 / (variance[inner] + convolved))
+    return source, target[inner], weight
+
+
+def _background_at(fit, x, y):
+    """
+    Return the differential background of the stamps.
+    """
+    order = int(np.sqrt(2 * len(fit.background))) - 1
+    return polynomial_terms(x, y, order, fit.kernel.shape) @ fit.background
+
+
+def _ridge_solution(normal, right, ridge=1e-4):
+    """
+    Solve the equations of one stamp.
+    """
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(normal), 1e-300))
+    matrix = normal * scale[:, None] * scale + ridge * np.eye(len(right))
+    return scale * np.linalg.solve(matrix, right * scale)
+
+
+def _flux_error(fit):
+    """
+    Return the error of a transient's flux, for comparing directions.
+
+    The PSF of the target is taken for a Gaussian. The noise of the
+    difference has the power V_t + V_s |K(k)|^2, so that the smallest
+    variance of a flux is the inverse of the mean of |P(k)|^2 over it.
+    """
+    kernel = fit.kernel
+    middle = [0.5 * (size - 1) for size in kernel.shape[::-1]]
+    image = kernel(*middle)
+    size = 4 * kernel.radius
+    is_science = fit.direction.convolve == 'template'
+    sigma = (fit.stamps.sigma_science if is_science
+             else fit.stamps.sigma_template)
+    grid = np.minimum(np.arange(size), size - np.arange(size))
+    psf = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
+    signal = np.abs(rfft2(psf / psf.sum()))**2
+    noise = (fit.target.sky_variance + fit.source.sky_variance
+             * np.abs(rfft2(image, s=(size, size)))**2)
+    # the inverse transform at zero is the mean over all frequencies
+    information = irfft2(signal / noise, s=(size, size))[0, 0]
+    kept = fit.solution.weight > 0.0
+    chi2 = np.mean(fit.solution.chi2[kept])
+    error = np.sqrt(chi2 / information)
+    return float(error if is_science else error / abs(image.sum()))
