@@ -21,9 +21,8 @@ __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
 # The polynomials of the position from which the kernels are made
 _ORDER = 4
 _TOLERANCE = 3e-3
-# The largest weight of masked pixels, and of those that cannot be filled
+# The largest weight of masked pixels
 _MAX_MASKED = 0.1
-_MAX_HARD = 0.01
 
 
 def whitening_kernel(kernel, target_variance, source_variance, *,
@@ -169,7 +168,7 @@ class Decorrelation:
             fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
 
 
-def decorrelate(products, decorrelation, target, source, *, masked, hard,
+def decorrelate(products, decorrelation, target, source, *, masked, unknown,
                 tile_size=None, n_workers=1):
     """
     Convolve a difference so that its noise becomes white.
@@ -185,9 +184,9 @@ def decorrelate(products, decorrelation, target, source, *, masked, hard,
     target, source : `Frame`
         The images.
 
-    masked, hard : int
+    masked, unknown : int
         The bits of the flags of all masked pixels, and of those whose
-        value must not be used at all.
+        value is not even known roughly.
 
     tile_size : int, optional
         The largest side of a tile.
@@ -215,23 +214,19 @@ def decorrelate(products, decorrelation, target, source, *, masked, hard,
         window = (y0 - radius, y1 + radius, x0 - radius, x1 + radius)
         flags = cut(products.flags, *window, fill=masked)
         value = cut(products.difference, *window, fill=0.0)
-        unusable = (flags & hard) > 0
-        value[unusable] = 0.0
+        value[(flags & unknown) > 0] = 0.0
         difference[tile] = whiten(value, y0, x0)
         variance = target_square(target.window(*window)[1], y0, x0)
         variance += source_square(source.window(*window)[1], y0, x0)
         error[tile] = np.sqrt(np.maximum(variance, 0.0))
-        inner = np.s_[radius:-radius, radius:-radius]
-        mask[tile] = (flags[inner] & masked) > 0
-        if flags.any():
+        bad = (flags & masked) > 0
+        mask[tile] = bad[radius:-radius, radius:-radius]
+        if bad.any():
             weight = np.abs(decorrelation(0.5 * (x0 + x1 - 1),
                                           0.5 * (y0 + y1 - 1)))
-            weight /= weight.sum()
-            for bad, limit in (((flags & masked) > 0, _MAX_MASKED),
-                               (unusable, _MAX_HARD)):
-                if bad.any():
-                    mask[tile] |= convolve_fixed(
-                        weight, bad.astype(np.float32), shape) > limit
+            mask[tile] |= convolve_fixed(
+                weight / weight.sum(), bad.astype(np.float32),
+                shape) > _MAX_MASKED
 
     over_tiles(one, shape, tile_size, n_workers)
     return difference, error, mask

@@ -27,13 +27,11 @@ __all__ = ['DIFFERENCE_FLAGS', 'DIFFERENCE_FLAG_DESCRIPTIONS', 'MASKED_BITS',
 _REGISTRY = (
     ('bad_science', 'the science image has no good pixel here: masked'),
     ('bad_template', 'the template has no good pixel here: masked'),
-    ('near_bad_pixels', 'filled pixels under the kernel bring more than a '
-     'tenth of the variance: masked'),
-    ('near_saturated', 'pixels that cannot be filled are under the '
-     'kernel: masked'),
+    ('near_bad_pixels', 'what the kernel takes from bad pixels, such as the '
+     'core of a saturated star, is too uncertain: masked'),
     ('edge', 'the kernel reaches beyond the edge of the image: masked'),
-    ('filled', 'filled pixels under the kernel bring more than a hundredth '
-     'of the variance: usable, their part is in the error'),
+    ('filled', 'bad pixels under the kernel were filled, and may have '
+     'changed the value by a tenth of the limit for masking'),
 )
 
 DIFFERENCE_FLAGS = MappingProxyType(
@@ -50,9 +48,8 @@ What each flag of a pixel of a difference means, by name.
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
 
-# The largest part of the variance that filled pixels may bring
-_MAX_FILLED = 0.1
-_SOME_FILLED = 0.01
+# The flag "filled" begins at this part of the limit
+_SOME_DOUBT = 0.1
 _BLOCK = 32
 _MIN_BLOCK_PIXELS = 30
 
@@ -119,8 +116,8 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
         The kernel.
 
     mask_limit : float
-        The largest part of the sum of the absolute values of the kernel
-        that may fall on pixels that cannot be filled.
+        The largest error by filled pixels, in units of the standard
+        deviation of the difference.
 
     tile_size : int, optional
         The largest side of a tile.
@@ -143,35 +140,31 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
     square = squared_kernel(kernel)
     target_bit = DIFFERENCE_FLAGS['bad_science' if target_is_science
                                   else 'bad_template']
-    any_hard = source.n_hard > 0
 
     def one(y0, y1, x0, x1):
         tile = np.s_[y0:y1, x0:x1]
-        padded = (y0 - radius, y1 + radius, x0 - radius, x1 + radius)
-        value, variance, filled, hard = source.window(*padded)
+        value, variance, doubt = source.window(
+            y0 - radius, y1 + radius, x0 - radius, x1 + radius)
         convolved = convolve(value, y0, x0)
         total = np.maximum(square(variance, y0, x0), 0.0)
-        value, variance, _, _ = target.window(y0, y1, x0, x1)
+        value, variance, _ = target.window(y0, y1, x0, x1)
         total += variance
         products.convolved[tile] = convolved
         np.subtract(value, convolved, out=products.difference[tile])
-        np.sqrt(total, out=products.error[tile])
+        error = np.sqrt(total, out=products.error[tile])
         flags = products.flags[tile]
         flags[target.bad[tile]] |= target_bit
-        # these need no more than the kernel of the tile
-        local = kernel(0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1))
-        if filled.any():
-            part = convolve_fixed(local**2, filled, shape) / total
-            heavy = part > _MAX_FILLED
-            near_edge = _near_edge(shape, radius, y0, y1, x0, x1)
-            flags[heavy & near_edge] |= DIFFERENCE_FLAGS['edge']
-            flags[heavy & ~near_edge] |= DIFFERENCE_FLAGS['near_bad_pixels']
-            flags[(part > _SOME_FILLED) & ~heavy] |= (
-                DIFFERENCE_FLAGS['filled'])
-        if any_hard and hard.any():
-            weight = np.abs(local)
-            part = convolve_fixed(weight / weight.sum(), hard, shape)
-            flags[part > mask_limit] |= DIFFERENCE_FLAGS['near_saturated']
+        if not doubt.any():
+            return
+        # this needs no more than the kernel of the tile
+        local = np.abs(kernel(0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1)))
+        part = convolve_fixed(local, doubt, shape) / (mask_limit * error)
+        near_edge = _near_edge(shape, radius, y0, y1, x0, x1)
+        flags[(part > 1.0) & near_edge] |= DIFFERENCE_FLAGS['edge']
+        flags[(part > 1.0) & ~near_edge] |= (
+            DIFFERENCE_FLAGS['near_bad_pixels'])
+        flags[(part > _SOME_DOUBT) & (part <= 1.0)] |= (
+            DIFFERENCE_FLAGS['filled'])
 
     over_tiles(one, shape, tile_size, n_workers)
     return products

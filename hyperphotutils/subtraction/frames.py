@@ -27,6 +27,10 @@ _MIN_NEIGHBORS = 5
 # Pixels that cannot be filled get a value from neighbors that were
 # filled before them, so many times; this only makes the step smaller.
 _ROUNDS = 6
+# A pixel deep in a bad spot may be so many times brighter than its rim
+_CORE = 3.0
+# What may be missing outside of the image, in units of the noise
+_OUTSIDE_DOUBT = 3.0
 # Higher values (in units of the noise) would spread rounding errors of
 # the single-precision Fourier transforms over their surroundings.
 _HIGHEST = 1e7
@@ -116,7 +120,7 @@ class Frame:
         n_bad = len(self._index)
         self._value = np.zeros(n_bad)
         self._variance = np.full(n_bad, OUTSIDE * self.sky_variance)
-        self._hard = np.ones(n_bad, dtype=bool)
+        self._doubt = np.sqrt(self._variance)
         open_ = np.arange(n_bad)
         known = ~self.bad
         for turn in range(_ROUNDS):
@@ -131,9 +135,11 @@ class Frame:
             self._value[chosen] = mean[filled]
             self._variance[chosen] = 0.5 * variance[filled] + scatter[filled]
             if turn == 0:
-                self._hard[chosen] = False
+                self._doubt[chosen] = np.sqrt(self._variance[chosen])
             else:
+                # the core of a saturated star, or a hole in the sky
                 self._variance[chosen] += OUTSIDE * self.sky_variance
+                self._doubt[chosen] += _CORE * np.abs(mean[filled])
             known.ravel()[self._index[chosen]] = True
             open_ = open_[~filled]
 
@@ -186,13 +192,6 @@ class Frame:
         """
         return len(self._index)
 
-    @property
-    def n_hard(self):
-        """
-        The number of bad pixels that cannot be filled.
-        """
-        return int(np.count_nonzero(self._hard))
-
     def stamps(self, x, y, half):
         """
         Return square cutouts around many pixels.
@@ -243,9 +242,10 @@ class Frame:
         value, variance : 2D `~numpy.ndarray` of float32
             See `stamps`.
 
-        filled, hard : 2D `~numpy.ndarray` of float32
-            The variance of pixels that were filled or are outside, else
-            0; and 1 where a pixel could not be filled, else 0.
+        doubt : 2D `~numpy.ndarray` of float32
+            By how much the value may be wrong where a pixel was filled
+            or is outside, else 0. Such errors are no noise: those of
+            neighbors add up.
         """
         ny, nx = self.shape
         shape = (y1 - y0, x1 - x0)
@@ -253,11 +253,11 @@ class Frame:
         value = np.zeros(shape, dtype=np.float32)
         outer = np.float32(OUTSIDE * self.sky_variance)
         variance = np.full(shape, outer, dtype=np.float32)
-        filled = np.full(shape, outer, dtype=np.float32)
-        hard = np.zeros(shape, dtype=np.float32)
+        doubt = np.full(shape, _OUTSIDE_DOUBT * self.sky_variance**0.5,
+                        dtype=np.float32)
         inner = np.s_[a0 - y0:a1 - y0, b0 - x0:b1 - x0]
         image = np.s_[a0:a1, b0:b1]
-        filled[inner] = 0.0
+        doubt[inner] = 0.0
         bad = self.bad[image]
         with np.errstate(over='ignore', invalid='ignore'):
             value[inner] = np.where(bad, 0.0, self.data[image] - self.level)
@@ -272,9 +272,8 @@ class Frame:
             rows, columns = rows + a0 - y0, columns + b0 - x0
             value[rows, columns] = self._value[place]
             variance[rows, columns] = self._variance[place]
-            filled[rows, columns] = self._variance[place]
-            hard[rows, columns] = self._hard[place]
-        return value, variance, filled, hard
+            doubt[rows, columns] = self._doubt[place]
+        return value, variance, doubt
 
     def local_sky_variance(self, x, y, half):
         """

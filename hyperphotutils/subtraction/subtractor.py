@@ -295,9 +295,12 @@ class ImageSubtractor:
         is 4.
 
     mask_limit : float, optional
-        The largest part of the sum of the absolute values of the kernel
-        that may fall on pixels that cannot be filled, such as cores of
-        saturated stars. The default is 3e-5.
+        The largest error that bad pixels of the convolved image may
+        cause, in units of the standard deviation of the difference;
+        pixels with more are masked. Bad pixels are filled from their
+        neighbors, and may be wrong by the scatter of these, or by
+        several times their value in the core of a saturated star.
+        The default is 0.2.
 
     decorrelate : bool, optional
         Whether the decorrelated difference is made, too. The default
@@ -355,7 +358,7 @@ class ImageSubtractor:
                  kernel_order='auto', background_order=2, scale_order=0,
                  convolve='auto', normalize='science', finder=None,
                  n_stamps=(12, 12), stars_per_stamp=4, stamp_radius=None,
-                 threshold=15.0, sigma_clip=4.0, mask_limit=3e-5,
+                 threshold=15.0, sigma_clip=4.0, mask_limit=0.2,
                  decorrelate=True, preconvolve=False, tile_size=None,
                  n_workers=1):
         if basis is not None and kernel_radius is not None:
@@ -666,7 +669,8 @@ class ImageSubtractor:
             whitening = Decorrelation(kernel, noise)
             white = decorrelate(
                 products, whitening, target, source, masked=MASKED_BITS,
-                hard=DIFFERENCE_FLAGS['near_saturated'],
+                unknown=(DIFFERENCE_FLAGS['near_bad_pixels']
+                         | DIFFERENCE_FLAGS['edge']),
                 tile_size=self.tile_size, n_workers=self.n_workers)
             decorrelated = (*white, whitening.as_spatial_kernel())
         # the kernel's sum is the flux scale of the target over that of
