@@ -207,7 +207,7 @@ def fit_background(products, order, *, usable):
     """
     Fit a polynomial to what is left of the sky in a difference.
 
-    The means of blocks are fitted. In each block, pixels with light of
+    The medians of blocks are fitted. In each block, pixels with light of
     sources are left out by the convolved image, in which they stand
     out clearly above the sky; a limit near the level of the sky itself
     would select the noise of the convolved image.
@@ -244,11 +244,12 @@ def fit_background(products, order, *, usable):
         spread = 1.4826 * _masked_median(np.abs(light - level), good)
         good &= light <= level + 3.0 * spread
         for _ in range(4):
-            center = _masked_mean(value, good)
+            center = _masked_median(value, good)
             good &= np.abs(value - center) <= 3.0 * sigma
         count = good.sum(axis=1)
         chosen = count >= _MIN_BLOCK_PIXELS
-        means.append(_masked_mean(value, good)[chosen, 0])
+        # wings of sources beyond the kernel move a median less
+        means.append(_masked_median(value, good)[chosen, 0])
         errors.append((_masked_mean(sigma, good)[:, 0]
                        / np.sqrt(np.maximum(count, 1)))[chosen])
         xs.append((np.array(columns) + 0.5 * (_BLOCK - 1))[chosen])
