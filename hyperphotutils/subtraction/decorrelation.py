@@ -14,6 +14,7 @@ from hyperphotutils.subtraction.kernel import (
     low_rank_kernel,
     polynomial_terms,
     sample_grid,
+    smoothed,
 )
 
 __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
@@ -21,12 +22,13 @@ __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
 # The polynomials of the position from which the kernels are made
 _ORDER = 4
 _TOLERANCE = 3e-3
+_MIN_POWER = 1e-3
 # The largest weight of masked pixels
 _MAX_MASKED = 0.1
 
 
 def whitening_kernel(kernel, target_variance, source_variance, *,
-                     target_kernel=None):
+                     target_kernel=None, source_kernel=None):
     """
     Calculate the kernel that makes the noise of a difference white.
 
@@ -50,8 +52,9 @@ def whitening_kernel(kernel, target_variance, source_variance, *,
     target_variance, source_variance : 1D `~numpy.ndarray`
         The variances of the sky in the two images, one for each kernel.
 
-    target_kernel : 2D `~numpy.ndarray`, optional
-        The kernel with which the target was convolved, if it was.
+    target_kernel, source_kernel : 2D `~numpy.ndarray`, optional
+        The kernels that make the noise of the images of white noise, if
+        it is correlated. V is then the variance of that white noise.
 
     Returns
     -------
@@ -61,26 +64,31 @@ def whitening_kernel(kernel, target_variance, source_variance, *,
     side = kernel.shape[-1]
     size = next_fast_len(3 * side, real=True)
     power = np.abs(rfft2(kernel, s=(size, size)))**2
-    target = np.asarray(target_variance, dtype=float)[:, None, None]
-    source = np.asarray(source_variance, dtype=float)[:, None, None]
-    smooth = 1.0
-    if target_kernel is not None:
-        smooth = np.abs(rfft2(target_kernel, s=(size, size)))**2
-        # a smoothed image has no noise at high frequencies; where the
-        # power is less than this, nothing can be recovered
-        smooth = np.maximum(smooth, 1e-4 * smooth.max())
-        target_dc = smooth.flat[0]
-    else:
-        target_dc = 1.0
-    total = kernel.sum(axis=(1, 2))[:, None, None]**2
-    phi = np.sqrt((target * target_dc + total * source)
-                  / (target * smooth + source * power))
+    target, source = (
+        np.asarray(variance, dtype=float)[:, None, None] * (
+            1.0 if noise is None else _power(noise, size))
+        for variance, noise in ((target_variance, target_kernel),
+                                (source_variance, source_kernel)))
+    total = target + source * power
+    # the power at k = 0 stands first
+    phi = np.sqrt(total[:, :1, :1] / total)
     image = np.fft.fftshift(irfft2(phi, s=(size, size)),
                             axes=(1, 2))
     half, radius = size // 2, side // 2
     image = image[:, half - radius:half + radius + 1,
                   half - radius:half + radius + 1]
     return image / image.sum(axis=(1, 2))[:, None, None]
+
+
+def _power(kernel, size):
+    """
+    Return the power spectrum of white noise that was convolved.
+
+    Where it has none, noise cannot be made white; a floor keeps the
+    whitening kernel finite.
+    """
+    power = np.abs(rfft2(kernel, s=(size, size)))**2
+    return np.maximum(power, _MIN_POWER * power.max())
 
 
 class Decorrelation:
@@ -94,15 +102,11 @@ class Decorrelation:
 
     noise : `NoiseGrid`
         The variances of the sky in target and source.
-
-    target_kernel : 2D `~numpy.ndarray`, optional
-        The kernel with which the target was convolved, if it was.
     """
 
-    def __init__(self, kernel, noise, *, target_kernel=None):
+    def __init__(self, kernel, noise):
         self.kernel = kernel
         self.noise = noise
-        self.target_kernel = target_kernel
         x, y = sample_grid(kernel.shape)
         self._samples = self(x, y)
 
@@ -121,8 +125,9 @@ class Decorrelation:
             The kernel; a stack of them for arrays.
         """
         xs, ys = np.atleast_1d(x), np.atleast_1d(y)
+        target, source = self.noise.kernels
         phi = whitening_kernel(self.kernel(xs, ys), *self.noise(xs, ys),
-                               target_kernel=self.target_kernel)
+                               target_kernel=target, source_kernel=source)
         return phi if np.ndim(x) else phi[0]
 
     def tiled(self):
@@ -138,12 +143,10 @@ class Decorrelation:
         shape = self.kernel.shape
         x, y = sample_grid(shape)
         phi = self._samples
-        source = fftconvolve(phi, self.kernel(x, y), mode='same',
-                             axes=(1, 2))
-        target = phi
-        if self.target_kernel is not None:
-            target = fftconvolve(phi, self.target_kernel[None], mode='same',
-                                 axes=(1, 2))
+        noise = self.noise.kernels
+        target = smoothed(phi, noise[0])
+        source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
+                                      axes=(1, 2)), noise[1])
         return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
                                      tolerance=tolerance)
                      for samples, tolerance in ((phi, _TOLERANCE),

@@ -137,7 +137,7 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
     products = Products(*(np.empty(shape, dtype=np.float32)
                           for _ in range(3)), np.zeros(shape, np.uint8))
     convolve = TiledKernel.from_kernel(kernel)
-    square = squared_kernel(kernel)
+    square = squared_kernel(kernel, noise_kernel=source.noise_kernel)
     target_bit = DIFFERENCE_FLAGS['bad_science' if target_is_science
                                   else 'bad_template']
 

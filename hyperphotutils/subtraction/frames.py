@@ -92,6 +92,7 @@ class Frame:
             self.sky_variance = float(np.median(variance[faint]))**2
         self._reject_huge(bad)
         self.bad = bad
+        self.noise_kernel = None
         self._fill()
 
     def _reject_huge(self, bad):
@@ -326,12 +327,19 @@ class NoiseGrid:
 
     shape : tuple of int, optional
         The shape of the images; needed only with grids.
+
+    kernels : sequence of 2D `~numpy.ndarray` or None, optional
+        The kernels that make their noise of white noise; needed only
+        with grids.
     """
 
     _SIZE = 7
 
-    def __init__(self, target, source, shape=None):
+    def __init__(self, target, source, shape=None, kernels=(None, None)):
         self.shape = shape or target.shape
+        self.kernels = tuple(getattr(image, 'noise_kernel', kernel)
+                             for image, kernel in zip((target, source),
+                                                      kernels, strict=True))
         self.values = np.array([
             self._measure(image) if isinstance(image, Frame) else image
             for image in (target, source)], dtype=float)

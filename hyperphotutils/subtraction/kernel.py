@@ -9,12 +9,13 @@ import numpy as np
 from astropy.io import fits
 from numpy.polynomial.legendre import legvander
 from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.signal import fftconvolve
 
 from hyperphotutils.utils.tables import make_repr, strip_units
 
 __all__ = ['SpatialKernel', 'TiledKernel', 'cut', 'low_rank_kernel',
            'polynomial_degrees', 'polynomial_terms', 'sample_grid',
-           'scaled_position', 'squared_kernel', 'tiles']
+           'scaled_position', 'smoothed', 'squared_kernel', 'tiles']
 
 # The side of a tile without its margin, if nothing else is asked for
 _TILE_SIZE = 520
@@ -541,7 +542,7 @@ def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
     return TiledKernel(vt[:rank].reshape(rank, side, side), weights, shape)
 
 
-def squared_kernel(kernel, *, tolerance=1e-2):
+def squared_kernel(kernel, *, noise_kernel=None, tolerance=1e-2):
     """
     Return the square of a kernel, with which variances are convolved.
 
@@ -549,6 +550,9 @@ def squared_kernel(kernel, *, tolerance=1e-2):
     ----------
     kernel : `SpatialKernel`
         The kernel.
+
+    noise_kernel : 2D `~numpy.ndarray`, optional
+        The kernel that makes the noise of the image of white noise.
 
     tolerance : float, optional
         See `low_rank_kernel`.
@@ -562,8 +566,32 @@ def squared_kernel(kernel, *, tolerance=1e-2):
     # many positions and one more determine
     order = 2 * kernel.order
     x, y = sample_grid(kernel.shape, max(order + 1, 1))
-    return low_rank_kernel(kernel(x, y)**2, x, y, kernel.shape, order,
+    samples = smoothed(kernel(x, y), noise_kernel)
+    return low_rank_kernel(samples**2, x, y, kernel.shape, order,
                            tolerance=tolerance)
+
+
+def smoothed(kernels, noise_kernel):
+    """
+    Convolve kernels with that of the noise, if there is one.
+
+    Parameters
+    ----------
+    kernels : 3D `~numpy.ndarray`
+        The kernels.
+
+    noise_kernel : 2D `~numpy.ndarray` or None
+        The kernel that makes the noise of the image of white noise.
+
+    Returns
+    -------
+    smoothed : 3D `~numpy.ndarray`
+        The kernels, of the same side.
+    """
+    if noise_kernel is None:
+        return kernels
+    return fftconvolve(kernels, noise_kernel[None], mode='same',
+                       axes=(1, 2))
 
 
 def fast_shape(shape):

@@ -19,11 +19,12 @@ from hyperphotutils.subtraction.difference import (
     polynomial_surface,
 )
 from hyperphotutils.subtraction.frames import NoiseGrid
-from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.kernel import SpatialKernel, smoothed
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult']
 
 _SKIPPED_META = ('version',)
+_NOISE_NAMES = 'TARGET_NOISE', 'SOURCE_NOISE'
 
 
 class _Image:
@@ -379,14 +380,17 @@ class SubtractionResult(_Image):
         -------
         covariance : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The covariance of a pixel with those around it; the variance
-            is at the center. The noise of both images is taken to be
-            independent from pixel to pixel.
+            is at the center.
         """
-        target, source = self._noise(x, y)
-        kernel = self.kernel(x, y)
-        covariance = source * fftconvolve(kernel, kernel[::-1, ::-1])
-        middle = covariance.shape[0] // 2
-        covariance[middle, middle] += target
+        point = np.zeros((2 * self.kernel.radius + 1,) * 2)
+        point[self.kernel.radius, self.kernel.radius] = 1.0
+        covariance = 0.0
+        for variance, kernel, noise in zip(
+                self._noise(x, y), (point, self.kernel(x, y)),
+                self._noise.kernels, strict=True):
+            kernel = smoothed(kernel[None], noise)[0]
+            covariance = covariance + variance * fftconvolve(
+                kernel, kernel[::-1, ::-1])
         covariance *= self._factor**2
         return (covariance if self.unit is None
                 else covariance << self.unit**2)
@@ -450,6 +454,10 @@ class SubtractionResult(_Image):
         hdu.header['SUMERR'] = self._kernel_sum_error
         hdus.append(hdu)
         hdus.append(fits.ImageHDU(self._noise.values, name='SKY_VARIANCE'))
+        hdus.extend(fits.ImageHDU(kernel, name=name)
+                    for name, kernel in zip(_NOISE_NAMES,
+                                            self._noise.kernels, strict=True)
+                    if kernel is not None)
         table = fits.table_to_hdu(self.stamps)
         table.name = 'STAMPS'
         hdus.append(table)
@@ -507,7 +515,10 @@ class SubtractionResult(_Image):
                 flags=images['FLAGS'], convolved=images['CONVOLVED'],
                 kernel=SpatialKernel.from_hdu(hdus['KERNEL']),
                 noise=NoiseGrid(*hdus['SKY_VARIANCE'].data,
-                                shape=images['FLAGS'].shape),
+                                shape=images['FLAGS'].shape,
+                                kernels=[_native(hdus[name].data)
+                                         if name in hdus else None
+                                         for name in _NOISE_NAMES]),
                 point_spread=psf, background=_native(background.data),
                 levels=(background.header['LEVEL1'],
                         background.header['LEVEL2']),

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.basis import GaussianPolynomialBasis
+from hyperphotutils.subtraction.correlation import measure_noise_kernel
 from hyperphotutils.subtraction.decorrelation import (
     Decorrelation,
     decorrelate,
@@ -33,7 +34,11 @@ from hyperphotutils.subtraction.fit import (
 )
 from hyperphotutils.subtraction.frames import Frame, NoiseGrid
 from hyperphotutils.subtraction.inputs import read_pair
-from hyperphotutils.subtraction.kernel import SpatialKernel, polynomial_terms
+from hyperphotutils.subtraction.kernel import (
+    SpatialKernel,
+    polynomial_terms,
+    smoothed,
+)
 from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
 from hyperphotutils.subtraction.result import (
     DecorrelatedDifference,
@@ -67,6 +72,8 @@ _AUTO_ORDERS = (0, 1, 2, 3)
 _CLEAR_DIFFERENCE = 0.6
 _CLEAR_RATIO = 0.25
 _BATCH = 64
+# Correlations of neighbors that are smaller are not worth the cost
+_MIN_CORRELATION = 0.1
 _CONVOLVE = ('auto', 'template', 'science')
 _NORMALIZE = ('science', 'template', 'unconvolved')
 
@@ -306,10 +313,11 @@ class ImageSubtractor:
         Whether the decorrelated difference is made, too. The default
         is `True`.
 
-    preconvolve : bool, optional
-        Whether the image that is not convolved is first smoothed with a
-        Gaussian of the width of its stars, which helps where the PSFs
-        have similar widths and other shapes. The default is `False`.
+    correlated_noise : bool, optional
+        Whether the correlation of the noise of neighboring pixels is
+        measured in each image; it is taken into account where it is
+        more than 0.1, as in images that were resampled. The default is
+        `True`.
 
     tile_size : int, optional
         The largest side of the tiles in which the images are worked on,
@@ -351,7 +359,7 @@ class ImageSubtractor:
         'kernel_radius', 'basis', 'kernel_order', 'background_order',
         'scale_order', 'convolve', 'normalize', 'finder', 'n_stamps',
         'stars_per_stamp', 'stamp_radius', 'threshold', 'sigma_clip',
-        'mask_limit', 'decorrelate', 'preconvolve', 'tile_size',
+        'mask_limit', 'decorrelate', 'correlated_noise', 'tile_size',
         'n_workers')
 
     def __init__(self, kernel_radius=None, *, basis=None,
@@ -359,8 +367,8 @@ class ImageSubtractor:
                  convolve='auto', normalize='science', finder=None,
                  n_stamps=(12, 12), stars_per_stamp=4, stamp_radius=None,
                  threshold=15.0, sigma_clip=4.0, mask_limit=0.2,
-                 decorrelate=True, preconvolve=False, tile_size=None,
-                 n_workers=1):
+                 decorrelate=True, correlated_noise=True,
+                 tile_size=None, n_workers=1):
         if basis is not None and kernel_radius is not None:
             msg = 'kernel_radius cannot be given with basis, which has its own'
             raise ValueError(msg)
@@ -392,7 +400,7 @@ class ImageSubtractor:
         self.sigma_clip = check_positive(sigma_clip, 'sigma_clip')
         self.mask_limit = check_positive(mask_limit, 'mask_limit')
         self.decorrelate = bool(decorrelate)
-        self.preconvolve = bool(preconvolve)
+        self.correlated_noise = bool(correlated_noise)
         self.tile_size = _whole(tile_size, 'tile_size', 32)
         self.n_workers = _whole(n_workers, 'n_workers', 1)
 
@@ -485,6 +493,11 @@ class ImageSubtractor:
             Frame(image.data, image.error, image.mask, name)
             for image, name in ((science, 'science'),
                                 (template, 'template')))
+        if self.correlated_noise:
+            for frame in (science, template):
+                kernel, correlation = measure_noise_kernel(frame)
+                if correlation > _MIN_CORRELATION:
+                    frame.noise_kernel = kernel
         x, y, snr = self._find_stars(science, template, positions,
                                      extra['wcs'])
         sigma_science, sigma_template, ratio = measure_widths(
@@ -766,20 +779,34 @@ def _stamp_data(fit, x, y):
     inner = np.s_[:, 1:-1, 1:-1]
     margin = np.s_[:, radius:-radius, radius:-radius]
     if fit.kernel is None:
-        # the square of a Gaussian kernel is one, too
+        # the square of a Gaussian is one, too
         ratio = (stamps.flux_ratio if fit.source is stamps.template
                  else 1.0 / stamps.flux_ratio)
         sigma = max(_matching_sigma(stamps), _SIGMA_FLOORS[0])
         convolved = gaussian_filter(
             source_variance, (0, sigma / np.sqrt(2), sigma / np.sqrt(2)))
         convolved = (convolved[margin] * ratio**2
-                     / (4.0 * np.pi * sigma**2))
+                     * _gaussian_square(sigma, fit.source.noise_kernel))
     else:
-        convolved = fftconvolve(source_variance, fit.kernel(x, y)**2,
-                                mode='valid', axes=(1, 2))
+        squares = smoothed(fit.kernel(x, y), fit.source.noise_kernel)**2
+        convolved = fftconvolve(source_variance, squares, mode='valid',
+                                axes=(1, 2))
     weight = np.where(bad[inner], 0.0,
                       1.0 / (variance[inner] + convolved))
     return source, target[inner], weight
+
+
+def _gaussian_square(sigma, noise_kernel):
+    """
+    Return the sum of the squares of a Gaussian kernel of unit sum, after
+    a convolution with that of the noise.
+    """
+    if noise_kernel is None:
+        return 1.0 / (4.0 * np.pi * sigma**2)
+    half = noise_kernel.shape[0] // 2 + int(4 * sigma)
+    grid = np.arange(-half, half + 1)
+    gaussian = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
+    return np.sum(fftconvolve(gaussian / gaussian.sum(), noise_kernel)**2)
 
 
 def _background_at(fit, x, y):
@@ -817,8 +844,11 @@ def _flux_error(fit):
     grid = np.minimum(np.arange(size), size - np.arange(size))
     psf = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
     signal = np.abs(rfft2(psf / psf.sum()))**2
-    noise = (fit.target.sky_variance + fit.source.sky_variance
-             * np.abs(rfft2(image, s=(size, size)))**2)
+    spectra = [1.0 if frame.noise_kernel is None else
+               np.abs(rfft2(frame.noise_kernel, s=(size, size)))**2
+               for frame in (fit.target, fit.source)]
+    noise = (fit.target.sky_variance * spectra[0] + fit.source.sky_variance
+             * spectra[1] * np.abs(rfft2(image, s=(size, size)))**2)
     # the inverse transform at zero is the mean over all frequencies
     information = irfft2(signal / noise, s=(size, size))[0, 0]
     kept = fit.solution.weight > 0.0
