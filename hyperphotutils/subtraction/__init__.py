@@ -3,5 +3,10 @@
 Subtraction of images of the same field, for what has changed in it.
 """
 
-from hyperphotutils.subtraction.basis import *  # noqa: F401, F403
+from hyperphotutils.subtraction.align import *
+from hyperphotutils.subtraction.basis import *
+from hyperphotutils.subtraction.flags import *
+from hyperphotutils.subtraction.inputs import ccd_error
+from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.result import *
 from hyperphotutils.subtraction.subtractor import *  # noqa: F401, F403

@@ -6,9 +6,8 @@ Noise that is correlated from pixel to pixel, as resampling makes it.
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import binary_dilation, uniform_filter
-from scipy.signal import fftconvolve
 
-__all__ = ['measure_noise_kernel', 'noise_autocorrelation']
+__all__ = ['measure_noise_kernel']
 
 _MAX_LAG = 7
 _MAX_SIZE = 1024
@@ -21,7 +20,7 @@ _CLIP = 3.0
 # More scatter of these means (in units of the error of a pixel) or of
 # pixels than noise can have is that of unresolved sources
 _MAX_SPREAD = 0.5
-_POWER_RANGE = 0.5, 1.5
+_POWER_RANGE = 0.2, 1.5
 # The noise of a pixel that no neighbor shares is at least this part
 _MIN_POWER = 0.02
 
@@ -46,6 +45,9 @@ def measure_noise_kernel(frame):
 
     correlation : float
         The largest correlation of neighboring pixels.
+
+    power : float
+        The measured variance in units of the square of the error.
     """
     ny, nx = frame.shape
     size_y, size_x = min(ny, _MAX_SIZE), min(nx, _MAX_SIZE)
@@ -58,16 +60,17 @@ def measure_noise_kernel(frame):
         smooth = _local_mean(value - sky, good, _LIGHT_SIZE)
         inner = smooth[good]
         if inner.size < _MIN_PIXELS:
-            return None, 0.0
+            return None, 0.0, 1.0
         spread = min(1.4826 * np.median(np.abs(inner)), _MAX_SPREAD)
         light = smooth > _CLIP * spread
         good &= ~binary_dilation(light, iterations=_LIGHT_SIZE)
     if np.count_nonzero(good) < _MIN_PIXELS:
-        return None, 0.0
+        return None, 0.0, 1.0
     noise = np.where(good, value - _local_mean(value, good, _SKY_SIZE), 0.0)
-    if not _POWER_RANGE[0] < np.mean(noise[good]**2) < _POWER_RANGE[1]:
+    measured = float(np.mean(noise[good]**2))
+    if not _POWER_RANGE[0] < measured < _POWER_RANGE[1]:
         # unresolved sources, or errors that are not those of the noise
-        return None, 0.0
+        return None, 0.0, 1.0
     shape = [next_fast_len(size + _MAX_LAG, real=True)
              for size in noise.shape]
     products = irfft2(np.abs(rfft2(noise, s=shape))**2, s=shape)
@@ -89,25 +92,7 @@ def measure_noise_kernel(frame):
     padded[place] = correlation
     power = np.maximum(rfft2(padded).real, _MIN_POWER)
     kernel = irfft2(np.sqrt(power), s=(side, side))[place]
-    return kernel / np.sqrt(np.sum(kernel**2)), float(nearest)
-
-
-def noise_autocorrelation(kernel):
-    """
-    Return the autocorrelation of white noise that was convolved.
-
-    Parameters
-    ----------
-    kernel : 2D `~numpy.ndarray`
-        The kernel.
-
-    Returns
-    -------
-    autocorrelation : 2D `~numpy.ndarray`
-        The autocorrelation; the sum of the squares of the kernel is at
-        the center.
-    """
-    return fftconvolve(kernel, kernel[::-1, ::-1])
+    return (kernel / np.sqrt(np.sum(kernel**2)), float(nearest), measured)
 
 
 def _local_mean(value, good, size):

@@ -4,12 +4,12 @@ The difference of two images, tile by tile.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial.legendre import leggrid2d
 
+from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.kernel import (
     TiledKernel,
     polynomial_degrees,
@@ -19,31 +19,9 @@ from hyperphotutils.subtraction.kernel import (
     tiles,
 )
 
-__all__ = ['DIFFERENCE_FLAGS', 'DIFFERENCE_FLAG_DESCRIPTIONS', 'MASKED_BITS',
-           'Products',
+__all__ = ['MASKED_BITS', 'Products',
            'add_polynomial', 'convolve_fixed', 'fit_background', 'make_difference',
            'over_tiles']
-
-_REGISTRY = (
-    ('bad_science', 'the science image has no good pixel here: masked'),
-    ('bad_template', 'the template has no good pixel here: masked'),
-    ('near_bad_pixels', 'what the kernel takes from bad pixels, such as the '
-     'core of a saturated star, is too uncertain: masked'),
-    ('edge', 'the kernel reaches beyond the edge of the image: masked'),
-    ('filled', 'bad pixels under the kernel were filled, and may have '
-     'changed the value by a tenth of the limit for masking'),
-)
-
-DIFFERENCE_FLAGS = MappingProxyType(
-    {name: 1 << bit for bit, (name, _) in enumerate(_REGISTRY)})
-"""
-The bit value of each flag of a pixel of a difference, by name.
-"""
-
-DIFFERENCE_FLAG_DESCRIPTIONS = MappingProxyType(dict(_REGISTRY))
-"""
-What each flag of a pixel of a difference means, by name.
-"""
 
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 
 from hyperphotutils.utils.tables import open_nddata, strip_units
 
-__all__ = ['ccd_error', 'read_pair']
+__all__ = ['ccd_error', 'read_image', 'read_pair']
 
 # Images whose WCSs disagree by more than this many pixels are not aligned
 _MAX_OFFSET = 1.0
@@ -82,7 +82,7 @@ def ccd_error(data, gain, read_noise=0.0, *, pedestal=0.0):
     if not 0.0 <= read_noise < np.inf:
         msg = f'read_noise must be a number of at least 0: {read_noise!r}'
         raise ValueError(msg)
-    image = _read(data, 'data')
+    image = read_image(data, 'data')
     counts = np.maximum(image.data.astype(float)
                         - getattr(pedestal, 'value', pedestal), 0.0)
     error = np.sqrt(counts / gain + (read_noise / gain)**2)
@@ -111,8 +111,8 @@ def read_pair(science, template, *, error, template_error, mask,
         With the attributes ``data``, ``error``, ``mask``, ``unit``, and
         ``wcs``.
     """
-    science = _read(science, 'science', error, 'error', mask, 'mask')
-    template = _read(template, 'template', template_error, 'template_error',
+    science = read_image(science, 'science', error, 'error', mask, 'mask')
+    template = read_image(template, 'template', template_error, 'template_error',
                      template_mask, 'template_mask')
     if science.data.shape != template.data.shape:
         msg = ('science and template must have the same shape, got '
@@ -138,10 +138,30 @@ def read_pair(science, template, *, error, template_error, mask,
     return science, template
 
 
-def _read(data, name, error=None, error_name='error', mask=None,
+def read_image(data, name, error=None, error_name='error', mask=None,
           mask_name='mask'):
     """
     Read one image with its errors and its mask.
+
+    Parameters
+    ----------
+    data : object
+        The image.
+
+    name : str
+        Its name in messages.
+
+    error, mask : object, optional
+        The errors and the mask.
+
+    error_name, mask_name : str, optional
+        Their names in messages.
+
+    Returns
+    -------
+    image : object
+        With the attributes ``data``, ``error``, ``mask``, ``unit``, and
+        ``wcs``.
     """
     data, wcs = _open(data, name)
     error, _ = _open(error, error_name)

@@ -14,10 +14,10 @@ from astropy.wcs import WCS
 from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.difference import (
-    DIFFERENCE_FLAGS,
     MASKED_BITS,
     polynomial_surface,
 )
+from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import NoiseGrid
 from hyperphotutils.subtraction.kernel import SpatialKernel, smoothed
 
@@ -180,6 +180,11 @@ class SubtractionResult(_Image):
     stamps : `~astropy.table.QTable`
         The stars, what became of each, and how it was fitted.
 
+    factor : float
+        The factor between the image that is not convolved minus the
+        other, and ``difference``; negative if the science image is
+        convolved.
+
     fit : `KernelFit` or `None`
         The fit of the kernel; `None` if the result was read from a file.
 
@@ -204,7 +209,7 @@ class SubtractionResult(_Image):
         self._point_spread = point_spread
         self._background = background
         self._levels = levels
-        self._factor = factor
+        self.factor = factor
         self._kernel_sum_error = kernel_sum_error
 
     def __repr__(self):
@@ -271,7 +276,7 @@ class SubtractionResult(_Image):
         target, source = self._levels
         middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
         surface += target - source * self.kernel.sum(*middle)
-        return self._with_unit(surface * abs(self._factor))
+        return self._with_unit(surface * abs(self.factor))
 
     @property
     def stats(self):
@@ -391,7 +396,7 @@ class SubtractionResult(_Image):
             kernel = smoothed(kernel[None], noise)[0]
             covariance = covariance + variance * fftconvolve(
                 kernel, kernel[::-1, ::-1])
-        covariance *= self._factor**2
+        covariance *= self.factor**2
         return (covariance if self.unit is None
                 else covariance << self.unit**2)
 
@@ -450,7 +455,7 @@ class SubtractionResult(_Image):
             hdus.append(hdu)
         hdu = fits.ImageHDU(self._background, name='BACKGROUND')
         hdu.header['LEVEL1'], hdu.header['LEVEL2'] = self._levels
-        hdu.header['FACTOR'] = self._factor
+        hdu.header['FACTOR'] = self.factor
         hdu.header['SUMERR'] = self._kernel_sum_error
         hdus.append(hdu)
         hdus.append(fits.ImageHDU(self._noise.values, name='SKY_VARIANCE'))

@@ -21,7 +21,6 @@ from hyperphotutils.subtraction.decorrelation import (
     decorrelate,
 )
 from hyperphotutils.subtraction.difference import (
-    DIFFERENCE_FLAGS,
     MASKED_BITS,
     add_polynomial,
     fit_background,
@@ -32,6 +31,7 @@ from hyperphotutils.subtraction.fit import (
     solve_kernel,
     stamp_equations,
 )
+from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import Frame, NoiseGrid
 from hyperphotutils.subtraction.inputs import read_pair
 from hyperphotutils.subtraction.kernel import (
@@ -495,7 +495,7 @@ class ImageSubtractor:
                                 (template, 'template')))
         if self.correlated_noise:
             for frame in (science, template):
-                kernel, correlation = measure_noise_kernel(frame)
+                kernel, correlation, _ = measure_noise_kernel(frame)
                 if correlation > _MIN_CORRELATION:
                     frame.noise_kernel = kernel
         x, y, snr = self._find_stars(science, template, positions,
