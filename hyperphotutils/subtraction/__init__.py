@@ -8,5 +8,8 @@ from hyperphotutils.subtraction.basis import *
 from hyperphotutils.subtraction.flags import *
 from hyperphotutils.subtraction.inputs import ccd_error
 from hyperphotutils.subtraction.kernel import SpatialKernel
-from hyperphotutils.subtraction.result import *
+from hyperphotutils.subtraction.result import (
+    DecorrelatedDifference,
+    SubtractionResult,
+)
 from hyperphotutils.subtraction.subtractor import *  # noqa: F401, F403

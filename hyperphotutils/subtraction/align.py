@@ -77,7 +77,7 @@ def align(science, template, *, method='wcs', template_error=None,
     if method == 'wcs':
         resample = _by_wcs(science, template)
     elif method == 'stars':
-        resample = _by_stars(science, values, bad)
+        resample = _by_stars(science, values)
     else:
         msg = f"method must be 'wcs' or 'stars': {method!r}"
         raise ValueError(msg)
@@ -119,7 +119,7 @@ def _by_wcs(science, template):
     return resample
 
 
-def _by_stars(science, values, bad):
+def _by_stars(science, values):
     """
     Return the function that resamples by common stars.
     """

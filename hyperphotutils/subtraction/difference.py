@@ -19,9 +19,9 @@ from hyperphotutils.subtraction.kernel import (
     tiles,
 )
 
-__all__ = ['MASKED_BITS', 'Products',
-           'add_polynomial', 'convolve_fixed', 'fit_background', 'make_difference',
-           'over_tiles']
+__all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'convolve_fixed',
+           'fit_background', 'make_difference', 'over_tiles',
+           'polynomial_surface']
 
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']

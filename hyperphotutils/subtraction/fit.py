@@ -29,7 +29,10 @@ _STAMPS_PER_TERM = 3
 # The part of its own signal by which each stamp may be wrong when the
 # first round begins
 _FIRST_MODEL_ERROR = 0.1
-# eigenvalues below this part of the largest are not inverted
+# Errors of chi squared by rounding, in units of the squared signal
+_ROUNDING = 1e-10
+_MAX_EXCESS = 1e6
+# Eigenvalues below this part of the largest are not inverted
 _MIN_EIGENVALUE = 1e-12
 
 
@@ -397,21 +400,24 @@ def _robust_weights(problem, orders, smoothness, sigma_clip):
         theta, = problem.solve(normal, right,
                                problem.first_ridge(smoothness), [order])
         chi2 = problem.reduced_chi2(theta, order)
-        excess = _excess(chi2, usable, equations.n_pixels)
+        excess = _excess(chi2, usable, equations)
         weight = usable / (1.0 + np.maximum(excess / sigma_clip, 0.0)**2)**2
     kept = usable & (excess < 2.0 * sigma_clip)
     return np.where(kept, 1.0, 0.0), order
 
 
-def _excess(chi2, used, n_pixels):
+def _excess(chi2, used, equations):
     """
     Return by how many robust deviations stamps are worse than others.
     """
     center = np.median(chi2[used])
     spread = 1.4826 * np.median(np.abs(chi2[used] - center))
-    # what noise alone would do
-    noise = center * np.sqrt(2.0 / max(np.median(n_pixels[used]), 1.0))
-    return (chi2 - center) / max(spread, noise, 1e-300)
+    # what noise alone would do, and without any, rounding errors
+    n_pixels = np.maximum(equations.n_pixels[used], 1)
+    noise = center * np.sqrt(2.0 / np.median(n_pixels))
+    rounding = _ROUNDING * np.median(equations.square[used] / n_pixels)
+    scale = max(spread, noise, rounding, 1e-300)
+    return np.minimum((chi2 - center) / scale, _MAX_EXCESS)
 
 
 def _clip(problem, weight, order, ridge, sigma_clip):
@@ -425,7 +431,7 @@ def _clip(problem, weight, order, ridge, sigma_clip):
         normal, right = problem.assemble(used.astype(float))
         theta, = problem.solve(normal, right, ridge, [order])
         chi2 = problem.reduced_chi2(theta, order)
-        excess = _excess(chi2, used, problem.equations.n_pixels)
+        excess = _excess(chi2, used, problem.equations)
         now = usable & (excess <= sigma_clip)
         if np.array_equal(now, used) or now.tobytes() in seen:
             break

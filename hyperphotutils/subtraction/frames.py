@@ -9,10 +9,11 @@ list, and a cutout is put together when it is asked for.
 import warnings
 
 import numpy as np
+from astropy.stats import mad_std
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.ndimage import map_coordinates
 
-from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.subtraction.kernel import sample_grid
 
 __all__ = ['OUTSIDE', 'Frame', 'NoiseGrid']
 
@@ -35,6 +36,9 @@ _OUTSIDE_DOUBT = 3.0
 # the single-precision Fourier transforms over their surroundings.
 _HIGHEST = 1e7
 _SAMPLE = 100_000
+# The noise is measured in about so many blocks of so many pixels squared
+_N_BLOCKS = 400
+_BLOCK = 16
 
 
 class Frame:
@@ -78,9 +82,9 @@ class Frame:
             sample = data[~bad]
         sample = sample.astype(float)
         self.level = float(np.median(sample))
-        self.rms = float(clipped_rms(sample))
+        self.rms = _block_rms(data, bad)
         if error is None:
-            if self.rms == 0.0:
+            if not self.rms > 0.0:
                 # without any noise; all pixels then count alike
                 self.rms = 1e-6 * float(np.ptp(sample)) or 1.0
             self.sky_variance = self.rms**2
@@ -315,6 +319,25 @@ class Frame:
         return out
 
 
+def _block_rms(data, bad):
+    """
+    Return the typical robust scatter within small blocks.
+
+    Sources, which are in some of the blocks, and the slope of the sky do
+    not change it.
+    """
+    ny, nx = data.shape
+    step = max(1, int(np.sqrt(ny * nx / (_N_BLOCKS * _BLOCK**2))))
+    scatters = []
+    for y0 in range(0, max(ny - _BLOCK // 2, 1), step * _BLOCK):
+        for x0 in range(0, max(nx - _BLOCK // 2, 1), step * _BLOCK):
+            block = np.s_[y0:y0 + _BLOCK, x0:x0 + _BLOCK]
+            values = data[block][~bad[block]].astype(float)
+            if values.size >= _BLOCK:
+                scatters.append(mad_std(values))
+    return float(np.median(scatters)) if scatters else 0.0
+
+
 class NoiseGrid:
     """
     The variances of the sky of two images over the field.
@@ -349,10 +372,9 @@ class NoiseGrid:
         Return the variances of an image on the grid.
         """
         half = max(16, min(self.shape) // 16)
-        x, y = np.meshgrid(*(np.linspace(0, size - 1, self._SIZE)
-                             for size in self.shape[::-1]))
-        return frame.local_sky_variance(x.ravel(), y.ravel(),
-                                        half).reshape(x.shape)
+        x, y = sample_grid(self.shape, self._SIZE)
+        return frame.local_sky_variance(x, y, half).reshape(
+            self._SIZE, self._SIZE)
 
     def __call__(self, x, y):
         """

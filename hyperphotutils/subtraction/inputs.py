@@ -112,8 +112,8 @@ def read_pair(science, template, *, error, template_error, mask,
         ``wcs``.
     """
     science = read_image(science, 'science', error, 'error', mask, 'mask')
-    template = read_image(template, 'template', template_error, 'template_error',
-                     template_mask, 'template_mask')
+    template = read_image(template, 'template', template_error,
+                          'template_error', template_mask, 'template_mask')
     if science.data.shape != template.data.shape:
         msg = ('science and template must have the same shape, got '
                f'{science.data.shape} and {template.data.shape}: align them '

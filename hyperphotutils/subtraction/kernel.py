@@ -3,6 +3,7 @@
 Convolution kernels that vary over the image, applied tile by tile.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -638,8 +639,7 @@ def tiles(shape, size=None):
         edges.append([length * i // n_tiles for i in range(n_tiles + 1)])
     rows, columns = edges
     return [(y0, y1, x0, x1)
-            for y0, y1 in zip(rows[:-1], rows[1:], strict=True)
-            for x0, x1 in zip(columns[:-1], columns[1:], strict=True)]
+            for y0, y1 in pairwise(rows) for x0, x1 in pairwise(columns)]
 
 
 def cut(image, y0, y1, x0, x1, *, fill):

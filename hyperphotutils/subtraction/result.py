@@ -21,7 +21,7 @@ from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import NoiseGrid
 from hyperphotutils.subtraction.kernel import SpatialKernel, smoothed
 
-__all__ = ['DecorrelatedDifference', 'SubtractionResult']
+__all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 
 _SKIPPED_META = ('version',)
 _NOISE_NAMES = 'TARGET_NOISE', 'SOURCE_NOISE'
@@ -217,45 +217,6 @@ class SubtractionResult(_Image):
         return (f'<SubtractionResult; shape={self.flags.shape}{unit}, '
                 f'convolved: {self.meta.get("convolve")}, kernel: order '
                 f'{self.kernel.order}, radius {self.kernel.radius}>')
-
-    @classmethod
-    def _from_products(cls, products, white, *, kernel, noise, psf,
-                       background, factor, fit, levels, meta):
-        """
-        Finish what the tiles have made: scale, masks, and units.
-        """
-        difference, convolved, error, flags = products
-        unit, wcs = (fit.stamps.extra.get(name) for name in ('unit', 'wcs'))
-        size = abs(factor)
-        difference *= np.float32(factor)
-        error *= np.float32(size)
-        masked = (flags & MASKED_BITS) > 0
-        difference[masked] = np.nan
-        error[masked] = np.nan
-        order = int(np.sqrt(2 * len(background))) - 1
-        _add_surface(convolved, background, order, levels[0], size)
-        decorrelated = None
-        if white is not None:
-            values, errors, mask, whitening = white
-            values *= np.float32(factor)
-            errors *= np.float32(size)
-            values[mask] = np.nan
-            errors[mask] = np.nan
-            decorrelated = DecorrelatedDifference(
-                values, errors, mask, kernel=whitening, point_spread=psf,
-                unit=unit, wcs=wcs)
-        meta = {**meta, 'kernel_order': kernel.order,
-                'kernel_radius': kernel.radius,
-                'ridge': fit.solution.ridge,
-                'direction_reason': fit.direction.reason}
-        for name in fit.stamps.extra.get('assumed_errors', ()):
-            meta[name] = 'robust scatter of the image'
-        return cls(difference=difference, error=error, flags=flags,
-                   convolved=convolved, kernel=kernel, noise=noise,
-                   point_spread=psf, background=background, levels=levels,
-                   factor=factor, stamps=fit.table, fit=fit, unit=unit,
-                   wcs=wcs, decorrelated=decorrelated, meta=meta,
-                   kernel_sum_error=fit.solution.scale_error)
 
     @property
     def convolved(self):
@@ -551,6 +512,85 @@ class SubtractionResult(_Image):
         """
         from hyperphotutils.subtraction.overview import plot_result
         return plot_result(self, figure)
+
+
+def make_result(products, white, *, kernel, noise, psf, background, factor,
+                fit, levels, meta):
+    """
+    Finish what the tiles have made: scale, masks, and units.
+
+    Parameters
+    ----------
+    products : `Products`
+        The images, with the background subtracted from the difference;
+        they are changed in place.
+
+    white : tuple or None
+        The decorrelated difference, its error, its mask, and the kernel.
+
+    kernel : `SpatialKernel`
+        The kernel.
+
+    noise : `NoiseGrid`
+        The variances of the sky.
+
+    psf : `SpatialKernel`
+        The PSF of the image that is not convolved.
+
+    background : 1D `~numpy.ndarray`
+        The coefficients of the differential background.
+
+    factor : float
+        What the difference is multiplied with.
+
+    fit : `KernelFit`
+        The fit of the kernel.
+
+    levels : tuple of 2 floats
+        The levels of the sky that were subtracted from the image that
+        is not convolved and from the other.
+
+    meta : dict
+        How the result was made.
+
+    Returns
+    -------
+    result : `SubtractionResult`
+        The result.
+    """
+    difference, convolved, error, flags = products
+    unit, wcs = (fit.stamps.extra.get(name) for name in ('unit', 'wcs'))
+    size = abs(factor)
+    difference *= np.float32(factor)
+    error *= np.float32(size)
+    masked = (flags & MASKED_BITS) > 0
+    difference[masked] = np.nan
+    error[masked] = np.nan
+    order = int(np.sqrt(2 * len(background))) - 1
+    _add_surface(convolved, background, order, levels[0], size)
+    decorrelated = None
+    if white is not None:
+        values, errors, mask, whitening = white
+        values *= np.float32(factor)
+        errors *= np.float32(size)
+        values[mask] = np.nan
+        errors[mask] = np.nan
+        decorrelated = DecorrelatedDifference(
+            values, errors, mask, kernel=whitening, point_spread=psf,
+            unit=unit, wcs=wcs)
+    meta = {**meta, 'kernel_order': kernel.order,
+            'kernel_radius': kernel.radius,
+            'ridge': fit.solution.ridge,
+            'direction_reason': fit.direction.reason}
+    for name in fit.stamps.extra.get('assumed_errors', ()):
+        meta[name] = 'robust scatter of the image'
+    return SubtractionResult(
+        difference=difference, error=error, flags=flags,
+        convolved=convolved, kernel=kernel, noise=noise, point_spread=psf,
+        background=background, levels=levels, factor=factor,
+        stamps=fit.table, fit=fit, unit=unit, wcs=wcs,
+        decorrelated=decorrelated, meta=meta,
+        kernel_sum_error=fit.solution.scale_error)
 
 
 def _add_surface(image, coefficients, order, level, size):

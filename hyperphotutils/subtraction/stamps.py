@@ -106,7 +106,7 @@ def find_peaks(science, template, threshold):
     snr : 1D `~numpy.ndarray`
         Their signal-to-noise ratios, the lower of both images.
     """
-    ny, nx = science.shape
+    ny = science.shape[0]
     found = []
     for y0 in range(0, ny, _STRIP):
         y1 = min(y0 + _STRIP, ny)

@@ -40,10 +40,7 @@ from hyperphotutils.subtraction.kernel import (
     smoothed,
 )
 from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
-from hyperphotutils.subtraction.result import (
-    DecorrelatedDifference,
-    SubtractionResult,
-)
+from hyperphotutils.subtraction.result import make_result
 from hyperphotutils.subtraction.stamps import (
     Stamps,
     find_peaks,
@@ -97,12 +94,15 @@ class Direction:
         direction that was tried, times the root of the reduced chi
         squared of the stamps, in the unit of the science image. The
         smaller one is chosen.
+
+    fits : dict
+        The `KernelFit` of each direction that was tried.
     """
 
     convolve: str
     reason: str = 'given'
     merits: dict = field(default_factory=dict)
-    _fits: dict = field(default_factory=dict, repr=False, compare=False)
+    fits: dict = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -592,8 +592,8 @@ class ImageSubtractor:
         if isinstance(direction, str):
             direction = Direction(_choice(direction, 'direction',
                                           _CONVOLVE[1:]))
-        if direction.convolve in direction._fits:
-            return replace(direction._fits[direction.convolve],
+        if direction.convolve in direction.fits:
+            return replace(direction.fits[direction.convolve],
                            direction=direction)
         used = stamps.used
         x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
@@ -692,7 +692,7 @@ class ImageSubtractor:
         factor = 1.0 if is_science else -1.0
         if self.normalize == ('template' if is_science else 'science'):
             factor /= scale
-        return SubtractionResult._from_products(
+        return make_result(
             products, decorrelated, kernel=kernel, noise=noise, psf=psf,
             background=background, factor=factor, fit=fit,
             levels=(target.level, source.level),
