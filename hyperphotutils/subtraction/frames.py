@@ -36,6 +36,8 @@ _OUTSIDE_DOUBT = 3.0
 # the single-precision Fourier transforms over their surroundings.
 _HIGHEST = 1e7
 _SAMPLE = 100_000
+# The noise is at least this part of the range of the data
+_LEAST_RMS = 1e-6
 # The noise is measured in about so many blocks of so many pixels squared
 _N_BLOCKS = 400
 _BLOCK = 16
@@ -84,9 +86,9 @@ class Frame:
         self.level = float(np.median(sample))
         self.rms = _block_rms(data, bad)
         if error is None:
-            if not self.rms > 0.0:
-                # without any noise; all pixels then count alike
-                self.rms = 1e-6 * float(np.ptp(sample)) or 1.0
+            # without any noise all pixels count alike
+            least = _LEAST_RMS * np.ptp(sample) or 1.0
+            self.rms = float(max(self.rms, least))
             self.sky_variance = self.rms**2
         else:
             variance = error[::step, ::step][~bad[::step, ::step]]
@@ -321,10 +323,10 @@ class Frame:
 
 def _block_rms(data, bad):
     """
-    Return the typical robust scatter within small blocks.
+    Return the robust scatter within small blocks, at its lower quartile.
 
-    Sources, which are in some of the blocks, and the slope of the sky do
-    not change it.
+    Neither sources, as long as a part of the blocks have none, nor the
+    slope of the sky change it much.
     """
     ny, nx = data.shape
     step = max(1, int(np.sqrt(ny * nx / (_N_BLOCKS * _BLOCK**2))))
@@ -335,7 +337,7 @@ def _block_rms(data, bad):
             values = data[block][~bad[block]].astype(float)
             if values.size >= _BLOCK:
                 scatters.append(mad_std(values))
-    return float(np.median(scatters)) if scatters else 0.0
+    return float(np.quantile(scatters, 0.25)) if scatters else 0.0
 
 
 class NoiseGrid:

@@ -15,10 +15,13 @@ from hyperphotutils.subtraction.stamps import gaussian_moments
 
 __all__ = ['as_spatial_psf', 'measure_psf']
 
-_MAX_STARS = 100
-_STARS_FOR_A_SLOPE = 15
+_MAX_STARS = 200
+# Stars that are needed for each order of the variation
+_STARS_FOR_ORDER = (1, 15, 100)
 _N_ROUNDS = 3
-_GIVEN_ORDER = 2
+_GIVEN_ORDER = 4
+# What is wider than the sharper stars by so much is a galaxy
+_WIDEST = 1.2
 
 
 def as_spatial_psf(psf, shape):
@@ -43,7 +46,7 @@ def as_spatial_psf(psf, shape):
         return psf
     if not callable(psf):
         return SpatialKernel(np.asarray(psf, dtype=float)[None], shape)
-    x, y = sample_grid(shape, 5)
+    x, y = sample_grid(shape)
     images = np.array([psf(*xy) for xy in zip(x, y, strict=True)], float)
     if images.ndim != 3:
         msg = 'psf must return an image for each position x, y'
@@ -60,7 +63,7 @@ def measure_psf(frame, x, y, half):
 
     The stars are shifted to the centers of pixels, scaled to the same
     flux, and averaged without outliers; with enough of them the average
-    is a plane of the position.
+    is a polynomial of the position.
 
     Parameters
     ----------
@@ -83,13 +86,16 @@ def measure_psf(frame, x, y, half):
     border = np.ones(value.shape[1:], dtype=bool)
     border[3:-3, 3:-3] = False
     value = value - np.median(value[:, border], axis=1)[:, None, None]
-    _, flux, dx, dy = gaussian_moments(value)
+    sigma, flux, dx, dy = gaussian_moments(value)
     grid = np.arange(-half - 2, half + 3)
     near = grid[:, None]**2 + grid**2 < (half / 2)**2
     total = np.sum(value[:, near], axis=1)
     good = ((total > 0.0) & (flux > 0.0) & np.isfinite(dx)
             & np.isfinite(dy) & ~bad[:, near].any(axis=1))
-    if not good.any():
+    good &= np.isfinite(sigma)
+    if good.any():
+        good &= sigma < _WIDEST * np.quantile(sigma[good], 0.3)
+    else:
         good = np.ones(len(x), dtype=bool)
         dx = dy = np.zeros(len(x))
         total = np.maximum(total, 1e-300)
@@ -97,16 +103,16 @@ def measure_psf(frame, x, y, half):
     images = np.array([
         shift(value[i], (-dy[i], -dx[i]), order=3)[2:-2, 2:-2] / total[i]
         for i in chosen]).reshape(len(chosen), -1)
-    sigma = (np.sqrt(variance[chosen, 2:-2, 2:-2]).reshape(len(chosen), -1)
+    error = (np.sqrt(variance[chosen, 2:-2, 2:-2]).reshape(len(chosen), -1)
              / total[chosen, None])
     # where the stars are shifted well, their shapes differ by this much
-    sigma = np.sqrt(sigma**2 + (0.05 * np.maximum(images, 0.0))**2)
-    order = 1 if len(chosen) >= _STARS_FOR_A_SLOPE else 0
+    error = np.sqrt(error**2 + (0.05 * np.maximum(images, 0.0))**2)
+    order = sum(len(chosen) >= number for number in _STARS_FOR_ORDER) - 1
     terms = polynomial_terms(x[chosen], y[chosen], order, frame.shape)
-    weight = sigma**-2.0
+    weight = error**-2.0
     model = np.median(images, axis=0)
     for _ in range(_N_ROUNDS):
-        kept = weight * (np.abs(images - model) <= 4.0 * sigma)
+        kept = weight * (np.abs(images - model) <= 4.0 * error)
         normal = np.einsum('sp,sq,si->ipq', terms, terms, kept)
         right = np.einsum('sp,si->ip', terms, kept * images)
         ridge = 1e-6 * np.trace(normal, axis1=1, axis2=2).max()
