@@ -155,40 +155,59 @@ class SubtractionResult(_Image):
 
     It is returned by `ImageSubtractor` and by `SubtractionResult.read`.
 
-    Attributes
+    Parameters
     ----------
-    difference, error : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+    difference, error : 2D `~numpy.ndarray`
         The difference and its standard deviation, NaN where masked.
-
-    mask : 2D bool `~numpy.ndarray`
-        The pixels that are not to be used.
 
     flags : 2D `~numpy.ndarray` of uint8
         Why a pixel is masked, or was filled: see
         `~hyperphotutils.subtraction.DIFFERENCE_FLAGS`.
 
-    convolved : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+    convolved : 2D `~numpy.ndarray`
         The convolved image with the differential background.
 
     kernel : `SpatialKernel`
         The kernel; ``kernel(x, y)`` is its image at a position, and
         ``kernel.image(grid)`` a mosaic of it.
 
-    decorrelated : `DecorrelatedDifference` or `None`
-        The difference with white noise.
+    noise : object
+        The variances of the skies of both images.
 
-    stamps : `~astropy.table.QTable`
-        The stars, what became of each, and how it was fitted.
+    point_spread : `SpatialKernel`
+        The PSF of the image that is not convolved.
+
+    background : 1D `~numpy.ndarray`
+        The coefficients of the differential background.
+
+    levels : tuple of 2 floats
+        The levels of the sky of the image that is not convolved, and
+        of the other.
 
     factor : float
         The factor between the image that is not convolved minus the
         other, and ``difference``; negative if the science image is
         convolved.
 
-    fit : `KernelFit` or `None`
+    stamps : `~astropy.table.QTable`
+        The stars, what became of each, and how it was fitted.
+
+    kernel_sum_error : float
+        The standard error of the sum of the kernel.
+
+    decorrelated : `DecorrelatedDifference`, optional
+        The difference with white noise.
+
+    fit : `KernelFit`, optional
         The fit of the kernel; `None` if the result was read from a file.
 
-    meta : dict
+    unit : `~astropy.units.Unit`, optional
+        The unit.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The WCS.
+
+    meta : dict, optional
         How the result was made.
     """
 

@@ -467,8 +467,10 @@ class ImageSubtractor:
 
         Parameters
         ----------
-        science, template, error, template_error, mask, template_mask, \
-        positions
+        science, template : object
+            The images: see the call of the class.
+
+        error, template_error, mask, template_mask, positions : optional
             See the call of the class.
 
         Returns

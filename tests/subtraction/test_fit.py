@@ -81,7 +81,7 @@ def test_chi2_needs_no_pixels():
     """
     The reduced chi squared of the equations is that of the residual.
     """
-    *data, truth, _ = make_stamps(40, noise=3.0)
+    *data, _truth, _ = make_stamps(40, noise=3.0)
     solution = solve(*data)
     basis, source, target, weight, xy = data
     local = polynomial_terms(*xy, 1, SHAPE) @ solution.coefficients
@@ -97,7 +97,7 @@ def test_variable_stars_are_clipped():
     """
     Stars that vary are left out and do not change the flux scale.
     """
-    basis, source, target, weight, xy, truth, _ = make_stamps(60, noise=3.0)
+    basis, source, target, weight, xy, _truth, _ = make_stamps(60, noise=3.0)
     varies = np.arange(60) < 12
     target[varies] += 0.5 * (target[varies] - 1.0)
     solution = solve(basis, source, target, weight, xy)
@@ -126,7 +126,7 @@ def test_order_is_chosen(order):
     *data, _, _ = make_stamps(80, order=order, noise=3.0)
     if order == 0:
         data[2] = data[2].copy()
-        basis, source, target, weight, xy, truth, _ = make_stamps(
+        basis, source, target, _weight, _xy, truth, _ = make_stamps(
             80, order=1, noise=3.0)
         model = np.tensordot(truth[0], basis.convolve(source), (0, 1))
         data[2] = model + np.random.default_rng(3).normal(

@@ -450,7 +450,7 @@ class TestInputs:
         """
         One star is enough for a constant kernel.
         """
-        science, template, x, y, _ = gaussian_pair((70, 80), noise=2.0,
+        science, template, _x, _y, _ = gaussian_pair((70, 80), noise=2.0,
                                                    n_stars=n_stars)
         twos = np.full(science.shape, 2.0)
         result = ImageSubtractor()(science, template, error=twos,
