@@ -102,11 +102,15 @@ class Decorrelation:
 
     noise : `NoiseGrid`
         The variances of the sky in target and source.
+
+    psf : `SpatialKernel`
+        The PSF of the target.
     """
 
-    def __init__(self, kernel, noise):
+    def __init__(self, kernel, noise, psf):
         self.kernel = kernel
         self.noise = noise
+        self.psf = psf
         x, y = sample_grid(kernel.shape)
         self._samples = self(x, y)
 
@@ -139,6 +143,14 @@ class Decorrelation:
         whiten, target_square, source_square : `TiledKernel`
             The kernel of the difference, and those of the variances of
             the target and of the source.
+
+        Notes
+        -----
+        Where there is light, the noise of one image is more than in the
+        sky, and the sum is not white: the noise of the convolved image
+        is that of low frequencies. The variances of both are therefore
+        scaled so that the error of a PSF flux, calculated as for white
+        noise, is right. In the sky this changes nothing.
         """
         shape = self.kernel.shape
         x, y = sample_grid(shape)
@@ -147,11 +159,14 @@ class Decorrelation:
         target = smoothed(phi, noise[0])
         source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
                                       axes=(1, 2)), noise[1])
+        point = fftconvolve(self.psf(x, y), phi, axes=(1, 2))
+        target, source = (image**2 * _share_in_fluxes(image, point)
+                          for image in (target, source))
         return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
                                      tolerance=tolerance)
                      for samples, tolerance in ((phi, _TOLERANCE),
-                                                (target**2, 1e-2),
-                                                (source**2, 1e-2)))
+                                                (target, 1e-2),
+                                                (source, 1e-2)))
 
 
     def as_spatial_kernel(self):
@@ -169,6 +184,17 @@ class Decorrelation:
             terms, self._samples.reshape(len(x), -1), rcond=None)[0]
         return SpatialKernel(
             fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
+
+
+def _share_in_fluxes(kernel, point):
+    """
+    Return the variance of PSF fluxes with noise of a kernel, in units of
+    what the variance of the pixels alone would tell.
+    """
+    filtered = fftconvolve(point, kernel[:, ::-1, ::-1], axes=(1, 2))
+    squares = [np.sum(image**2, axis=(1, 2))
+               for image in (filtered, point, kernel)]
+    return (squares[0] / (squares[1] * squares[2]))[:, None, None]
 
 
 def decorrelate(products, decorrelation, target, source, *, masked, unknown,

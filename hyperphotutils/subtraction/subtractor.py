@@ -69,6 +69,8 @@ _AUTO_ORDERS = (0, 1, 2, 3)
 _CLEAR_DIFFERENCE = 0.6
 _CLEAR_RATIO = 0.25
 _BATCH = 64
+# Of the reduced chi squared of all stars; the rest may vary
+_MERIT_QUANTILE = 0.8
 # Correlations of neighbors that are smaller are not worth the cost
 _MIN_CORRELATION = 0.1
 _CONVOLVE = ('auto', 'template', 'science')
@@ -92,8 +94,8 @@ class Direction:
     merits : dict
         The error of the flux of a transient in the sky for each
         direction that was tried, times the root of the reduced chi
-        squared of the stamps, in the unit of the science image. The
-        smaller one is chosen.
+        squared below which four fifths of the stars are, in the unit of
+        the science image. The smaller one is chosen.
 
     fits : dict
         The `KernelFit` of each direction that was tried.
@@ -681,7 +683,7 @@ class ImageSubtractor:
         else:
             psf = as_spatial_psf(psf, shape)
         if self.decorrelate:
-            whitening = Decorrelation(kernel, noise)
+            whitening = Decorrelation(kernel, noise, psf)
             white = decorrelate(
                 products, whitening, target, source, masked=MASKED_BITS,
                 unknown=(DIFFERENCE_FLAGS['near_bad_pixels']
@@ -853,7 +855,9 @@ def _flux_error(fit):
              * spectra[1] * np.abs(rfft2(image, s=(size, size)))**2)
     # the inverse transform at zero is the mean over all frequencies
     information = irfft2(signal / noise, s=(size, size))[0, 0]
-    kept = fit.solution.weight > 0.0
-    chi2 = np.mean(fit.solution.chi2[kept])
+    # all stars, as those that one direction clips may fit in the other
+    solution = fit.solution
+    chi2 = np.quantile(solution.chi2[np.isfinite(solution.chi2)],
+                       _MERIT_QUANTILE)
     error = np.sqrt(chi2 / information)
     return float(error if is_science else error / abs(image.sum()))
