@@ -23,6 +23,8 @@ __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
 _ORDER = 4
 _TOLERANCE = 3e-3
 _MIN_POWER = 1e-3
+# The least variance in units of that of the target in the same pixel
+_LEAST = 0.5
 # The largest weight of masked pixels
 _MAX_MASKED = 0.1
 
@@ -245,11 +247,14 @@ def decorrelate(products, decorrelation, target, source, *, masked, unknown,
         value = cut(products.difference, *window, fill=0.0)
         value[(flags & unknown) > 0] = 0.0
         difference[tile] = whiten(value, y0, x0)
-        variance = target_square(target.window(*window)[1], y0, x0)
+        own = target.window(*window)[1]
+        variance = target_square(own, y0, x0)
         variance += source_square(source.window(*window)[1], y0, x0)
-        error[tile] = np.sqrt(np.maximum(variance, 0.0))
+        # next to bad pixels a short sum may even be negative
+        inner = np.s_[radius:-radius, radius:-radius]
+        error[tile] = np.sqrt(np.maximum(variance, _LEAST * own[inner]))
         bad = (flags & masked) > 0
-        mask[tile] = bad[radius:-radius, radius:-radius]
+        mask[tile] = bad[inner]
         if bad.any():
             weight = np.abs(decorrelation(0.5 * (x0 + x1 - 1),
                                           0.5 * (y0 + y1 - 1)))

@@ -32,6 +32,7 @@ _FIRST_MODEL_ERROR = 0.1
 # Errors of chi squared by rounding, in units of the squared signal
 _ROUNDING = 1e-10
 _MAX_EXCESS = 1e6
+_MODEL_ERROR_FACTOR = 1.5
 # Eigenvalues below this part of the largest are not inverted
 _MIN_EIGENVALUE = 1e-12
 
@@ -415,8 +416,14 @@ def _excess(chi2, used, equations):
     # what noise alone would do, and without any, rounding errors
     n_pixels = np.maximum(equations.n_pixels[used], 1)
     noise = center * np.sqrt(2.0 / np.median(n_pixels))
-    rounding = _ROUNDING * np.median(equations.square[used] / n_pixels)
-    scale = max(spread, noise, rounding, 1e-300)
+    power = equations.square / np.maximum(equations.n_pixels, 1)
+    rounding = _ROUNDING * np.median(power[used])
+    # the brighter a star, the more do small errors of the kernel matter
+    bright = used & (power >= np.median(power[used]))
+    part = np.median(np.maximum(chi2[bright] - center, 0.0) / np.maximum(
+        power[bright], 1e-300))
+    scale = np.hypot(max(spread, noise, rounding, 1e-300),
+                     _MODEL_ERROR_FACTOR * part * power)
     return np.minimum((chi2 - center) / scale, _MAX_EXCESS)
 
 

@@ -146,7 +146,7 @@ class KernelFit:
 
     Parameters
     ----------
-    stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+    stamps : `Stamps`
         The images and the stars.
 
     direction : `Direction`
@@ -161,7 +161,7 @@ class KernelFit:
     background : 1D `~numpy.ndarray`
         The coefficients of the differential background in the stamps.
 
-    solution : `~hyperphotutils.subtraction.fit.Solution`
+    solution : `Solution`
         The solution of the equations.
 
     table : `~astropy.table.QTable`
@@ -477,7 +477,7 @@ class ImageSubtractor:
 
         Returns
         -------
-        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+        stamps : `Stamps`
             The prepared images and a table of the stars.
         """
         science, template = read_pair(
@@ -556,7 +556,7 @@ class ImageSubtractor:
 
         Parameters
         ----------
-        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+        stamps : `Stamps`
             What `find_stamps` returned.
 
         Returns
@@ -582,7 +582,7 @@ class ImageSubtractor:
 
         Parameters
         ----------
-        stamps : `~hyperphotutils.subtraction.stamps.Stamps`
+        stamps : `Stamps`
             What `find_stamps` returned.
 
         direction : `Direction` or str
