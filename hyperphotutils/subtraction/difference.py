@@ -30,6 +30,7 @@ MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
 _SOME_DOUBT = 0.1
 _BLOCK = 32
 _MIN_BLOCK_PIXELS = 30
+_ALL_BITS = 255
 
 
 class Products(NamedTuple):
@@ -181,7 +182,7 @@ def _near_edge(shape, radius, y0, y1, x0, x1):
     return near[0][:, None] | near[1]
 
 
-def fit_background(products, order, *, usable):
+def fit_background(products, order):
     """
     Fit a polynomial to what is left of the sky in a difference.
 
@@ -198,9 +199,6 @@ def fit_background(products, order, *, usable):
     order : int
         The order of the polynomial.
 
-    usable : 2D bool `~numpy.ndarray`
-        The pixels to use.
-
     Returns
     -------
     coefficients : 1D `~numpy.ndarray` or None
@@ -213,11 +211,11 @@ def fit_background(products, order, *, usable):
     means, errors, xs, ys = [], [], [], []
     for y0 in rows:
         strip = np.s_[y0:y0 + _BLOCK:step, ::step]
-        value, light, good, sigma = (
-            _in_blocks(array[strip], block, len(columns))
-            for array in (products.difference, products.convolved, usable,
-                          products.error))
-        good = good > 0
+        value, light, masked, sigma = (
+            _in_blocks(array[strip], block, len(columns)) for array in (
+                products.difference, products.convolved, products.flags,
+                products.error))
+        good = (masked & MASKED_BITS) == 0
         level = _masked_median(light, good)
         spread = 1.4826 * _masked_median(np.abs(light - level), good)
         good &= light <= level + 3.0 * spread
@@ -255,10 +253,12 @@ def fit_background(products, order, *, usable):
 
 def _in_blocks(strip, block, n_blocks):
     """
-    Rearrange a strip of rows into blocks, padded with unusable pixels.
+    Rearrange a strip of rows into blocks; all bits of what is added at
+    the end are set.
     """
     pad = n_blocks * block - strip.shape[1]
-    strip = np.pad(strip.astype(np.float32), ((0, 0), (0, pad)))
+    fill = _ALL_BITS if strip.dtype == np.uint8 else 0
+    strip = np.pad(strip, ((0, 0), (0, pad)), constant_values=fill)
     return strip.reshape(len(strip), n_blocks, block).transpose(
         1, 0, 2).reshape(n_blocks, -1)
 

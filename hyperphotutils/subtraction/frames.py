@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from astropy.stats import mad_std
 from astropy.utils.exceptions import AstropyUserWarning
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, minimum_filter
 
 from hyperphotutils.subtraction.kernel import sample_grid
 
@@ -36,6 +36,8 @@ _OUTSIDE_DOUBT = 3.0
 # the single-precision Fourier transforms over their surroundings.
 _HIGHEST = 1e7
 _SAMPLE = 100_000
+_STRIP = 256
+_CHUNK = 100_000
 # The noise is at least this part of the range of the data
 _LEAST_RMS = 1e-6
 # The noise is measured in about so many blocks of so many pixels squared
@@ -105,16 +107,19 @@ class Frame:
         """
         Add values that no image can have to the bad pixels.
         """
-        with np.errstate(invalid='ignore'):
-            huge = (np.abs(self.data - self.level)
-                    > _HIGHEST * np.sqrt(self.sky_variance))
-        huge &= ~bad
-        n_huge = np.count_nonzero(huge)
+        n_huge = 0
+        for y0 in range(0, self.shape[0], _STRIP):
+            rows = slice(y0, y0 + _STRIP)
+            with np.errstate(invalid='ignore'):
+                huge = (np.abs(self.data[rows] - self.level)
+                        > _HIGHEST * np.sqrt(self.sky_variance))
+            huge &= ~bad[rows]
+            n_huge += np.count_nonzero(huge)
+            bad[rows] |= huge
         if n_huge:
             msg = (f'{self.name}: {n_huge} pixels deviate by more than '
                    f'{_HIGHEST:g} sigma and are masked')
             warnings.warn(msg, AstropyUserWarning, stacklevel=5)
-            bad |= huge
 
     def _fill(self):
         """
@@ -129,12 +134,17 @@ class Frame:
         self._variance = np.full(n_bad, OUTSIDE * self.sky_variance)
         self._doubt = np.sqrt(self._variance)
         open_ = np.arange(n_bad)
+        if n_bad > _CHUNK:
+            # deep in a large hole there is nothing to fill from
+            deep = minimum_filter(self.bad, 2 * _REACH * _ROUNDS + 1)
+            open_ = np.flatnonzero(~deep.ravel()[self._index])
         known = ~self.bad
         for turn in range(_ROUNDS):
             if not len(open_):
                 break
-            count, mean, scatter, variance = self._neighbors(
-                self._index[open_], known)
+            count, mean, scatter, variance = np.concatenate([
+                self._neighbors(self._index[open_[i:i + _CHUNK]], known)
+                for i in range(0, len(open_), _CHUNK)], axis=1)
             filled = count >= (_MIN_NEIGHBORS if turn == 0 else 1)
             chosen = open_[filled]
             if not len(chosen):
@@ -172,7 +182,8 @@ class Frame:
                 total[4, usable] += weight * variance
         count, weight, *sums = total
         mean, square, variance = sums / np.maximum(weight, 1e-30)
-        return count, mean, np.maximum(square - mean**2, 0.0), variance
+        return np.array([count, mean, np.maximum(square - mean**2, 0.0),
+                         variance])
 
     def _pixels(self, y, x):
         """

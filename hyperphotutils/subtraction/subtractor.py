@@ -663,9 +663,7 @@ class ImageSubtractor:
             target, source, kernel, mask_limit=self.mask_limit,
             tile_size=self.tile_size, n_workers=self.n_workers,
             target_is_science=is_science)
-        usable = (products.flags & MASKED_BITS) == 0
-        background = fit_background(products, self.background_order,
-                                    usable=usable)
+        background = fit_background(products, self.background_order)
         order = self.background_order
         if background is None:
             background = fit.background
