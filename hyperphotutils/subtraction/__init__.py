@@ -9,6 +9,11 @@ from hyperphotutils.subtraction.fit import Solution
 from hyperphotutils.subtraction.flags import *
 from hyperphotutils.subtraction.inputs import ccd_error
 from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.kernel_fit import (
+    Direction,
+    KernelFit,
+    StampCutouts,
+)
 from hyperphotutils.subtraction.result import (
     DecorrelatedDifference,
     SubtractionResult,

@@ -15,8 +15,9 @@ from scipy.signal import fftconvolve
 from hyperphotutils.utils.tables import make_repr, strip_units
 
 __all__ = ['SpatialKernel', 'TiledKernel', 'cut', 'low_rank_kernel',
-           'polynomial_degrees', 'polynomial_terms', 'sample_grid',
-           'scaled_position', 'smoothed', 'squared_kernel', 'tiles']
+           'polynomial_degrees', 'polynomial_order', 'polynomial_terms',
+           'sample_grid', 'scaled_position', 'smoothed', 'squared_kernel',
+           'tiles']
 
 # The side of a tile without its margin, if nothing else is asked for
 _TILE_SIZE = 520
@@ -39,6 +40,24 @@ def polynomial_degrees(order):
     """
     return [(total - j, j) for total in range(order + 1)
             for j in range(total + 1)]
+
+
+def polynomial_order(n_terms):
+    """
+    Return the order of a polynomial of two variables.
+
+    Parameters
+    ----------
+    n_terms : int
+        The number of its terms.
+
+    Returns
+    -------
+    order : int
+        The order, the largest whose terms are no more.
+    """
+    # there are (order + 1) (order + 2) / 2 terms
+    return int(np.sqrt(2.0 * n_terms + 0.25) - 1.5)
 
 
 def scaled_position(position, size):
@@ -140,10 +159,8 @@ class SpatialKernel:
             msg = ('terms must be a stack of square images of an odd side: '
                    f'got the shape {terms.shape}')
             raise ValueError(msg)
-        order = 0
-        while (order + 1) * (order + 2) // 2 < len(terms):
-            order += 1
-        if (order + 1) * (order + 2) // 2 != len(terms):
+        order = polynomial_order(len(terms))
+        if not len(terms) or len(polynomial_degrees(order)) != len(terms):
             msg = ('terms must be 1, 3, 6, 10, ... images, all of an order: '
                    f'got {len(terms)}')
             raise ValueError(msg)

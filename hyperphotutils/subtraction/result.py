@@ -19,7 +19,11 @@ from hyperphotutils.subtraction.difference import (
 )
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import NoiseGrid
-from hyperphotutils.subtraction.kernel import SpatialKernel, smoothed
+from hyperphotutils.subtraction.kernel import (
+    SpatialKernel,
+    polynomial_order,
+    smoothed,
+)
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 
@@ -250,7 +254,7 @@ class SubtractionResult(_Image):
         The differential background: what the convolved image lacks.
         """
         ny, nx = self.flags.shape
-        order = int(np.sqrt(2 * len(self._background))) - 1
+        order = polynomial_order(len(self._background))
         surface = polynomial_surface(np.arange(nx), np.arange(ny),
                                      self._background, order, (ny, nx))
         target, source = self._levels
@@ -585,7 +589,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
     masked = (flags & MASKED_BITS) > 0
     difference[masked] = np.nan
     error[masked] = np.nan
-    order = int(np.sqrt(2 * len(background))) - 1
+    order = polynomial_order(len(background))
     _add_surface(convolved, background, order, levels[0], size)
     decorrelated = None
     if white is not None:

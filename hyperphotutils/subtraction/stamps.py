@@ -44,8 +44,8 @@ class Stamps:
 
     Parameters
     ----------
-    science, template : `Frame`
-        The images.
+    science, template : object
+        The images, with their bad pixels filled.
 
     table : `~astropy.table.QTable`
         All stars, with the columns ``id``, ``x``, ``y`` (the pixel of
