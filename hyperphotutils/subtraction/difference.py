@@ -186,10 +186,8 @@ def fit_background(products, order):
     """
     Fit a polynomial to what is left of the sky in a difference.
 
-    The medians of blocks are fitted. In each block, pixels with light of
-    sources are left out by the convolved image, in which they stand
-    out clearly above the sky; a limit near the level of the sky itself
-    would select the noise of the convolved image.
+    The clipped medians of blocks are fitted. Leaving out what is bright
+    in one of the images would select its noise, and bias the difference.
 
     Parameters
     ----------
@@ -211,14 +209,10 @@ def fit_background(products, order):
     means, errors, xs, ys = [], [], [], []
     for y0 in rows:
         strip = np.s_[y0:y0 + _BLOCK:step, ::step]
-        value, light, masked, sigma = (
+        value, masked, sigma = (
             _in_blocks(array[strip], block, len(columns)) for array in (
-                products.difference, products.convolved, products.flags,
-                products.error))
+                products.difference, products.flags, products.error))
         good = (masked & MASKED_BITS) == 0
-        level = _masked_median(light, good)
-        spread = 1.4826 * _masked_median(np.abs(light - level), good)
-        good &= light <= level + 3.0 * spread
         for _ in range(4):
             center = _masked_median(value, good)
             good &= np.abs(value - center) <= 3.0 * sigma

@@ -28,8 +28,6 @@ _MIN_NEIGHBORS = 5
 # Pixels that cannot be filled get a value from neighbors that were
 # filled before them, so many times; this only makes the step smaller.
 _ROUNDS = 6
-# A pixel deep in a bad spot may be so many times brighter than its rim
-_CORE = 3.0
 # What may be missing outside of the image, in units of the noise
 _OUTSIDE_DOUBT = 3.0
 # Higher values (in units of the noise) would spread rounding errors of
@@ -151,12 +149,10 @@ class Frame:
                 break
             self._value[chosen] = mean[filled]
             self._variance[chosen] = 0.5 * variance[filled] + scatter[filled]
-            if turn == 0:
-                self._doubt[chosen] = np.sqrt(self._variance[chosen])
-            else:
-                # the core of a saturated star, or a hole in the sky
+            if turn > 0:
+                # deep in the core of a star, or in a hole of the sky
                 self._variance[chosen] += OUTSIDE * self.sky_variance
-                self._doubt[chosen] += _CORE * np.abs(mean[filled])
+            self._doubt[chosen] = np.sqrt(self._variance[chosen])
             known.ravel()[self._index[chosen]] = True
             open_ = open_[~filled]
 

@@ -133,9 +133,8 @@ class ImageSubtractor:
         The largest error that bad pixels of the convolved image may
         cause, in units of the standard deviation of the difference;
         pixels with more are masked. Bad pixels are filled from their
-        neighbors, and may be wrong by the scatter of these, or by
-        several times their value in the core of a saturated star.
-        The default is 0.2.
+        neighbors, and may be wrong by the scatter of these. The default
+        is 0.2.
 
     decorrelate : bool, optional
         Whether the decorrelated difference is made, too. The default

@@ -59,6 +59,12 @@ def test_aligned_images_are_subtracted(pair, moved, method):
                     template_error=error * template.unit)
     assert aligned.data.shape == science.shape
     assert aligned.mask.mean() < 0.1
+    # the sky scatters as stated, though less than before
+    level = np.median(aligned.data[~aligned.mask])
+    pull = (aligned.data - level) / aligned.uncertainty.array
+    dark = ~aligned.mask & (pair.light < 2.0)
+    assert abs(mad_std(pull[dark]) - 1.0) < 0.05
+    assert np.nanmedian(aligned.uncertainty.array) < 19.0
     result = ImageSubtractor()(science, aligned)
     white = result.decorrelated
     sky = ~white.mask & (pair.light < 2.0)

@@ -3,7 +3,9 @@
 Tests for the subtractor module: whole subtractions.
 """
 
+import pickle
 import warnings
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
@@ -26,6 +28,7 @@ from hyperphotutils.subtraction import (
     FixedBasis,
     GaussianPolynomialBasis,
     ImageSubtractor,
+    SpatialKernel,
 )
 
 QUICK = ImageSubtractor(10, kernel_order=1)
@@ -353,6 +356,8 @@ class TestInputs:
             psf=pair.science_psf.image, **options)
         assert with_unit.difference.unit == u.Jy
         assert with_unit.covariance(9, 9).unit == u.Jy**2
+        assert_allclose(with_unit.kernel_sum(9, 9), result.kernel_sum(9, 9),
+                        rtol=1e-3)
         good = ~(with_unit.mask | result.mask)
         assert_allclose(with_unit.difference.value[good],
                         result.difference.value[good], rtol=1e-3, atol=0.05)
@@ -490,6 +495,40 @@ class TestBadPixels:
         assert flagged.any()
         assert result.mask.mean() < 0.5
 
+    def test_hole_in_a_star(self):
+        """
+        The core of a star that is missing altogether, as in strong
+        saturation, is not taken for sky.
+        """
+        science, template, x, y, _ = gaussian_pair(
+            sigmas=(2.9, 2.2), noise=3.0)
+        errors = {'error': np.full(science.shape, 3.0),
+                  'template_error': np.full(science.shape, 3.0)}
+        j, i = round(x[7]), round(y[7])
+        template[i - 3:i + 4, j - 3:j + 4] = np.nan
+        result = ImageSubtractor(kernel_order=0)(science, template, **errors)
+        near = np.s_[i - 12:i + 13, j - 12:j + 13]
+        good = ~result.mask[near]
+        assert np.all(np.abs(result.significance[near][good]) < 6.0)
+        assert result.mask[i - 3:i + 4, j - 3:j + 4].all()
+        assert result.mask.mean() < 0.3
+
+    def test_bad_pixels_of_a_stamp(self):
+        """
+        A bad pixel in the stamp of a star has no weight.
+        """
+        science, template, x, y, _ = gaussian_pair(noise=3.0)
+        mask = np.zeros(science.shape, bool)
+        j, i = round(x[7]), round(y[7])
+        mask[i + 6, j + 5] = True
+        threes = np.full(science.shape, 3.0)
+        fits = [QUICK.fit(QUICK.find_stamps(
+            science, template, error=threes, template_error=threes,
+            mask=bad), 'template').table for bad in (None, mask)]
+        lost = fits[0]['n_pixels'] - fits[1]['n_pixels']
+        assert lost[(abs(fits[0]['x'] - x[7]) < 2)
+                    & (abs(fits[0]['y'] - y[7]) < 2)].tolist() == [1]
+
     def test_single_bad_pixel_of_the_template(self):
         """
         A bad pixel on the sky is filled, and the difference is kept.
@@ -618,3 +657,25 @@ def test_pair_of_other_seed():
     sky = sky_pixels(pair, result.decorrelated.mask)
     pull = result.decorrelated.significance[sky]
     assert abs(mad_std(pull) - 1.0) < 0.03
+
+
+def test_kernel_of_another_fit(pair, result, tmp_path):
+    """
+    A kernel from a file can take the place of the fitted one.
+    """
+    result.kernel.write(tmp_path / 'kernel.fits')
+    subtract = ImageSubtractor(kernel_order=0)
+    fit = subtract.fit(subtract.find_stamps(pair.science, pair.template),
+                       'template')
+    fit = replace(fit, kernel=SpatialKernel.read(tmp_path / 'kernel.fits'))
+    again = subtract.subtract(fit, psf=pair.science_psf.image)
+    assert_allclose(again.difference.value, result.difference.value,
+                    atol=1e-3)
+
+
+def test_pickle():
+    """
+    Subtractors go to other processes.
+    """
+    subtract = ImageSubtractor(7, basis=None, kernel_order=[0, 1])
+    assert repr(pickle.loads(pickle.dumps(subtract))) == repr(subtract)
