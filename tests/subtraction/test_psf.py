@@ -70,4 +70,4 @@ def test_given_psf():
     given = as_spatial_psf(varying, (90, 80))
     assert_allclose(given(70, 20), varying(70, 20), atol=1e-5)
     with pytest.raises(ValueError, match='must return an image'):
-        as_spatial_psf(lambda x, y: 1.0, (90, 80))
+        as_spatial_psf(lambda *_: 1.0, (90, 80))
