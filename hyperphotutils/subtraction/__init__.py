@@ -8,7 +8,7 @@ from hyperphotutils.subtraction.basis import *
 from hyperphotutils.subtraction.fit import Solution
 from hyperphotutils.subtraction.flags import *
 from hyperphotutils.subtraction.inputs import ccd_error
-from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.kernel import RegionKernel, SpatialKernel
 from hyperphotutils.subtraction.kernel_fit import (
     Direction,
     KernelFit,

@@ -7,13 +7,16 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.signal import fftconvolve
 
-from hyperphotutils.subtraction.difference import convolve_fixed, over_tiles
-from hyperphotutils.subtraction.kernel import (
-    SpatialKernel,
-    cut,
-    low_rank_kernel,
+from hyperphotutils.subtraction.difference import over_tiles
+from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.polynomials import (
     polynomial_terms,
     sample_grid,
+)
+from hyperphotutils.subtraction.tiling import (
+    convolve_fixed,
+    cut,
+    low_rank_kernel,
     smoothed,
 )
 

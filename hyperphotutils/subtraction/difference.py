@@ -7,21 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial.legendre import leggrid2d
 
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
-from hyperphotutils.subtraction.kernel import (
-    TiledKernel,
-    polynomial_degrees,
+from hyperphotutils.subtraction.polynomials import (
+    polynomial_surface,
     polynomial_terms,
-    scaled_position,
-    squared_kernel,
-    tiles,
 )
+from hyperphotutils.subtraction.tiling import convolve_fixed, tiles
 
-__all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'convolve_fixed',
-           'fit_background', 'make_difference', 'over_tiles',
-           'polynomial_surface']
+__all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'fit_background',
+           'make_difference', 'over_tiles']
 
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
@@ -115,8 +110,8 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
     shape, radius = target.shape, kernel.radius
     products = Products(*(np.empty(shape, dtype=np.float32)
                           for _ in range(3)), np.zeros(shape, np.uint8))
-    convolve = TiledKernel.from_kernel(kernel)
-    square = squared_kernel(kernel, noise_kernel=source.noise_kernel)
+    convolve = kernel.tiled()
+    square = kernel.tiled_square(noise_kernel=source.noise_kernel)
     target_bit = DIFFERENCE_FLAGS['bad_science' if target_is_science
                                   else 'bad_template']
 
@@ -147,29 +142,6 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
 
     over_tiles(one, shape, tile_size, n_workers)
     return products
-
-
-def convolve_fixed(image, padded, shape):
-    """
-    Convolve a tile with one kernel.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The kernel.
-
-    padded : 2D `~numpy.ndarray`
-        The tile with a margin of the radius of the kernel.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    Returns
-    -------
-    convolved : 2D `~numpy.ndarray`
-        The tile without its margin.
-    """
-    return TiledKernel(image[None], np.ones((1, 1, 1)), shape)(padded, 0, 0)
 
 
 def _near_edge(shape, radius, y0, y1, x0, x1):
@@ -299,34 +271,3 @@ def add_polynomial(image, coefficients, order, factor=1.0):
         image[y] += (factor * polynomial_surface(
             np.arange(nx), y, coefficients, order, image.shape)).astype(
                 image.dtype)
-
-
-def polynomial_surface(x, y, coefficients, order, shape):
-    """
-    Evaluate a polynomial on a grid.
-
-    Parameters
-    ----------
-    x, y : 1D `~numpy.ndarray`
-        The positions of the columns and the rows.
-
-    coefficients : 1D `~numpy.ndarray`
-        The coefficients of the terms.
-
-    order : int
-        The order.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    Returns
-    -------
-    surface : 2D `~numpy.ndarray`
-        The values.
-    """
-    table = np.zeros((order + 1, order + 1))
-    for value, (i, j) in zip(coefficients, polynomial_degrees(order),
-                             strict=True):
-        table[j, i] = value
-    return leggrid2d(scaled_position(y, shape[0]),
-                     scaled_position(x, shape[1]), table)

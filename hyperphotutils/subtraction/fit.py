@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
 
-from hyperphotutils.subtraction.kernel import polynomial_degrees
+from hyperphotutils.subtraction.polynomials import polynomial_degrees
 from hyperphotutils.utils.executors import one_blas_thread
 
 __all__ = ['Solution', 'StampEquations', 'solve_kernel', 'stamp_equations']

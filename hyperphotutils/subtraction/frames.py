@@ -13,7 +13,7 @@ from astropy.stats import mad_std
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.ndimage import map_coordinates, minimum_filter
 
-from hyperphotutils.subtraction.kernel import sample_grid
+from hyperphotutils.subtraction.polynomials import sample_grid
 
 __all__ = ['OUTSIDE', 'Frame', 'NoiseGrid']
 

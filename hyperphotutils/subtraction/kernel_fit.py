@@ -13,18 +13,16 @@ from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.basis import GaussianPolynomialBasis
 from hyperphotutils.subtraction.fit import (
-    Solution,
     StampEquations,
     solve_kernel,
     stamp_equations,
 )
-from hyperphotutils.subtraction.kernel import (
-    SpatialKernel,
-    polynomial_order,
+from hyperphotutils.subtraction.kernel import RegionKernel, SpatialKernel
+from hyperphotutils.subtraction.polynomials import (
     polynomial_terms,
-    smoothed,
 )
 from hyperphotutils.subtraction.stamps import STAMP_STATUS, Stamps
+from hyperphotutils.subtraction.tiling import smoothed
 
 __all__ = ['Direction', 'KernelFit', 'StampCutouts', 'default_basis',
            'fit_kernel', 'flux_error']
@@ -82,8 +80,9 @@ class StampCutouts:
         deviation of the difference, NaN where a pixel has no weight.
 
     model, local_model : 2D `~numpy.ndarray`
-        The convolved image with the kernel of the whole field, and with
-        the kernel that fits this star best.
+        The convolved image with the kernel of the field, and with the
+        kernel that fits this star best, both with the background that
+        fits best.
 
     residual, local_residual : 2D `~numpy.ndarray`
         The image that is not convolved minus these models.
@@ -121,11 +120,8 @@ class KernelFit:
     kernel : `SpatialKernel`
         The kernel.
 
-    background : 1D `~numpy.ndarray`
-        The coefficients of the differential background in the stamps.
-
-    solution : `Solution`
-        The solution of the equations.
+    solutions : tuple of `Solution`
+        The solution of the equations of each region.
 
     table : `~astropy.table.QTable`
         The stars, with the reduced chi squared ``chi2``, the number of
@@ -137,8 +133,7 @@ class KernelFit:
     direction: Direction
     basis: object
     kernel: SpatialKernel
-    background: np.ndarray
-    solution: Solution
+    solutions: tuple
     table: QTable
 
     @property
@@ -177,16 +172,14 @@ class KernelFit:
             raise ValueError(msg)
         x, y = (np.asarray(self.table[name])[place] for name in ('x', 'y'))
         source, target, weight = _stamp_data(self, x, y)
-        functions = self.basis.convolve(source)
-        order = self.kernel.order
-        terms = polynomial_terms(x, y, order, self.kernel.shape)
+        functions = self.basis.convolve(source)[0]
         equations = stamp_equations(self.basis, source, target, weight)
         local = _ridge_solution(equations.normal[0], equations.right[0])
-        background = _background_at(self, x, y)[0]
-        model = np.tensordot(
-            terms[0] @ self.solution.coefficients[:terms.shape[1]],
-            functions[0], 1) + background
-        local_model = np.tensordot(local[:-1], functions[0], 1) + local[-1]
+        local_model = np.tensordot(local[:-1], functions, 1) + local[-1]
+        model = fftconvolve(source[0], self.kernel(x[0], y[0]),
+                            mode='valid')
+        if weight.any():
+            model += np.average(target[0] - model, weights=weight[0])
         half = self.stamps.half
         science, template = (frame.stamps(x, y, half)[0][0] for frame in (
             self.stamps.science, self.stamps.template))
@@ -194,11 +187,11 @@ class KernelFit:
             error = np.where(weight[0] > 0.0, weight[0]**-0.5, np.nan)
         return StampCutouts(science, template, error, model, local_model,
                             target[0] - model, target[0] - local_model,
-                            functions[0])
+                            functions)
 
 
-def fit_kernel(stamps, direction, basis, *, kernel_order, scale_order,
-               background_order, sigma_clip):
+def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
+               kernel_order, scale_order, background_order, sigma_clip):
     """
     Fit the kernel to the stars.
 
@@ -213,6 +206,9 @@ def fit_kernel(stamps, direction, basis, *, kernel_order, scale_order,
     basis : object
         The functions of which the kernel is made.
 
+    n_regions : tuple of 2 ints, optional
+        The number of regions along y and x.
+
     kernel_order, scale_order, background_order, sigma_clip
         See `solve_kernel`.
 
@@ -223,37 +219,63 @@ def fit_kernel(stamps, direction, basis, *, kernel_order, scale_order,
     """
     used = stamps.used
     x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
-    fit = KernelFit(stamps, direction, basis, None, None, None, None)
+    fit = KernelFit(stamps, direction, basis, None, None, None)
     # a batch at a time: the stamps of all stars are larger than an image
     parts = [stamp_equations(basis, *_stamp_data(
                  fit, x[first:first + _BATCH], y[first:first + _BATCH]))
              for first in range(0, len(x), _BATCH)]
-    equations = StampEquations(*(
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ('normal', 'right', 'square', 'n_pixels')))
+    equations = [np.concatenate([getattr(part, name) for part in parts])
+                 for name in ('normal', 'right', 'square', 'n_pixels')]
     shape = stamps.science.shape
     highest = max(*np.atleast_1d(kernel_order), scale_order,
                   background_order)
-    solution = solve_kernel(
-        equations, polynomial_terms(x, y, highest, shape),
-        kernel_order=kernel_order, scale_order=scale_order,
-        background_order=min(background_order, _highest_order(len(x))),
-        penalty=basis.penalty, sigma_clip=sigma_clip,
-        smoothness=getattr(basis, 'smoothness', None))
-    kernel = SpatialKernel(np.tensordot(solution.coefficients, basis.images,
-                                        1), shape)
+    terms = polynomial_terms(x, y, highest, shape)
+    values = np.full((3, len(x)), np.nan)
+    solutions = []
+    for inside in _stars_of_regions(x, y, shape, n_regions):
+        solution = solve_kernel(
+            StampEquations(*(array[inside] for array in equations)),
+            terms[inside], kernel_order=kernel_order, scale_order=scale_order,
+            background_order=min(background_order,
+                                 _highest_order(np.count_nonzero(inside))),
+            penalty=basis.penalty, sigma_clip=sigma_clip,
+            smoothness=getattr(basis, 'smoothness', None))
+        solutions.append(solution)
+        values[:, inside] = (solution.chi2, solution.scale,
+                             solution.weight)
+    images = basis.images
+    kernels = [SpatialKernel(np.tensordot(solution.coefficients, images, 1),
+                             shape) for solution in solutions]
+    kernel = (kernels[0] if len(kernels) == 1
+              else RegionKernel(kernels, n_regions))
+    chi2, scale, weight = values
     table = stamps.table.copy()
     status = np.array(table['status'])
-    status[used[solution.weight == 0.0]] = 'CLIPPED'
+    status[used[weight == 0.0]] = 'CLIPPED'
     table['status'] = status
     table['reason'] = [STAMP_STATUS[name] for name in status]
-    for name, values, missing in (('chi2', solution.chi2, np.nan),
-                                  ('scale', solution.scale, np.nan),
-                                  ('n_pixels', equations.n_pixels, 0)):
+    for name, column, missing in (('chi2', chi2, np.nan),
+                                  ('scale', scale, np.nan),
+                                  ('n_pixels', equations[-1], 0)):
         table[name] = missing
-        table[name][used] = values
-    return replace(fit, kernel=kernel, solution=solution, table=table,
-                   background=solution.background)
+        table[name][used] = column
+    return replace(fit, kernel=kernel, solutions=tuple(solutions),
+                   table=table)
+
+
+def _stars_of_regions(x, y, shape, n_regions):
+    """
+    Yield for each region which stars are in it.
+    """
+    rows, columns = (np.clip(axis * n // size, 0, n - 1) for axis, size, n
+                     in zip((y, x), shape, n_regions, strict=True))
+    for region in np.ndindex(*n_regions):
+        inside = (rows == region[0]) & (columns == region[1])
+        if not inside.any():
+            msg = (f'the region {region} (along y and x) has no star for the '
+                   'kernel: take fewer n_regions, or a lower threshold')
+            raise ValueError(msg)
+        yield inside
 
 
 def _highest_order(n_stamps):
@@ -342,14 +364,6 @@ def _gaussian_square(sigma, noise_kernel):
     return np.sum(fftconvolve(gaussian / gaussian.sum(), noise_kernel)**2)
 
 
-def _background_at(fit, x, y):
-    """
-    Return the differential background of the stamps.
-    """
-    order = polynomial_order(len(fit.background))
-    return polynomial_terms(x, y, order, fit.kernel.shape) @ fit.background
-
-
 def _ridge_solution(normal, right, ridge=1e-4):
     """
     Solve the equations of one stamp.
@@ -395,8 +409,7 @@ def flux_error(fit):
     # the inverse transform at zero is the mean over all frequencies
     information = irfft2(signal / noise, s=(size, size))[0, 0]
     # all stars, as those that one direction clips may fit in the other
-    solution = fit.solution
-    chi2 = np.quantile(solution.chi2[np.isfinite(solution.chi2)],
-                       _MERIT_QUANTILE)
+    chi2 = np.asarray(fit.table['chi2'])
+    chi2 = np.quantile(chi2[np.isfinite(chi2)], _MERIT_QUANTILE)
     error = np.sqrt(chi2 / information)
     return float(error if is_science else error / abs(image.sum()))

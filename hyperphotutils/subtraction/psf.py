@@ -6,8 +6,8 @@ The point-spread function of the differences.
 import numpy as np
 from scipy.ndimage import shift
 
-from hyperphotutils.subtraction.kernel import (
-    SpatialKernel,
+from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.polynomials import (
     polynomial_terms,
     sample_grid,
 )

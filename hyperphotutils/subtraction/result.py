@@ -15,15 +15,15 @@ from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.difference import (
     MASKED_BITS,
-    polynomial_surface,
 )
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import NoiseGrid
-from hyperphotutils.subtraction.kernel import (
-    SpatialKernel,
+from hyperphotutils.subtraction.kernel import kernel_from_hdu
+from hyperphotutils.subtraction.polynomials import (
     polynomial_order,
-    smoothed,
+    polynomial_surface,
 )
+from hyperphotutils.subtraction.tiling import smoothed
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 
@@ -486,14 +486,14 @@ class SubtractionResult(_Image):
             images = {name: _native(hdus[name].data)
                       for name in ('DIFFERENCE', 'ERROR', 'FLAGS',
                                    'CONVOLVED')}
-            psf = SpatialKernel.from_hdu(hdus['PSF'])
+            psf = kernel_from_hdu(hdus['PSF'])
             white = None
             if 'DECORRELATED' in hdus:
                 white = DecorrelatedDifference(
                     _native(hdus['DECORRELATED'].data),
                     _native(hdus['DECORRELATED_ERROR'].data),
                     hdus['DECORRELATED_MASK'].data > 0,
-                    kernel=SpatialKernel.from_hdu(hdus['WHITENING']),
+                    kernel=kernel_from_hdu(hdus['WHITENING']),
                     point_spread=psf, **common)
             background = hdus['BACKGROUND']
             primary = hdus[0].header
@@ -502,7 +502,7 @@ class SubtractionResult(_Image):
             return cls(
                 difference=images['DIFFERENCE'], error=images['ERROR'],
                 flags=images['FLAGS'], convolved=images['CONVOLVED'],
-                kernel=SpatialKernel.from_hdu(hdus['KERNEL']),
+                kernel=kernel_from_hdu(hdus['KERNEL']),
                 noise=NoiseGrid(*hdus['SKY_VARIANCE'].data,
                                 shape=images['FLAGS'].shape,
                                 kernels=[_native(hdus[name].data)
@@ -603,7 +603,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
             unit=unit, wcs=wcs)
     meta = {**meta, 'kernel_order': kernel.order,
             'kernel_radius': kernel.radius,
-            'ridge': fit.solution.ridge,
+            'ridge': fit.solutions[0].ridge,
             'direction_reason': fit.direction.reason}
     for name in fit.stamps.extra.get('assumed_errors', ()):
         meta[name] = 'robust scatter of the image'
@@ -613,7 +613,8 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
         background=background, levels=levels, factor=factor,
         stamps=fit.table, fit=fit, unit=unit, wcs=wcs,
         decorrelated=decorrelated, meta=meta,
-        kernel_sum_error=fit.solution.scale_error)
+        kernel_sum_error=max(solution.scale_error
+                             for solution in fit.solutions))
 
 
 def _add_surface(image, coefficients, order, level, size):

@@ -24,13 +24,13 @@ from hyperphotutils.subtraction.difference import (
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import Frame, NoiseGrid
 from hyperphotutils.subtraction.inputs import read_pair
-from hyperphotutils.subtraction.kernel import polynomial_order
 from hyperphotutils.subtraction.kernel_fit import (
     Direction,
     default_basis,
     fit_kernel,
     flux_error,
 )
+from hyperphotutils.subtraction.polynomials import polynomial_order
 from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
 from hyperphotutils.subtraction.result import make_result
 from hyperphotutils.subtraction.stamps import (
@@ -146,6 +146,12 @@ class ImageSubtractor:
         more than 0.1, as in images that were resampled. The default is
         `True`.
 
+    n_regions : tuple of 2 ints, optional
+        The number of regions along y and x in which the kernel is fitted
+        apart, for fields in which it varies more than a polynomial can;
+        the kernels pass into each other at the borders. The default is
+        ``(1, 1)``.
+
     tile_size : int, optional
         The largest side of the tiles in which the images are worked on,
         which bounds the memory beyond that of the results. The default
@@ -186,8 +192,8 @@ class ImageSubtractor:
         'kernel_radius', 'basis', 'kernel_order', 'background_order',
         'scale_order', 'convolve', 'normalize', 'finder', 'n_stamps',
         'stars_per_stamp', 'stamp_radius', 'threshold', 'sigma_clip',
-        'mask_limit', 'decorrelate', 'correlated_noise', 'tile_size',
-        'n_workers')
+        'mask_limit', 'decorrelate', 'correlated_noise', 'n_regions',
+        'tile_size', 'n_workers')
 
     def __init__(self, kernel_radius=None, *, basis=None,
                  kernel_order='auto', background_order=2, scale_order=0,
@@ -195,7 +201,7 @@ class ImageSubtractor:
                  n_stamps=(12, 12), stars_per_stamp=4, stamp_radius=None,
                  threshold=15.0, sigma_clip=4.0, mask_limit=0.2,
                  decorrelate=True, correlated_noise=True,
-                 tile_size=None, n_workers=1):
+                 n_regions=(1, 1), tile_size=None, n_workers=1):
         if basis is not None and kernel_radius is not None:
             msg = 'kernel_radius cannot be given with basis, which has its own'
             raise ValueError(msg)
@@ -216,11 +222,8 @@ class ImageSubtractor:
         self.convolve = _choice(convolve, 'convolve', _CONVOLVE)
         self.normalize = _choice(normalize, 'normalize', _NORMALIZE)
         self.finder = check_part(finder, 'finder')
-        cells = np.atleast_1d(n_stamps).tolist()
-        if len(cells) != 2:
-            msg = f'n_stamps must be two numbers, along y and x: {n_stamps!r}'
-            raise ValueError(msg)
-        self.n_stamps = tuple(_whole(n, 'n_stamps', 1) for n in cells)
+        self.n_stamps = _two(n_stamps, 'n_stamps')
+        self.n_regions = _two(n_regions, 'n_regions')
         self.stars_per_stamp = _whole(stars_per_stamp, 'stars_per_stamp', 1)
         self.stamp_radius = _whole(stamp_radius, 'stamp_radius', 3)
         self.threshold = check_positive(threshold, 'threshold')
@@ -428,7 +431,8 @@ class ImageSubtractor:
                   else self.kernel_order)
         return fit_kernel(
             stamps, direction, self.basis or default_basis(
-                stamps, self.kernel_radius), kernel_order=orders,
+                stamps, self.kernel_radius), n_regions=self.n_regions,
+            kernel_order=orders,
             scale_order=self.scale_order, sigma_clip=self.sigma_clip,
             background_order=self.background_order)
 
@@ -456,10 +460,10 @@ class ImageSubtractor:
             tile_size=self.tile_size, n_workers=self.n_workers,
             target_is_science=is_science)
         background = fit_background(products, self.background_order)
-        order = self.background_order
         if background is None:
-            background = fit.background
-            order = polynomial_order(len(background))
+            # too little sky: the stamps know it less well
+            background = fit.solutions[0].background
+        order = polynomial_order(len(background))
         add_polynomial(products.difference, background, order, -1.0)
         shape = kernel.shape
         middle = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
@@ -508,6 +512,17 @@ def _whole(value, name, least):
         msg = f'{name} must be a whole number of at least {least}: {value!r}'
         raise ValueError(msg)
     return int(value)
+
+
+def _two(value, name):
+    """
+    Check two numbers along y and x.
+    """
+    numbers = np.atleast_1d(value).tolist()
+    if len(numbers) != 2:
+        msg = f'{name} must be two numbers, along y and x: {value!r}'
+        raise ValueError(msg)
+    return tuple(_whole(number, name, 1) for number in numbers)
 
 
 def _choice(value, name, choices):

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from hyperphotutils.subtraction import DeltaBasis, GaussianPolynomialBasis
 from hyperphotutils.subtraction.fit import solve_kernel, stamp_equations
-from hyperphotutils.subtraction.kernel import polynomial_terms
+from hyperphotutils.subtraction.polynomials import polynomial_terms
 
 SHAPE = (400, 400)
 HALF = 8

@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import convolve2d
 
-from hyperphotutils.subtraction import SpatialKernel
-from hyperphotutils.subtraction.kernel import TiledKernel, cut, tiles
+from hyperphotutils.subtraction import RegionKernel, SpatialKernel
+from hyperphotutils.subtraction.tiling import cut, tiles
 
 RNG = np.random.default_rng(5)
 SHAPE = (45, 62)
@@ -53,7 +53,7 @@ def test_variances_take_the_square(kernel):
 
 def test_tiles_change_nothing(kernel):
     image = RNG.normal(size=SHAPE)
-    tiled = TiledKernel.from_kernel(kernel)
+    tiled = kernel.tiled()
     out = np.full(SHAPE, np.nan)
     for y0, y1, x0, x1 in tiles(SHAPE, 16):
         part = cut(image, y0 - 3, y1 + 3, x0 - 3, x1 + 3, fill=0.0)
@@ -106,3 +106,58 @@ def test_wrong_images(kernel, image, match):
 def test_wrong_terms(terms, match):
     with pytest.raises(ValueError, match=match):
         SpatialKernel(terms, SHAPE)
+
+
+class TestRegions:
+    @pytest.fixture(name='regions')
+    def fixture_regions(self):
+        return RegionKernel(
+            [SpatialKernel(RNG.normal(size=(n_terms, 7, 7)), SHAPE)
+             for n_terms in (1, 3, 6, 1, 3, 3)], (2, 3))
+
+    def test_each_region_has_its_kernel(self, regions):
+        for number, (x, y) in enumerate(
+                [(5, 5), (30, 8), (57, 5), (5, 40), (30, 40), (57, 40)]):
+            assert_allclose(regions(x, y), regions.kernels[number](x, y))
+
+    def test_kernels_are_blended(self, regions):
+        """
+        On a border the kernel is the mean of both, and it is continuous.
+        """
+        border = 62 / 3 - 0.5
+        expected = 0.5 * (regions.kernels[0](border, 5)
+                          + regions.kernels[1](border, 5))
+        assert_allclose(regions(border, 5), expected)
+        x = np.linspace(0, 61, 2000)
+        weights = regions.weights(x, 21.0)
+        assert_allclose(weights.sum(axis=0), 1.0)
+        assert np.abs(np.diff(weights)).max() < 0.01
+
+    def test_each_pixel_has_its_own_kernel(self, regions):
+        image = RNG.normal(size=SHAPE)
+        convolved = regions.convolve(image)
+        for x, y in [*PLACES, (20, 22), (22, 21), (41, 5)]:
+            expected = convolve2d(image, regions(x, y), mode='same')[y, x]
+            assert_allclose(convolved[y, x], expected, rtol=1e-9)
+        assert_allclose(regions.sum(20, 22), regions(20, 22).sum())
+
+    def test_variances(self, regions):
+        variance = RNG.uniform(1.0, 2.0, SHAPE)
+        convolved = regions.convolve_variance(variance)
+        for x, y in [(5, 5), (30, 40)]:
+            expected = convolve2d(variance, regions(x, y)**2,
+                                  mode='same')[y, x]
+            assert_allclose(convolved[y, x], expected, rtol=1e-6)
+
+    def test_file(self, regions, tmp_path):
+        regions.write(tmp_path / 'kernel.fits')
+        again = SpatialKernel.read(tmp_path / 'kernel.fits')
+        assert again.n_regions == (2, 3)
+        assert_allclose(again([3, 20], [5, 22]), regions([3, 20], [5, 22]))
+
+    @pytest.mark.parametrize(('sizes', 'match'), [
+        ((3,), '1 x 2'), ((3, 5), 'same radius')])
+    def test_wrong_kernels(self, sizes, match):
+        with pytest.raises(ValueError, match=match):
+            RegionKernel([SpatialKernel(np.ones((1, size, size)), SHAPE)
+                          for size in sizes], (1, 2))

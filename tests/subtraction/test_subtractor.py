@@ -29,6 +29,7 @@ from hyperphotutils.subtraction import (
     GaussianPolynomialBasis,
     ImageSubtractor,
     SpatialKernel,
+    SubtractionResult,
 )
 
 QUICK = ImageSubtractor(10, kernel_order=1)
@@ -601,7 +602,57 @@ class TestOptions:
         assert stamps.science.noise_kernel is None
         assert stamps.template.noise_kernel is None
 
+    def test_regions(self, tmp_path):
+        """
+        A PSF that jumps is followed by regions.
+        """
+        left, template, *_ = gaussian_pair((150, 300), noise=2.0,
+                                           n_stars=70)
+        right, *_ = gaussian_pair((150, 300), sigmas=(2.9, 1.4), noise=2.0,
+                                  n_stars=70)
+        science = np.concatenate([left[:, :150], right[:, 150:]], axis=1)
+        twos = np.full(science.shape, 2.0)
+        pulls = {}
+        for n_regions in ((1, 1), (1, 2)):
+            result = ImageSubtractor(kernel_order=0, n_regions=n_regions)(
+                science, template, error=twos, template_error=twos)
+            good = ~result.mask
+            # the stars under the border are neither of one nor the other
+            good[:, 125:175] = False
+            pulls[n_regions] = np.std(result.significance[good])
+        assert pulls[1, 2] < 1.15
+        assert pulls[1, 1] > 2.0
+        assert result.kernel.n_regions == (1, 2)
+        result.write(tmp_path / 'result.fits')
+        again = SubtractionResult.read(tmp_path / 'result.fits')
+        assert_allclose(again.kernel(250, 70), result.kernel(250, 70))
+        number = int(result.stamps['id'][result.stamps['status']
+                                         == 'USED'][-1])
+        cutouts = result.stamp(number)
+        assert np.nanstd(cutouts.residual / cutouts.error) < 1.2
+
+    def test_regions_leave_no_seam(self):
+        """
+        Where the PSF does not change, borders of regions are not seen.
+        """
+        science, template, *_ = gaussian_pair((150, 300), noise=2.0,
+                                              n_stars=70)
+        twos = np.full(science.shape, 2.0)
+        result = ImageSubtractor(kernel_order=0, n_regions=(1, 2))(
+            science, template, error=twos, template_error=twos)
+        border = np.s_[12:-12, 130:170]
+        assert not result.mask[border].any()
+        assert abs(np.std(result.significance[border]) - 1.0) < 0.05
+
+    def test_region_without_stars(self, pair):
+        (science, template), options = arrays(pair)
+        with pytest.raises(ValueError, match=r'region .* has no star'):
+            ImageSubtractor(n_regions=(2, 1))(
+                science, template, positions=[[100, 30], [200, 40]],
+                **options)
+
     @pytest.mark.parametrize(('options', 'match'), [
+        ({'n_regions': (2, 0)}, 'n_regions'),
         ({'kernel_radius': 0}, 'kernel_radius'),
         ({'kernel_radius': 5, 'basis': DeltaBasis(3)}, 'cannot be given'),
         ({'kernel_order': -1}, 'kernel_order'),
