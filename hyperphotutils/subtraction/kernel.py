@@ -268,8 +268,9 @@ class SpatialKernel(_Kernel):
 
         Returns
         -------
-        tiled : `TiledKernel`
-            The kernel.
+        tiled : callable
+            Called with a tile, that has a margin of the radius of the
+            kernel, and the row and the column of its first pixel.
         """
         weights = np.zeros((len(self.terms), self.order + 1,
                             self.order + 1))
@@ -287,12 +288,12 @@ class SpatialKernel(_Kernel):
             The kernel that makes the noise of the image of white noise.
 
         tolerance : float, optional
-            See `low_rank_kernel`.
+            What may be dropped of its sum of squares, as a root.
 
         Returns
         -------
-        tiled : `TiledKernel`
-            The square of the kernel.
+        tiled : callable
+            Called as what ``tiled`` returns.
         """
         # the square of a polynomial is one of twice its order, which as
         # many positions and one more determine
@@ -442,7 +443,7 @@ class RegionKernel(_Kernel):
         Returns
         -------
         tiled : callable
-            Called as a `TiledKernel`.
+            See ``SpatialKernel.tiled``.
         """
         return _RegionTiles(self, [kernel.tiled()
                                    for kernel in self.kernels])
@@ -457,12 +458,12 @@ class RegionKernel(_Kernel):
         Parameters
         ----------
         **options : dict
-            See `SpatialKernel.tiled_square`.
+            See ``SpatialKernel.tiled_square``.
 
         Returns
         -------
         tiled : callable
-            Called as a `TiledKernel`.
+            See ``SpatialKernel.tiled``.
         """
         return _RegionTiles(self, [kernel.tiled_square(**options)
                                    for kernel in self.kernels])

@@ -582,7 +582,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
         The result.
     """
     difference, convolved, error, flags = products
-    unit, wcs = (fit.stamps.extra.get(name) for name in ('unit', 'wcs'))
+    unit, wcs = fit.stamps.unit, fit.stamps.wcs
     size = abs(factor)
     difference *= np.float32(factor)
     error *= np.float32(size)
@@ -605,7 +605,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
             'kernel_radius': kernel.radius,
             'ridge': fit.solutions[0].ridge,
             'direction_reason': fit.direction.reason}
-    for name in fit.stamps.extra.get('assumed_errors', ()):
+    for name in fit.stamps.assumed_errors:
         meta[name] = 'robust scatter of the image'
     return SubtractionResult(
         difference=difference, error=error, flags=flags,

@@ -3,7 +3,7 @@
 The stars to which the kernel is fitted.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -62,8 +62,14 @@ class Stamps:
         A first estimate of the flux in the science image over that in
         the template.
 
-    extra : dict
-        The unit, the WCS, and the PSF of the science image, as given.
+    unit : `~astropy.units.Unit` or None
+        The unit of the images.
+
+    wcs : `~astropy.wcs.WCS` or None
+        The WCS of the science image.
+
+    assumed_errors : tuple of str
+        The names of the errors that were not given.
     """
 
     science: object
@@ -73,7 +79,9 @@ class Stamps:
     sigma_science: float
     sigma_template: float
     flux_ratio: float
-    extra: dict = field(default_factory=dict)
+    unit: object = None
+    wcs: object = None
+    assumed_errors: tuple = ()
 
     @property
     def used(self):

@@ -311,15 +311,14 @@ class ImageSubtractor:
         science, template = read_pair(
             science, template, error=error, template_error=template_error,
             mask=mask, template_mask=template_mask)
-        extra = {'unit': science.unit, 'wcs': science.wcs,
-                 'assumed_errors': [
-                     name for name, image in (('error', science),
-                                              ('template_error', template))
-                     if image.error is None]}
-        if extra['assumed_errors']:
-            names = ' and '.join(extra['assumed_errors'])
-            msg = (f'{names} not given: the robust scatter of the image is '
-                   'taken, which leaves out the noise of the sources')
+        unit, wcs = science.unit, science.wcs
+        assumed = tuple(name for name, image in (
+            ('error', science), ('template_error', template))
+            if image.error is None)
+        if assumed:
+            msg = (f'{" and ".join(assumed)} not given: the robust scatter '
+                   'of the image is taken, which leaves out the noise of the '
+                   'sources')
             warnings.warn(msg, AstropyUserWarning, stacklevel=2)
         science, template = (
             Frame(image.data, image.error, image.mask, name)
@@ -330,8 +329,7 @@ class ImageSubtractor:
                 kernel, correlation, _ = measure_noise_kernel(frame)
                 if correlation > _MIN_CORRELATION:
                     frame.noise_kernel = kernel
-        x, y, snr = self._find_stars(science, template, positions,
-                                     extra['wcs'])
+        x, y, snr = self._find_stars(science, template, positions, wcs)
         sigma_science, sigma_template, ratio = measure_widths(
             science, template, x, y)
         half = self.stamp_radius or int(np.clip(
@@ -343,7 +341,7 @@ class ImageSubtractor:
             n_cells=self.n_stamps, per_cell=self.stars_per_stamp,
             separation=half, n_max=_MAX_STAMPS)
         stamps = Stamps(science, template, table, half, sigma_science,
-                        sigma_template, ratio, extra)
+                        sigma_template, ratio, unit, wcs, assumed)
         if not len(stamps):
             raise ValueError(_no_stars(table, self.threshold))
         # those selected are the better sample
