@@ -173,7 +173,6 @@ class Decorrelation:
                                                 (target, 1e-2),
                                                 (source, 1e-2)))
 
-
     def as_spatial_kernel(self):
         """
         Return the whitening kernel as a polynomial of the position.

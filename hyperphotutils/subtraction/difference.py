@@ -247,7 +247,7 @@ def _masked_mean(values, good):
     return (total / np.maximum(good.sum(axis=1), 1))[:, None]
 
 
-def add_polynomial(image, coefficients, order, factor=1.0):
+def add_polynomial(image, coefficients, factor=1.0):
     """
     Add a polynomial of the position to an image, in place.
 
@@ -259,9 +259,6 @@ def add_polynomial(image, coefficients, order, factor=1.0):
     coefficients : 1D `~numpy.ndarray`
         The coefficients of the terms.
 
-    order : int
-        The order of the polynomial.
-
     factor : float, optional
         A factor of the polynomial.
     """
@@ -269,5 +266,5 @@ def add_polynomial(image, coefficients, order, factor=1.0):
     for y0 in range(0, ny, 256):
         y = np.arange(y0, min(y0 + 256, ny))
         image[y] += (factor * polynomial_surface(
-            np.arange(nx), y, coefficients, order, image.shape)).astype(
+            np.arange(nx), y, coefficients, image.shape)).astype(
                 image.dtype)

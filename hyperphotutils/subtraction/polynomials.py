@@ -96,7 +96,7 @@ def polynomial_terms(x, y, order, shape):
                      for i, j in polynomial_degrees(order)], axis=-1)
 
 
-def polynomial_surface(x, y, coefficients, order, shape):
+def polynomial_surface(x, y, coefficients, shape):
     """
     Evaluate a polynomial on a grid.
 
@@ -108,9 +108,6 @@ def polynomial_surface(x, y, coefficients, order, shape):
     coefficients : 1D `~numpy.ndarray`
         The coefficients of the terms.
 
-    order : int
-        The order.
-
     shape : tuple of int
         The shape of the whole image.
 
@@ -119,6 +116,7 @@ def polynomial_surface(x, y, coefficients, order, shape):
     surface : 2D `~numpy.ndarray`
         The values.
     """
+    order = polynomial_order(len(coefficients))
     table = np.zeros((order + 1, order + 1))
     for value, (i, j) in zip(coefficients, polynomial_degrees(order),
                              strict=True):

@@ -15,14 +15,12 @@ from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.difference import (
     MASKED_BITS,
+    add_polynomial,
 )
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import NoiseGrid
 from hyperphotutils.subtraction.kernel import kernel_from_hdu
-from hyperphotutils.subtraction.polynomials import (
-    polynomial_order,
-    polynomial_surface,
-)
+from hyperphotutils.subtraction.polynomials import polynomial_surface
 from hyperphotutils.subtraction.tiling import smoothed
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
@@ -254,9 +252,8 @@ class SubtractionResult(_Image):
         The differential background: what the convolved image lacks.
         """
         ny, nx = self.flags.shape
-        order = polynomial_order(len(self._background))
         surface = polynomial_surface(np.arange(nx), np.arange(ny),
-                                     self._background, order, (ny, nx))
+                                     self._background, (ny, nx))
         target, source = self._levels
         middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
         surface += target - source * self.kernel.sum(*middle)
@@ -589,8 +586,9 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
     masked = (flags & MASKED_BITS) > 0
     difference[masked] = np.nan
     error[masked] = np.nan
-    order = polynomial_order(len(background))
-    _add_surface(convolved, background, order, levels[0], size)
+    add_polynomial(convolved, background)
+    convolved += np.float32(levels[0])
+    convolved *= np.float32(size)
     decorrelated = None
     if white is not None:
         values, errors, mask, whitening = white
@@ -615,18 +613,6 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
         decorrelated=decorrelated, meta=meta,
         kernel_sum_error=max(solution.scale_error
                              for solution in fit.solutions))
-
-
-def _add_surface(image, coefficients, order, level, size):
-    """
-    Turn a convolved image into one that compares with the other image.
-    """
-    ny, nx = image.shape
-    for y0 in range(0, ny, 256):
-        y = np.arange(y0, min(y0 + 256, ny))
-        surface = polynomial_surface(np.arange(nx), y, coefficients, order,
-                                     image.shape)
-        image[y] = (image[y] + surface + level) * size
 
 
 def _native(array):

@@ -30,7 +30,6 @@ from hyperphotutils.subtraction.kernel_fit import (
     fit_kernel,
     flux_error,
 )
-from hyperphotutils.subtraction.polynomials import polynomial_order
 from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
 from hyperphotutils.subtraction.result import make_result
 from hyperphotutils.subtraction.stamps import (
@@ -461,8 +460,7 @@ class ImageSubtractor:
         if background is None:
             # too little sky: the stamps know it less well
             background = fit.solutions[0].background
-        order = polynomial_order(len(background))
-        add_polynomial(products.difference, background, order, -1.0)
+        add_polynomial(products.difference, background, -1.0)
         shape = kernel.shape
         middle = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
         decorrelated = None
