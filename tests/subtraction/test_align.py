@@ -3,6 +3,9 @@
 Tests for the align module.
 """
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from astropy.nddata import CCDData
@@ -87,3 +90,15 @@ def test_no_common_stars():
     rng = np.random.default_rng(1)
     with pytest.raises(ValueError, match='no common stars'):
         align(*rng.normal(size=(2, 60, 60)), method='stars')
+
+
+def test_import_is_light():
+    """
+    Importing the subtraction loads none of the packages that only the
+    alignment, files, and pictures need.
+    """
+    code = 'import sys, hyperphotutils.subtraction; print(*sys.modules)'
+    loaded = subprocess.run([sys.executable, '-c', code], check=True,
+                            capture_output=True, text=True).stdout.split()
+    assert not {'reproject', 'astroalign', 'skimage', 'radio_beam',
+                'matplotlib', 'photutils.psf'} & set(loaded)
