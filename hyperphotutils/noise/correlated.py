@@ -283,7 +283,7 @@ class CorrelatedNoise:
             structure = _measure_structure(
                 measured, n_pairs, matrices, width, variances, power, fwhm)
             if structure is not None and unit is not None:
-                structure._unit = unit
+                structure._unit = unit  # noqa: SLF001
             if structure is not None and relative_rms is not None:
                 structure.relative_rms *= relative_rms
         if structure is None:
@@ -378,7 +378,7 @@ class CorrelatedNoise:
         """
         total = self._variances.sum()
         if self.structure is not None:
-            total += self.structure._variances.sum()
+            total += self.structure._variances.sum()  # noqa: SLF001
         rms = float(np.sqrt(total))
         return rms if self._unit is None else rms << self._unit
 
@@ -399,7 +399,8 @@ class CorrelatedNoise:
         dx, dy = np.asarray(dx, dtype=float), np.asarray(dy, dtype=float)
         values = self._evaluate(dx, dy)
         if self.structure is not None:
-            values = values + self.structure._evaluate(dx, dy)
+            values = values + self.structure._evaluate(  # noqa: SLF001
+                dx, dy)
         return values if self._unit is None else values << self._unit**2
 
     def covariance(self, x, y):
@@ -711,7 +712,8 @@ class CorrelatedNoise:
         """
         matrix = self._look_up(x, y)
         if self.structure is not None:
-            matrix += level * self.structure._look_up(x, y)
+            matrix += level * self.structure._look_up(  # noqa: SLF001
+                x, y)
         diagonal = matrix[0, 0] * (1.0 + _JITTER)
         if extra is not None:
             diagonal = diagonal + extra**2

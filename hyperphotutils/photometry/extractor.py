@@ -40,6 +40,7 @@ from hyperphotutils.utils.tables import (
     result_meta,
 )
 from hyperphotutils.utils.wcs import (
+    pixel_area,
     pixel_to_sky_ellipse,
     pixel_to_sky_errors,
 )
@@ -832,6 +833,11 @@ optional
         if image.beam_area is not None:
             # brings peaks back to values per beam
             table.meta['beam_area_pix'] = float(image.beam_area)
+            if image.area_varies:
+                table['beam_area_pix'] = image.beam_area * (
+                    image.pixel_scale**2 / pixel_area(
+                        image.wcs, np.asarray(table['x_fit']),
+                        np.asarray(table['y_fit']))).to_value('')
         if image.covariance is not None:
             table.meta['noise'] = repr(image.covariance)
         if image.bad_pixels is not None:

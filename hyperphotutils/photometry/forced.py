@@ -27,6 +27,7 @@ from hyperphotutils.photometry.held_errors import (
     held_deviations,
     held_variances,
 )
+from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 from hyperphotutils.utils.tables import (
@@ -818,12 +819,17 @@ def _open_band(name, image, error):
     values, mask = as_masked_image(getattr(data, 'value', data), mask,
                                    name=f'band {name!r}')
     factor = _flux_factor(name, unit, wcs, values.shape, meta, beam)
+    areas = PixelAreas(wcs, values.shape)
+    if not areas.is_constant and not u.Unit(unit).is_equivalent(
+            u.Jy / u.pix) and not u.Unit(unit).is_equivalent(u.Jy):
+        # All other units are proportional to the area of the pixel.
+        factor = factor * areas.relative(slice(None))
     if error is not None:
         if isinstance(error, u.Quantity):
             error = error.to_value(unit)
         error = factor * np.asarray(error, dtype=float)
     return _Band(name, factor * values, mask, error, wcs, beam, u.Unit(unit),
-                 factor)
+                 float(np.median(factor)))
 
 
 def _flux_factor(name, unit, wcs, shape, meta, beam):

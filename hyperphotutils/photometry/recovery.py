@@ -38,6 +38,7 @@ from hyperphotutils.photometry.recovered import (
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.executors import (
     as_executor,
+    describe_death,
     error_of,
     was_killed,
     work_through,
@@ -507,12 +508,11 @@ def _check_sendable(extractor):
 
 def _result_of(future):
     """
-    Return the result of a map, or say what became of its process.
+    Return the result of a map; report how its process ended otherwise.
     """
     error = error_of(future)
     if was_killed(error):
-        msg = ('a process died: for want of memory, or because the '
-               "script lacks if __name__ == '__main__':")
+        msg = f'a map with injected sources: {describe_death(error)}'
         raise RuntimeError(msg) from error
     if error is not None:
         raise error

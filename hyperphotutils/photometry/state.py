@@ -50,6 +50,10 @@ class MapState:
         meta = getattr(data, 'meta', None) or {}
         self.beam = _beam(meta)
         self.beam_area = meta.get('beam_area_pix')
+        # The beam covers more pixels where these are smaller on the sky.
+        self.area_varies = tuple(
+            meta.get('pixel_area_range', (1.0, 1.0))) != (1.0, 1.0)
+        self.pixel_scale = meta.get('pixel_scale')
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)

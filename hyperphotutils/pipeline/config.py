@@ -24,6 +24,9 @@ __all__ = [
 
 _LINE_WIDTH = 76
 
+# More would only hide the first
+_MAX_PROBLEMS = 20
+
 
 def read_config(path):
     """
@@ -269,7 +272,8 @@ def _allowed(annotation, metadata=()):
         extra = args[1].metadata if hasattr(args[1], 'metadata') else args[1:]
         return _allowed(args[0], (*extra, *metadata))
     if origin is Literal:
-        return ' or '.join(repr(arg) for arg in args)
+        return ' or '.join('false' if arg is False else repr(arg)
+                           for arg in args)
     if origin is tuple:
         size = '' if args[-1] is Ellipsis else f' {len(args)}'
         return f'a list of{size or " any length"}, each {_allowed(args[0])}'
@@ -310,10 +314,10 @@ def _validate(values, where):
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as exc:
-        problems = [
-            _problem(error, where)
-            for error in _one_for_each_key(exc.errors(include_url=False))
-        ]
+        errors = _one_for_each_key(exc.errors(include_url=False))
+    problems = [_problem(error, where) for error in errors[:_MAX_PROBLEMS]]
+    if len(errors) > _MAX_PROBLEMS:
+        problems.append(f'and {len(errors) - _MAX_PROBLEMS} more problems')
     raise ConfigError(dict.fromkeys(problems))
 
 
@@ -322,14 +326,17 @@ def _one_for_each_key(errors):
     Keep the most precise error of each value: a value that may be of
     several types has one for each of them.
     """
-    kept = {}
+    kept, parents = {}, set()
     for error in errors:
         loc = tuple(error['loc'])
-        own = error['type'] in {'extra_forbidden', 'invalid_key', 'missing'}
-        key = loc if own else _known_part(loc)
+        key = _known_part(loc)
+        if error['type'] in {'extra_forbidden', 'invalid_key', 'missing'}:
+            key = loc
+            parents.add(_known_part(loc[:-1]))
         if key not in kept or len(loc) > len(kept[key]['loc']):
             kept[key] = error
-    return list(kept.values())
+    # what is wrong with its keys says more than that it is of no type
+    return [error for key, error in kept.items() if key not in parents]
 
 
 def _problem(error, where):
@@ -345,8 +352,8 @@ def _problem(error, where):
     if error['type'] == 'value_error':
         return f'{prefix}: {error["ctx"]["error"]}'
     if error['type'] == 'missing' and isinstance(loc[-1], str):
-        missing = '.'.join(str(part) for part in loc)
-        return f'{where(loc)}: {missing}: is required'
+        missing = '.'.join((*_known_part(loc[:-1]), loc[-1]))
+        return f'{where(known)}: {missing}: is required'
     allowed = _allowed_at(known)
     value = _shown(error['input'])
     return f'{prefix}: {value} is not allowed, must be {allowed}'
