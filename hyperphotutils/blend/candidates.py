@@ -17,14 +17,15 @@ from hyperphotutils.blend.start import read_start, source_states
 
 __all__ = ['candidate_snr']
 
-# Sources within this distance of a candidate, in FWHM, may account for it.
+# Sources within this distance of a candidate, in FWHM, are its neighbors.
 _NEIGHBORHOOD = 3.0
-# The share of a candidate, in the metric of the noise, that its neighbors
-# and the background must leave unexplained.
+# The smallest fraction of the whitened candidate, as a length, that is left
+# when its neighbors and the background are projected out.
 _MIN_INDEPENDENT = 0.2
 # The background below a candidate is a plane.
 _POLY_ORDER = 1
-# Eigenvalues of a scaled normal matrix below this are no information.
+# Smaller eigenvalues of a scaled normal matrix, relative to the largest one,
+# are rounding errors.
 _SINGULAR = 1e-10
 # Elements of the Jacobian held at once.
 _CHUNK_ELEMENTS = 1 << 20
@@ -36,18 +37,17 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
     Return the signal-to-noise ratio of candidates on a residual map.
 
     Each candidate is a source with the shape of the beam at a given
-    position. The ratio is that of its amplitude to the error of that, in
-    a generalized least squares fit of one linear step in which the
-    parameters of all neighbors and a plane are free as well. With the
-    residual :math:`r`, the beam :math:`g`, both whitened, and the
-    projection :math:`P` that removes the derivatives by the other
-    parameters,
+    position. Its amplitude and the error of the amplitude are those of
+    one linear step of generalized least squares, in which all parameters
+    of the neighbors and a plane are free as well. With the whitened
+    residual :math:`r`, the whitened beam :math:`g`, and the projection
+    :math:`P` that removes the derivatives by the other parameters,
 
     .. math::
 
         S/N = \frac{g^T P r}{\sqrt{g^T P g}} ,
 
-    which is the square root of what the candidate lowers chi2 by (the
+    whose square is the amount by which the candidate lowers chi2 (the
     score test, Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50).
 
     Parameters
@@ -79,8 +79,8 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
     Returns
     -------
     snr : 1D `~numpy.ndarray`
-        The ratios; 0 for candidates that their neighbors can fully
-        account for, and without usable pixels.
+        The ratios; 0 for candidates that their neighbors explain as
+        well, or that have no usable pixels.
     """
     start = read_start(candidates, fwhm)
     templates = start.states()
@@ -113,8 +113,8 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
 
 def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     """
-    Return the ratios of the first source of each group, with all others
-    and a plane free.
+    Return the ratio of the first source of each group, with the other
+    sources and a plane free.
     """
     weight = usable.astype(float)
     if noise.relative_rms is not None:
@@ -133,7 +133,8 @@ def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     wanted, others = rows[:, :2], rows[:, 2:]
     length = np.linalg.norm(others, axis=2, keepdims=True)
     others = others / np.where(length > 0.0, length, 1.0)
-    # Neighbors may have dependent derivatives: leave out what is singular.
+    # Derivatives by the parameters of neighbors may be linearly dependent:
+    # leave out singular directions.
     values, vectors = np.linalg.eigh(others @ np.swapaxes(others, 1, 2))
     known = values > _SINGULAR * values[:, -1:]
     overlap = (np.swapaxes(vectors, 1, 2) @ others

@@ -54,15 +54,16 @@ __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of elements of the Jacobians of a batch.
 _CHUNK_ELEMENTS = 1 << 21
-# The models of neighbours need not be better than this before they are at
-# rest: no value changes by more than this fraction (positions: of the FWHM).
+# The tolerance of fits until all groups are at rest beside each other: until
+# no value changes by more than _AT_REST, relative to itself (positions: to
+# the FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
 # The smallest amplitude of positive sources in units of the noise.
 _LEAST_AMPLITUDE = 0.01
-# Additional standard deviations below this part of the noise do not count.
+# Additional standard deviations below this fraction of the noise are ignored.
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
@@ -94,8 +95,8 @@ class FittedBatch:
         The degree of the background polynomials.
 
     bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
-        What the noise adds to the tangent coordinates on the average,
-        if that is to be taken off.
+        The mean error of the tangent coordinates due to noise, if it
+        is to be subtracted.
     """
 
     members: np.ndarray
@@ -129,8 +130,8 @@ class JointFit:
         The covariance of the pixels, after their weights are applied.
 
     poly_order : int or tuple of int, optional
-        The degree of the background in place of that of ``config``; of
-        several, the best is taken for each group.
+        The degree of the background in place of that of ``config``; if
+        there are several, the best is chosen for each group.
 
     weight_map : 2D `~numpy.ndarray`, optional
         The map of the weights that need one.
@@ -139,8 +140,8 @@ class JointFit:
         The variance of each pixel beyond that of ``noise``.
 
     preliminary : bool, optional
-        Whether the fits only tell where better ones begin: they are
-        coarse, and groups stay as they are.
+        Whether the fits only give start values for better ones: they
+        have a coarse tolerance, and groups are not merged.
     """
 
     def __init__(self, config, data, mask, weight, init_params, *,
@@ -156,8 +157,8 @@ class JointFit:
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
-            # Correlated noise has no structure that is a plane below a
-            # source; see CorrelatedNoise.from_image.
+            # CorrelatedNoise.from_image leaves out structure so wide that
+            # it is like a plane below a source.
             poly_order = 1
         self.candidates = np.unique(poly_order)
         self.step = (1 if noise is None
@@ -186,10 +187,12 @@ class JointFit:
 
     def run(self):
         """
-        Fit all groups, with the models of all others subtracted: first
-        the amplitudes, then coarsely until they are at rest beside each
-        other, then to the end. Groups that do not come to rest overlap
-        too much to be fitted apart, and become one.
+        Fit all groups, each with the models of all others subtracted.
+
+        First the amplitudes are fitted, then all parameters with a
+        coarse tolerance until the groups no longer change each other,
+        then with the final tolerance. Groups that keep changing each
+        other are merged.
         """
         chunks = list(self._chunks())
         for members in chunks:
@@ -258,8 +261,8 @@ class JointFit:
 
     def _relax(self, chunks, model, near):
         """
-        Fit all groups, then again those whose neighbours have moved; keep
-        the image of all models up to date. Tell which sources still move.
+        Fit all groups, then again those whose neighbors have moved, and
+        update the image of all models. Return which sources still move.
         """
         moving = chunks
         for _ in range(_MAX_SWEEPS):
@@ -280,8 +283,8 @@ class JointFit:
 
     def _merge_groups(self, near, restless):
         """
-        Make one group of those whose sources move each other. Tell
-        whether there were any.
+        Merge groups whose sources move each other. Return whether there
+        were any.
         """
         i, j = near.nonzero()
         pairs = restless[i] & restless[j]
@@ -319,7 +322,7 @@ class JointFit:
 
     def _has_moved(self, before):
         """
-        Tell which sources are not where and what they were.
+        Return which sources have changed their position or shape.
         """
         after = self.sources
         scale = np.column_stack((
@@ -482,8 +485,8 @@ class JointFit:
 
     def problem(self, members, model):
         """
-        Return what the kernel fits for some groups, with the models of
-        all other sources subtracted, and where it starts.
+        Return the problem of the kernel for some groups, with the models
+        of all other sources subtracted, and its start values.
 
         Parameters
         ----------
@@ -491,16 +494,15 @@ class JointFit:
             The sources of each group.
 
         model : 2D `~numpy.ndarray` or None
-            The image of all sources as they are fitted so far, if they
-            are.
+            The image of all sources as they are fitted so far.
 
         Returns
         -------
         problem : `~hyperphotutils.blend.solver.BatchProblem`
-            What is fitted.
+            The problem.
 
         sources, coeffs, centers : `~numpy.ndarray`
-            Where the fit starts, and the centres of the backgrounds.
+            The start values, and the centers of the backgrounds.
         """
         config, start = self.config, self.start
         x, y = start.x[members], start.y[members]
@@ -558,8 +560,8 @@ class JointFit:
         """
         Return the lower bounds of the amplitudes, or None.
 
-        They are small parts of the noise: without any amplitude nothing
-        is known of positions and shapes.
+        They are a small fraction of the noise, not zero: without an
+        amplitude, positions and shapes are undetermined.
         """
         start, (ny, nx) = self.start, self.data.shape
         if not start.positive.any():
@@ -578,15 +580,16 @@ class JointFit:
         extra = None
         if self.extra_variance is not None:
             extra = np.sqrt(self.extra_variance[foot.y, foot.x]) * weight
-            # Groups without any share the factors of the noise.
+            # Groups without additional noise share factors.
             small = np.max(extra, axis=1) < _SMALL_EXTRA * self.rms
             extra[small] = 0.0
         return self.noise.factors(foot.x, foot.y, foot.usable, extra)
 
     def _extra_weights(self, members, foot, own):
         """
-        Return the factors of the residuals of some groups, or None. The
-        signal is that of the sources as they are fitted so far: weights
+        Return the factors of the residuals of some groups, or None.
+
+        The signal is taken from the models fitted so far, as weights
         that follow the noise of the pixels would bias the fit.
         """
         config = self.config

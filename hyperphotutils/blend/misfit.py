@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How much real sources differ from Gaussians.
+The difference between real sources and Gaussian fits.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from hyperphotutils.blend.footprints import make_footprints
 __all__ = ['Misfit', 'measure_misfit']
 
 # The profile is measured in rings of this width out to this radius, both in
-# FWHM; the noise in the outermost rings.
+# FWHM; the noise is measured in the rings beyond _NOISE_RADIUS.
 _RING = 0.25
 _RADIUS = 3.0
 _NOISE_RADIUS = 2.5
-# It is measured on the brightest sources that have no brighter neighbor
-# within so many FWHM: at most so many, with at least this signal-to-noise
-# ratio, and with no fewer than this number of them.
+# It is measured on the brightest sources without a brighter neighbor within
+# _ISOLATION FWHM and above the signal-to-noise ratio _MIN_SNR: on at most
+# _MAX_SOURCES, and not at all if there are fewer than _MIN_SOURCES.
 _ISOLATION = 2.0
 _MAX_SOURCES = 100
 _MIN_SNR = 20.0
@@ -78,11 +78,11 @@ def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
     r"""
     Measure how much bright sources differ from their fits.
 
-    In rings around bright sources, the mean square of the residual,
-    minus that far from the source, is divided by the square of the peak;
-    the median over the sources is the squared profile of the misfit.
-    A beam with side lobes, or sources that are no Gaussians, leave more
-    than the noise.
+    Around each bright source the mean square of the residual is measured
+    in rings. That of the outermost rings, the noise, is subtracted, and
+    the result is divided by the square of the peak. The median over the
+    sources is the squared profile of the misfit. It is significant for
+    beams with side lobes and for sources that are not Gaussian.
 
     Parameters
     ----------

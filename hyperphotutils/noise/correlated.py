@@ -30,40 +30,40 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['CorrelatedNoise']
 
-# Noise may be correlated over less than the beam: the gridding and the
-# weights of an interferometer, or the detectors' noise in a scanned map. Such
-# parts have these fractions of the beam's variances.
+# Noise may be correlated over less than the beam, due to the gridding and the
+# weights of an interferometer, or to detector noise in a scanned map. Such
+# parts have these fractions of the variances of the beam.
 _FRACTIONS = np.array([0.5, 0.7, 0.85])
-# The sizes of what is seen through the beam, in units of its FWHM: none (the
+# The sizes of structure seen through the beam, in units of its FWHM: zero (the
 # beam itself), then from a fifth of a beam to many beams.
 _SIZES = np.concatenate([[0.0], np.geomspace(0.2, 16.0, 16)])
-# White noise, the fractions of a beam, and the beam itself are noise, wider
-# parts are structure; its local variance is kept in these bounds, relative to
-# the typical one.
+# The narrow parts (white noise, the fractions of a beam, and the beam itself)
+# are noise; wider parts are structure. The local variance of structure,
+# relative to the typical one, is kept in the bounds _LEVELS.
 _N_NARROW = len(_FRACTIONS) + 2
 _LEVELS = (2.0**-10, 2.0**14)
 # The autocovariance is fitted out to this separation in FWHM, with weights
-# that fall with this power of the separation: short separations decide how
-# well a source is told from the noise.
+# that fall with this power of the separation, as short separations matter
+# most for fits of sources.
 _REACH = 16.0
 _WEIGHT_POWER = 1.0
 # Maps are high-pass filtered before they are measured, by subtracting their
-# mean over a Gaussian of this sigma in FWHM. What is wider than twice that is
-# a plane below a source, which fits include.
+# mean over a Gaussian of this sigma in FWHM. Structure wider than twice that
+# is like a plane below a source, and planes are part of the fits.
 _HIGH_PASS = 8.0
 # The rounding errors of filtered pixels, relative to the largest value.
 _ROUNDING = 1e-12
-# Filtered pixels farther from 0 than this many rms are no noise.
+# Filtered pixels farther from 0 than this many rms are excluded.
 _OUTLIER = 5.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
 # oversampled map leaves matrices that are singular to rounding.
 _JITTER = 1e-8
-# The largest number of bytes of factors that are kept: those of 1800
-# footprints of a beam of 3.3 pixels.
+# The largest number of bytes of factors that are kept: enough for 1800
+# footprints with a beam of 3.3 pixels.
 _MAX_FACTOR_BYTES = 1 << 28
-# A factor that so many footprints of a call share is inverted.
+# A factor shared by at least this many footprints of a call is inverted.
 _SHARED = 4
-# Sums over more pixels than this are faster by Fourier transforms.
+# Sums over more pixels than this are faster with Fourier transforms.
 _MAX_DENSE = 1000
 # Number of elements of a table of separations, and of the images that are
 # transformed at once: 32 MB.
@@ -102,9 +102,9 @@ class CorrelatedNoise:
         coverage. The default is 1 everywhere.
 
     structure : `CorrelatedNoise`, optional
-        A structured background in addition to the noise, with a
-        ``relative_rms`` of its own: its strength follows the sky, that
-        of the noise the observation.
+        A structured background in addition to the noise. It has a
+        ``relative_rms`` of its own, which follows the sky, while that of
+        the noise follows the observation.
 
     See Also
     --------
@@ -215,12 +215,12 @@ class CorrelatedNoise:
         Structure wider than 16 FWHMs is not part of the noise; it needs
         a background of at least order 1 in fits.
 
-        On a map with bright and dark regions the structure is that of
-        the bright ones. With ``varying_structure`` the parts that are no
-        wider than the beam are therefore measured on the darker half of
-        the map; what the autocovariance of the whole map has beyond them
-        becomes the ``structure``, whose relative rms follows the local
-        mean square on scales between one and three beams.
+        On a map with bright and dark regions the bright ones dominate
+        the autocovariance. With ``varying_structure`` the parts that are
+        no wider than the beam are therefore measured on the darker half
+        of the map. The remaining autocovariance of the whole map becomes
+        the ``structure``, with a relative rms from the local mean square
+        on scales between one and three beams.
 
         Parameters
         ----------
@@ -354,7 +354,7 @@ class CorrelatedNoise:
     @classmethod
     def _from_parts(cls, variances, matrices, unit, relative_rms):
         """
-        Make the noise of the parts that are there.
+        Make the noise from the parts with a positive variance.
         """
         used = variances[1:] > 0.0
         variances = np.concatenate((variances[:1], variances[1:][used]))
@@ -482,8 +482,7 @@ class CorrelatedNoise:
         -------
         factors : `~hyperphotutils.noise.FootprintFactors`
             The factors of the covariance matrices, without
-            ``relative_rms``, and what makes the noise of the footprints
-            white.
+            ``relative_rms``. They whiten the noise of the footprints.
         """
         x, y = np.asarray(x), np.asarray(y)
         usable = (np.ones(x.shape, dtype=bool) if usable is None
@@ -739,12 +738,13 @@ def beam_matrix(fwhm, fwhm_minor=None, theta=0.0):
 def _measure_structure(measured, n_pairs, matrices, width, narrow, power,
                        fwhm):
     """
-    Return the structure that an autocovariance has beyond the noise, or
-    None.
+    Return the structure that an autocovariance has in addition to the
+    noise, or None.
 
     ``narrow`` are the variances of the noise, and ``power`` is the local
-    mean square of the map in a band of scales: minus that of the noise,
-    in units of that of the structure, it is the local level.
+    mean square of the map in a band of scales. The local level of the
+    structure is ``power`` minus that of the noise, in units of that of
+    the typical structure.
     """
     wide = _fit_parts(measured, n_pairs, matrices, width, known=narrow)
     band = band_response(matrices, fwhm)
@@ -762,7 +762,7 @@ def _high_pass(data, good, fwhm):
     """
     Remove the large-scale background, and reject outliers.
 
-    Outliers raise the background around them, so that it is measured
+    Outliers raise the background around them; it is therefore measured
     again without them.
     """
     sigma, step = _HIGH_PASS * fwhm, int(fwhm)
@@ -853,8 +853,8 @@ def _fit_parts(measured, n_pairs, matrices, width=None, known=None):
     g`. The convolution of a Gaussian of the matrix :math:`\Sigma` with
     :math:`g` is one of the matrix :math:`\Sigma + w^2`.
 
-    Of ``known`` variances, those that are wider than the beam are fitted
-    in addition to the others.
+    If ``known`` variances are given, only parts wider than the beam are
+    fitted, to the autocovariance in addition to the known one.
     """
     reach = measured.shape[1] // 2
     dy, dx = np.mgrid[:len(measured), -reach:reach + 1]

@@ -21,12 +21,12 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['measure_noise_variation', 'measure_relative_rms']
 
-# The fluctuations between one and so many beams are what sources are
-# measured against; their mean square is taken over a Gaussian of this sigma
-# in FWHM, in which some hundred of them are.
+# Sources are measured against fluctuations on scales between one and
+# _WIDEST beams. Their mean square is taken over a Gaussian of the sigma
+# _WINDOW, in FWHM, which holds about a hundred fluctuations.
 _WIDEST = 3.0
 _WINDOW = 6.0
-# Values beyond so many local rms are left out, so many times.
+# Values beyond _CLIP local rms are excluded, in _CLIPPING_ROUNDS rounds.
 _CLIP = 3.0
 _CLIPPING_ROUNDS = 5
 # No place of a map is quieter than this part of the typical one.
@@ -121,8 +121,8 @@ def band_power(data, fwhm, *, mask):
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
-    # Bright structure is clipped in terms of the local rms, which falls with
-    # each round.
+    # Clip bright structure at a multiple of the local rms, which decreases
+    # with each round.
     for _ in range(_CLIPPING_ROUNDS):
         power = mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
         good = np.where(band**2 > _CLIP**2 * power, 0.0, good)
@@ -166,10 +166,11 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     """
     Measure how the strength of the noise varies over a map with sources.
 
-    Whatever is seen through a beam is smooth on scales below the beam,
-    and the noise is not, or less so. The noise is therefore measured on
-    the differences of pixels about a fifth of the beam apart: its rms
-    is estimated in blocks of 4 FWHM from the smaller ones of them.
+    The sky seen through a beam is smooth on scales below the beam; the
+    noise is not, or less so. The noise is therefore measured on
+    differences of pixels about a fifth of the beam apart. In blocks of
+    about 3 FWHM, its rms is estimated from a low quantile of their
+    absolute values, which sources hardly change.
 
     Parameters
     ----------
@@ -208,14 +209,15 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     to which a source of the size of the beam contributes 6 % of its
     peak (with 4.5 pixels per FWHM), and white noise 6 times its rms. Of
     noise that has been smoothed with the beam, a few per cent of the
-    rms are left, which serve as well.
+    rms are left, which is enough.
 
     The rms of a block is the 35th percentile of the absolute
-    differences, in units of that of a unit Gaussian. Blocks whose 75th
-    percentile is higher by more than a factor of 1.3, in the same
-    sense, hold bright sources or a step of the noise, and get their rms
-    from their neighbors. If most blocks do, there are too many sources
-    to see the noise between them, and the result is `None`.
+    differences, divided by that of a unit Gaussian. If the 75th
+    percentile gives an rms that is higher by more than a factor of 1.3,
+    the block holds bright sources or a step of the noise, and its rms is
+    taken from its neighbors. If this concerns most blocks, there are too
+    many sources to measure the noise between them, and the result is
+    `None`.
 
     It is also `None` if the 1st and the 99th percentile of the rms
     differ by less than a factor of 2: chance gives 1.6 in stationary
@@ -264,10 +266,10 @@ def measure_noise_variation(data, fwhm, *, mask=None):
 
 def _fine_rms(data, mask, fwhm):
     """
-    Return the rms of second differences in blocks, zero where it is not
-    known, their number, and the size of a block in pixels.
+    Return the rms of second differences in blocks (zero where it is not
+    known), the number of differences, and the size of a block in pixels.
 
-    It is done for one row of blocks after the other.
+    To save memory, it is computed one row of blocks at a time.
     """
     side = max(1, round(_BIN * fwhm))
     shape = [max(1, length // side) for length in data.shape]
@@ -307,11 +309,11 @@ def _fine_rms(data, mask, fwhm):
 
 def _smooth_blocks(rms, known):
     """
-    Smooth the rms of blocks, of which some are not known.
+    Fill the blocks with an unknown rms, and smooth.
 
-    Those are blocks that bright sources fill, or with a step of the
-    noise: the mean of the nearest block and the highest neighbor is a
-    compromise. The median takes out single outliers.
+    Such blocks hold bright sources or a step of the noise; they get the
+    geometric mean of the nearest block and the highest neighbor, as a
+    compromise. The median filter removes single outliers.
     """
     nearest = rms[tuple(distance_transform_edt(
         ~known, return_distances=False, return_indices=True))]
@@ -342,11 +344,12 @@ def _mean_of_good(values, good, sigma):
 
 def mean_in_blocks(values, good, sigma, step):
     """
-    Return about the same for a wide Gaussian, in a fraction of the time.
+    Return the mean of the good pixels, weighted with a wide Gaussian.
 
-    Blocks of pixels are averaged, which are small on the scale of the
-    Gaussian, and the means are interpolated. Blocks around the map let
-    the interpolation reach its edges.
+    It is approximate and fast: pixels are averaged in blocks of
+    ``step`` pixels, small compared with the Gaussian, and the smoothed
+    means are interpolated. A margin of blocks around the map lets the
+    interpolation reach its edges.
     """
     if step < 2:
         return _mean_of_good(values, good, sigma)

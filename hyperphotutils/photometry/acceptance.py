@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The rules that fitted detections have to meet.
+The rules that fitted sources must meet.
 """
 
 from types import MappingProxyType
@@ -20,25 +20,25 @@ REJECTION_REASONS = MappingProxyType({
                    'noise on the high-pass filtered map',
     'not_significant': 'the peak is not significant beside its neighbors',
     'below_dynamic_range': 'the peak is less than 1 % of that of a brighter '
-                           'source within 3 FWHM, or less than what the '
-                           'profiles of bright sources differ from Gaussians',
+                           'source within 3 FWHM, or less than twice the '
+                           'misfit of bright sources there',
     'duplicate': 'closer than half a FWHM to a brighter source',
 })
 """
-Why a detection has no row, by the name of the reason.
+The reasons why a detection can have no row, by name.
 """
 
-# Sources closer to each other than this, in FWHM, cannot be told apart: a
+# Sources closer to each other than this, in FWHM, cannot be separated: a
 # detection on the residual there is a misfit of the source.
 MIN_SEPARATION = 0.5
 # The smallest height of a fitted source on the high-pass filtered map in
 # units of the noise.
 _MIN_CONTRAST = 4.0
-# The smallest peak in units of its error, where that is known: a peak that
-# its neighbors could as well account for is no source of its own.
+# The smallest peak in units of its error, if the covariance is known. The
+# error is large for a source that its neighbors can explain as well.
 _MIN_SNR = 3.0
-# The smallest peak in units of that of a neighbor within so many FWHM:
-# real sources are not Gaussian to better than this.
+# The smallest peak in units of that of a brighter neighbor within so many
+# FWHM: real sources differ from Gaussians by about this much.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
 # The smallest peak in units of the rms misfit of other sources there.
@@ -49,11 +49,11 @@ def find_failures(image, table, fwhm):
     """
     Return which rule each fitted source fails.
 
-    A fit may turn a detection into a hump of the background below a
-    brighter neighbor, or move it off the map. The height of its
-    Gaussian on the high-pass filtered map, in units of the noise
-    there, distinguishes humps from sources. A source much fainter than
-    a neighbor may be no more than the misfit of that.
+    A fit may turn a detection into a wide hump of the background below
+    a brighter neighbor, or move it off the map. Humps are recognized by
+    their small height on the high-pass filtered map, in units of the
+    noise there. A source much fainter than a neighbor may be only the
+    misfit of the neighbor.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def find_failures(image, table, fwhm):
     -------
     failure : 1D `~numpy.ndarray` of str
         A key of `REJECTION_REASONS`, empty for sources that meet all
-        rules. Of several, the last of the registry counts.
+        rules. Of several, the last one in the registry is given.
     """
     amplitude = plain(table['amplitude_fit'])
     response = gaussian_response(

@@ -47,11 +47,10 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = ['HyperPhotometry']
 
-# The standard deviation of true positions around those of detections, in
-# FWHM of the beam. On simulated maps as crowded as "dense" it is 0.11 along
-# each axis, on others 0.05; peaks of blended sources are moved by their
-# neighbors. Sources held at the shape of the beam are where they were
-# detected.
+# The standard deviation of true positions around detected ones, along each
+# axis in FWHM of the beam. It is 0.05 on simulated maps, and 0.11 where they
+# are crowded, as neighbors move the peaks of blended sources. Sources held
+# at the shape of the beam stay nearer to the detection.
 _POSITION_PRIOR = 0.15
 _HELD_POSITION_PRIOR = 0.1
 # A source this near to a new companion, in FWHM, is not split in two.
@@ -59,7 +58,7 @@ _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
 
-# What the detection knows of a source, kept through all fits.
+# The columns of the detection that are kept through all fits.
 _CARRIED = ('shoulder_score', 'detection_snr')
 
 _COLUMNS = (
@@ -90,9 +89,9 @@ class HyperPhotometry:
     ----------
     fwhm : float
         The FWHM of the beam in pixels; the geometric mean for an
-        elliptical beam. Where the map tells the shape of the beam, as one
-        does that `~hyperphotutils.maps.read_map` has read, fits begin with
-        that shape, and fixed shapes are that.
+        elliptical beam. If the metadata of the map give the shape of the
+        beam, as those of `~hyperphotutils.maps.read_map` do, fits start
+        with that shape, and fixed shapes have it.
 
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
@@ -106,8 +105,8 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        What fits the groups. The default is one for ``fwhm`` with
-        ``bias_correction``. An astropy fitter is given to that one.
+        Fits the groups. The default is one for ``fwhm`` with
+        ``bias_correction``, which also wraps an astropy fitter.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -117,16 +116,16 @@ class HyperPhotometry:
         fitted Gaussian inside it.
 
     fwhm_limits : tuple of 2 floats, optional
-        The smallest and the largest FWHM, in units of ``fwhm``, that an
-        aperture is made for: wider and narrower sources get an aperture
-        as if they had these widths. The default is no limits.
+        The smallest and the largest FWHM, in units of ``fwhm``, from
+        which apertures are made; the FWHMs of other sources are clipped
+        to them. The default is no limits.
 
     aperture_ellipse : tuple of 3 floats or 1D array_like, optional
         The FWHMs in pixels and the angle in degrees, counter-clockwise
-        from the x axis, that apertures are made for instead of the
+        from the x axis, from which apertures are made instead of the
         fitted ones. Arrays have a value for each row of
-        ``init_params``; where it is NaN, the fitted ellipse is taken.
-        It excludes ``fwhm_limits``.
+        ``init_params``; where it is NaN, the fitted ellipse is used.
+        It cannot be combined with ``fwhm_limits``.
 
     background : `~hyperphotutils.background.LocalPolynomialBackground`, \
 optional
@@ -152,8 +151,8 @@ optional
         are flagged.
 
     max_rounds : int, optional
-        The largest number of searches on the residual; 0 for none, and
-        then no source is told to be two either.
+        The largest number of searches on the residual. With 0 there are
+        none, and no source is split in two.
 
     progress_bar : bool, optional
         Whether to show a progress bar.
@@ -279,8 +278,8 @@ optional
             The standard deviation of the pixels, with the unit of
             ``data``. By default, the noise is taken from the residuals
             of the fits. The covariance of correlated noise is measured
-            on the map in any case; a map of errors then tells how the
-            noise varies.
+            on the map in any case; only its variation over the map is
+            then taken from ``error``.
 
         weight_map : 2D array_like, optional
             The map for a fitter with the ``weights`` ``'map'`` or
@@ -352,8 +351,7 @@ optional
 
     def make_residual_image(self):
         """
-        Make an image of what sources and backgrounds leave of the last
-        map.
+        Make an image of the residual of the last map.
 
         Returns
         -------
@@ -367,8 +365,8 @@ optional
 
     def total_flux(self, ids=None):
         """
-        Sum the fluxes of sources of the last map, with an error that
-        knows of the covariance between companions.
+        Sum the fluxes of sources of the last map; the error includes
+        the covariances of sources that were fitted together.
 
         Parameters
         ----------
@@ -475,9 +473,8 @@ optional
 
     def _hold_runaways(self, image, table):
         """
-        Fit detections whose free fit no longer describes what was
-        detected with the shape of the beam, together with their
-        neighbors.
+        Refit detections whose free fit fails a rule: with the shape of
+        the beam, and together with their neighbors.
         """
         if not np.isfinite(image.position_prior):  # given sources
             return table
@@ -518,8 +515,8 @@ optional
         Return the two halves of each source that two sources describe
         better, as start values; the first half has the id of the source.
 
-        A source with a new companion may be single beside that: it is
-        looked at in the next round.
+        Sources next to a new companion are tested in the next round,
+        as they may be single beside it.
         """
         known = isinstance(image.fitter, BlendGroupFitter)
         if image.covariance is None or not known or image.fitter.fixed:
@@ -575,14 +572,15 @@ optional
     @staticmethod
     def _undo_splits(image, table, failure, failing):
         """
-        Reject the companion in place of the source that it was split
-        off, where that fails.
+        Reject the companion instead of the source that it was split
+        off, if only the source fails.
 
         Returns
         -------
         begin : 1D int `~numpy.ndarray`
-            The rows at which the fits of all sources begin again: that
-            of the companion for such a source.
+            The row at which the next fit of each source starts: that
+            of the companion if this is rejected in its place, else its
+            own.
         """
         begin = np.arange(len(table))
         row_of = dict(zip(table['id'].tolist(), begin.tolist(), strict=True))
@@ -634,7 +632,7 @@ optional
 
     def _needs_covariance(self, image):
         """
-        Tell whether there is correlated noise to be measured.
+        Return whether correlated noise is to be measured.
         """
         if getattr(image.fitter, 'fitter', None) is not None:
             return False  # astropy's fitters know no covariance
@@ -643,8 +641,8 @@ optional
 
     def _refine(self, image, table):
         """
-        Fit all sources again with what the first fit has shown of the
-        background and of the noise.
+        Fit all sources again, with the background and the noise that
+        are measured after the first fit.
         """
         if self.background is not None:
             image.subtract_background(self.background, table)
@@ -667,14 +665,15 @@ optional
 
     def _finalize(self, image, table):
         """
-        Measure the covariance for the last time, and fit to the end.
+        Measure the covariance for the last time, and fit until the
+        fits converge.
         """
         image.preliminary = False
         return self._weight_by_covariance(image, table)
 
     def _fit_again(self, image, table):
         """
-        Fit all sources again, with free shapes, beginning where the last
+        Fit all sources again with free shapes, starting where the last
         fit ended.
         """
         init = self._as_init(image, table, np.zeros(len(table), dtype=bool))
@@ -759,9 +758,9 @@ optional
         Fit the groups again that gain or lose a source, or whose sources
         are held at the shape of the beam from now on.
 
-        Rows of ``new`` with the id of a row of the table replace it. The
-        fit of each source begins at that of the row ``begin``, by default
-        its own.
+        Rows of ``new`` replace those of the table with the same id. The
+        fit of each source starts at the last fit of the row ``begin``, by
+        default its own.
         """
         none = np.zeros(len(table), dtype=bool)
         dropped = none if dropped is None else dropped
@@ -790,9 +789,9 @@ optional
 
     def _as_init(self, image, table, held):
         """
-        Return fitted sources as start values: they begin where the last
-        fit ended, and those to be held, at the detection with the shape
-        of the beam.
+        Return fitted sources as start values: where the last fit
+        ended, or, for those to be held, the detected position and the
+        shape of the beam.
         """
         init = _start_table(
             len(table), position_prior=image.position_prior,
@@ -867,7 +866,7 @@ optional
 
     def _add_apertures(self, image, table):
         """
-        Add what is measured in the apertures.
+        Add the results of the apertures.
         """
         radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
         residual = image.cleaned - image.model

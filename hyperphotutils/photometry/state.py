@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What is known of a map while its sources are measured.
+The state of a map while its sources are measured.
 """
 
 import astropy.units as u
@@ -36,7 +36,7 @@ _VARIATION = 1.5
 
 class MapState:
     """
-    A map that is measured, and what is known of it so far.
+    A map that is measured, with the results so far.
 
     Parameters
     ----------
@@ -57,14 +57,15 @@ class MapState:
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(data=data, error=error)
         self.values, self.mask = as_masked_image(values['data'], mask)
-        # Pixels that are not used to detect sources either.
+        # Pixels that are used neither for fits nor for detection.
         self.unusable = self.mask
         self.bad_pixels = None
         self.misfit = self.extra_variance = None
         self.wcs = wcs
         self.error = error
         self.plain_error = values['error']
-        # The noise that thresholds follow, without structure of the sky.
+        # The relative noise that thresholds follow, without structure of
+        # the sky.
         self.noise_variation = self._relative_error()
         self.noise = None
         self.filtered_noise = None
@@ -109,8 +110,8 @@ class MapState:
 
     def with_shapes(self, init, fwhm):
         """
-        Return start values with the shape of the beam, if it is known,
-        where they have none: as wide as ``fwhm`` says.
+        Return start values with the shape of the beam, if they have
+        none and the beam is known, scaled to a mean FWHM of ``fwhm``.
         """
         given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}
         if (self.beam is None or not isinstance(init, Table)
@@ -170,7 +171,7 @@ class MapState:
 
     def keep_covariance(self, fitter, table):
         """
-        Keep what the last fit knows of how errors go together.
+        Keep the covariances of the parameters of the last fit.
         """
         newer = getattr(fitter, 'source_covariance', None)
         if newer is None:
@@ -181,7 +182,7 @@ class MapState:
 
     def replace(self, old, new):
         """
-        Put the fit of some sources in the place of an older one.
+        Replace an older fit of some sources in the model by a new one.
         """
         if old is not None:
             self.model -= self.render(old)
@@ -201,8 +202,8 @@ class MapState:
 
     def mask_bad_pixels(self, fwhm):
         """
-        Mask what the beam cannot have made. Saturated pixels are used to
-        detect sources, not to fit them.
+        Mask pixels with values that no source seen through the beam
+        has. Saturated pixels are used for detection, but not in fits.
         """
         if self.beam is not None:
             fwhm = min(fwhm, self.beam['fwhm_minor'])
@@ -307,7 +308,7 @@ class MapState:
 
     def describe_background(self, table, measured):
         """
-        Put into the table what the separate background was.
+        Describe the separate background in the table.
         """
         fits = self.separate.table
         row = KDTree(np.column_stack((fits['x'], fits['y']))).query(
@@ -320,14 +321,14 @@ class MapState:
 
     def has_noise(self):
         """
-        Tell whether there is more noise than the errors of the fits.
+        Return whether the noise exceeds the numerical errors of fits.
         """
         return np.median(self.noise) > self._rounding()
 
     def _rounding(self):
         """
-        Return the noise below which only errors of the fits are left:
-        models are cut off at a millionth of their peaks.
+        Return the noise level of numerical errors: models are cut off
+        at a millionth of their peaks.
         """
         return 1e-6 * np.max(np.abs(self.values[~self.mask]))
 
@@ -336,9 +337,9 @@ class MapState:
         Measure the covariance of the pixels outside the cores of the
         sources, with the sources subtracted.
 
-        Where the residual varies by more than chance gives on scales
-        above the beam, a structured background is described apart from
-        the noise.
+        If the residual on scales above the beam varies over the map by
+        more than chance, the structured background is described apart
+        from the noise.
         """
         residual, mask = self._without_sources(table)
         even = (residual if self.noise_variation is None
@@ -353,8 +354,8 @@ class MapState:
 
     def _without_sources(self, table):
         """
-        Return the map minus sources and separate background, and the mask
-        of pixels that tell nothing of the noise.
+        Return the map minus sources and separate background, and a mask
+        of pixels that cannot be used to measure the noise.
         """
         cores = make_source_mask(
             self.values.shape, table['x_fit'], table['y_fit'],
@@ -368,8 +369,8 @@ class MapState:
 
     def peak_noise(self, table):
         """
-        Return the noise that the peaks of sources are compared with: the
-        error of the peak with correlated noise, else that of a pixel.
+        Return the noise of the signal-to-noise ratio: the error of the
+        peak with correlated noise, else the noise of a pixel.
         """
         if self.covariance is not None:
             return plain(table['amplitude_err'])
