@@ -48,10 +48,10 @@ def fixture_pair(noise):
 
 def model(params, x, y):
     """
-    Gaussians and a level, written out from the textbook.
+    Gaussians and a plane, written out from the textbook.
     """
-    values = np.full(len(x), params[-1])
-    for amplitude, x0, y0, major, minor, theta in params[:-1].reshape(-1, 6):
+    values = params[-3] + params[-2] * (x - 30.0) + params[-1] * (y - 30.0)
+    for amplitude, x0, y0, major, minor, theta in params[:-3].reshape(-1, 6):
         cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
         a = cos * (x - x0) + sin * (y - y0)
         b = -sin * (x - x0) + cos * (y - y0)
@@ -94,11 +94,11 @@ def test_fit_is_that_of_generalised_least_squares(noise, pair, masked):
         return solve_triangular(factor, model(params, x, y) - image[y, x],
                                 lower=True)
 
-    fit = least_squares(residuals, np.append(PAIR.ravel(), 2.0),
+    fit = least_squares(residuals, np.append(PAIR.ravel(), [2.0, 0.0, 0.0]),
                         x_scale='jac', jac='3-point', xtol=1e-12, ftol=1e-12)
     covariance = np.linalg.inv(fit.jac.T @ fit.jac)
-    errors = np.sqrt(np.diag(covariance))[:-1].reshape(-1, 6)
-    values = fit.x[:-1].reshape(-1, 6)
+    errors = np.sqrt(np.diag(covariance))[:-3].reshape(-1, 6)
+    values = fit.x[:-3].reshape(-1, 6)
     assert_array_equal(table['n_pixels_fit'], len(x))
     assert_array_equal(table['group_size'], 2)
     for k, name in enumerate(NAMES):
@@ -110,13 +110,13 @@ def test_fit_is_that_of_generalised_least_squares(noise, pair, masked):
     for k in range(2):
         amplitude, _, _, major, minor, _ = values[k]
         flux = np.pi / (4.0 * np.log(2.0)) * amplitude * major * minor
-        gradient = np.zeros(13)
+        gradient = np.zeros(15)
         gradient[6 * k + np.array([0, 3, 4])] = flux / np.array(
             [amplitude, major, minor])
         assert_allclose(table['flux_fit'][k], flux, rtol=1e-3)
         assert_allclose(table['flux_err'][k],
                         np.sqrt(gradient @ covariance @ gradient), rtol=1e-3)
-    assert_allclose(table['reduced_chi2'], 2.0 * fit.cost / (len(x) - 13),
+    assert_allclose(table['reduced_chi2'], 2.0 * fit.cost / (len(x) - 15),
                     rtol=1e-4)
 
 
@@ -244,12 +244,23 @@ def test_large_beams_are_fitted_on_fewer_pixels(noise):
     assert abs(table['x_fit'][0] - 100.0) < 5.0 * table['x_err'][0] < 1.0
 
 
-def test_backgrounds_are_constant_with_correlated_noise(noise, pair):
+def test_backgrounds_are_planes(noise, pair):
     """
-    Unless another order is asked for; with white noise it is a plane.
+    Unless another order is asked for: a plane added to the map changes
+    nothing, with either noise.
     """
     image, init = pair
-    for order, expected in ((None, 0), (2, 2)):
+    y, x = np.indices(SHAPE)
+    for weights in ({'noise': noise}, {'error': 1.0}):
+        plain, tilted = (
+            BlendGroupFitter(FWHM)(data, init_params=init, **weights)
+            for data in (image, image + 3.0 * x - 2.0 * y))
+        for name in NAMES:
+            change = np.asarray(tilted[f'{name}_fit']
+                                - plain[f'{name}_fit'])
+            assert_allclose(change, 0.0, atol=1e-2 * np.min(
+                np.asarray(plain[f'{name}_err'])), err_msg=name)
+    for order, expected in ((None, 1), (0, 0), (2, 2)):
         fitter = BlendGroupFitter(FWHM, poly_order=order)
         table = fitter(image, noise=noise, init_params=init)
         assert_array_equal(table['bkg_order'], expected)
