@@ -713,7 +713,7 @@ class CorrelatedNoise:
         if self.structure is not None:
             matrix += level * self.structure._look_up(  # noqa: SLF001
                 x, y)
-        diagonal = matrix[0, 0] * (1.0 + _JITTER)
+        diagonal = np.diagonal(matrix) * (1.0 + _JITTER)
         if extra is not None:
             diagonal = diagonal + extra**2
         np.einsum('ii->i', matrix)[:] = diagonal

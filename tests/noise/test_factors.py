@@ -153,25 +153,31 @@ def test_padding_costs_no_memory():
 
 def test_kept_factors_are_bounded():
     """
-    The factor that was used least recently goes first.
+    A factor that is larger than all that may be kept displaces no other,
+    and is not kept.
     """
     cache = FactorCache(max_bytes=200)
-    made = []
-
-    def get(key):
-        def make():
-            made.append(key)
-            return np.zeros((1, 10))
-
-        cache.get(key, make)
-
-    for key in 'abacab':
-        get(key)
-    assert made == ['a', 'b', 'c', 'b']
+    for key in 'abcadb':
+        factor = cache.get(key, lambda: np.zeros((1, 10)))
+        assert cache.get(key, pytest.fail) is factor
+        assert cache.n_bytes == 80 * len(cache) <= 200
     assert len(cache) == 2
-    assert cache.n_bytes == 160
-    cache.get('huge', lambda: np.zeros(1000))
-    assert cache.n_bytes == len(cache) == 0
+    assert len(cache.get('huge', lambda: np.zeros(1000))) == 1000
+    assert len(cache) == 2
+
+
+def test_kept_factors_are_found_again_in_the_next_sweep():
+    """
+    When many more factors are used in turn than are kept: if the least
+    recent ones were replaced, none would be.
+    """
+    n_kept, n_used, n_sweeps = 50, 100, 20
+    cache = FactorCache(max_bytes=8 * n_kept)
+    made = []
+    for _ in range(n_sweeps):
+        for key in range(n_used):
+            cache.get(key, lambda: made.append(1) or np.zeros(1))
+    assert len(made) < 0.9 * n_used * n_sweeps
 
 
 def test_factors_are_not_pickled(noise):
@@ -187,5 +193,6 @@ def test_factors_are_not_pickled(noise):
 def test_matrices_that_are_not_positive_definite():
     noise = CorrelatedNoise.from_beam(1.0, 4.0)
     noise._table = np.full((9, 9), 2.0)
+    noise._table[4, 4] = 1.0  # no more than its neighbors
     with pytest.raises(np.linalg.LinAlgError, match='not positive definite'):
         noise.factors(np.array([[0, 1]]), np.array([[0, 1]]))
