@@ -321,7 +321,8 @@ optional
                 table = self._refine(image, table)
                 image.flag_bad_pixels(table, self.fwhm)
         if table is None:
-            self.rejected = image.rejected_table()
+            self._image, self.rejected = image, image.rejected_table()
+            self.rms = self._fluxes = None
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
@@ -669,7 +670,11 @@ optional
         fits converge.
         """
         image.preliminary = False
-        return self._weight_by_covariance(image, table)
+        image.measure_noise(self.fwhm)
+        if self._needs_covariance(image):
+            return self._weight_by_covariance(image, table)
+        image.covariance = None
+        return self._fit_again(image, table)
 
     def _fit_again(self, image, table):
         """
