@@ -503,7 +503,7 @@ optional
             return found
         snr = candidate_snr(
             image.cleaned - image.model, found, table, image.covariance,
-            self.fwhm, mask=image.mask,
+            self.fwhm, mask=image.mask | image.background_missing(),
             fit_radius=getattr(image.fitter, 'fit_radius', 2.0 * self.fwhm),
             extra_variance=image.extra_variance)
         found['detection_snr'] = snr
@@ -613,6 +613,9 @@ optional
         """
         failure = find_failures(image, table, self.fwhm)
         rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
+        if not image.has_noise():
+            # Without noise, the errors of the filter are detected.
+            rejected |= plain(table['amplitude_fit']) <= image.rounding()
         if rejected.any():
             table = self._reject(image, table, rejected, failure, 0)
             failure = find_failures(image, table, self.fwhm)

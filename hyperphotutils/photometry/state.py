@@ -195,7 +195,7 @@ class MapState:
         """
         box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         if self.plain_error is None:
-            self.noise = max(self._rounding(), local_rms(
+            self.noise = max(self.rounding(), local_rms(
                 self.values - self.model, box_size, mask=self.mask))
         else:
             self.noise = np.asarray(self.plain_error, dtype=float)[()]
@@ -269,7 +269,7 @@ class MapState:
                                     mask=self.mask)
         if self.noise_variation is not None:
             filtered /= self.noise_variation
-        self.filtered_noise = max(self._rounding(),
+        self.filtered_noise = max(self.rounding(),
                                   clipped_rms(filtered, mask=self.mask))
 
     def threshold_noise_at(self, table):
@@ -306,6 +306,15 @@ class MapState:
             norm > 0.0, total / np.where(norm > 0.0, norm, 1.0), np.nan)
         self.cleaned = self.values - np.nan_to_num(self.background)
 
+    def background_missing(self):
+        """
+        Return the mask of pixels from which a separate background would
+        have to be subtracted, but is not known.
+        """
+        if self.separate is None:
+            return np.zeros(self.values.shape, dtype=bool)
+        return ~np.isfinite(self.background)
+
     def describe_background(self, table, measured):
         """
         Describe the separate background in the table.
@@ -323,9 +332,9 @@ class MapState:
         """
         Return whether the noise exceeds the numerical errors of fits.
         """
-        return np.median(self.noise) > self._rounding()
+        return np.median(self.noise) > self.rounding()
 
-    def _rounding(self):
+    def rounding(self):
         """
         Return the noise level of numerical errors: models are cut off
         at a millionth of their peaks.
@@ -361,10 +370,7 @@ class MapState:
             self.values.shape, table['x_fit'], table['y_fit'],
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
-        mask = self.mask | cores
-        if self.separate is not None:
-            # Elsewhere the background is still in the map.
-            mask |= ~np.isfinite(self.background)
+        mask = self.mask | cores | self.background_missing()
         return self.cleaned - self.model, mask
 
     def peak_noise(self, table):
