@@ -441,6 +441,7 @@ optional
             return None
         found['id'] = np.arange(1, len(found) + 1)
         image.last_id = image.n_detected = len(found)
+        image.last_ids.append(image.last_id)
         image.measure_noise(self.fwhm)
         image.preliminary = self._needs_covariance(image)
         table = self._fit(image, image.values, found)
@@ -453,7 +454,8 @@ optional
             new = self._find_companions(image, table, search)
             new = vstack([new, self._find_pairs(image, table, new)])
             if len(new):
-                table = self._add_companions(image, table, new, search)
+                table = self._add_companions(image, table, new)
+            image.last_ids.append(image.last_id)
             if image.preliminary:
                 # The noise is best measured without the companions.
                 table = self._finalize(image, table)
@@ -543,7 +545,7 @@ optional
         new['id'][::2] = new['split_from'][::2]
         return new
 
-    def _add_companions(self, image, table, new, search):
+    def _add_companions(self, image, table, new):
         """
         Fit companions with their neighbors, and reject those that fail
         even with the shape of the beam.
@@ -566,7 +568,7 @@ optional
             failing = (failure != '') & (table['id'] > image.n_detected)
         begin = self._undo_splits(image, table, failure, failing)
         if failing.any():
-            table = self._reject(image, table, failing, failure, search,
+            table = self._reject(image, table, failing, failure,
                                  begin=begin)
         return table
 
@@ -593,14 +595,13 @@ optional
             begin[source] = row
         return begin
 
-    def _reject(self, image, table, rejected, failure, search, *,
-                begin=None):
+    def _reject(self, image, table, rejected, failure, *, begin=None):
         """
         Take sources out of the table, and fit their neighbors again.
         """
         for reason in np.unique(failure[rejected]):
             chosen = rejected & (failure == reason)
-            image.reject(table[chosen], str(reason), search)
+            image.reject(table[chosen], str(reason))
         if rejected.all():
             image.replace(table, table[:0])
             return table[:0]
@@ -617,7 +618,7 @@ optional
             # Without noise, the errors of the filter are detected.
             rejected |= plain(table['amplitude_fit']) <= image.rounding()
         if rejected.any():
-            table = self._reject(image, table, rejected, failure, 0)
+            table = self._reject(image, table, rejected, failure)
             failure = find_failures(image, table, self.fwhm)
         table['flags'] |= np.where(failure != '', FLAGS['doubtful'], 0)
         split = {*image.split_from, *(

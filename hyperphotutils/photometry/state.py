@@ -80,6 +80,8 @@ class MapState:
         self.position_prior = np.inf
         # The number of detections on the map, and the last id given.
         self.n_detected = self.last_id = 0
+        # The last id given by each search, that on the map first.
+        self.last_ids = []
         # Detections without a row: positions, S/N, search, and reason.
         self.rejected = []
         # The row that a companion was split off, by their ids.
@@ -133,15 +135,18 @@ class MapState:
         ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
         return fwhm * ratio, fwhm / ratio, self.beam['theta'] * u.deg
 
-    def reject(self, table, reason, search):
+    def reject(self, table, reason, search=None):
         """
-        Keep sources or candidates that get no row.
+        Keep sources or candidates that get no row; those with an id know
+        their search.
         """
+        if search is None:
+            search = np.searchsorted(self.last_ids, table['id'])
         self.rejected.append(QTable({
             'x_init': np.asarray(table['x_init']),
             'y_init': np.asarray(table['y_init']),
             'snr': np.asarray(table['detection_snr']),
-            'search': np.full(len(table), search),
+            'search': np.broadcast_to(search, len(table)),
             'reason': np.full(len(table), reason, dtype='U20')}))
 
     def rejected_table(self):
