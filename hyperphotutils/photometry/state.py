@@ -60,6 +60,7 @@ class MapState:
         # Pixels that are used neither for fits nor for detection.
         self.unusable = self.mask
         self.bad_pixels = None
+        self._rounding = None
         self.misfit = self.extra_variance = None
         self.wcs = wcs
         self.error = error
@@ -344,7 +345,11 @@ class MapState:
         Return the noise level of numerical errors: models are cut off
         at a millionth of their peaks.
         """
-        return 1e-6 * np.max(np.abs(self.values[~self.mask]))
+        if self._rounding is None:
+            good = self.values[~self.mask]
+            self._rounding = 1e-6 * float(
+                np.max(np.abs(good - np.median(good))))
+        return self._rounding
 
     def measure_covariance(self, table, fwhm):
         """
