@@ -4,6 +4,7 @@ Catalogs and region files of the measured sources, and lists of sources
 to measure.
 """
 
+from hyperphotutils.catalog.errors import *  # noqa: F403
 from hyperphotutils.catalog.formats import *  # noqa: F403
 from hyperphotutils.catalog.matching import *  # noqa: F403
 from hyperphotutils.catalog.regions import *  # noqa: F403

@@ -6,6 +6,7 @@ The first three keep everything of a result table. IPAC and CSV are for
 exchange, with the column names of Hyper's catalogs.
 """
 
+import codecs
 import io
 import json
 import warnings
@@ -14,17 +15,29 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.io import ascii as ascii_tables
 from astropy.io import fits
 from astropy.io.misc import yaml
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 from yaml.representer import RepresenterError
 
-from hyperphotutils.catalog.hyper import make_hyper_table, units_of_comments
+from hyperphotutils.catalog.errors import CatalogError
+from hyperphotutils.catalog.foreign import (
+    FOREIGN_ERRORS,
+    describe_error,
+    refuse_compressed,
+    refuse_deep_yaml,
+)
+from hyperphotutils.catalog.hyper import make_hyper_table
 from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.catalog.separated import (
+    find_separator,
+    read_lines,
+    read_separated,
+)
 from hyperphotutils.catalog.units import convert_flux_units
+from hyperphotutils.catalog.votables import check_votable
 
 __all__ = ['read_catalog', 'write_catalog']
 
@@ -38,14 +51,15 @@ _SUFFIXES = {
     '.ipac': 'ipac',
     '.tbl': 'ipac',
     '.csv': 'csv',
+    '.tsv': 'csv',
 }
 _FORMATS = ('ecsv', 'fits', 'votable', 'ipac', 'csv')
 # How files begin whose suffix does not say what they are
 _BEGINNINGS = (
-    (('# %ECSV',), 'ecsv'),
-    (('SIMPLE  =',), 'fits'),
-    (('<?xml', '<VOTABLE'), 'votable'),
-    (('\\', '|'), 'ipac'),
+    ((b'# %ECSV',), 'ecsv'),
+    ((b'SIMPLE  =',), 'fits'),
+    ((b'<',), 'votable'),
+    ((b'\\', b'|'), 'ipac'),
 )
 # Those with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
@@ -209,7 +223,10 @@ def read_catalog(path, *, format=None):  # noqa: A002
     format : {'ecsv', 'fits', 'votable', 'ipac', 'csv'} or `None`, optional
         The format. If `None` (default), it follows from the suffix of
         ``path``, see `write_catalog`; for another suffix, such as
-        ``.txt``, from how the file begins.
+        ``.txt``, from how the file begins. In ``'csv'``, tabs,
+        semicolons and ``|`` may separate the values, too, and the lines
+        of units and dashes that VizieR writes are understood (suffix
+        ``.tsv`` or ``.csv``).
 
     Returns
     -------
@@ -222,12 +239,19 @@ def read_catalog(path, *, format=None):  # noqa: A002
     FileNotFoundError
         If there is no such file.
 
-    ValueError
+    CatalogError
         If the format is unknown or the file is not of that format.
 
     See Also
     --------
     write_catalog
+
+    Notes
+    -----
+    A file is only read: no other file or address that a VOTable names is
+    opened, XML entities are refused, and nothing in a header is run.
+    Only the first table with rows of a FITS or VOTable file is read, with
+    a warning if there are others.
 
     Examples
     --------
@@ -259,20 +283,32 @@ def read_table(path, *, format=None):  # noqa: A002
     table : `~astropy.table.Table`
         The table.
     """
-    if format is None and Path(path).suffix.lower() not in _SUFFIXES:
-        format = _look_inside(Path(path))  # noqa: A001
-    else:
+    path = Path(path)
+    if format is not None or path.suffix.lower() in _SUFFIXES:
         format = _find_format(path, format)  # noqa: A001
-    try:
-        table = _READERS[format](Path(path))
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    # SyntaxError is the base of astropy's errors in VOTables
-    except (ValueError, OSError, IndexError, SyntaxError,
-            AstropyUserWarning) as exc:
-        msg = f"'{path}' cannot be read as {format}: {exc}"
-        raise ValueError(msg) from exc
-    return _fill_missing(table)
+    with path.open('rb') as file:
+        refuse_compressed(file, path)
+        if format is None:
+            format = _look_inside(file, path)  # noqa: A001
+        file.seek(0)
+        try:
+            # columns that matter are checked one by one
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter('always')
+                table = _fill_missing(_READERS[format](file, path))
+        except FOREIGN_ERRORS as exc:
+            msg = f"'{path}' cannot be read as {format}: {describe_error(exc)}"
+            raise CatalogError(msg) from exc
+    for warning in caught:
+        if issubclass(warning.category, _SeveralTablesWarning):
+            warnings.warn(warning.message, stacklevel=3)
+    return table
+
+
+class _SeveralTablesWarning(AstropyUserWarning):
+    """
+    A file with tables that are not read.
+    """
 
 
 def _find_format(path, format):  # noqa: A002
@@ -289,26 +325,25 @@ def _find_format(path, format):  # noqa: A002
     return format
 
 
-def _look_inside(path):
+def _look_inside(file, path):
     # the format, from the first line that is not blank or, for CSV, no
     # comment; bytes of other files are no error
-    with path.open(encoding='utf-8-sig', errors='replace') as file:
-        # (FITS has no lines, and 80 characters are enough)
-        lines = (line.strip() for line in iter(lambda: file.readline(2880),
-                                               ''))
-        lines = (line for line in lines if line)
-        first = next(lines, '')
-        for beginnings, format in _BEGINNINGS:  # noqa: A001
-            if first.startswith(beginnings):
-                return format
-        while first.startswith('#'):
-            first = next(lines, '')
-    if ',' in first:
+    file.seek(0)
+    # (FITS has no lines, and 80 characters are enough)
+    lines = (line.strip() for line in iter(lambda: file.readline(2880), b''))
+    lines = (line for line in lines if line)
+    first = next(lines, b'').removeprefix(codecs.BOM_UTF8)
+    for beginnings, format in _BEGINNINGS:  # noqa: A001
+        if first.startswith(beginnings):
+            return format
+    while first.startswith(b'#'):
+        first = next(lines, b'')
+    if find_separator(first.decode('utf-8', 'replace')) is not None:
         return 'csv'
     msg = (f"the format of '{path}' is unknown: it begins like none of "
            f'{", ".join(_FORMATS)}; tables of columns apart by blanks need a '
            "header, as those of IPAC with '|', or commas")
-    raise ValueError(msg)
+    raise CatalogError(msg)
 
 
 def _fill_missing(table):
@@ -316,7 +351,8 @@ def _fill_missing(table):
     # turn them into masks
     for name in table.colnames:
         column = table[name]
-        if not isinstance(column, MaskedColumn | Masked):
+        if (not isinstance(column, MaskedColumn | Masked)
+                or not hasattr(column, 'dtype')):
             continue
         fill = {'f': np.nan, 'U': ''}.get(column.dtype.kind)
         if fill is not None:
@@ -332,8 +368,11 @@ def _write_ecsv(table, path):
     table.write(path, format='ascii.ecsv')
 
 
-def _read_ecsv(path):
-    return QTable.read(path, format='ascii.ecsv')
+def _read_ecsv(file, _):
+    lines = read_lines(file)
+    refuse_deep_yaml('\n'.join(line[1:] for line in lines
+                               if line.startswith('#')))
+    return QTable.read(lines, format='ascii.ecsv')
 
 
 class _Lines(str):
@@ -370,27 +409,52 @@ def _write_fits(table, path):
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 
-def _read_fits(path):
-    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+def _read_fits(file, path):
+    with fits.open(file, memmap=False) as hdus:
         warnings.filterwarnings('error', message='File may have been trunc')
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU
                                                     | fits.TableHDU)]
-        if not tables:
-            msg = 'it has no table'
-            raise ValueError(msg)
-        table = Table.read(tables[0], character_as_bytes=False,
-                           mask_invalid=False)
-        extra = tables[0].header.get(_META_NAME)
+        hdu = _first_with_rows(tables, [_n_rows(hdu) for hdu in tables], path)
+        # (where astropy has the YAML of coordinates)
+        refuse_deep_yaml('\n'.join(map(str, hdu.header.get('COMMENT', ()))))
+        table = Table.read(hdu, character_as_bytes=False, mask_invalid=False)
+        extra = hdu.header.get(_META_NAME)
     for name in table.colnames:
         # numpy's fast paths and other tables want native byte order
         column = table[name]
-        if not column.dtype.isnative:
+        if isinstance(column, Column) and not column.dtype.isnative:
             table.replace_column(name, column.astype(
                 column.dtype.newbyteorder('=')))
     if extra is None:
         return table
     table.meta.clear()
     return _unflatten(table, json.loads(extra))
+
+
+def _n_rows(hdu):
+    # a size that the file does not have would be allocated
+    header = hdu.header
+    n_bytes = header['NAXIS1'] * header['NAXIS2'] + header.get('PCOUNT', 0)
+    info = hdu.fileinfo()
+    end = info['file'].size
+    if n_bytes < 0 or info['datLoc'] + n_bytes > end:
+        msg = (f"NAXIS1 = {header['NAXIS1']} and NAXIS2 = {header['NAXIS2']} "
+               'are more than the file has: it may have been truncated')
+        raise ValueError(msg)
+    return header['NAXIS2']
+
+
+def _first_with_rows(tables, lengths, path):
+    # the one that is read of several tables in a file
+    if not tables:
+        msg = 'it has no table'
+        raise ValueError(msg)
+    filled = [table for table, length in zip(tables, lengths, strict=True)
+              if length > 0]
+    if len(filled) > 1:
+        msg = f"'{path}' has {len(filled)} tables: only the first is read"
+        warnings.warn(msg, _SeveralTablesWarning, stacklevel=2)
+    return (filled or tables)[0]
 
 
 def _write_votable(table, path):
@@ -405,26 +469,44 @@ def _write_votable(table, path):
     votable.to_xml(str(path))
 
 
-def _read_votable(path):
+def _read_votable(file, path):
     from astropy.io.votable import parse
 
+    content = file.read()
+    check_votable(content)
     # a float that is empty in the file is NaN here in any case
-    votable = parse(path, verify='ignore')
-    table = votable.get_first_table().to_table(use_names_over_ids=True)
+    votable = parse(io.BytesIO(content), verify='ignore')
+    tables = [table for table in votable.iter_tables()
+              if not table.is_empty()] or list(votable.iter_tables())
+    tree = _first_with_rows(tables, [len(table.array) for table in tables],
+                            path)
+    table = tree.to_table(use_names_over_ids=True)
     extra = [info.content for info in votable.infos
              if info.name == _META_NAME]
-    if not extra:
-        return table
-    table.meta.clear()
-    return _unflatten(table, extra[0])
+    if extra:
+        table.meta.clear()
+        return _unflatten(table, extra[0])
+    for name, field in zip(table.colnames, tree.fields, strict=True):
+        system = _find_system(votable, field.ref)
+        if system is not None:
+            table[name].meta['coosys'] = system
+    return table
+
+
+def _find_system(votable, ref):
+    # the frame of a field, in words
+    for system in votable.iter_coosys():
+        if ref and ref == system.ID:
+            return f'{system.system} {system.equinox or ""}'.strip()
+    return None
 
 
 def _write_ipac(table, path):
     table.write(path, format='ascii.ipac')
 
 
-def _read_ipac(path):
-    return Table.read(path, format='ascii.ipac')
+def _read_ipac(file, _):
+    return Table.read(read_lines(file), format='ascii.ipac')
 
 
 def _write_csv(table, path):
@@ -434,13 +516,8 @@ def _write_csv(table, path):
     path.write_text(comments + text.getvalue(), encoding='utf-8')
 
 
-def _read_csv(path):
-    # a list of lines, since one line of text would be a file's name
-    lines = path.read_text(encoding='utf-8-sig').splitlines()
-    table = ascii_tables.read(lines, format='csv', comment='#', guess=False)
-    for name, unit in units_of_comments(table).items():
-        table[name].unit = unit
-    return table
+def _read_csv(file, _):
+    return read_separated(read_lines(file))
 
 
 def _flatten(table):
@@ -477,6 +554,7 @@ def _coordinate_columns(name, sky, taken):
 
 
 def _unflatten(table, extra):
+    refuse_deep_yaml(extra)
     extra = yaml.load(extra)
     table = QTable(_fill_missing(table), copy=False)
     for name, sky in extra['sky'].items():

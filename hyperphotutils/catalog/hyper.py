@@ -13,6 +13,7 @@ from astropy.coordinates import FK4, FK5, SkyCoord
 from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 
+from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.utils.flags import FLAGS
 
 __all__ = ['frames_of_comments', 'make_hyper_table', 'units_of_comments']
@@ -60,7 +61,7 @@ def make_hyper_table(table, map_id):
 
     Raises
     ------
-    ValueError
+    CatalogError
         If a needed column is missing.
     """
     missing = [name for name in ('id', 'amplitude_fit')
@@ -68,7 +69,7 @@ def make_hyper_table(table, map_id):
     if missing:
         msg = ('table must have the columns of the photometry for an IPAC '
                f'or CSV catalog: {missing} are missing')
-        raise ValueError(msg)
+        raise CatalogError(msg)
     columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
     # a source of a cube is one of a channel
     cube = [(name.upper(), name, int if name == 'channel' else float)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.coordinates.errors import ConvertError
 from astropy.table import MaskedColumn, QTable, Table
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 
+from hyperphotutils.catalog.angles import read_angles
+from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import position_angle_in_frame
@@ -214,10 +217,17 @@ class _Band:
         n_sources = len(self.table)
         if not set(_SHAPE) <= set(self.table.colnames):
             return np.full((2, n_sources), beam), np.zeros(n_sources)
-        widths = [np.fmax(beam, _plain(self.table[name], u.rad))
+        widths = [np.fmax(beam, self.read(name, u.arcsec).to_value(u.rad))
                   for name in _SHAPE[:2]]
         angle = self.angles().to_value(u.rad)
         return np.array(widths), np.nan_to_num(angle)
+
+    def read(self, name, unit):
+        """
+        Return a column of angles.
+        """
+        return read_angles(self.table[name], unit, name,
+                           f'the catalog of band {self.name!r}')
 
     def angles(self):
         """
@@ -225,7 +235,7 @@ class _Band:
         """
         return position_angle_in_frame(
             self.table['sky_centroid'],
-            _plain(self.table['position_angle'], u.deg) * u.deg,
+            self.read('position_angle', u.deg),
             self.sky.frame.replicate_without_data())
 
     def spread(self, name, n_rows, unit):
@@ -238,8 +248,17 @@ class _Band:
         mask = np.broadcast_to(getattr(column, 'mask', False), len(column))
         column = getattr(column, 'unmasked', column)
         values = np.asarray(getattr(column, 'value', column))
+        if values.ndim != 1:
+            msg = (f'the catalog of band {self.name!r}: {name} must hold one '
+                   f'value per row: got the shape {values.shape[1:]} in each')
+            raise CatalogError(msg)
         own = getattr(column, 'unit', None)
         if unit is not None and own is not None:
+            if not own.is_equivalent(unit):
+                msg = (f'the catalog of band {self.name!r}: the unit '
+                       f"'{own}' of {name} does not convert to '{unit}' of "
+                       'another band')
+                raise CatalogError(msg)
             values = (values << own).to_value(unit)
         return self.put(values, n_rows, unit=unit, mask=mask)
 
@@ -257,17 +276,6 @@ class _Band:
         column[self.row] = values
         return (MaskedColumn(column, mask=missing) if missing.any()
                 else column)
-
-
-def _plain(column, unit):
-    """
-    Return a column as plain numbers in a unit, which it has if it has
-    none; NaN where it is masked.
-    """
-    if hasattr(column, 'filled'):
-        column = column.astype(float).filled(np.nan)
-    own = getattr(column, 'unit', None)
-    return np.asarray(u.Quantity(column, own or unit).to_value(unit))
 
 
 def _open_tables(tables, beams):
@@ -288,27 +296,31 @@ def _open_tables(tables, beams):
     for name, table in tables.items():
         sky = _read_sky(name, table)
         if sky is None:
-            bands.append(_Band(name, QTable(), _no_sky(), np.inf))
+            bands.append(_Band(name, QTable(), None, np.inf))
             continue
         if frame is None:
             frame = sky.frame.replicate_without_data()
         good = np.isfinite(sky.spherical.lon) & np.isfinite(sky.spherical.lat)
         chosen = QTable(table, copy=False)[good]
         chosen['sky_centroid'] = sky[good]
-        bands.append(_Band(name, chosen, sky[good].transform_to(frame),
+        try:
+            common = sky[good].transform_to(frame)
+        except ConvertError:
+            msg = (f'the positions of band {name!r} in {sky.frame.name} '
+                   f'cannot be transformed to {frame.name} of the first '
+                   'band: transform them before')
+            raise CatalogError(msg) from None
+        bands.append(_Band(name, chosen, common,
                            _beam_fwhm(name, table, beams),
                            n_lost=int(np.count_nonzero(~good))))
     if frame is None:
-        msg = f'tables must hold a catalogue with sources: {tables!r}'
+        names = ', '.join(map(repr, tables)) or 'no band'
+        msg = f'tables must hold a catalog with sources: got {names} without'
         raise ValueError(msg)
+    for band in bands:
+        if band.sky is None:
+            band.sky = SkyCoord([], [], unit='deg', frame=frame)
     return bands
-
-
-def _no_sky():
-    """
-    Return the positions of no sources.
-    """
-    return SkyCoord([], [], unit='deg')
 
 
 def _read_sky(name, table):
@@ -329,12 +341,16 @@ def _read_sky(name, table):
     if 'sky_centroid' not in table.colnames:
         msg = (f'the catalogue of band {name!r} needs the column '
                f'sky_centroid; it has {", ".join(table.colnames)}')
-        raise ValueError(msg)
+        raise CatalogError(msg)
     sky = table['sky_centroid']
     if not isinstance(sky, SkyCoord):
         msg = (f'the column sky_centroid of band {name!r} must hold a '
                f'SkyCoord, got {type(sky).__name__}')
         raise TypeError(msg)
+    if sky.ndim != 1:
+        msg = (f'the column sky_centroid of band {name!r} must hold one '
+               f'position per row: got the shape {sky.shape}')
+        raise CatalogError(msg)
     if getattr(sky, 'masked', False):
         sky = sky.filled(np.nan)
     return SkyCoord(sky.spherical.lon, sky.spherical.lat,
@@ -479,8 +495,8 @@ def _reference_sky(bands, reference):
         sphere = band.sky.spherical
         lon[band.row[own]] = sphere.lon[own]
         lat[band.row[own]] = sphere.lat[own]
-    frame = next(band.sky for band in bands if len(band.table)).frame
-    return SkyCoord(lon, lat, frame=frame.replicate_without_data())
+    return SkyCoord(lon, lat,
+                    frame=bands[0].sky.frame.replicate_without_data())
 
 
 def _common_unit(bands, name):

@@ -3,15 +3,26 @@
 Regions of the sources, for DS9 and other viewers.
 """
 
+import io
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import FK4, FK5
-from astropy.table import Table
+from astropy.coordinates import FK4, FK5, SkyCoord
+from astropy.io import fits
+from astropy.table import Column, QTable, Table
 
+from hyperphotutils.catalog.angles import read_angles
+from hyperphotutils.catalog.errors import CatalogError
+from hyperphotutils.catalog.foreign import (
+    FOREIGN_ERRORS,
+    describe_error,
+    refuse_compressed,
+)
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.utils.wcs import position_angle_in_frame
 
-__all__ = ['to_regions', 'write_regions']
+__all__ = ['read_regions', 'to_regions', 'write_regions']
 
 # what DS9 means by a frame's name; others are written as ICRS
 _DS9_FRAMES = {'icrs': None, 'galactic': None, 'fk5': FK5().equinox,
@@ -25,6 +36,10 @@ _COLUMNS = {
     ('pixel', 'ellipse'): ('x_fit', 'y_fit', 'fwhm_major_fit',
                            'fwhm_minor_fit', 'theta_fit'),
 }
+
+# the units of columns; those of pixels have none
+_UNITS = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
+          'position_angle': u.deg, 'theta_fit': u.deg}
 
 # decimals of a degree or of a pixel in a file: 0.4 micro-arcsec
 _PRECISION = 10
@@ -70,8 +85,12 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
         sources.
 
     ValueError
-        If ``frame`` or ``shape`` is unknown, ``fwhm_radius_ratio`` is
-        not positive or a column is missing.
+        If ``frame`` or ``shape`` is unknown, or ``fwhm_radius_ratio`` is
+        not positive.
+
+    CatalogError
+        If a column is missing, or its values or its unit are not those
+        of a position or a size.
 
     Notes
     -----
@@ -108,6 +127,83 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
     columns = _finite_rows(table, _COLUMNS[frame, shape])
     make = _sky_regions if frame == 'sky' else _pixel_regions
     return Regions(list(make(*columns, scale=2.0 * fwhm_radius_ratio)))
+
+
+def read_regions(path):
+    """
+    Read a region file.
+
+    Parameters
+    ----------
+    path : str or `~pathlib.Path`
+        The name of a file of DS9, CASA (CRTF) or FITS regions.
+
+    Returns
+    -------
+    regions : `~regions.Regions`
+        The regions.
+
+    Raises
+    ------
+    CatalogError
+        If the file is none of these or has no region.
+
+    OSError
+        If the file cannot be opened.
+
+    See Also
+    --------
+    write_regions
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from hyperphotutils.catalog import read_regions
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / 'a.reg'
+    ...     _ = path.write_text('image\\ncircle(11, 21, 5)')
+    ...     print(read_regions(path)[0].center)
+    PixCoord(x=10.0, y=20.0)
+    """
+    from regions import Regions
+    from regions.core.registry import IORegistryError
+    from regions.io.crtf.core import CRTFRegionParserError
+    from regions.io.ds9.core import DS9ParserError
+    from regions.io.fits.core import FITSParserError
+
+    path = Path(path)
+    with path.open('rb') as file:
+        refuse_compressed(file, path)
+        content = file.read()
+    try:
+        # (a name that is handed to regions may be that of an address)
+        if content.startswith(b'SIMPLE'):
+            regions = _parse_fits(content)
+        else:
+            crtf = (path.suffix.lower() == '.crtf'
+                    or content.startswith(b'#CRTF'))
+            regions = Regions.parse(content.decode('utf-8-sig'),
+                                    format='crtf' if crtf else 'ds9')
+    except (*FOREIGN_ERRORS, CRTFRegionParserError, DS9ParserError,
+            FITSParserError, IORegistryError) as exc:
+        msg = f"'{path}' cannot be read as regions: {describe_error(exc)}"
+        raise CatalogError(msg) from exc
+    if len(regions) == 0:
+        msg = f'no region in {path}'
+        raise CatalogError(msg)
+    return regions
+
+
+def _parse_fits(content):
+    from regions import Regions
+
+    with fits.open(io.BytesIO(content), memmap=False) as hdus:
+        table = next((hdu for hdu in hdus if hdu.name == 'REGION'), None)
+        if table is None:
+            msg = "it has no extension 'REGION'"
+            raise ValueError(msg)
+        return Regions.parse(QTable.read(table), format='fits')
 
 
 def write_regions(table, path, *, frame='sky', shape='ellipse',
@@ -173,16 +269,45 @@ def _finite_rows(table, names):
         if 'sky_centroid' in missing:
             hint = "; without a WCS use frame='pixel'"
         msg = f'table must have the columns {missing}{hint}'
-        raise ValueError(msg)
-    columns = [table['id'], *(table[name] for name in names)]
+        raise CatalogError(msg)
+    columns = [table['id']]
     good = np.ones(len(table), dtype=bool)
-    for column in columns[1:]:
-        values = column
-        if hasattr(column, 'spherical'):
-            values = (column.spherical.lon + column.spherical.lat)
-        good &= np.isfinite(np.ma.filled(getattr(values, 'value', values),
-                                         np.nan))
+    for name in names:
+        column = table[name]
+        if name == 'sky_centroid':
+            if not isinstance(column, SkyCoord) or column.ndim != 1:
+                msg = ('the table: sky_centroid must be a SkyCoord: got '
+                       f'{type(column).__name__}')
+                raise CatalogError(msg)
+            values = [read_angles(angle, u.deg, name, 'the table')
+                      for angle in (column.spherical.lon,
+                                    column.spherical.lat)]
+        elif name in _UNITS:
+            column = read_angles(column, _UNITS[name], name, 'the table')
+            values = [column]
+        else:
+            column = _read_pixels(column, name)
+            values = [column]
+        for value in values:
+            good &= np.isfinite(value)
+        if name.startswith('fwhm'):
+            good &= column > 0
+        columns.append(column)
     return [column[good] for column in columns]
+
+
+def _read_pixels(column, name):
+    # (u.pix as a unit is no harm)
+    values = getattr(column, 'value', column)
+    dtype = getattr(values, 'dtype', None)
+    if (not isinstance(column, Column | u.Quantity) or dtype.kind not in 'fiu'
+            or column.ndim != 1):
+        msg = (f'the table: {name} must be a column of numbers: got '
+               f'{dtype or type(column).__name__}')
+        raise CatalogError(msg)
+    if hasattr(values, 'filled') and dtype.kind == 'f':
+        values = values.filled(np.nan)
+    return np.asarray(values)
 
 
 def _pixel_regions(label, x, y, major=None, minor=None, theta=None, *,

@@ -5,7 +5,7 @@ The command line as ``python -m hyperphotutils.pipeline``.
 
 import sys
 
-from hyperphotutils.pipeline.cli import main
+from hyperphotutils.__main__ import main
 
 if __name__ == '__main__':
     sys.exit(main())

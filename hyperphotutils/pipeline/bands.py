@@ -160,6 +160,10 @@ def check_bands(config, n_maps):
     if names is not None and len(set(names)) < n_maps:
         msg = f'bands.names: must differ: {", ".join(names)}'
         raise ConfigError([msg])
+    if names is not None and not all(map(str.isprintable, names)):
+        msg = ('bands.names: are part of the names of columns, and must be '
+               f'printable: {names}')
+        raise ConfigError([msg])
     if config.fit.weight_map is not None and config.bands.measure != 'none':
         msg = ('fit.weight_map: what a map lacks is measured without a map '
                'of weights; set bands.measure: none, or leave it out')
@@ -289,24 +293,16 @@ def _make_forced(config):
     """
     Return what makes the forced photometry of a configuration.
     """
-    from hyperphotutils.blend import BlendGroupFitter
     from hyperphotutils.photometry import ForcedPhotometry
+    from hyperphotutils.pipeline import extraction
 
-    fit, photometry = config.fit, config.photometry
+    def make_fitter(fwhm, *, fixed):
+        return extraction.make_fitter(fwhm, config, fixed=fixed)
 
-    def make_fitter(fwhm, **fixed):
-        return BlendGroupFitter(
-            fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
-            fit_radius=fit.fit_radius * fwhm,
-            max_group_size=config.grouping.max_group_size, loss=fit.loss,
-            f_scale=fit.f_scale, ridge=fit.ridge, weights=fit.weights,
-            weight_power=fit.weight_power, ftol=fit.ftol, xtol=fit.xtol,
-            gtol=fit.gtol, max_iter=fit.max_iter, **fixed)
-
-    return partial(ForcedPhotometry, make_fitter=make_fitter,
-                   noise=fit.noise,
-                   fwhm_radius_ratio=photometry.fwhm_radius_ratio,
-                   aperture_correction=photometry.aperture_correction)
+    return partial(
+        ForcedPhotometry, make_fitter=make_fitter, noise=config.fit.noise,
+        fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
+        aperture_correction=config.photometry.aperture_correction)
 
 
 def _read_beams(tables, maps):

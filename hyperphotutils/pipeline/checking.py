@@ -8,7 +8,6 @@ where it is done.
 """
 
 import warnings
-from pathlib import Path
 
 from hyperphotutils.pipeline.yaml_files import ConfigError
 
@@ -116,22 +115,9 @@ def _check_image(path, _):
 
 
 def _check_region(path, _):
-    from regions import Regions
-    from regions.core.registry import IORegistryError
-    from regions.io.ds9.core import DS9ParserError
+    from hyperphotutils.catalog import read_regions
 
-    # (for the message of the system)
-    with Path(path).open('rb'):
-        pass
-    try:
-        regions = Regions.read(path)
-    except (ValueError, DS9ParserError, IORegistryError) as exc:
-        reason = (str(exc).splitlines() or [''])[0]
-        msg = f'{path}: cannot be read as regions: {reason}'
-        raise ValueError(msg) from None
-    if len(regions) == 0:
-        msg = f'no region in {path}'
-        raise ValueError(msg)
+    read_regions(path)
 
 
 def find_idle_keys(config):

@@ -5,6 +5,7 @@ The command ``hyperphot``.
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hyperphotutils.pipeline.config import (
     override_config,
 )
 from hyperphotutils.pipeline.hyper_py import hyper_py_to_yaml
+from hyperphotutils.pipeline.names import expand_path
 from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.planning import (
     OutputError,
@@ -26,6 +28,14 @@ from hyperphotutils.pipeline.planning import (
 from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 from hyperphotutils.pipeline.runner import merge_outcomes, process_maps
 from hyperphotutils.pipeline.search import load_config, show_config
+from hyperphotutils.pipeline.streams import (
+    complain,
+    flush_output,
+    occupy_streams,
+    say,
+    write_output,
+)
+from hyperphotutils.startup import raise_on_interrupt
 
 __all__ = ['main']
 
@@ -56,9 +66,9 @@ _KEYS = {
 }
 
 _EPILOG = """\
-exit status: 0 all done, 1 some map failed (the others are done), 2 bad
-usage (nothing was done), 130 interrupted; the same command continues a run
-that was stopped or killed
+exit status: 0 all done, 1 some map failed (the others are done) or the
+output could not be written, 2 bad usage (nothing was done), 130
+interrupted; the same command continues a run that was stopped or killed
 """
 
 
@@ -74,8 +84,8 @@ def main(argv=None):
     Returns
     -------
     status : int
-        The exit status: 0 done, 1 some map failed, 2 bad usage, 130
-        interrupted.
+        The exit status: 0 done, 1 some map failed or the standard output
+        cannot be written, 2 bad usage, 130 interrupted.
 
     Examples
     --------
@@ -86,19 +96,48 @@ def main(argv=None):
     >>> status
     0
     """
-    options = _parser().parse_args(argv)
+    occupy_streams()
+    interrupted = 'nothing was done'
+    try:
+        raise_on_interrupt()
+        options = _parser().parse_args(argv)
+        interrupted = options.interrupted
+        status = _do(options)
+    except SystemExit as exc:
+        # of --help, --version, and wrong arguments
+        if flush_output() is None:
+            raise
+        status = exc.code
+    except KeyboardInterrupt:
+        complain(f'interrupted; {interrupted}')
+        return _INTERRUPTED
+    fault = flush_output()
+    if fault is not None:
+        complain(f'the standard output cannot be written: {fault.strerror}')
+        return max(status, _FAILED)
+    return status
+
+
+def _do(options):
+    """
+    Do what a command says, and report what it cannot do in one line.
+    """
     try:
         return options.function(options)
-    except (ConfigError, OutputError) as exc:
-        for line in str(exc).splitlines():
-            _complain(line)
+    except ConfigError as exc:
+        for line in exc.problems:
+            complain(line)
+        return _USAGE
+    except OutputError as exc:
+        complain(exc)
         return _USAGE
     except PipelineError as exc:
-        _complain(exc)
+        complain(exc)
         return _FAILED
-    except KeyboardInterrupt:
-        _complain(f'interrupted; {options.interrupted}')
-        return _INTERRUPTED
+    except OSError as exc:
+        # of the system: the working folder is gone, for example
+        complain(f'{exc.filename or Path()}: {exc.strerror or exc}')
+        return _FAILED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,7 +146,12 @@ class _Parser(argparse.ArgumentParser):
     """
 
     def error(self, message):
-        self.exit(_USAGE, f'hyperphot: {message} (see {self.prog} --help)\n')
+        files = [name for name in message.partition(': ')[2].split()
+                 if name.startswith('-') and os.path.lexists(name)]
+        if files:
+            message += f'; write ./{files[0]} for a file of this name'
+        complain(f'{message} (see {self.prog} --help)')
+        self.exit(_USAGE)
 
 
 def _parser():
@@ -356,7 +400,7 @@ def _print_config(options):
         text = hyper_py_to_yaml(options.from_hyper_py)
     else:
         text = config_template()
-    sys.stdout.write(text)
+    write_output(text)
     return _DONE
 
 
@@ -381,15 +425,15 @@ def _announce(loaded, asked):
     """
     converted = loaded.hyper_py
     if converted is not None:
-        _say(f'{loaded.source}: a configuration of Hyper-py, '
+        say(f'{loaded.source}: a configuration of Hyper-py, '
              f'{len(converted.kept)} settings taken over, '
              f'{len(converted.dropped)} dropped, '
              f"{len(converted.unsupported)} not taken over (all are told by "
              f"'hyperphot config --from-hyper-py {loaded.source}')")
         for row in converted.unsupported:
-            _say(f'not taken over: {row}')
+            say(f'not taken over: {row}')
     elif loaded.source is not None and not asked:
-        _say(f'configuration: {loaded.source}')
+        say(f'configuration: {loaded.source}')
 
 
 def _run(options):
@@ -414,10 +458,10 @@ def _run(options):
     check_config(config, _places(loaded, {key: names[key] for key in values}))
     if not config.run.quiet and loaded.hyper_py is None:
         for line in find_idle_keys(config):
-            _complain(f'note: {line}')
+            complain(f'note: {line}')
     outcomes = process_maps(config, progress_bar=_show_progress(config),
                             origin=loaded.origin,
-                            tell=None if config.run.quiet else _say)
+                            tell=None if config.run.quiet else say)
     status = _report(outcomes, config)
     return max(status, _merge(outcomes, config)) if config.bands.merge else (
         status)
@@ -440,10 +484,10 @@ def _merge(outcomes, config):
         table, path = merge_outcomes(outcomes, config,
                                      progress_bar=_show_progress(config))
     except PipelineError as exc:
-        _complain(exc)
+        complain(exc)
         return _FAILED
     if not config.run.quiet:
-        _say(f'{summarize_bands(table)} -> {path}')
+        say(f'{summarize_bands(table)} -> {path}')
     return _DONE
 
 
@@ -467,13 +511,14 @@ def _recover(options):
         progress_bar=_show_progress(config))
     if not config.run.quiet:
         for line in summarize_recovery(result):
-            _say(line)
-        _say(f'-> {options.output_dir}')
+            say(line)
+        say(f'-> {options.output_dir}')
     return _DONE
 
 
 def _show_progress(config):
-    return sys.stderr.isatty() and not config.run.quiet
+    return (sys.stderr is not None and sys.stderr.isatty()
+            and not config.run.quiet)
 
 
 def _report(outcomes, config):
@@ -484,13 +529,13 @@ def _report(outcomes, config):
         _say_earlier(outcomes)
         for outcome in outcomes:
             if not outcome.reason and not outcome.earlier:
-                _say(f'{outcome.job.map_id}: {outcome.summary} -> '
+                say(f'{outcome.job.map_id}: {outcome.summary} -> '
                      f'{outcome.job.folder}')
     failed = [outcome for outcome in outcomes if outcome.reason]
     if failed and len(outcomes) > 1:
-        _complain(f'{len(failed)} of {len(outcomes)} maps failed:')
+        complain(f'{len(failed)} of {len(outcomes)} maps failed:')
     for outcome in failed:
-        _complain(outcome.reason)
+        complain(outcome.reason)
     return _FAILED if failed else _DONE
 
 
@@ -503,11 +548,14 @@ def _say_earlier(outcomes):
     if n_earlier == n_maps:
         what = (f'all {n_maps} maps are done' if n_maps > 1
                 else f'{outcomes[0].job.folder} is done')
-        _say(f'nothing left to do: {what} (--overwrite does it again)')
+        say(f'nothing left to do: {what} (--overwrite does it again)')
 
 
 def _example(options):
-    directory = Path(options.output_dir)
+    try:
+        directory = Path(expand_path(options.output_dir))
+    except ValueError as exc:
+        raise ConfigError([f'--output-dir: {exc}']) from exc
     config = PipelineConfig(
         input={'maps': [str(directory / 'simulated_map.fits')]},
         output={'directory': str(directory), 'overwrite': True},
@@ -527,22 +575,12 @@ def _example(options):
     status = _report(outcomes, config)
     if status == _DONE and not config.run.quiet:
         for line in compare_with_truth(outcomes[0].table, simulated):
-            _say(line)
+            say(line)
         folder = plan_jobs(config)[0].folder
-        _say(f'map and truth         {directory}')
-        _say(f'products              {folder}: '
+        say(f'map and truth         {directory}')
+        say(f'products              {folder}: '
              + ', '.join(sorted(item.name for item in folder.iterdir())))
     return status
-
-
-def _say(line):
-    sys.stdout.write(f'{line}\n')
-    # what is said during the work is to be read then
-    sys.stdout.flush()
-
-
-def _complain(line):
-    sys.stderr.write(f'hyperphot: {line}\n')
 
 
 if __name__ == '__main__':

@@ -24,6 +24,9 @@ __all__ = [
 
 _LINE_WIDTH = 76
 
+# More would only hide the first
+_MAX_PROBLEMS = 20
+
 
 def read_config(path):
     """
@@ -310,10 +313,10 @@ def _validate(values, where):
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as exc:
-        problems = [
-            _problem(error, where)
-            for error in _one_for_each_key(exc.errors(include_url=False))
-        ]
+        errors = _one_for_each_key(exc.errors(include_url=False))
+    problems = [_problem(error, where) for error in errors[:_MAX_PROBLEMS]]
+    if len(errors) > _MAX_PROBLEMS:
+        problems.append(f'and {len(errors) - _MAX_PROBLEMS} more problems')
     raise ConfigError(dict.fromkeys(problems))
 
 

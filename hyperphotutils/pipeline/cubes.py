@@ -8,6 +8,7 @@ journal of the channels, so that a run that is killed can be continued.
 
 import contextlib
 import functools
+import os
 import shutil
 import threading
 import time
@@ -25,7 +26,12 @@ from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background import ChannelBackground, CubeBackground
-from hyperphotutils.catalog import read_catalog, write_catalog
+from hyperphotutils.catalog import (
+    CatalogError,
+    read_catalog,
+    read_regions,
+    write_catalog,
+)
 from hyperphotutils.maps import MapError, read_cube
 from hyperphotutils.pipeline.checking import find_idle_keys
 from hyperphotutils.pipeline.config import config_to_yaml
@@ -35,6 +41,7 @@ from hyperphotutils.pipeline.extraction import (
     read_sources,
     reading_options,
 )
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
 from hyperphotutils.pipeline.products import (
     put_in_place,
@@ -49,7 +56,12 @@ from hyperphotutils.pipeline.resume import (
     describe_files,
     describe_settings,
 )
-from hyperphotutils.utils.executors import error_of, was_killed, work_through
+from hyperphotutils.utils.executors import (
+    describe_death,
+    error_of,
+    was_killed,
+    work_through,
+)
 from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['make_cube_background', 'process_cube']
@@ -122,7 +134,7 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             sources = None
             if not config.run.background_only:
                 table, sources, shapes = work.extract_sources(table)
-                sources.meta['filename'] = job.path
+                sources.meta['filename'] = printable(job.path)
                 write_catalogs(sources, config.output, folder,
                                map_id=job.map_id, shapes=shapes)
             table[[name for name in table.colnames if name != 'summary']
@@ -138,7 +150,8 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             if earlier:
                 summary += f' for what was left ({earlier})'
             text = _log_text(job, cube, table, config, caught, summary)
-            (folder / LOG).write_text(text, encoding='utf-8')
+            (folder / LOG).write_text(text, encoding='utf-8',
+                                      errors='backslashreplace')
             sync_files(folder)
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
         put_in_place(folder, job.folder)
@@ -194,12 +207,9 @@ def _read_region(path):
     """
     Read the regions of a file.
     """
-    from regions import Regions
-    from regions.io.ds9.core import DS9ParserError
-
     try:
-        return Regions.read(path)
-    except (OSError, ValueError, DS9ParserError) as error:
+        return read_regions(path)
+    except (OSError, CatalogError) as error:
         msg = f'{path}: cubes.region cannot be read: {error}'
         raise MapError(msg) from None
 
@@ -215,7 +225,7 @@ def _with_absolute_paths(config):
         path = getattr(options, key)
         if path is not None:
             updates[section] = options.model_copy(
-                update={key: str(Path(path).resolve())})
+                update={key: os.path.realpath(path)})
     return config.model_copy(update=updates)
 
 
@@ -466,9 +476,8 @@ class _CubeWork:
             for index, future in pairs:
                 error = error_of(future)
                 if was_killed(error):
-                    msg = (f'{self.cube.name}: the process that worked on '
-                           f'channel {index} was killed, perhaps for want '
-                           'of memory')
+                    msg = (f'{self.cube.name}: channel {index}: '
+                           f'{describe_death(error)}')
                     raise OSError(None, msg)
                 if error is not None:
                     raise error
@@ -664,8 +673,9 @@ def _log_text(job, cube, table, config, caught, summary):
         ('unit', cube.original_unit),
         ('result', summary),
     ])
-    counts = Counter(f'{item.category.__name__}: {item.message}'
-                     for item in caught)
+    counts = Counter(
+        printable(f'{item.category.__name__}: {item.message}')
+        for item in caught)
     told = [f'warnings      {len(counts)}',
             *(f'  {text} ({number} times)' if number > 1 else f'  {text}'
               for text, number in counts.items())]

@@ -19,6 +19,7 @@ from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.photometry import HyperPhotometry
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import (
@@ -31,6 +32,7 @@ __all__ = [
     'extract_image',
     'extract_map',
     'make_finder',
+    'make_fitter',
     'make_photometry',
     'read_input',
     'read_sources',
@@ -198,7 +200,7 @@ def extract_map(path, config, *, progress_bar=False):
     image = read_input(path, config.input)
     times = {'reading': time.perf_counter() - start}
     extraction = extract_image(image, config, progress_bar=progress_bar)
-    extraction.table.meta['filename'] = str(path)
+    extraction.table.meta['filename'] = printable(path)
     return replace(extraction, times=times | extraction.times)
 
 
@@ -240,7 +242,8 @@ def extract_image(image, config, *, progress_bar=False):
         extraction.table.meta['detection_rms'] = str(rms)
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
-        _describe(image, config), filename=image.meta['filename'],
+        _describe(image, config),
+        filename=printable(image.meta['filename']),
         rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
 
@@ -507,6 +510,40 @@ def _read_weights(image, path):
     return weights
 
 
+def make_fitter(fwhm, config, *, fixed=None):
+    """
+    Make the fitter of a configuration; lengths in beam widths become
+    pixels here.
+
+    Parameters
+    ----------
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration.
+
+    fixed : tuple of str, optional
+        What is not fitted; that of the configuration by default.
+
+    Returns
+    -------
+    fitter : `~hyperphotutils.blend.BlendGroupFitter`
+        The fitter, with the grouper of the configuration.
+    """
+    fit, grouping = config.fit, config.grouping
+    return BlendGroupFitter(
+        fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
+        fit_radius=fit.fit_radius * fwhm,
+        grouper=SeparationGrouper(grouping.max_separation * fwhm),
+        fwhm_range=fit.fwhm_range, max_shift=fit.max_shift * fwhm,
+        max_group_size=grouping.max_group_size,
+        fixed=fit.fixed if fixed is None else fixed, loss=fit.loss,
+        f_scale=fit.f_scale, ridge=fit.ridge, weights=fit.weights,
+        weight_power=fit.weight_power, bias_correction=fit.bias_correction,
+        ftol=fit.ftol, xtol=fit.xtol, gtol=fit.gtol, max_iter=fit.max_iter)
+
+
 def make_photometry(image, finder, config, *, progress_bar=False):
     """
     Make the photometry of a configuration; lengths in beam widths and
@@ -532,26 +569,15 @@ def make_photometry(image, finder, config, *, progress_bar=False):
         The photometry.
     """
     fwhm = image.meta['beam_fwhm_pix']
-    fit = config.fit
-    grouper = SeparationGrouper(config.grouping.max_separation * fwhm)
-    fitter = BlendGroupFitter(
-        fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
-        fit_radius=fit.fit_radius * fwhm,
-        grouper=grouper, fwhm_range=fit.fwhm_range,
-        max_shift=fit.max_shift * fwhm,
-        max_group_size=config.grouping.max_group_size, fixed=fit.fixed,
-        loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge,
-        weights=fit.weights, weight_power=fit.weight_power,
-        bias_correction=fit.bias_correction, ftol=fit.ftol, xtol=fit.xtol,
-        gtol=fit.gtol, max_iter=fit.max_iter)
+    fitter = make_fitter(fwhm, config)
     return HyperPhotometry(
-        fwhm, finder=finder, grouper=grouper, fitter=fitter,
+        fwhm, finder=finder, grouper=fitter.grouper, fitter=fitter,
         fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
         aperture_correction=config.photometry.aperture_correction,
         fwhm_limits=config.photometry.fwhm_limits,
         aperture_ellipse=_aperture_ellipse(image, config),
         background=_make_background(fwhm, config.background),
-        noise=fit.noise, max_rounds=fit.max_rounds,
+        noise=config.fit.noise, max_rounds=config.fit.max_rounds,
         progress_bar=progress_bar)
 
 

@@ -16,6 +16,11 @@ from hyperphotutils.pipeline.config import (
     config_to_yaml,
     override_config,
 )
+from hyperphotutils.pipeline.names import (
+    expand_path,
+    printable,
+    read_text,
+)
 from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.yaml_files import ConfigError, read_yaml
 
@@ -33,6 +38,9 @@ _SECTIONS = frozenset({'paths', 'files', 'control', 'units', 'survey',
 _FITS = ('.fits', '.fit', '.fts', '.fits.gz', '.fit.gz', '.fts.gz')
 
 _WIDTH = 79
+
+# More would only hide the first
+_MAX_PROBLEMS = 20
 
 # What is so in Hyper-py without a key
 _ALWAYS = {
@@ -133,8 +141,8 @@ def read_hyper_py(path):
     >>> result.config.detection.n_sigma
     6.0
     """
-    path = Path(path)
     values, lines = read_yaml(path)
+    path = Path(expand_path(path))
     given = dict(_flatten(values))
     line_of = {'.'.join(loc): number for loc, number in lines.items()}
     where = {key: f'{path}: line {line_of[key]}' for key in given}
@@ -189,7 +197,7 @@ def hyper_py_to_yaml(path):
     for row in head:
         indent = '#     ' if row.startswith(' ') else '# '
         lines += textwrap.wrap(
-            f'# {row}', _WIDTH, subsequent_indent=indent,
+            f'# {printable(row)}', _WIDTH, subsequent_indent=indent,
             break_on_hyphens=False, break_long_words=False) or ['#']
     lines = [line.rstrip() for line in lines]
     return '\n'.join(lines) + '\n\n' + config_to_yaml(result.config)
@@ -214,6 +222,9 @@ def _check(given, where):
     """
     problems = []
     for key, value in given.items():
+        if len(problems) == _MAX_PROBLEMS:
+            problems.append('and perhaps more problems')
+            break
         if key not in _RULES:
             near = difflib.get_close_matches(key, _RULES, n=1, cutoff=0.6)
             hint = f"; did you mean '{near[0]}'?" if near else ''
@@ -222,10 +233,16 @@ def _check(given, where):
             continue
         kind = _kind(_RULES[key][0])
         if not _KINDS[kind](value) and (key, value) != _NO_WEIGHTS:
-            problems.append(f'{where[key]}: {key}: {value!r} is not allowed, '
+            problems.append(f'{where[key]}: {key}: '
+                            f'{_quoted(value)} is not allowed, '
                             f'must be {kind}')
     if problems:
         raise ConfigError(problems)
+
+
+def _quoted(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _is_number(value):
@@ -339,8 +356,8 @@ def _maps(name, get):
     if name.lower().endswith(_FITS):
         return _Outcome('kept', {'input.maps': [str(path)]})
     try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError):
+        text = read_text(path)
+    except (OSError, ValueError):
         reason = (f'{path} cannot be read: name the maps in input.maps, or '
                   'on the command line')
         return _Outcome('unsupported', {}, reason)
@@ -354,6 +371,10 @@ def _anchored(name, get):
     """
     Return a path below the working folder or that of the file.
     """
+    try:
+        name = expand_path(name)
+    except ValueError as exc:
+        raise ConfigError([str(exc)]) from exc
     beside = get(_FOLDER) / name
     if not Path(name).exists() and beside.exists():
         return beside

@@ -9,7 +9,15 @@ commented template are all made from them.
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from hyperphotutils.pipeline.names import expand_path
 
 __all__ = [
     'ApertureOptions',
@@ -53,6 +61,8 @@ def _check_order(name, limits):
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 _Floats = Annotated[tuple[float, ...], Field(strict=False)]
 _Positive = Annotated[float, Field(gt=0)]
+# The name of a file or folder
+_Path = Annotated[str, AfterValidator(expand_path)]
 _Order = Annotated[int, Field(ge=0, le=4)]
 # -1 is none at all
 _FitOrder = Annotated[int, Field(ge=-1, le=4)]
@@ -205,7 +215,7 @@ class SourcesOptions(_Options):
     may not change of them.
     """
 
-    table: Annotated[str, Field(min_length=1)] | None = Field(
+    table: _Path | None = Field(
         default=None,
         description=(
             'IPAC, ECSV, FITS, VOTable or CSV file, of any suffix, with RA '
@@ -516,7 +526,7 @@ class FitOptions(_Options):
         default=2.0,
         description="power of the weights 'power_snr'",
     )
-    weight_map: Annotated[str, Field(min_length=1)] | None = Field(
+    weight_map: _Path | None = Field(
         default=None,
         description=(
             "FITS file of the weights 'map' or 'mask', an image of the shape "
@@ -679,7 +689,7 @@ class CubesOptions(_Options):
             'smoothed along the spectral axis'
         ),
     )
-    region: Annotated[str, Field(min_length=1)] | None = Field(
+    region: _Path | None = Field(
         default=None,
         description=(
             'DS9 file with regions outside of which the background is NaN; '
@@ -798,7 +808,7 @@ class OutputOptions(_Options):
     What is written, and where.
     """
 
-    directory: Annotated[str, Field(min_length=1)] = Field(
+    directory: _Path = Field(
         default='hyperphot_output',
         description=(
             'folder of all products, relative to the working folder; every '
@@ -883,7 +893,7 @@ class RunOptions(_Options):
             'maps, or channels of a cube, that are worked on at the same time'
         ),
     )
-    scheduler: Annotated[str, Field(min_length=1)] | None = Field(
+    scheduler: _Path | None = Field(
         default=None,
         description=(
             'address of a dask scheduler, such as tcp://10.0.0.1:8786, or '

@@ -6,6 +6,7 @@ what of it is left to do.
 
 import contextlib
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.names import expand_path, read_text
 from hyperphotutils.pipeline.resume import (
     Journal,
     describe_files,
@@ -52,6 +54,12 @@ _PRODUCT_FOLDERS = frozenset({
     'plots_backgrounds',
 })
 _CUTOUT = re.compile(r'(group|source)_\d+\.(fits|png)')
+
+# What a name of a folder and of a column must not have. A '$' begins a
+# formula in the title of a picture.
+_UNSAFE = re.compile(r"""[\\/:*?"'<>|$`]|^[\s#~=@+-]+|[\s.]+$""")
+# A temporary name, of up to 255 bytes, is the name of a map and more
+_MAX_NAME = 120
 
 _SUFFIXES = ('.gz', '.fz', '.bz2', '.xz', '.z', '.fits', '.fit', '.fts')
 _LISTS = ('.txt', '.lst', '.list')
@@ -91,6 +99,8 @@ class MapJob:
     map_id : str
         The name of the map: that of its file without suffix, after
         those of its folders where that is needed to tell two apart.
+        Characters that cannot be in a table or a folder are replaced,
+        and the name then ends with a code.
 
     folder : `~pathlib.Path`
         The folder of the products.
@@ -203,7 +213,7 @@ def plan_jobs(config):
     maps = expand_maps(config.input.maps)
     if not maps:
         raise ConfigError(['input.maps: no map is given'])
-    resolved = [Path(path).resolve() for path in maps]
+    resolved = [os.path.realpath(path) for path in maps]
     # a link has the name that it was given
     named = [Path(os.path.abspath(path)) for path in maps]  # noqa: PTH100
     known = set()
@@ -226,7 +236,9 @@ def expand_maps(maps):
         FITS files; patterns such as ``'*/250um.fits'`` (``**`` for any
         folders); and text files, ``'@name'`` or with the suffix
         ``.txt``, ``.lst`` or ``.list``, with one of the former in a
-        line, relative to the working folder. ``#`` begins a comment.
+        line, relative to the working folder. ``#`` begins a comment. A
+        leading ``~`` and environment variables (``$NAME``) are
+        expanded.
 
     Returns
     -------
@@ -236,8 +248,8 @@ def expand_maps(maps):
     Raises
     ------
     ConfigError
-        If a list cannot be read or is empty, or a pattern matches no
-        file.
+        If a list cannot be read or is empty, a pattern matches no
+        file, or a user or an environment variable is not known.
 
     Examples
     --------
@@ -254,11 +266,19 @@ def expand_maps(maps):
     files = []
     for name in maps:
         if name.startswith('@') or name.lower().endswith(_LISTS):
-            for line in _read_list(name.removeprefix('@')):
-                files += _match(line)
+            path = _expand(name.removeprefix('@'), 'input.maps')
+            for line in _read_list(path):
+                files += _match(_expand(line, path))
         else:
-            files += _match(name)
+            files += _match(_expand(name, 'input.maps'))
     return files
+
+
+def _expand(name, where):
+    try:
+        return expand_path(name)
+    except ValueError as exc:
+        raise ConfigError([f'{where}: {exc}']) from exc
 
 
 def _read_list(path):
@@ -266,15 +286,18 @@ def _read_list(path):
     Read the lines of a text file, without comments.
     """
     try:
-        text = Path(path).read_text(encoding='utf-8')
-    except UnicodeDecodeError as exc:
-        msg = f'{path}: not a list of maps: no text in UTF-8'
-        raise ConfigError([msg]) from exc
+        text = read_text(path)
     except OSError as exc:
         msg = f'{path}: the list of maps cannot be read: {exc.strerror}'
         raise ConfigError([msg]) from exc
-    lines = [re.sub(r'(^|\s)#.*', '', line).strip()
-             for line in text.splitlines()]
+    except UnicodeDecodeError as exc:
+        msg = f'{path}: not a list of maps: no text in UTF-8'
+        raise ConfigError([msg]) from exc
+    except ValueError as exc:
+        raise ConfigError([f'{path}: not a list of maps: {exc}']) from exc
+    # (str.splitlines would split at characters that a name may have)
+    lines = [re.sub(r'(^|[ \t])#.*', '', line).strip(' \t\r')
+             for line in text.split('\n')]
     lines = [line for line in lines if line]
     if not lines:
         raise ConfigError([f'{path}: the list names no map'])
@@ -291,7 +314,8 @@ def _match(name):
     found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
     if not found:
         raise ConfigError([f'{name}: no file matches this pattern'])
-    return found
+    return [expand_path(f'./{path}') if path.startswith('~') else path
+            for path in found]
 
 
 def find_work(jobs, config, journal):
@@ -346,6 +370,7 @@ def find_work(jobs, config, journal):
     todo = [job for job in jobs if job.map_id not in done]
     for job in todo:
         _check_ours(job.folder)
+    _refuse_replacing_inputs(todo, tables, config)
     left = {name for name in tables if todo or name not in done}
     names = [*(job.map_id for job in todo), *left]
     return Work(todo, left, settings, {name: items[name] for name in names})
@@ -358,6 +383,24 @@ def _describe_inputs(job, config):
     others = (config.sources.table, config.fit.weight_map,
               config.cubes.region)
     return describe_files(job.path, *filter(None, others))
+
+
+def _refuse_replacing_inputs(jobs, tables, config):
+    """
+    Refuse to write to the place of a file that is read.
+    """
+    others = (config.sources.table, config.fit.weight_map,
+              config.cubes.region)
+    inputs = [Path(os.path.realpath(path)) for path in (
+        *(job.path for job in jobs), *filter(None, others))]
+    directory = Path(os.path.realpath(config.output.directory))
+    outputs = {directory / job.folder.name for job in jobs}
+    outputs |= {directory / name for name in (*tables, DIAGNOSTICS, LOG)}
+    for path in inputs:
+        if outputs & {path, *path.parents}:
+            msg = (f'{path}: is read by this run, which would replace it; '
+                   'choose another --output-dir (output.directory)')
+            raise OutputError(msg)
 
 
 def _describe_tables(jobs, config):
@@ -504,6 +547,9 @@ def make_writable(directory):
     OutputError
         If it cannot be made or written.
     """
+    if os.path.lexists(directory) and not directory.is_dir():
+        msg = f'{directory}: cannot be written: not a folder'
+        raise OutputError(msg)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -511,6 +557,13 @@ def make_writable(directory):
     except OSError as exc:
         msg = f'{directory}: cannot be written: {exc.strerror}'
         raise OutputError(msg) from exc
+    for path in (directory / name for name in sorted(_RESERVED)):
+        if os.path.lexists(path) and not path.is_file():
+            msg = f'{path}: is in the way: not a file'
+            raise OutputError(msg)
+        if path.is_file() and not os.access(path, os.W_OK):
+            msg = f'{path}: cannot be written: Permission denied'
+            raise OutputError(msg)
 
 
 def scratch_folder(folder, kind='partial'):
@@ -592,6 +645,9 @@ def _check_ours(folder):
         msg = f'{folder}: is in the way: not a folder of products'
         raise OutputError(msg)
     foreign = []
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f'{folder}: cannot be replaced: Permission denied'
+        raise OutputError(msg)
     for item in sorted(folder.iterdir()):
         if item.name in _PRODUCT_FOLDERS and item.is_dir():
             foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
@@ -607,7 +663,7 @@ def _check_ours(folder):
 def _map_ids(paths):
     """
     Name maps by their files; equal names get those of folders before
-    them.
+    them, and a code if these do not tell them apart.
     """
     names = [[_stem(path), *(part.name for part in path.parents)]
              for path in paths]
@@ -621,17 +677,11 @@ def _map_ids(paths):
             return ids
         for number in clashing:
             depths[number] += 1
-            if depths[number] > len(names[number]):
-                pair = ' and '.join(
-                    str(path) for path, key in zip(paths, keys, strict=True)
-                    if key == keys[number])
-                msg = (f'{pair}: no names can be made that tell their '
-                       'products apart: rename one of the files, or run '
-                       'them one by one, each with its own --output-dir '
-                       '(output.directory)')
-                raise ConfigError([msg])
             parts = names[number][:depths[number]]
-            ids[number] = '_'.join(part for part in reversed(parts) if part)
+            ids[number] = _safe_name('_'.join(
+                part for part in reversed(parts) if part))
+            if depths[number] > len(names[number]):
+                ids[number] = f'{names[number][0]}-{_code(str(paths[number]))}'
 
 
 def _stem(path):
@@ -639,4 +689,22 @@ def _stem(path):
     for suffix in _SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             name = name[:-len(suffix)]
-    return name.lstrip('.') or 'map'
+    return _safe_name(name.lstrip('.') or 'map')
+
+
+def _safe_name(name):
+    """
+    Make a name that can be a folder, and a word in tables and pictures.
+    """
+    safe = _UNSAFE.sub('_', ''.join(
+        char if char.isprintable() else '_' for char in name))
+    if len(os.fsencode(safe)) > _MAX_NAME:
+        safe = os.fsencode(safe)[:_MAX_NAME].decode('utf-8', 'ignore')
+    return name if safe == name else f'{safe}-{_code(name)}'
+
+
+def _code(text):
+    """
+    Make a short word that two texts hardly ever have in common.
+    """
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

@@ -20,6 +20,7 @@ from astropy.table import QTable, vstack
 from hyperphotutils.catalog import write_catalog, write_regions
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.cutouts import write_cutouts
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
@@ -107,7 +108,8 @@ def _write_files(job, extraction, config, caught, folder, progress_bar):
                   config.fit.fit_radius * fwhm, progress_bar=progress_bar)
     extraction.times['writing'] = time.perf_counter() - start
     log = _log_text(job, extraction, config, caught)
-    (folder / 'run.log').write_text(log, encoding='utf-8')
+    (folder / 'run.log').write_text(log, encoding='utf-8',
+                                    errors='backslashreplace')
     sync_files(folder)
 
 
@@ -362,7 +364,7 @@ def table_of(rows):
     text : str
         The lines.
     """
-    return '\n'.join(f'{name:<14}{value}' for name, value in rows)
+    return '\n'.join(f'{name:<14}{printable(value)}' for name, value in rows)
 
 
 def _describe_run(job):
@@ -435,8 +437,9 @@ def _describe_flags(table):
 
 
 def _describe_warnings(caught):
-    counts = Counter(f'{item.category.__name__}: {item.message}'
-                     for item in caught)
+    counts = Counter(
+        printable(f'{item.category.__name__}: {item.message}')
+        for item in caught)
     rows = [f'  {text}' + (f' ({number} times)' if number > 1 else '')
             for text, number in counts.items()]
     return '\n'.join([f'warnings      {len(counts)}', *rows])

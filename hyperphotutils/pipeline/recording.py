@@ -10,6 +10,7 @@ from astropy.table import MaskedColumn, Table
 from hyperphotutils.catalog import write_catalog
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.pipeline.config import config_to_yaml
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.products import combine_tables
 
@@ -71,7 +72,7 @@ def _diagnose(outcomes):
     failed = np.array([bool(item.reason) for item in outcomes])
     table = Table({
         'map_id': [item.job.map_id for item in outcomes],
-        'filename': [item.job.path for item in outcomes],
+        'filename': [printable(item.job.path) for item in outcomes],
         'status': np.where(failed, 'failed', 'done')})
     for name, dtype, unit in (('n_detected', int, None),
                               ('n_measured', int, None),
@@ -79,7 +80,7 @@ def _diagnose(outcomes):
         values = [item.numbers.get(name, 0) for item in outcomes]
         table[name] = MaskedColumn(values, dtype=dtype, mask=failed,
                                    unit=unit)
-    table['reason'] = [item.reason or '' for item in outcomes]
+    table['reason'] = [printable(item.reason or '') for item in outcomes]
     return table
 
 
@@ -122,13 +123,14 @@ def write_run_log(outcomes, config, directory, finished, origin, *,
     for item in outcomes:
         earlier = 'done by an earlier run: ' if item.earlier else ''
         status = f'failed: {item.reason}' if item.reason else item.summary
-        lines.append(f'{item.job.map_id}: {earlier}{status}')
+        lines.append(printable(f'{item.job.map_id}: {earlier}{status}'))
         if item.details:
             lines.append(item.details.rstrip())
     if problem:
         lines.append(problem.rstrip())
-    told = f' (from {origin})' if origin else ''
+    told = f' (from {printable(origin)})' if origin else ''
     lines += [f'configuration{told}',
               config_to_yaml(config, comments=False), '']
-    with (directory / LOG).open('a', encoding='utf-8') as file:
+    with (directory / LOG).open('a', encoding='utf-8',
+                                errors='backslashreplace') as file:
         file.write('\n'.join(lines))

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.names import expand_path, printable
 from hyperphotutils.pipeline.planning import OutputError, PipelineError
 from hyperphotutils.pipeline.runner import advise, connect
 
@@ -96,12 +97,15 @@ def recover_map(path, config, directory, *, overwrite=False,
         msg = ('fit.weight_map: recovery knows no maps of weights; leave it '
                'and the weights that need it out')
         raise ConfigError([msg])
-    directory = Path(directory)
+    try:
+        path, directory = expand_path(path), Path(expand_path(directory))
+    except ValueError as exc:
+        raise ConfigError([str(exc)]) from exc
     _check_existing(directory, overwrite=overwrite)
     with _scratch_folder(directory) as scratch:
         result = _recover(path, config, progress_bar=progress_bar, **kwargs)
         try:
-            _write(result, scratch, title=Path(path).name)
+            _write(result, scratch, title=printable(Path(path).name))
             for name in _FILES:
                 (scratch / name).replace(directory / name)
         except OSError as exc:
@@ -258,5 +262,6 @@ def _write(result, folder, *, title):
     write_catalog(result.injected, folder / _INJECTED)
     figure = Figure(figsize=(6.0, 8.0), layout='constrained')
     result.plot(figure)
-    figure.suptitle(title)
+    # (a name may have dollars, which are no formula)
+    figure.suptitle(title, parse_math=False)
     figure.savefig(folder / _PICTURE, dpi=110)

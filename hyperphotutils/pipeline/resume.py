@@ -117,7 +117,8 @@ def describe_files(*paths):
     >>> size
     5
     """
-    return {str(Path(path).resolve()): _state_of(path) for path in paths}
+    # (Path.resolve raises an error where links go in a circle)
+    return {os.path.realpath(path): _state_of(path) for path in paths}
 
 
 def _state_of(path):

@@ -22,6 +22,7 @@ from pathlib import Path
 from hyperphotutils.pipeline.bands import check_bands, write_bands
 from hyperphotutils.pipeline.checking import check_config
 from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.planning import (
     BANDS,
@@ -94,8 +95,8 @@ def run(config=None, *, executor=None):
     Notes
     -----
     With ``run.jobs`` above 1 the maps are worked on in processes of
-    their own. As always in Python, a script that does this must keep
-    its own statements below ``if __name__ == '__main__':``.
+    their own. These do not import the main script: its statements need
+    not be below ``if __name__ == '__main__':``.
 
     Examples
     --------
@@ -129,7 +130,7 @@ def run(config=None, *, executor=None):
     if config.bands.merge:
         merge_outcomes(outcomes, config)
     failed = [outcome for outcome in outcomes if outcome.reason]
-    lines = '; '.join(outcome.reason for outcome in failed)
+    lines = printable('; '.join(outcome.reason for outcome in failed))
     if len(failed) == len(outcomes):
         raise PipelineError(lines)
     if failed:
@@ -481,7 +482,7 @@ def _ended_in_words(directory, jobs, outcomes):
         n_done = sum(not item.reason for item in outcomes.values())
         number = _number_of(exc)
         advice = 'make room, and ' if number in _FULL else ''
-        if isinstance(exc, ConnectionError):
+        if isinstance(exc, ConnectionError | ChildProcessError):
             reason = str(exc)
         else:
             reason = (f'{exc.filename or directory}: cannot be written: '
@@ -507,14 +508,17 @@ def _outcome(job, future):
     Tell what became of a map; what befalls all the others, too, is
     raised.
     """
-    from hyperphotutils.utils.executors import error_of, was_killed
+    from hyperphotutils.utils.executors import (
+        describe_death,
+        error_of,
+        was_killed,
+    )
 
     exc = error_of(future)
     if exc is None:
         return future.result()
     if was_killed(exc):
-        reason = 'its process was killed, perhaps for want of memory'
-        return MapOutcome(job, reason=f'{job.path}: {reason}')
+        return MapOutcome(job, reason=f'{job.path}: {describe_death(exc)}')
     if isinstance(exc, ConnectionError) or (
             isinstance(exc, OSError) and _number_of(exc) in _FULL):
         raise exc

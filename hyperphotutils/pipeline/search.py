@@ -13,6 +13,7 @@ from hyperphotutils.pipeline.config import (
     config_to_yaml,
 )
 from hyperphotutils.pipeline.hyper_py import is_hyper_py, read_hyper_py
+from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.options import PipelineConfig
 from hyperphotutils.pipeline.yaml_files import read_yaml
 
@@ -88,7 +89,9 @@ def user_config_file():
         folder = '~/Library/Application Support'
     else:
         folder = os.environ.get('XDG_CONFIG_HOME') or '~/.config'
-    return Path(folder).expanduser() / 'hyperphot' / _NAME
+    # (Path.expanduser raises an error for a user without a home)
+    folder = os.path.expanduser(folder)  # noqa: PTH111
+    return Path(folder) / 'hyperphot' / _NAME
 
 
 def find_config():
@@ -107,7 +110,9 @@ def find_config():
     >>> path = find_config()
     """
     candidates = (Path(_NAME), user_config_file())
-    return next((path for path in candidates if path.is_file()), None)
+    # (Path.is_file raises an error in a folder that may not be read)
+    return next((path for path in candidates
+                 if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def load_config(path=None):
@@ -147,12 +152,14 @@ def load_config(path=None):
     >>> loaded.origins
     {'detection.n_sigma': 'line 1'}
     """
-    path = find_config() if path is None else Path(path)
-    if path is None:
+    name = find_config() if path is None else path
+    if name is None:
         return LoadedConfig(PipelineConfig())
-    values, lines = read_yaml(path)
+    # (a Path would drop the ./ of a file with the name ~)
+    values, lines = read_yaml(name)
+    path = Path(name)
     if is_hyper_py(values):
-        converted = read_hyper_py(path)
+        converted = read_hyper_py(name)
         return LoadedConfig(converted.config, path, converted.origins,
                             converted)
     origins = {'.'.join(loc): f'line {number}'
@@ -186,7 +193,7 @@ def show_config(loaded):
                for section, field in PipelineConfig.model_fields.items()
                for name in field.annotation.model_fields}
     head = [
-        f'# Configuration from {loaded.origin}',
+        f'# Configuration from {printable(loaded.origin)}',
         '# The first that there is: the argument of --config or of run(),',
         f'# ./{_NAME}, {user_config_file()}, built-in defaults',
     ]

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -27,8 +28,15 @@ from pathlib import Path
 
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-__all__ = ['as_executor', 'connect_scheduler', 'error_of', 'one_blas_thread',
-           'was_killed', 'work_through']
+__all__ = [
+    'as_executor',
+    'connect_scheduler',
+    'describe_death',
+    'error_of',
+    'one_blas_thread',
+    'was_killed',
+    'work_through',
+]
 
 # Seconds after which a scheduler that does not answer is given up
 _TIMEOUT = 10
@@ -77,8 +85,16 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
         If ``shared`` cannot be sent to other processes, or ``executor``
         is none.
 
+    ChildProcessError
+        If no process can be begun.
+
     Notes
     -----
+    The processes do not import the main script (or notebook, or what
+    Python reads from its standard input), unless the function, an item,
+    or what is shared is defined there. Only in that case the statements
+    of the script must be below ``if __name__ == '__main__':``.
+
     If the generator is closed before its end (or interrupted), no
     further item is begun, and processes of its own end at once.
 
@@ -166,6 +182,41 @@ def was_killed(error):
     """
     return (isinstance(error, BrokenExecutor)
             or type(error).__name__ == 'KilledWorker')
+
+
+def describe_death(error):
+    """
+    Describe how a process ended instead of the work in it.
+
+    Parameters
+    ----------
+    error : Exception
+        One for which `was_killed` is `True`.
+
+    Returns
+    -------
+    text : str
+        What is known of its end.
+
+    Examples
+    --------
+    >>> from concurrent.futures import BrokenExecutor
+    >>> from hyperphotutils.utils import describe_death
+    >>> error = BrokenExecutor()
+    >>> error.exit_code = -9
+    >>> describe_death(error)
+    'its process was killed by the signal SIGKILL'
+    """
+    code = getattr(error, 'exit_code', None)
+    if code is None:
+        return 'its process was killed'
+    if code >= 0:
+        return f'its process ended too early, with the exit status {code}'
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f'its process was killed by the signal {name}'
 
 
 def one_blas_thread():
@@ -331,27 +382,47 @@ def _in_pools(n_workers, function, todo, shared):
     Work in processes; those that may have killed one, alone.
     """
     try:
-        payload = pickle.dumps(shared)
+        payload = pickle.dumps((function, shared))
     except (pickle.PicklingError, AttributeError, TypeError) as exc:
         msg = f'cannot be sent to other processes ({exc})'
         raise TypeError(msg) from exc
+    needs_main = _is_of_main(payload) or any(map(_is_of_main, todo))
     while todo:
         suspects = []
-        with _process_pool(min(n_workers, len(todo)), payload) as pool:
+        with _process_pool(min(n_workers, len(todo)), payload,
+                           needs_main=needs_main) as pool:
             # one more than can run, so that none has to wait
-            for item, future in _in_window(pool, n_workers + 1, _call, todo,
-                                           function):
+            for item, future in _in_window(pool, n_workers + 1, _call, todo):
                 if isinstance(error_of(future), BrokenExecutor):
+                    pool.check_begun()
                     suspects.append(item)
                 else:
                     yield item, future
         for item in suspects:
-            with _process_pool(1, payload) as pool:
-                yield from _in_window(pool, 1, _call, deque([item]), function)
+            with _process_pool(1, payload, needs_main=needs_main) as pool:
+                for _, future in _in_window(pool, 1, _call, deque([item])):
+                    if isinstance(error_of(future), BrokenExecutor):
+                        pool.check_begun()
+                        error_of(future).exit_code = pool.exit_code
+                    yield item, future
 
 
-def _call(item, function):
-    return function(item, *_SHARED)
+def _is_of_main(value):
+    """
+    Return whether the main script is needed to receive something.
+    """
+    if not isinstance(value, bytes):
+        try:
+            value = pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            # the pool reports it with its item
+            return False
+    return b'__main__' in value
+
+
+def _call(item):
+    function, shared = _SHARED
+    return function(item, *shared)
 
 
 class _SerialExecutor(Executor):
@@ -411,15 +482,11 @@ def _identity(value):
 
 
 @contextlib.contextmanager
-def _process_pool(n_workers, payload):
+def _process_pool(n_workers, payload, *, needs_main):
     """
     A pool that ends at once if it is left by an error or interrupt.
     """
-    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
-    others = set(multiprocessing.active_children())
-    pool = _Pool(
-        n_workers, mp_context=multiprocessing.get_context('spawn'),
-        initializer=_prepare_worker, initargs=(n_threads, payload))
+    pool = _Pool(n_workers, payload, needs_main=needs_main)
     finished = False
     try:
         yield pool
@@ -427,19 +494,84 @@ def _process_pool(n_workers, payload):
         finished = True
     finally:
         if not finished:
-            for worker in set(multiprocessing.active_children()) - others:
+            for worker in pool.workers:
                 worker.terminate()
             pool.shutdown(cancel_futures=True)
 
 
 class _Pool(ProcessPoolExecutor):
     """
-    A pool whose processes never see Ctrl-C, from their first moment.
+    A pool whose processes never see Ctrl-C, from their first moment, nor
+    the main script if nothing in it is needed.
     """
 
+    def __init__(self, n_workers, payload, *, needs_main):
+        context = multiprocessing.get_context('spawn')
+        n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+        self.workers = set()
+        self._needs_main = needs_main
+        self._begun = context.Event()
+        super().__init__(
+            n_workers, mp_context=context, initializer=_prepare_worker,
+            initargs=(n_threads, payload, self._begun))
+
     def submit(self, function, /, *args, **kwargs):
-        with _interrupts_held():
-            return super().submit(function, *args, **kwargs)
+        others = set(multiprocessing.active_children()) - self.workers
+        hidden = (contextlib.nullcontext() if self._needs_main
+                  else _main_hidden())
+        with _interrupts_held(), hidden:
+            future = super().submit(function, *args, **kwargs)
+        self.workers |= set(multiprocessing.active_children()) - others
+        return future
+
+    @property
+    def exit_code(self):
+        """
+        That of the process that broke the pool, `None` if not known.
+        """
+        for worker in self.workers:
+            worker.join(_TIMEOUT)
+            # the others are ended by the pool
+            if worker.exitcode not in {None, 0, -signal.SIGTERM}:
+                return worker.exitcode
+        return None
+
+    def check_begun(self):
+        """
+        Raise an error if no process of the pool came to its work.
+        """
+        if self._begun.is_set():
+            return
+        msg = 'the processes for the work cannot be begun'
+        if self._needs_main:
+            msg += (": what they need is defined in the main script, which "
+                    'they import: this must be a file whose own statements '
+                    "are below if __name__ == '__main__':")
+        else:
+            msg += f' (exit status {self.exit_code}); use one process'
+        raise ChildProcessError(msg)
+
+
+@contextlib.contextmanager
+def _main_hidden():
+    """
+    Hide the main script from processes that are begun meanwhile.
+
+    Otherwise they import it: again its statements, unless they are below
+    ``if __name__ == '__main__':``, and from the standard input nothing.
+    """
+    main = sys.modules['__main__']
+    spec, file = getattr(main, '__spec__', None), getattr(
+        main, '__file__', None)
+    main.__spec__ = None
+    if file is not None:
+        del main.__file__
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+        if file is not None:
+            main.__file__ = file
 
 
 @contextlib.contextmanager
@@ -457,7 +589,7 @@ def _interrupts_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker(n_threads, payload):
+def _prepare_worker(n_threads, payload, begun):
     """
     Leave Ctrl-C to the parent, end with it, leave the other cores to the
     other workers, and take what is shared.
@@ -467,6 +599,7 @@ def _prepare_worker(n_threads, payload):
     threadpool_limits(n_threads)
     # it comes from the parent process
     _SHARED[:] = pickle.loads(payload)  # noqa: S301
+    begun.set()
 
 
 def _end_with_parent():

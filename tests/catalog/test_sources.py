@@ -16,7 +16,11 @@ from astropy.wcs import WCS, FITSFixedWarning
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.catalog import read_source_list, write_catalog
+from hyperphotutils.catalog import (
+    CatalogError,
+    read_source_list,
+    write_catalog,
+)
 from hyperphotutils.utils import add_gaussians, sources_to_pixels
 
 FILES = ['a.ecsv', 'a.fits', 'a.vot', 'a.ipac', 'a.csv']
@@ -195,7 +199,8 @@ class TestTables:
         (make_columns(ra=[1.0, 2.0]), 'several columns for RA: RA, ra'),
         (make_columns(ID=[5, 5]), r'must be unique: 5 is in the rows 0, 1$'),
         (make_columns(DEC=[-5.0, 95.0]), r'DEC must be within 90 deg: got 95'),
-        (make_columns(RA=['5:35', '5:36']), r'RA must be numbers, in deg: go'),
+        (make_columns(RA=['5:35', 'x']),
+         "RA must be texts like.*: got 'x' in row 1"),
         (make_columns(FWHM_1=[3.0, 4.0]), 'FWHM_1 and FWHM_2 must both'),
         (make_columns(FWHM_1=[3.0, 0.0], FWHM_2=[3.0, 3.0]),
          'FWHM_1 must be positive: got 0.0 in row 1'),
@@ -257,6 +262,46 @@ class TestTables:
         table = Table(make_columns(ID=MaskedColumn([1, 2], mask=[0, 1])))
         with pytest.raises(ValueError, match='ID has no value in row 1'):
             read_source_list(table)
+
+
+class TestOtherPrograms:
+    @pytest.mark.parametrize(('header', 'row', 'frame', 'expected'), [
+        ('_RAJ2000,_DEJ2000', '83.81,-5.39', 'fk5', (83.81, -5.39)),
+        ('RA_ICRS;DE_ICRS', '83.81;-5.39', 'icrs', (83.81, -5.39)),
+        ('RAB1950|DEB1950', '05:32:46.0|-05:25:10', 'fk4',
+         (83.191666667, -5.419444444)),
+        ('ALPHA_J2000,DELTA_J2000', '83.81,-0.39', 'fk5', (83.81, -0.39)),
+        ('RA,DEC', '5h35m14.5s,-00d23m28s', 'icrs',
+         (83.810416667, -0.391111111)),
+        ('_Glon\t_Glat', '209.0\t-19.4', 'galactic', (209.0, -19.4)),
+        ('ELON,ELAT', '83,-28.7', 'barycentricmeanecliptic', (83, -28.7)),
+    ])
+    def test_names_state_the_frame(self, tmp_path, header, row, frame,
+                                   expected):
+        """
+        Columns of other programs are in the frame of their names.
+        """
+        (tmp_path / 'a.csv').write_text(f'{header}\n{row}\n')
+        sky = read_source_list(tmp_path / 'a.csv')['sky_centroid']
+        assert sky.frame.name == frame
+        assert_allclose((sky.spherical.lon.deg[0], sky.spherical.lat.deg[0]),
+                        expected)
+
+    @pytest.mark.parametrize(('text', 'match'), [
+        ('RA,DEC\n05:61:14,1', "below 60: got '05:61:14' in row 0"),
+        ('ALPHA_SKY,DELTA_SKY\n1,2', 'is that of a map, which is not known'),
+        ('id,pos\n1,"83.8,-5.4"', 'pos has both angles in one text'),
+        ('RAJ2000,GLAT\n1,2', 'positions, DECJ2000 and GLON'),
+        ('', 'it has no columns'),
+    ])
+    def test_refused(self, tmp_path, text, match):
+        """
+        The message names file, column, and value.
+        """
+        (tmp_path / 'a.csv').write_text(text)
+        with pytest.raises(CatalogError, match=match) as info:
+            read_source_list(tmp_path / 'a.csv')
+        assert 'a.csv' in str(info.value)
 
 
 class TestLists:

@@ -24,8 +24,13 @@ from hyperphotutils.pipeline import (
     merge_bands,
     run,
 )
-from hyperphotutils.pipeline.bands import check_bands, summarize_bands
+from hyperphotutils.pipeline.bands import (
+    _make_forced,
+    check_bands,
+    summarize_bands,
+)
 from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.extraction import make_fitter
 from hyperphotutils.utils import FLAGS, add_gaussians, sky_to_pixel_ellipse
 
 CENTER = SkyCoord(359.99 * u.deg, 31.0 * u.deg)
@@ -410,6 +415,27 @@ class TestRun:
         assert b'make_fitter=make_fitter' in written[0]
         assert b'0x' not in written[0]
         assert written[0] == written[1]
+
+    def test_forced_fits_are_those_of_the_configuration(self):
+        """
+        One function makes the fitter, with all keys, for both.
+        """
+        config = PipelineConfig(
+            grouping={'max_separation': 1.25, 'max_group_size': 7},
+            fit={'bias_correction': True, 'max_iter': 33, 'max_shift': 0.7})
+        forced = _make_forced(config)()
+        fixed = ('position', 'shape')
+        fitter = forced.make_fitter(4.0, fixed=fixed)
+        assert fitter.grouper.min_separation == 5.0
+        assert fitter.fixed == fixed
+        expected = repr(make_fitter(4.0, config, fixed=fixed))
+        assert repr(fitter) == expected
+        assert make_fitter(4.0, config).fixed == config.fit.fixed
+
+    def test_bad_names_of_bands(self):
+        config = PipelineConfig(bands={'merge': True, 'names': ['a\nb', 'c']})
+        with pytest.raises(ConfigError, match=r'must be printable'):
+            check_bands(config, 2)
 
     def test_configuration(self, files, tmp_path):
         """

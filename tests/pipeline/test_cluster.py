@@ -20,6 +20,7 @@ from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.photometry import InjectionRecovery
 from hyperphotutils.pipeline import PipelineConfig, process_maps
 from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.resume import Journal
 from hyperphotutils.utils import as_executor, connect_scheduler, error_of
 from hyperphotutils.utils.executors import work_through
 
@@ -70,7 +71,7 @@ def fixture_kill_a_worker(client):
 
     yield begin
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -110,22 +111,24 @@ def test_client_is_an_executor_of_a_run(maps, client):
                    process_maps(config, executor=threads)[:6])
 
 
-def test_scheduler_that_ends_is_told_and_the_run_continued(maps, capsys):
+def test_scheduler_that_ends_is_told_and_the_run_continued(
+    maps, capsys, monkeypatch
+):
     command = ['run', *maps, '--detection-only', '--output-dir', 'out']
     assert main([*command[:-1], 'serial']) == 0
     capsys.readouterr()
     with distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=':0',
             host='127.0.0.1') as cluster:
-        def close_early():
-            while not list(Path('out').glob('*/catalog.ecsv')):
-                time.sleep(0.01)
+        def close_after_the_first(journal, name, result=None):
+            original(journal, name, result)
             cluster.close()
 
-        thread = threading.Thread(target=close_early)
-        thread.start()
-        status = main([*command, '--scheduler', cluster.scheduler_address])
-        thread.join()
+        original = Journal.finish
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, 'finish', close_after_the_first)
+            status = main([*command, '--scheduler',
+                           cluster.scheduler_address])
     _, err = capsys.readouterr()
     assert status == 1
     assert err.startswith('hyperphot: the connection to the workers is lost')

@@ -13,6 +13,7 @@ from hyperphotutils.pipeline import (
     PipelineConfig,
     config_template,
     config_to_yaml,
+    load_config,
     override_config,
     read_config,
 )
@@ -234,6 +235,86 @@ def test_error_names_file_line_key_value_and_what_is_allowed(
     assert str(caught.value).startswith(where)
     assert message in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
+    f'b{i}: &a{i} [{", ".join(10 * [f"*a{i - 1}"])}]\n' for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ('text', 'line', 'message'),
+    [
+        (LAUGHS, 5, 'more than 20000 values'),
+        (LAUGHS + 'input: {maps: *a8}', 5, 'more than 20000 values'),
+        ('run: {jobs: [' + 'x,' * 20001 + ']}', 1, 'more than 20000 values'),
+        ('input: &a\n  maps: *a', 2, "the alias 'a' is part of itself"),
+        ('&a [*a]: 1', 1, 'part of itself'),
+        ('input: &a\n  <<: *a', 2, 'part of itself'),
+        ('run: *b', 1, "undefined alias 'b'"),
+        ('a: ' + '[' * 50000, 1, 'nested too deeply'),
+        ('a: ' + '{a: ' * 5000, 1, 'nested too deeply'),
+        ('- ' * 5000, 1, 'nested too deeply'),
+        ('input: !foo {}', 1, "the tag '!foo' is not allowed"),
+        ('input: {maps: [!!binary "a"]}', 1, "tag '!!binary' is not allowed"),
+        ('run: {jobs: !!int "abc"}', 1, "'abc' is not a number"),
+        ('run: {jobs: !!float "abc"}', 1, "'abc' is not a number"),
+        ('run: {quiet: !!bool "abc"}', 1, "'abc' is not true or false"),
+        ('run: !!map [1]', 1, 'must be keys and values'),
+        ('run: {jobs: ' + '9' * 5000 + '}', 1, 'too many digits (5000)'),
+        ('run: {jobs: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
+        ('run: {jobs: 99999999999999999999}', 1, 'too many digits (20)'),
+        ('detection: {n_sigma: 1e99999}', 1, 'inf is not allowed'),
+        ('detection: {n_sigma: ' + '1' * 50000 + 'e}', 1, '11111111111... is '
+         'not allowed'),
+        ('sources: {x: [05:35:17], y: [1]}', 1, "'05:35:17' is not allowed"),
+        ('output: {ipac: 2020-13-45}', 1, "'2020-13-45' is not allowed"),
+        ('input: {maps: ["a\\0b"]}', 1, 'the character NUL'),
+        ('input: {maps: ["a\\ud800b"]}', 1, 'half of a character'),
+        ('input:\n  maps: ["a\\UFFFFFFFF"]', 2, 'out of range'),
+        ('"a\\nb\\e[31m": 1', 1, r"unknown key 'a\nb\x1b[31m'"),
+        ('run: &r {jobs: 1}\nrun: *r', 2, 'is named twice'),
+        ('run: {null: 1}', 1, 'the key None is not allowed'),
+        ('{[a]: 1}', 1, "the key ['a'] is not allowed"),
+        ('x' * 600000, None, 'too large for a configuration'),
+    ],
+    ids=range(31),
+)
+def test_hostile_files_are_refused_in_one_short_line(
+    config_file, text, line, message
+):
+    path = config_file(text)
+    for read in (read_config, load_config):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        problem, = caught.value.problems
+        where = f'{path}: line {line}: ' if line else f'{path}: '
+        assert problem.startswith(where)
+        assert message in problem
+        assert problem.isprintable()
+        assert len(problem) < len(str(path)) + 300
+
+
+def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    path = tmp_path / 'latin.yaml'
+    path.write_bytes(b'run:\n  jobs: 1 # \xe4\n')
+    with pytest.raises(ConfigError, match='line 2: not a text file in UTF-8'):
+        read_config(path)
+
+
+def test_only_the_first_of_many_problems_are_told(config_file):
+    text = ''.join(f'k{number}: 1\n' for number in range(50))
+    with pytest.raises(ConfigError, match='and 30 more problems') as caught:
+        read_config(config_file(text))
+    assert len(caught.value.problems) == 21
+
+
+def test_dates_and_words_are_texts(config_file):
+    config = read_config(config_file(
+        'output: {directory: 2020-01-01}\ninput: {unit: "1_000"}\n'
+        'run: {quiet: yes, jobs: 010}'))
+    assert config.output.directory == '2020-01-01'
+    assert config.run.quiet is True
+    assert config.run.jobs == 10
 
 
 def test_all_problems_are_told_at_once(config_file):

@@ -5,7 +5,6 @@ Tests of runs of many maps that are stopped, killed and continued.
 
 import errno
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -99,28 +98,54 @@ def products(folder):
             if path.is_file() and path.suffix != '.log'}
 
 
+# Counts the files that the process opens below the output folder, and kills
+# it before it opens one of them.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hyperphotutils.pipeline.cli import main
+last, folder, *options = sys.argv[1:]
+n_opened = 0
+
+def count(event, arguments):
+    global n_opened
+    if event == 'open' and folder in str(arguments[0]):
+        n_opened += 1
+        if n_opened == int(last):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+if __name__ == '__main__':
+    status = main([*options, '--output-dir', folder])
+    Path('n_opened').write_text(str(n_opened))
+    sys.exit(status)
+"""
+
+
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_killed_run_is_continued_to_the_same_bytes(maps, tmp_path, jobs):
     """
-    SIGKILL at five moments between the first and the last byte.
+    SIGKILL at moments between the first and the last file.
     """
     options = ('run', *maps, '--jobs', jobs, '--config', 'c.yaml')
     Path('c.yaml').write_text('output: {overview: false, fits_groups: true}')
-    started = time.monotonic()
-    with start(*options, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        assert process.wait() == 0
-    duration = time.monotonic() - started
+    Path('killed.py').write_text(KILLED)
+    command = [sys.executable, 'killed.py']
+
+    def run_killed(last, folder):
+        return subprocess.run(
+            [*command, str(last), folder, *map(str, options)], cwd=tmp_path,
+            stdout=subprocess.DEVNULL, check=False,
+            env=dict(os.environ, PYTHONPATH=str(ROOT))).returncode
+
+    assert run_killed(0, 'hyperphot_output') == 0
     expected = products('hyperphot_output')
     assert len(expected) > 4 * len(maps)
-    # imports come first, and leave nothing to continue
-    rng = random.Random(jobs)
-    for number in range(5):
-        moment = duration * (0.3 + 0.14 * (number + rng.random()))
-        folder = f'out{number}'
-        with start(*options, '--output-dir', folder, cwd=tmp_path,
-                   stdout=subprocess.DEVNULL) as process:
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
+    n_opened = int(Path('n_opened').read_text())
+    assert n_opened > 5
+    for last in (n_opened // 6, n_opened // 2, n_opened - 1):
+        folder = f'out{last}'
+        assert run_killed(last, folder) == -signal.SIGKILL
         before = products(folder)
         for name, content in before.items():
             if not name.startswith('.'):
@@ -428,23 +453,47 @@ def test_limit_of_file_size_is_told_of_the_final_file(maps, tmp_path):
 
 def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
     """
-    In the middle of real work, with and without a pool.
+    When some maps are done and others are not, with and without a pool.
     """
+    Path('script.py').write_text(
+        'import sys, time\n'
+        'from pathlib import Path\n'
+        'from hyperphotutils.pipeline import runner\n'
+        'from hyperphotutils.pipeline.cli import main\n'
+        'original = runner.process_map\n'
+        'def process_map(job, config):\n'
+        '    if job.map_id == "b":\n'
+        '        Path(job.folder.parent.name + ".reached").touch()\n'
+        '        time.sleep(600)\n'
+        '    return original(job, config)\n'
+        'if __name__ == "__main__":\n'
+        '    runner.process_map = process_map\n'
+        '    sys.exit(main())\n')
     for jobs in (1, 2):
-        options = ('run', *maps, '--output-dir', f'out{jobs}', '--jobs', jobs)
-        with start(*options, cwd=tmp_path, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.PIPE) as process:
-            while not any(path.is_dir() for path in Path(
-                    f'out{jobs}').glob('[abcd]')):
+        options = ['run', *maps, '--output-dir', f'out{jobs}', '--jobs',
+                   str(jobs), '--detection-only']
+        with subprocess.Popen(
+                [sys.executable, 'script.py', *options], cwd=tmp_path,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                env=dict(os.environ, PYTHONPATH=str(ROOT))) as process:
+            # (the limit is there only to end a test that hangs)
+            limit = time.monotonic() + 120
+            while not Path(f'out{jobs}.reached').exists():
+                assert time.monotonic() < limit
                 time.sleep(0.02)
-            started = time.monotonic()
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate()
-            assert time.monotonic() - started < 2
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err == ('hyperphot: interrupted; what is finished is whole; '
                        'the same command continues\n')
         assert not list(Path(f'out{jobs}').glob('.*'))
+        outcomes = process_maps(make_config(
+            maps, f'out{jobs}', output={'overview': True}))
+        assert not any(item.reason for item in outcomes)
+        # (what two processes have done at this moment is not known)
+        if jobs == 1:
+            assert [item.earlier for item in outcomes] == [
+                True, True, True, False]
 
 
 def test_lists_and_patterns(tmp_path, monkeypatch):

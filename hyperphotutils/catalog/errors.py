@@ -1,0 +1,36 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The error of a table that cannot be used.
+"""
+
+__all__ = ['CatalogError']
+
+
+class CatalogError(ValueError):
+    """
+    A file or table from which no catalog can be read.
+
+    The message is one line. It names the file, the column and the value
+    (where there are any), and what to do about it. Control characters
+    in these are escaped, since messages are printed on terminals.
+
+    Parameters
+    ----------
+    message : str
+        The message.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> from hyperphotutils.catalog import CatalogError, read_source_list
+    >>> try:
+    ...     read_source_list(Table({'RA': [10.0], 'DEC': [95.0]}))
+    ... except CatalogError as error:
+    ...     print(error)
+    the table of sources: DEC must be within 90 deg: got 95.0 deg in row 0
+    """
+
+    def __init__(self, message):
+        super().__init__(''.join(
+            char if char.isprintable() else ascii(char)[1:-1]
+            for char in message))

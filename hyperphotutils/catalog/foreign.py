@@ -1,0 +1,124 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Files of unknown content, and the errors of the packages that read them.
+"""
+
+import csv
+import re
+import struct
+from xml.parsers.expat import ExpatError
+
+from astropy.io.fits import VerifyError
+from astropy.table.meta import YamlParseError
+from astropy.units import UnitsError
+from astropy.utils.exceptions import AstropyWarning
+from yaml import YAMLError
+
+from hyperphotutils.catalog.errors import CatalogError
+
+__all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed',
+           'refuse_deep_yaml']
+
+# What the readers of astropy, regions and yaml raise on damaged files,
+# which may fail at any place. (SyntaxError is the base of the errors in
+# VOTables, ArithmeticError of overflows.)
+FOREIGN_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError,
+    MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
+    TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
+    UnitsError, VerifyError, YamlParseError, AstropyWarning)
+
+# How files begin that are compressed by gzip, bzip2, xz, zip or compress
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
+
+_MAX_LENGTH = 300
+_MAX_DEPTH = 100
+
+
+def describe_error(error):
+    """
+    Return the message of a foreign error in one line.
+
+    Parameters
+    ----------
+    error : Exception
+        The error.
+
+    Returns
+    -------
+    text : str
+        The line.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.foreign import describe_error
+    >>> describe_error(ValueError('two\\nlines'))
+    'two lines'
+    """
+    if isinstance(error, RecursionError):
+        return 'it is nested too deeply'
+    if isinstance(error, MemoryError):
+        return 'it states a size that does not fit into memory'
+    text = ' '.join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f'{text} is missing'
+    return (text if len(text) <= _MAX_LENGTH
+            else f'{text[:_MAX_LENGTH - 3]}...')
+
+
+def refuse_compressed(file, path):
+    """
+    Refuse a compressed file, which may grow without limit.
+
+    Parameters
+    ----------
+    file : binary file
+        The file, which is at its beginning before and afterwards.
+
+    path : str or `~pathlib.Path`
+        Its name.
+
+    Raises
+    ------
+    CatalogError
+        If it is compressed.
+    """
+    if file.read(6).startswith(_COMPRESSED):
+        msg = f"'{path}' is compressed: decompress it first"
+        raise CatalogError(msg)
+    file.seek(0)
+
+
+def refuse_deep_yaml(text):
+    """
+    Refuse YAML that is nested too deeply.
+
+    PyYAML's time grows with the square of the depth.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Raises
+    ------
+    ValueError
+        If it has more than 100 levels.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.foreign import refuse_deep_yaml
+    >>> refuse_deep_yaml('[' * 1000)
+    Traceback (most recent call last):
+        ...
+    ValueError: its metadata are nested too deeply
+    """
+    depth = 0
+    for bracket in re.findall(r'[\[\]{}]', text):
+        depth = max(depth + (1 if bracket in '[{' else -1), 0)
+        if depth > _MAX_DEPTH:
+            break
+    if depth > _MAX_DEPTH or re.search(
+            rf'([-?:] +){{{_MAX_DEPTH}}}', text):
+        msg = 'its metadata are nested too deeply'
+        raise ValueError(msg)

@@ -1,0 +1,464 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The columns of positions in tables of other programs, and their frames.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import product
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import (
+    CIRS,
+    FK4,
+    FK5,
+    GCRS,
+    ICRS,
+    ITRS,
+    TEME,
+    TETE,
+    AltAz,
+    BarycentricMeanEcliptic,
+    BaseCoordinateFrame,
+    Galactic,
+    HADec,
+    PrecessedGeocentric,
+    SkyCoord,
+    Supergalactic,
+)
+
+from hyperphotutils.catalog.angles import read_angles
+from hyperphotutils.catalog.errors import CatalogError
+from hyperphotutils.catalog.hyper import frames_of_comments
+
+__all__ = ['PositionColumns', 'find_positions', 'make_sky', 'read_frame',
+           'read_positions']
+
+_J2000 = FK5()
+# What a name says of its frame after its stem; None for nothing
+_TAGS = {'': None, 'deg': None, 'icrs': ICRS(), 'icrsdeg': ICRS(),
+         'fk5': _J2000, 'j2000': _J2000, '2000': _J2000,
+         'j2000deg': _J2000, 'fk4': FK4(), 'b1950': FK4(), '1950': FK4()}
+_EQUATORIAL_STEMS = (('ra', 'dec'), ('ra', 'de'), ('ra', 'decl'),
+                     ('rightascension', 'declination'), ('alpha', 'delta'),
+                     ('alphawin', 'deltawin'), ('alphapeak', 'deltapeak'),
+                     ('alphapsf', 'deltapsf'))
+# SExtractor: in the frame of the map
+_NATIVE = (('alphasky', 'deltasky'), ('alphawinsky', 'deltawinsky'),
+           ('alphapeaksky', 'deltapeaksky'))
+_OTHERS = (
+    (Galactic(), (('glon', 'glat'), ('glondeg', 'glatdeg'), ('l', 'b'),
+                  ('lii', 'bii'), ('gallon', 'gallat'))),
+    (BarycentricMeanEcliptic(), (('elon', 'elat'), ('ecllon', 'ecllat'))),
+    (Supergalactic(), (('sgl', 'sgb'), ('sglon', 'sglat'))),
+)
+
+# Frames that turn or move with the Earth, in which no source rests
+_MOVING = (AltAz, CIRS, GCRS, HADec, ITRS, PrecessedGeocentric, TEME, TETE)
+
+# Names of columns in a message, in characters
+_MAX_LENGTH = 500
+
+# Two pairs of coordinates of the same source may differ by rounding
+_AGREE = 10.0 * u.arcsec
+
+
+@dataclass(eq=False)
+class PositionColumns:
+    """
+    Two columns of a table that are a position.
+
+    Parameters
+    ----------
+    lon, lat : str
+        The names of the columns.
+
+    frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
+        The frame that the table states; `None` for RA and DEC alone and
+        for those in the frame of the map.
+
+    equatorial : bool
+        Whether they are right ascension and declination.
+
+    native : bool
+        Whether they are in the frame of the map.
+
+    by_name : bool
+        Whether only the names state the frame.
+    """
+
+    lon: str
+    lat: str
+    frame: BaseCoordinateFrame | None
+    equatorial: bool = False
+    native: bool = False
+    by_name: bool = True
+
+    @property
+    def names(self):
+        """
+        The names for messages.
+        """
+        return f'{self.lon} and {self.lat}'
+
+
+def _known_pairs():
+    # frame, equatorial, native by the canonical names; in order of choice
+    known = {}
+    tagged = sorted(_TAGS.items(), key=lambda item: item[1] is None)
+    for (tag, frame), (lon, lat) in product(tagged, _EQUATORIAL_STEMS):
+        known[lon + tag, lat + tag] = (frame, True, False)
+    for frame, pairs in _OTHERS:
+        known |= dict.fromkeys(pairs, (frame, False, False))
+    return known | dict.fromkeys(_NATIVE, (None, True, True))
+
+
+_KNOWN = _known_pairs()
+_HALVES = {name: pair for pair in reversed(_KNOWN) for name in pair}
+
+
+def _canonical(name):
+    return re.sub(r'[^a-z0-9]', '', name.lower())
+
+
+def find_positions(table, where):
+    """
+    Find the pairs of columns that are positions.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table.
+
+    where : str
+        The file or table, for the messages.
+
+    Returns
+    -------
+    pairs : list of `PositionColumns`
+        The pairs, the one to prefer first: equatorial ones whose names
+        state the frame, then RA and DEC, then those of other frames;
+        columns that VizieR has computed before the original ones.
+
+    Raises
+    ------
+    CatalogError
+        If there is none, or a column is there twice.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> from hyperphotutils.catalog.positions import find_positions
+    >>> table = Table({'GLON': [1], 'GLAT': [2], 'RAJ2000': [3],
+    ...                'DEJ2000': [4]})
+    >>> for pair in find_positions(table, 'the table'):
+    ...     print(pair.names, pair.frame.name)
+    RAJ2000 and DEJ2000 fk5
+    GLON and GLAT galactic
+    """
+    names = {}
+    for name in table.colnames:
+        # VizieR's own columns begin with '_'; those of a SkyCoord that
+        # was taken apart are named like 'sky.ra'
+        groups = [(name.startswith('_'), _canonical(name))]
+        if '.' in name:
+            stem, _, tail = name.rpartition('.')
+            groups.append((stem, _canonical(tail)))
+        for group in groups:
+            names.setdefault(group, []).append(name)
+    groups = sorted({group for group, _ in names},
+                    key=lambda group: (group is not True, str(group)))
+    pairs = []
+    for (lon, lat), (frame, equatorial, native) in _KNOWN.items():
+        for group in groups:
+            found = [names.get((group, half), []) for half in (lon, lat)]
+            if not all(found):
+                continue
+            for half, twice in zip((lon, lat), found, strict=True):
+                if len(twice) > 1:
+                    msg = (f'{where} has several columns for '
+                           f'{half.upper()}: {", ".join(twice)}')
+                    raise CatalogError(msg)
+            pairs.append(PositionColumns(found[0][0], found[1][0], frame,
+                                         equatorial, native))
+    if not pairs:
+        _raise_missing(table, where)
+    return pairs
+
+
+def _raise_missing(table, where):
+    canonical = [_canonical(name) for name in table.colnames]
+    halves = [half.upper() for name in canonical if name in _HALVES
+              for half in _HALVES[name] if half not in canonical]
+    needed = (' and '.join(dict.fromkeys(halves))
+              or 'RA and DEC, or GLON and GLAT')
+    has = ', '.join(table.colnames) or 'no columns'
+    if len(has) > _MAX_LENGTH:
+        has = f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)'
+    msg = f'{where} needs the columns of positions, {needed}: it has {has}'
+    for name in table.colnames:
+        if _is_both(table[name]):
+            msg += (f'; {name} has both angles in one text: make '
+                    'it two columns, or write the table as ECSV')
+            break
+    raise CatalogError(msg)
+
+
+def _is_both(column):
+    # as astropy writes a SkyCoord to IPAC and CSV
+    if getattr(column, 'dtype', None) is None or column.dtype.kind != 'U':
+        return False
+    return len(column) > 0 and re.fullmatch(
+        r'[+-]?[\d.]+,[+-]?[\d.]+', str(column[0])) is not None
+
+
+def read_positions(table, frame, where):
+    """
+    Read the positions of a table.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table.
+
+    frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
+        The frame that the user has given.
+
+    where : str
+        The file or table, for the messages.
+
+    Returns
+    -------
+    sky : `~astropy.coordinates.SkyCoord`
+        The positions.
+
+    north : `~astropy.coordinates.BaseCoordinateFrame` or `None`
+        The frame of position angles where it is another one.
+
+    Raises
+    ------
+    CatalogError
+        If the positions cannot be read, or their frame is not known.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> from hyperphotutils.catalog.positions import read_positions
+    >>> table = Table({'_RAB1950': ['05 32 46.8'],
+    ...                '_DEB1950': ['-05 25 10']})
+    >>> sky, _ = read_positions(table, None, 'the table')
+    >>> print(sky.frame.name, sky.icrs.to_string('hmsdms', precision=0))
+    fk4 ['05h35m14s -05d23m17s']
+    """
+    pairs = find_positions(table, where)
+    comments, north = frames_of_comments(table) or (None, None)
+    for pair in pairs:
+        if pair.equatorial:
+            _state_frame(pair, table, comments, where)
+    pair = _choose(pairs, frame, north, where)
+    own = pair.frame
+    if own is None or (frame is not None and pair.by_name):
+        own = ICRS() if frame is None else frame
+    sky = _read_pair(table, pair, own, where)
+    for other in pairs:
+        if other is not pair and other.frame is not None:
+            _check_pairs(sky, pair, table, other, where)
+    if north is None or sky.is_equivalent_frame(north):
+        return sky, None
+    return sky, north
+
+
+def _state_frame(pair, table, comments, where):
+    # in place: as the file states it, which is more than the names
+    stated = None
+    if comments is not None and (pair.lon.lower(),
+                                 pair.lat.lower()) == ('ra', 'dec'):
+        stated = comments
+    for name in (pair.lon, pair.lat):
+        if stated is None:
+            stated = _frame_of_column(table[name])
+    if stated is None and pair.frame is None and not pair.native:
+        stated = _frame_of_header(table.meta)
+    if stated is None:
+        return
+    named = pair.frame
+    if not _is_equatorial(stated) or (named is not None and (
+            (named.name == 'fk4') != (stated.name == 'fk4'))):
+        what = stated.name if named is None else (f'{named.name} by their '
+                                                  f'names, {stated.name}')
+        msg = (f'{where}: {pair.names} are {what} by what the file says of '
+               'them: rename them or mend the description')
+        raise CatalogError(msg)
+    if named is None or named.name == 'fk5':
+        pair.frame, pair.by_name = stated, False
+
+
+def _frame_of_column(column):
+    # by the VOTable's system or by the description
+    meta = getattr(column, 'meta', None) or {}
+    if 'coosys' in meta:
+        return _frame_of_words(str(meta['coosys']))
+    info = getattr(column, 'info', None)
+    return _frame_of_words(str(getattr(info, 'description', None) or ''))
+
+
+def _frame_of_header(meta):
+    # of a FITS or IPAC table
+    words = []
+    keywords = meta.get('keywords')
+    for key in ('RADESYS', 'RADECSYS', 'EQUINOX'):
+        value = meta.get(key)
+        if value is None and isinstance(keywords, dict):
+            value = keywords.get(key)
+            value = value.get('value') if isinstance(value, dict) else value
+        if value is not None:
+            words.append(str(value))
+    if words and re.fullmatch(r'[JB]?(2000|1950)(\.0*)?', words[-1].strip()):
+        words[-1] = 'J2000' if '2000' in words[-1] else 'B1950'
+    return _frame_of_words(' '.join(words))
+
+
+def _frame_of_words(text):
+    if re.search(r'\bICRS\b|_ICRS', text, re.IGNORECASE):
+        return ICRS()
+    if re.search(r'FK4|B1950', text, re.IGNORECASE):
+        return FK4()
+    if re.search(r'FK5|J2000', text, re.IGNORECASE):
+        return FK5()
+    if re.search(r'^(super)?_?galactic$', text.strip(), re.IGNORECASE):
+        return (Supergalactic() if 'super' in text.lower() else Galactic())
+    return None
+
+
+def _choose(pairs, frame, north, where):
+    if frame is None:
+        pair = pairs[0]
+        if north is not None and not _is_equatorial(north):
+            pair = next((other for other in pairs if other.frame is not None
+                         and other.frame.is_equivalent_frame(north)), pair)
+        if pair.native and pair.frame is None:
+            msg = (f'{where}: the frame of {pair.names} is that of a map, '
+                   "which is not known: give frame, such as 'fk5'")
+            raise CatalogError(msg)
+        return pair
+    for pair in pairs:
+        own = pair.frame
+        if own is None and (pair.native or _is_equatorial(frame)):
+            return pair
+        # names say J2000 for FK5 and for ICRS, less than 0.1 arcsec apart
+        if own is not None and (own.is_equivalent_frame(frame) or (
+                pair.by_name and own.name == 'fk5' and frame.name == 'icrs')):
+            return pair
+    pair = pairs[0]
+    if pair.equatorial and pair.frame is not None:
+        msg = (f'frame is {frame.name} but {pair.names} of {where} are in '
+               f'{pair.frame.name}: leave out frame')
+    else:
+        msg = (f'frame is {frame.name} but the positions of {where} are '
+               f'{pair.names}')
+    raise CatalogError(msg)
+
+
+def _is_equatorial(frame):
+    return 'ra' in frame.get_representation_component_names()
+
+
+def _read_pair(table, pair, frame, where):
+    hours = u.hourangle if pair.equatorial else u.deg
+    lon, lat = (read_angles(table[name], u.deg, name, where,
+                            sexagesimal=unit)
+                for name, unit in ((pair.lon, hours), (pair.lat, u.deg)))
+    return make_sky(lon, lat, frame, pair.lon, pair.lat, where)
+
+
+def _check_pairs(sky, pair, table, other, where):
+    # RA and DEC taken for ICRS may be of 1950
+    if any(getattr(table[name], 'dtype', np.dtype('O')).kind not in 'fiu'
+           for name in (pair.lon, pair.lat, other.lon, other.lat)):
+        return  # texts are rounded
+    try:
+        same = _read_pair(table, other, other.frame, where)
+    except CatalogError:
+        return  # not asked for
+    distance = sky.separation(same.transform_to(sky.frame))
+    if np.any(distance > _AGREE):
+        row = int(np.nanargmax(distance))
+        msg = (f'{where}: {pair.lon}, {pair.lat} in {sky.frame.name} and '
+               f'{other.lon}, {other.lat} are '
+               f'{distance[row].to(u.arcsec):.4g} apart in row {row}: give '
+               'the right frame')
+        raise CatalogError(msg)
+
+
+def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
+    """
+    Make positions of angles.
+
+    Parameters
+    ----------
+    lon, lat : `~astropy.units.Quantity`
+        The angles.
+
+    frame : `~astropy.coordinates.BaseCoordinateFrame`
+        Their frame.
+
+    lon_name, lat_name, where : str
+        The names of the columns and of the table, for the messages.
+
+    Returns
+    -------
+    sky : `~astropy.coordinates.SkyCoord`
+        The positions, NaN where one of the angles is.
+
+    Raises
+    ------
+    CatalogError
+        If an angle is out of range.
+    """
+    for values, limit, name in ((lon, 360.0, lon_name),
+                                (lat, 90.0, lat_name)):
+        beyond = np.abs(values.to_value(u.deg)) > limit
+        if np.any(beyond):
+            row = int(np.argmax(beyond))
+            msg = (f'{where}: {name} must be within {limit:.0f} deg: got '
+                   f'{values[row]} in row {row}')
+            raise CatalogError(msg)
+    # a position without one of its angles is none
+    bad = ~np.isfinite(lon) | ~np.isfinite(lat)
+    lon, lat = (np.where(bad, np.nan, values) for values in (lon, lat))
+    return SkyCoord(lon, lat, frame=frame)
+
+
+def read_frame(frame):
+    """
+    Read the frame that a user gives.
+
+    Parameters
+    ----------
+    frame : str, `~astropy.coordinates.BaseCoordinateFrame` or \
+            `~astropy.coordinates.SkyCoord`
+        The frame or its name.
+
+    Returns
+    -------
+    frame : `~astropy.coordinates.BaseCoordinateFrame`
+        The frame without data.
+
+    Raises
+    ------
+    ValueError
+        If it is not a frame in which sources rest.
+    """
+    if isinstance(frame, BaseCoordinateFrame | SkyCoord):
+        blank = getattr(frame, 'frame', frame)
+    else:
+        try:
+            blank = SkyCoord(0, 0, unit='deg', frame=frame).frame
+        except (ValueError, TypeError):
+            blank = None
+    if blank is None or isinstance(blank, _MOVING):
+        msg = ("frame must be 'icrs', 'fk5', 'fk4', 'galactic' or another "
+               f'celestial frame: got {frame!r}')
+        raise ValueError(msg)
+    return blank.replicate_without_data()

@@ -1,0 +1,150 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Text files with separated values: CSV, and what VizieR writes.
+"""
+
+import csv
+import io
+import re
+
+import astropy.units as u
+from astropy.io import ascii as ascii_tables
+
+from hyperphotutils.catalog.errors import CatalogError
+from hyperphotutils.catalog.hyper import units_of_comments
+
+__all__ = ['find_separator', 'read_lines', 'read_separated']
+
+_SEPARATORS = '\t;|,'
+_COLUMN_LINE = re.compile(
+    r'#Column\s+(?P<name>\S+)\s+\([^)]*\)\s*(?P<text>[^\t\[]*)')
+
+
+def find_separator(line):
+    """
+    Find the separator of a line with the names of columns.
+
+    Parameters
+    ----------
+    line : str
+        The line.
+
+    Returns
+    -------
+    separator : str or `None`
+        The first of tab, ``';'``, ``'|'`` and ``','`` that is in it.
+    """
+    return next((mark for mark in _SEPARATORS if mark in line), None)
+
+
+def read_lines(file):
+    """
+    Read the lines of a text file.
+
+    Parameters
+    ----------
+    file : binary file
+        The file, in UTF-8; other bytes become escape sequences.
+
+    Returns
+    -------
+    lines : list of str
+        The lines. (astropy takes a text of one line for a name, and opens
+        what it names.)
+
+    Raises
+    ------
+    ValueError
+        If the file is binary.
+    """
+    content = file.read()
+    if b'\0' in content:
+        msg = 'it is no text file'
+        raise ValueError(msg)
+    text = content.decode('utf-8-sig', 'backslashreplace')
+    return re.split(r'\r\n|\r|\n', text)
+
+
+def read_separated(lines):
+    """
+    Read a table of separated values.
+
+    The first line that is no comment has the names. Below it VizieR
+    writes a line of units and a line of dashes.
+
+    Parameters
+    ----------
+    lines : list of str
+        The lines of the file.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        The table, with the units and the descriptions that the file has,
+        and the lines that begin with ``#`` as ``meta['comments']``.
+
+    Raises
+    ------
+    CatalogError
+        If the file holds several tables.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.separated import read_separated
+    >>> table = read_separated([
+    ...     'RAJ2000;DEJ2000', '"h:m:s";"d:m:s"', '-------;-------',
+    ...     '05 35 14;-05 23 28'])
+    >>> print(table)
+    RAJ2000   DEJ2000
+     h:m:s     d:m:s
+    -------- ---------
+    05 35 14 -05 23 28
+    """
+    comments = [line for line in lines if line.lstrip().startswith('#')]
+    header = next((line for line in lines if line.strip()
+                   and not line.lstrip().startswith('#')), '')
+    separator = find_separator(header)
+    units = {}
+    if separator is not None and separator != ',':
+        lines, units = _to_commas(lines, separator)
+    table = ascii_tables.read(lines, format='csv', comment='#', guess=False)
+    if units:
+        table.meta['comments'] = [line.lstrip()[1:].strip()
+                                  for line in comments]
+    units |= units_of_comments(table)
+    for name, unit in units.items():
+        if name in table.colnames:
+            table[name].unit = unit
+    for line in comments:
+        match = _COLUMN_LINE.match(line)
+        if match is not None and match['name'] in table.colnames:
+            table[match['name']].description = match['text'].strip()
+    return table
+
+
+def _to_commas(lines, separator):
+    # the lines as CSV, and the units by the name of the column
+    rows = [[cell.strip() for cell in row]
+            for row in csv.reader(
+                (line for line in lines if line.strip()
+                 and not line.lstrip().startswith('#')),
+                delimiter=separator)]
+    dashes = [k for k, row in enumerate(rows) if _is_dashes(row)]
+    units = {}
+    if dashes and dashes[0] in (1, 2):
+        if len(dashes) > 1:
+            msg = (f'it holds {len(dashes)} tables: keep one in a file of '
+                   'its own')
+            raise CatalogError(msg)
+        for row in rows[1:dashes[0]]:
+            units = {name: u.Unit(unit, parse_strict='silent')
+                     for name, unit in zip(rows[0], row, strict=False)
+                     if unit.strip('"')}
+        del rows[1:dashes[0] + 1]
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue().split('\n'), units
+
+
+def _is_dashes(row):
+    return any(row) and all(set(cell) <= {'-'} for cell in row)

@@ -1,0 +1,73 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What a VOTable must not have before it is handed to a parser.
+"""
+
+from xml.parsers import expat
+
+from hyperphotutils.catalog.angles import show_value
+from hyperphotutils.catalog.errors import CatalogError
+
+__all__ = ['check_votable']
+
+_MAX_DEPTH = 100
+
+
+def check_votable(content):
+    """
+    Refuse a VOTable that makes its parser open another file.
+
+    A ``STREAM`` may name a file or an address, which astropy opens;
+    entities may grow without limit.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+
+    Raises
+    ------
+    CatalogError
+        If it has a ``STREAM`` with ``href``, defines entities, or is
+        nested deeply.
+
+    Examples
+    --------
+    >>> from hyperphotutils.catalog.votables import check_votable
+    >>> check_votable(b'<VOTABLE><STREAM href="http://x.org"/></VOTABLE>')
+    Traceback (most recent call last):
+        ...
+    hyperphotutils.catalog.errors.CatalogError: its data are elsewhere ...
+    """
+    depth = 0
+
+    def start(name, attributes):
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_DEPTH:
+            msg = 'its elements are nested too deeply'
+            raise CatalogError(msg)
+        # (a namespace may have a prefix; XML cares for the case, but a
+        # parser may not)
+        if name.rpartition(':')[2].upper() != 'STREAM':
+            return
+        for key, value in attributes.items():
+            if key.rpartition(':')[2].lower() == 'href':
+                msg = (f'its data are elsewhere, at {show_value(value)}, and '
+                       'no other file or address is opened: save it with its '
+                       'data inside')
+                raise CatalogError(msg)
+
+    def end(_):
+        nonlocal depth
+        depth -= 1
+
+    def refuse(*_):
+        msg = 'it defines XML entities, which no VOTable needs: remove them'
+        raise CatalogError(msg)
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.EntityDeclHandler = refuse
+    parser.Parse(content, True)  # noqa: FBT003 (no keyword)
