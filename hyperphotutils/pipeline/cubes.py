@@ -54,6 +54,7 @@ from hyperphotutils.pipeline.products import (
 from hyperphotutils.pipeline.rejected import (
     REJECTED,
     describe_bad_pixels,
+    describe_reasons,
     make_empty_rejected,
     write_rejected,
 )
@@ -159,7 +160,8 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             summary += f', {seconds:.1f} s'
             if earlier:
                 summary += f' for what was left ({earlier})'
-            text = _log_text(job, cube, table, config, caught, summary)
+            text = _log_text(job, cube, table, config, caught, summary,
+                             {} if sources is None else sources.meta)
             (folder / LOG).write_text(text, encoding='utf-8',
                                       errors='backslashreplace')
             sync_files(folder)
@@ -721,7 +723,7 @@ def _total(table, name):
     return int(table[name].sum()) if name in table.colnames else 0
 
 
-def _log_text(job, cube, table, config, caught, summary):
+def _log_text(job, cube, table, config, caught, summary, meta):
     """
     Make the log of a cube, with a line for each channel.
     """
@@ -740,6 +742,10 @@ def _log_text(job, cube, table, config, caught, summary):
                              f'({cube.spectral_type})'),
         ('unit', cube.original_unit),
         ('result', summary),
+        *((name, text) for name, text in (
+            ('rejected', describe_reasons(meta.get('n_rejected', {}))),
+            ('bad pixels', describe_bad_pixels(meta.get('n_bad_pixels', {}))),
+        ) if text),
     ])
     counts = Counter(
         printable(f'{item.category.__name__}: {item.message}')
