@@ -119,7 +119,7 @@ class TestRun:
         assert sorted(read_all()) == [
             'background.fits', 'catalog.ecsv', 'catalog.ipac',
             'centroids.reg', 'channels.ecsv', 'ellipses.reg',
-            'overview.png']
+            'overview.png', 'rejected.ecsv', 'rejected.reg']
         assert not Path('out', UNFINISHED).exists()
         table = outcome.table
         assert table.colnames[:3] == ['channel', 'velocity', 'id']
