@@ -142,7 +142,8 @@ def describe_reasons(n_rejected):
         if there are none.
     """
     words = []
-    for reason, number in n_rejected.items():
+    order = dict.fromkeys(REJECTION_REASONS, 0) | dict(n_rejected)
+    for reason, number in order.items():
         if not number:
             continue
         text = reason.replace('_', ' ')

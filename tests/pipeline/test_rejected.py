@@ -182,8 +182,8 @@ def test_bad_pixels_are_counted_and_can_be_kept(map_file, tmp_path):
 
 def test_words():
     assert describe_reasons({
-        'no_usable_pixels': 25, 'duplicate': 5, 'not_compact': 0,
-        'snap_radius': 2}) == (
+        'snap_radius': 2, 'duplicate': 5, 'not_compact': 0,
+        'no_usable_pixels': 25}) == (
             '25 no usable pixels, 5 duplicates, 2 by snap_radius')
     assert describe_reasons({'duplicate': 1}) == '1 duplicate'
     assert describe_reasons({}) == ''
