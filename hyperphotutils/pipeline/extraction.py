@@ -17,7 +17,7 @@ from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
-from hyperphotutils.noise import clipped_rms
+from hyperphotutils.noise import clipped_rms, detect_bad_pixels
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.rejected import (
@@ -246,7 +246,7 @@ def extract_image(image, config, *, progress_bar=False):
     start = time.perf_counter()
     finder = make_finder(image, config.detection)
     if config.run.detection_only:
-        extraction = _detect(image, finder)
+        extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
         extraction = _measure(image, finder, config, progress_bar)
     extraction.times['extraction'] = time.perf_counter() - start
@@ -402,12 +402,20 @@ def make_finder(image, options):
                          else ShoulderFilter(**shoulder.model_dump())))
 
 
-def _detect(image, finder):
+def _detect(image, finder, mask_bad_pixels):
     data = image.data << image.unit
-    table = finder(data, mask=image.mask)
+    mask, counts = image.mask, {}
+    if mask_bad_pixels:
+        bad = detect_bad_pixels(image.data, image.meta['beam_minor_pix'],
+                                mask=mask)
+        # as in HyperPhotometry: flat tops are sources, too
+        mask = mask | (bad.mask & ~bad.saturated)
+        counts = {'n_bad_pixels': bad.counts} if bad.mask.any() else {}
+    table = finder(data, mask=mask)
     if table is None:
         table = _empty_detections(image.unit)
     table = QTable(table, copy=False)
+    table.meta |= counts
     rms = _detection_rms(image, finder)
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))

@@ -425,7 +425,7 @@ def _describe_result(extraction):
             told += f'; see {REJECTED}'
         rows.append(('rejected', told))
     if told := describe_bad_pixels(meta.get('n_bad_pixels', {})):
-        rows.append(('bad pixels', f'{told}; left out of the fits'))
+        rows.append(('bad pixels', f'{told}; left out'))
     if 'noise' in meta:
         rows.append(('noise', meta['noise']))
     if extraction.n_groups:

@@ -527,18 +527,18 @@ def _is_doubtful(table):
 def _draw_ellipses(axes, shapes, doubtful):
     from matplotlib.collections import EllipseCollection
 
-    n_sources, n_doubtful = shapes.shape[1], np.count_nonzero(doubtful)
-    line_width = np.clip(12 / np.sqrt(max(n_sources, 1)), 0.6, 1.2)
-    for chosen, style in ((~doubtful, 'solid'), (doubtful, _DASHES)):
-        x, y, major, minor, theta = shapes[:, chosen]
-        axes.add_collection(EllipseCollection(
-            major, minor, theta, units='xy', offsets=np.column_stack([x, y]),
-            offset_transform=axes.transData, facecolors='none',
-            edgecolors=_SOURCE_COLOR, linewidths=line_width,
-            linestyles=[style], path_effects=_rim(line_width)))
-    title = f'{n_sources} source{"s" * (n_sources != 1)}'
-    if n_doubtful:
-        title += f', {n_doubtful} doubtful (dashed)'
+    x, y, major, minor, theta = shapes
+    line_width = np.clip(12 / np.sqrt(max(len(x), 1)), 0.6, 1.2)
+    styles = [_DASHES if dashed else 'solid' for dashed in doubtful]
+    ellipses = EllipseCollection(
+        major, minor, theta, units='xy', offsets=np.column_stack([x, y]),
+        offset_transform=axes.transData, facecolors='none',
+        edgecolors=_SOURCE_COLOR, linewidths=line_width,
+        linestyles=styles or 'solid', path_effects=_rim(line_width))
+    axes.add_collection(ellipses)
+    title = f'{len(x)} source{"s" * (len(x) != 1)}'
+    if doubtful.any():
+        title += f', {np.count_nonzero(doubtful)} doubtful (dashed)'
     axes.set_title(title, loc='right', size='medium')
 
 

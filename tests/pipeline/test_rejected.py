@@ -161,20 +161,27 @@ def test_selections_of_the_finder_are_counted(map_file, tmp_path):
         folder / 'run.log').read_text('utf-8')
 
 
-def test_bad_pixels_are_counted_and_can_be_kept(map_file, tmp_path):
+@pytest.mark.parametrize('detection_only', [False, True])
+def test_bad_pixels_are_counted_and_can_be_kept(map_file, tmp_path,
+                                                detection_only):
     """
-    A glitch is left out by default, which the log tells.
+    A glitch is left out by default, which the log tells; it is no
+    source.
     """
+    run = {'detection_only': detection_only}
     path = tmp_path / 'field.fits'
     with fits.open(map_file) as hdus:
         hdus[0].data[20, 30] += 1e3 * np.nanstd(hdus[0].data)
         hdus.writeto(path)
-    outcome, folder = process(path, tmp_path / 'a')
+    outcome, folder = process(path, tmp_path / 'a', run=run)
+    number = len(outcome.table)
     assert outcome.table.meta['n_bad_pixels']['glitch'] == 1
-    line = 'bad pixels    1 glitch; left out of the fits\n'
+    line = 'bad pixels    1 glitch; left out\n'
     assert line in (folder / 'run.log').read_text('utf-8')
-    outcome, folder = process(path, tmp_path / 'b',
+    outcome, folder = process(path, tmp_path / 'b', run=run,
                               fit={'mask_bad_pixels': False})
+    if detection_only:
+        assert len(outcome.table) == number + 1
     assert 'n_bad_pixels' not in outcome.table.meta
     assert 'bad pixels' not in (folder / 'run.log').read_text('utf-8').split(
         'configuration')[0]
