@@ -58,7 +58,7 @@ else:
 # No inventory is at hand without a network, so that links to other
 # packages cannot be checked; links to this package always are.
 external = (
-    'astropy|erfa|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
+    'astropy|erfa|h5py|matplotlib|np|numpy|photutils|pydantic|pydantic_core|'
     'radio_beam|regions|scipy|sklearn|spectral_cube|tqdm|yaml'
 )
 # the standard library: its modules, and the names of builtins
@@ -133,7 +133,7 @@ rst_epilog += """
 """
 
 # made next to what automodapi makes: the reference of all keys of the
-# configuration and of all flags, and a picture that pyplot, and thus the
+# configuration and of all flags, and pictures that pyplot, and thus the
 # plot directive, does not know
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
@@ -162,7 +162,31 @@ def draw_overview(path):
     figure.savefig(path, dpi=100)
 
 
+def draw_psf(folder):
+    """
+    Draw the pictures of the page on PSFs.
+    """
+    from hyperphotutils.datasets import make_star_field
+    from hyperphotutils.psf import (
+        EmpiricalPSFBuilder,
+        StarSelector,
+        plot_psf,
+        plot_selection,
+        plot_stars,
+    )
+
+    field = make_star_field((600, 600), 60, n_galaxies=30, variation=1.0,
+                            neighbor_fraction=0.2, n_cosmic_rays=40, seed=2)
+    stars = StarSelector(fwhm=3.0)(field.data, error=field.error)
+    psf = EmpiricalPSFBuilder(size=25, degree=2)(field.data, stars,
+                                                 error=field.error)
+    plot_selection(stars).savefig(folder / 'star_selection.png', dpi=80)
+    plot_stars(psf, max_stars=20).savefig(folder / 'stars.png', dpi=90)
+    plot_psf(psf).savefig(folder / 'psf.png', dpi=80)
+
+
 draw_overview(_API / 'overview.png')
+draw_psf(_API)
 
 # -- HTML ---------------------------------------------------------------
 html_title = f'{project} {release}'

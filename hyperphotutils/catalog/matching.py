@@ -219,24 +219,20 @@ class _Band:
             return np.full((2, n_sources), beam), np.zeros(n_sources)
         widths = [np.fmax(beam, self.read(name, u.arcsec).to_value(u.rad))
                   for name in _SHAPE[:2]]
-        angle = self.angles().to_value(u.rad)
+        angle = self.read('position_angle', u.rad).value
         return np.array(widths), np.nan_to_num(angle)
 
     def read(self, name, unit):
         """
-        Return a column of angles.
+        Return a column of angles, position angles in the common frame.
         """
-        return read_angles(self.table[name], unit, name,
-                           f'the catalog of band {self.name!r}')
-
-    def angles(self):
-        """
-        Return the position angles in the common frame.
-        """
-        return position_angle_in_frame(
-            self.table['sky_centroid'],
-            self.read('position_angle', u.deg),
-            self.sky.frame.replicate_without_data())
+        values = read_angles(self.table[name], unit, name,
+                             f'the catalog of band {self.name!r}')
+        if name == 'position_angle':
+            values = position_angle_in_frame(
+                self.table['sky_centroid'], values,
+                self.sky.frame.replicate_without_data()).to(unit)
+        return values
 
     def spread(self, name, n_rows, unit):
         """
@@ -244,7 +240,7 @@ class _Band:
         """
         column = self.table[name]
         if name == 'position_angle':
-            column = self.angles()
+            column = self.read(name, unit or u.deg)
         mask = np.broadcast_to(getattr(column, 'mask', False), len(column))
         column = getattr(column, 'unmasked', column)
         values = np.asarray(getattr(column, 'value', column))
@@ -471,7 +467,7 @@ def _make_table(bands, n_rows, max_separation, columns):
     for name in _REFERENCE:
         unit = _common_unit(bands, name)
         if unit is not None:
-            values = [band.spread(name, n_rows, unit)
+            values = [band.put(band.read(name, unit).value, n_rows, unit=unit)
                       if name in band.table.colnames
                       else np.full(n_rows, np.nan) << unit for band in bands]
             table[name] = np.stack(values)[reference, np.arange(n_rows)]

@@ -32,9 +32,11 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
         (peaks, backgrounds and their errors), such as ``'Jy/pix'`` or
         ``'mJy/beam'``. If `None` (default), they stay as they are.
 
-    beam_area_pix : float or `None`, optional
+    beam_area_pix : float, 1D array_like or `None`, optional
         The area of the beam in pixels, needed between fluxes per pixel
-        and per beam. If `None` (default), it is that of
+        and per beam: one number, or one for each row where the solid
+        angle of the pixels varies over the map. If `None` (default), it
+        is that of the column ``'beam_area_pix'`` or, without one, of
         ``table.meta['beam_area_pix']``.
 
     Returns
@@ -82,7 +84,7 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
     if peak_unit is not None:
         unit = _parse('peak_unit', peak_unit, (_PER_PIXEL, _PER_BEAM),
                       "'Jy/pix' or 'Jy/beam'")
-        area = _beam_area(beam_area_pix, result.meta)
+        area = _beam_area(beam_area_pix, result)
         _convert_columns(result, unit, (_PER_PIXEL, _PER_BEAM), 'peak_unit',
                          area)
         _convert_rms(result.meta, unit, area)
@@ -101,12 +103,25 @@ def _parse(name, unit, kinds, examples):
     return parsed
 
 
-def _beam_area(area, meta):
-    area = meta.get('beam_area_pix') if area is None else area
-    if area is not None and not (np.isscalar(area) and area > 0):
-        msg = f'beam_area_pix must be positive: got {area!r}'
+def _beam_area(area, table):
+    if area is None and 'beam_area_pix' in table.colnames:
+        area = table['beam_area_pix']
+    if area is None:
+        area = table.meta.get('beam_area_pix')
+    if area is None:
+        return None
+    try:
+        values = np.asarray(getattr(area, 'value', area), dtype=float)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
+    # NaN is the area of a row without a position
+    valid = (values.ndim == 0 and values > 0.0) or (
+        values.shape == (len(table),) and not np.any(values <= 0.0))
+    if not valid:
+        msg = ('beam_area_pix must be positive, one number or one for each '
+               f'of the {len(table)} rows: got {area!r}')
         raise ValueError(msg)
-    return area
+    return values
 
 
 def _convert_columns(table, unit, kinds, name, area=None):
@@ -144,6 +159,9 @@ def _convert_rms(meta, unit, area):
     rms = meta.get('rms')
     if rms is None:
         return
+    if np.ndim(area) == 1:
+        # one number for the map: with the beam at its center
+        area = meta.get('beam_area_pix', np.nanmedian(area))
     try:
         values = u.Quantity(rms)
     except TypeError:

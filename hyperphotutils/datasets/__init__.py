@@ -4,4 +4,6 @@ Simulated maps whose sources and noise are known exactly.
 """
 
 from hyperphotutils.datasets.cubes import *  # noqa: F401, F403
+from hyperphotutils.datasets.image_pairs import *  # noqa: F401, F403
 from hyperphotutils.datasets.simulated import *  # noqa: F403
+from hyperphotutils.datasets.star_field import *  # noqa: F403

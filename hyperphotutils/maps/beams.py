@@ -7,11 +7,11 @@ import re
 
 import astropy.units as u
 import numpy as np
-from astropy.io import fits
 
+from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
 
-__all__ = ['find_beam', 'header_beam']
+__all__ = ['beam_columns', 'find_beam', 'header_beam']
 
 # Two statements of one beam may differ by rounding, not by more.
 _TOLERANCE = 0.01
@@ -19,7 +19,9 @@ _TOLERANCE = 0.01
 # The nominal FWHM of a survey is rounder than that.
 _SURVEY_TOLERANCE = 0.2
 
-_NUMBER = r'\s*([-+0-9.]+(?:[ED][-+]?\d+)?)'
+_REMEDY = 'correct it or give beam=, the FWHM'
+
+_NUMBER = r'\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[ED][-+]?\d{1,3})?)(?![\d.])'
 _AIPS = re.compile(rf'BMAJ={_NUMBER}\s+BMIN={_NUMBER}\s+BPA={_NUMBER}',
                    re.IGNORECASE)
 _CASA = re.compile(rf'restoration:{_NUMBER}\s+by{_NUMBER}\s+\(arcsec\)'
@@ -183,45 +185,81 @@ def _make_beam(major, minor, angle, origin):
     from radio_beam import Beam
 
     major, minor = u.Quantity(major), u.Quantity(minor)
-    if not (np.isfinite(major) and major >= minor and minor > 0):
+    if not 180 * u.deg > major >= minor > 0:
         msg = (f'{origin} states a beam of {major:g} by {minor:g}: a beam '
                'has BMAJ >= BMIN > 0; correct it or give beam=')
         raise MapError(msg)
-    return Beam(major=major.to(u.arcsec), minor=minor.to(u.arcsec),
-                pa=u.Quantity(angle).to(u.deg))
+    angle = u.Quantity(angle).to(u.deg)
+    if not np.isfinite(angle):
+        msg = f'{origin} states a beam with the position angle {angle}'
+        raise MapError(msg)
+    return Beam(major=major.to(u.arcsec), minor=minor.to(u.arcsec), pa=angle)
 
 
 def _keyword_beam(header):
     """
     Find the beam in BMAJ, BMIN and BPA.
     """
-    if 'BMAJ' not in header:
+    major = read_number(header, 'BMAJ', remedy=_REMEDY)
+    if major is None:
         return None, None
-    major = _degrees(header, 'BMAJ')
-    minor = _degrees(header, 'BMIN') if 'BMIN' in header else major
-    angle = _degrees(header, 'BPA') if 'BPA' in header else 0.0 * u.deg
-    return _make_beam(major, minor, angle, 'BMAJ/BMIN'), 'BMAJ/BMIN'
+    minor = read_number(header, 'BMIN', major, remedy=_REMEDY)
+    angle = read_number(header, 'BPA', 0.0, remedy=_REMEDY)
+    return _make_beam(major * u.deg, minor * u.deg, angle * u.deg,
+                      'BMAJ/BMIN'), 'BMAJ/BMIN'
 
 
-def _degrees(header, key):
+def beam_columns(table):
     """
-    Return a keyword of the header that is a number of degrees.
+    Return the beams in CASA's table of the beams of the planes.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table with the columns BMAJ, BMIN and BPA, in any case.
+
+    Returns
+    -------
+    major, minor, angle : `~astropy.units.Quantity`
+        The axes and the position angles; without units in the table, in
+        arcsec and degrees.
+
+    Raises
+    ------
+    MapError
+        If a column is missing or not an angle.
     """
-    try:
-        return float(header[key]) * u.deg
-    except (TypeError, ValueError, fits.VerifyError):
-        msg = (f'{key} is not a number of degrees: correct it or give '
-               'beam=')
-        raise MapError(msg) from None
+    names = {name.upper(): name for name in table.colnames}
+    columns = []
+    for name, default in (('BMAJ', u.arcsec), ('BMIN', u.arcsec),
+                          ('BPA', u.deg)):
+        if name not in names:
+            msg = (f'the BEAMS table has no column {name}, only '
+                   f'{", ".join(table.colnames)}: {_REMEDY}')
+            raise MapError(msg)
+        column = table[names[name]]
+        try:
+            values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
+            columns.append(u.Quantity(
+                values, column.unit or default).to(default).ravel())
+        except (TypeError, ValueError):
+            msg = (f'the column {names[name]} of the BEAMS table is not an '
+                   f'angle: {_REMEDY}')
+            raise MapError(msg) from None
+    if len({len(column) for column in columns}) > 1:
+        msg = f'the columns of the BEAMS table differ in length: {_REMEDY}'
+        raise MapError(msg)
+    return columns
 
 
 def _table_beam(table):
     """
     Find the one beam in CASA's table of the beams of the planes.
     """
-    rows = [[u.Quantity(column[i], column.unit or default) for column, default
-             in ((table['BMAJ'], u.arcsec), (table['BMIN'], u.arcsec),
-                 (table['BPA'], u.deg))] for i in range(len(table))]
+    rows = list(zip(*beam_columns(table), strict=True))
+    if not rows:
+        msg = f'the BEAMS table is empty: {_REMEDY}'
+        raise MapError(msg)
     first = rows[0]
     if any(not u.isclose(row[0], first[0], rtol=_TOLERANCE)
            or not u.isclose(row[1], first[1], rtol=_TOLERANCE)
@@ -289,8 +327,11 @@ def _check_pixels_per_beam(header, beam, pixel_scale):
     """
     Check PPBEAM, the pixels per beam that Bolocam maps state.
     """
-    stated = header.get('PPBEAM')
-    if not isinstance(stated, (int, float)):
+    try:
+        stated = read_number(header, 'PPBEAM')
+    except MapError:
+        return
+    if stated is None:
         return
     pixels = (beam.sr / pixel_scale**2).to_value(u.one)
     if abs(stated / pixels - 1.0) > _TOLERANCE:

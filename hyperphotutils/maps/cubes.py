@@ -12,19 +12,16 @@ from os import PathLike
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
+from astropy.wcs import WCS
 
-from hyperphotutils.maps.beams import find_beam
+from hyperphotutils.maps.beams import beam_columns, find_beam
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
-    celestial_wcs,
     find_all,
-    find_sky_axes,
     find_unit,
     input_name,
-    rest_frequency,
 )
 from hyperphotutils.maps.images import find_image
 from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
@@ -33,21 +30,23 @@ from hyperphotutils.maps.planes import (
     SpectralCubePlanes,
     planes_of_hdu,
 )
+from hyperphotutils.maps.sky import celestial_wcs, find_sky_axes
+from hyperphotutils.maps.spectral import (
+    find_spectral_axis,
+    rest_frequency,
+    spectral_values,
+    to_frequency,
+)
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.maps.writer import CubeWriter
-from hyperphotutils.utils.wcs import pixel_scale
+from hyperphotutils.utils.areas import PixelAreas
 
 __all__ = ['MapCube', 'read_cube']
 
 # Fill values are recognized with a beam of so many pixels where it is not
 # known.
 _USUAL_FWHM = 4.0
-
-# Velocity axes by the first letters of their type, with what turns them
-# into frequencies.
-_DOPPLER = {'VRAD': u.doppler_radio, 'VOPT': u.doppler_optical,
-            'VELO': u.doppler_relativistic}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,14 +113,22 @@ class MapCube:
     def __getstate__(self):
         # a WCS warns of what it mends whenever it is unpickled
         return {name: value for name, value in vars(self).items()
-                if name != 'wcs'}
+                if name not in {'wcs', 'pixel_areas'}}
 
     @cached_property
     def wcs(self):
         """
         The celestial WCS of a plane.
         """
-        return celestial_wcs(find_sky_axes(self.header)[0], self.shape[1:])
+        return celestial_wcs(self.header, self.shape[1:])
+
+    @cached_property
+    def pixel_areas(self):
+        """
+        The solid angles of the pixels of a plane, a
+        `~hyperphotutils.utils.PixelAreas`.
+        """
+        return PixelAreas(self.wcs, self.shape[1:])
 
     @property
     def dtype(self):
@@ -177,7 +184,8 @@ class MapCube:
             msg = (f'{self.name}: channel {index} cannot be read any more: '
                    f'{error}')
             raise MapError(msg) from None
-        values = np.array(values, dtype=float)
+        with np.errstate(all='ignore'):
+            values = np.array(values, dtype=float)
         fill_value = self.settings['fill_value']
         fwhm = _USUAL_FWHM
         if fill_value is None:
@@ -218,16 +226,14 @@ class MapCube:
         # what is wrong with both is told at once
         (unit, text), (beam, beam_area) = self._find(
             self._find_unit, partial(self._find_beam, index))
-        frequencies = self.frequencies
         values, filled = self._load_plane(index)
         survey = self.settings['survey']
         try:
             return calibrate(
-                values, self.wcs.deepcopy(), unit=unit,
-                scale=self.pixel_scale, beam=beam, beam_area=beam_area,
-                frequency=None if frequencies is None
-                else frequencies[index], header=self.header,
-                original_unit=text,
+                values, self.wcs.deepcopy(), areas=self.pixel_areas,
+                unit=unit, beam=beam, beam_area=beam_area,
+                frequency=partial(self._frequency, index),
+                header=self.header, original_unit=text,
                 survey=None if survey is None else survey.name,
                 filename=self.filename, extension=self.extension,
                 error_extension=None, channel=index,
@@ -280,9 +286,9 @@ class MapCube:
     @cached_property
     def pixel_scale(self):
         """
-        The square root of the pixel area at the centre.
+        The square root of the pixel area at the center.
         """
-        return pixel_scale(self.wcs, self.shape[1:])
+        return np.sqrt(self.pixel_areas.center)
 
     @property
     def original_unit(self):
@@ -354,15 +360,18 @@ class MapCube:
         The frequencies of the channels, or `None` where the spectral
         axis has velocities and the rest frequency is unknown.
         """
-        if self.spectral_axis.unit.is_equivalent(u.Hz, u.spectral()):
-            return self.spectral_axis.to(u.Hz, u.spectral())
         rest = self.settings['frequency']
-        if rest is None:
+        if rest is None and not self.spectral_axis.unit.is_equivalent(
+                u.Hz, u.spectral()):
             rest = rest_frequency(self.header)
-        doppler = _DOPPLER.get(self.spectral_type[:4])
-        if rest is None or doppler is None:
-            return None
-        return self.spectral_axis.to(u.Hz, doppler(rest))
+        return to_frequency(self.spectral_axis, self.spectral_type, rest)
+
+    def _frequency(self, index):
+        """
+        Return the frequency of a channel, `None` if it is unknown.
+        """
+        frequencies = self.frequencies
+        return None if frequencies is None else frequencies[index]
 
     def _find(self, *finders):
         """
@@ -579,8 +588,8 @@ def _find_layout(header, shape):
         msg = (f'a map of {axes} pixels, not a cube: NAXIS = {len(shape)}; '
                'read it with read_map')
         raise MapError(msg)
-    wcs, lon, lat = find_sky_axes(header)
-    spectral = _find_spectral_axis(header, wcs)
+    lon, lat = find_sky_axes(header)
+    spectral = _find_spectral_axis(header)
     lengths = dict(enumerate(shape[::-1]))
     for axis, length in lengths.items():
         if axis not in {lon, lat, spectral} and length > 1:
@@ -600,21 +609,21 @@ def _find_layout(header, shape):
                'spectral_cube.SpectralCube.read(...).write(...)')
         raise MapError(msg)
     sky = tuple(lengths[axis] for axis in sorted([lon, lat], reverse=True))
-    celestial_wcs(wcs, sky)  # it must cover the sky
+    celestial_wcs(header, sky)  # it must cover the sky
+    values, kind = spectral_values(header, spectral, lengths[spectral])
     return {
         'shape': (lengths[spectral], *sky),
-        'spectral_axis': _spectral_values(header, wcs, spectral,
-                                          lengths[spectral]),
-        'spectral_type': wcs.wcs.ctype[spectral].strip(),
+        'spectral_axis': values,
+        'spectral_type': kind,
     }
 
 
-def _find_spectral_axis(header, wcs):
+def _find_spectral_axis(header):
     """
     Return the number of the spectral axis, counted from 0.
     """
-    spectral = wcs.wcs.spec
-    if spectral < 0:
+    spectral = find_spectral_axis(header)
+    if spectral is None:
         found = ', '.join(f'{key} = {header[key]!r}'
                           for key in header['CTYPE*'])
         msg = ("no spectral axis in the header (CTYPE3 such as 'VRAD', "
@@ -624,30 +633,6 @@ def _find_spectral_axis(header, wcs):
     return spectral
 
 
-def _spectral_values(header, wcs, axis, n_channels):
-    """
-    Return the spectral coordinates, in the unit that the header names.
-    """
-    try:
-        spectral = wcs.spectral
-        values = spectral.pixel_to_world_values(np.arange(n_channels))
-        values = np.atleast_1d(values) << u.Unit(
-            spectral.world_axis_units[0])
-    except WcsError as error:
-        msg = ('the spectral coordinates of the header cannot be used: '
-               f'{str(error).splitlines()[0]}')
-        raise MapError(msg) from None
-    if not np.all(np.isfinite(values)):
-        msg = (f'the spectral axis {axis + 1} has values that are not '
-               f'finite: check CRVAL{axis + 1} and CDELT{axis + 1}')
-        raise MapError(msg)
-    try:
-        return values.to(str(header.get(f'CUNIT{axis + 1}', '')).strip()
-                         or values.unit)
-    except (ValueError, TypeError):  # wcslib knows more spellings
-        return values
-
-
 def _take_beams(about, n_channels, beam):
     """
     Keep the rows of CASA's table of beams that belong to the channels.
@@ -655,9 +640,11 @@ def _take_beams(about, n_channels, beam):
     table = about['beams_table']
     if beam is not None or table is None:
         return {**about, 'beams_table': None}
-    if len(table) != n_channels and 'CHAN' in table.colnames:
+    beam_columns(table)  # they must be angles
+    names = {name.upper(): name for name in table.colnames}
+    if len(table) != n_channels and 'CHAN' in names:
         # one row for each polarization of a channel: the first will do
-        _, first = np.unique(table['CHAN'], return_index=True)
+        _, first = np.unique(table[names['CHAN']], return_index=True)
         table = table[first]
     if len(table) != n_channels:
         msg = (f'the BEAMS table has {len(about["beams_table"])} rows for '

@@ -3,11 +3,16 @@
 Finding the image in a FITS file, an HDU list or an HDU.
 """
 
+import lzma
+import os
 import re
+import stat
+import struct
 import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.structure import check_structure
 
 __all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
@@ -43,8 +49,22 @@ _AUXILIARY_NAMES = {
 _INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
               'OBJECT', 'HISTORY')
 
-# What reading a damaged or truncated file raises, compressed or not.
-_DAMAGED = (OSError, EOFError, TypeError, ValueError, zlib.error)
+# What astropy raises of a damaged or truncated file, compressed or not:
+# it looks up what must be there, and trusts what it finds.
+_DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
+            AttributeError, ArithmeticError, AssertionError, MemoryError,
+            RuntimeError, fits.VerifyError, zlib.error, lzma.LZMAError,
+            struct.error)
+
+# What astropy says about headers that it can read all the same.
+_MENDED = ('.*may have been truncated', 'non-ASCII characters are present',
+           'Header block contains null bytes',
+           'The following header keyword is invalid',
+           'Unexpected extra padding', 'Unexpected bytes trailing END',
+           'Error validating header',
+           '.*Missing padding', 'Invalid keyword',
+           'An exception occurred matching an HDU header',
+           'The HDU will be treated as corrupted')
 
 
 @dataclass(frozen=True)
@@ -189,16 +209,16 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
         The arguments of `FitsImage` other than the values: ``error``
         unless ``error_extension`` is `False`.
     """
-    with warnings.catch_warnings():
-        # Truncation matters only where data are missing, which is seen
-        # when they are read; a file without padding at its end is whole.
-        warnings.filterwarnings('ignore', '.*may have been truncated',
-                                AstropyUserWarning)
-        warnings.simplefilter('ignore', VerifyWarning)
+    for keyword, value in (('ext', ext), ('error_extension',
+                                          error_extension or None)):
+        _check_extension(value, keyword)
+    with ignore_mended():
         if isinstance(path_or_hdu, str | PathLike):
-            with _open(Path(path_or_hdu).expanduser()) as hdus:
+            # (Path.expanduser raises an error for an unknown user)
+            path = Path(os.path.expanduser(path_or_hdu))  # noqa: PTH111
+            with _open(path) as (hdus, n_whole):
                 yield _describe(hdus, ext, str(path_or_hdu),
-                                error_extension)
+                                error_extension, n_whole)
         elif isinstance(path_or_hdu, fits.HDUList):
             yield _describe(path_or_hdu, ext, path_or_hdu.filename(),
                             error_extension)
@@ -230,58 +250,136 @@ def load_values(hdu, *, dtype=None):
     values : `~numpy.ndarray`
         The values.
     """
-    try:
+    what = (f'the data of the extension {hdu.name or "unnamed"} are not '
+            'whole')
+    with refuse_damage(what), np.errstate(all='ignore'):
         return np.array(hdu.data, dtype=dtype)
-    except _DAMAGED:
-        msg = ('is truncated or damaged: the data of the extension '
-               f'{hdu.name or "unnamed"} are not whole; make or fetch it '
-               'again')
+
+
+@contextmanager
+def ignore_mended():
+    """
+    Ignore warnings of what astropy can read all the same.
+
+    Truncation matters only where data are missing, which is seen when
+    they are read; a file without padding at its end is whole.
+    """
+    with warnings.catch_warnings():
+        for message in _MENDED:
+            warnings.filterwarnings('ignore', message, AstropyUserWarning)
+        warnings.simplefilter('ignore', VerifyWarning)
+        yield
+
+
+@contextmanager
+def refuse_damage(what):
+    """
+    Raise a `MapError` for what astropy raises of a damaged file.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, for the message.
+    """
+    try:
+        yield
+    except (MapError, PermissionError):
+        raise
+    except Exception as error:
+        # the error of damaged tiles has no public name
+        if not (isinstance(error, _DAMAGED)
+                or type(error).__name__ == 'CfitsioException'):
+            raise
+        msg = f'is truncated or damaged: {what}; make or fetch it again'
         raise MapError(msg) from None
 
 
+@contextmanager
 def _open(path):
     """
-    Open a FITS file.
+    Open a FITS file; yield its HDUs and how many are whole.
     """
-    if path.is_dir():
-        msg = 'is a folder: give the FITS file'
-        raise MapError(msg)
-    if not path.exists():
-        msg = 'no such file'
-        raise MapError(msg)
+    what = 'its headers cannot be read'
     try:
-        # without memory mapping: the data are converted anyway
-        hdus = fits.open(path, memmap=False)
-        len(hdus)  # reads all headers
-    except PermissionError:
-        msg = 'cannot be read: no permission'
+        _check_file(path)
+        with path.open('rb') as file:
+            if file.read(6) != b'SIMPLE':
+                what += ', or it is not a FITS file'
+        with refuse_damage(what):
+            n_hdus, n_whole = check_structure(path)
+            # without memory mapping: the data are converted anyway
+            file = fits.open(path, memmap=False)
+    except OSError as error:
+        msg = f'cannot be read: {error.strerror or error}'
         raise MapError(msg) from None
-    except _DAMAGED:
-        msg = ('is truncated or damaged: make or fetch it again'
-               if path.read_bytes()[:6] == b'SIMPLE'
-               else 'is not a FITS file, or damaged')
+    except ImportError as error:
+        # some kinds of compression need optional packages
+        msg = f'cannot be read: {error}; decompress it'
         raise MapError(msg) from None
-    return hdus
+    with file:
+        with refuse_damage(what):
+            # astropy itself looks for more HDUs, for ever in some files
+            hdus = file if n_hdus is None else fits.HDUList(
+                [file[number] for number in range(n_hdus)])
+            if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
+                raise ValueError
+        yield hdus, n_whole
 
 
-def _describe(hdus, ext, filename, error_extension):
+def _check_file(path):
+    """
+    Check that a path is that of a file, not of a folder, pipe, or device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        msg = 'no such file'
+        raise MapError(msg) from None
+    if not stat.S_ISREG(mode):
+        kind = 'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'
+        msg = f'is {kind}: give the FITS file'
+        raise MapError(msg)
+
+
+def _check_whole(number, extension, n_whole):
+    """
+    Check that a file does not end before the values of an extension.
+    """
+    if n_whole is not None and number >= n_whole:
+        msg = ('is truncated or damaged: the file ends before the values of '
+               f'the extension {extension}, which its header declares by '
+               'NAXIS; make or fetch it again')
+        raise MapError(msg)
+
+
+def _describe(hdus, ext, filename, error_extension, n_whole=None):
     """
     Return the chosen image of a list of HDUs and what is around it.
     """
-    number = _choose(hdus) if ext is None else _find(hdus, ext)
-    hdu = hdus[number]
-    extension = f'{number} ({hdu.name or "unnamed"})'
-    if not _is_image(hdu):
-        kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
-        msg = f'extension {extension} is {kind}: a map is an image'
-        raise MapError(msg)
-    _check_axes(hdu)
-    about = {'header': _full_header(hdus, hdu), 'filename': filename,
-             'extension': extension,
-             'beams_table': _beams_table(hdus, hdu)}
-    if error_extension is not False:
-        about['error'] = _load_error(hdus, number, error_extension)
+    with refuse_damage('its headers cannot be read'):
+        number = _choose(hdus) if ext is None else _find(hdus, ext)
+        hdu = hdus[number]
+        extension = _label(hdu, number)
+        if not _is_image(hdu):
+            kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
+            msg = f'extension {extension} is {kind}: a map is an image'
+            raise MapError(msg)
+        _check_axes(hdu)
+        about = {'header': _full_header(hdus, hdu), 'filename': filename,
+                 'extension': extension,
+                 'beams_table': _beams_table(hdus, hdu)}
+        _check_whole(number, extension, n_whole)
+        if error_extension is not False:
+            about['error'] = _load_error(hdus, number, error_extension,
+                                         n_whole)
     return hdu, about
+
+
+def _label(hdu, number):
+    """
+    Return the number and the name of an extension.
+    """
+    return f'{number} ({hdu.name or "unnamed"})'
 
 
 def _is_image(hdu):
@@ -321,20 +419,35 @@ def _choose(hdus):
     return images[0]
 
 
+def _check_extension(value, keyword):
+    """
+    Check that an argument can name an extension.
+    """
+    pair = value if isinstance(value, tuple) else (value, 1)
+    if value is not None and not (
+            len(pair) == 2 and isinstance(pair[0], str | Integral)
+            and isinstance(pair[1], Integral)
+            and not isinstance(pair[0], bool)):
+        msg = (f'{keyword} must be the number or the name of an extension, '
+               f'or a tuple of its name and version: got {value!r}')
+        raise TypeError(msg)
+
+
 def _find(hdus, ext, *, keyword='ext'):
     """
     Return the number of the extension that an argument names.
     """
+    if not isinstance(hdus, fits.HDUList):
+        hdus = fits.HDUList(hdus)
     try:
-        if isinstance(hdus, fits.HDUList):
-            number = hdus.index_of(ext)
+        number = hdus.index_of(ext)
+        if number >= 0:
             hdus[number]
             return number
-        return ext
     except (KeyError, IndexError):
-        msg = (f'has no extension {keyword}={ext!r}: it holds '
-               f'{_contents(hdus)}')
-        raise MapError(msg) from None
+        pass
+    msg = f'has no extension {keyword}={ext!r}: it holds {_contents(hdus)}'
+    raise MapError(msg)
 
 
 def _contents(hdus):
@@ -367,12 +480,8 @@ def _beams_table(hdus, hdu):
         return None
     for other in hdus:
         if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            try:
+            with refuse_damage('its BEAMS table is not whole'):
                 return Table.read(other)
-            except _DAMAGED:
-                msg = ('is truncated or damaged: its BEAMS table is not '
-                       'whole; make or fetch it again')
-                raise MapError(msg) from None
     return None
 
 
@@ -393,7 +502,7 @@ def _full_header(hdus, hdu):
     return header
 
 
-def _load_error(hdus, number, error_extension):
+def _load_error(hdus, number, error_extension, n_whole):
     """
     Load the errors of the image with a number, if there are any.
     """
@@ -403,12 +512,17 @@ def _load_error(hdus, number, error_extension):
         found = _find(hdus, error_extension, keyword='error_extension')
     if found is None:
         return None
+    if found == number:
+        msg = (f'error_extension={error_extension!r} is the map itself: '
+               'give another, or False for none')
+        raise MapError(msg)
     hdu = hdus[found]
-    extension = f'{found} ({hdu.name or "unnamed"})'
+    extension = _label(hdu, found)
     if not _is_image(hdu):
         msg = (f'error_extension={error_extension!r} is no image: it holds '
                f'{_contents(hdus)}')
         raise MapError(msg)
+    _check_whole(found, extension, n_whole)
     return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
                       extension, _stem(hdu)[0] in _VARIANCE_NAMES)
 

@@ -37,15 +37,19 @@ def as_fill_value(fill_value):
     """
     if fill_value is None or fill_value is False:
         return None if fill_value is None else ()
-    values = (tuple(fill_value)
-              if isinstance(fill_value, list | tuple | np.ndarray)
-              else (fill_value,))
+    values = fill_value
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if type(values) is np.ndarray else None
+    if not isinstance(values, list | tuple):
+        values = (values,)
     if not all(isinstance(value, Real) and not isinstance(value, bool)
                for value in values):
         msg = ('fill_value must be a number, a list of numbers, None to '
                f'recognize fill values, or False for none: {fill_value!r}')
         raise TypeError(msg)
-    return tuple(float(value) for value in values)
+    # no pixel has an integer that no float can hold
+    return tuple(float(value) for value in values
+                 if not isinstance(value, int) or abs(value) < 1e308)
 
 
 def blank_fill_values(values, fill_value, fwhm):

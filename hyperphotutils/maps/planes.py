@@ -7,17 +7,21 @@ All classes here are called with the index of a plane, and know the
 floating-point type of the values.
 """
 
-import warnings
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyWarning
 from astropy.table import Table
 
+from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
-from hyperphotutils.maps.images import load_values
+from hyperphotutils.maps.images import (
+    ignore_mended,
+    load_values,
+    refuse_damage,
+)
 
 __all__ = [
     'ArrayPlanes',
@@ -81,7 +85,8 @@ class FilePlanes:
                            shape=self.shape[1:])
         if (self.scale, self.zero, self.blank) == (1.0, 0.0, None):
             return values
-        scaled = values * self.scale + self.zero
+        with np.errstate(all='ignore'):
+            scaled = values.astype(float) * self.scale + self.zero
         if self.blank is not None:
             scaled[values == self.blank] = np.nan
         return scaled
@@ -116,10 +121,11 @@ class TiledPlanes:
         """
         Return the values of a plane.
         """
-        with warnings.catch_warnings(), fits.open(self.path) as hdus:
-            warnings.simplefilter('ignore', VerifyWarning)
-            return hdus[self.number].section[
-                np.unravel_index(index, self.lead)]
+        tiles = np.unravel_index(index, self.lead)
+        with (ignore_mended(), fits.open(self.path) as hdus,
+              refuse_damage('its tiles cannot be decompressed'),
+              np.errstate(all='ignore')):
+            return hdus[self.number].section[tiles]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +237,7 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
     if path is None:
         return ArrayPlanes(hdu.data.reshape(shape))
     # absolute: other processes may be in other folders
-    path = str(Path(path).expanduser().resolve())
+    path = str(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111
     place = hdu.fileinfo()
     if place['file'].compression is not None:
         return ArrayPlanes(load_values(hdu).reshape(shape))
@@ -245,9 +251,9 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
                'does; make or fetch it again')
         raise MapError(msg)
     return FilePlanes(path, place['datLoc'], stored.str, shape,
-                      scale=float(hdu.header.get('BSCALE', 1.0)),
-                      zero=float(hdu.header.get('BZERO', 0.0)),
-                      blank=hdu.header.get('BLANK')
+                      scale=read_number(hdu.header, 'BSCALE', 1.0),
+                      zero=read_number(hdu.header, 'BZERO', 0.0),
+                      blank=read_number(hdu.header, 'BLANK')
                       if stored.kind in 'iu' else None)
 
 

@@ -4,6 +4,7 @@ Reading a map into Jy per pixel, with its sky coordinates and beam.
 """
 
 import re
+from contextlib import suppress
 from functools import partial
 
 import astropy.units as u
@@ -16,18 +17,18 @@ from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
-    celestial_wcs,
     find_all,
-    find_sky_axes,
     find_unit,
-    header_frequency,
     input_name,
+    multiply_by_factor,
 )
 from hyperphotutils.maps.images import load_image
 from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
+from hyperphotutils.maps.sky import celestial_wcs, find_sky_axes
+from hyperphotutils.maps.spectral import header_frequency
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
-from hyperphotutils.utils.wcs import pixel_scale
+from hyperphotutils.utils.areas import PixelAreas
 
 __all__ = ['read_map']
 
@@ -70,8 +71,9 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
 
     frequency : `~astropy.units.Quantity`, optional
         The frequency (or wavelength), needed to convert a brightness
-        temperature. If `None`, it is taken from the header's ``FREQ``
-        axis or, without one, from ``RESTFRQ``.
+        temperature. If `None`, it is taken from the header's spectral
+        axis (for velocities, with ``RESTFRQ``) or, without one, from
+        ``RESTFRQ``.
 
     fill_value : float, list of float, `None`, or `False`, optional
         The values in the file that stand for no data, in its unit. If
@@ -97,14 +99,19 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         ``meta``, a dictionary of
 
         * ``'beam'``: the `~radio_beam.Beam`;
-        * ``'beam_area_pix'``: the beam's area in pixels, as used for
-          values per beam;
-        * ``'beam_fwhm_pix'``: the geometric mean of its axes in pixels;
-        * ``'beam_major_pix'``, ``'beam_minor_pix'``: its axes in pixels;
+        * ``'beam_area_pix'``: the beam's area in pixels at the center of
+          the map, as used for values per beam;
+        * ``'beam_fwhm_pix'``: the geometric mean of its axes in pixels,
+          at the center;
+        * ``'beam_major_pix'``, ``'beam_minor_pix'``: its axes in pixels,
+          at the center;
         * ``'beam_theta'``: the angle of its major axis in degrees
-          counter-clockwise from +x, as a float;
+          counter-clockwise from +x, as a float, at the center;
         * ``'pixel_scale'``: the square root of the pixel area at the
-          centre of the map, as an angle in arcsec;
+          center of the map, as an angle in arcsec;
+        * ``'pixel_area_range'``: the smallest and the largest pixel area
+          in units of that at the center, (1.0, 1.0) where all agree to
+          1e-4;
         * ``'original_unit'``: the unit in the file, as a string;
         * ``'frequency'``: the frequency, or `None` if it is unknown;
         * ``'survey'``: the name of the survey, or `None`;
@@ -126,7 +133,11 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
 
     Notes
     -----
-    Axes of length 1 beside the celestial ones are dropped. The area of
+    Axes of length 1 beside the celestial ones are dropped, and what their
+    keywords say does not matter. The sky is read as by astropy: any
+    projection, with SIP or TPV distortions, in ICRS, FK5, FK4, Galactic,
+    ecliptic, or supergalactic coordinates. Values are converted with the
+    solid angle of each pixel, which varies over wide maps. The area of
     a Gaussian beam is :math:`\\pi / (4 \\ln 2)` times the product of its
     axes. Temperatures are converted in the Rayleigh-Jeans limit,
     :math:`S = 2 k \\nu^2 T / c^2` per steradian.
@@ -178,24 +189,23 @@ def _make_map(image, *, beam, unit, survey, frequency, fill_value):
     """
     header = image.header
     wcs, data = _celestial_image(image.data, header)
-    scale = pixel_scale(wcs, data.shape)
+    areas = PixelAreas(wcs, data.shape)
+    scale = np.sqrt(areas.center)
     # what is wrong with both is told at once
     (unit, original_unit), (beam, beam_area) = find_all(
         partial(find_unit, header, unit),
         partial(find_beam, header, pixel_scale=scale, shape=data.shape,
                 beam=beam, survey=survey, beams_table=image.beams_table))
-    if frequency is None:
-        frequency = header_frequency(header)
     fwhm = np.sqrt(beam.major * beam.minor) / scale
     filled = blank_fill_values(data, fill_value, fwhm.to_value(u.one))
-    make = partial(
-        calibrate, wcs=wcs, unit=unit, scale=scale, beam=beam,
-        beam_area=beam_area, frequency=frequency, header=header,
-        original_unit=original_unit,
+    made = calibrate(
+        data, wcs, areas=areas, unit=unit, beam=beam, beam_area=beam_area,
+        frequency=(partial(header_frequency, header) if frequency is None
+                   else lambda: frequency),
+        header=header, original_unit=original_unit,
         survey=None if survey is None else survey.name,
         filename=image.filename, extension=image.extension,
         error_extension=image.error and image.error.extension, **filled)
-    made = make(data)
     if made.mask.all():
         msg = f'extension {image.extension} has no finite value'
         if filled['n_fill']:
@@ -203,8 +213,10 @@ def _make_map(image, *, beam, unit, survey, frequency, fill_value):
                     'give another fill_value, or False for none')
         raise MapError(msg)
     if image.error is not None:
-        error = make(_standard_deviations(image.error, data.shape, unit))
-        made.uncertainty = StdDevUncertainty(error.data, unit=made.unit)
+        errors = _standard_deviations(image.error, data.shape, unit)
+        multiply_by_factor(errors, areas, unit=unit, beam_area=beam_area,
+                           frequency=made.meta['frequency'])
+        made.uncertainty = StdDevUncertainty(errors, unit=made.unit)
     return made
 
 
@@ -222,6 +234,9 @@ def _standard_deviations(error, shape, unit):
         msg = (f'{name} has {found} pixels instead of {wanted}: {remedy}')
         raise MapError(msg)
     values = np.where(values > 0.0, values, np.nan).reshape(shape)
+    if np.isnan(values).all():
+        msg = f'{name} has no positive value: {remedy}'
+        raise MapError(msg)
     text = str(error.header.get('BUNIT', '')).strip()
     power = 2 if error.is_variance else 1
     if text:
@@ -234,11 +249,8 @@ def _error_factor(text, unit, power, name, remedy):
     Return what converts errors or variances to the unit of the map.
     """
     squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
-    try:
+    with suppress(MapError):
         stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
-    except MapError:
-        stated = u.Unit(text, parse_strict='silent')
-    if not isinstance(stated, u.UnrecognizedUnit):
         # as in BUNIT, a flux can be meant per pixel
         wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
         # the unit of variances is often written without its square
@@ -254,7 +266,7 @@ def _celestial_image(data, header):
     """
     Return the celestial part of the WCS and the 2-D image on it.
     """
-    wcs, lon, lat = find_sky_axes(header)
+    lon, lat = find_sky_axes(header)
     lengths = dict(enumerate(data.shape[::-1]))
     others = {axis: n for axis, n in lengths.items()
               if axis not in {lon, lat}}
@@ -273,4 +285,4 @@ def _celestial_image(data, header):
         raise MapError(msg)
     shape = [lengths[axis] for axis in sorted([lon, lat], reverse=True)]
     data = data.reshape(shape)
-    return celestial_wcs(wcs, data.shape), data
+    return celestial_wcs(header, data.shape), data

@@ -7,6 +7,7 @@ import re
 import warnings
 
 import astropy.units as u
+import numpy as np
 
 from hyperphotutils.maps.errors import MapError
 
@@ -19,17 +20,39 @@ _SPELLINGS = {
     **dict.fromkeys(('pixel', 'pixels', 'pix', 'px'), 'pix'),
     **dict.fromkeys(('sr', 'ster', 'steradian', 'steradians'), 'sr'),
     **dict.fromkeys(('arcsec', 'arcsecs', 'asec'), 'arcsec'),
-    'sqarcsec': 'arcsec2',
-    'kelvin': 'K',
-    'k': 'K',
+    **dict.fromkeys(('kelvin', 'kelvins', 'k'), 'K'),
     'per': '/',
 }
+
+# What LaTeX and people write into units, and what is meant.
+_NOTATION = (
+    (re.compile(r'\\mu\b|\\mu(?=[A-Z])'), 'u'),
+    (re.compile(r'\\[,;: ]'), ' '),
+    (re.compile(r'[{}$]'), ''),
+    (re.compile(r"(?<=[/ ])(\"|'')"), 'arcsec'),
+    (re.compile(r'\b(?:sq|square)[._ ]*(arcsec|arcmin|deg)[a-z]*\.?',
+                re.IGNORECASE), r'\g<1>2'),
+    (re.compile(r'\b(arcsec|arcmin|deg)[a-z]*[._ ]*(?:sq|squared)\b\.?',
+                re.IGNORECASE), r'\g<1>2'),
+)
 
 # K with the name of a brightness temperature, such as 'K (Tmb)'.
 _BRIGHTNESS_NAME = re.compile(r'^([mµμun]?K)[\s_(]*(T_?MB|T_?B|MB|RJ)\)?$',
                               re.IGNORECASE)
+_NAME_BRIGHTNESS = re.compile(r'^T_?(?:MB|B)\s*[(\[/]?\s*([mµμun]?K)[)\]]?$',
+                              re.IGNORECASE)
 _ANTENNA_NAME = re.compile(r'\bT_?A\b', re.IGNORECASE)
-_JANSKY = re.compile(r'^([munkµμ]?)(jy|jansky|janskys)$', re.IGNORECASE)
+_JANSKY = re.compile(r'^(milli|micro|nano|kilo|mega|[munkµμ]?)'
+                     r'(jy|janskys?|janskies)$', re.IGNORECASE)
+_PREFIXES = {'milli': 'm', 'micro': 'u', 'nano': 'n', 'kilo': 'k',
+             'mega': 'M'}
+
+# Frequencies in Hz from which brightness temperatures are converted.
+_FREQUENCIES = (1e6, 1e16)
+
+# Longer texts are no units, and astropy takes forever for such powers.
+_MAX_LENGTH = 100
+_HUGE_POWER = re.compile(r'[^\d.\s/]\s*\d{4}')
 
 _ACCEPTED = ("'Jy/pixel', 'Jy/beam', 'MJy/sr', 'K' or the like "
              "('mJy/beam', 'Jy/arcsec2', 'mK', ...)")
@@ -57,7 +80,8 @@ def parse_unit(unit):
         If ``unit`` is neither a string nor a unit.
 
     MapError
-        If the string is no unit; if it is ``'MJY'``, ``'mjy'`` or
+        If the string is no unit; if the unit is logarithmic or its scale
+        is not a positive number; if it is ``'MJY'``, ``'mjy'`` or
         ``'MK'`` without a clue whether mega or milli is meant; or if it
         is an antenna temperature.
 
@@ -67,29 +91,57 @@ def parse_unit(unit):
     >>> print(parse_unit('JY/BEAM'), parse_unit('MJY/SR'))
     Jy / beam MJy / sr
     """
-    if isinstance(unit, u.UnitBase):
-        return unit
+    if isinstance(unit, u.UnitBase | u.function.FunctionUnitBase):
+        return _check_factor(unit, unit)
     if not isinstance(unit, str):
         msg = f'unit must be a string or a unit: got {type(unit).__name__}'
         raise TypeError(msg)
-    text = unit.strip(' []')
+    text = unit.strip(' []\'"')
     if text.upper().startswith(('K', 'MK')) and _ANTENNA_NAME.search(text):
         msg = (f'the unit {unit!r} is an antenna temperature: divide the map '
                "by the main-beam efficiency and give unit='K'")
         raise MapError(msg)
-    spelled = _BRIGHTNESS_NAME.sub(r'\1', text).translate(
-        str.maketrans('', '', '{}'))
+    spelled = _NAME_BRIGHTNESS.sub(r'\1', _BRIGHTNESS_NAME.sub(r'\1', text))
+    for pattern, meaning in _NOTATION:
+        spelled = pattern.sub(meaning, spelled)
+    if re.fullmatch(r'\([^()]*\)', spelled):
+        spelled = spelled[1:-1]
     spelled = re.sub('[A-Za-zµμ]+',
                      lambda match: _spell(match[0], spelled), spelled)
     with warnings.catch_warnings():
         # two slashes in a unit are unwise but clear
         warnings.simplefilter('ignore', u.UnitsWarning)
         try:
-            return u.Unit(spelled)
-        except (ValueError, TypeError):
-            msg = (f'the unit {unit!r} cannot be read: give unit= as '
-                   f'{_ACCEPTED}')
-            raise MapError(msg) from None
+            parsed = None if _is_absurd(spelled) else u.Unit(spelled)
+        except (ValueError, TypeError, ArithmeticError):
+            parsed = None
+    if parsed is None:
+        shown = unit if len(unit) <= _MAX_LENGTH else f'{unit[:60]}...'
+        msg = f'the unit {shown!r} cannot be read: give unit= as {_ACCEPTED}'
+        raise MapError(msg)
+    return _check_factor(parsed, unit)
+
+
+def _is_absurd(text):
+    """
+    Whether a text is too long for a unit, or a power in it too large.
+    """
+    return len(text) > _MAX_LENGTH or _HUGE_POWER.search(text) is not None
+
+
+def _check_factor(unit, text):
+    """
+    Return a unit by whose scale values can be multiplied.
+    """
+    if isinstance(unit, u.UnitBase):
+        scale = unit.decompose().scale
+        if np.isreal(scale) and np.isfinite(scale) and scale > 0.0:
+            return unit
+        problem = 'does not have a positive scale'
+    else:
+        problem = 'is logarithmic'
+    msg = (f"the unit '{text}' {problem}: convert the map to {_ACCEPTED}")
+    raise MapError(msg)
 
 
 def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
@@ -153,7 +205,10 @@ def _spell(word, text):
     if match is None:
         return _SPELLINGS.get(word.lower(), word)
     prefix = match[1]
-    if prefix in {'m', 'M'} and match[2] not in {'Jy', 'Jansky', 'janskys'}:
+    if prefix.lower() in _PREFIXES:
+        return _PREFIXES[prefix.lower()] + 'Jy'
+    if prefix in {'m', 'M'} and (
+            word.isupper() or (word.islower() and match[2] == 'jy')):
         return _mega_or_milli(word, text) + 'Jy'
     return (prefix if prefix == 'M' else prefix.lower()) + 'Jy'
 
@@ -203,6 +258,10 @@ def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
     if frequency is None:
         msg = ('a unit of temperature needs the frequency, which the header '
                'does not give (FREQ axis, RESTFRQ): give frequency=')
+        raise MapError(msg)
+    if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
+        msg = (f'the frequency of {frequency:.4g} cannot be right: give '
+               'frequency=')
         raise MapError(msg)
     surface_brightness = (1.0 * u.K).to(
         u.Jy / u.sr, u.brightness_temperature(frequency))

@@ -80,7 +80,7 @@ class CubeWriter:
 
     def __init__(self, path, cube, *, unit=None, history=(),
                  overwrite=False, resume=False):
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))  # noqa: PTH111
         self.resume = resume
         self._part = self.path.with_name(self.path.name + '.part')
         self._shape = cube.shape

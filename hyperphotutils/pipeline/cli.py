@@ -50,6 +50,7 @@ _KEYS = {
     'unit': 'input.unit',
     'beam': 'input.beam',
     'survey': 'input.survey',
+    'frequency': 'input.frequency',
     'output_dir': 'output.directory',
     'n_sigma': 'detection.n_sigma',
     'jobs': 'run.jobs',
@@ -325,6 +326,9 @@ def _add_missing(command):
     beam.add_argument('--survey', metavar='NAME',
                       help="survey whose beam it is, such as 'spire250' or "
                            "'jcmt850'")
+    command.add_argument('--frequency', type=float, metavar='GHZ',
+                         help='frequency of maps in K in GHz (of cubes: the '
+                              'rest frequency)')
 
 
 def _beam(text):
@@ -494,7 +498,8 @@ def _merge(outcomes, config):
 def _recover(options):
     loaded = load_config(options.config)
     config = loaded.config
-    names = ('unit', 'beam', 'survey', 'n_sigma', 'scheduler', 'quiet')
+    names = ('unit', 'beam', 'survey', 'frequency', 'n_sigma', 'scheduler',
+             'quiet')
     values = {_KEYS[name]: getattr(options, name) for name in names
               if getattr(options, name) is not None}
     for one, other in (('beam', 'survey'), ('survey', 'beam')):

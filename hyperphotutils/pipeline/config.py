@@ -272,7 +272,8 @@ def _allowed(annotation, metadata=()):
         extra = args[1].metadata if hasattr(args[1], 'metadata') else args[1:]
         return _allowed(args[0], (*extra, *metadata))
     if origin is Literal:
-        return ' or '.join(repr(arg) for arg in args)
+        return ' or '.join('false' if arg is False else repr(arg)
+                           for arg in args)
     if origin is tuple:
         size = '' if args[-1] is Ellipsis else f' {len(args)}'
         return f'a list of{size or " any length"}, each {_allowed(args[0])}'
@@ -325,14 +326,17 @@ def _one_for_each_key(errors):
     Keep the most precise error of each value: a value that may be of
     several types has one for each of them.
     """
-    kept = {}
+    kept, parents = {}, set()
     for error in errors:
         loc = tuple(error['loc'])
-        own = error['type'] in {'extra_forbidden', 'invalid_key', 'missing'}
-        key = loc if own else _known_part(loc)
+        key = _known_part(loc)
+        if error['type'] in {'extra_forbidden', 'invalid_key', 'missing'}:
+            key = loc
+            parents.add(_known_part(loc[:-1]))
         if key not in kept or len(loc) > len(kept[key]['loc']):
             kept[key] = error
-    return list(kept.values())
+    # what is wrong with its keys says more than that it is of no type
+    return [error for key, error in kept.items() if key not in parents]
 
 
 def _problem(error, where):
@@ -348,8 +352,8 @@ def _problem(error, where):
     if error['type'] == 'value_error':
         return f'{prefix}: {error["ctx"]["error"]}'
     if error['type'] == 'missing' and isinstance(loc[-1], str):
-        missing = '.'.join(str(part) for part in loc)
-        return f'{where(loc)}: {missing}: is required'
+        missing = '.'.join((*_known_part(loc[:-1]), loc[-1]))
+        return f'{where(known)}: {missing}: is required'
     allowed = _allowed_at(known)
     value = _shown(error['input'])
     return f'{prefix}: {value} is not allowed, must be {allowed}'

@@ -194,8 +194,8 @@ def make_cube_background(cube, config):
     else:
         # the planes are in the unit of the file: their rms is measured
         detection = config.detection.model_copy(update={'rms': None})
-        first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
-        finder = make_finder(cube.channel(first), detection)
+        widths = cube.beam_fwhm_pix
+        finder = make_finder(widths[np.isfinite(widths)][0], detection)
     n_channels = len(cube)
     if isinstance(cubes.detect_on, int) and cubes.detect_on >= n_channels:
         msg = (f'{cube.name}: cubes.detect_on is channel {cubes.detect_on}, '

@@ -244,7 +244,8 @@ def extract_image(image, config, *, progress_bar=False):
         If the configuration does not suit the map.
     """
     start = time.perf_counter()
-    finder = make_finder(image, config.detection)
+    finder = make_finder(image.meta['beam_fwhm_pix'], config.detection,
+                         unit=image.unit)
     if config.run.detection_only:
         extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
@@ -367,31 +368,33 @@ def _beam(options):
                 pa=options.position_angle * u.deg)
 
 
-def make_finder(image, options):
+def make_finder(fwhm, options, *, unit=None):
     """
     Make the finder of a configuration; lengths in beam widths become
     pixels here.
 
     Parameters
     ----------
-    image : `~astropy.nddata.CCDData`
-        The map, as `read_input` gives it.
+    fwhm : float
+        The FWHM of the beam in pixels.
 
     options : `~hyperphotutils.pipeline.DetectionOptions`
         The section ``detection``.
+
+    unit : `~astropy.units.UnitBase` or `None`, optional
+        The unit of the map, for an rms in the options.
 
     Returns
     -------
     finder : `~hyperphotutils.detection.HighPassStarFinder`
         The finder.
     """
-    fwhm = image.meta['beam_fwhm_pix']
     rms, snap, shoulder = (options.rms, options.snap_radius,
                            options.shoulder_filter)
     return HighPassStarFinder(
         options.n_sigma, fwhm, kernel=options.kernel,
         kernel_size=options.kernel_size,
-        rms=None if rms is None else rms * image.unit,
+        rms=None if rms is None else rms * unit,
         sharpness_range=options.sharpness_range,
         roundness_range=options.roundness_range,
         min_separation=options.min_separation * fwhm,

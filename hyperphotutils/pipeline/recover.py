@@ -223,7 +223,8 @@ def _recover(path, config, **kwargs):
 
     try:
         image = extraction.read_input(path, config.input)
-        extractor = extraction.make_finder(image, config.detection)
+        extractor = extraction.make_finder(
+            image.meta['beam_fwhm_pix'], config.detection, unit=image.unit)
         if not config.run.detection_only:
             extractor = extraction.make_photometry(image, extractor, config)
         with contextlib.ExitStack() as stack:

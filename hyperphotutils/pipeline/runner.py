@@ -577,7 +577,7 @@ def advise(reason):
     names = dict.fromkeys(
         re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
     options = [f'--{name}' for name in names
-               if name in {'unit', 'beam', 'survey'}]
+               if name in {'unit', 'beam', 'survey', 'frequency'}]
     keys = [f'input.{"extension" if name == "ext" else name}'
             for name in names]
     told = [f'{where}: {", ".join(found)}'

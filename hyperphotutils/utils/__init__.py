@@ -3,6 +3,7 @@
 Small tools shared by the other subpackages.
 """
 
+from hyperphotutils.utils.areas import *
 from hyperphotutils.utils.checks import *
 from hyperphotutils.utils.executors import *  # noqa: F401, F403
 from hyperphotutils.utils.flags import *  # noqa: F401, F403

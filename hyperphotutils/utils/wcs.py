@@ -10,21 +10,28 @@ that neither longitude 0 nor the poles are special.
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import (
+    BarycentricMeanEcliptic,
+    SkyCoord,
+    Supergalactic,
+)
 from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable, Table
+from astropy.time import Time
 from astropy.wcs import WCS
-from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.utils import WCS_FRAME_MAPPINGS, wcs_to_celestial_frame
 
 from hyperphotutils.utils.gaussians import wrap_angle
 
 __all__ = [
     'local_jacobian',
+    'pixel_area',
     'pixel_scale',
     'pixel_to_sky_ellipse',
     'pixel_to_sky_errors',
     'position_angle_in_frame',
     'sky_to_pixel_ellipse',
+    'sky_to_pixel_ellipse_at',
     'sources_to_pixels',
 ]
 
@@ -45,6 +52,25 @@ _ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 # The error of an angle that is not known at all: the standard deviation
 # of a uniform distribution over 180 degrees.
 _UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
+
+
+def _further_frames(wcs):
+    """
+    Return the ecliptic or supergalactic frame of a WCS, else `None`.
+
+    astropy does not know these axes: it takes ecliptic longitudes for
+    right ascensions.
+    """
+    axes = {ctype[:4] for ctype in wcs.wcs.ctype}
+    if {'ELON', 'ELAT'} <= axes:
+        year = wcs.wcs.equinox
+        return BarycentricMeanEcliptic(equinox=Time(
+            year if np.isfinite(year) else 2000.0, format='jyear'))
+    return Supergalactic() if {'SLON', 'SLAT'} <= axes else None
+
+
+# before astropy's own, which gives the wrong one
+WCS_FRAME_MAPPINGS.insert(0, [_further_frames])
 
 
 def pixel_scale(wcs, shape=None):
@@ -154,6 +180,49 @@ def local_jacobian(wcs, x, y):
     slopes = (vectors[1::2] - vectors[2::2]) / (2.0 * _STEP)
     axes = _east_north(lon[0], lat[0])
     return _ARCSEC_PER_RADIAN * np.einsum('inc,jnc->nij', axes, slopes)
+
+
+def pixel_area(wcs, x, y):
+    """
+    Return the solid angle of the pixels at some positions.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    x, y : float or 1-D array_like
+        The 0-based pixel positions.
+
+    Returns
+    -------
+    area : `~astropy.units.Quantity`
+        The solid angles in square arcsec, NaN off the sphere, an element
+        for each position.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    See Also
+    --------
+    hyperphotutils.utils.PixelAreas : The areas of all pixels of a map.
+
+    Examples
+    --------
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import pixel_area
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['GLON-CAR', 'GLAT-CAR']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> print(pixel_area(wcs, [-1, -1], [-1, 59999]).round(3))
+    [12.96  6.48] arcsec2
+    """
+    return np.abs(_determinant(local_jacobian(wcs, x, y))) * u.arcsec**2
 
 
 def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
@@ -371,12 +440,61 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
     """
     wcs = _celestial(wcs)
     x, y = _sky_to_pixel(wcs, sky)
+    return x, y, *sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
+                                          position_angle)
+
+
+def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
+                            position_angle):
+    """
+    Convert ellipses on the sky to pixels, at given pixel positions.
+
+    This is the shape of a beam at each source of a wide map, where it
+    is not the same everywhere.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    x, y : float or 1-D array_like
+        The 0-based pixel positions of the centers.
+
+    fwhm_major, fwhm_minor, position_angle
+        See `sky_to_pixel_ellipse`.
+
+    Returns
+    -------
+    fwhm_major, fwhm_minor, theta_deg : 1-D `~numpy.ndarray`
+        See `sky_to_pixel_ellipse`; NaN off the sphere.
+
+    Raises
+    ------
+    TypeError
+        If ``wcs`` is not an `~astropy.wcs.WCS`.
+
+    ValueError
+        If ``wcs`` has no pair of celestial axes.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils.wcs import sky_to_pixel_ellipse_at
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['GLON-CAR', 'GLAT-CAR']
+    >>> wcs.wcs.cdelt = [-0.001, 0.001]
+    >>> major, minor, theta = sky_to_pixel_ellipse_at(
+    ...     wcs, -1, 59999, 10.8 * u.arcsec, 10.8 * u.arcsec, 0)
+    >>> print(major.round(3), minor.round(3))
+    [6.] [3.]
+    """
     angle = 90.0 - u.Quantity(position_angle, u.deg).value
-    inverse = _invert(local_jacobian(wcs, x, y))
-    major, minor, theta = _map_ellipse(
+    with np.errstate(invalid='ignore', divide='ignore'):
+        inverse = _invert(local_jacobian(wcs, x, y))
+    return _map_ellipse(
         inverse, u.Quantity(fwhm_major).to_value(u.arcsec),
         u.Quantity(fwhm_minor).to_value(u.arcsec), angle)
-    return x, y, major, minor, theta
 
 
 def sources_to_pixels(table, wcs):

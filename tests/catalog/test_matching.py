@@ -8,12 +8,13 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 from radio_beam import Beam
 from scipy.optimize import linear_sum_assignment
 
 from hyperphotutils.catalog import (
+    CatalogError,
     match_catalogs,
     read_catalog,
     write_catalog,
@@ -427,3 +428,16 @@ class TestBadInput:
     def test_separation(self):
         with pytest.raises(ValueError, match='max_separation must be a pos'):
             match_catalogs({'blue': catalogue(0.0, 0.0)}, max_separation=0)
+
+
+@pytest.mark.parametrize('values', [[False, True], [1j, 2j]])
+def test_shapes_that_are_no_angles(values):
+    """
+    Shapes are angles also where only one band has any.
+    """
+    table = Table(catalogue([0.0, 90.0], 0.0))
+    table['fwhm_major_sky'] = Column(values, unit='arcsec')
+    for tables in ({'blue': QTable(), 'red': table},
+                   {'blue': table, 'red': catalogue([0.0], 0.0)}):
+        with pytest.raises(CatalogError, match='fwhm_major_sky must be '):
+            match_catalogs(tables, beams=BEAMS)

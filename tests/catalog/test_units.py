@@ -53,6 +53,30 @@ def test_all_columns_of_a_kind():
     assert table.meta['rms'] == '0.01 Jy / pix'
 
 
+def test_area_of_each_row():
+    """
+    Where the pixels vary over the map, each row has its own beam area.
+    """
+    table = make_table()
+    expected = [20.0, 60.0]
+    result = convert_flux_units(table, peak_unit='Jy/beam',
+                                beam_area_pix=[20.0, 30.0])
+    assert_allclose(result['amplitude_fit'].value, expected)
+    assert u.isclose(u.Quantity(result.meta['rms']), 0.25 * u.Jy / u.beam)
+    table['beam_area_pix'] = [20.0, 30.0]
+    result = convert_flux_units(table, peak_unit='Jy/beam')
+    assert_allclose(result['amplitude_fit'].value, expected)
+    back = convert_flux_units(result, peak_unit='Jy/pix')
+    assert_allclose(back['amplitude_fit'].value, [1.0, 2.0])
+    table['beam_area_pix'] = [20.0, np.nan]
+    result = convert_flux_units(table, peak_unit='Jy/beam')
+    assert_allclose(result['amplitude_fit'].value, [20.0, np.nan])
+    for area in ([20.0], [20.0, -1.0], 'large', np.nan):
+        with pytest.raises(ValueError, match='one for each of the 2 rows'):
+            convert_flux_units(table, peak_unit='Jy/beam',
+                               beam_area_pix=area)
+
+
 @pytest.mark.parametrize('unit', ['Jy/pix', 'Jy/pixel', u.Jy / u.pix])
 def test_round_trip(unit):
     """
@@ -87,7 +111,7 @@ def test_bad_units_raise():
     for unit in ('Jy', 'MJy/sr'):
         with pytest.raises(ValueError, match='peak_unit must be a unit such'):
             convert_flux_units(table, peak_unit=unit)
-    with pytest.raises(ValueError, match='beam_area_pix must be positive: go'):
+    with pytest.raises(ValueError, match='beam_area_pix must be positive, o'):
         convert_flux_units(table, peak_unit='Jy/beam', beam_area_pix=-1)
     del table.meta['beam_area_pix']
     with pytest.raises(ValueError, match=r'becomes .* only with the area'):

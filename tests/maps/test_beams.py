@@ -135,7 +135,8 @@ class TestHeaderBeam:
         A keyword that is text names itself.
         """
         header = make_header(**{key: 'unknown'})
-        with pytest.raises(MapError, match=f'{key} is not a number of deg'):
+        with pytest.raises(MapError,
+                           match=f"{key} = 'unknown' is not a number: "):
             header_beam(header)
 
     def test_nan_card(self):
@@ -144,7 +145,7 @@ class TestHeaderBeam:
         """
         header = fits.Header.fromstring(f'{"BMAJ    = NaN":80s}'
                                         f'{"END":80s}')
-        with pytest.raises(MapError, match='BMAJ is not a number of deg'):
+        with pytest.raises(MapError, match='card of BMAJ is not valid FITS'):
             header_beam(header)
 
 

@@ -540,6 +540,31 @@ class TestErrors:
         with pytest.raises(MapError, match='truncated or damaged'):
             read_cube(path)
 
+    @pytest.mark.parametrize('kind', ['RICE_1', 'GZIP_1'])
+    def test_damaged_tiles(self, make_cube_hdu, tmp_path, kind):
+        """
+        Tiles that cannot be decompressed are refused where they are read;
+        the planes before them are whole.
+        """
+        values = np.random.default_rng(4).normal(size=(3, 64, 64))
+        hdu = make_cube_hdu(values)
+        tiles = fits.CompImageHDU(values, hdu.header, compression_type=kind,
+                                  tile_shape=(1, 64, 64))
+        path = tmp_path / 'cube.fits'
+        tiles.writeto(path)
+        plane = read_cube(path).plane(0)
+        with fits.open(path, disable_image_compression=True) as hdus:
+            table = hdus[1].header
+            end = (hdus[1].fileinfo()['datLoc'] + table['PCOUNT']
+                   + table['NAXIS1'] * table['NAXIS2'])
+        content = bytearray(path.read_bytes())
+        content[end - 2000:end] = bytes(2000)
+        path.write_bytes(content)
+        cube = read_cube(path)
+        assert_array_equal(cube.plane(0), plane)
+        with pytest.raises(MapError, match=r'channel 2.*tiles cannot be'):
+            cube.plane(2)
+
     def test_file_vanishes(self, make_cube_hdu, tmp_path):
         """
         A plane that cannot be read any more is named.

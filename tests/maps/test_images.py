@@ -3,8 +3,10 @@
 Tests for the images module.
 """
 
+import errno
 import gzip
 import io
+import os
 
 import numpy as np
 import pytest
@@ -215,8 +217,9 @@ class TestBadFiles:
         """
         A missing file is no traceback.
         """
-        with pytest.raises(MapError, match='no such file'):
-            load_image(tmp_path / 'nothing.fits')
+        for name in (tmp_path / 'nothing.fits', '~no-such-user/map.fits'):
+            with pytest.raises(MapError, match='no such file'):
+                load_image(name)
 
     def test_folder(self, tmp_path):
         """
@@ -224,6 +227,58 @@ class TestBadFiles:
         """
         with pytest.raises(MapError, match='is a folder'):
             load_image(tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs a system '
+                        'with named pipes')
+    def test_pipe(self, tmp_path):
+        """
+        Nobody waits for a pipe, or reads a device without an end.
+        """
+        os.mkfifo(tmp_path / 'pipe')
+        for path in (tmp_path / 'pipe', '/dev/zero'):
+            with pytest.raises(MapError, match='is a device or pipe'):
+                load_image(path)
+
+    def test_errors_of_the_system(self, tmp_path, monkeypatch):
+        """
+        What the system says about a file is handed on.
+        """
+        with pytest.raises(MapError, match=r'cannot be read: .*too long'):
+            load_image(tmp_path / ('a' * 5000))
+        path = tmp_path / 'map.fits'
+        path.write_bytes(fits_bytes(fits.PrimaryHDU(DATA)))
+
+        def fail(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(type(path), 'open', fail)
+        with pytest.raises(MapError, match='cannot be read: Input/output'):
+            load_image(path)
+
+    def test_unknown_compression(self, tmp_path):
+        """
+        Where astropy needs another package for a kind of compression,
+        the file can be decompressed.
+        """
+        path = tmp_path / 'map.fits.Z'
+        path.write_bytes(b'\x1f\x9d\x90' + bytes(10000))
+        with pytest.raises(MapError, match=r'decompress it|damaged'):
+            load_image(path)
+
+    @pytest.mark.parametrize('suffix', ['', '.gz'])
+    def test_bytes_after_the_last_hdu(self, tmp_path, suffix):
+        """
+        A few are ignored, and many are refused: astropy looks for a
+        header in all of them.
+        """
+        content = fits_bytes(fits.PrimaryHDU(DATA))
+        path = tmp_path / f'map.fits{suffix}'
+        pack = gzip.compress if suffix else bytes
+        path.write_bytes(pack(content + bytes(10000)))
+        assert_array_equal(load_image(path).data, DATA)
+        path.write_bytes(pack(content + bytes(2**23 + 1)))
+        with pytest.raises(MapError, match='more than 8 MiB follow'):
+            load_image(path)
 
     @pytest.mark.parametrize('content', [b'', b'hello', b'\x89PNG' * 2000,
                                          b'\x1f\x8b hello'])
@@ -233,7 +288,7 @@ class TestBadFiles:
         """
         path = tmp_path / 'map.fits'
         path.write_bytes(content)
-        with pytest.raises(MapError, match='is not a FITS file, or damaged'):
+        with pytest.raises(MapError, match='not a FITS file'):
             load_image(path)
 
     @pytest.mark.parametrize('size', [100, 2000, 2880, 5000, 20000])

@@ -121,7 +121,8 @@ class TestFillValues:
                                            'another fill_value'):
             read_map(make_hdu(np.ones((30, 40))), fill_value=1.0)
 
-    @pytest.mark.parametrize('fill_value', [True, '0', [0.0, '1'], [None]])
+    @pytest.mark.parametrize('fill_value', [
+        True, '0', [0.0, '1'], [None], 0.0 * u.Jy, np.zeros((1, 2))])
     def test_wrong_kind(self, make_hdu, fill_value):
         """
         What is no number is refused, by the reader of cubes, too.
@@ -274,7 +275,8 @@ class TestErrors:
         assert_allclose((image.uncertainty.array
                          / plain.uncertainty.array)**power, factor)
 
-    @pytest.mark.parametrize('unit', ['K', 'counts', 'Jy2/beam2', 'what'])
+    @pytest.mark.parametrize('unit', [
+        'K', 'counts', 'Jy2/beam2', 'what', '-1 Jy/beam', '0 Jy/beam'])
     def test_wrong_unit(self, make_file, field, unit):
         """
         A unit of another kind is refused, with the remedy.
@@ -303,6 +305,15 @@ class TestErrors:
         assert_array_equal(np.isnan(image.uncertainty.array),
                            ~(values > 0.0))
 
+    @pytest.mark.parametrize('value', [0.0, -1.0, np.nan])
+    def test_no_usable_value(self, make_file, field, value):
+        """
+        Errors of which none is positive are refused, with the remedy.
+        """
+        hdus = make_file(ERR=(np.full(field.shape, value), {}))
+        with pytest.raises(MapError, match='no positive value: give another'):
+            read_map(hdus)
+
     def test_degenerate_axes(self, make_hdu, field):
         """
         Axes of length 1 are dropped here as in the map.
@@ -325,6 +336,25 @@ class TestErrors:
             read_map(hdus, error_extension='X')
         with pytest.raises(MapError, match='error_extension=0 is no image'):
             read_map(hdus, error_extension=0)
+        with pytest.raises(MapError, match='error_extension=1 is the map'):
+            read_map(hdus, error_extension=1)
+
+    def test_given_with_an_hdu(self, make_hdu, field):
+        """
+        An HDU alone has no errors beside it.
+        """
+        with pytest.raises(MapError, match="no extension error_extension='E"):
+            read_map(make_hdu(field), error_extension='ERR')
+
+    @pytest.mark.parametrize('given', [
+        1.5, True, b'ERR', ['ERR'], ('ERR',), ('ERR', 1, 2), ('ERR', '1')])
+    @pytest.mark.parametrize('keyword', ['ext', 'error_extension'])
+    def test_no_name_of_an_extension(self, make_file, keyword, given):
+        """
+        What names no extension is a wrong argument, not a damaged file.
+        """
+        with pytest.raises(TypeError, match=f'^{keyword} must be the number'):
+            read_map(make_file(), **{keyword: given})
 
     def test_errors_read_as_a_map(self, make_file, field):
         """

@@ -191,7 +191,8 @@ class TestFrequency:
          'CTYPE3': 'STOKES'},
         # the axis tells the band of a continuum map, RESTFRQ some line's
         {'CTYPE3': 'FREQ-LSR', 'CRVAL3': 230e9, 'RESTFRQ': 218e9},
-        {'CTYPE3': 'VRAD', 'CRVAL3': 45000.0, 'RESTFRQ': 230e9},
+        # at 1 percent of the speed of light
+        {'CTYPE3': 'VRAD', 'CRVAL3': 2997924.58, 'RESTFRQ': 230e9 / 0.99},
     ])
     def test_header(self, make_hdu, cards):
         """
@@ -234,8 +235,9 @@ class TestFrequency:
         """
         A frequency that is none names its keyword.
         """
-        with pytest.raises(MapError, match='frequency of RESTFRQ'):
-            read_map(make_hdu(RESTFRQ='high'))
+        with pytest.raises(MapError, match="RESTFRQ = 'high' is not a number"):
+            read_map(make_hdu(RESTFRQ='high', BUNIT='K'))
+        assert read_map(make_hdu(RESTFRQ='high')).meta['frequency'] is None
 
 
 class TestBeam:
@@ -401,10 +403,9 @@ class TestWCS:
             read_map(make_hdu(**cards))
 
     @pytest.mark.parametrize('cards', [
-        {'CDELT1': 0.0},
-        {'CDELT2': 0.0},
-        {'CTYPE1': 'GLON-TAN'},
+        {'CTYPE2': 'DEC--SIN'},
         {'CTYPE1': 'RA---XXX', 'CTYPE2': 'DEC--XXX'},
+        {'CTYPE1': 'RA---ZPN', 'CTYPE2': 'DEC--ZPN'},
     ])
     def test_impossible(self, make_hdu, cards):
         """
@@ -414,14 +415,18 @@ class TestWCS:
             read_map(make_hdu(**cards))
         assert '\n' not in str(error.value)
 
-    @pytest.mark.parametrize('cards', [
-        {'CDELT1': None, 'CDELT2': None}, {'CDELT1': None},
-        {'CDELT2': 'small'}])
-    def test_no_scale(self, make_hdu, cards):
+    @pytest.mark.parametrize(('cards', 'key'), [
+        ({'CDELT1': None, 'CDELT2': None}, 'CDELT1 is missing'),
+        ({'CDELT1': None}, 'CDELT1 is missing'),
+        ({'CDELT2': 'small'}, "CDELT2 = 'small' is not a number"),
+        ({'CDELT1': 0.0}, 'CDELT1 = 0'),
+        ({'CDELT2': 0.0}, 'CDELT2 = 0'),
+    ])
+    def test_no_scale(self, make_hdu, cards, key):
         """
         A missing scale is not taken for a degree.
         """
-        with pytest.raises(MapError, match=r'no pixel scale.*CDELT1'):
+        with pytest.raises(MapError, match=key):
             read_map(make_hdu(**cards))
 
     @pytest.mark.parametrize('key', ['CRVAL1', 'CRVAL2', 'CRPIX1', 'CRPIX2'])
@@ -451,7 +456,7 @@ class TestWCS:
         """
         A map that begins off the sphere has a wrong header.
         """
-        with pytest.raises(MapError, match='lies off the sky: check CRPIX'):
+        with pytest.raises(MapError, match='is off the sky: check CRPIX'):
             read_map(make_hdu(CTYPE1='RA---SIN', CTYPE2='DEC--SIN',
                               CRPIX1=1e6))
 
@@ -520,7 +525,7 @@ class TestBadInput:
         with pytest.raises(MapError, match=r'map\.fits: no such file'):
             read_map(path)
         path.write_text('hello')
-        with pytest.raises(MapError, match=r'map\.fits: is not a FITS'):
+        with pytest.raises(MapError, match=r'map\.fits: .* not a FITS file'):
             read_map(path)
         make_hdu(BUNIT=None).writeto(path, overwrite=True)
         with pytest.raises(MapError, match=r'map\.fits: no BUNIT'):

@@ -60,6 +60,19 @@ def test_spellings_of_jansky_per_beam(text):
     ('K (T_MB)', u.K),
     ('K_RJ', u.K),
     ('mK(Tmb)', u.mK),
+    ('Tmb [K]', u.K),
+    ('mJanskys/beam', u.mJy / u.beam),
+    ('microJy/beam', u.uJy / u.beam),
+    ('MegaJy/sr', u.MJy / u.sr),
+    ('mJY/beam', u.mJy / u.beam),
+    ("'Jy/beam'", u.Jy / u.beam),
+    ('mJy/sq.arcsec', u.mJy / u.arcsec**2),
+    ('Jy / square arcsec', u.Jy / u.arcsec**2),
+    ('Jy/sq. deg', u.Jy / u.deg**2),
+    ('Jy/"^2', u.Jy / u.arcsec**2),
+    ('MJy sr$^{-1}$', u.MJy / u.sr),
+    (r'$\mu$Jy\,beam$^{-1}$', u.uJy / u.beam),
+    ('(Jy/beam)', u.Jy / u.beam),
 ])
 def test_spellings(text, expected):
     """
@@ -87,13 +100,29 @@ def test_antenna_temperature(text):
         parse_unit(text)
 
 
-@pytest.mark.parametrize('text', ['bananas', 'Jy/banana', 'K_CMB', '3x'])
+@pytest.mark.parametrize('text', [
+    'bananas', 'Jy/banana', 'K_CMB', '3x', '1/0 Jy', 'nan Jy/beam',
+    'Jy\x00/beam', '(' * 60, 'Jy ' * 1000, '10**999999999 Jy'])
 def test_no_unit(text):
     """
     What is no unit is named, with the argument that helps.
     """
     with pytest.raises(MapError, match='cannot be read: give unit='):
         parse_unit(text)
+
+
+@pytest.mark.parametrize('unit', [
+    'dex(Jy/beam)', 'mag', '-1 Jy/beam', '1e400 Jy/beam', u.dex(u.Jy),
+    -1 * u.Jy / u.beam, u.Unit(-2 * u.Jy)])
+def test_no_factor(unit):
+    """
+    Values are not multiplied by the scale of a logarithm, or to negative
+    fluxes.
+    """
+    if isinstance(unit, u.Quantity):
+        unit = u.Unit(unit)
+    with pytest.raises(MapError, match=r'is logarithmic|not have a positive'):
+        parse_unit(unit)
 
 
 def test_wrong_kind():

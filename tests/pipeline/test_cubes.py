@@ -697,3 +697,20 @@ def test_real_cubes(real_data, tmp_path, monkeypatch, name, n_channels):
         u.Hz if axis == 'frequency' else u.km / u.s)
     table = read_catalog(outcome.job.folder / 'catalog.ecsv')
     assert table.colnames[:2] == ['channel', axis]
+
+
+def test_kelvin(cube, capsys):
+    """
+    The background of a cube in K stays in K and needs no frequency; its
+    sources do, and the option gives it.
+    """
+    with fits.open(cube, mode='update') as hdus:
+        hdus[0].header['BUNIT'] = 'K'
+        for key in ('RESTFRQ', 'RESTFREQ'):
+            hdus[0].header.remove(key, ignore_missing=True)
+    assert main(['background', cube, '--output-dir', 'bkg']) == 0
+    command = ['run', cube, '--datacube', '--detection-only',
+               '--output-dir', 'out']
+    assert main(command) == 1
+    assert '--frequency' in capsys.readouterr().err
+    assert main([*command, '--frequency', '230']) == 0

@@ -1,0 +1,514 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Simulated pairs of images of the same field, for image subtraction.
+
+The point-spread functions are known at each position and each offset,
+so that fluxes, their smallest possible errors, and the variance of each
+pixel are known exactly.
+"""
+
+from dataclasses import dataclass
+
+import astropy.units as u
+import numpy as np
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.table import QTable
+from scipy.signal import fftconvolve
+
+from hyperphotutils.datasets.parts import check_number, check_shape
+
+__all__ = ['ImagePair', 'MoffatPSF', 'make_image_pair']
+
+_BETA_RANGE = (3.0, 4.0)
+_GALAXY_SIZES = (1.5, 5.0)
+_GALAXY_RATIOS = (0.3, 1.0)
+_GALAXY_FLUXES = (4e3, 1e5)
+_CHANGES = (0.15, 0.8)
+# Stars are drawn out to where they are this part of the noise
+_FAINTEST = 0.02
+_MAX_RADIUS = 150
+# Transients keep this distance from the edges
+_MARGIN = 20
+_TILTS = {'template': 0.05, 'science': 0.15}
+_CURVATURE = 0.06
+
+
+@dataclass(frozen=True, eq=False)
+class MoffatPSF:
+    """
+    An elliptical Moffat function whose shape varies over the field.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The (ny, nx) shape of the image.
+
+    fwhm, e1, e2 : tuple of float
+        The FWHM in pixels and the two components of the ellipticity:
+        the values at the center of the image, and how much they change
+        from there to the right and the upper edge, and with the square
+        of the distance.
+
+    beta : float
+        The exponent.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import MoffatPSF
+    >>> psf = MoffatPSF((100, 100), (3.0, 0.2, 0.0, 0.0),
+    ...                 (0.0,) * 4, (0.0,) * 4, 3.5)
+    >>> print(f'{psf.image(50, 50, radius=20).sum():.2f}')
+    1.00
+    """
+
+    shape: tuple
+    fwhm: tuple
+    e1: tuple
+    e2: tuple
+    beta: float
+
+    def __call__(self, dx, dy, x, y):
+        """
+        Evaluate the PSF of a star of unit flux.
+
+        Parameters
+        ----------
+        dx, dy : float or array_like
+            The offsets from the star in pixels.
+
+        x, y : float
+            The position of the star.
+
+        Returns
+        -------
+        value : float or `~numpy.ndarray`
+            The values.
+        """
+        fwhm, e1, e2 = self._at(x, y)
+        alpha = self.alpha(fwhm)
+        ellipticity = np.hypot(e1, e2)
+        ratio = (1.0 - ellipticity) / (1.0 + ellipticity)
+        angle = 0.5 * np.arctan2(e2, e1)
+        along = dx * np.cos(angle) + dy * np.sin(angle)
+        across = -dx * np.sin(angle) + dy * np.cos(angle)
+        square = (along**2 * ratio + across**2 / ratio) / alpha**2
+        return ((self.beta - 1.0) / (np.pi * alpha**2)
+                * (1.0 + square)**-self.beta)
+
+    def alpha(self, fwhm=None):
+        """
+        Return the scale of the Moffat function.
+
+        Parameters
+        ----------
+        fwhm : float, optional
+            The FWHM; that at the center of the image if `None`.
+
+        Returns
+        -------
+        alpha : float
+            The scale in pixels.
+        """
+        fwhm = self.fwhm[0] if fwhm is None else fwhm
+        return 0.5 * fwhm / np.sqrt(2.0**(1.0 / self.beta) - 1.0)
+
+    def image(self, x, y, radius=15, offset=(0.0, 0.0)):
+        """
+        Return the PSF as an image.
+
+        Parameters
+        ----------
+        x, y : float
+            The position in the field.
+
+        radius : int, optional
+            The half width of the image.
+
+        offset : tuple of 2 floats, optional
+            Where the star is, in x and y from the central pixel.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray`
+            The image.
+        """
+        grid = np.arange(-radius, radius + 1)
+        return self(grid - offset[0], grid[:, None] - offset[1], x, y)
+
+    def _at(self, x, y):
+        ny, nx = self.shape
+        along_x, along_y = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+        terms = 1.0, along_x, along_y, along_x**2 + along_y**2
+        return [sum(a * b for a, b in zip(values, terms, strict=True))
+                for values in (self.fwhm, self.e1, self.e2)]
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePair:
+    """
+    A simulated pair of images and all that is known of it.
+
+    It is made by `make_image_pair`.
+
+    Parameters
+    ----------
+    science, template : `~astropy.nddata.CCDData`
+        The images in adu, with the errors that an observer would state
+        (from the data, the gain, and the read noise) and the masks of
+        saturated and bad pixels.
+
+    stars : `~astropy.table.QTable`
+        The stars: ``x``, ``y``, ``flux`` in the template on the scale
+        of the science image, and ``change``, which the science image
+        has in addition.
+
+    transients : `~astropy.table.QTable`
+        What only the science image has: ``x``, ``y``, ``flux``, and
+        ``flux_err``, the smallest error that any measurement can have.
+
+    scale : float
+        The flux scale of the science image over that of the template.
+
+    science_psf, template_psf : `MoffatPSF`
+        The PSFs.
+
+    science_variance, template_variance : 2D `~numpy.ndarray`
+        The true variances of the pixels.
+
+    light : 2D `~numpy.ndarray`
+        The science image without noise, sky, changes, and transients.
+    """
+
+    science: CCDData
+    template: CCDData
+    stars: QTable
+    transients: QTable
+    scale: float
+    science_psf: MoffatPSF
+    template_psf: MoffatPSF
+    science_variance: np.ndarray
+    template_variance: np.ndarray
+    light: np.ndarray
+
+    def __repr__(self):
+        return (f'<{self.__class__.__name__}(shape={self.science.shape}, '
+                f'n_stars={len(self.stars)}, '
+                f'n_transients={len(self.transients)})>')
+
+
+@dataclass(frozen=True)
+class _Camera:
+    sky: float
+    gain: float
+    read_noise: float
+    saturation: float
+
+    @property
+    def sky_variance(self):
+        return self.sky / self.gain + (self.read_noise / self.gain)**2
+
+
+def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
+                    n_transients=None, fwhm=(4.2, 3.0),
+                    fwhm_variation=(0.4, 0.1), ellipticity=0.06,
+                    scale=None, shift=0.12, variable_fraction=0.05,
+                    bad_fraction=3e-4, gain=(2.0, 4.0),
+                    read_noise=(8.0, 6.0), sky=(260.0, 150.0),
+                    saturation=(45000.0, 60000.0), seed=None):
+    """
+    Make two images of the same field at different times.
+
+    The PSFs are elliptical Moffat functions that vary over the field.
+    Stars are spread evenly with fluxes from a power law; some vary.
+    Some of the transients are in galaxies. Pairs of numbers are for the
+    science image and the template, in this order.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        The (ny, nx) shape of the images.
+
+    n_stars, n_galaxies, n_transients : int, optional
+        The numbers of sources; by default 500, 40, and 40 in 512 x 512
+        pixels, and more in proportion to the area to the power of 0.65.
+
+    fwhm : tuple of 2 floats, optional
+        The FWHMs of the PSFs at the center, in pixels.
+
+    fwhm_variation : tuple of 2 floats, optional
+        The largest change of the FWHMs from the center to an edge.
+
+    ellipticity : float, optional
+        The largest component of the ellipticity at the center.
+
+    scale : float, optional
+        The flux scale of the science image over that of the template;
+        drawn from 0.7 to 1.6 if `None`.
+
+    shift : float, optional
+        The largest error of the alignment in pixels.
+
+    variable_fraction : float, optional
+        The part of the stars that vary.
+
+    bad_fraction : float, optional
+        The part of the pixels that are bad; if it is not 0, a bad
+        column is added.
+
+    gain, read_noise, sky, saturation : tuple of 2 floats, optional
+        The gain in electrons per adu, the read noise in electrons, and
+        the levels of the sky and of saturation in adu.
+
+    seed : int or `~numpy.random.Generator`, optional
+        The seed.
+
+    Returns
+    -------
+    pair : `ImagePair`
+        The images and the truth.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_image_pair
+    >>> make_image_pair((200, 300), seed=1)
+    <ImagePair(shape=(200, 300), n_stars=192, n_transients=15)>
+    """
+    shape = check_shape(shape)
+    for name, values in (('fwhm', fwhm), ('gain', gain), ('sky', sky),
+                         ('saturation', saturation)):
+        for value in values:
+            check_number(name, value)
+    for name, value in (('ellipticity', ellipticity), ('shift', shift),
+                        ('bad_fraction', bad_fraction),
+                        ('variable_fraction', variable_fraction)):
+        check_number(name, value, upper=1.0, closed=True)
+    richness = (shape[0] * shape[1] / 512**2)**0.65
+    n_stars, n_galaxies, n_transients = (
+        round(usual * richness) if number is None else number
+        for number, usual in ((n_stars, 500), (n_galaxies, 40),
+                              (n_transients, 40)))
+    rng = np.random.default_rng(seed)
+    cameras = [_Camera(*values) for values in zip(
+        sky, gain, read_noise, saturation, strict=True)]
+    if scale is None:
+        scale = float(np.exp(rng.uniform(np.log(0.7), np.log(1.6))))
+    psfs = [_draw_psf(rng, shape, *values, ellipticity)
+            for values in zip(fwhm, fwhm_variation, strict=True)]
+    to_template = _draw_alignment(rng, shape, shift)
+    x, y, flux = _draw_stars(rng, shape, n_stars)
+    galaxies = _draw_galaxies(rng, shape, n_galaxies)
+    light = [np.zeros(shape), np.zeros(shape)]
+    faintest = [_FAINTEST * np.sqrt(camera.sky_variance)
+                for camera in cameras]
+    _add_stars(light[0], psfs[0], x, y, flux * scale, faintest[0])
+    _add_galaxies(light[0], psfs[0], galaxies, scale, lambda *xy: xy)
+    _add_stars(light[1], psfs[1], *to_template(x, y), flux, faintest[1])
+    _add_galaxies(light[1], psfs[1], galaxies, 1.0, to_template)
+    static = light[0].copy()
+
+    peak = flux * scale * psfs[0](0.0, 0.0, 0.5 * shape[1], 0.5 * shape[0])
+    varies = ((rng.random(n_stars) < variable_fraction)
+              & (peak < 0.5 * saturation[0]))
+    change = varies * flux * scale * rng.uniform(*_CHANGES, n_stars)
+    change *= rng.choice([-1.0, 1.0], n_stars)
+    _add_stars(light[0], psfs[0], x, y, change, faintest[0])
+    transients = _draw_transients(rng, shape, n_transients, galaxies)
+    sky_errors = np.array([
+        _flux_error(psfs, xi, yi, scale,
+                    [camera.sky_variance for camera in cameras])
+        for xi, yi in zip(*transients, strict=True)])
+    new_flux = sky_errors * np.exp(rng.uniform(np.log(4.0), np.log(100.0),
+                                               n_transients))
+    _add_stars(light[0], psfs[0], *transients, new_flux, faintest[0])
+
+    images, variances = zip(*(
+        _observe(rng, image, camera, name, bad_fraction)
+        for image, camera, name in zip(light, cameras,
+                                       ('science', 'template'),
+                                       strict=True)), strict=True)
+    errors = np.array([
+        _flux_error(psfs, xi, yi, scale,
+                    [_under_psf(variance, psf, xi, yi)
+                     for variance, psf in zip(variances, psfs, strict=True)])
+        for xi, yi in zip(*transients, strict=True)])
+    return ImagePair(
+        science=images[0], template=images[1],
+        stars=QTable({'x': x, 'y': y, 'flux': flux * scale * u.adu,
+                      'change': change * u.adu}),
+        transients=QTable({'x': transients[0], 'y': transients[1],
+                           'flux': new_flux * u.adu,
+                           'flux_err': errors * u.adu}),
+        scale=scale, science_psf=psfs[0], template_psf=psfs[1],
+        science_variance=variances[0], template_variance=variances[1],
+        light=static)
+
+
+def _draw_psf(rng, shape, fwhm, variation, ellipticity):
+    """
+    Draw a PSF.
+    """
+    a, b, c, d = rng.uniform(-1.0, 1.0, 4)
+    e = rng.uniform(-1.0, 1.0, (2, 3)) * ellipticity
+    return MoffatPSF(
+        shape, (fwhm, variation * a, variation * b, 0.5 * variation * c),
+        (e[0, 0], 0.5 * e[0, 1], 0.5 * e[0, 2], 0.0),
+        (e[1, 0], 0.5 * e[1, 1], 0.5 * e[1, 2], 0.0),
+        np.interp(d, (-1.0, 1.0), _BETA_RANGE))
+
+
+def _draw_alignment(rng, shape, shift):
+    """
+    Return the function from positions in one image to the other.
+    """
+    ny, nx = shape
+    offset = rng.uniform(-1.0, 1.0, (2, 3)) * shift * [1.0, 0.5, 0.5]
+
+    def to_template(x, y):
+        terms = 1.0, 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+        return [axis + sum(a * b for a, b in zip(values, terms,
+                                                 strict=True))
+                for axis, values in zip((x, y), offset, strict=True)]
+
+    return to_template
+
+
+def _draw_stars(rng, shape, number):
+    """
+    Draw positions and fluxes with dN/dF ~ F^-1.6.
+    """
+    low, high, slope = 1200.0, 3e6, 0.6
+    part = rng.random(number)
+    flux = (low**-slope + part * (high**-slope - low**-slope))**(-1 / slope)
+    x, y = (rng.uniform(-5.0, size + 5.0, number) for size in shape[::-1])
+    return x, y, flux
+
+
+def _draw_galaxies(rng, shape, number):
+    """
+    Draw galaxies: x, y, flux, size, axis ratio, and angle of each.
+    """
+    return np.transpose([
+        rng.uniform(0.0, shape[1], number),
+        rng.uniform(0.0, shape[0], number),
+        np.exp(rng.uniform(*np.log(_GALAXY_FLUXES), number)),
+        rng.uniform(*_GALAXY_SIZES, number),
+        rng.uniform(*_GALAXY_RATIOS, number),
+        rng.uniform(0.0, np.pi, number)])
+
+
+def _draw_transients(rng, shape, number, galaxies):
+    """
+    Draw positions, those of a third near galaxies.
+    """
+    x, y = (rng.uniform(0.0, size, number) for size in shape[::-1])
+    for i, (gx, gy, _, size, *_) in enumerate(galaxies[:number // 3]):
+        x[i], y[i] = gx + size * rng.normal(), gy + size * rng.normal()
+    return tuple(np.clip(axis, min(_MARGIN, size / 2),
+                         size - min(_MARGIN, size / 2) - 1)
+                 for axis, size in ((x, shape[1]), (y, shape[0])))
+
+
+def _add_stars(image, psf, xs, ys, fluxes, faintest):
+    """
+    Add stars out to where they are faint.
+    """
+    alpha = psf.alpha()
+    for x, y, flux in zip(xs, ys, fluxes, strict=True):
+        if flux == 0.0:
+            continue
+        peak = abs(flux) * (psf.beta - 1.0) / (np.pi * alpha**2)
+        reach = alpha * (peak / faintest)**(0.5 / psf.beta)
+        radius = int(np.clip(reach, 10, _MAX_RADIUS)) + 1
+        j, i = round(x), round(y)
+        _add(image, flux * psf.image(x, y, radius, (x - j, y - i)), j, i)
+
+
+def _add_galaxies(image, psf, galaxies, scale, moved):
+    """
+    Add exponential disks, convolved with the PSF.
+    """
+    for x, y, flux, size, ratio, angle in galaxies:
+        radius = int(7.0 * size) + 14
+        x_new, y_new = moved(x, y)
+        j, i = round(x), round(y)
+        grid = np.arange(-radius, radius + 1)
+        dx, dy = grid - (x_new - j), grid[:, None] - (y_new - i)
+        along = dx * np.cos(angle) + dy * np.sin(angle)
+        across = -dx * np.sin(angle) + dy * np.cos(angle)
+        disk = np.exp(-np.sqrt(along**2 + (across / ratio)**2 + 0.5) / size)
+        disk = fftconvolve(disk / disk.sum(), psf.image(x, y, 14), 'same')
+        _add(image, flux * scale * disk, j, i)
+
+
+def _add(image, stamp, j, i):
+    """
+    Add a stamp around a pixel, as far as it is on the image.
+    """
+    radius = stamp.shape[0] // 2
+    y0, x0 = max(i - radius, 0), max(j - radius, 0)
+    y1, x1 = (min(center + radius + 1, size)
+              for center, size in ((i, image.shape[0]), (j, image.shape[1])))
+    if y0 < y1 and x0 < x1:
+        image[y0:y1, x0:x1] += stamp[y0 - i + radius:y1 - i + radius,
+                                     x0 - j + radius:x1 - j + radius]
+
+
+def _observe(rng, light, camera, name, bad_fraction):
+    """
+    Add sky, noise, saturation, and bad pixels.
+    """
+    ny, nx = light.shape
+    y, x = np.ogrid[-1.0:1.0:1j * ny, -1.0:1.0:1j * nx]
+    a, b, c, d = rng.uniform(-1.0, 1.0, 4)
+    sky = 1.0 + _TILTS[name] * (a * x + b * y)
+    if name == 'science':
+        sky = sky + _CURVATURE * (c * x * y + d * y**2)
+    mean = light + camera.sky * sky
+    mean = np.maximum(mean, 0.0)
+    variance = mean / camera.gain + (camera.read_noise / camera.gain)**2
+    data = (rng.poisson(mean * camera.gain)
+            + rng.normal(0.0, camera.read_noise, light.shape)) / camera.gain
+    bad = data >= camera.saturation
+    data[bad] = camera.saturation
+    if bad_fraction > 0.0:
+        broken = rng.random(light.shape) < bad_fraction
+        broken[:, rng.integers(nx // 8, nx - nx // 8)] = True
+        data[broken] = rng.choice([0.0, camera.saturation],
+                                  np.count_nonzero(broken))
+        bad |= broken
+    error = np.sqrt(np.maximum(data, 0.0) / camera.gain
+                    + (camera.read_noise / camera.gain)**2)
+    image = CCDData(data.astype(np.float32), unit=u.adu, mask=bad,
+                    uncertainty=StdDevUncertainty(error.astype(np.float32)))
+    return image, variance
+
+
+def _flux_error(psfs, x, y, scale, variances, *, radius=31):
+    """
+    Return the smallest error of a transient's flux.
+
+    Both PSFs, the scale, and the variances under the PSF are taken as
+    known (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27).
+    """
+    new, old = (np.abs(np.fft.fft2(psf.image(x, y, radius)))**2
+                for psf in psfs)
+    noise = variances[0] * old + scale**2 * variances[1] * new
+    return 1.0 / np.sqrt(np.mean(new * old / noise))
+
+
+def _under_psf(variance, psf, x, y, *, radius=6):
+    """
+    Return the mean of a variance with the weight of the squared PSF.
+    """
+    j, i = round(x), round(y)
+    y0, x0 = max(i - radius, 0), max(j - radius, 0)
+    part = variance[y0:i + radius + 1, x0:j + radius + 1]
+    weight = psf.image(x, y, radius, (x - j, y - i))**2
+    weight = weight[y0 - i + radius:, x0 - j + radius:]
+    weight = weight[:part.shape[0], :part.shape[1]]
+    return np.sum(weight * part) / weight.sum()

@@ -1,0 +1,147 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Values of header keywords, each checked where it is read.
+
+These two functions are the only way in which the readers of maps and
+cubes take a value from a header: what cannot be used is a `MapError`
+that names the keyword, its value, and what to do.
+"""
+
+import numpy as np
+from astropy.io import fits
+
+from hyperphotutils.maps.errors import MapError
+
+__all__ = ['read_number', 'read_text']
+
+_REMEDY = 'correct the header, and pass the HDU'
+
+
+def read_number(header, key, default=None, *, remedy=_REMEDY):
+    """
+    Return the value of a keyword, which must be a finite number.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    key : str
+        The keyword.
+
+    default : float or `None`, optional
+        What is returned if the header does not have the keyword.
+
+    remedy : str, optional
+        What to do about an unusable value, for the message.
+
+    Returns
+    -------
+    value : float or `None`
+        The value.
+
+    Raises
+    ------
+    MapError
+        If the value is text, a truth value, complex, empty, not finite,
+        or not readable, or if the header states two different values.
+
+    Examples
+    --------
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps.cards import read_number
+    >>> read_number(fits.Header({'CRVAL1': 83}), 'CRVAL1')
+    83.0
+    """
+    value = _read(header, key, remedy)
+    if value is None:
+        return default
+    if (isinstance(value, bool | np.bool_)
+            or not isinstance(value, int | float | np.number)
+            or isinstance(value, np.complexfloating)):
+        msg = (f'{key} = {_show(value)} is not a number: {remedy}')
+        raise MapError(msg)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = np.inf
+    if not np.isfinite(value):
+        msg = f'{key} = {value} is not a finite number: {remedy}'
+        raise MapError(msg)
+    return value
+
+
+def read_text(header, key, default='', *, remedy=_REMEDY):
+    """
+    Return the value of a keyword, which must be text.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    key : str
+        The keyword.
+
+    default : str, optional
+        What is returned if the header does not have the keyword or has
+        no value for it.
+
+    remedy : str, optional
+        What to do about an unusable value, for the message.
+
+    Returns
+    -------
+    text : str
+        The text without blanks at its ends.
+
+    Raises
+    ------
+    MapError
+        If the value is not text or not readable, or if the header
+        states two different values.
+
+    Examples
+    --------
+    >>> from astropy.io import fits
+    >>> from hyperphotutils.maps.cards import read_text
+    >>> read_text(fits.Header({'CTYPE1': 'RA---TAN '}), 'CTYPE1')
+    'RA---TAN'
+    """
+    value = _read(header, key, remedy)
+    if value is None or isinstance(value, fits.card.Undefined):
+        return default
+    if not isinstance(value, str):
+        msg = f'{key} = {_show(value)} is not text: {remedy}'
+        raise MapError(msg)
+    return value.strip() or default
+
+
+def _read(header, key, remedy):
+    """
+    Return the one value of a keyword, `None` if it is not there.
+    """
+    try:
+        if key not in header:
+            return None
+        values = [header[key, number] for number in range(header.count(key))]
+    # what astropy raises of a card that FITS does not allow
+    except (fits.VerifyError, ValueError, TypeError):
+        msg = f'the card of {key} is not valid FITS: {remedy}'
+        raise MapError(msg) from None
+    first = values[0] if values[0] is not None else fits.card.Undefined()
+    if any(value != values[0] for value in values[1:]):
+        msg = (f'{key} is there {len(values)} times with different values: '
+               f'{remedy}')
+        raise MapError(msg)
+    return first
+
+
+def _show(value):
+    """
+    Return a value as it is shown in a message.
+    """
+    if isinstance(value, fits.card.Undefined):
+        return '(empty)'
+    text = repr(value)
+    return text if len(text) <= 40 else f'{text[:36]}...'

@@ -1,0 +1,665 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The sky coordinates of a header, read from its celestial axes alone.
+
+A header is rewritten before astropy sees it: only the keywords of the
+two celestial axes are left, each checked, in the current spelling.
+Thus nothing that another axis lacks can keep a map from being read, and
+what remains is something that wcslib takes without mending it.
+"""
+
+import re
+import warnings
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, FITSFixedWarning, WcsError
+
+from hyperphotutils.maps.cards import read_number, read_text
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.utils.wcs import pixel_scale
+
+__all__ = ['celestial_wcs', 'count_axes', 'find_sky_axes', 'make_wcs',
+           'select_axes']
+
+_REMEDY = 'correct the header, and pass the HDU'
+
+# CD and CDELT of one header may differ by rounding, not by more.
+_SCALE_TOLERANCE = 0.01
+
+# The pairs of celestial axes that are understood.
+_FRAMES = (('RA', 'DEC'), ('GLON', 'GLAT'), ('ELON', 'ELAT'),
+           ('SLON', 'SLAT'))
+_NAMES = frozenset(name for pair in _FRAMES for name in pair)
+
+# Axes of the Sun, of planets, of the Earth and of the horizon, and those
+# that FITS leaves to the user (xxLN/xxLT and yLON/yLAT).
+_OTHER_SKY = re.compile(r'^([A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT|AZ|EL|'
+                        r'ALT|HA)(-|$)')
+
+# RADESYS without blanks, dashes, and the like, as FITS spells it, with the
+# equinox that the name implies.
+_RADESYS = {
+    'ICRS': ('ICRS', None), 'ICRF': ('ICRS', None), 'ICRSJ2000':
+    ('ICRS', None), 'ICRFJ2000': ('ICRS', None), 'ICRS2000': ('ICRS', None),
+    'FK5': ('FK5', None), 'J2000': ('FK5', 2000.0),
+    'FK5J2000': ('FK5', 2000.0), 'FK52000': ('FK5', 2000.0),
+    'FK4': ('FK4', None), 'B1950': ('FK4', 1950.0),
+    'FK4B1950': ('FK4', 1950.0), 'FK41950': ('FK4', 1950.0),
+    'FK4NOE': ('FK4-NO-E', None),
+}
+
+# Equinoxes for which precession is defined.
+_EQUINOXES = (1750.0, 2250.0)
+
+# Units of angles by their spellings in lower case.
+_ANGLES = {
+    **dict.fromkeys(('', 'deg', 'degs', 'degree', 'degrees', 'degr', '°'),
+                    'deg'),
+    **dict.fromkeys(('arcmin', 'arcmins', 'arcminute', 'arcminutes', 'amin'),
+                    'arcmin'),
+    **dict.fromkeys(('arcsec', 'arcsecs', 'arcsecond', 'arcseconds', 'asec'),
+                    'arcsec'),
+    **dict.fromkeys(('mas', 'marcsec', 'milliarcsec'), 'mas'),
+    **dict.fromkeys(('rad', 'radian', 'radians'), 'rad'),
+}
+
+# An element of a matrix, in the spellings of today and of old headers.
+_ELEMENT = re.compile(r'(?:CD|PC)(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))')
+
+# The largest longitude or rotation in degrees.
+_MAX_ANGLE = 720.0
+
+# The largest parameter of a projection: an angle, or a coefficient.
+_MAX_PARAMETER = 1e6
+
+# Highest order of a polynomial of the SIP convention.
+_MAX_ORDER = 9
+
+# Projections of which a shift along x is a rotation about the pole.
+_CYLINDRICAL = ('CAR', 'CEA', 'MER')
+
+# Pixels that no telescope has, in arcsec: what is beyond has a wrong
+# header.
+_SCALES = (1e-6, 90.0 * 3600.0)
+
+# What astropy raises of headers that it cannot make a WCS of.
+_UNUSABLE = (WcsError, fits.VerifyError, ValueError, TypeError, KeyError,
+             IndexError, AttributeError, AssertionError, OverflowError,
+             MemoryError)
+
+
+def count_axes(header):
+    """
+    Return the largest number of an axis with a ``CTYPE``.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    Returns
+    -------
+    n_axes : int
+        The number, 0 if there is none.
+    """
+    return max((int(key[5:]) for key in header
+                if re.fullmatch(r'CTYPE[1-9]\d?', key)), default=0)
+
+
+def find_sky_axes(header):
+    """
+    Find the celestial axes of a header.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    Returns
+    -------
+    lon, lat : int
+        The numbers of the celestial axes, counted from 0.
+
+    Raises
+    ------
+    MapError
+        If there is not exactly one pair of axes of a known frame.
+    """
+    found, others, problem = {}, [], None
+    for axis in range(1, count_axes(header) + 1):
+        try:
+            ctype = _ctype(header, axis)
+        except MapError as error:
+            # matters only if it keeps the sky from being found
+            problem = problem or error
+            continue
+        if ctype:
+            others.append(f'CTYPE{axis} = {ctype!r}')
+        name, _, projection = ctype.partition('-')
+        if name in _NAMES:
+            found.setdefault((name, bool(projection)), []).append(axis)
+        elif _OTHER_SKY.match(ctype):
+            msg = (f'CTYPE{axis} = {ctype!r}: these coordinates are not '
+                   'supported; reproject the map to RA and DEC, GLON and '
+                   'GLAT, ELON and ELAT, or SLON and SLAT')
+            raise MapError(msg)
+    # positions of pointings may be on axes of length 1, without projection
+    for projected in (True, False):
+        pairs = [(lon, lat) for lon, lat in _FRAMES
+                 if (lon, projected) in found and (lat, projected) in found]
+        if pairs:
+            break
+    axes = [found[name, projected] for name in pairs[0]] if pairs else []
+    if len(pairs) == 1 and all(len(numbers) == 1 for numbers in axes):
+        return tuple(numbers[0] - 1 for numbers in axes)
+    if problem is not None:
+        raise problem
+    msg = ('more than one pair of sky coordinates' if pairs else
+           'no sky coordinates')
+    msg += (" in the header (CTYPE1, CTYPE2 such as 'RA---TAN', "
+            f"'DEC--TAN'): found {', '.join(others) or 'none'}")
+    raise MapError(msg)
+
+
+def celestial_wcs(header, shape):
+    """
+    Make the celestial WCS of an image.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    shape : tuple of int
+        The shape ``(ny, nx)`` of the image.
+
+    Returns
+    -------
+    wcs : `~astropy.wcs.WCS`
+        The WCS of the image.
+
+    Raises
+    ------
+    MapError
+        If the header has no sky coordinates, if they are not usable, or
+        if the center of the image is off the sky.
+
+    Notes
+    -----
+    Coordinates are ICRS, FK5, FK4, Galactic, ecliptic (the mean ecliptic
+    of ``EQUINOX``, `~astropy.coordinates.BarycentricMeanEcliptic`) or
+    supergalactic; ``RADESYS`` and ``EQUINOX`` are read as the FITS
+    standard says [1]_, and any other frame is an error. Of a map that
+    crosses the edge of a cylindrical projection (CAR, CEA, MER), 180
+    degrees from its reference, the reference longitude is moved to the
+    center of the map.
+
+    References
+    ----------
+    .. [1] Calabretta, M. R. & Greisen, E. W. 2002, A&A, 395, 1077
+    """
+    lon, lat = find_sky_axes(header)
+    axes = sorted((lon + 1, lat + 1))
+    made = select_axes(header, axes)
+    for number, axis in enumerate(axes, start=1):
+        _set_scale_unit(made, header, number, axis)
+    _check_reference(made, axes, lat + 1)
+    _copy_projection(made, header, lon + 1, lat + 1)
+    _set_frame(made, header, lon + 1)
+    _copy_distortion(made, header, axes)
+    made['CTYPE1'], made['CTYPE2'] = (
+        _projection(header, made, axis) for axis in axes)
+    with np.errstate(all='ignore'):
+        _cross_the_edge(made, shape, 1 if lon < lat else 2)
+    wcs = make_wcs(made, 'the sky coordinates of the header (CTYPE, CRVAL, '
+                         'CDELT, CD, PC, PV)')
+    if not wcs.has_celestial:
+        msg = ('no sky coordinates in the header: found CTYPE = '
+               f'{made["CTYPE1"]!r}, {made["CTYPE2"]!r}')
+        raise MapError(msg)
+    wcs.array_shape = shape
+    _check_center(wcs, shape)
+    return wcs
+
+
+def select_axes(header, axes, *, strict=True):
+    """
+    Copy the linear coordinates of some axes of a header.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    axes : list of int
+        The numbers of the axes, counted from 1.
+
+    strict : bool, optional
+        Whether ``CRVAL``, ``CRPIX`` and ``CDELT`` must be there; if not,
+        they have the values that FITS says: 0, 0, and 1.
+
+    Returns
+    -------
+    selected : `~astropy.io.fits.Header`
+        ``CRVAL``, ``CRPIX``, ``CDELT``, ``CD``, and ``PC`` of these axes,
+        which have the numbers 1, 2, ... in it.
+
+    Raises
+    ------
+    MapError
+        If something is missing, contradictory, or not a number, or if
+        other axes contribute to these.
+    """
+    made = fits.Header({'NAXIS': len(axes)})
+    for number, axis in enumerate(axes, start=1):
+        for name in ('CRVAL', 'CRPIX'):
+            made[f'{name}{number}'] = _read_needed(
+                header, f'{name}{axis}', None if strict else 0.0)
+    cd, pc = (_read_matrix(header, name, axes) for name in ('CD', 'PC'))
+    # of all axes: wcslib does not take them for matrices of their own
+    kinds = {key[:2]: key for key in header if _ELEMENT.fullmatch(key)}
+    if len(kinds) == 2:
+        msg = (f'{kinds["CD"]} and {kinds["PC"]} are both in the header: '
+               f'remove the CD or the PC matrix; {_REMEDY}')
+        raise MapError(msg)
+    if 'CD' in kinds and not cd:
+        msg = (f'{kinds["CD"]} is in the header, but no CD{axes[0]}_{axes[0]}'
+               f', and FITS ignores CDELT{axes[0]} then: {_REMEDY}')
+        raise MapError(msg)
+    # FITS sets CDELT to 1 where the matrix PC is there
+    steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
+    if cd:
+        _check_matrix(_square(cd, axes, 0.0), axes, steps)
+    name, matrix = (('CD', _square(cd, axes, 0.0)) if cd
+                    else ('PC', _square(pc, axes, 1.0)))
+    if cd or pc:
+        for (i, j), value in np.ndenumerate(matrix):
+            made[f'{name}{i + 1}_{j + 1}'] = float(value)
+    if not cd:
+        for number, step in enumerate(steps, start=1):
+            made[f'CDELT{number}'] = step
+        _copy_rotation(made, header, axes, pc)
+    return made
+
+
+def _read_needed(header, key, default):
+    """
+    Return the number of a keyword that must be there without a default.
+    """
+    value = read_number(header, key, default)
+    if value is None:
+        msg = f'no number {key} in the header: {_REMEDY}'
+        raise MapError(msg)
+    return value
+
+
+def _read_angle(header, key):
+    """
+    Return an angle in degrees of which the digits are not lost, or `None`.
+    """
+    angle = read_number(header, key)
+    if angle is not None and abs(angle) > _MAX_ANGLE:
+        msg = f'{key} = {angle:g} is not an angle in degrees: {_REMEDY}'
+        raise MapError(msg)
+    return angle
+
+
+def _copy_rotation(made, header, axes, pc):
+    """
+    Copy the rotation of old headers, which have no matrix.
+    """
+    if len(axes) != 2:
+        return
+    for number, axis in enumerate(axes, start=1):
+        angle = _read_angle(header, f'CROTA{axis}')
+        if pc and angle:
+            msg = (f'CROTA{axis} and {next(iter(pc))} are both in the '
+                   f'header: remove the rotation or the matrix; {_REMEDY}')
+            raise MapError(msg)
+        if not pc and angle is not None:
+            made[f'CROTA{number}'] = angle
+
+
+def make_wcs(header, what):
+    """
+    Make a WCS of a header that has been checked.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    what : str
+        What cannot be used if there is an error.
+
+    Returns
+    -------
+    wcs : `~astropy.wcs.WCS`
+        The WCS.
+
+    Raises
+    ------
+    MapError
+        If astropy or wcslib do not accept the header.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FITSFixedWarning)
+            wcs = WCS(header)
+            wcs.wcs.set()
+    except _UNUSABLE as error:
+        lines = [line for line in str(error).splitlines()
+                 if line.strip() and not line.startswith('ERROR')]
+        reason = lines[0].strip().rstrip('.') if lines else (
+            type(error).__name__)
+        msg = f'{what} cannot be used: {reason}'
+        raise MapError(msg) from None
+    return wcs
+
+
+def _ctype(header, axis):
+    """
+    Return the type of an axis in capitals.
+    """
+    return read_text(header, f'CTYPE{axis}').upper()
+
+
+def _read_matrix(header, name, axes):
+    """
+    Return the elements of a matrix between these axes, by keyword.
+
+    Elements that bring another axis to these must be zero, unless that
+    axis is at its reference, as an axis of length 1 is.
+    """
+    found = {}
+    for key in header:
+        match = _ELEMENT.fullmatch(key)
+        if match is None or not key.startswith(name):
+            continue
+        i, j = (int(number) for number in match.groups() if number)
+        if i not in axes:
+            continue
+        value = read_number(header, key)
+        if j in axes:
+            found[key] = (i, j, value)
+        elif value and (read_number(header, f'CRPIX{j}', 0.0) != 1.0
+                        or read_number(header, f'NAXIS{j}', 1.0) > 1):
+            msg = (f'{key} = {value:g} mixes axis {j} into axis {i}: '
+                   'a map and a cube have axes of their own for the sky; '
+                   'resample it')
+            raise MapError(msg)
+    return found
+
+
+def _square(elements, axes, diagonal):
+    """
+    Return the elements of a matrix as an array.
+    """
+    matrix = diagonal * np.eye(len(axes))
+    for i, j, value in elements.values():
+        matrix[axes.index(i), axes.index(j)] = value
+    return matrix
+
+
+def _read_steps(header, axes, cd, default):
+    """
+    Return CDELT of the axes, `None` where there is none.
+    """
+    steps = [read_number(header, f'CDELT{axis}', default) for axis in axes]
+    if not cd and None in steps:
+        missing = axes[steps.index(None)]
+        msg = (f'no pixel scale in the header: CDELT{missing} is missing, '
+               f'and there is no matrix CD or PC; {_REMEDY}')
+        raise MapError(msg)
+    if not cd and 0.0 in steps:
+        msg = (f'CDELT{axes[steps.index(0.0)]} = 0 is not a step: '
+               f'{_REMEDY}')
+        raise MapError(msg)
+    return steps
+
+
+def _check_matrix(matrix, axes, steps):
+    """
+    Check the CD matrix, and that it does not contradict CDELT.
+
+    Many headers give both; CDELT = 1 or 0 then is a placeholder.
+    """
+    with np.errstate(over='ignore', under='ignore', invalid='ignore'):
+        area = abs(np.linalg.det(matrix))
+        stated = (None not in steps and not {0.0, 1.0}.issuperset(steps)
+                  and abs(np.prod(steps)))
+    if not (np.isfinite(area) and area > 0.0):
+        # wcslib would take an empty row for pixels of one degree
+        msg = f'the CD matrix is singular: {_REMEDY}'
+        raise MapError(msg)
+    if stated and not np.isclose(area, stated, atol=0.0,
+                                 rtol=_SCALE_TOLERANCE):
+        names = ' and '.join(f'CDELT{axis}' for axis in axes)
+        msg = (f'{names} contradict the CD matrix: remove the wrong ones; '
+               f'{_REMEDY}')
+        raise MapError(msg)
+
+
+def _set_scale_unit(made, header, number, axis):
+    """
+    Copy the unit of a celestial axis.
+    """
+    text = read_text(header, f'CUNIT{axis}')
+    unit = _ANGLES.get(text.lower().strip('.[]() '))
+    if unit is None:
+        msg = (f'CUNIT{axis} = {text!r} is not a unit of angles such as '
+               f"'deg': {_REMEDY}")
+        raise MapError(msg)
+    made[f'CUNIT{number}'] = unit
+
+
+def _check_reference(made, axes, lat):
+    """
+    Check that the reference point is on the sphere.
+    """
+    for number, axis in enumerate(axes, start=1):
+        value = made[f'CRVAL{number}'] * u.Unit(made[f'CUNIT{number}'])
+        limit = 90.0 if axis == lat else _MAX_ANGLE
+        if abs(value.to_value(u.deg)) > limit + 1e-9:
+            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
+                   f'{limit:g} deg; {_REMEDY}')
+            raise MapError(msg)
+
+
+def _copy_projection(made, header, lon, lat):
+    """
+    Copy the parameters of the projection.
+    """
+    for name in ('LONPOLE', 'LATPOLE'):
+        value = _read_angle(header, name)
+        if value is not None:
+            made[name] = value
+    numbers = {axis: i for i, axis in enumerate(sorted((lon, lat)), start=1)}
+    for key in header:
+        match = re.fullmatch(r'PV0*(\d+)_(\d+)', key)
+        if match and int(match[1]) in numbers:
+            value = read_number(header, key)
+            if abs(value) > _MAX_PARAMETER:
+                msg = (f'{key} = {value:g} is not a parameter of a '
+                       f'projection: {_REMEDY}')
+                raise MapError(msg)
+            made[f'PV{numbers[int(match[1])]}_{int(match[2])}'] = value
+
+
+def _set_frame(made, header, lon):
+    """
+    Write the celestial frame as FITS spells it.
+    """
+    name = _ctype(header, lon).split('-')[0]
+    if name in {'GLON', 'SLON'}:
+        # RADESYS is of no effect; it must not make RA and DEC of them
+        return
+    key = 'RADESYS' if read_text(header, 'RADESYS') else 'RADECSYS'
+    stated = read_text(header, key)
+    radesys, implied, equinox = 'ICRS', None, None
+    if stated:
+        plain = re.sub(r'[^A-Z0-9]', '', stated.upper().replace('.0', ''))
+        if plain not in _RADESYS:
+            msg = (f'{key} = {stated!r} is not a frame that is supported '
+                   f'(ICRS, FK5, FK4, FK4-NO-E): {_REMEDY}')
+            raise MapError(msg)
+        radesys, implied = _RADESYS[plain]
+    if not stated or radesys != 'ICRS' or name == 'ELON':
+        equinox, epoch_key = _read_equinox(header)
+    if not stated and equinox is not None:
+        radesys = 'FK4' if equinox < 1984.0 else 'FK5'
+    if None not in (implied, equinox) and implied != equinox:
+        msg = (f'{key} = {stated!r} contradicts {epoch_key} = {equinox:g}: '
+               f'{_REMEDY}')
+        raise MapError(msg)
+    if name == 'ELON' and radesys.startswith('FK4'):
+        msg = (f'RADESYS, EQUINOX: ecliptic coordinates of {radesys} are not '
+               'supported; reproject the map to ICRS')
+        raise MapError(msg)
+    made['RADESYS'] = radesys
+    if radesys != 'ICRS' or name == 'ELON':
+        default = 1950.0 if radesys.startswith('FK4') else 2000.0
+        made['EQUINOX'] = implied or equinox or default
+
+
+def _read_equinox(header):
+    """
+    Return the equinox in years, and its keyword; `None` if none is there.
+
+    It may be text such as 'J2000'.
+    """
+    for key in ('EQUINOX', 'EPOCH'):
+        if key not in header:
+            continue
+        try:
+            year = read_number(header, key)
+        except MapError:
+            text = read_text(header, key).upper()
+            match = re.fullmatch(r'[JB]?\s*(\d{4}(?:\.\d*)?)', text)
+            if not text:
+                continue
+            year = float(match[1]) if match else np.nan
+        if not _EQUINOXES[0] <= year <= _EQUINOXES[1]:
+            msg = (f'{key} = {header[key]!r} is not an equinox such as '
+                   f'2000.0: {_REMEDY}')
+            raise MapError(msg)
+        return year, key
+    return None, ''
+
+
+def _copy_distortion(made, header, axes):
+    """
+    Copy the polynomials of the SIP convention.
+
+    Other distortions are a part of the projection (TPV), or refused.
+    """
+    for key in header:
+        if re.match(r'(CPDIS|CQDIS|D2IMDIS|D2IMARR)', key):
+            msg = (f'{key}: distortions in tables are not supported; '
+                   'resample the map to a projection without them')
+            raise MapError(msg)
+    orders = _read_orders(header)
+    if not {'A', 'B'} <= set(orders):
+        return
+    if axes != [1, 2]:
+        msg = ('A_ORDER: SIP distortions belong to axes 1 and 2, but the sky '
+               f'is on axes {axes[0]} and {axes[1]}: {_REMEDY}')
+        raise MapError(msg)
+    for name, order in orders.items():
+        made[f'{name}_ORDER'] = order
+        for i, j in np.ndindex(order + 1, order + 1):
+            value = (read_number(header, f'{name}_{i}_{j}')
+                     if i + j <= order else None)
+            if value is not None:
+                made[f'{name}_{i}_{j}'] = value
+
+
+def _read_orders(header):
+    """
+    Return the orders of the SIP polynomials, which come in pairs.
+    """
+    orders = {}
+    for name in ('A', 'B', 'AP', 'BP'):
+        order = read_number(header, f'{name}_ORDER')
+        if order is not None:
+            if order not in range(_MAX_ORDER + 1):
+                msg = (f'{name}_ORDER = {order:g} is not an order from 0 to '
+                       f'{_MAX_ORDER}: {_REMEDY}')
+                raise MapError(msg)
+            orders[name] = int(order)
+    for one, other in (('A', 'B'), ('AP', 'BP')):
+        if (one in orders) != (other in orders):
+            there, missing = ((one, other) if one in orders
+                              else (other, one))
+            msg = (f'{there}_ORDER is in the header without {missing}_ORDER: '
+                   f'{_REMEDY}')
+            raise MapError(msg)
+    return orders
+
+
+def _projection(header, made, axis):
+    """
+    Return the type of an axis; with SIP, as that convention spells it.
+    """
+    ctype = _ctype(header, axis).removesuffix('-SIP')
+    if ctype.endswith('-TNX') and any(key.startswith('WAT') for key in header):
+        msg = (f'CTYPE{axis} = {ctype!r}: the distortion in the WAT keywords '
+               'is not supported; resample the map to TAN')
+        raise MapError(msg)
+    has_sip = 'A_ORDER' in made and 'B_ORDER' in made
+    return f'{ctype}-SIP' if has_sip and ctype.endswith('-TAN') else ctype
+
+
+def _cross_the_edge(made, shape, lon):
+    """
+    Move the reference longitude of a map beyond 180 degrees from it.
+
+    wcslib gives no coordinates there.
+    """
+    lat = 3 - lon
+    plain = (made[f'CTYPE{lon}'].endswith(_CYLINDRICAL)
+             and made[f'CRVAL{lat}'] == 0.0 and 'LONPOLE' not in made
+             and 'LATPOLE' not in made and 'A_ORDER' not in made
+             and not list(made['PV*']) and not list(made['CROTA*']))
+    if not plain:
+        return
+    matrix = np.array([[made.get(f'CD{i}_{j}', made.get(
+        f'PC{i}_{j}', float(i == j)) * made.get(f'CDELT{i}', 1.0))
+        for j in (1, 2)] for i in (1, 2)])
+    to_degrees = [u.Unit(made[f'CUNIT{i}']).to(u.deg) for i in (1, 2)]
+    matrix *= np.array(to_degrees)[:, np.newaxis]
+    reference = np.array([made['CRPIX1'], made['CRPIX2']]) - 1.0
+    ny, nx = shape
+    corners = np.array([[0, 0], [nx, 0], [0, ny], [nx, ny]]) - 0.5
+    longitudes = (matrix @ (corners - reference).T)[lon - 1]
+    middle = np.round(np.mean(longitudes))
+    if (not 180.0 < np.abs(longitudes).max() < 1e6
+            or np.linalg.det(matrix) == 0.0):
+        return
+    shift = np.zeros(2)
+    shift[lon - 1] = middle
+    made['CRPIX1'], made['CRPIX2'] = (
+        1.0 + reference + np.linalg.solve(matrix, shift))
+    made[f'CRVAL{lon}'] = (made[f'CRVAL{lon}'] + middle
+                           / to_degrees[lon - 1])
+
+
+def _check_center(wcs, shape):
+    """
+    Check that the center of the map is on the sky, and its pixel scale.
+    """
+    with np.errstate(all='ignore'):
+        center = wcs.pixel_to_world_values((shape[1] - 1) / 2,
+                                           (shape[0] - 1) / 2)
+        scale = pixel_scale(wcs, shape).value
+        steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
+    if not np.all(np.isfinite(center)):
+        msg = ('the center of the map is off the sky: check CRPIX, CDELT '
+               'and CTYPE in the header')
+        raise MapError(msg)
+    if not (_SCALES[0] <= scale <= _SCALES[1] and steps.max() <= _SCALES[1]):
+        msg = (f'the pixel scale of {scale:.3g} arcsec cannot be right: '
+               'check CDELT or CD and CUNIT in the header')
+        raise MapError(msg)

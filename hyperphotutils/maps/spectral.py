@@ -1,0 +1,309 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The frequencies of a header, read from its spectral axis alone.
+"""
+
+import re
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WcsError
+
+from hyperphotutils.maps.cards import read_number, read_text
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.sky import count_axes, make_wcs, select_axes
+
+__all__ = ['find_spectral_axis', 'header_frequency', 'rest_frequency',
+           'spectral_values', 'to_frequency']
+
+_REMEDY = 'correct it in the header, or give frequency='
+
+# The quantities that FITS and AIPS have on spectral axes.
+_TYPES = re.compile(
+    r'^(FREQ|ENER|WAVN|VRAD|WAVE|VOPT|ZOPT|AWAV|VELO|BETA|FELO)')
+
+# Units by their spellings in lower case, without blanks and the signs of
+# exponents; astropy reads others.
+_UNITS = {
+    **{f'{prefix}hz'.lower(): f'{prefix}Hz'
+       for prefix in ('', 'k', 'M', 'G', 'T')},
+    'hertz': 'Hz',
+    **{f'{length}{per}': f'{length} / s' for length in ('m', 'km', 'cm')
+       for per in ('/s', '/sec', 's-1', '.s-1', '*s-1', 'sec-1')},
+    'kms': 'km / s',
+    'm': 'm', 'meter': 'm', 'metre': 'm', 'cm': 'cm', 'mm': 'mm',
+    'nm': 'nm', 'um': 'um', 'micron': 'um', 'microns': 'um',
+    'micrometer': 'um', 'angstrom': 'Angstrom', 'angstroms': 'Angstrom',
+    'ev': 'eV', 'kev': 'keV', 'm-1': '1 / m', 'cm-1': '1 / cm',
+    '1/cm': '1 / cm', '1/m': '1 / m',
+}
+
+# Units without CUNIT, by the first letters of the type.
+_DEFAULTS = {'FREQ': 'Hz', 'ENER': 'J', 'WAVN': '1 / m', 'WAVE': 'm',
+             'AWAV': 'm', 'ZOPT': '', 'BETA': ''}
+
+# Velocity axes by the first letters of their type, with what makes
+# frequencies of them.
+_DOPPLER = {'VRAD': u.doppler_radio, 'VOPT': u.doppler_optical,
+            'VELO': u.doppler_relativistic}
+
+# Frequencies in Hz that a map of the radio to the optical may have.
+_FREQUENCIES = (1e6, 1e16)
+
+
+def find_spectral_axis(header):
+    """
+    Find the spectral axis of a header.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    Returns
+    -------
+    axis : int or `None`
+        The number of the first spectral axis, counted from 0; `None` if
+        there is none.
+    """
+    for axis in range(1, count_axes(header) + 1):
+        try:
+            ctype = read_text(header, f'CTYPE{axis}')
+        except MapError:
+            continue
+        if _TYPES.match(ctype.upper()):
+            return axis - 1
+    return None
+
+
+def header_frequency(header):
+    """
+    Find the frequency of a map in its header.
+
+    For a continuum map RESTFRQ is often that of some line in the band:
+    the spectral axis, if there is one, has the band's own. With
+    velocities on it, it is the frequency at that velocity.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    Returns
+    -------
+    frequency : `~astropy.units.Quantity` or `None`
+        The frequency in Hz; `None` if there is none.
+
+    Raises
+    ------
+    MapError
+        If the header states one that cannot be used.
+    """
+    rest = rest_frequency(header)
+    axis = find_spectral_axis(header)
+    if axis is None:
+        return rest
+    key = f'CTYPE{axis + 1}'
+    velocity = read_text(header, key).upper()[:2] in {'VR', 'VO', 'VE', 'FE'}
+    if velocity and rest is None:
+        return None
+    values, kind = spectral_values(header, axis, 1, remedy=_REMEDY)
+    frequency = to_frequency(values, kind, rest)
+    return None if frequency is None else _check(frequency[0], key)
+
+
+def rest_frequency(header):
+    """
+    Find the rest frequency of the line in a header.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    Returns
+    -------
+    frequency : `~astropy.units.Quantity` or `None`
+        The frequency in Hz; `None` if there is none or it is zero.
+
+    Raises
+    ------
+    MapError
+        If it is not a number.
+    """
+    for key, unit in (('RESTFRQ', u.Hz), ('RESTFREQ', u.Hz),
+                      ('RESTWAV', u.m)):
+        value = read_number(header, key, 0.0, remedy=_REMEDY)
+        if value > 0.0:
+            return _check((value * unit).to(u.Hz, u.spectral()), key)
+    return None
+
+
+def spectral_values(header, axis, n_channels, *, remedy=None):
+    """
+    Compute the spectral coordinates of the channels.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    axis : int
+        The number of the spectral axis, counted from 0.
+
+    n_channels : int
+        The number of channels. The step of a single one need not be
+        known.
+
+    remedy : str, optional
+        What to do about an unusable value, for the message.
+
+    Returns
+    -------
+    values : `~astropy.units.Quantity`
+        The coordinates in the unit of the header.
+
+    kind : str
+        The type of the axis, such as ``'FREQ'`` or ``'VRAD'``.
+
+    Raises
+    ------
+    MapError
+        If the header does not give them.
+    """
+    number = axis + 1
+    ctype = read_text(header, f'CTYPE{number}').upper()
+    name = _TYPES.match(ctype)[0]
+    if not ctype.startswith(f'{name}-'):
+        ctype = name  # such as FREQUENCY
+    unit = _read_unit(header, number, name)
+    made = (_single_plane(header, number, remedy) if n_channels == 1
+            else select_axes(header, [number], strict=False))
+    made['CTYPE1'], made['CUNIT1'] = ctype, unit.to_string('fits')
+    if ctype.endswith('-TAB'):
+        msg = (f'CTYPE{number} = {ctype!r}: the coordinates are in a table, '
+               'which is not supported; '
+               + (remedy or 'give the cube a linear axis'))
+        raise MapError(msg)
+    _copy_parameters(made, header, number)
+    # wcslib needs it where velocities are not linear in the channel
+    if (name in {'FELO', 'VOPT'} and ctype != 'VOPT'
+            and not {'RESTFRQ', 'RESTWAV'} & set(made)):
+        msg = (f'CTYPE{number} = {ctype!r} needs the rest frequency: set '
+               'RESTFRQ in the header')
+        raise MapError(msg)
+    wcs = make_wcs(made, 'the spectral coordinates of the header')
+    try:
+        with np.errstate(all='ignore'):
+            values = wcs.pixel_to_world_values(np.arange(n_channels))
+    except WcsError as error:
+        msg = ('the spectral coordinates of the header cannot be used: '
+               f'{str(error).splitlines()[0]}')
+        raise MapError(msg) from None
+    with np.errstate(all='ignore'):
+        values = np.atleast_1d(values) << u.Unit(wcs.world_axis_units[0])
+        values = values.to(unit)
+    if not np.all(np.isfinite(values)):
+        msg = (f'the spectral axis {number} has values that are not finite: '
+               f'check CRVAL{number} and CDELT{number}')
+        raise MapError(msg)
+    return values, wcs.wcs.ctype[0].strip()
+
+
+def to_frequency(values, kind, rest):
+    """
+    Convert spectral coordinates to frequencies.
+
+    Parameters
+    ----------
+    values : `~astropy.units.Quantity`
+        The coordinates.
+
+    kind : str
+        The type of the axis.
+
+    rest : `~astropy.units.Quantity` or `None`
+        The rest frequency, needed for velocities.
+
+    Returns
+    -------
+    frequencies : `~astropy.units.Quantity` or `None`
+        The frequencies in Hz; `None` if they do not follow.
+    """
+    if values.unit.is_equivalent(u.Hz, u.spectral()):
+        with np.errstate(divide='ignore'):
+            return values.to(u.Hz, u.spectral())
+    doppler = _DOPPLER.get(kind[:4])
+    if rest is None or doppler is None:
+        return None
+    with np.errstate(all='ignore'):
+        return values.to(u.Hz, doppler(rest))
+
+
+def _copy_parameters(made, header, number):
+    """
+    Copy what else the coordinates of a spectral axis depend on.
+    """
+    for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
+        value = read_number(header, key)
+        if value:
+            made[key.replace('FREQ', 'FRQ')] = (int(value) if key == 'VELREF'
+                                                else value)
+    for key in header:
+        match = re.fullmatch(rf'PV{number}_(\d+)', key)
+        if match:
+            made[f'PV1_{match[1]}'] = read_number(header, key)
+
+
+def _single_plane(header, number, remedy):
+    """
+    Return the linear coordinates of an axis of length 1.
+    """
+    remedy = {} if remedy is None else {'remedy': remedy}
+    value = read_number(header, f'CRVAL{number}', **remedy)
+    if value is None:
+        msg = (f'no number CRVAL{number} in the header: '
+               f'{remedy.get("remedy", "correct the header")}')
+        raise MapError(msg)
+    step = read_number(header, f'CD{number}_{number}', read_number(
+        header, f'CDELT{number}', 0.0, **remedy), **remedy)
+    # without a step the plane is the reference
+    pixel = read_number(header, f'CRPIX{number}', 0.0, **remedy)
+    made = {'NAXIS': 1, 'CRVAL1': value, 'CRPIX1': pixel if step else 1.0,
+            'CDELT1': step or 1.0}
+    return fits.Header(made)
+
+
+def _read_unit(header, number, name):
+    """
+    Return the unit of the spectral axis.
+    """
+    key = f'CUNIT{number}'
+    text = read_text(header, key)
+    if not text:
+        return u.Unit(_DEFAULTS.get(name, 'm / s'))
+    plain = re.sub(r'[\s()\[\]^{}$"\']|\*\*', '', text.lower())
+    default = u.Unit(_DEFAULTS.get(name, 'm / s'))
+    try:
+        unit = u.Unit(_UNITS.get(plain, text))
+        unit.to_string('fits')
+        usable = isinstance(unit, u.UnitBase) and unit.is_equivalent(default)
+    except (ValueError, TypeError, ArithmeticError):
+        usable = False
+    if not usable:
+        msg = (f'{key} = {text!r} is not a unit of a spectral axis {name} '
+               f"such as '{default}': correct the header, and pass the HDU")
+        raise MapError(msg)
+    return unit
+
+
+def _check(frequency, key):
+    """
+    Return a frequency that may be true.
+    """
+    if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
+        msg = (f'the frequency of {key}, {frequency:.4g}, cannot be right: '
+               f'{_REMEDY}')
+        raise MapError(msg)
+    return frequency

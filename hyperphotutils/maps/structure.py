@@ -1,0 +1,252 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The structure of a FITS file: whole headers, and as many values as they
+declare.
+
+This is looked at before astropy opens a file, because what astropy does
+with impossible sizes is to loop, or to ask for all memory.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+
+import numpy as np
+
+from hyperphotutils.maps.errors import MapError
+
+__all__ = ['check_structure']
+
+_BLOCK = 2880
+_CARD = 80
+
+# Blocks of the longest header: 1.3 million cards.
+_MAX_BLOCKS = 36000
+
+# Bytes after the last HDU that are ignored. Astropy looks for a header in
+# all of them.
+_MAX_TRAILER = 2**23
+
+# Files that are compressed as a whole, by their first bytes.
+_OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open),
+            (b'\xfd7zXZ', lzma.open))
+
+_BITPIX = (8, 16, 32, 64, -32, -64)
+
+# Keywords from which the sizes of HDUs follow.
+_STRUCTURE = re.compile(r'BITPIX|Z?NAXIS\d*|PCOUNT|GCOUNT|GROUPS|ZIMAGE|'
+                        r'ZBITPIX|ZTILE\d+')
+
+# What astropy takes for the end of a header.
+_END = re.compile(r'END(?![A-Z0-9_-])')
+
+# How much smaller than its values a compressed image can be: images of
+# one value reach about 4000.
+_MAX_COMPRESSION = 100_000
+
+_AGAIN = 'make or fetch it again'
+
+
+def check_structure(path):
+    """
+    Check the headers of all HDUs of a FITS file.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file, which may be compressed by gzip, bzip2, or xz.
+
+    Returns
+    -------
+    n_hdus, n_whole : int or `None`
+        The number of HDUs, and of those at the beginning of the file
+        whose values are all there; `None` for other kinds of
+        compression, which are left to astropy.
+
+    Raises
+    ------
+    MapError
+        If the file is empty or not FITS, if a header does not end, or if
+        what it says about the size of the data is impossible.
+
+    OSError, EOFError
+        If the file cannot be read or decompressed.
+    """
+    with path.open('rb') as file:
+        magic = file.read(6)
+        size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        msg = f'is not a FITS file, or damaged: it is empty; {_AGAIN}'
+        raise MapError(msg)
+    opener = next((opener for start, opener in _OPENERS
+                   if magic.startswith(start)), None)
+    if opener is None and magic != b'SIMPLE':
+        return None, None
+    with (path.open('rb') if opener is None else opener(path)) as file:
+        return _walk(file, size, compressed=opener is not None)
+
+
+def _walk(file, size, compressed):
+    """
+    Go from header to header.
+    """
+    number = 0
+    while True:
+        end = file.tell()
+        cards = _read_header(file, number)
+        if cards is None:
+            last = file.seek(end + _MAX_TRAILER + 1) if compressed else size
+            if last - end > _MAX_TRAILER:
+                msg = (f'is damaged: more than {_MAX_TRAILER // 2**20} MiB '
+                       f'follow its {number} HDUs that are not FITS; cut '
+                       'them off')
+                raise MapError(msg)
+            return number, number
+        n_bytes = _data_size(cards, number)
+        if cards.get('ZIMAGE') == 'T':
+            _check_tiles(cards, number, size)
+        begin = file.tell()
+        if compressed:
+            # seeking reads, up to the end of the file
+            there = file.seek(begin + n_bytes) - begin
+        else:
+            there = size - begin
+        if there < n_bytes:
+            return number + 1, number
+        number += 1
+        padded = -(-n_bytes // _BLOCK) * _BLOCK
+        file.seek(begin + padded)
+
+
+def _read_header(file, number):
+    """
+    Return the cards of the structure as text; `None` at the end of the file.
+    """
+    cards = {}
+    for n_blocks in range(_MAX_BLOCKS):
+        block = file.read(_BLOCK)
+        if n_blocks == 0 and not _begins(block, number):
+            return None
+        if len(block) < _BLOCK:
+            break
+        for first in range(0, _BLOCK, _CARD):
+            text = block[first:first + _CARD].decode('latin-1')
+            key = text[:8].rstrip(' ')
+            if _END.match(text):
+                if text.rstrip(' ') != 'END':
+                    msg = (f'is damaged: the header of HDU {number} ends in '
+                           f'{text.strip()!r}; {_AGAIN}')
+                    raise MapError(msg)
+                return cards
+            _add_card(cards, key, text, number)
+    msg = (f'is truncated or damaged: the header of HDU {number} does not '
+           f'end; {_AGAIN}')
+    raise MapError(msg)
+
+
+def _add_card(cards, key, text, number):
+    """
+    Add a card of the structure, which has one value.
+    """
+    if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
+        value = text[10:].split('/')[0].strip(' ')
+        if cards.setdefault(key, value) != value:
+            msg = (f'{key} is there twice with different values in the '
+                   f'header of HDU {number}; {_AGAIN}')
+            raise MapError(msg)
+
+
+def _begins(block, number):
+    """
+    Whether a header begins in a block; what follows the last HDU may be
+    anything.
+    """
+    if block.startswith(b'XTENSION=' if number else b'SIMPLE  ='):
+        return True
+    if number == 0:
+        msg = f'is not a FITS file, or damaged; {_AGAIN}'
+        raise MapError(msg)
+    return False
+
+
+def _data_size(cards, number):
+    """
+    Return the number of bytes of the data that a header declares.
+    """
+    bitpix = _whole_number(cards, 'BITPIX', number)
+    if bitpix not in _BITPIX:
+        msg = (f'BITPIX = {bitpix} of HDU {number} is not one of '
+               f'{", ".join(map(str, _BITPIX))}; {_AGAIN}')
+        raise MapError(msg)
+    lengths = _lengths(cards, 'NAXIS', number)
+    groups = cards.get('GROUPS') == 'T' and lengths[:1] == [0]
+    count = int(np.prod(lengths[1:] if groups else lengths, dtype=object)
+                if lengths else 0)
+    p_count, g_count = (
+        _whole_number(cards, key, number) if key in cards else default
+        for key, default in (('PCOUNT', 0), ('GCOUNT', 1)))
+    if min(p_count, g_count) < 0:
+        msg = (f'PCOUNT = {p_count} or GCOUNT = {g_count} of HDU {number} is '
+               f'negative; {_AGAIN}')
+        raise MapError(msg)
+    return abs(bitpix) // 8 * g_count * (p_count + count)
+
+
+def _lengths(cards, key, number):
+    """
+    Return the lengths of the axes.
+    """
+    n_axes = _whole_number(cards, key, number)
+    if not 0 <= n_axes <= 999:
+        msg = f'{key} = {n_axes} of HDU {number} is not 0 to 999; {_AGAIN}'
+        raise MapError(msg)
+    lengths = [_whole_number(cards, f'{key}{axis}', number)
+               for axis in range(1, n_axes + 1)]
+    if min(lengths, default=0) < 0:
+        axis = lengths.index(min(lengths)) + 1
+        msg = (f'{key}{axis} = {lengths[axis - 1]} of HDU {number} is '
+               f'negative; {_AGAIN}')
+        raise MapError(msg)
+    return lengths
+
+
+def _check_tiles(cards, number, size):
+    """
+    Check that a tile-compressed image can be as large as is declared.
+    """
+    lengths = _lengths(cards, 'ZNAXIS', number)
+    tiles = [_whole_number(cards, f'ZTILE{axis}', number)
+             if f'ZTILE{axis}' in cards else (length if axis == 1 else 1)
+             for axis, length in enumerate(lengths, start=1)]
+    if min(tiles, default=1) < 1:
+        msg = f'ZTILE of HDU {number} is not positive; {_AGAIN}'
+        raise MapError(msg)
+    n_tiles = int(np.prod([-(-length // tile) for length, tile
+                           in zip(lengths, tiles, strict=True)],
+                          dtype=object))
+    rows = _whole_number(cards, 'NAXIS2', number)
+    bits = abs(_whole_number(cards, 'ZBITPIX', number))
+    n_bytes = int(np.prod(lengths, dtype=object)) * bits // 8
+    if n_tiles != rows or n_bytes > size * _MAX_COMPRESSION:
+        shape = ' x '.join(map(str, lengths))
+        msg = (f'is damaged: {shape} pixels (ZNAXIS) of HDU {number} do not '
+               f'fit into {rows} tiles; {_AGAIN}')
+        raise MapError(msg)
+
+
+def _whole_number(cards, key, number):
+    """
+    Return the value of a keyword that is an integer.
+    """
+    text = cards.get(key)
+    if text is None:
+        msg = (f'is damaged: the header of HDU {number} has no {key}; '
+               f'{_AGAIN}')
+        raise MapError(msg)
+    if not re.fullmatch(r'[-+]?\d{1,18}', text):
+        msg = (f'{key} = {text[:40]!r} of HDU {number} is not an integer; '
+               f'{_AGAIN}')
+        raise MapError(msg)
+    return int(text)

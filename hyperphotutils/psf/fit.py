@@ -1,0 +1,393 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The fit of a PSF to stars: by turns of the stars and the PSF, with the
+rejection of what is no star, and the choice of the degree.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hyperphotutils.psf.empirical import EmpiricalPSF
+from hyperphotutils.psf.flags import STAR_FLAGS
+from hyperphotutils.psf.grid import (
+    SplineGrid,
+    cubic_bspline,
+    polynomial_powers,
+    polynomial_terms,
+)
+from hyperphotutils.psf.moffat import fit_moffat, moffat_images
+from hyperphotutils.psf.stars import FieldModel, fit_stars
+from hyperphotutils.utils import result_meta
+
+__all__ = ['PSFFit']
+
+# Start value of the FWHM where the table of stars has none (pixels).
+_START_FWHM = 3.0
+
+# The baseline is fitted to so many stars, the brightest.
+_MAX_BASELINE_STARS = 60
+
+# Error of the PSF as a fraction: for the weights of pixels, and for the
+# rejection of pixels and stars in the first rounds and from then on.
+_PROFILE_ERROR = 0.01
+_MODEL_ERRORS = (0.3, 0.1, 0.05, 0.03)
+
+# Steps of the first fit of the stars, until it is clear which pixels are
+# cosmic rays and companions.
+_FIRST_STEPS = 6
+
+# Excess variance (in units of the squared FWHM) that no noise explains,
+# and limits in units of its error: for galaxies and blends, and for
+# cosmic rays.
+_EXCESS_SCATTER = (0.0025, 0.0033)
+_EXCESS_LIMITS = (2.5, -4.0)
+
+# Draws from the distribution of the PSF that give its error.
+_N_DRAWS = 32
+
+# Nothing is narrower than a star, so that the stars are at the lower end
+# of the excess variances: this part of their weights is below them.
+_QUANTILE = 0.25
+
+# Folds of the cross-validation, and the highest degree that is tried.
+_FOLDS = 5
+_MAX_DEGREE = 2
+_STARS_PER_TERM = 3
+
+
+class PSFFit:
+    """
+    One fit: the stars, which of them are used, and the model so far.
+
+    Parameters
+    ----------
+    builder : `~hyperphotutils.psf.EmpiricalPSFBuilder`
+        The configuration.
+
+    stars : `~hyperphotutils.psf.stars.StarImages`
+        The stars.
+
+    pixels : 2D `~numpy.ndarray` of int
+        The central pixels of the stars, those along x first.
+
+    shape : tuple of 2 ints
+        The shape of the image.
+
+    fwhm : float or `None`
+        Start value of the full width at half maximum in pixels.
+    """
+
+    def __init__(self, builder, stars, pixels, shape, fwhm):
+        self.builder = builder
+        self.stars = stars
+        # until the first profile is fitted
+        self.fwhm = fwhm or _START_FWHM
+        self.grid = SplineGrid(builder.size // 2, builder.oversampling)
+        ny, nx = shape
+        self.center = 0.5 * (nx - 1), 0.5 * (ny - 1)
+        self.scale = max(0.5 * nx, 0.5), max(0.5 * ny, 0.5)
+        self.u = (pixels[0] - self.center[0]) / self.scale[0]
+        self.v = (pixels[1] - self.center[1]) / self.scale[1]
+        self.used = stars.weights.any((1, 2))
+        self.flags = np.zeros(len(stars), dtype=int)
+        self.degree = 0
+        self.model = None
+        self.validation = None
+        self.error = None
+
+    def _set_degree(self, degree):
+        """
+        Set the degree and the polynomial terms of the stars.
+        """
+        self.degree = degree
+        self.stars.terms = polynomial_terms(self.u, self.v, degree)
+
+    def run(self):
+        """
+        Fit stars and PSF by turns, rejecting what is no star.
+        """
+        builder = self.builder
+        degree = builder.degree
+        if degree is None:
+            degree = self._choose_degree()
+        self._run(degree, builder.max_iterations)
+
+    def _run(self, degree, n_rounds):
+        """
+        Fit with a given degree, from the beginning.
+        """
+        self._set_degree(degree)
+        self.stars.robust = None
+        self.used = self.stars.weights.any((1, 2))
+        moffat = self._fit_baseline(self.stars.select(self.used))
+        self.fwhm = moffat.central_fwhm
+        self.model = self._empty_model(moffat)
+        for round_ in range(n_rounds + 1):
+            model_error = _MODEL_ERRORS[min(round_, len(_MODEL_ERRORS) - 1)]
+            fit_stars(self.stars, self.model, model_error=model_error,
+                      core=0.75 * self.fwhm, profile_error=(
+                          _PROFILE_ERROR, model_error),
+                      sky=self.builder.sky is not None,
+                      n_steps=_FIRST_STEPS if round_ == 0 else 3)
+            self._reject(model_error, first=round_ == 0)
+            if round_ == n_rounds:
+                break
+            self.model = self._solve(
+                self.stars.select(self.used), moffat,
+                _N_DRAWS if round_ == n_rounds - 1 else 0)
+
+    def _fit_baseline(self, stars):
+        """
+        Fit the Moffat profile to the brightest stars.
+        """
+        weights = stars.weights
+        if stars.robust is not None:
+            weights = weights * (stars.robust > 0)
+        signal = ((stars.data * np.sqrt(weights)).clip(0)**2).sum((1, 2))
+        best = np.argsort(-signal, kind='stable')[:_MAX_BASELINE_STARS]
+        return fit_moffat(stars.data[best], weights[best], stars.x[best],
+                          stars.y[best], stars.terms[best], self.fwhm)
+
+    def _empty_model(self, moffat):
+        n_terms = self.stars.terms.shape[1]
+        return FieldModel(self.grid, moffat, np.zeros(
+            (n_terms, self.grid.size, self.grid.size)))
+
+    def _solve(self, stars, moffat, n_draws=0):
+        """
+        Solve for the splines with given stars and baseline; draws from
+        their distribution give the error.
+        """
+        builder = self.builder
+        model = self._empty_model(moffat)
+        profile = model.baseline(stars.terms, stars.x, stars.y)
+        flux = stars.flux
+        # the error of the profile itself: without it, the few brightest
+        # stars decide
+        variance = (1.0 / np.maximum(stars.weights, 1e-300)
+                    + (_PROFILE_ERROR * flux[:, None, None] * profile)**2)
+        weights = np.where(stars.weights > 0, stars.robust / variance, 0.0)
+        target = stars.data - stars.sky[:, None, None]
+        if builder.baseline is None:
+            model = replace(model, moffat=None)
+        else:
+            target = target - flux[:, None, None] * profile
+        scale = self._prior_scale(moffat)
+        gradient = None
+        if builder.tv > 0.0 and self.model.splines.any():
+            gradient = self._total_variation(scale)
+        prior = self.grid.prior(scale, builder.smoothness, gradient)
+        splines, draws = self.grid.solve(
+            target, weights, flux, stars.x, stars.y, stars.terms, prior,
+            n_draws=n_draws)
+        if builder.sky is not None:
+            # A constant of the PSF and the skies of the stars are the
+            # same to the data, so that turns converge slowly: take the
+            # constant that the prior wants.
+            precision = scale**-2.0
+            splines = splines - (
+                (splines * precision).sum((1, 2)) / precision.sum())[
+                    :, None, None]
+        if n_draws:
+            place = np.arange(builder.size) - builder.size // 2
+            matrix = self._spline_matrix(place)
+            self.error = (matrix @ draws[:, 0] @ matrix.T).std(axis=0)
+        return replace(model, splines=splines)
+
+    def _total_variation(self, scale):
+        """
+        Return the weights of squared differences that make their sum the
+        total variation (iteratively reweighted least squares).
+        """
+        splines = self.model.splines / scale
+        steps = np.zeros_like(scale)
+        for axis in (1, 2):
+            step = np.diff(splines, axis=axis, append=0.0)
+            steps += (step**2).sum(0)
+        return self.builder.tv / (scale**2 * np.sqrt(steps + 1e-4))
+
+    def _prior_scale(self, moffat):
+        """
+        Return the expected deviation of each coefficient from zero.
+        """
+        fwhm = moffat.central_fwhm
+        alpha = 0.5 * fwhm / np.sqrt(2.0**(1.0 / moffat.beta) - 1.0)
+        radius2 = self.grid.knots[:, None]**2 + self.grid.knots**2
+        profile = (moffat.beta - 1.0) / (np.pi * alpha**2) * (
+            1.0 + radius2 / alpha**2)**-moffat.beta
+        relative = 1.0 if self.builder.baseline is None else (
+            self.builder.prior)
+        return relative * profile + 2e-5 * (3.0 / fwhm)**2
+
+    def _reject(self, model_error, *, first=False):
+        """
+        Choose the stars to use and flag the others.
+
+        The first model is a profile that no star has exactly: sizes are
+        compared from the second on, and more strictly as it gets better.
+        """
+        stars = self.stars
+        flags = np.zeros(len(stars), dtype=int)
+        good = (stars.weights.any((1, 2)) & np.isfinite(stars.chi2)
+                & (stars.flux > 0))
+        limit = max(2.0 * np.median(stars.chi2[good]),
+                    self.builder.max_star_chi2) if good.any() else 0.0
+        if first:
+            limit = 4.0 * limit
+        flags[~good | (stars.chi2 > limit)] |= STAR_FLAGS['bad_fit']
+        like_star = flags == 0
+        if self.builder.reject_extended and like_star.any() and not first:
+            scatter = self.fwhm**2 * model_error / _MODEL_ERRORS[-1]
+            errors = [np.hypot(stars.excess_err, part * scatter)
+                      for part in _EXCESS_SCATTER]
+            excess = stars.excess - _low_quantile(
+                stars.excess[like_star], errors[0][like_star])
+            for name, error, sigmas in zip(
+                    ('extended', 'sharp'), errors, _EXCESS_LIMITS,
+                    strict=True):
+                beyond = excess * np.sign(sigmas) > abs(sigmas) * error
+                flags[good & beyond] |= STAR_FLAGS[name]
+        used = flags == 0
+        self.flags, self.used = flags, used
+        if used.sum() < 2:
+            msg = (f'only {used.sum()} of {len(stars)} stars are left after '
+                   'the fit: raise max_star_chi2, or check error and the '
+                   'selection of stars')
+            raise ValueError(msg)
+
+    def _choose_degree(self):
+        """
+        Choose the degree that predicts stars best which were left out.
+        """
+        n_stars = np.count_nonzero(self.used)
+        highest = max((degree for degree in range(_MAX_DEGREE + 1)
+                       if len(polynomial_powers(degree)) * _STARS_PER_TERM
+                       <= n_stars), default=0)
+        if highest == 0:
+            return 0
+        # galaxies and rays go first, at the degree with which no good
+        # star can be taken for one of them
+        self._run(highest, 2)
+        stars = self.stars.select(self.used)
+        fold = _folds(stars.flux * np.sqrt(stars.weights.max((1, 2))))
+        scores = np.stack([self._cross_validate(stars, degree, fold)
+                           for degree in range(highest + 1)])
+        self.validation = scores.mean(axis=1)
+        best = int(np.argmin(self.validation))
+        # of degrees that are as good within the error of the difference,
+        # the lowest
+        for degree in range(best):
+            difference = scores[degree] - scores[best]
+            error = difference.std(ddof=1) / np.sqrt(len(difference))
+            if difference.mean() <= error:
+                return degree
+        return best
+
+    def _cross_validate(self, stars, degree, fold):
+        """
+        Return the chi-squared of each star from a PSF made without it.
+        """
+        keep = polynomial_terms(*(
+            value[self.used] for value in (self.u, self.v)), degree)
+        stars = replace(stars, terms=keep)
+        score = np.empty(len(stars))
+        for number in range(fold.max() + 1):
+            held = fold == number
+            train = stars.select(~held)
+            moffat = self._fit_baseline(train)
+            model = self._solve(train, moffat)
+            test = stars.select(held)
+            fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
+                      core=0.75 * self.fwhm,
+                      sky=self.builder.sky is not None, n_steps=2,
+                      chi2_radius=2.0 * self.fwhm)
+            score[held] = test.chi2
+        # one bad star must not decide
+        return np.minimum(score, 3.0 * np.median(score))
+
+    def norms(self):
+        """
+        Return the sum of the model's images, at all stars.
+        """
+        zero = np.zeros(len(self.stars))
+        return self.model.images(self.stars.terms, zero, zero)[0].sum((1, 2))
+
+    def make_psf(self, table, builder):
+        """
+        Make the PSF: sample the model at some positions and express the
+        samples by a polynomial.
+
+        The Moffat profile is no polynomial in the position, so that the
+        degree is higher by 2; the error is then below 1e-3 of the peak
+        (a test holds it).
+        """
+        # odd, so that samples lie at the pixel centers
+        sampling = 3 if self.grid.oversampling == 1 else (
+            2 * self.grid.oversampling + 1)
+        degree = self.degree and self.degree + 2
+        nodes = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+        u, v = (value.ravel() for value in np.meshgrid(nodes, nodes))
+        samples = self._sample(polynomial_terms(u, v, self.degree), sampling)
+        samples /= samples.sum((1, 2), keepdims=True) / sampling**2
+        terms = polynomial_terms(u, v, degree)
+        coefficients = np.linalg.lstsq(
+            terms, samples.reshape(len(u), -1), rcond=None)[0]
+        meta = {'degree': self.degree, **result_meta(builder)}
+        if self.validation is not None:
+            meta['cross_validation'] = [float(value)
+                                        for value in self.validation]
+        stars = self.stars
+        profile = self.model.images(stars.terms, stars.x, stars.y)[0]
+        residuals = np.where(
+            stars.weights > 0, stars.data - stars.sky[:, None, None]
+            - stars.flux[:, None, None] * profile, np.nan)
+        return EmpiricalPSF(
+            coefficients.reshape(-1, *samples.shape[1:]),
+            oversampling=sampling, center=self.center, scale=self.scale,
+            stars=table, meta=meta, error=self.error,
+            star_images=np.where(stars.weights > 0, stars.data,
+                                 np.nan).astype(np.float32),
+            residuals=residuals.astype(np.float32))
+
+    def _sample(self, terms, sampling):
+        """
+        Sample the model finely, each sample integrated over a pixel.
+        """
+        half = (self.builder.size * sampling - 1) // 2
+        place = np.arange(-half, half + 1) / sampling
+        matrix = self._spline_matrix(place)
+        splines = np.tensordot(terms, self.model.splines, 1)
+        images = matrix @ splines @ matrix.T
+        moffat = self.model.moffat
+        if moffat is not None:
+            zero = np.zeros(len(terms))
+            images += moffat_images(moffat.shapes(terms), moffat.beta, zero,
+                                    zero, place, place)
+        return images
+
+    def _spline_matrix(self, place):
+        """
+        Return the matrix from spline coefficients to values.
+        """
+        return cubic_bspline((place[:, None] - self.grid.knots)
+                             * self.grid.oversampling)
+
+
+def _folds(signal):
+    """
+    Return the fold of each star, so that all folds have bright stars.
+    """
+    fold = np.empty(len(signal), dtype=int)
+    fold[np.argsort(-signal, kind='stable')] = (
+        np.arange(len(signal)) % min(_FOLDS, len(signal)))
+    return fold
+
+
+def _low_quantile(values, errors):
+    """
+    Return a low quantile of values, weighted by their errors.
+    """
+    order = np.argsort(values)
+    total = np.cumsum(errors[order]**-2.0)
+    return values[order][np.searchsorted(total, _QUANTILE * total[-1])]

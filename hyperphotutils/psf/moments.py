@@ -1,0 +1,163 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Cutouts around positions, and their Gaussian-weighted moments.
+"""
+
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
+
+__all__ = ['WEIGHT_WIDTH', 'cut_out', 'first_mode', 'weighted_moments']
+
+# Width of the weight function relative to the PSF: wide enough that the
+# size of a star stands out, narrow enough that neighbors do not enter.
+WEIGHT_WIDTH = 1.4
+
+_MAX_ITERATIONS = 10
+
+
+def cut_out(image, x, y, half, fill=0.0):
+    """
+    Cut squares out of an image.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image.
+
+    x, y : 1D `~numpy.ndarray` of int
+        The central pixels.
+
+    half : int
+        The squares have ``2 * half + 1`` pixels a side.
+
+    fill : float, optional
+        The value off the image.
+
+    Returns
+    -------
+    cutouts : 3D `~numpy.ndarray`
+        Shape ``(n, 2 * half + 1, 2 * half + 1)``.
+    """
+    offset = np.arange(-half, half + 1)
+    rows = np.asarray(y)[:, None] + offset
+    cols = np.asarray(x)[:, None] + offset
+    ny, nx = image.shape
+    inside = (((rows >= 0) & (rows < ny))[:, :, None]
+              & ((cols >= 0) & (cols < nx))[:, None, :])
+    values = image[np.clip(rows, 0, ny - 1)[:, :, None],
+                   np.clip(cols, 0, nx - 1)[:, None, :]]
+    return np.where(inside, values, fill)
+
+
+def weighted_moments(image, error, x, y, fwhm):
+    """
+    Measure Gaussian-weighted moments of sources.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image, without background; zero for bad pixels.
+
+    error : 2D `~numpy.ndarray`
+        The standard deviations.
+
+    x, y : 1D `~numpy.ndarray` of int
+        The pixels of the peaks.
+
+    fwhm : float
+        The full width at half maximum of the PSF in pixels.
+
+    Returns
+    -------
+    moments : dict of 1D `~numpy.ndarray`
+        ``x`` and ``y``, the centers; ``flux``, that of a source of the
+        given FWHM with the same weighted sum; ``snr``; ``size``, the
+        rms size under the weight; ``e1`` and ``e2``, the ellipticity
+        under the weight; ``peak``, the highest pixel of the core, and
+        ``peak_fraction``, its part of the weighted sum.
+    """
+    sigma = fwhm * gaussian_fwhm_to_sigma
+    width = WEIGHT_WIDTH * sigma
+    half = int(np.ceil(3.0 * width))
+    data = cut_out(image, x, y, half)
+    variance = cut_out(error, x, y, half)**2
+    grid = np.arange(-half, half + 1.0)
+    dx, dy = np.zeros(len(x)), np.zeros(len(x))
+    core = np.hypot(grid[:, None], grid) <= max(1.5, 0.6 * fwhm)
+
+    for _ in range(_MAX_ITERATIONS):
+        weight = _gaussians(grid, dx, dy, width)
+        product = weight * data
+        total = product.sum((1, 2))
+        safe = np.where(total > 0.0, total, np.inf)
+        # twice the weighted offset, as the weight follows the center
+        mx = product.sum(1) @ grid / safe - dx
+        my = product.sum(2) @ grid / safe - dy
+        limit = 0.5 * fwhm
+        dx = np.clip(dx + np.where(total > 0, 1.5 * mx, 0), -limit, limit)
+        dy = np.clip(dy + np.where(total > 0, 1.5 * my, 0), -limit, limit)
+
+    weight = _gaussians(grid, dx, dy, width)
+    product = weight * data
+    total = product.sum((1, 2))
+    safe = np.where(total > 0.0, total, np.nan)
+    px, py = product.sum(1), product.sum(2)
+    rx, ry = grid - dx[:, None], grid - dy[:, None]
+    xx = (px * rx**2).sum(1) / safe
+    yy = (py * ry**2).sum(1) / safe
+    xy = np.einsum('ijk,ij,ik->i', product, ry, rx) / safe
+    noise = np.sqrt((weight**2 * variance).sum((1, 2)))
+    expected = width**2 / (sigma**2 + width**2)
+    peak = np.where(core, data, -np.inf).max((1, 2))
+    return {'x': x + dx, 'y': y + dy, 'flux': total / expected,
+            'snr': total / noise,
+            'size': np.sqrt(np.maximum(0.5 * (xx + yy), 0.0)),
+            'e1': (xx - yy) / (xx + yy), 'e2': 2.0 * xy / (xx + yy),
+            'peak': peak, 'peak_fraction': peak / safe}
+
+
+def _gaussians(grid, dx, dy, width):
+    """
+    Return Gaussians of unit peak at the given centers.
+    """
+    gx = np.exp(-0.5 * ((grid - dx[:, None]) / width)**2)
+    gy = np.exp(-0.5 * ((grid - dy[:, None]) / width)**2)
+    return gy[:, :, None] * gx[:, None, :]
+
+
+def first_mode(values, errors, fraction):
+    """
+    Return the first dense place of values with errors.
+
+    Parameters
+    ----------
+    values : 1D `~numpy.ndarray`
+        The values.
+
+    errors : 1D `~numpy.ndarray`
+        Their errors; each value is a Gaussian of 1.5 times its error.
+
+    fraction : float
+        The part of the largest density from which a place is dense.
+
+    Returns
+    -------
+    center : float
+        The median of the values within 3 errors of the mode.
+
+    density : float
+        The density at the mode.
+    """
+    step = 0.1 * errors.min()
+    low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
+    grid = np.linspace(low, high, min(int((high - low) / step) + 1, 20_000))
+    density = (1.0 / errors * np.exp(
+        -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
+    first = int(np.argmax(density > fraction * density.max()))
+    ahead = max(int(1.5 * np.median(errors) / (grid[1] - grid[0])), 2)
+    # climb to the mode, over ripples that are narrower than the errors
+    while (up := int(density[first:first + ahead].argmax())) > 0:
+        first += up
+    near = np.abs(values - grid[first]) < 3.0 * errors
+    center = np.median(values[near]) if near.any() else grid[first]
+    return float(center), float(density[first])

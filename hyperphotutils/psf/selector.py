@@ -1,0 +1,503 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Selection of stars from an image.
+"""
+
+import warnings
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.stats import (
+    SigmaClip,
+    gaussian_fwhm_to_sigma,
+    gaussian_sigma_to_fwhm,
+)
+from astropy.table import QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
+from photutils.background import Background2D, SExtractorBackground
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.spatial import KDTree
+
+from hyperphotutils.noise import clipped_rms
+from hyperphotutils.psf.flags import STAR_FLAGS, decode_star_flags
+from hyperphotutils.psf.moments import (
+    WEIGHT_WIDTH as _WEIGHT_WIDTH,
+)
+from hyperphotutils.psf.moments import (
+    cut_out,
+    first_mode,
+    weighted_moments,
+)
+from hyperphotutils.utils import (
+    as_masked_image,
+    check_positive,
+    integrated_unit,
+    make_repr,
+    open_nddata,
+    result_meta,
+    strip_units,
+)
+
+__all__ = ['StarSelector']
+
+# Detections that only count as neighbors are this faint.
+_DETECTION_SNR = 5.0
+
+# Where the FWHM is not given, these are tried (pixels).
+_TRIAL_FWHM = 2.0 * 1.3**np.arange(9)
+
+# Relative size below which, and part of the flux in one pixel beyond
+# which nothing is a star: cosmic rays and hot pixels. In units of what a
+# Gaussian of the FWHM has.
+_MIN_SIZE = 0.72
+_MAX_PEAK = 2.0
+_MAX_RAY_ELLIPTICITY = 0.3
+
+# Width of the stellar locus that no noise explains.
+_LOCUS_SCATTER = 0.02
+# Range of sizes around that of the PSF where the locus is looked for: the
+# weighted sizes of 0.75 and 1.35 times its FWHM.
+_LOCUS_SEARCH = (0.8, 1.2)
+# Parts of the largest density of sizes that make a locus, and a trial.
+_FIRST_MODE = 0.3
+_FIRST_TRIAL = 0.3
+
+
+class StarSelector:
+    """
+    Class to select the stars of an image from which a PSF can be made.
+
+    Sources are detected in the image smoothed by a Gaussian, and
+    measured by Gaussian-weighted moments. Cosmic rays are rejected
+    first, since they would outvote the stars; then the stars are those
+    at the densest size that are bright, round, and isolated.
+
+    Parameters
+    ----------
+    fwhm : float or `None`, optional
+        The full width at half maximum of the PSF in pixels. With `None`
+        (default) it is found from the image, which needs more stars
+        than cosmic rays and galaxies of any one size.
+
+    min_snr : float, optional
+        The smallest signal-to-noise ratio of a star.
+
+    max_ellipticity : float, optional
+        The largest difference of the (weighted) ellipticity from the
+        median of the stars, beyond what noise explains.
+
+    locus_width : float, optional
+        The largest distance from the locus of the stars in the
+        size-flux plane, in units of the error of the size (with 2 %
+        that no noise explains).
+
+    isolation : float, optional
+        The largest flux of a neighbor relative to that of the star.
+
+    isolation_radius : float or `None`, optional
+        The distance in pixels within which neighbors count. The default
+        is 3 times the FWHM.
+
+    central_tolerance : int, optional
+        The number of bad pixels allowed within 1.5 FWHM of the center.
+
+    saturation : float, `~astropy.units.Quantity`, or `None`, optional
+        The value at which pixels are saturated, in the unit of the data.
+
+    positions : array_like, `~astropy.table.Table`, \
+`~astropy.coordinates.SkyCoord`, or `None`, optional
+        Positions of known stars, such as those of a Gaia table: only
+        detections within 1.5 FWHM of one are used. An array has the
+        shape ``(n, 2)`` and holds pixels ``(x, y)``; a table has the
+        columns ``x`` and ``y`` or ``x_centroid`` and ``y_centroid``, or
+        ``sky_centroid``, or ``ra`` and ``dec`` (degrees).
+
+    min_flux_fraction : float, optional
+        The smallest flux relative to the mean of all sources that are
+        bright enough.
+
+    reject : sequence of int, optional
+        The ids of detections that are not to be used.
+
+    max_stars : int, optional
+        The largest number of stars; the brightest are used.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_star_field
+    >>> from hyperphotutils.psf import StarSelector
+    >>> field = make_star_field((300, 300), n_stars=25, seed=1)
+    >>> stars = StarSelector()(field.data, error=field.error)
+    >>> print(stars.colnames[:6])
+    ['id', 'x_centroid', 'y_centroid', 'flux', 'peak', 'snr']
+    >>> print(f'{stars.meta["fwhm"]:.1f}')
+    3.7
+    """
+
+    _repr_params = ('fwhm', 'min_snr', 'max_ellipticity', 'locus_width',
+                    'isolation', 'isolation_radius', 'central_tolerance',
+                    'saturation', 'positions', 'min_flux_fraction',
+                    'reject', 'max_stars')
+
+    def __init__(self, fwhm=None, *, min_snr=20.0, max_ellipticity=0.15,
+                 locus_width=3.0, isolation=0.05, isolation_radius=None,
+                 central_tolerance=0, saturation=None, positions=None,
+                 min_flux_fraction=0.0, reject=(), max_stars=300):
+        self.fwhm = None if fwhm is None else check_positive(
+            fwhm, 'fwhm', of='pixels')
+        self.min_snr = check_positive(min_snr, 'min_snr')
+        self.max_ellipticity = check_positive(max_ellipticity,
+                                              'max_ellipticity')
+        self.locus_width = check_positive(locus_width, 'locus_width')
+        self.isolation = check_positive(isolation, 'isolation')
+        self.isolation_radius = (
+            None if isolation_radius is None
+            else check_positive(isolation_radius, 'isolation_radius'))
+        self.central_tolerance = int(central_tolerance)
+        self.saturation = saturation
+        self.positions = positions
+        self.min_flux_fraction = float(min_flux_fraction)
+        self.reject = tuple(reject)
+        self.max_stars = int(max_stars)
+        if self.max_stars < 1:
+            msg = f'max_stars must be at least 1: got {max_stars}'
+            raise ValueError(msg)
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, data, *, error=None, mask=None, wcs=None):
+        """
+        Select stars.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
+            The image. A smooth background is subtracted.
+
+        error : 2D array_like or `~astropy.units.Quantity`, optional
+            The standard deviations of the pixels. The default is the
+            clipped rms of the image, the same everywhere.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels to ignore.
+
+        wcs : `~astropy.wcs.WCS`, optional
+            The coordinates of the image, for ``positions`` on the sky.
+            The default is that of an `~astropy.nddata.NDData`.
+
+        Returns
+        -------
+        stars : `~astropy.table.QTable` or `None`
+            One row for each detection, the brightest first: ``id``,
+            ``x_centroid``, ``y_centroid``, ``flux`` and ``peak`` (in
+            the unit of the data; the flux is that of a Gaussian of the
+            FWHM and good for comparisons only), ``snr``, ``fwhm`` (in
+            pixels, that of a Gaussian with the same weighted size,
+            which is larger than that of a PSF with wings; NaN if much
+            wider than the PSF), ``ellipticity``, ``e1``, ``e2`` (under
+            the weight), ``accepted``, ``flags`` and ``reason`` (see
+            `decode_star_flags`). ``meta['fwhm']`` is the median of the
+            stars' FWHM. `None`, with a warning, if
+            nothing is detected.
+        """
+        if wcs is None:
+            wcs = getattr(data, 'wcs', None)
+        data, mask, error = open_nddata(data, mask, error)
+        arrays = {'data': data, 'error': error}
+        if self.saturation is not None:
+            arrays['saturation'] = self.saturation
+        arrays, unit = strip_units(**arrays)
+        values, bad = as_masked_image(arrays['data'], mask)
+        deviation = _check_error(arrays['error'], values, bad)
+        values = _subtract_background(values, bad)
+        if deviation is None:
+            deviation = np.full(values.shape, clipped_rms(values, mask=bad))
+        values = np.where(bad, 0.0, values)
+
+        measured = self._measure(values, deviation, bad)
+        if measured is None:
+            msg = ('no sources were found: check data, or fwhm='
+                   f'{self.fwhm}')
+            warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
+            return None
+        moments, fwhm = measured
+        order = np.argsort(-moments['flux'], kind='stable')
+        moments = {name: column[order] for name, column in moments.items()}
+        raw, _ = as_masked_image(arrays['data'], mask)
+        flags = self._flag(moments, fwhm, raw, bad,
+                           arrays.get('saturation'), wcs)
+        return self._make_table(moments, flags, fwhm, unit)
+
+    def _measure(self, values, deviation, bad):
+        """
+        Detect and measure sources; find the FWHM if it is not given.
+        """
+        fwhm = self.fwhm or self._find_fwhm(values, deviation, bad)
+        moments, ray, (locus, _) = self._try(values, deviation, bad, fwhm)
+        if len(ray) == 0:
+            return None
+        moments['locus'] = np.full(len(ray), locus)
+        moments['ray'] = ray
+        moments['fwhm'] = _intrinsic_fwhm(moments['size'], fwhm)
+        return moments, fwhm
+
+    def _try(self, values, deviation, bad, fwhm):
+        """
+        Detect and measure sources with a given FWHM.
+        """
+        x, y = _detect(values, deviation, bad, fwhm)
+        # bad pixels hold nothing: neither signal nor noise
+        moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
+                                   y, fwhm)
+        ray = _find_rays(moments, fwhm)
+        elongation = np.hypot(moments['e1'], moments['e2'])
+        usable = (moments['snr'] > self.min_snr) & ~ray & (
+            elongation < _MAX_RAY_ELLIPTICITY)
+        return moments, ray, _find_locus(moments['size'][usable],
+                                         moments['snr'][usable], fwhm)
+
+    def _find_fwhm(self, values, deviation, bad):
+        """
+        Find the FWHM: the smallest at which many sources have one size.
+        """
+        found = []
+        for fwhm in _TRIAL_FWHM:
+            if found and fwhm > 0.2 * min(values.shape):
+                break
+            _, _, (locus, density) = self._try(values, deviation, bad, fwhm)
+            found.append((_intrinsic_fwhm(locus, fwhm), density))
+        densities = np.array([density for _, density in found])
+        first = np.argmax(densities >= _FIRST_TRIAL * densities.max())
+        return float(found[first][0])
+
+    def _flag(self, moments, fwhm, raw, bad, saturation, wcs):
+        """
+        Return the flags of all detections.
+        """
+        n = len(moments['x'])
+        flags = np.zeros(n, dtype=int)
+        x, y = np.rint(moments['x']).astype(int), np.rint(
+            moments['y']).astype(int)
+        half = int(np.ceil(1.5 * fwhm))
+        grid = np.arange(-half, half + 1)
+        core = np.hypot(grid[:, None], grid) <= 1.5 * fwhm
+        outside = cut_out(np.zeros(bad.shape, bool), x, y, half, fill=True)
+        n_bad = (cut_out(bad, x, y, half, fill=False) & core).sum((1, 2))
+
+        def put(name, where):
+            flags[where] |= STAR_FLAGS[name]
+
+        put('edge', (outside & core).any((1, 2)))
+        put('bad_pixels', n_bad > self.central_tolerance)
+        if saturation is not None:
+            brightest = cut_out(np.where(bad, -np.inf, raw), x, y, half,
+                                fill=-np.inf)
+            put('saturated', np.where(core, brightest, -np.inf).max(
+                (1, 2)) >= saturation)
+        bright = moments['snr'] >= self.min_snr
+        if bright.any():
+            mean = moments['flux'][bright].mean()
+            bright &= moments['flux'] >= self.min_flux_fraction * mean
+        put('faint', ~bright)
+        put('cosmic_ray', moments['ray'])
+        if self.positions is not None:
+            known = _pixel_positions(self.positions, wcs)
+            distance, _ = KDTree(known).query(
+                np.stack([moments['x'], moments['y']], axis=1))
+            put('not_in_list', distance > 1.5 * fwhm)
+        size_error = np.hypot(_LOCUS_SCATTER,
+                              1.0 / np.maximum(moments['snr'], 1e-6))
+        offset = np.log(np.maximum(moments['size'], 1e-6)
+                        / moments['locus'])
+        put('size', ~(np.abs(offset) <= self.locus_width * size_error))
+        put('neighbor', self._has_neighbor(moments, fwhm))
+        like_star = flags == 0
+        if like_star.any():
+            e1, e2 = (moments[name] - np.median(moments[name][like_star])
+                      for name in ('e1', 'e2'))
+            limit = np.hypot(self.max_ellipticity,
+                             3.0 / np.maximum(moments['snr'], 1e-6))
+            put('elongated', ~(np.hypot(e1, e2) <= limit))
+        put('rejected_id', np.isin(np.arange(1, n + 1), self.reject))
+        left = np.flatnonzero(flags == 0)
+        if len(left) > self.max_stars:
+            dim = left[np.argsort(-moments['snr'][left],
+                                  kind='stable')][self.max_stars:]
+            put('not_brightest', dim)
+        return flags
+
+    def _has_neighbor(self, moments, fwhm):
+        """
+        Whether another source is near and bright enough to disturb.
+        """
+        radius = self.isolation_radius or 3.0 * fwhm
+        tree = KDTree(np.stack([moments['x'], moments['y']], axis=1))
+        pairs = tree.query_pairs(radius, output_type='ndarray')
+        found = np.zeros(len(moments['x']), dtype=bool)
+        flux = moments['flux']
+        for own, other in (pairs.T, pairs.T[::-1]):
+            found[own[flux[other] > self.isolation * flux[own]]] = True
+        return found
+
+    def _make_table(self, moments, flags, fwhm, unit):
+        """
+        Make the table of all detections.
+        """
+        accepted = flags == 0
+        table = QTable({'id': np.arange(1, len(flags) + 1),
+                        'x_centroid': moments['x'],
+                        'y_centroid': moments['y']})
+        for name, column_unit in (('flux', integrated_unit(unit)),
+                                  ('peak', unit)):
+            table[name] = (moments[name] if column_unit is None
+                           else moments[name] << column_unit)
+        table['snr'] = moments['snr']
+        table['fwhm'] = moments['fwhm']
+        table['ellipticity'] = np.hypot(moments['e1'], moments['e2'])
+        table['e1'], table['e2'] = moments['e1'], moments['e2']
+        table['accepted'] = accepted
+        table['flags'] = flags
+        table['reason'] = [', '.join(names) for names in
+                           decode_star_flags(flags)]
+        table.meta.update(result_meta(self))
+        table.meta['fwhm'] = float(
+            np.nanmedian(moments['fwhm'][accepted]) if accepted.any()
+            else fwhm)
+        if not accepted.any():
+            msg = (f'none of {len(flags)} detections is a usable star: see '
+                   "the column 'reason'")
+            warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+        return table
+
+
+def _check_error(error, values, bad):
+    """
+    Check the errors; pixels without a valid one are bad.
+    """
+    if error is None:
+        return None
+    error = np.asarray(error, dtype=float)
+    if error.ndim == 0:
+        error = np.full(values.shape, float(error))
+    if error.shape != values.shape:
+        msg = (f'error must have the shape of data, {values.shape}, got '
+               f'{error.shape}')
+        raise ValueError(msg)
+    bad |= ~(np.isfinite(error) & (error > 0.0))
+    if bad.all():
+        msg = 'error must be positive and finite for some usable pixel'
+        raise ValueError(msg)
+    return np.where(bad, np.inf, error)
+
+
+def _subtract_background(values, bad):
+    """
+    Subtract a smooth background.
+    """
+    box = tuple(min(50, side) for side in values.shape)
+    background = Background2D(
+        np.where(bad, 0.0, values), box, mask=bad, filter_size=3,
+        exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
+        bkg_estimator=SExtractorBackground()).background
+    return values - background
+
+
+def _detect(values, deviation, bad, fwhm):
+    """
+    Return the peaks of the matched filter's signal-to-noise ratio.
+    """
+    sigma = fwhm * gaussian_fwhm_to_sigma
+    with np.errstate(divide='ignore'):
+        weight = np.where(bad, 0.0, deviation**-2.0)
+    # the squared Gaussian is one of sigma / sqrt(2), times a constant
+    power = gaussian_filter(weight, sigma / np.sqrt(2.0),
+                            mode='constant') / (4.0 * np.pi * sigma**2)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        snr = gaussian_filter(values * weight, sigma,
+                              mode='constant') / np.sqrt(power)
+    snr = np.where(power > 0.0, snr, 0.0)
+    size = 2 * int(np.ceil(0.5 * fwhm)) + 1
+    peak = (snr == maximum_filter(snr, size)) & (snr > _DETECTION_SNR)
+    y, x = np.nonzero(peak)
+    return x, y
+
+
+def _find_rays(moments, fwhm):
+    """
+    Return which detections are sharper than the PSF, or are tracks.
+    """
+    sigma = fwhm * gaussian_fwhm_to_sigma
+    width = _WEIGHT_WIDTH * sigma
+    expected = np.sqrt(sigma**2 * width**2 / (sigma**2 + width**2))
+    peak = 1.0 / (2.0 * np.pi * expected**2)
+    sharp = moments['peak_fraction'] > min(_MAX_PEAK * peak, 0.8)
+    small = ~(moments['size'] > _MIN_SIZE * expected)
+    track = np.hypot(moments['e1'], moments['e2']) > _MAX_RAY_ELLIPTICITY
+    thin = moments['size'] < expected * 0.95
+    return sharp | small | (track & thin)
+
+
+def _find_locus(size, snr, fwhm):
+    """
+    Return the size of the stars and the density of sources there.
+
+    It is the first dense size near that of the PSF: nothing is smaller
+    than a star, but galaxies may be more.
+    """
+    sigma = fwhm * gaussian_fwhm_to_sigma
+    expected = sigma * _WEIGHT_WIDTH / np.hypot(1.0, _WEIGHT_WIDTH)
+    near = ((size > _LOCUS_SEARCH[0] * expected)
+            & (size < _LOCUS_SEARCH[1] * expected))
+    if not near.any():
+        return expected, 0.0
+    error = np.hypot(_LOCUS_SCATTER, 1.0 / snr[near])
+    center, density = first_mode(np.log(size[near]), error, _FIRST_MODE)
+    return float(np.exp(center)), density
+
+
+def _intrinsic_fwhm(size, fwhm):
+    """
+    Undo the weight: the FWHM of a Gaussian with this weighted size.
+    """
+    width = _WEIGHT_WIDTH * fwhm * gaussian_fwhm_to_sigma
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse = 1.0 / np.square(size) - 1.0 / width**2
+        variance = np.where(inverse > 0.0, 1.0 / inverse, np.nan)
+    return gaussian_sigma_to_fwhm * np.sqrt(variance)
+
+
+def _pixel_positions(positions, wcs):
+    """
+    Return given positions as pixels, shape ``(n, 2)``.
+    """
+    if isinstance(positions, Table):
+        names = positions.colnames
+        for pair in (('x', 'y'), ('x_centroid', 'y_centroid')):
+            if set(pair) <= set(names):
+                return np.stack([np.asarray(positions[name], dtype=float)
+                                 for name in pair], axis=1)
+        if 'sky_centroid' in names:
+            positions = positions['sky_centroid']
+        elif {'ra', 'dec'} <= set(names):
+            positions = SkyCoord(positions['ra'], positions['dec'],
+                                 unit='deg')
+        else:
+            msg = ('positions must have the columns x and y, x_centroid and '
+                   'y_centroid, sky_centroid, or ra and dec: it has '
+                   f'{", ".join(names)}')
+            raise ValueError(msg)
+    if isinstance(positions, SkyCoord):
+        if wcs is None:
+            msg = 'wcs must be given with positions on the sky'
+            raise ValueError(msg)
+        return np.stack(wcs.world_to_pixel(positions), axis=-1).reshape(
+            -1, 2)
+    positions = np.asarray(positions, dtype=float)
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        msg = (f'positions must have the shape (n, 2): got '
+               f'{positions.shape}')
+        raise ValueError(msg)
+    return positions

@@ -1,0 +1,265 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Stars as an empirical PSF sees them: images with weights, and the fit of
+center, flux, and sky of each star to a given PSF.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from hyperphotutils.psf.moffat import moffat_images
+
+__all__ = ['FieldModel', 'StarImages', 'fit_stars']
+
+_MAX_STEP = 0.5
+
+
+@dataclass
+class FieldModel:
+    """
+    A Moffat profile plus splines, both varying over the field.
+
+    Parameters
+    ----------
+    grid : `~hyperphotutils.psf.grid.SplineGrid`
+        The knots.
+
+    moffat : `~hyperphotutils.psf.moffat.MoffatField` or None
+        The baseline.
+
+    splines : 3D `~numpy.ndarray`
+        The coefficients, shape ``(n_terms, size, size)``.
+    """
+
+    grid: object
+    moffat: object
+    splines: np.ndarray
+
+    def images(self, terms, x, y):
+        """
+        Return the PSF and its derivatives by the center, for each star.
+        """
+        n = 2 * self.grid.half + 1
+        pixels = np.arange(n) - self.grid.half
+        values = np.zeros((3, len(x), n, n))
+        coefficients = np.tensordot(terms, self.splines, 1)
+        for index, order in enumerate(((0, 0), (1, 0), (0, 1))):
+            values[index] = self.grid.images(coefficients, x, y, order)
+        if self.moffat is not None:
+            image, slopes = moffat_images(
+                self.moffat.shapes(terms), self.moffat.beta, x, y, pixels,
+                pixels, derivatives='center')
+            values[0] += image
+            values[1:] += slopes
+        return values
+
+    def baseline(self, terms, x, y):
+        """
+        Return the Moffat profile, for each star.
+        """
+        n = 2 * self.grid.half + 1
+        pixels = np.arange(n) - self.grid.half
+        if self.moffat is None:
+            return np.zeros((len(x), n, n))
+        return moffat_images(self.moffat.shapes(terms), self.moffat.beta,
+                             x, y, pixels, pixels)
+
+
+@dataclass
+class StarImages:
+    """
+    The images of stars and what is known of each.
+
+    Parameters
+    ----------
+    data : 3D `~numpy.ndarray`
+        The images; zero for bad pixels.
+
+    weights : 3D `~numpy.ndarray`
+        The inverse variances; zero for bad pixels.
+
+    x, y : 1D `~numpy.ndarray`
+        The centers, relative to the central pixel.
+
+    terms : 2D `~numpy.ndarray`
+        The polynomial terms at the stars.
+
+    flux, sky : 1D `~numpy.ndarray`, optional
+        The flux and the sky of each star.
+
+    chi2 : 1D `~numpy.ndarray`, optional
+        The reduced chi-squared.
+
+    excess, excess_err : 1D `~numpy.ndarray`, optional
+        The variance beyond that of the PSF along each axis, in square
+        pixels, and its error.
+
+    robust : 3D `~numpy.ndarray`, optional
+        The factors of the weights, zero for rejected pixels.
+    """
+
+    data: np.ndarray
+    weights: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    terms: np.ndarray
+    flux: np.ndarray = None
+    sky: np.ndarray = None
+    chi2: np.ndarray = None
+    excess: np.ndarray = None
+    excess_err: np.ndarray = None
+    robust: np.ndarray = None
+
+    def __len__(self):
+        return len(self.data)
+
+    def select(self, chosen):
+        """
+        Return a part of the stars.
+        """
+        parts = {name: None if value is None else value[chosen]
+                 for name, value in vars(self).items()}
+        return StarImages(**parts)
+
+
+def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
+              profile_error=(0.01, 0.01), chi2_radius=np.inf):
+    """
+    Fit center, flux, and sky of each star, in place.
+
+    Parameters
+    ----------
+    stars : `StarImages`
+        The stars. Centers, flux, sky, robust weights, reduced
+        chi-squared, and excess size are set.
+
+    model : `FieldModel`
+        The PSF.
+
+    model_error : float
+        The error of the PSF as a fraction, for the rejection of pixels.
+
+    core : float
+        Pixels within this radius are weighted down, but not rejected:
+        without its core, a star would go astray.
+
+    sky : bool, optional
+        Whether each star has a constant sky.
+
+    n_steps : int, optional
+        The number of linear steps.
+
+    profile_error : tuple of 2 floats, optional
+        The error of the PSF as a fraction, for the weights of the
+        pixels, and for chi-squared.
+
+    chi2_radius : float, optional
+        The radius within which chi-squared is summed.
+    """
+    half = model.grid.half
+    grid = np.arange(-half, half + 1.0)
+    radius = np.hypot(grid[:, None], grid)
+    inner = radius <= min(half, chi2_radius)
+    keep = radius <= core
+    for step in range(n_steps + 1):
+        psf, by_x, by_y = model.images(stars.terms, stars.x, stars.y)
+        if step == 0:
+            robust = (np.ones_like(psf) if stars.robust is None
+                      else stars.robust)
+            flux, level = _linear_fit(stars, psf, stars.weights * robust,
+                                      sky=sky)
+        profile = flux[:, None, None] * psf
+        residual = stars.data - profile - level[:, None, None]
+        robust = _robust_weights(residual, stars.weights, profile,
+                                 model_error, keep)
+        variance = _variance(stars.weights, profile, profile_error[0])
+        weight = np.where(stars.weights > 0, robust / variance, 0.0)
+        templates = [psf, flux[:, None, None] * by_x,
+                     flux[:, None, None] * by_y]
+        if sky:
+            templates.append(np.ones_like(psf))
+        if step == n_steps:
+            break
+        values, _ = _solve(templates, residual, weight)
+        flux = flux + values[:, 0]
+        stars.x = np.clip(stars.x + np.clip(values[:, 1], -_MAX_STEP,
+                                            _MAX_STEP), -0.98, 0.98)
+        stars.y = np.clip(stars.y + np.clip(values[:, 2], -_MAX_STEP,
+                                            _MAX_STEP), -0.98, 0.98)
+        if sky:
+            level = level + values[:, 3]
+    stars.flux, stars.sky, stars.robust = flux, level, robust
+    used = (weight > 0) & inner
+    dof = np.maximum(used.sum((1, 2)) - len(templates), 1)
+    variance = _variance(stars.weights, profile, profile_error[1])
+    stars.chi2 = np.where(used, robust * residual**2 / variance, 0.0).sum(
+        (1, 2)) / dof
+    _measure_excess(stars, profile, templates, residual, weight)
+
+
+def _variance(weights, profile, profile_error):
+    """
+    Return the variance with the error of the PSF itself.
+    """
+    return (1.0 / np.maximum(weights, 1e-300)
+            + (profile_error * profile)**2)
+
+
+def _robust_weights(residual, weights, profile, model_error, keep):
+    """
+    Weight pixels down that deviate, and reject those beyond 6 sigma with
+    their neighbors: cosmic rays and faint companions.
+    """
+    variance = _variance(weights, profile, model_error)
+    deviation = np.abs(residual) / np.sqrt(variance)
+    rejected = (deviation > 6.0) & (weights > 0) & ~keep
+    rejected = ~keep & binary_dilation(rejected, np.ones((1, 3, 3), bool))
+    return np.where(rejected, 0.0,
+                    np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
+
+
+def _linear_fit(stars, psf, weight, *, sky):
+    """
+    Return flux and sky at the present centers.
+    """
+    templates = [psf, np.ones_like(psf)] if sky else [psf]
+    values, _ = _solve(templates, stars.data, weight)
+    level = values[:, 1] if sky else np.zeros(len(stars))
+    return values[:, 0], level
+
+
+def _solve(templates, residual, weight):
+    """
+    Solve the small linear problem of each star.
+    """
+    n = residual.shape[0]
+    design = np.stack(templates, axis=1).reshape(n, len(templates), -1)
+    weighted = design * weight.reshape(n, 1, -1)
+    normal = weighted @ design.transpose(0, 2, 1)
+    vector = (weighted @ residual.reshape(n, -1, 1))[:, :, 0]
+    diagonal = np.einsum('nii->ni', normal)
+    scale = np.sqrt(np.maximum(diagonal, 1e-300))
+    normal = normal / (scale[:, :, None] * scale[:, None, :])
+    # stars without any usable pixel keep their values
+    normal = normal + 1e-10 * np.eye(len(templates))
+    values = np.linalg.solve(normal, (vector / scale)[:, :, None])[:, :, 0]
+    errors = np.sqrt(np.abs(np.einsum('nii->ni', np.linalg.inv(normal))))
+    return values / scale, errors / scale
+
+
+def _measure_excess(stars, profile, templates, residual, weight):
+    """
+    Measure how much wider each star is than the PSF.
+
+    The Laplacian of the model is half the derivative of a blurred star
+    by the variance of the blur: its coefficient, twice, is the excess
+    variance along each axis.
+    """
+    padded = np.pad(profile, ((0, 0), (1, 1), (1, 1)), mode='edge')
+    laplacian = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
+                 + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+                 - 4.0 * profile)
+    values, errors = _solve([*templates, 0.5 * laplacian], residual, weight)
+    stars.excess, stars.excess_err = values[:, -1], errors[:, -1]

@@ -1,0 +1,276 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Masks of sources, grown to where their light ends.
+"""
+
+import warnings
+
+import numpy as np
+from astropy.convolution import convolve_fft
+from photutils.segmentation import (
+    SegmentationImage,
+    deblend_sources,
+    detect_sources,
+    make_2dgaussian_kernel,
+)
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import distance_transform_edt
+
+from hyperphotutils.noise import clipped_rms
+from hyperphotutils.utils import (
+    as_masked_image,
+    check_positive,
+    open_nddata,
+    strip_units,
+)
+
+__all__ = ['detect_segments', 'grow_mask', 'make_stamp_mask']
+
+# An isophote has reached the noise when the mean of its pixels is less
+# than this part of the rms of one pixel.
+_ISOPHOTE_LIMIT = 0.3
+
+
+def detect_segments(data, *, fwhm, n_sigma=3.5, n_pixels=5, mask=None,
+                    deblend=False, n_levels=32, contrast=0.001):
+    """
+    Detect the segments of sources in a smoothed image.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The image, without sky.
+
+    fwhm : float
+        The full width at half maximum of the Gaussian that smooths it,
+        in pixels.
+
+    n_sigma : float, optional
+        The threshold in units of the clipped rms of the smoothed image.
+
+    n_pixels : int, optional
+        The smallest number of connected pixels.
+
+    mask : 2D bool `~numpy.ndarray`, optional
+        `True` for pixels to ignore.
+
+    deblend : bool, optional
+        Whether to split segments with several peaks.
+
+    n_levels : int, optional
+        The number of levels of the deblending.
+
+    contrast : float, optional
+        The part of the flux that a peak needs to be split off.
+
+    Returns
+    -------
+    segments : `~photutils.segmentation.SegmentationImage` or `None`
+        The segments, `None` if there are none.
+    """
+    check_positive(fwhm, 'fwhm', of='pixels')
+    check_positive(n_sigma, 'n_sigma')
+    data, bad = as_masked_image(data, mask)
+    side = 2 * int(np.ceil(1.5 * fwhm)) + 1
+    kernel = make_2dgaussian_kernel(fwhm, side)
+    smooth = convolve_fft(np.where(bad, np.nan, data), kernel,
+                          nan_treatment='interpolate', allow_huge=True)
+    rms = clipped_rms(smooth, mask=bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NoDetectionsWarning)
+        segments = detect_sources(smooth, n_sigma * rms, n_pixels, mask=bad)
+    if segments is None or not deblend:
+        return segments
+    try:
+        return deblend_sources(smooth, segments, n_pixels,
+                               n_levels=n_levels, contrast=contrast,
+                               progress_bar=False)
+    except ImportError as exc:
+        msg = ('deblending needs scikit-image: install it, or '
+               'hyperphotutils[galaxies], or use deblend=False')
+        raise ImportError(msg) from exc
+
+
+def grow_mask(mask, radius):
+    """
+    Grow a mask by a distance.
+
+    Parameters
+    ----------
+    mask : 2D bool array_like
+        The mask.
+
+    radius : float
+        The distance in pixels; zero leaves the mask as it is.
+
+    Returns
+    -------
+    mask : 2D bool `~numpy.ndarray`
+        `True` for all pixels within the distance of one that was `True`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.stamps import grow_mask
+    >>> mask = np.zeros((5, 5), dtype=bool)
+    >>> mask[2, 2] = True
+    >>> print(grow_mask(mask, 1).sum())
+    5
+    """
+    mask = np.asarray(mask, dtype=bool)
+    if radius <= 0 or not mask.any():
+        return mask.copy()
+    return distance_transform_edt(~mask) <= radius
+
+
+def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
+                    mask=None, n_sigma=3.0, n_pixels=5, deblend=True,
+                    n_levels=32, contrast=0.001, grow=0, max_grow=15,
+                    keep='central'):
+    """
+    Make a mask of all sources of a stamp but the one in its center.
+
+    Parameters
+    ----------
+    data : 2D array_like, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The stamp, without sky.
+
+    fwhm : float
+        The full width at half maximum of the PSF in pixels; the stamp
+        is smoothed by such a Gaussian before sources are detected.
+
+    position : tuple of 2 floats, optional
+        The position ``(x, y)`` of the source to keep. The default is
+        the center.
+
+    segmentation : 2D int array_like or \
+`~photutils.segmentation.SegmentationImage`, optional
+        The segments of the stamp; detected if not given.
+
+    mask : 2D bool array_like, optional
+        `True` for bad pixels, which are `True` in the result, too.
+
+    n_sigma : float, optional
+        The threshold in units of the rms of the smoothed stamp.
+
+    n_pixels : int, optional
+        The smallest number of connected pixels.
+
+    deblend : bool, optional
+        Whether to split segments with several peaks. It needs
+        scikit-image.
+
+    n_levels, contrast : int and float, optional
+        See `photutils.segmentation.deblend_sources`.
+
+    grow : float or 'isophote', optional
+        The distance in pixels by which the masks of neighbors grow.
+        ``'isophote'`` grows each until the mean of its outline reaches
+        the noise.
+
+    max_grow : int, optional
+        The largest distance with ``grow='isophote'``.
+
+    keep : {'central', 'none'}, optional
+        Whether the source at ``position`` is left out of the mask.
+        ``'none'`` masks it, too, which leaves the sky.
+
+    Returns
+    -------
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not to be used: all of them if none
+        is usable. The pixels of the source that is kept are never masked
+        by the growth of others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.stamps import make_stamp_mask
+    >>> y, x = np.mgrid[:61, :61]
+    >>> data = np.random.default_rng(1).normal(0.0, 0.1, x.shape)
+    >>> for x0 in (30, 50):
+    ...     data += 10.0 * np.exp(-0.5 * ((x - x0)**2 + (y - 30)**2) / 4.0)
+    >>> mask = make_stamp_mask(data, fwhm=3.0, deblend=False, grow=2)
+    >>> print(mask[30, 30], mask[30, 50])
+    False True
+    """
+    if keep not in {'central', 'none'}:
+        msg = f"keep must be 'central' or 'none': got {keep!r}"
+        raise ValueError(msg)
+    isophote = isinstance(grow, str)
+    if grow != 'isophote' if isophote else not grow >= 0:
+        msg = ("grow must be 'isophote' or a number of pixels, not "
+               f'negative: got {grow!r}')
+        raise ValueError(msg)
+    data, mask, _ = open_nddata(data, mask)
+    values = strip_units(data=data)[0]['data']
+    usable = np.isfinite(values)
+    if mask is not None:
+        usable &= ~np.asarray(mask, dtype=bool)
+    if not usable.any():
+        # one of many stamps may be off the image
+        return np.ones(np.shape(values), dtype=bool)
+    values, bad = as_masked_image(values, mask)
+    if segmentation is None:
+        segments = detect_segments(
+            values, fwhm=fwhm, n_sigma=n_sigma, n_pixels=n_pixels, mask=bad,
+            deblend=deblend, n_levels=n_levels, contrast=contrast)
+        labels = (np.zeros(values.shape, dtype=int) if segments is None
+                  else segments.data)
+    else:
+        labels = _check_labels(segmentation, values.shape)
+    own = np.zeros(values.shape, dtype=bool)
+    if keep == 'central':
+        own = _own_segment(labels, position)
+    others = (labels > 0) & ~own
+    if isophote:
+        rms = clipped_rms(values, mask=bad)
+        for label in np.unique(labels[others]):
+            others |= _grow_to_noise(labels == label, values, bad | own, rms,
+                                     max_grow)
+    else:
+        others = grow_mask(others, grow)
+    return (others & ~own) | bad
+
+
+def _check_labels(segmentation, shape):
+    """
+    Return segments as an array of labels.
+    """
+    if isinstance(segmentation, SegmentationImage):
+        segmentation = segmentation.data
+    labels = np.asarray(segmentation)
+    if labels.shape != shape:
+        msg = (f'segmentation must have the shape of data, {shape}: got '
+               f'{labels.shape}')
+        raise ValueError(msg)
+    return labels
+
+
+def _own_segment(labels, position):
+    """
+    Return the segment at a position, or the nearest within 3 pixels.
+    """
+    if position is None:
+        position = 0.5 * (labels.shape[1] - 1), 0.5 * (labels.shape[0] - 1)
+    rows, columns = np.nonzero(labels)
+    if len(rows) == 0:
+        return np.zeros(labels.shape, dtype=bool)
+    distance = np.hypot(columns - position[0], rows - position[1])
+    nearest = int(np.argmin(distance))
+    if distance[nearest] > 3.0:
+        return np.zeros(labels.shape, dtype=bool)
+    return labels == labels[rows[nearest], columns[nearest]]
+
+
+def _grow_to_noise(segment, values, excluded, rms, max_grow):
+    """
+    Grow one segment until the mean of its outline reaches the noise.
+    """
+    distance = distance_transform_edt(~segment)
+    for radius in range(1, max_grow + 1):
+        ring = (distance > radius - 1) & (distance <= radius) & ~excluded
+        if not ring.any() or values[ring].mean() < _ISOPHOTE_LIMIT * rms:
+            return distance <= radius
+    return distance <= max_grow

@@ -1,0 +1,95 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Errors of the pixels from the noise of the sky and the photons of the
+sources.
+"""
+
+import astropy.units as u
+import numpy as np
+
+from hyperphotutils.noise import clipped_rms
+from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
+
+__all__ = ['make_sigma_image']
+
+
+def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
+                     mask=None):
+    """
+    Make an image of the standard deviations of the pixels.
+
+    Parameters
+    ----------
+    data : 2D array_like, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The image without sky, as a sum of counts, or a rate of them if
+        ``exposure`` is given.
+
+    gain : float or 2D array_like
+        The electrons a unit of the counts, or a map of them.
+
+    exposure : float or 2D array_like, optional
+        The exposure time, or a map of it, if the data are a rate; a
+        number is in the time unit of the rate, a
+        `~astropy.units.Quantity` becomes seconds.
+
+    background_rms : float, 2D array_like, or \
+            `~astropy.units.Quantity`, optional
+        The rms of the sky, in the unit of the data. The default is the
+        clipped rms of the image.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels to leave out of the clipped rms.
+
+    Returns
+    -------
+    sigma : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+        The standard deviations, in the unit of the data; NaN where the
+        data are, and where gain or exposure are not positive.
+
+    Raises
+    ------
+    ValueError
+        If the gain is missing, or no value of it is positive.
+
+    Notes
+    -----
+    The variance is that of the sky plus ``max(data, 0) / (gain *
+    exposure)``, the photon noise of the sources (for example Peng et
+    al. 2010, AJ 139, 2097).
+
+    Examples
+    --------
+    >>> from hyperphotutils.stamps import make_sigma_image
+    >>> print(make_sigma_image([[0.0, 8.0]], gain=2.0, exposure=4.0,
+    ...                        background_rms=0.5))
+    [[0.5       1.118034]]
+    """
+    if gain is None:
+        msg = ('gain must be given, in electrons a count; headers have it as '
+               'GAIN, EGAIN, or CCDGAIN')
+        raise ValueError(msg)
+    data, mask, _ = open_nddata(data, mask)
+    arrays = {'data': data}
+    if background_rms is not None:
+        arrays['background_rms'] = background_rms
+    arrays, unit = strip_units(**arrays)
+    values, bad = as_masked_image(arrays['data'], mask)
+    rms = arrays.get('background_rms')
+    if rms is None:
+        rms = clipped_rms(values, mask=bad)
+    electrons = np.asarray(gain, dtype=float)
+    if exposure is not None:
+        if isinstance(exposure, u.Quantity):
+            exposure = exposure.to_value(u.s)
+        electrons = electrons * np.asarray(exposure, dtype=float)
+    if not np.any(electrons > 0.0):
+        msg = ('gain and exposure must be positive: got gain='
+               f'{gain!r}, exposure={exposure!r}')
+        raise ValueError(msg)
+    good = electrons > 0.0
+    photons = np.where(good, np.maximum(values, 0.0)
+                       / np.where(good, electrons, 1.0), np.nan)
+    sigma = np.where(np.isfinite(values),
+                     np.sqrt(np.square(rms) + photons), np.nan)
+    return sigma if unit is None else sigma << unit

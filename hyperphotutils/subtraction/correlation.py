@@ -1,0 +1,105 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Noise that is correlated from pixel to pixel, as resampling makes it.
+"""
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import binary_dilation, uniform_filter
+
+__all__ = ['measure_noise_kernel']
+
+_MAX_LAG = 7
+_MAX_SIZE = 1024
+_MIN_PIXELS = 5000
+# The sky is the mean over so many pixels squared
+_SKY_SIZE = 33
+# Light of sources is looked for in means over so many pixels squared
+_LIGHT_SIZE = 5
+_CLIP = 3.0
+# More scatter of these means (in units of the error of a pixel) or of
+# pixels than noise can have is that of unresolved sources
+_MAX_SPREAD = 0.5
+_POWER_RANGE = 0.2, 1.5
+# The noise of a pixel that no neighbor shares is at least this part
+_MIN_POWER = 0.02
+
+
+def measure_noise_kernel(frame):
+    """
+    Measure the kernel that makes the noise of an image of white noise.
+
+    The autocorrelation is measured on the sky, where no light of
+    sources is seen, after a local mean is subtracted.
+
+    Parameters
+    ----------
+    frame : `Frame`
+        The image.
+
+    Returns
+    -------
+    kernel : 2D `~numpy.ndarray` or None
+        The kernel; the sum of its squares is one. `None` if there is
+        too little sky.
+
+    correlation : float
+        The largest correlation of neighboring pixels.
+
+    power : float
+        The measured variance in units of the square of the error.
+    """
+    ny, nx = frame.shape
+    size_y, size_x = min(ny, _MAX_SIZE), min(nx, _MAX_SIZE)
+    y0, x0 = (ny - size_y) // 2, (nx - size_x) // 2
+    value, variance, doubt = frame.window(y0, y0 + size_y, x0, x0 + size_x)
+    value /= np.sqrt(variance)
+    good = doubt == 0.0
+    for _ in range(2):
+        sky = _local_mean(value, good, _SKY_SIZE)
+        smooth = _local_mean(value - sky, good, _LIGHT_SIZE)
+        inner = smooth[good]
+        if inner.size < _MIN_PIXELS:
+            return None, 0.0, 1.0
+        spread = min(1.4826 * np.median(np.abs(inner)), _MAX_SPREAD)
+        light = smooth > _CLIP * spread
+        good &= ~binary_dilation(light, iterations=_LIGHT_SIZE)
+    if np.count_nonzero(good) < _MIN_PIXELS:
+        return None, 0.0, 1.0
+    noise = np.where(good, value - _local_mean(value, good, _SKY_SIZE), 0.0)
+    measured = float(np.mean(noise[good]**2))
+    if not _POWER_RANGE[0] < measured < _POWER_RANGE[1]:
+        # unresolved sources, or errors that are not those of the noise
+        return None, 0.0, 1.0
+    shape = [next_fast_len(size + _MAX_LAG, real=True)
+             for size in noise.shape]
+    products = irfft2(np.abs(rfft2(noise, s=shape))**2, s=shape)
+    pairs = irfft2(np.abs(rfft2(good.astype(np.float32), s=shape))**2,
+                   s=shape)
+    lags = np.arange(-_MAX_LAG, _MAX_LAG + 1)
+    place = np.ix_(lags, lags)
+    correlation = products[place] / np.maximum(pairs[place], 1.0)
+    middle = _MAX_LAG
+    correlation /= correlation[middle, middle]
+    nearest = max(correlation[middle, middle + 1],
+                  correlation[middle + 1, middle])
+    # what is measured far out is noise of the measurement
+    distance = np.hypot(lags[:, None], lags)
+    correlation *= np.cos(0.5 * np.pi * np.clip(
+        (distance - 2.0) / (_MAX_LAG - 2.0), 0.0, 1.0))**2
+    side = 8 * _MAX_LAG
+    padded = np.zeros((side, side))
+    padded[place] = correlation
+    power = np.maximum(rfft2(padded).real, _MIN_POWER)
+    kernel = irfft2(np.sqrt(power), s=(side, side))[place]
+    return (kernel / np.sqrt(np.sum(kernel**2)), float(nearest), measured)
+
+
+def _local_mean(value, good, size):
+    """
+    Return the means of the good pixels around each pixel.
+    """
+    weight = uniform_filter(good.astype(np.float32), size, mode='constant')
+    total = uniform_filter(np.where(good, value, 0.0).astype(np.float32),
+                           size, mode='constant')
+    return total / np.maximum(weight, 1e-6)

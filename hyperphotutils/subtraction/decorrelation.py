@@ -1,0 +1,268 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Making the noise of a difference white again.
+"""
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction.difference import over_tiles
+from hyperphotutils.subtraction.kernel import SpatialKernel
+from hyperphotutils.subtraction.polynomials import (
+    polynomial_terms,
+    sample_grid,
+)
+from hyperphotutils.subtraction.tiling import (
+    convolve_fixed,
+    cut,
+    low_rank_kernel,
+    smoothed,
+)
+
+__all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
+
+# The polynomials of the position from which the kernels are made
+_ORDER = 4
+_TOLERANCE = 3e-3
+_MIN_POWER = 1e-3
+# The least variance in units of that of the target in the same pixel
+_LEAST = 0.5
+# The largest weight of masked pixels
+_MAX_MASKED = 0.1
+
+
+def whitening_kernel(kernel, target_variance, source_variance, *,
+                     target_kernel=None, source_kernel=None):
+    """
+    Calculate the kernel that makes the noise of a difference white.
+
+    Its Fourier transform is
+
+    .. math::
+
+        \\phi(k) = \\sqrt{\\frac{V_t + s^2 V_s}
+                               {V_t + V_s |K(k)|^2}}
+
+    with the sum s of the kernel K (Reiss & Lupton 2016, DMTN-021). As
+    it is one at :math:`k = 0`, fluxes are kept. The signal-to-noise
+    ratio of a point source on the result is that of the proper
+    difference of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27).
+
+    Parameters
+    ----------
+    kernel : 3D `~numpy.ndarray`
+        A stack of kernels with which the source was convolved.
+
+    target_variance, source_variance : 1D `~numpy.ndarray`
+        The variances of the sky in the two images, one for each kernel.
+
+    target_kernel, source_kernel : 2D `~numpy.ndarray`, optional
+        The kernels that make the noise of the images of white noise, if
+        it is correlated. V is then the variance of that white noise.
+
+    Returns
+    -------
+    whitening : 3D `~numpy.ndarray`
+        The kernels, with the side of ``kernel``.
+    """
+    side = kernel.shape[-1]
+    size = next_fast_len(3 * side, real=True)
+    power = np.abs(rfft2(kernel, s=(size, size)))**2
+    target, source = (
+        np.asarray(variance, dtype=float)[:, None, None] * (
+            1.0 if noise is None else _power(noise, size))
+        for variance, noise in ((target_variance, target_kernel),
+                                (source_variance, source_kernel)))
+    total = target + source * power
+    # the power at k = 0 stands first
+    phi = np.sqrt(total[:, :1, :1] / total)
+    image = np.fft.fftshift(irfft2(phi, s=(size, size)),
+                            axes=(1, 2))
+    half, radius = size // 2, side // 2
+    image = image[:, half - radius:half + radius + 1,
+                  half - radius:half + radius + 1]
+    return image / image.sum(axis=(1, 2))[:, None, None]
+
+
+def _power(kernel, size):
+    """
+    Return the power spectrum of white noise that was convolved.
+
+    Where it has none, noise cannot be made white; a floor keeps the
+    whitening kernel finite.
+    """
+    power = np.abs(rfft2(kernel, s=(size, size)))**2
+    return np.maximum(power, _MIN_POWER * power.max())
+
+
+class Decorrelation:
+    """
+    The whitening kernel of a pair of images at each position.
+
+    Parameters
+    ----------
+    kernel : `SpatialKernel`
+        The kernel with which the source was convolved.
+
+    noise : `NoiseGrid`
+        The variances of the sky in target and source.
+
+    psf : `SpatialKernel`
+        The PSF of the target.
+    """
+
+    def __init__(self, kernel, noise, psf):
+        self.kernel = kernel
+        self.noise = noise
+        self.psf = psf
+        x, y = sample_grid(kernel.shape)
+        self._samples = self(x, y)
+
+    def __call__(self, x, y):
+        """
+        Return the kernel at positions.
+
+        Parameters
+        ----------
+        x, y : float or 1D `~numpy.ndarray`
+            The positions.
+
+        Returns
+        -------
+        whitening : `~numpy.ndarray`
+            The kernel; a stack of them for arrays.
+        """
+        xs, ys = np.atleast_1d(x), np.atleast_1d(y)
+        target, source = self.noise.kernels
+        phi = whitening_kernel(self.kernel(xs, ys), *self.noise(xs, ys),
+                               target_kernel=target, source_kernel=source)
+        return phi if np.ndim(x) else phi[0]
+
+    def tiled(self):
+        """
+        Return the kernels with which it is applied.
+
+        Returns
+        -------
+        whiten, target_square, source_square : `TiledKernel`
+            The kernel of the difference, and those of the variances of
+            the target and of the source.
+
+        Notes
+        -----
+        Where there is light, the noise of one image is more than in the
+        sky, and the sum is not white: the noise of the convolved image
+        is that of low frequencies. The variances of both are therefore
+        scaled so that the error of a PSF flux, calculated as for white
+        noise, is right. In the sky this changes nothing.
+        """
+        shape = self.kernel.shape
+        x, y = sample_grid(shape)
+        phi = self._samples
+        noise = self.noise.kernels
+        target = smoothed(phi, noise[0])
+        source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
+                                      axes=(1, 2)), noise[1])
+        point = fftconvolve(self.psf(x, y), phi, axes=(1, 2))
+        target, source = (image**2 * _share_in_fluxes(image, point)
+                          for image in (target, source))
+        return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
+                                     tolerance=tolerance)
+                     for samples, tolerance in ((phi, _TOLERANCE),
+                                                (target, 1e-2),
+                                                (source, 1e-2)))
+
+    def as_spatial_kernel(self):
+        """
+        Return the whitening kernel as a polynomial of the position.
+
+        Returns
+        -------
+        kernel : `SpatialKernel`
+            The kernel.
+        """
+        x, y = sample_grid(self.kernel.shape)
+        terms = polynomial_terms(x, y, _ORDER, self.kernel.shape)
+        fitted = np.linalg.lstsq(
+            terms, self._samples.reshape(len(x), -1), rcond=None)[0]
+        return SpatialKernel(
+            fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
+
+
+def _share_in_fluxes(kernel, point):
+    """
+    Return the variance of PSF fluxes with noise of a kernel, in units of
+    what the variance of the pixels alone would tell.
+    """
+    filtered = fftconvolve(point, kernel[:, ::-1, ::-1], axes=(1, 2))
+    squares = [np.sum(image**2, axis=(1, 2))
+               for image in (filtered, point, kernel)]
+    return (squares[0] / (squares[1] * squares[2]))[:, None, None]
+
+
+def decorrelate(products, decorrelation, target, source, *, masked, unknown,
+                tile_size=None, n_workers=1):
+    """
+    Convolve a difference so that its noise becomes white.
+
+    Parameters
+    ----------
+    products : `Products`
+        The difference and what belongs to it.
+
+    decorrelation : `Decorrelation`
+        The whitening kernel.
+
+    target, source : `Frame`
+        The images.
+
+    masked, unknown : int
+        The bits of the flags of all masked pixels, and of those whose
+        value is not even known roughly.
+
+    tile_size : int, optional
+        The largest side of a tile.
+
+    n_workers : int, optional
+        The number of threads.
+
+    Returns
+    -------
+    difference, error : 2D `~numpy.ndarray` of float32
+        The convolved difference and its standard deviation.
+
+    mask : 2D bool `~numpy.ndarray`
+        The pixels that are not to be used.
+    """
+    shape = target.shape
+    radius = decorrelation.kernel.radius
+    whiten, target_square, source_square = decorrelation.tiled()
+    difference, error = (np.empty(shape, dtype=np.float32)
+                         for _ in range(2))
+    mask = np.empty(shape, dtype=bool)
+
+    def one(y0, y1, x0, x1):
+        tile = np.s_[y0:y1, x0:x1]
+        window = (y0 - radius, y1 + radius, x0 - radius, x1 + radius)
+        flags = cut(products.flags, *window, fill=masked)
+        value = cut(products.difference, *window, fill=0.0)
+        value[(flags & unknown) > 0] = 0.0
+        difference[tile] = whiten(value, y0, x0)
+        own = target.window(*window)[1]
+        variance = target_square(own, y0, x0)
+        variance += source_square(source.window(*window)[1], y0, x0)
+        # next to bad pixels a short sum may even be negative
+        inner = np.s_[radius:-radius, radius:-radius]
+        error[tile] = np.sqrt(np.maximum(variance, _LEAST * own[inner]))
+        bad = (flags & masked) > 0
+        mask[tile] = bad[inner]
+        if bad.any():
+            weight = np.abs(decorrelation(0.5 * (x0 + x1 - 1),
+                                          0.5 * (y0 + y1 - 1)))
+            mask[tile] |= convolve_fixed(
+                weight / weight.sum(), bad.astype(np.float32),
+                shape) > _MAX_MASKED
+
+    over_tiles(one, shape, tile_size, n_workers)
+    return difference, error, mask

@@ -1,0 +1,292 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Convolution with kernels that vary over the image, tile by tile.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.polynomial.legendre import legvander
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction.polynomials import (
+    polynomial_degrees,
+    polynomial_terms,
+    scaled_position,
+)
+
+__all__ = ['TiledKernel', 'convolve_fixed', 'cut', 'fast_shape',
+           'low_rank_kernel', 'smoothed', 'tiles']
+
+# The side of a tile without its margin, if nothing else is asked for
+_TILE_SIZE = 520
+
+
+class TiledKernel:
+    """
+    A kernel that varies over the image, applied to one tile of it.
+
+    It is :math:`\\sum_r w_r(x, y) U_r` with images :math:`U_r` and
+    polynomials :math:`w_r`.
+
+    Parameters
+    ----------
+    images : 3D `~numpy.ndarray`
+        The images, of shape (n_images, side, side).
+
+    weights : 3D `~numpy.ndarray`
+        The coefficients of the products of Legendre polynomials, of
+        shape (n_images, order + 1, order + 1), those of y first.
+
+    shape : tuple of int
+        The shape of the whole image.
+    """
+
+    def __init__(self, images, weights, shape):
+        self.images = images
+        self.weights = weights
+        self.shape = shape
+        self.radius = images.shape[-1] // 2
+        self._spectra = {}
+
+    def spectra(self, fft_shape, dtype):
+        """
+        Return the Fourier transforms of the images, kept for later.
+
+        Parameters
+        ----------
+        fft_shape : tuple of int
+            The shape of the transform.
+
+        dtype : dtype
+            The type of the image to convolve.
+
+        Returns
+        -------
+        spectra : 3D `~numpy.ndarray`
+            The transforms.
+        """
+        key = (*fft_shape, np.dtype(dtype).char)
+        if key not in self._spectra:
+            self._spectra[key] = rfft2(self.images.astype(dtype),
+                                       s=fft_shape)
+        return self._spectra[key]
+
+    def __call__(self, padded, y0, x0, *, spectrum=None, margin=None):
+        """
+        Convolve a tile.
+
+        Parameters
+        ----------
+        padded : 2D `~numpy.ndarray`
+            The tile with a margin on each side.
+
+        y0, x0 : int
+            The place of the first pixel of the tile, without its
+            margin, in the image.
+
+        spectrum : 2D `~numpy.ndarray`, optional
+            The Fourier transform of ``padded``, if it is known.
+
+        margin : int, optional
+            The width of the margin, if it is more than the radius of
+            the kernel.
+
+        Returns
+        -------
+        convolved : 2D `~numpy.ndarray`
+            The tile without its margin.
+        """
+        margin = self.radius if margin is None else margin
+        height, width = np.subtract(padded.shape, 2 * margin)
+        fft_shape = fast_shape(padded.shape)
+        if spectrum is None:
+            spectrum = rfft2(padded, s=fft_shape)
+        spectra = self.spectra(fft_shape, padded.dtype)
+        ny, nx = self.shape
+        order = self.weights.shape[-1] - 1
+        along_y = legvander(scaled_position(y0 + np.arange(height), ny),
+                            order)
+        along_x = legvander(scaled_position(x0 + np.arange(width), nx),
+                            order)
+        # the full convolution is shifted by the radius of the kernel
+        first = margin + self.radius
+        cut = np.s_[first:first + height, first:first + width]
+        out = np.zeros((height, width), dtype=padded.dtype)
+        for weight, kernel in zip(self.weights, spectra, strict=True):
+            part = irfft2(spectrum * kernel, s=fft_shape,
+                          overwrite_x=True)[cut]
+            if np.any(weight.ravel()[1:]):
+                # the last product makes the weight of each pixel
+                part = part * ((along_y @ weight).astype(out.dtype)
+                               @ along_x.T.astype(out.dtype))
+            else:
+                part = part * out.dtype.type(weight[0, 0])
+            out += part
+        return out
+
+
+def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
+    """
+    Approximate a kernel that is known at some positions by a short sum.
+
+    The samples are decomposed into singular vectors, and the weights
+    of the largest are made polynomials of the position.
+
+    Parameters
+    ----------
+    samples : 3D `~numpy.ndarray`
+        The kernel at the positions.
+
+    x, y : 1D `~numpy.ndarray`
+        The positions.
+
+    shape : tuple of int
+        The shape of the whole image.
+
+    order : int
+        The highest total degree of the polynomials.
+
+    tolerance : float, optional
+        What may be dropped, as the root of the sum of the squares of
+        the singular values, in units of that of all.
+
+    Returns
+    -------
+    tiled : `TiledKernel`
+        The kernel.
+    """
+    side = samples.shape[-1]
+    u, s, vt = np.linalg.svd(samples.reshape(len(x), -1),
+                             full_matrices=False)
+    rest = np.sqrt(np.cumsum(s[::-1]**2)[::-1] / max((s**2).sum(), 1e-300))
+    rank = max(1, int(np.count_nonzero(rest > tolerance)))
+    terms = polynomial_terms(x, y, order, shape)
+    coefficients = np.linalg.lstsq(terms, u[:, :rank] * s[:rank],
+                                   rcond=None)[0]
+    weights = np.zeros((rank, order + 1, order + 1))
+    for n, (i, j) in enumerate(polynomial_degrees(order)):
+        weights[:, j, i] = coefficients[n]
+    return TiledKernel(vt[:rank].reshape(rank, side, side), weights, shape)
+
+
+def smoothed(kernels, noise_kernel):
+    """
+    Convolve kernels with that of the noise, if there is one.
+
+    Parameters
+    ----------
+    kernels : 3D `~numpy.ndarray`
+        The kernels.
+
+    noise_kernel : 2D `~numpy.ndarray` or None
+        The kernel that makes the noise of the image of white noise.
+
+    Returns
+    -------
+    smoothed : 3D `~numpy.ndarray`
+        The kernels, of the same side.
+    """
+    if noise_kernel is None:
+        return kernels
+    return fftconvolve(kernels, noise_kernel[None], mode='same',
+                       axes=(1, 2))
+
+
+def convolve_fixed(image, padded, shape):
+    """
+    Convolve a tile with one kernel.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The kernel.
+
+    padded : 2D `~numpy.ndarray`
+        The tile with a margin of the radius of the kernel.
+
+    shape : tuple of int
+        The shape of the whole image.
+
+    Returns
+    -------
+    convolved : 2D `~numpy.ndarray`
+        The tile without its margin.
+    """
+    return TiledKernel(image[None], np.ones((1, 1, 1)), shape)(padded, 0, 0)
+
+
+def fast_shape(shape):
+    """
+    Return a shape of at least this size for fast Fourier transforms.
+
+    The kernel may wrap around into the margin, which is cut off.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of a tile with its margin.
+
+    Returns
+    -------
+    fft_shape : tuple of int
+        The shape.
+    """
+    return tuple(next_fast_len(int(size), real=True) for size in shape)
+
+
+def tiles(shape, size=None):
+    """
+    Cut an image into tiles of nearly equal size.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of the image.
+
+    size : int, optional
+        The largest side of a tile.
+
+    Returns
+    -------
+    limits : list of tuple of int
+        The first row and the one after the last, and the same of the
+        columns, of each tile.
+    """
+    size = size or _TILE_SIZE
+    edges = []
+    for length in shape:
+        n_tiles = -(-length // size)
+        edges.append([length * i // n_tiles for i in range(n_tiles + 1)])
+    rows, columns = edges
+    return [(y0, y1, x0, x1)
+            for y0, y1 in pairwise(rows) for x0, x1 in pairwise(columns)]
+
+
+def cut(image, y0, y1, x0, x1, *, fill):
+    """
+    Cut a part out of an image that may reach beyond its edges.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image.
+
+    y0, y1, x0, x1 : int
+        The first row and the one after the last, and the same of the
+        columns.
+
+    fill : float
+        The value outside of the image.
+
+    Returns
+    -------
+    part : 2D `~numpy.ndarray`
+        A copy of the part.
+    """
+    ny, nx = image.shape
+    a0, a1, b0, b1 = max(y0, 0), min(y1, ny), max(x0, 0), min(x1, nx)
+    part = np.full((y1 - y0, x1 - x0), fill, dtype=image.dtype)
+    part[a0 - y0:a1 - y0, b0 - x0:b1 - x0] = image[a0:a1, b0:b1]
+    return part

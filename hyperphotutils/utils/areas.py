@@ -1,0 +1,182 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The solid angles of all pixels of a map.
+"""
+
+from functools import cached_property
+
+import astropy.units as u
+import numpy as np
+from scipy.interpolate import RectBivariateSpline
+
+from hyperphotutils.utils.wcs import pixel_area
+
+__all__ = ['PixelAreas']
+
+# Pixels whose areas agree to this fraction have one area.
+_SAME = 1e-4
+
+# The largest relative error of an interpolated area.
+_TOLERANCE = 1e-5
+
+# Numbers of nodes along an axis; beyond the last, areas are not
+# interpolated.
+_N_NODES = (9, 17, 33, 65)
+
+
+class PixelAreas:
+    """
+    Class for the solid angles of the pixels of a map.
+
+    They are one number where the map is small, and vary where the
+    projection or a distortion stretches the pixels: by a factor of 2 in
+    a plate carree map (CAR) at a latitude of 60 degrees, or by 11
+    percent in a gnomonic map (TAN) 15 degrees from its center.
+
+    Parameters
+    ----------
+    wcs : `~astropy.wcs.WCS`
+        A WCS with two celestial axes; other axes are ignored.
+
+    shape : tuple of int
+        The ``(ny, nx)`` shape of the map.
+
+    Notes
+    -----
+    Areas are interpolated by cubic splines between nodes at which the
+    Jacobian of the projection is computed; nodes are added until the
+    relative error half-way between them is below 1e-5. Where that does
+    not succeed, as on a map whose corners are off the sky, each area is
+    that of the quadrilateral between the corners of the pixel.
+
+    Examples
+    --------
+    >>> from astropy.wcs import WCS
+    >>> from hyperphotutils.utils import PixelAreas
+    >>> wcs = WCS(naxis=2)
+    >>> wcs.wcs.ctype = ['GLON-CAR', 'GLAT-CAR']
+    >>> wcs.wcs.crval, wcs.wcs.crpix = [30, 0], [1, 1]
+    >>> wcs.wcs.cdelt = [-0.5, 0.5]
+    >>> areas = PixelAreas(wcs, (121, 21))
+    >>> areas.is_constant
+    False
+    >>> print(areas.center.to('deg2').round(4))
+    0.2165 deg2
+    >>> areas.relative(slice(120, 121))[0, :2].round(4)
+    array([0.5774, 0.5774])
+    """
+
+    def __init__(self, wcs, shape):
+        self.wcs = wcs
+        self.shape = tuple(shape)
+
+    def __repr__(self):
+        low, high = self.range
+        return (f'<{type(self).__name__}(shape={self.shape}, '
+                f'center={self.center:.6g}, range=({low:.6g}, {high:.6g}))>')
+
+    @cached_property
+    def center(self):
+        """
+        The solid angle of a pixel at the center of the map.
+        """
+        ny, nx = self.shape
+        return pixel_area(self.wcs, 0.5 * (nx - 1), 0.5 * (ny - 1))[0]
+
+    @cached_property
+    def is_constant(self):
+        """
+        Whether all pixels have the area of the center to 1e-4.
+        """
+        areas = self._at(*self._nodes(_N_NODES[0]))
+        return bool(np.all(np.abs(areas - 1.0) < _SAME))
+
+    @cached_property
+    def range(self):
+        """
+        The smallest and the largest area in units of that at the center;
+        (1, 1) where one number is enough.
+        """
+        if self.is_constant:
+            return (1.0, 1.0)
+        areas = self._at(*self._nodes(_N_NODES[2]))
+        return (float(np.nanmin(areas)), float(np.nanmax(areas)))
+
+    def relative(self, rows):
+        """
+        Return the areas of some rows in units of that at the center.
+
+        Parameters
+        ----------
+        rows : slice
+            The rows; a map is best worked on in blocks of rows.
+
+        Returns
+        -------
+        areas : float or 2-D `~numpy.ndarray`
+            The relative areas: 1 if one number is enough, else of shape
+            ``(n_rows, nx)``, NaN for pixels off the sky.
+        """
+        if self.is_constant:
+            return 1.0
+        y = np.arange(self.shape[0])[rows]
+        x = np.arange(self.shape[1])
+        if self._spline is not None:
+            return self._spline(y, x)
+        return self._exact(y, x)
+
+    def _nodes(self, n_nodes):
+        """
+        Return rows and columns of nodes from edge to edge.
+        """
+        return tuple(np.linspace(-0.5, size - 0.5, n_nodes)
+                     for size in self.shape)
+
+    def _at(self, y, x):
+        """
+        Return the relative areas at the nodes of a grid.
+        """
+        yy, xx = np.meshgrid(y, x, indexing='ij')
+        areas = pixel_area(self.wcs, xx.ravel(), yy.ravel()) / self.center
+        return areas.value.reshape(xx.shape)
+
+    @cached_property
+    def _spline(self):
+        """
+        The interpolation, `None` where it is not good enough.
+        """
+        for n_nodes in _N_NODES:
+            if n_nodes**2 > 0.25 * self.shape[0] * self.shape[1]:
+                return None
+            y, x = self._nodes(n_nodes)
+            values = self._at(y, x)
+            if not np.all(np.isfinite(values)):
+                return None
+            spline = RectBivariateSpline(y, x, values)
+            middle_y, middle_x = (0.5 * (v[1:] + v[:-1]) for v in (y, x))
+            expected = self._at(middle_y, middle_x)
+            error = np.abs(spline(middle_y, middle_x) - expected)
+            if np.all(error <= _TOLERANCE * expected):
+                return spline
+        return None
+
+    def _exact(self, y, x):
+        """
+        Return the relative areas of single pixels.
+        """
+        corner_x, corner_y = np.meshgrid(np.append(x, x[-1] + 1) - 0.5,
+                                         np.append(y, y[-1] + 1) - 0.5)
+        wcs = self.wcs if self.wcs.naxis == 2 else self.wcs.celestial
+        world = wcs.pixel_to_world_values(corner_x, corner_y)
+        lon, lat = (np.deg2rad(world[i]) for i in (wcs.wcs.lng, wcs.wcs.lat))
+        corners = np.stack([np.cos(lat) * np.cos(lon),
+                            np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+        areas = 0.5 * np.linalg.norm(np.cross(
+            corners[1:, 1:] - corners[:-1, :-1],
+            corners[1:, :-1] - corners[:-1, 1:]), axis=-1)
+        areas /= self.center.to_value(u.sr)
+        rows, columns = np.nonzero(~np.isfinite(areas))
+        # at the edge of the sky some corners are off it
+        areas[rows, columns] = (pixel_area(self.wcs, x[columns], y[rows])
+                                / self.center).value if rows.size else 0.0
+        return areas

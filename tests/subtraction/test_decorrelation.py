@@ -1,0 +1,126 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the decorrelation and the correlation module.
+"""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.ndimage import gaussian_filter
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction import SpatialKernel
+from hyperphotutils.subtraction.correlation import measure_noise_kernel
+from hyperphotutils.subtraction.decorrelation import (
+    Decorrelation,
+    whitening_kernel,
+)
+from hyperphotutils.subtraction.frames import Frame, NoiseGrid
+
+GRID = np.arange(-15, 16)
+
+
+def gaussian(sigma, total=1.0):
+    image = np.exp(-0.5 * (GRID[:, None]**2 + GRID**2) / sigma**2)
+    return total * image / image.sum()
+
+
+def autocorrelation(image):
+    return fftconvolve(image, image[::-1, ::-1])
+
+
+def test_whitened_noise_is_white():
+    """
+    After the whitening the covariance of neighbors, which is known in
+    closed form, vanishes, and the variance is that of large scales.
+    """
+    kernel = gaussian(1.5, 1.3)
+    phi = whitening_kernel(kernel[None], [4.0], [9.0])[0]
+    assert_allclose(phi.sum(), 1.0)
+    covariance = (4.0 * autocorrelation(phi)
+                  + 9.0 * autocorrelation(fftconvolve(phi, kernel,
+                                                      mode='same')))
+    middle = covariance.shape[0] // 2
+    total = 4.0 + 1.3**2 * 9.0
+    assert_allclose(covariance[middle, middle], total, rtol=5e-3)
+    covariance[middle, middle] = 0.0
+    assert np.abs(covariance).max() < 5e-3 * total
+
+
+def test_correlated_noise_of_the_images():
+    """
+    Noise that is correlated in both images becomes white, too.
+    """
+    kernel, smooth = gaussian(1.5, 0.8), gaussian(0.6)
+    smooth /= np.sqrt(np.sum(smooth**2))
+    phi = whitening_kernel(kernel[None], [4.0], [9.0], target_kernel=smooth,
+                           source_kernel=smooth)[0]
+    covariance = sum(
+        variance * autocorrelation(fftconvolve(
+            fftconvolve(phi, image, mode='same'), smooth, mode='same'))
+        for variance, image in ((4.0, gaussian(0.05)), (9.0, kernel)))
+    middle = covariance.shape[0] // 2
+    peak = covariance[middle, middle]
+    covariance[middle, middle] = 0.0
+    assert np.abs(covariance).max() < 0.02 * peak
+
+
+def test_errors_of_psf_fluxes():
+    """
+    The error of a PSF flux by the formula for white noise is the exact
+    one, also where the noise of one image is much more than in the sky.
+    """
+    shape = (200, 200)
+    kernel = gaussian(1.5, 1.2)
+    psf = gaussian(2.0)
+    noise = NoiseGrid(np.full((7, 7), 4.0), np.full((7, 7), 9.0), shape)
+    decorrelation = Decorrelation(SpatialKernel(kernel[None], shape), noise,
+                                  SpatialKernel(psf[None], shape))
+    _, target, source = decorrelation.tiled()
+    phi = decorrelation(100.0, 100.0)
+    point = fftconvolve(psf, phi)
+    norm = np.sum(point**2)
+    for tiled, image in ((target, phi),
+                         (source, fftconvolve(phi, kernel, mode='same'))):
+        exact = np.sum(fftconvolve(point, image[::-1, ::-1])**2) / norm**2
+        pixel = tiled(np.ones((62 + 1, 62 + 1)), 0, 0, margin=31)[0, 0]
+        assert_allclose(pixel / norm, exact, rtol=5e-3)
+
+
+@pytest.mark.parametrize('sigma', [0.0, 0.6, 0.9])
+def test_noise_kernel_is_measured(sigma):
+    """
+    The covariance of neighbors is found again beside stars and a slope.
+    """
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(400, 420))
+    if sigma:
+        image = gaussian_filter(image, sigma)
+        image /= image.std()
+    expected = [np.mean(image * np.roll(image, shift, (0, 1)))
+                for shift in ((0, 1), (1, 1), (2, 0))]
+    yy, xx = np.mgrid[:400, :420]
+    for x, y in rng.uniform(0, 400, (40, 2)):
+        image += 50.0 * np.exp(-0.5 * ((xx - x)**2 + (yy - y)**2) / 4.0)
+    image += 0.02 * xx
+    frame = Frame(image, np.ones(image.shape), None, 'image')
+    kernel, nearest, power = measure_noise_kernel(frame)
+    covariance = autocorrelation(kernel)
+    middle = covariance.shape[0] // 2
+    measured = [covariance[middle + dy, middle + dx]
+                for dy, dx in ((0, 1), (1, 1), (2, 0))]
+    assert_allclose(measured, expected, atol=0.04)
+    assert_allclose(nearest, expected[0], atol=0.04)
+    assert_allclose(power, 1.0, atol=0.05)
+
+
+def test_crowded_field_has_no_noise_kernel():
+    """
+    The light of unresolved sources is not taken for correlated noise.
+    """
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(200, 200))
+    confusion = gaussian_filter(rng.normal(size=(200, 200)), 2.0)
+    image += 5.0 * confusion / confusion.std()
+    frame = Frame(image, np.ones(image.shape), None, 'image')
+    assert measure_noise_kernel(frame)[0] is None

@@ -1,0 +1,241 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the result module, and for what is read from files.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.signal import fftconvolve
+
+from hyperphotutils.subtraction import (
+    DIFFERENCE_FLAG_DESCRIPTIONS,
+    DIFFERENCE_FLAGS,
+    ImageSubtractor,
+    SpatialKernel,
+    SubtractionResult,
+    ccd_error,
+)
+
+QUICK = ImageSubtractor(10, kernel_order=1)
+
+
+def make_wcs(shift=0.0):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    wcs.wcs.crval = [150.0, 2.0]
+    wcs.wcs.crpix = [160.0 + shift, 150.0]
+    wcs.wcs.cdelt = [-1e-4, 1e-4]
+    wcs.wcs.set()
+    return wcs
+
+
+class TestRoundTrip:
+    @pytest.fixture(name='again')
+    def fixture_again(self, result, tmp_path):
+        result.write(tmp_path / 'result.fits')
+        return SubtractionResult.read(tmp_path / 'result.fits')
+
+    def test_images(self, result, again):
+        for ours, theirs in ((again, result), (again.decorrelated,
+                                               result.decorrelated)):
+            for name in ('difference', 'error'):
+                assert_array_equal(getattr(ours, name).value,
+                                   getattr(theirs, name).value)
+                assert getattr(ours, name).unit == u.adu
+            assert_array_equal(ours.mask, theirs.mask)
+            assert_allclose(ours.psf(20, 30), theirs.psf(20, 30))
+        assert_array_equal(again.flags, result.flags)
+        assert_array_equal(again.convolved.value, result.convolved.value)
+
+    def test_derived(self, result, again):
+        assert again.stats == result.stats
+        assert_allclose(again.kernel_sum(3, 5), result.kernel_sum(3, 5))
+        assert_allclose(again.background.value, result.background.value)
+        assert_allclose(again.covariance(30, 40).value,
+                        result.covariance(30, 40).value)
+        assert list(again.stamps['status']) == list(result.stamps['status'])
+        assert again.meta['convolve'] == 'template'
+        assert 'ImageSubtractor(' in again.meta['call']
+
+    def test_kernel_alone(self, result, tmp_path):
+        result.write(tmp_path / 'result.fits')
+        kernel = SpatialKernel.read(tmp_path / 'result.fits')
+        assert_array_equal(kernel.terms, result.kernel.terms)
+
+    def test_no_cutouts(self, again):
+        with pytest.raises(ValueError, match='subtract the images again'):
+            again.stamp(1)
+
+    def test_other_file(self, tmp_path):
+        fits.writeto(tmp_path / 'other.fits', np.ones((3, 3)))
+        with pytest.raises(ValueError, match='is no result'):
+            SubtractionResult.read(tmp_path / 'other.fits')
+        with pytest.raises(ValueError, match='no extension KERNEL'):
+            SpatialKernel.read(tmp_path / 'other.fits')
+
+
+def test_difference_is_science_minus_convolved(pair, result):
+    good = ~result.mask
+    assert_allclose((pair.science.data - result.convolved.value)[good],
+                    result.difference.value[good], atol=0.02)
+
+
+def test_convolved_is_kernel_and_background(pair, result):
+    """
+    The kernel applied to the template again, with the background, is
+    the convolved image.
+    """
+    template = np.where(pair.template.mask, np.nan, pair.template.data)
+    level = np.nanmedian(template)
+    convolved = result.kernel.convolve(np.nan_to_num(template - level))
+    convolved += result.background.value + level * result.kernel.sum(
+        159.5, 149.5)
+    near = result.kernel.radius
+    y, x = np.nonzero(pair.template.mask)
+    far = np.ones(result.mask.shape, bool)
+    far[:near], far[-near:], far[:, :near], far[:, -near:] = (False,) * 4
+    for dy in range(-near, near + 1):
+        far[np.clip(y + dy, 0, 299)[:, None],
+            np.clip(x[:, None] + np.arange(-near, near + 1), 0, 319)] = False
+    assert far.sum() > 2000
+    assert_allclose(convolved[far], result.convolved.value[far], rtol=1e-3)
+
+
+def test_psf(pair, result):
+    """
+    The PSF that was given comes back, convolved for the other image.
+    """
+    expected = pair.science_psf.image(100, 200)
+    assert_allclose(result.psf(100, 200), expected, atol=0.01 * expected.max())
+    white = fftconvolve(result.psf(100, 200),
+                        result.decorrelated.kernel(100, 200), mode='same')
+    assert_allclose(result.decorrelated.psf(100, 200), white)
+
+
+def test_measured_psf(pair):
+    """
+    Without a PSF, it is measured on the stars.
+    """
+    result = QUICK(pair.science, pair.template)
+    measured = result.psf(160, 150)
+    radius = measured.shape[0] // 2
+    true = pair.science_psf.image(160, 150, radius)
+    true /= true.sum()
+    assert_allclose(measured.sum(), 1.0, rtol=1e-9)
+    # in the weight of PSF photometry
+    assert abs(np.sum(measured * true) / np.sum(true**2) - 1.0) < 0.05
+    assert np.abs(measured - true).max() < 0.1 * true.max()
+
+
+def test_ccddata(result):
+    image = result.to_ccddata()
+    assert image.unit == u.adu
+    assert_array_equal(image.mask, result.mask)
+    assert_array_equal(image.uncertainty.array, result.error.value)
+
+
+def test_flags_are_described():
+    assert set(DIFFERENCE_FLAGS) == set(DIFFERENCE_FLAG_DESCRIPTIONS)
+    assert len(set(DIFFERENCE_FLAGS.values())) == len(DIFFERENCE_FLAGS)
+
+
+def test_masked_is_flagged(result):
+    masking = sum(bit for name, bit in DIFFERENCE_FLAGS.items()
+                  if name != 'filled')
+    assert_array_equal(result.mask, (result.flags & masking) > 0)
+
+
+def test_plot(result):
+    figure = result.plot()
+    titles = [ax.get_title() for ax in figure.axes]
+    for title in ('science', 'convolved template', 'stars', 'significance'):
+        assert title in titles
+    # the image that is not convolved is drawn as it is
+    shown = figure.axes[0].get_images()[0].get_array()
+    good = ~result.mask
+    assert_allclose(shown[good], (result.convolved
+                                  + result.difference).value[good])
+
+
+class TestFiles:
+    @pytest.fixture(name='paths')
+    def fixture_paths(self, pair, tmp_path):
+        header = make_wcs().to_header()
+        header['BUNIT'] = 'adu'
+        for name, data in (('science', pair.science.data),
+                           ('template', pair.template.data),
+                           ('error', pair.science.uncertainty.array),
+                           ('template_error',
+                            pair.template.uncertainty.array),
+                           ('mask', pair.science.mask.astype('u1')),
+                           ('template_mask',
+                            pair.template.mask.astype('i4') * 128)):
+            if 'mask' in name:
+                header.pop('BUNIT', None)
+            fits.writeto(tmp_path / f'{name}.fits', data, header)
+        return tmp_path
+
+    def test_paths_and_hdus(self, pair, result, paths):
+        """
+        Files and HDUs bring the same images, with units and WCS.
+        """
+        options = {name: str(paths / f'{name}.fits') for name in (
+            'error', 'template_error', 'mask', 'template_mask')}
+        options['psf'] = pair.science_psf.image
+        with fits.open(paths / 'template.fits') as hdus:
+            again = ImageSubtractor()(paths / 'science.fits', hdus[0],
+                                      **options)
+        assert again.unit == u.adu
+        assert_allclose(again.wcs.wcs.crval, [150.0, 2.0])
+        good = ~(again.mask | result.mask)
+        assert_allclose(again.difference[good].value,
+                        result.difference[good].value, atol=0.01)
+
+    def test_wcs_of_the_result(self, paths, tmp_path):
+        result = QUICK(paths / 'science.fits', paths / 'template.fits',
+                       error=paths / 'error.fits',
+                       template_error=paths / 'template_error.fits')
+        result.write(tmp_path / 'out.fits')
+        again = SubtractionResult.read(tmp_path / 'out.fits')
+        assert_allclose(again.wcs.wcs.crpix, [160.0, 150.0])
+
+    def test_wcs_must_agree(self, pair):
+        """
+        Images whose WCSs are pixels apart are not subtracted; small
+        errors of the alignment are left to the kernel.
+        """
+        science, template = CCDData(pair.science), CCDData(pair.template)
+        science.wcs = make_wcs()
+        template.wcs = make_wcs(2.5)
+        with pytest.raises(ValueError, match=r'up to 2\.5 pixels: align'):
+            QUICK(science, template)
+        template.wcs = make_wcs(0.4)
+        assert QUICK(science, template).wcs is science.wcs
+
+
+class TestErrorOfCCD:
+    def test_formula(self):
+        error = ccd_error([[110.0, 5.0]] << u.adu, gain=4.0, read_noise=8.0,
+                          pedestal=10.0)
+        assert_allclose(error.value, [[np.sqrt(25.0 + 4.0), 2.0]])
+        assert error.unit == u.adu
+
+    def test_pair(self, pair):
+        """
+        The errors of simulated images are found again.
+        """
+        error = ccd_error(pair.science, gain=2.0, read_noise=8.0)
+        assert_allclose(error.value, pair.science.uncertainty.array,
+                        rtol=1e-5)
+
+    @pytest.mark.parametrize(('options', 'match'), [
+        ({'gain': 0.0}, 'gain'), ({'gain': 1.0, 'read_noise': -1.0}, 'read'),
+    ])
+    def test_wrong_arguments(self, options, match):
+        with pytest.raises(ValueError, match=match):
+            ccd_error(np.ones((3, 3)), **options)
