@@ -388,24 +388,18 @@ class _CubeWork:
                 if (self._part(i).exists() or not row['n_rows'])
                 and (self._rejected_part(i).exists()
                      or not row['n_listed'])}
-        tables, rejected = {}, {}
+        tables = {}
         todo = [i for i in range(len(cube)) if i not in done]
         for index, sources, listed, numbers in self._work(
                 'sources', _extract_channel, todo, cube, self.config):
-            if numbers['n_listed']:
-                self._add_channel(listed, index)
-                listed.write(self._rejected_part(index), overwrite=True)
-                rejected[index] = listed
             if sources is not None:
-                self._keep(index, sources, tables)
+                self._keep(index, sources, listed, tables)
             self.journal.finish(f'sources {index}', numbers)
             done[index] = numbers
         self._add_numbers(table, [done[i] for i in range(len(cube))])
         for i in range(len(cube)):
             if i not in tables and self._part(i).exists():
                 tables[i] = read_catalog(self._part(i))
-            if i not in rejected and done[i]['n_listed']:
-                rejected[i] = QTable.read(self._rejected_part(i))
         parts = {i: tables[i] for i in sorted(tables)}
         empty = self.folder / _PARTS / _EMPTY
         if not parts and not empty.exists():
@@ -420,9 +414,9 @@ class _CubeWork:
             shapes = _stack([with_shapes(part, cube.channel(max(i, first)))
                              for i, part in parts.items()], numbers)
         return (table, _stack(list(parts.values()), numbers),
-                self._stack_rejected(rejected), shapes)
+                self._stack_rejected(done), shapes)
 
-    def _stack_rejected(self, parts):
+    def _stack_rejected(self, done):
         """
         Stack the rejected detections of the channels.
         """
@@ -430,16 +424,21 @@ class _CubeWork:
             return None
         empty = make_empty_rejected(self.cube.wcs)
         self._add_channel(empty, 0)
-        return _with_plain_units(vstack(
-            [parts[i] for i in sorted(parts)] or [empty],
-            metadata_conflicts='silent'))
+        parts = [QTable.read(self._rejected_part(i))
+                 for i in sorted(done) if done[i]['n_listed']]
+        return _with_plain_units(vstack(parts or [empty],
+                                        metadata_conflicts='silent'))
 
-    def _keep(self, index, sources, tables):
+    def _keep(self, index, sources, rejected, tables):
         """
-        Keep the sources of a channel, here and for those who continue.
+        Keep the sources of a channel, here and for those who continue,
+        and its rejected detections.
 
         Of tables without rows one will do: they have the same columns.
         """
+        if rejected is not None and len(rejected):
+            self._add_channel(rejected, index)
+            rejected.write(self._rejected_part(index), overwrite=True)
         self._add_channel(sources, index)
         empty = self.folder / _PARTS / _EMPTY
         if len(sources) > 0:
@@ -552,8 +551,8 @@ def _extract_channel(index, cube, config):
     their numbers.
     """
     numbers = {'n_rows': 0, 'n_listed': 0, 'counts': {}, 'n_detected': 0,
-               'n_companions': 0, 'n_rejected': 0, 'n_measured': 0, 'rms': np.nan, 'noise': '',
-               'n_warnings': 0, 'summary': 'no values'}
+               'n_companions': 0, 'n_rejected': 0, 'n_measured': 0,
+               'rms': np.nan, 'noise': '', 'n_warnings': 0, 'summary': 'no values'}
     values = cube.plane(index)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():

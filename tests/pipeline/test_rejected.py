@@ -222,7 +222,7 @@ def test_cubes_have_one_list(tmp_path, monkeypatch):
         return replace(result, rejected=rejected,
                        n_rejected={'duplicate': 1})
 
-    def stop(work, table, rows):
+    def stop(*_):
         monkeypatch.undo()
         monkeypatch.setattr(cubes, 'extract_image', extract)
         raise KeyboardInterrupt
