@@ -552,7 +552,8 @@ def _extract_channel(index, cube, config):
     """
     numbers = {'n_rows': 0, 'n_listed': 0, 'counts': {}, 'n_detected': 0,
                'n_companions': 0, 'n_rejected': 0, 'n_measured': 0,
-               'rms': np.nan, 'noise': '', 'n_warnings': 0, 'summary': 'no values'}
+               'rms': np.nan, 'noise': '', 'n_warnings': 0,
+               'summary': 'no values'}
     values = cube.plane(index)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
