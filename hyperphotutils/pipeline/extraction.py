@@ -660,8 +660,9 @@ def _nothing(image, phot):
     data = image.data << image.unit
     background = np.full(image.shape, np.nan) << image.unit
     table = _empty_results(image)
+    n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
     table.meta.update(
-        result_meta(phot), n_detected=0, n_companions=0,
+        result_meta(phot), n_detected=n_detected, n_companions=0,
         n_rejected=count_reasons(phot.rejected))
     return Extraction(image, table, clipped_rms(data, mask=image.mask),
                       background=background, model=np.zeros_like(data),

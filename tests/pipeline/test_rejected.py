@@ -141,6 +141,8 @@ def test_a_map_can_lose_all_its_detections(hole, tmp_path, monkeypatch):
     assert len(outcome.table) == 0
     assert outcome.summary.startswith(
         f'no source found, {len(rejected)} rejected, rms ')
+    assert outcome.numbers['n_detected'] == np.count_nonzero(
+        rejected['search'] == 0)
     assert_array_equal(QTable.read(folder / 'rejected.ecsv')['reason'],
                        rejected['reason'])
 
