@@ -702,6 +702,8 @@ def _summarize(table, config):
                        n_measured=int(table['n_measured'].sum()))
         n_found = (f'{table[counted].max()} given in each' if given
                    else f'{numbers["n_detected"]} detected')
+        if n_companions := numbers['n_companions']:
+            n_found += f', {n_companions} companion{"s" * (n_companions != 1)}'
         text += f': {n_found}, {numbers["n_measured"]} measured'
         if numbers['n_rejected']:
             text += f', {numbers["n_rejected"]} rejected (see {REJECTED})'
