@@ -255,7 +255,7 @@ def test_optional_products_can_be_left_out(map_file, tmp_path):
     run(make_config([map_file], tmp_path,
                     output={'ipac': False, 'regions': False}))
     names = {path.name for path in (tmp_path / 'field').iterdir()}
-    assert names == {'catalog.ecsv', 'run.log'}
+    assert names == {'catalog.ecsv', 'rejected.ecsv', 'run.log'}
 
 
 def test_configuration_reaches_the_classes(map_file, tmp_path):
