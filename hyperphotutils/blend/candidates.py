@@ -116,9 +116,7 @@ def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     Return the ratio of the first source of each group, with the other
     sources and a plane free.
     """
-    weight = usable.astype(float)
-    if noise.relative_rms is not None:
-        weight /= noise.relative_rms[y, x]
+    weight = noise.pixel_weights(x, y, usable)
     basis = background_basis(x, y, *sources[:, 0, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     coeffs = np.zeros(basis.shape[:2])

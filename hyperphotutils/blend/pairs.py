@@ -128,9 +128,7 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
     """
     Return what the kernel fits: each source alone, on a plane of its own.
     """
-    weight = usable.astype(float)
-    if noise.relative_rms is not None:
-        weight /= noise.relative_rms[y, x]
+    weight = noise.pixel_weights(x, y, usable)
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)

@@ -459,6 +459,31 @@ class CorrelatedNoise:
                                       col.astype(int)]**power
         return 2.0**np.rint(np.log2(level))
 
+    def pixel_weights(self, x, y, usable):
+        """
+        Return the inverse of ``relative_rms`` for the pixels of
+        footprints.
+
+        Parameters
+        ----------
+        x, y : int array_like of shape (g, p)
+            The pixel coordinates of each of ``g`` footprints.
+
+        usable : bool array_like of shape (g, p)
+            `False` for padding, whose weight is 0.
+
+        Returns
+        -------
+        weights : `~numpy.ndarray` of shape (g, p)
+            The weights.
+        """
+        weights = usable.astype(float)
+        if self.relative_rms is not None:
+            # It may be unknown where there are no data.
+            np.divide(weights, self.relative_rms[y, x], out=weights,
+                      where=usable)
+        return weights
+
     def factors(self, x, y, usable=None, extra=None):
         """
         Factorize the covariance matrices of footprints.

@@ -779,7 +779,7 @@ optional
             image, table if begin is None else table[begin], held)
         init['id'] = table['id']
         # Without bounds two sources can cancel each other.
-        init['positive'] = held.any()
+        init['positive'] = init['hold_shape'] | held.any()
         init = init[~dropped & ~replaced]
         touched = np.isin(table['group_id'],
                           table['group_id'][dropped | held | replaced])

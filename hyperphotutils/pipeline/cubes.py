@@ -51,6 +51,13 @@ from hyperphotutils.pipeline.products import (
     with_shapes,
     write_catalogs,
 )
+from hyperphotutils.pipeline.rejected import (
+    REJECTED,
+    describe_bad_pixels,
+    describe_reasons,
+    make_empty_rejected,
+    write_rejected,
+)
 from hyperphotutils.pipeline.resume import (
     Journal,
     describe_files,
@@ -75,7 +82,8 @@ _LOCK = threading.Lock()
 _PARTS, _EMPTY = 'parts', 'empty.ecsv'
 
 # Metadata of channels that are summed up
-_COUNTED = ('n_detected', 'n_companions', 'n_dropped')
+_COUNTED = ('n_detected', 'n_companions')
+_COUNTED_BY_KIND = ('n_rejected', 'n_bad_pixels')
 
 
 def process_cube(job, config, *, executor=None, progress_bar=False,
@@ -133,10 +141,13 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             table = work.estimate_backgrounds()
             sources = None
             if not config.run.background_only:
-                table, sources, shapes = work.extract_sources(table)
+                table, sources, rejected, shapes = work.extract_sources(table)
                 sources.meta['filename'] = printable(job.path)
                 write_catalogs(sources, config.output, folder,
                                map_id=job.map_id, shapes=shapes)
+                if rejected is not None:
+                    write_rejected(rejected, folder, config.output,
+                                   map_id=job.map_id, meta=sources.meta)
             table[[name for name in table.colnames if name != 'summary']
                   ].write(folder / CHANNELS, format='ascii.ecsv',
                           overwrite=True)
@@ -149,7 +160,8 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             summary += f', {seconds:.1f} s'
             if earlier:
                 summary += f' for what was left ({earlier})'
-            text = _log_text(job, cube, table, config, caught, summary)
+            text = _log_text(job, cube, table, config, caught, summary,
+                             {} if sources is None else sources.meta)
             (folder / LOG).write_text(text, encoding='utf-8',
                                       errors='backslashreplace')
             sync_files(folder)
@@ -362,8 +374,9 @@ class _CubeWork:
     def extract_sources(self, table):
         """
         Measure the sources of all channels; return the table of the
-        channels, with their numbers, that of the sources, and the same
-        with shapes if they were only detected.
+        channels, with their numbers, that of the sources, that of the
+        rejected detections (`None` for given sources), and that of the
+        sources with shapes if they were only detected.
         """
         cube = self.cube
         if self.config.cubes.subtract:
@@ -372,13 +385,15 @@ class _CubeWork:
         (self.folder / _PARTS).mkdir(exist_ok=True)
         # (a table is there before the journal knows of it)
         done = {i: row for i, row in self._finished('sources').items()
-                if self._part(i).exists() or not row['n_rows']}
+                if (self._part(i).exists() or not row['n_rows'])
+                and (self._rejected_part(i).exists()
+                     or not row['n_listed'])}
         tables = {}
         todo = [i for i in range(len(cube)) if i not in done]
-        for index, sources, numbers in self._work(
+        for index, sources, listed, numbers in self._work(
                 'sources', _extract_channel, todo, cube, self.config):
             if sources is not None:
-                self._keep(index, sources, tables)
+                self._keep(index, sources, listed, tables)
             self.journal.finish(f'sources {index}', numbers)
             done[index] = numbers
         self._add_numbers(table, [done[i] for i in range(len(cube))])
@@ -392,20 +407,38 @@ class _CubeWork:
             raise MapError(msg)
         if not parts:
             parts = {-1: read_catalog(empty)}
-        rejected = [done[i]['rejected'] for i in range(len(cube))]
+        numbers = [done[i]['counts'] for i in range(len(cube))]
         shapes = None
         if self.config.run.detection_only:
             first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
             shapes = _stack([with_shapes(part, cube.channel(max(i, first)))
-                             for i, part in parts.items()], rejected)
-        return table, _stack(list(parts.values()), rejected), shapes
+                             for i, part in parts.items()], numbers)
+        return (table, _stack(list(parts.values()), numbers),
+                self._stack_rejected(done), shapes)
 
-    def _keep(self, index, sources, tables):
+    def _stack_rejected(self, done):
         """
-        Keep the sources of a channel, here and for those who continue.
+        Stack the rejected detections of the channels.
+        """
+        if self.config.sources.given:
+            return None
+        empty = make_empty_rejected(self.cube.wcs)
+        self._add_channel(empty, 0)
+        parts = [QTable.read(self._rejected_part(i))
+                 for i in sorted(done) if done[i]['n_listed']]
+        return _with_plain_units(vstack(parts or [empty],
+                                        metadata_conflicts='silent'))
+
+    def _keep(self, index, sources, rejected, tables):
+        """
+        Keep the sources of a channel, here and for those who continue,
+        and its rejected detections.
 
         Of tables without rows one will do: they have the same columns.
         """
+        if rejected is not None and len(rejected):
+            self._add_channel(rejected, index)
+            rejected.write(self._rejected_part(index), overwrite=True)
         self._add_channel(sources, index)
         empty = self.folder / _PARTS / _EMPTY
         if len(sources) > 0:
@@ -420,6 +453,8 @@ class _CubeWork:
         """
         counted = ('n_given' if self.config.sources.given else 'n_detected')
         for name, key, unit in ((counted, 'n_detected', None),
+                                ('n_companions', 'n_companions', None),
+                                ('n_rejected', 'n_rejected', None),
                                 ('n_measured', 'n_measured', None),
                                 ('rms', 'rms', u.Jy / u.pix),
                                 ('noise', 'noise', None),
@@ -427,8 +462,12 @@ class _CubeWork:
                                 ('summary', 'summary', None)):
             values = np.array([row[key] for row in rows])
             table[name] = values if unit is None else values << unit
+        unused = []
+        if self.config.sources.given:
+            unused = ['n_companions', 'n_rejected']
         if self.config.run.detection_only:
-            table.remove_column('noise')
+            unused = ['n_companions', 'noise']
+        table.remove_columns(unused)
         for name, unit in (('major', u.arcsec), ('minor', u.arcsec),
                            ('pa', u.deg)):
             table[f'beam_{name}'] = [
@@ -449,6 +488,9 @@ class _CubeWork:
 
     def _part(self, index):
         return self.folder / _PARTS / f'{index:06}.ecsv'
+
+    def _rejected_part(self, index):
+        return self.folder / _PARTS / f'{index:06}_rejected.ecsv'
 
     def _finished(self, stage):
         """
@@ -505,31 +547,39 @@ def _extract_channel(index, cube, config):
     Extract the sources of a channel, in whatever process.
 
     Returns the index, the sources (`None` if the channel has no values),
-    and their numbers.
+    the rejected detections (likewise, or if the sources are given), and
+    their numbers.
     """
-    numbers = {'n_rows': 0, 'rejected': {}, 'n_detected': 0,
-               'n_measured': 0, 'rms': np.nan, 'noise': '',
-               'n_warnings': 0, 'summary': 'no values'}
+    numbers = {'n_rows': 0, 'n_listed': 0, 'counts': {}, 'n_detected': 0,
+               'n_companions': 0, 'n_rejected': 0, 'n_measured': 0,
+               'rms': np.nan, 'noise': '', 'n_warnings': 0,
+               'summary': 'no values'}
     values = cube.plane(index)
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
-        return index, None, numbers
+        return index, None, None, numbers
     image = cube.channel(index)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         extraction = extract_image(image, config)
     messages = {str(item.message) for item in caught
                 if item.category.__name__ != 'NoDetectionsWarning'}
+    rejected = extraction.rejected
     numbers.update(
-        n_detected=extraction.n_detected, n_measured=extraction.n_measured,
+        n_detected=extraction.n_detected,
+        n_companions=extraction.n_companions,
+        n_rejected=sum(extraction.n_rejected.values()),
+        n_measured=extraction.n_measured,
         rms=float(extraction.rms.value),
         n_rows=len(extraction.table),
+        n_listed=0 if rejected is None else len(rejected),
         noise=extraction.table.meta.get('noise', ''),
-        rejected=_numbers_of(extraction.table.meta),
+        counts=_numbers_of(extraction.table.meta),
         n_warnings=len(messages),
         summary='; '.join([extraction.counts, *_filled(image.meta),
+                           *_bad_pixels(extraction.table.meta),
                            *sorted(messages)]))
-    return index, extraction.table, numbers
+    return index, extraction.table, rejected, numbers
 
 
 def _filled(meta):
@@ -541,13 +591,21 @@ def _filled(meta):
         yield f'{meta["n_fill"]} pixels with the fill value {values}'
 
 
+def _bad_pixels(meta):
+    """
+    Describe the bad pixels of a channel, if it has any.
+    """
+    if text := describe_bad_pixels(meta.get('n_bad_pixels', {})):
+        yield f'bad pixels: {text}'
+
+
 def _numbers_of(meta):
     """
     Return the numbers of sources in the metadata of a channel.
     """
     numbers = {name: meta[name] for name in _COUNTED if name in meta}
-    numbers['n_rejected'] = dict(meta.get('n_rejected', {}))
-    return numbers
+    return numbers | {name: dict(meta[name]) for name in _COUNTED_BY_KIND
+                      if name in meta}
 
 
 def _stack(parts, numbers):
@@ -569,10 +627,10 @@ def _stack(parts, numbers):
     for name in _COUNTED:
         if name in metas[0]:
             meta[name] = sum(row.get(name, 0) for row in numbers)
-    if 'n_rejected' in metas[0]:
-        meta['n_rejected'] = dict(sum(
-            (Counter(row.get('n_rejected', {})) for row in numbers),
-            Counter()))
+    for name in _COUNTED_BY_KIND:
+        if any(name in row for row in numbers):
+            meta[name] = dict(sum(
+                (Counter(row.get(name, {})) for row in numbers), Counter()))
     copies = [QTable(part, copy=False) for part in parts]
     for part in copies:
         part.meta.clear()
@@ -633,15 +691,22 @@ def _summarize(table, config):
     """
     n_lost = int(np.count_nonzero(table['order'] < 0))
     text = f'{len(table)} channels'
-    numbers = {'n_detected': 0, 'n_measured': 0, 'rms': np.nan}
+    numbers = {'n_detected': 0, 'n_companions': 0, 'n_rejected': 0,
+               'n_measured': 0, 'rms': np.nan}
     if 'n_measured' in table.colnames:
         given = config.sources.given
         counted = 'n_given' if given else 'n_detected'
         numbers.update(n_detected=int(table[counted].sum()),
+                       n_companions=_total(table, 'n_companions'),
+                       n_rejected=_total(table, 'n_rejected'),
                        n_measured=int(table['n_measured'].sum()))
         n_found = (f'{table[counted].max()} given in each' if given
                    else f'{numbers["n_detected"]} detected')
+        if n_companions := numbers['n_companions']:
+            n_found += f', {n_companions} companion{"s" * (n_companions != 1)}'
         text += f': {n_found}, {numbers["n_measured"]} measured'
+        if numbers['n_rejected']:
+            text += f', {numbers["n_rejected"]} rejected (see {REJECTED})'
         rms = table['rms'].value
         if np.any(np.isfinite(rms)):
             numbers['rms'] = float(np.nanmedian(rms))
@@ -653,7 +718,14 @@ def _summarize(table, config):
     return text, numbers
 
 
-def _log_text(job, cube, table, config, caught, summary):
+def _total(table, name):
+    """
+    Return the sum of a column, 0 if it is missing.
+    """
+    return int(table[name].sum()) if name in table.colnames else 0
+
+
+def _log_text(job, cube, table, config, caught, summary, meta):
     """
     Make the log of a cube, with a line for each channel.
     """
@@ -672,6 +744,10 @@ def _log_text(job, cube, table, config, caught, summary):
                              f'({cube.spectral_type})'),
         ('unit', cube.original_unit),
         ('result', summary),
+        *((name, text) for name, text in (
+            ('rejected', describe_reasons(meta.get('n_rejected', {}))),
+            ('bad pixels', describe_bad_pixels(meta.get('n_bad_pixels', {}))),
+        ) if text),
     ])
     counts = Counter(
         printable(f'{item.category.__name__}: {item.message}')

@@ -17,9 +17,13 @@ from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
-from hyperphotutils.noise import clipped_rms
+from hyperphotutils.noise import clipped_rms, detect_bad_pixels
 from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.pipeline.names import printable
+from hyperphotutils.pipeline.rejected import (
+    count_reasons,
+    make_empty_rejected,
+)
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import (
@@ -69,7 +73,12 @@ class Extraction:
         Whether the sources were given instead of detected.
 
     n_rejected : dict
-        How many detections each criterion of the finder rejected.
+        How many detections were rejected, for each reason and for each
+        selection of the finder.
+
+    rejected : `~astropy.table.QTable` or `None`
+        The detections without a row in the table; `None` if the sources
+        were given.
     """
 
     image: CCDData
@@ -81,16 +90,24 @@ class Extraction:
     times: dict = field(default_factory=dict)
     given: bool = False
     n_rejected: dict = field(default_factory=dict)
+    rejected: QTable | None = None
 
     @property
     def n_detected(self):
         """
-        The number of sources that were detected, or given.
+        The number of sources that were detected on the map, or given.
         """
         n_rows = len(self.table)
         if self.given:
             return n_rows
         return int(self.table.meta.get('n_detected', n_rows))
+
+    @property
+    def n_companions(self):
+        """
+        The number of sources that were found in the fits.
+        """
+        return int(self.table.meta.get('n_companions', 0))
 
     @property
     def n_measured(self):
@@ -104,13 +121,13 @@ class Extraction:
     @property
     def counts(self):
         """
-        How many sources were detected, measured and dropped, in words.
-
-        Dropped are detections that did not stand the joint fit.
+        How many sources were detected, measured, and rejected, in words.
         """
         n_rows, n_measured = len(self.table), self.n_measured
         if n_rows == 0:
-            return 'no source found'
+            n_rejected = 0 if self.rejected is None else len(self.rejected)
+            return ('no source found' if n_rejected == 0 else
+                    f'no source found, {n_rejected} rejected')
         if self.model is None:
             return f'{n_rows} detected, none measured'
         text = (f'{n_rows} given, {n_measured} measured' if self.given
@@ -119,15 +136,12 @@ class Extraction:
             text += f', {number} {what}'
         if self.given:
             return text
-        n_companions = self.table.meta.get('n_companions', 0)
-        n_dropped = self.table.meta.get('n_dropped',
-                                        self.n_detected - n_rows)
-        text += f' ({self.n_detected - n_companions} detected on the map'
+        n_companions = self.n_companions
+        text += f' ({self.n_detected} detected on the map'
+        if n_rejected := self.n_detected + n_companions - n_rows:
+            text += f', {n_rejected} of them rejected'
         if n_companions:
-            plural = 's' * (n_companions != 1)
-            text += f' and {n_companions} companion{plural} found in the fits'
-        if n_dropped:
-            text += f', {n_dropped} of them did not stand the fit'
+            text += f', {n_companions} companion{"s" * (n_companions != 1)}'
         return f'{text})'
 
     def _count_lost(self):
@@ -233,7 +247,7 @@ def extract_image(image, config, *, progress_bar=False):
     finder = make_finder(image.meta['beam_fwhm_pix'], config.detection,
                          unit=image.unit)
     if config.run.detection_only:
-        extraction = _detect(image, finder)
+        extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
         extraction = _measure(image, finder, config, progress_bar)
     extraction.times['extraction'] = time.perf_counter() - start
@@ -391,17 +405,26 @@ def make_finder(fwhm, options, *, unit=None):
                          else ShoulderFilter(**shoulder.model_dump())))
 
 
-def _detect(image, finder):
+def _detect(image, finder, mask_bad_pixels):
     data = image.data << image.unit
-    table = finder(data, mask=image.mask)
+    mask, counts = image.mask, {}
+    if mask_bad_pixels:
+        bad = detect_bad_pixels(image.data, image.meta['beam_minor_pix'],
+                                mask=mask)
+        # as in HyperPhotometry: flat tops are sources, too
+        mask = mask | (bad.mask & ~bad.saturated)
+        counts = {'n_bad_pixels': bad.counts} if bad.mask.any() else {}
+    table = finder(data, mask=mask)
     if table is None:
         table = _empty_detections(image.unit)
     table = QTable(table, copy=False)
+    table.meta |= counts
     rms = _detection_rms(image, finder)
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
-    return Extraction(image, table, rms)
+    return Extraction(image, table, rms,
+                      rejected=make_empty_rejected(image.wcs))
 
 
 def _detection_rms(image, finder):
@@ -449,7 +472,8 @@ def _measure(image, finder, config, progress_bar):
     return Extraction(
         image, table, phot.rms, background=phot.make_background_image(),
         model=phot.make_model_image(), residual=phot.make_residual_image(),
-        given=init is not None)
+        given=init is not None,
+        rejected=phot.rejected if init is None else None)
 
 
 def _flag_unknown(table, sources):
@@ -580,8 +604,8 @@ def make_photometry(image, finder, config, *, progress_bar=False):
         fwhm_limits=config.photometry.fwhm_limits,
         aperture_ellipse=_aperture_ellipse(image, config),
         background=_make_background(fwhm, config.background),
-        noise=config.fit.noise, max_rounds=config.fit.max_rounds,
-        progress_bar=progress_bar)
+        noise=config.fit.noise, mask_bad_pixels=config.fit.mask_bad_pixels,
+        max_rounds=config.fit.max_rounds, progress_bar=progress_bar)
 
 
 def _aperture_ellipse(image, config):
@@ -626,7 +650,7 @@ def _make_background(fwhm, options):
     return LocalPolynomialBackground(
         [size * fwhm for size in options.box_sizes], orders=options.orders,
         methods=options.methods, criterion=options.criterion,
-        huber_epsilons=options.huber_epsilons)
+        huber_epsilons=options.huber_epsilons, fwhm=fwhm)
 
 
 def _nothing(image, phot):
@@ -636,10 +660,13 @@ def _nothing(image, phot):
     data = image.data << image.unit
     background = np.full(image.shape, np.nan) << image.unit
     table = _empty_results(image)
-    table.meta.update(result_meta(phot))
+    n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
+    table.meta.update(
+        result_meta(phot), n_detected=n_detected, n_companions=0,
+        n_rejected=count_reasons(phot.rejected))
     return Extraction(image, table, clipped_rms(data, mask=image.mask),
                       background=background, model=np.zeros_like(data),
-                      residual=data)
+                      residual=data, rejected=phot.rejected)
 
 
 # Kinds of the columns of a result without rows: i(nteger), f(loat),

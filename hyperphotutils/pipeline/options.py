@@ -447,6 +447,14 @@ class FitOptions(_Options):
             "map and weights the fit, 'white' = independent pixels"
         ),
     )
+    mask_bad_pixels: bool = Field(
+        default=True,
+        description=(
+            'true = find glitches, flat tops of saturated sources and fill '
+            'values on the map, leave these pixels out, and flag the sources '
+            'beside them; false = fit all pixels'
+        ),
+    )
     fixed: Annotated[
         tuple[Literal['position', 'shape'], ...], Field(strict=False)
     ] = Field(
@@ -841,7 +849,9 @@ class OutputOptions(_Options):
     )
     regions: bool = Field(
         default=True,
-        description='write the DS9 files ellipses.reg and centroids.reg',
+        description=(
+            'write the DS9 files ellipses.reg, centroids.reg and rejected.reg'
+        ),
     )
     region_frame: Literal['sky', 'pixel'] = Field(
         default='sky',

@@ -44,7 +44,7 @@ _RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, JOURNAL})
 # All that a map's folder can hold; only such folders are ever replaced
 _PRODUCTS = frozenset({
     'catalog.ecsv', 'catalog.ipac', 'catalog.csv', 'ellipses.reg',
-    'centroids.reg', 'overview.png', LOG,
+    'centroids.reg', 'rejected.ecsv', 'rejected.reg', 'overview.png', LOG,
     # of cubes
     'background.fits', 'subtracted.fits', 'channels.ecsv',
 })
@@ -125,8 +125,9 @@ class MapOutcome:
         A line on what was found.
 
     numbers : dict
-        The same as numbers: ``n_detected``, ``n_measured``, ``rms`` (in
-        Jy/pixel), and ``seconds``.
+        The same as numbers: ``n_detected``, ``n_companions``,
+        ``n_rejected``, ``n_measured``, ``rms`` (in Jy/pixel), and
+        ``seconds``.
 
     reason : str or `None`
         A line on why the map failed.

@@ -22,6 +22,12 @@ from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.cutouts import write_cutouts
 from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import scratch_folder
+from hyperphotutils.pipeline.rejected import (
+    REJECTED,
+    describe_bad_pixels,
+    describe_reasons,
+    write_rejected,
+)
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
@@ -40,7 +46,8 @@ __all__ = [
 # What the catalog of several maps tells of each
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
              'beam_pa', 'beam_area_pix', 'threshold', 'detection_rms', 'rms',
-             'rms_of', 'n_detected', 'n_dropped')
+             'rms_of', 'n_detected', 'n_companions', 'n_rejected',
+             'n_bad_pixels')
 
 # Panels of large maps have one to two dots a pixel of the map
 _DPI = 110
@@ -101,6 +108,9 @@ def _write_files(job, extraction, config, caught, folder, progress_bar):
     table = extraction.table
     write_catalogs(table, config.output, folder, map_id=job.map_id,
                    shapes=with_shapes(table, extraction.image))
+    if extraction.rejected is not None:
+        write_rejected(extraction.rejected, folder, config.output,
+                       map_id=job.map_id, meta=table.meta)
     if config.output.overview:
         _write_overview(job, extraction, folder)
     fwhm = extraction.image.meta['beam_fwhm_pix']
@@ -409,10 +419,13 @@ def _describe_result(extraction):
                                       'filtered map'))
     rows += [('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
              ('sources', extraction.counts)]
-    if extraction.n_rejected:
-        told = ', '.join(f'{number} by {name}' for name, number
-                         in extraction.n_rejected.items())
+    if extraction.rejected is not None:
+        told = describe_reasons(extraction.n_rejected) or 'none'
+        if len(extraction.rejected):
+            told += f'; see {REJECTED}'
         rows.append(('rejected', told))
+    if told := describe_bad_pixels(meta.get('n_bad_pixels', {})):
+        rows.append(('bad pixels', f'{told}; left out'))
     if 'noise' in meta:
         rows.append(('noise', meta['noise']))
     if extraction.n_groups:

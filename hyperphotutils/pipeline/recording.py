@@ -75,6 +75,8 @@ def _diagnose(outcomes):
         'filename': [printable(item.job.path) for item in outcomes],
         'status': np.where(failed, 'failed', 'done')})
     for name, dtype, unit in (('n_detected', int, None),
+                              ('n_companions', int, None),
+                              ('n_rejected', int, None),
                               ('n_measured', int, None),
                               ('rms', float, 'Jy / pix')):
         values = [item.numbers.get(name, 0) for item in outcomes]

@@ -112,7 +112,7 @@ def run(config=None, *, executor=None):
     ...     table = run(config)
     ...     sorted(item.name for item in Path(folder, 'map').iterdir())
     ['catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
-    'overview.png', 'run.log']
+    'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.log']
     >>> table['flux_fit'].unit
     Unit("Jy")
     """
@@ -317,6 +317,8 @@ def process_map(job, config, *, progress_bar=False):
                       if item.category.__name__ != 'NoDetectionsWarning'})
     seconds = time.perf_counter() - start
     numbers = {'n_detected': extraction.n_detected,
+               'n_companions': extraction.n_companions,
+               'n_rejected': sum(extraction.n_rejected.values()),
                'n_measured': extraction.n_measured,
                'rms': float(extraction.rms.value),
                'seconds': round(seconds, 2)}

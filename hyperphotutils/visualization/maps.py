@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import astropy.units as u
 import numpy as np
 
+from hyperphotutils.utils.flags import FLAGS
+
 __all__ = ['plot_overview']
 
 # White with a dark rim stands out from every colour of the map for every
@@ -30,6 +32,9 @@ _LEFT, _RIGHT, _BOTTOM, _TOP = 1.2, 1.0, 0.6, 0.35
 _TITLE = 0.35
 _COLUMN_GAP, _ROW_GAP = 1.2, 0.45
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
+
+# Dashes of the ellipses of doubtful sources, in line widths
+_DASHES = (0, (2.5, 2.0))
 
 _MAX_LABELLED = 30
 # Names of so few sources are written larger.
@@ -108,7 +113,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``y_centroid``. Each is drawn as an ellipse along half of its
         maximum (for a star finder: a circle of the beam's size). Few
         sources are labelled with their ``id`` where there is room for
-        it. Rows without a finite fit are neither drawn nor counted.
+        it. Ellipses of sources with the flag ``doubtful`` are dashed.
+        Rows without a finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map; without it the axes are pixels.
@@ -499,7 +505,7 @@ def draw_sources(axes, image, table, beam, window):
         shapes = np.array(_source_shapes(table, beam))
         known = np.isfinite(shapes).all(axis=0)
         shapes = shapes[:, known]
-        _draw_ellipses(axes, shapes)
+        _draw_ellipses(axes, shapes, _is_doubtful(table)[known])
     boxes = _bounding_boxes(shapes)
     if beam is not None:
         boxes = np.vstack([boxes, _draw_beam(axes, beam, image, boxes,
@@ -509,19 +515,31 @@ def draw_sources(axes, image, table, beam, window):
                        boxes)
 
 
-def _draw_ellipses(axes, shapes):
+def _is_doubtful(table):
+    """
+    Return which sources have the flag ``doubtful``.
+    """
+    if 'flags' not in table.colnames:
+        return np.zeros(len(table), dtype=bool)
+    return (np.asarray(table['flags']) & FLAGS['doubtful']) > 0
+
+
+def _draw_ellipses(axes, shapes, doubtful):
     from matplotlib.collections import EllipseCollection
 
     x, y, major, minor, theta = shapes
     line_width = np.clip(12 / np.sqrt(max(len(x), 1)), 0.6, 1.2)
+    styles = [_DASHES if dashed else 'solid' for dashed in doubtful]
     ellipses = EllipseCollection(
         major, minor, theta, units='xy', offsets=np.column_stack([x, y]),
         offset_transform=axes.transData, facecolors='none',
         edgecolors=_SOURCE_COLOR, linewidths=line_width,
-        path_effects=_rim(line_width))
+        linestyles=styles or 'solid', path_effects=_rim(line_width))
     axes.add_collection(ellipses)
-    axes.set_title(f'{len(x)} source{"s" * (len(x) != 1)}', loc='right',
-                   size='medium')
+    title = f'{len(x)} source{"s" * (len(x) != 1)}'
+    if doubtful.any():
+        title += f', {np.count_nonzero(doubtful)} doubtful (dashed)'
+    axes.set_title(title, loc='right', size='medium')
 
 
 def _bounding_boxes(shapes):

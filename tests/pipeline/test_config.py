@@ -126,7 +126,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('\ndetection:\n  n_sgima: 3', 3, "did you mean 'detection.n_sigma'"),
         ('detections: {}', 1, "did you mean 'detection'"),
         ('detection:\n  jobs: 2', 2, "did you mean 'run.jobs'"),
-        ('fit: {zzzz: 1}', 1, 'known here: noise, fixed'),
+        ('fit: {zzzz: 1}', 1, 'known here: noise, mask_bad_pixels'),
         ('3: 4', None, 'the key 3 is not allowed, must be text'),
         ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
          'be a finite number > 0'),

@@ -381,7 +381,8 @@ def test_forty_maps_two_of_them_broken(map_file, tmp_path, hyper,
     assert len(set(read_catalog(folder / 'catalog_all.ecsv')['map_id'])) == 38
     table = read_catalog(folder / 'diagnostics.ecsv')
     assert table.colnames == ['map_id', 'filename', 'status', 'n_detected',
-                              'n_measured', 'rms', 'reason']
+                              'n_companions', 'n_rejected', 'n_measured',
+                              'rms', 'reason']
     assert len(table) == 40
     assert sum(table['status'] == 'done') == 38
     assert table['n_detected'][0] > 5
@@ -555,5 +556,6 @@ def test_numbers_of_an_outcome_are_plain(maps, monkeypatch):
     monkeypatch.setattr(extraction, '_measure', measure)
     outcome, = process_maps(make_config(maps[:1], run={}))
     assert {name: type(value) for name, value in outcome.numbers.items()} == {
-        'n_detected': int, 'n_measured': int, 'rms': float, 'seconds': float}
+        'n_detected': int, 'n_companions': int, 'n_rejected': int,
+        'n_measured': int, 'rms': float, 'seconds': float}
     assert outcome.numbers['n_detected'] == 11

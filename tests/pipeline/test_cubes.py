@@ -119,7 +119,7 @@ class TestRun:
         assert sorted(read_all()) == [
             'background.fits', 'catalog.ecsv', 'catalog.ipac',
             'centroids.reg', 'channels.ecsv', 'ellipses.reg',
-            'overview.png']
+            'overview.png', 'rejected.ecsv', 'rejected.reg']
         assert not Path('out', UNFINISHED).exists()
         table = outcome.table
         assert table.colnames[:3] == ['channel', 'velocity', 'id']
@@ -131,7 +131,10 @@ class TestRun:
         assert_array_equal(channels['n_measured'],
                            np.bincount(table['channel'], minlength=5))
         assert outcome.numbers['n_measured'] == len(table)
-        assert f'5 channels: {len(table)} detected' in outcome.summary
+        numbers = outcome.numbers
+        assert numbers['n_detected'] + numbers['n_companions'] == len(table)
+        assert (f'5 channels: {numbers["n_detected"]} detected, '
+                f'{numbers["n_companions"]} companions' in outcome.summary)
         log = Path('out/cube/run.log').read_text()
         assert 'channel 4 (2 km / s): background of order' in log
         assert log.count(' masked; ') == 5

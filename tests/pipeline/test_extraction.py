@@ -155,7 +155,7 @@ def test_sources_that_are_not_measured_are_told_by_reason(map_file, full,
 
 
 @pytest.mark.parametrize(('number', 'words'), [
-    (1, '1 companion found'), (2, '2 companions found')])
+    (1, ', 1 companion)'), (2, ', 2 companions)')])
 def test_numbers_of_companions_are_words(full, number, words):
     table = full.table.copy()
     table.meta['n_companions'] = number

@@ -40,7 +40,7 @@ from hyperphotutils.pipeline.extraction import extract_map
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
-    'overview.png', 'run.log',
+    'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log',
 }
 
 
@@ -160,16 +160,15 @@ def test_log_says_what_was_run(map_file, tmp_path):
 
 def test_only_finite_fits_count_as_measured(map_file):
     """
-    What is told adds up: detected = measured + without a fit + those
-    that did not stand the fit.
+    What is told adds up: detected + companions = measured + without a
+    fit + rejected.
     """
     extraction = extract_map(map_file, PipelineConfig())
     table = extraction.table
     n_rows = len(table)
-    table.meta.update(n_detected=n_rows + 4, n_companions=3,
-                      n_dropped=4)
-    told = (f'({n_rows + 1} detected on the map and 3 companions found in the '
-            'fits, 4 of them did not stand the fit)')
+    table.meta.update(n_detected=n_rows + 1, n_companions=3)
+    told = (f'({n_rows + 1} detected on the map, 4 of them rejected, '
+            '3 companions)')
     assert extraction.counts == f'{n_rows} measured {told}'
     table['flux_fit'][1] = np.nan
     assert extraction.counts == (
@@ -256,7 +255,7 @@ def test_optional_products_can_be_left_out(map_file, tmp_path):
     run(make_config([map_file], tmp_path,
                     output={'ipac': False, 'regions': False}))
     names = {path.name for path in (tmp_path / 'field').iterdir()}
-    assert names == {'catalog.ecsv', 'run.log'}
+    assert names == {'catalog.ecsv', 'rejected.ecsv', 'run.log'}
 
 
 def test_configuration_reaches_the_classes(map_file, tmp_path):

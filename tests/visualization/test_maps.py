@@ -16,6 +16,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Ellipse, Rectangle
 from numpy.testing import assert_allclose, assert_array_equal
 
+from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.visualization import plot_overview
 from hyperphotutils.visualization.maps import asinh_norm, bar_ticks
@@ -132,6 +133,21 @@ def test_ellipses_are_the_half_maximum():
     assert_allclose(2 * semi_axes, [12, 4])
     theta = np.arctan2(directions[1, 0], directions[0, 0])
     assert_allclose(np.rad2deg(theta) % 180, 40)
+
+
+def test_doubtful_sources_are_dashed():
+    """
+    Only they are, and the title tells how many there are.
+    """
+    data, table, _ = make_images(4)
+    table['flags'] = [0, FLAGS['doubtful'], FLAGS['at_bound'],
+                      FLAGS['doubtful'] | FLAGS['at_bound']]
+    table['x_fit'][3] = np.nan
+    figure = plot_overview(data, table)
+    dashes = [dashes for _, dashes in ellipses_of(figure).get_linestyles()]
+    assert [pattern is not None for pattern in dashes] == [False, True, False]
+    title = panels_of(figure)[0].get_title(loc='right')
+    assert title == '3 sources, 1 doubtful (dashed)'
 
 
 def test_angles_in_radians_are_converted():
