@@ -16,9 +16,11 @@ from hyperphotutils.noise.factors import (
     cholesky,
 )
 from hyperphotutils.noise.local import (
+    ROUNDING,
     band_power,
     band_response,
     mean_in_blocks,
+    quadratic_surface,
 )
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
@@ -51,8 +53,6 @@ _WEIGHT_POWER = 1.0
 # mean over a Gaussian of this sigma in FWHM. Structure wider than twice that
 # is like a plane below a source, and planes are part of the fits.
 _HIGH_PASS = 8.0
-# The rounding errors of filtered pixels, relative to the largest value.
-_ROUNDING = 1e-12
 # Filtered pixels farther from 0 than this many rms are excluded.
 _OUTLIER = 5.0
 # Added to the diagonal, relative to the variance: the smooth noise of an
@@ -263,7 +263,7 @@ class CorrelatedNoise:
             data = data / relative_rms
         used = good_extent(mask)
         values, good = np.where(mask, 0.0, data)[used], ~mask[used]
-        rounding = _ROUNDING * np.max(np.abs(values), initial=0.0)
+        rounding = ROUNDING * np.max(np.abs(values), initial=0.0)
         filtered, good = _high_pass(values, good, fwhm)
         reach = int(min(np.ceil(_REACH * fwhm), min(good.shape) // 2))
         measured, n_pairs = _masked_autocovariance(filtered, good, reach)
@@ -767,7 +767,7 @@ def _high_pass(data, good, fwhm):
     """
     sigma, step = _HIGH_PASS * fwhm, int(fwhm)
     for _ in range(3):
-        level = data - _quadratic_surface(data, good)
+        level = data - quadratic_surface(data, good)
         level -= mean_in_blocks(level, good.astype(float), sigma, step)
         rms = clipped_rms(level, mask=~good) if good.any() else 0.0
         outlying = good & (np.abs(level) > _OUTLIER * rms)
@@ -775,24 +775,6 @@ def _high_pass(data, good, fwhm):
             break
         good = good & ~outlying
     return np.where(good, level, 0.0), good
-
-
-def _quadratic_surface(data, good):
-    """
-    Return the least-squares quadratic surface of the good pixels.
-    """
-    powers_v, powers_u = (np.linspace(-1.0, 1.0, size)
-                          ** np.arange(5)[:, None] for size in data.shape)
-    terms = [(i, j) for i in range(3) for j in range(3 - i)]
-    # Sums over the pixels of u^i v^j, one axis at a time.
-    moments = powers_v @ good.astype(float) @ powers_u.T
-    sums = powers_v[:3] @ np.where(good, data, 0.0) @ powers_u[:3].T
-    normal = np.array([[moments[j + n, i + m] for m, n in terms]
-                       for i, j in terms])
-    coeffs = np.zeros((3, 3))
-    coeffs[tuple(np.array(terms)[:, ::-1].T)] = np.linalg.lstsq(
-        normal, np.array([sums[j, i] for i, j in terms]), rcond=None)[0]
-    return powers_v[:3].T @ coeffs @ powers_u[:3]
 
 
 def _masked_autocovariance(data, good, reach):

@@ -31,6 +31,8 @@ _CLIP = 3.0
 _CLIPPING_ROUNDS = 5
 # No place of a map is quieter than this part of the typical one.
 _FLOOR = 0.1
+# The rounding errors of filtered pixels, relative to the largest value.
+ROUNDING = 1e-12
 
 # Below the beam: the sizes of the averaged squares and of the blocks in FWHM,
 # the smallest block in squares, and the sigma in blocks of the last smoothing.
@@ -91,7 +93,7 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     data, mask = as_masked_image(values['data'], mask)
     rms = np.sqrt(band_power(data, fwhm, mask=mask))
     typical = np.median(rms[~mask])
-    if not typical > 0.0:
+    if not typical > ROUNDING * np.max(np.abs(data[~mask])):
         return np.ones(data.shape)
     return np.maximum(rms / typical, _FLOOR)
 
@@ -118,6 +120,8 @@ def band_power(data, fwhm, *, mask):
     """
     good = np.where(mask, 0.0, 1.0)
     data = np.where(mask, 0.0, data)
+    # At the edges of a map, means over different scales differ on a plane.
+    data = data - quadratic_surface(data, ~mask)
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
@@ -367,6 +371,37 @@ def mean_in_blocks(values, good, sigma, step):
     mean = total / np.maximum(weight, 1e-12)
     rows, columns = ((np.arange(size) + 0.5) / step + 0.5 for size in (ny, nx))
     return _interpolate(_interpolate(mean, rows).T, columns).T
+
+
+def quadratic_surface(data, good):
+    """
+    Return the least-squares quadratic surface of the good pixels.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The map.
+
+    good : 2D bool `~numpy.ndarray`
+        `True` for pixels to use.
+
+    Returns
+    -------
+    surface : 2D `~numpy.ndarray`
+        The surface on the whole map.
+    """
+    powers_v, powers_u = (np.linspace(-1.0, 1.0, size)
+                          ** np.arange(5)[:, None] for size in data.shape)
+    terms = [(i, j) for i in range(3) for j in range(3 - i)]
+    # Sums over the pixels of u^i v^j, one axis at a time.
+    moments = powers_v @ good.astype(float) @ powers_u.T
+    sums = powers_v[:3] @ np.where(good, data, 0.0) @ powers_u[:3].T
+    normal = np.array([[moments[j + n, i + m] for m, n in terms]
+                       for i, j in terms])
+    coeffs = np.zeros((3, 3))
+    coeffs[tuple(np.array(terms)[:, ::-1].T)] = np.linalg.lstsq(
+        normal, np.array([sums[j, i] for i, j in terms]), rcond=None)[0]
+    return powers_v[:3].T @ coeffs @ powers_u[:3]
 
 
 def _interpolate(values, position):

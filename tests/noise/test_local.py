@@ -38,6 +38,20 @@ def test_ramp_of_the_noise_is_followed(noise):
     assert_allclose(ratio / np.median(ratio), 1.0, atol=0.12)
 
 
+def test_a_plane_does_not_vary():
+    """
+    Noise on a steep plane has the same relative rms as without it, at the
+    edges of the map and around a masked corner too.
+    """
+    noise = np.random.default_rng(1).normal(size=(90, 80))
+    rows, cols = np.indices(noise.shape)
+    mask = rows + cols < 40
+    expected, relative = (
+        measure_relative_rms(data, 4.0, mask=mask)
+        for data in (noise, noise + 10.0 * cols - 7.0 * rows))
+    assert_allclose(relative[~mask], expected[~mask], rtol=0.01)
+
+
 def test_stationary_noise_varies_by_chance_only():
     """
     Noise and structured background of the recipes vary by less than 1.3

