@@ -3,6 +3,10 @@
 Tests for the extractor module.
 """
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -500,9 +504,13 @@ class TestNothingFound:
         """
         phot = HyperPhotometry(
             FWHM, finder=HighPassStarFinder(8.0, FWHM))
+        phot(white_map()[0])
         with pytest.warns(NoDetectionsWarning, match='No sources were found'):
             assert phot(data) is None
-        assert_array_equal(phot.make_model_image(), 0.0)
+        assert_array_equal(phot.make_model_image(), np.zeros((80, 80)))
+        assert len(phot.rejected) == 0
+        with pytest.raises(ValueError, match='no sources have been measured'):
+            phot.total_flux()
 
     def test_finder_that_returns_an_empty_table(self):
         phot = HyperPhotometry(FWHM, finder=lambda *_, **__: QTable())
@@ -735,6 +743,37 @@ class TestParts:
         assert_equal_tables(table, HyperPhotometry(FWHM)(data))
         assert phot.make_model_image().shape == data.shape
 
+    def test_two_threads(self):
+        """
+        One object that measures two maps at the same time gives the
+        tables that it gives one after the other.
+        """
+        maps = [white_map(seed=seed)[0] for seed in (0, 1)]
+        phot = HyperPhotometry(FWHM)
+        expected = [phot(data) for data in maps]
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(2):
+                for table, alone in zip(pool.map(phot, maps), expected,
+                                        strict=True):
+                    assert_equal_tables(table, alone)
+
+    @pytest.mark.parametrize('duplicate', [
+        copy.deepcopy, lambda phot: pickle.loads(pickle.dumps(phot))])
+    def test_copies_after_a_call(self, duplicate):
+        """
+        They have the results of the original, and measure like it.
+        """
+        data, _ = white_map()
+        phot = HyperPhotometry(FWHM)
+        table = phot(data)
+        other = duplicate(phot)
+        assert repr(other) == repr(phot)
+        assert other.rms == phot.rms
+        assert other.total_flux() == phot.total_flux()
+        assert len(other.rejected) == len(phot.rejected)
+        assert_array_equal(other.make_model_image(), phot.make_model_image())
+        assert_equal_tables(other(data), table)
+
     def test_same_call_same_table(self):
         data, _ = white_map()
         tables = [HyperPhotometry(FWHM)(data) for _ in range(2)]
@@ -773,12 +812,12 @@ class TestMeta:
             'version', 'call', 'rms', 'n_detected', 'n_companions',
             'n_rejected', 'noise'}
         assert set(table.meta['n_rejected'].values()) <= {0}
-        copy = eval(table.meta['call'], {
+        same = eval(table.meta['call'], {
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,
             'BlendGroupFitter': BlendGroupFitter,
             'SeparationGrouper': SeparationGrouper})
-        assert_equal_tables(copy(data), table)
+        assert_equal_tables(same(data), table)
         for package in ('hyperphotutils', 'photutils', 'astropy', 'numpy',
                         'scipy', 'Python'):
             assert package in table.meta['version']
