@@ -260,7 +260,8 @@ class CorrelatedNoise:
         data, mask = as_masked_image(values['data'], mask)
         if relative_rms is not None:
             relative_rms = check_relative_rms(relative_rms, data.shape)
-            data = data / relative_rms
+            # A background that is divided gets the pattern of the noise.
+            data = (data - quadratic_surface(data, ~mask)) / relative_rms
         used = good_extent(mask)
         values, good = np.where(mask, 0.0, data)[used], ~mask[used]
         rounding = ROUNDING * np.max(np.abs(values), initial=0.0)

@@ -18,7 +18,10 @@ from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.noise.local import measure_relative_rms
+from hyperphotutils.noise.local import (
+    measure_relative_rms,
+    quadratic_surface,
+)
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
@@ -361,6 +364,8 @@ class MapState:
         from the noise.
         """
         residual, mask = self._without_sources(table)
+        # A background that is divided gets the pattern of the noise.
+        residual = residual - quadratic_surface(residual, ~mask)
         even = (residual if self.noise_variation is None
                 else residual / self.noise_variation)
         relative_rms = measure_relative_rms(even, fwhm, mask=mask)

@@ -323,6 +323,24 @@ def test_table_of_separations_is_bounded(noise):
     assert noise._table.size <= correlated._MAX_ELEMENTS
 
 
+def test_background_does_not_get_the_pattern_of_the_noise(noise):
+    """
+    A constant and a plane change nothing where the noise varies either,
+    though the map is divided by its relative rms.
+    """
+    cols = np.indices((200, 200))[1]
+    varying = CorrelatedNoise(noise.variances, noise.matrices,
+                              relative_rms=1.0 + 3.0 * (cols / 200)**3)
+    image = varying.simulate((200, 200), seed=1)
+    flat, raised = (
+        CorrelatedNoise.from_image(data, 4.0,
+                                   relative_rms=varying.relative_rms)
+        for data in (image, image + 1e4 + 5.0 * cols))
+    lags = np.array([0, 1, 2, 4, 8])
+    assert_allclose(raised.autocovariance(lags, 0),
+                    flat.autocovariance(lags, 0), rtol=0.01)
+
+
 def test_repr_tells_the_parts(noise):
     assert repr(noise) == (
         '<CorrelatedNoise(rms=2.345, uncorrelated=0.7071, n_parts=2)>')
