@@ -237,14 +237,16 @@ def test_relative_rms_scales_the_noise(noise):
 
 
 def test_relative_rms_is_divided_out_of_a_map(noise):
+    """
+    Only the background that is removed first differs a little.
+    """
     y, _ = np.mgrid[:300, :300]
     relative = 1.0 + y / 150.0
     data = noise.simulate((300, 300), seed=2)
     plain = CorrelatedNoise.from_image(data, 3.0)
     scaled = CorrelatedNoise.from_image(data * relative, 3.0,
                                         relative_rms=relative)
-    assert_allclose(scaled.variances, plain.variances, rtol=1e-6,
-                    atol=1e-9)
+    assert_allclose(scaled.variances, plain.variances, rtol=0.01)
     assert_array_equal(scaled.relative_rms, relative)
 
 

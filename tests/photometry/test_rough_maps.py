@@ -304,7 +304,7 @@ def test_duplicates_are_rejected_with_their_reason():
     """
     A finder that gives a source twice: one row, and one reason.
     """
-    def twice(data, mask=None):
+    def twice(*_, **__):
         x, y, _ = np.transpose(SOURCES)
         return QTable({'x_centroid': np.append(x, x[0] + 0.5),
                        'y_centroid': np.append(y, y[0])})
