@@ -123,7 +123,8 @@ def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     _, jacobian = evaluate(sources, coeffs, x.astype(float), y.astype(float),
                            weight, basis)
     rows = np.concatenate((
-        jacobian[:, :1], (residual[y, x] * weight)[:, None],
+        jacobian[:, :1],
+        (np.where(usable, residual[y, x], 0.0) * weight)[:, None],
         jacobian[:, N_PARAMS:]), axis=1)
     extra = (None if extra_variance is None
              else np.sqrt(extra_variance[y, x]) * weight)

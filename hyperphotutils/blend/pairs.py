@@ -133,7 +133,7 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)
     own = evaluate_sources(sources[:, None], col, row, weight)
-    data = residual[y, x] * weight + own
+    data = np.where(usable, residual[y, x], 0.0) * weight + own
     whitening = noise.factors(x, y, usable)
     data = whiten(whitening, data[:, None, :])[:, 0]
     center = sources[:, None, 1:3]
