@@ -34,7 +34,7 @@ from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedCube', 'make_map_cube']
 
-# A line is cut this many times its width away from its centre.
+# A line is cut this many times its width away from its center.
 _LINE_EDGE = 2.0
 
 
@@ -124,7 +124,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         counter-clockwise from +x.
 
     snr_range : tuple of float, optional
-        The range of the peak at the centre of the line divided by the
+        The range of the peak at the center of the line divided by the
         noise.
 
     size_range, axis_ratio_range : tuple of float, optional
@@ -232,12 +232,12 @@ def _draw_lines(rng, sources, n_channels, border, width_range):
     Draw where in the band the sources are seen: a row for each source
     and channel, with the peak in units of the noise as amplitude.
     """
-    centre = rng.uniform(0, n_channels - 1, len(sources))
+    center = rng.uniform(0, n_channels - 1, len(sources))
     width = rng.uniform(*width_range, len(sources))
     channel = np.arange(n_channels)
     rows = []
     for i, source in enumerate(sources):
-        distance = (channel - centre[i]) / width[i]
+        distance = (channel - center[i]) / width[i]
         seen = np.flatnonzero(np.abs(distance) <= _LINE_EDGE)
         profile = np.exp(-0.5 * distance[seen]**2)
         rows.append(QTable({

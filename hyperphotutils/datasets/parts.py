@@ -79,7 +79,7 @@ def make_wcs(shape, pixel_scale):
 
 def make_sky_beam(wcs, shape, beam):
     """
-    Find what the beam is on the sky at the centre of the map.
+    Find what the beam is on the sky at the center of the map.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def make_sky_beam(wcs, shape, beam):
     beam : `~radio_beam.Beam`
         The beam.
     """
-    centre = np.subtract(shape[::-1], 1) / 2
+    center = np.subtract(shape[::-1], 1) / 2
     major, minor, angle = pixel_to_sky_ellipse(
-        wcs, *centre[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
+        wcs, *center[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
     return Beam(major=major[0], minor=minor[0], pa=angle[0])
 
 

@@ -313,7 +313,7 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map. By default a gnomonic projection
-        (ICRS, North up, East to the left) centred on the Orion nebula.
+        (ICRS, North up, East to the left) centered on the Orion nebula.
 
     sources : `~astropy.table.Table`, optional
         The sources of the map instead of drawn ones, as they are seen

@@ -115,7 +115,7 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
     """
     Add elliptical Gaussians to an image, in place.
 
-    Each Gaussian is evaluated at the pixel centres inside a square of
+    Each Gaussian is evaluated at the pixel centers inside a square of
     half-width ``n_sigma`` standard deviations of its major axis. What
     falls off the image is left out.
 
@@ -125,7 +125,7 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
         The image that is changed.
 
     x, y : array_like
-        The pixel coordinates of the centres.
+        The pixel coordinates of the centers.
 
     amplitude : array_like
         The peak values, in the unit of ``image``.

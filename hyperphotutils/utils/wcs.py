@@ -75,7 +75,7 @@ WCS_FRAME_MAPPINGS.insert(0, [_further_frames])
 
 def pixel_scale(wcs, shape=None):
     """
-    Find the pixel scale at the centre of a map.
+    Find the pixel scale at the center of a map.
 
     Parameters
     ----------
@@ -115,10 +115,10 @@ def pixel_scale(wcs, shape=None):
     reference = wcs.wcs.crpix - 1.0
     if shape is None:
         shape = wcs.array_shape
-    centre = reference if shape is None else np.subtract(shape[::-1], 1) / 2
-    x, y = np.transpose([centre, reference])
+    center = reference if shape is None else np.subtract(shape[::-1], 1) / 2
+    x, y = np.transpose([center, reference])
     areas = np.abs(_determinant(local_jacobian(wcs, x, y)))
-    # the centre of an oddly framed map may lie off the sphere
+    # the center of an oddly framed map may lie off the sphere
     area = areas[0] if np.isfinite(areas[0]) else areas[1]
     return np.sqrt(area) * u.arcsec
 
@@ -235,7 +235,7 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
         A WCS with two celestial axes; other axes are ignored.
 
     x, y : float or 1-D array_like
-        The 0-based pixel positions of the centres.
+        The 0-based pixel positions of the centers.
 
     fwhm_major, fwhm_minor : float or 1-D array_like
         The axes of the ellipses in pixels.
@@ -393,7 +393,7 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
         A WCS with two celestial axes; other axes are ignored.
 
     sky : `~astropy.coordinates.SkyCoord`
-        The centres, in any frame that transforms to the WCS's own.
+        The centers, in any frame that transforms to the WCS's own.
 
     fwhm_major, fwhm_minor : `~astropy.units.Quantity`
         The axes of the ellipses on the sky.
@@ -406,7 +406,7 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
     Returns
     -------
     x, y : 1-D `~numpy.ndarray`
-        The 0-based pixel positions of the centres.
+        The 0-based pixel positions of the centers.
 
     fwhm_major, fwhm_minor : 1-D `~numpy.ndarray`
         The axes in pixels, the larger first.
@@ -729,7 +729,7 @@ def _map_ellipse(matrix, major, minor, angle):
     """
     Map ellipses by 2x2 matrices, one matrix per ellipse.
 
-    Angles are in degrees from the first axis towards the second, before
+    Angles are in degrees from the first axis toward the second, before
     and after. The shape matrix of the image is ``M S M^T``; its larger
     eigenvalue and the determinant (which loses no digits for thin
     ellipses) give the axes.

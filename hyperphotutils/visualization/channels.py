@@ -29,7 +29,7 @@ _BAR_GAP, _BAR_WIDTH = 0.1, 0.16
 # Panels do not show more pixels than that along an axis
 _MAX_SIDE = 500
 
-# Percentiles between which the colours run, of so many pixels a channel
+# Percentiles between which the colors run, of so many pixels a channel
 _PERCENTILES = (0.3, 99.8)
 _MAX_SAMPLE = 20_000
 
@@ -86,7 +86,7 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
 
     background : `~hyperphotutils.maps.MapCube` or 3D array_like, optional
         What is subtracted from the cube, in its unit. All channels have
-        the same colours, so that backgrounds would hide the sources.
+        the same colors, so that backgrounds would hide the sources.
 
     channels : sequence of int, optional
         Which channels. The default is `choose_channels`.
@@ -126,12 +126,12 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
     FigureCanvasAgg(figure)
     for number, channel in enumerate(channels):
         # only the panel in the lower left corner needs coordinates
-        labelled = number == (len(channels) - 1) // n_columns * n_columns
+        labeled = number == (len(channels) - 1) // n_columns * n_columns
         axes = figure.add_axes(
-            boxes[number], projection=cube.wcs if labelled else None)
+            boxes[number], projection=cube.wcs if labeled else None)
         image = planes(channel) * scale
         shown = _draw_plane(axes, image, norm)
-        if labelled:
+        if labeled:
             label_axes(axes, cube.wcs, left=True, bottom=True)
         else:
             axes.set_xticks([])
@@ -182,7 +182,7 @@ class _Planes:
 
 def _colors(planes, channels):
     """
-    Choose the colours of all panels, and a unit in which numbers are
+    Choose the colors of all panels, and a unit in which numbers are
     short.
 
     Returns the norm, the factor to the unit, and the unit.
@@ -268,7 +268,7 @@ def _beam(cube, channel):
 
 def _layout(n_panels, shape):
     """
-    Place panels and the colour bar; all boxes are in fractions.
+    Place panels and the color bar; all boxes are in fractions.
     """
     n_columns = min(n_panels, 3 if n_panels in {5, 6, 9} else 4)
     n_rows = -(-n_panels // n_columns)

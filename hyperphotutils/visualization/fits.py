@@ -63,7 +63,7 @@ def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
         The FWHM of the beam in pixels, see `plot_overview`.
 
     rms : float or `~astropy.units.Quantity`, optional
-        The noise, for the colours of the residual; measured there if it
+        The noise, for the colors of the residual; measured there if it
         is not given.
 
     title : str, optional
@@ -164,7 +164,7 @@ def plot_background(data, *, model, background, fitted=None, mask=None,
     Plot the background of a group of sources.
 
     The panels are the map, the map without its sources, the background,
-    and their difference. The second and the third have the same colours,
+    and their difference. The second and the third have the same colors,
     from the lowest to the highest background and 3 times the noise to
     both sides.
 
@@ -275,7 +275,7 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
 def _layout(n_panels, shape, titled):
     """
     Return the size in inches, and for each panel the boxes of image,
-    colour bar, and surface.
+    color bar, and surface.
     """
     ny, nx = shape
     stretch = np.sqrt(np.clip(ny / nx, 0.5, 2))
@@ -300,7 +300,7 @@ def _layout(n_panels, shape, titled):
 
 def _draw_surface(axes, panel, panels):
     """
-    Draw an image as a surface in the colours of its panel.
+    Draw an image as a surface in the colors of its panel.
 
     Images that share a scale have the same heights.
     """
@@ -310,7 +310,7 @@ def _draw_surface(axes, panel, panels):
     step = max(1, -(-max(image.shape) // _MAX_LINES))
     image = image[::step, ::step]
     y, x = (step * axis for axis in np.indices(image.shape))
-    # the rim of what is missing must not have a colour of its own
+    # the rim of what is missing must not have a color of its own
     known = image[np.isfinite(image)]
     filling = np.median(known) if known.size else 0.0
     colors = colormaps[panel.cmap](panel.norm(

@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ['plot_overview']
 
-# White with a dark rim stands out from every colour of the map for every
+# White with a dark rim stands out from every color of the map for every
 # reader; a hue stands out only from some, and only for some.
 _SOURCE_COLOR = 'white'
 _RIM_COLOR = '0.1'
@@ -43,11 +43,11 @@ _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1),
 # The least side of the beam's box in units of the map's
 _BEAM_BOX = 0.04
 
-# Percentiles of the finite pixels between which the colours run: the
+# Percentiles of the finite pixels between which the colors run: the
 # brightest source must not take all of them, nor a bad pixel.
 _PERCENTILES = (0.3, 99.8)
 
-# Half of the residual's colour range in units of the rms
+# Half of the residual's color range in units of the rms
 _RESIDUAL_RANGE = 5.0
 
 # Width of the smoothing (as a Gaussian's sigma) that stands for the
@@ -99,7 +99,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The map. Pixels that are not finite are shown in light grey.
+        The map. Pixels that are not finite are shown in light gray.
 
     table : `~astropy.table.Table`, optional
         The sources: a result of the photometry, with the columns
@@ -107,7 +107,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``theta_fit``, or of a star finder, with ``x_centroid`` and
         ``y_centroid``. Each is drawn as an ellipse along half of its
         maximum (for a star finder: a circle of the beam's size). Few
-        sources are labelled with their ``id`` where there is room for
+        sources are labeled with their ``id`` where there is room for
         it. Rows without a finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
@@ -130,7 +130,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         emptiest corner.
 
     rms : float or `~astropy.units.Quantity`, optional
-        The noise. It sets the colours' range of the residual (5 times
+        The noise. It sets the colors' range of the residual (5 times
         it to both sides); measured there if it is not given.
 
     title : str, optional
@@ -186,7 +186,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
                          linewidths=0.4, alpha=0.7)
             axes.set_title('outlined: fitted', loc='right', size='medium')
         if panel.title == 'Residual':
-            axes.set_title(f'colours to ±{_RESIDUAL_RANGE:g} rms',
+            axes.set_title(f'colors to ±{_RESIDUAL_RANGE:g} rms',
                            loc='right', size='medium')
         if number == 0:
             draw_sources(axes, panel.image, table, beam, window)
@@ -257,7 +257,7 @@ def _complete_background(images, beam):
 
 def readable_unit(image, unit):
     """
-    Put a prefix before the unit that makes the colour bar's numbers
+    Put a prefix before the unit that makes the color bar's numbers
     short.
 
     For the unit Jy/pix and values about 1e-5 that is uJy/pix.
@@ -294,7 +294,7 @@ def _window(image):
 
 def make_panels(images, rms):
     """
-    Choose colours for each image.
+    Choose colors for each image.
 
     Map and background have the same scale, so that they can be
     compared, and the model's is the same but for the map's median.
@@ -302,7 +302,7 @@ def make_panels(images, rms):
     lower, upper = _limits(images['map'], _PERCENTILES)
     center = np.nanmedian(images['map'])
     noise = robust_std(images['map'])
-    # the noise must not take a large part of the colours
+    # the noise must not take a large part of the colors
     lower = max(lower, center - 3 * noise) if noise > 0 else lower
     width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
 
@@ -360,7 +360,7 @@ def asinh_norm(lower, upper, center, width):
 
 def _layout(n_panels, window, *, title):
     """
-    Place panels and colour bars for maps of this shape.
+    Place panels and color bars for maps of this shape.
 
     All sizes are chosen here rather than by matplotlib's layout
     engines: these leave bars and panels of different heights.
@@ -421,7 +421,7 @@ def draw_panel(axes, bar_axes, panel, window, label):
 
 def bar_ticks(norm, n_ticks=7):
     """
-    Choose round numbers that are about evenly spread along the colour
+    Choose round numbers that are about evenly spread along the color
     bar: of those within a step of each place, the roundest.
     """
     from matplotlib.ticker import MaxNLocator
@@ -459,7 +459,7 @@ def _roundest(lower, upper):
 
 def bar_label(unit, norm):
     """
-    Return the label of a bar: the unit, and how colours follow values.
+    Return the label of a bar: the unit, and how colors follow values.
     """
     if is_linear(norm):
         return unit
@@ -468,7 +468,7 @@ def bar_label(unit, norm):
 
 def is_linear(norm):
     """
-    Tell whether colours follow the values linearly.
+    Tell whether colors follow the values linearly.
     """
     return type(norm).__name__ == 'Normalize'
 
