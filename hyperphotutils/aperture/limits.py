@@ -19,7 +19,7 @@ def check_limits(fwhm_limits, *, unit=None):
         source. Use 0 or infinity for no limit.
 
     unit : `~astropy.units.Unit` or `None`, optional
-        The unit of the limits, `None` (default) for plain numbers.
+        The unit of the limits, `None` (default) for no unit.
 
     Returns
     -------

@@ -268,7 +268,7 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
 
 def _column(table, name, default):
     """
-    Return a column as plain numbers, or the default for all rows.
+    Return a column without unit, or the default for all rows.
     """
     if name not in table.colnames:
         return np.broadcast_to(default, len(table)).astype(float)

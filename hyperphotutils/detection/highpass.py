@@ -344,7 +344,9 @@ optional
         rejected = {}
         if self.exclude_border:
             width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
-            inside = _off_border(x, y, image.shape, int(width) // 2)
+            half, (ny, nx) = int(width) // 2, image.shape
+            inside = ((x >= half) & (x < nx - half)
+                      & (y >= half) & (y < ny - half))
             rejected['exclude_border'] = int(np.count_nonzero(~inside))
             x, y = x[inside], y[inside]
 
@@ -634,14 +636,6 @@ def _suppress(n_peaks, brighter, fainter):
         undecided &= waiting
         undecided[fainter[chosen[brighter]]] = False
     return kept
-
-
-def _off_border(x, y, shape, width):
-    """
-    Return a mask of the positions not within ``width`` of the border.
-    """
-    return ((x >= width) & (x < shape[1] - width)
-            & (y >= width) & (y < shape[0] - width))
 
 
 def _check_level(name, value):

@@ -565,7 +565,7 @@ def sources_to_pixels(table, wcs):
         raise TypeError(msg)
     wcs = _celestial(wcs)
     if 'sky_centroid' not in table.colnames:
-        msg = ("table must have the column 'sky_centroid': got "
+        msg = ("table must have the column 'sky_centroid': it has "
                f'{", ".join(table.colnames)}')
         raise ValueError(msg)
     sky = table['sky_centroid']

@@ -327,7 +327,9 @@ def _draw_surface(axes, panel, panels):
         upper = max(abs(lower), abs(upper), panel.norm.vmax)
         lower = -upper
     if not upper > lower:
-        lower, upper = _around(lower)
+        # an image without structure, or without a finite pixel
+        center = lower if np.isfinite(lower) else 0.0
+        lower, upper = center - 1.0, center + 1.0
     axes.plot_surface(x, y, image, facecolors=colors, rstride=1, cstride=1,
                       linewidth=0, antialiased=False, shade=False)
     axes.set_zlim(lower, upper)
@@ -336,11 +338,3 @@ def _draw_surface(axes, panel, panels):
     axes.set_ylabel('y (cut-out)', labelpad=-5, size='small')
     axes.tick_params(labelsize='x-small', pad=-2)
     axes.locator_params(nbins=4)
-
-
-def _around(value):
-    """
-    Return limits around the value of a constant image.
-    """
-    center = value if np.isfinite(value) else 0.0
-    return center - 1.0, center + 1.0

@@ -174,8 +174,10 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     figure = Figure(figsize=grid.size)
     FigureCanvasAgg(figure)
     if title:
+        # the largest font size in points at which the title fits
+        room = grid.size[0] * (1 - grid.left) * 72
         figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
-                    size=_title_size(title, grid))
+                    size=min(12.0, room / (0.6 * len(title))))
     label = unit.to_string('latex_inline') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
@@ -392,14 +394,6 @@ def _layout(n_panels, window, *, title):
             (x / size[0], bottom / size[1], dx / size[0], height / size[1])
             for x, dx in ((left, width), (bar, _BAR_WIDTH))))
     return _Grid(size, n_columns, _LEFT / size[0], boxes)
-
-
-def _title_size(title, grid):
-    """
-    Return the largest font size in points at which a title fits.
-    """
-    room = grid.size[0] * (1 - grid.left) * 72
-    return min(12.0, room / (0.6 * len(title)))
 
 
 def draw_panel(axes, bar_axes, panel, window, label):
