@@ -161,7 +161,7 @@ def make_region_mask(region, shape, wcs=None):
                    f'planes: got {mask.shape}')
             raise ValueError(msg)
     if not mask.any():
-        msg = 'region must contain at least one pixel of the image'
+        msg = 'region has no pixel of the image inside'
         raise ValueError(msg)
     return mask
 

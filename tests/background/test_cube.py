@@ -296,13 +296,13 @@ class TestRegion:
 
     @pytest.mark.parametrize(('region', 'error', 'message'), [
         (CirclePixelRegion(PixCoord(900, 900), 2.0), ValueError,
-         'region must contain'),
+         'region has no pixel'),
         (CircleSkyRegion(SkyCoord(10, 10, unit='deg'), 5 * u.arcsec),
-         ValueError, 'region must contain'),
-        (Regions([]), ValueError, 'region must contain'),
+         ValueError, 'region has no pixel'),
+        (Regions([]), ValueError, 'region has no pixel'),
         (PointPixelRegion(PixCoord(5, 5)), ValueError,
          'must have an area: got a PointPixelRegion'),
-        (np.zeros((96, 104), bool), ValueError, 'region must contain'),
+        (np.zeros((96, 104), bool), ValueError, 'region has no pixel'),
         (np.ones((3, 4), bool), ValueError, 'region must have the shape'),
         ('circle', TypeError, 'region must not be the name'),
     ])
