@@ -77,7 +77,7 @@ def estimate(path, jobs):
         start = time.perf_counter()
         before = processor_seconds()
         CubeBackground(finder=finder)(
-            cube, output=Path(folder, 'background.fits'), jobs=jobs)
+            cube, output=Path(folder, 'background.fits'), n_workers=jobs)
         seconds = time.perf_counter() - start
     memory = [resource.getrusage(who).ru_maxrss / 1024 for who in (
         resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Elliptical apertures of Gaussian sources and photometry with them.
+Elliptical apertures of Gaussian sources, and photometry in them.
 """
 
 from hyperphotutils.aperture.ellipse import *  # noqa: F403

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Elliptical apertures that are built from the FWHMs of a Gaussian source.
+Elliptical apertures defined by the FWHMs of a Gaussian source.
 """
 
 import astropy.units as u
@@ -28,7 +28,7 @@ __all__ = ['GaussianEllipseAperture', 'SkyGaussianEllipseAperture']
 
 class _Limits(ApertureAttribute):
     """
-    Check the limits of the widths, in the unit of an attribute or plain.
+    Check the limits of the FWHMs, with a given unit or without a unit.
     """
 
     def __init__(self, doc='', *, unit=None):
@@ -51,10 +51,10 @@ class _Limits(ApertureAttribute):
 
 class _GaussianEllipse:
     """
-    What the pixel and the sky aperture have in common.
+    Base class of the pixel and the sky aperture.
 
-    photutils rebuilds an aperture from the names in ``_params`` when it
-    is copied, indexed, compared or shown.
+    photutils reconstructs an aperture from the attributes in ``_params``
+    when it is copied, indexed, compared or printed.
     """
 
     _params = ('positions', 'fwhm_major', 'fwhm_minor', 'theta',
@@ -81,7 +81,7 @@ class _GaussianEllipse:
         """
         The fraction of the Gaussian's flux inside the aperture.
 
-        It is ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)`` if no width is
+        It is ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)`` if no FWHM is
         clipped.
         """
         axes = (self.fwhm_major, self.fwhm_minor, self.a, self.b)
@@ -99,11 +99,12 @@ class _GaussianEllipse:
 
 class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
     """
-    An elliptical aperture in pixels, built from the FWHMs of a Gaussian.
+    An elliptical aperture in pixels, defined by the FWHMs of a Gaussian.
 
-    It is a `~photutils.aperture.EllipticalAperture` and works in all of
-    photutils' tools. Unlike in photutils, `to_sky` is also right across
-    longitude 0.
+    Use it to measure sources with known or fitted sizes. It is a
+    `~photutils.aperture.EllipticalAperture` and works with all photutils
+    tools. Unlike in photutils, `to_sky` is also correct across longitude
+    0.
 
     Parameters
     ----------
@@ -122,16 +123,15 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         aperture encloses 15/16 of the Gaussian's flux.
 
     fwhm_limits : pair of float, or `None`, optional
-        The smallest and the largest FWHM, in pixels, from which the
-        aperture is made; the widths are clipped to them. If `None`
-        (default), they are not.
+        The smallest and the largest FWHM in pixels, to which the FWHMs
+        are clipped. If `None` (default), they are not clipped.
 
     Raises
     ------
     ValueError
         If ``fwhm_major``, ``fwhm_minor`` or ``fwhm_radius_ratio`` is not
         a positive scalar, a position is not finite, or ``fwhm_limits``
-        are no limits.
+        is invalid.
 
     Examples
     --------
@@ -174,8 +174,8 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
             The semi-axes in units of the FWHMs.
 
         fwhm_limits : pair, or `None`, optional
-            The smallest and the largest FWHM from which an aperture is
-            made, in pixels. Arrays hold one limit per row.
+            The smallest and the largest FWHM in pixels, to which the
+            FWHMs are clipped. Arrays have one limit per row.
 
         Returns
         -------
@@ -204,7 +204,8 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
 
         The shape is converted at the first position with the exact
         local linear map, which may change the axis ratio if the pixels
-        are not square; the limits of the widths by the pixel scale there.
+        are not square. The limits of the FWHMs are converted with the
+        pixel scale at that position.
 
         Parameters
         ----------
@@ -231,10 +232,11 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
 
 class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
     """
-    An elliptical aperture on the sky, built from the FWHMs of a Gaussian.
+    An elliptical aperture on the sky, defined by the FWHMs of a Gaussian.
 
-    It is a `~photutils.aperture.SkyEllipticalAperture` and works in all
-    of photutils' tools. Unlike in photutils, `to_pixel` is also right
+    Use it to measure the same source in maps with different pixels. It
+    is a `~photutils.aperture.SkyEllipticalAperture` and works with all
+    photutils tools. Unlike in photutils, `to_pixel` is also correct
     across longitude 0.
 
     Parameters
@@ -254,8 +256,8 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         aperture encloses 15/16 of the Gaussian's flux.
 
     fwhm_limits : pair of scalar `~astropy.units.Quantity`, or `None`, optional
-        The smallest and the largest FWHM from which the aperture is made;
-        the widths are clipped to them. If `None` (default), they are not.
+        The smallest and the largest FWHM, to which the FWHMs are
+        clipped. If `None` (default), they are not clipped.
 
     Raises
     ------
@@ -265,7 +267,7 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
     ValueError
         If ``fwhm_major``, ``fwhm_minor`` or ``fwhm_radius_ratio`` is not
-        a positive scalar, or ``fwhm_limits`` are no limits.
+        a positive scalar, or ``fwhm_limits`` is invalid.
 
     Examples
     --------
@@ -311,8 +313,8 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
             The semi-axes in units of the FWHMs.
 
         fwhm_limits : pair, or `None`, optional
-            The smallest and the largest FWHM from which an aperture is
-            made, with a unit. Arrays hold one limit per row.
+            The smallest and the largest FWHM, with a unit, to which the
+            FWHMs are clipped. Arrays have one limit per row.
 
         Returns
         -------
@@ -342,8 +344,9 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
         The shape is converted at the first position with the exact
         local linear map. The frames of the aperture and of ``wcs`` may
-        differ: the position angle is turned to the North of ``wcs``. The
-        limits of the widths are converted by the pixel scale there.
+        differ: the position angle is converted to the frame of ``wcs``.
+        The limits of the FWHMs are converted with the pixel scale at
+        that position.
 
         Parameters
         ----------
@@ -370,13 +373,13 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
 
 def _scale(wcs, x, y):
-    # the side of a square pixel of the same area, at one position
+    # The side of a square pixel of the same area, at one position.
     return np.sqrt(np.abs(np.linalg.det(local_jacobian(wcs, x, y)[0]))
                    ) * u.arcsec
 
 
 def _row_limits(fwhm_limits, n_rows, *, unit=None):
-    # a pair of limits per row, or None per row
+    # A pair of limits per row, or None per row.
     if fwhm_limits is None:
         return [None] * n_rows
     limits = check_limits(fwhm_limits, unit=unit)
@@ -391,7 +394,7 @@ def _row_limits(fwhm_limits, n_rows, *, unit=None):
 
 
 def _finite_columns(table, names):
-    # the columns of these names; an aperture cannot be made from NaN
+    # The named columns; an aperture cannot be made from NaN.
     missing = [name for name in names if name not in table.colnames]
     if missing:
         msg = f'table must have the columns {names}: {missing} are missing'

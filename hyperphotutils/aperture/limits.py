@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Limits of the widths from which apertures are made.
+Limits of the FWHMs from which apertures are made.
 """
 
 import numpy as np
@@ -10,16 +10,16 @@ __all__ = ['check_limits']
 
 def check_limits(fwhm_limits, *, unit=None):
     """
-    Check the limits to which widths are clipped.
+    Check the limits to which FWHMs are clipped.
 
     Parameters
     ----------
     fwhm_limits : pair of float, array_like or `~astropy.units.Quantity`
-        The smallest and the largest width. Arrays hold one limit per
-        source. 0 and infinity leave a side open.
+        The smallest and the largest FWHM. Arrays have one limit per
+        source. Use 0 or infinity for no limit.
 
     unit : `~astropy.units.Unit` or `None`, optional
-        The unit of the limits, `None` (default) for plain numbers.
+        The unit of the limits, `None` (default) for no unit.
 
     Returns
     -------
@@ -29,13 +29,12 @@ def check_limits(fwhm_limits, *, unit=None):
     Raises
     ------
     TypeError
-        If the limits have no unit although one is needed, or have one
-        although plain numbers are needed.
+        If the limits have no unit but one is required, or vice versa.
 
     ValueError
-        If there are not two limits, the unit is of another kind, a lower
-        limit is negative or above the upper limit, or an upper limit is
-        not positive.
+        If there are not two limits, the unit is not convertible, a
+        lower limit is negative or above the upper limit, or an upper
+        limit is not positive.
 
     Examples
     --------
@@ -61,12 +60,13 @@ def check_limits(fwhm_limits, *, unit=None):
 def _as_floats(limit, unit):
     has_unit = hasattr(limit, 'unit')
     if has_unit != (unit is not None):
-        wanted = 'plain numbers' if unit is None else f'in {unit} or alike'
+        wanted = ('numbers without a unit' if unit is None
+                  else f'quantities convertible to {unit}')
         msg = f'fwhm_limits must be {wanted}: got {limit!r}'
         raise TypeError(msg)
     if unit is None:
         return np.asarray(limit, dtype=float)
     if not limit.unit.is_equivalent(unit):
-        msg = f'fwhm_limits must be in {unit} or alike: got {limit!r}'
+        msg = f'fwhm_limits must be convertible to {unit}: got {limit!r}'
         raise ValueError(msg)
     return limit.to(unit)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Apertures with a background of their own.
+Apertures with a local background for each source.
 """
 
 from dataclasses import dataclass
@@ -17,30 +17,31 @@ from hyperphotutils.utils.gaussians import gaussian_matrix
 
 __all__ = ['LocalApertures', 'make_local_apertures', 'measure_sources']
 
-# Eigenvalues of the normal matrix below this part of the largest are zero:
-# a source with too few pixels gets the polynomial that they determine.
+# Eigenvalues of the normal matrix below this fraction of the largest are
+# treated as zero, so that a source with few pixels gets the part of the
+# polynomial that they determine.
 _RCOND = 1e-10
 
 
 @dataclass(frozen=True)
 class LocalApertures:
     """
-    Weights of pixels around sources.
+    Pixel weights of apertures with a local background.
 
-    The weighted sum over the residual of a map, which has no sources any
-    more, is its sum in the aperture minus that of a polynomial fitted by
-    least squares to a disk around the source.
+    The weighted sum over the residual of a map (with all sources
+    subtracted) is its sum in the aperture minus that of a polynomial
+    fitted by least squares to a disk around the source.
 
     Parameters
     ----------
     rows, cols : int `~numpy.ndarray` of shape (n, p)
-        The pixels around each source; within the map for all.
+        The pixel indices around each source, clipped to the map.
 
     usable : bool `~numpy.ndarray` of shape (n, p)
-        Whether a pixel is on the map and not masked.
+        Whether the pixels are on the map and not masked.
 
     dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-        The separations from the central pixel.
+        The offsets from the central pixel.
 
     weights : `~numpy.ndarray` of shape (n, p)
         The weights, 0 where not usable.
@@ -49,11 +50,12 @@ class LocalApertures:
         The part of the weights that subtracts the background.
 
     solution : `~numpy.ndarray` of shape (n, k, p)
-        What makes the coefficients of the polynomial of the values.
+        The matrix that converts pixel values to the coefficients of the
+        polynomial.
 
     basis : `~numpy.ndarray` of shape (n, k, p)
-        The terms of the polynomial at the pixels, with the source at the
-        origin.
+        The terms of the polynomial at the pixels, relative to the
+        position of the source.
     """
 
     rows: np.ndarray
@@ -117,8 +119,11 @@ class LocalApertures:
 
     def background(self, residual, radius):
         """
-        Return the mean of the polynomials, weighted by the nearness to
-        their sources; NaN farther than a radius from all of them.
+        Return an image of the background.
+
+        It is the mean of the polynomials, weighted by a Gaussian of the
+        distance from their sources, and NaN farther than ``radius`` from
+        all sources.
 
         Parameters
         ----------
@@ -152,7 +157,7 @@ class LocalApertures:
 def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
                          radius, order=1):
     """
-    Make elliptical apertures with backgrounds of their own.
+    Return elliptical apertures with local backgrounds.
 
     Parameters
     ----------
@@ -170,8 +175,8 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
         `True` for pixels that are not used.
 
     radius : float
-        The radius in pixels of the disk that the background is fitted
-        to.
+        The radius in pixels of the disk in which the background is
+        fitted.
 
     order : int, optional
         The total degree of the background polynomial, -1 for none.
@@ -233,7 +238,7 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
                     fwhm_radius_ratio=1.0, fwhm_limits=None, ellipse=None,
                     correct=True):
     """
-    Measure fitted sources in the apertures that their Gaussians define.
+    Measure fitted sources in the apertures defined by their Gaussians.
 
     Parameters
     ----------
@@ -251,12 +256,12 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         covariance.
 
     mask : 2D bool `~numpy.ndarray`
-        `True` for pixels to ignore; the model of the source takes their
-        place.
+        `True` for pixels to ignore; they are replaced by the model of
+        the source.
 
     radius : float
-        The radius in pixels of the disk that the background of each
-        source is fitted to.
+        The radius in pixels of the disk in which the background of each
+        source is fitted.
 
     order : int, optional
         The total degree of the background polynomial, -1 for none.
@@ -265,13 +270,13 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         The semi-axes of the apertures in units of the FWHMs.
 
     fwhm_limits : tuple of 2 floats, optional
-        The FWHMs in pixels that apertures are made for at least and at
-        most.
+        The smallest and the largest FWHM in pixels, to which the FWHMs
+        are clipped.
 
     ellipse : tuple of 3 floats or array_like, optional
-        The FWHMs in pixels and the angle in degrees that apertures are
-        made for instead of the fitted ones. Where one of them is not
-        finite, it is the fitted ellipse.
+        The FWHMs in pixels and the angle in degrees of apertures that
+        replace the fitted ellipses. Where one of them is not finite, the
+        fitted ellipse is used.
 
     correct : bool, optional
         Whether to divide by the fraction of the Gaussian inside.
@@ -280,8 +285,8 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     -------
     measured : dict of 1D `~numpy.ndarray`
         ``aperture_flux``, ``aperture_flux_err``,
-        ``aperture_correction``, ``aperture_residual`` (what the Gaussian
-        leaves in the aperture, without the correction), ``local_bkg``,
+        ``aperture_correction``, ``aperture_residual`` (the sum of the
+        residual in the aperture, without the correction), ``local_bkg``,
         and ``partial``.
 
     apertures : `LocalApertures`
@@ -290,20 +295,20 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     Notes
     -----
     The flux in the aperture is :math:`S = w^T (d - P r)`, with the
-    weights :math:`w` of the pixels of the map without companions
-    :math:`d`, the fit :math:`P` of the background, and the residual
-    :math:`r = n - g \\, \\delta F`: what the error :math:`\\delta F` of the
-    fitted flux takes from the noise :math:`n` is in the background, with
-    :math:`g` the profile of unit flux. So
+    aperture weights :math:`w`, the map :math:`d` without other sources,
+    the matrix :math:`P` of the background fit, and the residual
+    :math:`r = n - g \\, \\delta F`, where :math:`n` is the noise,
+    :math:`\\delta F` the error of the fitted flux, and :math:`g` the
+    profile of unit flux. The error of the flux is therefore
 
     .. math::
 
         \\delta S = (w - P^T w)^T n + f \\, \\delta F ,
         \\quad f = (P^T w)^T g .
 
-    As the fitted flux is the best linear unbiased estimate, its
-    covariance with any other unbiased estimate is its own variance
-    (Gauss-Markov theorem), which gives the covariance of both terms.
+    The fitted flux is the best linear unbiased estimate, so its
+    covariance with any other unbiased estimate equals its own variance
+    (Gauss-Markov theorem). This gives the covariance of the two terms.
     """
     columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
                for name in ('x_fit', 'y_fit', 'amplitude_fit',
@@ -335,7 +340,7 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
 
 def _aperture_axes(shape, ratio, limits, ellipse):
     """
-    Return semi-axes and angle of the apertures, a value for each source.
+    Return the semi-axes and angles of the apertures of all sources.
     """
     if ellipse is not None:
         given = np.all([np.isfinite(value) for value in np.broadcast_arrays(
@@ -368,8 +373,8 @@ def _variance(apertures, noise):
 
 def _shared_noise(apertures, x, y, major, minor, theta):
     """
-    Return the variances that come from the error of the fitted flux, in
-    units of its square.
+    Return the variances due to the error of the fitted flux, in units of
+    its square.
     """
     xx, xy, yy = gaussian_matrix(major, minor, theta)
     det = xx * yy - xy**2
@@ -380,5 +385,5 @@ def _shared_noise(apertures, x, y, major, minor, theta):
     profile /= 2.0 * np.pi * np.sqrt(det)[:, None]
     lost = np.sum(apertures.background_weights * profile, axis=1)
     kept = np.sum(apertures.weights * profile, axis=1)
-    # With shapes that are held far from the true ones, nothing is best.
+    # The theorem does not apply if fixed shapes are far from the true ones.
     return np.maximum(lost**2 + 2.0 * lost * kept, 0.0)

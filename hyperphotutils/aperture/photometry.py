@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exact overlaps of ellipses with pixels, and photometry in the ellipses.
+Exact overlap of ellipses with pixels, and photometry in ellipses.
 
-All functions work on plain arrays, one entry per source, without a loop
-over the sources.
+All functions take arrays without units, with one entry per source, and
+do not loop over the sources.
 """
 
 import math
@@ -18,7 +18,7 @@ __all__ = [
     'measure_apertures',
 ]
 
-# Pixels handled at once: bounds the memory to about 100 MB.
+# Pixels processed at once, which bounds the memory to about 100 MB.
 _CHUNK_PIXELS = 400_000
 
 # Sampling of one quadrant in the enclosed-fraction integral.
@@ -52,7 +52,7 @@ def ellipse_overlap(x, y, semimajor, semiminor, theta_deg, *, shape=None):
     shape : 2-tuple of int or `None`, optional
         The shape ``(ny, nx)`` of an image. If given, only pixels within
         it are returned. If `None` (default), all the pixels are
-        returned, also those with negative indices.
+        returned, including those with negative indices.
 
     Returns
     -------
@@ -89,14 +89,14 @@ def ellipse_overlap(x, y, semimajor, semiminor, theta_deg, *, shape=None):
 
 def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
     """
-    Compute the fraction of a Gaussian's flux inside a co-axial ellipse.
+    Compute the fraction of a Gaussian's flux inside a coaxial ellipse.
 
-    The ellipse has the center and the axes' directions of the Gaussian,
-    but any lengths of the axes. With equal ratios r of semi-axis and
-    FWHM on both axes the fraction is ``1 - exp(-4 ln(2) r**2)``. In
-    general it is the mean over the angle, in units of the standard
-    deviations, of ``1 - exp(-rho**2 / 2)``, where rho is the distance
-    of the ellipse's edge.
+    The ellipse has the center and the orientation of the Gaussian, but
+    axes of any length. If the ratio r of semi-axis to FWHM is the same
+    on both axes, the fraction is ``1 - exp(-4 ln(2) r**2)``. In general
+    it is the mean of ``1 - exp(-rho**2 / 2)`` over the angle, where rho
+    is the distance of the edge of the ellipse from the center, in
+    coordinates scaled to unit standard deviations.
 
     Parameters
     ----------
@@ -140,20 +140,20 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     """
     Measure the flux of each source in its own elliptical aperture.
 
-    The aperture's semi-axes are ``fwhm_radius_ratio`` times the FWHMs
-    of the source, which may be clipped to limits, or are given by
-    ``axes``. A source is measured on the data minus the background
-    minus all the *other* sources, which is the residual of the full
-    model plus the source's own Gaussian. Pixels off the map, masked or
-    non-finite are replaced by the source's own Gaussian, and the source
-    is marked as partial.
+    Use it after a simultaneous fit of blended sources. The semi-axes of
+    the aperture are ``fwhm_radius_ratio`` times the FWHMs of the source,
+    optionally clipped to limits, or are given by ``axes``. Each source
+    is measured on the data minus the background minus all *other*
+    sources, i.e., the residual of the full model plus the Gaussian of
+    the source itself. Pixels that are off the map, masked, or non-finite
+    are replaced by this Gaussian, and the source is marked as partial.
 
     The sum is multiplied by the aperture correction, the inverse of the
     fraction of the Gaussian's flux in the aperture. That fraction is
     taken from the Gaussian sampled at the pixel centers, like the data,
     so that a noiseless Gaussian gives exactly its flux; for sources of
     several pixels it tends to ``1 - exp(-4 ln(2) fwhm_radius_ratio**2)``,
-    or to `gaussian_enclosed_fraction` for clipped widths.
+    or to `gaussian_enclosed_fraction` for clipped FWHMs.
 
     Parameters
     ----------
@@ -177,25 +177,25 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
         The pixels to ignore (`True`).
 
     error : float, 2D `~numpy.ndarray` or `None`, optional
-        The 1-sigma noise of a pixel, from the noise alone. Pixels are
-        taken as independent. If `None` (default), the flux errors are
-        NaN.
+        The 1-sigma noise of each pixel. The noise is assumed to be
+        independent between pixels. If `None` (default), the flux errors
+        are NaN.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the aperture in units of the FWHMs.
 
     fwhm_limits : pair of float or array_like, or `None`, optional
-        The smallest and the largest FWHM in pixels from which an aperture
-        is made: ``numpy.clip(fwhm, *fwhm_limits)`` takes the place of
-        each FWHM. Arrays of shape (N,) hold a limit per source; 0 and
-        infinity leave a side open. The Gaussians themselves keep their
-        widths. If `None` (default), no width is clipped.
+        The smallest and the largest FWHM in pixels from which apertures
+        are made: each FWHM is replaced by ``numpy.clip(fwhm,
+        *fwhm_limits)``. Arrays of shape (N,) have one limit per source;
+        use 0 or infinity for no limit. The Gaussians themselves are not
+        changed. If `None` (default), no FWHM is clipped.
 
     axes : tuple of 3 float or array_like, or `None`, optional
         The semi-major and semi-minor axes in pixels and the angle in
         degrees (as ``theta_deg``) of apertures that do not depend on the
-        widths of the sources. Neither ``fwhm_radius_ratio`` nor
-        ``fwhm_limits`` has a meaning then.
+        FWHMs of the sources. ``fwhm_radius_ratio`` is then ignored, and
+        ``fwhm_limits`` must be `None`.
 
     correct : bool, optional
         Whether to apply the aperture correction.
@@ -212,10 +212,9 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     Raises
     ------
     ValueError
-        If ``residual`` is not 2D, ``mask`` or ``error`` has another
+        If ``residual`` is not 2D, ``mask`` or ``error`` has a different
         shape, ``fwhm_radius_ratio``, a FWHM or an axis is not positive,
-        ``fwhm_limits`` are no limits, or are given together with
-        ``axes``.
+        or ``fwhm_limits`` is invalid or given together with ``axes``.
 
     Examples
     --------
@@ -248,19 +247,19 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
 
 
 def _aperture_ellipses(gaussians, ratio, limits, axes):
-    # the apertures of the Gaussians (x, y, FWHMs, theta in radians)
+    # The apertures of the Gaussians (x, y, FWHMs, theta in radians).
     x, y, *widths, theta = gaussians
     if axes is None:
         if limits is not None:
             widths = np.clip(widths, *check_limits(limits))
         return np.array([x, y, *(ratio * np.asarray(widths)), theta])
     if limits is not None:
-        msg = ('fwhm_limits and axes exclude each other: apertures with given '
-               'axes have no widths to clip')
+        msg = ('fwhm_limits and axes are mutually exclusive: give only one '
+               'of them')
         raise ValueError(msg)
     if len(axes) != 3:
-        msg = ('axes must be three, semi-major and semi-minor axis and angle: '
-               f'got {len(axes)}')
+        msg = ('axes must have three items, the semi-major axis, the '
+               f'semi-minor axis, and the angle: got {len(axes)}')
         raise ValueError(msg)
     ellipses = _broadcast_ellipses(x, y, *axes)
     if ellipses.shape != gaussians.shape:
@@ -271,7 +270,7 @@ def _aperture_ellipses(gaussians, ratio, limits, axes):
 
 
 def _finish_sums(sums, amplitude, gaussians, correct, *, has_error):
-    # from the sums in the apertures to fluxes; see measure_apertures
+    # Convert the sums in the apertures to fluxes; see measure_apertures.
     area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
     usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
     blank = np.where(usable, 1.0, np.nan)
@@ -290,8 +289,9 @@ def _finish_sums(sums, amplitude, gaussians, correct, *, has_error):
 
 
 def _sum_apertures(residual, ellipses, gaussians, mask, error):
-    # per source: sums of w * residual, (w * error)**2 and w * (Gaussian
-    # of unit amplitude), and the number of valid and invalid pixels
+    # For each source: the sums of w * residual, (w * error)**2 and
+    # w * (Gaussian of unit amplitude) with the overlap w, and the numbers
+    # of valid and invalid pixels.
     n_sources = ellipses.shape[1]
     names = ('residual', 'variance', 'gaussian', 'n_valid', 'n_invalid')
     sums = {name: np.zeros(n_sources) for name in names}
@@ -321,7 +321,7 @@ def _sum_apertures(residual, ellipses, gaussians, mask, error):
 
 
 def _valid_pixels(valid_map, iy, ix):
-    # which pixels are on the map and usable, and their flat indices
+    # The mask of pixels on the map and usable, and their flat indices.
     ny, nx = valid_map.shape
     pixel = iy * nx + ix
     on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
@@ -331,7 +331,7 @@ def _valid_pixels(valid_map, iy, ix):
 
 
 def _unit_gaussian(gaussians, source, iy, ix):
-    # Gaussians of amplitude 1 at the pixels
+    # Gaussians of unit amplitude at the pixels.
     x, y, fwhm_major, fwhm_minor, theta = gaussians
     cos, sin = np.cos(theta), np.sin(theta)
     dx = ix - x[source]
@@ -342,7 +342,7 @@ def _unit_gaussian(gaussians, source, iy, ix):
 
 
 def _check_maps(shape, mask, error):
-    # mask and error as arrays of the right shape (error may be 0-d)
+    # Mask and error as arrays of the right shape (error may be 0-d).
     if mask is not None:
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != shape:
@@ -360,7 +360,7 @@ def _check_maps(shape, mask, error):
 
 def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
                         names=('semimajor axes', 'semiminor axes')):
-    # one array of rows x, y, major, minor, theta (radians)
+    # One array with the rows x, y, major, minor, theta (radians).
     args = [np.asarray(arg, dtype=float)
             for arg in (x, y, major, minor, theta_deg)]
     for name, axis in zip(names, args[2:4], strict=True):
@@ -377,13 +377,13 @@ def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
 
 
 def _iter_overlaps(ellipses, *, shape=None):
-    # yield (source, iy, ix, weight) for bounded numbers of pixels
+    # Yield (source, iy, ix, weight) for bounded numbers of pixels.
     for source, iy, ix in _iter_candidates(ellipses, shape):
         yield _overlap_candidates(ellipses, source, iy, ix)
 
 
 def _iter_candidates(ellipses, shape):
-    # the pixels of the ellipses' bounding boxes, in chunks of whole rows
+    # The pixels of the bounding boxes of the ellipses, in chunks of rows.
     source, iy, x_first, n_columns = _bounding_rows(ellipses, shape)
     total = np.cumsum(n_columns)
     start = 0
@@ -401,7 +401,8 @@ def _iter_candidates(ellipses, shape):
 
 
 def _bounding_rows(ellipses, shape):
-    # the rows of the bounding boxes: source, row, first column, columns
+    # The rows of the bounding boxes: source, row, first column, and number
+    # of columns.
     x, y, semimajor, semiminor, theta = ellipses
     finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
     cos, sin = np.cos(theta[finite]), np.sin(theta[finite])
@@ -429,7 +430,7 @@ def _bounding_rows(ellipses, shape):
 
 
 def _overlap_candidates(ellipses, source, iy, ix):
-    # drop the pixels outside, give 1 to those inside, compute the rest
+    # Drop the pixels outside, set those inside to 1, compute the others.
     x, y, semimajor, semiminor, theta = ellipses
     cos, sin = np.cos(theta), np.sin(theta)
     along_x = np.array([cos / semimajor, -sin / semiminor])
@@ -455,7 +456,7 @@ def _overlap_candidates(ellipses, source, iy, ix):
 
 
 def _parallelogram_overlap(u, v, along_x, along_y):
-    # area of the parallelograms around (u, v) inside the unit circle
+    # Area of the parallelograms around (u, v) inside the unit circle.
     plus = 0.5 * (along_x + along_y)
     minus = 0.5 * (along_x - along_y)
     corner_u = np.stack([u - plus[0], u + minus[0], u + plus[0],
@@ -465,12 +466,12 @@ def _parallelogram_overlap(u, v, along_x, along_y):
     area = _edge_area(corner_u, corner_v, np.roll(corner_u, -1, axis=0),
                       np.roll(corner_v, -1, axis=0)).sum(axis=0)
     full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])
-    # rounding leaves -1e-17 in pixels that are not touched
+    # Rounding gives about 1e-17 for pixels that do not overlap.
     return np.where(area > 1e-14 * full, area, 0.0)
 
 
 def _edge_area(u0, v0, u1, v1):
-    # signed area of the unit circle inside the triangle (0, P0, P1)
+    # Signed area of the unit circle inside the triangle (0, P0, P1).
     du, dv = u1 - u0, v1 - v0
     length_square = du * du + dv * dv
     cross = u0 * dv - v0 * du

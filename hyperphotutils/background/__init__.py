@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Polynomial backgrounds of maps and around sources.
+Polynomial backgrounds of maps, around sources, and of cubes.
 """
 
 from hyperphotutils.background.cube import *

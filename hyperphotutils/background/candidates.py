@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fit and comparison of all candidates for a background.
+Fit and comparison of candidate background models.
 
-The backgrounds of a map and around sources are made by the same code:
-`fit_candidates` fits every method and order on cutouts of every size,
-and compares all of them on the pixels that all cutouts have in common.
+The global and the local backgrounds share this code: `fit_candidates`
+fits every method and order on cutouts of every size, and compares all
+of them on the pixels that the cutouts have in common.
 """
 
 from dataclasses import dataclass, field
@@ -40,32 +40,32 @@ CRITERIA = ('nmse', 'reduced_chi2', 'bic')
 METHODS = ('lsq', 'huber', 'theilsen')
 
 # Pixels farther than this from the best model, in units of the noise,
-# are outliers that do not count in the comparison. It keeps 99.994 % of
-# Gaussian noise.
+# are outliers and excluded from the comparison. The limit keeps 99.994 %
+# of Gaussian noise.
 _OUTLIER_SIGMA = 4.0
 
-# Standard deviation of a unit Gaussian that is cut at 3 sigma.
+# Standard deviation of a unit Gaussian truncated at 3 sigma.
 _TRUNCATED_STD = 0.98658
 
-# sigma of a Gaussian / its mean absolute deviation
+# Ratio of the sigma of a Gaussian to its mean absolute deviation.
 _MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
 
-# Pixels of each image from which the noise is estimated.
+# Number of pixels of each image from which the noise is estimated.
 _MAX_SAMPLE = 20_000
 
-# Residuals below this part of the values are rounding errors.
+# Residuals below this fraction of the values are rounding errors.
 _ROUNDING = 1.0e-13
 
 
 @dataclass(frozen=True)
 class Candidate:
     """
-    One way to make a background.
+    A candidate background model.
 
     Parameters
     ----------
     method : {'lsq', 'huber', 'theilsen'}
-        The regression.
+        The regression method.
 
     order : int
         The total degree of the polynomial.
@@ -74,7 +74,7 @@ class Candidate:
         The parameter of the Huber loss; NaN for the other methods.
 
     box : int, optional
-        The index of the cutouts that are fitted.
+        The index of the cutout size that is fitted.
     """
 
     method: str
@@ -123,20 +123,20 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
         The total degrees of the polynomials.
 
     methods : str or sequence of str, optional
-        The regressions: 'lsq', 'huber', 'theilsen'.
+        The regression methods: 'lsq', 'huber', 'theilsen'.
 
     huber_epsilons : float or sequence of float, optional
         The parameters of the Huber loss, each more than 1.
 
     n_boxes : int, optional
-        The number of box sizes, of which the last is the largest.
+        The number of box sizes; the last one is the largest.
 
     Returns
     -------
     candidates : tuple of `Candidate`
-        The candidates in the order in which they win a tie: lower
-        orders first, then larger boxes, then the methods and epsilons
-        as listed.
+        The candidates in order of precedence in a tie: lower orders
+        first, then larger boxes, then the methods and epsilons as
+        listed.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
         If an order is not an integer or an epsilon is not a number.
 
     ValueError
-        If an argument is empty, or a value is not allowed.
+        If an argument is empty or a value is invalid.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
 @dataclass(frozen=True)
 class FittedCandidates:
     """
-    All candidates with their polynomials and scores.
+    The candidates with their fitted polynomials and scores.
 
     The arrays have the shape ``(n_candidates, n)`` or ``(n,)``.
 
@@ -179,8 +179,8 @@ class FittedCandidates:
         The candidates.
 
     coefficients : tuple of `~numpy.ndarray`
-        The coefficients of each candidate in the scaled coordinates of
-        its cutouts.
+        The coefficients of each candidate, in the scaled coordinates
+        of its cutouts.
 
     nmse, reduced_chi2, bic : `~numpy.ndarray`
         The scores; NaN for candidates that could not be fitted.
@@ -224,15 +224,15 @@ class FittedCandidates:
     @classmethod
     def join(cls, parts, shared):
         """
-        Join the results for several lots of centers.
+        Concatenate the results for several batches of centers.
 
         Parameters
         ----------
         parts : sequence of `FittedCandidates`
-            The results of the same candidates.
+            The results for the same candidates.
 
         shared : sequence of bool
-            For each box, whether it stands for all centers.
+            Whether each box is shared by all centers.
 
         Returns
         -------
@@ -254,7 +254,7 @@ class FittedCandidates:
 
     def to_table(self, *, box_sizes, unit=None):
         """
-        List all candidates of all centers.
+        Return a table of all candidates for all centers.
 
         Parameters
         ----------
@@ -267,7 +267,7 @@ class FittedCandidates:
         Returns
         -------
         table : `~astropy.table.QTable`
-            A row for each candidate of each center, center by center.
+            A row for each candidate of each center, ordered by center.
         """
         n_centers = self.selected.size
         columns = {
@@ -295,27 +295,28 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     """
     Fit all candidates and select the best one for each center.
 
-    The pixels of the comparison are those of the smallest box that has
-    more of them than the simplest candidate has terms. Outliers, more
-    than 4 times the noise away from the candidate with the smallest
-    clipped residual, do not count: they are what robust methods are
-    meant to ignore. If the errors of the pixels are not known, that
-    residual also serves as the noise.
+    The candidates are compared on the pixels of the smallest box that
+    has more pixels than the simplest candidate has terms. Outliers, more
+    than 4 times the noise from the candidate with the smallest clipped
+    residual, are excluded: they are what robust methods are meant to
+    ignore. If the errors of the pixels are unknown, the clipped rms of
+    that residual is used as the noise.
 
     Parameters
     ----------
     boxes : sequence of `Cutouts`
-        The cutouts around the same centers from the smallest box to the
-        largest. One of a single map may stand for all centers.
+        The cutouts around the same centers, from the smallest box to
+        the largest. A single cutout, the whole map, may be shared by all
+        centers.
 
     candidates : sequence of `Candidate`
-        The candidates, in the order in which they win a tie.
+        The candidates, in order of precedence in a tie.
 
     n_centers : int, optional
         The number of centers.
 
     criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
-        How to compare.
+        The criterion of the comparison.
 
     tolerance : float, optional
         See `select_candidate`.
@@ -327,8 +328,8 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
         The seed for the Theil-Sen regression.
 
     known : dict, optional
-        Coefficients from an earlier call by the index of the candidate;
-        these are not fitted again.
+        Coefficients from an earlier call, by the index of the candidate.
+        These candidates are not fitted again.
 
     fwhm : float, optional
         The FWHM in pixels of the beam over which the noise is
@@ -337,7 +338,7 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     Returns
     -------
     fitted : `FittedCandidates`
-        All candidates and what was selected.
+        All candidates, and the selected one for each center.
     """
     check_comparison(criterion, tolerance)
     coefficients = [(known or {}).get(k) for k in range(len(candidates))]
@@ -393,7 +394,7 @@ def check_comparison(criterion, tolerance):
 
 def _as_sequence(values):
     """
-    Return a tuple of a single value or of several.
+    Return a scalar or a sequence as a tuple.
     """
     if isinstance(values, str) or np.ndim(values) == 0:
         return (values,)
@@ -402,7 +403,7 @@ def _as_sequence(values):
 
 def _check_orders(orders):
     """
-    Return the sorted orders.
+    Check the orders and return them sorted, without duplicates.
     """
     orders = _as_sequence(orders)
     for order in orders:
@@ -423,7 +424,7 @@ def _check_orders(orders):
 
 def _check_methods(methods):
     """
-    Return the methods.
+    Check the methods and return them without duplicates.
     """
     methods = _as_sequence(methods)
     unknown = [method for method in methods if method not in METHODS]
@@ -436,7 +437,7 @@ def _check_methods(methods):
 
 def _check_epsilons(epsilons):
     """
-    Return the epsilons of the Huber loss.
+    Check the epsilons of the Huber loss and return them as floats.
     """
     epsilons = _as_sequence(epsilons)
     for epsilon in epsilons:
@@ -454,9 +455,10 @@ def _check_epsilons(epsilons):
 
 def _fit_box(box, missing, candidates, coefficients, seed):
     """
-    Fit some candidates of one box and store their coefficients.
+    Fit the missing candidates of one box and store their coefficients.
 
-    The regressors see values with a mean of zero and an rms of one.
+    The values are scaled to a mean of zero and an rms of one for the
+    regressions.
     """
     n_good = box.n_good
     good = (box.weights > 0).astype(float)
@@ -478,7 +480,7 @@ def _fit_box(box, missing, candidates, coefficients, seed):
 
 def _common_box(boxes, candidates, n_centers):
     """
-    Return for each center the smallest box with enough pixels, or -1.
+    Return the smallest box with enough pixels for each center, or -1.
     """
     n_needed = min(candidate.n_parameters for candidate in candidates)
     enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
@@ -491,7 +493,7 @@ def _score_on_box(boxes, number, index, candidates, coefficients, *,
     """
     Score all candidates on the pixels of one box of the given centers.
 
-    Candidates of smaller boxes keep NaN.
+    The scores of candidates of smaller boxes are NaN.
     """
     box = boxes[number]
     members = box.members(index)
@@ -543,7 +545,7 @@ def _total(values, weights):
 @dataclass(frozen=True)
 class _Sums:
     """
-    The sums over the compared pixels from which all scores follow.
+    The sums over the compared pixels from which scores are calculated.
     """
 
     rss: np.ndarray
@@ -576,16 +578,16 @@ class _Sums:
 
 def _find_inliers(residual, allowed, weights):
     """
-    Find the pixels near the candidate with the least clipped residual.
+    Find the pixels close to the candidate with the smallest clipped rms.
 
-    Returns the mask of inliers (as numbers 0 and 1) and the noise in
+    Returns the mask of inliers (as floats, 0 or 1) and the noise in
     units of the errors.
     """
     step = max(1, weights[0].size // _MAX_SAMPLE)
     sample = weights[:, ::step]
     if np.any(np.count_nonzero(sample, axis=(1, 2)) * step
               < 0.5 * np.count_nonzero(weights, axis=(1, 2))):
-        step, sample = 1, weights  # the rows are no fair sample
+        step, sample = 1, weights  # the sampled rows are not representative
     root = np.sqrt(sample)
     noise = np.full(len(weights), np.inf)
     reference = np.full(len(weights), -1)
@@ -611,8 +613,8 @@ def _noise_scale(residual, root):
     """
     Estimate the clipped rms of stacked residuals about zero.
 
-    The mean is the first guess, so that it works with up to a quarter
-    of outliers.
+    The mean absolute deviation is the first guess, which works with up
+    to 25 % of outliers.
     """
     n_images = len(residual)
     distance = np.abs(residual * root).reshape(n_images, -1)

@@ -32,13 +32,14 @@ from hyperphotutils.utils.tables import make_repr, result_meta
 
 __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
 
-# The smallest boxes: so many pixels for each term of a polynomial, and so
-# many beams along a side, for the noise is the same all over a beam
+# The smallest boxes: this many pixels for each term of a polynomial, and
+# this many beams along a side, because noise is correlated over a beam.
 _MIN_PIXELS, _MIN_BEAMS = 5, 3
 
 _MEDIAN_TO_SIGMA = 0.67449
 
-# What the table tells of the polynomial of a channel.
+# Columns of the table for the polynomial of a channel, with the values
+# of a channel that has none.
 _CHOICE = {'order': -1, 'method': '', 'epsilon': np.nan, 'box_size': -1,
            'nmse': np.nan, 'reduced_chi2': np.nan, 'bic': np.nan,
            'n_pixels': 0}
@@ -48,11 +49,13 @@ class CubeBackground:
     """
     Class to estimate the background of each channel of a cube.
 
-    In each channel the sources are masked, and polynomials are fitted
-    to what is left: to the whole plane, or in boxes. All methods,
-    orders and criteria of `PolynomialBackground2D` can be used. Only a
-    few planes are in memory at any time, and the channels, which do not
-    depend on each other, can be shared by several processes.
+    Use it to subtract the continuum and large-scale structure from
+    cubes whose background changes from channel to channel. In each
+    channel the sources are masked, and polynomials are fitted to the
+    remaining pixels, of the whole plane or in boxes. All methods, orders
+    and criteria of `PolynomialBackground2D` can be used. Only a few
+    planes are in memory at any time, and the channels, which are
+    independent, can be distributed over several processes.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ class CubeBackground:
         The total degrees of the polynomials to try.
 
     empty_orders : int or sequence of int, optional
-        The same for channels without sources. The default is
+        The total degrees for channels without sources. The default is
         ``orders``.
 
     methods, criterion, huber_epsilons, tolerance, seed
@@ -73,63 +76,62 @@ class CubeBackground:
 
     box_sizes : float or sequence of float, optional
         The lengths in pixels of square boxes in which the polynomials
-        are fitted; see `LocalPolynomialBackground`. The boxes lie around
-        ``positions``, or cover the plane with half a box between their
-        centers; where they overlap, their polynomials are averaged. The
-        default is one polynomial for the whole plane. A box must have
-        at least 5 pixels for each term of the polynomials, and be 3
-        beams long.
+        are fitted; see `LocalPolynomialBackground`. The boxes are
+        centered on ``positions``, or cover the plane with a spacing of
+        half a box; where they overlap, their polynomials are averaged.
+        The default is one polynomial for the whole plane. A box must
+        have at least 5 pixels for each term of the polynomials, and be
+        at least 3 beams on a side.
 
     positions : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
             or array_like, optional
-        Positions around which the background is wanted, in any form that
-        `read_ellipses` reads. All voxels outside the boxes around them
-        are NaN. It needs ``box_sizes``.
+        Positions around which to estimate the background, in any form
+        that `read_ellipses` accepts. All voxels outside the boxes around
+        them are NaN. It requires ``box_sizes``.
 
     region : `~regions.Region`, `~regions.Regions`, or 2D bool \
             array_like, optional
-        Where the background is wanted. It is the same there as without
-        a region, and NaN elsewhere.
+        The region in which the background is returned; it is NaN
+        elsewhere. The fits still use the whole plane.
 
     finder : callable, optional
-        What finds the sources to mask: called as ``finder(plane,
-        mask=mask)`` with the plain values of a channel, it returns a
-        table or `None`, as all finders of photutils and
-        `~hyperphotutils.detection.HighPassStarFinder` do.
+        The finder for the sources to mask. It is called as
+        ``finder(plane, mask=mask)`` with the values of a channel without
+        unit and returns a table or `None`, as the finders of photutils
+        and `~hyperphotutils.detection.HighPassStarFinder` do.
 
     detect_on : {'channel', 'moment0'} or int, optional
-        Where ``finder`` is used: in each channel, or once, on the mean
-        of all channels (up to a factor their moment 0) or on the channel
-        of this index, for all channels.
+        Where sources are detected: in each channel, or once for all
+        channels, in the mean of all channels (proportional to the
+        moment 0) or in the channel with this index.
 
     n_rounds : int, optional
-        How often sources are looked for in a channel. From the second
-        time on this is done on the plane without its background, which
-        helps finders that do not take away backgrounds themselves.
+        The number of detection rounds in each channel. From the second
+        round, sources are detected in the background-subtracted plane,
+        which helps finders that do not filter the background themselves.
 
     sources : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
             or array_like, optional
-        Sources to mask, in any form that `read_ellipses` reads; with the
-        column ``channel``, the index of a channel, only there, and
-        without it in all channels.
+        Sources to mask, in any form that `read_ellipses` accepts. With a
+        column ``channel`` (the index of a channel) they are masked only
+        in that channel, otherwise in all channels.
 
     source_fwhm : float, optional
-        The FWHM in pixels of sources for which there is none in the
-        table. The default is the beam of the channel.
+        The FWHM in pixels of sources whose FWHM is not in the table.
+        The default is the beam of the channel.
 
     mask_factor : float, optional
         The semi-axes of the masked ellipses in units of the FWHM.
 
     smoothing : float, optional
-        How far the background is smoothed along the spectral axis: the
-        standard deviation in channels of a Gaussian. Through each
-        coefficient of the polynomials of the channels around one, a
-        straight line is fitted, with the weights of this Gaussian and
-        of the inverse variance of the channels (their number of pixels
-        divided by the square of their rms), and its value at the
-        channel is taken. Use it where the background changes slowly
-        from channel to channel. 0, the default, leaves the channels
-        alone.
+        The standard deviation, in channels, of the Gaussian with which
+        the background is smoothed along the spectral axis. Each
+        coefficient of the polynomials is replaced by the value of a
+        straight line fitted to the coefficients of the channels around
+        it, weighted by the Gaussian and by the inverse variance of the
+        channels (their number of pixels divided by the square of their
+        rms). Use it where the background changes slowly from channel to
+        channel. The default, 0, does not smooth.
 
     Raises
     ------
@@ -137,7 +139,8 @@ class CubeBackground:
         If an argument is of the wrong kind.
 
     ValueError
-        If the value of an argument is wrong, or two do not go together.
+        If the value of an argument is invalid, or two arguments are
+        incompatible.
 
     See Also
     --------
@@ -195,11 +198,11 @@ class CubeBackground:
         self._check()
 
     def __repr__(self):
-        # tables of sources have a repr of several lines
+        # Tables of sources have a repr of several lines.
         return ' '.join(make_repr(self).split())
 
     def __call__(self, cube, *, output=None, subtracted=None,
-                 overwrite=False, jobs=1, executor=None,
+                 overwrite=False, n_workers=1, executor=None,
                  progress_bar=False):
         """
         Estimate the background of a cube.
@@ -210,24 +213,24 @@ class CubeBackground:
             The cube, from `~hyperphotutils.maps.read_cube`.
 
         output : str or path-like, optional
-            The FITS file for the background, with the shape, the header,
-            the unit, and the type of the cube. It appears under its name
-            when it is whole. Without it the background is returned as an
-            array.
+            The FITS file for the background, with the shape, header,
+            unit, and data type of the cube. It is written under a
+            temporary name and renamed when it is complete. If `None`
+            (default), the background is returned as an array.
 
         subtracted : str or path-like, optional
-            The FITS file for the cube without its background.
+            The FITS file for the background-subtracted cube.
 
         overwrite : bool, optional
             Whether to replace existing files.
 
-        jobs : int, optional
+        n_workers : int, optional
             The number of processes. With more than one, a script must
-            keep its own statements below ``if __name__ ==
-            '__main__':``, since the processes import it.
+            protect its own statements by ``if __name__ == '__main__':``,
+            because the worker processes import it.
 
         executor : `~concurrent.futures.Executor`, optional
-            What works on the channels instead; see
+            The executor to use instead of ``n_workers`` processes; see
             `~hyperphotutils.utils.work_through`.
 
         progress_bar : bool, optional
@@ -236,7 +239,7 @@ class CubeBackground:
         Returns
         -------
         result : `CubeBackgroundResult`
-            What was chosen for each channel, the rms, and the
+            The selected polynomial and the rms of each channel, and the
             background.
         """
         rows = {}
@@ -250,7 +253,8 @@ class CubeBackground:
             image = None
             if output is None:
                 image = np.empty(cube.shape, dtype=cube.dtype)
-            for part in self.iterate(cube, jobs=jobs, executor=executor,
+            for part in self.iterate(cube, n_workers=n_workers,
+                                     executor=executor,
                                      progress_bar=progress_bar):
                 plane, background = self.evaluate(cube, part)
                 if image is not None:
@@ -267,10 +271,10 @@ class CubeBackground:
         return CubeBackgroundResult(table=table, background=image,
                                     filename=output and str(output))
 
-    def iterate(self, cube, *, channels=None, jobs=1, executor=None,
+    def iterate(self, cube, *, channels=None, n_workers=1, executor=None,
                 progress_bar=False):
         """
-        Fit the background of channels, one by one.
+        Fit the backgrounds of channels and yield them one by one.
 
         Parameters
         ----------
@@ -278,29 +282,29 @@ class CubeBackground:
             The cube.
 
         channels : iterable of int, optional
-            Which channels. The default is all.
+            The indices of the channels. The default is all channels.
 
-        jobs, executor, progress_bar
+        n_workers, executor, progress_bar
             See `CubeBackground.__call__`.
 
         Yields
         ------
         part : `ChannelBackground`
             The background of a channel. With several processes the
-            channels come in the order in which they are ready; with
+            channels are yielded in the order in which they finish; with
             ``smoothing``, after the last one is fitted.
         """
         task = self.prepare(cube)
         channels = (range(len(cube)) if channels is None
                     else [_channel_of(cube, i) for i in channels])
-        parts = self._fit(task, channels, jobs, executor, progress_bar)
+        parts = self._fit(task, channels, n_workers, executor, progress_bar)
         if self.smoothing > 0.0:
             parts = self.smooth(parts)
         yield from parts
 
     def prepare(self, cube):
         """
-        Do what is the same for all channels.
+        Prepare the fit of channels: checks, positions, and sources.
 
         Parameters
         ----------
@@ -310,12 +314,12 @@ class CubeBackground:
         Returns
         -------
         fit : callable
-            Called with the index of a channel, it returns its
-            `ChannelBackground`. It can be sent to other processes.
+            A function that returns the `ChannelBackground` of a channel
+            index. It can be pickled.
         """
         self._check_kind(cube)
         self._check_cube(cube)
-        if self.region is not None:  # errors come before the work
+        if self.region is not None:  # fail before the fits
             make_region_mask(self.region, cube.shape[1:], cube.wcs)
         ellipses, channel = None, None
         if self.sources is not None:
@@ -336,7 +340,7 @@ class CubeBackground:
 
     def smooth(self, parts):
         """
-        Average backgrounds along the spectral axis.
+        Smooth the backgrounds along the spectral axis.
 
         Parameters
         ----------
@@ -346,8 +350,9 @@ class CubeBackground:
         Returns
         -------
         parts : list of `ChannelBackground`
-            The same in order, smoothed as ``smoothing`` says. A channel
-            without a background of its own gets that of its neighbours.
+            The smoothed backgrounds, ordered by channel; see
+            ``smoothing``. A channel without a background of its own is
+            interpolated from its neighbors.
         """
         parts = sorted(parts, key=lambda part: part.channel)
         size = max(len(part.coefficients) for part in parts)
@@ -367,7 +372,7 @@ class CubeBackground:
 
     def evaluate(self, cube, part):
         """
-        Make the image of the background of a channel.
+        Return a channel and the image of its background.
 
         Parameters
         ----------
@@ -383,8 +388,8 @@ class CubeBackground:
             The values of the channel.
 
         background : 2D `~numpy.ndarray`
-            The background, in the unit of the cube. NaN where the
-            channel has no value, and where no background is wanted.
+            The background, in the unit of the cube; NaN where the
+            channel has no value and outside of ``region``.
         """
         plane = cube.plane(part.channel)
         with one_blas_thread():
@@ -397,7 +402,7 @@ class CubeBackground:
 
     def make_table(self, cube, parts):
         """
-        List what was chosen for the channels.
+        Return a table of the selected polynomials of the channels.
 
         Parameters
         ----------
@@ -414,12 +419,12 @@ class CubeBackground:
             ``velocity``, ``frequency`` or ``wavelength``, ``n_sources``
             (masked), ``order``, ``method``, ``epsilon``, ``box_size``
             (0 for the whole plane), ``nmse``, ``reduced_chi2``, ``bic``,
-            ``n_pixels`` (compared), and ``background_rms``, the rms of
-            the residual. With boxes, choice and scores are the medians
-            over the boxes, for methods the most frequent one, and the
-            rms is corrected for what the polynomials take of noise that
-            is white or correlated over the beam. The order
-            is -1 where there are too few pixels.
+            ``n_pixels`` (used in the comparison), and
+            ``background_rms``, the rms of the residual. With boxes, the
+            values are the medians over the boxes (``method`` is the most
+            frequent one), and the rms is corrected for the noise, white
+            or correlated over the beam, that the polynomials fit. The
+            order is -1 where there are too few pixels.
         """
         parts = sorted(parts, key=lambda part: part.channel)
         channels = np.array([part.channel for part in parts], dtype=int)
@@ -437,7 +442,7 @@ class CubeBackground:
 
     def _check_files(self):
         """
-        Refuse names of files, and what is no region.
+        Raise an error for file names and for invalid regions.
         """
         for name, readers in (
                 ('region', 'regions.Regions.read'),
@@ -461,7 +466,7 @@ class CubeBackground:
     @staticmethod
     def _check_kind(cube):
         """
-        Refuse what is not a cube.
+        Raise an error if ``cube`` is not a cube.
         """
         if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
             msg = ('cube must be a MapCube, as from '
@@ -486,13 +491,14 @@ class CubeBackground:
         fwhm = _beam_fwhm(cube)
         if sizes and min(sizes) < _MIN_BEAMS * fwhm:
             msg = (f'box_sizes must be at least {_MIN_BEAMS} beams of '
-                   f'{cube.name}, {_MIN_BEAMS * fwhm:.3g} pixels, to tell a '
-                   f'background from noise: got {min(sizes):g}')
+                   f'{cube.name}, {_MIN_BEAMS * fwhm:.3g} pixels, to '
+                   'separate the background from noise: got '
+                   f'{min(sizes):g}')
             raise ValueError(msg)
 
     def _check(self):
         """
-        Check the arguments, as far as that needs no cube.
+        Check the arguments that do not depend on the cube.
         """
         for orders in (self.orders, self._orders(0)):
             make_candidates(orders=orders, methods=self.methods,
@@ -502,7 +508,7 @@ class CubeBackground:
             self._local(1)
             self._check_box_sizes()
         elif self.positions is not None:
-            msg = 'positions needs box_sizes, the size of the boxes there'
+            msg = 'positions requires box_sizes, the sizes of the boxes'
             raise ValueError(msg)
         for name in ('fwhm', 'source_fwhm'):
             if getattr(self, name) is not None:
@@ -519,13 +525,13 @@ class CubeBackground:
             msg = f'smoothing must not be negative: got {self.smoothing}'
             raise ValueError(msg)
         if self.smoothing > 0.0 and self.box_sizes is not None:
-            msg = ('smoothing averages polynomials of whole planes: it does '
-                   'not go with box_sizes')
+            msg = ('smoothing applies to polynomials of whole planes: it '
+                   'cannot be combined with box_sizes')
             raise ValueError(msg)
 
     def _check_box_sizes(self):
         """
-        Refuse boxes that the polynomials could follow pixel by pixel.
+        Raise an error for boxes with too few pixels for the polynomials.
         """
         order = max(np.max(self.orders), np.max(self._orders(0)))
         n_terms = (order + 1) * (order + 2) // 2
@@ -540,7 +546,7 @@ class CubeBackground:
 
     def _orders(self, n_sources):
         """
-        Return the orders for a channel with so many sources.
+        Return the orders for a channel with this number of sources.
         """
         if n_sources == 0 and self.empty_orders is not None:
             return self.empty_orders
@@ -548,7 +554,7 @@ class CubeBackground:
 
     def _local(self, n_sources, fwhm=None):
         """
-        Make what fits in boxes.
+        Return the estimator for the fits in boxes.
         """
         return LocalPolynomialBackground(
             self.box_sizes, orders=self._orders(n_sources),
@@ -558,7 +564,7 @@ class CubeBackground:
 
     def _box_centers(self, cube):
         """
-        Return the positions of the boxes: given ones, or a grid.
+        Return the positions of the boxes: the given ones or a grid.
         """
         if self.positions is not None:
             table = read_ellipses(self.positions, wcs=cube.wcs)
@@ -572,12 +578,12 @@ class CubeBackground:
         x, y = np.meshgrid(*axes)
         return x.ravel(), y.ravel()
 
-    def _fit(self, task, channels, jobs, executor, progress_bar):
+    def _fit(self, task, channels, n_workers, executor, progress_bar):
         """
-        Fit channels here or in other processes.
+        Fit channels in this process or in worker processes.
         """
         done = work_through(_fit_channel, channels, task, executor=executor,
-                            n_workers=min(jobs, max(len(channels), 1)))
+                            n_workers=min(n_workers, max(len(channels), 1)))
         if progress_bar:
             from tqdm.auto import tqdm
 
@@ -590,7 +596,7 @@ class CubeBackground:
 @dataclass(frozen=True, eq=False)
 class ChannelBackground:
     """
-    The background of one channel, as `CubeBackground.iterate` yields it.
+    The background of a channel, as yielded by `CubeBackground.iterate`.
 
     Parameters
     ----------
@@ -604,7 +610,7 @@ class ChannelBackground:
         The rms of the residual; NaN if there is no background.
 
     choice : dict
-        What was chosen, and its scores: the columns of the table of
+        The selected polynomial and its scores: columns of the table of
         `CubeBackground.make_table`.
 
     coefficients : 2D `~numpy.ndarray`
@@ -613,7 +619,7 @@ class ChannelBackground:
         `evaluate_polynomial`; NaN if there is no background.
 
     image : 2D `~numpy.ndarray` or `None`
-        The background, if it was fitted in boxes.
+        The background, if it was fitted in boxes, otherwise `None`.
     """
 
     channel: int
@@ -632,7 +638,7 @@ class ChannelBackground:
 
     def to_dict(self):
         """
-        Return all but an image as what JSON can hold.
+        Return the background, without an image, as JSON-compatible values.
 
         Returns
         -------
@@ -646,7 +652,7 @@ class ChannelBackground:
     @classmethod
     def from_dict(cls, values):
         """
-        Make it of what `to_dict` returns.
+        Create the background from the result of `to_dict`.
 
         Parameters
         ----------
@@ -663,7 +669,7 @@ class ChannelBackground:
 
     def make_image(self, shape):
         """
-        Make the image of the background in the whole plane.
+        Return the image of the background in the whole plane.
 
         Parameters
         ----------
@@ -683,19 +689,19 @@ class ChannelBackground:
 @dataclass(frozen=True, eq=False)
 class CubeBackgroundResult:
     """
-    The background of a cube, as `CubeBackground` returns it.
+    The background of a cube, as returned by `CubeBackground`.
 
     Parameters
     ----------
     table : `~astropy.table.QTable`
-        What was chosen for each channel; see
+        The selected polynomial of each channel; see
         `CubeBackground.make_table`.
 
     background : 3D `~numpy.ndarray`, `~astropy.units.Quantity`, or `None`
-        The background, if it was not written to a file.
+        The background, or `None` if it was written to a file.
 
     filename : str or `None`
-        The file, if it was.
+        The name of that file, or `None`.
     """
 
     table: QTable
@@ -713,7 +719,7 @@ class CubeBackgroundResult:
 @dataclass(frozen=True, eq=False)
 class _Task:
     """
-    All that is needed to fit any channel of a cube.
+    The inputs that are needed to fit any channel of a cube.
     """
 
     settings: CubeBackground
@@ -732,7 +738,7 @@ class _Task:
 
     def _fit(self, index):
         """
-        Detect, mask, and fit, as often as is wanted.
+        Detect, mask, and fit, ``n_rounds`` times.
         """
         plane = self.cube.plane(index)
         bad = ~np.isfinite(plane)
@@ -757,14 +763,14 @@ class _Task:
         Find sources in an image.
         """
         with warnings.catch_warnings():
-            # an empty channel is nothing to warn of
+            # A channel without sources is normal.
             warnings.simplefilter('ignore', NoDetectionsWarning)
             found = self.settings.finder(plane, mask=bad)
         return read_ellipses(np.empty((0, 2)) if found is None else found)
 
     def _known_ellipses(self, index):
         """
-        Return the sources of a channel that are known beforehand.
+        Return the given sources of a channel and those detected once.
         """
         tables = []
         if self.ellipses is not None:
@@ -777,7 +783,7 @@ class _Task:
 
     def _mask(self, tables, shape, index):
         """
-        Mask the sources of tables.
+        Return the mask of the sources of several tables.
         """
         mask = np.zeros(shape, dtype=bool)
         for table in tables:
@@ -880,22 +886,23 @@ class _Task:
 
     def _box_rms(self, residual, good, choice, rms):
         """
-        Correct the rms in boxes for what polynomials take of the noise.
+        Correct the rms in boxes for the noise that the polynomials fit.
 
-        That is more if the noise is correlated, over the beam. How much
-        of it is follows from the differences of neighbours, which no
-        polynomial takes away.
+        Polynomials fit more of noise that is correlated over the beam
+        than of white noise. The share of correlated noise is estimated
+        from the differences of adjacent pixels, which the polynomials
+        hardly change.
         """
         fwhm, side = _beam_fwhm(self.cube), choice['box_size']
         if fwhm == 0.0 or side == 0 or not rms > 0.0:
             return rms
         steps = [np.diff(residual, axis=axis)[
-            np.logical_and(*_neighbours(good, axis))] for axis in (0, 1)]
+            np.logical_and(*_neighbors(good, axis))] for axis in (0, 1)]
         steps = np.concatenate(steps)
         steps = steps[np.isfinite(steps)]
         if steps.size == 0:
             return rms
-        # half the variance of the differences, from their median
+        # Half the variance of the differences, from their median.
         step = 0.5 * (np.median(np.abs(steps)) / _MEDIAN_TO_SIGMA)**2
         left, near = _left_of_noise(side, choice['order'], fwhm)
         # rms**2 = white + left * smooth, step = white + near * smooth
@@ -908,12 +915,12 @@ class _Task:
 
 def _fit_channel(index, task):
     """
-    Fit a channel, in whatever process.
+    Fit a channel; a module-level function that can be pickled.
     """
     return task(index)
 
 
-def _neighbours(image, axis):
+def _neighbors(image, axis):
     """
     Return an image without its first and without its last row or column.
     """
@@ -925,10 +932,11 @@ def _neighbours(image, axis):
 @functools.cache
 def _left_of_noise(side, order, fwhm):
     """
-    Return the ratios of the variances that noise correlated over the
-    beam has after a fit in a box, and between neighbours, to its own.
+    Return two variance ratios of noise that is correlated over the beam.
 
-    The first one is relative to what is left of white noise.
+    The first is the fraction of its variance that remains after a fit in
+    a box, relative to that of white noise. The second is half the
+    variance of the differences of adjacent pixels over its variance.
     """
     n_pixels = side**2
     position = np.linspace(-1.0, 1.0, side)
@@ -937,8 +945,8 @@ def _left_of_noise(side, order, fwhm):
                       for i in range(order + 1)
                       for j in range(order + 1 - i)])
     basis = np.linalg.qr(terms.T)[0].T.reshape(-1, side, side)
-    # the autocovariance is the beam convolved with itself: it is
-    # separable, and so is its application
+    # The autocovariance is the beam convolved with itself. It is separable
+    # and can be applied along each axis.
     distance = np.arange(side) - np.arange(side)[:, np.newaxis]
     covariance = 0.5**(2.0 * distance**2 / fwhm**2)
     taken = np.sum(basis * (covariance @ basis @ covariance))
@@ -969,15 +977,17 @@ def _plane_grid(shape):
 
 def _local_lines(x, y, weights, width):
     """
-    Smooth the columns of y: the value at each x of the straight line that
-    is fitted around it, with weights that fall as a Gaussian.
+    Smooth the columns of y by local linear regression.
+
+    The result at each x is the value of a straight line fitted with
+    Gaussian weights centered there.
     """
     distance = x - x[:, np.newaxis]
     weights = weights * np.exp(-0.5 * (distance / width)**2)
     moments = [(weights * distance**k).sum(axis=1) for k in range(3)]
     sums = [(weights * distance**k) @ y for k in range(2)]
     determinant = moments[0] * moments[2] - moments[1]**2
-    # a single point has no line
+    # A single point does not determine a line.
     lonely = determinant <= 1.0e-9 * (moments[0] * width)**2
     with np.errstate(invalid='ignore', divide='ignore'):
         mean = sums[0] / moments[0][:, np.newaxis]
@@ -989,7 +999,7 @@ def _local_lines(x, y, weights, width):
 
 def _median(values):
     """
-    Return the median of the finite values, NaN if there are none.
+    Return the median of the finite values; NaN if there are none.
     """
     values = np.asarray(values)
     values = values[np.isfinite(values)]
@@ -998,7 +1008,7 @@ def _median(values):
 
 def _beam_fwhm(cube):
     """
-    Return the median FWHM of the beams in pixels, 0 if it is not known.
+    Return the median FWHM of the beams in pixels; 0 if it is unknown.
     """
     try:
         return float(np.nanmedian(cube.beam_fwhm_pix))
@@ -1008,7 +1018,7 @@ def _beam_fwhm(cube):
 
 def _unit_of(cube):
     """
-    Return the unit of a cube, or `None` if it is not known.
+    Return the unit of a cube, or `None` if it is unknown.
     """
     try:
         return cube.unit

@@ -32,7 +32,7 @@ class Frame:
     """
     The scaled coordinates of boxes of one size around some centers.
 
-    They run from -1 to 1 between the edges of a box.
+    The coordinates run from -1 to 1 between the edges of a box.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ class Frame:
     @property
     def grid(self):
         """
-        The scaled coordinates of columns and rows, the same in all
-        boxes.
+        The scaled coordinates of the columns and rows, which are the
+        same in all boxes.
         """
         return _offsets(self.nx) / self.nx * 2, _offsets(self.ny) / self.ny * 2
 
@@ -95,7 +95,7 @@ class Frame:
 
     def make_model(self, coefficients, index=0):
         """
-        Make an astropy model that is valid in pixel positions.
+        Return an astropy model as a function of pixel positions.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class Frame:
         Returns
         -------
         model : `~astropy.modeling.polynomial.Polynomial2D`
-            The model, whose domain is the area of the box.
+            The model; its domain is the area of the box.
         """
         order = len(coefficients) - 1
         i, j = polynomial_terms(order)
@@ -129,10 +129,11 @@ class Cutouts:
     ----------
     values, weights : `~numpy.ndarray`
         The pixels and their weights (inverse variances, or 1; 0 for
-        pixels that do not count), of shape ``(n, ny, nx)``.
+        excluded pixels), of shape ``(n, ny, nx)``.
 
     frame : `Frame`
-        Where the cutouts are. A single cutout stands for all centers.
+        The coordinates of the cutouts. A single cutout is shared by all
+        centers.
     """
 
     values: np.ndarray = field(repr=False)
@@ -142,7 +143,7 @@ class Cutouts:
     @cached_property
     def n_good(self):
         """
-        The number of pixels that count in each cutout.
+        The number of pixels with nonzero weight in each cutout.
         """
         return np.count_nonzero(self.weights, axis=(1, 2))
 
@@ -158,14 +159,14 @@ class Cutouts:
         Returns
         -------
         members : array of int or slice
-            The same indices, or all of a single cutout.
+            The same indices, or the single cutout for all centers.
         """
         return slice(None) if len(self.values) == 1 else index
 
 
 def prepare_image(data, *, mask=None, error=None):
     """
-    Check a map and turn its masks and errors into weights.
+    Check a map and convert its masks and errors to weights.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ def prepare_image(data, *, mask=None, error=None):
         The 2D data.
 
     mask : array_like (bool), optional
-        `True` for pixels that do not count.
+        `True` for pixels to exclude.
 
     error : array_like or Quantity, optional
         The 1-sigma errors.
@@ -181,11 +182,10 @@ def prepare_image(data, *, mask=None, error=None):
     Returns
     -------
     values : 2D `~numpy.ndarray` of float
-        The data, with zeros for pixels that do not count.
+        The data, with zeros for excluded pixels.
 
     weights : 2D `~numpy.ndarray` of float
-        The inverse variances, or ones; zero for pixels that do not
-        count.
+        The inverse variances, or ones; zero for excluded pixels.
 
     unit : `~astropy.units.Unit` or None
         The unit of the data.
@@ -233,7 +233,7 @@ def known_fwhm(data, fwhm):
 
 def whole_map(values, weights):
     """
-    Make the cutout that is the whole map.
+    Return the whole map as a single cutout.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def cut_out_boxes(values, weights, x, y, size):
     Returns
     -------
     cutouts : `Cutouts`
-        The cutouts. What lies outside of the map has zero weight.
+        The cutouts. Pixels outside of the map have zero weight.
     """
     ny, nx = values.shape
     offset = np.arange(size) - size // 2
@@ -283,7 +283,7 @@ def cut_out_boxes(values, weights, x, y, size):
 
 def _inverse_variance(error, bad):
     """
-    Return the weights and the mask of pixels without one.
+    Return the inverse variances and the mask of pixels without them.
     """
     error = np.asarray(error, dtype=float)
     if error.shape != bad.shape:

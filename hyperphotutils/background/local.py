@@ -31,8 +31,8 @@ from hyperphotutils.utils import make_repr, result_meta
 
 __all__ = ['LocalBackgroundFits', 'LocalPolynomialBackground']
 
-# Number of pixels in the cutouts of one lot of sources. More would save
-# no time (their arrays no longer fit into the cache) but cost memory.
+# Number of pixels in the cutouts of one batch of sources. Larger batches
+# cost memory without saving time, as their arrays exceed the CPU cache.
 _MAX_PIXELS = 100_000
 
 
@@ -41,11 +41,13 @@ class LocalPolynomialBackground(LocalBackground):
     Class to estimate the background at sources with polynomials fitted
     in boxes around them.
 
-    Every combination of box size, order, and method is tried. For each
-    source, all of them are compared on the pixels that the boxes have
-    in common, those of the smallest box, and the best one is taken.
+    Use it where the background varies on scales of a few beams, so that
+    neither an annulus nor a mesh follows it. Every combination of box
+    size, order, and method is fitted. For each source, they are compared
+    on the pixels that the boxes have in common, those of the smallest
+    box, and the best one is selected.
 
-    Objects of this class can be used wherever photutils takes a
+    It can be used wherever photutils accepts a
     `~photutils.background.LocalBackground`.
 
     Parameters
@@ -54,16 +56,16 @@ class LocalPolynomialBackground(LocalBackground):
         The lengths of the square boxes in pixels. A box is centered on
         the pixel of the source and therefore has an odd number of
         pixels along its sides: even numbers are increased by one. A box
-        that reaches over the edge of the map is cut there. 0 stands for
-        the whole map.
+        that extends beyond the edge of the map is truncated there. 0
+        means the whole map.
 
     orders, methods, criterion, huber_epsilons, tolerance, fwhm, seed
         See `PolynomialBackground2D`.
 
     source_fwhm : float, optional
         The full width at half maximum of the sources in pixels. If
-        given, circles around all positions of a call are masked. The
-        default leaves masking to ``mask``.
+        given, circles around all positions of a call are masked. By
+        default, only ``mask`` is applied.
 
     mask_factor : float, optional
         The radius of these circles in units of ``source_fwhm``.
@@ -78,7 +80,7 @@ class LocalPolynomialBackground(LocalBackground):
 
     See Also
     --------
-    PolynomialBackground2D : The same for a whole map.
+    PolynomialBackground2D : The background of a whole map.
     make_source_mask : Masks of sources of different sizes and shapes.
 
     Examples
@@ -96,7 +98,7 @@ class LocalPolynomialBackground(LocalBackground):
                     'huber_epsilons', 'tolerance', 'fwhm', 'source_fwhm',
                     'mask_factor', 'seed')
 
-    # The constructor of the base class defines an annulus.
+    # The constructor of the base class defines an annulus: not called.
     def __init__(self, box_sizes, *, orders=(0, 1, 2), methods=('lsq',),
                  criterion='nmse', huber_epsilons=(1.1, 1.35, 1.7, 2.0),
                  tolerance=None, fwhm=None, source_fwhm=None,
@@ -142,12 +144,13 @@ class LocalPolynomialBackground(LocalBackground):
         Raises
         ------
         ValueError
-            If the only box is the whole map.
+            If the only box size is the whole map.
         """
         size = max(self._sizes[:-1] if self._sizes[-1] == 0
                    else self._sizes, default=0)
         if size == 0:
-            msg = 'box_sizes is the whole map, which is no aperture'
+            msg = ('box_sizes contains only the whole map (0), which has no '
+                   'aperture')
             raise ValueError(msg)
         positions = np.transpose(np.round([np.atleast_1d(x),
                                            np.atleast_1d(y)]))
@@ -155,7 +158,7 @@ class LocalPolynomialBackground(LocalBackground):
 
     def __call__(self, data, x, y, mask=None):
         """
-        Measure the background at positions.
+        Return the background at positions.
 
         Parameters
         ----------
@@ -171,15 +174,15 @@ class LocalPolynomialBackground(LocalBackground):
         Returns
         -------
         value : float, 1D `~numpy.ndarray`, or `~astropy.units.Quantity`
-            The background at the positions. It is NaN at a position
-            around which there are too few pixels for any order.
+            The background at the positions; NaN where there are too few
+            pixels for any order.
         """
         value = self.fit(data, x, y, mask=mask).value
         return value[0] if np.ndim(x) == 0 and np.ndim(y) == 0 else value
 
     def fit(self, data, x, y, *, mask=None, error=None, source_mask=None):
         """
-        Fit the backgrounds and return all about them.
+        Fit the backgrounds and return values, polynomials, and scores.
 
         Parameters
         ----------
@@ -193,12 +196,12 @@ class LocalPolynomialBackground(LocalBackground):
             `True` for pixels that are not used.
 
         error : 2D array_like or Quantity, optional
-            The 1-sigma errors of ``data``. They weight the fits and
-            enter chi-squared and BIC.
+            The 1-sigma errors of ``data``. They are used as weights of
+            the fits and in chi-squared and BIC.
 
         source_mask : 2D array_like of bool, optional
             `True` for the pixels of sources, for example from
-            `make_source_mask`. It takes the place of the circles of
+            `make_source_mask`. It replaces the circles of
             ``source_fwhm``.
 
         Returns
@@ -245,7 +248,7 @@ class LocalPolynomialBackground(LocalBackground):
 
     def _fit_pixels(self, values, weights, x, y, *, has_error, fwhm):
         """
-        Fit the boxes around pixels, as many at once as memory allows.
+        Fit the boxes around pixels, in batches that bound the memory.
         """
         step = max(1, _MAX_PIXELS // max(self._sizes)**2
                    if max(self._sizes) > 0 else x.size)
@@ -270,8 +273,8 @@ class LocalPolynomialBackground(LocalBackground):
 @dataclass(frozen=True)
 class LocalBackgroundFits:
     """
-    The local backgrounds of sources, as `LocalPolynomialBackground.fit`
-    returns them.
+    The local backgrounds of sources, as returned by
+    `LocalPolynomialBackground.fit`.
 
     Parameters
     ----------
@@ -294,10 +297,10 @@ class LocalBackgroundFits:
         The coordinates of each box size.
 
     fitted : `~hyperphotutils.background.candidates.FittedCandidates`
-        The polynomials of the placed sources.
+        The polynomials of the sources in ``placed``.
 
     meta : dict
-        How the result was made.
+        The versions and settings with which the result was made.
     """
 
     x: np.ndarray
@@ -334,7 +337,8 @@ class LocalBackgroundFits:
     def table(self):
         """
         A `~astropy.table.QTable` with a row for each source: the
-        background at its position, what was selected, and its scores.
+        background at its position, and the method, order, box size and
+        scores of the selected polynomial.
         """
         table = QTable(meta=dict(self.meta))
         table['id'] = np.arange(1, self.x.size + 1)
@@ -372,8 +376,8 @@ class LocalBackgroundFits:
     @cached_property
     def candidates(self):
         """
-        A `~astropy.table.QTable` of everything that was tried, source
-        by source, with the ``id`` of the source.
+        A `~astropy.table.QTable` of all candidates and their scores,
+        ordered by source, with the ``id`` of the source.
         """
         table = self.fitted.to_table(box_sizes=self.box_sizes,
                                      unit=self.unit)
@@ -384,7 +388,7 @@ class LocalBackgroundFits:
 
     def make_image(self, index):
         """
-        Make an image of the background of one source.
+        Return an image of the background of one source.
 
         Parameters
         ----------
@@ -394,8 +398,8 @@ class LocalBackgroundFits:
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The background in the selected box, cut at the edge of the
-            map. It is empty if there is no background.
+            The background in the selected box, truncated at the edge of
+            the map. It is empty if there is no background.
 
         slices : tuple of slice
             The slices of the box in the map, ``(y, x)``.
@@ -412,12 +416,12 @@ class LocalBackgroundFits:
 
     def make_mosaic(self):
         """
-        Make an image of the backgrounds of all sources.
+        Return an image of the backgrounds of all sources.
 
         Where boxes overlap, it is the mean of their polynomials, with
-        weights that fall linearly from the centers of the boxes to
-        their edges. Where the whole map has been selected, its
-        polynomial is taken inside the largest box.
+        weights that decrease linearly from the centers of the boxes to
+        their edges. Where the whole map was selected, its polynomial is
+        used inside the largest box.
 
         Returns
         -------
@@ -457,7 +461,7 @@ class LocalBackgroundFits:
     @property
     def _chosen(self):
         """
-        The selected candidate of each source, or None.
+        The selected candidate of each source, or `None`.
         """
         chosen = [None] * self.x.size
         for source, _, k in self._selections():
@@ -466,7 +470,7 @@ class LocalBackgroundFits:
 
     def _selections(self):
         """
-        List source, index among the placed ones, and candidate.
+        Return triples of source, index in ``placed``, and candidate.
         """
         selected = self.fitted.selected
         index = np.flatnonzero(selected >= 0)
@@ -475,7 +479,7 @@ class LocalBackgroundFits:
 
     def _selected_scores(self, name):
         """
-        Return a score of the selected candidates.
+        Return a score of the selected candidate of each source.
         """
         selected = self.fitted.selected
         index = np.flatnonzero(selected >= 0)
@@ -486,14 +490,14 @@ class LocalBackgroundFits:
 
     def _with_unit(self, value):
         """
-        Put the unit of the data back on.
+        Attach the unit of the data.
         """
         return value if self.unit is None else value << self.unit
 
 
 def _check_box_sizes(box_sizes):
     """
-    Return the odd sizes in increasing order; 0, the whole map, is last.
+    Return the odd sizes in increasing order, 0 (the whole map) last.
     """
     sizes = np.atleast_1d(np.asarray(box_sizes))
     if sizes.dtype.kind not in 'iuf' or sizes.ndim != 1:
@@ -513,7 +517,7 @@ def _check_box_sizes(box_sizes):
 
 def _check_positions(x, y):
     """
-    Return the positions as 1D arrays of one length.
+    Return the positions as 1D arrays of the same length.
     """
     x, y = (np.atleast_1d(np.asarray(position, dtype=float))
             for position in (x, y))

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Masks of the pixels that sources cover.
+Masks of the pixels that are covered by sources or regions.
 """
 
 from os import PathLike
@@ -14,7 +14,7 @@ from hyperphotutils.utils.wcs import sources_to_pixels
 
 __all__ = ['make_region_mask', 'make_source_mask', 'read_ellipses']
 
-# Where tables of sources keep positions and ellipses: results, start
+# Suffixes of the columns with positions and ellipses: results, initial
 # values, plain names, and detections.
 _SUFFIXES = ('_fit', '_init', '', '_centroid')
 
@@ -25,7 +25,7 @@ _MAX_ELEMENTS = 1_000_000
 def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
                      factor=1.5):
     """
-    Make a mask of the pixels inside ellipses around sources.
+    Return a mask of the pixels inside ellipses around sources.
 
     Parameters
     ----------
@@ -33,16 +33,17 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
         The shape ``(ny, nx)`` of the mask.
 
     x, y : array_like
-        The pixel positions of the sources. Sources may lie outside of
+        The pixel positions of the sources. Sources may be outside of
         the image; those whose position, size, or angle is not finite
-        are left out.
+        are ignored.
 
     fwhm_major : array_like
         The full width at half maximum along the major axis in pixels,
         one for each source or one for all.
 
     fwhm_minor : array_like, optional
-        The same along the minor axis. The default is a circle.
+        The full width at half maximum along the minor axis in pixels.
+        The default is ``fwhm_major``, a circle.
 
     theta : array_like or `~astropy.units.Quantity`, optional
         The angle of the major axis, counter-clockwise from the x axis.
@@ -50,7 +51,7 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
 
     factor : float, optional
         The semi-axes of the masked ellipses in units of the FWHM. A
-        Gaussian has fallen to 0.2 % of its peak at the default, 1.5.
+        Gaussian falls to 0.2 % of its peak at the default, 1.5.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
     mask = np.zeros(shape, dtype=bool)
     half = np.ceil(ellipses[2:4].max(axis=0, initial=0)).astype(int) + 1
     half = np.minimum(half, max(shape) + 1)
-    # sources of similar size share one batch
+    # Sources of similar size are processed in one batch.
     size_class = np.ceil(np.log2(half)).astype(int)
     for value in np.unique(size_class):
         batch = ellipses[:, size_class == value]
@@ -107,13 +108,13 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
 
 def make_region_mask(region, shape, wcs=None):
     """
-    Make a mask of the pixels inside a region.
+    Return a mask of the pixels inside a region.
 
     Parameters
     ----------
     region : `~regions.Region`, `~regions.Regions`, or 2D bool array_like
         One or more regions, on the sky or in pixels, or a mask, which
-        is checked and handed through.
+        is checked and returned.
 
     shape : tuple of int
         The shape ``(ny, nx)`` of the mask.
@@ -124,7 +125,7 @@ def make_region_mask(region, shape, wcs=None):
     Returns
     -------
     mask : 2D `~numpy.ndarray` of bool
-        `True` where the center of a pixel is inside.
+        `True` where the center of the pixel is inside a region.
 
     Raises
     ------
@@ -132,9 +133,9 @@ def make_region_mask(region, shape, wcs=None):
         If ``region`` is none of these.
 
     ValueError
-        If a mask has another shape, if there is no WCS for a region on
-        the sky, if a region has no inside (a point), or if no pixel is
-        inside any of them.
+        If a mask has a different shape, if there is no WCS for a region
+        on the sky, if a region has no area (a point), or if no pixel is
+        inside.
 
     Examples
     --------
@@ -167,7 +168,7 @@ def make_region_mask(region, shape, wcs=None):
 
 def _mask_region(region, shape, wcs):
     """
-    Make the mask of one region.
+    Return the mask of one region.
     """
     if hasattr(region, 'to_pixel'):
         if wcs is None:
@@ -177,14 +178,14 @@ def _mask_region(region, shape, wcs):
     try:
         box = region.bounding_box
     except ValueError:
-        # off the sky that the projection shows: its pixels are NaN
+        # Outside of the projection: its pixel coordinates are NaN.
         return np.zeros(shape, dtype=bool)
     if box.get_overlap_slices(shape)[0] is None:
         return np.zeros(shape, dtype=bool)
     try:
         mask = region.to_mask(mode='center')
     except NotImplementedError:
-        msg = f'region must have an inside, got a {type(region).__name__}'
+        msg = f'region must have an area: got a {type(region).__name__}'
         raise ValueError(msg) from None
     image = mask.to_image(shape)
     return np.zeros(shape, dtype=bool) if image is None else image > 0
@@ -192,16 +193,16 @@ def _mask_region(region, shape, wcs):
 
 def read_ellipses(sources, *, wcs=None, fwhm=None):
     """
-    Find positions and ellipses of sources in a table.
+    Return positions and ellipses of sources from a table.
 
     Parameters
     ----------
     sources : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, or \
             2D array_like
-        The sources: results of the photometry (``x_fit``, ...), start
+        The sources: results of the photometry (``x_fit``, ...), initial
         values (``x_init``, ...), detections (``x_centroid``, ...), plain
         columns (``x``, ``y``, ``fwhm_major``, ``fwhm_minor``,
-        ``theta``), sources on the sky (see
+        ``theta``), sky coordinates (see
         `~hyperphotutils.utils.sources_to_pixels`), or an array with a
         row ``(x, y)`` for each source.
 
@@ -209,7 +210,7 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
         The celestial WCS of the image, for sources on the sky.
 
     fwhm : float, optional
-        The FWHM in pixels of sources without one.
+        The FWHM in pixels of sources whose FWHM is unknown.
 
     Returns
     -------
@@ -220,10 +221,10 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
     Raises
     ------
     TypeError
-        If it is the name of a file.
+        If ``sources`` is a file name.
 
     ValueError
-        If there are no positions, or positions on the sky but no WCS.
+        If there are no positions, or only sky positions and no WCS.
 
     Examples
     --------
@@ -233,7 +234,7 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
     """
     if isinstance(sources, str | PathLike):
         msg = (f'sources must be a table, SkyCoord, or rows of (x, y): got '
-               f'the name {str(sources)!r}: read the file first, by '
+               f'the file name {str(sources)!r}: read the file with '
                'hyperphotutils.catalog.read_catalog or read_source_list')
         raise TypeError(msg)
     if isinstance(sources, SkyCoord):
@@ -250,7 +251,7 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
     if suffix is None:
         if 'sky_centroid' not in sources.colnames or wcs is None:
             msg = ('sources must have positions (x, x_fit, x_init, '
-                   'x_centroid, or sky_centroid and a WCS): it has '
+                   'x_centroid, or sky_centroid and a WCS): got the columns '
                    f'{", ".join(sources.colnames)}')
             raise ValueError(msg)
         sources, suffix = sources_to_pixels(sources, wcs), '_init'
@@ -267,7 +268,7 @@ def read_ellipses(sources, *, wcs=None, fwhm=None):
 
 def _column(table, name, default):
     """
-    Return a column as plain numbers, or the default for all rows.
+    Return a column without unit, or the default for all rows.
     """
     if name not in table.colnames:
         return np.broadcast_to(default, len(table)).astype(float)
@@ -292,7 +293,7 @@ def _as_columns(x, y, fwhm_major, fwhm_minor, theta):
 
 def _mask_batch(mask, ellipses, half):
     """
-    Set the mask inside ellipses that fit into +-half pixels, in place.
+    Set the mask inside ellipses smaller than +-half pixels, in place.
     """
     x, y, semi_major, semi_minor, theta = ellipses[:, :, np.newaxis,
                                                    np.newaxis]
@@ -304,7 +305,8 @@ def _mask_batch(mask, ellipses, half):
     cos, sin = np.cos(np.radians(theta)), np.sin(np.radians(theta))
     dx, dy = column - x, row - y
     along, across = dx * cos + dy * sin, dy * cos - dx * sin
-    # without a division: an axis of zero length covers nothing
+    # Without a division, so that an axis of zero length is allowed; it
+    # covers no pixel.
     inside = ((along * semi_minor)**2 + (across * semi_major)**2
               <= (semi_major * semi_minor)**2)
     inside &= (semi_major > 0) & (semi_minor > 0)

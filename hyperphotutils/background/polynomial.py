@@ -28,9 +28,11 @@ class PolynomialBackground2D:
     """
     Class to estimate the background of a map with a polynomial surface.
 
-    Polynomials of several orders, fitted by one or more methods, are
-    compared on the same pixels, and the best one is the background. All
-    work is done when the object is made.
+    Use it for maps whose background varies smoothly over the whole
+    field. Polynomials of several orders, fitted by one or more methods,
+    are compared on the same pixels, and the best one is the background.
+    As in `~photutils.background.Background2D`, the fit is done in the
+    constructor.
 
     Parameters
     ----------
@@ -41,46 +43,48 @@ class PolynomialBackground2D:
 
     mask : array_like (bool), optional
         A mask with the shape of ``data``, where `True` means that the
-        pixel is not used. The background is nevertheless given there;
-        use it for sources and bad pixels.
+        pixel is excluded from the fits. The background is still
+        evaluated there. Use it for sources and bad pixels.
 
     coverage_mask : array_like (bool), optional
         A mask with the shape of ``data``, where `True` means that there
         is no data. The background is ``fill_value`` there.
 
     orders : int or sequence of int, optional
-        The total degrees of the polynomials to try. An order for which
-        there are too few pixels is left out.
+        The total degrees of the polynomials to try. Orders for which
+        there are too few pixels are skipped.
 
     methods : str or sequence of str, optional
-        The regressions to try:
+        The regression methods to try:
 
         * ``'lsq'``: least squares, best for noise without outliers;
-        * ``'huber'``: linear loss for large residuals, for a few per
-          cent of outliers;
-        * ``'theilsen'``: Theil-Sen, for as much as 20 % of outliers at
-          order 1 (11 % at order 2), but noisier in general. It does not
-          use ``error``.
+        * ``'huber'``: linear loss for large residuals, for a few
+          percent of outliers;
+        * ``'theilsen'``: Theil-Sen, for up to 20 % of outliers at order
+          1 (11 % at order 2), but with larger statistical errors. It
+          does not use ``error``.
 
     criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
-        What the best background has least of: the normalized mean
-        squared error (`nmse`), the reduced chi-squared
+        The criterion that the best background minimizes: the normalized
+        mean squared error (`nmse`), the reduced chi-squared
         (`reduced_chi2`), or the Bayesian information criterion (`bic`).
         Pixels farther than 4 times the noise from the candidate with
-        the smallest clipped residual do not count.
+        the smallest clipped residual are excluded.
 
     huber_epsilons : float or sequence of float, optional
-        The parameters of the Huber loss to try: the residual in units
-        of the noise where it becomes linear, each more than 1.
+        The parameters of the Huber loss to try: the residual, in units
+        of the noise, at which the loss becomes linear. Each must be more
+        than 1.
 
     tolerance : float, optional
-        How much worse (as a fraction, but absolute for 'bic') a lower
-        order may be and win. See `select_candidate` for the default.
+        The difference to the best score (relative, but absolute for
+        'bic') up to which a lower order is preferred. See
+        `select_candidate` for the default.
 
     error : array_like or `~astropy.units.Quantity`, optional
-        The 1-sigma errors of ``data``. They weight the fits and enter
-        chi-squared and BIC. The default is the same unknown noise in
-        all pixels.
+        The 1-sigma errors of ``data``. They are used as weights of the
+        fits and in chi-squared and BIC. By default the noise is assumed
+        to be unknown and the same in all pixels.
 
     fwhm : float, optional
         The FWHM in pixels of the beam over which the noise is
@@ -103,7 +107,7 @@ class PolynomialBackground2D:
         kind.
 
     ValueError
-        If the value or the shape of an argument is wrong, or if there
+        If the value or the shape of an argument is invalid, or if there
         are too few pixels for the lowest order.
 
     Notes
@@ -164,7 +168,7 @@ class PolynomialBackground2D:
         selected = int(self._fitted.selected[0])
         if selected < 0:
             msg = (f'data has {cutouts.n_good[0]} good pixels, too few (or '
-                   f'too badly placed) for any order of {orders}')
+                   f'too poorly distributed) for any of the orders {orders}')
             raise ValueError(msg)
         coefficients = self._fitted.coefficients_of(selected, 0)
         self._candidate = candidates[selected]
@@ -190,8 +194,8 @@ class PolynomialBackground2D:
         The rms of the residual, the same for all pixels, with the shape
         of the data.
 
-        Pixels farther than 4 times the noise from the background do not
-        enter.
+        Pixels farther than 4 times the noise from the background are
+        excluded.
         """
         rms = np.full(self._background.shape, self._rms,
                       dtype=self._background.dtype)
@@ -219,9 +223,9 @@ class PolynomialBackground2D:
         """
         The background as a `~astropy.modeling.polynomial.Polynomial2D`.
 
-        Its inputs are pixel positions, its value is a plain number in
-        the unit of the data. Its coefficients belong to coordinates
-        that run from -1 to 1 between the edges of the map.
+        Its inputs are pixel positions, and its values are floats in the
+        unit of the data. Its coefficients refer to coordinates that run
+        from -1 to 1 between the edges of the map.
         """
         return self._model
 
@@ -242,10 +246,10 @@ class PolynomialBackground2D:
     @cached_property
     def candidates(self):
         """
-        A `~astropy.table.QTable` of everything that was tried.
+        A `~astropy.table.QTable` of all candidates and their scores.
 
-        The rows are in the order in which candidates win a tie. Scores
-        are NaN where there were too few pixels.
+        The rows are in order of precedence in a tie. Scores are NaN
+        where there were too few pixels.
         """
         table = self._fitted.to_table(unit=self._unit, box_sizes=(0,))
         table.meta.update(result_meta(self))
@@ -265,7 +269,7 @@ class PolynomialBackground2D:
 
     def _fill_uncovered(self, image):
         """
-        Put the fill value where there are no data, in place.
+        Set pixels without data to the fill value, in place.
         """
         if self.coverage_mask is not None:
             image[self.coverage_mask] = self._fill
@@ -273,7 +277,7 @@ class PolynomialBackground2D:
 
     def _with_unit(self, value):
         """
-        Put the unit of the data back on.
+        Attach the unit of the data.
         """
         return value if self._unit is None else value << self._unit
 
@@ -294,7 +298,7 @@ def _check_coverage(coverage_mask, shape):
 
 def _float_type(data):
     """
-    Return the type of the data, or float64 if they are no floats.
+    Return the dtype of the data, or float64 if it is not a float type.
     """
     dtype = np.asarray(data.data if isinstance(data, NDData) else data).dtype
     return dtype.newbyteorder('=') if dtype.kind == 'f' else np.dtype(float)

@@ -2,20 +2,21 @@
 """
 Fits of two-dimensional polynomials to stacks of images.
 
-All functions are pure and work on a stack of images of one shape at
+All functions are pure and process a stack of images of the same shape at
 once. ``values`` and ``weights`` have the shape ``(n, ny, nx)``; pixels
-of zero weight do not count. ``x`` with ``nx`` and ``y`` with ``ny``
-elements are the coordinates of the columns and rows, best scaled to
-[-1, 1], and the values best have a mean near zero and an rms near one.
+of zero weight are excluded. ``x`` with ``nx`` and ``y`` with ``ny``
+elements are the coordinates of the columns and rows. For numerical
+accuracy the coordinates should be scaled to [-1, 1], and the values to a
+mean near zero and an rms near one.
 
 Coefficients have the shape ``(n, order + 1, order + 1)``: the element
 ``[:, j, i]`` belongs to ``x**i * y**j`` and is zero where ``i + j``
 is larger than the order. They are NaN for an image whose pixels do not
 determine the polynomial.
 
-On a pixel grid all sums that least squares needs are moments of the
-weight image, and a moment is two small matrix products, so that no
-design matrix with a row for each pixel is ever built.
+On a pixel grid all sums in the normal equations are moments of the
+weight image. A moment is two small matrix products, so that a design
+matrix with a row for each pixel is never built.
 """
 
 import numpy as np
@@ -29,11 +30,11 @@ __all__ = [
 ]
 
 # Smallest ratio of the eigenvalues of the normalized normal equations
-# for which the polynomial counts as determined by the pixels.
+# for which the pixels are taken to determine the polynomial.
 _RCOND = 1.0e-12
 
-# The Huber fit takes Newton steps between these iterations, and slower
-# but safe ones before and after.
+# The Huber fit uses Newton steps between these iterations, and slower
+# but safe reweighting steps before and after.
 _NEWTON_ITERATIONS = (3, 30)
 
 # Largest number of elements in a temporary array of the Theil-Sen fit.
@@ -42,7 +43,7 @@ _MAX_ELEMENTS = 4_000_000
 
 def polynomial_terms(order):
     """
-    List the terms of a two-dimensional polynomial.
+    Return the powers in the terms of a two-dimensional polynomial.
 
     Parameters
     ----------
@@ -75,15 +76,15 @@ def evaluate_polynomial(coefficients, x, y, *, out=None):
     Parameters
     ----------
     coefficients : `~numpy.ndarray`
-        Array of shape ``(..., order + 1, order + 1)``; see the module
-        for the meaning of its elements.
+        Array of shape ``(..., order + 1, order + 1)``. The element
+        ``[..., j, i]`` is the coefficient of ``x**i * y**j``.
 
     x, y : `~numpy.ndarray`
         The coordinates of the columns, shape ``(..., nx)``, and of the
         rows, shape ``(..., ny)``.
 
     out : `~numpy.ndarray`, optional
-        The array to put the values in.
+        The array in which the values are stored.
 
     Returns
     -------
@@ -141,15 +142,15 @@ def fit_lsq(values, weights, x, y, order):
 def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
               tolerance=1.0e-5):
     """
-    Fit polynomials with the loss of Huber, quadratic for small and
-    linear for large residuals.
+    Fit polynomials with the Huber loss, quadratic for small and linear
+    for large residuals.
 
-    Where a residual r in units of the noise is larger than ``epsilon``
-    the pixel counts with weight ``epsilon / r``. The scale of the noise
-    is a parameter of the fit as well. The result is the minimum of the
-    function that the ``HuberRegressor`` of scikit-learn minimizes with
-    ``alpha=0``. Here all images of a stack are fitted at once, by
-    reweighted least squares and Newton's method.
+    Pixels whose residual r in units of the noise is larger than
+    ``epsilon`` have the weight ``epsilon / r``. The scale of the noise
+    is also a parameter of the fit. The result minimizes the same
+    function as the ``HuberRegressor`` of scikit-learn with ``alpha=0``,
+    but all images of a stack are fitted at once, by reweighted least
+    squares and Newton's method.
 
     Parameters
     ----------
@@ -169,8 +170,8 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
 
     max_iter : int, optional
         The largest number of iterations. An image that has not
-        converged then keeps its last coefficients, which are robust
-        too.
+        converged by then keeps its last coefficients, which are robust
+        as well.
 
     tolerance : float, optional
         The change of all coefficients, in units of the noise, below
@@ -217,7 +218,8 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
         newton = _NEWTON_ITERATIONS[0] <= iteration < _NEWTON_ITERATIONS[1]
         step = _huber_step(residual, weights[part], root[part], x, y,
                            order, epsilon * scale[part], newton=newton)
-        # an image whose new weights leave it undetermined stays as it is
+        # Keep the coefficients of an image whose new weights no longer
+        # determine the polynomial.
         step = np.where(np.isfinite(step), step, 0.0)
         coefficients[part] += step
         change = np.abs(step).max(axis=(1, 2))
@@ -227,21 +229,21 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
 
 def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
     """
-    Fit polynomials by the generalized method of Theil and Sen.
+    Fit polynomials by the generalized Theil-Sen method.
 
-    The polynomial is solved for exactly on ``n_subsets`` random subsets
-    of as many pixels as it has terms; the result is the spatial median
-    of these solutions, as in the ``TheilSenRegressor`` of scikit-learn.
-    With k terms it breaks down when more than ``1 - 0.5**(1 / k)`` of
-    the pixels are contaminated: 50, 21 and 11 % for the orders 0, 1 and
-    2. Time and memory are bounded by the number of subsets, whatever
-    the number of pixels.
+    The polynomial is determined exactly from ``n_subsets`` random
+    subsets of as many pixels as it has terms. The result is the spatial
+    median of these solutions, as in the ``TheilSenRegressor`` of
+    scikit-learn. With k terms the breakdown point is
+    ``1 - 0.5**(1 / k)``: 50, 21 and 11 % of contaminated pixels for the
+    orders 0, 1 and 2. Time and memory are bounded by the number of
+    subsets, independently of the number of pixels.
 
     Parameters
     ----------
     values, weights : `~numpy.ndarray`
         The images and their weights, of shape ``(n, ny, nx)``. Pixels
-        of zero weight are left out, all others count the same.
+        of zero weight are excluded; all others have the same weight.
 
     x, y : 1D `~numpy.ndarray`
         The coordinates of the columns and rows.
@@ -291,15 +293,14 @@ def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
 
 def _powers(x, order):
     """
-    Return the powers 0 to order of x along a new last axis.
+    Return the powers 0 to ``order`` of x along a new last axis.
     """
     return np.asarray(x)[..., np.newaxis] ** np.arange(order + 1)
 
 
 def _solve_on_grid(weights, weighted, x, y, order):
     """
-    Solve the normal equations of pixels with the given weights and
-    weighted values.
+    Solve the normal equations for given weights and weighted values.
     """
     i, j = polynomial_terms(order)
     x_powers = _powers(x, 2 * order)
@@ -314,7 +315,7 @@ def _solve_on_grid(weights, weighted, x, y, order):
 
 def _as_matrix(solutions, order):
     """
-    Put coefficients in the order of the terms into square matrices.
+    Convert coefficients in the order of the terms to square matrices.
     """
     i, j = polynomial_terms(order)
     coefficients = np.zeros((len(solutions), order + 1, order + 1))
@@ -341,9 +342,9 @@ def _huber_step(residual, weights, root, x, y, order, limit, *, newton):
     Return the change of the coefficients that reduces the Huber
     function, by Newton's method or by reweighted least squares.
 
-    The gradient is that of the residuals cut at the limit. Pixels
-    beyond it have no second derivative; with reweighting they have the
-    curvature of the parabola that touches the loss from above.
+    The gradient is that of the residuals clipped at the limit. Pixels
+    beyond it have a second derivative of zero; with reweighting they
+    have the curvature of the parabola that majorizes the loss.
     """
     limit = limit[:, np.newaxis, np.newaxis]
     cut = np.clip(residual, -limit, limit)
@@ -360,11 +361,12 @@ def _huber_step(residual, weights, root, x, y, order, limit, *, newton):
 
 def _huber_scale(residual, n_good, epsilon, scale):
     """
-    Take a Newton step towards the scale that minimizes the Huber
+    Take a Newton step toward the scale that minimizes the Huber
     function: mean(min(r**2 / scale**2, epsilon**2)) = 1.
 
-    The sum is concave in scale**2, so that the steps go down to the
-    solution from above, where the largest possible value, the rms, is.
+    The sum is concave in scale**2, so that the steps decrease
+    monotonically to the solution from the largest possible value, the
+    rms.
     """
     square = residual**2
     largest = square.sum(axis=(1, 2)) / n_good
@@ -383,8 +385,8 @@ def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
     """
     Solve for the polynomial on random subsets of the pixels.
 
-    Returns the solutions, of shape (n, n_subsets, n_terms), and which
-    of them exist.
+    Returns the solutions, of shape (n, n_subsets, n_terms), and the mask
+    of those that exist.
     """
     i, j = polynomial_terms(order)
     n_images = len(values)
@@ -409,11 +411,11 @@ def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
 
 def _spatial_median(points, valid, *, max_iter=200, tolerance=1.0e-5):
     """
-    Return the point with the least sum of distances to the valid points
-    (algorithm of Weiszfeld); NaN where there is none.
+    Return the point with the smallest sum of distances to the valid
+    points (Weiszfeld's algorithm); NaN where there is none.
 
-    The median of each coordinate is the start, and the result in one
-    dimension.
+    The iterations start from the median of each coordinate, which is
+    the result in one dimension.
     """
     n_valid = valid.sum(axis=1)
     ordered = np.sort(np.where(valid[..., np.newaxis], points, np.inf), axis=1)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The noise that is left when a local background is subtracted.
+The noise that remains after a local background is subtracted.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['local_rms']
 
-# At most so many boxes are looked at.
+# The largest number of boxes that are evaluated.
 _MAX_BOXES = 1000
 # A box needs this fraction of usable pixels.
 _MIN_FRACTION = 0.8
@@ -28,19 +28,21 @@ def local_rms(data, box_size, *, mask=None, order=1):
     """
     Measure the typical rms about a local background.
 
-    The image is covered with boxes; in each, a polynomial is fitted by
-    least squares and the rms of the residuals is taken, with the degrees
-    of freedom of the polynomial. The result is the median over the
-    boxes: boxes with bright structure have little influence on it.
+    Use it to estimate the noise that limits photometry on a structured
+    background. The image is divided into boxes. In each, a polynomial is
+    fitted by least squares, and the rms of the residuals is corrected
+    for the degrees of freedom of the polynomial. The result is the
+    median over the boxes, which boxes with bright structure hardly
+    affect.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The image, best with its sources subtracted. Pixels that are not
-        finite are ignored.
+        The image, ideally with its sources subtracted. Pixels that are
+        not finite are ignored.
 
     box_size : int
-        The side of the boxes in pixels.
+        The side length of the boxes in pixels.
 
     mask : 2D bool array_like, optional
         `True` for pixels to ignore.
@@ -94,8 +96,8 @@ def local_rms(data, box_size, *, mask=None, order=1):
 
 def _cut_boxes(data, good, box_size):
     """
-    Return boxes on a regular grid with enough good pixels, and which of
-    their pixels are good.
+    Return boxes on a regular grid that have enough good pixels, and the
+    masks of their good pixels.
     """
     windows = tuple(
         np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)

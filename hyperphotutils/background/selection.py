@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Criteria for the choice between models of the same pixels.
+Criteria for the selection among models of the same pixels.
 """
 
 import numpy as np
@@ -22,8 +22,8 @@ def nmse(residual_power, data_power):
 
         \\mathrm{NMSE} = \\frac{\\sum_i (d_i - m_i)^2}{\\sum_i d_i^2}
 
-    with the data :math:`d` and the model :math:`m`: the part of the
-    power of the data that the model leaves over.
+    with the data :math:`d` and the model :math:`m`: the fraction of the
+    power of the data that remains in the residual.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def reduced_chi2(chi2, n_pixels, n_parameters):
     Returns
     -------
     reduced_chi2 : float or `~numpy.ndarray`
-        The reduced chi-squared; infinite where there are not more
-        pixels than parameters.
+        The reduced chi-squared; infinite unless there are more pixels
+        than parameters.
 
     Examples
     --------
@@ -189,25 +189,26 @@ def correlation_area(fwhm):
 def select_candidate(scores, *, criterion='nmse', tolerance=None,
                      n_pixels=None):
     """
-    Select the first candidate whose score ties with the best one.
+    Select the first candidate whose score ties with the best score.
 
     Parameters
     ----------
     scores : `~numpy.ndarray`
         The values of the criterion, the smaller the better, of shape
-        ``(n_candidates, ...)``. The candidate that shall win a tie
-        comes first. Values that are not finite are out.
+        ``(n_candidates, ...)``, in order of precedence in a tie. Values
+        that are not finite are never selected.
 
     criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
-        What the scores are.
+        The criterion of the scores.
 
     tolerance : float, optional
-        The difference to the best score up to which it is a tie: in
-        units of the best score, but absolute for 'bic'. The default is
-        2 for 'bic' (nothing that speaks against the simpler model: Kass
-        and Raftery 1995), and else the larger of 0.01 and ``10 /
-        n_pixels``, which is what five more terms gain from noise alone
-        (5 pixels on average, with a scatter of 3).
+        The largest difference to the best score that counts as a tie:
+        relative to the best score, but absolute for 'bic'. The default
+        is 2 for 'bic' (not worth more than a bare mention: Kass and
+        Raftery 1995, JASA, 90, 773). For the others it is the larger of
+        0.01 and ``10 / n_pixels``, the typical gain of five additional
+        terms from noise alone (5 pixels on average, with a standard
+        deviation of 3).
 
     n_pixels : array_like, optional
         The number of (independent) pixels behind the scores.

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Simulated maps whose sources and noise are known exactly.
+Simulated maps, cubes, and images with exactly known sources and noise.
 """
 
 from hyperphotutils.datasets.cubes import *  # noqa: F401, F403

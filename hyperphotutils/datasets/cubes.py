@@ -34,16 +34,16 @@ from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedCube', 'make_map_cube']
 
-# A line is cut this many times its width away from its centre.
+# Lines are truncated at this many standard deviations from the center.
 _LINE_EDGE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCube:
     """
-    A simulated cube together with everything that is known about it.
+    A simulated cube with its true sources, background, and noise.
 
-    It is made by `make_map_cube`.
+    It is returned by `make_map_cube`.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ class SimulatedCube:
 
     truth : `~astropy.table.QTable`
         The true sources: a row for each source in each channel where it
-        is seen, under the names that the results of the photometry have,
-        and ``channel`` and ``velocity``.
+        is present, with the column names of the photometry results,
+        ``channel``, and ``velocity``.
 
     background : `~astropy.units.Quantity`
-        The background that is part of the cube, in Jy/beam, also where
+        The background in the cube, in Jy/beam, including pixels where
         the cube has no values.
 
     rms : `~astropy.units.Quantity`
@@ -108,15 +108,19 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
     """
     Make a cube with sources on polynomial backgrounds.
 
+    Use it to test the background subtraction and photometry of cubes:
+    the sources and the background of each channel are known exactly.
+
     Parameters
     ----------
     shape : tuple of int, optional
         The shape ``(n_channels, ny, nx)``.
 
     n_sources : int, optional
-        The number of sources. Each has a Gaussian line somewhere in the
-        band, cut at twice its width: a source is seen in some channels
-        only, and there may be channels without any.
+        The number of sources. Each has a Gaussian line at a random
+        channel, truncated at 2 standard deviations, so that it is
+        present in some channels only. There may be channels without
+        sources.
 
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam, or
@@ -124,7 +128,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         counter-clockwise from +x.
 
     snr_range : tuple of float, optional
-        The range of the peak at the centre of the line divided by the
+        The range of the peak at the center of the line divided by the
         noise.
 
     size_range, axis_ratio_range : tuple of float, optional
@@ -145,7 +149,8 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         for coordinates from -1 to 1 over the map, divided by ``rms``.
 
     orders : sequence of int, optional
-        The orders of the backgrounds, which the channels take in turn.
+        The orders of the backgrounds, which are assigned to the channels
+        in turn.
 
     background_width : float, optional
         The standard deviation, in channels, of the Gaussian with which
@@ -163,8 +168,8 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
 
     seed : int, `~numpy.random.Generator` or `None`, optional
         The seed of all random numbers. Sources, backgrounds and noise
-        have separate streams: changing one leaves the others as they
-        are.
+        have separate random streams: changing the arguments of one does
+        not change the others.
 
     Returns
     -------
@@ -229,15 +234,17 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
 
 def _draw_lines(rng, sources, n_channels, border, width_range):
     """
-    Draw where in the band the sources are seen: a row for each source
-    and channel, with the peak in units of the noise as amplitude.
+    Draw the lines of the sources.
+
+    Returns a table with a row for each source and channel. The amplitude
+    is the peak in units of the noise.
     """
-    centre = rng.uniform(0, n_channels - 1, len(sources))
+    center = rng.uniform(0, n_channels - 1, len(sources))
     width = rng.uniform(*width_range, len(sources))
     channel = np.arange(n_channels)
     rows = []
     for i, source in enumerate(sources):
-        distance = (channel - centre[i]) / width[i]
+        distance = (channel - center[i]) / width[i]
         seen = np.flatnonzero(np.abs(distance) <= _LINE_EDGE)
         profile = np.exp(-0.5 * distance[seen]**2)
         rows.append(QTable({
@@ -286,7 +293,7 @@ def _draw_coefficients(rng, n_channels, orders, width):
 
 def _draw_noise(rng, shape, beam):
     """
-    Draw noise of unit variance, seen through a beam.
+    Draw noise of unit variance, convolved with a beam if given.
     """
     noise = rng.standard_normal(shape)
     if beam is None:
@@ -312,7 +319,7 @@ def _add_sources(data, truth):
 
 def _make_hdu(data, wcs, beam, width):
     """
-    Make the FITS cube that a telescope would have delivered.
+    Return the FITS cube with the header of an observation.
     """
     header = wcs.to_header()
     header['WCSAXES'] = 3

@@ -2,9 +2,9 @@
 """
 Simulated pairs of images of the same field, for image subtraction.
 
-The point-spread functions are known at each position and each offset,
-so that fluxes, their smallest possible errors, and the variance of each
-pixel are known exactly.
+The point-spread functions (PSFs) are analytic, so that the true fluxes,
+their smallest possible errors, and the variance of each pixel are known
+exactly.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ _GALAXY_SIZES = (1.5, 5.0)
 _GALAXY_RATIOS = (0.3, 1.0)
 _GALAXY_FLUXES = (4e3, 1e5)
 _CHANGES = (0.15, 0.8)
-# Stars are drawn out to where they are this part of the noise
+# Stars are drawn out to where they are this fraction of the noise.
 _FAINTEST = 0.02
 _MAX_RADIUS = 150
-# Transients keep this distance from the edges
+# Smallest distance of transients from the edges in pixels.
 _MARGIN = 20
 _TILTS = {'template': 0.05, 'science': 0.15}
 _CURVATURE = 0.06
@@ -44,13 +44,13 @@ class MoffatPSF:
         The (ny, nx) shape of the image.
 
     fwhm, e1, e2 : tuple of float
-        The FWHM in pixels and the two components of the ellipticity:
-        the values at the center of the image, and how much they change
-        from there to the right and the upper edge, and with the square
-        of the distance.
+        The FWHM in pixels and the two components of the ellipticity.
+        The items are the value at the center of the image, its change to
+        the right edge, its change to the upper edge, and its change with
+        the square of the distance from the center.
 
     beta : float
-        The exponent.
+        The exponent of the Moffat function.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class MoffatPSF:
         Parameters
         ----------
         fwhm : float, optional
-            The FWHM; that at the center of the image if `None`.
+            The FWHM. The default is the FWHM at the center of the image.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class MoffatPSF:
             The half width of the image.
 
         offset : tuple of 2 floats, optional
-            Where the star is, in x and y from the central pixel.
+            The offset of the star from the central pixel in x and y.
 
         Returns
         -------
@@ -146,28 +146,28 @@ class MoffatPSF:
 @dataclass(frozen=True, eq=False)
 class ImagePair:
     """
-    A simulated pair of images and all that is known of it.
+    A simulated pair of images with the true sources, PSFs, and noise.
 
-    It is made by `make_image_pair`.
+    It is returned by `make_image_pair`.
 
     Parameters
     ----------
     science, template : `~astropy.nddata.CCDData`
-        The images in adu, with the errors that an observer would state
-        (from the data, the gain, and the read noise) and the masks of
-        saturated and bad pixels.
+        The images in adu, with errors estimated from the data, the gain,
+        and the read noise, and masks of saturated and bad pixels.
 
     stars : `~astropy.table.QTable`
-        The stars: ``x``, ``y``, ``flux`` in the template on the scale
-        of the science image, and ``change``, which the science image
-        has in addition.
+        The stars: ``x``, ``y``, ``flux`` (the flux in the template on
+        the flux scale of the science image), and ``change`` (the
+        additional flux in the science image).
 
     transients : `~astropy.table.QTable`
-        What only the science image has: ``x``, ``y``, ``flux``, and
-        ``flux_err``, the smallest error that any measurement can have.
+        The sources that are only in the science image: ``x``, ``y``,
+        ``flux``, and ``flux_err``, the smallest error that a measurement
+        can have.
 
     scale : float
-        The flux scale of the science image over that of the template.
+        The flux scale of the science image relative to the template.
 
     science_psf, template_psf : `MoffatPSF`
         The PSFs.
@@ -176,7 +176,7 @@ class ImagePair:
         The true variances of the pixels.
 
     light : 2D `~numpy.ndarray`
-        The science image without noise, sky, changes, and transients.
+        The science image without noise, sky, variability, and transients.
     """
 
     science: CCDData
@@ -218,10 +218,11 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
     """
     Make two images of the same field at different times.
 
-    The PSFs are elliptical Moffat functions that vary over the field.
-    Stars are spread evenly with fluxes from a power law; some vary.
-    Some of the transients are in galaxies. Pairs of numbers are for the
-    science image and the template, in this order.
+    Use it to test image subtraction. The PSFs are elliptical Moffat
+    functions that vary over the field. Stars are distributed uniformly,
+    with fluxes from a power law, and some are variable. Some of the
+    transients are in galaxies. Pairs of numbers are for the science
+    image and the template, in this order.
 
     Parameters
     ----------
@@ -229,8 +230,8 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
         The (ny, nx) shape of the images.
 
     n_stars, n_galaxies, n_transients : int, optional
-        The numbers of sources; by default 500, 40, and 40 in 512 x 512
-        pixels, and more in proportion to the area to the power of 0.65.
+        The numbers of sources. The defaults are 500, 40, and 40 for 512
+        x 512 pixels, scaled with the area to the power of 0.65.
 
     fwhm : tuple of 2 floats, optional
         The FWHMs of the PSFs at the center, in pixels.
@@ -242,18 +243,18 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
         The largest component of the ellipticity at the center.
 
     scale : float, optional
-        The flux scale of the science image over that of the template;
-        drawn from 0.7 to 1.6 if `None`.
+        The flux scale of the science image relative to the template. If
+        `None` (default), it is drawn from 0.7 to 1.6.
 
     shift : float, optional
         The largest error of the alignment in pixels.
 
     variable_fraction : float, optional
-        The part of the stars that vary.
+        The fraction of variable stars.
 
     bad_fraction : float, optional
-        The part of the pixels that are bad; if it is not 0, a bad
-        column is added.
+        The fraction of bad pixels. If it is not 0, a bad column is
+        added.
 
     gain, read_noise, sky, saturation : tuple of 2 floats, optional
         The gain in electrons per adu, the read noise in electrons, and
@@ -363,7 +364,8 @@ def _draw_psf(rng, shape, fwhm, variation, ellipticity):
 
 def _draw_alignment(rng, shape, shift):
     """
-    Return the function from positions in one image to the other.
+    Return a function from positions in the science image to positions in
+    the template.
     """
     ny, nx = shape
     offset = rng.uniform(-1.0, 1.0, (2, 3)) * shift * [1.0, 0.5, 0.5]
@@ -403,7 +405,7 @@ def _draw_galaxies(rng, shape, number):
 
 def _draw_transients(rng, shape, number, galaxies):
     """
-    Draw positions, those of a third near galaxies.
+    Draw positions, up to a third of them near galaxies.
     """
     x, y = (rng.uniform(0.0, size, number) for size in shape[::-1])
     for i, (gx, gy, _, size, *_) in enumerate(galaxies[:number // 3]):
@@ -415,7 +417,7 @@ def _draw_transients(rng, shape, number, galaxies):
 
 def _add_stars(image, psf, xs, ys, fluxes, faintest):
     """
-    Add stars out to where they are faint.
+    Add stars out to the radius where they are fainter than a limit.
     """
     alpha = psf.alpha()
     for x, y, flux in zip(xs, ys, fluxes, strict=True):
@@ -447,7 +449,7 @@ def _add_galaxies(image, psf, galaxies, scale, moved):
 
 def _add(image, stamp, j, i):
     """
-    Add a stamp around a pixel, as far as it is on the image.
+    Add a stamp around a pixel, truncated at the edges of the image.
     """
     radius = stamp.shape[0] // 2
     y0, x0 = max(i - radius, 0), max(j - radius, 0)
@@ -492,8 +494,8 @@ def _flux_error(psfs, x, y, scale, variances, *, radius=31):
     """
     Return the smallest error of a transient's flux.
 
-    Both PSFs, the scale, and the variances under the PSF are taken as
-    known (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27).
+    Both PSFs, the scale, and the variances are assumed to be known
+    (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27).
     """
     new, old = (np.abs(np.fft.fft2(psf.image(x, y, radius)))**2
                 for psf in psfs)
@@ -503,7 +505,7 @@ def _flux_error(psfs, x, y, scale, variances, *, radius=31):
 
 def _under_psf(variance, psf, x, y, *, radius=6):
     """
-    Return the mean of a variance with the weight of the squared PSF.
+    Return the mean of a variance, weighted by the squared PSF.
     """
     j, i = round(x), round(y)
     y0, x0 = max(i - radius, 0), max(j - radius, 0)

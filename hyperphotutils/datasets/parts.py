@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What all simulations share: the telescope, and checks of arguments.
+Shared parts of the simulations: beam, WCS, and checks of arguments.
 """
 
 import astropy.units as u
@@ -27,7 +27,7 @@ _REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
 
 def beam_transfer(kx, ky, beam):
     """
-    Fourier transform a Gaussian beam of unit integral.
+    Return the Fourier transform of a Gaussian beam of unit integral.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def beam_transfer(kx, ky, beam):
 
 def make_wcs(shape, pixel_scale):
     """
-    Make a gnomonic WCS with North up and East to the left.
+    Return a gnomonic WCS with North up and East to the left.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def make_wcs(shape, pixel_scale):
 
 def make_sky_beam(wcs, shape, beam):
     """
-    Find what the beam is on the sky at the centre of the map.
+    Return the beam on the sky at the center of the map.
 
     Parameters
     ----------
@@ -97,15 +97,15 @@ def make_sky_beam(wcs, shape, beam):
     beam : `~radio_beam.Beam`
         The beam.
     """
-    centre = np.subtract(shape[::-1], 1) / 2
+    center = np.subtract(shape[::-1], 1) / 2
     major, minor, angle = pixel_to_sky_ellipse(
-        wcs, *centre[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
+        wcs, *center[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])
     return Beam(major=major[0], minor=minor[0], pa=angle[0])
 
 
 def check_shape(shape, n_axes=2):
     """
-    Check that a shape is some positive whole numbers.
+    Check that a shape has positive integers.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def check_shape(shape, n_axes=2):
         The argument.
 
     n_axes : int, optional
-        How many there must be.
+        The number of axes.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def check_shape(shape, n_axes=2):
 
 def check_beam(beam):
     """
-    Check the beam and write it as (major, minor, theta).
+    Check the beam and return it as (major, minor, theta).
 
     Parameters
     ----------
@@ -156,8 +156,7 @@ def check_beam(beam):
 
 def check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
     """
-    Check that a number is above (or at) its lower limit and below the
-    upper one.
+    Check that a number is between its limits.
 
     Parameters
     ----------
@@ -171,7 +170,7 @@ def check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
         The limits.
 
     closed : bool, optional
-        Whether the lower limit is allowed.
+        Whether the lower limit itself is allowed.
 
     Returns
     -------
@@ -189,7 +188,7 @@ def check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
 
 def check_range(name, value, *, upper=np.inf):
     """
-    Check that a range is two ordered positive numbers.
+    Check that a range consists of two ordered positive numbers.
 
     Parameters
     ----------

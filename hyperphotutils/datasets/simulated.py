@@ -2,12 +2,11 @@
 """
 Simulated maps of blended sources on a structured background.
 
-The noise and the background are drawn in Fourier space from one known
+The noise and the background are drawn in Fourier space from a known
 power spectrum, on a grid larger than the map, so that the covariance
-between any two pixels of the map is known exactly rather than to the
-accuracy of some approximation. A measurement on such a map can be
-compared not only with the truth but also with the best that any
-unbiased measurement could do.
+between any two pixels of the map is known exactly. A measurement on such
+a map can be compared both with the truth and with the smallest errors
+that an unbiased measurement can have.
 """
 
 from collections.abc import Mapping
@@ -70,13 +69,13 @@ BLENDED_MAP_RECIPES: Mapping[str, Mapping] = MappingProxyType({
 _SOURCE_COLUMNS = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
                    'fwhm_minor_fit', 'theta_fit')
 
-# In beams: sources that are not meant to blend keep at least this
-# distance, and all sources keep the other from the edges of the map.
+# Smallest distances in beams: between sources that are not meant to blend,
+# and of all sources from the edges of the map.
 _ISOLATION = 2.0
 _EDGE_MARGIN = 2.0
 
-# Draws per source before giving up: a map in which fewer than one place
-# in a thousand is free is as good as full.
+# Draws per source before giving up: a map in which less than 0.1 % of the
+# area is free is treated as full.
 _MAX_DRAWS = 1000
 
 
@@ -94,8 +93,8 @@ class Autocovariance:
 
     shape : tuple of int
         The ``(ny, nx)`` shape of the map within which the separations
-        lie. It is smaller than the grid, so that no separation reaches
-        a periodic image that is closer than itself.
+        lie. It is at most half of the grid, so that separations are
+        never longer than those to the periodic image.
 
     Examples
     --------
@@ -113,13 +112,13 @@ class Autocovariance:
 
     def __call__(self, dx, dy):
         """
-        Look up the covariance of pixels at given separations.
+        Return the covariance of pixels at given separations.
 
         Parameters
         ----------
         dx, dy : int or array_like of int
-            The separations in columns and rows, of either sign; they
-            are broadcast against each other.
+            The separations in columns and rows, of either sign. They are
+            broadcast against each other.
 
         Returns
         -------
@@ -129,8 +128,7 @@ class Autocovariance:
         Raises
         ------
         ValueError
-            If a separation is not a whole number of pixels or does not
-            fit in the map.
+            If a separation is not an integer or exceeds the map.
         """
         lags = []
         for name, lag, size in (('dx', dx, self.shape[1]),
@@ -152,9 +150,9 @@ class Autocovariance:
 @dataclass(frozen=True, eq=False)
 class SimulatedMap:
     """
-    A simulated map together with everything that is known about it.
+    A simulated map with its true sources, background, and noise.
 
-    It is made by `make_blended_map`.
+    It is returned by `make_blended_map`.
 
     Parameters
     ----------
@@ -163,8 +161,8 @@ class SimulatedMap:
         `~hyperphotutils.maps.read_map` returns it.
 
     truth : `~astropy.table.QTable`
-        The true sources, one a row, under the names that the results of
-        the photometry have.
+        The true sources, one per row, with the column names of the
+        photometry results.
 
     beam : `~radio_beam.Beam`
         The beam on the sky.
@@ -173,8 +171,7 @@ class SimulatedMap:
         The standard deviation of the noise alone, in Jy/pixel.
 
     background : `~astropy.units.Quantity`
-        The structured background that is part of ``image``, in
-        Jy/pixel.
+        The structured background in ``image``, in Jy/pixel.
 
     autocovariance : `Autocovariance`
         The exact covariance of noise plus background as a function of
@@ -213,7 +210,7 @@ class SimulatedMap:
         Raises
         ------
         ValueError
-            If ``unit`` is neither of the two.
+            If ``unit`` is not one of these.
 
         OSError
             If the file exists and ``overwrite`` is `False`.
@@ -251,10 +248,11 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
                      background_scale=60.0, pixel_scale=1.0, wcs=None,
                      sources=None, seed=None):
     """
-    Make a map of blended elliptical sources on noise and background.
+    Make a map of blended elliptical sources with noise and background.
 
-    Lengths "in beams" are multiples of the beam's geometric mean FWHM,
-    the square root of the product of its axes.
+    Use it to test detection and photometry against exactly known
+    sources and noise. Lengths "in beams" are multiples of the geometric
+    mean FWHM of the beam, the square root of the product of its axes.
 
     Parameters
     ----------
@@ -276,17 +274,18 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 
     size_range : tuple of float, optional
         The range of the geometric mean of a source's FWHMs in beams,
-        drawn uniformly. The sources are seen through the beam already.
+        drawn uniformly. These are the sizes after convolution with the
+        beam.
 
     axis_ratio_range : tuple of float, optional
         The range of the minor over the major FWHM, drawn uniformly. The
         angle of the major axis is drawn uniformly.
 
     blend_fraction : float, optional
-        The fraction of the sources (0 to below 1) that is placed at
-        ``blend_distance`` from a source placed before, chosen at
-        random. A source keeps ``max(2, blend_distance[1])`` beams away
-        from all but the one it was placed next to.
+        The fraction of the sources (from 0 to below 1) that are placed
+        at ``blend_distance`` from a random source placed before. The
+        distance of a source from all others is at least ``max(2,
+        blend_distance[1])`` beams.
 
     blend_distance : tuple of float, optional
         The range of the distance in beams, drawn uniformly, to the
@@ -300,8 +299,9 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
         for no background.
 
     background_index : float, optional
-        The power spectrum of the background falls with this power of
-        the spatial frequency, before it is seen through the beam.
+        The power-law index of the decrease of the background's power
+        spectrum with the spatial frequency, before convolution with the
+        beam.
 
     background_scale : float, optional
         The scale in pixels above which the background's power spectrum
@@ -313,21 +313,21 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map. By default a gnomonic projection
-        (ICRS, North up, East to the left) centred on the Orion nebula.
+        (ICRS, North up, East to the left) centered on the Orion nebula.
 
     sources : `~astropy.table.Table`, optional
-        The sources of the map instead of drawn ones, as they are seen
-        through its beam: the columns ``x_fit``, ``y_fit``,
+        The sources of the map, after convolution with its beam, instead
+        of random ones. It must have the columns ``x_fit``, ``y_fit``,
         ``amplitude_fit`` (Jy/pixel), ``fwhm_major_fit``,
-        ``fwhm_minor_fit`` (pixels), and ``theta_fit`` (degrees) of the
-        truth of another map. What tells how sources are drawn is
-        ignored then.
+        ``fwhm_minor_fit`` (pixels), and ``theta_fit`` (degrees), as the
+        truth of another map. The arguments for random sources are then
+        ignored.
 
     seed : int, `~numpy.random.Generator` or `None`, optional
         The seed of all random numbers. Sources, noise and background
-        have separate streams: changing one leaves the others as they
-        are. Distances are in beams, so that another beam moves the
-        sources; give ``sources`` to keep them.
+        have separate random streams: changing the arguments of one does
+        not change the others. Distances are in beams, so that positions
+        depend on the beam; use ``sources`` to keep them.
 
     Returns
     -------
@@ -337,8 +337,8 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
         truth table are those of the photometry's results (``id``,
         ``x_fit``, ``y_fit``, ``amplitude_fit``, ``fwhm_major_fit``,
         ``fwhm_minor_fit``, ``theta_fit``, ``flux_fit``, the sky
-        columns), the true ``snr``, and ``host_id``, the source next to
-        which this one was placed (0 if none).
+        columns), the true ``snr``, and ``host_id``, the ``id`` of the
+        source next to which this one was placed (0 if none).
 
     Raises
     ------
@@ -355,12 +355,12 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     spectrum is the square of the beam's transfer function. The
     background is a Gaussian random field of zero mean with the power
     spectrum :math:`\\max(k, 1/s)^{-\\gamma}` for the scale :math:`s` and
-    index :math:`\\gamma`, seen through the same beam. Both are drawn on
+    index :math:`\\gamma`, convolved with the same beam. Both are drawn on
     a periodic grid at least twice as large as the map. The given
-    standard deviations are those of the random process: a single map
-    scatters about them.
+    standard deviations are those of the random process; the standard
+    deviation of a single map scatters about them.
 
-    `BLENDED_MAP_RECIPES` holds the arguments of the maps on which the
+    `BLENDED_MAP_RECIPES` has the arguments of the maps with which the
     accuracy of this package is measured.
 
     Examples
@@ -417,12 +417,12 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
                   blend_distance, snr_range, size_range, axis_ratio_range):
     """
-    Draw the sources of a map as a truth table in pixels.
+    Draw the sources of a map, with positions and sizes in pixels.
 
     Parameters
     ----------
     rng : `~numpy.random.Generator`
-        The source of random numbers.
+        The random number generator.
 
     shape, beam, rms, n_sources, blend_fraction, blend_distance : object
         See `make_blended_map`.
@@ -471,7 +471,7 @@ def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
 
 def _given_sources(sources, rms):
     """
-    Make a truth table of given sources.
+    Return the truth table of given sources.
     """
     missing = [name for name in _SOURCE_COLUMNS
                if name not in getattr(sources, 'colnames', ())]
@@ -506,10 +506,10 @@ def _given_sources(sources, rms):
 def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
                    blend_distance):
     """
-    Draw positions of which only the intended pairs are close.
+    Draw positions such that only the intended pairs are close.
 
-    The separations are checked against all sources placed before, so
-    that they hold for every pair in the end.
+    Each source is checked against all sources placed before, so that the
+    smallest separation holds for every pair.
     """
     isolation = max(_ISOLATION, blend_distance[1]) * beam_fwhm
     lower = np.full(2, _EDGE_MARGIN * beam_fwhm)
@@ -550,7 +550,7 @@ def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
 
 def _add_sky_columns(truth, wcs):
     """
-    Add what the true sources are on the sky.
+    Add the positions, sizes, and angles on the sky.
     """
     x, y = truth['x_fit'], truth['y_fit']
     major, minor, angle = pixel_to_sky_ellipse(
@@ -564,7 +564,8 @@ def _add_sky_columns(truth, wcs):
 
 def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     """
-    Draw noise and background, with the covariance of their sum.
+    Draw noise and background and return them with the autocovariance of
+    their sum.
     """
     ratio = check_number('background_ratio', ratio, closed=True)
     index = check_number('background_index', index, closed=True)
@@ -579,8 +580,8 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     grid = np.zeros(grid_shape)
     for rng, power, level in ((rngs[0], seen, rms),
                               (rngs[1], seen * structure, ratio * rms)):
-        # the autocovariance is the inverse transform of the power
-        # spectrum, here for a variance of 1
+        # The autocovariance is the inverse transform of the power spectrum
+        # (Wiener-Khinchin theorem).
         covariance = irfft2(power, s=grid_shape)
         variance = covariance[0, 0]
         grid += covariance * (level**2 / variance)
@@ -592,12 +593,11 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
 
 def _padded_size(size, scale):
     """
-    Find the size of the periodic grid on which a map axis is drawn.
+    Return the size of the periodic grid on which a map axis is drawn.
 
-    It is at least twice as large as the map, and four background scales
-    larger unless those are larger than two maps. It is odd, so that
-    there is no Nyquist frequency, at which a spectrum that depends on
-    the direction would have no symmetric sampling.
+    It exceeds the map by four background scales, but at least by one and
+    at most by two map sizes. It is odd, so that there is no Nyquist
+    frequency, at which an anisotropic spectrum has no symmetric sampling.
     """
     size += int(np.clip(np.ceil(4.0 * scale), size, 2 * size))
     size += 1 - size % 2
@@ -608,7 +608,7 @@ def _padded_size(size, scale):
 
 def _largest_prime_factor(number):
     """
-    Find the largest prime factor, on which the speed of an FFT depends.
+    Return the largest prime factor, which determines the speed of FFTs.
     """
     factor = 2
     while factor * factor <= number:
@@ -621,7 +621,7 @@ def _largest_prime_factor(number):
 
 def _make_hdu(data, wcs, beam, unit):
     """
-    Make the FITS image that a telescope would have delivered.
+    Return the FITS image with the header of an observation.
     """
     header = wcs.to_header()
     header['BUNIT'] = unit
@@ -632,7 +632,7 @@ def _make_hdu(data, wcs, beam, unit):
 
 def _check_wcs(wcs):
     """
-    Check the WCS and take its celestial part.
+    Check the WCS and return its celestial part.
     """
     if not isinstance(wcs, WCS):
         msg = f'wcs must be an astropy WCS: got {wcs!r}'

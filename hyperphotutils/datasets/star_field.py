@@ -14,14 +14,15 @@ from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedStarField', 'make_star_field']
 
-# Samples a pixel along each axis when the PSF is integrated over pixels.
+# Samples per pixel and axis when the PSF is integrated over pixels.
 _SUBPIXELS = 5
 _GALAXY_SUBPIXELS = 3
 
-# Half of the side of the images of sources, in pixels.
+# Half of the side length of the stamps of sources in pixels.
 _HALF = 25
 
-# Distance of sources from the edge, and of neighbors from their star.
+# Smallest distance of sources from the edge, and range of the distances
+# of neighbors from their star, in pixels.
 _MARGIN = 12.0
 _NEIGHBOR_RANGE = (4.0, 14.0)
 _NEIGHBOR_FLUX = (0.02, 0.5)
@@ -30,9 +31,9 @@ _NEIGHBOR_FLUX = (0.02, 0.5)
 @dataclass(frozen=True, eq=False)
 class SimulatedStarField:
     """
-    A simulated star field together with all that is known of it.
+    A simulated star field with its true sources and PSF.
 
-    It is made by `make_star_field`.
+    It is returned by `make_star_field`.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class SimulatedStarField:
         `True` where a cosmic ray was added.
 
     profile : callable
-        The PSF before the integration over pixels, see `psf`.
+        The PSF before integration over pixels, see `psf`.
     """
 
     data: np.ndarray
@@ -69,14 +70,14 @@ class SimulatedStarField:
             The position in pixels.
 
         size : odd int, optional
-            The side of the image.
+            The side length of the image in pixels.
 
         Returns
         -------
         psf : 2D `~numpy.ndarray`
-            The part of the flux in each pixel of a star at the center
-            of the central pixel. What is not in the image is left out
-            of the sum.
+            The fraction of the flux in each pixel, for a star at the
+            center of the central pixel. Its sum is below 1 by the flux
+            outside of the image.
         """
         return _integrate(self.profile, x, y, 0.0, 0.0, size // 2)
 
@@ -88,8 +89,9 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
     """
     Make an image of stars with a structured PSF.
 
-    The PSF is a slightly elliptical Moffat profile with a bump on one
-    side and a faint cross, so that no simple profile describes it.
+    Use it to test empirical PSFs. The PSF is a slightly elliptical
+    Moffat profile with a bump on one side and faint spikes, so that no
+    simple profile describes it.
 
     Parameters
     ----------
@@ -103,32 +105,31 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
         The full width at half maximum of the Moffat profile in pixels.
 
     variation : float, optional
-        How much the PSF varies over the field as a quadratic
-        polynomial. At 1, the FWHM varies by 20 %, and the ellipticity
-        by 0.1.
+        The amplitude of the variation of the PSF over the field, a
+        quadratic polynomial. For 1, the FWHM varies by 20 %, and the
+        ellipticity by 0.1.
 
     snr : tuple of 2 floats, optional
-        The range of the signal-to-noise ratio, with a uniform logarithm.
+        The range of the signal-to-noise ratio, uniform in its logarithm.
 
     n_galaxies : int, optional
         The number of exponential galaxies, with half-light radii from
         0.2 to 1.3 FWHM and fluxes like those of stars.
 
     neighbor_fraction : float, optional
-        The part of the stars that have a fainter one within 4 to 14
-        pixels.
+        The fraction of stars with a fainter neighbor at 4 to 14 pixels.
 
     n_cosmic_rays : int, optional
         The number of cosmic rays, tracks of 1 to 8 pixels.
 
     sky : float, optional
-        A constant that is added.
+        The constant sky level.
 
     noise : float, optional
         The standard deviation of the noise without sources.
 
     gain : float, optional
-        The number of electrons a unit of the data.
+        The number of electrons per unit of the data.
 
     seed : int or `~numpy.random.Generator`, optional
         The seed of all random numbers.
@@ -165,7 +166,7 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
 
     def draw_flux(number):
         ratio = np.exp(rng.uniform(*np.log(snr), number))
-        # flux with this ratio: ratio^2 (area noise^2 + flux / gain)
+        # Solves flux^2 = ratio^2 (area noise^2 + flux / gain).
         shot = 0.5 * ratio**2 / gain
         return shot + np.sqrt(shot**2 + ratio**2 * noise**2 * effective_area)
 
@@ -205,7 +206,7 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
 
 def _profile(dx, dy, fwhm, e1, e2):
     """
-    Return the PSF before the integration over pixels.
+    Return the PSF before integration over pixels.
     """
     beta = 3.2
     alpha2 = (0.5 * fwhm)**2 / (2.0**(1.0 / beta) - 1.0)
@@ -224,8 +225,8 @@ def _profile(dx, dy, fwhm, e1, e2):
 
 def _integrate(profile, x, y, dx, dy, half):
     """
-    Integrate the PSF at (x, y) over pixels, its center (dx, dy) from the
-    central one.
+    Integrate the PSF at (x, y) over pixels, with its center offset by
+    (dx, dy) from the central pixel.
     """
     side = (2 * half + 1)
     grid = (np.arange(side * _SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5 - half
@@ -254,7 +255,7 @@ def _add_source(image, profile, row, disk):
 
 def _draw_galaxy(profile, x, y, dx, dy, disk):
     """
-    Draw an exponential disk convolved with the PSF.
+    Return an exponential disk convolved with the PSF.
     """
     radius, axis_ratio, theta = disk
     side, n_sub = 2 * _HALF + 1, _GALAXY_SUBPIXELS
@@ -272,7 +273,7 @@ def _draw_galaxy(profile, x, y, dx, dy, disk):
 
 def _add_cosmic_rays(data, number, noise, rng):
     """
-    Add tracks of bright pixels, in place; return where they are.
+    Add tracks of bright pixels, in place, and return their mask.
     """
     hit = np.zeros(data.shape, dtype=bool)
     ny, nx = data.shape

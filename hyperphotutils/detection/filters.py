@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-High-pass filters that know about masked pixels and map borders.
+High-pass filters that account for masked pixels and map borders.
 """
 
 import math
@@ -23,21 +23,21 @@ from hyperphotutils.utils.tables import (
 __all__ = ['gaussian_response', 'high_pass_filter']
 
 # Sigmas of the two Gaussians and side of the box in units of the FWHM. A
-# filter as wide as the beam merges close pairs, and a much narrower one
-# drowns in pixel-to-pixel noise, where a map has such noise. These were
-# chosen on simulated maps of many kinds.
+# filter as wide as the beam merges close pairs; a much narrower one is
+# dominated by pixel-to-pixel noise. The values are a compromise found with
+# simulated maps of many kinds.
 _NARROW_SIGMA = 0.25
 _BROAD_SIGMA = 0.42
 _BOX_SIZE = 2.0
 
-# Pixels of the largest images for which something is kept: 16 MB each
+# Pixels of the largest images for which results are cached: 16 MB each.
 _MAX_KEPT = 2**20
 
 
 def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
                      kernel_size=None):
     """
-    Take structures larger than compact sources from an image.
+    Remove structures larger than compact sources from an image.
 
     Every average is taken over valid pixels only. At the borders of the
     image and next to masked pixels, where the two averages are centered
@@ -48,7 +48,7 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     ----------
     data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
             `~astropy.nddata.NDData`
-        The image. Its own mask is honoured, if it has one, and
+        The image. Its own mask is honored, if it has one, and
         non-finite pixels are treated as masked.
 
     fwhm : float
@@ -71,9 +71,9 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
         is averaged. For ``'gaussian'`` the broad Gaussian has the same
         variance as that box, :math:`\\sigma = \\sqrt{(s^2 - 1) / 12}`.
         With `None` (default) or 0 the broad Gaussian has a sigma of
-        0.42 FWHM (the variance of a box of about 1.5 FWHM), and the box
-        is the odd number closest to 2 FWHM; both at least what fits 3
-        pixels.
+        0.42 FWHM (the variance of a box of about 1.5 FWHM), and the side
+        of the box is the odd number closest to 2 FWHM. Both are at least
+        equivalent to a box of 3 pixels.
 
     Returns
     -------
@@ -84,9 +84,8 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     Raises
     ------
     ValueError
-        If ``fwhm``, ``kernel`` or ``kernel_size`` are not as described,
-        if the image is smaller than the kernel, or if all its pixels
-        are masked.
+        If ``fwhm``, ``kernel`` or ``kernel_size`` is invalid, if the
+        image is smaller than the kernel, or if all pixels are masked.
 
     Notes
     -----
@@ -128,16 +127,16 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
 
 def gaussian_response(fwhm_major, fwhm_minor, fwhm):
     """
-    Return the height of a Gaussian of unit peak after the automatic
-    Gaussian filter of `high_pass_filter`.
+    Return the peak of a Gaussian of unit height after the default filter
+    of `high_pass_filter`.
 
     Parameters
     ----------
     fwhm_major, fwhm_minor : array_like
-        The widths of the Gaussian in pixels.
+        The FWHMs of the Gaussian in pixels.
 
     fwhm : float
-        The FWHM of the beam that the filter is made for.
+        The FWHM in pixels of the beam for which the filter is made.
 
     Returns
     -------
@@ -163,10 +162,10 @@ def gaussian_response(fwhm_major, fwhm_minor, fwhm):
 
 def open_image(data, mask):
     """
-    Return an image without a mask of its own, and the mask.
+    Split an image into plain data and a mask.
 
-    The masked pixels of a masked array become NaN. (numpy drops the
-    mask of a masked array without a word.)
+    The masked pixels of a masked array become NaN, because numpy
+    silently drops its mask in later operations.
     """
     data, mask, _ = open_nddata(data, mask)
     if isinstance(data, np.ma.MaskedArray):
@@ -178,7 +177,7 @@ def open_image(data, mask):
 
 def check_fwhm(fwhm):
     """
-    Return the FWHM as a float, if it is one that a beam can have.
+    Check the FWHM of a beam and return it as a float.
     """
     if np.ndim(fwhm) != 0:
         msg = f'fwhm must be a scalar: got shape {np.shape(fwhm)}'
@@ -221,8 +220,8 @@ def kernel_width(kernel, kernel_size, fwhm):
     """
     Return the side in pixels of the box of the local background.
 
-    For an automatic Gaussian it is that of the equivalent box, and no
-    integer.
+    For the default Gaussian it is the side of the equivalent box, which
+    is not an integer.
     """
     if kernel_size:
         return kernel_size
@@ -233,7 +232,7 @@ def kernel_width(kernel, kernel_size, fwhm):
 
 def filter_image(image, bad, fwhm, kernel, kernel_size):
     """
-    Return the filtered image; NaN where ``bad``.
+    Return the filtered image, NaN in bad pixels.
     """
     width = kernel_width(kernel, kernel_size, fwhm)
     if min(image.shape) < width:
@@ -289,10 +288,10 @@ def _gaussian_kernel(sigma):
 
 def of_mask(function, bad, *args):
     """
-    Return what depends on nothing but a mask.
+    Return a cached result that depends only on a mask.
 
-    The channels of a cube, and the images of one map, have the same
-    mask: what was found last is kept, unless the image is large.
+    The channels of a cube and the images of one map usually have the
+    same mask. The last results are cached, unless the image is large.
 
     Parameters
     ----------
@@ -303,12 +302,12 @@ def of_mask(function, bad, *args):
         The mask.
 
     *args : object
-        Its other arguments, which must be hashable.
+        Other arguments of the function, which must be hashable.
 
     Returns
     -------
     result : object
-        What it returns; it must not be changed.
+        The return value of the function; it must not be modified.
     """
     if bad.size > _MAX_KEPT:
         return function(bad, *args)

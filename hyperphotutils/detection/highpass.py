@@ -52,11 +52,12 @@ from hyperphotutils.utils.tables import (
 __all__ = ['HighPassStarFinder']
 
 # Rounding errors of the filtered image, relative to the largest absolute
-# value of the image; a smaller rms is no noise.
+# value of the image. A smaller rms is not noise.
 _ROUNDING = 1.0e-12
 
-# The noise may rise within this distance of bad pixels, and is measured
-# in rings of this width, both in FWHM, with at least so many pixels.
+# The noise may be higher within this distance of bad pixels. There it is
+# measured in rings of this width (both in FWHM), with at least this many
+# pixels.
 _MARGIN = 4.0
 _RING = 0.5
 _MIN_RING_PIXELS = 100
@@ -66,12 +67,13 @@ class HighPassStarFinder(StarFinderBase):
     """
     Detect compact sources as local maxima of a high-pass filtered image.
 
-    The filter is narrower than the beam, so that close pairs are not
-    merged, and takes away structures larger than the beam. A source
-    is a local maximum of the filtered image above a threshold in units
-    of its sigma-clipped rms. Masked and non-finite pixels are left out
-    of all averages; neither they nor the borders of the image make
-    detections, and sources next to them are not lost.
+    Use it for blended sources on bright and structured backgrounds. The
+    filter is narrower than the beam, so that close pairs are not merged,
+    and removes structures larger than the beam. A source is a local
+    maximum of the filtered image above a threshold in units of its
+    sigma-clipped rms. Masked and non-finite pixels are excluded from all
+    averages: neither they nor the borders of the image cause spurious
+    detections, and sources next to them are found.
 
     Parameters
     ----------
@@ -79,21 +81,21 @@ class HighPassStarFinder(StarFinderBase):
         The detection threshold:
 
         * A number is in units of the noise of the filtered image (see
-          ``rms``). One below 1 raises a warning unless ``rms`` is
-          given, since an absolute value may be meant.
-        * A scalar `~astropy.units.Quantity` is a value of the filtered
-          image.
-        * A 2D array (with the unit of the image if that has one) holds
-          the value of the filtered image that a source must exceed at
-          each pixel. Nothing is detected where it is not finite.
+          ``rms``). A number below 1 raises a warning unless ``rms`` is
+          given, because it may be meant as an absolute value.
+        * A scalar `~astropy.units.Quantity` is an absolute level of the
+          filtered image.
+        * A 2D array (with the unit of the image if it has one) is the
+          absolute level of the filtered image at each pixel. Nothing is
+          detected where it is not finite.
 
     fwhm : float
         The FWHM of the beam in pixels.
 
     kernel : {'gaussian', 'box'}, optional
-        The filter, see `high_pass_filter`. The default is
-        ``'gaussian'``, a difference of Gaussians; ``'box'`` is the
-        image minus its mean in a box.
+        The filter, see `high_pass_filter`: a difference of Gaussians
+        (``'gaussian'``, the default), or the image minus its mean in a
+        box (``'box'``).
 
     kernel_size : odd int or `None`, optional
         The side in pixels of the box over which the local background is
@@ -114,41 +116,41 @@ optional
 
     sharpness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``sharpness``. The
-        default is `None`, which rejects nothing: blended sources often
-        have unusual shapes.
+        default is `None`, no limits, because blended sources often have
+        unusual shapes.
 
     roundness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``roundness``. The
-        default is `None`, which rejects nothing.
+        default is `None`, no limits.
 
     min_separation : float or `None`, optional
         The smallest distance in pixels between two peaks of the
-        filtered image; of closer ones the highest is kept. The default
-        is 0.6 ``fwhm``.
+        filtered image. Of closer peaks only the highest is kept. The
+        default is 0.6 ``fwhm``.
 
     exclude_border : bool, optional
         Whether to exclude sources within half the kernel size of the
         borders of the image. The default is `False`.
 
     n_brightest : int or `None`, optional
-        The number of sources to keep, of those with the highest
-        ``snr``. The default is to keep all.
+        The number of sources with the highest ``snr`` to keep. The
+        default is to keep all.
 
     peak_max : float, scalar `~astropy.units.Quantity` or `None`, \
 optional
         The largest allowed value of the image at the peak, with the
-        unit of the image if that has one. The default is no limit.
+        unit of the image if it has one. The default is no limit.
 
     snap_radius : float or `None`, optional
-        Each detection is moved to the highest pixel of the (unfiltered)
-        image within this distance in pixels, before its centroid is
-        measured. Of those that thus come closer to each other than
-        ``min_separation`` the one with the highest filtered peak is
-        kept. With `None` (default) or 0 detections are not moved.
+        The distance in pixels within which each detection is moved to
+        the highest pixel of the (unfiltered) image before its centroid
+        is measured. If moved detections are closer to each other than
+        ``min_separation``, only the one with the highest filtered peak
+        is kept. With `None` (default) or 0 detections are not moved.
 
     shoulder_filter : `ShoulderFilter` or `None`, optional
-        The limit on the ``shoulder_score``, and how that is measured.
-        The default is `None`, which rejects nothing.
+        The limit on the ``shoulder_score`` and the parameters of its
+        measurement. The default is `None`, no limit.
 
     Warns
     -----
@@ -162,24 +164,25 @@ optional
 
     Notes
     -----
-    The finder can be used wherever photutils takes one, for example in
+    The finder can be used wherever photutils accepts one, for example in
     `~photutils.psf.PSFPhotometry`, and on residual images.
 
     ``sharpness`` and ``roundness`` are defined as in DAOFIND [1]_, with
-    the filtered image in the place of its convolved one, from the
-    pixels within 0.6 FWHM (at least 1 pixel) in x and y of the peak:
+    the filtered image instead of the convolved image, from the pixels
+    within 0.6 FWHM (at least 1 pixel) in x and y of the peak:
 
     * ``sharpness`` is the value of the image at the peak minus the mean
-      of the other pixels, divided by the height that a source of the
-      size of the beam has if its filtered peak is as high. It is about
-      0.5 for sources and a few for single bright pixels.
+      of the other pixels, divided by the height of a source of the size
+      of the beam with the same filtered peak. It is about 0.5 for
+      sources and a few for single bright pixels.
     * ``roundness`` is :math:`2 \\Sigma_2 / \\Sigma_4`, where
       :math:`\\Sigma_4` is the sum of the absolute filtered values of
       the other pixels, and :math:`\\Sigma_2` the sum of the filtered
       values in the upper left and lower right quadrants minus that in
-      the upper right and lower left ones. (Each quadrant contains one
-      half axis, so that a source elongated along x or y has a negative
-      or positive roundness.) It lies between -2 and 2.
+      the upper right and lower left ones. Each quadrant contains one
+      half axis, so that a source elongated along x has a negative and
+      one elongated along y a positive roundness. It is between -2 and
+      2.
 
     References
     ----------
@@ -247,13 +250,13 @@ optional
 
     def filter(self, data, mask=None):
         """
-        Filter an image as for the detection.
+        Return the filtered image in which sources are detected.
 
         Parameters
         ----------
         data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The image. Its own mask is honoured, if it has one, and
+            The image. Its own mask is honored, if it has one, and
             non-finite pixels are treated as masked.
 
         mask : 2D bool `~numpy.ndarray`, optional
@@ -278,9 +281,9 @@ optional
         ----------
         data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The image. Its own mask is honoured, if it has one, and
-            non-finite pixels are treated as masked. A background need
-            not be subtracted.
+            The image. Its own mask is honored, if it has one, and
+            non-finite pixels are treated as masked. It is not necessary
+            to subtract a background.
 
         mask : 2D bool `~numpy.ndarray`, optional
             A mask with the shape of ``data``, where `True` means that
@@ -296,29 +299,31 @@ optional
         Returns
         -------
         table : `~astropy.table.QTable` or `None`
-            The sources, in the order of rows and columns of the image.
-            `None` is returned, with a
-            `~photutils.utils.exceptions.NoDetectionsWarning`, if there
-            are none, as in a constant image. The columns are:
+            The sources, ordered by row and column of the image. If
+            there are no sources, `None` is returned and a
+            `~photutils.utils.exceptions.NoDetectionsWarning` is raised.
+            The columns are:
 
             * ``id``: identification number, from 1.
-            * ``x_centroid``, ``y_centroid``: top of a paraboloid fitted
-              to the image within 0.7 FWHM of the peak (moved within
-              ``snap_radius``), or to the filtered image where that has
-              no top within 1 pixel.
+            * ``x_centroid``, ``y_centroid``: maximum of a paraboloid
+              fitted to the image within 0.7 FWHM of the peak (moved
+              within ``snap_radius``), or to the filtered image if that
+              fit has no maximum within 1 pixel.
             * ``peak``: value of the image at the (moved) peak pixel.
             * ``snr``: value of the filtered image at its peak pixel
               divided by the noise at that pixel.
             * ``sharpness``, ``roundness``: see the class.
-            * ``shoulder_score``: lopsidedness of the surroundings, see
-              `shoulder_score`, measured as ``shoulder_filter`` says.
-            * ``flux``: flux of a source of the size of the beam that
-              has the filtered peak of the source: right for point
-              sources and too small for extended ones.
+            * ``shoulder_score``: asymmetry of the surroundings, see
+              `shoulder_score`, with the parameters of
+              ``shoulder_filter``.
+            * ``flux``: flux of a source of the size of the beam with
+              the same filtered peak: correct for point sources and too
+              small for extended ones.
 
-            ``table.meta['n_rejected']`` holds how many detections each
-            selection in use has rejected, by the name of the argument.
-            One that fails in several ways counts for the first.
+            ``table.meta['n_rejected']`` holds the number of detections
+            that each active selection rejected, by the name of the
+            argument. A detection that fails several selections is
+            counted for the first.
 
         Raises
         ------
@@ -347,7 +352,9 @@ optional
         rejected = {}
         if self.exclude_border:
             width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
-            inside = _off_border(x, y, image.shape, int(width) // 2)
+            half, (ny, nx) = int(width) // 2, image.shape
+            inside = ((x >= half) & (x < nx - half)
+                      & (y >= half) & (y < ny - half))
             rejected['exclude_border'] = int(np.count_nonzero(~inside))
             x, y = x[inside], y[inside]
 
@@ -374,8 +381,8 @@ optional
         """
         Return the image, its bad pixels, the levels and the unit.
 
-        The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma';
-        the last one is the threshold if it is one in units of the rms.
+        The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma', the
+        threshold if it is in units of the rms.
         """
         data, mask = open_image(data, mask)
         absolute = (np.ndim(self.threshold) == 2
@@ -384,7 +391,7 @@ optional
             data=data, threshold=self.threshold if absolute else None,
             rms=self.rms, peak_max=self.peak_max)
         image, bad = as_masked_image(levels.pop('data'), mask)
-        # zeros around a field are no quiet sky
+        # Zeros around a field are fill values, not low noise.
         bad |= find_fill_values(image, self.fwhm, mask=bad)[0]
         for name in ('threshold', 'rms'):
             shape = np.shape(levels[name])
@@ -399,8 +406,8 @@ optional
         """
         Return the columns of the sources with peaks at given pixels.
 
-        The number of those that are the same source after they were
-        moved is added to ``rejected``.
+        The number of detections that coincide after they were moved is
+        added to ``rejected``.
         """
         x_top, y_top = x, y
         if self.snap_radius:
@@ -433,7 +440,7 @@ optional
 
     def _fit_centroids(self, image, filtered, x, y):
         """
-        Return the positions of the tops at or next to given pixels.
+        Return the centroids of the maxima at or next to given pixels.
         """
         x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
         lost = np.isnan(x_fit)
@@ -458,9 +465,10 @@ optional
 
     def _select(self, table, peak_max, rejected):
         """
-        Return the rows that keep to the limits of the configuration.
+        Return the rows within the configured limits.
 
-        How many each limit rejects is added to ``rejected``.
+        The number of rows that each limit rejects is added to
+        ``rejected``.
         """
         limits = {'sharpness_range': ('sharpness', self.sharpness_range),
                   'roundness_range': ('roundness', self.roundness_range),
@@ -483,14 +491,14 @@ optional
 
 def _upper(limit):
     """
-    Return the range below an upper limit, if there is one.
+    Return the range below an upper limit, `None` if there is none.
     """
     return None if limit is None else (-np.inf, limit)
 
 
 def _nothing_left(rejected):
     """
-    Say that there are no sources, and what has rejected them.
+    Return the message for no sources, with the causes of rejections.
     """
     causes = ', '.join(f'{name}: {count}' for name, count in rejected.items()
                        if count > 0)
@@ -518,7 +526,7 @@ def _noise_and_limit(filtered, bad, levels, fwhm, rounding, relative_rms):
 
 def _raise_along_margin(filtered, bad, rms, fwhm):
     """
-    Return the noise of each pixel, higher along a noisy margin.
+    Return the noise of each pixel, increased along a noisy margin.
 
     The last beams before the end of the coverage of a scanned map were
     seen by few scans, and the averages of the filter have fewer pixels
@@ -553,8 +561,8 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     Return the pixels of the local maxima above the limit, x and y.
 
     Connected pixels of the same height, within the rounding errors of
-    the filter, count as one maximum. Then the
-    highest maxima suppress all others within ``min_separation``.
+    the filter, are one maximum. Then each maximum suppresses all lower
+    ones within ``min_separation``.
     """
     filled = np.where(np.isfinite(filtered), filtered, -np.inf)
     highest = _highest_around(filled)
@@ -568,9 +576,9 @@ def _find_peaks(filtered, limit, min_separation, rounding):
 
 def _highest_around(image):
     """
-    Return the highest of each pixel and its eight neighbours.
+    Return the maximum of each pixel and its eight neighbors.
 
-    It is the maximum filter of scipy, several times as fast.
+    This is several times as fast as `scipy.ndimage.maximum_filter`.
     """
     rows = image.copy()
     np.maximum(rows[1:], image[:-1], out=rows[1:])
@@ -583,9 +591,10 @@ def _highest_around(image):
 
 def _keep_highest(x, y, height, min_separation):
     """
-    Return the indices of the peaks that no higher one suppresses.
+    Return the indices of the peaks that are not suppressed.
     """
-    # pairs in the order of brightness: (brighter, fainter)
+    # Indices in the order of brightness, so that pairs are (brighter,
+    # fainter).
     order = np.argsort(-height, kind='stable')
     position = np.column_stack([x, y])[order]
     kept = np.ones(len(order), dtype=bool)
@@ -621,10 +630,11 @@ def _merge_plateaus(x, y, height):
 
 def _suppress(n_peaks, brighter, fainter):
     """
-    Return which peaks are left if each suppresses fainter neighbours.
+    Return a mask of the peaks that remain if each suppresses fainter
+    neighbors.
 
-    A peak that is suppressed itself suppresses none. Each round decides
-    on all peaks that have no undecided brighter neighbour.
+    A suppressed peak does not suppress others. Each round decides on all
+    peaks that have no undecided brighter neighbor.
     """
     kept = np.zeros(n_peaks, dtype=bool)
     undecided = np.ones(n_peaks, dtype=bool)
@@ -639,17 +649,9 @@ def _suppress(n_peaks, brighter, fainter):
     return kept
 
 
-def _off_border(x, y, shape, width):
-    """
-    Return which positions are not within ``width`` of the border.
-    """
-    return ((x >= width) & (x < shape[1] - width)
-            & (y >= width) & (y < shape[0] - width))
-
-
 def _check_level(name, value):
     """
-    Check a positive number or an image of them.
+    Check a positive number or an image of positive numbers.
     """
     if not isinstance(value, Quantity):
         value = np.asanyarray(value)
@@ -662,7 +664,8 @@ def _check_level(name, value):
     plain = value.value if isinstance(value, Quantity) else value
     good = plain[np.isfinite(plain)]
     if good.size == 0 or (good <= 0).any():
-        stated = f'got {value}' if value.ndim == 0 else 'got others'
+        stated = (f'got {value}' if value.ndim == 0
+                  else 'got values that are not')
         msg = f'{name} must be positive and finite: {stated}'
         raise ValueError(msg)
     if value.ndim == 0 and not isinstance(value, Quantity):

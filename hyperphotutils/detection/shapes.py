@@ -15,34 +15,35 @@ from hyperphotutils.utils.tables import as_masked_image, strip_units
 
 __all__ = ['shoulder_score']
 
-# The circles of the shoulder score in units of the radius of its ring
+# Radii of the circles of the shoulder score in units of the ring radius.
 _RING_RADII = (1 / 2, 2 / 3, 5 / 6, 1.0)
 
-# Radius of the top of a source in units of the FWHM
+# Radius of the fitted top of a source in units of the FWHM.
 _TOP_RADIUS = 0.7
 
 
 def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
                    n_angles=32, mask_neighbors=False):
     """
-    Calculate how lopsided the surroundings of sources are.
+    Calculate the asymmetry of the surroundings of sources.
 
-    The image is sampled in ``n_angles`` directions on circles of 1/2,
-    2/3, 5/6 and all of the radius of the ring, ``ring_factor`` times
-    the FWHM, and the median of each circle is subtracted. Let :math:`a`
-    be the mean of the circles in the direction where it is highest, and
-    :math:`h` the value of the source's pixel minus the mean of the
-    medians, or zero if that is negative. The score is
-    :math:`a / (a + h)`: zero for an isolated round source, whatever
-    constant background it sits on, about 0.5 if the surroundings are on
-    one side as bright as the source itself, and close to one for a bump
-    on the shoulder of a much brighter source.
+    Use it to identify local maxima on the flank of a brighter structure.
+    The image is sampled in ``n_angles`` directions on circles with 1/2,
+    2/3, 5/6 and 1 times the radius of the ring, which is ``ring_factor``
+    times the FWHM, and the median of each circle is subtracted. Let
+    :math:`a` be the mean over the circles in the direction where it is
+    highest, and :math:`h` the value of the source's pixel minus the mean
+    of the medians, or zero if that is negative. The score is
+    :math:`a / (a + h)`: zero for an isolated round source on any constant
+    background, about 0.5 if the surroundings on one side are as bright
+    as the source itself, and close to one for a bump on the shoulder of
+    a much brighter source.
 
     Parameters
     ----------
     data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
             `~astropy.nddata.NDData`
-        The image. Its own mask is honoured, if it has one, and
+        The image. Its own mask is honored, if it has one, and
         non-finite pixels are treated as masked.
 
     x, y : float or 1D `~numpy.ndarray`
@@ -62,18 +63,18 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
         The number of directions. The default is 32.
 
     mask_neighbors : bool, optional
-        Whether to ignore what is nearer to another one of the
-        positions. The default is `False`, so that a bright neighbour
-        raises the score; with `True` only structures that are no
-        sources of their own do.
+        Whether to ignore samples that are closer to another one of the
+        positions. The default is `False`: a bright neighbor increases
+        the score. If `True`, only structures that are not among the
+        positions do.
 
     Returns
     -------
     score : float or 1D `~numpy.ndarray`
-        The score of each source, from 0 to 1. Masked pixels and what
-        lies outside of the image are ignored. The score is NaN if they
-        leave less than three directions on each circle, or if the pixel
-        of the source is masked.
+        The score of each source, from 0 to 1. Samples on masked pixels
+        and outside of the image are ignored. The score is NaN if fewer
+        than three directions remain on each circle, or if the pixel of
+        the source is masked.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
         If ``n_angles`` is not an integer.
 
     ValueError
-        If ``fwhm`` or ``ring_factor`` are not positive, or ``n_angles``
+        If ``fwhm`` or ``ring_factor`` is not positive, or ``n_angles``
         is less than 3.
 
     See Also
@@ -116,7 +117,7 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
 
 def check_ring(ring_factor, n_angles):
     """
-    Check the radius and the directions of the ring of the score.
+    Check the radius and the number of directions of the ring.
     """
     if not (np.isfinite(ring_factor) and ring_factor > 0):
         msg = f'ring_factor must be positive and finite: got {ring_factor}'
@@ -134,7 +135,7 @@ def check_ring(ring_factor, n_angles):
 def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
                 mask_neighbors=False):
     """
-    Return the shoulder scores on an image with NaN as masked pixels.
+    Return the shoulder scores in an image whose masked pixels are NaN.
     """
     angle = 2 * np.pi * np.arange(n_angles) / n_angles
     radius = ring_factor * fwhm * np.array(_RING_RADII)[:, np.newaxis]
@@ -144,20 +145,20 @@ def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
     if mask_neighbors:
         _mask_neighbors(ring, x, y, dx, dy)
     level = _median(ring)
-    ring = ring - level[..., np.newaxis]  # NaN if there is no level
+    ring = ring - level[..., np.newaxis]  # NaN without a level
     profile = _mean(np.swapaxes(ring, 1, 2))
 
     excess = np.max(profile, axis=1, where=np.isfinite(profile),
                     initial=0.0)
     height = _nearest(image, x, y) - _mean(level)
     total = excess + np.maximum(height, 0.0)  # NaN stays
-    # nothing to compare in a constant image
+    # A constant image has zero excess and height: the score is 0.
     return np.divide(excess, total, out=np.array(total), where=total > 0)
 
 
 def _mask_neighbors(ring, x, y, dx, dy):
     """
-    Set the samples that are nearer to another source to NaN.
+    Set the samples that are closer to another source to NaN.
 
     ``dx`` and ``dy`` are the offsets of the samples from their source.
     """
@@ -168,7 +169,7 @@ def _mask_neighbors(ring, x, y, dx, dy):
     source, other = np.concatenate([pairs, pairs[:, ::-1]]).T
     x_other = (x[other] - x[source])[:, np.newaxis, np.newaxis]
     y_other = (y[other] - y[source])[:, np.newaxis, np.newaxis]
-    # beyond the perpendicular bisector of the two
+    # Beyond the perpendicular bisector of the two positions.
     nearer = x_other * dx + y_other * dy > (x_other**2 + y_other**2) / 2
     foreign = np.zeros(ring.shape, dtype=bool)
     np.logical_or.at(foreign, source, nearer)
@@ -180,9 +181,9 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
     Fit paraboloids to the tops of sources.
 
     The pixels within 0.7 FWHM (at least 2 pixels) have weights
-    :math:`(1 - r^2 / r_\\mathrm{max}^2)^2`. The weights follow the
-    fitted center and end softly, so that there is no pull towards the
-    center of the pixel.
+    :math:`(1 - r^2 / r_\\mathrm{max}^2)^2`. The weights are centered on
+    the fitted position and fall smoothly to zero, so that the position
+    is not biased toward the center of the pixel.
 
     Parameters
     ----------
@@ -196,13 +197,13 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
         The FWHM of the beam in pixels.
 
     n_iter : int, optional
-        The number of times the weights are centered.
+        The number of times the weights are recentered.
 
     Returns
     -------
     x, y : 1D `~numpy.ndarray`
-        The positions; NaN where the top is no maximum within one pixel
-        of the peak.
+        The positions; NaN where the paraboloid has no maximum within
+        one pixel of the peak.
     """
     radius = max(_TOP_RADIUS * fwhm, 2.0)
     half = math.ceil(radius + 0.5)
@@ -223,7 +224,7 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
         coeffs = _solve_regular(normal, right)
         shift_x, shift_y = _paraboloid_top(coeffs)
         good = np.hypot(shift_x, shift_y) <= 1.0  # False for NaN
-        # the weights of the lost ones do not matter any more
+        # Failed fits stay NaN in all further iterations.
         shift_x = np.where(good, shift_x, np.nan)
         shift_y = np.where(good, shift_y, np.nan)
     return x_peak + shift_x, y_peak + shift_y
@@ -231,10 +232,10 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
 
 def cutout_stack(image, x, y, half):
     """
-    Return the square cutouts around pixels, one row a source.
+    Return the square cutouts around pixels, one row per source.
 
-    Pixels outside of the image are NaN. The second and the third result
-    are the offsets of the pixels from the central one.
+    Pixels outside of the image are NaN. The second and third results are
+    the offsets of the pixels from the central pixel.
     """
     offset = np.arange(-half, half + 1)
     dy, dx = (a.ravel() for a in np.meshgrid(offset, offset, indexing='ij'))
@@ -248,9 +249,9 @@ def cutout_stack(image, x, y, half):
 
 def highest_pixels(image, x, y, radius):
     """
-    Return the highest pixels within a radius of given ones.
+    Return the highest pixels within a radius of given pixels.
 
-    The nearest of equally high ones counts.
+    Of equally high pixels the closest is returned.
     """
     cutouts, dx, dy = cutout_stack(image, x, y, int(radius))
     distance = np.hypot(dx, dy)
@@ -263,7 +264,8 @@ def highest_pixels(image, x, y, radius):
 
 def daofind_sharpness(cutouts, height):
     """
-    Return the peak above the mean of its surroundings per height.
+    Return the DAOFIND sharpness: the peak minus the mean of its
+    surroundings, divided by the height.
     """
     center = cutouts.shape[1] // 2
     valid = np.isfinite(cutouts)
@@ -275,7 +277,8 @@ def daofind_sharpness(cutouts, height):
 
 def daofind_roundness(cutouts, dx, dy):
     """
-    Return twice the ratio of the two-fold to the four-fold symmetry.
+    Return the DAOFIND roundness: twice the ratio of the two-fold to the
+    four-fold symmetry.
     """
     sign = np.select([(dx > 0) & (dy >= 0) | (dx < 0) & (dy <= 0),
                       (dx == 0) & (dy == 0)], [-1.0, 0.0], 1.0)
@@ -296,7 +299,7 @@ def _sample(image, x, y):
 
 def _nearest(image, x, y):
     """
-    Return the values of the pixels of positions; NaN outside.
+    Return the values of the pixels at positions; NaN outside.
     """
     return map_coordinates(image, [y, x], order=0, mode='grid-constant',
                            cval=np.nan)
@@ -306,9 +309,9 @@ def _median(values):
     """
     Return the median of the finite values along the last axis.
 
-    It is NaN where there are less than three.
+    It is NaN where there are fewer than three.
     """
-    values = np.sort(values, axis=-1)  # NaN come last
+    values = np.sort(values, axis=-1)  # NaN are sorted to the end
     count = np.isfinite(values).sum(axis=-1, keepdims=True)
     last = np.maximum(count - 1, 0)
     middle = 0.5 * (np.take_along_axis(values, last // 2, axis=-1)
@@ -331,7 +334,7 @@ def _solve_regular(normal, right):
     """
     Solve stacked linear systems; NaN for those without a solution.
     """
-    scale = np.sqrt(np.einsum('nii->ni', normal))  # may hold NaN
+    scale = np.sqrt(np.einsum('nii->ni', normal))  # may contain NaN
     scale = np.where(scale > 0, scale, 1.0)
     scaled = normal / (scale[:, :, np.newaxis] * scale[:, np.newaxis])
     regular = np.isfinite(scaled).all(axis=(1, 2))

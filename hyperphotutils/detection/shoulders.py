@@ -13,11 +13,12 @@ __all__ = ['ShoulderFilter']
 @dataclass(frozen=True)
 class ShoulderFilter:
     """
-    A limit on the `shoulder_score` of detections.
+    Class to limit the `shoulder_score` of detections.
 
-    A local maximum on the flank of something brighter is often a knot
-    of noise or background rather than a source. Its surroundings rise
-    on one side, and its score is high.
+    Use it to reject local maxima on the flank of a brighter structure,
+    which are often peaks of the noise or the background rather than
+    sources. Their surroundings are bright on one side, and their score
+    is high.
 
     Parameters
     ----------
@@ -31,9 +32,9 @@ class ShoulderFilter:
         The number of directions. The default is 32.
 
     mask_neighbors : bool, optional
-        Whether to ignore what is nearer to another detection. With
-        `False`, the default, a source next to a brighter one may be
-        rejected; with `True` only the structures that are no detections
+        Whether to ignore samples that are closer to another detection.
+        If `False` (default), a source next to a brighter one may be
+        rejected. If `True`, only structures that are not detections
         count, and blended sources are kept.
 
     Raises
@@ -42,7 +43,7 @@ class ShoulderFilter:
         If ``n_angles`` is not an integer.
 
     ValueError
-        If ``max_score`` does not lie between 0 and 1, ``ring_factor``
+        If ``max_score`` is not between 0 and 1, ``ring_factor``
         is not positive, or ``n_angles`` is less than 3.
 
     See Also
@@ -82,13 +83,13 @@ class ShoulderFilter:
 
     def score(self, data, x, y, fwhm, *, mask=None):
         """
-        Calculate the scores as this filter measures them.
+        Return the scores with the parameters of this filter.
 
         Parameters
         ----------
         data : 2D `~numpy.ndarray`, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The image. Its own mask is honoured, if it has one, and
+            The image. Its own mask is honored, if it has one, and
             non-finite pixels are treated as masked.
 
         x, y : float or 1D `~numpy.ndarray`

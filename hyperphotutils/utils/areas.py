@@ -13,14 +13,14 @@ from hyperphotutils.utils.wcs import pixel_area
 
 __all__ = ['PixelAreas']
 
-# Pixels whose areas agree to this fraction have one area.
+# Pixel areas that agree to this fraction are treated as constant.
 _SAME = 1e-4
 
 # The largest relative error of an interpolated area.
 _TOLERANCE = 1e-5
 
-# Numbers of nodes along an axis; beyond the last, areas are not
-# interpolated.
+# Numbers of nodes along an axis to try. If the last is not accurate
+# enough, areas are not interpolated.
 _N_NODES = (9, 17, 33, 65)
 
 
@@ -28,7 +28,8 @@ class PixelAreas:
     """
     Class for the solid angles of the pixels of a map.
 
-    They are one number where the map is small, and vary where the
+    Use it to integrate surface brightness on wide maps. The solid angle
+    is practically constant on small maps, but varies where the
     projection or a distortion stretches the pixels: by a factor of 2 in
     a plate carree map (CAR) at a latitude of 60 degrees, or by 11
     percent in a gnomonic map (TAN) 15 degrees from its center.
@@ -44,10 +45,10 @@ class PixelAreas:
     Notes
     -----
     Areas are interpolated by cubic splines between nodes at which the
-    Jacobian of the projection is computed; nodes are added until the
-    relative error half-way between them is below 1e-5. Where that does
-    not succeed, as on a map whose corners are off the sky, each area is
-    that of the quadrilateral between the corners of the pixel.
+    Jacobian of the projection is computed. Nodes are added until the
+    relative error halfway between them is below 1e-5. If this fails, as
+    on a map whose corners are off the sky, each area is that of the
+    quadrilateral between the corners of the pixel.
 
     Examples
     --------
@@ -95,7 +96,7 @@ class PixelAreas:
     def range(self):
         """
         The smallest and the largest area in units of that at the center;
-        (1, 1) where one number is enough.
+        (1, 1) if the area is constant.
         """
         if self.is_constant:
             return (1.0, 1.0)
@@ -109,13 +110,13 @@ class PixelAreas:
         Parameters
         ----------
         rows : slice
-            The rows; a map is best worked on in blocks of rows.
+            The rows. Process large maps in blocks of rows.
 
         Returns
         -------
         areas : float or 2-D `~numpy.ndarray`
-            The relative areas: 1 if one number is enough, else of shape
-            ``(n_rows, nx)``, NaN for pixels off the sky.
+            The relative areas: 1 if the area is constant, otherwise an
+            array of shape ``(n_rows, nx)``, NaN for pixels off the sky.
         """
         if self.is_constant:
             return 1.0
@@ -127,7 +128,7 @@ class PixelAreas:
 
     def _nodes(self, n_nodes):
         """
-        Return rows and columns of nodes from edge to edge.
+        Return the rows and columns of nodes from edge to edge.
         """
         return tuple(np.linspace(-0.5, size - 0.5, n_nodes)
                      for size in self.shape)
@@ -143,7 +144,7 @@ class PixelAreas:
     @cached_property
     def _spline(self):
         """
-        The interpolation, `None` where it is not good enough.
+        The interpolation, or `None` if it is not accurate enough.
         """
         for n_nodes in _N_NODES:
             if n_nodes**2 > 0.25 * self.shape[0] * self.shape[1]:
@@ -176,7 +177,7 @@ class PixelAreas:
             corners[1:, :-1] - corners[:-1, 1:]), axis=-1)
         areas /= self.center.to_value(u.sr)
         rows, columns = np.nonzero(~np.isfinite(areas))
-        # at the edge of the sky some corners are off it
+        # Pixels at the edge of the sky have corners off the sky.
         areas[rows, columns] = (pixel_area(self.wcs, x[columns], y[rows])
                                 / self.center).value if rows.size else 0.0
         return areas

@@ -12,7 +12,7 @@ __all__ = ['check_part', 'check_positive', 'check_relative_rms']
 
 def check_positive(value, name, *, of=''):
     """
-    Check a positive number.
+    Check that an argument is a positive number.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def check_positive(value, name, *, of=''):
         The name of the argument.
 
     of : str, optional
-        What it is a number of, for the message.
+        The unit of the number, for the message (such as 'pixels').
 
     Returns
     -------
@@ -33,8 +33,8 @@ def check_positive(value, name, *, of=''):
     Raises
     ------
     ValueError
-        If it is no positive, finite number; a
-        `~astropy.units.Quantity` is none.
+        If it is not a positive, finite number (a
+        `~astropy.units.Quantity` is not accepted).
 
     Examples
     --------
@@ -51,7 +51,7 @@ def check_positive(value, name, *, of=''):
 
 def check_part(part, name):
     """
-    Check an object that is called to do a step, or `None`.
+    Check that an argument is a callable instance or `None`.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def check_part(part, name):
     Raises
     ------
     TypeError
-        If it is a class or cannot be called.
+        If it is a class or not callable.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def check_part(part, name):
 
 def check_relative_rms(relative_rms, shape=None):
     """
-    Check a map of the local rms in units of the typical one.
+    Check a map of the local rms in units of the typical rms.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def check_relative_rms(relative_rms, shape=None):
     Raises
     ------
     ValueError
-        If it is no map of positive, finite numbers, or has another shape
-        than the data.
+        If it is not a 2D array of positive, finite numbers, or has a
+        different shape than the data.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Work on many items in this process, in several, or on a cluster, and one
-way to take up what comes of it.
+Calls of a function for many items in this process, in several processes,
+or on a cluster.
 """
 
 import contextlib
@@ -38,69 +38,72 @@ __all__ = [
     'work_through',
 ]
 
-# Seconds after which a scheduler that does not answer is given up
+# Timeout in seconds for schedulers and for ending processes.
 _TIMEOUT = 10
 
-# What a process of a pool needs for all its items
+# The function and the shared arguments in a worker process.
 _SHARED = []
 
 
 def work_through(function, items, *shared, executor=None, n_workers=1):
     """
-    Call a function with each of many items.
+    Call a function for many items and yield the results as they finish.
+
+    Use it for independent work on maps, channels, or sources that should
+    run in one or several processes, or on a cluster, with the same code.
 
     Parameters
     ----------
     function : callable
-        Called as ``function(item, *shared)``. For other processes it
+        Called as ``function(item, *shared)``. With other processes it
         must be importable there.
 
     items : iterable
         The items.
 
     *shared : object
-        What all calls need; sent to each process only once, where that
-        is possible.
+        Arguments that are the same for all calls. They are sent to each
+        process only once, if possible.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
-        Anything with its method ``submit``, or a client of
-        `dask.distributed <https://distributed.dask.org>`__. With `None`
-        (default) the work is done in ``n_workers`` processes.
+        An executor (any object with the method ``submit``) or a client
+        of `dask.distributed <https://distributed.dask.org>`__. If `None`
+        (default), ``n_workers`` processes are used.
 
     n_workers : int, optional
-        The number of processes without an ``executor``; 1 (default) is
-        this one.
+        The number of processes without an ``executor``. The default, 1,
+        is the current process.
 
     Yields
     ------
     item : object
-        An item that was worked on, in the order in which they end.
+        A finished item, in the order in which items finish.
 
     future : `~concurrent.futures.Future`
-        Its result or error; see `error_of`.
+        The result or the error of the item; see `error_of`.
 
     Raises
     ------
     TypeError
-        If ``shared`` cannot be sent to other processes, or ``executor``
-        is none.
+        If ``function`` or ``shared`` cannot be sent to other processes,
+        or ``executor`` is invalid.
 
     ChildProcessError
-        If no process can be begun.
+        If no process can be started.
 
     Notes
     -----
-    The processes do not import the main script (or notebook, or what
-    Python reads from its standard input), unless the function, an item,
-    or what is shared is defined there. Only in that case the statements
-    of the script must be below ``if __name__ == '__main__':``.
+    The processes do not import the main script (or notebook, or standard
+    input), unless the function, an item, or a shared argument is defined
+    there. Only in that case the statements of the script must be
+    protected by ``if __name__ == '__main__':``.
 
     If the generator is closed before its end (or interrupted), no
-    further item is begun, and processes of its own end at once.
+    further items are started, and its own processes are terminated.
 
-    An item whose process of the pool was killed is tried once more in a
-    process of its own, so that no item suffers from another. See
-    `was_killed` for those that end so again.
+    If a process of the pool is killed, the items that were in progress
+    are repeated, each in a process of its own, so that an item is not
+    affected by another. See `was_killed` for those that fail again.
 
     Examples
     --------
@@ -118,7 +121,7 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
         if share is not None:
             shared = [share(value) for value in shared]
         yield from _in_window(executor, math.inf, function, todo, *shared)
-        # what an executor that broke down has not taken
+        # Items that were not submitted before the executor broke.
         for item in todo:
             future = Future()
             future.set_exception(BrokenExecutor('the executor is broken'))
@@ -131,19 +134,19 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
 
 def error_of(future):
     """
-    Return what a finished future has instead of a result.
+    Return the error of a finished future.
 
     Parameters
     ----------
     future : `~concurrent.futures.Future`
-        A future that is done or cancelled.
+        A future that is done or canceled.
 
     Returns
     -------
     error : Exception or `None`
-        The error, or `None` if there is a result. What was cancelled by
-        others has a `ConnectionError`: that is how the end of a
-        scheduler is seen.
+        The error, or `None` if there is a result. The error of a
+        canceled future is a `ConnectionError`, because futures are
+        canceled when a scheduler ends.
 
     Examples
     --------
@@ -161,17 +164,17 @@ def error_of(future):
 
 def was_killed(error):
     """
-    Tell whether a process ended instead of the work in it.
+    Whether an error means that the process of an item was killed.
 
     Parameters
     ----------
     error : Exception or `None`
-        What `error_of` returns.
+        The result of `error_of`.
 
     Returns
     -------
     killed : bool
-        Whether its process was killed.
+        Whether the process was killed.
 
     Examples
     --------
@@ -186,17 +189,17 @@ def was_killed(error):
 
 def describe_death(error):
     """
-    Describe how a process ended instead of the work in it.
+    Return a description of how the process of an item ended.
 
     Parameters
     ----------
     error : Exception
-        One for which `was_killed` is `True`.
+        An error for which `was_killed` is `True`.
 
     Returns
     -------
     text : str
-        What is known of its end.
+        The description.
 
     Examples
     --------
@@ -223,8 +226,8 @@ def one_blas_thread():
     """
     Return a context in which BLAS uses one thread.
 
-    For many small matrices more threads cost more than they bring, and
-    the last bits of the results would depend on their number.
+    For many small matrices more threads are slower, and the rounding
+    errors of the results would depend on their number.
 
     Returns
     -------
@@ -244,30 +247,30 @@ def one_blas_thread():
 @cache
 def _blas_controller():
     """
-    Find the BLAS libraries, once.
+    Return the controller of the loaded BLAS libraries.
     """
     return ThreadpoolController()
 
 
 def as_executor(executor):
     """
-    Make sure that something can be handed work.
+    Check an executor and adapt a client of dask.distributed.
 
     Parameters
     ----------
     executor : object
-        Anything with the method ``submit`` of
+        An object with the method ``submit`` of
         `~concurrent.futures.Executor`, or a client of dask.distributed.
 
     Returns
     -------
     executor : object
-        The same, or an adapter for the client.
+        The same object, or an adapter for the client.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If it is neither of these.
 
     Examples
     --------
@@ -291,19 +294,19 @@ def connect_scheduler(address):
     """
     Connect to a running scheduler of dask.distributed.
 
-    A context manager, which is left with the connection closed; the
-    scheduler and its workers go on.
+    This is a context manager that closes the connection on exit. The
+    scheduler and its workers continue to run.
 
     Parameters
     ----------
     address : str
-        Its address, such as ``'tcp://10.0.0.1:8786'``, or the file that
-        it was told to write it to (``--scheduler-file``).
+        The address of the scheduler, such as ``'tcp://10.0.0.1:8786'``,
+        or its scheduler file (``--scheduler-file``).
 
     Yields
     ------
     client : ``distributed.Client``
-        The client, for the argument ``executor`` of others.
+        The client, which can be used as ``executor``.
 
     Raises
     ------
@@ -340,7 +343,7 @@ def connect_scheduler(address):
 @contextlib.contextmanager
 def _quiet_logs():
     """
-    Keep the logger of dask.distributed silent: errors are raised.
+    Silence the logger of dask.distributed; its errors are raised.
     """
     logger = logging.getLogger('distributed')
     level = logger.level
@@ -353,8 +356,10 @@ def _quiet_logs():
 
 def _in_window(executor, width, function, todo, *shared):
     """
-    Keep so many items under way, until none is left; if a process dies,
-    all that are under way have an error, and the others are left.
+    Keep up to ``width`` items in progress and yield those that finish.
+
+    If a process dies, all items in progress have an error, and the
+    others stay in ``todo``.
     """
     waiting = {}
     try:
@@ -379,7 +384,7 @@ def _in_window(executor, width, function, todo, *shared):
 
 def _in_pools(n_workers, function, todo, shared):
     """
-    Work in processes; those that may have killed one, alone.
+    Work in a pool; repeat items that may have killed a process alone.
     """
     try:
         payload = pickle.dumps((function, shared))
@@ -391,7 +396,7 @@ def _in_pools(n_workers, function, todo, shared):
         suspects = []
         with _process_pool(min(n_workers, len(todo)), payload,
                            needs_main=needs_main) as pool:
-            # one more than can run, so that none has to wait
+            # One more than can run, so that no process has to wait.
             for item, future in _in_window(pool, n_workers + 1, _call, todo):
                 if isinstance(error_of(future), BrokenExecutor):
                     pool.check_begun()
@@ -409,13 +414,13 @@ def _in_pools(n_workers, function, todo, shared):
 
 def _is_of_main(value):
     """
-    Return whether the main script is needed to receive something.
+    Whether the main script is needed to unpickle a value.
     """
     if not isinstance(value, bytes):
         try:
             value = pickle.dumps(value)
         except (pickle.PicklingError, AttributeError, TypeError):
-            # the pool reports it with its item
+            # The pool reports the error with the item.
             return False
     return b'__main__' in value
 
@@ -427,7 +432,7 @@ def _call(item):
 
 class _SerialExecutor(Executor):
     """
-    Works at once, in this process; errors wait in the future.
+    Executor that works at once in this process.
     """
 
     def submit(self, function, /, *args, **kwargs):
@@ -439,7 +444,8 @@ class _SerialExecutor(Executor):
 
 class _ErrorsInto(contextlib.AbstractContextManager):
     """
-    Moves an error to a future. Interrupts and exits go on.
+    Context that stores an error in a future; interrupts and exits are
+    raised.
     """
 
     def __init__(self, future):
@@ -454,7 +460,7 @@ class _ErrorsInto(contextlib.AbstractContextManager):
 
 class _DaskExecutor(Executor):
     """
-    Hands work to a client of dask.distributed.
+    Executor that submits work to a client of dask.distributed.
     """
 
     def __init__(self, client):
@@ -466,13 +472,14 @@ class _DaskExecutor(Executor):
 
     def share(self, value):
         """
-        Put something on the cluster; workers get it from each other.
+        Send a value to the cluster, whose workers copy it from each
+        other.
 
-        It is the result of a task, not scattered: then it can be made
-        again when the worker that holds it is lost.
+        It is the result of a task instead of being scattered, so that it
+        can be computed again if the worker that holds it is lost.
         """
         with warnings.catch_warnings():
-            # it may be large, but it is sent only once
+            # It may be large, but is sent only once.
             warnings.filterwarnings('ignore', 'Sending large graph')
             return self._client.submit(_identity, value, pure=False)
 
@@ -484,7 +491,7 @@ def _identity(value):
 @contextlib.contextmanager
 def _process_pool(n_workers, payload, *, needs_main):
     """
-    A pool that ends at once if it is left by an error or interrupt.
+    Return a pool that is terminated at once by an error or interrupt.
     """
     pool = _Pool(n_workers, payload, needs_main=needs_main)
     finished = False
@@ -501,8 +508,8 @@ def _process_pool(n_workers, payload, *, needs_main):
 
 class _Pool(ProcessPoolExecutor):
     """
-    A pool whose processes never see Ctrl-C, from their first moment, nor
-    the main script if nothing in it is needed.
+    Pool whose processes ignore Ctrl-C from the start, and do not import
+    the main script unless it is needed.
     """
 
     def __init__(self, n_workers, payload, *, needs_main):
@@ -527,26 +534,27 @@ class _Pool(ProcessPoolExecutor):
     @property
     def exit_code(self):
         """
-        That of the process that broke the pool, `None` if not known.
+        The exit code of the process that broke the pool, or `None` if it
+        is unknown.
         """
         for worker in self.workers:
             worker.join(_TIMEOUT)
-            # the others are ended by the pool
+            # The other processes are terminated by the pool.
             if worker.exitcode not in {None, 0, -signal.SIGTERM}:
                 return worker.exitcode
         return None
 
     def check_begun(self):
         """
-        Raise an error if no process of the pool came to its work.
+        Raise an error if no process of the pool could start its work.
         """
         if self._begun.is_set():
             return
-        msg = 'the processes for the work cannot be begun'
+        msg = 'the worker processes cannot be started'
         if self._needs_main:
-            msg += (": what they need is defined in the main script, which "
-                    'they import: this must be a file whose own statements '
-                    "are below if __name__ == '__main__':")
+            msg += (': they import the main script, because it defines what '
+                    'they need: it must be a file whose own statements are '
+                    "below if __name__ == '__main__':")
         else:
             msg += f' (exit status {self.exit_code}); use one process'
         raise ChildProcessError(msg)
@@ -555,10 +563,11 @@ class _Pool(ProcessPoolExecutor):
 @contextlib.contextmanager
 def _main_hidden():
     """
-    Hide the main script from processes that are begun meanwhile.
+    Hide the main script from processes that are started in this context.
 
-    Otherwise they import it: again its statements, unless they are below
-    ``if __name__ == '__main__':``, and from the standard input nothing.
+    Otherwise they import it: they execute its statements again, unless
+    these are below ``if __name__ == '__main__':``, and fail if it was
+    read from standard input.
     """
     main = sys.modules['__main__']
     spec, file = getattr(main, '__spec__', None), getattr(
@@ -577,7 +586,7 @@ def _main_hidden():
 @contextlib.contextmanager
 def _interrupts_held():
     """
-    Let interrupts wait; processes that are begun meanwhile get none.
+    Block interrupts, also for processes that are started in this context.
     """
     if not hasattr(signal, 'pthread_sigmask'):  # Windows
         yield
@@ -591,20 +600,20 @@ def _interrupts_held():
 
 def _prepare_worker(n_threads, payload, begun):
     """
-    Leave Ctrl-C to the parent, end with it, leave the other cores to the
-    other workers, and take what is shared.
+    Initialize a worker: ignore Ctrl-C, end with the parent process, limit
+    the threads to its share of the cores, and store the shared arguments.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(n_threads)
-    # it comes from the parent process
+    # The payload comes from the parent process.
     _SHARED[:] = pickle.loads(payload)  # noqa: S301
     begun.set()
 
 
 def _end_with_parent():
     """
-    A parent that was killed cannot tell; nobody would take the results.
+    End this process when its parent ends, even if that was killed.
     """
     multiprocessing.parent_process().join()
     os._exit(1)

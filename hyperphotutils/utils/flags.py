@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The bits of the ``flags`` column: one registry for values, names, and
+Registry of the bits of the ``flags`` column, with values, names, and
 descriptions.
 """
 
@@ -12,22 +12,22 @@ __all__ = ['FLAGS', 'FLAG_DESCRIPTIONS', 'decode_flags']
 
 _REGISTRY = (
     ('off_map', 'the position is off the map or among masked pixels: '
-     'nothing was fitted'),
+     'not fitted'),
     ('too_few_pixels', 'the footprint has fewer usable pixels than '
-     'parameters: nothing was fitted'),
+     'parameters: not fitted'),
     ('not_converged', 'the fit stopped at the largest number of '
      'iterations'),
-    ('fit_failed', 'the fit gave no finite result: its values are NaN'),
-    ('at_bound', 'a position or a width ended at its bound'),
-    ('partial_footprint', 'a part of the fitted footprint is off the map '
-     'or masked'),
-    ('group_split', 'the group had more sources than the largest allowed '
-     'and was split'),
-    ('residual_detection', 'found on the residual of the model'),
-    ('partial_aperture', 'a part of the aperture is off the map or masked '
+    ('fit_failed', 'the fit has no finite result: values are NaN'),
+    ('at_bound', 'a position or a FWHM is at its bound'),
+    ('partial_footprint', 'part of the fitted footprint is off the map or '
+     'masked'),
+    ('group_split', 'the group had more sources than allowed and was '
+     'split'),
+    ('residual_detection', 'detected in the residual of the model'),
+    ('partial_aperture', 'part of the aperture is off the map or masked '
      'and was filled with the model'),
-    ('fixed_position', 'the position was held fixed'),
-    ('fixed_shape', 'widths and angle were held fixed'),
+    ('fixed_position', 'the position was fixed'),
+    ('fixed_shape', 'FWHMs and angle were fixed'),
     ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
     ('thinned', 'not all pixels of the footprint were fitted: the beam has '
      'more of them than tell anything'),
@@ -51,7 +51,7 @@ The bit value of each flag by name.
 
 FLAG_DESCRIPTIONS = MappingProxyType(dict(_REGISTRY))
 """
-What each flag means, by name.
+The description of each flag by name.
 """
 
 
@@ -67,13 +67,13 @@ def decode_flags(flags):
     Returns
     -------
     names : list of str or list of list of str
-        The names of the bits that are set; a list for each source when
+        The names of the bits that are set, a list for each source if
         ``flags`` is an array.
 
     Raises
     ------
     ValueError
-        If ``flags`` has a bit that no flag uses.
+        If ``flags`` has an unknown bit.
 
     Examples
     --------

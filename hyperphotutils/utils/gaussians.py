@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Elliptical Gaussians given by their full widths at half maximum.
+Elliptical Gaussians defined by their full widths at half maximum.
 """
 
 import astropy.units as u
@@ -54,12 +54,12 @@ def wrap_angle(theta):
     Parameters
     ----------
     theta : float, array_like, or `~astropy.units.Quantity`
-        The angle, in degrees when it is no `~astropy.units.Quantity`.
+        The angle, in degrees if it is not a `~astropy.units.Quantity`.
 
     Returns
     -------
     theta : float, `~numpy.ndarray`, or `~astropy.units.Quantity`
-        The same axis with an angle in [0, 180) degrees.
+        The equivalent angle in [0, 180) degrees.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def wrap_angle(theta):
     if hasattr(theta, 'unit'):
         return wrap_angle(theta.to_value(u.deg)) << u.deg
     wrapped = np.mod(theta, 180.0)
-    # Tiny negative angles round up to exactly 180.
+    # Tiny negative angles are rounded up to exactly 180.
     return np.where(wrapped == 180.0, 0.0, wrapped)[()]
 
 
@@ -115,17 +115,17 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
     """
     Add elliptical Gaussians to an image, in place.
 
-    Each Gaussian is evaluated at the pixel centres inside a square of
-    half-width ``n_sigma`` standard deviations of its major axis. What
-    falls off the image is left out.
+    Each Gaussian is evaluated at the pixel centers inside a square of
+    half-width ``n_sigma`` standard deviations of its major axis,
+    truncated at the edges of the image.
 
     Parameters
     ----------
     image : 2D `~numpy.ndarray` of float
-        The image that is changed.
+        The image, which is modified.
 
     x, y : array_like
-        The pixel coordinates of the centres.
+        The pixel coordinates of the centers.
 
     amplitude : array_like
         The peak values, in the unit of ``image``.
@@ -145,8 +145,8 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
 
     Notes
     -----
-    Sources with a parameter that is not finite are skipped: a source
-    without a fit has no model.
+    Sources with a parameter that is not finite are skipped, such as
+    sources without a fit.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
           (x, y, amplitude, fwhm_major, fwhm_minor, theta))))
     params = params[:, np.all(np.isfinite(params), axis=0)]
     half = np.ceil(n_sigma * params[3] * gaussian_fwhm_to_sigma)
-    # A few stamp sizes serve all sources.
+    # Round up, so that there are only a few stamp sizes.
     half = (4 * np.ceil(half / 4)).astype(int)
     for size in np.unique(half):
         chosen = params[:, half == size]

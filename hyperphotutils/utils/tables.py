@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Checks at the door, units put back at the exit, and the record of how a
-result was made.
+Checks and units of input images, representation of objects, and
+provenance of results.
 """
 
 import platform
@@ -25,7 +25,7 @@ __all__ = [
     'strip_units',
 ]
 
-# What photutils, too, sums over pixels without a change of unit.
+# Units of pixel values that are already fluxes, as in photutils.
 _PIXEL_FLUXES = (u.Jy, u.ct, u.electron, u.adu, u.photon,
                  u.dimensionless_unscaled)
 
@@ -34,21 +34,21 @@ _PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
 
 def strip_units(**arrays):
     """
-    Strip the one unit that all given arrays share.
+    Strip the common unit of several arrays.
 
     Parameters
     ----------
     **arrays : array_like, `~astropy.units.Quantity`, or None
-        The arrays by the name that an error message shall use. `None`
-        is handed through.
+        The arrays by the names for error messages. `None` is returned
+        unchanged.
 
     Returns
     -------
     values : dict
-        The plain arrays by name.
+        The arrays without unit by name.
 
     unit : `~astropy.units.Unit` or None
-        The unit, or `None` when no array has one.
+        The unit, or `None` if no array has one.
 
     Raises
     ------
@@ -82,20 +82,21 @@ def strip_units(**arrays):
 
 def open_nddata(data, mask=None, error=None):
     """
-    Take apart an image that carries its own unit, mask, and errors.
+    Split an image into data with unit, mask, and errors.
 
     Parameters
     ----------
     data : `~astropy.nddata.NDData`, array_like, or \
             `~astropy.units.Quantity`
-        The image. What is no `~astropy.nddata.NDData` is handed through.
+        The image. If it is not `~astropy.nddata.NDData`, the arguments are
+        returned unchanged.
 
     mask : bool array_like, optional
-        `True` for pixels to ignore; merged with the mask of the image.
+        `True` for pixels to ignore; combined with the mask of the image.
 
     error : array_like or `~astropy.units.Quantity`, optional
-        The standard deviations; taken from the uncertainty of the image
-        when `None`.
+        The standard deviations. If `None` (default), they are taken from
+        the uncertainty of the image.
 
     Returns
     -------
@@ -178,8 +179,8 @@ def integrated_unit(unit):
     Returns
     -------
     unit : `~astropy.units.Unit` or None
-        The unit itself for what is a flux in each pixel, as in
-        photutils (Jy, counts); times pixels for a surface brightness
+        The unit itself for a flux in each pixel, as in photutils (Jy,
+        counts). The unit times pixels for a surface brightness
         (Jy/pixel, Jy/beam, MJy/sr) and for a temperature.
 
     Examples
@@ -198,8 +199,7 @@ def integrated_unit(unit):
 
 def as_masked_image(data, mask=None, *, name='data'):
     """
-    Check an image and merge its mask with its pixels that are not
-    finite.
+    Check an image and combine its mask with its non-finite pixels.
 
     Parameters
     ----------
@@ -215,10 +215,10 @@ def as_masked_image(data, mask=None, *, name='data'):
     Returns
     -------
     data : 2D `~numpy.ndarray` of float
-        The image; a view of the input where that is possible.
+        The image; a view of the input if possible.
 
     mask : 2D bool `~numpy.ndarray`
-        The input mask and the pixels that are NaN or infinite.
+        The input mask combined with the pixels that are NaN or infinite.
 
     Raises
     ------
@@ -226,8 +226,8 @@ def as_masked_image(data, mask=None, *, name='data'):
         If ``data`` is not an array of real numbers.
 
     ValueError
-        If ``data`` is not 2D, ``mask`` has another shape, or no pixel
-        is left.
+        If ``data`` is not 2D, ``mask`` has a different shape, or no
+        pixel is usable.
 
     Examples
     --------
@@ -265,7 +265,7 @@ def as_masked_image(data, mask=None, *, name='data'):
 
 def make_repr(obj):
     """
-    Return the constructor call of an object.
+    Return the constructor call of an object as text.
 
     Parameters
     ----------
@@ -277,8 +277,8 @@ def make_repr(obj):
     -------
     text : str
         For example ``'SourceGrouper(min_separation=4.0)'``. Functions
-        are there by their names, and nothing by its place in memory,
-        so that the same call is the same text in every process.
+        are represented by name, and memory addresses are omitted, so
+        that the text is the same in every process.
 
     Examples
     --------
@@ -297,7 +297,7 @@ def make_repr(obj):
 
 def _describe(value):
     """
-    Describe an argument in a line: arrays by shape only.
+    Return an argument as a line of text; arrays by shape only.
     """
     if isinstance(value, np.ndarray) and value.ndim > 0:
         unit = getattr(value, 'unit', None)
@@ -308,13 +308,13 @@ def _describe(value):
         return repr(value.item())
     if isinstance(value, FunctionType):
         return value.__name__
-    # the place in memory, of functions in a partial, too
+    # Remove memory addresses, also of functions in a partial.
     return re.sub(r' at 0x[0-9A-Fa-f]+', '', repr(value))
 
 
 def result_meta(obj=None):
     """
-    Return the record of how a result was made.
+    Return the provenance of a result, for the metadata of a table.
 
     Parameters
     ----------
@@ -325,8 +325,8 @@ def result_meta(obj=None):
     -------
     meta : dict
         The ``version`` of each package by name and the constructor
-        ``call`` of ``obj``. There is no date in it: the same run gives
-        the same bytes.
+        ``call`` of ``obj``. It has no date, so that repeated runs give
+        identical files.
 
     Examples
     --------
@@ -343,7 +343,7 @@ def result_meta(obj=None):
 @cache
 def _versions():
     """
-    Look up the versions of the packages, once.
+    Return the versions of the packages.
     """
     versions = {'Python': platform.python_version()}
     for package in _PACKAGES:

@@ -2,10 +2,10 @@
 """
 Local geometry of a celestial WCS, for many positions at once.
 
-Everything rests on one small matrix per position: how the offsets to
-the East and to the North change from pixel to pixel. It is measured
-between unit vectors on the sphere rather than between longitudes, so
-that neither longitude 0 nor the poles are special.
+All functions use the local Jacobian at each position: the derivatives of
+the offsets to the East and to the North by the pixel coordinates. It is
+calculated from unit vectors on the sphere rather than from longitudes,
+so that longitude 0 and the poles need no special treatment.
 """
 
 import astropy.units as u
@@ -35,31 +35,31 @@ __all__ = [
     'sources_to_pixels',
 ]
 
-# Half the baseline (pixels) of the central differences: truncation
-# stays below 1e-6 for pixels of a degree, round-off below 1e-7 for
-# pixels of 0.01 arcsec.
+# Half the baseline (pixels) of the central differences: the truncation
+# error is below 1e-6 for pixels of a degree, and the round-off error below
+# 1e-7 for pixels of 0.01 arcsec.
 _STEP = 0.1
 
-# Axes that agree to this fraction make a circle, whose angle the
-# arithmetic of an ellipse would take from round-off.
+# Axes that agree to this fraction are those of a circle, for which the
+# angle of an ellipse would be determined by round-off errors.
 _ROUND = 1e-6
 
-# A position is found if it returns to the sky within so many pixels.
+# Tolerance in pixels of the round trip from the sky to pixels and back.
 _CLOSED = 1e-3
 
 _ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 
-# The error of an angle that is not known at all: the standard deviation
-# of a uniform distribution over 180 degrees.
+# The error of an unconstrained angle: the standard deviation of a uniform
+# distribution over 180 degrees.
 _UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
 
 
 def _further_frames(wcs):
     """
-    Return the ecliptic or supergalactic frame of a WCS, else `None`.
+    Return the ecliptic or supergalactic frame of a WCS, or `None`.
 
-    astropy does not know these axes: it takes ecliptic longitudes for
-    right ascensions.
+    astropy does not support these axes and interprets ecliptic
+    longitudes as right ascensions.
     """
     axes = {ctype[:4] for ctype in wcs.wcs.ctype}
     if {'ELON', 'ELAT'} <= axes:
@@ -69,13 +69,13 @@ def _further_frames(wcs):
     return Supergalactic() if {'SLON', 'SLAT'} <= axes else None
 
 
-# before astropy's own, which gives the wrong one
+# Before the mapping of astropy, which returns the wrong frame.
 WCS_FRAME_MAPPINGS.insert(0, [_further_frames])
 
 
 def pixel_scale(wcs, shape=None):
     """
-    Find the pixel scale at the centre of a map.
+    Return the pixel scale at the center of a map.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def pixel_scale(wcs, shape=None):
         A WCS with two celestial axes; other axes are ignored.
 
     shape : tuple of int, optional
-        The ``(ny, nx)`` shape of the map. If `None`, the shape stored
-        in ``wcs`` is used or, if it has none, the scale is taken at the
-        reference pixel.
+        The ``(ny, nx)`` shape of the map. If `None` (default), the shape
+        stored in ``wcs`` is used. Without either, the scale is that at
+        the reference pixel.
 
     Returns
     -------
@@ -115,23 +115,23 @@ def pixel_scale(wcs, shape=None):
     reference = wcs.wcs.crpix - 1.0
     if shape is None:
         shape = wcs.array_shape
-    centre = reference if shape is None else np.subtract(shape[::-1], 1) / 2
-    x, y = np.transpose([centre, reference])
+    center = reference if shape is None else np.subtract(shape[::-1], 1) / 2
+    x, y = np.transpose([center, reference])
     areas = np.abs(_determinant(local_jacobian(wcs, x, y)))
-    # the centre of an oddly framed map may lie off the sphere
+    # The center of a map may be outside of the projection.
     area = areas[0] if np.isfinite(areas[0]) else areas[1]
     return np.sqrt(area) * u.arcsec
 
 
 def local_jacobian(wcs, x, y):
     """
-    Differentiate the offsets on the sky by the pixel coordinates.
+    Return the derivatives of sky offsets by the pixel coordinates.
 
     Parameters
     ----------
     wcs : `~astropy.wcs.WCS`
         A WCS with two celestial axes; other axes are ignored. Any
-        projection, rotation, skew, flip and distortion will do.
+        projection, rotation, skew, flip and distortion is supported.
 
     x, y : float or 1-D array_like
         The 0-based pixel positions.
@@ -155,8 +155,8 @@ def local_jacobian(wcs, x, y):
     Notes
     -----
     The derivatives are central differences of unit vectors, projected
-    on the plane that touches the sphere at the position. East and North
-    are those of the WCS's own celestial frame.
+    on the tangent plane at the position. East and North refer to the
+    celestial frame of the WCS.
 
     Examples
     --------
@@ -197,8 +197,8 @@ def pixel_area(wcs, x, y):
     Returns
     -------
     area : `~astropy.units.Quantity`
-        The solid angles in square arcsec, NaN off the sphere, an element
-        for each position.
+        The solid angles in square arcsec, one for each position; NaN
+        off the sphere.
 
     Raises
     ------
@@ -235,7 +235,7 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
         A WCS with two celestial axes; other axes are ignored.
 
     x, y : float or 1-D array_like
-        The 0-based pixel positions of the centres.
+        The 0-based pixel positions of the centers.
 
     fwhm_major, fwhm_minor : float or 1-D array_like
         The axes of the ellipses in pixels.
@@ -251,7 +251,7 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
 
     position_angle : `~astropy.units.Quantity`
         The angle of the major axis East of North, in degrees in
-        [0, 180), in the WCS's own celestial frame.
+        [0, 180), in the celestial frame of the WCS.
 
     Raises
     ------
@@ -264,8 +264,8 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
     Notes
     -----
     The ellipse is mapped by the full local matrix (see
-    `~hyperphotutils.utils.wcs.local_jacobian`): pixels that are not
-    square or not perpendicular change the axis ratio as they should.
+    `~hyperphotutils.utils.wcs.local_jacobian`), so that the axis ratio
+    is correct for pixels that are not square or not perpendicular.
 
     Examples
     --------
@@ -313,15 +313,15 @@ def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
     -------
     lon_err, lat_err : `~astropy.units.Quantity`
         The errors of the position to the East and to the North in
-        arcsec: that of the longitude is on the sky, with the cosine of
-        the latitude in it.
+        arcsec. That of the longitude includes the cosine of the
+        latitude.
 
     fwhm_major_err, fwhm_minor_err : `~astropy.units.Quantity`
         The errors of the FWHMs on the sky in arcsec.
 
     position_angle_err : `~astropy.units.Quantity`
-        The error of the position angle in degrees, 52 degrees at most:
-        the standard deviation of an angle that may be any.
+        The error of the position angle in degrees, at most 52 degrees,
+        the standard deviation of an unconstrained angle.
 
     Raises
     ------
@@ -341,10 +341,11 @@ def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
     (see `~hyperphotutils.utils.local_jacobian`) the covariance of the
     position is :math:`J C J^T`, and the matrix of the Gaussian is
     :math:`J \Sigma J^T`, whose elements are linear in those of
-    :math:`\Sigma`. In its own axes its diagonal elements are the variances
-    along them, and the other one is the angle times their difference.
-    Pixels that are not square or not perpendicular mix both axes and the
-    angle.
+    :math:`\Sigma`. Relative to the axes of the ellipse, its diagonal
+    elements are the variances along the axes, and a change of its
+    off-diagonal element is the change of the angle times their
+    difference. Pixels that are not square or not perpendicular mix the
+    errors of both axes and the angle.
 
     Examples
     --------
@@ -393,20 +394,20 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
         A WCS with two celestial axes; other axes are ignored.
 
     sky : `~astropy.coordinates.SkyCoord`
-        The centres, in any frame that transforms to the WCS's own.
+        The centers, in any frame that can be transformed to that of the
+        WCS.
 
     fwhm_major, fwhm_minor : `~astropy.units.Quantity`
         The axes of the ellipses on the sky.
 
     position_angle : float, 1-D array_like or `~astropy.units.Quantity`
-        The angle of the major axis East of North in the WCS's own
-        celestial frame (whatever the frame of ``sky``), in degrees if it
-        has no unit.
+        The angle of the major axis East of North in the celestial frame
+        of the WCS (not that of ``sky``), in degrees if it has no unit.
 
     Returns
     -------
     x, y : 1-D `~numpy.ndarray`
-        The 0-based pixel positions of the centres.
+        The 0-based pixel positions of the centers.
 
     fwhm_major, fwhm_minor : 1-D `~numpy.ndarray`
         The axes in pixels, the larger first.
@@ -449,8 +450,8 @@ def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
     """
     Convert ellipses on the sky to pixels, at given pixel positions.
 
-    This is the shape of a beam at each source of a wide map, where it
-    is not the same everywhere.
+    Use it for the beam at each source of a wide map, whose shape in
+    pixels depends on the position.
 
     Parameters
     ----------
@@ -499,7 +500,7 @@ def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
 
 def sources_to_pixels(table, wcs):
     """
-    Put sources of the sky on the pixels of a map.
+    Convert a table of sources on the sky to pixels of a map.
 
     Parameters
     ----------
@@ -518,13 +519,13 @@ def sources_to_pixels(table, wcs):
     Returns
     -------
     init_params : `~astropy.table.QTable`
-        The start values for `~hyperphotutils.blend.BlendGroupFitter` and
+        The initial values for `~hyperphotutils.blend.BlendGroupFitter` and
         `~hyperphotutils.photometry.HyperPhotometry`, one row per source
         in the order of ``table``: ``id``, ``x_init``, ``y_init`` (pixels)
         and, if the shapes are known, ``fwhm_major_init``,
         ``fwhm_minor_init`` (pixels) and ``theta_init`` (degrees). Sources
-        off the map keep their rows; those that the projection cannot
-        show or without a position have NaN.
+        off the map are kept. Sources without a position or outside of
+        the projection have NaN.
 
     Raises
     ------
@@ -532,13 +533,13 @@ def sources_to_pixels(table, wcs):
         If ``table`` is not a table or ``wcs`` is not a WCS.
 
     ValueError
-        If ``table`` has no ``sky_centroid`` or only a part of a shape,
+        If ``table`` has no ``sky_centroid`` or only some columns of a shape,
         or ``wcs`` has no pair of celestial axes.
 
     Notes
     -----
-    Position angles are turned from the North of the table's frame to
-    that of the map, for each source at its own place.
+    Position angles are converted from the frame of the table to that of
+    the map at the position of each source.
 
     Examples
     --------
@@ -587,7 +588,8 @@ def sources_to_pixels(table, wcs):
 
 def _sky_shapes(table):
     """
-    Return the columns of the shapes as quantities, None without shapes.
+    Return the columns of the shapes as quantities, or `None` without
+    shapes.
     """
     units = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
              'position_angle': u.deg}
@@ -609,7 +611,7 @@ def _sky_shapes(table):
 
 def position_angle_in_frame(sky, position_angle, frame):
     """
-    Turn position angles from the North of one frame to that of another.
+    Convert position angles from one celestial frame to another.
 
     Parameters
     ----------
@@ -620,7 +622,7 @@ def position_angle_in_frame(sky, position_angle, frame):
         The position angles, East of North in the frame of ``sky``.
 
     frame : `~astropy.coordinates.BaseCoordinateFrame` or str
-        The other frame.
+        The new frame.
 
     Returns
     -------
@@ -684,8 +686,8 @@ def _sky_to_pixel(wcs, sky):
     world[wcs.wcs.lat] = np.atleast_1d(sphere.lat.deg)
     if not wcs.has_distortion or len(world[0]) == 0:
         return wcs.world_to_pixel_values(*world)
-    # far off the map the inverse of a distortion may not exist; those
-    # positions shall not keep the others from theirs
+    # Far off the map the inverse of a distortion may not exist. Such
+    # positions must not prevent the conversion of the others.
     x, y = wcs.all_world2pix(*world, 0, adaptive=True, quiet=True)
     lon, lat = _pixel_to_lonlat(wcs, x, y)
     lost = _unit_vectors(lon, lat) - _unit_vectors(
@@ -697,7 +699,7 @@ def _sky_to_pixel(wcs, sky):
 
 def _unit_vectors(lon, lat):
     """
-    Return unit vectors, their components along a new last axis.
+    Return unit vectors with their components along a new last axis.
     """
     return np.stack([np.cos(lat) * np.cos(lon),
                      np.cos(lat) * np.sin(lon),
@@ -716,8 +718,8 @@ def _east_north(lon, lat):
 
 def _symmetric_map(matrix):
     """
-    Return what the elements xx, xy, and yy of a symmetric matrix S become
-    in M S M^T, as matrices of shape (n, 3, 3).
+    Return the linear maps of the elements (xx, xy, yy) of a symmetric
+    matrix S to those of M S M^T, with shape (n, 3, 3).
     """
     (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
     return np.moveaxis(np.array([[a * a, 2.0 * a * b, b * b],
@@ -729,10 +731,10 @@ def _map_ellipse(matrix, major, minor, angle):
     """
     Map ellipses by 2x2 matrices, one matrix per ellipse.
 
-    Angles are in degrees from the first axis towards the second, before
-    and after. The shape matrix of the image is ``M S M^T``; its larger
-    eigenvalue and the determinant (which loses no digits for thin
-    ellipses) give the axes.
+    Angles are in degrees from the first axis toward the second, before
+    and after. The shape matrix becomes ``M S M^T``. The major axis
+    follows from its larger eigenvalue, and the minor axis from the
+    determinant, which is accurate also for thin ellipses.
     """
     major, minor, angle = np.broadcast_arrays(
         np.asarray(major, dtype=float), np.asarray(minor, dtype=float),
@@ -758,7 +760,7 @@ def _map_ellipse(matrix, major, minor, angle):
 
 def _determinant(matrix):
     """
-    Return the determinants of 2x2 matrices; NaN gives NaN quietly.
+    Return the determinants of 2x2 matrices, NaN without a warning.
     """
     return (matrix[:, 0, 0] * matrix[:, 1, 1]
             - matrix[:, 0, 1] * matrix[:, 1, 0])
@@ -766,7 +768,7 @@ def _determinant(matrix):
 
 def _invert(matrix):
     """
-    Invert 2x2 matrices; NaN gives NaN instead of an error.
+    Return the inverses of 2x2 matrices, NaN without an error.
     """
     (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
     inverse = np.array([[d, -b], [-c, a]]) / _determinant(matrix)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Pictures of maps and of what was measured on them.
+Figures of maps, fits, and cubes with their sources.
 """
 
 from hyperphotutils.visualization.channels import *

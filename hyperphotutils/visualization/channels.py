@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One picture of a cube: its channels side by side, with their sources.
+Figure of the channels of a cube with their sources.
 """
 
 import astropy.units as u
@@ -20,23 +20,24 @@ __all__ = ['choose_channels', 'plot_channels']
 
 _CMAP, _MISSING_COLOR = 'cividis', '0.85'
 
-# Geometry of the figure in inches; a panel is as large as in a journal
+# Geometry of the figure in inches; panels have the usual size in journals.
 _PANEL = 2.6
 _LEFT, _RIGHT, _BOTTOM, _TOP = 1.0, 1.0, 0.6, 0.65
 _COLUMN_GAP, _ROW_GAP = 0.12, 0.3
 _BAR_GAP, _BAR_WIDTH = 0.1, 0.16
 
-# Panels do not show more pixels than that along an axis
+# Largest number of pixels that a panel shows along an axis.
 _MAX_SIDE = 500
 
-# Percentiles between which the colours run, of so many pixels a channel
+# Percentiles of the color range, and the number of pixels per channel
+# from which they are measured.
 _PERCENTILES = (0.3, 99.8)
 _MAX_SAMPLE = 20_000
 
 
 def choose_channels(n_channels, table=None, *, n_max=12):
     """
-    Choose channels that show what is in a cube.
+    Return the channels that represent a cube in a figure.
 
     Parameters
     ----------
@@ -52,8 +53,8 @@ def choose_channels(n_channels, table=None, *, n_max=12):
     Returns
     -------
     channels : list of int
-        All channels if there are not more of them, else such with
-        sources, or any if there is none, evenly spread.
+        All channels if there are at most ``n_max``. Otherwise evenly
+        spaced channels, of those with sources if there are sources.
 
     Examples
     --------
@@ -74,25 +75,27 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
     """
     Plot channels of a cube side by side, with the sources of each.
 
+    Use it to inspect the sources that were found in a cube.
+
     Parameters
     ----------
     cube : `~hyperphotutils.maps.MapCube`
-        The cube. One plane after the other is in memory.
+        The cube. Only one plane is in memory at a time.
 
     table : `~astropy.table.Table`, optional
-        The sources as the photometry gives them, with the column
-        ``channel``. Each is drawn as an ellipse along half of its
-        maximum.
+        The sources: a result of the photometry with the column
+        ``channel``. Each is drawn as an ellipse at half of its maximum.
 
     background : `~hyperphotutils.maps.MapCube` or 3D array_like, optional
-        What is subtracted from the cube, in its unit. All channels have
-        the same colours, so that backgrounds would hide the sources.
+        The background to subtract, in the unit of the cube. All channels
+        have the same color scale, so that different backgrounds would
+        hide the sources.
 
     channels : sequence of int, optional
-        Which channels. The default is `choose_channels`.
+        The channels. The default is the result of `choose_channels`.
 
     title : str, optional
-        A line above the panels.
+        The title above the panels.
 
     Returns
     -------
@@ -125,13 +128,13 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
     for number, channel in enumerate(channels):
-        # only the panel in the lower left corner needs coordinates
-        labelled = number == (len(channels) - 1) // n_columns * n_columns
+        # Only the panel in the lower left corner has coordinates.
+        labeled = number == (len(channels) - 1) // n_columns * n_columns
         axes = figure.add_axes(
-            boxes[number], projection=cube.wcs if labelled else None)
+            boxes[number], projection=cube.wcs if labeled else None)
         image = planes(channel) * scale
         shown = _draw_plane(axes, image, norm)
-        if labelled:
+        if labeled:
             label_axes(axes, cube.wcs, left=True, bottom=True)
         else:
             axes.set_xticks([])
@@ -163,7 +166,7 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
 
 class _Planes:
     """
-    The planes of a cube without those of its background.
+    The background-subtracted planes of a cube.
     """
 
     def __init__(self, cube, background):
@@ -182,10 +185,8 @@ class _Planes:
 
 def _colors(planes, channels):
     """
-    Choose the colours of all panels, and a unit in which numbers are
-    short.
-
-    Returns the norm, the factor to the unit, and the unit.
+    Return the color norm of all panels, the factor that converts values
+    to a readable unit, and this unit.
     """
     samples = []
     for channel in channels:
@@ -218,7 +219,7 @@ def _readable(values, cube):
 
 def _draw_plane(axes, image, norm):
     """
-    Show a plane, with as many pixels as can be seen.
+    Draw a plane, averaged to the resolution of the panel.
     """
     from matplotlib import colormaps
 
@@ -245,7 +246,7 @@ def _draw_plane(axes, image, norm):
 
 def _spectral_text(cube, channel):
     """
-    Write velocities and frequencies in the usual units.
+    Return the spectral coordinate in km/s or GHz as text.
     """
     value = cube.spectral_axis[channel]
     for unit in (u.km / u.s, u.GHz):
@@ -256,7 +257,7 @@ def _spectral_text(cube, channel):
 
 def _beam(cube, channel):
     """
-    Return the beam of a channel in pixels, `None` without one.
+    Return the beam of a channel in pixels, `None` if it is unknown.
     """
     try:
         meta = cube.channel(channel).meta
@@ -268,7 +269,8 @@ def _beam(cube, channel):
 
 def _layout(n_panels, shape):
     """
-    Place panels and the colour bar; all boxes are in fractions.
+    Return the figure size and the boxes of panels and color bar, in
+    fractions of the figure.
     """
     n_columns = min(n_panels, 3 if n_panels in {5, 6, 9} else 4)
     n_rows = -(-n_panels // n_columns)

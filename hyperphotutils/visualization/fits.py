@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Pictures of single fits: each image flat above, and as a surface below.
+Figures of single fits, as images and as surfaces.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ from hyperphotutils.visualization.maps import (
 
 __all__ = ['plot_background', 'plot_deblended', 'plot_fit']
 
-# Geometry of the figure in inches
+# Geometry of the figure in inches.
 _SIDE = 2.6
 _LEFT, _RIGHT, _BOTTOM, _TOP = 1.05, 0.85, 0.15, 0.4
 _TITLE = 0.35
 _COLUMN_GAP, _ROW_GAP = 1.3, 0.6
 _BAR_GAP, _BAR_WIDTH = 0.06, 0.1
 
-# More lines than this only make a surface dark, and slow
+# More lines than this only make a surface dark and slow to draw.
 _MAX_LINES = 60
 
 _ELEVATION, _AZIMUTH = 35, -60
@@ -33,41 +33,43 @@ def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
     """
     Plot the fit of a group of sources.
 
-    The panels are the map, the background, the model of the sources, and
-    what both leave of the map; as images, and as surfaces below.
+    Use it to inspect a single fit. The panels are the map, the
+    background, the model of the sources, and the residual, as images and
+    as surfaces below.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The cut-out of the map. Pixels that are not finite are missing.
+        The cutout of the map. Pixels that are not finite are missing.
 
     model, background : 2D array_like or `~astropy.units.Quantity`
         The sum of the sources and the background, with the shape and
-        the unit of ``data``. Where the background is not known (NaN:
-        not fitted), the residual is missing.
+        the unit of ``data``. Where the background is NaN (not fitted),
+        the residual is missing.
 
     fitted : 2D bool array_like, optional
-        `True` for the pixels that were fitted: they are outlined.
+        `True` for the pixels that were fitted; they are outlined.
 
     mask : 2D bool array_like, optional
         `True` for pixels that are shown as missing.
 
     table : `~astropy.table.Table`, optional
-        The sources, see `plot_overview`; with pixel positions in the
-        cut-out.
+        The sources, with pixel positions in the cutout; see
+        `plot_overview`.
 
     wcs : `~astropy.wcs.WCS`, optional
-        The celestial WCS of the cut-out; without it the axes are pixels.
+        The celestial WCS of the cutout. If `None` (default), the axes
+        are in pixels.
 
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels, see `plot_overview`.
 
     rms : float or `~astropy.units.Quantity`, optional
-        The noise, for the colours of the residual; measured there if it
-        is not given.
+        The noise, which sets the color range of the residual. By
+        default, it is measured in the residual.
 
     title : str, optional
-        A line above the panels.
+        The title above the panels.
 
     Returns
     -------
@@ -107,13 +109,14 @@ def plot_deblended(data, *, model, companions, background, mask=None,
     """
     Plot a source without its background and its companions.
 
-    The panels are the map, the map without background and companions,
-    the model of the source, and what that leaves.
+    Use it to inspect the deblending. The panels are the map, the map
+    minus background and companions, the model of the source, and the
+    residual.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The cut-out of the map. Pixels that are not finite are missing.
+        The cutout of the map. Pixels that are not finite are missing.
 
     model, companions, background : 2D array_like or Quantity
         The source, the sum of all other sources, and the background,
@@ -163,15 +166,16 @@ def plot_background(data, *, model, background, fitted=None, mask=None,
     """
     Plot the background of a group of sources.
 
-    The panels are the map, the map without its sources, the background,
-    and their difference. The second and the third have the same colours,
-    from the lowest to the highest background and 3 times the noise to
-    both sides.
+    Use it to inspect the local background. The panels are the map, the
+    map minus its sources, the background, and their difference. The
+    second and third panel have the same color scale, from the lowest
+    background minus 3 times the noise to the highest plus 3 times the
+    noise.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The cut-out of the map. Pixels that are not finite are missing.
+        The cutout of the map. Pixels that are not finite are missing.
 
     model, background : 2D array_like or `~astropy.units.Quantity`
         The sum of all sources and the background, with the shape and
@@ -219,7 +223,7 @@ def plot_background(data, *, model, background, fitted=None, mask=None,
 
 def _where_known(background):
     """
-    Return the background, or none where it is nowhere known.
+    Return the background, or 0 if it is NaN everywhere.
     """
     return background if np.isfinite(background).any() else 0.0
 
@@ -237,7 +241,7 @@ def _background_norm(background, empty, residual_range):
 def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
           title=None):
     """
-    Draw the panels in a row, and below each its surface.
+    Draw the panels in a row, each with its surface below.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -262,7 +266,7 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
                 coord.set_ticks(number=3)
         if number == 0:
             draw_sources(axes, panel.image, table, beam, window)
-            # a strip of one pixel has no contour
+            # An image one pixel wide has no contours.
             if fitted is not None and min(np.shape(fitted)) > 1:
                 axes.contour(np.asarray(fitted, dtype=float), levels=[0.5],
                              colors='white', linewidths=0.8,
@@ -274,8 +278,8 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
 
 def _layout(n_panels, shape, titled):
     """
-    Return the size in inches, and for each panel the boxes of image,
-    colour bar, and surface.
+    Return the figure size in inches and the boxes of image, color bar,
+    and surface of each panel.
     """
     ny, nx = shape
     stretch = np.sqrt(np.clip(ny / nx, 0.5, 2))
@@ -300,9 +304,9 @@ def _layout(n_panels, shape, titled):
 
 def _draw_surface(axes, panel, panels):
     """
-    Draw an image as a surface in the colours of its panel.
+    Draw an image as a surface with the colors of its panel.
 
-    Images that share a scale have the same heights.
+    Images with the same color scale have the same range of heights.
     """
     from matplotlib import colormaps
 
@@ -310,7 +314,8 @@ def _draw_surface(axes, panel, panels):
     step = max(1, -(-max(image.shape) // _MAX_LINES))
     image = image[::step, ::step]
     y, x = (step * axis for axis in np.indices(image.shape))
-    # the rim of what is missing must not have a colour of its own
+    # Missing pixels are filled, as they would change the colors of faces at
+    # their edges.
     known = image[np.isfinite(image)]
     filling = np.median(known) if known.size else 0.0
     colors = colormaps[panel.cmap](panel.norm(
@@ -322,7 +327,9 @@ def _draw_surface(axes, panel, panels):
         upper = max(abs(lower), abs(upper), panel.norm.vmax)
         lower = -upper
     if not upper > lower:
-        lower, upper = _around(lower)
+        # an image without structure, or without a finite pixel
+        center = lower if np.isfinite(lower) else 0.0
+        lower, upper = center - 1.0, center + 1.0
     axes.plot_surface(x, y, image, facecolors=colors, rstride=1, cstride=1,
                       linewidth=0, antialiased=False, shade=False)
     axes.set_zlim(lower, upper)
@@ -331,11 +338,3 @@ def _draw_surface(axes, panel, panels):
     axes.set_ylabel('y (cut-out)', labelpad=-5, size='small')
     axes.tick_params(labelsize='x-small', pad=-2)
     axes.locator_params(nbins=4)
-
-
-def _around(value):
-    """
-    Return limits around the value of an image without structure.
-    """
-    center = value if np.isfinite(value) else 0.0
-    return center - 1.0, center + 1.0

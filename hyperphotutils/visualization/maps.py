@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One picture of a whole run: map, background, model and residual.
+Overview figure of a measurement: map, background, model and residual.
 
-The figures are made without pyplot: they leave no global state behind,
-need no display, and can be made in any thread or process.
+The figures are made without pyplot: they have no global state, need no
+display, and can be made in any thread or process.
 """
 
 from itertools import pairwise
@@ -16,8 +16,8 @@ from hyperphotutils.utils.flags import FLAGS
 
 __all__ = ['plot_overview']
 
-# White with a dark rim stands out from every colour of the map for every
-# reader; a hue stands out only from some, and only for some.
+# White with a dark outline is visible on all colors of the map and for
+# color-blind readers.
 _SOURCE_COLOR = 'white'
 _RIM_COLOR = '0.1'
 _MISSING_COLOR = '0.85'
@@ -25,7 +25,7 @@ _IMAGE_CMAP = 'cividis'
 _RESIDUAL_CMAP = 'RdBu_r'
 
 # Geometry of the figure in inches. The size of a panel is the geometric
-# mean of its sides: large maps need more room to show small sources.
+# mean of its sides; it is larger for larger maps.
 _PANEL_RANGE = (3.8, 6.5)
 _PIXELS_PER_INCH = 90
 _LEFT, _RIGHT, _BOTTOM, _TOP = 1.2, 1.0, 0.6, 0.35
@@ -37,36 +37,36 @@ _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
 _DASHES = (0, (2.5, 2.0))
 
 _MAX_LABELLED = 30
-# Names of so few sources are written larger.
+# Labels of up to this many sources have a larger font.
 _FEW = 10
 _LABEL_GAP = 2.5
 
-# Where the name of a source may be, in the order of preference
+# Possible positions of the label of a source, in order of preference.
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1),
           (-1, -1))
 
-# The least side of the beam's box in units of the map's
+# Smallest side of the beam box in units of the side of the map.
 _BEAM_BOX = 0.04
 
-# Percentiles of the finite pixels between which the colours run: the
-# brightest source must not take all of them, nor a bad pixel.
+# Percentiles of the finite pixels that limit the color range, so that it
+# is not determined by the brightest source or a bad pixel.
 _PERCENTILES = (0.3, 99.8)
 
-# Half of the residual's colour range in units of the rms
+# Half of the color range of the residual in units of the rms.
 _RESIDUAL_RANGE = 5.0
 
-# Width of the smoothing (as a Gaussian's sigma) that stands for the
-# background where none was fitted, in units of the beam's FWHM
+# Sigma of the Gaussian, in units of the FWHM of the beam, with which the
+# map is smoothed where no background was fitted.
 _SMOOTHING = 1.5
 _DEFAULT_FWHM = 5.0
 
 _PREFIXES = {-12: 'p', -9: 'n', -6: 'μ', -3: 'm', 0: '', 3: 'k', 6: 'M'}
 
-# Names of the columns of fitted sources, then of detected ones
+# Columns of fitted and of detected sources.
 _FITTED = ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit')
 _DETECTED = ('x_centroid', 'y_centroid')
 
-# Names of the axes by the first one in the header
+# Labels of the axes by the type of the longitude in the header.
 _AXIS_NAMES = {
     'RA': ('Right ascension', 'Declination'),
     'GLON': ('Galactic longitude', 'Galactic latitude'),
@@ -84,7 +84,7 @@ class Panel(NamedTuple):
 
 class _Grid(NamedTuple):
     """
-    A figure's size in inches and its boxes in fractions of it.
+    The size of a figure in inches and its boxes in fractions of it.
     """
 
     size: tuple
@@ -97,14 +97,15 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
                   model=None, residual=None, beam=None, rms=None,
                   title=None):
     """
-    Plot a map with its sources, its background, model and residual.
+    Plot a map with its sources, background, model and residual.
 
-    Panels whose image is not given are left out.
+    Use it to check a catalog. Panels whose image is not given are
+    omitted.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The map. Pixels that are not finite are shown in light grey.
+        The map. Pixels that are not finite are shown in light gray.
 
     table : `~astropy.table.Table`, optional
         The sources: a result of the photometry, with the columns
@@ -117,30 +118,31 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         Rows without a finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
-        The celestial WCS of the map; without it the axes are pixels.
+        The celestial WCS of the map. If `None` (default), the axes are
+        in pixels.
 
     mask : 2D bool array_like, optional
         `True` for pixels that are shown as missing.
 
     background, model, residual : 2D array_like or Quantity, optional
-        The background, the sum of the sources and what both leave of
-        the map, with the shape and the unit of ``data``. Where the
-        background is not known (NaN: not fitted), the picture has the
-        smoothed map minus model instead, taken from the residual, too,
-        and the fitted areas are outlined.
+        The background, the sum of the sources, and the residual, with
+        the shape and the unit of ``data``. Where the background is NaN
+        (not fitted), the smoothed difference of map and model is shown
+        instead and subtracted from the residual, and the fitted areas
+        are outlined.
 
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam or
         ``(major, minor, theta)`` with the angle of the major axis in
         degrees counter-clockwise from +x. It is drawn to scale in the
-        emptiest corner.
+        corner with the fewest sources.
 
     rms : float or `~astropy.units.Quantity`, optional
-        The noise. It sets the colours' range of the residual (5 times
-        it to both sides); measured there if it is not given.
+        The noise. The color range of the residual is -5 to 5 times the
+        noise. By default, it is measured in the residual.
 
     title : str, optional
-        A line above the panels.
+        The title above the panels.
 
     Returns
     -------
@@ -150,8 +152,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     Raises
     ------
     ValueError
-        If an image is not 2D or has another shape than ``data``, if no
-        pixel is finite, or if the table lacks the columns.
+        If an image is not 2D or has a different shape than ``data``, if
+        no pixel is finite, or if the table has no such columns.
 
     Examples
     --------
@@ -178,8 +180,10 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     figure = Figure(figsize=grid.size)
     FigureCanvasAgg(figure)
     if title:
+        # the largest font size in points at which the title fits
+        room = grid.size[0] * (1 - grid.left) * 72
         figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
-                    size=_title_size(title, grid))
+                    size=min(12.0, room / (0.6 * len(title))))
     label = unit.to_string('latex_inline') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
@@ -192,7 +196,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
                          linewidths=0.4, alpha=0.7)
             axes.set_title('outlined: fitted', loc='right', size='medium')
         if panel.title == 'Residual':
-            axes.set_title(f'colours to ±{_RESIDUAL_RANGE:g} rms',
+            axes.set_title(f'colors to ±{_RESIDUAL_RANGE:g} rms',
                            loc='right', size='medium')
         if number == 0:
             draw_sources(axes, panel.image, table, beam, window)
@@ -201,7 +205,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
 
 def check_images(data, mask, *, rms, **others):
     """
-    Return the images in a readable unit, as plain arrays, by name.
+    Return a dictionary of the images in a readable unit, and this unit.
     """
     unit = getattr(data, 'unit', None)
     given = {'map': data, 'rms': rms, **others}
@@ -235,10 +239,11 @@ def check_images(data, mask, *, rms, **others):
 
 def _complete_background(images, beam):
     """
-    Fill the background where it was not fitted, and correct the
-    residual there.
+    Fill the background and the residual where no background was fitted,
+    in place.
 
-    Returns the mask of where it was, `None` if there is nothing to do.
+    Returns the mask of fitted pixels, or `None` if nothing was filled or
+    nothing was fitted.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -263,10 +268,10 @@ def _complete_background(images, beam):
 
 def readable_unit(image, unit):
     """
-    Put a prefix before the unit that makes the colour bar's numbers
-    short.
+    Return the factor to a unit with a prefix for which numbers are short,
+    and this unit.
 
-    For the unit Jy/pix and values about 1e-5 that is uJy/pix.
+    For the unit Jy/pix and values of about 1e-5 it is uJy/pix.
     """
     unit = u.Unit(unit)
     peak = np.nanpercentile(np.abs(image), _PERCENTILES[1])
@@ -277,7 +282,7 @@ def readable_unit(image, unit):
     try:
         prefixed = u.Unit(f'{_PREFIXES[power]}{base}')
     except ValueError:
-        # the base has a prefix of its own, as the MJy of MJy/sr
+        # The base already has a prefix, as the MJy of MJy/sr.
         return 1.0, unit
     unit_prefixed = prefixed * (unit / base)
     return unit.to(unit_prefixed), unit_prefixed
@@ -285,9 +290,8 @@ def readable_unit(image, unit):
 
 def _window(image):
     """
-    Return the limits of the pixels that hold anything, with a margin.
-
-    They are ``(left, right, bottom, top)`` in pixels.
+    Return the limits of the finite pixels with a margin, as ``(left,
+    right, bottom, top)`` in pixels.
     """
     ny, nx = image.shape
     rows, columns = np.nonzero(np.isfinite(image))
@@ -300,15 +304,15 @@ def _window(image):
 
 def make_panels(images, rms):
     """
-    Choose colours for each image.
+    Return the panels with their color scales.
 
-    Map and background have the same scale, so that they can be
-    compared, and the model's is the same but for the map's median.
+    Map and background have the same scale, so that they can be compared.
+    That of the model is the same minus the median of the map.
     """
     lower, upper = _limits(images['map'], _PERCENTILES)
     center = np.nanmedian(images['map'])
     noise = robust_std(images['map'])
-    # the noise must not take a large part of the colours
+    # The noise should not occupy a large part of the color range.
     lower = max(lower, center - 3 * noise) if noise > 0 else lower
     width = np.clip(3 * noise, 0.01 * (upper - lower), upper - lower)
 
@@ -354,7 +358,7 @@ def robust_std(image):
 
 def asinh_norm(lower, upper, center, width):
     """
-    Make a norm that is linear within ``width`` of ``center`` and
+    Return a norm that is linear within ``width`` of ``center`` and
     logarithmic far from it.
     """
     from matplotlib.colors import FuncNorm
@@ -366,10 +370,10 @@ def asinh_norm(lower, upper, center, width):
 
 def _layout(n_panels, window, *, title):
     """
-    Place panels and colour bars for maps of this shape.
+    Return the layout of panels and color bars for maps of this shape.
 
-    All sizes are chosen here rather than by matplotlib's layout
-    engines: these leave bars and panels of different heights.
+    The layout engines of matplotlib are not used, because they give
+    color bars and panels different heights.
     """
     nx, ny = window[1] - window[0], window[3] - window[2]
     if ny > 1.6 * nx:
@@ -398,14 +402,6 @@ def _layout(n_panels, window, *, title):
     return _Grid(size, n_columns, _LEFT / size[0], boxes)
 
 
-def _title_size(title, grid):
-    """
-    Return the size in points with which a title is not too long.
-    """
-    room = grid.size[0] * (1 - grid.left) * 72
-    return min(12.0, room / (0.6 * len(title)))
-
-
 def draw_panel(axes, bar_axes, panel, window, label):
     from matplotlib import colormaps
 
@@ -427,8 +423,8 @@ def draw_panel(axes, bar_axes, panel, window, label):
 
 def bar_ticks(norm, n_ticks=7):
     """
-    Choose round numbers that are about evenly spread along the colour
-    bar: of those within a step of each place, the roundest.
+    Return round numbers that are about evenly spaced along a color bar:
+    the number with the fewest digits in each interval.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -438,7 +434,7 @@ def bar_ticks(norm, n_ticks=7):
     edges = np.asarray(norm.inverse(np.linspace(0, 1, n_ticks + 1)))
     ticks = [_roundest(*sorted(pair))
              for pair in pairwise(edges)]
-    # two that are nearly at the same place would overlap
+    # Labels at nearly the same place would overlap.
     places = np.asarray(norm(ticks), dtype=float)
     chosen = []
     for tick, place in zip(ticks, places, strict=True):
@@ -458,14 +454,14 @@ def _roundest(lower, upper):
         for step in (power, 0.5 * power, 0.2 * power):
             multiple = np.ceil(lower / step - 1e-9)
             if multiple * step <= upper * (1.0 + 1e-9 * np.sign(upper)):
-                # without what the product has of binary digits
+                # Remove the rounding error of the product.
                 return float(f'{multiple * step:.12g}')
     return 0.5 * (lower + upper)
 
 
 def bar_label(unit, norm):
     """
-    Return the label of a bar: the unit, and how colours follow values.
+    Return the label of a color bar: the unit and the scale.
     """
     if is_linear(norm):
         return unit
@@ -474,7 +470,7 @@ def bar_label(unit, norm):
 
 def is_linear(norm):
     """
-    Tell whether colours follow the values linearly.
+    Whether a norm is linear.
     """
     return type(norm).__name__ == 'Normalize'
 
@@ -498,7 +494,7 @@ def label_axes(axes, wcs, *, left, bottom):
 
 def draw_sources(axes, image, table, beam, window):
     """
-    Draw ellipses, beam, and as many names as find room.
+    Draw ellipses, the beam, and the labels for which there is space.
     """
     shapes = np.empty((5, 0))
     if table is not None:
@@ -544,7 +540,7 @@ def _draw_ellipses(axes, shapes, doubtful):
 
 def _bounding_boxes(shapes):
     """
-    Return left, right, bottom, and top of ellipses, a row each.
+    Return left, right, bottom, and top of ellipses, one row each.
     """
     x, y, major, minor, theta = shapes
     cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
@@ -555,10 +551,10 @@ def _bounding_boxes(shapes):
 
 def _label_sources(axes, names, boxes):
     """
-    Write the names beside the ellipses, each where nothing else is.
+    Label the ellipses without overlaps.
 
-    The first boxes are those of the named ellipses. A name that finds
-    no room on any side is left out.
+    The first boxes are those of the labeled ellipses. A label for which
+    there is no space on any side is omitted.
     """
     axes.apply_aspect()
     renderer = axes.figure.canvas.get_renderer()
@@ -577,7 +573,7 @@ def _label_sources(axes, names, boxes):
             color=_SOURCE_COLOR, path_effects=_rim(0.5),
             annotation_clip=False)
         for dx, dy in _SIDES:
-            # in a corner, the name may come nearer to the ellipse
+            # Diagonally, the label may be closer to the ellipse.
             reach = 1.0 if dx == 0 or dy == 0 else 0.75
             text.xy = (center[0] + reach * dx * half[0],
                        center[1] + reach * dy * half[1])
@@ -637,7 +633,7 @@ def _beam_shape(beam):
 
 def _draw_beam(axes, beam, image, boxes, window):
     """
-    Draw the beam in a white box in the emptiest corner.
+    Draw the beam in a white box in the corner with the fewest sources.
 
     Returns left, right, bottom, and top of the white box.
     """
@@ -657,8 +653,8 @@ def _draw_beam(axes, beam, image, boxes, window):
 
 def _emptiest_corner(image, boxes, window, side, margin):
     """
-    Return the box in the corner with the fewest sources, and with the
-    least emission if that is the same in several.
+    Return the box in the corner with the fewest sources; of corners with
+    equally few sources, that with the least emission.
     """
     bright = image > np.nanmedian(image) + 3 * robust_std(image)
     corners = []
@@ -671,7 +667,7 @@ def _emptiest_corner(image, boxes, window, side, margin):
             columns, rows = (
                 slice(max(int(low), 0), max(int(high), 0) + 1)
                 for low, high in (box[:2], box[2:]))
-            # noise must not decide
+            # Rounded, so that noise does not decide.
             emission = round(float(np.mean(bright[rows, columns])), 1)
             corners.append((n_sources, emission, len(corners), box))
     return min(corners)[-1]

@@ -352,10 +352,10 @@ class TestMeasureApertures:
         for limits in (3.0, (1, 2, 3), (5, 3), (-1, 3), (0, 0)):
             with pytest.raises(ValueError, match='fwhm_limits must be two'):
                 measure_apertures(residual, *self.sources, fwhm_limits=limits)
-        with pytest.raises(ValueError, match='axes exclude each other'):
+        with pytest.raises(ValueError, match='axes are mutually exclusive'):
             measure_apertures(residual, *self.sources, fwhm_limits=(3, 5),
                               axes=(4, 3, 0))
-        with pytest.raises(ValueError, match='axes must be three'):
+        with pytest.raises(ValueError, match='axes must have three'):
             measure_apertures(residual, *self.sources, axes=(4, 3))
         with pytest.raises(ValueError, match='one entry per source, 1: got 2'):
             measure_apertures(residual, 20, 20, 1, 5, 4, 0,

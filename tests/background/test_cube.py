@@ -152,7 +152,7 @@ class TestAccuracy:
 
     def test_smoothing(self):
         """
-        Where the background changes slowly, the mean over neighbours is
+        Where the background changes slowly, the mean over neighbors is
         nearer to the truth.
         """
         sim = make_map_cube((24, 64, 64), 0, orders=2, background_width=12.0,
@@ -301,7 +301,7 @@ class TestRegion:
          ValueError, 'region has no pixel'),
         (Regions([]), ValueError, 'region has no pixel'),
         (PointPixelRegion(PixCoord(5, 5)), ValueError,
-         'must have an inside, got a PointPixelRegion'),
+         'must have an area: got a PointPixelRegion'),
         (np.zeros((96, 104), bool), ValueError, 'region has no pixel'),
         (np.ones((3, 4), bool), ValueError, 'region must have the shape'),
         ('circle', TypeError, 'region must not be the name'),
@@ -431,7 +431,7 @@ class TestOutput:
         Several processes make what one makes.
         """
         bkg = CubeBackground(finder=FINDER, smoothing=smoothing)
-        one, two = (bkg(read_cube(path), jobs=jobs) for jobs in (1, 2))
+        one, two = (bkg(read_cube(path), n_workers=n) for n in (1, 2))
         assert_array_equal(one.background, two.background)
         assert_array_equal(one.table['bic'], two.table['bic'])
 
@@ -516,14 +516,15 @@ class TestArguments:
         ({'methods': 'best'}, ValueError, 'methods must be some of'),
         ({'criterion': 'best'}, ValueError, 'criterion must be one of'),
         ({'box_sizes': -3}, ValueError, 'box_sizes must be at least 1'),
-        ({'positions': [(1, 2)]}, ValueError, 'positions needs box_sizes'),
+        ({'positions': [(1, 2)]}, ValueError, 'positions requires box_sizes'),
         ({'finder': HighPassStarFinder}, TypeError, 'finder must be an inst'),
         ({'detect_on': 'all'}, ValueError, 'detect_on must be'),
         ({'n_rounds': 0}, ValueError, 'n_rounds must be a positive'),
         ({'source_fwhm': 0}, ValueError, 'source_fwhm must be a positive'),
         ({'mask_factor': -1}, ValueError, 'mask_factor must be a positive'),
         ({'smoothing': -1.0}, ValueError, 'smoothing must not be negative'),
-        ({'smoothing': 1.0, 'box_sizes': 9}, ValueError, 'does not go with'),
+        ({'smoothing': 1.0, 'box_sizes': 9}, ValueError,
+         'cannot be combined with'),
         ({'box_sizes': 3}, ValueError, 'at least 7 pixels for polynomials of '
                                        'order 2, which have 6 terms: got 3'),
         ({'region': 'w1.reg'}, TypeError,

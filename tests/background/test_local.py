@@ -243,7 +243,7 @@ def test_is_a_local_background_with_the_box_as_aperture():
     aperture = estimator.to_aperture([10.2, 30], [20, 40.4])
     assert (aperture.w, aperture.h) == (21, 21)
     assert_allclose(aperture.positions, [[10, 20], [30, 40]])
-    with pytest.raises(ValueError, match='box_sizes is the whole map'):
+    with pytest.raises(ValueError, match='box_sizes contains only the whole'):
         LocalPolynomialBackground(0).to_aperture(1, 1)
 
 

@@ -66,7 +66,7 @@ def test_background_orders():
 
 def test_background_width():
     """
-    A width makes the backgrounds of neighbours alike, at the same size.
+    A width makes the backgrounds of neighbors alike, at the same size.
     """
     rough, smooth = (
         make_map_cube((200, 8, 8), 0, orders=1, background_width=width,

@@ -271,15 +271,15 @@ class TestNoise:
 class TestSky:
     def test_default_wcs(self, sim):
         """
-        North is up, East to the left, the centre at the Orion nebula.
+        North is up, East to the left, the center at the Orion nebula.
         """
-        centre = sim.wcs.pixel_to_world(119.5, 99.5)
+        center = sim.wcs.pixel_to_world(119.5, 99.5)
         orion = SkyCoord(83.81, -5.375, unit='deg')
-        assert centre.separation(orion) < 0.01 * u.deg
+        assert center.separation(orion) < 0.01 * u.deg
         east = sim.wcs.pixel_to_world(118.5, 99.5)
-        assert_allclose(centre.position_angle(east).to_value(u.deg), 90,
+        assert_allclose(center.position_angle(east).to_value(u.deg), 90,
                         atol=1e-3)
-        assert_allclose(centre.separation(east).to_value(u.arcsec), 1,
+        assert_allclose(center.separation(east).to_value(u.arcsec), 1,
                         rtol=1e-6)
 
     def test_truth_columns(self, sim):

@@ -697,7 +697,7 @@ def test_map_of_500_gaussians(real_data, threshold):
 
 def test_noisy_margin_makes_no_detections():
     """
-    Noise that rises fourfold towards the end of the coverage gives no
+    Noise that rises fourfold toward the end of the coverage gives no
     more false detections than the inside of the map, and sources on a
     margin that is not noisy are kept.
     """

@@ -57,9 +57,9 @@ class TestShoulderScore:
         assert_allclose(shoulder_score(image, 30, 30, FWHM),
                         excess / (excess + height), atol=0.02)
 
-    def test_grows_with_the_neighbour(self):
+    def test_grows_with_the_neighbor(self):
         """
-        From 0 to 1 as the neighbour gets brighter, whatever side it is
+        From 0 to 1 as the neighbor gets brighter, whatever side it is
         on.
         """
         scores = [shoulder_score(make_image((30, 30, 1), (25, 30, height)),
@@ -83,7 +83,7 @@ class TestShoulderScore:
 
     def test_masked_directions_are_ignored(self):
         """
-        A masked neighbour has no influence; borders are no neighbours.
+        A masked neighbor has no influence; borders are no neighbors.
         """
         image = make_image((30, 30, 1.0))
         mask = np.zeros(image.shape, dtype=bool)
@@ -107,7 +107,7 @@ class TestShoulderScore:
     @pytest.mark.parametrize('mask_neighbors', [False, True])
     def test_ring_of_other_size(self, mask_neighbors):
         """
-        Radius, directions and neighbours as documented, sample by
+        Radius, directions and neighbors as documented, sample by
         sample.
         """
         sources = [(30, 30), (34, 31), (33, 24)]
@@ -138,8 +138,8 @@ class TestShoulderScore:
 
     def test_masked_neighbor(self):
         """
-        Equal neighbours do not count with mask_neighbors, unless they
-        are unknown; the same position twice is no neighbour.
+        Equal neighbors do not count with mask_neighbors, unless they
+        are unknown; the same position twice is no neighbor.
         """
         image = make_image((30, 30, 1.0), (36, 30, 1.0))
         scores = [shoulder_score(image, x, [30, 30], FWHM,

@@ -63,7 +63,7 @@ def test_shoulder_goes_isolated_stays():
                     atol=0.5)
 
 
-def test_neighbours_can_be_masked():
+def test_neighbors_can_be_masked():
     """
     With mask_neighbors blends are kept; a rise that is no detection
     still rejects.

@@ -3,7 +3,7 @@
 Tests for the wcs module.
 
 The oracle of the angles knows nothing of matrices: walk a small arc from
-the centre in the given direction on the sphere, convert both ends to
+the center in the given direction on the sphere, convert both ends to
 pixels, and look at the direction between them.
 """
 
@@ -74,7 +74,7 @@ def walk(wcs, x, y, position_angle, step):
 
 
 @pytest.fixture(params=CENTRES)
-def centre(request):
+def center(request):
     return CENTRES[request.param]
 
 
@@ -88,12 +88,12 @@ class TestAngles:
     x = np.array([50.0, 12.0, 90.0, 50.2])
     y = np.array([40.0, 70.0, 3.0, 39.9])
 
-    def test_pixel_angle_of_known_position_angle(self, centre, rotation,
+    def test_pixel_angle_of_known_position_angle(self, center, rotation,
                                                  flipped):
         """
         A source of known PA is drawn along the walked direction.
         """
-        wcs = make_wcs(*centre, rotation=rotation, flipped=flipped)
+        wcs = make_wcs(*center, rotation=rotation, flipped=flipped)
         angles = np.array([0.0, 25.0, 90.0, 163.0])
         sky = wcs.pixel_to_world(self.x, self.y)
         x, y, major, minor, theta = sky_to_pixel_ellipse(
@@ -106,12 +106,12 @@ class TestAngles:
         assert_allclose(major, 6.0, rtol=1e-4)
         assert_allclose(minor, 3.0, rtol=1e-4)
 
-    def test_position_angle_of_known_pixel_angle(self, centre, rotation,
+    def test_position_angle_of_known_pixel_angle(self, center, rotation,
                                                  flipped):
         """
         A source drawn along +x has the PA seen between two sky points.
         """
-        wcs = make_wcs(*centre, rotation=rotation, flipped=flipped)
+        wcs = make_wcs(*center, rotation=rotation, flipped=flipped)
         start = wcs.pixel_to_world(self.x - 0.05, self.y)
         middle = wcs.pixel_to_world(self.x, self.y)
         end = wcs.pixel_to_world(self.x + 0.05, self.y)
@@ -125,11 +125,11 @@ class TestAngles:
         assert_allclose(major.to_value('arcsec'), 12.0, rtol=1e-4)
         assert_allclose(minor.to_value('arcsec'), 6.0, rtol=1e-4)
 
-    def test_round_trip(self, centre, rotation, flipped):
+    def test_round_trip(self, center, rotation, flipped):
         """
         Pixel to sky to pixel gives back every parameter.
         """
-        wcs = make_wcs(*centre, rotation=rotation, flipped=flipped)
+        wcs = make_wcs(*center, rotation=rotation, flipped=flipped)
         theta = np.array([0.0, 44.0, 91.0, 179.9])
         major, minor, angle = pixel_to_sky_ellipse(wcs, self.x, self.y,
                                                    6.0, 5.5, theta)
@@ -282,7 +282,7 @@ def test_empty_input():
 
 
 class TestPixelScale:
-    def test_centre_of_the_map(self):
+    def test_center_of_the_map(self):
         """
         In a SIN projection pixels far from the reference cover more sky.
         """
@@ -295,9 +295,9 @@ class TestPixelScale:
         wcs.array_shape = (2001, 2001)
         assert_allclose(pixel_scale(wcs).value, expected, rtol=1e-6)
 
-    def test_centre_off_the_sphere(self):
+    def test_center_off_the_sphere(self):
         """
-        The reference pixel serves where the centre is off the sphere.
+        The reference pixel serves where the center is off the sphere.
         """
         wcs = make_wcs(*CENTRES['sin'], scale=3600.0, crpix=(1.0, 1.0))
         result = pixel_scale(wcs, shape=(2001, 2001))

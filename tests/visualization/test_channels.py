@@ -36,7 +36,7 @@ class TestPlotChannels:
     def test_panels(self, sim):
         """
         Each channel has a panel with its sources, without background,
-        in the same colours.
+        in the same colors.
         """
         figure = plot_channels(sim.cube, sim.truth,
                                background=sim.background, title='cube')

@@ -68,7 +68,7 @@ def test_deblended_shows_one_source_alone():
     assert_allclose(shown['Residual'], NOISE, atol=1e-12)
 
 
-def test_background_has_the_colours_of_what_it_was_fitted_to():
+def test_background_has_the_colors_of_what_it_was_fitted_to():
     figure = draw(plot_background(DATA, model=FIRST + SECOND,
                                   background=BACKGROUND, rms=0.3))
     shown = flat_images(figure)

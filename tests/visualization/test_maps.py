@@ -225,7 +225,7 @@ def test_labels_are_only_where_nothing_else_is(wcs, size, least, most):
             assert not np.any((x > x0) & (x < x1) & (y > y0) & (y < y1))
 
 
-def test_lone_sources_are_labelled_at_their_right():
+def test_lone_sources_are_labeled_at_their_right():
     table = make_table(2)
     table['x_fit'], table['y_fit'] = [20.0, 60.0], [30.0, 30.0]
     table['theta_fit'] = 90 * u.deg
@@ -291,7 +291,7 @@ def test_detections_are_drawn_with_the_beam():
     assert_allclose(ellipses.get_heights(), 4.5)
 
 
-def test_missing_pixels_are_light_grey_and_empty_borders_cut():
+def test_missing_pixels_are_light_gray_and_empty_borders_cut():
     data, _, _ = make_images()
     data[:, :30] = np.nan
     data[40, 50] = np.inf
@@ -359,7 +359,7 @@ def test_units_that_take_no_prefix_are_kept(unit, factor, label):
     assert label in bar.get_ylabel()
 
 
-def test_map_and_background_have_the_same_colours():
+def test_map_and_background_have_the_same_colors():
     data, _, images = make_images()
     panels = panels_of(plot_overview(data, **images))
     assert panels[0].images[0].norm is not None
@@ -367,14 +367,14 @@ def test_map_and_background_have_the_same_colours():
                     panels[1].images[0].norm([0, 1e-5, 1e-4]))
 
 
-def test_residual_colours_are_centred_on_zero_and_five_rms_wide():
+def test_residual_colors_are_centered_on_zero_and_five_rms_wide():
     data, _, images = make_images()
     norm = panels_of(plot_overview(data, **images))[3].images[0].norm
     assert norm.vmin == -norm.vmax
     assert_allclose(norm.vmax, 5e-5, rtol=0.05)
 
 
-def test_ticks_lie_within_the_colour_bar():
+def test_ticks_lie_within_the_color_bar():
     data, _, images = make_images()
     figure = plot_overview(data - 3e-5, **images)
     render(figure)
