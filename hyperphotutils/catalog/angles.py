@@ -147,7 +147,7 @@ def _unit_of(column, name, where):
         return None, None
     if (not isinstance(own, u.UnitBase) or not own.is_equivalent(u.deg)
             or not 0.0 < own.to(u.deg) < np.inf):
-        msg = (f"{where}: the unit '{own}' of {name} is no angle "
+        msg = (f"{where}: the unit '{own}' of {name} is not an angle "
                "such as 'deg' or 'arcsec'")
         raise CatalogError(msg)
     return own, None

@@ -288,7 +288,7 @@ def _state_frame(pair, table, comments, where):
         what = stated.name if named is None else (f'{named.name} by their '
                                                   f'names, {stated.name}')
         msg = (f'{where}: {pair.names} are {what} by what the file says of '
-               'them: rename them or mend the description')
+               'them: rename them or correct the description')
         raise CatalogError(msg)
     if named is None or named.name == 'fk5':
         pair.frame, pair.by_name = stated, False

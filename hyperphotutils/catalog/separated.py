@@ -59,7 +59,7 @@ def read_lines(file):
     """
     content = file.read()
     if b'\0' in content:
-        msg = 'it is no text file'
+        msg = 'it is not a text file'
         raise ValueError(msg)
     text = content.decode('utf-8-sig', 'backslashreplace')
     return re.split(r'\r\n|\r|\n', text)

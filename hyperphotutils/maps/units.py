@@ -190,8 +190,8 @@ def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
         if unit.is_equivalent(reference):
             scale = unit.to(reference)
             return float(scale * factor(pixel_area, beam_area, frequency))
-    msg = (f"the unit '{unit}' (BUNIT or unit=) is no flux or brightness: a "
-           f'map must be in {_ACCEPTED}')
+    msg = (f"the unit '{unit}' (BUNIT or unit=) is not a flux or brightness: "
+           f'a map must be in {_ACCEPTED}')
     raise MapError(msg)
 
 

@@ -299,7 +299,7 @@ class ForcedPhotometry:
                                                         'reference_beam')
             return beam, None
         if beam not in bands:
-            msg = (f'reference_beam {beam!r} is none of the bands: '
+            msg = (f'reference_beam {beam!r} is not one of the bands: '
                    f'{", ".join(bands)}')
             raise ValueError(msg)
         return (bands[beam].need_beam(),

@@ -512,7 +512,7 @@ def _result_of(future):
     """
     error = error_of(future)
     if was_killed(error):
-        msg = ('a process died: for want of memory, or because the '
+        msg = ('a process died: it ran out of memory, or the '
                "script lacks if __name__ == '__main__':")
         raise RuntimeError(msg) from error
     if error is not None:
@@ -664,7 +664,7 @@ def _explain_missing_curve(recovered):
         reason = 'fainter' if np.all(recovered) else 'brighter'
         remedy = f'inject {reason} ones'
     else:
-        remedy = ('it does not fall with the flux: inject more, or a larger '
+        remedy = ('it does not increase with flux: inject more, or a larger '
                   'range')
     return (f'no curve of the completeness: {counts} injected sources were '
             f'recovered; {remedy}')

@@ -901,7 +901,7 @@ class TestBadInput:
                                 reference_beam=4 * u.arcsec)
         with pytest.raises(ValueError, match="band 'a' needs a beam"):
             phot(sim.truth, {'a': bare})
-        with pytest.raises(ValueError, match="'blue' is none of the bands"):
+        with pytest.raises(ValueError, match="'blue' is not one of the bands"):
             matched()(sim.truth, {'a': sim.image})
 
     def test_noise_for_each_band(self, sim):
