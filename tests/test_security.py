@@ -193,7 +193,7 @@ def test_addresses_are_names_of_files(reader):
     ('class.ecsv', 'unsupported class'), ('deep.ecsv', 'cannot be read'),
     ('meta.fits', 'could not determine a constructor'),
     ('rows.fits', 'truncated'), ('compressed.csv', 'is compressed'),
-    ('pickle.csv', 'no text file')])
+    ('pickle.csv', 'not a text file')])
 def test_hostile_tables_are_refused(tmp_path, name, match):
     """
     The message names what is wrong.

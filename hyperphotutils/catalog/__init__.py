@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogs and region files of the measured sources, and lists of sources
-to measure.
+Catalog and region files of the measured sources, source lists, and the
+matching of catalogs.
 """
 
 from hyperphotutils.catalog.errors import *  # noqa: F403

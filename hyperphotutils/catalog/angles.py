@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Columns of angles, as numbers or as sexagesimal text.
+Columns of angles, as numbers or as sexagesimal strings.
 """
 
 import re
@@ -14,12 +14,12 @@ from hyperphotutils.catalog.errors import CatalogError
 
 __all__ = ['read_angles', 'show_value']
 
-# Units as tables and people spell them
+# Common spellings of units in tables
 _SPELLINGS = {'degree': u.deg, 'degrees': u.deg, 'deg.': u.deg,
               'arcseconds': u.arcsec, 'arcsecs': u.arcsec,
               'asec': u.arcsec, 'arcmins': u.arcmin,
               'arcminutes': u.arcmin, 'radian': u.rad, 'radians': u.rad}
-# Units of sexagesimal text, and of right ascensions in hours
+# Units of sexagesimal strings, and of right ascensions in hours
 _HOURS = ('h:m:s', 'hms', 'hh:mm:ss', 'hh:mm:ss.s', 'hh mm ss', 'h m s')
 _DEGREES = ('d:m:s', 'dms', 'dd:mm:ss', 'dd:mm:ss.s', 'dd mm ss', 'd m s')
 
@@ -35,16 +35,16 @@ _MINUS = str.maketrans('\N{MINUS SIGN}\N{EN DASH}', '--')
 
 def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     """
-    Read a column as 64-bit angles.
+    Read a column as float64 angles.
 
     Parameters
     ----------
     column : `~astropy.table.Column`, array_like or \
             `~astropy.units.Quantity`
-        The numbers, or texts of them.
+        The numbers, or strings of them.
 
     unit : `~astropy.units.Unit`
-        The unit of the result, and of numbers that have none.
+        The unit of the result, and of numbers without a unit.
 
     name : str
         The name of the column.
@@ -53,9 +53,9 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
         The file or table, for the messages.
 
     sexagesimal : `~astropy.units.Unit` or `None`, optional
-        The unit of the first part of texts such as ``'05:35:14.5'`` if
-        neither the text nor the column states it: hours or degrees. If
-        `None` (default), such texts are refused.
+        The unit of the first part of strings such as ``'05:35:14.5'``,
+        hours or degrees, if neither the string nor the column states it.
+        If `None` (default), such strings are refused.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     Raises
     ------
     CatalogError
-        If the column does not hold one angle per row.
+        If the column does not contain one angle per row.
 
     Examples
     --------
@@ -110,8 +110,7 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
 
 def show_value(value):
     """
-    Return a value as it is shown in a message, in at most 60
-    characters.
+    Return a value as text for a message, in at most 60 characters.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ def show_value(value):
 
 
 def _unit_of(column, name, where):
-    # the unit of numbers, and the one of sexagesimal texts; or None
+    # the unit of numbers and the unit of sexagesimal strings, or None
     own = getattr(column, 'unit', None)
     spelled = str(own).strip().strip('"\'').strip().lower()
     if own is None or spelled == '':
@@ -141,14 +140,14 @@ def _unit_of(column, name, where):
         if spelled in _DEGREES:
             return None, u.deg
         own = _SPELLINGS.get(spelled, own)
-    # hours of right ascension
+    # right ascension in hours
     if own == u.hour:
         own = u.hourangle
     if own == u.dimensionless_unscaled:
         return None, None
     if (not isinstance(own, u.UnitBase) or not own.is_equivalent(u.deg)
             or not 0.0 < own.to(u.deg) < np.inf):
-        msg = (f"{where}: the unit '{own}' of {name} is no angle "
+        msg = (f"{where}: the unit '{own}' of {name} is not an angle "
                "such as 'deg' or 'arcsec'")
         raise CatalogError(msg)
     return own, None
@@ -177,7 +176,7 @@ def _plain(column, name, where):
 
 
 def _of_objects(values, mask):
-    # texts and numbers in one column; None is no value
+    # a column with strings and numbers; None is a missing value
     missing = np.array([value is None or value is np.ma.masked
                         for value in values.flat], dtype=bool)
     missing = missing.reshape(values.shape) | mask
@@ -213,7 +212,7 @@ def _match_sexagesimal(text):
 
 
 def _parse_sexagesimal(texts, unit, own, name, where):
-    # degrees
+    # returns degrees
     values = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         if text.lower() in _BLANK:

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The error of a table that cannot be used.
+The error raised for tables that cannot be used.
 """
 
 __all__ = ['CatalogError']
@@ -8,11 +8,11 @@ __all__ = ['CatalogError']
 
 class CatalogError(ValueError):
     """
-    A file or table from which no catalog can be read.
+    Error for a file or table that is not a valid catalog.
 
-    The message is one line. It names the file, the column and the value
-    (where there are any), and what to do about it. Control characters
-    in these are escaped, since messages are printed on terminals.
+    The message is one line. It names the file, the column, the value (if
+    any), and the remedy. Control characters in these are escaped, since
+    messages are printed on terminals.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Files of unknown content, and the errors of the packages that read them.
+Files of unknown content, and the errors of the packages that parse them.
 """
 
 import csv
@@ -19,8 +19,8 @@ from hyperphotutils.catalog.errors import CatalogError
 __all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed',
            'refuse_deep_yaml']
 
-# What the readers of astropy, regions and yaml raise on damaged files,
-# which may fail at any place. (SyntaxError is the base of the errors in
+# Errors that astropy, regions, and yaml raise for damaged files; they may
+# occur anywhere in their parsers. (SyntaxError is the base of the errors in
 # VOTables, ArithmeticError of overflows.)
 FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError,
@@ -28,7 +28,7 @@ FOREIGN_ERRORS = (
     TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
     UnitsError, VerifyError, YamlParseError, AstropyWarning)
 
-# How files begin that are compressed by gzip, bzip2, xz, zip or compress
+# First bytes of files compressed by gzip, bzip2, xz, zip, or compress
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
 
 _MAX_LENGTH = 300
@@ -37,7 +37,7 @@ _MAX_DEPTH = 100
 
 def describe_error(error):
     """
-    Return the message of a foreign error in one line.
+    Return the message of an error of another package in one line.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def describe_error(error):
 
 def refuse_compressed(file, path):
     """
-    Refuse a compressed file, which may grow without limit.
+    Raise an error for a compressed file, which may expand without limit.
 
     Parameters
     ----------
     file : binary file
-        The file, which is at its beginning before and afterwards.
+        The file, positioned at its beginning before and after the call.
 
     path : str or `~pathlib.Path`
         Its name.
@@ -81,7 +81,7 @@ def refuse_compressed(file, path):
     Raises
     ------
     CatalogError
-        If it is compressed.
+        If the file is compressed.
     """
     if file.read(6).startswith(_COMPRESSED):
         msg = f"'{path}' is compressed: decompress it first"
@@ -91,9 +91,9 @@ def refuse_compressed(file, path):
 
 def refuse_deep_yaml(text):
     """
-    Refuse YAML that is nested too deeply.
+    Raise an error for YAML that is nested too deeply.
 
-    PyYAML's time grows with the square of the depth.
+    The run time of PyYAML grows with the square of the depth.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def refuse_deep_yaml(text):
     Raises
     ------
     ValueError
-        If it has more than 100 levels.
+        If the text has more than 100 levels.
 
     Examples
     --------

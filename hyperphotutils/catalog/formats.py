@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogs in ECSV, FITS, VOTable, IPAC and CSV.
+Reading and writing of catalogs in ECSV, FITS, VOTable, IPAC and CSV.
 
 The first three keep everything of a result table. IPAC and CSV are for
 exchange, with the column names of Hyper's catalogs.
@@ -54,17 +54,17 @@ _SUFFIXES = {
     '.tsv': 'csv',
 }
 _FORMATS = ('ecsv', 'fits', 'votable', 'ipac', 'csv')
-# How files begin whose suffix does not say what they are
+# First bytes of the formats, to recognize files with another suffix
 _BEGINNINGS = (
     ((b'# %ECSV',), 'ecsv'),
     ((b'SIMPLE  =',), 'fits'),
     ((b'<',), 'votable'),
     ((b'\\', b'|'), 'ipac'),
 )
-# Those with the columns of Hyper
+# Formats with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
 
-# FITS keyword and VOTable INFO with what these formats cannot hold
+# FITS keyword and VOTable INFO for what these formats cannot store
 _META_NAME = 'HPUMETA'
 
 
@@ -73,7 +73,7 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     r"""
     Write a table of sources to a file.
 
-    The file appears only when it is complete.
+    The file appears under its name only when it is complete.
 
     Parameters
     ----------
@@ -99,18 +99,18 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
         The units of fluxes (``'Jy'``, ``'mJy'``) and of peaks
         (``'Jy/pix'``, ``'Jy/beam'``) in the file, see
         `convert_flux_units`. Peaks per beam need
-        ``table.meta['beam_area_pix']``. If `None` (default), those of
-        the table.
+        ``table.meta['beam_area_pix']``. If `None` (default), the units
+        of the table are kept.
 
     Raises
     ------
     TypeError
-        If ``table`` is not a table, or its metadata hold an object that
-        the format cannot store.
+        If ``table`` is not a table, or its metadata contain an object
+        that the format cannot store.
 
     ValueError
-        If the format is unknown, an IPAC or CSV catalog is asked for of
-        a table without the needed columns, or a unit cannot be had.
+        If the format is unknown, if the table lacks columns needed for
+        an IPAC or CSV catalog, or if a unit cannot be converted.
 
     FileExistsError
         If the file exists and ``overwrite`` is `False`.
@@ -129,8 +129,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     two columns, named after the angles (``ra`` and ``dec``, or ``l`` and
     ``b``) for ``sky_centroid``.
 
-    IPAC and CSV catalogs have the following columns. Those that the
-    table does not have are null. All numbers have all their digits.
+    IPAC and CSV catalogs have the following columns. Columns that the
+    table lacks are null. All numbers are written at full precision.
 
     ==================  ==================================================
     Column              Meaning
@@ -141,8 +141,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     HYPER_ID            ``id``
     FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
     FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``
-    RESIDUALS           ``aperture_residual``: the flux that the Gaussian
-                        leaves in the aperture
+    RESIDUALS           ``aperture_residual``: the residual flux of the
+                        Gaussian in the aperture
     POLYN               ``bkg_order``
     NMSE                ``nmse``
     CHI2_RED            ``reduced_chi2``
@@ -164,10 +164,10 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     SHOULDER_SCORE      ``shoulder_score``
     ==================  ==================================================
 
-    The comments in the header (lines that begin with ``#`` in CSV) name
-    the units, the bits of STATUS and, as far as the table's metadata have
-    them, the threshold, the rms and what it is the rms of (``'rms'`` and
-    ``'rms_of'``), the beam's area and the versions.
+    The comments in the header (lines that begin with ``#`` in CSV) state
+    the units, the bits of STATUS and, if the table's metadata have them,
+    the threshold, the rms and the image it was measured on (``'rms'``
+    and ``'rms_of'``), the area of the beam and the versions.
 
     Examples
     --------
@@ -210,10 +210,10 @@ def read_catalog(path, *, format=None):  # noqa: A002
     """
     Read a table of sources from a file.
 
-    Files of `write_catalog` come back with all their columns, units,
+    Files of `write_catalog` are read with all their columns, units,
     coordinates and metadata; IPAC and CSV files with the columns they
-    have, and the units that their comments name. Any other table in one
-    of the formats can be read, too.
+    have, and the units that their comments state. Other tables in one of
+    the formats can be read, too.
 
     Parameters
     ----------
@@ -223,9 +223,9 @@ def read_catalog(path, *, format=None):  # noqa: A002
     format : {'ecsv', 'fits', 'votable', 'ipac', 'csv'} or `None`, optional
         The format. If `None` (default), it follows from the suffix of
         ``path``, see `write_catalog`; for another suffix, such as
-        ``.txt``, from how the file begins. In ``'csv'``, tabs,
-        semicolons and ``|`` may separate the values, too, and the lines
-        of units and dashes that VizieR writes are understood (suffix
+        ``.txt``, from the first bytes of the file. In ``'csv'``, the
+        separator may also be a tab, a semicolon or ``|``, and the lines
+        of units and dashes that VizieR writes are recognized (suffix
         ``.tsv`` or ``.csv``).
 
     Returns
@@ -248,10 +248,10 @@ def read_catalog(path, *, format=None):  # noqa: A002
 
     Notes
     -----
-    A file is only read: no other file or address that a VOTable names is
-    opened, XML entities are refused, and nothing in a header is run.
-    Only the first table with rows of a FITS or VOTable file is read, with
-    a warning if there are others.
+    Reading is safe: no other file or URL that a VOTable refers to is
+    opened, XML entities are refused, and nothing in a header is
+    executed. Only the first table with rows of a FITS or VOTable file is
+    read, with a warning if there are others.
 
     Examples
     --------
@@ -271,7 +271,7 @@ def read_catalog(path, *, format=None):  # noqa: A002
 
 def read_table(path, *, format=None):  # noqa: A002
     """
-    Read a table like `read_catalog`, units unknown to astropy included.
+    Read a table as `read_catalog`, but keep units unknown to astropy.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ def read_table(path, *, format=None):  # noqa: A002
             format = _look_inside(file, path)  # noqa: A001
         file.seek(0)
         try:
-            # columns that matter are checked one by one
+            # needed columns are checked one by one
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter('always')
                 table = _fill_missing(_READERS[format](file, path))
@@ -307,7 +307,7 @@ def read_table(path, *, format=None):  # noqa: A002
 
 class _SeveralTablesWarning(AstropyUserWarning):
     """
-    A file with tables that are not read.
+    Warning about a file with further tables, which are not read.
     """
 
 
@@ -326,10 +326,10 @@ def _find_format(path, format):  # noqa: A002
 
 
 def _look_inside(file, path):
-    # the format, from the first line that is not blank or, for CSV, no
-    # comment; bytes of other files are no error
+    # returns the format, from the first line that is not blank or, for
+    # CSV, a comment; bytes that are not UTF-8 are not an error here
     file.seek(0)
-    # (FITS has no lines, and 80 characters are enough)
+    # (FITS has no lines; 80 characters are enough)
     lines = (line.strip() for line in iter(lambda: file.readline(2880), b''))
     lines = (line for line in lines if line)
     first = next(lines, b'').removeprefix(codecs.BOM_UTF8)

@@ -22,19 +22,19 @@ _WIDTH = 76
 
 _EQUINOXES = {'fk5': FK5().equinox, 'fk4': FK4().equinox}
 
-# what a comment says of the units of which columns
+# the columns described by each comment on units
 _UNIT_COMMENTS = (
     ('FLUX_PEAK', 'FLUX_PEAK'),
     ('FLUX, FLUX_ERR, RESIDUALS', 'FLUX'),
     ('FWHM_1, FWHM_2', 'FWHM_1'),
     ('PA, GLON, GLAT, RA, DEC', 'RA'),
 )
-# The flags of rows without a measurement, or with one not to be trusted;
-# all others tell how it was made.
+# The flags of rows without a measurement, or with an unreliable one; the
+# other flags describe how it was made.
 _SPOILING = ('off_map', 'too_few_pixels', 'not_converged', 'fit_failed',
              'no_covariance', 'no_position')
 _SPOILED = sum(FLAGS[name] for name in _SPOILING)
-# Columns of cubes: the channel, and what its spectral axis measures
+# Columns of cubes: the channel, and the quantity of its spectral axis
 _CUBE_NAMES = ('channel', 'velocity', 'frequency', 'wavelength',
                'spectral_value')
 _UNIT_LINE = re.compile(r'^([A-Z0-9_]+(?:, [A-Z0-9_]+)*) in (\S.*)$')
@@ -43,7 +43,7 @@ _FRAME_LINE = re.compile(r'RA, DEC in (.+); PA East of North in (.+)$')
 
 def make_hyper_table(table, map_id):
     """
-    Make a table with the columns of Hyper's catalogs.
+    Return a table with the columns of Hyper's catalogs.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def make_hyper_table(table, map_id):
                f'or CSV catalog: {missing} are missing')
         raise CatalogError(msg)
     columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
-    # a source of a cube is one of a channel
+    # the sources of a cube belong to channels
     cube = [(name.upper(), name, int if name == 'channel' else float)
             for name in _CUBE_NAMES if name in table.colnames
             and 'channel' in table.colnames]
@@ -85,17 +85,17 @@ def make_hyper_table(table, map_id):
 
 def units_of_comments(table):
     """
-    Find the units of columns in the comments of a table.
+    Return the units of columns from the comments of a table.
 
     Parameters
     ----------
     table : `~astropy.table.Table`
-        A table that was read from a file.
+        A table read from a file.
 
     Returns
     -------
     units : dict
-        The `~astropy.units.Unit` by the name of the column.
+        The `~astropy.units.Unit` by name of the column.
     """
     units = {}
     for line in table.meta.get('comments', ()):
@@ -111,22 +111,22 @@ def units_of_comments(table):
 
 def frames_of_comments(table):
     """
-    Find the frames of a table's coordinates in its comments.
+    Return the frames of a table's coordinates from its comments.
 
     Parameters
     ----------
     table : `~astropy.table.Table`
-        A table that was read from a file.
+        A table read from a file.
 
     Returns
     -------
     frames : tuple of two or `None`
-        The frame of RA and DEC, and the frame in which PA counts from
-        the North; `None` if the comments do not say.
+        The frame of RA and DEC, and the frame whose North is the origin
+        of PA; `None` if the comments do not state them.
     """
     for line in table.meta.get('comments', ()):
         match = _FRAME_LINE.match(line)
-        # other programs may write such a line and mean something else
+        # comments of other programs may match with another meaning
         with suppress(ValueError):
             if match is not None:
                 return tuple(_frame_of_text(text) for text in match.groups())
@@ -141,7 +141,7 @@ def _frame_of_text(text):
 
 
 def _values(table, hyper_name, name):
-    # the values of a column, None if the table cannot give them
+    # the values of a column, None if the table does not have them
     if name in table.colnames:
         return table[name]
     if hyper_name in _DERIVED:
@@ -155,7 +155,7 @@ def _column(values, n_rows, dtype):
     if values is None:
         values = np.full(n_rows, np.nan)
     elif dtype is int and values.dtype.kind in 'iuU':
-        # identification numbers of any length, or names
+        # integer IDs of any length, or names
         return MaskedColumn(values)
     values = np.ma.asarray(getattr(values, 'value', values), dtype=float)
     values = np.ma.masked_invalid(values)
@@ -212,7 +212,7 @@ def _comments_of_meta(meta):
 
 
 def _frame_text(sky):
-    # as _frame_of_text reads it; the usual equinoxes go without saying
+    # in the format of _frame_of_text; the usual equinoxes are omitted
     name = sky.frame.name
     equinox = getattr(sky.frame, 'equinox', None)
     if equinox is None or equinox == _EQUINOXES.get(name):
@@ -221,7 +221,7 @@ def _frame_text(sky):
 
 
 def _find_meta(meta, name):
-    # a value at the top or one level below, as in meta['call']
+    # a value at the top level or one below, as in meta['call']
     values = [meta.get(name)]
     values += [group.get(name) for group in meta.values()
                if isinstance(group, dict)]

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogues of several bands matched into one.
+Matching of the catalogs of several bands.
 """
 
 from collections.abc import Mapping
@@ -24,102 +24,103 @@ from hyperphotutils.utils.wcs import position_angle_in_frame
 __all__ = ['match_catalogs']
 
 _SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
-# Columns of the reference band that each row has, as far as there are any
+# Columns of the reference band in each row, if available
 _REFERENCE = (*_SHAPE, 'lon_err', 'lat_err', 'fwhm_major_sky_err',
               'fwhm_minor_sky_err', 'position_angle_err')
-# Columns that each band has
+# Columns of each band
 _COLUMNS = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
             'amplitude_fit', 'local_bkg', 'snr', 'flags')
 
 
 def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
     r"""
-    Match the catalogues of several bands by position.
+    Match the catalogs of several bands by position.
 
-    Sources of different bands that lie within a part of a beam of each
-    other become one row. Two sources of the same band never do.
+    Sources of different bands within a fraction of a beam of each other
+    are matched and share a row. Sources of the same band are never
+    matched.
 
     Parameters
     ----------
     tables : dict of `~astropy.table.Table` or `None`
-        The catalogues by the name of the band. Needed is the column
-        ``sky_centroid``, in any frame. `None` or a table without rows
-        is a band without sources.
+        The catalogs by the name of the band. The column ``sky_centroid``
+        is required, in any frame. `None` or a table without rows is a
+        band without sources.
 
     max_separation : float, optional
-        How far the sources of two bands may be apart, in units of the
-        larger of the two beams. For a source with a fitted ellipse
-        wider than its beam (``fwhm_major_sky``, ``fwhm_minor_sky``,
+        The largest separation of matched sources, in units of the larger
+        of the two beams. If a source has a fitted ellipse wider than its
+        beam (``fwhm_major_sky``, ``fwhm_minor_sky``,
         ``position_angle``), that ellipse is the unit: with 0.5, the
-        default, the other source is within its contour of half the
+        default, the other source is within its contour at half
         maximum.
 
     beams : dict of `~astropy.units.Quantity` or `~radio_beam.Beam`, optional
-        The beams by the name of the band, or their FWHMs; those of
-        other bands do no harm. By default
-        they are those of ``meta['beam_major']`` and
-        ``meta['beam_minor']``, as the pipeline stores them.
+        The beams by the name of the band, or their FWHMs; entries for
+        other bands are ignored. By default they are taken from
+        ``meta['beam_major']`` and ``meta['beam_minor']``, as the
+        pipeline stores them.
 
     columns : sequence of str, optional
-        The columns that each band shall have. The default is
-        ``flux_fit``, ``flux_err``, ``aperture_flux``,
-        ``aperture_flux_err``, ``amplitude_fit``, ``local_bkg``,
-        ``snr``, and ``flags``, as far as there are any.
+        The columns of each band. The default is ``flux_fit``,
+        ``flux_err``, ``aperture_flux``, ``aperture_flux_err``,
+        ``amplitude_fit``, ``local_bkg``, ``snr``, and ``flags``, if
+        available.
 
     Returns
     -------
     table : `~astropy.table.QTable`
-        A row a source: first those of the band with the smallest beam,
-        in their order, then those of the next band that are not among
-        them, and so on, with
+        One row per source: first those of the band with the smallest
+        beam, in their order, then the unmatched ones of the next band,
+        and so on, with
 
         * ``id``, from 1;
-        * ``n_bands``, the number of bands in which it was found;
-        * ``reference_band``, the one of them with the smallest beam;
+        * ``n_bands``, the number of bands with a detection;
+        * ``reference_band``, the band of these with the smallest beam;
         * ``sky_centroid`` in that band, in the frame of the first
-          catalogue, and its ellipse and the errors of both, as far as
-          they are known;
+          catalog, and its ellipse and the errors of both, if
+          available;
         * for each band ``id_<band>``; ``separation_<band>`` from
           ``sky_centroid`` in arcsec; ``n_candidates_<band>``, the
-          number of rows with which the source of this band could have
-          been matched (more than one where it may be a blend of
-          several sources of finer bands); and ``<column>_<band>`` for
-          all ``columns``.
+          number of rows that the source of this band could have been
+          matched with (if more than one, it may be a blend of several
+          sources of bands with smaller beams); and ``<column>_<band>``
+          for all ``columns``.
 
-        Where a band has no source, numbers are NaN, and integers and
-        strings are masked. Columns with units have those of the first
-        catalogue that has the column.
+        If a band has no source, numbers are NaN, and integers and
+        strings are masked. Columns with units have the unit of the first
+        catalog that has the column.
 
     Raises
     ------
     TypeError
-        If a catalogue is not a table, or beams are not a dictionary.
+        If a catalog is not a table, or beams are not a dictionary.
 
     ValueError
-        If there is no catalogue, a column is missing, or a beam is not
-        known.
+        If there is no catalog, a column is missing, or a beam is
+        unknown.
 
     See Also
     --------
     hyperphotutils.photometry.ForcedPhotometry :
-        Measures the sources in the bands where they were not found.
+        Measures the sources in the bands without a detection.
 
     Notes
     -----
     The bands are added in the order of their beams, the smallest first.
-    The sources of a band are assigned to the rows that exist so far, one
-    to one, and those without a row begin a new one. Of all assignments
-    the one with the largest sum of
-    :math:`1 - (d / d_\mathrm{max})^2` over its pairs is taken, where
-    :math:`d` is the separation and :math:`d_\mathrm{max}` the largest
-    allowed one. This is the most probable one for Gaussian errors of the
-    positions, and a pair at :math:`d_\mathrm{max}` is as probable as two
-    unrelated sources [1]_. It is found as a minimum-weight matching of a
-    sparse bipartite graph [2]_.
+    The sources of a band are assigned one to one to the existing rows,
+    and unassigned sources start new rows. The assignment maximizes the
+    sum of
+    :math:`1 - (d / d_\mathrm{max})^2` over its pairs, where :math:`d` is
+    the separation and :math:`d_\mathrm{max}` the largest allowed one.
+    It is the most probable one for Gaussian errors of the positions, if
+    a pair at :math:`d_\mathrm{max}` is as probable as two unrelated
+    sources [1]_. It is found as a minimum-weight matching of a sparse
+    bipartite graph [2]_.
 
-    Separations are those from the position in the reference band. They
-    do not depend on other bands, so that no chain of small steps leads
-    from one source to another.
+    Separations are measured from the position in the reference band.
+    They do not depend on other bands, so that sources are never linked
+    in chains.
 
     Rows without a finite position are left out; their number is
     ``meta['n_without_position']``.
@@ -167,7 +168,7 @@ def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
 @dataclass(eq=False)
 class _Band:
     """
-    The catalogue of a band.
+    Class for the catalog of a band.
 
     Parameters
     ----------
@@ -210,7 +211,7 @@ class _Band:
 
     def ellipses(self):
         """
-        Return FWHMs in radians, those of the beam at least, and the
+        Return the FWHMs in radians, at least those of the beam, and the
         position angles in radians in the common frame.
         """
         beam = (self.beam * u.arcsec).to_value(u.rad)
@@ -224,7 +225,7 @@ class _Band:
 
     def read(self, name, unit):
         """
-        Return a column of angles, position angles in the common frame.
+        Return a column of angles; position angles are in the common frame.
         """
         values = read_angles(self.table[name], unit, name,
                              f'the catalog of band {self.name!r}')
@@ -236,7 +237,7 @@ class _Band:
 
     def spread(self, name, n_rows, unit):
         """
-        Return a column with a value for each row of the result.
+        Return a column with one value per row of the result.
         """
         column = self.table[name]
         if name == 'position_angle':
@@ -276,7 +277,7 @@ class _Band:
 
 def _open_tables(tables, beams):
     """
-    Check the catalogues, and bring their positions to one frame.
+    Check the catalogs, and transform their positions to one frame.
     """
     if not isinstance(tables, Mapping):
         msg = ('tables must be a dictionary of tables by band, got '
@@ -329,13 +330,13 @@ def _read_sky(name, table):
     if table is None:
         return None
     if not isinstance(table, Table):
-        msg = (f'the catalogue of band {name!r} must be an astropy Table, '
+        msg = (f'the catalog of band {name!r} must be an astropy Table, '
                f'got {type(table).__name__}')
         raise TypeError(msg)
     if len(table) == 0:
         return None
     if 'sky_centroid' not in table.colnames:
-        msg = (f'the catalogue of band {name!r} needs the column '
+        msg = (f'the catalog of band {name!r} needs the column '
                f'sky_centroid; it has {", ".join(table.colnames)}')
         raise CatalogError(msg)
     sky = table['sky_centroid']
@@ -360,7 +361,7 @@ def _beam_fwhm(name, table, beams):
     beam = beams.get(name)
     if beam is None:
         axes = [table.meta.get(f'beam_{axis}') for axis in ('major', 'minor')]
-    # a radio_beam.Beam is a Quantity, too, of its solid angle
+    # a radio_beam.Beam is also a Quantity, its solid angle
     elif hasattr(beam, 'major'):
         axes = [beam.major, beam.minor]
     else:
@@ -412,9 +413,9 @@ def _assign(rows, band, max_separation):
     used, left = np.unique(source, return_inverse=True)
     if len(used) == 0:
         return row, n_candidates
-    # Each source may also stay alone, at the cost of a pair at the
-    # largest separation. All costs are raised by 1, because zeros of a
-    # sparse matrix are no pairs.
+    # Each source may also stay unmatched, at the cost of a pair at the
+    # largest separation. All costs are increased by 1, because zeros of a
+    # sparse matrix are not pairs.
     alone = np.arange(len(used))
     graph = csr_array(
         (1.0 + np.append(cost, np.ones(len(used))),
@@ -427,8 +428,8 @@ def _assign(rows, band, max_separation):
 
 def _candidates(rows, band, max_separation):
     """
-    Return all pairs of a source and a row that may belong together, and
-    the squares of their separations in units of the largest allowed one.
+    Return all pairs of a source and a row within the largest separation,
+    and the squares of their separations in units of it.
     """
     widths, angle = band.ellipses()
     vectors = band.vectors
@@ -452,7 +453,7 @@ def _candidates(rows, band, max_separation):
 
 def _make_table(bands, n_rows, max_separation, columns):
     """
-    Make the table of all bands.
+    Return the table of all bands.
     """
     table = QTable({'id': np.arange(1, n_rows + 1)})
     found = np.zeros((len(bands), n_rows), dtype=bool)

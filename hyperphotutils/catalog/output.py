@@ -14,10 +14,10 @@ __all__ = ['atomic_output']
 @contextmanager
 def atomic_output(path, *, overwrite=False):
     """
-    Write a file under a temporary name and rename it when it is whole.
+    Write a file under a temporary name and rename it when complete.
 
-    A context manager. If the block raises, the temporary file is
-    removed and whatever was at ``path`` is untouched.
+    This is a context manager. If the block raises an error, the
+    temporary file is removed and ``path`` is not changed.
 
     Parameters
     ----------
@@ -64,10 +64,10 @@ def atomic_output(path, *, overwrite=False):
     except OSError as exc:
         if exc.errno is None:
             raise
-        # the reader knows the final name, not the temporary one
+        # the message names the final file, not the temporary one
         reason = f'cannot be written ({exc.strerror})'
         raise OSError(exc.errno, reason, str(path)) from exc
     finally:
-        # a parent that is not a folder holds nothing to remove
+        # if the parent is not a folder, there is nothing to remove
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)

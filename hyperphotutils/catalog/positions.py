@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The columns of positions in tables of other programs, and their frames.
+Position columns in tables of other programs, and their frames.
 """
 
 import re
@@ -36,7 +36,7 @@ __all__ = ['PositionColumns', 'find_positions', 'make_sky', 'read_frame',
            'read_positions']
 
 _J2000 = FK5()
-# What a name says of its frame after its stem; None for nothing
+# Frames by the suffix of a name after its stem; None without a suffix
 _TAGS = {'': None, 'deg': None, 'icrs': ICRS(), 'icrsdeg': ICRS(),
          'fk5': _J2000, 'j2000': _J2000, '2000': _J2000,
          'j2000deg': _J2000, 'fk4': FK4(), 'b1950': FK4(), '1950': FK4()}
@@ -54,10 +54,10 @@ _OTHERS = (
     (Supergalactic(), (('sgl', 'sgb'), ('sglon', 'sglat'))),
 )
 
-# Frames that turn or move with the Earth, in which no source rests
+# Frames that rotate or move with the Earth, in which sources are not fixed
 _MOVING = (AltAz, CIRS, GCRS, HADec, ITRS, PrecessedGeocentric, TEME, TETE)
 
-# Names of columns in a message, in characters
+# Length limit of the names of columns in a message, in characters
 _MAX_LENGTH = 500
 
 # Two pairs of coordinates of the same source may differ by rounding
@@ -67,7 +67,7 @@ _AGREE = 10.0 * u.arcsec
 @dataclass(eq=False)
 class PositionColumns:
     """
-    Two columns of a table that are a position.
+    Class for two columns of a table that are a position.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ class PositionColumns:
         The names of the columns.
 
     frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame that the table states; `None` for RA and DEC alone and
-        for those in the frame of the map.
+        The frame that the table states; `None` for RA and DEC without a
+        frame and for columns in the frame of the map.
 
     equatorial : bool
         Whether they are right ascension and declination.
@@ -85,7 +85,7 @@ class PositionColumns:
         Whether they are in the frame of the map.
 
     by_name : bool
-        Whether only the names state the frame.
+        Whether the frame is known from the names only.
     """
 
     lon: str
@@ -137,14 +137,14 @@ def find_positions(table, where):
     Returns
     -------
     pairs : list of `PositionColumns`
-        The pairs, the one to prefer first: equatorial ones whose names
+        The pairs in order of preference: equatorial ones whose names
         state the frame, then RA and DEC, then those of other frames;
-        columns that VizieR has computed before the original ones.
+        columns computed by VizieR before the original ones.
 
     Raises
     ------
     CatalogError
-        If there is none, or a column is there twice.
+        If there is none, or a column occurs twice.
 
     Examples
     --------
@@ -159,8 +159,8 @@ def find_positions(table, where):
     """
     names = {}
     for name in table.colnames:
-        # VizieR's own columns begin with '_'; those of a SkyCoord that
-        # was taken apart are named like 'sky.ra'
+        # columns computed by VizieR begin with '_'; the components of a
+        # SkyCoord written to a file are named like 'sky.ra'
         groups = [(name.startswith('_'), _canonical(name))]
         if '.' in name:
             stem, _, tail = name.rpartition('.')
@@ -223,7 +223,7 @@ def read_positions(table, frame, where):
         The table.
 
     frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame that the user has given.
+        The frame given by the user.
 
     where : str
         The file or table, for the messages.
@@ -234,12 +234,12 @@ def read_positions(table, frame, where):
         The positions.
 
     north : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame of position angles where it is another one.
+        The frame of position angles, if it differs.
 
     Raises
     ------
     CatalogError
-        If the positions cannot be read, or their frame is not known.
+        If the positions cannot be read, or their frame is unknown.
 
     Examples
     --------
@@ -270,7 +270,7 @@ def read_positions(table, frame, where):
 
 
 def _state_frame(pair, table, comments, where):
-    # in place: as the file states it, which is more than the names
+    # in place; the statement of the file is more specific than the names
     stated = None
     if comments is not None and (pair.lon.lower(),
                                  pair.lat.lower()) == ('ra', 'dec'):
@@ -288,7 +288,7 @@ def _state_frame(pair, table, comments, where):
         what = stated.name if named is None else (f'{named.name} by their '
                                                   f'names, {stated.name}')
         msg = (f'{where}: {pair.names} are {what} by what the file says of '
-               'them: rename them or mend the description')
+               'them: rename them or correct the description')
         raise CatalogError(msg)
     if named is None or named.name == 'fk5':
         pair.frame, pair.by_name = stated, False
@@ -346,7 +346,7 @@ def _choose(pairs, frame, north, where):
         own = pair.frame
         if own is None and (pair.native or _is_equatorial(frame)):
             return pair
-        # names say J2000 for FK5 and for ICRS, less than 0.1 arcsec apart
+        # J2000 in names may be FK5 or ICRS, less than 0.1 arcsec apart
         if own is not None and (own.is_equivalent_frame(frame) or (
                 pair.by_name and own.name == 'fk5' and frame.name == 'icrs')):
             return pair
@@ -373,14 +373,14 @@ def _read_pair(table, pair, frame, where):
 
 
 def _check_pairs(sky, pair, table, other, where):
-    # RA and DEC taken for ICRS may be of 1950
+    # RA and DEC without a frame may be B1950 instead of ICRS
     if any(getattr(table[name], 'dtype', np.dtype('O')).kind not in 'fiu'
            for name in (pair.lon, pair.lat, other.lon, other.lat)):
-        return  # texts are rounded
+        return  # strings are rounded
     try:
         same = _read_pair(table, other, other.frame, where)
     except CatalogError:
-        return  # not asked for
+        return  # the pair was not requested
     distance = sky.separation(same.transform_to(sky.frame))
     if np.any(distance > _AGREE):
         row = int(np.nanargmax(distance))
@@ -393,7 +393,7 @@ def _check_pairs(sky, pair, table, other, where):
 
 def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
     """
-    Make positions of angles.
+    Return positions from angles.
 
     Parameters
     ----------
@@ -424,7 +424,7 @@ def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
             msg = (f'{where}: {name} must be within {limit:.0f} deg: got '
                    f'{values[row]} in row {row}')
             raise CatalogError(msg)
-    # a position without one of its angles is none
+    # a position with a missing angle is missing
     bad = ~np.isfinite(lon) | ~np.isfinite(lat)
     lon, lat = (np.where(bad, np.nan, values) for values in (lon, lat))
     return SkyCoord(lon, lat, frame=frame)
@@ -432,7 +432,7 @@ def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
 
 def read_frame(frame):
     """
-    Read the frame that a user gives.
+    Parse the frame given by the user.
 
     Parameters
     ----------
@@ -448,7 +448,7 @@ def read_frame(frame):
     Raises
     ------
     ValueError
-        If it is not a frame in which sources rest.
+        If it is not a frame in which sources are fixed.
     """
     if isinstance(frame, BaseCoordinateFrame | SkyCoord):
         blank = getattr(frame, 'frame', frame)

@@ -24,7 +24,7 @@ from hyperphotutils.utils.wcs import position_angle_in_frame
 
 __all__ = ['read_regions', 'to_regions', 'write_regions']
 
-# what DS9 means by a frame's name; others are written as ICRS
+# Frames with a name in DS9; positions in others are written as ICRS
 _DS9_FRAMES = {'icrs': None, 'galactic': None, 'fk5': FK5().equinox,
                'fk4': FK4().equinox}
 
@@ -37,7 +37,7 @@ _COLUMNS = {
                            'fwhm_minor_fit', 'theta_fit'),
 }
 
-# the units of columns; those of pixels have none
+# the units of columns; pixel columns have none
 _UNITS = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
           'position_angle': u.deg, 'theta_fit': u.deg}
 
@@ -49,8 +49,8 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
     """
     Convert a table of sources to regions.
 
-    Each region has the source's ``id`` as its text. Rows with a position
-    or a size that is not finite (failed fits) have no region.
+    The text of each region is the ``id`` of the source. Rows with a
+    position or size that is not finite (failed fits) have no region.
 
     Parameters
     ----------
@@ -61,17 +61,17 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
         ``fwhm_minor_fit`` and ``theta_fit`` for pixels.
 
     frame : {'sky', 'pixel'}, optional
-        Whether the regions are on the sky or in pixels. On the sky they
-        are in the frame of ``sky_centroid`` if viewers know it (ICRS,
-        FK5 J2000, FK4 B1950, Galactic) and in ICRS otherwise.
+        Whether the regions are in sky or in pixel coordinates. Sky
+        regions are in the frame of ``sky_centroid`` if viewers support
+        it (ICRS, FK5 J2000, FK4 B1950, Galactic) and in ICRS otherwise.
 
     shape : {'ellipse', 'point'}, optional
         The shape of the regions.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the ellipses in units of the FWHMs. With the
-        default of 0.5 the FWHM is the full width of the ellipse. Take
-        that of the photometry to draw the apertures.
+        default of 0.5 the FWHM is the full width of the ellipse. Use the
+        value of the photometry to draw the apertures.
 
     Returns
     -------
@@ -89,14 +89,13 @@ def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
         not positive.
 
     CatalogError
-        If a column is missing, or its values or its unit are not those
-        of a position or a size.
+        If a column is missing, or its values or unit are invalid.
 
     Notes
     -----
     The ``angle`` of an ellipse on the sky is the position angle + 90
-    degrees, modulo 180: `regions` and DS9 measure it from the axis of
-    the longitude.
+    degrees, modulo 180: `regions` and DS9 measure it from the longitude
+    axis.
 
     Examples
     --------
@@ -146,7 +145,7 @@ def read_regions(path):
     Raises
     ------
     CatalogError
-        If the file is none of these or has no region.
+        If the file has another format or no region.
 
     OSError
         If the file cannot be opened.
@@ -177,7 +176,7 @@ def read_regions(path):
         refuse_compressed(file, path)
         content = file.read()
     try:
-        # (a name that is handed to regions may be that of an address)
+        # (regions would open a name that is a URL)
         if content.startswith(b'SIMPLE'):
             regions = _parse_fits(content)
         else:
@@ -211,7 +210,7 @@ def write_regions(table, path, *, frame='sky', shape='ellipse',
     """
     Write the regions of a table of sources as a DS9 region file.
 
-    The file appears only when it is complete.
+    The file appears under its name only when it is complete.
 
     Parameters
     ----------
@@ -262,7 +261,7 @@ def write_regions(table, path, *, frame='sky', shape='ellipse',
 
 
 def _finite_rows(table, names):
-    # id and these columns, of the rows that can be drawn
+    # id and the given columns, for the rows with finite values
     missing = [name for name in ('id', *names) if name not in table.colnames]
     if missing:
         hint = ''
@@ -297,7 +296,7 @@ def _finite_rows(table, names):
 
 
 def _read_pixels(column, name):
-    # (u.pix as a unit is no harm)
+    # (the unit u.pix is accepted)
     values = getattr(column, 'value', column)
     dtype = getattr(values, 'dtype', None)
     if (not isinstance(column, Column | u.Quantity) or dtype.kind not in 'fiu'
@@ -332,7 +331,7 @@ def _sky_regions(label, sky, major=None, minor=None, position_angle=None, *,
 
     if major is not None:
         position_angle = u.Quantity(position_angle, u.deg)
-    if not _known_to_viewers(sky):
+    if not _has_ds9_frame(sky):
         if major is not None:
             position_angle = position_angle_in_frame(sky, position_angle,
                                                      'icrs')
@@ -350,7 +349,7 @@ def _sky_regions(label, sky, major=None, minor=None, position_angle=None, *,
                                meta={'text': str(text)})
 
 
-def _known_to_viewers(sky):
+def _has_ds9_frame(sky):
     name = sky.frame.name
     return name in _DS9_FRAMES and (
         _DS9_FRAMES[name] is None or sky.frame.equinox == _DS9_FRAMES[name])

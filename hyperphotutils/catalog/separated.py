@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Text files with separated values: CSV, and what VizieR writes.
+Text files with separated values, such as CSV and the tables of VizieR.
 """
 
 import csv
@@ -22,7 +22,7 @@ _COLUMN_LINE = re.compile(
 
 def find_separator(line):
     """
-    Find the separator of a line with the names of columns.
+    Return the separator of a line with the names of columns.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def find_separator(line):
     Returns
     -------
     separator : str or `None`
-        The first of tab, ``';'``, ``'|'`` and ``','`` that is in it.
+        The first of tab, ``';'``, ``'|'`` and ``','`` that occurs.
     """
     return next((mark for mark in _SEPARATORS if mark in line), None)
 
@@ -49,8 +49,8 @@ def read_lines(file):
     Returns
     -------
     lines : list of str
-        The lines. (astropy takes a text of one line for a name, and opens
-        what it names.)
+        The lines. (astropy would treat a string with one line as a file
+        name, and open it.)
 
     Raises
     ------
@@ -59,7 +59,7 @@ def read_lines(file):
     """
     content = file.read()
     if b'\0' in content:
-        msg = 'it is no text file'
+        msg = 'it is not a text file'
         raise ValueError(msg)
     text = content.decode('utf-8-sig', 'backslashreplace')
     return re.split(r'\r\n|\r|\n', text)
@@ -69,8 +69,8 @@ def read_separated(lines):
     """
     Read a table of separated values.
 
-    The first line that is no comment has the names. Below it VizieR
-    writes a line of units and a line of dashes.
+    The first line that is not a comment has the names. In files of
+    VizieR, a line of units and a line of dashes follow.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def read_separated(lines):
     Returns
     -------
     table : `~astropy.table.Table`
-        The table, with the units and the descriptions that the file has,
-        and the lines that begin with ``#`` as ``meta['comments']``.
+        The table, with the units and descriptions of the file, and the
+        lines that begin with ``#`` as ``meta['comments']``.
 
     Raises
     ------
     CatalogError
-        If the file holds several tables.
+        If the file contains several tables.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def read_separated(lines):
 
 
 def _to_commas(lines, separator):
-    # the lines as CSV, and the units by the name of the column
+    # returns the lines as CSV, and the units by name of the column
     rows = [[cell.strip() for cell in row]
             for row in csv.reader(
                 (line for line in lines if line.strip()

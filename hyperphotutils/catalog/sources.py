@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Lists of sources that are to be measured.
+Reading of source lists.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from hyperphotutils.utils.wcs import position_angle_in_frame
 
 __all__ = ['read_source_list']
 
-# What the columns other than positions may be called, in lower case
+# Accepted names of columns other than positions, in lower case
 _NAMES = {
     'id': ('id', 'hyper_id'),
     'fwhm_major': ('fwhm_1', 'fwhm_major_sky'),
@@ -39,58 +39,58 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
                      fwhm_major=None, fwhm_minor=None, position_angle=None,
                      format=None):  # noqa: A002
     """
-    Read positions, and perhaps shapes, of sources to measure.
+    Read positions, and optionally shapes, of sources to measure.
 
-    They come either from a table or from lists of coordinates.
+    They are given either as a table or as lists of coordinates.
 
     Parameters
     ----------
     source : str, `~pathlib.Path`, `~astropy.table.Table` or `None`, optional
-        A table, or the file of one. The case of the names of its columns
-        does not matter. It needs positions: a
+        A table, or its file. The names of its columns are not case
+        sensitive. Positions are required: a
         `~astropy.coordinates.SkyCoord`, such as ``sky_centroid`` of a
-        result, or a pair of columns (see Notes). It may have ID (or
-        HYPER_ID), else the sources are numbered from 1; and FWHM_1,
-        FWHM_2 and PA (or ``fwhm_major_sky``, ``fwhm_minor_sky`` and
-        ``position_angle``), where PA is the direction of FWHM_1, East of
-        North. Columns without a unit are in degrees, FWHMs in arcsec.
-        Other columns are ignored.
+        result, or a pair of columns (see Notes). Optional are ID (or
+        HYPER_ID), without which the sources are numbered from 1; and
+        FWHM_1, FWHM_2 and PA (or ``fwhm_major_sky``, ``fwhm_minor_sky``
+        and ``position_angle``), where PA is the direction of FWHM_1,
+        East of North. Columns without a unit are in degrees, FWHMs in
+        arcsec. Other columns are ignored.
 
     x, y : array_like or `~astropy.units.Quantity`, optional
-        Instead of a table, the longitudes and the latitudes, in degrees
-        if they have no unit.
+        The longitudes and latitudes instead of a table, in degrees if
+        they have no unit.
 
     frame : str, `~astropy.coordinates.BaseCoordinateFrame` or `None`, \
             optional
-        The frame of the coordinates and of the North from which the
-        position angles count, such as ``'icrs'``, ``'fk5'``, ``'fk4'``
-        or ``'galactic'``. It is needed with ``x`` and ``y``. For a table
-        the default is what the names of the columns or the file state,
-        and ICRS for RA and DEC where neither does. It chooses between
-        several pairs of columns.
+        The frame of the coordinates and of the North for the position
+        angles, such as ``'icrs'``, ``'fk5'``, ``'fk4'`` or
+        ``'galactic'``. It is required with ``x`` and ``y``. For a table
+        the default is the frame stated by the names of the columns or by
+        the file, and ICRS for RA and DEC without a frame. It selects one
+        of several pairs of columns.
 
     fwhm_major, fwhm_minor : float, array_like or Quantity, optional
         The FWHMs along and across ``position_angle``, in arcsec if they
-        have no unit: one for all sources or one for each. Only for lists
-        and for tables without shapes.
+        have no unit: one value for all sources or one per source. Only
+        for lists and for tables without shapes.
 
     position_angle : float, array_like or Quantity, optional
         The position angles East of North, in degrees if they have no
-        unit. They may be left out for circles.
+        unit. Optional for circles.
 
     format : str or `None`, optional
-        The format of the file; from its suffix or its beginning if
-        `None` (default). See `read_catalog`.
+        The format of the file. If `None` (default), it is found from the
+        suffix or the content. See `read_catalog`.
 
     Returns
     -------
     table : `~astropy.table.QTable`
         One row per source: ``id``, ``sky_centroid``
-        (`~astropy.coordinates.SkyCoord`) and, if they are known,
+        (`~astropy.coordinates.SkyCoord`) and, if known,
         ``fwhm_major_sky``, ``fwhm_minor_sky`` (arcsec, the larger first)
         and ``position_angle`` (degrees in [0, 180), in the frame of
         ``sky_centroid``). The metadata name the file. Rows without a
-        position are kept as NaN; without a shape, their shape is NaN.
+        position or shape are kept, with NaN.
 
     Raises
     ------
@@ -98,14 +98,14 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
         If ``source`` is neither a file nor a table.
 
     CatalogError
-        If the file is no table; a needed column is missing; a column is
-        not of numbers or has a unit that is not an angle; two rows have
-        the same ID; a width is not positive; a latitude is beyond a
-        pole; ``frame`` is not that of the positions; or there is no
-        source.
+        If the file is not a table; a required column is missing; a
+        column is not numeric or has a unit that is not an angle; two
+        rows have the same ID; a width is not positive; a latitude is
+        beyond a pole; ``frame`` differs from that of the positions; or
+        there is no source.
 
     ValueError
-        If the options exclude each other.
+        If the arguments exclude each other.
 
     FileNotFoundError
         If there is no such file.
@@ -116,9 +116,9 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
 
     Notes
     -----
-    Positions are read from these pairs of columns, as VizieR, TOPCAT,
-    SExtractor, Gaia's and our own catalogs name them. Case and
-    underscores do not matter.
+    Positions are read from these pairs of columns, named as in VizieR,
+    TOPCAT, SExtractor, Gaia, and the catalogs of this package. Case and
+    underscores are ignored.
 
     ===========================  =========================================
     Columns                      Frame
@@ -137,11 +137,11 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
 
     A file states the frame by the COOSYS of a VOTable, the description
     of a column (``'(FK5, Equinox=J2000.0)'``), RADESYS or EQUINOX in a
-    header, or the comments of our own files. Of several pairs
-    of numbers, all have to agree within 10 arcsec.
+    header, or the comments of catalogs of this package. Several pairs of
+    numbers must agree within 10 arcsec.
 
-    Angles are numbers with a unit (degrees if there is none, hours for
-    ``h``), or sexagesimal texts such as ``05:35:14.5``, ``05 35 14.5`` or
+    Angles are numbers with a unit (degrees by default, hours for ``h``),
+    or sexagesimal strings such as ``05:35:14.5``, ``05 35 14.5`` or
     ``5h35m14.5s``: hours for right ascensions and degrees for all others
     unless their letters or the unit (``h:m:s``, ``d:m:s``) state it.
 
@@ -209,7 +209,7 @@ def _read_lists(x, y, frame):
 
 
 def _open_table(source, format):  # noqa: A002
-    # how to call the table in messages, and the table
+    # the name of the table in messages, and the table
     if isinstance(source, Table):
         return 'the table of sources', source
     if not isinstance(source, str | Path):
@@ -220,7 +220,7 @@ def _open_table(source, format):  # noqa: A002
 
 
 def _read_columns(table, frame, where):
-    # the IDs, the positions and the columns of shapes that there are
+    # the IDs, the positions, and the columns of shapes, if any
     columns = _find_columns(table, where)
     ids = _read_ids(table, columns, where)
     sky, north = _read_sky(table, frame, where)
@@ -232,12 +232,12 @@ def _read_columns(table, frame, where):
     if 'position_angle' in shape and north is not None:
         shape['position_angle'] = position_angle_in_frame(
             sky.transform_to(north), shape['position_angle'], sky.frame)
-    # an angle alone is no shape
+    # an angle without widths is not a shape
     return ids, sky, shape if set(shape) - {'position_angle'} else {}
 
 
 def _find_columns(table, where):
-    # the name in the table by the key of _NAMES
+    # the column names by key of _NAMES
     columns = {}
     for key, names in _NAMES.items():
         found = [name for name in table.colnames if name.lower() in names]
@@ -265,7 +265,7 @@ def _read_ids(table, columns, where):
         ids = np.array([value.decode('utf-8', 'backslashreplace')
                         if isinstance(value, bytes) else value
                         for value in ids.tolist()], dtype=str)
-    # (a column of integers with a gap is often stored as one of floats)
+    # (a column of integers with missing values is often stored as floats)
     if ids.dtype.kind == 'f' and np.all(np.abs(ids) < 2**53) and np.all(
             ids == np.round(ids)):
         ids = ids.astype(np.int64)
@@ -289,8 +289,8 @@ def _read_ids(table, columns, where):
 
 
 def _read_sky(table, frame, where):
-    # the positions, and the frame of the angles if it is another one;
-    # a frame without data is false, so all are compared with None
+    # the positions, and the frame of the angles if it differs; a frame
+    # without data is false, so compare with None
     frame = None if frame is None else read_frame(frame)
     named = [name for name in table.colnames
              if name.lower() == 'sky_centroid']
@@ -318,14 +318,14 @@ def _read_sky(table, frame, where):
         msg = (f'frame is {frame.name} but the positions of {where} are '
                f'in {own.name}: leave out frame')
         raise CatalogError(msg)
-    # without distances, masks and motions
+    # without distances, masks, and proper motions
     lon, lat = (read_angles(angle, u.deg, name, where)
                 for angle in (sky.spherical.lon, sky.spherical.lat))
     return make_sky(lon, lat, own, name, name, where), None
 
 
 def _add_shapes(table, shape, where):
-    # in place; the larger axis first
+    # in place; the larger axis comes first
     n_rows = len(table)
     if 'fwhm_major' not in shape or 'fwhm_minor' not in shape:
         msg = (f'{where}: FWHM_1 and FWHM_2 must both be given, equal ones '

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Units in which catalogs state fluxes and peaks.
+Units of fluxes and peaks in catalogs.
 """
 
 import astropy.units as u
@@ -16,7 +16,7 @@ _PER_BEAM = u.Jy / u.beam
 def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
                        beam_area_pix=None):
     """
-    Convert the fluxes and the peaks of a table to other units.
+    Convert the fluxes and peaks of a table to other units.
 
     Parameters
     ----------
@@ -24,20 +24,20 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
         The sources. It is not changed.
 
     flux_unit : str, `~astropy.units.Unit` or `None`, optional
-        The unit of all columns that are fluxes, such as ``'Jy'`` or
-        ``'mJy'``. If `None` (default), they stay as they are.
+        The unit of all flux columns, such as ``'Jy'`` or ``'mJy'``. If
+        `None` (default), they are not converted.
 
     peak_unit : str, `~astropy.units.Unit` or `None`, optional
-        The unit of all columns that are a flux per pixel or per beam
-        (peaks, backgrounds and their errors), such as ``'Jy/pix'`` or
-        ``'mJy/beam'``. If `None` (default), they stay as they are.
+        The unit of all columns with a flux per pixel or per beam (peaks,
+        backgrounds and their errors), such as ``'Jy/pix'`` or
+        ``'mJy/beam'``. If `None` (default), they are not converted.
 
     beam_area_pix : float, 1D array_like or `None`, optional
-        The area of the beam in pixels, needed between fluxes per pixel
-        and per beam: one number, or one for each row where the solid
+        The area of the beam in pixels, needed to convert between fluxes
+        per pixel and per beam: one number, or one per row if the solid
         angle of the pixels varies over the map. If `None` (default), it
-        is that of the column ``'beam_area_pix'`` or, without one, of
-        ``table.meta['beam_area_pix']``.
+        is taken from the column ``'beam_area_pix'`` or, without one,
+        from ``table.meta['beam_area_pix']``.
 
     Returns
     -------
@@ -51,15 +51,15 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
         If ``table`` is not a table.
 
     ValueError
-        If a unit is of another kind, the table has no column to which
-        it could apply, or the area of the beam is needed and not known.
+        If a unit has another physical type, the table has no matching
+        column, or the area of the beam is needed and unknown.
 
     Notes
     -----
     A peak in Jy/pixel times the number of pixels in a beam is the peak
-    in Jy/beam. Which columns are converted follows from their units
-    alone, so that tables of several bands are served as well, as long as
-    peaks do not need the beam: bands differ in that.
+    in Jy/beam. The columns to convert are selected by their units alone,
+    so that tables of several bands can be converted as well, unless
+    peaks need the beam, which differs between bands.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def _beam_area(area, table):
         values = np.asarray(getattr(area, 'value', area), dtype=float)
     except (TypeError, ValueError):
         values = np.array(np.nan)
-    # NaN is the area of a row without a position
+    # rows without a position have a NaN area
     valid = (values.ndim == 0 and values > 0.0) or (
         values.shape == (len(table),) and not np.any(values <= 0.0))
     if not valid:
@@ -125,7 +125,7 @@ def _beam_area(area, table):
 
 
 def _convert_columns(table, unit, kinds, name, area=None):
-    # all columns of these kinds
+    # all columns with these units
     found = False
     for column in table.colnames:
         old = getattr(table[column], 'unit', None)
@@ -136,8 +136,8 @@ def _convert_columns(table, unit, kinds, name, area=None):
         table[column] = _convert(table[column], unit, area)
         table[column].info.description = description
     if not found:
-        msg = (f"{name}='{unit}' cannot be had: the table has no column in "
-               f'a unit like {kinds[0]}')
+        msg = (f"cannot convert to {name}='{unit}': the table has no column "
+               f'in a unit like {kinds[0]}')
         raise ValueError(msg)
 
 
@@ -145,8 +145,9 @@ def _convert(values, unit, area):
     if values.unit.is_equivalent(unit):
         return values.to(unit)
     if area is None:
-        msg = (f"'{values.unit}' becomes '{unit}' only with the area of the "
-               "beam: give beam_area_pix or set table.meta['beam_area_pix']")
+        msg = (f"the conversion from '{values.unit}' to '{unit}' needs the "
+               'area of the beam: give beam_area_pix or set '
+               "table.meta['beam_area_pix']")
         raise ValueError(msg)
     per_beam = area * u.pix / u.beam
     if values.unit.is_equivalent(_PER_BEAM):
@@ -155,12 +156,12 @@ def _convert(values, unit, area):
 
 
 def _convert_rms(meta, unit, area):
-    # in place; the pipeline stores the rms as a text
+    # in place; the pipeline stores the rms as a string
     rms = meta.get('rms')
     if rms is None:
         return
     if np.ndim(area) == 1:
-        # one number for the map: with the beam at its center
+        # a single value for the map: use the beam at its center
         area = meta.get('beam_area_pix', np.nanmedian(area))
     try:
         values = u.Quantity(rms)

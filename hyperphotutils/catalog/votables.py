@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What a VOTable must not have before it is handed to a parser.
+Checks of a VOTable before it is parsed.
 """
 
 from xml.parsers import expat
@@ -15,10 +15,10 @@ _MAX_DEPTH = 100
 
 def check_votable(content):
     """
-    Refuse a VOTable that makes its parser open another file.
+    Raise an error for a VOTable that refers to another file.
 
-    A ``STREAM`` may name a file or an address, which astropy opens;
-    entities may grow without limit.
+    astropy opens the file or URL of a ``STREAM``; entities may expand
+    without limit.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def check_votable(content):
     ------
     CatalogError
         If it has a ``STREAM`` with ``href``, defines entities, or is
-        nested deeply.
+        nested too deeply.
 
     Examples
     --------
@@ -47,8 +47,8 @@ def check_votable(content):
         if depth > _MAX_DEPTH:
             msg = 'its elements are nested too deeply'
             raise CatalogError(msg)
-        # (a namespace may have a prefix; XML cares for the case, but a
-        # parser may not)
+        # (a namespace may have a prefix; parsers may ignore the case,
+        # unlike XML)
         if name.rpartition(':')[2].upper() != 'STREAM':
             return
         for key, value in attributes.items():

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reading maps: flux unit, beam, and sky coordinates made certain.
+Reading of maps and cubes, with their flux unit, beam, and sky coordinates.
 """
 
 from hyperphotutils.maps.beams import *  # noqa: F401, F403

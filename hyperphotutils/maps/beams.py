@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The beam of a map: where headers keep it, and whether it can be true.
+The beam of a map: reading it from the header and checking it.
 """
 
 import re
@@ -13,10 +13,10 @@ from hyperphotutils.maps.errors import MapError
 
 __all__ = ['beam_columns', 'find_beam', 'header_beam']
 
-# Two statements of one beam may differ by rounding, not by more.
+# Two values of the same beam may differ by rounding, but not by more.
 _TOLERANCE = 0.01
 
-# The nominal FWHM of a survey is rounder than that.
+# The nominal FWHM of a survey is rounded more coarsely.
 _SURVEY_TOLERANCE = 0.2
 
 _REMEDY = 'correct it or give beam=, the FWHM'
@@ -31,13 +31,13 @@ _CASA = re.compile(rf'restoration:{_NUMBER}\s+by{_NUMBER}\s+\(arcsec\)'
 def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
               beams_table=None):
     """
-    Decide on the beam of a map.
+    Find the beam of a map.
 
     The beam is that of ``beam``, of the header (see
-    `~hyperphotutils.maps.header_beam`) or of ``survey``. Two that
-    contradict each other are an error, as is a beam smaller than a pixel
-    or larger than the map. A beam in the header that cannot be true
-    yields to the arguments.
+    `~hyperphotutils.maps.header_beam`), or of ``survey``. Contradictory
+    beams are an error, as is a beam smaller than a pixel or larger than
+    the map. An impossible beam in the header is ignored if one of the
+    arguments gives the beam.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
         The beam, or the full width at half maximum of a round beam.
 
     survey : `~hyperphotutils.maps.Survey`, optional
-        The survey whose beam it is. Its published area, if it has one,
-        is returned even where the header gives the shape of the beam.
+        The survey of the map. If it has a published beam area, that area
+        is returned even if the header gives the shape of the beam.
 
     beams_table : `~astropy.table.Table`, optional
         CASA's table of the beams of the planes.
@@ -66,12 +66,12 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
         The beam.
 
     area : `~astropy.units.Quantity`
-        The solid angle to convert fluxes per beam with.
+        The solid angle used to convert fluxes per beam.
 
     Raises
     ------
     MapError
-        If no beam is found, or one that cannot be true.
+        If no beam is found, or if it is impossible.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
 
 def header_beam(header, beams_table=None):
     """
-    Find the beam that a header states.
+    Read the beam from a header.
 
     In this order: ``BMAJ``, ``BMIN`` and ``BPA`` in degrees (a missing
     ``BMIN`` means a round beam); CASA's table of beams; the last beam
@@ -132,12 +132,12 @@ def header_beam(header, beams_table=None):
         The beam.
 
     origin : str or `None`
-        Where it was found, in words for a message.
+        Where it was found, as text for a message.
 
     Raises
     ------
     MapError
-        If the header states a beam that is none.
+        If the header has an invalid beam.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def header_beam(header, beams_table=None):
 
 def _as_beam(beam):
     """
-    Make a beam of the argument ``beam``.
+    Convert the argument ``beam`` to a beam.
     """
     from radio_beam import Beam
 
@@ -180,7 +180,7 @@ def _as_beam(beam):
 
 def _make_beam(major, minor, angle, origin):
     """
-    Make a beam of its axes, which must be those of an ellipse.
+    Make a beam from its axes, after checking them.
     """
     from radio_beam import Beam
 
@@ -274,7 +274,7 @@ def _history_beam(header):
     """
     Find the last beam that AIPS or CASA noted in the HISTORY.
     """
-    # CASA breaks lines anywhere and goes on behind a '>'
+    # CASA breaks lines anywhere, and marks the next one with '>'
     history = '\n'.join(str(line) for line in header.get('HISTORY', ()))
     history = history.replace('\n>', '')
     found = [(match.start(), match.groups(), unit, name)
@@ -312,7 +312,7 @@ def _check_size(beam, origin, pixel_scale, shape):
 
 def _check_agreement(one, one_origin, other, other_origin, tolerance):
     """
-    Check that two statements of the beam agree.
+    Check that two values of the beam agree.
     """
     if (u.isclose(one.major, other.major, rtol=tolerance)
             and u.isclose(one.minor, other.minor, rtol=tolerance)):
@@ -325,7 +325,7 @@ def _check_agreement(one, one_origin, other, other_origin, tolerance):
 
 def _check_pixels_per_beam(header, beam, pixel_scale):
     """
-    Check PPBEAM, the pixels per beam that Bolocam maps state.
+    Check PPBEAM, the number of pixels per beam in Bolocam maps.
     """
     try:
         stated = read_number(header, 'PPBEAM')
@@ -362,7 +362,7 @@ def _survey_beam(survey, beam, found, origin):
 
 def _describe(beam):
     """
-    Say the size of a beam.
+    Return the size of a beam as text.
     """
     return (f'{beam.major.to_value(u.arcsec):.4g} x '
             f'{beam.minor.to_value(u.arcsec):.4g} arcsec')

@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Values of header keywords, each checked where it is read.
+Values of header keywords, checked when they are read.
 
-These two functions are the only way in which the readers of maps and
-cubes take a value from a header: what cannot be used is a `MapError`
-that names the keyword, its value, and what to do.
+The readers of maps and cubes use only these two functions to read values
+from a header: an unusable value is a `MapError` that names the keyword,
+its value, and the remedy.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _REMEDY = 'correct the header, and pass the HDU'
 
 def read_number(header, key, default=None, *, remedy=_REMEDY):
     """
-    Return the value of a keyword, which must be a finite number.
+    Return the value of a keyword as a finite number.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ def read_number(header, key, default=None, *, remedy=_REMEDY):
         The keyword.
 
     default : float or `None`, optional
-        What is returned if the header does not have the keyword.
+        The value returned if the header does not have the keyword.
 
     remedy : str, optional
-        What to do about an unusable value, for the message.
+        The remedy for an unusable value, for the message.
 
     Returns
     -------
@@ -43,8 +43,8 @@ def read_number(header, key, default=None, *, remedy=_REMEDY):
     Raises
     ------
     MapError
-        If the value is text, a truth value, complex, empty, not finite,
-        or not readable, or if the header states two different values.
+        If the value is text, boolean, complex, empty, not finite, or not
+        readable, or if the header has two different values.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def read_number(header, key, default=None, *, remedy=_REMEDY):
 
 def read_text(header, key, default='', *, remedy=_REMEDY):
     """
-    Return the value of a keyword, which must be text.
+    Return the value of a keyword as text.
 
     Parameters
     ----------
@@ -84,22 +84,22 @@ def read_text(header, key, default='', *, remedy=_REMEDY):
         The keyword.
 
     default : str, optional
-        What is returned if the header does not have the keyword or has
-        no value for it.
+        The value returned if the header does not have the keyword or
+        has no value for it.
 
     remedy : str, optional
-        What to do about an unusable value, for the message.
+        The remedy for an unusable value, for the message.
 
     Returns
     -------
     text : str
-        The text without blanks at its ends.
+        The text without leading and trailing blanks.
 
     Raises
     ------
     MapError
-        If the value is not text or not readable, or if the header
-        states two different values.
+        If the value is not text or not readable, or if the header has
+        two different values.
 
     Examples
     --------
@@ -119,19 +119,19 @@ def read_text(header, key, default='', *, remedy=_REMEDY):
 
 def _read(header, key, remedy):
     """
-    Return the one value of a keyword, `None` if it is not there.
+    Return the unique value of a keyword, or `None` if it is missing.
     """
     try:
         if key not in header:
             return None
         values = [header[key, number] for number in range(header.count(key))]
-    # what astropy raises of a card that FITS does not allow
+    # astropy raises these for a card that the FITS standard forbids
     except (fits.VerifyError, ValueError, TypeError):
         msg = f'the card of {key} is not valid FITS: {remedy}'
         raise MapError(msg) from None
     first = values[0] if values[0] is not None else fits.card.Undefined()
     if any(value != values[0] for value in values[1:]):
-        msg = (f'{key} is there {len(values)} times with different values: '
+        msg = (f'{key} occurs {len(values)} times with different values: '
                f'{remedy}')
         raise MapError(msg)
     return first
@@ -139,7 +139,7 @@ def _read(header, key, remedy):
 
 def _show(value):
     """
-    Return a value as it is shown in a message.
+    Return a value as text for a message.
     """
     if isinstance(value, fits.card.Undefined):
         return '(empty)'

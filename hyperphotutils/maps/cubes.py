@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reading cubes channel by channel, without ever holding one in memory.
+Reading of cubes channel by channel, with one channel in memory.
 """
 
 import operator
@@ -44,29 +44,29 @@ from hyperphotutils.utils.areas import PixelAreas
 
 __all__ = ['MapCube', 'read_cube']
 
-# Fill values are recognized with a beam of so many pixels where it is not
-# known.
+# Size of the beam in pixels, used to recognize fill values if the beam is
+# unknown.
 _USUAL_FWHM = 4.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MapCube:
     """
-    A cube, of which only the plane that is asked for is in memory.
+    Class for a cube of which only the requested plane is in memory.
 
-    It is made by `read_cube`. A cube that comes from a file can be sent
-    to other processes at no cost: they open the file themselves.
+    It is returned by `read_cube`. A cube in a file is cheap to send to
+    other processes: they open the file themselves.
 
     Parameters
     ----------
     planes : callable
-        Returns the values of a channel as a 2-D array.
+        Function that returns the values of a channel as a 2D array.
 
     shape : tuple of int
         The shape ``(n_channels, ny, nx)``.
 
     header : `~astropy.io.fits.Header`
-        The header as read, with what an extension inherits.
+        The header of the image, with the keywords that it inherits.
 
     spectral_axis : `~astropy.units.Quantity`
         The velocities, frequencies, or wavelengths of the channels, in
@@ -85,7 +85,7 @@ class MapCube:
         The number and the name of the extension.
 
     settings : dict
-        What was given to `read_cube` beside the source.
+        The arguments of `read_cube` other than the source.
 
     beams_table : `~astropy.table.Table` or `None`
         The beams of the channels, as CASA writes them.
@@ -111,7 +111,7 @@ class MapCube:
                 f'{self.spectral_type}={axis[0]:g} to {axis[-1]:g})>')
 
     def __getstate__(self):
-        # a WCS warns of what it mends whenever it is unpickled
+        # a WCS warns about repaired keywords whenever it is unpickled
         return {name: value for name, value in vars(self).items()
                 if name not in {'wcs', 'pixel_areas'}}
 
@@ -133,13 +133,13 @@ class MapCube:
     @property
     def dtype(self):
         """
-        The floating-point type to write values of this cube with.
+        The floating-point type used to write values of this cube.
         """
         return self.planes.dtype
 
     def _check_index(self, index):
         """
-        Return the index of a channel, counted from the first one.
+        Return the index of a channel, counted from the first channel.
         """
         n_channels = len(self)
         index = operator.index(index)
@@ -161,7 +161,8 @@ class MapCube:
         Returns
         -------
         values : 2D `~numpy.ndarray` of float64
-            A copy of the values, NaN where there are no data, also
+            A copy of the values, NaN where there are no data or a fill
+            value.
             instead of fill values.
 
         Raises
@@ -170,18 +171,18 @@ class MapCube:
             If there is no such channel.
 
         MapError
-            If the file has vanished or become shorter.
+            If the file has been removed or truncated.
         """
         return self._load_plane(self._check_index(index))[0]
 
     def _load_plane(self, index):
         """
-        Return the values of a channel, and what was filled in it.
+        Return the values of a channel, and its fill values.
         """
         try:
             values = self.planes(index)
         except (OSError, ValueError) as error:
-            msg = (f'{self.name}: channel {index} cannot be read any more: '
+            msg = (f'{self.name}: channel {index} can no longer be read: '
                    f'{error}')
             raise MapError(msg) from None
         with np.errstate(all='ignore'):
@@ -189,7 +190,7 @@ class MapCube:
         fill_value = self.settings['fill_value']
         fwhm = _USUAL_FWHM
         if fill_value is None:
-            # not all that is done with a cube needs a beam
+            # some uses of a cube do not need a beam
             with suppress(MapError):
                 beam, _ = self._find_beam(index)
                 fwhm = (np.sqrt(beam.major * beam.minor)
@@ -208,11 +209,11 @@ class MapCube:
         Returns
         -------
         image : `~astropy.nddata.CCDData`
-            The channel as `read_map` would give it, with the beam and
-            the frequency of the channel in its ``meta``, and there also
-            ``'channel'``, the index, and ``'spectral_value'``, its
-            velocity or frequency. All pixels are masked in a channel
-            without values.
+            The channel as `read_map` would return it, with the beam and
+            the frequency of the channel in its ``meta``, and with
+            ``'channel'``, its index, and ``'spectral_value'``, its
+            velocity or frequency. In a channel without values, all
+            pixels are masked.
 
         Raises
         ------
@@ -223,7 +224,7 @@ class MapCube:
             If the unit or the beam is missing or wrong.
         """
         index = self._check_index(index)
-        # what is wrong with both is told at once
+        # report a missing unit and a missing beam in one error
         (unit, text), (beam, beam_area) = self._find(
             self._find_unit, partial(self._find_beam, index))
         values, filled = self._load_plane(index)
@@ -244,16 +245,16 @@ class MapCube:
 
     def mean_plane(self):
         """
-        Average the channels, pixel by pixel.
+        Return the mean of all channels, pixel by pixel.
 
-        Up to a factor this is the moment 0 of the cube: a finder sees
-        the same sources in both.
+        It is proportional to the moment 0 of the cube, and a finder
+        detects the same sources in both.
 
         Returns
         -------
         mean : 2D `~numpy.ndarray` of float64
             The mean of the finite values, in the unit of the file; NaN
-            where there are none.
+            if there are none.
         """
         total = np.zeros(self.shape[1:])
         count = np.zeros(self.shape[1:], dtype=int)
@@ -266,7 +267,7 @@ class MapCube:
 
     def make_writer(self, path, **options):
         """
-        Begin a file for a cube like this one.
+        Open a file for a cube like this one.
 
         Parameters
         ----------
@@ -293,8 +294,8 @@ class MapCube:
     @property
     def original_unit(self):
         """
-        The unit of the values as the file spells it; empty if it does
-        not state one.
+        The unit of the values as spelled in the file; empty if the file
+        does not have one.
         """
         given = self.settings['unit']
         text = str(self.header.get('BUNIT', '')).strip()
@@ -305,7 +306,7 @@ class MapCube:
         """
         The unit of the values.
 
-        A `MapError` is raised if there is none or none that is known.
+        A `MapError` is raised if it is missing or unknown.
         """
         return self._find(self._find_unit)[0][0]
 
@@ -314,8 +315,8 @@ class MapCube:
         """
         A list with the `~radio_beam.Beam` of each channel.
 
-        It is `None` for a channel whose beam in CASA's table cannot be
-        true, as that of a channel that was not imaged. A `MapError` is
+        It is `None` for a channel with an impossible beam in CASA's
+        table, such as a channel that was not imaged. A `MapError` is
         raised if no channel has a beam.
         """
         if self.beams_table is None:
@@ -333,8 +334,8 @@ class MapCube:
     @cached_property
     def beam_fwhm_pix(self):
         """
-        The geometric means of the axes of the beams in pixels, an
-        element for each channel; NaN for a channel without a beam.
+        The geometric means of the axes of the beams in pixels, one value
+        per channel; NaN for a channel without a beam.
 
         A `MapError` is raised if no channel has a beam.
         """
@@ -345,8 +346,8 @@ class MapCube:
     @property
     def spectral_name(self):
         """
-        What the spectral axis measures: ``'velocity'``, ``'frequency'``,
-        ``'wavelength'``, or ``'spectral_value'`` for anything else.
+        The quantity on the spectral axis: ``'velocity'``,
+        ``'frequency'``, ``'wavelength'``, or ``'spectral_value'``.
         """
         for name, unit in (('velocity', u.m / u.s), ('frequency', u.Hz),
                            ('wavelength', u.m)):
@@ -375,7 +376,7 @@ class MapCube:
 
     def _find(self, *finders):
         """
-        Find what channels need, with the name of the cube in errors.
+        Call functions, and add the name of the cube to their errors.
         """
         try:
             return find_all(*finders)
@@ -385,20 +386,20 @@ class MapCube:
 
     def _find_unit(self):
         """
-        Decide on the unit.
+        Find the unit.
         """
         return find_unit(self.header, self.settings['unit'])
 
     def _find_beam(self, index):
         """
-        Decide on the beam of a channel, and its area.
+        Find the beam of a channel, and its area.
         """
         header, table = self.header, self.beams_table
         if table is None:
             if 'beam' in self._known:
                 return self._known['beam']
         else:
-            # the table says more than a common beam in the header
+            # the table is more accurate than a common beam in the header
             header = header.copy()
             for key in ('BMAJ', 'BMIN', 'BPA'):
                 header.remove(key, ignore_missing=True)
@@ -413,7 +414,7 @@ class MapCube:
     @cached_property
     def _known(self):
         """
-        What is the same in all channels.
+        The metadata common to all channels.
         """
         return {}
 
@@ -423,16 +424,16 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
     """
     Read a cube.
 
-    Only the header is read, and the values stay where they are until a
-    channel is asked for.
+    Only the header is read; the values stay in the file until a channel
+    is requested.
 
     Parameters
     ----------
     source : str, path-like, HDU, `~astropy.io.fits.HDUList`, tuple, or \
             `~spectral_cube.SpectralCube`
-        The FITS file, what was read from one, a tuple of a 3-D array and
-        its `~astropy.wcs.WCS` or header, or a cube of spectral-cube. A
-        `MapCube` is handed through.
+        The FITS file, an opened one, a tuple of a 3D array and its
+        `~astropy.wcs.WCS` or header, or a cube of spectral-cube. A
+        `MapCube` is returned unchanged.
 
     ext : int, str or tuple, optional
         The extension of the file; see `read_map`.
@@ -449,12 +450,12 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
         The survey that the cube belongs to; see `read_map`.
 
     frequency : `~astropy.units.Quantity`, optional
-        The rest frequency (or wavelength) of the line, needed where
-        brightness temperatures on an axis of velocities are converted to
-        Jy. If `None`, it is taken from ``RESTFRQ``.
+        The rest frequency (or wavelength) of the line, needed to convert
+        brightness temperatures on a velocity axis to Jy. If `None`, it
+        is taken from ``RESTFRQ``.
 
     fill_value : float, list of float, `None`, or `False`, optional
-        The values that stand for no data, in the unit of the file. If
+        The values that mark missing data, in the unit of the file. If
         `None`, they are recognized in each channel when it is read; see
         `read_map`. With `False`, all finite values are data.
 
@@ -467,19 +468,20 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
     ------
     MapError
         If there is no cube, or if its sky or spectral coordinates are
-        missing or wrong. Unit and beam are only looked for when a
-        channel is asked for in Jy/pixel.
+        missing or wrong. The unit and the beam are checked only when a
+        channel is requested in Jy/pixel.
 
     TypeError
-        If an argument is of a wrong kind.
+        If an argument has a wrong type.
 
     Notes
     -----
-    Axes of length 1 are dropped. The spectral axis may be any that FITS
-    knows: ``FREQ``, ``VRAD``, ``VOPT``, ``WAVE``, ``VELO-LSR`` and other
-    names of AIPS. A plane of a plain FITS file is memory-mapped; tiles
-    of a compressed image are read when they are needed, and a file that
-    is compressed as a whole is held in memory.
+    Axes of length 1 are dropped. The spectral axis may have any type of
+    the FITS standard (``FREQ``, ``VRAD``, ``VOPT``, ``WAVE``) or of
+    AIPS, such as ``VELO-LSR``. A plane of an uncompressed FITS file is
+    memory-mapped; the tiles of a compressed image are decompressed when
+    they are needed, and a file that is compressed as a whole is held in
+    memory.
 
     Examples
     --------
@@ -544,7 +546,7 @@ def _check_pair(source):
 
 def _from_array(data, wcs, settings, name):
     """
-    Make a cube of an array and its WCS or header.
+    Make a cube from an array and its WCS or header.
     """
     header = wcs.copy() if isinstance(wcs, fits.Header) else wcs.to_header()
     if isinstance(data, u.Quantity):
@@ -562,11 +564,11 @@ def _from_array(data, wcs, settings, name):
 
 def _from_spectral_cube(cube, settings, name):
     """
-    Make a cube of one of spectral-cube.
+    Make a cube from a cube of spectral-cube.
     """
     header = cube.header.copy()
     layout = _find_layout(header, cube.shape)
-    # what spectral-cube was told counts for more than the header
+    # attributes set in spectral-cube take precedence over the header
     layout['spectral_axis'] = u.Quantity(cube.spectral_axis)
     planes = SpectralCubePlanes(cube)
     table = None
@@ -579,9 +581,9 @@ def _from_spectral_cube(cube, settings, name):
 
 def _find_layout(header, shape):
     """
-    Find the sky and the spectral axis of a cube.
+    Find the sky and the spectral axes of a cube.
 
-    The axes of ``shape`` are those of NumPy, in the opposite order.
+    The axes of ``shape`` are in NumPy's order, the reverse of FITS.
     """
     if len(shape) < 3:
         axes = ' x '.join(str(n) for n in shape[::-1])
@@ -609,7 +611,7 @@ def _find_layout(header, shape):
                'spectral_cube.SpectralCube.read(...).write(...)')
         raise MapError(msg)
     sky = tuple(lengths[axis] for axis in sorted([lon, lat], reverse=True))
-    celestial_wcs(header, sky)  # it must cover the sky
+    celestial_wcs(header, sky)  # raises if it is invalid
     values, kind = spectral_values(header, spectral, lengths[spectral])
     return {
         'shape': (lengths[spectral], *sky),
@@ -635,15 +637,15 @@ def _find_spectral_axis(header):
 
 def _take_beams(about, n_channels, beam):
     """
-    Keep the rows of CASA's table of beams that belong to the channels.
+    Select the rows of CASA's table of beams that belong to the channels.
     """
     table = about['beams_table']
     if beam is not None or table is None:
         return {**about, 'beams_table': None}
-    beam_columns(table)  # they must be angles
+    beam_columns(table)  # raises if they are not angles
     names = {name.upper(): name for name in table.colnames}
     if len(table) != n_channels and 'CHAN' in names:
-        # one row for each polarization of a channel: the first will do
+        # one row per channel and polarization: use the first polarization
         _, first = np.unique(table[names['CHAN']], return_index=True)
         table = table[first]
     if len(table) != n_channels:

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The error of a map that cannot be read as it stands.
+The error raised for maps that cannot be read.
 """
 
 __all__ = ['MapError']
@@ -8,11 +8,11 @@ __all__ = ['MapError']
 
 class MapError(ValueError):
     """
-    A file, header or array that does not make a map.
+    Error for a file, header, or array that is not a valid map.
 
-    The message is one line. It names the file, what is wrong with it
-    (the keyword, where there is one) and what to do about it (the
-    argument that supplies what is missing).
+    The message is one line. It names the file, the problem (with the
+    keyword, if any), and the remedy (the argument that supplies what is
+    missing).
 
     Examples
     --------

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What maps and cubes have in common: the arguments, the unit, and the step
-from the values to Jy per pixel.
+Functions shared by maps and cubes: arguments, unit, and the conversion to
+Jy per pixel.
 """
 
 from os import PathLike
@@ -24,7 +24,7 @@ __all__ = [
     'multiply_by_factor',
 ]
 
-# Rows of a map that are converted at a time: that bounds the memory for
+# Number of rows that are converted at a time, which bounds the memory for
 # the areas of their pixels.
 _BLOCK_ROWS = 256
 
@@ -36,12 +36,12 @@ def input_name(path_or_hdu):
     Parameters
     ----------
     path_or_hdu : object
-        What was given.
+        The input.
 
     Returns
     -------
     name : str
-        The name of the file, or what kind of object it is.
+        The name of the file, or the type of the object.
     """
     if isinstance(path_or_hdu, str | PathLike):
         return str(path_or_hdu)
@@ -82,7 +82,7 @@ def as_frequency(frequency):
 
 def find_all(*finders):
     """
-    Return the results of all functions, or raise the errors of all.
+    Call all functions; return their results, or raise all their errors.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def find_all(*finders):
     Returns
     -------
     found : list
-        What they return.
+        Their results.
     """
     found, problems = [], []
     for find in finders:
@@ -107,7 +107,7 @@ def find_all(*finders):
 
 def find_unit(header, unit):
     """
-    Decide on the unit of the values; return it and its original text.
+    Find the unit of the values; return it and its original text.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def find_unit(header, unit):
         The header.
 
     unit : `~astropy.units.UnitBase` or None
-        The unit that the user gives.
+        The unit given by the user.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def find_unit(header, unit):
         The unit.
 
     text : str
-        The unit as the file spells it.
+        The unit as spelled in the file.
     """
     if unit is None:
         text = read_text(header, 'BUNIT', remedy='correct it or give unit=')
@@ -141,7 +141,7 @@ def find_unit(header, unit):
         text = read_text(header, 'BUNIT')
         stated = parse_unit(text) if text else unit
     except MapError:
-        # what cannot be read cannot contradict
+        # a unit that cannot be parsed cannot contradict
         stated = unit
     if _per_pixel(stated) != _per_pixel(unit):
         msg = (f"BUNIT = '{text}' contradicts unit='{unit}': drop unit= or "
@@ -153,12 +153,12 @@ def find_unit(header, unit):
 def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
               header, **meta):
     """
-    Make an image in Jy per pixel of the values in a file.
+    Make an image in Jy per pixel from the values in a file.
 
     Parameters
     ----------
     data : 2D `~numpy.ndarray` of float
-        The values, which are changed in place.
+        The values, modified in place.
 
     wcs : `~astropy.wcs.WCS`
         The celestial WCS.
@@ -173,17 +173,17 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
         The beam.
 
     beam_area : `~astropy.units.Quantity`
-        The solid angle to convert fluxes per beam with.
+        The solid angle used to convert fluxes per beam.
 
     frequency : callable
-        Returns the frequency or `None`; it may raise a `MapError`, which
-        matters if the frequency is needed.
+        Function that returns the frequency or `None`. It may raise a
+        `MapError`, which is ignored unless the frequency is needed.
 
     header : `~astropy.io.fits.Header`
         The header, for the name of the object.
 
     **meta
-        More of what the image shall know of itself.
+        Additional metadata of the image.
 
     Returns
     -------
@@ -218,8 +218,8 @@ def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
     Parameters
     ----------
     values : 2D `~numpy.ndarray` of float
-        The values, which are changed in place. Errors of a map are
-        converted in the same way.
+        The values, modified in place. Errors of a map are converted in
+        the same way.
 
     areas : `~hyperphotutils.utils.PixelAreas`
         The solid angles of the pixels.
@@ -231,7 +231,7 @@ def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
     ------
     MapError
         If the unit is not a flux or brightness, or if the beam or the
-        frequency that it needs is missing.
+        frequency needed for it is missing.
     """
     factor = flux_factor(unit, pixel_area=areas.center, beam_area=beam_area,
                          frequency=frequency)
@@ -258,14 +258,14 @@ def _object_name(header):
 
 def _per_pixel(unit):
     """
-    Write out the pixel where a flux leaves it out.
+    Return the unit with the pixel that is implied in a plain flux.
     """
     return unit / u.pix if unit.is_equivalent(u.Jy) else unit
 
 
 def _beam_meta(beam, beam_area, wcs, shape, scale):
     """
-    Describe the beam in pixels, at the center of the map.
+    Return the metadata of the beam in pixels, at the center of the map.
     """
     ny, nx = shape
     major, minor, theta = sky_to_pixel_ellipse_at(

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Finding the image in a FITS file, an HDU list or an HDU.
+Selection of the image in a FITS file, an HDU list, or an HDU.
 """
 
 import lzma
@@ -27,17 +27,17 @@ from hyperphotutils.maps.structure import check_structure
 
 __all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
-# Extensions that hold the map itself where a file has several images.
+# Names of the map itself in a file with several images.
 _IMAGE_NAMES = ('IMAGE', 'SCI', 'SIGNAL', 'FLUX', 'DATA')
 
-# Images of errors, in the order of preference, and of variances. A suffix
-# MAP, and a number that the image has too, may follow.
+# Names of errors, in order of preference, and of variances. They may be
+# followed by MAP, and by a number that the image has, too.
 _ERROR_NAMES = ('ERR', 'ERROR', 'ERRORS', 'STDDEV', 'STDEV', 'STD', 'SIGMA',
                 'RMS', 'UNCERT', 'UNCERTAINTY', 'UNC')
 _VARIANCE_NAMES = ('VAR', 'VARIANCE')
 
-# What is never the map where a file has several images, as a word in the
-# name: SCI_ERR and VAR_POISSON are not, either.
+# Words in the names of images that are never the map of a file with several
+# images, such as SCI_ERR and VAR_POISSON.
 _AUXILIARY_NAMES = {
     *_ERROR_NAMES, *_VARIANCE_NAMES, 'NOISE', 'IVAR', 'INVVAR', 'WEIGHT',
     'WEIGHTS', 'WHT', 'WGT', 'WT', 'COVERAGE', 'COV', 'COVARIANCE',
@@ -45,32 +45,32 @@ _AUXILIARY_NAMES = {
     'FLAGS', 'DQ', 'QUALITY', 'BKG', 'BACKGROUND', 'BACKGROUNDS', 'CON',
     'CONTEXT', 'SNR'}
 
-# Keywords that an extension may leave to the primary header.
+# Keywords that an extension may inherit from the primary header.
 _INHERITED = ('BUNIT', 'BMAJ', 'BMIN', 'BPA', 'RESTFRQ', 'RESTFREQ',
               'OBJECT', 'HISTORY')
 
-# What astropy raises of a damaged or truncated file, compressed or not:
-# it looks up what must be there, and trusts what it finds.
+# Errors that astropy raises for a damaged or truncated file, compressed or
+# not: it does not validate what it reads.
 _DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
             AttributeError, ArithmeticError, AssertionError, MemoryError,
             RuntimeError, fits.VerifyError, zlib.error, lzma.LZMAError,
             struct.error)
 
-# What astropy says about headers that it can read all the same.
-_MENDED = ('.*may have been truncated', 'non-ASCII characters are present',
-           'Header block contains null bytes',
-           'The following header keyword is invalid',
-           'Unexpected extra padding', 'Unexpected bytes trailing END',
-           'Error validating header',
-           '.*Missing padding', 'Invalid keyword',
-           'An exception occurred matching an HDU header',
-           'The HDU will be treated as corrupted')
+# Warnings of astropy about headers that it can repair.
+_REPAIRED = ('.*may have been truncated', 'non-ASCII characters are present',
+             'Header block contains null bytes',
+             'The following header keyword is invalid',
+             'Unexpected extra padding', 'Unexpected bytes trailing END',
+             'Error validating header',
+             '.*Missing padding', 'Invalid keyword',
+             'An exception occurred matching an HDU header',
+             'The HDU will be treated as corrupted')
 
 
 @dataclass(frozen=True)
 class FitsImage:
     """
-    An image as it lies in a file.
+    Class for an image as stored in a file.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ class FitsImage:
         The values, as float64, with all axes of the file.
 
     header : `~astropy.io.fits.Header`
-        The header, with what an extension inherits from the primary
-        one.
+        The header, with the keywords that an extension inherits from
+        the primary header.
 
     filename : str or `None`
         The name of the file, if it comes from one.
@@ -114,7 +114,7 @@ class FitsImage:
 @dataclass(frozen=True)
 class ErrorPlane:
     """
-    The errors of an image, as they lie in a file.
+    Class for the errors of an image, as stored in a file.
 
     Parameters
     ----------
@@ -144,15 +144,15 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False):
     Parameters
     ----------
     path_or_hdu : str, path-like, `~astropy.io.fits.HDUList` or HDU
-        The FITS file, or what was read from one.
+        The FITS file, or an opened one.
 
     ext : int, str or tuple, optional
         The extension: its number, its name, or its name and version. If
         `None`, the only image, else the one named IMAGE, SCI, SIGNAL,
-        FLUX or DATA, else the primary one. Where this leaves a choice,
-        the first is taken with a warning. Images of errors, weights,
-        coverage, exposure, masks, flags and backgrounds are passed over.
-        Ignored where an HDU is given.
+        FLUX or DATA, else the primary one. If several images
+        remain, the first is used, with a warning. Images of errors,
+        weights, coverage, exposure, masks, flags and backgrounds are
+        never used. Ignored if an HDU is given.
 
     error_extension : int, str, tuple, `None`, or `False`, optional
         The extension with the errors of the values, `None` to recognize
@@ -167,11 +167,11 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False):
     Raises
     ------
     TypeError
-        If ``path_or_hdu`` is none of these.
+        If ``path_or_hdu`` is none of these types.
 
     MapError
-        If there is no such file, if it is not FITS or damaged, or if it
-        has no image of two axes or more. The message does not name the
+        If the file does not exist, is not a valid FITS file, or has no
+        image with at least two axes. The message does not name the
         file.
 
     Examples
@@ -206,13 +206,13 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
         The HDU of the image, open within the context.
 
     about : dict
-        The arguments of `FitsImage` other than the values: ``error``
-        unless ``error_extension`` is `False`.
+        The arguments of `FitsImage` other than the values: ``error`` is
+        missing if ``error_extension`` is `False`.
     """
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
         _check_extension(value, keyword)
-    with ignore_mended():
+    with ignore_repaired():
         if isinstance(path_or_hdu, str | PathLike):
             # (Path.expanduser raises an error for an unknown user)
             path = Path(os.path.expanduser(path_or_hdu))  # noqa: PTH111
@@ -243,7 +243,7 @@ def load_values(hdu, *, dtype=None):
         The HDU of the image.
 
     dtype : dtype, optional
-        The type to convert them to.
+        The type of the result.
 
     Returns
     -------
@@ -257,15 +257,15 @@ def load_values(hdu, *, dtype=None):
 
 
 @contextmanager
-def ignore_mended():
+def ignore_repaired():
     """
-    Ignore warnings of what astropy can read all the same.
+    Ignore warnings about headers that astropy can repair.
 
-    Truncation matters only where data are missing, which is seen when
-    they are read; a file without padding at its end is whole.
+    Truncation matters only if data are missing, which is detected when
+    they are read; a file without padding at its end is complete.
     """
     with warnings.catch_warnings():
-        for message in _MENDED:
+        for message in _REPAIRED:
             warnings.filterwarnings('ignore', message, AstropyUserWarning)
         warnings.simplefilter('ignore', VerifyWarning)
         yield
@@ -274,19 +274,19 @@ def ignore_mended():
 @contextmanager
 def refuse_damage(what):
     """
-    Raise a `MapError` for what astropy raises of a damaged file.
+    Raise a `MapError` instead of astropy's errors for a damaged file.
 
     Parameters
     ----------
     what : str
-        What is wrong, for the message.
+        The problem, for the message.
     """
     try:
         yield
     except (MapError, PermissionError):
         raise
     except Exception as error:
-        # the error of damaged tiles has no public name
+        # the error for damaged tiles has no public name
         if not (isinstance(error, _DAMAGED)
                 or type(error).__name__ == 'CfitsioException'):
             raise
@@ -297,7 +297,7 @@ def refuse_damage(what):
 @contextmanager
 def _open(path):
     """
-    Open a FITS file; yield its HDUs and how many are whole.
+    Open a FITS file; yield its HDUs and the number of complete ones.
     """
     what = 'its headers cannot be read'
     try:
@@ -307,7 +307,7 @@ def _open(path):
                 what += ', or it is not a FITS file'
         with refuse_damage(what):
             n_hdus, n_whole = check_structure(path)
-            # without memory mapping: the data are converted anyway
+            # no memory mapping: the data are converted anyway
             file = fits.open(path, memmap=False)
     except OSError as error:
         msg = f'cannot be read: {error.strerror or error}'
@@ -318,7 +318,7 @@ def _open(path):
         raise MapError(msg) from None
     with file:
         with refuse_damage(what):
-            # astropy itself looks for more HDUs, for ever in some files
+            # astropy itself searches for more HDUs, endlessly in some files
             hdus = file if n_hdus is None else fits.HDUList(
                 [file[number] for number in range(n_hdus)])
             if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
@@ -328,7 +328,7 @@ def _open(path):
 
 def _check_file(path):
     """
-    Check that a path is that of a file, not of a folder, pipe, or device.
+    Check that a path is a file, not a folder, pipe, or device.
     """
     try:
         mode = path.stat().st_mode
@@ -343,7 +343,7 @@ def _check_file(path):
 
 def _check_whole(number, extension, n_whole):
     """
-    Check that a file does not end before the values of an extension.
+    Check that a file is not truncated before the values of an extension.
     """
     if n_whole is not None and number >= n_whole:
         msg = ('is truncated or damaged: the file ends before the values of '
@@ -354,7 +354,7 @@ def _check_whole(number, extension, n_whole):
 
 def _describe(hdus, ext, filename, error_extension, n_whole=None):
     """
-    Return the chosen image of a list of HDUs and what is around it.
+    Return the selected image of an HDU list and its `FitsImage` arguments.
     """
     with refuse_damage('its headers cannot be read'):
         number = _choose(hdus) if ext is None else _find(hdus, ext)
@@ -384,14 +384,14 @@ def _label(hdu, number):
 
 def _is_image(hdu):
     """
-    Tell whether an HDU holds an image, compressed or not.
+    Whether an HDU holds an image, compressed or not.
     """
     return hdu.is_image and len(hdu.shape) > 0
 
 
 def _choose(hdus):
     """
-    Choose the map among the images of a file.
+    Return the number of the map among the images of a file.
     """
     images = [number for number, hdu in enumerate(hdus)
               if _is_image(hdu) and len(hdu.shape) > 1]
@@ -421,7 +421,7 @@ def _choose(hdus):
 
 def _check_extension(value, keyword):
     """
-    Check that an argument can name an extension.
+    Check that an argument is a valid extension.
     """
     pair = value if isinstance(value, tuple) else (value, 1)
     if value is not None and not (
@@ -435,7 +435,7 @@ def _check_extension(value, keyword):
 
 def _find(hdus, ext, *, keyword='ext'):
     """
-    Return the number of the extension that an argument names.
+    Return the number of the extension that an argument selects.
     """
     if not isinstance(hdus, fits.HDUList):
         hdus = fits.HDUList(hdus)
@@ -452,7 +452,7 @@ def _find(hdus, ext, *, keyword='ext'):
 
 def _contents(hdus):
     """
-    List the extensions of a file in words.
+    Return a list of the extensions of a file, as text for a message.
     """
     kinds = []
     for number, hdu in enumerate(hdus):
@@ -464,7 +464,7 @@ def _contents(hdus):
 
 def _check_axes(hdu):
     """
-    Check that an image has two axes at least.
+    Check that an image has at least two axes.
     """
     if len(hdu.shape) < 2:
         msg = (f'NAXIS = 1: {hdu.shape[0]} values in a row are a spectrum '
@@ -474,7 +474,7 @@ def _check_axes(hdu):
 
 def _beams_table(hdus, hdu):
     """
-    Return CASA's table of beams, if the header announces it.
+    Return CASA's table of beams, if the header declares it.
     """
     if not hdu.header.get('CASAMBM', False):
         return None
@@ -487,7 +487,7 @@ def _beams_table(hdus, hdu):
 
 def _full_header(hdus, hdu):
     """
-    Return a copy of a header with what it inherits from the primary one.
+    Return a copy of a header with the inherited primary keywords.
     """
     header = hdu.header.copy()
     primary = hdus[0].header
@@ -504,7 +504,7 @@ def _full_header(hdus, hdu):
 
 def _load_error(hdus, number, error_extension, n_whole):
     """
-    Load the errors of the image with a number, if there are any.
+    Load the errors of the image with a number, or return `None`.
     """
     if error_extension is None:
         found = _recognize_error(hdus, number)
@@ -519,7 +519,7 @@ def _load_error(hdus, number, error_extension, n_whole):
     hdu = hdus[found]
     extension = _label(hdu, found)
     if not _is_image(hdu):
-        msg = (f'error_extension={error_extension!r} is no image: it holds '
+        msg = (f'error_extension={error_extension!r} is not an image: it has '
                f'{_contents(hdus)}')
         raise MapError(msg)
     _check_whole(found, extension, n_whole)
@@ -529,8 +529,8 @@ def _load_error(hdus, number, error_extension, n_whole):
 
 def _recognize_error(hdus, number):
     """
-    Return the number of the errors of an image, `None` if there are
-    none.
+    Return the number of the extension with the errors of an image, or
+    `None`.
     """
     image = hdus[number]
     if _is_auxiliary(image):
@@ -557,11 +557,11 @@ def _stem(hdu):
 
 def _is_auxiliary(hdu):
     """
-    Whether the name of an HDU is that of errors, weights and the like.
+    Whether the name of an HDU marks errors, weights, or similar images.
     """
     words = {re.sub('MAPS?$', '', word)
              for word in re.findall('[A-Z]+', hdu.name.upper())}
     if any(word.startswith('SUB') for word in words):
-        # the map, background subtracted
+        # background-subtracted maps are science images
         words -= {'BKG', 'BACKGROUND'}
     return not words.isdisjoint(_AUXILIARY_NAMES)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Values that stand for no data.
+Fill values, which mark pixels without data.
 """
 
 from numbers import Real
@@ -11,8 +11,8 @@ from hyperphotutils.noise.fill import find_fill_values
 
 __all__ = ['as_fill_value', 'blank_fill_values']
 
-# A value is the fill value that the user gives within the precision of
-# 32-bit numbers: the file may have rounded it.
+# Tolerance for fill values given by the user, that of 32-bit floats: the
+# file may have rounded them.
 _PRECISION = 1e-6
 
 
@@ -28,12 +28,12 @@ def as_fill_value(fill_value):
     Returns
     -------
     fill_value : tuple of float or `None`
-        The fill values; `None` if they are to be recognized.
+        The fill values; `None` to recognize them.
 
     Raises
     ------
     TypeError
-        If it is none of these.
+        If it has another type.
     """
     if fill_value is None or fill_value is False:
         return None if fill_value is None else ()
@@ -47,7 +47,7 @@ def as_fill_value(fill_value):
         msg = ('fill_value must be a number, a list of numbers, None to '
                f'recognize fill values, or False for none: {fill_value!r}')
         raise TypeError(msg)
-    # no pixel has an integer that no float can hold
+    # an integer that a float cannot represent occurs in no pixel
     return tuple(float(value) for value in values
                  if not isinstance(value, int) or abs(value) < 1e308)
 
@@ -59,10 +59,10 @@ def blank_fill_values(values, fill_value, fwhm):
     Parameters
     ----------
     values : 2D `~numpy.ndarray` of float
-        The values as they are in the file, which are changed in place.
+        The values as stored in the file, modified in place.
 
     fill_value : tuple of float or `None`
-        What `as_fill_value` returns.
+        The result of `as_fill_value`.
 
     fwhm : float
         The FWHM of the beam in pixels.
@@ -70,8 +70,8 @@ def blank_fill_values(values, fill_value, fwhm):
     Returns
     -------
     meta : dict
-        ``'fill_values'``, the values that were found, and ``'n_fill'``,
-        the number of pixels that had one of them.
+        ``'fill_values'``, the fill values found, and ``'n_fill'``, the
+        number of their pixels.
     """
     if fill_value is None:
         fill, found = find_fill_values(values, fwhm)

@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The planes of a cube, wherever it lies: in a file, in an array, or in a
-cube of another package.
+The planes of a cube in a file, in an array, or in a cube of another
+package.
 
-All classes here are called with the index of a plane, and know the
-floating-point type of the values.
+All classes here are callables that take the index of a plane, and have
+the floating-point type of the values as ``dtype``.
 """
 
 import os
@@ -18,7 +18,7 @@ from astropy.table import Table
 from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.images import (
-    ignore_mended,
+    ignore_repaired,
     load_values,
     refuse_damage,
 )
@@ -35,8 +35,8 @@ __all__ = [
 @dataclass(frozen=True)
 class FilePlanes:
     """
-    The planes of an image in a plain FITS file, memory-mapped one by
-    one: nothing is open between two calls.
+    Planes of an image in an uncompressed FITS file, each memory-mapped
+    when it is read: no file stays open between two calls.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class FilePlanes:
         The name of the file.
 
     offset : int
-        Where the values begin, in bytes.
+        The position of the first value, in bytes.
 
     stored : str
         The type of the values in the file.
@@ -53,10 +53,10 @@ class FilePlanes:
         The shape ``(n, ny, nx)``.
 
     scale, zero : float
-        What the values are multiplied with, and what is added then.
+        The factor and then the offset applied to the stored values.
 
     blank : int or `None`
-        The integer that stands for a missing value.
+        The integer that marks a missing value.
     """
 
     path: str
@@ -95,7 +95,7 @@ class FilePlanes:
 @dataclass(frozen=True)
 class TiledPlanes:
     """
-    The planes of a tile-compressed image.
+    Planes of a tile-compressed image.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class TiledPlanes:
         The number of the extension.
 
     lead : tuple of int
-        The lengths of the axes before the two of a plane.
+        The lengths of the axes other than the two of a plane.
 
     dtype : `~numpy.dtype`
         The floating-point type of the values.
@@ -122,7 +122,7 @@ class TiledPlanes:
         Return the values of a plane.
         """
         tiles = np.unravel_index(index, self.lead)
-        with (ignore_mended(), fits.open(self.path) as hdus,
+        with (ignore_repaired(), fits.open(self.path) as hdus,
               refuse_damage('its tiles cannot be decompressed'),
               np.errstate(all='ignore')):
             return hdus[self.number].section[tiles]
@@ -131,7 +131,7 @@ class TiledPlanes:
 @dataclass(frozen=True, eq=False)
 class ArrayPlanes:
     """
-    The planes of an array in memory.
+    Planes of an array in memory.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class ArrayPlanes:
 @dataclass(frozen=True, eq=False)
 class SpectralCubePlanes:
     """
-    The planes of a cube of spectral-cube, NaN where it is masked.
+    Planes of a cube of spectral-cube, NaN where it is masked.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class SpectralCubePlanes:
 
     def beams_table(self):
         """
-        Write the beams of the channels as CASA does.
+        Return the beams of the channels as a table in CASA's format.
 
         Returns
         -------
@@ -212,7 +212,7 @@ class SpectralCubePlanes:
 
 def planes_of_hdu(hdu, shape, *, path=None, number=0):
     """
-    Find the best way to the planes of an image.
+    Select the most efficient access to the planes of an image.
 
     Parameters
     ----------
@@ -223,8 +223,8 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
         The shape ``(n, ny, nx)``.
 
     path : str, optional
-        The file that can be opened again for a plane. `None` for an HDU
-        that somebody else has opened, and may have changed.
+        The file, which is opened again for each plane. `None` for an
+        HDU opened by the user, who may have modified it.
 
     number : int, optional
         The number of the HDU in the file.
@@ -232,11 +232,11 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
     Returns
     -------
     planes : callable
-        Returns the plane of an index.
+        Function that returns the plane with a given index.
     """
     if path is None:
         return ArrayPlanes(hdu.data.reshape(shape))
-    # absolute: other processes may be in other folders
+    # absolute: other processes may have other working folders
     path = str(Path(os.path.expanduser(path)).resolve())  # noqa: PTH111
     place = hdu.fileinfo()
     if place['file'].compression is not None:
@@ -259,7 +259,7 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
 
 def _stored_type(header):
     """
-    Return the type of the values in a file.
+    Return the type of the values stored in a file.
     """
     bitpix = header['BITPIX']
     kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
@@ -268,7 +268,7 @@ def _stored_type(header):
 
 def _float_type(dtype):
     """
-    Return the floating-point type that holds values of a type.
+    Return the floating-point type that can hold values of a type.
     """
     short = dtype.itemsize <= (4 if dtype.kind == 'f' else 2)
     return np.dtype('f4' if short else 'f8')

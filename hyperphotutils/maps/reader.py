@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reading a map into Jy per pixel, with its sky coordinates and beam.
+Reading of a map in Jy per pixel, with its sky coordinates and beam.
 """
 
 import re
@@ -38,21 +38,21 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     """
     Read a map.
 
-    The values come out in Jy per pixel, whatever the unit in the file.
-    What the header lacks is supplied by the arguments; what it states
-    wrongly or twice over is an error rather than a guess.
+    The values are returned in Jy per pixel, for any unit in the file.
+    The arguments supply what the header lacks; wrong or contradictory
+    keywords are errors, and nothing is guessed.
 
     Parameters
     ----------
     path_or_hdu : str, path-like, `~astropy.io.fits.HDUList` or HDU
-        The FITS file, or what was read from one.
+        The FITS file, or an opened one.
 
     ext : int, str or tuple, optional
         The extension: its number, its name, or its name and version. If
         `None`, the only image, else the one named IMAGE, SCI, SIGNAL,
         FLUX or DATA, else the primary one. Images of errors, weights,
-        coverage, exposure, masks, flags and backgrounds are passed over.
-        Ignored where an HDU is given.
+        coverage, exposure, masks, flags and backgrounds are never used.
+        Ignored if an HDU is given.
 
     beam : `~radio_beam.Beam` or `~astropy.units.Quantity`, optional
         The beam, or the full width at half maximum of a round beam. If
@@ -64,10 +64,10 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         ``BUNIT``. A plain ``'Jy'`` means Jy per pixel.
 
     survey : str or int, optional
-        The survey that the map belongs to (see
-        `~hyperphotutils.maps.SURVEYS`), whose beam serves where the
-        header has none. Where the survey has a published beam area,
-        that area is used to convert values per beam.
+        The survey of the map (see `~hyperphotutils.maps.SURVEYS`), whose
+        beam is used if the header has none. If the survey has a
+        published beam area, that area is used to convert values per
+        beam.
 
     frequency : `~astropy.units.Quantity`, optional
         The frequency (or wavelength), needed to convert a brightness
@@ -76,17 +76,17 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         ``RESTFRQ``.
 
     fill_value : float, list of float, `None`, or `False`, optional
-        The values in the file that stand for no data, in its unit. If
+        The values that mark missing data, in the unit of the file. If
         `None`, they are recognized by
-        `~hyperphotutils.noise.find_fill_values`, such as zeros around a
-        field. With `False`, all finite values are data.
+        `~hyperphotutils.noise.find_fill_values`, such as zeros around
+        the observed field. With `False`, all finite values are data.
 
     error_extension : int, str, tuple, `None`, or `False`, optional
         The extension with the errors of the map: its number, its name,
         or its name and version. If `None`, it is recognized by its name:
         ERR, ERROR, STDDEV, SIGMA, RMS, UNCERT or VAR (variances), also
-        with a number that the name of the map has, too. With `False`,
-        the map is read without errors. They need no unit of their own.
+        with the number in the name of the map. With `False`, the map is
+        read without errors. A missing unit is taken from the map.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         * ``'beam_major_pix'``, ``'beam_minor_pix'``: its axes in pixels,
           at the center;
         * ``'beam_theta'``: the angle of its major axis in degrees
-          counter-clockwise from +x, as a float, at the center;
+          counterclockwise from +x, as a float, at the center;
         * ``'pixel_scale'``: the square root of the pixel area at the
           center of the map, as an angle in arcsec;
         * ``'pixel_area_range'``: the smallest and the largest pixel area
@@ -118,9 +118,9 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         * ``'object'``: the object's name, or an empty string;
         * ``'filename'``: the file's name, or `None`;
         * ``'extension'``: the extension's number and name;
-        * ``'error_extension'``: that of the errors, or `None`;
-        * ``'fill_values'``: the fill values that were found;
-        * ``'n_fill'``: the number of pixels that had one of them.
+        * ``'error_extension'``: the extension of the errors, or `None`;
+        * ``'fill_values'``: the fill values found;
+        * ``'n_fill'``: the number of pixels with a fill value.
 
     Raises
     ------
@@ -129,12 +129,12 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         missing, wrong or contradictory.
 
     TypeError
-        If an argument is of a wrong kind.
+        If an argument has a wrong type.
 
     Notes
     -----
-    Axes of length 1 beside the celestial ones are dropped, and what their
-    keywords say does not matter. The sky is read as by astropy: any
+    Axes of length 1 other than the celestial axes are dropped, and their
+    keywords are ignored. Sky coordinates are read by astropy: any
     projection, with SIP or TPV distortions, in ICRS, FK5, FK4, Galactic,
     ecliptic, or supergalactic coordinates. Values are converted with the
     solid angle of each pixel, which varies over wide maps. The area of
@@ -143,8 +143,8 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     :math:`S = 2 k \\nu^2 T / c^2` per steradian.
 
     A ``unit`` or ``beam`` that contradicts a valid one in the header is
-    an error: a wrong header is better corrected once than overridden
-    each time. Correct the header of an open HDU, and pass the HDU.
+    an error: correct the header once rather than override it in each
+    call. To do so, modify the header of an opened HDU, and pass the HDU.
 
     Examples
     --------
@@ -185,13 +185,13 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
 
 def _make_map(image, *, beam, unit, survey, frequency, fill_value):
     """
-    Make a map of an image as it lies in the file.
+    Make a map from an image in a file.
     """
     header = image.header
     wcs, data = _celestial_image(image.data, header)
     areas = PixelAreas(wcs, data.shape)
     scale = np.sqrt(areas.center)
-    # what is wrong with both is told at once
+    # report a missing unit and a missing beam in one error
     (unit, original_unit), (beam, beam_area) = find_all(
         partial(find_unit, header, unit),
         partial(find_beam, header, pixel_scale=scale, shape=data.shape,
@@ -222,10 +222,10 @@ def _make_map(image, *, beam, unit, survey, frequency, fill_value):
 
 def _standard_deviations(error, shape, unit):
     """
-    Return errors in the unit of the values in the file, NaN where they
-    are not positive.
+    Return errors as standard deviations in the unit of the map in the
+    file, NaN where they are not positive.
     """
-    name = f'extension {error.extension}, taken for the errors of the map,'
+    name = f'extension {error.extension}, recognized as errors of the map,'
     remedy = 'give another error_extension, or False for none'
     values = error.data
     if values.squeeze().shape != tuple(n for n in shape if n > 1):
@@ -246,14 +246,14 @@ def _standard_deviations(error, shape, unit):
 
 def _error_factor(text, unit, power, name, remedy):
     """
-    Return what converts errors or variances to the unit of the map.
+    Return the factor from errors or variances to the unit of the map.
     """
     squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
     with suppress(MapError):
         stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
-        # as in BUNIT, a flux can be meant per pixel
+        # as in BUNIT of the map, a plain flux can be per pixel
         wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
-        # the unit of variances is often written without its square
+        # the unit of variances is often written without the square
         for own in (stated, stated**power):
             for one in wanted:
                 if own.is_equivalent(one):
@@ -264,7 +264,7 @@ def _error_factor(text, unit, power, name, remedy):
 
 def _celestial_image(data, header):
     """
-    Return the celestial part of the WCS and the 2-D image on it.
+    Return the celestial WCS and the 2D image.
     """
     lon, lat = find_sky_axes(header)
     lengths = dict(enumerate(data.shape[::-1]))

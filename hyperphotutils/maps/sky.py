@@ -1,11 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The sky coordinates of a header, read from its celestial axes alone.
+Sky coordinates of a header, from its celestial axes only.
 
-A header is rewritten before astropy sees it: only the keywords of the
-two celestial axes are left, each checked, in the current spelling.
-Thus nothing that another axis lacks can keep a map from being read, and
-what remains is something that wcslib takes without mending it.
+The header is rewritten for astropy: it contains only the keywords of the
+two celestial axes, checked and in their current spelling. Missing or
+wrong keywords of other axes can therefore not prevent a map from being
+read, and wcslib has nothing to repair.
 """
 
 import re
@@ -25,21 +25,21 @@ __all__ = ['celestial_wcs', 'count_axes', 'find_sky_axes', 'make_wcs',
 
 _REMEDY = 'correct the header, and pass the HDU'
 
-# CD and CDELT of one header may differ by rounding, not by more.
+# CD and CDELT of one header may differ by rounding, but not by more.
 _SCALE_TOLERANCE = 0.01
 
-# The pairs of celestial axes that are understood.
+# The supported pairs of celestial axes.
 _FRAMES = (('RA', 'DEC'), ('GLON', 'GLAT'), ('ELON', 'ELAT'),
            ('SLON', 'SLAT'))
 _NAMES = frozenset(name for pair in _FRAMES for name in pair)
 
-# Axes of the Sun, of planets, of the Earth and of the horizon, and those
-# that FITS leaves to the user (xxLN/xxLT and yLON/yLAT).
+# Solar, planetary, terrestrial, and horizontal axes, and those that FITS
+# leaves to the user (xxLN/xxLT and yLON/yLAT).
 _OTHER_SKY = re.compile(r'^([A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT|AZ|EL|'
                         r'ALT|HA)(-|$)')
 
-# RADESYS without blanks, dashes, and the like, as FITS spells it, with the
-# equinox that the name implies.
+# RADESYS without blanks, dashes, and similar characters, its FITS spelling,
+# and the equinox that it implies.
 _RADESYS = {
     'ICRS': ('ICRS', None), 'ICRF': ('ICRS', None), 'ICRSJ2000':
     ('ICRS', None), 'ICRFJ2000': ('ICRS', None), 'ICRS2000': ('ICRS', None),
@@ -50,10 +50,10 @@ _RADESYS = {
     'FK4NOE': ('FK4-NO-E', None),
 }
 
-# Equinoxes for which precession is defined.
+# Equinoxes for which the precession is defined.
 _EQUINOXES = (1750.0, 2250.0)
 
-# Units of angles by their spellings in lower case.
+# Units of angles by their lower-case spellings.
 _ANGLES = {
     **dict.fromkeys(('', 'deg', 'degs', 'degree', 'degrees', 'degr', '°'),
                     'deg'),
@@ -65,7 +65,7 @@ _ANGLES = {
     **dict.fromkeys(('rad', 'radian', 'radians'), 'rad'),
 }
 
-# An element of a matrix, in the spellings of today and of old headers.
+# An element of a matrix, in current and in old spelling.
 _ELEMENT = re.compile(r'(?:CD|PC)(?:0*(\d+)_0*(\d+)|(\d\d\d)(\d\d\d))')
 
 # The largest longitude or rotation in degrees.
@@ -77,14 +77,14 @@ _MAX_PARAMETER = 1e6
 # Highest order of a polynomial of the SIP convention.
 _MAX_ORDER = 9
 
-# Projections of which a shift along x is a rotation about the pole.
+# Projections in which a shift along x is a rotation about the pole.
 _CYLINDRICAL = ('CAR', 'CEA', 'MER')
 
-# Pixels that no telescope has, in arcsec: what is beyond has a wrong
-# header.
+# Plausible pixel scales in arcsec; a scale outside this range is an error
+# of the header.
 _SCALES = (1e-6, 90.0 * 3600.0)
 
-# What astropy raises of headers that it cannot make a WCS of.
+# Errors that astropy raises for headers that are not a valid WCS.
 _UNUSABLE = (WcsError, fits.VerifyError, ValueError, TypeError, KeyError,
              IndexError, AttributeError, AssertionError, OverflowError,
              MemoryError)
@@ -132,7 +132,7 @@ def find_sky_axes(header):
         try:
             ctype = _ctype(header, axis)
         except MapError as error:
-            # matters only if it keeps the sky from being found
+            # report it only if no sky axes are found
             problem = problem or error
             continue
         if ctype:
@@ -145,7 +145,7 @@ def find_sky_axes(header):
                    'supported; reproject the map to RA and DEC, GLON and '
                    'GLAT, ELON and ELAT, or SLON and SLAT')
             raise MapError(msg)
-    # positions of pointings may be on axes of length 1, without projection
+    # telescope pointings may be on axes of length 1, without a projection
     for projected in (True, False):
         pairs = [(lon, lat) for lon, lat in _FRAMES
                  if (lon, projected) in found and (lat, projected) in found]
@@ -165,7 +165,7 @@ def find_sky_axes(header):
 
 def celestial_wcs(header, shape):
     """
-    Make the celestial WCS of an image.
+    Return the celestial WCS of an image.
 
     Parameters
     ----------
@@ -183,18 +183,18 @@ def celestial_wcs(header, shape):
     Raises
     ------
     MapError
-        If the header has no sky coordinates, if they are not usable, or
-        if the center of the image is off the sky.
+        If the header has no sky coordinates, if they are invalid, or if
+        the center of the image is not on the sky.
 
     Notes
     -----
     Coordinates are ICRS, FK5, FK4, Galactic, ecliptic (the mean ecliptic
     of ``EQUINOX``, `~astropy.coordinates.BarycentricMeanEcliptic`) or
     supergalactic; ``RADESYS`` and ``EQUINOX`` are read as the FITS
-    standard says [1]_, and any other frame is an error. Of a map that
-    crosses the edge of a cylindrical projection (CAR, CEA, MER), 180
-    degrees from its reference, the reference longitude is moved to the
-    center of the map.
+    standard says [1]_, and any other frame is an error. If a map crosses
+    the edge of a cylindrical projection (CAR, CEA, MER), 180 degrees
+    from its reference, the reference longitude is moved to the center of
+    the map.
 
     References
     ----------
@@ -212,7 +212,7 @@ def celestial_wcs(header, shape):
     made['CTYPE1'], made['CTYPE2'] = (
         _projection(header, made, axis) for axis in axes)
     with np.errstate(all='ignore'):
-        _cross_the_edge(made, shape, 1 if lon < lat else 2)
+        _recenter_longitude(made, shape, 1 if lon < lat else 2)
     wcs = make_wcs(made, 'the sky coordinates of the header (CTYPE, CRVAL, '
                          'CDELT, CD, PC, PV)')
     if not wcs.has_celestial:
@@ -226,7 +226,7 @@ def celestial_wcs(header, shape):
 
 def select_axes(header, axes, *, strict=True):
     """
-    Copy the linear coordinates of some axes of a header.
+    Copy the linear coordinates of selected axes of a header.
 
     Parameters
     ----------
@@ -237,20 +237,20 @@ def select_axes(header, axes, *, strict=True):
         The numbers of the axes, counted from 1.
 
     strict : bool, optional
-        Whether ``CRVAL``, ``CRPIX`` and ``CDELT`` must be there; if not,
-        they have the values that FITS says: 0, 0, and 1.
+        Whether ``CRVAL``, ``CRPIX`` and ``CDELT`` are required; if not,
+        their defaults in FITS are used: 0, 0, and 1.
 
     Returns
     -------
     selected : `~astropy.io.fits.Header`
         ``CRVAL``, ``CRPIX``, ``CDELT``, ``CD``, and ``PC`` of these axes,
-        which have the numbers 1, 2, ... in it.
+        renumbered as 1, 2, ...
 
     Raises
     ------
     MapError
         If something is missing, contradictory, or not a number, or if
-        other axes contribute to these.
+        these axes depend on other axes.
     """
     made = fits.Header({'NAXIS': len(axes)})
     for number, axis in enumerate(axes, start=1):
@@ -258,7 +258,8 @@ def select_axes(header, axes, *, strict=True):
             made[f'{name}{number}'] = _read_needed(
                 header, f'{name}{axis}', None if strict else 0.0)
     cd, pc = (_read_matrix(header, name, axes) for name in ('CD', 'PC'))
-    # of all axes: wcslib does not take them for matrices of their own
+    # of all axes: wcslib does not read CD and PC of different axes as
+    # separate matrices
     kinds = {key[:2]: key for key in header if _ELEMENT.fullmatch(key)}
     if len(kinds) == 2:
         msg = (f'{kinds["CD"]} and {kinds["PC"]} are both in the header: '
@@ -268,7 +269,7 @@ def select_axes(header, axes, *, strict=True):
         msg = (f'{kinds["CD"]} is in the header, but no CD{axes[0]}_{axes[0]}'
                f', and FITS ignores CDELT{axes[0]} then: {_REMEDY}')
         raise MapError(msg)
-    # FITS sets CDELT to 1 where the matrix PC is there
+    # FITS sets CDELT to 1 if there is a PC matrix
     steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
     if cd:
         _check_matrix(_square(cd, axes, 0.0), axes, steps)
@@ -286,7 +287,7 @@ def select_axes(header, axes, *, strict=True):
 
 def _read_needed(header, key, default):
     """
-    Return the number of a keyword that must be there without a default.
+    Return the number of a keyword, which is required without a default.
     """
     value = read_number(header, key, default)
     if value is None:
@@ -297,7 +298,7 @@ def _read_needed(header, key, default):
 
 def _read_angle(header, key):
     """
-    Return an angle in degrees of which the digits are not lost, or `None`.
+    Return an angle in degrees, small enough to be precise, or `None`.
     """
     angle = read_number(header, key)
     if angle is not None and abs(angle) > _MAX_ANGLE:
@@ -324,7 +325,7 @@ def _copy_rotation(made, header, axes, pc):
 
 def make_wcs(header, what):
     """
-    Make a WCS of a header that has been checked.
+    Return the WCS of a checked header.
 
     Parameters
     ----------
@@ -332,7 +333,7 @@ def make_wcs(header, what):
         The header.
 
     what : str
-        What cannot be used if there is an error.
+        The part of the header to name in an error.
 
     Returns
     -------
@@ -342,7 +343,7 @@ def make_wcs(header, what):
     Raises
     ------
     MapError
-        If astropy or wcslib do not accept the header.
+        If astropy or wcslib does not accept the header.
     """
     try:
         with warnings.catch_warnings():
@@ -361,17 +362,17 @@ def make_wcs(header, what):
 
 def _ctype(header, axis):
     """
-    Return the type of an axis in capitals.
+    Return the type of an axis in upper case.
     """
     return read_text(header, f'CTYPE{axis}').upper()
 
 
 def _read_matrix(header, name, axes):
     """
-    Return the elements of a matrix between these axes, by keyword.
+    Return the elements of a matrix for these axes, by keyword.
 
-    Elements that bring another axis to these must be zero, unless that
-    axis is at its reference, as an axis of length 1 is.
+    Elements that couple these axes to another one must be zero, unless
+    that axis is at its reference, as an axis of length 1 is.
     """
     found = {}
     for key in header:
@@ -405,7 +406,7 @@ def _square(elements, axes, diagonal):
 
 def _read_steps(header, axes, cd, default):
     """
-    Return CDELT of the axes, `None` where there is none.
+    Return CDELT of the axes, `None` if it is missing.
     """
     steps = [read_number(header, f'CDELT{axis}', default) for axis in axes]
     if not cd and None in steps:
@@ -422,16 +423,16 @@ def _read_steps(header, axes, cd, default):
 
 def _check_matrix(matrix, axes, steps):
     """
-    Check the CD matrix, and that it does not contradict CDELT.
+    Check the CD matrix, and its consistency with CDELT.
 
-    Many headers give both; CDELT = 1 or 0 then is a placeholder.
+    Many headers have both; CDELT = 1 or 0 is then a placeholder.
     """
     with np.errstate(over='ignore', under='ignore', invalid='ignore'):
         area = abs(np.linalg.det(matrix))
         stated = (None not in steps and not {0.0, 1.0}.issuperset(steps)
                   and abs(np.prod(steps)))
     if not (np.isfinite(area) and area > 0.0):
-        # wcslib would take an empty row for pixels of one degree
+        # wcslib would use pixels of one degree for an empty row
         msg = f'the CD matrix is singular: {_REMEDY}'
         raise MapError(msg)
     if stated and not np.isclose(area, stated, atol=0.0,
@@ -490,11 +491,11 @@ def _copy_projection(made, header, lon, lat):
 
 def _set_frame(made, header, lon):
     """
-    Write the celestial frame as FITS spells it.
+    Set the celestial frame in the spelling of FITS.
     """
     name = _ctype(header, lon).split('-')[0]
     if name in {'GLON', 'SLON'}:
-        # RADESYS is of no effect; it must not make RA and DEC of them
+        # RADESYS has no effect on these frames, and is left out
         return
     key = 'RADESYS' if read_text(header, 'RADESYS') else 'RADECSYS'
     stated = read_text(header, key)
@@ -526,7 +527,7 @@ def _set_frame(made, header, lon):
 
 def _read_equinox(header):
     """
-    Return the equinox in years, and its keyword; `None` if none is there.
+    Return the equinox in years and its keyword, `None` if it is missing.
 
     It may be text such as 'J2000'.
     """
@@ -553,7 +554,7 @@ def _copy_distortion(made, header, axes):
     """
     Copy the polynomials of the SIP convention.
 
-    Other distortions are a part of the projection (TPV), or refused.
+    Other distortions belong to the projection (TPV), or are refused.
     """
     for key in header:
         if re.match(r'(CPDIS|CQDIS|D2IMDIS|D2IMARR)', key):
@@ -601,7 +602,7 @@ def _read_orders(header):
 
 def _projection(header, made, axis):
     """
-    Return the type of an axis; with SIP, as that convention spells it.
+    Return the type of an axis, with the SIP suffix if it applies.
     """
     ctype = _ctype(header, axis).removesuffix('-SIP')
     if ctype.endswith('-TNX') and any(key.startswith('WAT') for key in header):
@@ -612,11 +613,11 @@ def _projection(header, made, axis):
     return f'{ctype}-SIP' if has_sip and ctype.endswith('-TAN') else ctype
 
 
-def _cross_the_edge(made, shape, lon):
+def _recenter_longitude(made, shape, lon):
     """
-    Move the reference longitude of a map beyond 180 degrees from it.
+    Move the reference longitude to a map that is 180 degrees from it.
 
-    wcslib gives no coordinates there.
+    wcslib returns no coordinates beyond the edge of the projection.
     """
     lat = 3 - lon
     plain = (made[f'CTYPE{lon}'].endswith(_CYLINDRICAL)
@@ -648,7 +649,7 @@ def _cross_the_edge(made, shape, lon):
 
 def _check_center(wcs, shape):
     """
-    Check that the center of the map is on the sky, and its pixel scale.
+    Check that the center of the map is on the sky, and the pixel scale.
     """
     with np.errstate(all='ignore'):
         center = wcs.pixel_to_world_values((shape[1] - 1) / 2,

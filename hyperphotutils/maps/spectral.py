@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The frequencies of a header, read from its spectral axis alone.
+Frequencies of a header, from its spectral axis only.
 """
 
 import re
@@ -19,12 +19,12 @@ __all__ = ['find_spectral_axis', 'header_frequency', 'rest_frequency',
 
 _REMEDY = 'correct it in the header, or give frequency='
 
-# The quantities that FITS and AIPS have on spectral axes.
+# The quantities that FITS and AIPS define for spectral axes.
 _TYPES = re.compile(
     r'^(FREQ|ENER|WAVN|VRAD|WAVE|VOPT|ZOPT|AWAV|VELO|BETA|FELO)')
 
-# Units by their spellings in lower case, without blanks and the signs of
-# exponents; astropy reads others.
+# Units by their lower-case spellings, without blanks and signs of
+# exponents; astropy parses others.
 _UNITS = {
     **{f'{prefix}hz'.lower(): f'{prefix}Hz'
        for prefix in ('', 'k', 'M', 'G', 'T')},
@@ -39,16 +39,16 @@ _UNITS = {
     '1/cm': '1 / cm', '1/m': '1 / m',
 }
 
-# Units without CUNIT, by the first letters of the type.
+# Default units (no CUNIT), by the first letters of the type.
 _DEFAULTS = {'FREQ': 'Hz', 'ENER': 'J', 'WAVN': '1 / m', 'WAVE': 'm',
              'AWAV': 'm', 'ZOPT': '', 'BETA': ''}
 
-# Velocity axes by the first letters of their type, with what makes
-# frequencies of them.
+# Velocity axes by the first letters of their type, with their conversion
+# to frequency.
 _DOPPLER = {'VRAD': u.doppler_radio, 'VOPT': u.doppler_optical,
             'VELO': u.doppler_relativistic}
 
-# Frequencies in Hz that a map of the radio to the optical may have.
+# Plausible frequencies of a map in Hz, from radio to optical.
 _FREQUENCIES = (1e6, 1e16)
 
 
@@ -79,11 +79,12 @@ def find_spectral_axis(header):
 
 def header_frequency(header):
     """
-    Find the frequency of a map in its header.
+    Return the frequency of a map from its header.
 
-    For a continuum map RESTFRQ is often that of some line in the band:
-    the spectral axis, if there is one, has the band's own. With
-    velocities on it, it is the frequency at that velocity.
+    The spectral axis, if there is one, has the frequency of the band;
+    for velocities, it is the frequency at that velocity. RESTFRQ is used
+    only without such an axis, since in continuum maps it is often the
+    frequency of some line in the band.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def header_frequency(header):
     Raises
     ------
     MapError
-        If the header states one that cannot be used.
+        If the header has an invalid frequency.
     """
     rest = rest_frequency(header)
     axis = find_spectral_axis(header)
@@ -115,7 +116,7 @@ def header_frequency(header):
 
 def rest_frequency(header):
     """
-    Find the rest frequency of the line in a header.
+    Return the rest frequency of the line from a header.
 
     Parameters
     ----------
@@ -153,11 +154,11 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
         The number of the spectral axis, counted from 0.
 
     n_channels : int
-        The number of channels. The step of a single one need not be
-        known.
+        The number of channels. The step is not needed for a single
+        channel.
 
     remedy : str, optional
-        What to do about an unusable value, for the message.
+        The remedy for an unusable value, for the message.
 
     Returns
     -------
@@ -170,13 +171,13 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
     Raises
     ------
     MapError
-        If the header does not give them.
+        If they are missing or invalid.
     """
     number = axis + 1
     ctype = read_text(header, f'CTYPE{number}').upper()
     name = _TYPES.match(ctype)[0]
     if not ctype.startswith(f'{name}-'):
-        ctype = name  # such as FREQUENCY
+        ctype = name  # spelled out, such as FREQUENCY
     unit = _read_unit(header, number, name)
     made = (_single_plane(header, number, remedy) if n_channels == 1
             else select_axes(header, [number], strict=False))
@@ -187,7 +188,7 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
                + (remedy or 'give the cube a linear axis'))
         raise MapError(msg)
     _copy_parameters(made, header, number)
-    # wcslib needs it where velocities are not linear in the channel
+    # wcslib needs it if velocities are not linear in the channel
     if (name in {'FELO', 'VOPT'} and ctype != 'VOPT'
             and not {'RESTFRQ', 'RESTWAV'} & set(made)):
         msg = (f'CTYPE{number} = {ctype!r} needs the rest frequency: set '
@@ -229,7 +230,8 @@ def to_frequency(values, kind, rest):
     Returns
     -------
     frequencies : `~astropy.units.Quantity` or `None`
-        The frequencies in Hz; `None` if they do not follow.
+        The frequencies in Hz; `None` if velocities have no rest
+        frequency.
     """
     if values.unit.is_equivalent(u.Hz, u.spectral()):
         with np.errstate(divide='ignore'):
@@ -243,7 +245,7 @@ def to_frequency(values, kind, rest):
 
 def _copy_parameters(made, header, number):
     """
-    Copy what else the coordinates of a spectral axis depend on.
+    Copy the other parameters of the coordinates of a spectral axis.
     """
     for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
         value = read_number(header, key)
@@ -268,7 +270,7 @@ def _single_plane(header, number, remedy):
         raise MapError(msg)
     step = read_number(header, f'CD{number}_{number}', read_number(
         header, f'CDELT{number}', 0.0, **remedy), **remedy)
-    # without a step the plane is the reference
+    # without a step, the plane is at the reference
     pixel = read_number(header, f'CRPIX{number}', 0.0, **remedy)
     made = {'NAXIS': 1, 'CRVAL1': value, 'CRPIX1': pixel if step else 1.0,
             'CDELT1': step or 1.0}
@@ -300,7 +302,7 @@ def _read_unit(header, number, name):
 
 def _check(frequency, key):
     """
-    Return a frequency that may be true.
+    Return a frequency if it is plausible.
     """
     if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
         msg = (f'the frequency of {key}, {frequency:.4g}, cannot be right: '

@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The structure of a FITS file: whole headers, and as many values as they
-declare.
+Checks of the structure of a FITS file: complete headers, and as many
+values as they declare.
 
-This is looked at before astropy opens a file, because what astropy does
-with impossible sizes is to loop, or to ask for all memory.
+They run before astropy opens a file, because for impossible sizes astropy
+loops endlessly or allocates all memory.
 """
 
 import bz2
@@ -22,28 +22,28 @@ __all__ = ['check_structure']
 _BLOCK = 2880
 _CARD = 80
 
-# Blocks of the longest header: 1.3 million cards.
+# Length limit of a header in blocks: 1.3 million cards.
 _MAX_BLOCKS = 36000
 
-# Bytes after the last HDU that are ignored. Astropy looks for a header in
-# all of them.
+# Bytes after the last HDU that are ignored. Astropy searches all of them
+# for a header.
 _MAX_TRAILER = 2**23
 
-# Files that are compressed as a whole, by their first bytes.
+# The first bytes of files that are compressed as a whole.
 _OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open),
             (b'\xfd7zXZ', lzma.open))
 
 _BITPIX = (8, 16, 32, 64, -32, -64)
 
-# Keywords from which the sizes of HDUs follow.
+# Keywords that determine the sizes of HDUs.
 _STRUCTURE = re.compile(r'BITPIX|Z?NAXIS\d*|PCOUNT|GCOUNT|GROUPS|ZIMAGE|'
                         r'ZBITPIX|ZTILE\d+')
 
-# What astropy takes for the end of a header.
+# The end of a header as astropy recognizes it.
 _END = re.compile(r'END(?![A-Z0-9_-])')
 
-# How much smaller than its values a compressed image can be: images of
-# one value reach about 4000.
+# The largest compression ratio of an image: images with a single value
+# reach about 4000.
 _MAX_COMPRESSION = 100_000
 
 _AGAIN = 'make or fetch it again'
@@ -61,15 +61,15 @@ def check_structure(path):
     Returns
     -------
     n_hdus, n_whole : int or `None`
-        The number of HDUs, and of those at the beginning of the file
-        whose values are all there; `None` for other kinds of
-        compression, which are left to astropy.
+        The number of HDUs, and the number of leading HDUs with complete
+        values; `None` for other kinds of compression, which are left to
+        astropy.
 
     Raises
     ------
     MapError
         If the file is empty or not FITS, if a header does not end, or if
-        what it says about the size of the data is impossible.
+        it declares an impossible size of the data.
 
     OSError, EOFError
         If the file cannot be read or decompressed.
@@ -90,7 +90,7 @@ def check_structure(path):
 
 def _walk(file, size, compressed):
     """
-    Go from header to header.
+    Read all headers of a file in turn.
     """
     number = 0
     while True:
@@ -109,7 +109,7 @@ def _walk(file, size, compressed):
             _check_tiles(cards, number, size)
         begin = file.tell()
         if compressed:
-            # seeking reads, up to the end of the file
+            # seeking in a compressed file reads, at most to its end
             there = file.seek(begin + n_bytes) - begin
         else:
             there = size - begin
@@ -122,7 +122,7 @@ def _walk(file, size, compressed):
 
 def _read_header(file, number):
     """
-    Return the cards of the structure as text; `None` at the end of the file.
+    Return the structural cards as text; `None` at the end of the file.
     """
     cards = {}
     for n_blocks in range(_MAX_BLOCKS):
@@ -148,20 +148,20 @@ def _read_header(file, number):
 
 def _add_card(cards, key, text, number):
     """
-    Add a card of the structure, which has one value.
+    Add a structural card, which may have only one value.
     """
     if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
         value = text[10:].split('/')[0].strip(' ')
         if cards.setdefault(key, value) != value:
-            msg = (f'{key} is there twice with different values in the '
+            msg = (f'{key} occurs twice with different values in the '
                    f'header of HDU {number}; {_AGAIN}')
             raise MapError(msg)
 
 
 def _begins(block, number):
     """
-    Whether a header begins in a block; what follows the last HDU may be
-    anything.
+    Whether a header begins in a block; arbitrary data may follow the
+    last HDU.
     """
     if block.startswith(b'XTENSION=' if number else b'SIMPLE  ='):
         return True
@@ -214,7 +214,7 @@ def _lengths(cards, key, number):
 
 def _check_tiles(cards, number, size):
     """
-    Check that a tile-compressed image can be as large as is declared.
+    Check that a tile-compressed image can have its declared size.
     """
     lengths = _lengths(cards, 'ZNAXIS', number)
     tiles = [_whole_number(cards, f'ZTILE{axis}', number)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Beams of surveys whose maps often come without one in the header.
+Beams of surveys whose maps often have no beam in the header.
 """
 
 import re
@@ -22,19 +22,19 @@ class Survey:
     Parameters
     ----------
     name : str
-        The name of the instrument and the wavelength in micrometres,
+        The name of the instrument and the wavelength in micrometers,
         such as ``'spire250'``.
 
     code : int
-        The number by which the program Hyper knows the band.
+        The number of the band in the program Hyper.
 
     fwhm : `~astropy.units.Quantity`
         The nominal full width at half maximum of the (round) beam.
 
     beam_area : `~astropy.units.Quantity` or `None`
         The published solid angle of the beam, which includes the wings
-        that a Gaussian lacks. `None` where there is none: a Gaussian of
-        ``fwhm`` is meant.
+        that a Gaussian lacks. If `None`, the solid angle of a Gaussian
+        with ``fwhm`` is used.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Flux units of maps: how they are spelled, and their size in Jy per pixel.
+Flux units of maps: their spellings, and their conversion to Jy per pixel.
 """
 
 import re
@@ -13,8 +13,8 @@ from hyperphotutils.maps.errors import MapError
 
 __all__ = ['flux_factor', 'parse_unit']
 
-# Words as headers spell them, in lower case, and as astropy does. The
-# jansky with its prefixes is not here: there upper and lower case differ.
+# Lower-case spellings in headers, and those of astropy. The jansky with its
+# prefixes is not included, since its upper and lower case differ.
 _SPELLINGS = {
     **dict.fromkeys(('beam', 'beams', 'bm'), 'beam'),
     **dict.fromkeys(('pixel', 'pixels', 'pix', 'px'), 'pix'),
@@ -24,7 +24,7 @@ _SPELLINGS = {
     'per': '/',
 }
 
-# What LaTeX and people write into units, and what is meant.
+# Spellings of LaTeX and of people, and their meaning.
 _NOTATION = (
     (re.compile(r'\\mu\b|\\mu(?=[A-Z])'), 'u'),
     (re.compile(r'\\[,;: ]'), ' '),
@@ -47,10 +47,10 @@ _JANSKY = re.compile(r'^(milli|micro|nano|kilo|mega|[munkµμ]?)'
 _PREFIXES = {'milli': 'm', 'micro': 'u', 'nano': 'n', 'kilo': 'k',
              'mega': 'M'}
 
-# Frequencies in Hz from which brightness temperatures are converted.
+# Range of frequencies in Hz for the conversion of brightness temperatures.
 _FREQUENCIES = (1e6, 1e16)
 
-# Longer texts are no units, and astropy takes forever for such powers.
+# Longer texts are not units, and astropy is very slow for large powers.
 _MAX_LENGTH = 100
 _HUGE_POWER = re.compile(r'[^\d.\s/]\s*\d{4}')
 
@@ -66,8 +66,8 @@ def parse_unit(unit):
     ----------
     unit : str or `~astropy.units.UnitBase`
         The unit. ``'Jy/beam'``, ``'beam-1 Jy'``, ``'JY/BEAM'``,
-        ``'Jy beam^-1'`` and ``'Jansky per beam'`` are one and the same,
-        and ``'K (Tmb)'`` is K.
+        ``'Jy beam^-1'`` and ``'Jansky per beam'`` are the same unit, and
+        ``'K (Tmb)'`` is K.
 
     Returns
     -------
@@ -80,10 +80,10 @@ def parse_unit(unit):
         If ``unit`` is neither a string nor a unit.
 
     MapError
-        If the string is no unit; if the unit is logarithmic or its scale
-        is not a positive number; if it is ``'MJY'``, ``'mjy'`` or
-        ``'MK'`` without a clue whether mega or milli is meant; or if it
-        is an antenna temperature.
+        If the string is not a unit; if the unit is logarithmic or its
+        scale is not a positive number; if it is ``'MJY'``, ``'mjy'`` or
+        ``'MK'`` and ambiguous between mega and milli; or if it is an
+        antenna temperature.
 
     Examples
     --------
@@ -109,10 +109,10 @@ def parse_unit(unit):
     spelled = re.sub('[A-Za-zµμ]+',
                      lambda match: _spell(match[0], spelled), spelled)
     with warnings.catch_warnings():
-        # two slashes in a unit are unwise but clear
+        # two slashes in a unit are discouraged but unambiguous
         warnings.simplefilter('ignore', u.UnitsWarning)
         try:
-            parsed = None if _is_absurd(spelled) else u.Unit(spelled)
+            parsed = None if _is_implausible(spelled) else u.Unit(spelled)
         except (ValueError, TypeError, ArithmeticError):
             parsed = None
     if parsed is None:
@@ -122,16 +122,16 @@ def parse_unit(unit):
     return _check_factor(parsed, unit)
 
 
-def _is_absurd(text):
+def _is_implausible(text):
     """
-    Whether a text is too long for a unit, or a power in it too large.
+    Whether a text is too long for a unit, or has too large a power.
     """
     return len(text) > _MAX_LENGTH or _HUGE_POWER.search(text) is not None
 
 
 def _check_factor(unit, text):
     """
-    Return a unit by whose scale values can be multiplied.
+    Return the unit if its scale is a positive factor.
     """
     if isinstance(unit, u.UnitBase):
         scale = unit.decompose().scale
@@ -167,13 +167,13 @@ def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
     Returns
     -------
     factor : float
-        The factor to multiply the map with.
+        The factor that converts the values of the map.
 
     Raises
     ------
     MapError
-        If the unit is none of these, or if the beam or the frequency
-        that it needs is missing.
+        If the unit is none of these, or if the beam or frequency needed
+        for it is missing.
 
     Examples
     --------
@@ -190,8 +190,8 @@ def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
         if unit.is_equivalent(reference):
             scale = unit.to(reference)
             return float(scale * factor(pixel_area, beam_area, frequency))
-    msg = (f"the unit '{unit}' (BUNIT or unit=) is no flux or brightness: a "
-           f'map must be in {_ACCEPTED}')
+    msg = (f"the unit '{unit}' (BUNIT or unit=) is not a flux or brightness: "
+           f'a map must be in {_ACCEPTED}')
     raise MapError(msg)
 
 
@@ -215,7 +215,7 @@ def _spell(word, text):
 
 def _mega_or_milli(word, text):
     """
-    Decide on the prefix of 'MJY', 'mjy' or 'MK', whose case says little.
+    Return the prefix of 'MJY', 'mjy' or 'MK', whose case is ambiguous.
     """
     per_solid_angle = re.search(r'sr|ster', text, re.IGNORECASE)
     if word.isupper() and per_solid_angle and word != 'MK':
@@ -268,7 +268,7 @@ def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
     return (surface_brightness * pixel_area).to_value(u.Jy)
 
 
-# A unit converts by the first row that it is equivalent to.
+# A unit is converted by the first row that it is equivalent to.
 _FACTORS = (
     (u.Jy / u.pix, _per_pixel),
     (u.Jy, _per_pixel),

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Writing cubes plane by plane, so that a file is whole or not there.
+Writing of cubes plane by plane, in files that appear only when complete.
 """
 
 import errno
@@ -15,18 +15,18 @@ __all__ = ['CubeWriter']
 
 _BLOCK = 2880
 
-# Keywords that describe how the values of the input are stored.
+# Keywords that describe the storage of the input values.
 _STORAGE = ('BSCALE', 'BZERO', 'BLANK', 'DATAMIN', 'DATAMAX', 'CHECKSUM',
             'DATASUM', 'EXTNAME', 'EXTVER', 'EXTLEVEL', 'INHERIT')
 
 
 class CubeWriter:
     """
-    Class to write a cube of full size, plane by plane.
+    Class to write a cube plane by plane.
 
-    The planes may come in any order. They go to a file beside the final
-    one, with ``.part`` behind its name, which gets its name when all are
-    there. Of the cube never more than one plane is in memory.
+    The planes may be written in any order. They are stored in a file with
+    the suffix ``.part``, which is renamed when all of them are written.
+    At most one plane is in memory.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ class CubeWriter:
         The file to write.
 
     cube : `MapCube`
-        The cube whose shape, header, and type the file gets: axes of
-        length 1 are there as in its file, and so is the table of beams
-        if it has one.
+        The cube whose shape, header, and type the file gets. Axes of
+        length 1 are kept as in its file, and so is the table of beams if
+        it has one.
 
     unit : str, optional
-        The ``BUNIT`` of the file, if it is another one.
+        The ``BUNIT`` of the file, if it differs from that of the cube.
 
     history : sequence of str, optional
         Lines to add to the ``HISTORY`` of the header.
@@ -48,17 +48,16 @@ class CubeWriter:
         Whether to replace an existing file.
 
     resume : bool, optional
-        Whether to go on with the planes of an earlier writer of the
-        same file that has not come to its end. What is written stays
-        for the next one if this one does not either; if `False`, it is
-        removed.
+        Whether to continue with the planes of an earlier writer of the
+        same file that was not finished. An unfinished file is kept if
+        `True`, and removed if `False`.
 
     Raises
     ------
     OSError
         If the file exists and ``overwrite`` is `False`, if it cannot be
-        written, or if there is no room for it. The room for all planes
-        is taken at the beginning.
+        written, or if the disk is full. The space for all planes is
+        allocated at the beginning.
 
     Examples
     --------
@@ -102,8 +101,8 @@ class CubeWriter:
     @property
     def written(self):
         """
-        A boolean array with an element for each channel: whether its
-        plane is written.
+        A boolean array with one value per channel: whether its plane is
+        written.
         """
         os.lseek(self._file, self._size, os.SEEK_SET)
         marks = os.read(self._file, self._shape[0])
@@ -119,13 +118,13 @@ class CubeWriter:
             The index of the channel.
 
         plane : 2D array_like or `~astropy.units.Quantity`
-            The values in the unit of the file, of which a unit is
-            dropped.
+            The values in the unit of the file. The unit of a Quantity
+            is ignored.
 
         Raises
         ------
         ValueError
-            If the plane has another shape than those of the cube.
+            If the plane does not have the shape of the planes of the cube.
 
         OSError
             If the file cannot be written.
@@ -139,14 +138,14 @@ class CubeWriter:
         try:
             _write_all(self._file, values.tobytes(),
                        len(self._head) + index * values.nbytes)
-            # the mark follows what it stands for
+            # written last, so that a marked plane is complete
             _write_all(self._file, b'\x01', self._size + index)
         except OSError as error:
             raise self._explain(error) from None
 
     def finish(self):
         """
-        Give the file its name.
+        Rename the complete file to its final name.
 
         Raises
         ------
@@ -172,8 +171,8 @@ class CubeWriter:
 
     def close(self):
         """
-        Close the file; remove it if it is not whole and nobody will
-        continue it.
+        Close the file; remove it if it is incomplete and not to be
+        continued.
         """
         if self._file is None:
             return
@@ -202,10 +201,10 @@ class CubeWriter:
 
     def _open(self):
         """
-        Open the file and take the room that it needs.
+        Open the file and allocate its space.
 
-        Behind its end there is a byte for each plane, whether it is
-        written, until all are.
+        Until all planes are written, one byte per plane after the end of
+        the data stores whether it is written.
         """
         total = self._size + self._shape[0]
         flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_BINARY', 0)
@@ -219,12 +218,12 @@ class CubeWriter:
         else:
             os.ftruncate(self._file, total)
         _write_all(self._file, self._tail, self._size - len(self._tail))
-        # last, because it is what makes the file worth continuing
+        # written last, since it makes the file valid for continuation
         _write_all(self._file, self._head, 0)
 
     def _explain(self, error):
         """
-        Say what failed.
+        Return an error that describes the failure.
         """
         reason = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -235,7 +234,7 @@ class CubeWriter:
 
 def _make_header(cube, unit, history):
     """
-    Make the header of the file from that of the cube.
+    Make the header of the file from the header of the cube.
     """
     header = cube.header.copy()
     header.strip()
@@ -270,7 +269,7 @@ def _stored_shape(cube):
 
 def _make_tail(cube):
     """
-    Make what follows the values: the table of beams.
+    Return the bytes after the values: the table of beams.
     """
     if cube.beams_table is None:
         return b''
@@ -283,14 +282,14 @@ def _make_tail(cube):
 
 def _padded(n_bytes):
     """
-    Round up to whole blocks of a FITS file.
+    Return a size rounded up to complete FITS blocks.
     """
     return -(-n_bytes // _BLOCK) * _BLOCK
 
 
 def _write_all(file, data, position):
     """
-    Write all bytes at a position, however the system portions them.
+    Write all bytes at a position, in as many calls as needed.
     """
     view = memoryview(data)
     os.lseek(file, position, os.SEEK_SET)

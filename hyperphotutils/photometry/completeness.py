@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The fraction of sources that is found, as a smooth function of flux.
+The fraction of recovered sources as a smooth function of flux.
 """
 
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 __all__ = ['CompletenessCurve', 'fit_completeness']
 
-# Between these logits a plateau is neither 0 nor 1 to rounding.
+# Outside of these logits a plateau is 0 or 1 to rounding.
 _MAX_LOGIT = 15.0
-# The narrowest width in dex.
+# The smallest width in dex.
 _MIN_WIDTH = 1e-4
-# The curve may reach half its plateau so far outside of the range of the
-# fluxes, in units of that range; farther away, nothing in it tells where.
+# The flux at half the plateau may be so far outside of the range of the
+# fluxes, in units of that range; farther away, the data do not constrain it.
 _MAX_OUTSIDE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class CompletenessCurve:
     r"""
-    A fitted curve of completeness against flux.
+    Class for a fitted curve of completeness against flux.
 
-    It is made by `fit_completeness`. The completeness at the flux
+    It is returned by `fit_completeness`. The completeness at the flux
     :math:`f` is
 
     .. math::
 
         p(f) = c \, \Phi\left(\frac{\log_{10} f - \mu}{s}\right) ,
 
-    where :math:`\Phi` is the integral of the normal distribution (an
-    error function).
+    where :math:`\Phi` is the cumulative normal distribution (an error
+    function).
 
     Parameters
     ----------
@@ -151,9 +151,9 @@ def fit_completeness(flux, recovered):
     """
     Fit the completeness against flux by maximum likelihood.
 
-    Each source counts by itself, without bins. A plateau below 1, for
-    sources that are lost however bright they are, is fitted when the
-    Bayesian information criterion prefers it.
+    The fit uses each source, without bins. A plateau below 1, for
+    sources that are lost at any flux, is fitted if the Bayesian
+    information criterion prefers it.
 
     Parameters
     ----------
@@ -161,16 +161,16 @@ def fit_completeness(flux, recovered):
         The true fluxes, all positive.
 
     recovered : 1D bool array_like
-        Whether each source was found.
+        Whether each source was recovered.
 
     Returns
     -------
     curve : `CompletenessCurve` or `None`
-        The curve; `None` when it is left open where the completeness
-        falls: all or none were found, or as many of the bright sources
-        as of the faint ones. When all that were found are
-        brighter than all that were not, the curve is a step in the
-        middle of that gap, with half the gap as its error.
+        The curve; `None` if the data do not constrain it: all or none
+        were recovered, or as many of the bright sources as of the faint
+        ones. If all recovered sources are brighter than all lost ones,
+        the curve is a step in the middle of that gap, with half the gap
+        as its error.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def fit_completeness(flux, recovered):
 
 def _step(brightest, faintest, unit):
     """
-    Return a step in the gap between missed and found sources.
+    Return a step in the gap between lost and recovered sources.
     """
     covariance = np.diag([(0.5 * (faintest - brightest))**2, 0.0, 0.0])
     return CompletenessCurve(float(0.5 * (faintest + brightest)), 0.0, 1.0,
@@ -230,9 +230,9 @@ def _step(brightest, faintest, unit):
 
 def _maximize(x, recovered, *, with_plateau):
     """
-    Find the parameters of the largest likelihood.
+    Return the parameters that maximize the likelihood.
     """
-    # From a start without slope, the simplex runs away.
+    # From a start without slope, the simplex diverges.
     span = np.ptp(x) + 0.01
     starts = [[location, np.log(width * span), *([2.0] * with_plateau)]
               for location in np.linspace(x.min() - span, x.max(), 9)
@@ -259,7 +259,7 @@ def _unpack(parameters):
 
 def _minus_log_likelihood(parameters, x, recovered):
     """
-    Return minus the logarithm of the likelihood.
+    Return the negative logarithm of the likelihood.
     """
     location, log_width, plateau = _unpack(parameters)
     z = (x - location) / np.exp(log_width)

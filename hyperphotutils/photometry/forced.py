@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Forced photometry: one catalogue, measured on the maps of several bands.
+Forced photometry: one catalog measured on the maps of several bands.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.photometry.held_errors import (
-    held_deviations,
-    held_variances,
+from hyperphotutils.photometry.error_propagation import (
+    pixel_deviations,
+    propagated_variances,
 )
 from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -48,60 +48,59 @@ _SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
 _ERRORS = {'lon': 'lon_err', 'lat': 'lat_err', 'major': 'fwhm_major_sky_err',
            'minor': 'fwhm_minor_sky_err', 'angle': 'position_angle_err'}
 _PIXEL_UNIT = u.Jy / u.pix
-# What the fit gives for each band, in the order of the columns.
+# Results of the fit for each band, in the order of the columns.
 _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
              'amplitude_fit', 'local_bkg', 'flags')
-# Sources up to this size in beams are fitted on the footprint of the beam:
-# on a larger one, structured backgrounds are less like a polynomial.
+# Sources up to this size in beams are fitted on the footprint of the beam: on
+# a larger one, a polynomial describes structured backgrounds less well.
 _COMPACT = 1.5
 
 
 class ForcedPhotometry:
     """
-    Measure the sources of one catalogue on the maps of several bands.
+    Class to measure the sources of one catalog on the maps of several bands.
 
-    Positions and shapes are those of the catalogue; fitted are the
-    fluxes of all sources of a group together, with the background below
-    them. A band brings its own beam, pixels, projection, celestial
-    frame, and unit.
+    Positions and shapes are taken from the catalog; the fluxes of all
+    sources of a group are fitted together, with the background. Each
+    band has its own beam, pixels, projection, celestial frame, and
+    unit.
 
     Parameters
     ----------
     ellipse : {'same', 'matched'}, optional
-        The shape that a source has in a band:
+        The shape of a source in a band:
 
-        * ``'same'``: that of the catalogue, in every band, as for maps
-          that were brought to one beam;
-        * ``'matched'``: that of the catalogue with the reference beam
-          taken away and the beam of the band added, so that the
-          intrinsic source is the same in every band.
+        * ``'same'``: that of the catalog, in every band, for maps with
+          a common beam;
+        * ``'matched'``: that of the catalog, deconvolved from the
+          reference beam and convolved with the beam of the band, so
+          that the intrinsic source is the same in every band.
 
     reference_beam : `~radio_beam.Beam`, `~astropy.units.Quantity`, str, \
             or dict, optional
-        The beam with which the shapes of the catalogue were measured: a
-        beam (its position angle in the frame of the catalogue), the
-        FWHM of a round one, or the name of a band. A dictionary has a
-        beam or FWHM for each name in the column ``reference_band`` of
-        the catalogue, as
-        `~hyperphotutils.catalog.match_catalogs` makes it. Needed for
-        ``'matched'`` and used for nothing else.
+        The beam of the shapes in the catalog: a beam (with its position
+        angle in the frame of the catalog), the FWHM of a round one, or
+        the name of a band. A dictionary has a beam or FWHM for each name
+        in the column ``reference_band`` of the catalog, as
+        `~hyperphotutils.catalog.match_catalogs` makes it. Required for
+        ``'matched'`` and not used otherwise.
 
     make_fitter : callable, optional
-        What makes the fitter of a band. It is called with the FWHM of
-        the beam in pixels (more where the sources are typically larger
-        than 1.5 beams, their own where the beam is not known), and
-        with ``fixed=('position', 'shape')``; the default is
-        `~hyperphotutils.blend.BlendGroupFitter`. Options are given to
-        it with `functools.partial`.
+        The factory of the fitter of each band. It is called with the
+        FWHM of the beam in pixels (or the typical FWHM of the sources,
+        if it is larger than 1.5 beams or the beam is unknown), and with
+        ``fixed=('position', 'shape')``; the default is
+        `~hyperphotutils.blend.BlendGroupFitter`. Use `functools.partial`
+        to set its options.
 
     noise : {'correlated', 'white'}, \
             `~hyperphotutils.noise.CorrelatedNoise`, or dict, optional
-        How pixels are weighted. With ``'correlated'``, the default, the
-        covariance of noise and structured background is measured on
+        The weights of the pixels. With ``'correlated'``, the default,
+        the covariance of noise and structured background is measured on
         each map after a first fit, and all sources are fitted again by
-        generalised least squares. With ``'white'`` pixels are
+        generalized least squares. With ``'white'`` pixels are
         independent. A `~hyperphotutils.noise.CorrelatedNoise`, in the
-        unit of the map, is used as it is. A dictionary has one of these
+        unit of the map, is used unchanged. A dictionary has one of these
         for each band.
 
     fwhm_radius_ratio : float, optional
@@ -111,13 +110,12 @@ class ForcedPhotometry:
         Whether to divide the sum in the aperture by the fraction of the
         Gaussian inside it.
 
-    catalogue_errors : bool, optional
-        Whether the errors of the fluxes hold what the errors of the
-        catalogue contribute, where it has them: those of the positions
-        (``lon_err``, ``lat_err``) and of the shapes
-        (``fwhm_major_sky_err``, ``fwhm_minor_sky_err``,
-        ``position_angle_err``). The tables in ``tables`` have the
-        errors without these.
+    catalog_errors : bool, optional
+        Whether the errors of the fluxes include the errors of the
+        catalog, if it has them: those of the positions (``lon_err``,
+        ``lat_err``) and of the shapes (``fwhm_major_sky_err``,
+        ``fwhm_minor_sky_err``, ``position_angle_err``). The errors in
+        ``tables`` never include them.
 
     progress_bar : bool, optional
         Whether to show a progress bar over the bands.
@@ -135,28 +133,28 @@ class ForcedPhotometry:
     See Also
     --------
     hyperphotutils.blend.BlendGroupFitter :
-        Fixes positions or shapes alone on one map.
+        Fixes only positions or only shapes on a single map.
 
     Notes
     -----
     With the covariance matrices :math:`C` of the Gaussians in the plane
-    that touches the sky at the source, a matched ellipse is
+    tangent to the sky at the source, a matched ellipse is
 
     .. math::
 
         C_{band} = [C_{source} - B_{reference}]_+ + B_{band}
 
-    where :math:`[\\,]_+` sets negative eigenvalues to zero: a source is
-    nowhere narrower than the beam. Those for which this made a
-    difference have the flag ``at_bound``.
+    where :math:`[\\,]_+` sets negative eigenvalues to zero, so that no
+    source is narrower than the beam. Sources with a negative eigenvalue
+    have the flag ``at_bound``.
 
-    The errors of the catalogue are propagated linearly: amplitudes and
-    backgrounds that are fitted with other positions and shapes follow
-    these as :math:`-(L^T L)^{-1} L^T P`, with the derivatives of the
-    weighted model with respect to amplitudes and background, :math:`L`,
-    and with respect to positions and shapes, :math:`P`. A catalogue does
-    not tell how the errors of a source, and of companions, go together:
-    their correlations are those of a free fit on the map of the band.
+    The errors of the catalog are propagated linearly: the fitted
+    amplitudes and backgrounds depend on the fixed positions and shapes
+    as :math:`-(L^T L)^{-1} L^T P`, with the derivatives of the weighted
+    model with respect to amplitudes and background, :math:`L`, and with
+    respect to positions and shapes, :math:`P`. A catalog does not
+    contain the correlations between the errors of a source and its
+    neighbors: those of a free fit on the map of the band are used.
 
     Examples
     --------
@@ -171,11 +169,11 @@ class ForcedPhotometry:
 
     _repr_params = ('ellipse', 'reference_beam', 'make_fitter', 'noise',
                     'fwhm_radius_ratio', 'aperture_correction',
-                    'catalogue_errors', 'progress_bar')
+                    'catalog_errors', 'progress_bar')
 
     def __init__(self, *, ellipse='same', reference_beam=None,
                  make_fitter=None, noise='correlated', fwhm_radius_ratio=1.0,
-                 aperture_correction=True, catalogue_errors=True,
+                 aperture_correction=True, catalog_errors=True,
                  progress_bar=False):
         _check_ellipse(ellipse, reference_beam)
         _check_noise(noise)
@@ -194,7 +192,7 @@ class ForcedPhotometry:
         self.noise = noise
         self.fwhm_radius_ratio = float(fwhm_radius_ratio)
         self.aperture_correction = bool(aperture_correction)
-        self.catalogue_errors = bool(catalogue_errors)
+        self.catalog_errors = bool(catalog_errors)
         self.progress_bar = progress_bar
         self.tables = {}
         self.fitters = {}
@@ -209,53 +207,54 @@ class ForcedPhotometry:
         Parameters
         ----------
         sources : `~astropy.table.Table`
-            A row a source, such as the result of
+            The sources, one per row, such as the result of
             `~hyperphotutils.photometry.HyperPhotometry`. The column
-            ``sky_centroid`` is needed; ``id`` is kept;
+            ``sky_centroid`` is required; ``id`` is kept;
             ``fwhm_major_sky``, ``fwhm_minor_sky``, and
             ``position_angle`` (East of North in the frame of
             ``sky_centroid``) give the shapes. Sources without a width
-            are taken for points and have the beam of each band. The
-            errors of positions and shapes are understood as well.
+            are point sources and have the beam of each band. Errors of
+            positions and shapes are used, too.
 
         bands : dict of `~astropy.nddata.CCDData`
-            The maps by name, as `~hyperphotutils.maps.read_map` gives
-            them; or anything with ``data``, ``unit``, ``wcs``, and
-            ``meta['beam']``, and maybe ``mask``. The unit may be
-            any that `~hyperphotutils.maps.flux_factor` takes.
+            The maps by name, as returned by
+            `~hyperphotutils.maps.read_map`, or any objects with
+            ``data``, ``unit``, ``wcs``, ``meta['beam']``, and optionally
+            ``mask``. Any unit of `~hyperphotutils.maps.flux_factor` is
+            accepted.
 
         error : dict, optional
             The standard deviations of the pixels (a number, an array,
-            or a `~astropy.units.Quantity`) by band, in the unit of its
-            map. By default they are the uncertainty that the map
-            carries, or are taken from the residuals of the fits. With
-            ``'correlated'`` noise, only how they vary over the map
-            counts: their scale is measured.
+            or a `~astropy.units.Quantity`) by band, in the unit of the
+            map. The default is the uncertainty of the map or, without
+            one, the scatter of the residuals of the fits. With
+            ``'correlated'`` noise, only their variation over the map is
+            used: their scale is measured.
 
         Returns
         -------
         table : `~astropy.table.QTable`
-            The rows of ``sources``, in their order: ``id`` and the
-            position and shape of each as they were given, and for each
-            band ``flux_fit_<band>``, ``flux_err_<band>``,
+            The rows of ``sources``, in their order: ``id``, the given
+            positions and shapes, and for each band
+            ``flux_fit_<band>``, ``flux_err_<band>``,
             ``aperture_flux_<band>``, ``aperture_flux_err_<band>`` in
             Jy, ``amplitude_fit_<band>`` and ``local_bkg_<band>`` in
             Jy/pixel, and ``flags_<band>``. Sources that are not on the
-            map of a band are NaN there and have the flag ``off_map``.
+            map of a band have NaN and the flag ``off_map`` there.
 
         Raises
         ------
         ValueError
             If a column, a beam, or a unit is missing or wrong.
         """
-        catalogue = _Catalogue(sources)
+        catalog = _Catalog(sources)
         bands = _open_bands(bands, error)
         if isinstance(self.noise, Mapping) and set(bands) - set(self.noise):
             msg = ('noise must have an entry for each band '
                    f'({", ".join(bands)}): {self.noise!r}')
             raise ValueError(msg)
-        reference = self._reference(bands, catalogue)
-        table = catalogue.make_table()
+        reference = self._reference(bands, catalog)
+        table = catalog.make_table()
         table.meta |= result_meta(self)
         table.meta['rms'] = {}
         self.tables, self.fitters = {}, {}
@@ -265,7 +264,7 @@ class ForcedPhotometry:
             names = tqdm(names, desc='Measure bands')
         for name in names:
             band = bands[name]
-            measured = self._measure(name, band, catalogue, reference)
+            measured = self._measure(name, band, catalog, reference)
             table.meta['rms'][name] = str(band.rms << _PIXEL_UNIT)
             for column in _MEASURED:
                 table[f'{column}_{name}'] = measured[column]
@@ -288,31 +287,31 @@ class ForcedPhotometry:
         """
         return decode_flags(flags)
 
-    def _reference(self, bands, catalogue):
+    def _reference(self, bands, catalog):
         """
-        Return the reference beam, or those of all sources, and the frame
-        in which its position angle is (`None`: that of the catalogue).
+        Return the reference beam, or one beam per source, and the frame
+        of its position angle (`None`: the frame of the catalog).
         """
         beam = self.reference_beam
         if isinstance(beam, Mapping):
-            return catalogue.reference_beams(beam), None
+            return catalog.reference_beams(beam), None
         if not isinstance(beam, str):
             beam = None if beam is None else _beam_axes(beam,
                                                         'reference_beam')
             return beam, None
         if beam not in bands:
-            msg = (f'reference_beam {beam!r} is none of the bands: '
+            msg = (f'reference_beam {beam!r} is not one of the bands: '
                    f'{", ".join(bands)}')
             raise ValueError(msg)
         return (bands[beam].need_beam(),
                 wcs_to_celestial_frame(bands[beam].wcs))
 
-    def _measure(self, name, band, catalogue, reference):
+    def _measure(self, name, band, catalog, reference):
         """
         Measure all sources on the map of one band.
         """
-        init, clipped = self._place(band, catalogue, reference)
-        init['id'] = catalogue.id
+        init, clipped = self._place(band, catalog, reference)
+        init['id'] = catalog.id
         fitter = self.fitters[name] = self._make_fitter(band, init)
         table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                        error=band.error_with_unit, init_params=init)
@@ -330,34 +329,34 @@ class ForcedPhotometry:
         table['flags'][clipped] |= FLAGS['at_bound']
         apertures = self._add_apertures(table, band, fitter)
         self.tables[name] = table
-        if not self.catalogue_errors or catalogue.errors is None:
+        if not self.catalog_errors or catalog.errors is None:
             return table
-        return self._add_catalogue_errors(
+        return self._add_catalog_errors(
             table, fitter, apertures, self._deviations(
-                band, catalogue, init, clipped))
+                band, catalog, init, clipped))
 
-    def _deviations(self, band, catalogue, init, clipped):
+    def _deviations(self, band, catalog, init, clipped):
         """
-        Return what the errors of the catalogue are in the pixels of a
-        band. An ellipse that was clipped does not follow them.
+        Return the errors of the catalog as deviations in the pixels of
+        a band, without those of clipped ellipses.
         """
         frame = wcs_to_celestial_frame(band.wcs)
-        major, minor, angle = catalogue.shape
+        major, minor, angle = catalog.shape
         turn = position_angle_in_frame(
-            catalogue.sky, np.zeros(len(angle)), frame).to_value(u.deg)
-        deviations = held_deviations(
-            band.wcs, init, (major, minor, angle + turn), catalogue.errors,
+            catalog.sky, np.zeros(len(angle)), frame).to_value(u.deg)
+        deviations = pixel_deviations(
+            band.wcs, init, (major, minor, angle + turn), catalog.errors,
             turn)
         deviations[clipped, 2:] = 0.0
         return deviations
 
-    def _add_catalogue_errors(self, table, fitter, apertures, deviations):
+    def _add_catalog_errors(self, table, fitter, apertures, deviations):
         """
-        Return a copy of a table, with the errors of the catalogue in
-        those of the fluxes.
+        Return a copy of a table, with the errors of the catalog
+        included in the errors of the fluxes.
         """
         table = table.copy()
-        variances = held_variances(
+        variances = propagated_variances(
             fitter.held_responses, deviations, apertures,
             np.isfinite(table['aperture_flux'].value),
             fraction=1.0 - 0.5**(4.0 * self.fwhm_radius_ratio**2),
@@ -368,13 +367,13 @@ class ForcedPhotometry:
             table[name] = np.hypot(table[name], error)
         return table
 
-    def _place(self, band, catalogue, reference):
+    def _place(self, band, catalog, reference):
         """
         Return positions and ellipses in the pixels of a band, and which
-        ellipses were clipped.
+        of the ellipses were clipped.
         """
-        sky = catalogue.sky
-        major, minor, angle = catalogue.shape
+        sky = catalog.sky
+        major, minor, angle = catalog.shape
         frame = wcs_to_celestial_frame(band.wcs)
         angle = position_angle_in_frame(sky, angle, frame).to_value(u.deg)
         clipped = np.zeros(len(sky), dtype=bool)
@@ -398,8 +397,8 @@ class ForcedPhotometry:
 
     def _make_fitter(self, band, init):
         """
-        Make the fitter of a band, for its beam or for sources that are
-        typically much larger.
+        Make the fitter of a band, for the larger of its beam and the
+        typical source.
         """
         sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
         sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
@@ -410,8 +409,8 @@ class ForcedPhotometry:
 
     def _add_apertures(self, table, band, fitter):
         """
-        Add what is measured in the apertures, on the map without
-        background and companions.
+        Add the aperture photometry, on the map without background and
+        neighbors.
         """
         measured, apertures = measure_sources(
             band.values - fitter.make_model_image().value, table,
@@ -427,9 +426,9 @@ class ForcedPhotometry:
         return apertures
 
 
-class _Catalogue:
+class _Catalog:
     """
-    The sources as they were given, checked.
+    Class for the checked input sources.
 
     Parameters
     ----------
@@ -450,7 +449,7 @@ class _Catalogue:
 
     def make_table(self):
         """
-        Start the result with the columns of the catalogue.
+        Start the result with the columns of the catalog.
         """
         table = QTable({'id': self.id})
         for name in ('sky_centroid', *_SHAPE):
@@ -460,7 +459,7 @@ class _Catalogue:
 
     def reference_beams(self, beams):
         """
-        Return the beam with which the shape of each source was measured.
+        Return the beam of the shape of each source.
         """
         if 'reference_band' not in self.table.colnames:
             msg = ('sources needs the column reference_band for a '
@@ -493,7 +492,7 @@ class _Catalogue:
             raise TypeError(msg)
         if getattr(sky, 'masked', False):
             sky = sky.filled(np.nan)
-        # without a distance, which no frame of a map can use
+        # without distances, which the frame of a map cannot use
         return SkyCoord(sky.spherical.lon, sky.spherical.lat,
                         frame=sky.frame.replicate_without_data())
 
@@ -515,7 +514,7 @@ class _Catalogue:
     def _read_shape(self):
         """
         Return the widths in arcsec and the angle in degrees, all NaN for
-        points.
+        point sources.
         """
         missing = [name for name in _SHAPE if name not in self.table.colnames]
         if len(missing) == len(_SHAPE):
@@ -572,7 +571,7 @@ class _Catalogue:
 @dataclass
 class _Band:
     """
-    A map in Jy/pixel.
+    Class for a map in Jy/pixel.
 
     Parameters
     ----------
@@ -580,7 +579,7 @@ class _Band:
         The name of the band.
 
     values, mask : 2D `~numpy.ndarray`
-        The map, and its pixels not to use.
+        The map, and the mask of its pixels to ignore.
 
     error : float, 2D `~numpy.ndarray`, or None
         The standard deviations of the pixels.
@@ -592,10 +591,10 @@ class _Band:
         The FWHMs in arcsec and the position angle in degrees.
 
     unit : `~astropy.units.Unit`
-        The unit that the map had.
+        The original unit of the map.
 
     factor : float
-        What brought it to Jy/pixel.
+        The conversion factor to Jy/pixel.
 
     noise : float or 2D `~numpy.ndarray`, optional
         The given or measured standard deviations.
@@ -640,7 +639,7 @@ class _Band:
 
     def need_beam(self):
         """
-        Return the beam, which must be known.
+        Return the beam, or raise an error if it is unknown.
         """
         if self.beam is None:
             msg = (f"band {self.name!r} needs a beam in meta['beam'], for "
@@ -650,7 +649,7 @@ class _Band:
 
     def is_on_map(self, x, y):
         """
-        Tell which positions are on the map.
+        Return which positions are on the map.
         """
         ny, nx = self.values.shape
         return ((np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx)
@@ -658,12 +657,13 @@ class _Band:
 
     def measure_noise(self, sourceless, fwhm):
         """
-        Take the given errors, or the rms about local backgrounds.
+        Set the noise to the given errors, or to the measured rms about
+        local backgrounds.
         """
         if self.error is not None:
             self.noise = self.error
             return
-        # Models are cut off at a millionth of their peaks.
+        # Models are truncated at a millionth of their peaks.
         floor = 1e-6 * np.max(np.abs(self.values[~self.mask]))
         box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         self.noise = max(floor, local_rms(sourceless, box_size,
@@ -688,7 +688,7 @@ class _Band:
 
     def convert_noise(self, noise):
         """
-        Bring a given noise from the unit of the map to Jy/pixel.
+        Convert a given noise from the unit of the map to Jy/pixel.
         """
         variances = noise.variances
         if isinstance(variances, u.Quantity):
@@ -699,7 +699,7 @@ class _Band:
 
     def _beam_in_pixels(self, fwhm):
         """
-        Return the beam at the centre of the map.
+        Return the beam at the center of the map, in pixels.
         """
         if self.beam is None:
             return {'fwhm': fwhm}
@@ -714,7 +714,7 @@ class _Band:
 
 def _check_ellipse(ellipse, reference_beam):
     """
-    Check the kind of ellipse and the beam that it needs.
+    Check the kind of ellipse and the reference beam.
     """
     if ellipse not in {'same', 'matched'}:
         msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
@@ -735,7 +735,7 @@ def _check_ellipse(ellipse, reference_beam):
 
 def _check_noise(noise):
     """
-    Check the kind of noise, for all bands or for each.
+    Check the kind of noise, for all bands or for each of them.
     """
     for kind in noise.values() if isinstance(noise, Mapping) else (noise,):
         if not isinstance(kind, CorrelatedNoise) and not (
@@ -749,7 +749,7 @@ def _beam_axes(beam, name):
     """
     Return the FWHMs of a beam in arcsec and its angle in degrees.
     """
-    # a radio_beam.Beam is a Quantity, too, of its solid angle
+    # a radio_beam.Beam is also a Quantity, its solid angle
     if isinstance(beam, u.Quantity) and not hasattr(beam, 'major'):
         axes = (beam, beam, 0.0 * u.deg)
     else:
@@ -769,17 +769,17 @@ def _beam_axes(beam, name):
 
 def _describe_beam(beam):
     """
-    Describe what is no beam.
+    Return a description of an invalid beam, for a message.
     """
     if type(beam).__name__ == 'Beam':
-        # copy.deepcopy, which CCDData.copy calls, drops them
+        # copy.deepcopy, which CCDData.copy calls, loses the axes
         return 'a Beam that lost its axes in a copy: set it again'
     return repr(beam)
 
 
 def _open_bands(bands, error):
     """
-    Check the maps and bring them to Jy/pixel.
+    Check the maps and convert them to Jy/pixel.
     """
     if not isinstance(bands, Mapping):
         msg = ('bands must be a dictionary of maps by name, got '
@@ -799,7 +799,7 @@ def _open_bands(bands, error):
 
 def _open_band(name, image, error):
     """
-    Bring one map to Jy/pixel.
+    Convert one map to Jy/pixel.
     """
     if not isinstance(name, str) or not name:
         msg = f'the names of bands must be strings: {name!r}'
@@ -858,17 +858,17 @@ def _flux_factor(name, unit, wcs, shape, meta, beam):
 
 def _match_ellipses(ellipse, reference, beam):
     """
-    Take one beam from ellipses and add another.
+    Deconvolve ellipses from one beam and convolve them with another.
 
-    All are tuples of the two FWHMs and the position angle in
-    degrees. Also returned is which ellipses have become narrower than
-    half of the beam added; they are as wide as that one.
+    All are tuples of the two FWHMs and the position angle in degrees.
+    Ellipses that have become narrower than half of the second beam get
+    its width, and are also returned as a mask.
     """
-    # on axes to the North and to the East
+    # covariance matrices on axes to the North and to the East
     source, reference, beam = (np.array(gaussian_matrix(*axes))
                                for axes in (ellipse, reference, beam))
     # Widths that noise has made smaller than the reference beam are not
-    # lifted to it: that would widen the ellipses on average.
+    # increased to it: that would widen the ellipses on average.
     nn, ne, ee = (source.T - reference.T + beam.T).T
     mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
     angle = np.arctan2(ne, 0.5 * (nn - ee))

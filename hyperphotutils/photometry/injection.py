@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Artificial sources, and the maps that they are added to.
+Artificial sources, and maps with these sources added.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['Sky', 'draw_levels', 'place_sources']
 
-# In beams: injected sources keep this distance from each other.
+# Smallest distance between injected sources, in beams.
 _ISOLATION = 6.0
 _MAX_DRAWS = 1000
 
 
 class Sky:
     """
-    The map, and how to make another one of the same kind.
+    Class for a map that returns copies of the same type with sources.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Sky:
 
 def draw_levels(rng, edges, n_sources):
     """
-    Draw values in bins that get the same number of them on average.
+    Draw values such that all bins get the same number on average.
     """
     n_bins = len(edges) - 1
     whole, rest = divmod(n_sources, n_bins)
@@ -72,7 +72,7 @@ def draw_levels(rng, edges, n_sources):
 
 def place_sources(rng, sky, n_sources, blend_fraction, blend_distance):
     """
-    Draw positions on usable pixels, companions next to the others.
+    Draw positions on usable pixels, blended sources next to others.
     """
     ny, nx = sky.mask.shape
     rows, cols = np.nonzero(~sky.mask)
@@ -81,16 +81,16 @@ def place_sources(rng, sky, n_sources, blend_fraction, blend_distance):
     isolation = max(_ISOLATION, blend_distance[1]) * sky.fwhm
     xy = np.empty((n_sources, 2))
     hosts = np.full(n_sources, -1)
-    nplace_sourcesd = n_draws = 0
-    while nplace_sourcesd < n_sources:
+    n_placed = n_draws = 0
+    while n_placed < n_sources:
         if n_draws == _MAX_DRAWS:
             msg = (f'n_per_map={n_sources} sources do not fit in the map, '
                    f'each {isolation:.1f} pixels from the others: only '
-                   f'{nplace_sourcesd} do')
+                   f'{n_placed} do')
             raise ValueError(msg)
         n_draws += 1
         host = -1
-        if nplace_sourcesd < first_companion:
+        if n_placed < first_companion:
             pixel = rng.integers(len(rows))
             position = (np.array([cols[pixel], rows[pixel]])
                         + rng.uniform(-0.5, 0.5, 2))
@@ -102,11 +102,11 @@ def place_sources(rng, sky, n_sources, blend_fraction, blend_distance):
         col, row = np.rint(position).astype(int)
         if not (0 <= col < nx and 0 <= row < ny) or sky.mask[row, col]:
             continue
-        distance = np.hypot(*(xy[:nplace_sourcesd] - position).T)
+        distance = np.hypot(*(xy[:n_placed] - position).T)
         if host >= 0:
             distance[host] = np.inf
         if np.all(distance >= isolation):
-            xy[nplace_sourcesd], hosts[nplace_sourcesd] = position, host
-            nplace_sourcesd += 1
+            xy[n_placed], hosts[n_placed] = position, host
+            n_placed += 1
             n_draws = 0
     return xy[:, 0].copy(), xy[:, 1].copy(), hosts

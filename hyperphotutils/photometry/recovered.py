@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The tables of injected sources, of detections, and of bins.
+Tables of injected sources, of detections, and of bins.
 """
 
 import astropy.units as u
@@ -20,11 +20,11 @@ __all__ = [
     'read_measured',
 ]
 
-# Medians and scatters of fewer recovered sources tell nothing: they are in
-# the table, but not printed and not plotted.
+# Medians and scatters of fewer recovered sources are not significant: they
+# are in the table, but not printed and not plotted.
 FEWEST_COMPARED = 5
 
-# What is measured, with its error, and what it is compared with.
+# The measured quantities, their errors, and their true values.
 _QUANTITIES = {
     'flux': ('flux_fit', 'flux_err', 'flux_true'),
     'aperture_flux': ('aperture_flux', 'aperture_flux_err', 'flux_true'),
@@ -41,7 +41,7 @@ _MEASURED = (
 
 def make_injected_table(sky, rms, known, batches, outcomes):
     """
-    Make the table of all injected sources.
+    Return the table of all injected sources.
     """
     sizes = [len(batch['x']) for batch in batches]
     joined = {name: np.concatenate([batch[name] for batch in batches])
@@ -75,7 +75,7 @@ def make_injected_table(sky, rms, known, batches, outcomes):
 
 def make_detections_table(sky, rms, outcomes):
     """
-    Make the table of what was detected beyond the known sources.
+    Return the table of the detections other than known sources.
     """
     table = QTable({'repeat': np.repeat(
         np.arange(len(outcomes)),
@@ -100,12 +100,12 @@ def make_detections_table(sky, rms, outcomes):
 def make_bin_table(kind, edges, injected, detections, unit, *,
                    confidence_level):
     """
-    Make the table of the bins in 'snr' or 'flux'.
+    Return the table of the bins in 'snr' or 'flux'.
     """
     n_bins = len(edges) - 1
     column_unit = _unit_of(kind, unit)
     true = _plain(injected[f'{kind}_true'], column_unit)
-    # rounding may put a source beyond the first or the last edge
+    # rounding may put a source outside of the first or the last edge
     bins = np.clip(np.searchsorted(edges, true, side='right') - 1, 0,
                    n_bins - 1)
     groups = [injected[bins == number] for number in range(n_bins)]
@@ -141,7 +141,7 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
 
 def _find_bins(edges, values):
     """
-    Return the bins of values, -1 for what is in none.
+    Return the bins of values, -1 outside of all bins.
     """
     bins = np.searchsorted(edges, values, side='right') - 1
     return np.where(values < edges[-1], bins, -1)
@@ -149,7 +149,7 @@ def _find_bins(edges, values):
 
 def read_measured(table, unit):
     """
-    Return what was measured as plain arrays in the units of the map.
+    Return the measured values as plain arrays in the units of the map.
     """
     if table is None:
         return {}
@@ -159,7 +159,7 @@ def read_measured(table, unit):
 
 def _add_fraction(table, name, successes, trials, confidence_level):
     """
-    Add a fraction and its interval, NaN where nothing was tried.
+    Add a fraction and its interval, NaN without trials.
     """
     tried = np.asarray(trials) > 0
     columns = np.full((3, len(tried)), np.nan)
@@ -169,7 +169,7 @@ def _add_fraction(table, name, successes, trials, confidence_level):
         columns[0, tried] = successes / trials
         columns[1:, tried] = binom_conf_interval(
             successes, trials, confidence_level, interval='wilson')
-    # rounding must not put a limit on the wrong side of the fraction
+    # rounding must not move a limit to the wrong side of the fraction
     columns[1] = np.minimum(columns[0], columns[1])
     columns[2] = np.maximum(columns[0], columns[2])
     for end, values in zip(('', '_low', '_high'), columns, strict=True):
@@ -192,7 +192,7 @@ def _compare(group, name, columns):
 
 def _unit_of(name, unit):
     """
-    Return the unit that a column of the results has, or None.
+    Return the unit of a column of the results, or None.
     """
     if name.startswith('theta'):
         return u.deg
@@ -205,7 +205,7 @@ def _unit_of(name, unit):
 
 def _plain(column, unit):
     """
-    Return the plain values of a column; masked ones are NaN.
+    Return the values of a column without unit; masked ones are NaN.
     """
     if getattr(column, 'unit', None) is not None and unit is not None:
         column = u.Quantity(column).to(unit)
@@ -215,7 +215,7 @@ def _plain(column, unit):
 
 def _add_column(table, name, values, unit):
     """
-    Add a column with the unit that the results have.
+    Add a column with the unit of the results.
     """
     unit = _unit_of(name, unit)
     table[name] = values if unit is None else values << unit
@@ -223,7 +223,7 @@ def _add_column(table, name, values, unit):
 
 def _pick(values, rows):
     """
-    Return values by row, NaN for the rows -1 and for no values.
+    Return values by row, NaN for the rows -1 and without values.
     """
     if values is None:
         return np.full(len(rows), np.nan)
@@ -242,7 +242,7 @@ def _nearest(positions, known):
 
 def _median(values):
     """
-    Return the median of the finite values, NaN for none.
+    Return the median of the finite values, NaN if there are none.
     """
     values = values[np.isfinite(values)]
     return np.median(values) if len(values) else np.nan
@@ -250,8 +250,8 @@ def _median(values):
 
 def _scatter(values):
     """
-    Return the standard deviation by the median absolute deviation,
-    NaN for fewer than two values.
+    Return the standard deviation estimated from the median absolute
+    deviation, NaN for fewer than two values.
     """
     if np.count_nonzero(np.isfinite(values)) < 2:
         return np.nan

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What an extractor finds of artificial sources in the user's own map.
+Completeness and reliability from sources injected into the user's own map.
 """
 
 import contextlib
@@ -53,38 +53,38 @@ from hyperphotutils.utils.tables import (
 __all__ = ['InjectionRecovery', 'RecoveryResult']
 
 _SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
-# In beams: what an injected source can add to the map by itself is no
-# farther from it.
+# Largest distance in beams at which an injected source can cause a
+# detection.
 _NEAR = 3.0
-# By default a map has one injected source in the square of so many beams.
+# Default number of injected sources: one per square with this side in beams.
 _SPACING = 20.0
 _MAX_DEFAULT = 100
 
 _POSITIONS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
               ('xcentroid', 'ycentroid'))
 
-# An executor may have threads; warnings and extractors are shared by them.
+# An executor may use threads, which share warnings and extractors.
 _ONE_AT_A_TIME = threading.Lock()
 
 
 class InjectionRecovery:
     """
-    Inject artificial sources into a map and see what is recovered.
+    Class to inject artificial sources into a map and recover them.
 
-    How complete and how reliable a catalogue is, and whether its errors
-    hold, depends on the map: its noise, its background, and its
-    crowding. So artificial sources are added to the map itself, a few at
-    a time, and the same extractor is run as for the catalogue.
+    The completeness and reliability of a catalog, and the accuracy of
+    its errors, depend on the noise, the background, and the crowding of
+    the map. Artificial sources are therefore added to the map itself, a
+    few at a time, and extracted in the same way as the catalog.
 
     Parameters
     ----------
     extractor : callable
-        Called with the map, returns a table of sources or `None`. It has
-        positions in ``x_fit`` and ``y_fit``, or ``x_centroid`` and
-        ``y_centroid``. Fluxes and errors are compared as far as there
-        are columns with the names that
-        `~hyperphotutils.photometry.HyperPhotometry` has. It is copied,
-        and thus left as it is.
+        Called with the map, returns a table of sources or `None`. The
+        table has positions in ``x_fit`` and ``y_fit``, or
+        ``x_centroid`` and ``y_centroid``. Fluxes and errors are compared
+        if it has columns with the names of
+        `~hyperphotutils.photometry.HyperPhotometry`. The extractor is
+        copied, and thus not changed.
 
     snr : 1D array_like, optional
         The edges of the bins in signal-to-noise ratio: the true peak in
@@ -106,34 +106,35 @@ class InjectionRecovery:
 
     blend_fraction : float, optional
         The fraction of the injected sources (0 to below 1) that is
-        placed next to another injected one.
+        placed next to another injected source.
 
     blend_distance : tuple of float, optional
         The range of their distance in beams.
 
     n_per_map : int, optional
-        The number of sources that are injected at once; few, in order
-        not to change the map. Unless blended they keep 6 beams from each
-        other. The default is one per 400 square beams, and at most 100.
+        The number of sources injected at once. It should be small, in
+        order not to change the map. Unless blended, they are at least 6
+        beams apart. The default is one per 400 square beams, and at most
+        100.
 
     n_repeats : int, optional
-        How often sources are injected.
+        The number of maps with injected sources.
 
     match_radius : float, optional
-        The largest distance in beams between an injected source and the
-        detection that is taken for it.
+        The largest distance in beams between an injected source and a
+        matched detection.
 
     confidence_level : float, optional
-        The probability that is contained in the intervals of
-        completeness and reliability, which are Wilson's.
+        The probability contained in the Wilson intervals of
+        completeness and reliability.
 
     n_jobs : int, optional
         The number of processes. The result does not depend on it.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
-        Where the maps are worked on instead: anything with its method
-        ``submit``, or a client of dask.distributed. The result does not
-        depend on it.
+        The executor that processes the maps instead: any object with the
+        method ``submit``, or a client of dask.distributed. The result
+        does not depend on it.
 
     seed : int or `~numpy.random.Generator`, optional
         The seed.
@@ -143,9 +144,9 @@ class InjectionRecovery:
 
     Notes
     -----
-    With ``n_jobs`` above 1 the maps are worked on in processes of their
-    own. As always in Python, a script that does this must keep its own
-    statements below ``if __name__ == '__main__':``.
+    With ``n_jobs`` above 1 the maps are processed in separate processes.
+    As always in Python, a script that does this must put its statements
+    below ``if __name__ == '__main__':``.
 
     Examples
     --------
@@ -168,7 +169,7 @@ class InjectionRecovery:
                     'axis_ratio_range', 'blend_fraction', 'blend_distance',
                     'n_per_map', 'n_repeats', 'match_radius',
                     'confidence_level', 'n_jobs', 'seed', 'progress_bar')
-    # "executor" is not among them: it says nothing of the result
+    # "executor" is not included: the result does not depend on it
 
     def __init__(self, extractor, *, snr=None, fluxes=None,
                  size_range=(1.0, 1.5), axis_ratio_range=(0.7, 1.0),
@@ -216,7 +217,7 @@ class InjectionRecovery:
         ----------
         data : 2D array_like, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
-            The map, handed to the extractor in the kind that it has.
+            The map, passed to the extractor with the same type.
 
         fwhm : float, optional
             The FWHM of the beam in pixels. The default is the
@@ -225,14 +226,14 @@ class InjectionRecovery:
 
         mask : 2D bool array_like, optional
             `True` for pixels to ignore: no source is injected there. It
-            is given to the extractor as ``mask=``. Pixels that are not
+            is passed to the extractor as ``mask``. Pixels that are not
             finite or masked in an `~astropy.nddata.NDData` are always
             ignored.
 
         Returns
         -------
         result : `RecoveryResult`
-            What was recovered.
+            The recovered sources and the statistics.
 
         Raises
         ------
@@ -271,7 +272,7 @@ class InjectionRecovery:
 
     def _find_fwhm(self, data, fwhm):
         """
-        Find the width of the beam.
+        Return the FWHM of the beam.
         """
         if fwhm is None:
             meta = getattr(data, 'meta', None) or {}
@@ -285,7 +286,7 @@ class InjectionRecovery:
 
     def _draw(self, rng, sky, rms):
         """
-        Draw the sources that are injected at once, in pixels.
+        Draw the sources that are injected at once, in pixel units.
         """
         n_sources = self.n_per_map
         if n_sources is None:
@@ -308,7 +309,7 @@ class InjectionRecovery:
 
     def _plain_edges(self, sky):
         """
-        Return the edges of the bins without unit.
+        Return the edges of the bins without units.
         """
         if self.snr is not None:
             return self.snr
@@ -329,8 +330,8 @@ class InjectionRecovery:
 
     def _recover(self, work, batches):
         """
-        Extract the sources of each map, wherever that is done, and
-        return what came of them in the order of the maps.
+        Extract the sources of each map, with or without an executor,
+        and return the results in the order of the maps.
         """
         from tqdm import tqdm
 
@@ -353,9 +354,9 @@ class InjectionRecovery:
 @dataclass(frozen=True, eq=False)
 class RecoveryResult:
     """
-    What was recovered of injected sources.
+    Class for the results of an injection run.
 
-    It is made by `InjectionRecovery`.
+    It is returned by `InjectionRecovery`.
 
     Parameters
     ----------
@@ -363,26 +364,26 @@ class RecoveryResult:
         A row for each bin of signal-to-noise ratio or flux; see Notes.
 
     injected : `~astropy.table.QTable`
-        A row for each injected source: where and what it was
+        A row for each injected source: its true position and properties
         (``..._true``), the index of the source next to which it was
         placed (``host_id``, 0 for none), the distance in pixels to the
-        nearest source that the map has by itself (``known_distance``),
-        whether it was ``recovered``, at which ``distance``, and what was
-        measured.
+        nearest source of the original map (``known_distance``), whether
+        it was ``recovered``, at which ``distance``, and the measured
+        values.
 
     detections : `~astropy.table.QTable`
-        A row for each detection that the map has not by itself. Those
-        that are no injected source are ``false`` within 3 beams of one,
-        and ``changed`` farther away: there, the map itself is measured
-        in another way.
+        A row for each detection that is not in the original map. Those
+        that are not injected sources are ``false`` within 3 beams of
+        one, and ``changed`` farther away, where the measurement of the
+        original map has changed.
 
     catalog : `~astropy.table.Table` or `None`
-        The sources of the map itself.
+        The sources of the original map.
 
     curve : `~hyperphotutils.photometry.CompletenessCurve` or `None`
         The completeness against flux; `None` with a warning, and the
-        reason in ``table.meta['no_curve']``, if all or none were found,
-        or if it is not seen to fall with the flux.
+        reason in ``table.meta['no_curve']``, if all or none were
+        recovered, or if it does not increase with flux.
 
     Notes
     -----
@@ -392,20 +393,20 @@ class RecoveryResult:
     ``n_recovered``, ``completeness`` with its interval
     (``completeness_low``, ``completeness_high``); the number of injected
     sources and false detections whose *measured* value is in the bin,
-    ``n_new``, the number of the latter, ``n_false``, and the
-    ``reliability``, the fraction of the former, with its interval.
+    ``n_new``, the number of these false detections, ``n_false``, and the
+    ``reliability``, 1 - ``n_false`` / ``n_new``, with its interval.
 
-    False detections that the map has without injected sources cannot be
-    told from its real sources, so that the reliability is that of the
-    surroundings of the injected ones. How stable the catalogue is tells
-    ``table.meta['n_changed']``.
+    False detections in the original map cannot be distinguished from
+    its real sources, so that the reliability refers to the surroundings
+    of the injected sources. ``table.meta['n_changed']`` is a measure of
+    the stability of the catalog.
 
     For flux, aperture flux, peak, x and y, ``..._bias`` is the median of
     (measured - true) / true (in pixels for x and y), ``..._scatter`` is
     1.4826 times the median absolute deviation of the same, and
     ``..._pull_median`` and ``..._pull_scatter`` are those of
-    (measured - true) / error. They are NaN where nothing was recovered
-    or the extractor has no such column.
+    (measured - true) / error. They are NaN if nothing was recovered or
+    the extractor has no such column.
     """
 
     table: QTable
@@ -418,7 +419,7 @@ class RecoveryResult:
         """
         Plot completeness, reliability, bias and pulls against flux.
 
-        Biases and pulls are left out where fewer than five sources were
+        Biases and pulls are omitted if fewer than five sources were
         recovered.
 
         Parameters
@@ -447,22 +448,22 @@ class RecoveryResult:
         self._plot_fractions(axes[0], x)
         axes[1].axhline(0.0, color='0.7')
         enough = np.asarray(self.table['n_recovered']) >= FEWEST_COMPARED
-        told = self.table[enough]
-        axes[1].errorbar(x[enough], 100.0 * told['flux_bias'],
-                         100.0 * told['flux_scatter'], fmt='o')
+        shown = self.table[enough]
+        axes[1].errorbar(x[enough], 100.0 * shown['flux_bias'],
+                         100.0 * shown['flux_scatter'], fmt='o')
         axes[1].set_ylabel('Flux: bias and scatter [%]')
         axes[2].axhspan(-1.0, 1.0, color='0.9')
         for number, name in enumerate(('flux', 'peak')):
             axes[2].errorbar(x[enough] * 1.03**number,
-                             told[f'{name}_pull_median'],
-                             told[f'{name}_pull_scatter'],
+                             shown[f'{name}_pull_median'],
+                             shown[f'{name}_pull_scatter'],
                              fmt='os'[number], label=name)
         axes[2].set_ylabel('Pull: median and scatter')
         axes[2].legend()
         unit = getattr(flux, 'unit', None)
         axes[2].set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
         axes[2].set_xscale('log')
-        # Less than a decade has no room for all of its labels.
+        # Less than a decade does not have enough space for all labels.
         axes[2].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes[2].xaxis.set_major_formatter(LogFormatterSciNotation(
             labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
@@ -471,7 +472,7 @@ class RecoveryResult:
 
     def _plot_fractions(self, ax, x):
         """
-        Plot completeness and reliability with intervals and curve.
+        Plot completeness and reliability with their intervals and curve.
         """
         for name, marker in (('completeness', 'o'), ('reliability', 's')):
             value = np.asarray(self.table[name])
@@ -496,7 +497,7 @@ class RecoveryResult:
 
 def _check_sendable(extractor):
     """
-    Check that the extractor can work in another process.
+    Check that the extractor can be sent to another process.
     """
     try:
         pickle.dumps(extractor)
@@ -521,7 +522,7 @@ def _result_of(future):
 
 def _recover_one(item, work):
     """
-    Extract the sources of a map with injected ones, and match them.
+    Extract the sources of a map with injected sources, and match them.
     """
     _, batch = item
     sky, known = work['sky'], work['known']
@@ -558,7 +559,7 @@ def _recover_one(item, work):
 
 def _extract(extractor, data, mask):
     """
-    Run the extractor; a map without sources is no reason to warn.
+    Run the extractor without warnings about maps without sources.
     """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NoDetectionsWarning)
@@ -613,7 +614,7 @@ def _match(targets, positions, radius):
 
 def _warn_once(outcomes):
     """
-    Say in one line what the extractor warned of.
+    Issue one warning that summarizes those of the extractor.
     """
     messages = [message for outcome in outcomes
                 for message in outcome['warnings']]
@@ -650,20 +651,20 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
             table.meta[f'flux_{level}_err'] = str(error)
         table.meta['plateau'] = curve.plateau
     else:
-        table.meta['no_curve'] = _say_why_not(injected['recovered'])
+        table.meta['no_curve'] = _explain_missing_curve(injected['recovered'])
     return RecoveryResult(table, injected, detections, catalog, curve)
 
 
-def _say_why_not(recovered):
+def _explain_missing_curve(recovered):
     """
-    Say why there is no curve of the completeness.
+    Return the reason why there is no completeness curve.
     """
     counts = f'{np.count_nonzero(recovered)} of {len(recovered)}'
     if np.all(recovered) or not np.any(recovered):
         reason = 'fainter' if np.all(recovered) else 'brighter'
         remedy = f'inject {reason} ones'
     else:
-        remedy = ('it does not fall with the flux: inject more, or a larger '
+        remedy = ('it does not increase with flux: inject more, or a larger '
                   'range')
     return (f'no curve of the completeness: {counts} injected sources were '
             f'recovered; {remedy}')

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Sizes of sources without the beam.
+Sizes of sources deconvolved from the beam.
 """
 
 import astropy.units as u
@@ -18,13 +18,13 @@ _COLUMNS = ('fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit',
 
 def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     r"""
-    Take the beam out of fitted sizes.
+    Deconvolve fitted sizes from the beam.
 
-    A Gaussian source of the matrix :math:`\Sigma_0` is seen as
-    :math:`\Sigma = \Sigma_0 + B` through a beam of the matrix
-    :math:`B`. The axes of the source are the eigenvalues of
-    :math:`\Sigma - B`. Where one is not positive, the source is not
-    resolved along that axis.
+    A Gaussian source with the covariance matrix :math:`\Sigma_0` is
+    observed as :math:`\Sigma = \Sigma_0 + B` with a beam of the
+    covariance matrix :math:`B`. The axes of the source are the
+    eigenvalues of :math:`\Sigma - B`. If one of them is not positive,
+    the source is not resolved along that axis.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
 
     theta : float, optional
         The angle of the major axis of the beam in degrees,
-        counter-clockwise from the positive x axis.
+        counterclockwise from the positive x axis.
 
     Returns
     -------
@@ -54,13 +54,13 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     Raises
     ------
     ValueError
-        If a width of the beam is no positive number, or the table lacks
-        a column.
+        If a width of the beam is not a positive number, or the table
+        lacks a column.
 
     Notes
     -----
-    With :math:`w` the FWHM along an axis of the source and :math:`w_0`
-    the one without the beam, the error is that of
+    With the FWHM :math:`w` along an axis of the source and its
+    deconvolved value :math:`w_0`, the error follows from
     :math:`w_0^2 = w^2 - w_B^2`: :math:`\delta w_0 = w \, \delta w / w_0`.
 
     Examples
@@ -97,7 +97,7 @@ def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
     radius = np.hypot(half, xy)
     sizes = {'theta_dec': wrap_angle(
         np.rad2deg(0.5 * np.arctan2(xy, half))) << u.deg}
-    # Rounding makes a beam-sized source as often smaller as larger.
+    # Rounding makes a source of the size of the beam smaller or larger.
     tiny = 1e-12 * mean.clip(min=np.max(beam))
     resolved = np.ones(len(major), dtype=bool)
     for name, variance, width in (('major', mean + radius, major),

@@ -31,9 +31,9 @@ def offset(east, north, center=CENTER):
     return center.spherical_offsets_by(east * u.arcsec, north * u.arcsec)
 
 
-def catalogue(east, north, *, center=CENTER, flux=None):
+def catalog(east, north, *, center=CENTER, flux=None):
     """
-    A catalogue at offsets in arcsec.
+    A catalog at offsets in arcsec.
     """
     east, north = np.broadcast_arrays(np.atleast_1d(east),
                                       np.atleast_1d(north))
@@ -111,8 +111,8 @@ class TestPairs:
         A row has the position of the smallest beam, whatever the order
         of the bands, and the separation from it.
         """
-        tables = {'red': catalogue(9.0, 0.0), 'green': catalogue(5.0, 0.0),
-                  'blue': catalogue(0.0, 0.0)}
+        tables = {'red': catalog(9.0, 0.0), 'green': catalog(5.0, 0.0),
+                  'blue': catalog(0.0, 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         assert len(result) == 1
         assert result['reference_band'][0] == 'blue'
@@ -127,8 +127,8 @@ class TestPairs:
         Small steps from band to band do not add up: separations count
         from the position of the smallest beam.
         """
-        tables = {'blue': catalogue(0.0, 0.0), 'green': catalogue(7.0, 0.0),
-                  'red': catalogue(14.0, 0.0)}
+        tables = {'blue': catalog(0.0, 0.0), 'green': catalog(7.0, 0.0),
+                  'red': catalog(14.0, 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         assert_array_equal(result['n_bands'], [2, 1])
         assert_allclose(result['flux_fit_red'].value, [np.nan, 1.0])
@@ -137,8 +137,8 @@ class TestPairs:
         """
         Two sources of one band stay two, even at the same position.
         """
-        tables = {'blue': catalogue([0.0, 0.0, 1.0], 0.0),
-                  'red': catalogue([0.5, 0.5], 0.0)}
+        tables = {'blue': catalog([0.0, 0.0, 1.0], 0.0),
+                  'red': catalog([0.5, 0.5], 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         assert len(result) == 3
         assert_array_equal(column(result, 'id_blue'), [1, 2, 3])
@@ -152,8 +152,8 @@ class TestPairs:
         Sources are assigned so that all are as near as possible: taking
         the nearest pair first would leave two sources alone.
         """
-        tables = {'blue': catalogue([0.0, 8.0], 0.0),
-                  'red': catalogue([6.0, 18.0], 0.0)}
+        tables = {'blue': catalog([0.0, 8.0], 0.0),
+                  'red': catalog([6.0, 18.0], 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         assert_array_equal(column(result, 'id_red'), [1, 2])
 
@@ -165,8 +165,8 @@ class TestPairs:
         rng = np.random.default_rng(seed)
         blue = rng.uniform(0.0, 120.0, (2, 60))
         red = rng.uniform(0.0, 120.0, (2, 60))
-        result = match_catalogs({'blue': catalogue(*blue),
-                                 'red': catalogue(*red)}, beams=BEAMS)
+        result = match_catalogs({'blue': catalog(*blue),
+                                 'red': catalog(*red)}, beams=BEAMS)
         cost = np.sum((blue[:, :, None] - red[:, None])**2, axis=0) / 11.5**2
         rows, cols = linear_sum_assignment(np.minimum(cost, 1.0))
         paired = cost[rows, cols] < 1.0
@@ -183,8 +183,8 @@ class TestPairs:
         """
         The limit is in beams of the larger beam.
         """
-        tables = {'blue': catalogue([0.0, 200.0], 0.0),
-                  'red': catalogue([11.4, 211.6], 0.0)}
+        tables = {'blue': catalog([0.0, 200.0], 0.0),
+                  'red': catalog([11.4, 211.6], 0.0)}
         assert len(match_catalogs(tables, beams=BEAMS)) == 3
         assert len(match_catalogs(tables, beams=BEAMS,
                                   max_separation=0.51)) == 2
@@ -194,8 +194,8 @@ class TestPairs:
         An elongated source reaches along its own axis: a blend of two is
         no third source between them.
         """
-        tables = {'blue': catalogue([-13.0, 13.0], [-13.0, 13.0]),
-                  'red': catalogue([0.0], [0.0])}
+        tables = {'blue': catalog([-13.0, 13.0], [-13.0, 13.0]),
+                  'red': catalog([0.0], [0.0])}
         assert len(match_catalogs(tables, beams=BEAMS)) == 3
         red = tables['red']
         red['fwhm_major_sky'] = [40.0] * u.arcsec
@@ -246,7 +246,7 @@ class TestColumns:
         """
         Fluxes of all bands are in the unit of the first.
         """
-        tables = {'blue': catalogue(0.0, 0.0), 'red': catalogue(1.0, 0.0)}
+        tables = {'blue': catalog(0.0, 0.0), 'red': catalog(1.0, 0.0)}
         tables['red']['flux_fit'] = [2500.0] * u.mJy
         result = match_catalogs(tables, beams=BEAMS)
         assert result['flux_fit_blue'].unit == u.Jy
@@ -260,7 +260,7 @@ class TestColumns:
         """
         Peaks per beam and per pixel keep their units.
         """
-        tables = {'blue': catalogue(0.0, 0.0), 'red': catalogue(1.0, 0.0)}
+        tables = {'blue': catalog(0.0, 0.0), 'red': catalog(1.0, 0.0)}
         tables['blue']['amplitude_fit'] = [1.0] * u.Jy / u.pix
         tables['red']['amplitude_fit'] = [3.0] * u.Jy / u.beam
         result = match_catalogs(tables, beams=BEAMS)
@@ -272,8 +272,8 @@ class TestColumns:
         """
         What a band has not is NaN or masked.
         """
-        tables = {'blue': catalogue([0.0, 100.0], 0.0),
-                  'red': catalogue(0.0, 0.0)}
+        tables = {'blue': catalog([0.0, 100.0], 0.0),
+                  'red': catalog(0.0, 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         assert np.isnan(result['flux_fit_red'][1])
         assert np.isnan(result['separation_red'][1])
@@ -285,7 +285,7 @@ class TestColumns:
         """
         A column that only some bands have is empty in the others.
         """
-        tables = {'blue': catalogue(0.0, 0.0), 'red': catalogue(0.0, 0.0)}
+        tables = {'blue': catalog(0.0, 0.0), 'red': catalog(0.0, 0.0)}
         tables['blue']['snr'] = [5.0]
         tables['red']['note'] = ['seen']
         result = match_catalogs(tables, beams=BEAMS,
@@ -308,7 +308,7 @@ class TestColumns:
                       'fwhm_minor_sky': [0.4] * u.arcmin,
                       'position_angle': [30.0] * u.deg,
                       'lon_err': [0.3] * u.arcsec})
-        blue = catalogue([100.0], 0.0)
+        blue = catalog([100.0], 0.0)
         for name, value, unit in (('fwhm_major_sky', 12.0, 'arcsec'),
                                   ('fwhm_minor_sky', 11.0, 'arcsec'),
                                   ('position_angle', 80.0, 'deg')):
@@ -325,9 +325,9 @@ class TestColumns:
         """
         A band without sources has empty columns, and needs no beam.
         """
-        for empty in (None, catalogue(0.0, 0.0)[:0], QTable()):
+        for empty in (None, catalog(0.0, 0.0)[:0], QTable()):
             result = match_catalogs(
-                {'red': empty, 'blue': catalogue([0.0, 50.0], 0.0)},
+                {'red': empty, 'blue': catalog([0.0, 50.0], 0.0)},
                 beams={'blue': BEAMS['blue']})
             assert_array_equal(result['n_bands'], [1, 1])
             assert np.all(np.isnan(result['flux_fit_red']))
@@ -339,7 +339,7 @@ class TestColumns:
         """
         Beams are those of the metadata, of Beam objects, or of FWHMs.
         """
-        tables = {'blue': catalogue(0.0, 0.0), 'red': catalogue(11.0, 0.0)}
+        tables = {'blue': catalog(0.0, 0.0), 'red': catalog(11.0, 0.0)}
         for table in tables.values():
             table.meta |= {'beam_major': '26 arcsec',
                            'beam_minor': '0.4 arcmin'}
@@ -353,7 +353,7 @@ class TestColumns:
         """
         Rows without a position are left out, and counted.
         """
-        blue = catalogue([0.0, 50.0], 0.0)
+        blue = catalog([0.0, 50.0], 0.0)
         ra = blue['sky_centroid'].ra.deg
         ra[1] = np.nan
         blue['sky_centroid'] = SkyCoord(ra, blue['sky_centroid'].dec.deg,
@@ -367,8 +367,8 @@ class TestColumns:
         """
         The table survives in files.
         """
-        tables = {'blue': catalogue([0.0, 100.0], 0.0),
-                  'red': catalogue(0.0, 0.0)}
+        tables = {'blue': catalog([0.0, 100.0], 0.0),
+                  'red': catalog(0.0, 0.0)}
         result = match_catalogs(tables, beams=BEAMS)
         path = tmp_path / f'bands.{suffix}'
         write_catalog(result, path)
@@ -396,7 +396,7 @@ class TestColumns:
 class TestBadInput:
     @pytest.mark.parametrize(('tables', 'error', 'match'), [
         ([1], TypeError, 'tables must be a dictionary of tables by band'),
-        ({'a': [1]}, TypeError, "the catalogue of band 'a' must be an"),
+        ({'a': [1]}, TypeError, "the catalog of band 'a' must be an"),
         ({1: None}, ValueError, 'names of bands must be strings: 1'),
         ({}, ValueError, 'tables must hold a catalog with sources'),
         ({'a': None}, ValueError, 'must hold a catalog with sources'),
@@ -419,15 +419,15 @@ class TestBadInput:
     ])
     def test_beams(self, beams, match):
         with pytest.raises(ValueError, match=match):
-            match_catalogs({'a': catalogue(0.0, 0.0)}, beams=beams)
+            match_catalogs({'a': catalog(0.0, 0.0)}, beams=beams)
 
     def test_no_dictionary_of_beams(self):
         with pytest.raises(TypeError, match='beams must be a dictionary of'):
-            match_catalogs({'a': catalogue(0.0, 0.0)}, beams=3 * u.arcsec)
+            match_catalogs({'a': catalog(0.0, 0.0)}, beams=3 * u.arcsec)
 
     def test_separation(self):
         with pytest.raises(ValueError, match='max_separation must be a pos'):
-            match_catalogs({'blue': catalogue(0.0, 0.0)}, max_separation=0)
+            match_catalogs({'blue': catalog(0.0, 0.0)}, max_separation=0)
 
 
 @pytest.mark.parametrize('values', [[False, True], [1j, 2j]])
@@ -435,9 +435,9 @@ def test_shapes_that_are_no_angles(values):
     """
     Shapes are angles also where only one band has any.
     """
-    table = Table(catalogue([0.0, 90.0], 0.0))
+    table = Table(catalog([0.0, 90.0], 0.0))
     table['fwhm_major_sky'] = Column(values, unit='arcsec')
     for tables in ({'blue': QTable(), 'red': table},
-                   {'blue': table, 'red': catalogue([0.0], 0.0)}):
+                   {'blue': table, 'red': catalog([0.0], 0.0)}):
         with pytest.raises(CatalogError, match='fwhm_major_sky must be '):
             match_catalogs(tables, beams=BEAMS)

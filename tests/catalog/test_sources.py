@@ -224,13 +224,13 @@ class TestTables:
         'ignore::astropy.io.votable.exceptions.W50')
     def test_unknown_units(self, tmp_path, name, unit, column):
         """
-        A unit that is no angle is named with its column and file.
+        A unit that is not an angle is named with its column and file.
         """
         table = Table(make_columns(**make_shapes()))
         table[column].unit = u.Unit(unit, parse_strict='silent')
         table.write(tmp_path / name, format=ASTROPY_FORMATS[name[2:]])
         with pytest.raises(ValueError, match=rf"{name}': the unit '{unit}' of "
-                           rf'{column} is no angle'):
+                           rf'{column} is not an angle'):
             read_source_list(tmp_path / name)
 
     @pytest.mark.filterwarnings('ignore::astropy.units.UnitsWarning')

@@ -114,10 +114,10 @@ def test_bad_units_raise():
     with pytest.raises(ValueError, match='beam_area_pix must be positive, o'):
         convert_flux_units(table, peak_unit='Jy/beam', beam_area_pix=-1)
     del table.meta['beam_area_pix']
-    with pytest.raises(ValueError, match=r'becomes .* only with the area'):
+    with pytest.raises(ValueError, match='needs the area of the beam'):
         convert_flux_units(table, peak_unit='Jy/beam')
     plain = QTable({'flux_fit': [1.0]})
-    with pytest.raises(ValueError, match="flux_unit='mJy' cannot be had"):
+    with pytest.raises(ValueError, match="cannot convert to flux_unit='mJy'"):
         convert_flux_units(plain, flux_unit='mJy')
     with pytest.raises(TypeError, match='table must be an astropy Table: got'):
         convert_flux_units(None, flux_unit='mJy')

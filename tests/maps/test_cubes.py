@@ -567,12 +567,12 @@ class TestErrors:
 
     def test_file_vanishes(self, make_cube_hdu, tmp_path):
         """
-        A plane that cannot be read any more is named.
+        A plane that can no longer be read is named.
         """
         path = write(tmp_path, make_cube_hdu())
         cube = read_cube(path)
         path.unlink()
-        with pytest.raises(MapError, match='channel 1 cannot be read any'):
+        with pytest.raises(MapError, match='channel 1 can no longer'):
             cube.plane(1)
 
     @pytest.mark.parametrize('source', [7, (VALUES, 'wcs'), (VALUES,)])

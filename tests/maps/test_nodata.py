@@ -334,7 +334,7 @@ class TestErrors:
             assert image.meta['error_extension'] == '2 (NOISE)'
         with pytest.raises(MapError, match="error_extension='X'"):
             read_map(hdus, error_extension='X')
-        with pytest.raises(MapError, match='error_extension=0 is no image'):
+        with pytest.raises(MapError, match='error_extension=0 is not an'):
             read_map(hdus, error_extension=0)
         with pytest.raises(MapError, match='error_extension=1 is the map'):
             read_map(hdus, error_extension=1)

@@ -232,7 +232,7 @@ class TestScale:
         hdu.header.append(('CRVAL1', 83.8), end=True)
         read_map(hdu)
         hdu.header.append(('CRVAL1', 84.8), end=True)
-        with pytest.raises(MapError, match='CRVAL1 is there 3 times'):
+        with pytest.raises(MapError, match='CRVAL1 occurs 3 times'):
             read_map(hdu)
 
     @pytest.mark.parametrize('key', ['CRVAL1', 'PC2_1', 'CROTA2', 'BMAJ'])
@@ -371,7 +371,7 @@ class TestFiles:
         ('BITPIX  =                  -64', "BITPIX  =                 'F8'",
          'BITPIX = .* not an integer'),
         ('EXTEND  =                    T', 'NAXIS2  =                   29',
-         'NAXIS2 is there twice'),
+         'NAXIS2 occurs twice'),
         ('END     ', 'EMD     ', 'does not end'),
     ])
     def test_structure(self, make_hdu, tmp_path, old, new, match):

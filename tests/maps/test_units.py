@@ -186,5 +186,5 @@ def test_no_flux(unit):
     """
     A unit that is no flux is named.
     """
-    with pytest.raises(MapError, match='no flux or brightness: a map must'):
+    with pytest.raises(MapError, match='not a flux or brightness: a map must'):
         flux_factor(unit, pixel_area=PIXEL, beam_area=BEAM)

@@ -149,7 +149,7 @@ def draw_positions(rng, n_sources, radius):
 def simulate(seed, *, n_sources=80, noise='white', snr=(25.0, 60.0),
              slope=1.0):
     """
-    One sky in three bands: the catalogue as seen with the bluest beam,
+    One sky in three bands: the catalog as seen with the bluest beam,
     the maps, and the true fluxes.
 
     The noise is white, or convolved with the beam of each band.
@@ -179,12 +179,12 @@ def simulate(seed, *, n_sources=80, noise='white', snr=(25.0, 60.0),
             image, unit='Jy/pix', wcs=wcs,
             meta={'beam': Beam(*beam[:2] * u.arcsec, beam[2] * u.deg)})
         errors[name], truth[name] = 1e-3, flux
-    catalogue = QTable({'id': 100 + np.arange(n_sources),
+    catalog = QTable({'id': 100 + np.arange(n_sources),
                         'sky_centroid': sky})
     for column, values, unit in zip(SHAPE, shape, ('arcsec', 'arcsec', 'deg'),
                                     strict=True):
-        catalogue[column] = values << u.Unit(unit)
-    return catalogue, bands, errors, truth
+        catalog[column] = values << u.Unit(unit)
+    return catalog, bands, errors, truth
 
 
 def add_noise(rng, shape, kind, beam, pixel):
@@ -240,10 +240,10 @@ class TestThreeBands:
         """
         for name in BEAMS:
             pulls, errors = [], []
-            for catalogue, bands, error, truth in skies:
+            for catalog, bands, error, truth in skies:
                 use = {key: bands[key] for key in {'blue': 0, name: 0}}
                 table = matched(**options)(
-                    catalogue, use, error=error and {name: error[name]})
+                    catalog, use, error=error and {name: error[name]})
                 kinds = ('flux', 'aperture_flux') if apertures else ('flux',)
                 for kind in kinds:
                     column = 'flux_fit' if kind == 'flux' else kind
@@ -268,8 +268,8 @@ class TestThreeBands:
         each of three bands with different beams, projections, frames,
         and pixels.
         """
-        self.check([(catalogue, bands, error if with_errors else None, truth)
-                    for catalogue, bands, error, truth in skies],
+        self.check([(catalog, bands, error if with_errors else None, truth)
+                    for catalog, bands, error, truth in skies],
                    noise='white')
 
     def test_correlated_noise(self):
@@ -277,8 +277,8 @@ class TestThreeBands:
         The same holds for noise that went through the beam, whose
         covariance is measured on the maps.
         """
-        self.check([(catalogue, bands, None, truth)
-                    for catalogue, bands, _, truth in (
+        self.check([(catalog, bands, None, truth)
+                    for catalog, bands, _, truth in (
                         simulate(seed, noise='beam', snr=(12.0, 40.0),
                                  slope=0.1)
                         for seed in range(4))])
@@ -298,19 +298,19 @@ class TestThreeBands:
         """
         What is fixed stays fixed to the last bit, and is flagged so.
         """
-        catalogue, bands, *_ = skies[0]
+        catalog, bands, *_ = skies[0]
         phot = matched()
-        table = phot(catalogue, bands)
-        assert_array_equal(table['id'], catalogue['id'])
+        table = phot(catalog, bands)
+        assert_array_equal(table['id'], catalog['id'])
         assert_array_equal(table['sky_centroid'].ra,
-                           catalogue['sky_centroid'].ra)
+                           catalog['sky_centroid'].ra)
         assert_array_equal(table['sky_centroid'].dec,
-                           catalogue['sky_centroid'].dec)
+                           catalog['sky_centroid'].dec)
         for name in SHAPE:
-            assert_array_equal(table[name], catalogue[name])
+            assert_array_equal(table[name], catalog[name])
         for name, wcs in band_wcs().items():
             fit = phot.tables[name]
-            x, y = wcs.world_to_pixel(catalogue['sky_centroid'])
+            x, y = wcs.world_to_pixel(catalog['sky_centroid'])
             assert_array_equal(fit['x_fit'], fit['x_init'])
             assert_array_equal(fit['y_fit'], fit['y_init'])
             assert_allclose(fit['x_fit'], x, atol=1e-9)
@@ -323,8 +323,8 @@ class TestThreeBands:
         """
         A flux, an error, and flags for each band, in the order of bands.
         """
-        catalogue, bands, error, _ = skies[0]
-        table = matched()(catalogue, bands, error=error)
+        catalog, bands, error, _ = skies[0]
+        table = matched()(catalog, bands, error=error)
         assert table.colnames == [
             'id', 'sky_centroid', *SHAPE,
             *(f'{column}_{name}' for name in BEAMS for column in COLUMNS)]
@@ -339,27 +339,27 @@ class TestThreeBands:
         """
         A beam, and the name of the band that has it, are the same.
         """
-        catalogue, bands, *_ = skies[0]
+        catalog, bands, *_ = skies[0]
         beam = bands['blue'].meta['beam']
-        one = matched()(catalogue, bands)
+        one = matched()(catalog, bands)
         two = ForcedPhotometry(ellipse='matched', reference_beam=beam)(
-            catalogue, bands)
+            catalog, bands)
         for name in BEAMS:
             assert_allclose(one[f'flux_fit_{name}'], two[f'flux_fit_{name}'],
                             rtol=1e-9)
 
-    def test_frame_of_catalogue(self, skies):
+    def test_frame_of_catalog(self, skies):
         """
-        A catalogue in Galactic coordinates, with its position angles
+        A catalog in Galactic coordinates, with its position angles
         East of the Galactic North, gives the same fluxes.
         """
-        catalogue, bands, *_ = skies[0]
-        other = catalogue.copy()
-        other['sky_centroid'] = catalogue['sky_centroid'].galactic
+        catalog, bands, *_ = skies[0]
+        other = catalog.copy()
+        other['sky_centroid'] = catalog['sky_centroid'].galactic
         pole = SkyCoord(0 * u.deg, 90 * u.deg).galactic
         turn = other['sky_centroid'].position_angle(pole)
-        other['position_angle'] = catalogue['position_angle'] + turn
-        one, two = matched()(catalogue, bands), matched()(other, bands)
+        other['position_angle'] = catalog['position_angle'] + turn
+        one, two = matched()(catalog, bands), matched()(other, bands)
         for name in BEAMS:
             assert_allclose(one[f'flux_fit_{name}'], two[f'flux_fit_{name}'],
                             rtol=1e-7)
@@ -368,29 +368,29 @@ class TestThreeBands:
 @pytest.fixture(scope='module')
 def measured():
     """
-    Skies with catalogues that were measured on the bluest band.
+    Skies with catalogs that were measured on the bluest band.
     """
     measured = []
     for seed in range(3):
-        catalogue, bands, _, truth = simulate(seed, snr=(12.0, 60.0),
+        catalog, bands, _, truth = simulate(seed, snr=(12.0, 60.0),
                                               slope=0.1)
-        x, y = bands['blue'].wcs.world_to_pixel(catalogue['sky_centroid'])
-        init = QTable({'id': catalogue['id'], 'x_init': x, 'y_init': y})
+        x, y = bands['blue'].wcs.world_to_pixel(catalog['sky_centroid'])
+        init = QTable({'id': catalog['id'], 'x_init': x, 'y_init': y})
         phot = HyperPhotometry(fwhm=120.0**0.5 / 3.0, noise='white')
         measured.append((phot(bands['blue'], init_params=init), bands,
                          truth))
     return measured
 
 
-class TestCatalogueErrors:
+class TestCatalogErrors:
     def pulls(self, skies, kind='flux_fit', **options):
         """
         The pulls of the fluxes of all skies by band.
         """
         error = kind.removesuffix('_fit') + '_err'
         pulls = {name: [] for name in BEAMS}
-        for catalogue, bands, truth in skies:
-            table = matched(noise='white', **options)(catalogue, bands)
+        for catalog, bands, truth in skies:
+            table = matched(noise='white', **options)(catalog, bands)
             for name in BEAMS:
                 value = table[f'{kind}_{name}'].to_value('Jy') - truth[name]
                 pulls[name].append(
@@ -399,7 +399,7 @@ class TestCatalogueErrors:
 
     def test_pulls_of_fluxes(self, measured):
         """
-        With a measured catalogue, pulls are 1.0 within 0.1 in its own
+        With a measured catalog, pulls are 1.0 within 0.1 in its own
         band and in others.
         """
         for pull in self.pulls(measured).values():
@@ -418,16 +418,16 @@ class TestCatalogueErrors:
 
     def test_noise_alone(self, measured):
         """
-        Without the errors of the catalogue, pulls are far too large; the
+        Without the errors of the catalog, pulls are far too large; the
         tables of the fits have those errors.
         """
-        for pull in self.pulls(measured, catalogue_errors=False).values():
+        for pull in self.pulls(measured, catalog_errors=False).values():
             assert np.std(pull) > 2.0
-        catalogue, bands, _ = measured[0]
+        catalog, bands, _ = measured[0]
         phot = matched(noise='white')
-        table = phot(catalogue, bands)
-        alone = matched(noise='white', catalogue_errors=False)
-        fixed = alone(catalogue, bands)
+        table = phot(catalog, bands)
+        alone = matched(noise='white', catalog_errors=False)
+        fixed = alone(catalog, bands)
         for name in BEAMS:
             for column in ('flux_err', 'aperture_flux_err'):
                 assert_array_equal(phot.tables[name][column],
@@ -441,21 +441,21 @@ class TestCatalogueErrors:
                                        'fwhm_major_sky_err',
                                        'fwhm_minor_sky_err',
                                        'position_angle_err'])
-    def test_against_moved_catalogues(self, drawn):
+    def test_against_moved_catalogs(self, drawn):
         """
         The error of a lone elongated source in a band of another frame
-        is the change of its flux when its catalogue is changed.
+        is the change of its flux when its catalog is changed.
         """
-        catalogue, bands, *_ = simulate(3, snr=(1e5, 2e5), slope=0.0,
+        catalog, bands, *_ = simulate(3, snr=(1e5, 2e5), slope=0.0,
                                         n_sources=12)
-        sky = catalogue['sky_centroid']
+        sky = catalog['sky_centroid']
         _, distance, _ = sky.match_to_catalog_sky(sky, nthneighbor=2)
-        catalogue = catalogue[distance > 60 * u.arcsec]
+        catalog = catalog[distance > 60 * u.arcsec]
         size = (3.0 * u.deg if 'angle' in drawn else 0.1 * u.arcsec)
-        catalogue[drawn] = np.full(len(catalogue), 1.0) * size
+        catalog[drawn] = np.full(len(catalog), 1.0) * size
         changed = []
         for sign in (-1, 1):
-            other = catalogue.copy()
+            other = catalog.copy()
             if drawn in other.colnames and drawn in ('lon_err', 'lat_err'):
                 step = (sign * size, 0 * size)
                 other['sky_centroid'] = other[
@@ -466,7 +466,7 @@ class TestCatalogueErrors:
             changed.append(matched(noise='white')(
                 other, {name: bands[name] for name in BEAMS}))
         base = matched(noise='white')
-        table = base(catalogue, bands)
+        table = base(catalog, bands)
         for name in BEAMS:
             for column, error in (('flux_fit', 'flux_err'),
                                   ('aperture_flux', 'aperture_flux_err')):
@@ -477,18 +477,18 @@ class TestCatalogueErrors:
                 scale = 1e-4 * table[f'{column}_{name}']
                 assert np.all(abs(added - slope) < 0.05 * slope + scale)
 
-    def test_catalogue_without_errors(self, skies):
+    def test_catalog_without_errors(self, skies):
         """
-        Nothing changes for a catalogue without errors, or where they are
+        Nothing changes for a catalog without errors, or where they are
         not known.
         """
-        catalogue, bands, *_ = skies[0]
-        unknown = catalogue.copy()
+        catalog, bands, *_ = skies[0]
+        unknown = catalog.copy()
         unknown['fwhm_major_sky_err'] = np.nan * u.arcsec
         tables = [matched(noise='white', **options)(sources, bands)
                   for sources, options in (
-                      (catalogue, {}), (unknown, {}),
-                      (catalogue, {'catalogue_errors': False}))]
+                      (catalog, {}), (unknown, {}),
+                      (catalog, {'catalog_errors': False}))]
         for table in tables[1:]:
             for name in BEAMS:
                 assert_array_equal(table[f'flux_err_{name}'],
@@ -498,10 +498,10 @@ class TestCatalogueErrors:
         """
         Errors are angles.
         """
-        catalogue = sim.truth.copy()
-        catalogue['lon_err'] = np.ones(len(catalogue))
+        catalog = sim.truth.copy()
+        catalog['lon_err'] = np.ones(len(catalog))
         with pytest.raises(ValueError, match=r'lon_err .* must be an angle'):
-            ForcedPhotometry()(catalogue, {'a': sim.image})
+            ForcedPhotometry()(catalog, {'a': sim.image})
 
 
 class TestEllipses:
@@ -509,10 +509,10 @@ class TestEllipses:
         """
         The same ellipse means the same widths on the sky.
         """
-        catalogue, bands, *_ = skies[0]
+        catalog, bands, *_ = skies[0]
         phot = ForcedPhotometry()
-        phot(catalogue, bands)
-        area = (catalogue['fwhm_major_sky'] * catalogue['fwhm_minor_sky'])
+        phot(catalog, bands)
+        area = (catalog['fwhm_major_sky'] * catalog['fwhm_minor_sky'])
         for name, pixel in (('blue', 3.0), ('green', 4.4)):
             fit = phot.tables[name]
             assert_allclose(
@@ -524,12 +524,12 @@ class TestEllipses:
         A source so much narrower than the reference beam that nothing is
         left of it has the beam of the band, and is flagged.
         """
-        catalogue = sim.truth.copy()
-        catalogue['fwhm_major_sky'][0] = 2.0 * u.arcsec
-        catalogue['fwhm_minor_sky'][0] = 2.0 * u.arcsec
+        catalog = sim.truth.copy()
+        catalog['fwhm_major_sky'][0] = 2.0 * u.arcsec
+        catalog['fwhm_minor_sky'][0] = 2.0 * u.arcsec
         phot = ForcedPhotometry(ellipse='matched',
                                 reference_beam=4.5 * u.arcsec)
-        table = phot(catalogue, {'a': sim.image})
+        table = phot(catalog, {'a': sim.image})
         assert table['flags_a'][0] & FLAGS['at_bound']
         fit = phot.tables['a']
         assert_allclose([fit['fwhm_major_fit'][0], fit['fwhm_minor_fit'][0]],
@@ -541,13 +541,13 @@ class TestEllipses:
         changes, even for sources that noise has made narrower than it:
         to lift these alone would widen the ellipses on average.
         """
-        catalogue = sim.truth.copy()
-        catalogue['fwhm_major_sky'][:2] = [4.2, 3.5] * u.arcsec
-        catalogue['fwhm_minor_sky'][:2] = [3.1, 3.3] * u.arcsec
+        catalog = sim.truth.copy()
+        catalog['fwhm_major_sky'][:2] = [4.2, 3.5] * u.arcsec
+        catalog['fwhm_minor_sky'][:2] = [3.1, 3.3] * u.arcsec
         fits = []
         for ellipse, reference in (('same', None), ('matched', 'a')):
             phot = ForcedPhotometry(ellipse=ellipse, reference_beam=reference)
-            table = phot(catalogue, {'a': sim.image})
+            table = phot(catalog, {'a': sim.image})
             assert not np.any(table['flags_a'] & FLAGS['at_bound'])
             fits.append(phot.tables['a'])
         for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
@@ -557,13 +557,13 @@ class TestEllipses:
         """
         Points that have just the reference beam are not clipped.
         """
-        catalogue = sim.truth['id', 'sky_centroid']
-        catalogue['fwhm_major_sky'] = np.full(8, 5.0) * u.arcsec
-        catalogue['fwhm_minor_sky'] = np.full(8, 3.0) * u.arcsec
-        catalogue['position_angle'] = np.full(8, 33.0) * u.deg
+        catalog = sim.truth['id', 'sky_centroid']
+        catalog['fwhm_major_sky'] = np.full(8, 5.0) * u.arcsec
+        catalog['fwhm_minor_sky'] = np.full(8, 3.0) * u.arcsec
+        catalog['position_angle'] = np.full(8, 33.0) * u.deg
         beam = Beam(5 * u.arcsec, 3 * u.arcsec, 33 * u.deg)
         phot = ForcedPhotometry(ellipse='matched', reference_beam=beam)
-        table = phot(catalogue, {'a': sim.image})
+        table = phot(catalog, {'a': sim.image})
         assert not np.any(table['flags_a'] & FLAGS['at_bound'])
         assert_allclose(phot.tables['a']['fwhm_major_fit'], 4.0, rtol=1e-6)
 
@@ -618,7 +618,7 @@ class TestInputs:
 
     def test_result_of_hyper_photometry(self, sim):
         """
-        The catalogue of one map is measured again on the same map.
+        The catalog of one map is measured again on the same map.
         """
         found = HyperPhotometry(4.0)(sim.image)
         table = ForcedPhotometry()(found, {'a': sim.image})
@@ -688,14 +688,14 @@ class TestInputs:
         Sources off the map of a band, behind the sky of its projection,
         or without a position have a row with NaN and a flag.
         """
-        catalogue = sim.truth.copy()
-        sky = catalogue['sky_centroid']
+        catalog = sim.truth.copy()
+        sky = catalog['sky_centroid']
         ra, dec = sky.ra.deg.copy(), sky.dec.deg.copy()
         ra[0] += 1.0
         ra[1], dec[1] = (ra[1] + 180.0) % 360.0, -dec[1]
         ra[2] = dec[2] = np.nan
-        catalogue['sky_centroid'] = SkyCoord(ra, dec, unit='deg')
-        table = ForcedPhotometry()(catalogue, {'a': sim.image})
+        catalog['sky_centroid'] = SkyCoord(ra, dec, unit='deg')
+        table = ForcedPhotometry()(catalog, {'a': sim.image})
         assert_array_equal(table['id'], sim.truth['id'])
         for column in COLUMNS[:-1]:
             assert np.all(np.isnan(table[f'{column}_a'][:3]))
@@ -719,18 +719,18 @@ class TestInputs:
         """
         Plain tables with units are read, masked widths are points.
         """
-        catalogue = Table({'id': [f's{k}' for k in range(8)],
+        catalog = Table({'id': [f's{k}' for k in range(8)],
                            'sky_centroid': sim.truth['sky_centroid']})
         for name in SHAPE:
             column = sim.truth[name]
-            catalogue[name] = MaskedColumn(
+            catalog[name] = MaskedColumn(
                 column.value, mask=np.arange(8) == 1, unit=column.unit)
         phot = ForcedPhotometry()
-        table = phot(catalogue, {'a': sim.image})
-        assert list(table['id']) == list(catalogue['id'])
+        table = phot(catalog, {'a': sim.image})
+        assert list(table['id']) == list(catalog['id'])
         assert_allclose(phot.tables['a']['fwhm_major_fit'][1], 4.0, rtol=1e-6)
 
-    def test_empty_catalogue(self, sim):
+    def test_empty_catalog(self, sim):
         """
         No sources give no rows, but all columns.
         """
@@ -740,7 +740,7 @@ class TestInputs:
 
     def test_inputs_are_not_changed(self, sim):
         """
-        Neither maps nor catalogue are changed.
+        Neither maps nor catalog are changed.
         """
         data, truth = sim.image.data.copy(), sim.truth.copy()
         table = ForcedPhotometry()(sim.truth, {'a': sim.image})
@@ -902,7 +902,7 @@ class TestBadInput:
                                 reference_beam=4 * u.arcsec)
         with pytest.raises(ValueError, match="band 'a' needs a beam"):
             phot(sim.truth, {'a': bare})
-        with pytest.raises(ValueError, match="'blue' is none of the bands"):
+        with pytest.raises(ValueError, match="'blue' is not one of the bands"):
             matched()(sim.truth, {'a': sim.image})
 
     def test_noise_for_each_band(self, sim):

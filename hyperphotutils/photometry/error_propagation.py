@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What the errors of positions and shapes that a fit holds do to its fluxes.
+Errors of fluxes from the errors of fixed positions and shapes.
 """
 
 import numpy as np
@@ -18,12 +18,12 @@ from hyperphotutils.blend.solver import (
 )
 from hyperphotutils.utils.wcs import local_jacobian
 
-__all__ = ['held_deviations', 'held_variances']
+__all__ = ['pixel_deviations', 'propagated_variances']
 
 
-def held_deviations(wcs, init, ellipse, errors, turn):
+def pixel_deviations(wcs, init, ellipse, errors, turn):
     """
-    Return the deviations in pixels that errors on the sky stand for.
+    Return errors on the sky as deviations in pixels.
 
     Parameters
     ----------
@@ -39,17 +39,17 @@ def held_deviations(wcs, init, ellipse, errors, turn):
 
     errors : dict of 1D `~numpy.ndarray`
         The standard errors ``lon``, ``lat`` (along the axes of the
-        catalogue), ``major``, ``minor`` in arcsec, and ``angle`` in
-        degrees; what is not finite has none.
+        catalog), ``major``, ``minor`` in arcsec, and ``angle`` in
+        degrees; values that are not finite are ignored.
 
     turn : 1D `~numpy.ndarray`
-        The position angle of the North of the catalogue in the frame of
+        The position angle of the North of the catalog in the frame of
         the map, in degrees.
 
     Returns
     -------
     deviations : `~numpy.ndarray` of shape (n, 5, 5)
-        For each of the errors, what it changes: x, y, and the elements
+        For each of the errors, the changes of x, y, and the elements
         xx, xy, yy of the covariance matrix of the Gaussian.
     """
     turn = np.deg2rad(turn)
@@ -57,7 +57,7 @@ def held_deviations(wcs, init, ellipse, errors, turn):
     inverse = np.linalg.pinv(np.nan_to_num(
         local_jacobian(wcs, init['x_init'], init['y_init'])))
     deviations = np.zeros((len(turn), 5, 5))
-    # directions to the East and to the North of the catalogue
+    # directions to the East and to the North of the catalog
     for k, (name, way) in enumerate((
             ('lon', (np.cos(turn), -np.sin(turn))),
             ('lat', (np.sin(turn), np.cos(turn))))):
@@ -80,24 +80,23 @@ def held_deviations(wcs, init, ellipse, errors, turn):
     return np.where(np.isfinite(deviations), deviations, 0.0)
 
 
-def held_variances(responses, deviations, apertures, known, *,
+def propagated_variances(responses, deviations, apertures, known, *,
                    fraction, correction):
     """
-    Return the variances of fluxes that come from held positions and
-    shapes.
+    Return the variances of fluxes due to fixed positions and shapes.
 
     The change of a flux is linear in the deviations of all sources of
     the group, which are correlated as in a free fit on the map. An
-    aperture takes its part of the own Gaussian, and misses what the
-    models of the group changed in it.
+    aperture flux changes with the source's own Gaussian and with the
+    subtracted models of the group.
 
     Parameters
     ----------
     responses : list of `~hyperphotutils.blend.responses.HeldResponse`
-        How the amplitudes of the fit change.
+        The derivatives of the fitted amplitudes.
 
     deviations : `~numpy.ndarray` of shape (n, 5, 5)
-        As `held_deviations` returns them.
+        As `pixel_deviations` returns them.
 
     apertures : `~hyperphotutils.aperture.LocalApertures`
         The apertures of the sources with a fit.
@@ -106,10 +105,10 @@ def held_variances(responses, deviations, apertures, known, *,
         Which of the sources have an aperture.
 
     fraction : float
-        The part of a Gaussian's flux in its aperture.
+        The fraction of a Gaussian's flux inside its aperture.
 
     correction : 1D `~numpy.ndarray`
-        The factor of the sum in the aperture of each source.
+        The aperture correction of each source.
 
     Returns
     -------
@@ -134,7 +133,7 @@ def held_variances(responses, deviations, apertures, known, *,
 
 def _flux_response(sources, response):
     """
-    Return the derivatives of the integrals of the Gaussians.
+    Return the derivatives of the integrated fluxes of the Gaussians.
     """
     amplitude, var_a, var_b = (sources[:, :, k] for k in (0, 3, 4))
     area = 2.0 * np.pi * np.sqrt(var_a * var_b)
@@ -148,7 +147,7 @@ def _flux_response(sources, response):
 
 def _model_in_apertures(apertures, place, sources, response):
     """
-    Return the derivatives of the sums of the models of a group in the
+    Return the derivatives of the sums of a group's models in the
     aperture of each source.
     """
     n_groups = len(place)
@@ -168,7 +167,7 @@ def _model_in_apertures(apertures, place, sources, response):
 
 def _in_tangents(deviations, theta):
     """
-    Return deviations as tangent coordinates: (g, n, 5, 5) to
+    Return deviations in tangent coordinates: (g, n, 5, 5) to
     (g, n, 5, 6).
     """
     cos, sin = np.cos(theta)[:, :, None], np.sin(theta)[:, :, None]
