@@ -1,0 +1,547 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+r"""
+Images of Sersic profiles convolved with a PSF, and their derivatives.
+
+A profile is a sum of Gaussians (`hyperphotutils.galaxy.mixture`).
+Narrow ones are multiplied with the transform of the PSF in Fourier
+space, which convolves the profile itself, not its values in pixels.
+Wide ones, which would wrap around, are computed on a coarse grid and
+brought to the pixels by splines.
+
+The *coordinates* of a source are its position x and y,
+:math:`\rho = \ln r` with the radius :math:`r = r_e \sqrt{q}`,
+the two parts of the elongation :math:`g_1, g_2`, and
+:math:`\nu = \ln n`. The Gaussians have the covariance matrices
+:math:`\sigma_k^2 r^2 \exp\begin{pmatrix} g_1 & g_2 \\ g_2 & -g_1
+\end{pmatrix}`, so that :math:`r_e = r e^{|g| / 2}` and
+:math:`q = e^{-|g|}`. They are regular for a round source, and any
+values are allowed.
+
+The code uses the Python array API standard.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from hyperphotutils.galaxy.mixture import (
+    N_TERMS,
+    SIGMA_RATIO,
+    mixture_table,
+)
+from hyperphotutils.galaxy.transforms import (
+    N_WIDE,
+    make_transform,
+    sample_psf,
+)
+from hyperphotutils.utils.lm import array_namespace, take_members
+
+__all__ = ['N_COORDS', 'RenderKernel', 'SersicRenderer', 'coordinates_of',
+           'make_kernel', 'render']
+
+N_COORDS = 6
+"""
+The number of coordinates: x, y, rho, g1, g2, nu.
+"""
+
+# A Gaussian with a smaller standard deviation (pixels) is a point.
+_POINT = 0.04
+# A Gaussian is wide when the side of the stamp is less than this many
+# standard deviations.
+_WIDE_PART = 7.0
+# The step of the coarse grid in pixels, and how far it reaches beyond
+# the stamp.
+_COARSE_STEP = 4
+_COARSE_MARGIN = 8
+# Exponentials are powers of two of each other; after this many
+# squarings, a new one is computed, since squaring doubles the rounding
+# error.
+_SQUARINGS = 4
+
+
+class RenderKernel(NamedTuple):
+    """
+    What does not depend on the sources, as arrays of one library.
+
+    Parameters
+    ----------
+    kx, ky : array of shape (f,)
+        The frequencies, flattened.
+
+    squares : array of shape (3, f)
+        ``kx**2``, ``2 kx ky``, and ``ky**2``.
+
+    psf : complex array of shape (n, f)
+        The transform of the PSF; one for all sources, or one for each.
+
+    wide_weight : array of shape (n, N_WIDE)
+        The weights of Gaussians that stand for the PSF.
+
+    wide_variance : array of shape (N_WIDE,)
+        Their variances.
+
+    kx_first : array of shape (a, h)
+        The frequencies along x of each alias.
+
+    ky_first : array of shape (a, m)
+        The frequencies along y of each alias.
+
+    coarse : array of shape (c,)
+        The pixel coordinates of the coarse grid.
+
+    upsample : array of shape (size, c)
+        The matrix from the coarse grid to the pixels.
+
+    table : array of shape (n_nodes - 1, 4 (N_TERMS + 1))
+        The weights of the mixtures.
+
+    size, side, n_alias, n_narrow : int
+        The side of the stamp and of the grid of the transform; the
+        numbers of aliases and of narrow Gaussians.
+    """
+
+    kx: Any
+    ky: Any
+    squares: Any
+    psf: Any
+    wide_weight: Any
+    wide_variance: Any
+    kx_first: Any
+    ky_first: Any
+    coarse: Any
+    upsample: Any
+    table: Any
+    size: int
+    side: int
+    n_alias: int
+    n_narrow: int
+
+    def take(self, index):
+        """
+        Return the kernel of some of the sources.
+
+        Parameters
+        ----------
+        index : int array
+            The sources.
+
+        Returns
+        -------
+        kernel : `RenderKernel`
+            A kernel with their PSFs.
+        """
+        if self.psf.shape[0] == 1:
+            return self
+        psf, weight = take_members((self.psf, self.wide_weight), index)
+        return self._replace(psf=psf, wide_weight=weight)
+
+
+class SersicRenderer:
+    """
+    Draw Sersic profiles convolved with a PSF on stamps.
+
+    Parameters
+    ----------
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`
+        The PSF, as the part of the flux in each pixel: it holds the
+        response of the pixel. An array is sampled by pixels, of odd
+        size, and centered on its central pixel. A PSF with a FWHM below
+        2.5 pixels needs a model that is oversampled.
+
+    size : int
+        The side of the square stamps in pixels.
+
+    Notes
+    -----
+    The largest error is about 1e-4 of the peak for n up to 4, and 4e-4
+    for n = 8. The profile is not integrated over the pixels, since the
+    PSF holds the pixel; so the cusp of a profile with a large n keeps
+    its place.
+
+    Examples
+    --------
+    >>> from photutils.psf import CircularGaussianPRF
+    >>> from hyperphotutils.galaxy import SersicRenderer
+    >>> renderer = SersicRenderer(CircularGaussianPRF(fwhm=3.0), 64)
+    >>> image = renderer(flux=100.0, x=32.0, y=31.0, r_eff=3.0, n=2.0,
+    ...                  q=0.5, theta=30.0)
+    >>> print(image.shape, f'{image.sum():.1f}')
+    (64, 64) 99.8
+    """
+
+    def __init__(self, psf, size):
+        self.psf = psf
+        self.size = int(size)
+        if self.size < 8:
+            msg = f'size must be at least 8 pixels: got {size}'
+            raise ValueError(msg)
+        self._kernel = make_kernel(psf, self.size)
+
+    def __repr__(self):
+        return f'SersicRenderer(size={self.size})'
+
+    def __call__(self, *, flux, x, y, r_eff, n, q=1.0, theta=0.0):
+        """
+        Draw one or several galaxies.
+
+        Parameters
+        ----------
+        flux : float or 1D array_like
+            The total flux.
+
+        x, y : float or 1D array_like
+            The center in pixels of the stamp.
+
+        r_eff : float or 1D array_like
+            The effective radius along the major axis in pixels; 0 for a
+            star.
+
+        n : float or 1D array_like
+            The Sersic index.
+
+        q : float or 1D array_like, optional
+            The axis ratio.
+
+        theta : float or 1D array_like, optional
+            The angle of the major axis from the x axis, in degrees,
+            counterclockwise.
+
+        Returns
+        -------
+        image : 2D or 3D `~numpy.ndarray`
+            The images, shape ``(size, size)``, or ``(n, size, size)``
+            if any argument is an array.
+        """
+        scalar = all(np.ndim(value) == 0
+                     for value in (flux, x, y, r_eff, n, q, theta))
+        flux = np.atleast_1d(np.asarray(flux, dtype=float))
+        coords = coordinates_of(x, y, r_eff, n, q, np.deg2rad(theta))
+        coords = np.broadcast_to(coords, np.broadcast_shapes(
+            coords.shape, (len(flux), N_COORDS)))
+        images = flux[:, None, None] * render(self._kernel, coords)
+        return images[0] if scalar else images
+
+
+def coordinates_of(x, y, r_eff, n, q, theta):
+    """
+    Return the coordinates of sources.
+
+    Parameters
+    ----------
+    x, y, r_eff, n, q, theta : float or 1D array_like
+        Position, effective radius (0 for a point), Sersic index, axis
+        ratio, and angle in radians.
+
+    Returns
+    -------
+    coords : `~numpy.ndarray` of shape (n, N_COORDS)
+        The coordinates.
+    """
+    x, y, r_eff, n, q, theta = np.broadcast_arrays(*(
+        np.atleast_1d(np.asarray(value, dtype=float))
+        for value in (x, y, r_eff, n, q, theta)))
+    elongation = -np.log(q)
+    return np.stack([
+        x, y, np.log(np.maximum(r_eff, 1e-4)) - 0.5 * elongation,
+        elongation * np.cos(2.0 * theta), elongation * np.sin(2.0 * theta),
+        np.log(n)], axis=-1)
+
+
+def make_kernel(psf, size, *, x=None, y=None, dtype='float64', xp=np,
+                device=None):
+    """
+    Make the kernel for stamps of a given size.
+
+    Parameters
+    ----------
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`
+        The PSF.
+
+    size : int
+        The side of the stamps.
+
+    x, y : 1D array_like, optional
+        The positions in the image, if the PSF varies.
+
+    dtype : {'float64', 'float32'}, optional
+        The precision of the images.
+
+    xp : module, optional
+        The library of the arrays.
+
+    device : object, optional
+        The device of the arrays.
+
+    Returns
+    -------
+    kernel : `RenderKernel`
+        The kernel.
+    """
+    samples, oversampling = sample_psf(psf, x, y)
+    n_narrow = int(np.ceil(np.log(size / _WIDE_PART / _POINT)
+                           / np.log(SIGMA_RATIO)))
+    transform = make_transform(samples, oversampling, size,
+                               _POINT * SIGMA_RATIO**n_narrow)
+    kx, ky = transform.kx.ravel(), transform.ky.ravel()
+    coarse = np.arange(-_COARSE_MARGIN,
+                       size + _COARSE_MARGIN + _COARSE_STEP - 1.0,
+                       _COARSE_STEP)
+    upsample = CubicSpline(coarse, np.eye(len(coarse)))(np.arange(size))
+    table = mixture_table().coefficients
+    real, cplx = getattr(xp, dtype), getattr(
+        xp, {'float64': 'complex128', 'float32': 'complex64'}[dtype])
+
+    def array(value, dtype=real):
+        return xp.asarray(np.ascontiguousarray(value), dtype=dtype,
+                          device=device)
+
+    return RenderKernel(
+        array(kx), array(ky),
+        array(np.stack([kx**2, 2.0 * kx * ky, ky**2])),
+        array(transform.values.reshape(len(samples), -1), cplx),
+        array(transform.wide_weight, xp.float64),
+        array(transform.wide_variance, xp.float64),
+        array(transform.kx[:, 0, :], xp.float64),
+        array(transform.ky[:, :, 0], xp.float64),
+        array(coarse, xp.float64), array(upsample),
+        array(table.reshape(len(table), -1), xp.float64),
+        size, transform.side, len(transform.kx), n_narrow)
+
+
+def render(kernel, coords, *, derivatives=False):
+    r"""
+    Draw sources of unit flux.
+
+    Parameters
+    ----------
+    kernel : `RenderKernel`
+        The kernel.
+
+    coords : float64 array of shape (b, N_COORDS)
+        The coordinates.
+
+    derivatives : bool, optional
+        Whether to return the derivatives, too.
+
+    Returns
+    -------
+    images : array of shape (b, size, size) or (b, 7, size, size)
+        The images, or the images and their derivatives by x, y, the
+        elements :math:`\hat{C}_{xx}, \hat{C}_{xy}, \hat{C}_{yy}` of the
+        covariance matrix in units of :math:`r^2`, and nu.
+    """
+    xp = array_namespace(coords)
+    rho, g1, g2 = coords[:, 2], coords[:, 3], coords[:, 4]
+    size = xp.sqrt(g1 * g1 + g2 * g2)
+    cosh, sinhc = xp.cosh(size), _sinhc(xp, size)
+    matrix = xp.stack((cosh + sinhc * g1, sinhc * g2, cosh - sinhc * g1),
+                      axis=1)
+    # Widths on a grid that all sources share but for a factor below the
+    # ratio: width_j = point * ratio^(j + fraction), with j = k + shift.
+    place = (rho + float(np.log(0.01 / _POINT))) / float(np.log(SIGMA_RATIO))
+    shift = xp.floor(place)
+    fraction = place - shift
+    shift = xp.astype(shift, xp.int64)
+    weights = _weights(kernel, coords[:, 5], derivatives=derivatives)
+    images = _draw_narrow(kernel, coords, matrix, shift, fraction, weights,
+                          derivatives=derivatives)
+    n_all = int(xp.max(shift)) + N_TERMS
+    if n_all > kernel.n_narrow:
+        images = images + _draw_wide(
+            kernel, coords, matrix, shift, fraction, weights, n_all,
+            derivatives=derivatives)
+    return images if derivatives else images[:, 0, :, :]
+
+
+def _sinhc(xp, size):
+    small = size < 1e-4
+    safe = xp.where(small, xp.ones_like(size), size)
+    return xp.where(small, 1.0 + size * size / 6.0, xp.sinh(safe) / safe)
+
+
+def _weights(kernel, nu, *, derivatives):
+    """
+    Return the weights of the mixtures and their derivatives by nu, shape
+    (b, 1 or 2, N_TERMS + 1).
+    """
+    xp = array_namespace(nu)
+    table = mixture_table()
+    place = (nu - table.start) / table.step
+    last = kernel.table.shape[0] - 1
+    node = xp.clip(xp.astype(xp.floor(place), xp.int64), 0, last)
+    h = ((place - xp.astype(node, nu.dtype)) * table.step)[:, None]
+    rows = xp.reshape(xp.take(kernel.table, node, axis=0),
+                      (nu.shape[0], 4, N_TERMS + 1))
+    c0, c1, c2, c3 = (rows[:, i, :] for i in range(4))
+    value = c0 + h * (c1 + h * (c2 + h * c3))
+    if not derivatives:
+        return value[:, None, :]
+    return xp.stack((value, c1 + h * (2.0 * c2 + 3.0 * h * c3)), axis=1)
+
+
+def _at_widths(weights, shift, first, last):
+    """
+    Return the weights of the widths ``first`` to ``last - 1``.
+    """
+    xp = array_namespace(weights)
+    n_sources, n_kinds, n_weights = weights.shape
+    k = xp.arange(first, last, device=weights.device)[None, :] - (
+        shift[:, None])
+    inside = (k >= 0) & (k < N_TERMS)
+    start = xp.arange(n_sources * n_kinds, device=weights.device) * n_weights
+    index = (xp.reshape(start, (n_sources, n_kinds, 1))
+             + (xp.clip(k, 0, N_TERMS - 1) + 1)[:, None, :])
+    chosen = xp.reshape(
+        xp.take(xp.reshape(weights, (-1,)), xp.reshape(index, (-1,))),
+        index.shape)
+    return xp.where(inside[:, None, :], chosen, xp.zeros_like(chosen))
+
+
+def _draw_narrow(kernel, coords, matrix, shift, fraction, weights, *,
+                 derivatives):
+    """
+    Draw the point and the narrow Gaussians.
+    """
+    xp = array_namespace(coords)
+    real = kernel.kx.dtype
+    n_sources = coords.shape[0]
+    # point: terms of widths below the grid
+    terms = xp.arange(N_TERMS + 1, device=coords.device)[None, :] - 1
+    is_point = terms + shift[:, None] < 0
+    is_point = is_point | (terms < 0)
+    point = xp.sum(xp.where(is_point[:, None, :], weights,
+                            xp.zeros_like(weights)), axis=2)
+    narrow = _at_widths(weights, shift, 0, kernel.n_narrow)
+    exponent = -2.0 * np.pi**2 * _POINT**2 * SIGMA_RATIO**(2.0 * fraction)
+    form = xp.astype(exponent[:, None] * matrix, real) @ kernel.squares
+    powers, power = [], None
+    for j in range(kernel.n_narrow):
+        power = (xp.exp(form * float(2**j)) if j % _SQUARINGS == 0
+                 else power * power)
+        powers.append(power)
+    powers = xp.stack(powers, axis=1)
+    if derivatives:
+        slope = exponent[:, None] * xp.asarray(
+            2.0**np.arange(kernel.n_narrow), device=coords.device)
+        rows = xp.stack((narrow[:, 0, :], slope * narrow[:, 0, :],
+                         narrow[:, 1, :]), axis=1)
+        start = xp.stack((point[:, 0], xp.zeros_like(point[:, 0]),
+                          point[:, 1]), axis=1)
+    else:
+        rows, start = narrow, point
+    sums = xp.astype(rows, real) @ powers + xp.astype(start, real)[:, :, None]
+    phase = _phase(kernel, coords[:, 0], coords[:, 1])
+    seen = kernel.psf * phase
+    value = sums[:, 0, :] * seen
+    if derivatives:
+        turned = -2.0j * np.pi * value
+        slope = sums[:, 1, :] * seen
+        spectra = xp.stack(
+            (value, turned * kernel.kx, turned * kernel.ky,
+             slope * kernel.squares[0, :], slope * kernel.squares[1, :],
+             slope * kernel.squares[2, :], sums[:, 2, :] * seen), axis=1)
+    else:
+        spectra = value[:, None, :]
+    side = kernel.side
+    spectra = xp.reshape(spectra, (n_sources, spectra.shape[1],
+                                   kernel.n_alias, side, side // 2 + 1))
+    spectra = (spectra[:, :, 0, :, :] if kernel.n_alias == 1
+               else xp.sum(spectra, axis=2))
+    images = xp.fft.irfftn(spectra, s=(side, side), axes=(2, 3))
+    return images[:, :, :kernel.size, :kernel.size]
+
+
+def _phase(kernel, x, y):
+    """
+    Return the phases of the positions, shape (b, f).
+    """
+    xp = array_namespace(x)
+    n_sources = x.shape[0]
+    along_x = -2.0 * np.pi * kernel.kx_first[None, :, :] * x[:, None, None]
+    along_y = -2.0 * np.pi * kernel.ky_first[None, :, :] * y[:, None, None]
+    kind = kernel.psf.dtype
+    factor_x, factor_y = (xp.astype(xp.cos(angle) + 1j * xp.sin(angle), kind)
+                          for angle in (along_x, along_y))
+    return xp.reshape(factor_y[:, :, :, None] * factor_x[:, :, None, :],
+                      (n_sources, -1))
+
+
+def _draw_wide(kernel, coords, matrix, shift, fraction, weights, n_all, *,
+               derivatives):
+    r"""
+    Draw the wide Gaussians on the coarse grid.
+
+    With :math:`p = V^{-1} d`, a Gaussian :math:`G` of covariance matrix
+    :math:`V` has the derivatives :math:`p G` by the position and
+    :math:`(p p^T - V^{-1}) G / 2` by :math:`V`. As p is linear in d, all
+    images are sums of the Gaussians with weights that do not depend on
+    the place, times 1 or products of the distances.
+    """
+    xp = array_namespace(coords)
+    real = kernel.kx.dtype
+    n_sources = coords.shape[0]
+    first = kernel.n_narrow
+    wide = _at_widths(weights, shift, first, n_all)
+    steps = xp.asarray(2.0**np.arange(first, n_all), device=coords.device)
+    variance = (_POINT**2 * SIGMA_RATIO**(2.0 * fraction))[:, None] * steps
+
+    def terms(value):
+        """
+        Flatten the axes of widths and of Gaussians of the PSF.
+        """
+        return xp.reshape(value, (n_sources, -1))
+
+    zeros = xp.zeros((n_sources, steps.shape[0], N_WIDE),
+                     dtype=variance.dtype, device=coords.device)
+    blur = kernel.wide_variance[None, None, :] + zeros
+    part = kernel.wide_weight[:, None, :] + zeros
+    own = terms(variance[:, :, None] + zeros)
+    blur, part = terms(blur), terms(part)
+    v_xx = own * matrix[:, 0, None] + blur
+    v_xy = own * matrix[:, 1, None]
+    v_yy = own * matrix[:, 2, None] + blur
+    det = v_xx * v_yy - v_xy * v_xy
+    i_xx, i_xy, i_yy = v_yy / det, -v_xy / det, v_xx / det
+    norm = part / (2.0 * np.pi * xp.sqrt(det))
+    weight = terms(wide[:, 0, :, None] + zeros) * norm
+    dx = kernel.coarse[None, :] - coords[:, 0, None]
+    dy = kernel.coarse[None, :] - coords[:, 1, None]
+    n_coarse = kernel.coarse.shape[0]
+    dx2, dy2 = dx * dx, dy * dy
+    dxdy = dy[:, :, None] * dx[:, None, :]
+    form = (i_xx[:, :, None, None] * dx2[:, None, None, :]
+            + 2.0 * i_xy[:, :, None, None] * dxdy[:, None, :, :]
+            + i_yy[:, :, None, None] * dy2[:, None, :, None])
+    gauss = xp.reshape(xp.exp(xp.astype(-0.5 * form, real)),
+                       (n_sources, own.shape[1], n_coarse * n_coarse))
+    if not derivatives:
+        rows = weight[:, None, :]
+    else:
+        shaped = weight * own
+        rows = xp.stack((
+            weight, terms(wide[:, 1, :, None] + zeros) * norm,
+            weight * i_xx, weight * i_xy, weight * i_yy,
+            shaped * i_xx, shaped * i_xy, shaped * i_yy,
+            shaped * i_xx * i_xx, shaped * i_xx * i_xy,
+            shaped * i_xy * i_xy, shaped * i_xx * i_yy,
+            shaped * i_xy * i_yy, shaped * i_yy * i_yy), axis=1)
+    sums = xp.reshape(xp.astype(rows, real) @ gauss,
+                      (n_sources, rows.shape[1], n_coarse, n_coarse))
+    if not derivatives:
+        coarse = sums
+    else:
+        x, y, xx, yy, xy = (xp.astype(value, real) for value in (
+            dx[:, None, :], dy[:, :, None], dx2[:, None, :],
+            dy2[:, :, None], dxdy))
+        (value, by_nu, p_xx, p_xy, p_yy, s_xx, s_xy, s_yy, xxxx, xxxy, xyxy,
+         xxyy, xyyy, yyyy) = (sums[:, i, :, :] for i in range(14))
+        coarse = xp.stack((
+            value, p_xx * x + p_xy * y, p_xy * x + p_yy * y,
+            0.5 * (xxxx * xx + 2.0 * xxxy * xy + xyxy * yy - s_xx),
+            xxxy * xx + (xxyy + xyxy) * xy + xyyy * yy - s_xy,
+            0.5 * (xyxy * xx + 2.0 * xyyy * xy + yyyy * yy - s_yy),
+            by_nu), axis=1)
+    return kernel.upsample @ coarse @ xp.matrix_transpose(kernel.upsample)

@@ -1,0 +1,297 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fourier transforms of PSFs on the grid of a stamp.
+"""
+
+import warnings
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+from scipy.fft import next_fast_len
+
+__all__ = ['N_WIDE', 'PSFTransform', 'make_transform', 'sample_psf']
+
+N_WIDE = 3
+"""
+The number of Gaussians that describe the PSF seen from far away.
+"""
+
+# Samples a pixel of PSF models that have a formula instead of samples.
+_MODEL_OVERSAMPLING = 3
+_MODEL_SIZE = 41
+
+# A PSF whose centroid is farther from the central pixel moves the
+# positions that are measured with it (pixels).
+_MAX_SHIFT = 0.2
+
+# Largest difference of the sum from 1 that is left as it is.
+_SUM_TOLERANCE = 0.01
+
+# Aliases whose transform is nowhere larger are left out.
+_FAINT = 3e-5
+
+# The PSF seen from far away: standard deviations in units of that of the
+# core, and the wavenumbers of the fit in units of the inverse of the
+# narrowest Gaussian that it is convolved with.
+_WIDE_SIGMAS = (0.0, 1.5, 4.0)
+_WIDE_WAVENUMBER = 3.0 / (2.0 * np.pi)
+
+
+class PSFTransform(NamedTuple):
+    """
+    The transform of one or several PSFs.
+
+    The frequencies are those of a real discrete Fourier transform of
+    the grid, and their aliases as far as the PSF has structure there.
+
+    Parameters
+    ----------
+    kx, ky : array of shape (a, m, h)
+        The frequencies in cycles a pixel, for ``a`` aliases.
+
+    values : complex array of shape (n, a, m, h)
+        The transforms of ``n`` PSFs.
+
+    wide_variance : array of shape (N_WIDE,)
+        The variances of round Gaussians in square pixels that stand for
+        the PSF in the convolution with wide Gaussians.
+
+    wide_weight : array of shape (n, N_WIDE)
+        Their weights.
+
+    side : int
+        The side of the grid.
+    """
+
+    kx: Any
+    ky: Any
+    values: Any
+    wide_variance: Any
+    wide_weight: Any
+    side: int
+
+
+def sample_psf(psf, x=None, y=None):
+    """
+    Return the samples of a PSF.
+
+    Parameters
+    ----------
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`
+        The PSF, as the part of the flux in each pixel. An array is
+        sampled by pixels, of odd size, and centered on its central
+        pixel.
+
+    x, y : 1D array_like, optional
+        The positions in the image at which to take a PSF that varies;
+        its center by default.
+
+    Returns
+    -------
+    samples : 3D `~numpy.ndarray`
+        The PSF at each position; a single one if it does not vary.
+
+    oversampling : int
+        The number of samples a pixel along each axis.
+
+    Raises
+    ------
+    TypeError
+        If ``psf`` is not a PSF.
+
+    ValueError
+        If it is not finite, has no positive sum, or is an array of even
+        size.
+
+    Warns
+    -----
+    ~astropy.utils.exceptions.AstropyUserWarning
+        If an array has no unit sum (it is divided by it), or a PSF is
+        not centered.
+    """
+    if isinstance(psf, str | PathLike):
+        msg = (f'psf must be an array or a model: read {str(psf)!r} by '
+               'hyperphotutils.psf.read_psf')
+        raise TypeError(msg)
+    x, y = ((None if value is None else
+             np.atleast_1d(np.asarray(value, dtype=float)))
+            for value in (x, y))
+    if hasattr(psf, 'evaluate'):
+        samples, oversampling = _sample_model(psf, x, y)
+    elif callable(psf) and hasattr(psf, 'image'):
+        samples, oversampling = _sample_empirical(psf, x, y)
+    else:
+        samples, oversampling = _as_samples(psf), 1
+    if not np.isfinite(samples).all() or np.any(
+            samples.sum(axis=(1, 2)) <= 0.0):
+        msg = 'psf must be finite and have a positive sum'
+        raise ValueError(msg)
+    _check(samples[0] / oversampling**2, oversampling,
+           is_array=isinstance(psf, np.ndarray | list | tuple))
+    return samples / samples.sum(axis=(1, 2), keepdims=True), oversampling
+
+
+def make_transform(samples, oversampling, size, min_sigma):
+    """
+    Transform PSFs for stamps of a given size.
+
+    Parameters
+    ----------
+    samples : 3D `~numpy.ndarray`
+        PSFs with unit sum, of odd size.
+
+    oversampling : int
+        The number of samples a pixel along each axis.
+
+    size : int
+        The side of the stamps.
+
+    min_sigma : float
+        The standard deviation of the narrowest Gaussian, in pixels, that
+        is convolved in real space.
+
+    Returns
+    -------
+    transform : `PSFTransform`
+        The transforms.
+    """
+    core = _core_sigma(samples[0], oversampling)
+    # An odd side has no frequency that is its own alias.
+    side = size + max(16, int(8.0 * core))
+    side = next(n for n in range(side, 4 * side)
+                if n % 2 and next_fast_len(n) == n)
+    half = samples.shape[-1] // 2
+    fine = side * oversampling
+    place = np.arange(-half, half + 1) % fine
+    wrapped = np.zeros((len(samples), fine, fine))
+    np.add.at(wrapped, (slice(None), place[:, None], place), samples)
+    full = np.fft.fft2(wrapped)
+    rows = np.fft.fftfreq(side) * side
+    columns = np.arange(side // 2 + 1.0)
+    reach = oversampling // 2
+    kx, ky, values = [], [], []
+    for shift_y in range(-reach, reach + 1):
+        for shift_x in range(-reach, reach + 1):
+            row, column = rows + shift_y * side, columns + shift_x * side
+            inside = ((2.0 * np.abs(row) < fine)[:, None]
+                      & (2.0 * np.abs(column) < fine))
+            part = np.where(inside, full[
+                :, (row % fine).astype(int)[:, None],
+                (column % fine).astype(int)], 0.0)
+            if np.abs(part).max() > _FAINT:
+                ones = np.ones((len(rows), len(columns)))
+                kx.append(column / side * ones)
+                ky.append((row / side)[:, None] * ones)
+                values.append(part)
+    variance, weight = _as_wide(samples, oversampling, core, min_sigma)
+    return PSFTransform(np.stack(kx), np.stack(ky), np.stack(values, 1),
+                        variance, weight, side)
+
+
+def _sample_model(model, x, y):
+    """
+    Sample a photutils model, the flux of which is its first parameter.
+    """
+    varies = getattr(model, 'grid_xypos', None) is not None
+    data = getattr(model, 'data', None)
+    if data is None:
+        oversampling = _MODEL_OVERSAMPLING
+        half = oversampling * (_MODEL_SIZE // 2)
+    else:
+        oversampling = int(np.max(model.oversampling))
+        half = (min(np.shape(data)[-2:]) - 1) // 2
+    grid = np.arange(-half, half + 1.0) / oversampling
+    grid_y, grid_x = np.meshgrid(grid, grid, indexing='ij')
+    if not varies:
+        shape = {name: getattr(model, name).value
+                 for name in model.param_names[3:]}
+        image = model.evaluate(grid_x, grid_y, 1.0, 0.0, 0.0, **shape)
+        return np.asarray(image, dtype=float)[None], oversampling
+    if x is None:
+        x, y = np.mean(model.grid_xypos, axis=0)[:, None]
+    images = [model.evaluate(grid_x + x0, grid_y + y0, 1.0, x0, y0)
+              for x0, y0 in zip(x, y, strict=True)]
+    return np.stack(images), oversampling
+
+
+def _sample_empirical(psf, x, y):
+    """
+    Sample an empirical PSF of the package.
+    """
+    oversampling = int(np.ceil(psf.oversampling))
+    if psf.degree == 0 or x is None:
+        return psf.image(oversampling=oversampling)[None], oversampling
+    if oversampling == 1:
+        return psf(x, y), oversampling
+    return np.stack([psf.image(x0, y0, oversampling=oversampling)
+                     for x0, y0 in zip(x, y, strict=True)]), oversampling
+
+
+def _as_samples(psf):
+    """
+    Check an image of a PSF.
+    """
+    image = np.asarray(psf)
+    if image.dtype.kind not in 'fiu' or image.ndim != 2:
+        msg = ('psf must be a 2D array, a photutils PSF model, or an '
+               f'EmpiricalPSF: got {type(psf).__name__}')
+        raise TypeError(msg)
+    if image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
+        msg = (f'psf has an even size, {image.shape}: its center is between '
+               'pixels. Resample it to an odd size, centered on a pixel')
+        raise ValueError(msg)
+    side = max(image.shape)
+    pads = [((side - n) // 2,) * 2 for n in image.shape]
+    return np.pad(image.astype(float), pads)[None]
+
+
+def _check(image, oversampling, *, is_array):
+    """
+    Warn of a PSF without unit sum or off its center.
+    """
+    total = image.sum()
+    if is_array and abs(total - 1.0) > _SUM_TOLERANCE:
+        warnings.warn(f'psf has the sum {total:.4g} and was divided by it',
+                      AstropyUserWarning, stacklevel=4)
+    grid = (np.arange(len(image)) - len(image) // 2) / oversampling
+    # the core alone: wings are noise
+    core = np.where(image > 0.2 * image.max(), image, 0.0)
+    shift = [core.sum(axis) @ grid / core.sum() for axis in (0, 1)]
+    if np.hypot(*shift) > _MAX_SHIFT:
+        warnings.warn('the center of psf is ({:.2f}, {:.2f}) pixels from '
+                      'the central pixel: fitted positions are off by '
+                      'that'.format(*shift), AstropyUserWarning,
+                      stacklevel=4)
+
+
+def _core_sigma(samples, oversampling):
+    """
+    Return the standard deviation of a Gaussian with the half-light area
+    of the core.
+    """
+    above = np.count_nonzero(samples > 0.5 * samples.max())
+    return float(np.sqrt(above / (2.0 * np.pi * np.log(2.0)))
+                 / oversampling)
+
+
+def _as_wide(samples, oversampling, core, min_sigma):
+    """
+    Fit the transforms at small wavenumbers by those of Gaussians.
+
+    The weights are the solution of a linear problem whose sum is 1.
+    """
+    half = samples.shape[-1] // 2
+    grid = np.arange(-half, half + 1.0) / oversampling
+    k = _WIDE_WAVENUMBER / min_sigma * np.linspace(0.0, 1.0, 31)[1:]
+    cosine = np.cos(2.0 * np.pi * k[:, None] * grid)
+    # the mean over both axes is what a round PSF has
+    target = 0.5 * (samples.sum(axis=1) + samples.sum(axis=2)) @ cosine.T
+    variance = (core * np.array(_WIDE_SIGMAS))**2
+    design = np.exp(-2.0 * np.pi**2 * k[:, None]**2 * variance)
+    weight = np.linalg.lstsq(design[:, 1:] - design[:, :1],
+                             (target - design[:, 0]).T, rcond=1e-6)[0].T
+    first = 1.0 - weight.sum(axis=1, keepdims=True)
+    return variance, np.concatenate((first, weight), axis=1)

@@ -1,0 +1,322 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Levenberg-Marquardt on batches of independent least-squares problems.
+
+The loop knows nothing of the models: a *problem* evaluates them, moves
+their parameters, and decides when they have converged. All arrays have
+the batch axis first. The code uses the Python array API standard only.
+"""
+
+from typing import Any, NamedTuple
+
+__all__ = ['LMResult', 'array_namespace', 'choose_members', 'damped_step',
+           'invert_normal', 'minimize_batch', 'scale_to_unit_diagonal',
+           'take_members']
+
+_FIRST_DAMPING = 1e-2
+_SMALLEST_DAMPING = 1e-10
+_DAMPING_DOWN = 0.1
+_DAMPING_UP = 8.0
+# The share of the promised gain above which a step was good, and below
+# which it was bad.
+_GOOD_GAIN = 0.75
+_BAD_GAIN = 0.25
+# A normal matrix whose scaled eigenvalues have a smaller ratio is
+# singular.
+_SINGULAR = 1e-13
+
+
+class LMResult(NamedTuple):
+    """
+    The end of a batch of fits.
+
+    Parameters
+    ----------
+    state : tuple of array
+        The parameters in the arrays that the problem uses.
+
+    n_iter : int array of shape (g,)
+        The number of steps that were tried.
+
+    converged : bool array of shape (g,)
+        Whether the fit ended by the criterion of the problem, not by
+        the largest number of steps.
+    """
+
+    state: Any
+    n_iter: Any
+    converged: Any
+
+
+def minimize_batch(problem, state, *, max_iter):
+    """
+    Minimize chi2 for all members of a batch.
+
+    Parameters
+    ----------
+    problem : object
+        What is fitted. It has the methods
+
+        ``evaluate(state)``
+            Return the state and a tuple of arrays ``terms`` that begins
+            with chi2 of shape (g,), the normal matrix of shape
+            (g, n, n), and half of the gradient of chi2 of shape (g, n).
+            The returned state may be better than the given one, for
+            example in its linear parameters.
+
+        ``system(state, terms)``
+            Return the normal matrix, half of the gradient, and a bool
+            array of the coordinates in which a step may go: those that
+            are neither fixed nor at a bound that chi2 pushes against.
+
+        ``move(state, step)``
+            Return the state after a step, inside the bounds.
+
+        ``is_converged(state, terms, step, promise, gain)``
+            Return a bool array: the members for which a step that
+            promised to lower chi2 by ``promise`` and lowered it by
+            ``gain`` was the last.
+
+        ``take(index)``
+            Return the problem of a part of the members.
+
+    state : tuple of array
+        The first parameters, each array with the batch axis first.
+
+    max_iter : int
+        The largest number of steps.
+
+    Returns
+    -------
+    result : `LMResult`
+        The best state of each member.
+
+    Notes
+    -----
+    Members that have converged leave the batch, so that the others do
+    not carry them. A gain that is NaN counts as a bad one.
+    """
+    part = problem
+    state, terms = part.evaluate(state)
+    chi2 = terms[0]
+    xp = array_namespace(chi2)
+    active = xp.arange(chi2.shape[0])
+    damping = xp.full_like(chi2, _FIRST_DAMPING)
+    finished = []
+    for n_iter in range(1, max_iter + 1):
+        step, promise = damped_step(*part.system(state, terms), damping)
+        trial, trial_terms = part.evaluate(part.move(state, step))
+        gain = terms[0] - trial_terms[0]
+        done = part.is_converged(state, terms, step, promise, gain)
+        better = gain > 0.0
+        state = choose_members(better, trial, state)
+        terms = choose_members(better, trial_terms, terms)
+        damping = xp.where(gain > _GOOD_GAIN * promise,
+                           damping * _DAMPING_DOWN, damping)
+        damping = xp.where(gain > _BAD_GAIN * promise, damping,
+                           damping * _DAMPING_UP)
+        damping = xp.maximum(damping,
+                             xp.full_like(damping, _SMALLEST_DAMPING))
+        leaving = xp.ones_like(done) if n_iter == max_iter else done
+        if not xp.any(leaving):
+            continue
+        left = xp.nonzero(leaving)[0]
+        finished.append(take_members(
+            (active, done, xp.full_like(active, n_iter), *state), left))
+        stay = xp.nonzero(~leaving)[0]
+        if stay.shape[0] == 0:
+            break
+        part = part.take(stay)
+        active, damping = take_members((active, damping), stay)
+        state, terms = take_members(state, stay), take_members(terms, stay)
+    columns = tuple(xp.concat(parts) for parts in zip(*finished,
+                                                      strict=True))
+    order = xp.argsort(columns[0])
+    _, converged, n_iter, *state = take_members(columns, order)
+    return LMResult(tuple(state), n_iter, converged)
+
+
+def damped_step(normal, gradient, free, damping):
+    """
+    Return the step of Levenberg-Marquardt and what it promises.
+
+    Parameters
+    ----------
+    normal : array of shape (g, n, n)
+        The normal matrix.
+
+    gradient : array of shape (g, n)
+        Half of the gradient of chi2.
+
+    free : bool array of shape (g, n)
+        The coordinates in which to go.
+
+    damping : array of shape (g,)
+        What is added to the diagonal of the scaled normal matrix.
+
+    Returns
+    -------
+    step : array of shape (g, n)
+        The step, 0 for what is not free.
+
+    promise : array of shape (g,)
+        By how much the quadratic model of chi2 falls.
+    """
+    xp = array_namespace(normal)
+    scale, scaled = scale_to_unit_diagonal(normal, free)
+    right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
+    identity = _identity(normal)
+    scaled_step = xp.linalg.solve(
+        scaled + damping[:, None, None] * identity[None, :, :],
+        right[:, :, None])[:, :, 0]
+    # chi2(0) - chi2(step) of the quadratic model, plus the damping term.
+    promise = xp.sum(scaled_step * right, axis=1) + (
+        damping * xp.sum(scaled_step * scaled_step, axis=1))
+    return scaled_step * scale, promise
+
+
+def scale_to_unit_diagonal(normal, free):
+    """
+    Scale normal matrices to a unit diagonal.
+
+    Parameters
+    ----------
+    normal : array of shape (g, n, n)
+        The normal matrices.
+
+    free : bool array of shape (g, n)
+        The coordinates that are fitted; others are decoupled.
+
+    Returns
+    -------
+    scale : array of shape (g, n)
+        The factors of rows and columns; 0 for what is not free.
+
+    scaled : array of shape (g, n, n)
+        The scaled matrices.
+    """
+    xp = array_namespace(normal)
+    diagonal = xp.linalg.diagonal(normal)
+    known = free & (diagonal > 0.0)
+    ones = xp.ones_like(diagonal)
+    zeros = xp.zeros_like(diagonal)
+    scale = xp.where(known, 1.0 / xp.sqrt(xp.where(known, diagonal, ones)),
+                     zeros)
+    scaled = normal * scale[:, :, None] * scale[:, None, :]
+    decoupled = xp.where(known, zeros, ones)
+    return scale, scaled + (decoupled[:, :, None]
+                            * _identity(normal)[None, :, :])
+
+
+def invert_normal(normal, free):
+    """
+    Return covariance matrices.
+
+    Parameters
+    ----------
+    normal : array of shape (g, n, n)
+        The normal matrices.
+
+    free : bool array of shape (g, n)
+        The coordinates that are fitted.
+
+    Returns
+    -------
+    covariance : array of shape (g, n, n)
+        The inverse matrices: 0 for what is not free, NaN where the
+        matrix is singular.
+    """
+    xp = array_namespace(normal)
+    scale, scaled = scale_to_unit_diagonal(normal, free)
+    finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
+    scaled = xp.where(finite[:, None, None], scaled,
+                      _identity(normal)[None, :, :])
+    values, vectors = xp.linalg.eigh(scaled)
+    empty = xp.any(free & (scale == 0.0), axis=1)
+    good = finite & ~empty & (values[:, 0] > _SINGULAR * values[:, -1])
+    inverse = (vectors / xp.where(good[:, None], values,
+                                  xp.ones_like(values))[:, None, :]
+               ) @ xp.matrix_transpose(vectors)
+    covariance = inverse * scale[:, :, None] * scale[:, None, :]
+    return xp.where(good[:, None, None], covariance,
+                    xp.full_like(covariance, xp.nan))
+
+
+def take_members(arrays, index):
+    """
+    Return some members of each array.
+
+    Parameters
+    ----------
+    arrays : iterable of array
+        Arrays with the batch axis first. Objects without a shape, and
+        arrays of one member that all share, are handed through.
+
+    index : int array
+        The members.
+
+    Returns
+    -------
+    arrays : tuple of array
+        The members of each array.
+    """
+    return tuple(
+        array if not hasattr(array, 'shape') or array.shape[0] == 1
+        else array_namespace(array).take(array, index, axis=0)
+        for array in arrays)
+
+
+def choose_members(condition, new, old):
+    """
+    Choose between two arrays for each member, for several arrays.
+
+    Parameters
+    ----------
+    condition : bool array of shape (g,)
+        Where to take the new arrays.
+
+    new, old : iterable of array
+        Arrays with the batch axis first.
+
+    Returns
+    -------
+    arrays : tuple of array
+        The chosen arrays.
+    """
+    xp = array_namespace(condition)
+    return tuple(
+        xp.where(xp.reshape(condition, (-1,) + (1,) * (a.ndim - 1)), a, b)
+        for a, b in zip(new, old, strict=True))
+
+
+def array_namespace(array):
+    """
+    Return the module of the array API functions of an array.
+
+    Parameters
+    ----------
+    array : array
+        An array of a library that has the array API standard, or a
+        tensor of PyTorch, for which the package ``array_api_compat``
+        has to be installed.
+
+    Returns
+    -------
+    namespace : module
+        The module.
+    """
+    if hasattr(array, '__array_namespace__'):
+        return array.__array_namespace__()
+    try:
+        import array_api_compat
+    except ImportError:
+        msg = (f'arrays of {type(array).__module__} need the package '
+               'array_api_compat: pip install array-api-compat')
+        raise ImportError(msg) from None
+    return array_api_compat.array_namespace(array)
+
+
+def _identity(matrices):
+    xp = array_namespace(matrices)
+    return xp.eye(matrices.shape[-1], dtype=matrices.dtype,
+                  device=matrices.device)
