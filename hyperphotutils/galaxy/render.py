@@ -23,7 +23,7 @@ The code uses the Python array API standard.
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import make_interp_spline
 
 from hyperphotutils.galaxy.mixture import (
     N_TERMS,
@@ -289,7 +289,8 @@ def make_kernel(psf, size, *, x=None, y=None, dtype='float64', xp=np,
     coarse = np.arange(-_COARSE_MARGIN,
                        size + _COARSE_MARGIN + _COARSE_STEP - 1.0,
                        _COARSE_STEP)
-    upsample = CubicSpline(coarse, np.eye(len(coarse)))(np.arange(size))
+    upsample = make_interp_spline(coarse, np.eye(len(coarse)), k=5)(
+        np.arange(size))
     table = mixture_table().coefficients
     real, cplx = getattr(xp, dtype), getattr(
         xp, {'float64': 'complex128', 'float32': 'complex64'}[dtype])

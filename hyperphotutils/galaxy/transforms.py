@@ -11,7 +11,8 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.fft import next_fast_len
 
-__all__ = ['N_WIDE', 'PSFTransform', 'make_transform', 'sample_psf']
+__all__ = ['N_WIDE', 'PSFTransform', 'core_sigma', 'make_transform',
+           'sample_psf']
 
 N_WIDE = 3
 """
@@ -158,7 +159,7 @@ def make_transform(samples, oversampling, size, min_sigma):
     transform : `PSFTransform`
         The transforms.
     """
-    core = _core_sigma(samples[0], oversampling)
+    core = core_sigma(samples[0], oversampling)
     # An odd side has no frequency that is its own alias.
     side = size + max(16, int(8.0 * core))
     side = next(n for n in range(side, 4 * side)
@@ -189,6 +190,29 @@ def make_transform(samples, oversampling, size, min_sigma):
     variance, weight = _as_wide(samples, oversampling, core, min_sigma)
     return PSFTransform(np.stack(kx), np.stack(ky), np.stack(values, 1),
                         variance, weight, side)
+
+
+def core_sigma(samples, oversampling):
+    """
+    Return the standard deviation of a Gaussian with the core of a PSF.
+
+    Parameters
+    ----------
+    samples : 2D `~numpy.ndarray`
+        The PSF.
+
+    oversampling : int
+        The number of samples a pixel along each axis.
+
+    Returns
+    -------
+    sigma : float
+        The standard deviation in pixels, from the area above half of the
+        maximum.
+    """
+    above = np.count_nonzero(samples > 0.5 * samples.max())
+    return float(np.sqrt(above / (2.0 * np.pi * np.log(2.0)))
+                 / oversampling)
 
 
 def _sample_model(model, x, y):
@@ -265,16 +289,6 @@ def _check(image, oversampling, *, is_array):
                       'the central pixel: fitted positions are off by '
                       'that'.format(*shift), AstropyUserWarning,
                       stacklevel=4)
-
-
-def _core_sigma(samples, oversampling):
-    """
-    Return the standard deviation of a Gaussian with the half-light area
-    of the core.
-    """
-    above = np.count_nonzero(samples > 0.5 * samples.max())
-    return float(np.sqrt(above / (2.0 * np.pi * np.log(2.0)))
-                 / oversampling)
 
 
 def _as_wide(samples, oversampling, core, min_sigma):

@@ -41,6 +41,13 @@ _REGISTRY = (
     ('bad_pixels', 'bad pixels in the core of the source were not fitted'),
     ('saturated', 'the top of the source is cut off: its flat pixels were '
      'not fitted'),
+    ('unresolved', 'the effective radius is below a quarter of the FWHM of '
+     'the PSF, or smaller than its error'),
+    ('neighbor_masked', 'pixels of other sources were masked'),
+    ('too_large', 'the effective radius is more than a quarter of the '
+     'stamp'),
+    ('grid_edge', 'the best model of the grid is the smallest or the '
+     'largest'),
 )
 
 FLAGS = MappingProxyType(

@@ -35,6 +35,9 @@ class LMResult(NamedTuple):
     state : tuple of array
         The parameters in the arrays that the problem uses.
 
+    terms : tuple of array
+        chi2, the normal matrix, and half of the gradient there.
+
     n_iter : int array of shape (g,)
         The number of steps that were tried.
 
@@ -44,6 +47,7 @@ class LMResult(NamedTuple):
     """
 
     state: Any
+    terms: Any
     n_iter: Any
     converged: Any
 
@@ -122,7 +126,8 @@ def minimize_batch(problem, state, *, max_iter):
             continue
         left = xp.nonzero(leaving)[0]
         finished.append(take_members(
-            (active, done, xp.full_like(active, n_iter), *state), left))
+            (active, done, xp.full_like(active, n_iter), *state, *terms),
+            left))
         stay = xp.nonzero(~leaving)[0]
         if stay.shape[0] == 0:
             break
@@ -132,8 +137,10 @@ def minimize_batch(problem, state, *, max_iter):
     columns = tuple(xp.concat(parts) for parts in zip(*finished,
                                                       strict=True))
     order = xp.argsort(columns[0])
-    _, converged, n_iter, *state = take_members(columns, order)
-    return LMResult(tuple(state), n_iter, converged)
+    _, converged, n_iter, *rest = take_members(columns, order)
+    n_state = len(state)
+    return LMResult(tuple(rest[:n_state]), tuple(rest[n_state:]), n_iter,
+                    converged)
 
 
 def damped_step(normal, gradient, free, damping):

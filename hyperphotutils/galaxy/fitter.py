@@ -1,0 +1,654 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fits of galaxies by Sersic profiles convolved with the PSF.
+"""
+
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+from astropy.modeling.models import Sersic2D
+
+from hyperphotutils.galaxy.joint import GalaxyFit, StartGrid
+from hyperphotutils.galaxy.mixture import INDEX_RANGE, sersic_flux
+from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
+from hyperphotutils.galaxy.results import make_table
+from hyperphotutils.galaxy.targets import (
+    Stamps,
+    Targets,
+    measure_segments,
+    read_positions,
+)
+from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.executors import one_blas_thread
+from hyperphotutils.utils.flags import decode_flags
+from hyperphotutils.utils.tables import make_repr, open_nddata, strip_units
+
+__all__ = ['SersicFitter']
+
+_PRIORS = ('ln_n', 'ln_r_eff', 'elongation')
+_LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
+# The label of a target is looked up this far from its position.
+_LABEL_REACH = 3
+# Stamps at once when a model image is drawn.
+_CHUNK = 32
+
+
+class SersicFitter:
+    """
+    Fit galaxies by Sersic profiles that are convolved with the PSF.
+
+    Each galaxy is fitted on a stamp around it, jointly with its neighbors
+    and the sky. All parameters are free: flux, position, effective
+    radius, Sersic index, axis ratio, and angle. A fit begins with the
+    best of 600 models, and goes on by Levenberg-Marquardt steps with
+    analytic derivatives, for many galaxies at once.
+
+    Parameters
+    ----------
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`
+        The PSF as the part of the flux in each pixel, as all PSFs of
+        photutils: it holds the response of the pixel. An array is
+        sampled by pixels, of odd size, and centered on its central
+        pixel. A PSF whose FWHM is below 2.5 pixels should be a model
+        that is oversampled. A PSF that varies over the image is taken at
+        the position of each galaxy.
+
+    size : int, optional
+        The side of the stamps in pixels. It should be at least 8
+        effective radii and 10 FWHM of the PSF, more for large indices.
+
+    n_bounds : tuple of 2 floats, optional
+        The bounds of the Sersic index, between 0.5 and 8. Equal bounds
+        fix it.
+
+    r_e_bounds : tuple of 2 floats, optional
+        The bounds of the radius ``r_eff sqrt(q)`` in pixels. The upper
+        one is ``size`` when `None`.
+
+    q_min : float, optional
+        The smallest axis ratio.
+
+    sky : {'constant', 'plane', 'none'}, optional
+        The sky that is fitted on each stamp. With a large index the sky
+        and the wings of a galaxy look alike: a sky that is subtracted
+        before, and not fitted, biases n.
+
+    neighbors : {'fit', 'mask', 'ignore'}, optional
+        Whether other sources on the stamp are fitted too, with an index
+        of 1; masked by their segments; or ignored.
+
+    max_neighbors : int, optional
+        The largest number of neighbors that are fitted; fainter and more
+        distant ones are masked.
+
+    start : {'grid', 'init'}, optional
+        Whether fits begin with the best model of a grid, or with the
+        columns ``r_eff_init``, ``n_init``, ``q_init``, and
+        ``theta_init`` of ``init_params``.
+
+    grid : dict, optional
+        The values of ``n``, ``r_eff``, ``q``, and ``theta`` (degrees) of
+        the grid; those of 600 models by default.
+
+    priors : dict, optional
+        Gaussian priors ``(mean, standard deviation)`` of ``'ln_n'``,
+        ``'ln_r_eff'``, or ``'elongation'`` (-ln q). Without them, sources
+        that are faint and not resolved often end at a bound. With
+        ``ln_n`` = (0.4, 0.7) they do not, but a galaxy of n = 6 to 8 is
+        pulled by about its error.
+
+    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
+        How chi2 grows with the residuals, as in
+        `scipy.optimize.least_squares`; for spiral arms and other
+        structure that no Sersic profile has.
+
+    fixed : tuple of str, optional
+        What is held at its start: ``'position'``, ``'shape'`` (radius,
+        axis ratio, and angle), ``'n'``.
+
+    max_iterations : int, optional
+        The largest number of steps.
+
+    batch : int, optional
+        The number of sources that are fitted at once: 16 for processors
+        with their caches, 512 or more for graphics cards. It bounds the
+        memory.
+
+    dtype : {'float32', 'float64'}, optional
+        The precision of the images. The sums of squares are always
+        formed with 64 bits; 32 bits for the images take half of the time
+        and change no value by more than 1 % of its error.
+
+    xp : module, optional
+        The library that does the work, with the functions of the Python
+        array API standard: `numpy` by default, ``cupy``, or
+        ``array_api_compat.torch``.
+
+    device : object, optional
+        A device of that library.
+
+    Raises
+    ------
+    TypeError
+        If ``psf`` is not a PSF.
+
+    ValueError
+        If an argument is out of its range.
+
+    See Also
+    --------
+    hyperphotutils.galaxy.SersicCube : chi-squared on a grid of models
+
+    Notes
+    -----
+    Profiles are sums of Gaussians that are convolved with the PSF in
+    Fourier space (see `SersicRenderer`), not values at the centers of
+    pixels: the cusp of a profile keeps its place.
+
+    Errors are from the inverse of the normal matrix of all parameters of
+    the stamp, sky and neighbors too. They are those of the errors of the
+    pixels; look at ``reduced_chi2`` and scale them if you think that they
+    should have been larger. Without ``error`` the noise of each stamp is
+    the scatter of its pixels without sources.
+
+    A fit ends when no step promises to lower chi2 by more than 0.05; so
+    it ends within about 0.05 errors of the minimum if all parameters are
+    well constrained, and within 0.3 if they are degenerate.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_galaxy_field
+    >>> from hyperphotutils.galaxy import SersicFitter
+    >>> field = make_galaxy_field((150, 150), 3, seed=2)
+    >>> fitter = SersicFitter(field.psf, size=48)
+    >>> table = fitter(field.data, error=field.error,
+    ...                init_params=field.truth['x', 'y'])
+    >>> print(len(table), fitter.decode_flags(table['flags'][0]))
+    3 []
+    """
+
+    _repr_params = ('psf', 'size', 'n_bounds', 'r_e_bounds', 'q_min', 'sky',
+                    'neighbors', 'max_neighbors', 'start', 'grid', 'priors',
+                    'loss', 'fixed', 'max_iterations', 'batch', 'dtype')
+
+    def __init__(self, psf, *, size=64, n_bounds=(0.5, 8.0),
+                 r_e_bounds=(0.03, None), q_min=0.05, sky='constant',
+                 neighbors='fit', max_neighbors=4, start='grid', grid=None,
+                 priors=None, loss='linear', fixed=(), max_iterations=30,
+                 batch=16, dtype='float32', xp=None, device=None):
+        self.psf = psf
+        self.size = _check_integer(size, 'size', 16)
+        self.n_bounds = _check_range(n_bounds, 'n_bounds', INDEX_RANGE)
+        self.r_e_bounds = _check_radii(r_e_bounds)
+        self.q_min = check_positive(q_min, 'q_min')
+        if self.q_min >= 1.0:
+            msg = f'q_min must be less than 1: {q_min!r}'
+            raise ValueError(msg)
+        self.sky = _check_name(sky, 'sky', ('constant', 'plane', 'none'))
+        self.neighbors = _check_name(neighbors, 'neighbors',
+                                     ('fit', 'mask', 'ignore'))
+        self.max_neighbors = _check_integer(max_neighbors, 'max_neighbors',
+                                            0)
+        self.start = _check_name(start, 'start', ('grid', 'init'))
+        self.grid = grid
+        if unknown := set(grid or ()) - {'n', 'r_eff', 'q', 'theta'}:
+            msg = f'grid has unknown keys: {sorted(unknown)}'
+            raise ValueError(msg)
+        self.priors = priors
+        self.prior = _prior_array(priors)
+        self.loss = _check_name(loss, 'loss', _LOSSES)
+        self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
+        for name in self.fixed:
+            _check_name(name, 'fixed', ('position', 'shape', 'n'))
+        self.max_iterations = _check_integer(max_iterations,
+                                             'max_iterations', 1)
+        self.batch = _check_integer(batch, 'batch', 1)
+        self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
+        self.namespace = np if xp is None else xp
+        self.device = device
+        # faults of the PSF appear here, not at the first call
+        self._kernel = (None if _varies(psf) else make_kernel(
+            psf, self.size, dtype=self.dtype, xp=self.namespace,
+            device=device))
+        self._fit = None
+        self._unit = None
+        self._shape = None
+
+    def __repr__(self):
+        return make_repr(self)
+
+    def __call__(self, data, *, init_params=None, segmentation=None,
+                 mask=None, error=None, wcs=None):
+        """
+        Fit galaxies of an image, or one on each stamp of a stack.
+
+        Parameters
+        ----------
+        data : 2D or 3D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`
+            The image, or stamps of shape ``(n, size, size)`` with a
+            galaxy in the center of each. Pixels that are not finite are
+            ignored.
+
+        init_params : `~astropy.table.Table`, optional
+            A row a galaxy, with the columns ``x_init`` and ``y_init``
+            (``x_centroid``, ``x_fit``, and ``x`` are also understood, and
+            those of y) in pixels, and ``id`` if it is there. For stamps,
+            the rows are those of the stack, and positions are those on
+            the stamp. Without it, all segments are fitted, or the
+            central one of each stamp.
+
+        segmentation : 2D or 3D int array_like or \
+                `~photutils.segmentation.SegmentationImage`, optional
+            The segments of all sources, 0 elsewhere.
+
+        mask : bool array_like, optional
+            `True` for pixels to ignore.
+
+        error : float or array_like, optional
+            The standard deviation of each pixel, with the unit of
+            ``data``. Pixels whose error is not finite or not positive
+            are ignored.
+
+        wcs : `~astropy.wcs.WCS`, optional
+            The coordinates of an image, for the columns on the sky.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            A row a galaxy, in the order of ``init_params``, of the
+            labels, or of the stamps:
+
+            * ``id``, and ``group_size``, the number of sources that were
+              fitted on the stamp;
+            * ``x``, ``y`` (pixels), ``flux``, ``r_eff`` (along the major
+              axis, in pixels), ``n``, ``q``, ``theta`` (degrees from the
+              x axis, counterclockwise), each with ``_init``, ``_fit``,
+              and ``_err``; the flux is that to infinity;
+            * ``flux_stamp_fit``, the flux on the stamp, which is better
+              known for large indices;
+            * ``sky_fit`` and ``sky_err``, the sky at the position;
+            * ``n_grid``, ``r_eff_grid``, ``q_grid``, ``theta_grid``,
+              ``chi2_grid``, the best model of the grid on the central
+              pixels;
+            * ``chi2``, ``reduced_chi2``, ``n_pixels_fit``,
+              ``n_iterations``, ``snr``, and ``flags``;
+            * ``orientation`` (position angle on the sky, East of North)
+              and ``r_eff_sky_fit``, with a ``wcs``.
+
+        Raises
+        ------
+        ValueError
+            If shapes or units do not fit together, or it is not known
+            what to fit.
+        """
+        data, mask, error = open_nddata(data, mask, error)
+        values, unit = strip_units(data=data, error=error)
+        planes, is_image = _as_planes(values['data'], self.size)
+        shape = planes.shape
+        error = _as_plane_like(values['error'], shape, 'error', float)
+        mask = _as_plane_like(mask, shape, 'mask', bool)
+        segmentation = getattr(segmentation, 'data', segmentation)
+        if segmentation is not None:
+            segmentation = _as_plane_like(segmentation, shape,
+                                          'segmentation', int)
+        targets = _find_targets(planes, segmentation, init_params,
+                                is_image=is_image)
+        if (self.start == 'init' and init_params is None):
+            msg = "start='init' needs init_params"
+            raise ValueError(msg)
+        stamps = Stamps(planes, error, mask, segmentation, self.size)
+        grid = self._start_grid if self.start == 'grid' else None
+        fit = GalaxyFit(self, stamps, targets, grid, self._kernel)
+        with one_blas_thread():
+            fit.run()
+        self._fit, self._unit = fit, unit
+        self._shape = shape[1:] if is_image else shape
+        for name in ('models', 'fit_info'):
+            self.__dict__.pop(name, None)
+        return make_table(fit, unit, self, wcs)
+
+    @cached_property
+    def _start_grid(self):
+        return StartGrid(self.psf, self.size, **(self.grid or {}),
+                         n_bounds=self.n_bounds)
+
+    @property
+    def covariance(self):
+        """
+        The covariances of flux, x, y, r_eff, n, q, and theta (radians)
+        of the last call, shape ``(n, 7, 7)``.
+        """
+        return self._last_fit.covariance
+
+    @cached_property
+    def models(self):
+        """
+        The galaxies of the last call as a list of
+        `~astropy.modeling.functional_models.Sersic2D`, not convolved, in
+        the order of the table; `None` for those without a fit.
+        """
+        result = []
+        for flux, x, y, r_eff, n, q, theta in self._last_fit.params:
+            model = None
+            if np.isfinite(flux):
+                model = Sersic2D(flux / sersic_flux(1.0, r_eff, n, q), r_eff,
+                                 n, x, y, 1.0 - q, theta)
+            result.append(model)
+        return result
+
+    @cached_property
+    def fit_info(self):
+        """
+        A list with a dictionary for each galaxy of the last call: its
+        ``'id'``, and what was fitted on its stamp: ``'params'``, a row
+        for it and for each neighbor (flux, x, y, r_eff, n, q, theta in
+        radians), and ``'sky'``.
+        """
+        fit = self._last_fit
+        info = []
+        for i, row in enumerate(fit.rows):
+            entry = {'id': fit.targets.id[row]}
+            if i in fit.solutions:
+                flux, coords, sky, x0, y0 = fit.solutions[i]
+                size = np.hypot(coords[:, 3], coords[:, 4])
+                entry['params'] = np.column_stack([
+                    flux, coords[:, 0] + x0, coords[:, 1] + y0,
+                    np.exp(coords[:, 2] + 0.5 * size),
+                    np.exp(coords[:, 5]), np.exp(-size),
+                    0.5 * np.arctan2(coords[:, 4], coords[:, 3])])
+                entry['sky'] = sky
+            info.append(entry)
+        return info
+
+    @property
+    def _last_fit(self):
+        if self._fit is None:
+            msg = 'there is no result before the first call'
+            raise ValueError(msg)
+        return self._fit
+
+    def make_model_image(self, shape=None):
+        """
+        Make an image of the fitted galaxies, without sky.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the fitted data by
+            default.
+
+        Returns
+        -------
+        image : 2D or 3D `~numpy.ndarray` or `~astropy.units.Quantity`
+            For an image, the sum of the galaxies of the table, each on
+            its stamp. For stamps, all that was fitted on each, neighbors
+            included.
+        """
+        fit = self._last_fit
+        is_stack = len(self._shape) == 3
+        if shape is not None and is_stack:
+            msg = 'shape is for images: stamps have that of the data'
+            raise ValueError(msg)
+        image = np.zeros(self._shape if shape is None else shape)
+        numbers = sorted(fit.solutions)
+        for low in range(0, len(numbers), _CHUNK):
+            for i in numbers[low:low + _CHUNK]:
+                self._add_sources(image[i] if is_stack else image, i,
+                                  everything=is_stack)
+        return image if self._unit is None else image << self._unit
+
+    def make_residual_image(self, data):
+        """
+        Subtract all that was fitted from the data.
+
+        Parameters
+        ----------
+        data : 2D or 3D array_like or `~astropy.units.Quantity`
+            The image or the stamps.
+
+        Returns
+        -------
+        residual : `~numpy.ndarray` or `~astropy.units.Quantity`
+            An image without the galaxies of the table; stamps without
+            galaxies, neighbors, and sky.
+        """
+        model = self.make_model_image()
+        fit = self._last_fit
+        if len(self._shape) == 3 and self.sky != 'none':
+            from hyperphotutils.galaxy.joint import _basis
+
+            basis = _basis(self.sky, self.size)
+            for i, (*_, sky, _, _) in fit.solutions.items():
+                plane = (sky @ basis).reshape(self.size, self.size)
+                model[i] += (plane if self._unit is None
+                             else plane << self._unit)
+        return data - model
+
+    def _add_sources(self, image, i, *, everything):
+        """
+        Add the sources of a stamp to an image.
+        """
+        fit = self._last_fit
+        flux, coords, _, x0, y0 = fit.solutions[i]
+        if not everything:
+            flux, coords = flux[:1], coords[:1]
+        row = fit.rows[i]
+        kernel = self._kernel or make_kernel(
+            self.psf, self.size, x=fit.targets.x[row:row + 1],
+            y=fit.targets.y[row:row + 1], dtype=self.dtype,
+            xp=self.namespace, device=self.device)
+        xp = self.namespace
+        stamps = render(kernel, xp.asarray(coords, device=self.device))
+        from hyperphotutils.galaxy.joint import to_numpy
+
+        stamp = np.tensordot(flux, to_numpy(stamps), 1)
+        ny, nx = image.shape
+        low_y, high_y = max(y0, 0), min(y0 + self.size, ny)
+        low_x, high_x = max(x0, 0), min(x0 + self.size, nx)
+        image[low_y:high_y, low_x:high_x] += stamp[
+            low_y - y0:high_y - y0, low_x - x0:high_x - x0]
+
+    @staticmethod
+    def decode_flags(flags):
+        """
+        Decode the values of the ``flags`` column.
+
+        Parameters
+        ----------
+        flags : int or 1D array_like of int
+            The bit masks.
+
+        Returns
+        -------
+        names : list of str or list of list of str
+            The names of the bits that are set.
+
+        See Also
+        --------
+        hyperphotutils.utils.decode_flags
+        """
+        return decode_flags(flags)
+
+
+def _find_targets(planes, segmentation, init_params, *, is_image):
+    """
+    Return all sources: those that get a row come first.
+    """
+    segments = (None if segmentation is None
+                else measure_segments(planes, segmentation))
+    n_planes, ny, nx = planes.shape
+    if init_params is not None:
+        values = read_positions(init_params)
+        n_rows = len(init_params)
+        if not is_image and n_rows != n_planes:
+            msg = (f'init_params must have a row for each stamp: {n_rows} '
+                   f'rows for {n_planes} stamps')
+            raise ValueError(msg)
+        ids = (np.asarray(init_params['id'])
+               if 'id' in init_params.colnames else np.arange(1, n_rows + 1))
+        plane = np.zeros(n_rows, int) if is_image else np.arange(n_rows)
+    elif is_image and segments is None:
+        msg = ('init_params or segmentation must be given: it is not known '
+               'where the galaxies are')
+        raise ValueError(msg)
+    elif is_image:
+        plane, ids, x, y, flux, _ = segments
+        values = {'x': x, 'y': y, 'flux': flux}
+        n_rows = len(ids)
+    else:
+        n_rows = n_planes
+        ids, plane = np.arange(1, n_rows + 1), np.arange(n_rows)
+        values = {'x': np.full(n_rows, 0.5 * (nx - 1)),
+                  'y': np.full(n_rows, 0.5 * (ny - 1))}
+    none = np.full(n_rows, np.nan)
+    x, y = values['x'].copy(), values['y'].copy()
+    flux, radius = values.get('flux', none).copy(), none.copy()
+    label = np.zeros(n_rows, dtype=int)
+    init = {name: values[name] for name in ('r_eff', 'n', 'q', 'theta')
+            if name in values}
+    if segments is not None:
+        label = _labels_at(segmentation, plane, x, y)
+        place = {(p, name): k for k, (p, name) in enumerate(
+            zip(segments[0], segments[1], strict=True))}
+        match = np.array([place.get(key, -1) for key in
+                          zip(plane, label, strict=True)], dtype=int)
+        found = match >= 0
+        flux[found & ~np.isfinite(flux)] = segments[4][
+            match[found & ~np.isfinite(flux)]]
+        radius[found] = segments[5][match[found]]
+        if init_params is None:
+            x[found], y[found] = (segments[k][match[found]] for k in (2, 3))
+        rest = np.setdiff1d(np.arange(len(segments[0])), match[found])
+        plane, x, y, flux, radius, label = (
+            np.concatenate((own, segments[k][rest])) for own, k in (
+                (plane, 0), (x, 2), (y, 3), (flux, 4), (radius, 5),
+                (label, 1)))
+        ids = np.concatenate((ids, np.zeros(len(rest), dtype=ids.dtype)))
+        init = {name: np.concatenate((value, np.full(len(rest), np.nan)))
+                for name, value in init.items()}
+    is_target = np.arange(len(x)) < n_rows
+    return Targets(ids, plane, x, y, flux, radius, label, is_target, init)
+
+
+def _labels_at(segmentation, plane, x, y):
+    """
+    Return the label at each position, or the nearest one within reach.
+    """
+    _, ny, nx = segmentation.shape
+    labels = np.zeros(len(x), dtype=int)
+    for i, (p, x0, y0) in enumerate(zip(plane, x, y, strict=True)):
+        if not (np.isfinite(x0) and np.isfinite(y0)):
+            continue
+        column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
+        if 0 <= row < ny and 0 <= column < nx:
+            labels[i] = segmentation[p, row, column]
+        if labels[i]:
+            continue
+        low_y, low_x = max(row - _LABEL_REACH, 0), max(
+            column - _LABEL_REACH, 0)
+        window = segmentation[p, low_y:max(row + _LABEL_REACH + 1, 0),
+                              low_x:max(column + _LABEL_REACH + 1, 0)]
+        rows, columns = np.nonzero(window)
+        if len(rows):
+            distance = np.hypot(rows + low_y - y0, columns + low_x - x0)
+            k = np.argmin(distance)
+            labels[i] = window[rows[k], columns[k]]
+    return labels
+
+
+def _as_planes(data, size):
+    """
+    Return the data as planes, and whether it is one image.
+    """
+    data = np.asarray(data)
+    if data.dtype.kind not in 'fiu':
+        msg = f'data must be an array of real numbers, got {data.dtype}'
+        raise TypeError(msg)
+    if data.ndim == 2:
+        return data[None], True
+    if data.ndim != 3:
+        msg = (f'data must be an image or a stack of stamps, got the shape '
+               f'{data.shape}')
+        raise ValueError(msg)
+    if data.shape[1:] != (size, size):
+        msg = (f'stamps must have the shape ({size}, {size}) of size={size}, '
+               f'got {data.shape[1:]}')
+        raise ValueError(msg)
+    return data, False
+
+
+def _as_plane_like(array, shape, name, kind):
+    """
+    Return an array with the shape of the planes, or `None`.
+    """
+    if array is None:
+        return None
+    array = np.asarray(array)
+    if array.ndim == 0:
+        return np.broadcast_to(array.astype(kind), shape)
+    planes = array[None] if array.ndim == 2 else array
+    if planes.shape != shape:
+        plain = shape[1:] if shape[0] == 1 else shape
+        msg = f'{name} must have the shape of data, {plain}: {array.shape}'
+        raise ValueError(msg)
+    return planes if planes.dtype.kind == np.dtype(kind).kind else (
+        planes.astype(kind))
+
+
+def _varies(psf):
+    """
+    Return whether a PSF depends on the position.
+    """
+    return (getattr(psf, 'grid_xypos', None) is not None
+            or bool(getattr(psf, 'degree', 0)))
+
+
+def _check_integer(value, name, low):
+    if not isinstance(value, Integral) or isinstance(value, bool) or (
+            value < low):
+        msg = f'{name} must be an integer of at least {low}: {value!r}'
+        raise ValueError(msg)
+    return int(value)
+
+
+def _check_name(value, name, allowed):
+    if value not in allowed:
+        msg = f'{name} must be one of {allowed}: {value!r}'
+        raise ValueError(msg)
+    return value
+
+
+def _check_range(pair, name, limits):
+    low, high = pair
+    if not limits[0] <= low <= high <= limits[1]:
+        msg = (f'{name} must be two increasing numbers from {limits[0]:g} '
+               f'to {limits[1]:g}: {pair!r}')
+        raise ValueError(msg)
+    return float(low), float(high)
+
+
+def _check_radii(pair):
+    low, high = pair
+    if not low > 0.0 or (high is not None and high <= low):
+        msg = f'r_e_bounds must be two increasing positive numbers: {pair!r}'
+        raise ValueError(msg)
+    return float(low), None if high is None else float(high)
+
+
+def _prior_array(priors):
+    """
+    Return means and inverse standard deviations, or `None`.
+    """
+    if not priors:
+        return None
+    if unknown := set(priors) - set(_PRIORS):
+        msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
+        raise ValueError(msg)
+    rows = []
+    for name in _PRIORS:
+        mean, deviation = priors.get(name, (0.0, np.inf))
+        rows.append((mean, 1.0 / deviation))
+    return np.array(rows)

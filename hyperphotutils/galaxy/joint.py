@@ -1,0 +1,577 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fits of many galaxies, each with its neighbors, in batches.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
+from scipy.spatial import cKDTree
+
+from hyperphotutils.galaxy.grid import match_grid
+from hyperphotutils.galaxy.mixture import INDEX_RANGE
+from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
+from hyperphotutils.galaxy.solver import (
+    FLUX,
+    G_RADIAL,
+    G_TANGENTIAL,
+    N_PARAMS,
+    NU,
+    RHO,
+    GalaxyProblem,
+    X,
+    Y,
+    covariance_of,
+)
+from hyperphotutils.galaxy.transforms import core_sigma, sample_psf
+from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.lm import minimize_batch
+
+__all__ = ['GalaxyFit', 'StartGrid']
+
+# The window of the start, an odd number of pixels.
+_START_SIZE = 41
+# Sersic index of neighbors, and their radius where it is not known.
+_NEIGHBOR_INDEX = 1.0
+_NEIGHBOR_RADIUS = 1.0
+# How far positions may move from their start, in pixels.
+_MAX_SHIFT = 5.0
+_MAX_NEIGHBOR_SHIFT = 3.0
+# The part of the half-light area of a segment that is the radius of a
+# neighbor when its fit begins.
+_NEIGHBOR_SHRINK = 0.6
+# The mask of a neighbor without a segment: its radius in FWHM.
+_MASK_RADIUS = 2.0
+# Smallest elongation: round sources have no direction.
+_MIN_ELONGATION = 1e-3
+_MAX_START_ELONGATION = 0.999
+# A value this near to its bound is at its bound.
+_AT_BOUND = 1e-6
+_UNRESOLVED = 0.25
+
+
+class StartGrid:
+    """
+    The models with which fits begin.
+
+    Parameters
+    ----------
+    psf : object
+        The PSF.
+
+    size : int
+        The side of the stamps.
+
+    n, r_eff, q, theta : 1D array_like, optional
+        The values of the grid (theta in degrees); the default has 600
+        models.
+
+    n_bounds : tuple of 2 floats, optional
+        The range of n of the default.
+    """
+
+    def __init__(self, psf, size, n=None, r_eff=None, q=None, theta=None, *,
+                 n_bounds=INDEX_RANGE):
+        self.size = min(_START_SIZE, size - 1 + size % 2)
+        fwhm = fwhm_of(psf)
+        if n is None:
+            n = np.unique(np.clip([0.8, 2.0, 5.0], *n_bounds))
+        if r_eff is None:
+            r_eff = np.geomspace(0.15 * fwhm, size / 5.0, 8)
+        q = np.array([1.0, 0.7, 0.42, 0.2]) if q is None else q
+        theta = np.arange(8) * 22.5 if theta is None else theta
+        shapes = [(ratio, angle) for ratio in q
+                  for angle in (theta if ratio < 1.0 else theta[:1])]
+        self.params = np.array([
+            (index, radius, ratio, angle) for index in n
+            for radius in r_eff for ratio, angle in shapes])
+        self.radii = np.min(r_eff), np.max(r_eff)
+        n, r_eff, q, theta = self.params.T
+        center = float(self.size // 2)
+        kernel = make_kernel(psf, self.size, dtype='float32')
+        coords = coordinates_of(center, center, r_eff, n, q,
+                                np.deg2rad(theta))
+        self.models = np.concatenate([
+            render(kernel, part).reshape(len(part), -1)
+            for part in np.array_split(coords, 1 + len(coords) // 64)])
+
+    def match(self, data, weight, *, fit_sky):
+        """
+        Return the best model of each stamp.
+
+        Parameters
+        ----------
+        data, weight : 3D `~numpy.ndarray`
+            Windows centered on the targets, and inverse standard
+            deviations.
+
+        fit_sky : bool
+            Whether there is a sky.
+
+        Returns
+        -------
+        params : 2D `~numpy.ndarray`
+            n, r_eff, q, theta (degrees), chi2, and the flux of the best
+            model.
+        """
+        n_stamps = len(data)
+        match = match_grid(
+            self.models, data.reshape(n_stamps, -1).astype('f4'),
+            weight.reshape(n_stamps, -1).astype('f4')**2, fit_sky=fit_sky)
+        # sources are brighter than the sky unless nothing else fits
+        chi2 = np.where(match.flux > 0.0, match.chi2, match.chi2.max() + 1.0)
+        best = np.argmin(chi2, axis=1)
+        rows = np.arange(n_stamps)
+        return np.column_stack([self.params[best], match.chi2[rows, best],
+                                match.flux[rows, best]])
+
+
+class GalaxyFit:
+    """
+    The fits of a call.
+
+    Parameters
+    ----------
+    config : `~hyperphotutils.galaxy.SersicFitter`
+        What is fitted how.
+
+    stamps : `~hyperphotutils.galaxy.targets.Stamps`
+        The images.
+
+    targets : `~hyperphotutils.galaxy.targets.Targets`
+        The sources.
+
+    grid : `StartGrid` or None
+        The models to begin with.
+
+    kernel : `~hyperphotutils.galaxy.render.RenderKernel` or None
+        The kernel, unless the PSF varies.
+    """
+
+    def __init__(self, config, stamps, targets, grid, kernel):
+        self.config = config
+        self.stamps = stamps
+        self.targets = targets
+        self.grid = grid
+        self.kernel = kernel
+        self.fwhm = fwhm_of(config.psf)
+        rows = np.flatnonzero(targets.is_target)
+        n_rows = len(rows)
+        self.rows = rows
+        self.flags = np.zeros(n_rows, dtype=int)
+        self.params = np.full((n_rows, N_PARAMS), np.nan)
+        self.start = np.full((n_rows, N_PARAMS), np.nan)
+        self.errors = np.full((n_rows, N_PARAMS), np.nan)
+        self.covariance = np.full((n_rows, N_PARAMS, N_PARAMS), np.nan)
+        self.grid_params = np.full((n_rows, 6), np.nan)
+        self.columns = {name: np.full(n_rows, np.nan) for name in (
+            'sky_fit', 'sky_err', 'chi2', 'reduced_chi2', 'snr',
+            'flux_stamp_fit')}
+        self.columns |= {name: np.zeros(n_rows, dtype=int) for name in (
+            'n_pixels_fit', 'n_iterations', 'group_size')}
+        # all that was fitted on each stamp: fluxes, coordinates, sky
+        self.solutions = {}
+
+    def run(self):
+        """
+        Fit all targets.
+        """
+        targets, rows = self.targets, self.rows
+        x, y = targets.x[rows], targets.y[rows]
+        ny, nx = self.stamps.data.shape[1:]
+        known = np.isfinite(x) & np.isfinite(y)
+        inside = known & (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (
+            y < ny - 0.5)
+        self.flags[~known] |= FLAGS['no_position']
+        self.flags[known & ~inside] |= FLAGS['off_map']
+        todo = np.flatnonzero(inside)
+        neighbors = self._find_neighbors(todo)
+        order = sorted(todo, key=lambda i: len(neighbors[i]))
+        numbers = np.array([len(neighbors[i]) for i in order], dtype=int)
+        for number in np.unique(numbers):
+            same = [i for i, n in zip(order, numbers, strict=True)
+                    if n == number]
+            # about the same memory for any number of neighbors
+            length = max(1, self.config.batch // (1 + number))
+            edges = [*range(0, len(same), length), len(same)]
+            for low, high in pairwise(edges):
+                part = np.array(same[low:high])
+                self._fit_batch(part, np.array(
+                    [neighbors[i] for i in part], dtype=int).reshape(
+                        len(part), number))
+
+    def _find_neighbors(self, todo):
+        """
+        Return the sources that are fitted with each target.
+        """
+        targets, size = self.targets, self.stamps.size
+        result = {i: [] for i in todo}
+        if self.config.neighbors != 'fit' or len(todo) == 0:
+            return result
+        known = np.flatnonzero(np.isfinite(targets.x)
+                               & np.isfinite(targets.y))
+        place = np.column_stack([targets.x, targets.y,
+                                 targets.plane * 4.0 * size])[known]
+        own = self.rows[todo]
+        tree = cKDTree(place)
+        near = tree.query_ball_point(
+            np.column_stack([targets.x[own], targets.y[own],
+                             targets.plane[own] * 4.0 * size]), 0.75 * size)
+        x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
+        for k, i in enumerate(todo):
+            others = known[near[k]]
+            others = others[others != own[k]]
+            x, y = targets.x[others] - x0[k], targets.y[others] - y0[k]
+            inside = (x > 0) & (x < size - 1) & (y > 0) & (y < size - 1)
+            others = others[inside]
+            distance = np.hypot(targets.x[others] - targets.x[own[k]],
+                                targets.y[others] - targets.y[own[k]])
+            flux = np.nan_to_num(targets.flux[others], nan=1.0)
+            influence = np.maximum(flux, 0.0) / (distance + 1.0)**2
+            chosen = np.argsort(-influence)[:self.config.max_neighbors]
+            result[i] = list(others[chosen])
+        return result
+
+    def _fit_batch(self, part, neighbors):
+        """
+        Fit the targets ``part`` with the same number of neighbors.
+        """
+        config, targets = self.config, self.targets
+        own = self.rows[part]
+        x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
+        data, weight, labels, on_image = self.stamps.cut(
+            targets.plane[own], x0, y0)
+        n_usable = np.count_nonzero(weight, axis=(1, 2))
+        incomplete = n_usable < data[0].size
+        others, masked = self._others(own, neighbors, labels, x0, y0)
+        if config.neighbors == 'fit':
+            weight = np.where(others & ~masked, weight, weight)
+        weight = np.where(masked, 0.0, weight)
+        self._flag(part, 'neighbor_masked', (masked & on_image).any((1, 2)))
+        self._flag(part, 'partial_footprint', incomplete)
+        coords, free = self._begin(part, own, neighbors, x0, y0, others)
+        n_pixels = np.count_nonzero(weight, axis=(1, 2))
+        few = n_pixels <= free.sum(axis=1)
+        self._flag(part, 'too_few_pixels', few)
+        self.columns['n_pixels_fit'][part] = n_pixels
+        self.columns['group_size'][part] = 1 + neighbors.shape[1]
+        if few.all():
+            return
+        keep = ~few
+        self._solve(part[keep], own[keep], coords[keep], free[keep],
+                    data[keep], weight[keep])
+
+    def _others(self, own, neighbors, labels, x0, y0):
+        """
+        Return the pixels of other sources, and those that are masked in
+        the fit.
+        """
+        targets, size = self.targets, self.stamps.size
+        if labels is not None:
+            label = targets.label[own][:, None, None]
+            others = (labels != 0) & (labels != label)
+            if self.config.neighbors == 'ignore':
+                return others, np.zeros_like(others)
+            fitted = np.zeros_like(others)
+            for k in range(neighbors.shape[1]):
+                name = targets.label[neighbors[:, k]][:, None, None]
+                fitted |= labels == name
+            return others, others & ~fitted
+        grid = np.arange(size)
+        others = np.zeros((len(own), size, size), dtype=bool)
+        masked = np.zeros_like(others)
+        radius = _MASK_RADIUS * self.fwhm
+        for k, i in enumerate(own):
+            near = ((targets.plane == targets.plane[i])
+                    & (np.abs(targets.x - targets.x[i]) < size)
+                    & (np.abs(targets.y - targets.y[i]) < size))
+            near[i] = False
+            for j in np.flatnonzero(near):
+                x, y = grid - targets.x[j] + x0[k], grid - targets.y[j] + y0[k]
+                disk = x**2 + y[:, None]**2 < radius**2
+                # half of the way to the target at most
+                dx, dy = targets.x[[i, j]] - x0[k], targets.y[[i, j]] - y0[k]
+                disk &= ((grid - dx[0])**2 + (grid - dy[0])[:, None]**2
+                         > (grid - dx[1])**2 + (grid - dy[1])[:, None]**2)
+                others[k] |= disk
+                if j not in neighbors[k]:
+                    masked[k] |= disk
+        if self.config.neighbors == 'ignore':
+            masked[:] = False
+        return others, masked
+
+    def _begin(self, part, own, neighbors, x0, y0, others):
+        """
+        Return the first coordinates and what is free.
+        """
+        config, targets = self.config, self.targets
+        x, y = targets.x[own] - x0, targets.y[own] - y0
+        if config.start == 'grid':
+            half = self.grid.size // 2
+            data, weight, *_ = self.stamps.cut(
+                targets.plane[own], np.floor(x + x0 + 0.5).astype(int) - half,
+                np.floor(y + y0 + 0.5).astype(int) - half, self.grid.size)
+            weight = weight * ~_window(others, x, y, self.grid.size)
+            params = self.grid.match(data, weight,
+                                     fit_sky=config.sky != 'none')
+            self.grid_params[part] = params
+            edge = ((params[:, 1] <= self.grid.radii[0])
+                    | (params[:, 1] >= self.grid.radii[1]))
+            self._flag(part, 'grid_edge', edge)
+            n, r_eff, q, theta = params[:, :4].T.copy()
+        else:
+            n, r_eff, q, theta = (np.full(len(own), value)
+                                  for value in (1.0, self.fwhm, 0.8, 0.0))
+        for name, column in zip(('n', 'r_eff', 'q', 'theta'),
+                                (n, r_eff, q, theta), strict=True):
+            given = targets.init.get(name)
+            held = 'shape' if name != 'n' else 'n'
+            if given is not None and (config.start == 'init'
+                                      or held in config.fixed):
+                column[:] = np.where(np.isfinite(given[own]), given[own],
+                                     column)
+        n = np.clip(n, *config.n_bounds)
+        q = np.clip(q, config.q_min, _MAX_START_ELONGATION)
+        r_eff = np.maximum(r_eff, 1e-3)
+        first = coordinates_of(x, y, r_eff, n, q, np.deg2rad(theta))
+        self.start[part] = np.column_stack([
+            np.where(config.start == 'grid', self.grid_params[part, 5],
+                     np.nan), x + x0, y + y0, r_eff, n, q,
+            np.deg2rad(theta)])
+        n_sources = 1 + neighbors.shape[1]
+        coords = np.empty((len(own), n_sources, 6))
+        coords[:, 0] = first
+        for k in range(n_sources - 1):
+            j = neighbors[:, k]
+            radius = np.where(np.isfinite(targets.radius[j]),
+                              _NEIGHBOR_SHRINK * targets.radius[j],
+                              _NEIGHBOR_RADIUS)
+            coords[:, 1 + k] = coordinates_of(
+                targets.x[j] - x0, targets.y[j] - y0,
+                np.clip(radius, 0.5, 4.0), _NEIGHBOR_INDEX, 0.95, 0.0)
+        return coords, self._free(len(own), n_sources)
+
+    def _free(self, n_groups, n_sources):
+        """
+        Return which parameters are fitted.
+        """
+        config = self.config
+        free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
+        free[:, 1:, NU] = False
+        if 'position' in config.fixed:
+            free[:, 0, [X, Y]] = False
+        if 'shape' in config.fixed:
+            free[:, 0, [RHO, G_RADIAL, G_TANGENTIAL]] = False
+        if 'n' in config.fixed or config.n_bounds[0] == config.n_bounds[1]:
+            free[:, 0, NU] = False
+        sky = np.ones((n_groups, _N_SKY[config.sky]), dtype=bool)
+        return np.concatenate((free.reshape(n_groups, -1), sky), axis=1)
+
+    def _solve(self, part, own, coords, free, data, weight):
+        """
+        Fit a batch and keep its results.
+        """
+        config, size = self.config, self.stamps.size
+        n_groups, n_sources, _ = coords.shape
+        xp, real = config.namespace, getattr(config.namespace, config.dtype)
+        device = config.device
+        kernel = self.kernel
+        if kernel is None:
+            repeated = np.repeat(own, n_sources)
+            kernel = make_kernel(
+                config.psf, size, x=self.targets.x[repeated],
+                y=self.targets.y[repeated], dtype=config.dtype, xp=xp,
+                device=device)
+        basis = _basis(config.sky, size)
+        low, high = self._bounds(coords)
+        # a free value begins inside, a fixed one is as it is
+        coords[:, :, 2] = np.clip(coords[:, :, 2], low[:, :, 2],
+                                  high[:, :, 2])
+
+        def array(value, dtype=xp.float64):
+            return xp.asarray(np.ascontiguousarray(value), dtype=dtype,
+                              device=device)
+
+        weight = weight.reshape(n_groups, -1)
+        problem = GalaxyProblem(
+            kernel, array(data.reshape(n_groups, -1) * weight, real),
+            array(weight, real), array(basis * weight[:, None, :], real),
+            array(free, xp.bool), array(low), array(high),
+            None if config.prior is None else array(config.prior),
+            config.loss)
+        n_linear = n_sources + len(basis)
+        state = (array(np.zeros((n_groups, n_linear))), array(coords))
+        result = minimize_batch(problem, state,
+                                max_iter=config.max_iterations)
+        linear, coords = (to_numpy(value) for value in result.state)
+        chi2, normal = (to_numpy(value) for value in result.terms[:2])
+        covariance = to_numpy(covariance_of(
+            result.state[1], result.terms[1], problem.free))
+        images = to_numpy(render(kernel.take(xp.arange(n_groups)
+                                             * n_sources),
+                                 result.state[1][:, 0, :]))
+        self._store(part, own, linear, coords, chi2, normal, covariance,
+                    free, basis, images.sum(axis=(1, 2)))
+        self.columns['n_iterations'][part] = to_numpy(result.n_iter)
+        self._flag(part, 'not_converged', ~to_numpy(result.converged))
+        at_bound = self._is_at_bound(coords, free, low, high)
+        self._flag(part, 'at_bound', at_bound)
+
+    def _bounds(self, coords):
+        """
+        Return the bounds of x, y, rho, the elongation, and nu.
+        """
+        config = self.config
+        r_min, r_max = config.r_e_bounds
+        low, high = (np.empty((*coords.shape[:2], 5)) for _ in range(2))
+        shift = np.full(coords.shape[1], _MAX_NEIGHBOR_SHIFT)
+        shift[0] = _MAX_SHIFT
+        for i in (0, 1):
+            low[:, :, i] = coords[:, :, i] - shift
+            high[:, :, i] = coords[:, :, i] + shift
+        low[:, :, 2] = np.log(r_min)
+        high[:, :, 2] = np.log(self.stamps.size if r_max is None else r_max)
+        low[:, :, 3], high[:, :, 3] = 0.0, -np.log(config.q_min)
+        low[:, :, 4], high[:, :, 4] = np.log(config.n_bounds)
+        low[:, 1:, 4], high[:, 1:, 4] = np.log(INDEX_RANGE)
+        return low, high
+
+    def _is_at_bound(self, coords, free, low, high):
+        """
+        Return which targets have a parameter at its bound.
+        """
+        first = coords[:, 0]
+        size = np.hypot(first[:, 3], first[:, 4])
+        value = np.column_stack([first[:, 0], first[:, 1], first[:, 2], size,
+                                 first[:, 5]])
+        low, high = low[:, 0].copy(), high[:, 0]
+        low[:, 3] = -1.0
+        can = free[:, [X, Y, RHO, G_RADIAL, NU]]
+        return np.any(can & ((value <= low + _AT_BOUND)
+                             | (value >= high - _AT_BOUND)), axis=1)
+
+    def _store(self, part, own, linear, coords, chi2, normal, covariance,
+               free, basis, on_stamp):
+        """
+        Fill in the results of a batch.
+        """
+        n_sources = coords.shape[1]
+        first = coords[:, 0]
+        x0, y0 = self.stamps.origin(self.targets.x[own],
+                                    self.targets.y[own])
+        size = np.hypot(first[:, 3], first[:, 4])
+        flux = linear[:, 0]
+        fitted = np.isfinite(chi2) & np.isfinite(first).all(axis=1)
+        self._flag(part, 'fit_failed', ~fitted)
+        self.params[part] = np.where(fitted[:, None], np.column_stack([
+            flux, first[:, 0] + x0, first[:, 1] + y0,
+            np.exp(first[:, 2] + 0.5 * size), np.exp(first[:, 5]),
+            np.exp(-size), 0.5 * np.arctan2(first[:, 4], first[:, 3])]),
+            np.nan)
+        own_covariance = covariance[:, :N_PARAMS, :N_PARAMS]
+        self.covariance[part] = own_covariance
+        variance = np.diagonal(own_covariance, axis1=1, axis2=2)
+        self.errors[part] = np.sqrt(np.maximum(variance, 0.0))
+        self._flag(part, 'no_covariance',
+                   ~np.isfinite(variance).all(axis=1))
+        n_sky = len(basis)
+        if n_sky:
+            # the sky at the position of the target
+            terms = _sky_terms(self.config.sky, first[:, 0], first[:, 1],
+                               self.stamps.size)
+            sky = np.sum(terms * linear[:, n_sources:], axis=1)
+            block = covariance[:, -n_sky:, -n_sky:]
+            error = np.einsum('gi,gij,gj->g', terms, block, terms)
+            self.columns['sky_fit'][part] = sky
+            self.columns['sky_err'][part] = np.sqrt(np.maximum(error, 0.0))
+        dof = self.columns['n_pixels_fit'][part] - free.sum(axis=1)
+        self.columns['chi2'][part] = chi2
+        self.columns['reduced_chi2'][part] = chi2 / dof
+        self.columns['snr'][part] = flux * np.sqrt(normal[:, FLUX, FLUX])
+        self.columns['flux_stamp_fit'][part] = flux * on_stamp
+        r_eff, error = self.params[part, 3], self.errors[part, 3]
+        self._flag(part, 'unresolved', fitted & (
+            (r_eff < _UNRESOLVED * self.fwhm) | (error > r_eff)))
+        self._flag(part, 'too_large', r_eff > 0.25 * self.stamps.size)
+        for k, i in enumerate(part):
+            self.solutions[i] = (linear[k, :n_sources], coords[k],
+                                 linear[k, n_sources:], x0[k], y0[k])
+
+    def _flag(self, part, name, chosen):
+        self.flags[part] |= np.where(chosen, FLAGS[name], 0)
+
+
+_N_SKY = {'none': 0, 'constant': 1, 'plane': 3}
+
+
+def fwhm_of(psf):
+    """
+    Return the full width at half maximum of a PSF.
+
+    Parameters
+    ----------
+    psf : object
+        The PSF.
+
+    Returns
+    -------
+    fwhm : float
+        The width in pixels.
+    """
+    samples, oversampling = sample_psf(psf)
+    return core_sigma(samples[0], oversampling) * gaussian_sigma_to_fwhm
+
+
+def to_numpy(array):
+    """
+    Return an array of any library as a numpy array.
+
+    Parameters
+    ----------
+    array : array
+        The array, on any device.
+
+    Returns
+    -------
+    array : `~numpy.ndarray`
+        The array.
+    """
+    if hasattr(array, 'cpu'):
+        array = array.cpu()
+    if hasattr(array, 'get'):
+        array = array.get()
+    return np.asarray(array)
+
+
+def _sky_terms(kind, x, y, size):
+    """
+    Return the terms of the sky at positions, shape (n, n_terms).
+    """
+    center = 0.5 * (size - 1)
+    terms = [np.ones_like(x), (x - center) / size, (y - center) / size]
+    return np.stack(terms[:_N_SKY[kind]], axis=-1)
+
+
+def _basis(kind, size):
+    """
+    Return the terms of the sky on a stamp, shape (n_terms, p).
+    """
+    if kind == 'none':
+        return np.zeros((0, size * size))
+    y, x = np.mgrid[:size, :size].reshape(2, -1).astype(float)
+    return _sky_terms(kind, x, y, size).T
+
+
+def _window(stamps, x, y, side):
+    """
+    Cut windows centered on (x, y) out of stamps of bool.
+    """
+    size = stamps.shape[1]
+    rows = np.floor(y + 0.5).astype(int)[:, None] + np.arange(side) - side // 2
+    columns = (np.floor(x + 0.5).astype(int)[:, None] + np.arange(side)
+               - side // 2)
+    index = (np.arange(len(stamps))[:, None, None],
+             np.clip(rows, 0, size - 1)[:, :, None],
+             np.clip(columns, 0, size - 1)[:, None, :])
+    return stamps[index]

@@ -1,0 +1,90 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+From fits of galaxies to the result table.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+
+from hyperphotutils.utils.gaussians import wrap_angle
+from hyperphotutils.utils.tables import integrated_unit, result_meta
+from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+
+__all__ = ['make_table']
+
+_PARAMS = ('flux', 'x', 'y', 'r_eff', 'n', 'q', 'theta')
+_GRID = ('n_grid', 'r_eff_grid', 'q_grid', 'theta_grid', 'chi2_grid')
+_QUALITY = ('chi2', 'reduced_chi2', 'n_pixels_fit', 'n_iterations', 'snr')
+# The error of an angle that is not known at all: the standard deviation
+# of a uniform distribution over 180 degrees.
+_UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
+
+
+def make_table(fit, unit, config, wcs=None):
+    """
+    Make the result table of a call.
+
+    Parameters
+    ----------
+    fit : `~hyperphotutils.galaxy.joint.GalaxyFit`
+        The fits.
+
+    unit : `~astropy.units.Unit` or None
+        The unit of the data.
+
+    config : `~hyperphotutils.galaxy.SersicFitter`
+        What made the fits.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The coordinates of the image.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row a galaxy.
+    """
+    table = QTable(meta=result_meta(config))
+    table['id'] = fit.targets.id[fit.rows]
+    table['group_size'] = fit.columns['group_size']
+    for suffix, values in (('init', fit.start), ('fit', fit.params),
+                           ('err', fit.errors)):
+        for name, column in zip(_PARAMS, values.T, strict=True):
+            if name == 'theta':
+                column = np.rad2deg(column)
+                column = (np.minimum(column, _UNKNOWN_ANGLE)
+                          if suffix == 'err' else wrap_angle(column)) << u.deg
+            table[f'{name}_{suffix}'] = column
+    for name in ('flux_stamp_fit', 'sky_fit', 'sky_err'):
+        table[name] = fit.columns[name]
+    for name, column in zip(_GRID, fit.grid_params.T, strict=False):
+        table[name] = column << u.deg if name == 'theta_grid' else column
+    for name in _QUALITY:
+        table[name] = fit.columns[name]
+    if wcs is not None:
+        _add_sky(table, wcs)
+    table['flags'] = fit.flags
+    if unit is not None:
+        total = integrated_unit(unit)
+        for name in ('flux_init', 'flux_fit', 'flux_err', 'flux_stamp_fit'):
+            table[name] <<= total
+        for name in ('sky_fit', 'sky_err'):
+            table[name] <<= unit
+    return table
+
+
+def _add_sky(table, wcs):
+    """
+    Add the columns on the sky.
+    """
+    known = np.isfinite(table['x_fit'])
+    x, y = (np.where(known, table[name], 0.0) for name in ('x_fit', 'y_fit'))
+    major = np.where(known, table['r_eff_fit'], 1.0)
+    minor = major * np.where(known, table['q_fit'], 1.0)
+    theta = np.where(known, table['theta_fit'].value, 0.0)
+    major, _, angle = pixel_to_sky_ellipse(wcs, x, y, major, minor, theta)
+    for name, values, unit in (('r_eff_sky_fit', major, u.arcsec),
+                               ('orientation', angle, u.deg)):
+        values = u.Quantity(values, unit)
+        values[~known] = np.nan
+        table[name] = values

@@ -1,0 +1,465 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+r"""
+Least squares of galaxies on stamps, as a problem for
+`hyperphotutils.utils.lm.minimize_batch`.
+
+The parameters of a source are its flux, position, rho, the radial and
+the tangential part of the elongation (at its present direction), and
+nu; see `hyperphotutils.galaxy.render`. Fluxes and sky are linear: they
+are solved for whenever the others have moved.
+"""
+
+from typing import Any, NamedTuple
+
+from hyperphotutils.blend.solver import apply_loss
+from hyperphotutils.galaxy.render import N_COORDS, render
+from hyperphotutils.utils.lm import (
+    array_namespace,
+    damped_step,
+    invert_normal,
+    scale_to_unit_diagonal,
+    take_members,
+)
+
+__all__ = ['FLUX', 'G_RADIAL', 'G_TANGENTIAL', 'N_PARAMS', 'NU', 'RHO',
+           'GalaxyProblem', 'covariance_of']
+
+N_PARAMS = 7
+FLUX, X, Y, RHO, G_RADIAL, G_TANGENTIAL, NU = range(N_PARAMS)
+
+# The longest step in x and y (pixels), and in rho, g, and nu.
+_MAX_SHIFT = 1.5
+_MAX_STEP = 0.8
+
+# A fit ends when a step would lower chi2 by less than the first, and the
+# last step changed it by less than the second. An error bar is where
+# chi2 has grown by 1.
+_PROMISE = 0.05
+_GAIN = 0.03
+
+# Relative to the unit diagonal of scaled normal matrices: what keeps
+# degenerate sources apart.
+_RIDGE = 1e-10
+_UNDAMPED = 1e-7
+
+# Repetitions of the linear solution with a robust loss.
+_N_REWEIGHTED = 4
+
+
+class GalaxyProblem(NamedTuple):
+    """
+    What is fitted: ``g`` stamps of ``p`` pixels with ``s`` sources each.
+
+    Parameters
+    ----------
+    kernel : `~hyperphotutils.galaxy.render.RenderKernel`
+        The kernel, with one PSF for all, or one for each source.
+
+    data : array of shape (g, p)
+        The pixel values times ``weight``.
+
+    weight : array of shape (g, p)
+        The inverse standard deviations; 0 for masked pixels.
+
+    basis : array of shape (g, k, p)
+        The terms of the sky, times ``weight``.
+
+    free : bool array of shape (g, 7 s + k)
+        The parameters that are fitted.
+
+    low, high : array of shape (g, s, 5)
+        The bounds of x, y, rho, the elongation, and nu.
+
+    prior : array of shape (3, 2) or None
+        Mean and inverse standard deviation of ln n, ln r_eff, and the
+        elongation of the first source.
+
+    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
+        How chi2 grows with the residuals.
+    """
+
+    kernel: Any
+    data: Any
+    weight: Any
+    basis: Any
+    free: Any
+    low: Any
+    high: Any
+    prior: Any = None
+    loss: str = 'linear'
+
+    def evaluate(self, state):
+        """
+        Return the state with the best fluxes and sky, and the terms of
+        least squares there.
+
+        Parameters
+        ----------
+        state : tuple of array
+            The linear parameters, shape (g, s + k), which are not used,
+            and the coordinates, shape (g, s, 6).
+
+        Returns
+        -------
+        state : tuple of array
+            The linear parameters and the coordinates.
+
+        terms : tuple of array
+            chi2, the normal matrix, and half of the gradient.
+        """
+        coords = state[1]
+        xp = array_namespace(coords)
+        n_groups, n_sources, _ = coords.shape
+        n_params = self.free.shape[1]
+        images = render(self.kernel,
+                        xp.reshape(coords, (-1, N_COORDS)), derivatives=True)
+        images = xp.reshape(images, (n_groups, n_sources * N_PARAMS, -1))
+        rows = xp.concat((images * self.weight[:, None, :], self.basis,
+                          self.data[:, None, :]), axis=1)
+        rows = xp.astype(rows, xp.float64)
+        linear = _linear_index(xp, n_sources, n_params, coords.device)
+        solution, gram, chi2 = _solve_linear(rows, linear, self.loss)
+        # rows of a source are derivatives of a source of unit flux
+        flux = solution[:, :n_sources]
+        jacobian = _jacobian(xp, coords, flux, n_params)
+        turned = xp.matrix_transpose(jacobian)
+        normal = jacobian @ gram[:, :-1, :-1] @ turned
+        full = _full_linear(xp, solution, n_sources)
+        mismatch = (gram[:, :-1, :-1] @ full[:, :, None])[:, :, 0] - (
+            gram[:, :-1, -1])
+        gradient = (jacobian @ mismatch[:, :, None])[:, :, 0]
+        terms = (chi2, normal, gradient)
+        if self.prior is not None:
+            terms = _add_prior(terms, coords, self.prior)
+        return (solution, coords), terms
+
+    def system(self, state, terms):
+        """
+        Return the normal equations and the coordinates that may move.
+
+        Parameters
+        ----------
+        state, terms : tuple of array
+            As `evaluate` returns them.
+
+        Returns
+        -------
+        normal, gradient : array
+            From ``terms``.
+
+        free : bool array of shape (g, 7 s + k)
+            What is neither fixed nor at a bound that chi2 pushes
+            against.
+        """
+        coords = state[1]
+        xp = array_namespace(coords)
+        _, normal, gradient = terms
+        n_groups, n_sources, _ = coords.shape
+        slope = xp.reshape(gradient[:, :N_PARAMS * n_sources],
+                           (n_groups, n_sources, N_PARAMS))
+        bounded = (X, Y, RHO, G_RADIAL, NU)
+        slope = xp.stack([slope[:, :, i] for i in bounded], axis=2)
+        value = _bounded_values(xp, coords)
+        stuck = ((value <= self.low) & (slope > 0.0)) | (
+            (value >= self.high) & (slope < 0.0))
+        # a round source has no direction in which g could be negative
+        never = xp.zeros((n_groups, n_sources), dtype=xp.bool,
+                         device=coords.device)
+        columns = [never] * N_PARAMS
+        for i, name in enumerate(bounded):
+            if name != G_RADIAL:
+                columns[name] = stuck[:, :, i]
+        columns[G_RADIAL] = (value[:, :, 3] >= self.high[:, :, 3]) & (
+            slope[:, :, 3] < 0.0)
+        stuck = xp.reshape(xp.stack(columns, axis=2), (n_groups, -1))
+        rest = xp.zeros((n_groups, normal.shape[1] - stuck.shape[1]),
+                        dtype=xp.bool, device=coords.device)
+        return normal, gradient, self.free & ~xp.concat((stuck, rest),
+                                                        axis=1)
+
+    def move(self, state, step):
+        """
+        Take a step inside the bounds.
+
+        Parameters
+        ----------
+        state : tuple of array
+            The state.
+
+        step : array of shape (g, 7 s + k)
+            The step.
+
+        Returns
+        -------
+        state : tuple of array
+            The new state; its linear parameters are those before.
+        """
+        linear, coords = state
+        xp = array_namespace(coords)
+        n_groups, n_sources, _ = coords.shape
+        step = xp.reshape(step[:, :N_PARAMS * n_sources],
+                          (n_groups, n_sources, N_PARAMS))
+        shift = xp.clip(step[:, :, X:Y + 1], -_MAX_SHIFT, _MAX_SHIFT)
+        rest = xp.clip(step[:, :, RHO:], -_MAX_STEP, _MAX_STEP)
+        cos, sin, size = _direction(xp, coords)
+        radial, tangential = size + rest[:, :, 1], rest[:, :, 2]
+        length = xp.sqrt(radial * radial + tangential * tangential)
+        x, y, rho, length_in, nu = (
+            _clip(xp, value, self.low[:, :, i], self.high[:, :, i])
+            for i, value in enumerate((
+                coords[:, :, 0] + shift[:, :, 0],
+                coords[:, :, 1] + shift[:, :, 1],
+                coords[:, :, 2] + rest[:, :, 0], length,
+                coords[:, :, 5] + rest[:, :, 3])))
+        scale = length_in / xp.where(length > 0.0, length,
+                                     xp.ones_like(length))
+        g1 = scale * (cos * radial - sin * tangential)
+        g2 = scale * (sin * radial + cos * tangential)
+        return linear, xp.stack((x, y, rho, g1, g2, nu), axis=2)
+
+    def is_converged(self, state, terms, step, promise, gain):
+        """
+        Return which members have converged.
+
+        Parameters
+        ----------
+        state, terms, step, promise, gain : array or tuple of array
+            As in `~hyperphotutils.utils.lm.minimize_batch`.
+
+        Returns
+        -------
+        converged : bool array of shape (g,)
+            Where a step without damping promises little, and the last
+            step changed little.
+        """
+        xp = array_namespace(gain)
+        _, promise = damped_step(*self.system(state, terms),
+                                 xp.full_like(gain, _UNDAMPED))
+        return (promise < _PROMISE) & (xp.abs(gain) < _GAIN)
+
+    def take(self, index):
+        """
+        Return the problem of some stamps.
+
+        Parameters
+        ----------
+        index : int array
+            The stamps.
+
+        Returns
+        -------
+        problem : `GalaxyProblem`
+            The problem.
+        """
+        xp = array_namespace(self.data)
+        n_sources = self.low.shape[1]
+        of_sources = xp.reshape(
+            index[:, None] * n_sources
+            + xp.arange(n_sources, device=index.device)[None, :], (-1,))
+        arrays = (self.data, self.weight, self.basis, self.free, self.low,
+                  self.high)
+        return GalaxyProblem(
+            self.kernel.take(of_sources),
+            *(xp.take(array, index, axis=0) for array in arrays),
+            self.prior, self.loss)
+
+
+def covariance_of(coords, normal, free):
+    r"""
+    Return the covariances of the parameters of catalogs.
+
+    Parameters
+    ----------
+    coords : array of shape (g, s, 6)
+        The fitted coordinates.
+
+    normal : array of shape (g, 7 s + k, 7 s + k)
+        The normal matrix there.
+
+    free : bool array of shape (g, 7 s + k)
+        The parameters that were fitted.
+
+    Returns
+    -------
+    covariance : array of shape (g, 7 s + k, 7 s + k)
+        The inverse of the normal matrix in flux, x, y, r_eff, n, q, and
+        theta (radians) of each source, and the sky: 0 for what is not
+        free, NaN where the matrix is singular. Bounds do not enter.
+
+    Notes
+    -----
+    With :math:`r_e = e^{\rho + |g| / 2}`, :math:`q = e^{-|g|}`, and
+    :math:`2 \theta` the direction of g, the derivatives are
+    :math:`d r_e = r_e (d\rho + d g_r / 2)`, :math:`dq = -q\, d g_r`,
+    :math:`d\theta = d g_t / (2 |g|)`, and :math:`dn = n\, d\nu`.
+    """
+    xp = array_namespace(coords)
+    covariance = invert_normal(normal, free)
+    n_params = normal.shape[1]
+    _, _, size = _direction(xp, coords)
+    r_eff = xp.exp(coords[:, :, 2] + 0.5 * size)
+    zero, one = xp.zeros_like(size), xp.ones_like(size)
+    q, n = xp.exp(-size), xp.exp(coords[:, :, 5])
+    turn = 0.5 / xp.where(size > 1e-9, size, xp.full_like(size, 1e-9))
+    blocks = xp.stack([xp.stack(row, axis=2) for row in (
+        (one, zero, zero, zero, zero, zero, zero),
+        (zero, one, zero, zero, zero, zero, zero),
+        (zero, zero, one, zero, zero, zero, zero),
+        (zero, zero, zero, r_eff, 0.5 * r_eff, zero, zero),
+        (zero, zero, zero, zero, zero, zero, n),
+        (zero, zero, zero, zero, -q, zero, zero),
+        (zero, zero, zero, zero, zero, turn, zero))], axis=2)
+    matrix = _block_diagonal(xp, blocks, n_params)
+    return matrix @ covariance @ xp.matrix_transpose(matrix)
+
+
+def _linear_index(xp, n_sources, n_params, device):
+    return xp.concat((
+        xp.arange(n_sources, device=device) * N_PARAMS,
+        xp.arange(N_PARAMS * n_sources, n_params, device=device)))
+
+
+def _solve_linear(rows, linear, loss):
+    """
+    Solve for the fluxes and the sky.
+
+    Returns the solution, the matrix of products of all rows, and chi2.
+    """
+    xp = array_namespace(rows)
+    turned = xp.matrix_transpose(rows)
+    gram = rows @ turned
+    solution, chi2 = _solve_gram(gram, linear)
+    if loss == 'linear':
+        return solution, gram, chi2
+    design = xp.take(rows, linear, axis=1)
+    for _ in range(_N_REWEIGHTED):
+        residual = (solution[:, None, :] @ design)[:, 0, :] - rows[:, -1, :]
+        cost, slope = apply_loss(residual, loss, 1.0)
+        chi2 = xp.sum(cost, axis=1)
+        gram = (rows * slope[:, None, :]) @ turned
+        solution, _ = _solve_gram(gram, linear)
+    return solution, gram, chi2
+
+
+def _solve_gram(gram, linear):
+    """
+    Solve the normal equations of the linear parameters.
+    """
+    xp = array_namespace(gram)
+    part = xp.take(gram, linear, axis=1)
+    matrix, right = xp.take(part, linear, axis=2), part[:, :, -1]
+    every = xp.ones(right.shape, dtype=xp.bool, device=gram.device)
+    scale, scaled = scale_to_unit_diagonal(matrix, every)
+    identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
+                      device=gram.device)
+    solution = scale * xp.linalg.solve(
+        scaled + _RIDGE * identity[None, :, :],
+        (right * scale)[:, :, None])[:, :, 0]
+    chi2 = gram[:, -1, -1] - xp.sum(
+        solution * (2.0 * right - (matrix @ solution[:, :, None])[:, :, 0]),
+        axis=1)
+    return solution, chi2
+
+
+def _full_linear(xp, solution, n_sources):
+    """
+    Return the solution at the places of fluxes and sky among all rows.
+    """
+    n_groups = solution.shape[0]
+    flux = solution[:, :n_sources, None]
+    none = xp.zeros((n_groups, n_sources, N_PARAMS - 1), dtype=flux.dtype,
+                    device=flux.device)
+    sources = xp.reshape(xp.concat((flux, none), axis=2), (n_groups, -1))
+    return xp.concat((sources, solution[:, n_sources:]), axis=1)
+
+
+def _direction(xp, coords):
+    """
+    Return the direction of g and its length.
+    """
+    g1, g2 = coords[:, :, 3], coords[:, :, 4]
+    size = xp.sqrt(g1 * g1 + g2 * g2)
+    known = size > 0.0
+    safe = xp.where(known, size, xp.ones_like(size))
+    return (xp.where(known, g1 / safe, xp.ones_like(size)),
+            xp.where(known, g2 / safe, xp.zeros_like(size)), size)
+
+
+def _bounded_values(xp, coords):
+    _, _, size = _direction(xp, coords)
+    return xp.stack((coords[:, :, 0], coords[:, :, 1], coords[:, :, 2], size,
+                     coords[:, :, 5]), axis=2)
+
+
+def _jacobian(xp, coords, flux, n_params):
+    """
+    Return the matrix from the rows of the renderer to the parameters.
+    """
+    cos, sin, size = _direction(xp, coords)
+    cosh, sinh = xp.cosh(size), xp.sinh(size)
+    small = size < 1e-6
+    sinhc = xp.where(small, xp.ones_like(size),
+                     sinh / xp.where(small, xp.ones_like(size), size))
+    zero, one = xp.zeros_like(size), xp.ones_like(size)
+    f = flux
+    by_rho = (2.0 * f * (cosh + sinh * cos), 2.0 * f * sinh * sin,
+              2.0 * f * (cosh - sinh * cos))
+    radial = (f * (sinh + cosh * cos), f * cosh * sin,
+              f * (sinh - cosh * cos))
+    tangential = (-f * sinhc * sin, f * sinhc * cos, f * sinhc * sin)
+    blocks = xp.stack([xp.stack(row, axis=2) for row in (
+        (one, zero, zero, zero, zero, zero, zero),
+        (zero, f, zero, zero, zero, zero, zero),
+        (zero, zero, f, zero, zero, zero, zero),
+        (zero, zero, zero, *by_rho, zero),
+        (zero, zero, zero, *radial, zero),
+        (zero, zero, zero, *tangential, zero),
+        (zero, zero, zero, zero, zero, zero, f))], axis=2)
+    return _block_diagonal(xp, blocks, n_params)
+
+
+def _block_diagonal(xp, blocks, n_params):
+    """
+    Return matrices with the blocks of all sources, and 1 for the sky.
+    """
+    n_groups, n_sources, n, _ = blocks.shape
+    one = xp.eye(n_sources, dtype=blocks.dtype, device=blocks.device)
+    spread = blocks[:, :, :, None, :] * one[None, :, None, :, None]
+    matrix = xp.reshape(spread, (n_groups, n_sources * n, n_sources * n))
+    n_sky = n_params - n_sources * n
+    if n_sky == 0:
+        return matrix
+    empty = xp.zeros((n_groups, n_sources * n, n_sky), dtype=blocks.dtype,
+                     device=blocks.device)
+    sky = xp.eye(n_sky, dtype=blocks.dtype, device=blocks.device)[
+        None, :, :] + xp.zeros((n_groups, 1, 1), dtype=blocks.dtype,
+                               device=blocks.device)
+    return xp.concat((
+        xp.concat((matrix, empty), axis=2),
+        xp.concat((xp.matrix_transpose(empty), sky), axis=2)), axis=1)
+
+
+def _add_prior(terms, coords, prior):
+    """
+    Add the priors of the first source to chi2 and its derivatives.
+    """
+    xp = array_namespace(coords)
+    chi2, normal, gradient = terms
+    _, _, size = _direction(xp, coords)
+    size, rho, nu = size[:, 0], coords[:, 0, 2], coords[:, 0, 5]
+    zero = xp.zeros_like(rho)
+    for i, (value, rows) in enumerate((
+            (nu, {NU: 1.0}), (rho + 0.5 * size, {RHO: 1.0, G_RADIAL: 0.5}),
+            (size, {G_RADIAL: 1.0}))):
+        mean, inverse = prior[i, 0], prior[i, 1]
+        distance = (value - mean) * inverse
+        row = xp.stack([zero + rows.get(j, 0.0) * inverse
+                        for j in range(normal.shape[1])], axis=1)
+        chi2 = chi2 + distance * distance
+        normal = normal + row[:, :, None] * row[:, None, :]
+        gradient = gradient + row * distance[:, None]
+    return chi2, normal, gradient
+
+
+def _clip(xp, value, low, high):
+    return xp.minimum(xp.maximum(value, low), high)
