@@ -15,8 +15,8 @@ from hyperphotutils.blend.solver import apply_loss
 from hyperphotutils.galaxy.render import N_COORDS, render
 from hyperphotutils.utils.lm import (
     array_namespace,
-    damped_step,
     invert_normal,
+    propose_step,
     scale_to_unit_diagonal,
     take_members,
 )
@@ -41,6 +41,10 @@ _GAIN = 0.03
 # degenerate sources apart.
 _RIDGE = 1e-10
 _UNDAMPED = 1e-7
+
+# What is added to the curvature of chi2 when steps are made, so that they
+# do not run where chi2 does not change: the shape of a star.
+_FLOOR = 0.3
 
 # Repetitions of the linear solution with a robust loss.
 _N_REWEIGHTED = 4
@@ -145,11 +149,12 @@ class GalaxyProblem(NamedTuple):
         Returns
         -------
         normal, gradient : array
-            From ``terms``.
+            The normal matrix and half of the gradient when the linear
+            parameters follow the others.
 
         free : bool array of shape (g, 7 s + k)
-            What is neither fixed nor at a bound that chi2 pushes
-            against.
+            What is not linear, not fixed, and not at a bound that chi2
+            pushes against.
         """
         coords = state[1]
         xp = array_namespace(coords)
@@ -166,16 +171,51 @@ class GalaxyProblem(NamedTuple):
         never = xp.zeros((n_groups, n_sources), dtype=xp.bool,
                          device=coords.device)
         columns = [never] * N_PARAMS
+        columns[FLUX] = ~never
         for i, name in enumerate(bounded):
             if name != G_RADIAL:
                 columns[name] = stuck[:, :, i]
         columns[G_RADIAL] = (value[:, :, 3] >= self.high[:, :, 3]) & (
             slope[:, :, 3] < 0.0)
         stuck = xp.reshape(xp.stack(columns, axis=2), (n_groups, -1))
-        rest = xp.zeros((n_groups, normal.shape[1] - stuck.shape[1]),
-                        dtype=xp.bool, device=coords.device)
-        return normal, gradient, self.free & ~xp.concat((stuck, rest),
-                                                        axis=1)
+        rest = xp.ones((n_groups, normal.shape[1] - stuck.shape[1]),
+                       dtype=xp.bool, device=coords.device)
+        linear = _linear_index(xp, n_sources, normal.shape[1],
+                               coords.device)
+        normal = _project_out(normal, linear)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype,
+                          device=normal.device)
+        return (normal + _FLOOR * identity[None, :, :], gradient,
+                self.free & ~xp.concat((stuck, rest), axis=1))
+
+    def limit(self, state, step):
+        """
+        Limit a step to lengths for which linear models hold.
+
+        Parameters
+        ----------
+        state : tuple of array
+            The state.
+
+        step : array of shape (g, 7 s + k)
+            The step.
+
+        Returns
+        -------
+        step : array of shape (g, 7 s + k)
+            The limited step.
+        """
+        xp = array_namespace(step)
+        n_groups, n_sources, _ = state[1].shape
+        parts = xp.reshape(step[:, :N_PARAMS * n_sources],
+                           (n_groups, n_sources, N_PARAMS))
+        excess = xp.maximum(
+            xp.max(xp.abs(parts[:, :, X:RHO]), axis=2) / _MAX_SHIFT,
+            xp.max(xp.abs(parts[:, :, RHO:]), axis=2) / _MAX_STEP)
+        # the direction of the step of each source is kept
+        parts = parts / xp.maximum(excess, xp.ones_like(excess))[:, :, None]
+        return xp.concat((xp.reshape(parts, (n_groups, -1)),
+                          step[:, N_PARAMS * n_sources:]), axis=1)
 
     def move(self, state, step):
         """
@@ -199,8 +239,7 @@ class GalaxyProblem(NamedTuple):
         n_groups, n_sources, _ = coords.shape
         step = xp.reshape(step[:, :N_PARAMS * n_sources],
                           (n_groups, n_sources, N_PARAMS))
-        shift = xp.clip(step[:, :, X:Y + 1], -_MAX_SHIFT, _MAX_SHIFT)
-        rest = xp.clip(step[:, :, RHO:], -_MAX_STEP, _MAX_STEP)
+        shift, rest = step[:, :, X:Y + 1], step[:, :, RHO:]
         cos, sin, size = _direction(xp, coords)
         radial, tangential = size + rest[:, :, 1], rest[:, :, 2]
         length = xp.sqrt(radial * radial + tangential * tangential)
@@ -233,8 +272,8 @@ class GalaxyProblem(NamedTuple):
             step changed little.
         """
         xp = array_namespace(gain)
-        _, promise = damped_step(*self.system(state, terms),
-                                 xp.full_like(gain, _UNDAMPED))
+        _, promise = propose_step(self, state, terms,
+                                  xp.full_like(gain, _UNDAMPED))
         return (promise < _PROMISE) & (xp.abs(gain) < _GAIN)
 
     def take(self, index):
@@ -359,6 +398,23 @@ def _solve_gram(gram, linear):
         solution * (2.0 * right - (matrix @ solution[:, :, None])[:, :, 0]),
         axis=1)
     return solution, chi2
+
+
+def _project_out(normal, linear):
+    """
+    Return the normal matrix when linear parameters follow the others
+    (its Schur complement).
+    """
+    xp = array_namespace(normal)
+    rows = xp.take(normal, linear, axis=1)
+    matrix = xp.take(rows, linear, axis=2)
+    every = xp.ones(matrix.shape[:2], dtype=xp.bool, device=normal.device)
+    scale, scaled = scale_to_unit_diagonal(matrix, every)
+    identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
+                      device=normal.device)
+    rows = rows * scale[:, :, None]
+    return normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
+        scaled + _RIDGE * identity[None, :, :], rows)
 
 
 def _full_linear(xp, solution, n_sources):

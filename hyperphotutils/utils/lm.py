@@ -10,8 +10,8 @@ the batch axis first. The code uses the Python array API standard only.
 from typing import Any, NamedTuple
 
 __all__ = ['LMResult', 'array_namespace', 'choose_members', 'damped_step',
-           'invert_normal', 'minimize_batch', 'scale_to_unit_diagonal',
-           'take_members']
+           'invert_normal', 'minimize_batch', 'propose_step',
+           'scale_to_unit_diagonal', 'take_members']
 
 _FIRST_DAMPING = 1e-2
 _SMALLEST_DAMPING = 1e-10
@@ -73,6 +73,10 @@ def minimize_batch(problem, state, *, max_iter):
             array of the coordinates in which a step may go: those that
             are neither fixed nor at a bound that chi2 pushes against.
 
+        ``limit(state, step)``
+            Return the step or a shorter one, where the model is not to
+            be trusted farther or a bound is in the way.
+
         ``move(state, step)``
             Return the state after a step, inside the bounds.
 
@@ -108,7 +112,7 @@ def minimize_batch(problem, state, *, max_iter):
     damping = xp.full_like(chi2, _FIRST_DAMPING)
     finished = []
     for n_iter in range(1, max_iter + 1):
-        step, promise = damped_step(*part.system(state, terms), damping)
+        step, promise = propose_step(part, state, terms, damping)
         trial, trial_terms = part.evaluate(part.move(state, step))
         gain = terms[0] - trial_terms[0]
         done = part.is_converged(state, terms, step, promise, gain)
@@ -143,9 +147,36 @@ def minimize_batch(problem, state, *, max_iter):
                     converged)
 
 
+def propose_step(problem, state, terms, damping):
+    """
+    Return a step within the limits of the problem.
+
+    Parameters
+    ----------
+    problem, state, terms : object, tuple of array, tuple of array
+        As in `minimize_batch`.
+
+    damping : array of shape (g,)
+        The damping, see `damped_step`.
+
+    Returns
+    -------
+    step : array of shape (g, n)
+        The step.
+
+    promise : array of shape (g,)
+        By how much the quadratic model of chi2 falls.
+    """
+    xp = array_namespace(damping)
+    normal, gradient, free = problem.system(state, terms)
+    step = problem.limit(state, damped_step(normal, gradient, free, damping))
+    curvature = (normal @ step[:, :, None])[:, :, 0]
+    return step, -xp.sum(step * (2.0 * gradient + curvature), axis=1)
+
+
 def damped_step(normal, gradient, free, damping):
     """
-    Return the step of Levenberg-Marquardt and what it promises.
+    Return the step of Levenberg-Marquardt.
 
     Parameters
     ----------
@@ -165,21 +196,14 @@ def damped_step(normal, gradient, free, damping):
     -------
     step : array of shape (g, n)
         The step, 0 for what is not free.
-
-    promise : array of shape (g,)
-        By how much the quadratic model of chi2 falls.
     """
     xp = array_namespace(normal)
     scale, scaled = scale_to_unit_diagonal(normal, free)
     right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
     identity = _identity(normal)
-    scaled_step = xp.linalg.solve(
+    return scale * xp.linalg.solve(
         scaled + damping[:, None, None] * identity[None, :, :],
         right[:, :, None])[:, :, 0]
-    # chi2(0) - chi2(step) of the quadratic model, plus the damping term.
-    promise = xp.sum(scaled_step * right, axis=1) + (
-        damping * xp.sum(scaled_step * scaled_step, axis=1))
-    return scaled_step * scale, promise
 
 
 def scale_to_unit_diagonal(normal, free):
