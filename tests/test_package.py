@@ -25,7 +25,7 @@ FLOORS = {
     'utils': 1, 'maps': 1, 'noise': 1, 'background': 1,
     'visualization': 1,
     'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2, 'catalog': 2,
-    'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3,
+    'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3, 'galaxy': 3,
     'pipeline': 4,
 }
 SHARED = {'utils', 'noise'}
