@@ -23,8 +23,8 @@ _CENTRAL_REACH = 2
 
 # Half of the side of the image of a source in effective radii, and its
 # limits in pixels.
-_REACH = 12.0
-_HALF_RANGE = (30, 120)
+_REACH = 20.0
+_HALF_RANGE = (50, 120)
 
 # Half of the side of the image of the PSF.
 _PSF_HALF = 25

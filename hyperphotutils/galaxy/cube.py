@@ -98,10 +98,10 @@ class SersicCube:
     >>> print(result.chi2.shape)
     (2, 4, 6, 11)
     >>> best = result.minimum
-    >>> print(best['n_grid'], best['q_grid'], best['theta_grid'])
-    [1.] [0.6] [60.] deg
-    >>> print(result.parabola()['r_eff_parabola'].round(1))
-    [3.2]
+    >>> print(best['n_grid'][0], best['q_grid'][0], best['theta_grid'][0])
+    1.0 0.6 60.0 deg
+    >>> print(result.parabola()['r_eff_parabola'][0].round(1))
+    3.2
     """
 
     _repr_params = ('n', 'r_eff', 'q', 'theta', 'size', 'center', 'dtype')

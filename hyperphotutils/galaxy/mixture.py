@@ -31,7 +31,7 @@ N_TERMS = 26
 The number of Gaussians, besides a point.
 """
 
-SIGMA_RATIO = np.sqrt(2.0)
+SIGMA_RATIO = 2.0**0.5
 """
 The ratio of neighboring standard deviations.
 """
@@ -125,7 +125,7 @@ def sersic_flux(amplitude, r_eff, n, q=1.0):
     --------
     >>> from hyperphotutils.galaxy import sersic_flux
     >>> print(f'{sersic_flux(1.0, 2.0, 1.0, q=0.5):.4f}')
-    23.8878
+    23.8970
     """
     n = np.asarray(n, dtype=float)
     b = sersic_b(n)

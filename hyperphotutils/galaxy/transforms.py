@@ -170,7 +170,7 @@ def make_transform(samples, oversampling, size, min_sigma):
     wrapped = np.zeros((len(samples), fine, fine))
     np.add.at(wrapped, (slice(None), place[:, None], place), samples)
     full = np.fft.fft2(wrapped)
-    rows = np.fft.fftfreq(side) * side
+    rows = np.rint(np.fft.fftfreq(side) * side)
     columns = np.arange(side // 2 + 1.0)
     reach = oversampling // 2
     kx, ky, values = [], [], []
