@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import QTable
-from scipy.fft import irfft2, rfft2
+from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.special import gamma, gammaincinv
 
 from hyperphotutils.datasets.parts import check_number, check_shape
@@ -232,7 +232,7 @@ def _draw(row, fine_psf):
         n = len(near)
         light[np.ix_(near, near)] = dense.reshape(
             n, _CENTRAL_SUBPIXELS, n, _CENTRAL_SUBPIXELS).sum((1, 3))
-    size = side + len(fine_psf)
+    size = next_fast_len(side + len(fine_psf), real=True)
     image = irfft2(rfft2(light, s=(size, size))
                    * rfft2(fine_psf, s=(size, size)), s=(size, size))
     first = len(fine_psf) // 2

@@ -41,6 +41,8 @@ _MAX_NEIGHBOR_SHIFT = 3.0
 # The part of the half-light area of a segment that is the radius of a
 # neighbor when its fit begins.
 _NEIGHBOR_SHRINK = 0.6
+# Fainter neighbors keep their index.
+_FREE_INDEX_SNR = 15.0
 # The mask of a neighbor without a segment: its radius in FWHM.
 _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
@@ -250,7 +252,9 @@ class GalaxyFit:
         weight = np.where(masked, 0.0, weight)
         self._flag(part, 'neighbor_masked', (masked & on_image).any((1, 2)))
         self._flag(part, 'partial_footprint', incomplete)
-        coords, free = self._begin(part, own, neighbors, x0, y0, others)
+        coords = self._begin(part, own, neighbors, x0, y0, others)
+        noise = 1.0 / np.maximum(np.median(weight, axis=(1, 2)), 1e-300)
+        free = self._free(neighbors, noise)
         n_pixels = np.count_nonzero(weight, axis=(1, 2))
         few = n_pixels <= free.sum(axis=1)
         self._flag(part, 'too_few_pixels', few)
@@ -303,7 +307,7 @@ class GalaxyFit:
 
     def _begin(self, part, own, neighbors, x0, y0, others):
         """
-        Return the first coordinates and what is free.
+        Return the first coordinates.
         """
         config, targets = self.config, self.targets
         x, y = targets.x[own] - x0, targets.y[own] - y0
@@ -350,15 +354,20 @@ class GalaxyFit:
             coords[:, 1 + k] = coordinates_of(
                 targets.x[j] - x0, targets.y[j] - y0,
                 np.clip(radius, 0.5, 4.0), _NEIGHBOR_INDEX, 0.95, 0.0)
-        return coords, self._free(len(own), n_sources)
+        return coords
 
-    def _free(self, n_groups, n_sources):
+    def _free(self, neighbors, noise):
         """
         Return which parameters are fitted.
+
+        The index of a neighbor is free if its segment is bright.
         """
-        config = self.config
-        free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
-        free[:, 1:, NU] = False
+        config, targets = self.config, self.targets
+        n_groups, n_neighbors = neighbors.shape
+        free = np.ones((n_groups, 1 + n_neighbors, N_PARAMS), dtype=bool)
+        area = 2.0 * np.pi * targets.radius[neighbors]**2
+        snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
+        free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
         if 'position' in config.fixed:
             free[:, 0, [X, Y]] = False
         if 'shape' in config.fixed:

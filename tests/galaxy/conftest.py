@@ -14,7 +14,7 @@ def field():
     """
     Galaxies and stars, some of them near to each other.
     """
-    return make_galaxy_field((400, 400), 20, n_stars=6, seed=5, sky=3.0,
+    return make_galaxy_field((300, 300), 14, n_stars=4, seed=5, sky=3.0,
                              separation=14.0)
 
 
