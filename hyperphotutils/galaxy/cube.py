@@ -171,8 +171,8 @@ class SersicCube:
                 msg = ('psf must be sampled by pixels, to be convolved with '
                        f'images: its oversampling is {oversampling}')
                 raise ValueError(msg)
-            cube._source = self._source  # noqa: SLF001
-            cube._images = np.concatenate([  # noqa: SLF001
+            cube._source = self._source
+            cube._images = np.concatenate([
                 fftconvolve(part, samples, mode='same', axes=(1, 2))
                 for part in np.array_split(
                     self._source, 1 + len(self._source) // _CHUNK)
@@ -305,9 +305,9 @@ class SersicCube:
             raise ValueError(msg)
         cube = cls(None, **axes, size=size, center=center, dtype=dtype)
         images = images.reshape(n_models, size, size)
-        cube._source = (images / images.sum(  # noqa: SLF001
+        cube._source = (images / images.sum(
             axis=(1, 2), keepdims=True)).astype(dtype)
-        cube._images = cube._source  # noqa: SLF001
+        cube._images = cube._source
         return cube
 
     def write(self, path, *, overwrite=False):

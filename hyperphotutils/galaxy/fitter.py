@@ -9,9 +9,14 @@ from numbers import Integral
 import numpy as np
 from astropy.modeling.models import Sersic2D
 
-from hyperphotutils.galaxy.joint import GalaxyFit, StartGrid
+from hyperphotutils.galaxy.joint import (
+    GalaxyFit,
+    StartGrid,
+    sky_basis,
+    to_numpy,
+)
 from hyperphotutils.galaxy.mixture import INDEX_RANGE, sersic_flux
-from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
+from hyperphotutils.galaxy.render import make_kernel, render
 from hyperphotutils.galaxy.results import make_table
 from hyperphotutils.galaxy.targets import (
     Stamps,
@@ -30,8 +35,6 @@ _PRIORS = ('ln_n', 'ln_r_eff', 'elongation')
 _LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
 # The label of a target is looked up this far from its position.
 _LABEL_REACH = 3
-# Stamps at once when a model image is drawn.
-_CHUNK = 32
 
 
 class SersicFitter:
@@ -139,7 +142,7 @@ class SersicFitter:
 
     See Also
     --------
-    hyperphotutils.galaxy.SersicCube : chi-squared on a grid of models
+    hyperphotutils.galaxy.SersicCube : Chi-squared on a grid of models.
 
     Notes
     -----
@@ -393,11 +396,9 @@ class SersicFitter:
             msg = 'shape is for images: stamps have that of the data'
             raise ValueError(msg)
         image = np.zeros(self._shape if shape is None else shape)
-        numbers = sorted(fit.solutions)
-        for low in range(0, len(numbers), _CHUNK):
-            for i in numbers[low:low + _CHUNK]:
-                self._add_sources(image[i] if is_stack else image, i,
-                                  everything=is_stack)
+        for i in fit.solutions:
+            self._add_sources(image[i] if is_stack else image, i,
+                              everything=is_stack)
         return image if self._unit is None else image << self._unit
 
     def make_residual_image(self, data):
@@ -418,9 +419,7 @@ class SersicFitter:
         model = self.make_model_image()
         fit = self._last_fit
         if len(self._shape) == 3 and self.sky != 'none':
-            from hyperphotutils.galaxy.joint import _basis
-
-            basis = _basis(self.sky, self.size)
+            basis = sky_basis(self.sky, self.size)
             for i, (*_, sky, _, _) in fit.solutions.items():
                 plane = (sky @ basis).reshape(self.size, self.size)
                 model[i] += (plane if self._unit is None
@@ -442,8 +441,6 @@ class SersicFitter:
             xp=self.namespace, device=self.device)
         xp = self.namespace
         stamps = render(kernel, xp.asarray(coords, device=self.device))
-        from hyperphotutils.galaxy.joint import to_numpy
-
         stamp = np.tensordot(flux, to_numpy(stamps), 1)
         ny, nx = image.shape
         low_y, high_y = max(y0, 0), min(y0 + self.size, ny)

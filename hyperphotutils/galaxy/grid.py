@@ -68,18 +68,26 @@ def match_grid(models, data, weight, *, fit_sky=True):
         mean = xp.sum(weight * data, axis=1, dtype=xp.float64) / safe
     centered = data - xp.astype(mean, data.dtype)[:, None]
     weighted = weight * centered
-    wdm = xp.astype(weighted @ turned, xp.float64)
-    wmm = xp.astype(weight @ xp.matrix_transpose(models * models),
-                    xp.float64)
     wdd = xp.sum(xp.astype(weighted, xp.float64)
                  * xp.astype(centered, xp.float64), axis=1)
+    # stamps without a mask often have the same weights
+    same = bool(xp.all(weight == weight[:1, :]))
+    own = weight[:1, :] if same else weight
+    wmm = xp.astype(own @ xp.matrix_transpose(models * models), xp.float64)
     if fit_sky:
-        wm = xp.astype(weight @ turned, xp.float64)
+        # one product is faster than two
+        both = xp.astype(xp.concat((weighted, own), axis=0) @ turned,
+                         xp.float64)
+        wdm, wm = both[:data.shape[0], :], both[data.shape[0]:, :]
         # the weighted mean of the centered data is 0
-        wmm = wmm - wm * wm / safe[:, None]
+        wmm = wmm - wm * wm / safe[:own.shape[0], None]
+    else:
+        wdm = xp.astype(weighted @ turned, xp.float64)
     useful = wmm > 0.0
-    flux = xp.where(useful, wdm / xp.where(useful, wmm, xp.ones_like(wmm)),
-                    xp.zeros_like(wmm))
+    inverse = xp.where(useful, 1.0 / xp.where(useful, wmm,
+                                              xp.ones_like(wmm)),
+                       xp.zeros_like(wmm))
+    flux = wdm * inverse
     chi2 = wdd[:, None] - flux * wdm
     sky = xp.zeros_like(flux)
     if fit_sky:

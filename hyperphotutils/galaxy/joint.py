@@ -28,7 +28,7 @@ from hyperphotutils.galaxy.transforms import core_sigma, sample_psf
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.lm import minimize_batch
 
-__all__ = ['GalaxyFit', 'StartGrid']
+__all__ = ['GalaxyFit', 'StartGrid', 'fwhm_of', 'sky_basis', 'to_numpy']
 
 # The window of the start, an odd number of pixels.
 _START_SIZE = 41
@@ -239,7 +239,7 @@ class GalaxyFit:
         """
         Fit the targets ``part`` with the same number of neighbors.
         """
-        config, targets = self.config, self.targets
+        targets = self.targets
         own = self.rows[part]
         x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
         data, weight, labels, on_image = self.stamps.cut(
@@ -247,8 +247,6 @@ class GalaxyFit:
         n_usable = np.count_nonzero(weight, axis=(1, 2))
         incomplete = n_usable < data[0].size
         others, masked = self._others(own, neighbors, labels, x0, y0)
-        if config.neighbors == 'fit':
-            weight = np.where(others & ~masked, weight, weight)
         weight = np.where(masked, 0.0, weight)
         self._flag(part, 'neighbor_masked', (masked & on_image).any((1, 2)))
         self._flag(part, 'partial_footprint', incomplete)
@@ -392,7 +390,7 @@ class GalaxyFit:
                 config.psf, size, x=self.targets.x[repeated],
                 y=self.targets.y[repeated], dtype=config.dtype, xp=xp,
                 device=device)
-        basis = _basis(config.sky, size)
+        basis = sky_basis(config.sky, size)
         low, high = self._bounds(coords)
         # a free value begins inside, a fixed one is as it is
         coords[:, :, 2] = np.clip(coords[:, :, 2], low[:, :, 2],
@@ -562,9 +560,22 @@ def _sky_terms(kind, x, y, size):
     return np.stack(terms[:_N_SKY[kind]], axis=-1)
 
 
-def _basis(kind, size):
+def sky_basis(kind, size):
     """
-    Return the terms of the sky on a stamp, shape (n_terms, p).
+    Return the terms of the sky on a stamp.
+
+    Parameters
+    ----------
+    kind : {'none', 'constant', 'plane'}
+        The sky.
+
+    size : int
+        The side of the stamp.
+
+    Returns
+    -------
+    basis : 2D `~numpy.ndarray`
+        The terms, shape ``(n_terms, size**2)``.
     """
     if kind == 'none':
         return np.zeros((0, size * size))

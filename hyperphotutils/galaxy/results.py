@@ -47,18 +47,13 @@ def make_table(fit, unit, config, wcs=None):
     table = QTable(meta=result_meta(config))
     table['id'] = fit.targets.id[fit.rows]
     table['group_size'] = fit.columns['group_size']
-    for suffix, values in (('init', fit.start), ('fit', fit.params),
-                           ('err', fit.errors)):
-        for name, column in zip(_PARAMS, values.T, strict=True):
-            if name == 'theta':
-                column = np.rad2deg(column)
-                column = (np.minimum(column, _UNKNOWN_ANGLE)
-                          if suffix == 'err' else wrap_angle(column)) << u.deg
-            table[f'{name}_{suffix}'] = column
+    table.update(_parameters(fit))
     for name in ('flux_stamp_fit', 'sky_fit', 'sky_err'):
         table[name] = fit.columns[name]
-    for name, column in zip(_GRID, fit.grid_params.T, strict=False):
-        table[name] = column << u.deg if name == 'theta_grid' else column
+    # the last of the grid is the flux, which is flux_init
+    for name, column in zip(_GRID, fit.grid_params.T[:-1], strict=True):
+        table[name] = column
+    table['theta_grid'] <<= u.deg
     for name in _QUALITY:
         table[name] = fit.columns[name]
     if wcs is not None:
@@ -71,6 +66,23 @@ def make_table(fit, unit, config, wcs=None):
         for name in ('sky_fit', 'sky_err'):
             table[name] <<= unit
     return table
+
+
+def _parameters(fit):
+    """
+    Return the columns of the parameters, angles in degrees.
+    """
+    columns = {f'{name}_{suffix}': column
+               for suffix, values in (('init', fit.start),
+                                      ('fit', fit.params),
+                                      ('err', fit.errors))
+               for name, column in zip(_PARAMS, values.T, strict=True)}
+    for suffix in ('init', 'fit', 'err'):
+        angle = np.rad2deg(columns[f'theta_{suffix}'])
+        angle = (np.minimum(angle, _UNKNOWN_ANGLE) if suffix == 'err'
+                 else wrap_angle(angle))
+        columns[f'theta_{suffix}'] = angle << u.deg
+    return columns
 
 
 def _add_sky(table, wcs):

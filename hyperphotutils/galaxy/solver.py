@@ -18,11 +18,18 @@ from hyperphotutils.utils.lm import (
     invert_normal,
     propose_step,
     scale_to_unit_diagonal,
-    take_members,
 )
 
-__all__ = ['FLUX', 'G_RADIAL', 'G_TANGENTIAL', 'N_PARAMS', 'NU', 'RHO',
-           'GalaxyProblem', 'covariance_of']
+__all__ = [
+    'FLUX',
+    'G_RADIAL',
+    'G_TANGENTIAL',
+    'NU',
+    'N_PARAMS',
+    'RHO',
+    'GalaxyProblem',
+    'covariance_of',
+]
 
 N_PARAMS = 7
 FLUX, X, Y, RHO, G_RADIAL, G_TANGENTIAL, NU = range(N_PARAMS)

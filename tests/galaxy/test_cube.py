@@ -106,7 +106,7 @@ def test_parabola_finds_radius_and_error():
     assert 0.85 < pull.std() < 1.15
 
 
-def test_parabola_in_all_axes(galaxy):
+def test_parabola_in_all_axes():
     """
     The angle is periodic: its minimum may be at 0 degrees.
     """

@@ -6,9 +6,9 @@ Tests of images of Sersic profiles and of their derivatives.
 import array_api_strict
 import numpy as np
 import pytest
+from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.psf import CircularGaussianPRF, GriddedPSFModel, ImagePSF
-from astropy.nddata import NDData
 from scipy.special import kv
 
 from hyperphotutils.galaxy import SersicRenderer, sersic_transform
