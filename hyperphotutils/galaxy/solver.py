@@ -49,9 +49,11 @@ _GAIN = 0.03
 _RIDGE = 1e-10
 _UNDAMPED = 1e-7
 
-# What is added to the curvature of chi2 when steps are made, so that they
-# do not run where chi2 does not change: the shape of a star.
-_FLOOR = 0.3
+# What is added to the curvature of chi2 when steps are made, for the target
+# and for its neighbors, so that they do not run where chi2 does not change:
+# the shape of a star.
+_FLOOR = 0.03
+_NEIGHBOR_FLOOR = 0.5
 
 # Repetitions of the linear solution with a robust loss.
 _N_REWEIGHTED = 4
@@ -192,7 +194,11 @@ class GalaxyProblem(NamedTuple):
         normal = _project_out(normal, linear)
         identity = xp.eye(normal.shape[1], dtype=normal.dtype,
                           device=normal.device)
-        return (normal + _FLOOR * identity[None, :, :], gradient,
+        index = xp.arange(normal.shape[1], device=normal.device)
+        floor = xp.where(index < N_PARAMS,
+                         xp.full_like(normal[0, 0, :], _FLOOR),
+                         xp.full_like(normal[0, 0, :], _NEIGHBOR_FLOOR))
+        return (normal + (floor[:, None] * identity)[None, :, :], gradient,
                 self.free & ~xp.concat((stuck, rest), axis=1))
 
     def limit(self, state, step):
