@@ -8,6 +8,7 @@ from numbers import Integral
 
 import numpy as np
 from astropy.modeling.models import Sersic2D
+from astropy.table import QTable
 
 from hyperphotutils.galaxy.joint import (
     GalaxyFit,
@@ -229,11 +230,12 @@ class SersicFitter:
 
         Parameters
         ----------
-        data : 2D or 3D array_like, `~astropy.units.Quantity`, or \
-                `~astropy.nddata.NDData`
+        data : 2D or 3D array_like, `~astropy.units.Quantity`, \
+                `~astropy.nddata.NDData`, or `~hyperphotutils.stamps.Stamps`
             The image, or stamps of shape ``(n, size, size)`` with a
             galaxy in the center of each. Pixels that are not finite are
-            ignored.
+            ignored. With `~hyperphotutils.stamps.Stamps`, nothing else
+            is needed, and positions are those in the image.
 
         init_params : `~astropy.table.Table`, optional
             A row a galaxy, with the columns ``x_init`` and ``y_init``
@@ -287,6 +289,12 @@ class SersicFitter:
             If shapes or units do not fit together, or it is not known
             what to fit.
         """
+        offset = np.zeros(2)
+        if hasattr(data, 'positions') and hasattr(data, 'table'):
+            wcs = data.wcs if wcs is None else wcs
+            offset = np.stack([np.asarray(data.table[name], dtype=float)
+                               for name in ('x0', 'y0')], axis=1)
+            data, error, mask, segmentation, init_params = _open_stamps(data)
         data, mask, error = open_nddata(data, mask, error)
         values, unit = strip_units(data=data, error=error)
         planes, is_image = _as_planes(values['data'], self.size)
@@ -307,6 +315,8 @@ class SersicFitter:
         fit = GalaxyFit(self, stamps, targets, grid, self._kernel)
         with one_blas_thread():
             fit.run()
+        fit.start[:, 1:3] += offset
+        fit.params[:, 1:3] += offset
         self._fit, self._unit = fit, unit
         self._shape = shape[1:] if is_image else shape
         for name in ('models', 'fit_info'):
@@ -468,6 +478,19 @@ class SersicFitter:
         hyperphotutils.utils.decode_flags
         """
         return decode_flags(flags)
+
+
+def _open_stamps(stamps):
+    """
+    Return what `~hyperphotutils.stamps.Stamps` hold.
+    """
+    unit, error = stamps.unit, stamps.error
+    data = stamps.data if unit is None else stamps.data << unit
+    if error is not None and unit is not None:
+        error = error << unit
+    x, y = stamps.positions.T
+    return data, error, stamps.mask, stamps.segmentation, QTable(
+        {'id': stamps.table['id'], 'x': x, 'y': y})
 
 
 def _find_targets(planes, segmentation, init_params, *, is_image):

@@ -14,6 +14,7 @@ from astropy.wcs import WCS
 from photutils.segmentation import SegmentationImage
 
 from hyperphotutils.galaxy import SersicFitter, SersicRenderer
+from hyperphotutils.stamps import make_stamps
 from hyperphotutils.utils import FLAGS
 
 NAMES = ('flux', 'x', 'y', 'r_eff', 'n', 'q', 'theta')
@@ -123,6 +124,25 @@ def test_segments_alone_say_what_to_fit(field):
     np.testing.assert_array_equal(one['id'], keep)
     np.testing.assert_array_equal(one['flux_fit'], two['flux_fit'])
     np.testing.assert_allclose(one['x_fit'], field.truth['x'][:4], atol=0.5)
+
+
+def test_stamps_of_the_package_are_the_same(field, fitted):
+    """
+    With positions in the image, and units.
+    """
+    rows = field.truth['id', 'x', 'y'][:5]
+    unit = u.Jy / u.pix
+    stamps = make_stamps(field.data * unit, rows, size=64, margin=0,
+                         error=field.error * unit,
+                         segmentation=field.segmentation)
+    table = SersicFitter(field.psf)(stamps)
+    np.testing.assert_array_equal(table['id'], rows['id'])
+    assert table['flux_fit'].unit == u.Jy
+    np.testing.assert_allclose(table['x_fit'], fitted[1]['x_fit'][:5],
+                               atol=0.1)
+    # neighbors on the edge are segments here, and positions there
+    change = table['flux_fit'].value - fitted[1]['flux_fit'][:5]
+    assert np.all(np.abs(change) < fitted[1]['flux_err'][:5])
 
 
 def test_units_and_nddata_change_nothing(psf, stamps):
