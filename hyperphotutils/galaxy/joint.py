@@ -385,11 +385,12 @@ class GalaxyFit:
         device = config.device
         kernel = self.kernel
         if kernel is None:
-            repeated = np.repeat(own, n_sources)
             kernel = make_kernel(
-                config.psf, size, x=self.targets.x[repeated],
-                y=self.targets.y[repeated], dtype=config.dtype, xp=xp,
-                device=device)
+                config.psf, size, x=self.targets.x[own],
+                y=self.targets.y[own], dtype=config.dtype, xp=xp,
+                device=device).take(xp.asarray(
+                    np.repeat(np.arange(n_groups), n_sources),
+                    device=device))
         basis = sky_basis(config.sky, size)
         low, high = self._bounds(coords)
         # a free value begins inside, a fixed one is as it is

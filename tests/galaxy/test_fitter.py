@@ -11,9 +11,11 @@ from astropy.modeling.models import Sersic2D
 from astropy.nddata import NDData, StdDevUncertainty
 from astropy.table import QTable
 from astropy.wcs import WCS
+from photutils.psf import GriddedPSFModel
 from photutils.segmentation import SegmentationImage
 
 from hyperphotutils.galaxy import SersicFitter, SersicRenderer
+from hyperphotutils.psf import EmpiricalPSF
 from hyperphotutils.stamps import make_stamps
 from hyperphotutils.utils import FLAGS
 
@@ -55,6 +57,38 @@ def test_galaxies_without_noise_are_found_exactly(psf, stamps):
     np.testing.assert_allclose(table['sky_fit'], 2.0, atol=1e-3)
     assert (table['flags'] == 0).all()
     assert np.abs(fitter.make_residual_image(stamps)).max() < 0.01
+
+
+@pytest.mark.parametrize('kind', ['gridded', 'empirical'])
+def test_varying_psf_is_taken_at_each_galaxy(kind):
+    """
+    Neighbors included.
+    """
+    y, x = np.mgrid[-15:16, -15:16]
+    narrow, wide = (np.exp(-0.5 * (x**2 + y**2) / s**2) / (2 * np.pi * s**2)
+                    for s in (1.3, 2.0))
+    if kind == 'gridded':
+        psf = GriddedPSFModel(NDData(
+            np.stack([narrow, narrow, wide, wide]), meta={
+                'grid_xypos': [(0, 0), (0, 99), (299, 0), (299, 99)],
+                'oversampling': 1}))
+    else:
+        slope = (wide - narrow) / 299.0
+        psf = EmpiricalPSF(np.stack([narrow, slope, 0.0 * slope]))
+    image = np.zeros((100, 300))
+    places = QTable({'x': [50.0, 250.0, 270.0], 'y': [50.2, 49.9, 60.0]})
+    for x0, y0 in places.iterrows():
+        local = narrow + (wide - narrow) * x0 / 299.0
+        stamp = SersicRenderer(local, 64)(
+            flux=2000.0, x=32.0 + x0 % 1, y=32.0 + y0 % 1, r_eff=2.5, n=1.0,
+            q=0.6, theta=30.0)
+        low_x, low_y = int(x0) - 32, int(y0) - 32
+        part = image[max(low_y, 0):low_y + 64, max(low_x, 0):low_x + 64]
+        part += stamp[:part.shape[0], :part.shape[1]]
+    table = SersicFitter(psf)(image, error=0.1, init_params=places)
+    assert list(table['group_size']) == [1, 2, 2]
+    for name, value in (('r_eff', 2.5), ('n', 1.0), ('flux', 2000.0)):
+        np.testing.assert_allclose(table[f'{name}_fit'], value, rtol=0.01)
 
 
 def test_errors_are_those_of_the_scatter(psf, stamps):
