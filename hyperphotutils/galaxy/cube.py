@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from photutils.psf import ImagePSF
 from scipy.signal import fftconvolve
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtri
 
 from hyperphotutils.galaxy.grid import match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
@@ -547,7 +547,7 @@ class ChiSquareCube:
         if not 0.0 < level < 1.0:
             msg = f'level must be between 0 and 1: {level!r}'
             raise ValueError(msg)
-        limit = chi2_distribution.ppf(level, n_params)
+        limit = chdtri(n_params, 1.0 - level)
         lowest = self.chi2.min(axis=(-4, -3, -2, -1), keepdims=True)
         return self.chi2 <= lowest + limit
 
