@@ -155,8 +155,9 @@ class SersicRenderer:
 
     Notes
     -----
-    The largest error is about 1e-4 of the peak for n up to 4, and 4e-4
-    for n = 8. The profile is not integrated over the pixels, since the
+    The largest error is about 1e-4 of the peak, 5e-4 for axis ratios of
+    0.1, and 1e-2 for those with an effective radius of more than a tenth
+    of the stamp. The profile is not integrated over the pixels, since the
     PSF holds the pixel; so the cusp of a profile with a large n keeps
     its place.
 
