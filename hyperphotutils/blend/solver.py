@@ -672,9 +672,17 @@ def _collect(problem, finished, results):
         chi2, normal = take_groups(
             map(xp.concat, zip(*results, strict=True)), order)
         covariance = _covariance(normal, problem.free)
+        prior = xp.zeros_like(normal)
+        if problem.anchor is not None:
+            # The prior is not a residual, but scatters as its width says.
+            penalty, _, strength = _penalty(problem._replace(ridge=None),
+                                            sources, coeffs)
+            chi2 = chi2 - penalty
+            identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+            prior = strength[:, :, None] * identity[None, :, :]
         if problem.extra is not None:
             chi2, spread = _unweighted_terms(problem, sources, coeffs)
-            covariance = covariance @ spread @ covariance
+            covariance = covariance @ (spread + prior) @ covariance
     return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
 
 
