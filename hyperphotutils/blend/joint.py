@@ -253,8 +253,8 @@ class JointFit:
         """
         Return the noise of the pixels, where it is not known.
         """
-        smallest = 1e-6 * np.max(np.abs(self.data), initial=0.0,
-                                 where=~self.mask)
+        # Rounding errors; a constant below the sources does not count.
+        smallest = 1e-6 * np.ptp(self.data[~self.mask])
         box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
         rms = local_rms(self.data - model, box_size, mask=self.mask)
         return max(rms, smallest) or 1.0

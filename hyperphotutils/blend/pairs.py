@@ -36,7 +36,7 @@ _OVERSIZED = 1.3
 # What two sources of a pair need: this separation, and these widths, in FWHM
 # of the beam; a peak in units of its error, and of the other's. Profiles
 # that are no Gaussians are fitted better by two as well, but these are not
-# both compact, or have the same centre.
+# both compact, or have the same center.
 _MIN_SEPARATION = 0.5
 _FWHM_RANGE = (0.75, 2.5)
 _MIN_SNR = 5.0
@@ -184,7 +184,7 @@ def _halves(sources, fwhm):
     r"""
     Return two round sources that together are as long as the one.
 
-    At :math:`\pm h` from the centre, two equal Gaussians of the variance
+    At :math:`\pm h` from the center, two equal Gaussians of the variance
     :math:`v` have the variance :math:`v + h^2` along the line between
     them.
     """
@@ -202,7 +202,7 @@ def _halves(sources, fwhm):
 
 def _is_pair(result, fwhm):
     """
-    Tell which fits are of two compact sources apart from each other.
+    Return which fits are of two compact, separate sources.
     """
     sources = result.sources
     separation = np.hypot(*(sources[:, 0, 1:3] - sources[:, 1, 1:3]).T)

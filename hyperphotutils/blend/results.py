@@ -260,7 +260,7 @@ def _errors(sources, covariance):
 
 def _local_background(fit, batch):
     """
-    Return the background at the centre of each source.
+    Return the background at the center of each source.
     """
     sources = batch.result.sources
     basis = background_basis(sources[:, :, X], sources[:, :, Y],

@@ -268,7 +268,7 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     r"""
     Evaluate the weighted model of each group and its derivatives.
 
-    With :math:`d` the offset from the centre in the axes of the
+    With :math:`d` the offset from the center in the axes of the
     ellipse, :math:`u = \Sigma^{-1} d`, and
     :math:`G = A \exp(-d^T u / 2)`, the derivatives of :math:`G` are
     :math:`G / A` for the amplitude, :math:`G u` for the position
@@ -722,7 +722,7 @@ def _damped_step(problem, sources, terms, damping):
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):
     """
-    Tell which groups have converged in the terms of MINPACK: those whose
+    Return which groups have converged as in MINPACK: those whose
     step or whose gradient is small.
 
     Parameters and steps are measured in units of the errors of the
@@ -804,7 +804,7 @@ def _scale_to_unit_diagonal(normal, free):
 
 def _at_active_bound(problem, sources, gradient):
     """
-    Tell which coordinates are at a bound that chi2 pushes them across.
+    Return which coordinates are at a bound that chi2 pushes them across.
     """
     xp = sources.__array_namespace__()
     n_groups, n_sources, _ = sources.shape
@@ -839,7 +839,7 @@ def _at_active_bound(problem, sources, gradient):
 
 def _pushed_out(value, slope, low, high):
     """
-    Tell where the way down leads out of [low, high].
+    Return where chi2 decreases beyond the bounds.
     """
     return ((value <= low) & (slope > 0.0)) | ((value >= high)
                                                & (slope < 0.0))

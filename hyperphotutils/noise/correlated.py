@@ -310,7 +310,7 @@ class CorrelatedNoise:
             The autocovariance: a function of the separations ``dx`` and
             ``dy`` in pixels, as `autocovariance` is, or its values at
             whole separations, with an odd number of rows and of columns
-            and no separation at the centre. With the square of the unit
+            and no separation at the center. With the square of the unit
             of a map, the noise has that unit.
 
         fwhm, fwhm_minor, theta : float
@@ -835,7 +835,7 @@ def _half_of(autocovariance):
                             atol=1e-6 * center)
             and np.abs(autocovariance).max() <= center * (1.0 + 1e-6)):
         msg = ('autocovariance must be finite, the same for opposite '
-               'separations, and largest, and positive, at the centre')
+               'separations, and largest, and positive, at the center')
         raise ValueError(msg)
     return autocovariance[shape[0] // 2:]
 

@@ -533,7 +533,8 @@ optional
                               & ~_is_held(table) & alone)
         image.changed.clear()
         halves = find_pairs(image.cleaned - image.model, table[rows],
-                            image.covariance, self.fwhm, mask=image.mask,
+                            image.covariance, self.fwhm,
+                            mask=image.mask | image.background_missing(),
                             fit_radius=image.fitter.fit_radius)
         whole = table[rows[halves['row']]]
         new = _start_table(

@@ -247,7 +247,9 @@ class MapState:
         self.misfit = measure_misfit(
             self.cleaned - self.model, *positions(table, 'fit').T, amplitude,
             amplitude / self.noise_at(table), fwhm, mask=self.mask)
-        self.update_extra_variance(table)
+        self.extra_variance = (
+            None if self.misfit is None else self.misfit.variance(
+                *positions(table, 'fit').T, amplitude, self.values.shape))
 
     def misfit_at(self, table):
         """
@@ -260,15 +262,6 @@ class MapState:
             *positions(table, 'fit').T, plain(table['amplitude_fit']),
             self.values.shape)[self._nearest_pixels(table)]
         return np.sqrt(np.maximum(total - own, 0.0))
-
-    def update_extra_variance(self, table):
-        """
-        Update the variance that the misfits of the sources add.
-        """
-        if self.misfit is not None:
-            self.extra_variance = self.misfit.variance(
-                *positions(table, 'fit').T, plain(table['amplitude_fit']),
-                self.values.shape)
 
     def measure_filtered_noise(self, fwhm):
         """

@@ -457,7 +457,7 @@ class TestFromAutocovariance:
 
     @pytest.mark.parametrize(('array', 'match'), [
         (np.ones((4, 5)), 'odd number'), (np.ones(5), 'odd number'),
-        (np.zeros((5, 5)), 'largest, and positive, at the centre'),
+        (np.zeros((5, 5)), 'largest, and positive, at the center'),
         (np.arange(25.0).reshape(5, 5), 'the same for opposite'),
         (np.full((5, 5), np.nan), 'must be finite')])
     def test_no_autocovariance(self, array, match):

@@ -97,6 +97,17 @@ def test_a_plane_is_no_noise(noise, slope):
 
 
 @pytest.mark.parametrize('noise', MODES)
+def test_a_constant_changes_nothing(noise):
+    """
+    Rounding errors are those of the sources, not of what lies below.
+    """
+    table = measure(sky(), noise)
+    shifted = measure(sky() + 1e7, noise)
+    change = np.abs(shifted['flux_fit'] - table['flux_fit'])
+    assert np.all(change < 1e-2 * table['flux_err'])
+
+
+@pytest.mark.parametrize('noise', MODES)
 def test_tops_that_are_cut(noise):
     """
     The sources are fitted on the rest of their pixels, and flagged.
