@@ -336,6 +336,34 @@ optional
             ``relative_rms`` have another shape, or if only some of them
             have units.
         """
+        table, rejected = self.search(data, mask=mask,
+                                      relative_rms=relative_rms)
+        if table is None:
+            warnings.warn(_nothing_left(rejected), NoDetectionsWarning,
+                          stacklevel=3)
+        return table
+
+    def search(self, data, *, mask=None, relative_rms=None):
+        """
+        Detect sources as `find_stars` does, but without a warning if
+        there are none.
+
+        Warnings cannot be suppressed safely where several threads search
+        at the same time.
+
+        Parameters
+        ----------
+        data, mask, relative_rms
+            See `find_stars`.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable` or `None`
+            The sources.
+
+        rejected : dict
+            How many detections each selection in use has rejected.
+        """
         image, bad, levels, unit = self._strip(data, mask)
         if relative_rms is not None:
             relative_rms = check_relative_rms(relative_rms, image.shape)
@@ -365,9 +393,7 @@ optional
             table = self._select(QTable(columns), levels['peak_max'],
                                  rejected)
         if not table:  # None, or without rows
-            warnings.warn(_nothing_left(rejected), NoDetectionsWarning,
-                          stacklevel=3)
-            return None
+            return None, rejected
 
         table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
         if unit is not None:
@@ -375,7 +401,7 @@ optional
             table['flux'] <<= unit
         table.meta.update(result_meta(self))
         table.meta['n_rejected'] = rejected
-        return table
+        return table, rejected
 
     def _strip(self, data, mask):
         """

@@ -702,13 +702,14 @@ optional
         """
         Detect sources; None when there are none.
         """
-        find, options = self.finder, {}
+        values = image.with_unit(values)
         if isinstance(self.finder, HighPassStarFinder):
-            find = self.finder.find_stars
-            options['relative_rms'] = image.noise_variation
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NoDetectionsWarning)
-            found = find(image.with_unit(values), mask=mask, **options)
+            found, _ = self.finder.search(
+                values, mask=mask, relative_rms=image.noise_variation)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NoDetectionsWarning)
+                found = self.finder(values, mask=mask)
         if found is None or len(found) == 0:
             return None
         init = _start_table(
