@@ -291,9 +291,9 @@ def _set_flags(flags, fit, batch, fitted, covariance):
     singular = ~np.isfinite(covariance[:, 0, 0])
     for name, chosen in (
             ('too_few_pixels', few[:, None]),
-            ('fit_failed', (~fitted & ~few)[:, None]),
-            ('not_converged', (fitted & ~result.converged)[:, None]),
+            ('non_finite_flux', (~fitted & ~few)[:, None]),
+            ('no_convergence', (fitted & ~result.converged)[:, None]),
             ('no_covariance', (fitted & singular)[:, None]),
-            ('at_bound', fitted[:, None] & at_bound),
-            ('partial_footprint', foot.partial)):
+            ('near_bound', fitted[:, None] & at_bound),
+            ('n_pixels_fit_partial', foot.partial)):
         flags[rows] |= np.where(chosen, FLAGS[name], 0)

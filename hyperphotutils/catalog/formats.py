@@ -152,9 +152,9 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
                         pixels
     PA                  ``position_angle``, East of North in the frame of
                         the map
-    STATUS              0 for good measurements, else those of ``flags``
-                        that spoil one: ``off_map``, ``too_few_pixels``,
-                        ``not_converged``, ``fit_failed``,
+    STATUS              1 for good measurements, 0 for those with one of
+                        the ``flags`` ``off_map``, ``too_few_pixels``,
+                        ``no_convergence``, ``non_finite_flux``,
                         ``no_covariance``, ``no_position``
     GLON, GLAT          The Galactic coordinates
     RA, DEC             The equatorial coordinates, in the frame of the
@@ -165,7 +165,7 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     ==================  ==================================================
 
     The comments in the header (lines that begin with ``#`` in CSV) state
-    the units, the bits of STATUS and, if the table's metadata have them,
+    the units, the meaning of STATUS and, if the table's metadata have them,
     the threshold, the rms and the image it was measured on (``'rms'``
     and ``'rms_of'``), the area of the beam and the versions.
 

@@ -31,7 +31,7 @@ _UNIT_COMMENTS = (
 )
 # The flags of rows without a measurement, or with an unreliable one; the
 # other flags describe how it was made.
-_SPOILING = ('off_map', 'too_few_pixels', 'not_converged', 'fit_failed',
+_SPOILING = ('off_map', 'too_few_pixels', 'no_convergence', 'non_finite_flux',
              'no_covariance', 'no_position')
 _SPOILED = sum(FLAGS[name] for name in _SPOILING)
 # Columns of cubes: the channel, and the quantity of its spectral axis
@@ -187,9 +187,8 @@ def _comments(table, output):
         sky = table['sky_centroid']
         lines.append(f'RA, DEC in {_frame_text(_equatorial(sky))}; '
                      f'PA East of North in {_frame_text(sky)}')
-    lines.append('STATUS is 0 for good measurements, else a sum of:')
-    flags = ', '.join(f'{FLAGS[name]}={name}' for name in _SPOILING)
-    lines.append(flags)
+    lines.append('STATUS is 1 for good measurements, and 0 with one of the '
+                 f'flags {", ".join(_SPOILING)}')
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH)]
 
 
@@ -262,7 +261,7 @@ def _fwhm(table, axis):
 
 
 _DERIVED = {
-    'STATUS': lambda table: np.asarray(table['flags']) & _SPOILED,
+    'STATUS': lambda table: (np.asarray(table['flags']) & _SPOILED) == 0,
     'FWHM_1': lambda table: _fwhm(table, 'major'),
     'FWHM_2': lambda table: _fwhm(table, 'minor'),
     'GLON': lambda table: _sky_angle(table, 'l'),

@@ -146,7 +146,7 @@ class ForcedPhotometry:
 
     where :math:`[\\,]_+` sets negative eigenvalues to zero, so that no
     source is narrower than the beam. Sources with a negative eigenvalue
-    have the flag ``at_bound``.
+    have the flag ``near_bound``.
 
     The errors of the catalog are propagated linearly: the fitted
     amplitudes and backgrounds depend on the fixed positions and shapes
@@ -326,7 +326,7 @@ class ForcedPhotometry:
         if band.covariance is not None:
             table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
                            noise=band.covariance, init_params=init)
-        table['flags'][clipped] |= FLAGS['at_bound']
+        table['flags'][clipped] |= FLAGS['near_bound']
         apertures = self._add_apertures(table, band, fitter)
         self.tables[name] = table
         if not self.catalog_errors or catalog.errors is None:

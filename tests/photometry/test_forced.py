@@ -530,7 +530,7 @@ class TestEllipses:
         phot = ForcedPhotometry(ellipse='matched',
                                 reference_beam=4.5 * u.arcsec)
         table = phot(catalog, {'a': sim.image})
-        assert table['flags_a'][0] & FLAGS['at_bound']
+        assert table['flags_a'][0] & FLAGS['near_bound']
         fit = phot.tables['a']
         assert_allclose([fit['fwhm_major_fit'][0], fit['fwhm_minor_fit'][0]],
                         4.0, rtol=1e-6)
@@ -548,7 +548,7 @@ class TestEllipses:
         for ellipse, reference in (('same', None), ('matched', 'a')):
             phot = ForcedPhotometry(ellipse=ellipse, reference_beam=reference)
             table = phot(catalog, {'a': sim.image})
-            assert not np.any(table['flags_a'] & FLAGS['at_bound'])
+            assert not np.any(table['flags_a'] & FLAGS['near_bound'])
             fits.append(phot.tables['a'])
         for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
             assert_allclose(fits[0][name], fits[1][name], rtol=1e-6)
@@ -564,7 +564,7 @@ class TestEllipses:
         beam = Beam(5 * u.arcsec, 3 * u.arcsec, 33 * u.deg)
         phot = ForcedPhotometry(ellipse='matched', reference_beam=beam)
         table = phot(catalog, {'a': sim.image})
-        assert not np.any(table['flags_a'] & FLAGS['at_bound'])
+        assert not np.any(table['flags_a'] & FLAGS['near_bound'])
         assert_allclose(phot.tables['a']['fwhm_major_fit'], 4.0, rtol=1e-6)
 
     def test_footprint_for_large_sources(self, sim):
