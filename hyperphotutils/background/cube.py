@@ -153,7 +153,7 @@ class CubeBackground:
     >>> from hyperphotutils.datasets import make_map_cube
     >>> from hyperphotutils.detection import HighPassStarFinder
     >>> sim = make_map_cube((6, 96, 96), 4, orders=(0, 1, 2), seed=1)
-    >>> bkg = CubeBackground(finder=HighPassStarFinder(5.0, 4.0))
+    >>> bkg = CubeBackground(finder=HighPassStarFinder(fwhm=4.0, n_sigma=5.0))
     >>> result = bkg(sim.cube)
     >>> print(result.background.shape, result.background.unit)
     (6, 96, 96) Jy / beam

@@ -96,8 +96,8 @@ class HyperPhotometry:
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
         ``x_centroid`` and ``y_centroid``, or `None`. The default is
-        `~hyperphotutils.detection.HighPassStarFinder` with a threshold
-        of 5.
+        `~hyperphotutils.detection.HighPassStarFinder` with
+        ``n_sigma=5``.
 
     grouper : callable, optional
         Called with x and y, returns an integer group for each source.
@@ -210,8 +210,8 @@ optional
             msg = ('max_rounds must be an integer of at least 0: '
                    f'{max_rounds!r}')
             raise ValueError(msg)
-        self.finder = (HighPassStarFinder(5.0, fwhm) if finder is None
-                       else finder)
+        self.finder = (HighPassStarFinder(fwhm=fwhm, n_sigma=5.0)
+                       if finder is None else finder)
         self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
@@ -704,8 +704,10 @@ optional
         """
         values = image.with_unit(values)
         if isinstance(self.finder, HighPassStarFinder):
-            found, _ = self.finder.search(
-                values, mask=mask, relative_rms=image.noise_variation)
+            finder = copy(self.finder)
+            if finder.relative_rms is None:
+                finder.relative_rms = image.noise_variation
+            found, _ = finder.search(values, mask=mask)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NoDetectionsWarning)

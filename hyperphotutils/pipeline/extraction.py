@@ -392,7 +392,7 @@ def make_finder(fwhm, options, *, unit=None):
     rms, snap, shoulder = (options.rms, options.snap_radius,
                            options.shoulder_filter)
     return HighPassStarFinder(
-        options.n_sigma, fwhm, kernel=options.kernel,
+        fwhm=fwhm, n_sigma=options.n_sigma, kernel=options.kernel,
         kernel_size=options.kernel_size,
         rms=None if rms is None else rms * unit,
         sharpness_range=options.sharpness_range,

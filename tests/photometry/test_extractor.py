@@ -261,7 +261,7 @@ class TestSources:
         data = np.random.default_rng(2).normal(size=rows.shape)
         for row in truth:
             data = data + gaussian(row)(cols, rows)
-        finder = HighPassStarFinder(5.0, FWHM, min_separation=6.0)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, min_separation=6.0)
         assert len(finder(data)) == 1
         alone = HyperPhotometry(FWHM, finder=finder, max_rounds=0)(data)
         assert len(alone) == 1
@@ -503,7 +503,7 @@ class TestNothingFound:
         A map without sources: a warning and None, as in photutils.
         """
         phot = HyperPhotometry(
-            FWHM, finder=HighPassStarFinder(8.0, FWHM))
+            FWHM, finder=HighPassStarFinder(fwhm=FWHM, n_sigma=8.0))
         phot(white_map()[0])
         with pytest.warns(NoDetectionsWarning, match='No sources were found'):
             assert phot(data) is None
@@ -805,7 +805,8 @@ class TestMeta:
         """
         data, _ = white_map()
         phot = HyperPhotometry(FWHM, fwhm_radius_ratio=0.8, max_rounds=1,
-                               finder=HighPassStarFinder(7.0, FWHM))
+                               finder=HighPassStarFinder(fwhm=FWHM,
+                                                         n_sigma=7.0))
         table = phot(data)
         assert table.meta['call'] == repr(phot)
         assert set(table.meta) == {

@@ -75,7 +75,7 @@ def make_objects():
     Objects of the package by name: used ones, with all their results.
     """
     simulated = make_blended_map((100, 100), 8, seed=1)
-    finder = HighPassStarFinder(5.0, fwhm=FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
     photometry = HyperPhotometry(FWHM, finder=finder)
     table = photometry(simulated.image)
     fitter = BlendGroupFitter(FWHM)

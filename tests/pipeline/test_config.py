@@ -350,7 +350,7 @@ def test_defaults_are_those_of_the_classes():
     config = PipelineConfig()
     phot = HyperPhotometry(fwhm=4.0)
     finder, fitter = phot.finder, phot.fitter
-    assert finder.threshold == config.detection.n_sigma
+    assert finder.n_sigma == config.detection.n_sigma
     assert finder.kernel == config.detection.kernel
     assert finder.min_separation == 4 * config.detection.min_separation
     assert finder.exclude_border == config.detection.exclude_border

@@ -382,7 +382,7 @@ class TestBackground:
                                       'overview.png', 'subtracted.fits']
         data = read_cube(cube)
         finder = HighPassStarFinder(
-            5.0, data.channel(0).meta['beam_fwhm_pix'])
+            fwhm=data.channel(0).meta['beam_fwhm_pix'], n_sigma=5.0)
         expected = CubeBackground(finder=finder)(data)
         assert_allclose(fits.getdata('out/cube/background.fits'),
                         expected.background.value, rtol=1e-6)

@@ -226,7 +226,7 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     value, unit = re.search(r'Detection rms: (\S+) (.*) Noise rms:',
                             header).groups()
     assert unit == 'Jy / pix'
-    finder = HighPassStarFinder(5.0, image.meta['beam_fwhm_pix'])
+    finder = HighPassStarFinder(n_sigma=5.0, fwhm=image.meta['beam_fwhm_pix'])
     assert_allclose(float(value), clipped_rms(finder.filter(image.data)))
     log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
     assert re.search(r'rms +\S+ Jy / pix, of the filtered map', log)
