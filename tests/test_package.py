@@ -23,8 +23,8 @@ LICENCE = ('# Licensed under a 3-clause BSD style license '
 # that is listed in SHARED.
 FLOORS = {
     'utils': 1, 'maps': 1, 'noise': 1, 'background': 1,
-    'visualization': 1,
-    'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2, 'catalog': 2,
+    'visualization': 1, 'catalog': 1,
+    'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2,
     'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3, 'galaxy': 3,
     'pipeline': 4,
 }

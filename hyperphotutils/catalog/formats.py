@@ -16,12 +16,11 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.io.misc import yaml
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
-from yaml.representer import RepresenterError
 
+from hyperphotutils.catalog.columns import find_column
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.catalog.foreign import (
     FOREIGN_ERRORS,
@@ -63,6 +62,19 @@ _BEGINNINGS = (
 )
 # Formats with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
+
+# The UCDs and descriptions of the angles of positions
+_SKY_ANGLES = {
+    'ra': ('pos.eq.ra;meta.main', 'right ascension'),
+    'dec': ('pos.eq.dec;meta.main', 'declination'),
+    'l': ('pos.galactic.lon;meta.main', 'Galactic longitude'),
+    'b': ('pos.galactic.lat;meta.main', 'Galactic latitude'),
+    'lon': ('pos;meta.main', 'longitude'),
+    'lat': ('pos;meta.main', 'latitude'),
+}
+# The names of frames in VOTables
+_COOSYS = {'icrs': 'ICRS', 'fk5': 'eq_FK5', 'fk4': 'eq_FK4',
+           'galactic': 'galactic'}
 
 # FITS keyword and VOTable INFO for what these formats cannot store
 _META_NAME = 'HPUMETA'
@@ -197,6 +209,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     if format in _HYPER_FORMATS:
         table = make_hyper_table(table,
                                  map_id or table.meta.get('map_id', ''))
+    from yaml.representer import RepresenterError
+
     with atomic_output(path, overwrite=overwrite) as temporary:
         try:
             _WRITERS[format](table, temporary)
@@ -363,8 +377,11 @@ def _fill_missing(table):
 
 
 def _write_ecsv(table, path):
+    units = {str(column.unit): column.unit
+             for column in table.columns.values()
+             if getattr(column, 'unit', None) is not None}
     table = QTable(table, copy=False)
-    table.meta = _quote_lines(dict(table.meta))
+    table.meta = _for_yaml(table.meta, units)
     table.write(path, format='ascii.ecsv')
 
 
@@ -385,24 +402,51 @@ class _Lines(str):
     __slots__ = ()
 
 
-yaml.AstropyDumper.add_representer(
-    _Lines, lambda dumper, text: dumper.represent_scalar(
-        'tag:yaml.org,2002:str', str(text), style='"'))
+def _for_yaml(meta, units):
+    # Metadata as they are written: texts of several lines in one line, and
+    # one object for each unit, by its name in ``units``. (YAML states which
+    # objects are the same; without this, equal tables of two processes
+    # would have different files.)
+    from astropy.io.misc.yaml import AstropyDumper
 
+    AstropyDumper.add_representer(
+        _Lines, lambda dumper, text: dumper.represent_scalar(
+            'tag:yaml.org,2002:str', str(text), style='"'))
 
-def _quote_lines(value):
-    if isinstance(value, str) and '\n' in value:
-        return _Lines(value)
-    if type(value) in (list, tuple):
-        return type(value)(_quote_lines(item) for item in value)
-    if type(value) is dict:
-        return {key: _quote_lines(item) for key, item in value.items()}
-    return value
+    def convert(value):
+        if isinstance(value, str) and '\n' in value:
+            return _Lines(value)
+        if type(value) in (list, tuple):
+            return type(value)(convert(item) for item in value)
+        if type(value) is dict:
+            return {key: convert(item) for key, item in value.items()}
+        if type(value) is u.Quantity:
+            unit = units.setdefault(str(value.unit), value.unit)
+            return u.Quantity(value.value, unit, dtype=value.dtype)
+        return value
+
+    return convert(dict(meta))
 
 
 def _write_fits(table, path):
-    plain, extra = _flatten(table)
+    plain, extra, frames = _flatten(table)
     hdu = fits.table_to_hdu(plain)
+    for number, name in enumerate(plain.colnames, start=1):
+        info = plain[name].info
+        for key, text in (('TCOMM', info.description),
+                          ('TUCD', info.meta.get('ucd'))):
+            if text:
+                hdu.header[f'{key}{number}'] = text
+    equatorial = [frame for frame in frames.values()
+                  if frame.name in ('icrs', 'fk5', 'fk4')]
+    if equatorial:
+        # the frame of the first positions: FITS has one for a table
+        hdu.header['RADESYS'] = equatorial[0].name.upper()
+        if equatorial[0].name != 'icrs':
+            equinox = equatorial[0].equinox
+            hdu.header['EQUINOX'] = (
+                equinox.byear if equatorial[0].name == 'fk4'
+                else equinox.jyear)
     # one line of ASCII, which may be as long as it needs
     hdu.header[_META_NAME] = json.dumps(extra)
     hdu.name = 'CATALOG'
@@ -459,10 +503,22 @@ def _first_with_rows(tables, lengths, path):
 
 def _write_votable(table, path):
     from astropy.io.votable import from_table
-    from astropy.io.votable.tree import Info
+    from astropy.io.votable.tree import CooSys, Info
 
-    plain, extra = _flatten(table)
+    plain, extra, frames = _flatten(table)
     votable = from_table(plain)
+    resource = votable.resources[0]
+    for field in resource.tables[0].fields:
+        frame = frames.get(field.name)
+        if frame is None or frame.name not in _COOSYS:
+            continue
+        field.ref = f'system_{frame.name}'
+        if not any(system.ID == field.ref
+                   for system in resource.coordinate_systems):
+            equinox = {'fk5': 'jyear_str', 'fk4': 'byear_str'}.get(frame.name)
+            resource.coordinate_systems.append(CooSys(
+                ID=field.ref, system=_COOSYS[frame.name],
+                equinox=equinox and getattr(frame.equinox, equinox)))
     info = Info(name=_META_NAME, value='metadata in YAML')
     info.content = extra
     votable.infos.append(info)
@@ -521,10 +577,18 @@ def _read_csv(file, _):
 
 
 def _flatten(table):
-    # a table of plain columns, and the rest as text
+    # Return a table of plain columns with UCDs, the rest as text, and the
+    # frame of each angle.
+    from astropy.io.misc import yaml
+
     plain = Table(table, copy=False)
     plain.meta = {}
-    sky = {}
+    sky, frames = {}, {}
+    for name in table.colnames:
+        known = find_column(name, bands=table.meta.get('bands', ()))
+        if known is not None and known.ucd:
+            # (the columns are copied, not their values)
+            plain[name].info.meta = {'ucd': known.ucd}
     for name in table.colnames:
         column = table[name]
         if not isinstance(column, SkyCoord):
@@ -534,6 +598,14 @@ def _flatten(table):
         plain.remove_column(name)
         plain.add_columns(angles, names=names, indexes=[index, index])
         frame = column.frame
+        for own, part in zip(names, column.representation_component_names,
+                             strict=False):
+            ucd, description = _SKY_ANGLES.get(part, ('', ''))
+            if name != 'sky_centroid':
+                ucd = ucd.removesuffix(';meta.main')
+            plain[own].info.meta = {'ucd': ucd} if ucd else {}
+            plain[own].info.description = description or None
+            frames[own] = frame
         sky[name] = {'frame': frame.name, 'columns': names, 'attributes': {
             key: getattr(frame, key) for key in frame.frame_attributes}}
     descriptions = {name: table[name].info.description
@@ -541,7 +613,8 @@ def _flatten(table):
                     if table[name].info.description}
     extra = {'meta': dict(table.meta), 'sky': sky,
              'descriptions': descriptions}
-    return plain, yaml.dump(extra, sort_keys=False)
+    extra = _for_yaml(extra, {})
+    return plain, yaml.dump(extra, sort_keys=False), frames
 
 
 def _coordinate_columns(name, sky, taken):
@@ -554,8 +627,15 @@ def _coordinate_columns(name, sky, taken):
 
 
 def _unflatten(table, extra):
+    from astropy.io.misc import yaml
+    from yaml import YAMLError
+
     refuse_deep_yaml(extra)
-    extra = yaml.load(extra)
+    try:
+        extra = yaml.load(extra)
+    except YAMLError as exc:
+        msg = f'its metadata are damaged: {exc}'
+        raise ValueError(msg) from exc
     table = QTable(_fill_missing(table), copy=False)
     for name, sky in extra['sky'].items():
         index = table.index_column(sky['columns'][0])
@@ -565,6 +645,7 @@ def _unflatten(table, extra):
         table.add_column(column, name=name, index=index)
     for name in table.colnames:
         table[name].info.description = extra['descriptions'].get(name)
+        (table[name].info.meta or {}).pop('ucd', None)
     table.meta = extra['meta']
     return table
 
