@@ -3,7 +3,6 @@
 From fitted batches to the result table and to astropy models.
 """
 
-import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable
@@ -19,9 +18,10 @@ from hyperphotutils.blend.models import (
 )
 from hyperphotutils.blend.quality import fit_quality
 from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
-from hyperphotutils.utils.tables import integrated_unit, result_meta
+from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['make_covariance', 'make_models', 'make_table']
 
@@ -81,14 +81,7 @@ def make_table(fit, unit, config):
         'flags': flags}
     table = QTable({name: columns[name] for name in _COLUMNS},
                    meta=result_meta(config))
-    table['theta_fit'] <<= u.deg
-    table['theta_err'] <<= u.deg
-    if unit is not None:
-        for name in ('amplitude_fit', 'amplitude_err', 'local_bkg'):
-            table[name] <<= unit
-        for name in ('flux_fit', 'flux_err'):
-            table[name] <<= integrated_unit(unit)
-    return table
+    return describe_columns(table, unit=unit)
 
 
 def make_models(fit):

@@ -180,7 +180,8 @@ _REGISTRY = (
                  'to 1', ucd='src.morph.param',
                  hyper_name='SHOULDER_SCORE'),
     ResultColumn('flux', 'flux of a source of the size of the beam with this '
-                 'peak', 'flux', ucd='phot.flux.density'),
+                 'peak, a sum of pixel values', 'data',
+                 ucd='phot.flux.density'),
     ResultColumn('nmse', 'mean squared residual in units of the mean squared '
                  'data of the footprint', ucd='stat.fit.residual',
                  hyper_name='NMSE'),

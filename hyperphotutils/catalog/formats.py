@@ -513,7 +513,7 @@ def _write_votable(table, path):
         if frame is None or frame.name not in _COOSYS:
             continue
         field.ref = f'system_{frame.name}'
-        if not any(system.ID == field.ref
+        if not any(field.ref == system.ID
                    for system in resource.coordinate_systems):
             equinox = {'fk5': 'jyear_str', 'fk4': 'byear_str'}.get(frame.name)
             resource.coordinate_systems.append(CooSys(

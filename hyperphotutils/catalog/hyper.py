@@ -224,8 +224,8 @@ def _find_meta(meta, name):
     values = [meta.get(name)]
     values += [group.get(name) for group in meta.values()
                if isinstance(group, dict)]
-    return next((value for value in values if value not in (None, 'None')),
-                None)
+    return next((value for value in values
+                 if value is not None and str(value) != 'None'), None)
 
 
 # Hyper's name, name in the result table, type

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.edges import distance_to_edge
 from hyperphotutils.detection.filters import (
     check_fwhm,
@@ -419,9 +420,7 @@ optional
             return None, rejected
 
         table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
-        if unit is not None:
-            table['peak'] <<= unit
-            table['flux'] <<= unit
+        describe_columns(table, unit=unit)
         table.meta.update(result_meta(self))
         table.meta['n_rejected'] = rejected
         return table, rejected

@@ -22,6 +22,7 @@ from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.noise.local import measure_noise_variation
@@ -841,7 +842,7 @@ optional
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs, covariance)
         table.meta |= result_meta(self)
-        table.meta['rms'] = str(rms)
+        table.meta['rms'] = rms
         if image.beam_area is not None:
             # brings peaks back to values per beam
             table.meta['beam_area_pix'] = float(image.beam_area)
@@ -860,7 +861,7 @@ optional
             zip(reasons.tolist(), counts.tolist(), strict=True))
         self.fitter, self._image = image.fitter, image
         self.rms, self.rejected, self._fluxes = rms, rejected, fluxes
-        return table
+        return describe_columns(table)
 
     def _ellipse_of(self, table):
         """

@@ -20,6 +20,7 @@ from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -256,7 +257,7 @@ class ForcedPhotometry:
         reference = self._reference(bands, catalog)
         table = catalog.make_table()
         table.meta |= result_meta(self)
-        table.meta['rms'] = {}
+        table.meta |= {'bands': list(bands), 'rms': {}}
         self.tables, self.fitters = {}, {}
         names = list(bands)
         if self.progress_bar:
@@ -265,10 +266,10 @@ class ForcedPhotometry:
         for name in names:
             band = bands[name]
             measured = self._measure(name, band, catalog, reference)
-            table.meta['rms'][name] = str(band.rms << _PIXEL_UNIT)
+            table.meta['rms'][name] = band.rms << _PIXEL_UNIT
             for column in _MEASURED:
                 table[f'{column}_{name}'] = measured[column]
-        return table
+        return describe_columns(table)
 
     @staticmethod
     def decode_flags(flags):

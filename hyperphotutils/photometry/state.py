@@ -14,6 +14,7 @@ from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.blend.misfit import measure_misfit
+from hyperphotutils.catalog.columns import describe_columns, make_empty_table
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.clipped import clipped_rms
@@ -157,15 +158,12 @@ class MapState:
         """
         Return the detections without a row.
         """
-        none = QTable({'x_init': np.empty(0), 'y_init': np.empty(0),
-                       'snr': np.empty(0), 'search': np.empty(0, dtype=int),
-                       'reason': np.empty(0, dtype='U20')})
-        table = vstack([none, *self.rejected])
+        table = vstack([make_empty_table('rejected'), *self.rejected])
         if self.wcs is not None:
             table.add_column(
                 self.wcs.pixel_to_world(table['x_init'], table['y_init']),
                 name='sky_centroid', index=2)
-        return table
+        return describe_columns(table)
 
     def render(self, table):
         """

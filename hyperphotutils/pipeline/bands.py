@@ -109,7 +109,7 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
         msg = ('tables and maps must be of the same bands: '
                f'{", ".join(tables)} and {", ".join(maps)}')
         raise ValueError(msg)
-    from hyperphotutils.catalog import match_catalogs
+    from hyperphotutils.catalog import describe_columns, match_catalogs
 
     beams = _read_beams(tables, maps)
     merged = match_catalogs(tables, max_separation=max_separation,
@@ -129,7 +129,7 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
         measured = _measure(phot, merged, name, maps[name], tables[name])
         chosen = _choose(merged, measured, name, beams[name], measure)
         _put(merged, measured, name, chosen)
-    return merged
+    return describe_columns(merged)
 
 
 def check_bands(config, n_maps):

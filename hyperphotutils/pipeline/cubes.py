@@ -28,6 +28,8 @@ from threadpoolctl import threadpool_limits
 from hyperphotutils.background import ChannelBackground, CubeBackground
 from hyperphotutils.catalog import (
     CatalogError,
+    describe_columns,
+    make_empty_table,
     read_catalog,
     read_regions,
     write_catalog,
@@ -55,7 +57,6 @@ from hyperphotutils.pipeline.rejected import (
     REJECTED,
     describe_bad_pixels,
     describe_reasons,
-    make_empty_rejected,
     write_rejected,
 )
 from hyperphotutils.pipeline.resume import (
@@ -422,7 +423,7 @@ class _CubeWork:
         """
         if self.config.sources.given:
             return None
-        empty = make_empty_rejected(self.cube.wcs)
+        empty = make_empty_table('rejected', wcs=self.cube.wcs)
         self._add_channel(empty, 0)
         parts = [QTable.read(self._rejected_part(i))
                  for i in sorted(done) if done[i]['n_listed']]
@@ -485,6 +486,7 @@ class _CubeWork:
                    << cube.spectral_axis.unit}
         for position, (name, column) in enumerate(columns.items()):
             sources.add_column(column, name=name, index=position)
+        describe_columns(sources)
 
     def _part(self, index):
         return self.folder / _PARTS / f'{index:06}.ecsv'

@@ -14,7 +14,12 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 
 from hyperphotutils.background import LocalPolynomialBackground
 from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
-from hyperphotutils.catalog import convert_flux_units, read_source_list
+from hyperphotutils.catalog import (
+    convert_flux_units,
+    describe_columns,
+    make_empty_table,
+    read_source_list,
+)
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
@@ -22,7 +27,6 @@ from hyperphotutils.photometry import HyperPhotometry
 from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.rejected import (
     count_reasons,
-    make_empty_rejected,
 )
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
@@ -254,12 +258,12 @@ def extract_image(image, config, *, progress_bar=False):
     if not config.sources.given:
         rms = (extraction.rms if extraction.model is None
                else _detection_rms(image, finder))
-        extraction.table.meta['detection_rms'] = str(rms)
+        extraction.table.meta['detection_rms'] = rms
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
         _describe(image, config),
         filename=printable(image.meta['filename']),
-        rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
+        rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
 
 
@@ -298,9 +302,9 @@ def _describe(image, config):
     return {
         'threshold': threshold,
         'original_unit': meta['original_unit'],
-        'beam_major': f'{beam.major.to(u.arcsec):.7g}',
-        'beam_minor': f'{beam.minor.to(u.arcsec):.7g}',
-        'beam_pa': f'{beam.pa.to(u.deg):.7g}',
+        'beam_major': beam.major.to(u.arcsec),
+        'beam_minor': beam.minor.to(u.arcsec),
+        'beam_pa': beam.pa.to(u.deg),
         'beam_area_pix': meta['beam_area_pix'],
     }
 
@@ -416,15 +420,16 @@ def _detect(image, finder, mask_bad_pixels):
         counts = {'n_bad_pixels': bad.counts} if bad.mask.any() else {}
     table = finder(data, mask=mask)
     if table is None:
-        table = _empty_detections(image.unit)
+        table = make_empty_table('detection', unit=image.unit)
     table = QTable(table, copy=False)
     table.meta |= counts
     rms = _detection_rms(image, finder)
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
+    describe_columns(table)
     return Extraction(image, table, rms,
-                      rejected=make_empty_rejected(image.wcs))
+                      rejected=make_empty_table('rejected', wcs=image.wcs))
 
 
 def _detection_rms(image, finder):
@@ -435,24 +440,6 @@ def _detection_rms(image, finder):
         return finder.rms
     filtered = finder.filter(image.data << image.unit, mask=image.mask)
     return clipped_rms(filtered)
-
-
-def _empty_detections(unit):
-    """
-    Make a table like the finder's, without rows.
-    """
-    blank = np.empty(0)
-    return QTable({
-        'id': np.empty(0, dtype=int),
-        'x_centroid': blank,
-        'y_centroid': blank,
-        'peak': blank << unit,
-        'snr': blank,
-        'sharpness': blank,
-        'roundness': blank,
-        'shoulder_score': blank,
-        'flux': blank << unit,
-    })
 
 
 def _measure(image, finder, config, progress_bar):
@@ -659,7 +646,7 @@ def _nothing(image, phot):
     """
     data = image.data << image.unit
     background = np.full(image.shape, np.nan) << image.unit
-    table = _empty_results(image)
+    table = make_empty_table('photometry', unit=image.unit, wcs=image.wcs)
     n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
@@ -667,51 +654,3 @@ def _nothing(image, phot):
     return Extraction(image, table, clipped_rms(data, mask=image.mask),
                       background=background, model=np.zeros_like(data),
                       residual=data, rejected=phot.rejected)
-
-
-# Kinds of the columns of a result without rows: i(nteger), f(loat),
-# s(tring), p(ixel value), t(otal flux), a(ngle) and w(idth on the sky)
-_RESULT_COLUMNS = (
-    ('i', 'id group_id group_size'),
-    ('f', 'x_init y_init x_fit y_fit x_err y_err'),
-    ('p', 'amplitude_fit amplitude_err'),
-    ('f', 'fwhm_major_fit fwhm_major_err fwhm_minor_fit fwhm_minor_err'),
-    ('a', 'theta_fit theta_err'),
-    ('t', 'flux_fit flux_err aperture_flux aperture_flux_err'),
-    ('f', 'aperture_correction'),
-    ('t', 'aperture_residual'),
-    ('p', 'local_bkg'),
-    ('i', 'bkg_order'),
-    ('s', 'bkg_method'),
-    ('f', 'bkg_box snr shoulder_score nmse reduced_chi2 bic'),
-    ('i', 'n_pixels_fit flags'),
-)
-_SKY_COLUMNS = (
-    ('w', 'lon_err lat_err fwhm_major_sky fwhm_major_sky_err '
-          'fwhm_minor_sky fwhm_minor_sky_err'),
-    ('a', 'position_angle position_angle_err'),
-)
-
-
-def _empty_results(image):
-    """
-    Make a table like the photometry's, without rows.
-    """
-    blank = np.empty(0)
-    values = {
-        'i': np.empty(0, dtype=int),
-        'f': blank,
-        's': np.empty(0, dtype='<U1'),
-        'p': blank << image.unit,
-        't': blank << (image.unit * u.pix),
-        'a': blank << u.deg,
-        'w': blank << u.arcsec,
-    }
-    table = QTable({name: values[kind].copy()
-                    for kind, names in _RESULT_COLUMNS
-                    for name in names.split()})
-    table['sky_centroid'] = image.wcs.pixel_to_world(blank, blank)
-    for kind, names in _SKY_COLUMNS:
-        for name in names.split():
-            table[name] = values[kind].copy()
-    return table

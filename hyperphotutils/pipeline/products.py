@@ -414,8 +414,7 @@ def _describe_result(extraction):
     meta = table.meta
     rows = [('threshold', meta['threshold'])]
     if 'detection_rms' in meta and extraction.model is not None:
-        value, unit = meta['detection_rms'].split(maxsplit=1)
-        rows.append(('detection rms', f'{float(value):.4g} {unit}, of the '
+        rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of the '
                                       'filtered map'))
     rows += [('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
              ('sources', extraction.counts)]

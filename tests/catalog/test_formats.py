@@ -390,7 +390,7 @@ class TestIPAC:
         Fluxes in mJy and peaks per beam differ by the factors they should.
         """
         table = make_table()
-        table.meta |= {'beam_area_pix': 20.0, 'rms': '0.001 Jy / pix'}
+        table.meta |= {'beam_area_pix': 20.0, 'rms': 0.001 * u.Jy / u.pix}
         for name in ('a.ipac', 'a.csv'):
             write_catalog(table, tmp_path / name, flux_unit='mJy',
                           peak_unit='Jy/beam')

@@ -401,7 +401,8 @@ class TestRun:
                                merged[f'forced_{name}'])
             assert_allclose(table[f'flux_fit_{name}'].value,
                             merged[f'flux_fit_{name}'].value, rtol=0.02)
-        assert table.meta['map_meta']['blue']['beam_major'] == '11 arcsec'
+        beam = table.meta['map_meta']['blue']['beam_major']
+        assert u.isclose(beam, 11 * u.arcsec)
 
     def test_same_bytes(self, files, tmp_path):
         """

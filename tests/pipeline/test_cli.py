@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -385,17 +386,21 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
             tmp_path / 'hyperphot_output/bare/catalog.ecsv').meta
 
     found = meta('--beam', '7.5')
-    assert found['beam_major'] == found['beam_minor'] == '7.5 arcsec'
+    assert u.isclose(found['beam_major'], 7.5 * u.arcsec)
+    assert found['beam_minor'] == found['beam_major']
     assert found['original_unit'] == 'Jy / beam'
     found = meta('--beam', '8,6.5,-20')
-    assert [found[f'beam_{name}'] for name in ('major', 'minor', 'pa')] == [
-        '8 arcsec', '6.5 arcsec', '-20 deg']
-    assert meta('--survey', '7')['beam_major'] == '8 arcsec'
+    for name, value in (('major', 8 * u.arcsec), ('minor', 6.5 * u.arcsec),
+                        ('pa', -20 * u.deg)):
+        assert u.isclose(found[f'beam_{name}'], value)
+    assert u.isclose(meta('--survey', '7')['beam_major'], 8 * u.arcsec)
     config.write_text('input: {beam: {major: 9, minor: 7}}\n'
                       'output: {overview: false, overwrite: true}')
-    assert meta()['beam_minor'] == '7 arcsec'
-    assert meta('--survey', 'jcmt450')['beam_minor'] == '8 arcsec'
-    assert meta('--beam', '10')['beam_minor'] == '10 arcsec'
+    assert u.isclose(meta()['beam_minor'], 7 * u.arcsec)
+    for option, value, beam in (('--survey', 'jcmt450', 8.0),
+                                ('--beam', '10', 10.0)):
+        found = meta(option, value)['beam_minor']
+        assert u.isclose(found, beam * u.arcsec)
 
 
 @pytest.mark.parametrize(

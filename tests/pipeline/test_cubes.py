@@ -238,7 +238,7 @@ class TestRun:
             hdus[0].data[2] *= 3.0
         table = run(make_config(cube, fit={'noise': 'correlated'}))
         assert not {'rms', 'noise'} & set(table.meta)
-        assert table.meta['beam_major'] == '4 arcsec'
+        assert u.isclose(table.meta['beam_major'], 4 * u.arcsec)
         channels = QTable.read('out/cube/channels.ecsv')
         assert table.meta['n_detected'] == sum(channels['n_detected'])
         config = make_config(cube, fit={'noise': 'correlated'})

@@ -200,8 +200,8 @@ def test_catalog_knows_beam_and_unit(map_file, simulated, copy_map,
     beam = simulated.image.meta['beam']
     for name, value in (('beam_major', beam.major),
                         ('beam_minor', beam.minor), ('beam_pa', beam.pa)):
-        assert u.isclose(u.Quantity(meta[name]), value, rtol=1e-6)
-    assert u.Quantity(meta['rms']).unit == u.Jy / u.pix
+        assert u.isclose(meta[name], value, rtol=1e-6)
+    assert meta['rms'].unit == u.Jy / u.pix
     assert 'local backgrounds' in meta['rms_of']
     both = run(make_config([map_file, copy_map('b.fits')], tmp_path / 'two'))
     for name in ('field', 'b'):
@@ -272,12 +272,12 @@ def test_configuration_reaches_the_classes(map_file, tmp_path):
 def test_manual_rms_sets_the_threshold(map_file, tmp_path):
     only = {'detection_only': True}
     full = run(make_config([map_file], tmp_path / 'full', run=only))
-    measured = u.Quantity(full.meta['rms'])
+    measured = full.meta['rms']
     rms = measured * np.median(full['snr']) / 5
     table = run(make_config([map_file], tmp_path / 'half', run=only,
                             detection={'rms': rms.value}))
     assert len(table) == np.sum(full['snr'] > np.median(full['snr']))
-    assert u.Quantity(table.meta['rms']) == rms
+    assert table.meta['rms'] == rms
 
 
 def test_detection_only_makes_all_products(map_file, simulated, tmp_path):
