@@ -141,40 +141,17 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     two columns, named after the angles (``ra`` and ``dec``, or ``l`` and
     ``b``) for ``sky_centroid``.
 
-    IPAC and CSV catalogs have the following columns. Columns that the
-    table lacks are null. All numbers are written at full precision.
+    FITS files and VOTables also state the descriptions of the columns,
+    their unified content descriptors (UCDs), and the celestial frame.
 
-    ==================  ==================================================
-    Column              Meaning
-    ==================  ==================================================
-    MAP_ID              The name of the map
-    CHANNEL, VELOCITY   ``channel`` and ``velocity`` (or ``frequency``,
-                        ``wavelength``), only of cubes
-    HYPER_ID            ``id``
-    FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
-    FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``
-    RESIDUALS           ``aperture_residual``: the residual flux of the
-                        Gaussian in the aperture
-    POLYN               ``bkg_order``
-    NMSE                ``nmse``
-    CHI2_RED            ``reduced_chi2``
-    BIC                 ``bic``
-    FWHM_1, FWHM_2      ``fwhm_major_sky`` and ``fwhm_minor_sky`` in
-                        arcsec; without sky coordinates the FWHMs in
-                        pixels
-    PA                  ``position_angle``, East of North in the frame of
-                        the map
-    STATUS              1 for good measurements, 0 for those with one of
-                        the ``flags`` ``off_map``, ``too_few_pixels``,
-                        ``no_convergence``, ``non_finite_flux``,
-                        ``no_covariance``, ``no_position``
-    GLON, GLAT          The Galactic coordinates
-    RA, DEC             The equatorial coordinates, in the frame of the
-                        map if that is equatorial, else ICRS
-    DEBLEND             1 if ``group_size`` is above 1, else 0
-    CLUSTER             ``group_id``
-    SHOULDER_SCORE      ``shoulder_score``
-    ==================  ==================================================
+    IPAC and CSV catalogs have the columns of Hyper, which
+    :ref:`catalog-columns` lists. Columns that the table lacks are null.
+    All numbers are written at full precision. STATUS is 1 for good
+    measurements, and 0 for those with one of the ``flags`` ``off_map``,
+    ``too_few_pixels``, ``no_convergence``, ``non_finite_flux``,
+    ``no_covariance``, and ``no_position``. DEBLEND is 1 if
+    ``group_size`` is above 1, else 0. RA and DEC are in the frame of the
+    map if that is equatorial, else in ICRS.
 
     The comments in the header (lines that begin with ``#`` in CSV) state
     the units, the meaning of STATUS and, if the table's metadata have them,
