@@ -9,6 +9,7 @@ exchange, with the column names of Hyper's catalogs.
 import codecs
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -16,7 +17,13 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.table import (
+    Column,
+    MaskedColumn,
+    QTable,
+    Table,
+    represent_mixins_as_columns,
+)
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
@@ -62,6 +69,9 @@ _BEGINNINGS = (
 )
 # Formats with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
+
+# Texts that need no quotes in ECSV
+_BARE_TEXT = re.compile(r'[\w.:+-]+', re.ASCII)
 
 # The UCDs and descriptions of the angles of positions
 _SKY_ANGLES = {
@@ -359,7 +369,29 @@ def _write_ecsv(table, path):
              if getattr(column, 'unit', None) is not None}
     table = QTable(table, copy=False)
     table.meta = _for_yaml(table.meta, units)
-    table.write(path, format='ascii.ecsv')
+    # The rows are joined from columns, since astropy converts value by
+    # value; it writes columns that need quotes, null values, or JSON.
+    plain = represent_mixins_as_columns(table)
+    columns = plain.columns.values()
+    if not all(map(_is_plain, columns)):
+        table.write(path, format='ascii.ecsv')
+        return
+    text = io.StringIO()
+    table[:0].write(text, format='ascii.ecsv')
+    rows = zip(*(map(str, column.tolist()) for column in columns),
+               strict=True)
+    text.writelines(f'{" ".join(row)}\n' for row in rows)
+    path.write_text(text.getvalue(), encoding='utf-8')
+
+
+def _is_plain(column):
+    # Whether str() of the values of Python is what ECSV has: not of float32,
+    # which has fewer digits, and of texts only if they need no quotes.
+    if isinstance(column, MaskedColumn) or column.ndim != 1:
+        return False
+    if column.dtype.kind == 'U':
+        return all(map(_BARE_TEXT.fullmatch, column.tolist()))
+    return column.dtype.kind in 'biu' or column.dtype == np.float64
 
 
 def _read_ecsv(file, _):
@@ -535,7 +567,28 @@ def _find_system(votable, ref):
 
 
 def _write_ipac(table, path):
-    table.write(path, format='ascii.ipac')
+    # The rows are joined from columns, since astropy formats value by value;
+    # its header has the widths of a table without rows.
+    text = io.StringIO()
+    table[:0].write(text, format='ascii.ipac')
+    lines = text.getvalue().splitlines()
+    comments = [line for line in lines if line.startswith('\\')]
+    header = [[cell.strip() for cell in line.strip('|').split('|')]
+              for line in lines[len(comments):]]
+    columns = [['null' if value is None else str(value)
+                for value in column.tolist()]
+               for column in table.columns.values()]
+    columns = [_justify([*head, *texts]) for head, texts in zip(
+        zip(*header, strict=True), columns, strict=True)]
+    rows = list(zip(*columns, strict=True))
+    lines = [*comments, *(f'|{"|".join(row)}|' for row in rows[:len(header)]),
+             *(f' {" ".join(row)} ' for row in rows[len(header):])]
+    path.write_text('\n'.join([*lines, '']), encoding='utf-8')
+
+
+def _justify(texts):
+    width = max(map(len, texts))
+    return [text.rjust(width) for text in texts]
 
 
 def _read_ipac(file, _):

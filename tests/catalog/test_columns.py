@@ -28,6 +28,7 @@ from hyperphotutils.catalog import (
     read_catalog,
     write_catalog,
 )
+from hyperphotutils.catalog.hyper import make_hyper_table
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
@@ -236,6 +237,35 @@ class TestFiles:
                 assert header[f'TUCD{number}'] == known.ucd
                 assert header[f'TCOMM{number}'] == known.description
         assert header[f"TUNIT{numbers['amplitude_fit']}"] == 'Jy pix-1'
+
+    @pytest.mark.parametrize('kind', ['photometry', 'plain', 'rejected',
+                                      'detection', 'matched', 'forced',
+                                      'odd', 'empty'])
+    def test_text_is_that_of_astropy(self, results, tmp_path, kind):
+        """
+        ECSV and IPAC files are byte by byte those of astropy.
+        """
+        if kind == 'odd':
+            table = results['photometry'][:4].copy()
+            table['id'] = ['a b', 'q"x', '', '#']
+            table['snr'] = [np.nan, np.inf, 1e300, -0.0]
+            table['small'] = np.array([0.1, 1e-7, 3, 4], dtype=np.float32)
+            table['good'] = table['snr'] > 1
+            table['pair'] = np.zeros((4, 2))
+        elif kind == 'empty':
+            table = results['photometry'][:0]
+        else:
+            table = results[kind]
+        write_catalog(table, tmp_path / 'a.ecsv')
+        table.write(tmp_path / 'b.ecsv', format='ascii.ecsv')
+        assert (tmp_path / 'a.ecsv').read_bytes() == (
+            tmp_path / 'b.ecsv').read_bytes()
+        if 'amplitude_fit' in table.colnames:
+            write_catalog(table, tmp_path / 'a.ipac')
+            hyper = make_hyper_table(table, '')
+            hyper.write(tmp_path / 'b.ipac', format='ascii.ipac')
+            assert (tmp_path / 'a.ipac').read_bytes() == (
+                tmp_path / 'b.ipac').read_bytes()
 
     def test_writing_does_not_change_the_table(self, results, tmp_path):
         """
