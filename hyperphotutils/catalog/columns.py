@@ -20,7 +20,7 @@ __all__ = ['RESULT_COLUMNS', 'RESULT_TABLES', 'ResultColumn',
 @dataclass(frozen=True)
 class ResultColumn:
     """
-    Class for what is known of a column before there is data.
+    Class to describe a column of results.
 
     Its name in FITS files and VOTables is the same as in tables.
 
@@ -251,7 +251,7 @@ without a WCS have no columns from ``sky_centroid`` to
 
 def find_column(name, *, bands=()):
     """
-    Return what is known of a column.
+    Return the entry of a column in the registry.
 
     Parameters
     ----------

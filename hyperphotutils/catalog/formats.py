@@ -86,7 +86,8 @@ _SKY_ANGLES = {
 _COOSYS = {'icrs': 'ICRS', 'fk5': 'eq_FK5', 'fk4': 'eq_FK4',
            'galactic': 'galactic'}
 
-# FITS keyword and VOTable INFO for what these formats cannot store
+# FITS keyword and VOTable INFO of the metadata that these formats cannot
+# store
 _META_NAME = 'HPUMETA'
 
 
@@ -348,8 +349,8 @@ def _look_inside(file, path):
 
 
 def _fill_missing(table):
-    # NaN and '' are how a result table marks what is missing; readers
-    # turn them into masks
+    # NaN and '' mark missing values in results; readers turn them into
+    # masks
     for name in table.colnames:
         column = table[name]
         if (not isinstance(column, MaskedColumn | Masked)
@@ -551,19 +552,13 @@ def _read_votable(file, path):
     if extra:
         table.meta.clear()
         return _unflatten(table, extra[0])
-    for name, field in zip(table.colnames, tree.fields, strict=True):
-        system = _find_system(votable, field.ref)
-        if system is not None:
-            table[name].meta['coosys'] = system
-    return table
-
-
-def _find_system(votable, ref):
     # the frame of a field, in words
-    for system in votable.iter_coosys():
-        if ref and ref == system.ID:
-            return f'{system.system} {system.equinox or ""}'.strip()
-    return None
+    systems = {system.ID: f'{system.system} {system.equinox or ""}'.strip()
+               for system in votable.iter_coosys() if system.ID}
+    for name, field in zip(table.colnames, tree.fields, strict=True):
+        if field.ref in systems:
+            table[name].meta['coosys'] = systems[field.ref]
+    return table
 
 
 def _write_ipac(table, path):
@@ -578,17 +573,14 @@ def _write_ipac(table, path):
     columns = [['null' if value is None else str(value)
                 for value in column.tolist()]
                for column in table.columns.values()]
-    columns = [_justify([*head, *texts]) for head, texts in zip(
-        zip(*header, strict=True), columns, strict=True)]
+    for column, head in zip(columns, zip(*header, strict=True), strict=True):
+        column[:0] = head
+        width = max(map(len, column))
+        column[:] = [text.rjust(width) for text in column]
     rows = list(zip(*columns, strict=True))
     lines = [*comments, *(f'|{"|".join(row)}|' for row in rows[:len(header)]),
              *(f' {" ".join(row)} ' for row in rows[len(header):])]
     path.write_text('\n'.join([*lines, '']), encoding='utf-8')
-
-
-def _justify(texts):
-    width = max(map(len, texts))
-    return [text.rjust(width) for text in texts]
 
 
 def _read_ipac(file, _):
