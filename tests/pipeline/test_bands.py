@@ -16,7 +16,11 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 from radio_beam import Beam
 
-from hyperphotutils.catalog import match_catalogs, read_catalog
+from hyperphotutils.catalog import (
+    find_column,
+    match_catalogs,
+    read_catalog,
+)
 from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -401,6 +405,9 @@ class TestRun:
                                merged[f'forced_{name}'])
             assert_allclose(table[f'flux_fit_{name}'].value,
                             merged[f'flux_fit_{name}'].value, rtol=0.02)
+        for name in table.colnames:
+            assert table[name].info.description == find_column(
+                name, bands=BANDS).description
         beam = table.meta['map_meta']['blue']['beam_major']
         assert u.isclose(beam, 11 * u.arcsec)
 

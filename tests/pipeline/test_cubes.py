@@ -20,7 +20,11 @@ from regions import Regions
 
 import hyperphotutils
 from hyperphotutils.background import CubeBackground
-from hyperphotutils.catalog import read_catalog, write_catalog
+from hyperphotutils.catalog import (
+    find_column,
+    read_catalog,
+    write_catalog,
+)
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.maps import read_cube
@@ -239,6 +243,11 @@ class TestRun:
         table = run(make_config(cube, fit={'noise': 'correlated'}))
         assert not {'rms', 'noise'} & set(table.meta)
         assert u.isclose(table.meta['beam_major'], 4 * u.arcsec)
+        rejected = QTable.read('out/cube/rejected.ecsv')
+        for part in (table, rejected, read_catalog('out/cube/catalog.ecsv')):
+            for name in part.colnames:
+                assert part[name].info.description == find_column(
+                    name).description
         channels = QTable.read('out/cube/channels.ecsv')
         assert table.meta['n_detected'] == sum(channels['n_detected'])
         config = make_config(cube, fit={'noise': 'correlated'})
