@@ -273,7 +273,9 @@ def _cutouts(table, images, rms):
             if limits is None:
                 limits = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
             low, high = limits
+        # Cut-outs of a constant have the middle color.
         width = np.where(high > low, high - low, 1.0)
+        low = np.where(high > low, low, low - 0.5)
         scaled = np.clip((cut - low[:, None, None])
                          / width[:, None, None], 0.0, 1.0)
         panels.append(np.where(np.isfinite(scaled) & ~empty[:, None, None],
