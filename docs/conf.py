@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from sphinx_astropy.conf.v1 import *  # noqa: F403
-from sphinx_astropy.conf.v1 import (
+from sphinx_astropy.conf.v2 import *  # noqa: F403
+from sphinx_astropy.conf.v2 import (
     exclude_patterns,
     extensions,
     intersphinx_mapping,
@@ -116,8 +116,9 @@ numpydoc_xref_ignore |= {'shape', 'dtype'}
 # citations in docstrings may be listed without being called in the text
 suppress_warnings = ['app.add_directive', 'ref.footnote']
 
-# reports need no network, too: mathematics is drawn by the browser, and
-# no inheritance diagrams need graphviz
+# the pages are read without a network, too: MathJax is copied into them
+extensions += ['sphinx_design', 'sphinx-mathjax-offline']
+# inheritance diagrams need graphviz
 extensions.remove('sphinx.ext.inheritance_diagram')
 extensions.remove('sphinx_astropy.ext.intersphinx_toggle')
 extensions.remove('sphinx.ext.todo')
@@ -212,11 +213,20 @@ draw_overview(_API / 'overview.png')
 draw_psf(_API)
 
 # -- HTML ---------------------------------------------------------------
-html_title = f'{project} {release}'
+html_title = f'{project} {version}'
 html_theme_options = {
-    'logotext1': 'hyper',
-    'logotext2': 'photutils',
-    'logotext3': ':docs',
+    'logo': {'text': project},
+    'collapse_navigation': True,
+    'navigation_depth': 2,
+    'show_nav_level': 2,
+    'show_toc_level': 2,
+    'header_links_before_dropdown': 5,
+    'use_edit_page_button': False,
+    'search_as_you_type': True,
+    'icon_links': [],
 }
+# the landing page and single pages need no navigation beside them
+html_sidebars = {'index': [], 'install': [], 'changes': []}
 html_static_path = ['_static']
+html_css_files = ['hyperphotutils.css']
 htmlhelp_basename = f'{project}doc'

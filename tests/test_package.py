@@ -19,9 +19,9 @@ MODULES = sorted(path for path in ROOT.rglob('*.py')
 LICENCE = ('# Licensed under a 3-clause BSD style license '
            '- see LICENSE.rst')
 
-# A room imports from lower floors, or from rooms of its own floor where
-# that is listed in SHARED.
-FLOORS = {
+# The layer of each subpackage. A subpackage imports only from lower layers,
+# and from those of its own layer that are listed in SHARED.
+LAYERS = {
     'utils': 1, 'maps': 1, 'noise': 1, 'background': 1,
     'visualization': 1, 'catalog': 1,
     'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2,
@@ -91,23 +91,23 @@ def test_photometry_import_is_light():
 @pytest.mark.parametrize('path', MODULES, ids=module_id)
 def test_imports_go_downwards(path):
     """
-    No room imports from a higher floor, or from a neighbour.
+    No subpackage imports from a higher layer, or from its own.
     """
-    room = path.relative_to(ROOT).parts[0]
-    if room not in FLOORS:
-        assert room in {'__init__.py', '__main__.py', 'startup.py'}, (
-            f'{room} stands on no floor')
+    subpackage = path.relative_to(ROOT).parts[0]
+    if subpackage not in LAYERS:
+        assert subpackage in {'__init__.py', '__main__.py', 'startup.py'}, (
+            f'{subpackage} belongs to no layer')
         return
     for name in imported_names(path):
         parts = name.split('.')
-        if parts[0] != 'hyperphotutils' or parts[1] == room:
+        if parts[0] != 'hyperphotutils' or parts[1] == subpackage:
             continue
         target = parts[1]
         if target in {'__version__', '__main__', 'startup'}:
             continue
-        below = FLOORS[target] < FLOORS[room]
-        shared = target in SHARED and room != 'utils'
-        assert below or shared, f'{room} imports {name}'
+        below = LAYERS[target] < LAYERS[subpackage]
+        shared = target in SHARED and subpackage != 'utils'
+        assert below or shared, f'{subpackage} imports {name}'
 
 
 def test_imports_make_no_circle():

@@ -5,6 +5,7 @@ From a map to a catalog.
 
 from hyperphotutils.photometry.acceptance import *  # noqa: F401, F403
 from hyperphotutils.photometry.completeness import *  # noqa: F401, F403
+from hyperphotutils.photometry.explain import *  # noqa: F401, F403
 from hyperphotutils.photometry.extractor import *  # noqa: F401, F403
 from hyperphotutils.photometry.forced import *  # noqa: F401, F403
 from hyperphotutils.photometry.recovery import *  # noqa: F401, F403

@@ -1,0 +1,399 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Reports of catalogs as self-contained web pages.
+"""
+
+import base64
+import html
+import io
+import json
+import re
+from importlib import resources
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+
+from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
+
+__all__ = ['make_report']
+
+# Cut-outs have this many pixels on a side, and reach this far from the
+# source, in units of its FWHM.
+_CUTOUT_SIZE = 33
+_CUTOUT_RADIUS = 3.0
+_PER_SPRITE = 100
+# The value of pixels without data; all others are at most one less.
+_NO_DATA = 255
+# These columns come first.
+_FIRST = ('id', 'sky_centroid', 'flux_fit', 'flux_err', 'snr', 'flags')
+
+
+def make_report(table, *, title, facts=None, images=None, rms=None,
+                overview=None, rejected=None, explanations=(), charts=None,
+                texts=None):
+    """
+    Make a web page that shows a catalog.
+
+    The page is one file that needs no network. The catalog can be
+    sorted and filtered; a selected source is shown with cut-outs of the
+    images, and with the meaning of its flags.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The catalog. Values are shown with six digits.
+
+    title : str
+        The title of the page.
+
+    facts : dict, optional
+        Short facts for the top of the page: texts by name.
+
+    images : dict, optional
+        The images from which cut-outs are made, 2D arrays by name, such
+        as ``'data'``, ``'model'``, and ``'residual'``. The table needs
+        the columns ``x_fit``, ``y_fit``, ``fwhm_major_fit``,
+        ``fwhm_minor_fit``, and ``theta_fit`` then.
+
+    rms : float, optional
+        The noise of the images. Colors of the residual reach from -5 to
+        5 times this value; the default is its standard deviation in each
+        cut-out.
+
+    overview : bytes, optional
+        A picture of the whole map, as the content of a PNG file.
+
+    rejected : `~astropy.table.QTable`, optional
+        Detections that are not in the catalog.
+
+    explanations : sequence of str, optional
+        A text for each row of ``table``; each line is a paragraph.
+
+    charts : dict, optional
+        Charts by title, each a dictionary with the arrays ``'x'`` and
+        ``'y'``, and the texts ``'x_label'`` and ``'y_label'``. Where
+        ``'x'`` has one value more than ``'y'``, it holds the edges of a
+        histogram.
+
+    texts : dict, optional
+        Long texts by title, for example the configuration and the log.
+
+    Returns
+    -------
+    page : str
+        The content of the HTML file.
+
+    Examples
+    --------
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.visualization import make_report
+    >>> page = make_report(QTable({'id': [1, 2], 'snr': [8.2, 30.1]}),
+    ...                    title='Two sources')
+    >>> page.startswith('<!DOCTYPE html>')
+    True
+    """
+    from hyperphotutils import __version__
+
+    sections = []
+    if facts:
+        sections.append(('summary', 'Summary', _facts(facts)))
+    if overview is not None:
+        sections.append(('overview', 'Overview', (
+            '<img class="wide" alt="The map with its sources, and what the '
+            f'fits leave of it" src="{_png_uri(overview)}">')))
+    sections.append(('catalog', 'Catalog', _table_html('sources') + (
+        _source_html(() if images is None else images))))
+    data = {
+        'catalog': _table_data(table),
+        'explanations': list(explanations),
+        'flags': [{'name': name, 'bit': bit,
+                   'description': FLAG_DESCRIPTIONS[name]}
+                  for name, bit in FLAGS.items()],
+        'cutouts': None,
+    }
+    if images and len(table):
+        data['cutouts'] = _cutouts(table, images, rms)
+        data['colors'] = {'data': _colors('cividis'),
+                          'residual': _colors('RdBu_r')}
+    if rejected is not None and len(rejected):
+        data['rejected'] = _table_data(rejected)
+        sections.append(('rejected', 'Rejected detections',
+                         _table_html('rejected detections')))
+    if charts:
+        sections.append(('charts', 'Charts', ''.join(
+            ['<div class="charts">',
+             *(_chart(name, **chart) for name, chart in charts.items()),
+             '</div>'])))
+    if texts:
+        sections.append(('details', 'Details', ''.join(
+            f'<details><summary>{html.escape(name)}</summary>'
+            f'<pre tabindex="0">{html.escape(text)}</pre></details>'
+            for name, text in texts.items())))
+    content = {
+        'title': html.escape(title),
+        'program': html.escape(f'hyperphotutils {__version__}'),
+        'nav': ''.join(f'<a href="#{name}">{heading}</a>'
+                       for name, heading, _ in sections),
+        'sections': '\n'.join(
+            f'<section id="{name}"><h2>{heading}</h2>\n{body}</section>'
+            for name, heading, body in sections),
+        # Text inside of a script element must not end it.
+        'data': json.dumps(data, allow_nan=False, separators=(',', ':'))
+                    .replace('<', '\\u003c'),
+    }
+    template = (resources.files('hyperphotutils.visualization')
+                / 'data' / 'report.html').read_text(encoding='utf-8')
+    return re.sub(r'\{\{(\w+)\}\}', lambda match: content[match[1]],
+                  template)
+
+
+def _facts(facts):
+    """
+    Return short facts as HTML.
+    """
+    return ''.join(
+        ['<dl class="facts">',
+         *(f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>'
+           '</div>' for name, text in facts.items()), '</dl>'])
+
+
+def _table_html(rows):
+    """
+    Return the frame of a table that the script of the page fills.
+    """
+    return f"""\
+<div class="controls">
+<input type="search" aria-label="Filter the {rows}"
+ placeholder="Filter, for example: snr &gt; 10, flags = saturated">
+<span class="soft count" role="status"></span>
+</div>
+<div class="scroll"><table><thead></thead><tbody></tbody></table></div>
+<p><button type="button" class="plain more" hidden>Show more</button></p>
+"""
+
+
+def _source_html(names):
+    """
+    Return the frame that shows the selected source.
+    """
+    figures = ''.join(
+        f'<figure><canvas id="cutout-{k}" width="264" height="264" '
+        f'role="img" aria-label="{html.escape(name)}"></canvas>'
+        f'<figcaption>{html.escape(name)}</figcaption></figure>'
+        for k, name in enumerate(names))
+    return ('<div id="source" aria-live="polite" hidden><h3></h3>'
+            f'<div class="cutouts">{figures}</div>'
+            '<div class="explanation"></div><dl class="values"></dl></div>')
+
+
+def _table_data(table):
+    """
+    Return columns and rows of a table for JSON.
+    """
+    columns, values = [], []
+    names = sorted(table.colnames, key=lambda name: (
+        _FIRST.index(name) if name in _FIRST else len(_FIRST)))
+    for name in names:
+        column = table[name]
+        description = column.info.description or ''
+        if isinstance(column, SkyCoord):
+            frame = column.spherical
+            for label, angle in (('lon', frame.lon), ('lat', frame.lat)):
+                columns.append({'name': f'{name}_{label}', 'unit': 'deg',
+                                'kind': 'number', 'description': description})
+                values.append(_numbers(angle.deg, digits=9))
+            continue
+        unit = '' if column.info.unit is None else str(column.info.unit)
+        plain = getattr(column, 'value', column)
+        masked = np.ma.getmaskarray(plain)
+        plain = np.ma.getdata(plain)
+        kind = 'number' if plain.dtype.kind in 'iufb' else 'text'
+        if kind == 'number':
+            texts = _numbers(plain)
+        else:
+            texts = [str(value) for value in plain]
+        values.append([None if hidden else value for value, hidden
+                       in zip(texts, masked, strict=True)])
+        columns.append({'name': name, 'unit': unit,
+                        'kind': 'flags' if name == 'flags' else kind,
+                        'description': description})
+    return {'columns': columns, 'rows': list(zip(*values, strict=True))}
+
+
+def _numbers(values, digits=6):
+    """
+    Return numbers for JSON, with None for those that are not finite.
+    """
+    if np.asarray(values).dtype.kind in 'iub':
+        return np.asarray(values).tolist()
+    return [float(f'{value:.{digits}g}') if np.isfinite(value) else None
+            for value in np.asarray(values, dtype=float).tolist()]
+
+
+def _cutouts(table, images, rms):
+    """
+    Return cut-outs of all sources as sprites: pictures with a row for
+    each source and a column for each image.
+    """
+    x, y, major, minor, theta = (
+        np.asarray(getattr(table[name], 'value', table[name]), dtype=float)
+        for name in ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit',
+                     'theta_fit'))
+    known = np.isfinite(x) & np.isfinite(y) & np.isfinite(major)
+    # Large sources are shown with fewer pixels than they have.
+    typical = np.median(major[known]) if known.any() else 1.0
+    step = np.maximum(1.0, 2.0 * _CUTOUT_RADIUS * np.maximum(major, typical)
+                      / (_CUTOUT_SIZE - 1))
+    half = (_CUTOUT_SIZE - 1) // 2
+    center_x, center_y = (np.rint(np.where(known, value, 0.0))
+                          for value in (x, y))
+    offsets = np.where(known, step, 1.0)[:, None] * np.arange(-half, half + 1)
+    cols = np.rint(center_x[:, None] + offsets).astype(int)
+    # The first row of a picture is its top.
+    rows = np.rint(center_y[:, None] - offsets).astype(int)
+    shape = next(iter(images.values())).shape
+    outside = (((rows < 0) | (rows >= shape[0]))[:, :, None]
+               | ((cols < 0) | (cols >= shape[1]))[:, None, :]
+               | ~known[:, None, None])
+    index = (np.clip(rows, 0, shape[0] - 1)[:, :, None],
+             np.clip(cols, 0, shape[1] - 1)[:, None, :])
+    panels, limits = [], None
+    for name, image in images.items():
+        cut = np.array(getattr(image, 'value', image)[index], dtype=float)
+        cut[outside] = np.nan
+        flat = cut.reshape(len(cut), -1)
+        empty = ~np.isfinite(flat).any(axis=1)
+        flat[empty, 0] = 0.0
+        if name == 'residual':
+            top = (np.nanstd(flat, axis=1) if rms is None
+                   else np.full(len(flat), float(rms)))
+            low, high = -5.0 * top, 5.0 * top
+        else:
+            # All images but the residual share the colors of the first.
+            if limits is None:
+                limits = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
+            low, high = limits
+        # Cut-outs of a constant have the middle color.
+        width = np.where(high > low, high - low, 1.0)
+        low = np.where(high > low, low, low - 0.5)
+        scaled = np.clip((cut - low[:, None, None])
+                         / width[:, None, None], 0.0, 1.0)
+        panels.append(np.where(np.isfinite(scaled) & ~empty[:, None, None],
+                               np.nan_to_num(scaled) * (_NO_DATA - 1),
+                               _NO_DATA).astype(np.uint8))
+    pixels = np.concatenate(panels, axis=2)
+    ellipses = np.column_stack((
+        (x - center_x) / step + half, (y - center_y) / step + half,
+        0.5 * major / step, 0.5 * minor / step, np.deg2rad(theta)))
+    return {
+        'size': _CUTOUT_SIZE,
+        'per_sprite': _PER_SPRITE,
+        'names': list(images),
+        'sprites': [_png_uri(_as_png(
+            pixels[k:k + _PER_SPRITE].reshape(-1, pixels.shape[2])))
+            for k in range(0, len(pixels), _PER_SPRITE)],
+        'ellipses': [_numbers(row, digits=4) for row in ellipses],
+    }
+
+
+def _as_png(pixels):
+    """
+    Return the content of a PNG file with 8-bit pixels.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format='PNG')
+    return buffer.getvalue()
+
+
+def _png_uri(content):
+    return ('data:image/png;base64,'
+            + base64.b64encode(content).decode('ascii'))
+
+
+def _colors(name):
+    """
+    Return the colors of a color map as base64 text.
+    """
+    from matplotlib import colormaps
+
+    rgb = (255 * colormaps[name](np.arange(_NO_DATA) / (_NO_DATA - 1))[:, :3])
+    return base64.b64encode(np.rint(rgb).astype(np.uint8).tobytes()).decode()
+
+
+def _chart(title, *, x, y, x_label, y_label):
+    """
+    Return a line, or a histogram, as an SVG figure.
+    """
+    width, height, left, right, top, bottom = 360, 240, 58, 10, 10, 44
+    x, y = (np.asarray(value, dtype=float) for value in (x, y))
+    steps = len(x) == len(y) + 1
+    good = np.isfinite(y)
+    x_range = _range(x)
+    y_range = _range(np.append(y[good], 0.0))
+
+    def place(value, limits, start, size):
+        return start + size * (value - limits[0]) / (limits[1] - limits[0])
+
+    def across(value):
+        return place(value, x_range, left, width - left - right)
+
+    def up(value):
+        return place(value, y_range, height - bottom, top + bottom - height)
+
+    if steps:
+        line_x, line_y = np.repeat(x, 2)[1:-1], np.repeat(y, 2)
+    else:
+        line_x, line_y = x[good], y[good]
+    points = ' '.join(f'{across(a):.1f},{up(b):.1f}' for a, b
+                      in zip(line_x, line_y, strict=True))
+    ticks = []
+    for value in _ticks(*x_range):
+        at = across(value)
+        ticks.append(
+            f'<path d="M{at:.1f} {height - bottom}v4" stroke="currentColor"/>'
+            f'<text x="{at:.1f}" y="{height - bottom + 17}" '
+            f'text-anchor="middle">{value:g}</text>')
+    for value in _ticks(*y_range):
+        at = up(value)
+        ticks.append(
+            f'<path d="M{left} {at:.1f}h-4" stroke="currentColor"/>'
+            f'<text x="{left - 7}" y="{at + 4:.1f}" text-anchor="end">'
+            f'{value:g}</text>')
+    middle = (top + height - bottom) / 2
+    return f"""\
+<figure><svg viewBox="0 0 {width} {height}" role="img"
+ aria-label="{html.escape(title)}" font-size="12" fill="currentColor">
+<path d="M{left} {top}V{height - bottom}H{width - right}" fill="none"
+ stroke="currentColor"/>
+{''.join(ticks)}
+<polyline points="{points}" fill="none" stroke="#0b7a99" stroke-width="2"/>
+<text x="{(left + width - right) / 2}" y="{height - 8}"
+ text-anchor="middle">{html.escape(x_label)}</text>
+<text transform="translate(12 {middle}) rotate(-90)"
+ text-anchor="middle">{html.escape(y_label)}</text>
+</svg><figcaption>{html.escape(title)}</figcaption></figure>
+"""
+
+
+def _range(values):
+    """
+    Return the range of finite values, never empty.
+    """
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _ticks(low, high):
+    """
+    Return round numbers between two limits, about five.
+    """
+    step = (high - low) / 4.0
+    power = 10.0**np.floor(np.log10(step))
+    step = power * next(k for k in (1, 2, 5, 10) if k * power >= step)
+    first = np.ceil(low / step - 1e-9)
+    last = np.floor(high / step + 1e-9)
+    # Adding zero removes the sign of negative zeros.
+    return np.round(np.arange(first, last + 1.0) * step, 12) + 0.0
