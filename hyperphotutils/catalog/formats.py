@@ -444,7 +444,7 @@ def _write_fits(table, path):
     for number, name in enumerate(plain.colnames, start=1):
         info = plain[name].info
         for key, text in (('TCOMM', info.description),
-                          ('TUCD', info.meta.get('ucd'))):
+                          ('TUCD', (info.meta or {}).get('ucd'))):
             if text:
                 hdu.header[f'{key}{number}'] = text
     equatorial = [frame for frame in frames.values()
@@ -610,7 +610,8 @@ def _flatten(table):
         known = find_column(name, bands=table.meta.get('bands', ()))
         if known is not None and known.ucd:
             # (the columns are copied, not their values)
-            plain[name].info.meta = {'ucd': known.ucd}
+            info = plain[name].info
+            info.meta = {**(info.meta or {}), 'ucd': known.ucd}
     for name in table.colnames:
         column = table[name]
         if not isinstance(column, SkyCoord):

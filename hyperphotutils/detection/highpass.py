@@ -228,9 +228,9 @@ optional
             raise TypeError(msg)
         self.fwhm = check_fwhm(fwhm)
         if (threshold is None) == (n_sigma is None):
-            msg = ('give exactly one of threshold (absolute) and n_sigma '
-                   f'(in units of the noise): got threshold={threshold!r} '
-                   f'and n_sigma={n_sigma!r}')
+            msg = ('give exactly one of threshold (absolute) and n_sigma (in '
+                   'units of the noise): got '
+                   f'{"none" if threshold is None else "both"}')
             raise TypeError(msg)
         if rms is not None and relative_rms is not None:
             msg = ('give only one of rms and relative_rms: a given rms may '
