@@ -340,7 +340,8 @@ def make_empty_table(kind, *, unit=None, wcs=None):
     Parameters
     ----------
     kind : {'detection', 'photometry', 'rejected'}
-        The kind of table, a key of `RESULT_TABLES`.
+        The kind of table, a key of
+        `~hyperphotutils.catalog.RESULT_TABLES`.
 
     unit : `~astropy.units.Unit` or `None`, optional
         The unit of the pixels of the map.
