@@ -34,7 +34,7 @@ from hyperphotutils.background import (
     PolynomialBackground2D,
 )
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.catalog import CatalogError
+from hyperphotutils.catalog import RESULT_COLUMNS, CatalogError
 from hyperphotutils.datasets import make_blended_map, make_map_cube
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import FitsImage, MapError, get_survey
@@ -116,6 +116,7 @@ def make_objects():
         'recovery result': recovery(simulated.image, fwhm=FWHM),
         'image': FitsImage(np.ones((2, 2)), fits.Header(), 'a.fits',
                            'PRIMARY', Table({'BMAJ': [1.0]})),
+        'column': RESULT_COLUMNS['flux_fit'],
         'config': PipelineConfig(),
         'job': job,
         'outcome': MapOutcome(job, 'done', {'rms': 1.0}),
@@ -135,8 +136,8 @@ NAMES = (
     'photometry', 'table', 'fitter', 'forced', 'aperture', 'sky aperture',
     'local background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
-    'config', 'job', 'outcome', 'loaded', 'catalog error', 'map error',
-    'config error', 'output error', 'pipeline error')
+    'column', 'config', 'job', 'outcome', 'loaded', 'catalog error',
+    'map error', 'config error', 'output error', 'pipeline error')
 
 
 def parts_of(thing):
