@@ -51,7 +51,8 @@ __all__ = ['HyperPhotometry']
 # The standard deviation of true positions around detected ones, along each
 # axis in FWHM of the beam. It is 0.05 on simulated maps, and 0.11 where they
 # are crowded, as neighbors move the peaks of blended sources. Sources held
-# at the shape of the beam stay nearer to the detection.
+# at the shape of the beam stay nearer to the detection, and so do sources
+# wider than the beam, in inverse proportion to their size.
 _POSITION_PRIOR = 0.15
 _HELD_POSITION_PRIOR = 0.1
 # A source this near to a new companion, in FWHM, is not split in two.
@@ -686,10 +687,16 @@ optional
         """
         Fit all sources again with free shapes, starting where the last
         fit ended.
+
+        The peak of a source that is wider than the beam is held nearer
+        to its detection: such a source is rarely a Gaussian, and its fit
+        follows the emission around the peak.
         """
         init = self._as_init(image, table, np.zeros(len(table), dtype=bool))
         init['hold_shape'] = False
-        init['position_prior'] = image.position_prior
+        size = np.sqrt(table['fwhm_major_fit'] * table['fwhm_minor_fit'])
+        init['position_prior'] = image.position_prior * np.minimum(
+            1.0, self.fwhm / np.asarray(size))
         init['group_id'] = np.where(
             table['group_id'] > 0, table['group_id'],
             np.max(table['group_id'], initial=0) + 1

@@ -26,6 +26,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import DAOStarFinder
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.datasets import make_blended_map
@@ -1117,3 +1118,27 @@ def test_sources_in_a_row_are_all_found():
     order = np.argsort(y)
     assert_allclose(found['x_fit'], x[order], atol=1.0)
     assert_allclose(found['y_fit'], y[order], atol=1.0)
+
+
+def test_wide_source_stays_at_its_peak():
+    """
+    A source that is wider than the beam and no Gaussian has the position
+    of its peak, not of the emission around it.
+    """
+    rng = np.random.default_rng(0)
+    data = gaussian_filter(rng.normal(size=(200, 200)), FWHM * TO_SIGMA)
+    data /= data.std()
+    x, y = (grid.ravel().astype(float)
+            for grid in np.mgrid[25:200:50, 25:200:50])
+    angle = rng.uniform(0.0, 2.0 * np.pi, len(x))
+    one = np.ones(len(x))
+    for distance, peak, fwhm in ((0.0, 8.0, FWHM), (3.0, 15.0, 10.0)):
+        add_gaussians(data, x + distance * np.cos(angle),
+                      y + distance * np.sin(angle), peak * one, fwhm * one,
+                      fwhm * one, 0.0 * one)
+    table = HyperPhotometry(FWHM)(data)
+    wide = table[table['id'] <= len(x)]
+    assert np.median(wide['fwhm_minor_fit']) > 1.5 * FWHM
+    shift = np.hypot(wide['x_fit'] - wide['x_init'],
+                     wide['y_fit'] - wide['y_init'])
+    assert np.median(shift) < 0.1 * FWHM
