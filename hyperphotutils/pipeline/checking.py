@@ -89,14 +89,7 @@ def _check_survey(survey, _):
 
 
 def _check_sources(_, config):
-    from hyperphotutils.catalog import read_source_list
-
-    values = config.sources.model_dump()
-    source = values.pop('table')
-    if source is None and values['frame'] is None:
-        # that of each map
-        values['frame'] = 'icrs'
-    read_source_list(source, **values)
+    config.sources.read_table()
 
 
 def _check_image(path, _):

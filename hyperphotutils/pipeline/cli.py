@@ -53,7 +53,7 @@ _KEYS = {
     'frequency': 'input.frequency',
     'output_dir': 'output.directory',
     'n_sigma': 'detection.n_sigma',
-    'jobs': 'run.jobs',
+    'jobs': 'run.n_workers',
     'detection_only': 'run.detection_only',
     'merge': 'bands.merge',
     'datacube': 'input.datacube',

@@ -136,8 +136,8 @@ def override_config(config, values, *, names=None):
     Examples
     --------
     >>> from hyperphotutils.pipeline import PipelineConfig, override_config
-    >>> config = override_config(PipelineConfig(), {'run.jobs': 4})
-    >>> config.run.jobs
+    >>> config = override_config(PipelineConfig(), {'run.n_workers': 4})
+    >>> config.run.n_workers
     4
     """
     names = names or {}
@@ -206,7 +206,7 @@ def config_to_yaml(config, *, comments=True, origins=None):
     >>> text = config_to_yaml(PipelineConfig(), comments=False)
     >>> print(text[text.index('run:'):])
     run:
-      jobs: 1
+      n_workers: 1
       scheduler: null
       detection_only: false
       background_only: false

@@ -383,7 +383,7 @@ def _anchored(name, get):
 
 def _jobs(value, get):
     jobs = value if get('control.parallel_maps') else 1
-    return _Outcome('kept', {'run.jobs': jobs})
+    return _Outcome('kept', {'run.n_workers': jobs})
 
 
 def _empty_orders(value, get):

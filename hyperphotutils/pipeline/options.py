@@ -106,6 +106,22 @@ class BeamOptions(_Options):
             raise ValueError(msg)
         return self
 
+    def make_beam(self):
+        """
+        Return the ellipse as a `~radio_beam.Beam`.
+
+        Returns
+        -------
+        beam : `~radio_beam.Beam`
+            The beam.
+        """
+        import astropy.units as u
+        from radio_beam import Beam
+
+        minor = self.major if self.minor is None else self.minor
+        return Beam(major=self.major * u.arcsec, minor=minor * u.arcsec,
+                    pa=self.position_angle * u.deg)
+
 
 class ApertureOptions(BeamOptions):
     """
@@ -206,6 +222,24 @@ class InputOptions(_Options):
             raise ValueError(msg)
         return self
 
+    def make_reader_options(self):
+        """
+        Return the arguments that `~hyperphotutils.maps.read_map` and
+        `~hyperphotutils.maps.read_cube` have in common.
+
+        Returns
+        -------
+        options : dict
+            The keyword arguments.
+        """
+        import astropy.units as u
+
+        return {'ext': self.extension, 'unit': self.unit,
+                'survey': self.survey, 'fill_value': self.fill_value,
+                'beam': None if self.beam is None else self.beam.make_beam(),
+                'frequency': (None if self.frequency is None
+                              else self.frequency * u.GHz)}
+
 
 class SourcesOptions(_Options):
     """
@@ -300,6 +334,37 @@ class SourcesOptions(_Options):
                        f'{len(self.x)} positions: got {len(value)}')
                 raise ValueError(msg)
         return self
+
+    def read_table(self, wcs=None):
+        """
+        Read the table, or make one of the lists.
+
+        Parameters
+        ----------
+        wcs : `~astropy.wcs.WCS` or `None`, optional
+            The celestial WCS of the map. Lists without a frame are in
+            its frame, by default in ICRS.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            The sources on the sky.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the table cannot be read, or a position is not on the sky.
+        """
+        from astropy.wcs.utils import wcs_to_celestial_frame
+
+        from hyperphotutils.catalog import read_source_list
+
+        values = self.model_dump()
+        source = values.pop('table')
+        if source is None and values['frame'] is None:
+            values['frame'] = ('icrs' if wcs is None
+                               else wcs_to_celestial_frame(wcs))
+        return read_source_list(source, **values)
 
 
 class ShoulderOptions(_Options):
@@ -416,6 +481,43 @@ class DetectionOptions(_Options):
         _check_order('roundness_range', self.roundness_range)
         return self
 
+    def make_finder(self, fwhm, *, unit=None):
+        """
+        Make the finder.
+
+        Parameters
+        ----------
+        fwhm : float
+            The FWHM of the beam in pixels.
+
+        unit : `~astropy.units.UnitBase` or `None`, optional
+            The unit of the data, for ``rms``. With `None` (default),
+            ``rms`` is ignored and measured on the data.
+
+        Returns
+        -------
+        finder : `~hyperphotutils.detection.HighPassStarFinder`
+            The finder.
+        """
+        from hyperphotutils.detection import (
+            HighPassStarFinder,
+            ShoulderFilter,
+        )
+
+        snap, shoulder = self.snap_radius, self.shoulder_filter
+        use_rms = self.rms is not None and unit is not None
+        return HighPassStarFinder(
+            self.n_sigma, fwhm, kernel=self.kernel,
+            kernel_size=self.kernel_size,
+            rms=self.rms * unit if use_rms else None,
+            sharpness_range=self.sharpness_range,
+            roundness_range=self.roundness_range,
+            min_separation=self.min_separation * fwhm,
+            exclude_border=self.exclude_border, n_brightest=self.n_brightest,
+            snap_radius=None if snap is None else snap * fwhm,
+            shoulder_filter=(None if shoulder is None else
+                             ShoulderFilter(**shoulder.model_dump())))
+
 
 class GroupingOptions(_Options):
     """
@@ -433,6 +535,24 @@ class GroupingOptions(_Options):
         default=25,
         description='larger groups are split, and flagged',
     )
+
+    def make_grouper(self, fwhm):
+        """
+        Make the grouper.
+
+        Parameters
+        ----------
+        fwhm : float
+            The FWHM of the beam in pixels.
+
+        Returns
+        -------
+        grouper : `~hyperphotutils.blend.SeparationGrouper`
+            The grouper.
+        """
+        from hyperphotutils.blend import SeparationGrouper
+
+        return SeparationGrouper(self.max_separation * fwhm)
 
 
 class FitOptions(_Options):
@@ -609,6 +729,41 @@ class FitOptions(_Options):
             raise ValueError(msg)
         return self
 
+    def make_fitter(self, fwhm, grouping, *, fixed=None):
+        """
+        Make the fitter.
+
+        Parameters
+        ----------
+        fwhm : float
+            The FWHM of the beam in pixels.
+
+        grouping : `GroupingOptions`
+            The section ``grouping``.
+
+        fixed : tuple of str or `None`, optional
+            The parameters that are not fitted. With `None` (default),
+            those of the section.
+
+        Returns
+        -------
+        fitter : `~hyperphotutils.blend.BlendGroupFitter`
+            The fitter.
+        """
+        from hyperphotutils.blend import BlendGroupFitter
+
+        return BlendGroupFitter(
+            fwhm, poly_order=self.poly_order, criterion=self.criterion,
+            fit_radius=self.fit_radius * fwhm,
+            grouper=grouping.make_grouper(fwhm),
+            fwhm_range=self.fwhm_range, max_shift=self.max_shift * fwhm,
+            max_group_size=grouping.max_group_size,
+            fixed=self.fixed if fixed is None else fixed, loss=self.loss,
+            f_scale=self.f_scale, ridge=self.ridge, weights=self.weights,
+            weight_power=self.weight_power,
+            bias_correction=self.bias_correction, ftol=self.ftol,
+            xtol=self.xtol, gtol=self.gtol, max_iter=self.max_iter)
+
 
 class BackgroundOptions(_Options):
     """
@@ -659,6 +814,30 @@ class BackgroundOptions(_Options):
                 msg = f'{name} is empty: there is nothing to try'
                 raise ValueError(msg)
         return self
+
+    def make_background(self, fwhm):
+        """
+        Make the background that is subtracted before the fit.
+
+        Parameters
+        ----------
+        fwhm : float
+            The FWHM of the beam in pixels.
+
+        Returns
+        -------
+        background : \
+`~hyperphotutils.background.LocalPolynomialBackground` or `None`
+            The background, `None` without ``box_sizes``.
+        """
+        if self.box_sizes is None:
+            return None
+        from hyperphotutils.background import LocalPolynomialBackground
+
+        return LocalPolynomialBackground(
+            [size * fwhm for size in self.box_sizes], orders=self.orders,
+            methods=self.methods, criterion=self.criterion,
+            huber_epsilons=self.huber_epsilons, fwhm=fwhm)
 
 
 class CubesOptions(_Options):
@@ -726,6 +905,75 @@ class CubesOptions(_Options):
             raise ValueError(msg)
         return self
 
+    def make_background(self, cube, background, detection, sources):
+        """
+        Make the background estimator of a cube.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        background : `BackgroundOptions`
+            The section ``background``.
+
+        detection : `DetectionOptions`
+            The section ``detection``, for the sources to mask.
+
+        sources : `SourcesOptions`
+            The section ``sources``. Its sources, if there are any, are
+            masked instead of detected ones.
+
+        Returns
+        -------
+        bkg : `~hyperphotutils.background.CubeBackground`
+            The estimator.
+
+        Raises
+        ------
+        ~hyperphotutils.maps.MapError
+            If the channel of ``detect_on`` does not exist, or the regions
+            cannot be read.
+        """
+        import numpy as np
+
+        from hyperphotutils.background import CubeBackground
+        from hyperphotutils.catalog import CatalogError, read_regions
+        from hyperphotutils.maps import MapError
+
+        finder = positions = region = box_sizes = None
+        widths = cube.beam_fwhm_pix[np.isfinite(cube.beam_fwhm_pix)]
+        if sources.given:
+            positions = sources.read_table(cube.wcs)
+        else:
+            # The planes are in the unit of the file, for which
+            # detection.rms is not meant.
+            finder = detection.make_finder(widths[0])
+        n_channels = len(cube)
+        if isinstance(self.detect_on, int) and self.detect_on >= n_channels:
+            msg = (f'{cube.name}: cubes.detect_on is channel '
+                   f'{self.detect_on}, but it has {n_channels} channels, 0 '
+                   f'to {n_channels - 1}')
+            raise MapError(msg)
+        if self.region is not None:
+            try:
+                region = read_regions(self.region)
+            except (OSError, CatalogError) as error:
+                msg = (f'{self.region}: cubes.region cannot be read: '
+                       f'{error}')
+                raise MapError(msg) from None
+        if background.box_sizes is not None:
+            fwhm = float(np.median(widths))
+            box_sizes = [size * fwhm for size in background.box_sizes]
+        return CubeBackground(
+            orders=background.orders, empty_orders=self.empty_orders,
+            methods=background.methods, criterion=background.criterion,
+            huber_epsilons=background.huber_epsilons, box_sizes=box_sizes,
+            positions=positions if self.around_sources else None,
+            region=region, finder=finder, detect_on=self.detect_on,
+            sources=positions, mask_factor=self.mask_factor,
+            smoothing=self.smoothing)
+
 
 class PhotometryOptions(_Options):
     """
@@ -771,6 +1019,59 @@ class PhotometryOptions(_Options):
             msg = f'fwhm_limits must be positive: {list(self.fwhm_limits)}'
             raise ValueError(msg)
         return self
+
+    def make_aperture_ellipse(self, image, sources):
+        """
+        Convert the ellipse of apertures that do not depend on the fits
+        to pixels.
+
+        Parameters
+        ----------
+        image : `~astropy.nddata.CCDData`
+            The map.
+
+        sources : `SourcesOptions`
+            The section ``sources``, for ``aperture: sources``.
+
+        Returns
+        -------
+        ellipse : tuple or `None`
+            The FWHMs in pixels and the angle in degrees: three numbers
+            (those at the center of the map), three arrays for
+            ``aperture: sources``, or `None` without ``aperture``.
+
+        Raises
+        ------
+        ValueError
+            If the sources have no FWHMs.
+        """
+        if self.aperture is None:
+            return None
+        import astropy.units as u
+        import numpy as np
+
+        from hyperphotutils.utils.wcs import (
+            sky_to_pixel_ellipse,
+            sources_to_pixels,
+        )
+
+        if self.aperture == 'sources':
+            init = sources_to_pixels(sources.read_table(image.wcs),
+                                     image.wcs)
+            names = ('fwhm_major_init', 'fwhm_minor_init', 'theta_init')
+            if names[0] not in init.colnames:
+                msg = ("photometry.aperture is 'sources', but the sources "
+                       'have no FWHMs')
+                raise ValueError(msg)
+            return tuple(np.asarray(u.Quantity(init[name]).value)
+                         for name in names)
+        ny, nx = image.shape
+        center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
+        ellipse = self.aperture.make_beam()
+        *_, major, minor, theta = sky_to_pixel_ellipse(
+            image.wcs, center, ellipse.major.reshape(1),
+            ellipse.minor.reshape(1), ellipse.pa.reshape(1))
+        return float(major[0]), float(minor[0]), float(theta[0])
 
 
 class BandsOptions(_Options):
@@ -897,7 +1198,7 @@ class RunOptions(_Options):
     How the work is done.
     """
 
-    jobs: Annotated[int, Field(ge=1)] = Field(
+    n_workers: Annotated[int, Field(ge=1)] = Field(
         default=1,
         description=(
             'maps, or channels of a cube, that are worked on at the same time'
@@ -949,7 +1250,7 @@ bands, output, run : dict or options
     >>> config = PipelineConfig(detection={'n_sigma': 5.0})
     >>> config.detection.n_sigma
     5.0
-    >>> config.run.jobs
+    >>> config.run.n_workers
     1
     """
 
@@ -1002,3 +1303,107 @@ bands, output, run : dict or options
                    'sources, and background.box_sizes')
             raise ValueError(msg)
         return self
+
+    def make_finder(self, image):
+        """
+        Make the finder for a map.
+
+        Parameters
+        ----------
+        image : `~astropy.nddata.CCDData`
+            The map, as `~hyperphotutils.maps.read_map` returns it.
+
+        Returns
+        -------
+        finder : `~hyperphotutils.detection.HighPassStarFinder`
+            The finder.
+        """
+        return self.detection.make_finder(image.meta['beam_fwhm_pix'],
+                                          unit=image.unit)
+
+    def make_photometry(self, image, *, progress_bar=False):
+        """
+        Make the photometry of a map.
+
+        Parameters
+        ----------
+        image : `~astropy.nddata.CCDData`
+            The map, as `~hyperphotutils.maps.read_map` returns it.
+
+        progress_bar : bool, optional
+            Whether to show the progress of the fits.
+
+        Returns
+        -------
+        phot : `~hyperphotutils.photometry.HyperPhotometry`
+            The photometry.
+
+        Raises
+        ------
+        ValueError
+            If the configuration does not suit the map.
+        """
+        from hyperphotutils.photometry import HyperPhotometry
+
+        fwhm = image.meta['beam_fwhm_pix']
+        fitter = self.fit.make_fitter(fwhm, self.grouping)
+        options = self.photometry
+        return HyperPhotometry(
+            fwhm, finder=self.make_finder(image), grouper=fitter.grouper,
+            fitter=fitter, fwhm_radius_ratio=options.fwhm_radius_ratio,
+            aperture_correction=options.aperture_correction,
+            fwhm_limits=options.fwhm_limits,
+            aperture_ellipse=options.make_aperture_ellipse(image,
+                                                           self.sources),
+            background=self.background.make_background(fwhm),
+            noise=self.fit.noise, mask_bad_pixels=self.fit.mask_bad_pixels,
+            max_rounds=self.fit.max_rounds, progress_bar=progress_bar)
+
+    def make_forced(self, **kwargs):
+        """
+        Make the forced photometry of several maps.
+
+        Parameters
+        ----------
+        **kwargs
+            More arguments of
+            `~hyperphotutils.photometry.ForcedPhotometry`, such as
+            ``ellipse`` and ``reference_beam``.
+
+        Returns
+        -------
+        phot : `~hyperphotutils.photometry.ForcedPhotometry`
+            The photometry.
+        """
+        from hyperphotutils.photometry import ForcedPhotometry
+
+        def make_fitter(fwhm, *, fixed):
+            return self.fit.make_fitter(fwhm, self.grouping, fixed=fixed)
+
+        return ForcedPhotometry(
+            make_fitter=make_fitter, noise=self.fit.noise,
+            fwhm_radius_ratio=self.photometry.fwhm_radius_ratio,
+            aperture_correction=self.photometry.aperture_correction,
+            **kwargs)
+
+    def make_cube_background(self, cube):
+        """
+        Make the background estimator of a cube.
+
+        Parameters
+        ----------
+        cube : `~hyperphotutils.maps.MapCube`
+            The cube.
+
+        Returns
+        -------
+        bkg : `~hyperphotutils.background.CubeBackground`
+            The estimator.
+
+        Raises
+        ------
+        ~hyperphotutils.maps.MapError
+            If the configuration does not suit the cube.
+        """
+        return self.cubes.make_background(cube, self.background,
+                                          self.detection, self.sources)

@@ -219,14 +219,12 @@ def _recover(path, config, **kwargs):
     Read the map, make the extractor, and run the recovery.
     """
     from hyperphotutils.photometry import InjectionRecovery
-    from hyperphotutils.pipeline import extraction
+    from hyperphotutils.pipeline.extraction import read_input
 
     try:
-        image = extraction.read_input(path, config.input)
-        extractor = extraction.make_finder(
-            image.meta['beam_fwhm_pix'], config.detection, unit=image.unit)
-        if not config.run.detection_only:
-            extractor = extraction.make_photometry(image, extractor, config)
+        image = read_input(path, config.input)
+        extractor = (config.make_finder(image) if config.run.detection_only
+                     else config.make_photometry(image))
         with contextlib.ExitStack() as stack:
             address = config.run.scheduler
             if address is not None:

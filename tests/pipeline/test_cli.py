@@ -412,7 +412,7 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
         (['--n-sigma', '-3'], 'finite number > 0'),
         (['--n-sigma', '0'], 'finite number > 0'),
         (['--n-sigma', 'five'], "invalid float value: 'five'"),
-        (['--jobs', '0'], '--jobs: run.jobs: 0 is not allowed'),
+        (['--jobs', '0'], '--jobs: run.n_workers: 0 is not allowed'),
         (['--jobs', '1.5'], 'invalid int value'),
         (['--jobz', '2'], 'unrecognized arguments: --jobz'),
         (['--output-dir', ''], '--output-dir: output.directory'),

@@ -71,7 +71,7 @@ def test_written_configuration_reads_back_equal(config_file, comments):
         detection={'n_sigma': 1e-3, 'roundness_range': [-1, 1e20],
                    'shoulder_filter': 0.5},
         fit={'fixed': ['shape', 'position']},
-        run={'jobs': 3},
+        run={'n_workers': 3},
     )
     text = config_to_yaml(config, comments=comments)
     assert read_config(config_file(text)) == config
@@ -125,7 +125,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
     [
         ('\ndetection:\n  n_sgima: 3', 3, "did you mean 'detection.n_sigma'"),
         ('detections: {}', 1, "did you mean 'detection'"),
-        ('detection:\n  jobs: 2', 2, "did you mean 'run.jobs'"),
+        ('detection:\n  n_workers: 2', 2, "did you mean 'run.n_workers'"),
         ('fit: {zzzz: 1}', 1, 'known here: noise, mask_bad_pixels'),
         ('3: 4', None, 'the key 3 is not allowed, must be text'),
         ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
@@ -190,7 +190,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
          "unknown key 'photometry.aperture.radius'"),
         ('input: {extension: -1}', 1, 'whole number >= 0 or a text or null'),
         ('input: {maps: 3}', 1, 'a list of any length, each a text'),
-        ('run: {jobs: 0}', 1, 'whole number >= 1'),
+        ('run: {n_workers: 0}', 1, 'whole number >= 1'),
         ('output: {directory: ""}', 1, 'output.directory'),
         ('fit: {loss: square}', 1, "'linear' or 'soft_l1'"),
         ('fit: {ridge: -1}', 1, 'number >= 0'),
@@ -250,7 +250,8 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
     [
         (LAUGHS, 5, 'more than 20000 values'),
         (LAUGHS + 'input: {maps: *a8}', 5, 'more than 20000 values'),
-        ('run: {jobs: [' + 'x,' * 20001 + ']}', 1, 'more than 20000 values'),
+        ('run: {n_workers: [' + 'x,' * 20001 + ']}', 1,
+         'more than 20000 values'),
         ('input: &a\n  maps: *a', 2, "the alias 'a' is part of itself"),
         ('&a [*a]: 1', 1, 'part of itself'),
         ('input: &a\n  <<: *a', 2, 'part of itself'),
@@ -260,13 +261,13 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('- ' * 5000, 1, 'nested too deeply'),
         ('input: !foo {}', 1, "the tag '!foo' is not allowed"),
         ('input: {maps: [!!binary "a"]}', 1, "tag '!!binary' is not allowed"),
-        ('run: {jobs: !!int "abc"}', 1, "'abc' is not a number"),
-        ('run: {jobs: !!float "abc"}', 1, "'abc' is not a number"),
+        ('run: {n_workers: !!int "abc"}', 1, "'abc' is not a number"),
+        ('run: {n_workers: !!float "abc"}', 1, "'abc' is not a number"),
         ('run: {quiet: !!bool "abc"}', 1, "'abc' is not true or false"),
         ('run: !!map [1]', 1, 'must be keys and values'),
-        ('run: {jobs: ' + '9' * 5000 + '}', 1, 'too many digits (5000)'),
-        ('run: {jobs: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
-        ('run: {jobs: 99999999999999999999}', 1, 'too many digits (20)'),
+        ('run: {n_workers: ' + '9' * 5000 + '}', 1, 'too many digits (5000)'),
+        ('run: {n_workers: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
+        ('run: {n_workers: 99999999999999999999}', 1, 'too many digits (20)'),
         ('detection: {n_sigma: 1e99999}', 1, 'inf is not allowed'),
         ('detection: {n_sigma: ' + '1' * 50000 + 'e}', 1, '11111111111... is '
          'not allowed'),
@@ -276,7 +277,7 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('input: {maps: ["a\\ud800b"]}', 1, 'half of a character'),
         ('input:\n  maps: ["a\\UFFFFFFFF"]', 2, 'out of range'),
         ('"a\\nb\\e[31m": 1', 1, r"unknown key 'a\nb\x1b[31m'"),
-        ('run: &r {jobs: 1}\nrun: *r', 2, 'is named twice'),
+        ('run: &r {n_workers: 1}\nrun: *r', 2, 'is named twice'),
         ('run: {null: 1}', 1, 'the key None is not allowed'),
         ('{[a]: 1}', 1, "the key ['a'] is not allowed"),
         ('x' * 600000, None, 'too large for a configuration'),
@@ -300,7 +301,7 @@ def test_hostile_files_are_refused_in_one_short_line(
 
 def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
     path = tmp_path / 'latin.yaml'
-    path.write_bytes(b'run:\n  jobs: 1 # \xe4\n')
+    path.write_bytes(b'run:\n  n_workers: 1 # \xe4\n')
     with pytest.raises(ConfigError, match='line 2: not a text file in UTF-8'):
         read_config(path)
 
@@ -315,14 +316,14 @@ def test_only_the_first_of_many_problems_are_told(config_file):
 def test_dates_and_words_are_texts(config_file):
     config = read_config(config_file(
         'output: {directory: 2020-01-01}\ninput: {unit: "1_000"}\n'
-        'run: {quiet: yes, jobs: 010}'))
+        'run: {quiet: yes, n_workers: 010}'))
     assert config.output.directory == '2020-01-01'
     assert config.run.quiet is True
-    assert config.run.jobs == 10
+    assert config.run.n_workers == 10
 
 
 def test_all_problems_are_told_at_once(config_file):
-    path = config_file('detection: {n_sigma: -1}\nrun: {jobs: 0, job: 3}')
+    path = config_file('detection: {n_sigma: -1}\nrun: {n_workers: 0, job: 3}')
     with pytest.raises(ConfigError, match='n_sigma') as caught:
         read_config(path)
     assert len(caught.value.problems) == 3
@@ -388,10 +389,11 @@ def test_a_file_cannot_run_python(config_file):
 
 def test_override_replaces_only_what_it_names():
     config = PipelineConfig(detection={'n_sigma': 4.0, 'kernel': 'box'})
-    new = override_config(config, {'detection.n_sigma': 7.0, 'run.jobs': 2})
+    new = override_config(config, {'detection.n_sigma': 7.0,
+                                   'run.n_workers': 2})
     assert new.detection.n_sigma == 7
     assert new.detection.kernel == 'box'
-    assert new.run.jobs == 2
+    assert new.run.n_workers == 2
     assert config.detection.n_sigma == 4
     beam = override_config(config, {'input.beam.major': 3.0}).input.beam
     assert beam.major == 3

@@ -353,7 +353,8 @@ class TestRun:
         """
         run(make_config(cube))
         serial = read_all()
-        run(make_config(cube, output={'directory': 'two'}, run={'jobs': 2}))
+        run(make_config(cube, output={'directory': 'two'},
+                        run={'n_workers': 2}))
         assert read_all('two/cube') == serial
 
 

@@ -152,7 +152,7 @@ def test_default_file_means_this(hyper_file):
     assert config.output.flux_unit == 'mJy'
     assert config.output.peak_unit == 'mJy/beam'
     assert config.output.directory == 'output'
-    assert config.run.jobs == 2
+    assert config.run.n_workers == 2
     assert not config.sources.given
 
 
@@ -165,7 +165,7 @@ def test_default_file_means_this(hyper_file):
           'units': {'convert_mJy': False}}, {'detection.rms': 2e-3}),
         ({'detection': {'kernel_size_pix': 7}},
          {'detection.kernel_size': 7}),
-        ({'control': {'parallel_maps': False}}, {'run.jobs': 1}),
+        ({'control': {'parallel_maps': False}}, {'run.n_workers': 1}),
         ({'control': {'detection_only': True}},
          {'run.detection_only': True}),
         ({'units': {'convert_mJy': False}},
@@ -312,7 +312,7 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
         ('survey: {survey_code: 11}', 1, 'survey_code: input.survey: 11'),
         ('survey: {}\nfit_options: {weights: colour}', 2,
          "fit_options.weights: fit.weights: 'colour' is not allowed"),
-        ('control: {n_cores: 0}', 1, 'control.n_cores: run.jobs: 0'),
+        ('control: {n_cores: 0}', 1, 'control.n_cores: run.n_workers: 0'),
         ('survey: {}\nphotometry: {fixed_radius: true}', 2,
          'photometry.fixed_radius: photometry.aperture'),
         ('survey: {}\ndetection: {fixed_peaks: true, xcen_fix: [1.0],\n'

@@ -101,9 +101,9 @@ def test_show_tells_the_origin_of_each_key(here, capsys):
     assert '  kernel: gaussian  # default\n' in text
     (here / 'shown.yaml').write_text(text)
     assert read_config('shown.yaml') == load_config().config
-    (here / 'other.yaml').write_text('run: {jobs: 3}')
+    (here / 'other.yaml').write_text('run: {n_workers: 3}')
     assert main(['config', '--show', '--config', 'other.yaml']) == 0
-    assert 'jobs: 3  # line 1' in capsys.readouterr().out
+    assert 'n_workers: 3  # line 1' in capsys.readouterr().out
     assert main(['config', '--config', 'other.yaml']) == 2
     assert '--show' in capsys.readouterr().err
 
