@@ -10,7 +10,7 @@ needs is imported where it is used.
 from collections.abc import Mapping
 from functools import partial
 
-from hyperphotutils.pipeline.yaml_files import ConfigError
+from hyperphotutils.pipeline.config import ConfigError
 
 __all__ = ['merge_bands']
 

@@ -28,10 +28,8 @@ from threadpoolctl import threadpool_limits
 from hyperphotutils.background import ChannelBackground
 from hyperphotutils.catalog import read_catalog, write_catalog
 from hyperphotutils.maps import MapError, read_cube
-from hyperphotutils.pipeline.checking import find_idle_keys
-from hyperphotutils.pipeline.config import config_to_yaml
+from hyperphotutils.pipeline.config import config_to_yaml, find_unused_keys
 from hyperphotutils.pipeline.extraction import extract_image
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
 from hyperphotutils.pipeline.products import (
     put_in_place,
@@ -53,6 +51,7 @@ from hyperphotutils.pipeline.resume import (
     describe_files,
     describe_settings,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,
     error_of,
@@ -126,7 +125,7 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
             earlier = work.describe_earlier()
             if earlier and tell is not None:
                 tell(f'{job.map_id}: continuing: {earlier}')
-            for line in find_idle_keys(config):
+            for line in find_unused_keys(config):
                 warnings.warn(line, AstropyUserWarning, stacklevel=1)
             table = work.estimate_backgrounds()
             sources = None

@@ -14,11 +14,11 @@ from astropy.table import QTable
 from hyperphotutils.catalog import convert_flux_units
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.rejected import (
     count_reasons,
     make_empty_rejected,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels

@@ -15,9 +15,9 @@ import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.names import expand_path, printable
 from hyperphotutils.pipeline.planning import OutputError, PipelineError
 from hyperphotutils.pipeline.runner import advise, connect
+from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = ['recover_map', 'summarize_recovery']
 

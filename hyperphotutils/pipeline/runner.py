@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
-from hyperphotutils.pipeline.checking import check_config
-from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.names import printable
-from hyperphotutils.pipeline.options import PipelineConfig
+from hyperphotutils.pipeline.config import (
+    ConfigError,
+    PipelineConfig,
+    check_config,
+)
 from hyperphotutils.pipeline.planning import (
     BANDS,
     COMBINED,
@@ -38,6 +39,7 @@ from hyperphotutils.pipeline.planning import (
     remove_leftovers,
 )
 from hyperphotutils.pipeline.search import load_config
+from hyperphotutils.pipeline.text import printable
 
 __all__ = [
     'merge_outcomes',

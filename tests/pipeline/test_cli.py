@@ -545,8 +545,8 @@ def test_existing_output_is_refused_and_untouched(hyper, map_file, tmp_path):
     assert 'detection.n_sigma is 6.0, was 5.0; ' in err
     assert '--overwrite' in err
     assert hyper('run', map_file) == (
-        0, 'nothing left to do: hyperphot_output/field is done (--overwrite '
-        'does it again)\n', '')
+        0, 'nothing left to do: hyperphot_output/field is done (use '
+        '--overwrite to repeat it)\n', '')
     after = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
              for path in tmp_path.rglob('*')}
     assert after == before

@@ -19,8 +19,8 @@ from hyperphotutils.pipeline import (
     plan_jobs,
     process_maps,
 )
-from hyperphotutils.pipeline.names import expand_path, printable
 from hyperphotutils.pipeline.recover import recover_map
+from hyperphotutils.pipeline.text import expand_path, printable
 
 STRANGE = ['#1', 'a\nb', 'a\tb', 'a\u2028b', 'a"b', "a'b", '[1]', '*',
            '$HOME', 'a$b$c', '\x1b[31mred', 'a\u202eb', 'a b ', 'a,b', 'a|b',
