@@ -51,7 +51,7 @@ def test_command_writes_tables_and_plot(map_file, tmp_path, capsys):
     assert captured.err == ''
 
     assert main(arguments) == 2
-    assert 'recovery.ecsv: exists already' in capsys.readouterr().err
+    assert 'recovery.ecsv: already exists' in capsys.readouterr().err
     assert main([*arguments, '--overwrite', '--quiet']) == 0
     assert capsys.readouterr().out == ''
     again = read_catalog(folder / 'injected.ecsv')
@@ -71,7 +71,7 @@ def test_too_few_sources_are_said_to_be(map_file, tmp_path, capsys):
     assert 'inf' not in out
     assert re.search(r'^ +\d\.\d +[01] +(0\.0 %|-) +- +- +-$', out,
                      re.MULTILINE)
-    assert re.search(r'these are too few: with less than 30 .* take '
+    assert re.search(r'too few sources: with fewer than 30 .* use '
                      r'--n-repeats (30|60)', out)
 
 
@@ -135,14 +135,14 @@ def test_crowded_maps_are_told_in_a_line(map_file, tmp_path, quick):
 
 def test_given_sources_are_refused(map_file, tmp_path):
     config = PipelineConfig(sources={'x': [1.0], 'y': [1.0]})
-    with pytest.raises(ConfigError, match='sources: the sources to measure'):
+    with pytest.raises(ConfigError, match='sources: recovery tests the detection'):
         recover_map(map_file, config, tmp_path / 'out', **QUICK)
     assert names(tmp_path) == []
 
 
 def test_maps_of_weights_are_refused(map_file, tmp_path):
     config = PipelineConfig(fit={'weights': 'map', 'weight_map': 'a.fits'})
-    with pytest.raises(ConfigError, match=r'fit.weight_map: recovery knows'):
+    with pytest.raises(ConfigError, match=r'fit.weight_map: recovery cannot use'):
         recover_map(map_file, config, tmp_path / 'out', **QUICK)
     assert names(tmp_path) == []
 
