@@ -107,7 +107,7 @@ def test_survey_may_be_a_name_or_a_number(config_file, survey):
     ('error_extension', 'false', False)])
 def test_zero_is_not_false(config_file, key, text, value):
     """
-    Zero is a fill value and an extension, false is none at all.
+    Zero is a fill value or an extension, false means none.
     """
     config = read_config(config_file(f'input: {{{key}: {text}}}'))
     found = getattr(config.input, key)
@@ -306,7 +306,7 @@ def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
         read_config(path)
 
 
-def test_only_the_first_of_many_problems_are_told(config_file):
+def test_only_the_first_problems_are_listed(config_file):
     text = ''.join(f'k{number}: 1\n' for number in range(50))
     with pytest.raises(ConfigError, match='and 30 more problems') as caught:
         read_config(config_file(text))
@@ -322,7 +322,7 @@ def test_dates_and_words_are_texts(config_file):
     assert config.run.n_workers == 10
 
 
-def test_all_problems_are_told_at_once(config_file):
+def test_all_problems_are_reported_at_once(config_file):
     path = config_file('detection: {n_sigma: -1}\nrun: {n_workers: 0, job: 3}')
     with pytest.raises(ConfigError, match='n_sigma') as caught:
         read_config(path)
@@ -343,7 +343,7 @@ def test_unreadable_files_are_one_line(tmp_path):
 
 def test_defaults_are_those_of_the_classes():
     """
-    The configuration counts lengths in beam widths, the classes pixels.
+    Lengths are in beam FWHM in the configuration, in pixels in the classes.
     """
     from hyperphotutils.background import LocalPolynomialBackground
     from hyperphotutils.photometry import HyperPhotometry

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of where a configuration comes from.
+Tests of finding a configuration.
 """
 
 import sys
@@ -56,7 +56,7 @@ def fixture_write_user_config(here, monkeypatch):
     ],
 )
 @pytest.mark.skipif(sys.platform == 'win32', reason='paths of POSIX')
-def test_user_file_is_where_the_platform_has_it(monkeypatch, platform,
+def test_user_file_is_in_the_folder_of_the_platform(monkeypatch, platform,
                                                 variables, expected):
     monkeypatch.setattr(sys, 'platform', platform)
     for name, value in variables.items():
@@ -92,7 +92,7 @@ def test_file_found_must_be_right(here):
         load_config()
 
 
-def test_show_tells_the_origin_of_each_key(here, capsys):
+def test_show_lists_the_origin_of_each_key(here, capsys):
     (here / 'hyperphot.yaml').write_text('detection:\n  n_sigma: 7\n')
     assert main(['config', '--show']) == 0
     text = capsys.readouterr().out
