@@ -142,7 +142,7 @@ def test_given_sources_are_refused(map_file, tmp_path):
 
 def test_maps_of_weights_are_refused(map_file, tmp_path):
     config = PipelineConfig(fit={'weights': 'map', 'weight_map': 'a.fits'})
-    with pytest.raises(ConfigError, match='fit.weight_map: recovery'):
+    with pytest.raises(ConfigError, match=r'fit\.weight_map: recovery'):
         recover_map(map_file, config, tmp_path / 'out', **QUICK)
     assert names(tmp_path) == []
 
