@@ -15,8 +15,8 @@ import math
 import os
 import sys
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from hyperphotutils import __version__
 from hyperphotutils.pipeline.bands import summarize_bands
@@ -181,12 +181,13 @@ def _add_key(command, key):
     """
     section, name = key.split('.')
     field = PipelineConfig.model_fields[section].annotation.model_fields[name]
-    types = [kind for kind in (get_args(field.annotation)
-                               or (field.annotation,))
-             if kind is not NoneType]
-    kind = types[0]
+    kind, choices = field.annotation, None
+    if get_origin(kind) in {Union, UnionType}:
+        kind = next(part for part in get_args(kind) if part is not NoneType)
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        kind, choices = str, get_args(kind)
     text = field.description.partition(';')[0].removeprefix('true = ')
     option = _option_of(key)
     if kind is bool:
@@ -196,8 +197,8 @@ def _add_key(command, key):
     if kind is EllipseOptions:
         kind, text = _parse_ellipse, f'{text}, or MAJOR,MINOR,PA'
     metavar = _METAVARS.get(key, {float: 'X', int: 'N'}.get(kind))
-    command.add_argument(option, dest=key, type=kind, metavar=metavar,
-                         help=f'{text} [{key}]')
+    command.add_argument(option, dest=key, type=kind, choices=choices,
+                         metavar=metavar, help=f'{text} [{key}]')
 
 
 def _option_of(key):

@@ -16,7 +16,7 @@ from astropy.io import fits
 
 import hyperphotutils
 from hyperphotutils.catalog import read_catalog
-from hyperphotutils.pipeline import PipelineConfig, read_config
+from hyperphotutils.pipeline import PipelineConfig, cli, read_config
 from hyperphotutils.pipeline.cli import main
 
 ROOT = Path(hyperphotutils.__file__).parents[1]
@@ -80,6 +80,45 @@ def test_help_loads_no_numerical_library(tmp_path):
                    '--output-dir', '--n-sigma', '--jobs', '--detection-only',
                    '--overwrite', '--quiet', 'MAP'):
         assert option in result.stdout
+
+
+def test_options_have_the_help_of_their_keys(hyper):
+    status, out, _ = hyper('run', '--help')
+    assert status == 0
+    text = ' '.join(out.split())
+    for option, section, name in (
+            ('--n-sigma X', 'detection', 'n_sigma'),
+            ('--jobs N', 'run', 'n_workers'),
+            ('--unit UNIT', 'input', 'unit')):
+        options = PipelineConfig.model_fields[section].annotation
+        field = options.model_fields[name]
+        description = field.description.partition(';')[0]
+        assert f'{option} {description} [{section}.{name}]' in text
+
+
+def test_command_is_one_function(hyper, monkeypatch):
+    """
+    A new sub-command needs nothing but a function and its options.
+    """
+    monkeypatch.setattr(cli, '_commands', {})
+
+    @cli._command('sky', cli._argument('map'), 'fit.noise', 'input.beam',
+                  'input.datacube', 'output.overwrite', summary='a summary',
+                  description='A description.', interrupted='nothing left')
+    def sky(options):
+        _, config, origins = cli._load(None, options)
+        cli.print_line(f'{options.map} {config.fit.noise} '
+                       f'{config.input.beam.minor} {config.input.datacube} '
+                       f'{config.output.overwrite} {origins["fit.noise"]}')
+        return 0
+
+    assert hyper('sky', 'a.fits', '--noise', 'white', '--beam', '3,2,0',
+                 '--overwrite') == (
+        0, 'a.fits white 2.0 False True --noise\n', '')
+    status, _, err = hyper('sky', 'a.fits', '--noise', 'pink')
+    assert status == 2
+    assert err.count('\n') == 1
+    assert 'a summary' in hyper('--help')[1]
 
 
 def test_version(hyper):

@@ -5,9 +5,11 @@ Tests of the configuration.
 
 import pickle
 
+import astropy.units as u
 import pytest
 import yaml
 
+from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
@@ -380,6 +382,30 @@ def test_defaults_are_those_of_the_classes():
     assert phot.max_rounds == config.fit.max_rounds
     assert phot.fwhm_radius_ratio == config.photometry.fwhm_radius_ratio
     assert phot.aperture_correction == config.photometry.aperture_correction
+
+
+def test_photometry_and_forced_photometry_share_the_fitter():
+    """
+    A class is built from its section in one place, with all keys.
+    """
+    config = PipelineConfig(grouping={'max_separation': 1.25},
+                            fit={'fixed': ['position'], 'max_iter': 33})
+    image = make_blended_map((60, 60), 2, seed=1).image
+    phot = config.make_photometry(image)
+    forced = config.make_forced()
+    fitter = forced.make_fitter(phot.fwhm, fixed=('position',))
+    assert repr(phot.fitter) == repr(fitter)
+    assert phot.grouper is phot.fitter.grouper
+    assert fitter.grouper.min_separation == 1.25 * phot.fwhm
+    finder = config.make_finder(image)
+    assert repr(finder) == repr(phot.finder)
+
+
+@pytest.mark.parametrize(('unit', 'rms'), [('Jy/pix', 2.0), (None, None)])
+def test_rms_is_only_used_with_a_unit(unit, rms):
+    detection = PipelineConfig(detection={'rms': 2.0}).detection
+    finder = detection.make_finder(4.0, unit=unit and u.Unit(unit))
+    assert finder.rms == (rms and rms * u.Unit(unit))
 
 
 def test_a_file_cannot_run_python(config_file):

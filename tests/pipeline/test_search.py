@@ -3,11 +3,14 @@
 Tests of finding a configuration.
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import hyperphotutils
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -19,6 +22,8 @@ from hyperphotutils.pipeline import (
     user_config_file,
 )
 from hyperphotutils.pipeline.cli import main
+
+ROOT = Path(hyperphotutils.__file__).parents[1]
 
 
 @pytest.fixture(name='here')
@@ -84,6 +89,23 @@ def test_argument_then_here_then_user_then_defaults(here, write_user_config):
     loaded = load_config('my.yaml')
     assert loaded.config.detection.n_sigma == 5
     assert loaded.origins == {'detection.kernel': 'line 2'}
+
+
+def test_own_files_import_no_other_configurations(here):
+    """
+    What knows Hyper-py is imported only for a file of Hyper-py.
+    """
+    (here / 'own.yaml').write_text('detection: {n_sigma: 6}')
+    (here / 'other.yaml').write_text('survey: {survey_code: 15}')
+    code = ('import sys\nfrom hyperphotutils.pipeline import load_config\n'
+            'import hyperphotutils.pipeline.cli\n'
+            'for name in ("own.yaml", "other.yaml"):\n'
+            '    load_config(name)\n'
+            '    print("hyperphotutils.compat" in sys.modules)\n')
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=here, capture_output=True,
+        text=True, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert result.stdout.split() == ['False', 'True']
 
 
 def test_file_found_must_be_right(here):
