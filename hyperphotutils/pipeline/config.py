@@ -723,75 +723,6 @@ class CubesOptions(_Options):
             'true = also write subtracted.fits, the cube without its '
             'background, and measure the sources on it'))
 
-    def make_background(self, cube, background, detection, sources):
-        """
-        Make the background estimator of a cube.
-
-        Parameters
-        ----------
-        cube : `~hyperphotutils.maps.MapCube`
-            The cube.
-
-        background : `BackgroundOptions`
-            The section ``background``.
-
-        detection : `DetectionOptions`
-            The section ``detection``, for the sources to mask.
-
-        sources : `SourcesOptions`
-            The section ``sources``. Its sources, if there are any, are
-            masked instead of detected ones.
-
-        Returns
-        -------
-        bkg : `~hyperphotutils.background.CubeBackground`
-            The estimator.
-
-        Raises
-        ------
-        ~hyperphotutils.maps.MapError
-            If the channel of ``detect_on`` does not exist, or the regions
-            cannot be read.
-        """
-        import numpy as np
-
-        from hyperphotutils.background import CubeBackground
-        from hyperphotutils.catalog import CatalogError, read_regions
-        from hyperphotutils.maps import MapError
-
-        finder = positions = region = box_sizes = None
-        widths = cube.beam_fwhm_pix[np.isfinite(cube.beam_fwhm_pix)]
-        if sources.given:
-            positions = sources.read_table(cube.wcs)
-        else:
-            # The planes are in the unit of the file, not in Jy/pixel as
-            # detection.rms.
-            finder = detection.make_finder(widths[0])
-        n_channels = len(cube)
-        if isinstance(self.detect_on, int) and self.detect_on >= n_channels:
-            msg = (f'{cube.name}: cubes.detect_on is channel '
-                   f'{self.detect_on}, but it has {n_channels} channels, 0 '
-                   f'to {n_channels - 1}')
-            raise MapError(msg)
-        if self.region is not None:
-            try:
-                region = read_regions(self.region)
-            except (OSError, CatalogError) as error:
-                msg = (f'{self.region}: cubes.region cannot be read: '
-                       f'{error}')
-                raise MapError(msg) from None
-        if background.box_sizes is not None:
-            fwhm = float(np.median(widths))
-            box_sizes = [size * fwhm for size in background.box_sizes]
-        return CubeBackground(
-            orders=background.orders, empty_orders=self.empty_orders,
-            methods=background.methods, criterion=background.criterion,
-            huber_epsilons=background.huber_epsilons, box_sizes=box_sizes,
-            positions=positions if self.around_sources else None,
-            region=region, finder=finder, detect_on=self.detect_on,
-            sources=positions, mask_factor=self.mask_factor,
-            smoothing=self.smoothing)
-
 
 class PhotometryOptions(_Options):
     """
@@ -822,59 +753,6 @@ class PhotometryOptions(_Options):
                    'one of them')
             raise ValueError(msg)
         return self
-
-    def make_aperture_ellipse(self, image, sources):
-        """
-        Convert the ellipse of apertures that do not depend on the fits
-        to pixels.
-
-        Parameters
-        ----------
-        image : `~astropy.nddata.CCDData`
-            The map.
-
-        sources : `SourcesOptions`
-            The section ``sources``, for ``aperture: sources``.
-
-        Returns
-        -------
-        ellipse : tuple or `None`
-            The FWHMs in pixels and the angle in degrees: three numbers
-            (those at the center of the map), three arrays for
-            ``aperture: sources``, or `None` without ``aperture``.
-
-        Raises
-        ------
-        ValueError
-            If the sources have no FWHMs.
-        """
-        if self.aperture is None:
-            return None
-        import astropy.units as u
-        import numpy as np
-
-        from hyperphotutils.utils.wcs import (
-            sky_to_pixel_ellipse,
-            sources_to_pixels,
-        )
-
-        if self.aperture == 'sources':
-            init = sources_to_pixels(sources.read_table(image.wcs),
-                                     image.wcs)
-            names = ('fwhm_major_init', 'fwhm_minor_init', 'theta_init')
-            if names[0] not in init.colnames:
-                msg = ("photometry.aperture is 'sources', but the sources "
-                       'have no FWHMs')
-                raise ValueError(msg)
-            return tuple(np.asarray(u.Quantity(init[name]).value)
-                         for name in names)
-        ny, nx = image.shape
-        center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
-        ellipse = self.aperture.make_beam()
-        *_, major, minor, theta = sky_to_pixel_ellipse(
-            image.wcs, center, ellipse.major.reshape(1),
-            ellipse.minor.reshape(1), ellipse.pa.reshape(1))
-        return float(major[0]), float(minor[0]), float(theta[0])
 
 
 class BandsOptions(_Options):
@@ -1096,11 +974,45 @@ bands, output, run : dict or options
             fitter=fitter, fwhm_radius_ratio=options.fwhm_radius_ratio,
             aperture_correction=options.aperture_correction,
             fwhm_limits=options.fwhm_limits,
-            aperture_ellipse=options.make_aperture_ellipse(image,
-                                                           self.sources),
+            aperture_ellipse=self._make_aperture_ellipse(image),
             background=self.background.make_background(fwhm),
             noise=self.fit.noise, mask_bad_pixels=self.fit.mask_bad_pixels,
             max_rounds=self.fit.max_rounds, progress_bar=progress_bar)
+
+    def _make_aperture_ellipse(self, image):
+        """
+        Return the ellipse of apertures that do not depend on the fits, in
+        pixels and degrees: one at the center of the map, or those of all
+        known sources.
+        """
+        aperture = self.photometry.aperture
+        if aperture is None:
+            return None
+        import astropy.units as u
+        import numpy as np
+
+        from hyperphotutils.utils.wcs import (
+            sky_to_pixel_ellipse,
+            sources_to_pixels,
+        )
+
+        if aperture == 'sources':
+            sources = sources_to_pixels(self.sources.read_table(image.wcs),
+                                        image.wcs)
+            names = ('fwhm_major_init', 'fwhm_minor_init', 'theta_init')
+            if names[0] not in sources.colnames:
+                msg = ("photometry.aperture is 'sources', but the sources "
+                       'have no FWHMs')
+                raise ValueError(msg)
+            return tuple(np.asarray(u.Quantity(sources[name]).value)
+                         for name in names)
+        ny, nx = image.shape
+        center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
+        beam = aperture.make_beam()
+        *_, major, minor, theta = sky_to_pixel_ellipse(
+            image.wcs, center, beam.major.reshape(1), beam.minor.reshape(1),
+            beam.pa.reshape(1))
+        return float(major[0]), float(minor[0]), float(theta[0])
 
     def make_forced(self, **kwargs):
         """
@@ -1148,8 +1060,44 @@ bands, output, run : dict or options
         ~hyperphotutils.maps.MapError
             If the configuration does not suit the cube.
         """
-        return self.cubes.make_background(cube, self.background,
-                                          self.detection, self.sources)
+        import numpy as np
+
+        from hyperphotutils.background import CubeBackground
+        from hyperphotutils.catalog import CatalogError, read_regions
+        from hyperphotutils.maps import MapError
+
+        options, background = self.cubes, self.background
+        finder = sources = region = box_sizes = None
+        widths = cube.beam_fwhm_pix[np.isfinite(cube.beam_fwhm_pix)]
+        if self.sources.given:
+            sources = self.sources.read_table(cube.wcs)
+        else:
+            # The planes are in the unit of the file, not in Jy/pixel as
+            # detection.rms.
+            finder = self.detection.make_finder(widths[0])
+        channel, n_channels = options.detect_on, len(cube)
+        if isinstance(channel, int) and channel >= n_channels:
+            msg = (f'{cube.name}: cubes.detect_on is channel {channel}, but '
+                   f'it has {n_channels} channels, 0 to {n_channels - 1}')
+            raise MapError(msg)
+        if options.region is not None:
+            try:
+                region = read_regions(options.region)
+            except (OSError, CatalogError) as error:
+                msg = (f'{options.region}: cubes.region cannot be read: '
+                       f'{error}')
+                raise MapError(msg) from None
+        if background.box_sizes is not None:
+            fwhm = float(np.median(widths))
+            box_sizes = [size * fwhm for size in background.box_sizes]
+        return CubeBackground(
+            orders=background.orders, empty_orders=options.empty_orders,
+            methods=background.methods, criterion=background.criterion,
+            huber_epsilons=background.huber_epsilons, box_sizes=box_sizes,
+            positions=sources if options.around_sources else None,
+            region=region, finder=finder, detect_on=channel,
+            sources=sources, mask_factor=options.mask_factor,
+            smoothing=options.smoothing)
 
 
 def read_config(path):
@@ -1462,17 +1410,20 @@ def _validate(values, locate):
         return PipelineConfig.model_validate(values)
     except ValidationError as exc:
         errors = exc.errors(include_url=False)
+
+    def precision(error):
+        return error['type'] == 'value_error', len(error['loc'])
+
     # A value that may have one of several types has an error for each of
     # them: keep the innermost, and those of keys rather than that of
     # their mapping.
     chosen = {}
     for error in errors:
-        *parents, last = loc = error['loc'] or ('',)
+        loc = error['loc']
         keys = _find_field(loc)[0]
         if error['type'] in {'extra_forbidden', 'invalid_key'}:
-            keys = (*_find_field(parents)[0], last)
-        if keys not in chosen or (
-                _precision(error) > _precision(chosen[keys])):
+            keys = (*_find_field(loc[:-1])[0], loc[-1])
+        if keys not in chosen or precision(error) > precision(chosen[keys]):
             chosen[keys] = error
     parents = {keys[:end] for keys in chosen for end in range(len(keys))}
     problems = [_describe_problem(keys, error, locate)
@@ -1483,10 +1434,6 @@ def _validate(values, locate):
     raise ConfigError(dict.fromkeys(problems))
 
 
-def _precision(error):
-    return error['type'] == 'value_error', len(error['loc'])
-
-
 def _find_field(loc):
     """
     Return the keys in a location of pydantic, which also has the types of
@@ -1494,14 +1441,20 @@ def _find_field(loc):
     """
     keys, annotation, metadata = [], PipelineConfig, ()
     for part in loc:
-        models = [member for member in (annotation, *get_args(annotation))
-                  if isinstance(member, type)
-                  and issubclass(member, BaseModel)]
-        if models and part in models[0].model_fields:
-            field = models[0].model_fields[part]
+        field = _find_model(annotation).model_fields.get(part)
+        if field is not None:
             annotation, metadata = field.annotation, field.metadata
             keys.append(part)
     return tuple(keys), annotation, metadata
+
+
+def _find_model(annotation):
+    """
+    Return the model in a type, an empty one if there is none.
+    """
+    return next((part for part in (annotation, *get_args(annotation))
+                 if isinstance(part, type) and issubclass(part, BaseModel)),
+                BaseModel)
 
 
 def _describe_problem(keys, error, locate):
@@ -1526,10 +1479,8 @@ def _describe_problem(keys, error, locate):
 def _describe_unknown_key(keys):
     *parents, key = keys
     key = str(key)
-    model = _find_field(parents)[1]
-    model = next(member for member in (model, *get_args(model))
-                 if hasattr(member, 'model_fields'))
-    known = {name: '.'.join((*parents, name)) for name in model.model_fields}
+    fields = _find_model(_find_field(parents)[1]).model_fields
+    known = {name: '.'.join((*parents, name)) for name in fields}
     near = difflib.get_close_matches(key, known, n=1)
     if near:
         hint = f"did you mean '{known[near[0]]}'?"

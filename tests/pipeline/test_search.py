@@ -93,7 +93,7 @@ def test_argument_then_here_then_user_then_defaults(here, write_user_config):
 
 def test_own_files_import_no_other_configurations(here):
     """
-    What knows Hyper-py is imported only for a file of Hyper-py.
+    The conversion is imported only for a file of Hyper-py.
     """
     (here / 'own.yaml').write_text('detection: {n_sigma: 6}')
     (here / 'other.yaml').write_text('survey: {survey_code: 15}')
