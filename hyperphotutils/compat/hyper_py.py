@@ -41,7 +41,6 @@ _SECTIONS = frozenset({'paths', 'files', 'control', 'units', 'survey',
 _FITS = ('.fits', '.fit', '.fts', '.fits.gz', '.fit.gz', '.fts.gz')
 
 _WIDTH = 79
-_MAX_PROBLEMS = 20
 
 # What Hyper-py always does, without a key for it: value and reason
 _FIXED = {
@@ -249,9 +248,6 @@ def _check_types(given, where):
         if not is_valid and (key, value) != ('fit_options.weights', None):
             problems.append(f'{where[key]}: {key}: {quote(value)} is not '
                             f'allowed, must be {allowed}')
-    n_more = len(problems) - _MAX_PROBLEMS
-    if n_more > 0:
-        problems[_MAX_PROBLEMS:] = [f'and {n_more} more problems']
     if problems:
         raise ConfigError(problems)
 

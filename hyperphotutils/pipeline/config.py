@@ -80,17 +80,22 @@ class ConfigError(ValueError):
 
     Parameters
     ----------
-    problems : list of str
+    problems : iterable of str
         One line for each problem.
 
     Attributes
     ----------
     problems : tuple of str
-        One line for each problem; the message is these lines.
+        The first of these lines, each once; the message consists of them.
     """
 
     def __init__(self, problems):
-        self.problems = tuple(printable(line) for line in problems)
+        lines = list(dict.fromkeys(printable(line) for line in problems))
+        n_more = len(lines) - _MAX_PROBLEMS
+        # (a copy of an error has one line more)
+        if n_more > 1:
+            lines[_MAX_PROBLEMS:] = [f'and {n_more} more problems']
+        self.problems = tuple(lines)
         super().__init__('\n'.join(self.problems))
 
     def __reduce__(self):
@@ -1426,12 +1431,9 @@ def _validate(values, locate):
         if keys not in chosen or precision(error) > precision(chosen[keys]):
             chosen[keys] = error
     parents = {keys[:end] for keys in chosen for end in range(len(keys))}
-    problems = [_describe_problem(keys, error, locate)
-                for keys, error in chosen.items() if keys not in parents]
-    n_more = len(problems) - _MAX_PROBLEMS
-    if n_more > 0:
-        problems[_MAX_PROBLEMS:] = [f'and {n_more} more problems']
-    raise ConfigError(dict.fromkeys(problems))
+    raise ConfigError(_describe_problem(keys, error, locate)
+                      for keys, error in chosen.items()
+                      if keys not in parents)
 
 
 def _find_field(loc):

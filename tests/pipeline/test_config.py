@@ -438,10 +438,12 @@ def test_override_error_names_the_option(value):
 
 
 def test_error_can_be_pickled():
-    error = ConfigError(['one', 'two'])
-    again = pickle.loads(pickle.dumps(error))
-    assert again.problems == ('one', 'two')
-    assert str(again) == 'one\ntwo'
+    for error in (ConfigError(['one', 'two', 'one']),
+                  ConfigError(map(str, range(50)))):
+        again = pickle.loads(pickle.dumps(error))
+        assert again.problems == error.problems
+        assert str(again) == str(error) == '\n'.join(error.problems)
+    assert error.problems[-2:] == ('19', 'and 30 more problems')
 
 
 def test_configuration_cannot_be_changed():
