@@ -412,7 +412,7 @@ class TestBackground:
         status, _, err = hyper(capsys, 'run', cube, cube, '--datacube',
                                '--merge')
         assert status == 2
-        assert 'does not go with input.datacube' in err
+        assert 'cannot be used with input.datacube' in err
 
     def test_options(self, cube, capsys):
         """
@@ -470,11 +470,11 @@ class TestBackground:
          'whole planes'),
         ({'cubes': {'around_sources': True}}, 'needs positions'),
         ({'bands': {'merge': True}}, 'bands.merge is for maps'),
-        ({'cubes': {'empty_orders': []}}, 'empty_orders is empty'),
+        ({'cubes': {'empty_orders': []}}, 'empty_orders'),
     ])
     def test_contradictions(self, sections, message):
         """
-        What does not go together is said before the work.
+        Contradictions are errors before the work.
         """
         with pytest.raises(ValueError, match=message):
             make_config('cube.fits', **sections)
