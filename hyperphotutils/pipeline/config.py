@@ -141,9 +141,8 @@ class _Options(BaseModel):
     Base class of the sections: no unknown keys, no silent conversion.
     """
 
-    # (defer_build: "hyperphot --help" needs no validators)
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True,
-                              allow_inf_nan=False, defer_build=True)
+                              allow_inf_nan=False)
 
     # The key that is set by a plain number in place of a mapping
     number_key: ClassVar[str] = ''
