@@ -54,12 +54,12 @@ from peers import (
 
 from hyperphotutils.aperture import measure_apertures
 from hyperphotutils.background import LocalPolynomialBackground
+from hyperphotutils.compat import read_hyper_py
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.maps import read_map
 from hyperphotutils.pipeline import (
     PipelineConfig,
     override_config,
-    read_hyper_py,
 )
 from hyperphotutils.pipeline.extraction import extract_map
 from hyperphotutils.utils.gaussians import add_gaussians

@@ -20,7 +20,6 @@ from astropy.table import QTable, vstack
 from hyperphotutils.catalog import write_catalog, write_regions
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.cutouts import write_cutouts
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.pipeline.rejected import (
     REJECTED,
@@ -28,6 +27,7 @@ from hyperphotutils.pipeline.rejected import (
     describe_reasons,
     write_rejected,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 

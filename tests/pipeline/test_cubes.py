@@ -362,7 +362,8 @@ class TestRun:
         """
         run(make_config(cube))
         serial = read_all()
-        run(make_config(cube, output={'directory': 'two'}, run={'jobs': 2}))
+        run(make_config(cube, output={'directory': 'two'},
+                        run={'n_workers': 2}))
         assert read_all('two/cube') == serial
 
 
@@ -420,7 +421,7 @@ class TestBackground:
         status, _, err = hyper(capsys, 'run', cube, cube, '--datacube',
                                '--merge')
         assert status == 2
-        assert 'does not go with input.datacube' in err
+        assert 'cannot be used with input.datacube' in err
 
     def test_options(self, cube, capsys):
         """
@@ -478,11 +479,11 @@ class TestBackground:
          'whole planes'),
         ({'cubes': {'around_sources': True}}, 'needs positions'),
         ({'bands': {'merge': True}}, 'bands.merge is for maps'),
-        ({'cubes': {'empty_orders': []}}, 'empty_orders is empty'),
+        ({'cubes': {'empty_orders': []}}, 'empty_orders'),
     ])
     def test_contradictions(self, sections, message):
         """
-        What does not go together is said before the work.
+        Contradictions are errors before the work.
         """
         with pytest.raises(ValueError, match=message):
             make_config('cube.fits', **sections)

@@ -386,7 +386,7 @@ def test_parallel_and_serial_results_are_the_same(copy_map, tmp_path):
     maps.insert(1, tmp_path / 'missing.fits')
     serial = process_maps(make_config(maps, tmp_path / 'serial'))
     parallel = process_maps(make_config(maps, tmp_path / 'parallel',
-                                        run={'jobs': 2}))
+                                        run={'n_workers': 2}))
     assert [item.job.map_id for item in parallel] == ['c', 'missing', 'a',
                                                       'b']
     for one, other in zip(serial, parallel, strict=True):
@@ -476,7 +476,8 @@ def test_killed_worker_costs_only_its_own_map(copy_map, tmp_path):
         'if __name__ == "__main__":\n'
         '    runner.process_map = process_map\n'
         f'    maps = {[str(path) for path in maps]}\n'
-        '    config = PipelineConfig(input={"maps": maps}, run={"jobs": 2},\n'
+        '    config = PipelineConfig(input={"maps": maps},\n'
+        '        run={"n_workers": 2},\n'
         '        output={"directory": "out", "overview": False})\n'
         '    for item in process_maps(config):\n'
         '        print(item.job.map_id, item.reason)\n', encoding='utf-8')
