@@ -143,7 +143,7 @@ def test_apertures_may_have_a_size_of_their_own():
      r'fwhm_limits must be two positive numbers.*: \(2.0, 1.0\)'),
     ({'fwhm_limits': 2.0}, ValueError, 'fwhm_limits must be two'),
     ({'background': 3}, TypeError,
-     'background must be a LocalPolynomialBackground: 3'),
+     'background must have the method fit of a LocalBackground.*: 3'),
     ({'noise': 'pink'}, ValueError, "noise must be .*: 'pink'")])
 def test_bad_arguments(kwargs, error, match):
     """

@@ -30,6 +30,7 @@ from hyperphotutils.aperture import (
 )
 from hyperphotutils.background import (
     CubeBackground,
+    ImageBackground,
     LocalPolynomialBackground,
     PolynomialBackground2D,
 )
@@ -38,7 +39,11 @@ from hyperphotutils.catalog import CatalogError
 from hyperphotutils.datasets import make_blended_map, make_map_cube
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import FitsImage, MapError, get_survey
-from hyperphotutils.noise import CorrelatedNoise, detect_bad_pixels
+from hyperphotutils.noise import (
+    CorrelatedNoise,
+    WhiteNoise,
+    detect_bad_pixels,
+)
 from hyperphotutils.noise.factors import FactorCache
 from hyperphotutils.photometry import (
     ForcedPhotometry,
@@ -57,10 +62,10 @@ from hyperphotutils.pipeline import (
 from hyperphotutils.utils import PixelAreas
 
 FWHM = 4.0
-# What holds an open file; parts that a call makes and drops; and what the
+# Interfaces; what holds an open file; parts that a call makes and drops; and what the
 # tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
-          'LocalBackgroundFits', 'MapCube', 'HyperPyConfig', 'ErrorPlane'}
+          'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel', 'HyperPyConfig', 'ErrorPlane'}
 # Packages that are not covered yet, with their simulated data.
 NOT_COVERED = ('hyperphotutils.galaxy', 'hyperphotutils.psf',
                'hyperphotutils.stamps', 'hyperphotutils.subtraction',
@@ -99,6 +104,9 @@ def make_objects():
         'noise': CorrelatedNoise.from_beam(1.0, FWHM),
         'factors': CorrelatedNoise.from_beam(1.0, FWHM).factors(
             [[3, 4, 5]], [[7, 7, 7]]),
+        'white noise': WhiteNoise(1.0, relative_rms=np.ones((4, 4))),
+        'diagonal factors': WhiteNoise(1.0).factors(
+            [[3, 4, 5]], [[7, 7, 7]], extra=[[0.0, 1.0, 0.0]]),
         'bad pixels': detect_bad_pixels(simulated.image, FWHM),
         'areas': PixelAreas(simulated.image.wcs, (100, 100)),
         'photometry': photometry,
@@ -109,6 +117,7 @@ def make_objects():
         'sky aperture': SkyGaussianEllipseAperture(
             SkyCoord(1.0, 2.0, unit='deg'), 3 * u.arcsec, 2 * u.arcsec),
         'local background': local,
+        'image background': ImageBackground(PolynomialBackground2D),
         'background': PolynomialBackground2D(simulated.image.data),
         'cube background': background,
         'cube background result': background(cube.cube),
@@ -131,9 +140,9 @@ def make_objects():
 
 NAMES = (
     'simulated', 'cube', 'survey', 'finder', 'shoulders', 'noise',
-    'factors', 'bad pixels', 'areas',
+    'factors', 'white noise', 'diagonal factors', 'bad pixels', 'areas',
     'photometry', 'table', 'fitter', 'forced', 'aperture', 'sky aperture',
-    'local background', 'background', 'cube background',
+    'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
     'config', 'job', 'outcome', 'loaded', 'catalog error', 'map error',
     'config error', 'output error', 'pipeline error')
