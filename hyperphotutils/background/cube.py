@@ -852,7 +852,7 @@ class _Task:
             return part
         choice = {
             'order': candidates[best].order,
-            'method': candidates[best].method,
+            'method': candidates[best].method_name,
             'epsilon': candidates[best].epsilon, 'box_size': 0,
             'n_pixels': int(fitted.n_pixels[0]),
             **{name: float(getattr(fitted, name)[best, 0])

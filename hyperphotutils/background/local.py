@@ -348,7 +348,7 @@ class LocalBackgroundFits:
         table['local_bkg'] = self.value
         table['bkg_rms'] = self._with_unit(self._selected_scores('rms'))
         chosen = self._chosen
-        table['bkg_method'] = [c.method if c else '' for c in chosen]
+        table['bkg_method'] = [c.method_name if c else '' for c in chosen]
         table['bkg_epsilon'] = [c.epsilon if c else np.nan for c in chosen]
         table['bkg_order'] = [c.order if c else -1 for c in chosen]
         table['bkg_box'] = [self.box_sizes[c.box] if c else -1

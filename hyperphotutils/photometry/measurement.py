@@ -106,8 +106,11 @@ class MeasuredMap:
             msg = ('error must be a number or have the shape of data, '
                    f'{self.values.shape}, got {np.shape(error)}')
             raise ValueError(msg)
-        self.noise = (WhiteNoise.from_error(error, mask=self.mask)
-                      if noise is None else noise)
+        if noise is None:
+            noise = WhiteNoise.from_error(
+                None if error is None else self.with_unit(error),
+                mask=self.mask)
+        self.noise = noise
         self._has_error = self.noise.rms is not None
         self.pixel_noise = self.noise.scale(1.0)
         self.model = np.zeros(self.values.shape)

@@ -62,8 +62,8 @@ from hyperphotutils.pipeline import (
 from hyperphotutils.utils import PixelAreas
 
 FWHM = 4.0
-# Interfaces; what holds an open file; parts that a call makes and drops; and what the
-# tests of maps and of Hyper-py make of files
+# Interfaces; what holds an open file; parts that a call makes and drops; and
+# what the tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
           'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel', 'HyperPyConfig', 'ErrorPlane'}
 # Packages that are not covered yet, with their simulated data.
