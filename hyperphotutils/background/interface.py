@@ -13,7 +13,7 @@ from hyperphotutils.utils.tables import make_repr
 __all__ = ['ImageBackground', 'LocalBackground']
 
 # Columns that describe the background of a source.
-_COLUMNS = {'bkg_order': -1, 'bkg_method': '', 'bkg_box': np.nan}
+_COLUMNS = {'bkg_order': -1, 'bkg_method': '', 'bkg_size': np.nan}
 
 
 @runtime_checkable
@@ -55,7 +55,7 @@ class LocalBackground(Protocol):
             returns the background as an image with the shape of the map,
             NaN where it is not known. If it has a ``table`` with a row
             for each position (``x``, ``y``), its columns ``bkg_order``,
-            ``bkg_method``, and ``bkg_box`` are kept in the results.
+            ``bkg_method``, and ``bkg_size`` are kept in the results.
         """
 
 

@@ -351,7 +351,7 @@ class LocalBackgroundFits:
         table['bkg_method'] = [c.method_name if c else '' for c in chosen]
         table['bkg_epsilon'] = [c.epsilon if c else np.nan for c in chosen]
         table['bkg_order'] = [c.order if c else -1 for c in chosen]
-        table['bkg_box'] = [self.box_sizes[c.box] if c else -1
+        table['bkg_size'] = [self.box_sizes[c.box] if c else -1
                             for c in chosen]
         for name in ('nmse', 'reduced_chi2', 'bic'):
             table[name] = self._selected_scores(name)

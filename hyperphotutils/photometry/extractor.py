@@ -51,7 +51,7 @@ _COLUMNS = (
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
     'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
     'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags')
 
@@ -455,7 +455,7 @@ class HyperPhotometry:
         Add the results of the apertures, and return what images need.
         """
         image = search.image
-        radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
+        radius = 0.5 * float(np.max(table['bkg_size'], initial=1.0))
         order = -1
         if search.background_fit is None:
             order = max(1, int(np.max(table['bkg_order'], initial=1)))

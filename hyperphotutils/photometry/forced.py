@@ -325,7 +325,7 @@ class ForcedPhotometry:
         noise = (self.noise[name] if isinstance(self.noise, Mapping)
                  else self.noise)
         if not isinstance(noise, str):
-            image.noise = noise.scale(band.factor, _PIXEL_UNIT)
+            image.noise = band.convert_noise(noise)
             table = fit()
         elif noise == 'correlated' and np.any(table['n_pixels_fit'] > 0):
             image.noise = image.measure_covariance(
@@ -589,6 +589,9 @@ class _Band:
     beam : tuple of float or None
         The FWHMs in arcsec and the position angle in degrees.
 
+    unit : `~astropy.units.Unit`
+        The original unit of the map.
+
     factor : float
         The conversion factor from the original unit to Jy/pixel.
     """
@@ -596,6 +599,7 @@ class _Band:
     name: str
     image: MeasuredMap
     beam: tuple | None
+    unit: u.UnitBase
     factor: float
 
     @property
@@ -623,6 +627,15 @@ class _Band:
                    'matched ellipses and for sources without widths')
             raise ValueError(msg)
         return self.beam
+
+    def convert_noise(self, noise):
+        """
+        Convert a given noise from the unit of the map to Jy/pixel.
+        """
+        factor = self.factor
+        if isinstance(noise.rms, u.Quantity):
+            factor *= noise.rms.unit.to(self.unit)
+        return noise.scale(factor, _PIXEL_UNIT)
 
     def is_on_map(self, x, y):
         """
@@ -752,7 +765,7 @@ def _open_band(name, image, error):
                                                           values.shape)
     return _Band(name, MeasuredMap(factor * values << _PIXEL_UNIT, wcs, mask,
                                    error, beam=in_pixels), beam,
-                 float(np.median(factor)))
+                 u.Unit(unit), float(np.median(factor)))
 
 
 def _beam_in_pixels(beam, wcs, shape):

@@ -638,7 +638,7 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
         sky.unit, confidence_level=recovery.confidence_level)
     for item in (table, injected, detections):
         item.meta.update(result_meta(recovery))
-        item.meta['rms'] = str(rms if sky.unit is None else rms << sky.unit)
+        item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
         item.meta['fwhm'] = sky.fwhm
     table.meta['n_repeats'] = len(batches)
     table.meta['n_known'] = len(known)

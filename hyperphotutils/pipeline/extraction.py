@@ -683,7 +683,7 @@ _RESULT_COLUMNS = (
     ('p', 'local_bkg'),
     ('i', 'bkg_order'),
     ('s', 'bkg_method'),
-    ('f', 'bkg_box snr shoulder_score nmse reduced_chi2 bic'),
+    ('f', 'bkg_size snr shoulder_score nmse reduced_chi2 bic'),
     ('i', 'n_pixels_fit flags'),
 )
 _SKY_COLUMNS = (

@@ -54,7 +54,7 @@ def test_separate_background():
     assert_allclose(table['aperture_flux'], truth['flux'], rtol=0.05)
     assert set(table['bkg_method']) == {'lsq'}
     assert set(table['bkg_order']) == {2}
-    assert set(table['bkg_box']) <= {25, 33}
+    assert set(table['bkg_size']) <= {25, 33}
     # a pixel of offset along the slope of 2 per pixel
     assert_allclose(table['local_bkg'], truth['background'], atol=1.5)
     image = phot.make_background_image()
