@@ -343,6 +343,33 @@ optional
                           stacklevel=3)
         return table
 
+    def measure_rms(self, data, *, mask=None, relative_rms=None):
+        """
+        Measure the noise of the filtered image, which thresholds are in
+        units of.
+
+        Parameters
+        ----------
+        data, mask, relative_rms
+            See `find_stars`.
+
+        Returns
+        -------
+        rms : float, 2D `~numpy.ndarray`, or `~astropy.units.Quantity`
+            The noise; an image if it varies. It can be the ``rms`` of
+            another finder, for parts of the image.
+        """
+        image, bad, levels, unit = self._strip(data, mask)
+        filtered = filter_image(image, bad, self.fwhm, self.kernel,
+                                self.kernel_size)
+        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        if relative_rms is None and levels['rms'] is None:
+            relative_rms = measure_noise_variation(image, self.fwhm,
+                                                   mask=bad)
+        rms, _ = _noise_and_limit(filtered, bad, levels, self.fwhm,
+                                  rounding, relative_rms)
+        return rms if unit is None else rms << unit
+
     def search(self, data, *, mask=None, relative_rms=None):
         """
         Detect sources as `find_stars` does, but without a warning if

@@ -438,6 +438,30 @@ class CorrelatedNoise:
             structure=(None if self.structure is None
                        else self.structure.scale(factor, unit)))
 
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+        """
+        relative_rms = (None if self.relative_rms is None
+                        else self.relative_rms[slices])
+        noise = type(self)(
+            self.variances, self.matrices, relative_rms=relative_rms,
+            structure=(None if self.structure is None
+                       else self.structure.cutout(slices)))
+        # Factors do not depend on the position.
+        noise._factors = self._factors  # noqa: SLF001
+        return noise
+
     def autocovariance(self, dx, dy):
         """
         Return the covariance of pixels at given separations.

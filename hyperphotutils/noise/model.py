@@ -147,3 +147,18 @@ class NoiseModel(Protocol):
         noise : `NoiseModel`
             The noise.
         """
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `NoiseModel`
+            The noise.
+        """

@@ -242,6 +242,24 @@ class WhiteNoise:
             rms <<= unit
         return type(self)(rms, relative_rms=self.relative_rms)
 
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `WhiteNoise`
+            The noise.
+        """
+        relative_rms = (None if self.relative_rms is None
+                        else self.relative_rms[slices])
+        return type(self)(self.rms, relative_rms=relative_rms)
+
 
 class DiagonalFactors:
     """

@@ -22,6 +22,7 @@ from hyperphotutils.blend.grouping import renumber_groups
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.photometry.images import SourceImages
 from hyperphotutils.photometry.measurement import (
+    MapNoise,
     MeasuredMap,
     check_noise,
     plain,
@@ -33,6 +34,7 @@ from hyperphotutils.utils.tables import (
     integrated_unit,
     make_repr,
     result_meta,
+    strip_units,
 )
 from hyperphotutils.utils.wcs import (
     pixel_area,
@@ -121,15 +123,17 @@ class HyperPhotometry:
         `photutils.background.LocalBackground`. By default, the
         background is a part of the fit.
 
-    noise : {'correlated', 'white'} or \
-            `~hyperphotutils.noise.NoiseModel`, optional
+    noise : {'correlated', 'white'}, `~hyperphotutils.noise.NoiseModel`, \
+            or `~hyperphotutils.photometry.MapNoise`, optional
         How pixels are weighted. With ``'correlated'``, the default, the
         covariance of the noise and of the structured background is
         measured on the map after a first fit, and all sources are fitted
         again by generalized least squares: with less scatter, and with
         realistic errors. With ``'white'`` pixels are independent, as
         they always are for an astropy fitter. A
-        `~hyperphotutils.noise.NoiseModel` is used unchanged.
+        `~hyperphotutils.noise.NoiseModel` is used unchanged. With a
+        `~hyperphotutils.photometry.MapNoise`, all that is otherwise
+        measured on the map as a whole is taken from there.
 
     mask_bad_pixels : bool, optional
         Whether to find bad pixels by
@@ -274,28 +278,42 @@ class HyperPhotometry:
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        independent = None
-        if not isinstance(self.noise, str) and not self.noise.is_correlated:
-            independent = self.noise
-            if error is not None:
-                msg = 'noise and error exclude each other: give only one'
-                raise ValueError(msg)
-        image = MeasuredMap(data, wcs, mask, error, noise=independent)
-        if self.mask_bad_pixels:
-            image.mask_bad_pixels(self.fwhm)
-        search = SourceSearch(self, image, error=error,
-                              weight_map=weight_map)
+        search = self._open(data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
-                _images=SourceImages(image), rms=None, _fluxes=None,
+                _images=SourceImages(search.image), rms=None, _fluxes=None,
                 rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
         return self._finish(search, table)
+
+    def measure_noise(self, data, *, wcs=None, mask=None, error=None):
+        """
+        Measure the noise of a map after a first fit of its sources.
+
+        Use it to measure parts of a map, or several maps of the same
+        noise, with the same noise.
+
+        Parameters
+        ----------
+        data, wcs, mask, error
+            The map, as for a call.
+
+        Returns
+        -------
+        noise : `~hyperphotutils.photometry.MapNoise`
+            The noise, which can be the ``noise`` of a `HyperPhotometry`.
+
+        Raises
+        ------
+        ValueError
+            If there are no detections.
+        """
+        return self._open(data, wcs, mask, error, None).measure_noise()
 
     def make_model_image(self):
         """
@@ -397,6 +415,25 @@ class HyperPhotometry:
             msg = 'no map has been measured yet: call the object first'
             raise ValueError(msg)
         return self._images
+
+    def _open(self, data, wcs, mask, error, weight_map):
+        """
+        Return the search for the sources of a map.
+        """
+        noise = (self.noise.model if isinstance(self.noise, MapNoise)
+                 else self.noise)
+        independent = None
+        if not isinstance(noise, str) and not noise.is_correlated:
+            independent = noise
+            if error is not None:
+                msg = 'noise and error exclude each other: give only one'
+                raise ValueError(msg)
+        image = MeasuredMap(data, wcs, mask, error, noise=independent)
+        if not isinstance(noise, str):
+            strip_units(data=image.with_unit(0.0), noise=noise.rms)
+        if self.mask_bad_pixels:
+            image.mask_bad_pixels(self.fwhm)
+        return SourceSearch(self, image, error=error, weight_map=weight_map)
 
     def _finish(self, search, table):
         """

@@ -3,6 +3,8 @@
 A map that is being measured.
 """
 
+from dataclasses import dataclass, replace
+
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
@@ -26,11 +28,85 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['MeasuredMap', 'check_noise', 'plain', 'positions']
+__all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions']
 
 # Maps of stationary noise with a structured background vary by 1.3 from the
 # 16th to the 84th percentile of their local rms.
 _VARIATION = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class MapNoise:
+    """
+    All that `HyperPhotometry` measures on a map as a whole.
+
+    It can be the ``noise`` of another `HyperPhotometry`, so that parts
+    of a map are measured with the noise of the whole map. It can be
+    pickled. Values are in the unit of the map.
+
+    Parameters
+    ----------
+    model : `~hyperphotutils.noise.NoiseModel`
+        The noise with which sources are fitted.
+
+    pixel_rms : float
+        The rms about local backgrounds.
+
+    filtered_rms : float
+        The rms of the high-pass filtered map.
+
+    detection_rms : tuple of float or 2D `~numpy.ndarray`
+        The rms to which the threshold of the finder refers: that of the
+        map, and that of the residual.
+
+    relative_rms : 2D `~numpy.ndarray` or `None`
+        The local rms of the noise in units of the typical one.
+
+    misfit : object or `None`
+        How much bright sources differ from their fits.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import HyperPhotometry
+    >>> image = make_blended_map((120, 120), 12, seed=1).image
+    >>> phot = HyperPhotometry(fwhm=image.meta['beam_fwhm_pix'])
+    >>> noise = phot.measure_noise(image)
+    >>> print(f'{noise.pixel_rms:.4f}')
+    0.0010
+    >>> again = HyperPhotometry(phot.fwhm, noise=noise)
+    >>> print(len(again(image)))
+    12
+    """
+
+    model: NoiseModel
+    pixel_rms: float
+    filtered_rms: float
+    detection_rms: tuple
+    relative_rms: np.ndarray | None = None
+    misfit: object = None
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `MapNoise`
+            The noise.
+        """
+        def cut(image):
+            return image if np.ndim(image) < 2 else image[slices]
+
+        return replace(
+            self, model=self.model.cutout(slices),
+            detection_rms=tuple(map(cut, self.detection_rms)),
+            relative_rms=cut(self.relative_rms))
 
 
 class MeasuredMap:
@@ -111,7 +187,7 @@ class MeasuredMap:
                 None if error is None else self.with_unit(error),
                 mask=self.mask)
         self.noise = noise
-        self._has_error = self.noise.rms is not None
+        self._pixel_noise_is_known = self.noise.rms is not None
         self.pixel_noise = self.noise.scale(1.0)
         self.model = np.zeros(self.values.shape)
         self.background = None
@@ -221,12 +297,20 @@ class MeasuredMap:
             self.unusable = self.mask | (bad.mask & ~bad.saturated)
             self.mask = self.mask | bad.mask
 
+    def share_pixel_noise(self, rms):
+        """
+        Use the rms of a larger map about local backgrounds.
+        """
+        if not self._pixel_noise_is_known:
+            self.pixel_noise = WhiteNoise(rms)
+            self._pixel_noise_is_known = True
+
     def measure_pixel_noise(self, fwhm):
         """
         Measure the rms about local backgrounds in boxes as wide as the
         footprint of a fit, unless the errors are given.
         """
-        if self._has_error:
+        if self._pixel_noise_is_known:
             return
         box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         self.pixel_noise = WhiteNoise(max(self.rounding(), local_rms(
@@ -357,13 +441,14 @@ def check_noise(noise, name='noise'):
 
     Parameters
     ----------
-    noise : str or `~hyperphotutils.noise.NoiseModel`
+    noise : str, `~hyperphotutils.noise.NoiseModel`, or `MapNoise`
         The kind.
 
     name : str, optional
         The name of the argument.
     """
-    if isinstance(noise, NoiseModel) and not isinstance(noise, type):
+    if isinstance(noise, NoiseModel | MapNoise) and not isinstance(
+            noise, type):
         return
     if not isinstance(noise, str) or noise not in {'correlated', 'white'}:
         msg = (f"{name} must be 'correlated', 'white', or a NoiseModel such "

@@ -26,6 +26,7 @@ from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.local import measure_noise_variation
 from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
 from hyperphotutils.photometry.measurement import (
+    MapNoise,
     plain,
     positions,
 )
@@ -81,22 +82,29 @@ class SourceSearch:
         self.error = error
         self.weight_map = weight_map
         self.fwhm = config.fwhm
-        # A fitter keeps its last result.
-        self.fitter = (copy(config.fitter)
-                       if isinstance(config.fitter, BlendGroupFitter)
-                       else config.fitter)
+        self.fitter = config.fitter
         # The noise of independent pixels, for the first fit.
         self.independent = image.noise
+        # The noise of a larger map, and the kind of noise.
+        self.shared = (config.noise if isinstance(config.noise, MapNoise)
+                       else None)
+        self.noise = config.noise if self.shared is None else (
+            self.shared.model)
         # The relative noise that thresholds follow, without structure of
         # the sky.
         self.noise_variation = image.relative_error()
-        if not isinstance(config.noise, str):
-            self.noise_variation = config.noise.relative_rms
-        if self.noise_variation is None:
+        if not isinstance(self.noise, str):
+            self.noise_variation = self.noise.relative_rms
+        if self.shared is not None:
+            self.noise_variation = self.shared.relative_rms
+            image.share_pixel_noise(self.shared.pixel_rms)
+        elif self.noise_variation is None:
             self.noise_variation = measure_noise_variation(
                 image.values, self.fwhm, mask=image.mask)
         # The noise of the high-pass filtered map.
         self.filtered_noise = None
+        # The metadata of the detections.
+        self.found_meta = {}
         self.background_fit = None
         self.misfit = self.extra_variance = None
         self.source_covariance = None
@@ -114,6 +122,34 @@ class SourceSearch:
         self.split_from = {}
         # The ids of sources fitted since pairs were last searched.
         self.changed = set()
+
+    def measure_noise(self):
+        """
+        Measure the noise of the map after a first fit of all detections.
+
+        Returns
+        -------
+        noise : `~hyperphotutils.photometry.MapNoise`
+            The noise.
+        """
+        table = self._fit_detections()
+        if table is None:
+            msg = 'data has no detections: the noise is not measured'
+            raise ValueError(msg)
+        detection_rms = ()
+        finder = self.config.finder
+        if isinstance(finder, HighPassStarFinder):
+            image = self.image
+            detection_rms = tuple(
+                getattr(rms, 'value', rms) for rms in (
+                    finder.measure_rms(image.with_unit(values), mask=mask,
+                                       relative_rms=self.noise_variation)
+                    for values, mask in (
+                        (image.values, image.unusable),
+                        (image.values - image.model, image.mask))))
+        return MapNoise(self.image.noise, self.image.pixel_noise.rms,
+                        self.filtered_noise, detection_rms,
+                        self.noise_variation, self.misfit)
 
     def measure(self, init_params):
         """
@@ -148,21 +184,9 @@ class SourceSearch:
         table : `~astropy.table.QTable` or `None`
             The fitted sources; `None` if there are none.
         """
-        self.position_prior = _POSITION_PRIOR * self.fwhm
-        found = self._find(self.image.values, self.image.unusable)
-        if found is None:
+        table = self._fit_detections()
+        if table is None:
             return None
-        found['id'] = np.arange(1, len(found) + 1)
-        self.last_id = self.n_detected = len(found)
-        self.last_ids.append(self.last_id)
-        self.image.measure_pixel_noise(self.fwhm)
-        self.preliminary = self._needs_covariance()
-        table = self._fit(self.image.values, found)
-        self.image.replace(None, table)
-        self.image.measure_pixel_noise(self.fwhm)
-        self._measure_filtered_noise()
-        table = self._hold_runaways(table)
-        table = self._refine(table)
         for search in range(1, self.config.max_rounds + 1):
             new = self._find_companions(table, search)
             new = vstack([new, self._find_pairs(table, new)])
@@ -180,11 +204,33 @@ class SourceSearch:
         if len(table) == 0:
             return None
         self._flag_bad_pixels(table)
-        table.meta |= found.meta
+        table.meta |= self.found_meta
         names = np.arange(1, len(table) + 1)
         self.source_covariance = self.source_covariance.take(
             table['id'], names=names)
         table['id'] = names
+        return table
+
+    def _fit_detections(self):
+        """
+        Fit what is detected on the map; return None if there is nothing.
+        """
+        self.position_prior = _POSITION_PRIOR * self.fwhm
+        found = self._find(self.image.values, self.image.unusable, 0)
+        if found is None:
+            return None
+        found['id'] = np.arange(1, len(found) + 1)
+        self.last_id = self.n_detected = len(found)
+        self.last_ids.append(self.last_id)
+        self.image.measure_pixel_noise(self.fwhm)
+        self.preliminary = self._needs_covariance()
+        table = self._fit(self.image.values, found)
+        self.image.replace(None, table)
+        self.image.measure_pixel_noise(self.fwhm)
+        self._measure_filtered_noise()
+        table = self._hold_runaways(table)
+        table = self._refine(table)
+        self.found_meta = found.meta
         return table
 
     def rejected_table(self):
@@ -266,7 +312,7 @@ class SourceSearch:
         values.
         """
         found = self._find(self.image.values - self.image.model,
-                           self.image.mask)
+                           self.image.mask, 1)
         if found is None:
             return QTable()
         known = np.vstack([
@@ -415,10 +461,9 @@ class SourceSearch:
         """
         if getattr(self.fitter, 'fitter', None) is not None:
             return False  # astropy's fitters know no covariance
-        noise = self.config.noise
-        if isinstance(noise, str):
-            return noise == 'correlated' and self.image.has_noise()
-        return noise.is_correlated
+        if isinstance(self.noise, str):
+            return self.noise == 'correlated' and self.image.has_noise()
+        return self.noise.is_correlated
 
     def _refine(self, table):
         """
@@ -437,10 +482,12 @@ class SourceSearch:
         Measure the covariance of the pixels without the sources, and fit
         all sources again with it.
         """
+        # Free the images of the last noise.
+        self.extra_variance, self.image.noise = None, self.independent
         self.image.noise = (
             self.image.measure_covariance(table, self.fwhm,
                                           relative_rms=self.noise_variation)
-            if isinstance(self.config.noise, str) else self.config.noise)
+            if isinstance(self.noise, str) else self.noise)
         self._measure_misfit(table)
         table = self._fit_again(table)
         return self._hold_runaways(table)
@@ -474,13 +521,19 @@ class SourceSearch:
         self.image.replace(table, fitted)
         return fitted
 
-    def _find(self, values, mask):
+    def _find(self, values, mask, kind):
         """
-        Detect sources; None when there are none.
+        Detect sources on the map (``kind`` 0) or on the residual (1);
+        return None when there are none.
         """
         values = self.image.with_unit(values)
-        if isinstance(self.config.finder, HighPassStarFinder):
-            found, _ = self.config.finder.search(
+        finder = self.config.finder
+        if isinstance(finder, HighPassStarFinder):
+            if self.shared is not None and finder.rms is None:
+                finder = copy(finder)
+                finder.rms = self.image.with_unit(
+                    self.shared.detection_rms[kind])
+            found, _ = finder.search(
                 values, mask=mask, relative_rms=self.noise_variation)
         else:
             with warnings.catch_warnings():
@@ -519,9 +572,12 @@ class SourceSearch:
             weights['extra_variance'] = self.extra_variance
         if self.weight_map is not None:
             weights['weight_map'] = self.weight_map
-        table = self.fitter(self.image.with_unit(values),
-                            mask=self.image.mask, init_params=init, **weights)
-        newer = getattr(self.fitter, 'source_covariance', None)
+        # A fitter keeps its last fit and the data: use a copy.
+        fitter = (copy(self.fitter) if isinstance(
+            self.fitter, BlendGroupFitter) else self.fitter)
+        table = fitter(self.image.with_unit(values), mask=self.image.mask,
+                       init_params=init, **weights)
+        newer = getattr(fitter, 'source_covariance', None)
         if newer is None:
             newer = SourceCovariance.from_errors(table)
         if self.source_covariance is not None:
@@ -620,6 +676,9 @@ class SourceSearch:
         """
         Measure the noise of the high-pass filtered map.
         """
+        if self.shared is not None:
+            self.filtered_noise = self.shared.filtered_rms
+            return
         filtered = high_pass_filter(self.image.values - self.image.model,
                                     self.fwhm, mask=self.image.mask)
         if self.noise_variation is not None:
@@ -633,10 +692,13 @@ class SourceSearch:
         Measure how much the sources differ from their fits.
         """
         amplitude = plain(table['amplitude_fit'])
-        self.misfit = measure_misfit(
-            self.image.residual, *positions(table, 'fit').T, amplitude,
-            amplitude / self.image.noise_at(table), self.fwhm,
-            mask=self.image.mask)
+        if self.shared is not None:
+            self.misfit = self.shared.misfit
+        else:
+            self.misfit = measure_misfit(
+                self.image.residual, *positions(table, 'fit').T, amplitude,
+                amplitude / self.image.noise_at(table), self.fwhm,
+                mask=self.image.mask)
         self.extra_variance = (None if self.misfit is None
                                else self._misfit_variance(table))
 

@@ -106,6 +106,9 @@ class ExponentialNoise:
     def scale(self, factor, unit=None):
         return ExponentialNoise(factor * self.weighted_rms, self.length, unit)
 
+    def cutout(self, slices):
+        return self
+
 
 class MedianFit:
     def __init__(self, image):
