@@ -94,7 +94,7 @@ class ImageBackground:
     def __repr__(self):
         return make_repr(self)
 
-    def fit(self, data, x, y, mask=None):  # noqa: ARG002
+    def fit(self, data, x, y, mask=None):
         """
         Measure the background of a map.
 
@@ -181,8 +181,7 @@ def _constant_boxes(shape, x, y, values, radius):
             slice(max(0, int(np.ceil(center - radius))),
                   max(0, min(size, int(np.floor(center + radius)) + 1)))
             for center, size in zip((y_one, x_one), shape, strict=True))
-        rows, cols = np.mgrid[slices]
-        yield np.full(rows.shape, value), slices
+        yield np.full(np.mgrid[slices].shape[1:], value), slices
 
 
 def combine_boxes(shape, x, y, boxes):

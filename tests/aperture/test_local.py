@@ -144,7 +144,8 @@ def test_flux_of_sources_is_exact(sources, no_mask):
                     3.0 + 0.1 * sources['x_fit'][[0, 2]])
     missed = gaussian_image(sources[0]) * 0.3
     sources['amplitude_fit'][0] *= 0.7
-    wrong, _ = measure_sources(residual + missed, sources, UNIT_NOISE, mask=no_mask,
+    wrong, _ = measure_sources(residual + missed, sources, UNIT_NOISE,
+                               mask=no_mask,
                                radius=2 * RADIUS)
     assert_allclose(wrong['aperture_flux'][0], truth[0], rtol=0.03)
 

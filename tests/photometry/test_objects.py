@@ -65,7 +65,8 @@ FWHM = 4.0
 # Interfaces; what holds an open file; parts that a call makes and drops; and
 # what the tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
-          'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel', 'HyperPyConfig', 'ErrorPlane'}
+          'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel',
+          'HyperPyConfig', 'ErrorPlane'}
 # Packages that are not covered yet, with their simulated data.
 NOT_COVERED = ('hyperphotutils.galaxy', 'hyperphotutils.psf',
                'hyperphotutils.stamps', 'hyperphotutils.subtraction',
