@@ -14,8 +14,8 @@ class WhiteNoise:
     """
     Gaussian noise that is independent between pixels.
 
-    Use it for maps whose pixels are larger than the beam, and to tell
-    fits to ignore correlations.
+    Use it for maps whose pixels are larger than the beam, or to ignore
+    correlations.
 
     Parameters
     ----------

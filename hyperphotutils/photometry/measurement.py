@@ -196,7 +196,7 @@ class MeasuredMap:
     @property
     def cleaned(self):
         """
-        The map minus the background that is known apart from the fits.
+        The map minus a background that was measured before the fits.
         """
         if self.background is None:
             return self.values
@@ -205,14 +205,14 @@ class MeasuredMap:
     @property
     def residual(self):
         """
-        The map minus the sources and a separate background.
+        The map minus the sources and such a background.
         """
         return self.cleaned - self.model
 
     @property
     def fit_mask(self):
         """
-        The mask of pixels without data or without separate background.
+        The mask of pixels without data or without such a background.
         """
         if self.background is None:
             return self.mask
@@ -340,8 +340,8 @@ class MeasuredMap:
         sources, with the sources subtracted.
 
         If the residual on scales above the beam varies over the map by
-        more than chance, the structured background is described apart
-        from the noise.
+        more than chance, the structured background is described by a
+        covariance of its own.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ class MeasuredMap:
             The local rms of the noise in units of the typical one.
 
         varying_structure : bool, optional
-            Whether structure may be described apart.
+            Whether structure may have a covariance of its own.
 
         Returns
         -------
