@@ -33,11 +33,12 @@ class TiledPhotometry:
     """
     Measure the sources of a large map in overlapping tiles.
 
-    Use it where the arrays of `HyperPhotometry`, about 15 times the size
-    of the map, do not fit into memory. The noise is measured on the
-    whole map first. Each tile is then measured with a margin, and the
-    sources inside the tile proper are kept, so that each source is
-    measured in one tile.
+    Use it for maps with many thousands of sources, and for maps whose
+    noise is already known: memory is then bounded by the size of a tile.
+    Otherwise the noise is measured on the whole map first, with the
+    memory that a first fit of the whole map needs. Each tile is measured
+    with a margin, and the sources inside the tile proper are kept, so
+    that each source is measured in one tile.
 
     Parameters
     ----------
