@@ -97,14 +97,14 @@ class WhiteNoise:
             return cls()
         values, unit = strip_units(error=error)
         error = np.asarray(values['error'], dtype=float)
-        hidden = (False if mask is None or error.ndim == 0
-                  else np.asarray(mask, dtype=bool))
-        if np.any((error <= 0.0) & ~hidden):
+        used = (np.True_ if mask is None or error.ndim == 0
+                else ~np.asarray(mask, dtype=bool))
+        if np.any((error <= 0.0) & used):
             msg = ('error must be positive; use mask for pixels that are '
                    'not to be used')
             raise ValueError(msg)
         good = np.isfinite(error) & (error > 0.0)
-        known = error[good & ~hidden] if error.ndim else error[good]
+        known = error[good & used]
         if known.size == 0:
             msg = 'error has no finite value where data are usable'
             raise ValueError(msg)

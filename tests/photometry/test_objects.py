@@ -49,6 +49,7 @@ from hyperphotutils.photometry import (
     ForcedPhotometry,
     HyperPhotometry,
     InjectionRecovery,
+    TiledPhotometry,
 )
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -111,6 +112,8 @@ def make_objects():
         'bad pixels': detect_bad_pixels(simulated.image, FWHM),
         'areas': PixelAreas(simulated.image.wcs, (100, 100)),
         'photometry': photometry,
+        'map noise': photometry.measure_noise(simulated.image),
+        'tiles': TiledPhotometry(HyperPhotometry(FWHM), 50),
         'table': table,
         'fitter': fitter,
         'forced': forced,
@@ -142,7 +145,8 @@ def make_objects():
 NAMES = (
     'simulated', 'cube', 'survey', 'finder', 'shoulders', 'noise',
     'factors', 'white noise', 'diagonal factors', 'bad pixels', 'areas',
-    'photometry', 'table', 'fitter', 'forced', 'aperture', 'sky aperture',
+    'photometry', 'map noise', 'tiles', 'table', 'fitter',
+    'forced', 'aperture', 'sky aperture',
     'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
     'config', 'job', 'outcome', 'loaded', 'catalog error', 'map error',
