@@ -294,7 +294,7 @@ def choose_alike(table, groups, run):
                           if rows[number] in pairs]]
         alike.append(len(ours) > 0
                      and np.all(ours['bkg_order'] == group.order)
-                     and np.all(ours['bkg_box'] == max(group.data.shape)))
+                     and np.all(ours['bkg_size'] == max(group.data.shape)))
     return np.array(alike)
 
 

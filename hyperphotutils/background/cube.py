@@ -852,7 +852,7 @@ class _Task:
             return part
         choice = {
             'order': candidates[best].order,
-            'method': candidates[best].method,
+            'method': candidates[best].method_name,
             'epsilon': candidates[best].epsilon, 'box_size': 0,
             'n_pixels': int(fitted.n_pixels[0]),
             **{name: float(getattr(fitted, name)[best, 0])
@@ -876,7 +876,7 @@ class _Task:
             'order': int(np.median(table['bkg_order'])),
             'method': str(methods[np.argmax(count)]),
             'epsilon': _median(table['bkg_epsilon']),
-            'box_size': int(np.median(table['bkg_box'])),
+            'box_size': int(np.median(table['bkg_size'])),
             'n_pixels': int(np.median(table['n_pixels'])),
             **{name: _median(table[name])
                for name in ('nmse', 'reduced_chi2', 'bic')}}

@@ -38,7 +38,7 @@ _COLUMNS = ('id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit',
             'y_fit', 'x_err', 'y_err', 'amplitude_fit', 'amplitude_err',
             'fwhm_major_fit', 'fwhm_major_err', 'fwhm_minor_fit',
             'fwhm_minor_err', 'theta_fit', 'theta_err', 'flux_fit',
-            'flux_err', 'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box',
+            'flux_err', 'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size',
             'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit', 'flags')
 
 
@@ -77,7 +77,7 @@ def make_table(fit, unit, config):
         'x_init': fit.start.x, 'y_init': fit.start.y,
         'bkg_order': fit.poly_order,
         'bkg_method': np.full(n_sources, 'joint'),
-        'bkg_box': np.full(n_sources, 2.0 * config.fit_radius),
+        'bkg_size': np.full(n_sources, 2.0 * config.fit_radius),
         'flags': flags}
     table = QTable({name: columns[name] for name in _COLUMNS},
                    meta=result_meta(config))

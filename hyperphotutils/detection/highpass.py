@@ -358,6 +358,26 @@ optional
             warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
         return table
 
+    def measure_rms(self, data, *, mask=None):
+        """
+        Measure the noise of the filtered image, to which ``n_sigma``
+        refers.
+
+        Parameters
+        ----------
+        data, mask
+            See `find_stars`.
+
+        Returns
+        -------
+        rms : float, 2D `~numpy.ndarray`, or `~astropy.units.Quantity`
+            The noise; an image if it varies. It can be the ``rms`` of
+            another finder, for parts of the image.
+        """
+        image, bad, levels, unit = self._strip(data, mask)
+        _, rms, _ = self._filter_and_measure(image, bad, levels)
+        return rms if unit is None else rms << unit
+
     def search(self, data, *, mask=None):
         """
         Detect sources as `find_stars` does, but without a warning if
@@ -380,24 +400,8 @@ optional
             How many detections each selection in use has rejected.
         """
         image, bad, levels, unit = self._strip(data, mask)
-        relative_rms = self.relative_rms
-        if relative_rms is not None:
-            check_relative_rms(relative_rms, image.shape)
-        filtered = filter_image(image, bad, self.fwhm, self.kernel,
-                                self.kernel_size)
-        rounding = _ROUNDING * np.abs(image[~bad]).max()
-        if (relative_rms is None and levels['rms'] is None
-                and levels['threshold'] is None):
-            relative_rms = measure_noise_variation(image, self.fwhm,
-                                                   mask=bad)
-        rms = levels['rms']
-        if rms is None:
-            even = (filtered if relative_rms is None
-                    else filtered / relative_rms)
-            rms = max(clipped_rms(even, mask=bad), rounding)
-            rms = _raise_along_margin(even, bad, rms, self.fwhm)
-            if relative_rms is not None:
-                rms = rms * relative_rms
+        filtered, rms, rounding = self._filter_and_measure(image, bad,
+                                                           levels)
         limit = (levels['threshold'] if self.n_sigma is None
                  else self.n_sigma * rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
@@ -445,6 +449,30 @@ optional
                        f'got {shape}')
                 raise ValueError(msg)
         return image, bad, levels, unit
+
+    def _filter_and_measure(self, image, bad, levels):
+        """
+        Return the filtered image, its noise, and its numerical errors.
+        """
+        relative_rms = self.relative_rms
+        if relative_rms is not None:
+            check_relative_rms(relative_rms, image.shape)
+        filtered = filter_image(image, bad, self.fwhm, self.kernel,
+                                self.kernel_size)
+        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        if (relative_rms is None and levels['rms'] is None
+                and levels['threshold'] is None):
+            relative_rms = measure_noise_variation(image, self.fwhm,
+                                                   mask=bad)
+        rms = levels['rms']
+        if rms is None:
+            even = (filtered if relative_rms is None
+                    else filtered / relative_rms)
+            rms = max(clipped_rms(even, mask=bad), rounding)
+            rms = _raise_along_margin(even, bad, rms, self.fwhm)
+            if relative_rms is not None:
+                rms = rms * relative_rms
+        return filtered, rms, rounding
 
     def _measure(self, image, filtered, rms, x, y, rejected):
         """

@@ -22,7 +22,7 @@ COLUMNS = [
     'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'local_bkg', 'bkg_order',
-    'bkg_method', 'bkg_box', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
+    'bkg_method', 'bkg_size', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags']
 MEASURED = [name for name in COLUMNS if name.endswith(('_fit', '_err'))
             and name != 'n_pixels_fit']
@@ -205,7 +205,7 @@ class TestTable:
                         rtol=1e-6)
         assert_allclose(table['nmse'][2],
                         chi2 / np.sum((data[used] / 0.1)**2), rtol=1e-6)
-        assert_array_equal(table['bkg_box'], 14.0)
+        assert_array_equal(table['bkg_size'], 14.0)
         assert_array_equal(table['bkg_order'], 1)
 
     def test_start_values_are_used(self):

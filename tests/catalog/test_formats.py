@@ -57,7 +57,7 @@ def make_table(*, unit=True, sky=True, frame='icrs', n_rows=3):
     table['aperture_correction'] = values()
     table['bkg_order'] = np.ones(n_rows, dtype=int)
     table['bkg_method'] = np.where(index == n_rows - 1, '', 'lsq')
-    for name in ('bkg_box', 'snr', 'shoulder_score', 'nmse',
+    for name in ('bkg_size', 'snr', 'shoulder_score', 'nmse',
                  'reduced_chi2', 'bic'):
         table[name] = values()
     table['n_pixels_fit'] = np.full(n_rows, 81, dtype=np.int32)

@@ -32,7 +32,7 @@ from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.noise import CorrelatedNoise
-from hyperphotutils.photometry import HyperPhotometry, extractor
+from hyperphotutils.photometry import HyperPhotometry, search
 from hyperphotutils.utils import (
     FLAGS,
     add_gaussians,
@@ -50,7 +50,7 @@ COLUMNS = [
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
     'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
     'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags']
 SKY_COLUMNS = ['sky_centroid', 'lon_err', 'lat_err', 'fwhm_major_sky',
@@ -1084,8 +1084,8 @@ class TestTotalFlux:
         init['x_previous'], init['y_previous'] = table['x_fit'], table['y_fit']
         init['hold_shape'] = (table['flags'] & FLAGS['held_shape']) > 0
         init['position_prior'] = FWHM * np.where(
-            init['hold_shape'], extractor._HELD_POSITION_PRIOR,
-            extractor._POSITION_PRIOR)
+            init['hold_shape'], search._HELD_POSITION_PRIOR,
+            search._POSITION_PRIOR)
         fitter = BlendGroupFitter(FWHM)
         again = fitter(data, error=1.0, init_params=init)
         assert_allclose(phot.total_flux(), fitter.total_flux(), rtol=1e-2)

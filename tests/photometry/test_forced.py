@@ -832,7 +832,7 @@ class TestBadInput:
         ({'noise': 'pink'}, ValueError,
          "noise must be 'correlated', .*: 'pink'"),
         ({'noise': {'a': 'white', 'b': None}}, ValueError,
-         "noise must be 'correlated', .*: None"),
+         r"noise\['b'\] must be 'correlated', .*: None"),
         ({'fwhm_radius_ratio': -1.0}, ValueError,
          'fwhm_radius_ratio must be a positive number: -1.0'),
     ])
