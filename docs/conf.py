@@ -75,7 +75,7 @@ nitpick_ignore_regex = [
     # inherited documentation of pydantic, without the module's name
     (r'py:.*', 'ConfigDict'),
     # internal objects that hold a public result together
-    (r'py:.*', r'hyperphotutils\.background\.(candidates|cutouts)\..+'),
+    (r'py:.*', r'hyperphotutils\.background\.(boxes|candidates)\..+'),
 ]
 
 
