@@ -609,14 +609,14 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
     script = tmp_path / 'script.py'
     script.write_text(
         'import sys, time\n'
-        'from hyperphotutils.pipeline import runner\n'
+        'from hyperphotutils.pipeline import process\n'
         'from hyperphotutils.pipeline.cli import main\n'
-        'from hyperphotutils.pipeline.planning import scratch_folder\n'
+        'from hyperphotutils.pipeline.folders import scratch_folder\n'
         'def process_map(job, config):\n'
         '    scratch_folder(job.folder).mkdir()\n'
         '    time.sleep(600)\n'
         'if __name__ == "__main__":\n'
-        '    runner.process_map = process_map\n'
+        '    process.process_map = process_map\n'
         f'    sys.exit(main(["run", *{maps}, "--jobs", "{jobs}"]))\n',
         encoding='utf-8')
     with subprocess.Popen(
@@ -646,8 +646,7 @@ def test_example_runs_twice_and_prints_its_accuracy(tmp_path):
         assert 'hyperphot_example/simulated_map' in result.stdout
     folder = tmp_path / 'hyperphot_example'
     assert {path.name for path in folder.iterdir()} == {
-        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log',
-        'journal.log'}
+        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log'}
 
 
 def test_example_replaces_no_other_file(hyper, tmp_path):

@@ -16,7 +16,7 @@ from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_blended_map, make_map_cube
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline import PipelineConfig, extraction, process_maps
-from hyperphotutils.pipeline.rejected import (
+from hyperphotutils.pipeline.report import (
     describe_bad_pixels,
     describe_reasons,
 )

@@ -1,9 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Cut-outs of single groups and sources, as FITS files and pictures.
+Images of single groups and sources, as FITS files and figures.
 """
 
-import contextlib
 from typing import Any, NamedTuple
 
 import astropy.units as u
@@ -12,16 +11,22 @@ from astropy.io import fits
 
 from hyperphotutils.utils.gaussians import add_gaussians
 
-__all__ = ['Cutout', 'cut_groups', 'cut_sources', 'write_cutouts']
+__all__ = [
+    'SourceImages',
+    'cut_groups',
+    'cut_sources',
+    'make_header',
+    'write_source_images',
+]
 
 _SHAPE = ('fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit')
 
 _DPI = 90
 
 
-class Cutout(NamedTuple):
+class SourceImages(NamedTuple):
     """
-    A part of a map with a group or a source.
+    Images of a part of a map with a group or a source.
 
     Parameters
     ----------
@@ -29,13 +34,13 @@ class Cutout(NamedTuple):
         The name of its files.
 
     title : str
-        What it is.
+        The title of its figures.
 
     table : `~astropy.table.QTable`
-        Its sources, with positions in the cut-out.
+        Its sources, with positions in the part.
 
     wcs : `~astropy.wcs.WCS`
-        The WCS of the cut-out.
+        The WCS of the part.
 
     images : dict
         The images by name, 2D arrays in the unit of the map.
@@ -54,19 +59,19 @@ class Cutout(NamedTuple):
 
 def cut_groups(extraction, fit_radius):
     """
-    Cut the groups of sources out of a map.
+    Cut out the groups of sources of a map.
 
     Parameters
     ----------
     extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        What was measured.
+        The result of the measurement.
 
     fit_radius : float
         The fitting radius in pixels.
 
     Yields
     ------
-    cutout : `Cutout`
+    part : `SourceImages`
         A group, with the images ``'data'`` (the map), ``'masked'`` (the
         map without the sources of other groups, NaN where it was not
         fitted), ``'model'`` (the sources of the group), ``'residual'``
@@ -86,25 +91,28 @@ def cut_groups(extraction, fit_radius):
 
 def cut_sources(extraction, fit_radius):
     """
-    Cut the sources out of a map, without background and companions.
+    Cut out the sources of a map, without background and neighbors.
 
     Parameters
     ----------
     extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        What was measured.
+        The result of the measurement.
 
     fit_radius : float
         The fitting radius in pixels.
 
     Yields
     ------
-    cutout : `Cutout`
+    part : `SourceImages`
         A source, with the images ``'data'``, ``'deblended'`` (the map
         without background and all other sources), ``'model'``,
         ``'residual'`` and ``'background'``.
     """
     table = _fitted_rows(extraction)
-    for row, number in zip(range(len(table)), _numbers(table), strict=True):
+    # sources are numbered by their ids or, if these are names, their rows
+    ids = np.asarray(table['id'])
+    numbers = ids if ids.dtype.kind in 'iu' else 1 + np.arange(len(ids))
+    for row, number in enumerate(numbers):
         cut = _cut(extraction, table[row:row + 1], fit_radius,
                    name=f'source_{number:04d}',
                    title=f'Source {table["id"][row]}')
@@ -112,92 +120,60 @@ def cut_sources(extraction, fit_radius):
             'deblended': cut.images['residual'] + cut.images['model']})
 
 
-def write_cutouts(extraction, folder, options, fit_radius, *,
-                  progress_bar=False):
+def write_source_images(extraction, folder, config, *, progress_bar=False):
     """
-    Write the files of groups and sources that are asked for.
+    Write a file for each group or source.
 
     Parameters
     ----------
     extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        What was measured.
+        The result of the measurement.
 
     folder : `~pathlib.Path`
-        The folder in which folders for them are made.
+        The folder to create. Its name selects the files:
+        ``'fits_groups'``, ``'fits_sources'``, ``'plots_groups'``,
+        ``'plots_sources'``, or ``'plots_backgrounds'``.
 
-    options : `~hyperphotutils.pipeline.OutputOptions`
-        What to write.
-
-    fit_radius : float
-        The fitting radius in pixels.
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration, which sets the fitting radius.
 
     progress_bar : bool, optional
-        Whether to show a progress bar over the groups and sources.
+        Whether to show a progress bar over the files.
 
     Raises
     ------
     OSError
         If a file cannot be written.
     """
-    plans = (
-        (cut_groups, {'fits_groups': _write_fits, 'plots_groups': _plot_fit,
-                      'plots_backgrounds': _plot_background}),
-        (cut_sources, {'fits_sources': _write_fits,
-                       'plots_sources': _plot_deblended}),
-    )
-    if extraction.model is None:
-        # sources were only detected
-        return
-    plans = [(cut, wanted) for cut, writers in plans
-             if (wanted := {name: writer for name, writer in writers.items()
-                            if getattr(options, name)})]
+    write = {'fits_groups': _write_fits, 'fits_sources': _write_fits,
+             'plots_groups': _plot_fit, 'plots_sources': _plot_deblended,
+             'plots_backgrounds': _plot_background}[folder.name]
     fitted = _fitted_rows(extraction)
-    n_cutouts = {cut_groups: len(set(fitted['group_id'])),
-                 cut_sources: len(fitted)}
-    n_files = sum(n_cutouts[cut] * len(writers) for cut, writers in plans)
-    with _progress(n_files if progress_bar else 0) as update:
-        for cut, writers in plans:
-            for name in writers:
-                (folder / name).mkdir()
-            for cutout in cut(extraction, fit_radius):
-                for name, writer in writers.items():
-                    writer(cutout, extraction, folder / name)
-                    update()
+    radius = config.fit.fit_radius * extraction.image.meta['beam_fwhm_pix']
+    if folder.name.endswith('sources'):
+        parts, n_parts = cut_sources(extraction, radius), len(fitted)
+    else:
+        parts = cut_groups(extraction, radius)
+        n_parts = len(set(fitted['group_id']))
+    if progress_bar and n_parts:
+        # (even a disabled bar of tqdm creates a lock, and Python complains
+        # about it if the process is killed)
+        from tqdm import tqdm
 
-
-@contextlib.contextmanager
-def _progress(n_files):
-    """
-    Show a progress bar, and give the function that moves it on.
-
-    (Without one nothing of tqdm is made: its lock, in a process that is
-    stopped, is complained of.)
-    """
-    if n_files == 0:
-        yield lambda: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=n_files, desc='Write pictures and cut-outs',
-              unit='file') as bar:
-        yield bar.update
+        parts = tqdm(parts, total=n_parts, desc=f'Write {folder.name}',
+                     unit='file')
+    folder.mkdir()
+    for part in parts:
+        write(part, extraction, folder)
 
 
 def _fitted_rows(extraction):
     """
-    Return the sources that have a fit, with peaks in the map's unit.
+    Return the sources that have a fit.
     """
     table = extraction.table
     return table[np.isfinite(table['x_fit'])
                  & np.isfinite(table['amplitude_fit'])]
-
-
-def _numbers(table):
-    """
-    Number the sources by their ids or, if these are names, their rows.
-    """
-    ids = np.asarray(table['id'])
-    return ids if ids.dtype.kind in 'iu' else 1 + np.arange(len(ids))
 
 
 def _cut(extraction, rows, radius, *, name, title):
@@ -220,8 +196,11 @@ def _cut(extraction, rows, radius, *, name, title):
         np.isfinite(images['background']), images['residual'], np.nan)
     images['sources'] = images['model']
     images['model'] = _render(images['data'].shape, rows, extraction)
-    return Cutout(name, title, rows, image.wcs[box], images,
-                  _within(images['data'].shape, rows, radius))
+    row, column = np.indices(images['data'].shape)
+    within = np.any([np.hypot(column - x, row - y) <= radius for x, y in zip(
+        rows['x_fit'], rows['y_fit'], strict=True)], axis=0)
+    return SourceImages(name, title, rows, image.wcs[box], images,
+                  within)
 
 
 def _render(shape, rows, extraction):
@@ -237,67 +216,80 @@ def _render(shape, rows, extraction):
     return model
 
 
-def _within(shape, rows, radius):
+def make_header(image, wcs):
     """
-    Tell which pixels are within the radius of a source.
+    Make the header of an image in the unit and with the beam of a map.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The map.
+
+    wcs : `~astropy.wcs.WCS`
+        The WCS of the image.
+
+    Returns
+    -------
+    header : `~astropy.io.fits.Header`
+        The header, from which `~hyperphotutils.maps.read_map` reads the
+        unit and the beam.
     """
-    y, x = np.indices(shape)
-    distance = [np.hypot(x - row['x_fit'], y - row['y_fit']) for row in rows]
-    return np.min(distance, axis=0) <= radius
+    # with the distortions that astropy can write
+    header = wcs.to_header(relax=True)
+    header['BUNIT'] = image.unit.to_string('fits')
+    beam = image.meta['beam']
+    for key, value in (('BMAJ', beam.major), ('BMIN', beam.minor),
+                       ('BPA', beam.pa)):
+        header[key] = value.to_value(u.deg)
+    return header
 
 
-# What a FITS file of a group or a source holds, in this order
+# The extensions of the FITS file of a group or a source, in this order
 _EXTENSIONS = ('data', 'masked', 'deblended', 'model', 'residual',
                'background')
 
 
-def _write_fits(cutout, extraction, folder):
-    meta = extraction.image.meta
-    header = cutout.wcs.to_header()
-    header['BUNIT'] = extraction.image.unit.to_string('fits')
-    beam = meta['beam']
-    for key, value in (('BMAJ', beam.major), ('BMIN', beam.minor),
-                       ('BPA', beam.pa)):
-        header[key] = value.to_value(u.deg)
-    header['OBJECT'] = cutout.title
+def _write_fits(part, extraction, folder):
+    header = make_header(extraction.image, part.wcs)
+    header['OBJECT'] = part.title
     hdus = [fits.PrimaryHDU()]
-    hdus += [fits.ImageHDU(cutout.images[name], header, name=name.upper())
-             for name in _EXTENSIONS if name in cutout.images]
-    fits.HDUList(hdus).writeto(folder / f'{cutout.name}.fits')
+    hdus += [fits.ImageHDU(part.images[name], header, name=name.upper())
+             for name in _EXTENSIONS if name in part.images]
+    fits.HDUList(hdus).writeto(folder / f'{part.name}.fits')
 
 
-def _plot_fit(cutout, extraction, folder):
+def _plot_fit(part, extraction, folder):
     from hyperphotutils.visualization import plot_fit
 
-    _save(plot_fit, cutout, extraction, folder, fitted=cutout.fitted,
-          model=cutout.images['sources'])
+    _save(plot_fit, part, extraction, folder, fitted=part.fitted,
+          model=part.images['sources'])
 
 
-def _plot_background(cutout, extraction, folder):
+def _plot_background(part, extraction, folder):
     from hyperphotutils.visualization import plot_background
 
-    _save(plot_background, cutout, extraction, folder, fitted=cutout.fitted,
-          model=cutout.images['sources'])
+    _save(plot_background, part, extraction, folder, fitted=part.fitted,
+          model=part.images['sources'])
 
 
-def _plot_deblended(cutout, extraction, folder):
+def _plot_deblended(part, extraction, folder):
     from hyperphotutils.visualization import plot_deblended
 
-    images = cutout.images
+    images = part.images
     unit = extraction.image.unit
-    _save(plot_deblended, cutout, extraction, folder, model=images['model'],
+    _save(plot_deblended, part, extraction, folder, model=images['model'],
           companions=(images['sources'] - images['model']) << unit)
 
 
-def _save(plot, cutout, extraction, folder, *, model, **kwargs):
+def _save(plot, part, extraction, folder, *, model, **kwargs):
     meta = extraction.image.meta
     unit = extraction.image.unit
-    if not np.isfinite(cutout.images['data']).any():
+    if not np.isfinite(part.images['data']).any():
         return
     figure = plot(
-        cutout.images['data'] << unit, model=model << unit,
-        background=cutout.images['background'] << unit, table=cutout.table,
-        wcs=cutout.wcs, rms=extraction.rms, title=cutout.title,
+        part.images['data'] << unit, model=model << unit,
+        background=part.images['background'] << unit, table=part.table,
+        wcs=part.wcs, rms=extraction.rms, title=part.title,
         beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
               meta['beam_theta']), **kwargs)
-    figure.savefig(folder / f'{cutout.name}.png', dpi=_DPI)
+    figure.savefig(folder / f'{part.name}.png', dpi=_DPI)
