@@ -210,11 +210,6 @@ class CubeResult:
     def describe(self):
         """
         Describe the cube, the result, and each channel.
-
-        Returns
-        -------
-        sections : list of str
-            The sections of the log.
         """
         cube, axis = self.image, self.image.spectral_axis
         ny, nx = cube.shape[1:]
@@ -248,16 +243,6 @@ class CubeResult:
     def plot_overview(self, map_id):
         """
         Plot some channels without their backgrounds.
-
-        Parameters
-        ----------
-        map_id : str
-            The name of the cube.
-
-        Returns
-        -------
-        figure : `~matplotlib.figure.Figure` or `None`
-            The figure; `None` if no channel has a background.
         """
         from hyperphotutils.visualization import (
             choose_channels,

@@ -226,11 +226,6 @@ class Extraction:
     def describe(self):
         """
         Describe the map, the result, and the flags.
-
-        Returns
-        -------
-        sections : list of str
-            The sections of the log.
         """
         return [_describe_map(self.image), self._describe_result(),
                 self._describe_flags()]
@@ -272,16 +267,6 @@ class Extraction:
     def plot_overview(self, map_id):
         """
         Plot the map and the images of the fit.
-
-        Parameters
-        ----------
-        map_id : str
-            The name of the map.
-
-        Returns
-        -------
-        figure : `~matplotlib.figure.Figure`
-            The figure.
         """
         from hyperphotutils.visualization import plot_overview
 
@@ -500,17 +485,6 @@ def _detect(image, finder, mask_bad_pixels):
 def make_empty_rejected(wcs):
     """
     Make a table of rejected detections without rows.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS of the map.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table, with the columns of
-        `~hyperphotutils.photometry.HyperPhotometry.rejected`.
     """
     return QTable({
         'x_init': np.empty(0), 'y_init': np.empty(0),

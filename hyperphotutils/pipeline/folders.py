@@ -40,20 +40,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-__all__ = [
-    'PARTS',
-    'OutputDirectory',
-    'Work',
-    'describe_files',
-    'describe_settings',
-    'find_differences',
-    'finished_table',
-    'product_folder',
-    'read_record',
-    'remove_leftovers',
-    'scratch_folder',
-    'write_record',
-]
+__all__ = []  # shared by the modules of the pipeline only
 
 # The folder of intermediate results in an unfinished folder of products
 PARTS = 'parts'
@@ -77,34 +64,6 @@ _REMEDY = ('do it again by --overwrite (output.overwrite), or choose another '
 def describe_settings(config, *, sections=None):
     """
     Return the settings that a result depends on.
-
-    Parameters
-    ----------
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    sections : sequence of str, optional
-        The sections to include. The default is all but ``bands``.
-
-    Returns
-    -------
-    settings : dict
-        The values by key path, as they are stored in JSON, and the
-        version of ``hyperphotutils``. Keys that do not change results
-        (``run.n_workers``, ``run.quiet``, ``run.scheduler``,
-        ``output.directory``, ``output.overwrite``) and ``input.maps``
-        are left out.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline import PipelineConfig
-    >>> from hyperphotutils.pipeline.folders import describe_settings
-    >>> config = PipelineConfig(detection={'n_sigma': 4}, run={'n_workers': 2})
-    >>> settings = describe_settings(config)
-    >>> settings['detection.n_sigma']
-    4.0
-    >>> 'run.n_workers' in settings
-    False
     """
     if sections is None:
         sections = set(type(config).model_fields) - {'bands'}
@@ -120,34 +79,9 @@ def describe_files(*paths):
     """
     Return the states of files.
 
-    Parameters
-    ----------
-    *paths : str or path-like
-        The files.
-
-    Returns
-    -------
-    inputs : dict
-        The size in bytes and the time of the last change in ns, by
-        absolute path; `None` for a file that cannot be found.
-
-    Notes
-    -----
     The contents are not read, because this takes as long as the
     processing itself for large cubes. A file that was only touched thus
     counts as changed.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> from hyperphotutils.pipeline.folders import describe_files
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder, 'map.fits')
-    ...     _ = path.write_bytes(b'12345')
-    ...     (size, mtime_ns), = describe_files(path).values()
-    >>> size
-    5
     """
     states = {}
     for path in paths:
@@ -164,23 +98,6 @@ def describe_files(*paths):
 def find_differences(old, new):
     """
     Return the differences between two descriptions as texts.
-
-    Parameters
-    ----------
-    old, new : dict
-        The earlier and the present result of `describe_settings` or
-        `describe_files`.
-
-    Returns
-    -------
-    differences : list of str
-        A text for each key that differs.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline.folders import find_differences
-    >>> find_differences({'fit.ridge': 0.0, 'run.x': 1}, {'fit.ridge': 0.5})
-    ['fit.ridge is 0.5, was 0.0', 'run.x was 1']
     """
     differences = []
     for key in [*new, *(key for key in old if key not in new)]:
@@ -212,19 +129,6 @@ def _compare(record, settings, inputs):
 def write_record(path, record):
     """
     Write a record so that it is either complete or does not exist.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file. It is on the disk when this function returns.
-
-    record : dict
-        Values that JSON can store.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written. An existing record is kept.
     """
     # a fixed name, so that the next attempt replaces what is left of it
     partial = path.with_name(f'.{path.name}.partial')
@@ -243,18 +147,7 @@ def write_record(path, record):
 
 def read_record(path):
     """
-    Read a record.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file.
-
-    Returns
-    -------
-    record : dict or `None`
-        The record; `None` if there is no file that `write_record` has
-        written.
+    Read a record; `None` if there is no file that `write_record` wrote.
     """
     try:
         record = json.loads(path.read_bytes())
@@ -263,23 +156,10 @@ def read_record(path):
     return record if isinstance(record, dict) else None
 
 
-def finished_table(folder, settings, inputs):
+def read_finished(folder, settings, inputs):
     """
-    Return the record of a finished folder of products.
-
-    Parameters
-    ----------
-    folder : `~pathlib.Path`
-        The folder.
-
-    settings, inputs : dict
-        The present settings and states of the input files.
-
-    Returns
-    -------
-    record : dict or `None`
-        The record; `None` if the folder was made with other settings or
-        from other files, or its main table is missing.
+    Return the record of a finished folder of products; `None` if it was
+    made with other settings or from other files, or lacks its main table.
     """
     record = _read_map_record(folder)
     if (record is None or _compare(record, settings, inputs)
@@ -361,7 +241,7 @@ class OutputDirectory:
             self._check_writable()
             self._lock()
             self._load()
-        except OutputError:
+        except BaseException:
             self._leave()
             raise
         return self
@@ -448,11 +328,6 @@ class OutputDirectory:
     def append_to_log(self, text):
         """
         Append to the log of all runs in this directory.
-
-        Parameters
-        ----------
-        text : str
-            The text.
         """
         self._log.write(text)
         self._log.flush()
@@ -461,26 +336,6 @@ class OutputDirectory:
         """
         Find what is left to do, and refuse what may not be replaced.
 
-        Parameters
-        ----------
-        jobs : list of `~hyperphotutils.pipeline.MapJob`
-            All maps of the run.
-
-        config : `~hyperphotutils.pipeline.PipelineConfig`
-            The configuration.
-
-        Returns
-        -------
-        work : `Work`
-            What is left to do.
-
-        Raises
-        ------
-        OutputError
-            If a folder or file exists that must not be replaced.
-
-        Notes
-        -----
         ``output.overwrite`` repeats all maps, unless an earlier run was
         interrupted or killed: then that run is continued, and only the
         products that it has not yet replaced are made.
@@ -497,8 +352,8 @@ class OutputDirectory:
         if not overwrite or any(job.map_id in self.unfinished
                                 for job in jobs):
             for job in jobs:
-                record = finished_table(job.folder, settings,
-                                        inputs[job.map_id])
+                record = read_finished(job.folder, settings,
+                                       inputs[job.map_id])
                 if record and (record['finished']
                                != self.unfinished.get(job.map_id)):
                     done[job.map_id] = record
@@ -509,7 +364,8 @@ class OutputDirectory:
         todo = [job for job in jobs if job.map_id not in done]
         for job in todo:
             _check_replaceable(job.folder)
-        self._refuse_replacing_inputs(todo, tables, config)
+        read = {path for job in jobs for path in input_files(job, config)}
+        self._refuse_replacing_inputs(read, todo, tables)
         return Work(todo, done, {name: table for name, table in tables.items()
                                  if todo or name not in done_tables})
 
@@ -542,14 +398,13 @@ class OutputDirectory:
                    f'{"; ".join(texts[:5])}{more}; {_REMEDY}')
             raise OutputError(msg)
 
-    def _refuse_replacing_inputs(self, jobs, tables, config):
+    def _refuse_replacing_inputs(self, read, todo, tables):
         """
         Refuse to replace a file that the run reads.
         """
-        inputs = {Path(os.path.realpath(path)) for job in jobs
-                  for path in input_files(job, config)}
+        inputs = {Path(os.path.realpath(path)) for path in read}
         directory = Path(os.path.realpath(self.path))
-        outputs = {directory / job.folder.name for job in jobs}
+        outputs = {directory / job.folder.name for job in todo}
         outputs |= {directory / name for name in (*tables, DIAGNOSTICS, LOG)}
         for path in sorted(inputs):
             if outputs & {path, *path.parents}:
@@ -560,11 +415,6 @@ class OutputDirectory:
     def begin(self, work):
         """
         Record that work is begun.
-
-        Parameters
-        ----------
-        work : `Work`
-            The result of `find_work`.
         """
         for job in work.todo:
             record = _read_map_record(job.folder)
@@ -575,11 +425,6 @@ class OutputDirectory:
     def finish_table(self, name):
         """
         Record that a file of all maps is written.
-
-        Parameters
-        ----------
-        name : str
-            The name of the file.
         """
         if name in self.tables:
             self.tables[name] = self.tables[name] | {'done': True}
@@ -588,11 +433,6 @@ class OutputDirectory:
     def end(self, work):
         """
         Record that a run has come to its end, be it that maps have failed.
-
-        Parameters
-        ----------
-        work : `Work`
-            The result of `find_work`.
         """
         for job in work.todo:
             self.unfinished.pop(job.map_id, None)
@@ -747,20 +587,6 @@ def _replace_folder(scratch, folder):
 def scratch_folder(folder, kind='partial'):
     """
     Return the name of a temporary folder of this process.
-
-    Parameters
-    ----------
-    folder : `~pathlib.Path`
-        The folder under its final name.
-
-    kind : {'partial', 'old'}, optional
-        Whether it is the new folder that is not yet complete, or the old
-        folder that is replaced.
-
-    Returns
-    -------
-    scratch : `~pathlib.Path`
-        A hidden folder beside the final one.
     """
     return folder.with_name(f'.{folder.name}.{os.getpid()}@{_host()}.{kind}')
 
@@ -769,13 +595,6 @@ def remove_leftovers(directory):
     """
     Remove the temporary folders of processes that do not exist any more.
 
-    Parameters
-    ----------
-    directory : `~pathlib.Path`
-        The output directory.
-
-    Notes
-    -----
     Only folders with a name of `scratch_folder` are removed, and only
     those of processes of this machine. An old folder that was not
     replaced gets its name back.

@@ -494,24 +494,6 @@ def _connection(config, executor):
 def connect(stack, address):
     """
     Connect to a scheduler.
-
-    Parameters
-    ----------
-    stack : `contextlib.ExitStack`
-        Closes the connection.
-
-    address : str
-        The address, or the file that contains it.
-
-    Returns
-    -------
-    client : ``distributed.Client``
-        The client.
-
-    Raises
-    ------
-    ConfigError
-        If no scheduler answers, or dask.distributed is not installed.
     """
     from hyperphotutils.utils.executors import connect_scheduler
 
@@ -568,17 +550,6 @@ def advise(reason):
     """
     Add the options and keys for the arguments that the error of a reader
     names.
-
-    Parameters
-    ----------
-    reason : str
-        The message of an error of `~hyperphotutils.maps.read_map` or
-        `~hyperphotutils.maps.read_cube`.
-
-    Returns
-    -------
-    reason : str
-        The message in terms of the command line and the configuration.
     """
     # the remedy in Python is replaced
     for mistake, advice in (

@@ -15,17 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = [
-    'PRODUCTS',
-    'REJECTED',
-    'Product',
-    'Writing',
-    'beam_shapes',
-    'count_reasons',
-    'find_foreign_files',
-    'list_output_keys',
-    'write_products',
-]
+__all__ = []  # shared by the modules of the pipeline only
 
 # In each folder of products, and in the output directory for all maps
 LOG, RECORD = 'run.log', 'run.json'
@@ -117,28 +107,6 @@ class Writing(NamedTuple):
 def write_products(result, job, config, folder, *, progress_bar=False):
     """
     Write the products of a job.
-
-    Parameters
-    ----------
-    result : object
-        The result of the job.
-
-    job : `~hyperphotutils.pipeline.MapJob`
-        The job.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration, which enables products.
-
-    folder : `~pathlib.Path`
-        The folder to write to.
-
-    progress_bar : bool, optional
-        Whether to show the progress of products that take long.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
     """
     if result.table is not None:
         result.table.meta['map_id'] = job.map_id
@@ -154,16 +122,6 @@ def write_products(result, job, config, folder, *, progress_bar=False):
 def find_foreign_files(folder):
     """
     Find the files in a folder that are no products.
-
-    Parameters
-    ----------
-    folder : `~pathlib.Path`
-        The folder of a job.
-
-    Returns
-    -------
-    names : list of str
-        The names of the files.
     """
     known = {LOG, RECORD, *(product.name for product in PRODUCTS)}
     foreign = []
@@ -179,22 +137,6 @@ def find_foreign_files(folder):
 def list_output_keys(without=None):
     """
     List the keys of the section ``output`` that enable products.
-
-    Parameters
-    ----------
-    without : str, optional
-        Only list keys without any product of this kind of job.
-
-    Returns
-    -------
-    keys : dict of tuple
-        The default and the description of each key by name.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline.products import list_output_keys
-    >>> list_output_keys()['csv']
-    (False, 'write catalog.csv: the sources with the columns of HYPER')
     """
     keys = {}
     for product in PRODUCTS:
@@ -239,19 +181,6 @@ def beam_shapes(table, image):
     """
     Return detections with the shape of the beam and no peak flux, for
     formats that need shapes.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The sources, detected or measured.
-
-    image : `~astropy.nddata.CCDData`
-        The map.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table with shapes; the same table if it has shapes.
     """
     import astropy.units as u
     import numpy as np
@@ -331,17 +260,6 @@ def _write_rejected_regions(writing):
 def count_reasons(rejected):
     """
     Count rejected detections by reason.
-
-    Parameters
-    ----------
-    rejected : `~astropy.table.QTable`
-        The detections.
-
-    Returns
-    -------
-    counts : dict
-        The number for each reason, in the order of
-        `~hyperphotutils.photometry.REJECTION_REASONS`.
     """
     from collections import Counter
 

@@ -19,18 +19,7 @@ from hyperphotutils.pipeline.jobs import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = [
-    'combine_outcomes',
-    'describe_bad_pixels',
-    'describe_maps',
-    'describe_reasons',
-    'format_rows',
-    'number_of',
-    'run_log',
-    'summarize',
-    'write_combined',
-    'write_log',
-]
+__all__ = []  # shared by the modules of the pipeline only
 
 # The metadata of each map in the catalog of several maps
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
@@ -46,19 +35,6 @@ _BAD_PIXELS = {'glitch': ('glitch', 'glitches'),
 def number_of(number, noun):
     """
     Return a number with its noun in the singular or plural.
-
-    Parameters
-    ----------
-    number : int
-        The number.
-
-    noun : str
-        The noun in the singular.
-
-    Returns
-    -------
-    text : str
-        The text, such as ``'2 groups'``.
     """
     return f'{number} {noun}{"s" * (number != 1)}'
 
@@ -66,16 +42,6 @@ def number_of(number, noun):
 def format_rows(rows):
     """
     Format names and values as lines of a log.
-
-    Parameters
-    ----------
-    rows : list of tuple
-        The names and values.
-
-    Returns
-    -------
-    text : str
-        The lines.
     """
     return '\n'.join(f'{name:<14}{printable(value)}' for name, value in rows)
 
@@ -83,22 +49,6 @@ def format_rows(rows):
 def summarize(result, caught, seconds):
     """
     Summarize the result of a job in one line.
-
-    Parameters
-    ----------
-    result : object
-        The result, see `~hyperphotutils.pipeline.process.process_map`.
-
-    caught : list of `warnings.WarningMessage`
-        The warnings.
-
-    seconds : float
-        The time that the job took.
-
-    Returns
-    -------
-    text : str
-        The line.
     """
     text = f'{result.summary}, {seconds:.1f} s'
     if result.earlier:
@@ -114,31 +64,6 @@ def summarize(result, caught, seconds):
 def write_log(path, job, result, config, caught, times):
     """
     Write the log of a job.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file.
-
-    job : `~hyperphotutils.pipeline.MapJob`
-        The job.
-
-    result : object
-        The result, see `~hyperphotutils.pipeline.process.process_map`.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    caught : list of `warnings.WarningMessage`
-        The warnings.
-
-    times : dict
-        The duration of each step in seconds.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
     """
     counts = Counter(printable(f'{item.category.__name__}: {item.message}')
                      for item in caught)
@@ -164,26 +89,6 @@ def write_log(path, job, result, config, caught, times):
 def run_log(outcomes, config, origin, *, problem=None):
     """
     Return the log of a run.
-
-    Parameters
-    ----------
-    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
-        The outcomes of the maps.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    origin : str or `None`
-        The origin of the configuration.
-
-    problem : str or `None`, optional
-        The traceback of an error after the maps were processed.
-
-    Returns
-    -------
-    text : str
-        The log; empty if no map was processed, for reasons that the
-        messages state completely.
     """
     if not any(item.details or not item.reason for item in outcomes):
         return ''
@@ -207,23 +112,6 @@ def write_combined(outcomes, directory):
     Write the catalog of all maps, and the table with a row for each map.
 
     Both depend on the maps only; times are in the log.
-
-    Parameters
-    ----------
-    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
-        The outcomes of the maps.
-
-    directory : `~pathlib.Path`
-        The output directory.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
-
-    ValueError
-        If the catalogs of the maps cannot be combined. The table with a
-        row for each map is written nevertheless.
     """
     failed = np.array([bool(item.reason) for item in outcomes])
     table = Table({
@@ -248,18 +136,6 @@ def write_combined(outcomes, directory):
 def combine_outcomes(outcomes):
     """
     Stack the tables of all maps that have not failed.
-
-    Parameters
-    ----------
-    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
-        The outcomes of the maps.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        All rows, with the name of the map in the first column,
-        ``map_id``. Positions are in the frame of the first map. The
-        metadata of each map are in ``meta['map_meta']``.
     """
     tables = {item.job.map_id: item.table for item in outcomes
               if not item.reason}
@@ -288,16 +164,6 @@ def combine_outcomes(outcomes):
 def describe_maps(tables):
     """
     Return the metadata of several maps.
-
-    Parameters
-    ----------
-    tables : dict
-        The tables by the name of the map.
-
-    Returns
-    -------
-    map_meta : dict
-        The metadata by the name of the map.
     """
     return {map_id: {name: table.meta[name] for name in _MAP_META
                      if name in table.meta}
@@ -307,18 +173,6 @@ def describe_maps(tables):
 def describe_reasons(n_rejected):
     """
     Return the numbers of rejected detections as text.
-
-    Parameters
-    ----------
-    n_rejected : dict
-        The number for each reason, and for each selection of the
-        finder.
-
-    Returns
-    -------
-    text : str
-        The text, such as ``'25 no usable pixels, 5 duplicates'``; empty
-        if there are none.
     """
     texts = []
     ordered = dict.fromkeys(REJECTION_REASONS, 0) | dict(n_rejected)
@@ -337,17 +191,6 @@ def describe_reasons(n_rejected):
 def describe_bad_pixels(n_bad_pixels):
     """
     Return the numbers of bad pixels as text.
-
-    Parameters
-    ----------
-    n_bad_pixels : dict
-        The number of pixels of each kind.
-
-    Returns
-    -------
-    text : str
-        The text, such as ``'1 glitch, 12 saturated'``; empty if there
-        are none.
     """
     return ', '.join(f'{number} {_BAD_PIXELS[kind][number != 1]}'
                      for kind, number in n_bad_pixels.items() if number)

@@ -11,13 +11,7 @@ from astropy.io import fits
 
 from hyperphotutils.utils.gaussians import add_gaussians
 
-__all__ = [
-    'SourceImages',
-    'cut_groups',
-    'cut_sources',
-    'make_header',
-    'write_source_images',
-]
+__all__ = []  # shared by the modules of the pipeline only
 
 _SHAPE = ('fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit')
 
@@ -123,27 +117,6 @@ def cut_sources(extraction, fit_radius):
 def write_source_images(extraction, folder, config, *, progress_bar=False):
     """
     Write a file for each group or source.
-
-    Parameters
-    ----------
-    extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        The result of the measurement.
-
-    folder : `~pathlib.Path`
-        The folder to create. Its name selects the files:
-        ``'fits_groups'``, ``'fits_sources'``, ``'plots_groups'``,
-        ``'plots_sources'``, or ``'plots_backgrounds'``.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration, which sets the fitting radius.
-
-    progress_bar : bool, optional
-        Whether to show a progress bar over the files.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
     """
     write = {'fits_groups': _write_fits, 'fits_sources': _write_fits,
              'plots_groups': _plot_fit, 'plots_sources': _plot_deblended,
@@ -219,20 +192,6 @@ def _render(shape, rows, extraction):
 def make_header(image, wcs):
     """
     Make the header of an image in the unit and with the beam of a map.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.CCDData`
-        The map.
-
-    wcs : `~astropy.wcs.WCS`
-        The WCS of the image.
-
-    Returns
-    -------
-    header : `~astropy.io.fits.Header`
-        The header, from which `~hyperphotutils.maps.read_map` reads the
-        unit and the beam.
     """
     # with the distortions that astropy can write
     header = wcs.to_header(relax=True)

@@ -22,8 +22,8 @@ from hyperphotutils.pipeline.folders import (
     describe_files,
     describe_settings,
     find_differences,
-    finished_table,
     product_folder,
+    read_finished,
     read_record,
     write_record,
 )
@@ -149,11 +149,11 @@ def test_full_disk_keeps_the_record(tmp_path, monkeypatch):
 
 def test_finished_folder_is_recognized(job):
     write_product(job, 'one')
-    assert finished_table(job.folder, **RECORD)['finished'] == 'one'
-    assert finished_table(job.folder, {'fit.ridge': 1.0}, {}) is None
-    assert finished_table(job.folder, RECORD['settings'], {'/x': None}) is None
+    assert read_finished(job.folder, **RECORD)['finished'] == 'one'
+    assert read_finished(job.folder, {'fit.ridge': 1.0}, {}) is None
+    assert read_finished(job.folder, RECORD['settings'], {'/x': None}) is None
     (job.folder / 'catalog.ecsv').unlink()
-    assert finished_table(job.folder, **RECORD) is None
+    assert read_finished(job.folder, **RECORD) is None
 
 
 @pytest.mark.parametrize('error', [KeyError, KeyboardInterrupt, OSError])
