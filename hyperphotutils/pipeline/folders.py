@@ -57,8 +57,8 @@ _NO_RESULT = frozenset({
 _SCRATCH = re.compile(
     r'\.(?P<name>.+)\.(?P<pid>\d+)@(?P<host>[^@]+)\.(partial|old)')
 
-_REMEDY = ('do it again by --overwrite (output.overwrite), or choose another '
-           '--output-dir (output.directory)')
+_REMEDY = ('use --overwrite (output.overwrite) to repeat it, or choose '
+           'another --output-dir (output.directory)')
 
 
 def describe_settings(config, *, sections=None):

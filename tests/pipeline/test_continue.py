@@ -173,8 +173,8 @@ def test_finished_maps_are_not_done_again(maps, hyper, worked_on):
     table = read_catalog('hyperphot_output/catalog_all.ecsv')
     assert list(dict.fromkeys(table['map_id'])) == list(NAMES)
     assert hyper(*options, *maps) == (
-        0, 'nothing left to do: all 4 maps are done (--overwrite does it '
-        'again)\n', '')
+        0, 'nothing left to do: all 4 maps are done (use --overwrite to '
+        'repeat it)\n', '')
     assert worked_on == list(NAMES)
 
 
@@ -486,7 +486,7 @@ def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert err == ('hyperphot: interrupted; what is finished is whole; '
+        assert err == ('hyperphot: interrupted; completed maps are kept; '
                        'the same command continues\n')
         assert not list(Path(f'out{jobs}').glob('.*'))
         outcomes = process_maps(make_config(
