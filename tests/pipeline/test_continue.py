@@ -405,16 +405,18 @@ def test_full_disk_is_told_and_nothing_is_damaged(
     options = ('run', *maps, '--detection-only')
     assert hyper(*options, '--output-dir', 'good')[0] == 0
 
-    def fail(first, second, *args, **kwargs):
-        job_d = 'd' in {getattr(second, 'map_id', None), first.parent.name}
-        if full == 'combined' or job_d or '.d.' in str(first):
-            raise OSError(errno.ENOSPC, 'No space left on device',
-                          str(second if full == 'combined' else first))
-        return original(first, second, *args, **kwargs)
+    def fail(*args, **kwargs):
+        if is_full(*args):
+            raise OSError(errno.ENOSPC, 'No space left on device', 'file')
+        return original(*args, **kwargs)
 
-    module, name = {'map': (process_module, 'write_products'),
-                    'combined': (report, 'write_catalog'),
-                    'record': (process_module, 'write_record')}[full]
+    module, name, is_full = {
+        'map': (process_module, 'write_products',
+                lambda _, job, *__: job.map_id == 'd'),
+        'combined': (report, 'write_catalog', lambda *_: True),
+        'record': (process_module, 'write_record',
+                   lambda path, _: path.parent.name.startswith('.d.')),
+    }[full]
     original = getattr(module, name)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
