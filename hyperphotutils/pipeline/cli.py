@@ -331,7 +331,7 @@ def _run(options):
             print_error(f'note: {line}')
     progress_bar = _show_progress(config)
     outcomes = process_maps(config, progress_bar=progress_bar,
-                            origin=loaded.origin, tell=report)
+                            origin=loaded.origin, report=report)
     status = _report_maps(outcomes, config)
     if not config.bands.merge:
         return status

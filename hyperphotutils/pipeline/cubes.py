@@ -78,7 +78,7 @@ class CubeKind:
         return read_cube(job.path, **config.input.make_reader_options())
 
     def measure(self, cube, job, config, folder, *, executor=None,
-                progress_bar=False, tell=None):
+                progress_bar=False, report=None):
         """
         Estimate the backgrounds of the channels, and measure their
         sources.
@@ -87,8 +87,8 @@ class CubeKind:
         config = _with_absolute_paths(config)
         work = _CubeWork(cube, config, folder, executor, progress_bar)
         earlier = work.describe_earlier()
-        if earlier and tell is not None:
-            tell(f'{job.map_id}: continuing: {earlier}')
+        if earlier and report is not None:
+            report(f'{job.map_id}: continuing: {earlier}')
         for line in find_unused_keys(config):
             warnings.warn(line, AstropyUserWarning, stacklevel=1)
         start = time.perf_counter()

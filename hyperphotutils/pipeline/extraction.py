@@ -55,7 +55,7 @@ class MapKind:
         return read_input(job.path, config.input)
 
     def measure(self, image, job, config, folder, *, executor=None,
-                progress_bar=False, tell=None):
+                progress_bar=False, report=None):
         """
         Measure the sources of the map.
         """

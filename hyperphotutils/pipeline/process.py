@@ -62,7 +62,7 @@ __all__ = [
 #
 # * ``read(job, config)``, which returns the data;
 # * ``measure(data, job, config, folder, *, executor, progress_bar,
-#   tell)``, which returns the result; and
+#   report)``, which returns the result; and
 # * ``in_parts``: whether parts of a job, instead of jobs, are processed in
 #   parallel, and kept in the folder if the run is interrupted.
 #
@@ -175,7 +175,7 @@ def run(config=None, *, executor=None):
 
 
 def process_maps(config, *, progress_bar=False, origin=None, executor=None,
-                 tell=None):
+                 report=None):
     """
     Process all maps that earlier runs have not completed.
 
@@ -197,7 +197,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
         (default), the cluster of ``run.scheduler``, or
         ``run.n_workers`` processes.
 
-    tell : callable, optional
+    report : callable, optional
         Called with a line before the processing if an earlier run has
         completed some of the maps, and for each cube of which it has
         completed a part.
@@ -235,15 +235,15 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
             job, earlier=True, **{name: work.done[job.map_id][name] for name
                                   in ('summary', 'numbers', 'table_name')})
             for job in jobs if job.map_id in work.done}
-        if work.done and work.todo and tell is not None:
-            tell(f'continuing: {len(work.done)} of {len(jobs)} maps are done '
+        if work.done and work.todo and report is not None:
+            report(f'continuing: {len(work.done)} of {len(jobs)} maps are done '
                  'already')
         if work.todo or work.tables:
             remove_leftovers(output.path)
             with _connection(config, executor) as workers, \
                     _end_explained(output.path, jobs, outcomes):
                 output.begin(work)
-                _process(work, config, outcomes, workers, progress_bar, tell)
+                _process(work, config, outcomes, workers, progress_bar, report)
                 _write_tables([outcomes[job.map_id] for job in jobs], work,
                               config, output, origin)
                 output.end(work)
@@ -251,7 +251,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
 
 
 def process_map(job, config, *, executor=None, progress_bar=False,
-                tell=None):
+                report=None):
     """
     Measure one map or cube and write its products.
 
@@ -270,7 +270,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
     progress_bar : bool, optional
         Whether to show the progress of fits, channels, and figures.
 
-    tell : callable, optional
+    report : callable, optional
         Called with a line if an earlier run has completed a part of a
         cube.
 
@@ -306,7 +306,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
         with product_folder(job, record, keep=kind.in_parts) as folder:
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
-                                  progress_bar=progress_bar, tell=tell)
+                                  progress_bar=progress_bar, report=report)
             times |= result.times
             before = time.perf_counter()
             write_products(result, job, config, folder,
@@ -334,7 +334,7 @@ def _load_kind(job):
     return getattr(importlib.import_module(module), name)()
 
 
-def _process(work, config, outcomes, executor, progress_bar, tell):
+def _process(work, config, outcomes, executor, progress_bar, report):
     """
     Process the maps that are left, and add their outcomes.
     """
@@ -348,7 +348,7 @@ def _process(work, config, outcomes, executor, progress_bar, tell):
     if jobs and _load_kind(jobs[0]).in_parts:
         # one by one: the executor processes their parts
         function = functools.partial(
-            process_map, executor=executor, tell=tell,
+            process_map, executor=executor, report=report,
             progress_bar=progress_bar and not several)
     elif executor is not None:
         function, options = _process_elsewhere, {'executor': executor}

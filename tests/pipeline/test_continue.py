@@ -182,7 +182,7 @@ def test_what_is_done_already_is_told_before_the_work(maps, worked_on):
     process_maps(make_config(maps[:1]))
     told = []
     process_maps(make_config(maps),
-                 tell=lambda line: told.append((line, len(worked_on))))
+                 report=lambda line: told.append((line, len(worked_on))))
     assert told == [('continuing: 1 of 4 maps are done already', 1)]
 
 
