@@ -69,8 +69,6 @@ class CubeKind:
     `~hyperphotutils.pipeline.process`.
     """
 
-    in_parts = True
-
     def read(self, job, config):
         """
         Read the header of the cube.

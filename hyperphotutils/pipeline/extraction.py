@@ -46,8 +46,6 @@ class MapKind:
     `~hyperphotutils.pipeline.process`.
     """
 
-    in_parts = False
-
     def read(self, job, config):
         """
         Read the map.

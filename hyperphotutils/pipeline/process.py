@@ -60,11 +60,9 @@ __all__ = [
 
 # The kinds of jobs. A kind is a class, here by module and name, with
 #
-# * ``read(job, config)``, which returns the data;
+# * ``read(job, config)``, which returns the data, and
 # * ``measure(data, job, config, folder, *, executor, progress_bar,
-#   report)``, which returns the result; and
-# * ``in_parts``: whether parts of a job, instead of jobs, are processed in
-#   parallel, and kept in the folder if the run is interrupted.
+#   report)``, which returns the result.
 #
 # A result has the attributes that its products need (see products.py), its
 # main table in the file ``table_name``, ``numbers`` and ``summary`` for the
@@ -74,6 +72,10 @@ _KINDS = {
     'map': ('hyperphotutils.pipeline.extraction', 'MapKind'),
     'cube': ('hyperphotutils.pipeline.cubes', 'CubeKind'),
 }
+
+# The kinds whose parts, instead of jobs, are processed in parallel, and
+# kept in the folder if the run is interrupted
+_IN_PARTS = frozenset({'cube'})
 
 # Errors of the output that concern all other maps, too
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -236,8 +238,8 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
                                   in ('summary', 'numbers', 'table_name')})
             for job in jobs if job.map_id in work.done}
         if work.done and work.todo and report is not None:
-            report(f'continuing: {len(work.done)} of {len(jobs)} maps are done '
-                 'already')
+            report(f'continuing: {len(work.done)} of {len(jobs)} maps are '
+                   'done already')
         if work.todo or work.tables:
             remove_leftovers(output.path)
             with _connection(config, executor) as workers, \
@@ -295,7 +297,8 @@ def process_map(job, config, *, executor=None, progress_bar=False,
     from hyperphotutils.utils.tables import result_meta
 
     start = time.perf_counter()
-    kind = _load_kind(job)
+    module, name = _KINDS[job.kind]
+    kind = getattr(importlib.import_module(module), name)()
     # before the files are read, so that later changes are noticed
     record = {'settings': describe_settings(config),
               'inputs': describe_files(*input_files(job, config))}
@@ -303,7 +306,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
         warnings.simplefilter('always')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
-        with product_folder(job, record, keep=kind.in_parts) as folder:
+        with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
                                   progress_bar=progress_bar, report=report)
@@ -326,14 +329,6 @@ def process_map(job, config, *, executor=None, progress_bar=False,
     return outcome
 
 
-def _load_kind(job):
-    """
-    Import the kind of a job, which needs the scientific libraries.
-    """
-    module, name = _KINDS[job.kind]
-    return getattr(importlib.import_module(module), name)()
-
-
 def _process(work, config, outcomes, executor, progress_bar, report):
     """
     Process the maps that are left, and add their outcomes.
@@ -345,7 +340,7 @@ def _process(work, config, outcomes, executor, progress_bar, report):
     jobs = work.todo
     several = progress_bar and len(jobs) > 1
     function, shared, options = process_map, [config], {}
-    if jobs and _load_kind(jobs[0]).in_parts:
+    if any(job.kind in _IN_PARTS for job in jobs):
         # one by one: the executor processes their parts
         function = functools.partial(
             process_map, executor=executor, report=report,
