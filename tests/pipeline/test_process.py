@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import astropy.units as u
@@ -32,11 +33,19 @@ from hyperphotutils.pipeline import (
     PipelineError,
     config_to_yaml,
     plan_jobs,
+    process_map,
     process_maps,
     run,
 )
 from hyperphotutils.pipeline import process as process_module
+from hyperphotutils.pipeline import products as products_module
 from hyperphotutils.pipeline.extraction import extract_map
+from hyperphotutils.pipeline.folders import (
+    describe_files,
+    describe_settings,
+    read_finished,
+)
+from hyperphotutils.pipeline.products import Product
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
@@ -527,15 +536,13 @@ def test_overwrite_replaces_when_the_new_one_is_whole(copy_map, tmp_path):
 def test_failure_while_writing_keeps_the_old_products(
     map_file, tmp_path, monkeypatch
 ):
-    from hyperphotutils.pipeline import products
-
     run(make_config([map_file], tmp_path))
     before = tree(tmp_path / 'field')
 
     def fail(*_):
         raise OSError(28, 'No space left on device', 'overview.png')
 
-    monkeypatch.setattr(products, '_save_figure', fail)
+    monkeypatch.setattr(products_module, '_save_figure', fail)
     with pytest.raises(PipelineError, match='No space left on device'):
         run(make_config([map_file], tmp_path,
                         output={'overwrite': True, 'overview': True}))
@@ -587,3 +594,52 @@ def test_configuration_file_is_run(map_file, tmp_path):
 def test_job_is_a_plain_record():
     job = MapJob('a.fits', 'a', Path('out/a'))
     assert job == MapJob('a.fits', 'a', Path('out/a'))
+
+
+def test_another_kind_of_job_uses_the_same_steps(map_file, tmp_path,
+                                                 monkeypatch):
+    """
+    A class with two methods, and a product: folder, record, log, and
+    outcome are those of all jobs.
+    """
+    class SumResult:
+        table, table_name, earlier = None, 'sum.txt', ''
+
+        def __init__(self, total):
+            self.total = total
+            self.summary = f'sum {total:.3g}'
+            self.numbers = {'sum': total}
+            self.times = {}
+
+        def describe(self):
+            return ['a section of the log']
+
+    class SumKind:
+        def read(self, job, config):
+            assert config.input.unit is None
+            return fits.getdata(job.path)
+
+        def measure(self, data, *_, **__):
+            return SumResult(float(np.nansum(data)))
+
+    def write_sum(writing):
+        writing.path.write_text(writing.result.summary)
+
+    module = types.ModuleType('kinds')
+    module.SumKind = SumKind
+    monkeypatch.setitem(sys.modules, 'kinds', module)
+    monkeypatch.setitem(process_module._KINDS, 'sum', ('kinds', 'SumKind'))
+    monkeypatch.setattr(products_module, 'PRODUCTS', (
+        *products_module.PRODUCTS,
+        Product('sum.txt', write_sum, 'the sum', kinds=('sum',),
+                needs='total')))
+    job = MapJob(str(map_file), 'field', tmp_path / 'field', kind='sum')
+    config = make_config([map_file], tmp_path)
+    outcome = process_map(job, config)
+    assert outcome.summary.startswith('sum ')
+    assert {path.name for path in job.folder.iterdir()} == {
+        'sum.txt', 'run.log', 'run.json'}
+    assert 'a section of the log' in (job.folder / 'run.log').read_text()
+    record = read_finished(job.folder, describe_settings(config),
+                           describe_files(map_file))
+    assert record['numbers'] == outcome.numbers
