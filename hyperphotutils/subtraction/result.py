@@ -177,7 +177,7 @@ class SubtractionResult(_Image):
         The variances of the skies of both images.
 
     point_spread : `SpatialKernel`
-        The PSF of the image that is not convolved.
+        The PSF of the difference.
 
     background : 1D `~numpy.ndarray`
         The coefficients of the differential background.
@@ -338,8 +338,10 @@ class SubtractionResult(_Image):
         """
         Return the PSF of the difference at a position.
 
-        It is that of the image that is not convolved. For the PSF of
-        the decorrelated difference see ``decorrelated.psf``.
+        It is that of sources of the science image; if that was
+        convolved, their PSF convolved with the kernel. The positions are
+        those in the science image, even if the kernel shifts it. For the
+        PSF of the decorrelated difference see ``decorrelated.psf``.
 
         Parameters
         ----------
@@ -555,7 +557,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
         The variances of the sky.
 
     psf : `SpatialKernel`
-        The PSF of the image that is not convolved.
+        The PSF of the difference.
 
     background : 1D `~numpy.ndarray`
         The coefficients of the differential background.
