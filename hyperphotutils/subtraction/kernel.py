@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from scipy.fft import rfft2
 
+from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.subtraction.polynomials import (
     polynomial_degrees,
     polynomial_order,
@@ -116,8 +117,9 @@ class _Kernel:
         overwrite : bool, optional
             Whether an existing file is replaced.
         """
-        fits.HDUList([fits.PrimaryHDU(), self.to_hdu()]).writeto(
-            path, overwrite=overwrite)
+        with atomic_output(path, overwrite=overwrite) as temporary:
+            fits.HDUList([fits.PrimaryHDU(), self.to_hdu()]).writeto(
+                temporary)
 
     @staticmethod
     def read(path):
