@@ -21,15 +21,15 @@ from hyperphotutils.subtraction.difference import (
     fit_background,
     make_difference,
 )
-from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
-from hyperphotutils.subtraction.frames import Frame, NoiseGrid
-from hyperphotutils.subtraction.inputs import read_pair
-from hyperphotutils.subtraction.kernel_fit import (
+from hyperphotutils.subtraction.fit import (
     Direction,
     default_basis,
     fit_kernel,
     flux_error,
 )
+from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
+from hyperphotutils.subtraction.frames import Frame, NoiseGrid
+from hyperphotutils.subtraction.inputs import read_pair
 from hyperphotutils.subtraction.psf import (
     as_spatial_psf,
     convolved_psf,
