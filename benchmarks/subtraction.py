@@ -16,7 +16,7 @@ a Python that has them is given::
     peers/bin/pip install --no-build-isolation ois
     python benchmarks/subtraction.py --peers sfft ois --python peers/bin/python
 
-What is left of the compact sources of two real images, in files named
+What is left of the sources of two real images, in files named
 ``nircam_f200w_epoch1.fits``, ``nircam_f200w_epoch1_error.fits``, and the
 same with 2::
 
@@ -347,7 +347,7 @@ def measure(pair, size, subtracted):
 
 def measure_nircam(folder, peers, python):
     """
-    Print what is left of the compact sources of two real images.
+    Print what is left of the sources of two real images.
     """
     folder = Path(folder)
     epochs = [folder / f'nircam_f200w_epoch{n}.fits' for n in (2, 1)]
@@ -367,31 +367,38 @@ def measure_nircam(folder, peers, python):
                 'science': images[0], 'template': images[1], 'bad': bad,
                 'saturated': np.zeros(bad.shape, bool),
                 'convolve': result.meta['convolve']}, Path(scratch))
-    # compact: as wide as the stars, within 15 per cent
     table = result.stamps
     x, y = np.asarray(table['x']), np.asarray(table['y'])
-    value = frames[0].stamps(x, y, 12)[0]
-    sigma, flux, _, _ = gaussian_moments(value)
+    flux = gaussian_moments(frames[0].stamps(x, y, 12)[0])[1]
     near = np.hypot(*np.mgrid[-5:6, -5:6]) <= 5.0
-    compact = np.asarray(table['snr']) > 30.0
     ny, nx = bad.shape
-    compact &= ((np.minimum(x, nx - 1 - x) > 12)
-                & (np.minimum(y, ny - 1 - y) > 12) & np.isfinite(sigma))
-    compact &= sigma < 1.15 * np.quantile(sigma[compact], 0.1)
-    for i in np.flatnonzero(compact):
-        compact[i] = not (result.mask | bad)[y[i] - 5:y[i] + 6,
-                                             x[i] - 5:x[i] + 6].any()
-    print(f'{np.count_nonzero(compact)} compact sources; '
-          f'{result.summary()}')
-    for name, (difference, seconds) in differences.items():
-        cuts = [difference[y[i] - 5:y[i] + 6, x[i] - 5:x[i] + 6]
-                for i in np.flatnonzero(compact)]
-        left = np.array([cut[near].sum() for cut in cuts]) / flux[compact]
-        height = np.array([np.abs(cut[2:-2, 2:-2]).max() for cut in cuts])
-        peak = value[compact][:, 9:16, 9:16].max(axis=(1, 2))
-        print(f'{name:10s} flux left {100 * np.median(np.abs(left)):.2f} %, '
-              f'largest pixel {100 * np.median(height / peak):.2f} % of the '
-              f'peak (medians); CPU {seconds:.1f} s')
+    inside = ((np.minimum(x, nx - 1 - x) > 12)
+              & (np.minimum(y, ny - 1 - y) > 12) & np.isfinite(flux))
+    inside &= np.asarray(table['status']) != 'TOO_CLOSE'
+    # the sum of the covariances of a pixel is the variance of sums
+    middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    covariance = getattr(result.covariance(*middle), 'value',
+                         result.covariance(*middle))
+    noise = np.sqrt(covariance.sum() * near.sum())
+    snr = np.asarray(table['snr'])
+    print(result.summary())
+    for low, high in ((50, 150), (150, 1000), (1000, np.inf)):
+        chosen = np.flatnonzero(inside & (snr >= low) & (snr < high))
+        places = {i: np.s_[y[i] - 5:y[i] + 6, x[i] - 5:x[i] + 6]
+                  for i in chosen}
+        chosen = [i for i, place in places.items()
+                  if not (result.mask | bad)[place].any()]
+        expected = 0.6745 * np.median(noise / flux[chosen])
+        parts = [f'{len(chosen)} sources of S/N {low} to {high}: left in the '
+                 'median (noise alone '
+                 f'{100.0 * expected:.2f} %)']
+        for name, (difference, _) in differences.items():
+            left = [difference[places[i]][near].sum() for i in chosen]
+            left = np.median(np.abs(left) / flux[chosen])
+            parts.append(f'{name} {100.0 * left:.2f} %')
+        print(', '.join(parts))
+    print(', '.join(f'CPU of {name} {seconds:.1f} s' for name, (_, seconds)
+                    in differences.items()))
 
 
 def cpu_unit():
