@@ -3,4 +3,5 @@
 Configurations and formats of other programs.
 """
 
+from hyperphotutils.compat.hotpants import *  # noqa: F401, F403
 from hyperphotutils.compat.hyper_py import *
