@@ -26,7 +26,8 @@ FLOORS = {
     'visualization': 1,
     'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2, 'catalog': 2,
     'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3, 'galaxy': 3,
-    'pipeline': 4,
+    'compat': 4,
+    'pipeline': 5,
 }
 SHARED = {'utils', 'noise'}
 
