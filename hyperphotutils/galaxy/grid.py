@@ -175,7 +175,7 @@ def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
     """
     rng = np.random.default_rng(seed)
     sums = np.zeros((2, rank, n_pixels), dtype=np.float32)
-    for part, images in parts():
+    for _, images in parts():
         mixing = rng.standard_normal((rank, len(images)), dtype=np.float32)
         for total, values in zip(sums, (images, images * images),
                                  strict=True):
