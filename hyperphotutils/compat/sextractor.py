@@ -117,20 +117,7 @@ def read_sextractor_catalog(path):
     table = QTable()
     if 'NUMBER' not in raw.colnames:
         table['id'] = np.arange(1, len(raw) + 1)
-    used = set()
-    for pair in _PIXEL_COLUMNS:
-        if set(pair) <= set(raw.colnames):
-            for name, column in zip(pair, ('x_centroid', 'y_centroid'),
-                                    strict=True):
-                table[column] = _plain(raw[name]) - 1.0
-            used |= set(pair)
-            break
-    for pair in _SKY_COLUMNS:
-        if set(pair) <= set(raw.colnames):
-            table['sky_centroid'] = SkyCoord(
-                *(_plain(raw[name]) for name in pair), unit='deg')
-            used |= set(pair)
-            break
+    used = _add_positions(table, raw)
     if not used:
         msg = (f"'{path}' has no positions: expected X_IMAGE and Y_IMAGE, or "
                f'ALPHA_J2000 and DELTA_J2000; found '
@@ -413,6 +400,28 @@ def read_psfex_config(path):
         {'min_snr': snr, 'max_ellipticity': ellipticity},
         {'size': 2 * max(half, 4) + 1, 'oversampling': oversampling,
          'degree': int(degree)}, ignored)
+
+
+def _add_positions(table, raw):
+    """
+    Add the positions, and return the names of the columns that were used.
+    """
+    used = set()
+    present = set(raw.colnames)
+    pair = next((pair for pair in _PIXEL_COLUMNS if set(pair) <= present),
+                None)
+    if pair is not None:
+        for name, column in zip(pair, ('x_centroid', 'y_centroid'),
+                                strict=True):
+            table[column] = _plain(raw[name]) - 1.0
+        used |= set(pair)
+    pair = next((pair for pair in _SKY_COLUMNS if set(pair) <= present),
+                None)
+    if pair is not None:
+        table['sky_centroid'] = SkyCoord(
+            *(_plain(raw[name]) for name in pair), unit='deg')
+        used |= set(pair)
+    return used
 
 
 def _read_fits(path):

@@ -41,8 +41,10 @@ _MAX_NEIGHBOR_SHIFT = 3.0
 # The part of the half-light area of a segment that is the radius of a
 # neighbor when its fit begins.
 _NEIGHBOR_SHRINK = 0.6
-# Fainter neighbors keep their index.
+# Fainter neighbors keep their index, and still fainter ones their shape: a
+# peak of the noise with a free shape takes light of the target's wings.
 _FREE_INDEX_SNR = 15.0
+_FREE_SHAPE_SNR = 8.0
 # The mask of a neighbor without a segment: its radius in FWHM.
 _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
@@ -358,7 +360,7 @@ class GalaxyFit:
         """
         Return which parameters are fitted.
 
-        The index of a neighbor is free if its segment is bright.
+        Shape and index of a neighbor are free if its segment is bright.
         """
         config, targets = self.config, self.targets
         n_groups, n_neighbors = neighbors.shape
@@ -366,6 +368,8 @@ class GalaxyFit:
         area = 2.0 * np.pi * targets.radius[neighbors]**2
         snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
         free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
+        has_shape = ~(snr < _FREE_SHAPE_SNR)
+        free[:, 1:, [RHO, G_RADIAL, G_TANGENTIAL]] = has_shape[:, :, None]
         if 'position' in config.fixed:
             free[:, 0, [X, Y]] = False
         if 'shape' in config.fixed:
