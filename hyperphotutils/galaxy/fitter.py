@@ -4,6 +4,7 @@ Fits of galaxies by Sersic profiles convolved with the PSF.
 """
 
 from functools import cached_property
+from importlib import import_module
 from numbers import Integral
 
 import numpy as np
@@ -222,6 +223,14 @@ class SersicFitter:
 
     def __repr__(self):
         return make_repr(self)
+
+    def __getstate__(self):
+        # modules cannot be pickled
+        return self.__dict__ | {'namespace': self.namespace.__name__}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.namespace = import_module(self.namespace)
 
     def __call__(self, data, *, init_params=None, segmentation=None,
                  mask=None, error=None, wcs=None):

@@ -6,6 +6,8 @@ Pictures of galaxies, their models, and their parameters.
 import numpy as np
 from astropy.stats import mad_std
 
+from hyperphotutils.utils.flags import FLAGS
+
 __all__ = ['plot_mosaic', 'plot_parameters', 'plot_segments']
 
 _GALAXY, _STAR = '#0072b2', '#d55e00'
@@ -15,6 +17,10 @@ _PARAMETERS = (('flux', 'flux', True), ('r_eff', 'r_eff (pixels)', True),
                ('n', 'n', True), ('q', 'q', False),
                ('theta', 'theta (degrees)', False))
 _MAX_LABELS = 60
+# Flags that cast doubt on the parameters.
+_DOUBTFUL = sum(FLAGS[name] for name in (
+    'at_bound', 'not_converged', 'fit_failed', 'no_covariance', 'unresolved',
+    'too_large', 'too_few_pixels'))
 
 
 def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):
@@ -181,7 +187,8 @@ def plot_parameters(table, truth, *, reach=3.0):
     figure : `~matplotlib.figure.Figure`
         For each parameter, the fitted against the true value, and below
         the distribution of (fit - truth) / error, with its median and
-        robust scatter. Galaxies with a flag are orange.
+        robust scatter. Galaxies with a flag that casts doubt on their
+        parameters are orange.
 
     Raises
     ------
@@ -189,6 +196,7 @@ def plot_parameters(table, truth, *, reach=3.0):
         If no galaxy is near a true source.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     rows, partners = _match(table, truth, reach)
     if len(rows) == 0:
@@ -197,7 +205,7 @@ def plot_parameters(table, truth, *, reach=3.0):
     chosen = [entry for entry in _PARAMETERS if entry[0] in truth.colnames]
     figure = Figure(figsize=(2.5 * len(chosen), 5.0), layout='constrained')
     grid = figure.subplots(2, len(chosen), squeeze=False)
-    flagged = np.asarray(table['flags'])[rows] != 0
+    flagged = np.asarray(table['flags'])[rows] & _DOUBTFUL != 0
     for (name, label, is_log), upper, lower in zip(
             chosen, grid[0], grid[1], strict=True):
         fit, error = (_plain(table[f'{name}_{suffix}'])[rows]
@@ -216,6 +224,9 @@ def plot_parameters(table, truth, *, reach=3.0):
         upper.plot(span, span, color='0.5', linewidth=0.8, zorder=0)
         if is_log and span[0] > 0.0:
             upper.set(xscale='log', yscale='log')
+            # labels of minor ticks would overlap
+            for axis in (upper.xaxis, upper.yaxis):
+                axis.set_minor_formatter(NullFormatter())
         # error bars of unresolved sources reach far
         margin = 3.0 if is_log else 1.0
         upper.set_ylim(*((span[0] / margin, span[1] * margin)
@@ -270,7 +281,7 @@ def _draw_galaxy(panels, row, images, rms, size):
     panels[2].imshow(residual, origin='lower', vmin=-5.0, vmax=5.0,
                      cmap=colormaps['RdBu_r'].with_extremes(bad=_MASKED),
                      interpolation='nearest')
-    color = 'black' if row['flags'] == 0 else _STAR
+    color = _STAR if row['flags'] & _DOUBTFUL else 'black'
     panels[1].set_title(
         f'{row["id"]}: r {row["r_eff_fit"]:.1f}, n {row["n_fit"]:.1f}, '
         f'q {row["q_fit"]:.2f}, chi2 {row["reduced_chi2"]:.2f}',

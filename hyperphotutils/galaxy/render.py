@@ -24,6 +24,7 @@ The code uses the Python array API standard.
 """
 
 from functools import cached_property
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,6 +169,15 @@ class ThinKernel:
     def __init__(self, samples, arguments):
         self.samples = samples
         self.arguments = arguments
+
+    def __getstate__(self):
+        arguments = dict(self.arguments)
+        arguments['xp'] = arguments['xp'].__name__
+        return self.__dict__ | {'arguments': arguments}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.arguments['xp'] = import_module(self.arguments['xp'])
 
     def take(self, index):
         """

@@ -16,10 +16,12 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
+from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.detection import ExtendedSourceFinder
@@ -58,6 +60,9 @@ _LOG = logging.getLogger('hyperphotutils')
 
 # The FWHM (pixels) of an image without stars.
 _FALLBACK_FWHM = 3.0
+# Pixels brighter than this many rms hold their own photons, others those of
+# the smoothed image.
+_SIGNAL = 5.0
 # The side of stamps in FWHM and in half-light radii, and its limits.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 16.0
 _SIZE_RANGE = (32, 128)
@@ -404,9 +409,13 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
                        'y': rows['y_centroid']})
         data = run.sky.data
-        table = fitter(data, init_params=init, error=run.error,
-                       segmentation=run.sources.segmentation.data,
-                       mask=run.mask, wcs=run.wcs)
+        arguments = {'init_params': init, 'mask': run.mask, 'wcs': run.wcs,
+                     'segmentation': run.sources.segmentation.data}
+        table = fitter(data, error=run.error, **arguments)
+        if run.options.gain is not None and run.options.error is None:
+            # errors from the noisy data would bias the fluxes low
+            run.improve_error(fitter.make_model_image())
+            table = fitter(data, error=run.error, **arguments)
         for name in ('star_index', 'kron_flux', 'snr'):
             if name in rows.colnames:
                 table[{'snr': 'snr_detection'}.get(name, name)] = rows[name]
@@ -427,7 +436,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
             _write_psf(run)
         run.write_figure('mosaic', plot_mosaic(
             table, data, model, data - model, error=run.error,
-            mask=run.mask, size=min(run.size, 48)))
+            mask=run.mask | run.star_pixels, size=min(run.size, 48)))
         if truth is not None:
             run.write_figure('truth', plot_parameters(table, truth))
         if chi2 or cube is not None:
@@ -713,8 +722,12 @@ class _Run:
                          key=options.gain_key)
         self.default('error', f'rms of the sky, {rms:.4g}, and photon noise '
                      f'by the gain {gain:.4g}')
-        return make_sigma_image(self.sky.data, gain=gain,
-                                background_rms=rms, mask=self.mask)
+        # photons of the noise itself are no signal
+        data = np.where(self.mask, 0.0, self.sky.data)
+        signal = np.where(data > _SIGNAL * rms, data, gaussian_filter(
+            data, self.fwhm * gaussian_fwhm_to_sigma))
+        return make_sigma_image(np.where(self.mask, np.nan, signal),
+                                gain=gain, background_rms=rms)
 
     @cached_property
     def psf(self):
@@ -820,6 +833,26 @@ class _Run:
                    'galaxy: raise max_star_index, or lower margin')
             raise ValueError(msg)
         return catalog[kept]
+
+    @cached_property
+    def star_pixels(self):
+        """
+        `True` in the segments of sources that are no galaxies.
+        """
+        labels = self.sources.segmentation.data
+        return (labels > 0) & ~np.isin(labels, self.galaxies['id'])
+
+    def improve_error(self, model):
+        """
+        Replace the photon noise of the data by that of the model.
+        """
+        gain = find_gain(self.image.header, self.options.gain,
+                         key=self.options.gain_key)
+        rms = float(self.sky.rms)
+        error = make_sigma_image(np.where(self.mask, np.nan, model),
+                                 gain=gain, background_rms=rms)
+        self.error = np.where(self.star_pixels, self.error, error)
+        self.result.defaults['error'] += ' of the model of a first fit'
 
     @cached_property
     def size(self):
