@@ -93,7 +93,9 @@ class StartGrid:
         self.radii = np.min(r_eff), np.max(r_eff)
         n, r_eff, q, theta = self.params.T
         center = float(self.size // 2)
-        kernel = make_kernel(psf, self.size, dtype='float32')
+        # a start need not be exact
+        kernel = make_kernel(psf, self.size, dtype='float32')._replace(
+            thin=None)
         coords = coordinates_of(center, center, r_eff, n, q,
                                 np.deg2rad(theta))
         self.models = np.concatenate([

@@ -115,14 +115,15 @@ def test_all_products_are_there(galaxies):
         assert hdus['MODEL'].data.shape == (len(galaxies.table), 48, 48)
 
 
-def test_existing_products_are_kept(path, galaxies):
+def test_existing_products_are_kept(path, tmp_path):
     """
     Files are replaced only if it is asked for.
     """
-    folder = galaxies.files['log'].parent
+    options = ImageOptions(fwhm=3.0)
+    run_sky(path, tmp_path, options)
     with pytest.raises(FileExistsError, match='exists already'):
-        run_sky(path, folder, ImageOptions(fwhm=3.0))
-        run_sky(path, folder, ImageOptions(fwhm=3.0))
+        run_sky(path, tmp_path, options)
+    run_sky(path, tmp_path, options, overwrite=True)
 
 
 def test_sky(field, path, tmp_path):
