@@ -15,7 +15,7 @@ from photutils.psf import ImagePSF
 from scipy.signal import fftconvolve
 from scipy.special import chdtri
 
-from hyperphotutils.galaxy.grid import ModelImages, make_basis, match_grid
+from hyperphotutils.galaxy.grid import Models, make_basis, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
 from hyperphotutils.galaxy.transforms import sample_psf
@@ -371,7 +371,7 @@ class SersicCube:
             yield slice(0, n_models), self._basis
             return
         for part, images in self._rows():
-            yield part, ModelImages(images)
+            yield part, Models(images)
 
     def _rows(self):
         """

@@ -467,26 +467,7 @@ class SersicFitter:
         image[low_y:high_y, low_x:high_x] += stamp[
             low_y - y0:high_y - y0, low_x - x0:high_x - x0]
 
-    @staticmethod
-    def decode_flags(flags):
-        """
-        Decode the values of the ``flags`` column.
-
-        Parameters
-        ----------
-        flags : int or 1D array_like of int
-            The bit masks.
-
-        Returns
-        -------
-        names : list of str or list of list of str
-            The names of the bits that are set.
-
-        See Also
-        --------
-        hyperphotutils.utils.decode_flags
-        """
-        return decode_flags(flags)
+    decode_flags = staticmethod(decode_flags)
 
 
 def _open_stamps(stamps):

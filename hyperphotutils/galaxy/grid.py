@@ -9,8 +9,7 @@ import numpy as np
 
 from hyperphotutils.utils.lm import array_namespace
 
-__all__ = ['GridMatch', 'ModelBasis', 'ModelImages', 'make_basis',
-           'match_grid']
+__all__ = ['GridMatch', 'Models', 'make_basis', 'match_grid']
 
 # Each of so many models is compared with what the basis makes of it.
 _CHECK_STEP = 20
@@ -34,55 +33,9 @@ class GridMatch(NamedTuple):
     sky: Any
 
 
-class ModelImages(NamedTuple):
+class Models(NamedTuple):
     """
-    The images of the models of a grid.
-
-    Parameters
-    ----------
-    images : array of shape (m, p)
-        The models of unit flux.
-    """
-
-    images: Any
-
-    def project(self, rows):
-        """
-        Return the sums of the products of images and models.
-
-        Parameters
-        ----------
-        rows : array of shape (g, p)
-            The images.
-
-        Returns
-        -------
-        sums : array of shape (g, m)
-            The sums.
-        """
-        return rows @ array_namespace(rows).matrix_transpose(self.images)
-
-    def project_squares(self, rows):
-        """
-        Return the sums of the products of images and squared models.
-
-        Parameters
-        ----------
-        rows : array of shape (g, p)
-            The images.
-
-        Returns
-        -------
-        sums : array of shape (g, m)
-            The sums.
-        """
-        return rows @ array_namespace(rows).matrix_transpose(
-            self.images * self.images)
-
-
-class ModelBasis(NamedTuple):
-    """
-    The models of a grid as sums of far fewer images.
+    The models of a grid, as images or as sums of far fewer images.
 
     Models of neighboring parameters are alike: thousands of them are sums
     of some hundred images to 1e-5 of their norm. The products with all
@@ -91,21 +44,24 @@ class ModelBasis(NamedTuple):
     Parameters
     ----------
     images : array of shape (r, p)
-        The images whose sums are the models.
+        The models of unit flux, or the images whose sums they are.
 
-    weights : array of shape (m, r)
+    weights : array of shape (m, r), optional
+        The weights of the sums.
+
+    square_images : array of shape (r, p), optional
+        The images whose sums are the squared models.
+
+    square_weights : array of shape (m, r), optional
         Their weights.
-
-    square_images, square_weights : array
-        The same for the squared models.
     """
 
     images: Any
-    weights: Any
-    square_images: Any
-    square_weights: Any
+    weights: Any = None
+    square_images: Any = None
+    square_weights: Any = None
 
-    def project(self, rows):
+    def project(self, rows, *, squared=False):
         """
         Return the sums of the products of images and models.
 
@@ -114,22 +70,8 @@ class ModelBasis(NamedTuple):
         rows : array of shape (g, p)
             The images.
 
-        Returns
-        -------
-        sums : array of shape (g, m)
-            The sums.
-        """
-        turn = array_namespace(rows).matrix_transpose
-        return (rows @ turn(self.images)) @ turn(self.weights)
-
-    def project_squares(self, rows):
-        """
-        Return the sums of the products of images and squared models.
-
-        Parameters
-        ----------
-        rows : array of shape (g, p)
-            The images.
+        squared : bool, optional
+            Whether the models are squared.
 
         Returns
         -------
@@ -137,7 +79,12 @@ class ModelBasis(NamedTuple):
             The sums.
         """
         turn = array_namespace(rows).matrix_transpose
-        return (rows @ turn(self.square_images)) @ turn(self.square_weights)
+        if self.weights is None:
+            images = self.images * self.images if squared else self.images
+            return rows @ turn(images)
+        images, weights = ((self.square_images, self.square_weights)
+                           if squared else (self.images, self.weights))
+        return (rows @ turn(images)) @ turn(weights)
 
 
 def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
@@ -161,8 +108,8 @@ def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
 
     Returns
     -------
-    basis : `ModelBasis`
-        The basis.
+    models : `Models`
+        The sums.
 
     residual : float
         The largest norm of what is left of a model, or of a squared one,
@@ -195,7 +142,7 @@ def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
                 some - own[part][::_CHECK_STEP] @ basis, axis=1)
             residual = max(residual, np.max(
                 rest / np.linalg.norm(some, axis=1)))
-    return ModelBasis(bases[0], weights[0], bases[1], weights[1]), residual
+    return Models(bases[0], weights[0], bases[1], weights[1]), residual
 
 
 def match_grid(models, data, weight, *, fit_sky=True):
@@ -204,7 +151,7 @@ def match_grid(models, data, weight, *, fit_sky=True):
 
     Parameters
     ----------
-    models : `ModelImages` or `ModelBasis`
+    models : `Models`
         The models of unit flux.
 
     data : array of shape (g, p)
@@ -242,7 +189,7 @@ def match_grid(models, data, weight, *, fit_sky=True):
     # stamps without a mask often have the same weights
     same = bool(xp.all(weight == weight[:1, :]))
     own = weight[:1, :] if same else weight
-    wmm = xp.astype(models.project_squares(own), xp.float64)
+    wmm = xp.astype(models.project(own, squared=True), xp.float64)
     if fit_sky:
         # one product is faster than two
         both = xp.astype(models.project(xp.concat((weighted, own), axis=0)),

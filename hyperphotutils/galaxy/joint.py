@@ -9,7 +9,7 @@ import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 from scipy.spatial import cKDTree
 
-from hyperphotutils.galaxy.grid import ModelImages, match_grid
+from hyperphotutils.galaxy.grid import Models, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
 from hyperphotutils.galaxy.solver import (
@@ -123,7 +123,7 @@ class StartGrid:
         """
         n_stamps = len(data)
         match = match_grid(
-            ModelImages(self.models), data.reshape(n_stamps, -1).astype('f4'),
+            Models(self.models), data.reshape(n_stamps, -1).astype('f4'),
             weight.reshape(n_stamps, -1).astype('f4')**2, fit_sky=fit_sky)
         # sources are brighter than the sky unless nothing else fits
         chi2 = np.where(match.flux > 0.0, match.chi2, match.chi2.max() + 1.0)
