@@ -64,8 +64,8 @@ _FALLBACK_FWHM = 3.0
 # the smoothed image.
 _SIGNAL = 5.0
 # The side of stamps in FWHM and in half-light radii, and its limits.
-_SIZE_FWHM, _SIZE_RADII = 12.0, 16.0
-_SIZE_RANGE = (32, 128)
+_SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
+_SIZE_RANGE = (32, 96)
 # The grid of --chi2 without a file of models.
 _CHI2_GRID = {'n': [1.0, 2.0, 4.0], 'q': np.linspace(0.2, 1.0, 9),
               'theta': np.arange(0.0, 180.0, 15.0)}
