@@ -140,6 +140,9 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
     if mask is not None:
         images[0], images[2] = (np.where(mask, np.nan, image)
                                 for image in (images[0], images[2]))
+    # parts at the edge are as large as others
+    images = [np.pad(image, size // 2, constant_values=np.nan)
+              for image in images]
     flux = np.asarray(getattr(table['flux_fit'], 'value',
                               table['flux_fit']), dtype=float)
     order = np.argsort(-np.nan_to_num(flux, nan=-np.inf), kind='stable')
@@ -266,11 +269,11 @@ def _draw_galaxy(panels, row, images, rms, size):
     """
     from matplotlib import colormaps
 
-    ny, nx = images[0].shape
-    x, y = round(float(row['x_fit'])), round(float(row['y_fit']))
-    low_x, low_y = max(x - size // 2, 0), max(y - size // 2, 0)
-    part = (slice(low_y, max(min(y + size // 2, ny), low_y + 1)),
-            slice(low_x, max(min(x + size // 2, nx), low_x + 1)))
+    part = tuple(
+        slice(low, low + 2 * (size // 2)) for low in (
+            int(np.clip(round(float(row[f'{axis}_fit'])), 0,
+                        side - 2 * (size // 2) - 1))
+            for axis, side in zip('yx', images[0].shape, strict=True)))
     data, model, residual = (image[part] for image in images)
     peak = max(np.nanmax(np.abs(model), initial=0.0) / rms, 20.0)
     for axes, image in zip(panels, (data, model), strict=False):
