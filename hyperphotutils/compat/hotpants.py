@@ -188,7 +188,7 @@ def read_hotpants(options):
 
     Examples
     --------
-    >>> from hyperphotutils.compat import read_hotpants
+    >>> from hyperphotutils.compat.hotpants import read_hotpants
     >>> options = read_hotpants('hotpants -r 15 -c t -kcs 21')
     >>> options.subtractor
     {'kernel_radius': 15, 'convolve': 'template'}
