@@ -508,7 +508,7 @@ def _find_flags(values, bad, segments, saturation):
     def put(name, chosen):
         flags[np.isin(labels, chosen)] |= FLAGS[name]
 
-    put('partial_footprint', np.unique(segments.data[border]))
+    put('n_pixels_fit_partial', np.unique(segments.data[border]))
     put('split_pair', segments.deblended_labels)
     if saturation is not None:
         put('saturated', np.unique(segments.data[values >= saturation]))

@@ -19,7 +19,7 @@ _PARAMETERS = (('flux', 'flux', True), ('r_eff', 'r_eff (pixels)', True),
 _MAX_LABELS = 60
 # Flags that cast doubt on the parameters.
 _DOUBTFUL = sum(FLAGS[name] for name in (
-    'at_bound', 'not_converged', 'fit_failed', 'no_covariance', 'unresolved',
+    'near_bound', 'no_convergence', 'non_finite_flux', 'no_covariance', 'unresolved',
     'too_large', 'too_few_pixels'))
 
 

@@ -10,8 +10,12 @@ import pytest
 from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hyperphotutils.compat.hotpants import read_hotpants
-from hyperphotutils.compat.hotpants import _DROPPED, _FLAGS, _RULES
+from hyperphotutils.compat.hotpants import (
+    _DROPPED,
+    _FLAGS,
+    _RULES,
+    read_hotpants,
+)
 from hyperphotutils.datasets import make_image_pair
 from hyperphotutils.subtraction import (
     FixedBasis,
