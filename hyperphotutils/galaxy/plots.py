@@ -19,8 +19,8 @@ _PARAMETERS = (('flux', 'flux', True), ('r_eff', 'r_eff (pixels)', True),
 _MAX_LABELS = 60
 # Flags that cast doubt on the parameters.
 _DOUBTFUL = sum(FLAGS[name] for name in (
-    'near_bound', 'no_convergence', 'non_finite_flux', 'no_covariance', 'unresolved',
-    'too_large', 'too_few_pixels'))
+    'near_bound', 'no_convergence', 'non_finite_flux', 'no_covariance',
+    'unresolved', 'too_large', 'too_few_pixels'))
 
 
 def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):

@@ -142,7 +142,8 @@ def test_flags():
     truth = {'x': np.array([1, 40, 47, 60]), 'y': np.array([20, 40, 40, 70])}
     rows, _ = match(catalog, truth)
     names = [set(names) for names in decode_flags(catalog['flags'][rows])]
-    assert [('n_pixels_fit_partial' in n, 'split_pair' in n) for n in names] == [
+    assert [('n_pixels_fit_partial' in n, 'split_pair' in n)
+            for n in names] == [
         (True, False), (False, True), (False, True), (False, False)]
     assert sum('saturated' in n for n in names) >= 1
 
