@@ -5,5 +5,6 @@ Joint fits of groups of blended sources.
 
 from hyperphotutils.blend.covariance import *  # noqa: F401, F403
 from hyperphotutils.blend.fitter import *  # noqa: F401, F403
+from hyperphotutils.blend.group_solver import *  # noqa: F401, F403
 from hyperphotutils.blend.grouper import *  # noqa: F401, F403
 from hyperphotutils.blend.models import *  # noqa: F401, F403

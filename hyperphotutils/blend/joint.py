@@ -148,6 +148,7 @@ class JointFit:
                  absolute, noise=None, poly_order=None, weight_map=None,
                  extra_variance=None, preliminary=False):
         self.config = config
+        self.solver = config.solver
         self.preliminary = preliminary
         self.noise = noise
         self.extra_variance = extra_variance
@@ -201,7 +202,7 @@ class JointFit:
         model = np.zeros(self.data.shape)
         self._add_gaussians(model, self.sources[self.group_id > 0])
         if not self.absolute and (
-                set(SIGNAL_WEIGHTS) & set(self.config.weights)
+                set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
             self.rms = self._measure_rms(model)
@@ -219,7 +220,7 @@ class JointFit:
         if self.config.progress_bar:
             from tqdm.auto import tqdm
             shown = tqdm(chunks, desc='Fit source groups')
-        tolerance = _COARSE if self.preliminary else self.config.ftol
+        tolerance = _COARSE if self.preliminary else self.solver.ftol
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)
                         for members in shown]
@@ -235,15 +236,15 @@ class JointFit:
             for order in self.candidates:
                 self.poly_order[members] = order
                 self.sources[members] = before[members]
-                batch = self._fit_batch(members, model, self.config.ftol,
+                batch = self._fit_batch(members, model, self.solver.ftol,
                                         with_covariance=True)
                 n_params = batch.result.covariance.shape[1]
                 score = fit_quality(batch, self.absolute)[
-                    self.config.criterion]
+                    self.solver.criterion]
                 scores.append(np.where(batch.n_pixels > n_params, score,
                                        np.nan))
             best = select_candidate(
-                np.array(scores), criterion=self.config.criterion,
+                np.array(scores), criterion=self.solver.criterion,
                 n_pixels=batch.n_pixels)
             self.poly_order[members] = self.candidates[
                 np.maximum(best, 0)][:, None]
@@ -403,9 +404,9 @@ class JointFit:
         correlated noise grow with the square of the number of pixels.
         """
         if self.noise is None:
-            return self.config.max_group_size
+            return self.solver.max_group_size
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
-        return min(self.config.max_group_size,
+        return min(self.solver.max_group_size,
                    max(1, MAX_GROUP_PIXELS // n_disk))
 
     def _start_state(self):
@@ -532,16 +533,18 @@ class JointFit:
         position = np.stack((x, y), axis=2)
         low, high = self.var_bounds
         ridge = None
-        if config.ridge > 0.0:
+        if self.solver.ridge > 0.0:
             # In units of the errors of the pixels.
             strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
-            ridge = config.ridge * strength[:, None] * np.ones_like(coeffs)
+            ridge = (self.solver.ridge * strength[:, None]
+                     * np.ones_like(coeffs))
         problem = BatchProblem(
             data, col, row, weight, basis,
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening, ridge, config.loss, config.f_scale,
-            self._anchor(members), self._amplitude_low(members), extra)
+            low, high, whitening, ridge, self.solver.loss,
+            self.solver.f_scale, self._anchor(members),
+            self._amplitude_low(members), extra)
         return problem, sources, coeffs, centers
 
     def _anchor(self, members):
@@ -593,20 +596,20 @@ class JointFit:
         that follow the noise of the pixels would bias the fit.
         """
         config = self.config
-        if not config.weights:
+        if not self.solver.weights:
             return None
         snr = np.zeros(foot.x.shape) if own is None else own / self.rms
         distance = weight_map = None
-        if 'spatial' in config.weights:
+        if 'spatial' in self.solver.weights:
             distance = np.min(np.hypot(
                 foot.x[:, None, :] - self.start.x[members][:, :, None],
                 foot.y[:, None, :] - self.start.y[members][:, :, None]),
                 axis=1) / config.fwhm
         if self.weight_map is not None:
             weight_map = self.weight_map[foot.y, foot.x]
-        return pixel_weights(config.weights, foot.usable, snr=snr,
+        return pixel_weights(self.solver.weights, foot.usable, snr=snr,
                              distance=distance, weight_map=weight_map,
-                             power=config.weight_power)
+                             power=self.solver.weight_power)
 
     def _basis(self, foot, centers, order):
         """
@@ -635,21 +638,22 @@ class JointFit:
         """
         Fit some groups and keep their state.
         """
-        config = self.config
+        solver = self.solver
         problem, sources, coeffs, centers = self.problem(members, model)
-        if config.fitter is None:
+        if solver.astropy_fitter is None:
             result = fit_batch(problem, sources, coeffs,
-                               max_iter=config.max_iter,
-                               tolerance=tolerance, xtol=config.xtol,
-                               gtol=config.gtol,
+                               max_iter=solver.max_iter,
+                               tolerance=tolerance, xtol=solver.xtol,
+                               gtol=solver.gtol,
                                with_covariance=with_covariance,
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)
-            result = fit_with_astropy(config.fitter, problem, sources,
-                                      coeffs, centers, config.fit_radius)
+            result = fit_with_astropy(solver.astropy_fitter, problem,
+                                      sources, coeffs, centers,
+                                      self.config.fit_radius)
         self.sources[members] = result.sources
-        with_bias = (config.bias_correction and config.loss == 'linear'
+        with_bias = (solver.bias_correction and solver.loss == 'linear'
                      and problem.extra is None
                      and result.covariance is not None)
         return FittedBatch(

@@ -23,7 +23,7 @@ from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.tables import integrated_unit, result_meta
 
-__all__ = ['make_covariance', 'make_models', 'make_table']
+__all__ = ['as_init_params', 'make_covariance', 'make_models', 'make_table']
 
 # The error of an angle that is not known at all: the standard deviation
 # of a uniform distribution over 180 degrees.
@@ -89,6 +89,37 @@ def make_table(fit, unit, config):
         for name in ('flux_fit', 'flux_err'):
             table[name] <<= integrated_unit(unit)
     return table
+
+
+def as_init_params(table, *, remove_invalid=True, reset_ids=True):
+    """
+    Make start values from the results of a fit.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The results.
+
+    remove_invalid : bool, optional
+        Whether to leave out the rows without a fit.
+
+    reset_ids : bool, optional
+        Whether to number the rows from 1 if ``remove_invalid`` is `True`.
+
+    Returns
+    -------
+    init_params : `~astropy.table.QTable`
+        The start values.
+    """
+    names = ('x', 'y', 'fwhm_major', 'fwhm_minor', 'theta')
+    init = QTable({'id': table['id'], 'group_id': table['group_id']}
+                  | {f'{name}_init': table[f'{name}_fit'] for name in names})
+    if remove_invalid:
+        init = init[np.all([np.isfinite(init[f'{name}_init'])
+                            for name in names], axis=0)]
+        if reset_ids:
+            init['id'] = np.arange(1, len(init) + 1)
+    return init
 
 
 def make_models(fit):

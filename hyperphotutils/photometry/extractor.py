@@ -18,9 +18,11 @@ from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.group_solver import GroupSolver
 from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.grouping import group_sources, renumber_groups
 from hyperphotutils.blend.pairs import find_pairs
+from hyperphotutils.blend.results import as_init_params
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -37,6 +39,7 @@ from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
     make_repr,
+    open_nddata,
     result_meta,
 )
 from hyperphotutils.utils.wcs import (
@@ -105,8 +108,9 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        Fits the groups. The default is one for ``fwhm`` with
-        ``bias_correction``, which also wraps an astropy fitter.
+        Fits the groups. The default is one for ``fwhm`` with a solver
+        with ``bias_correction``. An astropy fitter is used by such a
+        solver.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -159,6 +163,9 @@ optional
 
     Attributes
     ----------
+    results : `~astropy.table.QTable` or None
+        The table of the last call.
+
     rms : float, `~astropy.units.Quantity`, or None
         The noise of the last map: the median rms about local planes with
         all sources subtracted (see
@@ -215,8 +222,8 @@ optional
         self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
-            fitter = BlendGroupFitter(fwhm, fitter=fitter,
-                                      bias_correction=True,
+            solver = GroupSolver(astropy_fitter=fitter, bias_correction=True)
+            fitter = BlendGroupFitter(fwhm, solver=solver,
                                       progress_bar=progress_bar)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)
@@ -245,6 +252,7 @@ optional
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
+        self.results = None
         self.rms = None
         self.rejected = None
         self._image = None
@@ -322,47 +330,113 @@ optional
                 image.flag_bad_pixels(table, self.fwhm)
         if table is None:
             self._image, self.rejected = image, image.rejected_table()
-            self.rms = self._fluxes = None
+            self.rms = self.results = self._fluxes = None
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
         return self._finish(image, table)
 
-    def make_model_image(self):
+    def results_to_init_params(self, *, remove_invalid=True,
+                               reset_ids=True):
+        """
+        Make start values for another fit from the results.
+
+        Parameters
+        ----------
+        remove_invalid : bool, optional
+            Whether to leave out the rows without a fit.
+
+        reset_ids : bool, optional
+            Whether to number the rows from 1 if ``remove_invalid`` is
+            `True`; their ``id`` is kept otherwise.
+
+        Returns
+        -------
+        init_params : `~astropy.table.QTable`
+            The columns ``id``, ``group_id``, ``x_init``, ``y_init``,
+            ``fwhm_major_init``, ``fwhm_minor_init``, and ``theta_init``.
+
+        Raises
+        ------
+        ValueError
+            If there are no results yet, or no sources were found.
+
+        See Also
+        --------
+        photutils.psf.PSFPhotometry.results_to_init_params
+        """
+        if self.results is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return as_init_params(self.results, remove_invalid=remove_invalid,
+                              reset_ids=reset_ids)
+
+    def make_model_image(self, shape=None, *, include_local_bkg=False):
         """
         Make an image of all sources of the last map.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the map by default.
+
+        include_local_bkg : bool, optional
+            Whether to add the backgrounds where they are known.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image, without background.
+            The image.
         """
-        return self._last_image.with_unit(self._last_image.model)
+        image = self._last_image
+        model = _reshape(image.model, shape, 0.0)
+        if include_local_bkg:
+            model = model + np.nan_to_num(
+                _reshape(image.background, shape, 0.0))
+        return image.with_unit(model)
 
-    def make_background_image(self):
+    def make_background_image(self, shape=None):
         """
         Make an image of the fitted backgrounds of the last map.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the map by default.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The image, NaN far from all sources.
         """
-        return self._last_image.with_unit(self._last_image.background)
+        image = self._last_image
+        return image.with_unit(_reshape(image.background, shape, np.nan))
 
-    def make_residual_image(self):
+    def make_residual_image(self, data=None, *, include_local_bkg=True):
         """
-        Make an image of the residual of the last map.
+        Subtract all sources and backgrounds from an image.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`, optional
+            The image; the last map by default.
+
+        include_local_bkg : bool, optional
+            Whether to subtract the backgrounds, too, where they are
+            known. The default is `True`, unlike that of
+            `photutils.psf.PSFPhotometry`.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The map minus the sources, and minus the background where
-            it is known.
+            The image minus the sources and backgrounds.
         """
-        image = self._last_image
-        return image.with_unit(
-            image.values - image.model - np.nan_to_num(image.background))
+        if data is None:
+            data = self._last_image.with_unit(self._last_image.values)
+        data, _, _ = open_nddata(data)
+        return data - self.make_model_image(
+            np.shape(data), include_local_bkg=include_local_bkg)
 
     def total_flux(self, ids=None):
         """
@@ -640,7 +714,8 @@ optional
         """
         Return whether correlated noise is to be measured.
         """
-        if getattr(image.fitter, 'fitter', None) is not None:
+        solver = getattr(image.fitter, 'solver', None)
+        if getattr(solver, 'astropy_fitter', None) is not None:
             return False  # astropy's fitters know no covariance
         return isinstance(self.noise, CorrelatedNoise) or (
             self.noise == 'correlated' and image.has_noise())
@@ -732,16 +807,18 @@ optional
         init = self._with_groups(init)
         weights = ({'error': image.error} if image.covariance is None
                    else {'noise': image.covariance})
-        if image.separate is not None:
-            weights['poly_order'] = -1
-        if isinstance(image.fitter, BlendGroupFitter):
-            weights['preliminary'] = image.preliminary
-        if image.extra_variance is not None and 'noise' in weights:
-            weights['extra_variance'] = image.extra_variance
         if image.weight_map is not None:
             weights['weight_map'] = image.weight_map
-        table = image.fitter(image.with_unit(values), mask=image.mask,
-                            init_params=init, **weights)
+        fit = image.fitter
+        if isinstance(fit, BlendGroupFitter):
+            fit = fit._fit_image  # noqa: SLF001
+            weights['preliminary'] = image.preliminary
+            if image.separate is not None:
+                weights['poly_order'] = -1
+            if 'noise' in weights:
+                weights['extra_variance'] = image.extra_variance
+        table = fit(image.with_unit(values), mask=image.mask,
+                    init_params=init, **weights)
         image.keep_covariance(image.fitter, table)
         image.changed.update(np.asarray(table['id']).tolist())
         for name in _CARRIED:
@@ -858,6 +935,7 @@ optional
             zip(reasons.tolist(), counts.tolist(), strict=True))
         self.fitter, self._image = image.fitter, image
         self.rms, self.rejected, self._fluxes = rms, rejected, fluxes
+        self.results = table
         return table
 
     def _ellipse_of(self, table):
@@ -905,6 +983,19 @@ optional
             if unit is not None:
                 table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
+
+
+def _reshape(image, shape, fill):
+    """
+    Return an image cut or extended to another shape.
+    """
+    if shape is None or tuple(shape) == image.shape:
+        return image.copy()
+    extended = np.full(shape, fill)
+    common = tuple(slice(min(sizes))
+                   for sizes in zip(shape, image.shape, strict=True))
+    extended[common] = image[common]
+    return extended
 
 
 def _check_ellipse(ellipse, limits):

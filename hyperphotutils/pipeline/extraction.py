@@ -13,7 +13,11 @@ from astropy.table import QTable
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from hyperphotutils.background import LocalPolynomialBackground
-from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
+from hyperphotutils.blend import (
+    BlendGroupFitter,
+    GroupSolver,
+    SeparationGrouper,
+)
 from hyperphotutils.catalog import convert_flux_units, read_source_list
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import MapError, load_image, read_map
@@ -559,16 +563,17 @@ def make_fitter(fwhm, config, *, fixed=None):
         The fitter, with the grouper of the configuration.
     """
     fit, grouping = config.fit, config.grouping
+    solver = GroupSolver(
+        criterion=fit.criterion, max_group_size=grouping.max_group_size,
+        loss=fit.loss, f_scale=fit.f_scale, ridge=fit.ridge,
+        weights=fit.weights, weight_power=fit.weight_power,
+        bias_correction=fit.bias_correction, ftol=fit.ftol, xtol=fit.xtol,
+        gtol=fit.gtol, max_iter=fit.max_iter)
     return BlendGroupFitter(
-        fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
-        fit_radius=fit.fit_radius * fwhm,
+        fwhm, poly_order=fit.poly_order, fit_radius=fit.fit_radius * fwhm,
         grouper=SeparationGrouper(grouping.max_separation * fwhm),
         fwhm_range=fit.fwhm_range, max_shift=fit.max_shift * fwhm,
-        max_group_size=grouping.max_group_size,
-        fixed=fit.fixed if fixed is None else fixed, loss=fit.loss,
-        f_scale=fit.f_scale, ridge=fit.ridge, weights=fit.weights,
-        weight_power=fit.weight_power, bias_correction=fit.bias_correction,
-        ftol=fit.ftol, xtol=fit.xtol, gtol=fit.gtol, max_iter=fit.max_iter)
+        fixed=fit.fixed if fixed is None else fixed, solver=solver)
 
 
 def make_photometry(image, finder, config, *, progress_bar=False):
