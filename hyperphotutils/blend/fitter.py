@@ -9,6 +9,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from hyperphotutils.blend.beams import BeamProfile
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.group_solver import GroupSolver
 from hyperphotutils.blend.grouper import SeparationGrouper
@@ -53,6 +54,14 @@ class BlendGroupFitter:
         elliptical beam. Fits begin with it where ``init_params`` gives
         no widths.
 
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`, optional
+        The measured beam, as the part of the flux in each pixel. Arrays
+        have an odd size, the center on the central pixel, and a sum of
+        1. Sources are then Gaussians convolved with this beam, and point
+        sources the beam itself; see the notes. The default is a
+        Gaussian beam.
+
     poly_order : int or sequence of int, optional
         The total degree of the background polynomial, from 0 to 4, or
         -1 for no background, where that has been subtracted. The default
@@ -96,6 +105,9 @@ class BlendGroupFitter:
     results : `~astropy.table.QTable` or None
         The table of the last call.
 
+    beam : `~hyperphotutils.blend.BeamProfile` or None
+        The Gaussians that represent ``psf``.
+
     Raises
     ------
     ValueError
@@ -118,6 +130,22 @@ class BlendGroupFitter:
     Without ``error`` the covariance is scaled by the variance of the
     residuals of the group, which ``reduced_chi2`` then holds.
 
+    A ``psf`` is represented by a sum of up to eight concentric Gaussians,
+    some of which may be negative [1]_. A source is the convolution of
+    that sum with an intrinsic elliptical Gaussian. ``amplitude_fit`` is
+    the peak of the convolved source and ``flux_fit`` its flux in all
+    wings of the PSF. ``fwhm_major_fit`` and ``fwhm_minor_fit`` are the
+    widths of the intrinsic Gaussian added in quadrature to the FWHM of
+    the PSF: they can be compared with this FWHM as those of a fit
+    without ``psf``, and are equal to it for a point source. Noise makes
+    some point sources appear smaller than the PSF; the smallest width is
+    that for which the sum of Gaussians is a valid profile, and at least
+    0.7 times the FWHM. ``fixed='shape'`` fits point sources.
+
+    References
+    ----------
+    .. [1] Bendinelli, O. 1991, ApJ, 366, 599
+
     Examples
     --------
     >>> import numpy as np
@@ -139,14 +167,17 @@ class BlendGroupFitter:
       2 27.500          6.000  203.956
     """
 
-    _repr_params = ('fwhm', 'poly_order', 'fit_radius', 'grouper',
+    _repr_params = ('fwhm', 'psf', 'poly_order', 'fit_radius', 'grouper',
                     'fwhm_range', 'max_shift', 'fixed', 'solver',
                     'progress_bar')
 
-    def __init__(self, fwhm, *, poly_order=None, fit_radius=None,
+    def __init__(self, fwhm, *, psf=None, poly_order=None, fit_radius=None,
                  grouper=None, fwhm_range=(0.5, 3.0), max_shift=None,
                  fixed=(), solver=None, progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
+        self.psf = psf
+        self.beam = (None if psf is None
+                     else BeamProfile.from_psf(psf, self.fwhm))
         self.poly_order = _check_order(poly_order)
         self.fit_radius = check_positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.background.selection import select_candidate
+from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
     MAX_GROUP_PIXELS,
@@ -48,7 +49,6 @@ from hyperphotutils.blend.solver import (
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
 from hyperphotutils.utils.flags import FLAGS
-from hyperphotutils.utils.gaussians import add_gaussians
 
 __all__ = ['FittedBatch', 'JointFit']
 
@@ -168,10 +168,15 @@ class JointFit:
         self.mask = mask
         self.weight = weight
         self.absolute = absolute
-        self.start = read_start(init_params, config.fwhm)
+        self.beam = config.beam
+        self.start = read_start(init_params, config.fwhm, self.beam)
         self.var_bounds = tuple(
             (ratio * config.fwhm * gaussian_fwhm_to_sigma)**2
             for ratio in config.fwhm_range)
+        if self.beam is not None:
+            self.var_bounds = (max(self.var_bounds[0],
+                                   self.beam.min_variance),
+                               self.var_bounds[1])
         # The degree of the background of each source: first the highest.
         self.poly_order = np.full(len(self.start.x), self.candidates[-1])
         self.flags = np.zeros(len(self.start.x), dtype=int)
@@ -200,7 +205,7 @@ class JointFit:
             problem, sources, coeffs, _ = self.problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
-        self._add_gaussians(model, self.sources[self.group_id > 0])
+        self._add_models(model, self.sources[self.group_id > 0])
         if not self.absolute and (
                 set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
@@ -271,8 +276,8 @@ class JointFit:
             for members in moving:
                 self._fit_batch(members, model, _COARSE)
             fitted = np.any(self.sources != before, axis=1)
-            self._add_gaussians(model, before[fitted], sign=-1)
-            self._add_gaussians(model, self.sources[fitted])
+            self._add_models(model, before[fitted], sign=-1)
+            self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
             disturbed = near @ moved > 0
             moving = [members[disturbed[members].any(axis=1)]
@@ -339,18 +344,17 @@ class JointFit:
         for batch in self.batches:
             n_params = batch.result.covariance.shape[1]
             rows = batch.members[batch.n_pixels > n_params]
-            self._add_gaussians(image, self.sources[rows.ravel()])
+            self._add_models(image, self.sources[rows.ravel()])
 
-    @staticmethod
-    def _add_gaussians(image, sources, sign=1):
+    def _add_models(self, image, sources, sign=1):
         """
         Add the models of some sources, or subtract them.
         """
         amplitude, x, y, var_major, var_minor, theta = sources.T
-        add_gaussians(image, x, y, amplitude,
-                      np.sqrt(var_major) / gaussian_fwhm_to_sigma,
-                      np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
-                      np.rad2deg(theta), sign=sign)
+        add_sources(image, x, y, amplitude,
+                    np.sqrt(var_major) / gaussian_fwhm_to_sigma,
+                    np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
+                    np.rad2deg(theta), beam=self.beam, sign=sign)
 
     def background_image(self, shape):
         """
@@ -518,7 +522,7 @@ class JointFit:
         col, row = foot.x.astype(float), foot.y.astype(float)
         own = None
         if model is not None:
-            own = evaluate_sources(sources, col, row, weight)
+            own = evaluate_sources(sources, col, row, weight, self.beam)
             data -= model[foot.y, foot.x] * weight - own
         extra = self._extra_weights(members, foot, own)
         if extra is not None:
@@ -544,7 +548,7 @@ class JointFit:
             position - config.max_shift, position + config.max_shift,
             low, high, whitening, ridge, self.solver.loss,
             self.solver.f_scale, self._anchor(members),
-            self._amplitude_low(members), extra)
+            self._amplitude_low(members), extra, self.beam)
         return problem, sources, coeffs, centers
 
     def _anchor(self, members):

@@ -5,6 +5,7 @@ kernel.
 """
 
 import numpy as np
+from astropy.modeling import Fittable2DModel, Parameter
 from astropy.modeling.models import Gaussian2D, Polynomial2D
 from astropy.modeling.utils import poly_map_domain
 
@@ -18,12 +19,13 @@ from hyperphotutils.blend.solver import (
     X,
     Y,
     evaluate,
+    evaluate_sources,
 )
 
 __all__ = ['make_group_model']
 
 
-def make_group_model(sources, coeffs, x_center, y_center, scale):
+def make_group_model(sources, coeffs, x_center, y_center, scale, beam=None):
     """
     Return the astropy model of a group: Gaussians and a polynomial.
 
@@ -43,11 +45,15 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
     scale : float
         The length in pixels that the polynomial's domain maps to 1.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     model : `~astropy.modeling.CompoundModel`
         The sum of ``n`` `~astropy.modeling.functional_models.Gaussian2D`
-        and one `~astropy.modeling.polynomial.Polynomial2D`, in pixel
+        (with a ``beam``, of models with the same parameters) and one
+        `~astropy.modeling.polynomial.Polynomial2D`, in pixel
         coordinates.
 
     Examples
@@ -63,6 +69,9 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
     for amplitude, x, y, var_major, var_minor, theta in sources:
         gauss = Gaussian2D(amplitude, x, y, np.sqrt(var_major),
                            np.sqrt(var_minor), theta=theta)
+        if beam is not None:
+            gauss = _ConvolvedGaussian2D(*gauss.parameters)
+            gauss.beam = beam
         model = gauss if model is None else model + gauss
     if order < 0:
         return model
@@ -73,9 +82,34 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
         y_domain=(y_center - scale, y_center + scale), **terms)
 
 
+class _ConvolvedGaussian2D(Fittable2DModel):
+    """
+    A Gaussian convolved with a measured beam, with the parameters of
+    `~astropy.modeling.functional_models.Gaussian2D`: those of
+    `~hyperphotutils.blend.BeamProfile`.
+    """
+
+    amplitude, x_mean, y_mean = Parameter(1.0), Parameter(0.0), Parameter(0.0)
+    x_stddev, y_stddev, theta = Parameter(1.0), Parameter(1.0), Parameter(0.0)
+    beam = None
+
+    def evaluate(self, x, y, amplitude, x_mean, y_mean, x_stddev, y_stddev,
+                 theta):
+        """
+        Return the sum of the Gaussians of the beam.
+        """
+        values = np.stack([np.ravel(value)[0] for value in (
+            amplitude, x_mean, y_mean, x_stddev, y_stddev, theta)])
+        state = values * np.array([1.0, 1.0, 1.0, *values[3:5], 1.0])
+        x, y = np.broadcast_arrays(np.asarray(x, float), y)
+        return evaluate_sources(state[None, None], x.reshape(1, -1),
+                                y.reshape(1, -1), np.ones((1, x.size)),
+                                self.beam).reshape(x.shape)
+
+
 class _LocalPolynomial2D(Polynomial2D):
     """
-    A polynomial whose derivatives know of its domain.
+    A polynomial whose derivatives take its domain into account.
 
     Those of `~astropy.modeling.polynomial.Polynomial2D` do not (astropy
     8.0), which misleads the fitters.
@@ -120,7 +154,8 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     converged = np.zeros(len(sources), dtype=bool)
     n_iter = np.zeros(len(sources), dtype=int)
     for k in range(len(sources)):
-        model = make_group_model(sources[k], coeffs[k], *centers[k], scale)
+        model = make_group_model(sources[k], coeffs[k], *centers[k], scale,
+                                 problem.beam)
         _constrain(model, problem, k)
         used = problem.weight[k] > 0.0
         weight = problem.weight[k, used]
@@ -135,7 +170,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
             covariance[k] = _to_tangent(np.asarray(cov), sources[k], swapped,
                                         problem.free[k])
     model, _ = evaluate(sources, coeffs, problem.x, problem.y,
-                        problem.weight, problem.basis)
+                        problem.weight, problem.basis, beam=problem.beam)
     chi2 = np.sum((model - problem.data)**2, axis=1)
     return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
 

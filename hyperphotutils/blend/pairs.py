@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Two sources that were found as one.
+Detections that are better described by two sources.
 """
 
 import astropy.units as u
@@ -53,7 +53,7 @@ _COARSE = 3e-3
 _FINE = 1e-4
 
 
-def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
+def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
     """
     Find the sources that are better described by two.
 
@@ -82,6 +82,9 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
     fit_radius : float
         The radius of the footprints in pixels.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     pairs : `~astropy.table.QTable`
@@ -105,7 +108,7 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
             part = kind[begin:begin + chunk]
             problem = _problem(residual, sources[rows[part]],
                                foot.x[part], foot.y[part], foot.usable[part],
-                               noise, fwhm)
+                               noise, fwhm, beam)
             split, pair = _compare(problem, sources[rows[part], None], fwhm)
             rows_of.append(rows[part[split]])
             pairs.append(pair)
@@ -124,7 +127,7 @@ def _table(rows, pairs):
         'theta_init': np.rad2deg(theta) << u.deg})
 
 
-def _problem(residual, sources, x, y, usable, noise, fwhm):
+def _problem(residual, sources, x, y, usable, noise, fwhm, beam):
     """
     Return what the kernel fits: each source alone, on a plane of its own.
     """
@@ -132,17 +135,19 @@ def _problem(residual, sources, x, y, usable, noise, fwhm):
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)
-    own = evaluate_sources(sources[:, None], col, row, weight)
+    own = evaluate_sources(sources[:, None], col, row, weight, beam)
     data = np.where(usable, residual[y, x], 0.0) * weight + own
     whitening = noise.factors(x, y, usable)
     data = whiten(whitening, data[:, None, :])[:, 0]
     center = sources[:, None, 1:3]
     low, high = ((ratio * fwhm * gaussian_fwhm_to_sigma)**2
                  for ratio in (0.5, 3.0))
+    if beam is not None:
+        low = max(low, beam.min_variance)
     return BatchProblem(
         data, col, row, weight, whiten(whitening, basis),
         np.ones((len(sources), N_PARAMS + _N_TERMS), dtype=bool),
-        center - fwhm, center + fwhm, low, high, whitening)
+        center - fwhm, center + fwhm, low, high, whitening, beam=beam)
 
 
 def _compare(problem, sources, fwhm):
@@ -159,7 +164,7 @@ def _compare(problem, sources, fwhm):
         xy_high=np.repeat(problem.xy_high, 2, axis=1))
     pair = _fit(two, _halves(sources, fwhm), plane, _COARSE)
     n_free = N_PARAMS + _N_TERMS
-    # Where not even two fit, less is known than the noise says.
+    # If two Gaussians do not fit either, inflate the noise.
     excess = np.maximum(1.0, reduced_chi2(pair.chi2, n_pixels,
                                           n_free + N_PARAMS))
     better = (bic(pair.chi2 / excess, n_pixels, n_free + N_PARAMS)

@@ -15,13 +15,17 @@ Each source is an elliptical Gaussian with the six *state* values
 Other than widths and an angle, these stay regular when a source is
 round. After each step the matrix is diagonalised again, which gives the
 new widths and angle.
+
+With a measured beam, a source is a sum of Gaussians with one center: the
+matrix of each is that of the state plus a constant. The state keeps the
+peak of the sum as ``amplitude``, and the derivatives have the same form.
 """
 
 from typing import Any, NamedTuple
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
-           'fit_batch', 'normal_matrix', 'solve_linear', 'take_groups',
-           'whiten']
+           'fit_batch', 'flux_derivatives', 'gaussian_components',
+           'normal_matrix', 'solve_linear', 'take_groups', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -95,6 +99,9 @@ class BatchProblem(NamedTuple):
         The factors by which ``weight`` differs from the inverse of the
         standard deviations; they are already in ``weight``, ``data`` and
         ``basis``.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam of the sources; a Gaussian by default.
     """
 
     data: Any
@@ -114,6 +121,7 @@ class BatchProblem(NamedTuple):
     anchor: Any = None
     amplitude_low: Any = None
     extra: Any = None
+    beam: Any = None
 
 
 class BatchResult(NamedTuple):
@@ -264,7 +272,115 @@ def solve_linear(problem, sources, coeffs):
     return _solve_linear(problem, sources, coeffs)[0]
 
 
-def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
+class Components(NamedTuple):
+    """
+    The Gaussians of sources, ``m`` for each.
+
+    Parameters
+    ----------
+    share : array of shape (g, n, m)
+        The peak of each Gaussian for a source with a peak of 1.
+
+    precision : tuple of 3 arrays of shape (g, n, m)
+        The elements aa, ab, and bb of the inverse covariance matrices,
+        in the axes of the state.
+
+    mean_precision : tuple of 3 arrays of shape (g, n)
+        Their means, weighted by ``share``.
+
+    area : array of shape (g, n)
+        The flux of a source with a peak of 1, divided by 2 pi.
+    """
+
+    share: Any
+    precision: Any
+    mean_precision: Any
+    area: Any
+
+
+def gaussian_components(sources, beam=None):
+    r"""
+    Return the Gaussians that sources consist of.
+
+    With the integrals :math:`a_j` and the matrices
+    :math:`\Sigma_j = \Sigma + D_j` of the Gaussians, their peaks are
+    proportional to :math:`c_j = a_j / \sqrt{\det \Sigma_j}`, and the flux
+    of a source with the peak :math:`A` is :math:`2 \pi A / \sum_j c_j`.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam; a Gaussian by default.
+
+    Returns
+    -------
+    components : `Components`
+        The Gaussians.
+    """
+    xp = sources.__array_namespace__()
+    var_a, var_b, theta = (sources[:, :, k, None] for k in (3, 4, 5))
+    if beam is None:
+        none = xp.zeros_like(var_a)
+        weights, d_aa, d_ab, d_bb = none + 1.0, none, none, none
+    else:
+        weights = xp.asarray(beam.weights)[None, None, :]
+        xx, xy, yy = (xp.asarray(beam.offsets[:, k])[None, None, :]
+                      for k in range(3))
+        cos, sin = xp.cos(theta), xp.sin(theta)
+        d_aa = cos**2 * xx + 2.0 * cos * sin * xy + sin**2 * yy
+        d_ab = cos * sin * (yy - xx) + (cos**2 - sin**2) * xy
+        d_bb = sin**2 * xx - 2.0 * cos * sin * xy + cos**2 * yy
+    aa, bb = var_a + d_aa, var_b + d_bb
+    det = aa * bb - d_ab * d_ab
+    peak = weights / xp.sqrt(det)
+    total = xp.sum(peak, axis=2)
+    share = peak / total[:, :, None]
+    precision = (bb / det, -d_ab / det, aa / det)
+    return Components(share, precision, tuple(
+        xp.sum(share * element, axis=2) for element in precision),
+        1.0 / total)
+
+
+def flux_derivatives(sources, beam=None):
+    r"""
+    Return the fluxes of sources and their derivatives.
+
+    The logarithm of the flux has the derivative
+    :math:`\sum_j s_j \Sigma_j^{-1} / 2` with respect to the matrix
+    :math:`\Sigma`, where :math:`s_j` is the share of the Gaussian
+    :math:`j` in the peak.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam; a Gaussian by default.
+
+    Returns
+    -------
+    flux : array of shape (g, n)
+        The integral of each source.
+
+    slopes : array of shape (g, n, 6)
+        Its derivatives in tangent coordinates.
+    """
+    xp = sources.__array_namespace__()
+    components = gaussian_components(sources, beam)
+    area = 2.0 * xp.pi * components.area
+    flux = area * sources[:, :, 0]
+    aa, ab, bb = components.mean_precision
+    none = xp.zeros_like(flux)
+    return flux, xp.stack((area, none, none, 0.5 * flux * aa, flux * ab,
+                           0.5 * flux * bb), axis=2)
+
+
+def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
+             beam=None):
     r"""
     Evaluate the weighted model of each group and its derivatives.
 
@@ -274,6 +390,9 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     :math:`G / A` for the amplitude, :math:`G u` for the position
     (turned back into x and y), and :math:`G u_a^2 / 2`,
     :math:`G u_a u_b`, :math:`G u_b^2 / 2` for the matrix elements.
+    With a ``beam``, :math:`G` is the sum of its Gaussians
+    (`gaussian_components`), and those for the matrix elements have a
+    constant added to each product, as the shares in the peak change.
 
     Parameters
     ----------
@@ -292,6 +411,9 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     whitening : object or array, optional
         What makes the weighted noise white, as for `whiten`.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     model : array of shape (g, p)
@@ -303,25 +425,13 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     xp = sources.__array_namespace__()
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
-    amplitude, x0, y0, var_a, var_b, theta = (
-        sources[:, :, i, None] for i in range(N_PARAMS))
-    cos, sin = xp.cos(theta), xp.sin(theta)
-    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
-    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
-    u_a, u_b = off_a / var_a, off_b / var_b
-    profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
-    profile *= weight[:, None, :]
-    gauss = amplitude * profile
-    gauss_a, gauss_b = gauss * u_a, gauss * u_b
     n_basis = 0 if whitening is not None else basis.shape[1]
     jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
-                        dtype=profile.dtype)
-    jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :] = profile
-    jacobian[:, X:n_coords:N_PARAMS, :] = cos * gauss_a - sin * gauss_b
-    jacobian[:, Y:n_coords:N_PARAMS, :] = sin * gauss_a + cos * gauss_b
-    jacobian[:, AA:n_coords:N_PARAMS, :] = 0.5 * gauss_a * u_a
-    jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
-    jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
+                        dtype=sources.dtype)
+    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
+             else _convolved_terms(sources, x, y, weight, beam))
+    for k, term in enumerate(terms):
+        jacobian[:, k:n_coords:N_PARAMS, :] = term
     if whitening is not None:
         jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
     else:
@@ -333,7 +443,63 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     return model, jacobian
 
 
-def evaluate_sources(sources, x, y, weight):
+def _gaussian_terms(sources, x, y, weight):
+    """
+    Yield the weighted derivatives of Gaussians.
+    """
+    xp = sources.__array_namespace__()
+    amplitude, x0, y0, var_a, var_b, theta = (
+        sources[:, :, i, None] for i in range(N_PARAMS))
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    u_a, u_b = off_a / var_a, off_b / var_b
+    profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
+    profile *= weight[:, None, :]
+    yield profile
+    gauss = amplitude * profile
+    gauss_a, gauss_b = gauss * u_a, gauss * u_b
+    yield cos * gauss_a - sin * gauss_b
+    yield sin * gauss_a + cos * gauss_b
+    yield 0.5 * gauss_a * u_a
+    yield gauss_a * u_b
+    yield 0.5 * gauss_b * u_b
+
+
+def _convolved_terms(sources, x, y, weight, beam):
+    """
+    Return the weighted derivatives of sources with a measured beam.
+    """
+    xp = sources.__array_namespace__()
+    amplitude, x0, y0 = (sources[:, :, i, None] for i in range(3))
+    theta = sources[:, :, 5, None]
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    share, precision, mean, _ = gaussian_components(sources, beam)
+    sums = [xp.zeros_like(off_a) for _ in range(N_PARAMS)]
+    for j in range(share.shape[2]):
+        p_aa, p_ab, p_bb = (element[:, :, j, None] for element in precision)
+        k_aa, k_ab, k_bb = (
+            (one - element[:, :, j])[:, :, None]
+            for one, element in zip(mean, precision, strict=True))
+        u_a = p_aa * off_a + p_ab * off_b
+        u_b = p_ab * off_a + p_bb * off_b
+        profile = share[:, :, j, None] * xp.exp(
+            -0.5 * (off_a * u_a + off_b * u_b))
+        for total, factor in zip(sums, (1.0, u_a, u_b, u_a * u_a + k_aa,
+                                        u_a * u_b + k_ab, u_b * u_b + k_bb),
+                                 strict=True):
+            total += profile * factor
+    profile, by_a, by_b, by_aa, by_ab, by_bb = sums
+    weight = weight[:, None, :]
+    gauss = amplitude * weight
+    return (weight * profile, gauss * (cos * by_a - sin * by_b),
+            gauss * (sin * by_a + cos * by_b), 0.5 * gauss * by_aa,
+            gauss * by_ab, 0.5 * gauss * by_bb)
+
+
+def evaluate_sources(sources, x, y, weight, beam=None):
     """
     Evaluate the weighted sum of the sources of each group.
 
@@ -344,6 +510,9 @@ def evaluate_sources(sources, x, y, weight):
 
     x, y, weight : array of shape (g, p)
         The pixel coordinates and weights.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
 
     Returns
     -------
@@ -358,8 +527,17 @@ def evaluate_sources(sources, x, y, weight):
         cos, sin = xp.cos(theta), xp.sin(theta)
         dx, dy = x - x0, y - y0
         off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
-        model += amplitude * xp.exp(-0.5 * (off_a * off_a / var_a
-                                            + off_b * off_b / var_b))
+        if beam is None:
+            model += amplitude * xp.exp(-0.5 * (off_a * off_a / var_a
+                                                + off_b * off_b / var_b))
+            continue
+        components = gaussian_components(sources[:, i:i + 1, :], beam)
+        for j in range(components.share.shape[2]):
+            aa, ab, bb = (element[:, :, j]
+                          for element in components.precision)
+            model += amplitude * components.share[:, :, j] * xp.exp(
+                -0.5 * (aa * off_a * off_a + 2.0 * ab * off_a * off_b
+                        + bb * off_b * off_b))
     return weight * model
 
 
@@ -463,7 +641,7 @@ def _terms_of_piece(problem, sources, coeffs):
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
                                problem.weight, problem.basis,
                                None if problem.extra is not None
-                               else problem.whitening)
+                               else problem.whitening, problem.beam)
     residual = model - problem.data
     cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
@@ -578,7 +756,8 @@ def _unweighted_terms(problem, sources, coeffs):
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
-                               problem.weight, problem.basis)
+                               problem.weight, problem.basis,
+                               beam=problem.beam)
     residual = model - problem.data
     used = problem.extra > 0.0
     plain = xp.where(used, residual / xp.where(

@@ -116,7 +116,7 @@ def source_states(table):
     return states
 
 
-def read_start(init_params, fwhm):
+def read_start(init_params, fwhm, beam=None):
     """
     Read the start values.
 
@@ -127,6 +127,9 @@ def read_start(init_params, fwhm):
 
     fwhm : float
         The width of sources for which the table gives none.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam, whose FWHMs and angle replace ``fwhm``.
 
     Returns
     -------
@@ -157,8 +160,10 @@ def read_start(init_params, fwhm):
         values = _plain(init_params[columns[key]], key, columns[key])
         return np.where(np.isfinite(values), values, default)
 
-    major = read('fwhm_major', fwhm)
-    minor = read('fwhm_minor', fwhm)
+    shape = ((fwhm, fwhm, 0.0) if beam is None else
+             (beam.fwhm_major, beam.fwhm_minor, beam.theta))
+    major = read('fwhm_major', shape[0])
+    minor = read('fwhm_minor', shape[1])
     _check_widths(major, minor)
     ids = (np.arange(1, n_sources + 1) if columns['id'] is None
            else np.asarray(init_params['id']))
@@ -171,7 +176,7 @@ def read_start(init_params, fwhm):
         for key in ('hold_shape', 'positive'))
     return Start(ids, x, y,
                  np.maximum(major, minor), np.minimum(major, minor),
-                 np.where(minor > major, 90.0, 0.0) + read('theta', 0.0),
+                 np.where(minor > major, 90.0, 0.0) + read('theta', shape[2]),
                  groups, read('x_previous', x), read('y_previous', y),
                  read('position_prior', np.inf), hold_shape, positive)
 

@@ -27,7 +27,11 @@ from hyperphotutils.blend.start import read_start
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
+from hyperphotutils.photometry.acceptance import (
+    MIN_SEPARATION,
+    find_failures,
+    find_lobes,
+)
 from hyperphotutils.photometry.state import (
     MapState,
     are_apart,
@@ -111,6 +115,13 @@ class HyperPhotometry:
         Fits the groups. The default is one for ``fwhm`` with a solver
         with ``bias_correction``. An astropy fitter is used by such a
         solver.
+
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`, optional
+        The measured beam. Sources are then Gaussians convolved with it,
+        in fits, apertures, and images; see
+        `~hyperphotutils.blend.BlendGroupFitter`, to which it is given
+        if there is a ``fitter``. The default is a Gaussian beam.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -197,13 +208,13 @@ optional
     Unit("Jy")
     """
 
-    _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
+    _repr_params = ('fwhm', 'finder', 'grouper', 'fitter', 'psf',
                     'fwhm_radius_ratio', 'aperture_correction', 'fwhm_limits',
                     'aperture_ellipse', 'background', 'noise',
                     'mask_bad_pixels', 'max_rounds', 'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
-                 fwhm_radius_ratio=1.0, aperture_correction=True,
+                 psf=None, fwhm_radius_ratio=1.0, aperture_correction=True,
                  fwhm_limits=None, aperture_ellipse=None, background=None,
                  noise='correlated', mask_bad_pixels=True, max_rounds=2,
                  progress_bar=False):
@@ -223,8 +234,14 @@ optional
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
             solver = GroupSolver(astropy_fitter=fitter, bias_correction=True)
-            fitter = BlendGroupFitter(fwhm, solver=solver,
+            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver,
                                       progress_bar=progress_bar)
+            psf = None
+        if psf is not None:
+            msg = ('psf is an option of the fitter: give it to that, such '
+                   'as BlendGroupFitter(fwhm, psf=...)')
+            raise ValueError(msg)
+        self.psf = getattr(fitter, 'psf', None)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)
         if fwhm_limits is not None and (
@@ -310,6 +327,7 @@ optional
         image.fitter = (copy(self.fitter)
                         if isinstance(self.fitter, BlendGroupFitter)
                         else self.fitter)
+        image.use_beam(getattr(image.fitter, 'beam', None))
         if self.mask_bad_pixels:
             image.mask_bad_pixels(self.fwhm)
         if isinstance(self.noise, CorrelatedNoise):
@@ -523,6 +541,7 @@ optional
         image.measure_noise(self.fwhm)
         image.measure_filtered_noise(self.fwhm)
         table = self._hold_runaways(image, table)
+        table = self._reject_lobes(image, table)
         table = self._refine(image, table)
         for search in range(1, self.max_rounds + 1):
             new = self._find_companions(image, table, search)
@@ -562,6 +581,18 @@ optional
             return table
         return self._refit(image, table, held=runaway)
 
+    def _reject_lobes(self, image, table):
+        """
+        Reject detections on the side lobes of a measured beam.
+        """
+        if image.profile is None:
+            return table
+        failure = find_failures(image, table, self.fwhm)
+        lobes = find_lobes(table, failure, self.fwhm)
+        if not lobes.any():
+            return table
+        return self._reject(image, table, lobes, failure)
+
     def _find_companions(self, image, table, search):
         """
         Return the significant detections on the residual as start
@@ -581,7 +612,7 @@ optional
             image.cleaned - image.model, found, table, image.covariance,
             self.fwhm, mask=image.mask | image.background_missing(),
             fit_radius=getattr(image.fitter, 'fit_radius', 2.0 * self.fwhm),
-            extra_variance=image.extra_variance)
+            extra_variance=image.extra_variance, beam=image.profile)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
         image.reject(found[~significant], 'not_significant', search)
@@ -609,7 +640,8 @@ optional
         halves = find_pairs(image.cleaned - image.model, table[rows],
                             image.covariance, self.fwhm,
                             mask=image.mask | image.background_missing(),
-                            fit_radius=image.fitter.fit_radius)
+                            fit_radius=image.fitter.fit_radius,
+                            beam=image.profile)
         whole = table[rows[halves['row']]]
         new = _start_table(
             len(halves), position_prior=image.position_prior,
@@ -687,6 +719,7 @@ optional
         Reject detections that are duplicates or have no usable pixels,
         and flag the doubtful ones.
         """
+        table = self._reject_lobes(image, table)
         failure = find_failures(image, table, self.fwhm)
         rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
         if not image.has_noise():
@@ -900,6 +933,7 @@ optional
         Add apertures, signal-to-noise ratio, and sky columns.
         """
         image.measure_noise(self.fwhm)
+        image.flag_beam_mismatch(table, self.fwhm)
         rms = image.with_unit(float(np.median(
             np.asarray(image.noise)[np.isfinite(image.noise)])))
         if image.error is None and image.covariance is None:
@@ -967,7 +1001,8 @@ optional
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             fwhm_limits=(None if self.fwhm_limits is None else tuple(
                 self.fwhm * limit for limit in self.fwhm_limits)),
-            ellipse=self._ellipse_of(table), correct=self.aperture_correction)
+            ellipse=self._ellipse_of(table), correct=self.aperture_correction,
+            beam=image.profile)
         if image.separate is None:
             image.background = apertures.background(residual, radius)
         else:

@@ -3,14 +3,18 @@
 The state of a map while its sources are measured.
 """
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
 from astropy.table import QTable, Table, vstack
+from astropy.utils.exceptions import AstropyUserWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.blend.misfit import measure_misfit
@@ -23,7 +27,6 @@ from hyperphotutils.noise.local import (
     quadratic_surface,
 )
 from hyperphotutils.utils.flags import FLAGS
-from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
     as_masked_image,
     open_nddata,
@@ -35,6 +38,11 @@ __all__ = ['MapState', 'are_apart', 'plain', 'positions']
 # Maps of stationary noise with a structured background vary by 1.3 from the
 # 16th to the 84th percentile of their local rms.
 _VARIATION = 1.5
+
+# The rms misfit of bright sources, in units of their peaks, above which the
+# beam is not that of the fit, and that of a source in units of the noise.
+_MISMATCH = 0.015
+_MISMATCH_SNR = 3.0
 
 
 class MapState:
@@ -52,6 +60,8 @@ class MapState:
             wcs = data.wcs if wcs is None else wcs
         meta = getattr(data, 'meta', None) or {}
         self.beam = _beam(meta)
+        # The measured beam as Gaussians, if there is one.
+        self.profile = None
         self.beam_area = meta.get('beam_area_pix')
         # The beam covers more pixels where these are smaller on the sky.
         self.area_varies = tuple(
@@ -129,6 +139,17 @@ class MapState:
             init[f'{name}_init'] = np.full(len(init), 1.0) * value
         return init
 
+    def use_beam(self, profile):
+        """
+        Use a measured beam, a `~hyperphotutils.blend.BeamProfile`, in
+        place of that of the metadata.
+        """
+        if profile is not None:
+            self.profile = profile
+            self.beam = {'fwhm': profile.fwhm_major,
+                         'fwhm_minor': profile.fwhm_minor,
+                         'theta': profile.theta}
+
     def beam_shape(self, fwhm):
         """
         Return both FWHMs and the angle of the beam with a given mean
@@ -136,6 +157,8 @@ class MapState:
         """
         if self.beam is None:
             return fwhm, fwhm, 0.0 * u.deg
+        if self.profile is not None:
+            fwhm = np.sqrt(self.beam['fwhm'] * self.beam['fwhm_minor'])
         ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
         return fwhm * ratio, fwhm / ratio, self.beam['theta'] * u.deg
 
@@ -172,10 +195,10 @@ class MapState:
         Return an image of the sources of a table.
         """
         image = np.zeros(self.values.shape)
-        add_gaussians(image, table['x_fit'], table['y_fit'],
-                      plain(table['amplitude_fit']),
-                      table['fwhm_major_fit'], table['fwhm_minor_fit'],
-                      table['theta_fit'].to_value('deg'))
+        add_sources(image, table['x_fit'], table['y_fit'],
+                    plain(table['amplitude_fit']),
+                    table['fwhm_major_fit'], table['fwhm_minor_fit'],
+                    table['theta_fit'].to_value('deg'), beam=self.profile)
         return image
 
     def keep_covariance(self, fitter, table):
@@ -250,6 +273,29 @@ class MapState:
         self.extra_variance = (
             None if self.misfit is None else self.misfit.variance(
                 *positions(table, 'fit').T, amplitude, self.values.shape))
+
+    def flag_beam_mismatch(self, table, fwhm):
+        """
+        Warn if the bright sources differ from their fits, and flag those
+        that do so by more than the noise.
+        """
+        amplitude = plain(table['amplitude_fit'])
+        measured = measure_misfit(
+            self.cleaned - self.model, *positions(table, 'fit').T, amplitude,
+            amplitude / self.noise_at(table), fwhm, mask=self.mask)
+        misfit = 0.0 if measured is None else measured.profile.max()
+        if misfit < _MISMATCH:
+            return
+        chosen = misfit * amplitude > _MISMATCH_SNR * self.noise_at(table)
+        table['flags'] |= np.where(chosen, FLAGS['beam_mismatch'], 0)
+        remedy = ('give the measured beam as psf' if self.profile is None
+                  else 'check the psf')
+        msg = ('the residuals of the bright sources are '
+               f'{100.0 * misfit:.1f} % of their peaks: the profile of the '
+               f'fit is not that of the beam. {remedy.capitalize()}; '
+               f'{np.count_nonzero(chosen)} sources have the flag '
+               'beam_mismatch')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
 
     def misfit_at(self, table):
         """

@@ -48,6 +48,8 @@ _REGISTRY = (
      'stamp'),
     ('grid_edge', 'the best model of the grid is the smallest or the '
      'largest'),
+    ('beam_mismatch', 'bright sources of the map differ from the profile of '
+     'the fit, here by more than the noise: another beam is needed (psf)'),
 )
 
 FLAGS = MappingProxyType(

@@ -90,6 +90,9 @@ def make_objects():
     recovery = InjectionRecovery(finder, snr=(1.0, 20.0), n_repeats=6,
                                  n_per_map=5, seed=1)
     job = MapJob('a.fits', 'a', Path('out'))
+    y, x = np.mgrid[-15:16, -15:16]
+    psf = (1.0 + (x**2 + y**2) / FWHM**2)**-3.0
+    convolving = BlendGroupFitter(FWHM, psf=psf / psf.sum())
     return {
         'simulated': simulated,
         'cube': cube,
@@ -104,6 +107,7 @@ def make_objects():
         'photometry': photometry,
         'table': table,
         'fitter': fitter,
+        'fitter with a PSF': convolving,
         'forced': forced,
         'aperture': GaussianEllipseAperture((5.0, 6.0), 3.0, 2.0),
         'sky aperture': SkyGaussianEllipseAperture(
@@ -132,7 +136,8 @@ def make_objects():
 NAMES = (
     'simulated', 'cube', 'survey', 'finder', 'shoulders', 'noise',
     'factors', 'bad pixels', 'areas',
-    'photometry', 'table', 'fitter', 'forced', 'aperture', 'sky aperture',
+    'photometry', 'table', 'fitter', 'fitter with a PSF', 'forced',
+    'aperture', 'sky aperture',
     'local background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
     'config', 'job', 'outcome', 'loaded', 'catalog error', 'map error',
