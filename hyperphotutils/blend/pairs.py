@@ -23,10 +23,10 @@ from hyperphotutils.blend.solver import (
     Y,
     evaluate_sources,
     fit_batch,
-    take_groups,
     whiten,
 )
 from hyperphotutils.blend.start import source_states
+from hyperphotutils.utils.lm import take_members
 
 __all__ = ['find_pairs']
 
@@ -173,7 +173,7 @@ def _compare(problem, sources, fwhm):
     if len(split) == 0:
         return split, pair.sources[split]
     return split, _fit(
-        BatchProblem(*take_groups(two, split)), pair.sources[split],
+        BatchProblem(*take_members(two, split)), pair.sources[split],
         pair.coeffs[split], _FINE).sources
 
 

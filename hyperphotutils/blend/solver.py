@@ -23,26 +23,24 @@ peak of the sum as ``amplitude``, and the derivatives have the same form.
 
 from typing import Any, NamedTuple
 
+from hyperphotutils.utils.lm import (
+    SMALLEST_DAMPING,
+    damped_step,
+    invert_normal,
+    minimize_batch,
+    take_members,
+)
+
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
            'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'take_groups', 'whiten']
+           'normal_matrix', 'solve_linear', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 
-_FIRST_DAMPING = 1e-2
-_SMALLEST_DAMPING = 1e-10
-_DAMPING_DOWN = 0.1
-_DAMPING_UP = 8.0
-# The share of the promised gain above which a step was good, and below
-# which it was bad.
-_GOOD_GAIN = 0.75
-_BAD_GAIN = 0.25
 # Derivatives are evaluated for so many elements of the Jacobian at once: they
 # stay in the cache of a processor.
 _PIECE_ELEMENTS = 1 << 16
-# Eigenvalues of the scaled normal matrix below this are no information.
-_SINGULAR = 1e-13
 
 
 class BatchProblem(NamedTuple):
@@ -202,55 +200,69 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         The fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    part, state, data_terms = problem, (sources, coeffs), None
+    state, data_terms = (sources, coeffs), None
     if linear_start:
         state, data_terms = _solve_linear(problem, sources, coeffs)
-    active = xp.arange(problem.data.shape[0])
-    terms = _normal_terms(part, *state, data_terms)
-    floor = _chi2_floor(problem)
-    damping = xp.full_like(floor, _FIRST_DAMPING)
-    finished, results = [], []
-    for n_iter in range(1, max_iter + 1):
-        step, promise = _damped_step(part, state[0], terms, damping)
-        trial = _move(part, *state, step)
-        done = promise <= tolerance * xp.maximum(terms[0], floor)
-        if xtol is not None or gtol is not None:
-            done = done | _is_at_rest(part, state, terms, step, xtol, gtol)
-        if not with_covariance and xp.any(done):
-            # Their last steps matter too little to be checked.
-            left = xp.nonzero(done)[0]
-            finished.append(take_groups((active, *trial, done), left)
-                            + (xp.full_like(left, n_iter),))
-            stay = xp.nonzero(~done)[0]
-            if stay.shape[0] == 0:
-                break
-            part = BatchProblem(*take_groups(part, stay))
-            state, trial, terms = (take_groups(values, stay)
-                                   for values in (state, trial, terms))
-            active, damping, floor, promise, done = take_groups(
-                (active, damping, floor, promise, done), stay)
-        trial_terms = _normal_terms(part, *trial)
-        better = trial_terms[0] < terms[0]
-        gain = terms[0] - trial_terms[0]
-        state = _choose(better, trial, state)
-        terms = _choose(better, trial_terms, terms)
-        damping = _next_damping(damping, gain, promise)
-        leaving = xp.ones_like(done) if n_iter == max_iter else done
-        if xp.any(leaving):
-            left = xp.nonzero(leaving)[0]
-            finished.append(take_groups((active, *state, done), left)
-                            + (xp.full_like(left, n_iter),))
-            if with_covariance:
-                results.append(take_groups(terms[:2], left))
-            stay = xp.nonzero(~leaving)[0]
-            if stay.shape[0] == 0:
-                break
-            part = BatchProblem(*take_groups(part, stay))
-            active, damping, floor = take_groups((active, damping, floor),
-                                                 stay)
-            state, terms = take_groups(state, stay), take_groups(terms, stay)
+    # Below this chi2 only rounding errors are left.
+    floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+    result = minimize_batch(
+        _GroupProblem(problem, floor, tolerance, xtol, gtol), state,
+        max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
+        evaluate_last=with_covariance)
+    sources, coeffs = result.state
+    chi2 = covariance = None
+    if with_covariance:
+        chi2, normal, _ = result.terms
+        chi2, covariance = _errors(problem, sources, coeffs, chi2, normal)
+    return BatchResult(sources, coeffs, covariance, chi2, result.n_iter,
+                       result.converged)
 
-    return _collect(problem, finished, results)
+
+class _GroupProblem(NamedTuple):
+    """
+    A batch of groups for `~hyperphotutils.utils.lm.minimize_batch`.
+
+    Parameters
+    ----------
+    batch : `BatchProblem`
+        What is fitted.
+
+    floor : array of shape (g,)
+        The chi2 below which only rounding errors are left.
+
+    tolerance, xtol, gtol : float or None
+        As in `fit_batch`.
+    """
+
+    batch: Any
+    floor: Any
+    tolerance: float
+    xtol: float | None
+    gtol: float | None
+
+    def evaluate(self, state):
+        return state, _normal_terms(self.batch, *state)
+
+    def system(self, state, terms):
+        return _system(self.batch, state[0], terms)
+
+    def limit(self, state, step):
+        return step
+
+    def move(self, state, step):
+        return _move(self.batch, *state, step)
+
+    def is_converged(self, state, terms, step, promise, gain):
+        xp = promise.__array_namespace__()
+        done = promise <= self.tolerance * xp.maximum(terms[0], self.floor)
+        if self.xtol is not None or self.gtol is not None:
+            done = done | _is_at_rest(self.batch, state, terms, step,
+                                      self.xtol, self.gtol)
+        return done
+
+    def take(self, index):
+        return self._replace(batch=BatchProblem(*take_members(
+            self.batch, index)), floor=take_members((self.floor,), index)[0])
 
 
 def solve_linear(problem, sources, coeffs):
@@ -584,36 +596,6 @@ def normal_matrix(problem, sources, coeffs):
     return _normal_terms(problem, sources, coeffs)[1]
 
 
-def take_groups(values, index):
-    """
-    Return some of the groups of arrays.
-
-    Parameters
-    ----------
-    values : sequence
-        Arrays whose first axis counts the groups, or is 1 for what all
-        groups share, objects for `whiten`, and what has no axis.
-
-    index : 1D int array or slice
-        Which groups.
-
-    Returns
-    -------
-    values : tuple
-        The same for these groups.
-    """
-    def take(value):
-        if hasattr(value, 'whiten'):
-            return value.take(index)
-        if not hasattr(value, 'shape') or value.shape[0] == 1:
-            return value
-        if isinstance(index, slice):
-            return value[index, ...]
-        return value.__array_namespace__().take(value, index, axis=0)
-
-    return tuple(map(take, values))
-
-
 def _data_terms(problem, sources, coeffs):
     """
     Return what the data give to chi2, to the normal matrix, and to half
@@ -628,7 +610,7 @@ def _data_terms(problem, sources, coeffs):
     for begin in range(0, n_groups, size):
         part = slice(begin, begin + size)
         pieces.append(_terms_of_piece(
-            BatchProblem(*take_groups(problem, part)),
+            BatchProblem(*take_members(problem, part)),
             sources[part, ...], coeffs[part, ...]))
     return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
 
@@ -670,10 +652,10 @@ def _solve_linear(problem, sources, coeffs):
         start = _change_linear(terms, unit, coeffs, sources, coeffs)
     else:
         start = _data_terms(problem, sources, coeffs)
-    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
+    tiny = xp.full(coeffs.shape[0], SMALLEST_DAMPING,
                    dtype=problem.data.dtype)
-    step, _ = _damped_step(
-        held, sources, _normal_terms(held, sources, coeffs, start), tiny)
+    step = damped_step(*_system(
+        held, sources, _normal_terms(held, sources, coeffs, start)), tiny)
     state = _move(held, sources, coeffs, step)
     if problem.loss != 'linear':
         return state, None
@@ -829,74 +811,38 @@ def apply_loss(residual, loss, f_scale):
             1.0 / distance)
 
 
-def _chi2_floor(problem):
+def _errors(problem, sources, coeffs, chi2, normal):
     """
-    Return the chi2 below which only rounding errors are left.
-    """
-    xp = problem.data.__array_namespace__()
-    return xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
-
-
-def _collect(problem, finished, results):
-    """
-    Return the result of groups that have left one after the other, with
-    their chi2 and normal matrices if these are wanted.
+    Return chi2 and the covariance of fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    columns = tuple(map(xp.concat, zip(*finished, strict=True)))
-    order = xp.argsort(columns[0])
-    _, sources, coeffs, converged, n_iter = take_groups(columns, order)
-    chi2 = covariance = None
-    if results:
-        chi2, normal = take_groups(
-            map(xp.concat, zip(*results, strict=True)), order)
-        covariance = _covariance(normal, problem.free)
-        prior = xp.zeros_like(normal)
-        if problem.anchor is not None:
-            # The prior is not a residual, but scatters as its width says.
-            penalty, _, strength = _penalty(problem._replace(ridge=None),
-                                            sources, coeffs)
-            chi2 = chi2 - penalty
-            identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-            prior = strength[:, :, None] * identity[None, :, :]
-        if problem.extra is not None:
-            chi2, spread = _unweighted_terms(problem, sources, coeffs)
-            covariance = covariance @ (spread + prior) @ covariance
-    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+    covariance = invert_normal(normal, problem.free)
+    prior = xp.zeros_like(normal)
+    if problem.anchor is not None:
+        # The prior is not a residual, but scatters as its width says.
+        penalty, _, strength = _penalty(problem._replace(ridge=None),
+                                        sources, coeffs)
+        chi2 = chi2 - penalty
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        prior = strength[:, :, None] * identity[None, :, :]
+    if problem.extra is not None:
+        chi2, spread = _unweighted_terms(problem, sources, coeffs)
+        covariance = covariance @ (spread + prior) @ covariance
+    return chi2, covariance
 
 
-def _next_damping(damping, gain, promise):
+def _system(problem, sources, terms):
     """
-    Return the damping of the next step.
-    """
-    xp = damping.__array_namespace__()
-    damping = xp.where(gain > _GOOD_GAIN * promise,
-                       damping * _DAMPING_DOWN, damping)
-    # A gain that is NaN is a bad one.
-    damping = xp.where(gain > _BAD_GAIN * promise, damping,
-                       damping * _DAMPING_UP)
-    return xp.clip(damping, _SMALLEST_DAMPING, None)
-
-
-def _damped_step(problem, sources, terms, damping):
-    """
-    Return the step and the decrease of chi2 that it promises.
+    Return the normal matrix, half of the gradient, and the coordinates in
+    which a step may go.
     """
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
     free = problem.free & ~_at_active_bound(problem, sources, gradient)
     identity = xp.eye(normal.shape[1], dtype=normal.dtype)
     curvature = _bound_curvature(problem, sources, gradient)
-    scale, scaled = _scale_to_unit_diagonal(
-        normal + curvature[:, :, None] * identity[None, :, :], free)
-    right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
-    scaled_step = xp.linalg.solve(
-        scaled + damping[:, None, None] * identity[None, :, :],
-        right[:, :, None])[:, :, 0]
-    # chi2(0) - chi2(step) of the quadratic model, plus the damping term.
-    promise = xp.sum(scaled_step * right, axis=1) + (
-        damping * xp.sum(scaled_step * scaled_step, axis=1))
-    return scaled_step * scale, promise
+    return (normal + curvature[:, :, None] * identity[None, :, :], gradient,
+            free)
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):
@@ -962,23 +908,6 @@ def _bound_curvature(problem, sources, gradient):
                           dtype=gradient.dtype)
     return xp.concat((xp.reshape(curvature, (n_groups, n_coords)),
                       background), axis=1)
-
-
-def _scale_to_unit_diagonal(normal, free):
-    """
-    Return the scale of each coordinate and the scaled normal matrix,
-    in which coordinates that are not free are decoupled.
-    """
-    xp = normal.__array_namespace__()
-    diagonal = xp.linalg.diagonal(normal)
-    known = free & (diagonal > 0.0)
-    ones = xp.ones_like(diagonal)
-    scale = xp.where(known, 1.0 / xp.sqrt(xp.where(known, diagonal, ones)),
-                     xp.zeros_like(diagonal))
-    scaled = normal * scale[:, :, None] * scale[:, None, :]
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    decoupled = xp.where(known, xp.zeros_like(ones), ones)
-    return scale, scaled + decoupled[:, :, None] * identity[None, :, :]
 
 
 def _at_active_bound(problem, sources, gradient):
@@ -1064,33 +993,3 @@ def _clip(value, low, high):
     low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
                                  value.shape) for bound in (low, high))
     return xp.minimum(xp.maximum(value, low), high)
-
-
-def _choose(better, new, old):
-    """
-    Return the new arrays for the groups that became better.
-    """
-    xp = better.__array_namespace__()
-    return tuple(
-        xp.where(xp.reshape(better, (-1,) + (1,) * (a.ndim - 1)), a, b)
-        for a, b in zip(new, old, strict=True))
-
-
-def _covariance(normal, free):
-    """
-    Invert the normal matrices; NaN where one is singular.
-    """
-    xp = normal.__array_namespace__()
-    scale, scaled = _scale_to_unit_diagonal(normal, free)
-    finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    scaled = xp.where(finite[:, None, None], scaled, identity[None, :, :])
-    values, vectors = xp.linalg.eigh(scaled)
-    empty = xp.any(free & (scale == 0.0), axis=1)
-    good = finite & ~empty & (values[:, 0] > _SINGULAR * values[:, -1])
-    inverse = (vectors / xp.where(good[:, None], values,
-                                  xp.ones_like(values))[:, None, :]
-               ) @ xp.matrix_transpose(vectors)
-    covariance = inverse * scale[:, :, None] * scale[:, None, :]
-    nan = xp.full(covariance.shape, xp.nan, dtype=covariance.dtype)
-    return xp.where(good[:, None, None], covariance, nan)
