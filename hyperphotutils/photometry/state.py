@@ -17,7 +17,7 @@ from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.footprints import core_is_usable
-from hyperphotutils.blend.misfit import measure_misfit
+from hyperphotutils.blend.misfit import measure_misfit, systematic_misfit
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.clipped import clipped_rms
@@ -39,9 +39,10 @@ __all__ = ['MapState', 'are_apart', 'plain', 'positions']
 # 16th to the 84th percentile of their local rms.
 _VARIATION = 1.5
 
-# The rms misfit of bright sources, in units of their peaks, above which the
-# beam is not that of the fit, and that of a source in units of the noise.
-_MISMATCH = 0.015
+# The residual that bright sources have in common, in units of their peaks,
+# above which the beam is not that of the fit, and that of a source in units of
+# the noise.
+_MISMATCH = 0.01
 _MISMATCH_SNR = 3.0
 
 
@@ -280,13 +281,13 @@ class MapState:
         that do so by more than the noise.
         """
         amplitude = plain(table['amplitude_fit'])
-        measured = measure_misfit(
+        snr = amplitude / self.noise_at(table)
+        misfit = systematic_misfit(
             self.cleaned - self.model, *positions(table, 'fit').T, amplitude,
-            amplitude / self.noise_at(table), fwhm, mask=self.mask)
-        misfit = 0.0 if measured is None else measured.profile.max()
-        if misfit < _MISMATCH:
+            snr, fwhm, mask=self.mask)
+        chosen = misfit * snr > _MISMATCH_SNR
+        if misfit < _MISMATCH or not chosen.any():
             return
-        chosen = misfit * amplitude > _MISMATCH_SNR * self.noise_at(table)
         table['flags'] |= np.where(chosen, FLAGS['beam_mismatch'], 0)
         remedy = ('give the measured beam as psf' if self.profile is None
                   else 'check the psf')
