@@ -100,6 +100,7 @@ class BeamProfile:
                 `~hyperphotutils.psf.EmpiricalPSF`
             The PSF, as the part of the flux in each pixel. An array has
             an odd size, its center on the central pixel, and a sum of 1.
+            A PSF that varies is taken at the center of its field.
 
         fwhm : float
             The FWHM of the beam in pixels.
@@ -120,7 +121,10 @@ class BeamProfile:
         """
         image = _pixel_image(psf, fwhm)
         mixture = core = fit_concentric_gaussians(image, 1)
-        _check_center(core.center)
+        if np.hypot(*core.center) > _MAX_SHIFT:
+            msg = ('the center of psf is ({:+.2f}, {:+.2f}) pixels from the '
+                   'central pixel: shift it there'.format(*core.center))
+            raise ValueError(msg)
         for n_gaussians in _N_GAUSSIANS:
             if mixture.misfit < _MAX_MISFIT:
                 break
@@ -276,16 +280,6 @@ def _pixel_image(psf, fwhm):
                'sum, with the wings that belong to the flux of a source')
         raise ValueError(msg)
     return image
-
-
-def _check_center(center):
-    """
-    Refuse a PSF off its center.
-    """
-    if np.hypot(*center) > _MAX_SHIFT:
-        msg = ('the center of psf is ({:+.2f}, {:+.2f}) pixels from the '
-               'central pixel: shift the PSF to it'.format(*center))
-        raise ValueError(msg)
 
 
 def _core_matrix(weights, matrices):

@@ -45,7 +45,7 @@ def second_order_bias(problem, result):
     Parameters
     ----------
     problem : `~hyperphotutils.blend.solver.BatchProblem`
-        What was fitted.
+        The problem.
 
     result : `~hyperphotutils.blend.solver.BatchResult`
         The fitted groups, with their covariance.
@@ -157,19 +157,12 @@ def _area_curvature(components):
     \sum_j s_j P_j`.
     """
     share = components.share[..., None]
-    trace = _traces(components.precision)
+    aa, ab, bb = components.precision
+    trace = np.stack((aa, 2.0 * ab, bb), axis=-1)
     mean = np.sum(share * trace, axis=2, keepdims=True)
     product = (0.5 * trace[..., :, None] * (mean - trace)[..., None, :]
                - _products(components.precision))
     return 0.5 * np.sum(share[..., None] * product, axis=2)
-
-
-def _traces(precision):
-    """
-    Return tr(P E) for the elements aa, ab, and bb, along a last axis.
-    """
-    aa, ab, bb = precision
-    return np.stack((aa, 2.0 * ab, bb), axis=-1)
 
 
 def _products(precision):

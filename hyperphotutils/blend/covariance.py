@@ -65,7 +65,7 @@ class SourceCovariance:
     @classmethod
     def from_batches(cls, source_id, batches, *, beam=None):
         """
-        Collect what the fits of batches of groups have.
+        Collect the covariances of batches of groups.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class SourceCovariance:
     @classmethod
     def from_errors(cls, table):
         """
-        Make covariances of errors alone, for fits that tell no more.
+        Make covariances from errors alone, without correlations.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class SourceCovariance:
 
     def updated(self, newer):
         """
-        Put the covariances of a later fit in the place of older ones.
+        Replace the covariances of older fits by those of a later one.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class SourceCovariance:
             The identification numbers.
 
         names : 1D `~numpy.ndarray`, optional
-            What they are called from now on.
+            Their new identification numbers.
 
         Returns
         -------
@@ -199,7 +199,7 @@ class SourceCovariance:
 
 def total_flux(ids, source_id, flux, flux_err, covariance):
     """
-    Sum the fluxes of sources, with the covariance between companions.
+    Sum the fluxes of sources; the error includes their covariances.
 
     Parameters
     ----------
@@ -224,8 +224,7 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
     Raises
     ------
     ValueError
-        If there is no such source, or a source is named twice, or none
-        is.
+        If a source is not known or given twice, or if none is given.
     """
     chosen = np.ones(len(source_id), dtype=bool)
     if ids is not None:
@@ -247,7 +246,7 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
 
 def _check_ids(ids, known):
     """
-    Return the set of the wanted ids, all of which must be known.
+    Return the set of the requested ids; raise an error for unknown ones.
     """
     ids = np.asarray(ids)
     if ids.dtype.kind == 'b':
@@ -269,7 +268,7 @@ def _check_ids(ids, known):
         raise ValueError(msg)
     twice = [one for one, number in Counter(ids).items() if number > 1]
     if twice:
-        msg = ('ids must name each source once, these are there again: '
+        msg = ('ids must name each source once, these are repeated: '
                f'{", ".join(map(str, twice))}')
         raise ValueError(msg)
     return set(ids)

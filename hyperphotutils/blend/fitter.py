@@ -130,8 +130,9 @@ class BlendGroupFitter:
     Without ``error`` the covariance is scaled by the variance of the
     residuals of the group, which ``reduced_chi2`` then holds.
 
-    A ``psf`` is represented by a sum of up to eight concentric Gaussians,
-    some of which may be negative [1]_. A source is the convolution of
+    A ``psf`` (that at the center of the field, if it varies) is
+    represented by a sum of up to eight concentric Gaussians, some of
+    which may be negative [1]_. A source is the convolution of
     that sum with an intrinsic elliptical Gaussian. ``amplitude_fit`` is
     the peak of the convolved source and ``flux_fit`` its flux in all
     wings of the PSF. ``fwhm_major_fit`` and ``fwhm_minor_fit`` are the

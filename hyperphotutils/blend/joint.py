@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From positions on a map to batches for the kernel, and back.
+The fit of all groups of a map, as batches for the kernel.
 """
 
 from dataclasses import dataclass
@@ -54,9 +54,9 @@ __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of elements of the Jacobians of a batch.
 _CHUNK_ELEMENTS = 1 << 21
-# The tolerance of fits until all groups are at rest beside each other: until
-# no value changes by more than _AT_REST, relative to itself (positions: to
-# the FWHM).
+# The tolerance of fits until the groups no longer change each other: until no
+# value changes by more than _AT_REST, relative to itself (positions: to the
+# FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
@@ -83,7 +83,7 @@ class FittedBatch:
         The origin of the background polynomial of each group.
 
     result : `~hyperphotutils.blend.solver.BatchResult`
-        What the kernel gave.
+        The result of the kernel.
 
     n_pixels : int `~numpy.ndarray` of shape (g,)
         The number of pixels fitted.
@@ -624,7 +624,7 @@ class JointFit:
 
     def _free(self, members, n_coeffs):
         """
-        Return which tangent coordinates are fitted.
+        Return the mask of the tangent coordinates that are fitted.
         """
         n_groups, n_sources = members.shape
         free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
@@ -640,7 +640,7 @@ class JointFit:
     def _fit_batch(self, members, model, tolerance, *,
                    with_covariance=False):
         """
-        Fit some groups and keep their state.
+        Fit some groups and update the state of their sources.
         """
         solver = self.solver
         problem, sources, coeffs, centers = self.problem(members, model)

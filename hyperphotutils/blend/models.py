@@ -1,7 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fitted groups as astropy models, and any astropy fitter in place of the
-kernel.
+Fitted groups as astropy models, and fits by astropy fitters.
 """
 
 import numpy as np
@@ -131,7 +130,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
         The fitter.
 
     problem : `~hyperphotutils.blend.solver.BatchProblem`
-        What is fitted.
+        The problem.
 
     sources, coeffs : `~numpy.ndarray`
         The first state.
@@ -145,7 +144,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     Returns
     -------
     result : `~hyperphotutils.blend.solver.BatchResult`
-        As the kernel gives.
+        The same as from the kernel.
     """
     sources, coeffs = sources.copy(), coeffs.copy()
     n_sources = sources.shape[1]
@@ -177,7 +176,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
 
 def _constrain(model, problem, k):
     """
-    Set the bounds and what is fixed.
+    Set the bounds and the fixed parameters.
     """
     n_sources = problem.xy_low.shape[1]
     free = problem.free[k, :N_PARAMS * n_sources].reshape(n_sources, -1)
@@ -240,7 +239,7 @@ def tangent_scale(sources):
 
 def covariance_of_model(covariance, sources):
     """
-    Bring a covariance from tangent coordinates into the parameters of
+    Convert a covariance from tangent coordinates to the parameters of
     the astropy model.
 
     Parameters
@@ -265,8 +264,8 @@ def covariance_of_model(covariance, sources):
 
 def _to_tangent(cov, sources, swapped, free):
     """
-    Bring the covariance of the free model parameters, in the model's
-    order, into tangent coordinates, in the kernel's order.
+    Convert the covariance of the free parameters of a model to tangent
+    coordinates, in the order of the kernel.
     """
     order, scale = _tangent_map(sources, len(free), swapped)
     used = free[order]

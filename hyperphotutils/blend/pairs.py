@@ -30,18 +30,18 @@ from hyperphotutils.utils.lm import take_members
 
 __all__ = ['find_pairs']
 
-# Two beams half a beam apart look as wide as this, in FWHM of one: pairs
-# that are nearer to each other are not told from single sources.
+# The width of two beams half a beam apart, in FWHM of one: closer pairs cannot
+# be distinguished from single sources.
 _OVERSIZED = 1.3
-# What two sources of a pair need: this separation, and these widths, in FWHM
-# of the beam; a peak in units of its error, and of the other's. Profiles
-# that are no Gaussians are fitted better by two as well, but these are not
-# both compact, or have the same center.
+# Requirements for the two sources of a pair: the separation and the widths, in
+# FWHM of the beam; the peak in units of its error, and of the other peak.
+# Single sources with another profile are also fitted better by two Gaussians,
+# but these are not both compact, or have the same center.
 _MIN_SEPARATION = 0.5
 _FWHM_RANGE = (0.75, 2.5)
 _MIN_SNR = 5.0
 _MIN_RATIO = 0.1
-# The background below a source: a slope shall not look like a companion.
+# The order of the background: a slope must not be taken for a companion.
 _POLY_ORDER = 1
 _N_TERMS = n_terms(_POLY_ORDER)
 # Elements of the Jacobian held at once, steps, and tolerances of the fits. On
@@ -129,7 +129,7 @@ def _table(rows, pairs):
 
 def _problem(residual, sources, x, y, usable, noise, fwhm, beam):
     """
-    Return what the kernel fits: each source alone, on a plane of its own.
+    Return the problem of single sources, each with its own plane.
     """
     weight = noise.pixel_weights(x, y, usable)
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From fitted batches to the result table and to astropy models.
+The result table and the astropy models of a fit.
 """
 
 import astropy.units as u
@@ -64,7 +64,7 @@ def make_table(fit, unit, config):
         The unit of the data.
 
     config : `~hyperphotutils.blend.BlendGroupFitter`
-        What made the fit.
+        The fitter.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def make_models(fit):
     Yields
     ------
     info : dict
-        What the fit said of the group.
+        The details of the fit of a group.
 
     model : `~astropy.modeling.CompoundModel`
         The model.
@@ -187,7 +187,7 @@ def make_covariance(fit):
 
 def _fill(columns, flags, fit, batch):
     """
-    Fill in the rows of the sources of a batch.
+    Fill the rows of the sources of a batch.
     """
     rows, result = batch.members, batch.result
     n_params = result.covariance.shape[1]
@@ -245,7 +245,7 @@ def _values(fit, batch, covariance):
 
 def _without_bias(fit, batch, covariance):
     """
-    Return state and flux without what the noise adds to them.
+    Return state and flux without the bias due to noise.
     """
     bias = batch.bias
     if not fit.absolute:

@@ -45,7 +45,7 @@ _PIECE_ELEMENTS = 1 << 16
 
 class BatchProblem(NamedTuple):
     """
-    What is fitted: ``g`` groups of ``n`` sources on ``p`` pixels.
+    A problem of ``g`` groups of ``n`` sources on ``p`` pixels.
 
     Parameters
     ----------
@@ -73,15 +73,15 @@ class BatchProblem(NamedTuple):
         The bounds of the variances along both axes.
 
     whitening : object or array, optional
-        What makes the weighted noise white, as for `whiten`; it is already
-        in ``data`` and ``basis``. With ``extra`` it is not, and matters
-        to the covariance and to chi2 alone.
+        The whitening of the weighted noise, as for `whiten`. It has been
+        applied to ``data`` and ``basis``, except with ``extra``: it then
+        enters only the covariance and chi2.
 
     ridge : array of shape (g, k), optional
-        What chi2 grows by for each squared background coefficient.
+        The penalty of each squared background coefficient in chi2.
 
     loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals.
+        The contribution of the residuals to chi2.
 
     f_scale : float, optional
         The residual beyond which a robust loss grows slower.
@@ -135,9 +135,10 @@ class BatchResult(NamedTuple):
         The background coefficients.
 
     covariance : array of shape (g, 6 n + k, 6 n + k)
-        The inverse of the normal matrix in tangent coordinates, or what
-        takes its place with extra weights: 0 for what is not free, NaN
-        where the matrix is singular. Bounds do not enter.
+        The covariance in tangent coordinates: the inverse of the normal
+        matrix, unless there are extra weights. It is 0 for coordinates
+        that are not free and NaN where the matrix is singular. Bounds
+        do not enter.
 
     chi2 : array of shape (g,)
         The sum of squared residuals in units of the standard deviations.
@@ -166,7 +167,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     Parameters
     ----------
     problem : `BatchProblem`
-        What is fitted.
+        The problem.
 
     sources : array of shape (g, n, 6)
         The first state of each source, inside the bounds.
@@ -225,7 +226,7 @@ class _GroupProblem(NamedTuple):
     Parameters
     ----------
     batch : `BatchProblem`
-        What is fitted.
+        The problem.
 
     floor : array of shape (g,)
         The chi2 below which only rounding errors are left.
@@ -421,7 +422,7 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
         The background terms, weighted and whitened.
 
     whitening : object or array, optional
-        What makes the weighted noise white, as for `whiten`.
+        The whitening of the weighted noise, as for `whiten`.
 
     beam : `~hyperphotutils.blend.BeamProfile`, optional
         The measured beam; a Gaussian by default.
@@ -598,8 +599,8 @@ def normal_matrix(problem, sources, coeffs):
 
 def _data_terms(problem, sources, coeffs):
     """
-    Return what the data give to chi2, to the normal matrix, and to half
-    the gradient of chi2.
+    Return the contributions of the data to chi2, to the normal matrix,
+    and to half the gradient of chi2.
     """
     n_groups, n_rows = problem.free.shape
     size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
@@ -819,7 +820,7 @@ def _errors(problem, sources, coeffs, chi2, normal):
     covariance = invert_normal(normal, problem.free)
     prior = xp.zeros_like(normal)
     if problem.anchor is not None:
-        # The prior is not a residual, but scatters as its width says.
+        # The prior is not a residual; it scatters with its own width.
         penalty, _, strength = _penalty(problem._replace(ridge=None),
                                         sources, coeffs)
         chi2 = chi2 - penalty
@@ -976,7 +977,7 @@ def _move(problem, sources, coeffs, step):
                       problem.var_low, problem.var_high)
     shape = xp.concat((variances,
                        (sources[:, :, 5] + turn)[:, :, None]), axis=2)
-    # What is fixed stays the same to the last bit.
+    # Fixed shapes keep all bits.
     shape = xp.where(held[:, :, None], sources[:, :, 3:], shape)
     amplitude = sources[:, :, 0] + step_sources[:, :, AMPLITUDE]
     if problem.amplitude_low is not None:

@@ -70,7 +70,7 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
     Parameters
     ----------
     problem : object
-        What is fitted. It has the methods
+        The problem. It has the methods
 
         ``evaluate(state)``
             Return the state and a tuple of arrays ``terms`` that begins
@@ -107,7 +107,7 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
         The largest number of steps.
 
     terms : tuple of array, optional
-        What ``problem.evaluate`` returns for ``state``, if it is known.
+        The terms of ``state``, if they are known.
 
     evaluate_last : bool, optional
         Whether the last step of each member is evaluated, and undone if
@@ -228,7 +228,7 @@ def damped_step(normal, gradient, free, damping):
         The coordinates in which to go.
 
     damping : array of shape (g,)
-        What is added to the diagonal of the scaled normal matrix.
+        The term added to the diagonal of the scaled normal matrix.
 
     Returns
     -------
