@@ -933,7 +933,9 @@ optional
         Add apertures, signal-to-noise ratio, and sky columns.
         """
         image.measure_noise(self.fwhm)
-        image.flag_beam_mismatch(table, self.fwhm)
+        if 'shape' not in getattr(image.fitter, 'fixed', ()):
+            # Other sources than points differ from fixed shapes anyway.
+            image.flag_beam_mismatch(table, self.fwhm)
         rms = image.with_unit(float(np.median(
             np.asarray(image.noise)[np.isfinite(image.noise)])))
         if image.error is None and image.covariance is None:

@@ -289,11 +289,11 @@ class MapState:
         if misfit < _MISMATCH or not chosen.any():
             return
         table['flags'] |= np.where(chosen, FLAGS['beam_mismatch'], 0)
-        remedy = ('give the measured beam as psf' if self.profile is None
-                  else 'check the psf')
-        msg = ('the residuals of the bright sources are '
-               f'{100.0 * misfit:.1f} % of their peaks: the profile of the '
-               f'fit is not that of the beam. {remedy.capitalize()}; '
+        remedy = ('if the beam is not Gaussian, give its image as psf'
+                  if self.profile is None else
+                  'check that psf is the beam of the map')
+        msg = ('bright sources differ from the profile of the fit by '
+               f'{100.0 * misfit:.1f} % of their peaks ({remedy}); '
                f'{np.count_nonzero(chosen)} sources have the flag '
                'beam_mismatch')
         warnings.warn(msg, AstropyUserWarning, stacklevel=4)
