@@ -591,7 +591,9 @@ optional
         lobes = find_lobes(table, failure, self.fwhm)
         if not lobes.any():
             return table
-        return self._reject(image, table, lobes, failure)
+        table = self._reject(image, table, lobes, failure)
+        # The fits of their neighbors must not depend on them.
+        return self._hold_runaways(image, self._fit_again(image, table))
 
     def _find_companions(self, image, table, search):
         """
