@@ -65,6 +65,9 @@ _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
 
+# Without one side lobe, another detection may turn out to be one.
+_LOBE_ROUNDS = 3
+
 # The columns of the detection that are kept through all fits.
 _CARRIED = ('shoulder_score', 'detection_snr')
 
@@ -587,13 +590,15 @@ optional
         """
         if image.profile is None:
             return table
-        failure = find_failures(image, table, self.fwhm)
-        lobes = find_lobes(table, failure, self.fwhm)
-        if not lobes.any():
-            return table
-        table = self._reject(image, table, lobes, failure)
-        # The fits of their neighbors must not depend on them.
-        return self._hold_runaways(image, self._fit_again(image, table))
+        for _ in range(_LOBE_ROUNDS):
+            failure = find_failures(image, table, self.fwhm)
+            lobes = find_lobes(table, failure, self.fwhm)
+            if not lobes.any():
+                break
+            table = self._reject(image, table, lobes, failure)
+            # The fits of their neighbors must not depend on them.
+            table = self._hold_runaways(image, self._fit_again(image, table))
+        return table
 
     def _find_companions(self, image, table, search):
         """
