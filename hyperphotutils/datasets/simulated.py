@@ -429,7 +429,8 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 
     sky_beam = make_sky_beam(wcs, shape, beam)
     return SimulatedMap(
-        image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel')),
+        image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel'),
+                       fill_value=False),
         truth=truth, beam=sky_beam, rms=rms << u.Jy / u.pix,
         background=background << u.Jy / u.pix, autocovariance=autocovariance)
 
@@ -627,7 +628,7 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
         del power
         field = irfft2(spectrum, s=grid_shape, overwrite_x=True)
         del spectrum
-        fields.append(level * field[:shape[0], :shape[1]])
+        fields.append(dtype(level) * field[:shape[0], :shape[1]])
         del field
     return *fields, Autocovariance(grid, shape)
 
