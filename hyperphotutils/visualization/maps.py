@@ -516,9 +516,10 @@ def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
 # apart, in units of the bar, such a tick must be from the others.
 _TICKS = (((1,), 0.08), ((5,), 0.08), ((2,), 0.08), ((3, 7, 4, 6, 8), 0.15),
           ((1.5, 2.5, 3.5, 4.5), 0.18), (range(10, 100), 0.25))
+_MIN_TICKS = 4
 
 
-def bar_ticks(norm, n_ticks=7):
+def bar_ticks(norm, n_ticks=8):
     """
     Return round numbers that are spread along a color bar.
 
@@ -527,16 +528,17 @@ def bar_ticks(norm, n_ticks=7):
     """
     from matplotlib.ticker import MaxNLocator
 
+    even = MaxNLocator(n_ticks, steps=[1, 2, 5, 10]).tick_values(
+        norm.vmin, norm.vmax)
+    even = even[(even >= norm.vmin) & (even <= norm.vmax)]
     if is_linear(norm):
-        ticks = MaxNLocator(n_ticks, steps=[1, 2, 5, 10]).tick_values(
-            norm.vmin, norm.vmax)
-        return ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
+        return even
     largest = np.ceil(np.log10(max(abs(norm.vmin), abs(norm.vmax))))
     powers = 10.0**np.arange(largest, largest - 6, -1)
     ticks, places = [], []
     for digits, gap in (((0,), 0.0), *_TICKS):
         values = np.multiply.outer(powers, digits).ravel()
-        values = np.unique(np.concatenate([values, -values]))
+        values = np.unique(np.concatenate([values, 0.0 - values]))
         # Remove the rounding errors of the products.
         values = np.array([float(f'{value:.6g}') for value in values])
         values = values[(values >= norm.vmin) & (values <= norm.vmax)]
@@ -546,7 +548,8 @@ def bar_ticks(norm, n_ticks=7):
             if all(abs(place - other) >= gap for other in places):
                 ticks.append(value)
                 places.append(place)
-    return np.sort(ticks)
+    # A range far from zero has few such numbers.
+    return np.sort(ticks) if len(ticks) >= _MIN_TICKS else even
 
 
 def bar_label(unit, norm):
@@ -751,8 +754,8 @@ def _overlap(boxes, extent):
 def _rim(line_width):
     from matplotlib.patheffects import withStroke
 
-    return [withStroke(linewidth=_RIM_WIDTH * line_width, foreground=_RIM_COLOR,
-                       alpha=0.7)]
+    return [withStroke(linewidth=_RIM_WIDTH * line_width,
+                       foreground=_RIM_COLOR, alpha=0.7)]
 
 
 def _source_shapes(table, beam):

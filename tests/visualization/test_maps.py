@@ -13,7 +13,7 @@ import pytest
 from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.collections import EllipseCollection
-from matplotlib.colors import to_rgba_array
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.patches import Ellipse, Rectangle
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -352,7 +352,7 @@ def test_mask_hides_pixels():
     ('lower', 'upper', 'center', 'width'),
     [(9e-6, 62e-6, 12e-6, 4e-6), (0.0, 45.0, 0.0, 9.0),
      (-3.0, 1000.0, 0.0, 2.0), (5.0, 39.0, 12.0, 11.0),
-     (-0.7, -0.1, -0.5, 0.1)])
+     (-0.7, -0.1, -0.5, 0.1), (-62.0, 190.0, 5.0, 60.0)])
 def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
     """
     Ticks have two digits at most, are within the bar, and spread over
@@ -367,6 +367,16 @@ def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
     assert np.all(np.diff(places) > 0.05)
     assert places[0] < 0.25
     assert places[-1] > 0.75
+
+
+def test_ticks_of_a_bar_far_from_zero():
+    ticks = bar_ticks(asinh_norm(1000.0, 1010.0, 1003.0, 2.0))
+    assert_array_equal(ticks, np.arange(1000, 1011, 2))
+
+
+def test_ticks_of_a_linear_bar_are_multiples_of_one_two_or_five():
+    norm = Normalize(-18.0, 18.0)
+    assert_array_equal(bar_ticks(norm), [-15, -10, -5, 0, 5, 10, 15])
 
 
 def test_units_give_short_numbers_on_the_bars():
