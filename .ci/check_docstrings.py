@@ -21,7 +21,7 @@ import hyperphotutils
 
 __all__ = ['main', 'public_names']
 
-_CONFIG = 'hyperphotutils.pipeline.options.'
+_CONFIG = 'hyperphotutils.pipeline.config.'
 
 
 def public_names():

@@ -218,7 +218,8 @@ def measure(image, n_sigma=None, noise='correlated'):
         How long it took.
     """
     fwhm = image.meta['beam_fwhm_pix']
-    finder = None if n_sigma is None else HighPassStarFinder(n_sigma, fwhm)
+    finder = (None if n_sigma is None
+              else HighPassStarFinder(fwhm=fwhm, n_sigma=n_sigma))
     phot = HyperPhotometry(fwhm, finder=finder, noise=noise)
     start = time.perf_counter()
     table = phot(image)

@@ -72,7 +72,7 @@ def estimate(path, jobs):
     took.
     """
     cube = read_cube(path)
-    finder = HighPassStarFinder(5.0, float(cube.beam_fwhm_pix[0]))
+    finder = HighPassStarFinder(n_sigma=5.0, fwhm=float(cube.beam_fwhm_pix[0]))
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
         start = time.perf_counter()
         before = processor_seconds()
@@ -163,7 +163,7 @@ def compare(args):
     python = hyper_py_python(args.hyper_py_python)
     cube = read_cube(args.cube)
     bkg = CubeBackground(finder=HighPassStarFinder(
-        N_SIGMA, float(cube.beam_fwhm_pix[0])))
+        fwhm=float(cube.beam_fwhm_pix[0]), n_sigma=N_SIGMA))
     ours, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(2 * args.repeats + 1):
@@ -195,7 +195,7 @@ def measure_errors(args):
     """
     Tell the errors of the backgrounds under true sources.
     """
-    bkg = CubeBackground(finder=HighPassStarFinder(5.0, 4.0))
+    bkg = CubeBackground(finder=HighPassStarFinder(fwhm=4.0, n_sigma=5.0))
     everything = []
     print('cube                    seed   rms     mean')
     for shape, n_sources in (((16, 128, 128), 8), ((24, 200, 200), 20)):

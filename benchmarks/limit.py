@@ -235,7 +235,8 @@ def measure_photutils(sim, args):
         model.bounds[name] = (0.5 * fwhm, 3.0 * fwhm)
     phot = PSFPhotometry(
         model, 2 * round(1.5 * fwhm) + 1, xy_bounds=fwhm,
-        finder=HighPassStarFinder(5.0, fwhm), aperture_radius=fwhm,
+        finder=HighPassStarFinder(fwhm=fwhm, n_sigma=5.0),
+        aperture_radius=fwhm,
         grouper=SourceGrouper(2.0 * fwhm),
         local_bkg_estimator=LocalBackground(2.0 * fwhm, 4.0 * fwhm))
     with warnings.catch_warnings():

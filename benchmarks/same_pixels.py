@@ -54,12 +54,12 @@ from peers import (
 
 from hyperphotutils.aperture import measure_apertures
 from hyperphotutils.background import LocalPolynomialBackground
+from hyperphotutils.compat import read_hyper_py
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.maps import read_map
 from hyperphotutils.pipeline import (
     PipelineConfig,
     override_config,
-    read_hyper_py,
 )
 from hyperphotutils.pipeline.extraction import extract_map
 from hyperphotutils.utils.gaussians import add_gaussians
@@ -294,7 +294,7 @@ def choose_alike(table, groups, run):
                           if rows[number] in pairs]]
         alike.append(len(ours) > 0
                      and np.all(ours['bkg_order'] == group.order)
-                     and np.all(ours['bkg_box'] == max(group.data.shape)))
+                     and np.all(ours['bkg_size'] == max(group.data.shape)))
     return np.array(alike)
 
 

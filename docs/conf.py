@@ -24,6 +24,7 @@ from sphinx_astropy.conf.v2 import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hyperphotutils
+from hyperphotutils.catalog import RESULT_COLUMNS, RESULT_TABLES
 from hyperphotutils.pipeline.config import config_template
 from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS
 
@@ -142,6 +143,28 @@ _API.mkdir(exist_ok=True)
 (_API / 'flags.inc').write_text(''.join(
     f'``{name}`` ({bit})\n    {FLAG_DESCRIPTIONS[name]}\n\n'
     for name, bit in FLAGS.items()), encoding='utf-8')
+
+
+def write_columns(path, columns):
+    """
+    Write a table of columns of results.
+    """
+    units = {'data': 'of the data', 'flux': 'of the data, summed over pixels',
+             'pix': 'pixels', '': ''}
+    rows = [('Column', 'Unit', 'Description', 'IPAC and CSV')]
+    rows += [(f'``{column.name}``', units.get(column.unit, column.unit),
+              column.description, column.hyper_name) for column in columns]
+    path.write_text('.. list-table::\n   :header-rows: 1\n\n' + ''.join(
+        '   * - ' + '\n     - '.join(row).replace(' \n', '\n').rstrip(' ')
+        + '\n' for row in rows), encoding='utf-8')
+
+
+for kind, names in RESULT_TABLES.items():
+    write_columns(_API / f'columns_{kind}.inc',
+                  [RESULT_COLUMNS[name] for name in names])
+write_columns(_API / 'columns_other.inc', [
+    column for column in RESULT_COLUMNS.values()
+    if not any(column.name in names for names in RESULT_TABLES.values())])
 
 
 def draw_overview(path):

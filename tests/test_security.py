@@ -25,8 +25,9 @@ from hyperphotutils.catalog import (
     read_regions,
     read_source_list,
 )
+from hyperphotutils.compat import read_hyper_py
 from hyperphotutils.maps import read_cube, read_map
-from hyperphotutils.pipeline import read_config, read_hyper_py
+from hyperphotutils.pipeline import read_config
 
 SOURCE = Path(hyperphotutils.__file__).parent
 

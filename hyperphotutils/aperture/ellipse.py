@@ -64,17 +64,25 @@ class _GaussianEllipse:
     def a(self):
         """
         The semimajor axis, ``fwhm_radius_ratio`` times ``fwhm_major``
-        clipped to ``fwhm_limits``.
+        clipped to ``fwhm_limits``. Setting it sets ``fwhm_major``.
         """
         return self.fwhm_radius_ratio * self._clip(self.fwhm_major)
+
+    @a.setter
+    def a(self, value):
+        self._set_axis('a', 'fwhm_major', value)
 
     @property
     def b(self):
         """
         The semiminor axis, ``fwhm_radius_ratio`` times ``fwhm_minor``
-        clipped to ``fwhm_limits``.
+        clipped to ``fwhm_limits``. Setting it sets ``fwhm_minor``.
         """
         return self.fwhm_radius_ratio * self._clip(self.fwhm_minor)
+
+    @b.setter
+    def b(self, value):
+        self._set_axis('b', 'fwhm_minor', value)
 
     @property
     def enclosed_fraction(self):
@@ -89,6 +97,17 @@ class _GaussianEllipse:
         if unit is not None:
             axes = (axis.to_value(unit) for axis in axes)
         return gaussian_enclosed_fraction(*axes)
+
+    def _set_axis(self, axis, name, value):
+        # Clipping would silently give another axis than the one set.
+        width = value / self.fwhm_radius_ratio
+        if self._clip(width) != width:
+            lower, upper = self.fwhm_limits
+            msg = (f'{axis}={value} needs {name}={width}, which is outside '
+                   f'of fwhm_limits, {lower} to {upper}: change '
+                   'fwhm_limits first')
+            raise ValueError(msg)
+        setattr(self, name, width)
 
     def _clip(self, width):
         if self.fwhm_limits is None:
@@ -149,7 +168,7 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
     fwhm_limits = _Limits('The limits of the FWHMs in pixels.')
 
-    def __init__(self, positions, fwhm_major, fwhm_minor, *, theta=0.0,
+    def __init__(self, positions, fwhm_major, fwhm_minor, theta=0.0, *,
                  fwhm_radius_ratio=1.0, fwhm_limits=None):
         self.positions = positions
         self.fwhm_major = fwhm_major
@@ -287,8 +306,9 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
     fwhm_limits = _Limits('The limits of the FWHMs.', unit=u.arcsec)
 
-    def __init__(self, positions, fwhm_major, fwhm_minor, *,
-                 theta=0.0 * u.deg, fwhm_radius_ratio=1.0, fwhm_limits=None):
+    def __init__(self, positions, fwhm_major, fwhm_minor,
+                 theta=0.0 * u.deg, *, fwhm_radius_ratio=1.0,
+                 fwhm_limits=None):
         self.positions = positions
         self.fwhm_major = fwhm_major
         self.fwhm_minor = fwhm_minor

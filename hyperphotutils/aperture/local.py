@@ -12,7 +12,6 @@ from hyperphotutils.aperture.photometry import (
     measure_apertures,
 )
 from hyperphotutils.background.regressors import polynomial_terms
-from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.utils.gaussians import gaussian_matrix
 
 __all__ = ['LocalApertures', 'make_local_apertures', 'measure_sources']
@@ -117,6 +116,24 @@ class LocalApertures:
         values = self.values(residual)
         return (self.solution[:, :1] * values[:, None, :]).sum(axis=(1, 2))
 
+    def variance(self, noise):
+        """
+        Return the variance of the weighted sum for each source.
+
+        Parameters
+        ----------
+        noise : `~hyperphotutils.noise.NoiseModel`
+            The noise of the map.
+
+        Returns
+        -------
+        variance : 1D `~numpy.ndarray` of shape (n,)
+            The variances.
+        """
+        center = np.flatnonzero((self.dx == 0) & (self.dy == 0))[0]
+        return noise.sum_variance(self.weights, self.cols[:, center],
+                                  self.rows[:, center], self.dx, self.dy)
+
     def background(self, residual, radius):
         """
         Return an image of the background.
@@ -138,6 +155,30 @@ class LocalApertures:
         background : 2D `~numpy.ndarray`
             The image of the background.
         """
+        total, norm = np.zeros(residual.shape), np.zeros(residual.shape)
+        self.add_background(residual, radius, total, norm)
+        return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
+                        np.nan)
+
+    def add_background(self, residual, radius, total, norm):
+        """
+        Add the weighted backgrounds and their weights to two images.
+
+        The weight of a polynomial is a Gaussian of the distance from its
+        source, and zero farther than ``radius``.
+
+        Parameters
+        ----------
+        residual : 2D `~numpy.ndarray`
+            The map minus the Gaussians of all sources.
+
+        radius : float
+            The radius in pixels.
+
+        total, norm : 2D `~numpy.ndarray`
+            The sums of the weighted backgrounds and of the weights,
+            changed in place.
+        """
         values = self.values(residual)
         coeffs = (self.solution @ values[:, :, None])[:, :, 0]
         polynomial = (coeffs[:, None, :] @ self.basis)[:, 0]
@@ -145,13 +186,9 @@ class LocalApertures:
                                     self.usable.shape)
         near = np.exp(-2.0 * distance2 / radius**2)
         use = self.usable & (distance2 <= radius**2)
-        pixels = (self.rows * residual.shape[1] + self.cols)[use]
-        total, norm = (
-            np.bincount(pixels, weights=values[use],
-                        minlength=residual.size).reshape(residual.shape)
-            for values in (near * polynomial, near))
-        return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
-                        np.nan)
+        pixels = self.rows[use], self.cols[use]
+        np.add.at(total, pixels, (near * polynomial)[use])
+        np.add.at(norm, pixels, near[use])
 
 
 def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
@@ -250,10 +287,8 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
         ``amplitude_fit``, ``fwhm_major_fit``, ``fwhm_minor_fit``,
         ``theta_fit``, and ``flux_err``. Rows without a fit give NaN.
 
-    noise : float, 2D `~numpy.ndarray`, or \
-            `~hyperphotutils.noise.CorrelatedNoise`
-        The standard deviation of independent pixels, or their
-        covariance.
+    noise : `~hyperphotutils.noise.NoiseModel`
+        The noise of the map.
 
     mask : 2D bool `~numpy.ndarray`
         `True` for pixels to ignore; they are replaced by the model of
@@ -330,7 +365,7 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     measured['aperture_residual'][known] = left
     flux_err = np.asarray(getattr(table['flux_err'], 'value',
                                   table['flux_err']), float)[known]
-    variance = _variance(apertures, noise) + flux_err**2 * _shared_noise(
+    variance = apertures.variance(noise) + flux_err**2 * _shared_noise(
         apertures, x, y, major, minor, theta)
     measured['aperture_flux_err'][known] = correction * np.sqrt(variance)
     measured['local_bkg'] = np.full(len(known), np.nan)
@@ -351,24 +386,6 @@ def _aperture_axes(shape, ratio, limits, ellipse):
     if limits is not None:
         widths = np.clip(widths, *limits)
     return (*(ratio * width for width in widths), theta)
-
-
-def _variance(apertures, noise):
-    """
-    Return the variances of the weighted sums.
-    """
-    weights = apertures.weights
-    if isinstance(noise, CorrelatedNoise):
-        if noise.relative_rms is not None:
-            weights = weights * apertures.values(noise.relative_rms)
-        return noise.sum_variance(
-            weights, apertures.dx, apertures.dy,
-            noise.structure_level(
-                *(np.mean(lag, axis=1)
-                  for lag in (apertures.cols, apertures.rows))))
-    if np.ndim(noise) == 2:
-        return np.sum((weights * apertures.values(noise))**2, axis=1)
-    return noise**2 * np.sum(weights**2, axis=1)
 
 
 def _shared_noise(apertures, x, y, major, minor, theta):

@@ -4,6 +4,7 @@ Polynomial backgrounds of maps, around sources, and of cubes.
 """
 
 from hyperphotutils.background.cube import *
+from hyperphotutils.background.interface import *
 from hyperphotutils.background.local import *
 from hyperphotutils.background.masks import *
 from hyperphotutils.background.polynomial import *

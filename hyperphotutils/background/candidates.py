@@ -16,6 +16,7 @@ from astropy.table import QTable
 
 from hyperphotutils.background.regressors import (
     evaluate_polynomial,
+    fit_estimator,
     fit_huber,
     fit_lsq,
     fit_theilsen,
@@ -64,8 +65,8 @@ class Candidate:
 
     Parameters
     ----------
-    method : {'lsq', 'huber', 'theilsen'}
-        The regression method.
+    method : {'lsq', 'huber', 'theilsen'} or object
+        The regression method, or a linear regressor of scikit-learn.
 
     order : int
         The total degree of the polynomial.
@@ -77,10 +78,18 @@ class Candidate:
         The index of the cutout size that is fitted.
     """
 
-    method: str
+    method: object
     order: int
     epsilon: float = np.nan
     box: int = 0
+
+    @property
+    def method_name(self):
+        """
+        The name of the method, or of the class of the regressor.
+        """
+        return (self.method if isinstance(self.method, str)
+                else type(self.method).__name__)
 
     @property
     def n_parameters(self):
@@ -99,13 +108,16 @@ class Candidate:
             See `fit_lsq`.
 
         seed : int or `~numpy.random.Generator`, optional
-            The seed for the Theil-Sen regression.
+            The seed for methods with random subsets.
 
         Returns
         -------
         coefficients : `~numpy.ndarray`
             The coefficients; see `fit_lsq`.
         """
+        if not isinstance(self.method, str):
+            return fit_estimator(values, weights, x, y, self.order,
+                                 estimator=self.method, seed=seed)
         regressor = {'lsq': fit_lsq,
                      'huber': partial(fit_huber, epsilon=self.epsilon),
                      'theilsen': partial(fit_theilsen, seed=seed)}
@@ -122,8 +134,9 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
     orders : int or sequence of int, optional
         The total degrees of the polynomials.
 
-    methods : str or sequence of str, optional
-        The regression methods: 'lsq', 'huber', 'theilsen'.
+    methods : str, object, or sequence of these, optional
+        The regression methods: 'lsq', 'huber', 'theilsen', or linear
+        regressors of scikit-learn.
 
     huber_epsilons : float or sequence of float, optional
         The parameters of the Huber loss, each more than 1.
@@ -156,8 +169,8 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
     """
     orders = _check_orders(orders)
     methods = _check_methods(methods)
-    epsilons = dict.fromkeys(METHODS, (np.nan,))
-    if 'huber' in methods:
+    epsilons = dict.fromkeys(methods, (np.nan,))
+    if 'huber' in epsilons:
         epsilons['huber'] = _check_epsilons(huber_epsilons)
     return tuple(Candidate(method, order, epsilon, box)
                  for order in orders
@@ -271,7 +284,7 @@ class FittedCandidates:
         """
         n_centers = self.selected.size
         columns = {
-            'method': [c.method for c in self.candidates],
+            'method': [c.method_name for c in self.candidates],
             'epsilon': [c.epsilon for c in self.candidates],
             'order': [c.order for c in self.candidates],
             'box_size': [box_sizes[c.box] for c in self.candidates],
@@ -426,13 +439,31 @@ def _check_methods(methods):
     """
     Check the methods and return them without duplicates.
     """
-    methods = _as_sequence(methods)
-    unknown = [method for method in methods if method not in METHODS]
+    methods = ((methods,) if hasattr(methods, 'fit')
+               else _as_sequence(methods))
+    unknown = [method for method in methods
+               if not (_is_regressor(method) or (isinstance(method, str)
+                                                 and method in METHODS))]
     if unknown or not methods:
-        msg = (f'methods must be some of {", ".join(METHODS)}: got '
+        msg = (f'methods must be some of {", ".join(METHODS)}, or linear '
+               'regressors of scikit-learn (instances): got '
                f'{unknown[0] if unknown else "none"!r}')
         raise ValueError(msg)
+    for method in methods:
+        if not (isinstance(method, str)
+                or method.get_params().get('fit_intercept', True)):
+            msg = ('methods must have fit_intercept=True, which fits the '
+                   f'constant of the polynomial: got {method!r}')
+            raise ValueError(msg)
     return tuple(dict.fromkeys(methods))
+
+
+def _is_regressor(method):
+    """
+    Return whether an object has the methods of a regressor.
+    """
+    return not isinstance(method, type) and all(
+        hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
 
 
 def _check_epsilons(epsilons):

@@ -153,7 +153,7 @@ class CubeBackground:
     >>> from hyperphotutils.datasets import make_map_cube
     >>> from hyperphotutils.detection import HighPassStarFinder
     >>> sim = make_map_cube((6, 96, 96), 4, orders=(0, 1, 2), seed=1)
-    >>> bkg = CubeBackground(finder=HighPassStarFinder(5.0, 4.0))
+    >>> bkg = CubeBackground(finder=HighPassStarFinder(fwhm=4.0, n_sigma=5.0))
     >>> result = bkg(sim.cube)
     >>> print(result.background.shape, result.background.unit)
     (6, 96, 96) Jy / beam
@@ -852,7 +852,7 @@ class _Task:
             return part
         choice = {
             'order': candidates[best].order,
-            'method': candidates[best].method,
+            'method': candidates[best].method_name,
             'epsilon': candidates[best].epsilon, 'box_size': 0,
             'n_pixels': int(fitted.n_pixels[0]),
             **{name: float(getattr(fitted, name)[best, 0])
@@ -876,7 +876,7 @@ class _Task:
             'order': int(np.median(table['bkg_order'])),
             'method': str(methods[np.argmax(count)]),
             'epsilon': _median(table['bkg_epsilon']),
-            'box_size': int(np.median(table['bkg_box'])),
+            'box_size': int(np.median(table['bkg_size'])),
             'n_pixels': int(np.median(table['n_pixels'])),
             **{name: _median(table[name])
                for name in ('nmse', 'reduced_chi2', 'bic')}}

@@ -25,6 +25,7 @@ from hyperphotutils.background.cutouts import (
     prepare_image,
     whole_map,
 )
+from hyperphotutils.background.interface import combine_boxes
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils import make_repr, result_meta
@@ -180,7 +181,7 @@ class LocalPolynomialBackground(LocalBackground):
         value = self.fit(data, x, y, mask=mask).value
         return value[0] if np.ndim(x) == 0 and np.ndim(y) == 0 else value
 
-    def fit(self, data, x, y, *, mask=None, error=None, source_mask=None):
+    def fit(self, data, x, y, mask=None, *, error=None, source_mask=None):
         """
         Fit the backgrounds and return values, polynomials, and scores.
 
@@ -347,10 +348,10 @@ class LocalBackgroundFits:
         table['local_bkg'] = self.value
         table['bkg_rms'] = self._with_unit(self._selected_scores('rms'))
         chosen = self._chosen
-        table['bkg_method'] = [c.method if c else '' for c in chosen]
+        table['bkg_method'] = [c.method_name if c else '' for c in chosen]
         table['bkg_epsilon'] = [c.epsilon if c else np.nan for c in chosen]
         table['bkg_order'] = [c.order if c else -1 for c in chosen]
-        table['bkg_box'] = [self.box_sizes[c.box] if c else -1
+        table['bkg_size'] = [self.box_sizes[c.box] if c else -1
                             for c in chosen]
         for name in ('nmse', 'reduced_chi2', 'bic'):
             table[name] = self._selected_scores(name)
@@ -413,6 +414,22 @@ class LocalBackgroundFits:
                                            self.shape, strict=True))
         yy, xx = np.mgrid[slices]
         return self._with_unit(model(xx, yy)), slices
+
+    def make_background_image(self):
+        """
+        Return an image of the background, in which the nearest sources
+        count most.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The background; NaN outside all boxes.
+        """
+        boxes = ((getattr(image, 'value', image), slices)
+                 for image, slices in map(self.make_image,
+                                          range(self.x.size)))
+        return self._with_unit(combine_boxes(self.shape, self.x, self.y,
+                                             boxes))
 
     def make_mosaic(self):
         """

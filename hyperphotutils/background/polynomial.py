@@ -54,7 +54,7 @@ class PolynomialBackground2D:
         The total degrees of the polynomials to try. Orders for which
         there are too few pixels are skipped.
 
-    methods : str or sequence of str, optional
+    methods : str, object, or sequence of these, optional
         The regression methods to try:
 
         * ``'lsq'``: least squares, best for noise without outliers;
@@ -62,7 +62,11 @@ class PolynomialBackground2D:
           percent of outliers;
         * ``'theilsen'``: Theil-Sen, for up to 20 % of outliers at order
           1 (11 % at order 2), but with larger statistical errors. It
-          does not use ``error``.
+          does not use ``error``;
+        * an instance of a linear regressor of scikit-learn, for example
+          ``RANSACRegressor()`` or ``BayesianRidge()``. It is slower, as
+          it is fitted to each map or box in turn, and is named by its
+          class in tables.
 
     criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
         The criterion that the best background minimizes: the normalized
@@ -98,7 +102,8 @@ class PolynomialBackground2D:
         is `True`, in the unit of the data.
 
     seed : int or `~numpy.random.Generator`, optional
-        The seed for the random subsets of the Theil-Sen regression.
+        The seed for the random subsets of the Theil-Sen regression, and
+        the ``random_state`` of regressors that have none.
 
     Raises
     ------
@@ -241,7 +246,7 @@ class PolynomialBackground2D:
         """
         The method of the selected polynomial.
         """
-        return self._candidate.method
+        return self._candidate.method_name
 
     @cached_property
     def candidates(self):

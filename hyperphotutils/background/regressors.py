@@ -23,6 +23,7 @@ import numpy as np
 
 __all__ = [
     'evaluate_polynomial',
+    'fit_estimator',
     'fit_huber',
     'fit_lsq',
     'fit_theilsen',
@@ -288,6 +289,86 @@ def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
         subsets = _solve_subsets(values[part], weights[part], x, y, order,
                                  n_subsets, rng)
         solutions[part] = _spatial_median(*subsets)
+    return _as_matrix(solutions, order)
+
+
+def fit_estimator(values, weights, x, y, order, *, estimator, seed=0):
+    """
+    Fit polynomials with a linear regressor of scikit-learn.
+
+    The regressor is fitted to each image of the stack, with the terms
+    of the polynomial except the constant as features. The constant is
+    the intercept, which regressors do not shrink.
+
+    Parameters
+    ----------
+    values, weights : `~numpy.ndarray`
+        The images and their weights, of shape ``(n, ny, nx)``. Pixels
+        of zero weight are excluded; the other weights are used if the
+        regressor supports them.
+
+    x, y : 1D `~numpy.ndarray`
+        The coordinates of the columns and rows.
+
+    order : int
+        The total degree of the polynomial.
+
+    estimator : object
+        The regressor, for example ``BayesianRidge()``. It is not
+        changed.
+
+    seed : int, optional
+        The ``random_state`` of a regressor that has none.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`
+        The coefficients, of shape ``(n, order + 1, order + 1)``; NaN for
+        images with fewer pixels than the polynomial has terms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import RANSACRegressor
+    >>> from hyperphotutils.background import fit_estimator
+    >>> x = y = np.linspace(-1.0, 1.0, 21)
+    >>> image = 1.0 + 2.0 * x + 3.0 * y[:, np.newaxis]
+    >>> image[::7, ::5] = 1000.0
+    >>> coefficients = fit_estimator(
+    ...     image[np.newaxis], np.ones((1, 21, 21)), x, y, 1,
+    ...     estimator=RANSACRegressor())
+    >>> print(np.round(coefficients[0], 6))
+    [[1. 2.]
+     [3. 0.]]
+    """
+    from sklearn.base import clone
+    from sklearn.utils.validation import has_fit_parameter
+
+    i, j = polynomial_terms(order)
+    terms = (x[:, np.newaxis]**i * y[:, np.newaxis, np.newaxis]**j)
+    # A regressor needs a feature, also for a constant.
+    features = (terms[..., 1:] if order > 0 else np.zeros_like(terms))
+    features = features.reshape(-1, features.shape[-1])
+    # Predictions for no feature and for each one give the coefficients.
+    probes = np.vstack((np.zeros(features.shape[1]),
+                        np.eye(features.shape[1])))
+    solutions = np.full((len(values), i.size), np.nan)
+    for k, weight in enumerate(weights.reshape(len(values), -1)):
+        good = weight > 0
+        if np.count_nonzero(good) < i.size:
+            continue
+        regressor = clone(estimator)
+        if regressor.get_params().get('random_state', seed) is None:
+            regressor.set_params(random_state=seed)
+        options = {}
+        if (np.ptp(weight[good]) > 0
+                and has_fit_parameter(regressor, 'sample_weight')):
+            options['sample_weight'] = weight[good]
+        regressor.fit(features[good], values[k].ravel()[good], **options)
+        constant, *others = regressor.predict(probes)
+        solutions[k, 0] = constant
+        if order > 0:
+            solutions[k, 1:] = np.array(others) - constant
     return _as_matrix(solutions, order)
 
 

@@ -12,7 +12,12 @@ from hyperphotutils.blend.footprints import (
     n_terms,
     pixel_step,
 )
-from hyperphotutils.blend.solver import AMPLITUDE, N_PARAMS, evaluate
+from hyperphotutils.blend.solver import (
+    AMPLITUDE,
+    N_PARAMS,
+    evaluate,
+    whiten,
+)
 from hyperphotutils.blend.start import read_start, source_states
 
 __all__ = ['candidate_snr']
@@ -61,8 +66,8 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
     table : `~astropy.table.QTable`
         The fitted sources.
 
-    noise : `~hyperphotutils.noise.CorrelatedNoise`
-        The covariance of the pixels.
+    noise : `~hyperphotutils.noise.NoiseModel`
+        The noise of the pixels.
 
     fwhm : float
         The FWHM of the beam in pixels.
@@ -128,7 +133,7 @@ def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
         jacobian[:, N_PARAMS:]), axis=1)
     extra = (None if extra_variance is None
              else np.sqrt(extra_variance[y, x]) * weight)
-    rows = noise.factors(x, y, usable, extra).whiten(rows)
+    rows = whiten(noise.factors(x, y, usable, extra), rows)
     wanted, others = rows[:, :2], rows[:, 2:]
     length = np.linalg.norm(others, axis=2, keepdims=True)
     others = others / np.where(length > 0.0, length, 1.0)

@@ -19,7 +19,8 @@ from hyperphotutils.blend.results import (
     make_table,
 )
 from hyperphotutils.blend.weights import WEIGHT_MAPS, WEIGHTS
-from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.noise.model import NoiseModel
+from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
@@ -305,10 +306,10 @@ class BlendGroupFitter:
             The standard deviation of each pixel, with the unit of
             ``data``. Pixels whose error is not finite are ignored.
 
-        noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
-            The covariance of the pixels, with the unit of ``data``: the
-            fit is then one of generalised least squares. It takes the
-            place of ``error``.
+        noise : `~hyperphotutils.noise.NoiseModel`, optional
+            The noise of the pixels, with the unit of ``data``, in place
+            of ``error``. If it is correlated, the fit is one of
+            generalized least squares.
 
         poly_order : int or sequence of int, optional
             The degree of the background of this call; that of the fitter
@@ -352,32 +353,32 @@ class BlendGroupFitter:
             If the inputs do not fit together.
         """
         data, mask, error = open_nddata(data, mask, error)
-        if noise is not None and not isinstance(noise, CorrelatedNoise):
-            msg = f'noise must be a CorrelatedNoise or None: {noise!r}'
+        if noise is not None and not isinstance(noise, NoiseModel):
+            msg = f'noise must be a NoiseModel or None: {noise!r}'
             raise TypeError(msg)
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
         self._check_options(weight_map)
-        if noise is not None:
-            if error is not None or self.fitter is not None:
-                msg = ('noise cannot be used together with error or with '
-                       'an astropy fitter')
-                raise ValueError(msg)
-            error = noise.relative_rms
-            if error is not None and error.shape != data.shape:
+        if noise is None:
+            noise = _independent(values['error'], mask)
+        elif error is not None or (self.fitter is not None
+                                   and noise.is_correlated):
+            msg = ('noise cannot be used together with error or with '
+                   'an astropy fitter')
+            raise ValueError(msg)
+        relative_rms = noise.relative_rms
+        if relative_rms is not None:
+            if relative_rms.shape != data.shape:
                 msg = ('noise.relative_rms must have the shape of data, '
-                       f'{data.shape}, got {error.shape}')
+                       f'{data.shape}, got {relative_rms.shape}')
                 raise ValueError(msg)
-            values['error'] = 1.0 if error is None else error
-        weight, mask = _inverse_errors(values['error'], mask)
+            mask = mask | ~np.isfinite(relative_rms)
         if weight_map is not None:
             weight_map, mask = _usable_weights(weight_map, mask)
         for name in ('models', 'source_covariance', 'held_responses'):
             self.__dict__.pop(name, None)
-        self._fit = JointFit(self, data, mask, weight, init_params,
-                             absolute=values['error'] is not None,
-                             noise=noise,
+        self._fit = JointFit(self, data, mask, noise, init_params,
                              poly_order=_check_order(poly_order),
                              weight_map=weight_map,
                              extra_variance=extra_variance,
@@ -673,23 +674,12 @@ def _usable_weights(weight_map, mask):
     return weight_map, mask | (weight_map <= 0.0)
 
 
-def _inverse_errors(error, mask):
+def _independent(error, mask):
     """
-    Return the weights, and the mask with the pixels without an error.
+    Return the noise of independent pixels with given errors.
     """
-    if error is None:
-        return np.broadcast_to(1.0, mask.shape), mask
-    error = np.asarray(error, dtype=float)
-    if error.shape not in {(), mask.shape}:
+    if error is not None and np.shape(error) not in {(), mask.shape}:
         msg = (f'error must be a number or have the shape of data, '
-               f'{mask.shape}, got {error.shape}')
+               f'{mask.shape}, got {np.shape(error)}')
         raise ValueError(msg)
-    if np.any((error <= 0.0) & ~mask):
-        msg = ('error must be positive; use the mask for pixels that shall '
-               'not be used')
-        raise ValueError(msg)
-    if error.ndim == 0 and np.isfinite(error):
-        return np.broadcast_to(1.0 / error, mask.shape), mask
-    error = np.broadcast_to(error, mask.shape)
-    mask = mask | ~np.isfinite(error)
-    return np.where(mask, 0.0, 1.0 / np.where(mask, 1.0, error)), mask
+    return WhiteNoise.from_error(error, mask=mask)

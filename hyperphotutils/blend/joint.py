@@ -117,17 +117,15 @@ class JointFit:
     config : `~hyperphotutils.blend.BlendGroupFitter`
         The configuration.
 
-    data, mask, weight : 2D `~numpy.ndarray`
-        The image, the pixels not to use, and the inverse errors.
+    data, mask : 2D `~numpy.ndarray`
+        The image, and the pixels not to use.
+
+    noise : `~hyperphotutils.noise.NoiseModel`
+        The noise of the pixels. If its rms is unknown, errors are scaled
+        by the scatter of the residuals.
 
     init_params : `~astropy.table.Table`
         The start values.
-
-    absolute : bool
-        Whether the weights are the inverse of true errors.
-
-    noise : `~hyperphotutils.noise.CorrelatedNoise`, optional
-        The covariance of the pixels, after their weights are applied.
 
     poly_order : int or tuple of int, optional
         The degree of the background in place of that of ``config``; if
@@ -144,16 +142,16 @@ class JointFit:
         have a coarse tolerance, and groups are not merged.
     """
 
-    def __init__(self, config, data, mask, weight, init_params, *,
-                 absolute, noise=None, poly_order=None, weight_map=None,
-                 extra_variance=None, preliminary=False):
+    def __init__(self, config, data, mask, noise, init_params, *,
+                 poly_order=None, weight_map=None, extra_variance=None,
+                 preliminary=False):
         self.config = config
         self.preliminary = preliminary
         self.noise = noise
         self.extra_variance = extra_variance
         self.weight_map = weight_map
-        self.rms = (1.0 if noise is None
-                    else float(getattr(noise.rms, 'value', noise.rms)))
+        self.rms = noise.weighted_rms
+        self.absolute = noise.rms is not None
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
@@ -161,12 +159,10 @@ class JointFit:
             # it is like a plane below a source.
             poly_order = 1
         self.candidates = np.unique(poly_order)
-        self.step = (1 if noise is None
-                     else pixel_step(config.fwhm, config.fit_radius))
+        self.step = (pixel_step(config.fwhm, config.fit_radius)
+                     if noise.is_correlated else 1)
         self.data = data
         self.mask = mask
-        self.weight = weight
-        self.absolute = absolute
         self.start = read_start(init_params, config.fwhm)
         self.var_bounds = tuple(
             (ratio * config.fwhm * gaussian_fwhm_to_sigma)**2
@@ -402,7 +398,7 @@ class JointFit:
         Return the largest number of sources of a group: the factors of
         correlated noise grow with the square of the number of pixels.
         """
-        if self.noise is None:
+        if not self.noise.is_correlated:
             return self.config.max_group_size
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
         return min(self.config.max_group_size,
@@ -464,7 +460,7 @@ class JointFit:
             block = slice(begin, begin + step)
             foot = self._footprints(members[block])
             n_pixels[block] = foot.usable.sum(axis=1)
-            if self.noise is None:
+            if not self.noise.is_correlated:
                 continue
             shape = np.stack((foot.x - foot.x[:, :1], foot.y - foot.y[:, :1]),
                              axis=2)
@@ -511,7 +507,7 @@ class JointFit:
         basis = self._basis(foot, centers, self.poly_order[members[0, 0]])
         sources = self.sources[members]
         coeffs = np.zeros(basis.shape[:2])
-        weight = np.where(foot.usable, self.weight[foot.y, foot.x], 0.0)
+        weight = self.noise.pixel_weights(foot.x, foot.y, foot.usable)
         basis *= weight[:, None, :]
         data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
         col, row = foot.x.astype(float), foot.y.astype(float)
@@ -524,8 +520,7 @@ class JointFit:
             weight *= extra
             data *= extra
             basis *= extra[:, None, :]
-        whitening = (None if self.noise is None
-                     else self._factors(foot, weight))
+        whitening = self._factors(foot, weight)
         if whitening is not None and extra is None:
             data = whiten(whitening, data[:, None, :])[:, 0]
             basis = whiten(whitening, basis)
@@ -568,7 +563,7 @@ class JointFit:
             return None
         col = np.clip(nearest_pixel(start.x[members], nx), 0, nx - 1)
         row = np.clip(nearest_pixel(start.y[members], ny), 0, ny - 1)
-        weight = self.weight[row, col]
+        weight = self.noise.pixel_weights(col, row, ~self.mask[row, col])
         noise = self.rms / np.where(weight > 0.0, weight, 1.0)
         return np.where(start.positive[members], _LEAST_AMPLITUDE * noise,
                         -np.inf)

@@ -70,8 +70,8 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
     table : `~astropy.table.QTable`
         The fitted sources.
 
-    noise : `~hyperphotutils.noise.CorrelatedNoise`
-        The covariance of the pixels.
+    noise : `~hyperphotutils.noise.NoiseModel`
+        The noise of the pixels.
 
     fwhm : float
         The FWHM of the beam in pixels.

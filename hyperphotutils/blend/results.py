@@ -3,7 +3,6 @@
 From fitted batches to the result table and to astropy models.
 """
 
-import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable
@@ -19,9 +18,10 @@ from hyperphotutils.blend.models import (
 )
 from hyperphotutils.blend.quality import fit_quality
 from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
-from hyperphotutils.utils.tables import integrated_unit, result_meta
+from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['make_covariance', 'make_models', 'make_table']
 
@@ -38,7 +38,7 @@ _COLUMNS = ('id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit',
             'y_fit', 'x_err', 'y_err', 'amplitude_fit', 'amplitude_err',
             'fwhm_major_fit', 'fwhm_major_err', 'fwhm_minor_fit',
             'fwhm_minor_err', 'theta_fit', 'theta_err', 'flux_fit',
-            'flux_err', 'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box',
+            'flux_err', 'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size',
             'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit', 'flags')
 
 
@@ -77,18 +77,11 @@ def make_table(fit, unit, config):
         'x_init': fit.start.x, 'y_init': fit.start.y,
         'bkg_order': fit.poly_order,
         'bkg_method': np.full(n_sources, 'joint'),
-        'bkg_box': np.full(n_sources, 2.0 * config.fit_radius),
+        'bkg_size': np.full(n_sources, 2.0 * config.fit_radius),
         'flags': flags}
     table = QTable({name: columns[name] for name in _COLUMNS},
                    meta=result_meta(config))
-    table['theta_fit'] <<= u.deg
-    table['theta_err'] <<= u.deg
-    if unit is not None:
-        for name in ('amplitude_fit', 'amplitude_err', 'local_bkg'):
-            table[name] <<= unit
-        for name in ('flux_fit', 'flux_err'):
-            table[name] <<= integrated_unit(unit)
-    return table
+    return describe_columns(table, unit=unit)
 
 
 def make_models(fit):
@@ -291,9 +284,9 @@ def _set_flags(flags, fit, batch, fitted, covariance):
     singular = ~np.isfinite(covariance[:, 0, 0])
     for name, chosen in (
             ('too_few_pixels', few[:, None]),
-            ('fit_failed', (~fitted & ~few)[:, None]),
-            ('not_converged', (fitted & ~result.converged)[:, None]),
+            ('non_finite_flux', (~fitted & ~few)[:, None]),
+            ('no_convergence', (fitted & ~result.converged)[:, None]),
             ('no_covariance', (fitted & singular)[:, None]),
-            ('at_bound', fitted[:, None] & at_bound),
-            ('partial_footprint', foot.partial)):
+            ('near_bound', fitted[:, None] & at_bound),
+            ('n_pixels_fit_partial', foot.partial)):
         flags[rows] |= np.where(chosen, FLAGS[name], 0)

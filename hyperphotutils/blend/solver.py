@@ -369,10 +369,10 @@ def whiten(whitening, rows):
 
     Parameters
     ----------
-    whitening : object or array of shape (g, p, p) or (1, p, p)
+    whitening : object, array of shape (g, p, p) or (1, p, p), or `None`
         An object with the methods of
         `~hyperphotutils.noise.FootprintFactors`, or the matrices
-        that the vectors are multiplied by.
+        that the vectors are multiplied by; `None` if they are white.
 
     rows : array of shape (g, k, p)
         The vectors of each group, which may be overwritten.
@@ -382,6 +382,8 @@ def whiten(whitening, rows):
     rows : array of shape (g, k, p)
         The vectors with white noise.
     """
+    if whitening is None:
+        return rows
     if hasattr(whitening, 'whiten'):
         return whitening.whiten(rows)
     xp = rows.__array_namespace__()

@@ -98,8 +98,8 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
         raise CatalogError(msg)
     elif written is not None:
         msg = (f"{where}: {name} in '{written}' must be texts such as "
-               f"'05:35:14.5': got numbers; state the unit 'deg' if that "
-               'is what they are')
+               f"'05:35:14.5': got numbers; if these are degrees, state the "
+               "unit 'deg'")
         raise CatalogError(msg)
     values = values.astype(float)
     good = np.isfinite(values) & ~mask

@@ -12,7 +12,6 @@ from astropy.io.fits import VerifyError
 from astropy.table.meta import YamlParseError
 from astropy.units import UnitsError
 from astropy.utils.exceptions import AstropyWarning
-from yaml import YAMLError
 
 from hyperphotutils.catalog.errors import CatalogError
 
@@ -25,8 +24,8 @@ __all__ = ['FOREIGN_ERRORS', 'describe_error', 'refuse_compressed',
 FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError,
     MemoryError, NotImplementedError, OSError, RecursionError, SyntaxError,
-    TypeError, ValueError, struct.error, csv.Error, ExpatError, YAMLError,
-    UnitsError, VerifyError, YamlParseError, AstropyWarning)
+    TypeError, ValueError, struct.error, csv.Error, ExpatError, UnitsError,
+    VerifyError, YamlParseError, AstropyWarning)
 
 # First bytes of files compressed by gzip, bzip2, xz, zip, or compress
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')

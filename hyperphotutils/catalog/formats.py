@@ -9,6 +9,7 @@ exchange, with the column names of Hyper's catalogs.
 import codecs
 import io
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -16,12 +17,17 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.io.misc import yaml
-from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.table import (
+    Column,
+    MaskedColumn,
+    QTable,
+    Table,
+    represent_mixins_as_columns,
+)
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
-from yaml.representer import RepresenterError
 
+from hyperphotutils.catalog.columns import find_column
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.catalog.foreign import (
     FOREIGN_ERRORS,
@@ -64,7 +70,24 @@ _BEGINNINGS = (
 # Formats with the columns of Hyper
 _HYPER_FORMATS = ('ipac', 'csv')
 
-# FITS keyword and VOTable INFO for what these formats cannot store
+# Texts that need no quotes in ECSV
+_BARE_TEXT = re.compile(r'[\w.:+-]+', re.ASCII)
+
+# The UCDs and descriptions of the angles of positions
+_SKY_ANGLES = {
+    'ra': ('pos.eq.ra;meta.main', 'right ascension'),
+    'dec': ('pos.eq.dec;meta.main', 'declination'),
+    'l': ('pos.galactic.lon;meta.main', 'Galactic longitude'),
+    'b': ('pos.galactic.lat;meta.main', 'Galactic latitude'),
+    'lon': ('pos;meta.main', 'longitude'),
+    'lat': ('pos;meta.main', 'latitude'),
+}
+# The names of frames in VOTables
+_COOSYS = {'icrs': 'ICRS', 'fk5': 'eq_FK5', 'fk4': 'eq_FK4',
+           'galactic': 'galactic'}
+
+# FITS keyword and VOTable INFO of the metadata that these formats cannot
+# store
 _META_NAME = 'HPUMETA'
 
 
@@ -129,43 +152,20 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     two columns, named after the angles (``ra`` and ``dec``, or ``l`` and
     ``b``) for ``sky_centroid``.
 
-    IPAC and CSV catalogs have the following columns. Columns that the
-    table lacks are null. All numbers are written at full precision.
+    FITS files and VOTables also state the descriptions of the columns,
+    their unified content descriptors (UCDs), and the celestial frame.
 
-    ==================  ==================================================
-    Column              Meaning
-    ==================  ==================================================
-    MAP_ID              The name of the map
-    CHANNEL, VELOCITY   ``channel`` and ``velocity`` (or ``frequency``,
-                        ``wavelength``), only of cubes
-    HYPER_ID            ``id``
-    FLUX_PEAK           ``amplitude_fit``, the peak of the Gaussian
-    FLUX, FLUX_ERR      ``aperture_flux`` and ``aperture_flux_err``
-    RESIDUALS           ``aperture_residual``: the residual flux of the
-                        Gaussian in the aperture
-    POLYN               ``bkg_order``
-    NMSE                ``nmse``
-    CHI2_RED            ``reduced_chi2``
-    BIC                 ``bic``
-    FWHM_1, FWHM_2      ``fwhm_major_sky`` and ``fwhm_minor_sky`` in
-                        arcsec; without sky coordinates the FWHMs in
-                        pixels
-    PA                  ``position_angle``, East of North in the frame of
-                        the map
-    STATUS              0 for good measurements, else those of ``flags``
-                        that spoil one: ``off_map``, ``too_few_pixels``,
-                        ``not_converged``, ``fit_failed``,
-                        ``no_covariance``, ``no_position``
-    GLON, GLAT          The Galactic coordinates
-    RA, DEC             The equatorial coordinates, in the frame of the
-                        map if that is equatorial, else ICRS
-    DEBLEND             1 if ``group_size`` is above 1, else 0
-    CLUSTER             ``group_id``
-    SHOULDER_SCORE      ``shoulder_score``
-    ==================  ==================================================
+    IPAC and CSV catalogs have the columns of Hyper, which
+    :ref:`catalog-columns` lists. Columns that the table lacks are null.
+    All numbers are written at full precision. STATUS is 1 for good
+    measurements, and 0 for those with one of the ``flags`` ``off_map``,
+    ``too_few_pixels``, ``no_convergence``, ``non_finite_flux``,
+    ``no_covariance``, and ``no_position``. DEBLEND is 1 if
+    ``group_size`` is above 1, else 0. RA and DEC are in the frame of the
+    map if that is equatorial, else in ICRS.
 
     The comments in the header (lines that begin with ``#`` in CSV) state
-    the units, the bits of STATUS and, if the table's metadata have them,
+    the units, the meaning of STATUS and, if the table's metadata have them,
     the threshold, the rms and the image it was measured on (``'rms'``
     and ``'rms_of'``), the area of the beam and the versions.
 
@@ -197,6 +197,8 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
     if format in _HYPER_FORMATS:
         table = make_hyper_table(table,
                                  map_id or table.meta.get('map_id', ''))
+    from yaml.representer import RepresenterError
+
     with atomic_output(path, overwrite=overwrite) as temporary:
         try:
             _WRITERS[format](table, temporary)
@@ -347,8 +349,8 @@ def _look_inside(file, path):
 
 
 def _fill_missing(table):
-    # NaN and '' are how a result table marks what is missing; readers
-    # turn them into masks
+    # NaN and '' mark missing values in results; readers turn them into
+    # masks
     for name in table.colnames:
         column = table[name]
         if (not isinstance(column, MaskedColumn | Masked)
@@ -363,9 +365,34 @@ def _fill_missing(table):
 
 
 def _write_ecsv(table, path):
+    units = {str(column.unit): column.unit
+             for column in table.columns.values()
+             if getattr(column, 'unit', None) is not None}
     table = QTable(table, copy=False)
-    table.meta = _quote_lines(dict(table.meta))
-    table.write(path, format='ascii.ecsv')
+    table.meta = _for_yaml(table.meta, units)
+    # The rows are joined from columns, since astropy converts value by
+    # value; it writes columns that need quotes, null values, or JSON.
+    plain = represent_mixins_as_columns(table)
+    columns = plain.columns.values()
+    if not all(map(_is_plain, columns)):
+        table.write(path, format='ascii.ecsv')
+        return
+    text = io.StringIO()
+    table[:0].write(text, format='ascii.ecsv')
+    rows = zip(*(map(str, column.tolist()) for column in columns),
+               strict=True)
+    text.writelines(f'{" ".join(row)}\n' for row in rows)
+    path.write_text(text.getvalue(), encoding='utf-8')
+
+
+def _is_plain(column):
+    # Whether str() of the values of Python is what ECSV has: not of float32,
+    # which has fewer digits, and of texts only if they need no quotes.
+    if isinstance(column, MaskedColumn) or column.ndim != 1:
+        return False
+    if column.dtype.kind == 'U':
+        return all(map(_BARE_TEXT.fullmatch, column.tolist()))
+    return column.dtype.kind in 'biu' or column.dtype == np.float64
 
 
 def _read_ecsv(file, _):
@@ -385,24 +412,51 @@ class _Lines(str):
     __slots__ = ()
 
 
-yaml.AstropyDumper.add_representer(
-    _Lines, lambda dumper, text: dumper.represent_scalar(
-        'tag:yaml.org,2002:str', str(text), style='"'))
+def _for_yaml(meta, units):
+    # Metadata as they are written: texts of several lines in one line, and
+    # one object for each unit, by its name in ``units``. (YAML states which
+    # objects are the same; without this, equal tables of two processes
+    # would have different files.)
+    from astropy.io.misc.yaml import AstropyDumper
 
+    AstropyDumper.add_representer(
+        _Lines, lambda dumper, text: dumper.represent_scalar(
+            'tag:yaml.org,2002:str', str(text), style='"'))
 
-def _quote_lines(value):
-    if isinstance(value, str) and '\n' in value:
-        return _Lines(value)
-    if type(value) in (list, tuple):
-        return type(value)(_quote_lines(item) for item in value)
-    if type(value) is dict:
-        return {key: _quote_lines(item) for key, item in value.items()}
-    return value
+    def convert(value):
+        if isinstance(value, str) and '\n' in value:
+            return _Lines(value)
+        if type(value) in (list, tuple):
+            return type(value)(convert(item) for item in value)
+        if type(value) is dict:
+            return {key: convert(item) for key, item in value.items()}
+        if type(value) is u.Quantity:
+            unit = units.setdefault(str(value.unit), value.unit)
+            return u.Quantity(value.value, unit, dtype=value.dtype)
+        return value
+
+    return convert(dict(meta))
 
 
 def _write_fits(table, path):
-    plain, extra = _flatten(table)
+    plain, extra, frames = _flatten(table)
     hdu = fits.table_to_hdu(plain)
+    for number, name in enumerate(plain.colnames, start=1):
+        info = plain[name].info
+        for key, text in (('TCOMM', info.description),
+                          ('TUCD', (info.meta or {}).get('ucd'))):
+            if text:
+                hdu.header[f'{key}{number}'] = text
+    equatorial = [frame for frame in frames.values()
+                  if frame.name in ('icrs', 'fk5', 'fk4')]
+    if equatorial:
+        # the frame of the first positions: FITS has one for a table
+        hdu.header['RADESYS'] = equatorial[0].name.upper()
+        if equatorial[0].name != 'icrs':
+            equinox = equatorial[0].equinox
+            hdu.header['EQUINOX'] = (
+                equinox.byear if equatorial[0].name == 'fk4'
+                else equinox.jyear)
     # one line of ASCII, which may be as long as it needs
     hdu.header[_META_NAME] = json.dumps(extra)
     hdu.name = 'CATALOG'
@@ -459,10 +513,22 @@ def _first_with_rows(tables, lengths, path):
 
 def _write_votable(table, path):
     from astropy.io.votable import from_table
-    from astropy.io.votable.tree import Info
+    from astropy.io.votable.tree import CooSys, Info
 
-    plain, extra = _flatten(table)
+    plain, extra, frames = _flatten(table)
     votable = from_table(plain)
+    resource = votable.resources[0]
+    for field in resource.tables[0].fields:
+        frame = frames.get(field.name)
+        if frame is None or frame.name not in _COOSYS:
+            continue
+        field.ref = f'system_{frame.name}'
+        if not any(field.ref == system.ID
+                   for system in resource.coordinate_systems):
+            equinox = {'fk5': 'jyear_str', 'fk4': 'byear_str'}.get(frame.name)
+            resource.coordinate_systems.append(CooSys(
+                ID=field.ref, system=_COOSYS[frame.name],
+                equinox=equinox and getattr(frame.equinox, equinox)))
     info = Info(name=_META_NAME, value='metadata in YAML')
     info.content = extra
     votable.infos.append(info)
@@ -486,23 +552,35 @@ def _read_votable(file, path):
     if extra:
         table.meta.clear()
         return _unflatten(table, extra[0])
+    # the frame of a field, in words
+    systems = {system.ID: f'{system.system} {system.equinox or ""}'.strip()
+               for system in votable.iter_coosys() if system.ID}
     for name, field in zip(table.colnames, tree.fields, strict=True):
-        system = _find_system(votable, field.ref)
-        if system is not None:
-            table[name].meta['coosys'] = system
+        if field.ref in systems:
+            table[name].meta['coosys'] = systems[field.ref]
     return table
 
 
-def _find_system(votable, ref):
-    # the frame of a field, in words
-    for system in votable.iter_coosys():
-        if ref and ref == system.ID:
-            return f'{system.system} {system.equinox or ""}'.strip()
-    return None
-
-
 def _write_ipac(table, path):
-    table.write(path, format='ascii.ipac')
+    # The rows are joined from columns, since astropy formats value by value;
+    # its header has the widths of a table without rows.
+    text = io.StringIO()
+    table[:0].write(text, format='ascii.ipac')
+    lines = text.getvalue().splitlines()
+    comments = [line for line in lines if line.startswith('\\')]
+    header = [[cell.strip() for cell in line.strip('|').split('|')]
+              for line in lines[len(comments):]]
+    columns = [['null' if value is None else str(value)
+                for value in column.tolist()]
+               for column in table.columns.values()]
+    for column, head in zip(columns, zip(*header, strict=True), strict=True):
+        column[:0] = head
+        width = max(map(len, column))
+        column[:] = [text.rjust(width) for text in column]
+    rows = list(zip(*columns, strict=True))
+    lines = [*comments, *(f'|{"|".join(row)}|' for row in rows[:len(header)]),
+             *(f' {" ".join(row)} ' for row in rows[len(header):])]
+    path.write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 
 def _read_ipac(file, _):
@@ -521,10 +599,19 @@ def _read_csv(file, _):
 
 
 def _flatten(table):
-    # a table of plain columns, and the rest as text
+    # Return a table of plain columns with UCDs, the rest as text, and the
+    # frame of each angle.
+    from astropy.io.misc import yaml
+
     plain = Table(table, copy=False)
     plain.meta = {}
-    sky = {}
+    sky, frames = {}, {}
+    for name in table.colnames:
+        known = find_column(name, bands=table.meta.get('bands', ()))
+        if known is not None and known.ucd:
+            # (the columns are copied, not their values)
+            info = plain[name].info
+            info.meta = {**(info.meta or {}), 'ucd': known.ucd}
     for name in table.colnames:
         column = table[name]
         if not isinstance(column, SkyCoord):
@@ -534,6 +621,14 @@ def _flatten(table):
         plain.remove_column(name)
         plain.add_columns(angles, names=names, indexes=[index, index])
         frame = column.frame
+        for own, part in zip(names, column.representation_component_names,
+                             strict=False):
+            ucd, description = _SKY_ANGLES.get(part, ('', ''))
+            if name != 'sky_centroid':
+                ucd = ucd.removesuffix(';meta.main')
+            plain[own].info.meta = {'ucd': ucd} if ucd else {}
+            plain[own].info.description = description or None
+            frames[own] = frame
         sky[name] = {'frame': frame.name, 'columns': names, 'attributes': {
             key: getattr(frame, key) for key in frame.frame_attributes}}
     descriptions = {name: table[name].info.description
@@ -541,7 +636,8 @@ def _flatten(table):
                     if table[name].info.description}
     extra = {'meta': dict(table.meta), 'sky': sky,
              'descriptions': descriptions}
-    return plain, yaml.dump(extra, sort_keys=False)
+    extra = _for_yaml(extra, {})
+    return plain, yaml.dump(extra, sort_keys=False), frames
 
 
 def _coordinate_columns(name, sky, taken):
@@ -554,8 +650,15 @@ def _coordinate_columns(name, sky, taken):
 
 
 def _unflatten(table, extra):
+    from astropy.io.misc import yaml
+    from yaml import YAMLError
+
     refuse_deep_yaml(extra)
-    extra = yaml.load(extra)
+    try:
+        extra = yaml.load(extra)
+    except YAMLError as exc:
+        msg = f'its metadata are damaged: {exc}'
+        raise ValueError(msg) from exc
     table = QTable(_fill_missing(table), copy=False)
     for name, sky in extra['sky'].items():
         index = table.index_column(sky['columns'][0])
@@ -565,6 +668,7 @@ def _unflatten(table, extra):
         table.add_column(column, name=name, index=index)
     for name in table.colnames:
         table[name].info.description = extra['descriptions'].get(name)
+        (table[name].info.meta or {}).pop('ucd', None)
     table.meta = extra['meta']
     return table
 

@@ -13,6 +13,7 @@ from astropy.coordinates import FK4, FK5, SkyCoord
 from astropy.table import Column, MaskedColumn, Table
 from astropy.time import Time
 
+from hyperphotutils.catalog.columns import RESULT_COLUMNS
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.utils.flags import FLAGS
 
@@ -31,7 +32,7 @@ _UNIT_COMMENTS = (
 )
 # The flags of rows without a measurement, or with an unreliable one; the
 # other flags describe how it was made.
-_SPOILING = ('off_map', 'too_few_pixels', 'not_converged', 'fit_failed',
+_SPOILING = ('off_map', 'too_few_pixels', 'no_convergence', 'non_finite_flux',
              'no_covariance', 'no_position')
 _SPOILED = sum(FLAGS[name] for name in _SPOILING)
 # Columns of cubes: the channel, and the quantity of its spectral axis
@@ -71,13 +72,22 @@ def make_hyper_table(table, map_id):
                f'or CSV catalog: {missing} are missing')
         raise CatalogError(msg)
     columns = {'MAP_ID': Column([str(map_id)] * len(table), dtype=str)}
-    # the sources of a cube belong to channels
-    cube = [(name.upper(), name, int if name == 'channel' else float)
-            for name in _CUBE_NAMES if name in table.colnames
-            and 'channel' in table.colnames]
-    for hyper_name, name, dtype in (*cube, *_COLUMNS):
-        values = _values(table, hyper_name, name)
-        columns[hyper_name] = _column(values, len(table), dtype)
+    if 'channel' in table.colnames:
+        for name in _CUBE_NAMES:
+            if name in table.colnames:
+                columns[name.upper()] = _column(table[name], len(table),
+                                                RESULT_COLUMNS[name].dtype)
+    for hyper_name in _HYPER_NAMES:
+        known = _REGISTERED.get(hyper_name)
+        values = None
+        if hyper_name in _DERIVED:
+            # (without the columns that it is derived from, it is null)
+            with suppress(KeyError):
+                values = _DERIVED[hyper_name](table)
+        elif known.name in table.colnames:
+            values = table[known.name]
+        columns[hyper_name] = _column(values, len(table),
+                                      known.dtype if known else 'f8')
     output = Table(columns)
     output.meta['comments'] = _comments(table, output)
     return output
@@ -140,21 +150,11 @@ def _frame_of_text(text):
     return blank.frame.replicate_without_data()
 
 
-def _values(table, hyper_name, name):
-    # the values of a column, None if the table does not have them
-    if name in table.colnames:
-        return table[name]
-    if hyper_name in _DERIVED:
-        with suppress(KeyError):
-            return _DERIVED[hyper_name](table)
-    return None
-
-
 def _column(values, n_rows, dtype):
     unit = getattr(values, 'unit', None)
     if values is None:
         values = np.full(n_rows, np.nan)
-    elif dtype is int and values.dtype.kind in 'iuU':
+    elif dtype == 'i8' and values.dtype.kind in 'iuU':
         # integer IDs of any length, or names
         return MaskedColumn(values)
     values = np.ma.asarray(getattr(values, 'value', values), dtype=float)
@@ -187,9 +187,8 @@ def _comments(table, output):
         sky = table['sky_centroid']
         lines.append(f'RA, DEC in {_frame_text(_equatorial(sky))}; '
                      f'PA East of North in {_frame_text(sky)}')
-    lines.append('STATUS is 0 for good measurements, else a sum of:')
-    flags = ', '.join(f'{FLAGS[name]}={name}' for name in _SPOILING)
-    lines.append(flags)
+    lines.append('STATUS is 1 for good measurements, and 0 with one of the '
+                 f'flags {", ".join(_SPOILING)}')
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH)]
 
 
@@ -225,33 +224,18 @@ def _find_meta(meta, name):
     values = [meta.get(name)]
     values += [group.get(name) for group in meta.values()
                if isinstance(group, dict)]
-    return next((value for value in values if value not in (None, 'None')),
-                None)
+    return next((value for value in values
+                 if value is not None and str(value) != 'None'), None)
 
 
-# Hyper's name, name in the result table, type
-_COLUMNS = (
-    ('HYPER_ID', 'id', int),
-    ('FLUX_PEAK', 'amplitude_fit', float),
-    ('FLUX', 'aperture_flux', float),
-    ('FLUX_ERR', 'aperture_flux_err', float),
-    ('RESIDUALS', 'aperture_residual', float),
-    ('POLYN', 'bkg_order', int),
-    ('NMSE', 'nmse', float),
-    ('CHI2_RED', 'reduced_chi2', float),
-    ('BIC', 'bic', float),
-    ('FWHM_1', '', float),
-    ('FWHM_2', '', float),
-    ('PA', 'position_angle', float),
-    ('STATUS', '', int),
-    ('GLON', '', float),
-    ('GLAT', '', float),
-    ('RA', '', float),
-    ('DEC', '', float),
-    ('DEBLEND', '', int),
-    ('CLUSTER', 'group_id', int),
-    ('SHOULDER_SCORE', 'shoulder_score', float),
-)
+# The columns of Hyper's catalogs in their order; those that are in no
+# result table are derived from it.
+_HYPER_NAMES = (
+    'HYPER_ID', 'FLUX_PEAK', 'FLUX', 'FLUX_ERR', 'RESIDUALS', 'POLYN',
+    'NMSE', 'CHI2_RED', 'BIC', 'FWHM_1', 'FWHM_2', 'PA', 'STATUS', 'GLON',
+    'GLAT', 'RA', 'DEC', 'DEBLEND', 'CLUSTER', 'SHOULDER_SCORE')
+_REGISTERED = {column.hyper_name: column
+               for column in RESULT_COLUMNS.values() if column.hyper_name}
 
 
 def _fwhm(table, axis):
@@ -262,7 +246,7 @@ def _fwhm(table, axis):
 
 
 _DERIVED = {
-    'STATUS': lambda table: np.asarray(table['flags']) & _SPOILED,
+    'STATUS': lambda table: (np.asarray(table['flags']) & _SPOILED) == 0,
     'FWHM_1': lambda table: _fwhm(table, 'major'),
     'FWHM_2': lambda table: _fwhm(table, 'minor'),
     'GLON': lambda table: _sky_angle(table, 'l'),

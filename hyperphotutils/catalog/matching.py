@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 
 from hyperphotutils.catalog.angles import read_angles
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.tables import result_meta
@@ -478,7 +479,7 @@ def _make_table(bands, n_rows, max_separation, columns):
         'bands': [band.name for band in bands],
         'max_separation': max_separation,
         'n_without_position': sum(band.n_lost for band in bands)}
-    return table
+    return describe_columns(table)
 
 
 def _reference_sky(bands, reference):

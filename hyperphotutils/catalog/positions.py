@@ -198,19 +198,15 @@ def _raise_missing(table, where):
         has = f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)'
     msg = f'{where} needs the columns of positions, {needed}: it has {has}'
     for name in table.colnames:
-        if _is_both(table[name]):
+        column = table[name]
+        # as astropy writes a SkyCoord to IPAC and CSV
+        if (getattr(getattr(column, 'dtype', None), 'kind', '') == 'U'
+                and len(column) > 0 and re.fullmatch(
+                    r'[+-]?[\d.]+,[+-]?[\d.]+', str(column[0]))):
             msg += (f'; {name} has both angles in one text: make '
                     'it two columns, or write the table as ECSV')
             break
     raise CatalogError(msg)
-
-
-def _is_both(column):
-    # as astropy writes a SkyCoord to IPAC and CSV
-    if getattr(column, 'dtype', None) is None or column.dtype.kind != 'U':
-        return False
-    return len(column) > 0 and re.fullmatch(
-        r'[+-]?[\d.]+,[+-]?[\d.]+', str(column[0])) is not None
 
 
 def read_positions(table, frame, where):
@@ -285,10 +281,10 @@ def _state_frame(pair, table, comments, where):
     named = pair.frame
     if not _is_equatorial(stated) or (named is not None and (
             (named.name == 'fk4') != (stated.name == 'fk4'))):
-        what = stated.name if named is None else (f'{named.name} by their '
-                                                  f'names, {stated.name}')
-        msg = (f'{where}: {pair.names} are {what} by what the file says of '
-               'them: rename them or correct the description')
+        frames = stated.name if named is None else (
+            f'{named.name} by their names, {stated.name}')
+        msg = (f'{where}: {pair.names} are {frames} by the description in '
+               'the file: rename them or correct the description')
         raise CatalogError(msg)
     if named is None or named.name == 'fk5':
         pair.frame, pair.by_name = stated, False

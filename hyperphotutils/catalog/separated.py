@@ -129,7 +129,8 @@ def _to_commas(lines, separator):
                 (line for line in lines if line.strip()
                  and not line.lstrip().startswith('#')),
                 delimiter=separator)]
-    dashes = [k for k, row in enumerate(rows) if _is_dashes(row)]
+    dashes = [k for k, row in enumerate(rows)
+              if any(row) and all(set(cell) <= {'-'} for cell in row)]
     units = {}
     if dashes and dashes[0] in (1, 2):
         if len(dashes) > 1:
@@ -144,7 +145,3 @@ def _to_commas(lines, separator):
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows(rows)
     return text.getvalue().split('\n'), units
-
-
-def _is_dashes(row):
-    return any(row) and all(set(cell) <= {'-'} for cell in row)

@@ -156,18 +156,13 @@ def _convert(values, unit, area):
 
 
 def _convert_rms(meta, unit, area):
-    # in place; the pipeline stores the rms as a string
+    # in place
     rms = meta.get('rms')
-    if rms is None:
+    if not isinstance(rms, u.Quantity):
         return
     if np.ndim(area) == 1:
         # a single value for the map: use the beam at its center
         area = meta.get('beam_area_pix', np.nanmedian(area))
-    try:
-        values = u.Quantity(rms)
-    except TypeError:
-        return
-    if any(values.unit.is_equivalent(kind)
+    if any(rms.unit.is_equivalent(kind)
            for kind in (_PER_PIXEL, _PER_BEAM)):
-        values = _convert(values, unit, area)
-        meta['rms'] = str(values) if isinstance(rms, str) else values
+        meta['rms'] = _convert(rms, unit, area)

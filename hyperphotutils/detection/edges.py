@@ -169,7 +169,7 @@ def _near_edges(bad, reach, side):
         whole.reduceat(whole.reduceat(bad, starts[0], axis=0), starts[1],
                        axis=1)
         for whole in (np.logical_or, np.logical_and))
-    # What is within reach of a block lies in its neighbors.
+    # Pixels within reach of a block are in its neighbors.
     near = maximum_filter(near, 3)
     rows, columns = (
         (first < reach) | (np.minimum(first + side, size) > size - reach)
@@ -200,10 +200,10 @@ class LocalSlopes:
     """
     Class to measure the slopes of an image near its edges.
 
-    In cells of a few beams a plane is fitted by least squares to what is
-    not clipped as a source. Between the centers of the cells the slopes
-    are interpolated. A cell with too few pixels has the slope of the
-    nearest one.
+    In cells of a few beams a plane is fitted by least squares to the
+    pixels that are not clipped as sources. Between the centers of the
+    cells the slopes are interpolated. A cell with too few pixels has the
+    slope of the nearest one.
 
     Parameters
     ----------
@@ -277,7 +277,8 @@ class LocalSlopes:
             slopes[:, active] = plane[:, 0, 1], plane[:, 1, 0]
             distance = values[active] - evaluate_polynomial(plane, x, y)
             part = weights[active]
-            # Sources are positive: they count less in what lies below.
+            # Sources are positive: the pixels below the plane have less of
+            # them.
             below = part * (distance <= 0.0)
             variance = np.sum(below * distance**2, axis=(1, 2), keepdims=True)
             variance /= np.maximum(below.sum(axis=(1, 2), keepdims=True), 1.0)

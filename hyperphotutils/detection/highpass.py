@@ -11,13 +11,13 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.units import Quantity
-from astropy.utils.exceptions import AstropyUserWarning
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.edges import distance_to_edge
 from hyperphotutils.detection.filters import (
     check_fwhm,
@@ -40,7 +40,7 @@ from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.fill import find_fill_values
 from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.utils.checks import check_relative_rms
+from hyperphotutils.utils.checks import check_positive, check_relative_rms
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -70,27 +70,30 @@ class HighPassStarFinder(StarFinderBase):
     Use it for blended sources on bright and structured backgrounds. The
     filter is narrower than the beam, so that close pairs are not merged,
     and removes structures larger than the beam. A source is a local
-    maximum of the filtered image above a threshold in units of its
-    sigma-clipped rms. Masked and non-finite pixels are excluded from all
-    averages: neither they nor the borders of the image cause spurious
-    detections, and sources next to them are found.
+    maximum of the filtered image above a threshold, which is absolute or
+    in units of the noise of the filtered image: give exactly one of
+    ``threshold`` and ``n_sigma``. Masked and non-finite pixels are
+    excluded from all averages: neither they nor the borders of the image
+    cause spurious detections, and sources next to them are found.
 
     Parameters
     ----------
-    threshold : float, scalar `~astropy.units.Quantity`, or 2D array_like
-        The detection threshold:
-
-        * A number is in units of the noise of the filtered image (see
-          ``rms``). A number below 1 raises a warning unless ``rms`` is
-          given, because it may be meant as an absolute value.
-        * A scalar `~astropy.units.Quantity` is an absolute level of the
-          filtered image.
-        * A 2D array (with the unit of the image if it has one) is the
-          absolute level of the filtered image at each pixel. Nothing is
-          detected where it is not finite.
+    threshold : float, 2D array_like, `~astropy.units.Quantity`, or \
+`None`, optional
+        The absolute value of the filtered image above which sources are
+        detected, as one number or for each pixel, with the unit of the
+        image if it has one. Nothing is detected where it is not finite.
+        As with ``scale_threshold=False`` in
+        `~photutils.detection.DAOStarFinder`, it is not scaled to the
+        filter, see :ref:`detection-noise`. If `None` (default),
+        ``n_sigma`` is required.
 
     fwhm : float
-        The FWHM of the beam in pixels.
+        The FWHM of the beam in pixels (required).
+
+    n_sigma : float or `None`, optional
+        The threshold in units of the noise of the filtered image (see
+        ``rms``). If `None` (default), ``threshold`` is required.
 
     kernel : {'gaussian', 'box'}, optional
         The filter, see `high_pass_filter`: a difference of Gaussians
@@ -113,6 +116,12 @@ optional
         the rms at that distance from them is higher: the last rows of a
         scanned map are often noisier. The noise of the image itself is
         another number, see :ref:`detection-noise`.
+
+    relative_rms : 2D array_like or `None`, optional
+        How the noise varies: a map with the shape of the image of the
+        local rms in units of the typical one. The clipped rms is then
+        that of the filtered image divided by it. If `None` (default), it
+        is measured on the image. It cannot be combined with ``rms``.
 
     sharpness_range : tuple of 2 floats or `None`, optional
         The inclusive lower and upper bounds of ``sharpness``. The
@@ -151,11 +160,6 @@ optional
     shoulder_filter : `ShoulderFilter` or `None`, optional
         The limit on the ``shoulder_score`` and the parameters of its
         measurement. The default is `None`, no limit.
-
-    Warns
-    -----
-    ~astropy.utils.exceptions.AstropyUserWarning
-        If ``threshold`` is a number below 1 and ``rms`` is not given.
 
     See Also
     --------
@@ -199,7 +203,7 @@ optional
     >>> data += 0.05 * xx
     >>> data += Gaussian2D(4, 20.3, 30.8, 1.7, 1.7)(xx, yy)
     >>> data += Gaussian2D(3, 25.0, 31.2, 1.7, 1.7)(xx, yy)
-    >>> finder = HighPassStarFinder(6.0, fwhm=4.0)
+    >>> finder = HighPassStarFinder(fwhm=4.0, n_sigma=6.0)
     >>> table = finder(data)
     >>> for row in table:
     ...     print(f'{row["x_centroid"]:.1f} {row["y_centroid"]:.1f}')
@@ -207,21 +211,37 @@ optional
     24.6 31.2
     """
 
-    _repr_params = ('threshold', 'fwhm', 'kernel', 'kernel_size', 'rms',
-                    'sharpness_range', 'roundness_range', 'min_separation',
-                    'exclude_border', 'n_brightest', 'peak_max',
-                    'snap_radius', 'shoulder_filter')
+    _repr_params = ('threshold', 'fwhm', 'n_sigma', 'kernel', 'kernel_size',
+                    'rms', 'relative_rms', 'sharpness_range',
+                    'roundness_range', 'min_separation', 'exclude_border',
+                    'n_brightest', 'peak_max', 'snap_radius',
+                    'shoulder_filter')
 
-    def __init__(self, threshold, fwhm, *, kernel='gaussian',
-                 kernel_size=None, rms=None, sharpness_range=None,
+    def __init__(self, threshold=None, fwhm=None, *, n_sigma=None,
+                 kernel='gaussian', kernel_size=None, rms=None,
+                 relative_rms=None, sharpness_range=None,
                  roundness_range=None, min_separation=None,
                  exclude_border=False, n_brightest=None, peak_max=None,
                  snap_radius=None, shoulder_filter=None):
+        if fwhm is None:
+            msg = 'fwhm is required: the FWHM of the beam in pixels'
+            raise TypeError(msg)
         self.fwhm = check_fwhm(fwhm)
+        if (threshold is None) == (n_sigma is None):
+            msg = ('give exactly one of threshold (absolute) and n_sigma (in '
+                   'units of the noise): got '
+                   f'{"none" if threshold is None else "both"}')
+            raise TypeError(msg)
+        if rms is not None and relative_rms is not None:
+            msg = ('give only one of rms and relative_rms: a given rms may '
+                   'be a map')
+            raise TypeError(msg)
         self.threshold = _check_level('threshold', threshold)
-        self.rms = None if rms is None else _check_level('rms', rms)
-        if rms is None:
-            _warn_about_low(self.threshold)
+        self.n_sigma = (None if n_sigma is None
+                        else check_positive(n_sigma, 'n_sigma'))
+        self.rms = _check_level('rms', rms)
+        self.relative_rms = (None if relative_rms is None
+                             else check_relative_rms(relative_rms))
         check_kernel(kernel, kernel_size, self.fwhm)
         self.kernel = kernel
         self.kernel_size = kernel_size
@@ -273,7 +293,7 @@ optional
                                 kernel=self.kernel,
                                 kernel_size=self.kernel_size)
 
-    def find_stars(self, data, *, mask=None, relative_rms=None):
+    def find_stars(self, data, *, mask=None):
         """
         Detect sources in an image.
 
@@ -289,19 +309,12 @@ optional
             A mask with the shape of ``data``, where `True` means that
             the pixel is ignored.
 
-        relative_rms : 2D `~numpy.ndarray`, optional
-            How the noise varies: a map with the shape of ``data`` of the
-            local rms in units of the typical one. The clipped rms is
-            then that of the filtered image divided by it. By default it
-            is measured on the image. It is not used where ``rms`` or an
-            absolute ``threshold`` was given.
-
         Returns
         -------
         table : `~astropy.table.QTable` or `None`
             The sources, ordered by row and column of the image. If
             there are no sources, `None` is returned and a
-            `~photutils.utils.exceptions.NoDetectionsWarning` is raised.
+            `~photutils.utils.exceptions.NoDetectionsWarning` is issued.
             The columns are:
 
             * ``id``: identification number, from 1.
@@ -336,14 +349,36 @@ optional
             ``relative_rms`` have another shape, or if only some of them
             have units.
         """
-        table, rejected = self.search(data, mask=mask,
-                                      relative_rms=relative_rms)
+        table, rejected = self.search(data, mask=mask)
         if table is None:
-            warnings.warn(_nothing_left(rejected), NoDetectionsWarning,
-                          stacklevel=3)
+            causes = ', '.join(f'{name}: {count}'
+                               for name, count in rejected.items() if count)
+            msg = 'No sources were found' + (
+                f': all were rejected ({causes}).' if causes else '.')
+            warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
         return table
 
-    def search(self, data, *, mask=None, relative_rms=None):
+    def measure_rms(self, data, *, mask=None):
+        """
+        Measure the noise of the filtered image, to which ``n_sigma``
+        refers.
+
+        Parameters
+        ----------
+        data, mask
+            See `find_stars`.
+
+        Returns
+        -------
+        rms : float, 2D `~numpy.ndarray`, or `~astropy.units.Quantity`
+            The noise; an image if it varies. It can be the ``rms`` of
+            another finder, for parts of the image.
+        """
+        image, bad, levels, unit = self._strip(data, mask)
+        _, rms, _ = self._filter_and_measure(image, bad, levels)
+        return rms if unit is None else rms << unit
+
+    def search(self, data, *, mask=None):
         """
         Detect sources as `find_stars` does, but without a warning if
         there are none.
@@ -353,7 +388,7 @@ optional
 
         Parameters
         ----------
-        data, mask, relative_rms
+        data, mask
             See `find_stars`.
 
         Returns
@@ -365,17 +400,10 @@ optional
             How many detections each selection in use has rejected.
         """
         image, bad, levels, unit = self._strip(data, mask)
-        if relative_rms is not None:
-            relative_rms = check_relative_rms(relative_rms, image.shape)
-        filtered = filter_image(image, bad, self.fwhm, self.kernel,
-                                self.kernel_size)
-        rounding = _ROUNDING * np.abs(image[~bad]).max()
-        if (relative_rms is None and levels['rms'] is None
-                and levels['threshold'] is None):
-            relative_rms = measure_noise_variation(image, self.fwhm,
-                                                   mask=bad)
-        rms, limit = _noise_and_limit(filtered, bad, levels, self.fwhm,
-                                      rounding, relative_rms)
+        filtered, rms, rounding = self._filter_and_measure(image, bad,
+                                                           levels)
+        limit = (levels['threshold'] if self.n_sigma is None
+                 else self.n_sigma * rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
         rejected = {}
         if self.exclude_border:
@@ -396,9 +424,7 @@ optional
             return None, rejected
 
         table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
-        if unit is not None:
-            table['peak'] <<= unit
-            table['flux'] <<= unit
+        describe_columns(table, unit=unit)
         table.meta.update(result_meta(self))
         table.meta['n_rejected'] = rejected
         return table, rejected
@@ -407,15 +433,12 @@ optional
         """
         Return the image, its bad pixels, the levels and the unit.
 
-        The levels are 'threshold', 'rms', 'peak_max' and 'n_sigma', the
-        threshold if it is in units of the rms.
+        The levels are 'threshold', 'rms' and 'peak_max'.
         """
         data, mask = open_image(data, mask)
-        absolute = (np.ndim(self.threshold) == 2
-                    or isinstance(self.threshold, Quantity))
         levels, unit = strip_units(
-            data=data, threshold=self.threshold if absolute else None,
-            rms=self.rms, peak_max=self.peak_max)
+            data=data, threshold=self.threshold, rms=self.rms,
+            peak_max=self.peak_max)
         image, bad = as_masked_image(levels.pop('data'), mask)
         # Zeros around a field are fill values, not low noise.
         bad |= find_fill_values(image, self.fwhm, mask=bad)[0]
@@ -425,8 +448,31 @@ optional
                 msg = (f'{name} must have the shape of data, {image.shape}, '
                        f'got {shape}')
                 raise ValueError(msg)
-        levels['n_sigma'] = None if absolute else self.threshold
         return image, bad, levels, unit
+
+    def _filter_and_measure(self, image, bad, levels):
+        """
+        Return the filtered image, its noise, and its numerical errors.
+        """
+        relative_rms = self.relative_rms
+        if relative_rms is not None:
+            check_relative_rms(relative_rms, image.shape)
+        filtered = filter_image(image, bad, self.fwhm, self.kernel,
+                                self.kernel_size)
+        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        if (relative_rms is None and levels['rms'] is None
+                and levels['threshold'] is None):
+            relative_rms = measure_noise_variation(image, self.fwhm,
+                                                   mask=bad)
+        rms = levels['rms']
+        if rms is None:
+            even = (filtered if relative_rms is None
+                    else filtered / relative_rms)
+            rms = max(clipped_rms(even, mask=bad), rounding)
+            rms = _raise_along_margin(even, bad, rms, self.fwhm)
+            if relative_rms is not None:
+                rms = rms * relative_rms
+        return filtered, rms, rounding
 
     def _measure(self, image, filtered, rms, x, y, rejected):
         """
@@ -520,34 +566,6 @@ def _upper(limit):
     Return the range below an upper limit, `None` if there is none.
     """
     return None if limit is None else (-np.inf, limit)
-
-
-def _nothing_left(rejected):
-    """
-    Return the message for no sources, with the causes of rejections.
-    """
-    causes = ', '.join(f'{name}: {count}' for name, count in rejected.items()
-                       if count > 0)
-    return ('No sources were found.' if not causes else
-            f'No sources were found: all were rejected ({causes}).')
-
-
-def _noise_and_limit(filtered, bad, levels, fwhm, rounding, relative_rms):
-    """
-    Return the noise of the filtered image and the detection limit.
-    """
-    rms = levels['rms']
-    if rms is None:
-        even = (filtered if relative_rms is None
-                else filtered / relative_rms)
-        rms = max(clipped_rms(even, mask=bad), rounding)
-        rms = _raise_along_margin(even, bad, rms, fwhm)
-        if relative_rms is not None:
-            rms = rms * relative_rms
-    limit = levels['threshold']
-    if limit is None:
-        limit = levels['n_sigma'] * rms
-    return rms, limit
 
 
 def _raise_along_margin(filtered, bad, rms, fwhm):
@@ -677,8 +695,10 @@ def _suppress(n_peaks, brighter, fainter):
 
 def _check_level(name, value):
     """
-    Check a positive number or an image of positive numbers.
+    Check a positive number or an image of positive numbers, or `None`.
     """
+    if value is None:
+        return None
     if not isinstance(value, Quantity):
         value = np.asanyarray(value)
     if value.dtype.kind not in 'fiu':
@@ -697,18 +717,6 @@ def _check_level(name, value):
     if value.ndim == 0 and not isinstance(value, Quantity):
         return float(value)
     return value
-
-
-def _warn_about_low(threshold):
-    """
-    Warn about a threshold below the noise.
-    """
-    if isinstance(threshold, float) and threshold < 1:
-        msg = (f'threshold={threshold} is in units of the noise of the '
-               'filtered image, and noise will be detected as sources; for '
-               'an absolute value pass a Quantity (for an image with a '
-               'unit) or a 2D array, or pass the noise as rms')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
 
 
 def _check_range(name, limits):

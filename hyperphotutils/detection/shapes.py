@@ -140,8 +140,11 @@ def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
     angle = 2 * np.pi * np.arange(n_angles) / n_angles
     radius = ring_factor * fwhm * np.array(_RING_RADII)[:, np.newaxis]
     dx, dy = radius * np.cos(angle), radius * np.sin(angle)
-    ring = _sample(image, x[:, np.newaxis, np.newaxis] + dx,
-                   y[:, np.newaxis, np.newaxis] + dy)
+    # NaN outside and next to masked pixels
+    ring = map_coordinates(
+        image, [y[:, np.newaxis, np.newaxis] + dy,
+                x[:, np.newaxis, np.newaxis] + dx],
+        order=1, mode='constant', cval=np.nan)
     if mask_neighbors:
         _mask_neighbors(ring, x, y, dx, dy)
     level = _median(ring)
@@ -150,7 +153,9 @@ def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
 
     excess = np.max(profile, axis=1, where=np.isfinite(profile),
                     initial=0.0)
-    height = _nearest(image, x, y) - _mean(level)
+    center = map_coordinates(image, [y, x], order=0, mode='grid-constant',
+                             cval=np.nan)
+    height = center - _mean(level)
     total = excess + np.maximum(height, 0.0)  # NaN stays
     # A constant image has zero excess and height: the score is 0.
     return np.divide(excess, total, out=np.array(total), where=total > 0)
@@ -287,22 +292,6 @@ def daofind_roundness(cutouts, dx, dy):
     fourfold = np.abs(level) @ np.abs(sign)
     return np.divide(2 * twofold, fourfold, out=np.zeros_like(twofold),
                      where=fourfold > 0)
-
-
-def _sample(image, x, y):
-    """
-    Interpolate an image linearly; NaN outside and next to masked pixels.
-    """
-    return map_coordinates(image, [y, x], order=1, mode='constant',
-                           cval=np.nan)
-
-
-def _nearest(image, x, y):
-    """
-    Return the values of the pixels at positions; NaN outside.
-    """
-    return map_coordinates(image, [y, x], order=0, mode='grid-constant',
-                           cval=np.nan)
 
 
 def _median(values):

@@ -60,9 +60,9 @@ class ShoulderFilter:
     >>> data = np.random.default_rng(0).normal(0, 0.02, xx.shape)
     >>> data += Gaussian2D(9, 40, 40, 1.7, 1.7)(xx, yy)
     >>> data += Gaussian2D(1, 46, 40, 1.7, 1.7)(xx, yy)
-    >>> print(len(HighPassStarFinder(8.0, fwhm=4.0)(data)))
+    >>> print(len(HighPassStarFinder(fwhm=4.0, n_sigma=8.0)(data)))
     2
-    >>> finder = HighPassStarFinder(8.0, fwhm=4.0,
+    >>> finder = HighPassStarFinder(fwhm=4.0, n_sigma=8.0,
     ...                             shoulder_filter=ShoulderFilter(0.5))
     >>> table = finder(data)
     >>> print(len(table), table.meta['n_rejected'])

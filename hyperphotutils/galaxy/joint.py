@@ -249,7 +249,7 @@ class GalaxyFit:
         others, masked = self._others(own, neighbors, labels, x0, y0)
         weight = np.where(masked, 0.0, weight)
         self._flag(part, 'neighbor_masked', (masked & on_image).any((1, 2)))
-        self._flag(part, 'partial_footprint', incomplete)
+        self._flag(part, 'n_pixels_fit_partial', incomplete)
         coords = self._begin(part, own, neighbors, x0, y0, others)
         noise = 1.0 / np.maximum(np.median(weight, axis=(1, 2)), 1e-300)
         free = self._free(neighbors, noise)
@@ -422,9 +422,9 @@ class GalaxyFit:
         self._store(part, own, linear, coords, chi2, normal, covariance,
                     free, basis, images.sum(axis=(1, 2)))
         self.columns['n_iterations'][part] = to_numpy(result.n_iter)
-        self._flag(part, 'not_converged', ~to_numpy(result.converged))
+        self._flag(part, 'no_convergence', ~to_numpy(result.converged))
         at_bound = self._is_at_bound(coords, free, low, high)
-        self._flag(part, 'at_bound', at_bound)
+        self._flag(part, 'near_bound', at_bound)
 
     def _bounds(self, coords):
         """
@@ -471,7 +471,7 @@ class GalaxyFit:
         size = np.hypot(first[:, 3], first[:, 4])
         flux = linear[:, 0]
         fitted = np.isfinite(chi2) & np.isfinite(first).all(axis=1)
-        self._flag(part, 'fit_failed', ~fitted)
+        self._flag(part, 'non_finite_flux', ~fitted)
         self.params[part] = np.where(fitted[:, None], np.column_stack([
             flux, first[:, 0] + x0, first[:, 1] + y0,
             np.exp(first[:, 2] + 0.5 * size), np.exp(first[:, 5]),

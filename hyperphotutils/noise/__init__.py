@@ -8,4 +8,6 @@ from hyperphotutils.noise.clipped import *
 from hyperphotutils.noise.correlated import *
 from hyperphotutils.noise.factors import *
 from hyperphotutils.noise.fill import *
-from hyperphotutils.noise.local import *  # noqa: F401, F403
+from hyperphotutils.noise.local import *
+from hyperphotutils.noise.model import *
+from hyperphotutils.noise.white import *  # noqa: F401, F403

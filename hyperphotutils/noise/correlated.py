@@ -22,6 +22,7 @@ from hyperphotutils.noise.local import (
     mean_in_blocks,
     quadratic_surface,
 )
+from hyperphotutils.noise.white import times_relative_rms
 from hyperphotutils.utils.checks import check_relative_rms
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -120,6 +121,8 @@ class CorrelatedNoise:
     [[4. 1.]
      [1. 4.]]
     """
+
+    is_correlated = True
 
     def __init__(self, variances, matrices, *, relative_rms=None,
                  structure=None):
@@ -383,6 +386,82 @@ class CorrelatedNoise:
         rms = float(np.sqrt(total))
         return rms if self._unit is None else rms << self._unit
 
+    @property
+    def weighted_rms(self):
+        """
+        The standard deviation of a pixel divided by ``relative_rms``.
+        """
+        return float(getattr(self.rms, 'value', self.rms))
+
+    def rms_at(self, x, y):
+        """
+        Return the standard deviation of pixels.
+
+        Parameters
+        ----------
+        x, y : int array_like
+            The pixel coordinates.
+
+        Returns
+        -------
+        rms : `~numpy.ndarray`
+            The standard deviations, without unit.
+        """
+        variance = np.full(np.shape(x), self._variances.sum())
+        if self.relative_rms is not None:
+            variance *= self.relative_rms[np.asarray(y), np.asarray(x)]**2
+        if self.structure is not None:
+            variance += self.structure.rms_at(x, y)**2
+        return np.sqrt(variance)
+
+    def scale(self, factor, unit=None):
+        """
+        Return the noise of the map multiplied by a number.
+
+        Parameters
+        ----------
+        factor : float
+            The number.
+
+        unit : `~astropy.units.Unit`, optional
+            The unit of the result.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+        """
+        variances = factor**2 * self._variances
+        return type(self)(
+            variances if unit is None else variances << unit**2,
+            self.matrices, relative_rms=self.relative_rms,
+            structure=(None if self.structure is None
+                       else self.structure.scale(factor, unit)))
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+        """
+        relative_rms = (None if self.relative_rms is None
+                        else self.relative_rms[slices])
+        noise = type(self)(
+            self.variances, self.matrices, relative_rms=relative_rms,
+            structure=(None if self.structure is None
+                       else self.structure.cutout(slices)))
+        # Factors do not depend on the position.
+        noise._factors = self._factors  # noqa: SLF001
+        return noise
+
     def autocovariance(self, dx, dy):
         """
         Return the covariance of pixels at given separations.
@@ -542,22 +621,21 @@ class CorrelatedNoise:
                            else use)
         return FootprintFactors(factors, inverted, columns, which)
 
-    def sum_variance(self, weights, dx, dy, level=None):
+    def sum_variance(self, weights, x, y, dx, dy):
         """
         Return the variances of weighted sums over pixels.
 
         Parameters
         ----------
         weights : `~numpy.ndarray` of shape (n, p)
-            The weights of each sum, with ``relative_rms`` multiplied in.
+            The weights of each sum, 0 for pixels off the map.
+
+        x, y : 1D int `~numpy.ndarray` of shape (n,)
+            The coordinates of the central pixel of each sum. The
+            strength of the structure is that of this pixel.
 
         dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-            The pixel coordinates, up to a shift of each sum; no pixel
-            twice.
-
-        level : 1D `~numpy.ndarray` of shape (n,), optional
-            The level of the structure of each sum, see
-            `structure_level`; 1 by default.
+            The offsets of the pixels from the central one; none twice.
 
         Returns
         -------
@@ -572,16 +650,12 @@ class CorrelatedNoise:
         pixels. The result is the same to rounding; the memory is
         proportional to the area of the pixels instead of its square.
         """
-        n_pixels = len(dx)
-        if n_pixels <= _MAX_DENSE or n_pixels**2 <= 4 * np.ptp(dx) * np.ptp(
-                dy):
-            matrix = self._look_up(dx, dy)
-            variance = np.sum((weights @ matrix) * weights, axis=1)
-        else:
-            variance = self._sum_variance_by_fft(weights, dx, dy)
+        weights = times_relative_rms(weights, self.relative_rms, x, y, dx, dy)
+        variance = self._sum_variance(weights, dx, dy)
         if self.structure is not None:
-            structure = self.structure.sum_variance(weights, dx, dy)
-            variance += structure * (1.0 if level is None else level)
+            variance += (self.structure_level(x, y)
+                         * self.structure._sum_variance(  # noqa: SLF001
+                             weights, dx, dy))
         return variance
 
     def simulate(self, shape, *, seed=None):
@@ -675,10 +749,15 @@ class CorrelatedNoise:
                 + inverse[1, 1] * dy**2))
         return values
 
-    def _sum_variance_by_fft(self, weights, dx, dy):
+    def _sum_variance(self, weights, dx, dy):
         """
-        Return the variances of sums over many pixels.
+        Return the variances of sums, without a structure.
         """
+        n_pixels = len(dx)
+        if n_pixels <= _MAX_DENSE or n_pixels**2 <= 4 * np.ptp(dx) * np.ptp(
+                dy):
+            matrix = self._look_up(dx, dy)
+            return np.sum((weights @ matrix) * weights, axis=1)
         col, row = dx - dx.min(), dy - dy.min()
         # Twice the extent: no separation wraps around.
         shape = [fft.next_fast_len(2 * int(axis.max()) + 1, real=True)

@@ -125,11 +125,14 @@ def band_power(data, fwhm, *, mask):
     sigma = fwhm * gaussian_fwhm_to_sigma
     band = (_mean_of_good(data, good, sigma)
             - _mean_of_good(data, good, _WIDEST * sigma))
+    del data
+    square = band**2
+    del band
     # Clip bright structure at a multiple of the local rms, which decreases
     # with each round.
     for _ in range(_CLIPPING_ROUNDS):
-        power = mean_in_blocks(band**2, good, _WINDOW * fwhm, int(fwhm))
-        good = np.where(band**2 > _CLIP**2 * power, 0.0, good)
+        power = mean_in_blocks(square, good, _WINDOW * fwhm, int(fwhm))
+        good[square > _CLIP**2 * power] = 0.0
     return power
 
 
@@ -368,9 +371,15 @@ def mean_in_blocks(values, good, sigma, step):
     total, weight = (
         gaussian_filter(block, width, mode='constant')
         for block in blocks.sum(axis=(2, 4)))
+    del padded, blocks
     mean = total / np.maximum(weight, 1e-12)
     rows, columns = ((np.arange(size) + 0.5) / step + 0.5 for size in (ny, nx))
-    return _interpolate(_interpolate(mean, rows).T, columns).T
+    along_y = _interpolate(mean, rows)
+    result = np.empty(values.shape)
+    for start in range(0, ny, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        result[part] = _interpolate(along_y[part].T, columns).T
+    return result
 
 
 def quadratic_surface(data, good):

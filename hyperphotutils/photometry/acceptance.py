@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection.filters import gaussian_response
-from hyperphotutils.photometry.state import plain, positions
+from hyperphotutils.photometry.measurement import plain, positions
 
 __all__ = ['REJECTION_REASONS']
 
@@ -45,7 +45,7 @@ _NEAR = 3.0
 _MIN_MISFIT_RATIO = 2.0
 
 
-def find_failures(image, table, fwhm):
+def find_failures(search, table, fwhm):
     """
     Return which rule each fitted source fails.
 
@@ -57,8 +57,8 @@ def find_failures(image, table, fwhm):
 
     Parameters
     ----------
-    image : `~hyperphotutils.photometry.state.MapState`
-        The map, with its noise.
+    search : `~hyperphotutils.photometry.search.SourceSearch`
+        The search, with its map and noise.
 
     table : `~astropy.table.QTable`
         The fitted sources.
@@ -76,15 +76,15 @@ def find_failures(image, table, fwhm):
     response = gaussian_response(
         *(np.maximum(table[name], fwhm)
           for name in ('fwhm_major_fit', 'fwhm_minor_fit')), fwhm)
-    contrast = amplitude * response / image.threshold_noise_at(table)
+    contrast = amplitude * response / search.threshold_noise_at(table)
     failure = np.full(len(table), '', dtype='U20')
     failure[~(contrast > _MIN_CONTRAST)] = 'not_compact'
-    if image.covariance is not None:
-        significant = amplitude > _MIN_SNR * image.peak_noise(table)
+    if search.image.noise.is_correlated:
+        significant = amplitude > _MIN_SNR * search.image.peak_noise(table)
         failure[~significant] = 'not_significant'
     faint = amplitude <= np.maximum(
         _DYNAMIC_RANGE * _brightest_near(table, fwhm),
-        _MIN_MISFIT_RATIO * image.misfit_at(table))
+        _MIN_MISFIT_RATIO * search.misfit_at(table))
     failure[faint] = 'below_dynamic_range'
     known = np.flatnonzero(np.isfinite(contrast))
     pairs = KDTree(positions(table[known], 'fit')).query_pairs(
@@ -92,7 +92,7 @@ def find_failures(image, table, fwhm):
     first, second = known[pairs].T
     failure[np.where(contrast[first] < contrast[second], first,
                      second)] = 'duplicate'
-    failure[~image.has_core(table, fwhm)] = 'no_usable_pixels'
+    failure[~search.image.has_core(table, fwhm)] = 'no_usable_pixels'
     return failure
 
 

@@ -15,10 +15,11 @@ __all__ = ['explain_source']
 _REMEDIES = MappingProxyType({
     'off_map': 'Check the position and the mask.',
     'too_few_pixels': 'Check the mask, or increase fit_radius of the fitter.',
-    'not_converged': 'Increase max_iter of the fitter.',
-    'at_bound': 'Increase fwhm_range or max_shift of the fitter if the '
-                'source is real.',
-    'partial_footprint': 'The errors take the missing pixels into account.',
+    'no_convergence': 'Increase max_iter of the fitter.',
+    'near_bound': 'Increase fwhm_range or max_shift of the fitter if the '
+                  'source is real.',
+    'n_pixels_fit_partial': 'The errors take the missing pixels into '
+                            'account.',
     'group_split': 'Increase max_group_size of the fitter.',
     'residual_detection': 'Compare it with the residual image; '
                           'max_rounds=0 turns this search off.',

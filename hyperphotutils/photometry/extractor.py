@@ -4,40 +4,38 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
 import warnings
-from copy import copy
 from numbers import Integral
 
-import astropy.units as u
 import numpy as np
 from astropy.modeling.fitting import Fitter
-from astropy.table import QTable, vstack
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.aperture.local import measure_sources
-from hyperphotutils.background.local import LocalPolynomialBackground
-from hyperphotutils.blend.candidates import candidate_snr
+from hyperphotutils.background.interface import (
+    as_local_background,
+    describe_background,
+)
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouper import SeparationGrouper
-from hyperphotutils.blend.grouping import group_sources, renumber_groups
-from hyperphotutils.blend.pairs import find_pairs
-from hyperphotutils.blend.start import read_start
+from hyperphotutils.blend.grouping import renumber_groups
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.highpass import HighPassStarFinder
-from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
-from hyperphotutils.photometry.state import (
-    MapState,
-    are_apart,
+from hyperphotutils.photometry.images import SourceImages
+from hyperphotutils.photometry.measurement import (
+    MapNoise,
+    MeasuredMap,
+    check_noise,
     plain,
-    positions,
 )
+from hyperphotutils.photometry.search import SourceSearch
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
     make_repr,
     result_meta,
+    strip_units,
 )
 from hyperphotutils.utils.wcs import (
     pixel_area,
@@ -47,19 +45,8 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = ['HyperPhotometry']
 
-# The standard deviation of true positions around detected ones, along each
-# axis in FWHM of the beam. It is 0.05 on simulated maps, and 0.11 where they
-# are crowded, as neighbors move the peaks of blended sources. Sources held
-# at the shape of the beam stay nearer to the detection.
-_POSITION_PRIOR = 0.15
-_HELD_POSITION_PRIOR = 0.1
-# A source this near to a new companion, in FWHM, is not split in two.
-_NEAR_COMPANION = 1.5
-# The smallest signal-to-noise ratio of a detection on the residual.
-_MIN_CANDIDATE_SNR = 4.0
-
-# The columns of the detection that are kept through all fits.
-_CARRIED = ('shoulder_score', 'detection_snr')
+# Sources whose apertures are measured at once.
+_CHUNK = 1000
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -67,7 +54,7 @@ _COLUMNS = (
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
     'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
     'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags')
 
@@ -96,8 +83,8 @@ class HyperPhotometry:
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
         ``x_centroid`` and ``y_centroid``, or `None`. The default is
-        `~hyperphotutils.detection.HighPassStarFinder` with a threshold
-        of 5.
+        `~hyperphotutils.detection.HighPassStarFinder` with
+        ``n_sigma=5``.
 
     grouper : callable, optional
         Called with x and y, returns an integer group for each source.
@@ -127,22 +114,27 @@ class HyperPhotometry:
         ``init_params``; where it is NaN, the fitted ellipse is used.
         It cannot be combined with ``fwhm_limits``.
 
-    background : `~hyperphotutils.background.LocalPolynomialBackground`, \
-optional
-        Estimates the background around each source apart from the fit:
-        after a first fit it is measured on the map without sources,
+    background : `~hyperphotutils.background.LocalBackground`, optional
+        Estimates the background around each source before the fit:
+        after a first fit it is measured on the map without sources and
         subtracted, and all sources are fitted again without a background
-        of their own. By default, the background is a part of the fit.
+        of their own. For example a
+        `~hyperphotutils.background.LocalPolynomialBackground`, a
+        `~hyperphotutils.background.ImageBackground`, or a
+        `photutils.background.LocalBackground`. By default, the
+        background is a part of the fit.
 
-    noise : {'correlated', 'white'} or \
-            `~hyperphotutils.noise.CorrelatedNoise`, optional
+    noise : {'correlated', 'white'}, `~hyperphotutils.noise.NoiseModel`, \
+            or `~hyperphotutils.photometry.MapNoise`, optional
         How pixels are weighted. With ``'correlated'``, the default, the
         covariance of the noise and of the structured background is
         measured on the map after a first fit, and all sources are fitted
-        again by generalised least squares: with less scatter, and with
-        errors that hold. With ``'white'`` pixels are independent, as
+        again by generalized least squares: with less scatter, and with
+        realistic errors. With ``'white'`` pixels are independent, as
         they always are for an astropy fitter. A
-        `~hyperphotutils.noise.CorrelatedNoise` is used as it is.
+        `~hyperphotutils.noise.NoiseModel` is used unchanged. With a
+        `~hyperphotutils.photometry.MapNoise`, all that is otherwise
+        measured on the map as a whole is taken from there.
 
     mask_bad_pixels : bool, optional
         Whether to find bad pixels by
@@ -210,8 +202,8 @@ optional
             msg = ('max_rounds must be an integer of at least 0: '
                    f'{max_rounds!r}')
             raise ValueError(msg)
-        self.finder = (HighPassStarFinder(5.0, fwhm) if finder is None
-                       else finder)
+        self.finder = (HighPassStarFinder(fwhm=fwhm, n_sigma=5.0)
+                       if finder is None else finder)
         self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
@@ -230,24 +222,16 @@ optional
         if aperture_ellipse is not None:
             _check_ellipse(aperture_ellipse, fwhm_limits)
         self.aperture_ellipse = aperture_ellipse
-        if background is not None and not isinstance(
-                background, LocalPolynomialBackground):
-            msg = ('background must be a LocalPolynomialBackground: '
-                   f'{background!r}')
-            raise TypeError(msg)
-        self.background = background
-        if not isinstance(noise, CorrelatedNoise) and not (
-                isinstance(noise, str) and noise in {'correlated', 'white'}):
-            msg = ("noise must be 'correlated', 'white', or a "
-                   f'CorrelatedNoise: {noise!r}')
-            raise ValueError(msg)
+        self.background = (None if background is None
+                           else as_local_background(background))
+        check_noise(noise)
         self.noise = noise
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
         self.rms = None
         self.rejected = None
-        self._image = None
+        self._images = None
         self._fluxes = None
 
     def __repr__(self):
@@ -295,38 +279,42 @@ optional
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        image = MapState(data, wcs, mask, error)
-        image.weight_map = weight_map
-        # Each call has a fitter of its own, so that threads do not disturb
-        # each other.
-        image.fitter = (copy(self.fitter)
-                        if isinstance(self.fitter, BlendGroupFitter)
-                        else self.fitter)
-        if self.mask_bad_pixels:
-            image.mask_bad_pixels(self.fwhm)
-        if isinstance(self.noise, CorrelatedNoise):
-            image.noise_variation = self.noise.relative_rms
-        if image.noise_variation is None:
-            image.noise_variation = measure_noise_variation(
-                image.values, self.fwhm, mask=image.mask)
-        if init_params is None:
-            image.position_prior = _POSITION_PRIOR * self.fwhm
-            table = self._detect_and_fit(image)
-        else:
-            init = image.with_shapes(init_params, self.fwhm)
-            table = self._fit(image, image.values, init)
-            image.replace(None, table)
-            image.measure_noise(self.fwhm)
-            if len(table):
-                table = self._refine(image, table)
-                image.flag_bad_pixels(table, self.fwhm)
+        search = self._open(data, wcs, mask, error, weight_map)
+        table = (search.detect_and_measure() if init_params is None
+                 else search.measure(init_params))
         if table is None:
-            self._image, self.rejected = image, image.rejected_table()
-            self.rms = self._fluxes = None
+            # Results are stored in one step, for calls in several threads.
+            self.__dict__.update(
+                _images=SourceImages(search.image), rms=None, _fluxes=None,
+                rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
-        return self._finish(image, table)
+        return self._finish(search, table)
+
+    def measure_noise(self, data, *, wcs=None, mask=None, error=None):
+        """
+        Measure the noise of a map after a first fit of its sources.
+
+        Use it to measure parts of a map, or several maps of the same
+        noise, with the same noise.
+
+        Parameters
+        ----------
+        data, wcs, mask, error
+            The map, as for a call.
+
+        Returns
+        -------
+        noise : `~hyperphotutils.photometry.MapNoise`
+            The noise, which can be the ``noise`` of a `HyperPhotometry`.
+
+        Raises
+        ------
+        ValueError
+            If there are no detections.
+        """
+        return self._open(data, wcs, mask, error, None).measure_noise()
 
     def make_model_image(self):
         """
@@ -337,7 +325,7 @@ optional
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The image, without background.
         """
-        return self._last_image.with_unit(self._last_image.model)
+        return self._last_images.model()
 
     def make_background_image(self):
         """
@@ -348,7 +336,7 @@ optional
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The image, NaN far from all sources.
         """
-        return self._last_image.with_unit(self._last_image.background)
+        return self._last_images.background()
 
     def make_residual_image(self):
         """
@@ -360,9 +348,7 @@ optional
             The map minus the sources, and minus the background where
             it is known.
         """
-        image = self._last_image
-        return image.with_unit(
-            image.values - image.model - np.nan_to_num(image.background))
+        return self._last_images.residual()
 
     def total_flux(self, ids=None):
         """
@@ -422,478 +408,119 @@ optional
         return decode_flags(flags)
 
     @property
-    def _last_image(self):
+    def _last_images(self):
         """
-        The map of the last call.
+        The images of the last call.
         """
-        if self._image is None:
+        if self._images is None:
             msg = 'no map has been measured yet: call the object first'
             raise ValueError(msg)
-        return self._image
+        return self._images
 
-    def _detect_and_fit(self, image):
+    def _open(self, data, wcs, mask, error, weight_map):
         """
-        Fit what is detected on the map, then what is detected on the
-        residual together with its neighbors.
+        Return the search for the sources of a map.
         """
-        found = self._find(image, image.values, image.unusable)
-        if found is None:
-            return None
-        found['id'] = np.arange(1, len(found) + 1)
-        image.last_id = image.n_detected = len(found)
-        image.last_ids.append(image.last_id)
-        image.measure_noise(self.fwhm)
-        image.preliminary = self._needs_covariance(image)
-        table = self._fit(image, image.values, found)
-        image.replace(None, table)
-        image.measure_noise(self.fwhm)
-        image.measure_filtered_noise(self.fwhm)
-        table = self._hold_runaways(image, table)
-        table = self._refine(image, table)
-        for search in range(1, self.max_rounds + 1):
-            new = self._find_companions(image, table, search)
-            new = vstack([new, self._find_pairs(image, table, new)])
-            if len(new):
-                table = self._add_companions(image, table, new)
-            image.last_ids.append(image.last_id)
-            if image.preliminary:
-                # The noise is best measured without the companions.
-                table = self._finalize(image, table)
-            elif len(new) == 0:
-                break
-        if image.preliminary:
-            table = self._finalize(image, table)
-        table = self._settle(image, table)
-        if len(table) == 0:
-            return None
-        image.flag_bad_pixels(table, self.fwhm)
-        table.meta |= found.meta
-        names = np.arange(1, len(table) + 1)
-        image.source_covariance = image.source_covariance.take(
-            table['id'], names=names)
-        table['id'] = names
-        return table
+        noise = (self.noise.model if isinstance(self.noise, MapNoise)
+                 else self.noise)
+        independent = None
+        if not isinstance(noise, str) and not noise.is_correlated:
+            independent = noise
+            if error is not None:
+                msg = 'noise and error exclude each other: give only one'
+                raise ValueError(msg)
+        image = MeasuredMap(data, wcs, mask, error, noise=independent)
+        if not isinstance(noise, str):
+            strip_units(data=image.with_unit(0.0), noise=noise.rms)
+        if self.mask_bad_pixels:
+            image.mask_bad_pixels(self.fwhm)
+        return SourceSearch(self, image, error=error, weight_map=weight_map)
 
-    def _hold_runaways(self, image, table):
+    def _finish(self, search, table):
         """
-        Refit detections whose free fit fails a rule: with the shape of
-        the beam, and together with their neighbors.
+        Add apertures, signal-to-noise ratio, and sky columns, and store
+        what images and total fluxes need.
         """
-        if not np.isfinite(image.position_prior):  # given sources
-            return table
-        failure = find_failures(image, table, self.fwhm)
-        fitted = (table['flags'] & FLAGS['off_map']) == 0
-        runaway = (failure != '') & fitted & ~_is_held(table)
-        if not runaway.any():
-            return table
-        return self._refit(image, table, held=runaway)
-
-    def _find_companions(self, image, table, search):
-        """
-        Return the significant detections on the residual as start
-        values.
-        """
-        found = self._find(image, image.values - image.model, image.mask)
-        if found is None:
-            return QTable()
-        known = np.vstack([
-            positions(table, 'fit'),
-            *(positions(rejected, 'init') for rejected in image.rejected)])
-        found = found[are_apart(positions(found, 'init'), known,
-                                MIN_SEPARATION * self.fwhm)]
-        if len(found) == 0 or image.covariance is None:
-            return found
-        snr = candidate_snr(
-            image.cleaned - image.model, found, table, image.covariance,
-            self.fwhm, mask=image.mask | image.background_missing(),
-            fit_radius=getattr(image.fitter, 'fit_radius', 2.0 * self.fwhm),
-            extra_variance=image.extra_variance)
-        found['detection_snr'] = snr
-        significant = snr > _MIN_CANDIDATE_SNR
-        image.reject(found[~significant], 'not_significant', search)
-        return found[significant]
-
-    def _find_pairs(self, image, table, companions):
-        """
-        Return the two halves of each source that two sources describe
-        better, as start values; the first half has the id of the source.
-
-        Sources next to a new companion are tested in the next round,
-        as they may be single beside it.
-        """
-        known = isinstance(image.fitter, BlendGroupFitter)
-        if image.covariance is None or not known or image.fitter.fixed:
-            return QTable()
-        alone = np.ones(len(table), dtype=bool)
-        if len(companions):
-            alone = are_apart(positions(table, 'fit'),
-                              positions(companions, 'init'),
-                              _NEAR_COMPANION * self.fwhm)
-        rows = np.flatnonzero(np.isin(table['id'], list(image.changed))
-                              & ~_is_held(table) & alone)
-        image.changed.clear()
-        halves = find_pairs(image.cleaned - image.model, table[rows],
-                            image.covariance, self.fwhm,
-                            mask=image.mask | image.background_missing(),
-                            fit_radius=image.fitter.fit_radius)
-        whole = table[rows[halves['row']]]
-        new = _start_table(
-            len(halves), position_prior=image.position_prior,
-            split_from=np.asarray(whole['id']),
-            **{name: halves[name] for name in halves.colnames
-               if name != 'row'},
-            **{name: whole[name] for name in _CARRIED})
-        new['id'][::2] = new['split_from'][::2]
-        return new
-
-    def _add_companions(self, image, table, new):
-        """
-        Fit companions with their neighbors, and reject those that fail
-        even with the shape of the beam.
-        """
-        companions = new['id'] == 0
-        ids = image.last_id + 1 + np.arange(np.count_nonzero(companions))
-        image.last_id += len(ids)
-        new['id'][companions] = ids
-        split = companions & (new['split_from'] > 0)
-        image.split_from |= dict(zip(
-            new['id'][split].tolist(), new['split_from'][split].tolist(),
-            strict=True))
-        table = self._refit(image, table, new=new)
-        failure = find_failures(image, table, self.fwhm)
-        failing = (failure != '') & (table['id'] > image.n_detected)
-        runaway = failing & ~_is_held(table)
-        if runaway.any():
-            table = self._refit(image, table, held=runaway)
-            failure = find_failures(image, table, self.fwhm)
-            failing = (failure != '') & (table['id'] > image.n_detected)
-        begin = self._undo_splits(image, table, failure, failing)
-        if failing.any():
-            table = self._reject(image, table, failing, failure,
-                                 begin=begin)
-        return table
-
-    @staticmethod
-    def _undo_splits(image, table, failure, failing):
-        """
-        Reject the companion instead of the source that it was split
-        off, if only the source fails.
-
-        Returns
-        -------
-        begin : 1D int `~numpy.ndarray`
-            The row at which the next fit of each source starts: that
-            of the companion if this is rejected in its place, else its
-            own.
-        """
-        begin = np.arange(len(table))
-        row_of = dict(zip(table['id'].tolist(), begin.tolist(), strict=True))
-        for companion, source in image.split_from.items():
-            row, source = row_of.get(companion), row_of.get(source)
-            if None in {row, source} or failing[row] or failure[source] == '':
-                continue
-            failure[row], failing[row] = failure[source], True
-            begin[source] = row
-        return begin
-
-    def _reject(self, image, table, rejected, failure, *, begin=None):
-        """
-        Take sources out of the table, and fit their neighbors again.
-        """
-        for reason in np.unique(failure[rejected]):
-            chosen = rejected & (failure == reason)
-            image.reject(table[chosen], str(reason))
-        if rejected.all():
-            image.replace(table, table[:0])
-            return table[:0]
-        return self._refit(image, table, dropped=rejected, begin=begin)
-
-    def _settle(self, image, table):
-        """
-        Reject detections that are duplicates or have no usable pixels,
-        and flag the doubtful ones.
-        """
-        failure = find_failures(image, table, self.fwhm)
-        rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
-        if not image.has_noise():
-            # Without noise, the errors of the filter are detected.
-            rejected |= plain(table['amplitude_fit']) <= image.rounding()
-        if rejected.any():
-            table = self._reject(image, table, rejected, failure)
-            failure = find_failures(image, table, self.fwhm)
-        table['flags'] |= np.where(failure != '', FLAGS['doubtful'], 0)
-        split = {*image.split_from, *(
-            source for companion, source in image.split_from.items()
-            if companion in table['id'])}
-        table['flags'] |= np.where(np.isin(table['id'], list(split)),
-                                   FLAGS['split_pair'], 0)
-        is_companion = ((table['id'] > image.n_detected)
-                        & ~np.isin(table['id'], list(image.split_from)))
-        table['flags'] |= np.where(is_companion,
-                                   FLAGS['residual_detection'], 0)
-        table.meta['n_detected'] = image.n_detected
-        table.meta['n_companions'] = int(np.count_nonzero(
-            table['id'] > image.n_detected))
-        return table
-
-    def _needs_covariance(self, image):
-        """
-        Return whether correlated noise is to be measured.
-        """
-        if getattr(image.fitter, 'fitter', None) is not None:
-            return False  # astropy's fitters know no covariance
-        return isinstance(self.noise, CorrelatedNoise) or (
-            self.noise == 'correlated' and image.has_noise())
-
-    def _refine(self, image, table):
-        """
-        Fit all sources again, with the background and the noise that
-        are measured after the first fit.
-        """
-        if self.background is not None:
-            image.subtract_background(self.background, table)
-            table = self._fit_again(image, table)
-        if self._needs_covariance(image):
-            table = self._weight_by_covariance(image, table)
-        return table
-
-    def _weight_by_covariance(self, image, table):
-        """
-        Measure the covariance of the pixels without the sources, and fit
-        all sources again with it.
-        """
-        image.covariance = (
-            self.noise if isinstance(self.noise, CorrelatedNoise)
-            else image.measure_covariance(table, self.fwhm))
-        image.measure_misfit(table, self.fwhm)
-        table = self._fit_again(image, table)
-        return self._hold_runaways(image, table)
-
-    def _finalize(self, image, table):
-        """
-        Measure the covariance for the last time, and fit until the
-        fits converge.
-        """
-        image.preliminary = False
-        image.measure_noise(self.fwhm)
-        if self._needs_covariance(image):
-            return self._weight_by_covariance(image, table)
-        image.covariance = None
-        return self._fit_again(image, table)
-
-    def _fit_again(self, image, table):
-        """
-        Fit all sources again with free shapes, starting where the last
-        fit ended.
-        """
-        init = self._as_init(image, table, np.zeros(len(table), dtype=bool))
-        init['hold_shape'] = False
-        init['position_prior'] = image.position_prior
-        init['group_id'] = np.where(
-            table['group_id'] > 0, table['group_id'],
-            np.max(table['group_id'], initial=0) + 1
-            + np.arange(len(table)))
-        fitted = self._fit(image, image.cleaned, init)
-        fitted.meta |= table.meta
-        image.replace(table, fitted)
-        return fitted
-
-    def _find(self, image, values, mask):
-        """
-        Detect sources; None when there are none.
-        """
-        values = image.with_unit(values)
-        if isinstance(self.finder, HighPassStarFinder):
-            found, _ = self.finder.search(
-                values, mask=mask, relative_rms=image.noise_variation)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', NoDetectionsWarning)
-                found = self.finder(values, mask=mask)
-        if found is None or len(found) == 0:
-            return None
-        init = _start_table(
-            len(found), image.beam_shape(self.fwhm),
-            x_init=np.asarray(found['x_centroid'], float),
-            y_init=np.asarray(found['y_centroid'], float),
-            position_prior=image.position_prior)
-        for name, column in (('shoulder_score', 'shoulder_score'),
-                             ('detection_snr', 'snr')):
-            if column in found.colnames:
-                init[name] = found[column]
-        if 'n_rejected' in found.meta:
-            init.meta['n_rejected'] = dict(found.meta['n_rejected'])
-        return init
-
-    def _fit(self, image, values, init):
-        """
-        Group and fit sources on an image.
-        """
-        init = self._with_groups(init)
-        weights = ({'error': image.error} if image.covariance is None
-                   else {'noise': image.covariance})
-        if image.separate is not None:
-            weights['poly_order'] = -1
-        if isinstance(image.fitter, BlendGroupFitter):
-            weights['preliminary'] = image.preliminary
-        if image.extra_variance is not None and 'noise' in weights:
-            weights['extra_variance'] = image.extra_variance
-        if image.weight_map is not None:
-            weights['weight_map'] = image.weight_map
-        table = image.fitter(image.with_unit(values), mask=image.mask,
-                            init_params=init, **weights)
-        image.keep_covariance(image.fitter, table)
-        image.changed.update(np.asarray(table['id']).tolist())
-        for name in _CARRIED:
-            table[name] = (init[name] if name in init.colnames
-                           else np.full(len(table), np.nan))
-        if 'hold_shape' in init.colnames:
-            table['flags'] |= np.where(init['hold_shape'],
-                                       FLAGS['held_shape'], 0)
-        return table
-
-    def _with_groups(self, init):
-        """
-        Return the start values with the column of groups.
-        """
-        start = read_start(init, self.fwhm)
-        if start.group_id is not None:
-            return init
-        init = QTable(init, copy=True)
-        init['group_id'] = group_sources(self.grouper, start.x, start.y)
-        return init
-
-    def _refit(self, image, table, *, new=None, dropped=None, held=None,
-               begin=None):
-        """
-        Fit the groups again that gain or lose a source, or whose sources
-        are held at the shape of the beam from now on.
-
-        Rows of ``new`` replace those of the table with the same id. The
-        fit of each source starts at the last fit of the row ``begin``, by
-        default its own.
-        """
-        none = np.zeros(len(table), dtype=bool)
-        dropped = none if dropped is None else dropped
-        held = none if held is None else held
-        replaced = none if new is None else np.isin(table['id'], new['id'])
-        init = self._as_init(
-            image, table if begin is None else table[begin], held)
-        init['id'] = table['id']
-        # Without bounds two sources can cancel each other.
-        init['positive'] = init['hold_shape'] | held.any()
-        init = init[~dropped & ~replaced]
-        touched = np.isin(table['group_id'],
-                          table['group_id'][dropped | held | replaced])
-        changed = np.isin(init['id'], table['id'][touched])
-        if new is not None:
-            init = vstack([init, new])
-            changed = np.append(changed, np.ones(len(new), dtype=bool))
-        init = self._with_groups(init)
-        init = init[np.isin(init['group_id'], init['group_id'][changed])]
-        is_old = dropped | np.isin(table['id'], init['id'])
-        old, others = table[is_old], table[~is_old]
-        values = image.cleaned - image.model + image.render(old)
-        fitted = self._fit(image, values, init)
-        image.replace(old, fitted)
-        return _merge(others, fitted)
-
-    def _as_init(self, image, table, held):
-        """
-        Return fitted sources as start values: where the last fit
-        ended, or, for those to be held, the detected position and the
-        shape of the beam.
-        """
-        init = _start_table(
-            len(table), position_prior=image.position_prior,
-            hold_shape=_is_held(table) | held,
-            x_previous=np.where(held, np.nan, table['x_fit']),
-            y_previous=np.where(held, np.nan, table['y_fit']),
-            **{name: np.asarray(table[name])
-               for name in ('id', 'x_init', 'y_init', *_CARRIED)})
-        for name, beam in zip(('fwhm_major', 'fwhm_minor', 'theta'),
-                              image.beam_shape(self.fwhm), strict=True):
-            init[f'{name}_init'] = np.where(held, beam, table[f'{name}_fit'])
-        init['position_prior'][init['hold_shape']] *= (
-            _HELD_POSITION_PRIOR / _POSITION_PRIOR)
-        return init
-
-    def _finish(self, image, table):
-        """
-        Add apertures, signal-to-noise ratio, and sky columns.
-        """
-        image.measure_noise(self.fwhm)
-        rms = image.with_unit(float(np.median(
-            np.asarray(image.noise)[np.isfinite(image.noise)])))
-        if image.error is None and image.covariance is None:
+        image = search.image
+        image.measure_pixel_noise(self.fwhm)
+        rms = image.with_unit(image.pixel_noise.rms)
+        if image.noise.rms is None:
             # Without errors this is the variance of the residuals.
-            table['reduced_chi2'] /= image.noise**2
+            table['reduced_chi2'] /= image.pixel_noise.rms**2
         table['group_id'] = renumber_groups(table['group_id'])
-        self._add_apertures(image, table)
+        images = self._add_apertures(search, table)
         table['snr'] = (plain(table['amplitude_fit'])
                         / image.peak_noise(table))
         table = table[list(_COLUMNS)]
-        covariance = image.source_covariance.take(table['id'])
+        covariance = search.source_covariance.take(table['id'])
         fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
                   table['flux_err'].copy(), covariance)
         if image.wcs is not None:
             _add_sky_columns(table, image.wcs, covariance)
+        rejected = search.rejected_table()
+        self._add_meta(table, image, rms, rejected)
+        self.__dict__.update(_images=images, rms=rms, rejected=rejected,
+                             _fluxes=fluxes)
+        return describe_columns(table)
+
+    def _add_meta(self, table, image, rms, rejected):
+        """
+        Add noise, beam, and numbers of rejections to the metadata.
+        """
         table.meta |= result_meta(self)
-        table.meta['rms'] = str(rms)
-        if image.beam_area is not None:
+        table.meta['rms'] = rms
+        beam_area = image.meta.get('beam_area_pix')
+        if beam_area is not None:
             # brings peaks back to values per beam
-            table.meta['beam_area_pix'] = float(image.beam_area)
-            if image.area_varies:
-                table['beam_area_pix'] = image.beam_area * (
-                    image.pixel_scale**2 / pixel_area(
-                        image.wcs, np.asarray(table['x_fit']),
-                        np.asarray(table['y_fit']))).to_value('')
-        if image.covariance is not None:
-            table.meta['noise'] = repr(image.covariance)
+            table.meta['beam_area_pix'] = float(beam_area)
+            # The beam covers more pixels where these are smaller on the sky.
+            if tuple(image.meta.get('pixel_area_range',
+                                    (1.0, 1.0))) != (1.0, 1.0):
+                area = pixel_area(image.wcs, np.asarray(table['x_fit']),
+                                  np.asarray(table['y_fit']))
+                table['beam_area_pix'] = beam_area * (
+                    image.meta['pixel_scale']**2 / area).to_value('')
+        if image.noise.is_correlated:
+            table.meta['noise'] = repr(image.noise)
         if image.bad_pixels is not None:
             table.meta['n_bad_pixels'] = image.bad_pixels.counts
-        rejected = image.rejected_table()
         reasons, counts = np.unique(rejected['reason'], return_counts=True)
         table.meta['n_rejected'] = table.meta.get('n_rejected', {}) | dict(
             zip(reasons.tolist(), counts.tolist(), strict=True))
-        self.fitter, self._image = image.fitter, image
-        self.rms, self.rejected, self._fluxes = rms, rejected, fluxes
-        return table
 
-    def _ellipse_of(self, table):
+    def _add_apertures(self, search, table):
         """
-        Return the ellipses of the apertures if they do not depend on
-        the fits.
+        Add the results of the apertures, and return what images need.
         """
-        if self.aperture_ellipse is None:
-            return None
-        for value in self.aperture_ellipse:
-            if np.ndim(value) and len(value) != len(table):
-                msg = ('aperture_ellipse must hold numbers, or arrays with a '
-                       f'value for each of the {len(table)} sources: got '
-                       f'{len(value)} values')
-                raise ValueError(msg)
-        return self.aperture_ellipse
-
-    def _add_apertures(self, image, table):
-        """
-        Add the results of the apertures.
-        """
-        radius = 0.5 * float(np.max(table['bkg_box'], initial=1.0))
-        residual = image.cleaned - image.model
-        noise = image.noise if image.covariance is None else image.covariance
-        measured, apertures = measure_sources(
-            residual, table, noise, mask=image.mask, radius=radius,
-            order=(max(1, int(np.max(table['bkg_order'], initial=1)))
-                   if image.separate is None else -1),
-            fwhm_radius_ratio=self.fwhm_radius_ratio,
-            fwhm_limits=(None if self.fwhm_limits is None else tuple(
-                self.fwhm * limit for limit in self.fwhm_limits)),
-            ellipse=self._ellipse_of(table), correct=self.aperture_correction)
-        if image.separate is None:
-            image.background = apertures.background(residual, radius)
-        else:
-            image.describe_background(table, measured)
+        image = search.image
+        radius = 0.5 * float(np.max(table['bkg_size'], initial=1.0))
+        order = -1
+        if search.background_fit is None:
+            order = max(1, int(np.max(table['bkg_order'], initial=1)))
+        limits = (None if self.fwhm_limits is None else tuple(
+            self.fwhm * limit for limit in self.fwhm_limits))
+        residual = image.residual
+        measured = []
+        for begin in range(0, max(len(table), 1), _CHUNK):
+            rows = slice(begin, begin + _CHUNK)
+            measured.append(measure_sources(
+                residual, table[rows], image.known_noise, mask=image.mask,
+                radius=radius, order=order,
+                fwhm_radius_ratio=self.fwhm_radius_ratio,
+                fwhm_limits=limits, ellipse=self._ellipse_of(table, rows),
+                correct=self.aperture_correction)[0])
+        measured = {name: np.concatenate([part[name] for part in measured])
+                    for name in measured[0]}
+        images = SourceImages(image, table, radius, order,
+                              np.isfinite(measured['aperture_flux']),
+                              search.background_fit)
+        if search.background_fit is not None:
+            for name, column in describe_background(
+                    search.background_fit, table).items():
+                table[name] = column
+            measured['local_bkg'] = np.where(
+                np.isfinite(table['x_fit']),
+                image.background[image.nearest_pixels(table)], np.nan)
         table['flags'] |= np.where(measured['partial'],
                                    FLAGS['partial_aperture'], 0)
         for name, unit in (
@@ -905,6 +532,23 @@ optional
             if unit is not None:
                 table[name] <<= unit
         table['aperture_correction'] = measured['aperture_correction']
+        return images
+
+    def _ellipse_of(self, table, rows):
+        """
+        Return the ellipses of the apertures of some rows if they do not
+        depend on the fits.
+        """
+        if self.aperture_ellipse is None:
+            return None
+        for value in self.aperture_ellipse:
+            if np.ndim(value) and len(value) != len(table):
+                msg = ('aperture_ellipse must hold numbers, or arrays with a '
+                       f'value for each of the {len(table)} sources: got '
+                       f'{len(value)} values')
+                raise ValueError(msg)
+        return tuple(value[rows] if np.ndim(value) else value
+                     for value in map(np.asarray, self.aperture_ellipse))
 
 
 def _check_ellipse(ellipse, limits):
@@ -925,40 +569,6 @@ def _check_ellipse(ellipse, limits):
         msg = ('aperture_ellipse must be two positive FWHMs and an angle: '
                f'{ellipse!r}')
         raise ValueError(msg)
-
-
-def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
-    """
-    Return a table of start values with all columns that fits know.
-    """
-    defaults = {
-        'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
-        'y_previous': np.nan, 'fwhm_major_init': shape[0],
-        'fwhm_minor_init': shape[1], 'theta_init': shape[2],
-        'position_prior': np.inf, 'hold_shape': False, 'positive': False,
-        'split_from': 0, 'shoulder_score': np.nan, 'detection_snr': np.nan}
-    return QTable({
-        name: np.broadcast_to(columns.get(name, default), n_sources,
-                              subok=True).copy()
-        for name, default in defaults.items()})
-
-
-def _is_held(table):
-    """
-    Return which sources are held at the shape of the beam.
-    """
-    return (np.asarray(table['flags']) & FLAGS['held_shape']) > 0
-
-
-def _merge(others, fitted):
-    """
-    Return newly fitted rows together with all others, by id.
-    """
-    fitted['group_id'] += np.where(
-        fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
-    merged = vstack([others, fitted], metadata_conflicts='silent')
-    merged.sort('id')
-    return merged
 
 
 def _add_sky_columns(table, wcs, covariance):

@@ -17,16 +17,15 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from hyperphotutils.aperture.local import measure_sources
-from hyperphotutils.background.masks import make_source_mask
-from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
-from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.photometry.error_propagation import (
     pixel_deviations,
     propagated_variances,
 )
+from hyperphotutils.photometry.measurement import MeasuredMap, check_noise
 from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
@@ -94,12 +93,12 @@ class ForcedPhotometry:
         to set its options.
 
     noise : {'correlated', 'white'}, \
-            `~hyperphotutils.noise.CorrelatedNoise`, or dict, optional
+            `~hyperphotutils.noise.NoiseModel`, or dict, optional
         The weights of the pixels. With ``'correlated'``, the default,
         the covariance of noise and structured background is measured on
         each map after a first fit, and all sources are fitted again by
         generalized least squares. With ``'white'`` pixels are
-        independent. A `~hyperphotutils.noise.CorrelatedNoise`, in the
+        independent. A `~hyperphotutils.noise.NoiseModel`, in the
         unit of the map, is used unchanged. A dictionary has one of these
         for each band.
 
@@ -146,7 +145,7 @@ class ForcedPhotometry:
 
     where :math:`[\\,]_+` sets negative eigenvalues to zero, so that no
     source is narrower than the beam. Sources with a negative eigenvalue
-    have the flag ``at_bound``.
+    have the flag ``near_bound``.
 
     The errors of the catalog are propagated linearly: the fitted
     amplitudes and backgrounds depend on the fixed positions and shapes
@@ -256,7 +255,7 @@ class ForcedPhotometry:
         reference = self._reference(bands, catalog)
         table = catalog.make_table()
         table.meta |= result_meta(self)
-        table.meta['rms'] = {}
+        table.meta |= {'bands': list(bands), 'rms': {}}
         self.tables, self.fitters = {}, {}
         names = list(bands)
         if self.progress_bar:
@@ -265,10 +264,11 @@ class ForcedPhotometry:
         for name in names:
             band = bands[name]
             measured = self._measure(name, band, catalog, reference)
-            table.meta['rms'][name] = str(band.rms << _PIXEL_UNIT)
+            table.meta['rms'][name] = (band.image.pixel_noise.rms
+                                       << _PIXEL_UNIT)
             for column in _MEASURED:
                 table[f'{column}_{name}'] = measured[column]
-        return table
+        return describe_columns(table)
 
     @staticmethod
     def decode_flags(flags):
@@ -313,20 +313,27 @@ class ForcedPhotometry:
         init, clipped = self._place(band, catalog, reference)
         init['id'] = catalog.id
         fitter = self.fitters[name] = self._make_fitter(band, init)
-        table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
-                       error=band.error_with_unit, init_params=init)
-        sourceless = band.values - fitter.make_model_image().value
-        band.measure_noise(sourceless, fitter.fwhm)
-        noise = self.noise[name] if isinstance(
-            self.noise, Mapping) else self.noise
+        image = band.image
+
+        def fit():
+            table = fitter(image.values << _PIXEL_UNIT, mask=image.mask,
+                           noise=image.noise, init_params=init)
+            image.model = fitter.make_model_image().value
+            return table
+
+        table = fit()
+        image.measure_pixel_noise(fitter.fwhm)
+        noise = (self.noise[name] if isinstance(self.noise, Mapping)
+                 else self.noise)
         if not isinstance(noise, str):
-            band.covariance = band.convert_noise(noise)
+            image.noise = band.convert_noise(noise)
+            table = fit()
         elif noise == 'correlated' and np.any(table['n_pixels_fit'] > 0):
-            band.measure_covariance(sourceless, table, fitter.fwhm)
-        if band.covariance is not None:
-            table = fitter(band.values << _PIXEL_UNIT, mask=band.mask,
-                           noise=band.covariance, init_params=init)
-        table['flags'][clipped] |= FLAGS['at_bound']
+            image.noise = image.measure_covariance(
+                table, fitter.fwhm, relative_rms=image.relative_error(),
+                varying_structure=False)
+            table = fit()
+        table['flags'][clipped] |= FLAGS['near_bound']
         apertures = self._add_apertures(table, band, fitter)
         self.tables[name] = table
         if not self.catalog_errors or catalog.errors is None:
@@ -413,9 +420,8 @@ class ForcedPhotometry:
         neighbors.
         """
         measured, apertures = measure_sources(
-            band.values - fitter.make_model_image().value, table,
-            band.noise if band.covariance is None else band.covariance,
-            mask=band.mask, radius=2.0 * fitter.fwhm,
+            band.image.residual, table, band.image.known_noise,
+            mask=band.image.mask, radius=2.0 * fitter.fwhm,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
             correct=self.aperture_correction)
         for name in ('aperture_flux', 'aperture_flux_err'):
@@ -571,21 +577,15 @@ class _Catalog:
 @dataclass
 class _Band:
     """
-    Class for a map in Jy/pixel.
+    Class for a map in Jy/pixel, with what belongs to its band.
 
     Parameters
     ----------
     name : str
         The name of the band.
 
-    values, mask : 2D `~numpy.ndarray`
-        The map, and the mask of its pixels to ignore.
-
-    error : float, 2D `~numpy.ndarray`, or None
-        The standard deviations of the pixels.
-
-    wcs : `~astropy.wcs.WCS`
-        The WCS.
+    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
+        The map in Jy/pixel.
 
     beam : tuple of float or None
         The FWHMs in arcsec and the position angle in degrees.
@@ -594,48 +594,30 @@ class _Band:
         The original unit of the map.
 
     factor : float
-        The conversion factor to Jy/pixel.
-
-    noise : float or 2D `~numpy.ndarray`, optional
-        The given or measured standard deviations.
-
-    covariance : `~hyperphotutils.noise.CorrelatedNoise`, optional
-        The given or measured covariance.
+        The conversion factor from the original unit to Jy/pixel.
     """
 
     name: str
-    values: np.ndarray
-    mask: np.ndarray
-    error: np.ndarray | None
-    wcs: WCS
+    image: MeasuredMap
     beam: tuple | None
     unit: u.UnitBase
     factor: float
-    noise: np.ndarray | None = None
-    covariance: CorrelatedNoise | None = None
 
     @property
-    def error_with_unit(self):
+    def wcs(self):
         """
-        The errors for the fitter.
+        The WCS.
         """
-        return None if self.error is None else self.error << _PIXEL_UNIT
-
-    @property
-    def rms(self):
-        """
-        The typical noise.
-        """
-        noise = np.asarray(self.noise)
-        return float(np.median(noise[np.isfinite(noise)]))
+        return self.image.wcs
 
     @property
     def beam_fwhm(self):
         """
         The geometric mean FWHM of the beam in pixels.
         """
-        scale = pixel_scale(self.wcs, self.values.shape).to_value(u.arcsec)
-        return float(np.sqrt(self.beam[0] * self.beam[1]) / scale)
+        scale = pixel_scale(self.wcs, self.image.values.shape)
+        return float(np.sqrt(self.beam[0] * self.beam[1])
+                     / scale.to_value(u.arcsec))
 
     def need_beam(self):
         """
@@ -647,69 +629,22 @@ class _Band:
             raise ValueError(msg)
         return self.beam
 
-    def is_on_map(self, x, y):
-        """
-        Return which positions are on the map.
-        """
-        ny, nx = self.values.shape
-        return ((np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx)
-                & (np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny))
-
-    def measure_noise(self, sourceless, fwhm):
-        """
-        Set the noise to the given errors, or to the measured rms about
-        local backgrounds.
-        """
-        if self.error is not None:
-            self.noise = self.error
-            return
-        # Models are truncated at a millionth of their peaks.
-        floor = 1e-6 * np.max(np.abs(self.values[~self.mask]))
-        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
-        self.noise = max(floor, local_rms(sourceless, box_size,
-                                          mask=self.mask))
-
-    def measure_covariance(self, sourceless, table, fwhm):
-        """
-        Measure the covariance of the pixels outside the cores of the
-        sources, with the sources subtracted.
-        """
-        cores = make_source_mask(
-            self.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=0.5)
-        relative_rms = None
-        if np.ndim(self.noise) == 2:
-            relative_rms = np.where(np.isfinite(self.noise), self.noise
-                                    / np.nanmedian(self.noise), 1.0)
-        self.covariance = CorrelatedNoise.from_image(
-            sourceless << _PIXEL_UNIT, **self._beam_in_pixels(fwhm),
-            mask=self.mask | cores, relative_rms=relative_rms)
-
     def convert_noise(self, noise):
         """
         Convert a given noise from the unit of the map to Jy/pixel.
         """
-        variances = noise.variances
-        if isinstance(variances, u.Quantity):
-            variances = variances.to_value(self.unit**2)
-        return CorrelatedNoise(self.factor**2 * variances << _PIXEL_UNIT**2,
-                               noise.matrices,
-                               relative_rms=noise.relative_rms)
+        factor = self.factor
+        if isinstance(noise.rms, u.Quantity):
+            factor *= noise.rms.unit.to(self.unit)
+        return noise.scale(factor, _PIXEL_UNIT)
 
-    def _beam_in_pixels(self, fwhm):
+    def is_on_map(self, x, y):
         """
-        Return the beam at the center of the map, in pixels.
+        Return which positions are on the map.
         """
-        if self.beam is None:
-            return {'fwhm': fwhm}
-        ny, nx = self.values.shape
-        major, minor, angle = self.beam
-        _, _, major, minor, theta = sky_to_pixel_ellipse(
-            self.wcs, self.wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
-            major * u.arcsec, minor * u.arcsec, angle)
-        return {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
-                'theta': float(theta[0])}
+        ny, nx = self.image.values.shape
+        return ((np.abs(x - 0.5 * (nx - 1)) <= 0.5 * nx)
+                & (np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny))
 
 
 def _check_ellipse(ellipse, reference_beam):
@@ -737,12 +672,11 @@ def _check_noise(noise):
     """
     Check the kind of noise, for all bands or for each of them.
     """
-    for kind in noise.values() if isinstance(noise, Mapping) else (noise,):
-        if not isinstance(kind, CorrelatedNoise) and not (
-                isinstance(kind, str) and kind in {'correlated', 'white'}):
-            msg = ("noise must be 'correlated', 'white', a CorrelatedNoise, "
-                   f'or a dictionary of these by band: {kind!r}')
-            raise ValueError(msg)
+    if not isinstance(noise, Mapping):
+        check_noise(noise)
+        return
+    for name, kind in noise.items():
+        check_noise(kind, f'noise[{name!r}]')
 
 
 def _beam_axes(beam, name):
@@ -827,9 +761,25 @@ def _open_band(name, image, error):
     if error is not None:
         if isinstance(error, u.Quantity):
             error = error.to_value(unit)
-        error = factor * np.asarray(error, dtype=float)
-    return _Band(name, factor * values, mask, error, wcs, beam, u.Unit(unit),
-                 float(np.median(factor)))
+        error = factor * np.asarray(error, dtype=float) << _PIXEL_UNIT
+    in_pixels = None if beam is None else _beam_in_pixels(beam, wcs,
+                                                          values.shape)
+    return _Band(name, MeasuredMap(factor * values << _PIXEL_UNIT, wcs, mask,
+                                   error, beam=in_pixels), beam,
+                 u.Unit(unit), float(np.median(factor)))
+
+
+def _beam_in_pixels(beam, wcs, shape):
+    """
+    Return a beam at the center of the map, in pixels.
+    """
+    ny, nx = shape
+    major, minor, angle = beam
+    _, _, major, minor, theta = sky_to_pixel_ellipse(
+        wcs, wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
+        major * u.arcsec, minor * u.arcsec, angle)
+    return {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
+            'theta': float(theta[0])}
 
 
 def _flux_factor(name, unit, wcs, shape, meta, beam):

@@ -638,7 +638,7 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
         sky.unit, confidence_level=recovery.confidence_level)
     for item in (table, injected, detections):
         item.meta.update(result_meta(recovery))
-        item.meta['rms'] = str(rms if sky.unit is None else rms << sky.unit)
+        item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
         item.meta['fwhm'] = sky.fwhm
     table.meta['n_repeats'] = len(batches)
     table.meta['n_known'] = len(known)
@@ -647,8 +647,8 @@ def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
     if curve is not None:
         for level, (value, error) in ((50, curve.flux_50),
                                       (90, curve.flux_90)):
-            table.meta[f'flux_{level}'] = str(value)
-            table.meta[f'flux_{level}_err'] = str(error)
+            table.meta[f'flux_{level}'] = value
+            table.meta[f'flux_{level}_err'] = error
         table.meta['plateau'] = curve.plateau
     else:
         table.meta['no_curve'] = _explain_missing_curve(injected['recovered'])

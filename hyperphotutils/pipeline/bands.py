@@ -10,7 +10,7 @@ needs is imported where it is used.
 from collections.abc import Mapping
 from functools import partial
 
-from hyperphotutils.pipeline.yaml_files import ConfigError
+from hyperphotutils.pipeline.config import ConfigError
 
 __all__ = ['merge_bands']
 
@@ -109,7 +109,7 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
         msg = ('tables and maps must be of the same bands: '
                f'{", ".join(tables)} and {", ".join(maps)}')
         raise ValueError(msg)
-    from hyperphotutils.catalog import match_catalogs
+    from hyperphotutils.catalog import describe_columns, match_catalogs
 
     beams = _read_beams(tables, maps)
     merged = match_catalogs(tables, max_separation=max_separation,
@@ -129,7 +129,7 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
         measured = _measure(phot, merged, name, maps[name], tables[name])
         chosen = _choose(merged, measured, name, beams[name], measure)
         _put(merged, measured, name, chosen)
-    return merged
+    return describe_columns(merged)
 
 
 def check_bands(config, n_maps):
@@ -218,7 +218,7 @@ def write_bands(outcomes, config, path, *, progress_bar=False):
     table = merge_bands({name: item.table for name, item in done.items()},
                         maps, max_separation=config.bands.max_separation,
                         measure=config.bands.measure,
-                        forced=_make_forced(config),
+                        forced=config.make_forced,
                         progress_bar=progress_bar)
     if config.output.flux_unit != 'Jy':
         table = convert_flux_units(table, flux_unit=config.output.flux_unit)
@@ -287,22 +287,6 @@ class _LazyMaps(Mapping):
 
     def __len__(self):
         return len(self.readers)
-
-
-def _make_forced(config):
-    """
-    Return what makes the forced photometry of a configuration.
-    """
-    from hyperphotutils.photometry import ForcedPhotometry
-    from hyperphotutils.pipeline import extraction
-
-    def make_fitter(fwhm, *, fixed):
-        return extraction.make_fitter(fwhm, config, fixed=fixed)
-
-    return partial(
-        ForcedPhotometry, make_fitter=make_fitter, noise=config.fit.noise,
-        fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
-        aperture_correction=config.photometry.aperture_correction)
 
 
 def _read_beams(tables, maps):

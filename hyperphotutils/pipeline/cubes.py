@@ -25,23 +25,16 @@ from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
 
-from hyperphotutils.background import ChannelBackground, CubeBackground
+from hyperphotutils.background import ChannelBackground
 from hyperphotutils.catalog import (
-    CatalogError,
+    describe_columns,
+    make_empty_table,
     read_catalog,
-    read_regions,
     write_catalog,
 )
 from hyperphotutils.maps import MapError, read_cube
-from hyperphotutils.pipeline.checking import find_idle_keys
-from hyperphotutils.pipeline.config import config_to_yaml
-from hyperphotutils.pipeline.extraction import (
-    extract_image,
-    make_finder,
-    read_sources,
-    reading_options,
-)
-from hyperphotutils.pipeline.names import printable
+from hyperphotutils.pipeline.config import config_to_yaml, find_unused_keys
+from hyperphotutils.pipeline.extraction import extract_image
 from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
 from hyperphotutils.pipeline.products import (
     put_in_place,
@@ -55,7 +48,6 @@ from hyperphotutils.pipeline.rejected import (
     REJECTED,
     describe_bad_pixels,
     describe_reasons,
-    make_empty_rejected,
     write_rejected,
 )
 from hyperphotutils.pipeline.resume import (
@@ -63,6 +55,7 @@ from hyperphotutils.pipeline.resume import (
     describe_files,
     describe_settings,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,
     error_of,
@@ -71,7 +64,7 @@ from hyperphotutils.utils.executors import (
 )
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['make_cube_background', 'process_cube']
+__all__ = ['process_cube']
 
 BACKGROUND, SUBTRACTED = 'background.fits', 'subtracted.fits'
 CHANNELS, OVERVIEW = 'channels.ecsv', 'overview.png'
@@ -100,7 +93,7 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
         The configuration.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
-        What works on the channels, instead of ``run.jobs`` processes.
+        What works on the channels, instead of ``run.n_workers`` processes.
 
     progress_bar : bool, optional
         Whether to show a progress bar over the channels.
@@ -129,14 +122,14 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         config = _with_absolute_paths(config)
-        cube = read_cube(job.path, **reading_options(config.input))
+        cube = read_cube(job.path, **config.input.make_reader_options())
         with _unfinished_folder(job, config, len(cube)) as (folder, journal):
             work = _CubeWork(cube, config, folder, journal, executor,
                              progress_bar)
             earlier = work.describe_earlier()
             if earlier and tell is not None:
                 tell(f'{job.map_id}: continuing: {earlier}')
-            for line in find_idle_keys(config):
+            for line in find_unused_keys(config):
                 warnings.warn(line, AstropyUserWarning, stacklevel=1)
             table = work.estimate_backgrounds()
             sources = None
@@ -168,62 +161,6 @@ def process_cube(job, config, *, executor=None, progress_bar=False,
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
         put_in_place(folder, job.folder)
     return MapOutcome(job, summary=summary, numbers=numbers)
-
-
-def make_cube_background(cube, config):
-    """
-    Make the estimator of the backgrounds of a cube.
-
-    Parameters
-    ----------
-    cube : `~hyperphotutils.maps.MapCube`
-        The cube; widths in beams become pixels here.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    Returns
-    -------
-    bkg : `~hyperphotutils.background.CubeBackground`
-        The estimator.
-    """
-    options, cubes = config.background, config.cubes
-    finder = sources = region = box_sizes = None
-    if config.sources.given:
-        sources = read_sources(cube.wcs, config.sources)
-    else:
-        # the planes are in the unit of the file: their rms is measured
-        detection = config.detection.model_copy(update={'rms': None})
-        widths = cube.beam_fwhm_pix
-        finder = make_finder(widths[np.isfinite(widths)][0], detection)
-    n_channels = len(cube)
-    if isinstance(cubes.detect_on, int) and cubes.detect_on >= n_channels:
-        msg = (f'{cube.name}: cubes.detect_on is channel {cubes.detect_on}, '
-               f'but it has {n_channels} channels, 0 to {n_channels - 1}')
-        raise MapError(msg)
-    if cubes.region is not None:
-        region = _read_region(cubes.region)
-    if options.box_sizes is not None:
-        fwhm = float(np.nanmedian(cube.beam_fwhm_pix))
-        box_sizes = [size * fwhm for size in options.box_sizes]
-    return CubeBackground(
-        orders=options.orders, empty_orders=cubes.empty_orders,
-        methods=options.methods, criterion=options.criterion,
-        huber_epsilons=options.huber_epsilons, box_sizes=box_sizes,
-        positions=sources if cubes.around_sources else None, region=region,
-        finder=finder, detect_on=cubes.detect_on, sources=sources,
-        mask_factor=cubes.mask_factor, smoothing=cubes.smoothing)
-
-
-def _read_region(path):
-    """
-    Read the regions of a file.
-    """
-    try:
-        return read_regions(path)
-    except (OSError, CatalogError) as error:
-        msg = f'{path}: cubes.region cannot be read: {error}'
-        raise MapError(msg) from None
 
 
 def _with_absolute_paths(config):
@@ -316,7 +253,7 @@ class _CubeWork:
         """
         Write the cubes of backgrounds; return the table of the channels.
         """
-        bkg = make_cube_background(self.cube, self.config)
+        bkg = self.config.make_cube_background(self.cube)
         names = [BACKGROUND]
         if self.config.cubes.subtract:
             names.append(SUBTRACTED)
@@ -381,7 +318,7 @@ class _CubeWork:
         cube = self.cube
         if self.config.cubes.subtract:
             cube = read_cube(self.folder / SUBTRACTED,
-                             **reading_options(self.config.input))
+                             **self.config.input.make_reader_options())
         (self.folder / _PARTS).mkdir(exist_ok=True)
         # (a table is there before the journal knows of it)
         done = {i: row for i, row in self._finished('sources').items()
@@ -422,7 +359,7 @@ class _CubeWork:
         """
         if self.config.sources.given:
             return None
-        empty = make_empty_rejected(self.cube.wcs)
+        empty = make_empty_table('rejected', wcs=self.cube.wcs)
         self._add_channel(empty, 0)
         parts = [QTable.read(self._rejected_part(i))
                  for i in sorted(done) if done[i]['n_listed']]
@@ -485,6 +422,7 @@ class _CubeWork:
                    << cube.spectral_axis.unit}
         for position, (name, column) in enumerate(columns.items()):
             sources.add_column(column, name=name, index=position)
+        describe_columns(sources)
 
     def _part(self, index):
         return self.folder / _PARTS / f'{index:06}.ecsv'
@@ -506,7 +444,7 @@ class _CubeWork:
         """
         from tqdm import tqdm
 
-        n_workers = min(self.config.run.jobs, max(len(channels), 1))
+        n_workers = min(self.config.run.n_workers, max(len(channels), 1))
         if self.executor is not None:
             function = functools.partial(_one_at_a_time, function)
         pairs = work_through(function, channels, *shared,

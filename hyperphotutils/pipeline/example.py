@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The example of the command line: a simulated map, and how well its
-sources were measured.
+The command ``hyperphot example``: a simulated map, and the accuracy of
+its measured sources.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ __all__ = ['compare_with_truth', 'write_example']
 _MAP = 'simulated_map.fits'
 _TRUTH = 'truth.ecsv'
 
-# a source counts as found within this distance in beam widths
+# Largest distance of a measured source from a true one in beam FWHM
 _MATCH_RADIUS = 0.5
 
 
@@ -30,7 +30,7 @@ def write_example(directory):
     Parameters
     ----------
     directory : str or path-like
-        The folder, made if there is none.
+        The folder, which is made if it does not exist.
 
     Returns
     -------
@@ -43,17 +43,18 @@ def write_example(directory):
     Raises
     ------
     FileExistsError
-        If there is a file of the same name that no example has made.
+        If a file of the same name does not belong to an example.
 
     OSError
         If the files cannot be written.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (_MAP, _TRUTH) if (directory / name).exists()]
-    if len(there) == 1:
-        msg = (f'{directory / there[0]} is not of an earlier example: choose '
-               'another folder')
+    existing = [name for name in (_MAP, _TRUTH)
+                if (directory / name).exists()]
+    if len(existing) == 1:
+        msg = (f'{directory / existing[0]} does not belong to an example: '
+               'choose another folder')
         raise FileExistsError(msg)
     simulated = make_blended_map((300, 300), 100, seed=1)
     path = directory / _MAP
@@ -69,7 +70,7 @@ def write_example(directory):
 
 def compare_with_truth(table, simulated):
     """
-    Say in a few lines how well the sources were measured.
+    Return a summary of the accuracy of the measured sources.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def compare_with_truth(table, simulated):
     Returns
     -------
     lines : list of str
-        The lines.
+        The lines of the summary.
     """
     truth = simulated.truth
     fwhm = simulated.image.meta['beam_fwhm_pix']
@@ -90,7 +91,7 @@ def compare_with_truth(table, simulated):
     lines = [
         f'true sources          {len(truth)}',
         f'found                 {len(true)} (within {_MATCH_RADIUS:g} beam '
-        'widths)',
+        'FWHM)',
         f'not in the truth      {len(table) - len(true)}',
     ]
     if len(true) == 0:
@@ -108,9 +109,8 @@ def compare_with_truth(table, simulated):
 
 def _match(table, truth, radius):
     """
-    Match sources that are each other's nearest neighbours.
-
-    Returns the rows in both tables and the distances.
+    Match sources that are each other's nearest neighbors, and return
+    their rows in both tables and their distances.
     """
     good = np.flatnonzero(np.isfinite(table['x_fit'] + table['y_fit']))
     if len(good) == 0 or len(truth) == 0:

@@ -10,37 +10,27 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData
 from astropy.table import QTable
-from astropy.wcs.utils import wcs_to_celestial_frame
 
-from hyperphotutils.background import LocalPolynomialBackground
-from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
-from hyperphotutils.catalog import convert_flux_units, read_source_list
-from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
+from hyperphotutils.catalog import (
+    convert_flux_units,
+    describe_columns,
+    make_empty_table,
+)
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
-from hyperphotutils.photometry import HyperPhotometry
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.rejected import (
     count_reasons,
-    make_empty_rejected,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.tables import result_meta
-from hyperphotutils.utils.wcs import (
-    sky_to_pixel_ellipse,
-    sources_to_pixels,
-)
+from hyperphotutils.utils.wcs import sources_to_pixels
 
 __all__ = [
     'Extraction',
     'extract_image',
     'extract_map',
-    'make_finder',
-    'make_fitter',
-    'make_photometry',
     'read_input',
-    'read_sources',
-    'reading_options',
 ]
 
 
@@ -244,22 +234,23 @@ def extract_image(image, config, *, progress_bar=False):
         If the configuration does not suit the map.
     """
     start = time.perf_counter()
-    finder = make_finder(image.meta['beam_fwhm_pix'], config.detection,
-                         unit=image.unit)
     if config.run.detection_only:
+        finder = config.make_finder(image)
         extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
-        extraction = _measure(image, finder, config, progress_bar)
+        phot = config.make_photometry(image, progress_bar=progress_bar)
+        finder = phot.finder
+        extraction = _measure(image, phot, config)
     extraction.times['extraction'] = time.perf_counter() - start
     if not config.sources.given:
         rms = (extraction.rms if extraction.model is None
                else _detection_rms(image, finder))
-        extraction.table.meta['detection_rms'] = str(rms)
+        extraction.table.meta['detection_rms'] = rms
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
         _describe(image, config),
         filename=printable(image.meta['filename']),
-        rms=str(extraction.rms), rms_of=_RMS_OF[extraction.model is None])
+        rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
 
 
@@ -298,9 +289,9 @@ def _describe(image, config):
     return {
         'threshold': threshold,
         'original_unit': meta['original_unit'],
-        'beam_major': f'{beam.major.to(u.arcsec):.7g}',
-        'beam_minor': f'{beam.minor.to(u.arcsec):.7g}',
-        'beam_pa': f'{beam.pa.to(u.deg):.7g}',
+        'beam_major': beam.major.to(u.arcsec),
+        'beam_minor': beam.minor.to(u.arcsec),
+        'beam_pa': beam.pa.to(u.deg),
         'beam_area_pix': meta['beam_area_pix'],
     }
 
@@ -328,81 +319,12 @@ def read_input(path, options):
         If the file does not make a map that can be used.
     """
     image = read_map(path, error_extension=options.error_extension,
-                     **reading_options(options))
+                     **options.make_reader_options())
     values = image.data[~image.mask]
     if values.min() == values.max():
         msg = f'{path}: all pixels have the same value, {values[0]:g}'
         raise MapError(msg)
     return image
-
-
-def reading_options(options):
-    """
-    Return the arguments of both readers that the section ``input``
-    holds.
-
-    Parameters
-    ----------
-    options : `~hyperphotutils.pipeline.InputOptions`
-        The section.
-
-    Returns
-    -------
-    arguments : dict
-        Those of `~hyperphotutils.maps.read_map` and
-        `~hyperphotutils.maps.read_cube`.
-    """
-    beam, frequency = options.beam, options.frequency
-    return {'ext': options.extension, 'unit': options.unit,
-            'survey': options.survey,
-            'beam': None if beam is None else _beam(beam),
-            'fill_value': options.fill_value,
-            'frequency': None if frequency is None else frequency * u.GHz}
-
-
-def _beam(options):
-    from radio_beam import Beam
-
-    minor = options.major if options.minor is None else options.minor
-    return Beam(major=options.major * u.arcsec, minor=minor * u.arcsec,
-                pa=options.position_angle * u.deg)
-
-
-def make_finder(fwhm, options, *, unit=None):
-    """
-    Make the finder of a configuration; lengths in beam widths become
-    pixels here.
-
-    Parameters
-    ----------
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    options : `~hyperphotutils.pipeline.DetectionOptions`
-        The section ``detection``.
-
-    unit : `~astropy.units.UnitBase` or `None`, optional
-        The unit of the map, for an rms in the options.
-
-    Returns
-    -------
-    finder : `~hyperphotutils.detection.HighPassStarFinder`
-        The finder.
-    """
-    rms, snap, shoulder = (options.rms, options.snap_radius,
-                           options.shoulder_filter)
-    return HighPassStarFinder(
-        options.n_sigma, fwhm, kernel=options.kernel,
-        kernel_size=options.kernel_size,
-        rms=None if rms is None else rms * unit,
-        sharpness_range=options.sharpness_range,
-        roundness_range=options.roundness_range,
-        min_separation=options.min_separation * fwhm,
-        exclude_border=options.exclude_border,
-        n_brightest=options.n_brightest,
-        snap_radius=None if snap is None else snap * fwhm,
-        shoulder_filter=(None if shoulder is None
-                         else ShoulderFilter(**shoulder.model_dump())))
 
 
 def _detect(image, finder, mask_bad_pixels):
@@ -416,15 +338,16 @@ def _detect(image, finder, mask_bad_pixels):
         counts = {'n_bad_pixels': bad.counts} if bad.mask.any() else {}
     table = finder(data, mask=mask)
     if table is None:
-        table = _empty_detections(image.unit)
+        table = make_empty_table('detection', unit=image.unit)
     table = QTable(table, copy=False)
     table.meta |= counts
     rms = _detection_rms(image, finder)
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
+    describe_columns(table)
     return Extraction(image, table, rms,
-                      rejected=make_empty_rejected(image.wcs))
+                      rejected=make_empty_table('rejected', wcs=image.wcs))
 
 
 def _detection_rms(image, finder):
@@ -437,29 +360,10 @@ def _detection_rms(image, finder):
     return clipped_rms(filtered)
 
 
-def _empty_detections(unit):
-    """
-    Make a table like the finder's, without rows.
-    """
-    blank = np.empty(0)
-    return QTable({
-        'id': np.empty(0, dtype=int),
-        'x_centroid': blank,
-        'y_centroid': blank,
-        'peak': blank << unit,
-        'snr': blank,
-        'sharpness': blank,
-        'roundness': blank,
-        'shoulder_score': blank,
-        'flux': blank << unit,
-    })
-
-
-def _measure(image, finder, config, progress_bar):
-    phot = make_photometry(image, finder, config, progress_bar=progress_bar)
+def _measure(image, phot, config):
     init = None
     if config.sources.given:
-        sources = read_sources(image.wcs, config.sources)
+        sources = config.sources.read_table(image.wcs)
         init = sources_to_pixels(sources, image.wcs)
     weight_map = None
     if config.fit.weight_map is not None:
@@ -487,31 +391,6 @@ def _flag_unknown(table, sources):
     table['flags'][rows] |= FLAGS['no_position']
 
 
-def read_sources(wcs, options):
-    """
-    Read the table or the lists of the section ``sources``.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS of the map, in whose frame lists are unless
-        they have one.
-
-    options : `~hyperphotutils.pipeline.SourcesOptions`
-        The section.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The sources on the sky.
-    """
-    values = options.model_dump()
-    source = values.pop('table')
-    if source is None and values['frame'] is None:
-        values['frame'] = wcs_to_celestial_frame(wcs)
-    return read_source_list(source, **values)
-
-
 def _read_weights(image, path):
     """
     Read the map of weights, which must be one of the pixels of the map.
@@ -537,129 +416,13 @@ def _read_weights(image, path):
     return weights
 
 
-def make_fitter(fwhm, config, *, fixed=None):
-    """
-    Make the fitter of a configuration; lengths in beam widths become
-    pixels here.
-
-    Parameters
-    ----------
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    fixed : tuple of str, optional
-        What is not fitted; that of the configuration by default.
-
-    Returns
-    -------
-    fitter : `~hyperphotutils.blend.BlendGroupFitter`
-        The fitter, with the grouper of the configuration.
-    """
-    fit, grouping = config.fit, config.grouping
-    return BlendGroupFitter(
-        fwhm, poly_order=fit.poly_order, criterion=fit.criterion,
-        fit_radius=fit.fit_radius * fwhm,
-        grouper=SeparationGrouper(grouping.max_separation * fwhm),
-        fwhm_range=fit.fwhm_range, max_shift=fit.max_shift * fwhm,
-        max_group_size=grouping.max_group_size,
-        fixed=fit.fixed if fixed is None else fixed, loss=fit.loss,
-        f_scale=fit.f_scale, ridge=fit.ridge, weights=fit.weights,
-        weight_power=fit.weight_power, bias_correction=fit.bias_correction,
-        ftol=fit.ftol, xtol=fit.xtol, gtol=fit.gtol, max_iter=fit.max_iter)
-
-
-def make_photometry(image, finder, config, *, progress_bar=False):
-    """
-    Make the photometry of a configuration; lengths in beam widths and
-    arcsec become pixels here.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.CCDData`
-        The map, as `read_input` gives it.
-
-    finder : callable
-        As `make_finder` gives it.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    progress_bar : bool, optional
-        Whether to show the progress of the fits.
-
-    Returns
-    -------
-    phot : `~hyperphotutils.photometry.HyperPhotometry`
-        The photometry.
-    """
-    fwhm = image.meta['beam_fwhm_pix']
-    fitter = make_fitter(fwhm, config)
-    return HyperPhotometry(
-        fwhm, finder=finder, grouper=fitter.grouper, fitter=fitter,
-        fwhm_radius_ratio=config.photometry.fwhm_radius_ratio,
-        aperture_correction=config.photometry.aperture_correction,
-        fwhm_limits=config.photometry.fwhm_limits,
-        aperture_ellipse=_aperture_ellipse(image, config),
-        background=_make_background(fwhm, config.background),
-        noise=config.fit.noise, mask_bad_pixels=config.fit.mask_bad_pixels,
-        max_rounds=config.fit.max_rounds, progress_bar=progress_bar)
-
-
-def _aperture_ellipse(image, config):
-    """
-    Bring the ellipses of apertures that do not depend on the fits to
-    pixels; one for all is that at the centre of the map.
-    """
-    aperture = config.photometry.aperture
-    if aperture is None:
-        return None
-    if aperture == 'sources':
-        sources = _given_pixels(image, config.sources)
-        names = ('fwhm_major_init', 'fwhm_minor_init', 'theta_init')
-        if names[0] not in sources.colnames:
-            msg = ("photometry.aperture is 'sources', but the sources have no "
-                   'FWHMs')
-            raise ValueError(msg)
-        return tuple(np.asarray(u.Quantity(sources[name]).value)
-                     for name in names)
-    ny, nx = image.shape
-    center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
-    minor = aperture.major if aperture.minor is None else aperture.minor
-    *_, major, minor, theta = sky_to_pixel_ellipse(
-        image.wcs, center, [aperture.major] * u.arcsec, [minor] * u.arcsec,
-        [aperture.position_angle] * u.deg)
-    return float(major[0]), float(minor[0]), float(theta[0])
-
-
-def _given_pixels(image, options):
-    """
-    Bring the given sources to the pixels of a map.
-    """
-    return sources_to_pixels(read_sources(image.wcs, options), image.wcs)
-
-
-def _make_background(fwhm, options):
-    """
-    Make the separate background, if there is one.
-    """
-    if options.box_sizes is None:
-        return None
-    return LocalPolynomialBackground(
-        [size * fwhm for size in options.box_sizes], orders=options.orders,
-        methods=options.methods, criterion=options.criterion,
-        huber_epsilons=options.huber_epsilons, fwhm=fwhm)
-
-
 def _nothing(image, phot):
     """
     Describe a map on which no source was found.
     """
     data = image.data << image.unit
     background = np.full(image.shape, np.nan) << image.unit
-    table = _empty_results(image)
+    table = make_empty_table('photometry', unit=image.unit, wcs=image.wcs)
     n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
@@ -667,51 +430,3 @@ def _nothing(image, phot):
     return Extraction(image, table, clipped_rms(data, mask=image.mask),
                       background=background, model=np.zeros_like(data),
                       residual=data, rejected=phot.rejected)
-
-
-# Kinds of the columns of a result without rows: i(nteger), f(loat),
-# s(tring), p(ixel value), t(otal flux), a(ngle) and w(idth on the sky)
-_RESULT_COLUMNS = (
-    ('i', 'id group_id group_size'),
-    ('f', 'x_init y_init x_fit y_fit x_err y_err'),
-    ('p', 'amplitude_fit amplitude_err'),
-    ('f', 'fwhm_major_fit fwhm_major_err fwhm_minor_fit fwhm_minor_err'),
-    ('a', 'theta_fit theta_err'),
-    ('t', 'flux_fit flux_err aperture_flux aperture_flux_err'),
-    ('f', 'aperture_correction'),
-    ('t', 'aperture_residual'),
-    ('p', 'local_bkg'),
-    ('i', 'bkg_order'),
-    ('s', 'bkg_method'),
-    ('f', 'bkg_box snr shoulder_score nmse reduced_chi2 bic'),
-    ('i', 'n_pixels_fit flags'),
-)
-_SKY_COLUMNS = (
-    ('w', 'lon_err lat_err fwhm_major_sky fwhm_major_sky_err '
-          'fwhm_minor_sky fwhm_minor_sky_err'),
-    ('a', 'position_angle position_angle_err'),
-)
-
-
-def _empty_results(image):
-    """
-    Make a table like the photometry's, without rows.
-    """
-    blank = np.empty(0)
-    values = {
-        'i': np.empty(0, dtype=int),
-        'f': blank,
-        's': np.empty(0, dtype='<U1'),
-        'p': blank << image.unit,
-        't': blank << (image.unit * u.pix),
-        'a': blank << u.deg,
-        'w': blank << u.arcsec,
-    }
-    table = QTable({name: values[kind].copy()
-                    for kind, names in _RESULT_COLUMNS
-                    for name in names.split()})
-    table['sky_centroid'] = image.wcs.pixel_to_world(blank, blank)
-    for kind, names in _SKY_COLUMNS:
-        for name in names.split():
-            table[name] = values[kind].copy()
-    return table

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.names import expand_path, read_text
 from hyperphotutils.pipeline.resume import (
     Journal,
     describe_files,
     describe_settings,
     find_differences,
 )
+from hyperphotutils.pipeline.text import expand_path, read_text
 
 __all__ = [
     'MapJob',

@@ -20,7 +20,6 @@ from astropy.table import QTable, vstack
 from hyperphotutils.catalog import write_catalog, write_regions
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.cutouts import write_cutouts
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import scratch_folder
 from hyperphotutils.pipeline.rejected import (
     REJECTED,
@@ -28,6 +27,7 @@ from hyperphotutils.pipeline.rejected import (
     describe_reasons,
     write_rejected,
 )
+from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 
@@ -414,8 +414,7 @@ def _describe_result(extraction):
     meta = table.meta
     rows = [('threshold', meta['threshold'])]
     if 'detection_rms' in meta and extraction.model is not None:
-        value, unit = meta['detection_rms'].split(maxsplit=1)
-        rows.append(('detection rms', f'{float(value):.4g} {unit}, of the '
+        rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of the '
                                       'filtered map'))
     rows += [('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
              ('sources', extraction.counts)]

@@ -10,9 +10,9 @@ from astropy.table import MaskedColumn, Table
 from hyperphotutils.catalog import write_catalog
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.pipeline.config import config_to_yaml
-from hyperphotutils.pipeline.names import printable
 from hyperphotutils.pipeline.planning import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.products import combine_tables
+from hyperphotutils.pipeline.text import printable
 
 __all__ = ['combine_outcomes', 'write_combined', 'write_run_log']
 

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Completeness and reliability of the extraction of one map, as files.
+The command ``hyperphot recover``: completeness and reliability of a map.
 
-This module is light, like the runner: what the work needs is imported
-where it is done.
+This module is imported by ``hyperphot --help``: whatever needs numpy is
+imported in the functions that use it.
 """
 
 import contextlib
@@ -15,23 +15,24 @@ import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.names import expand_path, printable
 from hyperphotutils.pipeline.planning import OutputError, PipelineError
 from hyperphotutils.pipeline.runner import advise, connect
+from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = ['recover_map', 'summarize_recovery']
 
 _TABLE, _INJECTED, _PICTURE = _FILES = (
     'recovery.ecsv', 'injected.ecsv', 'completeness.png')
 
-# So many sources give a completeness of 50 % to 9 %
+# Number of sources for an error of a completeness of 50 % below 10 %: the
+# binomial error sqrt(p (1 - p) / n) is 9 %
 _ENOUGH = 30
 
 
 def recover_map(path, config, directory, *, overwrite=False,
                 progress_bar=False, **kwargs):
     """
-    Inject sources into a map, recover them, and write what came of it.
+    Inject sources into a map, recover them, and write the results.
 
     Parameters
     ----------
@@ -39,8 +40,8 @@ def recover_map(path, config, directory, *, overwrite=False,
         The FITS file.
 
     config : `~hyperphotutils.pipeline.PipelineConfig`
-        How sources are extracted. With ``run.detection_only`` they are
-        only detected.
+        The configuration of the extraction. With ``run.detection_only``
+        sources are only detected.
 
     directory : str or path-like
         The folder in which ``recovery.ecsv``, ``injected.ecsv``, and
@@ -59,16 +60,16 @@ def recover_map(path, config, directory, *, overwrite=False,
     Returns
     -------
     result : `~hyperphotutils.photometry.RecoveryResult`
-        What was recovered.
+        The result.
 
     Raises
     ------
     ConfigError
-        If the configuration names the sources to measure.
+        If the configuration has known sources or a map of weights.
 
     OutputError
-        If the files exist already or cannot be written. Nothing is
-        touched then.
+        If the files already exist, and then they are not changed, or if
+        they cannot be written.
 
     PipelineError
         If the map cannot be used.
@@ -90,18 +91,23 @@ def recover_map(path, config, directory, *, overwrite=False,
     ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
     """
     if config.sources.given:
-        msg = ('sources: the sources to measure are given; what is '
-               'recovered is told of detection only')
+        msg = ('sources: recovery tests the detection; it cannot be used '
+               'with known sources')
         raise ConfigError([msg])
     if config.fit.weight_map is not None:
-        msg = ('fit.weight_map: recovery knows no maps of weights; leave it '
-               'and the weights that need it out')
+        msg = ('fit.weight_map: recovery cannot use maps of weights; remove '
+               'this key and the weights that need it')
         raise ConfigError([msg])
     try:
         path, directory = expand_path(path), Path(expand_path(directory))
     except ValueError as exc:
         raise ConfigError([str(exc)]) from exc
-    _check_existing(directory, overwrite=overwrite)
+    existing = [directory / name for name in _FILES
+                if os.path.lexists(directory / name)]
+    if existing and not overwrite:
+        msg = (f'{existing[0]}: already exists; use --overwrite to replace '
+               'it, or choose another --output-dir')
+        raise OutputError(msg)
     with _scratch_folder(directory) as scratch:
         result = _recover(path, config, progress_bar=progress_bar, **kwargs)
         try:
@@ -116,22 +122,22 @@ def recover_map(path, config, directory, *, overwrite=False,
 
 def summarize_recovery(result):
     """
-    Tell in a few lines what was recovered.
+    Return a summary of the result.
 
     Parameters
     ----------
     result : `~hyperphotutils.photometry.RecoveryResult`
-        What was recovered.
+        The result.
 
     Returns
     -------
     lines : list of str
-        The lines.
+        The lines of the summary.
     """
     table = result.table
     lines = [f'{table["n_recovered"].sum()} of {table["n_injected"].sum()} '
              f'injected sources recovered, {table.meta["n_false"]} false '
-             'detections beside them']
+             'detections near them']
     if result.curve is None:
         lines.append(f'{table.meta["no_curve"]} (--snr)')
     else:
@@ -139,7 +145,7 @@ def summarize_recovery(result):
             flux, error = result.curve.flux_at(level / 100)
             lines.append(f'completeness {level} % at {flux.value:.3g} +/- '
                          f'{error:.2g}' if flux.value > 0.0 else
-                         f'completeness {level} % is never reached')
+                         f'completeness {level} % is not reached')
     lines.append('   S/N  injected   completeness   reliability   flux bias   '
                  'pull of flux')
     lines += [_bin_line(row) for row in table]
@@ -147,15 +153,15 @@ def summarize_recovery(result):
     if fewest < _ENOUGH:
         n_repeats = math.ceil(table.meta['n_repeats'] * _ENOUGH
                               / max(1, fewest))
-        lines.append(f'these are too few: with less than {_ENOUGH} sources in '
-                     'a bin, its completeness is not known to 10 %; take '
+        lines.append(f'too few sources: with fewer than {_ENOUGH} in a bin, '
+                     'the error of its completeness is above 10 %; use '
                      f'--n-repeats {n_repeats}, or a smaller range (--snr)')
     return lines
 
 
 def _bin_line(row):
     """
-    Tell of one bin; what is not known is a dash.
+    Return the line of a bin, with a dash for unknown values.
     """
     def percent(value, width):
         return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
@@ -179,22 +185,11 @@ def _bin_line(row):
             f'{percent(bias, 9)}   {pull}')
 
 
-def _check_existing(directory, *, overwrite):
-    """
-    Refuse to replace files unless that is allowed.
-    """
-    there = [directory / name for name in _FILES
-             if os.path.lexists(directory / name)]
-    if there and not overwrite:
-        msg = (f'{there[0]}: exists already; allow to replace it by '
-               '--overwrite, or choose another --output-dir')
-        raise OutputError(msg)
-
-
 @contextlib.contextmanager
 def _scratch_folder(directory):
     """
-    Make the folder and a temporary one in it, and leave none empty.
+    Make the folder and a temporary one in it; remove empty folders at
+    the end.
     """
     made = [path for path in (directory, *directory.parents)
             if not path.exists()]
@@ -209,7 +204,7 @@ def _scratch_folder(directory):
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         for path in made:
-            # only an empty folder goes
+            # fails unless the folder is empty
             with contextlib.suppress(OSError):
                 path.rmdir()
 
@@ -219,19 +214,17 @@ def _recover(path, config, **kwargs):
     Read the map, make the extractor, and run the recovery.
     """
     from hyperphotutils.photometry import InjectionRecovery
-    from hyperphotutils.pipeline import extraction
+    from hyperphotutils.pipeline.extraction import read_input
 
     try:
-        image = extraction.read_input(path, config.input)
-        extractor = extraction.make_finder(
-            image.meta['beam_fwhm_pix'], config.detection, unit=image.unit)
-        if not config.run.detection_only:
-            extractor = extraction.make_photometry(image, extractor, config)
+        image = read_input(path, config.input)
+        extractor = (config.make_finder(image) if config.run.detection_only
+                     else config.make_photometry(image))
         with contextlib.ExitStack() as stack:
             address = config.run.scheduler
             if address is not None:
                 kwargs['executor'] = connect(stack, address)
-            # the summary says so
+            # the summary reports it
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings('ignore', 'no curve of the completeness')
             return InjectionRecovery(extractor, **kwargs)(image)
@@ -263,6 +256,6 @@ def _write(result, folder, *, title):
     write_catalog(result.injected, folder / _INJECTED)
     figure = Figure(figsize=(6.0, 8.0), layout='constrained')
     result.plot(figure)
-    # (a name may have dollars, which are no formula)
+    # (a dollar sign in a name does not start a formula)
     figure.suptitle(title, parse_math=False)
     figure.savefig(folder / _PICTURE, dpi=110)

@@ -6,7 +6,7 @@ The detections of a map that have no row in its catalog.
 import numpy as np
 from astropy.table import QTable
 
-from hyperphotutils.catalog import write_regions
+from hyperphotutils.catalog import describe_columns, write_regions
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.utils.tables import result_meta
@@ -16,48 +16,14 @@ __all__ = [
     'count_reasons',
     'describe_bad_pixels',
     'describe_reasons',
-    'make_empty_rejected',
     'write_rejected',
 ]
 
 REJECTED, _REGIONS = 'rejected.ecsv', 'rejected.reg'
 
-_DESCRIPTIONS = {
-    'channel': 'channel of the cube, from 0',
-    'x_init': 'x where it was detected, in pixels from 0',
-    'y_init': 'y where it was detected, in pixels from 0',
-    'sky_centroid': 'position on the sky where it was detected',
-    'snr': 'signal-to-noise ratio of the detection',
-    'search': '0 = detected on the map, 1 and more = on the residual of the '
-              'fit, in this search',
-    'reason': 'why it has no row in the catalog, see reasons',
-}
-
 _BAD_PIXELS = {'glitch': ('glitch', 'glitches'),
                'saturated': ('saturated', 'saturated'),
                'fill': ('without data', 'without data')}
-
-
-def make_empty_rejected(wcs):
-    """
-    Make a table of rejected detections without rows.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS of the map.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table, with the columns of
-        `~hyperphotutils.photometry.HyperPhotometry.rejected`.
-    """
-    return QTable({
-        'x_init': np.empty(0), 'y_init': np.empty(0),
-        'sky_centroid': wcs.pixel_to_world(np.empty(0), np.empty(0)),
-        'snr': np.empty(0), 'search': np.empty(0, dtype=int),
-        'reason': np.empty(0, dtype='U20')})
 
 
 def write_rejected(rejected, folder, options, *, map_id, meta):
@@ -81,9 +47,7 @@ def write_rejected(rejected, folder, options, *, map_id, meta):
     meta : dict
         The metadata of the catalog.
     """
-    table = QTable(rejected, copy=True)
-    for name in table.colnames:
-        table[name].info.description = _DESCRIPTIONS.get(name)
+    table = describe_columns(QTable(rejected, copy=True))
     counts = count_reasons(rejected)
     table.meta.clear()
     table.meta |= result_meta() | {

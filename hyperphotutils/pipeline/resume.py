@@ -36,7 +36,7 @@ __all__ = [
 # Keys of the configuration that do not change what is measured or
 # written. The maps are the inputs, each of its own item.
 _NO_RESULT = frozenset({
-    'input.maps', 'output.directory', 'output.overwrite', 'run.jobs',
+    'input.maps', 'output.directory', 'output.overwrite', 'run.n_workers',
     'run.quiet', 'run.scheduler',
 })
 
@@ -61,7 +61,7 @@ def describe_settings(config, *, sections=None):
     settings : dict
         The values by key path, as they are stored in JSON, and the
         version of ``hyperphotutils``. Keys that do not change results
-        (``run.jobs``, ``run.quiet``, ``run.scheduler``,
+        (``run.n_workers``, ``run.quiet``, ``run.scheduler``,
         ``output.directory``, ``output.overwrite``), and ``input.maps``,
         are left out.
 
@@ -69,11 +69,11 @@ def describe_settings(config, *, sections=None):
     --------
     >>> from hyperphotutils.pipeline import PipelineConfig
     >>> from hyperphotutils.pipeline.resume import describe_settings
-    >>> config = PipelineConfig(detection={'n_sigma': 4}, run={'jobs': 2})
+    >>> config = PipelineConfig(detection={'n_sigma': 4}, run={'n_workers': 2})
     >>> settings = describe_settings(config)
     >>> settings['detection.n_sigma']
     4.0
-    >>> 'run.jobs' in settings
+    >>> 'run.n_workers' in settings
     False
     """
     tree = config.model_dump(mode='json', include=sections and set(sections))

@@ -20,10 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
-from hyperphotutils.pipeline.checking import check_config
-from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.names import printable
-from hyperphotutils.pipeline.options import PipelineConfig
+from hyperphotutils.pipeline.config import (
+    ConfigError,
+    PipelineConfig,
+    check_config,
+)
 from hyperphotutils.pipeline.planning import (
     BANDS,
     COMBINED,
@@ -38,6 +39,7 @@ from hyperphotutils.pipeline.planning import (
     remove_leftovers,
 )
 from hyperphotutils.pipeline.search import load_config
+from hyperphotutils.pipeline.text import printable
 
 __all__ = [
     'merge_outcomes',
@@ -65,7 +67,7 @@ def run(config=None, *, executor=None):
         finds, or the built-in defaults.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
-        Where the maps are worked on instead of in ``run.jobs``
+        Where the maps are worked on instead of in ``run.n_workers``
         processes, see `process_maps`.
 
     Returns
@@ -94,7 +96,7 @@ def run(config=None, *, executor=None):
 
     Notes
     -----
-    With ``run.jobs`` above 1 the maps are worked on in processes of
+    With ``run.n_workers`` above 1 the maps are worked on in processes of
     their own. These do not import the main script: its statements need
     not be below ``if __name__ == '__main__':``.
 
@@ -165,7 +167,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
         Where the maps are worked on: anything with its method
         ``submit``, or a client of dask.distributed, whose workers see
         the same files under the same names. With `None` (default) that
-        is the cluster of ``run.scheduler``, or ``run.jobs`` processes.
+        is the cluster of ``run.scheduler``, or ``run.n_workers`` processes.
 
     tell : callable, optional
         Called with a line before the work begins if an earlier run has
@@ -395,7 +397,7 @@ def _work(jobs, config, executor, progress_bar, tell):
     if executor is not None:
         return work_through(_process_elsewhere, jobs, config,
                             str(Path.cwd()), executor=executor)
-    n_workers = min(config.run.jobs, len(jobs))
+    n_workers = min(config.run.n_workers, len(jobs))
     function = process_map
     if progress_bar and n_workers == 1:
         function = functools.partial(process_map, progress_bar=True)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Where the configuration of a run comes from.
+Finding the configuration of a run.
 """
 
 import os
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils.pipeline.config import (
-    config_of_values,
+    PipelineConfig,
     config_to_yaml,
+    make_config,
+    read_yaml,
 )
-from hyperphotutils.pipeline.hyper_py import is_hyper_py, read_hyper_py
-from hyperphotutils.pipeline.names import printable
-from hyperphotutils.pipeline.options import PipelineConfig
-from hyperphotutils.pipeline.yaml_files import read_yaml
+from hyperphotutils.pipeline.text import printable
 
 __all__ = [
     'LoadedConfig',
@@ -30,7 +29,7 @@ _NAME = 'hyperphot.yaml'
 
 class LoadedConfig(NamedTuple):
     """
-    A configuration, and where it comes from.
+    A configuration and its origin.
 
     Parameters
     ----------
@@ -38,15 +37,15 @@ class LoadedConfig(NamedTuple):
         The configuration.
 
     source : `~pathlib.Path` or `None`
-        The file, `None` for the built-in defaults.
+        The file; `None` for the built-in defaults.
 
     origins : dict
-        The place in the file by key path, such as
+        The position in the file, by key, such as
         ``{'detection.n_sigma': 'line 3'}``; other keys have their
         defaults.
 
-    hyper_py : `HyperPyConfig` or `None`
-        What became of the keys of Hyper-py, if the file is one of it.
+    hyper_py : `~hyperphotutils.compat.HyperPyConfig` or `None`
+        The report on the conversion of a file of Hyper-py.
     """
 
     config: PipelineConfig
@@ -57,7 +56,7 @@ class LoadedConfig(NamedTuple):
     @property
     def origin(self):
         """
-        Where the configuration comes from, in words.
+        The origin of the configuration, for messages.
         """
         if self.source is None:
             return 'built-in defaults'
@@ -67,7 +66,8 @@ class LoadedConfig(NamedTuple):
 
 def user_config_file():
     """
-    Name the configuration file of the user, whether it exists or not.
+    Return the path of the user's configuration file, which may not
+    exist.
 
     Returns
     -------
@@ -89,20 +89,20 @@ def user_config_file():
         folder = '~/Library/Application Support'
     else:
         folder = os.environ.get('XDG_CONFIG_HOME') or '~/.config'
-    # (Path.expanduser raises an error for a user without a home)
+    # Path.expanduser raises an error for a user without a home.
     folder = os.path.expanduser(folder)  # noqa: PTH111
     return Path(folder) / 'hyperphot' / _NAME
 
 
 def find_config():
     """
-    Look for a configuration file.
+    Return the path of the configuration file that is used by default.
 
     Returns
     -------
     path : `~pathlib.Path` or `None`
-        ``hyperphot.yaml`` in the working folder, else that of
-        `user_config_file`, else `None`.
+        ``hyperphot.yaml`` in the working folder or, if there is none,
+        `user_config_file`; `None` if neither exists.
 
     Examples
     --------
@@ -110,35 +110,30 @@ def find_config():
     >>> path = find_config()
     """
     candidates = (Path(_NAME), user_config_file())
-    # (Path.is_file raises an error in a folder that may not be read)
+    # Path.is_file raises an error in a folder without permission.
     return next((path for path in candidates
                  if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def load_config(path=None):
     """
-    Read the configuration of a run.
+    Read the configuration of a run from one file.
 
     Parameters
     ----------
     path : str, path-like or `None`, optional
-        The file, ours or one of Hyper-py. With `None` (default), that
-        which `find_config` finds, or the built-in defaults.
+        The file, of ``hyperphot`` or of Hyper-py. With `None`
+        (default), the result of `find_config`, or the built-in defaults.
 
     Returns
     -------
     loaded : `LoadedConfig`
-        The configuration, and where it comes from.
+        The configuration and its origin.
 
     Raises
     ------
     ConfigError
         If the file cannot be used.
-
-    Notes
-    -----
-    Only one file is read: the first that there is. Keys that it does
-    not name have the built-in defaults.
 
     Examples
     --------
@@ -155,21 +150,24 @@ def load_config(path=None):
     name = find_config() if path is None else path
     if name is None:
         return LoadedConfig(PipelineConfig())
-    # (a Path would drop the ./ of a file with the name ~)
+    # A Path would drop the ./ of a file with the name ~.
     values, lines = read_yaml(name)
     path = Path(name)
-    if is_hyper_py(values):
-        converted = read_hyper_py(name)
-        return LoadedConfig(converted.config, path, converted.origins,
-                            converted)
+    if not set(values) <= set(PipelineConfig.model_fields):
+        from hyperphotutils.compat.hyper_py import is_hyper_py, read_hyper_py
+
+        if is_hyper_py(values):
+            converted = read_hyper_py(name)
+            return LoadedConfig(converted.config, path, converted.origins,
+                                converted)
     origins = {'.'.join(loc): f'line {number}'
                for loc, number in lines.items() if len(loc) == 2}
-    return LoadedConfig(config_of_values(values, lines, path), path, origins)
+    return LoadedConfig(make_config(values, lines, path), path, origins)
 
 
 def show_config(loaded):
     """
-    Write a configuration with the origin of each key.
+    Convert a configuration to YAML, with the origin of each value.
 
     Parameters
     ----------
@@ -179,7 +177,7 @@ def show_config(loaded):
     Returns
     -------
     text : str
-        A YAML file.
+        The text of the file.
 
     Examples
     --------
@@ -194,7 +192,7 @@ def show_config(loaded):
                for name in field.annotation.model_fields}
     head = [
         f'# Configuration from {printable(loaded.origin)}',
-        '# The first that there is: the argument of --config or of run(),',
+        '# The first existing one of: the argument of --config or run(),',
         f'# ./{_NAME}, {user_config_file()}, built-in defaults',
     ]
     return '\n'.join(head) + '\n' + config_to_yaml(

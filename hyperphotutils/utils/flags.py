@@ -4,102 +4,128 @@ Registry of the bits of the ``flags`` column, with values, names, and
 descriptions.
 """
 
+import operator
 from types import MappingProxyType
 
 import numpy as np
 
 __all__ = ['FLAGS', 'FLAG_DESCRIPTIONS', 'decode_flags']
 
+# Below 2**16, value, name, and meaning are those of photutils, so that
+# `photutils.psf.decode_psf_flags` is right about our tables. It ignores
+# the bits from 2**16 up, which are ours.
 _REGISTRY = (
-    ('off_map', 'the position is off the map or among masked pixels: '
-     'not fitted'),
-    ('too_few_pixels', 'the footprint has fewer usable pixels than '
-     'parameters: not fitted'),
-    ('not_converged', 'the fit stopped at the largest number of '
+    (1 << 0, 'n_pixels_fit_partial', 'part of the fitted footprint is off '
+     'the map or masked'),
+    (1 << 3, 'no_convergence', 'the fit stopped at the largest number of '
      'iterations'),
-    ('fit_failed', 'the fit has no finite result: values are NaN'),
-    ('at_bound', 'a position or a FWHM is at its bound'),
-    ('partial_footprint', 'part of the fitted footprint is off the map or '
-     'masked'),
-    ('group_split', 'the group had more sources than allowed and was '
-     'split'),
-    ('residual_detection', 'detected in the residual of the model'),
-    ('partial_aperture', 'part of the aperture is off the map or masked '
-     'and was filled with the model'),
-    ('fixed_position', 'the position was fixed'),
-    ('fixed_shape', 'FWHMs and angle were fixed'),
-    ('no_covariance', 'the covariance matrix is singular: errors are NaN'),
-    ('thinned', 'not all pixels of the footprint were fitted: the beam has '
-     'more of them than tell anything'),
-    ('split_pair', 'one of two sources that were found as one: two fit the '
-     'map better, by the Bayesian information criterion'),
-    ('no_position', 'the position is not known: nothing was fitted'),
-    ('held_shape', 'widths and angle were held at those of the beam, since '
-     'a free fit moved away from the detection'),
-    ('doubtful', 'the fitted peak is not compact, not significant, or less '
-     'than 1 % of that of a neighbor'),
-    ('bad_pixels', 'bad pixels in the core of the source were not fitted'),
-    ('saturated', 'the top of the source is cut off: its flat pixels were '
-     'not fitted'),
-    ('unresolved', 'the effective radius is below a quarter of the FWHM of '
-     'the PSF, or smaller than its error'),
-    ('neighbor_masked', 'pixels of other sources were masked'),
-    ('too_large', 'the effective radius is more than a quarter of the '
-     'stamp'),
-    ('grid_edge', 'the best model of the grid is the smallest or the '
-     'largest'),
+    (1 << 4, 'no_covariance', 'the covariance matrix is singular: errors '
+     'are NaN'),
+    (1 << 5, 'near_bound', 'a position or a FWHM is at its bound'),
+    (1 << 8, 'too_few_pixels', 'the footprint has fewer usable pixels than '
+     'parameters: not fitted'),
+    (1 << 10, 'non_finite_flux', 'the fit has no finite result: values are '
+     'NaN'),
+    (1 << 16, 'off_map', 'the position is off the map or among masked '
+     'pixels: not fitted'),
+    (1 << 17, 'no_position', 'the position is not known: nothing was '
+     'fitted'),
+    (1 << 18, 'doubtful', 'the fitted peak is not compact, not significant, '
+     'or less than 1 % of that of a neighbor'),
+    (1 << 19, 'residual_detection', 'detected in the residual of the '
+     'model'),
+    (1 << 20, 'split_pair', 'one of two sources that were found as one: two '
+     'fit the map better, by the Bayesian information criterion'),
+    (1 << 21, 'group_split', 'the group had more sources than allowed and '
+     'was split'),
+    (1 << 22, 'fixed_position', 'the position was fixed'),
+    (1 << 23, 'fixed_shape', 'FWHMs and angle were fixed'),
+    (1 << 24, 'held_shape', 'FWHMs and angle were fixed to those of the '
+     'beam, since a free fit moved away from the detection'),
+    (1 << 25, 'partial_aperture', 'part of the aperture is off the map or '
+     'masked and was filled with the model'),
+    (1 << 26, 'thinned', 'only some pixels of the footprint were fitted, '
+     'since the beam is sampled by more pixels than the fit needs'),
+    (1 << 27, 'bad_pixels', 'bad pixels in the core of the source were not '
+     'fitted'),
+    (1 << 28, 'saturated', 'the top of the source is cut off: its flat '
+     'pixels were not fitted'),
+    (1 << 29, 'unresolved', 'the effective radius is below a quarter of the '
+     'FWHM of the PSF, or smaller than its error'),
+    (1 << 30, 'neighbor_masked', 'pixels of other sources were masked'),
+    (1 << 31, 'too_large', 'the effective radius is more than a quarter of '
+     'the stamp'),
+    (1 << 32, 'grid_edge', 'the best model of the grid is the smallest or '
+     'the largest'),
 )
 
-FLAGS = MappingProxyType(
-    {name: 1 << bit for bit, (name, _) in enumerate(_REGISTRY)})
+FLAGS = MappingProxyType({name: bit for bit, name, _ in _REGISTRY})
 """
 The bit value of each flag by name.
 """
 
-FLAG_DESCRIPTIONS = MappingProxyType(dict(_REGISTRY))
+FLAG_DESCRIPTIONS = MappingProxyType(
+    {name: description for _, name, description in _REGISTRY})
 """
 The description of each flag by name.
 """
 
 
-def decode_flags(flags):
+def decode_flags(flags, *, return_bit_values=False):
     """
     Decode the values of a ``flags`` column.
 
+    Use it as `photutils.psf.decode_psf_flags`, which decodes the bits
+    below 2**16 in the same way and ignores the others.
+
     Parameters
     ----------
-    flags : int or 1D array_like of int
+    flags : int or array_like of int
         The bit mask of one source or of several.
+
+    return_bit_values : bool, optional
+        Whether to return the values of the bits instead of their names.
+        The default is `False`.
 
     Returns
     -------
-    names : list of str or list of list of str
-        The names of the bits that are set, a list for each source if
-        ``flags`` is an array.
+    decoded : list of str or int, or list of list
+        The names (or values) of the bits that are set, a list for each
+        source if ``flags`` is an array.
 
     Raises
     ------
+    TypeError
+        If ``flags`` are not integers.
+
     ValueError
-        If ``flags`` has an unknown bit.
+        If ``flags`` are negative or have an unknown bit.
 
     Examples
     --------
     >>> from hyperphotutils.utils import FLAGS, decode_flags
-    >>> FLAGS['at_bound']
-    16
-    >>> decode_flags(20)
-    ['not_converged', 'at_bound']
-    >>> decode_flags([0, 1])
+    >>> FLAGS['near_bound']
+    32
+    >>> decode_flags(40)
+    ['no_convergence', 'near_bound']
+    >>> decode_flags([0, FLAGS['off_map']])
     [[], ['off_map']]
     """
-    values = np.atleast_1d(flags)
-    if not np.issubdtype(values.dtype, np.integer):
-        msg = f'flags must be integers, got dtype {values.dtype}'
-        raise TypeError(msg)
-    unknown = values & ~(sum(FLAGS.values()))
-    if np.any(unknown):
-        msg = f'flags has unknown bits: {int(unknown[unknown != 0][0])}'
+    if np.ndim(flags) > 0:
+        # (an empty list has a dtype of float)
+        return [decode_flags(value, return_bit_values=return_bit_values)
+                for value in np.asarray(flags).flat]
+    try:
+        value = operator.index(flags)
+    except TypeError:
+        msg = f'flags must be integers: got {flags!r}'
+        raise TypeError(msg) from None
+    if value < 0:
+        msg = f'flags must not be negative: got {value}'
         raise ValueError(msg)
-    names = [[name for name, bit in FLAGS.items() if value & bit]
-             for value in values.ravel()]
-    return names if np.ndim(flags) else names[0]
+    unknown = value & ~sum(FLAGS.values())
+    if unknown:
+        msg = f'flags has unknown bits: {unknown}'
+        raise ValueError(msg)
+    return [bit if return_bit_values else name
+            for name, bit in FLAGS.items() if value & bit]

@@ -66,6 +66,46 @@ class TestGaussianEllipseAperture:
         aperture.fwhm_major = 10.0
         assert_allclose(aperture.area, np.pi * 8.0 * 2.8)
 
+    def test_theta_is_positional(self):
+        """
+        theta may follow the axes, as up to photutils 3 in the base class,
+        and its attributes can be set.
+        """
+        aperture = GaussianEllipseAperture(POSITIONS, 4.0, 2.8, 0.3)
+        plain = EllipticalAperture(POSITIONS, 4.0, 2.8, theta=0.3)
+        assert aperture.theta == plain.theta
+        assert_allclose([aperture.a, aperture.b], [plain.a, plain.b])
+        for name, value in (('a', 5.0), ('b', 3.0), ('theta', 0.7),
+                            ('positions', (30.0, 20.0))):
+            for item in (aperture, plain):
+                setattr(item, name, value)
+        data = np.random.default_rng(0).normal(size=(60, 60))
+        assert_allclose(aperture.area, plain.area)
+        assert_allclose(aperture.do_photometry(data)[0],
+                        plain.do_photometry(data)[0], rtol=1e-13)
+        position = SkyCoord(150.0, 2.0, unit='deg')
+        sky = SkyGaussianEllipseAperture(position, 9 * u.arcsec,
+                                         6 * u.arcsec, 0.3 * u.rad)
+        assert sky.theta == 0.3 * u.rad
+
+    @pytest.mark.parametrize(('make', 'value'), [
+        (make_aperture, 6.0), (make_sky_aperture, 12.0 * u.arcsec)])
+    def test_set_axes(self, make, value):
+        """
+        Setting a semi-axis sets the FWHM; limits and signs are checked.
+        """
+        aperture = make()
+        aperture.a = value
+        aperture.b = 0.5 * value
+        assert_allclose([aperture.a / value, aperture.b / value], [1, 0.5])
+        assert_allclose(aperture.fwhm_major / value, 1.0 / 0.8)
+        with pytest.raises(ValueError, match=r'fwhm_minor. must be'):
+            aperture.b = -value
+        aperture = make(fwhm_limits=(0.5 * value, 1.5 * value))
+        with pytest.raises(ValueError, match='which is outside of fwhm_lim'):
+            aperture.a = 2.0 * value
+        assert_allclose(aperture.copy().fwhm_major / aperture.fwhm_major, 1)
+
     def test_enclosed_fraction(self):
         """
         The stated fraction is the aperture sum of a well-sampled Gaussian.

@@ -11,12 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import EllipticalAperture
 
 from hyperphotutils.aperture import make_local_apertures, measure_sources
-from hyperphotutils.noise import CorrelatedNoise
+from hyperphotutils.noise import CorrelatedNoise, WhiteNoise
 from hyperphotutils.utils import add_gaussians, gaussian_flux
 
 SHAPE = (41, 45)
 RADIUS = 9.0
 N_DRAWS = 4000
+UNIT_NOISE = WhiteNoise(1.0)
 
 
 @pytest.fixture(name='sources')
@@ -132,7 +133,7 @@ def test_flux_of_sources_is_exact(sources, no_mask):
     """
     truth = sources['flux_fit'].copy()
     residual = 3.0 + 0.1 * np.arange(SHAPE[1]) * np.ones(SHAPE)
-    measured, _ = measure_sources(residual, sources, 1.0, mask=no_mask,
+    measured, _ = measure_sources(residual, sources, UNIT_NOISE, mask=no_mask,
                                   radius=RADIUS)
     assert_allclose(measured['aperture_flux'], truth, rtol=1e-3)
     assert_array_equal(measured['partial'][[0, 2]], [False, True])
@@ -143,7 +144,8 @@ def test_flux_of_sources_is_exact(sources, no_mask):
                     3.0 + 0.1 * sources['x_fit'][[0, 2]])
     missed = gaussian_image(sources[0]) * 0.3
     sources['amplitude_fit'][0] *= 0.7
-    wrong, _ = measure_sources(residual + missed, sources, 1.0, mask=no_mask,
+    wrong, _ = measure_sources(residual + missed, sources, UNIT_NOISE,
+                               mask=no_mask,
                                radius=2 * RADIUS)
     assert_allclose(wrong['aperture_flux'][0], truth[0], rtol=0.03)
 
@@ -152,7 +154,7 @@ def test_masked_part_of_a_source_is_that_of_its_model(sources, no_mask):
     mask = no_mask.copy()
     mask[17:20, 19:21] = True
     residual = np.where(mask, -1e6, 0.0)
-    measured, _ = measure_sources(residual, sources, 1.0, mask=mask,
+    measured, _ = measure_sources(residual, sources, UNIT_NOISE, mask=mask,
                                   radius=RADIUS)
     assert measured['partial'][0]
     assert_allclose(measured['aperture_flux'][0], sources['flux_fit'][0],
@@ -161,9 +163,9 @@ def test_masked_part_of_a_source_is_that_of_its_model(sources, no_mask):
 
 def test_correction_is_the_missing_part(sources, no_mask):
     residual = np.random.default_rng(6).normal(size=SHAPE)
-    whole, _ = measure_sources(residual, sources, 1.0, mask=no_mask,
+    whole, _ = measure_sources(residual, sources, UNIT_NOISE, mask=no_mask,
                                radius=RADIUS)
-    plain, _ = measure_sources(residual, sources, 1.0, mask=no_mask,
+    plain, _ = measure_sources(residual, sources, UNIT_NOISE, mask=no_mask,
                                radius=RADIUS, correct=False)
     fraction = 1.0 / whole['aperture_correction'][0]
     # up to the size of the pixels
@@ -184,7 +186,8 @@ def test_error_is_the_scatter_over_many_noise_maps(sources, no_mask, kind,
     rng = np.random.default_rng(3)
     y, _ = np.mgrid[:SHAPE[0], :SHAPE[1]]
     relative = 0.5 + y / 20.0
-    noise = {'white': 0.7, 'map': 0.7 * relative,
+    noise = {'white': WhiteNoise(0.7),
+             'map': WhiteNoise(0.7, relative_rms=relative),
              'beam': CorrelatedNoise.from_beam(0.7, 4.0),
              'relative': CorrelatedNoise(
                  [0.0, 0.5], [6.0 * np.eye(2)], relative_rms=relative)}[kind]
@@ -196,7 +199,8 @@ def test_error_is_the_scatter_over_many_noise_maps(sources, no_mask, kind,
     sums = np.array([apertures.sums(
         noise.simulate(SHAPE, seed=rng)
         if isinstance(noise, CorrelatedNoise)
-        else noise * rng.normal(size=SHAPE)) for _ in range(N_DRAWS)])
+        else noise.rms_at(*np.indices(SHAPE)[::-1])
+        * rng.normal(size=SHAPE)) for _ in range(N_DRAWS)])
     known = [0, 2]
     scatter = sums.std(axis=0) * measured['aperture_correction'][known]
     # five standard errors of a standard deviation
@@ -244,11 +248,11 @@ def test_error_holds_when_the_flux_is_fitted(sources, no_mask):
 
 def test_units_of_the_table_do_not_matter(sources, no_mask):
     residual = np.random.default_rng(5).normal(size=SHAPE)
-    plain, _ = measure_sources(residual, sources, 1.0, mask=no_mask,
+    plain, _ = measure_sources(residual, sources, UNIT_NOISE, mask=no_mask,
                                radius=RADIUS)
     sources['amplitude_fit'] <<= u.Jy / u.pix
     sources['flux_err'] <<= u.Jy
-    units, _ = measure_sources(residual, sources, 1.0, mask=no_mask,
+    units, _ = measure_sources(residual, sources, UNIT_NOISE, mask=no_mask,
                                radius=RADIUS)
     for name, values in plain.items():
         assert_array_equal(units[name], values)
@@ -256,7 +260,7 @@ def test_units_of_the_table_do_not_matter(sources, no_mask):
 
 def test_no_sources(sources, no_mask):
     measured, apertures = measure_sources(
-        np.zeros(SHAPE), sources[:0], 1.0, mask=no_mask, radius=RADIUS)
+        np.zeros(SHAPE), sources[:0], UNIT_NOISE, mask=no_mask, radius=RADIUS)
     assert all(len(values) == 0 for values in measured.values())
     assert np.isnan(apertures.background(np.zeros(SHAPE), RADIUS)).all()
 

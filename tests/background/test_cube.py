@@ -40,7 +40,7 @@ from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.maps import MapCube, read_cube
 
-FINDER = HighPassStarFinder(5.0, 4.0)
+FINDER = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
 
 
 @pytest.fixture(scope='module')
@@ -591,7 +591,8 @@ class TestRealCubes:
         spectral_cube = pytest.importorskip('spectral_cube')
         cube = read_cube(real_data(name))
         assert isinstance(cube, MapCube)
-        result = CubeBackground(finder=HighPassStarFinder(5.0, fwhm))(
+        finder = HighPassStarFinder(fwhm=fwhm, n_sigma=5.0)
+        result = CubeBackground(finder=finder)(
             cube, output=tmp_path / 'bkg.fits')
         assert (result.table['order'] >= 0).all()
         with warnings.catch_warnings():

@@ -80,7 +80,7 @@ def test_whole_map_agrees_with_the_background_of_the_map(noisy, positions):
     fits = LocalPolynomialBackground(0, orders=2).fit(noisy, *positions)
     bkg = PolynomialBackground2D(noisy, orders=2)
     assert_allclose(fits.value, bkg.model(*positions))
-    assert set(fits.table['bkg_box']) == {0}
+    assert set(fits.table['bkg_size']) == {0}
     image, _ = fits.make_image(3)
     assert_allclose(image, bkg.background)
 
@@ -100,7 +100,7 @@ def test_sources_do_not_depend_on_each_other(noisy, positions, monkeypatch):
     together = estimator.fit(noisy, *positions)
     alone = estimator.fit(noisy, positions[0][7], positions[1][7])
     assert together.table['bkg_method'][7] == alone.table['bkg_method'][0]
-    for name in ('local_bkg', 'bkg_rms', 'bkg_order', 'bkg_box', 'nmse',
+    for name in ('local_bkg', 'bkg_rms', 'bkg_order', 'bkg_size', 'nmse',
                  'reduced_chi2', 'bic', 'n_pixels'):
         assert_allclose(together.table[name][7], alone.table[name][0],
                         rtol=1.0e-6)
@@ -129,7 +129,7 @@ def test_masked_small_boxes_leave_the_larger_ones(noisy):
     mask = make_source_mask(SHAPE, 80, 80, 10.0)
     noisy[mask] = np.nan
     fits = LocalPolynomialBackground((11, 41)).fit(noisy, 80, 80)
-    assert fits.table['bkg_box'][0] == 41
+    assert fits.table['bkg_size'][0] == 41
     assert_allclose(fits.value, surface(80, 80), atol=0.1)
     small = fits.candidates['box_size'] == 11
     assert np.all(np.isnan(fits.candidates['nmse'][small]))
@@ -140,14 +140,14 @@ def test_larger_box_wins_on_a_flat_background():
     fits = LocalPolynomialBackground((25, 51), criterion='bic').fit(
         noise, [50, 90], [60, 90])
     assert fits.table['bkg_order'].tolist() == [0, 0]
-    assert fits.table['bkg_box'].tolist() == [51, 51]
+    assert fits.table['bkg_size'].tolist() == [51, 51]
 
 
 def test_smaller_box_wins_on_a_curved_background(noisy):
     noisy += 1.0e-6 * (XX - 80.0)**4
     fits = LocalPolynomialBackground((25, 101), criterion='bic').fit(
         noisy, 60, 80)
-    assert fits.table['bkg_box'].tolist() == [25]
+    assert fits.table['bkg_size'].tolist() == [25]
 
 
 def test_positions_without_background_are_nan(noisy):

@@ -6,9 +6,11 @@ Tests for the regressors.
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn import linear_model
 
 from hyperphotutils.background import (
     evaluate_polynomial,
+    fit_estimator,
     fit_huber,
     fit_lsq,
     fit_theilsen,
@@ -59,7 +61,6 @@ def test_least_squares_agrees_with_numpy(stack, order):
 @pytest.mark.parametrize('epsilon', [1.05, 1.35, 2.0])
 @pytest.mark.parametrize('order', [0, 1, 2])
 def test_huber_agrees_with_scikit_learn(stack, order, epsilon):
-    linear_model = pytest.importorskip('sklearn.linear_model')
     values, weights, _ = stack
     result = fit_huber(values, weights, X, Y, order, epsilon=epsilon)
     i, j = polynomial_terms(order)
@@ -102,7 +103,6 @@ def test_theilsen_agrees_with_scikit_learn(stack, order):
     """
     Both take random subsets: they agree within the scatter of that.
     """
-    linear_model = pytest.importorskip('sklearn.linear_model')
     values, weights, _ = stack
     result = fit_theilsen(values, weights, X, Y, order, n_subsets=10_000)
     i, j = polynomial_terms(order)
@@ -161,3 +161,46 @@ def test_undetermined_polynomials_are_nan(fit):
     result = fit(values, weights, X, Y, 1)
     assert np.all(np.isnan(result[:2, [0, 0, 1], [0, 1, 0]]))
     assert_allclose(result[2], [[1.0, 0.0], [0.0, 0.0]], atol=1.0e-12)
+
+
+@pytest.mark.parametrize('order', [0, 1, 2])
+@pytest.mark.parametrize('name', [
+    'LinearRegression', 'Ridge', 'BayesianRidge', 'HuberRegressor',
+    'TheilSenRegressor', 'RANSACRegressor'])
+def test_any_linear_regressor_fits_a_surface(name, order):
+    """
+    Each finds the coefficients, and leaves out pixels without weight.
+    """
+    estimator = getattr(linear_model, name)()
+    rng = np.random.default_rng(1)
+    true = np.array([[3.0, 2.0, -1.0], [1.0, 0.5, 0.0], [0.3, 0.0, 0.0]])
+    true = true[:order + 1, :order + 1] * (
+        np.add.outer(np.arange(order + 1), np.arange(order + 1)) <= order)
+    values = evaluate_polynomial(true, X, Y) + rng.normal(
+        0.0, 0.01, (2, NY, NX))
+    weights = np.ones(values.shape)
+    values[:, :3], weights[:, :3] = 1e6, 0.0
+    result = fit_estimator(values, weights, X, Y, order, estimator=estimator)
+    assert_allclose(result, np.broadcast_to(true, result.shape), atol=0.05)
+    assert not hasattr(estimator, 'n_features_in_')  # a copy was fitted
+
+
+def test_regressor_uses_weights_if_it_can(stack):
+    """
+    Ordinary least squares is that of `fit_lsq`.
+    """
+    values, weights, _ = stack
+    weights = weights * np.random.default_rng(0).uniform(0.5, 2, NX)
+    assert_allclose(
+        fit_estimator(values, weights, X, Y, 2,
+                      estimator=linear_model.LinearRegression()),
+        fit_lsq(values, weights, X, Y, 2), atol=1e-8)
+
+
+def test_regressor_with_too_few_pixels(stack):
+    values, weights, _ = stack
+    few = np.zeros(weights.shape)
+    few[:, 0, :2] = 1.0
+    result = fit_estimator(values, few, X, Y, 1,
+                           estimator=linear_model.LinearRegression())
+    assert np.isnan(result[:, 0, 0]).all()

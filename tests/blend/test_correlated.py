@@ -291,7 +291,7 @@ def test_noise_of_a_wrong_kind(noise):
     The fitter takes nothing but a `CorrelatedNoise`.
     """
     init = QTable({'x_init': [20.0], 'y_init': [20.0]})
-    with pytest.raises(TypeError, match='noise must be a CorrelatedNoise'):
+    with pytest.raises(TypeError, match='noise must be a NoiseModel'):
         BlendGroupFitter(4.0)(np.zeros((41, 41)), noise=noise,
                               init_params=init)
 

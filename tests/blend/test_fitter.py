@@ -22,7 +22,7 @@ COLUMNS = [
     'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'local_bkg', 'bkg_order',
-    'bkg_method', 'bkg_box', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
+    'bkg_method', 'bkg_size', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags']
 MEASURED = [name for name in COLUMNS if name.endswith(('_fit', '_err'))
             and name != 'n_pixels_fit']
@@ -205,7 +205,7 @@ class TestTable:
                         rtol=1e-6)
         assert_allclose(table['nmse'][2],
                         chi2 / np.sum((data[used] / 0.1)**2), rtol=1e-6)
-        assert_array_equal(table['bkg_box'], 14.0)
+        assert_array_equal(table['bkg_size'], 14.0)
         assert_array_equal(table['bkg_order'], 1)
 
     def test_start_values_are_used(self):
@@ -471,7 +471,7 @@ class TestMasks:
         table = BlendGroupFitter(FWHM)(data, mask=mask, init_params=init)
         assert_allclose(table['amplitude_fit'], truth['amplitude'],
                         rtol=1e-4)
-        assert np.all(table['flags'] & FLAGS['partial_footprint'])
+        assert np.all(table['flags'] & FLAGS['n_pixels_fit_partial'])
 
 
 class TestFailures:
@@ -507,7 +507,7 @@ class TestFailures:
             assert np.all(np.isfinite(np.asarray(table[name])[good])), name
         names = fitter.decode_flags(table['flags'])
         assert names == [['off_map'], [], ['off_map'], ['off_map'], [],
-                         ['too_few_pixels', 'partial_footprint'], [],
+                         ['n_pixels_fit_partial', 'too_few_pixels'], [],
                          ['off_map'], ['off_map']]
         # what was not fitted is in no image
         assert_allclose(
@@ -545,14 +545,14 @@ class TestFailures:
         table = fitter(data, init_params=init)
         assert_allclose(table['amplitude_fit'], 20.0, rtol=1e-4)
         assert fitter.decode_flags(table['flags']) == [
-            ['partial_footprint']] * 2
+            ['n_pixels_fit_partial']] * 2
 
     def test_too_few_iterations_are_flagged(self):
         data, init, _ = pair_and_single()
         fitter = BlendGroupFitter(FWHM, max_iter=1)
         table = fitter(data, init_params=init)
         assert fitter.decode_flags(table['flags']) == [
-            ['not_converged']] * 3
+            ['no_convergence']] * 3
         assert not any(info['converged'] for info in fitter.fit_info)
 
     def test_no_source_at_all(self):
@@ -585,7 +585,7 @@ class TestFailures:
         assert_allclose(table['fwhm_major_fit'], 8.0)
         assert_allclose(table['fwhm_minor_fit'], 4.0)
         assert_allclose(table['x_fit'], 30.5)
-        assert fitter.decode_flags(table['flags']) == [['at_bound']]
+        assert fitter.decode_flags(table['flags']) == [['near_bound']]
         table = BlendGroupFitter(FWHM, fwhm_range=(0.5, 4.0))(
             data, init_params=init)
         assert_array_equal(table['flags'], 0)

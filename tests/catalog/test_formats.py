@@ -57,7 +57,7 @@ def make_table(*, unit=True, sky=True, frame='icrs', n_rows=3):
     table['aperture_correction'] = values()
     table['bkg_order'] = np.ones(n_rows, dtype=int)
     table['bkg_method'] = np.where(index == n_rows - 1, '', 'lsq')
-    for name in ('bkg_box', 'snr', 'shoulder_score', 'nmse',
+    for name in ('bkg_size', 'snr', 'shoulder_score', 'nmse',
                  'reduced_chi2', 'bic'):
         table[name] = values()
     table['n_pixels_fit'] = np.full(n_rows, 81, dtype=np.int32)
@@ -363,7 +363,7 @@ class TestIPAC:
     def test_which_rms(self, tmp_path):
         """
         The header says of what the rms is, how large the beam is, and
-        what the bits of STATUS mean.
+        what STATUS means.
         """
         table = make_table()
         table.meta |= {'rms_of': 'the filtered map', 'beam_area_pix': 20.5}
@@ -371,28 +371,26 @@ class TestIPAC:
         comments = read_catalog(tmp_path / 'a.ipac').meta['comments']
         assert 'Noise rms: 0.25 mJy, of the filtered map' in comments
         assert 'Beam area: 20.5 pixels' in comments
-        assert '8=fit_failed' in ' '.join(comments)
+        assert 'STATUS is 1 for good measurements' in ' '.join(comments)
 
-    def test_status_is_zero_for_good_rows(self, tmp_path):
+    def test_status_is_one_for_good_rows(self, tmp_path):
         """
         What tells how a source was measured does not make it a bad one.
         """
         table = make_table()
-        table['flags'] = [FLAGS['fixed_position'] | FLAGS['at_bound'],
-                          FLAGS['partial_aperture'] | FLAGS['not_converged'],
-                          FLAGS['fit_failed'] | FLAGS['no_position']]
+        table['flags'] = [FLAGS['fixed_position'] | FLAGS['near_bound'],
+                          FLAGS['partial_aperture'] | FLAGS['no_convergence'],
+                          FLAGS['non_finite_flux'] | FLAGS['no_position']]
         write_catalog(table, tmp_path / 'a.ipac')
         result = read_catalog(tmp_path / 'a.ipac')
-        assert_array_equal(result['STATUS'],
-                           [0, FLAGS['not_converged'],
-                            FLAGS['fit_failed'] | FLAGS['no_position']])
+        assert_array_equal(result['STATUS'], [1, 0, 0])
 
     def test_units_of_choice(self, tmp_path):
         """
         Fluxes in mJy and peaks per beam differ by the factors they should.
         """
         table = make_table()
-        table.meta |= {'beam_area_pix': 20.0, 'rms': '0.001 Jy / pix'}
+        table.meta |= {'beam_area_pix': 20.0, 'rms': 0.001 * u.Jy / u.pix}
         for name in ('a.ipac', 'a.csv'):
             write_catalog(table, tmp_path / name, flux_unit='mJy',
                           peak_unit='Jy/beam')

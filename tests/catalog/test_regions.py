@@ -183,6 +183,50 @@ class TestToRegions:
         assert [str(region.meta['text']) for region in regions] == [
             '4', '7', '9']
 
+    @pytest.mark.parametrize('frame', ['icrs', 'galactic', 'fk5', 'fk4',
+                                       'geocentrictrueecliptic', 'pixel'])
+    @pytest.mark.parametrize('shape', ['ellipse', 'point'])
+    def test_file_has_the_regions(self, tmp_path, frame, shape):
+        """
+        The regions of a file are those of to_regions.
+        """
+        table = self.table.copy()
+        if frame != 'pixel':
+            table['sky_centroid'] = table['sky_centroid'].transform_to(frame)
+        options = {'frame': 'pixel' if frame == 'pixel' else 'sky',
+                   'shape': shape, 'fwhm_radius_ratio': 0.7}
+        write_regions(table, tmp_path / 'a.reg', **options)
+        found = Regions.read(tmp_path / 'a.reg', format='ds9')
+        for region, expected in zip(found, to_regions(table, **options),
+                                    strict=True):
+            assert type(region) is type(expected)
+            assert str(region.meta['text']) == expected.meta['text']
+            if frame == 'pixel':
+                assert_allclose(region.center.xy, expected.center.xy,
+                                atol=1e-9, rtol=0)
+            else:
+                assert region.center.frame.is_equivalent_frame(
+                    expected.center.frame)
+                assert (region.center.separation(expected.center)
+                        < 1e-9 * u.deg)
+            if shape == 'ellipse':
+                for name in ('width', 'height', 'angle'):
+                    ratio = getattr(region, name) / getattr(expected, name)
+                    assert_allclose(ratio, 1.0, rtol=1e-9)
+
+    def test_odd_names(self, tmp_path):
+        """
+        Quotes, braces, and line breaks of an ID stay in its text.
+        """
+        table = self.table.copy()
+        table['id'] = ['a}b{', 'a"b\'c', 'a\ncircle(1,1,5)']
+        for frame in ('sky', 'pixel'):
+            write_regions(table, tmp_path / 'a.reg', frame=frame,
+                          overwrite=True)
+            regions = Regions.read(tmp_path / 'a.reg', format='ds9')
+            assert [region.meta['text'] for region in regions] == [
+                'a}b{', 'a"b\'c', 'a circle(1,1,5)']
+
     def test_small_sources_keep_their_digits(self, tmp_path):
         """
         Sizes of milli-arcseconds survive the file.

@@ -17,7 +17,7 @@ def make_table():
                     'local_bkg': [0.1, np.nan] * u.Jy / u.pix,
                     'flux_fit': [5.0, 7.0] * u.Jy, 'snr': [9.0, 8.0],
                     'fwhm_major_sky': [3.0, 4.0] * u.arcsec},
-                   meta={'beam_area_pix': 25.0, 'rms': '0.01 Jy / pix'})
+                   meta={'beam_area_pix': 25.0, 'rms': 0.01 * u.Jy / u.pix})
     table['flux_fit'].info.description = 'The flux'
     return table
 
@@ -48,9 +48,9 @@ def test_all_columns_of_a_kind():
     for name in ('id', 'snr', 'fwhm_major_sky'):
         assert_array_equal(result[name], table[name])
     assert result['flux_fit'].info.description == 'The flux'
-    assert u.isclose(u.Quantity(result.meta['rms']), 250 * u.mJy / u.beam)
+    assert u.isclose(result.meta['rms'], 250 * u.mJy / u.beam)
     assert table['flux_fit'].unit == u.Jy
-    assert table.meta['rms'] == '0.01 Jy / pix'
+    assert table.meta['rms'] == 0.01 * u.Jy / u.pix
 
 
 def test_area_of_each_row():
@@ -62,7 +62,7 @@ def test_area_of_each_row():
     result = convert_flux_units(table, peak_unit='Jy/beam',
                                 beam_area_pix=[20.0, 30.0])
     assert_allclose(result['amplitude_fit'].value, expected)
-    assert u.isclose(u.Quantity(result.meta['rms']), 0.25 * u.Jy / u.beam)
+    assert u.isclose(result.meta['rms'], 0.25 * u.Jy / u.beam)
     table['beam_area_pix'] = [20.0, 30.0]
     result = convert_flux_units(table, peak_unit='Jy/beam')
     assert_allclose(result['amplitude_fit'].value, expected)

@@ -277,7 +277,7 @@ def test_unit_and_finder():
     data, mask = make_data()
     filtered = high_pass_filter(data * u.Jy, 3.0, mask=mask, kernel='box')
     assert filtered.unit == u.Jy
-    finder = HighPassStarFinder(5.0, 3.0, kernel='box')
+    finder = HighPassStarFinder(fwhm=3.0, n_sigma=5.0, kernel='box')
     assert_array_equal(finder.filter(data, mask), filtered.value)
 
 

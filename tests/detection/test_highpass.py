@@ -10,7 +10,6 @@ from astropy.io import fits
 from astropy.modeling.models import Gaussian2D
 from astropy.nddata import CCDData
 from astropy.table import QTable, Table
-from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import StarFinderBase
@@ -82,14 +81,14 @@ class TestDetection:
         """
         A plain QTable with the promised columns, in image order.
         """
-        finder = HighPassStarFinder(6.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
         assert isinstance(finder, StarFinderBase)
         table = finder(make_map(self.positions))
         assert type(table) is QTable
         assert table.colnames == COLUMNS
         assert_array_equal(table['id'], [1, 2, 3])
         assert np.all(np.diff(table['y_centroid']) > 0)
-        assert 'HighPassStarFinder(threshold=6.0' in table.meta['call']
+        assert 'fwhm=4.0, n_sigma=6.0' in table.meta['call']
         assert 'photutils' in table.meta['version']
 
     @pytest.mark.parametrize('kernel', ['gaussian', 'box'])
@@ -97,7 +96,7 @@ class TestDetection:
         """
         Every source and no other maximum is found, at its position.
         """
-        finder = HighPassStarFinder(6.0, FWHM, kernel=kernel,
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, kernel=kernel,
                                     kernel_size=9)
         table = finder(make_map(self.positions, noise=0.03))
         order = np.argsort([y for _, y in self.positions])
@@ -112,7 +111,7 @@ class TestDetection:
         positions = [(15 + 20 * i + 0.1 * i, 12 + 20 * j + 0.13 * j - 0.3)
                      for i in range(4) for j in range(3)]
         data = make_map(positions, noise=0.0) + 7.0
-        table = HighPassStarFinder(6.0, FWHM, rms=0.01)(data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, rms=0.01)(data)
         assert len(table) == 12
         truth = sorted(positions, key=lambda p: (round(p[1]), p[0]))
         assert_allclose(positions_of(table), truth, atol=0.02)
@@ -122,7 +121,7 @@ class TestDetection:
         Two equal sources 1.1 FWHM apart are two detections.
         """
         data = make_map([(40.0, 40.0), (44.4, 40.0)], noise=0.03)
-        assert len(HighPassStarFinder(6.0, FWHM)(data)) == 2
+        assert len(HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(data)) == 2
 
     def test_edges_lose_nothing(self):
         """
@@ -131,7 +130,7 @@ class TestDetection:
         positions = [(0.0, 0.0), (89.0, 0.3), (0.2, 79.0), (89.0, 78.6),
                      (45.0, 0.0), (0.0, 40.0), (44.0, 79.4), (89.3, 41.0)]
         data = make_map(positions)
-        table = HighPassStarFinder(6.0, FWHM)(data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(data)
         assert match(positions, positions_of(table), 1.0) == (8, 0)
 
     def test_exclude_border(self):
@@ -139,11 +138,11 @@ class TestDetection:
         Sources within half a kernel of the border can be excluded.
         """
         data = make_map([(4.0, 40.0), (20.0, 40.0), (80.0, 40.0)])
-        finder = HighPassStarFinder(6.0, FWHM, kernel_size=11,
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, kernel_size=11,
                                     exclude_border=True)
         table = finder(data)
         assert_allclose(table['x_centroid'], [20.0, 80.0], atol=0.2)
-        finder = HighPassStarFinder(6.0, FWHM, kernel_size=11)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, kernel_size=11)
         assert len(finder(data)) == 3
 
     def test_masked_regions_make_no_detections(self):
@@ -158,7 +157,7 @@ class TestDetection:
         mask = np.zeros(data.shape, dtype=bool)
         mask[35:45, 34:50] = True
         data[mask] = 5000.0
-        table = HighPassStarFinder(6.0, FWHM)(data, mask=mask)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(data, mask=mask)
         assert match(positions, positions_of(table), 0.5) == (3, 0)
 
     def test_plateau_is_one_source(self):
@@ -167,7 +166,8 @@ class TestDetection:
         """
         data = np.zeros((40, 40))
         data[20, 20:23] = 50.0
-        finder = HighPassStarFinder(6.0, 3.0, kernel='box', kernel_size=9,
+        finder = HighPassStarFinder(fwhm=3.0, n_sigma=6.0,
+                                    kernel='box', kernel_size=9,
                                     min_separation=0, rms=0.01)
         table = finder(data)
         assert len(table) == 1
@@ -180,9 +180,10 @@ class TestDetection:
         """
         positions = [(20.0, 40.0), (27.0, 40.0), (34.0, 40.0)]
         data = make_map(positions, amplitude=[5.0, 4.0, 3.0], noise=0.01)
-        finder = HighPassStarFinder(20.0, FWHM, min_separation=8.0)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=20.0,
+                                    min_separation=8.0)
         assert_allclose(finder(data)['x_centroid'], [20, 34], atol=0.2)
-        finder = HighPassStarFinder(20.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=20.0)
         assert len(finder(data)) == 3
 
     def test_point_source_flux(self):
@@ -190,7 +191,7 @@ class TestDetection:
         The flux of a beam-sized source is right, the sharpness usual.
         """
         data = make_map([(40.2, 40.4)], noise=0.0)
-        row = HighPassStarFinder(6.0, FWHM, rms=0.01)(data)[0]
+        row = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, rms=0.01)(data)[0]
         assert_allclose(row['flux'], 2 * np.pi * 3.0 * SIGMA**2, rtol=0.05)
         assert 0.4 < row['sharpness'] < 0.6
 
@@ -201,7 +202,7 @@ class TestDetection:
         """
         data = make_map([(40.0, 40.0)])
         data += 0.1 * np.arange(90) + 0.05 * np.arange(80)[:, np.newaxis]
-        table = HighPassStarFinder(6.0, FWHM)(data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(data)
         assert len(table) == 1
 
     def test_lost_top(self):
@@ -210,7 +211,8 @@ class TestDetection:
         """
         data = make_map([(40.3, 30.0)], noise=0.0)
         data += 2.0 * np.arange(90)
-        finder = HighPassStarFinder(6.0, FWHM, rms=0.01, kernel_size=9,
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0,
+                                    rms=0.01, kernel_size=9,
                                     exclude_border=True)
         row = finder(data)[0]
         assert_allclose((row['x_centroid'], row['y_centroid']),
@@ -223,7 +225,7 @@ class TestDetection:
         yy, xx = np.mgrid[:80, :90]
         positions = [(40.0, 40.0), (43.0, 40.0)]
         data = make_map(positions, amplitude=[9.0, 2.0], noise=0.03)
-        finder = HighPassStarFinder(6.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
         assert len(finder(data)) == 1
         residual = data - Gaussian2D(9, 40, 40, SIGMA, SIGMA)(xx, yy)
         table = finder(residual)
@@ -244,39 +246,58 @@ class TestLevels:
         """
         data = np.random.default_rng(3).normal(5, 2, (300, 300))
         with pytest.warns(NoDetectionsWarning, match='No sources'):
-            assert HighPassStarFinder(6.0, FWHM)(data) is None
+            assert HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(data) is None
 
-    def test_threshold_and_snr(self):
+    def test_n_sigma_and_snr(self):
         """
-        The snr of the table is what the threshold cuts.
+        ``n_sigma`` is the lower limit of the snr of the table.
         """
-        everything = HighPassStarFinder(5.0, FWHM)(self.data)
+        everything = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(self.data)
         limit = everything['snr'][1] - 0.01
-        table = HighPassStarFinder(limit, FWHM)(self.data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=limit)(self.data)
         assert_array_equal(table['snr'], everything['snr'][1:])
 
     def test_rms(self):
         """
         A given noise, number or map, takes the place of the clipped.
         """
-        default = HighPassStarFinder(5.0, FWHM)
+        default = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
         filtered = default.filter(self.data)
         snr = default(self.data)['snr']
         peak = [filtered[np.round(row['y_centroid']).astype(int),
                          np.round(row['x_centroid']).astype(int)]
                 for row in default(self.data)]
-        table = HighPassStarFinder(5.0, FWHM, rms=0.04)(self.data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, rms=0.04)(self.data)
         assert_allclose(table['snr'], np.array(peak) / 0.04)
         rms = np.full(self.data.shape, 0.04)
         rms[:, 50:] = 10.0
         rms[:, :5] = np.nan
-        table = HighPassStarFinder(5.0, FWHM, rms=rms)(self.data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, rms=rms)(self.data)
         assert_allclose(table['snr'], np.array(peak)[[0, 2]] / 0.04)
         assert snr[0] < snr[1] < snr[2]
 
+    def test_threshold_is_absolute(self):
+        """
+        A number or a map is the level of the filtered image that a peak
+        exceeds, and ``n_sigma`` is a multiple of the given noise.
+        """
+        finder = HighPassStarFinder(0.3, FWHM)
+        table = finder(self.data)
+        filtered = finder.filter(self.data)
+        peak = [filtered[np.round(row['y_centroid']).astype(int),
+                         np.round(row['x_centroid']).astype(int)]
+                for row in table]
+        assert len(table) == 3
+        for level, n_found in ((0.999 * min(peak), 3), (1.001 * min(peak), 2)):
+            for options in ({'threshold': level},
+                            {'threshold': np.full(self.data.shape, level)},
+                            {'n_sigma': level / 0.25, 'rms': 0.25}):
+                found = HighPassStarFinder(fwhm=FWHM, **options)(self.data)
+                assert len(found) == n_found
+
     def test_threshold_map(self):
         """
-        A 2D threshold holds values of the filtered image.
+        Nothing is detected where a 2D threshold is high or not finite.
         """
         threshold = np.full(self.data.shape, 0.3)
         threshold[50:] = np.nan
@@ -289,7 +310,8 @@ class TestLevels:
         n_brightest, peak_max and the ranges reject.
         """
         def n_found(**kwargs):
-            return HighPassStarFinder(5.0, FWHM, **kwargs)(self.data)
+            return HighPassStarFinder(fwhm=FWHM, n_sigma=5.0,
+                                      **kwargs)(self.data)
 
         table = n_found(n_brightest=2)
         assert_allclose(table['x_centroid'], [60, 40], atol=0.2)
@@ -308,7 +330,8 @@ class TestLevels:
         """
         The wide ranges known from Hyper are harmless.
         """
-        finder = HighPassStarFinder(5.0, FWHM, sharpness_range=(-2, 2),
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0,
+                                    sharpness_range=(-2, 2),
                                     roundness_range=(-4, 4))
         assert len(finder(self.data)) == 3
 
@@ -320,7 +343,7 @@ class TestLevels:
         for sigmas, sign in (((2.5, 1.5), -1), ((1.5, 2.5), 1),
                              ((1.7, 1.7), 0)):
             data = Gaussian2D(1, 30, 30, *sigmas)(xx, yy)
-            row = HighPassStarFinder(5.0, FWHM, rms=0.01)(data)[0]
+            row = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, rms=0.01)(data)[0]
             assert np.sign(np.round(row['roundness'], 6)) == sign
 
 
@@ -339,8 +362,9 @@ class TestSnapRadius:
         and the centroid is next to it; what belongs to the filtered
         peak stays.
         """
-        plain = HighPassStarFinder(6.0, FWHM)
-        table = HighPassStarFinder(6.0, FWHM, snap_radius=radius)(self.data)
+        plain = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0,
+                                   snap_radius=radius)(self.data)
         filtered = plain.filter(self.data)
         assert len(table) == 3
         yy, xx = np.indices(self.data.shape)
@@ -362,8 +386,9 @@ class TestSnapRadius:
         """
         None and zero move nothing.
         """
-        plain = HighPassStarFinder(6.0, FWHM)(self.data)
-        table = HighPassStarFinder(6.0, FWHM, snap_radius=0)(self.data)
+        plain = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)(self.data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0,
+                                   snap_radius=0)(self.data)
         for name in COLUMNS:
             assert_array_equal(table[name], plain[name])
 
@@ -375,7 +400,8 @@ class TestSnapRadius:
         data = make_map([(40.0, 40.0), (45.0, 40.0)], amplitude=[9.0, 3.0],
                         noise=0.01)
         for separation in (0.0, None):
-            finder = HighPassStarFinder(20.0, FWHM, snap_radius=6.0,
+            finder = HighPassStarFinder(fwhm=FWHM, n_sigma=20.0,
+                                        snap_radius=6.0,
                                         min_separation=separation)
             table = finder(data)
             assert_allclose(positions_of(table), [(40, 40)], atol=0.2)
@@ -388,7 +414,7 @@ class TestSnapRadius:
         data = make_map([(0.0, 0.0), (89.0, 40.0)])
         data[40, 88] = 1000.0
         mask = data > 100
-        table = HighPassStarFinder(6.0, FWHM, snap_radius=3)(data,
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0, snap_radius=3)(data,
                                                              mask=mask)
         assert len(table) == 2
         assert np.all(table['peak'] < 10)
@@ -400,34 +426,15 @@ def test_number_of_rejected():
     The meta say how many each selection in use has rejected.
     """
     data = TestLevels.data
-    assert HighPassStarFinder(5.0, FWHM)(data).meta['n_rejected'] == {}
-    finder = HighPassStarFinder(5.0, FWHM, peak_max=5.0, n_brightest=1,
+    table = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(data)
+    assert table.meta['n_rejected'] == {}
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0,
+                                peak_max=5.0, n_brightest=1,
                                 sharpness_range=(-9, 9),
                                 exclude_border=True)
     assert finder(data).meta['n_rejected'] == {
         'exclude_border': 0, 'sharpness_range': 0, 'peak_max': 1,
         'n_brightest': 1}
-
-
-@pytest.mark.parametrize(('threshold', 'kwargs'), [
-    (0.999, {}), (np.float32(0.01), {'kernel': 'box'})])
-def test_threshold_below_the_noise(threshold, kwargs):
-    """
-    A number below 1 raises a warning that names the remedies.
-    """
-    match = 'in units of the noise .* a Quantity .* a 2D array, .* as rms'
-    with pytest.warns(AstropyUserWarning, match=match):
-        HighPassStarFinder(threshold, FWHM, **kwargs)
-
-
-@pytest.mark.parametrize(('threshold', 'kwargs'), [
-    (1.0, {}), (0.1 * u.Jy, {}), (np.full((80, 90), 0.1), {}),
-    (0.5, {'rms': 0.1})])
-def test_no_warning_about_threshold(threshold, kwargs):
-    """
-    No warning (which would be an error) where a level is meant.
-    """
-    HighPassStarFinder(threshold, FWHM, **kwargs)
 
 
 def test_rms_of_the_image():
@@ -439,7 +446,7 @@ def test_rms_of_the_image():
     impulse = np.zeros((61, 61))
     impulse[30, 30] = 1.0
     for kernel in ('gaussian', 'box'):
-        finder = HighPassStarFinder(5.0, FWHM, kernel=kernel)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, kernel=kernel)
         gain = np.sqrt(np.sum(finder.filter(impulse)**2))
         assert_allclose(finder.filter(noise).std(), 2.0 * gain, rtol=0.02)
     # a box of 9 pixels: 1 - 1/81 at the center, -1/81 elsewhere
@@ -461,7 +468,7 @@ class TestMaskedInput:
         The hidden pixels are ignored as with ``mask``, and what is
         below them does not matter.
         """
-        finder = HighPassStarFinder(6.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
         expected = finder(self.data, mask=self.mask)
         assert len(expected) == 2
         hidden = np.where(self.mask, 1.0e6, self.data)
@@ -489,7 +496,7 @@ class TestMaskedInput:
         Masked arrays of integers, and without any masked pixel.
         """
         counts = np.ma.array(np.round(1000 * self.data).astype(int))
-        finder = HighPassStarFinder(6.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
         assert len(finder(counts)) == 3
         assert len(finder(np.ma.array(counts, mask=self.mask))) == 2
 
@@ -503,7 +510,7 @@ def test_fill_values_around_a_field(value):
     ny, nx = field.shape
     data = np.full((3 * ny, 3 * nx), value)
     data[ny:2 * ny, nx:2 * nx] = field
-    finder = HighPassStarFinder(6.0, FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
     table = finder(data)
     expected = finder(np.where(data == value, np.nan, data))
     for name in ('x_centroid', 'y_centroid', 'snr'):
@@ -522,7 +529,7 @@ class TestUnits:
         """
         Units change no number.
         """
-        finder = HighPassStarFinder(5.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
         plain = finder(self.data)
         table = finder(self.data * u.Jy)
         for name in COLUMNS:
@@ -549,8 +556,8 @@ class TestUnits:
         assert len(HighPassStarFinder(threshold, FWHM)(data)) == 2
 
     @pytest.mark.parametrize('kwargs', [
-        {'threshold': 0.5 * u.Jy}, {'threshold': 5, 'rms': 0.1 * u.Jy},
-        {'threshold': 5, 'peak_max': 9 * u.Jy},
+        {'threshold': 0.5 * u.Jy}, {'n_sigma': 5, 'rms': 0.1 * u.Jy},
+        {'n_sigma': 5, 'peak_max': 9 * u.Jy},
         {'threshold': np.ones((80, 90)) * u.Jy}])
     def test_mixture(self, kwargs):
         """
@@ -561,6 +568,13 @@ class TestUnits:
             finder(self.data)
         with pytest.raises(ValueError, match='must all have the same unit'):
             finder(self.data * u.K)
+
+    def test_plain_threshold_for_data_with_unit(self):
+        """
+        As in DAOStarFinder, the threshold has the unit of the data.
+        """
+        with pytest.raises(ValueError, match='must all have the same unit'):
+            HighPassStarFinder(0.3, FWHM)(self.data * u.Jy)
 
 
 class TestBadInput:
@@ -573,16 +587,28 @@ class TestBadInput:
         match = 'threshold must be positive and finite'
         with pytest.raises(ValueError, match=match):
             HighPassStarFinder(threshold, FWHM)
+        match = f'n_sigma must be a positive number: {threshold}'
+        with pytest.raises(ValueError, match=match):
+            HighPassStarFinder(fwhm=FWHM, n_sigma=threshold)
+
+    @pytest.mark.parametrize(('kwargs', 'got'), [
+        ({}, 'none'), ({'threshold': 1, 'n_sigma': 5}, 'both')])
+    def test_exactly_one_threshold(self, kwargs, got):
+        match = f'exactly one of threshold .absolute. and n_sigma .*got {got}'
+        with pytest.raises(TypeError, match=match):
+            HighPassStarFinder(fwhm=FWHM, **kwargs)
 
     @pytest.mark.parametrize('fwhm', [np.nan, np.inf, 0.0, -3.0])
     def test_fwhm(self, fwhm):
         with pytest.raises(ValueError, match='fwhm must be positive'):
-            HighPassStarFinder(5.0, fwhm)
+            HighPassStarFinder(fwhm=fwhm, n_sigma=5.0)
 
     @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
         ({'fwhm': [3, 4]}, TypeError, 'fwhm must be a scalar'),
         ({'threshold': 'a'}, TypeError, 'threshold must be real'),
-        ({'threshold': None}, TypeError, 'threshold must be real'),
+        ({'fwhm': None}, TypeError, 'fwhm is required'),
+        ({'rms': 1, 'relative_rms': np.ones((3, 4))}, TypeError,
+         'only one of rms and relative_rms'),
         ({'threshold': [1, 2]}, ValueError, 'must be a scalar or 2D'),
         ({'rms': -1.0}, ValueError, 'rms must be positive'),
         ({'kernel': 'disk'}, ValueError, "kernel must be 'gaussian'"),
@@ -609,14 +635,15 @@ class TestBadInput:
         (np.full((30, 30), np.nan), 'no usable pixel')])
     def test_data(self, data, match):
         with pytest.raises(ValueError, match=match):
-            HighPassStarFinder(5.0, FWHM)(data)
+            HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(data)
 
     def test_shapes(self):
         data = make_map([(20, 20)])
         with pytest.raises(ValueError, match='mask must have the shape'):
-            HighPassStarFinder(5.0, FWHM)(data, mask=np.zeros((3, 3)))
+            HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(
+                data, mask=np.zeros((3, 3)))
         for kwargs in ({'threshold': np.ones((3, 3))},
-                       {'threshold': 5, 'rms': np.ones((3, 3))}):
+                       {'n_sigma': 5, 'rms': np.ones((3, 3))}):
             with pytest.raises(ValueError, match='must have the shape of'):
                 HighPassStarFinder(fwhm=FWHM, **kwargs)(data)
 
@@ -628,7 +655,7 @@ class TestBadInput:
         data = np.full((50, 50), level)
         data[:9, 20:33] = np.nan
         with pytest.warns(NoDetectionsWarning, match='No sources'):
-            assert HighPassStarFinder(5.0, FWHM)(data) is None
+            assert HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(data) is None
 
 
 class TestPhotutils:
@@ -646,7 +673,7 @@ class TestPhotutils:
         """
         data = self.data if unit is None else self.data << unit
         phot = PSFPhotometry(CircularGaussianPRF(fwhm=FWHM), (9, 9),
-                             finder=HighPassStarFinder(6.0, FWHM),
+                             finder=HighPassStarFinder(fwhm=FWHM, n_sigma=6.0),
                              grouper=SourceGrouper(2 * FWHM),
                              aperture_radius=FWHM)
         table = phot(data)
@@ -661,7 +688,8 @@ class TestPhotutils:
         data = make_map(positions, amplitude=[9.0, 2.5], noise=0.02)
         phot = IterativePSFPhotometry(
             CircularGaussianPRF(fwhm=FWHM), (9, 9),
-            finder=HighPassStarFinder(6.0, FWHM), aperture_radius=FWHM,
+            finder=HighPassStarFinder(fwhm=FWHM, n_sigma=6.0),
+            aperture_radius=FWHM,
             maxiters=2)
         table = phot(data)
         assert set(table['iter_detected']) == {1, 2}
@@ -671,24 +699,24 @@ def test_repr():
     """
     The repr is the constructor call.
     """
-    finder = HighPassStarFinder(6.0, FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
     assert repr(finder).startswith(
-        "HighPassStarFinder(threshold=6.0, fwhm=4.0, kernel='gaussian', "
-        'kernel_size=None, rms=None')
+        'HighPassStarFinder(threshold=None, fwhm=4.0, n_sigma=6.0, '
+        "kernel='gaussian', kernel_size=None, rms=None, relative_rms=None")
     assert '<array; shape=(3, 4)>' in repr(
         HighPassStarFinder(np.ones((3, 4)), FWHM))
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize('threshold', [5.0, 6.0, 7.0, 8.0])
-def test_map_of_500_gaussians(real_data, threshold):
+@pytest.mark.parametrize('n_sigma', [5.0, 6.0, 7.0, 8.0])
+def test_map_of_500_gaussians(real_data, n_sigma):
     """
     On the map of the Hyper-py paper nearly all is found, nothing else.
     """
     data = fits.getdata(real_data('map_500_Gaussians_1.fits')).squeeze()
     truth = Table.read(real_data('table_500_Gaussians_1.txt'),
                        format='ascii.ipac')
-    table = HighPassStarFinder(threshold, fwhm=3.31)(data)
+    table = HighPassStarFinder(fwhm=3.31, n_sigma=n_sigma)(data)
     n_matched, n_false = match(np.column_stack([truth['X'], truth['Y']]),
                                positions_of(table), 1.54)
     assert n_matched >= 490
@@ -707,7 +735,7 @@ def test_noisy_margin_makes_no_detections():
     noise = gaussian_filter(noise, 1.7)
     noise /= noise.std()
     mask = radius > 90
-    finder = HighPassStarFinder(5.0, fwhm=4.0)
+    finder = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
     loud = noise * np.clip(1.0 + 3.0 * (radius - 80.0) / 10.0, 1.0, 4.0)
     with pytest.warns(NoDetectionsWarning, match='No sources'):
         assert finder(loud, mask=mask) is None
@@ -734,7 +762,7 @@ def test_slopes_at_the_edge_make_no_detections(masked, slope):
     data = noise / noise.std() + slope * (0.6 * xx - 0.8 * yy)
     mask = (yy < 9 + 4 * np.sin(xx / 5.0) if masked
             else np.zeros(data.shape, dtype=bool))
-    finder = HighPassStarFinder(5.0, FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
     with pytest.warns(NoDetectionsWarning, match='No sources'):
         assert finder(data, mask=mask) is None
     positions = np.array([(x, np.argmin(mask[:, x])) for x in (20, 60)]
@@ -780,7 +808,7 @@ def test_threshold_is_in_units_of_the_noise_of_the_place(kind, smooth):
         add_gaussians(data, *positions.T,
                       height * rms[y.astype(int), x.astype(int)][away],
                       width, width, 0.0 * width)
-        table = HighPassStarFinder(5.0, FWHM)(data)
+        table = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)(data)
         matched, false = match(positions, positions_of(table), 2.0)
         n_found, n_false = n_found + matched, n_false + false
         n_true += len(positions)
@@ -797,7 +825,7 @@ def test_noise_of_the_place_does_not_depend_on_padding(kind):
     rng = np.random.default_rng(3)
     data = gaussian_filter(rng.normal(size=(120, 120)), SIGMA)
     data *= varying_rms(kind)
-    finder = HighPassStarFinder(2.0, FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=2.0)
     table = finder(data)
     shifted = finder(np.pad(data, ((13, 5), (8, 30)),
                             constant_values=np.nan))
@@ -813,14 +841,16 @@ def test_given_noise_is_not_measured():
     rng = np.random.default_rng(3)
     data = gaussian_filter(rng.normal(size=(120, 120)), SIGMA, mode='wrap')
     data *= varying_rms('ramp')
-    level = 4.0 * np.std(HighPassStarFinder(5.0, FWHM).filter(data))
-    given = HighPassStarFinder(5.0, FWHM, rms=level / 5.0)(data)
-    absolute = HighPassStarFinder(np.full(data.shape, level), FWHM)(data)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
+    level = 4.0 * np.std(finder.filter(data))
+    given = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, rms=level / 5.0)(data)
+    absolute = HighPassStarFinder(level, FWHM)(data)
     assert len(given) > 0
     assert_allclose(given['x_centroid'], absolute['x_centroid'])
     assert given['snr'].min() >= 5.0
     with pytest.warns(NoDetectionsWarning, match='No sources'):
-        assert HighPassStarFinder(5.0, FWHM, rms=level)(data) is None
+        assert HighPassStarFinder(fwhm=FWHM, n_sigma=5.0,
+                                  rms=level)(data) is None
 
 
 @pytest.mark.real_data
@@ -830,7 +860,7 @@ def test_galactic_center_is_found_where_the_coverage_is_deep(real_data):
     Galactic center and raises it at the ragged margins.
     """
     data = fits.getdata(real_data('bgps_gc_1mm.fits'))
-    table = HighPassStarFinder(5.0, fwhm=4.58)(data)
+    table = HighPassStarFinder(fwhm=4.58, n_sigma=5.0)(data)
     assert len(table) > 500
     margin = ((table['x_centroid'] < 20) | (table['x_centroid'] > 620)
               | (table['y_centroid'] > 610) | (table['y_centroid'] < 20))
@@ -855,8 +885,9 @@ class TestRelativeRms:
         x, y = (grid.ravel() * 20.0 + 10.0 for grid in np.mgrid[:10, :10])
         add_gaussians(data, x, y, 9.0 * relative[0, x.astype(int)], 4.0,
                       4.0, 0.0)
-        finder = HighPassStarFinder(5.0, 4.0)
-        table = finder.find_stars(data, relative_rms=relative)
+        finder = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
+        table = HighPassStarFinder(fwhm=4.0, n_sigma=5.0,
+                                   relative_rms=relative)(data)
         assert len(table) == 100
         snr = [np.median(table['snr'][(table['x_centroid'] < 100) == left])
                for left in (True, False)]
@@ -869,12 +900,14 @@ class TestRelativeRms:
     def test_a_constant_changes_nothing(self):
         data = np.random.default_rng(5).normal(size=(100, 100))
         add_gaussians(data, [50.0], [40.0], [20.0], [4.0], [4.0], [0.0])
-        finder = HighPassStarFinder(5.0, 4.0)
-        table = finder.find_stars(data, relative_rms=np.full(data.shape, 3.0))
+        finder = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
+        table = HighPassStarFinder(
+            fwhm=4.0, n_sigma=5.0,
+            relative_rms=np.full(data.shape, 3.0))(data)
         assert_allclose(table['snr'], finder(data)['snr'])
 
     @pytest.mark.parametrize('relative', [np.ones((3, 3)), np.zeros((9, 9))])
     def test_bad_maps(self, relative):
         with pytest.raises(ValueError, match='relative_rms must'):
-            HighPassStarFinder(5.0, 2.0).find_stars(
-                np.ones((9, 9)), relative_rms=relative)
+            HighPassStarFinder(fwhm=2.0, n_sigma=5.0, relative_rms=relative)(
+                np.ones((9, 9)))

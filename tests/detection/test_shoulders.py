@@ -40,10 +40,10 @@ def test_rejects_higher_scores_only():
     counted.
     """
     data = make_map()
-    everything = HighPassStarFinder(8.0, FWHM)(data)
+    everything = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0)(data)
     assert len(everything) == 5
     for limit in np.quantile(everything['shoulder_score'], [0.1, 0.5, 0.9]):
-        finder = HighPassStarFinder(8.0, FWHM,
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
                                     shoulder_filter=ShoulderFilter(limit))
         table = finder(data)
         kept = everything['shoulder_score'] <= limit
@@ -57,7 +57,7 @@ def test_shoulder_goes_isolated_stays():
     """
     The faint source on the shoulder is rejected, and it alone.
     """
-    finder = HighPassStarFinder(8.0, FWHM,
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
                                 shoulder_filter=ShoulderFilter(0.6))
     assert_allclose(finder(make_map())['x_centroid'], [15, 60, 30, 36],
                     atol=0.5)
@@ -71,13 +71,15 @@ def test_neighbors_can_be_masked():
     data = make_map()
     strict = ShoulderFilter(0.3)
     loose = ShoulderFilter(0.3, mask_neighbors=True)
-    n_kept = [len(HighPassStarFinder(8.0, FWHM, shoulder_filter=limit)(data))
+    n_kept = [len(HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
+                                     shoulder_filter=limit)(data))
               for limit in (strict, loose)]
     assert n_kept[0] == 2
     assert n_kept[1] == 4
 
     data[:, 33:] += 5.0  # a step next to the left one of the pair
-    table = HighPassStarFinder(8.0, FWHM, shoulder_filter=loose)(data)
+    table = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
+                               shoulder_filter=loose)(data)
     assert not np.any(np.hypot(table['x_centroid'] - 30,
                                table['y_centroid'] - 60) < 2)
 
@@ -89,7 +91,8 @@ def test_column_is_the_score_of_the_filter():
     data = make_map()
     limit = ShoulderFilter(1.0, ring_factor=1.2, n_angles=20,
                            mask_neighbors=True)
-    table = HighPassStarFinder(8.0, FWHM, shoulder_filter=limit)(data)
+    table = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
+                               shoulder_filter=limit)(data)
     x, y = table['x_centroid'], table['y_centroid']
     score = shoulder_score(data, x, y, FWHM, ring_factor=1.2, n_angles=20,
                            mask_neighbors=True)
@@ -103,8 +106,8 @@ def test_default_column_is_unchanged():
     The default ring of the filter is that of the column without one.
     """
     data = make_map()
-    plain = HighPassStarFinder(8.0, FWHM)(data)
-    table = HighPassStarFinder(8.0, FWHM,
+    plain = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0)(data)
+    table = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
                                shoulder_filter=ShoulderFilter(1.0))(data)
     assert_array_equal(table['shoulder_score'], plain['shoulder_score'])
 
@@ -113,7 +116,7 @@ def test_nothing_left():
     """
     The warning says what has rejected everything.
     """
-    finder = HighPassStarFinder(8.0, FWHM,
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=8.0,
                                 shoulder_filter=ShoulderFilter(0.0))
     match = r'No sources were found: all were .* \(shoulder_filter: 5\)'
     with pytest.warns(NoDetectionsWarning, match=match):
@@ -131,7 +134,7 @@ def test_immutable_value():
         limit.max_score = 0.5
     assert repr(limit) == ('ShoulderFilter(max_score=0.4, ring_factor=1.5, '
                            'n_angles=16, mask_neighbors=False)')
-    assert repr(limit) in repr(HighPassStarFinder(5.0, FWHM,
+    assert repr(limit) in repr(HighPassStarFinder(fwhm=FWHM, n_sigma=5.0,
                                                   shoulder_filter=limit))
 
 
@@ -156,4 +159,4 @@ def test_finder_wants_a_filter():
     A bare number is no filter.
     """
     with pytest.raises(TypeError, match='shoulder_filter must be a Shou'):
-        HighPassStarFinder(5.0, FWHM, shoulder_filter=0.5)
+        HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, shoulder_filter=0.5)

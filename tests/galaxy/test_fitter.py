@@ -107,7 +107,7 @@ def test_errors_are_those_of_the_scatter(psf, stamps):
     dof = 64 * 64 - 8
     assert table['reduced_chi2'].mean() == pytest.approx(
         1.0, abs=4.0 * np.sqrt(2.0 / dof / 60))
-    assert not np.any(table['flags'] & FLAGS['not_converged'])
+    assert not np.any(table['flags'] & FLAGS['no_convergence'])
 
 
 def test_field_with_neighbors(field, fitted):
@@ -227,7 +227,7 @@ def test_sources_on_the_edge_and_outside(psf, stamps):
                    'id': [7, 8, 9, 10]})
     fitter = SersicFitter(psf, neighbors='ignore')
     table = fitter(image, error=0.5, init_params=init)
-    assert 'partial_footprint' in fitter.decode_flags(table['flags'][0])
+    assert 'n_pixels_fit_partial' in fitter.decode_flags(table['flags'][0])
     assert fitter.decode_flags(table['flags'][1]) == ['off_map']
     assert fitter.decode_flags(table['flags'][2]) == ['no_position']
     assert table['x_fit'][0] == pytest.approx(6.6, abs=0.3)
@@ -263,7 +263,7 @@ def test_strange_stamps_do_no_harm(psf, noisy, kind):
     table = fitter(data, error=0.5)
     if kind in {'noise', 'flat', 'star'}:
         names = set(fitter.decode_flags(table['flags'][1]))
-        assert names & {'unresolved', 'too_large', 'at_bound',
+        assert names & {'unresolved', 'too_large', 'near_bound',
                         'no_covariance'}
     np.testing.assert_allclose(table['flux_fit'][[0, 2]],
                                expected['flux_fit'][[0, 2]], rtol=1e-3)

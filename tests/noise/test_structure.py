@@ -72,7 +72,7 @@ def test_sums_and_factors_agree_with_the_matrix(rms, level_rms, level,
     weights = np.random.default_rng(1).normal(size=(3, len(x)))
     weights[0] = 1.0
     assert_allclose(
-        both.sum_variance(weights * rms, x, y, np.full(3, level)),
+        both.sum_variance(weights, *np.full((2, 3), 30), x - 30, y - 30),
         np.sum((weights @ matrix) * weights, axis=1), rtol=1e-8)
     white = both.factors(x[None], y[None]).whiten(
         np.linalg.cholesky(matrix).T[None] / rms)[0]

@@ -26,12 +26,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import DAOStarFinder
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.noise import CorrelatedNoise
-from hyperphotutils.photometry import HyperPhotometry, extractor
+from hyperphotutils.photometry import HyperPhotometry, search
 from hyperphotutils.utils import (
     FLAGS,
     add_gaussians,
@@ -49,7 +50,7 @@ COLUMNS = [
     'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
     'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
     'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_box', 'snr',
+    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
     'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
     'flags']
 SKY_COLUMNS = ['sky_centroid', 'lon_err', 'lat_err', 'fwhm_major_sky',
@@ -261,7 +262,7 @@ class TestSources:
         data = np.random.default_rng(2).normal(size=rows.shape)
         for row in truth:
             data = data + gaussian(row)(cols, rows)
-        finder = HighPassStarFinder(5.0, FWHM, min_separation=6.0)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0, min_separation=6.0)
         assert len(finder(data)) == 1
         alone = HyperPhotometry(FWHM, finder=finder, max_rounds=0)(data)
         assert len(alone) == 1
@@ -503,7 +504,7 @@ class TestNothingFound:
         A map without sources: a warning and None, as in photutils.
         """
         phot = HyperPhotometry(
-            FWHM, finder=HighPassStarFinder(8.0, FWHM))
+            FWHM, finder=HighPassStarFinder(fwhm=FWHM, n_sigma=8.0))
         phot(white_map()[0])
         with pytest.warns(NoDetectionsWarning, match='No sources were found'):
             assert phot(data) is None
@@ -805,7 +806,8 @@ class TestMeta:
         """
         data, _ = white_map()
         phot = HyperPhotometry(FWHM, fwhm_radius_ratio=0.8, max_rounds=1,
-                               finder=HighPassStarFinder(7.0, FWHM))
+                               finder=HighPassStarFinder(fwhm=FWHM,
+                                                         n_sigma=7.0))
         table = phot(data)
         assert table.meta['call'] == repr(phot)
         assert set(table.meta) == {
@@ -1082,8 +1084,8 @@ class TestTotalFlux:
         init['x_previous'], init['y_previous'] = table['x_fit'], table['y_fit']
         init['hold_shape'] = (table['flags'] & FLAGS['held_shape']) > 0
         init['position_prior'] = FWHM * np.where(
-            init['hold_shape'], extractor._HELD_POSITION_PRIOR,
-            extractor._POSITION_PRIOR)
+            init['hold_shape'], search._HELD_POSITION_PRIOR,
+            search._POSITION_PRIOR)
         fitter = BlendGroupFitter(FWHM)
         again = fitter(data, error=1.0, init_params=init)
         assert_allclose(phot.total_flux(), fitter.total_flux(), rtol=1e-2)
@@ -1116,3 +1118,27 @@ def test_sources_in_a_row_are_all_found():
     order = np.argsort(y)
     assert_allclose(found['x_fit'], x[order], atol=1.0)
     assert_allclose(found['y_fit'], y[order], atol=1.0)
+
+
+def test_wide_source_stays_at_its_peak():
+    """
+    A source that is wider than the beam and no Gaussian has the position
+    of its peak, not of the emission around it.
+    """
+    rng = np.random.default_rng(0)
+    data = gaussian_filter(rng.normal(size=(200, 200)), FWHM * TO_SIGMA)
+    data /= data.std()
+    x, y = (grid.ravel().astype(float)
+            for grid in np.mgrid[25:200:50, 25:200:50])
+    angle = rng.uniform(0.0, 2.0 * np.pi, len(x))
+    one = np.ones(len(x))
+    for distance, peak, fwhm in ((0.0, 8.0, FWHM), (3.0, 15.0, 10.0)):
+        add_gaussians(data, x + distance * np.cos(angle),
+                      y + distance * np.sin(angle), peak * one, fwhm * one,
+                      fwhm * one, 0.0 * one)
+    table = HyperPhotometry(FWHM)(data)
+    wide = table[table['id'] <= len(x)]
+    assert np.median(wide['fwhm_minor_fit']) > 1.5 * FWHM
+    shift = np.hypot(wide['x_fit'] - wide['x_init'],
+                     wide['y_fit'] - wide['y_init'])
+    assert np.median(shift) < 0.1 * FWHM

@@ -30,20 +30,26 @@ from hyperphotutils.aperture import (
 )
 from hyperphotutils.background import (
     CubeBackground,
+    ImageBackground,
     LocalPolynomialBackground,
     PolynomialBackground2D,
 )
 from hyperphotutils.blend import BlendGroupFitter
-from hyperphotutils.catalog import CatalogError
+from hyperphotutils.catalog import RESULT_COLUMNS, CatalogError
 from hyperphotutils.datasets import make_blended_map, make_map_cube
 from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
 from hyperphotutils.maps import FitsImage, MapError, get_survey
-from hyperphotutils.noise import CorrelatedNoise, detect_bad_pixels
+from hyperphotutils.noise import (
+    CorrelatedNoise,
+    WhiteNoise,
+    detect_bad_pixels,
+)
 from hyperphotutils.noise.factors import FactorCache
 from hyperphotutils.photometry import (
     ForcedPhotometry,
     HyperPhotometry,
     InjectionRecovery,
+    TiledPhotometry,
 )
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -57,10 +63,11 @@ from hyperphotutils.pipeline import (
 from hyperphotutils.utils import PixelAreas
 
 FWHM = 4.0
-# What holds an open file; parts that a call makes and drops; and what the
-# tests of maps and of Hyper-py make of files
+# Interfaces; what holds an open file; parts that a call makes and drops; and
+# what the tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
-          'LocalBackgroundFits', 'MapCube', 'HyperPyConfig', 'ErrorPlane'}
+          'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel',
+          'HyperPyConfig', 'ErrorPlane'}
 # Packages that are not covered yet, with their simulated data.
 NOT_COVERED = ('hyperphotutils.galaxy', 'hyperphotutils.psf',
                'hyperphotutils.stamps', 'hyperphotutils.subtraction',
@@ -75,7 +82,7 @@ def make_objects():
     Objects of the package by name: used ones, with all their results.
     """
     simulated = make_blended_map((100, 100), 8, seed=1)
-    finder = HighPassStarFinder(5.0, fwhm=FWHM)
+    finder = HighPassStarFinder(fwhm=FWHM, n_sigma=5.0)
     photometry = HyperPhotometry(FWHM, finder=finder)
     table = photometry(simulated.image)
     fitter = BlendGroupFitter(FWHM)
@@ -99,9 +106,14 @@ def make_objects():
         'noise': CorrelatedNoise.from_beam(1.0, FWHM),
         'factors': CorrelatedNoise.from_beam(1.0, FWHM).factors(
             [[3, 4, 5]], [[7, 7, 7]]),
+        'white noise': WhiteNoise(1.0, relative_rms=np.ones((4, 4))),
+        'diagonal factors': WhiteNoise(1.0).factors(
+            [[3, 4, 5]], [[7, 7, 7]], extra=[[0.0, 1.0, 0.0]]),
         'bad pixels': detect_bad_pixels(simulated.image, FWHM),
         'areas': PixelAreas(simulated.image.wcs, (100, 100)),
         'photometry': photometry,
+        'map noise': photometry.measure_noise(simulated.image),
+        'tiles': TiledPhotometry(HyperPhotometry(FWHM), 50),
         'table': table,
         'fitter': fitter,
         'forced': forced,
@@ -109,6 +121,7 @@ def make_objects():
         'sky aperture': SkyGaussianEllipseAperture(
             SkyCoord(1.0, 2.0, unit='deg'), 3 * u.arcsec, 2 * u.arcsec),
         'local background': local,
+        'image background': ImageBackground(PolynomialBackground2D),
         'background': PolynomialBackground2D(simulated.image.data),
         'cube background': background,
         'cube background result': background(cube.cube),
@@ -116,6 +129,7 @@ def make_objects():
         'recovery result': recovery(simulated.image, fwhm=FWHM),
         'image': FitsImage(np.ones((2, 2)), fits.Header(), 'a.fits',
                            'PRIMARY', Table({'BMAJ': [1.0]})),
+        'column': RESULT_COLUMNS['flux_fit'],
         'config': PipelineConfig(),
         'job': job,
         'outcome': MapOutcome(job, 'done', {'rms': 1.0}),
@@ -131,12 +145,13 @@ def make_objects():
 
 NAMES = (
     'simulated', 'cube', 'survey', 'finder', 'shoulders', 'noise',
-    'factors', 'bad pixels', 'areas',
-    'photometry', 'table', 'fitter', 'forced', 'aperture', 'sky aperture',
-    'local background', 'background', 'cube background',
+    'factors', 'white noise', 'diagonal factors', 'bad pixels', 'areas',
+    'photometry', 'map noise', 'tiles', 'table', 'fitter',
+    'forced', 'aperture', 'sky aperture',
+    'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
-    'config', 'job', 'outcome', 'loaded', 'catalog error', 'map error',
-    'config error', 'output error', 'pipeline error')
+    'column', 'config', 'job', 'outcome', 'loaded', 'catalog error',
+    'map error', 'config error', 'output error', 'pipeline error')
 
 
 def parts_of(thing):

@@ -205,7 +205,7 @@ class TestGalacticCentre:
         """
         _, _, table = galactic_centre
         assert np.all(np.isfinite(table['flux_fit']))
-        assert np.mean((table['flags'] & FLAGS['not_converged']) > 0) < 0.05
+        assert np.mean((table['flags'] & FLAGS['no_convergence']) > 0) < 0.05
 
     def test_longitude_zero_is_no_seam(self, galactic_centre):
         """

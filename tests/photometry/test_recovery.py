@@ -39,7 +39,7 @@ def fixture_noise():
 
 @pytest.fixture(name='finder')
 def fixture_finder():
-    return HighPassStarFinder(6.0, FWHM)
+    return HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
 
 
 class Oracle:
@@ -306,7 +306,7 @@ class TestStatistics:
                         plain.table['completeness'])
 
     def test_fluxes_in_another_unit_are_converted(self, noise):
-        finder = HighPassStarFinder(6.0, FWHM)
+        finder = HighPassStarFinder(fwhm=FWHM, n_sigma=6.0)
         fluxes = [0.2, 0.4] * u.kJy
         table = recover(finder, CCDData(noise, unit=u.Jy / u.pix),
                         fluxes=fluxes).table
@@ -345,7 +345,7 @@ class TestRuns:
         assert phot.rms is None
 
     def test_partial_functions_are_extractors(self, noise):
-        finder = partial(HighPassStarFinder(6.0, FWHM),
+        finder = partial(HighPassStarFinder(fwhm=FWHM, n_sigma=6.0),
                          mask=np.zeros(noise.shape, dtype=bool))
         result = recover(finder, noise, fwhm=FWHM, snr=[20, 40])
         assert result.injected['recovered'].any()

@@ -16,7 +16,11 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 from radio_beam import Beam
 
-from hyperphotutils.catalog import match_catalogs, read_catalog
+from hyperphotutils.catalog import (
+    find_column,
+    match_catalogs,
+    read_catalog,
+)
 from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -24,13 +28,8 @@ from hyperphotutils.pipeline import (
     merge_bands,
     run,
 )
-from hyperphotutils.pipeline.bands import (
-    _make_forced,
-    check_bands,
-    summarize_bands,
-)
+from hyperphotutils.pipeline.bands import check_bands, summarize_bands
 from hyperphotutils.pipeline.cli import main
-from hyperphotutils.pipeline.extraction import make_fitter
 from hyperphotutils.utils import FLAGS, add_gaussians, sky_to_pixel_ellipse
 
 CENTER = SkyCoord(359.99 * u.deg, 31.0 * u.deg)
@@ -401,7 +400,11 @@ class TestRun:
                                merged[f'forced_{name}'])
             assert_allclose(table[f'flux_fit_{name}'].value,
                             merged[f'flux_fit_{name}'].value, rtol=0.02)
-        assert table.meta['map_meta']['blue']['beam_major'] == '11 arcsec'
+        for name in table.colnames:
+            assert table[name].info.description == find_column(
+                name, bands=BANDS).description
+        beam = table.meta['map_meta']['blue']['beam_major']
+        assert u.isclose(beam, 11 * u.arcsec)
 
     def test_same_bytes(self, files, tmp_path):
         """
@@ -416,21 +419,27 @@ class TestRun:
         assert b'0x' not in written[0]
         assert written[0] == written[1]
 
-    def test_forced_fits_are_those_of_the_configuration(self):
+    @pytest.mark.parametrize('max_separation', [0.01, 100.0])
+    def test_forced_fits_use_all_keys(self, skies, max_separation):
         """
-        One function makes the fitter, with all keys, for both.
+        The fitter is that of the photometry, including its grouper.
         """
         config = PipelineConfig(
-            grouping={'max_separation': 1.25, 'max_group_size': 7},
-            fit={'bias_correction': True, 'max_iter': 33, 'max_shift': 0.7})
-        forced = _make_forced(config)()
+            grouping={'max_separation': max_separation,
+                      'max_group_size': 100},
+            fit={'noise': 'white', 'max_iter': 33, 'max_shift': 0.7})
+        _, maps, _, _, tables, _ = skies[0]
+        name = 'blue'
+        forced = config.make_forced(ellipse='same')
+        forced(tables[name], {name: maps[name]})
+        table, fitter = forced.tables[name], forced.fitters[name]
+        n_groups = len(set(table['group_id']))
+        assert (n_groups == len(table) if max_separation < 1.0
+                else n_groups < 0.1 * len(table))
         fixed = ('position', 'shape')
-        fitter = forced.make_fitter(4.0, fixed=fixed)
-        assert fitter.grouper.min_separation == 5.0
+        assert repr(fitter) == repr(config.fit.make_fitter(
+            fitter.fwhm, config.grouping, fixed=fixed))
         assert fitter.fixed == fixed
-        expected = repr(make_fitter(4.0, config, fixed=fixed))
-        assert repr(fitter) == expected
-        assert make_fitter(4.0, config).fixed == config.fit.fixed
 
     def test_bad_names_of_bands(self):
         config = PipelineConfig(bands={'merge': True, 'names': ['a\nb', 'c']})

@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
 
 import hyperphotutils
 from hyperphotutils.catalog import read_catalog
-from hyperphotutils.pipeline import PipelineConfig, read_config
+from hyperphotutils.pipeline import PipelineConfig, cli, read_config
 from hyperphotutils.pipeline.cli import main
 
 ROOT = Path(hyperphotutils.__file__).parents[1]
@@ -37,7 +38,8 @@ def hyperphot(*arguments, cwd):
 @pytest.fixture(name='hyper')
 def fixture_hyper(capsys, tmp_path, monkeypatch):
     """
-    A function that runs the command here: status, output and errors.
+    A function that runs the command, and returns status, output, and
+    errors.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -54,8 +56,7 @@ def fixture_hyper(capsys, tmp_path, monkeypatch):
 
 def wait_for(condition, limit=120):
     """
-    Wait for a state that is reached sooner or later; the limit is there
-    only to end a test that hangs.
+    Wait for a state; the limit only ends a test that hangs.
     """
     started = time.monotonic()
     while not condition():
@@ -82,6 +83,45 @@ def test_help_loads_no_numerical_library(tmp_path):
         assert option in result.stdout
 
 
+def test_options_have_the_help_of_their_keys(hyper):
+    status, out, _ = hyper('run', '--help')
+    assert status == 0
+    text = ' '.join(out.split())
+    for option, section, name in (
+            ('--n-sigma X', 'detection', 'n_sigma'),
+            ('--jobs N', 'run', 'n_workers'),
+            ('--unit UNIT', 'input', 'unit')):
+        options = PipelineConfig.model_fields[section].annotation
+        field = options.model_fields[name]
+        description = field.description.partition(';')[0]
+        assert f'{option} {description} [{section}.{name}]' in text
+
+
+def test_command_is_one_function(hyper, monkeypatch):
+    """
+    A new sub-command needs nothing but a function and its options.
+    """
+    monkeypatch.setattr(cli, '_commands', {})
+
+    @cli._command('sky', cli._argument('map'), 'fit.noise', 'input.beam',
+                  'input.datacube', 'output.overwrite', summary='a summary',
+                  description='A description.', interrupted='nothing left')
+    def sky(options):
+        _, config, origins = cli._load(None, options)
+        cli.print_line(f'{options.map} {config.fit.noise} '
+                       f'{config.input.beam.minor} {config.input.datacube} '
+                       f'{config.output.overwrite} {origins["fit.noise"]}')
+        return 0
+
+    assert hyper('sky', 'a.fits', '--noise', 'white', '--beam', '3,2,0',
+                 '--overwrite') == (
+        0, 'a.fits white 2.0 False True --noise\n', '')
+    status, _, err = hyper('sky', 'a.fits', '--noise', 'pink')
+    assert status == 2
+    assert err.count('\n') == 1
+    assert 'a summary' in hyper('--help')[1]
+
+
 def test_version(hyper):
     status, out, _ = hyper('--version')
     assert status == 0
@@ -96,7 +136,7 @@ def test_config_prints_the_defaults(hyper, tmp_path):
     assert read_config(path) == PipelineConfig()
 
 
-def test_run_writes_products_and_says_where(map_file, tmp_path):
+def test_run_writes_products_and_prints_their_folder(map_file, tmp_path):
     """
     In a process of its own, in the default folder, without a terminal.
     """
@@ -138,7 +178,7 @@ def test_quiet_prints_nothing_but_errors(hyper, map_file, tmp_path):
     assert not (tmp_path / 'missing').exists()
 
 
-def test_options_go_before_the_file(hyper, map_file, tmp_path):
+def test_options_take_precedence_over_the_file(hyper, map_file, tmp_path):
     config = tmp_path / 'my.yaml'
     config.write_text('detection: {n_sigma: 1.0e9}\n'
                       'output: {directory: from_file, overview: false}\n'
@@ -173,7 +213,7 @@ def test_detection_only(hyper, map_file, tmp_path):
     assert 'x_centroid' in table.colnames
 
 
-def test_map_without_detection_says_so(hyper, map_file):
+def test_map_without_detection_is_reported(hyper, map_file):
     status, out, err = hyper('run', map_file, '--n-sigma', '1e9')
     assert (status, err) == (0, '')
     assert out.startswith('field: no source found')
@@ -181,7 +221,7 @@ def test_map_without_detection_says_so(hyper, map_file):
 
 def test_warnings_are_counted_not_shown(hyper, map_file, tmp_path):
     """
-    They are in the log, each once.
+    Warnings are in the log, each once.
     """
     data, header = fits.getdata(map_file, header=True)
     header['DATE-OBS'] = 'yesterday'
@@ -324,7 +364,7 @@ def test_contradiction_of_map_and_configuration(
     assert not (tmp_path / 'hyperphot_output').exists()
 
 
-def test_hint_names_the_key_that_supplies_what_is_missing(
+def test_error_names_the_key_for_missing_values(
     hyper, map_file, tmp_path
 ):
     path = tmp_path / 'bad.fits'
@@ -338,11 +378,11 @@ def test_hint_names_the_key_that_supplies_what_is_missing(
     assert hyper('run', path, '--config', config)[0] == 0
 
 
-def test_map_and_cube_taken_for_each_other_are_told_by_key(
+def test_error_for_confused_map_and_cube_names_the_key(
     hyper, map_file, tmp_path
 ):
     """
-    The command line knows no functions of Python.
+    The message names no Python functions.
     """
     path = tmp_path / 'cube.fits'
     a_cube(map_file, path)
@@ -364,7 +404,7 @@ def test_map_and_cube_taken_for_each_other_are_told_by_key(
 
 def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
     """
-    They are told by the error, and take precedence over the file.
+    The error names the options, which take precedence over the file.
     """
     path = tmp_path / 'bare.fits'
     write_map(map_file, path, remove=['BUNIT', 'BMAJ', 'BMIN', 'BPA'])
@@ -385,17 +425,21 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
             tmp_path / 'hyperphot_output/bare/catalog.ecsv').meta
 
     found = meta('--beam', '7.5')
-    assert found['beam_major'] == found['beam_minor'] == '7.5 arcsec'
+    assert u.isclose(found['beam_major'], 7.5 * u.arcsec)
+    assert found['beam_minor'] == found['beam_major']
     assert found['original_unit'] == 'Jy / beam'
     found = meta('--beam', '8,6.5,-20')
-    assert [found[f'beam_{name}'] for name in ('major', 'minor', 'pa')] == [
-        '8 arcsec', '6.5 arcsec', '-20 deg']
-    assert meta('--survey', '7')['beam_major'] == '8 arcsec'
+    for name, value in (('major', 8 * u.arcsec), ('minor', 6.5 * u.arcsec),
+                        ('pa', -20 * u.deg)):
+        assert u.isclose(found[f'beam_{name}'], value)
+    assert u.isclose(meta('--survey', '7')['beam_major'], 8 * u.arcsec)
     config.write_text('input: {beam: {major: 9, minor: 7}}\n'
                       'output: {overview: false, overwrite: true}')
-    assert meta()['beam_minor'] == '7 arcsec'
-    assert meta('--survey', 'jcmt450')['beam_minor'] == '8 arcsec'
-    assert meta('--beam', '10')['beam_minor'] == '10 arcsec'
+    assert u.isclose(meta()['beam_minor'], 7 * u.arcsec)
+    for option, value, beam in (('--survey', 'jcmt450', 8.0),
+                                ('--beam', '10', 10.0)):
+        found = meta(option, value)['beam_minor']
+        assert u.isclose(found, beam * u.arcsec)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +456,7 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
         (['--n-sigma', '-3'], 'finite number > 0'),
         (['--n-sigma', '0'], 'finite number > 0'),
         (['--n-sigma', 'five'], "invalid float value: 'five'"),
-        (['--jobs', '0'], '--jobs: run.jobs: 0 is not allowed'),
+        (['--jobs', '0'], '--jobs: run.n_workers: 0 is not allowed'),
         (['--jobs', '1.5'], 'invalid int value'),
         (['--jobz', '2'], 'unrecognized arguments: --jobz'),
         (['--output-dir', ''], '--output-dir: output.directory'),
@@ -470,7 +514,7 @@ def test_bad_configuration_is_one_line_and_nothing_is_done(
         ('fit: {poly_order: -2}', ['whole number >= -1 and <= 4']),
     ],
 )
-def test_what_keys_name_is_checked_before_any_map_is_read(
+def test_units_and_files_are_checked_before_any_map_is_read(
     hyper, tmp_path, text, words
 ):
     (tmp_path / 'my.yaml').write_text(text)
@@ -482,14 +526,14 @@ def test_what_keys_name_is_checked_before_any_map_is_read(
     assert not (tmp_path / 'hyperphot_output').exists()
 
 
-def test_wrong_unit_of_an_option_is_told_with_its_name(hyper):
+def test_error_of_an_option_names_it(hyper):
     for command in ('run', 'recover'):
         status, _, err = hyper(command, 'nowhere.fits', '--unit', 'furlong')
         assert status == 2
         assert err.startswith('hyperphot: --unit: input.unit: ')
 
 
-def test_keys_without_effect_are_told(hyper, map_file, tmp_path):
+def test_unused_keys_are_reported(hyper, map_file, tmp_path):
     (tmp_path / 'my.yaml').write_text(
         'background: {orders: [1], methods: [huber]}\n'
         'cubes: {subtract: true}\nrun: {detection_only: true}\n')
@@ -545,8 +589,8 @@ def test_existing_output_is_refused_and_untouched(hyper, map_file, tmp_path):
     assert 'detection.n_sigma is 6.0, was 5.0; ' in err
     assert '--overwrite' in err
     assert hyper('run', map_file) == (
-        0, 'nothing left to do: hyperphot_output/field is done (--overwrite '
-        'does it again)\n', '')
+        0, 'nothing left to do: hyperphot_output/field is done (use '
+        '--overwrite to repeat it)\n', '')
     after = {path: (path.stat().st_mtime_ns, path.stat().st_ino)
              for path in tmp_path.rglob('*')}
     assert after == before
@@ -594,7 +638,7 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
     assert not output.exists()
 
 
-def test_example_runs_twice_and_tells_how_good_it_is(tmp_path):
+def test_example_runs_twice_and_prints_its_accuracy(tmp_path):
     for _ in range(2):
         result = hyperphot('example', cwd=tmp_path)
         assert result.returncode == 0, result.stderr
@@ -611,7 +655,7 @@ def test_example_runs_twice_and_tells_how_good_it_is(tmp_path):
         'journal.log'}
 
 
-def test_example_replaces_no_file_of_others(hyper, tmp_path):
+def test_example_replaces_no_other_file(hyper, tmp_path):
     (tmp_path / 'truth.ecsv').write_text('mine')
     status, _, err = hyper('example', '--output-dir', tmp_path)
     assert status == 2

@@ -141,7 +141,7 @@ def test_recovery_with_a_killed_worker_is_the_serial_one(
     client, kill_a_worker
 ):
     sky = make_blended_map((100, 100), 6, seed=1).image
-    finder = HighPassStarFinder(5.0, 4.0)
+    finder = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
     options = {'n_repeats': 12, 'n_per_map': 3, 'seed': 1}
     serial = InjectionRecovery(finder, **options)(sky)
     kill_a_worker(lambda: True)

@@ -5,9 +5,11 @@ Tests of the configuration.
 
 import pickle
 
+import astropy.units as u
 import pytest
 import yaml
 
+from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
@@ -71,7 +73,7 @@ def test_written_configuration_reads_back_equal(config_file, comments):
         detection={'n_sigma': 1e-3, 'roundness_range': [-1, 1e20],
                    'shoulder_filter': 0.5},
         fit={'fixed': ['shape', 'position']},
-        run={'jobs': 3},
+        run={'n_workers': 3},
     )
     text = config_to_yaml(config, comments=comments)
     assert read_config(config_file(text)) == config
@@ -107,7 +109,7 @@ def test_survey_may_be_a_name_or_a_number(config_file, survey):
     ('error_extension', 'false', False)])
 def test_zero_is_not_false(config_file, key, text, value):
     """
-    Zero is a fill value and an extension, false is none at all.
+    Zero is a fill value or an extension, false means none.
     """
     config = read_config(config_file(f'input: {{{key}: {text}}}'))
     found = getattr(config.input, key)
@@ -125,7 +127,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
     [
         ('\ndetection:\n  n_sgima: 3', 3, "did you mean 'detection.n_sigma'"),
         ('detections: {}', 1, "did you mean 'detection'"),
-        ('detection:\n  jobs: 2', 2, "did you mean 'run.jobs'"),
+        ('detection:\n  n_workers: 2', 2, "did you mean 'run.n_workers'"),
         ('fit: {zzzz: 1}', 1, 'known here: noise, mask_bad_pixels'),
         ('3: 4', None, 'the key 3 is not allowed, must be text'),
         ('detection: {n_sigma: -3}', 1, 'n_sigma: -3 is not allowed, must '
@@ -138,8 +140,8 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('detection: {n_sigma: true}', 1, 'True is not allowed'),
         ('detection: {n_sigma: null}', 1, 'None is not allowed'),
         ('detection: {kernel: blob}', 1, "'gaussian' or 'box'"),
-        ('detection: {kernel_size: 4}', 1, 'must be odd, and at least 3: 4'),
-        ('detection: {kernel_size: 1}', 1, 'must be odd, and at least 3: 1'),
+        ('detection: {kernel_size: 4}', 1, '4 is not allowed, must be odd'),
+        ('detection: {kernel_size: 1}', 1, '1 is not allowed, must be odd'),
         ('fit: {fit_radius: 0.4}', 1, 'number >= 0.5 and <= 20'),
         ('fit: {fit_radius: 21}', 1, 'number >= 0.5 and <= 20'),
         ('fit: {max_shift: 50}', 1, 'number > 0 and <= 20'),
@@ -164,8 +166,8 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('fit: {poly_order: 5}', 1, 'whole number >= -1 and <= 4'),
         ('fit: {poly_order: 1.0}', 1, 'whole number'),
         ('fit: {poly_order: [0, 5]}', 1,
-         'or a list of any length, each a whole number'),
-        ('fit: {poly_order: []}', 1, 'poly_order is empty'),
+         'or a list of 1 or more, each a whole number'),
+        ('fit: {poly_order: []}', 1, 'a list of 1 or more'),
         ('fit: {criterion: aic}', 1, "'nmse' or 'reduced_chi2' or 'bic'"),
         ('fit: {weights: signal}', 1,
          "'signal' is not allowed, must be 'inverse_rms' or 'snr' or"),
@@ -180,7 +182,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('fit: {weight_power: 0}', 1, 'number > 0'),
         ('fit: {xtol: 0}', 1, 'number > 0 or null'),
         ('fit: {gtol: -1}', 1, 'number > 0 or null'),
-        ('fit: {fwhm_range: [-1, 2]}', 1, 'must be positive'),
+        ('fit: {fwhm_range: [-1, 2]}', 1, 'each a finite number > 0'),
         ('input:\n  beam: {major: -3}', 2, 'input.beam.major: -3 is not'),
         ('input:\n  beam: {minor: 3}', 2, 'input.beam.major: is required'),
         ('input:\n  beam: {major: 3, minor: 4}', 2, 'must not be larger'),
@@ -190,14 +192,14 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
          "unknown key 'photometry.aperture.radius'"),
         ('input: {extension: -1}', 1, 'whole number >= 0 or a text or null'),
         ('input: {maps: 3}', 1, 'a list of any length, each a text'),
-        ('run: {jobs: 0}', 1, 'whole number >= 1'),
+        ('run: {n_workers: 0}', 1, 'whole number >= 1'),
         ('output: {directory: ""}', 1, 'output.directory'),
         ('fit: {loss: square}', 1, "'linear' or 'soft_l1'"),
         ('fit: {ridge: -1}', 1, 'number >= 0'),
         ('photometry: {fwhm_limits: [2, 1]}', 1, 'lower < upper'),
         ('background: {box_sizes: [-1]}', 1, 'number >= 0'),
         ('background: {methods: [spline]}', 1, "'lsq' or 'huber'"),
-        ('background: {orders: []}', 1, 'orders is empty'),
+        ('background: {orders: []}', 1, 'a list of 1 or more'),
         ('fit: {noise: pink}', 1, "'correlated' or 'white'"),
         ('fit: {fixed: [angle]}', 1, "'position' or 'shape'"),
         ('fit: {fixed: position}', 1, "each 'position' or 'shape'"),
@@ -210,7 +212,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
         ('sources: {table: a.txt, x: [1], y: [1]}', 1, 'give only one of'),
         ('sources: {x: [1]}', 1, 'y is missing'),
         ('sources: {x: [1], y: [1, 2]}', 1, 'the same length: got 1 and 2'),
-        ('sources: {x: [], y: []}', 1, 'x and y are empty'),
+        ('sources: {x: [], y: [1]}', 1, 'x: [] is not allowed'),
         ('sources: {x: [a], y: [1]}', 1, 'each a finite number'),
         ('sources: {fwhm_major: 3, fwhm_minor: 3}', 1, 'need positions'),
         ('sources: {table: a.txt, fwhm_major: 3}', 1, 'must both be given'),
@@ -220,7 +222,7 @@ def test_empty_file_and_empty_section_mean_defaults(config_file, text):
          'there is nothing to detect'),
         ('bands: {merge: true}\nrun: {detection_only: true}', None,
          'or set bands.measure: none'),
-        ('detection:\n  n_sigma: 3\n  n_sigma: 4', 3, 'is named twice'),
+        ('detection:\n  n_sigma: 3\n  n_sigma: 4', 3, 'is given twice'),
         ('detection:\n  n_sigma: [3\nrun: {}', 3, 'while parsing'),
         ('detection:\n\tn_sigma: 3', 2, 'cannot start any token'),
         ('a: \x07', 1, 'a character that YAML does not allow'),
@@ -250,7 +252,8 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
     [
         (LAUGHS, 5, 'more than 20000 values'),
         (LAUGHS + 'input: {maps: *a8}', 5, 'more than 20000 values'),
-        ('run: {jobs: [' + 'x,' * 20001 + ']}', 1, 'more than 20000 values'),
+        ('run: {n_workers: [' + 'x,' * 20001 + ']}', 1,
+         'more than 20000 values'),
         ('input: &a\n  maps: *a', 2, "the alias 'a' is part of itself"),
         ('&a [*a]: 1', 1, 'part of itself'),
         ('input: &a\n  <<: *a', 2, 'part of itself'),
@@ -260,13 +263,13 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('- ' * 5000, 1, 'nested too deeply'),
         ('input: !foo {}', 1, "the tag '!foo' is not allowed"),
         ('input: {maps: [!!binary "a"]}', 1, "tag '!!binary' is not allowed"),
-        ('run: {jobs: !!int "abc"}', 1, "'abc' is not a number"),
-        ('run: {jobs: !!float "abc"}', 1, "'abc' is not a number"),
+        ('run: {n_workers: !!int "abc"}', 1, "'abc' is not a number"),
+        ('run: {n_workers: !!float "abc"}', 1, "'abc' is not a number"),
         ('run: {quiet: !!bool "abc"}', 1, "'abc' is not true or false"),
         ('run: !!map [1]', 1, 'must be keys and values'),
-        ('run: {jobs: ' + '9' * 5000 + '}', 1, 'too many digits (5000)'),
-        ('run: {jobs: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
-        ('run: {jobs: 99999999999999999999}', 1, 'too many digits (20)'),
+        ('run: {n_workers: ' + '9' * 5000 + '}', 1, 'too many digits (5000)'),
+        ('run: {n_workers: 0x' + 'f' * 5000 + '}', 1, 'too many digits'),
+        ('run: {n_workers: 99999999999999999999}', 1, 'too many digits (20)'),
         ('detection: {n_sigma: 1e99999}', 1, 'inf is not allowed'),
         ('detection: {n_sigma: ' + '1' * 50000 + 'e}', 1, '11111111111... is '
          'not allowed'),
@@ -276,7 +279,7 @@ LAUGHS = 'a: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         ('input: {maps: ["a\\ud800b"]}', 1, 'half of a character'),
         ('input:\n  maps: ["a\\UFFFFFFFF"]', 2, 'out of range'),
         ('"a\\nb\\e[31m": 1', 1, r"unknown key 'a\nb\x1b[31m'"),
-        ('run: &r {jobs: 1}\nrun: *r', 2, 'is named twice'),
+        ('run: &r {n_workers: 1}\nrun: *r', 2, 'is given twice'),
         ('run: {null: 1}', 1, 'the key None is not allowed'),
         ('{[a]: 1}', 1, "the key ['a'] is not allowed"),
         ('x' * 600000, None, 'too large for a configuration'),
@@ -300,12 +303,12 @@ def test_hostile_files_are_refused_in_one_short_line(
 
 def test_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
     path = tmp_path / 'latin.yaml'
-    path.write_bytes(b'run:\n  jobs: 1 # \xe4\n')
+    path.write_bytes(b'run:\n  n_workers: 1 # \xe4\n')
     with pytest.raises(ConfigError, match='line 2: not a text file in UTF-8'):
         read_config(path)
 
 
-def test_only_the_first_of_many_problems_are_told(config_file):
+def test_only_the_first_problems_are_listed(config_file):
     text = ''.join(f'k{number}: 1\n' for number in range(50))
     with pytest.raises(ConfigError, match='and 30 more problems') as caught:
         read_config(config_file(text))
@@ -315,14 +318,14 @@ def test_only_the_first_of_many_problems_are_told(config_file):
 def test_dates_and_words_are_texts(config_file):
     config = read_config(config_file(
         'output: {directory: 2020-01-01}\ninput: {unit: "1_000"}\n'
-        'run: {quiet: yes, jobs: 010}'))
+        'run: {quiet: yes, n_workers: 010}'))
     assert config.output.directory == '2020-01-01'
     assert config.run.quiet is True
-    assert config.run.jobs == 10
+    assert config.run.n_workers == 10
 
 
-def test_all_problems_are_told_at_once(config_file):
-    path = config_file('detection: {n_sigma: -1}\nrun: {jobs: 0, job: 3}')
+def test_all_problems_are_reported_at_once(config_file):
+    path = config_file('detection: {n_sigma: -1}\nrun: {n_workers: 0, job: 3}')
     with pytest.raises(ConfigError, match='n_sigma') as caught:
         read_config(path)
     assert len(caught.value.problems) == 3
@@ -342,7 +345,7 @@ def test_unreadable_files_are_one_line(tmp_path):
 
 def test_defaults_are_those_of_the_classes():
     """
-    The configuration counts lengths in beam widths, the classes pixels.
+    Lengths are in beam FWHM in the configuration, in pixels in the classes.
     """
     from hyperphotutils.background import LocalPolynomialBackground
     from hyperphotutils.photometry import HyperPhotometry
@@ -350,7 +353,7 @@ def test_defaults_are_those_of_the_classes():
     config = PipelineConfig()
     phot = HyperPhotometry(fwhm=4.0)
     finder, fitter = phot.finder, phot.fitter
-    assert finder.threshold == config.detection.n_sigma
+    assert finder.n_sigma == config.detection.n_sigma
     assert finder.kernel == config.detection.kernel
     assert finder.min_separation == 4 * config.detection.min_separation
     assert finder.exclude_border == config.detection.exclude_border
@@ -381,6 +384,30 @@ def test_defaults_are_those_of_the_classes():
     assert phot.aperture_correction == config.photometry.aperture_correction
 
 
+def test_photometry_and_forced_photometry_share_the_fitter():
+    """
+    A class is built from its section in one place, with all keys.
+    """
+    config = PipelineConfig(grouping={'max_separation': 1.25},
+                            fit={'fixed': ['position'], 'max_iter': 33})
+    image = make_blended_map((60, 60), 2, seed=1).image
+    phot = config.make_photometry(image)
+    forced = config.make_forced()
+    fitter = forced.make_fitter(phot.fwhm, fixed=('position',))
+    assert repr(phot.fitter) == repr(fitter)
+    assert phot.grouper is phot.fitter.grouper
+    assert fitter.grouper.min_separation == 1.25 * phot.fwhm
+    finder = config.make_finder(image)
+    assert repr(finder) == repr(phot.finder)
+
+
+@pytest.mark.parametrize(('unit', 'rms'), [('Jy/pix', 2.0), (None, None)])
+def test_rms_is_only_used_with_a_unit(unit, rms):
+    detection = PipelineConfig(detection={'rms': 2.0}).detection
+    finder = detection.make_finder(4.0, unit=unit and u.Unit(unit))
+    assert finder.rms == (rms and rms * u.Unit(unit))
+
+
 def test_a_file_cannot_run_python(config_file):
     with pytest.raises(ConfigError, match='line 1'):
         read_config(config_file('!!python/object/apply:os.getcwd []'))
@@ -388,10 +415,11 @@ def test_a_file_cannot_run_python(config_file):
 
 def test_override_replaces_only_what_it_names():
     config = PipelineConfig(detection={'n_sigma': 4.0, 'kernel': 'box'})
-    new = override_config(config, {'detection.n_sigma': 7.0, 'run.jobs': 2})
+    new = override_config(config, {'detection.n_sigma': 7.0,
+                                   'run.n_workers': 2})
     assert new.detection.n_sigma == 7
     assert new.detection.kernel == 'box'
-    assert new.run.jobs == 2
+    assert new.run.n_workers == 2
     assert config.detection.n_sigma == 4
     beam = override_config(config, {'input.beam.major': 3.0}).input.beam
     assert beam.major == 3
@@ -410,10 +438,12 @@ def test_override_error_names_the_option(value):
 
 
 def test_error_can_be_pickled():
-    error = ConfigError(['one', 'two'])
-    again = pickle.loads(pickle.dumps(error))
-    assert again.problems == ('one', 'two')
-    assert str(again) == 'one\ntwo'
+    for error in (ConfigError(['one', 'two', 'one']),
+                  ConfigError(map(str, range(50)))):
+        again = pickle.loads(pickle.dumps(error))
+        assert again.problems == error.problems
+        assert str(again) == str(error) == '\n'.join(error.problems)
+    assert error.problems[-2:] == ('19', 'and 30 more problems')
 
 
 def test_configuration_cannot_be_changed():

@@ -20,7 +20,11 @@ from regions import Regions
 
 import hyperphotutils
 from hyperphotutils.background import CubeBackground
-from hyperphotutils.catalog import read_catalog, write_catalog
+from hyperphotutils.catalog import (
+    find_column,
+    read_catalog,
+    write_catalog,
+)
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.maps import read_cube
@@ -238,7 +242,12 @@ class TestRun:
             hdus[0].data[2] *= 3.0
         table = run(make_config(cube, fit={'noise': 'correlated'}))
         assert not {'rms', 'noise'} & set(table.meta)
-        assert table.meta['beam_major'] == '4 arcsec'
+        assert u.isclose(table.meta['beam_major'], 4 * u.arcsec)
+        rejected = QTable.read('out/cube/rejected.ecsv')
+        for part in (table, rejected, read_catalog('out/cube/catalog.ecsv')):
+            for name in part.colnames:
+                assert part[name].info.description == find_column(
+                    name).description
         channels = QTable.read('out/cube/channels.ecsv')
         assert table.meta['n_detected'] == sum(channels['n_detected'])
         config = make_config(cube, fit={'noise': 'correlated'})
@@ -353,7 +362,8 @@ class TestRun:
         """
         run(make_config(cube))
         serial = read_all()
-        run(make_config(cube, output={'directory': 'two'}, run={'jobs': 2}))
+        run(make_config(cube, output={'directory': 'two'},
+                        run={'n_workers': 2}))
         assert read_all('two/cube') == serial
 
 
@@ -382,7 +392,7 @@ class TestBackground:
                                       'overview.png', 'subtracted.fits']
         data = read_cube(cube)
         finder = HighPassStarFinder(
-            5.0, data.channel(0).meta['beam_fwhm_pix'])
+            fwhm=data.channel(0).meta['beam_fwhm_pix'], n_sigma=5.0)
         expected = CubeBackground(finder=finder)(data)
         assert_allclose(fits.getdata('out/cube/background.fits'),
                         expected.background.value, rtol=1e-6)
@@ -411,7 +421,7 @@ class TestBackground:
         status, _, err = hyper(capsys, 'run', cube, cube, '--datacube',
                                '--merge')
         assert status == 2
-        assert 'does not go with input.datacube' in err
+        assert 'cannot be used with input.datacube' in err
 
     def test_options(self, cube, capsys):
         """
@@ -469,11 +479,11 @@ class TestBackground:
          'whole planes'),
         ({'cubes': {'around_sources': True}}, 'needs positions'),
         ({'bands': {'merge': True}}, 'bands.merge is for maps'),
-        ({'cubes': {'empty_orders': []}}, 'empty_orders is empty'),
+        ({'cubes': {'empty_orders': []}}, 'empty_orders'),
     ])
     def test_contradictions(self, sections, message):
         """
-        What does not go together is said before the work.
+        Contradictions are errors before the work.
         """
         with pytest.raises(ValueError, match=message):
             make_config('cube.fits', **sections)

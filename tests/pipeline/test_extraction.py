@@ -300,7 +300,7 @@ def test_separate_background_is_a_choice(map_file, full):
     assert set(table['bkg_order']) <= {1, 2}
     fwhm = full.image.meta['beam_fwhm_pix']
     sizes = {int(2 * (size * fwhm // 2) + 1) for size in (6, 8)}
-    assert set(np.asarray(table['bkg_box'], dtype=int)) <= sizes
+    assert set(np.asarray(table['bkg_size'], dtype=int)) <= sizes
     # eight sources, each with a scatter of 0.2
     assert_allclose(np.median(table['flux_fit'] / full.table['flux_fit']),
                     1, atol=0.15)

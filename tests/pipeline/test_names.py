@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of names of files: expanded, and safe in all that is written.
+Tests of file names: expanded, and escaped in all products.
 """
 
 import os
@@ -19,8 +19,8 @@ from hyperphotutils.pipeline import (
     plan_jobs,
     process_maps,
 )
-from hyperphotutils.pipeline.names import expand_path, printable
 from hyperphotutils.pipeline.recover import recover_map
+from hyperphotutils.pipeline.text import expand_path, printable
 
 STRANGE = ['#1', 'a\nb', 'a\tb', 'a\u2028b', 'a"b', "a'b", '[1]', '*',
            '$HOME', 'a$b$c', '\x1b[31mred', 'a\u202eb', 'a b ', 'a,b', 'a|b',
@@ -31,7 +31,7 @@ STRANGE = ['#1', 'a\nb', 'a\tb', 'a\u2028b', 'a"b', "a'b", '[1]', '*',
 @pytest.fixture(name='home')
 def fixture_home(tmp_path, monkeypatch):
     """
-    The working folder, which is the home of the user as well.
+    The working folder, which is also the home of the user.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -74,7 +74,7 @@ def test_names_that_cannot_be_expanded_are_errors(name, message):
         recover_map('a.fits', PipelineConfig(), name)
 
 
-def test_file_that_exists_is_taken_as_it_is(home):
+def test_names_of_existing_files_are_not_expanded(home):
     for name in ('$FIELD', '~x', '${NO_SUCH}'):
         (home / name).touch()
     assert expand_path('$FIELD') == '$FIELD'
@@ -168,7 +168,7 @@ def test_printable_is_one_line_without_control_characters():
 @pytest.mark.parametrize('what', ['map', 'table', 'combined'])
 def test_no_input_is_replaced(copy_map, tmp_path, what):
     """
-    Not even with overwrite, which is for products.
+    Overwrite replaces only products.
     """
     maps, sections = [copy_map('a.fits'), copy_map('b.fits')], {}
     out = tmp_path / 'out'
@@ -192,7 +192,7 @@ def test_no_input_is_replaced(copy_map, tmp_path, what):
 
 @pytest.mark.parametrize('name', ['run.log', 'catalog_all.ecsv',
                                   'diagnostics.ecsv'])
-def test_what_is_in_the_way_is_found_before_any_work(
+def test_blocked_product_is_found_before_any_work(
     copy_map, tmp_path, monkeypatch, name
 ):
     from hyperphotutils.pipeline import runner

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of the command that recovers injected sources.
+Tests of the command ``hyperphot recover``.
 """
 
 import re
@@ -51,16 +51,16 @@ def test_command_writes_tables_and_plot(map_file, tmp_path, capsys):
     assert captured.err == ''
 
     assert main(arguments) == 2
-    assert 'recovery.ecsv: exists already' in capsys.readouterr().err
+    assert 'recovery.ecsv: already exists' in capsys.readouterr().err
     assert main([*arguments, '--overwrite', '--quiet']) == 0
     assert capsys.readouterr().out == ''
     again = read_catalog(folder / 'injected.ecsv')
     np.testing.assert_array_equal(again['flux_fit'], injected['flux_fit'])
 
 
-def test_too_few_sources_are_said_to_be(map_file, tmp_path, capsys):
+def test_too_few_sources_are_reported(map_file, tmp_path, capsys):
     """
-    What is not known is a dash, and it is told how many are needed.
+    Unknown values are a dash, and the summary names a larger number.
     """
     assert main(['recover', str(map_file), '--output-dir',
                  str(tmp_path / 'out'), '--n-repeats', '2',
@@ -71,14 +71,14 @@ def test_too_few_sources_are_said_to_be(map_file, tmp_path, capsys):
     assert 'inf' not in out
     assert re.search(r'^ +\d\.\d +[01] +(0\.0 %|-) +- +- +-$', out,
                      re.MULTILINE)
-    assert re.search(r'these are too few: with less than 30 .* take '
+    assert re.search(r'too few sources: with fewer than 30 .* use '
                      r'--n-repeats (30|60)', out)
 
 
-def test_medians_of_few_sources_are_not_told(map_file, tmp_path, quick):
+def test_medians_of_few_sources_are_not_shown(map_file, tmp_path, quick):
     """
-    Of four recovered sources there is no bias and no pull, in the summary
-    and in the picture; of five there is.
+    Four recovered sources have no bias and no pull in the summary and in
+    the figure; five have both.
     """
     result = recover_map(map_file, quick, tmp_path / 'out', **QUICK)
     table = result.table[:3]
@@ -100,7 +100,7 @@ def test_medians_of_few_sources_are_not_told(map_file, tmp_path, quick):
         assert [len(x) for x in drawn] == [1] * n_series
 
 
-def test_no_curve_is_said_once(map_file, tmp_path, capsys):
+def test_missing_curve_is_reported_once(map_file, tmp_path, capsys):
     assert main(['recover', str(map_file), '--output-dir',
                  str(tmp_path / 'out'), '--n-repeats', '2',
                  '--snr', '60,80']) == 0
@@ -110,7 +110,7 @@ def test_no_curve_is_said_once(map_file, tmp_path, capsys):
     assert err == ''
 
 
-def test_configuration_decides_what_is_run(map_file, tmp_path, quick):
+def test_extractor_is_that_of_the_configuration(map_file, tmp_path, quick):
     result = recover_map(map_file, quick, tmp_path / 'out', **QUICK)
     assert np.isnan(result.injected['flux_fit']).all()
     assert 'HighPassStarFinder' in result.table.meta['call']
@@ -127,7 +127,7 @@ def test_maps_that_fail_leave_nothing_behind(tmp_path, quick):
     assert names(tmp_path) == ['bare.fits']
 
 
-def test_crowded_maps_are_told_in_a_line(map_file, tmp_path, quick):
+def test_error_of_a_crowded_map_is_one_line(map_file, tmp_path, quick):
     with pytest.raises(PipelineError, match='n_per_map=500 sources do not'):
         recover_map(map_file, quick, tmp_path / 'out',
                     **QUICK | {'n_per_map': 500})
@@ -135,19 +135,19 @@ def test_crowded_maps_are_told_in_a_line(map_file, tmp_path, quick):
 
 def test_given_sources_are_refused(map_file, tmp_path):
     config = PipelineConfig(sources={'x': [1.0], 'y': [1.0]})
-    with pytest.raises(ConfigError, match='sources: the sources to measure'):
+    with pytest.raises(ConfigError, match='sources: recovery tests'):
         recover_map(map_file, config, tmp_path / 'out', **QUICK)
     assert names(tmp_path) == []
 
 
 def test_maps_of_weights_are_refused(map_file, tmp_path):
     config = PipelineConfig(fit={'weights': 'map', 'weight_map': 'a.fits'})
-    with pytest.raises(ConfigError, match=r'fit.weight_map: recovery knows'):
+    with pytest.raises(ConfigError, match=r'fit\.weight_map: recovery'):
         recover_map(map_file, config, tmp_path / 'out', **QUICK)
     assert names(tmp_path) == []
 
 
-def test_folder_that_cannot_be(map_file, tmp_path, quick):
+def test_folder_that_cannot_be_made(map_file, tmp_path, quick):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OutputError, match='cannot be written'):
         recover_map(map_file, quick, tmp_path / 'file' / 'out', **QUICK)

@@ -45,7 +45,7 @@ def write_journal(path):
 
 @pytest.mark.parametrize(
     ('section', 'values', 'counts'),
-    [('run', {'jobs': 4}, False), ('run', {'quiet': True}, False),
+    [('run', {'n_workers': 4}, False), ('run', {'quiet': True}, False),
      ('output', {'overwrite': True}, False),
      ('output', {'directory': 'elsewhere'}, False),
      ('input', {'maps': ['b.fits']}, False),

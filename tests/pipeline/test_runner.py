@@ -200,8 +200,8 @@ def test_catalog_knows_beam_and_unit(map_file, simulated, copy_map,
     beam = simulated.image.meta['beam']
     for name, value in (('beam_major', beam.major),
                         ('beam_minor', beam.minor), ('beam_pa', beam.pa)):
-        assert u.isclose(u.Quantity(meta[name]), value, rtol=1e-6)
-    assert u.Quantity(meta['rms']).unit == u.Jy / u.pix
+        assert u.isclose(meta[name], value, rtol=1e-6)
+    assert meta['rms'].unit == u.Jy / u.pix
     assert 'local backgrounds' in meta['rms_of']
     both = run(make_config([map_file, copy_map('b.fits')], tmp_path / 'two'))
     for name in ('field', 'b'):
@@ -226,7 +226,7 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     value, unit = re.search(r'Detection rms: (\S+) (.*) Noise rms:',
                             header).groups()
     assert unit == 'Jy / pix'
-    finder = HighPassStarFinder(5.0, image.meta['beam_fwhm_pix'])
+    finder = HighPassStarFinder(n_sigma=5.0, fwhm=image.meta['beam_fwhm_pix'])
     assert_allclose(float(value), clipped_rms(finder.filter(image.data)))
     log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
     assert re.search(r'rms +\S+ Jy / pix, of the filtered map', log)
@@ -272,12 +272,12 @@ def test_configuration_reaches_the_classes(map_file, tmp_path):
 def test_manual_rms_sets_the_threshold(map_file, tmp_path):
     only = {'detection_only': True}
     full = run(make_config([map_file], tmp_path / 'full', run=only))
-    measured = u.Quantity(full.meta['rms'])
+    measured = full.meta['rms']
     rms = measured * np.median(full['snr']) / 5
     table = run(make_config([map_file], tmp_path / 'half', run=only,
                             detection={'rms': rms.value}))
     assert len(table) == np.sum(full['snr'] > np.median(full['snr']))
-    assert u.Quantity(table.meta['rms']) == rms
+    assert table.meta['rms'] == rms
 
 
 def test_detection_only_makes_all_products(map_file, simulated, tmp_path):
@@ -386,7 +386,7 @@ def test_parallel_and_serial_results_are_the_same(copy_map, tmp_path):
     maps.insert(1, tmp_path / 'missing.fits')
     serial = process_maps(make_config(maps, tmp_path / 'serial'))
     parallel = process_maps(make_config(maps, tmp_path / 'parallel',
-                                        run={'jobs': 2}))
+                                        run={'n_workers': 2}))
     assert [item.job.map_id for item in parallel] == ['c', 'missing', 'a',
                                                       'b']
     for one, other in zip(serial, parallel, strict=True):
@@ -476,7 +476,8 @@ def test_killed_worker_costs_only_its_own_map(copy_map, tmp_path):
         'if __name__ == "__main__":\n'
         '    runner.process_map = process_map\n'
         f'    maps = {[str(path) for path in maps]}\n'
-        '    config = PipelineConfig(input={"maps": maps}, run={"jobs": 2},\n'
+        '    config = PipelineConfig(input={"maps": maps},\n'
+        '        run={"n_workers": 2},\n'
         '        output={"directory": "out", "overview": False})\n'
         '    for item in process_maps(config):\n'
         '        print(item.job.map_id, item.reason)\n', encoding='utf-8')

@@ -1,13 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of where a configuration comes from.
+Tests of finding a configuration.
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import hyperphotutils
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
     ConfigError,
@@ -19,6 +22,8 @@ from hyperphotutils.pipeline import (
     user_config_file,
 )
 from hyperphotutils.pipeline.cli import main
+
+ROOT = Path(hyperphotutils.__file__).parents[1]
 
 
 @pytest.fixture(name='here')
@@ -56,7 +61,7 @@ def fixture_write_user_config(here, monkeypatch):
     ],
 )
 @pytest.mark.skipif(sys.platform == 'win32', reason='paths of POSIX')
-def test_user_file_is_where_the_platform_has_it(monkeypatch, platform,
+def test_user_file_is_in_the_folder_of_the_platform(monkeypatch, platform,
                                                 variables, expected):
     monkeypatch.setattr(sys, 'platform', platform)
     for name, value in variables.items():
@@ -86,13 +91,30 @@ def test_argument_then_here_then_user_then_defaults(here, write_user_config):
     assert loaded.origins == {'detection.kernel': 'line 2'}
 
 
+def test_own_files_import_no_other_configurations(here):
+    """
+    The conversion is imported only for a file of Hyper-py.
+    """
+    (here / 'own.yaml').write_text('detection: {n_sigma: 6}')
+    (here / 'other.yaml').write_text('survey: {survey_code: 15}')
+    code = ('import sys\nfrom hyperphotutils.pipeline import load_config\n'
+            'import hyperphotutils.pipeline.cli\n'
+            'for name in ("own.yaml", "other.yaml"):\n'
+            '    load_config(name)\n'
+            '    print("hyperphotutils.compat" in sys.modules)\n')
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=here, capture_output=True,
+        text=True, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert result.stdout.split() == ['False', 'True']
+
+
 def test_file_found_must_be_right(here):
     (here / 'hyperphot.yaml').write_text('detection: {n_sigma: -7}')
     with pytest.raises(ConfigError, match=r'hyperphot.yaml: line 1: '):
         load_config()
 
 
-def test_show_tells_the_origin_of_each_key(here, capsys):
+def test_show_lists_the_origin_of_each_key(here, capsys):
     (here / 'hyperphot.yaml').write_text('detection:\n  n_sigma: 7\n')
     assert main(['config', '--show']) == 0
     text = capsys.readouterr().out
@@ -101,9 +123,9 @@ def test_show_tells_the_origin_of_each_key(here, capsys):
     assert '  kernel: gaussian  # default\n' in text
     (here / 'shown.yaml').write_text(text)
     assert read_config('shown.yaml') == load_config().config
-    (here / 'other.yaml').write_text('run: {jobs: 3}')
+    (here / 'other.yaml').write_text('run: {n_workers: 3}')
     assert main(['config', '--show', '--config', 'other.yaml']) == 0
-    assert 'jobs: 3  # line 1' in capsys.readouterr().out
+    assert 'n_workers: 3  # line 1' in capsys.readouterr().out
     assert main(['config', '--config', 'other.yaml']) == 2
     assert '--show' in capsys.readouterr().err
 

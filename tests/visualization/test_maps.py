@@ -171,8 +171,8 @@ def test_doubtful_sources_are_dashed():
     Only they are, and the title tells how many there are.
     """
     data, table, _ = make_images(4)
-    table['flags'] = [0, FLAGS['doubtful'], FLAGS['at_bound'],
-                      FLAGS['doubtful'] | FLAGS['at_bound']]
+    table['flags'] = [0, FLAGS['doubtful'], FLAGS['near_bound'],
+                      FLAGS['doubtful'] | FLAGS['near_bound']]
     table['x_fit'][3] = np.nan
     figure = plot_overview(data, table)
     dashes = [dashes for _, dashes in ellipses_of(figure).get_linestyles()]

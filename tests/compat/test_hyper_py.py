@@ -10,13 +10,12 @@ import yaml
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.compat import hyper_py_to_yaml, read_hyper_py
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
     config_to_yaml,
-    hyper_py_to_yaml,
     read_config,
-    read_hyper_py,
     run,
 )
 from hyperphotutils.pipeline.cli import main
@@ -115,17 +114,17 @@ def fixture_hyper_file(tmp_path, monkeypatch):
     return write
 
 
-def test_every_key_is_told_once(hyper_file):
+def test_report_has_each_key_once(hyper_file):
     result = read_hyper_py(hyper_file())
-    told = [row.split(' ')[0] for rows in result[1:4] for row in rows]
+    found = [row.split(' ')[0] for rows in result[1:4] for row in rows]
     keys = list(leaves(yaml.safe_load(DEFAULT)))
-    assert len(told) == len(set(told))
-    assert set(keys) <= set(told)
+    assert len(found) == len(set(found))
+    assert set(keys) <= set(found)
     # dropped or not: with the reason
     assert all(': ' in row for rows in result[2:4] for row in rows)
 
 
-def test_default_file_means_this(hyper_file):
+def test_conversion_of_the_default_file(hyper_file):
     config = read_hyper_py(hyper_file()).config
     assert config.detection.n_sigma == 5
     assert config.detection.kernel == 'box'
@@ -152,7 +151,7 @@ def test_default_file_means_this(hyper_file):
     assert config.output.flux_unit == 'mJy'
     assert config.output.peak_unit == 'mJy/beam'
     assert config.output.directory == 'output'
-    assert config.run.jobs == 2
+    assert config.run.n_workers == 2
     assert not config.sources.given
 
 
@@ -165,7 +164,7 @@ def test_default_file_means_this(hyper_file):
           'units': {'convert_mJy': False}}, {'detection.rms': 2e-3}),
         ({'detection': {'kernel_size_pix': 7}},
          {'detection.kernel_size': 7}),
-        ({'control': {'parallel_maps': False}}, {'run.jobs': 1}),
+        ({'control': {'parallel_maps': False}}, {'run.n_workers': 1}),
         ({'control': {'detection_only': True}},
          {'run.detection_only': True}),
         ({'units': {'convert_mJy': False}},
@@ -243,19 +242,19 @@ def test_default_file_means_this(hyper_file):
          {'background.box_sizes': None}),
     ],
 )
-def test_values_arrive_under_our_names(hyper_file, sections, ours):
+def test_values_have_the_new_keys(hyper_file, sections, ours):
     config = read_hyper_py(hyper_file(**sections)).config.model_dump()
     for key, value in ours.items():
         section, name = key.split('.')
         assert config[section][name] == value, key
 
 
-def test_sections_of_values_are_told_as_yaml(hyper_file):
+def test_mappings_are_reported_as_yaml(hyper_file):
     result = read_hyper_py(hyper_file(photometry={
         'fixed_radius': True, 'fwhm_1': [20.0], 'fwhm_2': [10.0],
         'PA_val': [5]}))
     assert ('photometry.aperture = {major: 20.0, minor: 10.0, '
-            'position_angle: 5') in ' '.join(result.kept)
+            'position_angle: 5') in ' '.join(result.converted)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +264,7 @@ def test_sections_of_values_are_told_as_yaml(hyper_file):
         {'photometry': {'fwhm_1': [1.0, 2.0], 'fixed_radius': True}},
     ],
 )
-def test_what_cannot_be_had_is_named(hyper_file, sections):
+def test_unsupported_values_are_reported(hyper_file, sections):
     result = read_hyper_py(hyper_file(**sections))
     (section, values), = sections.items()
     key = f'{section}.{list(values)[-1]}'
@@ -274,7 +273,7 @@ def test_what_cannot_be_had_is_named(hyper_file, sections):
 
 def test_files_that_cubes_do_not_have(hyper_file):
     """
-    Files of single groups and sources are told not to be there for cubes.
+    Files of single groups and sources are reported as unsupported.
     """
     wanted = {'fits_output': {'fits_fitting': True, 'fits_deblended': True},
               'visualization': {'visualize_fitting': True,
@@ -296,7 +295,7 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
     assert result.config.detection.n_sigma == 4
     assert result.config.output.flux_unit == 'Jy'
     assert any("detection.sigma_thres (Hyper-py's default): " in row
-               for row in result.kept)
+               for row in result.converted)
     assert read_hyper_py(hyper_file('paths: {input: }')).config
 
 
@@ -312,9 +311,9 @@ def test_missing_keys_have_the_documented_defaults(hyper_file):
         ('survey: {survey_code: 11}', 1, 'survey_code: input.survey: 11'),
         ('survey: {}\nfit_options: {weights: colour}', 2,
          "fit_options.weights: fit.weights: 'colour' is not allowed"),
-        ('control: {n_cores: 0}', 1, 'control.n_cores: run.jobs: 0'),
-        ('survey: {}\nphotometry: {fixed_radius: true}', 2,
-         'photometry.fixed_radius: photometry.aperture'),
+        ('control: {n_cores: 0}', 1, 'control.n_cores: run.n_workers: 0'),
+        ('survey: {}\nphotometry: {fixed_radius: true, fwhm_2: [3]}', 2,
+         'photometry.fixed_radius: photometry.aperture.minor: 0.0 is'),
         ('survey: {}\ndetection: {fixed_peaks: true, xcen_fix: [1.0],\n'
          '  ycen_fix: [1.0, 2.0]}', None, 'must have the same length'),
     ],
@@ -368,18 +367,18 @@ def test_converted_file_is_ours(hyper_file, tmp_path, capsys):
     assert read_config(ours) == read_hyper_py(path).config
 
 
-def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
+def test_hyper_file_can_be_run_directly(hyper_file, write_map, tmp_path,
                                         capsys):
     """
-    The command says so, Python warns; the results are the same.
+    The command prints a notice, Python warns; the results are equal.
     """
-    copy_map('Maps/field.fits')
+    write_map('Maps/field.fits')
     path = hyper_file(files={'file_map_name': 'field.fits'},
                       fit_options={'weights': 'map'})
     assert main(['run', str(path), '--overwrite']) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f'{path}: a configuration of Hyper-py, ')
-    assert 'not taken over: ' in out
+    assert out.startswith(f'{path}: a configuration of Hyper-py: ')
+    assert 'not converted: ' in out
     assert 'fit_options.weights' in out
     stored = read_catalog(tmp_path / 'output' / 'field' / 'catalog.ecsv')
     assert str(stored['flux_fit'].unit) == 'mJy'
@@ -391,20 +390,19 @@ def test_hyper_file_can_be_run_directly(hyper_file, copy_map, tmp_path,
     assert 'configuration of Hyper-py)' in log
 
 
-def test_notice_is_shown_without_maps_too(hyper_file, capsys):
+def test_report_is_printed_without_maps(hyper_file, capsys):
     """
-    What became of the keys is told before the missing list of maps is
-    complained about.
+    The report comes before the error about the missing list of maps.
     """
     path = hyper_file()
     assert main(['run', str(path)]) == 2
     out, err = capsys.readouterr()
-    assert out.startswith(f'{path}: a configuration of Hyper-py, ')
+    assert out.startswith(f'{path}: a configuration of Hyper-py: ')
     assert 'Maps/maps_list.txt cannot be read: name the maps' in out
     assert err.startswith('hyperphot: no map: ')
 
 
-def test_our_own_file_is_not_taken_for_one(tmp_path):
+def test_own_file_is_not_read_as_hyper_py(tmp_path):
     path = tmp_path / 'ours.yaml'
     path.write_text(config_to_yaml(PipelineConfig()))
     with pytest.raises(ConfigError, match=r"unknown key 'input"):

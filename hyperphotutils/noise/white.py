@@ -1,0 +1,371 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Noise that is independent between pixels.
+"""
+
+import numpy as np
+
+from hyperphotutils.utils.tables import strip_units
+
+__all__ = ['DiagonalFactors', 'WhiteNoise']
+
+
+class WhiteNoise:
+    """
+    Gaussian noise that is independent between pixels.
+
+    Use it for maps whose pixels are larger than the beam, or to ignore
+    correlations.
+
+    Parameters
+    ----------
+    rms : float or `~astropy.units.Quantity`, optional
+        The typical standard deviation of a pixel, with the unit of the
+        map. By default it is unknown: fits then give all pixels the same
+        weight and scale their errors by the scatter of the residuals.
+
+    relative_rms : 2D array_like, optional
+        A map of the local rms in units of the typical one. Pixels where
+        it is not finite are not used. The default is 1 everywhere.
+
+    Raises
+    ------
+    ValueError
+        If ``rms`` or ``relative_rms`` are not positive.
+
+    See Also
+    --------
+    CorrelatedNoise : Noise correlated over the beam.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.noise import WhiteNoise
+    >>> noise = WhiteNoise.from_error(np.array([[2.0, 2.0], [4.0, np.inf]]))
+    >>> print(noise.rms)
+    2.0
+    >>> print(noise.rms_at([0, 0], [0, 1]))
+    [2. 4.]
+    """
+
+    is_correlated = False
+    weighted_rms = 1.0
+
+    def __init__(self, rms=None, *, relative_rms=None):
+        values, self._unit = strip_units(rms=rms)
+        self._rms = None if rms is None else float(values['rms'])
+        if rms is not None and not 0.0 < self._rms < np.inf:
+            msg = f'rms must be positive: {rms}'
+            raise ValueError(msg)
+        if relative_rms is not None:
+            relative_rms = np.asarray(relative_rms, dtype=float)
+            if relative_rms.ndim != 2 or np.any(relative_rms <= 0.0):
+                msg = 'relative_rms must be a 2D array of positive numbers'
+                raise ValueError(msg)
+        self.relative_rms = relative_rms
+
+    def __repr__(self):
+        varying = '' if self.relative_rms is None else ', relative_rms=<array>'
+        rms = None if self._rms is None else f'{self._rms:.4g}'
+        return f'<{type(self).__name__}(rms={rms}{varying})>'
+
+    @classmethod
+    def from_error(cls, error, *, mask=None):
+        """
+        Describe noise of known standard deviations.
+
+        Parameters
+        ----------
+        error : float, 2D array_like, `~astropy.units.Quantity`, or `None`
+            The standard deviation of each pixel; `None` if unknown.
+            Pixels whose error is not finite are not used.
+
+        mask : 2D bool array_like, optional
+            `True` for pixels whose error is ignored.
+
+        Returns
+        -------
+        noise : `WhiteNoise`
+            The noise; its rms is the median error.
+
+        Raises
+        ------
+        ValueError
+            If an error that is not masked is not positive.
+        """
+        if error is None:
+            return cls()
+        values, unit = strip_units(error=error)
+        error = np.asarray(values['error'], dtype=float)
+        used = (np.True_ if mask is None or error.ndim == 0
+                else ~np.asarray(mask, dtype=bool))
+        if np.any((error <= 0.0) & used):
+            msg = ('error must be positive; use mask for pixels that are '
+                   'not to be used')
+            raise ValueError(msg)
+        good = np.isfinite(error) & (error > 0.0)
+        known = error[good & used]
+        if known.size == 0:
+            msg = 'error has no finite value where data are usable'
+            raise ValueError(msg)
+        rms = float(np.median(known))
+        relative = None
+        if error.ndim:
+            relative = np.full(error.shape, np.inf)
+            np.divide(error, rms, out=relative, where=good)
+        return cls(rms if unit is None else rms << unit,
+                   relative_rms=relative)
+
+    @property
+    def rms(self):
+        """
+        The typical standard deviation of a pixel; `None` if unknown.
+        """
+        if self._rms is None or self._unit is None:
+            return self._rms
+        return self._rms << self._unit
+
+    def rms_at(self, x, y):
+        """
+        Return the standard deviation of pixels.
+
+        Parameters
+        ----------
+        x, y : int array_like
+            The pixel coordinates.
+
+        Returns
+        -------
+        rms : `~numpy.ndarray`
+            The standard deviations, without unit; in units of the
+            typical one if that is unknown.
+        """
+        x, y = np.asarray(x), np.asarray(y)
+        rms = 1.0 if self._rms is None else self._rms
+        if self.relative_rms is None:
+            return np.full(x.shape, rms)
+        return rms * self.relative_rms[y, x]
+
+    def pixel_weights(self, x, y, usable):
+        """
+        Return the inverse standard deviations of the pixels of
+        footprints.
+
+        Parameters
+        ----------
+        x, y : int array_like of shape (g, p)
+            The pixel coordinates of each of ``g`` footprints.
+
+        usable : bool array_like of shape (g, p)
+            `False` for padding, whose weight is 0.
+
+        Returns
+        -------
+        weights : `~numpy.ndarray` of shape (g, p)
+            The weights.
+        """
+        weights = np.asarray(usable).astype(float)
+        np.divide(weights, self.rms_at(x, y), out=weights, where=usable)
+        return weights
+
+    def factors(self, x, y, usable=None, extra=None):
+        """
+        Return an object that whitens the weighted pixels of footprints.
+
+        Parameters
+        ----------
+        x, y : int array_like of shape (g, p)
+            The pixel coordinates of each of ``g`` footprints.
+
+        usable : bool array_like of shape (g, p), optional
+            `False` for padding.
+
+        extra : array_like of shape (g, p), optional
+            The standard deviation of additional, independent noise of
+            each pixel, multiplied by its weight.
+
+        Returns
+        -------
+        factors : `DiagonalFactors` or `None`
+            `None` without ``extra``: weighted pixels are white.
+        """
+        if extra is None:
+            return None
+        extra = np.asarray(extra, dtype=float)
+        if usable is not None:
+            extra = np.where(usable, extra, 0.0)
+        return DiagonalFactors(np.sqrt(1.0 + extra**2))
+
+    def sum_variance(self, weights, x, y, dx, dy):
+        """
+        Return the variances of weighted sums over pixels.
+
+        Parameters
+        ----------
+        weights : `~numpy.ndarray` of shape (n, p)
+            The weights of each sum, 0 for pixels off the map.
+
+        x, y : 1D int `~numpy.ndarray` of shape (n,)
+            The coordinates of the central pixel of each sum.
+
+        dx, dy : 1D int `~numpy.ndarray` of shape (p,)
+            The offsets of the pixels from the central one.
+
+        Returns
+        -------
+        variance : 1D `~numpy.ndarray` of shape (n,)
+            The variances, without unit.
+        """
+        weights = times_relative_rms(weights, self.relative_rms, x, y, dx, dy)
+        rms = 1.0 if self._rms is None else self._rms
+        return rms**2 * np.sum(weights**2, axis=1)
+
+    def scale(self, factor, unit=None):
+        """
+        Return the noise of the map multiplied by a number.
+
+        Parameters
+        ----------
+        factor : float
+            The number.
+
+        unit : `~astropy.units.Unit`, optional
+            The unit of the result.
+
+        Returns
+        -------
+        noise : `WhiteNoise`
+            The noise.
+        """
+        rms = None if self._rms is None else factor * self._rms
+        if rms is not None and unit is not None:
+            rms <<= unit
+        return type(self)(rms, relative_rms=self.relative_rms)
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `WhiteNoise`
+            The noise.
+        """
+        relative_rms = (None if self.relative_rms is None
+                        else self.relative_rms[slices])
+        return type(self)(self.rms, relative_rms=relative_rms)
+
+
+class DiagonalFactors:
+    """
+    The factors of diagonal covariance matrices of ``g`` footprints.
+
+    Parameters
+    ----------
+    rms : `~numpy.ndarray` of shape (g, p)
+        The standard deviations of the pixels.
+
+    See Also
+    --------
+    FootprintFactors : The same for correlated pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.noise import DiagonalFactors
+    >>> factors = DiagonalFactors(np.array([[1.0, 2.0]]))
+    >>> print(factors.whiten(np.array([[[3.0, 4.0]]])))
+    [[[3. 2.]]]
+    """
+
+    def __init__(self, rms):
+        self._rms = rms
+
+    def __len__(self):
+        return len(self._rms)
+
+    def take(self, index):
+        """
+        Return the factors of some of the footprints.
+
+        Parameters
+        ----------
+        index : slice or 1D int `~numpy.ndarray`
+            Which footprints.
+
+        Returns
+        -------
+        factors : `DiagonalFactors`
+            Their factors.
+        """
+        return DiagonalFactors(self._rms[index])
+
+    def whiten(self, rows):
+        """
+        Divide vectors of pixels by the standard deviations.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The vectors of each footprint.
+
+        Returns
+        -------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The results.
+        """
+        return rows / self._rms[:, None]
+
+    def correlate(self, rows):
+        """
+        Multiply vectors of pixels by the standard deviations.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The vectors of each footprint.
+
+        Returns
+        -------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The results.
+        """
+        return rows * self._rms[:, None]
+
+
+def times_relative_rms(weights, relative_rms, x, y, dx, dy):
+    """
+    Multiply the weights of sums by the local rms of their pixels.
+
+    Parameters
+    ----------
+    weights : `~numpy.ndarray` of shape (n, p)
+        The weights, 0 for pixels off the map.
+
+    relative_rms : 2D `~numpy.ndarray` or `None`
+        The map of the local rms; `None` if it does not vary.
+
+    x, y : 1D int `~numpy.ndarray` of shape (n,)
+        The coordinates of the central pixel of each sum.
+
+    dx, dy : 1D int `~numpy.ndarray` of shape (p,)
+        The offsets of the pixels from the central one.
+
+    Returns
+    -------
+    weights : `~numpy.ndarray` of shape (n, p)
+        The products.
+    """
+    if relative_rms is None:
+        return weights
+    ny, nx = relative_rms.shape
+    rows = np.clip(np.add.outer(y, dy), 0, ny - 1)
+    cols = np.clip(np.add.outer(x, dx), 0, nx - 1)
+    # The local rms may be unknown where no pixel is used.
+    return np.multiply(weights, relative_rms[rows, cols],
+                       out=np.zeros(weights.shape), where=weights != 0.0)

@@ -1,0 +1,119 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images of what was measured on a map.
+"""
+
+import numpy as np
+
+from hyperphotutils.aperture.local import make_local_apertures
+from hyperphotutils.photometry.measurement import add_sources
+
+__all__ = ['SourceImages']
+
+_SHAPE = ['x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
+          'fwhm_minor_fit', 'theta_fit']
+# Sources whose backgrounds are rendered at once.
+_CHUNK = 1000
+
+
+class SourceImages:
+    """
+    The images of a measured map, rendered when they are asked for.
+
+    Only the map itself, its mask, and the sources are kept.
+
+    Parameters
+    ----------
+    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
+        The map.
+
+    table : `~astropy.table.QTable`, optional
+        The fitted sources; none by default.
+
+    radius : float, optional
+        The radius in pixels of the background around each source.
+
+    order : int, optional
+        The order of its polynomial.
+
+    has_background : 1D bool `~numpy.ndarray`, optional
+        Which sources have a background.
+
+    background_fit : object, optional
+        The background that was subtracted before the fits, if it was
+        not a part of them.
+    """
+
+    def __init__(self, image, table=None, radius=None, order=None,
+                 has_background=None, background_fit=None):
+        self._values = image.values
+        self._unit = image.unit
+        # Most masks are those of the missing values.
+        missing = ~np.isfinite(image.values)
+        self._mask = (None if np.array_equal(missing, image.mask)
+                      else image.mask)
+        self._sources = None if table is None else table[_SHAPE].copy()
+        self._radius = radius
+        self._order = order
+        self._has_background = has_background
+        self._background_fit = background_fit
+
+    def model(self):
+        """
+        Return the image of all sources, without background.
+        """
+        image = np.zeros(self._values.shape)
+        if self._sources is not None:
+            add_sources(image, self._sources)
+        return self._with_unit(image)
+
+    def background(self):
+        """
+        Return the image of the backgrounds, NaN far from all sources.
+        """
+        if self._sources is None:
+            return self._with_unit(np.full(self._values.shape, np.nan))
+        if self._background_fit is not None:
+            return self._with_unit(
+                self._background_fit.make_background_image())
+        residual = self._values - self._plain(self.model())
+        mask = (~np.isfinite(self._values) if self._mask is None
+                else self._mask)
+        x, y = (np.asarray(self._sources[name])[self._has_background]
+                for name in ('x_fit', 'y_fit'))
+        total, norm = np.zeros(residual.shape), np.zeros(residual.shape)
+        for begin in range(0, len(x), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            # The background does not depend on the size of the aperture.
+            axes = np.ones(len(x[part]))
+            make_local_apertures(
+                x[part], y[part], axes, axes, 0.0 * axes, mask=mask,
+                radius=self._radius, order=self._order,
+            ).add_background(residual, self._radius, total, norm)
+        known = norm > 0.0
+        np.divide(total, norm, out=total, where=known)
+        total[~known] = np.nan
+        return self._with_unit(total)
+
+    def residual(self):
+        """
+        Return the map minus the sources, and minus the background where
+        it is known.
+        """
+        residual = self._values - self._plain(self.model())
+        background = self._plain(self.background())
+        np.subtract(residual, background, out=residual,
+                    where=np.isfinite(background))
+        return self._with_unit(residual)
+
+    def _with_unit(self, image):
+        """
+        Attach the unit of the map.
+        """
+        return image if self._unit is None else image << self._unit
+
+    def _plain(self, image):
+        """
+        Return an image without unit.
+        """
+        return image if self._unit is None else image.value

@@ -1,0 +1,482 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A map that is being measured.
+"""
+
+from dataclasses import dataclass, replace
+
+import astropy.units as u
+import numpy as np
+from astropy.nddata import NDData
+from astropy.table import QTable, Table
+
+from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.footprints import core_is_usable
+from hyperphotutils.noise.bad_pixels import detect_bad_pixels
+from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.noise.local import (
+    measure_relative_rms,
+    quadratic_surface,
+)
+from hyperphotutils.noise.model import NoiseModel
+from hyperphotutils.noise.white import WhiteNoise
+from hyperphotutils.utils.gaussians import add_gaussians
+from hyperphotutils.utils.tables import (
+    as_masked_image,
+    open_nddata,
+    strip_units,
+)
+
+__all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions']
+
+# Maps of stationary noise with a structured background vary by 1.3 from the
+# 16th to the 84th percentile of their local rms.
+_VARIATION = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class MapNoise:
+    """
+    All that `HyperPhotometry` measures on a map as a whole.
+
+    It can be the ``noise`` of another `HyperPhotometry`, so that parts
+    of a map are measured with the noise of the whole map. It can be
+    pickled. Values are in the unit of the map.
+
+    Parameters
+    ----------
+    model : `~hyperphotutils.noise.NoiseModel`
+        The noise with which sources are fitted.
+
+    pixel_rms : float
+        The rms about local backgrounds.
+
+    filtered_rms : float
+        The rms of the high-pass filtered map.
+
+    detection_rms : tuple of float or 2D `~numpy.ndarray`
+        The rms to which the threshold of the finder refers: that of the
+        map, and that of the residual.
+
+    relative_rms : 2D `~numpy.ndarray` or `None`
+        The local rms of the noise in units of the typical one.
+
+    misfit : object or `None`
+        How much bright sources differ from their fits.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import HyperPhotometry
+    >>> image = make_blended_map((120, 120), 12, seed=1).image
+    >>> phot = HyperPhotometry(fwhm=image.meta['beam_fwhm_pix'])
+    >>> noise = phot.measure_noise(image)
+    >>> print(type(noise.model).__name__)
+    CorrelatedNoise
+    >>> again = HyperPhotometry(phot.fwhm, noise=noise)
+    >>> print(len(again(image)))
+    12
+    """
+
+    model: NoiseModel
+    pixel_rms: float
+    filtered_rms: float
+    detection_rms: tuple
+    relative_rms: np.ndarray | None = None
+    misfit: object = None
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `MapNoise`
+            The noise.
+        """
+        def cut(image):
+            return image if np.ndim(image) < 2 else image[slices]
+
+        return replace(
+            self, model=self.model.cutout(slices),
+            detection_rms=tuple(map(cut, self.detection_rms)),
+            relative_rms=cut(self.relative_rms))
+
+
+class MeasuredMap:
+    """
+    A map, its noise, and the models of its sources.
+
+    It lives as long as a call of `HyperPhotometry` or
+    `ForcedPhotometry`.
+
+    Parameters
+    ----------
+    data : 2D array_like, `~astropy.units.Quantity`, or \
+            `~astropy.nddata.NDData`
+        The map.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The WCS; that of an `~astropy.nddata.NDData` by default.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels to ignore.
+
+    error : float or 2D array_like, optional
+        The standard deviation of the pixels.
+
+    beam : dict, optional
+        The beam: ``fwhm``, ``fwhm_minor`` (pixels), and ``theta``
+        (degrees); that of the metadata by default.
+
+    noise : `~hyperphotutils.noise.NoiseModel`, optional
+        The noise of independent pixels, in place of ``error``.
+
+    Attributes
+    ----------
+    values : 2D `~numpy.ndarray`
+        The pixels without unit.
+
+    mask : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used in fits.
+
+    unusable : 2D bool `~numpy.ndarray`
+        `True` for pixels that are not used in detection either.
+
+    noise : `~hyperphotutils.noise.NoiseModel`
+        The noise with which sources are fitted; at first that of the
+        given errors.
+
+    pixel_noise : `~hyperphotutils.noise.WhiteNoise`
+        The given errors, or the measured rms about local backgrounds.
+
+    model : 2D `~numpy.ndarray`
+        The image of the sources that are known so far.
+
+    background : 2D `~numpy.ndarray` or `None`
+        A background that is subtracted before fits.
+    """
+
+    def __init__(self, data, wcs=None, mask=None, error=None, *, beam=None,
+                 noise=None):
+        if isinstance(data, NDData):
+            wcs = data.wcs if wcs is None else wcs
+        self.wcs = wcs
+        self.meta = getattr(data, 'meta', None) or {}
+        self.beam = _beam(self.meta) if beam is None else beam
+        data, mask, error = open_nddata(data, mask, error)
+        values, self.unit = strip_units(
+            data=data, error=error, noise=None if noise is None else noise.rms)
+        self.values, self.mask = as_masked_image(values['data'], mask)
+        self.unusable = self.mask
+        self.bad_pixels = None
+        error = values['error']
+        if error is not None and np.shape(error) not in {
+                (), self.values.shape}:
+            msg = ('error must be a number or have the shape of data, '
+                   f'{self.values.shape}, got {np.shape(error)}')
+            raise ValueError(msg)
+        if noise is None:
+            noise = WhiteNoise.from_error(
+                None if error is None else self.with_unit(error),
+                mask=self.mask)
+        self.noise = noise
+        self._pixel_noise_is_known = self.noise.rms is not None
+        self.pixel_noise = self.noise.scale(1.0)
+        self.model = np.zeros(self.values.shape)
+        self.background = None
+        self._rounding = None
+
+    @property
+    def cleaned(self):
+        """
+        The map minus a background that was measured before the fits.
+        """
+        if self.background is None:
+            return self.values
+        return self.values - np.nan_to_num(self.background)
+
+    @property
+    def residual(self):
+        """
+        The map minus the sources and such a background.
+        """
+        return self.cleaned - self.model
+
+    @property
+    def fit_mask(self):
+        """
+        The mask of pixels without data or without such a background.
+        """
+        if self.background is None:
+            return self.mask
+        return self.mask | ~np.isfinite(self.background)
+
+    @property
+    def known_noise(self):
+        """
+        The noise in the unit of the map: that of the fits, or that of
+        single pixels where fits do not need its strength.
+        """
+        return self.pixel_noise if self.noise.rms is None else self.noise
+
+    def with_unit(self, values):
+        """
+        Return values with the unit of the map.
+        """
+        return values if self.unit is None else values << self.unit
+
+    def relative_error(self):
+        """
+        Return the given errors in units of their median, 1 where they
+        are not known; `None` if they are the same for all pixels.
+        """
+        relative_rms = self.noise.relative_rms
+        if relative_rms is None:
+            return None
+        return np.where(np.isfinite(relative_rms) & ~self.mask,
+                        relative_rms, 1.0)
+
+    def beam_shape(self, fwhm):
+        """
+        Return both FWHMs and the angle of the beam with a given mean
+        FWHM; that of a round beam where the shape is not known.
+        """
+        if self.beam is None:
+            return fwhm, fwhm, 0.0 * u.deg
+        ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
+        return fwhm * ratio, fwhm / ratio, self.beam['theta'] * u.deg
+
+    def with_shapes(self, init, fwhm):
+        """
+        Return start values with the shape of the beam, if they have
+        none and the beam is known, scaled to a mean FWHM of ``fwhm``.
+        """
+        given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}
+        if (self.beam is None or not isinstance(init, Table)
+                or given & set(init.colnames)):
+            return init
+        init = QTable(init, copy=True)
+        for name, value in zip(('fwhm_major', 'fwhm_minor', 'theta'),
+                               self.beam_shape(fwhm), strict=True):
+            init[f'{name}_init'] = np.full(len(init), 1.0) * value
+        return init
+
+    def render(self, table):
+        """
+        Return an image of the sources of a table.
+        """
+        image = np.zeros(self.values.shape)
+        add_sources(image, table)
+        return image
+
+    def replace(self, old, new):
+        """
+        Replace an older fit of some sources in the model by a new one.
+        """
+        if old is not None:
+            self.model -= self.render(old)
+        self.model += self.render(new)
+
+    def mask_bad_pixels(self, fwhm):
+        """
+        Mask pixels with values that no source seen through the beam
+        has. Saturated pixels are used for detection, but not in fits.
+        """
+        if self.beam is not None:
+            fwhm = min(fwhm, self.beam['fwhm_minor'])
+        bad = detect_bad_pixels(self.values, fwhm, mask=self.mask)
+        if bad.mask.any():
+            self.bad_pixels = bad
+            self.unusable = self.mask | (bad.mask & ~bad.saturated)
+            self.mask = self.mask | bad.mask
+
+    def share_pixel_noise(self, rms):
+        """
+        Use the rms of a larger map about local backgrounds.
+        """
+        if not self._pixel_noise_is_known:
+            self.pixel_noise = WhiteNoise(rms)
+            self._pixel_noise_is_known = True
+
+    def measure_pixel_noise(self, fwhm):
+        """
+        Measure the rms about local backgrounds in boxes as wide as the
+        footprint of a fit, unless the errors are given.
+        """
+        if self._pixel_noise_is_known:
+            return
+        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
+        self.pixel_noise = WhiteNoise(max(self.rounding(), local_rms(
+            self.values - self.model, box_size, mask=self.mask)))
+
+    def has_noise(self):
+        """
+        Return whether the noise exceeds the numerical errors of fits.
+        """
+        return self.pixel_noise.rms > self.rounding()
+
+    def rounding(self):
+        """
+        Return the noise level of numerical errors: models are cut off
+        at a millionth of their peaks.
+        """
+        if self._rounding is None:
+            good = self.values[~self.mask]
+            good -= np.median(good)
+            self._rounding = 1e-6 * float(np.max(np.abs(good, out=good)))
+        return self._rounding
+
+    def measure_covariance(self, table, fwhm, *, relative_rms=None,
+                           varying_structure=True):
+        """
+        Measure the covariance of the pixels outside the cores of the
+        sources, with the sources subtracted.
+
+        If the residual on scales above the beam varies over the map by
+        more than chance, the structured background is described by a
+        covariance of its own.
+
+        Parameters
+        ----------
+        table : `~astropy.table.QTable`
+            The fitted sources.
+
+        fwhm : float
+            The FWHM of the beam in pixels, if its shape is not known.
+
+        relative_rms : 2D `~numpy.ndarray`, optional
+            The local rms of the noise in units of the typical one.
+
+        varying_structure : bool, optional
+            Whether structure may have a covariance of its own.
+
+        Returns
+        -------
+        noise : `~hyperphotutils.noise.CorrelatedNoise`
+            The noise.
+        """
+        mask = self.fit_mask | make_source_mask(
+            self.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=0.5)
+        residual = self.residual
+        if varying_structure:
+            # A background that is divided gets the pattern of the noise.
+            residual = residual - quadratic_surface(residual, ~mask)
+            even = (residual if relative_rms is None
+                    else residual / relative_rms)
+            local = measure_relative_rms(even, fwhm, mask=mask)
+            low, high = np.percentile(local[~self.mask], [16.0, 84.0])
+            del local, even
+            varying_structure = bool(high > _VARIATION * low)
+        beam = {'fwhm': fwhm} if self.beam is None else self.beam
+        return CorrelatedNoise.from_image(
+            self.with_unit(residual), **beam, mask=mask,
+            relative_rms=relative_rms, varying_structure=varying_structure)
+
+    def noise_at(self, table):
+        """
+        Return the noise of a pixel at the fitted positions.
+        """
+        row, col = self.nearest_pixels(table)
+        return self.pixel_noise.rms_at(col, row)
+
+    def peak_noise(self, table):
+        """
+        Return the noise of the signal-to-noise ratio: the error of the
+        peak with correlated noise, else the noise of a pixel.
+        """
+        if self.noise.is_correlated:
+            return plain(table['amplitude_err'])
+        return self.noise_at(table)
+
+    def has_core(self, table, fwhm):
+        """
+        Return which fitted sources have enough usable pixels inside the
+        half maximum of a beam.
+        """
+        return core_is_usable(np.asarray(table['x_fit'], dtype=float),
+                              np.asarray(table['y_fit'], dtype=float),
+                              self.mask, fwhm)
+
+    def nearest_pixels(self, table):
+        """
+        Return rows and columns of the pixels nearest to the positions.
+        """
+        return tuple(
+            np.clip(np.rint(np.nan_to_num(np.asarray(table[name], float))),
+                    0, size - 1).astype(int)
+            for name, size in zip(('y_fit', 'x_fit'), self.values.shape,
+                                  strict=True))
+
+
+def add_sources(image, table):
+    """
+    Add the models of fitted sources to an image.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray`
+        The image, changed in place.
+
+    table : `~astropy.table.Table`
+        The fitted sources.
+    """
+    add_gaussians(image, table['x_fit'], table['y_fit'],
+                  plain(table['amplitude_fit']), table['fwhm_major_fit'],
+                  table['fwhm_minor_fit'],
+                  table['theta_fit'].to_value('deg'))
+
+
+def check_noise(noise, name='noise'):
+    """
+    Check the kind of noise that a map is to be measured with.
+
+    Parameters
+    ----------
+    noise : str, `~hyperphotutils.noise.NoiseModel`, or `MapNoise`
+        The kind.
+
+    name : str, optional
+        The name of the argument.
+    """
+    if isinstance(noise, NoiseModel | MapNoise) and not isinstance(
+            noise, type):
+        return
+    if not isinstance(noise, str) or noise not in {'correlated', 'white'}:
+        msg = (f"{name} must be 'correlated', 'white', or a NoiseModel such "
+               f'as a CorrelatedNoise: {noise!r}')
+        raise ValueError(msg)
+
+
+def plain(column):
+    """
+    Return the plain values of a column.
+    """
+    return np.asarray(getattr(column, 'value', column), dtype=float)
+
+
+def positions(table, suffix):
+    """
+    Return the positions as an array of shape (n, 2).
+    """
+    return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
+
+
+def _beam(meta):
+    """
+    Return the beam of a map that was read with its header, or None.
+    """
+    names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
+             'theta': 'beam_theta'}
+    if not all(name in meta for name in names.values()):
+        return None
+    return {key: float(getattr(meta[name], 'value', meta[name]))
+            for key, name in names.items()}

@@ -1,0 +1,810 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The search for the sources of one map.
+"""
+
+import warnings
+from copy import copy
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable, vstack
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.spatial import KDTree
+
+from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.blend.candidates import candidate_snr
+from hyperphotutils.blend.covariance import SourceCovariance
+from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.grouping import group_sources
+from hyperphotutils.blend.misfit import measure_misfit
+from hyperphotutils.blend.pairs import find_pairs
+from hyperphotutils.blend.start import read_start
+from hyperphotutils.catalog.columns import describe_columns, make_empty_table
+from hyperphotutils.detection.filters import high_pass_filter
+from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.local import measure_noise_variation
+from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
+from hyperphotutils.photometry.measurement import (
+    MapNoise,
+    plain,
+    positions,
+)
+from hyperphotutils.utils.flags import FLAGS
+
+__all__ = ['SourceSearch']
+
+# The standard deviation of true positions around detected ones, along each
+# axis in FWHM of the beam. It is 0.05 on simulated maps, and 0.11 where they
+# are crowded, as neighbors move the peaks of blended sources. Sources held
+# at the shape of the beam stay nearer to the detection, and so do sources
+# wider than the beam, in inverse proportion to their size.
+_POSITION_PRIOR = 0.15
+_HELD_POSITION_PRIOR = 0.1
+# A source this near to a new companion, in FWHM, is not split in two.
+_NEAR_COMPANION = 1.5
+# The smallest signal-to-noise ratio of a detection on the residual.
+_MIN_CANDIDATE_SNR = 4.0
+
+# The columns of the detection that are kept through all fits.
+_CARRIED = ('shoulder_score', 'detection_snr')
+
+
+class SourceSearch:
+    """
+    The detections and fits of one call of `HyperPhotometry`.
+
+    Parameters
+    ----------
+    config : `~hyperphotutils.photometry.HyperPhotometry`
+        The configuration, which is not changed.
+
+    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
+        The map.
+
+    error : float, 2D array_like, or `None`
+        The given errors, for fitters of other packages.
+
+    weight_map : 2D array_like or `None`
+        The map for a fitter with weights from a map.
+
+    Attributes
+    ----------
+    source_covariance : `~hyperphotutils.blend.SourceCovariance`
+        The covariances of the parameters of all fits.
+
+    background_fit : object or `None`
+        What the ``background`` of the configuration has fitted.
+    """
+
+    def __init__(self, config, image, *, error=None, weight_map=None):
+        self.config = config
+        self.image = image
+        self.error = error
+        self.weight_map = weight_map
+        self.fwhm = config.fwhm
+        self.fitter = config.fitter
+        # The noise of independent pixels, for the first fit.
+        self.independent = image.noise
+        # The noise of a larger map, and the kind of noise.
+        self.shared = (config.noise if isinstance(config.noise, MapNoise)
+                       else None)
+        self.noise = config.noise if self.shared is None else (
+            self.shared.model)
+        # The relative noise that thresholds follow, without structure of
+        # the sky.
+        self.noise_variation = image.relative_error()
+        if not isinstance(self.noise, str):
+            self.noise_variation = self.noise.relative_rms
+        if self.shared is not None:
+            self.noise_variation = self.shared.relative_rms
+            image.share_pixel_noise(self.shared.pixel_rms)
+        elif self.noise_variation is None:
+            self.noise_variation = measure_noise_variation(
+                image.values, self.fwhm, mask=image.mask)
+        # The noise of the high-pass filtered map.
+        self.filtered_noise = None
+        # The metadata of the detections.
+        self.found_meta = {}
+        self.background_fit = None
+        self.misfit = self.extra_variance = None
+        self.source_covariance = None
+        # Whether better fits follow.
+        self.preliminary = False
+        # The standard deviation of positions around detections.
+        self.position_prior = np.inf
+        # The number of detections on the map, and the last id given.
+        self.n_detected = self.last_id = 0
+        # The last id given by each search, that on the map first.
+        self.last_ids = []
+        # Detections without a row: positions, S/N, search, and reason.
+        self.rejected = []
+        # The row that a companion was split off, by their ids.
+        self.split_from = {}
+        # The ids of sources fitted since pairs were last searched.
+        self.changed = set()
+
+    def measure_noise(self):
+        """
+        Measure the noise of the map after a first fit of all detections.
+
+        Returns
+        -------
+        noise : `~hyperphotutils.photometry.MapNoise`
+            The noise.
+        """
+        table = self._fit_detections()
+        if table is None:
+            msg = 'data has no detections: the noise is not measured'
+            raise ValueError(msg)
+        detection_rms = ()
+        finder = self.config.finder
+        if isinstance(finder, HighPassStarFinder):
+            image = self.image
+            finder = copy(finder)
+            if finder.relative_rms is None:
+                finder.relative_rms = self.noise_variation
+            detection_rms = tuple(
+                getattr(rms, 'value', rms) for rms in (
+                    finder.measure_rms(image.with_unit(values), mask=mask)
+                    for values, mask in (
+                        (image.values, image.unusable),
+                        (image.values - image.model, image.mask))))
+        return MapNoise(self.image.noise, self.image.pixel_noise.rms,
+                        self.filtered_noise, detection_rms,
+                        self.noise_variation, self.misfit)
+
+    def measure(self, init_params):
+        """
+        Fit given sources.
+
+        Parameters
+        ----------
+        init_params : `~astropy.table.Table`
+            The sources.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            The fitted sources.
+        """
+        init = self.image.with_shapes(init_params, self.fwhm)
+        table = self._fit(self.image.values, init)
+        self.image.replace(None, table)
+        self.image.measure_pixel_noise(self.fwhm)
+        if len(table):
+            table = self._refine(table)
+            self._flag_bad_pixels(table)
+        return table
+
+    def detect_and_measure(self):
+        """
+        Fit what is detected on the map, then what is detected on the
+        residual together with its neighbors.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable` or `None`
+            The fitted sources; `None` if there are none.
+        """
+        table = self._fit_detections()
+        if table is None:
+            return None
+        for search in range(1, self.config.max_rounds + 1):
+            new = self._find_companions(table, search)
+            new = vstack([new, self._find_pairs(table, new)])
+            if len(new):
+                table = self._add_companions(table, new)
+            self.last_ids.append(self.last_id)
+            if self.preliminary:
+                # The noise is best measured without the companions.
+                table = self._finalize(table)
+            elif len(new) == 0:
+                break
+        if self.preliminary:
+            table = self._finalize(table)
+        table = self._settle(table)
+        if len(table) == 0:
+            return None
+        self._flag_bad_pixels(table)
+        table.meta |= self.found_meta
+        names = np.arange(1, len(table) + 1)
+        self.source_covariance = self.source_covariance.take(
+            table['id'], names=names)
+        table['id'] = names
+        return table
+
+    def _fit_detections(self):
+        """
+        Fit what is detected on the map; return None if there is nothing.
+        """
+        self.position_prior = _POSITION_PRIOR * self.fwhm
+        found = self._find(self.image.values, self.image.unusable, 0)
+        if found is None:
+            return None
+        found['id'] = np.arange(1, len(found) + 1)
+        self.last_id = self.n_detected = len(found)
+        self.last_ids.append(self.last_id)
+        self.image.measure_pixel_noise(self.fwhm)
+        self.preliminary = self._needs_covariance()
+        table = self._fit(self.image.values, found)
+        self.image.replace(None, table)
+        self.image.measure_pixel_noise(self.fwhm)
+        self._measure_filtered_noise()
+        table = self._hold_runaways(table)
+        table = self._refine(table)
+        self.found_meta = found.meta
+        return table
+
+    def rejected_table(self):
+        """
+        Return the detections without a row.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            See `HyperPhotometry`.
+        """
+        table = vstack([make_empty_table('rejected'), *self.rejected])
+        if self.image.wcs is not None:
+            table.add_column(
+                self.image.wcs.pixel_to_world(table['x_init'],
+                                              table['y_init']),
+                name='sky_centroid', index=2)
+        return describe_columns(table)
+
+    def threshold_noise_at(self, table):
+        """
+        Return the noise of the filtered map at the fitted positions.
+
+        Parameters
+        ----------
+        table : `~astropy.table.QTable`
+            The fitted sources.
+
+        Returns
+        -------
+        noise : float or 1D `~numpy.ndarray`
+            The noise.
+        """
+        if self.noise_variation is None:
+            return self.filtered_noise
+        return self.filtered_noise * self.noise_variation[
+            self.image.nearest_pixels(table)]
+
+    def misfit_at(self, table):
+        """
+        Return the rms misfit of all other sources at the fitted positions.
+
+        Parameters
+        ----------
+        table : `~astropy.table.QTable`
+            The fitted sources.
+
+        Returns
+        -------
+        misfit : 1D `~numpy.ndarray`
+            The misfit.
+        """
+        if self.misfit is None:
+            return np.zeros(len(table))
+        own = (self.misfit.profile[0] * plain(table['amplitude_fit']))**2
+        total = self._misfit_variance(table)[self.image.nearest_pixels(table)]
+        return np.sqrt(np.maximum(total - own, 0.0))
+
+    def _hold_runaways(self, table):
+        """
+        Refit detections whose free fit fails a rule: with the shape of
+        the beam, and together with their neighbors.
+        """
+        if not np.isfinite(self.position_prior):  # given sources
+            return table
+        failure = find_failures(self, table, self.fwhm)
+        fitted = (table['flags'] & FLAGS['off_map']) == 0
+        runaway = (failure != '') & fitted & ~_is_held(table)
+        if not runaway.any():
+            return table
+        return self._refit(table, held=runaway)
+
+    def _find_companions(self, table, search):
+        """
+        Return the significant detections on the residual as start
+        values.
+        """
+        found = self._find(self.image.values - self.image.model,
+                           self.image.mask, 1)
+        if found is None:
+            return QTable()
+        known = np.vstack([
+            positions(table, 'fit'),
+            *(positions(rejected, 'init') for rejected in self.rejected)])
+        found = found[are_apart(positions(found, 'init'), known,
+                                MIN_SEPARATION * self.fwhm)]
+        if len(found) == 0 or not self.image.noise.is_correlated:
+            return found
+        snr = candidate_snr(
+            self.image.residual, found, table, self.image.noise,
+            self.fwhm, mask=self.image.fit_mask,
+            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm),
+            extra_variance=self.extra_variance)
+        found['detection_snr'] = snr
+        significant = snr > _MIN_CANDIDATE_SNR
+        self._reject_rows(found[~significant], 'not_significant', search)
+        return found[significant]
+
+    def _find_pairs(self, table, companions):
+        """
+        Return the two halves of each source that two sources describe
+        better, as start values; the first half has the id of the source.
+
+        Sources next to a new companion are tested in the next round,
+        as they may be single beside it.
+        """
+        known = isinstance(self.fitter, BlendGroupFitter)
+        if (not self.image.noise.is_correlated or not known
+                or self.fitter.fixed):
+            return QTable()
+        alone = np.ones(len(table), dtype=bool)
+        if len(companions):
+            alone = are_apart(positions(table, 'fit'),
+                              positions(companions, 'init'),
+                              _NEAR_COMPANION * self.fwhm)
+        rows = np.flatnonzero(np.isin(table['id'], list(self.changed))
+                              & ~_is_held(table) & alone)
+        self.changed.clear()
+        halves = find_pairs(self.image.residual, table[rows],
+                            self.image.noise, self.fwhm,
+                            mask=self.image.fit_mask,
+                            fit_radius=self.fitter.fit_radius)
+        whole = table[rows[halves['row']]]
+        new = _start_table(
+            len(halves), position_prior=self.position_prior,
+            split_from=np.asarray(whole['id']),
+            **{name: halves[name] for name in halves.colnames
+               if name != 'row'},
+            **{name: whole[name] for name in _CARRIED})
+        new['id'][::2] = new['split_from'][::2]
+        return new
+
+    def _add_companions(self, table, new):
+        """
+        Fit companions with their neighbors, and reject those that fail
+        even with the shape of the beam.
+        """
+        companions = new['id'] == 0
+        ids = self.last_id + 1 + np.arange(np.count_nonzero(companions))
+        self.last_id += len(ids)
+        new['id'][companions] = ids
+        split = companions & (new['split_from'] > 0)
+        self.split_from |= dict(zip(
+            new['id'][split].tolist(), new['split_from'][split].tolist(),
+            strict=True))
+        table = self._refit(table, new=new)
+        failure = find_failures(self, table, self.fwhm)
+        failing = (failure != '') & (table['id'] > self.n_detected)
+        runaway = failing & ~_is_held(table)
+        if runaway.any():
+            table = self._refit(table, held=runaway)
+            failure = find_failures(self, table, self.fwhm)
+            failing = (failure != '') & (table['id'] > self.n_detected)
+        begin = self._undo_splits(table, failure, failing)
+        if failing.any():
+            table = self._reject(table, failing, failure,
+                                 begin=begin)
+        return table
+
+    def _undo_splits(self, table, failure, failing):
+        """
+        Reject the companion instead of the source that it was split
+        off, if only the source fails.
+
+        Returns
+        -------
+        begin : 1D int `~numpy.ndarray`
+            The row at which the next fit of each source starts: that
+            of the companion if this is rejected in its place, else its
+            own.
+        """
+        begin = np.arange(len(table))
+        row_of = dict(zip(table['id'].tolist(), begin.tolist(), strict=True))
+        for companion, source in self.split_from.items():
+            row, source = row_of.get(companion), row_of.get(source)
+            if None in {row, source} or failing[row] or failure[source] == '':
+                continue
+            failure[row], failing[row] = failure[source], True
+            begin[source] = row
+        return begin
+
+    def _reject(self, table, rejected, failure, *, begin=None):
+        """
+        Take sources out of the table, and fit their neighbors again.
+        """
+        for reason in np.unique(failure[rejected]):
+            chosen = rejected & (failure == reason)
+            self._reject_rows(table[chosen], str(reason))
+        if rejected.all():
+            self.image.replace(table, table[:0])
+            return table[:0]
+        return self._refit(table, dropped=rejected, begin=begin)
+
+    def _settle(self, table):
+        """
+        Reject detections that are duplicates or have no usable pixels,
+        and flag the doubtful ones.
+        """
+        failure = find_failures(self, table, self.fwhm)
+        rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
+        if not self.image.has_noise():
+            # Without noise, the errors of the filter are detected.
+            rejected |= plain(table['amplitude_fit']) <= self.image.rounding()
+        if rejected.any():
+            table = self._reject(table, rejected, failure)
+            failure = find_failures(self, table, self.fwhm)
+        table['flags'] |= np.where(failure != '', FLAGS['doubtful'], 0)
+        split = {*self.split_from, *(
+            source for companion, source in self.split_from.items()
+            if companion in table['id'])}
+        table['flags'] |= np.where(np.isin(table['id'], list(split)),
+                                   FLAGS['split_pair'], 0)
+        is_companion = ((table['id'] > self.n_detected)
+                        & ~np.isin(table['id'], list(self.split_from)))
+        table['flags'] |= np.where(is_companion,
+                                   FLAGS['residual_detection'], 0)
+        table.meta['n_detected'] = self.n_detected
+        table.meta['n_companions'] = int(np.count_nonzero(
+            table['id'] > self.n_detected))
+        return table
+
+    def _needs_covariance(self):
+        """
+        Return whether sources are fitted again with correlated noise.
+        """
+        if getattr(self.fitter, 'fitter', None) is not None:
+            return False  # astropy's fitters know no covariance
+        if isinstance(self.noise, str):
+            return self.noise == 'correlated' and self.image.has_noise()
+        return self.noise.is_correlated
+
+    def _refine(self, table):
+        """
+        Fit all sources again, with the background and the noise that
+        are measured after the first fit.
+        """
+        if self.config.background is not None:
+            self._subtract_background(table)
+            table = self._fit_again(table)
+        if self._needs_covariance():
+            table = self._weight_by_covariance(table)
+        return table
+
+    def _weight_by_covariance(self, table):
+        """
+        Measure the covariance of the pixels without the sources, and fit
+        all sources again with it.
+        """
+        # Free the images of the last noise.
+        self.extra_variance, self.image.noise = None, self.independent
+        self.image.noise = (
+            self.image.measure_covariance(table, self.fwhm,
+                                          relative_rms=self.noise_variation)
+            if isinstance(self.noise, str) else self.noise)
+        self._measure_misfit(table)
+        table = self._fit_again(table)
+        return self._hold_runaways(table)
+
+    def _finalize(self, table):
+        """
+        Measure the covariance for the last time, and fit until the
+        fits converge.
+        """
+        self.preliminary = False
+        self.image.measure_pixel_noise(self.fwhm)
+        if self._needs_covariance():
+            return self._weight_by_covariance(table)
+        self.image.noise = self.independent
+        return self._fit_again(table)
+
+    def _fit_again(self, table):
+        """
+        Fit all sources again with free shapes, starting where the last
+        fit ended.
+
+        The peak of a source that is wider than the beam is held nearer
+        to its detection: such a source is rarely a Gaussian, and its fit
+        follows the emission around the peak.
+        """
+        init = self._as_init(table, np.zeros(len(table), dtype=bool))
+        init['hold_shape'] = False
+        size = np.sqrt(table['fwhm_major_fit'] * table['fwhm_minor_fit'])
+        init['position_prior'] = self.position_prior * np.minimum(
+            1.0, self.fwhm / np.asarray(size))
+        init['group_id'] = np.where(
+            table['group_id'] > 0, table['group_id'],
+            np.max(table['group_id'], initial=0) + 1
+            + np.arange(len(table)))
+        fitted = self._fit(self.image.cleaned, init)
+        fitted.meta |= table.meta
+        self.image.replace(table, fitted)
+        return fitted
+
+    def _find(self, values, mask, kind):
+        """
+        Detect sources on the map (``kind`` 0) or on the residual (1);
+        return None when there are none.
+        """
+        values = self.image.with_unit(values)
+        finder = self.config.finder
+        if isinstance(finder, HighPassStarFinder):
+            finder = copy(finder)
+            if finder.relative_rms is None:
+                finder.relative_rms = self.noise_variation
+            if self.shared is not None and finder.rms is None:
+                finder.rms = self.image.with_unit(
+                    self.shared.detection_rms[kind])
+            found, _ = finder.search(values, mask=mask)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', NoDetectionsWarning)
+                found = self.config.finder(values, mask=mask)
+        if found is None or len(found) == 0:
+            return None
+        init = _start_table(
+            len(found), self.image.beam_shape(self.fwhm),
+            x_init=np.asarray(found['x_centroid'], float),
+            y_init=np.asarray(found['y_centroid'], float),
+            position_prior=self.position_prior)
+        for name, column in (('shoulder_score', 'shoulder_score'),
+                             ('detection_snr', 'snr')):
+            if column in found.colnames:
+                init[name] = found[column]
+        if 'n_rejected' in found.meta:
+            init.meta['n_rejected'] = dict(found.meta['n_rejected'])
+        return init
+
+    def _fit(self, values, init):
+        """
+        Group and fit sources on an image.
+        """
+        init = self._with_groups(init)
+        noise = self.image.noise
+        if isinstance(self.fitter, BlendGroupFitter):
+            weights = {'noise': noise, 'preliminary': self.preliminary}
+        elif noise.is_correlated:
+            weights = {'noise': noise}
+        else:
+            weights = {'error': self.error}
+        if self.background_fit is not None:
+            weights['poly_order'] = -1
+        if self.extra_variance is not None and noise.is_correlated:
+            weights['extra_variance'] = self.extra_variance
+        if self.weight_map is not None:
+            weights['weight_map'] = self.weight_map
+        # A fitter keeps its last fit and the data: use a copy.
+        fitter = (copy(self.fitter) if isinstance(
+            self.fitter, BlendGroupFitter) else self.fitter)
+        table = fitter(self.image.with_unit(values), mask=self.image.mask,
+                       init_params=init, **weights)
+        newer = getattr(fitter, 'source_covariance', None)
+        if newer is None:
+            newer = SourceCovariance.from_errors(table)
+        if self.source_covariance is not None:
+            newer = self.source_covariance.updated(newer)
+        self.source_covariance = newer
+        self.changed.update(np.asarray(table['id']).tolist())
+        for name in _CARRIED:
+            table[name] = (init[name] if name in init.colnames
+                           else np.full(len(table), np.nan))
+        if 'hold_shape' in init.colnames:
+            table['flags'] |= np.where(init['hold_shape'],
+                                       FLAGS['held_shape'], 0)
+        return table
+
+    def _with_groups(self, init):
+        """
+        Return the start values with the column of groups.
+        """
+        start = read_start(init, self.fwhm)
+        if start.group_id is not None:
+            return init
+        init = QTable(init, copy=True)
+        init['group_id'] = group_sources(self.config.grouper, start.x, start.y)
+        return init
+
+    def _refit(self, table, *, new=None, dropped=None, held=None,
+               begin=None):
+        """
+        Fit the groups again that gain or lose a source, or whose sources
+        are held at the shape of the beam from now on.
+
+        Rows of ``new`` replace those of the table with the same id. The
+        fit of each source starts at the last fit of the row ``begin``, by
+        default its own.
+        """
+        none = np.zeros(len(table), dtype=bool)
+        dropped = none if dropped is None else dropped
+        held = none if held is None else held
+        replaced = none if new is None else np.isin(table['id'], new['id'])
+        init = self._as_init(
+            table if begin is None else table[begin], held)
+        init['id'] = table['id']
+        # Without bounds two sources can cancel each other.
+        init['positive'] = init['hold_shape'] | held.any()
+        init = init[~dropped & ~replaced]
+        touched = np.isin(table['group_id'],
+                          table['group_id'][dropped | held | replaced])
+        changed = np.isin(init['id'], table['id'][touched])
+        if new is not None:
+            init = vstack([init, new])
+            changed = np.append(changed, np.ones(len(new), dtype=bool))
+        init = self._with_groups(init)
+        init = init[np.isin(init['group_id'], init['group_id'][changed])]
+        is_old = dropped | np.isin(table['id'], init['id'])
+        old, others = table[is_old], table[~is_old]
+        values = self.image.residual + self.image.render(old)
+        fitted = self._fit(values, init)
+        self.image.replace(old, fitted)
+        return _merge(others, fitted)
+
+    def _as_init(self, table, held):
+        """
+        Return fitted sources as start values: where the last fit
+        ended, or, for those to be held, the detected position and the
+        shape of the beam.
+        """
+        init = _start_table(
+            len(table), position_prior=self.position_prior,
+            hold_shape=_is_held(table) | held,
+            x_previous=np.where(held, np.nan, table['x_fit']),
+            y_previous=np.where(held, np.nan, table['y_fit']),
+            **{name: np.asarray(table[name])
+               for name in ('id', 'x_init', 'y_init', *_CARRIED)})
+        for name, beam in zip(('fwhm_major', 'fwhm_minor', 'theta'),
+                              self.image.beam_shape(self.fwhm), strict=True):
+            init[f'{name}_init'] = np.where(held, beam, table[f'{name}_fit'])
+        init['position_prior'][init['hold_shape']] *= (
+            _HELD_POSITION_PRIOR / _POSITION_PRIOR)
+        return init
+
+    def _reject_rows(self, table, reason, search=None):
+        """
+        Keep sources or candidates that get no row; those with an id know
+        their search.
+        """
+        if search is None:
+            search = np.searchsorted(self.last_ids, table['id'])
+        self.rejected.append(QTable({
+            'x_init': np.asarray(table['x_init']),
+            'y_init': np.asarray(table['y_init']),
+            'snr': np.asarray(table['detection_snr']),
+            'search': np.broadcast_to(search, len(table)),
+            'reason': np.full(len(table), reason, dtype='U20')}))
+
+    def _measure_filtered_noise(self):
+        """
+        Measure the noise of the high-pass filtered map.
+        """
+        if self.shared is not None:
+            self.filtered_noise = self.shared.filtered_rms
+            return
+        filtered = high_pass_filter(self.image.values - self.image.model,
+                                    self.fwhm, mask=self.image.mask)
+        if self.noise_variation is not None:
+            filtered /= self.noise_variation
+        self.filtered_noise = max(
+            self.image.rounding(),
+            clipped_rms(filtered, mask=self.image.mask))
+
+    def _measure_misfit(self, table):
+        """
+        Measure how much the sources differ from their fits.
+        """
+        amplitude = plain(table['amplitude_fit'])
+        if self.shared is not None:
+            self.misfit = self.shared.misfit
+        else:
+            self.misfit = measure_misfit(
+                self.image.residual, *positions(table, 'fit').T, amplitude,
+                amplitude / self.image.noise_at(table), self.fwhm,
+                mask=self.image.mask)
+        self.extra_variance = (None if self.misfit is None
+                               else self._misfit_variance(table))
+
+    def _misfit_variance(self, table):
+        """
+        Return the image of the variance due to the misfit of sources.
+        """
+        return self.misfit.variance(
+            *positions(table, 'fit').T, plain(table['amplitude_fit']),
+            self.image.values.shape)
+
+    def _subtract_background(self, table):
+        """
+        Measure the background on the map without sources.
+        """
+        cores = make_source_mask(
+            self.image.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=1.0)
+        self.background_fit = self.config.background.fit(
+            self.image.values - self.image.model, np.asarray(table['x_fit']),
+            np.asarray(table['y_fit']), mask=self.image.mask | cores)
+        self.image.background = self.background_fit.make_background_image()
+
+    def _flag_bad_pixels(self, table):
+        """
+        Flag the sources with bad pixels inside a radius of one FWHM.
+        """
+        bad_pixels = self.image.bad_pixels
+        if bad_pixels is None:
+            return
+        for flag, bad in (('saturated', bad_pixels.saturated),
+                          ('bad_pixels',
+                           bad_pixels.mask & ~bad_pixels.saturated)):
+            rows, cols = np.nonzero(bad)
+            if len(rows):
+                far = are_apart(positions(table, 'fit'),
+                                np.column_stack((cols, rows)), self.fwhm)
+                table['flags'] |= np.where(
+                    far | ~np.isfinite(table['x_fit']), 0, FLAGS[flag])
+
+
+def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
+    """
+    Return a table of start values with all columns that fits know.
+    """
+    defaults = {
+        'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
+        'y_previous': np.nan, 'fwhm_major_init': shape[0],
+        'fwhm_minor_init': shape[1], 'theta_init': shape[2],
+        'position_prior': np.inf, 'hold_shape': False, 'positive': False,
+        'split_from': 0, 'shoulder_score': np.nan, 'detection_snr': np.nan}
+    return QTable({
+        name: np.broadcast_to(columns.get(name, default), n_sources,
+                              subok=True).copy()
+        for name, default in defaults.items()})
+
+
+def _is_held(table):
+    """
+    Return which sources are held at the shape of the beam.
+    """
+    return (np.asarray(table['flags']) & FLAGS['held_shape']) > 0
+
+
+def _merge(others, fitted):
+    """
+    Return newly fitted rows together with all others, by id.
+    """
+    fitted['group_id'] += np.where(
+        fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
+    merged = vstack([others, fitted], metadata_conflicts='silent')
+    merged.sort('id')
+    return merged
+
+
+def are_apart(found, known, separation):
+    """
+    Return which positions are far from all others.
+
+    Parameters
+    ----------
+    found, known : `~numpy.ndarray` of shape (n, 2)
+        The positions in question and the others, NaN where they are not
+        known.
+
+    separation : float
+        The distance in pixels.
+
+    Returns
+    -------
+    apart : 1D bool `~numpy.ndarray`
+        `True` for known positions that are farther than ``separation``
+        from all others.
+    """
+    known = known[np.isfinite(known).all(axis=1)]
+    apart = np.isfinite(found).all(axis=1)
+    if len(known):
+        distance, _ = KDTree(known).query(found[apart])
+        apart[apart] = distance > separation
+    return apart

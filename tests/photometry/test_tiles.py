@@ -1,0 +1,150 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Maps that are measured with given noise, and in tiles.
+"""
+
+import pickle
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+from numpy.testing import assert_array_equal
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.spatial import KDTree
+
+from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.photometry import (
+    HyperPhotometry,
+    MapNoise,
+    TiledPhotometry,
+)
+from hyperphotutils.utils.flags import FLAGS
+
+FWHM = 4.0
+
+
+@pytest.fixture(name='image', scope='module')
+def fixture_image():
+    return make_blended_map((300, 260), 70, beam=FWHM, blend_fraction=0.5,
+                            seed=3).image
+
+
+@pytest.fixture(name='shared', scope='module')
+def fixture_shared(image):
+    return HyperPhotometry(FWHM).measure_noise(image)
+
+
+def match(table, other):
+    """
+    The row of each source in another table.
+    """
+    distance, row = KDTree(np.column_stack(
+        (other['x_fit'], other['y_fit']))).query(np.column_stack(
+            (table['x_fit'], table['y_fit'])))
+    assert distance.max() < 0.01
+    assert len(set(row.tolist())) == len(row)
+    return other[row]
+
+
+@pytest.mark.parametrize('tile_size', [100, 131])
+@pytest.mark.parametrize('kind', ['image', 'array'])
+def test_tiles_are_equal_to_the_whole_map(image, shared, tile_size, kind):
+    """
+    With the noise of the whole map each source has one row, in the same
+    group, with the same flags, and values within 0.001 of their errors.
+    """
+    noise, data = shared, image
+    if kind == 'array':
+        data = image.data
+        noise = HyperPhotometry(FWHM).measure_noise(data)
+    whole = HyperPhotometry(FWHM, noise=noise)
+    expected = whole(data)
+    table = TiledPhotometry(whole, tile_size)(data)
+    assert len(table) == len(expected)
+    assert table.colnames == expected.colnames
+    table = match(expected, table)
+    for name, error in (('flux_fit', 'flux_err'), ('x_fit', 'x_err'),
+                        ('y_fit', 'y_err'),
+                        ('aperture_flux', 'aperture_flux_err')):
+        difference = np.abs(table[name] - expected[name]) / expected[error]
+        assert np.max(difference) < 1e-3, name
+    for name in ('flags', 'group_size', 'bkg_order'):
+        assert_array_equal(table[name], expected[name])
+    same = np.equal.outer(table['group_id'], table['group_id'])
+    assert_array_equal(same, np.equal.outer(expected['group_id'],
+                                            expected['group_id']))
+    assert np.max(expected['group_size']) > 1
+    if kind == 'image':
+        assert np.all(table['sky_centroid'].separation(
+            expected['sky_centroid']).arcsec < 1e-3)
+
+
+def test_masks_errors_and_empty_tiles(image):
+    """
+    Masks and errors are cut like the map, and tiles without data or
+    sources are skipped.
+    """
+    rms = HyperPhotometry(FWHM).measure_noise(image.data).pixel_rms
+    data = image.data.copy()
+    data[:140] = np.nan
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[:, 240:] = True
+    error = np.full(data.shape, rms)
+    error[:, :100] *= 1.5
+    phot = HyperPhotometry(FWHM)
+    noise = phot.measure_noise(data, mask=mask, error=error)
+    assert noise.model.relative_rms is not None
+    expected = HyperPhotometry(FWHM, noise=noise)(data, mask=mask)
+    # Next to masked pixels, detections depend on the slope of the tile.
+    expected = expected[(expected['flags'] & FLAGS['n_pixels_fit_partial'])
+                        == 0]
+    table = match(expected, TiledPhotometry(phot, 90)(data, mask=mask,
+                                                      error=error))
+    assert np.max(np.abs(table['flux_fit'] - expected['flux_fit'])
+                  / expected['flux_err']) < 1e-3
+
+
+def test_noise_of_a_map_is_used_and_pickled(image, shared):
+    """
+    With the noise of another map, nothing is measured on this one.
+    """
+    again = pickle.loads(pickle.dumps(shared))
+    assert isinstance(again, MapNoise)
+    louder = MapNoise(again.model.scale(3.0, image.unit),
+                      3.0 * again.pixel_rms, 3.0 * again.filtered_rms,
+                      tuple(3.0 * rms for rms in again.detection_rms),
+                      again.relative_rms, again.misfit)
+    tables = [HyperPhotometry(FWHM, noise=noise)(image)
+              for noise in (shared, again, louder)]
+    assert_array_equal(tables[0]['flux_fit'], tables[1]['flux_fit'])
+    assert len(tables[2]) < len(tables[0])
+    init = QTable({'x_init': tables[2]['x_fit'],
+                   'y_init': tables[2]['y_fit']})
+    errors = [HyperPhotometry(FWHM, noise=noise)(
+        image, init_params=init)['aperture_flux_err']
+        for noise in (shared, louder)]
+    assert np.median(errors[1] / errors[0]) > 2.5
+
+
+def test_nothing_in_any_tile(shared):
+    phot = HyperPhotometry(FWHM, noise=shared)
+    data = np.random.default_rng(1).normal(0.0, 1e-6, (300, 260))
+    tiles = TiledPhotometry(phot, 150)
+    with pytest.raises(ValueError, match='must all have the same unit'):
+        tiles(data)
+    phot = HyperPhotometry(FWHM, noise=HyperPhotometry(FWHM).measure_noise(
+        make_blended_map((300, 260), 30, beam=FWHM, seed=3).image.data))
+    with pytest.warns(NoDetectionsWarning, match='No sources were found'):
+        assert TiledPhotometry(phot, 150)(data) is None
+    with pytest.raises(ValueError, match='data has no detections'):
+        HyperPhotometry(FWHM).measure_noise(np.random.default_rng(1).normal(
+            size=(60, 60)))
+
+
+@pytest.mark.parametrize(('args', 'error', 'match_'), [
+    ((3, 100), TypeError, 'photometry must be a HyperPhotometry: 3'),
+    ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be a positive'),
+    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be')])
+def test_bad_arguments(args, error, match_):
+    with pytest.raises(error, match=match_):
+        TiledPhotometry(*args)
