@@ -8,6 +8,7 @@ documentation of numpy, scipy, astropy, photutils, and others.
 """
 
 import builtins
+import csv
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import hyperphotutils
 from hyperphotutils.catalog import RESULT_COLUMNS, RESULT_TABLES
 from hyperphotutils.pipeline.config import config_template
+from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS
 
 # -- Project ------------------------------------------------------------
@@ -76,7 +78,7 @@ nitpick_ignore_regex = [
     # inherited documentation of pydantic, without the module's name
     (r'py:.*', 'ConfigDict'),
     # internal objects that hold a public result together
-    (r'py:.*', r'hyperphotutils\.background\.(candidates|cutouts)\..+'),
+    (r'py:.*', r'hyperphotutils\.background\.(boxes|candidates)\..+'),
 ]
 
 
@@ -135,8 +137,8 @@ rst_epilog += """
 """
 
 # made next to what automodapi makes: the reference of all keys of the
-# configuration and of all flags, and pictures that pyplot, and thus the
-# plot directive, does not know
+# configuration, of all flags, and of the products, and pictures that
+# pyplot, and thus the plot directive, does not know
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
 (_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
@@ -165,6 +167,28 @@ for kind, names in RESULT_TABLES.items():
 write_columns(_API / 'columns_other.inc', [
     column for column in RESULT_COLUMNS.values()
     if not any(column.name in names for names in RESULT_TABLES.values())])
+
+
+def write_product_table(kind):
+    """
+    Write the table of the products of a kind of job.
+    """
+    rows = [('file', 'key in ``output``', 'contents')]
+    for product in PRODUCTS:
+        if kind in product.kinds:
+            state = 'on' if product.default else 'off'
+            key = f'``{product.key}`` ({state})' if product.key else ''
+            rows.append((f'``{product.name}``', key, product.description))
+    rows += [('``run.log``', '', 'log of the run, with the configuration'),
+             ('``run.json``', '', 'record of settings and input files, used '
+              'to continue a run')]
+    with (_API / f'products_{kind}.csv').open(
+            'w', newline='', encoding='utf-8') as file:
+        csv.writer(file).writerows(rows)
+
+
+for name in ('map', 'cube'):
+    write_product_table(name)
 
 
 def draw_overview(path):

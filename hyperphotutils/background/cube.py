@@ -13,12 +13,12 @@ import numpy as np
 from astropy.table import QTable, Table
 from photutils.utils.exceptions import NoDetectionsWarning
 
+from hyperphotutils.background.boxes import Frame, prepare_image, whole_map
 from hyperphotutils.background.candidates import (
     check_comparison,
     fit_candidates,
     make_candidates,
 )
-from hyperphotutils.background.cutouts import Frame, prepare_image, whole_map
 from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.background.masks import (
     make_region_mask,

@@ -12,18 +12,18 @@ from astropy.table import QTable
 from photutils.aperture import RectangularAperture
 from photutils.background import LocalBackground
 
-from hyperphotutils.background.candidates import (
-    FittedCandidates,
-    check_comparison,
-    fit_candidates,
-    make_candidates,
-)
-from hyperphotutils.background.cutouts import (
+from hyperphotutils.background.boxes import (
     Frame,
     cut_out_boxes,
     known_fwhm,
     prepare_image,
     whole_map,
+)
+from hyperphotutils.background.candidates import (
+    FittedCandidates,
+    check_comparison,
+    fit_candidates,
+    make_candidates,
 )
 from hyperphotutils.background.interface import combine_boxes
 from hyperphotutils.background.masks import make_source_mask
@@ -294,7 +294,7 @@ class LocalBackgroundFits:
     box_sizes : tuple of int
         The sizes of the boxes in pixels; 0 is the whole map.
 
-    frames : tuple of `~hyperphotutils.background.cutouts.Frame`
+    frames : tuple of `~hyperphotutils.background.boxes.Frame`
         The coordinates of each box size.
 
     fitted : `~hyperphotutils.background.candidates.FittedCandidates`

@@ -9,14 +9,14 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
 
-from hyperphotutils.background.candidates import (
-    fit_candidates,
-    make_candidates,
-)
-from hyperphotutils.background.cutouts import (
+from hyperphotutils.background.boxes import (
     known_fwhm,
     prepare_image,
     whole_map,
+)
+from hyperphotutils.background.candidates import (
+    fit_candidates,
+    make_candidates,
 )
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils import make_repr, result_meta

@@ -10,6 +10,6 @@ from hyperphotutils.startup import raise_on_interrupt as _  # isort: skip
 # are used, so that the command line starts quickly.
 from hyperphotutils.pipeline.bands import *
 from hyperphotutils.pipeline.config import *
-from hyperphotutils.pipeline.planning import *
-from hyperphotutils.pipeline.runner import *
+from hyperphotutils.pipeline.jobs import *
+from hyperphotutils.pipeline.process import *
 from hyperphotutils.pipeline.search import *

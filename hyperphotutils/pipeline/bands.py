@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One catalogue of several bands: matched, and measured where a band has no
-source.
+The catalog of several bands: matched sources, measured where a band lacks
+them.
 
-This module is light, as `~hyperphotutils.pipeline.runner` is: what it
-needs is imported where it is used.
+This module is light: it imports the scientific libraries when it needs
+them.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from hyperphotutils.pipeline.config import ConfigError
 __all__ = ['merge_bands']
 
 _MEASURE = ('missing', 'all', 'none')
-# A source without a companion of its own in a band has the flux of that
-# companion, too, if it is so near, in beams of the band.
+# A source includes the flux of a neighbor that was not found in the band
+# if it is nearer than this, in beams of the band.
 _BLENDED = 1.0
-# Columns of a band that forced photometry gives, and what they become
+# Columns of a band that are replaced by those of the forced photometry
 _FORCED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
            'amplitude_fit', 'local_bkg', 'flags')
 
@@ -26,44 +26,45 @@ _FORCED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
 def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
                 forced=None, progress_bar=False):
     """
-    Merge the catalogues of several maps into one, and measure on each
-    map the sources that were not found there.
+    Merge the catalogs of several maps, and measure on each map the
+    sources that were not found there.
 
     Parameters
     ----------
     tables : dict of `~astropy.table.Table` or `None`
-        The catalogues by the name of the band, as those of
+        The catalogs by the name of the band, as made by
         `~hyperphotutils.photometry.HyperPhotometry`; `None` for a band
         without sources.
 
     maps : dict of `~astropy.nddata.CCDData`
-        The maps by the name of the band, as
-        `~hyperphotutils.maps.read_map` gives them. Each is taken from
-        the dictionary when it is needed, and not kept.
+        The maps by the name of the band, as returned by
+        `~hyperphotutils.maps.read_map`. Each is taken from the
+        dictionary when it is needed, and not kept.
 
     max_separation : float, optional
-        How far sources of two bands may be apart, in beams, to be the
-        same; see `~hyperphotutils.catalog.match_catalogs`.
+        The maximum separation of the same source in two bands, in
+        beams; see `~hyperphotutils.catalog.match_catalogs`.
 
     measure : {'missing', 'all', 'none'}, optional
-        Which sources are measured at the position and with the ellipse
-        of their reference band (less its beam, plus the beam of the
-        band):
+        The sources to measure at the position and with the ellipse of
+        their reference band (deconvolved from its beam, convolved with
+        the beam of the band):
 
-        * ``'missing'``: those that were not found in a band, and those
-          within one beam of such a source: their own fit took the flux
-          of both for that of one;
-        * ``'all'``: all, so that colours are of the same ellipses;
+        * ``'missing'``: sources that were not found in a band, and
+          sources within one beam of them, whose own fit includes the
+          flux of both;
+        * ``'all'``: all sources, so that colors refer to the same
+          ellipses;
         * ``'none'``: none.
 
-        All sources of the merged catalogue are fitted together in any
+        All sources of the merged catalog are fitted together in any
         case.
 
     forced : callable, optional
-        What makes the photometry. It is called with ``ellipse=`` and
-        ``reference_beam=``; the default is
-        `~hyperphotutils.photometry.ForcedPhotometry`. Options are given
-        to it with `functools.partial`.
+        The class of the photometry, or a function that creates it. It
+        is called with ``ellipse=`` and ``reference_beam=``. The default
+        is `~hyperphotutils.photometry.ForcedPhotometry`; use
+        `functools.partial` to set its other arguments.
 
     progress_bar : bool, optional
         Whether to show a progress bar over the bands.
@@ -72,17 +73,17 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
     -------
     table : `~astropy.table.QTable`
         The table of `~hyperphotutils.catalog.match_catalogs`. The
-        columns of a band hold the forced measurement where the column
-        ``forced_<band>`` is `True`. There the errors of the fluxes hold
-        those of the position and ellipse in the reference band, if these
-        are known;
-        ``snr_<band>`` is the flux over its error without them; and
-        ``flags_<band>`` has ``fixed_position`` and ``fixed_shape``.
+        columns of a band contain the forced measurement where the column
+        ``forced_<band>`` is `True`. There the errors of the fluxes
+        include those of the position and the ellipse in the reference
+        band, if these are known; ``snr_<band>`` is the flux divided by
+        its error without them; and ``flags_<band>`` has
+        ``fixed_position`` and ``fixed_shape``.
 
     Raises
     ------
     ValueError
-        If the tables and the maps are not of the same bands, or an
+        If the tables and the maps do not have the same bands, or an
         argument, a column, or a beam is missing or wrong.
 
     See Also
@@ -135,19 +136,6 @@ def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
 def check_bands(config, n_maps):
     """
     Check that the maps of a configuration can be merged.
-
-    Parameters
-    ----------
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    n_maps : int
-        The number of maps.
-
-    Raises
-    ------
-    ConfigError
-        If there are too few maps, or names that do not suit them.
     """
     names = config.bands.names
     if n_maps < 2:
@@ -165,46 +153,19 @@ def check_bands(config, n_maps):
                f'printable: {names}')
         raise ConfigError([msg])
     if config.fit.weight_map is not None and config.bands.measure != 'none':
-        msg = ('fit.weight_map: what a map lacks is measured without a map '
-               'of weights; set bands.measure: none, or leave it out')
+        msg = ('fit.weight_map: sources that a map lacks are measured '
+               'without a map of weights; set bands.measure: none, or leave '
+               'it out')
         raise ConfigError([msg])
 
 
 def write_bands(outcomes, config, path, *, progress_bar=False):
     """
-    Merge the catalogues of a run, and write the table.
-
-    Parameters
-    ----------
-    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
-        The maps of the run, in their order. Those that failed are left
-        out.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    path : path-like
-        The file.
-
-    progress_bar : bool, optional
-        Whether to show a progress bar over the bands.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table.
-
-    Raises
-    ------
-    ValueError
-        If the maps cannot be merged.
-
-    OSError
-        If a map cannot be read, or the table cannot be written.
+    Merge the catalogs of a run, and write the table.
     """
     from hyperphotutils.catalog import convert_flux_units, write_catalog
     from hyperphotutils.pipeline.extraction import read_input
-    from hyperphotutils.pipeline.products import describe_maps
+    from hyperphotutils.pipeline.report import describe_maps
 
     names = config.bands.names or [item.job.map_id for item in outcomes]
     done = {name: item for name, item in zip(names, outcomes, strict=True)
@@ -230,50 +191,37 @@ def write_bands(outcomes, config, path, *, progress_bar=False):
 
 def summarize_bands(table):
     """
-    Describe a merged catalogue in a line.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The result of `merge_bands`.
-
-    Returns
-    -------
-    text : str
-        The numbers of sources, and of forced measurements.
-    """
-    names = table.meta['bands']
-    n_all = int((table['n_bands'] == len(names)).sum())
-    text = (f'bands: {len(table)} sources in {len(names)} maps, {n_all} of '
-            'them in all')
-    counts = [_count_forced(table, name) for name in names
-              if f'forced_{name}' in table.colnames]
-    if counts:
-        text += f'; measured at given positions: {", ".join(counts)}'
-    return text
-
-
-def _count_forced(table, name):
-    """
-    Tell how many sources were measured on a map; others are NaN there.
+    Summarize a merged catalog in one line.
     """
     import numpy as np
 
     from hyperphotutils.utils.flags import FLAGS
 
-    forced = np.asarray(table[f'forced_{name}'])
-    lost = forced & ~np.isfinite(np.asarray(table[f'flux_fit_{name}']))
-    off = lost & (np.asarray(table[f'flags_{name}']) & FLAGS['off_map'] > 0)
-    text = f'{np.count_nonzero(forced & ~lost)} in {name}'
-    told = [f'{number} {what}' for what, number in (
-        ('off the map', np.count_nonzero(off)),
-        ('without a fit', np.count_nonzero(lost & ~off))) if number]
-    return f'{text} ({", ".join(told)})' if told else text
+    names = table.meta['bands']
+    n_all = int((table['n_bands'] == len(names)).sum())
+    text = (f'bands: {len(table)} sources in {len(names)} maps, {n_all} of '
+            'them in all')
+    counts = []
+    for name in names:
+        if f'forced_{name}' not in table.colnames:
+            continue
+        forced = np.asarray(table[f'forced_{name}'])
+        lost = forced & ~np.isfinite(np.asarray(table[f'flux_fit_{name}']))
+        off = lost & (np.asarray(table[f'flags_{name}'])
+                      & FLAGS['off_map'] > 0)
+        reasons = [f'{np.count_nonzero(rows)} {reason}' for reason, rows in (
+            ('off the map', off), ('without a fit', lost & ~off))
+            if rows.any()]
+        counts.append(f'{np.count_nonzero(forced & ~lost)} in {name}'
+                      + (f' ({", ".join(reasons)})' if reasons else ''))
+    if counts:
+        text += f'; measured at given positions: {", ".join(counts)}'
+    return text
 
 
 class _LazyMaps(Mapping):
     """
-    Maps that are read when they are asked for.
+    Maps that are read when they are needed.
     """
 
     def __init__(self, readers):
@@ -291,8 +239,8 @@ class _LazyMaps(Mapping):
 
 def _read_beams(tables, maps):
     """
-    Return the beams, from the metadata of the catalogues where these
-    have them, else from the maps.
+    Return the beams, from the metadata of the catalogs if possible,
+    otherwise from the maps.
     """
     import astropy.units as u
     from radio_beam import Beam
@@ -313,10 +261,10 @@ def _read_beams(tables, maps):
 
 def _turn_beams(beams, tables, merged):
     """
-    Return the beams with the position angles in the frame of the merged
-    catalogue.
+    Return the beams with position angles in the frame of the merged
+    catalog.
 
-    The angle between the frames is that at the centre of the catalogue
+    The angle between the frames is taken at the center of the catalog
     of the band.
     """
     from astropy.coordinates import SkyCoord
@@ -343,8 +291,8 @@ def _turn_beams(beams, tables, merged):
 
 def _measure(phot, merged, name, image, table):
     """
-    Measure all sources on the map of a band, in the units that its
-    catalogue has.
+    Measure all sources on the map of a band, in the units of its
+    catalog.
     """
     from hyperphotutils.catalog import convert_flux_units
 
@@ -363,7 +311,7 @@ def _measure(phot, merged, name, image, table):
 
 def _choose(merged, measured, name, beam, measure):
     """
-    Tell which rows shall have the forced measurement.
+    Return whether rows get the forced measurement.
     """
     import numpy as np
     from scipy.spatial import KDTree
@@ -384,7 +332,7 @@ def _choose(merged, measured, name, beam, measure):
 
 def _put(merged, measured, name, chosen):
     """
-    Put the forced measurements into the merged catalogue.
+    Insert the forced measurements into the merged catalog.
     """
     import numpy as np
 

@@ -29,13 +29,13 @@ from hyperphotutils.pipeline.config import (
     find_unused_keys,
     override_config,
 )
-from hyperphotutils.pipeline.planning import (
+from hyperphotutils.pipeline.jobs import (
     OutputError,
     PipelineError,
     plan_jobs,
 )
+from hyperphotutils.pipeline.process import merge_outcomes, process_maps
 from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
-from hyperphotutils.pipeline.runner import merge_outcomes, process_maps
 from hyperphotutils.pipeline.search import load_config, show_config
 from hyperphotutils.pipeline.text import expand_path, printable
 from hyperphotutils.startup import raise_on_interrupt
@@ -331,7 +331,7 @@ def _run(options):
             print_error(f'note: {line}')
     progress_bar = _show_progress(config)
     outcomes = process_maps(config, progress_bar=progress_bar,
-                            origin=loaded.origin, tell=report)
+                            origin=loaded.origin, report=report)
     status = _report_maps(outcomes, config)
     if not config.bands.merge:
         return status

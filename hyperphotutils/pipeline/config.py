@@ -27,9 +27,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    create_model,
     model_validator,
 )
 
+from hyperphotutils.pipeline.products import list_output_keys
 from hyperphotutils.pipeline.text import (
     expand_path,
     printable,
@@ -68,10 +70,6 @@ _MAX_INTEGER = 2**63 - 1
 
 _MAX_PROBLEMS = 20
 _LINE_WIDTH = 76
-
-# Products of single groups and sources, which cubes do not have
-_MAPS_ONLY = ('fits_groups', 'fits_sources', 'plots_groups',
-              'plots_sources', 'plots_backgrounds')
 
 
 class ConfigError(ValueError):
@@ -783,9 +781,9 @@ class BandsOptions(_Options):
             'none'))
 
 
-class OutputOptions(_Options):
+class _OutputOptions(_Options):
     """
-    The products.
+    Keys of the section ``output`` that enable no product.
     """
 
     directory: _Path = Field(
@@ -795,44 +793,22 @@ class OutputOptions(_Options):
     overwrite: bool = Field(
         default=False, description=(
             'true = replace the products of an earlier run; false = refuse'))
-    ipac: bool = Field(
-        default=True, description=(
-            "true = write catalog.ipac with Hyper's columns"))
-    csv: bool = Field(
-        default=False, description=(
-            "true = write catalog.csv with Hyper's columns"))
     flux_unit: Literal['Jy', 'mJy', 'uJy'] = Field(
         'Jy', description='unit of the fluxes in all catalogs')
     peak_unit: Literal['Jy/pix', 'mJy/pix', 'uJy/pix', 'Jy/beam',
                        'mJy/beam', 'uJy/beam'] = Field(
         'Jy/pix', description=(
             'unit of the peaks and backgrounds in all catalogs'))
-    regions: bool = Field(
-        default=True, description=(
-            'true = write the DS9 files ellipses.reg, centroids.reg and '
-            'rejected.reg'))
     region_frame: Literal['sky', 'pixel'] = Field(
         'sky', description='coordinates of the DS9 files')
-    overview: bool = Field(
-        default=True, description='true = write the picture overview.png')
-    fits_groups: bool = Field(
-        default=False, description=(
-            'true = write a FITS file for each group, with cutouts of the '
-            'map, the fitted pixels, model, residual, and background'))
-    fits_sources: bool = Field(
-        default=False, description=(
-            'true = write a FITS file for each source, without background '
-            'and neighbors'))
-    plots_groups: bool = Field(
-        default=False, description=(
-            'true = write a picture of the fit of each group'))
-    plots_sources: bool = Field(
-        default=False, description=(
-            'true = write a picture of each source, without background and '
-            'neighbors'))
-    plots_backgrounds: bool = Field(
-        default=False, description=(
-            'true = write a picture of the background of each group'))
+
+
+# The other keys come from the registry of products.
+OutputOptions = create_model(
+    'OutputOptions', __base__=_OutputOptions, __module__=__name__,
+    __doc__='The products.',
+    **{key: (bool, Field(default=default, description=description))
+       for key, (default, description) in list_output_keys().items()})
 
 
 class RunOptions(_Options):
@@ -1376,7 +1352,8 @@ def find_unused_keys(config):
     boxes = config.background.box_sizes is not None
     several = isinstance(fit.poly_order, tuple) and len(fit.poly_order) > 1
     rules = (
-        (is_cube, 'output', _MAPS_ONLY, 'for maps, not for cubes'),
+        (is_cube, 'output', list_output_keys(without='cube'),
+         'for maps, not for cubes'),
         (not is_cube, 'cubes', None, 'for input.datacube: true'),
         (not is_cube and not boxes, 'background', None, 'for '
          'background.box_sizes; the background is a part of the fit, see '

@@ -1,21 +1,20 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Cubes: the background of every channel, and its sources.
+The measurement of a cube: the background of each channel, and its sources.
 
-What is done of a cube lies in a hidden folder until all of it is, with a
-journal of the channels, so that a run that is killed can be continued.
+The results of completed channels are kept in the unfinished folder of the
+products, each in files of its own, so that a run that was killed continues
+with the other channels.
 """
 
 import contextlib
 import functools
 import os
-import shutil
 import threading
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import astropy.units as u
@@ -32,28 +31,16 @@ from hyperphotutils.catalog import (
     read_catalog,
     write_catalog,
 )
-from hyperphotutils.maps import MapError, read_cube
-from hyperphotutils.pipeline.config import config_to_yaml, find_unused_keys
+from hyperphotutils.maps import MapCube, MapError, read_cube
+from hyperphotutils.pipeline.config import find_unused_keys
 from hyperphotutils.pipeline.extraction import extract_image
-from hyperphotutils.pipeline.planning import JOURNAL, LOG, MapOutcome
-from hyperphotutils.pipeline.products import (
-    put_in_place,
-    save_picture,
-    sync_files,
-    table_of,
-    with_shapes,
-    write_catalogs,
-)
-from hyperphotutils.pipeline.rejected import (
-    REJECTED,
+from hyperphotutils.pipeline.folders import PARTS, read_record, write_record
+from hyperphotutils.pipeline.products import REJECTED, beam_shapes
+from hyperphotutils.pipeline.report import (
     describe_bad_pixels,
     describe_reasons,
-    write_rejected,
-)
-from hyperphotutils.pipeline.resume import (
-    Journal,
-    describe_files,
-    describe_settings,
+    format_rows,
+    number_of,
 )
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
@@ -62,110 +49,222 @@ from hyperphotutils.utils.executors import (
     was_killed,
     work_through,
 )
-from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['process_cube']
+__all__ = ['CubeKind', 'CubeResult']
 
+# Written while the cube is measured, one channel at a time
 BACKGROUND, SUBTRACTED = 'background.fits', 'subtracted.fits'
-CHANNELS, OVERVIEW = 'channels.ecsv', 'overview.png'
 
 _LOCK = threading.Lock()
 
-# Where the sources of the channels lie until all are there
-_PARTS, _EMPTY = 'parts', 'empty.ecsv'
+# The table of a channel without sources, which is the same for all of them
+_EMPTY = 'empty.ecsv'
 
-# Metadata of channels that are summed up
+# Metadata of channels that are summed
 _COUNTED = ('n_detected', 'n_companions')
 _COUNTED_BY_KIND = ('n_rejected', 'n_bad_pixels')
 
 
-def process_cube(job, config, *, executor=None, progress_bar=False,
-                 tell=None):
+class CubeKind:
     """
-    Estimate the backgrounds of a cube, and extract its sources.
+    The kind of jobs that measure a cube, see
+    `~hyperphotutils.pipeline.process`.
+    """
+
+    def read(self, job, config):
+        """
+        Read the header of the cube.
+        """
+        return read_cube(job.path, **config.input.make_reader_options())
+
+    def measure(self, cube, job, config, folder, *, executor=None,
+                progress_bar=False, report=None):
+        """
+        Estimate the backgrounds of the channels, and measure their
+        sources.
+        """
+        # processes may have another working folder
+        config = _with_absolute_paths(config)
+        work = _CubeWork(cube, config, folder, executor, progress_bar)
+        earlier = work.describe_earlier()
+        if earlier and report is not None:
+            report(f'{job.map_id}: continuing: {earlier}')
+        for line in find_unused_keys(config):
+            warnings.warn(line, AstropyUserWarning, stacklevel=1)
+        start = time.perf_counter()
+        channels = work.estimate_backgrounds()
+        times = {'backgrounds': time.perf_counter() - start}
+        result = CubeResult(cube, channels, folder, config.sources.given,
+                            earlier=earlier, times=times)
+        if config.run.background_only:
+            return result
+        start = time.perf_counter()
+        tables = work.extract_sources(channels)
+        times['extraction'] = time.perf_counter() - start
+        tables['table'].meta['filename'] = printable(job.path)
+        return replace(result, table_name='catalog.ecsv', **tables)
+
+
+@dataclass(frozen=True, eq=False)
+class CubeResult:
+    """
+    The result of the measurement of one cube.
 
     Parameters
     ----------
-    job : `~hyperphotutils.pipeline.MapJob`
-        The cube and its folder.
+    image : `~hyperphotutils.maps.MapCube`
+        The cube.
 
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
+    all_channels : `~astropy.table.QTable`
+        A row for each channel, with its summary.
 
-    executor : `~concurrent.futures.Executor` or `None`, optional
-        What works on the channels, instead of ``run.n_workers`` processes.
+    folder : `~pathlib.Path`
+        The folder with the cube of backgrounds.
 
-    progress_bar : bool, optional
-        Whether to show a progress bar over the channels.
+    given : bool
+        Whether the sources were given instead of detected.
 
-    tell : callable, optional
-        Called with a line if the work of an earlier run is continued.
+    table : `~astropy.table.QTable` or `None`
+        The sources of all channels; `None` if only the backgrounds were
+        estimated.
 
-    Returns
-    -------
-    outcome : `~hyperphotutils.pipeline.MapOutcome`
-        What was found.
+    rejected : `~astropy.table.QTable` or `None`
+        The rejected detections of all channels; `None` if the sources
+        were given.
 
-    Raises
-    ------
-    ~hyperphotutils.maps.MapError
-        If the cube cannot be used.
+    shapes : `~astropy.table.QTable` or `None`
+        The sources with shapes.
 
-    ValueError
-        If the configuration does not suit the cube.
+    earlier : str
+        The part that an earlier run has completed.
 
-    OSError
-        If the products cannot be written. What is done of the cube then
-        waits for the next run.
+    times : dict
+        The duration of each step in seconds.
+
+    table_name : str
+        The name of the file with the main table.
     """
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        config = _with_absolute_paths(config)
-        cube = read_cube(job.path, **config.input.make_reader_options())
-        with _unfinished_folder(job, config, len(cube)) as (folder, journal):
-            work = _CubeWork(cube, config, folder, journal, executor,
-                             progress_bar)
-            earlier = work.describe_earlier()
-            if earlier and tell is not None:
-                tell(f'{job.map_id}: continuing: {earlier}')
-            for line in find_unused_keys(config):
-                warnings.warn(line, AstropyUserWarning, stacklevel=1)
-            table = work.estimate_backgrounds()
-            sources = None
-            if not config.run.background_only:
-                table, sources, rejected, shapes = work.extract_sources(table)
-                sources.meta['filename'] = printable(job.path)
-                write_catalogs(sources, config.output, folder,
-                               map_id=job.map_id, shapes=shapes)
-                if rejected is not None:
-                    write_rejected(rejected, folder, config.output,
-                                   map_id=job.map_id, meta=sources.meta)
-            table[[name for name in table.colnames if name != 'summary']
-                  ].write(folder / CHANNELS, format='ascii.ecsv',
-                          overwrite=True)
-            summary, numbers = _summarize(table, config)
-            if config.output.overview:
-                _write_overview(cube, sources, f'{job.map_id}: {summary}',
-                                folder)
-            seconds = time.perf_counter() - start
-            numbers['seconds'] = round(seconds, 2)
-            summary += f', {seconds:.1f} s'
-            if earlier:
-                summary += f' for what was left ({earlier})'
-            text = _log_text(job, cube, table, config, caught, summary,
-                             {} if sources is None else sources.meta)
-            (folder / LOG).write_text(text, encoding='utf-8',
-                                      errors='backslashreplace')
-            sync_files(folder)
-        shutil.rmtree(folder / _PARTS, ignore_errors=True)
-        put_in_place(folder, job.folder)
-    return MapOutcome(job, summary=summary, numbers=numbers)
+
+    image: MapCube
+    all_channels: QTable
+    folder: Path
+    given: bool
+    table: QTable | None = None
+    rejected: QTable | None = None
+    shapes: QTable | None = None
+    earlier: str = ''
+    times: dict = field(default_factory=dict)
+    table_name: str = 'channels.ecsv'
+
+    # cubes have no images of the fit
+    model = background = residual = None
+
+    @property
+    def channels(self):
+        """
+        The table of the channels, without their summaries.
+        """
+        return self.all_channels[[name for name in self.all_channels.colnames
+                                  if name != 'summary']]
+
+    @property
+    def numbers(self):
+        """
+        The numbers of sources, and the median rms in Jy/pixel.
+        """
+        table = self.all_channels
+        detected = 'n_given' if self.given else 'n_detected'
+        numbers = {
+            name: int(table[column].sum()) if column in table.colnames else 0
+            for name, column in (
+                ('n_detected', detected), ('n_companions', 'n_companions'),
+                ('n_rejected', 'n_rejected'), ('n_measured', 'n_measured'))}
+        rms = table['rms'].value if 'rms' in table.colnames else np.nan
+        known = np.isfinite(rms)
+        return numbers | {
+            'rms': float(np.nanmedian(rms)) if np.any(known) else np.nan}
+
+    @property
+    def summary(self):
+        """
+        The numbers of channels and sources, and the rms, as text.
+        """
+        table, numbers = self.all_channels, self.numbers
+        text = f'{len(table)} channels'
+        if 'n_measured' in table.colnames:
+            text += (f': {table["n_given"].max()} given in each'
+                     if self.given else
+                     f': {numbers["n_detected"]} detected')
+            if n_companions := numbers['n_companions']:
+                text += f', {number_of(n_companions, "companion")}'
+            text += f', {numbers["n_measured"]} measured'
+            if numbers['n_rejected']:
+                text += f', {numbers["n_rejected"]} rejected (see {REJECTED})'
+        if n_lost := int(np.count_nonzero(table['order'] < 0)):
+            text += f'; {n_lost} without a background'
+        rms = u.Quantity(table['background_rms'])
+        if np.any(np.isfinite(rms)):
+            text += f', median rms {np.nanmedian(rms):.3g}'
+        return text
+
+    def describe(self):
+        """
+        Describe the cube, the result, and each channel.
+        """
+        cube, axis = self.image, self.image.spectral_axis
+        ny, nx = cube.shape[1:]
+        meta = {} if self.table is None else self.table.meta
+        rows = [
+            ('extension', cube.extension),
+            ('size', f'{len(cube)} channels of {nx} x {ny} pixels of '
+                     f'{cube.pixel_scale:.4g}'),
+            (cube.spectral_name, f'{axis[0]:.8g} to {axis[-1]:.8g} '
+                                 f'({cube.spectral_type})'),
+            ('unit', cube.original_unit),
+            ('result', self.summary),
+        ]
+        if text := describe_reasons(meta.get('n_rejected', {})):
+            rows.append(('rejected', text))
+        if text := describe_bad_pixels(meta.get('n_bad_pixels', {})):
+            rows.append(('bad pixels', text))
+        lines = []
+        for row in self.all_channels:
+            text = 'no background'
+            if row['order'] >= 0:
+                text = (f'background of order {row["order"]} by '
+                        f'{row["method"]}, rms {row["background_rms"]:.4g}, '
+                        f'{row["n_sources"]} masked')
+            if 'summary' in row.colnames:
+                text += f'; {row["summary"]}'
+            lines.append(f'channel {row["channel"]} '
+                         f'({row[cube.spectral_name]:.8g}): {text}')
+        return [format_rows(rows), '\n'.join(lines)]
+
+    def plot_overview(self, map_id):
+        """
+        Plot some channels without their backgrounds.
+        """
+        from hyperphotutils.visualization import (
+            choose_channels,
+            plot_channels,
+        )
+
+        cube, sources = self.image, self.table
+        background = read_cube(self.folder / BACKGROUND)
+        channels = [i for i in choose_channels(len(cube), sources)
+                    if np.isfinite(background.plane(i)).any()]
+        if not channels:
+            return None
+        title = f'{map_id}: {self.summary}; without the backgrounds'
+        if len(channels) < len(cube):
+            title += f'; {len(channels)} of the channels'
+        return plot_channels(cube, sources, background=background,
+                             channels=channels, title=title)
 
 
 def _with_absolute_paths(config):
     """
-    Let a configuration name the same files wherever it is read.
+    Return a configuration with absolute names of files.
     """
     updates = {}
     for section, key in (('sources', 'table'), ('fit', 'weight_map'),
@@ -178,68 +277,21 @@ def _with_absolute_paths(config):
     return config.model_copy(update=updates)
 
 
-@contextlib.contextmanager
-def _unfinished_folder(job, config, n_channels):
-    """
-    Open the folder in which a cube is worked on, with its journal.
-
-    What another configuration, or another state of the files, has left
-    there is of no use. It stays if the work is interrupted, or cannot be
-    written, and goes if the cube cannot be used.
-    """
-    folder = job.folder.with_name(f'.{job.folder.name}.unfinished')
-    settings = describe_settings(config)
-    inputs = describe_files(job.path, *filter(None, (
-        config.sources.table, config.fit.weight_map, config.cubes.region)))
-    items = {'cube': inputs | {'n_channels': n_channels}}
-    with contextlib.ExitStack() as stack:
-        journal = _open_journal(stack, folder)
-        if 'cube' in journal.items and journal.find_differences(
-                'cube', settings, items['cube']):
-            stack.close()
-            shutil.rmtree(folder)
-            journal = _open_journal(stack, folder)
-        if 'cube' not in journal.items:
-            journal.begin(settings, items | {
-                f'{stage} {i}': {} for stage in ('background', 'sources')
-                for i in range(n_channels)})
-        try:
-            yield folder, journal
-            journal.remove()
-        except (OSError, KeyboardInterrupt):
-            raise
-        except BaseException:
-            stack.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-
-def _open_journal(stack, folder):
-    """
-    Open the journal; without one nobody knows what is in the folder.
-    """
-    if folder.exists() and not (folder / JOURNAL).exists():
-        shutil.rmtree(folder)
-    folder.mkdir(exist_ok=True)
-    return stack.enter_context(Journal(folder / JOURNAL))
-
-
 @dataclass(frozen=True)
 class _CubeWork:
     """
-    The work on one cube.
+    The processing of one cube, channel by channel.
     """
 
-    cube: object
+    cube: MapCube
     config: object
     folder: Path
-    journal: Journal
     executor: object
     progress_bar: bool
 
     def describe_earlier(self):
         """
-        Say how much of the work is done; nothing if none is.
+        Describe the part of the work that an earlier run has completed.
         """
         n_channels = len(self.cube)
         stages = [('', 'sources')]
@@ -251,7 +303,8 @@ class _CubeWork:
 
     def estimate_backgrounds(self):
         """
-        Write the cubes of backgrounds; return the table of the channels.
+        Write the cubes of backgrounds, and return the table of the
+        channels.
         """
         bkg = self.config.make_cube_background(self.cube)
         names = [BACKGROUND]
@@ -285,14 +338,14 @@ class _CubeWork:
         fit = bkg.prepare(self.cube)
         channels = range(len(self.cube))
         if bkg.smoothing > 0.0:
-            # all have to be known before the first is smooth
+            # smoothing needs the backgrounds of all channels
             unknown = [i for i in channels if i not in parts]
             for part in self._work('background', _fit_channel, unknown, fit):
                 self._note(parts, part)
             ready = bkg.smooth(parts.values())
             yield from (part for part in ready if left[part.channel])
             return
-        # those of boxes are too large for the journal
+        # backgrounds of boxes are not stored, because they are large
         stored = {} if bkg.box_sizes is not None else parts
         yield from (stored[i] for i in channels if left[i] and i in stored)
         todo = [i for i in channels if left[i] and i not in stored]
@@ -300,58 +353,58 @@ class _CubeWork:
 
     def _note(self, parts, part):
         """
-        Keep in mind what was fitted, before it is smoothed.
+        Keep a fitted background, before it is smoothed.
         """
-        name = f'background {part.channel}'
         if part.channel not in parts:
             parts[part.channel] = part
-        if self.journal.items[name].state != 'done':
-            self.journal.finish(name, part.to_dict())
+        path = self._part('background', part.channel)
+        if not path.exists():
+            write_record(path, part.to_dict())
 
-    def extract_sources(self, table):
+    def extract_sources(self, channels):
         """
-        Measure the sources of all channels; return the table of the
-        channels, with their numbers, that of the sources, that of the
-        rejected detections (`None` for given sources), and that of the
-        sources with shapes if they were only detected.
+        Measure the sources of all channels, and add their numbers to the
+        table of the channels.
+
+        Returns the tables of the sources, of the rejected detections
+        (`None` for given sources), and of the sources with shapes.
         """
         cube = self.cube
         if self.config.cubes.subtract:
             cube = read_cube(self.folder / SUBTRACTED,
                              **self.config.input.make_reader_options())
-        (self.folder / _PARTS).mkdir(exist_ok=True)
-        # (a table is there before the journal knows of it)
         done = {i: row for i, row in self._finished('sources').items()
-                if (self._part(i).exists() or not row['n_rows'])
-                and (self._rejected_part(i).exists()
+                if (self._part('table', i).exists() or not row['n_rows'])
+                and (self._part('rejected', i).exists()
                      or not row['n_listed'])}
         tables = {}
         todo = [i for i in range(len(cube)) if i not in done]
-        for index, sources, listed, numbers in self._work(
+        for index, sources, rejected, numbers in self._work(
                 'sources', _extract_channel, todo, cube, self.config):
             if sources is not None:
-                self._keep(index, sources, listed, tables)
-            self.journal.finish(f'sources {index}', numbers)
+                self._keep(index, sources, rejected, tables)
+            # (written last, when the tables are there)
+            write_record(self._part('sources', index), numbers)
             done[index] = numbers
-        self._add_numbers(table, [done[i] for i in range(len(cube))])
+        self._add_numbers(channels, [done[i] for i in range(len(cube))])
         for i in range(len(cube)):
-            if i not in tables and self._part(i).exists():
-                tables[i] = read_catalog(self._part(i))
+            if i not in tables and self._part('table', i).exists():
+                tables[i] = read_catalog(self._part('table', i))
         parts = {i: tables[i] for i in sorted(tables)}
-        empty = self.folder / _PARTS / _EMPTY
+        empty = self.folder / PARTS / _EMPTY
         if not parts and not empty.exists():
             msg = f'{self.cube.name}: no channel has values'
             raise MapError(msg)
         if not parts:
             parts = {-1: read_catalog(empty)}
         numbers = [done[i]['counts'] for i in range(len(cube))]
-        shapes = None
+        table = shapes = _stack(list(parts.values()), numbers)
         if self.config.run.detection_only:
             first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
-            shapes = _stack([with_shapes(part, cube.channel(max(i, first)))
+            shapes = _stack([beam_shapes(part, cube.channel(max(i, first)))
                              for i, part in parts.items()], numbers)
-        return (table, _stack(list(parts.values()), numbers),
-                self._stack_rejected(done), shapes)
+        return {'table': table, 'shapes': shapes,
+                'rejected': self._stack_rejected(done)}
 
     def _stack_rejected(self, done):
         """
@@ -361,32 +414,32 @@ class _CubeWork:
             return None
         empty = make_empty_table('rejected', wcs=self.cube.wcs)
         self._add_channel(empty, 0)
-        parts = [QTable.read(self._rejected_part(i))
+        parts = [QTable.read(self._part('rejected', i))
                  for i in sorted(done) if done[i]['n_listed']]
         return _with_plain_units(vstack(parts or [empty],
                                         metadata_conflicts='silent'))
 
     def _keep(self, index, sources, rejected, tables):
         """
-        Keep the sources of a channel, here and for those who continue,
-        and its rejected detections.
+        Keep the sources and the rejected detections of a channel, in
+        memory and for a run that continues this one.
 
-        Of tables without rows one will do: they have the same columns.
+        One table without rows is enough: all have the same columns.
         """
         if rejected is not None and len(rejected):
             self._add_channel(rejected, index)
-            rejected.write(self._rejected_part(index), overwrite=True)
+            rejected.write(self._part('rejected', index), overwrite=True)
         self._add_channel(sources, index)
-        empty = self.folder / _PARTS / _EMPTY
+        empty = self.folder / PARTS / _EMPTY
         if len(sources) > 0:
             tables[index] = sources
-            write_catalog(sources, self._part(index), overwrite=True)
+            write_catalog(sources, self._part('table', index), overwrite=True)
         elif not empty.exists():
             write_catalog(sources, empty)
 
     def _add_numbers(self, table, rows):
         """
-        List the numbers of the channels.
+        Add the numbers of the channels to their table.
         """
         counted = ('n_given' if self.config.sources.given else 'n_detected')
         for name, key, unit in ((counted, 'n_detected', None),
@@ -413,7 +466,7 @@ class _CubeWork:
 
     def _add_channel(self, sources, index):
         """
-        Let each source know its channel.
+        Add the columns of the channel to a table of sources.
         """
         cube, n_rows = self.cube, len(sources)
         columns = {'channel': np.full(n_rows, index),
@@ -424,23 +477,26 @@ class _CubeWork:
             sources.add_column(column, name=name, index=position)
         describe_columns(sources)
 
-    def _part(self, index):
-        return self.folder / _PARTS / f'{index:06}.ecsv'
-
-    def _rejected_part(self, index):
-        return self.folder / _PARTS / f'{index:06}_rejected.ecsv'
+    def _part(self, stage, index):
+        """
+        Return the file of a channel.
+        """
+        suffix = 'json' if stage in {'background', 'sources'} else 'ecsv'
+        folder = self.folder / PARTS
+        folder.mkdir(exist_ok=True)
+        return folder / f'{stage}_{index:06}.{suffix}'
 
     def _finished(self, stage):
         """
-        Return the results of the channels that are done.
+        Return the results of the completed channels.
         """
-        return {i: item.result for i in range(len(self.cube))
-                if (item := self.journal.items[f'{stage} {i}']
-                    ).state == 'done'}
+        results = {i: read_record(self._part(stage, i))
+                   for i in range(len(self.cube))}
+        return {i: result for i, result in results.items() if result}
 
     def _work(self, stage, function, channels, *shared):
         """
-        Work on channels, with what can do it.
+        Process channels, and yield their results.
         """
         from tqdm import tqdm
 
@@ -467,7 +523,7 @@ class _CubeWork:
 
 def _one_at_a_time(function, *args):
     """
-    Work in a process that may have threads, which share warnings.
+    Process a channel in one of several threads, which share warnings.
     """
     with _LOCK, threadpool_limits(1):
         return function(*args)
@@ -475,18 +531,18 @@ def _one_at_a_time(function, *args):
 
 def _fit_channel(index, fit):
     """
-    Fit the background of a channel, in whatever process.
+    Fit the background of a channel, in any process.
     """
     return fit(index)
 
 
 def _extract_channel(index, cube, config):
     """
-    Extract the sources of a channel, in whatever process.
+    Extract the sources of a channel, in any process.
 
     Returns the index, the sources (`None` if the channel has no values),
-    the rejected detections (likewise, or if the sources are given), and
-    their numbers.
+    the rejected detections (`None` also if the sources are given), and
+    the numbers of the channel.
     """
     numbers = {'n_rows': 0, 'n_listed': 0, 'counts': {}, 'n_detected': 0,
                'n_companions': 0, 'n_rejected': 0, 'n_measured': 0,
@@ -503,63 +559,40 @@ def _extract_channel(index, cube, config):
     messages = {str(item.message) for item in caught
                 if item.category.__name__ != 'NoDetectionsWarning'}
     rejected = extraction.rejected
-    numbers.update(
-        n_detected=extraction.n_detected,
-        n_companions=extraction.n_companions,
-        n_rejected=sum(extraction.n_rejected.values()),
-        n_measured=extraction.n_measured,
-        rms=float(extraction.rms.value),
-        n_rows=len(extraction.table),
-        n_listed=0 if rejected is None else len(rejected),
-        noise=extraction.table.meta.get('noise', ''),
-        counts=_numbers_of(extraction.table.meta),
-        n_warnings=len(messages),
-        summary='; '.join([extraction.counts, *_filled(image.meta),
-                           *_bad_pixels(extraction.table.meta),
-                           *sorted(messages)]))
-    return index, extraction.table, rejected, numbers
-
-
-def _filled(meta):
-    """
-    Describe the fill values of a channel, if it has any.
-    """
-    if meta['n_fill']:
-        values = ', '.join(f'{value:g}' for value in meta['fill_values'])
-        yield f'{meta["n_fill"]} pixels with the fill value {values}'
-
-
-def _bad_pixels(meta):
-    """
-    Describe the bad pixels of a channel, if it has any.
-    """
+    meta = extraction.table.meta
+    texts = [extraction.counts]
+    if image.meta['n_fill']:
+        values = ', '.join(f'{value:g}' for value in image.meta['fill_values'])
+        texts.append(f'{image.meta["n_fill"]} pixels with the fill value '
+                     f'{values}')
     if text := describe_bad_pixels(meta.get('n_bad_pixels', {})):
-        yield f'bad pixels: {text}'
-
-
-def _numbers_of(meta):
-    """
-    Return the numbers of sources in the metadata of a channel.
-    """
-    numbers = {name: meta[name] for name in _COUNTED if name in meta}
-    return numbers | {name: dict(meta[name]) for name in _COUNTED_BY_KIND
-                      if name in meta}
+        texts.append(f'bad pixels: {text}')
+    counts = {name: meta[name] for name in _COUNTED if name in meta}
+    counts |= {name: dict(meta[name]) for name in _COUNTED_BY_KIND
+               if name in meta}
+    numbers |= extraction.numbers | {
+        'n_rows': len(extraction.table),
+        'n_listed': 0 if rejected is None else len(rejected),
+        'noise': meta.get('noise', ''), 'counts': counts,
+        'n_warnings': len(messages),
+        'summary': '; '.join([*texts, *sorted(messages)])}
+    return index, extraction.table, rejected, numbers
 
 
 def _stack(parts, numbers):
     """
     Stack the sources of the channels.
 
-    What is not the same in all channels, as their rms, is told by the
-    table of the channels; numbers of sources are summed up.
+    Metadata that differ between channels, such as the rms, are in the
+    table of the channels only; numbers of sources are summed.
     """
     metas = [dict(part.meta) for part in parts]
-    # (names are sorted in what was read from files)
+    # tables that were read from files have sorted names
     meta = {name: dict(sorted(value.items())) if isinstance(value, dict)
             else value for name, value in sorted(metas[0].items())
             if all(other.get(name) == value for other in metas)}
     if len(numbers) > 1 and len(parts) == 1:
-        # others have no sources, and their own noise
+        # the other channels have no sources, but their own noise
         for name in ('rms', 'noise'):
             meta.pop(name, None)
     for name in _COUNTED:
@@ -579,10 +612,10 @@ def _stack(parts, numbers):
 
 def _with_plain_units(table):
     """
-    Return a table whose file does not tell where its units came from.
+    Return a table with units that do not depend on their origin.
 
-    ECSV says which units are one object, and another process or file
-    makes others.
+    ECSV files state which units are the same object, which would differ
+    between a run that was continued and one that was not.
     """
     plain, units = QTable(), {}
 
@@ -602,115 +635,3 @@ def _with_plain_units(table):
         plain[name] = new
         plain[name].info.description = column.info.description
     return plain
-
-
-def _write_overview(cube, sources, title, folder):
-    """
-    Write a picture of the channels without their backgrounds.
-    """
-    from hyperphotutils.visualization import choose_channels, plot_channels
-
-    background = read_cube(folder / BACKGROUND)
-    channels = [i for i in choose_channels(len(cube), sources)
-                if np.isfinite(background.plane(i)).any()]
-    if not channels:
-        return
-    title += '; without the backgrounds'
-    if len(channels) < len(cube):
-        title += f'; {len(channels)} of the channels'
-    figure = plot_channels(cube, sources, background=background,
-                           channels=channels, title=title)
-    save_picture(figure, folder / OVERVIEW)
-
-
-def _summarize(table, config):
-    """
-    Tell what was found in a line, and in numbers.
-    """
-    n_lost = int(np.count_nonzero(table['order'] < 0))
-    text = f'{len(table)} channels'
-    numbers = {'n_detected': 0, 'n_companions': 0, 'n_rejected': 0,
-               'n_measured': 0, 'rms': np.nan}
-    if 'n_measured' in table.colnames:
-        given = config.sources.given
-        counted = 'n_given' if given else 'n_detected'
-        numbers.update(n_detected=int(table[counted].sum()),
-                       n_companions=_total(table, 'n_companions'),
-                       n_rejected=_total(table, 'n_rejected'),
-                       n_measured=int(table['n_measured'].sum()))
-        n_found = (f'{table[counted].max()} given in each' if given
-                   else f'{numbers["n_detected"]} detected')
-        if n_companions := numbers['n_companions']:
-            n_found += f', {n_companions} companion{"s" * (n_companions != 1)}'
-        text += f': {n_found}, {numbers["n_measured"]} measured'
-        if numbers['n_rejected']:
-            text += f', {numbers["n_rejected"]} rejected (see {REJECTED})'
-        rms = table['rms'].value
-        if np.any(np.isfinite(rms)):
-            numbers['rms'] = float(np.nanmedian(rms))
-    if n_lost:
-        text += f'; {n_lost} without a background'
-    rms = u.Quantity(table['background_rms'])
-    if np.any(np.isfinite(rms)):
-        text += f', median rms {np.nanmedian(rms):.3g}'
-    return text, numbers
-
-
-def _total(table, name):
-    """
-    Return the sum of a column, 0 if it is missing.
-    """
-    return int(table[name].sum()) if name in table.colnames else 0
-
-
-def _log_text(job, cube, table, config, caught, summary, meta):
-    """
-    Make the log of a cube, with a line for each channel.
-    """
-    axis = cube.spectral_axis
-    ny, nx = cube.shape[1:]
-    versions = result_meta()['version']
-    head = table_of([
-        ('cube', job.path),
-        ('finished', datetime.now(UTC).isoformat(timespec='seconds')),
-        ('versions', ', '.join(f'{name} {version}'
-                               for name, version in versions.items())),
-        ('extension', cube.extension),
-        ('size', f'{len(cube)} channels of {nx} x {ny} pixels of '
-                 f'{cube.pixel_scale:.4g}'),
-        (cube.spectral_name, f'{axis[0]:.8g} to {axis[-1]:.8g} '
-                             f'({cube.spectral_type})'),
-        ('unit', cube.original_unit),
-        ('result', summary),
-        *((name, text) for name, text in (
-            ('rejected', describe_reasons(meta.get('n_rejected', {}))),
-            ('bad pixels', describe_bad_pixels(meta.get('n_bad_pixels', {}))),
-        ) if text),
-    ])
-    counts = Counter(
-        printable(f'{item.category.__name__}: {item.message}')
-        for item in caught)
-    told = [f'warnings      {len(counts)}',
-            *(f'  {text} ({number} times)' if number > 1 else f'  {text}'
-              for text, number in counts.items())]
-    return '\n\n'.join([
-        head, '\n'.join(told), '\n'.join(_log_lines(table, cube)),
-        'configuration\n' + config_to_yaml(config, comments=False)])
-
-
-def _log_lines(table, cube):
-    """
-    Tell of each channel in a line.
-    """
-    lines = []
-    for row in table:
-        text = 'no background'
-        if row['order'] >= 0:
-            text = (f'background of order {row["order"]} by '
-                    f'{row["method"]}, rms {row["background_rms"]:.4g}, '
-                    f'{row["n_sources"]} masked')
-        if 'summary' in table.colnames:
-            text += f'; {row["summary"]}'
-        lines.append(f'channel {row["channel"]} '
-                     f'({row[cube.spectral_name]:.8g}): {text}')
-    return lines

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One map through the classes of the package, as a configuration says.
+The measurement of one map with the classes of a configuration.
 """
 
 import time
@@ -18,28 +18,57 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
-from hyperphotutils.pipeline.rejected import (
+from hyperphotutils.pipeline.products import (
+    REJECTED,
+    beam_shapes,
     count_reasons,
 )
+from hyperphotutils.pipeline.report import (
+    describe_bad_pixels,
+    describe_reasons,
+    format_rows,
+    number_of,
+)
 from hyperphotutils.pipeline.text import printable
-from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels
 
 __all__ = [
     'Extraction',
+    'MapKind',
     'extract_image',
     'extract_map',
     'read_input',
 ]
 
 
+class MapKind:
+    """
+    The kind of jobs that measure a map, see
+    `~hyperphotutils.pipeline.process`.
+    """
+
+    def read(self, job, config):
+        """
+        Read the map.
+        """
+        return read_input(job.path, config.input)
+
+    def measure(self, image, job, config, folder, *, executor=None,
+                progress_bar=False, report=None):
+        """
+        Measure the sources of the map.
+        """
+        extraction = extract_image(image, config, progress_bar=progress_bar)
+        extraction.table.meta['filename'] = printable(job.path)
+        return extraction
+
+
 @dataclass(frozen=True, eq=False)
 class Extraction:
     """
-    What was measured on one map.
-
-    It is made by `extract_map`.
+    The result of the measurement of one map, from `extract_map`.
 
     Parameters
     ----------
@@ -50,20 +79,20 @@ class Extraction:
         The sources; without rows if there are none.
 
     rms : `~astropy.units.Quantity`
-        The noise: of the map or, when sources were only detected, of
-        the filtered map.
+        The noise of the map or, if sources were only detected, of the
+        filtered map.
 
     background, model, residual : `~astropy.units.Quantity` or `None`
-        The images of the fit, when there was one.
+        The images of the fit; `None` if sources were only detected.
 
     times : dict
-        The seconds that each step took.
+        The duration of each step in seconds.
 
     given : bool
         Whether the sources were given instead of detected.
 
     n_rejected : dict
-        How many detections were rejected, for each reason and for each
+        The number of rejected detections for each reason and for each
         selection of the finder.
 
     rejected : `~astropy.table.QTable` or `None`
@@ -82,6 +111,10 @@ class Extraction:
     n_rejected: dict = field(default_factory=dict)
     rejected: QTable | None = None
 
+    # of the outcome, see process.py
+    table_name = 'catalog.ecsv'
+    earlier = ''
+
     @property
     def n_detected(self):
         """
@@ -95,23 +128,51 @@ class Extraction:
     @property
     def n_companions(self):
         """
-        The number of sources that were found in the fits.
+        The number of sources that were found on the residual of the fit.
         """
         return int(self.table.meta.get('n_companions', 0))
 
     @property
     def n_measured(self):
         """
-        The number of sources with a flux that is finite.
+        The number of sources with a finite flux.
         """
         if self.model is None or 'flux_fit' not in self.table.colnames:
             return 0
         return int(np.count_nonzero(np.isfinite(self.table['flux_fit'])))
 
     @property
+    def n_groups(self):
+        """
+        The number of groups; sources that were not fitted are in none.
+        """
+        if 'group_id' not in self.table.colnames:
+            return 0
+        groups = np.unique(np.asarray(self.table['group_id']))
+        return int(np.count_nonzero(groups))
+
+    @property
+    def numbers(self):
+        """
+        The numbers of sources, and the rms in Jy/pixel.
+        """
+        return {'n_detected': self.n_detected,
+                'n_companions': self.n_companions,
+                'n_rejected': sum(self.n_rejected.values()),
+                'n_measured': self.n_measured,
+                'rms': float(self.rms.value)}
+
+    @property
+    def shapes(self):
+        """
+        The table, with the shape of the beam for detections.
+        """
+        return beam_shapes(self.table, self.image)
+
+    @property
     def counts(self):
         """
-        How many sources were detected, measured, and rejected, in words.
+        The numbers of detected, measured, and rejected sources as text.
         """
         n_rows, n_measured = len(self.table), self.n_measured
         if n_rows == 0:
@@ -122,8 +183,8 @@ class Extraction:
             return f'{n_rows} detected, none measured'
         text = (f'{n_rows} given, {n_measured} measured' if self.given
                 else f'{n_measured} measured')
-        for what, number in self._count_lost().items():
-            text += f', {number} {what}'
+        for reason, number in self._count_unmeasured().items():
+            text += f', {number} {reason}'
         if self.given:
             return text
         n_companions = self.n_companions
@@ -131,18 +192,18 @@ class Extraction:
         if n_rejected := self.n_detected + n_companions - n_rows:
             text += f', {n_rejected} of them rejected'
         if n_companions:
-            text += f', {n_companions} companion{"s" * (n_companions != 1)}'
+            text += f', {number_of(n_companions, "companion")}'
         return f'{text})'
 
-    def _count_lost(self):
+    def _count_unmeasured(self):
         """
-        Count the sources that were not measured by the reason for it.
+        Count the sources that were not measured by reason.
         """
         table, (ny, nx) = self.table, self.image.shape
         lost = ~np.isfinite(table['flux_fit'])
         unknown = lost & (table['flags'] & FLAGS['no_position'] > 0)
         unused = lost & (table['flags'] & FLAGS['off_map'] > 0)
-        # (positions that the projection cannot show are not finite)
+        # positions outside of the projection are not finite
         on_map = ((np.abs(table['x_init'] - 0.5 * (nx - 1)) <= 0.5 * nx)
                   & (np.abs(table['y_init'] - 0.5 * (ny - 1)) <= 0.5 * ny))
         reasons = {'off the map': unused & ~on_map,
@@ -153,27 +214,97 @@ class Extraction:
                 if (number := int(np.count_nonzero(rows)))}
 
     @property
-    def n_groups(self):
+    def summary(self):
         """
-        The number of groups; what was not fitted is in none.
+        The numbers of sources and groups, and the rms, as text.
         """
-        if 'group_id' not in self.table.colnames:
-            return 0
-        groups = np.unique(np.asarray(self.table['group_id']))
-        return int(np.count_nonzero(groups))
-
-    @property
-    def noise(self):
-        """
-        The rms and what it is that of, in words.
-        """
+        text = self.counts
+        if self.n_groups:
+            text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
-        return f'rms {self.rms:.3g} {kind}'
+        return f'{text}, rms {self.rms:.3g} {kind}'
+
+    def describe(self):
+        """
+        Describe the map, the result, and the flags.
+        """
+        return [_describe_map(self.image), self._describe_result(),
+                self._describe_flags()]
+
+    def _describe_result(self):
+        meta = self.table.meta
+        rows = [('threshold', meta['threshold'])]
+        if 'detection_rms' in meta and self.model is not None:
+            rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of '
+                                          'the filtered map'))
+        rows += [('rms', f'{self.rms:.4g}, of {meta["rms_of"]}'),
+                 ('sources', self.counts)]
+        if self.rejected is not None:
+            text = describe_reasons(self.n_rejected) or 'none'
+            if len(self.rejected):
+                text += f'; see {REJECTED}'
+            rows.append(('rejected', text))
+        if text := describe_bad_pixels(meta.get('n_bad_pixels', {})):
+            rows.append(('bad pixels', f'{text}; left out'))
+        if 'noise' in meta:
+            rows.append(('noise', meta['noise']))
+        if self.n_groups:
+            largest = int(self.table['group_size'].max())
+            rows.append(('groups', f'{self.n_groups}, the largest with '
+                                   f'{number_of(largest, "source")}'))
+        return format_rows(rows)
+
+    def _describe_flags(self):
+        if 'flags' not in self.table.colnames:
+            return 'flags         none: sources were only detected'
+        flags = np.asarray(self.table['flags'], dtype=int)
+        lines = [f'  {name} ({bit}): {np.sum(flags & bit > 0)} sources: '
+                 f'{FLAG_DESCRIPTIONS[name]}'
+                 for name, bit in FLAGS.items() if np.any(flags & bit)]
+        return '\n'.join([f'flags         {np.count_nonzero(flags)} of '
+                          f'{len(flags)} sources have one', *lines])
+
+    def plot_overview(self, map_id):
+        """
+        Plot the map and the images of the fit.
+        """
+        from hyperphotutils.visualization import plot_overview
+
+        image, meta = self.image, self.image.meta
+        return plot_overview(
+            image.data << image.unit, self.table, wcs=image.wcs,
+            mask=image.mask, background=self.background, model=self.model,
+            residual=self.residual,
+            rms=None if self.model is None else self.rms,
+            title=f'{map_id}: {self.counts}',
+            beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
+                  meta['beam_theta']))
+
+
+def _describe_map(image):
+    meta = image.meta
+    beam = meta['beam']
+    ny, nx = image.shape
+    filled = ''
+    if meta['n_fill']:
+        values = ', '.join(f'{value:g}' for value in meta['fill_values'])
+        filled = f' ({meta["n_fill"]} with the fill value {values})'
+    return format_rows([
+        ('extension', meta['extension']),
+        ('errors', meta['error_extension'] or 'none in the file'),
+        ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
+                 f'{int(image.mask.sum())} of them missing{filled}'),
+        ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
+        ('beam', f'{beam.major.to(u.arcsec):.4g} x '
+                 f'{beam.minor.to(u.arcsec):.4g}, position angle '
+                 f'{beam.pa.to(u.deg):.1f}'),
+        ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
+    ])
 
 
 def extract_map(path, config, *, progress_bar=False):
     """
-    Read a map, and detect, fit and measure its sources.
+    Read a map, and detect, fit, and measure its sources.
 
     Parameters
     ----------
@@ -181,7 +312,7 @@ def extract_map(path, config, *, progress_bar=False):
         The FITS file.
 
     config : `~hyperphotutils.pipeline.PipelineConfig`
-        What to do.
+        The configuration.
 
     progress_bar : bool, optional
         Whether to show the progress of the fits.
@@ -189,16 +320,16 @@ def extract_map(path, config, *, progress_bar=False):
     Returns
     -------
     extraction : `Extraction`
-        What was measured.
+        The result.
 
     Raises
     ------
     ~hyperphotutils.maps.MapError
-        If the file does not make a map that can be used.
+        If the map cannot be used.
 
     ValueError
-        If the configuration does not suit the map, for example if the
-        map is smaller than the filter.
+        If the configuration is not suitable for the map, for example if
+        the map is smaller than the filter.
     """
     start = time.perf_counter()
     image = read_input(path, config.input)
@@ -210,7 +341,7 @@ def extract_map(path, config, *, progress_bar=False):
 
 def extract_image(image, config, *, progress_bar=False):
     """
-    Detect, fit and measure the sources of a map in memory.
+    Detect, fit, and measure the sources of a map in memory.
 
     Parameters
     ----------
@@ -223,15 +354,15 @@ def extract_image(image, config, *, progress_bar=False):
     Returns
     -------
     extraction : `Extraction`
-        What was measured.
+        The result.
 
     Raises
     ------
     ~hyperphotutils.maps.MapError
-        If a map of weights does not suit.
+        If the map of weights cannot be used.
 
     ValueError
-        If the configuration does not suit the map.
+        If the configuration is not suitable for the map.
     """
     start = time.perf_counter()
     if config.run.detection_only:
@@ -256,10 +387,11 @@ def extract_image(image, config, *, progress_bar=False):
 
 def _in_units(extraction, options):
     """
-    Return the table in the units of choice; detections have no fluxes.
+    Return the table in the units of the configuration.
     """
     units = {'flux_unit': options.flux_unit, 'peak_unit': options.peak_unit}
     if extraction.model is None:
+        # detections have no fluxes
         del units['flux_unit']
     own = {'flux_unit': 'Jy', 'peak_unit': 'Jy/pix'}
     units = {name: unit for name, unit in units.items() if unit != own[name]}
@@ -268,14 +400,15 @@ def _in_units(extraction, options):
     return convert_flux_units(extraction.table, **units)
 
 
-# What the rms of a table is that of: with fits, and without
+# The image that the rms refers to, with fits and without
 _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
 def _describe(image, config):
     """
-    Describe map and threshold in terms that any file format can hold.
+    Return metadata of the map and the threshold that can be stored in
+    any file format.
     """
     meta = image.meta
     beam = meta['beam']
@@ -298,7 +431,7 @@ def _describe(image, config):
 
 def read_input(path, options):
     """
-    Read a map as the section ``input`` of a configuration says.
+    Read a map with the section ``input`` of a configuration.
 
     Parameters
     ----------
@@ -316,7 +449,7 @@ def read_input(path, options):
     Raises
     ------
     ~hyperphotutils.maps.MapError
-        If the file does not make a map that can be used.
+        If the map cannot be used.
     """
     image = read_map(path, error_extension=options.error_extension,
                      **options.make_reader_options())
@@ -333,7 +466,7 @@ def _detect(image, finder, mask_bad_pixels):
     if mask_bad_pixels:
         bad = detect_bad_pixels(image.data, image.meta['beam_minor_pix'],
                                 mask=mask)
-        # as in HyperPhotometry: flat tops are sources, too
+        # as in HyperPhotometry: saturated pixels belong to sources
         mask = mask | (bad.mask & ~bad.saturated)
         counts = {'n_bad_pixels': bad.counts} if bad.mask.any() else {}
     table = finder(data, mask=mask)
@@ -370,7 +503,7 @@ def _measure(image, phot, config):
         weight_map = _read_weights(image, config.fit.weight_map)
     table = phot(image, init_params=init, weight_map=weight_map)
     if table is None:
-        return _nothing(image, phot)
+        return _empty_extraction(image, phot)
     if init is not None:
         _flag_unknown(table, sources)
     return Extraction(
@@ -382,7 +515,7 @@ def _measure(image, phot, config):
 
 def _flag_unknown(table, sources):
     """
-    Tell sources whose position is not known from those off the map.
+    Distinguish sources without a position from sources off the map.
     """
     sky = sources['sky_centroid'].spherical
     unknown = ~(np.isfinite(sky.lon) & np.isfinite(sky.lat))
@@ -393,7 +526,7 @@ def _flag_unknown(table, sources):
 
 def _read_weights(image, path):
     """
-    Read the map of weights, which must be one of the pixels of the map.
+    Read the map of weights, which must have the shape of the map.
     """
     try:
         weights = load_image(path).data
@@ -416,9 +549,9 @@ def _read_weights(image, path):
     return weights
 
 
-def _nothing(image, phot):
+def _empty_extraction(image, phot):
     """
-    Describe a map on which no source was found.
+    Return the result for a map on which no source was found.
     """
     data = image.data << image.unit
     background = np.full(image.shape, np.nan) << image.unit

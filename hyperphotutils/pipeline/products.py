@@ -1,261 +1,190 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The files of one map, and the catalog of several maps.
+The products of a job: their names, writers, and descriptions.
 
-All files of a map are written into a temporary folder beside the final
-one, which is renamed when they are whole.
+To add a product, write a function that takes a `Writing`, and add an entry
+to `PRODUCTS`. The keys of the section ``output`` of the configuration, the
+files that may be replaced, and the tables in the documentation are made
+from these entries.
+
+This module is light: the writers import what they need.
 """
 
-import os
-import shutil
-import time
-from collections import Counter
-from datetime import UTC, datetime
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import astropy.units as u
-import numpy as np
-from astropy.coordinates import SkyCoord
-from astropy.table import QTable, vstack
+__all__ = []  # shared by the modules of the pipeline only
 
-from hyperphotutils.catalog import write_catalog, write_regions
-from hyperphotutils.pipeline.config import config_to_yaml
-from hyperphotutils.pipeline.cutouts import write_cutouts
-from hyperphotutils.pipeline.planning import scratch_folder
-from hyperphotutils.pipeline.rejected import (
-    REJECTED,
-    describe_bad_pixels,
-    describe_reasons,
-    write_rejected,
-)
-from hyperphotutils.pipeline.text import printable
-from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
-from hyperphotutils.utils.tables import result_meta
+# In each folder of products, and in the output directory for all maps
+LOG, RECORD = 'run.log', 'run.json'
 
-__all__ = [
-    'combine_tables',
-    'describe_maps',
-    'put_in_place',
-    'save_picture',
-    'sync_files',
-    'table_of',
-    'with_shapes',
-    'write_catalogs',
-    'write_products',
-]
+REJECTED = 'rejected.ecsv'
 
-# What the catalog of several maps tells of each
-_MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
-             'beam_pa', 'beam_area_pix', 'threshold', 'detection_rms', 'rms',
-             'rms_of', 'n_detected', 'n_companions', 'n_rejected',
-             'n_bad_pixels')
+# The files in folders of products
+_SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')
 
-# Panels of large maps have one to two dots a pixel of the map
+_BOTH = ('map', 'cube')
+
+# Large maps have one to two dots per pixel in each panel.
 _DPI = 110
 
-# Greys in the palette of a picture, beside the colours of its maps
-_N_GREYS = 32
+# Grays in the palette of a figure, besides the colors of its images
+_N_GRAYS = 32
 
 
-def write_products(job, extraction, config, *, caught=(), progress_bar=False):
+class Product(NamedTuple):
     """
-    Write all files of one map.
+    A file, or a folder of files, that a job writes.
 
     Parameters
     ----------
-    job : `~hyperphotutils.pipeline.MapJob`
-        The map and its folder.
+    name : str
+        The name of the file or folder.
 
-    extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        What was measured.
+    write : callable or `None`
+        The function that writes it, called with a `Writing`; `None` if
+        it is written during the measurement.
+
+    description : str
+        The contents.
+
+    key : str, optional
+        The key of the section ``output`` that enables the product.
+        Without it, the product is always written.
+
+    default : bool, optional
+        The default of the key.
+
+    kinds : tuple of str, optional
+        The kinds of jobs that have the product.
+
+    needs : str, optional
+        The attribute of the result that the product is made from. It is
+        not written if the attribute is `None`.
+    """
+
+    name: str
+    write: Callable | None
+    description: str
+    key: str | None = None
+    default: bool = True
+    kinds: tuple = ('map',)
+    needs: str = 'table'
+
+
+class Writing(NamedTuple):
+    """
+    The arguments of the writer of a product.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file or folder to write.
+
+    result : object
+        The result of the job, such as an
+        `~hyperphotutils.pipeline.extraction.Extraction`.
+
+    job : `~hyperphotutils.pipeline.MapJob`
+        The job.
 
     config : `~hyperphotutils.pipeline.PipelineConfig`
-        What to write.
+        The configuration.
 
-    caught : list of `warnings.WarningMessage`, optional
-        The warnings for the log; those of the writing itself may be
-        appended to the list meanwhile.
-
-    progress_bar : bool, optional
-        Whether to show the progress of pictures and cut-outs.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written. Nothing appears under the final
-        name then.
+    progress_bar : bool
+        Whether to show a progress bar if writing takes long.
     """
-    scratch = scratch_folder(job.folder)
-    # a process of this number may have been killed here
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir()
-        _write_files(job, extraction, config, caught, scratch, progress_bar)
-        put_in_place(scratch, job.folder)
-    except OSError as exc:
-        # the reader knows the final name, not the temporary one
-        name = str(exc.filename or job.folder).replace(str(scratch),
-                                                       str(job.folder))
-        raise OSError(exc.errno, exc.strerror or str(exc), name) from exc
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+    path: Path
+    result: Any
+    job: Any
+    config: Any
+    progress_bar: bool
 
 
-def _write_files(job, extraction, config, caught, folder, progress_bar):
+def write_products(result, job, config, folder, *, progress_bar=False):
     """
-    Write all files into a folder, and wait until they are on the disk.
+    Write the products of a job.
     """
-    start = time.perf_counter()
-    table = extraction.table
-    write_catalogs(table, config.output, folder, map_id=job.map_id,
-                   shapes=with_shapes(table, extraction.image))
-    if extraction.rejected is not None:
-        write_rejected(extraction.rejected, folder, config.output,
-                       map_id=job.map_id, meta=table.meta)
-    if config.output.overview:
-        _write_overview(job, extraction, folder)
-    fwhm = extraction.image.meta['beam_fwhm_pix']
-    write_cutouts(extraction, folder, config.output,
-                  config.fit.fit_radius * fwhm, progress_bar=progress_bar)
-    extraction.times['writing'] = time.perf_counter() - start
-    log = _log_text(job, extraction, config, caught)
-    (folder / 'run.log').write_text(log, encoding='utf-8',
-                                    errors='backslashreplace')
-    sync_files(folder)
+    if result.table is not None:
+        result.table.meta['map_id'] = job.map_id
+    for product in PRODUCTS:
+        if (product.write is not None and job.kind in product.kinds
+                and (product.key is None
+                     or getattr(config.output, product.key))
+                and getattr(result, product.needs) is not None):
+            product.write(Writing(folder / product.name, result, job, config,
+                                  progress_bar))
 
 
-def sync_files(folder):
+def find_foreign_files(folder):
     """
-    Wait until all files of a folder are on the disk.
-
-    Parameters
-    ----------
-    folder : `~pathlib.Path`
-        The folder.
+    Find the files in a folder that are no products.
     """
-    for path in folder.rglob('*'):
-        if path.is_file():
-            with path.open('r+b') as file:
-                os.fsync(file.fileno())
+    known = {LOG, RECORD, *(product.name for product in PRODUCTS)}
+    foreign = []
+    for item in sorted(folder.iterdir()):
+        if item.name not in known:
+            foreign.append(item.name)
+        elif item.is_dir():
+            foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
+                        if not _SOURCE_IMAGE.fullmatch(part.name)]
+    return foreign
 
 
-def combine_tables(tables):
+def list_output_keys(without=None):
     """
-    Stack the tables of several maps.
-
-    Parameters
-    ----------
-    tables : dict
-        The tables by the map's name.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        All rows, with the map's name in the first column, ``map_id``.
-        Positions are in the frame of the first map. What is known of
-        each map is in ``meta['map_meta']``.
+    List the keys of the section ``output`` that enable products.
     """
-    parts = []
-    frame = None
-    for map_id, table in tables.items():
-        part = QTable(table, copy=True)
-        part.meta.clear()
-        if 'sky_centroid' in part.colnames:
-            if frame is None:
-                # (one without rows is false)
-                frame = part['sky_centroid'].frame
-            part['sky_centroid'] = _in_frame(part['sky_centroid'], frame)
-        width = max(len(name) for name in tables)
-        part.add_column(np.full(len(part), map_id, dtype=f'<U{width}'),
-                        name='map_id', index=0)
-        parts.append(part)
-    combined = vstack(parts, metadata_conflicts='silent')
-    combined.meta.update(
-        result_meta(), maps=list(tables), map_meta=describe_maps(tables))
-    return combined
+    keys = {}
+    for product in PRODUCTS:
+        if product.key is not None:
+            keys.setdefault(product.key, []).append(product)
+    keys = {key: products for key, products in keys.items()
+            if not any(without in product.kinds for product in products)}
+    return {key: (products[0].default, 'write ' + '; '.join(
+        f'{product.name}: {product.description}'
+        for product in products).replace('``', ''))
+        for key, products in keys.items()}
 
 
-def describe_maps(tables):
+def _write_catalog(writing):
     """
-    Return what the tables of several maps tell of each map.
-
-    Parameters
-    ----------
-    tables : dict
-        The tables by the map's name.
-
-    Returns
-    -------
-    map_meta : dict
-        The metadata by the map's name.
+    Write the sources with all columns.
     """
-    return {map_id: {name: table.meta[name] for name in _MAP_META
-                     if name in table.meta}
-            for map_id, table in tables.items()}
+    from hyperphotutils.catalog import write_catalog
+
+    write_catalog(writing.result.table, writing.path, overwrite=True)
 
 
-def _in_frame(sky, frame):
+def _write_hyper_catalog(writing):
     """
-    Transform positions, and drop what differs from map to map otherwise.
+    Write the sources with the columns of HYPER, which include shapes.
     """
-    frame = frame.replicate_without_data()
-    sky = sky.transform_to(frame)
-    return SkyCoord(sky.spherical.lon, sky.spherical.lat, frame=frame)
+    from hyperphotutils.catalog import write_catalog
+
+    write_catalog(writing.result.shapes, writing.path, overwrite=True,
+                  map_id=writing.job.map_id)
 
 
-def write_catalogs(table, options, folder, *, map_id, shapes=None):
+def _write_regions(writing):
+    from hyperphotutils.catalog import write_regions
+
+    shape = 'ellipse' if writing.path.stem == 'ellipses' else 'point'
+    write_regions(writing.result.shapes, writing.path, shape=shape,
+                  frame=writing.config.output.region_frame, overwrite=True)
+
+
+def beam_shapes(table, image):
     """
-    Write the catalogs and regions of a map or a cube.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The sources.
-
-    options : `~hyperphotutils.pipeline.OutputOptions`
-        The section ``output``.
-
-    folder : `~pathlib.Path`
-        Where to write.
-
-    map_id : str
-        The name of the map.
-
-    shapes : `~astropy.table.QTable`, optional
-        The sources with shapes, for all but ``catalog.ecsv``, if they
-        were only detected.
+    Return detections with the shape of the beam and no peak flux, for
+    formats that need shapes.
     """
-    table.meta['map_id'] = map_id
-    write_catalog(table, folder / 'catalog.ecsv', overwrite=True)
-    shapes = table if shapes is None else shapes
-    for name, wanted in (('catalog.ipac', options.ipac),
-                         ('catalog.csv', options.csv)):
-        if wanted:
-            write_catalog(shapes, folder / name, map_id=map_id,
-                          overwrite=True)
-    if options.regions:
-        for name, shape in (('ellipses.reg', 'ellipse'),
-                            ('centroids.reg', 'point')):
-            write_regions(shapes, folder / name, frame=options.region_frame,
-                          shape=shape, overwrite=True)
+    import astropy.units as u
+    import numpy as np
 
-
-def with_shapes(table, image):
-    """
-    Give detections without a fit the beam's shape, and no peak flux.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The sources, detected or measured.
-
-    image : `~astropy.nddata.CCDData`
-        Their map.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table with shapes; the same one if it has them.
-    """
     if 'x_fit' in table.colnames:
         return table
     n_rows = len(table)
@@ -277,181 +206,184 @@ def with_shapes(table, image):
     return shaped
 
 
-def _write_overview(job, extraction, folder):
-    from hyperphotutils.visualization import plot_overview
-
-    image = extraction.image
-    meta = image.meta
-    fitted = extraction.model is not None
-    figure = plot_overview(
-        image.data << image.unit, extraction.table, wcs=image.wcs,
-        mask=image.mask, background=extraction.background,
-        model=extraction.model, residual=extraction.residual,
-        rms=extraction.rms if fitted else None,
-        title=f'{job.map_id}: {extraction.counts}',
-        beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
-              meta['beam_theta']))
-    save_picture(figure, folder / 'overview.png')
 
 
-def save_picture(figure, path):
+def _write_rejected(writing):
+    from astropy.table import QTable
+
+    from hyperphotutils.catalog import describe_columns
+    from hyperphotutils.catalog.output import atomic_output
+    from hyperphotutils.photometry import REJECTION_REASONS
+    from hyperphotutils.utils.tables import result_meta
+
+    rejected, meta = writing.result.rejected, writing.result.table.meta
+    table = describe_columns(QTable(rejected, copy=True))
+    table.meta.clear()
+    table.meta |= result_meta() | {
+        'map_id': writing.job.map_id, 'filename': meta['filename'],
+        'reasons': dict(REJECTION_REASONS),
+        'n_rejected': count_reasons(rejected)}
+    # selections of the finder are counted, but not listed
+    not_listed = {name: number
+                  for name, number in meta.get('n_rejected', {}).items()
+                  if number and name not in REJECTION_REASONS}
+    if not_listed:
+        table.meta['not_listed'] = not_listed
+    with atomic_output(writing.path, overwrite=True) as path:
+        table.write(path, format='ascii.ecsv')
+
+
+def _write_rejected_regions(writing):
+    from astropy.table import QTable
+
+    from hyperphotutils.catalog import write_regions
+
+    rejected = writing.result.rejected
+    points = QTable({'id': rejected['reason'], 'x_fit': rejected['x_init'],
+                     'y_fit': rejected['y_init'],
+                     'sky_centroid': rejected['sky_centroid']})
+    write_regions(points, writing.path, shape='point', overwrite=True,
+                  frame=writing.config.output.region_frame)
+
+
+def count_reasons(rejected):
     """
-    Write a picture with the colours of its colour maps, and greys.
-
-    The file is a third as large as in full colour.
-
-    Parameters
-    ----------
-    figure : `~matplotlib.figure.Figure`
-        The picture.
-
-    path : `~pathlib.Path`
-        The file.
+    Count rejected detections by reason.
     """
+    from collections import Counter
+
+    from hyperphotutils.photometry import REJECTION_REASONS
+
+    counts = Counter(str(reason) for reason in rejected['reason'])
+    return {reason: counts[reason] for reason in REJECTION_REASONS
+            if counts[reason]}
+
+
+def _write_channels(writing):
+    writing.result.channels.write(writing.path, format='ascii.ecsv',
+                                  overwrite=True)
+
+
+def _write_image(writing):
+    """
+    Write the image of the fit that the file is named after.
+    """
+    import numpy as np
+    from astropy.io import fits
+
+    from hyperphotutils.pipeline.source_images import make_header
+    from hyperphotutils.pipeline.text import printable
+
+    result, name = writing.result, writing.path.stem
+    image, meta = result.image, result.table.meta
+    values = getattr(result, name).to_value(image.unit)
+    if name == 'residual':
+        values = np.where(image.mask, np.nan, values)
+    header = make_header(image, image.wcs)
+    header['OBJECT'] = f'{name} of {writing.job.map_id}'
+    versions = ', '.join(' '.join(item) for item in meta['version'].items())
+    for line in (f'{name} of {writing.job.path} by {versions}',
+                 meta.get('call', '')):
+        # headers are ASCII
+        header.add_history(printable(line).encode(
+            'ascii', 'backslashreplace').decode())
+    fits.PrimaryHDU(values.astype('f4'), header).writeto(writing.path)
+
+
+def _write_source_images(writing):
+    from hyperphotutils.pipeline.source_images import write_source_images
+
+    write_source_images(writing.result, writing.path, writing.config,
+                        progress_bar=writing.progress_bar)
+
+
+def _write_overview(writing):
+    figure = writing.result.plot_overview(writing.job.map_id)
+    if figure is not None:
+        _save_figure(figure, writing.path)
+
+
+def _save_figure(figure, path):
+    """
+    Write a figure with a palette of the colors of its images, and grays.
+
+    The file is a third as large as in full color.
+    """
+    import numpy as np
     from PIL import Image
 
     cmaps = {image.cmap.name: image.cmap for axes in figure.axes
              for image in axes.images}
-    n_levels = (256 - _N_GREYS) // len(cmaps)
-    colors = [np.repeat(np.linspace(0, 1, _N_GREYS)[:, None], 3, axis=1)]
+    n_levels = (256 - _N_GRAYS) // len(cmaps)
+    colors = [np.repeat(np.linspace(0, 1, _N_GRAYS)[:, None], 3, axis=1)]
     colors += [cmap(np.linspace(0, 1, n_levels))[:, :3]
                for cmap in cmaps.values()]
     palette = Image.new('P', (1, 1))
     palette.putpalette(np.rint(255 * np.vstack(colors)).astype('u1').tobytes())
     figure.set_dpi(_DPI)
     figure.canvas.draw()
-    # nothing in it is transparent
+    # figures have no transparent parts
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(
         path, dpi=(_DPI, _DPI))
 
 
-def put_in_place(scratch, folder):
-    """
-    Rename the temporary folder; an older one gives way only now.
-
-    Parameters
-    ----------
-    scratch, folder : `~pathlib.Path`
-        The folder under its temporary and its final name.
-    """
-    old = scratch_folder(folder, 'old')
-    if not folder.exists():
-        scratch.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        scratch.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
-
-
-def _log_text(job, extraction, config, caught):
-    sections = [
-        _describe_run(job),
-        _describe_map(extraction.image),
-        _describe_result(extraction),
-        _describe_flags(extraction.table),
-        _describe_warnings(caught),
-        'configuration\n' + config_to_yaml(config, comments=False),
-    ]
-    return '\n\n'.join(section.rstrip() for section in sections) + '\n'
-
-
-def table_of(rows):
-    """
-    Write rows of a name and a value, as they are in logs.
-
-    Parameters
-    ----------
-    rows : list of tuple
-        The names and values.
-
-    Returns
-    -------
-    text : str
-        The lines.
-    """
-    return '\n'.join(f'{name:<14}{printable(value)}' for name, value in rows)
-
-
-def _describe_run(job):
-    versions = result_meta()['version']
-    return table_of([
-        ('map', job.path),
-        ('finished', datetime.now(UTC).isoformat(timespec='seconds')),
-        ('versions', ', '.join(f'{name} {version}'
-                               for name, version in versions.items())),
-    ])
-
-
-def _describe_map(image):
-    meta = image.meta
-    beam = meta['beam']
-    ny, nx = image.shape
-    n_missing = int(image.mask.sum())
-    filled = ''
-    if meta['n_fill']:
-        values = ', '.join(f'{value:g}' for value in meta['fill_values'])
-        filled = f' ({meta["n_fill"]} with the fill value {values})'
-    return table_of([
-        ('extension', meta['extension']),
-        ('errors', meta['error_extension'] or 'none in the file'),
-        ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
-                 f'{n_missing} of them missing{filled}'),
-        ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
-        ('beam', f'{beam.major.to(u.arcsec):.4g} x '
-                 f'{beam.minor.to(u.arcsec):.4g}, position angle '
-                 f'{beam.pa.to(u.deg):.1f}'),
-        ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
-    ])
-
-
-def _describe_result(extraction):
-    table = extraction.table
-    meta = table.meta
-    rows = [('threshold', meta['threshold'])]
-    if 'detection_rms' in meta and extraction.model is not None:
-        rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of the '
-                                      'filtered map'))
-    rows += [('rms', f'{extraction.rms:.4g}, of {meta["rms_of"]}'),
-             ('sources', extraction.counts)]
-    if extraction.rejected is not None:
-        told = describe_reasons(extraction.n_rejected) or 'none'
-        if len(extraction.rejected):
-            told += f'; see {REJECTED}'
-        rows.append(('rejected', told))
-    if told := describe_bad_pixels(meta.get('n_bad_pixels', {})):
-        rows.append(('bad pixels', f'{told}; left out'))
-    if 'noise' in meta:
-        rows.append(('noise', meta['noise']))
-    if extraction.n_groups:
-        largest = int(table['group_size'].max())
-        rows.append(('groups', f'{extraction.n_groups}, the largest with '
-                               f'{largest} source{"s" * (largest != 1)}'))
-    rows += [(name, f'{seconds:.2f} s')
-             for name, seconds in extraction.times.items()]
-    return table_of(rows)
-
-
-def _describe_flags(table):
-    if 'flags' not in table.colnames:
-        return 'flags         none: sources were only detected'
-    flags = np.asarray(table['flags'], dtype=int)
-    rows = [f'  {name} ({bit}): {np.sum(flags & bit > 0)} sources: '
-            f'{FLAG_DESCRIPTIONS[name]}'
-            for name, bit in FLAGS.items() if np.any(flags & bit)]
-    n_flagged = np.count_nonzero(flags)
-    return '\n'.join([f'flags         {n_flagged} of {len(table)} sources '
-                      'have one', *rows])
-
-
-def _describe_warnings(caught):
-    counts = Counter(
-        printable(f'{item.category.__name__}: {item.message}')
-        for item in caught)
-    rows = [f'  {text}' + (f' ({number} times)' if number > 1 else '')
-            for text, number in counts.items()]
-    return '\n'.join([f'warnings      {len(counts)}', *rows])
+PRODUCTS = (
+    Product('catalog.ecsv', _write_catalog,
+            'the sources with all columns, units, and metadata', kinds=_BOTH),
+    Product('catalog.ipac', _write_hyper_catalog,
+            'the sources with the columns of HYPER', 'ipac', kinds=_BOTH),
+    Product('catalog.csv', _write_hyper_catalog,
+            'the sources with the columns of HYPER', 'csv', default=False,
+            kinds=_BOTH),
+    Product('ellipses.reg', _write_regions,
+            'DS9 regions of the fitted ellipses', 'regions', kinds=_BOTH),
+    Product('centroids.reg', _write_regions,
+            'DS9 regions of the positions', 'regions', kinds=_BOTH),
+    Product(REJECTED, _write_rejected,
+            'the detections that are not in the catalog, with the reason',
+            kinds=_BOTH, needs='rejected'),
+    Product('rejected.reg', _write_rejected_regions,
+            'DS9 points at their positions, labeled with the reason',
+            'regions', kinds=_BOTH, needs='rejected'),
+    Product('channels.ecsv', _write_channels,
+            'a row for each channel: its background, noise, and beam, and '
+            'the numbers of its sources', kinds=('cube',), needs='channels'),
+    Product('background.fits', None,
+            'the background of each channel, in the axes and the unit of the '
+            'cube', kinds=('cube',)),
+    Product('subtracted.fits', None,
+            'the cube minus its background, with ``cubes.subtract``',
+            kinds=('cube',)),
+    Product('overview.png', _write_overview,
+            'a figure of the map and its fit, or of up to twelve channels of '
+            'a cube without their backgrounds', 'overview', kinds=_BOTH,
+            needs='image'),
+    Product('model.fits', _write_image,
+            'image of all fitted sources, without background', 'images',
+            default=False, needs='model'),
+    Product('background.fits', _write_image,
+            'image of the fitted backgrounds, NaN far from all sources',
+            'images', default=False, needs='background'),
+    Product('residual.fits', _write_image,
+            'the map minus the sources and, where it is fitted, the '
+            'background', 'images', default=False, needs='residual'),
+    Product('fits_groups', _write_source_images,
+            'a FITS file for each group: the map (``DATA``), the fitted data '
+            '(``MASKED``: other groups subtracted, NaN outside of the fitted '
+            'pixels), ``MODEL``, ``RESIDUAL``, and ``BACKGROUND``',
+            'fits_groups', default=False, needs='model'),
+    Product('fits_sources', _write_source_images,
+            'a FITS file for each source, with ``DEBLENDED``: the map with '
+            'the background and all other sources subtracted',
+            'fits_sources', default=False, needs='model'),
+    Product('plots_groups', _write_source_images,
+            'a figure of the fit of each group', 'plots_groups',
+            default=False, needs='model'),
+    Product('plots_sources', _write_source_images,
+            'a figure of each source, deblended', 'plots_sources',
+            default=False, needs='model'),
+    Product('plots_backgrounds', _write_source_images,
+            'a figure of the background of each group', 'plots_backgrounds',
+            default=False, needs='model'),
+)

@@ -15,8 +15,8 @@ import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.planning import OutputError, PipelineError
-from hyperphotutils.pipeline.runner import advise, connect
+from hyperphotutils.pipeline.jobs import OutputError, PipelineError
+from hyperphotutils.pipeline.process import advise, connect
 from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = ['recover_map', 'summarize_recovery']

@@ -2,6 +2,17 @@
 """
 Calls of a function for many items in this process, in several processes,
 or on a cluster.
+
+The executors are those of `concurrent.futures` and dask.distributed. This
+module adds what they do not do:
+
+* limit the number of submitted items, so that memory is bounded, and
+  yield the items as they finish, also after the executor has broken;
+* repeat items alone after a process of a pool was killed, so that the
+  item that kills its process is known and the others are completed;
+* start processes that do not import the main script, ignore Ctrl-C (which
+  the main process handles), and end with their parent;
+* send the shared arguments to each process or cluster only once.
 """
 
 import contextlib

@@ -488,7 +488,7 @@ class TestRun:
         That of one band does not suit the others.
         """
         fit = {'weights': 'map', 'weight_map': 'a.fits'}
-        match = 'fit.weight_map: what a map lacks'
+        match = 'fit.weight_map: sources that a map lacks'
         with pytest.raises(ConfigError, match=match):
             check_bands(PipelineConfig(fit=fit), 2)
         check_bands(PipelineConfig(fit=fit, bands={'measure': 'none'}), 2)

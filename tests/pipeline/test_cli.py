@@ -148,7 +148,7 @@ def test_run_writes_products_and_prints_their_folder(map_file, tmp_path):
     assert result.stdout.rstrip().endswith('hyperphot_output/field')
     assert products(tmp_path / 'hyperphot_output' / 'field') == [
         'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
-        'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.log']
+        'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.json', 'run.log']
 
 
 def test_parallel_run_of_several_maps(copy_map, tmp_path):
@@ -614,14 +614,14 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
     script = tmp_path / 'script.py'
     script.write_text(
         'import sys, time\n'
-        'from hyperphotutils.pipeline import runner\n'
+        'from hyperphotutils.pipeline import process\n'
         'from hyperphotutils.pipeline.cli import main\n'
-        'from hyperphotutils.pipeline.planning import scratch_folder\n'
+        'from hyperphotutils.pipeline.folders import scratch_folder\n'
         'def process_map(job, config):\n'
         '    scratch_folder(job.folder).mkdir()\n'
         '    time.sleep(600)\n'
         'if __name__ == "__main__":\n'
-        '    runner.process_map = process_map\n'
+        '    process.process_map = process_map\n'
         f'    sys.exit(main(["run", *{maps}, "--jobs", "{jobs}"]))\n',
         encoding='utf-8')
     with subprocess.Popen(
@@ -651,8 +651,7 @@ def test_example_runs_twice_and_prints_its_accuracy(tmp_path):
         assert 'hyperphot_example/simulated_map' in result.stdout
     folder = tmp_path / 'hyperphot_example'
     assert {path.name for path in folder.iterdir()} == {
-        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log',
-        'journal.log'}
+        'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log'}
 
 
 def test_example_replaces_no_other_file(hyper, tmp_path):

@@ -19,8 +19,8 @@ from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.photometry import InjectionRecovery
 from hyperphotutils.pipeline import PipelineConfig, process_maps
+from hyperphotutils.pipeline import process as process_module
 from hyperphotutils.pipeline.cli import main
-from hyperphotutils.pipeline.resume import Journal
 from hyperphotutils.utils import as_executor, connect_scheduler, error_of
 from hyperphotutils.utils.executors import work_through
 
@@ -78,7 +78,7 @@ def fixture_kill_a_worker(client):
 def products(folder):
     return {str(path.relative_to(folder)): path.read_bytes()
             for path in Path(folder).rglob('*')
-            if path.is_file() and path.suffix != '.log'}
+            if path.is_file() and path.suffix not in {'.log', '.json'}}
 
 
 def test_run_with_a_killed_worker_gives_the_serial_products(
@@ -120,13 +120,14 @@ def test_scheduler_that_ends_is_told_and_the_run_continued(
     with distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=':0',
             host='127.0.0.1') as cluster:
-        def close_after_the_first(journal, name, result=None):
-            original(journal, name, result)
+        def close_after_the_first(job, future):
+            outcome = original(job, future)
             cluster.close()
+            return outcome
 
-        original = Journal.finish
+        original = process_module._outcome
         with monkeypatch.context() as patch:
-            patch.setattr(Journal, 'finish', close_after_the_first)
+            patch.setattr(process_module, '_outcome', close_after_the_first)
             status = main([*command, '--scheduler',
                            cluster.scheduler_address])
     _, err = capsys.readouterr()

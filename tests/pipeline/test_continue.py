@@ -26,9 +26,13 @@ from hyperphotutils.pipeline import (
     expand_maps,
     process_maps,
 )
-from hyperphotutils.pipeline import runner as runner_module
+from hyperphotutils.pipeline import process as process_module
 from hyperphotutils.pipeline.cli import main
-from hyperphotutils.pipeline.planning import remove_leftovers, scratch_folder
+from hyperphotutils.pipeline.folders import (
+    OutputDirectory,
+    remove_leftovers,
+    scratch_folder,
+)
 
 ROOT = Path(hyperphotutils.__file__).parents[1]
 CALL = 'import sys; from hyperphotutils.pipeline.cli import main; '
@@ -64,13 +68,13 @@ def fixture_worked_on(monkeypatch):
     The names of the maps that were begun in this process.
     """
     names = []
-    original = runner_module.process_map
+    original = process_module.process_map
 
     def process_map(job, config, **kwargs):
         names.append(job.map_id)
         return original(job, config, **kwargs)
 
-    monkeypatch.setattr(runner_module, 'process_map', process_map)
+    monkeypatch.setattr(process_module, 'process_map', process_map)
     return names
 
 
@@ -91,11 +95,12 @@ def start(*arguments, cwd, **kwargs):
 
 def products(folder):
     """
-    All files but the logs, with their bytes.
+    All files but the logs and the records, which have times, with their
+    bytes.
     """
     return {str(path.relative_to(folder)): path.read_bytes()
             for path in Path(folder).rglob('*')
-            if path.is_file() and path.suffix != '.log'}
+            if path.is_file() and path.suffix not in {'.log', '.json'}}
 
 
 # Counts the files that the process opens below the output folder, and kills
@@ -168,8 +173,8 @@ def test_finished_maps_are_not_done_again(maps, hyper, worked_on):
     table = read_catalog('hyperphot_output/catalog_all.ecsv')
     assert list(dict.fromkeys(table['map_id'])) == list(NAMES)
     assert hyper(*options, *maps) == (
-        0, 'nothing left to do: all 4 maps are done (--overwrite does it '
-        'again)\n', '')
+        0, 'nothing left to do: all 4 maps are done (use --overwrite to '
+        'repeat it)\n', '')
     assert worked_on == list(NAMES)
 
 
@@ -177,7 +182,7 @@ def test_what_is_done_already_is_told_before_the_work(maps, worked_on):
     process_maps(make_config(maps[:1]))
     told = []
     process_maps(make_config(maps),
-                 tell=lambda line: told.append((line, len(worked_on))))
+                 report=lambda line: told.append((line, len(worked_on))))
     assert told == [('continuing: 1 of 4 maps are done already', 1)]
 
 
@@ -237,7 +242,7 @@ def test_overwrite_continues_what_was_killed_and_else_begins_anew(
     process_maps(config)
     process_maps(config)
     assert worked_on == [*NAMES, *NAMES]
-    original = runner_module.process_map
+    original = process_module.process_map
 
     def interrupt(job, config, **kwargs):
         if job.map_id == 'd':
@@ -245,7 +250,7 @@ def test_overwrite_continues_what_was_killed_and_else_begins_anew(
         return original(job, config, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, 'process_map', interrupt)
+        patch.setattr(process_module, 'process_map', interrupt)
         with pytest.raises(KeyboardInterrupt):
             process_maps(config)
     worked_on.clear()
@@ -304,7 +309,7 @@ def test_merged_bands_are_continued(maps, hyper, worked_on, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, 'write_bands', interrupt)
+        patch.setattr(process_module, 'write_bands', interrupt)
         assert hyper(*options)[0] == 130
     bands = Path('hyperphot_output/catalog_bands.ecsv')
     assert not bands.exists()
@@ -314,7 +319,7 @@ def test_merged_bands_are_continued(maps, hyper, worked_on, monkeypatch):
     assert out.splitlines()[1].startswith('bands: ')
     content = bands.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, 'write_bands', interrupt)
+        patch.setattr(process_module, 'write_bands', interrupt)
         assert hyper(*options) == (0, out, '')
     Path('c.yaml').write_text('output: {overview: false, regions: false}\n'
                               'bands: {max_separation: 0.1}')
@@ -350,8 +355,8 @@ def test_leftovers_of_dead_processes_go_and_nothing_else(tmp_path):
 def test_second_run_in_the_same_folder_is_refused(maps):
     pytest.importorskip('fcntl')
     process_maps(make_config(maps[:1]))
-    with runner_module.open_journal(Path('out')), pytest.raises(
-            OutputError, match=r'journal\.log: another run is at work here'):
+    with OutputDirectory('out'), pytest.raises(
+            OutputError, match=r'run\.log: another run is at work here'):
         process_maps(make_config(maps))
 
 
@@ -391,36 +396,34 @@ def test_forty_maps_two_of_them_broken(map_file, tmp_path, hyper,
     assert 'map07.fits' in table['reason'][7]
 
 
-@pytest.mark.parametrize('full', ['map', 'combined', 'journal'])
+@pytest.mark.parametrize('full', ['map', 'combined', 'record'])
 def test_full_disk_is_told_and_nothing_is_damaged(
     maps, hyper, monkeypatch, full
 ):
-    from hyperphotutils.pipeline import planning, recording
-    from hyperphotutils.pipeline import products as products_module
+    from hyperphotutils.pipeline import report
 
     options = ('run', *maps, '--detection-only')
     assert hyper(*options, '--output-dir', 'good')[0] == 0
 
-    def fail(*args, **_):
-        if full == 'map' and 'd' not in str(args):
-            return original(*args)
-        raise OSError(errno.ENOSPC, 'No space left on device', str(args[-1]))
+    def fail(*args, **kwargs):
+        if is_full(*args):
+            raise OSError(errno.ENOSPC, 'No space left on device', 'file')
+        return original(*args, **kwargs)
 
-    module, name = {'map': (products_module, '_write_files'),
-                    'combined': (recording, 'write_catalog'),
-                    'journal': (planning.Journal, 'finish')}[full]
+    module, name, is_full = {
+        'map': (process_module, 'write_products',
+                lambda _, job, *__: job.map_id == 'd'),
+        'combined': (report, 'write_catalog', lambda *_: True),
+        'record': (process_module, 'write_record',
+                   lambda path, _: path.parent.name.startswith('.d.')),
+    }[full]
     original = getattr(module, name)
-
-    def fail_at_d(job, *args):
-        return fail(job.map_id, *args) if job.map_id == 'd' else original(
-            job, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail_at_d if full == 'map' else fail)
+        patch.setattr(module, name, fail)
         status, _, err = hyper(*options)
     assert status == 1
     assert err.count('\n') == 1
-    n_done = {'map': 2, 'combined': 4, 'journal': 1}[full]
+    n_done = {'map': 2, 'combined': 4, 'record': 2}[full]
     assert (f'No space left on device; {n_done} of 4 maps are done; make '
             'room, and the same command continues') in err
     expected = products('good')
@@ -459,16 +462,16 @@ def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
     Path('script.py').write_text(
         'import sys, time\n'
         'from pathlib import Path\n'
-        'from hyperphotutils.pipeline import runner\n'
+        'from hyperphotutils.pipeline import process\n'
         'from hyperphotutils.pipeline.cli import main\n'
-        'original = runner.process_map\n'
+        'original = process.process_map\n'
         'def process_map(job, config):\n'
         '    if job.map_id == "b":\n'
         '        Path(job.folder.parent.name + ".reached").touch()\n'
         '        time.sleep(600)\n'
         '    return original(job, config)\n'
         'if __name__ == "__main__":\n'
-        '    runner.process_map = process_map\n'
+        '    process.process_map = process_map\n'
         '    sys.exit(main())\n')
     for jobs in (1, 2):
         options = ['run', *maps, '--output-dir', f'out{jobs}', '--jobs',
@@ -485,7 +488,7 @@ def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert err == ('hyperphot: interrupted; what is finished is whole; '
+        assert err == ('hyperphot: interrupted; completed maps are kept; '
                        'the same command continues\n')
         assert not list(Path(f'out{jobs}').glob('.*'))
         outcomes = process_maps(make_config(
@@ -537,12 +540,12 @@ def test_nothing_is_left_of_a_run_that_did_nothing(maps):
     assert all(item.reason for item in process_maps(make_config(maps)))
     assert not Path('out').exists()
     with pytest.raises(PipelineError, match=r'a\.fits'):
-        runner_module.run(make_config(maps))
+        process_module.run(make_config(maps))
 
 
 def test_numbers_of_an_outcome_are_plain(maps, monkeypatch):
     """
-    The journal holds them, whatever kinds of numbers a table has.
+    The record holds them, whatever kinds of numbers a table has.
     """
     from hyperphotutils.pipeline import extraction
 

@@ -41,23 +41,23 @@ from hyperphotutils.pipeline.extraction import extract_image
 ROOT = Path(hyperphotutils.__file__).parents[1]
 UNFINISHED = '.cube.unfinished'
 
-# Kills the process as soon as the journal of a cube has so many channels
+# Kills the process as soon as so many channels of a cube are recorded
 KILLED = """
 import os, signal, sys
 from hyperphotutils.pipeline import cubes
 from hyperphotutils.pipeline.cli import main
 
 left = int(sys.argv[1])
-finish = cubes.Journal.finish
+write_record = cubes.write_record
 
-def finish_and_die(self, name, result=None):
+def write_and_die(path, record):
     global left
-    finish(self, name, result)
-    left -= name.startswith(('background', 'sources'))
+    write_record(path, record)
+    left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-cubes.Journal.finish = finish_and_die
+cubes.write_record = write_and_die
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -90,7 +90,7 @@ def read_all(folder='out/cube'):
     The bytes of all products, other than logs.
     """
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()
-            if path.name != 'run.log'}
+            if path.name not in {'run.log', 'run.json'}}
 
 
 def noted(module, name, done):

@@ -195,9 +195,9 @@ def test_no_input_is_replaced(copy_map, tmp_path, what):
 def test_blocked_product_is_found_before_any_work(
     copy_map, tmp_path, monkeypatch, name
 ):
-    from hyperphotutils.pipeline import runner
+    from hyperphotutils.pipeline import process
 
-    monkeypatch.setattr(runner, 'process_map', None)
+    monkeypatch.setattr(process, 'process_map', None)
     maps = [str(copy_map(name)) for name in ('a.fits', 'b.fits')]
     (tmp_path / 'out' / name).mkdir(parents=True)
     with pytest.raises(OutputError, match=f'{name}: is in the way'):

@@ -14,9 +14,9 @@ from regions import Regions
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_blended_map, make_map_cube
-from hyperphotutils.photometry import REJECTION_REASONS
-from hyperphotutils.pipeline import PipelineConfig, extraction, process_maps
-from hyperphotutils.pipeline.rejected import (
+from hyperphotutils.photometry import REJECTION_REASONS, HyperPhotometry
+from hyperphotutils.pipeline import PipelineConfig, process_maps
+from hyperphotutils.pipeline.report import (
     describe_bad_pixels,
     describe_reasons,
 )
@@ -130,13 +130,13 @@ def test_a_map_can_lose_all_its_detections(hole, tmp_path, monkeypatch):
     """
     rejected = process(hole, tmp_path / 'a')[1] / 'rejected.ecsv'
     rejected = QTable.read(rejected)
-    call = extraction.HyperPhotometry.__call__
+    call = HyperPhotometry.__call__
 
     def reject_all(self, *args, **options):
         call(self, *args, **options)
         self.rejected = rejected
 
-    monkeypatch.setattr(extraction.HyperPhotometry, '__call__', reject_all)
+    monkeypatch.setattr(HyperPhotometry, '__call__', reject_all)
     outcome, folder = process(hole, tmp_path / 'b')
     assert len(outcome.table) == 0
     assert outcome.summary.startswith(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import astropy.units as u
@@ -32,15 +33,23 @@ from hyperphotutils.pipeline import (
     PipelineError,
     config_to_yaml,
     plan_jobs,
+    process_map,
     process_maps,
     run,
 )
-from hyperphotutils.pipeline import runner as runner_module
+from hyperphotutils.pipeline import process as process_module
+from hyperphotutils.pipeline import products as products_module
 from hyperphotutils.pipeline.extraction import extract_map
+from hyperphotutils.pipeline.folders import (
+    describe_files,
+    describe_settings,
+    read_finished,
+)
+from hyperphotutils.pipeline.products import Product
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
-    'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log',
+    'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log', 'run.json',
 }
 
 
@@ -121,8 +130,7 @@ def test_a_map_named_twice_is_an_error(tmp_path):
 def test_one_map_gives_all_products(map_file, simulated, tmp_path):
     out = tmp_path / 'deep' / 'out'
     table = run(make_config([map_file], out, output={'overview': True}))
-    assert {path.name for path in out.iterdir()} == {
-        'field', 'run.log', 'journal.log'}
+    assert {path.name for path in out.iterdir()} == {'field', 'run.log'}
     names = {path.name for path in (out / 'field').iterdir()}
     assert names == ALL_PRODUCTS
     assert len(table) == len(simulated.truth)
@@ -177,7 +185,7 @@ def test_only_finite_fits_count_as_measured(map_file):
 
 def test_numbers_of_any_kind_can_be_noted(tmp_path):
     """
-    A map on which pairs are split: its numbers go into the journal.
+    A map on which pairs are split: its numbers go into the record.
     """
     make_blended_map((200, 200), 60, seed=1).write(tmp_path / 'field.fits')
     outcome, = process_maps(make_config([tmp_path / 'field.fits'],
@@ -255,7 +263,7 @@ def test_optional_products_can_be_left_out(map_file, tmp_path):
     run(make_config([map_file], tmp_path,
                     output={'ipac': False, 'regions': False}))
     names = {path.name for path in (tmp_path / 'field').iterdir()}
-    assert names == {'catalog.ecsv', 'rejected.ecsv', 'run.log'}
+    assert names == {'catalog.ecsv', 'rejected.ecsv', 'run.log', 'run.json'}
 
 
 def test_configuration_reaches_the_classes(map_file, tmp_path):
@@ -326,7 +334,7 @@ def test_several_maps_give_one_table_in_their_order(copy_map, tmp_path):
     assert_array_equal(stored['flux_fit'], table['flux_fit'])
     assert {path.name for path in out.iterdir()} == {
         'a', 'b', 'catalog_all.ecsv', 'diagnostics.ecsv', 'run.log',
-        'journal.log'}
+        'run.json'}
 
 
 @pytest.mark.parametrize('empty_first', [True, False])
@@ -358,7 +366,7 @@ def test_map_without_sources_may_be_in_another_frame(map_file, tmp_path,
 def test_error_in_combining_does_not_lose_the_accounting(
     copy_map, tmp_path, monkeypatch
 ):
-    from hyperphotutils.pipeline import recording
+    from hyperphotutils.pipeline import report
 
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
 
@@ -368,7 +376,7 @@ def test_error_in_combining_does_not_lose_the_accounting(
 
     config = make_config(maps, tmp_path / 'out')
     with monkeypatch.context() as patch:
-        patch.setattr(recording, 'combine_tables', fail)
+        patch.setattr(report, 'combine_outcomes', fail)
         with pytest.raises(PipelineError, match=r'catalog_all\.ecsv: not '
                            r'written: they do not suit; .*run\.log'):
             process_maps(config)
@@ -427,7 +435,7 @@ def test_unexpected_error_is_logged_with_its_traceback(
     It is told in one line, and the other maps are done.
     """
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
-    original = runner_module.process_map
+    original = process_module.process_map
 
     def fail(job, config, **kwargs):
         if job.map_id == 'a':
@@ -435,7 +443,7 @@ def test_unexpected_error_is_logged_with_its_traceback(
             raise KeyError(msg)
         return original(job, config, **kwargs)
 
-    monkeypatch.setattr(runner_module, 'process_map', fail)
+    monkeypatch.setattr(process_module, 'process_map', fail)
     first, second = process_maps(make_config(maps, tmp_path / 'out'))
     assert second.reason is None
     assert first.reason.startswith(f'{maps[0]}: unexpected KeyError: ')
@@ -452,7 +460,7 @@ def test_interrupt_is_not_taken_for_an_error_of_a_map(
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner_module, 'process_map', interrupt)
+    monkeypatch.setattr(process_module, 'process_map', interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(make_config([map_file], tmp_path / 'out'))
     assert not (tmp_path / 'out').exists()
@@ -467,21 +475,21 @@ def test_killed_worker_costs_only_its_own_map(copy_map, tmp_path):
     script.write_text(
         'import os, signal\n'
         'from hyperphotutils.pipeline import PipelineConfig, process_maps\n'
-        'from hyperphotutils.pipeline import runner\n'
-        'original = runner.process_map\n'
+        'from hyperphotutils.pipeline import process\n'
+        'original = process.process_map\n'
         'def process_map(job, config):\n'
         '    if job.map_id == "b":\n'
         '        os.kill(os.getpid(), signal.SIGKILL)\n'
         '    return original(job, config)\n'
         'if __name__ == "__main__":\n'
-        '    runner.process_map = process_map\n'
+        '    process.process_map = process_map\n'
         f'    maps = {[str(path) for path in maps]}\n'
         '    config = PipelineConfig(input={"maps": maps},\n'
         '        run={"n_workers": 2},\n'
         '        output={"directory": "out", "overview": False})\n'
         '    for item in process_maps(config):\n'
         '        print(item.job.map_id, item.reason)\n', encoding='utf-8')
-    root = Path(runner_module.__file__).parents[2]
+    root = Path(process_module.__file__).parents[2]
     result = subprocess.run(
         [sys.executable, script], cwd=tmp_path, check=True,
         capture_output=True, text=True,
@@ -497,7 +505,7 @@ def test_existing_output_is_refused_before_any_work(copy_map, tmp_path):
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
     out = tmp_path / 'out'
     run(make_config(maps[:1], out))
-    (out / 'journal.log').unlink()
+    (out / 'a' / 'run.json').unlink()
     before = tree(tmp_path)
     with pytest.raises(OutputError, match=r'a: exists already.*--overwrite'):
         run(make_config(maps, out))
@@ -516,8 +524,7 @@ def test_overwrite_replaces_when_the_new_one_is_whole(copy_map, tmp_path):
     run(make_config([path], out, output=allowed))
     assert not (out / 'a' / 'catalog.ipac').exists()
     assert (out / 'a' / 'catalog.ecsv').exists()
-    assert {item.name for item in out.iterdir()} == {'a', 'run.log',
-                                                     'journal.log'}
+    assert {item.name for item in out.iterdir()} == {'a', 'run.log'}
 
     path.write_text('damaged')
     before = tree(out / 'a')
@@ -529,21 +536,19 @@ def test_overwrite_replaces_when_the_new_one_is_whole(copy_map, tmp_path):
 def test_failure_while_writing_keeps_the_old_products(
     map_file, tmp_path, monkeypatch
 ):
-    from hyperphotutils.pipeline import products
-
     run(make_config([map_file], tmp_path))
     before = tree(tmp_path / 'field')
 
     def fail(*_):
         raise OSError(28, 'No space left on device', 'overview.png')
 
-    monkeypatch.setattr(products, '_write_overview', fail)
+    monkeypatch.setattr(products_module, '_save_figure', fail)
     with pytest.raises(PipelineError, match='No space left on device'):
         run(make_config([map_file], tmp_path,
                         output={'overwrite': True, 'overview': True}))
     assert tree(tmp_path / 'field') == before
     assert {path.name for path in tmp_path.iterdir()} == {
-        'field', 'run.log', 'journal.log'}
+        'field', 'run.log', 'run.json'}
 
 
 @pytest.mark.parametrize('overwrite', [True, False])
@@ -589,3 +594,52 @@ def test_configuration_file_is_run(map_file, tmp_path):
 def test_job_is_a_plain_record():
     job = MapJob('a.fits', 'a', Path('out/a'))
     assert job == MapJob('a.fits', 'a', Path('out/a'))
+
+
+def test_another_kind_of_job_uses_the_same_steps(map_file, tmp_path,
+                                                 monkeypatch):
+    """
+    A class with two methods, and a product: folder, record, log, and
+    outcome are those of all jobs.
+    """
+    class SumResult:
+        table, table_name, earlier = None, 'sum.txt', ''
+
+        def __init__(self, total):
+            self.total = total
+            self.summary = f'sum {total:.3g}'
+            self.numbers = {'sum': total}
+            self.times = {}
+
+        def describe(self):
+            return ['a section of the log']
+
+    class SumKind:
+        def read(self, job, config):
+            assert config.input.unit is None
+            return fits.getdata(job.path)
+
+        def measure(self, data, *_, **__):
+            return SumResult(float(np.nansum(data)))
+
+    def write_sum(writing):
+        writing.path.write_text(writing.result.summary)
+
+    module = types.ModuleType('kinds')
+    module.SumKind = SumKind
+    monkeypatch.setitem(sys.modules, 'kinds', module)
+    monkeypatch.setitem(process_module._KINDS, 'sum', ('kinds', 'SumKind'))
+    monkeypatch.setattr(products_module, 'PRODUCTS', (
+        *products_module.PRODUCTS,
+        Product('sum.txt', write_sum, 'the sum', kinds=('sum',),
+                needs='total')))
+    job = MapJob(str(map_file), 'field', tmp_path / 'field', kind='sum')
+    config = make_config([map_file], tmp_path)
+    outcome = process_map(job, config)
+    assert outcome.summary.startswith('sum ')
+    assert {path.name for path in job.folder.iterdir()} == {
+        'sum.txt', 'run.log', 'run.json'}
+    assert 'a section of the log' in (job.folder / 'run.log').read_text()
+    record = read_finished(job.folder, describe_settings(config),
+                           describe_files(map_file))
+    assert record['numbers'] == outcome.numbers

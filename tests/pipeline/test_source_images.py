@@ -18,9 +18,9 @@ from hyperphotutils.maps import read_map
 from hyperphotutils.pipeline import (
     OutputError,
     PipelineConfig,
-    cutouts,
     process_maps,
     run,
+    source_images,
 )
 
 NAMES = ('fits_groups', 'fits_sources', 'plots_groups', 'plots_sources',
@@ -192,7 +192,7 @@ def test_time_of_writing_is_told_and_its_progress_shown(
         offset += 1000.0
 
     monkeypatch.setattr(time, 'perf_counter', lambda: original() + offset)
-    monkeypatch.setattr(cutouts, '_plot_deblended', take_long)
+    monkeypatch.setattr(source_images, '_plot_deblended', take_long)
     config = make_config(map_file, tmp_path, plots_sources=True)
     outcome, = process_maps(config, progress_bar=True)
     seconds = float(re.search(r'([\d.]+) s$', outcome.summary)[1])
@@ -200,4 +200,4 @@ def test_time_of_writing_is_told_and_its_progress_shown(
     assert seconds > 8000
     log = (tmp_path / 'field' / 'run.log').read_text()
     assert float(re.search(r'writing +([\d.]+) s', log)[1]) > 8000
-    assert '8/8' in capsys.readouterr().err.split('pictures')[-1]
+    assert '8/8' in capsys.readouterr().err.split('Write plots_sources')[-1]

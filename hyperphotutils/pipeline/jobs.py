@@ -1,0 +1,352 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The jobs of a run: the maps, the names and folders of their products, and
+their outcomes.
+
+This module is light: it imports none of the scientific libraries.
+"""
+
+import glob
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.products import LOG, RECORD
+from hyperphotutils.pipeline.text import expand_path, read_text
+
+__all__ = [
+    'MapJob',
+    'MapOutcome',
+    'OutputError',
+    'PipelineError',
+    'expand_maps',
+    'plan_jobs',
+]
+
+# The files of a run that are not in the folder of a map
+COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
+BANDS = 'catalog_bands.ecsv'
+RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD})
+
+# Characters that the names of folders and table entries must not have. A
+# '$' starts a formula in the title of a figure.
+_UNSAFE = re.compile(r"""[\\/:*?"'<>|$`]|^[\s#~=@+-]+|[\s.]+$""")
+# Temporary names, of up to 255 bytes, contain the name of the map.
+_MAX_NAME = 120
+
+_SUFFIXES = ('.gz', '.fz', '.bz2', '.xz', '.z', '.fits', '.fit', '.fts')
+_LISTS = ('.txt', '.lst', '.list')
+
+
+class OutputError(OSError):
+    """
+    Error of an output that cannot be written or that exists already.
+
+    Nothing has been modified when it is raised.
+    """
+
+
+class PipelineError(RuntimeError):
+    """
+    Error of a run that cannot go on or in which all maps have failed.
+    """
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """
+    One map and the folder of its products.
+
+    Parameters
+    ----------
+    path : str
+        The FITS file.
+
+    map_id : str
+        The name of the map: the name of its file without suffix,
+        prefixed with the names of its folders where this is needed to
+        distinguish maps. Characters that are not possible in a table or
+        the name of a folder are replaced, and the name then ends with a
+        code.
+
+    folder : `~pathlib.Path`
+        The folder of the products.
+
+    kind : {'map', 'cube'}, optional
+        The kind of job, which selects how the file is read and measured
+        and which products it has.
+    """
+
+    path: str
+    map_id: str
+    folder: Path
+    kind: str = 'map'
+
+
+@dataclass(frozen=True)
+class MapOutcome:
+    """
+    The outcome of one map.
+
+    Parameters
+    ----------
+    job : `MapJob`
+        The map.
+
+    summary : str
+        A line that summarizes the result.
+
+    numbers : dict
+        The numbers in it: ``n_detected``, ``n_companions``,
+        ``n_rejected``, ``n_measured``, ``rms`` (in Jy/pixel), and
+        ``seconds``.
+
+    reason : str or `None`
+        A line with the reason if the map failed.
+
+    details : str or `None`
+        The traceback of an unexpected error.
+
+    earlier : bool
+        Whether the map was completed by an earlier run.
+
+    table_name : str
+        The name of the file with the main table.
+    """
+
+    job: MapJob
+    summary: str = ''
+    numbers: dict = field(default_factory=dict)
+    reason: str | None = None
+    details: str | None = None
+    earlier: bool = False
+    table_name: str = 'catalog.ecsv'
+
+    @cached_property
+    def table(self):
+        """
+        The table of sources, read from ``catalog.ecsv``; the table of
+        channels, from ``channels.ecsv``, if only the backgrounds of a
+        cube were estimated; `None` if the map failed.
+        """
+        if self.reason:
+            return None
+        from hyperphotutils.catalog import read_catalog
+
+        return read_catalog(self.job.folder / self.table_name)
+
+
+def plan_jobs(config):
+    """
+    Assign a unique name and a folder to each map.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        The configuration.
+
+    Returns
+    -------
+    jobs : list of `MapJob`
+        The maps in the given order.
+
+    Raises
+    ------
+    ConfigError
+        If there is no map, or a map is named twice.
+
+    Examples
+    --------
+    >>> from hyperphotutils.pipeline import PipelineConfig, plan_jobs
+    >>> maps = ['a/250um.fits', 'b/250um.fits', 'b/350um.fits']
+    >>> config = PipelineConfig(input={'maps': maps})
+    >>> [job.map_id for job in plan_jobs(config)]
+    ['a_250um', 'b_250um', '350um']
+    """
+    maps = expand_maps(config.input.maps)
+    if not maps:
+        raise ConfigError(['input.maps: no map is given'])
+    resolved = [os.path.realpath(path) for path in maps]
+    # a link keeps its own name
+    named = [Path(os.path.abspath(path)) for path in maps]  # noqa: PTH100
+    known = set()
+    for path, target in zip(maps, resolved, strict=True):
+        if target in known:
+            raise ConfigError([f'{path}: this map is named twice'])
+        known.add(target)
+    directory = Path(config.output.directory)
+    kind = 'cube' if config.input.datacube else 'map'
+    return [MapJob(path, map_id, directory / map_id, kind)
+            for path, map_id in zip(maps, _map_ids(named), strict=True)]
+
+
+def input_files(job, config):
+    """
+    Return the files that the result of a job depends on.
+
+    Parameters
+    ----------
+    job : `MapJob`
+        The map.
+
+    config : `PipelineConfig`
+        The configuration.
+
+    Returns
+    -------
+    paths : list of str
+        The file of the map, followed by the files that the configuration
+        names.
+    """
+    others = (config.sources.table, config.fit.weight_map,
+              config.cubes.region)
+    return [job.path, *filter(None, others)]
+
+
+def expand_maps(maps):
+    """
+    Expand lists and patterns to the files that they name.
+
+    Parameters
+    ----------
+    maps : list of str
+        FITS files; patterns such as ``'*/250um.fits'`` (``**`` for any
+        folders); and text files, ``'@name'`` or with the suffix
+        ``.txt``, ``.lst``, or ``.list``, with one file or pattern per
+        line, relative to the working folder. ``#`` starts a comment. A
+        leading ``~`` and environment variables (``$NAME``) are
+        expanded.
+
+    Returns
+    -------
+    files : list of str
+        The files; the files of a pattern are sorted by name.
+
+    Raises
+    ------
+    ConfigError
+        If a list cannot be read or is empty, a pattern matches no
+        file, or a user or an environment variable is unknown.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.pipeline import expand_maps
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ('b.fits', 'a.fits'):
+    ...         Path(folder, name).touch()
+    ...     files = expand_maps([f'{folder}/*.fits'])
+    >>> [Path(file).name for file in files]
+    ['a.fits', 'b.fits']
+    """
+    files = []
+    for name in maps:
+        if name.startswith('@') or name.lower().endswith(_LISTS):
+            path = _expand(name.removeprefix('@'), 'input.maps')
+            for line in _read_list(path):
+                files += _match(_expand(line, path))
+        else:
+            files += _match(_expand(name, 'input.maps'))
+    return files
+
+
+def _expand(name, where):
+    try:
+        return expand_path(name)
+    except ValueError as exc:
+        raise ConfigError([f'{where}: {exc}']) from exc
+
+
+def _read_list(path):
+    """
+    Return the lines of a list of maps, without comments.
+    """
+    try:
+        text = read_text(path)
+    except OSError as exc:
+        msg = f'{path}: the list of maps cannot be read: {exc.strerror}'
+        raise ConfigError([msg]) from exc
+    except UnicodeDecodeError as exc:
+        msg = f'{path}: not a list of maps: no text in UTF-8'
+        raise ConfigError([msg]) from exc
+    except ValueError as exc:
+        raise ConfigError([f'{path}: not a list of maps: {exc}']) from exc
+    # str.splitlines would split at characters that a name may contain
+    lines = [re.sub(r'(^|[ \t])#.*', '', line).strip(' \t\r')
+             for line in text.split('\n')]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ConfigError([f'{path}: the list names no map'])
+    return lines
+
+
+def _match(name):
+    """
+    Return the files that match, or the name itself if it is no pattern
+    or the name of a file.
+    """
+    if not glob.has_magic(name) or os.path.lexists(name):
+        return [name]
+    # patterns of pathlib cannot be absolute
+    found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+    if not found:
+        raise ConfigError([f'{name}: no file matches this pattern'])
+    return [expand_path(f'./{path}') if path.startswith('~') else path
+            for path in found]
+
+
+def _map_ids(paths):
+    """
+    Return unique names of maps: the names of their files, prefixed with
+    the names of folders where they are equal, and with a code where this
+    does not distinguish them.
+    """
+    names = [[_stem(path), *(part.name for part in path.parents)]
+             for path in paths]
+    ids = [name[0] for name in names]
+    depths = [1] * len(names)
+    while True:
+        keys = [name.casefold() for name in ids]
+        clashing = [number for number, key in enumerate(keys)
+                    if keys.count(key) > 1 or key in RESERVED]
+        if not clashing:
+            return ids
+        for number in clashing:
+            depths[number] += 1
+            parts = names[number][:depths[number]]
+            ids[number] = _safe_name('_'.join(
+                part for part in reversed(parts) if part))
+            if depths[number] > len(names[number]):
+                ids[number] = f'{names[number][0]}-{_code(str(paths[number]))}'
+
+
+def _stem(path):
+    name = path.name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[:-len(suffix)]
+    return _safe_name(name.lstrip('.') or 'map')
+
+
+def _safe_name(name):
+    """
+    Return a name that can be used for a folder and in tables and
+    figures.
+    """
+    safe = _UNSAFE.sub('_', ''.join(
+        char if char.isprintable() else '_' for char in name))
+    if len(os.fsencode(safe)) > _MAX_NAME:
+        safe = os.fsencode(safe)[:_MAX_NAME].decode('utf-8', 'ignore')
+    return name if safe == name else f'{safe}-{_code(name)}'
+
+
+def _code(text):
+    """
+    Return a short code that is different for different texts.
+    """
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

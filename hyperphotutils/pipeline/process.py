@@ -1,0 +1,567 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The processing of jobs: one by one, in parallel, or on a cluster.
+
+`process_map` is the path of every job, whatever its kind: read, measure,
+write the products, report. `process_maps` applies it to all maps that
+earlier runs have not completed.
+
+This module is light: what a job needs is imported when it is processed, so
+that ``hyperphot --help`` is quick.
+"""
+
+import contextlib
+import errno
+import functools
+import importlib
+import os
+import re
+import threading
+import time
+import traceback
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hyperphotutils.pipeline.bands import check_bands, write_bands
+from hyperphotutils.pipeline.config import (
+    ConfigError,
+    PipelineConfig,
+    check_config,
+)
+from hyperphotutils.pipeline.folders import (
+    OutputDirectory,
+    describe_files,
+    describe_settings,
+    product_folder,
+    remove_leftovers,
+    write_record,
+)
+from hyperphotutils.pipeline.jobs import (
+    BANDS,
+    COMBINED,
+    LOG,
+    RECORD,
+    MapOutcome,
+    PipelineError,
+    input_files,
+    plan_jobs,
+)
+from hyperphotutils.pipeline.products import write_products
+from hyperphotutils.pipeline.search import load_config
+from hyperphotutils.pipeline.text import printable
+
+__all__ = [
+    'merge_outcomes',
+    'process_map',
+    'process_maps',
+    'run',
+]
+
+# The kinds of jobs. A kind is a class, here by module and name, with
+#
+# * ``read(job, config)``, which returns the data, and
+# * ``measure(data, job, config, folder, *, executor, progress_bar,
+#   report)``, which returns the result.
+#
+# A result has the attributes that its products need (see products.py), its
+# main table in the file ``table_name``, ``numbers`` and ``summary`` for the
+# outcome, ``times`` of its steps, ``describe()`` for the log, and the text
+# ``earlier`` on the part that an earlier run has completed.
+_KINDS = {
+    'map': ('hyperphotutils.pipeline.extraction', 'MapKind'),
+    'cube': ('hyperphotutils.pipeline.cubes', 'CubeKind'),
+}
+
+# The kinds whose parts, instead of jobs, are processed in parallel, and
+# kept in the folder if the run is interrupted
+_IN_PARTS = frozenset({'cube'})
+
+# Errors of the output that concern all other maps, too
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+# The threads of an executor share warnings and the working folder.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def run(config=None, *, executor=None):
+    """
+    Extract the sources of all maps of a configuration, and write them.
+
+    Parameters
+    ----------
+    config : str, path-like, `PipelineConfig` or `None`, optional
+        The configuration, or the YAML file that contains it, in the
+        format of this package or of Hyper-py. With `None` (default), the
+        file that `find_config` finds, or the built-in defaults.
+
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        The executor to use instead of ``run.n_workers`` processes, see
+        `process_maps`.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The sources; for several maps, all in one table with the column
+        ``map_id``.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration cannot be used.
+
+    OutputError
+        If the output exists already or cannot be written.
+
+    PipelineError
+        If all maps have failed, or the disk is full.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If some of the maps failed: one warning that names them all. If
+        the configuration is one of Hyper-py: one that states this, and
+        which of its keys are not supported.
+
+    Notes
+    -----
+    With ``run.n_workers`` above 1, the maps are processed in separate
+    processes. These do not import the main script: its statements need
+    not be below ``if __name__ == '__main__':``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.pipeline import PipelineConfig, run
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, 'map.fits')
+    ...     make_blended_map((100, 100), 8, seed=1).write(path)
+    ...     config = PipelineConfig(input={'maps': [str(path)]},
+    ...                             output={'directory': folder})
+    ...     table = run(config)
+    ...     sorted(item.name for item in Path(folder, 'map').iterdir())
+    ['catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
+    'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.json', 'run.log']
+    >>> table['flux_fit'].unit
+    Unit("Jy")
+    """
+    origin = None
+    if not isinstance(config, PipelineConfig):
+        loaded = load_config(config)
+        config, origin = loaded.config, loaded.origin
+        if loaded.hyper_py:
+            from astropy.utils.exceptions import AstropyUserWarning
+
+            warnings.warn('\n'.join([origin, *loaded.hyper_py.unsupported]),
+                          AstropyUserWarning, stacklevel=2)
+    check_config(config)
+    outcomes = process_maps(config, origin=origin, executor=executor)
+    if config.bands.merge:
+        merge_outcomes(outcomes, config)
+    failed = [outcome for outcome in outcomes if outcome.reason]
+    lines = printable('; '.join(outcome.reason for outcome in failed))
+    if len(failed) == len(outcomes):
+        raise PipelineError(lines)
+    if failed:
+        from astropy.utils.exceptions import AstropyUserWarning
+
+        msg = f'{len(failed)} of {len(outcomes)} maps failed: {lines}'
+        warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+    if len(outcomes) == 1:
+        return outcomes[0].table
+    from hyperphotutils.pipeline.report import combine_outcomes
+
+    return combine_outcomes(outcomes)
+
+
+def process_maps(config, *, progress_bar=False, origin=None, executor=None,
+                 report=None):
+    """
+    Process all maps that earlier runs have not completed.
+
+    Parameters
+    ----------
+    config : `PipelineConfig`
+        The configuration.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    origin : str, optional
+        The origin of the configuration, for the log.
+
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        The executor that processes the maps: any object with its method
+        ``submit``, or a client of dask.distributed whose workers have
+        access to the same files under the same names. With `None`
+        (default), the cluster of ``run.scheduler``, or
+        ``run.n_workers`` processes.
+
+    report : callable, optional
+        Called with a line before the processing if an earlier run has
+        completed some of the maps, and for each cube of which it has
+        completed a part.
+
+    Returns
+    -------
+    outcomes : list of `MapOutcome`
+        The outcome of each map, in the order of the maps. An error of
+        one map does not affect the others.
+
+    Raises
+    ------
+    ConfigError
+        If there is no map, a map is named twice, or the scheduler does
+        not answer.
+
+    OutputError
+        If the output exists already and was not made by the same
+        configuration from the same files, or cannot be written.
+
+    PipelineError
+        If the run cannot go on, for example because the disk is full.
+
+    Notes
+    -----
+    Maps that an earlier run has completed, with the same configuration
+    and from the same files, are not processed again.
+    """
+    jobs = plan_jobs(config)
+    if config.bands.merge:
+        check_bands(config, len(jobs))
+    with OutputDirectory(config.output.directory) as output:
+        work = output.find_work(jobs, config)
+        outcomes = {job.map_id: MapOutcome(
+            job, earlier=True, **{name: work.done[job.map_id][name] for name
+                                  in ('summary', 'numbers', 'table_name')})
+            for job in jobs if job.map_id in work.done}
+        if work.done and work.todo and report is not None:
+            report(f'continuing: {len(work.done)} of {len(jobs)} maps are '
+                   'done already')
+        if work.todo or work.tables:
+            remove_leftovers(output.path)
+            with _connection(config, executor) as workers, \
+                    _end_explained(output.path, jobs, outcomes):
+                output.begin(work)
+                _process(work, config, outcomes, workers, progress_bar, report)
+                _write_tables([outcomes[job.map_id] for job in jobs], work,
+                              config, output, origin)
+                output.end(work)
+    return [outcomes[job.map_id] for job in jobs]
+
+
+def process_map(job, config, *, executor=None, progress_bar=False,
+                report=None):
+    """
+    Measure one map or cube and write its products.
+
+    Parameters
+    ----------
+    job : `MapJob`
+        The map.
+
+    config : `PipelineConfig`
+        The configuration.
+
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        The executor that processes the channels of a cube, instead of
+        ``run.n_workers`` processes.
+
+    progress_bar : bool, optional
+        Whether to show the progress of fits, channels, and figures.
+
+    report : callable, optional
+        Called with a line if an earlier run has completed a part of a
+        cube.
+
+    Returns
+    -------
+    outcome : `MapOutcome`
+        The outcome.
+
+    Raises
+    ------
+    ~hyperphotutils.maps.MapError
+        If the map cannot be used.
+
+    ValueError
+        If the configuration is not suitable for the map.
+
+    OSError
+        If the products cannot be written. The channels of a cube that
+        are completed are kept for the next run.
+    """
+    from hyperphotutils.pipeline.report import summarize, write_log
+    from hyperphotutils.utils.tables import result_meta
+
+    start = time.perf_counter()
+    module, name = _KINDS[job.kind]
+    kind = getattr(importlib.import_module(module), name)()
+    # before the files are read, so that later changes are noticed
+    record = {'settings': describe_settings(config),
+              'inputs': describe_files(*input_files(job, config))}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        data = kind.read(job, config)
+        times = {'reading': time.perf_counter() - start}
+        with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
+            result = kind.measure(data, job, config, folder,
+                                  executor=executor,
+                                  progress_bar=progress_bar, report=report)
+            times |= result.times
+            before = time.perf_counter()
+            write_products(result, job, config, folder,
+                           progress_bar=progress_bar)
+            times['writing'] = time.perf_counter() - before
+            seconds = time.perf_counter() - start
+            outcome = MapOutcome(
+                job, summary=summarize(result, caught, seconds),
+                numbers=result.numbers | {'seconds': round(seconds, 2)},
+                table_name=result.table_name)
+            write_log(folder / LOG, job, result, config, caught, times)
+            write_record(folder / RECORD, record | {
+                'versions': result_meta()['version'],
+                'finished': datetime.now(UTC).isoformat(),
+                'summary': outcome.summary, 'numbers': outcome.numbers,
+                'table_name': outcome.table_name})
+    return outcome
+
+
+def _process(work, config, outcomes, executor, progress_bar, report):
+    """
+    Process the maps that are left, and add their outcomes.
+    """
+    from tqdm import tqdm
+
+    from hyperphotutils.utils.executors import work_through
+
+    jobs = work.todo
+    several = progress_bar and len(jobs) > 1
+    function, shared, options = process_map, [config], {}
+    if any(job.kind in _IN_PARTS for job in jobs):
+        # one by one: the executor processes their parts
+        function = functools.partial(
+            process_map, executor=executor, report=report,
+            progress_bar=progress_bar and not several)
+    elif executor is not None:
+        function, options = _process_elsewhere, {'executor': executor}
+        shared.append(str(Path.cwd()))
+    else:
+        options['n_workers'] = max(1, min(config.run.n_workers, len(jobs)))
+        if progress_bar and not several:
+            function = functools.partial(process_map, progress_bar=True)
+    try:
+        with (contextlib.closing(work_through(function, jobs, *shared,
+                                              **options)) as pairs,
+              tqdm(total=len(jobs), unit='map', disable=not several) as bar):
+            for job, future in pairs:
+                outcomes[job.map_id] = outcome = _outcome(job, future)
+                if COMBINED in work.tables:
+                    # read it while other maps are processed
+                    _ = outcome.table
+                bar.update()
+    finally:
+        remove_leftovers(Path(config.output.directory))
+
+
+def _process_elsewhere(job, config, folder):
+    """
+    Process a map in the working folder of the run, in any process.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with (_ONE_AT_A_TIME, threadpool_limits(1), contextlib.chdir(folder)):
+        return process_map(job, config)
+
+
+def _outcome(job, future):
+    """
+    Return the outcome of a map; re-raise errors that concern all maps.
+    """
+    from hyperphotutils.utils.executors import (
+        describe_death,
+        error_of,
+        was_killed,
+    )
+
+    exc = error_of(future)
+    if exc is None:
+        return future.result()
+    if was_killed(exc):
+        return MapOutcome(job, reason=f'{job.path}: {describe_death(exc)}')
+    if isinstance(exc, ConnectionError) or (
+            isinstance(exc, OSError) and _errno_of(exc) in _FULL):
+        raise exc
+    reason, details = _reason(exc), None
+    if isinstance(exc, OSError) or type(exc).__name__ == 'MapError':
+        reason = advise(reason)
+    else:
+        details = ''.join(traceback.format_exception(exc))
+        if not isinstance(exc, ValueError):
+            reason = f'unexpected {type(exc).__name__}: {reason}'
+        reason += f' (details in {job.folder.with_name(LOG)})'
+    if job.path not in reason:
+        reason = f'{job.path}: {reason}'
+    return MapOutcome(job, reason=reason, details=details)
+
+
+def _write_tables(outcomes, work, config, output, origin):
+    """
+    Write the tables of all maps, and the log of the run.
+    """
+    from hyperphotutils.pipeline import report
+
+    problem = None
+    try:
+        if COMBINED in work.tables and any(not item.reason
+                                           for item in outcomes):
+            report.write_combined(outcomes, output.path)
+            output.finish_table(COMBINED)
+    except (ValueError, TypeError) as exc:
+        problem = traceback.format_exc()
+        msg = (f'{output.path / COMBINED}: not written: {_reason(exc)}; the '
+               'catalogs of the maps are there (details in '
+               f'{output.path / LOG})')
+        raise PipelineError(msg) from exc
+    finally:
+        output.append_to_log(report.run_log(outcomes, config, origin,
+                                            problem=problem))
+
+
+def merge_outcomes(outcomes, config, *, progress_bar=False):
+    """
+    Merge the catalogs of a run into one catalog of several bands.
+
+    Parameters
+    ----------
+    outcomes : list of `MapOutcome`
+        The outcomes of the maps, as `process_maps` returns them.
+
+    config : `PipelineConfig`
+        The configuration.
+
+    progress_bar : bool, optional
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row for each source, see `merge_bands`. If an earlier run has
+        written it, it is read.
+
+    path : `~pathlib.Path`
+        The file with the table.
+
+    Raises
+    ------
+    PipelineError
+        If the catalogs cannot be merged.
+    """
+    from hyperphotutils.catalog import read_catalog
+
+    with OutputDirectory(config.output.directory) as output:
+        path = output.path / BANDS
+        if output.tables.get(BANDS, {}).get('done') and path.exists():
+            return read_catalog(path), path
+        try:
+            table = write_bands(outcomes, config, path,
+                                progress_bar=progress_bar)
+        except (ValueError, OSError) as exc:
+            msg = f'{path}: not written: {_reason(exc)}'
+            raise PipelineError(msg) from exc
+        output.finish_table(BANDS)
+    return table, path
+
+
+@contextlib.contextmanager
+def _connection(config, executor):
+    """
+    Connect to the scheduler of the configuration, if there is one.
+    """
+    with contextlib.ExitStack() as stack:
+        if executor is None and config.run.scheduler is not None:
+            executor = connect(stack, config.run.scheduler)
+        yield executor
+
+
+def connect(stack, address):
+    """
+    Connect to a scheduler.
+    """
+    from hyperphotutils.utils.executors import connect_scheduler
+
+    try:
+        return stack.enter_context(connect_scheduler(address))
+    except (ImportError, ConnectionError) as exc:
+        raise ConfigError([f'run.scheduler: {exc}']) from exc
+
+
+@contextlib.contextmanager
+def _end_explained(directory, jobs, outcomes):
+    """
+    Explain why a run cannot go on, and how it can be continued.
+    """
+    try:
+        yield
+    except OSError as exc:
+        n_done = sum(not item.reason for item in outcomes.values())
+        number = _errno_of(exc)
+        advice = 'make room, and ' if number in _FULL else ''
+        if isinstance(exc, ConnectionError | ChildProcessError):
+            reason = str(exc)
+        else:
+            reason = (f'{exc.filename or directory}: cannot be written: '
+                      f'{os.strerror(number) if number else exc}')
+        msg = (f'{reason}; {n_done} of {len(jobs)} maps are done; {advice}'
+               'the same command continues')
+        raise PipelineError(msg) from exc
+
+
+def _errno_of(exc):
+    """
+    Return the number of an error of the system, which astropy hides in
+    the context of its own error if the disk is full.
+    """
+    while exc is not None:
+        if getattr(exc, 'errno', None):
+            return exc.errno
+        exc = exc.__cause__ or exc.__context__
+    return None
+
+
+def _reason(exc):
+    """
+    Return the message of an error in one line.
+    """
+    if isinstance(exc, OSError) and exc.strerror:
+        name = f'{exc.filename}: ' if exc.filename else ''
+        return f'{name}{exc.strerror}'
+    return ' '.join(str(exc).split()) or type(exc).__name__
+
+
+def advise(reason):
+    """
+    Add the options and keys for the arguments that the error of a reader
+    names.
+    """
+    # the remedy in Python is replaced
+    for mistake, advice in (
+            ('a cube, not a map', 'on the command line: --datacube; in the '
+             'configuration: input.datacube: true'),
+            ('not a cube: NAXIS', 'in the configuration: input.datacube: '
+             'false')):
+        if mistake in reason:
+            reason, _, _ = reason.partition('; read it with read_')
+            return f'{reason} ({advice})'
+    names = dict.fromkeys(
+        re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
+    options = [f'--{name}' for name in names
+               if name in {'unit', 'beam', 'survey', 'frequency'}]
+    keys = [f'input.{"extension" if name == "ext" else name}'
+            for name in names]
+    remedies = [f'{where}: {", ".join(found)}'
+            for where, found in (('on the command line', options),
+                                 ('in the configuration', keys)) if found]
+    return f'{reason} ({"; ".join(remedies)})' if remedies else reason
