@@ -54,7 +54,7 @@ from peers import (
 
 from hyperphotutils.aperture import measure_apertures
 from hyperphotutils.background import LocalPolynomialBackground
-from hyperphotutils.compat import read_hyper_py
+from hyperphotutils.compat.hyper_py import read_hyper_py
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.maps import read_map
 from hyperphotutils.pipeline import (

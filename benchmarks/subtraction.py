@@ -8,26 +8,45 @@ The fluxes, PSFs, and variances of the pairs are known exactly. ::
     python benchmarks/subtraction.py --seeds 500 --size 2048
     python benchmarks/subtraction.py --recipe reverse
 
+Other programs subtract the same pairs, and are measured in the same way, if
+a Python that has them is given::
+
+    python -m venv peers
+    peers/bin/pip install sfft 'setuptools<81' numpy cython
+    peers/bin/pip install --no-build-isolation ois
+    python benchmarks/subtraction.py --peers sfft ois --python peers/bin/python
+
+What is left of the sources of two real images, in files named
+``nircam_f200w_epoch1.fits``, ``nircam_f200w_epoch1_error.fits``, and the
+same with 2::
+
+    python benchmarks/subtraction.py --nircam FOLDER --peers sfft --python ...
+
 The rows are:
 
 x2
-    The mean of (difference / error)^2 over 11 x 11 pixels of bright
-    stars that do not vary: mean and median of the stars.
+    The mean of (difference / sigma)^2 over 11 x 11 pixels of bright
+    stars that do not vary: mean and median of the stars. sigma is that of
+    the true variances with the ideal kernel; if the science image is
+    convolved, the stated error.
 
 sky pull, sky level
     The robust standard deviation of difference / error in the sky, and
-    the median; ``w`` is that of the decorrelated difference.
+    the median; ``w`` is that of the decorrelated difference. Where a
+    program states no error, the scatter of the sky is its error.
 
 correlation
     That of neighboring pixels of the decorrelated difference.
 
 flux scatter
-    The robust scatter of the PSF fluxes of transients on the
-    decorrelated difference, in units of the smallest possible error.
-    A single pair has few transients: average at least eight.
+    The robust scatter of the PSF fluxes of transients, with their true
+    PSF, in units of the smallest possible error, on the decorrelated
+    difference if there is one. A single pair has few transients: average
+    at least eight.
 
 flux pull
-    The median and the robust scatter of (flux - true) / error.
+    The median and the robust scatter of (flux - true) / error, and the
+    part within one error.
 
 flux scale %
     The sum of the kernel over the true one, minus one.
@@ -39,6 +58,10 @@ found %
 false
     Peaks of 5 sigma that are none, for each 512 x 512 pixels, on light
     of other sources and on empty sky.
+
+measured PSF %
+    The bias of fluxes with the PSF that is measured on the stars, and
+    its scatter over the field.
 
 lost %
     Good pixels that are masked.
@@ -58,16 +81,21 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 import argparse
 import resource
+import subprocess
+import tempfile
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from astropy.stats import mad_std
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import binary_dilation, maximum_filter
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
 from hyperphotutils.datasets import make_image_pair
 from hyperphotutils.subtraction import ImageSubtractor
+from hyperphotutils.subtraction.stamps import gaussian_moments
 
 RECIPES = {
     'standard': {},
@@ -90,13 +118,33 @@ def make_pair(seed, size, recipe):
     return make_image_pair((size, size), n_stars, seed=seed, **options)
 
 
-def psf_fluxes(image, psf, x, y):
+@dataclass
+class Product:
+    """
+    A difference to be measured; plain arrays.
+
+    ``psf(x, y, offset)`` is that of a transient, with its radius of
+    ``RADIUS`` pixels.
+    """
+
+    difference: np.ndarray
+    error: np.ndarray
+    mask: np.ndarray
+    psf: object
+
+    @property
+    def significance(self):
+        """
+        The difference in units of its error.
+        """
+        return self.difference / self.error
+
+
+def psf_fluxes(image, x, y):
     """
     Fit PSFs at given places, as photutils does with white noise.
     """
     fluxes, errors = np.full((2, len(x)), np.nan)
-    values, variances = np.asarray(image.difference.value), np.square(
-        image.error.value)
     for k, (xk, yk) in enumerate(zip(x, y, strict=True)):
         j, i = round(xk), round(yk)
         cut = np.s_[max(i - RADIUS, 0):i + RADIUS + 1,
@@ -105,21 +153,22 @@ def psf_fluxes(image, psf, x, y):
         if good.shape != (2 * RADIUS + 1,) * 2 or not good[
                 RADIUS - 1:RADIUS + 2, RADIUS - 1:RADIUS + 2].all():
             continue
-        model = psf(xk, yk, (xk - j, yk - i))[good]
+        model = image.psf(xk, yk, (xk - j, yk - i))[good]
         norm = np.sum(model**2)
-        fluxes[k] = np.sum(model * values[cut][good]) / norm
-        errors[k] = np.sqrt(np.sum(model**2 * variances[cut][good])) / norm
+        fluxes[k] = np.sum(model * image.difference[cut][good]) / norm
+        errors[k] = np.sqrt(np.sum(
+            (model * image.error[cut][good])**2)) / norm
     return fluxes, errors
 
 
-def find_peaks(image, psf):
+def find_peaks(image):
     """
     Return the peaks of the matched filter above 5 sigma.
     """
-    value = np.where(image.mask, 0.0, image.difference.value)
-    variance = np.where(image.mask, 0.0, np.square(image.error.value))
+    value = np.where(image.mask, 0.0, image.difference)
+    variance = np.where(image.mask, 0.0, np.square(image.error))
     ny, nx = value.shape
-    model = psf(nx / 2, ny / 2, (0.0, 0.0))[::-1, ::-1]
+    model = image.psf(nx / 2, ny / 2, (0.0, 0.0))[::-1, ::-1]
     noise = fftconvolve(variance, model**2, mode='same')
     floor = 1e-6 * np.median(noise)
     snr = (fftconvolve(value, model, mode='same')
@@ -130,31 +179,125 @@ def find_peaks(image, psf):
     return x, y
 
 
-def measure(seed, size, recipe):
+def ideal_variance(pair, block=128, radius=15):
     """
-    Subtract one pair and compare the result with the truth.
+    Return the variance of the difference with the kernel that the true
+    PSFs have, in blocks.
     """
-    pair = make_pair(seed, size, recipe)
+    ny, nx = pair.light.shape
+    variance = pair.science_variance.astype(float)
+    template = np.pad(pair.template_variance.astype(float), radius,
+                      mode='edge')
+    for y0 in range(0, ny, block):
+        for x0 in range(0, nx, block):
+            y1, x1 = min(y0 + block, ny), min(x0 + block, nx)
+            middle = (x0 + x1) / 2, (y0 + y1) / 2
+            ours, theirs = (np.fft.fft2(psf.image(*middle, 2 * radius))
+                            for psf in (pair.science_psf,
+                                        pair.template_psf))
+            # what is deconvolved must not rise with the noise
+            kernel = np.fft.fftshift(np.fft.ifft2(
+                ours * theirs.conj() / (np.abs(theirs)**2 + 1e-4)).real)
+            kernel = kernel[radius:-radius, radius:-radius]
+            kernel *= pair.scale / kernel.sum()
+            variance[y0:y1, x0:x1] += fftconvolve(
+                template[y0:y1 + 2 * radius, x0:x1 + 2 * radius],
+                kernel**2, mode='valid')
+    return variance
+
+
+def subtract_with_ours(pair):
+    """
+    Subtract a pair with hyperphotutils.
+    """
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.process_time()
     result = ImageSubtractor()(pair.science, pair.template)
     cpu = time.process_time() - begin
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     white = result.decorrelated
-    convolved = result.meta['convolve']
-    target = (pair.science_psf if convolved == 'template'
-              else pair.template_psf)
+    ny, nx = result.mask.shape
+    middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    scale = result.kernel_sum(*middle)[0]
+    is_science = result.meta['convolve'] == 'science'
+
+    def true_psf(x, y, offset, margin=0):
+        if not is_science:
+            return pair.science_psf.image(x, y, RADIUS + margin, offset)
+        kernel = result.kernel(x, y) / scale
+        radius = RADIUS + margin + kernel.shape[0] // 2
+        return fftconvolve(pair.science_psf.image(x, y, radius, offset),
+                           kernel, mode='valid')
 
     def white_psf(x, y, offset):
         kernel = white.kernel(x, y)
-        image = target.image(x, y, RADIUS + kernel.shape[0] // 2, offset)
-        return fftconvolve(image, kernel, mode='valid')
+        return fftconvolve(true_psf(x, y, offset, kernel.shape[0] // 2),
+                           kernel, mode='valid')
 
+    products = [Product(image.difference.value, image.error.value,
+                        image.mask, psf)
+                for image, psf in ((result, true_psf), (white, white_psf))]
+    biases = []
+    for x in (0.15, 0.5, 0.85):
+        for y in (0.15, 0.5, 0.85):
+            place = x * nx, y * ny
+            measured, true = result.psf(*place), true_psf(*place, (0.0, 0.0))
+            cut = measured.shape[0] // 2 - RADIUS
+            measured = measured[cut:-cut, cut:-cut]
+            biases.append(np.sum(measured * true) / np.sum(measured**2) - 1)
+    true = 1.0 / pair.scale if is_science else pair.scale
+    further = {'flux scale %': 100.0 * abs(scale / true - 1.0),
+               'measured PSF, bias %': 100.0 * np.mean(biases),
+               'measured PSF, scatter %': 100.0 * np.std(biases),
+               'CPU s': cpu, 'MiB': memory / 1024}
+    return (*products, is_science, further)
+
+
+def run_peer(python, name, images, folder):
+    """
+    Run another program on a pair, in a process of its own.
+    """
+    np.savez(folder / 'pair.npz', **images)
+    subprocess.run([python, Path(__file__).with_name(
+        'subtraction_peers.py'), name, folder / 'pair.npz',
+        folder / 'difference.npz'], check=True, stdout=subprocess.DEVNULL)
+    with np.load(folder / 'difference.npz') as data:
+        return data['difference'], float(data['cpu'])
+
+
+def subtract_with_peer(pair, python, name):
+    """
+    Subtract a pair with another program.
+    """
+    bad = pair.science.mask | pair.template.mask
+    full = [image.data >= image.data.max()
+            for image in (pair.science, pair.template)]
+    with tempfile.TemporaryDirectory() as folder:
+        difference, cpu = run_peer(python, name, {
+            'science': pair.science.data, 'template': pair.template.data,
+            'bad': bad, 'saturated': full[0] | full[1],
+            'convolve': 'template'}, Path(folder))
+    mask = (binary_dilation(pair.template.mask, iterations=2)
+            | pair.science.mask | ~np.isfinite(difference))
+    error = np.full(difference.shape, mad_std(difference[~mask]))
+    product = Product(np.where(mask, 0.0, difference), error, mask,
+                      lambda x, y, offset: pair.science_psf.image(
+                          x, y, RADIUS, offset))
+    return product, None, False, {'CPU s': cpu}
+
+
+def measure(pair, size, subtracted):
+    """
+    Compare a difference with the truth.
+    """
+    result, white, is_science, further = subtracted
+    best = white or result
     stars, new = pair.stars, pair.transients
     places = np.column_stack([stars['x'], stars['y']])
     varies = stars['change'].value != 0.0
     change = cKDTree(np.concatenate([
         places[varies], np.column_stack([new['x'], new['y']])]))
+    sigma = result.error if is_science else np.sqrt(ideal_variance(pair))
     x2 = []
     sky_error = np.sqrt(np.median(pair.science_variance))
     peak = stars['flux'].value * pair.science_psf(0, 0, size / 2, size / 2)
@@ -164,20 +307,25 @@ def measure(seed, size, recipe):
         good = ~result.mask[cut]
         inside = 20 < x < size - 20 and 20 < y < size - 20
         if inside and good.mean() > 0.9 and change.query([x, y])[0] > 16:
-            x2.append(np.mean(result.significance[cut][good]**2))
+            x2.append(np.mean((result.difference / sigma)[cut][good]**2))
     sky = pair.light < 0.15 * sky_error
     yy, xx = np.nonzero(sky)
     sky[yy, xx] = change.query(np.column_stack([xx, yy]))[0] > 15
-    pulls = [image.significance[sky & ~image.mask]
-             for image in (result, white)]
-    product = white.significance[:, 1:] * white.significance[:, :-1]
-    calm = sky & ~white.mask
-    correlation = np.mean(np.clip(
-        product[calm[:, 1:] & calm[:, :-1]], -9.0, 9.0))
-    flux, error = psf_fluxes(white, white_psf, new['x'], new['y'])
+    row = {'x2 mean': np.mean(x2), 'x2 median': np.median(x2)}
+    for image, suffix in ((result, ''), (white, ' w')):
+        if image is not None:
+            pulls = image.significance[sky & ~image.mask]
+            row |= {f'sky pull{suffix}': mad_std(pulls),
+                    f'sky level{suffix}': np.median(pulls)}
+    if white is not None:
+        product = white.significance[:, 1:] * white.significance[:, :-1]
+        calm = sky & ~white.mask
+        row['correlation'] = np.mean(np.clip(
+            product[calm[:, 1:] & calm[:, :-1]], -9.0, 9.0))
+    flux, error = psf_fluxes(best, new['x'], new['y'])
     measured = np.isfinite(flux)
     off = (flux - new['flux'].value)[measured]
-    x, y = find_peaks(white, white_psf)
+    x, y = find_peaks(best)
     found = cKDTree(np.column_stack([x, y]))
     bright = new['flux'] > 8.0 * new['flux_err']
     hit = found.query(np.column_stack([new['x'], new['y']])[bright])[0] < 2.5
@@ -185,24 +333,72 @@ def measure(seed, size, recipe):
     lit = pair.light[y, x] > sky_error
     area = (size / 512)**2
     good = ~(pair.science.mask | pair.template.mask)
-    middle = 0.5 * (size - 1)
-    scale = result.kernel_sum(middle, middle)[0]
-    scale = scale if convolved == 'template' else 1.0 / scale
-    return {
-        'x2 mean': np.mean(x2), 'x2 median': np.median(x2),
-        'sky pull': mad_std(pulls[0]), 'sky pull w': mad_std(pulls[1]),
-        'sky level': np.median(pulls[0]), 'sky level w': np.median(pulls[1]),
-        'correlation': correlation,
+    pull = off / error[measured]
+    return row | {
         'flux scatter': mad_std(off / new['flux_err'].value[measured]),
-        'flux pull, median': np.median(off / error[measured]),
-        'flux pull, scatter': mad_std(off / error[measured]),
-        'flux scale %': 100.0 * abs(scale / pair.scale - 1.0),
+        'flux pull, median': np.median(pull),
+        'flux pull, scatter': mad_std(pull),
+        'flux pull, within 1': np.mean(np.abs(pull) < 1.0),
         'found %': 100.0 * np.mean(hit),
         'false on light': np.count_nonzero(false & lit) / area,
         'false on sky': np.count_nonzero(false & ~lit) / area,
-        'lost %': 100.0 * np.mean(result.mask[good]),
-        'CPU s': cpu, 'MiB': memory / 1024,
-    }
+        'lost %': 100.0 * np.mean(result.mask[good]), **further}
+
+
+def measure_nircam(folder, peers, python):
+    """
+    Print what is left of the sources of two real images.
+    """
+    folder = Path(folder)
+    epochs = [folder / f'nircam_f200w_epoch{n}.fits' for n in (2, 1)]
+    errors = [path.with_name(f'{path.stem}_error.fits') for path in epochs]
+    begin = time.process_time()
+    result = ImageSubtractor()(*epochs, error=errors[0],
+                               template_error=errors[1])
+    cpu = time.process_time() - begin
+    frames = result.fit.stamps.science, result.fit.stamps.template
+    images = [frame.data.astype(float) for frame in frames]
+    bad = frames[0].bad | frames[1].bad
+    differences = {'ours': (getattr(result.difference, 'value',
+                                    result.difference), cpu)}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in peers:
+            differences[name] = run_peer(python, name, {
+                'science': images[0], 'template': images[1], 'bad': bad,
+                'saturated': np.zeros(bad.shape, bool),
+                'convolve': result.meta['convolve']}, Path(scratch))
+    table = result.stamps
+    x, y = np.asarray(table['x']), np.asarray(table['y'])
+    flux = gaussian_moments(frames[0].stamps(x, y, 12)[0])[1]
+    near = np.hypot(*np.mgrid[-5:6, -5:6]) <= 5.0
+    ny, nx = bad.shape
+    inside = ((np.minimum(x, nx - 1 - x) > 12)
+              & (np.minimum(y, ny - 1 - y) > 12) & np.isfinite(flux))
+    inside &= np.asarray(table['status']) != 'TOO_CLOSE'
+    # the sum of the covariances of a pixel is the variance of sums
+    middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    covariance = getattr(result.covariance(*middle), 'value',
+                         result.covariance(*middle))
+    noise = np.sqrt(covariance.sum() * near.sum())
+    snr = np.asarray(table['snr'])
+    print(result.summary())
+    for low, high in ((50, 150), (150, 1000), (1000, np.inf)):
+        chosen = np.flatnonzero(inside & (snr >= low) & (snr < high))
+        places = {i: np.s_[y[i] - 5:y[i] + 6, x[i] - 5:x[i] + 6]
+                  for i in chosen}
+        chosen = [i for i, place in places.items()
+                  if not (result.mask | bad)[place].any()]
+        expected = 0.6745 * np.median(noise / flux[chosen])
+        parts = [f'{len(chosen)} sources of S/N {low} to {high}: left in the '
+                 'median (noise alone '
+                 f'{100.0 * expected:.2f} %)']
+        for name, (difference, _) in differences.items():
+            left = [difference[places[i]][near].sum() for i in chosen]
+            left = np.median(np.abs(left) / flux[chosen])
+            parts.append(f'{name} {100.0 * left:.2f} %')
+        print(', '.join(parts))
+    print(', '.join(f'CPU of {name} {seconds:.1f} s' for name, (_, seconds)
+                    in differences.items()))
 
 
 def cpu_unit():
@@ -225,14 +421,30 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+',
                         default=list(range(1, 9)))
     parser.add_argument('--recipe', choices=RECIPES, default='standard')
+    parser.add_argument('--peers', nargs='+', default=[],
+                        help='other programs: sfft, ois')
+    parser.add_argument('--python', help='the Python that has them')
+    parser.add_argument('--nircam', metavar='FOLDER',
+                        help='subtract two real images instead')
     args = parser.parse_args()
-    rows = [measure(seed, args.size, args.recipe) for seed in args.seeds]
+    if args.nircam:
+        measure_nircam(args.nircam, args.peers, args.python)
+        return
+    rows = {name: [] for name in ('ours', *args.peers)}
+    for seed in args.seeds:
+        pair = make_pair(seed, args.size, args.recipe)
+        for name, measured in rows.items():
+            subtracted = (subtract_with_ours(pair) if name == 'ours' else
+                          subtract_with_peer(pair, args.python, name))
+            measured.append(measure(pair, args.size, subtracted))
     print(f'{args.recipe}, {args.size} x {args.size}, seeds '
           f'{" ".join(map(str, args.seeds))}')
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        print(f'{name:20s} {np.mean(values):9.3f}')
-    print(f'{"unit":20s} {cpu_unit():9.3f}')
+    print(' ' * 25, *(f'{name:>9s}' for name in rows))
+    for key in rows['ours'][0]:
+        means = [np.mean([row.get(key, np.nan) for row in measured])
+                 for measured in rows.values()]
+        print(f'{key:25s}', *(f'{mean:9.3f}' for mean in means))
+    print(f'{"unit":25s} {cpu_unit():9.3f}')
 
 
 if __name__ == '__main__':

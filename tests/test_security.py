@@ -25,7 +25,7 @@ from hyperphotutils.catalog import (
     read_regions,
     read_source_list,
 )
-from hyperphotutils.compat import read_hyper_py
+from hyperphotutils.compat.hyper_py import read_hyper_py
 from hyperphotutils.maps import read_cube, read_map
 from hyperphotutils.pipeline import read_config
 

@@ -1,6 +1,4 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Configurations and formats of other programs.
+Configurations and files of other programs, a module for each program.
 """
-
-from hyperphotutils.compat.hyper_py import *

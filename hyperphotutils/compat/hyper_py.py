@@ -100,7 +100,7 @@ def is_hyper_py(values):
 
     Examples
     --------
-    >>> from hyperphotutils.compat import is_hyper_py
+    >>> from hyperphotutils.compat.hyper_py import is_hyper_py
     >>> is_hyper_py({'detection': {'n_sigma': 5}})
     False
     >>> is_hyper_py({'survey': {'survey_code': 15}})
@@ -135,7 +135,7 @@ def read_hyper_py(path):
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from hyperphotutils.compat import read_hyper_py
+    >>> from hyperphotutils.compat.hyper_py import read_hyper_py
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder, 'hyper_config.yaml')
     ...     _ = path.write_text('detection: {sigma_thres: 6}')

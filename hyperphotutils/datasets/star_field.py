@@ -4,6 +4,7 @@ Simulated star fields whose PSF is known exactly.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from astropy.table import QTable
@@ -153,14 +154,8 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
         check_number(name, value)
     rng = np.random.default_rng(seed)
 
-    def profile(dx, dy, x, y):
-        u, v = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
-        size = 1.0 + variation * (0.06 * u - 0.05 * v
-                                  + 0.06 * (u**2 + v**2) - 0.04)
-        e1 = 0.03 + variation * (0.04 * u + 0.05 * u * v)
-        e2 = -0.02 + variation * (0.04 * v + 0.03 * (u**2 - v**2))
-        return _profile(dx, dy, fwhm * size, e1, e2)
-
+    profile = partial(_field_profile, shape=(ny, nx), fwhm=fwhm,
+                      variation=variation)
     effective_area = 1.0 / np.sum(
         _integrate(profile, nx / 2, ny / 2, 0.0, 0.0, _HALF)**2)
 
@@ -202,6 +197,19 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
     rays = _add_cosmic_rays(data, n_cosmic_rays, noise, rng)
     truth.meta.update(result_meta())
     return SimulatedStarField(data, error, truth, rays, profile)
+
+
+def _field_profile(dx, dy, x, y, *, shape, fwhm, variation):
+    """
+    Return the PSF before integration over pixels, at a position.
+    """
+    ny, nx = shape
+    u, v = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+    size = 1.0 + variation * (0.06 * u - 0.05 * v
+                              + 0.06 * (u**2 + v**2) - 0.04)
+    e1 = 0.03 + variation * (0.04 * u + 0.05 * u * v)
+    e2 = -0.02 + variation * (0.04 * v + 0.03 * (u**2 - v**2))
+    return _profile(dx, dy, fwhm * size, e1, e2)
 
 
 def _profile(dx, dy, fwhm, e1, e2):

@@ -11,4 +11,5 @@ from hyperphotutils.galaxy.mixture import (
     sersic_flux,
     sersic_transform,
 )
+from hyperphotutils.galaxy.plots import *  # noqa: F403
 from hyperphotutils.galaxy.render import SersicRenderer

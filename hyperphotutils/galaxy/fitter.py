@@ -4,6 +4,7 @@ Fits of galaxies by Sersic profiles convolved with the PSF.
 """
 
 from functools import cached_property
+from importlib import import_module
 from numbers import Integral
 
 import numpy as np
@@ -222,6 +223,14 @@ class SersicFitter:
 
     def __repr__(self):
         return make_repr(self)
+
+    def __getstate__(self):
+        # modules cannot be pickled
+        return self.__dict__ | {'namespace': self.namespace.__name__}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.namespace = import_module(self.namespace)
 
     def __call__(self, data, *, init_params=None, segmentation=None,
                  mask=None, error=None, wcs=None):
@@ -458,26 +467,7 @@ class SersicFitter:
         image[low_y:high_y, low_x:high_x] += stamp[
             low_y - y0:high_y - y0, low_x - x0:high_x - x0]
 
-    @staticmethod
-    def decode_flags(flags):
-        """
-        Decode the values of the ``flags`` column.
-
-        Parameters
-        ----------
-        flags : int or 1D array_like of int
-            The bit masks.
-
-        Returns
-        -------
-        names : list of str or list of list of str
-            The names of the bits that are set.
-
-        See Also
-        --------
-        hyperphotutils.utils.decode_flags
-        """
-        return decode_flags(flags)
+    decode_flags = staticmethod(decode_flags)
 
 
 def _open_stamps(stamps):

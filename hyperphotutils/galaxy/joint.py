@@ -9,7 +9,7 @@ import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
 from scipy.spatial import cKDTree
 
-from hyperphotutils.galaxy.grid import match_grid
+from hyperphotutils.galaxy.grid import Models, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
 from hyperphotutils.galaxy.solver import (
@@ -41,8 +41,10 @@ _MAX_NEIGHBOR_SHIFT = 3.0
 # The part of the half-light area of a segment that is the radius of a
 # neighbor when its fit begins.
 _NEIGHBOR_SHRINK = 0.6
-# Fainter neighbors keep their index.
+# Fainter neighbors keep their index, and still fainter ones their shape: a
+# peak of the noise with a free shape takes light of the target's wings.
 _FREE_INDEX_SNR = 15.0
+_FREE_SHAPE_SNR = 8.0
 # The mask of a neighbor without a segment: its radius in FWHM.
 _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
@@ -91,7 +93,9 @@ class StartGrid:
         self.radii = np.min(r_eff), np.max(r_eff)
         n, r_eff, q, theta = self.params.T
         center = float(self.size // 2)
-        kernel = make_kernel(psf, self.size, dtype='float32')
+        # a start need not be exact
+        kernel = make_kernel(psf, self.size, dtype='float32')._replace(
+            thin=None)
         coords = coordinates_of(center, center, r_eff, n, q,
                                 np.deg2rad(theta))
         self.models = np.concatenate([
@@ -119,7 +123,7 @@ class StartGrid:
         """
         n_stamps = len(data)
         match = match_grid(
-            self.models, data.reshape(n_stamps, -1).astype('f4'),
+            Models(self.models), data.reshape(n_stamps, -1).astype('f4'),
             weight.reshape(n_stamps, -1).astype('f4')**2, fit_sky=fit_sky)
         # sources are brighter than the sky unless nothing else fits
         chi2 = np.where(match.flux > 0.0, match.chi2, match.chi2.max() + 1.0)
@@ -358,7 +362,7 @@ class GalaxyFit:
         """
         Return which parameters are fitted.
 
-        The index of a neighbor is free if its segment is bright.
+        Shape and index of a neighbor are free if its segment is bright.
         """
         config, targets = self.config, self.targets
         n_groups, n_neighbors = neighbors.shape
@@ -366,6 +370,8 @@ class GalaxyFit:
         area = 2.0 * np.pi * targets.radius[neighbors]**2
         snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
         free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
+        has_shape = ~(snr < _FREE_SHAPE_SNR)
+        free[:, 1:, [RHO, G_RADIAL, G_TANGENTIAL]] = has_shape[:, :, None]
         if 'position' in config.fixed:
             free[:, 0, [X, Y]] = False
         if 'shape' in config.fixed:

@@ -11,13 +11,8 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.fft import next_fast_len
 
-__all__ = ['N_WIDE', 'PSFTransform', 'core_sigma', 'make_transform',
+__all__ = ['PSFTransform', 'core_sigma', 'make_transform',
            'sample_psf']
-
-N_WIDE = 3
-"""
-The number of Gaussians that describe the PSF seen from far away.
-"""
 
 # Samples a pixel of PSF models that have a formula instead of samples.
 _MODEL_OVERSAMPLING = 3
@@ -34,10 +29,14 @@ _SUM_TOLERANCE = 0.01
 _FAINT = 3e-5
 
 # The PSF seen from far away: standard deviations in units of that of the
-# core, and the wavenumbers of the fit in units of the inverse of the
-# narrowest Gaussian that it is convolved with.
-_WIDE_SIGMAS = (0.0, 1.5, 4.0)
+# core, for Gaussians much wider than the PSF and for those that are not; and
+# the wavenumbers of the fit in units of the inverse of the narrowest
+# Gaussian that it is convolved with.
+_FAR_SIGMAS = (0.0, 1.5, 4.0)
+_NEAR_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.4, 4.5)
+_NEAR = 4.0
 _WIDE_WAVENUMBER = 3.0 / (2.0 * np.pi)
+_N_WIDE_WAVENUMBERS = 12
 
 
 class PSFTransform(NamedTuple):
@@ -55,11 +54,11 @@ class PSFTransform(NamedTuple):
     values : complex array of shape (n, a, m, h)
         The transforms of ``n`` PSFs.
 
-    wide_variance : array of shape (N_WIDE,)
-        The variances of round Gaussians in square pixels that stand for
-        the PSF in the convolution with wide Gaussians.
+    wide_variance : array of shape (w, 3)
+        The covariances (xx, xy, yy) in square pixels of the Gaussians that
+        stand for the PSF in the convolution with wide Gaussians.
 
-    wide_weight : array of shape (n, N_WIDE)
+    wide_weight : array of shape (n, w)
         Their weights.
 
     side : int
@@ -135,7 +134,7 @@ def sample_psf(psf, x=None, y=None):
     return samples / samples.sum(axis=(1, 2), keepdims=True), oversampling
 
 
-def make_transform(samples, oversampling, size, min_sigma):
+def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
     """
     Transform PSFs for stamps of a given size.
 
@@ -154,6 +153,10 @@ def make_transform(samples, oversampling, size, min_sigma):
         The standard deviation of the narrowest Gaussian, in pixels, that
         is convolved in real space.
 
+    margin : int, optional
+        The number of pixels by which the grid is larger than the stamp;
+        at least what the PSF needs.
+
     Returns
     -------
     transform : `PSFTransform`
@@ -161,7 +164,7 @@ def make_transform(samples, oversampling, size, min_sigma):
     """
     core = core_sigma(samples[0], oversampling)
     # An odd side has no frequency that is its own alias.
-    side = size + max(16, int(8.0 * core))
+    side = size + max(16, int(8.0 * core), margin)
     side = next(n for n in range(side, 4 * side)
                 if n % 2 and next_fast_len(n) == n)
     half = samples.shape[-1] // 2
@@ -295,16 +298,30 @@ def _as_wide(samples, oversampling, core, min_sigma):
     """
     Fit the transforms at small wavenumbers by those of Gaussians.
 
-    The weights are the solution of a linear problem whose sum is 1.
+    The Gaussians have the shape of the first PSF there. The weights are
+    the solution of a linear problem whose sum is 1.
     """
     half = samples.shape[-1] // 2
     grid = np.arange(-half, half + 1.0) / oversampling
-    k = _WIDE_WAVENUMBER / min_sigma * np.linspace(0.0, 1.0, 31)[1:]
-    cosine = np.cos(2.0 * np.pi * k[:, None] * grid)
-    # the mean over both axes is what a round PSF has
-    target = 0.5 * (samples.sum(axis=1) + samples.sum(axis=2)) @ cosine.T
-    variance = (core * np.array(_WIDE_SIGMAS))**2
-    design = np.exp(-2.0 * np.pi**2 * k[:, None]**2 * variance)
+    k = _WIDE_WAVENUMBER / min_sigma * np.linspace(
+        -1.0, 1.0, 2 * _N_WIDE_WAVENUMBERS + 1)
+    waves = np.exp(2j * np.pi * k[:, None] * grid)
+    # the other half of the plane is the complex conjugate
+    ky, kx = (value.ravel() for value in np.meshgrid(
+        k[_N_WIDE_WAVENUMBERS:], k, indexing='ij'))
+    target = (waves[_N_WIDE_WAVENUMBERS:] @ samples @ waves.T).real.reshape(
+        len(samples), -1)
+    terms = np.stack([kx**2, 2.0 * kx * ky, ky**2], axis=1)
+    near = (target[0] > 0.3) & (terms[:, 0] + terms[:, 2] > 0.0)
+    shape = np.linalg.lstsq(
+        terms[near], -np.log(target[0][near]), rcond=None)[0]
+    det = shape[0] * shape[2] - shape[1]**2
+    # a PSF that is a point has no shape
+    shape = (shape / np.sqrt(det) if det > 0.0 and shape[0] > 0.0
+             else np.array([1.0, 0.0, 1.0]))
+    sigmas = _NEAR_SIGMAS if min_sigma < _NEAR * core else _FAR_SIGMAS
+    variance = (core * np.array(sigmas))[:, None]**2 * shape
+    design = np.exp(-2.0 * np.pi**2 * terms @ variance.T)
     weight = np.linalg.lstsq(design[:, 1:] - design[:, :1],
                              (target - design[:, 0]).T, rcond=1e-6)[0].T
     first = 1.0 - weight.sum(axis=1, keepdims=True)

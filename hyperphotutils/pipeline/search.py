@@ -44,7 +44,7 @@ class LoadedConfig(NamedTuple):
         ``{'detection.n_sigma': 'line 3'}``; other keys have their
         defaults.
 
-    hyper_py : `~hyperphotutils.compat.HyperPyConfig` or `None`
+    hyper_py : `~hyperphotutils.compat.hyper_py.HyperPyConfig` or `None`
         The report on the conversion of a file of Hyper-py.
     """
 

@@ -6,10 +6,10 @@ Builder of an empirical PSF from stars.
 import numpy as np
 from astropy.table import QTable, Table
 
+from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.fit import PSFFit
 from hyperphotutils.psf.flags import decode_star_flags
-from hyperphotutils.psf.moments import cut_out
 from hyperphotutils.psf.stars import StarImages
 from hyperphotutils.utils import (
     as_masked_image,

@@ -4,6 +4,7 @@ Pictures of stars and of the PSF that they make.
 """
 
 import numpy as np
+from astropy.stats import mad_std
 
 from hyperphotutils.psf.flags import decode_star_flags
 
@@ -13,6 +14,8 @@ _USED, _REJECTED = '#0072b2', '#d55e00'
 _FIELD_POINTS = 7
 _MAX_NAMES = 6
 _MAX_MEDIAN_STARS = 30
+# The ellipticity of the longest lines, at least.
+_MIN_ELLIPTICITY = 0.02
 
 
 def plot_selection(stars):
@@ -74,8 +77,9 @@ def plot_stars(psf, *, max_stars=40):
     -------
     figure : `~matplotlib.figure.Figure`
         For each star its image (with an asinh scale) and below it the
-        residual, from -5 % to 5 % of the peak. The frames of rejected
-        stars are orange, and the reason is written above.
+        residual, from -5 % to 5 % of the peak, or 4 times its noise if
+        that is more. The frames of rejected stars are orange, and the
+        reason is written above.
 
     Raises
     ------
@@ -119,9 +123,11 @@ def _draw_star(pair, psf, row, index, used):
     pair[0].imshow(np.arcsinh(image / (0.02 * peak)), origin='lower',
                    cmap='cividis', vmin=-1.0, vmax=np.arcsinh(50.0),
                    interpolation='nearest')
-    pair[1].imshow(psf.residuals[index] / peak, origin='lower',
-                   cmap='RdBu_r', vmin=-0.05, vmax=0.05,
-                   interpolation='nearest')
+    residual = psf.residuals[index] / peak
+    # faint stars have more noise than that
+    limit = max(0.05, 4.0 * mad_std(residual, ignore_nan=True))
+    pair[1].imshow(residual, origin='lower', cmap='RdBu_r', vmin=-limit,
+                   vmax=limit, interpolation='nearest')
     reason = decode_star_flags(star['flags'])
     title = f'{star["id"]}' if 'id' in psf.stars.colnames else ''
     if reason:
@@ -236,7 +242,8 @@ def _draw_field(figure, axes, psf, shape):
     axes[1].quiver(*np.meshgrid(x, y), size * np.cos(angle),
                    size * np.sin(angle), size, pivot='mid', headwidth=0,
                    headlength=0, headaxislength=0, cmap='viridis',
-                   scale=max(size.max(), 1e-3) * _FIELD_POINTS, width=0.008)
+                   scale=max(size.max(), _MIN_ELLIPTICITY) * _FIELD_POINTS,
+                   width=0.008)
     axes[1].set_title(f'Ellipticity, {size.min():.3f} to {size.max():.3f}',
                       size='medium')
     for part in axes[:2]:

@@ -19,16 +19,16 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import KDTree
 
+from hyperphotutils.detection.moments import (
+    LOCUS_SCATTER,
+    WEIGHT_WIDTH,
+    cut_out,
+    find_locus,
+    weighted_moments,
+    weighted_size,
+)
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.flags import STAR_FLAGS, decode_star_flags
-from hyperphotutils.psf.moments import (
-    WEIGHT_WIDTH as _WEIGHT_WIDTH,
-)
-from hyperphotutils.psf.moments import (
-    cut_out,
-    first_mode,
-    weighted_moments,
-)
 from hyperphotutils.utils import (
     as_masked_image,
     check_positive,
@@ -54,13 +54,7 @@ _MIN_SIZE = 0.72
 _MAX_PEAK = 2.0
 _MAX_RAY_ELLIPTICITY = 0.3
 
-# Width of the stellar locus that no noise explains.
-_LOCUS_SCATTER = 0.02
-# Range of sizes around that of the PSF where the locus is looked for: the
-# weighted sizes of 0.75 and 1.35 times its FWHM.
-_LOCUS_SEARCH = (0.8, 1.2)
-# Parts of the largest density of sizes that make a locus, and a trial.
-_FIRST_MODE = 0.3
+# The part of the largest density of sizes that makes a trial the first.
 _FIRST_TRIAL = 0.3
 
 
@@ -256,7 +250,7 @@ class StarSelector:
         elongation = np.hypot(moments['e1'], moments['e2'])
         usable = (moments['snr'] > self.min_snr) & ~ray & (
             elongation < _MAX_RAY_ELLIPTICITY)
-        return moments, ray, _find_locus(moments['size'][usable],
+        return moments, ray, find_locus(moments['size'][usable],
                                          moments['snr'][usable], fwhm)
 
     def _find_fwhm(self, values, deviation, bad):
@@ -308,7 +302,7 @@ class StarSelector:
             distance, _ = KDTree(known).query(
                 np.stack([moments['x'], moments['y']], axis=1))
             put('not_in_list', distance > 1.5 * fwhm)
-        size_error = np.hypot(_LOCUS_SCATTER,
+        size_error = np.hypot(LOCUS_SCATTER,
                               1.0 / np.maximum(moments['snr'], 1e-6))
         offset = np.log(np.maximum(moments['size'], 1e-6)
                         / moments['locus'])
@@ -429,9 +423,7 @@ def _find_rays(moments, fwhm):
     """
     Return which detections are sharper than the PSF, or are tracks.
     """
-    sigma = fwhm * gaussian_fwhm_to_sigma
-    width = _WEIGHT_WIDTH * sigma
-    expected = np.sqrt(sigma**2 * width**2 / (sigma**2 + width**2))
+    expected = weighted_size(fwhm)
     peak = 1.0 / (2.0 * np.pi * expected**2)
     sharp = moments['peak_fraction'] > min(_MAX_PEAK * peak, 0.8)
     small = ~(moments['size'] > _MIN_SIZE * expected)
@@ -440,29 +432,11 @@ def _find_rays(moments, fwhm):
     return sharp | small | (track & thin)
 
 
-def _find_locus(size, snr, fwhm):
-    """
-    Return the size of the stars and the density of sources there.
-
-    It is the first dense size near that of the PSF: nothing is smaller
-    than a star, but galaxies may be more.
-    """
-    sigma = fwhm * gaussian_fwhm_to_sigma
-    expected = sigma * _WEIGHT_WIDTH / np.hypot(1.0, _WEIGHT_WIDTH)
-    near = ((size > _LOCUS_SEARCH[0] * expected)
-            & (size < _LOCUS_SEARCH[1] * expected))
-    if not near.any():
-        return expected, 0.0
-    error = np.hypot(_LOCUS_SCATTER, 1.0 / snr[near])
-    center, density = first_mode(np.log(size[near]), error, _FIRST_MODE)
-    return float(np.exp(center)), density
-
-
 def _intrinsic_fwhm(size, fwhm):
     """
     Undo the weight: the FWHM of a Gaussian with this weighted size.
     """
-    width = _WEIGHT_WIDTH * fwhm * gaussian_fwhm_to_sigma
+    width = WEIGHT_WIDTH * fwhm * gaussian_fwhm_to_sigma
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse = 1.0 / np.square(size) - 1.0 / width**2
         variance = np.where(inverse > 0.0, 1.0 / inverse, np.nan)

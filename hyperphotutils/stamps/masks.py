@@ -3,92 +3,19 @@
 Masks of sources, grown to where their light ends.
 """
 
-import warnings
-
 import numpy as np
-from astropy.convolution import convolve_fft
-from photutils.segmentation import (
-    SegmentationImage,
-    deblend_sources,
-    detect_sources,
-    make_2dgaussian_kernel,
-)
-from photutils.utils.exceptions import NoDetectionsWarning
+from photutils.segmentation import SegmentationImage
 from scipy.ndimage import distance_transform_edt
 
+from hyperphotutils.detection import detect_segments
 from hyperphotutils.noise import clipped_rms
-from hyperphotutils.utils import (
-    as_masked_image,
-    check_positive,
-    open_nddata,
-    strip_units,
-)
+from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
 
-__all__ = ['detect_segments', 'grow_mask', 'make_stamp_mask']
+__all__ = ['grow_mask', 'make_stamp_mask']
 
 # An isophote has reached the noise when the mean of its pixels is less
 # than this part of the rms of one pixel.
 _ISOPHOTE_LIMIT = 0.3
-
-
-def detect_segments(data, *, fwhm, n_sigma=3.5, n_pixels=5, mask=None,
-                    deblend=False, n_levels=32, contrast=0.001):
-    """
-    Detect the segments of sources in a smoothed image.
-
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray`
-        The image, without sky.
-
-    fwhm : float
-        The full width at half maximum of the Gaussian that smooths it,
-        in pixels.
-
-    n_sigma : float, optional
-        The threshold in units of the clipped rms of the smoothed image.
-
-    n_pixels : int, optional
-        The smallest number of connected pixels.
-
-    mask : 2D bool `~numpy.ndarray`, optional
-        `True` for pixels to ignore.
-
-    deblend : bool, optional
-        Whether to split segments with several peaks.
-
-    n_levels : int, optional
-        The number of levels of the deblending.
-
-    contrast : float, optional
-        The part of the flux that a peak needs to be split off.
-
-    Returns
-    -------
-    segments : `~photutils.segmentation.SegmentationImage` or `None`
-        The segments, `None` if there are none.
-    """
-    check_positive(fwhm, 'fwhm', of='pixels')
-    check_positive(n_sigma, 'n_sigma')
-    data, bad = as_masked_image(data, mask)
-    side = 2 * int(np.ceil(1.5 * fwhm)) + 1
-    kernel = make_2dgaussian_kernel(fwhm, side)
-    smooth = convolve_fft(np.where(bad, np.nan, data), kernel,
-                          nan_treatment='interpolate', allow_huge=True)
-    rms = clipped_rms(smooth, mask=bad)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NoDetectionsWarning)
-        segments = detect_sources(smooth, n_sigma * rms, n_pixels, mask=bad)
-    if segments is None or not deblend:
-        return segments
-    try:
-        return deblend_sources(smooth, segments, n_pixels,
-                               n_levels=n_levels, contrast=contrast,
-                               progress_bar=False)
-    except ImportError as exc:
-        msg = ('deblending needs scikit-image: install it, or '
-               'hyperphotutils[galaxies], or use deblend=False')
-        raise ImportError(msg) from exc
 
 
 def grow_mask(mask, radius):

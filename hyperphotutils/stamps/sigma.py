@@ -10,7 +10,7 @@ import numpy as np
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
 
-__all__ = ['make_sigma_image']
+__all__ = ['find_gain', 'make_sigma_image']
 
 
 def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
@@ -93,3 +93,71 @@ def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
     sigma = np.where(np.isfinite(values),
                      np.sqrt(np.square(rms) + photons), np.nan)
     return sigma if unit is None else sigma << unit
+
+
+def find_gain(header, gain='counts', *, key=None):
+    """
+    Find the electrons a unit of the data in a header.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header` or dict
+        The header.
+
+    gain : float or {'counts', 'cps'}, optional
+        A number, which is returned; ``'counts'``, the gain of the header;
+        or ``'cps'``, that times the exposure time, for images in counts a
+        second.
+
+    key : str, optional
+        The keyword of the gain. Without it, there must be exactly one
+        whose name contains GAIN, with a positive number.
+
+    Returns
+    -------
+    gain : float
+        The electrons a unit of the data.
+
+    Raises
+    ------
+    ValueError
+        If the header has no gain, several, or no exposure time.
+
+    Examples
+    --------
+    >>> from hyperphotutils.stamps import find_gain
+    >>> find_gain({'GAIN': 2.0, 'EXPTIME': 300.0}, 'cps')
+    600.0
+    """
+    if not isinstance(gain, str):
+        return float(gain)
+    if gain not in {'counts', 'cps'}:
+        msg = f"gain must be a number, 'counts', or 'cps': got {gain!r}"
+        raise ValueError(msg)
+    if key is None:
+        keys = [name for name in header if 'GAIN' in name.upper()
+                and _is_positive(header[name])]
+        if len(keys) != 1:
+            found = ', '.join(f'{name} = {header[name]}' for name in keys)
+            msg = (f'the header has several gains, {found}: choose one by '
+                   'its key' if keys else
+                   'the header has no gain: give it as a number')
+            raise ValueError(msg)
+        key = keys[0]
+    elif not _is_positive(header.get(key)):
+        msg = f'the header has no positive {key}: {header.get(key)!r}'
+        raise ValueError(msg)
+    value = float(header[key])
+    if gain == 'counts':
+        return value
+    time = next((header[name] for name in ('EXPTIME', 'EXPOSURE', 'XPOSURE')
+                 if _is_positive(header.get(name))), None)
+    if time is None:
+        msg = "gain='cps' needs EXPTIME, EXPOSURE, or XPOSURE in the header"
+        raise ValueError(msg)
+    return value * float(time)
+
+
+def _is_positive(value):
+    return (isinstance(value, int | float) and not isinstance(value, bool)
+            and value > 0)

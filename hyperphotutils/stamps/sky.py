@@ -10,8 +10,9 @@ from astropy.stats import SigmaClip
 from photutils.background import Background2D, SExtractorBackground
 
 from hyperphotutils.background import PolynomialBackground2D
+from hyperphotutils.detection import detect_segments
 from hyperphotutils.noise import clipped_rms
-from hyperphotutils.stamps.masks import detect_segments, grow_mask
+from hyperphotutils.stamps.masks import grow_mask
 from hyperphotutils.utils import (
     as_masked_image,
     check_positive,

@@ -18,7 +18,23 @@ from hyperphotutils.utils.tables import make_repr
 __all__ = ['DeltaBasis', 'FixedBasis', 'GaussianPolynomialBasis']
 
 
-class GaussianPolynomialBasis:
+class _Basis:
+    """
+    What all bases share.
+
+    A subclass has the attributes ``radius``, ``n_functions``, and
+    ``images``, and the method ``convolve``.
+    """
+
+    #: The quadratic form of the coefficients that is kept small; by
+    #: default that of a ridge.
+    penalty = None
+
+    def __repr__(self):
+        return make_repr(self)
+
+
+class GaussianPolynomialBasis(_Basis):
     """
     Gaussians multiplied by polynomials.
 
@@ -57,7 +73,6 @@ class GaussianPolynomialBasis:
     """
 
     _repr_params = ('sigmas', 'degrees', 'radius')
-    penalty = None
 
     def __init__(self, sigmas, degrees, radius):
         self.sigmas = tuple(check_positive(sigma, 'each of sigmas',
@@ -90,9 +105,6 @@ class GaussianPolynomialBasis:
         self._is_even = np.array([j % 2 == k % 2 == 0 for _, j, k in pairs])
         self._is_even[0] = False
         self.n_functions = len(pairs)
-
-    def __repr__(self):
-        return make_repr(self)
 
     @property
     def images(self):
@@ -140,7 +152,7 @@ class GaussianPolynomialBasis:
         return out
 
 
-class FixedBasis:
+class FixedBasis(_Basis):
     """
     Given images as functions.
 
@@ -171,7 +183,6 @@ class FixedBasis:
     """
 
     _repr_params = ('images',)
-    penalty = None
 
     def __init__(self, images):
         images = np.array(images, dtype=float)
@@ -191,9 +202,6 @@ class FixedBasis:
         self.radius = images.shape[1] // 2
         self.n_functions = len(images)
 
-    def __repr__(self):
-        return make_repr(self)
-
     def convolve(self, cutouts):
         """
         Convolve images with each of the functions.
@@ -212,7 +220,7 @@ class FixedBasis:
                            mode='valid', axes=(2, 3))
 
 
-class DeltaBasis:
+class DeltaBasis(_Basis):
     """
     One function for each pixel of the kernel.
 
@@ -257,9 +265,6 @@ class DeltaBasis:
         center = self.n_functions // 2
         self._order = np.r_[center, np.delete(np.arange(self.n_functions),
                                               center)]
-
-    def __repr__(self):
-        return make_repr(self)
 
     @property
     def images(self):

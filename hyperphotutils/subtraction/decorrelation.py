@@ -7,7 +7,6 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.signal import fftconvolve
 
-from hyperphotutils.subtraction.difference import over_tiles
 from hyperphotutils.subtraction.kernel import SpatialKernel
 from hyperphotutils.subtraction.polynomials import (
     polynomial_terms,
@@ -17,6 +16,7 @@ from hyperphotutils.subtraction.tiling import (
     convolve_fixed,
     cut,
     low_rank_kernel,
+    over_tiles,
     smoothed,
 )
 

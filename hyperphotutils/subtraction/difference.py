@@ -3,7 +3,6 @@
 The difference of two images, tile by tile.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +12,10 @@ from hyperphotutils.subtraction.polynomials import (
     polynomial_surface,
     polynomial_terms,
 )
-from hyperphotutils.subtraction.tiling import convolve_fixed, tiles
+from hyperphotutils.subtraction.tiling import convolve_fixed, over_tiles
 
 __all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'fit_background',
-           'make_difference', 'over_tiles']
+           'make_difference']
 
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
@@ -46,34 +45,6 @@ class Products(NamedTuple):
     convolved: np.ndarray
     error: np.ndarray
     flags: np.ndarray
-
-
-def over_tiles(function, shape, tile_size, n_workers):
-    """
-    Call a function for each tile of an image, in threads.
-
-    Parameters
-    ----------
-    function : callable
-        Called with the limits of a tile.
-
-    shape : tuple of int
-        The shape of the image.
-
-    tile_size : int or None
-        The largest side of a tile.
-
-    n_workers : int
-        The number of threads.
-    """
-    limits = tiles(shape, tile_size)
-    if n_workers == 1 or len(limits) == 1:
-        for limit in limits:
-            function(*limit)
-        return
-    with ThreadPoolExecutor(n_workers) as pool:
-        # list() raises what a thread has raised
-        list(pool.map(lambda limit: function(*limit), limits))
 
 
 def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
@@ -133,7 +104,9 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
         # this needs no more than the kernel of the tile
         local = np.abs(kernel(0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1)))
         part = convolve_fixed(local, doubt, shape) / (mask_limit * error)
-        near_edge = _near_edge(shape, radius, y0, y1, x0, x1)
+        y, x = np.ogrid[y0:y1, x0:x1]
+        near_edge = (np.minimum(y, shape[0] - 1 - y) < radius) | (
+            np.minimum(x, shape[1] - 1 - x) < radius)
         flags[(part > 1.0) & near_edge] |= DIFFERENCE_FLAGS['edge']
         flags[(part > 1.0) & ~near_edge] |= (
             DIFFERENCE_FLAGS['near_bad_pixels'])
@@ -142,16 +115,6 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
 
     over_tiles(one, shape, tile_size, n_workers)
     return products
-
-
-def _near_edge(shape, radius, y0, y1, x0, x1):
-    """
-    Return the pixels of a tile that are close to the edge of the image.
-    """
-    y, x = np.arange(y0, y1), np.arange(x0, x1)
-    near = [np.minimum(axis, size - 1 - axis) < radius
-            for axis, size in ((y, shape[0]), (x, shape[1]))]
-    return near[0][:, None] | near[1]
 
 
 def fit_background(products, order):
@@ -192,8 +155,8 @@ def fit_background(products, order):
         chosen = count >= _MIN_BLOCK_PIXELS
         # wings of sources beyond the kernel move a median less
         means.append(_masked_median(value, good)[chosen, 0])
-        errors.append((_masked_mean(sigma, good)[:, 0]
-                       / np.sqrt(np.maximum(count, 1)))[chosen])
+        total = np.sum(sigma, axis=1, where=good, dtype=float)
+        errors.append(total[chosen] / count[chosen]**1.5)
         xs.append((np.array(columns) + 0.5 * (_BLOCK - 1))[chosen])
         ys.append(np.full(np.count_nonzero(chosen),
                           y0 + 0.5 * (_BLOCK - 1)))
@@ -237,14 +200,6 @@ def _masked_median(values, good):
     middle = np.maximum(good.sum(axis=1) - 1, 0) // 2
     median = np.take_along_axis(ordered, middle[:, None], axis=1)
     return np.where(np.isfinite(median), median, 0.0)
-
-
-def _masked_mean(values, good):
-    """
-    Return the means of the good values of each row, as a column.
-    """
-    total = np.sum(np.where(good, values, 0.0), axis=1, dtype=float)
-    return (total / np.maximum(good.sum(axis=1), 1))[:, None]
 
 
 def add_polynomial(image, coefficients, factor=1.0):

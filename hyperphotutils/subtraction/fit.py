@@ -1,502 +1,413 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The linear least-squares problem of the kernel and its robust solution.
-
-Only arrays are used here. The normal equations of each stamp are made
-once; rounds of clipping and validation only sum them up again.
+From stars and functions to the kernel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
+from astropy.table import QTable
+from scipy.fft import irfft2, rfft2
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.signal import fftconvolve
 
-from hyperphotutils.subtraction.polynomials import polynomial_degrees
-from hyperphotutils.utils.executors import one_blas_thread
+from hyperphotutils.subtraction.basis import GaussianPolynomialBasis
+from hyperphotutils.subtraction.kernel import RegionKernel, SpatialKernel
+from hyperphotutils.subtraction.polynomials import (
+    polynomial_terms,
+)
+from hyperphotutils.subtraction.solver import (
+    StampEquations,
+    solve_kernel,
+    stamp_equations,
+)
+from hyperphotutils.subtraction.stamps import STAMP_STATUS, Stamps
+from hyperphotutils.subtraction.tiling import smoothed
 
-__all__ = ['Solution', 'StampEquations', 'solve_kernel', 'stamp_equations']
+__all__ = ['Direction', 'KernelFit', 'StampCutouts', 'default_basis',
+           'fit_kernel', 'flux_error']
 
-# Ridges from which the validation chooses, in units of the diagonal
-_RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-_SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_FIRST_RIDGE = 1e-5
-_FIRST_SMOOTHNESS = 1e-3
-_N_FOLDS = 5
-_N_ROUNDS = 4
-_MAX_CLIPS = 20
-# Fewer stamps than this for each term make no order worth trying
-_STAMPS_PER_TERM = 3
-# The part of its own signal by which each stamp may be wrong when the
-# first round begins
-_FIRST_MODEL_ERROR = 0.1
-# Errors of chi squared by rounding, in units of the squared signal
-_ROUNDING = 1e-10
-_MAX_EXCESS = 1e6
-_MODEL_ERROR_FACTOR = 1.5
-# Eigenvalues below this part of the largest are not inverted
-_MIN_EIGENVALUE = 1e-12
+# Gaussians of the default basis, in units of the sigma by which the PSFs
+# differ, their least sigmas in pixels, and the degrees of the polynomials
+_SIGMA_FACTORS = (0.5, 1.0, 2.0, 4.0)
+_SIGMA_FLOORS = (0.6, 0.9, 1.8, 3.6)
+_DEGREES = (6, 4, 2, 2)
+_RADIUS_FACTOR, _RADIUS_RANGE = 3.2, (8, 20)
+_BATCH = 64
+# Of the kernel of a single star, in units of the diagonal
+_RIDGE = 1e-4
+# Of the reduced chi squared of all stars; the rest may vary
+_MERIT_QUANTILE = 0.8
 
 
-@dataclass
-class StampEquations:
+@dataclass(frozen=True)
+class Direction:
     """
-    The normal equations of many stamps.
+    Which image is convolved, and why.
 
     Parameters
     ----------
-    normal : 3D `~numpy.ndarray`
-        The matrices, of shape (n_stamps, n, n); the last unknown is the
-        differential background.
+    convolve : str
+        ``'template'`` or ``'science'``.
 
-    right : 2D `~numpy.ndarray`
-        The right sides, of shape (n_stamps, n).
+    reason : str
+        ``'given'``, ``'widths'`` if the widths of the PSFs leave no
+        doubt, or ``'trial'`` if both were fitted.
 
-    square : 1D `~numpy.ndarray`
-        The weighted sums of the squares of the data.
+    merits : dict
+        The error of the flux of a transient in the sky for each
+        direction that was tried, times the root of the reduced chi
+        squared below which four fifths of the stars are, in the unit of
+        the science image. The smaller one is chosen.
 
-    n_pixels : 1D `~numpy.ndarray`
-        The numbers of pixels with a weight.
+    fits : dict
+        The `KernelFit` of each direction that was tried.
     """
 
-    normal: np.ndarray
-    right: np.ndarray
-    square: np.ndarray
-    n_pixels: np.ndarray
+    convolve: str
+    reason: str = 'given'
+    merits: dict = field(default_factory=dict)
+    fits: dict = field(default_factory=dict, repr=False, compare=False)
 
 
-@dataclass
-class Solution:
+@dataclass(frozen=True)
+class StampCutouts:
     """
-    The kernel that fits the stamps.
+    All that the fit knows of one star.
 
     Parameters
     ----------
-    coefficients : 2D `~numpy.ndarray`
-        The coefficients, of shape (n_terms, n_functions).
+    science, template, error : 2D `~numpy.ndarray`
+        The images above the levels of their skies, and the standard
+        deviation of the difference, NaN where a pixel has no weight.
 
-    background : 1D `~numpy.ndarray`
-        The coefficients of the background.
+    model, local_model : 2D `~numpy.ndarray`
+        The convolved image with the kernel of the field, and with the
+        kernel that fits this star best, both with the background that
+        fits best.
 
-    order : int
-        The order of the variation of the kernel.
+    residual, local_residual : 2D `~numpy.ndarray`
+        The image that is not convolved minus these models.
 
-    ridge : float
-        The ridge or the smoothness that was added.
-
-    chi2 : 1D `~numpy.ndarray`
-        The reduced chi squared of each stamp.
-
-    weight : 1D `~numpy.ndarray`
-        The weight of each stamp, 0 if it was clipped.
-
-    scale : 1D `~numpy.ndarray`
-        How much more flux each stamp has than the model.
-
-    scale_error : float
-        The standard error of the sum of the kernel.
-
-    validation : list of tuple
-        The order, the ridge, and the reduced chi squared of stamps that
-        were left out of the fit, for all that were tried.
+    functions : 3D `~numpy.ndarray`
+        The image convolved with each function of the basis.
     """
 
-    coefficients: np.ndarray
-    background: np.ndarray
-    order: int
-    ridge: float
-    chi2: np.ndarray
-    weight: np.ndarray
-    scale: np.ndarray
-    scale_error: float
-    validation: list
+    science: np.ndarray
+    template: np.ndarray
+    error: np.ndarray
+    model: np.ndarray
+    local_model: np.ndarray
+    residual: np.ndarray
+    local_residual: np.ndarray
+    functions: np.ndarray
 
 
-def stamp_equations(basis, source, target, weight, *, batch=16):
+@dataclass(frozen=True)
+class KernelFit:
     """
-    Set up the normal equations of stamps.
+    A fitted kernel and how it was found.
 
     Parameters
     ----------
-    basis : `GaussianPolynomialBasis`, `DeltaBasis`, or `FixedBasis`
+    stamps : `Stamps`
+        The images and the stars.
+
+    direction : `Direction`
+        Which image is convolved.
+
+    basis : object
         The functions of which the kernel is made.
 
-    source : 3D `~numpy.ndarray`
-        The stamps of the image to convolve, with a margin of the radius
-        of the kernel on each side.
+    kernel : `SpatialKernel`
+        The kernel.
 
-    target : 3D `~numpy.ndarray`
-        The stamps of the image to match.
+    solutions : tuple of `Solution`
+        The solution of the equations of each region.
 
-    weight : 3D `~numpy.ndarray`
-        The inverse variance of each pixel, 0 for those to ignore.
-
-    batch : int, optional
-        The number of stamps that are worked on at the same time; a
-        small number stays in the cache of the processor.
-
-    Returns
-    -------
-    equations : `StampEquations`
-        The equations.
+    table : `~astropy.table.QTable`
+        The stars, with the reduced chi squared ``chi2``, the number of
+        pixels ``n_pixels``, and the ``scale`` of those that were in the
+        fit: their flux relative to the model.
     """
-    n_stamps, size = len(source), basis.n_functions + 1
-    normal = np.empty((n_stamps, size, size))
-    right = np.empty((n_stamps, size))
-    root = np.sqrt(weight).reshape(n_stamps, -1)
-    data = target.reshape(n_stamps, -1) * root
-    with one_blas_thread():
-        for first in range(0, n_stamps, batch):
-            part = slice(first, min(first + batch, n_stamps))
-            design = np.empty((part.stop - first, size, root.shape[1]))
-            design[:, :-1] = basis.convolve(source[part]).reshape(
-                len(design), size - 1, -1)
-            design[:, -1] = 1.0
-            design *= root[part, None]
-            normal[part] = design @ design.transpose(0, 2, 1)
-            right[part] = (design @ data[part, :, None])[..., 0]
-    return StampEquations(normal, right, np.einsum('si,si->s', data, data),
-                          np.count_nonzero(root, axis=1))
+
+    stamps: Stamps
+    direction: Direction
+    basis: object
+    kernel: SpatialKernel
+    solutions: tuple
+    table: QTable
+
+    @property
+    def target(self):
+        """
+        The image that is not convolved.
+        """
+        return (self.stamps.science if self.direction.convolve == 'template'
+                else self.stamps.template)
+
+    @property
+    def source(self):
+        """
+        The image that is convolved.
+        """
+        return (self.stamps.template if self.direction.convolve == 'template'
+                else self.stamps.science)
+
+    def stamp(self, number):
+        """
+        Return the cutouts of a star.
+
+        Parameters
+        ----------
+        number : int
+            Its ``id`` in the table.
+
+        Returns
+        -------
+        cutouts : `StampCutouts`
+            The cutouts.
+        """
+        place = np.flatnonzero(self.table['id'] == number)
+        if len(place) != 1:
+            msg = f'there is no star with the id {number!r}'
+            raise ValueError(msg)
+        x, y = (np.asarray(self.table[name])[place] for name in ('x', 'y'))
+        source, target, weight = _stamp_data(self, x, y)
+        functions = self.basis.convolve(source)[0]
+        equations = stamp_equations(self.basis, source, target, weight)
+        normal, right = equations.normal[0], equations.right[0]
+        scale = np.maximum(np.diag(normal), 1e-300)**-0.5
+        # a small ridge: one star does not determine all coefficients
+        local = scale * np.linalg.solve(
+            normal * scale[:, None] * scale + _RIDGE * np.eye(len(right)),
+            right * scale)
+        local_model = np.tensordot(local[:-1], functions, 1) + local[-1]
+        model = fftconvolve(source[0], self.kernel(x[0], y[0]),
+                            mode='valid')
+        if weight.any():
+            model += np.average(target[0] - model, weights=weight[0])
+        half = self.stamps.half
+        science, template = (frame.stamps(x, y, half)[0][0] for frame in (
+            self.stamps.science, self.stamps.template))
+        with np.errstate(divide='ignore'):
+            error = np.where(weight[0] > 0.0, weight[0]**-0.5, np.nan)
+        return StampCutouts(science, template, error, model, local_model,
+                            target[0] - model, target[0] - local_model,
+                            functions)
 
 
-def solve_kernel(equations, terms, *, kernel_order, scale_order,
-                 background_order, penalty=None, smoothness=None,
-                 sigma_clip=4.0):
+def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
+               kernel_order, scale_order, background_order, sigma_clip):
     """
-    Solve for the kernel, clipping the stamps that it does not fit.
+    Fit the kernel to the stars.
 
     Parameters
     ----------
-    equations : `StampEquations`
-        The equations of the stamps.
+    stamps : `Stamps`
+        The images and the stars.
 
-    terms : 2D `~numpy.ndarray`
-        The polynomial terms at the stamps, of shape (n_stamps, n_terms),
-        for the largest of all orders.
+    direction : `Direction`
+        Which image is convolved.
 
-    kernel_order : int or sequence of int
-        The order of the variation of the kernel, or those to choose
-        from.
+    basis : object
+        The functions of which the kernel is made.
 
-    scale_order, background_order : int
-        The order of its sum, and that of the background.
+    n_regions : tuple of 2 ints, optional
+        The number of regions along y and x.
 
-    penalty : 2D `~numpy.ndarray`, optional
-        The quadratic form whose smallness is asked for; by default that
-        of the coefficients other than the sum of the kernel.
-
-    smoothness : float, optional
-        The weight of the penalty; chosen by validation if `None`.
-
-    sigma_clip : float, optional
-        The limit of clipping, in robust standard deviations of the
-        reduced chi squared of the stamps.
+    kernel_order, scale_order, background_order, sigma_clip
+        See `solve_kernel`.
 
     Returns
     -------
-    solution : `Solution`
-        The solution.
+    fit : `KernelFit`
+        The kernel and how it was found.
     """
-    orders = np.atleast_1d(kernel_order).tolist()
-    with one_blas_thread():
-        problem = _Problem(equations, terms, max(orders), scale_order,
-                           background_order, penalty)
-        weight, order = _robust_weights(problem, orders, smoothness,
-                                        sigma_clip)
-        candidates = ([smoothness] if smoothness is not None else
-                      _RIDGES if penalty is None else _SMOOTHNESS)
-        validation = _validate(problem, weight, orders, candidates)
-        if validation:
-            order, ridge, _ = min(validation, key=lambda row: row[2])
-        else:
-            ridge = problem.first_ridge(smoothness)
-        weight, theta, chi2 = _clip(problem, weight, order, ridge,
-                                    sigma_clip)
-        coefficients, background = problem.unpack(theta, order)
-        local = problem.at_stamps(theta, order)
-        return Solution(
-            coefficients=coefficients, background=background, order=order,
-            ridge=ridge, chi2=chi2, weight=weight,
-            scale=_local_scale(equations, local),
-            scale_error=problem.scale_error(weight, chi2, order, ridge),
-            validation=validation)
+    used = stamps.used
+    x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
+    fit = KernelFit(stamps, direction, basis, None, None, None)
+    # a batch at a time: the stamps of all stars are larger than an image
+    parts = [stamp_equations(basis, *_stamp_data(
+                 fit, x[first:first + _BATCH], y[first:first + _BATCH]))
+             for first in range(0, len(x), _BATCH)]
+    equations = [np.concatenate([getattr(part, name) for part in parts])
+                 for name in ('normal', 'right', 'square', 'n_pixels')]
+    shape = stamps.science.shape
+    highest = max(*np.atleast_1d(kernel_order), scale_order,
+                  background_order)
+    terms = polynomial_terms(x, y, highest, shape)
+    values = np.full((3, len(x)), np.nan)
+    solutions = []
+    for inside in _stars_of_regions(x, y, shape, n_regions):
+        solution = solve_kernel(
+            StampEquations(*(array[inside] for array in equations)),
+            terms[inside], kernel_order=kernel_order, scale_order=scale_order,
+            background_order=min(background_order,
+                                 _highest_order(np.count_nonzero(inside))),
+            penalty=basis.penalty, sigma_clip=sigma_clip,
+            smoothness=getattr(basis, 'smoothness', None))
+        solutions.append(solution)
+        values[:, inside] = (solution.chi2, solution.scale,
+                             solution.weight)
+    images = basis.images
+    kernels = [SpatialKernel(np.tensordot(solution.coefficients, images, 1),
+                             shape) for solution in solutions]
+    kernel = (kernels[0] if len(kernels) == 1
+              else RegionKernel(kernels, n_regions))
+    chi2, scale, weight = values
+    table = stamps.table.copy()
+    status = np.array(table['status'])
+    status[used[weight == 0.0]] = 'CLIPPED'
+    table['status'] = status
+    table['reason'] = [STAMP_STATUS[name] for name in status]
+    for name, column, missing in (('chi2', chi2, np.nan),
+                                  ('scale', scale, np.nan),
+                                  ('n_pixels', equations[-1], 0)):
+        table[name] = missing
+        table[name][used] = column
+    return replace(fit, kernel=kernel, solutions=tuple(solutions),
+                   table=table)
 
 
-class _Problem:
+def _stars_of_regions(x, y, shape, n_regions):
     """
-    The global unknowns and the equations for them.
-
-    The unknowns are sorted so that those of a lower order of the kernel
-    come first: one Cholesky factor then solves for all orders.
+    Yield for each region which stars are in it.
     """
-
-    def __init__(self, equations, terms, order, scale_order,
-                 background_order, penalty):
-        self.equations = equations
-        self.terms = terms
-        self.n_functions = equations.right.shape[1] - 1
-        degrees = polynomial_degrees(max(order, scale_order,
-                                         background_order))
-        total = np.array([i + j for i, j in degrees])
-        pairs = [(p, self.n_functions)
-                 for p in np.flatnonzero(total <= background_order)]
-        self._n_background = len(pairs)
-        pairs += [(p, 0) for p in np.flatnonzero(total <= scale_order)]
-        self._sizes = {}
-        for degree in range(order + 1):
-            pairs += [(p, i) for p in np.flatnonzero(total == degree)
-                      for i in range(1, self.n_functions)]
-            self._sizes[degree] = len(pairs)
-        self._term, self._function = np.array(pairs).T
-        self._penalty = None
-        if penalty is not None:
-            form = np.zeros((self.n_functions + 1,) * 2)
-            form[:-1, :-1] = penalty
-            same = self._term[:, None] == self._term
-            self._penalty = same * form[np.ix_(self._function,
-                                               self._function)]
-        n_terms = len(degrees)
-        self._products = (terms[:, :n_terms, None]
-                          * terms[:, None, :n_terms]).reshape(
-                              len(terms), -1)
-        self._n_terms = n_terms
-
-    def first_ridge(self, smoothness):
-        """
-        Return the ridge to begin with.
-        """
-        if smoothness is not None:
-            return smoothness
-        return (_FIRST_RIDGE if self._penalty is None
-                else _FIRST_SMOOTHNESS)
-
-    def assemble(self, weight):
-        """
-        Return the matrix and the right side for weights of stamps.
-        """
-        used = np.flatnonzero(weight)
-        equations, n_terms = self.equations, self._n_terms
-        size = self.n_functions + 1
-        blocks = ((self._products[used] * weight[used, None]).T
-                  @ equations.normal[used].reshape(len(used), -1))
-        blocks = blocks.reshape(n_terms, n_terms, size, size)
-        p, i = self._term, self._function
-        normal = blocks[p[:, None], p, i[:, None], i]
-        right = ((self.terms[used, :n_terms] * weight[used, None]).T
-                 @ equations.right[used])[p, i]
-        return normal, right
-
-    def solve(self, normal, right, ridge, orders):
-        """
-        Solve for some orders of the kernel.
-        """
-        size = self._sizes[max(orders)]
-        matrix, right, scale = self._scaled(normal[:size, :size],
-                                            right[:size], ridge)
-        try:
-            lower = cholesky(matrix, lower=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            return [self._solve_singular(matrix, right, scale,
-                                         self._sizes[order])
-                    for order in orders]
-        z = solve_triangular(lower, right, lower=True, check_finite=False)
-        return [scale[:n] * solve_triangular(
-                    lower[:n, :n], z[:n], lower=True, trans='T',
-                    check_finite=False)
-                for n in (self._sizes[order] for order in orders)]
-
-    def _scaled(self, normal, right, ridge):
-        """
-        Scale the equations to a unit diagonal and add the ridge.
-        """
-        size = len(right)
-        if self._penalty is not None:
-            form = self._penalty[:size, :size]
-            normal = normal + form * (ridge * np.trace(normal)
-                                      / max(np.trace(form), 1e-300))
-        diagonal = np.diag(normal).copy()
-        scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-        matrix = normal * scale[:, None] * scale
-        if self._penalty is None:
-            n_free = self._sizes[0] - (self.n_functions - 1)
-            matrix[np.arange(n_free, size), np.arange(n_free, size)] += ridge
-        return matrix, right * scale, scale
-
-    @staticmethod
-    def _solve_singular(matrix, right, scale, size):
-        """
-        Solve without the directions that the data do not determine.
-        """
-        values, vectors = eigh(matrix[:size, :size], check_finite=False)
-        good = values > _MIN_EIGENVALUE * values[-1]
-        vectors = vectors[:, good]
-        return scale[:size] * (vectors @ ((vectors.T @ right[:size])
-                                          / values[good]))
-
-    def unpack(self, theta, order):
-        """
-        Return the coefficients of the kernel and of the background.
-        """
-        n_terms = self._term[:len(theta)].max() + 1
-        table = np.zeros((n_terms, self.n_functions + 1))
-        table[self._term[:len(theta)], self._function[:len(theta)]] = theta
-        background = table[:self._n_background, -1]
-        kernel = table[:, :-1]
-        last = np.flatnonzero(np.any(kernel != 0.0, axis=1))
-        degrees = polynomial_degrees(order)
-        n_kernel = max(len(degrees), int(last.max()) + 1 if len(last) else 1)
-        return kernel[:n_kernel], background
-
-    def at_stamps(self, theta, order):
-        """
-        Return the unknowns of each stamp.
-        """
-        table = np.zeros((self._n_terms, self.n_functions + 1))
-        table[self._term[:len(theta)], self._function[:len(theta)]] = theta
-        return self.terms[:, :self._n_terms] @ table
-
-    def reduced_chi2(self, theta, order, chosen=slice(None)):
-        """
-        Return the reduced chi squared of stamps; no pixel is needed.
-        """
-        local = self.at_stamps(theta, order)[chosen]
-        equations = self.equations
-        chi2 = (equations.square[chosen]
-                - 2.0 * np.einsum('si,si->s', local, equations.right[chosen])
-                + np.einsum('si,si->s', local, (
-                    equations.normal[chosen] @ local[..., None])[..., 0]))
-        return (np.maximum(chi2, 0.0)
-                / np.maximum(equations.n_pixels[chosen], 1))
-
-    def scale_error(self, weight, chi2, order, ridge):
-        """
-        Return the standard error of the sum of the kernel.
-        """
-        normal, _ = self.assemble(weight)
-        size = self._sizes[order]
-        unit = np.zeros(size)
-        unit[self._n_background] = 1.0
-        solution, = self.solve(normal[:size, :size], unit, ridge, [order])
-        inflation = max(np.average(chi2, weights=weight), 1.0)
-        return float(np.sqrt(max(solution[self._n_background], 0.0)
-                             * inflation))
+    rows, columns = (np.clip(axis * n // size, 0, n - 1) for axis, size, n
+                     in zip((y, x), shape, n_regions, strict=True))
+    for region in np.ndindex(*n_regions):
+        inside = (rows == region[0]) & (columns == region[1])
+        if not inside.any():
+            msg = (f'the region {region} (along y and x) has no star for the '
+                   'kernel: take fewer n_regions, or a lower threshold')
+            raise ValueError(msg)
+        yield inside
 
 
-def _robust_weights(problem, orders, smoothness, sigma_clip):
+def _highest_order(n_stamps):
     """
-    Find weights of the stamps that those which vary do not decide.
+    Return the highest order of a background that some stamps determine.
     """
-    equations = problem.equations
-    n_stamps = len(equations.square)
-    fitting = [order for order in orders
-               if (order + 1) * (order + 2) / 2 * _STAMPS_PER_TERM
-               <= n_stamps]
-    order = min(max(fitting, default=min(orders)), max(min(orders), 2))
-    # bright stars must agree with the others before they lead
-    power = equations.square / np.maximum(equations.n_pixels, 1)
-    weight = 1.0 / (1.0 + _FIRST_MODEL_ERROR**2 * power)
-    weight[equations.n_pixels == 0] = 0.0
-    usable = weight > 0.0
-    for _ in range(_N_ROUNDS):
-        normal, right = problem.assemble(weight)
-        theta, = problem.solve(normal, right,
-                               problem.first_ridge(smoothness), [order])
-        chi2 = problem.reduced_chi2(theta, order)
-        excess = _excess(chi2, usable, equations)
-        weight = usable / (1.0 + np.maximum(excess / sigma_clip, 0.0)**2)**2
-    kept = usable & (excess < 2.0 * sigma_clip)
-    return np.where(kept, 1.0, 0.0), order
+    order = 0
+    while (order + 2) * (order + 3) <= n_stamps:
+        order += 1
+    return order
 
 
-def _excess(chi2, used, equations):
+def default_basis(stamps, radius):
     """
-    Return by how many robust deviations stamps are worse than others.
+    Return Gaussians that suit the widths of the stars.
+
+    Parameters
+    ----------
+    stamps : `Stamps`
+        The stars.
+
+    radius : int or None
+        The half width of the kernel; from the widths if `None`.
+
+    Returns
+    -------
+    basis : `GaussianPolynomialBasis`
+        The functions.
     """
-    center = np.median(chi2[used])
-    spread = 1.4826 * np.median(np.abs(chi2[used] - center))
-    # what noise alone would do, and without any, rounding errors
-    n_pixels = np.maximum(equations.n_pixels[used], 1)
-    noise = center * np.sqrt(2.0 / np.median(n_pixels))
-    power = equations.square / np.maximum(equations.n_pixels, 1)
-    rounding = _ROUNDING * np.median(power[used])
-    # the brighter a star, the more do small errors of the kernel matter
-    bright = used & (power >= np.median(power[used]))
-    part = np.median(np.maximum(chi2[bright] - center, 0.0) / np.maximum(
-        power[bright], 1e-300))
-    scale = np.hypot(max(spread, noise, rounding, 1e-300),
-                     _MODEL_ERROR_FACTOR * part * power)
-    return np.minimum((chi2 - center) / scale, _MAX_EXCESS)
+    matching = _matching_sigma(stamps)
+    sigmas = np.maximum(np.multiply(_SIGMA_FACTORS, matching),
+                        _SIGMA_FLOORS)
+    if radius is None:
+        radius = int(np.clip(np.ceil(_RADIUS_FACTOR * sigmas[-1]),
+                             *_RADIUS_RANGE))
+    return GaussianPolynomialBasis(sigmas, _DEGREES, radius)
 
 
-def _clip(problem, weight, order, ridge, sigma_clip):
+def _matching_sigma(stamps):
     """
-    Clip the stamps that fit worse than others until nothing changes.
+    Return the sigma by which the PSFs differ.
     """
-    usable = problem.equations.n_pixels > 0
-    used = weight > 0.0
-    seen = set()
-    for _ in range(_MAX_CLIPS):
-        normal, right = problem.assemble(used.astype(float))
-        theta, = problem.solve(normal, right, ridge, [order])
-        chi2 = problem.reduced_chi2(theta, order)
-        excess = _excess(chi2, used, problem.equations)
-        now = usable & (excess <= sigma_clip)
-        if np.array_equal(now, used) or now.tobytes() in seen:
-            break
-        seen.add(now.tobytes())
-        used = now
-    return used.astype(float), theta, chi2
+    return np.sqrt(abs(stamps.sigma_science**2 - stamps.sigma_template**2))
 
 
-def _validate(problem, weight, orders, ridges):
+def _stamp_data(fit, x, y):
     """
-    Fit all but a part of the stamps, and see how that part is fitted.
+    Return the source, the target, and the weights of stamps.
     """
-    used = np.flatnonzero(weight)
-    if len(used) < 2:
-        return []
-    orders = [order for order in orders
-              if (order + 1) * (order + 2) / 2 * _STAMPS_PER_TERM
-              <= len(used)] or [min(orders)]
-    if len(orders) == len(ridges) == 1:
-        return []
-    # each part has bright and faint stamps
-    ranked = used[np.argsort(-problem.equations.square[used], kind='stable')]
-    n_folds = min(_N_FOLDS, len(used))
-    total, total_right = problem.assemble(weight)
-    chi2 = np.zeros((len(ridges), len(orders), len(weight)))
-    for fold in range(n_folds):
-        out = np.zeros_like(weight)
-        out[ranked[fold::n_folds]] = weight[ranked[fold::n_folds]]
-        left, left_right = problem.assemble(out)
-        chosen = np.flatnonzero(out)
-        normal, right = total - left, total_right - left_right
-        for i, ridge in enumerate(ridges):
-            for j, theta in enumerate(problem.solve(normal, right, ridge,
-                                                    orders)):
-                chi2[i, j, chosen] = problem.reduced_chi2(
-                    theta, orders[j], chosen)
-    # a stamp that none can fit shall not decide
-    chi2 = chi2[..., used]
-    limit = 4.0 * np.median(chi2, axis=-1).min() + 1.0
-    best = chi2.reshape(-1, chi2.shape[-1]).min(axis=0) < limit
-    score = np.mean(chi2[..., best if best.any() else slice(None)], axis=-1)
-    return [(order, ridge, float(score[i, j]))
-            for j, order in enumerate(orders)
-            for i, ridge in enumerate(ridges)]
+    stamps, radius = fit.stamps, fit.basis.radius
+    source, source_variance, _ = fit.source.stamps(x, y,
+                                                   stamps.half + radius)
+    target, variance, bad = fit.target.stamps(x, y, stamps.half + 1)
+    # the noise of the data must not decide which of them count
+    variance = uniform_filter(variance, (0, 3, 3))
+    inner = np.s_[:, 1:-1, 1:-1]
+    margin = np.s_[:, radius:-radius, radius:-radius]
+    if fit.kernel is None:
+        # the square of a Gaussian is one, too
+        ratio = (stamps.flux_ratio if fit.source is stamps.template
+                 else 1.0 / stamps.flux_ratio)
+        sigma = max(_matching_sigma(stamps), _SIGMA_FLOORS[0])
+        convolved = gaussian_filter(
+            source_variance, (0, sigma / np.sqrt(2), sigma / np.sqrt(2)))
+        convolved = (convolved[margin] * ratio**2
+                     * _gaussian_square(sigma, fit.source.noise_kernel))
+    else:
+        squares = smoothed(fit.kernel(x, y), fit.source.noise_kernel)**2
+        convolved = fftconvolve(source_variance, squares, mode='valid',
+                                axes=(1, 2))
+    weight = np.where(bad[inner], 0.0,
+                      1.0 / (variance[inner] + convolved))
+    return source, target[inner], weight
 
 
-def _local_scale(equations, local):
+def _gaussian_square(sigma, noise_kernel):
     """
-    Fit the model of each stamp with a factor and a background of its own.
+    Return the sum of the squares of a Gaussian kernel of unit sum, after
+    a convolution with that of the noise.
     """
-    kernel = local.copy()
-    kernel[:, -1] = 0.0
-    product = (equations.normal @ kernel[..., None])[..., 0]
-    uu = np.einsum('si,si->s', kernel, product)
-    uv, vv = product[:, -1], equations.normal[:, -1, -1]
-    ru = np.einsum('si,si->s', kernel, equations.right)
-    rv = equations.right[:, -1]
-    determinant = uu * vv - uv**2
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return np.where(determinant > 0.0,
-                        (ru * vv - rv * uv) / determinant, np.nan)
+    if noise_kernel is None:
+        return 1.0 / (4.0 * np.pi * sigma**2)
+    half = noise_kernel.shape[0] // 2 + int(4 * sigma)
+    grid = np.arange(-half, half + 1)
+    gaussian = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
+    return np.sum(fftconvolve(gaussian / gaussian.sum(), noise_kernel)**2)
+
+
+def flux_error(fit):
+    """
+    Return the error of a transient's flux, for comparing directions.
+
+    The PSF of the target is taken for a Gaussian. The noise of the
+    difference has the power V_t + V_s |K(k)|^2, so that the smallest
+    variance of a flux is the inverse of the mean of |P(k)|^2 over it.
+
+    Parameters
+    ----------
+    fit : `KernelFit`
+        The fit.
+
+    Returns
+    -------
+    error : float
+        The error on the scale of the science image.
+    """
+    kernel = fit.kernel
+    middle = [0.5 * (size - 1) for size in kernel.shape[::-1]]
+    image = kernel(*middle)
+    size = 4 * kernel.radius
+    is_science = fit.direction.convolve == 'template'
+    sigma = (fit.stamps.sigma_science if is_science
+             else fit.stamps.sigma_template)
+    grid = np.minimum(np.arange(size), size - np.arange(size))
+    psf = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
+    signal = np.abs(rfft2(psf / psf.sum()))**2
+    spectra = [1.0 if frame.noise_kernel is None else
+               np.abs(rfft2(frame.noise_kernel, s=(size, size)))**2
+               for frame in (fit.target, fit.source)]
+    noise = (fit.target.sky_variance * spectra[0] + fit.source.sky_variance
+             * spectra[1] * np.abs(rfft2(image, s=(size, size)))**2)
+    # the inverse transform at zero is the mean over all frequencies
+    information = irfft2(signal / noise, s=(size, size))[0, 0]
+    # all stars, as those that one direction clips may fit in the other
+    chi2 = np.asarray(fit.table['chi2'])
+    chi2 = np.quantile(chi2[np.isfinite(chi2)], _MERIT_QUANTILE)
+    error = np.sqrt(chi2 / information)
+    return float(error if is_science else error / abs(image.sum()))

@@ -199,13 +199,6 @@ class Frame:
             variance[bad] = self._variance[place]
         return value, variance
 
-    @property
-    def n_bad(self):
-        """
-        The number of bad pixels.
-        """
-        return len(self._index)
-
     def stamps(self, x, y, half):
         """
         Return square cutouts around many pixels.

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from scipy.fft import rfft2
 
+from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.subtraction.polynomials import (
     polynomial_degrees,
     polynomial_order,
@@ -33,12 +34,44 @@ class _Kernel:
     """
     What all kernels can do.
 
-    A subclass has the attributes ``radius`` and ``shape``, is called with
-    positions, and has the methods ``tiled`` and ``tiled_square``.
+    A subclass has the attributes ``radius`` and ``shape`` and the methods
+    ``_evaluate``, ``tiled``, ``tiled_square``, and ``to_hdu``.
     """
 
     def __repr__(self):
         return make_repr(self)
+
+    def __call__(self, x, y):
+        """
+        Return the kernel at a position.
+
+        Parameters
+        ----------
+        x, y : float or array_like
+            The pixel positions, 0 at the center of the first pixel.
+
+        Returns
+        -------
+        kernel : `~numpy.ndarray`
+            The kernel as an image; a stack of them for arrays.
+        """
+        return self._evaluate(x, y)
+
+    def sum(self, x, y):
+        """
+        Return the sum of the kernel at a position.
+
+        Parameters
+        ----------
+        x, y : float or array_like
+            The pixel positions.
+
+        Returns
+        -------
+        total : float or `~numpy.ndarray`
+            The sum.
+        """
+        return self(x, y).sum(axis=(-2, -1))
 
     def image(self, grid=(5, 5)):
         """
@@ -116,8 +149,9 @@ class _Kernel:
         overwrite : bool, optional
             Whether an existing file is replaced.
         """
-        fits.HDUList([fits.PrimaryHDU(), self.to_hdu()]).writeto(
-            path, overwrite=overwrite)
+        with atomic_output(path, overwrite=overwrite) as temporary:
+            fits.HDUList([fits.PrimaryHDU(), self.to_hdu()]).writeto(
+                temporary)
 
     @staticmethod
     def read(path):
@@ -228,39 +262,9 @@ class SpatialKernel(_Kernel):
             raise ValueError(msg)
         self.radius = terms.shape[1] // 2
 
-    def __call__(self, x, y):
-        """
-        Return the kernel at a position.
-
-        Parameters
-        ----------
-        x, y : float or array_like
-            The pixel positions, 0 at the center of the first pixel.
-
-        Returns
-        -------
-        kernel : `~numpy.ndarray`
-            The kernel as an image; a stack of them for arrays.
-        """
+    def _evaluate(self, x, y):
         return np.tensordot(
             polynomial_terms(x, y, self.order, self.shape), self.terms, 1)
-
-    def sum(self, x, y):
-        """
-        Return the sum of the kernel at a position.
-
-        Parameters
-        ----------
-        x, y : float or array_like
-            The pixel positions.
-
-        Returns
-        -------
-        total : float or `~numpy.ndarray`
-            The sum.
-        """
-        return (polynomial_terms(x, y, self.order, self.shape)
-                @ self.terms.sum(axis=(1, 2)))
 
     def tiled(self):
         """
@@ -402,38 +406,8 @@ class RegionKernel(_Kernel):
         steps = [np.ones_like(position), *steps, np.zeros_like(position)]
         return [left - right for left, right in pairwise(steps)]
 
-    def __call__(self, x, y):
-        """
-        Return the kernel at a position.
-
-        Parameters
-        ----------
-        x, y : float or array_like
-            The pixel positions.
-
-        Returns
-        -------
-        kernel : `~numpy.ndarray`
-            The kernel as an image; a stack of them for arrays.
-        """
+    def _evaluate(self, x, y):
         return sum(weight[..., None, None] * kernel(x, y) for weight, kernel
-                   in zip(self.weights(x, y), self.kernels, strict=True))
-
-    def sum(self, x, y):
-        """
-        Return the sum of the kernel at a position.
-
-        Parameters
-        ----------
-        x, y : float or array_like
-            The pixel positions.
-
-        Returns
-        -------
-        total : float or `~numpy.ndarray`
-            The sum.
-        """
-        return sum(weight * kernel.sum(x, y) for weight, kernel
                    in zip(self.weights(x, y), self.kernels, strict=True))
 
     def tiled(self):

@@ -5,13 +5,17 @@ One picture of a subtraction.
 
 import numpy as np
 
-__all__ = ['plot_result']
+__all__ = ['plot_result', 'stamp_regions']
 
 _COLORS = {'USED': 'tab:green', 'CLIPPED': 'tab:red',
            'BAD_PIXELS': 'tab:purple', 'TOO_CLOSE': 'tab:gray',
            'RESERVE': 'tab:blue', 'LOW_SNR': 'tab:brown'}
 _LIMIT = 5.0
+# Larger images are averaged over blocks down to about this many pixels
 _N_SHOWN = 1000
+# The part of the absolute values of a kernel that is drawn
+_KERNEL_PART = 0.995
+_MASKED = '0.6'
 
 
 def plot_result(result, figure=None):
@@ -33,49 +37,135 @@ def plot_result(result, figure=None):
     """
     from matplotlib.figure import Figure
     if figure is None:
-        figure = Figure(figsize=(13.0, 8.5), layout='constrained')
+        figure = Figure(figsize=(14.0, 9.0), layout='constrained')
     axes = figure.subplots(2, 3)
-    step = max(1, max(result.mask.shape) // _N_SHOWN)
-    thin = np.s_[::step, ::step]
-    convolved, difference = (
-        getattr(values, 'value', values)[thin]
-        for values in (result.convolved, result.difference))
-    other = convolved + np.sign(result.factor) * difference
-    names = ('science', 'convolved template')
-    if result.meta.get('convolve') == 'science':
-        names = ('template', 'convolved science')
-    good = np.isfinite(other)
-    low, high = (np.percentile(other[good], (1.0, 99.5)) if good.any()
-                 else (0.0, 1.0))
-    extent = (-0.5, result.mask.shape[1] - 0.5, -0.5,
-              result.mask.shape[0] - 0.5)
-    for ax, image, name in zip(axes[0], (other, convolved), names,
-                               strict=False):
-        ax.imshow(image, origin='lower', cmap='cividis', vmin=low,
-                  vmax=high, extent=extent, interpolation='nearest')
-        ax.set_title(name)
-    _plot_significance(axes[0, 2], result, thin, extent)
-    axes[1, 0].imshow(result.kernel.image(), origin='lower',
-                      cmap='cividis')
-    axes[1, 0].set_title('kernels over the field')
-    axes[1, 0].set_axis_off()
+    _plot_images(axes[0, :2], result)
+    _plot_significance(axes[0, 2], result)
+    _plot_kernels(axes[1, 0], result)
     _plot_stars(axes[1, 1], result)
     _plot_histogram(axes[1, 2], result)
+    figure.suptitle('\n'.join(result.summary().splitlines()[:2]),
+                    fontsize='medium')
     return figure
 
 
-def _plot_significance(ax, result, thin, extent):
+def stamp_regions(result):
+    """
+    Return the stars of the fit as regions, in colors by status.
+
+    Parameters
+    ----------
+    result : `SubtractionResult`
+        The result.
+
+    Returns
+    -------
+    regions : `~regions.Regions`
+        A circle for each star, with its ``id`` as text.
+    """
+    from regions import CirclePixelRegion, PixCoord, Regions, RegionVisual
+    stamps = result.stamps
+    return Regions([
+        CirclePixelRegion(
+            PixCoord(x, y), radius=8, meta={'text': str(number)},
+            visual=RegionVisual(color=_COLORS[status].removeprefix('tab:')))
+        for number, x, y, status in zip(
+            *(np.asarray(stamps[name]).tolist()
+              for name in ('id', 'x', 'y', 'status')), strict=True)])
+
+
+def _in_blocks(image):
+    """
+    Return the means of blocks of a large image, and the size of these.
+    """
+    step = max(1, -(-max(image.shape) // _N_SHOWN))
+    if step == 1:
+        return image, 1
+    ny, nx = (size // step * step for size in image.shape)
+    blocks = image[:ny, :nx].reshape(ny // step, step, nx // step, step)
+    good = np.isfinite(blocks)
+    count = good.sum(axis=(1, 3))
+    total = np.sum(blocks, axis=(1, 3), where=good)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return total / count, step
+
+
+def _draw(ax, image, result, title, **options):
+    """
+    Draw an image on the pixels of the science image.
+    """
+    ny, nx = result.mask.shape
+    drawn = ax.imshow(image, origin='lower', interpolation='nearest',
+                      extent=(-0.5, nx - 0.5, -0.5, ny - 0.5), **options)
+    ax.set_facecolor(_MASKED)
+    ax.set_title(title)
+    return drawn
+
+
+def _plot_images(axes, result):
+    """
+    Draw the two images whose difference it is, on the same scale.
+    """
+    from matplotlib.colors import AsinhNorm
+    convolved, _ = _in_blocks(getattr(result.convolved, 'value',
+                                      result.convolved))
+    difference, _ = _in_blocks(getattr(result.difference, 'value',
+                                       result.difference))
+    other = convolved + np.sign(result.factor) * difference
+    names = ('science', 'template')
+    if result.factor < 0.0:
+        names = names[::-1]
+    values = other[np.isfinite(other)]
+    if not values.size:
+        values = np.zeros(1)
+    # the sky in the dark part of the map, the stars above it
+    level, low, high = np.percentile(values, (50.0, 16.0, 99.9))
+    width = 3.0 * max(level - low, 1e-6 * abs(level), 1e-30)
+    norm = AsinhNorm(width, vmin=-width,
+                     vmax=max(high - level, 2.0 * width))
+    for ax, image, name in zip(axes, (other, convolved), (
+            names[0], f'{names[1]}, convolved'), strict=True):
+        _draw(ax, image - level, result, name, cmap='gray_r', norm=norm)
+
+
+def _plot_significance(ax, result):
     """
     Draw the difference in units of its error.
     """
     best = result.decorrelated or result
-    drawn = ax.imshow(best.significance[thin], origin='lower',
-                      cmap='RdBu_r', vmin=-_LIMIT, vmax=_LIMIT,
-                      extent=extent, interpolation='nearest')
-    ax.set_facecolor('0.85')
-    ax.figure.colorbar(drawn, ax=ax)
-    ax.set_title('difference / error'
-                 + (' (decorrelated)' if result.decorrelated else ''))
+    image, step = _in_blocks(best.significance)
+    # the mean of white noise over a block, in units of its error
+    drawn = _draw(ax, step * image, result, 'difference / error'
+                  + (', decorrelated' if result.decorrelated else ''),
+                  cmap='RdBu_r', vmin=-_LIMIT, vmax=_LIMIT)
+    ax.figure.colorbar(drawn, ax=ax, extend='both')
+
+
+def _plot_kernels(ax, result):
+    """
+    Draw the central parts of the kernels at their places in the field.
+    """
+    from matplotlib.colors import AsinhNorm
+    side = 2 * result.kernel.radius + 1
+    grid = (5, 5)
+    kernels = result.kernel.image(grid).reshape(
+        grid[0], side, grid[1], side).transpose(0, 2, 1, 3)
+    total = np.abs(kernels).sum(axis=(0, 1))
+    parts = [total[cut:side - cut, cut:side - cut].sum()
+             for cut in range(result.kernel.radius)]
+    cut = max(np.count_nonzero(np.array(parts)
+                               >= _KERNEL_PART * parts[0]) - 1, 0)
+    kernels = kernels[:, :, cut:side - cut, cut:side - cut]
+    kernels = np.pad(kernels, ((0, 0), (0, 0), (1, 1), (1, 1)),
+                     constant_values=np.nan)
+    mosaic = kernels.transpose(0, 2, 1, 3).reshape(
+        grid[0] * kernels.shape[2], -1)
+    peak = np.nanmax(np.abs(kernels))
+    # negative lobes are faint
+    _draw(ax, mosaic, result,
+          f'kernels, the central {side - 2 * cut} of {side} pixels',
+          cmap='PuOr_r',
+          norm=AsinhNorm(0.05 * peak, vmin=-peak, vmax=peak))
 
 
 def _plot_stars(ax, result):
@@ -87,12 +177,14 @@ def _plot_stars(ax, result):
         chosen = status == name
         if chosen.any():
             ax.plot(result.stamps['x'][chosen], result.stamps['y'][chosen],
-                    '.', color=color,
+                    'o', color=color, markersize=3.5,
                     label=f'{name} ({np.count_nonzero(chosen)})')
     ny, nx = result.mask.shape
     ax.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), aspect='equal',
-           title='stars')
-    ax.legend(fontsize='small')
+           title='stars of the fit')
+    ax.legend(fontsize='small', ncols=3, loc='upper center',
+              bbox_to_anchor=(0.5, -0.08), frameon=False,
+              columnspacing=1.0, handletextpad=0.2)
 
 
 def _plot_histogram(ax, result):
@@ -105,9 +197,14 @@ def _plot_histogram(ax, result):
         if image is None:
             continue
         pulls = image.significance[~image.mask]
-        ax.hist(pulls, bins, density=True, histtype='step', label=name)
+        if not pulls.size:
+            continue
+        width = 1.4826 * np.median(np.abs(pulls - np.median(pulls)))
+        # what lies beyond the last bins is in these
+        ax.hist(np.clip(pulls, bins[0], bins[-1]), bins, density=True,
+                histtype='step', label=f'{name}, robust std {width:.3f}')
     ax.plot(bins, np.exp(-0.5 * bins**2) / np.sqrt(2.0 * np.pi), 'k:',
             label='N(0, 1)')
-    ax.set(yscale='log', ylim=(1e-5, 1.0), xlabel='difference / error',
-           title='significance')
-    ax.legend(fontsize='small')
+    ax.set(yscale='log', ylim=(1e-6, 30.0), xlabel='difference / error',
+           ylabel='density', title='significance (outliers in the last bins)')
+    ax.legend(fontsize='small', loc='upper center')

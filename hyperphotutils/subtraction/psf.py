@@ -4,7 +4,8 @@ The point-spread function of the differences.
 """
 
 import numpy as np
-from scipy.ndimage import shift
+from scipy.ndimage import binary_dilation, shift
+from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.kernel import SpatialKernel
 from hyperphotutils.subtraction.polynomials import (
@@ -13,15 +14,22 @@ from hyperphotutils.subtraction.polynomials import (
 )
 from hyperphotutils.subtraction.stamps import gaussian_moments
 
-__all__ = ['as_spatial_psf', 'measure_psf']
+__all__ = ['as_spatial_psf', 'convolved_psf', 'measure_psf']
 
 _MAX_STARS = 200
 # Stars that are needed for each order of the variation
-_STARS_FOR_ORDER = (1, 15, 100)
-_N_ROUNDS = 3
-_GIVEN_ORDER = 4
-# What is wider than the sharper stars by so much is a galaxy
-_WIDEST = 1.2
+_STARS_FOR_ORDER = (1, 15, 60)
+_SAMPLED_ORDER = 4
+# At first, what is wider than the sharper stars by so much is a galaxy
+_WIDEST = 1.4
+_N_CLIPS = 10
+_LEAST_SPREAD = 0.03
+_SKY_FACTOR = 2
+# Stars may differ from the model by these parts of it in each turn
+_SHAPE_ERRORS = (0.1, 0.05, 0.03)
+_N_ROUNDS = 5
+_CLEAN = 0.7
+_PRIOR_STARS = 1.0
 
 
 def as_spatial_psf(psf, shape):
@@ -51,7 +59,42 @@ def as_spatial_psf(psf, shape):
     if images.ndim != 3:
         msg = 'psf must return an image for each position x, y'
         raise ValueError(msg)
-    terms = polynomial_terms(x, y, _GIVEN_ORDER, shape)
+    return _fit_polynomial(images, x, y, shape)
+
+
+def convolved_psf(psf, kernel):
+    """
+    Return the PSF of an image that was convolved with a kernel.
+
+    Parameters
+    ----------
+    psf : `SpatialKernel`
+        The PSF of the image.
+
+    kernel : `SpatialKernel`
+        The kernel.
+
+    Returns
+    -------
+    convolved : `SpatialKernel`
+        The PSF, with a sum of one in the middle of the image as long as
+        the kernel moves no light out of it. It has the shift of the
+        kernel: it belongs to positions in the image before the
+        convolution.
+    """
+    x, y = sample_grid(psf.shape)
+    middle = [0.5 * (size - 1) for size in psf.shape[::-1]]
+    images = fftconvolve(np.pad(psf(x, y), (
+        (0, 0), *(2 * [(kernel.radius,) * 2]))), kernel(x, y), mode='same',
+        axes=(1, 2)) / kernel.sum(*middle)
+    return _fit_polynomial(images, x, y, psf.shape)
+
+
+def _fit_polynomial(images, x, y, shape):
+    """
+    Make images at some positions a polynomial of the position.
+    """
+    terms = polynomial_terms(x, y, _SAMPLED_ORDER, shape)
     fitted = np.linalg.lstsq(terms, images.reshape(len(x), -1),
                              rcond=None)[0]
     return SpatialKernel(fitted.reshape(-1, *images.shape[1:]), shape)
@@ -62,7 +105,7 @@ def measure_psf(frame, x, y, half):
     Measure the PSF of an image on its stars.
 
     The stars are shifted to the centers of pixels, scaled to the same
-    flux, and averaged without outliers; with enough of them the average
+    flux, and averaged without neighbors; with enough of them the average
     is a polynomial of the position.
 
     Parameters
@@ -83,45 +126,115 @@ def measure_psf(frame, x, y, half):
     """
     x, y = x[:_MAX_STARS], y[:_MAX_STARS]
     value, variance, bad = frame.stamps(x, y, half + 2)
-    border = np.ones(value.shape[1:], dtype=bool)
-    border[3:-3, 3:-3] = False
-    value = value - np.median(value[:, border], axis=1)[:, None, None]
+    value = value - _local_sky(frame, x, y, half)[:, None, None]
     sigma, flux, dx, dy = gaussian_moments(value)
     grid = np.arange(-half - 2, half + 3)
     near = grid[:, None]**2 + grid**2 < (half / 2)**2
-    total = np.sum(value[:, near], axis=1)
-    good = ((total > 0.0) & (flux > 0.0) & np.isfinite(dx)
-            & np.isfinite(dy) & ~bad[:, near].any(axis=1))
-    good &= np.isfinite(sigma)
+    good = ((flux > 0.0) & np.isfinite(dx + dy + sigma)
+            & ~bad[:, near].any(axis=1))
     if good.any():
-        good &= sigma < _WIDEST * np.quantile(sigma[good], 0.3)
+        place = np.flatnonzero(good)
+        good[place] = _are_stars(sigma[place], x[place], y[place],
+                                 frame.shape)
     else:
+        # nothing like a star: take all as they are
         good = np.ones(len(x), dtype=bool)
         dx = dy = np.zeros(len(x))
-        total = np.maximum(total, 1e-300)
+        flux = np.maximum(value[:, near].sum(axis=1), 1e-300)
     chosen = np.flatnonzero(good)
+    inner = np.s_[2:-2, 2:-2]
     images = np.array([
-        shift(value[i], (-dy[i], -dx[i]), order=3)[2:-2, 2:-2] / total[i]
-        for i in chosen]).reshape(len(chosen), -1)
-    error = (np.sqrt(variance[chosen, 2:-2, 2:-2]).reshape(len(chosen), -1)
-             / total[chosen, None])
-    # where the stars are shifted well, their shapes differ by this much
-    error = np.sqrt(error**2 + (0.05 * np.maximum(images, 0.0))**2)
-    order = sum(len(chosen) >= number for number in _STARS_FOR_ORDER) - 1
-    terms = polynomial_terms(x[chosen], y[chosen], order, frame.shape)
-    weight = error**-2.0
-    model = np.median(images, axis=0)
-    for _ in range(_N_ROUNDS):
-        kept = weight * (np.abs(images - model) <= 4.0 * error)
-        normal = np.einsum('sp,sq,si->ipq', terms, terms, kept)
-        right = np.einsum('sp,si->ip', terms, kept * images)
-        ridge = 1e-6 * np.trace(normal, axis1=1, axis2=2).max()
-        normal += (ridge + 1e-300) * np.eye(terms.shape[1])
-        solution = np.linalg.solve(normal, right[..., None])[..., 0]
-        model = terms @ solution.T
+        shift(value[i], (-dy[i], -dx[i]), order=3)[inner] for i in chosen])
     side = 2 * half + 1
-    psf = solution.T.reshape(-1, side, side)
-    # the sum is one everywhere
-    psf /= psf[0].sum()
-    psf[1:] -= psf[1:].sum(axis=(1, 2))[:, None, None] * psf[0]
+    images = images.reshape(len(chosen), -1)
+    noise = variance[chosen][:, *inner].reshape(len(chosen), -1)
+    flux = flux[chosen, None]
+    terms = polynomial_terms(x[chosen], y[chosen],
+                             _order_for(len(chosen)), frame.shape)
+    start = np.median(images / flux, axis=0)
+    start /= start.sum()
+    model = np.broadcast_to(start, images.shape)
+    usable = ~bad[chosen][:, *inner]
+    core = near[inner].ravel()
+    for turn in range(_N_ROUNDS):
+        # stars that are shifted well still differ by a part of their light
+        part = _SHAPE_ERRORS[min(turn, len(_SHAPE_ERRORS) - 1)]
+        error = np.sqrt(noise + (part * flux * model)**2)
+        off = np.abs(images - flux * model) > 4.0 * error
+        # what surrounds the peak of a neighbor is its light, too
+        kept = usable & ~binary_dilation(
+            off.reshape(-1, side, side), np.ones((1, 3, 3)), iterations=1)
+        kept = kept.reshape(images.shape)
+        clean = kept[:, core].mean(axis=1)
+        kept[clean < min(_CLEAN, np.median(clean))] = False
+        weight = kept / error**2
+        new = (np.sum(weight * model * images, axis=1) / np.maximum(
+            np.sum(weight * model**2, axis=1), 1e-300))[:, None]
+        flux = np.where(new > 0.0, new, flux)
+        scaled = weight * flux**2
+        normal = np.einsum('sp,sq,si->ipq', terms, terms, scaled)
+        right = np.einsum('sp,si->ip', terms, scaled * images / flux)
+        # in the wings all may be clipped: then the mean PSF is left
+        prior = _PRIOR_STARS * np.median(flux**2 / error**2, axis=0)
+        normal += prior[:, None, None] * np.eye(terms.shape[1])
+        right[:, 0] += prior * start
+        solution = np.linalg.solve(normal, right[..., None])[..., 0]
+        psf = solution.T.reshape(-1, side, side)
+        # the sum is one everywhere
+        psf /= psf[0].sum()
+        psf[1:] -= psf[1:].sum(axis=(1, 2))[:, None, None] * psf[0]
+        model = terms @ psf.reshape(len(psf), -1)
     return SpatialKernel(psf, frame.shape)
+
+
+def _order_for(n_stars):
+    """
+    Return the order of the variation that so many stars determine.
+    """
+    return sum(n_stars >= number for number in _STARS_FOR_ORDER[1:])
+
+
+def _local_sky(frame, x, y, half):
+    """
+    Return the level of the sky around stars, beyond their wings.
+    """
+    outer = _SKY_FACTOR * half
+    value, variance, bad = frame.stamps(x, y, outer)
+    grid = np.arange(-outer, outer + 1)
+    ring = grid[:, None]**2 + grid**2 > (1.3 * half)**2
+    # every other row is enough
+    ring[::2] = False
+    value = np.sort(np.where(bad, np.inf, value)[:, ring], axis=1)
+    count = np.isfinite(value).sum(axis=1)
+
+    def quantile(part):
+        place = (part * np.maximum(count - 1, 0)).astype(int)
+        level = np.take_along_axis(value, place[:, None], axis=1)
+        return np.where(np.isfinite(level), level, 0.0)
+
+    sigma = np.sqrt(np.median(variance[:, ring], axis=1))[:, None]
+    for _ in range(_N_CLIPS):
+        # most of the ring may be sources: then the lower spread is theirs
+        level = quantile(0.5)
+        spread = np.minimum(level - quantile(0.16), sigma)
+        count = np.sum(value <= level + 2.0 * spread, axis=1)
+    return quantile(0.5)[:, 0]
+
+
+def _are_stars(sigma, x, y, shape):
+    """
+    Return which sources are no wider than the stars around them.
+    """
+    width = np.log(sigma)
+    kept = width < np.quantile(width, 0.3) + np.log(_WIDEST)
+    for _ in range(_N_CLIPS):
+        order = _order_for(np.count_nonzero(kept))
+        terms = polynomial_terms(x, y, order, shape)
+        trend = terms @ np.linalg.lstsq(terms[kept], width[kept],
+                                        rcond=None)[0]
+        spread = 1.4826 * np.median(np.abs((width - trend)[kept]))
+        now = np.abs(width - trend) < max(3.0 * spread, _LEAST_SPREAD)
+        if not now.any() or np.array_equal(now, kept):
+            break
+        kept = now
+    return kept

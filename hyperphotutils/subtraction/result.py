@@ -13,6 +13,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from scipy.signal import fftconvolve
 
+from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.subtraction.difference import (
     MASKED_BITS,
     add_polynomial,
@@ -177,7 +178,7 @@ class SubtractionResult(_Image):
         The variances of the skies of both images.
 
     point_spread : `SpatialKernel`
-        The PSF of the image that is not convolved.
+        The PSF of the difference.
 
     background : 1D `~numpy.ndarray`
         The coefficients of the differential background.
@@ -338,8 +339,10 @@ class SubtractionResult(_Image):
         """
         Return the PSF of the difference at a position.
 
-        It is that of the image that is not convolved. For the PSF of
-        the decorrelated difference see ``decorrelated.psf``.
+        It is that of sources of the science image; if that was
+        convolved, their PSF convolved with the kernel. The positions are
+        those in the science image, even if the kernel shifts it. For the
+        PSF of the decorrelated difference see ``decorrelated.psf``.
 
         Parameters
         ----------
@@ -392,8 +395,68 @@ class SubtractionResult(_Image):
 
         overwrite : bool, optional
             Whether an existing file is replaced.
+
+        Notes
+        -----
+        The file appears under its name only when it is complete.
         """
-        self.to_hdus().writeto(Path(path), overwrite=overwrite)
+        with atomic_output(path, overwrite=overwrite) as temporary:
+            self.to_hdus().writeto(temporary)
+
+    def write_products(self, folder, *, overwrite=False):
+        """
+        Write all that the subtraction has made into a folder.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            The folder; it is made if there is none.
+
+        overwrite : bool, optional
+            Whether existing files are replaced.
+
+        Returns
+        -------
+        paths : list of `~pathlib.Path`
+            The files: ``stamps.ecsv``, the stars of the fit;
+            ``stamps.reg``, the same as regions of DS9, in colors by
+            status; ``overview.png``, the figure of ``plot``;
+            ``summary.txt``; and ``subtraction.fits``, all images and the
+            kernels, see ``write``.
+
+        Raises
+        ------
+        FileExistsError
+            If a file exists and ``overwrite`` is `False`.
+
+        Notes
+        -----
+        Each file appears only when it is complete, and
+        ``subtraction.fits`` after all others: a folder that has it is
+        complete.
+        """
+        from hyperphotutils.subtraction.overview import stamp_regions
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        regions = stamp_regions(self).serialize(format='ds9')
+        writers = {
+            'stamps.ecsv': lambda path: self.stamps.write(
+                path, format='ascii.ecsv'),
+            'stamps.reg': lambda path: path.write_text(
+                regions, encoding='utf-8'),
+            'overview.png': lambda path: self.plot().savefig(path, dpi=120),
+            'summary.txt': lambda path: path.write_text(
+                self.summary() + '\n', encoding='utf-8'),
+            'subtraction.fits': self.to_hdus().writeto,
+        }
+        paths = [folder / name for name in writers]
+        if overwrite:
+            # until all is new the folder is not complete
+            paths[-1].unlink(missing_ok=True)
+        for path, write in zip(paths, writers.values(), strict=True):
+            with atomic_output(path, overwrite=overwrite) as temporary:
+                write(temporary)
+        return paths
 
     def to_hdus(self):
         """
@@ -404,7 +467,8 @@ class SubtractionResult(_Image):
         hdus : `~astropy.io.fits.HDUList`
             The extensions ``DIFFERENCE``, ``ERROR``, ``FLAGS``,
             ``CONVOLVED``, those of the decorrelated difference, of the
-            kernels, and the table ``STAMPS``.
+            kernels, and the table ``STAMPS``; ``KERNEL_MOSAIC`` has the
+            kernels at the centers of 5 x 5 cells of the image.
         """
         header = fits.Header() if self.wcs is None else self.wcs.to_header()
         primary = fits.PrimaryHDU()
@@ -434,6 +498,7 @@ class SubtractionResult(_Image):
             hdu = kernel.to_hdu()
             hdu.name = name
             hdus.append(hdu)
+        hdus.append(fits.ImageHDU(self.kernel.image(), name='KERNEL_MOSAIC'))
         hdu = fits.ImageHDU(self._background, name='BACKGROUND')
         hdu.header['LEVEL1'], hdu.header['LEVEL2'] = self._levels
         hdu.header['FACTOR'] = self.factor
@@ -513,6 +578,49 @@ class SubtractionResult(_Image):
                 kernel_sum_error=background.header['SUMERR'], meta=meta,
                 **common)
 
+    def summary(self):
+        """
+        Return the most important numbers of the subtraction as text.
+
+        Returns
+        -------
+        text : str
+            Some lines, for a log or a screen.
+        """
+        stats = self.stats
+        ny, nx = self.mask.shape
+        total, error = self.kernel_sum(0.5 * (nx - 1), 0.5 * (ny - 1))
+        status, counts = np.unique(np.asarray(self.stamps['status']),
+                                   return_counts=True)
+        names, bits = zip(*DIFFERENCE_FLAGS.items(), strict=True)
+        parts = [100.0 * np.mean((self.flags & bit) > 0) for bit in bits]
+        lines = [
+            f'{stats["convolve"]} image convolved (reason: '
+            f'{self.meta.get("direction_reason")}); kernel of radius '
+            f'{stats["kernel_radius"]} and order {stats["kernel_order"]}, '
+            f'sum {total:.5g} +- {error:.2g}',
+            f'{stats["n_stamps"]} stars fitted with reduced chi2 '
+            f'{stats["chi2"]:.2f}; difference / error: robust std '
+            f'{stats["pull"]:.3f}, mean {stats["mean"]:.3f}',
+            'stars: ' + ', '.join(f'{count} {name}' for name, count
+                                  in zip(status, counts, strict=True)),
+            'masked: ' + f'{100.0 * np.mean(self.mask):.2f} %; ' + ', '.join(
+                f'{name} {part:.2f} %' for name, part
+                in zip(names, parts, strict=True)),
+        ]
+        if self.decorrelated is not None:
+            white = self.decorrelated
+            pulls = white.significance[~white.mask]
+            pull = (1.4826 * np.median(np.abs(pulls - np.median(pulls)))
+                    if pulls.size else np.nan)
+            lines.append('decorrelated difference / error: robust std '
+                         f'{pull:.3f}; masked: '
+                         f'{100.0 * np.mean(white.mask):.2f} %')
+        lines += [f'{name.replace("_", " ")} assumed: {self.meta[name]}'
+                  for name in ('error', 'template_error')
+                  if name in self.meta]
+        return '\n'.join(lines)
+
     def plot(self, figure=None):
         """
         Draw an overview of the subtraction.
@@ -555,7 +663,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
         The variances of the sky.
 
     psf : `SpatialKernel`
-        The PSF of the image that is not convolved.
+        The PSF of the difference.
 
     background : 1D `~numpy.ndarray`
         The coefficients of the differential background.

@@ -21,16 +21,20 @@ from hyperphotutils.subtraction.difference import (
     fit_background,
     make_difference,
 )
-from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
-from hyperphotutils.subtraction.frames import Frame, NoiseGrid
-from hyperphotutils.subtraction.inputs import read_pair
-from hyperphotutils.subtraction.kernel_fit import (
+from hyperphotutils.subtraction.fit import (
     Direction,
     default_basis,
     fit_kernel,
     flux_error,
 )
-from hyperphotutils.subtraction.psf import as_spatial_psf, measure_psf
+from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
+from hyperphotutils.subtraction.frames import Frame, NoiseGrid
+from hyperphotutils.subtraction.inputs import read_pair
+from hyperphotutils.subtraction.psf import (
+    as_spatial_psf,
+    convolved_psf,
+    measure_psf,
+)
 from hyperphotutils.subtraction.result import make_result
 from hyperphotutils.subtraction.stamps import (
     Stamps,
@@ -266,9 +270,10 @@ class ImageSubtractor:
             ``y``), or an array of shape (n, 2).
 
         psf : 2D array_like or callable, optional
-            The PSF of the image that is not convolved: an image with an
-            odd side, or a function of x and y that returns one. By
-            default it is measured on the stars.
+            The PSF of the science image: an image with an odd side, or
+            a function of x and y that returns one, such as an
+            `~hyperphotutils.psf.EmpiricalPSF`. By default it is
+            measured on the stars.
 
         Returns
         -------
@@ -452,6 +457,15 @@ class ImageSubtractor:
         """
         kernel, target, source = fit.kernel, fit.target, fit.source
         is_science = fit.direction.convolve == 'template'
+        shape = kernel.shape
+        middle = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
+        # the kernel's sum is the flux scale of the target over that of
+        # the source
+        scale = float(kernel.sum(*middle))
+        if not scale > 0.0:
+            msg = (f'the kernel has the sum {scale:.3g}: the stars of the '
+                   'images do not match; check their alignment and units')
+            raise ValueError(msg)
         products = make_difference(
             target, source, kernel, mask_limit=self.mask_limit,
             tile_size=self.tile_size, n_workers=self.n_workers,
@@ -461,17 +475,18 @@ class ImageSubtractor:
             # too little sky: the stamps know it less well
             background = fit.solutions[0].background
         add_polynomial(products.difference, background, -1.0)
-        shape = kernel.shape
-        middle = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
         decorrelated = None
         noise = NoiseGrid(target, source)
-        used = fit.table['status'] == 'USED'
         if psf is None:
-            psf = measure_psf(target, np.asarray(fit.table['x'])[used],
+            used = fit.table['status'] == 'USED'
+            psf = measure_psf(fit.stamps.science,
+                              np.asarray(fit.table['x'])[used],
                               np.asarray(fit.table['y'])[used],
                               fit.stamps.half)
         else:
             psf = as_spatial_psf(psf, shape)
+        if not is_science:
+            psf = convolved_psf(psf, kernel)
         if self.decorrelate:
             whitening = Decorrelation(kernel, noise, psf)
             white = decorrelate(
@@ -480,13 +495,6 @@ class ImageSubtractor:
                          | DIFFERENCE_FLAGS['edge']),
                 tile_size=self.tile_size, n_workers=self.n_workers)
             decorrelated = (*white, whitening.as_spatial_kernel())
-        # the kernel's sum is the flux scale of the target over that of
-        # the source
-        scale = float(kernel.sum(*middle))
-        if not scale > 0.0:
-            msg = (f'the kernel has the sum {scale:.3g}: the stars of the '
-                   'images do not match; check their alignment and units')
-            raise ValueError(msg)
         factor = 1.0 if is_science else -1.0
         if self.normalize == ('template' if is_science else 'science'):
             factor /= scale

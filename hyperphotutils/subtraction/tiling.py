@@ -3,6 +3,7 @@
 Convolution with kernels that vary over the image, tile by tile.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from hyperphotutils.subtraction.polynomials import (
 )
 
 __all__ = ['TiledKernel', 'convolve_fixed', 'cut', 'fast_shape',
-           'low_rank_kernel', 'smoothed', 'tiles']
+           'low_rank_kernel', 'over_tiles', 'smoothed', 'tiles']
 
 # The side of a tile without its margin, if nothing else is asked for
 _TILE_SIZE = 520
@@ -73,7 +74,7 @@ class TiledKernel:
                                        s=fft_shape)
         return self._spectra[key]
 
-    def __call__(self, padded, y0, x0, *, spectrum=None, margin=None):
+    def __call__(self, padded, y0, x0, *, spectrum=None):
         """
         Convolve a tile.
 
@@ -89,17 +90,12 @@ class TiledKernel:
         spectrum : 2D `~numpy.ndarray`, optional
             The Fourier transform of ``padded``, if it is known.
 
-        margin : int, optional
-            The width of the margin, if it is more than the radius of
-            the kernel.
-
         Returns
         -------
         convolved : 2D `~numpy.ndarray`
             The tile without its margin.
         """
-        margin = self.radius if margin is None else margin
-        height, width = np.subtract(padded.shape, 2 * margin)
+        height, width = np.subtract(padded.shape, 2 * self.radius)
         fft_shape = fast_shape(padded.shape)
         if spectrum is None:
             spectrum = rfft2(padded, s=fft_shape)
@@ -111,7 +107,7 @@ class TiledKernel:
         along_x = legvander(scaled_position(x0 + np.arange(width), nx),
                             order)
         # the full convolution is shifted by the radius of the kernel
-        first = margin + self.radius
+        first = 2 * self.radius
         cut = np.s_[first:first + height, first:first + width]
         out = np.zeros((height, width), dtype=padded.dtype)
         for weight, kernel in zip(self.weights, spectra, strict=True):
@@ -290,3 +286,31 @@ def cut(image, y0, y1, x0, x1, *, fill):
     part = np.full((y1 - y0, x1 - x0), fill, dtype=image.dtype)
     part[a0 - y0:a1 - y0, b0 - x0:b1 - x0] = image[a0:a1, b0:b1]
     return part
+
+
+def over_tiles(function, shape, tile_size, n_workers):
+    """
+    Call a function for each tile of an image, in threads.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the limits of a tile.
+
+    shape : tuple of int
+        The shape of the image.
+
+    tile_size : int or None
+        The largest side of a tile.
+
+    n_workers : int
+        The number of threads.
+    """
+    limits = tiles(shape, tile_size)
+    if n_workers == 1 or len(limits) == 1:
+        for limit in limits:
+            function(*limit)
+        return
+    with ThreadPoolExecutor(n_workers) as pool:
+        # list() raises what a thread has raised
+        list(pool.map(lambda limit: function(*limit), limits))

@@ -328,8 +328,8 @@ def array_namespace(array):
     ----------
     array : array
         An array of a library that has the array API standard, or a
-        tensor of PyTorch, for which the package ``array_api_compat``
-        has to be installed.
+        tensor of PyTorch. PyTorch itself has not all of the standard: the
+        package array-api-compat, of the extra ``torch``, adds the rest.
 
     Returns
     -------
@@ -342,7 +342,7 @@ def array_namespace(array):
         import array_api_compat
     except ImportError:
         msg = (f'arrays of {type(array).__module__} need the package '
-               'array_api_compat: pip install array-api-compat')
+               'array_api_compat: pip install hyperphotutils[torch]')
         raise ImportError(msg) from None
     return array_api_compat.array_namespace(array)
 

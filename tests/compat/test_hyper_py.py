@@ -10,7 +10,7 @@ import yaml
 from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.catalog import read_catalog
-from hyperphotutils.compat import hyper_py_to_yaml, read_hyper_py
+from hyperphotutils.compat.hyper_py import hyper_py_to_yaml, read_hyper_py
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,

@@ -243,3 +243,30 @@ def test_wrong_stamps_are_named(cube):
         cube.fit(np.ones((5, 5)))
     with pytest.raises(ValueError, match='sky must be'):
         cube.fit(np.ones((SIZE, SIZE)), sky='plane')
+
+
+def test_many_models_as_sums():
+    """
+    Chi-squared by sums of images is that of the models one by one, with
+    errors and masks; a cube that is not kept in memory gives the same.
+    """
+    axes = {'n': [1.0, 4.0], 'r_eff': np.geomspace(1.0, 8.0, 10),
+            'q': [0.3, 0.5, 0.7, 1.0], 'theta': np.arange(0, 180, 20.0)}
+    cube = SersicCube(PSF, size=SIZE, **axes)
+    exact = SersicCube(PSF, size=SIZE, dtype='f8', **axes)
+    rng = np.random.default_rng(1)
+    error = rng.uniform(0.5, 2.0, (3, SIZE, SIZE))
+    data = 1e3 * exact.models[1, 1, 2, 4] + error * rng.normal(
+        size=error.shape)
+    mask = rng.random(data.shape) < 0.05
+    found, true = (one.fit(data, error, mask) for one in (cube, exact))
+    assert cube._basis is not None
+    assert exact._basis is None
+    # differences of chi2 matter where they are small
+    near = true.chi2 < true.chi2.min(axis=(1, 2, 3, 4),
+                                     keepdims=True) + 100.0
+    assert np.abs(found.chi2 - true.chi2)[near].max() < 0.05
+    np.testing.assert_allclose(found.chi2, true.chi2, rtol=3e-5)
+    small = SersicCube(PSF, size=SIZE, max_memory=1000, **axes)
+    np.testing.assert_allclose(small.fit(data, error, mask).chi2, found.chi2,
+                    rtol=1e-6)

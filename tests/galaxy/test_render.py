@@ -77,7 +77,10 @@ def kernel(moffat):
 @pytest.mark.parametrize(('r_eff', 'n', 'q', 'theta'), [
     (0.5, 1.0, 1.0, 0.0), (0.5, 8.0, 0.4, 30.0), (1.0, 4.0, 0.7, 100.0),
     (3.0, 0.7, 0.3, 60.0), (3.0, 2.5, 0.1, 170.0), (8.0, 1.0, 0.5, 45.0),
-    (8.0, 6.0, 0.8, 20.0), (15.0, 4.0, 0.9, 0.0)])
+    (8.0, 6.0, 0.8, 20.0), (15.0, 4.0, 0.9, 0.0),
+    # thin and large
+    (4.5, 4.0, 0.1, 70.0), (8.0, 2.0, 0.1, 0.0), (15.0, 1.0, 0.1, 130.0),
+    (15.0, 0.5, 0.3, 10.0), (15.0, 8.0, 0.1, 45.0)])
 def test_image_is_the_exact_convolution(kernel, r_eff, n, q, theta):
     """
     To 5e-4 of the peak, cusps within a pixel included.
@@ -99,11 +102,12 @@ def test_star_is_the_psf(moffat):
 
 def test_derivatives_are_those_of_the_image(kernel):
     """
-    By differences, for a narrow, a wide, and an elongated source.
+    By differences, for a narrow, a wide, an elongated source, and one that
+    is thin and large.
     """
-    coords = coordinates_of([30.3, 31.0, 32.2], [32.1, 31.5, 31.0],
-                            [0.7, 3.0, 12.0], [2.0, 4.0, 1.1],
-                            [0.5, 0.3, 0.9], [0.5, 1.0, 2.0])
+    coords = coordinates_of([30.3, 31.0, 32.2, 31.1], [32.1, 31.5, 31.0, 30],
+                            [0.7, 3.0, 12.0, 9.0], [2.0, 4.0, 1.1, 2.0],
+                            [0.5, 0.3, 0.9, 0.15], [0.5, 1.0, 2.0, 1.2])
     images = render(kernel, coords, derivatives=True)
     step = 1e-5
 
@@ -149,8 +153,9 @@ def test_single_precision_is_near(moffat):
 
 
 def test_array_api_strict_gives_the_same(moffat):
-    coords = coordinates_of([31.7, 30.0], [31.2, 33.0], [2.0, 9.0],
-                            [4.0, 1.0], 0.5, 1.0)
+    coords = coordinates_of([15.7, 14.0, 15.0], [15.2, 17.0, 14.2],
+                            [2.0, 5.0, 6.0], [4.0, 1.0, 2.0],
+                            [0.5, 0.5, 0.2], 1.0)
     expected = render(make_kernel(moffat, 32), coords, derivatives=True)
     kernel = make_kernel(moffat, 32, xp=array_api_strict)
     found = render(kernel, array_api_strict.asarray(coords),
@@ -161,8 +166,9 @@ def test_array_api_strict_gives_the_same(moffat):
 
 def test_torch_gives_the_same(moffat):
     torch = pytest.importorskip('array_api_compat.torch')
-    coords = coordinates_of([31.7, 30.0], [31.2, 33.0], [2.0, 9.0],
-                            [4.0, 1.0], 0.5, 1.0)
+    coords = coordinates_of([15.7, 14.0, 15.0], [15.2, 17.0, 14.2],
+                            [2.0, 5.0, 6.0], [4.0, 1.0, 2.0],
+                            [0.5, 0.5, 0.2], 1.0)
     expected = render(make_kernel(moffat, 32), coords, derivatives=True)
     found = render(make_kernel(moffat, 32, xp=torch), torch.asarray(coords),
                    derivatives=True)

@@ -36,8 +36,18 @@ from hyperphotutils.background import (
 )
 from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.catalog import RESULT_COLUMNS, CatalogError
-from hyperphotutils.datasets import make_blended_map, make_map_cube
-from hyperphotutils.detection import HighPassStarFinder, ShoulderFilter
+from hyperphotutils.datasets import (
+    make_blended_map,
+    make_galaxy_field,
+    make_map_cube,
+    make_star_field,
+)
+from hyperphotutils.detection import (
+    ExtendedSourceFinder,
+    HighPassStarFinder,
+    ShoulderFilter,
+)
+from hyperphotutils.galaxy import SersicCube, SersicFitter, SersicRenderer
 from hyperphotutils.maps import FitsImage, MapError, get_survey
 from hyperphotutils.noise import (
     CorrelatedNoise,
@@ -60,6 +70,8 @@ from hyperphotutils.pipeline import (
     PipelineConfig,
     PipelineError,
 )
+from hyperphotutils.psf import EmpiricalPSFBuilder, StarSelector
+from hyperphotutils.stamps import make_stamps, subtract_sky
 from hyperphotutils.utils import PixelAreas
 
 FWHM = 4.0
@@ -69,11 +81,8 @@ EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
           'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel',
           'HyperPyConfig', 'ErrorPlane'}
 # Packages that are not covered yet, with their simulated data.
-NOT_COVERED = ('hyperphotutils.galaxy', 'hyperphotutils.psf',
-               'hyperphotutils.stamps', 'hyperphotutils.subtraction',
-               'hyperphotutils.datasets.galaxy_field',
-               'hyperphotutils.datasets.image_pairs',
-               'hyperphotutils.datasets.star_field')
+NOT_COVERED = ('hyperphotutils.subtraction',
+               'hyperphotutils.datasets.image_pairs')
 
 
 @cache
@@ -97,7 +106,31 @@ def make_objects():
     recovery = InjectionRecovery(finder, snr=(1.0, 20.0), n_repeats=6,
                                  n_per_map=5, seed=1)
     job = MapJob('a.fits', 'a', Path('out'))
+    stars = make_star_field((150, 150), 8, seed=1)
+    selector, builder = StarSelector(3.0), EmpiricalPSFBuilder(21, degree=0)
+    psf = builder(stars.data, selector(stars.data, error=stars.error),
+                  error=stars.error)
+    field = make_galaxy_field((100, 100), 2, seed=1)
+    galaxies = SersicFitter(field.psf, size=32)
+    galaxies(field.data, error=field.error, segmentation=field.segmentation)
+    extended = ExtendedSourceFinder(3.0, deblend=False)
+    models = SersicCube(field.psf, n=[1.0, 4.0], r_eff=[1.0, 2.0, 4.0],
+                        q=[0.5, 1.0], theta=[0.0, 90.0], size=32)
     return {
+        'star field': stars,
+        'selector': selector,
+        'builder': builder,
+        'psf': psf,
+        'gaussians': psf.as_gaussians(2),
+        'galaxy field': field,
+        'galaxies': galaxies,
+        'renderer': SersicRenderer(field.psf, 32),
+        'models': models,
+        'chi2': models.fit(field.data[:32, :32]),
+        'extended': extended,
+        'extended sources': extended(field.data),
+        'sky': subtract_sky(field.data, fwhm=3.0, order=0),
+        'stamps': make_stamps(field.data, field.truth, size=16),
         'simulated': simulated,
         'cube': cube,
         'survey': get_survey('spire250'),
@@ -144,9 +177,11 @@ def make_objects():
 
 
 NAMES = (
-    'simulated', 'cube', 'survey', 'finder', 'shoulders', 'noise',
-    'factors', 'white noise', 'diagonal factors', 'bad pixels', 'areas',
-    'photometry', 'map noise', 'tiles', 'table', 'fitter',
+    'star field', 'selector', 'builder', 'psf', 'gaussians', 'galaxy field',
+    'galaxies', 'renderer', 'models', 'chi2', 'extended', 'extended sources',
+    'sky', 'stamps', 'simulated', 'cube', 'survey', 'finder', 'shoulders',
+    'noise', 'factors', 'white noise', 'diagonal factors', 'bad pixels',
+    'areas', 'photometry', 'map noise', 'tiles', 'table', 'fitter',
     'forced', 'aperture', 'sky aperture',
     'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',

@@ -101,7 +101,7 @@ def test_own_files_import_no_other_configurations(here):
             'import hyperphotutils.pipeline.cli\n'
             'for name in ("own.yaml", "other.yaml"):\n'
             '    load_config(name)\n'
-            '    print("hyperphotutils.compat" in sys.modules)\n')
+            '    print("hyperphotutils.compat.hyper_py" in sys.modules)\n')
     result = subprocess.run(
         [sys.executable, '-c', code], cwd=here, capture_output=True,
         text=True, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.datasets import make_star_field
+from hyperphotutils.detection.moments import weighted_moments
 from hyperphotutils.psf import StarSelector, decode_star_flags
-from hyperphotutils.psf.moments import weighted_moments
 
 
 def kinds_of(stars, truth):

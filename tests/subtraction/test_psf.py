@@ -57,6 +57,37 @@ def test_galaxies_do_not_broaden_it():
     assert_allclose(psf(200, 200), true_psf(2.0), atol=0.03 * 0.04)
 
 
+def test_widths_that_vary_much_are_kept():
+    """
+    Stars at one side of the field may be half as wide again as those at
+    the other: none of them is taken for a galaxy.
+    """
+    psf = measure_psf(*make_stars([2.0], slope=0.2), 10)
+    for x in (60, 340):
+        expected = true_psf(2.0 * (1.0 + 0.2 * (x / 200.0 - 1.0)))
+        assert_allclose(psf(x, 200), expected, atol=0.03 * expected.max())
+
+
+def test_neighbors_and_sky_do_not_change_it():
+    """
+    A neighbor beside each star, and a sky that rises over the field,
+    leave the PSF and its wings as they are.
+    """
+    frame, x, y = make_stars([2.0])
+    rng = np.random.default_rng(5)
+    yy, xx = np.mgrid[:400, :400]
+    data = frame.data + 0.05 * xx
+    for xi, yi in zip(x, y, strict=True):
+        angle, flux = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(1e3, 5e3)
+        dx, dy = 9.0 * np.cos(angle), 9.0 * np.sin(angle)
+        data += flux / (8.0 * np.pi) * np.exp(
+            -((xx - xi - dx)**2 + (yy - yi - dy)**2) / 8.0)
+    psf = measure_psf(Frame(data, np.ones(data.shape), None, 'image'), x, y,
+                      12)
+    measured, true = psf(200, 200)[2:-2, 2:-2], true_psf(2.0)
+    assert abs(np.sum(measured * true) / np.sum(measured**2) - 1.0) < 0.02
+
+
 def test_given_psf():
     """
     An image is the same everywhere, and a function is followed.

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import fftconvolve
 
+from hyperphotutils.datasets import make_image_pair
 from hyperphotutils.subtraction import (
     DIFFERENCE_FLAG_DESCRIPTIONS,
     DIFFERENCE_FLAGS,
@@ -20,6 +23,7 @@ from hyperphotutils.subtraction import (
     SubtractionResult,
     ccd_error,
 )
+from hyperphotutils.subtraction.overview import _in_blocks
 
 QUICK = ImageSubtractor(10, kernel_order=1)
 
@@ -117,19 +121,37 @@ def test_psf(pair, result):
     assert_allclose(result.decorrelated.psf(100, 200), white)
 
 
-def test_measured_psf(pair):
+@pytest.mark.parametrize('convolve', ['template', 'science'])
+def test_measured_psf(convolve):
     """
-    Without a PSF, it is measured on the stars.
+    Without a PSF, it is measured on the stars of the science image, and
+    gives fluxes within one per cent over a field in which it varies.
+
+    If the science image is convolved, the PSF has the shift of the
+    kernel: it belongs to positions in the science image.
     """
-    result = QUICK(pair.science, pair.template)
-    measured = result.psf(160, 150)
-    radius = measured.shape[0] // 2
-    true = pair.science_psf.image(160, 150, radius)
-    true /= true.sum()
-    assert_allclose(measured.sum(), 1.0, rtol=1e-9)
-    # in the weight of PSF photometry
-    assert abs(np.sum(measured * true) / np.sum(true**2) - 1.0) < 0.05
-    assert np.abs(measured - true).max() < 0.1 * true.max()
+    fwhm = (4.2, 3.0) if convolve == 'template' else (3.2, 4.4)
+    pair = make_image_pair((400, 400), seed=4, fwhm=fwhm, shift=0.3,
+                           fwhm_variation=(0.4, 0.2))
+    result = ImageSubtractor(decorrelate=False, convolve=convolve)(
+        pair.science, pair.template)
+    biases = []
+    for x, y in ((200, 200), (80, 90), (310, 100), (100, 320), (300, 310)):
+        measured = result.psf(x, y)
+        radius = measured.shape[0] // 2
+        if convolve == 'template':
+            true = pair.science_psf.image(x, y, radius)
+        else:
+            kernel = result.kernel(x, y) / result.kernel.sum(199.5, 199.5)
+            true = fftconvolve(
+                pair.science_psf.image(x, y, radius + len(kernel) // 2),
+                kernel, mode='valid')
+        assert_allclose(measured.sum(), 1.0, rtol=1e-3)
+        assert np.abs(measured - true).max() < 0.05 * true.max()
+        # the flux that PSF photometry measures
+        biases.append(np.sum(measured * true) / np.sum(measured**2) - 1.0)
+    assert abs(np.mean(biases)) < 0.01
+    assert np.max(np.abs(biases)) < 0.02
 
 
 def test_ccddata(result):
@@ -153,13 +175,14 @@ def test_masked_is_flagged(result):
 def test_plot(result):
     figure = result.plot()
     titles = [ax.get_title() for ax in figure.axes]
-    for title in ('science', 'convolved template', 'stars', 'significance'):
+    for title in ('science', 'template, convolved', 'stars of the fit'):
         assert title in titles
-    # the image that is not convolved is drawn as it is
+    assert result.summary().startswith(figure.get_suptitle())
+    # the image that is not convolved is drawn above its median
     shown = figure.axes[0].get_images()[0].get_array()
     good = ~result.mask
-    assert_allclose(shown[good], (result.convolved
-                                  + result.difference).value[good])
+    image = (result.convolved + result.difference).value[good]
+    assert_allclose(shown[good], image - np.median(image), atol=1e-3)
 
 
 class TestFiles:
@@ -239,3 +262,106 @@ class TestErrorOfCCD:
     def test_wrong_arguments(self, options, match):
         with pytest.raises(ValueError, match=match):
             ccd_error(np.ones((3, 3)), **options)
+
+
+def test_products(result, tmp_path):
+    """
+    A folder has all products; the file with all images comes last.
+    """
+    folder = tmp_path / 'pair' / 'one'
+    paths = result.write_products(folder)
+    assert [path.name for path in paths] == [
+        'stamps.ecsv', 'stamps.reg', 'overview.png', 'summary.txt',
+        'subtraction.fits']
+    assert sorted(folder.iterdir()) == sorted(paths)
+    stamps = QTable.read(paths[0])
+    assert stamps.colnames == result.stamps.colnames
+    lines = paths[1].read_text().splitlines()
+    circles = [line for line in lines if line.startswith('circle')]
+    assert len(circles) == len(result.stamps)
+    first = result.stamps[0]
+    assert circles[0].startswith(f'circle({first["x"] + 1}.0')
+    assert paths[3].read_text() == result.summary() + '\n'
+    again = SubtractionResult.read(paths[4])
+    assert again.summary() == result.summary()
+    with fits.open(paths[4]) as hdus:
+        assert_allclose(hdus['KERNEL_MOSAIC'].data, result.kernel.image())
+
+
+def test_existing_products(result, tmp_path, monkeypatch):
+    """
+    Files are not replaced unasked, and a folder in which something went
+    wrong is not complete.
+    """
+    paths = result.write_products(tmp_path)
+    with pytest.raises(FileExistsError, match=r'stamps\.ecsv'):
+        result.write_products(tmp_path)
+    assert len(result.write_products(tmp_path, overwrite=True)) == len(paths)
+
+    def fail():
+        msg = 'no picture'
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(result, 'plot', fail)
+    with pytest.raises(RuntimeError, match='no picture'):
+        result.write_products(tmp_path, overwrite=True)
+    assert not (tmp_path / 'subtraction.fits').exists()
+    assert not [path for path in tmp_path.iterdir()
+                if path.name.startswith('.')]
+
+
+def test_failed_file_leaves_the_old(result, tmp_path, monkeypatch):
+    """
+    A file is replaced only when the new one is complete.
+    """
+    path = tmp_path / 'difference.fits'
+    path.write_text('old')
+    with pytest.raises(FileExistsError, match=r'difference\.fits'):
+        result.write(path)
+
+    def fail(*_, **__):
+        msg = 'disk full'
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(fits.HDUList, 'writeto', fail)
+    with pytest.raises(RuntimeError, match='disk full'):
+        result.write(path, overwrite=True)
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_summary(result):
+    """
+    The summary says what was convolved, how well it fits, and what is
+    masked.
+    """
+    lines = result.summary().splitlines()
+    assert lines[0].startswith('template image convolved (reason: widths)')
+    total, error = result.kernel_sum(159.5, 149.5)
+    assert f'sum {total:.5g} +- {error:.2g}' in lines[0]
+    assert f'{result.stats["n_stamps"]} stars fitted' in lines[1]
+    assert f'robust std {result.stats["pull"]:.3f}' in lines[1]
+    assert f'{100.0 * result.mask.mean():.2f} %' in lines[3]
+    assert lines[4].startswith('decorrelated difference')
+    assert len(lines) == 5
+
+
+def test_summary_of_assumed_errors(pair):
+    with pytest.warns(AstropyUserWarning, match='error and template_error'):
+        result = QUICK(pair.science.data, pair.template.data,
+                       mask=pair.science.mask,
+                       template_mask=pair.template.mask)
+    assert result.summary().splitlines()[-2:] == [
+        'error assumed: robust scatter of the image',
+        'template error assumed: robust scatter of the image']
+
+
+def test_overview_of_a_large_image():
+    """
+    Blocks of a large image are averaged without the masked pixels.
+    """
+    image = np.tile([[1.0, 3.0], [np.nan, 5.0]], (1001, 600))
+    small, step = _in_blocks(image)
+    assert (small.shape, step) == ((667, 400), 3)
+    assert_allclose(small[0, 0], np.nanmean(image[:3, :3]))
+    assert_allclose(np.nanmean(small), 3.0, rtol=0.01)

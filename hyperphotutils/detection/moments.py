@@ -6,11 +6,21 @@ Cutouts around positions, and their Gaussian-weighted moments.
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
-__all__ = ['WEIGHT_WIDTH', 'cut_out', 'first_mode', 'weighted_moments']
+__all__ = ['LOCUS_SCATTER', 'WEIGHT_WIDTH', 'cut_out', 'find_locus',
+           'first_mode', 'weighted_moments', 'weighted_size']
 
 # Width of the weight function relative to the PSF: wide enough that the
 # size of a star stands out, narrow enough that neighbors do not enter.
 WEIGHT_WIDTH = 1.4
+
+# Width of the stellar locus that no noise explains, in ln size.
+LOCUS_SCATTER = 0.02
+
+# Range of sizes around that of the PSF where the locus is looked for: the
+# weighted sizes of 0.75 and 1.35 times its FWHM.
+_LOCUS_SEARCH = (0.8, 1.2)
+# The part of the largest density of sizes that makes a locus.
+_FIRST_MODE = 0.3
 
 _MAX_ITERATIONS = 10
 
@@ -108,11 +118,13 @@ def weighted_moments(image, error, x, y, fwhm):
     xy = np.einsum('ijk,ij,ik->i', product, ry, rx) / safe
     noise = np.sqrt((weight**2 * variance).sum((1, 2)))
     expected = width**2 / (sigma**2 + width**2)
+    # a single pixel has no size, and no direction
+    trace = np.where(xx + yy > 0.0, xx + yy, 1.0)
     peak = np.where(core, data, -np.inf).max((1, 2))
     return {'x': x + dx, 'y': y + dy, 'flux': total / expected,
             'snr': total / noise,
             'size': np.sqrt(np.maximum(0.5 * (xx + yy), 0.0)),
-            'e1': (xx - yy) / (xx + yy), 'e2': 2.0 * xy / (xx + yy),
+            'e1': (xx - yy) / trace, 'e2': 2.0 * xy / trace,
             'peak': peak, 'peak_fraction': peak / safe}
 
 
@@ -161,3 +173,58 @@ def first_mode(values, errors, fraction):
     near = np.abs(values - grid[first]) < 3.0 * errors
     center = np.median(values[near]) if near.any() else grid[first]
     return float(center), float(density[first])
+
+
+def weighted_size(fwhm):
+    """
+    Return the size under the weight of a Gaussian with the FWHM of the PSF.
+
+    Parameters
+    ----------
+    fwhm : float
+        The full width at half maximum in pixels.
+
+    Returns
+    -------
+    size : float
+        The size, as in `weighted_moments`.
+    """
+    return (fwhm * gaussian_fwhm_to_sigma * WEIGHT_WIDTH
+            / np.hypot(1.0, WEIGHT_WIDTH))
+
+
+def find_locus(size, snr, fwhm):
+    """
+    Return the size of the stars and the density of sources there.
+
+    It is the first dense size near that of the PSF: nothing is smaller
+    than a star, but galaxies may be more.
+
+    Parameters
+    ----------
+    size : 1D `~numpy.ndarray`
+        The weighted sizes of the sources.
+
+    snr : 1D `~numpy.ndarray`
+        Their signal-to-noise ratios.
+
+    fwhm : float
+        The full width at half maximum of the PSF in pixels.
+
+    Returns
+    -------
+    locus : float
+        The size of the stars; that of a Gaussian of the FWHM if no source
+        is near it.
+
+    density : float
+        The density of sources there, 0 without any.
+    """
+    expected = weighted_size(fwhm)
+    near = ((size > _LOCUS_SEARCH[0] * expected)
+            & (size < _LOCUS_SEARCH[1] * expected))
+    if not near.any():
+        return expected, 0.0
+    error = np.hypot(LOCUS_SCATTER, 1.0 / snr[near])
+    center, density = first_mode(np.log(size[near]), error, _FIRST_MODE)
+    return float(np.exp(center)), density

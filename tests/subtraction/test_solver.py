@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests for the fit module.
+Tests for the solver module.
 """
 
 import numpy as np
@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from hyperphotutils.subtraction import DeltaBasis, GaussianPolynomialBasis
-from hyperphotutils.subtraction.fit import solve_kernel, stamp_equations
 from hyperphotutils.subtraction.polynomials import polynomial_terms
+from hyperphotutils.subtraction.solver import solve_kernel, stamp_equations
 
 SHAPE = (400, 400)
 HALF = 8

@@ -1,0 +1,1002 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Sky, PSF, stamps, and galaxies of one image, from the file to the products.
+
+Each of `run_sky`, `run_psf`, `run_stamps`, and `run_galaxies` makes what is
+not given, and records how.
+"""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+from astropy.io import fits
+from astropy.stats import gaussian_fwhm_to_sigma
+from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs.utils import proj_plane_pixel_scales
+from scipy.ndimage import gaussian_filter
+
+from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.detection import ExtendedSourceFinder
+from hyperphotutils.galaxy import (
+    SersicCube,
+    SersicFitter,
+    plot_mosaic,
+    plot_parameters,
+    plot_segments,
+)
+from hyperphotutils.maps.images import load_image
+from hyperphotutils.noise import clipped_rms
+from hyperphotutils.psf import (
+    EmpiricalPSF,
+    EmpiricalPSFBuilder,
+    StarSelector,
+    plot_psf,
+    plot_selection,
+    plot_stars,
+    read_psf,
+)
+from hyperphotutils.stamps import (
+    find_gain,
+    make_sigma_image,
+    make_stamps,
+    subtract_sky,
+    write_galfit,
+    write_galfits,
+)
+from hyperphotutils.utils import FLAGS, decode_flags, result_meta
+
+__all__ = ['ImageOptions', 'ImageResult', 'run_galaxies', 'run_psf',
+           'run_sky', 'run_stamps']
+
+_LOG = logging.getLogger('hyperphotutils')
+
+# The FWHM (pixels) of an image without stars.
+_FALLBACK_FWHM = 3.0
+# Pixels brighter than this many rms hold their own photons, others those of
+# the smoothed image.
+_SIGNAL = 5.0
+# The side of stamps in FWHM and in half-light radii, and its limits.
+_SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
+_SIZE_RANGE = (32, 96)
+# The grid of --chi2 without a file of models.
+_CHI2_GRID = {'n': [1.0, 2.0, 4.0], 'q': np.linspace(0.2, 1.0, 9),
+              'theta': np.arange(0.0, 180.0, 15.0)}
+_N_RADII = 15
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """
+    What is known of an image; `None` for what is to be found.
+
+    Parameters
+    ----------
+    ext : int or str, optional
+        The extension of the image.
+
+    mask : path-like, optional
+        An image of bad pixels, which are not 0.
+
+    error : path-like or str, optional
+        An image of the standard deviations.
+
+    weight : path-like, optional
+        An image of the inverse variances, 0 for bad pixels.
+
+    gain : float or {'counts', 'cps'}, optional
+        The electrons a unit of the data: a number; that of the header
+        (``'counts'``); or that times the exposure time (``'cps'``).
+
+    gain_key : str, optional
+        The keyword of the gain.
+
+    fwhm : float, optional
+        The full width at half maximum of the PSF in pixels.
+
+    zero_point : float, optional
+        The magnitude of a flux of 1.
+
+    subtract_sky : bool, optional
+        Whether the sky is subtracted.
+
+    sky_order : int, optional
+        The order of the polynomial of the sky.
+
+    sky_method : {'polynomial', 'median'}, optional
+        See `~hyperphotutils.stamps.subtract_sky`.
+
+    sky_grow : float, optional
+        The distance by which the masks of sources grow (pixels).
+
+    psf : path-like, optional
+        The PSF: a file of `~hyperphotutils.psf.EmpiricalPSF`, a ``.psf``
+        file of PSFEx, or an image.
+
+    psf_size : int, optional
+        The side of a PSF that is made.
+
+    psf_degree : int, optional
+        The degree of its variation, chosen from the data by default.
+
+    psf_oversampling : int, optional
+        Its samples a pixel.
+
+    min_snr : float, optional
+        The smallest signal-to-noise ratio of its stars.
+
+    saturation : float, optional
+        The value from which pixels are saturated.
+
+    threshold : float, optional
+        See `~hyperphotutils.detection.ExtendedSourceFinder`.
+
+    n_pixels : int, optional
+        The smallest number of pixels of a source.
+
+    contrast : float, optional
+        The contrast of the deblending.
+
+    max_star_index : float, optional
+        Sources with a larger index are stars: they get no stamp and no
+        row, but are fitted as neighbors.
+
+    size : int, optional
+        The side of the stamps in pixels.
+
+    margin : float, optional
+        Sources nearer to the edge get no stamp and no row (pixels).
+    """
+
+    ext: object = None
+    mask: object = None
+    error: object = None
+    weight: object = None
+    gain: object = None
+    gain_key: str | None = None
+    fwhm: float | None = None
+    zero_point: float | None = None
+    subtract_sky: bool = True
+    sky_order: int = 3
+    sky_method: str = 'polynomial'
+    sky_grow: float = 10.0
+    psf: object = None
+    psf_size: int | None = None
+    psf_degree: int | None = None
+    psf_oversampling: int = 1
+    min_snr: float = 20.0
+    saturation: float | None = None
+    threshold: float = 1.5
+    n_pixels: int = 5
+    contrast: float = 0.005
+    max_star_index: float = 0.5
+    size: int | None = None
+    margin: float = 0.0
+
+
+@dataclass
+class ImageResult:
+    """
+    What a function has made of an image.
+
+    Parameters
+    ----------
+    name : str
+        The name of the image without its suffix.
+
+    files : dict of `~pathlib.Path`
+        The products by kind.
+
+    defaults : dict of str
+        What was not given, and how it was found.
+
+    table : `~astropy.table.QTable` or `None`
+        The table of stars, of stamps, or of galaxies.
+
+    warnings : list of str
+        The warnings.
+    """
+
+    name: str
+    files: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
+    table: QTable | None = None
+    warnings: list = field(default_factory=list)
+
+
+def run_sky(path, folder, options=None, *, overwrite=False):
+    """
+    Subtract the sky of an image.
+
+    Parameters
+    ----------
+    path : path-like
+        The FITS file.
+
+    folder : path-like
+        The folder of the products, made if need be: ``NAME_sky.fits`` with
+        the image without sky, the sky, and the mask of the sources, and
+        ``NAME_sky_log.json``.
+
+    options : `ImageOptions`, optional
+        What is known of the image.
+
+    overwrite : bool, optional
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    result : `ImageResult`
+        The products.
+    """
+    with _Run(path, folder, options, 'sky', overwrite=overwrite) as run:
+        sky = run.sky
+        run.write_images('sky', DATA=sky.data, SKY=sky.background,
+                         MASK=sky.mask.astype(np.uint8))
+        run.note(sky_rms=float(sky.rms),
+                 masked_part=float(np.mean(sky.mask)))
+    return run.result
+
+
+def run_psf(path, folder, options=None, *, overwrite=False):
+    """
+    Measure the PSF of an image.
+
+    Parameters
+    ----------
+    path : path-like
+        The FITS file.
+
+    folder : path-like
+        The folder of the products: ``NAME_psf.fits``, ``NAME.psf`` (as of
+        PSFEx), ``NAME_stars.ecsv``, the pictures ``NAME_psf.png``,
+        ``NAME_stars.png``, and ``NAME_selection.png``, and
+        ``NAME_psf_log.json``.
+
+    options : `ImageOptions`, optional
+        What is known of the image.
+
+    overwrite : bool, optional
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    result : `ImageResult`
+        The products; the table is that of the stars.
+
+    Raises
+    ------
+    ValueError
+        If no star is usable.
+    """
+    with _Run(path, folder, options, 'psf', overwrite=overwrite) as run:
+        _write_psf(run)
+        run.result.table = run.psf.stars
+    return run.result
+
+
+def run_stamps(path, folder, options=None, *, catalog=None,
+               segmentation=None, formats=('hdf5',), compression='medium',
+               overwrite=False):
+    """
+    Cut the galaxies of an image out.
+
+    Parameters
+    ----------
+    path : path-like
+        The FITS file.
+
+    folder : path-like
+        The folder of the products: ``NAME_stamps.h5`` and others by
+        ``formats``, ``NAME_segmentation.fits``, ``NAME_segmentation.png``,
+        and ``NAME_stamps_log.json``.
+
+    options : `ImageOptions`, optional
+        What is known of the image.
+
+    catalog : `~astropy.table.Table`, optional
+        The sources, in place of a detection.
+
+    segmentation : 2D int array_like, optional
+        Their segments.
+
+    formats : sequence of str, optional
+        ``'hdf5'``, ``'dre'``, ``'fits'``, ``'galfit'``, ``'galfits'``.
+
+    compression : {'none', 'low', 'medium', 'high'}, optional
+        That of HDF5.
+
+    overwrite : bool, optional
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    result : `ImageResult`
+        The products; the table is that of the stamps.
+    """
+    with _Run(path, folder, options, 'stamps', overwrite=overwrite,
+              catalog=catalog, segmentation=segmentation) as run:
+        stamps = run.stamps
+        suffixes = {'hdf5': '_stamps.h5', 'dre': '_cuts.h5',
+                    'fits': '_stamps.fits'}
+        for kind in formats:
+            if kind in suffixes:
+                target = run.target(kind, suffixes[kind])
+                stamps.write(target, format=kind, compression=compression,
+                             overwrite=overwrite)
+            elif kind in {'galfit', 'galfits'}:
+                _write_each(run, stamps, kind)
+            else:
+                msg = ("formats must be of 'hdf5', 'dre', 'fits', 'galfit', "
+                       f"and 'galfits': got {kind!r}")
+                raise ValueError(msg)
+        _write_segments(run)
+        run.result.table = stamps.table
+        run.note(n_stamps=len(stamps))
+    return run.result
+
+
+def run_galaxies(path, folder, options=None, *, catalog=None,
+                 segmentation=None, truth=None, neighbors='fit',
+                 n_bounds=(0.5, 8.0), chi2=False, cube=None, mosaics=False,
+                 overwrite=False):
+    """
+    Fit the galaxies of an image.
+
+    Parameters
+    ----------
+    path : path-like
+        The FITS file.
+
+    folder : path-like
+        The folder of the products: ``NAME_galaxies.ecsv`` and ``.fits``,
+        ``NAME_models.fits`` (the image without sky, the model, the
+        residual, and the errors), ``NAME_segmentation.fits``, the products
+        of `run_psf` unless the PSF is given, the pictures
+        ``NAME_segmentation.png``, ``NAME_mosaic.png``, and
+        ``NAME_truth.png``, and ``NAME_galaxies_log.json``.
+
+    options : `ImageOptions`, optional
+        What is known of the image.
+
+    catalog : `~astropy.table.Table`, optional
+        The sources, in place of a detection.
+
+    segmentation : 2D int array_like, optional
+        Their segments.
+
+    truth : `~astropy.table.Table`, optional
+        The true sources, for ``NAME_truth.png``.
+
+    neighbors : {'fit', 'mask', 'ignore'}, optional
+        See `~hyperphotutils.galaxy.SersicFitter`.
+
+    n_bounds : tuple of 2 floats, optional
+        The bounds of the Sersic index.
+
+    chi2 : bool, optional
+        Whether the galaxies are also compared with all models of a grid,
+        as DRE does: ``NAME_chi2.h5`` and ``NAME_dre.fits``.
+
+    cube : path-like, optional
+        A file of models of DRE for ``chi2``, which is then switched on.
+
+    mosaics : bool, optional
+        Whether ``NAME_mosaics.fits`` is written, with data, model, and
+        residual of all stamps.
+
+    overwrite : bool, optional
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    result : `ImageResult`
+        The products; the table is that of the galaxies.
+    """
+    with _Run(path, folder, options, 'galaxies', overwrite=overwrite,
+              catalog=catalog, segmentation=segmentation) as run:
+        psf = run.psf
+        fitter = SersicFitter(psf, size=run.size, neighbors=neighbors,
+                              n_bounds=n_bounds)
+        rows = run.galaxies
+        init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
+                       'y': rows['y_centroid']})
+        data = run.sky.data
+        arguments = {'init_params': init, 'mask': run.mask, 'wcs': run.wcs,
+                     'segmentation': run.sources.segmentation.data}
+        table = fitter(data, error=run.error, **arguments)
+        if run.options.gain is not None and run.options.error is None:
+            # errors from the noisy data would bias the fluxes low
+            run.improve_error(fitter.make_model_image())
+            table = fitter(data, error=run.error, **arguments)
+        for name in ('star_index', 'kron_flux', 'snr'):
+            if name in rows.colnames:
+                table[{'snr': 'snr_detection'}.get(name, name)] = rows[name]
+        if run.options.zero_point is not None:
+            flux = np.where(table['flux_fit'] > 0.0, table['flux_fit'],
+                            np.nan)
+            table['mag_fit'] = run.options.zero_point - 2.5 * np.log10(flux)
+            table['mag_err'] = 2.5 / np.log(10.0) * table['flux_err'] / flux
+        run.set_units(table)
+        table.meta['defaults'] = dict(run.result.defaults)
+        run.result.table = table
+        run.write_table('galaxies', table)
+        model = fitter.make_model_image()
+        run.write_images('models', DATA=data, MODEL=model,
+                         RESIDUAL=data - model, ERROR=run.error)
+        _write_segments(run)
+        if run.options.psf is None:
+            _write_psf(run)
+        run.write_figure('mosaic', plot_mosaic(
+            table, data, model, data - model, error=run.error,
+            mask=run.mask | run.star_pixels, size=min(run.size, 48)))
+        if truth is not None:
+            run.write_figure('truth', plot_parameters(table, truth))
+        if chi2 or cube is not None:
+            _compare_with_grid(run, cube)
+        if mosaics:
+            _write_mosaics(run, table, model)
+        counts = {name: int(np.count_nonzero(table['flags'] & FLAGS[name]))
+                  for name in {name for names in decode_flags(
+                      np.asarray(table['flags'])) for name in names}}
+        run.note(n_galaxies=len(table), flags=counts,
+                 median_reduced_chi2=float(np.nanmedian(
+                     table['reduced_chi2'])))
+    return run.result
+
+
+class _Run:
+    """
+    One image: what is given, what is made of it, and the products.
+
+    The steps are properties that are made when they are needed first.
+    """
+
+    def __init__(self, path, folder, options, step, *, overwrite=False,
+                 catalog=None, segmentation=None):
+        self.path = Path(path)
+        self.folder = Path(folder)
+        self.options = ImageOptions() if options is None else options
+        self.step = step
+        self.overwrite = overwrite
+        self.given = catalog, segmentation
+        self.result = ImageResult(self.path.name.partition('.fit')[0])
+        self.notes = {}
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._catcher = warnings.catch_warnings(record=True)
+        self._caught = self._catcher.__enter__()
+        warnings.simplefilter('always')
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self._catcher.__exit__(kind, value, trace)
+        seen = []
+        for warning in self._caught:
+            text = ' '.join(str(warning.message).split())
+            if text not in seen:
+                seen.append(text)
+                _LOG.warning('%s: %s', self.result.name, text)
+        self.result.warnings = seen
+        if kind is None:
+            self._write_log()
+
+    def default(self, name, text):
+        """
+        Record what was not given.
+        """
+        self.result.defaults[name] = text
+        _LOG.info('%s: %s: %s', self.result.name, name, text)
+
+    def note(self, **figures):
+        """
+        Add figures to the log.
+        """
+        self.notes.update(figures)
+
+    def target(self, kind, suffix):
+        """
+        Return the path of a product, and remember it.
+        """
+        path = self.folder / f'{self.result.name}{suffix}'
+        self.result.files[kind] = path
+        return path
+
+    def write_images(self, kind, **images):
+        """
+        Write images as the extensions of one file.
+        """
+        header = self.image.header.copy()
+        hdus = fits.HDUList([fits.PrimaryHDU()])
+        for name, image in images.items():
+            values = np.asarray(getattr(image, 'value', image))
+            hdu = fits.ImageHDU(values.astype(np.float32)
+                                if values.dtype.kind == 'f' else values,
+                                name=name)
+            if self.wcs is not None:
+                hdu.header.update(self.wcs.to_header(relax=True))
+            if 'BUNIT' in header and values.dtype.kind == 'f':
+                hdu.header['BUNIT'] = header['BUNIT']
+            hdus.append(hdu)
+        with atomic_output(self.target(kind, f'_{kind}.fits'),
+                           overwrite=self.overwrite) as temporary:
+            hdus.writeto(temporary)
+
+    def write_table(self, kind, table):
+        """
+        Write a table as ECSV and as FITS.
+        """
+        with atomic_output(self.target(kind, f'_{kind}.ecsv'),
+                           overwrite=self.overwrite) as temporary:
+            table.write(temporary, format='ascii.ecsv')
+        plain = QTable(table, copy=False)
+        plain.meta = {}
+        with atomic_output(self.target(f'{kind}_fits', f'_{kind}.fits'),
+                           overwrite=self.overwrite) as temporary:
+            plain.write(temporary, format='fits')
+
+    def write_figure(self, kind, figure):
+        """
+        Write a picture.
+        """
+        with atomic_output(self.target(f'{kind}_picture', f'_{kind}.png'),
+                           overwrite=self.overwrite) as temporary:
+            figure.savefig(temporary, dpi=120, format='png')
+
+    def set_units(self, table):
+        """
+        Give the columns of a table the unit of the image, if it has one.
+        """
+        unit = self.unit
+        if unit is None:
+            return
+        for name in table.colnames:
+            if name.startswith('sky_'):
+                table[name] <<= unit
+            elif name.startswith(('flux_', 'kron_flux')):
+                table[name] <<= unit * u.pix
+
+    def _write_log(self):
+        """
+        Write what was done, what was not given, and the warnings.
+        """
+        log = {'image': str(self.path), 'step': self.step,
+               **{f'result_{name}': value for name, value
+                  in self.notes.items()},
+               'defaults': self.result.defaults,
+               'warnings': self.result.warnings,
+               'options': {name: str(value) for name, value
+                           in vars(self.options).items()
+                           if value is not None},
+               'files': {kind: path.name for kind, path
+                         in self.result.files.items()},
+               **result_meta()}
+        path = self.target('log', f'_{self.step}_log.json')
+        with atomic_output(path, overwrite=self.overwrite) as temporary:
+            temporary.write_text(json.dumps(log, indent=1, default=str)
+                                 + '\n', encoding='utf-8')
+
+    @cached_property
+    def image(self):
+        image = load_image(self.path, ext=self.options.ext)
+        values = np.squeeze(image.data)
+        if values.ndim != 2:
+            msg = (f"'{self.path}' must hold a 2D image: its shape is "
+                   f'{image.data.shape}')
+            raise ValueError(msg)
+        self._values = values.astype(float)
+        return image
+
+    @cached_property
+    def data(self):
+        """
+        The values of the image.
+        """
+        _ = self.image
+        return self._values
+
+    @cached_property
+    def unit(self):
+        """
+        The unit of the image, `None` if it is not known.
+        """
+        text = self.image.header.get('BUNIT')
+        if not text:
+            return None
+        try:
+            return u.Unit(text)
+        except ValueError:
+            self.default('unit', f'none: {text!r} is not understood')
+            return None
+
+    @cached_property
+    def wcs(self):
+        """
+        The coordinates, `None` without any on the sky.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FITSFixedWarning)
+            wcs = WCS(self.image.header)
+        return wcs.celestial if wcs.has_celestial else None
+
+    @cached_property
+    def mask(self):
+        """
+        `True` for pixels to ignore.
+        """
+        bad = ~np.isfinite(self.data)
+        for path, is_bad in ((self.options.mask, lambda v: v != 0),
+                             (self.options.weight, lambda v: ~(v > 0)),
+                             (self.options.error, lambda v: ~(v > 0))):
+            if path is not None:
+                bad |= is_bad(self._read_plane(path))
+        return bad
+
+    def _read_plane(self, path):
+        """
+        Read an image with the pixels of the image.
+        """
+        plane = np.squeeze(load_image(path).data)
+        if plane.shape != self.data.shape:
+            msg = (f"'{path}' must have the shape of '{self.path}', "
+                   f'{self.data.shape}: got {plane.shape}')
+            raise ValueError(msg)
+        return plane
+
+    @cached_property
+    def fwhm(self):
+        """
+        The FWHM of the PSF in pixels.
+        """
+        if self.options.fwhm is not None:
+            return self.options.fwhm
+        if self.options.psf is not None:
+            fwhm = float(self.psf.fwhm())
+            self.default('fwhm', f'{fwhm:.2f} pixels, that of the PSF')
+            return fwhm
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', AstropyUserWarning)
+            stars = StarSelector(
+                min_snr=self.options.min_snr,
+                saturation=self.options.saturation)(self.data, mask=self.mask)
+        if stars is None or not stars['accepted'].any():
+            self.default('fwhm', f'{_FALLBACK_FWHM} pixels, since no star '
+                         'was found')
+            return _FALLBACK_FWHM
+        fwhm = stars.meta['fwhm']
+        self.default('fwhm', f'{fwhm:.2f} pixels, the median of '
+                     f'{np.count_nonzero(stars["accepted"])} stars')
+        return fwhm
+
+    @cached_property
+    def sky(self):
+        """
+        The image without sky.
+        """
+        options = self.options
+        if not options.subtract_sky:
+            from hyperphotutils.stamps import SkySubtraction
+
+            rms = clipped_rms(self.data, mask=self.mask)
+            return SkySubtraction(
+                np.where(self.mask, np.nan, self.data),
+                np.zeros(self.data.shape), self.mask, rms)
+        sky = subtract_sky(
+            self.data, fwhm=self.fwhm, order=options.sky_order,
+            method=options.sky_method, mask=self.mask,
+            grow=options.sky_grow)
+        self.default('sky', f'{options.sky_method}' + (
+            f' of order {options.sky_order}'
+            if options.sky_method == 'polynomial' else '')
+            + f', sources masked by detection: {np.mean(sky.mask):.0%} of '
+            'the pixels')
+        return sky
+
+    @cached_property
+    def error(self):
+        """
+        The standard deviations.
+        """
+        options = self.options
+        if options.error is not None:
+            return np.where(self.mask, np.nan,
+                            self._read_plane(options.error))
+        if options.weight is not None:
+            weight = np.where(self.mask, np.nan,
+                              self._read_plane(options.weight))
+            return weight**-0.5
+        rms = float(self.sky.rms)
+        if options.gain is None:
+            self.default('error', f'{rms:.4g}, the rms of the sky, without '
+                         'photon noise of sources since no gain is given')
+            return np.where(self.mask, np.nan, rms)
+        gain = find_gain(self.image.header, options.gain,
+                         key=options.gain_key)
+        self.default('error', f'rms of the sky, {rms:.4g}, and photon noise '
+                     f'by the gain {gain:.4g}')
+        # photons of the noise itself are no signal
+        data = np.where(self.mask, 0.0, self.sky.data)
+        signal = np.where(data > _SIGNAL * rms, data, gaussian_filter(
+            data, self.fwhm * gaussian_fwhm_to_sigma))
+        return make_sigma_image(np.where(self.mask, np.nan, signal),
+                                gain=gain, background_rms=rms)
+
+    @cached_property
+    def psf(self):
+        """
+        The PSF.
+        """
+        options = self.options
+        if options.psf is not None:
+            return _open_psf(options.psf)
+        error = self.error
+        stars = StarSelector(
+            self.fwhm, min_snr=options.min_snr,
+            saturation=options.saturation)(
+            self.sky.data, error=error, mask=self.mask)
+        if stars is None or not stars['accepted'].any():
+            msg = (f"'{self.path}' has no usable star: give the PSF as a "
+                   f'file, or a min_snr below {options.min_snr:g}')
+            raise ValueError(msg)
+        size = options.psf_size
+        if size is None:
+            size = 2 * int(np.ceil(5.0 * self.fwhm)) + 1
+        psf = EmpiricalPSFBuilder(
+            size, degree=options.psf_degree,
+            oversampling=options.psf_oversampling)(
+            self.sky.data, stars, error=error, mask=self.mask)
+        used = int(np.count_nonzero(psf.stars['used']))
+        self.default('psf', f'{size} x {size} pixels, degree {psf.degree}, '
+                     f'from {used} stars, FWHM {psf.fwhm():.3f} pixels')
+        scale = self.pixel_scale
+        self.note(psf_fwhm=float(psf.fwhm()), psf_stars=used,
+                  **({} if scale is None else {
+                      'psf_fwhm_arcsec': float(psf.fwhm() * scale)}))
+        return psf
+
+    @property
+    def pixel_scale(self):
+        """
+        The size of a pixel in arcseconds, `None` without coordinates.
+        """
+        if self.wcs is None:
+            return None
+        return 3600.0 * float(np.sqrt(np.prod(
+            proj_plane_pixel_scales(self.wcs))))
+
+    @cached_property
+    def sources(self):
+        """
+        The sources and their segments.
+        """
+        options = self.options
+        catalog, segmentation = self.given
+        finder = ExtendedSourceFinder(
+            self.fwhm, threshold=options.threshold,
+            n_pixels=options.n_pixels, contrast=options.contrast,
+            bkg_size=0, zero_point=options.zero_point,
+            saturation=options.saturation)
+        if catalog is not None and segmentation is not None:
+            from photutils.segmentation import SegmentationImage
+
+            from hyperphotutils.detection import ExtendedSources
+
+            data = self.sky.data
+            return ExtendedSources(
+                catalog, SegmentationImage(np.asarray(getattr(
+                    segmentation, 'data', segmentation))), data,
+                self.sky.background, np.full(data.shape, self.sky.rms))
+        found = finder(self.sky.data, error=self.error, mask=self.mask,
+                       wcs=self.wcs)
+        if found is None:
+            msg = (f"'{self.path}' has no source above threshold="
+                   f'{options.threshold} in {options.n_pixels} pixels')
+            raise ValueError(msg)
+        self.default('sources', f'{len(found.catalog)} detected by '
+                     'photutils, ' + repr(finder))
+        if catalog is None:
+            return found
+        from dataclasses import replace
+
+        return replace(found, catalog=catalog)
+
+    @cached_property
+    def galaxies(self):
+        """
+        The rows of the catalog that get a stamp and a row.
+        """
+        catalog, options = self.sources.catalog, self.options
+        kept = np.ones(len(catalog), dtype=bool)
+        if 'star_index' in catalog.colnames:
+            index = np.asarray(catalog['star_index'], dtype=float)
+            kept &= ~(index > options.max_star_index)
+            self.default('galaxies', f'{kept.sum()} sources with a star '
+                         f'index of at most {options.max_star_index}; '
+                         f'{np.count_nonzero(~kept)} are stars')
+        x, y = (np.asarray(getattr(catalog[f'{axis}_centroid'], 'value',
+                                   catalog[f'{axis}_centroid']))
+                for axis in 'xy')
+        ny, nx = self.data.shape
+        edge = options.margin - 0.5
+        kept &= ((x > edge) & (x < nx - 1 - edge) & (y > edge)
+                 & (y < ny - 1 - edge))
+        if not kept.any():
+            msg = (f"'{self.path}': none of {len(catalog)} sources is a "
+                   'galaxy: raise max_star_index, or lower margin')
+            raise ValueError(msg)
+        return catalog[kept]
+
+    @cached_property
+    def star_pixels(self):
+        """
+        `True` in the segments of sources that are no galaxies.
+        """
+        labels = self.sources.segmentation.data
+        return (labels > 0) & ~np.isin(labels, self.galaxies['id'])
+
+    def improve_error(self, model):
+        """
+        Replace the photon noise of the data by that of the model.
+        """
+        gain = find_gain(self.image.header, self.options.gain,
+                         key=self.options.gain_key)
+        rms = float(self.sky.rms)
+        error = make_sigma_image(np.where(self.mask, np.nan, model),
+                                 gain=gain, background_rms=rms)
+        self.error = np.where(self.star_pixels, self.error, error)
+        self.result.defaults['error'] += ' of the model of a first fit'
+
+    @cached_property
+    def size(self):
+        """
+        The side of the stamps.
+        """
+        if self.options.size is not None:
+            return self.options.size
+        radius = 2.0
+        if 'half_light_radius' in self.galaxies.colnames:
+            radii = np.asarray(getattr(
+                self.galaxies['half_light_radius'], 'value',
+                self.galaxies['half_light_radius']), dtype=float)
+            radius = np.nanpercentile(radii, 75)
+        size = np.clip(max(_SIZE_FWHM * self.fwhm, _SIZE_RADII * radius),
+                       *_SIZE_RANGE)
+        size = int(2 * np.ceil(0.5 * size))
+        self.default('size', f'{size} pixels, by the FWHM and the sizes of '
+                     'the galaxies')
+        return size
+
+    @cached_property
+    def stamps(self):
+        """
+        The stamps.
+        """
+        meta = {'image': str(self.path), 'zero_point': self.options.zero_point,
+                'defaults': dict(self.result.defaults)}
+        return make_stamps(
+            self.sky.data, self.galaxies, size=self.size, error=self.error,
+            mask=self.mask, segmentation=self.sources.segmentation,
+            psf=self.psf, wcs=self.wcs, meta=meta)
+
+
+def _open_psf(path):
+    """
+    Read a PSF from a file, or an image of it.
+    """
+    with fits.open(path) as hdus:
+        is_psf = any(isinstance(hdu, fits.BinTableHDU) or hdu.name == 'PSF'
+                     for hdu in hdus) or 'HPUFORM' in hdus[0].header
+    if is_psf:
+        return read_psf(path)
+    return EmpiricalPSF(np.squeeze(load_image(path).data))
+
+
+def _write_psf(run):
+    """
+    Write the PSF, its stars, and their pictures.
+    """
+    psf, name = run.psf, run.result.name
+    psf.write(run.target('psf', '_psf.fits'), overwrite=run.overwrite)
+    psf.write(run.folder / f'{name}.psf', overwrite=run.overwrite)
+    run.result.files['psfex'] = run.folder / f'{name}.psf'
+    if psf.stars is None:
+        return
+    with atomic_output(run.target('stars', '_stars.ecsv'),
+                       overwrite=run.overwrite) as temporary:
+        psf.stars.write(temporary, format='ascii.ecsv')
+    run.write_figure('psf', plot_psf(psf, shape=run.data.shape))
+    run.write_figure('stars', plot_stars(psf))
+    if 'accepted' in psf.stars.colnames:
+        run.write_figure('selection', plot_selection(psf.stars))
+
+
+def _write_segments(run):
+    """
+    Write the segments and their picture.
+    """
+    sources = run.sources
+    run.write_images('segmentation',
+                     SEGMENTATION=sources.segmentation.data.astype(np.int32))
+    run.write_figure('segmentation', plot_segments(
+        run.sky.data, sources.segmentation, sources.catalog,
+        max_star_index=run.options.max_star_index))
+
+
+def _write_each(run, stamps, kind):
+    """
+    Write the files of GALFIT or GalfitS, a stamp each.
+    """
+    folder = run.target(kind, f'_{kind}')
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(stamps.table['name']):
+        if kind == 'galfit':
+            write_galfit(stamps, number, folder, overwrite=run.overwrite)
+        else:
+            write_galfits(stamps, number, folder / f'{name}.fits',
+                          overwrite=run.overwrite)
+
+
+def _compare_with_grid(run, path):
+    """
+    Write chi-squared for all models of a grid, and DRE's summary.
+    """
+    stamps = run.stamps
+    image = run.psf()
+    if path is None:
+        radii = np.geomspace(0.3 * run.fwhm, run.size / 6.0, _N_RADII)
+        cube = SersicCube(image, r_eff=radii, size=run.size, **_CHI2_GRID)
+        run.default('models', f'{np.prod(cube.shape)} models: n '
+                    f'{cube.n.tolist()}, {len(cube.q)} q, {len(cube.theta)} '
+                    f'theta, r_eff {radii[0]:.1f} to {radii[-1]:.1f} pixels')
+    else:
+        cube = SersicCube.read(path).convolve(image)
+        if cube.size != run.size:
+            msg = (f"the models of '{path}' have {cube.size} pixels a side: "
+                   f'use size={cube.size}')
+            raise ValueError(msg)
+    result = cube.fit(stamps.data, stamps.error,
+                      stamps.mask | stamps.neighbors())
+    names = [str(name) for name in stamps.table['name']]
+    target = run.target('chi2', '_chi2.h5')
+    with atomic_output(target, overwrite=run.overwrite) as temporary:
+        result.write(temporary, names)
+    summary = result.summary('dre')
+    summary.add_column(names, name='ID', index=0)
+    summary.meta.clear()
+    with atomic_output(run.target('dre', '_dre.fits'),
+                       overwrite=run.overwrite) as temporary:
+        summary.write(temporary, format='fits')
+
+
+def _write_mosaics(run, table, model):
+    """
+    Write data, model, and residual of all galaxies as three stacks.
+    """
+    half = run.size // 2
+    padded = {name: np.pad(np.asarray(image, dtype=np.float32), half,
+                           constant_values=np.nan)
+              for name, image in (('DATA', run.sky.data), ('MODEL', model),
+                                  ('RESIDUAL', run.sky.data - model))}
+    known = np.isfinite(table['x_fit'])
+    corner = [np.clip(np.rint(np.where(known, table[f'{axis}_fit'], 0.0)),
+                      0, side - 1).astype(int)
+              for axis, side in zip('yx', run.data.shape, strict=True)]
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    for name, image in padded.items():
+        hdus.append(fits.ImageHDU(np.stack([
+            image[y:y + run.size, x:x + run.size]
+            for y, x in zip(*corner, strict=True)]), name=name))
+    hdus.append(fits.BinTableHDU(QTable({
+        'id': table['id'], 'x0': corner[1] - half, 'y0': corner[0] - half}),
+        name='TABLE'))
+    with atomic_output(run.target('mosaics', '_mosaics.fits'),
+                       overwrite=run.overwrite) as temporary:
+        hdus.writeto(temporary)

@@ -1,0 +1,211 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of one image from the file to sky, PSF, stamps, and galaxies.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose
+
+from hyperphotutils.compat.galfits import read_galfits
+from hyperphotutils.datasets import make_galaxy_field
+from hyperphotutils.pipeline.galaxies import (
+    ImageOptions,
+    run_galaxies,
+    run_psf,
+    run_sky,
+    run_stamps,
+)
+from hyperphotutils.psf import read_psf
+from hyperphotutils.stamps import find_gain, read_stamps
+
+pytest.importorskip('skimage')
+
+
+@pytest.fixture(scope='module')
+def field():
+    return make_galaxy_field((260, 260), 6, n_stars=12, sky=20.0,
+                             snr=(60.0, 300.0), seed=2)
+
+
+@pytest.fixture(scope='module')
+def path(field, tmp_path_factory):
+    """
+    The field as a file with coordinates and unit.
+    """
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = 'RA---TAN', 'DEC--TAN'
+    wcs.wcs.crpix = 130, 130
+    wcs.wcs.crval = 30.0, 5.0
+    wcs.wcs.cdelt = -1e-4, 1e-4
+    header = wcs.to_header()
+    header['BUNIT'], header['GAIN'] = 'adu', 5.0
+    name = tmp_path_factory.mktemp('field') / 'tile.fits'
+    fits.PrimaryHDU(field.data, header).writeto(name)
+    return name
+
+
+@pytest.fixture(scope='module')
+def galaxies(field, path, tmp_path_factory):
+    return run_galaxies(
+        path, tmp_path_factory.mktemp('out'),
+        ImageOptions(gain='counts', size=48, zero_point=25.0),
+        truth=field.truth, chi2=True, mosaics=True)
+
+
+def test_galaxies_alone(field, galaxies):
+    """
+    From the file alone, all galaxies get a row near the truth.
+    """
+    table = galaxies.table
+    true = field.truth[field.truth['kind'] == 'galaxy']
+    distance = np.hypot(table['x_fit'][:, None] - true['x'],
+                        table['y_fit'][:, None] - true['y'])
+    assert len(table) == len(true)
+    assert distance.min(axis=0).max() < 0.5
+    order = distance.argmin(axis=0)
+    assert_allclose(table['flux_fit'][order].value, true['flux'], rtol=0.25)
+    assert 0.85 < np.median(table['reduced_chi2']) < 1.15
+    assert str(table['flux_fit'].unit) == 'adu pix'
+    assert_allclose(table['mag_fit'], 25.0 - 2.5 * np.log10(
+        table['flux_fit'].value))
+    assert 'orientation' in table.colnames
+
+
+def test_defaults_are_recorded(galaxies):
+    """
+    The log and the table say how what was not given has been found.
+    """
+    log = json.loads(galaxies.files['log'].read_text(encoding='utf-8'))
+    assert set(log['defaults']) >= {'fwhm', 'sky', 'error', 'psf', 'sources',
+                                    'galaxies', 'models'}
+    assert 'size' not in log['defaults']
+    assert log['options']['size'] == '48'
+    assert log['result_n_galaxies'] == len(galaxies.table)
+    assert 'gain 5' in galaxies.table.meta['defaults']['error']
+    assert 'first fit' in log['defaults']['error']
+
+
+def test_all_products_are_there(galaxies):
+    """
+    Each product is a complete file that can be read.
+    """
+    names = {path.name.removeprefix('tile') for path in
+             galaxies.files.values()}
+    assert names >= {'_galaxies.ecsv', '_galaxies.fits', '_models.fits',
+                     '_segmentation.fits', '_segmentation.png',
+                     '_mosaic.png', '_truth.png', '_psf.fits', '.psf',
+                     '_psf.png', '_stars.png', '_selection.png',
+                     '_chi2.h5', '_dre.fits', '_mosaics.fits'}
+    folder = galaxies.files['log'].parent
+    assert {path.name for path in folder.iterdir()} == {
+        path.name for path in galaxies.files.values()}
+    assert_allclose(QTable.read(galaxies.files['galaxies'])['x_fit'],
+                    galaxies.table['x_fit'])
+    with fits.open(galaxies.files['models']) as hdus:
+        assert_allclose(hdus['DATA'].data - hdus['MODEL'].data,
+                        hdus['RESIDUAL'].data, atol=1e-3)
+        assert hdus['MODEL'].header['CTYPE1'] == 'RA---TAN'
+    with fits.open(galaxies.files['mosaics']) as hdus:
+        assert hdus['MODEL'].data.shape == (len(galaxies.table), 48, 48)
+
+
+def test_existing_products_are_kept(path, tmp_path):
+    """
+    Files are replaced only if it is asked for.
+    """
+    options = ImageOptions(fwhm=3.0)
+    run_sky(path, tmp_path, options)
+    with pytest.raises(FileExistsError, match='exists already'):
+        run_sky(path, tmp_path, options)
+    run_sky(path, tmp_path, options, overwrite=True)
+
+
+def test_sky(field, path, tmp_path):
+    """
+    The image without sky, the sky, and the mask are in one file.
+    """
+    result = run_sky(path, tmp_path, ImageOptions(sky_order=0))
+    with fits.open(result.files['sky']) as hdus:
+        assert_allclose(np.median(hdus['SKY'].data), 20.0, atol=0.1)
+        assert_allclose(hdus['DATA'].data + hdus['SKY'].data, field.data,
+                        rtol=1e-4, atol=1e-3)
+        assert 0.05 < np.mean(hdus['MASK'].data) < 0.8
+
+
+def test_psf(path, tmp_path):
+    """
+    The PSF is written in both formats, with its stars.
+    """
+    result = run_psf(path, tmp_path, ImageOptions(psf_size=25))
+    psf = read_psf(result.files['psf'])
+    assert psf.size == 25
+    assert 2.8 < psf.fwhm() < 3.3
+    assert_allclose(read_psf(result.files['psfex'])(), psf(), atol=1e-5)
+    assert np.count_nonzero(result.table['used']) >= 8
+
+
+def test_stamps(path, field, tmp_path):
+    """
+    The stamps are written in all formats.
+    """
+    pytest.importorskip('h5py')
+    fits.PrimaryHDU(field.psf).writeto(tmp_path / 'psf.fits')
+    result = run_stamps(
+        path, tmp_path / 'out',
+        ImageOptions(psf=tmp_path / 'psf.fits', size=32, zero_point=25.0),
+        formats=('hdf5', 'dre', 'fits', 'galfit', 'galfits'))
+    n = len(result.table)
+    for kind in ('hdf5', 'dre', 'fits'):
+        assert len(read_stamps(result.files[kind])) == n
+    cuts = sorted(result.files['galfits'].glob('*.fits'))
+    assert len(read_galfits(cuts)) == n
+    assert len(list(result.files['galfit'].glob('*.feedme'))) == n
+    with pytest.raises(ValueError, match='formats must be of'):
+        run_stamps(path, tmp_path / 'b', ImageOptions(
+            psf=tmp_path / 'psf.fits'), formats=('png',))
+
+
+def test_no_star(tmp_path):
+    """
+    Without a star, the message says what to give.
+    """
+    data = np.random.default_rng(1).normal(size=(150, 150))
+    fits.PrimaryHDU(data).writeto(tmp_path / 'noise.fits')
+    with pytest.raises(ValueError, match=r'noise\.fits.*no usable star'):
+        run_psf(tmp_path / 'noise.fits', tmp_path)
+    assert not list(tmp_path.glob('*.json'))
+
+
+def test_planes_of_other_shape(path, tmp_path):
+    """
+    An error image with other pixels is refused with its name.
+    """
+    fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / 'rms.fits')
+    with pytest.raises(ValueError, match=r'rms\.fits.*must have the shape'):
+        run_sky(path, tmp_path, ImageOptions(error=tmp_path / 'rms.fits'))
+
+
+def test_gain_of_headers():
+    """
+    One gain is taken, several are named, and rates need the exposure time.
+    """
+    assert find_gain({'GAIN': 2.0}) == 2.0
+    assert find_gain({'EGAIN': 2.0, 'EXPTIME': 10.0}, 'cps') == 20.0
+    assert find_gain({'GAIN': 2.0, 'EGAIN': 3.0}, key='EGAIN') == 3.0
+    assert find_gain({}, 1.5) == 1.5
+    with pytest.raises(ValueError, match=r'GAIN = 2\.0, EGAIN = 3\.0'):
+        find_gain({'GAIN': 2.0, 'EGAIN': 3.0})
+    with pytest.raises(ValueError, match='no gain'):
+        find_gain({'GAINKEY': 'x'})
+    with pytest.raises(ValueError, match='EXPTIME'):
+        find_gain({'GAIN': 2.0}, 'cps')
+    with pytest.raises(ValueError, match='must be a number'):
+        find_gain({'GAIN': 2.0}, 'many')
+    with pytest.raises(ValueError, match='no positive EGAIN'):
+        find_gain({'GAIN': 2.0}, key='EGAIN')
