@@ -67,8 +67,9 @@ def photutils(path):
             data, round(8 * fwhm), coverage_mask=missing,
             exclude_percentile=50).background
         finder = DAOStarFinder(
-            N_SIGMA * mad_std(cleaned[~missing]), fwhm, sharpness_range=(-10, 10),
-            roundness_range=(-10, 10), min_separation=0.6 * fwhm)
+            N_SIGMA * mad_std(cleaned[~missing]), fwhm,
+            sharpness_range=(-10, 10), roundness_range=(-10, 10),
+            min_separation=0.6 * fwhm)
         model = GaussianPSF(x_fwhm=fwhm, y_fwhm=fwhm)
         for name in ('x_fwhm', 'y_fwhm', 'theta'):
             model.fixed[name] = False
