@@ -42,7 +42,7 @@ PEER_NAMES = ('photutils', 'pybdsf', 'aegean', 'sep')
 OWN = ('white', 'correlated')
 
 # A program that has not ended by then, in seconds on the clock, is ended.
-TIME_LIMIT = 1800
+TIME_LIMIT = 600
 
 
 class NotRunError(Exception):
