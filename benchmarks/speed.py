@@ -186,7 +186,7 @@ def compare_programs(args):
         plain = folder / 'plain.fits'
         write_plain_map(args.map, plain)
         pythons, rows = {}, {}
-        for program in PEER_NAMES:
+        for program in args.peers:
             rows[program] = {'whole': [], 'calls': []}
             try:
                 pythons[program] = environment(program, args.environments)
@@ -359,6 +359,10 @@ def main():
     programs = commands.add_parser('programs', help='compare programs')
     programs.set_defaults(function=compare_programs)
     programs.add_argument('map', help='FITS map')
+    programs.add_argument('--peers', nargs='*', choices=PEER_NAMES,
+                          default=PEER_NAMES,
+                          help='other programs beside Hyper-py (default: '
+                          'all)')
     programs.add_argument('--repeats', type=int, default=5,
                           help='runs of each program (default: 5)')
     programs.add_argument('--hyper-py-repeats', type=int, default=1,

@@ -45,9 +45,11 @@ _LINE_RANGE = (0.45, 1.0)
 _RIM_WIDTH = 2.2
 
 # Ellipses whose median major axis would be shorter than this, in points,
-# are enlarged by the factor, so that the source is visible inside.
+# are enlarged by the factor, so that the source is visible inside; but not
+# if they would then cover more than this fraction of the map.
 _SMALL_ELLIPSE = 14.0
 _ENLARGEMENT = 2
+_MAX_COVERED = 0.15
 
 # Angle in degrees between the axes of pixels and coordinates from which a
 # coordinate grid is drawn
@@ -131,7 +133,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``y_centroid``. Each is drawn as an ellipse along half of its
         maximum (for a star finder: a circle of the beam's size); twice
         as large, as the title of the panel then states, where this would
-        hide the sources. Few sources are labelled with their ``id``
+        hide the sources and they are not crowded. Few sources are labelled with their ``id``
         where there is room for it. Ellipses of sources with the flag
         ``doubtful`` are dashed. Rows without a finite fit are neither
         drawn nor counted.
@@ -648,7 +650,10 @@ def _enlarge(axes, shapes):
     figure_width, _ = axes.figure.get_size_inches()
     points_per_pixel = (72 * figure_width * axes.get_position().width
                         / np.ptp(axes.get_xlim()))
-    if np.median(shapes[2]) * points_per_pixel >= _SMALL_ELLIPSE:
+    area = np.ptp(axes.get_xlim()) * np.ptp(axes.get_ylim())
+    covered = 0.25 * np.pi * _ENLARGEMENT**2 * np.sum(shapes[2] * shapes[3])
+    if (np.median(shapes[2]) * points_per_pixel >= _SMALL_ELLIPSE
+            or covered > _MAX_COVERED * area):
         return shapes, 1
     shapes = shapes.copy()
     shapes[2:4] *= _ENLARGEMENT

@@ -166,6 +166,19 @@ def test_ellipses_are_larger_where_they_would_hide_the_sources():
     assert_allclose(on_residual.get_widths(), ellipses.get_widths())
 
 
+def test_ellipses_of_crowded_sources_are_not_enlarged():
+    table = make_table(100)
+    table['x_fit'] *= 2.0
+    table['y_fit'] *= 2.0
+    table['fwhm_major_fit'] *= 3.0
+    ellipses = ellipses_of(plot_overview(np.eye(400), table))
+    assert_allclose(ellipses.get_widths(), 2 * table['fwhm_major_fit'])
+    table['fwhm_minor_fit'] = table['fwhm_major_fit']
+    figure = plot_overview(np.eye(400), table)
+    assert_allclose(ellipses_of(figure).get_widths(), table['fwhm_major_fit'])
+    assert panels_of(figure)[0].get_title(loc='right') == '100 sources'
+
+
 def test_doubtful_sources_are_dashed():
     """
     Only they are, and the title tells how many there are.
