@@ -31,46 +31,23 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
-from peers import hyper_py_python, write_hyper_config
+from peers import (
+    ENVIRONMENTS,
+    HERE,
+    NotRunError,
+    environment,
+    hyper_py_python,
+    write_hyper_config,
+)
 
-HERE = Path(__file__).resolve().parent
 PEERS = HERE / 'speed_peers.py'
 PEER_NAMES = ('photutils', 'pybdsf', 'aegean', 'sep')
 OWN = ('white', 'correlated')
 
 # A program that has not ended by then, in seconds on the clock, is ended.
 TIME_LIMIT = 600
-
-
-class NotRunError(Exception):
-    """
-    A program could not be installed, failed, or took too long.
-    """
-
-
-def environment(name, folder):
-    """
-    Return the interpreter of the environment of a program.
-
-    It is made from ``requirements-NAME.txt`` if it is missing.
-    """
-    python = folder / name / 'bin' / 'python'
-    if not python.exists():
-        print(f'making the environment of {name}', file=sys.stderr)
-        venv.create(folder / name, with_pip=True)
-        made = subprocess.run(
-            [python, '-m', 'pip', 'install', '--quiet', '-r',
-             HERE / f'requirements-{name}.txt'],
-            capture_output=True, text=True, check=False)
-        if made.returncode:
-            python.unlink()
-            last = made.stderr.strip().splitlines()[-1:]
-            msg = f'cannot be installed: {" ".join(last)}'
-            raise NotRunError(msg)
-    return python
 
 
 def run_process(command, cwd=None):
@@ -370,7 +347,7 @@ def main():
     programs.add_argument('--hyper-py-python', metavar='PYTHON',
                           help='interpreter that has Hyper-py')
     programs.add_argument('--environments', type=Path, metavar='DIR',
-                          default=HERE / '.environments',
+                          default=ENVIRONMENTS,
                           help='where the environments are or are made')
     scaling = commands.add_parser('scaling', help='larger and larger maps')
     scaling.set_defaults(function=measure_scaling)

@@ -133,10 +133,10 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``y_centroid``. Each is drawn as an ellipse along half of its
         maximum (for a star finder: a circle of the beam's size); twice
         as large, as the title of the panel then states, where this would
-        hide the sources and they are not crowded. Few sources are labelled with their ``id``
-        where there is room for it. Ellipses of sources with the flag
-        ``doubtful`` are dashed. Rows without a finite fit are neither
-        drawn nor counted.
+        hide the sources and they are not crowded. Few sources are
+        labelled with their ``id`` where there is room for it. Ellipses
+        of sources with the flag ``doubtful`` are dashed. Rows without a
+        finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map. If `None` (default), the axes are
