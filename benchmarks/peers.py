@@ -10,7 +10,9 @@ configuration except for the paths, the detection threshold, and
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import venv
@@ -21,6 +23,50 @@ import yaml
 from astropy.table import Table
 
 HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = HERE / '.environments'
+
+
+class NotRunError(Exception):
+    """
+    A program could not be installed, failed, or took too long.
+    """
+
+
+def environment(name, folder=ENVIRONMENTS):
+    """
+    Find the Python of the environment of a program, or make it.
+
+    Parameters
+    ----------
+    name : str
+        The program: its environment has what ``requirements-NAME.txt``
+        lists.
+
+    folder : `~pathlib.Path`, optional
+        The folder of the environments.
+
+    Returns
+    -------
+    python : `~pathlib.Path`
+        The interpreter. Links are not followed: the folder in which it
+        lies tells Python the environment.
+    """
+    scripts = 'Scripts' if os.name == 'nt' else 'bin'
+    python = folder.absolute() / name / scripts / 'python'
+    if not python.exists():
+        print(f'making the environment of {name} in {folder}',
+              file=sys.stderr)
+        venv.create(folder / name, with_pip=True)
+        made = subprocess.run(
+            [python, '-m', 'pip', 'install', '--quiet', '-r',
+             HERE / f'requirements-{name}.txt'],
+            capture_output=True, text=True, check=False)
+        if made.returncode:
+            shutil.rmtree(folder / name)
+            last = made.stderr.strip().splitlines()[-1:]
+            msg = f'{name} cannot be installed: {" ".join(last)}'
+            raise NotRunError(msg)
+    return python
 
 
 def hyper_py_python(python=None):
@@ -30,26 +76,16 @@ def hyper_py_python(python=None):
     Parameters
     ----------
     python : str, optional
-        The interpreter; if `None`, that of ``benchmarks/.hyper-py``,
-        which is made from the package index when it is missing.
+        The interpreter; if `None`, that of `environment`.
 
     Returns
     -------
     python : `~pathlib.Path`
-        The interpreter. Links are not followed: the folder in which it
-        lies tells Python the environment.
+        The interpreter.
     """
     if python is not None:
         return Path(python).absolute()
-    folder = HERE / '.hyper-py'
-    python = folder / ('Scripts' if os.name == 'nt' else 'bin') / 'python'
-    if not python.exists():
-        print(f'making an environment for Hyper-py in {folder}',
-              flush=True)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, '-m', 'pip', 'install', '--quiet', '-r',
-                        HERE / 'requirements-hyper-py.txt'], check=True)
-    return python
+    return environment('hyper-py')
 
 
 def run_hyper_py(python, path, image, n_sigma=4.0):

@@ -1,115 +1,328 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Compare the speed with that of Hyper-py, side by side in one run.
+Compare speed and memory with those of other programs, in one run.
 
 ::
 
-    python benchmarks/speed.py MAP [--hyper-py-python PYTHON]
+    python benchmarks/speed.py programs MAP
+    python benchmarks/speed.py scaling
+    python benchmarks/speed.py phases MAP
 
-Hyper-py runs as `peers` says, in an environment that is made if no
-interpreter is given. Its time is that of the whole process less the
-time that ``import hyper_py`` takes in such a process. HyperPhotometry
-is called several times in this process, half of them before and half of
-them after Hyper-py's run; its time is the median.
+``programs`` runs Hyper-py, PyBDSF, Aegean, photutils' PSFPhotometry, and
+sep beside this package, each in an environment of its own, which is made
+from the package index if it is missing. ``whole`` is the CPU time of a
+new process from the file to the catalog; that of ``hyperphot run`` has
+all default products, with the overview picture. ``in process`` is the
+CPU time of a repeated call on an image in memory; that of Hyper-py is
+the whole process less its imports. Medians of ``--repeats`` runs by
+turns; all programs have one thread. Hyper-py and this package read the
+map as it is, the others a copy in Jy/beam with a plain header.
 
-The start-up is compared too: ``import hyperphotutils.photometry``
-against ``import photutils.psf``, each in new processes by turns.
+``scaling`` measures simulated maps of constant density (500 sources in
+600 x 600 pixels, the recipe ``dense``) with more and more sources, each in
+a new process. ``phases`` shows where the time of ``hyperphot run`` goes.
 """
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
-from accuracy import Score, measure, read_truth, score
-from peers import hyper_py_python, hyper_py_versions, run_hyper_py
+from peers import (
+    ENVIRONMENTS,
+    HERE,
+    NotRunError,
+    environment,
+    hyper_py_python,
+    write_hyper_config,
+)
 
-from hyperphotutils.maps import read_map
+PEERS = HERE / 'speed_peers.py'
+PEER_NAMES = ('photutils', 'pybdsf', 'aegean', 'sep')
+OWN = ('white', 'correlated')
+
+# A program that has not ended by then, in seconds on the clock, is ended.
+TIME_LIMIT = 600
 
 
-def import_seconds(python, module, repeats):
+def run_process(command, cwd=None):
     """
-    Time the import of a module in new processes.
+    Run a process; return its output, CPU seconds, and peak MiB.
 
-    Returns
-    -------
-    seconds : list of float
-        One value per repetition.
+    The CPU seconds are those of the process and all its children; the
+    memory is that of the largest of them.
     """
-    code = ('import time; start = time.perf_counter(); '
-            f'import {module}; print(time.perf_counter() - start)')
-    return [float(subprocess.run(
-        [python, '-c', code], check=True, capture_output=True,
-        text=True).stdout.split()[-1]) for _ in range(repeats)]
+    threads = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS',
+                             'MKL_NUM_THREADS'), '1')
+    with tempfile.TemporaryFile('w+') as output:
+        process = subprocess.Popen(
+            [str(part) for part in command], cwd=cwd, stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **threads, 'MPLBACKEND': 'agg'})
+        end = time.monotonic() + TIME_LIMIT
+        pid = 0
+        while pid == 0 and time.monotonic() < end:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(0.02)
+        if pid == 0:
+            process.kill()
+            process.wait()
+            msg = f'not ended after {TIME_LIMIT} s'
+            raise NotRunError(msg)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        msg = f'failed: {" ".join(text.strip().splitlines()[-1:])}'
+        raise NotRunError(msg)
+    return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def compare_runs(args, python):
+def run_peer(python, program, path, folder, calls):
     """
-    Time Hyper-py and HyperPhotometry on the same map.
+    Run a program of ``speed_peers.py``.
+
+    Returns its answer, the CPU seconds of the process, and its peak MiB.
     """
-    image = read_map(args.map)
-    modes = ('white', 'correlated')
-    seconds = {mode: [] for mode in modes}
-    for mode in modes:
-        measure(image, noise=mode)  # the first call reads and compiles
-    n_before = (args.repeats + 1) // 2
-    tables = call(image, seconds, n_before)
-    start_up = statistics.median(import_seconds(python, 'hyper_py', 3))
-    catalog, whole = run_hyper_py(python, args.map, image, args.n_sigma)
-    tables = call(image, seconds, args.repeats - n_before) or tables
-    theirs = whole - start_up
-
-    versions = hyper_py_versions(python)
-    print(f'Hyper-py {versions[0]} (photutils {versions[1]}), '
-          f'{len(catalog)} sources: {theirs:.1f} s '
-          f'({whole:.1f} s less {start_up:.1f} s of imports)')
-    for mode in modes:
-        ours = statistics.median(seconds[mode])
-        print(f'HyperPhotometry, {mode} noise, {len(tables[mode])} sources: '
-              f'{ours:.3f} s (median of {len(seconds[mode])}, '
-              f'{min(seconds[mode]):.3f} to {max(seconds[mode]):.3f} s), '
-              f'ratio: {theirs / ours:.0f}')
-    if args.truth is not None:
-        truth = read_truth(args.truth)
-        radius = image.meta['beam_fwhm_pix'] / 2
-        print(Score.header)
-        print(score(catalog, truth, radius, theirs).row('Hyper-py'))
-        for mode in modes:
-            print(score(tables[mode], truth, radius,
-                        statistics.median(seconds[mode])).row(mode))
+    suffix = 'fits' if program in {'pybdsf', 'aegean'} else 'ecsv'
+    text, seconds, memory = run_process(
+        [python, PEERS, program, path, folder / f'{program}.{suffix}',
+         '--calls', calls])
+    answer = next(line for line in reversed(text.splitlines())
+                  if line.startswith('{'))
+    return json.loads(answer), seconds, memory
 
 
-def call(image, seconds, repeats):
+def run_command(path, folder):
     """
-    Call HyperPhotometry in all modes by turns, and note the seconds.
-
-    Returns
-    -------
-    tables : dict
-        The last catalogue of each mode; empty without repeats.
+    Run ``hyperphot run`` and return the sources, CPU seconds, and MiB.
     """
-    tables = {}
-    for _ in range(repeats):
-        for mode, noted in seconds.items():
-            tables[mode], time_spent = measure(image, noise=mode)
-            noted.append(time_spent)
-    return tables
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        _, seconds, memory = run_process(
+            [sys.executable, '-m', 'hyperphotutils', 'run', path,
+             '--output-dir', out, '--quiet'])
+        catalog, = Path(out).glob('*/catalog.ecsv')
+        lines = catalog.read_text(encoding='utf-8').splitlines()
+    rows = [line for line in lines if not line.startswith('#')]
+    return len(rows) - 1, seconds, memory
 
 
-def compare_imports(repeats):
+def run_hyper_py(python, path, folder):
     """
-    Time our import against that of photutils' PSF photometry.
+    Run Hyper-py and return the sources, CPU seconds, MiB, and the CPU
+    seconds of its imports.
     """
-    modules = ('hyperphotutils.photometry', 'photutils.psf')
-    seconds = {module: [] for module in modules}
-    for _ in range(repeats + 1):
-        for module in modules:
-            seconds[module] += import_seconds(sys.executable, module, 1)
-    # the first of each may have had to read or compile the files
-    ours, theirs = (statistics.median(seconds[module][1:])
-                    for module in modules)
-    print(f'import {modules[0]}: {ours:.2f} s, {modules[1]}: '
-          f'{theirs:.2f} s, ratio: {ours / theirs:.2f}')
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        config = write_hyper_config(python, out, path, n_sigma=4.0)
+        _, seconds, memory = run_process([python.parent / 'hyper_py',
+                                          config])
+        catalog, = Path(out, 'output', 'params').glob('*.csv')
+        lines = catalog.read_text(encoding='utf-8').splitlines()
+    _, start_up, _ = run_process([python, '-c', 'import hyper_py'])
+    rows = [line for line in lines if not line.startswith('#')]
+    return len(rows) - 1, seconds, memory, start_up
+
+
+def write_plain_map(path, written):
+    """
+    Write a copy of a map in Jy/beam with a header that all programs read.
+    """
+    from astropy.io import fits
+
+    from hyperphotutils.maps import read_map
+
+    image = read_map(path)
+    meta = image.meta
+    step = 1.0 / 3600.0
+    ny, nx = image.shape
+    hdu = fits.PrimaryHDU((image.data * meta['beam_area_pix']).astype('f4'))
+    hdu.header.update({
+        'CTYPE1': 'RA---SIN', 'CTYPE2': 'DEC--SIN', 'CUNIT1': 'deg',
+        'CUNIT2': 'deg', 'CRVAL1': 83.0, 'CRVAL2': -5.0,
+        'CRPIX1': (nx + 1) / 2, 'CRPIX2': (ny + 1) / 2, 'CDELT1': -step,
+        'CDELT2': step, 'RADESYS': 'ICRS', 'EQUINOX': 2000.0,
+        'BUNIT': 'Jy/beam', 'RESTFRQ': 2.3e11,
+        'BMAJ': meta['beam_major_pix'] * step,
+        'BMIN': meta['beam_minor_pix'] * step,
+        'BPA': (meta['beam_theta'] - 90.0) % 180.0,
+        'FWHMPIX': meta['beam_fwhm_pix']})
+    hdu.writeto(written)
+
+
+def compare_programs(args):
+    """
+    Print a table of all programs on a map.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain = folder / 'plain.fits'
+        write_plain_map(args.map, plain)
+        pythons, rows = {}, {}
+        for program in args.peers:
+            rows[program] = {'whole': [], 'calls': []}
+            try:
+                pythons[program] = environment(program, args.environments)
+            except NotRunError as exc:
+                rows[program]['failure'] = str(exc)
+        for program in OWN:
+            pythons[program] = Path(sys.executable)
+            rows[program] = {'whole': [], 'calls': []}
+        rows['hyperphot run'] = {'whole': [], 'calls': []}
+        for _ in range(args.repeats):
+            _run_all_once(args, rows, pythons, plain, folder)
+        for program, python in pythons.items():
+            _repeat_calls(rows[program], program, python, plain,
+                          args.repeats, folder)
+        rows['hyper-py'] = {'whole': [], 'calls': []}
+        if args.hyper_py_repeats:
+            _time_hyper_py(rows['hyper-py'], args, folder)
+    print_programs(rows)
+
+
+def _run_all_once(args, rows, pythons, plain, folder):
+    try:
+        n_sources, seconds, memory = run_command(args.map, folder)
+    except NotRunError as exc:
+        rows['hyperphot run']['failure'] = str(exc)
+    else:
+        rows['hyperphot run'].update(n_sources=n_sources, memory=memory)
+        rows['hyperphot run']['whole'].append(seconds)
+    for program, python in pythons.items():
+        row = rows[program]
+        if 'failure' in row:
+            continue
+        try:
+            answer, seconds, memory = run_peer(python, program, plain,
+                                               folder, 1)
+        except NotRunError as exc:
+            row['failure'] = str(exc)
+            continue
+        row.update(n_sources=answer['n_sources'], memory=memory)
+        row['whole'].append(seconds)
+
+
+def _repeat_calls(row, program, python, plain, repeats, folder):
+    """
+    Time calls in one process, without the first, which is slower.
+    """
+    if 'failure' in row:
+        return
+    try:
+        answer, _, _ = run_peer(python, program, plain, folder, repeats + 1)
+    except NotRunError as exc:
+        row['failure'] = str(exc)
+        return
+    row['calls'] = answer['calls'][1:]
+
+
+def _time_hyper_py(row, args, folder):
+    try:
+        python = (hyper_py_python(args.hyper_py_python)
+                  if args.hyper_py_python
+                  else environment('hyper-py', args.environments))
+        for _ in range(args.hyper_py_repeats):
+            n_sources, seconds, memory, start_up = run_hyper_py(
+                python, args.map, folder)
+            row.update(n_sources=n_sources, memory=memory)
+            row['whole'].append(seconds)
+            row['calls'].append(seconds - start_up)
+    except NotRunError as exc:
+        row['failure'] = str(exc)
+
+
+def print_programs(rows):
+    """
+    Print the medians, and the ratios to those of this package.
+    """
+    def median(program, key):
+        values = rows.get(program, {}).get(key)
+        return statistics.median(values) if values else float('nan')
+
+    own = median('hyperphot run', 'whole')
+    white, correlated = (median(name, 'calls') for name in OWN)
+    print(f'{"program":<16}{"sources":>8}{"whole":>9}{"own/it":>8}'
+          f'{"in process":>12}{"it/white":>10}{"it/corr.":>10}'
+          f'{"MiB":>7}')
+    for program, row in rows.items():
+        if 'failure' in row:
+            print(f'{program:<16}{row["failure"]}')
+        elif row['whole']:
+            whole, calls = median(program, 'whole'), median(program, 'calls')
+            print(f'{program:<16}{row["n_sources"]:8d}{whole:9.2f}'
+                  f'{own / whole:8.2f}{calls:12.3f}{calls / white:10.2f}'
+                  f'{calls / correlated:10.2f}{row["memory"]:7.0f}')
+
+
+def measure_scaling(args):
+    """
+    Print the CPU time a source and the peak memory of growing maps.
+    """
+    from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
+
+    recipe = BLENDED_MAP_RECIPES['dense']
+    print(f'{"sources":>8}{"side":>7}{"noise":>12}{"found":>8}'
+          f'{"CPU s":>9}{"ms/source":>11}{"MiB":>7}')
+    for n_sources in args.n_sources:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            side = round(600 * (n_sources / 500)**0.5)
+            simulated = make_blended_map(**{
+                **recipe, 'shape': (side, side), 'n_sources': n_sources},
+                seed=1)
+            path = folder / 'map.fits'
+            simulated.write(path)
+            del simulated
+            for program in args.noise:
+                calls = 2 if n_sources <= 2000 else 1
+                answer, _, memory = run_peer(
+                    sys.executable, program, path, folder, calls)
+                seconds = answer['calls'][-1]
+                print(f'{n_sources:8d}{side:7d}{program:>12}'
+                      f'{answer["n_sources"]:8d}{seconds:9.2f}'
+                      f'{1e3 * seconds / n_sources:11.2f}{memory:7.0f}',
+                      flush=True)
+
+
+def measure_phases(args):
+    """
+    Print where the time of ``hyperphot run`` goes, from a profile.
+    """
+    code = (
+        'import cProfile, pstats, sys; '
+        'from hyperphotutils.pipeline.cli import main; '
+        'profile = cProfile.Profile(); '
+        'profile.runcall(main, sys.argv[2:]); '
+        'profile.dump_stats(sys.argv[1])')
+    import pstats
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_process([sys.executable, '-c', code, folder / 'profile', 'run',
+                     args.map, '--output-dir', folder / 'out', '--quiet'])
+        _, plain, _ = run_process(
+            [sys.executable, '-m', 'hyperphotutils', 'run', args.map,
+             '--output-dir', folder / 'plain', '--quiet'])
+        stats = pstats.Stats(str(folder / 'profile'))
+    total = stats.total_tt
+    print(f'whole command, without a profile: {plain:.2f} s CPU')
+    print(f'{"% of the profiled call":<24}function')
+    for function, (_, _, _, cumulative, _) in sorted(
+            stats.stats.items(), key=lambda item: -item[1][3]):
+        path, _, name = function
+        if name == '_find_and_load':
+            label = 'all imports'
+        elif 'hyperphotutils' in path and name[0] != '<':
+            module = Path(path).relative_to(HERE.parent).with_suffix('')
+            label = f'{".".join(module.parts[1:])}.{name}'
+        else:
+            continue
+        if cumulative >= 0.03 * total:
+            print(f'{100 * cumulative / total:<24.1f}{label}')
 
 
 def main():
@@ -119,19 +332,34 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('map', help='FITS map')
-    parser.add_argument('truth', nargs='?',
-                        help='its true sources, to score both catalogues')
-    parser.add_argument('--hyper-py-python', metavar='PYTHON',
-                        help='interpreter of an environment that has '
-                        'hyper-py-photometry and photutils<3')
-    parser.add_argument('--n-sigma', type=float, default=4.0,
-                        help="Hyper-py's detection threshold (default: 4)")
-    parser.add_argument('--repeats', type=int, default=10,
-                        help='calls of HyperPhotometry (default: 10)')
+    commands = parser.add_subparsers(required=True)
+    programs = commands.add_parser('programs', help='compare programs')
+    programs.set_defaults(function=compare_programs)
+    programs.add_argument('map', help='FITS map')
+    programs.add_argument('--peers', nargs='*', choices=PEER_NAMES,
+                          default=PEER_NAMES,
+                          help='other programs beside Hyper-py (default: '
+                          'all)')
+    programs.add_argument('--repeats', type=int, default=5,
+                          help='runs of each program (default: 5)')
+    programs.add_argument('--hyper-py-repeats', type=int, default=1,
+                          help='runs of Hyper-py (default: 1)')
+    programs.add_argument('--hyper-py-python', metavar='PYTHON',
+                          help='interpreter that has Hyper-py')
+    programs.add_argument('--environments', type=Path, metavar='DIR',
+                          default=ENVIRONMENTS,
+                          help='where the environments are or are made')
+    scaling = commands.add_parser('scaling', help='larger and larger maps')
+    scaling.set_defaults(function=measure_scaling)
+    scaling.add_argument('--n-sources', type=int, nargs='+',
+                         default=[500, 1000, 2000, 5000, 10000, 20000,
+                                  50000])
+    scaling.add_argument('--noise', nargs='+', choices=OWN, default=OWN)
+    phases = commands.add_parser('phases', help='where the time goes')
+    phases.set_defaults(function=measure_phases)
+    phases.add_argument('map', help='FITS map')
     args = parser.parse_args()
-    compare_runs(args, hyper_py_python(args.hyper_py_python))
-    compare_imports(args.repeats)
+    args.function(args)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import pytest
 from packaging.version import Version
 
 import hyperphotutils
+from hyperphotutils.datasets import make_blended_map
 
 ROOT = Path(hyperphotutils.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob('*.py')
@@ -74,6 +75,25 @@ def test_package_import_loads_nothing():
     """
     loaded = modules_after('import hyperphotutils')
     assert not loaded & {'numpy', 'scipy', 'astropy', 'photutils'}
+
+
+def test_run_imports_no_module_of_other_tasks(tmp_path):
+    """
+    A run with its default products loads nothing that it does not use.
+    """
+    make_blended_map((64, 64), 3, seed=1).write(tmp_path / 'map.fits')
+    command = ['run', str(tmp_path / 'map.fits'), '--quiet',
+               '--output-dir', str(tmp_path / 'out')]
+    loaded = modules_after(
+        'from hyperphotutils.pipeline.cli import main; '
+        f'assert main({command!r}) == 0')
+    assert (tmp_path / 'out' / 'map' / 'overview.png').exists()
+    assert 'hyperphotutils.visualization.maps' in loaded
+    assert not loaded & {
+        'dask', 'distributed', 'matplotlib.pyplot', 'photutils.psf',
+        'photutils.segmentation', 'regions', 'scipy.cluster',
+        'scipy.interpolate', 'scipy.signal', 'scipy.stats', 'skimage',
+        'sklearn'}
 
 
 def test_photometry_import_is_light():

@@ -9,8 +9,11 @@ a map can be compared both with the truth and with the smallest errors
 that an unbiased measurement can have.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, product
 from numbers import Integral
 from types import MappingProxyType
 
@@ -74,9 +77,20 @@ _SOURCE_COLUMNS = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
 _ISOLATION = 2.0
 _EDGE_MARGIN = 2.0
 
+# Columns and rows from a cell to itself and to the adjacent ones
+_ADJACENT = tuple(product((-1, 0, 1), repeat=2))
+
 # Draws per source before giving up: a map in which less than 0.1 % of the
 # area is free is treated as full.
 _MAX_DRAWS = 1000
+
+# Maps with more pixels are drawn in float32 and on a grid with a smaller
+# margin, so that their memory is bounded. Smaller maps are not, so that
+# a seed makes the same map in all versions of the package.
+_MAX_DOUBLE_PIXELS = 2048**2
+
+# Rows of a power spectrum that are evaluated at a time
+_STRIP = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +107,7 @@ class Autocovariance:
 
     shape : tuple of int
         The ``(ny, nx)`` shape of the map within which the separations
-        lie. It is at most half of the grid, so that separations are
-        never longer than those to the periodic image.
+        lie.
 
     Examples
     --------
@@ -140,7 +153,8 @@ class Autocovariance:
                        f'{1 - size} and {size - 1}: got {lag!r}')
                 raise ValueError(msg)
         dx, dy = (lag.astype(int) for lag in lags)
-        return self.grid[dy, dx]
+        covariance = self.grid[dy, dx]
+        return covariance.astype(float)
 
     def __repr__(self):
         return (f'<{self.__class__.__name__}(shape={self.shape}, '
@@ -360,6 +374,12 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     standard deviations are those of the random process; the standard
     deviation of a single map scatters about them.
 
+    Maps of more than 2048\\ :sup:`2` pixels are drawn in float32, on a
+    grid that exceeds the map by four times ``background_scale`` or the
+    major axis of the beam, whichever is larger. Opposite edges of such a
+    map are correlated as weakly as pixels at that distance, as the
+    returned covariance states.
+
     `BLENDED_MAP_RECIPES` has the arguments of the maps with which the
     accuracy of this package is measured.
 
@@ -399,17 +419,18 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     _add_sky_columns(truth, wcs)
     truth.meta.update(result_meta(), call=call)
 
-    noise, background, autocovariance = _draw_noise(
+    data, background, autocovariance = _draw_noise(
         rngs[1:], shape, beam, rms, ratio=background_ratio,
         index=background_index, scale=background_scale)
-    data = noise + background
+    data += background
     add_gaussians(data, truth['x_fit'], truth['y_fit'],
                   truth['amplitude_fit'].value, truth['fwhm_major_fit'],
                   truth['fwhm_minor_fit'], truth['theta_fit'].value)
 
     sky_beam = make_sky_beam(wcs, shape, beam)
     return SimulatedMap(
-        image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel')),
+        image=read_map(_make_hdu(data, wcs, sky_beam, 'Jy/pixel'),
+                       fill_value=False),
         truth=truth, beam=sky_beam, rms=rms << u.Jy / u.pix,
         background=background << u.Jy / u.pix, autocovariance=autocovariance)
 
@@ -508,8 +529,8 @@ def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
     """
     Draw positions such that only the intended pairs are close.
 
-    Each source is checked against all sources placed before, so that the
-    smallest separation holds for every pair.
+    Each source is checked against all sources placed before that could
+    be too close, so that the smallest separation holds for every pair.
     """
     isolation = max(_ISOLATION, blend_distance[1]) * beam_fwhm
     lower = np.full(2, _EDGE_MARGIN * beam_fwhm)
@@ -517,35 +538,44 @@ def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
     n_companions = min(round(blend_fraction * n_sources), n_sources - 1)
     first_companion = n_sources - max(n_companions, 0)
 
-    xy = np.empty((n_sources, 2))
-    hosts = np.full(n_sources, -1)
-    n_placed = n_draws = 0
-    while n_placed < n_sources:
+    placed = []
+    hosts = []
+    # The placed sources by square cells, so that only those in the
+    # adjacent cells have to be checked.
+    cells = defaultdict(list)
+    n_draws = 0
+    while len(placed) < n_sources:
         if n_draws == _MAX_DRAWS or np.any(upper < lower):
             msg = (f'n_sources={n_sources} sources do not fit in a map of '
-                   f'shape {shape}: no place for number {n_placed + 1} at '
-                   f'{isolation:.1f} pixels from the others and '
+                   f'shape {shape}: no place for number {len(placed) + 1} '
+                   f'at {isolation:.1f} pixels from the others and '
                    f'{lower[0]:.1f} from the edges')
             raise ValueError(msg)
         n_draws += 1
         host = -1
-        if n_placed < first_companion:
-            position = rng.uniform(lower, upper)
+        if len(placed) < first_companion:
+            x, y = rng.uniform(lower, upper)
         else:
-            host = rng.integers(n_placed)
+            host = int(rng.integers(len(placed)))
             distance = rng.uniform(*blend_distance) * beam_fwhm
             angle = rng.uniform(0.0, 2.0 * np.pi)
-            position = xy[host] + distance * np.array([np.cos(angle),
-                                                       np.sin(angle)])
-        distances = np.linalg.norm(xy[:n_placed] - position, axis=1)
-        if host >= 0:
-            distances[host] = np.inf
-        if (np.all(distances >= isolation) and np.all(position >= lower)
-                and np.all(position <= upper)):
-            xy[n_placed], hosts[n_placed] = position, host
-            n_placed += 1
-            n_draws = 0
-    return xy[:, 0].copy(), xy[:, 1].copy(), hosts + 1
+            x = placed[host][0] + distance * np.cos(angle)
+            y = placed[host][1] + distance * np.sin(angle)
+        if not (lower[0] <= x <= upper[0] and lower[1] <= y <= upper[1]):
+            continue
+        column, row = int(x // isolation), int(y // isolation)
+        near = chain.from_iterable(
+            cells[column + dx, row + dy] for dx, dy in _ADJACENT
+            if (column + dx, row + dy) in cells)
+        if any(math.dist(placed[k], (x, y)) < isolation
+               for k in near if k != host):
+            continue
+        cells[column, row].append(len(placed))
+        placed.append((float(x), float(y)))
+        hosts.append(host)
+        n_draws = 0
+    x, y = np.reshape(placed, (-1, 2)).T
+    return x.copy(), y.copy(), np.array(hosts, dtype=int) + 1
 
 
 def _add_sky_columns(truth, wcs):
@@ -571,35 +601,67 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     index = check_number('background_index', index, closed=True)
     scale = check_number('background_scale', scale)
 
-    grid_shape = tuple(_padded_size(size, scale) for size in shape)
-    ky = fftfreq(grid_shape[0])[:, np.newaxis]
-    kx = rfftfreq(grid_shape[1])
-    seen = beam_transfer(kx, ky, beam)**2
-    structure = np.maximum(np.hypot(kx, ky), 1.0 / scale)**-index
+    is_large = shape[0] * shape[1] > _MAX_DOUBLE_PIXELS
+    dtype = np.float32 if is_large else float
+    margin = 4.0 * (max(scale, beam[0]) if is_large else scale)
+    grid_shape = tuple(
+        _padded_size(size, margin, least=0 if is_large else size)
+        for size in shape)
     fields = []
-    grid = np.zeros(grid_shape)
-    for rng, power, level in ((rngs[0], seen, rms),
-                              (rngs[1], seen * structure, ratio * rms)):
+    grid = np.zeros(grid_shape, dtype)
+    for rng, structure, level in (
+            (rngs[0], None, rms),
+            (rngs[1], (index, scale), ratio * rms)):
+        power = _power_spectrum(grid_shape, beam, structure, dtype)
         # The autocovariance is the inverse transform of the power spectrum
         # (Wiener-Khinchin theorem).
         covariance = irfft2(power, s=grid_shape)
         variance = covariance[0, 0]
-        grid += covariance * (level**2 / variance)
-        white = rfft2(rng.standard_normal(grid_shape))
-        field = irfft2(np.sqrt(power / variance) * white, s=grid_shape)
-        fields.append(level * field[:shape[0], :shape[1]])
+        covariance *= level**2 / variance
+        grid += covariance
+        # Grids are large: each is deleted as soon as possible.
+        del covariance
+        power /= variance
+        np.sqrt(power, out=power)
+        spectrum = rfft2(rng.standard_normal(grid_shape, dtype))
+        spectrum *= power
+        del power
+        field = irfft2(spectrum, s=grid_shape, overwrite_x=True)
+        del spectrum
+        fields.append(dtype(level) * field[:shape[0], :shape[1]])
+        del field
     return *fields, Autocovariance(grid, shape)
 
 
-def _padded_size(size, scale):
+def _power_spectrum(grid_shape, beam, structure, dtype):
+    """
+    Return the power spectrum of the noise or, with the index and the
+    scale in ``structure``, of the background.
+    """
+    kx = rfftfreq(grid_shape[1])
+    all_ky = fftfreq(grid_shape[0])[:, np.newaxis]
+    power = np.empty((grid_shape[0], kx.size), dtype)
+    for start in range(0, grid_shape[0], _STRIP):
+        strip = slice(start, start + _STRIP)
+        ky = all_ky[strip]
+        values = beam_transfer(kx, ky, beam)**2
+        if structure is not None:
+            index, scale = structure
+            values = values * np.maximum(np.hypot(kx, ky),
+                                         1.0 / scale)**-index
+        power[strip] = values
+    return power
+
+
+def _padded_size(size, margin, *, least):
     """
     Return the size of the periodic grid on which a map axis is drawn.
 
-    It exceeds the map by four background scales, but at least by one and
-    at most by two map sizes. It is odd, so that there is no Nyquist
+    It exceeds the map by the margin, but at least by ``least`` and at
+    most by two map sizes. It is odd, so that there is no Nyquist
     frequency, at which an anisotropic spectrum has no symmetric sampling.
     """
-    size += int(np.clip(np.ceil(4.0 * scale), size, 2 * size))
+    size += int(np.clip(np.ceil(margin), least, 2 * size))
     size += 1 - size % 2
     while _largest_prime_factor(size) > 11:
         size += 2

@@ -5,19 +5,11 @@ Detection of extended sources as segments of an image.
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.convolution import convolve_fft
 from astropy.stats import SigmaClip
 from astropy.table import QTable
-from photutils.background import Background2D, SExtractorBackground
-from photutils.segmentation import (
-    SegmentationImage,
-    SourceCatalog,
-    deblend_sources,
-    detect_sources,
-    make_2dgaussian_kernel,
-)
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import binary_dilation
 from scipy.special import ndtr
@@ -37,6 +29,11 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+
+# photutils.segmentation imports scipy.stats, which takes a third of a
+# second; only extended sources need it.
+if TYPE_CHECKING:
+    from photutils.segmentation import SegmentationImage
 
 __all__ = ['ExtendedSourceFinder', 'ExtendedSources', 'detect_segments',
            'measure_star_index']
@@ -81,7 +78,7 @@ class ExtendedSources:
     """
 
     catalog: QTable
-    segmentation: SegmentationImage
+    segmentation: 'SegmentationImage'
     data: np.ndarray
     background: np.ndarray
     background_rms: np.ndarray
@@ -288,6 +285,8 @@ class ExtendedSourceFinder:
         """
         Return the background and the standard deviation around it.
         """
+        from photutils.background import Background2D, SExtractorBackground
+
         if self.bkg_size == 0 or min(values.shape) < 2 * self.bkg_size:
             clip = SigmaClip(3.0)
             kept = clip(values[~bad], masked=False)
@@ -306,6 +305,8 @@ class ExtendedSourceFinder:
         """
         Make the table of the sources.
         """
+        from photutils.segmentation import SourceCatalog
+
         source = SourceCatalog(clean, segments, error=error, mask=bad,
                                wcs=wcs)
         names = [name for name in _COLUMNS
@@ -392,6 +393,13 @@ def detect_segments(data, *, fwhm, n_sigma=3.5, threshold=None, n_pixels=5,
     >>> detect_segments(data, fwhm=3.0).n_labels
     1
     """
+    from astropy.convolution import convolve_fft
+    from photutils.segmentation import (
+        deblend_sources,
+        detect_sources,
+        make_2dgaussian_kernel,
+    )
+
     check_positive(fwhm, 'fwhm', of='pixels')
     check_positive(n_sigma, 'n_sigma')
     data, bad = as_masked_image(data, mask)

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import astropy.units as u
 import numpy as np
-from scipy.interpolate import RectBivariateSpline
 
 from hyperphotutils.utils.wcs import pixel_area
 
@@ -146,6 +145,9 @@ class PixelAreas:
         """
         The interpolation, or `None` if it is not accurate enough.
         """
+        # A slow import that maps with constant areas do not need
+        from scipy.interpolate import RectBivariateSpline
+
         for n_nodes in _N_NODES:
             if n_nodes**2 > 0.25 * self.shape[0] * self.shape[1]:
                 return None

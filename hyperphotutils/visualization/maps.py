@@ -6,7 +6,6 @@ The figures are made without pyplot: they have no global state, need no
 display, and can be made in any thread or process.
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import astropy.units as u
@@ -28,13 +27,33 @@ _RESIDUAL_CMAP = 'RdBu_r'
 # mean of its sides; it is larger for larger maps.
 _PANEL_RANGE = (3.8, 6.5)
 _PIXELS_PER_INCH = 90
-_LEFT, _RIGHT, _BOTTOM, _TOP = 1.2, 1.0, 0.6, 0.35
+# Maps that are larger than a panel with this resolution are averaged down.
+_MAX_PIXELS_PER_INCH = 110
+_LEFT, _RIGHT, _BOTTOM, _TOP = 1.1, 1.0, 0.15, 0.35
 _TITLE = 0.35
-_COLUMN_GAP, _ROW_GAP = 1.2, 0.45
+_COLUMN_GAP, _ROW_GAP = 1.2, 0.4
+# Height of the coordinates below the first panel
+_COORDINATES = 0.5
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
 
 # Dashes of the ellipses of doubtful sources, in line widths
-_DASHES = (0, (2.5, 2.0))
+_DASHES = (2.5, 2.0)
+
+# Line widths of the ellipses in points: for few and for many sources, and
+# of the dark rim in units of that of the ellipse.
+_LINE_RANGE = (0.45, 1.0)
+_RIM_WIDTH = 2.2
+
+# Ellipses whose median major axis would be shorter than this, in points,
+# are enlarged by the factor, so that the source is visible inside; but not
+# if they would then cover more than this fraction of the map.
+_SMALL_ELLIPSE = 14.0
+_ENLARGEMENT = 2
+_MAX_COVERED = 0.15
+
+# Angle in degrees between the axes of pixels and coordinates from which a
+# coordinate grid is drawn
+_ROTATED = 5.0
 
 _MAX_LABELLED = 30
 # Labels of up to this many sources have a larger font.
@@ -112,14 +131,17 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         ``x_fit``, ``y_fit``, ``fwhm_major_fit``, ``fwhm_minor_fit`` and
         ``theta_fit``, or of a star finder, with ``x_centroid`` and
         ``y_centroid``. Each is drawn as an ellipse along half of its
-        maximum (for a star finder: a circle of the beam's size). Few
-        sources are labelled with their ``id`` where there is room for
-        it. Ellipses of sources with the flag ``doubtful`` are dashed.
-        Rows without a finite fit are neither drawn nor counted.
+        maximum (for a star finder: a circle of the beam's size); twice
+        as large, as the title of the panel then states, where this would
+        hide the sources and they are not crowded. Few sources are
+        labelled with their ``id`` where there is room for it. Ellipses
+        of sources with the flag ``doubtful`` are dashed. Rows without a
+        finite fit are neither drawn nor counted.
 
     wcs : `~astropy.wcs.WCS`, optional
         The celestial WCS of the map. If `None` (default), the axes are
-        in pixels.
+        in pixels. The coordinates are drawn on the first panel only,
+        because all panels show the same area.
 
     mask : 2D bool array_like, optional
         `True` for pixels that are shown as missing.
@@ -139,7 +161,8 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
 
     rms : float or `~astropy.units.Quantity`, optional
         The noise. The color range of the residual is -5 to 5 times the
-        noise. By default, it is measured in the residual.
+        noise. It is measured in the residual if it is not given or if
+        the residual is averaged down.
 
     title : str, optional
         The title above the panels.
@@ -154,6 +177,12 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     ValueError
         If an image is not 2D or has a different shape than ``data``, if
         no pixel is finite, or if the table has no such columns.
+
+    Notes
+    -----
+    Maps with more pixels than the figure are averaged down before colors
+    are assigned: each block of pixels is shown as the mean of its finite
+    pixels, or as missing if more than half of them are.
 
     Examples
     --------
@@ -170,11 +199,13 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    images, unit = check_images(data, mask, background=background,
-                                 model=model, residual=residual, rms=rms)
-    rms = images.pop('rms', None)
-    fitted = _complete_background(images, beam)
-    window = _window(images['map'])
+    step = _averaging_step(np.shape(data))
+    images, unit = check_images(data, mask, step=step, background=background,
+                                model=model, residual=residual, rms=rms)
+    rms = images.pop('rms', None) if step == 1 else None
+    images.pop('rms', None)
+    fitted = _complete_background(images, beam, step)
+    window = _window(images['map'], np.shape(data), step)
     panels = make_panels(images, rms)
     grid = _layout(len(panels), window, title=bool(title))
     figure = Figure(figsize=grid.size)
@@ -187,25 +218,45 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     label = unit.to_string('latex_inline') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
-        axes = figure.add_axes(box, projection=wcs)
-        draw_panel(axes, figure.add_axes(bar_box), panel, window, label)
-        label_axes(axes, wcs, left=number % grid.n_columns == 0,
-                    bottom=number >= len(panels) - grid.n_columns)
+        # WCSAxes are slow, and one set of coordinates is enough.
+        axes = figure.add_axes(box, projection=wcs if number == 0 else None)
+        draw_panel(axes, figure.add_axes(bar_box), panel, window, label,
+                   step=step)
+        if number == 0:
+            label_axes(axes, wcs, left=True, bottom=True)
+            draw_sources(axes, panel.image, table, beam, window, step=step)
+        else:
+            axes.set_xticks([])
+            axes.set_yticks([])
         if panel.title == 'Background' and fitted is not None:
-            axes.contour(fitted, levels=[0.5], colors=_SOURCE_COLOR,
+            y, x = (step * np.arange(n) + 0.5 * (step - 1)
+                    for n in fitted.shape)
+            axes.contour(x, y, fitted, levels=[0.5], colors=_SOURCE_COLOR,
                          linewidths=0.4, alpha=0.7)
             axes.set_title('outlined: fitted', loc='right', size='medium')
         if panel.title == 'Residual':
             axes.set_title(f'colors to ±{_RESIDUAL_RANGE:g} rms',
                            loc='right', size='medium')
-        if number == 0:
-            draw_sources(axes, panel.image, table, beam, window)
+            if table is not None:
+                shapes, _ = _enlarge(axes, _finite_shapes(table, beam)[0])
+                _add_ellipses(axes, shapes, _RIM_COLOR, 0.4, alpha=0.6)
     return figure
 
 
-def check_images(data, mask, *, rms, **others):
+def _averaging_step(shape):
     """
-    Return a dictionary of the images in a readable unit, and this unit.
+    Return how many pixels along an axis are averaged to one.
+    """
+    if len(shape) != 2:
+        return 1
+    return max(1, round(np.sqrt(shape[0] * shape[1])
+                        / (_PANEL_RANGE[1] * _MAX_PIXELS_PER_INCH)))
+
+
+def check_images(data, mask, *, rms, step=1, **others):
+    """
+    Return a dictionary of the images in a readable unit, averaged over
+    squares with sides of ``step`` pixels, and this unit.
     """
     unit = getattr(data, 'unit', None)
     given = {'map': data, 'rms': rms, **others}
@@ -218,16 +269,14 @@ def check_images(data, mask, *, rms, **others):
                 msg = f'data has no unit, but {name} has: {image.unit}'
                 raise ValueError(msg)
             image = u.Quantity(image).to_value(unit)
-        images[name] = np.array(image, dtype=float)
         if name == 'rms':
+            images[name] = np.array(image, dtype=float)
             continue
-        if images[name].ndim != 2 or images[name].shape != np.shape(data):
+        if np.ndim(image) != 2 or np.shape(image) != np.shape(data):
             msg = (f'{name} must be 2D with the shape of data, (ny, nx) = '
-                   f'{np.shape(data)}: got {images[name].shape}')
+                   f'{np.shape(data)}: got {np.shape(image)}')
             raise ValueError(msg)
-        images[name][~np.isfinite(images[name])] = np.nan
-        if mask is not None:
-            images[name][np.asarray(mask, dtype=bool)] = np.nan
+        images[name] = _average(image, mask, step)
     if np.isnan(images['map']).all():
         msg = 'data has no finite pixel'
         raise ValueError(msg)
@@ -237,7 +286,33 @@ def check_images(data, mask, *, rms, **others):
     return {name: image * scale for name, image in images.items()}, unit
 
 
-def _complete_background(images, beam):
+def _average(image, mask, step):
+    """
+    Return the means of the finite unmasked pixels in squares with sides
+    of ``step`` pixels; NaN where more than half of them are missing.
+    """
+    image = np.asarray(image)
+    mask = None if mask is None else np.asarray(mask, dtype=bool)
+    ny, nx = image.shape
+    columns = np.arange(0, nx, step)
+    averaged = np.empty((-(-ny // step), columns.size))
+    for row, start in enumerate(range(0, ny, step)):
+        values = np.array(image[start:start + step], dtype=float)
+        good = np.isfinite(values)
+        if mask is not None:
+            good &= ~mask[start:start + step]
+        if step == 1:
+            averaged[row] = np.where(good[0], values[0], np.nan)
+            continue
+        values[~good] = 0.0
+        number = np.add.reduceat(good.sum(axis=0), columns)
+        size = len(values) * np.diff(columns, append=nx)
+        averaged[row] = (np.add.reduceat(values.sum(axis=0), columns)
+                         / np.where(2 * number >= size, number, np.nan))
+    return averaged
+
+
+def _complete_background(images, beam, step):
     """
     Fill the background and the residual where no background was fitted,
     in place.
@@ -256,7 +331,7 @@ def _complete_background(images, beam):
     rest = images['map'] - np.nan_to_num(images.get('model', 0.0))
     weight = np.isfinite(rest).astype(float)
     width = _SMOOTHING * (_DEFAULT_FWHM if beam is None
-                          else _beam_shape(beam)[0])
+                          else _beam_shape(beam)[0]) / step
     smooth = gaussian_filter(np.nan_to_num(rest), width, mode='constant')
     norm = gaussian_filter(weight, width, mode='constant')
     filling = (smooth[missing] / norm[missing])
@@ -288,14 +363,16 @@ def readable_unit(image, unit):
     return unit.to(unit_prefixed), unit_prefixed
 
 
-def _window(image):
+def _window(image, shape, step):
     """
     Return the limits of the finite pixels with a margin, as ``(left,
-    right, bottom, top)`` in pixels.
+    right, bottom, top)`` in pixels of the map with this shape.
     """
-    ny, nx = image.shape
-    rows, columns = np.nonzero(np.isfinite(image))
-    margin = 0.02 * max(np.ptp(rows), np.ptp(columns))
+    ny, nx = shape
+    finite = np.isfinite(image)
+    rows, columns = (step * np.flatnonzero(finite.any(axis=axis))
+                     for axis in (1, 0))
+    margin = 0.02 * max(np.ptp(rows), np.ptp(columns)) + step - 1
     return (max(columns.min() - margin, 0) - 0.5,
             min(columns.max() + margin, nx - 1) + 0.5,
             max(rows.min() - margin, 0) - 0.5,
@@ -389,12 +466,14 @@ def _layout(n_panels, window, *, title):
     top = _TOP + _TITLE * title
     size = (_LEFT + n_columns * width + (n_columns - 1) * _COLUMN_GAP
             + _RIGHT,
-            _BOTTOM + n_rows * height + (n_rows - 1) * _ROW_GAP + top)
+            _BOTTOM + _COORDINATES + n_rows * height
+            + (n_rows - 1) * _ROW_GAP + top)
     boxes = []
     for number in range(n_panels):
         row, column = divmod(number, n_columns)
         left = _LEFT + column * (width + _COLUMN_GAP)
-        bottom = size[1] - top - height - row * (height + _ROW_GAP)
+        bottom = (size[1] - top - height - row * (height + _ROW_GAP)
+                  - (row > 0) * _COORDINATES)
         bar = left + width + _BAR_GAP
         boxes.append(tuple(
             (x / size[0], bottom / size[1], dx / size[0], height / size[1])
@@ -402,18 +481,32 @@ def _layout(n_panels, window, *, title):
     return _Grid(size, n_columns, _LEFT / size[0], boxes)
 
 
-def draw_panel(axes, bar_axes, panel, window, label):
+def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
+    """
+    Draw an image and its color bar.
+
+    With a ``step``, in pixels of the map per pixel of the image, colors
+    are assigned once at the resolution of the image. Without, the artist
+    keeps the values.
+    """
     from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
 
     cmap = colormaps[panel.cmap].with_extremes(bad=_MISSING_COLOR)
     axes.set_facecolor(_MISSING_COLOR)
-    image = axes.imshow(np.ma.masked_invalid(panel.image), cmap=cmap,
-                        norm=panel.norm, origin='lower',
-                        interpolation='nearest')
+    values = np.ma.masked_invalid(panel.image)
+    ny, nx = np.multiply(values.shape, step or 1)
+    image = axes.imshow(
+        values if step is None else cmap(panel.norm(values), bytes=True),
+        origin='lower', interpolation='nearest',
+        extent=(-0.5, nx - 0.5, -0.5, ny - 0.5))
+    # After imshow, which would scale the norm by the colors
+    image.set(cmap=cmap, norm=panel.norm)
     axes.set_xlim(window[0], window[1])
     axes.set_ylim(window[2], window[3])
     axes.set_title(panel.title, loc='left', size='medium')
-    bar = axes.figure.colorbar(image, cax=bar_axes, extend=panel.extend,
+    mappable = image if step is None else ScalarMappable(panel.norm, cmap)
+    bar = axes.figure.colorbar(mappable, cax=bar_axes, extend=panel.extend,
                                extendfrac=0.02)
     bar.set_label(bar_label(label, panel.norm), labelpad=2)
     bar.set_ticks(bar_ticks(panel.norm))
@@ -421,42 +514,44 @@ def draw_panel(axes, bar_axes, panel, window, label):
     bar_axes.tick_params(labelsize='small')
 
 
-def bar_ticks(norm, n_ticks=7):
+# Digits of the ticks of a color bar in order of preference, and how far
+# apart, in units of the bar, such a tick must be from the others.
+_TICKS = (((1,), 0.08), ((5,), 0.08), ((2,), 0.08), ((3, 7, 4, 6, 8), 0.15),
+          ((1.5, 2.5, 3.5, 4.5), 0.18), (range(10, 100), 0.25))
+_MIN_TICKS = 4
+
+
+def bar_ticks(norm, n_ticks=8):
     """
-    Return round numbers that are about evenly spaced along a color bar:
-    the number with the fewest digits in each interval.
+    Return round numbers that are spread along a color bar.
+
+    On a stretched scale, these are zero and the powers of ten, multiples
+    of them by 5 and by 2, and less round numbers only in large gaps.
     """
     from matplotlib.ticker import MaxNLocator
 
+    even = MaxNLocator(n_ticks, steps=[1, 2, 5, 10]).tick_values(
+        norm.vmin, norm.vmax)
+    even = even[(even >= norm.vmin) & (even <= norm.vmax)]
     if is_linear(norm):
-        ticks = MaxNLocator(n_ticks).tick_values(norm.vmin, norm.vmax)
-        return ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
-    edges = np.asarray(norm.inverse(np.linspace(0, 1, n_ticks + 1)))
-    ticks = [_roundest(*sorted(pair))
-             for pair in pairwise(edges)]
-    # Labels at nearly the same place would overlap.
-    places = np.asarray(norm(ticks), dtype=float)
-    chosen = []
-    for tick, place in zip(ticks, places, strict=True):
-        if not chosen or place - chosen[-1][1] > 0.5 / n_ticks:
-            chosen.append((tick, place))
-    return np.array([tick for tick, _ in chosen])
-
-
-def _roundest(lower, upper):
-    """
-    Return the number with the fewest digits in an interval.
-    """
-    if lower <= 0.0 <= upper:
-        return 0.0
-    exponent = np.ceil(np.log10(max(abs(lower), abs(upper))))
-    for power in 10.0**np.arange(exponent, exponent - 17, -1):
-        for step in (power, 0.5 * power, 0.2 * power):
-            multiple = np.ceil(lower / step - 1e-9)
-            if multiple * step <= upper * (1.0 + 1e-9 * np.sign(upper)):
-                # Remove the rounding error of the product.
-                return float(f'{multiple * step:.12g}')
-    return 0.5 * (lower + upper)
+        return even
+    largest = np.ceil(np.log10(max(abs(norm.vmin), abs(norm.vmax))))
+    powers = 10.0**np.arange(largest, largest - 6, -1)
+    ticks, places = [], []
+    for digits, gap in (((0,), 0.0), *_TICKS):
+        values = np.multiply.outer(powers, digits).ravel()
+        values = np.unique(np.concatenate([values, 0.0 - values]))
+        # Remove the rounding errors of the products.
+        values = np.array([float(f'{value:.6g}') for value in values])
+        values = values[(values >= norm.vmin) & (values <= norm.vmax)]
+        order = np.argsort(-np.abs(values), kind='stable')
+        for value, place in zip(values[order], np.asarray(norm(values))[order],
+                                strict=True):
+            if all(abs(place - other) >= gap for other in places):
+                ticks.append(value)
+                places.append(place)
+    # A range far from zero has few such numbers.
+    return np.sort(ticks) if len(ticks) >= _MIN_TICKS else even
 
 
 def bar_label(unit, norm):
@@ -486,29 +581,83 @@ def label_axes(axes, wcs, *, left, bottom):
     suffix = f' ({frame})' if frame else ''
     lon.set_axislabel(names[0] + suffix if bottom else ' ')
     lat.set_axislabel(names[1] + suffix if left else ' ')
-    for coord, shown in ((lon, bottom), (lat, left)):
+    rotation = _rotation(wcs)
+    is_rotated = abs((rotation + 45.0) % 90.0 - 45.0) > _ROTATED
+    sides = 'bl' if abs((rotation + 90.0) % 180.0 - 90.0) <= 45.0 else 'lb'
+    for coord, side, shown in ((lon, sides[0], bottom),
+                               (lat, sides[1], left)):
+        coord.set_ticklabel_position(side)
+        coord.set_axislabel_position(side)
         coord.set_ticklabel_visible(shown)
-        coord.set_ticks(number=5)
+        # Along each edge of a rotated map, a coordinate changes less.
+        coord.set_ticks(number=8 if is_rotated else 5)
         coord.set_ticklabel(exclude_overlapping=True, size='small')
+        if is_rotated:
+            coord.grid(color=_SOURCE_COLOR, alpha=0.25, linewidth=0.5)
 
 
-def draw_sources(axes, image, table, beam, window):
+def _rotation(wcs):
+    """
+    Return the angle in degrees between the x axis and that of the
+    longitude at the reference pixel.
+    """
+    matrix = wcs.pixel_scale_matrix
+    return np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0]))
+
+
+def draw_sources(axes, image, table, beam, window, *, step=1):
     """
     Draw ellipses, the beam, and the labels for which there is space.
     """
     shapes = np.empty((5, 0))
     if table is not None:
-        shapes = np.array(_source_shapes(table, beam))
-        known = np.isfinite(shapes).all(axis=0)
-        shapes = shapes[:, known]
-        _draw_ellipses(axes, shapes, _is_doubtful(table)[known])
+        shapes, known = _finite_shapes(table, beam)
+        doubtful = _is_doubtful(table)[known]
+        shapes, factor = _enlarge(axes, shapes)
+        _draw_ellipses(axes, shapes, doubtful)
+        title = f'{len(doubtful)} source{"s" * (len(doubtful) != 1)}'
+        if doubtful.any():
+            title += f', {np.count_nonzero(doubtful)} doubtful (dashed)'
+        if factor > 1:
+            title += f', ellipses: {factor} FWHM'
+        axes.set_title(title, loc='right', size='medium')
     boxes = _bounding_boxes(shapes)
     if beam is not None:
         boxes = np.vstack([boxes, _draw_beam(axes, beam, image, boxes,
-                                             window)])
+                                             window, step)])
     if 0 < shapes.shape[1] <= _MAX_LABELLED and 'id' in table.colnames:
         _label_sources(axes, [str(name) for name in table['id'][known]],
                        boxes)
+
+
+def _finite_shapes(table, beam):
+    """
+    Return positions, axes, and angles of the sources for which they are
+    finite, and which these are.
+    """
+    shapes = np.array(_source_shapes(table, beam))
+    known = np.isfinite(shapes).all(axis=0)
+    return shapes[:, known], known
+
+
+def _enlarge(axes, shapes):
+    """
+    Return the ellipses, enlarged where they would hide the sources, and
+    the factor.
+    """
+    if shapes.shape[1] == 0:
+        return shapes, 1
+    figure_width, _ = axes.figure.get_size_inches()
+    points_per_pixel = (72 * figure_width * axes.get_position().width
+                        / np.ptp(axes.get_xlim()))
+    area = np.ptp(axes.get_xlim()) * np.ptp(axes.get_ylim())
+    covered = 0.25 * np.pi * _ENLARGEMENT**2 * np.sum(shapes[2] * shapes[3])
+    if (np.median(shapes[2]) * points_per_pixel >= _SMALL_ELLIPSE
+            or covered > _MAX_COVERED * area):
+        return shapes, 1
+    shapes = shapes.copy()
+    shapes[2:4] *= _ENLARGEMENT
+    return shapes, _ENLARGEMENT
 
 
 def _is_doubtful(table):
@@ -521,21 +670,31 @@ def _is_doubtful(table):
 
 
 def _draw_ellipses(axes, shapes, doubtful):
+    """
+    Draw white ellipses on wider dark ones.
+
+    Two collections are several times faster than path effects.
+    """
+    width = np.clip(12 / np.sqrt(max(len(doubtful), 1)), *_LINE_RANGE)
+    for color, line_width, alpha in (
+            (_RIM_COLOR, _RIM_WIDTH * width, 0.7),
+            (_SOURCE_COLOR, width, 1.0)):
+        # Dashes are in units of the line width.
+        dashes = (0, tuple(length * width / line_width
+                           for length in _DASHES))
+        _add_ellipses(axes, shapes, color, line_width, alpha=alpha,
+                      linestyles=[dashes if dashed else 'solid'
+                                  for dashed in doubtful] or 'solid')
+
+
+def _add_ellipses(axes, shapes, color, line_width, **kwargs):
     from matplotlib.collections import EllipseCollection
 
     x, y, major, minor, theta = shapes
-    line_width = np.clip(12 / np.sqrt(max(len(x), 1)), 0.6, 1.2)
-    styles = [_DASHES if dashed else 'solid' for dashed in doubtful]
-    ellipses = EllipseCollection(
+    axes.add_collection(EllipseCollection(
         major, minor, theta, units='xy', offsets=np.column_stack([x, y]),
         offset_transform=axes.transData, facecolors='none',
-        edgecolors=_SOURCE_COLOR, linewidths=line_width,
-        linestyles=styles or 'solid', path_effects=_rim(line_width))
-    axes.add_collection(ellipses)
-    title = f'{len(x)} source{"s" * (len(x) != 1)}'
-    if doubtful.any():
-        title += f', {np.count_nonzero(doubtful)} doubtful (dashed)'
-    axes.set_title(title, loc='right', size='medium')
+        edgecolors=color, linewidths=line_width, **kwargs))
 
 
 def _bounding_boxes(shapes):
@@ -600,8 +759,8 @@ def _overlap(boxes, extent):
 def _rim(line_width):
     from matplotlib.patheffects import withStroke
 
-    return [withStroke(linewidth=2.2 * line_width, foreground=_RIM_COLOR,
-                       alpha=0.7)]
+    return [withStroke(linewidth=_RIM_WIDTH * line_width,
+                       foreground=_RIM_COLOR, alpha=0.7)]
 
 
 def _source_shapes(table, beam):
@@ -631,7 +790,7 @@ def _beam_shape(beam):
     return tuple(shape)
 
 
-def _draw_beam(axes, beam, image, boxes, window):
+def _draw_beam(axes, beam, image, boxes, window, step):
     """
     Draw the beam in a white box in the corner with the fewest sources.
 
@@ -642,7 +801,7 @@ def _draw_beam(axes, beam, image, boxes, window):
     major, minor, theta = _beam_shape(beam)
     extent = min(window[1] - window[0], window[3] - window[2])
     side = max(1.5 * major, _BEAM_BOX * extent)
-    box = _emptiest_corner(image, boxes, window, side, 0.02 * extent)
+    box = _emptiest_corner(image, boxes, window, side, 0.02 * extent, step)
     axes.add_patch(Rectangle((box[0], box[2]), side, side, facecolor='white',
                              edgecolor='black', linewidth=1.0, zorder=4))
     axes.add_patch(Ellipse((box[0] + side / 2, box[2] + side / 2), major,
@@ -651,7 +810,7 @@ def _draw_beam(axes, beam, image, boxes, window):
     return box
 
 
-def _emptiest_corner(image, boxes, window, side, margin):
+def _emptiest_corner(image, boxes, window, side, margin, step):
     """
     Return the box in the corner with the fewest sources; of corners with
     equally few sources, that with the least emission.
@@ -665,7 +824,8 @@ def _emptiest_corner(image, boxes, window, side, margin):
                 (boxes[:, 0] < box[1]) & (boxes[:, 1] > box[0])
                 & (boxes[:, 2] < box[3]) & (boxes[:, 3] > box[2]))
             columns, rows = (
-                slice(max(int(low), 0), max(int(high), 0) + 1)
+                slice(max(int(low), 0) // step,
+                      max(int(high), 0) // step + 1)
                 for low, high in (box[:2], box[2:]))
             # Rounded, so that noise does not decide.
             emission = round(float(np.mean(bright[rows, columns])), 1)

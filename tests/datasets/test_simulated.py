@@ -3,6 +3,8 @@
 Tests for the simulated module.
 """
 
+import tracemalloc
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -15,7 +17,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
 
-from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
+from hyperphotutils.datasets import (
+    BLENDED_MAP_RECIPES,
+    make_blended_map,
+    simulated,
+)
 from hyperphotutils.maps import read_map
 from hyperphotutils.utils import add_gaussians
 
@@ -266,6 +272,86 @@ class TestNoise:
         covariance = self.draw(1).autocovariance
         with pytest.raises(ValueError, match=match):
             covariance(*lags)
+
+
+class TestLargeMaps:
+    """
+    Maps above a size are drawn in single precision and less memory.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _small_limit(self, monkeypatch):
+        monkeypatch.setattr(simulated, '_MAX_DOUBLE_PIXELS', 1000)
+
+    def test_empirical_covariance(self):
+        """
+        The stated covariance is that of many maps, also for pixels at
+        opposite edges.
+        """
+        n_maps = 300
+        maps = [make_blended_map((60, 90), 0, beam=BEAM, rms=2.0,
+                                 background_scale=5.0, seed=seed)
+                for seed in range(n_maps)]
+        data = np.array([sim.image.data for sim in maps])
+        dx = np.array([0, 1, 2, 3, 0, 9, 24, 89, 89])
+        dy = np.array([0, 0, 2, 1, 3, 7, 19, 0, 59])
+        product = data[:, 0, 0, np.newaxis] * data[:, dy, dx]
+        error = product.std(axis=0) / np.sqrt(n_maps)
+        expected = maps[0].autocovariance(dx, dy)
+        pull = (product.mean(axis=0) - expected) / error
+        assert np.max(np.abs(pull)) < 4.0
+        assert_allclose(expected[0], 2.0**2 * (1 + 2.0**2), rtol=1e-5)
+
+    def test_opposite_edges_are_nearly_independent(self):
+        covariance = make_blended_map((90, 90), 0, beam=20.0, seed=1,
+                                      background_scale=8.0).autocovariance
+        assert abs(covariance(89, 0)) < 0.02 * covariance(0, 0)
+
+    def test_covariance_is_that_of_double_precision(self, monkeypatch):
+        arguments = {'shape': (90, 120), 'n_sources': 0, 'beam': BEAM,
+                     'background_scale': 10.0, 'seed': 1}
+        single = make_blended_map(**arguments).autocovariance
+        monkeypatch.undo()
+        double = make_blended_map(**arguments).autocovariance
+        lags = np.arange(20)
+        variance = double(0, 0)
+        assert_allclose(single(lags, 0) / variance,
+                        double(lags, 0) / variance, atol=0.01)
+
+    def test_sources_are_those_of_small_maps(self, monkeypatch):
+        single = make_blended_map((200, 240), 60, beam=BEAM, seed=11)
+        monkeypatch.undo()
+        double = make_blended_map((200, 240), 60, beam=BEAM, seed=11)
+        for name in ('x_fit', 'y_fit', 'fwhm_major_fit', 'host_id'):
+            assert_array_equal(single.truth[name], double.truth[name])
+
+
+def test_memory_of_large_maps():
+    """
+    The peak is less than six float32 maps.
+    """
+    size = 2200
+    tracemalloc.start()
+    try:
+        make_blended_map((size, size), 100, seed=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 4 * size**2
+
+
+def test_placed_sources_are_apart_from_all_others():
+    """
+    Neighbors in all directions are checked, across many cells.
+    """
+    beam = 3.0
+    truth = make_blended_map((700, 900), 4000, beam=beam, seed=5,
+                             blend_fraction=0.3).truth
+    pairs = close_pairs(truth, 2.0 * beam)
+    assert len(pairs) == np.count_nonzero(truth['host_id']) == 1200
+    first, second = pairs.T
+    host = np.asarray(truth['host_id']) - 1
+    assert np.all((host[first] == second) | (host[second] == first))
 
 
 class TestSky:

@@ -13,6 +13,7 @@ import pytest
 from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.patches import Ellipse, Rectangle
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -79,10 +80,22 @@ def panels_of(figure):
 
 
 def ellipses_of(figure):
-    found = [item for item in panels_of(figure)[0].collections
-             if isinstance(item, EllipseCollection)]
-    assert len(found) == 1
-    return found[0]
+    """
+    Return the white ellipses of the map, which lie on dark ones.
+    """
+    dark, white = (item for item in panels_of(figure)[0].collections
+                   if isinstance(item, EllipseCollection))
+    assert_allclose(to_rgba_array('white'), white.get_edgecolor()[:1])
+    assert_array_equal(dark.get_offsets(), white.get_offsets())
+    assert np.all(dark.get_linewidth() > white.get_linewidth())
+    return white
+
+
+def colors_of(image, values):
+    """
+    Return the colors of values on the scale of an image.
+    """
+    return image.cmap(image.norm(np.ma.masked_invalid(values)), bytes=True)
 
 
 @pytest.mark.parametrize('wcs', [None, make_wcs()])
@@ -113,7 +126,7 @@ def test_any_number_of_sources(n_sources):
     assert len(ellipses_of(figure).get_offsets()) == n_sources
     text = panels_of(figure)[0].get_title(loc='right')
     expected = '1 source' if n_sources == 1 else f'{n_sources} sources'
-    assert text == expected
+    assert text.split(',')[0] == expected
     assert render(figure)
 
 
@@ -133,6 +146,37 @@ def test_ellipses_are_the_half_maximum():
     assert_allclose(2 * semi_axes, [12, 4])
     theta = np.arctan2(directions[1, 0], directions[0, 0])
     assert_allclose(np.rad2deg(theta) % 180, 40)
+
+
+def test_ellipses_are_larger_where_they_would_hide_the_sources():
+    """
+    The title states the factor; positions stay.
+    """
+    table = make_table(20)
+    figure = plot_overview(np.eye(400), table, residual=np.eye(400))
+    ellipses = ellipses_of(figure)
+    assert_allclose(ellipses.get_widths(), 2 * table['fwhm_major_fit'])
+    assert_allclose(ellipses.get_heights(), 2 * table['fwhm_minor_fit'])
+    assert_allclose(ellipses.get_offsets().T,
+                    [table['x_fit'], table['y_fit']])
+    title = panels_of(figure)[0].get_title(loc='right')
+    assert title == '20 sources, ellipses: 2 FWHM'
+    on_residual, = (item for item in panels_of(figure)[1].collections
+                    if isinstance(item, EllipseCollection))
+    assert_allclose(on_residual.get_widths(), ellipses.get_widths())
+
+
+def test_ellipses_of_crowded_sources_are_not_enlarged():
+    table = make_table(100)
+    table['x_fit'] *= 2.0
+    table['y_fit'] *= 2.0
+    table['fwhm_major_fit'] *= 3.0
+    ellipses = ellipses_of(plot_overview(np.eye(400), table))
+    assert_allclose(ellipses.get_widths(), 2 * table['fwhm_major_fit'])
+    table['fwhm_minor_fit'] = table['fwhm_major_fit']
+    figure = plot_overview(np.eye(400), table)
+    assert_allclose(ellipses_of(figure).get_widths(), table['fwhm_major_fit'])
+    assert panels_of(figure)[0].get_title(loc='right') == '100 sources'
 
 
 def test_doubtful_sources_are_dashed():
@@ -297,9 +341,12 @@ def test_missing_pixels_are_light_gray_and_empty_borders_cut():
     data[40, 50] = np.inf
     figure = plot_overview(data, mask=np.zeros(SHAPE, bool))
     axes = panels_of(figure)[0]
-    image = axes.images[0]
-    assert image.get_array().mask[40, 50]
-    assert_allclose(image.cmap.get_bad()[:3], 0.85)
+    shown = axes.images[0].get_array()
+    gray = np.array([0.85 * 255] * 3).astype(int)
+    assert_allclose(shown[40, 50, :3], gray, atol=1)
+    assert not np.allclose(shown[40, 51, :3], gray, atol=1)
+    assert_allclose(shown[:, :30, :3], np.broadcast_to(gray, (60, 30, 3)),
+                    atol=1)
     left, right = axes.get_xlim()
     assert 25 < left < 30
     assert right == SHAPE[1] - 0.5
@@ -310,14 +357,15 @@ def test_mask_hides_pixels():
     mask = np.zeros(SHAPE, bool)
     mask[10:20, 10:20] = True
     image = panels_of(plot_overview(data, mask=mask))[0].images[0]
-    assert_array_equal(image.get_array().mask, mask)
+    assert_array_equal(image.get_array(),
+                       colors_of(image, np.where(mask, np.nan, data)))
 
 
 @pytest.mark.parametrize(
     ('lower', 'upper', 'center', 'width'),
     [(9e-6, 62e-6, 12e-6, 4e-6), (0.0, 45.0, 0.0, 9.0),
      (-3.0, 1000.0, 0.0, 2.0), (5.0, 39.0, 12.0, 11.0),
-     (-0.7, -0.1, -0.5, 0.1)])
+     (-0.7, -0.1, -0.5, 0.1), (-62.0, 190.0, 5.0, 60.0)])
 def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
     """
     Ticks have two digits at most, are within the bar, and spread over
@@ -334,6 +382,16 @@ def test_ticks_of_a_stretched_bar_are_round(lower, upper, center, width):
     assert places[-1] > 0.75
 
 
+def test_ticks_of_a_bar_far_from_zero():
+    ticks = bar_ticks(asinh_norm(1000.0, 1010.0, 1003.0, 2.0))
+    assert_array_equal(ticks, np.arange(1000, 1011, 2))
+
+
+def test_ticks_of_a_linear_bar_are_multiples_of_one_two_or_five():
+    norm = Normalize(-18.0, 18.0)
+    assert_array_equal(bar_ticks(norm), [-15, -10, -5, 0, 5, 10, 15])
+
+
 def test_units_give_short_numbers_on_the_bars():
     data, table, images = make_images()
     unit = u.Jy / u.pix
@@ -345,7 +403,8 @@ def test_units_give_short_numbers_on_the_bars():
     assert labels == 3 * [f'{unit} (asinh scale)'] + [unit]
     norm = panels_of(figure)[3].images[0].norm
     assert_allclose([norm.vmin, norm.vmax], [-50, 50])
-    assert_allclose(panels_of(figure)[0].images[0].get_array(), data * 1e6)
+    image = panels_of(figure)[0].images[0]
+    assert_array_equal(image.get_array(), colors_of(image, data * 1e6))
 
 
 @pytest.mark.parametrize(
@@ -406,13 +465,23 @@ def test_background_that_was_not_fitted_is_completed():
     images['background'][outside] = np.nan
     images['residual'] = np.where(outside, data - images['model'],
                                   images['residual'])
-    panels = panels_of(plot_overview(data, beam=4.0, **images))
-    shown = [panel.images[0].get_array() for panel in panels]
-    assert not np.ma.getmaskarray(shown[1]).any()
-    assert_array_equal(shown[1][~outside], whole[~outside])
-    assert_allclose(shown[1], whole, atol=2e-5)
-    assert np.abs(shown[3][outside]).max() < 1e-4
-    assert_allclose(shown[0], shown[1] + shown[2] + shown[3], atol=1e-12)
+    rest = data - images['model']
+    panels = panels_of(plot_overview(data, beam=4.0, rms=1e-5, **images))
+    background, residual = panels[1].images[0], panels[3].images[0]
+    gray = residual.cmap.get_bad(), background.cmap.get_bad()
+    for image in (background, residual):
+        colors = image.get_array()[..., :3]
+        for color in gray:
+            assert not np.any(np.all(np.abs(
+                colors / 255 - color[:3]) < 0.01, axis=-1))
+    expected = colors_of(background, whole).astype(int)
+    shown = background.get_array().astype(int)
+    assert_array_equal(shown[~outside], expected[~outside])
+    # as close as two hundredths of the color range
+    assert np.abs(shown - expected).max() < 40
+    expected = colors_of(residual, rest - whole).astype(int)
+    shown = residual.get_array().astype(int)
+    assert_array_equal(shown[~outside], expected[~outside])
 
 
 def test_background_known_nowhere_can_be_drawn():
@@ -430,6 +499,77 @@ def test_panels_have_the_shape_of_the_map(shape):
     for axes in panels_of(figure):
         width, height = axes.get_position().size * inches
         assert_allclose(height / width, shape[0] / shape[1])
+
+
+def test_large_maps_are_averaged_down():
+    """
+    Values and missing areas are kept, and panels have the whole extent.
+    """
+    y, x = np.indices((1503, 2001))
+    data = (x + 10.0 * y).astype('f4')
+    data[:, 1000:1200] = np.nan
+    mask = np.zeros(data.shape, bool)
+    mask[300:400, :500] = True
+    table = make_table(2)
+    table['x_fit'], table['y_fit'] = [100.0, 1900.0], [1400.0, 1400.0]
+    figure = plot_overview(data, table, mask=mask, beam=9.0)
+    axes = panels_of(figure)[0]
+    image = axes.images[0]
+    assert_allclose(axes.get_xlim(), [-0.5, 2000.5])
+    assert_allclose(axes.get_ylim(), [-0.5, 1502.5])
+    left, right, bottom, top = image.get_extent()
+    ny, nx = image.get_array().shape[:2]
+    step = (right - left) / nx
+    assert step == (top - bottom) / ny == 2
+    assert (left, bottom) == (-0.5, -0.5)
+    expected = np.where(mask, np.nan, data)[:1502, :2000].reshape(
+        751, 2, 1000, 2).mean(axis=(1, 3))
+    assert_array_equal(image.get_array()[:751, :1000],
+                       colors_of(image, expected))
+    assert_allclose(ellipses_of(figure).get_offsets()[:, 0], [100, 1900])
+    assert render(figure)
+
+
+def test_averages_ignore_single_missing_pixels():
+    data = np.random.default_rng(0).normal(size=(2400, 2400))
+    reference = panels_of(plot_overview(data))[0].images[0]
+    data[::6, ::6] = np.nan
+    image = panels_of(plot_overview(data))[0].images[0]
+    missing = colors_of(image, [np.nan])[0]
+    assert image.get_array().shape == reference.get_array().shape
+    assert not np.any(np.all(image.get_array() == missing, axis=-1))
+
+
+@pytest.mark.parametrize('angle', [0, 2, 20, 45, 70, 90])
+def test_labels_of_rotated_maps_are_apart(angle):
+    """
+    The coordinates are on different sides, and not below the title.
+    """
+    wcs = make_wcs()
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    wcs.wcs.pc = [[cos, -sin], [sin, cos]]
+    data, _, images = make_images()
+    figure = plot_overview(data, wcs=wcs, **images)
+    render(figure)
+    axes = panels_of(figure)[0]
+    sides = []
+    for coord in axes.coords:
+        side, = coord.get_ticklabel_position()
+        assert coord.get_axislabel_position() == [side]
+        sides.append(side)
+    assert sides == (['b', 'l'] if angle <= 45 else ['l', 'b'])
+
+
+def test_only_the_first_panel_has_coordinates():
+    data, _, images = make_images()
+    figure = plot_overview(data, wcs=make_wcs(), **images)
+    first, *others = panels_of(figure)
+    assert hasattr(first, 'coords')
+    for axes in others:
+        assert not hasattr(axes, 'coords')
+        assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+        assert_allclose(axes.get_xlim(), first.get_xlim())
+        assert_allclose(axes.get_ylim(), first.get_ylim())
 
 
 def test_galactic_axes_are_named():
