@@ -524,8 +524,9 @@ class _Run:
         seen = {' '.join(str(warning.message).split()): warning.category
                 for warning in self._caught}
         self.result.warnings = list(seen)
-        if kind is None:
-            self._write_log()
+        if kind is not None:
+            return
+        self._write_log()
         for text, category in seen.items():
             warnings.warn(text, category, stacklevel=3)
 

@@ -48,6 +48,7 @@ from hyperphotutils.pipeline.jobs import (
     plan_jobs,
 )
 from hyperphotutils.pipeline.products import write_products
+from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.search import load_config
 from hyperphotutils.pipeline.text import printable
 
@@ -302,20 +303,24 @@ def process_map(job, config, *, executor=None, progress_bar=False,
     from hyperphotutils.utils.tables import result_meta
 
     start = time.perf_counter()
+    stages = Stages(('read', 'measure', 'write'), progress_bar)
     module, name = _KINDS[job.kind]
     kind = getattr(importlib.import_module(module), name)()
     # before the files are read, so that later changes are noticed
     record = {'settings': describe_settings(config),
               'inputs': describe_inputs(job, config)}
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, stages:
         warnings.simplefilter('always')
+        stages.begin('read')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
         with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
+            stages.begin('measure')
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
                                   progress_bar=progress_bar, report=report)
             times |= result.times
+            stages.begin('write')
             before = time.perf_counter()
             write_products(result, job, config, folder,
                            progress_bar=progress_bar)

@@ -27,14 +27,17 @@ class Stages:
         self._bar = None
 
     def __enter__(self):
-        from tqdm import tqdm
+        # even a disabled bar of tqdm creates a lock
+        if self._shown:
+            from tqdm import tqdm
 
-        self._bar = tqdm(total=len(self._names), unit='step', leave=False,
-                         disable=not self._shown)
+            self._bar = tqdm(total=len(self._names), unit='step',
+                             leave=False)
         return self
 
     def __exit__(self, *_):
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def begin(self, name):
         """
@@ -45,6 +48,8 @@ class Stages:
         name : str
             The step.
         """
+        if self._bar is None:
+            return
         number = self._names.index(name)
         self._bar.set_description(name, refresh=False)
         self._bar.update(max(0, number - self._bar.n))

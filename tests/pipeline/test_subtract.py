@@ -30,11 +30,12 @@ def fixture_pair(tmp_path_factory):
     for name in ('science', 'template'):
         images = getattr(pair, name)
         for role, image in (
-                (name, getattr(pair, name).data),
-                (f'{name}_error', getattr(pair, name).uncertainty.array)):
+                (name, images.data),
+                (f'{name}_error', images.uncertainty.array)):
             files[role] = folder / f'{role}.fits'
-            values = np.where(getattr(pair, name).mask, np.nan, image)
-            fits.PrimaryHDU(values.astype('f4'), wcs.to_header()).writeto(files[role])
+            values = np.where(images.mask, np.nan, image)
+            fits.PrimaryHDU(values.astype('f4'), wcs.to_header()).writeto(
+                files[role])
     return files
 
 
