@@ -32,7 +32,7 @@ from hyperphotutils.galaxy import (
     plot_parameters,
     plot_segments,
 )
-from hyperphotutils.maps.images import load_image
+from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
@@ -632,7 +632,7 @@ class _Run:
 
     @cached_property
     def image(self):
-        image = load_image(self.path, ext=self.options.ext)
+        image = _load(self.path, self.options.ext)
         values = np.squeeze(image.data)
         if values.ndim != 2:
             msg = (f"'{self.path}' must hold a 2D image: its shape is "
@@ -690,7 +690,7 @@ class _Run:
         """
         Read an image with the pixels of the image.
         """
-        plane = np.squeeze(load_image(path).data)
+        plane = np.squeeze(_load(path).data)
         if plane.shape != self.data.shape:
             msg = (f"'{path}' must have the shape of '{self.path}', "
                    f'{self.data.shape}: got {plane.shape}')
@@ -936,6 +936,19 @@ class _Run:
             self.sky.data, self.galaxies, size=self.size, error=self.error,
             mask=self.mask, segmentation=self.sources.segmentation,
             psf=self.psf, wcs=self.wcs, meta=meta)
+
+
+def _load(path, ext=None):
+    """
+    Load an image; errors name the file.
+    """
+    try:
+        return load_image(path, ext=ext)
+    except MapError as exc:
+        msg = str(exc)
+        if str(path) not in msg:
+            msg = f'{path}: {msg}'
+        raise MapError(msg) from None
 
 
 def _write_psf(run):

@@ -26,11 +26,14 @@ BANDS = 'catalog_bands.ecsv'
 
 REJECTED = 'rejected.ecsv'
 
-# The files in folders of products
+# The files in folders of products: images of sources, and of stamps
 _SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')
+_STAMP_FILE = re.compile(
+    r'\d+_\d+(_[a-z0-9]+)?\.(fits|feedme|constraints)')
 
 _BOTH = ('map', 'cube')
 _STAMPS = ('stamps', 'galaxies')
+_STAMP_FOLDERS = ('galfit', 'galfits')
 _PSF = ('psf', 'galaxies')
 
 # Large maps have one to two dots per pixel in each panel.
@@ -135,8 +138,10 @@ def find_foreign_files(folder):
         if item.name not in known:
             foreign.append(item.name)
         elif item.is_dir():
+            pattern = (_STAMP_FILE if item.name in _STAMP_FOLDERS
+                       else _SOURCE_IMAGE)
             foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
-                        if not _SOURCE_IMAGE.fullmatch(part.name)]
+                        if not pattern.fullmatch(part.name)]
     return foreign
 
 
