@@ -187,7 +187,8 @@ def write_product_table(kind):
         csv.writer(file).writerows(rows)
 
 
-for name in ('map', 'cube'):
+for name in ('map', 'cube', 'subtraction', 'sky', 'psf', 'stamps',
+             'galaxies'):
     write_product_table(name)
 
 

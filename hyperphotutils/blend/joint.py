@@ -220,7 +220,8 @@ class JointFit:
         shown = chunks
         if self.config.progress_bar:
             from tqdm.auto import tqdm
-            shown = tqdm(chunks, desc='Fit source groups')
+            # a bar below another one is removed
+            shown = tqdm(chunks, desc='Fit source groups', leave=None)
         tolerance = _COARSE if self.preliminary else self.solver.ftol
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)

@@ -13,3 +13,4 @@ from hyperphotutils.pipeline.config import *
 from hyperphotutils.pipeline.jobs import *
 from hyperphotutils.pipeline.process import *
 from hyperphotutils.pipeline.search import *
+from hyperphotutils.pipeline.settings import *

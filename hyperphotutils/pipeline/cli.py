@@ -5,7 +5,7 @@ The command ``hyperphot``.
 A sub-command is one function below `_command`, which lists its options.
 Options named by a key of the configuration, such as
 ``'detection.n_sigma'``, replace the value of that key; their help and
-types are those of the configuration.
+types are those of the configuration, by default `PipelineConfig`.
 """
 
 import argparse
@@ -37,6 +37,15 @@ from hyperphotutils.pipeline.jobs import (
 from hyperphotutils.pipeline.process import merge_outcomes, process_maps
 from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 from hyperphotutils.pipeline.search import load_config, show_config
+from hyperphotutils.pipeline.settings import (
+    GalaxiesOptions,
+    ImageConfig,
+    ImageOptions,
+    KernelOptions,
+    StampsOptions,
+    SubtractConfig,
+    expand_pairs,
+)
 from hyperphotutils.pipeline.text import expand_path, printable
 from hyperphotutils.startup import raise_on_interrupt
 
@@ -52,16 +61,24 @@ interrupted; the same command continues a run that was stopped or killed
 
 # Options with other names than the last part of their keys
 _NAMES = {'output.directory': '--output-dir', 'run.n_workers': '--jobs',
-          'input.maps': 'MAP'}
+          'input.maps': 'MAP', 'kernel.hotpants': '--hotpants-config'}
 _METAVARS = {
     'input.beam': 'FWHM', 'input.survey': 'NAME', 'input.frequency': 'GHZ',
     'input.unit': 'UNIT', 'output.directory': 'DIR', 'cubes.region': 'FILE',
     'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
+    'kernel.kernel_order': 'N,...', 'kernel.n_stamps': 'NY,NX',
+    'kernel.n_regions': 'NY,NX', 'stamps.formats': 'NAME,...',
+    'galaxies.n_bounds': 'MIN,MAX', 'image.gain_key': 'KEY',
+    'input.sextracted': 'DIR',
 }
 _EXCLUSIVE = ('input.beam', 'input.survey')
 
 # The options for values that headers lack
 _HEADER = ('input.unit', 'input.beam', 'input.survey', 'input.frequency')
+
+# The options of all commands with jobs
+_JOBS = ('output.directory', 'run.n_workers', 'output.overwrite',
+         'run.scheduler', 'run.quiet')
 
 # Why the standard output cannot be written, if it cannot
 _faults = []
@@ -160,43 +177,61 @@ def _make_parser():
                         version=f'hyperphot {__version__}')
     commands = parser.add_subparsers(title='commands', required=True,
                                      metavar='COMMAND')
-    for name, (function, arguments, defaults, texts) in _commands.items():
+    for name, (function, arguments, model, defaults,
+               texts) in _commands.items():
         command = commands.add_parser(name, allow_abbrev=False, **texts)
         command.set_defaults(function=function, **defaults)
-        group = command.add_mutually_exclusive_group()
+        group = None
         for argument in arguments:
-            if isinstance(argument, str):
-                place = group if argument in _EXCLUSIVE else command
-                _add_key(place, argument)
+            is_key = isinstance(argument, str)
+            place = command
+            if argument in _EXCLUSIVE if is_key else argument[2]:
+                # an empty group would be an error
+                group = group or command.add_mutually_exclusive_group()
+                place = group
+            if is_key:
+                _add_key(place, model, argument)
             else:
-                args, kwargs, exclusive = argument
-                place = group if exclusive else command
+                args, kwargs, _ = argument
                 place.add_argument(*args, **kwargs)
     return parser
 
 
-def _add_key(command, key):
+def _add_key(command, model, key):
     """
-    Add the option of a key of the configuration.
+    Add the option of a key of a configuration.
     """
     section, name = key.split('.')
-    field = PipelineConfig.model_fields[section].annotation.model_fields[name]
+    field = model.model_fields[section].annotation.model_fields[name]
     kind, choices = field.annotation, None
     if get_origin(kind) in {Union, UnionType}:
-        kind = next(part for part in get_args(kind) if part is not NoneType)
+        parts = [part for part in get_args(kind) if part is not NoneType]
+        kind = parts[0]
+        if len(parts) > 1 and kind is not str and parts[1] is not bool:
+            kind = _parse_value
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         kind, choices = str, get_args(kind)
+    if get_origin(kind) is tuple:
+        kind = _parse_values
     text = field.description.partition(';')[0].removeprefix('true = ')
     option = _option_of(key)
+    if kind is bool and field.default:
+        option = option.replace('--', '--no-', 1)
+        command.add_argument(option, dest=key, action='store_false',
+                             default=None,
+                             help=f'{text.removeprefix("false = ")} [{key}]')
+        return
     if kind is bool:
         command.add_argument(option, dest=key, action='store_true',
                              default=None, help=f'{text} [{key}]')
         return
     if kind is EllipseOptions:
         kind, text = _parse_ellipse, f'{text}, or MAJOR,MINOR,PA'
-    metavar = _METAVARS.get(key, {float: 'X', int: 'N'}.get(kind))
+    metavar = _METAVARS.get(key, None if choices else {
+        float: 'X', int: 'N', str: 'FILE', _parse_value: 'VALUE',
+        _parse_values: 'X,...'}.get(kind))
     command.add_argument(option, dest=key, type=kind, choices=choices,
                          metavar=metavar, help=f'{text} [{key}]')
 
@@ -206,11 +241,12 @@ def _option_of(key):
 
 
 def _command(name, *arguments, summary, description, interrupted, epilog=None,
-             **defaults):
+             model=PipelineConfig, **defaults):
     """
     Return a decorator that makes a function a sub-command.
 
-    Arguments are keys of the configuration, or results of `_argument`.
+    Arguments are keys of the configuration ``model``, or results of
+    `_argument`.
     The function is called with the parsed arguments, and returns the exit
     status. ``interrupted`` is the message after Ctrl-C.
     """
@@ -218,7 +254,7 @@ def _command(name, *arguments, summary, description, interrupted, epilog=None,
     defaults['interrupted'] = interrupted
 
     def register(function):
-        _commands[name] = function, arguments, defaults, texts
+        _commands[name] = function, arguments, model, defaults, texts
         return function
 
     return register
@@ -257,6 +293,20 @@ def _parse_ellipse(text):
     raise argparse.ArgumentTypeError(msg)
 
 
+def _parse_value(text):
+    """
+    Return a number if it is one, and text otherwise.
+    """
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _parse_values(text):
+    return tuple(_parse_value(part.strip()) for part in text.split(','))
+
+
 def _parse_count(text):
     number = int(text) if text.isdecimal() else 0
     if number < 1:
@@ -285,15 +335,23 @@ def _load(path, options):
     and the origins of all values.
     """
     loaded = load_config(path)
-    values = {key: value for key, value in vars(options).items()
-              if '.' in key and value not in (None, [])}
-    names = {key: _option_of(key) for key in values}
+    values, names = _values_of(options)
     if any(key in values for key in _EXCLUSIVE):
         values = dict.fromkeys(_EXCLUSIVE) | values
     config = override_config(loaded.config, values, names=names)
     origins = {key: f'{loaded.source}: {line}'
                for key, line in loaded.origins.items()}
     return loaded, config, origins | names
+
+
+def _values_of(options):
+    """
+    Return the values of the options that belong to keys, and the names of
+    the options.
+    """
+    values = {key: value for key, value in vars(options).items()
+              if '.' in key and value not in (None, [])}
+    return values, {key: _option_of(key) for key in values}
 
 
 @_command(
@@ -332,7 +390,7 @@ def _run(options):
     progress_bar = _show_progress(config)
     outcomes = process_maps(config, progress_bar=progress_bar,
                             origin=loaded.origin, report=report)
-    status = _report_maps(outcomes, config)
+    status = _report_jobs(outcomes, config)
     if not config.bands.merge:
         return status
     try:
@@ -358,6 +416,106 @@ _command(
     epilog=_EPILOG,
     interrupted='completed channels are kept; the same command continues',
     **{'input.datacube': True, 'run.background_only': True})(_run)
+
+
+@_command(
+    'subtract',
+    _argument('names', nargs='*', metavar='PAIR',
+              help='SCIENCE TEMPLATE, the images of a pair, or of several; '
+                   'or a list of pairs: a text file (.txt, @FILE) with both '
+                   'names on a line, or a table (.csv, .ecsv) with the '
+                   'columns science and template, and those of the options '
+                   'below'),
+    *(f'input.{name}' for name in (
+        'error', 'template_error', 'mask', 'template_mask', 'positions',
+        'psf')),
+    *(f'kernel.{name}' for name in KernelOptions.model_fields),
+    *_JOBS, model=SubtractConfig,
+    summary='subtract a template from an image of the same field',
+    description='Convolve one of two images of the same field so that its '
+                'stars become those of the other, and subtract them: '
+                'SCIENCE minus TEMPLATE. Keys are in brackets.',
+    epilog=_EPILOG.replace('some map', 'some pair'),
+    interrupted='completed pairs are kept; the same command continues',
+    **{'output.directory': 'hyperphot_subtract'})
+def _subtract(options):
+    values, names = _values_of(options)
+    values['input.pairs'] = expand_pairs(options.names)
+    names['input.pairs'] = 'SCIENCE TEMPLATE'
+    config = override_config(SubtractConfig(), values, names=names)
+    if not config.run.quiet and config.kernel.hotpants is not None:
+        hotpants = config.kernel.read_hotpants()
+        n_mapped = sum(outcome.mapped for outcome in hotpants.outcomes)
+        print_line(f'{config.kernel.hotpants}: options of HOTPANTS: '
+                   f'{n_mapped} mapped, '
+                   f'{len(hotpants.outcomes) - n_mapped} dropped (see '
+                   'run.log)')
+    return _process_jobs(config)
+
+
+_SKY = ('subtract_sky', 'sky_order', 'sky_method', 'sky_grow', 'fwhm')
+_STARS = ('error', 'weight', 'gain', 'gain_key', 'psf_size', 'psf_degree',
+          'psf_oversampling', 'min_snr', 'saturation')
+
+
+def _image_command(step, options, more=(), **texts):
+    """
+    Return the decorator of a command for images.
+    """
+    return _command(
+        step, _argument('maps', nargs='*', metavar='IMAGE',
+                        help="a FITS file, a pattern ('images/*.fits'), or a "
+                             'text file with an image in each line (@FILE, '
+                             'or .txt)'),
+        *(f'image.{name}' for name in dict.fromkeys(
+            ('ext', 'mask', *options))), *more,
+        *_JOBS, model=ImageConfig,
+        epilog=_EPILOG.replace('some map', 'some image'),
+        interrupted='completed images are kept; the same command continues',
+        **{'output.directory': f'hyperphot_{step}', 'run.step': step},
+        **texts)
+
+
+@_image_command(
+    'sky', _SKY, summary='subtract the sky of images',
+    description='Mask the sources of images, and subtract the sky. What is '
+                'not given is found, and the run.log of each image says how.')
+@_image_command(
+    'psf', (*_SKY, *_STARS), summary='measure the PSF of images',
+    description='Select the stars of images, and build the PSF. What is not '
+                'given is found, and the run.log of each image says how.')
+@_image_command(
+    'stamps', ImageOptions.model_fields,
+    ('input.sextracted', *(f'stamps.{name}'
+                           for name in StampsOptions.model_fields)),
+    summary='cut the galaxies of images out',
+    description='Detect the galaxies of images, and write a stamp of each '
+                'with error, mask, segments, and PSF. What is not given is '
+                'found, and the run.log of each image says how.')
+@_image_command(
+    'galaxies', ImageOptions.model_fields,
+    ('input.sextracted', *(f'galaxies.{name}'
+                           for name in GalaxiesOptions.model_fields)),
+    summary='fit the galaxies of images by Sersic profiles',
+    description='Detect the galaxies of images, and fit Sersic profiles '
+                'that are convolved with the PSF. What is not given is '
+                'found, and the run.log of each image says how.')
+def _process_images(options):
+    values, names = _values_of(options)
+    values['input.maps'] = options.maps
+    config = override_config(ImageConfig(), values,
+                             names=names | {'input.maps': 'IMAGE'})
+    return _process_jobs(config)
+
+
+def _process_jobs(config):
+    """
+    Process the jobs of a configuration, and report them.
+    """
+    outcomes = process_maps(
+        config, progress_bar=_show_progress(config), origin='command line',
+        report=None if config.run.quiet else print_line)
+    return _report_jobs(outcomes, config)
 
 
 @_command(
@@ -429,7 +587,7 @@ def _example(options):
         msg = f'{directory}: cannot be written: {exc.strerror or exc}'
         raise OutputError(msg) from exc
     outcomes = process_maps(config, progress_bar=_show_progress(config))
-    status = _report_maps(outcomes, config)
+    status = _report_jobs(outcomes, config)
     if status == _DONE and not config.run.quiet:
         for line in compare_with_truth(outcomes[0].table, simulated):
             print_line(line)
@@ -493,14 +651,15 @@ def _report_config(loaded, *, is_given):
         print_line(f'configuration: {loaded.source}')
 
 
-def _report_maps(outcomes, config):
+def _report_jobs(outcomes, config):
     """
-    Print a line for each map, failed ones last, and return the status.
+    Print a line for each job, failed ones last, and return the status.
     """
+    noun = config.noun
     if not config.run.quiet:
         n_maps = len(outcomes)
         if all(outcome.earlier for outcome in outcomes):
-            done = (f'all {n_maps} maps are done' if n_maps > 1
+            done = (f'all {n_maps} {noun}s are done' if n_maps > 1
                     else f'{outcomes[0].job.folder} is done')
             print_line(f'nothing left to do: {done} (use --overwrite to '
                        'repeat it)')
@@ -510,7 +669,7 @@ def _report_maps(outcomes, config):
                            f'{outcome.job.folder}')
     failed = [outcome for outcome in outcomes if outcome.reason]
     if failed and len(outcomes) > 1:
-        print_error(f'{len(failed)} of {len(outcomes)} maps failed:')
+        print_error(f'{len(failed)} of {len(outcomes)} {noun}s failed:')
     for outcome in failed:
         print_error(outcome.reason)
     return _FAILED if failed else _DONE

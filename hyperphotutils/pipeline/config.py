@@ -31,7 +31,11 @@ from pydantic import (
     model_validator,
 )
 
-from hyperphotutils.pipeline.products import list_output_keys
+from hyperphotutils.pipeline.products import (
+    COMBINED,
+    DIAGNOSTICS,
+    list_output_keys,
+)
 from hyperphotutils.pipeline.text import (
     expand_path,
     printable,
@@ -782,9 +786,9 @@ class BandsOptions(_Options):
             'none'))
 
 
-class _OutputOptions(_Options):
+class FolderOptions(_Options):
     """
-    Keys of the section ``output`` that enable no product.
+    The folder of the products.
     """
 
     directory: _Path = Field(
@@ -794,6 +798,13 @@ class _OutputOptions(_Options):
     overwrite: bool = Field(
         default=False, description=(
             'true = replace the products of an earlier run; false = refuse'))
+
+
+class _OutputOptions(FolderOptions):
+    """
+    Keys of the section ``output`` that enable no product.
+    """
+
     flux_unit: Literal['Jy', 'mJy', 'uJy'] = Field(
         'Jy', description='unit of the fluxes in all catalogs')
     peak_unit: Literal['Jy/pix', 'mJy/pix', 'uJy/pix', 'Jy/beam',
@@ -812,30 +823,76 @@ OutputOptions = create_model(
        for key, (default, description) in list_output_keys().items()})
 
 
-class RunOptions(_Options):
+class ProcessOptions(_Options):
     """
-    Processes, steps, and messages.
+    Processes and messages.
     """
 
     n_workers: _Count = Field(
         1, description=(
-            'number of maps, or channels of a cube, to process at the same '
+            'number of files, or channels of a cube, to process at the same '
             'time'))
     scheduler: _Path | None = Field(
         None, description=(
             'address of a dask scheduler, such as tcp://10.0.0.1:8786, or '
-            'its scheduler file, whose workers process the maps; null = '
+            'its scheduler file, whose workers process the files; null = '
             'this machine'))
+    quiet: bool = Field(default=False, description='true = print only errors')
+
+
+class RunOptions(ProcessOptions):
+    """
+    Processes, steps, and messages.
+    """
+
     detection_only: bool = Field(
         default=False, description=(
             'true = only detect sources: no fit and no photometry'))
     background_only: bool = Field(
         default=False, description=(
             'true = only measure the backgrounds of cubes: no photometry'))
-    quiet: bool = Field(default=False, description='true = print only errors')
 
 
-class PipelineConfig(_Options):
+class JobsConfig(_Options):
+    """
+    Base class of the configurations of runs.
+
+    A subclass has the sections ``output`` and ``run`` at least.
+    """
+
+    # The word for one of the jobs
+    noun: ClassVar[str] = 'map'
+
+    @property
+    def kind(self):
+        """
+        The kind of the jobs, see `~hyperphotutils.pipeline.process`.
+        """
+        raise NotImplementedError
+
+    @property
+    def shared_files(self):
+        """
+        The files on which all results depend.
+        """
+        return ()
+
+    @property
+    def table_of_all(self):
+        """
+        The file with a table of all jobs, `None` if there is none.
+        """
+        return DIAGNOSTICS
+
+    @property
+    def merges_bands(self):
+        """
+        Whether the tables of all jobs are merged into one of bands.
+        """
+        return False
+
+
+class PipelineConfig(JobsConfig):
     """
     The configuration of a run.
 
@@ -905,6 +962,35 @@ bands, output, run : dict or options
             if applies:
                 raise ValueError(msg)
         return self
+
+    @property
+    def kind(self):
+        """
+        The kind of the jobs: ``'map'`` or ``'cube'``.
+        """
+        return 'cube' if self.input.datacube else 'map'
+
+    @property
+    def shared_files(self):
+        """
+        The files on which all results depend.
+        """
+        return tuple(filter(None, (self.sources.table, self.fit.weight_map,
+                                   self.cubes.region)))
+
+    @property
+    def table_of_all(self):
+        """
+        The file with a table of all maps, `None` if there is none.
+        """
+        return None if self.run.background_only else COMBINED
+
+    @property
+    def merges_bands(self):
+        """
+        Whether the tables of all maps are merged into one of bands.
+        """
+        return self.bands.merge
 
     def make_finder(self, image):
         """
@@ -1134,7 +1220,7 @@ def make_config(values, lines, path):
                 return f'{path}: line {lines[loc[:end]]}'
         return str(path)
 
-    return _validate(values, locate)
+    return _validate(values, locate, PipelineConfig)
 
 
 def override_config(config, values, *, names=None):
@@ -1143,7 +1229,7 @@ def override_config(config, values, *, names=None):
 
     Parameters
     ----------
-    config : `PipelineConfig`
+    config : `PipelineConfig` or another `JobsConfig`
         The configuration.
 
     values : dict
@@ -1155,8 +1241,8 @@ def override_config(config, values, *, names=None):
 
     Returns
     -------
-    config : `PipelineConfig`
-        The new configuration.
+    config : object
+        The new configuration, of the same class.
 
     Raises
     ------
@@ -1188,7 +1274,7 @@ def override_config(config, values, *, names=None):
                 return names[key]
         return 'configuration'
 
-    return _validate(tree, locate)
+    return _validate(tree, locate, type(config))
 
 
 def config_template():
@@ -1238,9 +1324,9 @@ def config_to_yaml(config, *, comments=True, origins=None):
     run:
       n_workers: 1
       scheduler: null
+      quiet: false
       detection_only: false
       background_only: false
-      quiet: false
     """
     def comment(text, indent):
         return textwrap.wrap(
@@ -1382,14 +1468,14 @@ def find_unused_keys(config):
     return lines
 
 
-def _validate(values, locate):
+def _validate(values, locate, model):
     """
-    Make a configuration of nested dictionaries.
+    Make a configuration, a ``model``, of nested dictionaries.
 
     ``locate`` returns the origin of a key, a tuple, for messages.
     """
     try:
-        return PipelineConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as exc:
         errors = exc.errors(include_url=False)
 
@@ -1402,23 +1488,23 @@ def _validate(values, locate):
     chosen = {}
     for error in errors:
         loc = error['loc']
-        keys = _find_field(loc)[0]
+        keys = _find_field(model, loc)[0]
         if error['type'] in {'extra_forbidden', 'invalid_key'}:
-            keys = (*_find_field(loc[:-1])[0], loc[-1])
+            keys = (*_find_field(model, loc[:-1])[0], loc[-1])
         if keys not in chosen or precision(error) > precision(chosen[keys]):
             chosen[keys] = error
     parents = {keys[:end] for keys in chosen for end in range(len(keys))}
-    raise ConfigError(_describe_problem(keys, error, locate)
+    raise ConfigError(_describe_problem(model, keys, error, locate)
                       for keys, error in chosen.items()
                       if keys not in parents)
 
 
-def _find_field(loc):
+def _find_field(model, loc):
     """
     Return the keys in a location of pydantic, which also has the types of
     unions and the indices of lists, and the type and limits of the value.
     """
-    keys, annotation, metadata = [], PipelineConfig, ()
+    keys, annotation, metadata = [], model, ()
     for part in loc:
         field = _find_model(annotation).model_fields.get(part)
         if field is not None:
@@ -1436,10 +1522,10 @@ def _find_model(annotation):
                 BaseModel)
 
 
-def _describe_problem(keys, error, locate):
+def _describe_problem(model, keys, error, locate):
     kind = error['type']
     if kind == 'extra_forbidden':
-        return f'{locate(keys)}: {_describe_unknown_key(keys)}'
+        return f'{locate(keys)}: {_describe_unknown_key(model, keys)}'
     if kind == 'invalid_key':
         parent = '.'.join(keys[:-1])
         return (f'{locate(keys[:-1])}: {parent + ": " if parent else ""}the '
@@ -1450,22 +1536,22 @@ def _describe_problem(keys, error, locate):
         return f'{prefix}: {error["ctx"]["error"]}'
     if kind == 'missing' and isinstance(error['loc'][-1], str):
         return f'{prefix}: is required'
-    allowed = _describe_allowed(*_find_field(keys)[1:])
+    allowed = _describe_allowed(*_find_field(model, keys)[1:])
     return (f'{prefix}: {quote(error["input"])} is not allowed, must be '
             f'{allowed}')
 
 
-def _describe_unknown_key(keys):
+def _describe_unknown_key(model, keys):
     *parents, key = keys
     key = str(key)
-    fields = _find_model(_find_field(parents)[1]).model_fields
+    fields = _find_model(_find_field(model, parents)[1]).model_fields
     known = {name: '.'.join((*parents, name)) for name in fields}
     near = difflib.get_close_matches(key, known, n=1)
     if near:
         hint = f"did you mean '{known[near[0]]}'?"
     else:
         elsewhere = {name: f'{section}.{name}' for section, field
-                     in PipelineConfig.model_fields.items()
+                     in model.model_fields.items()
                      for name in field.annotation.model_fields}
         near = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8)
         hint = f"did you mean '{elsewhere[near[0]]}'? " if near else ''

@@ -25,7 +25,6 @@ from typing import NamedTuple
 from hyperphotutils import __version__
 from hyperphotutils.pipeline.jobs import (
     BANDS,
-    COMBINED,
     DIAGNOSTICS,
     LOG,
     RECORD,
@@ -34,6 +33,7 @@ from hyperphotutils.pipeline.jobs import (
     input_files,
 )
 from hyperphotutils.pipeline.products import find_foreign_files
+from hyperphotutils.pipeline.settings import PairsOptions
 
 try:
     import fcntl
@@ -46,11 +46,12 @@ __all__ = []  # shared by the modules of the pipeline only
 PARTS = 'parts'
 
 # Keys of the configuration that change neither results nor products. Each
-# map is compared with its own file, so that the list of maps may change;
+# map or pair is compared with its own files, so that the list may change;
 # the section 'bands' matters for the table of bands only.
 _NO_RESULT = frozenset({
     'input.maps', 'output.directory', 'output.overwrite', 'run.n_workers',
     'run.quiet', 'run.scheduler',
+    *(f'input.{name}' for name in PairsOptions.model_fields),
 })
 
 # The names of scratch_folder
@@ -93,6 +94,15 @@ def describe_files(*paths):
         except OSError:
             states[name] = None
     return states
+
+
+def describe_inputs(job, config):
+    """
+    Return the states of the input files of a job, and their roles.
+    """
+    return (describe_files(*input_files(job, config))
+            | {role: os.path.realpath(path)
+               for role, path in job.files.items()})
 
 
 def find_differences(old, new):
@@ -342,8 +352,7 @@ class OutputDirectory:
         """
         overwrite = config.output.overwrite
         settings = describe_settings(config)
-        inputs = {job.map_id: describe_files(*input_files(job, config))
-                  for job in jobs}
+        inputs = {job.map_id: describe_inputs(job, config) for job in jobs}
         tables = {name: {'settings': settings, 'inputs': files, 'done': False}
                   for name, files in _table_inputs(jobs, config).items()}
         if not overwrite:
@@ -455,9 +464,9 @@ def _table_inputs(jobs, config):
     """
     maps = {'maps': [job.map_id for job in jobs]}
     tables = {}
-    if len(jobs) > 1 and not config.run.background_only:
-        tables[COMBINED] = maps
-    if config.bands.merge:
+    if len(jobs) > 1 and config.table_of_all:
+        tables[config.table_of_all] = maps
+    if config.merges_bands:
         tables[BANDS] = maps | describe_settings(config, sections=['bands'])
     return tables
 

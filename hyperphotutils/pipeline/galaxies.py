@@ -7,7 +7,6 @@ not given, and records how.
 """
 
 import json
-import logging
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
 from scipy.ndimage import gaussian_filter
 
+from hyperphotutils.catalog import read_catalog
 from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.detection import ExtendedSourceFinder
 from hyperphotutils.galaxy import (
@@ -32,16 +32,18 @@ from hyperphotutils.galaxy import (
     plot_parameters,
     plot_segments,
 )
-from hyperphotutils.maps.images import load_image
+from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
+from hyperphotutils.pipeline.progress import Stages
+from hyperphotutils.pipeline.psf_files import open_psf
+from hyperphotutils.pipeline.report import format_rows, number_of
+from hyperphotutils.pipeline.settings import ImageOptions
 from hyperphotutils.psf import (
-    EmpiricalPSF,
     EmpiricalPSFBuilder,
     StarSelector,
     plot_psf,
     plot_selection,
     plot_stars,
-    read_psf,
 )
 from hyperphotutils.stamps import (
     find_gain,
@@ -53,10 +55,8 @@ from hyperphotutils.stamps import (
 )
 from hyperphotutils.utils import FLAGS, decode_flags, result_meta
 
-__all__ = ['ImageOptions', 'ImageResult', 'run_galaxies', 'run_psf',
-           'run_sky', 'run_stamps']
-
-_LOG = logging.getLogger('hyperphotutils')
+__all__ = ['ImageKind', 'ImageResult', 'run_galaxies', 'run_psf', 'run_sky',
+           'run_stamps']
 
 # The FWHM (pixels) of an image without stars.
 _FALLBACK_FWHM = 3.0
@@ -66,119 +66,16 @@ _SIGNAL = 5.0
 # The side of stamps in FWHM and in half-light radii, and its limits.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
 _SIZE_RANGE = (32, 96)
+# The bounds of the radii of fits: in pixels, and in sides of stamps
+_SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.25
+# The steps of each function, in their order
+_STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
+           'stamps': ('sky', 'psf', 'sources', 'stamps', 'products'),
+           'galaxies': ('sky', 'psf', 'sources', 'fits', 'products')}
 # The grid of --chi2 without a file of models.
 _CHI2_GRID = {'n': [1.0, 2.0, 4.0], 'q': np.linspace(0.2, 1.0, 9),
               'theta': np.arange(0.0, 180.0, 15.0)}
 _N_RADII = 15
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """
-    What is known of an image; `None` for what is to be found.
-
-    Parameters
-    ----------
-    ext : int or str, optional
-        The extension of the image.
-
-    mask : path-like, optional
-        An image of bad pixels, which are not 0.
-
-    error : path-like or str, optional
-        An image of the standard deviations.
-
-    weight : path-like, optional
-        An image of the inverse variances, 0 for bad pixels.
-
-    gain : float or {'counts', 'cps'}, optional
-        The electrons a unit of the data: a number; that of the header
-        (``'counts'``); or that times the exposure time (``'cps'``).
-
-    gain_key : str, optional
-        The keyword of the gain.
-
-    fwhm : float, optional
-        The full width at half maximum of the PSF in pixels.
-
-    zero_point : float, optional
-        The magnitude of a flux of 1.
-
-    subtract_sky : bool, optional
-        Whether the sky is subtracted.
-
-    sky_order : int, optional
-        The order of the polynomial of the sky.
-
-    sky_method : {'polynomial', 'median'}, optional
-        See `~hyperphotutils.stamps.subtract_sky`.
-
-    sky_grow : float, optional
-        The distance by which the masks of sources grow (pixels).
-
-    psf : path-like, optional
-        The PSF: a file of `~hyperphotutils.psf.EmpiricalPSF`, a ``.psf``
-        file of PSFEx, or an image.
-
-    psf_size : int, optional
-        The side of a PSF that is made.
-
-    psf_degree : int, optional
-        The degree of its variation, chosen from the data by default.
-
-    psf_oversampling : int, optional
-        Its samples a pixel.
-
-    min_snr : float, optional
-        The smallest signal-to-noise ratio of its stars.
-
-    saturation : float, optional
-        The value from which pixels are saturated.
-
-    threshold : float, optional
-        See `~hyperphotutils.detection.ExtendedSourceFinder`.
-
-    n_pixels : int, optional
-        The smallest number of pixels of a source.
-
-    contrast : float, optional
-        The contrast of the deblending.
-
-    max_star_index : float, optional
-        Sources with a larger index are stars: they get no stamp and no
-        row, but are fitted as neighbors.
-
-    size : int, optional
-        The side of the stamps in pixels.
-
-    margin : float, optional
-        Sources nearer to the edge get no stamp and no row (pixels).
-    """
-
-    ext: object = None
-    mask: object = None
-    error: object = None
-    weight: object = None
-    gain: object = None
-    gain_key: str | None = None
-    fwhm: float | None = None
-    zero_point: float | None = None
-    subtract_sky: bool = True
-    sky_order: int = 3
-    sky_method: str = 'polynomial'
-    sky_grow: float = 10.0
-    psf: object = None
-    psf_size: int | None = None
-    psf_degree: int | None = None
-    psf_oversampling: int = 1
-    min_snr: float = 20.0
-    saturation: float | None = None
-    threshold: float = 1.5
-    n_pixels: int = 5
-    contrast: float = 0.005
-    max_star_index: float = 0.5
-    size: int | None = None
-    margin: float = 0.0
 
 
 @dataclass
@@ -202,6 +99,9 @@ class ImageResult:
 
     warnings : list of str
         The warnings.
+
+    notes : dict
+        Figures of the result.
     """
 
     name: str
@@ -209,9 +109,11 @@ class ImageResult:
     defaults: dict = field(default_factory=dict)
     table: QTable | None = None
     warnings: list = field(default_factory=list)
+    notes: dict = field(default_factory=dict)
 
 
-def run_sky(path, folder, options=None, *, overwrite=False):
+def run_sky(path, folder, options=None, *, overwrite=False,
+            progress_bar=False):
     """
     Subtract the sky of an image.
 
@@ -221,23 +123,28 @@ def run_sky(path, folder, options=None, *, overwrite=False):
         The FITS file.
 
     folder : path-like
-        The folder of the products, made if need be: ``NAME_sky.fits`` with
+        The folder of the products, made if need be: ``sky.fits`` with
         the image without sky, the sky, and the mask of the sources, and
-        ``NAME_sky_log.json``.
+        ``sky_log.json``.
 
-    options : `ImageOptions`, optional
+    options : `~hyperphotutils.pipeline.ImageOptions`, optional
         What is known of the image.
 
     overwrite : bool, optional
         Whether existing files may be replaced.
+
+    progress_bar : bool, optional
+        Whether a progress bar over the steps is shown.
 
     Returns
     -------
     result : `ImageResult`
         The products.
     """
-    with _Run(path, folder, options, 'sky', overwrite=overwrite) as run:
+    with _Run(path, folder, options, 'sky', overwrite=overwrite,
+              progress_bar=progress_bar) as run:
         sky = run.sky
+        run.begin('products')
         run.write_images('sky', DATA=sky.data, SKY=sky.background,
                          MASK=sky.mask.astype(np.uint8))
         run.note(sky_rms=float(sky.rms),
@@ -245,7 +152,8 @@ def run_sky(path, folder, options=None, *, overwrite=False):
     return run.result
 
 
-def run_psf(path, folder, options=None, *, overwrite=False):
+def run_psf(path, folder, options=None, *, overwrite=False,
+            progress_bar=False):
     """
     Measure the PSF of an image.
 
@@ -255,16 +163,19 @@ def run_psf(path, folder, options=None, *, overwrite=False):
         The FITS file.
 
     folder : path-like
-        The folder of the products: ``NAME_psf.fits``, ``NAME.psf`` (as of
-        PSFEx), ``NAME_stars.ecsv``, the pictures ``NAME_psf.png``,
-        ``NAME_stars.png``, and ``NAME_selection.png``, and
-        ``NAME_psf_log.json``.
+        The folder of the products: ``psf.fits``, ``psfex.psf`` (as of
+        PSFEx), ``stars.ecsv``, the pictures ``psf.png``,
+        ``stars.png``, and ``selection.png``, and
+        ``psf_log.json``.
 
-    options : `ImageOptions`, optional
+    options : `~hyperphotutils.pipeline.ImageOptions`, optional
         What is known of the image.
 
     overwrite : bool, optional
         Whether existing files may be replaced.
+
+    progress_bar : bool, optional
+        Whether a progress bar over the steps is shown.
 
     Returns
     -------
@@ -276,7 +187,10 @@ def run_psf(path, folder, options=None, *, overwrite=False):
     ValueError
         If no star is usable.
     """
-    with _Run(path, folder, options, 'psf', overwrite=overwrite) as run:
+    with _Run(path, folder, options, 'psf', overwrite=overwrite,
+              progress_bar=progress_bar) as run:
+        _ = run.psf
+        run.begin('products')
         _write_psf(run)
         run.result.table = run.psf.stars
     return run.result
@@ -284,7 +198,7 @@ def run_psf(path, folder, options=None, *, overwrite=False):
 
 def run_stamps(path, folder, options=None, *, catalog=None,
                segmentation=None, formats=('hdf5',), compression='medium',
-               overwrite=False):
+               overwrite=False, progress_bar=False):
     """
     Cut the galaxies of an image out.
 
@@ -294,11 +208,11 @@ def run_stamps(path, folder, options=None, *, catalog=None,
         The FITS file.
 
     folder : path-like
-        The folder of the products: ``NAME_stamps.h5`` and others by
-        ``formats``, ``NAME_segmentation.fits``, ``NAME_segmentation.png``,
-        and ``NAME_stamps_log.json``.
+        The folder of the products: ``stamps.h5`` and others by
+        ``formats``, ``segmentation.fits``, ``segmentation.png``,
+        and ``stamps_log.json``.
 
-    options : `ImageOptions`, optional
+    options : `~hyperphotutils.pipeline.ImageOptions`, optional
         What is known of the image.
 
     catalog : `~astropy.table.Table`, optional
@@ -316,19 +230,27 @@ def run_stamps(path, folder, options=None, *, catalog=None,
     overwrite : bool, optional
         Whether existing files may be replaced.
 
+    progress_bar : bool, optional
+        Whether a progress bar over the steps is shown.
+
     Returns
     -------
     result : `ImageResult`
         The products; the table is that of the stamps.
     """
     with _Run(path, folder, options, 'stamps', overwrite=overwrite,
-              catalog=catalog, segmentation=segmentation) as run:
+              catalog=catalog, segmentation=segmentation,
+              progress_bar=progress_bar) as run:
         stamps = run.stamps
-        suffixes = {'hdf5': '_stamps.h5', 'dre': '_cuts.h5',
-                    'fits': '_stamps.fits'}
+        run.begin('products')
+        with atomic_output(run.target('table', 'stamps.ecsv'),
+                           overwrite=overwrite) as temporary:
+            stamps.table.write(temporary, format='ascii.ecsv')
+        names = {'hdf5': 'stamps.h5', 'dre': 'cuts.h5',
+                 'fits': 'stamps.fits'}
         for kind in formats:
-            if kind in suffixes:
-                target = run.target(kind, suffixes[kind])
+            if kind in names:
+                target = run.target(kind, names[kind])
                 stamps.write(target, format=kind, compression=compression,
                              overwrite=overwrite)
             elif kind in {'galfit', 'galfits'}:
@@ -345,8 +267,8 @@ def run_stamps(path, folder, options=None, *, catalog=None,
 
 def run_galaxies(path, folder, options=None, *, catalog=None,
                  segmentation=None, truth=None, neighbors='fit',
-                 n_bounds=(0.5, 8.0), chi2=False, cube=None, mosaics=False,
-                 overwrite=False):
+                 n_bounds=(0.5, 8.0), max_radius=None, chi2=False, cube=None,
+                 mosaics=False, overwrite=False, progress_bar=False):
     """
     Fit the galaxies of an image.
 
@@ -356,14 +278,14 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         The FITS file.
 
     folder : path-like
-        The folder of the products: ``NAME_galaxies.ecsv`` and ``.fits``,
-        ``NAME_models.fits`` (the image without sky, the model, the
-        residual, and the errors), ``NAME_segmentation.fits``, the products
+        The folder of the products: ``galaxies.ecsv`` and ``.fits``,
+        ``models.fits`` (the image without sky, the model, the
+        residual, and the errors), ``segmentation.fits``, the products
         of `run_psf` unless the PSF is given, the pictures
-        ``NAME_segmentation.png``, ``NAME_mosaic.png``, and
-        ``NAME_truth.png``, and ``NAME_galaxies_log.json``.
+        ``segmentation.png``, ``mosaic.png``, and
+        ``truth.png``, and ``galaxies_log.json``.
 
-    options : `ImageOptions`, optional
+    options : `~hyperphotutils.pipeline.ImageOptions`, optional
         What is known of the image.
 
     catalog : `~astropy.table.Table`, optional
@@ -373,7 +295,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         Their segments.
 
     truth : `~astropy.table.Table`, optional
-        The true sources, for ``NAME_truth.png``.
+        The true sources, for ``truth.png``.
 
     neighbors : {'fit', 'mask', 'ignore'}, optional
         See `~hyperphotutils.galaxy.SersicFitter`.
@@ -381,19 +303,27 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     n_bounds : tuple of 2 floats, optional
         The bounds of the Sersic index.
 
+    max_radius : float, optional
+        The largest radius ``r_eff sqrt(q)`` in pixels, by default a
+        quarter of ``size``: noise beside a bright galaxy would otherwise
+        become a galaxy that is larger than the stamp.
+
     chi2 : bool, optional
         Whether the galaxies are also compared with all models of a grid,
-        as DRE does: ``NAME_chi2.h5`` and ``NAME_dre.fits``.
+        as DRE does: ``chi2.h5`` and ``dre.fits``.
 
     cube : path-like, optional
         A file of models of DRE for ``chi2``, which is then switched on.
 
     mosaics : bool, optional
-        Whether ``NAME_mosaics.fits`` is written, with data, model, and
+        Whether ``mosaics.fits`` is written, with data, model, and
         residual of all stamps.
 
     overwrite : bool, optional
         Whether existing files may be replaced.
+
+    progress_bar : bool, optional
+        Whether a progress bar over the steps is shown.
 
     Returns
     -------
@@ -401,10 +331,18 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         The products; the table is that of the galaxies.
     """
     with _Run(path, folder, options, 'galaxies', overwrite=overwrite,
-              catalog=catalog, segmentation=segmentation) as run:
+              catalog=catalog, segmentation=segmentation,
+              progress_bar=progress_bar) as run:
         psf = run.psf
-        fitter = SersicFitter(psf, size=run.size, neighbors=neighbors,
-                              n_bounds=n_bounds)
+        size = run.size
+        run.begin('fits')
+        if max_radius is None:
+            max_radius = _RADIUS_PART * size
+            run.default('max_radius', f'{max_radius:g} pixels, a quarter of '
+                        'the stamps')
+        fitter = SersicFitter(psf, size=size, neighbors=neighbors,
+                              n_bounds=n_bounds,
+                              r_e_bounds=(_SMALLEST_RADIUS, max_radius))
         rows = run.galaxies
         init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
                        'y': rows['y_centroid']})
@@ -427,6 +365,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.set_units(table)
         table.meta['defaults'] = dict(run.result.defaults)
         run.result.table = table
+        run.begin('products')
         run.write_table('galaxies', table)
         model = fitter.make_model_image()
         run.write_images('models', DATA=data, MODEL=model,
@@ -447,9 +386,110 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
                   for name in {name for names in decode_flags(
                       np.asarray(table['flags'])) for name in names}}
         run.note(n_galaxies=len(table), flags=counts,
+                 n_flagged=int(np.count_nonzero(table['flags'])),
                  median_reduced_chi2=float(np.nanmedian(
                      table['reduced_chi2'])))
     return run.result
+
+
+class ImageKind:
+    """
+    The kinds of jobs that make sky, PSF, stamps, or galaxies of an image,
+    see `~hyperphotutils.pipeline.process`.
+    """
+
+    def read(self, job, config):
+        """
+        Read what was made before; the image is read by the measurement.
+        """
+        if job.kind not in {'stamps', 'galaxies'}:
+            return {}
+        arguments = {}
+        if config.input.sextracted is not None:
+            from hyperphotutils.compat.dre import read_sextracted
+
+            name = Path(job.path).name.partition('.fit')[0]
+            sources = read_sextracted(config.input.sextracted, name,
+                                      image=job.path)
+            arguments = {'catalog': sources.catalog,
+                         'segmentation': sources.segmentation}
+        if job.kind == 'stamps':
+            return arguments | dict(config.stamps)
+        if config.galaxies.truth is not None:
+            arguments['truth'] = read_catalog(config.galaxies.truth)
+        return arguments | {name: value for name, value in config.galaxies
+                            if name != 'truth'}
+
+    def measure(self, arguments, job, config, folder, *, executor=None,
+                progress_bar=False, report=None):
+        """
+        Make the products.
+        """
+        run = {'sky': run_sky, 'psf': run_psf, 'stamps': run_stamps,
+               'galaxies': run_galaxies}[job.kind]
+        return _Outcome(job.kind, run(
+            job.path, folder, config.image, progress_bar=progress_bar,
+            **arguments))
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """
+    An `ImageResult` as the result of a job.
+    """
+
+    kind: str
+    result: ImageResult
+
+    # see process.py
+    earlier = ''
+    table = None
+
+    @property
+    def table_name(self):
+        return {'sky': 'sky.fits', 'psf': 'psf.fits'}.get(
+            self.kind, f'{self.kind}.ecsv')
+
+    @property
+    def times(self):
+        return {}
+
+    @property
+    def numbers(self):
+        return {name: value for name, value in self.result.notes.items()
+                if isinstance(value, int | float | str)}
+
+    @property
+    def summary(self):
+        """
+        The most important numbers as text.
+        """
+        notes = self.result.notes
+        texts = []
+        if 'n_galaxies' in notes:
+            texts.append(number_of(notes['n_galaxies'], 'row'))
+            texts[-1] += (f' ({notes["n_flagged"]} flagged), median '
+                          f'reduced chi2 {notes["median_reduced_chi2"]:.2f}')
+        if 'n_stamps' in notes:
+            texts.append(number_of(notes['n_stamps'], 'stamp'))
+        if 'psf_fwhm' in notes:
+            sky = notes.get('psf_fwhm_arcsec')
+            texts.append(f'PSF of {number_of(notes["psf_stars"], "star")}, '
+                         f'FWHM {notes["psf_fwhm"]:.2f} pixels'
+                         + ('' if sky is None else f' ({sky:.3g} arcsec)'))
+        if 'sky_rms' in notes:
+            texts.append(f'rms of the sky {notes["sky_rms"]:.3g}, '
+                         f'{100.0 * notes["masked_part"]:.0f} % masked')
+        return '; '.join(texts)
+
+    def describe(self):
+        """
+        Describe what was found, and how what was not given was found.
+        """
+        return [format_rows(self.result.notes.items()),
+                '\n'.join(['what was not given', *(
+                    f'  {name}: {text}' for name, text
+                    in self.result.defaults.items())])]
 
 
 class _Run:
@@ -460,7 +500,7 @@ class _Run:
     """
 
     def __init__(self, path, folder, options, step, *, overwrite=False,
-                 catalog=None, segmentation=None):
+                 catalog=None, segmentation=None, progress_bar=False):
         self.path = Path(path)
         self.folder = Path(folder)
         self.options = ImageOptions() if options is None else options
@@ -468,45 +508,51 @@ class _Run:
         self.overwrite = overwrite
         self.given = catalog, segmentation
         self.result = ImageResult(self.path.name.partition('.fit')[0])
-        self.notes = {}
+        self._stages = Stages(_STAGES[step], progress_bar)
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._catcher = warnings.catch_warnings(record=True)
         self._caught = self._catcher.__enter__()
         warnings.simplefilter('always')
+        self._stages.__enter__()
         return self
 
     def __exit__(self, kind, value, trace):
+        self._stages.__exit__(kind, value, trace)
         self._catcher.__exit__(kind, value, trace)
-        seen = []
-        for warning in self._caught:
-            text = ' '.join(str(warning.message).split())
-            if text not in seen:
-                seen.append(text)
-                _LOG.warning('%s: %s', self.result.name, text)
-        self.result.warnings = seen
-        if kind is None:
-            self._write_log()
+        seen = {' '.join(str(warning.message).split()): warning.category
+                for warning in self._caught}
+        self.result.warnings = list(seen)
+        if kind is not None:
+            return
+        self._write_log()
+        for text, category in seen.items():
+            warnings.warn(text, category, stacklevel=3)
+
+    def begin(self, stage):
+        """
+        Show that a step begins.
+        """
+        self._stages.begin(stage)
 
     def default(self, name, text):
         """
         Record what was not given.
         """
         self.result.defaults[name] = text
-        _LOG.info('%s: %s: %s', self.result.name, name, text)
 
     def note(self, **figures):
         """
         Add figures to the log.
         """
-        self.notes.update(figures)
+        self.result.notes.update(figures)
 
-    def target(self, kind, suffix):
+    def target(self, kind, name):
         """
         Return the path of a product, and remember it.
         """
-        path = self.folder / f'{self.result.name}{suffix}'
+        path = self.folder / name
         self.result.files[kind] = path
         return path
 
@@ -526,7 +572,7 @@ class _Run:
             if 'BUNIT' in header and values.dtype.kind == 'f':
                 hdu.header['BUNIT'] = header['BUNIT']
             hdus.append(hdu)
-        with atomic_output(self.target(kind, f'_{kind}.fits'),
+        with atomic_output(self.target(kind, f'{kind}.fits'),
                            overwrite=self.overwrite) as temporary:
             hdus.writeto(temporary)
 
@@ -534,12 +580,12 @@ class _Run:
         """
         Write a table as ECSV and as FITS.
         """
-        with atomic_output(self.target(kind, f'_{kind}.ecsv'),
+        with atomic_output(self.target(kind, f'{kind}.ecsv'),
                            overwrite=self.overwrite) as temporary:
             table.write(temporary, format='ascii.ecsv')
         plain = QTable(table, copy=False)
         plain.meta = {}
-        with atomic_output(self.target(f'{kind}_fits', f'_{kind}.fits'),
+        with atomic_output(self.target(f'{kind}_fits', f'{kind}.fits'),
                            overwrite=self.overwrite) as temporary:
             plain.write(temporary, format='fits')
 
@@ -547,7 +593,7 @@ class _Run:
         """
         Write a picture.
         """
-        with atomic_output(self.target(f'{kind}_picture', f'_{kind}.png'),
+        with atomic_output(self.target(f'{kind}_picture', f'{kind}.png'),
                            overwrite=self.overwrite) as temporary:
             figure.savefig(temporary, dpi=120, format='png')
 
@@ -570,23 +616,23 @@ class _Run:
         """
         log = {'image': str(self.path), 'step': self.step,
                **{f'result_{name}': value for name, value
-                  in self.notes.items()},
+                  in self.result.notes.items()},
                'defaults': self.result.defaults,
                'warnings': self.result.warnings,
                'options': {name: str(value) for name, value
-                           in vars(self.options).items()
+                           in self.options
                            if value is not None},
                'files': {kind: path.name for kind, path
                          in self.result.files.items()},
                **result_meta()}
-        path = self.target('log', f'_{self.step}_log.json')
+        path = self.target('log', f'{self.step}_log.json')
         with atomic_output(path, overwrite=self.overwrite) as temporary:
             temporary.write_text(json.dumps(log, indent=1, default=str)
                                  + '\n', encoding='utf-8')
 
     @cached_property
     def image(self):
-        image = load_image(self.path, ext=self.options.ext)
+        image = _load(self.path, self.options.ext)
         values = np.squeeze(image.data)
         if values.ndim != 2:
             msg = (f"'{self.path}' must hold a 2D image: its shape is "
@@ -644,7 +690,7 @@ class _Run:
         """
         Read an image with the pixels of the image.
         """
-        plane = np.squeeze(load_image(path).data)
+        plane = np.squeeze(_load(path).data)
         if plane.shape != self.data.shape:
             msg = (f"'{path}' must have the shape of '{self.path}', "
                    f'{self.data.shape}: got {plane.shape}')
@@ -682,6 +728,8 @@ class _Run:
         The image without sky.
         """
         options = self.options
+        fwhm = self.fwhm if options.subtract_sky else None
+        self.begin('sky')
         if not options.subtract_sky:
             from hyperphotutils.stamps import SkySubtraction
 
@@ -690,7 +738,7 @@ class _Run:
                 np.where(self.mask, np.nan, self.data),
                 np.zeros(self.data.shape), self.mask, rms)
         sky = subtract_sky(
-            self.data, fwhm=self.fwhm, order=options.sky_order,
+            self.data, fwhm=fwhm, order=options.sky_order,
             method=options.sky_method, mask=self.mask,
             grow=options.sky_grow)
         self.default('sky', f'{options.sky_method}' + (
@@ -736,8 +784,9 @@ class _Run:
         """
         options = self.options
         if options.psf is not None:
-            return _open_psf(options.psf)
+            return open_psf(options.psf)
         error = self.error
+        self.begin('psf')
         stars = StarSelector(
             self.fwhm, min_snr=options.min_snr,
             saturation=options.saturation)(
@@ -794,7 +843,9 @@ class _Run:
                 catalog, SegmentationImage(np.asarray(getattr(
                     segmentation, 'data', segmentation))), data,
                 self.sky.background, np.full(data.shape, self.sky.rms))
-        found = finder(self.sky.data, error=self.error, mask=self.mask,
+        data, error = self.sky.data, self.error
+        self.begin('sources')
+        found = finder(data, error=error, mask=self.mask,
                        wcs=self.wcs)
         if found is None:
             msg = (f"'{self.path}' has no source above threshold="
@@ -887,29 +938,29 @@ class _Run:
             psf=self.psf, wcs=self.wcs, meta=meta)
 
 
-def _open_psf(path):
+def _load(path, ext=None):
     """
-    Read a PSF from a file, or an image of it.
+    Load an image; errors name the file.
     """
-    with fits.open(path) as hdus:
-        is_psf = any(isinstance(hdu, fits.BinTableHDU) or hdu.name == 'PSF'
-                     for hdu in hdus) or 'HPUFORM' in hdus[0].header
-    if is_psf:
-        return read_psf(path)
-    return EmpiricalPSF(np.squeeze(load_image(path).data))
+    try:
+        return load_image(path, ext=ext)
+    except MapError as exc:
+        msg = str(exc)
+        if str(path) not in msg:
+            msg = f'{path}: {msg}'
+        raise MapError(msg) from None
 
 
 def _write_psf(run):
     """
     Write the PSF, its stars, and their pictures.
     """
-    psf, name = run.psf, run.result.name
-    psf.write(run.target('psf', '_psf.fits'), overwrite=run.overwrite)
-    psf.write(run.folder / f'{name}.psf', overwrite=run.overwrite)
-    run.result.files['psfex'] = run.folder / f'{name}.psf'
+    psf = run.psf
+    psf.write(run.target('psf', 'psf.fits'), overwrite=run.overwrite)
+    psf.write(run.target('psfex', 'psfex.psf'), overwrite=run.overwrite)
     if psf.stars is None:
         return
-    with atomic_output(run.target('stars', '_stars.ecsv'),
+    with atomic_output(run.target('stars', 'stars.ecsv'),
                        overwrite=run.overwrite) as temporary:
         psf.stars.write(temporary, format='ascii.ecsv')
     run.write_figure('psf', plot_psf(psf, shape=run.data.shape))
@@ -934,7 +985,7 @@ def _write_each(run, stamps, kind):
     """
     Write the files of GALFIT or GalfitS, a stamp each.
     """
-    folder = run.target(kind, f'_{kind}')
+    folder = run.target(kind, kind)
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(stamps.table['name']):
         if kind == 'galfit':
@@ -965,13 +1016,13 @@ def _compare_with_grid(run, path):
     result = cube.fit(stamps.data, stamps.error,
                       stamps.mask | stamps.neighbors())
     names = [str(name) for name in stamps.table['name']]
-    target = run.target('chi2', '_chi2.h5')
+    target = run.target('chi2', 'chi2.h5')
     with atomic_output(target, overwrite=run.overwrite) as temporary:
         result.write(temporary, names)
     summary = result.summary('dre')
     summary.add_column(names, name='ID', index=0)
     summary.meta.clear()
-    with atomic_output(run.target('dre', '_dre.fits'),
+    with atomic_output(run.target('dre', 'dre.fits'),
                        overwrite=run.overwrite) as temporary:
         summary.write(temporary, format='fits')
 
@@ -997,6 +1048,6 @@ def _write_mosaics(run, table, model):
     hdus.append(fits.BinTableHDU(QTable({
         'id': table['id'], 'x0': corner[1] - half, 'y0': corner[0] - half}),
         name='TABLE'))
-    with atomic_output(run.target('mosaics', '_mosaics.fits'),
+    with atomic_output(run.target('mosaics', 'mosaics.fits'),
                        overwrite=run.overwrite) as temporary:
         hdus.writeto(temporary)

@@ -10,12 +10,19 @@ import glob
 import hashlib
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.products import LOG, RECORD
+from hyperphotutils.pipeline.products import (
+    BANDS,
+    COMBINED,
+    DIAGNOSTICS,
+    LOG,
+    RECORD,
+)
 from hyperphotutils.pipeline.text import expand_path, read_text
 
 __all__ = [
@@ -28,8 +35,6 @@ __all__ = [
 ]
 
 # The files of a run that are not in the folder of a map
-COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
-BANDS = 'catalog_bands.ecsv'
 RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD})
 
 # Characters that the names of folders and table entries must not have. A
@@ -76,15 +81,20 @@ class MapJob:
     folder : `~pathlib.Path`
         The folder of the products.
 
-    kind : {'map', 'cube'}, optional
+    kind : str, optional
         The kind of job, which selects how the file is read and measured
-        and which products it has.
+        and which products it has, such as ``'map'`` (default),
+        ``'cube'``, or ``'subtraction'``.
+
+    files : dict, optional
+        The other files of the job by their role, such as ``'template'``.
     """
 
     path: str
     map_id: str
     folder: Path
     kind: str = 'map'
+    files: dict = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class MapOutcome:
         Whether the map was completed by an earlier run.
 
     table_name : str
-        The name of the file with the main table.
+        The name of the main product, a table in most cases.
     """
 
     job: MapJob
@@ -129,11 +139,11 @@ class MapOutcome:
     @cached_property
     def table(self):
         """
-        The table of sources, read from ``catalog.ecsv``; the table of
-        channels, from ``channels.ecsv``, if only the backgrounds of a
-        cube were estimated; `None` if the map failed.
+        The main table: the sources, from ``catalog.ecsv``; the channels,
+        from ``channels.ecsv``, if only the backgrounds of a cube were
+        estimated; `None` if the map failed or has no table.
         """
-        if self.reason:
+        if self.reason or not self.table_name.endswith('.ecsv'):
             return None
         from hyperphotutils.catalog import read_catalog
 
@@ -146,13 +156,13 @@ def plan_jobs(config):
 
     Parameters
     ----------
-    config : `PipelineConfig`
+    config : `PipelineConfig`, `ImageConfig`, or `SubtractConfig`
         The configuration.
 
     Returns
     -------
     jobs : list of `MapJob`
-        The maps in the given order.
+        The maps, images, or pairs in the given order.
 
     Raises
     ------
@@ -167,21 +177,54 @@ def plan_jobs(config):
     >>> [job.map_id for job in plan_jobs(config)]
     ['a_250um', 'b_250um', '350um']
     """
-    maps = expand_maps(config.input.maps)
+    if config.kind == 'subtraction':
+        return _plan_pairs(config)
+    maps, noun = expand_maps(config.input.maps), config.noun
     if not maps:
-        raise ConfigError(['input.maps: no map is given'])
+        raise ConfigError([f'input.maps: no {noun} is given'])
     resolved = [os.path.realpath(path) for path in maps]
     # a link keeps its own name
     named = [Path(os.path.abspath(path)) for path in maps]  # noqa: PTH100
     known = set()
     for path, target in zip(maps, resolved, strict=True):
         if target in known:
-            raise ConfigError([f'{path}: this map is named twice'])
+            raise ConfigError([f'{path}: this {noun} is named twice'])
         known.add(target)
     directory = Path(config.output.directory)
-    kind = 'cube' if config.input.datacube else 'map'
-    return [MapJob(path, map_id, directory / map_id, kind)
+    return [MapJob(path, map_id, directory / map_id, config.kind)
             for path, map_id in zip(maps, _map_ids(named), strict=True)]
+
+
+def _plan_pairs(config):
+    """
+    Assign a unique name and a folder to each pair of images.
+
+    It is the name of the science image, with that of the template if the
+    science image belongs to several pairs.
+    """
+    pairs = config.list_pairs()
+    if not pairs:
+        raise ConfigError(['input.pairs: no pair of images is given'])
+    known = set()
+    for pair in pairs:
+        target = tuple(os.path.realpath(pair[name])
+                       for name in ('science', 'template'))
+        if target in known:
+            raise ConfigError([f'{pair["science"]} and {pair["template"]}: '
+                               'this pair is named twice'])
+        known.add(target)
+    counts = Counter(os.path.realpath(pair['science']) for pair in pairs)
+    named = []
+    for pair in pairs:
+        path = Path(os.path.abspath(pair['science']))  # noqa: PTH100
+        if counts[os.path.realpath(pair['science'])] > 1:
+            path = path.with_name(f'{_stem(path)}-'
+                                  f'{_stem(Path(pair["template"]))}')
+        named.append(path)
+    directory = Path(config.output.directory)
+    return [MapJob(pair.pop('science'), map_id, directory / map_id,
+                   config.kind, pair)
+            for pair, map_id in zip(pairs, _map_ids(named), strict=True)]
 
 
 def input_files(job, config):
@@ -199,12 +242,10 @@ def input_files(job, config):
     Returns
     -------
     paths : list of str
-        The file of the map, followed by the files that the configuration
-        names.
+        The file of the map, the other files of the job, and the files
+        that the configuration names.
     """
-    others = (config.sources.table, config.fit.weight_map,
-              config.cubes.region)
-    return [job.path, *filter(None, others)]
+    return [job.path, *job.files.values(), *config.shared_files]
 
 
 def expand_maps(maps):

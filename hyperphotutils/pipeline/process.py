@@ -31,7 +31,7 @@ from hyperphotutils.pipeline.config import (
 )
 from hyperphotutils.pipeline.folders import (
     OutputDirectory,
-    describe_files,
+    describe_inputs,
     describe_settings,
     product_folder,
     remove_leftovers,
@@ -40,14 +40,15 @@ from hyperphotutils.pipeline.folders import (
 from hyperphotutils.pipeline.jobs import (
     BANDS,
     COMBINED,
+    DIAGNOSTICS,
     LOG,
     RECORD,
     MapOutcome,
     PipelineError,
-    input_files,
     plan_jobs,
 )
 from hyperphotutils.pipeline.products import write_products
+from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.search import load_config
 from hyperphotutils.pipeline.text import printable
 
@@ -71,6 +72,10 @@ __all__ = [
 _KINDS = {
     'map': ('hyperphotutils.pipeline.extraction', 'MapKind'),
     'cube': ('hyperphotutils.pipeline.cubes', 'CubeKind'),
+    'subtraction': ('hyperphotutils.pipeline.subtraction',
+                    'SubtractionKind'),
+    **dict.fromkeys(('sky', 'psf', 'stamps', 'galaxies'), (
+        'hyperphotutils.pipeline.galaxies', 'ImageKind')),
 }
 
 # The kinds whose parts, instead of jobs, are processed in parallel, and
@@ -229,7 +234,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
     and from the same files, are not processed again.
     """
     jobs = plan_jobs(config)
-    if config.bands.merge:
+    if config.merges_bands:
         check_bands(config, len(jobs))
     with OutputDirectory(config.output.directory) as output:
         work = output.find_work(jobs, config)
@@ -238,12 +243,13 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
                                   in ('summary', 'numbers', 'table_name')})
             for job in jobs if job.map_id in work.done}
         if work.done and work.todo and report is not None:
-            report(f'continuing: {len(work.done)} of {len(jobs)} maps are '
-                   'done already')
+            report(f'continuing: {len(work.done)} of {len(jobs)} '
+                   f'{config.noun}s are done already')
         if work.todo or work.tables:
             remove_leftovers(output.path)
             with _connection(config, executor) as workers, \
-                    _end_explained(output.path, jobs, outcomes):
+                    _end_explained(output.path, jobs, outcomes,
+                                   config.noun):
                 output.begin(work)
                 _process(work, config, outcomes, workers, progress_bar, report)
                 _write_tables([outcomes[job.map_id] for job in jobs], work,
@@ -297,20 +303,24 @@ def process_map(job, config, *, executor=None, progress_bar=False,
     from hyperphotutils.utils.tables import result_meta
 
     start = time.perf_counter()
+    stages = Stages(('read', 'measure', 'write'), progress_bar)
     module, name = _KINDS[job.kind]
     kind = getattr(importlib.import_module(module), name)()
     # before the files are read, so that later changes are noticed
     record = {'settings': describe_settings(config),
-              'inputs': describe_files(*input_files(job, config))}
-    with warnings.catch_warnings(record=True) as caught:
+              'inputs': describe_inputs(job, config)}
+    with warnings.catch_warnings(record=True) as caught, stages:
         warnings.simplefilter('always')
+        stages.begin('read')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
         with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
+            stages.begin('measure')
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
                                   progress_bar=progress_bar, report=report)
             times |= result.times
+            stages.begin('write')
             before = time.perf_counter()
             write_products(result, job, config, folder,
                            progress_bar=progress_bar)
@@ -355,7 +365,8 @@ def _process(work, config, outcomes, executor, progress_bar, report):
     try:
         with (contextlib.closing(work_through(function, jobs, *shared,
                                               **options)) as pairs,
-              tqdm(total=len(jobs), unit='map', disable=not several) as bar):
+              tqdm(total=len(jobs), unit=config.noun,
+                   disable=not several) as bar):
             for job, future in pairs:
                 outcomes[job.map_id] = outcome = _outcome(job, future)
                 if COMBINED in work.tables:
@@ -419,6 +430,9 @@ def _write_tables(outcomes, work, config, output, origin):
                                            for item in outcomes):
             report.write_combined(outcomes, output.path)
             output.finish_table(COMBINED)
+        elif DIAGNOSTICS in work.tables:
+            report.write_diagnostics(outcomes, output.path)
+            output.finish_table(DIAGNOSTICS)
     except (ValueError, TypeError) as exc:
         problem = traceback.format_exc()
         msg = (f'{output.path / COMBINED}: not written: {_reason(exc)}; the '
@@ -499,7 +513,7 @@ def connect(stack, address):
 
 
 @contextlib.contextmanager
-def _end_explained(directory, jobs, outcomes):
+def _end_explained(directory, jobs, outcomes, noun):
     """
     Explain why a run cannot go on, and how it can be continued.
     """
@@ -514,8 +528,8 @@ def _end_explained(directory, jobs, outcomes):
         else:
             reason = (f'{exc.filename or directory}: cannot be written: '
                       f'{os.strerror(number) if number else exc}')
-        msg = (f'{reason}; {n_done} of {len(jobs)} maps are done; {advice}'
-               'the same command continues')
+        msg = (f'{reason}; {n_done} of {len(jobs)} {noun}s are done; '
+               f'{advice}the same command continues')
         raise PipelineError(msg) from exc
 
 

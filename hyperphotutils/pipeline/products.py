@@ -20,12 +20,21 @@ __all__ = []  # shared by the modules of the pipeline only
 # In each folder of products, and in the output directory for all maps
 LOG, RECORD = 'run.log', 'run.json'
 
+# The files of all jobs, in the output directory
+COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
+BANDS = 'catalog_bands.ecsv'
+
 REJECTED = 'rejected.ecsv'
 
-# The files in folders of products
+# The files in folders of products: images of sources, and of stamps
 _SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')
+_STAMP_FILE = re.compile(
+    r'\d+_\d+(_[a-z0-9]+)?\.(fits|feedme|constraints)')
 
 _BOTH = ('map', 'cube')
+_STAMPS = ('stamps', 'galaxies')
+_STAMP_FOLDERS = ('galfit', 'galfits')
+_PSF = ('psf', 'galaxies')
 
 # Large maps have one to two dots per pixel in each panel.
 _DPI = 110
@@ -129,8 +138,10 @@ def find_foreign_files(folder):
         if item.name not in known:
             foreign.append(item.name)
         elif item.is_dir():
+            pattern = (_STAMP_FILE if item.name in _STAMP_FOLDERS
+                       else _SOURCE_IMAGE)
             foreign += [f'{item.name}/{part.name}' for part in item.iterdir()
-                        if not _SOURCE_IMAGE.fullmatch(part.name)]
+                        if not pattern.fullmatch(part.name)]
     return foreign
 
 
@@ -204,8 +215,6 @@ def beam_shapes(table, image):
         filled = np.full(n_rows, getattr(value, 'value', value))
         shaped[name] = filled if unit is None else filled << unit
     return shaped
-
-
 
 
 def _write_rejected(writing):
@@ -386,4 +395,69 @@ PRODUCTS = (
     Product('plots_backgrounds', _write_source_images,
             'a figure of the background of each group', 'plots_backgrounds',
             default=False, needs='model'),
+    # written by SubtractionResult.write_products
+    Product('subtraction.fits', None,
+            'difference, error, flags, convolved image, decorrelated '
+            'difference, kernels, PSF, and stars, see '
+            '`SubtractionResult.read '
+            '<hyperphotutils.subtraction.SubtractionResult.read>`',
+            kinds=('subtraction',)),
+    Product('overview.png', None,
+            'a figure of both images, the difference in units of its error, '
+            'the kernel over the field, the stars by status, and the '
+            'histogram of the significance', kinds=('subtraction',)),
+    Product('stamps.ecsv', None,
+            'the stars of the fit, with the status and the fit of each',
+            kinds=('subtraction',)),
+    Product('stamps.reg', None, 'their DS9 regions, in colors by status',
+            kinds=('subtraction',)),
+    # written by the functions of galaxies.py
+    Product('sky.fits', None, 'the image without sky, the sky, and the mask '
+            'of the sources', kinds=('sky',)),
+    Product('galaxies.ecsv', None, 'the galaxies with their fits',
+            kinds=('galaxies',)),
+    Product('galaxies.fits', None, 'the same columns in FITS',
+            kinds=('galaxies',)),
+    Product('models.fits', None, 'the image without sky, the model, the '
+            'residual, and the errors', kinds=('galaxies',)),
+    Product('mosaic.png', None, 'a figure of data, model, and residual of '
+            'the brightest galaxies', kinds=('galaxies',)),
+    Product('truth.png', None, 'a figure of the parameters against the '
+            'truth, with ``--truth``', kinds=('galaxies',)),
+    Product('chi2.h5', None, 'chi-squared of all models of a grid, with '
+            '``--chi2``', kinds=('galaxies',)),
+    Product('dre.fits', None, 'the best of these models, with the columns '
+            'of DRE', kinds=('galaxies',)),
+    Product('mosaics.fits', None, 'data, model, and residual of all stamps, '
+            'with ``--mosaics``', kinds=('galaxies',)),
+    Product('stamps.ecsv', None, 'the sources with a stamp',
+            kinds=('stamps',)),
+    Product('stamps.h5', None, 'image, error, mask, segments, and PSF of '
+            'each, with ``--formats hdf5``', kinds=('stamps',)),
+    Product('cuts.h5', None, 'the stamps as DRE stores them, with '
+            '``--formats dre``', kinds=('stamps',)),
+    Product('stamps.fits', None, 'the stamps in FITS, with ``--formats '
+            'fits``', kinds=('stamps',)),
+    Product('galfit', None, 'the files of GALFIT for each stamp, with '
+            '``--formats galfit``', kinds=('stamps',)),
+    Product('galfits', None, 'a file of GalfitS for each stamp, with '
+            '``--formats galfits``', kinds=('stamps',)),
+    Product('segmentation.fits', None, 'the segments of all sources',
+            kinds=_STAMPS),
+    Product('segmentation.png', None, 'a figure of them', kinds=_STAMPS),
+    Product('psf.fits', None, 'the PSF, see '
+            '`~hyperphotutils.psf.read_psf`', kinds=_PSF),
+    Product('psfex.psf', None, 'the PSF as PSFEx stores it', kinds=_PSF),
+    Product('stars.ecsv', None, 'the stars, those used and those rejected '
+            'with the reason', kinds=_PSF),
+    Product('psf.png', None, 'a figure of the PSF', kinds=_PSF),
+    Product('stars.png', None, 'a figure of the stars and their residuals',
+            kinds=_PSF),
+    Product('selection.png', None, 'a figure of the selection of stars',
+            kinds=_PSF),
+    *(Product(f'{step}_log.json', None, 'what was not given, and how it was '
+              'found', kinds=(step,))
+      for step in ('sky', 'psf', 'stamps', 'galaxies')),
+    Product('summary.txt', None, 'the most important numbers',
+            kinds=('subtraction',)),
 )

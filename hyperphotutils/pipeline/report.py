@@ -43,7 +43,7 @@ def format_rows(rows):
     """
     Format names and values as lines of a log.
     """
-    return '\n'.join(f'{name:<14}{printable(value)}' for name, value in rows)
+    return '\n'.join(f'{name:<13} {printable(value)}' for name, value in rows)
 
 
 def summarize(result, caught, seconds):
@@ -127,10 +127,39 @@ def write_combined(outcomes, directory):
         table[name] = MaskedColumn(values, dtype=dtype, mask=failed,
                                    unit=unit)
     table['reason'] = [printable(item.reason or '') for item in outcomes]
-    with atomic_output(directory / DIAGNOSTICS, overwrite=True) as path:
-        table.write(path, format='ascii.ecsv')
+    _write_table(table, directory / DIAGNOSTICS)
     write_catalog(combine_outcomes(outcomes), directory / COMBINED,
                   overwrite=True)
+
+
+def write_diagnostics(outcomes, directory):
+    """
+    Write the table with a row for each job, and the numbers of its
+    outcome.
+
+    It depends on the jobs only; times are in the log.
+    """
+    failed = np.array([bool(item.reason) for item in outcomes])
+    table = Table({
+        'map_id': [item.job.map_id for item in outcomes],
+        'filename': [printable(item.job.path) for item in outcomes],
+        'status': np.where(failed, 'failed', 'done')})
+    names = dict.fromkeys(name for item in outcomes for name in item.numbers
+                          if name != 'seconds')
+    for name in names:
+        known = [item.numbers.get(name) for item in outcomes]
+        missing = [value is None for value in known]
+        blank = type(next(value for value in known if value is not None))()
+        table[name] = MaskedColumn(
+            [blank if value is None else value for value in known],
+            mask=missing)
+    table['reason'] = [printable(item.reason or '') for item in outcomes]
+    _write_table(table, directory / DIAGNOSTICS)
+
+
+def _write_table(table, path):
+    with atomic_output(path, overwrite=True) as temporary:
+        table.write(temporary, format='ascii.ecsv')
 
 
 def combine_outcomes(outcomes):

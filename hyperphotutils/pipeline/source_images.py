@@ -133,7 +133,8 @@ def write_source_images(extraction, folder, config, *, progress_bar=False):
         # about it if the process is killed)
         from tqdm import tqdm
 
-        parts = tqdm(parts, total=n_parts, desc=f'Write {folder.name}',
+        parts = tqdm(parts, total=n_parts, leave=None,
+                     desc=f'Write {folder.name}',
                      unit='file')
     folder.mkdir()
     for part in parts:

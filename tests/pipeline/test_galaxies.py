@@ -21,6 +21,7 @@ from hyperphotutils.pipeline.galaxies import (
     run_sky,
     run_stamps,
 )
+from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import read_psf
 from hyperphotutils.stamps import find_gain, read_stamps
 
@@ -95,13 +96,9 @@ def test_all_products_are_there(galaxies):
     """
     Each product is a complete file that can be read.
     """
-    names = {path.name.removeprefix('tile') for path in
-             galaxies.files.values()}
-    assert names >= {'_galaxies.ecsv', '_galaxies.fits', '_models.fits',
-                     '_segmentation.fits', '_segmentation.png',
-                     '_mosaic.png', '_truth.png', '_psf.fits', '.psf',
-                     '_psf.png', '_stars.png', '_selection.png',
-                     '_chi2.h5', '_dre.fits', '_mosaics.fits'}
+    names = {path.name for path in galaxies.files.values()}
+    assert names == {product.name for product in PRODUCTS
+                     if 'galaxies' in product.kinds}
     folder = galaxies.files['log'].parent
     assert {path.name for path in folder.iterdir()} == {
         path.name for path in galaxies.files.values()}
