@@ -47,7 +47,7 @@ from hyperphotutils.pipeline.jobs import (
     input_files,
     plan_jobs,
 )
-from hyperphotutils.pipeline.products import write_products
+from hyperphotutils.pipeline.products import write_products, write_report
 from hyperphotutils.pipeline.search import load_config
 from hyperphotutils.pipeline.text import printable
 
@@ -321,6 +321,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
+            write_report(result, job, config, folder)
             write_record(folder / RECORD, record | {
                 'versions': result_meta()['version'],
                 'finished': datetime.now(UTC).isoformat(),

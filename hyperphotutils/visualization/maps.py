@@ -173,7 +173,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     images, unit = check_images(data, mask, background=background,
                                  model=model, residual=residual, rms=rms)
     rms = images.pop('rms', None)
-    fitted = _complete_background(images, beam)
+    fitted = complete_background(images, beam)
     window = _window(images['map'])
     panels = make_panels(images, rms)
     grid = _layout(len(panels), window, title=bool(title))
@@ -237,7 +237,7 @@ def check_images(data, mask, *, rms, **others):
     return {name: image * scale for name, image in images.items()}, unit
 
 
-def _complete_background(images, beam):
+def complete_background(images, beam):
     """
     Fill the background and the residual where no background was fitted,
     in place.

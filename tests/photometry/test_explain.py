@@ -25,8 +25,9 @@ class TestExplainSource:
         for row in table:
             text = explain_source(table, row['id'], fwhm=4.0)
             starts = [line.split(':')[0] for line in text.splitlines()]
-            assert starts[:6] == ['Detection', 'Group', 'Background', 'Flux',
-                                  'Size', 'Goodness of fit']
+            assert starts[:7] == [
+                'Detection', 'Group', 'Background', 'Flux',
+                'Signal-to-noise ratio', 'Size', 'Goodness of fit']
             assert f'{row["snr"]:.1f}' in text
 
     def test_group(self, table):
@@ -58,7 +59,7 @@ class TestExplainSource:
         A source without a fit has no numbers.
         """
         empty = table[:1].copy()
-        empty['x_fit'] = np.nan
+        empty['flux_fit'] = np.nan
         empty['flags'] = FLAGS['off_map']
         lines = explain_source(empty, empty['id'][0], fwhm=4.0).splitlines()
         assert lines[1] == 'Fit: none, and all values are missing.'
