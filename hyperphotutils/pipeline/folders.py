@@ -29,6 +29,7 @@ from hyperphotutils.pipeline.jobs import (
     DIAGNOSTICS,
     LOG,
     RECORD,
+    REPORT,
     RESERVED,
     OutputError,
     input_files,
@@ -457,6 +458,8 @@ def _table_inputs(jobs, config):
     tables = {}
     if len(jobs) > 1 and not config.run.background_only:
         tables[COMBINED] = maps
+    if len(jobs) > 1 and config.output.report:
+        tables[REPORT] = maps
     if config.bands.merge:
         tables[BANDS] = maps | describe_settings(config, sections=['bands'])
     return tables

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.products import LOG, RECORD
+from hyperphotutils.pipeline.products import LOG, RECORD, REPORT
 from hyperphotutils.pipeline.text import expand_path, read_text
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 # The files of a run that are not in the folder of a map
 COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
 BANDS = 'catalog_bands.ecsv'
-RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD})
+RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD, REPORT})
 
 # Characters that the names of folders and table entries must not have. A
 # '$' starts a formula in the title of a figure.

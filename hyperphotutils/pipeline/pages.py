@@ -5,7 +5,6 @@ The pages ``report.html`` of jobs and of runs.
 A page is made from what a run has in memory, or later from its files.
 """
 
-import os
 from pathlib import Path
 
 import astropy.units as u
@@ -31,6 +30,8 @@ _MAX_SIDE = 1024
 # of the local rms, in beam FWHM
 _REACH = 6.0
 _BOX = 4.0
+# Percentiles are those of one out of so many pixels.
+_STEP = 7
 # Pixels farther from 0 than this many rms are no noise.
 _OUTLIER = 5.0
 # The range of pulls that is shown
@@ -67,6 +68,39 @@ def write_map_page(path, result, map_id):
            facts=_facts(result), images=images, rms=rms,
            rejected=result.rejected, explanations=explanations,
            charts=charts)
+
+
+def write_table_page(path, table, rejected, map_id):
+    """
+    Write the page of a catalog without its map.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file. The other products are in the same folder.
+
+    table : `~astropy.table.QTable`
+        The catalog.
+
+    rejected : `~astropy.table.QTable` or `None`
+        The rejected detections.
+
+    map_id : str
+        The name of the map.
+    """
+    area = table.meta.get('beam_area_pix')
+    charts, explanations = {}, ()
+    facts = {'map': 'not found, or changed since: without cut-outs'}
+    table = to_readable_units(table)
+    if 'flux_fit' in table.colnames:
+        charts = _fit_charts(table)
+        facts |= summarize_sources(table, rejected)
+        if area is not None and 'channel' not in table.colnames:
+            # the area of a Gaussian
+            fwhm = np.sqrt(area * 4.0 * np.log(2.0) / np.pi)
+            explanations = explain_sources(table, fwhm=fwhm)
+    _write(path, table, title=map_id, facts=facts, rejected=rejected,
+           explanations=explanations, charts=charts)
 
 
 def write_cube_page(path, result, map_id):
@@ -167,7 +201,7 @@ def _facts(result):
     image, meta = result.image, result.image.meta
     beam = meta['beam']
     unit, factor = _display_unit(image)
-    facts = {'map': os.path.basename(str(meta['filename']))}
+    facts = {}
     if result.model is None:
         facts['sources'] = result.counts
     else:
@@ -180,7 +214,7 @@ def _facts(result):
         'beam': f'{beam.major.to(u.arcsec):.3g} × '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
         'size': f'{nx} × {ny} pixels of {meta["pixel_scale"]:.3g}',
-        'without data': f'{100.0 * np.mean(image.mask):.3g} % of the pixels',
+        'pixels without data': f'{100.0 * np.mean(image.mask):.3g} %',
         'unit of the file': str(meta['original_unit']),
     }
     return facts
@@ -191,7 +225,8 @@ def _display_unit(image):
     Return the unit in which a map is shown, per beam, and its factor.
     """
     area = image.meta['beam_area_pix']
-    typical = area * np.nanpercentile(np.abs(image.data[~image.mask]), 99.0)
+    some = np.abs(image.data.ravel()[::_STEP][~image.mask.ravel()[::_STEP]])
+    typical = area * np.percentile(some, 99.0) if len(some) else 1.0
     prefix = next((unit for unit in (u.Jy, u.mJy)
                    if typical >= unit.to(u.Jy)), u.uJy)
     return prefix / u.beam, area * u.Jy.to(prefix)
@@ -229,15 +264,17 @@ def _fit_charts(table):
              'difference of the fluxes / error', (-_PULLS, _PULLS))):
         values = np.asarray(getattr(values, 'value', values), dtype=float)
         values = values[np.isfinite(values)]
+        n_bins = int(np.clip(2.0 * np.sqrt(len(values)), 6.0, 40.0))
         log = limits is None and bool(np.all(values > 0.0))
         if len(values) < 2:
             continue
         if log:
             low, high = values.min(), values.max() * (1.0 + 1e-9)
             high = max(high, 1.1 * low)
-            edges = np.geomspace(low, high, 25)
+            edges = np.geomspace(low, high, n_bins + 1)
         else:
-            edges = np.linspace(*(limits or (values.min(), values.max())), 25)
+            edges = np.linspace(*(limits or (values.min(), values.max())),
+                                n_bins + 1)
             values = np.clip(values, edges[0], edges[-1])
         charts[title] = {'x': edges, 'y': np.histogram(values, edges)[0],
                          'x_label': label, 'y_label': 'sources',
@@ -251,21 +288,26 @@ def _noise_charts(residual, fwhm, unit):
     residual.
     """
     charts = {}
+    # single precision is twice as fast, and the pictures need no more
+    residual = residual.astype('f4')
     part = residual[_central_part(np.isfinite(residual))]
     good = np.isfinite(part)
     if not good.any():
         return charts
-    median, spread = _quartile_spread(part[good])
+    low, median, high = np.percentile(part[good][::_STEP],
+                                      [25.0, 50.0, 75.0])
+    # of a normal distribution
+    spread = (high - low) / 1.349
     good &= np.abs(part - median) <= _OUTLIER * spread
     if spread == 0.0 or not good.any():
         return charts
-    values = np.where(good, part - np.mean(part[good]), 0.0)
+    values = np.where(good, part - np.mean(part[good]), np.float32(0.0))
     reach = int(np.ceil(_REACH * fwhm))
     shape = [fft.next_fast_len(size + reach, real=True)
              for size in values.shape]
     transform = fft.rfft2(values, shape)
     power = transform.real**2 + transform.imag**2
-    counts = fft.rfft2(good.astype(float), shape)
+    counts = fft.rfft2(good.astype('f4'), shape)
     covariance = fft.irfft2(power, shape)
     pairs = fft.irfft2(counts.real**2 + counts.imag**2, shape)
     lags = [min(reach, size - 1) for size in values.shape]
@@ -316,14 +358,6 @@ def _central_part(good):
                     max(0, len(number) - _MAX_SIDE))
         slices.append(slice(start, start + _MAX_SIDE))
     return tuple(slices)
-
-
-def _quartile_spread(values):
-    """
-    Return the median, and a standard deviation from the quartiles.
-    """
-    low, median, high = np.percentile(values, [25.0, 50.0, 75.0])
-    return median, (high - low) / 1.349
 
 
 def _local_rms(image, side):

@@ -42,6 +42,7 @@ from hyperphotutils.pipeline.jobs import (
     COMBINED,
     LOG,
     RECORD,
+    REPORT,
     MapOutcome,
     PipelineError,
     input_files,
@@ -415,6 +416,11 @@ def _write_tables(outcomes, work, config, output, origin):
     from hyperphotutils.pipeline import report
 
     problem = None
+    if REPORT in work.tables:
+        from hyperphotutils.pipeline.pages import write_run_page
+
+        write_run_page(output.path / REPORT, outcomes)
+        output.finish_table(REPORT)
     try:
         if COMBINED in work.tables and any(not item.reason
                                            for item in outcomes):

@@ -22,18 +22,21 @@ __all__ = ['make_report']
 _CUTOUT_SIZE = 33
 _CUTOUT_RADIUS = 3.0
 _PER_SPRITE = 100
-# Fast: noise cannot be compressed much.
-_COMPRESSION = 1
+# Run lengths, as zlib's Z_RLE: fast, and noise cannot be compressed much.
+_COMPRESSION = 3
 # The value of pixels without data; all others are at most one less.
 _NO_DATA = 255
 # These columns come first. The others of a wide table are shown on request.
 _FIRST = ('id', 'map_id', 'channel', 'sky_centroid', 'snr', 'flux_fit',
-          'flux_err', 'aperture_flux', 'aperture_flux_err', 'fwhm_major_sky',
-          'fwhm_minor_sky', 'position_angle', 'reduced_chi2', 'group_id',
-          'group_size', 'flags')
+          'flux_err', 'flags', 'aperture_flux', 'aperture_flux_err',
+          'fwhm_major_sky', 'fwhm_minor_sky', 'position_angle', 'group_id',
+          'group_size', 'reduced_chi2')
 _WIDE = 16
-# Decimals of angles on the sky in degrees: steps of 0.04 arcsec.
+# Positions on the sky are rounded to this fraction of the smallest FWHM.
+_SKY_FRACTION = 0.05
 _SKY_DECIMALS = 5
+# Longer facts have a line of their own.
+_LONG = 60
 # Numbers have this many digits at the median of their column.
 _DIGITS = 4
 _LINE_STYLES = (('#0b7a99', ''), ('#c2410c', ''), ('#808890', '5 4'))
@@ -126,9 +129,10 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
         sections.append(('overview', 'Overview', (
             '<img class="wide" alt="The map with its sources, and the '
             f'residual of the fits" src="{_png_uri(overview)}">')))
-    rows = 'sources' if links is None else 'maps'
-    heading = 'Catalog' if links is None else 'Maps'
-    sections.append(('catalog', heading, _table_html(rows) + (
+    heading, rows, example = (
+        ('Catalog', 'sources', 'snr > 10, flags = saturated')
+        if links is None else ('Maps', 'maps', 'status = failed'))
+    sections.append(('catalog', heading, _table_html(rows, example) + (
         _source_html(() if images is None else images))))
     data = {
         'catalog': _table_data(table),
@@ -147,7 +151,7 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     if rejected is not None and len(rejected):
         data['rejected'] = _table_data(rejected)
         sections.append(('rejected', 'Rejected detections',
-                         _table_html('rejected detections')))
+                         _table_html('rejected detections', 'snr > 4')))
     if charts:
         sections.append(('charts', 'Charts', ''.join(
             ['<div class="charts">',
@@ -182,18 +186,19 @@ def _facts(facts):
     """
     return ''.join(
         ['<dl class="facts">',
-         *(f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>'
-           '</div>' for name, text in facts.items()), '</dl>'])
+         *(f'<div{" class=long" * (len(text) > _LONG)}>'
+           f'<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>'
+           for name, text in facts.items()), '</dl>'])
 
 
-def _table_html(rows):
+def _table_html(rows, example):
     """
     Return the frame of a table that the script of the page fills.
     """
     return f"""\
 <div class="controls">
 <input type="search" aria-label="Filter the {rows}"
- placeholder="Filter, for example: snr &gt; 10, flags = saturated">
+ placeholder="Filter, for example: {html.escape(example)}">
 <label class="all" hidden><input type="checkbox"> all columns</label>
 <span class="soft count" role="status"></span>
 </div>
@@ -229,10 +234,16 @@ def _table_data(table):
         description = column.info.description or ''
         if isinstance(column, SkyCoord):
             frame = column.spherical
-            for label, angle in (('lon', frame.lon), ('lat', frame.lat)):
-                columns.append({'name': f'{name}_{label}', 'unit': 'deg',
+            labels = ('lon', 'lat')
+            if name == 'sky_centroid':
+                # such as ra and dec
+                labels = list(column.get_representation_component_names())[:2]
+            for label, angle in zip(labels, (frame.lon, frame.lat),
+                                    strict=True):
+                columns.append({'name': label if name == 'sky_centroid'
+                                else f'{name}_{label}', 'unit': 'deg',
                                 'kind': 'number', 'main': True,
-                                'decimals': _SKY_DECIMALS,
+                                'decimals': _sky_decimals(table),
                                 'description': description})
                 values.append(_numbers(angle.deg, digits=9))
             continue
@@ -247,15 +258,32 @@ def _table_data(table):
             texts = [str(value) for value in plain]
         values.append([None if hidden else value for value, hidden
                        in zip(texts, masked, strict=True)])
+        decimals = _decimals(plain, kind)
+        error = _error_of(name, table)
+        if error is not None:
+            # Values and errors end at the second digit of the error.
+            decimals = _decimals(error, 'number', digits=2)
         columns.append({'name': name, 'unit': unit,
                         'kind': name if name in {'flags', 'reason'} else kind,
                         'main': name in main,
-                        'decimals': _decimals(plain, kind),
+                        'decimals': decimals,
                         'description': description})
     return {'columns': columns, 'rows': list(zip(*values, strict=True))}
 
 
-def _decimals(values, kind):
+def _error_of(name, table):
+    """
+    Return the values of the column with the errors of a column, or those
+    of this column if it has errors; `None` if there are none.
+    """
+    error = f'{name.removesuffix("_err").removesuffix("_fit")}_err'
+    if error not in table.colnames:
+        return None
+    column = table[error]
+    return np.ma.getdata(getattr(column, 'value', column))
+
+
+def _decimals(values, kind, digits=_DIGITS):
     """
     Return the number of decimals of a column; `None` for those that are
     not rounded.
@@ -266,7 +294,20 @@ def _decimals(values, kind):
     if not len(values):
         return 0
     power = int(np.floor(np.log10(np.median(values))))
-    return int(np.clip(_DIGITS - 1 - power, 0, 12))
+    return int(np.clip(digits - 1 - power, 0, 12))
+
+
+def _sky_decimals(table):
+    """
+    Return the number of decimals of positions on the sky in degrees.
+    """
+    if 'fwhm_minor_sky' not in table.colnames:
+        return _SKY_DECIMALS
+    fwhm = table['fwhm_minor_sky'].to_value('deg')
+    fwhm = fwhm[fwhm > 0.0]
+    if not len(fwhm):
+        return _SKY_DECIMALS
+    return int(np.clip(np.ceil(-np.log10(_SKY_FRACTION * fwhm.min())), 3, 9))
 
 
 def _numbers(values, digits=6):
@@ -364,7 +405,7 @@ def _as_png(pixels):
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format='PNG',
-                                 compress_level=_COMPRESSION)
+                                 compress_type=_COMPRESSION)
     return buffer.getvalue()
 
 

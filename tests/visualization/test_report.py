@@ -76,7 +76,7 @@ class TestMakeReport:
         rows = [dict(zip(names, row, strict=True)) for row in data['rows']]
         assert [row['id'] for row in rows] == [1, 2, 3]
         assert [row['flux_fit'] for row in rows] == [1.0, None, None]
-        assert rows[1]['sky_centroid_lon'] == 2.0
+        assert rows[1]['ra'] == 2.0
         assert rows[1]['flags'] == FLAGS['saturated']
         assert data['columns'][names.index('flux_fit')]['unit'] == 'Jy'
 
