@@ -211,9 +211,9 @@ def _facts(result):
     ny, nx = image.shape
     facts |= {
         'threshold': result.table.meta['threshold'],
-        'beam': f'{beam.major.to(u.arcsec):.3g} × '
+        'beam': f'{beam.major.to(u.arcsec):.3g} x '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
-        'size': f'{nx} × {ny} pixels of {meta["pixel_scale"]:.3g}',
+        'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',
         'pixels without data': f'{100.0 * np.mean(image.mask):.3g} %',
         'unit of the file': str(meta['original_unit']),
     }

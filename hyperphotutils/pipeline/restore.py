@@ -4,7 +4,6 @@ The results of earlier runs, from their files, and their pages.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from astropy.table import QTable, Table
@@ -115,8 +114,9 @@ def _restore_page(folder):
     result = None
     # of a file that has changed, cut-outs would be wrong
     if describe_files(path)[path] == record['inputs'][path]:
-        restore = _restore_cube if kind == 'cube' else _restore_map
-        result = restore(path, folder, config, table, rejected)
+        result = (_restore_cube(path, folder, config, table, rejected)
+                  if kind == 'cube' else
+                  _restore_map(path, config, table, rejected))
     if result is None:
         pages.write_table_page(folder / REPORT, table, rejected, folder.name)
     else:
@@ -154,7 +154,7 @@ def _restore_cube(path, folder, config, table, rejected):
     return replace(result, table=table, table_name='catalog.ecsv')
 
 
-def _restore_map(path, folder, config, table, rejected):
+def _restore_map(path, config, table, rejected):
     """
     Return the result of a map, with the images of its sources; `None` if
     it cannot be read.
