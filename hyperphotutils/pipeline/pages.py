@@ -133,7 +133,17 @@ def write_cube_page(path, result, map_id):
         table = result.channels
     elif 'flux_fit' in table.colnames:
         charts |= _fit_charts(table)
-    facts = {'result': result.summary, 'cube': result.image.name}
+    cube, axis, numbers = (result.image, result.image.spectral_axis,
+                           result.numbers)
+    facts = {'channels': str(len(channels))}
+    if result.table is not None:
+        facts |= {'sources': f'{numbers["n_measured"]} measured',
+                  'rejected': str(numbers['n_rejected'])}
+    facts |= {
+        'median rms': f'{np.nanmedian(rms):.3g}',
+        cube.spectral_name: f'{axis[0]:.7g} to {axis[-1]:.7g}',
+        'size': f'{cube.shape[2]} x {cube.shape[1]} pixels of '
+                f'{cube.pixel_scale:.3g}'}
     _write(path, to_readable_units(table), title=map_id, facts=facts,
            rejected=result.rejected, charts=charts)
 
@@ -341,8 +351,8 @@ def _noise_charts(residual, fwhm, unit):
     if np.isfinite(local).sum() > 1:
         charts['Local rms of the residual'] = {
             'image': local,
-            'label': f'boxes of {_BOX:g} beam FWHM: {np.nanmin(local):.2g} '
-                     f'(dark) to {np.nanmax(local):.2g} {unit} (bright)'}
+            'label': f'boxes of {_BOX:g} beam FWHM: {np.nanmin(local):.3g} '
+                     f'(dark) to {np.nanmax(local):.3g} {unit} (bright)'}
     return charts
 
 

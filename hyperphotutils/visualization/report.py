@@ -35,6 +35,10 @@ _WIDE = 16
 # Positions on the sky are rounded to this fraction of the smallest FWHM.
 _SKY_FRACTION = 0.05
 _SKY_DECIMALS = 5
+# Columns whose values differ by less than this fraction have more digits.
+_NARROW = 0.01
+# Logarithmic axes below so many decades have ticks between powers of ten.
+_FEW_DECADES = 2.5
 # Longer facts have a line of their own.
 _LONG = 60
 # Numbers have this many digits at the median of their column.
@@ -293,8 +297,12 @@ def _decimals(values, kind, digits=_DIGITS):
     values = np.abs(values[np.isfinite(values) & (values != 0.0)])
     if not len(values):
         return 0
-    power = int(np.floor(np.log10(np.median(values))))
-    return int(np.clip(digits - 1 - power, 0, 12))
+    size = np.median(values)
+    spread = np.ptp(values)
+    if spread > 0.0:
+        # channels of a cube differ by a small part of their frequencies
+        size = min(size, 10.0 * spread)
+    return int(np.clip(digits - 1 - np.floor(np.log10(size)), 0, 12))
 
 
 def _sky_decimals(table):
@@ -319,6 +327,9 @@ def _numbers(values, digits=6):
         return values.tolist()
     values = values.astype(float)
     known = np.isfinite(values)
+    if known.any() and np.ptp(values[known]) < (
+            _NARROW * np.abs(values[known]).max()):
+        digits += 3
     size = np.where(known & (values != 0.0), np.abs(values), 1.0)
     places = digits - 1 - np.floor(np.log10(size))
     # Powers of ten are exact, and so are the decimals, if none is negative.
@@ -544,6 +555,11 @@ def _ticks(low, high, *, log):
 
     On a logarithmic axis the limits and numbers are logarithms.
     """
+    if log and 1.0 <= high - low < _FEW_DECADES:
+        powers = 10.0**np.arange(np.floor(low), high)
+        values = np.log10(np.outer(powers, (1.0, 2.0, 5.0)).ravel())
+        return [(value, f'{10.0**value:.3g}') for value in values
+                if low - 1e-9 <= value <= high + 1e-9]
     step = (high - low) / 4.0
     power = 10.0**np.floor(np.log10(step))
     step = power * next(k for k in (1, 2, 5, 10) if k * power >= step)
