@@ -91,6 +91,57 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
     return result
 
 
+def to_readable_units(table):
+    """
+    Convert a table to units in which a person reads it.
+
+    Fluxes are in Jy, mJy, or uJy, so that their median has few digits;
+    peaks and backgrounds are per beam, if its area is known. Columns in
+    other units are kept.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The sources. It is not changed.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        The sources in other units.
+    """
+    for key, kinds in (('peak_unit', (_PER_PIXEL, _PER_BEAM)),
+                       ('flux_unit', (u.Jy,))):
+        names = [name for name in table.colnames
+                 if any(kind.is_equivalent(getattr(table[name], 'unit', None)
+                                           or u.one) for kind in kinds)]
+        if not names:
+            continue
+        first = table[next((name for name in _LEADING if name in names),
+                           names[0])]
+        area = _beam_area(None, table) if key == 'peak_unit' else None
+        unit = (kinds[0] if first.unit.is_equivalent(kinds[0])
+                and area is None else kinds[-1])
+        unit *= _prefix(_convert(first, unit, area).value) / u.Jy
+        if all(table[name].unit == unit for name in names):
+            continue
+        table = convert_flux_units(table, **{key: unit})
+    return table
+
+
+# The columns that prefixes of units are chosen for
+_LEADING = ('amplitude_fit', 'flux_fit', 'peak')
+
+
+def _prefix(values):
+    """
+    Return the unit out of Jy, mJy, and uJy for some values in Jy.
+    """
+    values = np.abs(values[np.isfinite(values) & (values != 0.0)])
+    typical = np.median(values) if len(values) else 1.0
+    return next((unit for unit in (u.Jy, u.mJy)
+                 if typical >= 0.3 * unit.to(u.Jy)), u.uJy)
+
+
 def _parse(name, unit, kinds, examples):
     try:
         parsed = u.Unit(unit)

@@ -1,15 +1,20 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Explanations of single sources in words.
+Explanations of sources and of whole results in words.
 """
 
 from types import MappingProxyType
 
 import numpy as np
 
-from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, decode_flags
+from hyperphotutils.catalog.units import to_readable_units
+from hyperphotutils.utils.flags import (
+    FLAG_DESCRIPTIONS,
+    FLAGS,
+    decode_flags,
+)
 
-__all__ = ['explain_source']
+__all__ = ['explain_source', 'explain_sources', 'summarize_sources']
 
 # What a user can do about a flag.
 _REMEDIES = MappingProxyType({
@@ -36,6 +41,16 @@ _REMEDIES = MappingProxyType({
                  'on the assumed profile.',
 })
 
+_FLAG_LINES = MappingProxyType({
+    name: f'Flag {name}: {text}. {_REMEDIES.get(name, "")}'.rstrip()
+    for name, text in FLAG_DESCRIPTIONS.items()})
+
+_WITH_UNIT = ('local_bkg', 'flux_fit', 'flux_err', 'aperture_flux',
+              'aperture_flux_err')
+_USED = ('x_init', 'y_init', 'group_size', 'bkg_order', 'bkg_method',
+         'snr', 'fwhm_major_fit', 'fwhm_major_err',
+         'fwhm_minor_fit', 'reduced_chi2', 'n_pixels_fit', *_WITH_UNIT)
+
 
 def explain_source(table, source_id, *, fwhm):
     """
@@ -46,7 +61,7 @@ def explain_source(table, source_id, *, fwhm):
     table : `~astropy.table.QTable`
         A catalog of `~hyperphotutils.photometry.HyperPhotometry`.
 
-    source_id : int
+    source_id : int or str
         The ``id`` of the source.
 
     fwhm : float
@@ -56,13 +71,17 @@ def explain_source(table, source_id, *, fwhm):
     -------
     text : str
         The explanation, with a line for the detection, the group, the
-        background, the flux, the size, the quality of the fit, and for
-        each flag.
+        background, the flux, the signal-to-noise ratio, the size, the
+        goodness of fit, and for each flag.
 
     Raises
     ------
     ValueError
         If the table has no source with this ``id``.
+
+    See Also
+    --------
+    explain_sources : The explanations of all sources.
 
     Examples
     --------
@@ -75,30 +94,204 @@ def explain_source(table, source_id, *, fwhm):
     >>> print(text.splitlines()[1])
     Group: fitted alone.
     """
-    index = np.flatnonzero(np.asarray(table['id']) == source_id)
-    if len(index) != 1:
-        msg = (f'the table has no source with id {source_id!r}; its ids are '
-               f'{min(table["id"])} to {max(table["id"])}')
+    ids = np.asarray(table['id'])
+    rows = np.flatnonzero(ids == source_id)
+    if len(rows) != 1:
+        known = (f'its ids are {min(ids)} to {max(ids)}' if len(ids)
+                 else 'it has no rows')
+        msg = f'the table has no source with id {source_id!r}; {known}'
         raise ValueError(msg)
-    row = table[int(index[0])]
-    flags = decode_flags([int(row['flags'])])[0]
-    lines = [_detection(row, flags)]
-    if not np.isfinite(row['x_fit']):
-        lines.append('Fit: none, and all values are missing.')
+    # (units are chosen for the whole table)
+    return explain_sources(table, fwhm=fwhm)[rows[0]]
+
+
+def explain_sources(table, *, fwhm):
+    """
+    Explain in words how each source of a catalog was measured.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        A catalog of `~hyperphotutils.photometry.HyperPhotometry`.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    texts : list of str
+        The text of `explain_source` for each row.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import (HyperPhotometry,
+    ...                                        explain_sources)
+    >>> sim = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+    >>> texts = explain_sources(HyperPhotometry(fwhm=4.0)(sim.image),
+    ...                         fwhm=4.0)
+    >>> len(texts)
+    12
+    """
+    if len(table) == 0:
+        return []
+    table = to_readable_units(table)
+    neighbors, distances = _nearest_of_group(table)
+    given = 'n_detected' not in table.meta
+    white = 'noise' not in table.meta
+    texts = []
+    for row, flags, neighbor, distance in zip(
+            _rows(table), decode_flags(table['flags']), neighbors,
+            distances, strict=True):
+        lines = [_detection(row, flags, given=given)]
+        if not np.isfinite(row['flux_fit'][0]):
+            lines.append('Fit: none, and all values are missing.')
+        else:
+            lines += [_group(row, neighbor, distance / fwhm),
+                      _background(row), _flux(row),
+                      _significance(row, white=white),
+                      _size(row, flags, fwhm), _quality(row)]
+        texts.append('\n'.join(lines + [_FLAG_LINES[name]
+                                        for name in flags]))
+    return texts
+
+
+def summarize_sources(table, rejected=None):
+    """
+    Summarize a catalog in short facts.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable` or `None`
+        A catalog of `~hyperphotutils.photometry.HyperPhotometry`; `None`
+        without sources.
+
+    rejected : `~astropy.table.QTable`, optional
+        The detections that are not in the catalog, with their
+        ``reason``.
+
+    Returns
+    -------
+    facts : dict
+        Texts by name: the number of sources and where they come from,
+        groups, rejected detections by reason, noise, and flags.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import (HyperPhotometry,
+    ...                                        summarize_sources)
+    >>> sim = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+    >>> table = HyperPhotometry(fwhm=4.0)(sim.image)
+    >>> print(summarize_sources(table)['sources'])
+    12 measured: 12 detected on the map
+    """
+    facts = {'sources': 'none found'}
+    if table is not None and len(table):
+        facts |= _count_sources(table)
+    if rejected is not None:
+        reasons, counts = np.unique(np.asarray(rejected['reason']),
+                                    return_counts=True)
+        facts['rejected'] = ', '.join(
+            f'{count} {str(reason).replace("_", " ")}'
+            for reason, count in zip(reasons, counts, strict=True)) or 'none'
+    if table is None:
+        return facts
+    if 'rms' in table.meta:
+        rms = table.meta['rms']
+        facts['rms'] = f'{rms:.4g}'
+    if len(table):
+        facts['noise of fits'] = (
+            'correlated, measured on the map' if 'noise' in table.meta
+            else 'independent pixels')
+    if bad := ', '.join(f'{count} {kind}' for kind, count in table.meta.get(
+            'n_bad_pixels', {}).items() if count):
+        facts['bad pixels'] = bad
+    if len(table):
+        flags = np.asarray(table['flags'])
+        facts['flags'] = ', '.join(
+            f'{count} {name}' for name, bit in FLAGS.items()
+            if (count := int(np.count_nonzero(flags & bit)))) or 'none'
+    return facts
+
+
+def _count_sources(table):
+    """
+    Return the numbers of sources and groups as texts.
+    """
+    meta = table.meta
+    measured = int(np.count_nonzero(np.isfinite(table['flux_fit'])))
+    if 'n_detected' in meta:
+        text = f'{measured} measured: {meta["n_detected"]} detected on the map'
+        if companions := meta.get('n_companions', 0):
+            text += f', {companions} in its residual'
     else:
-        lines += [_group(table, row, fwhm), _background(row), _flux(row),
-                  _size(row, flags, fwhm), _quality(row)]
-    lines += [f'Flag {name}: {FLAG_DESCRIPTIONS[name]}. '
-              f'{_REMEDIES.get(name, "")}'.rstrip() for name in flags]
-    return '\n'.join(lines)
+        text = f'{len(table)} given, {measured} measured'
+    groups, sizes = np.unique(np.asarray(table['group_id']),
+                              return_counts=True)
+    sizes = sizes[groups != 0]
+    if not len(sizes):
+        return {'sources': text}
+    return {'sources': text,
+            'groups': f'{len(sizes)}, the largest with {sizes.max()}'}
 
 
-def _detection(row, flags):
+def _rows(table):
+    """
+    Yield the rows as dictionaries of plain values.
+    """
+    names = [name for name in _USED if name in table.colnames]
+    columns = []
+    for name in names:
+        column = table[name]
+        unit = getattr(column, 'unit', None)
+        if name in _WITH_UNIT:
+            unit = '' if unit is None else f' {unit}'
+            columns.append([(value, unit) for value in
+                            getattr(column, 'value', column).tolist()])
+        else:
+            columns.append(getattr(column, 'value', column).tolist())
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _nearest_of_group(table):
+    """
+    Return the nearest other source of each group: its id, and its
+    distance in pixels; not finite if there is none.
+    """
+    groups = np.asarray(table['group_id'])
+    ids = np.asarray(table['id']).tolist()
+    x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
+    order = np.argsort(groups, kind='stable')
+    _, starts, sizes = np.unique(groups[order], return_index=True,
+                                 return_counts=True)
+    nearest, distances = [None] * len(table), np.full(len(table), np.inf)
+    # groups of the same size have distances of the same shape
+    for size in np.unique(sizes[sizes > 1]):
+        rows = order[starts[sizes == size][:, None] + np.arange(size)]
+        distance = np.hypot(x[rows][:, :, None] - x[rows][:, None, :],
+                            y[rows][:, :, None] - y[rows][:, None, :])
+        distance[:, np.arange(size), np.arange(size)] = np.inf
+        distance[~np.isfinite(distance)] = np.inf
+        other = np.argmin(distance, axis=2)
+        found = np.take_along_axis(rows, other, axis=1)
+        distances[rows] = np.min(distance, axis=2)
+        for row, index in zip(rows.ravel(), found.ravel(), strict=True):
+            nearest[row] = ids[index]
+    return nearest, distances.tolist()
+
+
+def _detection(row, flags, *, given):
     """
     Explain where the source comes from.
     """
     x, y = row['x_init'], row['y_init']
+    if 'no_position' in flags or not np.isfinite(x + y):
+        return 'Position: given, but not known on this map.'
     place = f'at x = {x:.1f}, y = {y:.1f}'
+    if given:
+        return f'Position: given {place}; the map was not searched.'
     if 'residual_detection' in flags:
         return (f'Detection: {place}, in the residual after the first fit, '
                 'beside a brighter source.')
@@ -108,47 +301,72 @@ def _detection(row, flags):
     return f'Detection: {place}, on the map.'
 
 
-def _group(table, row, fwhm):
+def _group(row, neighbor, distance):
     """
     Explain which sources were fitted together.
     """
-    others = table[(table['group_id'] == row['group_id'])
-                   & (table['id'] != row['id'])]
-    if not len(others):
+    others = row['group_size'] - 1
+    if others < 1 or neighbor is None:
         return 'Group: fitted alone.'
-    distance = np.hypot(others['x_fit'] - row['x_fit'],
-                        others['y_fit'] - row['y_fit']) / fwhm
-    nearest = int(np.nanargmin(distance))
-    return (f'Group: fitted together with {len(others)} other '
-            f'source{"s" * (len(others) > 1)}; the nearest one is id '
-            f'{others["id"][nearest]}, {distance[nearest]:.1f} beams away.')
+    return (f'Group: fitted together with {others} other '
+            f'source{"s" * (others > 1)}; the nearest one is id '
+            f'{neighbor}, {distance:.1f} beams away.')
 
 
 def _background(row):
     """
     Explain the background.
     """
-    value = f'{row["local_bkg"]:.3g}'
-    if row['bkg_method'] == 'joint':
-        return (f'Background: {value} at the source, from a polynomial of '
-                f'order {row["bkg_order"]} fitted together with the group.')
+    value, unit = row['local_bkg']
+    value = f'{value:.3g}{unit}'
+    order, method = row['bkg_order'], row['bkg_method']
+    if method == 'joint':
+        kind = ('constant' if order == 0 else
+                f'polynomial of order {order}')
+        return (f'Background: {value} at the source, from a {kind} fitted '
+                'together with the group.')
+    detail = f', order {order}' if order >= 0 else ''
     return (f'Background: {value} at the source, subtracted before the fit '
-            f'(method {row["bkg_method"]}, order {row["bkg_order"]}).')
+            f'(method {method}{detail}).')
 
 
 def _flux(row):
     """
     Explain both fluxes, and how much they differ.
     """
-    fit, fit_error = row['flux_fit'], row['flux_err']
-    aperture, error = row['aperture_flux'], row['aperture_flux_err']
-    text = (f'Flux: {fit:.4g} with an error of {fit_error:.2g} from the fit, '
-            f'{aperture:.4g} with an error of {error:.2g} in the aperture; '
-            f'signal-to-noise ratio of the peak {row["snr"]:.1f}.')
+    fit, unit = row['flux_fit']
+    fit_error, _ = row['flux_err']
+    aperture, _ = row['aperture_flux']
+    error, _ = row['aperture_flux_err']
+    text = (f'Flux: {_with_error(fit, fit_error)}{unit} from the fit')
+    if not np.isfinite(aperture):
+        return f'{text}; not measured in an aperture.'
+    text += f', {_with_error(aperture, error)}{unit} in the aperture.'
     if abs(aperture - fit) > 3.0 * max(error, fit_error):
         text += (' The two differ by more than 3 errors: the source is not '
                  'a Gaussian, or its background is structured.')
     return text
+
+
+def _with_error(value, error):
+    """
+    Return a value with its error, rounded to two digits of the error.
+    """
+    if not (np.isfinite(error) and error > 0.0):
+        return f'{value:.4g} (error unknown)'
+    decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
+    return f'{value:.{decimals}f} ± {error:.{decimals}f}'
+
+
+def _significance(row, *, white):
+    """
+    Explain the signal-to-noise ratio.
+    """
+    if white:
+        return (f'Signal-to-noise ratio: {row["snr"]:.1f}, the peak in units '
+                'of the rms of a pixel.')
+    return (f'Signal-to-noise ratio: {row["snr"]:.1f}, the peak in units of '
+            'its error, which includes the structure of the background.')
 
 
 def _size(row, flags, fwhm):
@@ -158,9 +376,13 @@ def _size(row, flags, fwhm):
     major, minor = (row[f'fwhm_{axis}_fit'] / fwhm
                     for axis in ('major', 'minor'))
     text = f'Size: FWHMs of {major:.2f} and {minor:.2f} beams'
-    if 'fixed_shape' in flags or 'held_shape' in flags:
-        return f'{text}, which were not fitted.'
+    if 'held_shape' in flags:
+        return f'{text}, those of the beam, since a free fit failed.'
+    if 'fixed_shape' in flags:
+        return f'{text}, which were given and not fitted.'
     error = row['fwhm_major_err'] / fwhm
+    if not np.isfinite(error):
+        return f'{text}; their errors are not known.'
     if major - 1.0 > 3.0 * error:
         return f'{text}: larger than the beam.'
     return f'{text}: not resolved, within 3 errors.'
@@ -170,12 +392,14 @@ def _quality(row):
     """
     Explain the goodness of fit.
     """
-    chi2 = row['reduced_chi2']
+    chi2, n_pixels = row['reduced_chi2'], row['n_pixels_fit']
+    if not np.isfinite(chi2):
+        return f'Goodness of fit: not known, {n_pixels} pixels.'
     text = (f'Goodness of fit: reduced chi2 of {chi2:.2f} on '
-            f'{row["n_pixels_fit"]} pixels')
+            f'{n_pixels} pixels')
     # The scatter of reduced chi2 for independent pixels is a lower limit
     # for correlated ones.
-    if chi2 > 1.0 + 5.0 * np.sqrt(2.0 / max(row['n_pixels_fit'], 1)):
+    if chi2 > 1.0 + 5.0 * np.sqrt(2.0 / max(n_pixels, 1)):
         return (f'{text}, which is poor: the shape of the source, neighbors '
                 'that were not detected, or the background differ from the '
                 'model.')

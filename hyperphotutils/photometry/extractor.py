@@ -3,6 +3,7 @@
 The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
+import html
 import warnings
 from numbers import Integral
 
@@ -23,6 +24,10 @@ from hyperphotutils.blend.grouping import renumber_groups
 from hyperphotutils.blend.results import as_init_params
 from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.photometry.explain import (
+    explain_source,
+    summarize_sources,
+)
 from hyperphotutils.photometry.images import SourceImages
 from hyperphotutils.photometry.measurement import (
     MapNoise,
@@ -258,6 +263,17 @@ class HyperPhotometry:
     def __repr__(self):
         return make_repr(self)
 
+    def _repr_html_(self):
+        if self._images is None:
+            return f'<code>{html.escape(repr(self))}</code>'
+        rows = ''.join(
+            f'<tr><th style="text-align: left">{html.escape(name)}</th>'
+            f'<td style="text-align: left">{html.escape(text)}</td></tr>'
+            for name, text in summarize_sources(
+                self.results, self.rejected).items())
+        return (f'<table><caption>{type(self).__name__}</caption>{rows}'
+                '</table>')
+
     def __call__(self, data, *, wcs=None, mask=None, error=None,
                  weight_map=None, init_params=None):
         """
@@ -436,6 +452,66 @@ class HyperPhotometry:
         data, _, _ = open_nddata(data)
         return data - self.make_model_image(
             np.shape(data), include_local_bkg=include_local_bkg)
+
+    def summary(self):
+        """
+        Summarize the sources of the last map.
+
+        Returns
+        -------
+        text : str
+            A line each for the numbers of sources, groups, and rejected
+            detections, the noise, and the flags.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import HyperPhotometry
+        >>> sky = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+        >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+        >>> table = phot(sky.image)
+        >>> print(phot.summary().splitlines()[0])
+        sources: 12 measured: 12 detected on the map
+        """
+        _ = self._last_images  # raises an error before the first call
+        return '\n'.join(f'{name}: {text}' for name, text
+                         in summarize_sources(self.results,
+                                              self.rejected).items())
+
+    def explain(self, source_id):
+        """
+        Explain in words how a source of the last map was measured.
+
+        Parameters
+        ----------
+        source_id : int or str
+            The ``id`` of the source.
+
+        Returns
+        -------
+        text : str
+            The explanation, see
+            `~hyperphotutils.photometry.explain_source`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such source, or no source at all.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import HyperPhotometry
+        >>> sky = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+        >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+        >>> table = phot(sky.image)
+        >>> print(phot.explain(1).splitlines()[1])
+        Group: fitted alone.
+        """
+        if self.results is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return explain_source(self.results, source_id, fwhm=self.fwhm)
 
     def total_flux(self, ids=None):
         """

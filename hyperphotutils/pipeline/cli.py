@@ -599,6 +599,29 @@ def _example(options):
 
 
 @_command(
+    'report',
+    _argument('directory', metavar='DIR',
+              help='output directory of a run, or folder of one map'),
+    'run.quiet',
+    summary='make the web pages of an earlier run',
+    description='Write report.html into the folders of an earlier run, from '
+                'its files. Cut-outs of the sources need the maps.',
+    interrupted='the same command starts again')
+def _report(options):
+    # slow to import
+    from hyperphotutils.pipeline.restore import restore_pages
+
+    try:
+        directory = Path(expand_path(options.directory))
+    except ValueError as exc:
+        raise ConfigError([f'DIR: {exc}']) from exc
+    for path in restore_pages(directory):
+        if not vars(options)['run.quiet']:
+            print_line(f'-> {path}')
+    return _DONE
+
+
+@_command(
     'config',
     _argument('--show', action='store_true', exclusive=True,
               help='print the configuration that a run here would use, and '

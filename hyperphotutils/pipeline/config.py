@@ -891,6 +891,13 @@ class JobsConfig(_Options):
         """
         return False
 
+    @property
+    def writes_pages(self):
+        """
+        Whether each job, and the run, has a report as a web page.
+        """
+        return False
+
 
 class PipelineConfig(JobsConfig):
     """
@@ -991,6 +998,13 @@ bands, output, run : dict or options
         Whether the tables of all maps are merged into one of bands.
         """
         return self.bands.merge
+
+    @property
+    def writes_pages(self):
+        """
+        Whether each map, and the run, has a report as a web page.
+        """
+        return self.output.report
 
     def make_finder(self, image):
         """

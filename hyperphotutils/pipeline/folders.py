@@ -28,6 +28,7 @@ from hyperphotutils.pipeline.jobs import (
     DIAGNOSTICS,
     LOG,
     RECORD,
+    REPORT,
     RESERVED,
     OutputError,
     input_files,
@@ -466,6 +467,8 @@ def _table_inputs(jobs, config):
     tables = {}
     if len(jobs) > 1 and config.table_of_all:
         tables[config.table_of_all] = maps
+    if len(jobs) > 1 and config.writes_pages:
+        tables[REPORT] = maps
     if config.merges_bands:
         tables[BANDS] = maps | describe_settings(config, sections=['bands'])
     return tables

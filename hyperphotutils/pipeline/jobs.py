@@ -22,6 +22,7 @@ from hyperphotutils.pipeline.products import (
     DIAGNOSTICS,
     LOG,
     RECORD,
+    REPORT,
 )
 from hyperphotutils.pipeline.text import expand_path, read_text
 
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 # The files of a run that are not in the folder of a map
-RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD})
+RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD, REPORT})
 
 # Characters that the names of folders and table entries must not have. A
 # '$' starts a formula in the title of a figure.

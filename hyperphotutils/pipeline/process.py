@@ -43,11 +43,12 @@ from hyperphotutils.pipeline.jobs import (
     DIAGNOSTICS,
     LOG,
     RECORD,
+    REPORT,
     MapOutcome,
     PipelineError,
     plan_jobs,
 )
-from hyperphotutils.pipeline.products import write_products
+from hyperphotutils.pipeline.products import write_products, write_report
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.search import load_config
 from hyperphotutils.pipeline.text import printable
@@ -331,6 +332,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
+            write_report(result, job, config, folder)
             write_record(folder / RECORD, record | {
                 'versions': result_meta()['version'],
                 'finished': datetime.now(UTC).isoformat(),
@@ -425,6 +427,11 @@ def _write_tables(outcomes, work, config, output, origin):
     from hyperphotutils.pipeline import report
 
     problem = None
+    if REPORT in work.tables:
+        from hyperphotutils.pipeline.pages import write_run_page
+
+        write_run_page(output.path / REPORT, outcomes)
+        output.finish_table(REPORT)
     try:
         if COMBINED in work.tables and any(not item.reason
                                            for item in outcomes):

@@ -25,6 +25,7 @@ COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
 BANDS = 'catalog_bands.ecsv'
 
 REJECTED = 'rejected.ecsv'
+REPORT = 'report.html'
 
 # The files in folders of products: images of sources, and of stamps
 _SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')
@@ -54,7 +55,7 @@ class Product(NamedTuple):
 
     write : callable or `None`
         The function that writes it, called with a `Writing`; `None` if
-        it is written during the measurement.
+        it is written during the measurement, or after all others.
 
     description : str
         The contents.
@@ -126,6 +127,19 @@ def write_products(result, job, config, folder, *, progress_bar=False):
                 and getattr(result, product.needs) is not None):
             product.write(Writing(folder / product.name, result, job, config,
                                   progress_bar))
+
+
+def write_report(result, job, config, folder):
+    """
+    Write the page of a job, which shows its other products and its log.
+    """
+    if not config.writes_pages:
+        return
+    from hyperphotutils.pipeline import pages
+
+    write = (pages.write_cube_page if job.kind == 'cube'
+             else pages.write_map_page)
+    write(folder / REPORT, result, job.map_id)
 
 
 def find_foreign_files(folder):
@@ -368,6 +382,10 @@ PRODUCTS = (
             'a figure of the map and its fit, or of up to twelve channels of '
             'a cube without their backgrounds', 'overview', kinds=_BOTH,
             needs='image'),
+    Product(REPORT, None,
+            'a web page with the catalog, cut-outs of the sources, rejected '
+            'detections, noise, configuration, and log', 'report',
+            kinds=_BOTH),
     Product('model.fits', _write_image,
             'image of all fitted sources, without background', 'images',
             default=False, needs='model'),

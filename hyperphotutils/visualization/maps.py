@@ -204,7 +204,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
                                 model=model, residual=residual, rms=rms)
     rms = images.pop('rms', None) if step == 1 else None
     images.pop('rms', None)
-    fitted = _complete_background(images, beam, step)
+    fitted = complete_background(images, beam, step)
     window = _window(images['map'], np.shape(data), step)
     panels = make_panels(images, rms)
     grid = _layout(len(panels), window, title=bool(title))
@@ -312,7 +312,7 @@ def _average(image, mask, step):
     return averaged
 
 
-def _complete_background(images, beam, step):
+def complete_background(images, beam, step=1):
     """
     Fill the background and the residual where no background was fitted,
     in place.

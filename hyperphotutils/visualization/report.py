@@ -22,15 +22,34 @@ __all__ = ['make_report']
 _CUTOUT_SIZE = 33
 _CUTOUT_RADIUS = 3.0
 _PER_SPRITE = 100
+# Run lengths, as zlib's Z_RLE: fast, and noise cannot be compressed much.
+_COMPRESSION = 3
 # The value of pixels without data; all others are at most one less.
 _NO_DATA = 255
-# These columns come first.
-_FIRST = ('id', 'sky_centroid', 'flux_fit', 'flux_err', 'snr', 'flags')
+# These columns come first. The others of a wide table are shown on request.
+_FIRST = ('id', 'map_id', 'channel', 'sky_centroid', 'snr', 'flux_fit',
+          'flux_err', 'flags', 'aperture_flux', 'aperture_flux_err',
+          'fwhm_major_sky', 'fwhm_minor_sky', 'position_angle', 'group_id',
+          'group_size', 'reduced_chi2')
+_WIDE = 16
+# Positions on the sky are rounded to this fraction of the smallest FWHM.
+_SKY_FRACTION = 0.05
+_SKY_DECIMALS = 5
+# Columns whose values differ by less than this fraction have more digits.
+_NARROW = 0.01
+# Logarithmic axes below so many decades have ticks between powers of ten.
+_FEW_DECADES = 2.5
+# Longer facts have a line of their own.
+_LONG = 60
+# Numbers have this many digits at the median of their column.
+_DIGITS = 4
+_LINE_STYLES = (('#0b7a99', ''), ('#c2410c', ''), ('#808890', '5 4'))
+_SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
 
 def make_report(table, *, title, facts=None, images=None, rms=None,
-                overview=None, rejected=None, explanations=(), charts=None,
-                texts=None):
+                overview=None, rejected=None, reasons=None, explanations=(),
+                charts=None, texts=None, links=None):
     """
     Make a web page that shows a catalog.
 
@@ -41,7 +60,9 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     Parameters
     ----------
     table : `~astropy.table.QTable`
-        The catalog. Values are shown with six digits.
+        The catalog. Values are shown with about four digits, and all
+        values of a selected source with six. Of tables with more than 16
+        columns, only the most important ones are shown at first.
 
     title : str
         The title of the page.
@@ -66,6 +87,10 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     rejected : `~astropy.table.QTable`, optional
         Detections that are not in the catalog.
 
+    reasons : dict, optional
+        The meaning of each value of the column ``'reason'`` of
+        ``rejected``.
+
     explanations : sequence of str, optional
         A text for each row of ``table``; each line is a paragraph.
 
@@ -73,10 +98,17 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
         Charts by title, each a dictionary with the arrays ``'x'`` and
         ``'y'``, and the texts ``'x_label'`` and ``'y_label'``. Where
         ``'x'`` has one value more than ``'y'``, it holds the edges of a
-        histogram.
+        histogram. Up to three lines are given as a dictionary ``'y'`` of
+        arrays by name. With ``'x_log'`` and ``'y_log'``, an axis is
+        logarithmic. A dictionary with an ``'image'``, a 2D array, and the
+        text ``'label'`` is a picture.
 
     texts : dict, optional
         Long texts by title, for example the configuration and the log.
+
+    links : dict, optional
+        Addresses of other pages, relative to this one, by the values of
+        the first column of the table.
 
     Returns
     -------
@@ -99,9 +131,12 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
         sections.append(('summary', 'Summary', _facts(facts)))
     if overview is not None:
         sections.append(('overview', 'Overview', (
-            '<img class="wide" alt="The map with its sources, and what the '
-            f'fits leave of it" src="{_png_uri(overview)}">')))
-    sections.append(('catalog', 'Catalog', _table_html('sources') + (
+            '<img class="wide" alt="The map with its sources, and the '
+            f'residual of the fits" src="{_png_uri(overview)}">')))
+    heading, rows, example = (
+        ('Catalog', 'sources', 'snr > 10, flags = saturated')
+        if links is None else ('Maps', 'maps', 'status = failed'))
+    sections.append(('catalog', heading, _table_html(rows, example) + (
         _source_html(() if images is None else images))))
     data = {
         'catalog': _table_data(table),
@@ -110,6 +145,8 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
                    'description': FLAG_DESCRIPTIONS[name]}
                   for name, bit in FLAGS.items()],
         'cutouts': None,
+        'links': {} if links is None else links,
+        'reasons': {} if reasons is None else dict(reasons),
     }
     if images and len(table):
         data['cutouts'] = _cutouts(table, images, rms)
@@ -118,7 +155,7 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     if rejected is not None and len(rejected):
         data['rejected'] = _table_data(rejected)
         sections.append(('rejected', 'Rejected detections',
-                         _table_html('rejected detections')))
+                         _table_html('rejected detections', 'snr > 4')))
     if charts:
         sections.append(('charts', 'Charts', ''.join(
             ['<div class="charts">',
@@ -153,18 +190,20 @@ def _facts(facts):
     """
     return ''.join(
         ['<dl class="facts">',
-         *(f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>'
-           '</div>' for name, text in facts.items()), '</dl>'])
+         *(f'<div{" class=long" * (len(text) > _LONG)}>'
+           f'<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>'
+           for name, text in facts.items()), '</dl>'])
 
 
-def _table_html(rows):
+def _table_html(rows, example):
     """
     Return the frame of a table that the script of the page fills.
     """
     return f"""\
 <div class="controls">
 <input type="search" aria-label="Filter the {rows}"
- placeholder="Filter, for example: snr &gt; 10, flags = saturated">
+ placeholder="Filter, for example: {html.escape(example)}">
+<label class="all" hidden><input type="checkbox"> all columns</label>
 <span class="soft count" role="status"></span>
 </div>
 <div class="scroll"><table><thead></thead><tbody></tbody></table></div>
@@ -191,6 +230,7 @@ def _table_data(table):
     Return columns and rows of a table for JSON.
     """
     columns, values = [], []
+    main = set(_FIRST if len(table.colnames) > _WIDE else table.colnames)
     names = sorted(table.colnames, key=lambda name: (
         _FIRST.index(name) if name in _FIRST else len(_FIRST)))
     for name in names:
@@ -198,9 +238,17 @@ def _table_data(table):
         description = column.info.description or ''
         if isinstance(column, SkyCoord):
             frame = column.spherical
-            for label, angle in (('lon', frame.lon), ('lat', frame.lat)):
-                columns.append({'name': f'{name}_{label}', 'unit': 'deg',
-                                'kind': 'number', 'description': description})
+            labels = ('lon', 'lat')
+            if name == 'sky_centroid':
+                # such as ra and dec
+                labels = list(column.get_representation_component_names())[:2]
+            for label, angle in zip(labels, (frame.lon, frame.lat),
+                                    strict=True):
+                columns.append({'name': label if name == 'sky_centroid'
+                                else f'{name}_{label}', 'unit': 'deg',
+                                'kind': 'number', 'main': True,
+                                'decimals': _sky_decimals(table),
+                                'description': description})
                 values.append(_numbers(angle.deg, digits=9))
             continue
         unit = '' if column.info.unit is None else str(column.info.unit)
@@ -214,20 +262,84 @@ def _table_data(table):
             texts = [str(value) for value in plain]
         values.append([None if hidden else value for value, hidden
                        in zip(texts, masked, strict=True)])
+        decimals = _decimals(plain, kind)
+        error = _error_of(name, table)
+        if error is not None:
+            # Values and errors end at the second digit of the error.
+            decimals = _decimals(error, 'number', digits=2)
         columns.append({'name': name, 'unit': unit,
-                        'kind': 'flags' if name == 'flags' else kind,
+                        'kind': name if name in {'flags', 'reason'} else kind,
+                        'main': name in main,
+                        'decimals': decimals,
                         'description': description})
     return {'columns': columns, 'rows': list(zip(*values, strict=True))}
+
+
+def _error_of(name, table):
+    """
+    Return the values of the column with the errors of a column, or those
+    of this column if it has errors; `None` if there are none.
+    """
+    error = f'{name.removesuffix("_err").removesuffix("_fit")}_err'
+    if error not in table.colnames:
+        return None
+    column = table[error]
+    return np.ma.getdata(getattr(column, 'value', column))
+
+
+def _decimals(values, kind, digits=_DIGITS):
+    """
+    Return the number of decimals of a column; `None` for those that are
+    not rounded.
+    """
+    if kind != 'number' or values.dtype.kind != 'f':
+        return None
+    values = np.abs(values[np.isfinite(values) & (values != 0.0)])
+    if not len(values):
+        return 0
+    size = np.median(values)
+    spread = np.ptp(values)
+    if spread > 0.0:
+        # channels of a cube differ by a small part of their frequencies
+        size = min(size, 10.0 * spread)
+    return int(np.clip(digits - 1 - np.floor(np.log10(size)), 0, 12))
+
+
+def _sky_decimals(table):
+    """
+    Return the number of decimals of positions on the sky in degrees.
+    """
+    if 'fwhm_minor_sky' not in table.colnames:
+        return _SKY_DECIMALS
+    fwhm = table['fwhm_minor_sky'].to_value('deg')
+    fwhm = fwhm[fwhm > 0.0]
+    if not len(fwhm):
+        return _SKY_DECIMALS
+    return int(np.clip(np.ceil(-np.log10(_SKY_FRACTION * fwhm.min())), 3, 9))
 
 
 def _numbers(values, digits=6):
     """
     Return numbers for JSON, with None for those that are not finite.
     """
-    if np.asarray(values).dtype.kind in 'iub':
-        return np.asarray(values).tolist()
-    return [float(f'{value:.{digits}g}') if np.isfinite(value) else None
-            for value in np.asarray(values, dtype=float).tolist()]
+    values = np.asarray(values)
+    if values.dtype.kind in 'iub':
+        return values.tolist()
+    values = values.astype(float)
+    known = np.isfinite(values)
+    if known.any() and np.ptp(values[known]) < (
+            _NARROW * np.abs(values[known]).max()):
+        digits += 3
+    size = np.where(known & (values != 0.0), np.abs(values), 1.0)
+    places = digits - 1 - np.floor(np.log10(size))
+    # Powers of ten are exact, and so are the decimals, if none is negative.
+    scale = 10.0**np.abs(places)
+    with np.errstate(invalid='ignore', over='ignore'):
+        rounded = np.where(places >= 0.0, np.rint(values * scale) / scale,
+                           np.rint(values / scale) * scale)
+    rounded = rounded.tolist()
+    return [value if good else None
+            for value, good in zip(rounded, known.tolist(), strict=True)]
 
 
 def _cutouts(table, images, rms):
@@ -282,9 +394,8 @@ def _cutouts(table, images, rms):
                                np.nan_to_num(scaled) * (_NO_DATA - 1),
                                _NO_DATA).astype(np.uint8))
     pixels = np.concatenate(panels, axis=2)
-    ellipses = np.column_stack((
-        (x - center_x) / step + half, (y - center_y) / step + half,
-        0.5 * major / step, 0.5 * minor / step, np.deg2rad(theta)))
+    ellipses = ((x - center_x) / step + half, (y - center_y) / step + half,
+                0.5 * major / step, 0.5 * minor / step, np.deg2rad(theta))
     return {
         'size': _CUTOUT_SIZE,
         'per_sprite': _PER_SPRITE,
@@ -292,7 +403,8 @@ def _cutouts(table, images, rms):
         'sprites': [_png_uri(_as_png(
             pixels[k:k + _PER_SPRITE].reshape(-1, pixels.shape[2])))
             for k in range(0, len(pixels), _PER_SPRITE)],
-        'ellipses': [_numbers(row, digits=4) for row in ellipses],
+        'ellipses': list(zip(*(_numbers(values, digits=4)
+                               for values in ellipses), strict=True)),
     }
 
 
@@ -303,7 +415,8 @@ def _as_png(pixels):
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format='PNG')
+    Image.fromarray(pixels).save(buffer, format='PNG',
+                                 compress_type=_COMPRESSION)
     return buffer.getvalue()
 
 
@@ -322,59 +435,109 @@ def _colors(name):
     return base64.b64encode(np.rint(rgb).astype(np.uint8).tobytes()).decode()
 
 
-def _chart(title, *, x, y, x_label, y_label):
+def _chart(title, *, image=None, label='', **chart):
     """
-    Return a line, or a histogram, as an SVG figure.
+    Return a chart or a picture as a figure.
+    """
+    if image is None:
+        body, caption = _lines(title, **chart), ''
+    else:
+        body, caption = _picture(title, image), f'<br>{html.escape(label)}'
+    return (f'<figure>{body}<figcaption>{html.escape(title)}{caption}'
+            '</figcaption></figure>')
+
+
+def _picture(title, image):
+    """
+    Return an image as an element, with its first row at the bottom.
+    """
+    from matplotlib import colormaps
+
+    known = np.isfinite(image)
+    low, high = _range(image)
+    rgb = colormaps['cividis']((np.where(known, image, low) - low)
+                               / (high - low))[::-1, :, :3]
+    rgb[~known[::-1]] = 0.5
+    content = _as_png(np.rint(255 * rgb).astype(np.uint8))
+    return (f'<img class="pixels" alt="{html.escape(title)}" '
+            f'src="{_png_uri(content)}">')
+
+
+def _lines(title, *, x, y, x_label, y_label, x_log=False, y_log=False):
+    """
+    Return lines, or a histogram, as an SVG element.
     """
     width, height, left, right, top, bottom = 360, 240, 58, 10, 10, 44
-    x, y = (np.asarray(value, dtype=float) for value in (x, y))
-    steps = len(x) == len(y) + 1
-    good = np.isfinite(y)
+    lines = y if isinstance(y, dict) else {'': y}
+    x = _axis(x, x_log)
+    lines = {name: _axis(line, y_log) for name, line in lines.items()}
+    values = np.concatenate(list(lines.values()))
     x_range = _range(x)
-    y_range = _range(np.append(y[good], 0.0))
-
-    def place(value, limits, start, size):
-        return start + size * (value - limits[0]) / (limits[1] - limits[0])
+    y_range = _range(values if y_log else np.append(values, 0.0))
 
     def across(value):
-        return place(value, x_range, left, width - left - right)
+        return left + (width - left - right) * (
+            (value - x_range[0]) / (x_range[1] - x_range[0]))
 
     def up(value):
-        return place(value, y_range, height - bottom, top + bottom - height)
+        return height - bottom - (height - top - bottom) * (
+            (value - y_range[0]) / (y_range[1] - y_range[0]))
 
-    if steps:
-        line_x, line_y = np.repeat(x, 2)[1:-1], np.repeat(y, 2)
-    else:
-        line_x, line_y = x[good], y[good]
-    points = ' '.join(f'{across(a):.1f},{up(b):.1f}' for a, b
-                      in zip(line_x, line_y, strict=True))
     ticks = []
-    for value in _ticks(*x_range):
+    for value, text in _ticks(*x_range, log=x_log):
         at = across(value)
         ticks.append(
             f'<path d="M{at:.1f} {height - bottom}v4" stroke="currentColor"/>'
             f'<text x="{at:.1f}" y="{height - bottom + 17}" '
-            f'text-anchor="middle">{value:g}</text>')
-    for value in _ticks(*y_range):
+            f'text-anchor="middle">{text}</text>')
+    for value, text in _ticks(*y_range, log=y_log):
         at = up(value)
         ticks.append(
             f'<path d="M{left} {at:.1f}h-4" stroke="currentColor"/>'
             f'<text x="{left - 7}" y="{at + 4:.1f}" text-anchor="end">'
-            f'{value:g}</text>')
+            f'{text}</text>')
+    drawn = []
+    for number, (name, line) in enumerate(lines.items()):
+        if len(x) == len(line) + 1:
+            line_x, line_y = np.repeat(x, 2)[1:-1], np.repeat(line, 2)
+        else:
+            line_x, line_y = x, line
+        good = np.isfinite(line_x) & np.isfinite(line_y)
+        points = ' '.join(f'{across(a):.1f},{up(b):.1f}' for a, b
+                          in zip(line_x[good], line_y[good], strict=True))
+        color, dashes = _LINE_STYLES[number]
+        drawn.append(f'<polyline points="{points}" fill="none" '
+                     f'stroke="{color}" stroke-width="2" '
+                     f'stroke-dasharray="{dashes}"/>')
+        if name:
+            drawn.append(
+                f'<text x="{width - right}" y="{top + 12 + 16 * number}" '
+                f'fill="{color}" text-anchor="end">{html.escape(name)}'
+                '</text>')
     middle = (top + height - bottom) / 2
     return f"""\
-<figure><svg viewBox="0 0 {width} {height}" role="img"
+<svg viewBox="0 0 {width} {height}" role="img"
  aria-label="{html.escape(title)}" font-size="12" fill="currentColor">
 <path d="M{left} {top}V{height - bottom}H{width - right}" fill="none"
  stroke="currentColor"/>
 {''.join(ticks)}
-<polyline points="{points}" fill="none" stroke="#0b7a99" stroke-width="2"/>
+{''.join(drawn)}
 <text x="{(left + width - right) / 2}" y="{height - 8}"
  text-anchor="middle">{html.escape(x_label)}</text>
 <text transform="translate(12 {middle}) rotate(-90)"
  text-anchor="middle">{html.escape(y_label)}</text>
-</svg><figcaption>{html.escape(title)}</figcaption></figure>
-"""
+</svg>"""
+
+
+def _axis(values, log):
+    """
+    Return values as they are drawn, NaN where they cannot be.
+    """
+    values = np.asarray(values, dtype=float)
+    if log:
+        return np.log10(values, where=values > 0.0,
+                        out=np.full(values.shape, np.nan))
+    return values
 
 
 def _range(values):
@@ -386,14 +549,30 @@ def _range(values):
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _ticks(low, high):
+def _ticks(low, high, *, log):
     """
-    Return round numbers between two limits, about five.
+    Return round numbers between two limits, about five, and their texts.
+
+    On a logarithmic axis the limits and numbers are logarithms.
     """
+    if log and 1.0 <= high - low < _FEW_DECADES:
+        powers = 10.0**np.arange(np.floor(low), high)
+        values = np.log10(np.outer(powers, (1.0, 2.0, 5.0)).ravel())
+        return [(value, f'{10.0**value:.3g}') for value in values
+                if low - 1e-9 <= value <= high + 1e-9]
     step = (high - low) / 4.0
     power = 10.0**np.floor(np.log10(step))
     step = power * next(k for k in (1, 2, 5, 10) if k * power >= step)
+    if log and high - low < 1.0:
+        return [(np.log10(value), text) for value, text
+                in _ticks(10.0**low, 10.0**high, log=False)]
+    if log:
+        step = max(1.0, step)
     first = np.ceil(low / step - 1e-9)
     last = np.floor(high / step + 1e-9)
     # Adding zero removes the sign of negative zeros.
-    return np.round(np.arange(first, last + 1.0) * step, 12) + 0.0
+    values = np.round(np.arange(first, last + 1.0) * step, 12) + 0.0
+    if log:
+        return [(value, '10' + f'{value:.0f}'.translate(_SUPERSCRIPTS))
+                for value in values]
+    return [(value, f'{value:g}') for value in values]

@@ -78,7 +78,8 @@ def fixture_kill_a_worker(client):
 def products(folder):
     return {str(path.relative_to(folder)): path.read_bytes()
             for path in Path(folder).rglob('*')
-            if path.is_file() and path.suffix not in {'.log', '.json'}}
+            if path.is_file() and path.suffix not in {
+                '.html', '.log', '.json'}}
 
 
 def test_run_with_a_killed_worker_gives_the_serial_products(

@@ -95,12 +95,13 @@ def start(*arguments, cwd, **kwargs):
 
 def products(folder):
     """
-    All files but the logs and the records, which have times, with their
+    All files but the logs, reports, and records, which have times, with their
     bytes.
     """
     return {str(path.relative_to(folder)): path.read_bytes()
             for path in Path(folder).rglob('*')
-            if path.is_file() and path.suffix not in {'.log', '.json'}}
+            if path.is_file() and path.suffix not in {
+                '.html', '.log', '.json'}}
 
 
 # Counts the files that the process opens below the output folder, and kills

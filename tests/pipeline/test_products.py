@@ -29,7 +29,7 @@ def test_products_are_known_by_their_registry(tmp_path):
     options = PipelineConfig().output
     assert {'ipac', 'csv', 'regions', 'overview', 'images', 'fits_groups',
             'fits_sources', 'plots_groups', 'plots_sources',
-            'plots_backgrounds'} == set(keys)
+            'plots_backgrounds', 'report'} == set(keys)
     for product in PRODUCTS:
         (tmp_path / product.name).touch()
         if product.key is not None:

@@ -7,6 +7,8 @@ import base64
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import astropy.units as u
@@ -76,7 +78,7 @@ class TestMakeReport:
         rows = [dict(zip(names, row, strict=True)) for row in data['rows']]
         assert [row['id'] for row in rows] == [1, 2, 3]
         assert [row['flux_fit'] for row in rows] == [1.0, None, None]
-        assert rows[1]['sky_centroid_lon'] == 2.0
+        assert rows[1]['ra'] == 2.0
         assert rows[1]['flags'] == FLAGS['saturated']
         assert data['columns'][names.index('flux_fit')]['unit'] == 'Jy'
 
@@ -157,3 +159,85 @@ class TestMakeReport:
         page = make_report(table[:0], title='empty',
                            images={'data': np.zeros((3, 3))})
         assert read_data(page)['catalog']['rows'] == []
+
+    def test_decimals(self):
+        """
+        Values and errors have the same decimals: two digits of the error.
+        """
+        columns = read_data(make_report(QTable({
+            'flux_fit': [1.23456, 2.0] * u.mJy,
+            'flux_err': [0.0123, 0.021] * u.mJy,
+            'snr': [12.3456, 7.0]}), title='map'))['catalog']['columns']
+        decimals = {column['name']: column['decimals'] for column in columns}
+        assert decimals == {'flux_fit': 3, 'flux_err': 3, 'snr': 3}
+
+    def test_logarithmic_axes(self):
+        """
+        Powers of ten are at their place.
+        """
+        table = QTable({'id': [1]})
+        page = make_report(table, title='map', charts={'Power': {
+            'x': [0.01, 0.1, 1.0], 'y': {'a': [1e-4, 0, 1], 'b': [1, 2, 3]},
+            'x_label': 'frequency', 'y_label': 'power', 'x_log': True,
+            'y_log': True}, 'Picture': {
+                'image': np.array([[0.0, np.nan], [1.0, 2.0]]),
+                'label': '0 to 2'}})
+        assert '10⁻²' in page
+        assert page.count('<polyline') == 2
+        assert '0 to 2' in page
+
+
+BROWSER = shutil.which('chromium') or shutil.which('google-chrome')
+
+
+@pytest.mark.skipif(BROWSER is None, reason='there is no browser')
+@pytest.mark.parametrize(('steps', 'expected'), [
+    # the first source is selected at first
+    ('', {'ids': '1 2 3', 'title': 'Source 1', 'count': '3 rows'}),
+    ('head("snr").click()', {'ids': '3 1 2'}),
+    ('head("snr").click(); head("snr").click()', {'ids': '2 1 3'}),
+    ('type("snr > 8")', {'ids': '1 2', 'count': '2 of 3 rows'}),
+    ('type("flags = saturated, snr > 8")', {'ids': '2'}),
+    ('type("OFF_MAP")', {'ids': '3'}),
+    ('rows()[1].click()', {'title': 'Source 2'}),
+    ('press(rows()[0], "ArrowDown"); press(rows()[1], "Enter")',
+     {'title': 'Source 2', 'focus': '1'}),
+])
+def test_page_in_a_browser(tmp_path, steps, expected):
+    """
+    Tables can be sorted, filtered, and read with the keyboard.
+    """
+    page = make_report(QTable({
+        'id': [1, 2, 3], 'snr': [8.2, 30.1, 5.0],
+        'flags': [0, FLAGS['saturated'], FLAGS['off_map']]}), title='Map')
+    script = """<script>
+const rows = () => [...document.querySelectorAll('#catalog tbody tr')];
+const head = name => [...document.querySelectorAll('#catalog th button')]
+  .find(button => button.textContent.startsWith(name));
+const type = text => {
+  const input = document.querySelector('#catalog input');
+  input.value = text;
+  input.dispatchEvent(new Event('input'));
+};
+const press = (row, key) => row.dispatchEvent(
+  new KeyboardEvent('keydown', {key, bubbles: true}));
+STEPS;
+const found = {
+  ids: rows().map(row => row.firstChild.textContent).join(' '),
+  title: document.querySelector('#source h3').textContent,
+  count: document.querySelector('#catalog .count').textContent,
+  focus: document.activeElement.dataset.row ?? '',
+};
+document.title = 'FOUND' + JSON.stringify(found);
+</script></body>""".replace('STEPS', steps)
+    path = tmp_path / 'page.html'
+    path.write_text(page.replace('</body>', script), encoding='utf-8')
+    output = subprocess.run(
+        [BROWSER, '--headless', '--no-sandbox', '--disable-gpu',
+         '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync',
+         f'--user-data-dir={tmp_path / "profile"}', '--dump-dom',
+         path.as_uri()], check=True, capture_output=True, text=True).stdout
+    found = json.loads(re.search('<title>FOUND(.*?)</title>', output)[1]
+                       .replace('&gt;', '>'))
+    assert expected == {name: found[name] for name in expected}

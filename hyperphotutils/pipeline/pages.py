@@ -1,0 +1,388 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The pages ``report.html`` of jobs and of runs.
+
+A page is made from what a run has in memory, or later from its files.
+"""
+
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+from scipy import fft
+
+from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.catalog.units import to_readable_units
+from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
+from hyperphotutils.photometry.explain import summarize_sources
+from hyperphotutils.pipeline.jobs import LOG
+from hyperphotutils.visualization import make_report
+from hyperphotutils.visualization.maps import complete_background
+
+__all__ = []  # shared by the modules of the pipeline only
+
+_OVERVIEW = 'overview.png'
+
+# Noise is measured on at most this many pixels along each axis.
+_MAX_SIDE = 1024
+# The largest separation of the autocovariance, and the side of the boxes
+# of the local rms, in beam FWHM
+_REACH = 6.0
+_BOX = 4.0
+# Percentiles are those of one out of so many pixels.
+_STEP = 7
+# Pixels farther from 0 than this many rms are no noise.
+_OUTLIER = 5.0
+# The range of pulls that is shown
+_PULLS = 5.0
+
+
+def write_map_page(path, result, map_id):
+    """
+    Write the page of a map.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file. The other products are in the same folder.
+
+    result : `~hyperphotutils.pipeline.extraction.Extraction`
+        The result of the map.
+
+    map_id : str
+        The name of the map.
+    """
+    table, image = to_readable_units(result.table), result.image
+    images, charts, explanations, rms = None, {}, (), None
+    if result.model is not None:
+        unit, factor = _display_unit(image)
+        images = {name: factor * value
+                  for name, value in _images(result).items()}
+        rms = factor * result.rms.to_value(image.unit)
+        beam = image.meta['beam_fwhm_pix']
+        charts |= _fit_charts(table)
+        charts |= _noise_charts(images['residual'], beam, unit)
+        explanations = explain_sources(table, fwhm=beam)
+    _write(path, table, title=map_id,
+           facts=_facts(result), images=images, rms=rms,
+           rejected=result.rejected, explanations=explanations,
+           charts=charts)
+
+
+def write_table_page(path, table, rejected, map_id):
+    """
+    Write the page of a catalog without its map.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file. The other products are in the same folder.
+
+    table : `~astropy.table.QTable`
+        The catalog.
+
+    rejected : `~astropy.table.QTable` or `None`
+        The rejected detections.
+
+    map_id : str
+        The name of the map.
+    """
+    area = table.meta.get('beam_area_pix')
+    charts, explanations = {}, ()
+    facts = {'map': 'not found, or changed since: without cut-outs'}
+    table = to_readable_units(table)
+    if 'flux_fit' in table.colnames:
+        charts = _fit_charts(table)
+        facts |= summarize_sources(table, rejected)
+        if area is not None and 'channel' not in table.colnames:
+            # the area of a Gaussian
+            fwhm = np.sqrt(area * 4.0 * np.log(2.0) / np.pi)
+            explanations = explain_sources(table, fwhm=fwhm)
+    _write(path, table, title=map_id, facts=facts, rejected=rejected,
+           explanations=explanations, charts=charts)
+
+
+def write_cube_page(path, result, map_id):
+    """
+    Write the page of a cube.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file. The other products are in the same folder.
+
+    result : `~hyperphotutils.pipeline.cubes.CubeResult`
+        The result of the cube.
+
+    map_id : str
+        The name of the cube.
+    """
+    channels = result.all_channels
+    number = np.asarray(channels['channel'])
+    rms = u.Quantity(channels['background_rms'])
+    charts = {'Noise of the channels': {
+        'x': number, 'y': rms.value, 'x_label': 'channel',
+        'y_label': f'rms about the background ({rms.unit})'}}
+    if 'n_measured' in channels.colnames:
+        charts['Sources of the channels'] = {
+            'x': number, 'y': channels['n_measured'], 'x_label': 'channel',
+            'y_label': 'measured sources'}
+    table = result.table
+    if table is None:
+        table = result.channels
+    elif 'flux_fit' in table.colnames:
+        charts |= _fit_charts(table)
+    cube, axis, numbers = (result.image, result.image.spectral_axis,
+                           result.numbers)
+    facts = {'channels': str(len(channels))}
+    if result.table is not None:
+        facts |= {'sources': f'{numbers["n_measured"]} measured',
+                  'rejected': str(numbers['n_rejected'])}
+    facts |= {
+        'median rms': f'{np.nanmedian(rms):.3g}',
+        cube.spectral_name: f'{axis[0]:.7g} to {axis[-1]:.7g}',
+        'size': f'{cube.shape[2]} x {cube.shape[1]} pixels of '
+                f'{cube.pixel_scale:.3g}'}
+    _write(path, to_readable_units(table), title=map_id, facts=facts,
+           rejected=result.rejected, charts=charts)
+
+
+def write_run_page(path, outcomes):
+    """
+    Write the page of a run, with a link to the page of each map.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file, in the output directory.
+
+    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
+        The outcomes of the maps.
+    """
+    failed = [bool(item.reason) for item in outcomes]
+    table = QTable({
+        'map_id': [item.job.map_id for item in outcomes],
+        'status': np.where(failed, 'failed', 'done')})
+    for name in ('n_detected', 'n_measured', 'n_rejected'):
+        table[name] = [item.numbers.get(name, 0) for item in outcomes]
+    rms = np.array([item.numbers.get('rms', np.nan) for item in outcomes])
+    table['rms'] = rms << u.Jy / u.pix
+    table['seconds'] = [item.numbers.get('seconds', np.nan)
+                        for item in outcomes]
+    table['result'] = [item.reason or item.summary for item in outcomes]
+    facts = {'maps': str(len(outcomes)), 'failed': str(sum(failed)),
+             'measured sources': str(sum(table['n_measured']))}
+    links = {item.job.map_id: f'{item.job.folder.name}/{path.name}'
+             for item in outcomes
+             if not item.reason and (item.job.folder / path.name).exists()}
+    texts = {f'Error of {item.job.map_id}': item.details
+             for item in outcomes if item.details}
+    _save(path, make_report(to_readable_units(table), title='Maps of the run',
+                            facts=facts, links=links, texts=texts))
+
+
+def _write(path, table, *, rejected=None, **kwargs):
+    """
+    Write a page with what the other products contain.
+    """
+    overview, log = path.with_name(_OVERVIEW), path.with_name(LOG)
+    if overview.exists():
+        kwargs['overview'] = overview.read_bytes()
+    texts = {}
+    if log.exists():
+        text, _, configuration = log.read_text(
+            encoding='utf-8', errors='replace').partition(
+            '\n\nconfiguration\n')
+        texts = {'Log': text, 'Configuration': configuration}
+    _save(path, make_report(table, rejected=rejected, texts=texts,
+                            reasons=REJECTION_REASONS, **kwargs))
+
+
+def _save(path, page):
+    with atomic_output(path, overwrite=True) as partial:
+        Path(partial).write_text(page, encoding='utf-8')
+
+
+def _facts(result):
+    """
+    Return short facts about a map and its sources.
+    """
+    image, meta = result.image, result.image.meta
+    beam = meta['beam']
+    unit, factor = _display_unit(image)
+    facts = {}
+    if result.model is None:
+        facts['sources'] = result.counts
+    else:
+        facts |= summarize_sources(result.table, result.rejected)
+    rms = factor * result.rms.to_value(image.unit)
+    facts['rms'] = f'{rms:.3g} {unit}'
+    ny, nx = image.shape
+    facts |= {
+        'threshold': result.table.meta['threshold'],
+        'beam': f'{beam.major.to(u.arcsec):.3g} x '
+                f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
+        'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',
+        'pixels without data': f'{100.0 * np.mean(image.mask):.3g} %',
+        'unit of the file': str(meta['original_unit']),
+    }
+    return facts
+
+
+def _display_unit(image):
+    """
+    Return the unit in which a map is shown, per beam, and its factor.
+    """
+    area = image.meta['beam_area_pix']
+    some = np.abs(image.data.ravel()[::_STEP][~image.mask.ravel()[::_STEP]])
+    typical = area * np.percentile(some, 99.0) if len(some) else 1.0
+    prefix = next((unit for unit in (u.Jy, u.mJy)
+                   if typical >= unit.to(u.Jy)), u.uJy)
+    return prefix / u.beam, area * u.Jy.to(prefix)
+
+
+def _images(result):
+    """
+    Return data, model, and residual of a map without units.
+    """
+    image = result.image
+    data = np.where(image.mask, np.nan, image.data)
+    images = {'data': data, 'map': data,
+              'model': result.model.to_value(image.unit),
+              'background': result.background.to_value(image.unit).copy(),
+              'residual': result.residual.to_value(image.unit).copy()}
+    meta = image.meta
+    # where no background was fitted
+    complete_background(images, (meta['beam_major_pix'],
+                                 meta['beam_minor_pix'], meta['beam_theta']))
+    images['residual'][image.mask] = np.nan
+    return {name: images[name] for name in ('data', 'model', 'residual')}
+
+
+def _fit_charts(table):
+    """
+    Return histograms of the quality of the fits.
+    """
+    error = np.hypot(table['flux_err'], table['aperture_flux_err'])
+    pulls = ((table['aperture_flux'] - table['flux_fit']) / error)
+    charts = {}
+    for title, values, label, limits in (
+            ('Signal-to-noise ratio', table['snr'], 'S/N', None),
+            ('Reduced chi2', table['reduced_chi2'], 'reduced chi2', None),
+            ('Aperture against fit', pulls,
+             'difference of the fluxes / error', (-_PULLS, _PULLS))):
+        values = np.asarray(getattr(values, 'value', values), dtype=float)
+        values = values[np.isfinite(values)]
+        n_bins = int(np.clip(2.0 * np.sqrt(len(values)), 6.0, 40.0))
+        log = limits is None and bool(np.all(values > 0.0))
+        if len(values) < 2:
+            continue
+        if log:
+            low, high = values.min(), values.max() * (1.0 + 1e-9)
+            high = max(high, 1.1 * low)
+            edges = np.geomspace(low, high, n_bins + 1)
+        else:
+            edges = np.linspace(*(limits or (values.min(), values.max())),
+                                n_bins + 1)
+            values = np.clip(values, edges[0], edges[-1])
+        charts[title] = {'x': edges, 'y': np.histogram(values, edges)[0],
+                         'x_label': label, 'y_label': 'sources',
+                         'x_log': log}
+    return charts
+
+
+def _noise_charts(residual, fwhm, unit):
+    """
+    Return the autocovariance, power spectrum, and local rms of a
+    residual.
+    """
+    charts = {}
+    # single precision is twice as fast, and the pictures need no more
+    residual = residual.astype('f4')
+    part = residual[_central_part(np.isfinite(residual))]
+    good = np.isfinite(part)
+    if not good.any():
+        return charts
+    low, median, high = np.percentile(part[good][::_STEP],
+                                      [25.0, 50.0, 75.0])
+    # of a normal distribution
+    spread = (high - low) / 1.349
+    good &= np.abs(part - median) <= _OUTLIER * spread
+    if spread == 0.0 or not good.any():
+        return charts
+    values = np.where(good, part - np.mean(part[good]), np.float32(0.0))
+    reach = int(np.ceil(_REACH * fwhm))
+    shape = [fft.next_fast_len(size + reach, real=True)
+             for size in values.shape]
+    transform = fft.rfft2(values, shape)
+    power = transform.real**2 + transform.imag**2
+    counts = fft.rfft2(good.astype('f4'), shape)
+    covariance = fft.irfft2(power, shape)
+    pairs = fft.irfft2(counts.real**2 + counts.imag**2, shape)
+    lags = [min(reach, size - 1) for size in values.shape]
+    along = {}
+    for name, line, number in (
+            ('along x', covariance[0, :lags[1] + 1], pairs[0, :lags[1] + 1]),
+            ('along y', covariance[:lags[0] + 1, 0], pairs[:lags[0] + 1, 0])):
+        line = np.where(number > 0.5, line / np.maximum(number, 0.5), np.nan)
+        along[name] = line / line[0]
+    n_lags = min(map(len, along.values()))
+    separation = np.arange(n_lags) / fwhm
+    charts['Autocovariance of the residual'] = {
+        'x': separation,
+        'y': {name: line[:n_lags] for name, line in along.items()} | {
+            # of white noise seen through the beam
+            'beam': np.exp(-2.0 * np.log(2.0) * separation**2)},
+        'x_label': 'separation (beam FWHM)', 'y_label': 'correlation'}
+    frequency = fwhm * np.hypot(fft.fftfreq(shape[0])[:, None],
+                                fft.rfftfreq(shape[1])[None, :])
+    edges = np.geomspace(fwhm / max(values.shape), 0.5 * fwhm, 25)
+    which = np.digitize(frequency.ravel(), edges)
+    number = np.bincount(which, minlength=len(edges) + 1)[1:-1]
+    total = np.bincount(which, power.ravel(), len(edges) + 1)[1:-1]
+    charts['Power spectrum of the residual'] = {
+        'x': np.sqrt(edges[1:] * edges[:-1]),
+        'y': np.where(number, total / np.maximum(number, 1) / good.sum(),
+                      np.nan),
+        'x_label': 'spatial frequency (1 / beam FWHM)',
+        'y_label': f'power (({unit})²)', 'x_log': True, 'y_log': True}
+    local = _local_rms(residual, int(np.ceil(_BOX * fwhm)))
+    if np.isfinite(local).sum() > 1:
+        charts['Local rms of the residual'] = {
+            'image': local,
+            'label': f'boxes of {_BOX:g} beam FWHM: {np.nanmin(local):.3g} '
+                     f'(dark) to {np.nanmax(local):.3g} {unit} (bright)'}
+    return charts
+
+
+def _central_part(good):
+    """
+    Return the slices of the part in which most pixels are good.
+    """
+    slices = []
+    for axis in (1, 0):
+        number = np.cumsum(good.sum(axis=axis))
+        middle = int(np.searchsorted(number, 0.5 * number[-1]))
+        start = min(max(0, middle - _MAX_SIDE // 2),
+                    max(0, len(number) - _MAX_SIDE))
+        slices.append(slice(start, start + _MAX_SIDE))
+    return tuple(slices)
+
+
+def _local_rms(image, side):
+    """
+    Return the rms in boxes, from the 16th and 84th percentiles of the
+    values; NaN in boxes with few values.
+    """
+    ny, nx = (-(-size // side) for size in image.shape)
+    padded = np.full((ny * side, nx * side), np.nan)
+    padded[:image.shape[0], :image.shape[1]] = image
+    boxes = np.sort(padded.reshape(ny, side, nx, side).swapaxes(1, 2).reshape(
+        ny * nx, side**2), axis=1)
+    number = np.isfinite(boxes).sum(axis=1)
+    low, high = (np.take_along_axis(boxes, np.rint(
+        fraction * np.maximum(number - 1, 0)).astype(int)[:, None], axis=1)
+        for fraction in (0.1587, 0.8413))
+    rms = np.where(number >= side**2 / 4, 0.5 * (high - low)[:, 0], np.nan)
+    return rms.reshape(ny, nx)

@@ -1,0 +1,191 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The results of earlier runs, from their files, and their pages.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from astropy.table import QTable, Table
+from pydantic import ValidationError
+
+from hyperphotutils.catalog import convert_flux_units, read_catalog
+from hyperphotutils.maps import MapError, read_cube
+from hyperphotutils.photometry.images import SourceImages
+from hyperphotutils.photometry.measurement import MeasuredMap
+from hyperphotutils.pipeline import pages
+from hyperphotutils.pipeline.config import PipelineConfig
+from hyperphotutils.pipeline.cubes import CubeResult
+from hyperphotutils.pipeline.extraction import Extraction, read_input
+from hyperphotutils.pipeline.folders import describe_files, read_record
+from hyperphotutils.pipeline.jobs import (
+    DIAGNOSTICS,
+    RECORD,
+    REPORT,
+    MapJob,
+    MapOutcome,
+    OutputError,
+)
+from hyperphotutils.pipeline.products import REJECTED
+
+__all__ = []  # shared by the modules of the pipeline only
+
+
+def restore_pages(directory):
+    """
+    Write the pages of an earlier run again, from its files.
+
+    Parameters
+    ----------
+    directory : `~pathlib.Path`
+        The output directory of the run, or the folder of one map.
+
+    Returns
+    -------
+    paths : list of `~pathlib.Path`
+        The pages.
+
+    Raises
+    ------
+    OutputError
+        If there are no products of a run, or they are of another version.
+    """
+    folders = [folder for folder in (directory, *sorted(
+        item for item in directory.glob('*') if item.is_dir()))
+        if _read_finished(folder) is not None]
+    if not folders:
+        msg = (f'{directory}: has no products of hyperphot, of which '
+               f'{RECORD} is one')
+        raise OutputError(msg)
+    outcomes = [_restore_page(folder) for folder in folders]
+    paths = [folder / REPORT for folder in folders]
+    outcomes += _failed_maps(directory)
+    if len(outcomes) > 1:
+        pages.write_run_page(directory / REPORT, outcomes)
+        paths.append(directory / REPORT)
+    return paths
+
+
+def _read_finished(folder):
+    """
+    Return the record of a folder of products; `None` for other folders.
+    """
+    record = read_record(folder / RECORD)
+    if record is None or not {'settings', 'inputs', 'numbers', 'summary',
+                              'table_name'} <= set(record):
+        return None
+    return record if (folder / record['table_name']).exists() else None
+
+
+def _failed_maps(directory):
+    """
+    Return the outcomes of the maps that have failed.
+    """
+    path = directory / DIAGNOSTICS
+    if not path.exists():
+        return []
+    table = Table.read(path, format='ascii.ecsv')
+    return [MapOutcome(MapJob(str(row['filename']), str(row['map_id']),
+                              directory / str(row['map_id'])),
+                       reason=str(row['reason']))
+            for row in table[table['status'] == 'failed']]
+
+
+def _restore_page(folder):
+    """
+    Write the page of a map or cube, and return its outcome.
+    """
+    record = _read_finished(folder)
+    try:
+        config = _restore_config(record['settings'])
+    except ValidationError as exc:
+        msg = (f'{folder}: made by hyperphotutils '
+               f'{record["settings"].get("hyperphotutils")}, whose settings '
+               'differ from those of this version; repeat the run')
+        raise OutputError(msg) from exc
+    path = next(iter(record['inputs']))
+    kind = 'cube' if config.input.datacube else 'map'
+    job = MapJob(path, folder.name, folder, kind)
+    table = read_catalog(folder / record['table_name'])
+    rejected = None
+    if (folder / REJECTED).exists():
+        rejected = QTable.read(folder / REJECTED, format='ascii.ecsv')
+    write = pages.write_cube_page if kind == 'cube' else pages.write_map_page
+    result = None
+    # of a file that has changed, cut-outs would be wrong
+    if describe_files(path)[path] == record['inputs'][path]:
+        result = (_restore_cube(path, folder, config, table, rejected)
+                  if kind == 'cube' else
+                  _restore_map(path, config, table, rejected))
+    if result is None:
+        pages.write_table_page(folder / REPORT, table, rejected, folder.name)
+    else:
+        write(folder / REPORT, result, folder.name)
+    return MapOutcome(job, summary=record['summary'],
+                      numbers=record['numbers'],
+                      table_name=record['table_name'])
+
+
+def _restore_config(settings):
+    """
+    Return the configuration of a record.
+    """
+    tree = {}
+    for key, value in settings.items():
+        section, _, name = key.partition('.')
+        if name:
+            tree.setdefault(section, {})[name] = value
+    return PipelineConfig.model_validate(tree)
+
+
+def _restore_cube(path, folder, config, table, rejected):
+    """
+    Return the result of a cube; `None` if it cannot be read.
+    """
+    try:
+        cube = read_cube(path, **config.input.make_reader_options())
+    except MapError:
+        return None
+    channels = read_catalog(folder / 'channels.ecsv')
+    result = CubeResult(cube, channels, folder, config.sources.given,
+                        rejected=rejected)
+    if config.run.background_only:
+        return result
+    return replace(result, table=table, table_name='catalog.ecsv')
+
+
+def _restore_map(path, config, table, rejected):
+    """
+    Return the result of a map, with the images of its sources; `None` if
+    it cannot be read.
+    """
+    try:
+        image = read_input(path, config.input)
+    except MapError:
+        return None
+    plain = convert_flux_units(table, peak_unit='Jy/pix')
+    images = {}
+    if 'flux_fit' in table.colnames:
+        images = _render(image, plain, config)
+    return Extraction(image, table, plain.meta['rms'], rejected=rejected,
+                      given=config.sources.given,
+                      n_rejected=table.meta.get('n_rejected', {}), **images)
+
+
+def _render(image, table, config):
+    """
+    Return the images of a fit, as `HyperPhotometry` makes them.
+
+    A background that was subtracted before the fits is not known.
+    """
+    measured = MeasuredMap(image)
+    if config.fit.mask_bad_pixels:
+        measured.mask_bad_pixels(image.meta['beam_fwhm_pix'])
+    joint = np.asarray(table['bkg_method']) == 'joint'
+    sources = SourceImages(
+        measured, table, radius=0.5 * float(np.max(table['bkg_size'],
+                                                   initial=1.0)),
+        order=max(1, int(np.max(table['bkg_order'], initial=1))),
+        has_background=joint & np.isfinite(table['aperture_flux']))
+    return {name: getattr(sources, name)()
+            for name in ('background', 'model', 'residual')}

@@ -1,0 +1,160 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the pages of maps and runs.
+"""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from hyperphotutils.catalog import read_catalog
+from hyperphotutils.pipeline import PipelineConfig, process_maps
+from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.pages import _local_rms, _noise_charts
+
+
+def read_data(path):
+    return json.loads(re.search(
+        r'<script type="application/json" id="data">(.*?)</script>',
+        path.read_text(encoding='utf-8'), re.DOTALL)[1])
+
+
+@pytest.fixture(scope='module', name='run')
+def fixture_run(map_file, tmp_path_factory):
+    """
+    The output directory of two maps, one of which fails.
+    """
+    folder = tmp_path_factory.mktemp('pages')
+    shutil.copy(map_file, folder / 'good.fits')
+    shutil.copy(map_file, folder / 'bad.fits')
+    with fits.open(folder / 'bad.fits', mode='update') as hdus:
+        del hdus[0].header['BUNIT']
+    process_maps(PipelineConfig(
+        input={'maps': [str(folder / 'good.fits'), str(folder / 'bad.fits')]},
+        output={'directory': str(folder / 'out')}))
+    return folder / 'out'
+
+
+def test_map_page_has_the_catalog(run):
+    """
+    All sources, with an explanation and cut-outs; the overview, the log,
+    and the configuration.
+    """
+    table = read_catalog(run / 'good' / 'catalog.ecsv')
+    path = run / 'good' / 'report.html'
+    data = read_data(path)
+    assert len(data['catalog']['rows']) == len(table) > 3
+    assert len(data['explanations']) == len(table)
+    assert data['cutouts']['names'] == ['data', 'model', 'residual']
+    page = path.read_text(encoding='utf-8')
+    for text in ('data:image/png;base64', '<summary>Log</summary>',
+                 'n_sigma: 5.0', 'Autocovariance of the residual',
+                 'Power spectrum of the residual', 'Reduced chi2'):
+        assert text in page
+    assert '/good.fits' in page.split('<summary>Log</summary>')[1]
+
+
+def test_run_page_links_to_maps(run):
+    """
+    Only maps with a page have a link; failed maps have their reason.
+    """
+    data = read_data(run / 'report.html')
+    assert data['links'] == {'good': 'good/report.html'}
+    text = json.dumps(data['catalog']['rows'])
+    assert 'no BUNIT in the header' in text
+
+
+def test_pages_can_be_made_again(run, capsys):
+    """
+    From the files of the run come the same pages as from its memory.
+    """
+    paths = [run / 'report.html', run / 'good' / 'report.html']
+    before = [path.read_text(encoding='utf-8') for path in paths]
+    for path in paths:
+        path.unlink()
+    assert main(['report', str(run)]) == 0
+    assert str(paths[0]) in capsys.readouterr().out
+    assert paths[1].read_text(encoding='utf-8') == before[1]
+    rows = read_data(paths[0])['catalog']['rows']
+    assert sorted(row[1] for row in rows) == ['done', 'failed']
+
+
+def test_page_of_a_changed_map_has_no_cutouts(map_file, tmp_path):
+    """
+    Cut-outs of another map would be wrong.
+    """
+    path = tmp_path / 'field.fits'
+    shutil.copy(map_file, path)
+    process_maps(PipelineConfig(
+        input={'maps': [str(path)]},
+        output={'directory': str(tmp_path / 'out'), 'overview': False,
+                'report': False}))
+    folder = tmp_path / 'out' / 'field'
+    assert not (folder / 'report.html').exists()
+    path.unlink()
+    assert main(['report', str(folder)]) == 0
+    data = read_data(folder / 'report.html')
+    assert data['cutouts'] is None
+    assert len(data['explanations']) == len(data['catalog']['rows']) > 3
+
+
+def test_folder_without_products(tmp_path, capsys):
+    assert main(['report', str(tmp_path)]) == 2
+    assert 'has no products of hyperphot' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('config', 'n_rows'), [
+    ({'detection': {'n_sigma': 1e6}}, 0),
+    ({'run': {'detection_only': True}}, None)])
+def test_page_without_fits(map_file, tmp_path, config, n_rows):
+    """
+    Maps without sources, and detections, have a page.
+    """
+    outcome, = process_maps(PipelineConfig(
+        input={'maps': [str(map_file)]},
+        output={'directory': str(tmp_path)}, **config))
+    assert outcome.reason is None
+    path = outcome.job.folder / 'report.html'
+    before = path.read_text(encoding='utf-8')
+    rows = read_data(path)['catalog']['rows']
+    assert len(rows) == n_rows if n_rows is not None else len(rows) > 3
+    assert main(['report', str(outcome.job.folder)]) == 0
+    assert path.read_text(encoding='utf-8') == before
+
+
+class TestNoise:
+    def test_white_noise(self):
+        """
+        The autocovariance of white noise is 0 except at separation 0, its
+        power spectrum is its variance, and its local rms is its rms.
+        """
+        rng = np.random.default_rng(1)
+        image = rng.normal(0.0, 3.0, (300, 320))
+        image[:, :20] = np.nan
+        charts = _noise_charts(image, 4.0, 'mJy / beam')
+        lines = charts['Autocovariance of the residual']['y']
+        for name in ('along x', 'along y'):
+            assert lines[name][0] == pytest.approx(1.0)
+            assert np.abs(lines[name][1:]).max() < 0.03
+        power = charts['Power spectrum of the residual']['y']
+        assert power[-8:] == pytest.approx(9.0, rel=0.1)
+        local = charts['Local rms of the residual']['image']
+        assert np.nanmedian(local) == pytest.approx(3.0, rel=0.05)
+
+    def test_local_rms(self):
+        """
+        Boxes with few values have none.
+        """
+        image = np.full((20, 30), np.nan)
+        image[:10, :10] = np.arange(100.0).reshape(10, 10)
+        local = _local_rms(image, 10)
+        assert local.shape == (2, 3)
+        assert np.isfinite(local).sum() == 1
+
+    def test_no_noise(self):
+        for value in (np.nan, 0.0):
+            assert _noise_charts(np.full((30, 30), value), 4.0, '') == {}
