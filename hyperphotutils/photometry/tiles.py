@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from astropy.nddata import NDData
 from astropy.table import QTable, vstack
+from astropy.utils.exceptions import AstropyUserWarning
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
@@ -366,6 +367,11 @@ class TiledPhotometry:
         else:
             table = table[np.argsort(table['_order'], kind='stable')]
         table['group_id'] = _join_groups(table)
+        n_flagged = np.count_nonzero(table['flags'] & FLAGS['beam_mismatch'])
+        if n_flagged:
+            msg = ('bright sources differ from the profile of the fit; '
+                   f'{n_flagged} sources have the flag beam_mismatch')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=3)
         is_companion = np.asarray(table['_companion'])
         images = QTable({name: table[f'_{name}'] for name in (
             'radius', 'bkg_order', 'has_background')})
@@ -559,7 +565,8 @@ class _Images:
             shape = [one.stop - one.start for one in core]
             return (np.zeros(shape) if kind == 'model'
                     else np.full(shape, np.nan))
-        image = MeasuredMap(data, wcs, mask)
+        image = MeasuredMap(data, wcs, mask, profile=getattr(
+            self.photometry.fitter, 'beam', None))
         if self.photometry.mask_bad_pixels:
             image.mask_bad_pixels(self.photometry.fwhm)
         images = SourceImages(image)
@@ -575,7 +582,10 @@ class _Images:
                     image, table, float(backgrounds['radius'].max()),
                     int(backgrounds['bkg_order'].max()),
                     np.asarray(backgrounds['has_background']))
-        made = getattr(images, kind)()
+        made = (images.data - images.model() if kind == 'residual'
+                else getattr(images, kind)())
+        if kind == 'residual':
+            made -= np.nan_to_num(images.background())
         return np.asarray(getattr(made, 'value', made))[inner]
 
 
@@ -631,7 +641,11 @@ def _measure_part(core, slices, source, photometry, init):
     if table is None or len(table) == 0:
         return part, True
     n_companions = table.meta.get('n_companions', 0)
-    table = photometry._finish(search, table)  # noqa: SLF001
+    with warnings.catch_warnings():
+        # One warning for all tiles follows.
+        warnings.filterwarnings('ignore', 'bright sources differ',
+                                AstropyUserWarning)
+        table = photometry._finish(search, table)  # noqa: SLF001
     companion = np.arange(len(table)) >= len(table) - n_companions
     covariance = photometry._fluxes[3]  # noqa: SLF001
     drawn = photometry._images  # noqa: SLF001
