@@ -96,6 +96,9 @@ class TiledPhotometry:
     rms : float, `~astropy.units.Quantity`, or `None`
         The noise of the last map, as that of `HyperPhotometry`.
 
+    noise : `MapNoise` or `None`
+        The noise with which the tiles of the last map were measured.
+
     rejected : `~astropy.table.QTable` or `None`
         The detections on the last map without a row, as that of
         `HyperPhotometry`, in the order of their positions.
@@ -158,6 +161,7 @@ class TiledPhotometry:
         self.folder = None if folder is None else Path(folder)
         self.progress_bar = progress_bar
         self.rms = None
+        self.noise = None
         self.rejected = None
         self._fluxes = None
         self._images = None
@@ -273,10 +277,17 @@ class TiledPhotometry:
         """
         Measure the noise of the whole map.
         """
+        path = None if self.folder is None else self.folder / 'noise.pickle'
+        if path is not None and path.exists():
+            # The file was written by this class.
+            return pickle.loads(path.read_bytes())  # noqa: S301
         data, wcs, mask, error, _ = source.cut(
             tuple(slice(0, size) for size in source.shape))
-        return self.photometry.measure_noise(data, wcs=wcs, mask=mask,
-                                             error=error)
+        noise = self.photometry.measure_noise(data, wcs=wcs, mask=mask,
+                                              error=error)
+        if path is not None:
+            _write_pickle(path, noise)
+        return noise
 
     def _work(self, what, function, source, *shared):
         """
@@ -334,12 +345,8 @@ class TiledPhotometry:
         """
         Keep the result of a tile; the file is complete if it exists.
         """
-        if self.folder is None:
-            return
-        path = self._path(what, tile)
-        partial = path.with_suffix('.partial')
-        partial.write_bytes(pickle.dumps(part))
-        partial.replace(path)
+        if self.folder is not None:
+            _write_pickle(self._path(what, tile), part)
 
     def _collect(self, parts, source, photometry, init):
         """
@@ -356,6 +363,7 @@ class TiledPhotometry:
                        and len(part.table)])
         self.__dict__.update(
             rms=None if table is None else rms, rejected=rejected,
+            noise=photometry.noise,
             _fluxes=None, _images=_Images(source, photometry))
         if table is None:
             msg = 'No sources were found.'
@@ -459,6 +467,7 @@ class _Map:
                 msg = (f'{name} must have the shape of data, {values.shape}, '
                        f'got {np.shape(image)}')
                 raise ValueError(msg)
+        values = StoredImage.find(values) or values
         return cls(values, unit, wcs, dict(meta), mask, error, weight_map)
 
     @property
@@ -669,6 +678,15 @@ def _measure_part(core, slices, source, photometry, init):
                              _EDGE * photometry.fwhm)
     part.table = table[kept]
     return part, is_whole
+
+
+def _write_pickle(path, value):
+    """
+    Write a file that is complete if it exists.
+    """
+    partial = path.with_suffix('.partial')
+    partial.write_bytes(pickle.dumps(value))
+    partial.replace(path)
 
 
 def _widen(core, shape, margin):

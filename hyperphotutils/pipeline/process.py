@@ -64,6 +64,9 @@ __all__ = [
 # * ``measure(data, job, config, folder, *, executor, progress_bar,
 #   report)``, which returns the result.
 #
+# Its ``keeps_parts`` says, after reading, whether the folder is kept for the
+# next run if the measurement is interrupted.
+#
 # A result has the attributes that its products need (see products.py), its
 # main table in the file ``table_name``, ``numbers`` and ``summary`` for the
 # outcome, ``times`` of its steps, ``describe()`` for the log, and the text
@@ -306,7 +309,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
         warnings.simplefilter('always')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
-        with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
+        with product_folder(job, record, keep=kind.keeps_parts) as folder:
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
                                   progress_bar=progress_bar, report=report)
@@ -340,7 +343,9 @@ def _process(work, config, outcomes, executor, progress_bar, report):
     jobs = work.todo
     several = progress_bar and len(jobs) > 1
     function, shared, options = process_map, [config], {}
-    if any(job.kind in _IN_PARTS for job in jobs):
+    if any(job.kind in _IN_PARTS for job in jobs) or (
+            executor is not None and len(jobs) == 1
+            and _is_in_tiles(jobs[0], config)):
         # one by one: the executor processes their parts
         function = functools.partial(
             process_map, executor=executor, report=report,
@@ -364,6 +369,15 @@ def _process(work, config, outcomes, executor, progress_bar, report):
                 bar.update()
     finally:
         remove_leftovers(Path(config.output.directory))
+
+
+def _is_in_tiles(job, config):
+    """
+    Whether a map is measured in tiles.
+    """
+    from hyperphotutils.pipeline.extraction import find_tiles
+
+    return find_tiles(job, config).size > 0
 
 
 def _process_elsewhere(job, config, folder):

@@ -30,6 +30,9 @@ _BOTH = ('map', 'cube')
 # Large maps have one to two dots per pixel in each panel.
 _DPI = 110
 
+# Rows of an image that are written at once
+_ROWS = 256
+
 # Grays in the palette of a figure, besides the colors of its images
 _N_GRAYS = 32
 
@@ -268,17 +271,15 @@ def _write_image(writing):
     """
     Write the image of the fit that the file is named after.
     """
-    import numpy as np
     from astropy.io import fits
 
     from hyperphotutils.pipeline.source_images import make_header
     from hyperphotutils.pipeline.text import printable
+    from hyperphotutils.utils.stored import StoredImage
 
     result, name = writing.result, writing.path.stem
     image, meta = result.image, result.table.meta
     values = getattr(result, name).to_value(image.unit)
-    if name == 'residual':
-        values = np.where(image.mask, np.nan, values)
     header = make_header(image, image.wcs)
     header['OBJECT'] = f'{name} of {writing.job.map_id}'
     versions = ', '.join(' '.join(item) for item in meta['version'].items())
@@ -287,7 +288,17 @@ def _write_image(writing):
         # headers are ASCII
         header.add_history(printable(line).encode(
             'ascii', 'backslashreplace').decode())
-    fits.PrimaryHDU(values.astype('f4'), header).writeto(writing.path)
+    header['BITPIX'], header['NAXIS'] = -32, 2
+    header['NAXIS2'], header['NAXIS1'] = values.shape
+    stored = StoredImage.find(values)
+    file = fits.StreamingHDU(str(writing.path), header)
+    for first in range(0, len(values), _ROWS):
+        rows = slice(first, first + _ROWS)
+        part = (values if stored is None else stored)[rows].astype('f4')
+        if name == 'residual':
+            part[image.mask[rows]] = float('nan')
+        file.write(part)
+    file.close()
 
 
 def _write_source_images(writing):

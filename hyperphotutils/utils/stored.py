@@ -62,10 +62,10 @@ class StoredImage:
                 f'shape={self.shape}, dtype={self.dtype})>')
 
     def __getitem__(self, index):
-        return np.array(self._map('r')[index])
+        return np.array(self.map('r')[index])
 
     def __setitem__(self, index, values):
-        self._map('r+')[index] = values
+        self.map('r+')[index] = values
 
     @classmethod
     def create(cls, path, shape, dtype=float):
@@ -88,6 +88,32 @@ class StoredImage:
         return image
 
     @classmethod
+    def find(cls, values):
+        """
+        Return the file of an image that is a `~numpy.memmap`.
+
+        Parameters
+        ----------
+        values : 2D `~numpy.ndarray`
+            The image.
+
+        Returns
+        -------
+        image : `StoredImage` or `None`
+            The image; `None` if it is not that of a file.
+        """
+        root = values
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        if (not isinstance(root, np.memmap) or root.filename is None
+                or root.mode == 'c' or not values.flags.c_contiguous):
+            return None
+        start = (values.__array_interface__['data'][0]
+                 - root.__array_interface__['data'][0])
+        return cls(root.filename, values.shape, values.dtype,
+                   root.offset + start)
+
+    @classmethod
     def store(cls, values, path):
         """
         Copy an image into a file, unless it is that of a file already.
@@ -105,24 +131,28 @@ class StoredImage:
         image : `StoredImage`
             The image.
         """
-        root = values
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        if (isinstance(root, np.memmap) and root.filename is not None
-                and root.mode != 'c' and values.flags.c_contiguous):
-            start = (values.__array_interface__['data'][0]
-                     - root.__array_interface__['data'][0])
-            return cls(root.filename, values.shape, values.dtype,
-                       root.offset + start)
+        image = cls.find(values)
+        if image is not None:
+            return image
         image = cls.create(path, values.shape, values.dtype)
         step = max(1, _CHUNK // max(values[:1].nbytes, 1))
         for first in range(0, len(values), step):
             image[first:first + step] = values[first:first + step]
         return image
 
-    def _map(self, mode):
+    def map(self, mode='r'):
         """
-        Map the file into memory.
+        Map the whole file into memory.
+
+        Parameters
+        ----------
+        mode : {'r', 'r+'}, optional
+            The mode of `~numpy.memmap`.
+
+        Returns
+        -------
+        values : `~numpy.memmap`
+            The image.
         """
         return np.memmap(self.path, self.dtype, mode, self.offset,
                          self.shape)
