@@ -21,12 +21,15 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.blend.covariance import SourceCovariance, total_flux
+from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import renumber_groups
 from hyperphotutils.blend.start import position_columns, read_start
 from hyperphotutils.catalog.columns import describe_columns, make_empty_table
+from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.bad_pixels import BadPixels
 from hyperphotutils.photometry.extractor import HyperPhotometry
 from hyperphotutils.photometry.images import SourceImages
+from hyperphotutils.photometry.map_noise import measure_in_tiles
 from hyperphotutils.photometry.measurement import MapNoise, MeasuredMap
 from hyperphotutils.utils.executors import (
     describe_death,
@@ -190,7 +193,7 @@ class TiledPhotometry:
         photometry = copy(self.photometry)
         photometry.progress_bar = False
         if isinstance(photometry.noise, str):
-            photometry.noise = self._measure_noise(source)
+            photometry.noise = self._measure_noise(source, init_params)
             source.error = None  # it is part of the noise
         if not isinstance(photometry.noise, MapNoise):
             msg = ("the noise of photometry must be 'correlated', 'white', or "
@@ -273,7 +276,7 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, source):
+    def _measure_noise(self, source, init_params):
         """
         Measure the noise of the whole map.
         """
@@ -281,36 +284,65 @@ class TiledPhotometry:
         if path is not None and path.exists():
             # The file was written by this class.
             return pickle.loads(path.read_bytes())  # noqa: S301
-        data, wcs, mask, error, _ = source.cut(
-            tuple(slice(0, size) for size in source.shape))
-        noise = self.photometry.measure_noise(data, wcs=wcs, mask=mask,
-                                              error=error)
+        photometry = copy(self.photometry)
+        photometry.progress_bar = False
+        finder, fitter = photometry.finder, photometry.fitter
+        if (np.ndim(source.error) == 2 or max(source.shape) <= self.tile_size
+                or not isinstance(fitter, BlendGroupFitter)
+                or not isinstance(finder, HighPassStarFinder)):
+            data, wcs, mask, error, _ = source.cut(
+                tuple(slice(0, size) for size in source.shape))
+            noise = photometry.measure_noise(data, wcs=wcs, mask=mask,
+                                             error=error)
+        else:
+            init = None
+            if init_params is not None:
+                init = _Given(_with_order(init_params, photometry.fwhm),
+                              source.shape)
+            with contextlib.ExitStack() as stack:
+                folder = self.folder or Path(stack.enter_context(
+                    tempfile.TemporaryDirectory()))
+                noise = measure_in_tiles(photometry, source, self._measure,
+                                         folder, init, _widen)
         if path is not None:
             _write_pickle(path, noise)
         return noise
 
-    def _work(self, what, function, source, *shared):
+    def _measure(self, what, function, source, *shared, tile_size=None):
+        """
+        Call a function of the slices of each tile; return the results, in
+        the order of the tiles, that are not `None`.
+        """
+        tile_size = min(self.tile_size, tile_size or self.tile_size)
+        parts = self._work(what, _OnSlices(function, tile_size), source,
+                           *shared, tile_size=tile_size)
+        return [parts[tile] for tile in sorted(parts)
+                if parts[tile] is not None]
+
+    def _work(self, what, function, source, *shared, tile_size=None):
         """
         Call a function for each tile; return the results by tile.
         """
         from tqdm.auto import tqdm
 
         ny, nx = source.shape
-        tiles = [(y, x) for y in range(0, ny, self.tile_size)
-                 for x in range(0, nx, self.tile_size)]
+        side = tile_size or self.tile_size
+        tiles = [(y, x) for y in range(0, ny, side)
+                 for x in range(0, nx, side)]
         done = {tile: self._read(what, tile) for tile in tiles}
         done = {tile: part for tile, part in done.items()
                 if part is not None}
         todo = [tile for tile in tiles if tile not in done]
         with contextlib.ExitStack() as stack:
-            if todo and (self.executor is not None or self.n_workers > 1):
+            if todo and isinstance(source, _Map) and (
+                    self.executor is not None or self.n_workers > 1):
                 source = source.stored(stack.enter_context(
                     tempfile.TemporaryDirectory(dir=self.folder)))
             pairs = stack.enter_context(contextlib.closing(work_through(
                 function, todo, source, *shared, executor=self.executor,
                 n_workers=min(self.n_workers, max(len(todo), 1)))))
             bar = stack.enter_context(tqdm(
-                total=len(tiles), initial=len(done), unit='tile',
+                total=len(tiles), initial=len(done), unit='tile', desc=what,
                 disable=not self.progress_bar))
             for tile, future in pairs:
                 error = error_of(future)
@@ -383,9 +415,7 @@ class TiledPhotometry:
         is_companion = np.asarray(table['_companion'])
         images = QTable({name: table[f'_{name}'] for name in (
             'radius', 'bkg_order', 'has_background')})
-        table.remove_columns([name for name in table.colnames
-                              if name.startswith('_')])
-        table = describe_columns(table)
+        table = describe_columns(_without_own(table))
         meta = table.meta | result_meta(self)
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
@@ -513,6 +543,48 @@ class _Map:
                       wcs=wcs, meta=self.meta)
         return data, wcs, part(self.mask), part(self.error), part(
             self.weight_map)
+
+
+    def read(self, slices):
+        """
+        Return pixels without unit, NaN where there are no data.
+        """
+        values = np.array(self.values[slices], dtype=float)
+        values[~np.isfinite(values)] = np.nan
+        if self.mask is not None:
+            values[np.asarray(self.mask[slices], dtype=bool)] = np.nan
+        return values
+
+
+@dataclass(frozen=True)
+class _OnSlices:
+    """
+    A function of the slices of a tile as one of its position.
+    """
+
+    function: object
+    tile_size: int
+
+    def __call__(self, tile, source, *shared):
+        core = tuple(slice(start, min(start + self.tile_size, size))
+                     for start, size in zip(tile, source.shape, strict=True))
+        with one_blas_thread():
+            return self.function(core, source, *shared)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """
+    The given sources of a part of a map.
+    """
+
+    table: QTable
+    shape: tuple
+
+    def __call__(self, slices):
+        inside = _are_inside(self.table['_y'], self.table['_x'], slices,
+                             self.shape)
+        return _without_own(_shifted(self.table[inside], slices, -1))
 
 
 @dataclass
@@ -645,8 +717,7 @@ def _measure_part(core, slices, source, photometry, init):
         part.rejected = _own_rejected(search.rejected_table(), core, slices,
                                       source.shape)
     else:
-        table = search.measure(own[[name for name in own.colnames
-                                    if not name.startswith('_')]])
+        table = search.measure(_without_own(own))
     if table is None or len(table) == 0:
         return part, True
     n_companions = table.meta.get('n_companions', 0)
@@ -744,6 +815,14 @@ def _shifted(table, slices, sign):
         for name in position_columns(table, axis):
             table[name] = table[name] + sign * one.start
     return table
+
+
+def _without_own(table):
+    """
+    Return a table without the columns of this module.
+    """
+    return table[[name for name in table.colnames
+                  if not name.startswith('_')]]
 
 
 def _with_order(init_params, fwhm):
