@@ -129,10 +129,18 @@ class DetectionRms:
     rms: object
     ratios: tuple
 
+    # It is cut like an image.
     ndim = 2
 
     def __getitem__(self, slices):
         return self.cutout(slices)
+
+    @property
+    def typical(self):
+        """
+        The typical noise.
+        """
+        return float(np.median(getattr(self.rms, 'values', self.rms)))
 
     def cutout(self, slices):
         """

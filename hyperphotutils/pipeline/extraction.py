@@ -51,6 +51,9 @@ __all__ = [
     'read_input',
 ]
 
+# Larger maps are plotted with fewer pixels along an axis than this.
+_MAX_PLOTTED = 4096
+
 # The types of values in a file that have single precision
 _SINGLE = frozenset({8, 16, -32})
 
@@ -388,14 +391,56 @@ class Extraction:
         from hyperphotutils.visualization import plot_overview
 
         image, meta = self.image, self.image.meta
+        side = -(-max(image.shape) // _MAX_PLOTTED)
+        names = ('background', 'model', 'residual')
+        images = {'data': image.data << image.unit} | {
+            name: getattr(self, name) for name in names}
+        table, wcs, mask = self.table, image.wcs, image.mask
+        if side > 1:
+            images = {name: None if one is None else _bin(one, side)
+                      for name, one in images.items()}
+            table, mask = _bin_positions(table, side), None
+            wcs = wcs[::side, ::side]
         return plot_overview(
-            image.data << image.unit, self.table, wcs=image.wcs,
-            mask=image.mask, background=self.background, model=self.model,
-            residual=self.residual,
+            **images, table=table, wcs=wcs, mask=mask,
             rms=None if self.model is None else self.rms,
             title=f'{map_id}: {self.counts}',
-            beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
-                  meta['beam_theta']))
+            beam=(meta['beam_major_pix'] / side,
+                  meta['beam_minor_pix'] / side, meta['beam_theta']))
+
+
+def _bin(image, side):
+    """
+    Return the means of squares of pixels, NaN where all are.
+    """
+    values = image.value
+    stored = StoredImage.find(values)
+    values = values if stored is None else stored
+    shape = [-(-size // side) for size in values.shape]
+    means = np.full(shape, np.nan)
+    for row in range(shape[0]):
+        part = np.full((side, shape[1] * side), np.nan)
+        strip = values[row * side:(row + 1) * side]
+        part[:len(strip), :strip.shape[1]] = strip
+        part = np.swapaxes(part.reshape(side, shape[1], side), 0, 1)
+        number = np.isfinite(part).sum(axis=(1, 2))
+        np.divide(np.nansum(part, axis=(1, 2)), number, out=means[row],
+                  where=number > 0)
+    return means << image.unit
+
+
+def _bin_positions(table, side):
+    """
+    Return the sources in the pixels of `_bin`.
+    """
+    table = table.copy()
+    for name in ('x_fit', 'y_fit', 'x_centroid', 'y_centroid'):
+        if name in table.colnames:
+            table[name] = (table[name] + 0.5) / side - 0.5
+    for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
+        if name in table.colnames:
+            table[name] = table[name] / side
+    return table
 
 
 def _describe_map(image):
@@ -499,10 +544,11 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     if not config.sources.given:
         if extraction.model is None:
             rms = extraction.rms
-        elif tiles is None:
+        elif tiles is None or finder.rms is not None:
             rms = _detection_rms(image, finder)
         else:
-            rms = np.median(phot.noise.detection_rms[0]) << image.unit
+            rms = phot.noise.detection_rms[0]
+            rms = np.median(getattr(rms, 'typical', rms)) << image.unit
         extraction.table.meta['detection_rms'] = rms
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
