@@ -1014,12 +1014,12 @@ def sum_products(data, good, dark, core, reach, fwhm):
         spectrum *= fft.rfft2(image, shape)
         return fft.irfft2(spectrum, shape)[rows, cols]
 
-    sums = []
-    for used in (good, None if dark is None else good & dark[wide]):
-        sums.append(None if used is None else np.stack(
-            [correlate(np.where(used, filtered, 0.0)),
-             correlate(used.astype(float))]))
-    return tuple(sums)
+    def sum_over(used):
+        return np.stack([correlate(np.where(used, filtered, 0.0)),
+                         correlate(used.astype(float))])
+
+    return sum_over(good), (None if dark is None
+                            else sum_over(good & dark[wide]))
 
 
 def _half_of(autocovariance):

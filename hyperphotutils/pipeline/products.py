@@ -33,6 +33,9 @@ _DPI = 110
 # Rows of an image that are written at once
 _ROWS = 256
 
+# The size of a FITS file is a multiple of this.
+_FITS_BLOCK = 2880
+
 # Grays in the palette of a figure, besides the colors of its images
 _N_GRAYS = 32
 
@@ -271,6 +274,7 @@ def _write_image(writing):
     """
     Write the image of the fit that the file is named after.
     """
+    import numpy as np
     from astropy.io import fits
 
     from hyperphotutils.pipeline.source_images import make_header
@@ -288,17 +292,19 @@ def _write_image(writing):
         # headers are ASCII
         header.add_history(printable(line).encode(
             'ascii', 'backslashreplace').decode())
-    header['BITPIX'], header['NAXIS'] = -32, 2
+    header = fits.PrimaryHDU(np.zeros((1, 1), 'f4'), header).header
     header['NAXIS2'], header['NAXIS1'] = values.shape
     stored = StoredImage.find(values)
-    file = fits.StreamingHDU(str(writing.path), header)
-    for first in range(0, len(values), _ROWS):
-        rows = slice(first, first + _ROWS)
-        part = (values if stored is None else stored)[rows].astype('f4')
-        if name == 'residual':
-            part[image.mask[rows]] = float('nan')
-        file.write(part)
-    file.close()
+    # A few rows at a time, as the image of a large map is in a file.
+    with writing.path.open('wb') as file:
+        file.write(header.tostring().encode('ascii'))
+        for first in range(0, len(values), _ROWS):
+            rows = slice(first, first + _ROWS)
+            part = (values if stored is None else stored)[rows].astype('>f4')
+            if name == 'residual':
+                part[image.mask[rows]] = np.nan
+            file.write(part.tobytes())
+        file.write(bytes(-file.tell() % _FITS_BLOCK))
 
 
 def _write_source_images(writing):

@@ -16,6 +16,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.photometry import (
     HyperPhotometry,
     MapNoise,
@@ -177,6 +178,43 @@ def test_images_and_numbers_are_those_of_the_whole_map(image, shared):
     assert np.max(np.abs(out - whole.make_model_image().value)) < level
 
 
+@pytest.mark.parametrize('varying', [False, True])
+def test_noise_of_tiles_is_that_of_the_whole_map(varying):
+    """
+    The noise that is measured tile by tile is that of the whole map
+    within its accuracy, and small when it is sent to processes.
+    """
+    data = make_blended_map((400, 440), 100, beam=FWHM, seed=5).image.data
+    if varying:
+        rms = np.std(data[:20])
+        loud = CorrelatedNoise.from_beam(10.0 * rms, 0.3 * FWHM)
+        data[:, 220:] += loud.simulate((400, 220), seed=2)
+    phot = HyperPhotometry(FWHM)
+    whole = phot.measure_noise(data)
+    tiles = TiledPhotometry(phot, 220)
+    tiles(data)
+    noise = tiles.noise
+    assert len(pickle.dumps(noise)) < 0.1 * data.nbytes
+    full = noise.cutout((slice(0, 400), slice(0, 440)))
+    for name in ('pixel_rms', 'filtered_rms'):
+        ratio = getattr(full, name) / getattr(whole, name)
+        assert abs(ratio - 1.0) < 0.03, name
+    lag = np.arange(6.0)
+    ratio = (full.model.autocovariance(lag, 0.0 * lag)
+             / whole.model.autocovariance(lag, 0.0 * lag))
+    assert np.all(np.abs(ratio - 1.0) < 0.05)
+    assert (full.relative_rms is not None) is varying
+    assert (whole.relative_rms is not None) is varying
+    if varying:
+        assert np.max(np.abs(full.relative_rms / whole.relative_rms
+                             - 1.0)) < 1e-6
+    bad = np.zeros(data.shape, dtype=bool)
+    for mine, its in zip(full.detection_rms, whole.detection_rms,
+                         strict=True):
+        ratio = mine.image(bad, FWHM) / its
+        assert np.max(np.abs(ratio - 1.0)) < 0.1
+
+
 def test_given_sources(image, shared):
     """
     Given sources keep their order and ids, and each is measured once.
@@ -218,7 +256,7 @@ def test_workers_and_earlier_results_change_nothing(image, shared, tmp_path):
         for name in ('flux_fit', 'flux_err', 'group_id', 'flags'):
             assert_array_equal(table[name], expected[name])
     phot.n_deaths = 100
-    with pytest.raises(OSError, match='the tile at x=.* killed'):
+    with pytest.raises(OSError, match=r'the tile at x=.* killed'):
         TiledPhotometry(phot, 131, n_workers=2)(image)
 
 

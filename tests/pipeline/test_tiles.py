@@ -72,7 +72,7 @@ def test_products_are_those_of_the_whole_map(folder, whole):
 
 
 def test_a_run_that_is_interrupted_keeps_finished_tiles(
-        folder, whole, monkeypatch, capsys):
+        folder, monkeypatch, capsys):
     """
     The same command continues with the tiles that are left, and gives
     what a run that was not interrupted gives.
@@ -102,7 +102,7 @@ def test_a_run_that_is_interrupted_keeps_finished_tiles(
         assert_array_equal(once[name], twice[name])
 
 
-def test_tiles_of_one_map_are_shared_among_processes(folder, whole):
+def test_tiles_of_one_map_are_shared_among_processes(folder):
     """
     With several processes, the results of one map are the same.
     """
