@@ -188,7 +188,7 @@ def test_noise_of_tiles_is_that_of_the_whole_map(varying):
     if varying:
         rms = np.std(data[:20])
         loud = CorrelatedNoise.from_beam(10.0 * rms, 0.3 * FWHM)
-        data[:, 220:] += loud.simulate((400, 220), seed=2)
+        data[:, 300:] += loud.simulate((400, 140), seed=2)
     phot = HyperPhotometry(FWHM)
     whole = phot.measure_noise(data)
     tiles = TiledPhotometry(phot, 220)

@@ -95,7 +95,7 @@ def test_a_run_that_is_interrupted_keeps_finished_tiles(
     monkeypatch.setattr(tiles_module, '_measure_tile', original)
     capsys.readouterr()
     assert main([*command, str(folder / 'stopped')]) == 0
-    assert 'continuing: 2 tiles done' in capsys.readouterr().out
+    assert '(2 tiles done)' in capsys.readouterr().out
     once, twice = (read_catalog(folder / name / 'map' / 'catalog.ecsv')
                    for name in ('once', 'stopped'))
     for name in ('flux_fit', 'flux_err', 'aperture_flux', 'flags'):
