@@ -16,7 +16,7 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['local_rms']
+__all__ = ['box_variances', 'local_rms']
 
 # The largest number of boxes that are evaluated.
 _MAX_BOXES = 1000
@@ -70,7 +70,29 @@ def local_rms(data, box_size, *, mask=None, order=1):
     2.0
     """
     values, unit = strip_units(data=data)
-    data, mask = as_masked_image(values['data'], mask)
+    rms = float(np.sqrt(np.nanmedian(box_variances(
+        values['data'], box_size, mask=mask, order=order))))
+    return rms if unit is None else rms << unit
+
+
+def box_variances(data, box_size, *, mask=None, order=1):
+    """
+    Measure the variances about a local background, in boxes.
+
+    Parameters
+    ----------
+    data : 2D array_like
+        The image.
+
+    box_size, mask, order
+        See `local_rms`.
+
+    Returns
+    -------
+    variances : 1D `~numpy.ndarray`
+        The variance of each box.
+    """
+    data, mask = as_masked_image(data, mask)
     n_terms = len(polynomial_terms(order)[0])
     if box_size**2 <= n_terms:
         msg = (f'box_size is too small for a polynomial of order {order}: '
@@ -88,10 +110,8 @@ def local_rms(data, box_size, *, mask=None, order=1):
     weights = used.astype(float)
     residual = boxes - evaluate_polynomial(
         fit_lsq(boxes, weights, grid, grid, order), grid, grid)
-    variance = (np.sum(weights * residual**2, axis=(1, 2))
-                / (weights.sum(axis=(1, 2)) - n_terms))
-    rms = float(np.sqrt(np.nanmedian(variance)))
-    return rms if unit is None else rms << unit
+    return (np.sum(weights * residual**2, axis=(1, 2))
+            / (weights.sum(axis=(1, 2)) - n_terms))
 
 
 def _cut_boxes(data, good, box_size):

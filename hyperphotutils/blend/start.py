@@ -10,7 +10,7 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import Table
 
-__all__ = ['Start', 'read_start', 'source_states']
+__all__ = ['Start', 'position_columns', 'read_start', 'source_states']
 
 _NAMES = {
     'x': ('x_init', 'x_centroid', 'x_fit', 'x', 'x_0'),
@@ -114,6 +114,27 @@ def source_states(table):
     states = np.column_stack(columns)
     states[:, 3:5] = (states[:, 3:5] * gaussian_fwhm_to_sigma)**2
     return states
+
+
+def position_columns(table, axis):
+    """
+    Return the columns of a table that hold pixel coordinates.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        Start values, or the result of a fit.
+
+    axis : {'x', 'y'}
+        The axis.
+
+    Returns
+    -------
+    names : list of str
+        The names.
+    """
+    return [name for name in (*_NAMES[axis], *_NAMES[f'{axis}_previous'])
+            if name in table.colnames]
 
 
 def read_start(init_params, fwhm, beam=None):

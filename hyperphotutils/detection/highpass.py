@@ -60,7 +60,8 @@ _ROUNDING = 1.0e-12
 # pixels.
 _MARGIN = 4.0
 _RING = 0.5
-_MIN_RING_PIXELS = 100
+MIN_RING_PIXELS = 100
+N_RINGS = int(_MARGIN / _RING) + 1
 
 
 class HighPassStarFinder(StarFinderBase):
@@ -578,18 +579,41 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
     border share the clipped rms of them all; the noise is never lower
     than that of the whole image.
     """
-    near, ring = of_mask(_find_rings, bad, fwhm)
+    near, ring = margin_rings(bad, fwhm)
     values = filtered[near]
-    levels = np.full(int(_MARGIN / _RING) + 1, rms)
+    levels = np.full(N_RINGS, rms)
     for k in range(1, len(levels)):
         chosen = values[ring == k]
-        if chosen.size >= _MIN_RING_PIXELS:
+        if chosen.size >= MIN_RING_PIXELS:
             levels[k] = max(rms, clipped_rms(chosen))
     if np.all(levels == rms):
         return rms
     noise = np.full(filtered.shape, rms)
     noise[near] = levels[ring]
     return noise
+
+
+def margin_rings(bad, fwhm):
+    """
+    Return the pixels near bad pixels and borders.
+
+    Parameters
+    ----------
+    bad : 2D bool `~numpy.ndarray`
+        The mask.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    near : tuple of 1D `~numpy.ndarray`
+        The rows and columns of the pixels.
+
+    ring : 1D int `~numpy.ndarray`
+        The numbers of their rings, below `N_RINGS`.
+    """
+    return of_mask(_find_rings, bad, fwhm)
 
 
 def _find_rings(bad, fwhm):

@@ -75,7 +75,7 @@ class FitsImage:
     Parameters
     ----------
     data : `~numpy.ndarray`
-        The values, as float64, with all axes of the file.
+        The values, with all axes of the file.
 
     header : `~astropy.io.fits.Header`
         The header, with the keywords that an extension inherits from
@@ -137,7 +137,8 @@ class ErrorPlane:
     is_variance: bool
 
 
-def load_image(path_or_hdu, *, ext=None, error_extension=False):
+def load_image(path_or_hdu, *, ext=None, error_extension=False,
+               dtype=float):
     """
     Load an image from a file or from an open HDU.
 
@@ -158,6 +159,9 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False):
         The extension with the errors of the values, `None` to recognize
         it by its name, such as ERR, ERROR, STDDEV, RMS, UNCERT or VAR,
         or `False` (the default) for none.
+
+    dtype : dtype, optional
+        The type of the values.
 
     Returns
     -------
@@ -187,7 +191,7 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False):
     """
     with find_image(path_or_hdu, ext=ext,
                     error_extension=error_extension) as (hdu, about):
-        return FitsImage(data=load_values(hdu, dtype=float), **about)
+        return FitsImage(data=load_values(hdu, dtype=dtype), **about)
 
 
 @contextmanager

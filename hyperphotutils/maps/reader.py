@@ -34,7 +34,8 @@ __all__ = ['read_map']
 
 
 def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
-             frequency=None, fill_value=None, error_extension=None):
+             frequency=None, fill_value=None, error_extension=None,
+             dtype=float):
     """
     Read a map.
 
@@ -88,10 +89,14 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         with the number in the name of the map. With `False`, the map is
         read without errors. A missing unit is taken from the map.
 
+    dtype : dtype, optional
+        The type of the values. The default is float64; float32 saves
+        memory.
+
     Returns
     -------
     image : `~astropy.nddata.CCDData`
-        The map: ``data`` as float64 in Jy/pixel, NaN where there are no
+        The map: ``data`` in Jy/pixel, NaN where there are no
         data, ``wcs`` with the two celestial axes, ``mask``, which is
         `True` where the value is not finite, ``uncertainty``, the
         standard deviations as a `~astropy.nddata.StdDevUncertainty`, NaN
@@ -174,7 +179,7 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     name = input_name(path_or_hdu)
     try:
         image = load_image(path_or_hdu, ext=ext,
-                           error_extension=error_extension)
+                           error_extension=error_extension, dtype=dtype)
         name = image.filename or name
         return _make_map(image, beam=beam, unit=unit, survey=survey,
                          frequency=frequency, fill_value=fill_value)

@@ -17,6 +17,7 @@ from hyperphotutils.noise.factors import (
 )
 from hyperphotutils.noise.local import (
     ROUNDING,
+    GridImage,
     band_power,
     band_response,
     mean_in_blocks,
@@ -48,7 +49,7 @@ _LEVELS = (2.0**-10, 2.0**14)
 # The autocovariance is fitted out to this separation in FWHM, with weights
 # that fall with this power of the separation, as short separations matter
 # most for fits of sources.
-_REACH = 16.0
+REACH = 16.0
 _WEIGHT_POWER = 1.0
 # Maps are high-pass filtered before they are measured, by subtracting their
 # mean over a Gaussian of this sigma in FWHM. Structure wider than twice that
@@ -269,29 +270,92 @@ class CorrelatedNoise:
         values, good = np.where(mask, 0.0, data)[used], ~mask[used]
         rounding = ROUNDING * np.max(np.abs(values), initial=0.0)
         filtered, good = _high_pass(values, good, fwhm)
-        reach = int(min(np.ceil(_REACH * fwhm), min(good.shape) // 2))
+        reach = int(min(np.ceil(REACH * fwhm), min(good.shape) // 2))
         measured, n_pairs = _masked_autocovariance(filtered, good, reach)
         if not measured[0, reach] > rounding**2:
             msg = 'data is constant: it has no noise to estimate'
             raise ValueError(msg)
         width = _HIGH_PASS * fwhm
         matrices = _candidate_matrices(beam, fwhm, 2.0 * width)
-        structure = None
+        dark = power = None
         if varying_structure:
             power = band_power(data, fwhm, mask=mask)
-            dark = good & (power[used] <= np.median(power[used][good]))
-            variances = _fit_parts(
-                *_masked_autocovariance(filtered, dark, reach), matrices,
-                width)
+            dark = _masked_autocovariance(
+                filtered, good & (power[used] <= np.median(power[used][good])),
+                reach)
+        return cls._from_autocovariances(
+            (measured, n_pairs), dark, power, matrices, width, fwhm, unit,
+            relative_rms)
+
+    @classmethod
+    def from_sums(cls, whole, dark, power, unit, relative_rms, fwhm, *,
+                  fwhm_minor=None, theta=0.0):
+        """
+        Estimate the noise of a map from sums over its tiles.
+
+        Parameters
+        ----------
+        whole, dark : `~numpy.ndarray` of shape (2, reach + 1, 2 reach + 1)
+            The results of `sum_products` for the whole map, and for its
+            darker half; `None` if there is no varying structure.
+
+        power : `~hyperphotutils.noise.GridImage`
+            The local mean square between one and three beams.
+
+        unit : `~astropy.units.Unit` or `None`
+            The unit of the map.
+
+        relative_rms : `~hyperphotutils.noise.GridImage` or `None`
+            The local rms in units of the typical one.
+
+        fwhm, fwhm_minor, theta : float
+            The beam, as in `from_beam`.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise, with grids that are evaluated by `cutout`.
+        """
+        beam = beam_matrix(fwhm, fwhm_minor, theta)
+        width = _HIGH_PASS * fwhm
+        matrices = _candidate_matrices(beam, fwhm, 2.0 * width)
+        whole, dark = (
+            None if sums is None
+            else (sums[0] / np.maximum(sums[1], 1.0), np.rint(sums[1]))
+            for sums in (whole, dark))
+        if not whole[0][0, whole[0].shape[1] // 2] > 0.0:
+            msg = 'data is constant: it has no noise to estimate'
+            raise ValueError(msg)
+        noise = cls._from_autocovariances(
+            whole, dark, power.values, matrices, width, fwhm, unit, None)
+        noise.relative_rms = relative_rms
+        if noise.structure is not None:
+            level = noise.structure.relative_rms
+            if relative_rms is not None:
+                level = level * relative_rms.at_points(power)
+            noise.structure.relative_rms = GridImage(
+                level, power.origin, power.step, power.shape)
+        return noise
+
+    @classmethod
+    def _from_autocovariances(cls, whole, dark, power, matrices, width, fwhm,
+                              unit, relative_rms):
+        """
+        Make the noise from the autocovariances, and the numbers of pairs,
+        of a map and of its darker half.
+        """
+        structure = None
+        if dark is not None:
+            variances = _fit_parts(*dark, matrices, width)
             variances[_N_NARROW:] = 0.0
-            structure = _measure_structure(
-                measured, n_pairs, matrices, width, variances, power, fwhm)
+            structure = _measure_structure(*whole, matrices, width, variances,
+                                           power, fwhm)
             if structure is not None and unit is not None:
                 structure._unit = unit  # noqa: SLF001
             if structure is not None and relative_rms is not None:
                 structure.relative_rms *= relative_rms
         if structure is None:
-            variances = _fit_parts(measured, n_pairs, matrices, width)
+            variances = _fit_parts(*whole, matrices, width)
         noise = cls._from_parts(variances, matrices, unit, relative_rms)
         noise.structure = structure
         return noise
@@ -344,8 +408,8 @@ class CorrelatedNoise:
         """
         beam = beam_matrix(fwhm, fwhm_minor, theta)
         if callable(autocovariance):
-            lag = np.arange(-np.ceil(_REACH * fwhm),
-                            np.ceil(_REACH * fwhm) + 1.0)
+            lag = np.arange(-np.ceil(REACH * fwhm),
+                            np.ceil(REACH * fwhm) + 1.0)
             autocovariance = autocovariance(lag[None, :], lag[:, None])
         values, unit = strip_units(autocovariance=autocovariance)
         half = _half_of(np.asarray(values['autocovariance'], dtype=float))
@@ -897,6 +961,65 @@ def _masked_autocovariance(data, good, reach):
     cols = np.arange(-reach, reach + 1)
     n_pairs = np.rint(n_pairs[rows, cols])
     return products[rows, cols] / np.maximum(n_pairs, 1.0), n_pairs
+
+
+def sum_products(data, good, dark, core, reach, fwhm):
+    """
+    Sum the products of pairs of pixels of a tile, of which the first one
+    is in its core.
+
+    The sums over tiles that cover a map are those of the map.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The tile with its margins.
+
+    good : 2D bool `~numpy.ndarray`
+        The pixels to use.
+
+    dark : 2D bool `~numpy.ndarray` or `None`
+        The pixels of the darker part of the map.
+
+    core : tuple of 2 slices
+        The tile proper.
+
+    reach : int
+        The largest separation in pixels along an axis.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    whole, dark : `~numpy.ndarray` of shape (2, reach + 1, 2 reach + 1)
+        The sums of the products, and the numbers of pairs, for half of all
+        separations. The second is `None` without ``dark``.
+    """
+    filtered, good = _high_pass(data, good, fwhm)
+    wide = tuple(slice(max(0, one.start - reach), one.stop + reach)
+                 for one in core)
+    inner = tuple(slice(one.start - part.start, one.stop - part.start)
+                  for one, part in zip(core, wide, strict=True))
+    filtered, good = filtered[wide], good[wide]
+    shape = [fft.next_fast_len(size + reach, real=True)
+             for size in filtered.shape]
+    rows = np.arange(reach + 1)[:, None]
+    cols = np.arange(-reach, reach + 1)
+
+    def correlate(image):
+        own = np.zeros(image.shape)
+        own[inner] = image[inner]
+        spectrum = np.conj(fft.rfft2(own, shape))
+        spectrum *= fft.rfft2(image, shape)
+        return fft.irfft2(spectrum, shape)[rows, cols]
+
+    def sum_over(used):
+        return np.stack([correlate(np.where(used, filtered, 0.0)),
+                         correlate(used.astype(float))])
+
+    return sum_over(good), (None if dark is None
+                            else sum_over(good & dark[wide]))
 
 
 def _half_of(autocovariance):

@@ -19,7 +19,7 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['measure_noise_variation', 'measure_relative_rms']
+__all__ = ['GridImage', 'measure_noise_variation', 'measure_relative_rms']
 
 # Sources are measured against fluctuations on scales between one and
 # _WIDEST beams. Their mean square is taken over a Gaussian of the sigma
@@ -249,7 +249,9 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     values, _ = strip_units(data=data)
     data, mask = as_masked_image(values['data'], mask)
     extent = good_extent(mask)
-    rms, n_used, size = _fine_rms(data[extent], mask[extent], fwhm)
+    inside = np.where(mask[extent], np.nan, data[extent])
+    rms, n_used, size = _fine_rms(inside.__getitem__, inside.shape, fwhm)
+    del inside
     known = rms > 0.0
     if not np.sum(n_used[known]) > _MIN_KNOWN * np.sum(n_used):
         return None
@@ -271,15 +273,171 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     return relative_rms
 
 
-def _fine_rms(data, mask, fwhm):
+def noise_variation_grid(read, shape, fwhm):
+    """
+    Measure how the noise of a large map varies, one row of blocks at a
+    time.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the pixels of a tuple of 2 slices, NaN where there are no
+        data.
+
+    shape : tuple of 2 ints
+        The shape of the map.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    relative_rms : `GridImage` or `None`
+        As that of `measure_noise_variation`.
+    """
+    rows, columns = np.zeros(shape[0], bool), np.zeros(shape[1], bool)
+    for start in range(0, shape[0], _CHUNK):
+        part = slice(start, start + _CHUNK)
+        good = np.isfinite(read((part, slice(None))))
+        rows[part] = good.any(axis=1)
+        columns |= good.any(axis=0)
+    extent = tuple(slice(int(np.argmax(axis)),
+                         len(axis) - int(np.argmax(axis[::-1])))
+                   for axis in (rows, columns))
+    origin = [part.start for part in extent]
+    size_of = [part.stop - part.start for part in extent]
+
+    def read_inside(part):
+        return read(tuple(
+            slice(first + one.start, first + min(one.stop, size))
+            for first, size, one in zip(origin, size_of, part, strict=True)))
+
+    rms, n_used, size = _fine_rms(read_inside, size_of, fwhm)
+    known = rms > 0.0
+    if not np.sum(n_used[known]) > _MIN_KNOWN * np.sum(n_used):
+        return None
+    rms = _smooth_blocks(rms, known)
+    low, typical, high = _weighted_quantiles(rms, n_used, [0.01, 0.5, 0.99])
+    if high <= _VARIATION * low:
+        return None
+    return GridImage(np.maximum(rms / typical, _FLOOR),
+                     [first + 0.5 * (one - 1)
+                      for first, one in zip(origin, size, strict=True)],
+                     size, shape, extent=extent)
+
+
+class GridImage:
+    """
+    An image that is interpolated between the points of a coarse grid.
+
+    Parameters
+    ----------
+    values : 2D `~numpy.ndarray`
+        The values at the points.
+
+    origin : tuple of 2 floats
+        The row and column of the first point.
+
+    step : tuple of 2 floats
+        The distances of the points along both axes in pixels.
+
+    shape : tuple of 2 ints
+        The shape of the image.
+
+    extent : tuple of 2 slices, optional
+        The rows and columns that are interpolated; all by default.
+
+    outside : float, optional
+        The value outside of ``extent``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.noise import GridImage
+    >>> image = GridImage(np.array([[1.0, 3.0]]), (0, 0), (1, 4), (1, 6))
+    >>> print(image[:, 1:])
+    [[1.5 2.  2.5 3.  3. ]]
+    """
+
+    ndim = 2
+
+    def __init__(self, values, origin, step, shape, *, extent=None,
+                 outside=1.0):
+        self.values = np.asarray(values, dtype=float)
+        self.origin = tuple(origin)
+        self.step = tuple(step)
+        self.shape = tuple(shape)
+        self.extent = extent
+        self.outside = outside
+
+    def __getitem__(self, slices):
+        pixels = [np.arange(size)[one] for one, size in zip(
+            slices, self.shape, strict=True)]
+        columns, rows = (
+            np.clip((index - first) / step, 0.0, size - 1)
+            for index, first, step, size in zip(
+                pixels[::-1], self.origin[::-1], self.step[::-1],
+                self.values.shape[::-1], strict=True))
+        # interpolation needs two points along each axis
+        values = np.pad(self.values, ((0, 1), (0, 1)), mode='edge')
+        image = _interpolate(_interpolate(values.T, columns).T, rows)
+        if self.extent is not None:
+            for axis, (index, part) in enumerate(zip(pixels, self.extent,
+                                                     strict=True)):
+                outside = (index < part.start) | (index >= part.stop)
+                np.moveaxis(image, axis, 0)[outside] = self.outside
+        return image
+
+    def at_points(self, other):
+        """
+        Return the values at the points of another grid of this image.
+
+        Parameters
+        ----------
+        other : `GridImage`
+            The other grid.
+
+        Returns
+        -------
+        values : 2D `~numpy.ndarray`
+            The values.
+        """
+        step = tuple(slice(int(first), None, int(one)) for first, one in zip(
+            other.origin, other.step, strict=True))
+        values = self[step]
+        missing = [(0, size - len_) for size, len_ in zip(
+            other.values.shape, values.shape, strict=True)]
+        return np.pad(values, missing, mode='edge')
+
+    def scale(self, factor):
+        """
+        Return the image multiplied by a number.
+
+        Parameters
+        ----------
+        factor : float
+            The number.
+
+        Returns
+        -------
+        image : `GridImage`
+            The product.
+        """
+        return GridImage(self.values * factor, self.origin, self.step,
+                         self.shape, extent=self.extent,
+                         outside=factor * self.outside)
+
+
+def _fine_rms(read, shape, fwhm):
     """
     Return the rms of second differences in blocks (zero where it is not
     known), the number of differences, and the size of a block in pixels.
 
-    To save memory, it is computed one row of blocks at a time.
+    To save memory, it is computed one row of blocks at a time. ``read``
+    returns pixels, NaN where there are no data.
     """
     side = max(1, round(_BIN * fwhm))
-    shape = [max(1, length // side) for length in data.shape]
+    shape = [max(1, length // side) for length in shape]
     block = max(_MIN_BLOCK, round(_BLOCK * fwhm / side))
     n_blocks = [max(1, round(length / block)) for length in shape]
     size = [-(-length // n) for length, n in zip(shape, n_blocks,
@@ -293,7 +451,7 @@ def _fine_rms(data, mask, fwhm):
         first = max(0, row * size[0] - 1)
         rows = slice(first * side, min(shape[0], (row + 1) * size[0] + 1)
                      * side)
-        part = np.where(mask[rows, used], np.nan, data[rows, used])
+        part = read((rows, used))
         if side > 1:
             part = part.reshape(-1, side, shape[1], side).mean(axis=(1, 3))
         part = np.diff(np.diff(part, 2, axis=0), 2, axis=1)

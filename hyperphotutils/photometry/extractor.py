@@ -580,7 +580,8 @@ class HyperPhotometry:
             raise ValueError(msg)
         return self._images
 
-    def _open(self, data, wcs, mask, error, weight_map):
+    def _open(self, data, wcs, mask, error, weight_map,
+              variation='measured'):
         """
         Return the search for the sources of a map.
         """
@@ -598,7 +599,8 @@ class HyperPhotometry:
             strip_units(data=image.with_unit(0.0), noise=noise.rms)
         if self.mask_bad_pixels:
             image.mask_bad_pixels(self.fwhm)
-        return SourceSearch(self, image, error=error, weight_map=weight_map)
+        return SourceSearch(self, image, error=error, weight_map=weight_map,
+                            variation=variation)
 
     def _finish(self, search, table):
         """

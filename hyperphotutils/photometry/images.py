@@ -54,9 +54,9 @@ class SourceImages:
         self._mask = (None if np.array_equal(missing, image.mask)
                       else image.mask)
         self._sources = None if table is None else table[_SHAPE].copy()
-        self._radius = radius
-        self._order = order
-        self._has_background = has_background
+        self.radius = radius
+        self.order = order
+        self.has_background = has_background
         self._background_fit = background_fit
 
     @property
@@ -87,7 +87,7 @@ class SourceImages:
         residual = self._values - self._plain(self.model())
         mask = (~np.isfinite(self._values) if self._mask is None
                 else self._mask)
-        x, y = (np.asarray(self._sources[name])[self._has_background]
+        x, y = (np.asarray(self._sources[name])[self.has_background]
                 for name in ('x_fit', 'y_fit'))
         total, norm = np.zeros(residual.shape), np.zeros(residual.shape)
         for begin in range(0, len(x), _CHUNK):
@@ -96,8 +96,8 @@ class SourceImages:
             axes = np.ones(len(x[part]))
             make_local_apertures(
                 x[part], y[part], axes, axes, 0.0 * axes, mask=mask,
-                radius=self._radius, order=self._order,
-            ).add_background(residual, self._radius, total, norm)
+                radius=self.radius, order=self.order,
+            ).add_background(residual, self.radius, total, norm)
         known = norm > 0.0
         np.divide(total, norm, out=total, where=known)
         total[~known] = np.nan

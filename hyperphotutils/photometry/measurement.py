@@ -14,6 +14,7 @@ from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.footprints import core_is_usable
+from hyperphotutils.detection.highpass import margin_rings
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.correlated import CorrelatedNoise
 from hyperphotutils.noise.local import (
@@ -32,7 +33,7 @@ __all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions']
 
 # Maps of stationary noise with a structured background vary by 1.3 from the
 # 16th to the 84th percentile of their local rms.
-_VARIATION = 1.5
+VARIATION = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class MapNoise:
     filtered_rms : float
         The rms of the high-pass filtered map.
 
-    detection_rms : tuple of float or 2D `~numpy.ndarray`
+    detection_rms : tuple of float, 2D `~numpy.ndarray`, or `DetectionRms`
         The rms to which the threshold of the finder refers: that of the
         map, and that of the residual.
 
@@ -107,6 +108,80 @@ class MapNoise:
             self, model=self.model.cutout(slices),
             detection_rms=tuple(map(cut, self.detection_rms)),
             relative_rms=cut(self.relative_rms))
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionRms:
+    """
+    The noise to which the threshold of a finder refers, increased along
+    a noisy margin of the map.
+
+    Parameters
+    ----------
+    rms : float, 2D `~numpy.ndarray`, or `~hyperphotutils.noise.GridImage`
+        The noise far from the margin.
+
+    ratios : tuple of float
+        The noise in rings along the margin, relative to ``rms``; see
+        `~hyperphotutils.detection.highpass.margin_rings`.
+    """
+
+    rms: object
+    ratios: tuple
+
+    # It is cut like an image.
+    ndim = 2
+
+    def __getitem__(self, slices):
+        return self.cutout(slices)
+
+    @property
+    def typical(self):
+        """
+        The typical noise.
+        """
+        return float(np.median(getattr(self.rms, 'values', self.rms)))
+
+    def cutout(self, slices):
+        """
+        Return the noise of a part of the map.
+
+        Parameters
+        ----------
+        slices : tuple of 2 slices
+            The rows and columns of the part.
+
+        Returns
+        -------
+        noise : `DetectionRms`
+            The noise.
+        """
+        return replace(self, rms=self.rms if np.ndim(self.rms) < 2
+                       else self.rms[slices])
+
+    def image(self, bad, fwhm):
+        """
+        Return the noise.
+
+        Parameters
+        ----------
+        bad : 2D bool `~numpy.ndarray`
+            The pixels without data.
+
+        fwhm : float
+            The FWHM of the beam in pixels.
+
+        Returns
+        -------
+        rms : float or 2D `~numpy.ndarray`
+            The noise.
+        """
+        if max(self.ratios) == 1.0:
+            return self.rms
+        near, ring = margin_rings(bad, fwhm)
+        rms = np.full(bad.shape, 1.0) * self.rms
+        rms[near] *= np.asarray(self.ratios)[ring]
+        return rms
 
 
 class MeasuredMap:
@@ -172,12 +247,8 @@ class MeasuredMap:
             wcs = data.wcs if wcs is None else wcs
         self.wcs = wcs
         self.meta = getattr(data, 'meta', None) or {}
-        self.beam = _beam(self.meta) if beam is None else beam
+        self.beam = beam_of(self.meta, profile) if beam is None else beam
         self.profile = profile
-        if profile is not None:
-            self.beam = {'fwhm': profile.fwhm_major,
-                         'fwhm_minor': profile.fwhm_minor,
-                         'theta': profile.theta}
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(
             data=data, error=error, noise=None if noise is None else noise.rms)
@@ -385,7 +456,7 @@ class MeasuredMap:
             local = measure_relative_rms(even, fwhm, mask=mask)
             low, high = np.percentile(local[~self.mask], [16.0, 84.0])
             del local, even
-            varying_structure = bool(high > _VARIATION * low)
+            varying_structure = bool(high > VARIATION * low)
         beam = {'fwhm': fwhm} if self.beam is None else self.beam
         return CorrelatedNoise.from_image(
             self.with_unit(residual), **beam, mask=mask,
@@ -483,10 +554,26 @@ def positions(table, suffix):
     return np.column_stack((table[f'x_{suffix}'], table[f'y_{suffix}']))
 
 
-def _beam(meta):
+def beam_of(meta, profile=None):
     """
-    Return the beam of a map that was read with its header, or None.
+    Return the beam of a map.
+
+    Parameters
+    ----------
+    meta : dict
+        The metadata of the map.
+
+    profile : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam, which takes precedence.
+
+    Returns
+    -------
+    beam : dict or `None`
+        The beam; `None` if the map was not read with its header.
     """
+    if profile is not None:
+        return {'fwhm': profile.fwhm_major, 'fwhm_minor': profile.fwhm_minor,
+                'theta': profile.theta}
     names = {'fwhm': 'beam_major_pix', 'fwhm_minor': 'beam_minor_pix',
              'theta': 'beam_theta'}
     if not all(name in meta for name in names.values()):

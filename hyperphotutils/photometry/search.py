@@ -32,6 +32,7 @@ from hyperphotutils.photometry.acceptance import (
     find_lobes,
 )
 from hyperphotutils.photometry.measurement import (
+    DetectionRms,
     MapNoise,
     plain,
     positions,
@@ -81,6 +82,10 @@ class SourceSearch:
     weight_map : 2D array_like or `None`
         The map for a fitter with weights from a map.
 
+    variation : 2D `~numpy.ndarray` or `None`, optional
+        The relative noise that thresholds follow, `None` if it does not
+        vary. By default, it is measured.
+
     Attributes
     ----------
     source_covariance : `~hyperphotutils.blend.SourceCovariance`
@@ -90,7 +95,8 @@ class SourceSearch:
         What the ``background`` of the configuration has fitted.
     """
 
-    def __init__(self, config, image, *, error=None, weight_map=None):
+    def __init__(self, config, image, *, error=None, weight_map=None,
+                 variation='measured'):
         self.config = config
         self.image = image
         self.error = error
@@ -100,8 +106,10 @@ class SourceSearch:
         # The noise of independent pixels, for the first fit.
         self.independent = image.noise
         # The noise of a larger map, and the kind of noise.
-        self.shared = (config.noise if isinstance(config.noise, MapNoise)
-                       else None)
+        self.shared = None
+        if isinstance(config.noise, MapNoise):
+            self.shared = config.noise.cutout(
+                tuple(slice(0, size) for size in image.values.shape))
         self.noise = config.noise if self.shared is None else (
             self.shared.model)
         # The relative noise that thresholds follow, without structure of
@@ -109,10 +117,12 @@ class SourceSearch:
         self.noise_variation = image.relative_error()
         if not isinstance(self.noise, str):
             self.noise_variation = self.noise.relative_rms
+        elif not isinstance(variation, str):
+            self.noise_variation = variation
         if self.shared is not None:
             self.noise_variation = self.shared.relative_rms
             image.share_pixel_noise(self.shared.pixel_rms)
-        elif self.noise_variation is None:
+        elif self.noise_variation is None and isinstance(variation, str):
             self.noise_variation = measure_noise_variation(
                 image.values, self.fwhm, mask=image.mask)
         # The noise of the high-pass filtered map.
@@ -227,7 +237,30 @@ class SourceSearch:
         table['id'] = names
         return table
 
-    def _fit_detections(self):
+    def first_fit(self, init_params):
+        """
+        Fit given or detected sources before the noise is known.
+
+        Parameters
+        ----------
+        init_params : `~astropy.table.Table` or `None`
+            The sources; `None` to detect them.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable` or `None`
+            The fitted sources; `None` if there are none.
+        """
+        if init_params is None:
+            return self._fit_detections(refine=False)
+        if len(init_params) == 0:
+            return None
+        table = self._fit(self.image.values, self.image.with_shapes(
+            init_params, self.fwhm))
+        self.image.replace(None, table)
+        return table
+
+    def _fit_detections(self, *, refine=True):
         """
         Fit what is detected on the map; return None if there is nothing.
         """
@@ -245,6 +278,8 @@ class SourceSearch:
         self.image.measure_pixel_noise(self.fwhm)
         self._measure_filtered_noise()
         table = self._hold_runaways(table)
+        if not refine:
+            return table
         table = self._reject_lobes(table)
         table = self._refine(table)
         self.found_meta = found.meta
@@ -572,8 +607,10 @@ class SourceSearch:
             if finder.relative_rms is None:
                 finder.relative_rms = self.noise_variation
             if self.shared is not None and finder.rms is None:
-                finder.rms = self.image.with_unit(
-                    self.shared.detection_rms[kind])
+                rms = self.shared.detection_rms[kind]
+                if isinstance(rms, DetectionRms):
+                    rms = rms.image(mask, self.fwhm)
+                finder.rms = self.image.with_unit(rms)
             found, _ = finder.search(values, mask=mask)
         else:
             with warnings.catch_warnings():

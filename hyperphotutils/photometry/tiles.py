@@ -3,27 +3,54 @@
 Photometry of large maps in overlapping tiles.
 """
 
+import contextlib
+import pickle
+import tempfile
 import warnings
+from collections import Counter
 from copy import copy
+from dataclasses import dataclass, field, replace
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
-from astropy.table import vstack
+from astropy.table import QTable, vstack
+from astropy.utils.exceptions import AstropyUserWarning
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
+from hyperphotutils.blend.covariance import SourceCovariance, total_flux
+from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import renumber_groups
+from hyperphotutils.blend.start import position_columns, read_start
+from hyperphotutils.catalog.columns import describe_columns, make_empty_table
+from hyperphotutils.detection.highpass import HighPassStarFinder
+from hyperphotutils.noise.bad_pixels import BadPixels
 from hyperphotutils.photometry.extractor import HyperPhotometry
-from hyperphotutils.photometry.measurement import MapNoise
+from hyperphotutils.photometry.images import SourceImages
+from hyperphotutils.photometry.map_noise import measure_in_tiles
+from hyperphotutils.photometry.measurement import MapNoise, MeasuredMap
+from hyperphotutils.utils.executors import (
+    describe_death,
+    error_of,
+    one_blas_thread,
+    was_killed,
+    work_through,
+)
 from hyperphotutils.utils.flags import FLAGS
-from hyperphotutils.utils.tables import make_repr, result_meta
+from hyperphotutils.utils.stored import StoredImage
+from hyperphotutils.utils.tables import make_repr, open_nddata, result_meta
 
 __all__ = ['TiledPhotometry']
 
 # The overlap of tiles in FWHM. With 8, fluxes differ from those of the whole
 # map by up to a thousandth of their errors, with 12 by less.
 _OVERLAP = 12.0
+# A group that comes nearer to the cut edge of its tile than this, in FWHM, is
+# measured in a tile with twice the overlap, up to _MAX_OVERLAP.
+_EDGE = 4.0
+_MAX_OVERLAP = 48.0
 # The members of a group are found again in another tile within this distance
 # in pixels.
 _SAME = 0.1
@@ -33,26 +60,51 @@ class TiledPhotometry:
     """
     Measure the sources of a large map in overlapping tiles.
 
-    Use it for maps with many thousands of sources, and for maps whose
-    noise is already known: memory is then bounded by the size of a tile.
-    Otherwise the noise is measured on the whole map first, with the
-    memory that a first fit of the whole map needs. Each tile is measured
-    with a margin, and the sources inside the tile proper are kept, so
-    that each source is measured in one tile.
+    Use it for maps with many thousands of sources: the memory is bounded
+    by the size of a tile instead of that of the map, and the tiles can
+    be shared among processes. Each tile is measured with a margin, and
+    the sources inside the tile proper are kept, so that each source is
+    measured in one tile, with the noise of the whole map.
 
     Parameters
     ----------
     photometry : `HyperPhotometry`
         Measures the tiles. If its ``noise`` is a name, the noise is
-        measured on the whole map by `HyperPhotometry.measure_noise`.
+        measured on the whole map by `HyperPhotometry.measure_noise`. It
+        cannot have a ``background``.
 
     tile_size : int
         The side length of the tiles in pixels, without their margins.
         Tiles should have a thousand sources or more: margins are
         measured twice.
 
+    executor : `~concurrent.futures.Executor` or `None`, optional
+        An executor, or a client of dask.distributed, that measures the
+        tiles; see `~hyperphotutils.utils.work_through`. The results are
+        the same for any number and order of workers.
+
+    n_workers : int, optional
+        The number of processes without an ``executor``.
+
+    folder : path-like, optional
+        An existing folder in which the results of finished tiles are
+        kept. A call that finds results there does not measure these
+        tiles again: use a folder for one map and one configuration.
+
     progress_bar : bool, optional
         Whether to show a progress bar over the tiles.
+
+    Attributes
+    ----------
+    rms : float, `~astropy.units.Quantity`, or `None`
+        The noise of the last map, as that of `HyperPhotometry`.
+
+    noise : `MapNoise` or `None`
+        The noise with which the tiles of the last map were measured.
+
+    rejected : `~astropy.table.QTable` or `None`
+        The detections on the last map without a row, as that of
+        `HyperPhotometry`, in the order of their positions.
 
     Raises
     ------
@@ -60,7 +112,20 @@ class TiledPhotometry:
         If ``photometry`` is not a `HyperPhotometry`.
 
     ValueError
-        If ``tile_size`` is not a positive integer.
+        If ``tile_size`` or ``n_workers`` is not a positive integer, or
+        ``photometry`` has a ``background``.
+
+    Notes
+    -----
+    Processes receive the names of files instead of pixels. A
+    `~numpy.memmap` is read from its own file, which must not change
+    during the call; other arrays are copied to temporary files first.
+
+    If a process is killed, its tile is measured again, in a process of
+    its own; if that is killed, too, the error names the tile.
+
+    The numbers of detections that the finder's own selections reject
+    are not known in tiles.
 
     Examples
     --------
@@ -76,133 +141,745 @@ class TiledPhotometry:
     True
     """
 
-    _repr_params = ('photometry', 'tile_size', 'progress_bar')
+    _repr_params = ('photometry', 'tile_size')
 
-    def __init__(self, photometry, tile_size, *, progress_bar=False):
+    def __init__(self, photometry, tile_size, *, executor=None, n_workers=1,
+                 folder=None, progress_bar=False):
         if not isinstance(photometry, HyperPhotometry):
             msg = f'photometry must be a HyperPhotometry: {photometry!r}'
             raise TypeError(msg)
-        if not isinstance(tile_size, Integral) or tile_size < 1:
-            msg = f'tile_size must be a positive integer: {tile_size!r}'
+        if photometry.background is not None:
+            msg = ('photometry must have no background: in tiles, only '
+                   'backgrounds that are part of the fits are possible')
             raise ValueError(msg)
+        for name, value in (('tile_size', tile_size),
+                            ('n_workers', n_workers)):
+            if not isinstance(value, Integral) or value < 1:
+                msg = f'{name} must be a positive integer: {value!r}'
+                raise ValueError(msg)
         self.photometry = photometry
         self.tile_size = int(tile_size)
+        self.executor = executor
+        self.n_workers = int(n_workers)
+        self.folder = None if folder is None else Path(folder)
         self.progress_bar = progress_bar
+        self.rms = None
+        self.noise = None
+        self.rejected = None
+        self._fluxes = None
+        self._images = None
 
     def __repr__(self):
         return make_repr(self)
 
-    def __call__(self, data, *, wcs=None, mask=None, error=None):
+    def __call__(self, data, *, wcs=None, mask=None, error=None,
+                 weight_map=None, init_params=None):
         """
         Measure the sources of a map.
 
         Parameters
         ----------
-        data, wcs, mask, error
+        data, wcs, mask, error, weight_map, init_params
             The map, as for a call of `HyperPhotometry`.
 
         Returns
         -------
         table : `~astropy.table.QTable` or `None`
             A row a source, in the order of the positions (y, then x) of
-            their detections; `None` with a warning when there is none.
+            their detections, or of ``init_params``; `None` with a
+            warning when there is none.
         """
+        source = _Map.open(data, wcs, mask, error, weight_map)
         photometry = copy(self.photometry)
+        photometry.progress_bar = False
         if isinstance(photometry.noise, str):
-            photometry.noise = photometry.measure_noise(
-                data, wcs=wcs, mask=mask, error=error)
-            error = None  # it is part of the noise
+            photometry.noise = self._measure_noise(source, init_params)
+            source.error = None  # it is part of the noise
         if not isinstance(photometry.noise, MapNoise):
             msg = ("the noise of photometry must be 'correlated', 'white', or "
                    f'a MapNoise: {photometry.noise!r}')
             raise TypeError(msg)
-        if isinstance(data, NDData) and wcs is None:
-            wcs = data.wcs
-        shape = np.shape(data.data if isinstance(data, NDData) else data)
-        tiles = [(y, x) for y in range(0, shape[0], self.tile_size)
-                 for x in range(0, shape[1], self.tile_size)]
-        if self.progress_bar:
-            from tqdm.auto import tqdm
-            tiles = tqdm(tiles, desc='Measure tiles')
-        tables = []
-        for tile in tiles:
-            table = self._measure(photometry, tile, data, wcs, mask, error)
-            if table is not None and len(table):
-                tables.append(table)
-        if not tables:
-            msg = 'No sources were found.'
-            warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
+        init = None
+        if init_params is not None:
+            init = _with_order(init_params, photometry.fwhm)
+        parts = self._work('tile', _measure_tile, source, photometry,
+                           self.tile_size, init)
+        return self._collect([parts[tile] for tile in sorted(parts)],
+                             source, photometry, init)
+
+    def make_model_image(self, out=None):
+        """
+        Make an image of all sources of the last map.
+
+        Parameters
+        ----------
+        out : 2D array_like, optional
+            The array in which the image is stored, tile by tile, such
+            as a `~numpy.memmap`; a new one by default.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image, without background; ``out`` if it is given.
+        """
+        return self._make_image('model', out)
+
+    def make_background_image(self, out=None):
+        """
+        Make an image of the fitted backgrounds of the last map.
+
+        Parameters
+        ----------
+        out
+            See `make_model_image`.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The image, NaN far from all sources.
+        """
+        return self._make_image('background', out)
+
+    def make_residual_image(self, out=None):
+        """
+        Make an image of the residual of the last map.
+
+        Parameters
+        ----------
+        out
+            See `make_model_image`.
+
+        Returns
+        -------
+        image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
+            The map minus the sources, and minus the background where
+            it is known.
+        """
+        return self._make_image('residual', out)
+
+    def total_flux(self, ids=None):
+        """
+        Sum the fluxes of sources of the last map.
+
+        Parameters
+        ----------
+        ids
+            See `HyperPhotometry.total_flux`.
+
+        Returns
+        -------
+        flux, flux_err : float or `~astropy.units.Quantity`
+            The sum of ``flux_fit`` and its standard error.
+        """
+        if self._fluxes is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return total_flux(ids, *self._fluxes)
+
+    def _measure_noise(self, source, init_params):
+        """
+        Measure the noise of the whole map.
+        """
+        path = None if self.folder is None else self.folder / 'noise.pickle'
+        if path is not None and path.exists():
+            # The file was written by this class.
+            return pickle.loads(path.read_bytes())  # noqa: S301
+        photometry = copy(self.photometry)
+        photometry.progress_bar = False
+        finder, fitter = photometry.finder, photometry.fitter
+        if (np.ndim(source.error) == 2 or max(source.shape) <= self.tile_size
+                or not isinstance(fitter, BlendGroupFitter)
+                or not isinstance(finder, HighPassStarFinder)):
+            data, wcs, mask, error, _ = source.cut(
+                tuple(slice(0, size) for size in source.shape))
+            noise = photometry.measure_noise(data, wcs=wcs, mask=mask,
+                                             error=error)
+        else:
+            init = None
+            if init_params is not None:
+                init = _Given(_with_order(init_params, photometry.fwhm),
+                              source.shape)
+            with contextlib.ExitStack() as stack:
+                folder = self.folder or Path(stack.enter_context(
+                    tempfile.TemporaryDirectory()))
+                noise = measure_in_tiles(photometry, source, self._measure,
+                                         folder, init, _widen)
+        if path is not None:
+            _write_pickle(path, noise)
+        return noise
+
+    def _measure(self, what, function, source, *shared, tile_size=None):
+        """
+        Call a function of the slices of each tile; return the results, in
+        the order of the tiles, that are not `None`.
+        """
+        tile_size = min(self.tile_size, tile_size or self.tile_size)
+        parts = self._work(what, _OnSlices(function, tile_size), source,
+                           *shared, tile_size=tile_size)
+        return [parts[tile] for tile in sorted(parts)
+                if parts[tile] is not None]
+
+    def _work(self, what, function, source, *shared, tile_size=None):
+        """
+        Call a function for each tile; return the results by tile.
+        """
+        from tqdm.auto import tqdm
+
+        ny, nx = source.shape
+        side = tile_size or self.tile_size
+        tiles = [(y, x) for y in range(0, ny, side)
+                 for x in range(0, nx, side)]
+        done = {tile: self._read(what, tile) for tile in tiles}
+        done = {tile: part for tile, part in done.items()
+                if part is not None}
+        todo = [tile for tile in tiles if tile not in done]
+        with contextlib.ExitStack() as stack:
+            if todo and isinstance(source, _Map) and (
+                    self.executor is not None or self.n_workers > 1):
+                source = source.stored(stack.enter_context(
+                    tempfile.TemporaryDirectory(dir=self.folder)))
+            pairs = stack.enter_context(contextlib.closing(work_through(
+                function, todo, source, *shared, executor=self.executor,
+                n_workers=min(self.n_workers, max(len(todo), 1)))))
+            bar = stack.enter_context(tqdm(
+                total=len(tiles), initial=len(done), unit='tile', desc=what,
+                disable=not self.progress_bar))
+            for tile, future in pairs:
+                error = error_of(future)
+                if was_killed(error):
+                    msg = (f'the tile at x={tile[1]}, y={tile[0]}: '
+                           f'{describe_death(error)}')
+                    raise OSError(None, msg)
+                if error is not None:
+                    raise error
+                done[tile] = future.result()
+                self._write(what, tile, done[tile])
+                bar.update()
+        return done
+
+    def _path(self, what, tile):
+        """
+        Return the file of the result of a tile.
+        """
+        return self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.pickle'
+
+    def _read(self, what, tile):
+        """
+        Return the result of a tile that an earlier call has finished.
+        """
+        if self.folder is None or not self._path(what, tile).exists():
             return None
-        table = vstack(tables, metadata_conflicts='silent')
-        table = table[np.lexsort((table['x_init'], table['y_init']))]
-        table['id'] = np.arange(1, len(table) + 1)
+        # The files were written by this class.
+        return pickle.loads(  # noqa: S301
+            self._path(what, tile).read_bytes())
+
+    def _write(self, what, tile, part):
+        """
+        Keep the result of a tile; the file is complete if it exists.
+        """
+        if self.folder is not None:
+            _write_pickle(self._path(what, tile), part)
+
+    def _collect(self, parts, source, photometry, init):
+        """
+        Combine the results of the tiles.
+        """
+        rms = source.with_unit(photometry.noise.pixel_rms)
+        rejected = _join([part.rejected for part in parts
+                          if part.rejected is not None])
+        if rejected is None:
+            rejected = make_empty_table('rejected', wcs=source.wcs)
+        rejected = describe_columns(rejected[np.lexsort(
+            (rejected['x_init'], rejected['y_init']))])
+        table = _join([part.table for part in parts if part.table is not None
+                       and len(part.table)])
+        self.__dict__.update(
+            rms=None if table is None else rms, rejected=rejected,
+            noise=photometry.noise,
+            _fluxes=None, _images=_Images(source, photometry))
+        if table is None:
+            msg = 'No sources were found.'
+            warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
+            return None
+        if init is None:
+            table = table[np.lexsort((table['x_init'], table['y_init']))]
+            table['id'] = np.arange(1, len(table) + 1)
+        else:
+            table = table[np.argsort(table['_order'], kind='stable')]
         table['group_id'] = _join_groups(table)
-        table.remove_columns(['_x_group', '_y_group'])
-        table.meta |= result_meta(self)
+        n_flagged = np.count_nonzero(table['flags'] & FLAGS['beam_mismatch'])
+        if n_flagged:
+            msg = ('bright sources differ from the profile of the fit; '
+                   f'{n_flagged} sources have the flag beam_mismatch')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+        is_companion = np.asarray(table['_companion'])
+        images = QTable({name: table[f'_{name}'] for name in (
+            'radius', 'bkg_order', 'has_background')})
+        table = describe_columns(_without_own(table))
+        meta = table.meta | result_meta(self)
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
-            table.meta.pop(name, None)
-        table.meta['n_companions'] = int(np.count_nonzero(
-            table['flags'] & FLAGS['residual_detection']))
+            meta.pop(name, None)
+        table.meta.clear()
+        table.meta.update(meta, rms=rms)
+        if init is None:
+            n_companions = int(np.count_nonzero(is_companion))
+            table.meta |= {
+                'n_companions': n_companions,
+                'n_detected': len(table) - n_companions + int(
+                    np.count_nonzero(rejected['search'] == 0)),
+                'n_rejected': dict(Counter(map(str, rejected['reason'])))}
+        else:
+            table.meta.pop('n_companions', None)
+        counts = sum((Counter(part.bad_pixels) for part in parts), Counter())
+        if counts:
+            table.meta['n_bad_pixels'] = dict(counts)
+        self.__dict__.update(
+            _images=_Images(source, photometry, table.copy(), images),
+            _fluxes=(np.asarray(table['id']), table['flux_fit'].copy(),
+                     table['flux_err'].copy(), _join_pairs(table, parts)))
         return table
 
-    def _measure(self, photometry, tile, data, wcs, mask, error):
+    def _make_image(self, kind, out):
         """
-        Measure one tile; return None if it has no usable pixel or no
-        source.
+        Make an image tile by tile.
         """
-        shape = np.shape(data.data if isinstance(data, NDData) else data)
-        margin = int(np.ceil(_OVERLAP * photometry.fwhm))
-        slices = tuple(
-            slice(max(0, start - margin),
-                  min(size, start + self.tile_size + margin))
-            for start, size in zip(tile, shape, strict=True))
+        if self._images is None:
+            msg = 'no map has been measured yet: call the object first'
+            raise ValueError(msg)
+        source = self._images.source
+        image = np.empty(source.shape) if out is None else out
+        for y in range(0, source.shape[0], self.tile_size):
+            for x in range(0, source.shape[1], self.tile_size):
+                core = tuple(slice(start, min(start + self.tile_size, size))
+                             for start, size in zip((y, x), source.shape,
+                                                    strict=True))
+                image[core] = self._images.make(kind, core)
+        return source.with_unit(image) if out is None else out
 
-        def cut(image):
+
+@dataclass
+class _Map:
+    """
+    A map of which parts are measured.
+
+    The arrays are in memory, or files. Errors are without unit.
+    """
+
+    values: object
+    unit: object = None
+    wcs: object = None
+    meta: dict = field(default_factory=dict)
+    mask: object = None
+    error: object = None
+    weight_map: object = None
+
+    @classmethod
+    def open(cls, data, wcs, mask, error, weight_map):
+        """
+        Open a map as a call of `HyperPhotometry` does.
+        """
+        meta = getattr(data, 'meta', None) or {}
+        if isinstance(data, NDData) and wcs is None:
+            wcs = data.wcs
+        data, mask, error = open_nddata(data, mask, error)
+        if isinstance(data, np.ma.MaskedArray):
+            hidden = np.ma.getmaskarray(data)
+            mask = hidden if mask is None else hidden | np.asarray(mask)
+            data = data.data
+        unit = getattr(data, 'unit', None)
+        values = np.asanyarray(data if unit is None else data.value)
+        if np.ndim(values) != 2:
+            msg = f'data must be 2D, got the shape {np.shape(values)}'
+            raise ValueError(msg)
+        for name, image in (('mask', mask), ('error', error),
+                            ('weight_map', weight_map)):
+            if np.ndim(image) and np.shape(image) != values.shape:
+                msg = (f'{name} must have the shape of data, {values.shape}, '
+                       f'got {np.shape(image)}')
+                raise ValueError(msg)
+        values = StoredImage.find(values) or values
+        return cls(values, unit, wcs, dict(meta), mask, error, weight_map)
+
+    @property
+    def shape(self):
+        """
+        The shape of the map.
+        """
+        return self.values.shape
+
+    def with_unit(self, values):
+        """
+        Return values with the unit of the map.
+        """
+        return values if self.unit is None else values << self.unit
+
+    def stored(self, folder):
+        """
+        Return the map with its pixels in files.
+        """
+        def store(image, name):
+            if np.ndim(image) != 2 or isinstance(image, StoredImage):
+                return image
+            unit = getattr(image, 'unit', None)
+            plain = np.asanyarray(image if unit is None else image.value)
+            stored = StoredImage.store(plain, Path(folder, name))
+            return stored if unit is None else _WithUnit(stored, unit)
+
+        return replace(self, **{
+            name: store(getattr(self, name), name)
+            for name in ('values', 'mask', 'error', 'weight_map')})
+
+    def cut(self, slices):
+        """
+        Return the arguments ``data``, ``wcs``, ``mask``, ``error``, and
+        ``weight_map`` of a call for a part of the map.
+        """
+        def part(image):
             return image if np.ndim(image) < 2 else image[slices]
 
-        part = data[slices]
-        hidden = cut(mask)
-        values = getattr(part, 'data', part)
-        own = getattr(part, 'mask', None)
-        good = np.isfinite(np.asarray(values))
-        for bad in (hidden, own):
-            if bad is not None and bad is not np.ma.nomask:
-                good &= ~np.asarray(bad)
-        if not good.any():
-            return None
-        photometry = copy(photometry)
-        photometry.noise = photometry.noise.cutout(slices)
-        search = photometry._open(  # noqa: SLF001
-            part, None if wcs is None else wcs[slices], hidden, cut(error),
-            None)
+        wcs = None if self.wcs is None else self.wcs[slices]
+        # Values that are not finite are masked anyway.
+        data = NDData(np.asarray(self.values[slices]), unit=self.unit,
+                      wcs=wcs, meta=self.meta)
+        return data, wcs, part(self.mask), part(self.error), part(
+            self.weight_map)
+
+
+    def read(self, slices):
+        """
+        Return pixels without unit, NaN where there are no data.
+        """
+        values = np.array(self.values[slices], dtype=float)
+        values[~np.isfinite(values)] = np.nan
+        if self.mask is not None:
+            values[np.asarray(self.mask[slices], dtype=bool)] = np.nan
+        return values
+
+
+@dataclass(frozen=True)
+class _OnSlices:
+    """
+    A function of the slices of a tile as one of its position.
+    """
+
+    function: object
+    tile_size: int
+
+    def __call__(self, tile, source, *shared):
+        core = tuple(slice(start, min(start + self.tile_size, size))
+                     for start, size in zip(tile, source.shape, strict=True))
+        with one_blas_thread():
+            return self.function(core, source, *shared)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """
+    The given sources of a part of a map.
+    """
+
+    table: QTable
+    shape: tuple
+
+    def __call__(self, slices):
+        inside = _are_inside(self.table['_y'], self.table['_x'], slices,
+                             self.shape)
+        return _without_own(_shifted(self.table[inside], slices, -1))
+
+
+@dataclass
+class _WithUnit:
+    """
+    An image in a file, with a unit.
+    """
+
+    image: StoredImage
+    unit: object
+
+    ndim = 2
+
+    @property
+    def shape(self):
+        return self.image.shape
+
+    def __getitem__(self, index):
+        return self.image[index] << self.unit
+
+
+@dataclass
+class _Part:
+    """
+    The result of a tile: its own rows, in coordinates of the map.
+
+    ``pairs`` are the positions of sources that were fitted together,
+    shape (m, 2, 2), and ``correlation`` is that of their fluxes.
+    """
+
+    table: QTable | None = None
+    rejected: QTable | None = None
+    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2, 2)))
+    correlation: np.ndarray = field(default_factory=lambda: np.empty(0))
+    bad_pixels: dict = field(default_factory=dict)
+
+
+@dataclass
+class _Images:
+    """
+    What the images of the last map are made from.
+    """
+
+    source: _Map
+    photometry: HyperPhotometry
+    table: QTable | None = None
+    backgrounds: QTable | None = None
+
+    def make(self, kind, core):
+        """
+        Return an image of a part of the map, without unit.
+        """
+        slices = _widen(core, self.source.shape,
+                        _OVERLAP * self.photometry.fwhm)
+        data, wcs, mask, _, _ = self.source.cut(slices)
+        inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
+                      for one, wide in zip(core, slices, strict=True))
+        if not _usable(data, mask).any():
+            shape = [one.stop - one.start for one in core]
+            return (np.zeros(shape) if kind == 'model'
+                    else np.full(shape, np.nan))
+        image = MeasuredMap(data, wcs, mask, profile=getattr(
+            self.photometry.fitter, 'beam', None))
+        if self.photometry.mask_bad_pixels:
+            image.mask_bad_pixels(self.photometry.fwhm)
+        images = SourceImages(image)
+        if self.table is not None:
+            near = np.ones(len(self.table), dtype=bool)
+            for name, one in zip(('y_fit', 'x_fit'), slices, strict=True):
+                position = np.nan_to_num(self.table[name], nan=-np.inf)
+                near &= (position > one.start - 1) & (position < one.stop)
+            if near.any():
+                table = _shifted(self.table[near], slices, -1)
+                backgrounds = self.backgrounds[near]
+                images = SourceImages(
+                    image, table, float(backgrounds['radius'].max()),
+                    int(backgrounds['bkg_order'].max()),
+                    np.asarray(backgrounds['has_background']))
+        made = (images.data - images.model() if kind == 'residual'
+                else getattr(images, kind)())
+        if kind == 'residual':
+            made -= np.nan_to_num(images.background())
+        return np.asarray(getattr(made, 'value', made))[inner]
+
+
+def _measure_tile(tile, source, photometry, tile_size, init):
+    """
+    Measure a tile, with a wider margin if a group comes near the edge.
+    """
+    core = tuple(slice(start, min(start + tile_size, size))
+                 for start, size in zip(tile, source.shape, strict=True))
+    overlap = _OVERLAP
+    with one_blas_thread():
+        while True:
+            slices = _widen(core, source.shape, overlap * photometry.fwhm)
+            part, is_whole = _measure_part(core, slices, source, photometry,
+                                           init)
+            overlap *= 2.0
+            if is_whole or overlap > _MAX_OVERLAP:
+                return part
+
+
+def _measure_part(core, slices, source, photometry, init):
+    """
+    Measure a part of a map; return the result for its core, and whether
+    the groups of the core are far from the edges of the part.
+    """
+    data, wcs, mask, error, weight_map = source.cut(slices)
+    own = None
+    if init is not None:
+        inside = _are_inside(init['_y'], init['_x'], slices, source.shape)
+        if not _are_inside(init['_y'], init['_x'], core,
+                           source.shape).any():
+            return _Part(), True
+        own = _shifted(init[inside], slices, -1)
+    good = _usable(data, mask)
+    if not good.any() and init is None:
+        return _Part(), True
+    photometry = copy(photometry)
+    photometry.noise = photometry.noise.cutout(slices)
+    if own is not None and photometry.aperture_ellipse is not None:
+        photometry.aperture_ellipse = tuple(
+            np.asarray(value)[inside] if np.ndim(value) else value
+            for value in photometry.aperture_ellipse)
+    search = photometry._open(data, wcs, mask, error,  # noqa: SLF001
+                              weight_map)
+    part = _Part(bad_pixels=_count_bad_pixels(search.image, core, slices))
+    if own is None:
         table = search.detect_and_measure()
-        if table is None:
-            return None
+        part.rejected = _own_rejected(search.rejected_table(), core, slices,
+                                      source.shape)
+    else:
+        table = search.measure(_without_own(own))
+    if table is None or len(table) == 0:
+        return part, True
+    n_companions = table.meta.get('n_companions', 0)
+    with warnings.catch_warnings():
+        # One warning for all tiles follows.
+        warnings.filterwarnings('ignore', 'bright sources differ',
+                                AstropyUserWarning)
         table = photometry._finish(search, table)  # noqa: SLF001
-        origin = slices[1].start, slices[0].start
-        for name in ('x_init', 'x_fit'):
-            table[name] += origin[0]
-        for name in ('y_init', 'y_fit'):
-            table[name] += origin[1]
-        _, first, member = np.unique(table['group_id'], return_index=True,
-                                     return_inverse=True)
-        # The first source of each group, in order of position.
-        order = np.lexsort((table['x_init'], table['y_init']))
-        first = np.full(len(first), -1)
-        first[member[order[::-1]]] = order[::-1]
-        for name in ('x', 'y'):
-            table[f'_{name}_group'] = np.asarray(
-                table[f'{name}_init'])[first[member]]
-        x, y = (np.floor(np.asarray(table[name]) + 0.5)
-                for name in ('x_fit', 'y_fit'))
-        inside = np.ones(len(table), dtype=bool)
-        for position, start, size in ((y, tile[0], shape[0]),
-                                      (x, tile[1], shape[1])):
-            # Sources that are fitted off the map belong to the outermost.
-            position = np.clip(np.nan_to_num(position), 0, size - 1)
-            inside &= (position >= start) & (position
-                                             < start + self.tile_size)
-        return table[inside]
+    companion = np.arange(len(table)) >= len(table) - n_companions
+    covariance = photometry._fluxes[3]  # noqa: SLF001
+    drawn = photometry._images  # noqa: SLF001
+    table = _shifted(table, slices, 1)
+    table['_companion'] = companion
+    table['_radius'] = np.full(len(table), drawn.radius)
+    table['_bkg_order'] = np.full(len(table), drawn.order)
+    table['_has_background'] = drawn.has_background
+    if own is not None:
+        table['_order'] = own['_order']
+    _name_groups(table)
+    x, y = ('_x', '_y') if own is not None else ('x_fit', 'y_fit')
+    where = table if own is None else init[inside]
+    kept = _are_inside(where[y], where[x], core, source.shape)
+    together = kept[covariance.pairs].any(axis=1)
+    place = np.column_stack((table['x_fit'], table['y_fit']))
+    part.pairs = place[covariance.pairs[together]]
+    part.correlation = covariance.correlation[together]
+    groups = np.isin(table['group_id'], table['group_id'][kept])
+    is_whole = not _near_cut(table[groups], slices, source.shape,
+                             _EDGE * photometry.fwhm)
+    part.table = table[kept]
+    return part, is_whole
+
+
+def _write_pickle(path, value):
+    """
+    Write a file that is complete if it exists.
+    """
+    partial = path.with_suffix('.partial')
+    partial.write_bytes(pickle.dumps(value))
+    partial.replace(path)
+
+
+def _widen(core, shape, margin):
+    """
+    Return the slices of a tile with its margins.
+    """
+    margin = int(np.ceil(margin))
+    return tuple(slice(max(0, one.start - margin),
+                       min(size, one.stop + margin))
+                 for one, size in zip(core, shape, strict=True))
+
+
+def _are_inside(y, x, core, shape):
+    """
+    Return which positions belong to a tile; those off the map belong to
+    the nearest one.
+    """
+    inside = np.ones(len(y), dtype=bool)
+    for position, one, size in zip((y, x), core, shape, strict=True):
+        pixel = np.floor(np.nan_to_num(np.asarray(position, float)) + 0.5)
+        pixel = np.clip(pixel, 0, size - 1)
+        inside &= (pixel >= one.start) & (pixel < one.stop)
+    return inside
+
+
+def _near_cut(table, slices, shape, distance):
+    """
+    Return whether a source is near an edge of a part that is no edge of
+    the map.
+    """
+    for name, one, size in zip(('y_fit', 'x_fit'), slices, shape,
+                               strict=True):
+        position = np.asarray(table[name])
+        if ((one.start > 0 and np.any(position < one.start + distance))
+                or (one.stop < size
+                    and np.any(position > one.stop - 1 - distance))):
+            return True
+    return False
+
+
+def _usable(data, mask):
+    """
+    Return which pixels of a part are finite and not masked.
+    """
+    good = np.isfinite(data.data)
+    return good if mask is None else good & ~np.asarray(mask, dtype=bool)
+
+
+def _shifted(table, slices, sign):
+    """
+    Return a table with positions in another part of the map.
+    """
+    table = table.copy()
+    for axis, one in zip('yx', slices, strict=True):
+        for name in position_columns(table, axis):
+            table[name] = table[name] + sign * one.start
+    return table
+
+
+def _without_own(table):
+    """
+    Return a table without the columns of this module.
+    """
+    return table[[name for name in table.colnames
+                  if not name.startswith('_')]]
+
+
+def _with_order(init_params, fwhm):
+    """
+    Return given sources with ids, their order, and their positions.
+    """
+    start = read_start(init_params, fwhm)
+    init = QTable(init_params, copy=True)
+    if 'id' not in init.colnames:
+        init['id'] = start.id
+    init['_order'] = np.arange(len(init))
+    init['_x'], init['_y'] = start.x, start.y
+    return init
+
+
+def _own_rejected(rejected, core, slices, shape):
+    """
+    Return the rejected detections of a tile.
+    """
+    rejected = _shifted(rejected, slices, 1)
+    return rejected[_are_inside(rejected['y_init'], rejected['x_init'], core,
+                                shape)]
+
+
+def _count_bad_pixels(image, core, slices):
+    """
+    Count the bad pixels of a tile by kind.
+    """
+    if image.bad_pixels is None:
+        return {}
+    inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
+                  for one, wide in zip(core, slices, strict=True))
+    return BadPixels(image.bad_pixels.bits[inner]).counts
+
+
+def _name_groups(table):
+    """
+    Add the position of the first source of each group, by which it is
+    recognized in other tiles.
+    """
+    _, first, member = np.unique(table['group_id'], return_index=True,
+                                 return_inverse=True)
+    order = np.lexsort((table['x_init'], table['y_init']))
+    first = np.full(len(first), -1)
+    first[member[order[::-1]]] = order[::-1]
+    for name in 'xy':
+        table[f'_{name}_group'] = np.asarray(
+            table[f'{name}_init'])[first[member]]
+
+
+def _join(tables):
+    """
+    Stack tables, `None` if there are none.
+    """
+    if not tables:
+        return None
+    return vstack(tables, metadata_conflicts='silent')
 
 
 def _join_groups(table):
@@ -211,8 +888,34 @@ def _join_groups(table):
     tiles have the same group if its first member is the same.
     """
     place = np.column_stack((table['_x_group'], table['_y_group']))
-    tree = KDTree(place)
     label = np.arange(len(table))
-    pairs = tree.query_pairs(_SAME, output_type='ndarray')
+    known = np.flatnonzero(np.isfinite(place).all(axis=1))
+    pairs = known[KDTree(place[known]).query_pairs(
+        _SAME, output_type='ndarray')]
     np.minimum.at(label, pairs.max(axis=1), pairs.min(axis=1))
-    return renumber_groups(label + 1)
+    joined = renumber_groups(label + 1)
+    unfitted = np.asarray(table['group_id']) <= 0
+    return np.where(unfitted, table['group_id'], joined)
+
+
+def _join_pairs(table, parts):
+    """
+    Return the correlations of the fluxes of all sources, of which those
+    of a group may be in different tiles.
+    """
+    place = np.column_stack((table['x_fit'], table['y_fit']))
+    known = np.flatnonzero(np.isfinite(place).all(axis=1))
+    ends = np.concatenate([part.pairs for part in parts])
+    correlation = np.concatenate([part.correlation for part in parts])
+    pairs = np.empty((0, 2), dtype=int)
+    finite = np.isfinite(ends).all(axis=(1, 2))
+    ends, correlation = ends[finite], correlation[finite]
+    if len(ends) and len(known):
+        distance, row = KDTree(place[known]).query(ends)
+        found = np.all(distance < _SAME, axis=1)
+        pairs, first = np.unique(np.sort(known[row[found]], axis=1), axis=0,
+                                 return_index=True)
+        correlation = correlation[found][first]
+    unknown = np.full((len(table), 3, 3), np.nan)
+    return SourceCovariance(np.asarray(table['id']), unknown[:, :2, :2],
+                            unknown[:, 0], unknown, pairs, correlation)

@@ -356,7 +356,7 @@ def _values_of(options):
 
 @_command(
     'run', _maps_argument('MAP'), _CONFIG, 'output.directory', *_HEADER,
-    'detection.n_sigma', 'run.n_workers', 'input.datacube',
+    'detection.n_sigma', 'fit.tile_size', 'run.n_workers', 'input.datacube',
     'run.detection_only', 'bands.merge', 'output.overwrite', 'run.scheduler',
     'run.quiet',
     summary='extract the sources of maps',

@@ -13,6 +13,7 @@ astropy is imported in the functions that use it.
 """
 
 import difflib
+import math
 import os
 import re
 import textwrap
@@ -128,6 +129,10 @@ _Range = Annotated[tuple[float, float], Field(strict=False),
                    AfterValidator(_check_range)]
 _PositiveRange = Annotated[tuple[_Positive, _Positive], Field(strict=False),
                            AfterValidator(_check_range)]
+# Maps of more pixels are measured in tiles of this side.
+_MAX_WHOLE = 4096**2
+_TILE_SIZE = 2048
+
 _Index = Annotated[int, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]
 _Path = Annotated[str, AfterValidator(expand_path)]
@@ -586,6 +591,11 @@ class FitOptions(_Options):
         None, description=(
             'or if no cosine between the residuals and a derivative is '
             'larger than this; null = not tested'))
+    tile_size: _Index | None = Field(
+        None, description=(
+            'side in pixels of the tiles in which a map is measured; 0 = the '
+            'map as a whole, null = 2048 for maps of more than 4096 x 4096 '
+            'pixels'))
     max_rounds: _Index = Field(
         2, description=(
             'largest number of searches for missed sources on the residual '
@@ -1022,6 +1032,28 @@ bands, output, run : dict or options
         """
         return self.detection.make_finder(image.meta['beam_fwhm_pix'],
                                           unit=image.unit)
+
+    def find_tile_size(self, shape):
+        """
+        Return the side of the tiles in which a map is measured.
+
+        Parameters
+        ----------
+        shape : tuple of ints
+            The shape of the map.
+
+        Returns
+        -------
+        tile_size : int
+            The side in pixels; 0 for a map that is measured as a whole.
+        """
+        tile_size = self.fit.tile_size
+        if self.run.detection_only or tile_size == 0:
+            return 0
+        if tile_size is not None:
+            return tile_size
+        is_large = math.prod(shape) > _MAX_WHOLE
+        return _TILE_SIZE * (is_large and self.background.box_sizes is None)
 
     def make_photometry(self, image, *, progress_bar=False):
         """

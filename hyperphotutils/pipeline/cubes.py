@@ -71,6 +71,8 @@ class CubeKind:
     `~hyperphotutils.pipeline.process`.
     """
 
+    keeps_parts = True
+
     def read(self, job, config):
         """
         Read the header of the cube.

@@ -4,12 +4,17 @@ The measurement of one map with the classes of a configuration.
 """
 
 import time
+import warnings
 from dataclasses import dataclass, field, replace
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
-from astropy.nddata import CCDData
+from astropy.nddata import CCDData, NDData
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.catalog import (
     convert_flux_units,
@@ -17,7 +22,10 @@ from hyperphotutils.catalog import (
     make_empty_table,
 )
 from hyperphotutils.maps import MapError, load_image, read_map
+from hyperphotutils.maps.images import find_image
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
+from hyperphotutils.photometry import TiledPhotometry
+from hyperphotutils.pipeline.folders import PARTS
 from hyperphotutils.pipeline.products import (
     REJECTED,
     beam_shapes,
@@ -31,6 +39,7 @@ from hyperphotutils.pipeline.report import (
 )
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
+from hyperphotutils.utils.stored import StoredImage
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels
 
@@ -42,6 +51,12 @@ __all__ = [
     'read_input',
 ]
 
+# Larger maps are plotted with fewer pixels along an axis than this.
+_MAX_PLOTTED = 4096
+
+# The types of values in a file that have single precision
+_SINGLE = frozenset({8, 16, -32})
+
 
 class MapKind:
     """
@@ -49,20 +64,122 @@ class MapKind:
     `~hyperphotutils.pipeline.process`.
     """
 
+    keeps_parts = False
+
     def read(self, job, config):
         """
-        Read the map.
+        Read the map; in single precision if that of the file is single,
+        and it is large.
         """
-        return read_input(job.path, config.input)
+        self._tiles = find_tiles(job, config)
+        self.keeps_parts = self._tiles.size > 0
+        return read_input(job.path, config.input, dtype=self._tiles.dtype)
 
     def measure(self, image, job, config, folder, *, executor=None,
                 progress_bar=False, report=None):
         """
         Measure the sources of the map.
         """
-        extraction = extract_image(image, config, progress_bar=progress_bar)
+        tiles, earlier = None, ''
+        if self.keeps_parts:
+            tiles = _Tiling(self._tiles.size, folder / PARTS, executor)
+            earlier = tiles.describe_earlier()
+            if earlier and report is not None:
+                report(f'{job.map_id}: continuing: {earlier}')
+            tiles.store(image)
+        extraction = extract_image(image, config, progress_bar=progress_bar,
+                                   tiles=tiles)
         extraction.table.meta['filename'] = printable(job.path)
-        return extraction
+        return replace(extraction, earlier=earlier)
+
+
+class TileSize(NamedTuple):
+    """
+    The side of the tiles of a map, 0 for none, and the type of its values.
+    """
+
+    size: int
+    dtype: type = float
+
+
+def find_tiles(job, config):
+    """
+    Return how a map is read and divided into tiles.
+
+    Parameters
+    ----------
+    job : `~hyperphotutils.pipeline.MapJob`
+        The map.
+
+    config : `~hyperphotutils.pipeline.PipelineConfig`
+        The configuration.
+
+    Returns
+    -------
+    tiles : `TileSize`
+        The tiles.
+    """
+    if config.fit.tile_size == 0 or config.run.detection_only:
+        return TileSize(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', AstropyUserWarning)
+            with find_image(job.path, ext=config.input.extension) as (hdu, _):
+                size = config.find_tile_size(hdu.shape)
+                is_single = hdu.header['BITPIX'] in _SINGLE
+    except MapError:
+        # reading it has the message
+        return TileSize(0)
+    return TileSize(size, np.float32 if size and is_single else float)
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """
+    How a map is measured in tiles, whose results are in a folder.
+    """
+
+    size: int
+    folder: Path
+    executor: object = None
+
+    def describe_earlier(self):
+        """
+        Describe the part of the work that an earlier run has completed.
+        """
+        n_done = len(list(self.folder.glob('tile_*')))
+        return f'{number_of(n_done, "tile")} done' if n_done else ''
+
+    def store(self, image):
+        """
+        Move the values of a map to a file.
+        """
+        self.folder.mkdir(exist_ok=True)
+        image.data = StoredImage.store(image.data,
+                                       self.folder / 'map.dat').map()
+
+    def make_photometry(self, phot, config, *, progress_bar):
+        """
+        Return the photometry in tiles.
+        """
+        # a process of several that measure maps has no others
+        n_workers = (config.run.n_workers if parent_process() is None else 1)
+        return TiledPhotometry(phot, self.size, executor=self.executor,
+                               n_workers=n_workers, folder=self.folder,
+                               progress_bar=progress_bar)
+
+    def make_images(self, phot, unit, shape):
+        """
+        Return the images of the fit, which are in files.
+        """
+        images = {}
+        for name in ('background', 'model', 'residual'):
+            file = StoredImage.create(self.folder / f'{name}.dat', shape,
+                                      'f4')
+            getattr(phot, f'make_{name}_image')(file)
+            images[name] = u.Quantity(file.map(), unit, copy=False,
+                                      dtype='f4')
+        return images
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +215,9 @@ class Extraction:
     rejected : `~astropy.table.QTable` or `None`
         The detections without a row in the table; `None` if the sources
         were given.
+
+    earlier : str
+        The part that an earlier run has completed.
     """
 
     image: CCDData
@@ -110,10 +230,10 @@ class Extraction:
     given: bool = False
     n_rejected: dict = field(default_factory=dict)
     rejected: QTable | None = None
+    earlier: str = ''
 
     # of the outcome, see process.py
     table_name = 'catalog.ecsv'
-    earlier = ''
 
     @property
     def n_detected(self):
@@ -271,14 +391,56 @@ class Extraction:
         from hyperphotutils.visualization import plot_overview
 
         image, meta = self.image, self.image.meta
+        side = -(-max(image.shape) // _MAX_PLOTTED)
+        names = ('background', 'model', 'residual')
+        images = {'data': image.data << image.unit} | {
+            name: getattr(self, name) for name in names}
+        table, wcs, mask = self.table, image.wcs, image.mask
+        if side > 1:
+            images = {name: None if one is None else _bin(one, side)
+                      for name, one in images.items()}
+            table, mask = _bin_positions(table, side), None
+            wcs = wcs[::side, ::side]
         return plot_overview(
-            image.data << image.unit, self.table, wcs=image.wcs,
-            mask=image.mask, background=self.background, model=self.model,
-            residual=self.residual,
+            **images, table=table, wcs=wcs, mask=mask,
             rms=None if self.model is None else self.rms,
             title=f'{map_id}: {self.counts}',
-            beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
-                  meta['beam_theta']))
+            beam=(meta['beam_major_pix'] / side,
+                  meta['beam_minor_pix'] / side, meta['beam_theta']))
+
+
+def _bin(image, side):
+    """
+    Return the means of squares of pixels, NaN where all are.
+    """
+    values = image.value
+    stored = StoredImage.find(values)
+    values = values if stored is None else stored
+    shape = [-(-size // side) for size in values.shape]
+    means = np.full(shape, np.nan)
+    for row in range(shape[0]):
+        part = np.full((side, shape[1] * side), np.nan)
+        strip = values[row * side:(row + 1) * side]
+        part[:len(strip), :strip.shape[1]] = strip
+        part = np.swapaxes(part.reshape(side, shape[1], side), 0, 1)
+        number = np.isfinite(part).sum(axis=(1, 2))
+        np.divide(np.nansum(part, axis=(1, 2)), number, out=means[row],
+                  where=number > 0)
+    return means << image.unit
+
+
+def _bin_positions(table, side):
+    """
+    Return the sources in the pixels of `_bin`.
+    """
+    table = table.copy()
+    for name in ('x_fit', 'y_fit', 'x_centroid', 'y_centroid'):
+        if name in table.colnames:
+            table[name] = (table[name] + 0.5) / side - 0.5
+    for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
+        if name in table.colnames:
+            table[name] = table[name] / side
+    return table
 
 
 def _describe_map(image):
@@ -339,7 +501,7 @@ def extract_map(path, config, *, progress_bar=False):
     return replace(extraction, times=times | extraction.times)
 
 
-def extract_image(image, config, *, progress_bar=False):
+def extract_image(image, config, *, progress_bar=False, tiles=None):
     """
     Detect, fit, and measure the sources of a map in memory.
 
@@ -350,6 +512,9 @@ def extract_image(image, config, *, progress_bar=False):
 
     config, progress_bar
         See `extract_map`.
+
+    tiles : object, optional
+        How the map is measured in tiles, for `MapKind`.
 
     Returns
     -------
@@ -371,11 +536,19 @@ def extract_image(image, config, *, progress_bar=False):
     else:
         phot = config.make_photometry(image, progress_bar=progress_bar)
         finder = phot.finder
-        extraction = _measure(image, phot, config)
+        if tiles is not None:
+            phot = tiles.make_photometry(phot, config,
+                                         progress_bar=progress_bar)
+        extraction = _measure(image, phot, config, tiles)
     extraction.times['extraction'] = time.perf_counter() - start
     if not config.sources.given:
-        rms = (extraction.rms if extraction.model is None
-               else _detection_rms(image, finder))
+        if extraction.model is None:
+            rms = extraction.rms
+        elif tiles is None or finder.rms is not None:
+            rms = _detection_rms(image, finder)
+        else:
+            rms = phot.noise.detection_rms[0]
+            rms = np.median(getattr(rms, 'typical', rms)) << image.unit
         extraction.table.meta['detection_rms'] = rms
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
@@ -429,7 +602,7 @@ def _describe(image, config):
     }
 
 
-def read_input(path, options):
+def read_input(path, options, *, dtype=float):
     """
     Read a map with the section ``input`` of a configuration.
 
@@ -440,6 +613,9 @@ def read_input(path, options):
 
     options : `~hyperphotutils.pipeline.InputOptions`
         The section.
+
+    dtype : dtype, optional
+        The type of the values.
 
     Returns
     -------
@@ -452,10 +628,11 @@ def read_input(path, options):
         If the map cannot be used.
     """
     image = read_map(path, error_extension=options.error_extension,
-                     **options.make_reader_options())
-    values = image.data[~image.mask]
-    if values.min() == values.max():
-        msg = f'{path}: all pixels have the same value, {values[0]:g}'
+                     dtype=dtype, **options.make_reader_options())
+    good = ~image.mask
+    lowest = np.min(image.data, where=good, initial=np.inf)
+    if lowest == np.max(image.data, where=good, initial=-np.inf):
+        msg = f'{path}: all pixels have the same value, {lowest:g}'
         raise MapError(msg)
     return image
 
@@ -493,7 +670,7 @@ def _detection_rms(image, finder):
     return clipped_rms(filtered)
 
 
-def _measure(image, phot, config):
+def _measure(image, phot, config, tiles):
     init = None
     if config.sources.given:
         sources = config.sources.read_table(image.wcs)
@@ -501,15 +678,23 @@ def _measure(image, phot, config):
     weight_map = None
     if config.fit.weight_map is not None:
         weight_map = _read_weights(image, config.fit.weight_map)
-    table = phot(image, init_params=init, weight_map=weight_map)
+    data = image
+    if tiles is not None:
+        # Values that are not finite are the mask.
+        data = NDData(image.data, unit=image.unit, wcs=image.wcs,
+                      meta=image.meta, uncertainty=image.uncertainty)
+    table = phot(data, init_params=init, weight_map=weight_map)
     if table is None:
         return _empty_extraction(image, phot)
+    if tiles is None:
+        images = {name: getattr(phot, f'make_{name}_image')()
+                  for name in ('background', 'model', 'residual')}
+    else:
+        images = tiles.make_images(phot, image.unit, image.shape)
     if init is not None:
         _flag_unknown(table, sources)
     return Extraction(
-        image, table, phot.rms, background=phot.make_background_image(),
-        model=phot.make_model_image(), residual=phot.make_residual_image(),
-        given=init is not None,
+        image, table, phot.rms, **images, given=init is not None,
         rejected=phot.rejected if init is None else None)
 
 

@@ -398,6 +398,8 @@ class ImageKind:
     see `~hyperphotutils.pipeline.process`.
     """
 
+    keeps_parts = False
+
     def read(self, job, config):
         """
         Read what was made before; the image is read by the measurement.

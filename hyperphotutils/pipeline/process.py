@@ -66,6 +66,9 @@ __all__ = [
 # * ``measure(data, job, config, folder, *, executor, progress_bar,
 #   report)``, which returns the result.
 #
+# Its ``keeps_parts`` says, after reading, whether the folder is kept for the
+# next run if the measurement is interrupted.
+#
 # A result has the attributes that its products need (see products.py), its
 # main table in the file ``table_name``, ``numbers`` and ``summary`` for the
 # outcome, ``times`` of its steps, ``describe()`` for the log, and the text
@@ -79,8 +82,7 @@ _KINDS = {
         'hyperphotutils.pipeline.galaxies', 'ImageKind')),
 }
 
-# The kinds whose parts, instead of jobs, are processed in parallel, and
-# kept in the folder if the run is interrupted
+# The kinds whose parts, instead of jobs, are processed in parallel
 _IN_PARTS = frozenset({'cube'})
 
 # Errors of the output that concern all other maps, too
@@ -315,7 +317,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
         stages.begin('read')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
-        with product_folder(job, record, keep=job.kind in _IN_PARTS) as folder:
+        with product_folder(job, record, keep=kind.keeps_parts) as folder:
             stages.begin('measure')
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
@@ -352,7 +354,9 @@ def _process(work, config, outcomes, executor, progress_bar, report):
     jobs = work.todo
     several = progress_bar and len(jobs) > 1
     function, shared, options = process_map, [config], {}
-    if any(job.kind in _IN_PARTS for job in jobs):
+    if any(job.kind in _IN_PARTS for job in jobs) or (
+            executor is not None and len(jobs) == 1
+            and _is_in_tiles(jobs[0], config)):
         # one by one: the executor processes their parts
         function = functools.partial(
             process_map, executor=executor, report=report,
@@ -377,6 +381,15 @@ def _process(work, config, outcomes, executor, progress_bar, report):
                 bar.update()
     finally:
         remove_leftovers(Path(config.output.directory))
+
+
+def _is_in_tiles(job, config):
+    """
+    Whether a map is measured in tiles.
+    """
+    from hyperphotutils.pipeline.extraction import find_tiles
+
+    return find_tiles(job, config).size > 0
 
 
 def _process_elsewhere(job, config, folder):

@@ -40,6 +40,12 @@ _PSF = ('psf', 'galaxies')
 # Large maps have one to two dots per pixel in each panel.
 _DPI = 110
 
+# Rows of an image that are written at once
+_ROWS = 256
+
+# The size of a FITS file is a multiple of this.
+_FITS_BLOCK = 2880
+
 # Grays in the palette of a figure, besides the colors of its images
 _N_GRAYS = 32
 
@@ -296,12 +302,11 @@ def _write_image(writing):
 
     from hyperphotutils.pipeline.source_images import make_header
     from hyperphotutils.pipeline.text import printable
+    from hyperphotutils.utils.stored import StoredImage
 
     result, name = writing.result, writing.path.stem
     image, meta = result.image, result.table.meta
     values = getattr(result, name).to_value(image.unit)
-    if name == 'residual':
-        values = np.where(image.mask, np.nan, values)
     header = make_header(image, image.wcs)
     header['OBJECT'] = f'{name} of {writing.job.map_id}'
     versions = ', '.join(' '.join(item) for item in meta['version'].items())
@@ -310,7 +315,19 @@ def _write_image(writing):
         # headers are ASCII
         header.add_history(printable(line).encode(
             'ascii', 'backslashreplace').decode())
-    fits.PrimaryHDU(values.astype('f4'), header).writeto(writing.path)
+    header = fits.PrimaryHDU(np.zeros((1, 1), 'f4'), header).header
+    header['NAXIS2'], header['NAXIS1'] = values.shape
+    stored = StoredImage.find(values)
+    # A few rows at a time, as the image of a large map is in a file.
+    with writing.path.open('wb') as file:
+        file.write(header.tostring().encode('ascii'))
+        for first in range(0, len(values), _ROWS):
+            rows = slice(first, first + _ROWS)
+            part = (values if stored is None else stored)[rows].astype('>f4')
+            if name == 'residual':
+                part[image.mask[rows]] = np.nan
+            file.write(part.tobytes())
+        file.write(bytes(-file.tell() % _FITS_BLOCK))
 
 
 def _write_source_images(writing):

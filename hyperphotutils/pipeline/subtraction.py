@@ -99,6 +99,8 @@ class SubtractionKind:
     `~hyperphotutils.pipeline.process`.
     """
 
+    keeps_parts = False
+
     def read(self, job, config):
         """
         Return the arguments of the subtractor, and the outcomes of the

@@ -3,7 +3,10 @@
 Maps that are measured with given noise, and in tiles.
 """
 
+import os
 import pickle
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.photometry import (
     HyperPhotometry,
     MapNoise,
@@ -124,6 +128,136 @@ def test_noise_of_a_map_is_used_and_pickled(image, shared):
         image, init_params=init)['aperture_flux_err']
         for noise in (shared, louder)]
     assert np.median(errors[1] / errors[0]) > 2.5
+
+
+class KillOnce(HyperPhotometry):
+    """
+    Photometry that kills its first ``n_deaths`` processes.
+    """
+
+    folder, n_deaths = None, 1
+
+    def _open(self, *args):
+        deaths = len(list(Path(self.folder).iterdir()))
+        if deaths < self.n_deaths:
+            Path(self.folder, str(deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._open(*args)
+
+
+def test_images_and_numbers_are_those_of_the_whole_map(image, shared):
+    """
+    Images, total flux, numbers of detections, and rejected detections
+    are those of the untiled call, also for sources in two tiles.
+    """
+    whole = HyperPhotometry(FWHM, noise=shared)
+    expected = whole(image)
+    tiles = TiledPhotometry(whole, 100)
+    with pytest.raises(ValueError, match='no map has been measured'):
+        tiles.make_model_image()
+    with pytest.raises(ValueError, match='no sources have been measured'):
+        tiles.total_flux()
+    table = tiles(image)
+    for name in ('n_detected', 'n_companions'):
+        assert table.meta[name] == expected.meta[name], name
+    assert_array_equal(np.sort(tiles.rejected['x_init'].round(3)),
+                       np.sort(whole.rejected['x_init'].round(3)))
+    assert tiles.rms == whole.rms
+    for mine, its in zip(tiles.total_flux(), whole.total_flux(),
+                         strict=True):
+        assert abs(mine / its - 1.0) < 1e-4
+    level = 1e-3 * shared.pixel_rms
+    for kind in ('model', 'background', 'residual'):
+        mine = getattr(tiles, f'make_{kind}_image')()
+        its = getattr(whole, f'make_{kind}_image')()
+        assert mine.unit == its.unit
+        assert_array_equal(np.isfinite(mine), np.isfinite(its))
+        assert np.nanmax(np.abs(mine - its)).value < level, kind
+    out = np.zeros(image.shape, dtype='f4')
+    assert tiles.make_model_image(out) is out
+    assert np.max(np.abs(out - whole.make_model_image().value)) < level
+
+
+@pytest.mark.parametrize('varying', [False, True])
+def test_noise_of_tiles_is_that_of_the_whole_map(varying):
+    """
+    The noise that is measured tile by tile is that of the whole map
+    within its accuracy, and small when it is sent to processes.
+    """
+    data = make_blended_map((400, 440), 100, beam=FWHM, seed=5).image.data
+    if varying:
+        rms = np.std(data[:20])
+        loud = CorrelatedNoise.from_beam(10.0 * rms, 0.3 * FWHM)
+        data[:, 300:] += loud.simulate((400, 140), seed=2)
+    phot = HyperPhotometry(FWHM)
+    whole = phot.measure_noise(data)
+    tiles = TiledPhotometry(phot, 220)
+    tiles(data)
+    noise = tiles.noise
+    assert len(pickle.dumps(noise)) < 0.1 * data.nbytes
+    full = noise.cutout((slice(0, 400), slice(0, 440)))
+    for name in ('pixel_rms', 'filtered_rms'):
+        ratio = getattr(full, name) / getattr(whole, name)
+        assert abs(ratio - 1.0) < 0.03, name
+    lag = np.arange(6.0)
+    ratio = (full.model.autocovariance(lag, 0.0 * lag)
+             / whole.model.autocovariance(lag, 0.0 * lag))
+    assert np.all(np.abs(ratio - 1.0) < 0.05)
+    assert (full.relative_rms is not None) is varying
+    assert (whole.relative_rms is not None) is varying
+    if varying:
+        assert np.max(np.abs(full.relative_rms / whole.relative_rms
+                             - 1.0)) < 1e-6
+    bad = np.zeros(data.shape, dtype=bool)
+    for mine, its in zip(full.detection_rms, whole.detection_rms,
+                         strict=True):
+        ratio = mine.image(bad, FWHM) / its
+        assert np.max(np.abs(ratio - 1.0)) < 0.1
+
+
+def test_given_sources(image, shared):
+    """
+    Given sources keep their order and ids, and each is measured once.
+    """
+    whole = HyperPhotometry(FWHM, noise=shared)
+    found = whole(image)
+    init = QTable({'id': [f's{i}' for i in range(len(found))][::-1],
+                   'x': found['x_fit'], 'y': found['y_fit']})
+    init['x'][3] = 400.0
+    expected = whole(image, init_params=init)
+    table = TiledPhotometry(whole, 131)(image, init_params=init)
+    assert_array_equal(table['id'], expected['id'])
+    assert np.nanmax(np.abs(table['flux_fit'] - expected['flux_fit'])
+                     / expected['flux_err']) < 1e-3
+    assert_array_equal(table['flags'], expected['flags'])
+    assert 'n_companions' not in table.meta
+
+
+def test_workers_and_earlier_results_change_nothing(image, shared, tmp_path):
+    """
+    Results do not depend on the number of processes or on what an
+    earlier call has finished, and a killed process is replaced.
+    """
+    phot = KillOnce(FWHM, noise=shared)
+    phot.n_deaths = 0
+    phot.folder = tmp_path / 'deaths'
+    phot.folder.mkdir()
+    expected = TiledPhotometry(phot, 131)(image)
+    phot.n_deaths = 1
+    folder = tmp_path / 'tiles'
+    folder.mkdir()
+    first = TiledPhotometry(phot, 131, n_workers=2, folder=folder)
+    tables = [first(image)]
+    kept = sorted(folder.iterdir())
+    assert len(kept) == 6
+    kept[2].unlink()
+    tables.append(TiledPhotometry(phot, 131, folder=folder)(image))
+    for table in tables:
+        for name in ('flux_fit', 'flux_err', 'group_id', 'flags'):
+            assert_array_equal(table[name], expected[name])
+    phot.n_deaths = 100
+    with pytest.raises(OSError, match=r'the tile at x=.* killed'):
+        TiledPhotometry(phot, 131, n_workers=2)(image)
 
 
 def test_nothing_in_any_tile(shared):

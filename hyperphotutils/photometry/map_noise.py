@@ -1,0 +1,366 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The noise of a large map, measured tile by tile.
+
+What the whole map has in common is the sum of what its tiles have: even
+samples of the filtered pixels, the variances of boxes, the local power on
+a coarse grid, and the sums of the products of pairs of pixels.
+"""
+
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import QTable, vstack
+
+from hyperphotutils.background.masks import make_source_mask
+from hyperphotutils.background.rms import box_variances
+from hyperphotutils.blend.misfit import measure_misfit
+from hyperphotutils.detection.filters import high_pass_filter
+from hyperphotutils.detection.highpass import (
+    MIN_RING_PIXELS,
+    N_RINGS,
+    margin_rings,
+)
+from hyperphotutils.noise.clipped import clipped_rms
+from hyperphotutils.noise.correlated import (
+    REACH,
+    CorrelatedNoise,
+    sum_products,
+)
+from hyperphotutils.noise.local import (
+    GridImage,
+    band_power,
+    noise_variation_grid,
+)
+from hyperphotutils.noise.white import WhiteNoise
+from hyperphotutils.photometry.measurement import (
+    VARIATION,
+    DetectionRms,
+    MapNoise,
+    beam_of,
+    plain,
+)
+from hyperphotutils.utils.stored import StoredImage
+
+__all__ = []  # shared by the modules of the photometry only
+
+# The number of pixels of a map of which a clipped rms is taken, and of those
+# at a distance from its margin.
+_MAX_SAMPLE = 4_000_000
+_MAX_RING_SAMPLE = 50_000
+# The margins of tiles in FWHM: of fits, and of the high-pass filter before
+# the covariance is measured.
+_OVERLAP = 12.0
+_WIDE_OVERLAP = 24.0
+# The distance in FWHM of the points at which the local power is kept.
+_GRID = 2.0
+# The largest side of the tiles of Fourier transforms.
+_MAX_TRANSFORM = 1024
+# The numerical errors of fits, relative to the largest value.
+_ROUNDING = 1e-6
+_SOURCE = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
+           'fwhm_minor_fit', 'theta_fit')
+
+
+@dataclass
+class _Sample:
+    """
+    Filtered pixels, and those at each distance from the margin.
+    """
+
+    values: np.ndarray
+    rings: list
+
+
+@dataclass
+class _Fitted:
+    """
+    What the first fit of a tile contributes.
+    """
+
+    table: QTable
+    filtered: _Sample
+    detected: _Sample
+    variances: np.ndarray
+    power: np.ndarray
+    peak: float
+
+
+def measure_in_tiles(photometry, source, work, folder, init, widen):
+    """
+    Measure the noise of a map tile by tile.
+
+    Parameters
+    ----------
+    photometry : `~hyperphotutils.photometry.HyperPhotometry`
+        The configuration.
+
+    source : object
+        The map.
+
+    work : callable
+        Calls a function for each tile.
+
+    folder : `~pathlib.Path`
+        The folder for images.
+
+    init : `~astropy.table.QTable` or `None`
+        The sources, if they are given.
+
+    widen : callable
+        Returns a tile with margins.
+
+    Returns
+    -------
+    noise : `MapNoise`
+        The noise.
+    """
+    fwhm, shape = photometry.fwhm, source.shape
+    every = -(-shape[0] * shape[1] // _MAX_SAMPLE)
+    variation = noise_variation_grid(source.read, shape, fwhm)
+    first = None
+    if init is None and photometry.finder.rms is None and (
+            photometry.finder.n_sigma is not None):
+        samples = work('filter', _filter_tile, source, photometry, variation,
+                       every, widen)
+        first = _detection_rms(samples, variation)
+    step = max(1, int(_GRID * fwhm))
+    files = {'residual': 'f4', 'mask': bool}
+    for name, dtype in files.items():
+        path = folder / f'first_{name}.dat'
+        files[name] = (StoredImage(path, shape, dtype) if path.exists()
+                       else StoredImage.create(path, shape, dtype))
+    parts = work('first', _fit_tile, source, photometry, variation, first,
+                 every, step, init, files, widen)
+    if not parts:
+        msg = 'data has no usable pixel: all are masked or not finite'
+        raise ValueError(msg)
+    table = vstack([part.table for part in parts])
+    rounding = _ROUNDING * max(part.peak for part in parts)
+    pixel_rms = max(rounding, float(np.sqrt(np.nanmedian(np.concatenate(
+        [part.variances for part in parts])))))
+    detected = _detection_rms([part.detected for part in parts], variation)
+    filtered_rms = max(rounding, clipped_rms(np.concatenate(
+        [part.filtered.values for part in parts])))
+    detection_rms = (detected if first is None else first, detected)
+    residual, mask = (files[name] for name in ('residual', 'mask'))
+    if photometry.noise == 'white' or pixel_rms <= rounding:
+        return MapNoise(WhiteNoise(), pixel_rms, filtered_rms, detection_rms,
+                        variation)
+    amplitude = plain(table['amplitude_fit'])
+    misfit = measure_misfit(
+        residual.map(), np.asarray(table['x_fit']),
+        np.asarray(table['y_fit']), amplitude, amplitude / pixel_rms, fwhm,
+        mask=mask.map())
+    power = np.full([-(-size // step) for size in shape], np.nan)
+    for part in parts:
+        nodes, values = part.power
+        power[nodes] = values
+    model = _measure_covariance(photometry, source, work, table, residual,
+                                variation, power, step)
+    return MapNoise(model, pixel_rms, filtered_rms, detection_rms, variation,
+                    misfit)
+
+
+def _detection_rms(samples, variation):
+    """
+    Return the noise to which the threshold refers.
+    """
+    rms = clipped_rms(np.concatenate([one.values for one in samples]))
+    ratios = np.ones(N_RINGS)
+    for k in range(1, N_RINGS):
+        values = np.concatenate([one.rings[k] for one in samples])
+        if values.size >= MIN_RING_PIXELS and rms > 0.0:
+            ratios[k] = max(1.0, clipped_rms(values) / rms)
+    return DetectionRms(rms if variation is None else variation.scale(rms),
+                        tuple(ratios.tolist()))
+
+
+def _open_part(core, source, photometry, variation, margin, widen):
+    """
+    Return the search on a tile with its margins, the slices of these and
+    of the tile in them, and the variation of the noise; `None` if there
+    is no usable pixel.
+    """
+    slices = widen(core, source.shape, margin * photometry.fwhm)
+    data, wcs, mask, error, weight_map = source.cut(slices)
+    good = np.isfinite(data.data)
+    if mask is not None:
+        good &= ~np.asarray(mask)
+    if not good.any():
+        return None
+    inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
+                  for one, wide in zip(core, slices, strict=True))
+    relative = None if variation is None else variation[slices]
+    search = photometry._open(  # noqa: SLF001
+        data, wcs, mask, error, weight_map, variation=relative)
+    return search, slices, inner, relative
+
+
+def _sample(filtered, relative, bad, inner, every, fwhm):
+    """
+    Sample the filtered pixels of a tile.
+    """
+    if relative is not None:
+        filtered = filtered / relative
+    core = filtered[inner]
+    values = core[np.isfinite(core)][::every].astype('f4')
+    (rows, columns), ring = margin_rings(bad, fwhm)
+    own = np.isfinite(filtered[rows, columns])
+    for index, one in zip((rows, columns), inner, strict=True):
+        own &= (index >= one.start) & (index < one.stop)
+    near, ring = filtered[rows[own], columns[own]], ring[own]
+    rings = []
+    for k in range(N_RINGS):
+        chosen = near[ring == k]
+        rings.append(chosen[::max(1, chosen.size // _MAX_RING_SAMPLE)])
+    return _Sample(values, rings)
+
+
+def _filter_tile(core, source, photometry, variation, every, widen):
+    """
+    Sample what the finder sees of a tile.
+    """
+    opened = _open_part(core, source, photometry, variation, _OVERLAP, widen)
+    if opened is None:
+        return None
+    search, _, inner, relative = opened
+    image = search.image
+    filtered = photometry.finder.filter(image.values, mask=image.unusable)
+    return _sample(filtered, relative, image.unusable, inner, every,
+                   photometry.fwhm)
+
+
+def _fit_tile(core, source, photometry, variation, detection_rms, every,
+              step, init, files, widen):
+    """
+    Fit the sources of a tile with white noise.
+    """
+    opened = _open_part(core, source, photometry, variation, _OVERLAP, widen)
+    if opened is None:
+        files['residual'][core], files['mask'][core] = np.nan, True
+        return None
+    search, slices, inner, relative = opened
+    image, fwhm = search.image, photometry.fwhm
+    if detection_rms is not None:
+        rms = detection_rms.cutout(slices).image(image.unusable, fwhm)
+        finder = copy(photometry.finder)
+        finder.rms = image.with_unit(rms)
+        search.config = copy(photometry)
+        search.config.finder = finder
+    table = search.first_fit(None if init is None else init(slices))
+    residual = image.values - image.model
+    sources = QTable({name: [] for name in _SOURCE})
+    cores = image.mask
+    if table is not None and len(table):
+        cores = cores | make_source_mask(
+            image.values.shape, table['x_fit'], table['y_fit'],
+            table['fwhm_major_fit'], table['fwhm_minor_fit'],
+            table['theta_fit'], factor=0.5)
+        sources = QTable({name: plain(table[name]) for name in _SOURCE})
+    files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
+    files['mask'][core] = image.mask[inner]
+    box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
+    filtered = high_pass_filter(residual, fwhm, mask=image.mask)
+    filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
+    detected = filtered
+    if photometry.finder.kernel != 'gaussian' or (
+            photometry.finder.kernel_size):
+        detected = _sample(
+            photometry.finder.filter(residual, mask=image.mask), relative,
+            image.mask, inner, every, fwhm)
+    power = None
+    if not cores.all():
+        even = residual if relative is None else residual / relative
+        power = band_power(even, fwhm, mask=cores)
+    good = image.values[~image.mask]
+    peak = float(np.max(np.abs(good - np.median(good))))
+    own = np.ones(len(sources), dtype=bool)
+    for name, one, wide in zip(('y_fit', 'x_fit'), core, slices, strict=True):
+        sources[name] += wide.start
+        pixel = np.floor(np.nan_to_num(sources[name], nan=-1.0) + 0.5)
+        own &= (pixel >= one.start) & (pixel < one.stop)
+    return _Fitted(
+        sources[own], filtered, detected,
+        box_variances(residual[inner], box_size, mask=image.mask[inner])
+        if not image.mask[inner].all() else np.empty(0),
+        _power_nodes(power, image.mask, core, slices, step), peak)
+
+
+def _power_nodes(power, mask, core, slices, step):
+    """
+    Return the nodes of the grid in a tile, and the power there, NaN where
+    there are no data.
+    """
+    nodes, index = [], []
+    for one, wide in zip(core, slices, strict=True):
+        first = -(-(one.start - step // 2) // step)
+        first = max(first, 0)
+        last = -(-(one.stop - step // 2) // step)
+        nodes.append(slice(first, max(last, first)))
+        index.append(np.arange(first, max(last, first)) * step + step // 2
+                     - wide.start)
+    index = np.ix_(*index)
+    if power is None:
+        return tuple(nodes), np.full(mask[index].shape, np.nan)
+    return tuple(nodes), np.where(mask[index], np.nan, power[index])
+
+
+def _measure_covariance(photometry, source, work, table, residual, variation,
+                        power, step):
+    """
+    Measure the covariance of the residual.
+    """
+    fwhm = photometry.fwhm
+    known = np.isfinite(power)
+    rms = np.sqrt(power[known])
+    low, high = np.percentile(np.maximum(rms, 0.1 * np.median(rms)),
+                              [16.0, 84.0])
+    varying = bool(high > VARIATION * low)
+    typical = np.median(power[known])
+    grid = GridImage(np.where(known, power, 2.0 * typical),
+                     (step // 2, step // 2), (step, step), source.shape)
+    reach = int(min(np.ceil(REACH * fwhm), min(source.shape) // 2))
+    sums = work('covariance', _covariance_tile, residual, table, variation,
+                grid if varying else None, typical, fwhm, reach,
+                tile_size=_MAX_TRANSFORM)
+    whole = sum(one[0] for one in sums)
+    dark = sum(one[1] for one in sums) if varying else None
+    beam = beam_of(source.meta, getattr(photometry.fitter, 'beam', None))
+    return CorrelatedNoise.from_sums(
+        whole, dark, grid, source.unit, variation,
+        **({'fwhm': fwhm} if beam is None else beam))
+
+
+def _covariance_tile(core, residual, table, variation, power, typical, fwhm,
+                     reach):
+    """
+    Sum the products of the pairs of pixels of a tile, those of all pixels
+    and those of the darker ones.
+    """
+    margin = int(_WIDE_OVERLAP * fwhm) + reach
+    slices = tuple(slice(max(0, one.start - margin),
+                         min(size, one.stop + margin))
+                   for one, size in zip(core, residual.shape, strict=True))
+    values = residual[slices].astype(float)
+    near = np.ones(len(table), dtype=bool)
+    for name, one in zip(('y_fit', 'x_fit'), slices, strict=True):
+        near &= (table[name] > one.start - margin) & (
+            table[name] < one.stop + margin)
+    sources = table[near]
+    mask = ~np.isfinite(values)
+    if len(sources):
+        mask |= make_source_mask(
+            values.shape, sources['x_fit'] - slices[1].start,
+            sources['y_fit'] - slices[0].start, sources['fwhm_major_fit'],
+            sources['fwhm_minor_fit'], sources['theta_fit'], factor=0.5)
+    if mask.all():
+        return None
+    values[mask] = 0.0
+    if variation is not None:
+        values /= variation[slices]
+    inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
+                  for one, wide in zip(core, slices, strict=True))
+    dark = None if power is None else power[slices] <= typical
+    return sum_products(values, ~mask, dark, inner, reach, fwhm)

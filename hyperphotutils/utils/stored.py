@@ -1,0 +1,158 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images in files of which only the parts in use are in memory.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ['StoredImage']
+
+# Bytes that are copied at once
+_CHUNK = 1 << 24
+
+
+class StoredImage:
+    """
+    A 2D image in a file.
+
+    Each access maps the file, copies the part that is asked for, and
+    closes the file again, so that the memory of a process does not grow
+    with the parts it has read. Other processes receive the name of the
+    file instead of the pixels.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, which other processes can open under the same name.
+
+    shape : tuple of 2 ints
+        The ``(ny, nx)`` of the image.
+
+    dtype : dtype
+        The type of the pixels.
+
+    offset : int, optional
+        The byte in the file at which the pixels begin.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from hyperphotutils.utils import StoredImage
+    >>> with TemporaryDirectory() as folder:
+    ...     image = StoredImage.create(Path(folder, 'image.dat'), (4, 5))
+    ...     image[1:3, 2:4] = 7.0
+    ...     print(image[1:2])
+    [[0. 0. 7. 7. 0.]]
+    """
+
+    ndim = 2
+
+    def __init__(self, path, shape, dtype, offset=0):
+        self.path = Path(path).absolute()
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.offset = offset
+
+    def __repr__(self):
+        return (f'<{type(self).__name__}({str(self.path)!r}, '
+                f'shape={self.shape}, dtype={self.dtype})>')
+
+    def __getitem__(self, index):
+        return np.array(self.map('r')[index])
+
+    def __setitem__(self, index, values):
+        self.map('r+')[index] = values
+
+    @classmethod
+    def create(cls, path, shape, dtype=float):
+        """
+        Create a file with an image of zeros.
+
+        Parameters
+        ----------
+        path, shape, dtype
+            See the class.
+
+        Returns
+        -------
+        image : `StoredImage`
+            The image.
+        """
+        image = cls(path, shape, dtype)
+        with image.path.open('wb') as file:
+            file.truncate(int(np.prod(shape)) * image.dtype.itemsize)
+        return image
+
+    @classmethod
+    def find(cls, values):
+        """
+        Return the file of an image that is a `~numpy.memmap`.
+
+        Parameters
+        ----------
+        values : 2D `~numpy.ndarray`
+            The image.
+
+        Returns
+        -------
+        image : `StoredImage` or `None`
+            The image; `None` if it is not that of a file.
+        """
+        root = values
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        if (not isinstance(root, np.memmap) or root.filename is None
+                or root.mode == 'c' or not values.flags.c_contiguous):
+            return None
+        start = (values.__array_interface__['data'][0]
+                 - root.__array_interface__['data'][0])
+        return cls(root.filename, values.shape, values.dtype,
+                   root.offset + start)
+
+    @classmethod
+    def store(cls, values, path):
+        """
+        Copy an image into a file, unless it is that of a file already.
+
+        Parameters
+        ----------
+        values : 2D `~numpy.ndarray`
+            The image. That of a `~numpy.memmap` is not copied.
+
+        path : str or path-like
+            The new file.
+
+        Returns
+        -------
+        image : `StoredImage`
+            The image.
+        """
+        image = cls.find(values)
+        if image is not None:
+            return image
+        image = cls.create(path, values.shape, values.dtype)
+        step = max(1, _CHUNK // max(values[:1].nbytes, 1))
+        for first in range(0, len(values), step):
+            image[first:first + step] = values[first:first + step]
+        return image
+
+    def map(self, mode='r'):
+        """
+        Map the whole file into memory.
+
+        Parameters
+        ----------
+        mode : {'r', 'r+'}, optional
+            The mode of `~numpy.memmap`.
+
+        Returns
+        -------
+        values : `~numpy.memmap`
+            The image.
+        """
+        return np.memmap(self.path, self.dtype, mode, self.offset,
+                         self.shape)
