@@ -51,7 +51,7 @@ _MIN_REMAINDER = 1e-5
 _CHUNK_PIXELS = 2**20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BeamProfile:
     r"""
     A beam as a sum of concentric Gaussians.
@@ -101,6 +101,12 @@ class BeamProfile:
     min_variance: float
     misfit: float
     remainder: np.ndarray | None = None
+
+    def __repr__(self):
+        return (f'<BeamProfile(n_gaussians={len(self.weights)}, '
+                f'fwhm_major={self.fwhm_major:.4g}, '
+                f'fwhm_minor={self.fwhm_minor:.4g}, theta={self.theta:.4g}, '
+                f'misfit={self.misfit:.2g})>')
 
     @classmethod
     def from_psf(cls, psf, fwhm):

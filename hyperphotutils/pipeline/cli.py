@@ -55,7 +55,7 @@ _NAMES = {'output.directory': '--output-dir', 'run.n_workers': '--jobs',
           'input.maps': 'MAP'}
 _METAVARS = {
     'input.beam': 'FWHM', 'input.survey': 'NAME', 'input.frequency': 'GHZ',
-    'input.unit': 'UNIT', 'output.directory': 'DIR', 'cubes.region': 'FILE',
+    'input.psf': 'FILE', 'input.unit': 'UNIT', 'output.directory': 'DIR', 'cubes.region': 'FILE',
     'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
 }
 _EXCLUSIVE = ('input.beam', 'input.survey')
@@ -298,7 +298,7 @@ def _load(path, options):
 
 @_command(
     'run', _maps_argument('MAP'), _CONFIG, 'output.directory', *_HEADER,
-    'detection.n_sigma', 'run.n_workers', 'input.datacube',
+    'input.psf', 'detection.n_sigma', 'run.n_workers', 'input.datacube',
     'run.detection_only', 'bands.merge', 'output.overwrite', 'run.scheduler',
     'run.quiet',
     summary='extract the sources of maps',

@@ -18,6 +18,8 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
+from hyperphotutils.pipeline.beams import MeasuredBeam
+from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.products import (
     REJECTED,
     beam_shapes,
@@ -53,7 +55,7 @@ class MapKind:
         """
         Read the map.
         """
-        return read_input(job.path, config.input)
+        return read_input(job.path, config.input, psf=job.psf)
 
     def measure(self, image, job, config, folder, *, executor=None,
                 progress_bar=False, report=None):
@@ -299,6 +301,7 @@ def _describe_map(image):
                  f'{beam.minor.to(u.arcsec):.4g}, position angle '
                  f'{beam.pa.to(u.deg):.1f}'),
         ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
+        ('psf', meta.get('psf_source', 'none: a Gaussian beam')),
     ])
 
 
@@ -332,7 +335,7 @@ def extract_map(path, config, *, progress_bar=False):
         the map is smaller than the filter.
     """
     start = time.perf_counter()
-    image = read_input(path, config.input)
+    image = read_input(path, config.input, psf=config.input.psf)
     times = {'reading': time.perf_counter() - start}
     extraction = extract_image(image, config, progress_bar=progress_bar)
     extraction.table.meta['filename'] = printable(path)
@@ -426,10 +429,11 @@ def _describe(image, config):
         'beam_minor': beam.minor.to(u.arcsec),
         'beam_pa': beam.pa.to(u.deg),
         'beam_area_pix': meta['beam_area_pix'],
+        **({'psf': meta['psf_source']} if 'psf' in meta else {}),
     }
 
 
-def read_input(path, options):
+def read_input(path, options, *, psf=None):
     """
     Read a map with the section ``input`` of a configuration.
 
@@ -439,20 +443,40 @@ def read_input(path, options):
         The FITS file.
 
     options : `~hyperphotutils.pipeline.InputOptions`
-        The section.
+        The section, of which ``psf`` is not used.
+
+    psf : str or `None`, optional
+        The file of the measured beam.
 
     Returns
     -------
     image : `~astropy.nddata.CCDData`
-        The map in Jy/pixel.
+        The map in Jy/pixel, with the
+        `~hyperphotutils.blend.BeamProfile` in ``meta['psf']`` if the beam
+        is measured.
 
     Raises
     ------
     ~hyperphotutils.maps.MapError
         If the map cannot be used.
     """
+    if isinstance(psf, tuple):
+        msg = (f'{path}: input.psf is a list with one file for each map of a '
+               'run: give the file of this map')
+        raise ConfigError([msg])
+    measured = None
+
+    def measure_beam(wcs, shape):
+        nonlocal measured
+        measured = MeasuredBeam(psf).on_map(wcs, shape)
+        return measured.beam, measured.area
+
     image = read_map(path, error_extension=options.error_extension,
+                     measured_beam=None if psf is None else measure_beam,
                      **options.make_reader_options())
+    if measured is not None:
+        image.meta['psf'] = measured.profile
+        image.meta['psf_source'] = printable(measured.text)
     values = image.data[~image.mask]
     if values.min() == values.max():
         msg = f'{path}: all pixels have the same value, {values[0]:g}'

@@ -79,12 +79,16 @@ class MapJob:
     kind : {'map', 'cube'}, optional
         The kind of job, which selects how the file is read and measured
         and which products it has.
+
+    psf : str or `None`, optional
+        The file of the measured beam.
     """
 
     path: str
     map_id: str
     folder: Path
     kind: str = 'map'
+    psf: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,8 @@ def plan_jobs(config):
     Raises
     ------
     ConfigError
-        If there is no map, or a map is named twice.
+        If there is no map, a map is named twice, or the number of
+        measured beams is not that of the maps.
 
     Examples
     --------
@@ -180,8 +185,16 @@ def plan_jobs(config):
         known.add(target)
     directory = Path(config.output.directory)
     kind = 'cube' if config.input.datacube else 'map'
-    return [MapJob(path, map_id, directory / map_id, kind)
-            for path, map_id in zip(maps, _map_ids(named), strict=True)]
+    psfs = config.input.psf
+    if not isinstance(psfs, tuple):
+        psfs = (psfs,) * len(maps)
+    if len(psfs) != len(maps):
+        msg = ('input.psf: must be one file, or one for each of the '
+               f'{len(maps)} maps, not {len(psfs)}')
+        raise ConfigError([msg])
+    return [MapJob(path, map_id, directory / map_id, kind, psf)
+            for path, map_id, psf in zip(maps, _map_ids(named), psfs,
+                                         strict=True)]
 
 
 def input_files(job, config):
@@ -202,7 +215,7 @@ def input_files(job, config):
         The file of the map, followed by the files that the configuration
         names.
     """
-    others = (config.sources.table, config.fit.weight_map,
+    others = (job.psf, config.sources.table, config.fit.weight_map,
               config.cubes.region)
     return [job.path, *filter(None, others)]
 
