@@ -222,8 +222,8 @@ class ForcedPhotometry:
             `~hyperphotutils.maps.read_map`, or any objects with
             ``data``, ``unit``, ``wcs``, ``meta['beam']``, and optionally
             ``mask`` and ``meta['psf']``, the measured beam, as for
-            `~hyperphotutils.blend.BlendGroupFitter`. Any unit of `~hyperphotutils.maps.flux_factor` is
-            accepted.
+            `~hyperphotutils.blend.BlendGroupFitter`. Any unit of
+            `~hyperphotutils.maps.flux_factor` is accepted.
 
         error : dict, optional
             The standard deviations of the pixels (a number, an array,

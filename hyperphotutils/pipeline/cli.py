@@ -55,8 +55,8 @@ _NAMES = {'output.directory': '--output-dir', 'run.n_workers': '--jobs',
           'input.maps': 'MAP'}
 _METAVARS = {
     'input.beam': 'FWHM', 'input.survey': 'NAME', 'input.frequency': 'GHZ',
-    'input.psf': 'FILE', 'input.unit': 'UNIT', 'output.directory': 'DIR', 'cubes.region': 'FILE',
-    'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
+    'input.psf': 'FILE', 'input.unit': 'UNIT', 'output.directory': 'DIR',
+    'cubes.region': 'FILE', 'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
 }
 _EXCLUSIVE = ('input.beam', 'input.survey')
 

@@ -224,7 +224,20 @@ class Extraction:
         if self.n_groups:
             text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
-        return f'{text}, rms {self.rms:.3g} {kind}'
+        text += f', rms {self.rms:.3g} {kind}'
+        if n_different := self._count_flag('beam_mismatch'):
+            text += (f'; {number_of(n_different, "source")} with '
+                     'beam_mismatch, see --psf')
+        return text
+
+    def _count_flag(self, name):
+        """
+        Count the sources with a flag.
+        """
+        if 'flags' not in self.table.colnames:
+            return 0
+        flags = np.asarray(self.table['flags'], dtype=int)
+        return int(np.count_nonzero(flags & FLAGS[name]))
 
     def describe(self):
         """
