@@ -5,6 +5,7 @@ Measured beams as sums of Gaussians.
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma, gaussian_sigma_to_fwhm
@@ -12,6 +13,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.utils.gaussians import (
     add_gaussians,
+    add_stamps,
     gaussian_matrix,
     wrap_angle,
 )
@@ -39,11 +41,17 @@ _FWHM_TOLERANCE = 0.3
 # would bias the mean of the fluxes.
 _SMALLEST_RATIOS = np.arange(0.5, 1.0, 0.05)
 
-# Models are cut off at this fraction of the peak.
+# Models are cut off at this fraction of the peak; what they lack of the PSF,
+# at this radius in FWHM and if it is nowhere more than a fraction of the peak.
 _CUT = 1e-6
+_REMAINDER_RADIUS = 4.0
+_MIN_REMAINDER = 1e-5
+
+# The number of pixels of all stamps made at once.
+_CHUNK_PIXELS = 2**20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BeamProfile:
     r"""
     A beam as a sum of concentric Gaussians.
@@ -79,6 +87,10 @@ class BeamProfile:
     misfit : float
         The largest difference between the sum and the PSF, in units of
         its peak.
+
+    remainder : 2D `~numpy.ndarray`, optional
+        The PSF minus the sum, for a flux of 1, which images of sources
+        also have.
     """
 
     weights: np.ndarray
@@ -88,6 +100,13 @@ class BeamProfile:
     theta: float
     min_variance: float
     misfit: float
+    remainder: np.ndarray | None = None
+
+    def __repr__(self):
+        return (f'<BeamProfile(n_gaussians={len(self.weights)}, '
+                f'fwhm_major={self.fwhm_major:.4g}, '
+                f'fwhm_minor={self.fwhm_minor:.4g}, theta={self.theta:.4g}, '
+                f'misfit={self.misfit:.2g})>')
 
     @classmethod
     def from_psf(cls, psf, fwhm):
@@ -149,7 +168,9 @@ class BeamProfile:
         return cls(weights, offsets, float(major), float(minor),
                    float(wrap_angle(theta)),
                    _smallest_variance(weights, matrices - core, values[0]),
-                   mixture.misfit)
+                   mixture.misfit,
+                   image - mixture.image(len(image))
+                   if mixture.misfit > _MIN_REMAINDER else None)
 
     def components(self, fwhm_major, fwhm_minor, theta):
         """
@@ -209,12 +230,64 @@ class BeamProfile:
         x, y, amplitude, *shape = (
             np.asarray(value, dtype=float) for value in
             (x, y, amplitude, fwhm_major, fwhm_minor, theta))
-        share, major, minor, angle, _ = self.components(*shape)
+        share, major, minor, angle, area = self.components(*shape)
         largest = np.nanmax(np.abs(share), axis=1, initial=0.0)
         for k, height in enumerate(largest):
             n_sigma = np.sqrt(2.0 * np.log(max(height / _CUT, 10.0)))
             add_gaussians(image, x, y, amplitude * share[k], major[k],
                           minor[k], angle[k], n_sigma=n_sigma, sign=sign)
+        if self.remainder is not None:
+            self._add_remainder(image, x, y, sign * amplitude * area, shape)
+
+    @cached_property
+    def _remainder_spline(self):
+        """
+        The coefficients of the cubic spline through the remainder that
+        contribute to each pixel, a column each, and half of its mean
+        square wavenumber.
+        """
+        # slow to import, and only needed here
+        from scipy.ndimage import spline_filter
+
+        half = len(self.remainder) // 2
+        keep = min(half, int(np.ceil(_REMAINDER_RADIUS * self.fwhm_major)))
+        part = slice(half - keep, half + keep + 1)
+        # zeros, for the spline to end and for positions between pixels
+        padded = np.pad(self.remainder[part, part], 6)
+        slope = sum(np.sum(np.diff(padded, axis=axis)**2) for axis in (0, 1))
+        windows = np.lib.stride_tricks.sliding_window_view(
+            spline_filter(padded, order=3), (5, 5))
+        return (windows.reshape(-1, 25).T.copy(),
+                0.5 * slope / np.sum(padded**2))
+
+    def _add_remainder(self, image, x, y, flux, shape):
+        """
+        Add what the sum of Gaussians lacks, interpolated by a cubic
+        spline.
+
+        Extended sources smooth it: it is multiplied by the transform of
+        their Gaussian at its mean wavenumber.
+        """
+        coeffs, wavenumber = self._remainder_spline
+        source, beam = (
+            np.add(*gaussian_matrix(*axes)[::2]) for axes in
+            (shape, (self.fwhm_major, self.fwhm_minor, self.theta)))
+        flux = flux * np.exp(
+            -0.5 * wavenumber * np.maximum(source - beam, 0.0))
+        known = np.isfinite(x) & np.isfinite(y) & np.isfinite(flux)
+        x, y, flux = x[known], y[known], flux[known]
+        col, row = np.rint(x).astype(int), np.rint(y).astype(int)
+        weights = (_cubic_weights(y - row)[:, :, None]
+                   * _cubic_weights(x - col)[:, None, :] * flux[:, None, None])
+        half = int(np.sqrt(coeffs.shape[1])) // 2
+        offset = np.arange(-half, half + 1)
+        step = max(1, _CHUNK_PIXELS // coeffs.shape[1])
+        for begin in range(0, len(x), step):
+            part = slice(begin, begin + step)
+            values = weights[part].reshape(-1, 25) @ coeffs
+            add_stamps(image, row[part, None, None] + offset[:, None],
+                       col[part, None, None] + offset,
+                       values.reshape(-1, len(offset), len(offset)))
 
 
 def add_sources(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
@@ -232,6 +305,17 @@ def add_sources(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
     """
     add = add_gaussians if beam is None else beam.add_sources
     add(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, sign=sign)
+
+
+def _cubic_weights(shift):
+    """
+    Return the weights of five cubic B-splines at pixels that are shifted
+    by up to half a pixel, shape (n, 5).
+    """
+    distance = np.abs(np.arange(-2, 3) + shift[:, None])
+    return np.where(distance < 1.0,
+                    2.0 / 3.0 - distance**2 + 0.5 * distance**3,
+                    np.clip(2.0 - distance, 0.0, None)**3 / 6.0)
 
 
 def _pixel_image(psf, fwhm):

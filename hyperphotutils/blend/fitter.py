@@ -55,8 +55,8 @@ class BlendGroupFitter:
         elliptical beam. Fits begin with it where ``init_params`` gives
         no widths.
 
-    psf : 2D array_like, photutils PSF model, or \
-            `~hyperphotutils.psf.EmpiricalPSF`, optional
+    psf : 2D array_like, photutils PSF model, \
+            `~hyperphotutils.psf.EmpiricalPSF`, or `BeamProfile`, optional
         The measured beam, as the part of the flux in each pixel. Arrays
         have an odd size, the center on the central pixel, and a sum of
         1. Sources are then Gaussians convolved with this beam, and point
@@ -134,7 +134,9 @@ class BlendGroupFitter:
     A ``psf`` (that at the center of the field, if it varies) is
     represented by a sum of up to eight concentric Gaussians, some of
     which may be negative [1]_. A source is the convolution of
-    that sum with an intrinsic elliptical Gaussian. ``amplitude_fit`` is
+    that sum with an intrinsic elliptical Gaussian; what the sum lacks,
+    some thousandths of the peak, is subtracted as it was found by the
+    last step, and is a part of all images, but not of `models`. ``amplitude_fit`` is
     the peak of the convolved source and ``flux_fit`` its flux in all
     wings of the PSF. ``fwhm_major_fit`` and ``fwhm_minor_fit`` are the
     widths of the intrinsic Gaussian added in quadrature to the FWHM of
@@ -178,7 +180,7 @@ class BlendGroupFitter:
                  fixed=(), solver=None, progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
         self.psf = psf
-        self.beam = (None if psf is None
+        self.beam = (psf if psf is None or isinstance(psf, BeamProfile)
                      else BeamProfile.from_psf(psf, self.fwhm))
         self.poly_order = _check_order(poly_order)
         self.fit_radius = check_positive(

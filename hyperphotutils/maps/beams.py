@@ -19,6 +19,9 @@ _TOLERANCE = 0.01
 # The nominal FWHM of a survey is rounded more coarsely.
 _SURVEY_TOLERANCE = 0.2
 
+# The mean FWHM of a measured beam, and that of the Gaussian in its place
+_MEASURED_TOLERANCE = 0.2
+
 _REMEDY = 'correct it or give beam=, the FWHM'
 
 _NUMBER = r'\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[ED][-+]?\d{1,3})?)(?![\d.])'
@@ -29,7 +32,7 @@ _CASA = re.compile(rf'restoration:{_NUMBER}\s+by{_NUMBER}\s+\(arcsec\)'
 
 
 def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
-              beams_table=None):
+              beams_table=None, measured=None):
     """
     Find the beam of a map.
 
@@ -59,6 +62,11 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
 
     beams_table : `~astropy.table.Table`, optional
         CASA's table of the beams of the planes.
+
+    measured : tuple, optional
+        The FWHMs of the measured beam, as a `~radio_beam.Beam`, and its
+        solid angle, which are returned. All other values only have to
+        agree with them to 20 percent.
 
     Returns
     -------
@@ -93,11 +101,18 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
         if found is not None:
             _check_size(found, origin, *size)
     except MapError:
-        if beam is None and survey is None:
+        if beam is None and survey is None and measured is None:
             raise
         found, origin = None, None
     if beam is not None and found is not None:
         _check_agreement(found, origin, beam, 'beam=', _TOLERANCE)
+    if measured is not None:
+        _check_size(measured[0], 'psf', *size)
+        for stated, name in ((found, origin), (beam, 'beam='), (
+                survey and _as_beam(survey.fwhm), 'survey=')):
+            check_measured_beam(
+                np.sqrt(measured[0].major * measured[0].minor), stated, name)
+        return measured
     if survey is not None:
         return _survey_beam(survey, beam, found, origin)
     if beam is None and found is None:
@@ -338,6 +353,36 @@ def _check_pixels_per_beam(header, beam, pixel_scale):
         msg = (f'PPBEAM = {stated:.4g} contradicts the beam of the header, '
                f'{_describe(beam)}, which covers {pixels:.4g} pixels: '
                'correct the one that is wrong, or give beam=')
+        raise MapError(msg)
+
+
+def check_measured_beam(fwhm, beam, origin):
+    """
+    Check that the FWHM of a measured beam agrees with a stated beam.
+
+    Parameters
+    ----------
+    fwhm : `~astropy.units.Quantity`
+        The geometric mean of the FWHMs of the measured beam.
+
+    beam : `~radio_beam.Beam` or `None`
+        The stated beam.
+
+    origin : str
+        Where it is stated, for the message.
+
+    Raises
+    ------
+    MapError
+        If they differ by more than 20 percent.
+    """
+    if beam is None:
+        return
+    stated = np.sqrt(beam.major * beam.minor)
+    if not u.isclose(fwhm, stated, rtol=_MEASURED_TOLERANCE):
+        msg = (f'psf has a FWHM of {fwhm.to_value(u.arcsec):.4g} arcsec, '
+               f'but {origin} states {_describe(beam)}: give the beam of '
+               'this map, with its pixel scale in its header')
         raise MapError(msg)
 
 

@@ -35,7 +35,7 @@ __all__ = ['read_map']
 
 def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
              frequency=None, fill_value=None, error_extension=None,
-             dtype=float):
+             dtype=float, measured_beam=None):
     """
     Read a map.
 
@@ -92,6 +92,12 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     dtype : dtype, optional
         The type of the values. The default is float64; float32 saves
         memory.
+
+    measured_beam : callable, optional
+        Called with the WCS and the shape of the map, it returns the
+        FWHMs of the measured beam as a `~radio_beam.Beam`, and its solid
+        angle. They are used in place of those of the header, ``beam``,
+        and ``survey``, which must agree with the FWHM to 20 percent.
 
     Returns
     -------
@@ -182,13 +188,15 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
                            error_extension=error_extension, dtype=dtype)
         name = image.filename or name
         return _make_map(image, beam=beam, unit=unit, survey=survey,
-                         frequency=frequency, fill_value=fill_value)
+                         frequency=frequency, fill_value=fill_value,
+                         measured_beam=measured_beam)
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
 
 
-def _make_map(image, *, beam, unit, survey, frequency, fill_value):
+def _make_map(image, *, beam, unit, survey, frequency, fill_value,
+              measured_beam):
     """
     Make a map from an image in a file.
     """
@@ -196,11 +204,14 @@ def _make_map(image, *, beam, unit, survey, frequency, fill_value):
     wcs, data = _celestial_image(image.data, header)
     areas = PixelAreas(wcs, data.shape)
     scale = np.sqrt(areas.center)
+    measured = (None if measured_beam is None
+                else measured_beam(wcs, data.shape))
     # report a missing unit and a missing beam in one error
     (unit, original_unit), (beam, beam_area) = find_all(
         partial(find_unit, header, unit),
         partial(find_beam, header, pixel_scale=scale, shape=data.shape,
-                beam=beam, survey=survey, beams_table=image.beams_table))
+                beam=beam, survey=survey, beams_table=image.beams_table,
+                measured=measured))
     fwhm = np.sqrt(beam.major * beam.minor) / scale
     filled = blank_fill_values(data, fill_value, fwhm.to_value(u.one))
     made = calibrate(

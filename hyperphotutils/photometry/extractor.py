@@ -104,8 +104,9 @@ class HyperPhotometry:
         with ``bias_correction``. An astropy fitter is used by such a
         solver.
 
-    psf : 2D array_like, photutils PSF model, or \
-            `~hyperphotutils.psf.EmpiricalPSF`, optional
+    psf : 2D array_like, photutils PSF model, \
+            `~hyperphotutils.psf.EmpiricalPSF`, or \
+            `~hyperphotutils.blend.BeamProfile`, optional
         The measured beam. Sources are then Gaussians convolved with it,
         in fits, apertures, and images; see
         `~hyperphotutils.blend.BlendGroupFitter`, to which it is given

@@ -17,6 +17,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from hyperphotutils.aperture.local import measure_sources
+from hyperphotutils.blend.beams import BeamProfile
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.maps.errors import MapError
@@ -88,7 +89,8 @@ class ForcedPhotometry:
         The factory of the fitter of each band. It is called with the
         FWHM of the beam in pixels (or the typical FWHM of the sources,
         if it is larger than 1.5 beams or the beam is unknown), and with
-        ``fixed=('position', 'shape')``; the default is
+        ``fixed=('position', 'shape')``, and with ``psf`` for bands with
+        a measured beam; the default is
         `~hyperphotutils.blend.BlendGroupFitter`. Use `functools.partial`
         to set its options.
 
@@ -219,8 +221,9 @@ class ForcedPhotometry:
             The maps by name, as returned by
             `~hyperphotutils.maps.read_map`, or any objects with
             ``data``, ``unit``, ``wcs``, ``meta['beam']``, and optionally
-            ``mask``. Any unit of `~hyperphotutils.maps.flux_factor` is
-            accepted.
+            ``mask`` and ``meta['psf']``, the measured beam, as for
+            `~hyperphotutils.blend.BlendGroupFitter`. Any unit of
+            `~hyperphotutils.maps.flux_factor` is accepted.
 
         error : dict, optional
             The standard deviations of the pixels (a number, an array,
@@ -413,7 +416,9 @@ class ForcedPhotometry:
         fwhm = float(np.median(sizes)) if len(sizes) else 1.0
         if band.beam is not None:
             fwhm = max(band.beam_fwhm, fwhm / _COMPACT)
-        return self.make_fitter(fwhm, fixed=('position', 'shape'))
+        profile = band.image.profile
+        psf = {} if profile is None else {'psf': profile}
+        return self.make_fitter(fwhm, fixed=('position', 'shape'), **psf)
 
     def _add_apertures(self, table, band, fitter):
         """
@@ -766,9 +771,16 @@ def _open_band(name, image, error):
         error = factor * np.asarray(error, dtype=float) << _PIXEL_UNIT
     in_pixels = None if beam is None else _beam_in_pixels(beam, wcs,
                                                           values.shape)
-    return _Band(name, MeasuredMap(factor * values << _PIXEL_UNIT, wcs, mask,
-                                   error, beam=in_pixels), beam,
-                 u.Unit(unit), float(np.median(factor)))
+    psf = meta.get('psf')
+    if psf is not None and not isinstance(psf, BeamProfile):
+        if in_pixels is None:
+            msg = f"band {name!r} needs a beam in meta['beam'] for its psf"
+            raise ValueError(msg)
+        psf = BeamProfile.from_psf(psf, np.sqrt(
+            in_pixels['fwhm'] * in_pixels['fwhm_minor']))
+    image = MeasuredMap(factor * values << _PIXEL_UNIT, wcs, mask, error,
+                        beam=in_pixels, profile=psf)
+    return _Band(name, image, beam, u.Unit(unit), float(np.median(factor)))
 
 
 def _beam_in_pixels(beam, wcs, shape):

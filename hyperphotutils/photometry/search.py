@@ -131,6 +131,8 @@ class SourceSearch:
         self.found_meta = {}
         self.background_fit = None
         self.misfit = self.extra_variance = None
+        # The difference between beam and fits before any companions.
+        self.beam_misfit = 0.0
         self.source_covariance = None
         # Whether better fits follow.
         self.preliminary = False
@@ -282,6 +284,8 @@ class SourceSearch:
             return table
         table = self._reject_lobes(table)
         table = self._refine(table)
+        # Companions on side lobes hide later how much the beam differs.
+        self.beam_misfit = self._measure_beam_misfit(table)[0]
         self.found_meta = found.meta
         return table
 
@@ -774,11 +778,8 @@ class SourceSearch:
         table : `~astropy.table.QTable`
             The fitted sources, whose flags are changed.
         """
-        amplitude = plain(table['amplitude_fit'])
-        snr = amplitude / self.image.noise_at(table)
-        misfit = systematic_misfit(
-            self.image.residual, *positions(table, 'fit').T, amplitude, snr,
-            self.fwhm, mask=self.image.mask)
+        misfit, snr = self._measure_beam_misfit(table)
+        misfit = max(misfit, self.beam_misfit)
         chosen = misfit * snr > _MISMATCH_SNR
         if misfit < _MISMATCH or not chosen.any():
             return
@@ -791,6 +792,17 @@ class SourceSearch:
                f'{np.count_nonzero(chosen)} sources have the flag '
                'beam_mismatch')
         warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+
+    def _measure_beam_misfit(self, table):
+        """
+        Return the residual that bright sources have in common, in units
+        of their peaks, and the signal-to-noise ratios of all sources.
+        """
+        amplitude = plain(table['amplitude_fit'])
+        snr = amplitude / self.image.noise_at(table)
+        return systematic_misfit(
+            self.image.residual, *positions(table, 'fit').T, amplitude, snr,
+            self.fwhm, mask=self.image.mask), snr
 
     def _measure_misfit(self, table):
         """

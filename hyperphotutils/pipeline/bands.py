@@ -174,7 +174,8 @@ def write_bands(outcomes, config, path, *, progress_bar=False):
         msg = (f'{len(done)} of {len(outcomes)} maps are done, which leaves '
                'nothing to merge')
         raise ValueError(msg)
-    maps = _LazyMaps({name: partial(read_input, item.job.path, config.input)
+    maps = _LazyMaps({name: partial(read_input, item.job.path, config.input,
+                                   psf=item.job.psf)
                       for name, item in done.items()})
     table = merge_bands({name: item.table for name, item in done.items()},
                         maps, max_separation=config.bands.max_separation,

@@ -64,8 +64,8 @@ _NAMES = {'output.directory': '--output-dir', 'run.n_workers': '--jobs',
           'input.maps': 'MAP', 'kernel.hotpants': '--hotpants-config'}
 _METAVARS = {
     'input.beam': 'FWHM', 'input.survey': 'NAME', 'input.frequency': 'GHZ',
-    'input.unit': 'UNIT', 'output.directory': 'DIR', 'cubes.region': 'FILE',
-    'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
+    'input.psf': 'FILE', 'input.unit': 'UNIT', 'output.directory': 'DIR',
+    'cubes.region': 'FILE', 'cubes.smoothing': 'N', 'run.scheduler': 'ADDRESS',
     'kernel.kernel_order': 'N,...', 'kernel.n_stamps': 'NY,NX',
     'kernel.n_regions': 'NY,NX', 'stamps.formats': 'NAME,...',
     'galaxies.n_bounds': 'MIN,MAX', 'image.gain_key': 'KEY',
@@ -356,7 +356,8 @@ def _values_of(options):
 
 @_command(
     'run', _maps_argument('MAP'), _CONFIG, 'output.directory', *_HEADER,
-    'detection.n_sigma', 'fit.tile_size', 'run.n_workers', 'input.datacube',
+    'input.psf', 'detection.n_sigma', 'fit.tile_size', 'run.n_workers',
+    'input.datacube',
     'run.detection_only', 'bands.merge', 'output.overwrite', 'run.scheduler',
     'run.quiet',
     summary='extract the sources of maps',

@@ -239,6 +239,11 @@ class InputOptions(_Options):
             'FWHM of the beam in arcsec; or axes and angle in arcsec and '
             'deg, such as {major: 14.5, minor: 12.0, position_angle: 30}; '
             'null = from the header or the survey'))
+    psf: _Path | _NonEmptyList[_Path | None] | None = Field(
+        None, union_mode='left_to_right', description=(
+            'FITS file of the measured beam: its image, or a PSF of hyperphot '
+            'psf or PSFEx; or a list with one for each map, null = '
+            'a Gaussian'))
     survey: str | Annotated[int, Field(ge=1, le=8)] | None = Field(
         None, description=(
             "survey that sets the beam, such as 'spire250' or 'jcmt850', or "
@@ -618,7 +623,7 @@ class FitOptions(_Options):
             raise ValueError(msg)
         return self
 
-    def make_fitter(self, fwhm, grouping, *, fixed=None):
+    def make_fitter(self, fwhm, grouping, *, fixed=None, psf=None):
         """
         Make the fitter.
 
@@ -634,6 +639,9 @@ class FitOptions(_Options):
             The parameters that are not fitted. With `None` (default),
             those of the section.
 
+        psf : `~hyperphotutils.blend.BeamProfile` or `None`, optional
+            The measured beam.
+
         Returns
         -------
         fitter : `~hyperphotutils.blend.BlendGroupFitter`
@@ -648,7 +656,7 @@ class FitOptions(_Options):
             bias_correction=self.bias_correction, ftol=self.ftol,
             xtol=self.xtol, gtol=self.gtol, max_iter=self.max_iter)
         return BlendGroupFitter(
-            fwhm, poly_order=self.poly_order,
+            fwhm, psf=psf, poly_order=self.poly_order,
             fit_radius=self.fit_radius * fwhm,
             grouper=grouping.make_grouper(fwhm),
             fwhm_range=self.fwhm_range, max_shift=self.max_shift * fwhm,
@@ -966,6 +974,9 @@ bands, output, run : dict or options
              'sources.table, or sources.x and sources.y'),
             (self.run.background_only and not is_cube,
              'run.background_only needs input.datacube: true'),
+            (is_cube and self.input.psf is not None,
+             'input.psf is for maps: it cannot be used with input.datacube, '
+             'as the beam of a cube depends on the channel'),
             (is_cube and self.bands.merge,
              'bands.merge is for maps: it cannot be used with '
              'input.datacube'),
@@ -1080,7 +1091,8 @@ bands, output, run : dict or options
         from hyperphotutils.photometry import HyperPhotometry
 
         fwhm = image.meta['beam_fwhm_pix']
-        fitter = self.fit.make_fitter(fwhm, self.grouping)
+        fitter = self.fit.make_fitter(fwhm, self.grouping,
+                                      psf=image.meta.get('psf'))
         options = self.photometry
         return HyperPhotometry(
             fwhm, finder=self.make_finder(image), grouper=fitter.grouper,
@@ -1145,8 +1157,9 @@ bands, output, run : dict or options
         """
         from hyperphotutils.photometry import ForcedPhotometry
 
-        def make_fitter(fwhm, *, fixed):
-            return self.fit.make_fitter(fwhm, self.grouping, fixed=fixed)
+        def make_fitter(fwhm, *, fixed, psf=None):
+            return self.fit.make_fitter(fwhm, self.grouping, fixed=fixed,
+                                        psf=psf)
 
         return ForcedPhotometry(
             make_fitter=make_fitter, noise=self.fit.noise,
@@ -1498,6 +1511,8 @@ def find_unused_keys(config):
         ('power_snr' not in (fit.weights or ()), 'fit', ['weight_power'],
          'for fit.weights: power_snr'),
         (fit.loss == 'linear', 'fit', ['f_scale'], 'for a robust fit.loss'),
+        (config.run.detection_only, 'input', ['psf'], 'for fits, not for '
+         'run.detection_only'),
         (not config.bands.merge, 'bands', None, 'for bands.merge: true'),
     )
     lines = []

@@ -25,6 +25,8 @@ from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.maps.images import find_image
 from hyperphotutils.noise import clipped_rms, detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
+from hyperphotutils.pipeline.beams import MeasuredBeam
+from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS
 from hyperphotutils.pipeline.products import (
     REJECTED,
@@ -73,7 +75,8 @@ class MapKind:
         """
         self._tiles = find_tiles(job, config)
         self.keeps_parts = self._tiles.size > 0
-        return read_input(job.path, config.input, dtype=self._tiles.dtype)
+        return read_input(job.path, config.input, dtype=self._tiles.dtype,
+                          psf=job.files.get('psf'))
 
     def measure(self, image, job, config, folder, *, executor=None,
                 progress_bar=False, report=None):
@@ -342,7 +345,20 @@ class Extraction:
         if self.n_groups:
             text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
-        return f'{text}, rms {self.rms:.3g} {kind}'
+        text += f', rms {self.rms:.3g} {kind}'
+        if n_different := self._count_flag('beam_mismatch'):
+            text += (f'; {number_of(n_different, "source")} with '
+                     'beam_mismatch, see --psf')
+        return text
+
+    def _count_flag(self, name):
+        """
+        Count the sources with a flag.
+        """
+        if 'flags' not in self.table.colnames:
+            return 0
+        flags = np.asarray(self.table['flags'], dtype=int)
+        return int(np.count_nonzero(flags & FLAGS[name]))
 
     def describe(self):
         """
@@ -461,6 +477,7 @@ def _describe_map(image):
                  f'{beam.minor.to(u.arcsec):.4g}, position angle '
                  f'{beam.pa.to(u.deg):.1f}'),
         ('beam area', f'{meta["beam_area_pix"]:.4g} pixels'),
+        ('psf', meta.get('psf_source', 'none: a Gaussian beam')),
     ])
 
 
@@ -494,7 +511,7 @@ def extract_map(path, config, *, progress_bar=False):
         the map is smaller than the filter.
     """
     start = time.perf_counter()
-    image = read_input(path, config.input)
+    image = read_input(path, config.input, psf=config.input.psf)
     times = {'reading': time.perf_counter() - start}
     extraction = extract_image(image, config, progress_bar=progress_bar)
     extraction.table.meta['filename'] = printable(path)
@@ -599,10 +616,11 @@ def _describe(image, config):
         'beam_minor': beam.minor.to(u.arcsec),
         'beam_pa': beam.pa.to(u.deg),
         'beam_area_pix': meta['beam_area_pix'],
+        **({'psf': meta['psf_source']} if 'psf' in meta else {}),
     }
 
 
-def read_input(path, options, *, dtype=float):
+def read_input(path, options, *, dtype=float, psf=None):
     """
     Read a map with the section ``input`` of a configuration.
 
@@ -612,7 +630,10 @@ def read_input(path, options, *, dtype=float):
         The FITS file.
 
     options : `~hyperphotutils.pipeline.InputOptions`
-        The section.
+        The section, of which ``psf`` is not used.
+
+    psf : str or `None`, optional
+        The file of the measured beam.
 
     dtype : dtype, optional
         The type of the values.
@@ -620,15 +641,33 @@ def read_input(path, options, *, dtype=float):
     Returns
     -------
     image : `~astropy.nddata.CCDData`
-        The map in Jy/pixel.
+        The map in Jy/pixel, with the
+        `~hyperphotutils.blend.BeamProfile` in ``meta['psf']`` if the beam
+        is measured.
 
     Raises
     ------
     ~hyperphotutils.maps.MapError
         If the map cannot be used.
     """
+    if isinstance(psf, tuple):
+        msg = (f'{path}: input.psf is a list with one file for each map of a '
+               'run: give the file of this map')
+        raise ConfigError([msg])
+    measured = None
+
+    def measure_beam(wcs, shape):
+        nonlocal measured
+        measured = MeasuredBeam(psf).on_map(wcs, shape)
+        return measured.beam, measured.area
+
     image = read_map(path, error_extension=options.error_extension,
-                     dtype=dtype, **options.make_reader_options())
+                     dtype=dtype,
+                     measured_beam=None if psf is None else measure_beam,
+                     **options.make_reader_options())
+    if measured is not None:
+        image.meta['psf'] = measured.profile
+        image.meta['psf_source'] = printable(measured.text)
     good = ~image.mask
     lowest = np.min(image.data, where=good, initial=np.inf)
     if lowest == np.max(image.data, where=good, initial=-np.inf):

@@ -88,7 +88,8 @@ class MapJob:
         ``'cube'``, or ``'subtraction'``.
 
     files : dict, optional
-        The other files of the job by their role, such as ``'template'``.
+        The other files of the job by their role, such as ``'template'``
+        or ``'psf'``.
     """
 
     path: str
@@ -168,7 +169,8 @@ def plan_jobs(config):
     Raises
     ------
     ConfigError
-        If there is no map, or a map is named twice.
+        If there is no map, a map is named twice, or the number of
+        measured beams is not that of the maps.
 
     Examples
     --------
@@ -192,8 +194,17 @@ def plan_jobs(config):
             raise ConfigError([f'{path}: this {noun} is named twice'])
         known.add(target)
     directory = Path(config.output.directory)
-    return [MapJob(path, map_id, directory / map_id, config.kind)
-            for path, map_id in zip(maps, _map_ids(named), strict=True)]
+    psfs = config.input.psf if config.kind in {'map', 'cube'} else None
+    if not isinstance(psfs, tuple):
+        psfs = (psfs,) * len(maps)
+    if len(psfs) != len(maps):
+        msg = ('input.psf: must be one file, or one for each of the '
+               f'{len(maps)} maps, not {len(psfs)}')
+        raise ConfigError([msg])
+    return [MapJob(path, map_id, directory / map_id, config.kind,
+                   {} if psf is None else {'psf': psf})
+            for path, map_id, psf in zip(maps, _map_ids(named), psfs,
+                                         strict=True)]
 
 
 def _plan_pairs(config):

@@ -239,6 +239,10 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
     jobs = plan_jobs(config)
     if config.merges_bands:
         check_bands(config, len(jobs))
+    if any(job.psf is not None for job in jobs):
+        from hyperphotutils.pipeline.beams import check_psfs
+
+        check_psfs(config, jobs)
     with OutputDirectory(config.output.directory) as output:
         work = output.find_work(jobs, config)
         outcomes = {job.map_id: MapOutcome(

@@ -217,7 +217,7 @@ def _recover(path, config, **kwargs):
     from hyperphotutils.pipeline.extraction import read_input
 
     try:
-        image = read_input(path, config.input)
+        image = read_input(path, config.input, psf=config.input.psf)
         extractor = (config.make_finder(image) if config.run.detection_only
                      else config.make_photometry(image))
         with contextlib.ExitStack() as stack:

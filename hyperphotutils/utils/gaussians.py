@@ -189,6 +189,25 @@ def _add_stamps(image, params, half, sign):
     values -= 0.5 * xx / det * dy**2
     np.exp(values, out=values)
     values *= sign * amplitude
+    add_stamps(image, row, col, values)
+
+
+def add_stamps(image, row, col, values):
+    """
+    Add stamps to an image, in place, truncated at its edges.
+
+    Parameters
+    ----------
+    image : 2D `~numpy.ndarray` of float
+        The image.
+
+    row, col : int `~numpy.ndarray`
+        The pixels of each stamp, which broadcast to the shape of
+        ``values``.
+
+    values : 3D `~numpy.ndarray`
+        The values of the stamps.
+    """
     ny, nx = image.shape
     inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)
     if image.flags.c_contiguous:  # a single index is much faster

@@ -40,17 +40,18 @@ def beam_image(kind):
     return image / image.sum()
 
 
-def far_infrared_map(kind, seed):
+def far_infrared_map(kind, seed, white=0.3):
     """
     Stars with peaks of 50 to 500 on a structured background, in noise
-    that is mostly smoothed by the beam; and their truth.
+    that is smoothed by the beam, except for the rms ``white``; and their
+    truth.
     """
     rng = np.random.default_rng(seed)
     y, x = ((grid.ravel() + 0.5) * STEP + rng.uniform(-3, 3, N_SIDE**2)
             for grid in np.mgrid[:N_SIDE, :N_SIDE])
     peak = np.exp(rng.uniform(np.log(50.0), np.log(500.0), N_SIDE**2))
     noise = CorrelatedNoise.from_beam(0.9, FWHM)
-    data = noise.simulate(SHAPE, seed=seed) + 0.3 * rng.normal(size=SHAPE)
+    data = noise.simulate(SHAPE, seed=seed) + white * rng.normal(size=SHAPE)
     rows, cols = np.indices(SHAPE)
     data += 3.0 * np.sin(cols / 90.0) + 2.0 * np.cos(rows / 70.0)
     for a, b, p in zip(x, y, peak, strict=True):
@@ -91,6 +92,24 @@ def test_stars_on_a_far_infrared_map(kind):
     assert abs(np.median(stars['flux_fit'] / truth['flux']) - 1.0) > 0.1
     flagged = (stars['flags'] & FLAGS['beam_mismatch']) > 0
     assert np.all(flagged[truth['flux'] > np.median(truth['flux'])])
+
+
+@pytest.mark.parametrize('kind', ['moffat', 'lobe', 'negative lobe'])
+def test_noise_that_is_all_smoothed(kind):
+    """
+    The inverse of its covariance amplifies the smallest difference
+    between the beam and the model of a source.
+    """
+    data, truth = far_infrared_map(kind, seed=4, white=0.0)
+    table = HyperPhotometry(FWHM, psf=beam_image(kind))(data)
+    assert len(table) == len(truth)
+    stars = rows_of(table, truth)
+    for name in ('flux_fit', 'aperture_flux'):
+        assert_allclose(np.median(stars[name] / truth['flux']), 1.0,
+                        atol=0.01)
+    pull = (stars['flux_fit'] - truth['flux']) / stars['flux_err']
+    assert np.std(pull) < 1.5
+    assert not np.any(table['flags'] & FLAGS['beam_mismatch'])
 
 
 def test_gaussian_beams_have_no_flag():
