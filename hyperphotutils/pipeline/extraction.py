@@ -76,7 +76,7 @@ class MapKind:
         self._tiles = find_tiles(job, config)
         self.keeps_parts = self._tiles.size > 0
         return read_input(job.path, config.input, dtype=self._tiles.dtype,
-                          psf=job.files.get('psf'))
+                          psf=job.psf)
 
     def measure(self, image, job, config, folder, *, executor=None,
                 progress_bar=False, report=None):

@@ -98,6 +98,13 @@ class MapJob:
     kind: str = 'map'
     files: dict = field(default_factory=dict, hash=False)
 
+    @property
+    def psf(self):
+        """
+        The file of the measured beam, `None` if there is none.
+        """
+        return self.files.get('psf')
+
 
 @dataclass(frozen=True)
 class MapOutcome:
