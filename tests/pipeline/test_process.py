@@ -50,6 +50,7 @@ from hyperphotutils.pipeline.products import Product
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
     'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log', 'run.json',
+    'report.html',
 }
 
 
