@@ -136,15 +136,16 @@ class BlendGroupFitter:
     which may be negative [1]_. A source is the convolution of
     that sum with an intrinsic elliptical Gaussian; what the sum lacks,
     some thousandths of the peak, is subtracted as it was found by the
-    last step, and is a part of all images, but not of `models`. ``amplitude_fit`` is
-    the peak of the convolved source and ``flux_fit`` its flux in all
-    wings of the PSF. ``fwhm_major_fit`` and ``fwhm_minor_fit`` are the
-    widths of the intrinsic Gaussian added in quadrature to the FWHM of
-    the PSF: they can be compared with this FWHM as those of a fit
-    without ``psf``, and are equal to it for a point source. Noise makes
-    some point sources appear smaller than the PSF; the smallest width is
-    that for which the sum of Gaussians is a valid profile, and at least
-    0.7 times the FWHM. ``fixed='shape'`` fits point sources.
+    last step, and is a part of all images, but not of `models`.
+    ``amplitude_fit`` is the peak of the convolved source and ``flux_fit``
+    its flux in all wings of the PSF. ``fwhm_major_fit`` and
+    ``fwhm_minor_fit`` are the widths of the intrinsic Gaussian added in
+    quadrature to the FWHM of the PSF: they can be compared with this FWHM
+    as those of a fit without ``psf``, and are equal to it for a point
+    source. Noise makes some point sources appear smaller than the PSF; the
+    smallest width is that for which the sum of Gaussians is a valid
+    profile, and at least 0.7 times the FWHM. ``fixed='shape'`` fits point
+    sources.
 
     References
     ----------

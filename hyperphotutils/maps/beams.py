@@ -107,12 +107,9 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
     if beam is not None and found is not None:
         _check_agreement(found, origin, beam, 'beam=', _TOLERANCE)
     if measured is not None:
-        _check_size(measured[0], 'psf', *size)
-        for stated, name in ((found, origin), (beam, 'beam='), (
-                survey and _as_beam(survey.fwhm), 'survey=')):
-            check_measured_beam(
-                np.sqrt(measured[0].major * measured[0].minor), stated, name)
-        return measured
+        stated = {origin: found, 'beam=': beam,
+                  'survey=': survey and _as_beam(survey.fwhm)}
+        return _measured_beam(measured, stated, *size)
     if survey is not None:
         return _survey_beam(survey, beam, found, origin)
     if beam is None and found is None:
@@ -354,6 +351,18 @@ def _check_pixels_per_beam(header, beam, pixel_scale):
                f'{_describe(beam)}, which covers {pixels:.4g} pixels: '
                'correct the one that is wrong, or give beam=')
         raise MapError(msg)
+
+
+def _measured_beam(measured, stated, *size):
+    """
+    Return the measured beam and its area, checked against stated ones.
+    """
+    beam, _ = measured
+    _check_size(beam, 'psf', *size)
+    fwhm = np.sqrt(beam.major * beam.minor)
+    for origin, other in stated.items():
+        check_measured_beam(fwhm, other, origin)
+    return measured
 
 
 def check_measured_beam(fwhm, beam, origin):

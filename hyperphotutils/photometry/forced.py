@@ -54,6 +54,8 @@ _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
 # Sources up to this size in beams are fitted on the footprint of the beam: on
 # a larger one, a polynomial describes structured backgrounds less well.
 _COMPACT = 1.5
+# The difference between a source and its model with a measured beam.
+_MODEL_ERROR = 0.02
 
 
 class ForcedPhotometry:
@@ -319,8 +321,16 @@ class ForcedPhotometry:
         image = band.image
 
         def fit():
-            table = fitter(image.values << _PIXEL_UNIT, mask=image.mask,
-                           noise=image.noise, init_params=init)
+            weights = {'noise': image.noise}
+            call = fitter
+            if (image.profile is not None and image.noise.is_correlated
+                    and isinstance(fitter, BlendGroupFitter)):
+                # Fixed positions and shapes are not exact. Noise that a beam
+                # has smoothed entirely would amplify any difference.
+                weights['extra_variance'] = (_MODEL_ERROR * image.model)**2
+                call = fitter._fit_image  # noqa: SLF001
+            table = call(image.values << _PIXEL_UNIT, mask=image.mask,
+                         init_params=init, **weights)
             image.model = fitter.make_model_image().value
             return table
 

@@ -284,8 +284,9 @@ class SourceSearch:
             return table
         table = self._reject_lobes(table)
         table = self._refine(table)
-        # Companions on side lobes hide later how much the beam differs.
-        self.beam_misfit = self._measure_beam_misfit(table)[0]
+        if self.image.profile is None:
+            # Companions on side lobes hide later how much the beam differs.
+            self.beam_misfit = self._measure_beam_misfit(table)[0]
         self.found_meta = found.meta
         return table
 

@@ -182,7 +182,8 @@ class TestChecks:
         assert not (tmp_path / 'out').exists()
 
     def test_no_file(self, files, tmp_path):
-        with pytest.raises(ConfigError, match='no.fits: input.psf: no such'):
+        match = r'no\.fits: input\.psf: no such'
+        with pytest.raises(ConfigError, match=match):
             run_maps(files, ['map.fits'], 'no.fits', tmp_path / 'out')
 
     def test_dirty_beam(self, files, tmp_path):
@@ -193,8 +194,8 @@ class TestChecks:
         image = psf_image()
         fits.writeto(path, image - 0.06 * image.max(), header(100, 2.0))
         with fits.open(files / 'map.fits') as hdus, \
-                pytest.raises(MapError, match='dirty.fits: input.psf: its '
-                              'sum is .* times that of a Gaussian'):
+                pytest.raises(MapError, match=r'dirty\.fits: input\.psf: its '
+                              r'sum is .* times that of a Gaussian'):
             MeasuredBeam(path).on_map(WCS(hdus[0].header), (SIZE, SIZE))
 
     def test_numbers_of_files(self, files):
@@ -205,7 +206,7 @@ class TestChecks:
             plan_jobs(config)
 
     def test_cubes(self):
-        with pytest.raises(ValueError, match='input.psf is for maps'):
+        with pytest.raises(ValueError, match=r'input\.psf is for maps'):
             PipelineConfig(input={'datacube': True, 'psf': 'a.fits'})
 
 
