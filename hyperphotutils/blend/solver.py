@@ -651,7 +651,7 @@ def _solve_linear(problem, sources, coeffs):
     level = problem.weight[:, None, :] * 1.0
     if problem.extra is None:
         level = whiten(problem.whitening, level)
-    weight = xp.sum(level[:, 0]**2, axis=1)
+    weight = xp.sum(level[:, 0, :]**2, axis=1)
     power = xp.sum(problem.data**2, axis=1)
     known = (power > 0.0) & (weight > 0.0)
     ones = xp.ones_like(power)
