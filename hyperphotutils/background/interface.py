@@ -237,14 +237,18 @@ def as_local_background(background):
     TypeError
         If it is neither.
     """
-    if isinstance(background, LocalBackground) and not isinstance(
-            background, type):
+    # Regressors of scikit-learn have a method fit, too, but another one.
+    if (isinstance(background, LocalBackground)
+            and not isinstance(background, type)
+            and not hasattr(background, 'predict')):
         return background
     if callable(background) and hasattr(background, 'outer_radius'):
         return _AnnulusBackground(background)
     msg = ('background must have the method fit of a LocalBackground, such '
-           'as LocalPolynomialBackground or ImageBackground: '
-           f'{background!r}')
+           'as LocalPolynomialBackground or ImageBackground (for a '
+           'Background2D, ImageBackground(partial(Background2D, '
+           'box_size=30)); for a regressor, LocalPolynomialBackground('
+           f'box_sizes, methods=regressor)): {background!r}')
     raise TypeError(msg)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from astropy.table import Row, Table
 
 from hyperphotutils.blend.solver import (
     AA,
@@ -248,6 +249,9 @@ def _check_ids(ids, known):
     """
     Return the set of the requested ids; raise an error for unknown ones.
     """
+    if isinstance(ids, Table | Row):
+        msg = "ids must be the column 'id' of the table, not the table"
+        raise TypeError(msg)
     ids = np.asarray(ids)
     if ids.dtype.kind == 'b':
         msg = 'ids must be the ids of sources, not a mask'

@@ -646,10 +646,20 @@ def _solve_linear(problem, sources, coeffs):
     index = xp.arange(problem.free.shape[1])
     linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
     held = problem._replace(free=problem.free & linear[None, :])
-    # Without an amplitude the derivatives of the shape vanish.
+    # Without an amplitude the derivatives of the shape vanish. Amplitudes
+    # far from the scale of the data would leave only rounding errors.
+    level = problem.weight[:, None, :] * 1.0
+    if problem.extra is None:
+        level = whiten(problem.whitening, level)
+    weight = xp.sum(level[:, 0, :]**2, axis=1)
+    power = xp.sum(problem.data**2, axis=1)
+    known = (power > 0.0) & (weight > 0.0)
+    ones = xp.ones_like(power)
+    typical = xp.sqrt(xp.where(known, power, ones)
+                      / xp.where(known, weight, ones))[:, None, None]
     amplitude = sources[:, :, :1]
-    unit = xp.concat((xp.where(amplitude == 0.0, xp.ones_like(amplitude),
-                               amplitude), sources[:, :, 1:]), axis=2)
+    unit = xp.concat((xp.where(amplitude == 0.0, typical, amplitude),
+                      sources[:, :, 1:]), axis=2)
     if problem.loss == 'linear':
         terms = _data_terms(problem, unit, coeffs)
         start = _change_linear(terms, unit, coeffs, sources, coeffs)

@@ -188,7 +188,9 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
       2      1.5
     """
     if not isinstance(table, Table):
-        msg = f'table must be an astropy Table: got {type(table).__name__}'
+        hint = ' (no sources were found)' if table is None else ''
+        msg = ('table must be an astropy Table: got '
+               f'{type(table).__name__}{hint}')
         raise TypeError(msg)
     format = _find_format(path, format)  # noqa: A001
     if flux_unit is not None or peak_unit is not None:

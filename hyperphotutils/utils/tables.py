@@ -243,7 +243,9 @@ def as_masked_image(data, mask=None, *, name='data'):
         raise TypeError(msg)
     data = np.asanyarray(data)
     if data.dtype.kind not in 'fiu':
-        msg = f'{name} must be an array of real numbers, got {data.dtype}'
+        kind = (data.dtype if data.ndim
+                else type(data.item()).__name__)  # such as an HDU
+        msg = f'{name} must be an array of real numbers, got {kind}'
         raise TypeError(msg)
     if data.ndim != 2:
         msg = f'{name} must be 2D, got the shape {data.shape}'

@@ -148,6 +148,8 @@ class TestTotalFlux:
         table = fitter(data, init_params=init)
         with pytest.raises(ValueError, match=match):
             fitter.total_flux(ids)
+        with pytest.raises(TypeError, match="the column 'id' of the table"):
+            fitter.total_flux(table[:2])
         assert fitter.total_flux(table['id']) == fitter.total_flux()
         assert fitter.total_flux(2.0)[0] == table['flux_fit'][1]
 

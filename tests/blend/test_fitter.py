@@ -17,6 +17,7 @@ from hyperphotutils.blend import (
     GroupSolver,
     SeparationGrouper,
 )
+from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.utils import FLAGS
 
 FWHM = 4.0
@@ -413,6 +414,31 @@ class TestErrors:
             assert_allclose(np.asarray(twice[name]),
                             factor * np.asarray(once[name]), rtol=1e-5,
                             err_msg=name)
+
+    @pytest.mark.parametrize('solver', [
+        GroupSolver(), GroupSolver(bias_correction=True)])
+    @pytest.mark.parametrize('noise', [None, 'correlated'])
+    @pytest.mark.parametrize('scale', [1e-25, 1e15])
+    def test_fit_does_not_depend_on_the_scale_of_the_data(self, scale, noise,
+                                                          solver):
+        """
+        Data in other units, such as W/m2, give the same fit in these.
+        """
+        data, init, _ = pair_and_single()
+        init = init['x_init', 'y_init']
+        once, scaled = (
+            BlendGroupFitter(FWHM, solver=solver)(
+                data * factor, init_params=init, noise=noise and (
+                    CorrelatedNoise.from_beam(0.1 * factor, FWHM)))
+            for factor in (1.0, scale))
+        for name in ('amplitude', 'flux'):
+            assert_allclose(scaled[f'{name}_fit'],
+                            scale * once[f'{name}_fit'], rtol=1e-5)
+            assert_allclose(scaled[f'{name}_err'],
+                            scale * once[f'{name}_err'], rtol=1e-4)
+        for name in ('x', 'y', 'fwhm_major', 'fwhm_minor'):
+            assert_allclose(scaled[f'{name}_fit'], once[f'{name}_fit'],
+                            rtol=1e-5)
 
     def test_round_source_has_no_angle(self):
         """

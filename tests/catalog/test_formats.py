@@ -534,4 +534,6 @@ class TestBadInput:
             read_catalog(tmp_path / 'a.dat', format='tsv')
         with pytest.raises(TypeError, match='table must be an astropy Table'):
             write_catalog([1, 2], tmp_path / 'a.fits')
+        with pytest.raises(TypeError, match='no sources were found'):
+            write_catalog(None, tmp_path / 'a.fits')
         assert not list(tmp_path.iterdir())

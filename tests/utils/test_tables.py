@@ -9,6 +9,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from hyperphotutils.utils import (
     as_masked_image,
@@ -65,6 +66,7 @@ def test_as_masked_image_masks_what_is_not_finite():
 @pytest.mark.parametrize(('data', 'mask', 'error', 'match'), [
     (np.ones(3), None, ValueError, r'must be 2D, got the shape \(3,\)'),
     (np.ones((2, 2), complex), None, TypeError, 'real numbers, got complex'),
+    (fits.PrimaryHDU(), None, TypeError, 'real numbers, got PrimaryHDU'),
     ('map.fits', None, TypeError, "not the name of a file: read 'map.fits' "
      'by hyperphotutils.maps.read_map'),
     (Path('map.fits'), None, TypeError, "read 'map.fits' by"),
