@@ -39,11 +39,9 @@ _MIN_EIGENVALUE = 1e-12
 # The ridge grows by this factor from each order to the next: kernels vary
 # slowly
 _RIDGE_GROWTH = 30.0
-# What is left of the effect of noise on the shape of the kernel: the first
-# of these with which the equations remain positive
-_NOISE_PARTS = (0.1, 0.3, 1.0)
-# Of a pivot that owes nothing to the ridge, in units of the ridge
-_LEAST_PIVOT = 0.5
+# What is left of the effect of noise on the shape of the kernel: the part
+# after the first of these with which the equations remain positive
+_NOISE_PARTS = (0.0, 0.1, 0.3, 1.0)
 
 
 @dataclass
@@ -371,6 +369,7 @@ class _Problem:
         if self._penalty is None:
             n_free = self._sizes[0] - (self.n_functions - 1)
             ridges[n_free:] = ridge * _RIDGE_GROWTH**self._degree[n_free:size]
+        tested = None
         for form in self._noise_forms:
             matrix = normal + added
             matrix[:len(form), :len(form)] -= noise * form
@@ -380,9 +379,9 @@ class _Problem:
                 lower = cholesky(matrix, lower=True, check_finite=False)
             except np.linalg.LinAlgError:
                 continue
-            # not by the ridge alone, or the solution is one of noise
-            if (form is not self._noise_forms[-1] and np.any(
-                    np.diag(lower)**2 < _LEAST_PIVOT * ridges)):
+            # the next part, as near the limit the solution is one of noise
+            if tested is None and form is not self._noise_forms[-1]:
+                tested = form
                 continue
             z = solve_triangular(lower, scaled, lower=True,
                                  check_finite=False)
