@@ -173,7 +173,7 @@ class KernelFit:
             msg = f'there is no star with the id {number!r}'
             raise ValueError(msg)
         x, y = (np.asarray(self.table[name])[place] for name in ('x', 'y'))
-        source, target, weight = _stamp_data(self, x, y)
+        source, _, target, weight = _stamp_data(self, x, y)
         functions = self.basis.convolve(source)[0]
         equations = stamp_equations(self.basis, source, target, weight)
         normal, right = equations.normal[0], equations.right[0]
@@ -228,11 +228,13 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
     x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
     fit = KernelFit(stamps, direction, basis, None, None, None)
     # a batch at a time: the stamps of all stars are larger than an image
-    parts = [stamp_equations(basis, *_stamp_data(
-                 fit, x[first:first + _BATCH], y[first:first + _BATCH]))
+    parts = [_equations(fit, x[first:first + _BATCH],
+                        y[first:first + _BATCH])
              for first in range(0, len(x), _BATCH)]
-    equations = [np.concatenate([getattr(part, name) for part in parts])
-                 for name in ('normal', 'right', 'square', 'n_pixels')]
+    equations = StampEquations(*(
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ('normal', 'right', 'square', 'n_pixels', 'noise')),
+        parts[0].noise_form)
     shape = stamps.science.shape
     highest = max(*np.atleast_1d(kernel_order), scale_order,
                   background_order)
@@ -241,8 +243,8 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
     solutions = []
     for inside in _stars_of_regions(x, y, shape, n_regions):
         solution = solve_kernel(
-            StampEquations(*(array[inside] for array in equations)),
-            terms[inside], kernel_order=kernel_order, scale_order=scale_order,
+            equations[inside], terms[inside], kernel_order=kernel_order,
+            scale_order=scale_order,
             background_order=min(background_order,
                                  _highest_order(np.count_nonzero(inside))),
             penalty=basis.penalty, sigma_clip=sigma_clip,
@@ -263,7 +265,7 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
     table['reason'] = [STAMP_STATUS[name] for name in status]
     for name, column, missing in (('chi2', chi2, np.nan),
                                   ('scale', scale, np.nan),
-                                  ('n_pixels', equations[-1], 0)):
+                                  ('n_pixels', equations.n_pixels, 0)):
         table[name] = missing
         table[name][used] = column
     return replace(fit, kernel=kernel, solutions=tuple(solutions),
@@ -328,9 +330,23 @@ def _matching_sigma(stamps):
     return np.sqrt(abs(stamps.sigma_science**2 - stamps.sigma_template**2))
 
 
+def _equations(fit, x, y):
+    """
+    Return the equations of stamps.
+    """
+    source, source_variance, target, weight = _stamp_data(fit, x, y)
+    # that of the sky: where there is much light, noise is not what
+    # matters, and the variances of filled pixels are no noise
+    sky_variance = np.median(source_variance, axis=(1, 2))
+    return stamp_equations(fit.basis, source, target, weight,
+                           source_variance=sky_variance,
+                           noise_kernel=fit.source.noise_kernel)
+
+
 def _stamp_data(fit, x, y):
     """
-    Return the source, the target, and the weights of stamps.
+    Return the source, its variance, the target, and the weights of
+    stamps.
     """
     stamps, radius = fit.stamps, fit.basis.radius
     source, source_variance, _ = fit.source.stamps(x, y,
@@ -355,7 +371,7 @@ def _stamp_data(fit, x, y):
                                 axes=(1, 2))
     weight = np.where(bad[inner], 0.0,
                       1.0 / (variance[inner] + convolved))
-    return source, target[inner], weight
+    return source, source_variance, target[inner], weight
 
 
 def _gaussian_square(sigma, noise_kernel):

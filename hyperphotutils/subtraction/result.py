@@ -26,6 +26,8 @@ from hyperphotutils.subtraction.tiling import smoothed
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 
+# With fewer, the kernels of simulated pairs were sometimes wrong
+_FEW_STARS = 30
 _SKIPPED_META = ('version',)
 _NOISE_NAMES = 'TARGET_NOISE', 'SOURCE_NOISE'
 
@@ -608,6 +610,10 @@ class SubtractionResult(_Image):
                 f'{name} {part:.2f} %' for name, part
                 in zip(names, parts, strict=True)),
         ]
+        if stats['n_stamps'] < _FEW_STARS:
+            lines.append(f'fewer than {_FEW_STARS} stars: the kernel may be '
+                         'wrong by more than its error; look at the '
+                         'residuals of the stars')
         if self.decorrelated is not None:
             white = self.decorrelated
             pulls = white.significance[~white.mask]

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
 
 from hyperphotutils.subtraction.polynomials import polynomial_degrees
+from hyperphotutils.subtraction.tiling import smoothed
 from hyperphotutils.utils.executors import one_blas_thread
 
 __all__ = ['Solution', 'StampEquations', 'solve_kernel', 'stamp_equations']
@@ -35,6 +36,12 @@ _MAX_EXCESS = 1e6
 _MODEL_ERROR_FACTOR = 1.5
 # Eigenvalues below this part of the largest are not inverted
 _MIN_EIGENVALUE = 1e-12
+# The ridge grows by this factor from each order to the next: kernels vary
+# slowly
+_RIDGE_GROWTH = 30.0
+# What is left of the effect of noise on the shape of the kernel: the part
+# after the first of these with which the equations remain positive
+_NOISE_PARTS = (0.0, 0.1, 0.3, 1.0)
 
 
 @dataclass
@@ -56,12 +63,30 @@ class StampEquations:
 
     n_pixels : 1D `~numpy.ndarray`
         The numbers of pixels with a weight.
+
+    noise : 1D `~numpy.ndarray`
+        The sums of the weights times the variance of the source.
+
+    noise_form : 2D `~numpy.ndarray`
+        The sums of the products of the functions, after a convolution
+        with the kernel of the noise, of shape (n - 1, n - 1). ``noise``
+        times it is what the noise of the source adds to ``normal``.
     """
 
     normal: np.ndarray
     right: np.ndarray
     square: np.ndarray
     n_pixels: np.ndarray
+    noise: np.ndarray
+    noise_form: np.ndarray
+
+    def __getitem__(self, chosen):
+        """
+        Return the equations of some of the stamps.
+        """
+        return StampEquations(*(getattr(self, name)[chosen] for name in (
+            'normal', 'right', 'square', 'n_pixels', 'noise')),
+            self.noise_form)
 
 
 @dataclass
@@ -81,7 +106,8 @@ class Solution:
         The order of the variation of the kernel.
 
     ridge : float
-        The ridge or the smoothness that was added.
+        The ridge that was added to the equations of the mean kernel, or
+        the smoothness.
 
     chi2 : 1D `~numpy.ndarray`
         The reduced chi squared of each stamp.
@@ -97,7 +123,8 @@ class Solution:
 
     validation : list of tuple
         The order, the ridge, and the reduced chi squared of stamps that
-        were left out of the fit, for all that were tried.
+        were left out of the fit, less the noise of the source, for all
+        that were tried.
     """
 
     coefficients: np.ndarray
@@ -111,7 +138,8 @@ class Solution:
     validation: list
 
 
-def stamp_equations(basis, source, target, weight, *, batch=16):
+def stamp_equations(basis, source, target, weight, *, source_variance=0.0,
+                    noise_kernel=None, batch=16):
     """
     Set up the normal equations of stamps.
 
@@ -129,6 +157,14 @@ def stamp_equations(basis, source, target, weight, *, batch=16):
 
     weight : 3D `~numpy.ndarray`
         The inverse variance of each pixel, 0 for those to ignore.
+
+    source_variance : float or 1D `~numpy.ndarray`, optional
+        The variance of the noise of the source in each stamp. The
+        default is 0.
+
+    noise_kernel : 2D `~numpy.ndarray`, optional
+        The kernel that makes this noise of white noise, if it is not
+        white.
 
     batch : int, optional
         The number of stamps that are worked on at the same time; a
@@ -154,8 +190,11 @@ def stamp_equations(basis, source, target, weight, *, batch=16):
             design *= root[part, None]
             normal[part] = design @ design.transpose(0, 2, 1)
             right[part] = (design @ data[part, :, None])[..., 0]
+    functions = smoothed(basis.images, noise_kernel).reshape(size - 1, -1)
     return StampEquations(normal, right, np.einsum('si,si->s', data, data),
-                          np.count_nonzero(root, axis=1))
+                          np.count_nonzero(root, axis=1),
+                          source_variance * weight.sum(axis=(1, 2)),
+                          functions @ functions.T)
 
 
 def solve_kernel(equations, terms, *, kernel_order, scale_order,
@@ -247,6 +286,7 @@ class _Problem:
                       for i in range(1, self.n_functions)]
             self._sizes[degree] = len(pairs)
         self._term, self._function = np.array(pairs).T
+        self._degree = total[self._term]
         self._penalty = None
         if penalty is not None:
             form = np.zeros((self.n_functions + 1,) * 2)
@@ -254,6 +294,7 @@ class _Problem:
             same = self._term[:, None] == self._term
             self._penalty = same * form[np.ix_(self._function,
                                                self._function)]
+        self._noise_forms = [self._noise_form(part) for part in _NOISE_PARTS]
         n_terms = len(degrees)
         self._products = (terms[:, :n_terms, None]
                           * terms[:, None, :n_terms]).reshape(
@@ -271,7 +312,8 @@ class _Problem:
 
     def assemble(self, weight):
         """
-        Return the matrix and the right side for weights of stamps.
+        Return the matrix, the right side, and the factor of the noise
+        form for weights of stamps.
         """
         used = np.flatnonzero(weight)
         equations, n_terms = self.equations, self._n_terms
@@ -283,43 +325,84 @@ class _Problem:
         normal = blocks[p[:, None], p, i[:, None], i]
         right = ((self.terms[used, :n_terms] * weight[used, None]).T
                  @ equations.right[used])[p, i]
-        return normal, right
+        return normal, right, weight @ equations.noise
 
-    def solve(self, normal, right, ridge, orders):
+    def _noise_form(self, part):
+        """
+        Return what noise adds to the equations of the mean kernel, less
+        a part of what it adds to those of its shape.
+
+        The noise of the source, of variance V, adds V times the sum of
+        the weights times the products of the functions to the matrix in
+        the mean, and nothing to the right side, so that the kernel is
+        too small (errors in variables: Fuller 1987, Measurement Error
+        Models, section 2.2). Without it the matrix is right in the
+        mean, but that of a single image may not be positive. What
+        remains is a quadratic form of the shape that is zero for the
+        kernel of least noise with any sum.
+        """
+        form = self.equations.noise_form
+        # the least noise of a kernel whose sum is one
+        least = form[0, 0] - form[0, 1:] @ np.linalg.lstsq(
+            form[1:, 1:], form[1:, 0], rcond=None)[0]
+        form = (1.0 - part) * form
+        form[0, 0] += part * least
+        # the variation over the field averages over much noise
+        place = np.flatnonzero((self._term == 0)
+                               & (self._function < self.n_functions))
+        out = np.zeros((place[-1] + 1,) * 2)
+        function = self._function[place]
+        out[np.ix_(place, place)] = form[np.ix_(function, function)]
+        return out
+
+    def solve(self, normal, right, noise, ridge, orders):
         """
         Solve for some orders of the kernel.
         """
         size = self._sizes[max(orders)]
-        matrix, right, scale = self._scaled(normal[:size, :size],
-                                            right[:size], ridge)
-        try:
-            lower = cholesky(matrix, lower=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            return [self._solve_singular(matrix, right, scale,
-                                         self._sizes[order])
-                    for order in orders]
-        z = solve_triangular(lower, right, lower=True, check_finite=False)
-        return [scale[:n] * solve_triangular(
-                    lower[:n, :n], z[:n], lower=True, trans='T',
-                    check_finite=False)
-                for n in (self._sizes[order] for order in orders)]
-
-    def _scaled(self, normal, right, ridge):
-        """
-        Scale the equations to a unit diagonal and add the ridge.
-        """
-        size = len(right)
-        if self._penalty is not None:
-            form = self._penalty[:size, :size]
-            normal = normal + form * (ridge * np.trace(normal)
-                                      / max(np.trace(form), 1e-300))
-        diagonal = np.diag(normal).copy()
+        normal, right = normal[:size, :size], right[:size]
+        added = self._added(normal, ridge)
+        diagonal = np.diag(normal + added)
         scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-        matrix = normal * scale[:, None] * scale
+        scaled = right * scale
+        ridges = np.zeros(size)
         if self._penalty is None:
             n_free = self._sizes[0] - (self.n_functions - 1)
-            matrix[np.arange(n_free, size), np.arange(n_free, size)] += ridge
-        return matrix, right * scale, scale
+            ridges[n_free:] = ridge * _RIDGE_GROWTH**self._degree[n_free:size]
+        tested = None
+        for form in self._noise_forms:
+            matrix = normal + added
+            matrix[:len(form), :len(form)] -= noise * form
+            matrix *= scale[:, None] * scale
+            matrix[np.arange(size), np.arange(size)] += ridges
+            try:
+                lower = cholesky(matrix, lower=True, check_finite=False)
+            except np.linalg.LinAlgError:
+                continue
+            # the next part, as near the limit the solution is one of noise
+            if tested is None and form is not self._noise_forms[-1]:
+                tested = form
+                continue
+            z = solve_triangular(lower, scaled, lower=True,
+                                 check_finite=False)
+            return [scale[:n] * solve_triangular(
+                        lower[:n, :n], z[:n], lower=True, trans='T',
+                        check_finite=False)
+                    for n in (self._sizes[order] for order in orders)]
+        return [self._solve_singular(matrix, scaled, scale,
+                                     self._sizes[order])
+                for order in orders]
+
+    def _added(self, normal, smoothness):
+        """
+        Return the penalty.
+        """
+        if self._penalty is None:
+            return 0.0
+        size = len(normal)
+        form = self._penalty[:size, :size]
+        return form * (smoothness * np.trace(normal)
+                       / max(np.trace(form), 1e-300))
 
     @staticmethod
     def _solve_singular(matrix, right, scale, size):
@@ -367,17 +450,28 @@ class _Problem:
         return (np.maximum(chi2, 0.0)
                 / np.maximum(equations.n_pixels[chosen], 1))
 
+    def noise_chi2(self, theta, order, chosen):
+        """
+        Return the part of the reduced chi squared of stamps that is the
+        noise of the convolved source.
+        """
+        equations = self.equations
+        local = self.at_stamps(theta, order)[chosen, :-1]
+        noise = np.einsum('si,si->s', local @ equations.noise_form, local)
+        return (noise * equations.noise[chosen]
+                / np.maximum(equations.n_pixels[chosen], 1))
+
     def scale_error(self, weight, chi2, order, ridge):
         """
         Return the standard error of the sum of the kernel.
         """
-        normal, _ = self.assemble(weight)
-        size = self._sizes[order]
-        unit = np.zeros(size)
+        normal, right, noise = self.assemble(weight)
+        unit = np.zeros_like(right)
         unit[self._n_background] = 1.0
-        solution, = self.solve(normal[:size, :size], unit, ridge, [order])
+        solution, = self.solve(normal, unit, noise, ridge, [order])
+        size = len(solution)
         inflation = max(np.average(chi2, weights=weight), 1.0)
-        return float(np.sqrt(max(solution[self._n_background], 0.0)
+        return float(np.sqrt(solution @ normal[:size, :size] @ solution
                              * inflation))
 
 
@@ -397,8 +491,7 @@ def _robust_weights(problem, orders, smoothness, sigma_clip):
     weight[equations.n_pixels == 0] = 0.0
     usable = weight > 0.0
     for _ in range(_N_ROUNDS):
-        normal, right = problem.assemble(weight)
-        theta, = problem.solve(normal, right,
+        theta, = problem.solve(*problem.assemble(weight),
                                problem.first_ridge(smoothness), [order])
         chi2 = problem.reduced_chi2(theta, order)
         excess = _excess(chi2, usable, equations)
@@ -435,8 +528,8 @@ def _clip(problem, weight, order, ridge, sigma_clip):
     used = weight > 0.0
     seen = set()
     for _ in range(_MAX_CLIPS):
-        normal, right = problem.assemble(used.astype(float))
-        theta, = problem.solve(normal, right, ridge, [order])
+        theta, = problem.solve(*problem.assemble(used.astype(float)), ridge,
+                               [order])
         chi2 = problem.reduced_chi2(theta, order)
         excess = _excess(chi2, used, problem.equations)
         now = usable & (excess <= sigma_clip)
@@ -462,19 +555,24 @@ def _validate(problem, weight, orders, ridges):
     # each part has bright and faint stamps
     ranked = used[np.argsort(-problem.equations.square[used], kind='stable')]
     n_folds = min(_N_FOLDS, len(used))
-    total, total_right = problem.assemble(weight)
-    chi2 = np.zeros((len(ridges), len(orders), len(weight)))
+    total = problem.assemble(weight)
+    chi2, noise = np.zeros((2, len(ridges), len(orders), len(weight)))
     for fold in range(n_folds):
         out = np.zeros_like(weight)
         out[ranked[fold::n_folds]] = weight[ranked[fold::n_folds]]
-        left, left_right = problem.assemble(out)
         chosen = np.flatnonzero(out)
-        normal, right = total - left, total_right - left_right
+        remaining = [whole - part for whole, part in zip(
+            total, problem.assemble(out), strict=True)]
         for i, ridge in enumerate(ridges):
-            for j, theta in enumerate(problem.solve(normal, right, ridge,
+            for j, theta in enumerate(problem.solve(*remaining, ridge,
                                                     orders)):
                 chi2[i, j, chosen] = problem.reduced_chi2(
                     theta, orders[j], chosen)
+                noise[i, j, chosen] = problem.noise_chi2(theta, orders[j],
+                                                         chosen)
+    # the noise of the source, which a faint kernel has less of, shall not
+    # decide
+    chi2 -= noise
     # a stamp that none can fit shall not decide
     chi2 = chi2[..., used]
     limit = 4.0 * np.median(chi2, axis=-1).min() + 1.0

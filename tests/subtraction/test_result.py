@@ -344,6 +344,10 @@ def test_summary(result):
     assert f'{100.0 * result.mask.mean():.2f} %' in lines[3]
     assert lines[4].startswith('decorrelated difference')
     assert len(lines) == 5
+    few = result.stats | {'n_stamps': 29}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(result), 'stats', few)
+        assert 'fewer than 30 stars' in result.summary()
 
 
 def test_summary_of_assumed_errors(pair):

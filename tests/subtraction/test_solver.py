@@ -3,9 +3,12 @@
 Tests for the solver module.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction import DeltaBasis, GaussianPolynomialBasis
 from hyperphotutils.subtraction.polynomials import polynomial_terms
@@ -75,6 +78,61 @@ def test_equations_are_those_of_least_squares():
                                              axis=(1, 2)))
     assert equations.n_pixels.tolist() == np.count_nonzero(
         weight, axis=(1, 2)).tolist()
+
+
+@pytest.mark.parametrize('smoothing', [None, 0.8])
+def test_noise_of_the_source_is_known(smoothing):
+    """
+    What noise adds to the equations is what is stated, also if it is
+    correlated.
+    """
+    rng = np.random.default_rng(5)
+    basis = GaussianPolynomialBasis([1.0, 2.0], [2, 0], 7)
+    kernel = None
+    noise = rng.normal(0.0, 3.0, (200, 43, 43))
+    if smoothing is not None:
+        grid = np.arange(-7, 8)
+        kernel = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / smoothing**2)
+        kernel /= np.sqrt(np.sum(kernel**2))
+        noise = fftconvolve(noise, kernel[None], mode='same', axes=(1, 2))
+    weight = np.full((200, 29, 29), 0.25)
+    equations = stamp_equations(basis, noise, np.zeros(weight.shape), weight,
+                                source_variance=9.0, noise_kernel=kernel)
+    measured = equations.normal[:, :-1, :-1].sum(axis=0)
+    stated = equations.noise.sum() * equations.noise_form
+    scale = np.sqrt(np.diag(stated))
+    # about 10,000 independent places: five standard errors
+    assert_allclose(measured / scale / scale[:, None],
+                    stated / scale / scale[:, None], atol=0.06)
+
+
+@pytest.mark.parametrize(('snr', 'limit'), [
+    (20, 0.01), (50, 0.003), (100, 0.001), (1000, 0.0001)])
+def test_noise_of_the_source_does_not_bias_the_sum(snr, limit):
+    """
+    If all stars of the convolved image have a signal-to-noise ratio of
+    100, the sum of the kernel is right to 0.1 per cent in the mean. With
+    the noise left in, it is too small by 1 per cent, and by 5 at 20.
+    """
+    basis, source, target, weight, xy, truth, _ = make_stamps(100)
+    # the fluxes of the stars are all the same, and the weights are 1
+    flux = source.sum(axis=(1, 2), keepdims=True)
+    clean = stamp_equations(basis, source / flux, target / flux, weight)
+    variance = 1.0 / (snr**2 * 4.0 * np.pi * 1.3**2)
+    clean.noise[:] = variance * weight.sum(axis=(1, 2))
+    noisy = clean[:]
+    noisy.normal = clean.normal.copy()
+    noisy.normal[:, :-1, :-1] += (clean.noise[:, None, None]
+                                  * clean.noise_form)
+    terms = polynomial_terms(*xy, 3, SHAPE)
+    sums = []
+    for equations in (noisy, replace(noisy, noise=np.zeros(100))):
+        solution = solve_kernel(equations, terms, kernel_order=1,
+                                scale_order=0, background_order=1,
+                                smoothness=1e-9)
+        sums.append(solution.coefficients[0, 0] / truth[0, 0] - 1.0)
+    assert abs(sums[0]) < limit
+    assert abs(sums[0]) < 0.2 * abs(sums[1])
 
 
 def test_chi2_needs_no_pixels():
@@ -159,6 +217,7 @@ def test_singular_equations():
     twice = np.r_[:basis.n_functions, 1, basis.n_functions]
     equations.normal = equations.normal[:, twice][:, :, twice]
     equations.right = equations.right[:, twice]
+    equations.noise_form = equations.noise_form[twice[:-1]][:, twice[:-1]]
     solution = solve_kernel(
         equations, polynomial_terms(*xy, 1, SHAPE), kernel_order=1,
         scale_order=0, background_order=1, smoothness=1e-300)
