@@ -365,7 +365,11 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
               for name in (*CRITERIA, 'rms')}
     n_pixels = np.zeros(n_centers, dtype=int)
     area = correlation_area(fwhm)
-    common = _common_box(boxes, candidates, n_centers)
+    # the smallest box with enough pixels for each center, or -1
+    n_needed = min(candidate.n_parameters for candidate in candidates)
+    enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
+              for box in boxes]
+    common = select_candidate(np.where(enough, 0.0, np.nan), tolerance=0.0)
     for number in range(len(boxes)):
         index = np.flatnonzero(common == number)
         if index.size > 0:
@@ -507,16 +511,6 @@ def _fit_box(box, missing, candidates, coefficients, seed):
         fitted[:, :1, :1] += offset
         fitted[n_good <= candidate.n_parameters] = np.nan
         coefficients[k] = fitted
-
-
-def _common_box(boxes, candidates, n_centers):
-    """
-    Return the smallest box with enough pixels for each center, or -1.
-    """
-    n_needed = min(candidate.n_parameters for candidate in candidates)
-    enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
-              for box in boxes]
-    return select_candidate(np.where(enough, 0.0, np.nan), tolerance=0.0)
 
 
 def _score_on_box(boxes, number, index, candidates, coefficients, *,

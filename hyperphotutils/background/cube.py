@@ -744,7 +744,14 @@ class _Task:
         bad = ~np.isfinite(plane)
         if bad.all():
             return self._fit_plane(index, plane, bad, bad, 0)
-        known = self._known_ellipses(index)
+        # the given sources of a channel and those detected once
+        known = []
+        if self.ellipses is not None:
+            here = slice(None) if self.channel is None else (
+                self.channel == index)
+            known.append(self.ellipses[here])
+        if self.found is not None:
+            known.append(self.found)
         search = self.settings.finder is not None and self.found is None
         part, values = None, plane
         for _ in range(self.settings.n_rounds if search else 1):
@@ -767,19 +774,6 @@ class _Task:
             warnings.simplefilter('ignore', NoDetectionsWarning)
             found = self.settings.finder(plane, mask=bad)
         return read_ellipses(np.empty((0, 2)) if found is None else found)
-
-    def _known_ellipses(self, index):
-        """
-        Return the given sources of a channel and those detected once.
-        """
-        tables = []
-        if self.ellipses is not None:
-            here = slice(None) if self.channel is None else (
-                self.channel == index)
-            tables.append(self.ellipses[here])
-        if self.found is not None:
-            tables.append(self.found)
-        return tables
 
     def _mask(self, tables, shape, index):
         """

@@ -80,7 +80,16 @@ def local_rms(data, box_size, *, mask=None, order=1):
     extent = good_extent(mask)
     data, mask = data[extent], mask[extent]
     box_size = min(int(box_size), *data.shape)
-    boxes, used = _cut_boxes(data, ~mask, box_size)
+    # boxes on a regular grid that have enough good pixels, and the masks of
+    # their good pixels
+    windows = tuple(
+        np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
+        [::box_size, ::box_size].reshape(-1, box_size, box_size)
+        for image in (data, (~mask)))
+    fraction = windows[1].mean(axis=(1, 2))
+    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
+    rows = rows[::-(-len(rows) // _MAX_BOXES)]
+    boxes, used = windows[0][rows], windows[1][rows]
     boxes = np.where(used, boxes, 0.0)
     offset = boxes.sum(axis=(1, 2)) / used.sum(axis=(1, 2))
     boxes = np.where(used, boxes - offset[:, None, None], 0.0)
@@ -92,18 +101,3 @@ def local_rms(data, box_size, *, mask=None, order=1):
                 / (weights.sum(axis=(1, 2)) - n_terms))
     rms = float(np.sqrt(np.nanmedian(variance)))
     return rms if unit is None else rms << unit
-
-
-def _cut_boxes(data, good, box_size):
-    """
-    Return boxes on a regular grid that have enough good pixels, and the
-    masks of their good pixels.
-    """
-    windows = tuple(
-        np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
-        [::box_size, ::box_size].reshape(-1, box_size, box_size)
-        for image in (data, good))
-    fraction = windows[1].mean(axis=(1, 2))
-    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
-    rows = rows[::-(-len(rows) // _MAX_BOXES)]
-    return windows[0][rows], windows[1][rows]
