@@ -586,7 +586,7 @@ class _Sums:
         """
         n_pixels = np.where(self.n_pixels > n_parameters, self.n_pixels,
                             np.nan)
-        # what is seen through a beam has fewer independent pixels
+        # the beam correlates the pixels, so that fewer are independent
         n_independent = np.maximum(n_pixels / self.area, 1.0)
         tiny = np.finfo(float).tiny
         chi2 = self.chi2 / np.maximum(self.variance, tiny) / self.area

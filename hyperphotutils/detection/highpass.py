@@ -488,7 +488,17 @@ optional
                                  self.min_separation)
             rejected['snap_radius'] = len(x) - len(kept)
             x, y, x_top, y_top = (a[kept] for a in (x, y, x_top, y_top))
-        x_fit, y_fit = self._fit_centroids(image, filtered, x_top, y_top)
+        # Where the fit to the image fails, take the peak of the filtered
+        # image, and the pixel where that fails, too.
+        x_fit, y_fit = fit_peaks(image, x_top, y_top, self.fwhm)
+        lost = np.isnan(x_fit)
+        if lost.any():
+            x_fit[lost], y_fit[lost] = fit_peaks(
+                filtered, x_top[lost], y_top[lost], self.fwhm)
+            x_fit = np.where(np.isnan(x_fit), x_top, x_fit)
+            y_fit = np.where(np.isnan(y_fit), y_top, y_fit)
+        x_fit = x_fit.clip(-0.5, image.shape[1] - 0.5)
+        y_fit = y_fit.clip(-0.5, image.shape[0] - 0.5)
         if self.shoulder_filter is None:
             score = ring_scores(image, x_fit, y_fit, self.fwhm)
         else:
@@ -509,20 +519,6 @@ optional
                 'roundness': daofind_roundness(smooth_cutouts, dx, dy),
                 'shoulder_score': score,
                 'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
-
-    def _fit_centroids(self, image, filtered, x, y):
-        """
-        Return the centroids of the maxima at or next to given pixels.
-        """
-        x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
-        lost = np.isnan(x_fit)
-        if lost.any():
-            x_fit[lost], y_fit[lost] = fit_peaks(filtered, x[lost], y[lost],
-                                                 self.fwhm)
-            x_fit = np.where(np.isnan(x_fit), x, x_fit)
-            y_fit = np.where(np.isnan(y_fit), y, y_fit)
-        return (x_fit.clip(-0.5, image.shape[1] - 0.5),
-                y_fit.clip(-0.5, image.shape[0] - 0.5))
 
     def _beam_response(self):
         """
@@ -609,28 +605,20 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     ones within ``min_separation``.
     """
     filled = np.where(np.isfinite(filtered), filtered, -np.inf)
-    highest = _highest_around(filled)
+    # The maximum of each pixel and its eight neighbors. This is several
+    # times as fast as `scipy.ndimage.maximum_filter`.
+    rows = filled.copy()
+    np.maximum(rows[1:], filled[:-1], out=rows[1:])
+    np.maximum(rows[:-1], filled[1:], out=rows[:-1])
+    highest = rows.copy()
+    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
+    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
     y, x = np.nonzero((filled >= highest - rounding) & (filled > limit))
     height = filled[y, x]
     x, y, height = _merge_plateaus(x, y, height)
 
     kept = _keep_highest(x, y, height, min_separation)
     return x[kept], y[kept]
-
-
-def _highest_around(image):
-    """
-    Return the maximum of each pixel and its eight neighbors.
-
-    This is several times as fast as `scipy.ndimage.maximum_filter`.
-    """
-    rows = image.copy()
-    np.maximum(rows[1:], image[:-1], out=rows[1:])
-    np.maximum(rows[:-1], image[1:], out=rows[:-1])
-    highest = rows.copy()
-    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
-    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
-    return highest
 
 
 def _keep_highest(x, y, height, min_separation):

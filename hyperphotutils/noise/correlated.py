@@ -330,7 +330,7 @@ class CorrelatedNoise:
         Raises
         ------
         ValueError
-            If the values are no autocovariance.
+            If the values are not an autocovariance.
 
         Examples
         --------

@@ -13,16 +13,16 @@ from hyperphotutils.utils.tables import open_nddata, strip_units
 __all__ = ['find_fill_values']
 
 # A fill value covers squares of this side, or straight runs of twice that.
-# In a quantized map neighbors share a value, too: there the side is doubled
-# until no more than so many values cover any.
+# In a quantized map, neighbors may also share a value: the side is then
+# doubled until at most this number of values covers such a region.
 _SIDE = 3
 _MAX_VALUES = 4
-# Pixels outside such squares, relative to those in them: more of them, and
-# the value is one that the quantized data take.
+# Largest ratio of the pixels outside to those inside such regions. If it is
+# exceeded, the value is one of the quantized data.
 _MAX_OUTSIDE = 0.2
-# The data jump to a fill value by more than these parts of their own steps
-# (the wings of a source without noise end at rounding), and by more than
-# these multiples of the smallest step.
+# Smallest difference between the data and a fill value, in units of the
+# typical step between neighboring pixels and of the smallest step (the wings
+# of a noiseless source decrease to the rounding error).
 _MIN_JUMP = 1e-5
 _MIN_QUANTA = 3.0
 # Extremes along a line for each FWHM. Noise that the beam has smoothed has
@@ -119,7 +119,7 @@ def finite_values(data, mask):
         If ``data`` is not 2D, or ``mask`` has another shape.
     """
     data, mask, _ = open_nddata(data, mask)
-    # numpy drops the mask of a masked array without a word
+    # numpy ignores the mask of a masked array without a warning
     own = np.ma.getmaskarray(data) if isinstance(
         data, np.ma.MaskedArray) else getattr(data, 'mask', False)
     data = np.asarray(strip_units(data=getattr(data, 'unmasked', data))[0]
@@ -341,7 +341,7 @@ def measure_fluctuations(values, *, exclude=()):
         The image, with NaN for pixels to ignore.
 
     exclude : sequence of float, optional
-        Values that are no data.
+        Values that are not data.
 
     Returns
     -------

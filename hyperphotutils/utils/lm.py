@@ -17,8 +17,8 @@ _FIRST_DAMPING = 1e-2
 _SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
 _DAMPING_UP = 8.0
-# The share of the promised gain above which a step was good, and below
-# which it was bad.
+# Ratio of the actual to the predicted gain above which the damping decreases,
+# and below which it increases.
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
 # A normal matrix whose scaled eigenvalues have a smaller ratio is
@@ -195,7 +195,7 @@ def damped_step(normal, gradient, free, damping):
     Returns
     -------
     step : array of shape (g, n)
-        The step, 0 for what is not free.
+        The step, 0 for fixed parameters.
     """
     xp = array_namespace(normal)
     scale, scaled = scale_to_unit_diagonal(normal, free)
@@ -221,7 +221,7 @@ def scale_to_unit_diagonal(normal, free):
     Returns
     -------
     scale : array of shape (g, n)
-        The factors of rows and columns; 0 for what is not free.
+        The factors of rows and columns; 0 for fixed parameters.
 
     scaled : array of shape (g, n, n)
         The scaled matrices.
@@ -254,7 +254,7 @@ def invert_normal(normal, free):
     Returns
     -------
     covariance : array of shape (g, n, n)
-        The inverse matrices: 0 for what is not free, NaN where the
+        The inverse matrices: 0 for fixed parameters, NaN where the
         matrix is singular.
     """
     xp = array_namespace(normal)
