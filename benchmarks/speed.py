@@ -86,7 +86,7 @@ def call(image, seconds, repeats):
     Returns
     -------
     tables : dict
-        The last catalogue of each mode; empty without repeats.
+        The last catalog of each mode; empty without repeats.
     """
     tables = {}
     for _ in range(repeats):
@@ -121,7 +121,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('map', help='FITS map')
     parser.add_argument('truth', nargs='?',
-                        help='its true sources, to score both catalogues')
+                        help='its true sources, to score both catalogs')
     parser.add_argument('--hyper-py-python', metavar='PYTHON',
                         help='interpreter of an environment that has '
                         'hyper-py-photometry and photutils<3')
