@@ -26,7 +26,11 @@ from hyperphotutils.background.masks import (
     read_ellipses,
 )
 from hyperphotutils.background.regressors import evaluate_polynomial
-from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.checks import (
+    check_integer,
+    check_part,
+    check_positive,
+)
 from hyperphotutils.utils.executors import one_blas_thread, work_through
 from hyperphotutils.utils.tables import make_repr, result_meta
 
@@ -518,9 +522,7 @@ class CubeBackground:
             msg = ("detect_on must be 'channel', 'moment0', or the index of "
                    f'a channel: got {self.detect_on!r}')
             raise ValueError(msg)
-        if not isinstance(self.n_rounds, int) or self.n_rounds < 1:
-            msg = f'n_rounds must be a positive integer: got {self.n_rounds}'
-            raise ValueError(msg)
+        check_integer(self.n_rounds, 'n_rounds')
         if not 0.0 <= self.smoothing < np.inf:
             msg = f'smoothing must not be negative: got {self.smoothing}'
             raise ValueError(msg)

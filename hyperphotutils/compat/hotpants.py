@@ -339,7 +339,8 @@ _LOWER = 'the mask of pixels below it'
 _GAUSSIANS = 'basis, a GaussianPolynomialBasis'
 _NOISE = 'the errors, by ccd_error, if no error image is given'
 
-# By flag: the number of its values, what converts them, and where they go
+# For each flag: the number of its values, their converter, and the parameter
+# that they set.
 _RULES = {
     'inim': _Rule(1, _same, ('inputs', 'science')),
     'tmplim': _Rule(1, _same, ('inputs', 'template')),
@@ -390,7 +391,7 @@ _BAD_PIXELS = ('bad pixels are masked by the error that they cause; '
                'mask_limit changes it')
 _STORED = 'images are stored as 32-bit floating-point numbers'
 
-# By flag: the number of its values, and why it is dropped
+# For each ignored flag: the number of its values, and the reason.
 _DROPPED = {
     'iuk': (1, 'stars with masked pixels are not used, and those that do '
                'not fit are clipped'),
@@ -440,10 +441,10 @@ _DROPPED = {
     'nbs': (1, _STORED),
     'nbz': (1, _STORED),
     'nx': (1, 'the size is that of the images'),
-    'v': (1, 'what is reported is up to the logging of Python'),
+    'v': (1, 'use the logging of Python'),
 }
 
-# Those of these names that are no flags of HOTPANTS
+# Names above that are not flags of HOTPANTS.
 _KEYS_ONLY = {'deg_fixe', 'sigma_gauss', 'nx'}
 
 # The flag of HOTPANTS for each key of pyhotpants
@@ -573,5 +574,5 @@ def _raise_unknown(option, known):
     """
     close = difflib.get_close_matches(str(option), list(known), n=1)
     hint = f'; did you mean {close[0]}?' if close else ''
-    msg = f'{option!r} is no option of HOTPANTS{hint}'
+    msg = f'{option!r} is not an option of HOTPANTS{hint}'
     raise ValueError(msg)

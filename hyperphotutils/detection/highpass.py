@@ -4,7 +4,6 @@ Star finder for blended sources on structured backgrounds.
 """
 
 import math
-import operator
 import warnings
 
 import numpy as np
@@ -40,7 +39,11 @@ from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.fill import find_fill_values
 from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.utils.checks import check_positive, check_relative_rms
+from hyperphotutils.utils.checks import (
+    check_integer,
+    check_positive,
+    check_relative_rms,
+)
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -254,7 +257,9 @@ optional
         self.min_separation = _check_distance('min_separation',
                                               min_separation)
         self.exclude_border = exclude_border
-        self.n_brightest = _check_count('n_brightest', n_brightest)
+        if n_brightest is not None:
+            n_brightest = check_integer(n_brightest, 'n_brightest')
+        self.n_brightest = n_brightest
         self.peak_max = peak_max
         if snap_radius is not None:
             snap_radius = _check_distance('snap_radius', snap_radius)
@@ -418,8 +423,24 @@ optional
         if len(x) > 0:
             image = np.where(bad, np.nan, image)
             columns = self._measure(image, filtered, rms, x, y, rejected)
-            table = self._select(QTable(columns), levels['peak_max'],
-                                 rejected)
+            table = QTable(columns)
+            limits = {'sharpness_range': ('sharpness', self.sharpness_range),
+                      'roundness_range': ('roundness', self.roundness_range),
+                      'peak_max': ('peak', _upper(levels['peak_max']))}
+            if self.shoulder_filter is not None:
+                limits['shoulder_filter'] = (
+                    'shoulder_score', _upper(self.shoulder_filter.max_score))
+            for name, (column, allowed) in limits.items():
+                if allowed is not None:
+                    outside = ((table[column] < allowed[0])
+                               | (table[column] > allowed[1]))  # False for NaN
+                    rejected[name] = int(np.count_nonzero(outside))
+                    table = table[~outside]
+            if self.n_brightest is not None:
+                rejected['n_brightest'] = max(len(table) - self.n_brightest,
+                                              0)
+                brightest = np.argsort(-table['snr'], kind='stable')
+                table = table[np.sort(brightest[:self.n_brightest])]
         if not table:  # None, or without rows
             return None, rejected
 
@@ -530,31 +551,6 @@ optional
         sigma = self.fwhm * gaussian_fwhm_to_sigma
         profile = np.exp(-0.5 * (offset / sigma)**2)
         return self.filter(np.outer(profile, profile))[half, half]
-
-    def _select(self, table, peak_max, rejected):
-        """
-        Return the rows within the configured limits.
-
-        The number of rows that each limit rejects is added to
-        ``rejected``.
-        """
-        limits = {'sharpness_range': ('sharpness', self.sharpness_range),
-                  'roundness_range': ('roundness', self.roundness_range),
-                  'peak_max': ('peak', _upper(peak_max))}
-        if self.shoulder_filter is not None:
-            limits['shoulder_filter'] = (
-                'shoulder_score', _upper(self.shoulder_filter.max_score))
-        for name, (column, limit) in limits.items():
-            if limit is not None:
-                outside = ((table[column] < limit[0])
-                           | (table[column] > limit[1]))  # False for NaN
-                rejected[name] = int(np.count_nonzero(outside))
-                table = table[~outside]
-        if self.n_brightest is not None:
-            rejected['n_brightest'] = max(len(table) - self.n_brightest, 0)
-            brightest = np.argsort(-table['snr'], kind='stable')
-            table = table[np.sort(brightest[:self.n_brightest])]
-        return table
 
 
 def _upper(limit):
@@ -731,20 +727,3 @@ def _check_distance(name, distance):
         msg = f'{name} must be finite and not negative: got {distance}'
         raise ValueError(msg)
     return float(distance)
-
-
-def _check_count(name, count):
-    """
-    Check a positive integer or `None`.
-    """
-    if count is None:
-        return None
-    try:
-        count = operator.index(count)
-    except TypeError:
-        msg = f'{name} must be an integer: got {count!r}'
-        raise TypeError(msg) from None
-    if count < 1:
-        msg = f'{name} must be at least 1: got {count}'
-        raise ValueError(msg)
-    return count

@@ -33,12 +33,13 @@ _DRE_KEYS = {'n': ('NINDEX', 'INDEX0', 'DINDEX'),
 # Models without INDEX keys are de Vaucouleurs profiles.
 _DRE_INDEX = 4.0
 
-# Samples a pixel of models that are not convolved, and models at once.
+# Samples per pixel of models that are not convolved, and the number of
+# models in one batch.
 _PIXEL_SAMPLES = 5
 _CHUNK = 64
 _DEFAULT_MEMORY = 2**30
 
-# The first number of images of a basis, and what may be left of a model
+# Initial number of images of a basis, and the largest residual of a model
 # relative to its norm.
 _RANK = 320
 _MAX_RESIDUAL = 1e-5
@@ -570,7 +571,7 @@ class ChiSquareCube:
             The probability.
 
         n_params : int, optional
-            The number of parameters that are asked for together.
+            The number of parameters of interest.
 
         Returns
         -------

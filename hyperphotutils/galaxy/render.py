@@ -46,28 +46,26 @@ N_COORDS = 6
 The number of coordinates: x, y, rho, g1, g2, nu.
 """
 
-# A Gaussian with a smaller standard deviation (pixels) is a point.
+# Gaussians with a smaller standard deviation (pixels) are points.
 _POINT = 0.04
-# A Gaussian is wide when the side of the stamp is less than this many
-# standard deviations.
+# A Gaussian is wide if the side of the stamp is less than this number of
+# standard deviations; it is then evaluated on a coarse grid.
 _WIDE_PART = 7.0
-# The step of the coarse grid in pixels, and how far it reaches beyond
-# the stamp.
+# Step and margin of the coarse grid of wide Gaussians, in pixels.
 _COARSE_STEP = 4
 _COARSE_MARGIN = 8
-# Sources with an effective radius of more than this part of the stamp
-# times the root of the axis ratio, and this elongation, are thin and large;
-# the side of their grid in sides of the stamp.
+# Thin and large sources: limits of the effective radius, relative to the
+# side of the stamp times the root of the axis ratio, and of the elongation;
+# and the side of their grid, relative to that of the stamp.
 _THIN_PART = 0.2
 _THIN_ELONGATION = 0.5
 _THIN_SIDES = 3
-# The narrowest of their Gaussians that are drawn on the pixels has this part
-# of the width of those of a round source.
+# Width of their narrowest Gaussian that is evaluated on the pixels, relative
+# to that of a round source.
 _THIN_WIDTH = 0.3
 
-# Exponentials are powers of two of each other; after this many
-# squarings, a new one is computed, since squaring doubles the rounding
-# error.
+# Exponentials are computed by squaring the previous one. After this number
+# of squarings a new one is evaluated, since each doubles the rounding error.
 _SQUARINGS = 4
 
 

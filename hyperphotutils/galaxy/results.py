@@ -47,7 +47,18 @@ def make_table(fit, unit, config, wcs=None):
     table = QTable(meta=result_meta(config))
     table['id'] = fit.targets.id[fit.rows]
     table['group_size'] = fit.columns['group_size']
-    table.update(_parameters(fit))
+    # the columns of the parameters, angles in degrees
+    columns = {f'{name}_{suffix}': column
+               for suffix, values in (('init', fit.start),
+                                      ('fit', fit.params),
+                                      ('err', fit.errors))
+               for name, column in zip(_PARAMS, values.T, strict=True)}
+    for suffix in ('init', 'fit', 'err'):
+        angle = np.rad2deg(columns[f'theta_{suffix}'])
+        angle = (np.minimum(angle, _UNKNOWN_ANGLE) if suffix == 'err'
+                 else wrap_angle(angle))
+        columns[f'theta_{suffix}'] = angle << u.deg
+    table.update(columns)
     for name in ('flux_stamp_fit', 'sky_fit', 'sky_err'):
         table[name] = fit.columns[name]
     # the last of the grid is the flux, which is flux_init
@@ -66,23 +77,6 @@ def make_table(fit, unit, config, wcs=None):
         for name in ('sky_fit', 'sky_err'):
             table[name] <<= unit
     return table
-
-
-def _parameters(fit):
-    """
-    Return the columns of the parameters, angles in degrees.
-    """
-    columns = {f'{name}_{suffix}': column
-               for suffix, values in (('init', fit.start),
-                                      ('fit', fit.params),
-                                      ('err', fit.errors))
-               for name, column in zip(_PARAMS, values.T, strict=True)}
-    for suffix in ('init', 'fit', 'err'):
-        angle = np.rad2deg(columns[f'theta_{suffix}'])
-        angle = (np.minimum(angle, _UNKNOWN_ANGLE) if suffix == 'err'
-                 else wrap_angle(angle))
-        columns[f'theta_{suffix}'] = angle << u.deg
-    return columns
 
 
 def _add_sky(table, wcs):

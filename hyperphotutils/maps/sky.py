@@ -204,7 +204,6 @@ def celestial_wcs(header, shape):
     axes = sorted((lon + 1, lat + 1))
     made = select_axes(header, axes)
     for number, axis in enumerate(axes, start=1):
-        # copy the unit of a celestial axis
         text = read_text(header, f'CUNIT{axis}')
         unit = _ANGLES.get(text.lower().strip('.[]() '))
         if unit is None:
@@ -212,7 +211,12 @@ def celestial_wcs(header, shape):
                    f"'deg': {_REMEDY}")
             raise MapError(msg)
         made[f'CUNIT{number}'] = unit
-    _check_reference(made, axes, lat + 1)
+        value = made[f'CRVAL{number}'] * u.Unit(unit)
+        limit = 90.0 if axis == lat + 1 else _MAX_ANGLE
+        if abs(value.to_value(u.deg)) > limit + 1e-9:
+            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
+                   f'{limit:g} deg; {_REMEDY}')
+            raise MapError(msg)
     _copy_projection(made, header, lon + 1, lat + 1)
     _set_frame(made, header, lon + 1)
     _copy_distortion(made, header, axes)
@@ -461,19 +465,6 @@ def _check_matrix(matrix, axes, steps):
         msg = (f'{names} contradict the CD matrix: remove the wrong ones; '
                f'{_REMEDY}')
         raise MapError(msg)
-
-
-def _check_reference(made, axes, lat):
-    """
-    Check that the reference point is on the sphere.
-    """
-    for number, axis in enumerate(axes, start=1):
-        value = made[f'CRVAL{number}'] * u.Unit(made[f'CUNIT{number}'])
-        limit = 90.0 if axis == lat else _MAX_ANGLE
-        if abs(value.to_value(u.deg)) > limit + 1e-9:
-            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
-                   f'{limit:g} deg; {_REMEDY}')
-            raise MapError(msg)
 
 
 def _copy_projection(made, header, lon, lat):

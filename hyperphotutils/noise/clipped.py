@@ -3,11 +3,11 @@
 Sigma-clipped noise of a map, corrected for the bias of the clipping.
 """
 
-import operator
-
 import numpy as np
 from astropy.units import Quantity
 from scipy.special import erf
+
+from hyperphotutils.utils.checks import check_integer
 
 __all__ = ['clipped_rms']
 
@@ -80,9 +80,7 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
     if not (np.isfinite(n_sigma) and n_sigma > 0):
         msg = f'n_sigma must be positive and finite: got {n_sigma}'
         raise ValueError(msg)
-    if operator.index(max_iter) < 1:
-        msg = f'max_iter must be at least 1: got {max_iter}'
-        raise ValueError(msg)
+    check_integer(max_iter, 'max_iter')
     values, unit = _good_values(data, mask)
 
     # The center and the rms where the clipping starts. The result does not

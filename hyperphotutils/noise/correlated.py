@@ -348,7 +348,22 @@ class CorrelatedNoise:
                             np.ceil(_REACH * fwhm) + 1.0)
             autocovariance = autocovariance(lag[None, :], lag[:, None])
         values, unit = strip_units(autocovariance=autocovariance)
-        half = _half_of(np.asarray(values['autocovariance'], dtype=float))
+        # By symmetry, the half with dy from 0 is sufficient.
+        covariance = np.asarray(values['autocovariance'], dtype=float)
+        shape = covariance.shape
+        if len(shape) != 2 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
+            msg = ('autocovariance must be a function or have an odd number '
+                   f'of rows and of columns: {shape}')
+            raise ValueError(msg)
+        center = covariance[shape[0] // 2, shape[1] // 2]
+        if not (np.all(np.isfinite(covariance)) and center > 0.0
+                and np.allclose(covariance, covariance[::-1, ::-1],
+                                atol=1e-6 * center)
+                and np.abs(covariance).max() <= center * (1.0 + 1e-6)):
+            msg = ('autocovariance must be finite, the same for opposite '
+                   'separations, and largest, and positive, at the center')
+            raise ValueError(msg)
+        half = covariance[shape[0] // 2:]
         matrices = _candidate_matrices(beam, fwhm, np.inf)
         variances = _fit_parts(half, np.ones(half.shape), matrices)
         return cls._from_parts(
@@ -897,26 +912,6 @@ def _masked_autocovariance(data, good, reach):
     cols = np.arange(-reach, reach + 1)
     n_pairs = np.rint(n_pairs[rows, cols])
     return products[rows, cols] / np.maximum(n_pairs, 1.0), n_pairs
-
-
-def _half_of(autocovariance):
-    """
-    Return the half of a symmetric autocovariance with dy from 0.
-    """
-    shape = autocovariance.shape
-    if len(shape) != 2 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
-        msg = ('autocovariance must be a function or have an odd number of '
-               f'rows and of columns: {shape}')
-        raise ValueError(msg)
-    center = autocovariance[shape[0] // 2, shape[1] // 2]
-    if not (np.all(np.isfinite(autocovariance)) and center > 0.0
-            and np.allclose(autocovariance, autocovariance[::-1, ::-1],
-                            atol=1e-6 * center)
-            and np.abs(autocovariance).max() <= center * (1.0 + 1e-6)):
-        msg = ('autocovariance must be finite, the same for opposite '
-               'separations, and largest, and positive, at the center')
-        raise ValueError(msg)
-    return autocovariance[shape[0] // 2:]
 
 
 def _candidate_matrices(beam, fwhm, widest):

@@ -123,8 +123,8 @@ class ImageOptions:
     psf_size : int, optional
         The side of a PSF that is made.
 
-    psf_degree : int, optional
-        The degree of its variation, chosen from the data by default.
+    psf_order : int, optional
+        The order of its variation, chosen from the data by default.
 
     psf_oversampling : int, optional
         Its samples a pixel.
@@ -169,7 +169,7 @@ class ImageOptions:
     sky_grow: float = 10.0
     psf: object = None
     psf_size: int | None = None
-    psf_degree: int | None = None
+    psf_order: int | None = None
     psf_oversampling: int = 1
     min_snr: float = 20.0
     saturation: float | None = None
@@ -750,11 +750,11 @@ class _Run:
         if size is None:
             size = 2 * int(np.ceil(5.0 * self.fwhm)) + 1
         psf = EmpiricalPSFBuilder(
-            size, degree=options.psf_degree,
+            size, order=options.psf_order,
             oversampling=options.psf_oversampling)(
             self.sky.data, stars, error=error, mask=self.mask)
         used = int(np.count_nonzero(psf.stars['used']))
-        self.default('psf', f'{size} x {size} pixels, degree {psf.degree}, '
+        self.default('psf', f'{size} x {size} pixels, order {psf.order}, '
                      f'from {used} stars, FWHM {psf.fwhm():.3f} pixels')
         scale = self.pixel_scale
         self.note(psf_fwhm=float(psf.fwhm()), psf_stars=used,

@@ -47,7 +47,7 @@ class EmpiricalPSF:
     coefficients : 2D or 3D array_like
         Shape ``(n_terms, size, size)``, or one image for a constant PSF.
         The size must be odd; the PSF is centered on the central sample.
-        The order of the terms is 1, x, x^2, y, x y, y^2 for degree 2
+        The terms are 1, x, x^2, y, x y, y^2 for order 2
         (as in PSFEx).
 
     oversampling : float, optional
@@ -95,10 +95,10 @@ class EmpiricalPSF:
         if coefficients.ndim == 2:
             coefficients = coefficients[np.newaxis]
         n_terms, *shape = coefficients.shape
-        self.degree = next((degree for degree in range(20)
-                            if len(polynomial_powers(degree)) == n_terms),
+        self.order = next((order for order in range(20)
+                            if len(polynomial_powers(order)) == n_terms),
                            None)
-        if coefficients.ndim != 3 or self.degree is None:
+        if coefficients.ndim != 3 or self.order is None:
             msg = ('coefficients must have the shape (n_terms, size, size) '
                    'with as many terms as a polynomial in x and y has: got '
                    f'{coefficients.shape}')
@@ -126,7 +126,7 @@ class EmpiricalPSF:
         self._check_centroid()
 
     def __repr__(self):
-        return (f'<EmpiricalPSF(size={self.size}, degree={self.degree}, '
+        return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
                 f'oversampling={self.oversampling}, '
                 f'n_stars={self.n_stars}, fwhm={self.fwhm():.2f})>')
 
@@ -186,7 +186,9 @@ class EmpiricalPSF:
         x, y, dx, dy = self._broadcast(x, y, dx, dy)
         scalar = x.ndim == 0
         x, y, dx, dy = (np.atleast_1d(value) for value in (x, y, dx, dy))
-        terms = self._terms(x, y)
+        terms = polynomial_terms((x - self.center[0]) / self.scale[0],
+                                 (y - self.center[1]) / self.scale[1],
+                                 self.order)
         images = np.empty((len(x), len(grid), len(grid)))
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -201,11 +203,6 @@ class EmpiricalPSF:
         y = self.center[1] if y is None else y
         return np.broadcast_arrays(*(np.asarray(value, dtype=float)
                                      for value in (x, y, dx, dy)))
-
-    def _terms(self, x, y):
-        return polynomial_terms((x - self.center[0]) / self.scale[0],
-                                (y - self.center[1]) / self.scale[1],
-                                self.degree)
 
     @cached_property
     def _splines(self):
@@ -401,7 +398,7 @@ class EmpiricalPSF:
         from photutils.psf import GriddedPSFModel
 
         if n_positions is None:
-            n_positions = (1, 2, 5)[min(self.degree, 2)]
+            n_positions = (1, 2, 5)[min(self.order, 2)]
         ny, nx = shape
         if n_positions == 1:
             places = [(0.5 * (nx - 1), 0.5 * (ny - 1))]
@@ -516,7 +513,7 @@ class EmpiricalPSF:
         image = self.coefficients[0]
         half = image.shape[0] // 2
         grid = np.arange(-half, half + 1.0)
-        # under a weight: the far wings must not decide
+        # use a weight, so that the far wings do not dominate
         peak = np.unravel_index(np.argmax(image), image.shape)
         n_above = np.count_nonzero(image > 0.5 * image.max())
         width = max(np.sqrt(n_above), 1.0)

@@ -70,7 +70,7 @@ class FieldModel:
 @dataclass
 class StarImages:
     """
-    The images of stars and what is known of each.
+    The images of stars and their parameters.
 
     Parameters
     ----------

@@ -80,7 +80,17 @@ def _read_hdf5(file, path, names):
     if 'rejected' in file:
         rejected = _table_of_text(file['rejected'][()].decode())
     if table is None:
-        table = _table_of_dre(chosen, planes)
+        # make the table of stamps that are centered on their sources
+        center = planes['data'].shape[-1] // 2
+        numbers = [name.rpartition('_')[2] for name in chosen]
+        ids = [int(number) if number.isdigit() else row + 1
+               for row, number in enumerate(numbers)]
+        table = QTable({'id': ids, 'name': chosen})
+        for axis in ('x', 'y'):
+            table[axis] = np.full(len(chosen), float(center))
+            table[f'{axis}0'] = np.zeros(len(chosen), dtype=int)
+        table['label'] = (0 if planes['segmentation'] is None
+                          else planes['segmentation'][:, center, center])
     elif names is not None:
         table = table[_rows_of(table, chosen)]
     wcs = None
@@ -170,23 +180,6 @@ def _table_of_text(text):
     Return a table from ECSV.
     """
     return QTable.read(text.splitlines(), format='ascii.ecsv')
-
-
-def _table_of_dre(names, planes):
-    """
-    Make the table of stamps that are centered on their sources.
-    """
-    center = planes['data'].shape[-1] // 2
-    numbers = [name.rpartition('_')[2] for name in names]
-    ids = [int(number) if number.isdigit() else row + 1
-           for row, number in enumerate(numbers)]
-    table = QTable({'id': ids, 'name': names})
-    for axis in ('x', 'y'):
-        table[axis] = np.full(len(names), float(center))
-        table[f'{axis}0'] = np.zeros(len(names), dtype=int)
-    table['label'] = (0 if planes['segmentation'] is None
-                      else planes['segmentation'][:, center, center])
-    return table
 
 
 def _make_wcs(header):

@@ -29,7 +29,7 @@ __all__ = ['Stamps', 'make_stamps']
 _PIXEL_COLUMNS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
                   ('x_init', 'y_init'), ('x', 'y'))
 
-# A brighter pixel is looked for within this distance.
+# Largest distance (pixels) to a brighter pixel to which a position moves.
 _RECENTER_RADIUS = 3
 
 
@@ -583,7 +583,7 @@ def _psf_images(psf, table):
     if isinstance(psf, (ImagePSF, GriddedPSFModel)):
         image = _render_model(psf, x, y)
     elif callable(psf):
-        constant = getattr(psf, 'degree', None) == 0
+        constant = getattr(psf, 'order', None) == 0
         image = psf(x[0], y[0]) if constant else psf(x, y)
     else:
         image = psf
