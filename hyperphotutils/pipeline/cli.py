@@ -389,7 +389,7 @@ def _recover(options):
     result = recover_map(
         options.map, config, options.output_dir,
         overwrite=options.overwrite, snr=options.snr, seed=options.seed,
-        n_repeats=options.n_repeats, n_jobs=options.jobs,
+        n_repeats=options.n_repeats, n_workers=options.jobs,
         progress_bar=_show_progress(config))
     if not config.run.quiet:
         for line in summarize_recovery(result):
