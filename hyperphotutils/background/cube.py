@@ -105,7 +105,7 @@ class CubeBackground:
         and `~hyperphotutils.detection.HighPassStarFinder` do.
 
     detect_on : {'channel', 'moment0'} or int, optional
-        Where sources are detected: in each channel, or once for all
+        The image in which sources are detected: each channel, or once for all
         channels, in the mean of all channels (proportional to the
         moment 0) or in the channel with this index.
 

@@ -36,7 +36,7 @@ _IMAGES = {'t': 'template', 'i': 'science'}
 
 class HotpantsOutcome(NamedTuple):
     """
-    What became of one option of HOTPANTS.
+    The conversion of one option of HOTPANTS.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class HotpantsOutcome(NamedTuple):
         Whether it has an effect.
 
     text : str
-        What it became, or why it was dropped.
+        The converted parameter, or the reason why it is ignored.
     """
 
     option: str
@@ -88,7 +88,7 @@ class HotpantsOptions:
         Whether existing files are replaced.
 
     outcomes : tuple of `HotpantsOutcome`
-        What became of each option, in their order.
+        The conversion of each option, in their order.
     """
 
     subtractor: dict
@@ -539,7 +539,7 @@ def _from_words(words):
             _raise_unknown(option, [f'-{name}' for name in flags])
         n_values = (_RULES.get(flag) or _DROPPED[flag])[0]
         if n_values is None:
-            # the first value says how many follow
+            # the first value is the number of those that follow
             number = int(words[0]) if words and words[0].isdigit() else 0
             n_values = 1 + number * (2 if flag == 'ng' else 1)
         if len(words) < n_values:

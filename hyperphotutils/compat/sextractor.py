@@ -179,7 +179,7 @@ def read_sextractor_images(catalog, *, segmentation, rms,
     Returns
     -------
     sources : `~hyperphotutils.detection.ExtendedSources`
-        What `~hyperphotutils.detection.ExtendedSourceFinder` returns.
+        The result of `~hyperphotutils.detection.ExtendedSourceFinder`.
         Without ``image`` and ``background``, the background is NaN.
 
     Raises
@@ -286,7 +286,7 @@ def read_sextractor_config(path):
     Returns
     -------
     config : `SExtractorConfig`
-        What matters here: ``DETECT_THRESH``, ``DETECT_MINAREA``,
+        The keys that are used: ``DETECT_THRESH``, ``DETECT_MINAREA``,
         ``DEBLEND_NTHRESH``, ``DEBLEND_MINCONT``, ``BACK_SIZE``,
         ``BACK_FILTERSIZE``, ``GAIN``, ``MAG_ZEROPOINT``,
         ``SATUR_LEVEL``, ``SEEING_FWHM``, and ``PIXEL_SCALE``, with the
@@ -389,7 +389,7 @@ def read_psfex_config(path):
     Returns
     -------
     config : `PSFExConfig`
-        What matters here: ``PSF_SIZE``, ``PSF_SAMPLING``,
+        The keys that are used: ``PSF_SIZE``, ``PSF_SAMPLING``,
         ``PSFVAR_DEGREES``, ``SAMPLE_MINSN``, and ``SAMPLE_MAXELLIP``,
         with the values of PSFEx where they are missing.
 

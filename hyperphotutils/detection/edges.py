@@ -218,7 +218,7 @@ class LocalSlopes:
         The FWHM of the beam in pixels.
 
     parts : sequence of tuple of slice
-        Where slopes are wanted.
+        The pixels at which slopes are needed.
     """
 
     def __init__(self, image, bad, fwhm, parts):

@@ -121,7 +121,7 @@ optional
         another number, see :ref:`detection-noise`.
 
     relative_rms : 2D array_like or `None`, optional
-        How the noise varies: a map with the shape of the image of the
+        The variation of the noise: a map with the shape of the image of the
         local rms in units of the typical one. The clipped rms is then
         that of the filtered image divided by it. If `None` (default), it
         is measured on the image. It cannot be combined with ``rms``.
@@ -402,7 +402,7 @@ optional
             The sources.
 
         rejected : dict
-            How many detections each selection in use has rejected.
+            The number of detections that each active selection rejected.
         """
         image, bad, levels, unit = self._strip(data, mask)
         filtered, rms, rounding = self._filter_and_measure(image, bad,
@@ -565,7 +565,7 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
     Return the noise of each pixel, increased along a noisy margin.
 
     The last beams before the end of the coverage of a scanned map were
-    seen by few scans, and the averages of the filter have fewer pixels
+    covered by few scans, and the averages of the filter have fewer pixels
     there. Pixels at the same distance from bad pixels or from the
     border share the clipped rms of them all; the noise is never lower
     than that of the whole image.

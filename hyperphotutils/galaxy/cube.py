@@ -336,7 +336,7 @@ class SersicCube:
         ------
         ValueError
             If the steps of an axis are not even, those of r_eff in its
-            logarithm: the layout holds no other.
+            logarithm: the layout has no others.
         """
         header = fits.Header()
         for name, (number, first, step) in _DRE_KEYS.items():
@@ -447,7 +447,7 @@ class ChiSquareCube:
         The unit of the data.
 
     meta : dict, optional
-        How it was made.
+        The metadata, such as the constructor call.
     """
 
     def __init__(self, chi2, *, n, q, theta, r_eff, flux, sky, n_pixels,

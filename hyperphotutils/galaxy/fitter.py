@@ -53,7 +53,7 @@ class SersicFitter:
     psf : 2D array_like, photutils PSF model, or \
             `~hyperphotutils.psf.EmpiricalPSF`
         The PSF as the part of the flux in each pixel, as all PSFs of
-        photutils: it holds the response of the pixel. An array is
+        photutils: it includes the response of the pixel. An array is
         sampled by pixels, of odd size, and centered on its central
         pixel. A PSF whose FWHM is below 2.5 pixels should be a model
         that is oversampled. A PSF that varies over the image is taken at
@@ -101,16 +101,16 @@ class SersicFitter:
         ``'ln_r_eff'``, or ``'elongation'`` (-ln q). Without them, sources
         that are faint and not resolved often end at a bound. With
         ``ln_n`` = (0.4, 0.7) they do not, but a galaxy of n = 6 to 8 is
-        pulled by about its error.
+        shifted by about its error.
 
     loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals, as in
+        The loss function of the residuals, as in
         `scipy.optimize.least_squares`; for spiral arms and other
         structure that no Sersic profile has.
 
     fixed : tuple of str, optional
-        What is held at its start: ``'position'``, ``'shape'`` (radius,
-        axis ratio, and angle), ``'n'``.
+        Parameters fixed at their initial values: ``'position'``,
+        ``'shape'`` (radius, axis ratio, and angle), ``'n'``.
 
     max_iterations : int, optional
         The largest number of steps.
@@ -158,8 +158,8 @@ class SersicFitter:
     ``error``, the noise of each stamp is the scatter of its pixels
     without sources.
 
-    A fit ends when no step promises to lower chi2 by more than 0.05; so
-    it ends within about 0.05 errors of the minimum if all parameters are
+    A fit ends when no step is predicted to lower chi2 by more than 0.05;
+    it then is within about 0.05 errors of the minimum if all parameters are
     well constrained, and within 0.3 if they are degenerate.
 
     Examples
@@ -477,7 +477,7 @@ class SersicFitter:
 
 def _open_stamps(stamps):
     """
-    Return what `~hyperphotutils.stamps.Stamps` hold.
+    Return the arrays of `~hyperphotutils.stamps.Stamps`.
     """
     unit, error = stamps.unit, stamps.error
     data = stamps.data if unit is None else stamps.data << unit

@@ -141,7 +141,7 @@ class GalaxyFit:
     Parameters
     ----------
     config : `~hyperphotutils.galaxy.SersicFitter`
-        What is fitted how.
+        The configuration of the fit.
 
     stamps : `~hyperphotutils.galaxy.targets.Stamps`
         The images.

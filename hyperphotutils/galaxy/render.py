@@ -71,7 +71,7 @@ _SQUARINGS = 4
 
 class RenderKernel(NamedTuple):
     """
-    What does not depend on the sources, as arrays of one library.
+    Arrays that do not depend on the sources, in one array library.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class RenderKernel(NamedTuple):
         The transform of the PSF; one for all sources, or one for each.
 
     wide_weight : array of shape (n, w)
-        The weights of Gaussians that stand for the PSF.
+        The weights of the Gaussians that approximate the PSF.
 
     wide_variance : array of shape (w, 3)
         Their covariances (xx, xy, yy).
@@ -110,7 +110,7 @@ class RenderKernel(NamedTuple):
         numbers of aliases and of narrow Gaussians.
 
     thin : `ThinKernel` or None
-        What makes the kernel for thin and large sources.
+        The function that makes the kernel for thin and large sources.
     """
 
     kx: Any
@@ -153,7 +153,7 @@ class RenderKernel(NamedTuple):
 
 class ThinKernel:
     """
-    What makes the kernel for thin and large sources once it is needed.
+    Make the kernel for thin and large sources when it is first needed.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class SersicRenderer:
     ----------
     psf : 2D array_like, photutils PSF model, or \
             `~hyperphotutils.psf.EmpiricalPSF`
-        The PSF, as the part of the flux in each pixel: it holds the
+        The PSF, as the part of the flux in each pixel, with the
         response of the pixel. An array is sampled by pixels, of odd
         size, and centered on its central pixel. A PSF with a FWHM below
         2.5 pixels needs a model that is oversampled.
@@ -222,8 +222,8 @@ class SersicRenderer:
     -----
     The largest error is 5e-4 of the peak, and below 1e-4 for most
     profiles. The profile is not integrated over the pixels, since the
-    PSF holds the pixel; so the cusp of a profile with a large n keeps
-    its place.
+    PSF includes the pixel. The position of the cusp of a profile with a
+    large n is therefore preserved.
 
     Examples
     --------

@@ -16,7 +16,7 @@ __all__ = ['make_table']
 _PARAMS = ('flux', 'x', 'y', 'r_eff', 'n', 'q', 'theta')
 _GRID = ('n_grid', 'r_eff_grid', 'q_grid', 'theta_grid', 'chi2_grid')
 _QUALITY = ('chi2', 'reduced_chi2', 'n_pixels_fit', 'n_iterations', 'snr')
-# The error of an angle that is not known at all: the standard deviation
+# The error of an unconstrained angle: the standard deviation
 # of a uniform distribution over 180 degrees.
 _UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
 
@@ -34,7 +34,7 @@ def make_table(fit, unit, config, wcs=None):
         The unit of the data.
 
     config : `~hyperphotutils.galaxy.SersicFitter`
-        What made the fits.
+        The object that made the fits.
 
     wcs : `~astropy.wcs.WCS`, optional
         The coordinates of the image.

@@ -61,7 +61,7 @@ _N_REWEIGHTED = 4
 
 class GalaxyProblem(NamedTuple):
     """
-    What is fitted: ``g`` stamps of ``p`` pixels with ``s`` sources each.
+    Data of a fit: ``g`` stamps of ``p`` pixels with ``s`` sources each.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ class GalaxyProblem(NamedTuple):
         Returns
         -------
         converged : bool array of shape (g,)
-            Where a step without damping promises little, and the last
+            Where the predicted gain of an undamped step is small, and the last
             step changed little.
         """
         xp = array_namespace(gain)

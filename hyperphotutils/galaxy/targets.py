@@ -191,7 +191,7 @@ def measure_segments(data, segmentation):
 
     x, y, flux, radius : 1D `~numpy.ndarray`
         The center of light and the flux above the median of the pixels
-        without a source, and the radius that holds half of the area.
+        without a source, and the radius that contains half of the area.
     """
     parts = []
     for plane, (image, labels) in enumerate(zip(data, segmentation,

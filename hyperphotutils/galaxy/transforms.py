@@ -56,7 +56,7 @@ class PSFTransform(NamedTuple):
 
     wide_variance : array of shape (w, 3)
         The covariances (xx, xy, yy) in square pixels of the Gaussians that
-        stand for the PSF in the convolution with wide Gaussians.
+        approximate the PSF in the convolution with wide Gaussians.
 
     wide_weight : array of shape (n, w)
         Their weights.

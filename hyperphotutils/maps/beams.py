@@ -132,7 +132,7 @@ def header_beam(header, beams_table=None):
         The beam.
 
     origin : str or `None`
-        Where it was found, as text for a message.
+        The origin of the beam, for messages.
 
     Raises
     ------

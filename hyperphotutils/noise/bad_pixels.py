@@ -102,7 +102,7 @@ class BadPixels:
     @property
     def glitch(self):
         """
-        `True` for pixels that stand out more sharply than the beam
+        `True` for pixels that are sharper than the beam
         allows.
         """
         return self._of_kind('glitch')
@@ -117,7 +117,7 @@ class BadPixels:
     @property
     def fill(self):
         """
-        `True` for pixels with a value that stands for no data.
+        `True` for pixels with a value that marks missing data.
         """
         return self._of_kind('fill')
 
@@ -141,7 +141,7 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
     Detect pixels that no source in the beam can explain.
 
     There are three kinds: glitches (cosmic rays, hot and dead pixels),
-    the flat tops of saturated sources, and exact values that stand for
+    the flat tops of saturated sources, and exact values that mark
     no data.
 
     Parameters
@@ -157,8 +157,8 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
         `True` for pixels to ignore.
 
     n_sigma : float, optional
-        How far a glitch is beyond what the beam allows, in units of the
-        noise around it. The default is 7.
+        The least excess of a glitch over the limit of the beam, in units
+        of the noise around it. The default is 7.
 
     Returns
     -------

@@ -211,7 +211,7 @@ class CorrelatedNoise:
         from zero are excluded. The autocovariance of the other pixels is
         measured by Fourier transforms and fitted, by non-negative least
         squares, with white noise, noise correlated over a fraction of
-        the beam, and Gaussians of many sizes seen through the beam, each
+        the beam, and Gaussians of many sizes convolved with the beam, each
         of them filtered as the map is: the beam of the matrix :math:`B`
         gives an autocovariance of the matrix :math:`\\Sigma = 2 B`,
         structure of the size :math:`s` one of :math:`2 B + s^2`.
@@ -726,7 +726,7 @@ class CorrelatedNoise:
 
         max_separation : float, optional
             The largest separation in pixels. The default is four times
-            the widest part that holds a tenth of the variance.
+            the widest part with at least a tenth of the variance.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Values that stand for no data, such as zeros around a field.
+Values that mark missing data, such as zeros around a field.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ _MAX_SAMPLE = 1_000_000
 
 def find_fill_values(data, fwhm, *, mask=None):
     """
-    Find exact values that stand for no data.
+    Find exact values that mark missing data.
 
     Many programs put zero, -32768, or another number where a map has no
     data: around the field, at the edge of a mosaic, in gaps. A detector
@@ -205,7 +205,7 @@ def find_fill(values, fwhm):
 
 def _is_fill(value, around, data, fwhm, n_equal, n_inside):
     """
-    Whether a value that covers squares stands beside data with noise.
+    Whether a value that covers squares is next to data with noise.
     """
     if n_equal - n_inside > _MAX_OUTSIDE * n_inside:
         return False
@@ -256,7 +256,7 @@ def _solid(right, down, side):
     Return the pixels in squares of one value, or in runs of twice their
     side.
 
-    ``right`` and ``down`` say whether a pixel has the value of the next
+    ``right`` and ``down`` state whether a pixel has the value of the next
     one.
     """
     ny, nx = len(right), down.shape[1]
@@ -310,7 +310,7 @@ def _spread(flags, n, *, axis):
 
 class Fluctuations(NamedTuple):
     """
-    How data fluctuate along rows and columns; NaN where there are none.
+    The fluctuations of data along rows and columns; NaN where there are none.
 
     Parameters
     ----------

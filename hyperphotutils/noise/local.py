@@ -23,7 +23,7 @@ __all__ = ['measure_noise_variation', 'measure_relative_rms']
 
 # Sources are measured against fluctuations on scales between one and
 # _WIDEST beams. Their mean square is taken over a Gaussian of the sigma
-# _WINDOW, in FWHM, which holds about a hundred fluctuations.
+# _WINDOW, in FWHM, which contains about a hundred fluctuations.
 _WIDEST = 3.0
 _WINDOW = 6.0
 # Values beyond _CLIP local rms are excluded, in _CLIPPING_ROUNDS rounds.
@@ -174,7 +174,7 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     """
     Measure how the strength of the noise varies over a map with sources.
 
-    The sky seen through a beam is smooth on scales below the beam; the
+    The sky observed with a beam is smooth on scales below the beam; the
     noise is not, or less so. The noise is therefore measured on
     differences of pixels about a fifth of the beam apart. In blocks of
     about 3 FWHM, its rms is estimated from a low quantile of their
@@ -222,7 +222,7 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     The rms of a block is the 35th percentile of the absolute
     differences, divided by that of a unit Gaussian. If the 75th
     percentile gives an rms that is higher by more than a factor of 1.3,
-    the block holds bright sources or a step of the noise, and its rms is
+    the block contains bright sources or a step of the noise, and its rms is
     taken from its neighbors. If this concerns most blocks, there are too
     many sources to measure the noise between them, and the result is
     `None`.
@@ -319,7 +319,7 @@ def _smooth_blocks(rms, known):
     """
     Fill the blocks with an unknown rms, and smooth.
 
-    Such blocks hold bright sources or a step of the noise; they get the
+    Such blocks contain bright sources or a step of the noise; they get the
     geometric mean of the nearest block and the highest neighbor, as a
     compromise. The median filter removes single outliers.
     """

@@ -170,7 +170,7 @@ class EmpiricalPSFBuilder:
             ``y_fit``, ``flux_fit``, ``sky_fit``, ``reduced_chi2``,
             ``excess`` and ``excess_err`` (the variance beyond that of
             the PSF along each axis, in square pixels), and ``used``;
-            ``flags`` and ``reason`` say why a star was not used.
+            ``flags`` and ``reason`` state why a star was not used.
 
         Raises
         ------

@@ -37,7 +37,7 @@ class EmpiricalPSF:
     A PSF given by images that are the coefficients of a polynomial in
     the position.
 
-    The images hold the effective PSF: the part of the flux of a point
+    The images are the effective PSF: the part of the flux of a point
     source that a pixel receives whose center is at a given distance from
     the source. It is made by `EmpiricalPSFBuilder`, or read by
     `read_psf`.
@@ -69,7 +69,7 @@ class EmpiricalPSF:
         The standard deviation of each pixel of the PSF at ``center``.
 
     meta : dict, optional
-        How the PSF was made.
+        The metadata, such as the versions and the constructor call.
 
     Warns
     -----
@@ -281,7 +281,7 @@ class EmpiricalPSF:
         -------
         fwhm : float
             The diameter of the circle with the area in which the PSF,
-            which holds the pixel, is above half of its maximum.
+            which includes the pixel, is above half of its maximum.
         """
         half = min(self.size // 2, 20)
         coarse = self._evaluate(x, y, 0.0, 0.0, np.arange(-half, half + 1.0))
@@ -481,7 +481,7 @@ class EmpiricalPSF:
         ----------
         path : str or `~pathlib.Path`
             The name of the file. With the suffix ``.psf``, it has the
-            format of PSFEx, which does not hold the stars' images;
+            format of PSFEx, which does not contain the stars' images;
             otherwise it is a FITS file with all of the PSF.
 
         overwrite : bool, optional
@@ -489,7 +489,7 @@ class EmpiricalPSF:
 
         oversampling : float, optional
             The sampling of a ``.psf`` file, as 1 / ``PSF_SAMP``. The
-            default is that of the PSF; DRE wants 1.
+            default is that of the PSF; DRE needs 1.
 
         See Also
         --------

@@ -285,16 +285,16 @@ class PSFFit:
         stars = replace(stars, terms=keep)
         score = np.empty(len(stars))
         for number in range(fold.max() + 1):
-            held = fold == number
-            train = stars.select(~held)
+            omitted = fold == number
+            train = stars.select(~omitted)
             moffat = self._fit_baseline(train)
             model = self._solve(train, moffat)
-            test = stars.select(held)
+            test = stars.select(omitted)
             fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
                       core=0.75 * self.fwhm,
                       sky=self.builder.sky is not None, n_steps=2,
                       chi2_radius=2.0 * self.fwhm)
-            score[held] = test.chi2
+            score[omitted] = test.chi2
         # limit the influence of a single bad star
         return np.minimum(score, 3.0 * np.median(score))
 

@@ -76,7 +76,7 @@ def fit_concentric_gaussians(image, n_gaussians=3):
     Sources whose beam is such a sum have closed forms: a Gaussian source
     with the covariance matrix S is the sum of Gaussians with matrices
     ``matrices[i] + S``. The sum describes the values at the pixel
-    centers, so that it holds the pixel if the image does.
+    centers, so that it includes the pixel if the image does.
 
     Parameters
     ----------

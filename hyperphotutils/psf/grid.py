@@ -150,7 +150,7 @@ class SplineGrid:
         Parameters
         ----------
         target : 3D `~numpy.ndarray`
-            What the splines shall describe, for each star.
+            The images that the splines are fitted to, one for each star.
 
         weights : 3D `~numpy.ndarray`
             The inverse variances.

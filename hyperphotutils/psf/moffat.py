@@ -4,7 +4,7 @@ Elliptical Moffat profiles that vary over the field.
 
 The profile is the baseline of the empirical PSF: it is smooth, positive
 in its wings, and fitted by few parameters, so that the pixel grid needs
-to hold only what the Moffat profile leaves.
+to describe only the residuals of the Moffat profile.
 """
 
 import numpy as np

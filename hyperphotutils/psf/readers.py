@@ -37,7 +37,7 @@ def read_psf(path):
     Raises
     ------
     ValueError
-        If the file holds no PSF, or one that depends on more than the
+        If the file has no PSF, or one that depends on more than the
         position.
 
     Warns
@@ -62,7 +62,7 @@ def read_psf(path):
                     and 'PSF_MASK' in (hdu.columns.names or ())):
                 return _read_psfex(hdu, path)
         if hdus[0].header.get('HPUFORM') != FITS_FORMAT:
-            msg = (f"'{path}' holds no PSF: expected a FITS file written by "
+            msg = (f"'{path}' has no PSF: expected a FITS file written by "
                    'EmpiricalPSF.write or a .psf file of PSFEx')
             raise ValueError(msg)
         # read a file of `write_fits`

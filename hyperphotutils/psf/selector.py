@@ -104,7 +104,7 @@ class StarSelector:
 `~astropy.coordinates.SkyCoord`, or `None`, optional
         Positions of known stars, such as those of a Gaia table: only
         detections within 1.5 FWHM of one are used. An array has the
-        shape ``(n, 2)`` and holds pixels ``(x, y)``; a table has the
+        shape ``(n, 2)`` and contains pixels ``(x, y)``; a table has the
         columns ``x`` and ``y`` or ``x_centroid`` and ``y_centroid``, or
         ``sky_centroid``, or ``ra`` and ``dec`` (degrees).
 

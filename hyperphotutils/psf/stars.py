@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Stars as an empirical PSF sees them: images with weights, and the fit of
+Stars for the fit of an empirical PSF: images with weights, and the fit of
 center, flux, and sky of each star to a given PSF.
 """
 

@@ -71,7 +71,7 @@ def _read_hdf5(file, path, names):
     chosen = _choose(groups, names, path)
     found = set(file[chosen[0]].keys()) if chosen else set()
     if not chosen or not found & {'data', DRE_NAMES['data']}:
-        msg = (f"'{path}' holds no stamps: expected a group for each source "
+        msg = (f"'{path}' has no stamps: expected a group for each source "
                f'with data, or obj, seg, and rms; found '
                f'{", ".join(sorted(found)) or "no group"}')
         raise ValueError(msg)
@@ -128,7 +128,7 @@ def _read_fits(path, names):
     with fits.open(path) as hdus:
         header = hdus[0].header
         if header.get('HPUFORM') != _FORMAT:
-            msg = f"'{path}' holds no stamps: expected a file of Stamps.write"
+            msg = f"'{path}' has no stamps: expected a file of Stamps.write"
             raise ValueError(msg)
         planes = {}
         for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):

@@ -31,7 +31,7 @@ DRE_NAMES = {'data': 'obj', 'error': 'rms', 'segmentation': 'seg'}
 
 def import_h5py():
     """
-    Import h5py, or say how to get it.
+    Import h5py; without it, raise an error with the remedy.
     """
     try:
         import h5py
@@ -140,7 +140,7 @@ def _table_hdu(table, name):
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # metadata that FITS cannot hold are no part of the stamps
+        # metadata that FITS cannot store are omitted
         warnings.simplefilter('ignore', VerifyWarning)
         plain = QTable(table, copy=False)
         plain.meta = {}

@@ -2,7 +2,7 @@
 """
 Levenberg-Marquardt on batches of independent least-squares problems.
 
-The loop knows nothing of the models: a *problem* evaluates them, moves
+The loop is independent of the models: a *problem* evaluates them, moves
 their parameters, and decides when they have converged. All arrays have
 the batch axis first. The code uses the Python array API standard only.
 """
@@ -59,7 +59,7 @@ def minimize_batch(problem, state, *, max_iter):
     Parameters
     ----------
     problem : object
-        What is fitted. It has the methods
+        The problem. It has the methods
 
         ``evaluate(state)``
             Return the state and a tuple of arrays ``terms`` that begins
@@ -82,7 +82,7 @@ def minimize_batch(problem, state, *, max_iter):
 
         ``is_converged(state, terms, step, promise, gain)``
             Return a bool array: the members for which a step that
-            promised to lower chi2 by ``promise`` and lowered it by
+            was predicted to lower chi2 by ``promise`` and lowered it by
             ``gain`` was the last.
 
         ``take(index)``
@@ -190,7 +190,7 @@ def damped_step(normal, gradient, free, damping):
         The coordinates in which to go.
 
     damping : array of shape (g,)
-        What is added to the diagonal of the scaled normal matrix.
+        The damping, added to the diagonal of the scaled normal matrix.
 
     Returns
     -------
@@ -304,7 +304,7 @@ def choose_members(condition, new, old):
     Parameters
     ----------
     condition : bool array of shape (g,)
-        Where to take the new arrays.
+        `True` for the rows that take the new arrays.
 
     new, old : iterable of array
         Arrays with the batch axis first.

@@ -235,7 +235,7 @@ def test_files_that_cannot_be_read(tmp_path):
     """
     path = tmp_path / 'image.fits'
     fits.PrimaryHDU(np.ones((3, 3))).writeto(path)
-    with pytest.raises(ValueError, match=r"image.fits' holds no PSF"):
+    with pytest.raises(ValueError, match=r"image.fits' has no PSF"):
         read_psf(path)
     path = tmp_path / 'magnitude.psf'
     images = np.concatenate([gaussian_psf().coefficients,
