@@ -10,7 +10,7 @@ on simulated maps of several seeds::
 
     python benchmarks/accuracy.py --simulated 5 --recipe moderate
 
-or for a catalogue that another program made of the map::
+or for a catalog that another program made of the map::
 
     python benchmarks/accuracy.py MAP TRUTH --catalog CATALOG
 
@@ -72,7 +72,7 @@ from hyperphotutils.photometry import HyperPhotometry
 # snr_range: the range of Flux_to_RMS.
 # size_range: the range of the table's FWHM, 0.80 to 1.50 beams, times
 #   1.04: Gaussians fitted with a plane background to the 208 sources
-#   without a neighbour within 14 px have a geometric mean FWHM 1.04
+#   without a neighbor within 14 px have a geometric mean FWHM 1.04
 #   times that of the table (median) ...
 # axis_ratio_range: ... and axis ratios from 0.55 to 0.92 (5th and 95th
 #   percentile).
@@ -157,7 +157,7 @@ def match(x, y, x_true, y_true, radius):
 
 def score(table, truth, radius, seconds=np.nan):
     """
-    Compare a catalogue with the true sources.
+    Compare a catalog with the true sources.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def measure(image, n_sigma=None, noise='correlated'):
     Returns
     -------
     table : `~astropy.table.Table`
-        The catalogue.
+        The catalog.
 
     seconds : float
         How long it took.
@@ -254,7 +254,7 @@ def run(args, name, image, truth, path=None):
     Returns
     -------
     score : `Score`
-        That of HyperPhotometry, or of the catalogue if one was given.
+        That of HyperPhotometry, or of the catalog if one was given.
     """
     radius = image.meta['beam_fwhm_pix'] / 2
     if args.radius is not None:

@@ -33,7 +33,7 @@ def measure_pulls(image, args, seed):
     phot = HyperPhotometry(image.meta['beam_fwhm_pix'], noise=args.noise)
     recovery = InjectionRecovery(
         phot, snr=np.geomspace(5.0, 50.0, 7), n_per_map=60, n_repeats=5,
-        seed=seed, n_jobs=args.jobs)
+        seed=seed, n_workers=args.jobs)
     injected = recovery(image).injected
     found = injected[np.asarray(injected['recovered'])]
     pulls = {}

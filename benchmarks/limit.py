@@ -84,7 +84,7 @@ _RADIUS = 4.0
 # to rounding.
 _JITTER = 1e-11
 # What the pixels tell less of than this, relative to the rest, they do
-# not tell at all: the far sides of neighbours.
+# not tell at all: the far sides of neighbors.
 _RCOND = 1e-12
 
 # measured value, stated error, true value
@@ -103,7 +103,7 @@ def bounds(sim, *, fixed_shape=False):
     """
     Compute the Cramer-Rao bounds of the sources of a simulated map.
 
-    All parameters of a source and of its neighbours, and the mean level,
+    All parameters of a source and of its neighbors, and the mean level,
     are free; the covariance of the pixels is the true one.
 
     Parameters

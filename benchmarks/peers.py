@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Run Hyper-py as its users do and read its catalogue.
+Run Hyper-py as its users do and read its catalog.
 
 Hyper-py (``hyper-py-photometry`` on the package index) runs by its own
 command line in an environment of its own, with its own default
@@ -109,7 +109,7 @@ def run_hyper_py(python, path, image, n_sigma=4.0):
     Returns
     -------
     table : `~astropy.table.Table`
-        Its catalogue with our column names in Jy, Jy/pixel and pixels,
+        Its catalog with our column names in Jy, Jy/pixel and pixels,
         without units.
 
     seconds : float
@@ -134,14 +134,14 @@ def call_hyper_py(python, config):
 
 def hyper_catalog_file(folder, path):
     """
-    Name the catalogue of a map in the folder of its configuration.
+    Name the catalog of a map in the folder of its configuration.
     """
     return Path(folder, 'output', 'params', f'params_{Path(path).stem}.csv')
 
 
 def read_hyper_catalog(path, image):
     """
-    Read a catalogue with Hyper's columns, of whatever program.
+    Read a catalog with Hyper's columns, of whatever program.
 
     Hyper-py writes an IPAC table, whose positions have five decimals of
     a degree, and a CSV with all digits.

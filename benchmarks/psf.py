@@ -33,8 +33,8 @@ wrong, used
     Galaxies, neighbors within 9 pixels of a brighter star, and cosmic
     rays among the stars used, and the number of these.
 
-degree
-    The degree that cross-validation has chosen.
+order
+    The order that cross-validation has chosen.
 
 CPU
     Processor seconds for selection and PSF.
@@ -140,7 +140,7 @@ def run_simulated(n_seeds, first_seed, *, epsf):
     Print the scores of simulated fields.
     """
     print(f'{"field":24s} {"seed":>4s} {"L2":>7s} {"size":>7s} {"e":>7s} '
-          f'{"energy":>7s} {"wrong":>5s} {"used":>4s} {"degree":>6s} '
+          f'{"energy":>7s} {"wrong":>5s} {"used":>4s} {"order":>6s} '
           f'{"CPU":>5s}')
     for name, recipe in FIELDS.items():
         for seed in range(first_seed, first_seed + n_seeds):
@@ -161,7 +161,7 @@ def run_simulated(n_seeds, first_seed, *, epsf):
                               for value in score(psf_at, field))
             print(f'{name:24s} {seed:4d} {scores} '
                   f'{count_wrong(used, field):5d} {len(used):4d} '
-                  f'{psf.meta["degree"]:6d} {seconds:5.2f}', flush=True)
+                  f'{psf.meta["order"]:6d} {seconds:5.2f}', flush=True)
             if epsf and 'variation' not in recipe:
                 model = build_epsf(field.data, used, 1)
                 scores = ' '.join(f'{value:7.4f}' for value in score(
@@ -207,12 +207,12 @@ def run_image(path, error_path, min_snr, n_stars=20):
     start = time.process_time()
     stars = StarSelector(min_snr=min_snr)(data, error=error)
     psf = EmpiricalPSFBuilder(SIZE)(data, stars, error=error)
-    print(f'{psf!r}, degree {psf.meta["degree"]}, CPU '
+    print(f'{psf!r}, order {psf.meta["order"]}, CPU '
           f'{time.process_time() - start:.1f} s')
     used = psf.stars[psf.stars['used']]
     used.sort('flux_fit', reverse=True)
     brightest = used[:n_stars]
-    model = (psf.to_gridded(data.shape) if psf.degree
+    model = (psf.to_gridded(data.shape) if psf.order
              else psf.to_image_psf())
     rows = [('EmpiricalPSF', model)]
     for oversampling in (1, 2):

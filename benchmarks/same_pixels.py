@@ -22,8 +22,8 @@ backgrounds
     Polynomials of its order on its cut-outs, against its polynomials:
     the mean deviation over the pixels of the source, in units of the
     rms of the map that it states. First on exactly its pixels
-    (neighbours replaced by its interpolation, outliers of 3 sigma
-    clipped), then with the neighbours masked as here, then the
+    (neighbors replaced by its interpolation, outliers of 3 sigma
+    clipped), then with the neighbors masked as here, then the
     backgrounds of the whole converted run.
 
 Of simulated maps, everything is known: the last tables say how far each
@@ -96,7 +96,7 @@ class Group:
         The pixels of the sources, which are masked for the background.
 
     filled : 2D `~numpy.ndarray`
-        The map with neighbours outside the group interpolated over.
+        The map with neighbors outside the group interpolated over.
     """
 
     ids: tuple
@@ -202,7 +202,7 @@ def locate(cutout, image):
 
 def read_sources(folder, path, image):
     """
-    Read its catalogue, with the ellipses in pixels.
+    Read its catalog, with the ellipses in pixels.
     """
     file = hyper_catalog_file(folder, path)
     table = read_hyper_catalog(file, image)
@@ -258,7 +258,7 @@ def compare_backgrounds(table, groups, run, rms):
     """
     background = run.background.to_value(u.Jy / u.pix)
     alike = choose_alike(table, groups, run)
-    result = {'its pixels': [], 'neighbours masked': [],
+    result = {'its pixels': [], 'neighbors masked': [],
               'converted run': []}
     for group in groups:
         clipped = sigma_clip(np.ma.array(group.filled, mask=group.own),
@@ -435,7 +435,7 @@ def compare(python, path, simulated=None):
     radius = image.meta['beam_fwhm_pix'] / 2
     defaults = extract_map(path, PipelineConfig())
     part = 1.0 - 2.0**(-4.0 * ratio**2)
-    print(f'catalogues; fluxes of the first two divided by {part:.3g}, '
+    print(f'catalogs; fluxes of the first two divided by {part:.3g}, '
           'the part in the aperture')
     print(Score.header)
     for name, catalog, part_in in (

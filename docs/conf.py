@@ -227,7 +227,7 @@ def draw_psf(folder):
     field = make_star_field((600, 600), 60, n_galaxies=30, variation=1.0,
                             neighbor_fraction=0.2, n_cosmic_rays=40, seed=2)
     stars = StarSelector(fwhm=3.0)(field.data, error=field.error)
-    psf = EmpiricalPSFBuilder(size=25, degree=2)(field.data, stars,
+    psf = EmpiricalPSFBuilder(size=25, order=2)(field.data, stars,
                                                  error=field.error)
     plot_selection(stars).savefig(folder / 'star_selection.png', dpi=80)
     plot_stars(psf, max_stars=20).savefig(folder / 'stars.png', dpi=90)

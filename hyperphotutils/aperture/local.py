@@ -353,8 +353,17 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
                for name in ('x_fit', 'y_fit', 'amplitude_fit',
                             'fwhm_major_fit', 'fwhm_minor_fit')]
     columns.append(table['theta_fit'].to_value('deg'))
-    axes = _aperture_axes(columns[3:], fwhm_radius_ratio, fwhm_limits,
-                          ellipse)
+    # Given ellipses replace the fitted shapes.
+    shape = columns[3:]
+    if ellipse is not None:
+        given = np.all([np.isfinite(value) for value in np.broadcast_arrays(
+            *ellipse)], axis=0)
+        shape = [np.where(given, value, fitted) for value, fitted in
+                 zip(ellipse, shape, strict=True)]
+    *widths, theta = shape
+    if fwhm_limits is not None:
+        widths = np.clip(widths, *fwhm_limits)
+    axes = (*(fwhm_radius_ratio * width for width in widths), theta)
     measured = measure_apertures(np.zeros(residual.shape), *columns,
                                  mask=mask, axes=axes, correct=correct,
                                  beam=beam)
@@ -376,21 +385,6 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     measured['local_bkg'] = np.full(len(known), np.nan)
     measured['local_bkg'][known] = apertures.level(residual)
     return measured, apertures
-
-
-def _aperture_axes(shape, ratio, limits, ellipse):
-    """
-    Return the semi-axes and angles of the apertures of all sources.
-    """
-    if ellipse is not None:
-        given = np.all([np.isfinite(value) for value in np.broadcast_arrays(
-            *ellipse)], axis=0)
-        shape = [np.where(given, value, fitted) for value, fitted in
-                 zip(ellipse, shape, strict=True)]
-    *widths, theta = shape
-    if limits is not None:
-        widths = np.clip(widths, *limits)
-    return (*(ratio * width for width in widths), theta)
 
 
 def _shared_noise(apertures, x, y, shape, beam):

@@ -254,8 +254,22 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
         components = [np.array([*gaussians[:2], *shape])
                       for shape in zip(*shapes, strict=True)]
     sums = _sum_apertures(residual, ellipses, share, components, mask, error)
-    return _finish_sums(sums, amplitude, area, correct,
-                        has_error=error is not None)
+    # The correction is the integral of the profile over its sum in the
+    # aperture.
+    usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
+    blank = np.where(usable, 1.0, np.nan)
+    correction = np.ones(len(blank))
+    if correct:
+        inside = np.where(sums['gaussian'] > 0, sums['gaussian'], np.nan)
+        correction = area / inside
+    flux = correction * (sums['residual'] + amplitude * sums['gaussian'])
+    flux_err = correction * np.sqrt(sums['variance'])
+    if error is None:
+        flux_err = np.full(len(blank), np.nan)
+    return {'aperture_flux': flux * blank,
+            'aperture_flux_err': flux_err * blank,
+            'aperture_correction': correction * blank,
+            'partial': sums['n_invalid'] > 0}
 
 
 def _aperture_ellipses(gaussians, ratio, limits, axes):
@@ -281,24 +295,6 @@ def _aperture_ellipses(gaussians, ratio, limits, axes):
     return ellipses
 
 
-def _finish_sums(sums, amplitude, area, correct, *, has_error):
-    # Convert the sums in the apertures to fluxes; see measure_apertures.
-    usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
-    blank = np.where(usable, 1.0, np.nan)
-    correction = np.ones(len(blank))
-    if correct:
-        inside = np.where(sums['gaussian'] > 0, sums['gaussian'], np.nan)
-        correction = area / inside
-    flux = correction * (sums['residual'] + amplitude * sums['gaussian'])
-    flux_err = correction * np.sqrt(sums['variance'])
-    if not has_error:
-        flux_err = np.full(len(blank), np.nan)
-    return {'aperture_flux': flux * blank,
-            'aperture_flux_err': flux_err * blank,
-            'aperture_correction': correction * blank,
-            'partial': sums['n_invalid'] > 0}
-
-
 def _sum_apertures(residual, ellipses, share, components, mask, error):
     # For each source: the sums of w * residual, (w * error)**2 and
     # w * (profile of unit amplitude) with the overlap w, and the numbers
@@ -312,8 +308,13 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
     if np.ndim(error):
         valid_map &= np.isfinite(error)
 
+    ny, nx = valid_map.shape
     for source, iy, ix, weight in _iter_overlaps(ellipses):
-        valid, pixel = _valid_pixels(valid_map, iy, ix)
+        pixel = iy * nx + ix
+        on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
+        valid = np.zeros(len(pixel), dtype=bool)
+        valid[on_map] = valid_map.ravel()[pixel[on_map]]
+        pixel = pixel[valid]
         weight_valid = weight[valid]
         values = {
             'residual': (valid, weight_valid * residual.ravel()[pixel]),
@@ -331,16 +332,6 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
             sums[name] += np.bincount(source[chosen], weights=value,
                                       minlength=n_sources)
     return sums
-
-
-def _valid_pixels(valid_map, iy, ix):
-    # The mask of pixels on the map and usable, and their flat indices.
-    ny, nx = valid_map.shape
-    pixel = iy * nx + ix
-    on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
-    valid = np.zeros(len(pixel), dtype=bool)
-    valid[on_map] = valid_map.ravel()[pixel[on_map]]
-    return valid, pixel[valid]
 
 
 def _unit_gaussian(gaussians, source, iy, ix):
@@ -391,8 +382,28 @@ def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
 
 def _iter_overlaps(ellipses, *, shape=None):
     # Yield (source, iy, ix, weight) for bounded numbers of pixels.
+    x, y, semimajor, semiminor, theta = ellipses
+    cos, sin = np.cos(theta), np.sin(theta)
+    along_x = np.array([cos / semimajor, -sin / semiminor])
+    along_y = np.array([sin / semimajor, cos / semiminor])
     for source, iy, ix in _iter_candidates(ellipses, shape):
-        yield _overlap_candidates(ellipses, source, iy, ix)
+        # pixel centers on the plane where the ellipse is the unit circle
+        dx = ix - x[source]
+        dy = iy - y[source]
+        u = dx * along_x[0, source] + dy * along_y[0, source]
+        v = dx * along_x[1, source] + dy * along_y[1, source]
+        radius = np.sqrt(u * u + v * v)
+        reach = 0.5 * np.maximum(np.hypot(*(along_x + along_y)),
+                                 np.hypot(*(along_x - along_y)))[source]
+
+        weight = (radius + reach <= 1.0).astype(float)
+        edge = np.flatnonzero((radius + reach > 1.0) & (radius - reach < 1.0))
+        chosen = source[edge]
+        area = _parallelogram_overlap(u[edge], v[edge], along_x[:, chosen],
+                                      along_y[:, chosen])
+        weight[edge] = np.minimum(area * (semimajor * semiminor)[chosen], 1.0)
+        keep = np.flatnonzero(weight > 0)
+        yield source[keep], iy[keep], ix[keep], weight[keep]
 
 
 def _iter_candidates(ellipses, shape):
@@ -440,32 +451,6 @@ def _bounding_rows(ellipses, shape):
     box = np.repeat(np.arange(len(finite)), n_rows)
     row = np.arange(len(box)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
     return finite[box], lower[1][box] + row, lower[0][box], n_columns[box]
-
-
-def _overlap_candidates(ellipses, source, iy, ix):
-    # Drop the pixels outside, set those inside to 1, compute the others.
-    x, y, semimajor, semiminor, theta = ellipses
-    cos, sin = np.cos(theta), np.sin(theta)
-    along_x = np.array([cos / semimajor, -sin / semiminor])
-    along_y = np.array([sin / semimajor, cos / semiminor])
-
-    # pixel centers on the plane where the ellipse is the unit circle
-    dx = ix - x[source]
-    dy = iy - y[source]
-    u = dx * along_x[0, source] + dy * along_y[0, source]
-    v = dx * along_x[1, source] + dy * along_y[1, source]
-    radius = np.sqrt(u * u + v * v)
-    reach = 0.5 * np.maximum(np.hypot(*(along_x + along_y)),
-                             np.hypot(*(along_x - along_y)))[source]
-
-    weight = (radius + reach <= 1.0).astype(float)
-    edge = np.flatnonzero((radius + reach > 1.0) & (radius - reach < 1.0))
-    chosen = source[edge]
-    area = _parallelogram_overlap(u[edge], v[edge], along_x[:, chosen],
-                                  along_y[:, chosen])
-    weight[edge] = np.minimum(area * (semimajor * semiminor)[chosen], 1.0)
-    keep = np.flatnonzero(weight > 0)
-    return source[keep], iy[keep], ix[keep], weight[keep]
 
 
 def _parallelogram_overlap(u, v, along_x, along_y):

@@ -63,7 +63,7 @@ class Frame:
         Parameters
         ----------
         members : array of int, optional
-            Which boxes.
+            The indices of the boxes.
 
         Returns
         -------
@@ -83,7 +83,7 @@ class Frame:
             Pixel positions, of shape ``(n, nx)`` and ``(n, ny)``.
 
         members : array of int, optional
-            Which boxes.
+            The indices of the boxes.
 
         Returns
         -------

@@ -365,7 +365,11 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
               for name in (*CRITERIA, 'rms')}
     n_pixels = np.zeros(n_centers, dtype=int)
     area = correlation_area(fwhm)
-    common = _common_box(boxes, candidates, n_centers)
+    # the smallest box with enough pixels for each center, or -1
+    n_needed = min(candidate.n_parameters for candidate in candidates)
+    enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
+              for box in boxes]
+    common = select_candidate(np.where(enough, 0.0, np.nan), tolerance=0.0)
     for number in range(len(boxes)):
         index = np.flatnonzero(common == number)
         if index.size > 0:
@@ -509,16 +513,6 @@ def _fit_box(box, missing, candidates, coefficients, seed):
         coefficients[k] = fitted
 
 
-def _common_box(boxes, candidates, n_centers):
-    """
-    Return the smallest box with enough pixels for each center, or -1.
-    """
-    n_needed = min(candidate.n_parameters for candidate in candidates)
-    enough = [np.broadcast_to(box.n_good > n_needed, n_centers)
-              for box in boxes]
-    return select_candidate(np.where(enough, 0.0, np.nan), tolerance=0.0)
-
-
 def _score_on_box(boxes, number, index, candidates, coefficients, *,
                   has_error, area):
     """
@@ -592,7 +586,7 @@ class _Sums:
         """
         n_pixels = np.where(self.n_pixels > n_parameters, self.n_pixels,
                             np.nan)
-        # what is seen through a beam has fewer independent pixels
+        # the beam correlates the pixels, so that fewer are independent
         n_independent = np.maximum(n_pixels / self.area, 1.0)
         tiny = np.finfo(float).tiny
         chi2 = self.chi2 / np.maximum(self.variance, tiny) / self.area

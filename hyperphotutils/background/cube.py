@@ -26,7 +26,11 @@ from hyperphotutils.background.masks import (
     read_ellipses,
 )
 from hyperphotutils.background.regressors import evaluate_polynomial
-from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.checks import (
+    check_integer,
+    check_part,
+    check_positive,
+)
 from hyperphotutils.utils.executors import one_blas_thread, work_through
 from hyperphotutils.utils.tables import make_repr, result_meta
 
@@ -101,7 +105,7 @@ class CubeBackground:
         and `~hyperphotutils.detection.HighPassStarFinder` do.
 
     detect_on : {'channel', 'moment0'} or int, optional
-        Where sources are detected: in each channel, or once for all
+        The image in which sources are detected: each channel, or once for all
         channels, in the mean of all channels (proportional to the
         moment 0) or in the channel with this index.
 
@@ -518,9 +522,7 @@ class CubeBackground:
             msg = ("detect_on must be 'channel', 'moment0', or the index of "
                    f'a channel: got {self.detect_on!r}')
             raise ValueError(msg)
-        if not isinstance(self.n_rounds, int) or self.n_rounds < 1:
-            msg = f'n_rounds must be a positive integer: got {self.n_rounds}'
-            raise ValueError(msg)
+        check_integer(self.n_rounds, 'n_rounds')
         if not 0.0 <= self.smoothing < np.inf:
             msg = f'smoothing must not be negative: got {self.smoothing}'
             raise ValueError(msg)
@@ -744,7 +746,14 @@ class _Task:
         bad = ~np.isfinite(plane)
         if bad.all():
             return self._fit_plane(index, plane, bad, bad, 0)
-        known = self._known_ellipses(index)
+        # the given sources of a channel and those detected once
+        known = []
+        if self.ellipses is not None:
+            here = slice(None) if self.channel is None else (
+                self.channel == index)
+            known.append(self.ellipses[here])
+        if self.found is not None:
+            known.append(self.found)
         search = self.settings.finder is not None and self.found is None
         part, values = None, plane
         for _ in range(self.settings.n_rounds if search else 1):
@@ -767,19 +776,6 @@ class _Task:
             warnings.simplefilter('ignore', NoDetectionsWarning)
             found = self.settings.finder(plane, mask=bad)
         return read_ellipses(np.empty((0, 2)) if found is None else found)
-
-    def _known_ellipses(self, index):
-        """
-        Return the given sources of a channel and those detected once.
-        """
-        tables = []
-        if self.ellipses is not None:
-            here = slice(None) if self.channel is None else (
-                self.channel == index)
-            tables.append(self.ellipses[here])
-        if self.found is not None:
-            tables.append(self.found)
-        return tables
 
     def _mask(self, tables, shape, index):
         """

@@ -19,7 +19,7 @@ _COLUMNS = {'bkg_order': -1, 'bkg_method': '', 'bkg_size': np.nan}
 @runtime_checkable
 class LocalBackground(Protocol):
     """
-    What `~hyperphotutils.photometry.HyperPhotometry` needs of a
+    Interface that `~hyperphotutils.photometry.HyperPhotometry` needs of a
     background that is estimated before the fit.
 
     Any object with this method can be its ``background``; it need not be
@@ -259,7 +259,7 @@ def describe_background(fit, table):
     Parameters
     ----------
     fit : object
-        What `LocalBackground.fit` returned.
+        The result of `LocalBackground.fit`.
 
     table : `~astropy.table.QTable`
         The fitted sources.

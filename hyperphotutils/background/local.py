@@ -114,7 +114,21 @@ class LocalPolynomialBackground(LocalBackground):
         self.source_fwhm = source_fwhm
         self.mask_factor = mask_factor
         self.seed = seed
-        self._sizes = _check_box_sizes(box_sizes)
+        # the odd sizes in increasing order, 0 (the whole map) last
+        sizes = np.atleast_1d(np.asarray(box_sizes))
+        if sizes.dtype.kind not in 'iuf' or sizes.ndim != 1:
+            msg = f'box_sizes must be numbers: got {box_sizes!r}'
+            raise TypeError(msg)
+        if sizes.size == 0:
+            msg = 'box_sizes must not be empty'
+            raise ValueError(msg)
+        for size in sizes:
+            if not (size == 0 or 1 <= size < np.inf):
+                msg = ('box_sizes must be at least 1, or 0 for the whole map: '
+                       f'got {size}')
+                raise ValueError(msg)
+        odd = {2 * int(size // 2) + 1 for size in sizes if size > 0}
+        self._sizes = (*sorted(odd), *((0,) if np.any(sizes == 0) else ()))
         self._candidates = make_candidates(
             orders=orders, methods=methods, huber_epsilons=huber_epsilons,
             n_boxes=len(self._sizes))
@@ -212,7 +226,18 @@ class LocalPolynomialBackground(LocalBackground):
         """
         x, y = _check_positions(x, y)
         values, weights, unit = prepare_image(data, mask=mask, error=error)
-        weights = self._mask_sources(weights, x, y, source_mask)
+        # set the weights of the pixels of sources to zero
+        if source_mask is not None:
+            source_mask = np.asarray(source_mask, dtype=bool)
+            if source_mask.shape != weights.shape:
+                msg = ('source_mask must have the same shape as data, '
+                       f'{weights.shape}: got {source_mask.shape}')
+                raise ValueError(msg)
+        elif self.source_fwhm is not None:
+            source_mask = make_source_mask(weights.shape, x, y,
+                                           self.source_fwhm,
+                                           factor=self.mask_factor)
+        weights = weights if source_mask is None else weights * ~source_mask
 
         placed = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         limit = max(values.shape) + max(self._sizes)
@@ -230,22 +255,6 @@ class LocalPolynomialBackground(LocalBackground):
             x=x, y=y, shape=values.shape, unit=unit, placed=placed,
             box_sizes=self._sizes, frames=tuple(frames), fitted=fitted,
             meta=result_meta(self))
-
-    def _mask_sources(self, weights, x, y, source_mask):
-        """
-        Set the weights of the pixels of sources to zero.
-        """
-        if source_mask is not None:
-            source_mask = np.asarray(source_mask, dtype=bool)
-            if source_mask.shape != weights.shape:
-                msg = ('source_mask must have the same shape as data, '
-                       f'{weights.shape}: got {source_mask.shape}')
-                raise ValueError(msg)
-        elif self.source_fwhm is not None:
-            source_mask = make_source_mask(weights.shape, x, y,
-                                           self.source_fwhm,
-                                           factor=self.mask_factor)
-        return weights if source_mask is None else weights * ~source_mask
 
     def _fit_pixels(self, values, weights, x, y, *, has_error, fwhm):
         """
@@ -510,26 +519,6 @@ class LocalBackgroundFits:
         Attach the unit of the data.
         """
         return value if self.unit is None else value << self.unit
-
-
-def _check_box_sizes(box_sizes):
-    """
-    Return the odd sizes in increasing order, 0 (the whole map) last.
-    """
-    sizes = np.atleast_1d(np.asarray(box_sizes))
-    if sizes.dtype.kind not in 'iuf' or sizes.ndim != 1:
-        msg = f'box_sizes must be numbers: got {box_sizes!r}'
-        raise TypeError(msg)
-    if sizes.size == 0:
-        msg = 'box_sizes must not be empty'
-        raise ValueError(msg)
-    for size in sizes:
-        if not (size == 0 or 1 <= size < np.inf):
-            msg = ('box_sizes must be at least 1, or 0 for the whole map: '
-                   f'got {size}')
-            raise ValueError(msg)
-    odd = {2 * int(size // 2) + 1 for size in sizes if size > 0}
-    return (*sorted(odd), *((0,) if np.any(sizes == 0) else ()))
 
 
 def _check_positions(x, y):

@@ -83,7 +83,13 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
         raise ValueError(msg)
     if fwhm_minor is None:
         fwhm_minor = fwhm_major
-    ellipses = _as_columns(x, y, fwhm_major, fwhm_minor, theta)
+    # the parameters of the ellipses as an array of shape (5, n)
+    if isinstance(theta, u.Quantity):
+        theta = theta.to_value(u.deg)
+    columns = np.broadcast_arrays(*[
+        np.atleast_1d(np.asarray(column, dtype=float))
+        for column in (x, y, fwhm_major, fwhm_minor, theta)])
+    ellipses = np.array(columns)
     for name, fwhm in zip(('fwhm_major', 'fwhm_minor'), ellipses[2:4],
                           strict=True):
         if np.any(fwhm < 0):
@@ -277,18 +283,6 @@ def _column(table, name, default):
         column = column.to_value(u.deg)
     values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
     return np.where(np.isnan(values), default, values)
-
-
-def _as_columns(x, y, fwhm_major, fwhm_minor, theta):
-    """
-    Return the parameters of the ellipses as an array of shape (5, n).
-    """
-    if isinstance(theta, u.Quantity):
-        theta = theta.to_value(u.deg)
-    columns = np.broadcast_arrays(*[
-        np.atleast_1d(np.asarray(column, dtype=float))
-        for column in (x, y, fwhm_major, fwhm_minor, theta)])
-    return np.array(columns)
 
 
 def _mask_batch(mask, ellipses, half):

@@ -117,7 +117,7 @@ class PolynomialBackground2D:
 
     Notes
     -----
-    Without ``error``, the clipped rms of the best residual stands for
+    Without ``error``, the clipped rms of the best residual replaces
     it in the reduced chi-squared, and BIC uses the likelihood that is
     maximized over the noise. Noise that is correlated over a beam holds
     less information than its number of pixels: without ``fwhm`` too high

@@ -102,7 +102,16 @@ def box_variances(data, box_size, *, mask=None, order=1):
     extent = good_extent(mask)
     data, mask = data[extent], mask[extent]
     box_size = min(int(box_size), *data.shape)
-    boxes, used = _cut_boxes(data, ~mask, box_size)
+    # boxes on a regular grid that have enough good pixels, and the masks of
+    # their good pixels
+    windows = tuple(
+        np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
+        [::box_size, ::box_size].reshape(-1, box_size, box_size)
+        for image in (data, (~mask)))
+    fraction = windows[1].mean(axis=(1, 2))
+    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
+    rows = rows[::-(-len(rows) // _MAX_BOXES)]
+    boxes, used = windows[0][rows], windows[1][rows]
     boxes = np.where(used, boxes, 0.0)
     offset = boxes.sum(axis=(1, 2)) / used.sum(axis=(1, 2))
     boxes = np.where(used, boxes - offset[:, None, None], 0.0)
@@ -112,18 +121,3 @@ def box_variances(data, box_size, *, mask=None, order=1):
         fit_lsq(boxes, weights, grid, grid, order), grid, grid)
     return (np.sum(weights * residual**2, axis=(1, 2))
             / (weights.sum(axis=(1, 2)) - n_terms))
-
-
-def _cut_boxes(data, good, box_size):
-    """
-    Return boxes on a regular grid that have enough good pixels, and the
-    masks of their good pixels.
-    """
-    windows = tuple(
-        np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
-        [::box_size, ::box_size].reshape(-1, box_size, box_size)
-        for image in (data, good))
-    fraction = windows[1].mean(axis=(1, 2))
-    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
-    rows = rows[::-(-len(rows) // _MAX_BOXES)]
-    return windows[0][rows], windows[1][rows]

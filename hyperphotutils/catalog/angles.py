@@ -80,7 +80,23 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     if sexagesimal is None and written is not None:
         msg = f"{where}: {name} must be numbers, not in '{written}'"
         raise CatalogError(msg)
-    values, mask = _plain(column, name, where)
+    if (not isinstance(column, Column | u.Quantity | np.ndarray | Masked)
+            and hasattr(column, 'info')):
+        msg = (f'{where}: {name} must be a column of numbers: got '
+               f'{type(column).__name__}')
+        raise CatalogError(msg)
+    values = getattr(column, 'value', column)
+    mask = getattr(values, 'mask', False)
+    values = getattr(values, 'unmasked', values)
+    values = np.asarray(getattr(values, 'data', values)
+                        if isinstance(values, Column) else values)
+    mask = np.asarray(mask)
+    if values.dtype.kind == 'O':
+        values, mask = _of_objects(values, mask)
+    if values.ndim > 1:
+        msg = (f'{where}: {name} must hold one value per row: got the shape '
+               f'{values.shape[1:]} in each; make a column of each part')
+        raise CatalogError(msg)
     if values.dtype.kind in 'SU':
         texts = [' '.join(_text(value).split())
                  for value in values.ravel().tolist()]
@@ -151,28 +167,6 @@ def _unit_of(column, name, where):
                "such as 'deg' or 'arcsec'")
         raise CatalogError(msg)
     return own, None
-
-
-def _plain(column, name, where):
-    # the values without unit and mask, and the mask
-    if (not isinstance(column, Column | u.Quantity | np.ndarray | Masked)
-            and hasattr(column, 'info')):
-        msg = (f'{where}: {name} must be a column of numbers: got '
-               f'{type(column).__name__}')
-        raise CatalogError(msg)
-    values = getattr(column, 'value', column)
-    mask = getattr(values, 'mask', False)
-    values = getattr(values, 'unmasked', values)
-    values = np.asarray(getattr(values, 'data', values)
-                        if isinstance(values, Column) else values)
-    mask = np.asarray(mask)
-    if values.dtype.kind == 'O':
-        values, mask = _of_objects(values, mask)
-    if values.ndim > 1:
-        msg = (f'{where}: {name} must hold one value per row: got the shape '
-               f'{values.shape[1:]} in each; make a column of each part')
-        raise CatalogError(msg)
-    return values, mask
 
 
 def _of_objects(values, mask):

@@ -30,7 +30,7 @@ class ResultColumn:
         The name of the column.
 
     description : str
-        What the values are, in one line.
+        The description of the values, in one line.
 
     unit : str, optional
         ``'data'`` for the unit of the pixels of the map, ``'flux'`` for

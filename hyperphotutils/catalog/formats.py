@@ -476,7 +476,7 @@ def _read_fits(file, path):
         table = Table.read(hdu, character_as_bytes=False, mask_invalid=False)
         extra = hdu.header.get(_META_NAME)
     for name in table.colnames:
-        # numpy's fast paths and other tables want native byte order
+        # other tables, and the fast paths of numpy, need native byte order
         column = table[name]
         if isinstance(column, Column) and not column.dtype.isnative:
             table.replace_column(name, column.astype(

@@ -196,9 +196,13 @@ def _comments_of_meta(meta):
     rms, rms_of = _find_meta(meta, 'rms'), _find_meta(meta, 'rms_of')
     if rms is not None and rms_of is not None:
         rms = f'{rms}, of {rms_of}'
+    threshold = _find_meta(meta, 'threshold')
+    n_sigma = _find_meta(meta, 'n_sigma')
+    if threshold is not None and n_sigma is not None:
+        threshold = f'{threshold}, {n_sigma} times the detection rms'
     area = _find_meta(meta, 'beam_area_pix')
     lines = [f'{name}: {value}' for name, value in (
-        ('Threshold', _find_meta(meta, 'threshold')),
+        ('Threshold', threshold),
         ('Detection rms', _find_meta(meta, 'detection_rms')),
         ('Noise rms', rms),
         ('Beam area', None if area is None else f'{area:.6g} pixels'),

@@ -409,29 +409,8 @@ def _assign(rows, band, max_separation):
     row = np.full(n_sources, -1)
     if len(rows) == 0 or n_sources == 0:
         return row, np.zeros(n_sources, dtype=int)
-    source, near, cost = _candidates(rows, band, max_separation)
-    n_candidates = np.bincount(source, minlength=n_sources)
-    used, left = np.unique(source, return_inverse=True)
-    if len(used) == 0:
-        return row, n_candidates
-    # Each source may also stay unmatched, at the cost of a pair at the
-    # largest separation. All costs are increased by 1, because zeros of a
-    # sparse matrix are not pairs.
-    alone = np.arange(len(used))
-    graph = csr_array(
-        (1.0 + np.append(cost, np.ones(len(used))),
-         (np.append(left, alone), np.append(near, len(rows) + alone))),
-        shape=(len(used), len(rows) + len(used)))
-    chosen = min_weight_full_bipartite_matching(graph)[1]
-    row[used] = np.where(chosen < len(rows), chosen, -1)
-    return row, n_candidates
-
-
-def _candidates(rows, band, max_separation):
-    """
-    Return all pairs of a source and a row within the largest separation,
-    and the squares of their separations in units of it.
-    """
+    # all pairs of a source and a row within the largest separation, and the
+    # squares of their separations in units of it
     widths, angle = band.ellipses()
     vectors = band.vectors
     reach = 2.0 * np.sin(0.5 * np.minimum(max_separation * widths[0], np.pi))
@@ -449,7 +428,22 @@ def _candidates(rows, band, max_separation):
             + ((east * cos - north * sin) / widths[1, source])**2
             ) / max_separation**2
     inside = cost <= 1.0
-    return source[inside], near[inside], cost[inside]
+    source, near, cost = source[inside], near[inside], cost[inside]
+    n_candidates = np.bincount(source, minlength=n_sources)
+    used, left = np.unique(source, return_inverse=True)
+    if len(used) == 0:
+        return row, n_candidates
+    # Each source may also stay unmatched, at the cost of a pair at the
+    # largest separation. All costs are increased by 1, because zeros of a
+    # sparse matrix are not pairs.
+    alone = np.arange(len(used))
+    graph = csr_array(
+        (1.0 + np.append(cost, np.ones(len(used))),
+         (np.append(left, alone), np.append(near, len(rows) + alone))),
+        shape=(len(used), len(rows) + len(used)))
+    chosen = min_weight_full_bipartite_matching(graph)[1]
+    row[used] = np.where(chosen < len(rows), chosen, -1)
+    return row, n_candidates
 
 
 def _make_table(bands, n_rows, max_separation, columns):

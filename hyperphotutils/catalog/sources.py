@@ -221,7 +221,15 @@ def _open_table(source, format):  # noqa: A002
 
 def _read_columns(table, frame, where):
     # the IDs, the positions, and the columns of shapes, if any
-    columns = _find_columns(table, where)
+    columns = {}
+    for key, names in _NAMES.items():
+        found = [name for name in table.colnames if name.lower() in names]
+        if len(found) > 1:
+            msg = (f'{where} has several columns for {key.upper()}: '
+                   f'{", ".join(found)}')
+            raise CatalogError(msg)
+        if found:
+            columns[key] = found[0]
     ids = _read_ids(table, columns, where)
     sky, north = _read_sky(table, frame, where)
     shape = {}
@@ -234,20 +242,6 @@ def _read_columns(table, frame, where):
             sky.transform_to(north), shape['position_angle'], sky.frame)
     # an angle without widths is not a shape
     return ids, sky, shape if set(shape) - {'position_angle'} else {}
-
-
-def _find_columns(table, where):
-    # the column names by key of _NAMES
-    columns = {}
-    for key, names in _NAMES.items():
-        found = [name for name in table.colnames if name.lower() in names]
-        if len(found) > 1:
-            msg = (f'{where} has several columns for {key.upper()}: '
-                   f'{", ".join(found)}')
-            raise CatalogError(msg)
-        if found:
-            columns[key] = found[0]
-    return columns
 
 
 def _read_ids(table, columns, where):

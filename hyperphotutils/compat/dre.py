@@ -93,7 +93,7 @@ def read_dre_summary(path):
     raw = (QTable.read(path, format='fits') if is_fits
            else QTable(ascii_tables.read(path)))
     if 'LOGR' not in raw.colnames:
-        msg = (f"'{path}' is no summary of DRE: expected LOGR, found "
+        msg = (f"'{path}' is not a summary of DRE: expected LOGR, found "
                f'{", ".join(raw.colnames)}')
         raise ValueError(msg)
     table = QTable()

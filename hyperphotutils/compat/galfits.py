@@ -101,7 +101,7 @@ def _read_file(path):
             {image.shape for image in images[:3]}) > 1 or (
             images[0].shape[0] != images[0].shape[1]):
         found = ', '.join(str(image.shape) for image in images) or 'none'
-        msg = (f"'{path}' is no cutout for GalfitS: expected a square "
+        msg = (f"'{path}' is not a cutout for GalfitS: expected a square "
                f'{", a ".join(_PLANES[:3])}, and perhaps a PSF; found images '
                f'of the shapes {found}')
         raise ValueError(msg)

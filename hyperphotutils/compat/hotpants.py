@@ -36,7 +36,7 @@ _IMAGES = {'t': 'template', 'i': 'science'}
 
 class HotpantsOutcome(NamedTuple):
     """
-    What became of one option of HOTPANTS.
+    The conversion of one option of HOTPANTS.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class HotpantsOutcome(NamedTuple):
         Whether it has an effect.
 
     text : str
-        What it became, or why it was dropped.
+        The converted parameter, or the reason why it is ignored.
     """
 
     option: str
@@ -88,7 +88,7 @@ class HotpantsOptions:
         Whether existing files are replaced.
 
     outcomes : tuple of `HotpantsOutcome`
-        What became of each option, in their order.
+        The conversion of each option, in their order.
     """
 
     subtractor: dict
@@ -339,7 +339,8 @@ _LOWER = 'the mask of pixels below it'
 _GAUSSIANS = 'basis, a GaussianPolynomialBasis'
 _NOISE = 'the errors, by ccd_error, if no error image is given'
 
-# By flag: the number of its values, what converts them, and where they go
+# For each flag: the number of its values, their converter, and the parameter
+# that they set.
 _RULES = {
     'inim': _Rule(1, _same, ('inputs', 'science')),
     'tmplim': _Rule(1, _same, ('inputs', 'template')),
@@ -390,7 +391,7 @@ _BAD_PIXELS = ('bad pixels are masked by the error that they cause; '
                'mask_limit changes it')
 _STORED = 'images are stored as 32-bit floating-point numbers'
 
-# By flag: the number of its values, and why it is dropped
+# For each ignored flag: the number of its values, and the reason.
 _DROPPED = {
     'iuk': (1, 'stars with masked pixels are not used, and those that do '
                'not fit are clipped'),
@@ -440,10 +441,10 @@ _DROPPED = {
     'nbs': (1, _STORED),
     'nbz': (1, _STORED),
     'nx': (1, 'the size is that of the images'),
-    'v': (1, 'what is reported is up to the logging of Python'),
+    'v': (1, 'use the logging of Python'),
 }
 
-# Those of these names that are no flags of HOTPANTS
+# Names above that are not flags of HOTPANTS.
 _KEYS_ONLY = {'deg_fixe', 'sigma_gauss', 'nx'}
 
 # The flag of HOTPANTS for each key of pyhotpants
@@ -538,7 +539,7 @@ def _from_words(words):
             _raise_unknown(option, [f'-{name}' for name in flags])
         n_values = (_RULES.get(flag) or _DROPPED[flag])[0]
         if n_values is None:
-            # the first value says how many follow
+            # the first value is the number of those that follow
             number = int(words[0]) if words and words[0].isdigit() else 0
             n_values = 1 + number * (2 if flag == 'ng' else 1)
         if len(words) < n_values:
@@ -573,5 +574,5 @@ def _raise_unknown(option, known):
     """
     close = difflib.get_close_matches(str(option), list(known), n=1)
     hint = f'; did you mean {close[0]}?' if close else ''
-    msg = f'{option!r} is no option of HOTPANTS{hint}'
+    msg = f'{option!r} is not an option of HOTPANTS{hint}'
     raise ValueError(msg)

@@ -163,7 +163,21 @@ def read_hyper_py(path):
         place = where.get(key, str(path))
         names |= dict.fromkeys(result.values, f'{place}: {key}')
     config = override_config(PipelineConfig(), ours, names=names)
-    return HyperPyConfig(config, *_make_report(results, given), {
+    # one line per key
+    report = {'converted': [], 'dropped': [], 'unsupported': []}
+    for key, result in results.items():
+        if key not in given and not result.values:
+            continue
+        value = (f' = {_format(given[key])}' if key in given
+                 else " (Hyper-py's default)")
+        ours = ', '.join(f'{name} = {_format(item)}'
+                         for name, item in result.values.items())
+        reason = '; '.join(filter(None, (ours, result.reason)))
+        report[result.kind].append(
+            f'{key}{value}: {reason}' if reason else f'{key}{value}')
+    report['converted'] += [f'{name} = {_format(value)}: {reason}'
+                            for name, (value, reason) in _FIXED.items()]
+    return HyperPyConfig(config, *map(tuple, report.values()), {
         name: f'line {line_of[key]}: {key}'
         for key, result in results.items() if key in given
         for name in result.values})
@@ -256,26 +270,6 @@ def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _make_report(results, given):
-    """
-    Return the lines on converted, dropped, and unsupported keys.
-    """
-    report = {'converted': [], 'dropped': [], 'unsupported': []}
-    for key, result in results.items():
-        if key not in given and not result.values:
-            continue
-        value = (f' = {_format(given[key])}' if key in given
-                 else " (Hyper-py's default)")
-        ours = ', '.join(f'{name} = {_format(item)}'
-                         for name, item in result.values.items())
-        reason = '; '.join(filter(None, (ours, result.reason)))
-        report[result.kind].append(
-            f'{key}{value}: {reason}' if reason else f'{key}{value}')
-    report['converted'] += [f'{name} = {_format(value)}: {reason}'
-                            for name, (value, reason) in _FIXED.items()]
-    return tuple(map(tuple, report.values()))
-
-
 def _format(value):
     """
     Format a value as in YAML, long lists abbreviated.
@@ -365,7 +359,7 @@ def _of_maps(name):
 _FIXED_NAMES = ('each map has one folder in output.directory with all of '
                 'its files, under fixed names')
 
-# The folder of the configuration, as if it were a key
+# The folder of the configuration, stored like a key
 _FOLDER = '/folder'
 
 

@@ -90,7 +90,7 @@ def read_sextractor_catalog(path):
     Raises
     ------
     ValueError
-        If the file is no such catalog, or has no positions.
+        If the file is not such a catalog, or has no positions.
 
     Examples
     --------
@@ -117,7 +117,22 @@ def read_sextractor_catalog(path):
     table = QTable()
     if 'NUMBER' not in raw.colnames:
         table['id'] = np.arange(1, len(raw) + 1)
-    used = _add_positions(table, raw)
+    # the columns that are used for the positions
+    used = set()
+    present = set(raw.colnames)
+    pair = next((pair for pair in _PIXEL_COLUMNS if set(pair) <= present),
+                None)
+    if pair is not None:
+        for name, column in zip(pair, ('x_centroid', 'y_centroid'),
+                                strict=True):
+            table[column] = _plain(raw[name]) - 1.0
+        used |= set(pair)
+    pair = next((pair for pair in _SKY_COLUMNS if set(pair) <= present),
+                None)
+    if pair is not None:
+        table['sky_centroid'] = SkyCoord(
+            *(_plain(raw[name]) for name in pair), unit='deg')
+        used |= set(pair)
     if not used:
         msg = (f"'{path}' has no positions: expected X_IMAGE and Y_IMAGE, or "
                f'ALPHA_J2000 and DELTA_J2000; found '
@@ -164,7 +179,7 @@ def read_sextractor_images(catalog, *, segmentation, rms,
     Returns
     -------
     sources : `~hyperphotutils.detection.ExtendedSources`
-        What `~hyperphotutils.detection.ExtendedSourceFinder` returns.
+        The result of `~hyperphotutils.detection.ExtendedSourceFinder`.
         Without ``image`` and ``background``, the background is NaN.
 
     Raises
@@ -220,7 +235,7 @@ class SExtractorConfig:
         is that of the WCS.
 
     gain : float or `None`
-        The electrons a count (``GAIN``); `None` for infinite.
+        The electrons per count (``GAIN``); `None` for infinite.
 
     ignored : tuple of str
         The keys that have no effect here.
@@ -271,7 +286,7 @@ def read_sextractor_config(path):
     Returns
     -------
     config : `SExtractorConfig`
-        What matters here: ``DETECT_THRESH``, ``DETECT_MINAREA``,
+        The keys that are used: ``DETECT_THRESH``, ``DETECT_MINAREA``,
         ``DEBLEND_NTHRESH``, ``DEBLEND_MINCONT``, ``BACK_SIZE``,
         ``BACK_FILTERSIZE``, ``GAIN``, ``MAG_ZEROPOINT``,
         ``SATUR_LEVEL``, ``SEEING_FWHM``, and ``PIXEL_SCALE``, with the
@@ -374,7 +389,7 @@ def read_psfex_config(path):
     Returns
     -------
     config : `PSFExConfig`
-        What matters here: ``PSF_SIZE``, ``PSF_SAMPLING``,
+        The keys that are used: ``PSF_SIZE``, ``PSF_SAMPLING``,
         ``PSFVAR_DEGREES``, ``SAMPLE_MINSN``, and ``SAMPLE_MAXELLIP``,
         with the values of PSFEx where they are missing.
 
@@ -389,7 +404,7 @@ def read_psfex_config(path):
         One that names all other keys of the file.
     """
     values, ignored = _read_keys(path, _PSFEX_DEFAULTS)
-    sampling, ellipticity, snr, size, degree = (
+    sampling, ellipticity, snr, size, order = (
         _number(values[key].split(',')[0], key, path) for key in (
             'PSF_SAMPLING', 'SAMPLE_MAXELLIP', 'SAMPLE_MINSN', 'PSF_SIZE',
             'PSFVAR_DEGREES'))
@@ -399,29 +414,7 @@ def read_psfex_config(path):
     return PSFExConfig(
         {'min_snr': snr, 'max_ellipticity': ellipticity},
         {'size': 2 * max(half, 4) + 1, 'oversampling': oversampling,
-         'degree': int(degree)}, ignored)
-
-
-def _add_positions(table, raw):
-    """
-    Add the positions, and return the names of the columns that were used.
-    """
-    used = set()
-    present = set(raw.colnames)
-    pair = next((pair for pair in _PIXEL_COLUMNS if set(pair) <= present),
-                None)
-    if pair is not None:
-        for name, column in zip(pair, ('x_centroid', 'y_centroid'),
-                                strict=True):
-            table[column] = _plain(raw[name]) - 1.0
-        used |= set(pair)
-    pair = next((pair for pair in _SKY_COLUMNS if set(pair) <= present),
-                None)
-    if pair is not None:
-        table['sky_centroid'] = SkyCoord(
-            *(_plain(raw[name]) for name in pair), unit='deg')
-        used |= set(pair)
-    return used
+         'order': int(order)}, ignored)
 
 
 def _read_fits(path):
@@ -455,7 +448,7 @@ def _read_ascii(path):
         return ascii_tables.read(path, format='sextractor')
     except (ascii_tables.InconsistentTableError, UnicodeDecodeError,
             ValueError) as exc:
-        msg = (f"'{path}' is no catalog of SExtractor: expected FITS_LDAC, "
+        msg = (f"'{path}' is not a catalog of SExtractor: expected FITS_LDAC, "
                f'FITS_1.0, or ASCII_HEAD ({exc})')
         raise ValueError(msg) from exc
 

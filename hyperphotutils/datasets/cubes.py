@@ -221,7 +221,12 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
                        beam if correlated_noise else None)
     data *= rms
     data += background
-    _add_sources(data, truth)
+    # add the sources to their channels
+    for channel in np.unique(truth['channel']):
+        rows = truth[truth['channel'] == channel]
+        add_gaussians(data[channel], rows['x_fit'], rows['y_fit'],
+                      rows['amplitude_fit'].value, rows['fwhm_major_fit'],
+                      rows['fwhm_minor_fit'], rows['theta_fit'].value)
     if border > 0:
         inner = data[:, border:-border, border:-border].copy()
         data[:] = np.nan
@@ -304,17 +309,6 @@ def _draw_noise(rng, shape, beam):
     for plane in noise:
         plane[:] = irfft2(transfer * rfft2(plane), s=shape[1:])
     return noise
-
-
-def _add_sources(data, truth):
-    """
-    Add the sources to their channels.
-    """
-    for channel in np.unique(truth['channel']):
-        rows = truth[truth['channel'] == channel]
-        add_gaussians(data[channel], rows['x_fit'], rows['y_fit'],
-                      rows['amplitude_fit'].value, rows['fwhm_major_fit'],
-                      rows['fwhm_minor_fit'], rows['theta_fit'].value)
 
 
 def _make_hdu(data, wcs, beam, width):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Simulated fields of galaxies that are known exactly.
+Simulated fields of galaxies with known parameters.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _BETA = 3.2
 @dataclass(frozen=True, eq=False)
 class SimulatedGalaxyField:
     """
-    A simulated field of galaxies together with all that is known of it.
+    A simulated field of galaxies with its true sources and PSF.
 
     It is made by `make_galaxy_field`.
 
@@ -72,7 +72,7 @@ def make_galaxy_field(shape=(400, 400), n_galaxies=20, *, n_stars=0,
                       n_sersic=(0.7, 5.0), q=(0.2, 1.0), separation=20.0,
                       sky=0.0, noise=1.0, gain=5.0, seed=0):
     """
-    Make an image of Sersic galaxies seen with a Moffat PSF.
+    Make an image of Sersic galaxies convolved with a Moffat PSF.
 
     Profiles are sampled much finer than the pixels and convolved with
     the PSF, so that the image does not depend on the method of a fitter.

@@ -84,7 +84,11 @@ class MoffatPSF:
         value : float or `~numpy.ndarray`
             The values.
         """
-        fwhm, e1, e2 = self._at(x, y)
+        ny, nx = self.shape
+        along_x, along_y = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+        terms = 1.0, along_x, along_y, along_x**2 + along_y**2
+        fwhm, e1, e2 = [sum(a * b for a, b in zip(values, terms, strict=True))
+                        for values in (self.fwhm, self.e1, self.e2)]
         alpha = self.alpha(fwhm)
         ellipticity = np.hypot(e1, e2)
         ratio = (1.0 - ellipticity) / (1.0 + ellipticity)
@@ -134,13 +138,6 @@ class MoffatPSF:
         """
         grid = np.arange(-radius, radius + 1)
         return self(grid - offset[0], grid[:, None] - offset[1], x, y)
-
-    def _at(self, x, y):
-        ny, nx = self.shape
-        along_x, along_y = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
-        terms = 1.0, along_x, along_y, along_x**2 + along_y**2
-        return [sum(a * b for a, b in zip(values, terms, strict=True))
-                for values in (self.fwhm, self.e1, self.e2)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,9 @@ from hyperphotutils.background.regressors import evaluate_polynomial, fit_lsq
 
 __all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
 
-# The side in pixels of the blocks that are or are not near an edge. Where
-# more than a fraction of them is, blocks are larger by a factor.
+# Distances are measured in blocks of this side (pixels) near edges only. If
+# more than this fraction of the blocks is near an edge, the blocks are larger
+# by this factor.
 _BLOCK = 32
 _MANY = 0.25
 _LARGER = 8
@@ -36,8 +37,8 @@ _STEP = 0.5
 # Pixels farther than this from the plane, in units of the rms, are sources.
 _CLIP = 3.0
 _MAX_ITER = 20
-# A plane needs so many pixels, whose positions scatter in each direction by
-# this fraction of the cell.
+# Least number of pixels of a plane, and least standard deviation of their
+# positions in any direction, as a fraction of the cell.
 _MIN_PIXELS = 10
 _MIN_SCATTER = 0.1
 
@@ -217,7 +218,7 @@ class LocalSlopes:
         The FWHM of the beam in pixels.
 
     parts : sequence of tuple of slice
-        Where slopes are wanted.
+        The pixels at which slopes are needed.
     """
 
     def __init__(self, image, bad, fwhm, parts):

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 __all__ = ['ExtendedSourceFinder', 'ExtendedSources', 'detect_segments',
            'measure_star_index']
 
-# Galaxies are taken to have any size up to this many times that of a star,
-# with equal probability in its logarithm.
+# The prior of the sizes of galaxies is uniform in ln(size), from that of a
+# star to this multiple of it.
 _LARGEST_GALAXY = 3.0
 
-# Sources of this signal-to-noise ratio show what size stars have.
+# The size of stars is measured on sources of at least this signal-to-noise
+# ratio.
 _LOCUS_SNR = 20.0
 
 # Columns of `~photutils.segmentation.SourceCatalog`, in our order.
@@ -497,7 +498,8 @@ def measure_star_index(data, error, x, y, *, fwhm, mask=None):
     t = np.log(ratio) / sigma
     star = np.exp(-0.5 * t**2) / np.sqrt(2.0 * np.pi)
     galaxy = sigma / np.log(_LARGEST_GALAXY) * ndtr(t)
-    # both vanish for sources much smaller than a star, which are no galaxies
+    # Both densities vanish for sources much smaller than a star, which are
+    # not galaxies.
     total = star + galaxy
     index[inside] = np.where(known, np.where(
         total > 0.0, star / np.where(total > 0.0, total, 1.0), 1.0), np.nan)

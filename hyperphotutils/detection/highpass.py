@@ -4,7 +4,6 @@ Star finder for blended sources on structured backgrounds.
 """
 
 import math
-import operator
 import warnings
 
 import numpy as np
@@ -40,7 +39,11 @@ from hyperphotutils.detection.shoulders import ShoulderFilter
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.fill import find_fill_values
 from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.utils.checks import check_positive, check_relative_rms
+from hyperphotutils.utils.checks import (
+    check_integer,
+    check_positive,
+    check_relative_rms,
+)
 from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
@@ -119,7 +122,7 @@ optional
         another number, see :ref:`detection-noise`.
 
     relative_rms : 2D array_like or `None`, optional
-        How the noise varies: a map with the shape of the image of the
+        The variation of the noise: a map with the shape of the image of the
         local rms in units of the typical one. The clipped rms is then
         that of the filtered image divided by it. If `None` (default), it
         is measured on the image. It cannot be combined with ``rms``.
@@ -255,7 +258,9 @@ optional
         self.min_separation = _check_distance('min_separation',
                                               min_separation)
         self.exclude_border = exclude_border
-        self.n_brightest = _check_count('n_brightest', n_brightest)
+        if n_brightest is not None:
+            n_brightest = check_integer(n_brightest, 'n_brightest')
+        self.n_brightest = n_brightest
         self.peak_max = peak_max
         if snap_radius is not None:
             snap_radius = _check_distance('snap_radius', snap_radius)
@@ -398,7 +403,7 @@ optional
             The sources.
 
         rejected : dict
-            How many detections each selection in use has rejected.
+            The number of detections that each active selection rejected.
         """
         image, bad, levels, unit = self._strip(data, mask)
         filtered, rms, rounding = self._filter_and_measure(image, bad,
@@ -419,8 +424,24 @@ optional
         if len(x) > 0:
             image = np.where(bad, np.nan, image)
             columns = self._measure(image, filtered, rms, x, y, rejected)
-            table = self._select(QTable(columns), levels['peak_max'],
-                                 rejected)
+            table = QTable(columns)
+            limits = {'sharpness_range': ('sharpness', self.sharpness_range),
+                      'roundness_range': ('roundness', self.roundness_range),
+                      'peak_max': ('peak', _upper(levels['peak_max']))}
+            if self.shoulder_filter is not None:
+                limits['shoulder_filter'] = (
+                    'shoulder_score', _upper(self.shoulder_filter.max_score))
+            for name, (column, allowed) in limits.items():
+                if allowed is not None:
+                    outside = ((table[column] < allowed[0])
+                               | (table[column] > allowed[1]))  # False for NaN
+                    rejected[name] = int(np.count_nonzero(outside))
+                    table = table[~outside]
+            if self.n_brightest is not None:
+                rejected['n_brightest'] = max(len(table) - self.n_brightest,
+                                              0)
+                brightest = np.argsort(-table['snr'], kind='stable')
+                table = table[np.sort(brightest[:self.n_brightest])]
         if not table:  # None, or without rows
             return None, rejected
 
@@ -489,7 +510,17 @@ optional
                                  self.min_separation)
             rejected['snap_radius'] = len(x) - len(kept)
             x, y, x_top, y_top = (a[kept] for a in (x, y, x_top, y_top))
-        x_fit, y_fit = self._fit_centroids(image, filtered, x_top, y_top)
+        # Where the fit to the image fails, take the peak of the filtered
+        # image, and the pixel where that fails, too.
+        x_fit, y_fit = fit_peaks(image, x_top, y_top, self.fwhm)
+        lost = np.isnan(x_fit)
+        if lost.any():
+            x_fit[lost], y_fit[lost] = fit_peaks(
+                filtered, x_top[lost], y_top[lost], self.fwhm)
+            x_fit = np.where(np.isnan(x_fit), x_top, x_fit)
+            y_fit = np.where(np.isnan(y_fit), y_top, y_fit)
+        x_fit = x_fit.clip(-0.5, image.shape[1] - 0.5)
+        y_fit = y_fit.clip(-0.5, image.shape[0] - 0.5)
         if self.shoulder_filter is None:
             score = ring_scores(image, x_fit, y_fit, self.fwhm)
         else:
@@ -511,20 +542,6 @@ optional
                 'shoulder_score': score,
                 'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
 
-    def _fit_centroids(self, image, filtered, x, y):
-        """
-        Return the centroids of the maxima at or next to given pixels.
-        """
-        x_fit, y_fit = fit_peaks(image, x, y, self.fwhm)
-        lost = np.isnan(x_fit)
-        if lost.any():
-            x_fit[lost], y_fit[lost] = fit_peaks(filtered, x[lost], y[lost],
-                                                 self.fwhm)
-            x_fit = np.where(np.isnan(x_fit), x, x_fit)
-            y_fit = np.where(np.isnan(y_fit), y, y_fit)
-        return (x_fit.clip(-0.5, image.shape[1] - 0.5),
-                y_fit.clip(-0.5, image.shape[0] - 0.5))
-
     def _beam_response(self):
         """
         Return the filtered peak of a Gaussian beam of unit height.
@@ -535,31 +552,6 @@ optional
         sigma = self.fwhm * gaussian_fwhm_to_sigma
         profile = np.exp(-0.5 * (offset / sigma)**2)
         return self.filter(np.outer(profile, profile))[half, half]
-
-    def _select(self, table, peak_max, rejected):
-        """
-        Return the rows within the configured limits.
-
-        The number of rows that each limit rejects is added to
-        ``rejected``.
-        """
-        limits = {'sharpness_range': ('sharpness', self.sharpness_range),
-                  'roundness_range': ('roundness', self.roundness_range),
-                  'peak_max': ('peak', _upper(peak_max))}
-        if self.shoulder_filter is not None:
-            limits['shoulder_filter'] = (
-                'shoulder_score', _upper(self.shoulder_filter.max_score))
-        for name, (column, limit) in limits.items():
-            if limit is not None:
-                outside = ((table[column] < limit[0])
-                           | (table[column] > limit[1]))  # False for NaN
-                rejected[name] = int(np.count_nonzero(outside))
-                table = table[~outside]
-        if self.n_brightest is not None:
-            rejected['n_brightest'] = max(len(table) - self.n_brightest, 0)
-            brightest = np.argsort(-table['snr'], kind='stable')
-            table = table[np.sort(brightest[:self.n_brightest])]
-        return table
 
 
 def _upper(limit):
@@ -574,7 +566,7 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
     Return the noise of each pixel, increased along a noisy margin.
 
     The last beams before the end of the coverage of a scanned map were
-    seen by few scans, and the averages of the filter have fewer pixels
+    covered by few scans, and the averages of the filter have fewer pixels
     there. Pixels at the same distance from bad pixels or from the
     border share the clipped rms of them all; the noise is never lower
     than that of the whole image.
@@ -633,28 +625,20 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     ones within ``min_separation``.
     """
     filled = np.where(np.isfinite(filtered), filtered, -np.inf)
-    highest = _highest_around(filled)
+    # The maximum of each pixel and its eight neighbors. This is several
+    # times as fast as `scipy.ndimage.maximum_filter`.
+    rows = filled.copy()
+    np.maximum(rows[1:], filled[:-1], out=rows[1:])
+    np.maximum(rows[:-1], filled[1:], out=rows[:-1])
+    highest = rows.copy()
+    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
+    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
     y, x = np.nonzero((filled >= highest - rounding) & (filled > limit))
     height = filled[y, x]
     x, y, height = _merge_plateaus(x, y, height)
 
     kept = _keep_highest(x, y, height, min_separation)
     return x[kept], y[kept]
-
-
-def _highest_around(image):
-    """
-    Return the maximum of each pixel and its eight neighbors.
-
-    This is several times as fast as `scipy.ndimage.maximum_filter`.
-    """
-    rows = image.copy()
-    np.maximum(rows[1:], image[:-1], out=rows[1:])
-    np.maximum(rows[:-1], image[1:], out=rows[:-1])
-    highest = rows.copy()
-    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
-    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
-    return highest
 
 
 def _keep_highest(x, y, height, min_separation):
@@ -767,20 +751,3 @@ def _check_distance(name, distance):
         msg = f'{name} must be finite and not negative: got {distance}'
         raise ValueError(msg)
     return float(distance)
-
-
-def _check_count(name, count):
-    """
-    Check a positive integer or `None`.
-    """
-    if count is None:
-        return None
-    try:
-        count = operator.index(count)
-    except TypeError:
-        msg = f'{name} must be an integer: got {count!r}'
-        raise TypeError(msg) from None
-    if count < 1:
-        msg = f'{name} must be at least 1: got {count}'
-        raise ValueError(msg)
-    return count

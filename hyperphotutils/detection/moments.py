@@ -10,16 +10,16 @@ __all__ = ['LOCUS_SCATTER', 'WEIGHT_WIDTH', 'cut_out', 'find_locus',
            'first_mode', 'weighted_moments', 'weighted_size']
 
 # Width of the weight function relative to the PSF: wide enough that the
-# size of a star stands out, narrow enough that neighbors do not enter.
+# size of a star is measured well, narrow enough to exclude neighbors.
 WEIGHT_WIDTH = 1.4
 
-# Width of the stellar locus that no noise explains, in ln size.
+# Intrinsic scatter of the stellar locus in ln(size), apart from noise.
 LOCUS_SCATTER = 0.02
 
-# Range of sizes around that of the PSF where the locus is looked for: the
+# Range of sizes, relative to the PSF, in which the locus is searched: the
 # weighted sizes of 0.75 and 1.35 times its FWHM.
 _LOCUS_SEARCH = (0.8, 1.2)
-# The part of the largest density of sizes that makes a locus.
+# Least density of sizes of a locus, relative to the maximum.
 _FIRST_MODE = 0.3
 
 _MAX_ITERATIONS = 10
@@ -118,7 +118,7 @@ def weighted_moments(image, error, x, y, fwhm):
     xy = np.einsum('ijk,ij,ik->i', product, ry, rx) / safe
     noise = np.sqrt((weight**2 * variance).sum((1, 2)))
     expected = width**2 / (sigma**2 + width**2)
-    # a single pixel has no size, and no direction
+    # The size and the orientation of a single pixel are undefined.
     trace = np.where(xx + yy > 0.0, xx + yy, 1.0)
     peak = np.where(core, data, -np.inf).max((1, 2))
     return {'x': x + dx, 'y': y + dy, 'flux': total / expected,
@@ -167,7 +167,7 @@ def first_mode(values, errors, fraction):
         -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
     first = int(np.argmax(density > fraction * density.max()))
     ahead = max(int(1.5 * np.median(errors) / (grid[1] - grid[0])), 2)
-    # climb to the mode, over ripples that are narrower than the errors
+    # Ascend to the mode; ripples narrower than the errors are noise.
     while (up := int(density[first:first + ahead].argmax())) > 0:
         first += up
     near = np.abs(values - grid[first]) < 3.0 * errors

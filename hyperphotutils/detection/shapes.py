@@ -4,13 +4,13 @@ Batched measurements around given positions of an image.
 """
 
 import math
-import operator
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection.filters import check_fwhm, open_image
+from hyperphotutils.utils.checks import check_integer
 from hyperphotutils.utils.tables import as_masked_image, strip_units
 
 __all__ = ['shoulder_score']
@@ -122,14 +122,7 @@ def check_ring(ring_factor, n_angles):
     if not (np.isfinite(ring_factor) and ring_factor > 0):
         msg = f'ring_factor must be positive and finite: got {ring_factor}'
         raise ValueError(msg)
-    try:
-        count = operator.index(n_angles)
-    except TypeError:
-        msg = f'n_angles must be an integer: got {n_angles!r}'
-        raise TypeError(msg) from None
-    if count < 3:
-        msg = f'n_angles must be at least 3: got {count}'
-        raise ValueError(msg)
+    check_integer(n_angles, 'n_angles', 3)
 
 
 def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,

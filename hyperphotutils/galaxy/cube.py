@@ -33,12 +33,13 @@ _DRE_KEYS = {'n': ('NINDEX', 'INDEX0', 'DINDEX'),
 # Models without INDEX keys are de Vaucouleurs profiles.
 _DRE_INDEX = 4.0
 
-# Samples a pixel of models that are not convolved, and models at once.
+# Samples per pixel of models that are not convolved, and the number of
+# models in one batch.
 _PIXEL_SAMPLES = 5
 _CHUNK = 64
 _DEFAULT_MEMORY = 2**30
 
-# The first number of images of a basis, and what may be left of a model
+# Initial number of images of a basis, and the largest residual of a model
 # relative to its norm.
 _RANK = 320
 _MAX_RESIDUAL = 1e-5
@@ -335,7 +336,7 @@ class SersicCube:
         ------
         ValueError
             If the steps of an axis are not even, those of r_eff in its
-            logarithm: the layout holds no other.
+            logarithm: the layout has no others.
         """
         header = fits.Header()
         for name, (number, first, step) in _DRE_KEYS.items():
@@ -446,7 +447,7 @@ class ChiSquareCube:
         The unit of the data.
 
     meta : dict, optional
-        How it was made.
+        The metadata, such as the constructor call.
     """
 
     def __init__(self, chi2, *, n, q, theta, r_eff, flux, sky, n_pixels,
@@ -570,7 +571,7 @@ class ChiSquareCube:
             The probability.
 
         n_params : int, optional
-            The number of parameters that are asked for together.
+            The number of parameters of interest.
 
         Returns
         -------

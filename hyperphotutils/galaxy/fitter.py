@@ -5,7 +5,6 @@ Fits of galaxies by Sersic profiles convolved with the PSF.
 
 from functools import cached_property
 from importlib import import_module
-from numbers import Integral
 
 import numpy as np
 from astropy.modeling.models import Sersic2D
@@ -26,7 +25,7 @@ from hyperphotutils.galaxy.targets import (
     measure_segments,
     read_positions,
 )
-from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import make_repr, open_nddata, strip_units
@@ -35,7 +34,7 @@ __all__ = ['SersicFitter']
 
 _PRIORS = ('ln_n', 'ln_r_eff', 'elongation')
 _LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
-# The label of a target is looked up this far from its position.
+# Largest distance (pixels) of a segment from the position of its target.
 _LABEL_REACH = 3
 
 
@@ -54,7 +53,7 @@ class SersicFitter:
     psf : 2D array_like, photutils PSF model, or \
             `~hyperphotutils.psf.EmpiricalPSF`
         The PSF as the part of the flux in each pixel, as all PSFs of
-        photutils: it holds the response of the pixel. An array is
+        photutils: it includes the response of the pixel. An array is
         sampled by pixels, of odd size, and centered on its central
         pixel. A PSF whose FWHM is below 2.5 pixels should be a model
         that is oversampled. A PSF that varies over the image is taken at
@@ -102,16 +101,16 @@ class SersicFitter:
         ``'ln_r_eff'``, or ``'elongation'`` (-ln q). Without them, sources
         that are faint and not resolved often end at a bound. With
         ``ln_n`` = (0.4, 0.7) they do not, but a galaxy of n = 6 to 8 is
-        pulled by about its error.
+        shifted by about its error.
 
     loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals, as in
+        The loss function of the residuals, as in
         `scipy.optimize.least_squares`; for spiral arms and other
         structure that no Sersic profile has.
 
     fixed : tuple of str, optional
-        What is held at its start: ``'position'``, ``'shape'`` (radius,
-        axis ratio, and angle), ``'n'``.
+        Parameters fixed at their initial values: ``'position'``,
+        ``'shape'`` (radius, axis ratio, and angle), ``'n'``.
 
     max_iterations : int, optional
         The largest number of steps.
@@ -150,16 +149,17 @@ class SersicFitter:
     -----
     Profiles are sums of Gaussians that are convolved with the PSF in
     Fourier space (see `SersicRenderer`), not values at the centers of
-    pixels: the cusp of a profile keeps its place.
+    pixels, so that the position of the cusp of a profile is preserved.
 
-    Errors are from the inverse of the normal matrix of all parameters of
-    the stamp, sky and neighbors too. They are those of the errors of the
-    pixels; look at ``reduced_chi2`` and scale them if you think that they
-    should have been larger. Without ``error`` the noise of each stamp is
-    the scatter of its pixels without sources.
+    Errors are derived from the inverse of the normal matrix of all
+    parameters of the stamp, including the sky and the neighbors. They
+    assume that the errors of the pixels are correct: scale them by the
+    square root of ``reduced_chi2`` if these are too small. Without
+    ``error``, the noise of each stamp is the scatter of its pixels
+    without sources.
 
-    A fit ends when no step promises to lower chi2 by more than 0.05; so
-    it ends within about 0.05 errors of the minimum if all parameters are
+    A fit ends when no step is predicted to lower chi2 by more than 0.05;
+    it then is within about 0.05 errors of the minimum if all parameters are
     well constrained, and within 0.3 if they are degenerate.
 
     Examples
@@ -184,9 +184,14 @@ class SersicFitter:
                  priors=None, loss='linear', fixed=(), max_iterations=30,
                  batch=16, dtype='float32', xp=None, device=None):
         self.psf = psf
-        self.size = _check_integer(size, 'size', 16)
+        self.size = check_integer(size, 'size', 16)
         self.n_bounds = _check_range(n_bounds, 'n_bounds', INDEX_RANGE)
-        self.r_e_bounds = _check_radii(r_e_bounds)
+        low, high = r_e_bounds
+        if not low > 0.0 or (high is not None and high <= low):
+            msg = ('r_e_bounds must be two increasing positive numbers: '
+                   f'{r_e_bounds!r}')
+            raise ValueError(msg)
+        self.r_e_bounds = float(low), None if high is None else float(high)
         self.q_min = check_positive(q_min, 'q_min')
         if self.q_min >= 1.0:
             msg = f'q_min must be less than 1: {q_min!r}'
@@ -194,7 +199,7 @@ class SersicFitter:
         self.sky = _check_name(sky, 'sky', ('constant', 'plane', 'none'))
         self.neighbors = _check_name(neighbors, 'neighbors',
                                      ('fit', 'mask', 'ignore'))
-        self.max_neighbors = _check_integer(max_neighbors, 'max_neighbors',
+        self.max_neighbors = check_integer(max_neighbors, 'max_neighbors',
                                             0)
         self.start = _check_name(start, 'start', ('grid', 'init'))
         self.grid = grid
@@ -207,13 +212,13 @@ class SersicFitter:
         self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
         for name in self.fixed:
             _check_name(name, 'fixed', ('position', 'shape', 'n'))
-        self.max_iterations = _check_integer(max_iterations,
+        self.max_iterations = check_integer(max_iterations,
                                              'max_iterations', 1)
-        self.batch = _check_integer(batch, 'batch', 1)
+        self.batch = check_integer(batch, 'batch', 1)
         self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
         self.namespace = np if xp is None else xp
         self.device = device
-        # faults of the PSF appear here, not at the first call
+        # check the PSF now, not at the first call
         self._kernel = (None if _varies(psf) else make_kernel(
             psf, self.size, dtype=self.dtype, xp=self.namespace,
             device=device))
@@ -472,7 +477,7 @@ class SersicFitter:
 
 def _open_stamps(stamps):
     """
-    Return what `~hyperphotutils.stamps.Stamps` hold.
+    Return the arrays of `~hyperphotutils.stamps.Stamps`.
     """
     unit, error = stamps.unit, stamps.error
     data = stamps.data if unit is None else stamps.data << unit
@@ -613,15 +618,7 @@ def _varies(psf):
     Return whether a PSF depends on the position.
     """
     return (getattr(psf, 'grid_xypos', None) is not None
-            or bool(getattr(psf, 'degree', 0)))
-
-
-def _check_integer(value, name, low):
-    if not isinstance(value, Integral) or isinstance(value, bool) or (
-            value < low):
-        msg = f'{name} must be an integer of at least {low}: {value!r}'
-        raise ValueError(msg)
-    return int(value)
+            or bool(getattr(psf, 'order', 0)))
 
 
 def _check_name(value, name, allowed):
@@ -638,14 +635,6 @@ def _check_range(pair, name, limits):
                f'to {limits[1]:g}: {pair!r}')
         raise ValueError(msg)
     return float(low), float(high)
-
-
-def _check_radii(pair):
-    low, high = pair
-    if not low > 0.0 or (high is not None and high <= low):
-        msg = f'r_e_bounds must be two increasing positive numbers: {pair!r}'
-        raise ValueError(msg)
-    return float(low), None if high is None else float(high)
 
 
 def _prior_array(priors):

@@ -11,7 +11,7 @@ from hyperphotutils.utils.lm import array_namespace
 
 __all__ = ['GridMatch', 'Models', 'make_basis', 'match_grid']
 
-# Each of so many models is compared with what the basis makes of it.
+# Every 20th model is compared with its representation in the basis.
 _CHECK_STEP = 20
 
 
@@ -112,8 +112,8 @@ def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
         The sums.
 
     residual : float
-        The largest norm of what is left of a model, or of a squared one,
-        relative to its own.
+        The largest relative norm of the residual of a model, or of a
+        squared model.
 
     Notes
     -----

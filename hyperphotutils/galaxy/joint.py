@@ -30,19 +30,20 @@ from hyperphotutils.utils.lm import minimize_batch
 
 __all__ = ['GalaxyFit', 'StartGrid', 'fwhm_of', 'sky_basis', 'to_numpy']
 
-# The window of the start, an odd number of pixels.
+# Side of the window in which the first models are compared, in pixels (odd).
 _START_SIZE = 41
-# Sersic index of neighbors, and their radius where it is not known.
+# Initial Sersic index of neighbors, and their radius if it is unknown.
 _NEIGHBOR_INDEX = 1.0
 _NEIGHBOR_RADIUS = 1.0
-# How far positions may move from their start, in pixels.
+# Largest distance of fitted positions from the initial ones, in pixels.
 _MAX_SHIFT = 5.0
 _MAX_NEIGHBOR_SHIFT = 3.0
-# The part of the half-light area of a segment that is the radius of a
-# neighbor when its fit begins.
+# Initial radius of a neighbor, relative to the radius of the half-light area
+# of its segment.
 _NEIGHBOR_SHRINK = 0.6
-# Fainter neighbors keep their index, and still fainter ones their shape: a
-# peak of the noise with a free shape takes light of the target's wings.
+# Neighbors below the first signal-to-noise ratio have a fixed index, those
+# below the second also a fixed shape: a noise peak with a free shape would
+# absorb light of the target's wings.
 _FREE_INDEX_SNR = 15.0
 _FREE_SHAPE_SNR = 8.0
 # The mask of a neighbor without a segment: its radius in FWHM.
@@ -50,7 +51,7 @@ _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
 _MIN_ELONGATION = 1e-3
 _MAX_START_ELONGATION = 0.999
-# A value this near to its bound is at its bound.
+# Tolerance for values at their bounds.
 _AT_BOUND = 1e-6
 _UNRESOLVED = 0.25
 
@@ -140,7 +141,7 @@ class GalaxyFit:
     Parameters
     ----------
     config : `~hyperphotutils.galaxy.SersicFitter`
-        What is fitted how.
+        The configuration of the fit.
 
     stamps : `~hyperphotutils.galaxy.targets.Stamps`
         The images.

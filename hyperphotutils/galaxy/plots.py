@@ -17,7 +17,7 @@ _PARAMETERS = (('flux', 'flux', True), ('r_eff', 'r_eff (pixels)', True),
                ('n', 'n', True), ('q', 'q', False),
                ('theta', 'theta (degrees)', False))
 _MAX_LABELS = 60
-# Flags that cast doubt on the parameters.
+# Flags of unreliable parameters.
 _DOUBTFUL = sum(FLAGS[name] for name in (
     'near_bound', 'no_convergence', 'non_finite_flux', 'no_covariance',
     'unresolved', 'too_large', 'too_few_pixels'))
@@ -104,7 +104,7 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
         The table of a `SersicFitter`.
 
     data, model, residual : 2D array_like
-        The image without sky, the model, and what is left.
+        The image without sky, the model, and the residual.
 
     error : 2D array_like, optional
         The standard deviations; residuals are drawn in their units.

@@ -46,34 +46,32 @@ N_COORDS = 6
 The number of coordinates: x, y, rho, g1, g2, nu.
 """
 
-# A Gaussian with a smaller standard deviation (pixels) is a point.
+# Gaussians with a smaller standard deviation (pixels) are points.
 _POINT = 0.04
-# A Gaussian is wide when the side of the stamp is less than this many
-# standard deviations.
+# A Gaussian is wide if the side of the stamp is less than this number of
+# standard deviations; it is then evaluated on a coarse grid.
 _WIDE_PART = 7.0
-# The step of the coarse grid in pixels, and how far it reaches beyond
-# the stamp.
+# Step and margin of the coarse grid of wide Gaussians, in pixels.
 _COARSE_STEP = 4
 _COARSE_MARGIN = 8
-# Sources with an effective radius of more than this part of the stamp
-# times the root of the axis ratio, and this elongation, are thin and large;
-# the side of their grid in sides of the stamp.
+# Thin and large sources: limits of the effective radius, relative to the
+# side of the stamp times the root of the axis ratio, and of the elongation;
+# and the side of their grid, relative to that of the stamp.
 _THIN_PART = 0.2
 _THIN_ELONGATION = 0.5
 _THIN_SIDES = 3
-# The narrowest of their Gaussians that are drawn on the pixels has this part
-# of the width of those of a round source.
+# Width of their narrowest Gaussian that is evaluated on the pixels, relative
+# to that of a round source.
 _THIN_WIDTH = 0.3
 
-# Exponentials are powers of two of each other; after this many
-# squarings, a new one is computed, since squaring doubles the rounding
-# error.
+# Exponentials are computed by squaring the previous one. After this number
+# of squarings a new one is evaluated, since each doubles the rounding error.
 _SQUARINGS = 4
 
 
 class RenderKernel(NamedTuple):
     """
-    What does not depend on the sources, as arrays of one library.
+    Arrays that do not depend on the sources, in one array library.
 
     Parameters
     ----------
@@ -87,7 +85,7 @@ class RenderKernel(NamedTuple):
         The transform of the PSF; one for all sources, or one for each.
 
     wide_weight : array of shape (n, w)
-        The weights of Gaussians that stand for the PSF.
+        The weights of the Gaussians that approximate the PSF.
 
     wide_variance : array of shape (w, 3)
         Their covariances (xx, xy, yy).
@@ -112,7 +110,7 @@ class RenderKernel(NamedTuple):
         numbers of aliases and of narrow Gaussians.
 
     thin : `ThinKernel` or None
-        What makes the kernel for thin and large sources.
+        The function that makes the kernel for thin and large sources.
     """
 
     kx: Any
@@ -155,7 +153,7 @@ class RenderKernel(NamedTuple):
 
 class ThinKernel:
     """
-    What makes the kernel for thin and large sources once it is needed.
+    Make the kernel for thin and large sources when it is first needed.
 
     Parameters
     ----------
@@ -212,7 +210,7 @@ class SersicRenderer:
     ----------
     psf : 2D array_like, photutils PSF model, or \
             `~hyperphotutils.psf.EmpiricalPSF`
-        The PSF, as the part of the flux in each pixel: it holds the
+        The PSF, as the part of the flux in each pixel, with the
         response of the pixel. An array is sampled by pixels, of odd
         size, and centered on its central pixel. A PSF with a FWHM below
         2.5 pixels needs a model that is oversampled.
@@ -224,8 +222,8 @@ class SersicRenderer:
     -----
     The largest error is 5e-4 of the peak, and below 1e-4 for most
     profiles. The profile is not integrated over the pixels, since the
-    PSF holds the pixel; so the cusp of a profile with a large n keeps
-    its place.
+    PSF includes the pixel. The position of the cusp of a profile with a
+    large n is therefore preserved.
 
     Examples
     --------

@@ -16,7 +16,7 @@ __all__ = ['make_table']
 _PARAMS = ('flux', 'x', 'y', 'r_eff', 'n', 'q', 'theta')
 _GRID = ('n_grid', 'r_eff_grid', 'q_grid', 'theta_grid', 'chi2_grid')
 _QUALITY = ('chi2', 'reduced_chi2', 'n_pixels_fit', 'n_iterations', 'snr')
-# The error of an angle that is not known at all: the standard deviation
+# The error of an unconstrained angle: the standard deviation
 # of a uniform distribution over 180 degrees.
 _UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
 
@@ -34,7 +34,7 @@ def make_table(fit, unit, config, wcs=None):
         The unit of the data.
 
     config : `~hyperphotutils.galaxy.SersicFitter`
-        What made the fits.
+        The object that made the fits.
 
     wcs : `~astropy.wcs.WCS`, optional
         The coordinates of the image.
@@ -47,7 +47,18 @@ def make_table(fit, unit, config, wcs=None):
     table = QTable(meta=result_meta(config))
     table['id'] = fit.targets.id[fit.rows]
     table['group_size'] = fit.columns['group_size']
-    table.update(_parameters(fit))
+    # the columns of the parameters, angles in degrees
+    columns = {f'{name}_{suffix}': column
+               for suffix, values in (('init', fit.start),
+                                      ('fit', fit.params),
+                                      ('err', fit.errors))
+               for name, column in zip(_PARAMS, values.T, strict=True)}
+    for suffix in ('init', 'fit', 'err'):
+        angle = np.rad2deg(columns[f'theta_{suffix}'])
+        angle = (np.minimum(angle, _UNKNOWN_ANGLE) if suffix == 'err'
+                 else wrap_angle(angle))
+        columns[f'theta_{suffix}'] = angle << u.deg
+    table.update(columns)
     for name in ('flux_stamp_fit', 'sky_fit', 'sky_err'):
         table[name] = fit.columns[name]
     # the last of the grid is the flux, which is flux_init
@@ -66,23 +77,6 @@ def make_table(fit, unit, config, wcs=None):
         for name in ('sky_fit', 'sky_err'):
             table[name] <<= unit
     return table
-
-
-def _parameters(fit):
-    """
-    Return the columns of the parameters, angles in degrees.
-    """
-    columns = {f'{name}_{suffix}': column
-               for suffix, values in (('init', fit.start),
-                                      ('fit', fit.params),
-                                      ('err', fit.errors))
-               for name, column in zip(_PARAMS, values.T, strict=True)}
-    for suffix in ('init', 'fit', 'err'):
-        angle = np.rad2deg(columns[f'theta_{suffix}'])
-        angle = (np.minimum(angle, _UNKNOWN_ANGLE) if suffix == 'err'
-                 else wrap_angle(angle))
-        columns[f'theta_{suffix}'] = angle << u.deg
-    return columns
 
 
 def _add_sky(table, wcs):

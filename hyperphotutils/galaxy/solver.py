@@ -38,20 +38,20 @@ FLUX, X, Y, RHO, G_RADIAL, G_TANGENTIAL, NU = range(N_PARAMS)
 _MAX_SHIFT = 1.5
 _MAX_STEP = 0.8
 
-# A fit ends when a step would lower chi2 by less than the first, and the
-# last step changed it by less than the second. An error bar is where
-# chi2 has grown by 1.
+# Convergence: a step would decrease chi2 by less than the first number, and
+# the last step has changed it by less than the second (1-sigma errors
+# correspond to a change by 1).
 _PROMISE = 0.05
 _GAIN = 0.03
 
-# Relative to the unit diagonal of scaled normal matrices: what keeps
-# degenerate sources apart.
+# Ridges, relative to the unit diagonal of scaled normal matrices, that keep
+# the matrices of degenerate sources regular.
 _RIDGE = 1e-10
 _UNDAMPED = 1e-7
 
-# What is added to the curvature of chi2 when steps are made, for the target
-# and for its neighbors, so that they do not run where chi2 does not change:
-# the shape of a star.
+# Added to the curvature of chi2 for each step, for the target and for its
+# neighbors, to limit steps in parameters on which chi2 does not depend, such
+# as the shape of an unresolved source.
 _FLOOR = 0.03
 _NEIGHBOR_FLOOR = 0.5
 
@@ -61,7 +61,7 @@ _N_REWEIGHTED = 4
 
 class GalaxyProblem(NamedTuple):
     """
-    What is fitted: ``g`` stamps of ``p`` pixels with ``s`` sources each.
+    Data of a fit: ``g`` stamps of ``p`` pixels with ``s`` sources each.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ class GalaxyProblem(NamedTuple):
         Returns
         -------
         converged : bool array of shape (g,)
-            Where a step without damping promises little, and the last
+            Where the predicted gain of an undamped step is small, and the last
             step changed little.
         """
         xp = array_namespace(gain)

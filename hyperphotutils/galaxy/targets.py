@@ -158,7 +158,17 @@ class Stamps:
             weight = np.where(usable, 1.0 / np.where(usable, error, 1.0),
                               0.0)
         else:
-            weight *= _inverse_noise(data, good, labels)[:, None, None]
+            # the inverse of the standard deviation of each stamp, from its
+            # pixels without sources
+            inverse = np.zeros(len(data))
+            for i, image in enumerate(data):
+                sky = good[i] if labels is None else good[i] & (labels[i] == 0)
+                values = image[sky if sky.any() else good[i]]
+                deviation = mad_std(values) if len(values) else 0.0
+                if deviation == 0.0 and len(values):
+                    deviation = values.std()
+                inverse[i] = 1.0 / deviation if deviation > 0.0 else 1.0
+            weight *= inverse[:, None, None]
         return np.where(weight > 0.0, data, 0.0), weight, labels, on_image
 
 
@@ -181,7 +191,7 @@ def measure_segments(data, segmentation):
 
     x, y, flux, radius : 1D `~numpy.ndarray`
         The center of light and the flux above the median of the pixels
-        without a source, and the radius that holds half of the area.
+        without a source, and the radius that contains half of the area.
     """
     parts = []
     for plane, (image, labels) in enumerate(zip(data, segmentation,
@@ -241,19 +251,3 @@ def read_positions(table):
                    f'{", ".join(table.colnames)}')
             raise ValueError(msg)
     return values
-
-
-def _inverse_noise(data, good, labels):
-    """
-    Return the inverse of the standard deviation of each stamp, from its
-    pixels without sources.
-    """
-    inverse = np.zeros(len(data))
-    for i, image in enumerate(data):
-        sky = good[i] if labels is None else good[i] & (labels[i] == 0)
-        values = image[sky if sky.any() else good[i]]
-        deviation = mad_std(values) if len(values) else 0.0
-        if deviation == 0.0 and len(values):
-            deviation = values.std()
-        inverse[i] = 1.0 / deviation if deviation > 0.0 else 1.0
-    return inverse

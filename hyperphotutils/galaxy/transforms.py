@@ -14,24 +14,24 @@ from scipy.fft import next_fast_len
 __all__ = ['PSFTransform', 'core_sigma', 'make_transform',
            'sample_psf']
 
-# Samples a pixel of PSF models that have a formula instead of samples.
+# Samples per pixel of analytic PSF models.
 _MODEL_OVERSAMPLING = 3
 _MODEL_SIZE = 41
 
-# A PSF whose centroid is farther from the central pixel moves the
-# positions that are measured with it (pixels).
+# Largest offset (pixels) of the centroid of a PSF from the central pixel; a
+# larger one would shift the measured positions.
 _MAX_SHIFT = 0.2
 
-# Largest difference of the sum from 1 that is left as it is.
+# Tolerance for the sum of a PSF; others are normalized.
 _SUM_TOLERANCE = 0.01
 
-# Aliases whose transform is nowhere larger are left out.
+# Aliases whose transform is below this value everywhere are neglected.
 _FAINT = 3e-5
 
-# The PSF seen from far away: standard deviations in units of that of the
-# core, for Gaussians much wider than the PSF and for those that are not; and
-# the wavenumbers of the fit in units of the inverse of the narrowest
-# Gaussian that it is convolved with.
+# The PSF at small wavenumbers is approximated by Gaussians, with these
+# standard deviations in units of that of the core: for the convolution with
+# Gaussians much wider than the PSF, and with others. The wavenumbers of the
+# fit are in units of the inverse width of the narrowest of these Gaussians.
 _FAR_SIGMAS = (0.0, 1.5, 4.0)
 _NEAR_SIGMAS = (0.0, 0.7, 1.0, 1.5, 2.4, 4.5)
 _NEAR = 4.0
@@ -56,7 +56,7 @@ class PSFTransform(NamedTuple):
 
     wide_variance : array of shape (w, 3)
         The covariances (xx, xy, yy) in square pixels of the Gaussians that
-        stand for the PSF in the convolution with wide Gaussians.
+        approximate the PSF in the convolution with wide Gaussians.
 
     wide_weight : array of shape (n, w)
         Their weights.
@@ -124,7 +124,19 @@ def sample_psf(psf, x=None, y=None):
     elif callable(psf) and hasattr(psf, 'image'):
         samples, oversampling = _sample_empirical(psf, x, y)
     else:
-        samples, oversampling = _as_samples(psf), 1
+        image = np.asarray(psf)
+        if image.dtype.kind not in 'fiu' or image.ndim != 2:
+            msg = ('psf must be a 2D array, a photutils PSF model, or an '
+                   f'EmpiricalPSF: got {type(psf).__name__}')
+            raise TypeError(msg)
+        if image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
+            msg = (f'psf has an even size, {image.shape}: its center is '
+                   'between pixels. Resample it to an odd size, centered on '
+                   'a pixel')
+            raise ValueError(msg)
+        side = max(image.shape)
+        pads = [((side - n) // 2,) * 2 for n in image.shape]
+        samples, oversampling = np.pad(image.astype(float), pads)[None], 1
     if not np.isfinite(samples).all() or np.any(
             samples.sum(axis=(1, 2)) <= 0.0):
         msg = 'psf must be finite and have a positive sum'
@@ -249,30 +261,12 @@ def _sample_empirical(psf, x, y):
     Sample an empirical PSF of the package.
     """
     oversampling = int(np.ceil(psf.oversampling))
-    if psf.degree == 0 or x is None:
+    if psf.order == 0 or x is None:
         return psf.image(oversampling=oversampling)[None], oversampling
     if oversampling == 1:
         return psf(x, y), oversampling
     return np.stack([psf.image(x0, y0, oversampling=oversampling)
                      for x0, y0 in zip(x, y, strict=True)]), oversampling
-
-
-def _as_samples(psf):
-    """
-    Check an image of a PSF.
-    """
-    image = np.asarray(psf)
-    if image.dtype.kind not in 'fiu' or image.ndim != 2:
-        msg = ('psf must be a 2D array, a photutils PSF model, or an '
-               f'EmpiricalPSF: got {type(psf).__name__}')
-        raise TypeError(msg)
-    if image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
-        msg = (f'psf has an even size, {image.shape}: its center is between '
-               'pixels. Resample it to an odd size, centered on a pixel')
-        raise ValueError(msg)
-    side = max(image.shape)
-    pads = [((side - n) // 2,) * 2 for n in image.shape]
-    return np.pad(image.astype(float), pads)[None]
 
 
 def _check(image, oversampling, *, is_array):
@@ -284,7 +278,7 @@ def _check(image, oversampling, *, is_array):
         warnings.warn(f'psf has the sum {total:.4g} and was divided by it',
                       AstropyUserWarning, stacklevel=4)
     grid = (np.arange(len(image)) - len(image) // 2) / oversampling
-    # the core alone: wings are noise
+    # only the core, since the wings are noise
     core = np.where(image > 0.2 * image.max(), image, 0.0)
     shift = [core.sum(axis) @ grid / core.sum() for axis in (0, 1)]
     if np.hypot(*shift) > _MAX_SHIFT:
@@ -296,7 +290,7 @@ def _check(image, oversampling, *, is_array):
 
 def _as_wide(samples, oversampling, core, min_sigma):
     """
-    Fit the transforms at small wavenumbers by those of Gaussians.
+    Fit sums of Gaussians to the transforms at small wavenumbers.
 
     The Gaussians have the shape of the first PSF there. The weights are
     the solution of a linear problem whose sum is 1.

@@ -144,7 +144,7 @@ def header_beam(header, beams_table=None):
         The beam.
 
     origin : str or `None`
-        Where it was found, as text for a message.
+        The origin of the beam, for messages.
 
     Raises
     ------
@@ -164,7 +164,19 @@ def header_beam(header, beams_table=None):
     """
     beam, origin = _keyword_beam(header)
     if beam is None and beams_table is not None:
-        return _table_beam(beams_table)
+        # find the one beam in CASA's table of the beams of the planes
+        rows = list(zip(*beam_columns(beams_table), strict=True))
+        if not rows:
+            msg = f'the BEAMS table is empty: {_REMEDY}'
+            raise MapError(msg)
+        first = rows[0]
+        if any(not u.isclose(row[0], first[0], rtol=_TOLERANCE)
+               or not u.isclose(row[1], first[1], rtol=_TOLERANCE)
+               for row in rows[1:]):
+            msg = ('the BEAMS table lists beams of different sizes: give the '
+                   "map's with beam=")
+            raise MapError(msg)
+        return _make_beam(*first, 'the BEAMS table'), 'the BEAMS table'
     if beam is None:
         return _history_beam(header)
     return beam, origin
@@ -262,24 +274,6 @@ def beam_columns(table):
         msg = f'the columns of the BEAMS table differ in length: {_REMEDY}'
         raise MapError(msg)
     return columns
-
-
-def _table_beam(table):
-    """
-    Find the one beam in CASA's table of the beams of the planes.
-    """
-    rows = list(zip(*beam_columns(table), strict=True))
-    if not rows:
-        msg = f'the BEAMS table is empty: {_REMEDY}'
-        raise MapError(msg)
-    first = rows[0]
-    if any(not u.isclose(row[0], first[0], rtol=_TOLERANCE)
-           or not u.isclose(row[1], first[1], rtol=_TOLERANCE)
-           for row in rows[1:]):
-        msg = ('the BEAMS table lists beams of different sizes: give the '
-               "map's with beam=")
-        raise MapError(msg)
-    return _make_beam(*first, 'the BEAMS table'), 'the BEAMS table'
 
 
 def _history_beam(header):

@@ -516,7 +516,18 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
         if isinstance(source, tuple):
             return _from_array(*_check_pair(source), settings, name)
         if hasattr(source, 'filled_data') and hasattr(source, 'spectral_axis'):
-            return _from_spectral_cube(source, settings, name)
+            # make a cube from a cube of spectral-cube
+            header = source.header.copy()
+            layout = _find_layout(header, source.shape)
+            # attributes set in spectral-cube take precedence over the header
+            layout['spectral_axis'] = u.Quantity(source.spectral_axis)
+            planes = SpectralCubePlanes(source)
+            table = None
+            if settings['beam'] is None and hasattr(source, 'beams'):
+                table = planes.beams_table()
+            return MapCube(planes=planes, name=name, settings=settings,
+                           header=header, filename=None,
+                           extension='', beams_table=table, **layout)
         with find_image(source, ext=ext) as (hdu, about):
             name = about['filename'] or name
             layout = _find_layout(about['header'], hdu.shape)
@@ -562,23 +573,6 @@ def _from_array(data, wcs, settings, name):
                    extension='', **layout)
 
 
-def _from_spectral_cube(cube, settings, name):
-    """
-    Make a cube from a cube of spectral-cube.
-    """
-    header = cube.header.copy()
-    layout = _find_layout(header, cube.shape)
-    # attributes set in spectral-cube take precedence over the header
-    layout['spectral_axis'] = u.Quantity(cube.spectral_axis)
-    planes = SpectralCubePlanes(cube)
-    table = None
-    if settings['beam'] is None and hasattr(cube, 'beams'):
-        table = planes.beams_table()
-    return MapCube(planes=planes, name=name, settings=settings,
-                   header=header, filename=None,
-                   extension='', beams_table=table, **layout)
-
-
 def _find_layout(header, shape):
     """
     Find the sky and the spectral axes of a cube.
@@ -591,7 +585,15 @@ def _find_layout(header, shape):
                'read it with read_map')
         raise MapError(msg)
     lon, lat = find_sky_axes(header)
-    spectral = _find_spectral_axis(header)
+    # the number of the spectral axis, counted from 0
+    spectral = find_spectral_axis(header)
+    if spectral is None:
+        found = ', '.join(f'{key} = {header[key]!r}'
+                          for key in header['CTYPE*'])
+        msg = ("no spectral axis in the header (CTYPE3 such as 'VRAD', "
+               f"'VELO-LSR', 'VOPT' or 'FREQ'): found {found}; correct the "
+               'header, and pass (array, header)')
+        raise MapError(msg)
     lengths = dict(enumerate(shape[::-1]))
     for axis, length in lengths.items():
         if axis not in {lon, lat, spectral} and length > 1:
@@ -618,21 +620,6 @@ def _find_layout(header, shape):
         'spectral_axis': values,
         'spectral_type': kind,
     }
-
-
-def _find_spectral_axis(header):
-    """
-    Return the number of the spectral axis, counted from 0.
-    """
-    spectral = find_spectral_axis(header)
-    if spectral is None:
-        found = ', '.join(f'{key} = {header[key]!r}'
-                          for key in header['CTYPE*'])
-        msg = ("no spectral axis in the header (CTYPE3 such as 'VRAD', "
-               f"'VELO-LSR', 'VOPT' or 'FREQ'): found {found}; correct the "
-               'header, and pass (array, header)')
-        raise MapError(msg)
-    return spectral
 
 
 def _take_beams(about, n_channels, beam):

@@ -199,8 +199,17 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
     multiply_by_factor(data, areas, unit=unit, beam_area=beam_area,
                        frequency=found)
     scale = np.sqrt(areas.center)
+    # the metadata of the beam in pixels, at the center of the map
+    ny, nx = data.shape
+    major, minor, theta = sky_to_pixel_ellipse_at(
+        wcs, (nx - 1) / 2, (ny - 1) / 2, beam.major, beam.minor, beam.pa)
     meta = {
-        **_beam_meta(beam, beam_area, wcs, data.shape, scale),
+        'beam': beam,
+        'beam_area_pix': float((beam_area / scale**2).to_value(u.one)),
+        'beam_fwhm_pix': float(np.sqrt(major[0] * minor[0])),
+        'beam_major_pix': float(major[0]),
+        'beam_minor_pix': float(minor[0]),
+        'beam_theta': float(theta[0]),
         'pixel_scale': scale,
         'pixel_area_range': areas.range,
         'frequency': found,
@@ -261,20 +270,3 @@ def _per_pixel(unit):
     Return the unit with the pixel that is implied in a plain flux.
     """
     return unit / u.pix if unit.is_equivalent(u.Jy) else unit
-
-
-def _beam_meta(beam, beam_area, wcs, shape, scale):
-    """
-    Return the metadata of the beam in pixels, at the center of the map.
-    """
-    ny, nx = shape
-    major, minor, theta = sky_to_pixel_ellipse_at(
-        wcs, (nx - 1) / 2, (ny - 1) / 2, beam.major, beam.minor, beam.pa)
-    return {
-        'beam': beam,
-        'beam_area_pix': float((beam_area / scale**2).to_value(u.one)),
-        'beam_fwhm_pix': float(np.sqrt(major[0] * minor[0])),
-        'beam_major_pix': float(major[0]),
-        'beam_minor_pix': float(minor[0]),
-        'beam_theta': float(theta[0]),
-    }

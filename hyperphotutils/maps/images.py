@@ -215,7 +215,15 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
     """
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
-        _check_extension(value, keyword)
+        pair = value if isinstance(value, tuple) else (value, 1)
+        if value is not None and not (
+                len(pair) == 2 and isinstance(pair[0], str | Integral)
+                and isinstance(pair[1], Integral)
+                and not isinstance(pair[0], bool)):
+            msg = (f'{keyword} must be the number or the name of an '
+                   'extension, or a tuple of its name and version: got '
+                   f'{value!r}')
+            raise TypeError(msg)
     with ignore_repaired():
         if isinstance(path_or_hdu, str | PathLike):
             # (Path.expanduser raises an error for an unknown user)
@@ -305,7 +313,16 @@ def _open(path):
     """
     what = 'its headers cannot be read'
     try:
-        _check_file(path)
+        # check that a path is a file, not a folder, pipe, or device
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            msg = 'no such file'
+            raise MapError(msg) from None
+        if not stat.S_ISREG(mode):
+            kind = 'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'
+            msg = f'is {kind}: give the FITS file'
+            raise MapError(msg)
         with path.open('rb') as file:
             if file.read(6) != b'SIMPLE':
                 what += ', or it is not a FITS file'
@@ -328,21 +345,6 @@ def _open(path):
             if any(type(hdu).__name__ == '_CorruptedHDU' for hdu in hdus):
                 raise ValueError
         yield hdus, n_whole
-
-
-def _check_file(path):
-    """
-    Check that a path is a file, not a folder, pipe, or device.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        msg = 'no such file'
-        raise MapError(msg) from None
-    if not stat.S_ISREG(mode):
-        kind = 'a folder' if stat.S_ISDIR(mode) else 'a device or pipe'
-        msg = f'is {kind}: give the FITS file'
-        raise MapError(msg)
 
 
 def _check_whole(number, extension, n_whole):
@@ -421,20 +423,6 @@ def _choose(hdus):
                f'{images[0]}, give ext= for another')
         warnings.warn(msg, AstropyUserWarning, stacklevel=7)
     return images[0]
-
-
-def _check_extension(value, keyword):
-    """
-    Check that an argument is a valid extension.
-    """
-    pair = value if isinstance(value, tuple) else (value, 1)
-    if value is not None and not (
-            len(pair) == 2 and isinstance(pair[0], str | Integral)
-            and isinstance(pair[1], Integral)
-            and not isinstance(pair[0], bool)):
-        msg = (f'{keyword} must be the number or the name of an extension, '
-               f'or a tuple of its name and version: got {value!r}')
-        raise TypeError(msg)
 
 
 def _find(hdus, ext, *, keyword='ext'):

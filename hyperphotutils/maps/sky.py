@@ -204,8 +204,19 @@ def celestial_wcs(header, shape):
     axes = sorted((lon + 1, lat + 1))
     made = select_axes(header, axes)
     for number, axis in enumerate(axes, start=1):
-        _set_scale_unit(made, header, number, axis)
-    _check_reference(made, axes, lat + 1)
+        text = read_text(header, f'CUNIT{axis}')
+        unit = _ANGLES.get(text.lower().strip('.[]() '))
+        if unit is None:
+            msg = (f'CUNIT{axis} = {text!r} is not a unit of angles such as '
+                   f"'deg': {_REMEDY}")
+            raise MapError(msg)
+        made[f'CUNIT{number}'] = unit
+        value = made[f'CRVAL{number}'] * u.Unit(unit)
+        limit = 90.0 if axis == lat + 1 else _MAX_ANGLE
+        if abs(value.to_value(u.deg)) > limit + 1e-9:
+            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
+                   f'{limit:g} deg; {_REMEDY}')
+            raise MapError(msg)
     _copy_projection(made, header, lon + 1, lat + 1)
     _set_frame(made, header, lon + 1)
     _copy_distortion(made, header, axes)
@@ -220,7 +231,20 @@ def celestial_wcs(header, shape):
                f'{made["CTYPE1"]!r}, {made["CTYPE2"]!r}')
         raise MapError(msg)
     wcs.array_shape = shape
-    _check_center(wcs, shape)
+    # check that the center of the map is on the sky, and the pixel scale
+    with np.errstate(all='ignore'):
+        center = wcs.pixel_to_world_values((shape[1] - 1) / 2,
+                                           (shape[0] - 1) / 2)
+        scale = pixel_scale(wcs, shape).value
+        steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
+    if not np.all(np.isfinite(center)):
+        msg = ('the center of the map is off the sky: check CRPIX, CDELT '
+               'and CTYPE in the header')
+        raise MapError(msg)
+    if not (_SCALES[0] <= scale <= _SCALES[1] and steps.max() <= _SCALES[1]):
+        msg = (f'the pixel scale of {scale:.3g} arcsec cannot be right: '
+               'check CDELT or CD and CUNIT in the header')
+        raise MapError(msg)
     return wcs
 
 
@@ -443,32 +467,6 @@ def _check_matrix(matrix, axes, steps):
         raise MapError(msg)
 
 
-def _set_scale_unit(made, header, number, axis):
-    """
-    Copy the unit of a celestial axis.
-    """
-    text = read_text(header, f'CUNIT{axis}')
-    unit = _ANGLES.get(text.lower().strip('.[]() '))
-    if unit is None:
-        msg = (f'CUNIT{axis} = {text!r} is not a unit of angles such as '
-               f"'deg': {_REMEDY}")
-        raise MapError(msg)
-    made[f'CUNIT{number}'] = unit
-
-
-def _check_reference(made, axes, lat):
-    """
-    Check that the reference point is on the sphere.
-    """
-    for number, axis in enumerate(axes, start=1):
-        value = made[f'CRVAL{number}'] * u.Unit(made[f'CUNIT{number}'])
-        limit = 90.0 if axis == lat else _MAX_ANGLE
-        if abs(value.to_value(u.deg)) > limit + 1e-9:
-            msg = (f'CRVAL{axis} = {value:g} is not on the sky: beyond '
-                   f'{limit:g} deg; {_REMEDY}')
-            raise MapError(msg)
-
-
 def _copy_projection(made, header, lon, lat):
     """
     Copy the parameters of the projection.
@@ -645,22 +643,3 @@ def _recenter_longitude(made, shape, lon):
         1.0 + reference + np.linalg.solve(matrix, shift))
     made[f'CRVAL{lon}'] = (made[f'CRVAL{lon}'] + middle
                            / to_degrees[lon - 1])
-
-
-def _check_center(wcs, shape):
-    """
-    Check that the center of the map is on the sky, and the pixel scale.
-    """
-    with np.errstate(all='ignore'):
-        center = wcs.pixel_to_world_values((shape[1] - 1) / 2,
-                                           (shape[0] - 1) / 2)
-        scale = pixel_scale(wcs, shape).value
-        steps = 3600.0 * np.linalg.norm(wcs.pixel_scale_matrix, axis=0)
-    if not np.all(np.isfinite(center)):
-        msg = ('the center of the map is off the sky: check CRPIX, CDELT '
-               'and CTYPE in the header')
-        raise MapError(msg)
-    if not (_SCALES[0] <= scale <= _SCALES[1] and steps.max() <= _SCALES[1]):
-        msg = (f'the pixel scale of {scale:.3g} arcsec cannot be right: '
-               'check CDELT or CD and CUNIT in the header')
-        raise MapError(msg)

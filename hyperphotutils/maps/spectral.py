@@ -187,7 +187,16 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
                'which is not supported; '
                + (remedy or 'give the cube a linear axis'))
         raise MapError(msg)
-    _copy_parameters(made, header, number)
+    # copy the other parameters of the coordinates of a spectral axis
+    for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
+        value = read_number(header, key)
+        if value:
+            made[key.replace('FREQ', 'FRQ')] = (int(value) if key == 'VELREF'
+                                                else value)
+    for key in header:
+        match = re.fullmatch(rf'PV{number}_(\d+)', key)
+        if match:
+            made[f'PV1_{match[1]}'] = read_number(header, key)
     # wcslib needs it if velocities are not linear in the channel
     if (name in {'FELO', 'VOPT'} and ctype != 'VOPT'
             and not {'RESTFRQ', 'RESTWAV'} & set(made)):
@@ -241,21 +250,6 @@ def to_frequency(values, kind, rest):
         return None
     with np.errstate(all='ignore'):
         return values.to(u.Hz, doppler(rest))
-
-
-def _copy_parameters(made, header, number):
-    """
-    Copy the other parameters of the coordinates of a spectral axis.
-    """
-    for key in ('RESTFRQ', 'RESTFREQ', 'RESTWAV', 'VELREF'):
-        value = read_number(header, key)
-        if value:
-            made[key.replace('FREQ', 'FRQ')] = (int(value) if key == 'VELREF'
-                                                else value)
-    for key in header:
-        match = re.fullmatch(rf'PV{number}_(\d+)', key)
-        if match:
-            made[f'PV1_{match[1]}'] = read_number(header, key)
 
 
 def _single_plane(header, number, remedy):

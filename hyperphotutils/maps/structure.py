@@ -140,22 +140,16 @@ def _read_header(file, number):
                            f'{text.strip()!r}; {_AGAIN}')
                     raise MapError(msg)
                 return cards
-            _add_card(cards, key, text, number)
+            # add a structural card, which may have only one value
+            if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
+                value = text[10:].split('/')[0].strip(' ')
+                if cards.setdefault(key, value) != value:
+                    msg = (f'{key} occurs twice with different values in the '
+                           f'header of HDU {number}; {_AGAIN}')
+                    raise MapError(msg)
     msg = (f'is truncated or damaged: the header of HDU {number} does not '
            f'end; {_AGAIN}')
     raise MapError(msg)
-
-
-def _add_card(cards, key, text, number):
-    """
-    Add a structural card, which may have only one value.
-    """
-    if text[8:10] == '= ' and _STRUCTURE.fullmatch(key):
-        value = text[10:].split('/')[0].strip(' ')
-        if cards.setdefault(key, value) != value:
-            msg = (f'{key} occurs twice with different values in the '
-                   f'header of HDU {number}; {_AGAIN}')
-            raise MapError(msg)
 
 
 def _begins(block, number):

@@ -24,7 +24,7 @@ _SPELLINGS = {
     'per': '/',
 }
 
-# Spellings of LaTeX and of people, and their meaning.
+# Spellings in LaTeX and in common use, and their meaning.
 _NOTATION = (
     (re.compile(r'\\mu\b|\\mu(?=[A-Z])'), 'u'),
     (re.compile(r'\\[,;: ]'), ' '),

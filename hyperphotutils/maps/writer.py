@@ -240,7 +240,11 @@ def _make_header(cube, unit, history):
     header.strip()
     for key in _STORAGE:
         header.remove(key, ignore_missing=True, remove_all=True)
-    lengths = _stored_shape(cube)[::-1]
+    # the shape of the cube in its file, with all axes
+    stated = tuple(cube.header.get(f'NAXIS{i}', 0) for i in range(
+        cube.header.get('NAXIS', 0), 0, -1))
+    same = [n for n in stated if n != 1] == [n for n in cube.shape if n != 1]
+    lengths = (stated if same and len(stated) >= 3 else cube.shape)[::-1]
     structure = [('SIMPLE', True, 'conforms to FITS standard'),
                  ('BITPIX', -8 * cube.dtype.itemsize, 'array data type'),
                  ('NAXIS', len(lengths), 'number of array dimensions'),
@@ -255,16 +259,6 @@ def _make_header(cube, unit, history):
     for line in history:
         header.add_history(line)
     return header
-
-
-def _stored_shape(cube):
-    """
-    Return the shape of the cube in its file, with all axes.
-    """
-    stated = tuple(cube.header.get(f'NAXIS{i}', 0) for i in range(
-        cube.header.get('NAXIS', 0), 0, -1))
-    same = [n for n in stated if n != 1] == [n for n in cube.shape if n != 1]
-    return stated if same and len(stated) >= 3 else cube.shape
 
 
 def _make_tail(cube):

@@ -25,19 +25,20 @@ BAD_PIXELS = MappingProxyType({'glitch': 1, 'saturated': 2, 'fill': 4})
 The bit value of each kind of bad pixel.
 """
 
-# Pixels are compared with pairs of others on opposite sides: first with the
-# nearest, then, beside glitches, with those so many steps away.
+# A pixel is compared with pairs of pixels on opposite sides, in these
+# directions: first with the nearest ones, then, next to glitches, with those
+# at these distances in pixels.
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _STEPS = (1, 2, 3)
 _AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
-# A glitch stands out from its neighbors more than a point source would in a
-# beam that is narrower than ``fwhm`` by the root of this number. Where that
-# source itself is too close to a single pixel, it cannot be told from one.
+# A glitch is sharper than a point source seen with a beam that is narrower
+# than ``fwhm`` by the square root of this number. Glitches are not searched
+# for if ``fwhm`` is so small (in pixels) that point sources resemble them.
 _SHARPNESS = 2.5
 _LEAST_RESPONSE = 0.1
 _MIN_FWHM = 2.2
-# Neighbors of a glitch are only called so in the same round if they are as
-# strong as this part of it.
+# Neighbors of a glitch are glitches in the same round only if their excess
+# is at least this fraction of its excess.
 _LEAST_STRENGTH = 0.3
 # The noise is measured in tiles of this side, and then around each candidate
 # within this distance.
@@ -50,15 +51,16 @@ _MEDIAN_TO_SIGMA = 1.4826
 _PERCENTILE = 0.85
 _PERCENTILE_TO_SIGMA = 1.0 / 1.4395
 _QUANTUM_TO_SIGMA = np.sqrt(1.5 / 12.0)
-# Candidates whose surroundings are looked up at once.
+# Number of candidates in one batch, which bounds the memory.
 _CHUNK = 20_000
-# The pixels of a flat top must differ by so many times the smallest step
-# between neighboring pixels, or by so many rms, if it was a true peak.
+# A flat top is saturated if the pixels of an unsaturated peak would differ by
+# more than this multiple of the smallest step between neighboring pixels, or
+# of the rms.
 _MIN_DROP = 5.0
-# What is a matter of rounding, relative to the value: eight times the
-# precision of 32-bit numbers.
+# Relative rounding error of values: eight times the precision of 32-bit
+# floats.
 _ROUNDING = 1e-6
-# How likely equal values may be by chance.
+# Largest probability that pixels have the same value by chance.
 _CHANCE = 1e-4
 
 
@@ -100,7 +102,7 @@ class BadPixels:
     @property
     def glitch(self):
         """
-        `True` for pixels that stand out more sharply than the beam
+        `True` for pixels that are sharper than the beam
         allows.
         """
         return self._of_kind('glitch')
@@ -115,7 +117,7 @@ class BadPixels:
     @property
     def fill(self):
         """
-        `True` for pixels with a value that stands for no data.
+        `True` for pixels with a value that marks missing data.
         """
         return self._of_kind('fill')
 
@@ -139,7 +141,7 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
     Detect pixels that no source in the beam can explain.
 
     There are three kinds: glitches (cosmic rays, hot and dead pixels),
-    the flat tops of saturated sources, and exact values that stand for
+    the flat tops of saturated sources, and exact values that mark
     no data.
 
     Parameters
@@ -155,8 +157,8 @@ def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
         `True` for pixels to ignore.
 
     n_sigma : float, optional
-        How far a glitch is beyond what the beam allows, in units of the
-        noise around it. The default is 7.
+        The least excess of a glitch over the limit of the beam, in units
+        of the noise around it. The default is 7.
 
     Returns
     -------
@@ -384,7 +386,8 @@ def _add_glitches(bits, values, fwhm, n_sigma):
         y, x = y[glitch], x[glitch]
         bits[y, x] |= BAD_PIXELS['glitch']
         values[y, x] = np.nan
-        # the rest of a cluster, whose pixels shield each other
+        # Test their surroundings again: the pixels of a cluster of glitches
+        # hide each other.
         y, x = _within(values.shape, y, x, max(_STEPS))
         pairs = limits
 
@@ -415,7 +418,7 @@ def _tile_noise(values):
     n_rows, n_columns = -(-ny // _TILE), -(-nx // _TILE)
     noise = np.full((n_rows, n_columns), np.nan)
     for row in range(n_rows):
-        # every fourth row of a large map is enough
+        # Every fourth row of a large map is enough.
         lines = values[row * _TILE:(row + 1) * _TILE:4 if ny > _TILE else 1]
         second = np.full((len(lines), n_columns * _TILE), np.nan,
                          dtype=values.dtype)
@@ -468,7 +471,7 @@ def _sharp_pixels(values, pairs, noise, n_sigma):
 
 def _is_glitch(values, y, x, pairs, fwhm, n_sigma, least_noise):
     """
-    Whether pixels stand out from their surroundings as no source can.
+    Whether pixels are sharper than any source can be.
     """
     radius = _ring_radius(fwhm)
     excess = np.zeros(y.size)
@@ -490,8 +493,8 @@ def _is_glitch(values, y, x, pairs, fwhm, n_sigma, least_noise):
         chosen = left[start:start + _CHUNK]
         noise = _noise_around(values, y[chosen], x[chosen])
         glitch[chosen] = excess[chosen] > n_sigma * noise  # not for NaN
-    # on a slope, a pixel beside a glitch can seem to be one of the other
-    # sign: it is asked again without it
+    # On a slope, a pixel next to a glitch can look like a glitch of the
+    # opposite sign. It is tested again in the next round, without the glitch.
     strength = np.zeros(values.shape, dtype=values.dtype)
     strength[y[glitch], x[glitch]] = excess[glitch]
     strongest = _neighbors(strength, y, x).max(axis=0)

@@ -3,11 +3,11 @@
 Sigma-clipped noise of a map, corrected for the bias of the clipping.
 """
 
-import operator
-
 import numpy as np
 from astropy.units import Quantity
 from scipy.special import erf
+
+from hyperphotutils.utils.checks import check_integer
 
 __all__ = ['clipped_rms']
 
@@ -77,10 +77,20 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
     >>> print(f'{clipped_rms(data):.1f}')
     2.0
     """
-    _check_clipping(n_sigma, max_iter)
+    if not (np.isfinite(n_sigma) and n_sigma > 0):
+        msg = f'n_sigma must be positive and finite: got {n_sigma}'
+        raise ValueError(msg)
+    check_integer(max_iter, 'max_iter')
     values, unit = _good_values(data, mask)
 
-    center, rms = _first_guess(values)
+    # The center and the rms where the clipping starts. The result does not
+    # depend on them once the clipping has converged, so that a sample is
+    # enough.
+    sample = values[::-(-values.size // _MAX_SAMPLE)]
+    center = np.median(sample)
+    rms = _MAD_TO_SIGMA * np.median(np.abs(sample - center))
+    if rms == 0.0:  # more than half of the pixels have the same value
+        center, rms = values.mean(), values.std()
 
     correction = _truncated_std(n_sigma)
     distance = np.empty_like(values)
@@ -92,22 +102,12 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
             break
         n_kept = kept.size
         center = kept.mean()
-        rms = _sample_std(kept, center) / correction
+        deviation = kept - center
+        variance = np.dot(deviation, deviation) / max(kept.size - 1, 1)
+        rms = np.sqrt(variance) / correction
 
     rms = float(rms)
     return rms if unit is None else rms << unit
-
-
-def _check_clipping(n_sigma, max_iter):
-    """
-    Check the clipping parameters.
-    """
-    if not (np.isfinite(n_sigma) and n_sigma > 0):
-        msg = f'n_sigma must be positive and finite: got {n_sigma}'
-        raise ValueError(msg)
-    if operator.index(max_iter) < 1:
-        msg = f'max_iter must be at least 1: got {max_iter}'
-        raise ValueError(msg)
 
 
 def _good_values(data, mask):
@@ -138,21 +138,6 @@ def _good_values(data, mask):
     return values, unit
 
 
-def _first_guess(values):
-    """
-    Return the center and the rms where the clipping starts.
-
-    The result does not depend on them once the clipping has converged,
-    so that a sample is enough.
-    """
-    sample = values[::-(-values.size // _MAX_SAMPLE)]
-    center = np.median(sample)
-    rms = _MAD_TO_SIGMA * np.median(np.abs(sample - center))
-    if rms == 0.0:  # more than half of the pixels have the same value
-        center, rms = values.mean(), values.std()
-    return center, rms
-
-
 def _truncated_std(n_sigma):
     """
     Return the standard deviation of a unit Gaussian cut at +-n_sigma.
@@ -162,11 +147,3 @@ def _truncated_std(n_sigma):
     density = np.exp(-0.5 * n_sigma**2) / np.sqrt(2.0 * np.pi)
     inside = erf(n_sigma / np.sqrt(2.0))
     return np.sqrt(1.0 - 2.0 * n_sigma * density / inside)
-
-
-def _sample_std(values, mean):
-    """
-    Return the standard deviation with n - 1 degrees of freedom.
-    """
-    deviation = values - mean
-    return np.sqrt(np.dot(deviation, deviation) / max(values.size - 1, 1))

@@ -212,7 +212,7 @@ class CorrelatedNoise:
         from zero are excluded. The autocovariance of the other pixels is
         measured by Fourier transforms and fitted, by non-negative least
         squares, with white noise, noise correlated over a fraction of
-        the beam, and Gaussians of many sizes seen through the beam, each
+        the beam, and Gaussians of many sizes convolved with the beam, each
         of them filtered as the map is: the beam of the matrix :math:`B`
         gives an autocovariance of the matrix :math:`\\Sigma = 2 B`,
         structure of the size :math:`s` one of :math:`2 B + s^2`.
@@ -394,7 +394,7 @@ class CorrelatedNoise:
         Raises
         ------
         ValueError
-            If the values are no autocovariance.
+            If the values are not an autocovariance.
 
         Examples
         --------
@@ -412,7 +412,22 @@ class CorrelatedNoise:
                             np.ceil(REACH * fwhm) + 1.0)
             autocovariance = autocovariance(lag[None, :], lag[:, None])
         values, unit = strip_units(autocovariance=autocovariance)
-        half = _half_of(np.asarray(values['autocovariance'], dtype=float))
+        # By symmetry, the half with dy from 0 is sufficient.
+        covariance = np.asarray(values['autocovariance'], dtype=float)
+        shape = covariance.shape
+        if len(shape) != 2 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
+            msg = ('autocovariance must be a function or have an odd number '
+                   f'of rows and of columns: {shape}')
+            raise ValueError(msg)
+        center = covariance[shape[0] // 2, shape[1] // 2]
+        if not (np.all(np.isfinite(covariance)) and center > 0.0
+                and np.allclose(covariance, covariance[::-1, ::-1],
+                                atol=1e-6 * center)
+                and np.abs(covariance).max() <= center * (1.0 + 1e-6)):
+            msg = ('autocovariance must be finite, the same for opposite '
+                   'separations, and largest, and positive, at the center')
+            raise ValueError(msg)
+        half = covariance[shape[0] // 2:]
         matrices = _candidate_matrices(beam, fwhm, np.inf)
         variances = _fit_parts(half, np.ones(half.shape), matrices)
         return cls._from_parts(
@@ -775,7 +790,7 @@ class CorrelatedNoise:
 
         max_separation : float, optional
             The largest separation in pixels. The default is four times
-            the widest part that holds a tenth of the variance.
+            the widest part with at least a tenth of the variance.
 
         Returns
         -------
@@ -1020,26 +1035,6 @@ def sum_products(data, good, dark, core, reach, fwhm):
 
     return sum_over(good), (None if dark is None
                             else sum_over(good & dark[wide]))
-
-
-def _half_of(autocovariance):
-    """
-    Return the half of a symmetric autocovariance with dy from 0.
-    """
-    shape = autocovariance.shape
-    if len(shape) != 2 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
-        msg = ('autocovariance must be a function or have an odd number of '
-               f'rows and of columns: {shape}')
-        raise ValueError(msg)
-    center = autocovariance[shape[0] // 2, shape[1] // 2]
-    if not (np.all(np.isfinite(autocovariance)) and center > 0.0
-            and np.allclose(autocovariance, autocovariance[::-1, ::-1],
-                            atol=1e-6 * center)
-            and np.abs(autocovariance).max() <= center * (1.0 + 1e-6)):
-        msg = ('autocovariance must be finite, the same for opposite '
-               'separations, and largest, and positive, at the center')
-        raise ValueError(msg)
-    return autocovariance[shape[0] // 2:]
 
 
 def _candidate_matrices(beam, fwhm, widest):

@@ -13,7 +13,7 @@ __all__ = ['FootprintFactors']
 
 class FactorCache:
     """
-    Keep factors for later use.
+    Cache of factors.
 
     All groups of a map are fitted in turn, several times. If the oldest
     factors were replaced first, none would be found again on a map with
@@ -137,7 +137,7 @@ class FootprintFactors:
         Parameters
         ----------
         index : slice or 1D int `~numpy.ndarray`
-            Which footprints.
+            The indices of the footprints.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Values that stand for no data, such as zeros around a field.
+Values that mark missing data, such as zeros around a field.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from hyperphotutils.utils.tables import open_nddata, strip_units
 __all__ = ['find_fill_values']
 
 # A fill value covers squares of this side, or straight runs of twice that.
-# In a quantized map neighbors share a value, too: there the side is doubled
-# until no more than so many values cover any.
+# In a quantized map, neighbors may also share a value: the side is then
+# doubled until at most this number of values covers such a region.
 _SIDE = 3
 _MAX_VALUES = 4
-# Pixels outside such squares, relative to those in them: more of them, and
-# the value is one that the quantized data take.
+# Largest ratio of the pixels outside to those inside such regions. If it is
+# exceeded, the value is one of the quantized data.
 _MAX_OUTSIDE = 0.2
-# The data jump to a fill value by more than these parts of their own steps
-# (the wings of a source without noise end at rounding), and by more than
-# these multiples of the smallest step.
+# Smallest difference between the data and a fill value, in units of the
+# typical step between neighboring pixels and of the smallest step (the wings
+# of a noiseless source decrease to the rounding error).
 _MIN_JUMP = 1e-5
 _MIN_QUANTA = 3.0
 # Extremes along a line for each FWHM. Noise that the beam has smoothed has
@@ -35,7 +35,7 @@ _MAX_SAMPLE = 1_000_000
 
 def find_fill_values(data, fwhm, *, mask=None):
     """
-    Find exact values that stand for no data.
+    Find exact values that mark missing data.
 
     Many programs put zero, -32768, or another number where a map has no
     data: around the field, at the edge of a mosaic, in gaps. A detector
@@ -119,7 +119,7 @@ def finite_values(data, mask):
         If ``data`` is not 2D, or ``mask`` has another shape.
     """
     data, mask, _ = open_nddata(data, mask)
-    # numpy drops the mask of a masked array without a word
+    # numpy ignores the mask of a masked array without a warning
     own = np.ma.getmaskarray(data) if isinstance(
         data, np.ma.MaskedArray) else getattr(data, 'mask', False)
     data = np.asarray(strip_units(data=getattr(data, 'unmasked', data))[0]
@@ -205,7 +205,7 @@ def find_fill(values, fwhm):
 
 def _is_fill(value, around, data, fwhm, n_equal, n_inside):
     """
-    Whether a value that covers squares stands beside data with noise.
+    Whether a value that covers squares is next to data with noise.
     """
     if n_equal - n_inside > _MAX_OUTSIDE * n_inside:
         return False
@@ -256,7 +256,7 @@ def _solid(right, down, side):
     Return the pixels in squares of one value, or in runs of twice their
     side.
 
-    ``right`` and ``down`` say whether a pixel has the value of the next
+    ``right`` and ``down`` state whether a pixel has the value of the next
     one.
     """
     ny, nx = len(right), down.shape[1]
@@ -310,7 +310,7 @@ def _spread(flags, n, *, axis):
 
 class Fluctuations(NamedTuple):
     """
-    How data fluctuate along rows and columns; NaN where there are none.
+    The fluctuations of data along rows and columns; NaN where there are none.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ def measure_fluctuations(values, *, exclude=()):
         The image, with NaN for pixels to ignore.
 
     exclude : sequence of float, optional
-        Values that are no data.
+        Values that are not data.
 
     Returns
     -------

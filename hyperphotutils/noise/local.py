@@ -23,13 +23,13 @@ __all__ = ['GridImage', 'measure_noise_variation', 'measure_relative_rms']
 
 # Sources are measured against fluctuations on scales between one and
 # _WIDEST beams. Their mean square is taken over a Gaussian of the sigma
-# _WINDOW, in FWHM, which holds about a hundred fluctuations.
+# _WINDOW, in FWHM, which contains about a hundred fluctuations.
 _WIDEST = 3.0
 _WINDOW = 6.0
 # Values beyond _CLIP local rms are excluded, in _CLIPPING_ROUNDS rounds.
 _CLIP = 3.0
 _CLIPPING_ROUNDS = 5
-# No place of a map is quieter than this part of the typical one.
+# Lower limit of the relative rms.
 _FLOOR = 0.1
 # The rounding errors of filtered pixels, relative to the largest value.
 ROUNDING = 1e-12
@@ -40,12 +40,13 @@ _BIN = 0.2
 _BLOCK = 3.0
 _MIN_BLOCK = 10
 _SMOOTHING = 0.5
-# The quantile of the differences in a block that stands for their rms, and
-# one with which it must agree within a factor where there is only noise.
+# The rms of a block is derived from the first quantile of the absolute
+# differences. If the rms from the second quantile is larger by more than this
+# factor, the block has sources and is not used.
 _QUANTILES = np.array([0.35, 0.75])
 _UNIT_QUANTILES = np.sqrt(2.0) * erfinv(_QUANTILES)
 _MAX_RATIO = 1.3
-# A block needs so many differences, and a map this fraction of such blocks.
+# Least number of differences in a block, and least fraction of such blocks.
 _MIN_DIFFERENCES = 30
 _MIN_KNOWN = 0.5
 # Rows that are interpolated at once
@@ -59,7 +60,7 @@ def measure_relative_rms(data, fwhm, *, mask=None):
     Measure how the strength of the noise varies over a map.
 
     The map is smoothed with the beam, and its mean over three beams is
-    subtracted; the rms of what is left is taken with a Gaussian weight
+    subtracted; the rms of the residual is taken with a Gaussian weight
     around each pixel.
 
     Parameters
@@ -173,7 +174,7 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     """
     Measure how the strength of the noise varies over a map with sources.
 
-    The sky seen through a beam is smooth on scales below the beam; the
+    The sky observed with a beam is smooth on scales below the beam; the
     noise is not, or less so. The noise is therefore measured on
     differences of pixels about a fifth of the beam apart. In blocks of
     about 3 FWHM, its rms is estimated from a low quantile of their
@@ -221,7 +222,7 @@ def measure_noise_variation(data, fwhm, *, mask=None):
     The rms of a block is the 35th percentile of the absolute
     differences, divided by that of a unit Gaussian. If the 75th
     percentile gives an rms that is higher by more than a factor of 1.3,
-    the block holds bright sources or a step of the noise, and its rms is
+    the block contains bright sources or a step of the noise, and its rms is
     taken from its neighbors. If this concerns most blocks, there are too
     many sources to measure the noise between them, and the result is
     `None`.
@@ -476,7 +477,7 @@ def _smooth_blocks(rms, known):
     """
     Fill the blocks with an unknown rms, and smooth.
 
-    Such blocks hold bright sources or a step of the noise; they get the
+    Such blocks contain bright sources or a step of the noise; they get the
     geometric mean of the nearest block and the highest neighbor, as a
     compromise. The median filter removes single outliers.
     """

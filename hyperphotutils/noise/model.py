@@ -11,7 +11,7 @@ __all__ = ['NoiseModel']
 @runtime_checkable
 class NoiseModel(Protocol):
     """
-    What fits and apertures need to know about the noise of a map.
+    Interface of the noise models that fits and apertures use.
 
     Any object with these attributes and methods can be the ``noise`` of
     `~hyperphotutils.photometry.HyperPhotometry`,

@@ -296,7 +296,7 @@ class DiagonalFactors:
         Parameters
         ----------
         index : slice or 1D int `~numpy.ndarray`
-            Which footprints.
+            The indices of the footprints.
 
         Returns
         -------

@@ -11,7 +11,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 __all__ = ['CompletenessCurve', 'fit_completeness']
 
-# Outside of these logits a plateau is 0 or 1 to rounding.
+# A plateau beyond these logits is 0 or 1 within rounding.
 _MAX_LOGIT = 15.0
 # The smallest width in dex.
 _MIN_WIDTH = 1e-4

@@ -252,7 +252,21 @@ class ForcedPhotometry:
             If a column, a beam, or a unit is missing or wrong.
         """
         catalog = _Catalog(sources)
-        bands = _open_bands(bands, error)
+        # check the maps and convert them to Jy/pixel
+        if not isinstance(bands, Mapping):
+            msg = ('bands must be a dictionary of maps by name, got '
+                   f'{type(bands).__name__}')
+            raise TypeError(msg)
+        if len(bands) == 0:
+            msg = 'bands must hold one map at least'
+            raise ValueError(msg)
+        error = {} if error is None else error
+        if not isinstance(error, Mapping) or set(error) - set(bands):
+            msg = ('error must be a dictionary by the names of bands '
+                   f'({", ".join(map(str, bands))}): {error!r}')
+            raise ValueError(msg)
+        bands = {name: _open_band(name, image, error.get(name))
+                 for name, image in bands.items()}
         if isinstance(self.noise, Mapping) and set(bands) - set(self.noise):
             msg = ('noise must have an entry for each band '
                    f'({", ".join(bands)}): {self.noise!r}')
@@ -317,8 +331,17 @@ class ForcedPhotometry:
         """
         init, clipped = self._place(band, catalog, reference)
         init['id'] = catalog.id
-        fitter = self.fitters[name] = self._make_fitter(band, init)
+        # The fitter is made for the larger of the beam and the typical
+        # source.
+        sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
+        sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
+        fwhm = float(np.median(sizes)) if len(sizes) else 1.0
+        if band.beam is not None:
+            fwhm = max(band.beam_fwhm, fwhm / _COMPACT)
         image = band.image
+        psf = {} if image.profile is None else {'psf': image.profile}
+        fitter = self.make_fitter(fwhm, fixed=('position', 'shape'), **psf)
+        self.fitters[name] = fitter
 
         def fit():
             weights = {'noise': image.noise}
@@ -416,20 +439,6 @@ class ForcedPhotometry:
                        'fwhm_minor_init': minor, 'theta_init': theta})
         return init, clipped & ~is_point
 
-    def _make_fitter(self, band, init):
-        """
-        Make the fitter of a band, for the larger of its beam and the
-        typical source.
-        """
-        sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
-        sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
-        fwhm = float(np.median(sizes)) if len(sizes) else 1.0
-        if band.beam is not None:
-            fwhm = max(band.beam_fwhm, fwhm / _COMPACT)
-        profile = band.image.profile
-        psf = {} if profile is None else {'psf': profile}
-        return self.make_fitter(fwhm, fixed=('position', 'shape'), **psf)
-
     def _add_apertures(self, table, band, fitter):
         """
         Add the aperture photometry, on the map without background and
@@ -465,7 +474,21 @@ class _Catalog:
                    f'{type(sources).__name__}')
             raise TypeError(msg)
         self.table = sources
-        self.sky = self._read_sky()
+        names = self.table.colnames
+        if 'sky_centroid' not in names:
+            msg = ('sources needs the column sky_centroid; it has '
+                   f'{", ".join(names) or "no columns"}')
+            raise ValueError(msg)
+        sky = self.table['sky_centroid']
+        if not isinstance(sky, SkyCoord):
+            msg = ('the column sky_centroid of sources must hold a SkyCoord, '
+                   f'got {type(sky).__name__}')
+            raise TypeError(msg)
+        if getattr(sky, 'masked', False):
+            sky = sky.filled(np.nan)
+        # without distances, which the frame of a map cannot use
+        self.sky = SkyCoord(sky.spherical.lon, sky.spherical.lat,
+                            frame=sky.frame.replicate_without_data())
         self.id = self._read_id()
         self.shape = self._read_shape()
         self.errors = self._read_errors()
@@ -498,26 +521,6 @@ class _Catalog:
         axes = [_beam_axes(beams[name], 'reference_beam')
                 for name in names.tolist()]
         return tuple(np.array(axes).reshape(-1, 3)[number].T)
-
-    def _read_sky(self):
-        """
-        Return the positions.
-        """
-        names = self.table.colnames
-        if 'sky_centroid' not in names:
-            msg = ('sources needs the column sky_centroid; it has '
-                   f'{", ".join(names) or "no columns"}')
-            raise ValueError(msg)
-        sky = self.table['sky_centroid']
-        if not isinstance(sky, SkyCoord):
-            msg = ('the column sky_centroid of sources must hold a SkyCoord, '
-                   f'got {type(sky).__name__}')
-            raise TypeError(msg)
-        if getattr(sky, 'masked', False):
-            sky = sky.filled(np.nan)
-        # without distances, which the frame of a map cannot use
-        return SkyCoord(sky.spherical.lon, sky.spherical.lat,
-                        frame=sky.frame.replicate_without_data())
 
     def _read_id(self):
         """
@@ -726,26 +729,6 @@ def _describe_beam(beam):
         # copy.deepcopy, which CCDData.copy calls, loses the axes
         return 'a Beam that lost its axes in a copy: set it again'
     return repr(beam)
-
-
-def _open_bands(bands, error):
-    """
-    Check the maps and convert them to Jy/pixel.
-    """
-    if not isinstance(bands, Mapping):
-        msg = ('bands must be a dictionary of maps by name, got '
-               f'{type(bands).__name__}')
-        raise TypeError(msg)
-    if len(bands) == 0:
-        msg = 'bands must hold one map at least'
-        raise ValueError(msg)
-    error = {} if error is None else error
-    if not isinstance(error, Mapping) or set(error) - set(bands):
-        msg = ('error must be a dictionary by the names of bands '
-               f'({", ".join(map(str, bands))}): {error!r}')
-        raise ValueError(msg)
-    return {name: _open_band(name, image, error.get(name))
-            for name, image in bands.items()}
 
 
 def _open_band(name, image, error):

@@ -9,7 +9,7 @@ import pickle
 import threading
 import warnings
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from astropy.table import QTable
@@ -28,14 +28,14 @@ from hyperphotutils.photometry.injection import (
     draw_levels,
     place_sources,
 )
-from hyperphotutils.photometry.recovered import (
+from hyperphotutils.photometry.recovery_tables import (
     FEWEST_COMPARED,
     make_bin_table,
     make_detections_table,
     make_injected_table,
     read_measured,
 )
-from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import (
     as_executor,
     describe_death,
@@ -128,7 +128,7 @@ class InjectionRecovery:
         The probability contained in the Wilson intervals of
         completeness and reliability.
 
-    n_jobs : int, optional
+    n_workers : int, optional
         The number of processes. The result does not depend on it.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
@@ -144,7 +144,7 @@ class InjectionRecovery:
 
     Notes
     -----
-    With ``n_jobs`` above 1 the maps are processed in separate processes.
+    With ``n_workers`` above 1 the maps are processed in separate processes.
     As always in Python, a script that does this must put its statements
     below ``if __name__ == '__main__':``.
 
@@ -168,14 +168,14 @@ class InjectionRecovery:
     _repr_params = ('extractor', 'snr', 'fluxes', 'size_range',
                     'axis_ratio_range', 'blend_fraction', 'blend_distance',
                     'n_per_map', 'n_repeats', 'match_radius',
-                    'confidence_level', 'n_jobs', 'seed', 'progress_bar')
+                    'confidence_level', 'n_workers', 'seed', 'progress_bar')
     # "executor" is not included: the result does not depend on it
 
     def __init__(self, extractor, *, snr=None, fluxes=None,
                  size_range=(1.0, 1.5), axis_ratio_range=(0.7, 1.0),
                  blend_fraction=0.0, blend_distance=(0.8, 2.0),
                  n_per_map=None, n_repeats=20, match_radius=0.5,
-                 confidence_level=0.6827, n_jobs=1, executor=None,
+                 confidence_level=0.6827, n_workers=1, executor=None,
                  seed=None, progress_bar=False):
         if isinstance(extractor, type) or not callable(extractor):
             msg = f'extractor must be a callable object: {extractor!r}'
@@ -195,13 +195,13 @@ class InjectionRecovery:
         self.blend_fraction = _check_fraction(
             'blend_fraction', blend_fraction, zero=True)
         self.blend_distance = _check_range('blend_distance', blend_distance)
-        self.n_per_map = None if n_per_map is None else _check_count(
-            'n_per_map', n_per_map)
-        self.n_repeats = _check_count('n_repeats', n_repeats)
+        self.n_per_map = None if n_per_map is None else check_integer(
+            n_per_map, 'n_per_map')
+        self.n_repeats = check_integer(n_repeats, 'n_repeats')
         self.match_radius = check_positive(match_radius, 'match_radius')
         self.confidence_level = _check_fraction('confidence_level',
                                                 confidence_level)
-        self.n_jobs = _check_count('n_jobs', n_jobs)
+        self.n_workers = check_integer(n_workers, 'n_workers')
         self.executor = None if executor is None else as_executor(executor)
         self.seed = seed
         self.progress_bar = progress_bar
@@ -247,7 +247,15 @@ class InjectionRecovery:
         RuntimeError
             If a process died.
         """
-        sky = Sky(data, self._find_fwhm(data, fwhm), mask)
+        if fwhm is None:
+            meta = getattr(data, 'meta', None) or {}
+            fwhm = meta.get('beam_fwhm_pix',
+                            getattr(self.extractor, 'fwhm', None))
+        if fwhm is None:
+            msg = ('fwhm must be given: neither the metadata of the map nor '
+                   'the extractor has it')
+            raise ValueError(msg)
+        sky = Sky(data, check_positive(fwhm, 'fwhm'), mask)
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)
@@ -262,27 +270,20 @@ class InjectionRecovery:
         batches = [self._draw(rng, sky, rms) for rng in
                    np.random.default_rng(self.seed).spawn(self.n_repeats)]
         outcomes = self._recover(work, batches)
-        _warn_once(outcomes)
+        # summarize the warnings of the extractor in one
+        messages = [message for outcome in outcomes
+                    for message in outcome['warnings']]
+        if messages:
+            n_maps = sum(bool(outcome['warnings']) for outcome in outcomes)
+            msg = (f'the extractor warned on {n_maps} of {len(outcomes)} '
+                   f'maps, first: {messages[0]}')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
         result = _summarize(self, sky, rms, catalog, known, batches,
                             outcomes)
         if result.curve is None:
             warnings.warn(result.table.meta['no_curve'], AstropyUserWarning,
                           stacklevel=2)
         return result
-
-    def _find_fwhm(self, data, fwhm):
-        """
-        Return the FWHM of the beam.
-        """
-        if fwhm is None:
-            meta = getattr(data, 'meta', None) or {}
-            fwhm = meta.get('beam_fwhm_pix',
-                            getattr(self.extractor, 'fwhm', None))
-        if fwhm is None:
-            msg = ('fwhm must be given: neither the metadata of the map nor '
-                   'the extractor have it')
-            raise ValueError(msg)
-        return check_positive(fwhm, 'fwhm')
 
     def _draw(self, rng, sky, rms):
         """
@@ -335,9 +336,14 @@ class InjectionRecovery:
         """
         from tqdm import tqdm
 
-        n_workers = min(self.n_jobs, len(batches))
+        n_workers = min(self.n_workers, len(batches))
         if self.executor is None and n_workers > 1:
-            _check_sendable(work['extractor'])
+            try:
+                pickle.dumps(work['extractor'])
+            except (pickle.PicklingError, AttributeError, TypeError) as exc:
+                msg = ('extractor cannot be sent to other processes '
+                       f'({exc}): use n_workers=1')
+                raise TypeError(msg) from exc
         outcomes = [None] * len(batches)
         futures = work_through(
             _recover_one, enumerate(batches), work, executor=self.executor,
@@ -346,7 +352,14 @@ class InjectionRecovery:
                 total=len(batches), unit='map',
                 disable=not self.progress_bar) as bar:
             for (number, _), future in futures:
-                outcomes[number] = _result_of(future)
+                error = error_of(future)
+                if was_killed(error):
+                    msg = ('a map with injected sources: '
+                           f'{describe_death(error)}')
+                    raise RuntimeError(msg) from error
+                if error is not None:
+                    raise error
+                outcomes[number] = future.result()
                 bar.update()
         return outcomes
 
@@ -495,31 +508,6 @@ class RecoveryResult:
                 f'recovered, {n_false} false, curve={self.curve})>')
 
 
-def _check_sendable(extractor):
-    """
-    Check that the extractor can be sent to another process.
-    """
-    try:
-        pickle.dumps(extractor)
-    except (pickle.PicklingError, AttributeError, TypeError) as exc:
-        msg = (f'extractor cannot be sent to other processes ({exc}): use '
-               'n_jobs=1')
-        raise TypeError(msg) from exc
-
-
-def _result_of(future):
-    """
-    Return the result of a map; report how its process ended otherwise.
-    """
-    error = error_of(future)
-    if was_killed(error):
-        msg = f'a map with injected sources: {describe_death(error)}'
-        raise RuntimeError(msg) from error
-    if error is not None:
-        raise error
-    return future.result()
-
-
 def _recover_one(item, work):
     """
     Extract the sources of a map with injected sources, and match them.
@@ -612,19 +600,6 @@ def _match(targets, positions, radius):
     return matched, distances
 
 
-def _warn_once(outcomes):
-    """
-    Issue one warning that summarizes those of the extractor.
-    """
-    messages = [message for outcome in outcomes
-                for message in outcome['warnings']]
-    if messages:
-        n_maps = sum(bool(outcome['warnings']) for outcome in outcomes)
-        msg = (f'the extractor warned on {n_maps} of {len(outcomes)} maps, '
-               f'first: {messages[0]}')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
-
-
 def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
     """
     Make the tables of all injected sources and of the bins.
@@ -709,16 +684,3 @@ def _check_fraction(name, value, *, zero=False):
         msg = f'{name} must be {lower} 0 and below 1: {value!r}'
         raise ValueError(msg)
     return float(value)
-
-
-def _check_count(name, value):
-    """
-    Check that a number is a positive integer.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        msg = f'{name} must be an integer: {value!r}'
-        raise TypeError(msg)
-    if value < 1:
-        msg = f'{name} must be at least 1: {value!r}'
-        raise ValueError(msg)
-    return int(value)

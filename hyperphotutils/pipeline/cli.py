@@ -455,7 +455,7 @@ def _subtract(options):
 
 
 _SKY = ('subtract_sky', 'sky_order', 'sky_method', 'sky_grow', 'fwhm')
-_STARS = ('error', 'weight', 'gain', 'gain_key', 'psf_size', 'psf_degree',
+_STARS = ('error', 'weight', 'gain', 'gain_key', 'psf_size', 'psf_order',
           'psf_oversampling', 'min_snr', 'saturation')
 
 
@@ -548,7 +548,7 @@ def _recover(options):
     result = recover_map(
         options.map, config, options.output_dir,
         overwrite=options.overwrite, snr=options.snr, seed=options.seed,
-        n_repeats=options.n_repeats, n_jobs=options.jobs,
+        n_repeats=options.n_repeats, n_workers=options.jobs,
         progress_bar=_show_progress(config))
     if not config.run.quiet:
         for line in summarize_recovery(result):

@@ -369,7 +369,12 @@ class Extraction:
 
     def _describe_result(self):
         meta = self.table.meta
-        rows = [('threshold', meta['threshold'])]
+        if 'threshold' in meta:
+            text = (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the '
+                    'rms of the filtered map')
+        else:
+            text = 'none, the sources were given'
+        rows = [('threshold', text)]
         if 'detection_rms' in meta and self.model is not None:
             rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of '
                                           'the filtered map'))
@@ -566,10 +571,13 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
         else:
             rms = phot.noise.detection_rms[0]
             rms = np.median(getattr(rms, 'typical', rms)) << image.unit
-        extraction.table.meta['detection_rms'] = rms
+        n_sigma = config.detection.n_sigma
+        extraction.table.meta |= {'threshold': n_sigma * rms,
+                                  'n_sigma': n_sigma,
+                                  'detection_rms': rms}
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
-        _describe(image, config),
+        _describe(image),
         filename=printable(image.meta['filename']),
         rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
@@ -595,22 +603,13 @@ _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
-def _describe(image, config):
+def _describe(image):
     """
-    Return metadata of the map and the threshold that can be stored in
-    any file format.
+    Return metadata of the map that can be stored in any file format.
     """
     meta = image.meta
     beam = meta['beam']
-    options = config.detection
-    rms = 'the rms of the filtered map'
-    if options.rms is not None:
-        rms += f', given as {options.rms:g} {image.unit}'
-    threshold = f'{options.n_sigma} times {rms}'
-    if config.sources.given:
-        threshold = 'none, the sources were given'
     return {
-        'threshold': threshold,
         'original_unit': meta['original_unit'],
         'beam_major': beam.major.to(u.arcsec),
         'beam_minor': beam.minor.to(u.arcsec),

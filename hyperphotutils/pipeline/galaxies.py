@@ -801,11 +801,11 @@ class _Run:
         if size is None:
             size = 2 * int(np.ceil(5.0 * self.fwhm)) + 1
         psf = EmpiricalPSFBuilder(
-            size, degree=options.psf_degree,
+            size, order=options.psf_order,
             oversampling=options.psf_oversampling)(
             self.sky.data, stars, error=error, mask=self.mask)
         used = int(np.count_nonzero(psf.stars['used']))
-        self.default('psf', f'{size} x {size} pixels, degree {psf.degree}, '
+        self.default('psf', f'{size} x {size} pixels, order {psf.order}, '
                      f'from {used} stars, FWHM {psf.fwhm():.3f} pixels')
         scale = self.pixel_scale
         self.note(psf_fwhm=float(psf.fwhm()), psf_stars=used,

@@ -171,7 +171,7 @@ def _bin_line(row):
         return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
                 else f'{"-":>{width}}  ')
 
-    from hyperphotutils.photometry.recovered import FEWEST_COMPARED
+    from hyperphotutils.photometry.recovery_tables import FEWEST_COMPARED
 
     enough = row['n_recovered'] >= FEWEST_COMPARED
     bias = row['flux_bias'] if enough else math.nan

@@ -23,9 +23,9 @@ __all__ = []  # shared by the modules of the pipeline only
 
 # The metadata of each map in the catalog of several maps
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
-             'beam_pa', 'beam_area_pix', 'threshold', 'detection_rms', 'rms',
-             'rms_of', 'n_detected', 'n_companions', 'n_rejected',
-             'n_bad_pixels')
+             'beam_pa', 'beam_area_pix', 'threshold', 'n_sigma',
+             'detection_rms', 'rms', 'rms_of', 'n_detected', 'n_companions',
+             'n_rejected', 'n_bad_pixels')
 
 _BAD_PIXELS = {'glitch': ('glitch', 'glitches'),
                'saturated': ('saturated', 'saturated'),

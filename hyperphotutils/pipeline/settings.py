@@ -96,7 +96,7 @@ class ImageOptions(_Options):
             'image; null = from stars'))
     psf_size: Annotated[int, Field(ge=3)] | None = Field(
         None, description='side of the PSF in pixels')
-    psf_degree: _Index | None = Field(
+    psf_order: _Index | None = Field(
         None, description=(
             'degree of the variation of the PSF; null = by '
             'cross-validation'))

@@ -13,6 +13,7 @@ from hyperphotutils.psf.flags import decode_star_flags
 from hyperphotutils.psf.stars import StarImages
 from hyperphotutils.utils import (
     as_masked_image,
+    check_integer,
     check_positive,
     integrated_unit,
     make_repr,
@@ -28,13 +29,13 @@ class EmpiricalPSFBuilder:
     """
     Class to build a PSF from the stars of an image.
 
-    Each star is its flux times the PSF at its place, plus its sky. The
-    PSF is an elliptical Moffat profile plus a grid of cubic B-splines
-    that holds what the profile leaves; both vary over the field as a
-    polynomial. The splines are pulled to zero and kept smooth by a
-    prior, so that few and faint stars suffice and the wings stay
-    positive. Pixels with cosmic rays or companions are rejected, and so
-    are galaxies and blends, by a test of their size.
+    The model of a star is its flux times the PSF at its position, plus a
+    constant sky. The PSF is an elliptical Moffat profile plus a grid of
+    cubic B-splines for the residuals; both vary over the field as a
+    polynomial. A prior keeps the splines small and smooth, so that few
+    and faint stars suffice and the wings remain positive. Pixels with
+    cosmic rays or companions are rejected, and so are galaxies and
+    blends, by a test of their size.
 
     Parameters
     ----------
@@ -46,10 +47,10 @@ class EmpiricalPSFBuilder:
         FWHM is more than 2.5 pixels; stars at many subpixel positions
         are needed for more.
 
-    degree : int or `None`, optional
-        The degree of the polynomial in the position. With `None`
-        (default), it is chosen by cross-validation, from 0 to 2 (as far
-        as there are stars enough).
+    order : int or `None`, optional
+        The order of the polynomial in the position. With `None`
+        (default), it is chosen by cross-validation, from 0 to 2 (if there
+        are enough stars).
 
     baseline : {'moffat'} or `None`, optional
         The profile under the splines. Without one, the splines are the
@@ -62,11 +63,11 @@ class EmpiricalPSFBuilder:
         The weight of the prior that the splines are smooth.
 
     tv : float, optional
-        The weight of the total variation of the splines, which keeps
-        sharp features while it smooths noise.
+        The weight of the total variation of the splines, which smooths
+        noise but preserves sharp features.
 
     sky : {'constant'} or `None`, optional
-        Whether each star has a constant sky of its own.
+        Whether to fit a constant sky to each star.
 
     max_iterations : int, optional
         The number of rounds of star fits and PSF fits.
@@ -84,10 +85,11 @@ class EmpiricalPSFBuilder:
 
     Notes
     -----
-    The effective PSF holds the pixel, as in Anderson & King (2000, PASP
-    112, 1360). The size of each star is tested by one more linear
-    parameter, the Laplacian of its model, which is proportional to the
-    change of an image that is blurred a little.
+    The effective PSF includes the integration over a pixel, as in
+    Anderson & King (2000, PASP 112, 1360). The size of each star is
+    tested with an additional linear parameter, the coefficient of the
+    Laplacian of its model, which is proportional to the change of an
+    image by a small blur.
 
     Examples
     --------
@@ -95,18 +97,18 @@ class EmpiricalPSFBuilder:
     >>> from hyperphotutils.psf import EmpiricalPSFBuilder, StarSelector
     >>> field = make_star_field((300, 300), n_stars=25, seed=1)
     >>> stars = StarSelector()(field.data, error=field.error)
-    >>> builder = EmpiricalPSFBuilder(size=25, degree=0)
+    >>> builder = EmpiricalPSFBuilder(size=25, order=0)
     >>> psf = builder(field.data, stars, error=field.error)
     >>> image = psf(150, 150)
     >>> print(image.shape, f'{image.sum():.2f}')
     (25, 25) 1.00
     """
 
-    _repr_params = ('size', 'oversampling', 'degree', 'baseline', 'prior',
+    _repr_params = ('size', 'oversampling', 'order', 'baseline', 'prior',
                     'smoothness', 'tv', 'sky', 'max_iterations',
                     'max_star_chi2', 'reject_extended')
 
-    def __init__(self, size=31, *, oversampling=1, degree=None,
+    def __init__(self, size=31, *, oversampling=1, order=None,
                  baseline='moffat', prior=0.15, smoothness=1.0, tv=0.0,
                  sky='constant', max_iterations=4, max_star_chi2=2.5,
                  reject_extended=True):
@@ -114,14 +116,9 @@ class EmpiricalPSFBuilder:
             msg = f'size must be an odd integer of at least 5: got {size}'
             raise ValueError(msg)
         self.size = int(size)
-        if int(oversampling) != oversampling or oversampling < 1:
-            msg = f'oversampling must be a positive integer: {oversampling}'
-            raise ValueError(msg)
-        self.oversampling = int(oversampling)
-        if degree is not None and (int(degree) != degree or degree < 0):
-            msg = f'degree must be a non-negative integer or None: {degree}'
-            raise ValueError(msg)
-        self.degree = degree
+        self.oversampling = check_integer(oversampling, 'oversampling')
+        self.order = None if order is None else check_integer(
+            order, 'order', 0)
         if baseline not in {'moffat', None}:
             msg = f"baseline must be 'moffat' or None: got {baseline!r}"
             raise ValueError(msg)
@@ -137,7 +134,8 @@ class EmpiricalPSFBuilder:
             msg = f"sky must be 'constant' or None: got {sky!r}"
             raise ValueError(msg)
         self.sky = sky
-        self.max_iterations = int(max_iterations)
+        self.max_iterations = check_integer(max_iterations,
+                                            'max_iterations')
         self.max_star_chi2 = check_positive(max_star_chi2, 'max_star_chi2')
         self.reject_extended = bool(reject_extended)
 
@@ -172,7 +170,7 @@ class EmpiricalPSFBuilder:
             ``y_fit``, ``flux_fit``, ``sky_fit``, ``reduced_chi2``,
             ``excess`` and ``excess_err`` (the variance beyond that of
             the PSF along each axis, in square pixels), and ``used``;
-            ``flags`` and ``reason`` say why a star was not used.
+            ``flags`` and ``reason`` state why a star was not used.
 
         Raises
         ------
@@ -190,32 +188,54 @@ class EmpiricalPSFBuilder:
         data, mask, error = open_nddata(data, mask, error)
         arrays, unit = strip_units(data=data, error=error)
         values, bad = as_masked_image(arrays['data'], mask)
-        weights = _inverse_variance(arrays['error'], values, bad)
-        x, y, chosen = _positions(stars, values.shape)
-        images, pixels = self._cut_stars(values, weights, x[chosen],
-                                         y[chosen])
+        # the inverse variance of each pixel, zero for bad ones
+        deviation = arrays['error']
+        if deviation is None:
+            deviation = clipped_rms(values, mask=bad)
+        deviation = np.asarray(deviation, dtype=float)
+        if deviation.shape not in {(), values.shape}:
+            msg = (f'error must have the shape of data, {values.shape}, got '
+                   f'{deviation.shape}')
+            raise ValueError(msg)
+        deviation = np.broadcast_to(deviation, values.shape)
+        good = ~bad & np.isfinite(deviation) & (deviation > 0.0)
+        weights = np.where(good, 1.0 / np.where(good, deviation, 1.0)**2, 0.0)
+        names = stars.colnames
+        for pair in (('x_centroid', 'y_centroid'), ('x_fit', 'y_fit'),
+                     ('x_init', 'y_init'), ('x', 'y')):
+            if set(pair) <= set(names):
+                x, y = (np.asarray(stars[name], dtype=float) for name in pair)
+                break
+        else:
+            msg = ('stars must have the columns x_centroid and y_centroid, '
+                   f'or x and y: it has {", ".join(names)}')
+            raise ValueError(msg)
+        ny, nx = values.shape
+        with np.errstate(invalid='ignore'):
+            chosen = ((x > -0.5) & (x < nx - 0.5)
+                      & (y > -0.5) & (y < ny - 0.5))
+        if 'accepted' in names:
+            chosen &= np.asarray(stars['accepted'], dtype=bool)
+        x, y = x[chosen], y[chosen]
+        half = self.size // 2
+        pixels = np.stack([np.rint(x), np.rint(y)]).astype(int)
+        images = StarImages(
+            data=cut_out(np.where(weights > 0, values, 0.0), *pixels, half),
+            weights=cut_out(weights, *pixels, half),
+            x=x - pixels[0], y=y - pixels[1], terms=np.ones((len(x), 1)))
         if len(images) < 2:
             msg = (f'stars has {len(images)} usable stars on the image, at '
                    "least 2 are needed: see its column 'reason', or lower "
                    'min_snr of the StarSelector')
             raise ValueError(msg)
-        fit = PSFFit(self, images, pixels, values.shape,
-                     _start_fwhm(stars))
+        # the FWHM that the selector has found, if it is known
+        fwhm = stars.meta.get('fwhm')
+        if fwhm is not None:
+            fwhm = float(fwhm) if np.isfinite(fwhm) else None
+        fit = PSFFit(self, images, pixels, values.shape, fwhm)
         fit.run()
         table = self._make_table(stars, chosen, fit, pixels, unit)
         return fit.make_psf(table, self)
-
-    def _cut_stars(self, values, weights, x, y):
-        """
-        Cut out the stars.
-        """
-        half = self.size // 2
-        pixels = np.stack([np.rint(x), np.rint(y)]).astype(int)
-        return StarImages(
-            data=cut_out(np.where(weights > 0, values, 0.0), *pixels, half),
-            weights=cut_out(weights, *pixels, half),
-            x=x - pixels[0], y=y - pixels[1],
-            terms=np.ones((len(x), 1))), pixels
 
     def _make_table(self, stars, chosen, fit, pixels, unit):
         """
@@ -250,50 +270,3 @@ class EmpiricalPSFBuilder:
                            for names in decode_star_flags(flags)]
         table.meta.update(result_meta(self))
         return table
-
-
-def _start_fwhm(stars):
-    """
-    Return the FWHM that the selector has found, if it is known.
-    """
-    fwhm = stars.meta.get('fwhm')
-    return float(fwhm) if fwhm is not None and np.isfinite(fwhm) else None
-
-
-def _positions(stars, shape):
-    """
-    Return the positions of all rows, and which rows are to be used.
-    """
-    names = stars.colnames
-    for pair in (('x_centroid', 'y_centroid'), ('x_fit', 'y_fit'),
-                 ('x_init', 'y_init'), ('x', 'y')):
-        if set(pair) <= set(names):
-            x, y = (np.asarray(stars[name], dtype=float) for name in pair)
-            break
-    else:
-        msg = ('stars must have the columns x_centroid and y_centroid, or x '
-               f'and y: it has {", ".join(names)}')
-        raise ValueError(msg)
-    ny, nx = shape
-    with np.errstate(invalid='ignore'):
-        chosen = ((x > -0.5) & (x < nx - 0.5)
-                  & (y > -0.5) & (y < ny - 0.5))
-    if 'accepted' in names:
-        chosen &= np.asarray(stars['accepted'], dtype=bool)
-    return x, y, chosen
-
-
-def _inverse_variance(error, values, bad):
-    """
-    Return the inverse variance of each pixel, zero for bad ones.
-    """
-    if error is None:
-        error = clipped_rms(values, mask=bad)
-    error = np.asarray(error, dtype=float)
-    if error.shape not in {(), values.shape}:
-        msg = (f'error must have the shape of data, {values.shape}, got '
-               f'{error.shape}')
-        raise ValueError(msg)
-    error = np.broadcast_to(error, values.shape)
-    good = ~bad & np.isfinite(error) & (error > 0.0)
-    return np.where(good, 1.0 / np.where(good, error, 1.0)**2, 0.0)

@@ -37,7 +37,7 @@ class EmpiricalPSF:
     A PSF given by images that are the coefficients of a polynomial in
     the position.
 
-    The images hold the effective PSF: the part of the flux of a point
+    The images are the effective PSF: the part of the flux of a point
     source that a pixel receives whose center is at a given distance from
     the source. It is made by `EmpiricalPSFBuilder`, or read by
     `read_psf`.
@@ -47,7 +47,7 @@ class EmpiricalPSF:
     coefficients : 2D or 3D array_like
         Shape ``(n_terms, size, size)``, or one image for a constant PSF.
         The size must be odd; the PSF is centered on the central sample.
-        The order of the terms is 1, x, x^2, y, x y, y^2 for degree 2
+        The terms are 1, x, x^2, y, x y, y^2 for order 2
         (as in PSFEx).
 
     oversampling : float, optional
@@ -69,7 +69,7 @@ class EmpiricalPSF:
         The standard deviation of each pixel of the PSF at ``center``.
 
     meta : dict, optional
-        How the PSF was made.
+        The metadata, such as the versions and the constructor call.
 
     Warns
     -----
@@ -95,10 +95,10 @@ class EmpiricalPSF:
         if coefficients.ndim == 2:
             coefficients = coefficients[np.newaxis]
         n_terms, *shape = coefficients.shape
-        self.degree = next((degree for degree in range(20)
-                            if len(polynomial_powers(degree)) == n_terms),
+        self.order = next((order for order in range(20)
+                            if len(polynomial_powers(order)) == n_terms),
                            None)
-        if coefficients.ndim != 3 or self.degree is None:
+        if coefficients.ndim != 3 or self.order is None:
             msg = ('coefficients must have the shape (n_terms, size, size) '
                    'with as many terms as a polynomial in x and y has: got '
                    f'{coefficients.shape}')
@@ -126,7 +126,7 @@ class EmpiricalPSF:
         self._check_centroid()
 
     def __repr__(self):
-        return (f'<EmpiricalPSF(size={self.size}, degree={self.degree}, '
+        return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
                 f'oversampling={self.oversampling}, '
                 f'n_stars={self.n_stars}, fwhm={self.fwhm():.2f})>')
 
@@ -186,7 +186,9 @@ class EmpiricalPSF:
         x, y, dx, dy = self._broadcast(x, y, dx, dy)
         scalar = x.ndim == 0
         x, y, dx, dy = (np.atleast_1d(value) for value in (x, y, dx, dy))
-        terms = self._terms(x, y)
+        terms = polynomial_terms((x - self.center[0]) / self.scale[0],
+                                 (y - self.center[1]) / self.scale[1],
+                                 self.order)
         images = np.empty((len(x), len(grid), len(grid)))
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -201,11 +203,6 @@ class EmpiricalPSF:
         y = self.center[1] if y is None else y
         return np.broadcast_arrays(*(np.asarray(value, dtype=float)
                                      for value in (x, y, dx, dy)))
-
-    def _terms(self, x, y):
-        return polynomial_terms((x - self.center[0]) / self.scale[0],
-                                (y - self.center[1]) / self.scale[1],
-                                self.degree)
 
     @cached_property
     def _splines(self):
@@ -284,7 +281,7 @@ class EmpiricalPSF:
         -------
         fwhm : float
             The diameter of the circle with the area in which the PSF,
-            which holds the pixel, is above half of its maximum.
+            which includes the pixel, is above half of its maximum.
         """
         half = min(self.size // 2, 20)
         coarse = self._evaluate(x, y, 0.0, 0.0, np.arange(-half, half + 1.0))
@@ -401,7 +398,7 @@ class EmpiricalPSF:
         from photutils.psf import GriddedPSFModel
 
         if n_positions is None:
-            n_positions = (1, 2, 5)[min(self.degree, 2)]
+            n_positions = (1, 2, 5)[min(self.order, 2)]
         ny, nx = shape
         if n_positions == 1:
             places = [(0.5 * (nx - 1), 0.5 * (ny - 1))]
@@ -484,7 +481,7 @@ class EmpiricalPSF:
         ----------
         path : str or `~pathlib.Path`
             The name of the file. With the suffix ``.psf``, it has the
-            format of PSFEx, which does not hold the stars' images;
+            format of PSFEx, which does not contain the stars' images;
             otherwise it is a FITS file with all of the PSF.
 
         overwrite : bool, optional
@@ -492,7 +489,7 @@ class EmpiricalPSF:
 
         oversampling : float, optional
             The sampling of a ``.psf`` file, as 1 / ``PSF_SAMP``. The
-            default is that of the PSF; DRE wants 1.
+            default is that of the PSF; DRE needs 1.
 
         See Also
         --------
@@ -516,7 +513,7 @@ class EmpiricalPSF:
         image = self.coefficients[0]
         half = image.shape[0] // 2
         grid = np.arange(-half, half + 1.0)
-        # under a weight: the far wings must not decide
+        # use a weight, so that the far wings do not dominate
         peak = np.unravel_index(np.argmax(image), image.shape)
         n_above = np.count_nonzero(image > 0.5 * image.max())
         width = max(np.sqrt(n_above), 1.0)

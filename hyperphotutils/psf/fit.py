@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The fit of a PSF to stars: by turns of the stars and the PSF, with the
-rejection of what is no star, and the choice of the degree.
+Alternating fits of a PSF and its stars, with the rejection of other
+sources and the choice of the order of the polynomial.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ __all__ = ['PSFFit']
 # Start value of the FWHM where the table of stars has none (pixels).
 _START_FWHM = 3.0
 
-# The baseline is fitted to so many stars, the brightest.
+# The baseline is fitted to the brightest stars, at most this number.
 _MAX_BASELINE_STARS = 60
 
 # Error of the PSF as a fraction: for the weights of pixels, and for the
@@ -37,22 +37,21 @@ _MODEL_ERRORS = (0.3, 0.1, 0.05, 0.03)
 # cosmic rays and companions.
 _FIRST_STEPS = 6
 
-# Excess variance (in units of the squared FWHM) that no noise explains,
-# and limits in units of its error: for galaxies and blends, and for
-# cosmic rays.
+# Intrinsic scatter of the excess variance (in units of the squared FWHM), and
+# limits in units of the error: for galaxies and blends, and for cosmic rays.
 _EXCESS_SCATTER = (0.0025, 0.0033)
 _EXCESS_LIMITS = (2.5, -4.0)
 
-# Draws from the distribution of the PSF that give its error.
+# Number of random realizations of the PSF from which its error is estimated.
 _N_DRAWS = 32
 
-# Nothing is narrower than a star, so that the stars are at the lower end
-# of the excess variances: this part of their weights is below them.
+# No source is narrower than a star, so that stars have the lowest excess
+# variances. This weighted quantile is taken as that of the stars.
 _QUANTILE = 0.25
 
-# Folds of the cross-validation, and the highest degree that is tried.
+# Folds of the cross-validation, and the highest order that is tried.
 _FOLDS = 5
-_MAX_DEGREE = 2
+_MAX_ORDER = 2
 _STARS_PER_TERM = 3
 
 
@@ -91,33 +90,27 @@ class PSFFit:
         self.v = (pixels[1] - self.center[1]) / self.scale[1]
         self.used = stars.weights.any((1, 2))
         self.flags = np.zeros(len(stars), dtype=int)
-        self.degree = 0
+        self.order = 0
         self.model = None
         self.validation = None
         self.error = None
 
-    def _set_degree(self, degree):
-        """
-        Set the degree and the polynomial terms of the stars.
-        """
-        self.degree = degree
-        self.stars.terms = polynomial_terms(self.u, self.v, degree)
-
     def run(self):
         """
-        Fit stars and PSF by turns, rejecting what is no star.
+        Fit the stars and the PSF in turn, and reject other sources.
         """
         builder = self.builder
-        degree = builder.degree
-        if degree is None:
-            degree = self._choose_degree()
-        self._run(degree, builder.max_iterations)
+        order = builder.order
+        if order is None:
+            order = self._choose_order()
+        self._run(order, builder.max_iterations)
 
-    def _run(self, degree, n_rounds):
+    def _run(self, order, n_rounds):
         """
-        Fit with a given degree, from the beginning.
+        Fit with a given order, from the beginning.
         """
-        self._set_degree(degree)
+        self.order = order
+        self.stars.terms = polynomial_terms(self.u, self.v, order)
         self.stars.robust = None
         self.used = self.stars.weights.any((1, 2))
         moffat = self._fit_baseline(self.stars.select(self.used))
@@ -163,8 +156,8 @@ class PSFFit:
         model = self._empty_model(moffat)
         profile = model.baseline(stars.terms, stars.x, stars.y)
         flux = stars.flux
-        # the error of the profile itself: without it, the few brightest
-        # stars decide
+        # Include the error of the profile: otherwise the few brightest
+        # stars would dominate the fit.
         variance = (1.0 / np.maximum(stars.weights, 1e-300)
                     + (_PROFILE_ERROR * flux[:, None, None] * profile)**2)
         weights = np.where(stars.weights > 0, stars.robust / variance, 0.0)
@@ -176,15 +169,22 @@ class PSFFit:
         scale = self._prior_scale(moffat)
         gradient = None
         if builder.tv > 0.0 and self.model.splines.any():
-            gradient = self._total_variation(scale)
+            # the weights of squared differences that make their sum the
+            # total variation (iteratively reweighted least squares)
+            splines = self.model.splines / scale
+            steps = np.zeros_like(scale)
+            for axis in (1, 2):
+                step = np.diff(splines, axis=axis, append=0.0)
+                steps += (step**2).sum(0)
+            gradient = builder.tv / (scale**2 * np.sqrt(steps + 1e-4))
         prior = self.grid.prior(scale, builder.smoothness, gradient)
         splines, draws = self.grid.solve(
             target, weights, flux, stars.x, stars.y, stars.terms, prior,
             n_draws=n_draws)
         if builder.sky is not None:
-            # A constant of the PSF and the skies of the stars are the
-            # same to the data, so that turns converge slowly: take the
-            # constant that the prior wants.
+            # A constant added to the PSF is degenerate with the skies of the
+            # stars, so that alternating fits converge slowly. Choose the
+            # constant that minimizes the prior.
             precision = scale**-2.0
             splines = splines - (
                 (splines * precision).sum((1, 2)) / precision.sum())[
@@ -194,18 +194,6 @@ class PSFFit:
             matrix = self._spline_matrix(place)
             self.error = (matrix @ draws[:, 0] @ matrix.T).std(axis=0)
         return replace(model, splines=splines)
-
-    def _total_variation(self, scale):
-        """
-        Return the weights of squared differences that make their sum the
-        total variation (iteratively reweighted least squares).
-        """
-        splines = self.model.splines / scale
-        steps = np.zeros_like(scale)
-        for axis in (1, 2):
-            step = np.diff(splines, axis=axis, append=0.0)
-            steps += (step**2).sum(0)
-        return self.builder.tv / (scale**2 * np.sqrt(steps + 1e-4))
 
     def _prior_scale(self, moffat):
         """
@@ -224,8 +212,8 @@ class PSFFit:
         """
         Choose the stars to use and flag the others.
 
-        The first model is a profile that no star has exactly: sizes are
-        compared from the second on, and more strictly as it gets better.
+        The first model is only approximate: sizes are compared from the
+        second model on, with limits that get stricter in each round.
         """
         stars = self.stars
         flags = np.zeros(len(stars), dtype=int)
@@ -256,54 +244,58 @@ class PSFFit:
                    'selection of stars')
             raise ValueError(msg)
 
-    def _choose_degree(self):
+    def _choose_order(self):
         """
-        Choose the degree that predicts stars best which were left out.
+        Choose the order by cross-validation.
         """
         n_stars = np.count_nonzero(self.used)
-        highest = max((degree for degree in range(_MAX_DEGREE + 1)
-                       if len(polynomial_powers(degree)) * _STARS_PER_TERM
+        highest = max((order for order in range(_MAX_ORDER + 1)
+                       if len(polynomial_powers(order)) * _STARS_PER_TERM
                        <= n_stars), default=0)
         if highest == 0:
             return 0
-        # galaxies and rays go first, at the degree with which no good
-        # star can be taken for one of them
+        # Reject galaxies and cosmic rays with the highest order, at which
+        # the variation of the PSF cannot be mistaken for them.
         self._run(highest, 2)
         stars = self.stars.select(self.used)
-        fold = _folds(stars.flux * np.sqrt(stars.weights.max((1, 2))))
-        scores = np.stack([self._cross_validate(stars, degree, fold)
-                           for degree in range(highest + 1)])
+        # Assign the folds by brightness, so that each has bright stars.
+        signal = stars.flux * np.sqrt(stars.weights.max((1, 2)))
+        fold = np.empty(len(signal), dtype=int)
+        fold[np.argsort(-signal, kind='stable')] = (
+            np.arange(len(signal)) % min(_FOLDS, len(signal)))
+        scores = np.stack([self._cross_validate(stars, order, fold)
+                           for order in range(highest + 1)])
         self.validation = scores.mean(axis=1)
         best = int(np.argmin(self.validation))
-        # of degrees that are as good within the error of the difference,
-        # the lowest
-        for degree in range(best):
-            difference = scores[degree] - scores[best]
+        # Choose the lowest order that is as good as the best one within the
+        # error (the one-standard-error rule, Breiman et al. 1984).
+        for order in range(best):
+            difference = scores[order] - scores[best]
             error = difference.std(ddof=1) / np.sqrt(len(difference))
             if difference.mean() <= error:
-                return degree
+                return order
         return best
 
-    def _cross_validate(self, stars, degree, fold):
+    def _cross_validate(self, stars, order, fold):
         """
         Return the chi-squared of each star from a PSF made without it.
         """
         keep = polynomial_terms(*(
-            value[self.used] for value in (self.u, self.v)), degree)
+            value[self.used] for value in (self.u, self.v)), order)
         stars = replace(stars, terms=keep)
         score = np.empty(len(stars))
         for number in range(fold.max() + 1):
-            held = fold == number
-            train = stars.select(~held)
+            omitted = fold == number
+            train = stars.select(~omitted)
             moffat = self._fit_baseline(train)
             model = self._solve(train, moffat)
-            test = stars.select(held)
+            test = stars.select(omitted)
             fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
                       core=0.75 * self.fwhm,
                       sky=self.builder.sky is not None, n_steps=2,
                       chi2_radius=2.0 * self.fwhm)
-            score[held] = test.chi2
-        # one bad star must not decide
+            score[omitted] = test.chi2
+        # limit the influence of a single bad star
         return np.minimum(score, 3.0 * np.median(score))
 
     def norms(self):
@@ -318,22 +310,33 @@ class PSFFit:
         Make the PSF: sample the model at some positions and express the
         samples by a polynomial.
 
-        The Moffat profile is no polynomial in the position, so that the
-        degree is higher by 2; the error is then below 1e-3 of the peak
-        (a test holds it).
+        The Moffat profile is not a polynomial in the position, so that the
+        order is higher by 2; the error is then below 1e-3 of the peak
+        (verified by a test).
         """
         # odd, so that samples lie at the pixel centers
         sampling = 3 if self.grid.oversampling == 1 else (
             2 * self.grid.oversampling + 1)
-        degree = self.degree and self.degree + 2
-        nodes = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+        order = self.order and self.order + 2
+        nodes = np.cos(np.pi * (np.arange(order + 1) + 0.5) / (order + 1))
         u, v = (value.ravel() for value in np.meshgrid(nodes, nodes))
-        samples = self._sample(polynomial_terms(u, v, self.degree), sampling)
+        # sample the model finely; each sample is integrated over a pixel
+        terms = polynomial_terms(u, v, self.order)
+        half = (self.builder.size * sampling - 1) // 2
+        place = np.arange(-half, half + 1) / sampling
+        matrix = self._spline_matrix(place)
+        splines = np.tensordot(terms, self.model.splines, 1)
+        samples = matrix @ splines @ matrix.T
+        moffat = self.model.moffat
+        if moffat is not None:
+            zero = np.zeros(len(terms))
+            samples += moffat_images(moffat.shapes(terms), moffat.beta, zero,
+                                     zero, place, place)
         samples /= samples.sum((1, 2), keepdims=True) / sampling**2
-        terms = polynomial_terms(u, v, degree)
+        terms = polynomial_terms(u, v, order)
         coefficients = np.linalg.lstsq(
             terms, samples.reshape(len(u), -1), rcond=None)[0]
-        meta = {'degree': self.degree, **result_meta(builder)}
+        meta = {'order': self.order, **result_meta(builder)}
         if self.validation is not None:
             meta['cross_validation'] = [float(value)
                                         for value in self.validation]
@@ -350,38 +353,12 @@ class PSFFit:
                                  np.nan).astype(np.float32),
             residuals=residuals.astype(np.float32))
 
-    def _sample(self, terms, sampling):
-        """
-        Sample the model finely, each sample integrated over a pixel.
-        """
-        half = (self.builder.size * sampling - 1) // 2
-        place = np.arange(-half, half + 1) / sampling
-        matrix = self._spline_matrix(place)
-        splines = np.tensordot(terms, self.model.splines, 1)
-        images = matrix @ splines @ matrix.T
-        moffat = self.model.moffat
-        if moffat is not None:
-            zero = np.zeros(len(terms))
-            images += moffat_images(moffat.shapes(terms), moffat.beta, zero,
-                                    zero, place, place)
-        return images
-
     def _spline_matrix(self, place):
         """
         Return the matrix from spline coefficients to values.
         """
         return cubic_bspline((place[:, None] - self.grid.knots)
                              * self.grid.oversampling)
-
-
-def _folds(signal):
-    """
-    Return the fold of each star, so that all folds have bright stars.
-    """
-    fold = np.empty(len(signal), dtype=int)
-    fold[np.argsort(-signal, kind='stable')] = (
-        np.arange(len(signal)) % min(_FOLDS, len(signal)))
-    return fold
 
 
 def _low_quantile(values, errors):

@@ -16,7 +16,7 @@ _REGISTRY = (
     ('saturated', 'a pixel of the core reaches the saturation level'),
     ('faint', 'the signal-to-noise ratio or the flux is below the limit'),
     ('cosmic_ray', 'sharper than a star can be'),
-    ('not_in_list', 'no given position is near'),
+    ('not_in_list', 'not near any of the given positions'),
     ('size', 'larger or smaller than the stars of its flux'),
     ('elongated', 'the ellipticity differs from that of the stars'),
     ('neighbor', 'another source is too near and too bright'),

@@ -20,20 +20,20 @@ __all__ = [
 ]
 
 
-def polynomial_powers(degree):
+def polynomial_powers(order):
     """
     Return the powers of x and y of a polynomial, those of x fastest.
 
-    This is the order of PSFEx: 1, x, x^2, y, x y, y^2 for degree 2.
+    They are sorted as in PSFEx: 1, x, x^2, y, x y, y^2 for order 2.
     """
-    return [(i, j) for j in range(degree + 1) for i in range(degree + 1 - j)]
+    return [(i, j) for j in range(order + 1) for i in range(order + 1 - j)]
 
 
-def polynomial_terms(u, v, degree):
+def polynomial_terms(u, v, order):
     """
     Return the terms of a polynomial, shape ``(n_positions, n_terms)``.
     """
-    return np.stack([u**i * v**j for i, j in polynomial_powers(degree)],
+    return np.stack([u**i * v**j for i, j in polynomial_powers(order)],
                     axis=-1)
 
 
@@ -150,7 +150,7 @@ class SplineGrid:
         Parameters
         ----------
         target : 3D `~numpy.ndarray`
-            What the splines shall describe, for each star.
+            The images that the splines are fitted to, one for each star.
 
         weights : 3D `~numpy.ndarray`
             The inverse variances.

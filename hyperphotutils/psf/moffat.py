@@ -4,7 +4,7 @@ Elliptical Moffat profiles that vary over the field.
 
 The profile is the baseline of the empirical PSF: it is smooth, positive
 in its wings, and fitted by few parameters, so that the pixel grid needs
-to hold only what the Moffat profile leaves.
+to describe only the residuals of the Moffat profile.
 """
 
 import numpy as np
@@ -219,8 +219,8 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
             raise ValueError(msg)
         model = flux[:, None, None] * image + sky[:, None, None]
         residual = data - model
-        # the profile is no exact model: without its own error, the few
-        # brightest stars decide
+        # Include the error of the profile: otherwise the few brightest stars
+        # would dominate the fit.
         variance = 1.0 / np.maximum(weights, 1e-300) + (
             0.03 * flux[:, None, None] * image)**2
         deviation = np.abs(residual) / np.sqrt(variance)

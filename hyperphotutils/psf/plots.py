@@ -14,7 +14,7 @@ _USED, _REJECTED = '#0072b2', '#d55e00'
 _FIELD_POINTS = 7
 _MAX_NAMES = 6
 _MAX_MEDIAN_STARS = 30
-# The ellipticity of the longest lines, at least.
+# The least ellipticity at which lines have their full length.
 _MIN_ELLIPTICITY = 0.02
 
 
@@ -206,7 +206,7 @@ def _draw_residual(figure, axes, psf, image, extent):
     used = np.asarray(psf.stars['used'], dtype=bool)[rows]
     flux = _plain(psf.stars['flux_fit'])[rows][used]
     residual = psf.residuals[used]
-    # the median of the bright ones keeps neighbors and noise out
+    # the median of bright stars is robust to neighbors and noise
     best = np.argsort(-flux, kind='stable')[:_MAX_MEDIAN_STARS]
     with np.errstate(invalid='ignore'):
         mean = np.median(np.nan_to_num(residual[best]) / flux[
@@ -234,7 +234,7 @@ def _draw_field(figure, axes, psf, shape):
         fwhm, origin='lower', cmap='cividis', interpolation='bilinear',
         extent=(x0 - dx, x0 + dx, y0 - dy, y0 + dy))
     figure.colorbar(shown, ax=axes[0], label='FWHM (pixels)')
-    axes[0].set_title(f'FWHM, degree {psf.meta.get("degree", psf.degree)}',
+    axes[0].set_title(f'FWHM, order {psf.meta.get("order", psf.order)}',
                       size='medium')
     e1, e2 = np.moveaxis(np.array(
         [[psf.ellipticity(a, b) for a in x] for b in y]), -1, 0)

@@ -37,7 +37,7 @@ def read_psf(path):
     Raises
     ------
     ValueError
-        If the file holds no PSF, or one that depends on more than the
+        If the file has no PSF, or one that depends on more than the
         position.
 
     Warns
@@ -62,35 +62,29 @@ def read_psf(path):
                     and 'PSF_MASK' in (hdu.columns.names or ())):
                 return _read_psfex(hdu, path)
         if hdus[0].header.get('HPUFORM') != FITS_FORMAT:
-            msg = (f"'{path}' holds no PSF: expected a FITS file written by "
+            msg = (f"'{path}' has no PSF: expected a FITS file written by "
                    'EmpiricalPSF.write or a .psf file of PSFEx')
             raise ValueError(msg)
-        return _read_fits(hdus)
-
-
-def _read_fits(hdus):
-    """
-    Read a file of `write_fits`.
-    """
-    image = hdus['PSF']
-    arrays = {name: np.array(hdus[name].data).astype(
-        hdus[name].data.dtype.newbyteorder('='))
-        for name in ('ERROR', 'STAR_IMAGES', 'RESIDUALS') if name in hdus}
-    stars = None
-    if 'STARS' in hdus:
-        hdu = hdus['STARS']
-        meta = json.loads(hdu.header['HPUMETA'])
-        # QTable.read makes units of TUNIT; its metadata are the keywords
-        stars = QTable(Table.read(hdu, character_as_bytes=False))
-        stars.meta = meta
-    header = image.header
-    return EmpiricalPSF(
-        image.data, oversampling=header['OVERSAMP'],
-        center=(header['XZERO'], header['YZERO']),
-        scale=(header['XSCALE'], header['YSCALE']), stars=stars,
-        error=arrays.get('ERROR'), star_images=arrays.get('STAR_IMAGES'),
-        residuals=arrays.get('RESIDUALS'),
-        meta=json.loads(hdus[0].header['HPUMETA']))
+        # read a file of `write_fits`
+        image = hdus['PSF']
+        arrays = {name: np.array(hdus[name].data).astype(
+            hdus[name].data.dtype.newbyteorder('='))
+            for name in ('ERROR', 'STAR_IMAGES', 'RESIDUALS') if name in hdus}
+        stars = None
+        if 'STARS' in hdus:
+            hdu = hdus['STARS']
+            meta = json.loads(hdu.header['HPUMETA'])
+            # QTable.read makes units of TUNIT; its metadata are the keywords
+            stars = QTable(Table.read(hdu, character_as_bytes=False))
+            stars.meta = meta
+        header = image.header
+        return EmpiricalPSF(
+            image.data, oversampling=header['OVERSAMP'],
+            center=(header['XZERO'], header['YZERO']),
+            scale=(header['XSCALE'], header['YSCALE']), stars=stars,
+            error=arrays.get('ERROR'), star_images=arrays.get('STAR_IMAGES'),
+            residuals=arrays.get('RESIDUALS'),
+            meta=json.loads(hdus[0].header['HPUMETA']))
 
 
 def _read_psfex(hdu, path):
@@ -114,9 +108,9 @@ def _read_psfex(hdu, path):
     n_axes = header.get('POLNAXIS', 0)
     if n_axes and len(images) > 1:
         names = tuple(header[f'POLNAME{axis + 1}'] for axis in range(n_axes))
-        degree = header['POLDEG1']
+        order = header['POLDEG1']
         if (names != PSFEX_AXES or header.get('POLNGRP', 1) != 1
-                or len(images) != len(polynomial_powers(degree))):
+                or len(images) != len(polynomial_powers(order))):
             msg = (f"'{path}': the PSF depends on {', '.join(names)} with "
                    f'{len(images)} terms; only polynomials in '
                    f'{" and ".join(PSFEX_AXES)} can be read')

@@ -31,6 +31,7 @@ from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.flags import STAR_FLAGS, decode_star_flags
 from hyperphotutils.utils import (
     as_masked_image,
+    check_integer,
     check_positive,
     integrated_unit,
     make_repr,
@@ -41,20 +42,20 @@ from hyperphotutils.utils import (
 
 __all__ = ['StarSelector']
 
-# Detections that only count as neighbors are this faint.
+# Detection limit. Faint detections are used as neighbors only.
 _DETECTION_SNR = 5.0
 
-# Where the FWHM is not given, these are tried (pixels).
+# Trial values of the FWHM (pixels) if it is not given.
 _TRIAL_FWHM = 2.0 * 1.3**np.arange(9)
 
-# Relative size below which, and part of the flux in one pixel beyond
-# which nothing is a star: cosmic rays and hot pixels. In units of what a
-# Gaussian of the FWHM has.
+# Cosmic rays and hot pixels: smaller than the first number, or with more of
+# the flux in one pixel than the second, both relative to a Gaussian star.
 _MIN_SIZE = 0.72
 _MAX_PEAK = 2.0
 _MAX_RAY_ELLIPTICITY = 0.3
 
-# The part of the largest density of sizes that makes a trial the first.
+# The first trial whose density of sizes is above this fraction of the
+# largest density is chosen.
 _FIRST_TRIAL = 0.3
 
 
@@ -103,7 +104,7 @@ class StarSelector:
 `~astropy.coordinates.SkyCoord`, or `None`, optional
         Positions of known stars, such as those of a Gaia table: only
         detections within 1.5 FWHM of one are used. An array has the
-        shape ``(n, 2)`` and holds pixels ``(x, y)``; a table has the
+        shape ``(n, 2)`` and contains pixels ``(x, y)``; a table has the
         columns ``x`` and ``y`` or ``x_centroid`` and ``y_centroid``, or
         ``sky_centroid``, or ``ra`` and ``dec`` (degrees).
 
@@ -153,10 +154,7 @@ class StarSelector:
         self.positions = positions
         self.min_flux_fraction = float(min_flux_fraction)
         self.reject = tuple(reject)
-        self.max_stars = int(max_stars)
-        if self.max_stars < 1:
-            msg = f'max_stars must be at least 1: got {max_stars}'
-            raise ValueError(msg)
+        self.max_stars = check_integer(max_stars, 'max_stars')
 
     def __repr__(self):
         return make_repr(self)
@@ -206,7 +204,12 @@ class StarSelector:
         arrays, unit = strip_units(**arrays)
         values, bad = as_masked_image(arrays['data'], mask)
         deviation = _check_error(arrays['error'], values, bad)
-        values = _subtract_background(values, bad)
+        box = tuple(min(50, side) for side in values.shape)
+        background = Background2D(
+            np.where(bad, 0.0, values), box, mask=bad, filter_size=3,
+            exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
+            bkg_estimator=SExtractorBackground()).background
+        values = values - background
         if deviation is None:
             deviation = np.full(values.shape, clipped_rms(values, mask=bad))
         values = np.where(bad, 0.0, values)
@@ -243,7 +246,7 @@ class StarSelector:
         Detect and measure sources with a given FWHM.
         """
         x, y = _detect(values, deviation, bad, fwhm)
-        # bad pixels hold nothing: neither signal nor noise
+        # bad pixels have neither signal nor noise
         moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
                                    y, fwhm)
         ray = _find_rays(moments, fwhm)
@@ -385,18 +388,6 @@ def _check_error(error, values, bad):
         msg = 'error must be positive and finite for some usable pixel'
         raise ValueError(msg)
     return np.where(bad, np.inf, error)
-
-
-def _subtract_background(values, bad):
-    """
-    Subtract a smooth background.
-    """
-    box = tuple(min(50, side) for side in values.shape)
-    background = Background2D(
-        np.where(bad, 0.0, values), box, mask=bad, filter_size=3,
-        exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
-        bkg_estimator=SExtractorBackground()).background
-    return values - background
 
 
 def _detect(values, deviation, bad, fwhm):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Stars as an empirical PSF sees them: images with weights, and the fit of
+Stars for the fit of an empirical PSF: images with weights, and the fit of
 center, flux, and sky of each star to a given PSF.
 """
 
@@ -70,7 +70,7 @@ class FieldModel:
 @dataclass
 class StarImages:
     """
-    The images of stars and what is known of each.
+    The images of stars and their parameters.
 
     Parameters
     ----------

@@ -77,8 +77,8 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
         header['ACCEPTED'] = (len(used), 'number of accepted sources')
         header['CHI2'] = (float(np.mean(used['reduced_chi2'])),
                           'mean reduced chi-squared')
-    header['POLNAXIS'] = (2 if psf.degree else 0, 'number of context axes')
-    if psf.degree:
+    header['POLNAXIS'] = (2 if psf.order else 0, 'number of context axes')
+    if psf.order:
         for axis, name in enumerate(PSFEX_AXES):
             key = axis + 1
             header[f'POLGRP{key}'] = (1, 'polynomial group of this axis')
@@ -88,7 +88,7 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
             header[f'POLSCAL{key}'] = (psf.scale[axis],
                                        'scale of this axis')
         header['POLNGRP'] = (1, 'number of polynomial groups')
-        header['POLDEG1'] = (psf.degree, 'degree of the polynomial')
+        header['POLDEG1'] = (psf.order, 'degree of the polynomial')
     header['PSF_FWHM'] = (psf.fwhm(), 'FWHM of the PSF in pixels')
     header['PSF_SAMP'] = (1.0 / oversampling, 'sampling step in pixels')
     header['PSFNAXIS'] = (3, 'dimensions of PSF_MASK')

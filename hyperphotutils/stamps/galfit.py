@@ -192,7 +192,7 @@ def _planes(stamps, number, mask_neighbors):
     error = stamps.error[number]
     good = np.isfinite(error) & (error > 0)
     mask |= ~good
-    # a large but finite error: programs divide by it before they mask
+    # a large, finite error: some programs divide before they mask
     highest = error[good].max() if good.any() else np.float32(1.0)
     return data, np.where(good, error, np.float32(1e6) * highest), mask
 

@@ -71,7 +71,7 @@ def _read_hdf5(file, path, names):
     chosen = _choose(groups, names, path)
     found = set(file[chosen[0]].keys()) if chosen else set()
     if not chosen or not found & {'data', DRE_NAMES['data']}:
-        msg = (f"'{path}' holds no stamps: expected a group for each source "
+        msg = (f"'{path}' has no stamps: expected a group for each source "
                f'with data, or obj, seg, and rms; found '
                f'{", ".join(sorted(found)) or "no group"}')
         raise ValueError(msg)
@@ -80,7 +80,17 @@ def _read_hdf5(file, path, names):
     if 'rejected' in file:
         rejected = _table_of_text(file['rejected'][()].decode())
     if table is None:
-        table = _table_of_dre(chosen, planes)
+        # make the table of stamps that are centered on their sources
+        center = planes['data'].shape[-1] // 2
+        numbers = [name.rpartition('_')[2] for name in chosen]
+        ids = [int(number) if number.isdigit() else row + 1
+               for row, number in enumerate(numbers)]
+        table = QTable({'id': ids, 'name': chosen})
+        for axis in ('x', 'y'):
+            table[axis] = np.full(len(chosen), float(center))
+            table[f'{axis}0'] = np.zeros(len(chosen), dtype=int)
+        table['label'] = (0 if planes['segmentation'] is None
+                          else planes['segmentation'][:, center, center])
     elif names is not None:
         table = table[_rows_of(table, chosen)]
     wcs = None
@@ -118,7 +128,7 @@ def _read_fits(path, names):
     with fits.open(path) as hdus:
         header = hdus[0].header
         if header.get('HPUFORM') != _FORMAT:
-            msg = f"'{path}' holds no stamps: expected a file of Stamps.write"
+            msg = f"'{path}' has no stamps: expected a file of Stamps.write"
             raise ValueError(msg)
         planes = {}
         for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):
@@ -170,23 +180,6 @@ def _table_of_text(text):
     Return a table from ECSV.
     """
     return QTable.read(text.splitlines(), format='ascii.ecsv')
-
-
-def _table_of_dre(names, planes):
-    """
-    Make the table of stamps that are centered on their sources.
-    """
-    center = planes['data'].shape[-1] // 2
-    numbers = [name.rpartition('_')[2] for name in names]
-    ids = [int(number) if number.isdigit() else row + 1
-           for row, number in enumerate(numbers)]
-    table = QTable({'id': ids, 'name': names})
-    for axis in ('x', 'y'):
-        table[axis] = np.full(len(names), float(center))
-        table[f'{axis}0'] = np.zeros(len(names), dtype=int)
-    table['label'] = (0 if planes['segmentation'] is None
-                      else planes['segmentation'][:, center, center])
-    return table
 
 
 def _make_wcs(header):

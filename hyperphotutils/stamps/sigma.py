@@ -66,8 +66,8 @@ def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
     [[0.5       1.118034]]
     """
     if gain is None:
-        msg = ('gain must be given, in electrons a count; headers have it as '
-               'GAIN, EGAIN, or CCDGAIN')
+        msg = ('gain must be given, in electrons per count; headers have it '
+               'as GAIN, EGAIN, or CCDGAIN')
         raise ValueError(msg)
     data, mask, _ = open_nddata(data, mask)
     arrays = {'data': data}

@@ -15,6 +15,7 @@ from hyperphotutils.noise import clipped_rms
 from hyperphotutils.stamps.masks import grow_mask
 from hyperphotutils.utils import (
     as_masked_image,
+    check_integer,
     check_positive,
     open_nddata,
     strip_units,
@@ -22,7 +23,7 @@ from hyperphotutils.utils import (
 
 __all__ = ['SkySubtraction', 'subtract_sky']
 
-# Boxes of the first sky, which only has to make sources stand out.
+# Side of the boxes of the first sky, which is used to detect the sources.
 _BOX = 50
 _MIN_SKY_PIXELS = 100
 
@@ -125,9 +126,7 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
     if method not in {'polynomial', 'median'}:
         msg = f"method must be 'polynomial' or 'median': got {method!r}"
         raise ValueError(msg)
-    if int(n_rounds) != n_rounds or n_rounds < 1:
-        msg = f'n_rounds must be a positive integer: got {n_rounds}'
-        raise ValueError(msg)
+    check_integer(n_rounds, 'n_rounds')
     data, mask, error = open_nddata(data, mask, error)
     arrays, unit = strip_units(data=data, error=error)
     values, bad = as_masked_image(arrays['data'], mask)

@@ -25,11 +25,11 @@ from hyperphotutils.utils import (
 
 __all__ = ['Stamps', 'make_stamps']
 
-# Columns that may hold the positions, in the order of preference.
+# Columns that may contain the positions, in the order of preference.
 _PIXEL_COLUMNS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
                   ('x_init', 'y_init'), ('x', 'y'))
 
-# A brighter pixel is looked for within this distance.
+# Largest distance (pixels) to a brighter pixel to which a position moves.
 _RECENTER_RADIUS = 3
 
 
@@ -70,7 +70,7 @@ class Stamps:
         The coordinates of the image.
 
     meta : dict
-        What is known of the image: ``unit``, and what was given to
+        The metadata of the image: ``unit``, and those given to
         `make_stamps`.
 
     rejected : `~astropy.table.QTable` or `None`
@@ -306,14 +306,14 @@ or array_like
         within 3 pixels, which becomes the position.
 
     offset : tuple of 2 floats, optional
-        What is added to the positions, in pixels (x, y).
+        The offset added to the positions, in pixels (x, y).
 
     extension : int, optional
         The number of the image's extension, the first part of the
         names ``EE_NNNN``.
 
     meta : dict, optional
-        What is to be kept in files: ``image``, ``zero_point``,
+        Metadata to be stored in files: ``image``, ``zero_point``,
         ``gain``, ``exposure``, ...
 
     Returns
@@ -583,7 +583,7 @@ def _psf_images(psf, table):
     if isinstance(psf, (ImagePSF, GriddedPSFModel)):
         image = _render_model(psf, x, y)
     elif callable(psf):
-        constant = getattr(psf, 'degree', None) == 0
+        constant = getattr(psf, 'order', None) == 0
         image = psf(x[0], y[0]) if constant else psf(x, y)
     else:
         image = psf

@@ -31,7 +31,7 @@ DRE_NAMES = {'data': 'obj', 'error': 'rms', 'segmentation': 'seg'}
 
 def import_h5py():
     """
-    Import h5py, or say how to get it.
+    Import h5py; without it, raise an error with the remedy.
     """
     try:
         import h5py
@@ -65,26 +65,25 @@ def write_hdf5(stamps, path, *, compression, overwrite, names='hdf5'):
     options = COMPRESSIONS[compression]
     with (atomic_output(path, overwrite=overwrite) as temporary,
           h5py.File(temporary, 'w') as file):
-        _write_common(file, stamps, options)
+        # write what all stamps share
+        file.attrs['format'] = 'hyperphotutils stamps 1'
+        file.attrs['meta'] = json.dumps(stamps.meta)
+        if stamps.wcs is not None:
+            file.attrs['wcs'] = stamps.wcs.to_header_string(relax=True)
+        # data sets: attributes have at most 64 kB
+        for name in ('table', 'rejected'):
+            if getattr(stamps, name) is not None:
+                # table as ECSV, without its metadata
+                plain = QTable(getattr(stamps, name), copy=False)
+                plain.meta = {}
+                buffer = io.StringIO()
+                plain.write(buffer, format='ascii.ecsv')
+                file[name] = buffer.getvalue()
+        if stamps.psf is not None and stamps.psf.ndim == 2:
+            file.create_dataset('psf', data=stamps.psf, **options)
         for number, name in enumerate(stamps.table['name']):
             _write_group(file.create_group(str(name)), stamps, number,
                          names, options)
-
-
-def _write_common(file, stamps, options):
-    """
-    Write what all stamps share.
-    """
-    file.attrs['format'] = 'hyperphotutils stamps 1'
-    file.attrs['meta'] = json.dumps(stamps.meta)
-    if stamps.wcs is not None:
-        file.attrs['wcs'] = stamps.wcs.to_header_string(relax=True)
-    # data sets: attributes have at most 64 kB
-    for name in ('table', 'rejected'):
-        if getattr(stamps, name) is not None:
-            file[name] = _table_to_text(getattr(stamps, name))
-    if stamps.psf is not None and stamps.psf.ndim == 2:
-        file.create_dataset('psf', data=stamps.psf, **options)
 
 
 def _write_group(group, stamps, number, names, options):
@@ -141,7 +140,7 @@ def _table_hdu(table, name):
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # metadata that FITS cannot hold are no part of the stamps
+        # metadata that FITS cannot store are omitted
         warnings.simplefilter('ignore', VerifyWarning)
         plain = QTable(table, copy=False)
         plain.meta = {}
@@ -151,14 +150,3 @@ def _table_hdu(table, name):
         hdu = hdus[1].copy()
     hdu.name = name
     return hdu
-
-
-def _table_to_text(table):
-    """
-    Return a table as ECSV, without its metadata.
-    """
-    plain = QTable(table, copy=False)
-    plain.meta = {}
-    buffer = io.StringIO()
-    plain.write(buffer, format='ascii.ecsv')
-    return buffer.getvalue()

@@ -3,11 +3,13 @@
 Checks of constructor arguments.
 """
 
+import operator
 from numbers import Real
 
 import numpy as np
 
-__all__ = ['check_part', 'check_positive', 'check_relative_rms']
+__all__ = ['check_integer', 'check_part', 'check_positive',
+           'check_relative_rms']
 
 
 def check_positive(value, name, *, of=''):
@@ -47,6 +49,50 @@ def check_positive(value, name, *, of=''):
         msg = f'{name} must be a positive number{unit}: {value!r}'
         raise ValueError(msg)
     return float(value)
+
+
+def check_integer(value, name, low=1):
+    """
+    Check that an argument is an integer above a limit.
+
+    Parameters
+    ----------
+    value : int
+        The argument.
+
+    name : str
+        The name of the argument.
+
+    low : int, optional
+        The smallest allowed value.
+
+    Returns
+    -------
+    value : int
+        The number.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+
+    ValueError
+        If it is too small.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import check_integer
+    >>> check_integer(3, 'n_repeats')
+    3
+    """
+    if isinstance(value, bool) or not hasattr(value, '__index__'):
+        msg = f'{name} must be an integer: {value!r}'
+        raise TypeError(msg)
+    number = operator.index(value)
+    if number < low:
+        msg = f'{name} must be at least {low}: {value!r}'
+        raise ValueError(msg)
+    return number
 
 
 def check_part(part, name):

@@ -367,7 +367,7 @@ def _quiet_logs():
 
 def _in_window(executor, width, function, todo, *shared):
     """
-    Keep up to ``width`` items in progress and yield those that finish.
+    Process up to ``width`` items at a time and yield the finished ones.
 
     If a process dies, all items in progress have an error, and the
     others stay in ``todo``.

@@ -26,8 +26,8 @@ _FIRST_DAMPING = 1e-2
 SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
 _DAMPING_UP = 8.0
-# The share of the promised gain above which a step was good, and below
-# which it was bad.
+# Ratio of the actual to the predicted gain above which the damping decreases,
+# and below which it increases.
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
 # A normal matrix whose scaled eigenvalues have a smaller ratio is
@@ -93,7 +93,7 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
 
         ``is_converged(state, terms, step, promise, gain)``
             Return a bool array: the members for which a step that
-            promised to lower chi2 by ``promise`` and lowered it by
+            was predicted to lower chi2 by ``promise`` and lowered it by
             ``gain`` was the last. ``gain`` is `None` without
             ``evaluate_last``.
 
@@ -233,7 +233,7 @@ def damped_step(normal, gradient, free, damping):
     Returns
     -------
     step : array of shape (g, n)
-        The step, 0 for what is not free.
+        The step, 0 for fixed parameters.
     """
     xp = array_namespace(normal)
     scale, scaled = scale_to_unit_diagonal(normal, free)
@@ -259,7 +259,7 @@ def scale_to_unit_diagonal(normal, free):
     Returns
     -------
     scale : array of shape (g, n)
-        The factors of rows and columns; 0 for what is not free.
+        The factors of rows and columns; 0 for fixed parameters.
 
     scaled : array of shape (g, n, n)
         The scaled matrices.
@@ -292,7 +292,7 @@ def invert_normal(normal, free):
     Returns
     -------
     covariance : array of shape (g, n, n)
-        The inverse matrices: 0 for what is not free, NaN where the
+        The inverse matrices: 0 for fixed parameters, NaN where the
         matrix is singular.
     """
     xp = array_namespace(normal)
@@ -349,7 +349,7 @@ def choose_members(condition, new, old):
     Parameters
     ----------
     condition : bool array of shape (g,)
-        Where to take the new arrays.
+        `True` for the rows that take the new arrays.
 
     new, old : iterable of array
         Arrays with the batch axis first.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
+from hyperphotutils.utils.checks import check_integer
+
 __all__ = ['ConcentricGaussians', 'fit_concentric_gaussians',
            'fit_gaussian_series']
 
@@ -129,10 +131,8 @@ def fit_concentric_gaussians(image, n_gaussians=3):
     if not (np.isfinite(image).all() and image.sum() > 0):
         msg = 'image must be finite and have a positive sum'
         raise ValueError(msg)
-    if int(n_gaussians) != n_gaussians or n_gaussians < 1:
-        msg = f'n_gaussians must be a positive integer: got {n_gaussians}'
-        raise ValueError(msg)
-    fits = [_fit(image, int(n_gaussians), ratio)
+    check_integer(n_gaussians, 'n_gaussians')
+    fits = [_fit(image, n_gaussians, ratio)
             for ratio in (_RATIOS if n_gaussians > 1 else _RATIOS[:1])]
     return min(fits, key=lambda fit: fit[0])[1]
 

@@ -212,7 +212,7 @@ def test_error_holds_when_the_flux_is_fitted(sources, no_mask):
     """
     The error of the fitted flux is in the residual that the background
     is fitted to. Here the amplitude and a plane are fitted by
-    generalised least squares, the best linear unbiased estimate.
+    generalized least squares, the best linear unbiased estimate.
     """
     sources = sources[:1]
     noise = CorrelatedNoise.from_beam(0.7, 4.0)

@@ -519,7 +519,7 @@ class TestArguments:
         ({'positions': [(1, 2)]}, ValueError, 'positions requires box_sizes'),
         ({'finder': HighPassStarFinder}, TypeError, 'finder must be an inst'),
         ({'detect_on': 'all'}, ValueError, 'detect_on must be'),
-        ({'n_rounds': 0}, ValueError, 'n_rounds must be a positive'),
+        ({'n_rounds': 0}, ValueError, 'n_rounds must be at least 1'),
         ({'source_fwhm': 0}, ValueError, 'source_fwhm must be a positive'),
         ({'mask_factor': -1}, ValueError, 'mask_factor must be a positive'),
         ({'smoothing': -1.0}, ValueError, 'smoothing must not be negative'),

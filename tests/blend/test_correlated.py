@@ -74,7 +74,7 @@ def footprint(init, radius, mask):
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_fit_is_that_of_generalised_least_squares(noise, pair, masked):
+def test_fit_is_that_of_generalized_least_squares(noise, pair, masked):
     """
     Values, errors, and chi2 of a pair equal those of scipy on the pixels
     whitened with the covariance matrix.

@@ -697,7 +697,7 @@ class TestGroups:
             assert abs(np.median(ratio) - 1.0) < 0.01
 
     @pytest.mark.parametrize('amplitude', [[10.0, 10.0], [10.0, 40.0]])
-    def test_neighbours_in_other_groups_do_not_bias(self, amplitude):
+    def test_neighbors_in_other_groups_do_not_bias(self, amplitude):
         """
         Two sources that overlap, but are far enough from each other to be
         in two groups at first, have their true sizes and fluxes.

@@ -213,7 +213,7 @@ def test_errors_hold_with_weights(weights, power, error):
 @pytest.mark.parametrize('weights', ['snr', 'spatial'])
 def test_errors_hold_with_weights_and_correlated_noise(weights):
     """
-    The fit is that with the weights, not one of generalised least
+    The fit is that with the weights, not one of generalized least
     squares; its errors have the covariance of the noise in them.
     """
     noise = CorrelatedNoise.from_beam(NOISE, fwhm=FWHM)

@@ -203,15 +203,16 @@ def test_whole_run():
 
 
 @pytest.mark.parametrize(('options', 'match'), [
-    ('-inmi s.fits', "'-inmi' is no option of HOTPANTS; did you mean -ini"),
-    ('-deg_fixe 3', "'-deg_fixe' is no option"),
+    ('-inmi s.fits', "'-inmi' is not an option of HOTPANTS; did you mean "
+     '-ini'),
+    ('-deg_fixe 3', "'-deg_fixe' is not an option"),
     ('-r', '-r needs 1 values: got 0'),
     ('-r 4.5', "-r 4.5: must be a whole number: '4.5'"),
     ('-c x', "-c x: must be one of t, i, b: 'x'"),
     ('-ng 3 6 0.7', '-ng needs 7 values: got 3'),
-    ('-r 5 7', "'7' is no option"),
+    ('-r 5 7', "'7' is not an option"),
     ('-pca 1 none.fits', 'none.fits'),
-    ({'rkernal': 5}, "'rkernal' is no option of HOTPANTS; did you mean "
+    ({'rkernal': 5}, "'rkernal' is not an option of HOTPANTS; did you mean "
                      'rkernel'),
     ({'ngauss': 2, 'deg_fixe': [1, 2]}, 'the Gaussians need sigmas, too'),
     ({'ngauss': 3, 'deg_fixe': [1, 2], 'sigma_gauss': [1.0, 2.0]},

@@ -72,11 +72,11 @@ def test_catalogs(tmp_path, kind):
 
 def test_bad_catalogs(tmp_path):
     """
-    What is no catalog, or has no positions, is refused with its name.
+    Files that are not catalogs, or have no positions, are refused by name.
     """
     path = tmp_path / 'a.cat'
     path.write_text('no catalog\nat all, this\n')
-    with pytest.raises(ValueError, match=r'a\.cat.*no catalog'):
+    with pytest.raises(ValueError, match=r'a\.cat.*not a catalog'):
         read_sextractor_catalog(path)
     fits.BinTableHDU(Table({'NUMBER': [1]})).writeto(tmp_path / 'b.cat')
     with pytest.raises(ValueError, match=r'b\.cat.*no positions'):
@@ -150,7 +150,7 @@ def test_psfex_config(tmp_path):
     with pytest.warns(AstropyUserWarning, match='BASIS_TYPE'):
         config = read_psfex_config(path)
     builder, selector = config.make_builder(), config.make_selector(3.0)
-    assert (builder.size, builder.oversampling, builder.degree) == (25, 2, 1)
+    assert (builder.size, builder.oversampling, builder.order) == (25, 2, 1)
     assert (selector.min_snr, selector.max_ellipticity) == (30.0, 0.2)
 
 
@@ -213,7 +213,7 @@ def test_summary(tmp_path, suffix):
     for name in ('n_grid', 'q_grid', 'r_eff_grid', 'r_eff_parabola'):
         assert_allclose(table[name], best[name], rtol=1e-5)
     Table({'A': [1]}).write(tmp_path / 'other.fits')
-    with pytest.raises(ValueError, match='no summary of DRE'):
+    with pytest.raises(ValueError, match='not a summary of DRE'):
         read_dre_summary(tmp_path / 'other.fits')
 
 
@@ -243,7 +243,7 @@ def test_galfits_layout(tmp_path):
     stamps = read_galfits(tmp_path / 'good.fits')
     assert stamps.mask.all()
     fits.HDUList(hdus[:2]).writeto(tmp_path / 'short.fits')
-    with pytest.raises(ValueError, match=r'short\.fits.*no cutout'):
+    with pytest.raises(ValueError, match=r'short\.fits.*not a cutout'):
         read_galfits(tmp_path / 'short.fits')
     small = [fits.PrimaryHDU(image[:8, :8])] + [
         fits.ImageHDU(image[:8, :8]) for _ in range(2)]

@@ -432,7 +432,7 @@ def test_array_api_strict_gives_the_same(psf, stamps):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'size': 4}, 'size must be an integer of at least 16'),
+    ({'size': 4}, 'size must be at least 16'),
     ({'n_bounds': (0.3, 4.0)}, 'n_bounds must be two increasing'),
     ({'r_e_bounds': (2.0, 1.0)}, 'r_e_bounds must be'),
     ({'q_min': 1.5}, 'q_min must be less than 1'),

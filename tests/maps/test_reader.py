@@ -321,9 +321,9 @@ class TestWCS:
         """
         image = read_map(make_hdu(**rotated_header(form)))
         sky = image.wcs.pixel_to_world(19.5, 24.5)
-        centre = SkyCoord(83.8 * u.deg, -5.4 * u.deg)
-        assert_allclose(centre.separation(sky).arcsec, 20.0, rtol=1e-6)
-        assert_allclose(centre.position_angle(sky).deg, 330.0, atol=0.01)
+        center = SkyCoord(83.8 * u.deg, -5.4 * u.deg)
+        assert_allclose(center.separation(sky).arcsec, 20.0, rtol=1e-6)
+        assert_allclose(center.position_angle(sky).deg, 330.0, atol=0.01)
         assert_allclose(image.meta['beam_theta'], 150.0, atol=0.01)
 
     def test_degenerate_axes(self, make_hdu):
@@ -452,7 +452,7 @@ class TestWCS:
         with pytest.raises(MapError, match='CDELT1 and CDELT2 contradict'):
             read_map(make_hdu(CD1_1=-0.001, CD2_2=0.001))
 
-    def test_centre_off_the_sky(self, make_hdu):
+    def test_center_off_the_sky(self, make_hdu):
         """
         A map that begins off the sphere has a wrong header.
         """

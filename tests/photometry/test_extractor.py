@@ -256,7 +256,7 @@ class TestSources:
     def test_close_companion_is_found_on_the_residual(self):
         """
         A companion that makes no peak of its own is found when its
-        bright neighbour is taken away, flagged, and fitted with it.
+        bright neighbor is taken away, flagged, and fitted with it.
         """
         rows, cols = np.indices((81, 81))
         truth = QTable({'x': [40.0, 43.4], 'y': [40.0, 42.0],

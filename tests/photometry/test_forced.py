@@ -37,7 +37,7 @@ BEAMS = {'blue': (12.0, 10.0, 20.0), 'green': (18.0, 15.0, 130.0),
 
 def make_wcs(projection, pixel, size, *, rotation=0.0, frame='RA'):
     """
-    A WCS of square maps around the common centre.
+    A WCS of square maps around the common center.
     """
     wcs = WCS(naxis=2)
     lon, lat = ('RA--', 'DEC-') if frame == 'RA' else ('GLON', 'GLAT')
@@ -288,8 +288,8 @@ class TestThreeBands:
         Geometry and deblending are exact where there is no noise, nor a
         covariance.
         """
-        catalogue, bands, _, truth = simulate(7, snr=(1e7, 2e7))
-        table = matched(noise='white')(catalogue, bands)
+        catalog, bands, _, truth = simulate(7, snr=(1e7, 2e7))
+        table = matched(noise='white')(catalog, bands)
         for name, flux in truth.items():
             assert_allclose(table[f'flux_fit_{name}'].to_value('Jy'), flux,
                             rtol=3e-4)

@@ -107,7 +107,7 @@ def make_objects():
                                  n_per_map=5, seed=1)
     job = MapJob('a.fits', 'a', Path('out'))
     stars = make_star_field((150, 150), 8, seed=1)
-    selector, builder = StarSelector(3.0), EmpiricalPSFBuilder(21, degree=0)
+    selector, builder = StarSelector(3.0), EmpiricalPSFBuilder(21, order=0)
     psf = builder(stars.data, selector(stars.data, error=stars.error),
                   error=stars.error)
     field = make_galaxy_field((100, 100), 2, seed=1)

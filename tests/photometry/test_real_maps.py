@@ -48,7 +48,7 @@ def match(table, x, y, radius):
 @pytest.fixture(scope='module')
 def paper_map(real_data):
     """
-    The first map of the Hyper-py paper, its catalogue, and its truth.
+    The first map of the Hyper-py paper, its catalog, and its truth.
     """
     image = read_map(real_data('map_500_Gaussians_1.fits'))
     truth = Table.read(real_data('table_500_Gaussians_1.txt'),
@@ -139,10 +139,10 @@ def quiet_places(image, n_places):
 
 
 @pytest.fixture(scope='module')
-def galactic_centre(real_data):
+def galactic_center(real_data):
     """
     The Bolocam map with Gaussians put into it at quiet places, and its
-    catalogue: sources with a flux of 2 Jy and 1.3 x 1.1 beams.
+    catalog: sources with a flux of 2 Jy and 1.3 x 1.1 beams.
     """
     image = read_map(real_data('bgps_gc_1mm.fits'))
     fwhm = image.meta['beam_fwhm_pix']
@@ -157,15 +157,15 @@ def galactic_centre(real_data):
         return image, places, HyperPhotometry(fwhm)(image)
 
 
-class TestGalacticCentre:
-    def test_beam(self, galactic_centre):
+class TestGalacticCenter:
+    def test_beam(self, galactic_center):
         """
         The area of the beam is that of the header's PPBEAM.
         """
-        assert_allclose(galactic_centre[0].meta['beam_area_pix'], 23.80,
+        assert_allclose(galactic_center[0].meta['beam_area_pix'], 23.80,
                         rtol=0.01)
 
-    def test_injected_flux_comes_back(self, galactic_centre):
+    def test_injected_flux_comes_back(self, galactic_center):
         """
         The Gaussians are found and come back in Jy.
 
@@ -174,7 +174,7 @@ class TestGalacticCentre:
         times too small; hence fifteen percent for each source and six
         for their mean, and not a few errors.
         """
-        image, places, table = galactic_centre
+        image, places, table = galactic_center
         fwhm = image.meta['beam_fwhm_pix']
         assert len(places) == 8
         row, true, separation = match(table, *places.T, 0.5 * fwhm)
@@ -188,31 +188,31 @@ class TestGalacticCentre:
                 / table['flux_err'][row])
         assert np.median(np.abs(pull)) < 4.0
 
-    def test_given_places(self, galactic_centre):
+    def test_given_places(self, galactic_center):
         """
         Measured at given places, the fluxes are the same.
         """
-        image, places, _ = galactic_centre
+        image, places, _ = galactic_center
         init = QTable({'x_init': places[:, 0], 'y_init': places[:, 1]})
         table = HyperPhotometry(image.meta['beam_fwhm_pix'])(
             image, init_params=init)
         assert_allclose(table['flux_fit'].to_value('Jy'), 2.0, rtol=0.15)
 
-    def test_detections_have_a_fit(self, galactic_centre):
+    def test_detections_have_a_fit(self, galactic_center):
         """
-        A detection is either measured or dropped: the catalogue has no
+        A detection is either measured or dropped: the catalog has no
         empty rows, and few fits that did not converge.
         """
-        _, _, table = galactic_centre
+        _, _, table = galactic_center
         assert np.all(np.isfinite(table['flux_fit']))
         assert np.mean((table['flags'] & FLAGS['no_convergence']) > 0) < 0.05
 
-    def test_longitude_zero_is_no_seam(self, galactic_centre):
+    def test_longitude_zero_is_no_seam(self, galactic_center):
         """
         Sources on both sides of Galactic longitude 0 have sizes on the
         sky like all others.
         """
-        image, _, table = galactic_centre
+        image, _, table = galactic_center
         longitude = table['sky_centroid'].galactic.l.wrap_at('180d')
         assert np.any(longitude < 0 * u.deg)
         assert np.any(longitude > 0 * u.deg)

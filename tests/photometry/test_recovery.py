@@ -232,10 +232,10 @@ class TestStatistics:
         k, n = (np.asarray(result.table[f'n_{name}'], dtype=float)
                 for name in ('recovered', 'injected'))
         z = 2.0
-        centre = (k + z**2 / 2.0) / (n + z**2)
+        center = (k + z**2 / 2.0) / (n + z**2)
         half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4.0)
-        for end, expected in (('low', centre - half),
-                              ('high', centre + half)):
+        for end, expected in (('low', center - half),
+                              ('high', center + half)):
             assert_allclose(result.table[f'completeness_{end}'], expected,
                             atol=1e-4)
 
@@ -320,7 +320,7 @@ class TestRuns:
         with ThreadPoolExecutor(2) as threads:
             first, *others = [
                 recover(phot, sky, n_repeats=3, n_per_map=3, **kwargs)
-                for kwargs in ({}, {'n_jobs': 2}, {'executor': threads})]
+                for kwargs in ({}, {'n_workers': 2}, {'executor': threads})]
         for name in ('injected', 'detections', 'table'):
             one = getattr(first, name)
             for result in others:
@@ -350,7 +350,7 @@ class TestRuns:
         result = recover(finder, noise, fwhm=FWHM, snr=[20, 40])
         assert result.injected['recovered'].any()
 
-    def test_warnings_are_summarised_once(self, noise, finder):
+    def test_warnings_are_summarized_once(self, noise, finder):
         def nervous(data):
             for number in range(3):
                 warnings.warn(f'worry {number}', AstropyUserWarning,
@@ -405,8 +405,8 @@ class TestErrors:
     def test_wrong_kinds_are_named(self, finder):
         with pytest.raises(TypeError, match='extractor must be a callable'):
             InjectionRecovery(HyperPhotometry)
-        with pytest.raises(TypeError, match='n_jobs must be an integer'):
-            InjectionRecovery(finder, n_jobs=1.5)
+        with pytest.raises(TypeError, match='n_workers must be an integer'):
+            InjectionRecovery(finder, n_workers=1.5)
 
     def test_unknown_beam(self, noise):
         with pytest.raises(ValueError, match='fwhm must be given'):
@@ -419,8 +419,8 @@ class TestErrors:
             recover(lambda _: [1], noise, fwhm=FWHM)
 
     def test_extractor_that_cannot_be_sent(self, noise):
-        with pytest.raises(TypeError, match='use n_jobs=1'):
-            recover(lambda _: None, noise, fwhm=FWHM, n_jobs=2)
+        with pytest.raises(TypeError, match='use n_workers=1'):
+            recover(lambda _: None, noise, fwhm=FWHM, n_workers=2)
 
     def test_unit_of_fluxes(self, noise, finder):
         with pytest.raises(ValueError, match='must have a unit if the map'):

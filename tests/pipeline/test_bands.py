@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of catalogues of several bands.
+Tests of catalogs of several bands.
 """
 
 from functools import partial
@@ -44,7 +44,7 @@ white = partial(ForcedPhotometry, noise='white')
 
 def make_wcs(projection, pixel, size, rotation, frame):
     """
-    The WCS of a square map around the common centre.
+    The WCS of a square map around the common center.
     """
     wcs = WCS(naxis=2)
     lon, lat = ('RA--', 'DEC-') if frame == 'RA' else ('GLON', 'GLAT')
@@ -81,7 +81,7 @@ def make_map(name, rng, sky, size, snr, *, beam=None):
 
 def detect(name, image):
     """
-    The catalogue of a map.
+    The catalog of a map.
     """
     fwhm, _, pixel, *_ = BANDS[name]
     return HyperPhotometry(fwhm / pixel, noise='white')(image)
@@ -120,7 +120,7 @@ def simulate(seed, faint=0.25):
 @pytest.fixture(scope='module', name='skies')
 def fixture_skies():
     """
-    Several skies with their merged catalogues.
+    Several skies with their merged catalogs.
     """
     result = []
     for seed in range(5):
@@ -174,7 +174,7 @@ class TestMerging:
 
     def test_forced_fluxes_of_bright_sources(self, skies):
         """
-        Sources that a catalogue lacks by accident get their fluxes to 2
+        Sources that a catalog lacks by accident get their fluxes to 2
         per cent, and errors in which those of their widths are.
         """
         ratios, pulls = [], []
@@ -308,7 +308,7 @@ class TestMerging:
 
     def test_units(self, skies):
         """
-        Forced values have the units of the catalogues.
+        Forced values have the units of the catalogs.
         """
         _, maps, _, _, tables, merged = skies[0]
         milli = {}
@@ -324,7 +324,7 @@ class TestMerging:
 
     def test_detections_without_fluxes(self, skies):
         """
-        Catalogues of mere positions are measured throughout.
+        Catalogs of mere positions are measured throughout.
         """
         sky, maps, truth, *_ = skies[0]
         tables = {name: QTable({'sky_centroid': sky}) for name in BANDS}

@@ -115,7 +115,7 @@ def hyper(capsys, *arguments):
 class TestRun:
     def test_products(self, cube, sim):
         """
-        A cube gives one catalogue with channels, its backgrounds, and
+        A cube gives one catalog with channels, its backgrounds, and
         what was done of each channel.
         """
         outcome, = process_maps(make_config(cube))
@@ -345,7 +345,7 @@ class TestRun:
 
     def test_two_cubes(self, cube, sim):
         """
-        Several cubes have one combined catalogue; a broken one does not
+        Several cubes have one combined catalog; a broken one does not
         touch the others.
         """
         make_map_cube((3, 64, 64), 2, seed=1).write('other.fits')
@@ -697,7 +697,7 @@ def test_command_line_refuses(cube, capsys):
     ('test_datacube.fits', 4), ('orion_kl_alma_ch3oh_cube.fits', 41)])
 def test_real_cubes(real_data, tmp_path, monkeypatch, name, n_channels):
     """
-    The real cubes run, with the axis of theirs in the catalogue.
+    The real cubes run, with the axis of theirs in the catalog.
     """
     monkeypatch.chdir(tmp_path)
     outcome, = process_maps(make_config(

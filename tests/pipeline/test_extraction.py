@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.tests.helper import assert_quantity_allclose
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import SkyEllipticalAperture
 
@@ -50,7 +51,10 @@ def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
     assert_array_equal(table['y_fit'], y)
     assert np.all(table['flags'] & FLAGS['fixed_position'])
     assert len(set(table['fwhm_major_fit'])) == 3
-    assert table.meta['threshold'] == 'none, the sources were given'
+    assert not {'threshold', 'n_sigma', 'detection_rms'} & set(table.meta)
+    assert_quantity_allclose(
+        full.table.meta['threshold'],
+        full.table.meta['n_sigma'] * full.table.meta['detection_rms'])
 
 
 def test_fill_values_and_errors_of_the_file(map_file, full, tmp_path):

@@ -160,7 +160,7 @@ def test_log_says_what_was_run(map_file, tmp_path):
     for part in (str(map_file), 'hyperphotutils', 'numpy', 'Jy/beam',
                  'n_sigma: 5.5', f'{len(table)} measured (', ' detected on '
                  'the map', 'beam area', '100 x 90 pixels',
-                 'threshold     5.5 times the rms of the filtered map',
+                 '5.5 times the rms of the filtered map',
                  ', of the map about the local backgrounds', 'groups',
                  'flags', 'warnings', 'reading', 'extraction'):
         assert part in log, part
@@ -230,7 +230,8 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     lines = (tmp_path / 'field' / 'catalog.ipac').read_text('utf-8')
     header = ' '.join(line[1:].strip() for line in lines.splitlines()
                       if line.startswith('\\'))
-    assert 'Threshold: 5.0 times the rms of the filtered map' in header
+    assert re.search(r'Threshold: \S+ Jy / pix, 5.0 times the detection rms',
+                     header)
     image = read_map(map_file)
     value, unit = re.search(r'Detection rms: (\S+) (.*) Noise rms:',
                             header).groups()
@@ -243,9 +244,9 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     assert header.count(f', {words}') == 1
 
 
-def test_overview_is_small_and_has_true_colours(map_file, tmp_path):
+def test_overview_is_small_and_has_true_colors(map_file, tmp_path):
     """
-    The palette has the colours of the maps, evenly.
+    The palette has the colors of the maps, evenly.
     """
     run(make_config([map_file], tmp_path, output={'overview': True}))
     path = tmp_path / 'field' / 'overview.png'

@@ -24,5 +24,5 @@ def stars(field):
 
 @pytest.fixture(scope='session')
 def psf(field, stars):
-    builder = EmpiricalPSFBuilder(SIZE, degree=0)
+    builder = EmpiricalPSFBuilder(SIZE, order=0)
     return builder(field.data, stars, error=field.error)

@@ -64,7 +64,7 @@ def test_galaxies_are_rejected(field, stars, psf):
     assert len(lost) > 0
     assert all(reason for reason in lost['reason'])
     assert np.isfinite(lost['excess']).all()
-    kept = EmpiricalPSFBuilder(SIZE, degree=0, reject_extended=False)(
+    kept = EmpiricalPSFBuilder(SIZE, order=0, reject_extended=False)(
         field.data, stars, error=field.error)
     assert np.count_nonzero(kinds_used(kept, field.truth) == 'galaxy') > 1
 
@@ -104,7 +104,7 @@ def test_companions_and_cosmic_rays_are_left_out(field, stars, psf):
         # at another place in each quarter of the stars
         dx, dy = ((6, 2), (-5, 4), (-3, -7), (4, -5))[number % 4]
         data[y + dy, x + dx:x + dx + 2] += 500.0
-    other = EmpiricalPSFBuilder(SIZE, degree=0)(data, stars,
+    other = EmpiricalPSFBuilder(SIZE, order=0)(data, stars,
                                                 error=field.error)
     assert np.abs(other() - psf()).max() < 0.005 * psf().max()
 
@@ -124,7 +124,7 @@ def test_excess_is_the_variance_beyond_that_of_the_psf():
         data += 1e4 / (2.0 * np.pi * var) * np.exp(
             -0.5 * ((x - x0)**2 + (y - y0)**2) / var)
     table = QTable({'x': px, 'y': py})
-    psf = EmpiricalPSFBuilder(21, degree=0)(data, table, error=1.0)
+    psf = EmpiricalPSFBuilder(21, order=0)(data, table, error=1.0)
     excess = psf.stars['excess'] - np.median(psf.stars['excess'])
     assert_allclose(excess, variance - 4.0, atol=0.1)
     assert psf.stars['reason'][3] == 'extended'
@@ -145,15 +145,15 @@ def test_degree_is_chosen(field, stars, varying):
     """
     builder = EmpiricalPSFBuilder(15, max_iterations=2)
     constant = builder(field.data, stars, error=field.error)
-    assert constant.meta['degree'] == 0
+    assert constant.meta['order'] == 0
     assert len(constant.meta['cross_validation']) == 3
     other, others = varying
     psf = builder(other.data, others, error=other.error)
-    assert psf.meta['degree'] == 2
+    assert psf.meta['order'] == 2
     for x, y in ((60, 60), (330, 200), (200, 350)):
         assert relative_error(psf, other, x, y, 15) < 0.02
     # a constant PSF is much worse
-    psf = EmpiricalPSFBuilder(15, degree=0)(other.data, others,
+    psf = EmpiricalPSFBuilder(15, order=0)(other.data, others,
                                             error=other.error)
     assert relative_error(psf, other, 60, 60, 15) > 0.02
 
@@ -164,9 +164,9 @@ def test_varying_psf_is_a_polynomial(varying):
     than 1e-3 of the peak, and all sum to 1.
     """
     field, stars = varying
-    psf = EmpiricalPSFBuilder(15, degree=1, max_iterations=2)(
+    psf = EmpiricalPSFBuilder(15, order=1, max_iterations=2)(
         field.data, stars, error=field.error)
-    assert psf.degree == 3
+    assert psf.order == 3
     assert_allclose(psf.coefficients[0].sum(), psf.oversampling**2)
     assert_allclose(psf.coefficients[1:].sum((1, 2)), 0.0, atol=1e-9)
     used = psf.stars[psf.stars['used']]
@@ -190,7 +190,7 @@ def test_options(field, stars, options):
     With other options the PSF stays good, if not the best.
     """
     sky = 7.0 if options == {'sky': None} else 0.0
-    psf = EmpiricalPSFBuilder(SIZE, degree=0, max_iterations=2, **options)(
+    psf = EmpiricalPSFBuilder(SIZE, order=0, max_iterations=2, **options)(
         field.data - sky, stars, error=field.error)
     assert relative_error(psf, field, 160, 160) < 0.02
 
@@ -200,7 +200,7 @@ def test_total_variation_smooths_noise(field, stars):
     The total variation of the PSF is less where it is penalized.
     """
     rough, smooth = (
-        EmpiricalPSFBuilder(SIZE, degree=0, tv=tv, smoothness=0.0,
+        EmpiricalPSFBuilder(SIZE, order=0, tv=tv, smoothness=0.0,
                             max_iterations=3)(
             field.data, stars, error=field.error)() for tv in (0.0, 10.0))
     outer = np.s_[:, :6]
@@ -210,7 +210,7 @@ def test_total_variation_smooths_noise(field, stars):
 
 def test_units_make_no_difference(field, stars, psf):
     unit = u.Jy / u.pix
-    other = EmpiricalPSFBuilder(SIZE, degree=0)(
+    other = EmpiricalPSFBuilder(SIZE, order=0)(
         field.data << unit, stars, error=field.error << unit)
     assert_allclose(other(), psf())
     assert other.stars['flux_fit'].unit == u.Jy
@@ -229,7 +229,7 @@ def test_bad_pixels_do_not_matter(field, stars, psf):
         data[y + 3 + number % 4, x] = np.nan
         mask[y, x - 3 - number % 3] = True
         data[mask] = 1e9
-    other = EmpiricalPSFBuilder(SIZE, degree=0)(data, stars,
+    other = EmpiricalPSFBuilder(SIZE, order=0)(data, stars,
                                                 error=field.error, mask=mask)
     assert np.abs(other() - psf()).max() < 0.01 * psf().max()
 
@@ -261,11 +261,12 @@ def test_no_signal(field, stars):
 
 
 @pytest.mark.parametrize(('name', 'value'), [
-    ('size', 30), ('size', 3), ('oversampling', 0), ('degree', -1),
-    ('degree', 0.5), ('baseline', 'gaussian'), ('prior', 0.0),
+    ('size', 30), ('size', 3), ('oversampling', 0), ('order', -1),
+    ('order', 0.5), ('baseline', 'gaussian'), ('prior', 0.0),
     ('tv', -1.0), ('sky', 'plane')])
 def test_arguments_are_checked(name, value):
-    with pytest.raises(ValueError, match=name):
+    error = TypeError if value == 0.5 else ValueError
+    with pytest.raises(error, match=name):
         EmpiricalPSFBuilder(**{name: value})
 
 

@@ -188,15 +188,15 @@ def test_fits_round_trip(tmp_path, psf):
     psf.write(path, overwrite=True)
 
 
-@pytest.mark.parametrize('degree', [0, 2])
+@pytest.mark.parametrize('order', [0, 2])
 @pytest.mark.parametrize('oversampling', [None, 1, 1.7])
-def test_psfex_round_trip(tmp_path, degree, oversampling):
+def test_psfex_round_trip(tmp_path, order, oversampling):
     """
     A file of PSFEx gives the same PSF at the same places.
     """
     rng = np.random.default_rng(1)
     images = gaussian_psf(3).coefficients
-    if degree:
+    if order:
         smooth = images[0] * rng.normal(size=(5, 1, 1)) * 0.01
         images = np.concatenate([images, smooth])
     psf = EmpiricalPSF(images, oversampling=3, center=(50.0, 40.0),
@@ -204,7 +204,7 @@ def test_psfex_round_trip(tmp_path, degree, oversampling):
     path = tmp_path / 'image.psf'
     psf.write(path, oversampling=oversampling)
     other = read_psf(path)
-    assert other.degree == degree
+    assert other.order == order
     for place in ((50, 40), (60, 30)):
         # the samples are float32; other samplings are interpolated
         assert_allclose(other(*place), psf(*place), rtol=0, atol=1e-6 * (
@@ -235,7 +235,7 @@ def test_files_that_cannot_be_read(tmp_path):
     """
     path = tmp_path / 'image.fits'
     fits.PrimaryHDU(np.ones((3, 3))).writeto(path)
-    with pytest.raises(ValueError, match=r"image.fits' holds no PSF"):
+    with pytest.raises(ValueError, match=r"image.fits' has no PSF"):
         read_psf(path)
     path = tmp_path / 'magnitude.psf'
     images = np.concatenate([gaussian_psf().coefficients,

@@ -75,5 +75,5 @@ def test_invalid_images():
         fit_concentric_gaussians(image[:-1], 2)
     with pytest.raises(ValueError, match='finite and have a positive sum'):
         fit_concentric_gaussians(-image, 2)
-    with pytest.raises(ValueError, match='n_gaussians must be a positive'):
+    with pytest.raises(ValueError, match='n_gaussians must be at least 1'):
         fit_concentric_gaussians(image, 0)

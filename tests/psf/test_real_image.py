@@ -23,7 +23,7 @@ def test_few_stars_among_galaxies(real_data):
         'nircam_f200w_epoch1.fits', 'nircam_f200w_epoch1_error.fits'))
     stars = StarSelector(min_snr=15)(data, error=error)
     assert 2.2 < stars.meta['fwhm'] < 3.2
-    psf = EmpiricalPSFBuilder(25, degree=0)(data, stars, error=error)
+    psf = EmpiricalPSFBuilder(25, order=0)(data, stars, error=error)
     assert 2.1 < psf.fwhm() < 2.7
     used = psf.stars['used']
     best = int(np.argmax(np.where(used, psf.stars['snr'], 0.0)))

@@ -303,7 +303,7 @@ def test_files_that_cannot_be_read(tmp_path, stamps):
     path = tmp_path / 'other.h5'
     with h5py.File(path, 'w') as file:
         file.create_group('chi')['cube'] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"other.h5' holds no stamps.*cube"):
+    with pytest.raises(ValueError, match=r"other.h5' has no stamps.*cube"):
         read_stamps(path)
     text = tmp_path / 'a.txt'
     text.write_text('nothing here')

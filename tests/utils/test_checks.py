@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from photutils.psf import SourceGrouper
 
-from hyperphotutils.utils import check_part, check_positive
+from hyperphotutils.utils import check_integer, check_part, check_positive
 
 
 @pytest.mark.parametrize('value', [3, 2.5, np.float32(1.5), np.int64(2)])
@@ -29,6 +29,23 @@ def test_all_else_is_refused_by_name(value):
     """
     with pytest.raises(ValueError, match='fwhm must be a positive number of'):
         check_positive(value, 'fwhm', of='pixels')
+
+
+@pytest.mark.parametrize('value', [2, np.int64(2)])
+def test_integers_of_numpy_become_integers(value):
+    checked = check_integer(value, 'n_rounds', 2)
+    assert checked == 2
+    assert type(checked) is int
+
+
+@pytest.mark.parametrize(('value', 'error', 'match'), [
+    (1, ValueError, 'n_rounds must be at least 2: 1'),
+    (2.0, TypeError, 'n_rounds must be an integer: 2.0'),
+    (True, TypeError, 'n_rounds must be an integer: True'),
+    (None, TypeError, 'n_rounds must be an integer: None')])
+def test_other_integers_are_refused_by_name(value, error, match):
+    with pytest.raises(error, match=match):
+        check_integer(value, 'n_rounds', 2)
 
 
 def test_parts():

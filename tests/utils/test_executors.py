@@ -102,7 +102,7 @@ def test_broken_executor_costs_no_item():
         0: 1, 1: 2, 2: 'BrokenExecutor', 3: 'BrokenExecutor'}
 
 
-def test_errors_of_killed_and_cancelled_work():
+def test_errors_of_killed_and_canceled_work():
     future = Future()
     future.cancel()
     assert isinstance(error_of(future), ConnectionError)

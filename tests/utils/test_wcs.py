@@ -24,7 +24,7 @@ from hyperphotutils.utils.wcs import (
     sky_to_pixel_ellipse,
 )
 
-CENTRES = {
+CENTERS = {
     'equatorial': ('RA---TAN', 'DEC--TAN', 83.8, -5.4),
     'sin': ('RA---SIN', 'DEC--SIN', 84.7, -69.1),
     'galactic': ('GLON-TAN', 'GLAT-TAN', 120.0, 30.0),
@@ -73,9 +73,9 @@ def walk(wcs, x, y, position_angle, step):
     return x1 - x, y1 - y
 
 
-@pytest.fixture(params=CENTRES)
+@pytest.fixture(params=CENTERS)
 def center(request):
-    return CENTRES[request.param]
+    return CENTERS[request.param]
 
 
 @pytest.mark.parametrize('flipped', [False, True])
@@ -148,7 +148,7 @@ def test_agrees_with_photutils_away_from_the_seam(name):
     """
     Where photutils' conversion is sound, both agree.
     """
-    wcs = make_wcs(*CENTRES[name], rotation=30.0, scale=0.5)
+    wcs = make_wcs(*CENTERS[name], rotation=30.0, scale=0.5)
     aperture = EllipticalAperture((20.0, 60.0), 6.0, 3.0,
                                   theta=70 * u.deg)
     expected = aperture.to_sky(wcs)
@@ -165,7 +165,7 @@ def test_known_angle_by_hand():
     """
     With East to the left, theta is the position angle plus 90 degrees.
     """
-    wcs = make_wcs(*CENTRES['equatorial'])
+    wcs = make_wcs(*CENTERS['equatorial'])
     angle = pixel_to_sky_ellipse(wcs, 50.0, 40.0, 6.0, 3.0, 110.0)[2]
     assert_allclose(angle.value, 20.0, atol=1e-3)
     angle = pixel_to_sky_ellipse(wcs, 50.0, 40.0, 6.0, 3.0,
@@ -177,7 +177,7 @@ def test_pixels_that_are_not_square():
     """
     A circle in pixels twice as wide as high is an ellipse on the sky.
     """
-    wcs = make_wcs(*CENTRES['equatorial'])
+    wcs = make_wcs(*CENTERS['equatorial'])
     wcs.wcs.cd = np.array([[-4.0, 0.0], [0.0, 2.0]]) / 3600.0
     major, minor, angle = pixel_to_sky_ellipse(wcs, 50.0, 40.0, 3.0, 3.0,
                                                0.0)
@@ -192,7 +192,7 @@ def test_skewed_pixels_keep_the_area():
     """
     The area of an ellipse scales with the determinant, whatever the skew.
     """
-    wcs = make_wcs(*CENTRES['equatorial'])
+    wcs = make_wcs(*CENTERS['equatorial'])
     wcs.wcs.cd = np.array([[-2.0, 0.7], [0.3, 2.5]]) / 3600.0
     major, minor, _ = pixel_to_sky_ellipse(wcs, 50.0, 40.0, 6.0, 3.0, 20.0)
     assert_allclose((major * minor).value, 18.0 * (5.0 + 0.21), rtol=1e-6)
@@ -202,7 +202,7 @@ def test_latitude_first():
     """
     A header that stores the latitude as its first axis is no exception.
     """
-    straight = make_wcs(*CENTRES['galactic'])
+    straight = make_wcs(*CENTERS['galactic'])
     swapped = WCS(naxis=2)
     swapped.wcs.ctype = ['GLAT-TAN', 'GLON-TAN']
     swapped.wcs.crval = [30.0, 120.0]
@@ -222,7 +222,7 @@ def test_other_axes_are_ignored():
     """
     A 4-axis WCS gives the numbers of its celestial part.
     """
-    flat = make_wcs(*CENTRES['sin'])
+    flat = make_wcs(*CENTERS['sin'])
     deep = WCS(naxis=4)
     deep.wcs.ctype = ['RA---SIN', 'DEC--SIN', 'FREQ', 'STOKES']
     deep.wcs.crval = [*flat.wcs.crval, 2.2e11, 1.0]
@@ -237,7 +237,7 @@ def test_sky_in_another_frame():
     """
     Positions may come in any frame; the PA is of the WCS's own frame.
     """
-    wcs = make_wcs(*CENTRES['galactic'])
+    wcs = make_wcs(*CENTERS['galactic'])
     galactic = wcs.pixel_to_world(10.0, 20.0)
     sizes = (12 * u.arcsec, 6 * u.arcsec, 30 * u.deg)
     for own, other in zip(sky_to_pixel_ellipse(wcs, galactic, *sizes),
@@ -250,7 +250,7 @@ def test_circle_round_trips():
     """
     A circle keeps the angle it came with: round-off invents none.
     """
-    wcs = make_wcs(*CENTRES['dec85'], rotation=30.0)
+    wcs = make_wcs(*CENTERS['dec85'], rotation=30.0)
     major, minor, angle = pixel_to_sky_ellipse(wcs, 50.0, 40.0, 4.0, 4.0,
                                                60.0)
     assert_allclose(major.value, minor.value, rtol=1e-6)
@@ -263,7 +263,7 @@ def test_bad_positions_give_nan():
     """
     NaN positions and positions off the sphere are NaN, not an error.
     """
-    wcs = make_wcs(*CENTRES['sin'], scale=3600.0)
+    wcs = make_wcs(*CENTERS['sin'], scale=3600.0)
     x = np.array([50.0, np.nan, 5000.0])
     major, minor, angle = pixel_to_sky_ellipse(wcs, x, 40.0, 4.0, 3.0, 0.0)
     for values in (major, minor, angle):
@@ -274,7 +274,7 @@ def test_empty_input():
     """
     No sources are as good as many.
     """
-    wcs = make_wcs(*CENTRES['sin'])
+    wcs = make_wcs(*CENTERS['sin'])
     empty = np.array([])
     for values in pixel_to_sky_ellipse(wcs, empty, empty, empty, empty,
                                        empty):
@@ -286,7 +286,7 @@ class TestPixelScale:
         """
         In a SIN projection pixels far from the reference cover more sky.
         """
-        wcs = make_wcs(*CENTRES['sin'], scale=60.0, crpix=(1.0, 1.0))
+        wcs = make_wcs(*CENTERS['sin'], scale=60.0, crpix=(1.0, 1.0))
         assert_allclose(pixel_scale(wcs).value, 60.0, rtol=1e-6)
         distance = np.hypot(1000.0, 1000.0) * 60.0 / 206264.806
         expected = 60.0 / np.sqrt(np.sqrt(1.0 - distance**2))
@@ -299,7 +299,7 @@ class TestPixelScale:
         """
         The reference pixel serves where the center is off the sphere.
         """
-        wcs = make_wcs(*CENTRES['sin'], scale=3600.0, crpix=(1.0, 1.0))
+        wcs = make_wcs(*CENTERS['sin'], scale=3600.0, crpix=(1.0, 1.0))
         result = pixel_scale(wcs, shape=(2001, 2001))
         assert_allclose(result.value, 3600.0, rtol=1e-4)
 
@@ -327,7 +327,7 @@ def test_no_loop_over_sources(count_calls):
     """
     Five hundred ellipses take as many calls as five.
     """
-    wcs = make_wcs(*CENTRES['car'])
+    wcs = make_wcs(*CENTERS['car'])
     rng = np.random.default_rng(1)
     n_calls = {}
     # (the first run fills caches)
@@ -342,7 +342,7 @@ def test_seam_position():
     """
     The oracle's own ground: the seam map does cross longitude 0.
     """
-    wcs = make_wcs(*CENTRES['seam'])
+    wcs = make_wcs(*CENTERS['seam'])
     lon = wcs.pixel_to_world(np.array([0.0, 99.0]), 40.0).l.deg
     assert lon[0] < 1.0
     assert lon[1] > 359.0
@@ -355,7 +355,7 @@ class TestErrors:
         A WCS whose pixels are neither square nor perpendicular.
         """
         wcs = WCS(naxis=2)
-        ctype1, ctype2, lon, lat = CENTRES[kind]
+        ctype1, ctype2, lon, lat = CENTERS[kind]
         wcs.wcs.ctype = [ctype1, ctype2]
         wcs.wcs.crval = [lon, lat]
         wcs.wcs.crpix = [51.0, 41.0]
@@ -402,7 +402,7 @@ class TestErrors:
         """
         On square pixels widths and their errors scale alike.
         """
-        wcs = make_wcs(*CENTRES['galactic'], rotation=25.0, flipped=True)
+        wcs = make_wcs(*CENTERS['galactic'], rotation=25.0, flipped=True)
         shape = np.array([[4.0, 0.0, 1.0]])
         errors = pixel_to_sky_errors(
             wcs, 50.0, 40.0, 0.01 * np.eye(2)[None], shape,
@@ -417,7 +417,7 @@ class TestErrors:
         The angle of a round source is not known; what is fixed has no
         error; what is unknown is NaN.
         """
-        wcs = make_wcs(*CENTRES['equatorial'])
+        wcs = make_wcs(*CENTERS['equatorial'])
         shape = np.array([[2.0, 0.0, 2.0], [2.0, 0.0, 2.0],
                           [np.nan, 0.0, 1.0]])
         scale = np.array([0.01, 0.0, 0.01])[:, None, None]
