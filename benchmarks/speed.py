@@ -38,6 +38,7 @@ from peers import (
     HERE,
     NotRunError,
     environment,
+    hyper_catalog_file,
     hyper_py_python,
     write_hyper_config,
 )
@@ -121,8 +122,8 @@ def run_hyper_py(python, path, folder):
         config = write_hyper_config(python, out, path, n_sigma=4.0)
         _, seconds, memory = run_process([python.parent / 'hyper_py',
                                           config])
-        catalog, = Path(out, 'output', 'params').glob('*.csv')
-        lines = catalog.read_text(encoding='utf-8').splitlines()
+        lines = hyper_catalog_file(out, path).read_text(
+            encoding='utf-8').splitlines()
     _, start_up, _ = run_process([python, '-c', 'import hyper_py'])
     rows = [line for line in lines if not line.startswith('#')]
     return len(rows) - 1, seconds, memory, start_up
