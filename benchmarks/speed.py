@@ -6,7 +6,6 @@ Compare speed and memory with those of other programs, in one run.
 
     python benchmarks/speed.py programs MAP
     python benchmarks/speed.py scaling
-    python benchmarks/speed.py phases MAP
 
 ``programs`` runs Hyper-py, PyBDSF, Aegean, photutils' PSFPhotometry, and
 sep beside this package, each in an environment of its own, which is made
@@ -20,7 +19,8 @@ map as it is, the others a copy in Jy/beam with a plain header.
 
 ``scaling`` measures simulated maps of constant density (500 sources in
 600 x 600 pixels, the recipe ``dense``) with more and more sources, each in
-a new process. ``phases`` shows where the time of ``hyperphot run`` goes.
+a new process. ``speed_phases.py`` shows where the time of ``hyperphot
+run`` goes.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from peers import (
     HERE,
     NotRunError,
     environment,
+    hyper_catalog_file,
     hyper_py_python,
     write_hyper_config,
 )
@@ -121,8 +122,8 @@ def run_hyper_py(python, path, folder):
         config = write_hyper_config(python, out, path, n_sigma=4.0)
         _, seconds, memory = run_process([python.parent / 'hyper_py',
                                           config])
-        catalog, = Path(out, 'output', 'params').glob('*.csv')
-        lines = catalog.read_text(encoding='utf-8').splitlines()
+        lines = hyper_catalog_file(out, path).read_text(
+            encoding='utf-8').splitlines()
     _, start_up, _ = run_process([python, '-c', 'import hyper_py'])
     rows = [line for line in lines if not line.startswith('#')]
     return len(rows) - 1, seconds, memory, start_up
@@ -288,43 +289,6 @@ def measure_scaling(args):
                       flush=True)
 
 
-def measure_phases(args):
-    """
-    Print where the time of ``hyperphot run`` goes, from a profile.
-    """
-    code = (
-        'import cProfile, pstats, sys; '
-        'from hyperphotutils.pipeline.cli import main; '
-        'profile = cProfile.Profile(); '
-        'profile.runcall(main, sys.argv[2:]); '
-        'profile.dump_stats(sys.argv[1])')
-    import pstats
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run_process([sys.executable, '-c', code, folder / 'profile', 'run',
-                     args.map, '--output-dir', folder / 'out', '--quiet'])
-        _, plain, _ = run_process(
-            [sys.executable, '-m', 'hyperphotutils', 'run', args.map,
-             '--output-dir', folder / 'plain', '--quiet'])
-        stats = pstats.Stats(str(folder / 'profile'))
-    total = stats.total_tt
-    print(f'whole command, without a profile: {plain:.2f} s CPU')
-    print(f'{"% of the profiled call":<24}function')
-    for function, (_, _, _, cumulative, _) in sorted(
-            stats.stats.items(), key=lambda item: -item[1][3]):
-        path, _, name = function
-        if name == '_find_and_load':
-            label = 'all imports'
-        elif 'hyperphotutils' in path and name[0] != '<':
-            module = Path(path).relative_to(HERE.parent).with_suffix('')
-            label = f'{".".join(module.parts[1:])}.{name}'
-        else:
-            continue
-        if cumulative >= 0.03 * total:
-            print(f'{100 * cumulative / total:<24.1f}{label}')
-
-
 def main():
     """
     Run from the command line.
@@ -355,9 +319,6 @@ def main():
                          default=[500, 1000, 2000, 5000, 10000, 20000,
                                   50000])
     scaling.add_argument('--noise', nargs='+', choices=OWN, default=OWN)
-    phases = commands.add_parser('phases', help='where the time goes')
-    phases.set_defaults(function=measure_phases)
-    phases.add_argument('map', help='FITS map')
     args = parser.parse_args()
     args.function(args)
 
