@@ -51,6 +51,11 @@ _OVERLAP = 12.0
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
+# What results of tiles consist of, besides numbers and texts
+_TRUSTED = frozenset({'astropy', 'hyperphotutils', 'numpy'})
+_TRUSTED_NAMES = frozenset({
+    ('builtins', 'set'), ('builtins', 'slice'), ('builtins', 'object'),
+    ('collections', 'OrderedDict'), ('copyreg', '_reconstructor')})
 # The members of a group are found again in another tile within this distance
 # in pixels.
 _SAME = 0.1
@@ -281,9 +286,10 @@ class TiledPhotometry:
         Measure the noise of the whole map.
         """
         path = None if self.folder is None else self.folder / 'noise.pickle'
-        if path is not None and path.exists():
-            # The file was written by this class.
-            return pickle.loads(path.read_bytes())  # noqa: S301
+        if path is not None:
+            noise = _read_pickle(path)
+            if noise is not None:
+                return noise
         photometry = copy(self.photometry)
         photometry.progress_bar = False
         finder, fitter = photometry.finder, photometry.fitter
@@ -367,11 +373,9 @@ class TiledPhotometry:
         """
         Return the result of a tile that an earlier call has finished.
         """
-        if self.folder is None or not self._path(what, tile).exists():
+        if self.folder is None:
             return None
-        # The files were written by this class.
-        return pickle.loads(  # noqa: S301
-            self._path(what, tile).read_bytes())
+        return _read_pickle(self._path(what, tile))
 
     def _write(self, what, tile, part):
         """
@@ -749,6 +753,30 @@ def _measure_part(core, slices, source, photometry, init):
                              _EDGE * photometry.fwhm)
     part.table = table[kept]
     return part, is_whole
+
+
+class _Unpickler(pickle.Unpickler):
+    """
+    Unpickler of tables, arrays, and the classes of this package only.
+    """
+
+    def find_class(self, module, name):
+        if module.partition('.')[0] in _TRUSTED or (
+                module, name) in _TRUSTED_NAMES:
+            return super().find_class(module, name)
+        msg = f'{module}.{name} is not part of a result'
+        raise pickle.UnpicklingError(msg)
+
+
+def _read_pickle(path):
+    """
+    Read a result, `None` if there is none that `_write_pickle` wrote.
+    """
+    try:
+        with path.open('rb') as file:
+            return _Unpickler(file).load()
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return None
 
 
 def _write_pickle(path, value):
