@@ -40,7 +40,12 @@ from hyperphotutils.utils.executors import (
 )
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.stored import StoredImage
-from hyperphotutils.utils.tables import make_repr, open_nddata, result_meta
+from hyperphotutils.utils.tables import (
+    make_repr,
+    open_nddata,
+    result_meta,
+    with_plain_units,
+)
 
 __all__ = ['TiledPhotometry']
 
@@ -393,8 +398,8 @@ class TiledPhotometry:
                           if part.rejected is not None])
         if rejected is None:
             rejected = make_empty_table('rejected', wcs=source.wcs)
-        rejected = describe_columns(rejected[np.lexsort(
-            (rejected['x_init'], rejected['y_init']))])
+        rejected = describe_columns(with_plain_units(rejected[np.lexsort(
+            (rejected['x_init'], rejected['y_init']))]))
         table = _join([part.table for part in parts if part.table is not None
                        and len(part.table)])
         self.__dict__.update(
@@ -419,8 +424,8 @@ class TiledPhotometry:
         is_companion = np.asarray(table['_companion'])
         images = QTable({name: table[f'_{name}'] for name in (
             'radius', 'bkg_order', 'has_background')})
-        table = describe_columns(_without_own(table))
         meta = table.meta | result_meta(self)
+        table = describe_columns(with_plain_units(_without_own(table)))
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
         table.meta.clear()
