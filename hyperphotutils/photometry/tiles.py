@@ -40,7 +40,12 @@ from hyperphotutils.utils.executors import (
 )
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.stored import StoredImage
-from hyperphotutils.utils.tables import make_repr, open_nddata, result_meta
+from hyperphotutils.utils.tables import (
+    make_repr,
+    open_nddata,
+    result_meta,
+    with_plain_units,
+)
 
 __all__ = ['TiledPhotometry']
 
@@ -51,6 +56,11 @@ _OVERLAP = 12.0
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
+# What results of tiles consist of, besides numbers and texts
+_TRUSTED = frozenset({'astropy', 'hyperphotutils', 'numpy'})
+_TRUSTED_NAMES = frozenset({
+    ('builtins', 'set'), ('builtins', 'slice'), ('builtins', 'object'),
+    ('collections', 'OrderedDict'), ('copyreg', '_reconstructor')})
 # The members of a group are found again in another tile within this distance
 # in pixels.
 _SAME = 0.1
@@ -281,9 +291,10 @@ class TiledPhotometry:
         Measure the noise of the whole map.
         """
         path = None if self.folder is None else self.folder / 'noise.pickle'
-        if path is not None and path.exists():
-            # The file was written by this class.
-            return pickle.loads(path.read_bytes())  # noqa: S301
+        if path is not None:
+            noise = _read_pickle(path)
+            if noise is not None:
+                return noise
         photometry = copy(self.photometry)
         photometry.progress_bar = False
         finder, fitter = photometry.finder, photometry.fitter
@@ -367,11 +378,9 @@ class TiledPhotometry:
         """
         Return the result of a tile that an earlier call has finished.
         """
-        if self.folder is None or not self._path(what, tile).exists():
+        if self.folder is None:
             return None
-        # The files were written by this class.
-        return pickle.loads(  # noqa: S301
-            self._path(what, tile).read_bytes())
+        return _read_pickle(self._path(what, tile))
 
     def _write(self, what, tile, part):
         """
@@ -389,8 +398,8 @@ class TiledPhotometry:
                           if part.rejected is not None])
         if rejected is None:
             rejected = make_empty_table('rejected', wcs=source.wcs)
-        rejected = describe_columns(rejected[np.lexsort(
-            (rejected['x_init'], rejected['y_init']))])
+        rejected = describe_columns(with_plain_units(rejected[np.lexsort(
+            (rejected['x_init'], rejected['y_init']))]))
         table = _join([part.table for part in parts if part.table is not None
                        and len(part.table)])
         self.__dict__.update(
@@ -415,8 +424,8 @@ class TiledPhotometry:
         is_companion = np.asarray(table['_companion'])
         images = QTable({name: table[f'_{name}'] for name in (
             'radius', 'bkg_order', 'has_background')})
-        table = describe_columns(_without_own(table))
         meta = table.meta | result_meta(self)
+        table = describe_columns(with_plain_units(_without_own(table)))
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
         table.meta.clear()
@@ -749,6 +758,30 @@ def _measure_part(core, slices, source, photometry, init):
                              _EDGE * photometry.fwhm)
     part.table = table[kept]
     return part, is_whole
+
+
+class _Unpickler(pickle.Unpickler):
+    """
+    Unpickler of tables, arrays, and the classes of this package only.
+    """
+
+    def find_class(self, module, name):
+        if module.partition('.')[0] in _TRUSTED or (
+                module, name) in _TRUSTED_NAMES:
+            return super().find_class(module, name)
+        msg = f'{module}.{name} is not part of a result'
+        raise pickle.UnpicklingError(msg)
+
+
+def _read_pickle(path):
+    """
+    Read a result, `None` if there is none that `_write_pickle` wrote.
+    """
+    try:
+        with path.open('rb') as file:
+            return _Unpickler(file).load()
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return None
 
 
 def _write_pickle(path, value):

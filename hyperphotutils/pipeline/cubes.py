@@ -19,7 +19,6 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
 from threadpoolctl import threadpool_limits
@@ -49,6 +48,7 @@ from hyperphotutils.utils.executors import (
     was_killed,
     work_through,
 )
+from hyperphotutils.utils.tables import with_plain_units
 
 __all__ = ['CubeKind', 'CubeResult']
 
@@ -418,7 +418,7 @@ class _CubeWork:
         self._add_channel(empty, 0)
         parts = [QTable.read(self._part('rejected', i))
                  for i in sorted(done) if done[i]['n_listed']]
-        return _with_plain_units(vstack(parts or [empty],
+        return with_plain_units(vstack(parts or [empty],
                                         metadata_conflicts='silent'))
 
     def _keep(self, index, sources, rejected, tables):
@@ -607,33 +607,6 @@ def _stack(parts, numbers):
     copies = [QTable(part, copy=False) for part in parts]
     for part in copies:
         part.meta.clear()
-    stacked = _with_plain_units(vstack(copies, metadata_conflicts='silent'))
+    stacked = with_plain_units(vstack(copies, metadata_conflicts='silent'))
     stacked.meta.update(meta)
     return stacked
-
-
-def _with_plain_units(table):
-    """
-    Return a table with units that do not depend on their origin.
-
-    ECSV files state which units are the same object, which would differ
-    between a run that was continued and one that was not.
-    """
-    plain, units = QTable(), {}
-
-    def unit_of(column):
-        return units.setdefault(str(column.unit), u.Unit(str(column.unit)))
-
-    for name in table.colnames:
-        column = table[name]
-        new = column
-        if isinstance(column, u.Quantity):
-            new = np.array(column.value) << unit_of(column)
-        elif isinstance(column, SkyCoord):
-            sky = column.spherical
-            new = SkyCoord(*(np.array(angle.value) << unit_of(angle)
-                             for angle in (sky.lon, sky.lat)),
-                           frame=column.frame.replicate_without_data())
-        plain[name] = new
-        plain[name].info.description = column.info.description
-    return plain

@@ -23,6 +23,7 @@ __all__ = [
     'open_nddata',
     'result_meta',
     'strip_units',
+    'with_plain_units',
 ]
 
 # Units of pixel values that are already fluxes, as in photutils.
@@ -354,3 +355,51 @@ def _versions():
         except PackageNotFoundError:  # run from a source tree
             versions[package] = 'unknown'
     return versions
+
+
+def with_plain_units(table):
+    """
+    Return a table with units that do not depend on their origin.
+
+    ECSV files state which units are the same object, which would differ
+    between a run that was continued and one that was not.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The table.
+
+    Returns
+    -------
+    plain : `~astropy.table.QTable`
+        The same columns, without metadata.
+
+    Examples
+    --------
+    >>> from astropy.table import QTable
+    >>> from hyperphotutils.utils import with_plain_units
+    >>> table = QTable({'flux': [1.0, 2.0]}, units={'flux': 'Jy'})
+    >>> print(with_plain_units(table)['flux'].unit)
+    Jy
+    """
+    from astropy.coordinates import SkyCoord
+    from astropy.table import QTable
+
+    plain, units = QTable(), {}
+
+    def unit_of(column):
+        return units.setdefault(str(column.unit), u.Unit(str(column.unit)))
+
+    for name in table.colnames:
+        column = table[name]
+        new = column
+        if isinstance(column, u.Quantity):
+            new = np.array(column.value) << unit_of(column)
+        elif isinstance(column, SkyCoord):
+            sky = column.spherical
+            new = SkyCoord(*(np.array(angle.value) << unit_of(angle)
+                             for angle in (sky.lon, sky.lat)),
+                           frame=column.frame.replicate_without_data())
+        plain[name] = new
+        plain[name].info.description = column.info.description
+    return plain
