@@ -49,7 +49,8 @@ from hyperphotutils.pipeline.products import Product
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
-    'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log', 'run.json',
+    'rejected.ecsv', 'rejected.reg', 'overview.png', 'report.html', 'run.log',
+    'run.json',
 }
 
 
