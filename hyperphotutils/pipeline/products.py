@@ -124,7 +124,7 @@ def write_report(result, job, config, folder):
     """
     Write the page of a job, which shows its other products and its log.
     """
-    if not config.output.report:
+    if job.kind not in _BOTH or not config.output.report:
         return
     from hyperphotutils.pipeline import pages
 
