@@ -198,7 +198,7 @@ def summarize_sources(table, rejected=None):
     if table is None:
         return facts
     if 'rms' in table.meta:
-        rms = table.meta['rms']
+        rms = to_readable_units(table).meta['rms']
         facts['rms'] = f'{rms:.4g}'
     if len(table):
         facts['noise of fits'] = (

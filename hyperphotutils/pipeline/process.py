@@ -444,7 +444,8 @@ def _write_tables(outcomes, work, config, output, origin):
     from hyperphotutils.pipeline import report
 
     problem = None
-    if REPORT in work.tables:
+    # a run in which all maps failed may be repeated with other settings
+    if REPORT in work.tables and any(not item.reason for item in outcomes):
         from hyperphotutils.pipeline.pages import write_run_page
 
         write_run_page(output.path / REPORT, outcomes)

@@ -139,7 +139,7 @@ def write_report(result, job, config, folder):
     """
     Write the page of a job, which shows its other products and its log.
     """
-    if not config.writes_pages:
+    if job.kind not in _BOTH or not config.writes_pages:
         return
     from hyperphotutils.pipeline import pages
 

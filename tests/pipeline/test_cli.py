@@ -148,7 +148,8 @@ def test_run_writes_products_and_prints_their_folder(map_file, tmp_path):
     assert result.stdout.rstrip().endswith('hyperphot_output/field')
     assert products(tmp_path / 'hyperphot_output' / 'field') == [
         'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
-        'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.json', 'run.log']
+        'overview.png', 'rejected.ecsv', 'rejected.reg', 'report.html',
+        'run.json', 'run.log']
 
 
 def test_parallel_run_of_several_maps(copy_map, tmp_path):

@@ -87,10 +87,10 @@ def make_config(*cubes, **sections):
 
 def read_all(folder='out/cube'):
     """
-    The bytes of all products, other than logs.
+    The bytes of all products, other than logs and reports.
     """
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()
-            if path.name not in {'run.log', 'run.json'}}
+            if path.name not in {'report.html', 'run.log', 'run.json'}}
 
 
 def noted(module, name, done):

@@ -68,6 +68,24 @@ def test_run_page_links_to_maps(run):
     assert 'no BUNIT in the header' in text
 
 
+def test_failed_run_can_be_repeated_with_other_settings(map_file, tmp_path):
+    """
+    A run in which all maps failed leaves no page that would be replaced.
+    """
+    paths = [str(tmp_path / 'a.fits'), str(tmp_path / 'b.fits')]
+    for path in paths:
+        shutil.copy(map_file, path)
+        with fits.open(path, mode='update') as hdus:
+            del hdus[0].header['BUNIT']
+    output = {'directory': str(tmp_path / 'out'), 'overview': False}
+    process_maps(PipelineConfig(input={'maps': paths}, output=output))
+    assert not (tmp_path / 'out' / 'report.html').exists()
+    outcomes = process_maps(PipelineConfig(
+        input={'maps': paths, 'unit': 'Jy/pixel'}, output=output))
+    assert not any(item.reason for item in outcomes)
+    assert len(read_data(tmp_path / 'out' / 'report.html')['links']) == 2
+
+
 def test_pages_can_be_made_again(run, capsys):
     """
     From the files of the run come the same pages as from its memory.

@@ -49,8 +49,8 @@ from hyperphotutils.pipeline.products import Product
 
 ALL_PRODUCTS = {
     'catalog.ecsv', 'catalog.ipac', 'ellipses.reg', 'centroids.reg',
-    'rejected.ecsv', 'rejected.reg', 'overview.png', 'run.log', 'run.json',
-    'report.html',
+    'rejected.ecsv', 'rejected.reg', 'overview.png', 'report.html', 'run.log',
+    'run.json',
 }
 
 
@@ -265,7 +265,8 @@ def test_optional_products_can_be_left_out(map_file, tmp_path):
     run(make_config([map_file], tmp_path,
                     output={'ipac': False, 'regions': False}))
     names = {path.name for path in (tmp_path / 'field').iterdir()}
-    assert names == {'catalog.ecsv', 'rejected.ecsv', 'run.log', 'run.json'}
+    assert names == {'catalog.ecsv', 'rejected.ecsv', 'report.html',
+                     'run.log', 'run.json'}
 
 
 def test_configuration_reaches_the_classes(map_file, tmp_path):
@@ -335,8 +336,8 @@ def test_several_maps_give_one_table_in_their_order(copy_map, tmp_path):
     assert_array_equal(stored['map_id'], table['map_id'])
     assert_array_equal(stored['flux_fit'], table['flux_fit'])
     assert {path.name for path in out.iterdir()} == {
-        'a', 'b', 'catalog_all.ecsv', 'diagnostics.ecsv', 'run.log',
-        'run.json'}
+        'a', 'b', 'catalog_all.ecsv', 'diagnostics.ecsv', 'report.html',
+        'run.log', 'run.json'}
 
 
 @pytest.mark.parametrize('empty_first', [True, False])
