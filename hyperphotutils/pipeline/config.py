@@ -51,11 +51,14 @@ __all__ = [
     'DetectionOptions',
     'EllipseOptions',
     'FitOptions',
+    'FolderOptions',
     'GroupingOptions',
     'InputOptions',
+    'JobsConfig',
     'OutputOptions',
     'PhotometryOptions',
     'PipelineConfig',
+    'ProcessOptions',
     'RunOptions',
     'ShoulderOptions',
     'SourcesOptions',
@@ -865,7 +868,7 @@ class JobsConfig(_Options):
     @property
     def kind(self):
         """
-        The kind of the jobs, see `~hyperphotutils.pipeline.process`.
+        The kind of the jobs.
         """
         raise NotImplementedError
 
