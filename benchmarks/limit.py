@@ -59,7 +59,7 @@ from photutils.background import LocalBackground
 from photutils.psf import GaussianPSF, PSFPhotometry, SourceGrouper
 from scipy.linalg import cho_factor, solve_triangular
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.photometry import HyperPhotometry
@@ -216,7 +216,8 @@ def measure_hyperphotutils(sim, args):
     """
     fwhm = sim.image.meta['beam_fwhm_pix']
     fixed = ('shape',) if args.recipe == 'faint-points' else ()
-    fitter = BlendGroupFitter(fwhm, fixed=fixed, bias_correction=True)
+    fitter = BlendGroupFitter(
+        fwhm, fixed=fixed, solver=GroupSolver(bias_correction=True))
     phot = HyperPhotometry(fwhm, noise=args.noise, fitter=fitter)
     return phot(sim.image, init_params=_true_positions(sim, args))
 

@@ -12,7 +12,7 @@ from hyperphotutils.aperture.photometry import (
     measure_apertures,
 )
 from hyperphotutils.background.regressors import polynomial_terms
-from hyperphotutils.utils.gaussians import gaussian_matrix
+from hyperphotutils.utils.gaussians import gaussian_flux, gaussian_matrix
 
 __all__ = ['LocalApertures', 'make_local_apertures', 'measure_sources']
 
@@ -273,7 +273,7 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
 
 def measure_sources(residual, table, noise, *, mask, radius, order=1,
                     fwhm_radius_ratio=1.0, fwhm_limits=None, ellipse=None,
-                    correct=True):
+                    correct=True, beam=None):
     """
     Measure fitted sources in the apertures defined by their Gaussians.
 
@@ -316,6 +316,10 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     correct : bool, optional
         Whether to divide by the fraction of the Gaussian inside.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam, if the sources are Gaussians convolved with
+        one.
+
     Returns
     -------
     measured : dict of 1D `~numpy.ndarray`
@@ -352,7 +356,8 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     axes = _aperture_axes(columns[3:], fwhm_radius_ratio, fwhm_limits,
                           ellipse)
     measured = measure_apertures(np.zeros(residual.shape), *columns,
-                                 mask=mask, axes=axes, correct=correct)
+                                 mask=mask, axes=axes, correct=correct,
+                                 beam=beam)
     known = np.isfinite(measured['aperture_flux'])
     x, y, _, major, minor, theta = (column[known] for column in columns)
     apertures = make_local_apertures(
@@ -366,7 +371,7 @@ def measure_sources(residual, table, noise, *, mask, radius, order=1,
     flux_err = np.asarray(getattr(table['flux_err'], 'value',
                                   table['flux_err']), float)[known]
     variance = apertures.variance(noise) + flux_err**2 * _shared_noise(
-        apertures, x, y, major, minor, theta)
+        apertures, x, y, (major, minor, theta), beam)
     measured['aperture_flux_err'][known] = correction * np.sqrt(variance)
     measured['local_bkg'] = np.full(len(known), np.nan)
     measured['local_bkg'][known] = apertures.level(residual)
@@ -388,18 +393,24 @@ def _aperture_axes(shape, ratio, limits, ellipse):
     return (*(ratio * width for width in widths), theta)
 
 
-def _shared_noise(apertures, x, y, major, minor, theta):
+def _shared_noise(apertures, x, y, shape, beam):
     """
     Return the variances due to the error of the fitted flux, in units of
     its square.
     """
-    xx, xy, yy = gaussian_matrix(major, minor, theta)
-    det = xx * yy - xy**2
+    components, area = [(1.0, *shape)], gaussian_flux(1.0, *shape[:2])
+    if beam is not None:
+        *components, area = beam.components(*shape)
+        components = zip(*components, strict=True)
     u_x, u_y = apertures.cols - x[:, None], apertures.rows - y[:, None]
-    xx, xy, yy = (element[:, None] / det[:, None] for element in (xx, xy, yy))
-    profile = np.exp(-0.5 * (yy * u_x**2 - 2.0 * xy * u_x * u_y
-                             + xx * u_y**2))
-    profile /= 2.0 * np.pi * np.sqrt(det)[:, None]
+    profile = np.zeros(u_x.shape)
+    for share, *ellipse in components:
+        xx, xy, yy = gaussian_matrix(*ellipse)
+        det = (xx * yy - xy**2)[:, None]
+        xx, xy, yy = (element[:, None] / det for element in (xx, xy, yy))
+        profile += np.reshape(share, (-1, 1)) * np.exp(
+            -0.5 * (yy * u_x**2 - 2.0 * xy * u_x * u_y + xx * u_y**2))
+    profile /= area[:, None]
     lost = np.sum(apertures.background_weights * profile, axis=1)
     kept = np.sum(apertures.weights * profile, axis=1)
     # The theorem does not apply if fixed shapes are far from the true ones.

@@ -136,7 +136,7 @@ def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
 def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
                       theta_deg, *, mask=None, error=None,
                       fwhm_radius_ratio=1.0, fwhm_limits=None, axes=None,
-                      correct=True):
+                      correct=True, beam=None):
     """
     Measure the flux of each source in its own elliptical aperture.
 
@@ -200,6 +200,10 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     correct : bool, optional
         Whether to apply the aperture correction.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam, if the sources are Gaussians convolved with
+        one.
+
     Returns
     -------
     result : dict of `~numpy.ndarray`
@@ -241,8 +245,16 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
     amplitude = np.broadcast_to(amplitude, gaussians.shape[1:])
     ellipses = _aperture_ellipses(gaussians, fwhm_radius_ratio, fwhm_limits,
                                   axes)
-    sums = _sum_apertures(residual, ellipses, gaussians, mask, error)
-    return _finish_sums(sums, amplitude, gaussians, correct,
+    share, components = [1.0], [gaussians]
+    area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
+    if beam is not None:
+        share, *shapes, area = beam.components(
+            *gaussians[2:4], np.rad2deg(gaussians[4]))
+        shapes[2] = np.deg2rad(shapes[2])
+        components = [np.array([*gaussians[:2], *shape])
+                      for shape in zip(*shapes, strict=True)]
+    sums = _sum_apertures(residual, ellipses, share, components, mask, error)
+    return _finish_sums(sums, amplitude, area, correct,
                         has_error=error is not None)
 
 
@@ -269,9 +281,8 @@ def _aperture_ellipses(gaussians, ratio, limits, axes):
     return ellipses
 
 
-def _finish_sums(sums, amplitude, gaussians, correct, *, has_error):
+def _finish_sums(sums, amplitude, area, correct, *, has_error):
     # Convert the sums in the apertures to fluxes; see measure_apertures.
-    area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
     usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
     blank = np.where(usable, 1.0, np.nan)
     correction = np.ones(len(blank))
@@ -288,10 +299,10 @@ def _finish_sums(sums, amplitude, gaussians, correct, *, has_error):
             'partial': sums['n_invalid'] > 0}
 
 
-def _sum_apertures(residual, ellipses, gaussians, mask, error):
+def _sum_apertures(residual, ellipses, share, components, mask, error):
     # For each source: the sums of w * residual, (w * error)**2 and
-    # w * (Gaussian of unit amplitude) with the overlap w, and the numbers
-    # of valid and invalid pixels.
+    # w * (profile of unit amplitude) with the overlap w, and the numbers
+    # of valid and invalid pixels. The profile is a sum of Gaussians.
     n_sources = ellipses.shape[1]
     names = ('residual', 'variance', 'gaussian', 'n_valid', 'n_invalid')
     sums = {name: np.zeros(n_sources) for name in names}
@@ -308,9 +319,11 @@ def _sum_apertures(residual, ellipses, gaussians, mask, error):
             'residual': (valid, weight_valid * residual.ravel()[pixel]),
             'n_valid': (valid, None),
             'n_invalid': (~valid, None),
-            'gaussian': (slice(None), weight * _unit_gaussian(
-                gaussians, source, iy, ix)),
         }
+        for peak, gaussians in zip(share, components, strict=True):
+            value = weight * _unit_gaussian(gaussians, source, iy, ix)
+            sums['gaussian'] += peak * np.bincount(
+                source, weights=value, minlength=n_sources)
         if error is not None:
             noise = error.ravel()[pixel] if error.ndim else error
             values['variance'] = (valid, (weight_valid * noise)**2)

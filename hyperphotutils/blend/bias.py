@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 r"""
-What the noise adds to fitted values on the average.
+The mean error of fitted values that the noise causes.
 
 A least-squares fit of a model that is curved in its parameters has a
 bias of second order in the noise (Box 1971, Journal of the Royal
@@ -27,6 +27,8 @@ from hyperphotutils.blend.solver import (
     X,
     Y,
     evaluate,
+    flux_derivatives,
+    gaussian_components,
     whiten,
 )
 
@@ -43,7 +45,7 @@ def second_order_bias(problem, result):
     Parameters
     ----------
     problem : `~hyperphotutils.blend.solver.BatchProblem`
-        What was fitted.
+        The problem.
 
     result : `~hyperphotutils.blend.solver.BatchResult`
         The fitted groups, with their covariance.
@@ -60,16 +62,16 @@ def second_order_bias(problem, result):
         curved = whiten(problem.whitening, curved[:, None, :])[:, 0]
     _, jacobian = evaluate(result.sources, result.coeffs, problem.x,
                            problem.y, problem.weight, problem.basis,
-                           problem.whitening)
+                           problem.whitening, problem.beam)
     gradient = jacobian @ curved[:, :, None]
     return -0.5 * (result.covariance @ gradient)[:, :, 0]
 
 
-def unbiased_sources(sources, covariance, bias, var_bounds):
+def unbiased_sources(sources, covariance, bias, var_bounds, beam=None):
     """
-    Take the bias off fitted sources.
+    Subtract the bias from fitted sources.
 
-    What is held fixed, the shape of a source with a width at its bound,
+    Fixed parameters, the shape of a source with a width at its bound,
     and groups with a bias of more than half an error, where the second
     order is not enough, stay the same to the last bit.
 
@@ -86,6 +88,9 @@ def unbiased_sources(sources, covariance, bias, var_bounds):
 
     var_bounds : tuple of float
         The bounds of the variances along the axes.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
 
     Returns
     -------
@@ -113,40 +118,68 @@ def unbiased_sources(sources, covariance, bias, var_bounds):
     state[:, :, X:Y + 1] -= bias[:, :, X:Y + 1]
     state[free, 3:] = _unbiased_shapes(
         sources[free, 3:], shape[free], error[free, AB], var_bounds)
-    flux = 2.0 * np.pi * sources[:, :, 0] * np.sqrt(
-        variances[:, :, 0] * variances[:, :, 1])
-    return state, _reduce(flux, _flux_bias(
-        sources, np.where(inside[:, :, None, None], covariance, 0.0), bias))
+    flux, slopes = flux_derivatives(sources, beam)
+    # as a fraction of the flux, with half the trace of its second
+    # derivatives with the covariance
+    fraction = np.sum(slopes * bias, axis=2) / flux
+    fraction += 0.5 * np.einsum(
+        'gnij,gnij->gn', _flux_curvature(sources, slopes, beam),
+        np.where(inside[:, :, None, None], covariance, 0.0))
+    return state, _reduce(flux, fraction)
 
 
-def _flux_bias(sources, covariance, bias):
+def _flux_curvature(sources, slopes, beam):
     r"""
-    Return the bias of the flux :math:`2 \pi A \sqrt{\det \Sigma}` as a
-    fraction of it.
-
-    To that of the parameters, which enter linearly, the curvature of
-    the product adds half of its trace with the covariance.
+    Return the second derivatives of fluxes, as fractions of the fluxes:
+    shape (g, n, 6, 6).
     """
-    amplitude, var_a, var_b = (sources[:, :, i] for i in (0, 3, 4))
+    flux = slopes[:, :, AMPLITUDE] * sources[:, :, AMPLITUDE]
+    slope = slopes[:, :, AA:] / flux[:, :, None]
+    curvature = np.zeros((*flux.shape, N_PARAMS, N_PARAMS))
+    curvature[:, :, AA:, AA:] = (
+        _area_curvature(gaussian_components(sources, beam))
+        + slope[:, :, :, None] * slope[:, :, None, :])
+    by_peak = slope / sources[:, :, AMPLITUDE, None]
+    curvature[:, :, AMPLITUDE, AA:] = curvature[:, :, AA:, AMPLITUDE] = (
+        by_peak)
+    return curvature
 
-    def relative(i, j, scale):
-        return covariance[:, :, i, j] / scale
 
-    linear = (bias[:, :, AMPLITUDE] / amplitude
-              + 0.5 * bias[:, :, AA] / var_a + 0.5 * bias[:, :, BB] / var_b)
-    curved = (0.5 * relative(AMPLITUDE, AA, amplitude * var_a)
-              + 0.5 * relative(AMPLITUDE, BB, amplitude * var_b)
-              - 0.125 * relative(AA, AA, var_a**2)
-              + 0.25 * relative(AA, BB, var_a * var_b)
-              - 0.125 * relative(BB, BB, var_b**2)
-              - 0.5 * relative(AB, AB, var_a * var_b))
-    return linear + curved
+def _area_curvature(components):
+    r"""
+    Return the second derivatives of the logarithms of areas: shape
+    (g, n, 3, 3).
+
+    With :math:`P_j = \Sigma_j^{-1}`, the shares :math:`s_j` of the
+    Gaussians in the peak, and a unit :math:`E` for each element of the
+    matrix, they are :math:`\sum_j s_j [{\rm tr}(P_j E) ({\rm tr}(M F) -
+    {\rm tr}(P_j F)) / 2 - {\rm tr}(P_j E P_j F)] / 2` with :math:`M =
+    \sum_j s_j P_j`.
+    """
+    share = components.share[..., None]
+    aa, ab, bb = components.precision
+    trace = np.stack((aa, 2.0 * ab, bb), axis=-1)
+    mean = np.sum(share * trace, axis=2, keepdims=True)
+    product = (0.5 * trace[..., :, None] * (mean - trace)[..., None, :]
+               - _products(components.precision))
+    return 0.5 * np.sum(share[..., None] * product, axis=2)
+
+
+def _products(precision):
+    """
+    Return tr(P E P F) for all pairs of elements, along two last axes.
+    """
+    aa, ab, bb = precision
+    rows = ((aa * aa, 2.0 * aa * ab, ab * ab),
+            (2.0 * aa * ab, 2.0 * (aa * bb + ab * ab), 2.0 * ab * bb),
+            (ab * ab, 2.0 * ab * bb, bb * bb))
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def _reduce(value, fraction):
     """
-    Take off a bias, given as a fraction of the value, to first order in
-    it; the sign of the value stays.
+    Subtract a bias, given as a fraction of the value, to first order
+    without a change of sign.
     """
     size = 1.0 + np.abs(fraction)
     return value * np.where(fraction > 0.0, 1.0 / size, size)
@@ -178,43 +211,52 @@ def _unbiased_shapes(shapes, bias, error, var_bounds):
 
 def _trace(problem, result, i):
     r"""
-    Return the trace of the second derivatives of one Gaussian of each
-    group with the covariance, weighted but not whitened.
+    Return the trace of the second derivatives of one source of each group
+    with the covariance, weighted but not whitened.
 
-    With :math:`u = \Sigma^{-1} d` and :math:`P = \Sigma^{-1}`, which is
-    diagonal in the axes of the ellipse, :math:`\ln G` has the
-    derivatives :math:`u` and :math:`u^T E u / 2` for the position and
-    for an element of the matrix with the unit :math:`E`, and the second
-    derivatives :math:`-P`, :math:`-P E u`, and :math:`-u^T E P F u`.
+    With :math:`u = P d` and :math:`P = \Sigma^{-1}` in the axes of the
+    ellipse, the logarithm of a Gaussian has the derivatives :math:`u` and
+    :math:`u^T E u / 2` for the position and for an element of the matrix
+    with the unit :math:`E`, and the second derivatives
+    :math:`-z_k^T P z_l` with :math:`z = (e_a, e_b, E_{aa} u, E_{ab} u,
+    E_{bb} u)`. With a measured beam, the share of each Gaussian in the
+    peak adds constants to those for the matrix.
     """
     state = result.sources[:, i, :, None]
-    amplitude, x0, y0, var_a, var_b, theta = np.moveaxis(state, 1, 0)
+    amplitude, x0, y0, _, _, theta = np.moveaxis(state, 1, 0)
     cos, sin = np.cos(theta), np.sin(theta)
     dx, dy = problem.x - x0, problem.y - y0
-    p_a, p_b = 1.0 / var_a, 1.0 / var_b
-    u_a = (cos * dx + sin * dy) * p_a
-    u_b = (cos * dy - sin * dx) * p_b
-    profile = problem.weight * np.exp(-0.5 * (u_a**2 * var_a
-                                              + u_b**2 * var_b))
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
     block = slice(N_PARAMS * i, N_PARAMS * (i + 1))
     cov = _in_own_axes(result.covariance[:, block, block],
                        cos[:, 0], sin[:, 0])
-
-    def c(j, k):
-        return cov[:, j, k, None]
-
-    slopes = np.stack((u_a, u_b, 0.5 * u_a**2, u_a * u_b, 0.5 * u_b**2),
-                      axis=1)
-    spread = np.sum(slopes * (cov[:, 1:, 1:] @ slopes), axis=1)
-    curvature = (
-        p_a * c(X, X) + p_b * c(Y, Y)
-        + 2.0 * u_a * (p_a * c(X, AA) + p_b * c(Y, AB))
-        + 2.0 * u_b * (p_a * c(X, AB) + p_b * c(Y, BB))
-        + u_a**2 * (p_a * c(AA, AA) + p_b * c(AB, AB))
-        + u_b**2 * (p_b * c(BB, BB) + p_a * c(AB, AB))
-        + 2.0 * u_a * u_b * (p_a * c(AA, AB) + p_b * c(AB, BB)))
-    mixed = 2.0 * (cov[:, AMPLITUDE, None, 1:] @ slopes)[:, 0]
-    return profile * (amplitude * (spread - curvature) + mixed)
+    components = gaussian_components(result.sources[:, i:i + 1], problem.beam)
+    area = _area_curvature(components)
+    total = np.zeros(problem.x.shape)
+    for j in range(components.share.shape[2]):
+        aa, ab, bb = (p[:, :, j] for p in components.precision)
+        u_a, u_b = aa * off_a + ab * off_b, ab * off_a + bb * off_b
+        profile = components.share[:, :, j] * np.exp(
+            -0.5 * (u_a * off_a + u_b * off_b))
+        k_aa, k_ab, k_bb = (mean - p for mean, p in zip(
+            components.mean_precision, (aa, ab, bb), strict=True))
+        slopes = np.stack((u_a, u_b, 0.5 * (u_a**2 + k_aa), u_a * u_b + k_ab,
+                           0.5 * (u_b**2 + k_bb)), axis=1)
+        spread = np.sum(slopes * (cov[:, 1:, 1:] @ slopes), axis=1)
+        none, one = np.zeros_like(u_a), np.ones_like(u_a)
+        z_a = np.stack((one, none, u_a, u_b, none), axis=1)
+        z_b = np.stack((none, one, none, u_a, u_b), axis=1)
+        along, across = cov[:, 1:, 1:] @ z_a, cov[:, 1:, 1:] @ z_b
+        curvature = (aa * np.sum(z_a * along, axis=1)
+                     + 2.0 * ab * np.sum(z_b * along, axis=1)
+                     + bb * np.sum(z_b * across, axis=1))
+        of_share = area[:, 0] + 0.5 * _products((aa[:, 0], ab[:, 0],
+                                                 bb[:, 0]))
+        curvature -= np.sum(of_share * cov[:, AA:, AA:],
+                            axis=(1, 2))[:, None]
+        mixed = 2.0 * (cov[:, AMPLITUDE, None, 1:] @ slopes)[:, 0]
+        total += profile * (amplitude * (spread - curvature) + mixed)
+    return problem.weight * total
 
 
 def _in_own_axes(covariance, cos, sin):

@@ -37,7 +37,7 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
-                  fit_radius, extra_variance=None):
+                  fit_radius, extra_variance=None, beam=None):
     r"""
     Return the signal-to-noise ratio of candidates on a residual map.
 
@@ -81,13 +81,16 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
     extra_variance : 2D `~numpy.ndarray`, optional
         The variance of each pixel beyond that of the noise.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     snr : 1D `~numpy.ndarray`
         The ratios; 0 for candidates that their neighbors explain as
         well, or that have no usable pixels.
     """
-    start = read_start(candidates, fwhm)
+    start = read_start(candidates, fwhm, beam)
     templates = start.states()
     templates[:, AMPLITUDE] = 1.0
     sources = source_states(table)
@@ -112,11 +115,12 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
                 residual, np.concatenate(
                     (templates[part, None], sources[near]), axis=1),
                 foot.x[part], foot.y[part], foot.usable[part], noise, fwhm,
-                extra_variance)
+                extra_variance, beam)
     return snr
 
 
-def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
+def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance,
+           beam):
     """
     Return the ratio of the first source of each group, with the other
     sources and a plane free.
@@ -126,7 +130,7 @@ def _score(residual, sources, x, y, usable, noise, fwhm, extra_variance):
     basis *= weight[:, None, :]
     coeffs = np.zeros(basis.shape[:2])
     _, jacobian = evaluate(sources, coeffs, x.astype(float), y.astype(float),
-                           weight, basis)
+                           weight, basis, beam=beam)
     rows = np.concatenate((
         jacobian[:, :1],
         (np.where(usable, residual[y, x], 0.0) * weight)[:, None],

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What the columns of errors do not say: how the parameters of a source, and
-the fluxes of companions, go together.
+Covariances of the parameters of sources, and of the fluxes of sources that
+were fitted together.
 """
 
 from collections import Counter
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
-from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
+from hyperphotutils.blend.solver import (
+    AA,
+    AB,
+    AMPLITUDE,
+    BB,
+    N_PARAMS,
+    X,
+    Y,
+    flux_derivatives,
+)
 
 __all__ = ['SourceCovariance']
 
@@ -54,9 +63,9 @@ class SourceCovariance:
     correlation: np.ndarray
 
     @classmethod
-    def from_batches(cls, source_id, batches):
+    def from_batches(cls, source_id, batches, *, beam=None):
         """
-        Collect what the fits of batches of groups have.
+        Collect the covariances of batches of groups.
 
         Parameters
         ----------
@@ -67,6 +76,9 @@ class SourceCovariance:
             The indices of the sources of each group, shape (g, n), their
             states, (g, n, 6), and their covariance in tangent
             coordinates, (g, 6 n + k, 6 n + k).
+
+        beam : `~hyperphotutils.blend.BeamProfile`, optional
+            The measured beam; a Gaussian by default.
 
         Returns
         -------
@@ -89,7 +101,7 @@ class SourceCovariance:
             one, other = np.triu_indices(rows.shape[1], 1)
             pairs.append(np.stack((rows[:, one], rows[:, other]),
                                   axis=-1).reshape(-1, 2))
-            correlation.append(_flux_correlation(state, covariance)[
+            correlation.append(_flux_correlation(state, covariance, beam)[
                 :, one, other].ravel())
         return cls(np.asarray(source_id), position, shape, shape_cov,
                    np.concatenate(pairs), np.concatenate(correlation))
@@ -97,7 +109,7 @@ class SourceCovariance:
     @classmethod
     def from_errors(cls, table):
         """
-        Make covariances of errors alone, for fits that tell no more.
+        Make covariances from errors alone, without correlations.
 
         Parameters
         ----------
@@ -128,7 +140,7 @@ class SourceCovariance:
 
     def updated(self, newer):
         """
-        Put the covariances of a later fit in the place of older ones.
+        Replace the covariances of older fits by those of a later one.
 
         Parameters
         ----------
@@ -160,7 +172,7 @@ class SourceCovariance:
             The identification numbers.
 
         names : 1D `~numpy.ndarray`, optional
-            What they are called from now on.
+            Their new identification numbers.
 
         Returns
         -------
@@ -187,7 +199,7 @@ class SourceCovariance:
 
 def total_flux(ids, source_id, flux, flux_err, covariance):
     """
-    Sum the fluxes of sources, with the covariance between companions.
+    Sum the fluxes of sources; the error includes their covariances.
 
     Parameters
     ----------
@@ -212,8 +224,7 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
     Raises
     ------
     ValueError
-        If there is no such source, or a source is named twice, or none
-        is.
+        If a source is not known or given twice, or if none is given.
     """
     chosen = np.ones(len(source_id), dtype=bool)
     if ids is not None:
@@ -235,7 +246,7 @@ def total_flux(ids, source_id, flux, flux_err, covariance):
 
 def _check_ids(ids, known):
     """
-    Return the set of the wanted ids, all of which must be known.
+    Return the set of the requested ids; raise an error for unknown ones.
     """
     ids = np.asarray(ids)
     if ids.dtype.kind == 'b':
@@ -257,7 +268,7 @@ def _check_ids(ids, known):
         raise ValueError(msg)
     twice = [one for one, number in Counter(ids).items() if number > 1]
     if twice:
-        msg = ('ids must name each source once, these are there again: '
+        msg = ('ids must name each source once, these are repeated: '
                f'{", ".join(map(str, twice))}')
         raise ValueError(msg)
     return set(ids)
@@ -299,24 +310,19 @@ def _tangent_to_pixels(theta):
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
-def _flux_correlation(state, covariance):
-    r"""
+def _flux_correlation(state, covariance, beam):
+    """
     Return the correlations of the fluxes of a group, shape (g, n, n).
-
-    The derivatives of the flux :math:`F = 2 \pi A \sqrt{\Sigma_{aa}
-    \Sigma_{bb}}` are those of the errors of the table.
     """
     n_groups, n_sources = state.shape[:2]
     slopes = np.zeros((n_groups, n_sources, covariance.shape[1]))
     source = np.arange(n_sources)
-    amplitude, var_a, var_b = (state[:, :, k] for k in (0, 3, 4))
-    for param, slope in ((AMPLITUDE, np.ones_like(amplitude)),
-                         (AA, 0.5 * amplitude / var_a),
-                         (BB, 0.5 * amplitude / var_b)):
-        slopes[:, source, N_PARAMS * source + param] = slope
+    _, by_param = flux_derivatives(state, beam)
+    for param in (AMPLITUDE, AA, AB, BB):
+        slopes[:, source, N_PARAMS * source + param] = by_param[:, :, param]
     cov = slopes @ covariance @ np.swapaxes(slopes, 1, 2)
     err = np.sqrt(np.einsum('gii->gi', cov))
     with np.errstate(divide='ignore', invalid='ignore'):
         correlation = cov / (err[:, :, None] * err[:, None, :])
-    # what does not scatter goes with nothing
+    # fixed fluxes have zero correlation
     return np.where(np.isfinite(correlation), correlation, 0.0)

@@ -9,16 +9,19 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from hyperphotutils.blend.beams import BeamProfile
 from hyperphotutils.blend.covariance import total_flux
+from hyperphotutils.blend.group_solver import GroupSolver
 from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.joint import JointFit
 from hyperphotutils.blend.responses import make_responses
 from hyperphotutils.blend.results import (
+    as_init_params,
     make_covariance,
     make_models,
     make_table,
 )
-from hyperphotutils.blend.weights import WEIGHT_MAPS, WEIGHTS
+from hyperphotutils.blend.weights import WEIGHT_MAPS
 from hyperphotutils.noise.model import NoiseModel
 from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.utils.checks import check_part, check_positive
@@ -32,9 +35,6 @@ from hyperphotutils.utils.tables import (
 )
 
 __all__ = ['BlendGroupFitter']
-
-_LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
-_CRITERIA = ('nmse', 'reduced_chi2', 'bic')
 
 
 class BlendGroupFitter:
@@ -55,20 +55,20 @@ class BlendGroupFitter:
         elliptical beam. Fits begin with it where ``init_params`` gives
         no widths.
 
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`, optional
+        The measured beam, as the part of the flux in each pixel. Arrays
+        have an odd size, the center on the central pixel, and a sum of
+        1. Sources are then Gaussians convolved with this beam, and point
+        sources the beam itself; see the notes. The default is a
+        Gaussian beam.
+
     poly_order : int or sequence of int, optional
         The total degree of the background polynomial, from 0 to 4, or
         -1 for no background, where that has been subtracted. The default
-        is 1, and 0 with correlated ``noise``, whose covariance holds the
-        structure of the background, unless there are ``weights``. Each
-        group is fitted with all degrees of a sequence, and keeps the
-        best.
-
-    criterion : {'bic', 'nmse', 'reduced_chi2'}, optional
-        What the best of several degrees has the smallest of. Lower
-        degrees win a tie, as
-        `~hyperphotutils.background.select_candidate` has it: a
-        difference of 2 in 'bic', and of 1 percent or of 10 pixels in the
-        others. 'nmse' has no other penalty for a higher degree.
+        is 1. Each group is fitted with all degrees of a sequence, and
+        keeps the best (see ``criterion`` of
+        `~hyperphotutils.blend.GroupSolver`).
 
     fit_radius : float, optional
         The radius in pixels around each source that is fitted. The
@@ -79,95 +79,35 @@ class BlendGroupFitter:
         each source, as `photutils.psf.SourceGrouper` does. The default
         is a `~hyperphotutils.blend.SeparationGrouper` with a
         ``min_separation`` of ``2 * fwhm``. It is not used when
-        ``init_params`` has a column ``group_id``. Groups that turn out to
-        overlap too much to be fitted apart become one.
+        ``init_params`` has a column ``group_id``. Groups that overlap
+        too much to be fitted separately are merged.
 
     fwhm_range : tuple of 2 floats, optional
         The bounds of the fitted widths in units of ``fwhm``.
 
     max_shift : float, optional
-        How far in pixels, along x and along y, a position may move from
-        its start. The default is ``fwhm``.
+        The largest shift in pixels, along x and along y, of a position
+        from its start. The default is ``fwhm``.
 
     fixed : tuple of str, optional
-        What is held at its start value: ``'position'``, ``'shape'``
-        (both widths and the angle), or both.
+        The parameters held at their start values: ``'position'``,
+        ``'shape'`` (both widths and the angle), or both.
 
-    fitter : `~astropy.modeling.fitting.Fitter`, optional
-        An astropy fitter that takes the place of the kernel: slower, one
-        group after the other. Errors are NaN with one that gives no
-        covariance.
-
-    max_group_size : int, optional
-        Larger groups are split into compact parts, and flagged; the
-        models of the other parts are subtracted then.
-
-    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals, as in
-        `scipy.optimize.least_squares`. All but the first give less
-        weight to pixels that deviate, and biased fluxes where the
-        profile of the source itself deviates.
-
-    f_scale : float, optional
-        The residual, in units of the errors of the pixels (of the data
-        when there are none), beyond which a robust loss grows slower.
-
-    ridge : float, optional
-        The strength of an L2 penalty on the coefficients of the
-        background: chi2 grows by ``ridge`` times the square of each
-        coefficient in units of the errors.
-
-    weights : str or tuple of str, optional
-        What the residuals are multiplied by before they are squared,
-        besides the inverse of the errors: the product of one or several
-        of
-
-        * ``'inverse_rms'``: nothing more, as by default;
-        * ``'snr'``: the signal-to-noise ratio of the pixels;
-        * ``'power_snr'``: that to the power ``weight_power``;
-        * ``'spatial'``: a Gaussian of the distance from the nearest
-          starting position, with ``fwhm`` as standard deviation;
-        * ``'map'``: the ``weight_map`` of the call;
-        * ``'mask'``: 1 where that is positive and 0 elsewhere.
-
-        See the notes. With correlated ``noise``, they take the place of
-        the inverse of its covariance, which the errors still have in
-        them.
-
-    weight_power : float, optional
-        The power of the weights ``'power_snr'``.
-
-    bias_correction : bool, optional
-        Whether to take off the fitted columns what the noise adds to
-        them on the average: a tenth of the flux of a source whose peak
-        is 5 times the noise, nothing for bright ones. The errors of the
-        pixels have to be those of the noise. Models and model images
-        stay those of the fit, as do fits with a robust loss or with
-        ``weights``.
-
-    ftol : float, optional
-        A fit ends when a step promises to lower chi2 by less than this
-        fraction. The default leaves about a thousandth of an error on
-        a footprint of some hundred pixels.
-
-    xtol : float, optional
-        It also ends when a step is shorter than this fraction of the
-        parameters, both scaled by the lengths of the columns of the
-        Jacobian matrix. As ``gtol``, it has the meaning of the method
-        'lm' of `scipy.optimize.least_squares`. It is not looked at by
-        default: ``ftol`` alone ends the fit then.
-
-    gtol : float, optional
-        It also ends when no cosine of the angle between the residuals
-        and a column of the Jacobian matrix is larger than this.
-
-    max_iter : int, optional
-        The largest number of steps of the kernel, each with one
-        evaluation of the model (``max_nfev`` in
-        `scipy.optimize.least_squares` and in Hyper-py).
+    solver : `~hyperphotutils.blend.GroupSolver`, optional
+        The settings of the least-squares fits: tolerances, losses,
+        weights, bias correction, or an astropy fitter. The default is
+        ``GroupSolver()``.
 
     progress_bar : bool, optional
         Whether to show a progress bar.
+
+    Attributes
+    ----------
+    results : `~astropy.table.QTable` or None
+        The table of the last call.
+
+    beam : `~hyperphotutils.blend.BeamProfile` or None
+        The Gaussians that represent ``psf``.
 
     Raises
     ------
@@ -183,7 +123,7 @@ class BlendGroupFitter:
     Errors are the square roots of the diagonal of
     :math:`(J^T W J)^{-1}`, with the derivatives :math:`J` at the
     solution and the inverse variances :math:`W`; the error of the flux
-    has the covariances of the amplitude with both widths in it. They
+    includes the covariances of the amplitude with both widths. They
     are right for noise that is independent from pixel to pixel, or whose
     covariance is given as ``noise``; :math:`W` is then the inverse of the
     covariance matrix of the pixels.
@@ -191,24 +131,22 @@ class BlendGroupFitter:
     Without ``error`` the covariance is scaled by the variance of the
     residuals of the group, which ``reduced_chi2`` then holds.
 
-    With ``weights`` the fit minimizes :math:`\\sum (w r)^2` with the
-    residuals :math:`r` in units of the errors. Weights say what a pixel
-    shall count, not what its error is. The covariance is therefore
-    :math:`N^{-1} J^T w^2 C w^2 J N^{-1}` with :math:`N = J^T w^2 J` and
-    the covariance :math:`C` of :math:`r` (1, unless ``noise`` is given),
-    which holds for any weights; and ``nmse``, ``reduced_chi2`` and
-    ``bic`` are those of the residuals without them. No weights give
-    smaller errors than the inverse of the covariance of the pixels, with
-    which fits are made by default.
+    A ``psf`` (that at the center of the field, if it varies) is
+    represented by a sum of up to eight concentric Gaussians, some of
+    which may be negative [1]_. A source is the convolution of
+    that sum with an intrinsic elliptical Gaussian. ``amplitude_fit`` is
+    the peak of the convolved source and ``flux_fit`` its flux in all
+    wings of the PSF. ``fwhm_major_fit`` and ``fwhm_minor_fit`` are the
+    widths of the intrinsic Gaussian added in quadrature to the FWHM of
+    the PSF: they can be compared with this FWHM as those of a fit
+    without ``psf``, and are equal to it for a point source. Noise makes
+    some point sources appear smaller than the PSF; the smallest width is
+    that for which the sum of Gaussians is a valid profile, and at least
+    0.7 times the FWHM. ``fixed='shape'`` fits point sources.
 
-    The signal of ``'snr'`` and ``'power_snr'`` is that of the sources of
-    the group as a first fit sees them, not that of the data: pixels with
-    positive noise would count more otherwise. Pixels with a
-    signal-to-noise ratio below 1 count as if it were 1, and no pixel
-    less than a tenth of the best one of its group. Without
-    ``error`` the noise is the median rms about local planes. Weights are
-    scaled to a mean square of 1 over the pixels of each group, so that
-    ``f_scale`` keeps its meaning.
+    References
+    ----------
+    .. [1] Bendinelli, O. 1991, ApJ, 366, 599
 
     Examples
     --------
@@ -231,25 +169,18 @@ class BlendGroupFitter:
       2 27.500          6.000  203.956
     """
 
-    _repr_params = ('fwhm', 'poly_order', 'criterion', 'fit_radius', 'grouper',
-                    'fwhm_range', 'max_shift', 'fixed', 'fitter',
-                    'max_group_size', 'loss', 'f_scale', 'ridge',
-                    'weights', 'weight_power', 'bias_correction', 'ftol',
-                    'xtol', 'gtol', 'max_iter', 'progress_bar')
+    _repr_params = ('fwhm', 'psf', 'poly_order', 'fit_radius', 'grouper',
+                    'fwhm_range', 'max_shift', 'fixed', 'solver',
+                    'progress_bar')
 
-    def __init__(self, fwhm, *, poly_order=None, criterion='bic',
-                 fit_radius=None, grouper=None,
-                 fwhm_range=(0.5, 3.0), max_shift=None, fixed=(),
-                 fitter=None, max_group_size=25, loss='linear',
-                 f_scale=1.0, ridge=0.0, weights=None, weight_power=2.0,
-                 bias_correction=False, ftol=1e-8, xtol=None, gtol=None,
-                 max_iter=200, progress_bar=False):
+    def __init__(self, fwhm, *, psf=None, poly_order=None, fit_radius=None,
+                 grouper=None, fwhm_range=(0.5, 3.0), max_shift=None,
+                 fixed=(), solver=None, progress_bar=False):
         self.fwhm = check_positive(fwhm, 'fwhm')
+        self.psf = psf
+        self.beam = (None if psf is None
+                     else BeamProfile.from_psf(psf, self.fwhm))
         self.poly_order = _check_order(poly_order)
-        if criterion not in _CRITERIA:
-            msg = f'criterion must be one of {_CRITERIA}: {criterion!r}'
-            raise ValueError(msg)
-        self.criterion = criterion
         self.fit_radius = check_positive(
             2.0 * self.fwhm if fit_radius is None else fit_radius,
             'fit_radius')
@@ -259,27 +190,19 @@ class BlendGroupFitter:
         self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
         self.max_shift = check_positive(
             self.fwhm if max_shift is None else max_shift, 'max_shift')
-        self.fixed = _names(fixed, 'fixed', ('position', 'shape'))
-        self.fitter = check_part(fitter, 'fitter')
-        self.max_group_size = _positive_integer(max_group_size,
-                                                'max_group_size')
-        if loss not in _LOSSES:
-            msg = f'loss must be one of {_LOSSES}: {loss!r}'
+        fixed = (fixed,) if isinstance(fixed, str) else fixed
+        if (not isinstance(fixed, Collection)
+                or set(fixed) - {'position', 'shape'}):
+            msg = ("fixed must hold nothing but ('position', 'shape'): "
+                   f'{fixed!r}')
             raise ValueError(msg)
-        self.loss = loss
-        self.f_scale = check_positive(f_scale, 'f_scale')
-        if not isinstance(ridge, Real) or not 0.0 <= ridge < np.inf:
-            msg = f'ridge must be a number of at least 0: {ridge!r}'
-            raise ValueError(msg)
-        self.ridge = float(ridge)
-        self.weights = _weight_names(weights)
-        self.weight_power = check_positive(weight_power, 'weight_power')
-        self.bias_correction = bool(bias_correction)
-        self.ftol = check_positive(ftol, 'ftol')
-        self.xtol = None if xtol is None else check_positive(xtol, 'xtol')
-        self.gtol = None if gtol is None else check_positive(gtol, 'gtol')
-        self.max_iter = _positive_integer(max_iter, 'max_iter')
+        self.fixed = tuple(fixed)
+        if solver is not None and not isinstance(solver, GroupSolver):
+            msg = f'solver must be a GroupSolver or None: {solver!r}'
+            raise TypeError(msg)
+        self.solver = GroupSolver() if solver is None else solver
         self.progress_bar = progress_bar
+        self.results = None
         self._fit = None
         self._unit = None
         self._fluxes = None
@@ -287,9 +210,8 @@ class BlendGroupFitter:
     def __repr__(self):
         return make_repr(self)
 
-    def __call__(self, data, *, mask=None, error=None, noise=None,
-                 poly_order=None, weight_map=None, extra_variance=None,
-                 preliminary=False, init_params):
+    def __call__(self, data, init_params, *, mask=None, error=None,
+                 noise=None, weight_map=None):
         """
         Fit the sources at the given positions.
 
@@ -298,6 +220,17 @@ class BlendGroupFitter:
         data : 2D array_like, `~astropy.units.Quantity`, or \
                 `~astropy.nddata.NDData`
             The image. Pixels that are not finite are ignored.
+
+        init_params : `~astropy.table.Table`
+            One row for each source. The columns ``x_init`` and
+            ``y_init`` are required (``x_centroid``, ``x_fit``, and
+            ``x``, with those of y, are also accepted);
+            ``fwhm_major_init``, ``fwhm_minor_init`` (pixels),
+            ``theta_init`` (degrees; their ``_fit`` names are accepted
+            as well), ``group_id``, and ``id`` are optional. So are
+            ``position_prior``, ``x_previous``, ``y_previous``,
+            ``hold_shape``, and ``positive``, which restrict the fit of
+            single sources.
 
         mask : 2D bool array_like, optional
             `True` for pixels to ignore.
@@ -311,33 +244,10 @@ class BlendGroupFitter:
             of ``error``. If it is correlated, the fit is one of
             generalized least squares.
 
-        poly_order : int or sequence of int, optional
-            The degree of the background of this call; that of the fitter
-            by default.
-
         weight_map : 2D array_like, optional
-            The weights of the pixels, of at least 0, for the ``weights``
-            ``'map'`` and ``'mask'``. Pixels without a positive weight
-            are ignored.
-
-        extra_variance : 2D `~numpy.ndarray`, optional
-            The variance of each pixel beyond that of ``noise``, which
-            must be given, in the square of the unit of ``data``: for
-            example that of the differences between bright sources and
-            Gaussians.
-
-        preliminary : bool, optional
-            Whether the fit only has to tell where a better one begins:
-            it then ends when a step promises to lower chi2 by less than
-            a thousandth.
-
-        init_params : `~astropy.table.Table`
-            A row a source. The columns ``x_init`` and ``y_init`` are
-            needed (``x_centroid``, ``x_fit``, and ``x``, with those of
-            y, are also understood); ``fwhm_major_init``,
-            ``fwhm_minor_init`` (pixels), ``theta_init`` (degrees; their
-            ``_fit`` names are understood as well), ``group_id``, and
-            ``id`` are used when they are there.
+            The weights of the pixels, of at least 0, for a solver with
+            the ``weights`` ``'map'`` or ``'mask'``. Pixels without a
+            positive weight are ignored.
 
         Returns
         -------
@@ -352,6 +262,39 @@ class BlendGroupFitter:
         ValueError
             If the inputs do not fit together.
         """
+        return self._fit_image(data, init_params, mask=mask, error=error,
+                               noise=noise, weight_map=weight_map)
+
+    def _fit_image(self, data, init_params, *, mask=None, error=None,
+                   noise=None, weight_map=None, poly_order=None,
+                   extra_variance=None, preliminary=False):
+        """
+        Fit the sources of one step of `HyperPhotometry`.
+
+        Parameters
+        ----------
+        data, init_params, mask, error, noise, weight_map
+            As for the call.
+
+        poly_order : int, optional
+            The degree of the background of this fit.
+
+        extra_variance : 2D `~numpy.ndarray`, optional
+            The variance of each pixel in addition to that of ``noise``,
+            which must be given, in the square of the unit of ``data``:
+            that of the differences between bright sources and their
+            models.
+
+        preliminary : bool, optional
+            Whether the fit only gives the start values of a better one:
+            it ends when a step promises to lower chi2 by less than a
+            thousandth.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            As from the call.
+        """
         data, mask, error = open_nddata(data, mask, error)
         if noise is not None and not isinstance(noise, NoiseModel):
             msg = f'noise must be a NoiseModel or None: {noise!r}'
@@ -359,10 +302,9 @@ class BlendGroupFitter:
         rms = None if noise is None else noise.rms
         values, self._unit = strip_units(data=data, error=error, noise=rms)
         data, mask = as_masked_image(values['data'], mask)
-        self._check_options(weight_map)
         if noise is None:
             noise = _independent(values['error'], mask)
-        elif error is not None or (self.fitter is not None
+        elif error is not None or (self.solver.astropy_fitter is not None
                                    and noise.is_correlated):
             msg = ('noise cannot be used together with error or with '
                    'an astropy fitter')
@@ -374,49 +316,37 @@ class BlendGroupFitter:
                        f'{data.shape}, got {relative_rms.shape}')
                 raise ValueError(msg)
             mask = mask | ~np.isfinite(relative_rms)
+        needs_map = [name for name in WEIGHT_MAPS
+                     if name in self.solver.weights]
+        if needs_map and weight_map is None:
+            msg = f'weights={needs_map[0]!r} needs a weight_map in the call'
+            raise ValueError(msg)
         if weight_map is not None:
+            if not needs_map:
+                msg = ("weight_map needs weights='map' or weights='mask': "
+                       f'the solver has weights={self.solver.weights!r}')
+                raise ValueError(msg)
             weight_map, mask = _usable_weights(weight_map, mask)
         for name in ('models', 'source_covariance', 'held_responses'):
             self.__dict__.pop(name, None)
         self._fit = JointFit(self, data, mask, noise, init_params,
-                             poly_order=_check_order(poly_order),
+                             poly_order=poly_order,
                              weight_map=weight_map,
                              extra_variance=extra_variance,
                              preliminary=preliminary)
         with one_blas_thread():
             self._fit.run()
-        table = make_table(self._fit, self._unit, self)
-        self._fluxes = (table['flux_fit'].copy(), table['flux_err'].copy())
-        return table
-
-    def _check_options(self, weight_map):
-        """
-        Refuse options that exclude each other.
-        """
-        if self.fitter is not None:
-            for name, given in (('loss', self.loss != 'linear'),
-                                ('ridge', self.ridge),
-                                ('weights', self.weights)):
-                if given:
-                    msg = (f'{name} is an option of the kernel, not of '
-                           'astropy fitters: leave out fitter or '
-                           f'{name}={getattr(self, name)!r}')
-                    raise ValueError(msg)
-        needing = [name for name in WEIGHT_MAPS if name in self.weights]
-        if needing and weight_map is None:
-            msg = (f'weights={needing[0]!r} needs a weight_map in the call')
-            raise ValueError(msg)
-        if weight_map is not None and not needing:
-            msg = ("weight_map needs weights='map' or weights='mask': the "
-                   f'fitter has weights={self.weights!r}')
-            raise ValueError(msg)
+        self.results = make_table(self._fit, self._unit, self)
+        self._fluxes = tuple(self.results[name].copy()
+                             for name in ('flux_fit', 'flux_err'))
+        return self.results
 
     @property
     def fit_info(self):
         """
-        What the fits of the last call said: a list with a dictionary
-        for each fitted group with ``'group_id'``, ``'id'`` (of its
-        sources), ``'n_iter'``, ``'converged'``, ``'chi2'``,
+        The details of the fits of the last call: a list with a
+        dictionary for each fitted group with ``'group_id'``, ``'id'``
+        (of its sources), ``'n_iter'``, ``'converged'``, ``'chi2'``,
         ``'n_pixels'``, and ``'covariance'``, in the order of the
         parameters of its model in `models`.
         """
@@ -434,25 +364,25 @@ class BlendGroupFitter:
     def source_covariance(self):
         """
         The `~hyperphotutils.blend.SourceCovariance` of the last call:
-        how the parameters of a source, and the fluxes of companions,
-        go together.
+        the covariances of the parameters of each source, and the
+        correlations of the fluxes of sources fitted together.
         """
         return make_covariance(self._last_fit)
 
     @cached_property
     def held_responses(self):
         """
-        How the amplitudes of the last call would change with the
-        positions and shapes of all sources of a group, if these were
-        held elsewhere: for each batch of groups a named tuple of
-        ``rows``, ``sources``, ``response``, and ``correlation``.
+        The derivatives of the amplitudes of the last call with respect
+        to the fixed positions and shapes of all sources of a group: for
+        each batch of groups a named tuple of ``rows``, ``sources``,
+        ``response``, and ``correlation``.
         """
         return make_responses(self._last_fit)
 
     def total_flux(self, ids=None):
         """
-        Sum the fluxes of sources of the last call, with an error that
-        knows of the covariance between companions.
+        Sum the fluxes of sources of the last call; the error includes
+        the covariances of sources that were fitted together.
 
         Parameters
         ----------
@@ -470,8 +400,8 @@ class BlendGroupFitter:
         Raises
         ------
         ValueError
-            If there is no such source, or a source is named twice, or
-            none is.
+            If a source is not in the table or given twice, or if none
+            is given.
 
         Examples
         --------
@@ -494,15 +424,51 @@ class BlendGroupFitter:
         return total_flux(ids, self._last_fit.start.id, *self._fluxes,
                           self.source_covariance)
 
-    def make_model_image(self, shape=None):
+    def results_to_init_params(self, *, remove_invalid=True,
+                               reset_ids=True):
         """
-        Make an image of all fitted sources, without background.
+        Make start values for another fit from the results.
+
+        Parameters
+        ----------
+        remove_invalid : bool, optional
+            Whether to leave out the rows without a fit.
+
+        reset_ids : bool, optional
+            Whether to number the rows from 1 if ``remove_invalid`` is
+            `True`; their ``id`` is kept otherwise.
+
+        Returns
+        -------
+        init_params : `~astropy.table.QTable`
+            The columns ``id``, ``group_id``, ``x_init``, ``y_init``,
+            ``fwhm_major_init``, ``fwhm_minor_init``, and ``theta_init``.
+
+        Raises
+        ------
+        ValueError
+            If there are no results yet.
+
+        See Also
+        --------
+        photutils.psf.PSFPhotometry.results_to_init_params
+        """
+        _ = self._last_fit
+        return as_init_params(self.results, remove_invalid=remove_invalid,
+                              reset_ids=reset_ids)
+
+    def make_model_image(self, shape=None, *, include_local_bkg=False):
+        """
+        Make an image of all fitted sources.
 
         Parameters
         ----------
         shape : tuple of 2 ints, optional
             The ``(ny, nx)`` of the image; that of the fitted data by
             default.
+
+        include_local_bkg : bool, optional
+            Whether to add the fitted backgrounds where they are known.
 
         Returns
         -------
@@ -512,6 +478,8 @@ class BlendGroupFitter:
         fit = self._last_fit
         image = np.zeros(fit.data.shape if shape is None else shape)
         fit.add_sources(image)
+        if include_local_bkg:
+            image += np.nan_to_num(fit.background_image(image.shape))
         return image if self._unit is None else image << self._unit
 
     def make_background_image(self, shape=None):
@@ -537,24 +505,33 @@ class BlendGroupFitter:
             fit.data.shape if shape is None else shape)
         return image if self._unit is None else image << self._unit
 
-    def make_residual_image(self, data):
+    def make_residual_image(self, data=None, *, include_local_bkg=True):
         """
         Subtract all fitted sources and backgrounds from an image.
 
         Parameters
         ----------
-        data : 2D array_like or `~astropy.units.Quantity`
-            The image.
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`, optional
+            The image; the fitted data by default.
+
+        include_local_bkg : bool, optional
+            Whether to subtract the fitted backgrounds, too, where they
+            are known. The default is `True`, unlike that of
+            `photutils.psf.PSFPhotometry`, as the background is a part
+            of the fit.
 
         Returns
         -------
         residual : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image minus the sources, and minus the background where
-            it is known.
+            The image minus the sources and backgrounds.
         """
-        shape = np.shape(data)
-        background = np.nan_to_num(self.make_background_image(shape))
-        return data - self.make_model_image(shape) - background
+        if data is None:
+            data = self._last_fit.data
+            data = data if self._unit is None else data << self._unit
+        data, _, _ = open_nddata(data)
+        return data - self.make_model_image(
+            np.shape(data), include_local_bkg=include_local_bkg)
 
     @staticmethod
     def decode_flags(flags):
@@ -590,7 +567,7 @@ class BlendGroupFitter:
 
 def _ordered_pair(pair, name):
     """
-    Check two positive numbers in rising order.
+    Check two positive numbers in ascending order.
     """
     if (np.shape(pair) != (2,)
             or not all(isinstance(value, Real) for value in pair)
@@ -599,27 +576,6 @@ def _ordered_pair(pair, name):
                f'first: {pair!r}')
         raise ValueError(msg)
     return (float(pair[0]), float(pair[1]))
-
-
-def _positive_integer(value, name):
-    """
-    Check a positive integer.
-    """
-    if not isinstance(value, Integral) or value < 1:
-        msg = f'{name} must be a positive integer: {value!r}'
-        raise ValueError(msg)
-    return int(value)
-
-
-def _names(names, name, allowed):
-    """
-    Check one or several names.
-    """
-    names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, Collection) or set(names) - set(allowed):
-        msg = f'{name} must hold nothing but {allowed}: {names!r}'
-        raise ValueError(msg)
-    return tuple(names)
 
 
 def _check_order(poly_order):
@@ -638,18 +594,6 @@ def _check_order(poly_order):
                f'{poly_order!r}')
         raise ValueError(msg)
     return tuple(map(int, orders)) if several else int(poly_order)
-
-
-def _weight_names(weights):
-    """
-    Check the names of the weights.
-    """
-    names = _names(() if weights is None else weights, 'weights', WEIGHTS)
-    for pair in (('snr', 'power_snr'), ('map', 'mask')):
-        if set(pair) <= set(names):
-            msg = f'weights must not hold both {pair[0]!r} and {pair[1]!r}'
-            raise ValueError(msg)
-    return tuple(dict.fromkeys(names))
 
 
 def _usable_weights(weight_map, mask):

@@ -13,9 +13,8 @@ __all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
            'core_is_usable', 'disk_offsets', 'make_footprints', 'n_terms',
            'nearest_pixel', 'pixel_step']
 
-# Where the noise is correlated, a beam need not be sampled with more pixels
-# than this, and a group has no more than these: its matrices grow with the
-# square of their number.
+# With correlated noise, the largest numbers of pixels that sample a beam, and
+# of pixels of a group: the matrices grow with the square of their number.
 _PIXELS_PER_FWHM = 4
 MAX_GROUP_PIXELS = 2000
 # A source needs this fraction of the pixels within one FWHM: not more than
@@ -72,8 +71,8 @@ def disk_offsets(radius, step=1):
 
 def pixel_step(fwhm, radius):
     """
-    Return the step between the pixels that are fitted where the noise is
-    correlated over the beam: more pixels tell nothing more.
+    Return the step between the fitted pixels where the noise is
+    correlated over the beam: more pixels add no information.
 
     Parameters
     ----------

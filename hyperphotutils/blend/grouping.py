@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Which sources are fitted together.
+Grouping of sources.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From positions on a map to batches for the kernel, and back.
+The fit of all groups of a map, as batches for the kernel.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.background.rms import local_rms
 from hyperphotutils.background.selection import select_candidate
+from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.bias import second_order_bias
 from hyperphotutils.blend.footprints import (
     MAX_GROUP_PIXELS,
@@ -48,15 +49,14 @@ from hyperphotutils.blend.solver import (
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
 from hyperphotutils.utils.flags import FLAGS
-from hyperphotutils.utils.gaussians import add_gaussians
 
 __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of elements of the Jacobians of a batch.
 _CHUNK_ELEMENTS = 1 << 21
-# The tolerance of fits until all groups are at rest beside each other: until
-# no value changes by more than _AT_REST, relative to itself (positions: to
-# the FWHM).
+# The tolerance of fits until the groups no longer change each other: until no
+# value changes by more than _AT_REST, relative to itself (positions: to the
+# FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
@@ -83,7 +83,7 @@ class FittedBatch:
         The origin of the background polynomial of each group.
 
     result : `~hyperphotutils.blend.solver.BatchResult`
-        What the kernel gave.
+        The result of the kernel.
 
     n_pixels : int `~numpy.ndarray` of shape (g,)
         The number of pixels fitted.
@@ -146,6 +146,7 @@ class JointFit:
                  poly_order=None, weight_map=None, extra_variance=None,
                  preliminary=False):
         self.config = config
+        self.solver = config.solver
         self.preliminary = preliminary
         self.noise = noise
         self.extra_variance = extra_variance
@@ -163,10 +164,15 @@ class JointFit:
                      if noise.is_correlated else 1)
         self.data = data
         self.mask = mask
-        self.start = read_start(init_params, config.fwhm)
+        self.beam = config.beam
+        self.start = read_start(init_params, config.fwhm, self.beam)
         self.var_bounds = tuple(
             (ratio * config.fwhm * gaussian_fwhm_to_sigma)**2
             for ratio in config.fwhm_range)
+        if self.beam is not None:
+            self.var_bounds = (max(self.var_bounds[0],
+                                   self.beam.min_variance),
+                               self.var_bounds[1])
         # The degree of the background of each source: first the highest.
         self.poly_order = np.full(len(self.start.x), self.candidates[-1])
         self.flags = np.zeros(len(self.start.x), dtype=int)
@@ -195,9 +201,9 @@ class JointFit:
             problem, sources, coeffs, _ = self.problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
-        self._add_gaussians(model, self.sources[self.group_id > 0])
+        self._add_models(model, self.sources[self.group_id > 0])
         if not self.absolute and (
-                set(SIGNAL_WEIGHTS) & set(self.config.weights)
+                set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
             self.rms = self._measure_rms(model)
@@ -216,7 +222,7 @@ class JointFit:
             from tqdm.auto import tqdm
             # a bar below another one is removed
             shown = tqdm(chunks, desc='Fit source groups', leave=None)
-        tolerance = _COARSE if self.preliminary else self.config.ftol
+        tolerance = _COARSE if self.preliminary else self.solver.ftol
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)
                         for members in shown]
@@ -232,15 +238,15 @@ class JointFit:
             for order in self.candidates:
                 self.poly_order[members] = order
                 self.sources[members] = before[members]
-                batch = self._fit_batch(members, model, self.config.ftol,
+                batch = self._fit_batch(members, model, self.solver.ftol,
                                         with_covariance=True)
                 n_params = batch.result.covariance.shape[1]
                 score = fit_quality(batch, self.absolute)[
-                    self.config.criterion]
+                    self.solver.criterion]
                 scores.append(np.where(batch.n_pixels > n_params, score,
                                        np.nan))
             best = select_candidate(
-                np.array(scores), criterion=self.config.criterion,
+                np.array(scores), criterion=self.solver.criterion,
                 n_pixels=batch.n_pixels)
             self.poly_order[members] = self.candidates[
                 np.maximum(best, 0)][:, None]
@@ -267,8 +273,8 @@ class JointFit:
             for members in moving:
                 self._fit_batch(members, model, _COARSE)
             fitted = np.any(self.sources != before, axis=1)
-            self._add_gaussians(model, before[fitted], sign=-1)
-            self._add_gaussians(model, self.sources[fitted])
+            self._add_models(model, before[fitted], sign=-1)
+            self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
             disturbed = near @ moved > 0
             moving = [members[disturbed[members].any(axis=1)]
@@ -335,18 +341,17 @@ class JointFit:
         for batch in self.batches:
             n_params = batch.result.covariance.shape[1]
             rows = batch.members[batch.n_pixels > n_params]
-            self._add_gaussians(image, self.sources[rows.ravel()])
+            self._add_models(image, self.sources[rows.ravel()])
 
-    @staticmethod
-    def _add_gaussians(image, sources, sign=1):
+    def _add_models(self, image, sources, sign=1):
         """
         Add the models of some sources, or subtract them.
         """
         amplitude, x, y, var_major, var_minor, theta = sources.T
-        add_gaussians(image, x, y, amplitude,
-                      np.sqrt(var_major) / gaussian_fwhm_to_sigma,
-                      np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
-                      np.rad2deg(theta), sign=sign)
+        add_sources(image, x, y, amplitude,
+                    np.sqrt(var_major) / gaussian_fwhm_to_sigma,
+                    np.sqrt(var_minor) / gaussian_fwhm_to_sigma,
+                    np.rad2deg(theta), beam=self.beam, sign=sign)
 
     def background_image(self, shape):
         """
@@ -400,9 +405,9 @@ class JointFit:
         correlated noise grow with the square of the number of pixels.
         """
         if not self.noise.is_correlated:
-            return self.config.max_group_size
+            return self.solver.max_group_size
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
-        return min(self.config.max_group_size,
+        return min(self.solver.max_group_size,
                    max(1, MAX_GROUP_PIXELS // n_disk))
 
     def _start_state(self):
@@ -514,7 +519,7 @@ class JointFit:
         col, row = foot.x.astype(float), foot.y.astype(float)
         own = None
         if model is not None:
-            own = evaluate_sources(sources, col, row, weight)
+            own = evaluate_sources(sources, col, row, weight, self.beam)
             data -= model[foot.y, foot.x] * weight - own
         extra = self._extra_weights(members, foot, own)
         if extra is not None:
@@ -528,16 +533,18 @@ class JointFit:
         position = np.stack((x, y), axis=2)
         low, high = self.var_bounds
         ridge = None
-        if config.ridge > 0.0:
+        if self.solver.ridge > 0.0:
             # In units of the errors of the pixels.
             strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
-            ridge = config.ridge * strength[:, None] * np.ones_like(coeffs)
+            ridge = (self.solver.ridge * strength[:, None]
+                     * np.ones_like(coeffs))
         problem = BatchProblem(
             data, col, row, weight, basis,
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening, ridge, config.loss, config.f_scale,
-            self._anchor(members), self._amplitude_low(members), extra)
+            low, high, whitening, ridge, self.solver.loss,
+            self.solver.f_scale, self._anchor(members),
+            self._amplitude_low(members), extra, self.beam)
         return problem, sources, coeffs, centers
 
     def _anchor(self, members):
@@ -589,20 +596,20 @@ class JointFit:
         that follow the noise of the pixels would bias the fit.
         """
         config = self.config
-        if not config.weights:
+        if not self.solver.weights:
             return None
         snr = np.zeros(foot.x.shape) if own is None else own / self.rms
         distance = weight_map = None
-        if 'spatial' in config.weights:
+        if 'spatial' in self.solver.weights:
             distance = np.min(np.hypot(
                 foot.x[:, None, :] - self.start.x[members][:, :, None],
                 foot.y[:, None, :] - self.start.y[members][:, :, None]),
                 axis=1) / config.fwhm
         if self.weight_map is not None:
             weight_map = self.weight_map[foot.y, foot.x]
-        return pixel_weights(config.weights, foot.usable, snr=snr,
+        return pixel_weights(self.solver.weights, foot.usable, snr=snr,
                              distance=distance, weight_map=weight_map,
-                             power=config.weight_power)
+                             power=self.solver.weight_power)
 
     def _basis(self, foot, centers, order):
         """
@@ -613,7 +620,7 @@ class JointFit:
 
     def _free(self, members, n_coeffs):
         """
-        Return which tangent coordinates are fitted.
+        Return the mask of the tangent coordinates that are fitted.
         """
         n_groups, n_sources = members.shape
         free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
@@ -629,23 +636,24 @@ class JointFit:
     def _fit_batch(self, members, model, tolerance, *,
                    with_covariance=False):
         """
-        Fit some groups and keep their state.
+        Fit some groups and update the state of their sources.
         """
-        config = self.config
+        solver = self.solver
         problem, sources, coeffs, centers = self.problem(members, model)
-        if config.fitter is None:
+        if solver.astropy_fitter is None:
             result = fit_batch(problem, sources, coeffs,
-                               max_iter=config.max_iter,
-                               tolerance=tolerance, xtol=config.xtol,
-                               gtol=config.gtol,
+                               max_iter=solver.max_iter,
+                               tolerance=tolerance, xtol=solver.xtol,
+                               gtol=solver.gtol,
                                with_covariance=with_covariance,
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)
-            result = fit_with_astropy(config.fitter, problem, sources,
-                                      coeffs, centers, config.fit_radius)
+            result = fit_with_astropy(solver.astropy_fitter, problem,
+                                      sources, coeffs, centers,
+                                      self.config.fit_radius)
         self.sources[members] = result.sources
-        with_bias = (config.bias_correction and config.loss == 'linear'
+        with_bias = (solver.bias_correction and solver.loss == 'linear'
                      and problem.extra is None
                      and result.covariance is not None)
         return FittedBatch(

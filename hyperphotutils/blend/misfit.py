@@ -8,7 +8,7 @@ from scipy.spatial import KDTree
 
 from hyperphotutils.blend.footprints import make_footprints
 
-__all__ = ['Misfit', 'measure_misfit']
+__all__ = ['Misfit', 'measure_misfit', 'systematic_misfit']
 
 # The profile is measured in rings of this width out to this radius, both in
 # FWHM; the noise is measured in the rings beyond _NOISE_RADIUS.
@@ -24,6 +24,9 @@ _MIN_SNR = 20.0
 _MIN_SOURCES = 3
 # A ring counts if its excess is so many standard errors above zero.
 _SIGNIFICANCE = 3.0
+# The same for residuals that sources have in common, and the sources needed.
+_SYSTEMATIC_SIGNIFICANCE = 5.0
+_MIN_SYSTEMATIC = 5
 
 
 class Misfit:
@@ -103,34 +106,91 @@ def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
     misfit : `Misfit` or None
         The misfit; `None` where it is not significant in any ring.
     """
+    bright = _find_bright(x, y, amplitude, snr, fwhm)
+    if len(bright) < _MIN_SOURCES:
+        return None
+    values, inside = _rings_around(residual, x[bright], y[bright], fwhm, mask)
+    square = _ring_means(values**2, inside)
+    first = round(_NOISE_RADIUS / _RING)
+    noise = np.mean(square[:, first:], axis=1, keepdims=True)
+    middle, error = _median((square - noise) / amplitude[bright, None]**2)
+    profile = np.sqrt(np.where(middle > _SIGNIFICANCE * error, middle, 0.0))
+    return Misfit(profile, fwhm) if profile.any() else None
+
+
+def systematic_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
+    """
+    Measure the residual that bright sources have in common.
+
+    Structure of the background and noise have another sign from source
+    to source; the difference between the beam and the profile of the fit
+    has not.
+
+    Parameters
+    ----------
+    residual, x, y, amplitude, snr, fwhm, mask
+        As for `measure_misfit`.
+
+    Returns
+    -------
+    misfit : float
+        The largest median residual in a ring around the sources, in
+        units of their peaks; 0 where none is significant.
+    """
+    bright = _find_bright(x, y, amplitude, snr, fwhm)
+    if len(bright) < _MIN_SYSTEMATIC:
+        return 0.0
+    values, inside = _rings_around(residual, x[bright], y[bright], fwhm, mask)
+    middle, error = _median(_ring_means(values, inside)
+                            / amplitude[bright, None])
+    significant = np.abs(middle) > _SYSTEMATIC_SIGNIFICANCE * error
+    return float(np.max(np.abs(middle[significant]), initial=0.0))
+
+
+def _find_bright(x, y, amplitude, snr, fwhm):
+    """
+    Return the indices of the brightest sources without a brighter
+    neighbor.
+    """
     bright = np.flatnonzero(np.isfinite(x) & np.isfinite(y)
                             & (snr > _MIN_SNR) & (amplitude > 0.0))
     bright = bright[np.argsort(-amplitude[bright], kind='stable')]
-    position = np.column_stack((x, y))[bright]
-    if len(bright):
-        pairs = KDTree(position).query_pairs(_ISOLATION * fwhm,
-                                             output_type='ndarray')
-        bright = np.delete(bright, pairs.max(axis=1))[:_MAX_SOURCES]
-    if len(bright) < _MIN_SOURCES:
-        return None
-    foot = make_footprints(x[bright, None], y[bright, None], mask,
-                           _RADIUS * fwhm)
+    if len(bright) == 0:
+        return bright
+    pairs = KDTree(np.column_stack((x, y))[bright]).query_pairs(
+        _ISOLATION * fwhm, output_type='ndarray')
+    return np.delete(bright, pairs.max(axis=1))[:_MAX_SOURCES]
+
+
+def _rings_around(residual, x, y, fwhm, mask):
+    """
+    Return the residuals around sources, without their means, and the
+    pixels of each ring.
+    """
+    foot = make_footprints(x[:, None], y[:, None], mask, _RADIUS * fwhm)
     values = np.where(foot.usable, residual[foot.y, foot.x], 0.0)
     n_pixels = np.maximum(foot.usable.sum(axis=1, keepdims=True), 1)
     values = values - values.sum(axis=1, keepdims=True) / n_pixels
-    ring = np.where(foot.usable, _rings(foot, x[bright], y[bright], fwhm),
-                    round(_RADIUS / _RING))
-    inside = ring[:, None, :] == np.arange(ring.max())[:, None]
-    square = (inside @ (values**2)[:, :, None])[:, :, 0] / np.maximum(
+    n_rings = round(_RADIUS / _RING)
+    ring = np.where(foot.usable, _rings(foot, x, y, fwhm), n_rings)
+    return values, ring[:, None, :] == np.arange(n_rings)[:, None]
+
+
+def _ring_means(values, inside):
+    """
+    Return the mean of the values in each ring.
+    """
+    return (inside @ values[:, :, None])[:, :, 0] / np.maximum(
         inside.sum(axis=2), 1)
-    first = round(_NOISE_RADIUS / _RING)
-    noise = np.mean(square[:, first:], axis=1, keepdims=True)
-    excess = (square - noise) / amplitude[bright, None]**2
-    middle = np.median(excess, axis=0)
-    error = 1.2533 * 1.4826 * np.median(np.abs(excess - middle), axis=0) / (
-        np.sqrt(len(bright)))
-    profile = np.sqrt(np.where(middle > _SIGNIFICANCE * error, middle, 0.0))
-    return Misfit(profile, fwhm) if profile.any() else None
+
+
+def _median(values):
+    """
+    Return the median over the sources and its standard error.
+    """
+    middle = np.median(values, axis=0)
+    return middle, 1.2533 * 1.4826 * np.median(
+        np.abs(values - middle), axis=0) / np.sqrt(len(values))
 
 
 def _rings(foot, x, y, fwhm):

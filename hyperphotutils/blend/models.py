@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fitted groups as astropy models, and any astropy fitter in place of the
-kernel.
+Fitted groups as astropy models, and fits by astropy fitters.
 """
 
 import numpy as np
+from astropy.modeling import Fittable2DModel, Parameter
 from astropy.modeling.models import Gaussian2D, Polynomial2D
 from astropy.modeling.utils import poly_map_domain
 
@@ -18,12 +18,13 @@ from hyperphotutils.blend.solver import (
     X,
     Y,
     evaluate,
+    evaluate_sources,
 )
 
 __all__ = ['make_group_model']
 
 
-def make_group_model(sources, coeffs, x_center, y_center, scale):
+def make_group_model(sources, coeffs, x_center, y_center, scale, beam=None):
     """
     Return the astropy model of a group: Gaussians and a polynomial.
 
@@ -43,11 +44,15 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
     scale : float
         The length in pixels that the polynomial's domain maps to 1.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     model : `~astropy.modeling.CompoundModel`
         The sum of ``n`` `~astropy.modeling.functional_models.Gaussian2D`
-        and one `~astropy.modeling.polynomial.Polynomial2D`, in pixel
+        (with a ``beam``, of models with the same parameters) and one
+        `~astropy.modeling.polynomial.Polynomial2D`, in pixel
         coordinates.
 
     Examples
@@ -63,6 +68,9 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
     for amplitude, x, y, var_major, var_minor, theta in sources:
         gauss = Gaussian2D(amplitude, x, y, np.sqrt(var_major),
                            np.sqrt(var_minor), theta=theta)
+        if beam is not None:
+            gauss = _ConvolvedGaussian2D(*gauss.parameters)
+            gauss.beam = beam
         model = gauss if model is None else model + gauss
     if order < 0:
         return model
@@ -73,9 +81,34 @@ def make_group_model(sources, coeffs, x_center, y_center, scale):
         y_domain=(y_center - scale, y_center + scale), **terms)
 
 
+class _ConvolvedGaussian2D(Fittable2DModel):
+    """
+    A Gaussian convolved with a measured beam, with the parameters of
+    `~astropy.modeling.functional_models.Gaussian2D`: those of
+    `~hyperphotutils.blend.BeamProfile`.
+    """
+
+    amplitude, x_mean, y_mean = Parameter(1.0), Parameter(0.0), Parameter(0.0)
+    x_stddev, y_stddev, theta = Parameter(1.0), Parameter(1.0), Parameter(0.0)
+    beam = None
+
+    def evaluate(self, x, y, amplitude, x_mean, y_mean, x_stddev, y_stddev,
+                 theta):
+        """
+        Return the sum of the Gaussians of the beam.
+        """
+        values = np.stack([np.ravel(value)[0] for value in (
+            amplitude, x_mean, y_mean, x_stddev, y_stddev, theta)])
+        state = values * np.array([1.0, 1.0, 1.0, *values[3:5], 1.0])
+        x, y = np.broadcast_arrays(np.asarray(x, float), y)
+        return evaluate_sources(state[None, None], x.reshape(1, -1),
+                                y.reshape(1, -1), np.ones((1, x.size)),
+                                self.beam).reshape(x.shape)
+
+
 class _LocalPolynomial2D(Polynomial2D):
     """
-    A polynomial whose derivatives know of its domain.
+    A polynomial whose derivatives take its domain into account.
 
     Those of `~astropy.modeling.polynomial.Polynomial2D` do not (astropy
     8.0), which misleads the fitters.
@@ -97,7 +130,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
         The fitter.
 
     problem : `~hyperphotutils.blend.solver.BatchProblem`
-        What is fitted.
+        The problem.
 
     sources, coeffs : `~numpy.ndarray`
         The first state.
@@ -111,7 +144,7 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     Returns
     -------
     result : `~hyperphotutils.blend.solver.BatchResult`
-        As the kernel gives.
+        The same as from the kernel.
     """
     sources, coeffs = sources.copy(), coeffs.copy()
     n_sources = sources.shape[1]
@@ -120,7 +153,8 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     converged = np.zeros(len(sources), dtype=bool)
     n_iter = np.zeros(len(sources), dtype=int)
     for k in range(len(sources)):
-        model = make_group_model(sources[k], coeffs[k], *centers[k], scale)
+        model = make_group_model(sources[k], coeffs[k], *centers[k], scale,
+                                 problem.beam)
         _constrain(model, problem, k)
         used = problem.weight[k] > 0.0
         weight = problem.weight[k, used]
@@ -135,14 +169,14 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
             covariance[k] = _to_tangent(np.asarray(cov), sources[k], swapped,
                                         problem.free[k])
     model, _ = evaluate(sources, coeffs, problem.x, problem.y,
-                        problem.weight, problem.basis)
+                        problem.weight, problem.basis, beam=problem.beam)
     chi2 = np.sum((model - problem.data)**2, axis=1)
     return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
 
 
 def _constrain(model, problem, k):
     """
-    Set the bounds and what is fixed.
+    Set the bounds and the fixed parameters.
     """
     n_sources = problem.xy_low.shape[1]
     free = problem.free[k, :N_PARAMS * n_sources].reshape(n_sources, -1)
@@ -205,7 +239,7 @@ def tangent_scale(sources):
 
 def covariance_of_model(covariance, sources):
     """
-    Bring a covariance from tangent coordinates into the parameters of
+    Convert a covariance from tangent coordinates to the parameters of
     the astropy model.
 
     Parameters
@@ -230,8 +264,8 @@ def covariance_of_model(covariance, sources):
 
 def _to_tangent(cov, sources, swapped, free):
     """
-    Bring the covariance of the free model parameters, in the model's
-    order, into tangent coordinates, in the kernel's order.
+    Convert the covariance of the free parameters of a model to tangent
+    coordinates, in the order of the kernel.
     """
     order, scale = _tangent_map(sources, len(free), swapped)
     used = free[order]

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Two sources that were found as one.
+Detections that are better described by two sources.
 """
 
 import astropy.units as u
@@ -23,25 +23,25 @@ from hyperphotutils.blend.solver import (
     Y,
     evaluate_sources,
     fit_batch,
-    take_groups,
     whiten,
 )
 from hyperphotutils.blend.start import source_states
+from hyperphotutils.utils.lm import take_members
 
 __all__ = ['find_pairs']
 
-# Two beams half a beam apart look as wide as this, in FWHM of one: pairs
-# that are nearer to each other are not told from single sources.
+# The width of two beams half a beam apart, in FWHM of one: closer pairs cannot
+# be distinguished from single sources.
 _OVERSIZED = 1.3
-# What two sources of a pair need: this separation, and these widths, in FWHM
-# of the beam; a peak in units of its error, and of the other's. Profiles
-# that are no Gaussians are fitted better by two as well, but these are not
-# both compact, or have the same center.
+# Requirements for the two sources of a pair: the separation and the widths, in
+# FWHM of the beam; the peak in units of its error, and of the other peak.
+# Single sources with another profile are also fitted better by two Gaussians,
+# but these are not both compact, or have the same center.
 _MIN_SEPARATION = 0.5
 _FWHM_RANGE = (0.75, 2.5)
 _MIN_SNR = 5.0
 _MIN_RATIO = 0.1
-# The background below a source: a slope shall not look like a companion.
+# The order of the background: a slope must not be taken for a companion.
 _POLY_ORDER = 1
 _N_TERMS = n_terms(_POLY_ORDER)
 # Elements of the Jacobian held at once, steps, and tolerances of the fits. On
@@ -53,7 +53,7 @@ _COARSE = 3e-3
 _FINE = 1e-4
 
 
-def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
+def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
     """
     Find the sources that are better described by two.
 
@@ -82,6 +82,9 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
     fit_radius : float
         The radius of the footprints in pixels.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
+
     Returns
     -------
     pairs : `~astropy.table.QTable`
@@ -105,7 +108,7 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius):
             part = kind[begin:begin + chunk]
             problem = _problem(residual, sources[rows[part]],
                                foot.x[part], foot.y[part], foot.usable[part],
-                               noise, fwhm)
+                               noise, fwhm, beam)
             split, pair = _compare(problem, sources[rows[part], None], fwhm)
             rows_of.append(rows[part[split]])
             pairs.append(pair)
@@ -124,25 +127,27 @@ def _table(rows, pairs):
         'theta_init': np.rad2deg(theta) << u.deg})
 
 
-def _problem(residual, sources, x, y, usable, noise, fwhm):
+def _problem(residual, sources, x, y, usable, noise, fwhm, beam):
     """
-    Return what the kernel fits: each source alone, on a plane of its own.
+    Return the problem of single sources, each with its own plane.
     """
     weight = noise.pixel_weights(x, y, usable)
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
     col, row = x.astype(float), y.astype(float)
-    own = evaluate_sources(sources[:, None], col, row, weight)
+    own = evaluate_sources(sources[:, None], col, row, weight, beam)
     data = np.where(usable, residual[y, x], 0.0) * weight + own
     whitening = noise.factors(x, y, usable)
     data = whiten(whitening, data[:, None, :])[:, 0]
     center = sources[:, None, 1:3]
     low, high = ((ratio * fwhm * gaussian_fwhm_to_sigma)**2
                  for ratio in (0.5, 3.0))
+    if beam is not None:
+        low = max(low, beam.min_variance)
     return BatchProblem(
         data, col, row, weight, whiten(whitening, basis),
         np.ones((len(sources), N_PARAMS + _N_TERMS), dtype=bool),
-        center - fwhm, center + fwhm, low, high, whitening)
+        center - fwhm, center + fwhm, low, high, whitening, beam=beam)
 
 
 def _compare(problem, sources, fwhm):
@@ -159,7 +164,7 @@ def _compare(problem, sources, fwhm):
         xy_high=np.repeat(problem.xy_high, 2, axis=1))
     pair = _fit(two, _halves(sources, fwhm), plane, _COARSE)
     n_free = N_PARAMS + _N_TERMS
-    # Where not even two fit, less is known than the noise says.
+    # If two Gaussians do not fit either, inflate the noise.
     excess = np.maximum(1.0, reduced_chi2(pair.chi2, n_pixels,
                                           n_free + N_PARAMS))
     better = (bic(pair.chi2 / excess, n_pixels, n_free + N_PARAMS)
@@ -168,7 +173,7 @@ def _compare(problem, sources, fwhm):
     if len(split) == 0:
         return split, pair.sources[split]
     return split, _fit(
-        BatchProblem(*take_groups(two, split)), pair.sources[split],
+        BatchProblem(*take_members(two, split)), pair.sources[split],
         pair.coeffs[split], _FINE).sources
 
 

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How good the fits of groups are.
+Goodness of fit of groups.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def fit_quality(batch, absolute):
     n_params = batch.result.covariance.shape[1]
     gaussian = chi2
     if not absolute:
-        # What takes the place of chi2 when the noise is not known.
+        # The log-likelihood with the variance of the residuals as noise.
         gaussian = n_pixels * np.log(
             np.maximum(chi2, np.finfo(float).tiny) / np.maximum(n_pixels, 1))
     return {'nmse': nmse(chi2, batch.data_power),

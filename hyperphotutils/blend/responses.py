@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How the amplitudes of a fit change with positions and shapes that it
-holds.
+Derivatives of fitted amplitudes with respect to fixed positions and
+shapes.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from hyperphotutils.blend.solver import AMPLITUDE, N_PARAMS, normal_matrix
 
 __all__ = ['HeldResponse', 'make_responses']
 
-# Eigenvalues of the scaled normal matrix below this are no information.
+# Smaller eigenvalues of the scaled normal matrix are rounding errors.
 _SINGULAR = 1e-13
 
 
@@ -47,7 +47,7 @@ class HeldResponse(NamedTuple):
 
 def make_responses(fit):
     r"""
-    Return how the amplitudes of a fit change with what it holds.
+    Return the derivatives of amplitudes with respect to fixed parameters.
 
     With the derivatives :math:`L` of the weighted model with respect to
     amplitudes and background, and :math:`P` with respect to positions

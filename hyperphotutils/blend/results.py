@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From fitted batches to the result table and to astropy models.
+The result table and the astropy models of a fit.
 """
 
 import numpy as np
@@ -17,13 +17,22 @@ from hyperphotutils.blend.models import (
     tangent_scale,
 )
 from hyperphotutils.blend.quality import fit_quality
-from hyperphotutils.blend.solver import AA, AB, AMPLITUDE, BB, N_PARAMS, X, Y
+from hyperphotutils.blend.solver import (
+    AA,
+    AB,
+    AMPLITUDE,
+    BB,
+    N_PARAMS,
+    X,
+    Y,
+    flux_derivatives,
+)
 from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.tables import result_meta
 
-__all__ = ['make_covariance', 'make_models', 'make_table']
+__all__ = ['as_init_params', 'make_covariance', 'make_models', 'make_table']
 
 # The error of an angle that is not known at all: the standard deviation
 # of a uniform distribution over 180 degrees.
@@ -55,7 +64,7 @@ def make_table(fit, unit, config):
         The unit of the data.
 
     config : `~hyperphotutils.blend.BlendGroupFitter`
-        What made the fit.
+        The fitter.
 
     Returns
     -------
@@ -84,6 +93,37 @@ def make_table(fit, unit, config):
     return describe_columns(table, unit=unit)
 
 
+def as_init_params(table, *, remove_invalid=True, reset_ids=True):
+    """
+    Make start values from the results of a fit.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The results.
+
+    remove_invalid : bool, optional
+        Whether to leave out the rows without a fit.
+
+    reset_ids : bool, optional
+        Whether to number the rows from 1 if ``remove_invalid`` is `True`.
+
+    Returns
+    -------
+    init_params : `~astropy.table.QTable`
+        The start values.
+    """
+    names = ('x', 'y', 'fwhm_major', 'fwhm_minor', 'theta')
+    init = QTable({'id': table['id'], 'group_id': table['group_id']}
+                  | {f'{name}_init': table[f'{name}_fit'] for name in names})
+    if remove_invalid:
+        init = init[np.all([np.isfinite(init[f'{name}_init'])
+                            for name in names], axis=0)]
+        if reset_ids:
+            init['id'] = np.arange(1, len(init) + 1)
+    return init
+
+
 def make_models(fit):
     """
     Make the astropy model of each fitted group.
@@ -96,7 +136,7 @@ def make_models(fit):
     Yields
     ------
     info : dict
-        What the fit said of the group.
+        The details of the fit of a group.
 
     model : `~astropy.modeling.CompoundModel`
         The model.
@@ -107,7 +147,7 @@ def make_models(fit):
         covariance = _scaled_covariance(fit, batch)
         for k, members in enumerate(batch.members):
             model = make_group_model(result.sources[k], result.coeffs[k],
-                                     *batch.centers[k], scale)
+                                     *batch.centers[k], scale, fit.beam)
             info = {'group_id': int(fit.group_id[members[0]]),
                     'id': fit.start.id[members],
                     'n_iter': int(result.n_iter[k]),
@@ -135,12 +175,12 @@ def make_covariance(fit):
     """
     return SourceCovariance.from_batches(fit.start.id, (
         (batch.members, batch.result.sources, _scaled_covariance(fit, batch))
-        for batch in fit.batches))
+        for batch in fit.batches), beam=fit.beam)
 
 
 def _fill(columns, flags, fit, batch):
     """
-    Fill in the rows of the sources of a batch.
+    Fill the rows of the sources of a batch.
     """
     rows, result = batch.members, batch.result
     n_params = result.covariance.shape[1]
@@ -149,7 +189,7 @@ def _fill(columns, flags, fit, batch):
     fitted = (np.all(np.isfinite(sources), axis=(1, 2))
               & (batch.n_pixels > n_params))
     values = _values(fit, batch, covariance)
-    values |= _errors(sources, covariance)
+    values |= _errors(sources, covariance, fit.beam)
     quality = {name: value[:, None] for name, value in
                fit_quality(batch, fit.absolute).items()}
     quality['local_bkg'] = _local_background(fit, batch)
@@ -186,8 +226,7 @@ def _values(fit, batch, covariance):
     Return the fitted columns.
     """
     state = batch.result.sources
-    amplitude, _, _, var_major, var_minor, _ = np.moveaxis(state, 2, 0)
-    flux = 2.0 * np.pi * amplitude * np.sqrt(var_major * var_minor)
+    flux, _ = flux_derivatives(state, fit.beam)
     if batch.bias is not None:
         state, flux = _without_bias(fit, batch, covariance)
     amplitude, x, y, var_major, var_minor, theta = np.moveaxis(state, 2, 0)
@@ -199,7 +238,7 @@ def _values(fit, batch, covariance):
 
 def _without_bias(fit, batch, covariance):
     """
-    Return state and flux without what the noise adds to them.
+    Return state and flux without the bias due to noise.
     """
     bias = batch.bias
     if not fit.absolute:
@@ -208,17 +247,12 @@ def _without_bias(fit, batch, covariance):
     first = N_PARAMS * np.arange(n_sources)[:, None] + np.arange(N_PARAMS)
     own = covariance[:, first[:, :, None], first[:, None, :]]
     return unbiased_sources(batch.result.sources, own, bias[:, first],
-                            fit.var_bounds)
+                            fit.var_bounds, fit.beam)
 
 
-def _errors(sources, covariance):
-    r"""
+def _errors(sources, covariance, beam):
+    """
     Return the errors of the columns by linear propagation.
-
-    With the tangent coordinates :math:`\Sigma_{aa}` and
-    :math:`\Sigma_{bb}` the flux :math:`F = 2 \pi A \sqrt{\Sigma_{aa}
-    \Sigma_{bb}}` has the derivatives :math:`F / A`,
-    :math:`F / 2 \Sigma_{aa}`, and :math:`F / 2 \Sigma_{bb}`.
     """
     n_sources = sources.shape[1]
     first = N_PARAMS * np.arange(n_sources)
@@ -229,20 +263,16 @@ def _errors(sources, covariance):
     def err(i):
         return np.sqrt(cov(i, i))
 
-    var_a, var_b = sources[:, :, 3], sources[:, :, 4]
     d_major, d_minor, d_theta = tangent_scale(sources)
     with np.errstate(divide='ignore', invalid='ignore'):
         theta_err = np.rad2deg(np.where(d_theta > 0.0, err(AB) / d_theta,
                                         np.where(err(AB) > 0, np.inf, 0.0)))
     theta_err = np.where(np.isfinite(err(AB)),
                          np.minimum(theta_err, _UNKNOWN_ANGLE), np.nan)
-    # d(flux) = integral d(amplitude) + flux / 2 (daa / aa + dbb / bb)
-    integral = 2.0 * np.pi * np.sqrt(var_a * var_b)
-    flux = integral * sources[:, :, 0]
-    weights = {AMPLITUDE: integral, AA: 0.5 * flux / var_a,
-               BB: 0.5 * flux / var_b}
-    flux_var = sum(wi * wj * cov(i, j) for i, wi in weights.items()
-                   for j, wj in weights.items())
+    _, slopes = flux_derivatives(sources, beam)
+    by_shape = (AMPLITUDE, AA, AB, BB)
+    flux_var = sum(slopes[:, :, i] * slopes[:, :, j] * cov(i, j)
+                   for i in by_shape for j in by_shape)
     return {'amplitude_err': err(AMPLITUDE), 'x_err': err(X),
             'y_err': err(Y),
             'fwhm_major_err': gaussian_sigma_to_fwhm * err(AA) / d_major,

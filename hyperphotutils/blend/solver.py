@@ -15,35 +15,37 @@ Each source is an elliptical Gaussian with the six *state* values
 Other than widths and an angle, these stay regular when a source is
 round. After each step the matrix is diagonalised again, which gives the
 new widths and angle.
+
+With a measured beam, a source is a sum of Gaussians with one center: the
+matrix of each is that of the state plus a constant. The state keeps the
+peak of the sum as ``amplitude``, and the derivatives have the same form.
 """
 
 from typing import Any, NamedTuple
 
+from hyperphotutils.utils.lm import (
+    SMALLEST_DAMPING,
+    damped_step,
+    invert_normal,
+    minimize_batch,
+    take_members,
+)
+
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
-           'fit_batch', 'normal_matrix', 'solve_linear', 'take_groups',
-           'whiten']
+           'fit_batch', 'flux_derivatives', 'gaussian_components',
+           'normal_matrix', 'solve_linear', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 
-_FIRST_DAMPING = 1e-2
-_SMALLEST_DAMPING = 1e-10
-_DAMPING_DOWN = 0.1
-_DAMPING_UP = 8.0
-# The share of the promised gain above which a step was good, and below
-# which it was bad.
-_GOOD_GAIN = 0.75
-_BAD_GAIN = 0.25
 # Derivatives are evaluated for so many elements of the Jacobian at once: they
 # stay in the cache of a processor.
 _PIECE_ELEMENTS = 1 << 16
-# Eigenvalues of the scaled normal matrix below this are no information.
-_SINGULAR = 1e-13
 
 
 class BatchProblem(NamedTuple):
     """
-    What is fitted: ``g`` groups of ``n`` sources on ``p`` pixels.
+    A problem of ``g`` groups of ``n`` sources on ``p`` pixels.
 
     Parameters
     ----------
@@ -71,15 +73,15 @@ class BatchProblem(NamedTuple):
         The bounds of the variances along both axes.
 
     whitening : object or array, optional
-        What makes the weighted noise white, as for `whiten`; it is already
-        in ``data`` and ``basis``. With ``extra`` it is not, and matters
-        to the covariance and to chi2 alone.
+        The whitening of the weighted noise, as for `whiten`. It has been
+        applied to ``data`` and ``basis``, except with ``extra``: it then
+        enters only the covariance and chi2.
 
     ridge : array of shape (g, k), optional
-        What chi2 grows by for each squared background coefficient.
+        The penalty of each squared background coefficient in chi2.
 
     loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals.
+        The contribution of the residuals to chi2.
 
     f_scale : float, optional
         The residual beyond which a robust loss grows slower.
@@ -95,6 +97,9 @@ class BatchProblem(NamedTuple):
         The factors by which ``weight`` differs from the inverse of the
         standard deviations; they are already in ``weight``, ``data`` and
         ``basis``.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam of the sources; a Gaussian by default.
     """
 
     data: Any
@@ -114,6 +119,7 @@ class BatchProblem(NamedTuple):
     anchor: Any = None
     amplitude_low: Any = None
     extra: Any = None
+    beam: Any = None
 
 
 class BatchResult(NamedTuple):
@@ -129,9 +135,10 @@ class BatchResult(NamedTuple):
         The background coefficients.
 
     covariance : array of shape (g, 6 n + k, 6 n + k)
-        The inverse of the normal matrix in tangent coordinates, or what
-        takes its place with extra weights: 0 for what is not free, NaN
-        where the matrix is singular. Bounds do not enter.
+        The covariance in tangent coordinates: the inverse of the normal
+        matrix, unless there are extra weights. It is 0 for coordinates
+        that are not free and NaN where the matrix is singular. Bounds
+        do not enter.
 
     chi2 : array of shape (g,)
         The sum of squared residuals in units of the standard deviations.
@@ -160,7 +167,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     Parameters
     ----------
     problem : `BatchProblem`
-        What is fitted.
+        The problem.
 
     sources : array of shape (g, n, 6)
         The first state of each source, inside the bounds.
@@ -194,55 +201,69 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         The fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    part, state, data_terms = problem, (sources, coeffs), None
+    state, data_terms = (sources, coeffs), None
     if linear_start:
         state, data_terms = _solve_linear(problem, sources, coeffs)
-    active = xp.arange(problem.data.shape[0])
-    terms = _normal_terms(part, *state, data_terms)
-    floor = _chi2_floor(problem)
-    damping = xp.full_like(floor, _FIRST_DAMPING)
-    finished, results = [], []
-    for n_iter in range(1, max_iter + 1):
-        step, promise = _damped_step(part, state[0], terms, damping)
-        trial = _move(part, *state, step)
-        done = promise <= tolerance * xp.maximum(terms[0], floor)
-        if xtol is not None or gtol is not None:
-            done = done | _is_at_rest(part, state, terms, step, xtol, gtol)
-        if not with_covariance and xp.any(done):
-            # Their last steps matter too little to be checked.
-            left = xp.nonzero(done)[0]
-            finished.append(take_groups((active, *trial, done), left)
-                            + (xp.full_like(left, n_iter),))
-            stay = xp.nonzero(~done)[0]
-            if stay.shape[0] == 0:
-                break
-            part = BatchProblem(*take_groups(part, stay))
-            state, trial, terms = (take_groups(values, stay)
-                                   for values in (state, trial, terms))
-            active, damping, floor, promise, done = take_groups(
-                (active, damping, floor, promise, done), stay)
-        trial_terms = _normal_terms(part, *trial)
-        better = trial_terms[0] < terms[0]
-        gain = terms[0] - trial_terms[0]
-        state = _choose(better, trial, state)
-        terms = _choose(better, trial_terms, terms)
-        damping = _next_damping(damping, gain, promise)
-        leaving = xp.ones_like(done) if n_iter == max_iter else done
-        if xp.any(leaving):
-            left = xp.nonzero(leaving)[0]
-            finished.append(take_groups((active, *state, done), left)
-                            + (xp.full_like(left, n_iter),))
-            if with_covariance:
-                results.append(take_groups(terms[:2], left))
-            stay = xp.nonzero(~leaving)[0]
-            if stay.shape[0] == 0:
-                break
-            part = BatchProblem(*take_groups(part, stay))
-            active, damping, floor = take_groups((active, damping, floor),
-                                                 stay)
-            state, terms = take_groups(state, stay), take_groups(terms, stay)
+    # Below this chi2 only rounding errors are left.
+    floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+    result = minimize_batch(
+        _GroupProblem(problem, floor, tolerance, xtol, gtol), state,
+        max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
+        evaluate_last=with_covariance)
+    sources, coeffs = result.state
+    chi2 = covariance = None
+    if with_covariance:
+        chi2, normal, _ = result.terms
+        chi2, covariance = _errors(problem, sources, coeffs, chi2, normal)
+    return BatchResult(sources, coeffs, covariance, chi2, result.n_iter,
+                       result.converged)
 
-    return _collect(problem, finished, results)
+
+class _GroupProblem(NamedTuple):
+    """
+    A batch of groups for `~hyperphotutils.utils.lm.minimize_batch`.
+
+    Parameters
+    ----------
+    batch : `BatchProblem`
+        The problem.
+
+    floor : array of shape (g,)
+        The chi2 below which only rounding errors are left.
+
+    tolerance, xtol, gtol : float or None
+        As in `fit_batch`.
+    """
+
+    batch: Any
+    floor: Any
+    tolerance: float
+    xtol: float | None
+    gtol: float | None
+
+    def evaluate(self, state):
+        return state, _normal_terms(self.batch, *state)
+
+    def system(self, state, terms):
+        return _system(self.batch, state[0], terms)
+
+    def limit(self, state, step):
+        return step
+
+    def move(self, state, step):
+        return _move(self.batch, *state, step)
+
+    def is_converged(self, state, terms, step, promise, gain):
+        xp = promise.__array_namespace__()
+        done = promise <= self.tolerance * xp.maximum(terms[0], self.floor)
+        if self.xtol is not None or self.gtol is not None:
+            done = done | _is_at_rest(self.batch, state, terms, step,
+                                      self.xtol, self.gtol)
+        return done
+
+    def take(self, index):
+        return self._replace(batch=BatchProblem(*take_members(
+            self.batch, index)), floor=take_members((self.floor,), index)[0])
 
 
 def solve_linear(problem, sources, coeffs):
@@ -264,7 +285,115 @@ def solve_linear(problem, sources, coeffs):
     return _solve_linear(problem, sources, coeffs)[0]
 
 
-def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
+class Components(NamedTuple):
+    """
+    The Gaussians of sources, ``m`` for each.
+
+    Parameters
+    ----------
+    share : array of shape (g, n, m)
+        The peak of each Gaussian for a source with a peak of 1.
+
+    precision : tuple of 3 arrays of shape (g, n, m)
+        The elements aa, ab, and bb of the inverse covariance matrices,
+        in the axes of the state.
+
+    mean_precision : tuple of 3 arrays of shape (g, n)
+        Their means, weighted by ``share``.
+
+    area : array of shape (g, n)
+        The flux of a source with a peak of 1, divided by 2 pi.
+    """
+
+    share: Any
+    precision: Any
+    mean_precision: Any
+    area: Any
+
+
+def gaussian_components(sources, beam=None):
+    r"""
+    Return the Gaussians that sources consist of.
+
+    With the integrals :math:`a_j` and the matrices
+    :math:`\Sigma_j = \Sigma + D_j` of the Gaussians, their peaks are
+    proportional to :math:`c_j = a_j / \sqrt{\det \Sigma_j}`, and the flux
+    of a source with the peak :math:`A` is :math:`2 \pi A / \sum_j c_j`.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam; a Gaussian by default.
+
+    Returns
+    -------
+    components : `Components`
+        The Gaussians.
+    """
+    xp = sources.__array_namespace__()
+    var_a, var_b, theta = (sources[:, :, k, None] for k in (3, 4, 5))
+    if beam is None:
+        none = xp.zeros_like(var_a)
+        weights, d_aa, d_ab, d_bb = none + 1.0, none, none, none
+    else:
+        weights = xp.asarray(beam.weights)[None, None, :]
+        xx, xy, yy = (xp.asarray(beam.offsets[:, k])[None, None, :]
+                      for k in range(3))
+        cos, sin = xp.cos(theta), xp.sin(theta)
+        d_aa = cos**2 * xx + 2.0 * cos * sin * xy + sin**2 * yy
+        d_ab = cos * sin * (yy - xx) + (cos**2 - sin**2) * xy
+        d_bb = sin**2 * xx - 2.0 * cos * sin * xy + cos**2 * yy
+    aa, bb = var_a + d_aa, var_b + d_bb
+    det = aa * bb - d_ab * d_ab
+    peak = weights / xp.sqrt(det)
+    total = xp.sum(peak, axis=2)
+    share = peak / total[:, :, None]
+    precision = (bb / det, -d_ab / det, aa / det)
+    return Components(share, precision, tuple(
+        xp.sum(share * element, axis=2) for element in precision),
+        1.0 / total)
+
+
+def flux_derivatives(sources, beam=None):
+    r"""
+    Return the fluxes of sources and their derivatives.
+
+    The logarithm of the flux has the derivative
+    :math:`\sum_j s_j \Sigma_j^{-1} / 2` with respect to the matrix
+    :math:`\Sigma`, where :math:`s_j` is the share of the Gaussian
+    :math:`j` in the peak.
+
+    Parameters
+    ----------
+    sources : array of shape (g, n, 6)
+        The state of each source.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam; a Gaussian by default.
+
+    Returns
+    -------
+    flux : array of shape (g, n)
+        The integral of each source.
+
+    slopes : array of shape (g, n, 6)
+        Its derivatives in tangent coordinates.
+    """
+    xp = sources.__array_namespace__()
+    components = gaussian_components(sources, beam)
+    area = 2.0 * xp.pi * components.area
+    flux = area * sources[:, :, 0]
+    aa, ab, bb = components.mean_precision
+    none = xp.zeros_like(flux)
+    return flux, xp.stack((area, none, none, 0.5 * flux * aa, flux * ab,
+                           0.5 * flux * bb), axis=2)
+
+
+def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
+             beam=None):
     r"""
     Evaluate the weighted model of each group and its derivatives.
 
@@ -274,6 +403,9 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     :math:`G / A` for the amplitude, :math:`G u` for the position
     (turned back into x and y), and :math:`G u_a^2 / 2`,
     :math:`G u_a u_b`, :math:`G u_b^2 / 2` for the matrix elements.
+    With a ``beam``, :math:`G` is the sum of its Gaussians
+    (`gaussian_components`), and those for the matrix elements have a
+    constant added to each product, as the shares in the peak change.
 
     Parameters
     ----------
@@ -290,7 +422,10 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
         The background terms, weighted and whitened.
 
     whitening : object or array, optional
-        What makes the weighted noise white, as for `whiten`.
+        The whitening of the weighted noise, as for `whiten`.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
 
     Returns
     -------
@@ -303,25 +438,13 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     xp = sources.__array_namespace__()
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
-    amplitude, x0, y0, var_a, var_b, theta = (
-        sources[:, :, i, None] for i in range(N_PARAMS))
-    cos, sin = xp.cos(theta), xp.sin(theta)
-    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
-    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
-    u_a, u_b = off_a / var_a, off_b / var_b
-    profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
-    profile *= weight[:, None, :]
-    gauss = amplitude * profile
-    gauss_a, gauss_b = gauss * u_a, gauss * u_b
     n_basis = 0 if whitening is not None else basis.shape[1]
     jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
-                        dtype=profile.dtype)
-    jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :] = profile
-    jacobian[:, X:n_coords:N_PARAMS, :] = cos * gauss_a - sin * gauss_b
-    jacobian[:, Y:n_coords:N_PARAMS, :] = sin * gauss_a + cos * gauss_b
-    jacobian[:, AA:n_coords:N_PARAMS, :] = 0.5 * gauss_a * u_a
-    jacobian[:, AB:n_coords:N_PARAMS, :] = gauss_a * u_b
-    jacobian[:, BB:n_coords:N_PARAMS, :] = 0.5 * gauss_b * u_b
+                        dtype=sources.dtype)
+    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
+             else _convolved_terms(sources, x, y, weight, beam))
+    for k, term in enumerate(terms):
+        jacobian[:, k:n_coords:N_PARAMS, :] = term
     if whitening is not None:
         jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
     else:
@@ -333,7 +456,63 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None):
     return model, jacobian
 
 
-def evaluate_sources(sources, x, y, weight):
+def _gaussian_terms(sources, x, y, weight):
+    """
+    Yield the weighted derivatives of Gaussians.
+    """
+    xp = sources.__array_namespace__()
+    amplitude, x0, y0, var_a, var_b, theta = (
+        sources[:, :, i, None] for i in range(N_PARAMS))
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    u_a, u_b = off_a / var_a, off_b / var_b
+    profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
+    profile *= weight[:, None, :]
+    yield profile
+    gauss = amplitude * profile
+    gauss_a, gauss_b = gauss * u_a, gauss * u_b
+    yield cos * gauss_a - sin * gauss_b
+    yield sin * gauss_a + cos * gauss_b
+    yield 0.5 * gauss_a * u_a
+    yield gauss_a * u_b
+    yield 0.5 * gauss_b * u_b
+
+
+def _convolved_terms(sources, x, y, weight, beam):
+    """
+    Return the weighted derivatives of sources with a measured beam.
+    """
+    xp = sources.__array_namespace__()
+    amplitude, x0, y0 = (sources[:, :, i, None] for i in range(3))
+    theta = sources[:, :, 5, None]
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x[:, None, :] - x0, y[:, None, :] - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    share, precision, mean, _ = gaussian_components(sources, beam)
+    sums = [xp.zeros_like(off_a) for _ in range(N_PARAMS)]
+    for j in range(share.shape[2]):
+        p_aa, p_ab, p_bb = (element[:, :, j, None] for element in precision)
+        k_aa, k_ab, k_bb = (
+            (one - element[:, :, j])[:, :, None]
+            for one, element in zip(mean, precision, strict=True))
+        u_a = p_aa * off_a + p_ab * off_b
+        u_b = p_ab * off_a + p_bb * off_b
+        profile = share[:, :, j, None] * xp.exp(
+            -0.5 * (off_a * u_a + off_b * u_b))
+        for total, factor in zip(sums, (1.0, u_a, u_b, u_a * u_a + k_aa,
+                                        u_a * u_b + k_ab, u_b * u_b + k_bb),
+                                 strict=True):
+            total += profile * factor
+    profile, by_a, by_b, by_aa, by_ab, by_bb = sums
+    weight = weight[:, None, :]
+    gauss = amplitude * weight
+    return (weight * profile, gauss * (cos * by_a - sin * by_b),
+            gauss * (sin * by_a + cos * by_b), 0.5 * gauss * by_aa,
+            gauss * by_ab, 0.5 * gauss * by_bb)
+
+
+def evaluate_sources(sources, x, y, weight, beam=None):
     """
     Evaluate the weighted sum of the sources of each group.
 
@@ -344,6 +523,9 @@ def evaluate_sources(sources, x, y, weight):
 
     x, y, weight : array of shape (g, p)
         The pixel coordinates and weights.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam; a Gaussian by default.
 
     Returns
     -------
@@ -358,8 +540,17 @@ def evaluate_sources(sources, x, y, weight):
         cos, sin = xp.cos(theta), xp.sin(theta)
         dx, dy = x - x0, y - y0
         off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
-        model += amplitude * xp.exp(-0.5 * (off_a * off_a / var_a
-                                            + off_b * off_b / var_b))
+        if beam is None:
+            model += amplitude * xp.exp(-0.5 * (off_a * off_a / var_a
+                                                + off_b * off_b / var_b))
+            continue
+        components = gaussian_components(sources[:, i:i + 1, :], beam)
+        for j in range(components.share.shape[2]):
+            aa, ab, bb = (element[:, :, j]
+                          for element in components.precision)
+            model += amplitude * components.share[:, :, j] * xp.exp(
+                -0.5 * (aa * off_a * off_a + 2.0 * ab * off_a * off_b
+                        + bb * off_b * off_b))
     return weight * model
 
 
@@ -408,40 +599,10 @@ def normal_matrix(problem, sources, coeffs):
     return _normal_terms(problem, sources, coeffs)[1]
 
 
-def take_groups(values, index):
-    """
-    Return some of the groups of arrays.
-
-    Parameters
-    ----------
-    values : sequence
-        Arrays whose first axis counts the groups, or is 1 for what all
-        groups share, objects for `whiten`, and what has no axis.
-
-    index : 1D int array or slice
-        Which groups.
-
-    Returns
-    -------
-    values : tuple
-        The same for these groups.
-    """
-    def take(value):
-        if hasattr(value, 'whiten'):
-            return value.take(index)
-        if not hasattr(value, 'shape') or value.shape[0] == 1:
-            return value
-        if isinstance(index, slice):
-            return value[index, ...]
-        return value.__array_namespace__().take(value, index, axis=0)
-
-    return tuple(map(take, values))
-
-
 def _data_terms(problem, sources, coeffs):
     """
-    Return what the data give to chi2, to the normal matrix, and to half
-    the gradient of chi2.
+    Return the contributions of the data to chi2, to the normal matrix,
+    and to half the gradient of chi2.
     """
     n_groups, n_rows = problem.free.shape
     size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
@@ -452,7 +613,7 @@ def _data_terms(problem, sources, coeffs):
     for begin in range(0, n_groups, size):
         part = slice(begin, begin + size)
         pieces.append(_terms_of_piece(
-            BatchProblem(*take_groups(problem, part)),
+            BatchProblem(*take_members(problem, part)),
             sources[part, ...], coeffs[part, ...]))
     return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
 
@@ -465,7 +626,7 @@ def _terms_of_piece(problem, sources, coeffs):
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
                                problem.weight, problem.basis,
                                None if problem.extra is not None
-                               else problem.whitening)
+                               else problem.whitening, problem.beam)
     residual = model - problem.data
     cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
@@ -494,10 +655,10 @@ def _solve_linear(problem, sources, coeffs):
         start = _change_linear(terms, unit, coeffs, sources, coeffs)
     else:
         start = _data_terms(problem, sources, coeffs)
-    tiny = xp.full(coeffs.shape[0], _SMALLEST_DAMPING,
+    tiny = xp.full(coeffs.shape[0], SMALLEST_DAMPING,
                    dtype=problem.data.dtype)
-    step, _ = _damped_step(
-        held, sources, _normal_terms(held, sources, coeffs, start), tiny)
+    step = damped_step(*_system(
+        held, sources, _normal_terms(held, sources, coeffs, start)), tiny)
     state = _move(held, sources, coeffs, step)
     if problem.loss != 'linear':
         return state, None
@@ -580,7 +741,8 @@ def _unweighted_terms(problem, sources, coeffs):
     """
     xp = sources.__array_namespace__()
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
-                               problem.weight, problem.basis)
+                               problem.weight, problem.basis,
+                               beam=problem.beam)
     residual = model - problem.data
     used = problem.extra > 0.0
     plain = xp.where(used, residual / xp.where(
@@ -652,74 +814,38 @@ def apply_loss(residual, loss, f_scale):
             1.0 / distance)
 
 
-def _chi2_floor(problem):
+def _errors(problem, sources, coeffs, chi2, normal):
     """
-    Return the chi2 below which only rounding errors are left.
-    """
-    xp = problem.data.__array_namespace__()
-    return xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
-
-
-def _collect(problem, finished, results):
-    """
-    Return the result of groups that have left one after the other, with
-    their chi2 and normal matrices if these are wanted.
+    Return chi2 and the covariance of fitted groups.
     """
     xp = problem.data.__array_namespace__()
-    columns = tuple(map(xp.concat, zip(*finished, strict=True)))
-    order = xp.argsort(columns[0])
-    _, sources, coeffs, converged, n_iter = take_groups(columns, order)
-    chi2 = covariance = None
-    if results:
-        chi2, normal = take_groups(
-            map(xp.concat, zip(*results, strict=True)), order)
-        covariance = _covariance(normal, problem.free)
-        prior = xp.zeros_like(normal)
-        if problem.anchor is not None:
-            # The prior is not a residual, but scatters as its width says.
-            penalty, _, strength = _penalty(problem._replace(ridge=None),
-                                            sources, coeffs)
-            chi2 = chi2 - penalty
-            identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-            prior = strength[:, :, None] * identity[None, :, :]
-        if problem.extra is not None:
-            chi2, spread = _unweighted_terms(problem, sources, coeffs)
-            covariance = covariance @ (spread + prior) @ covariance
-    return BatchResult(sources, coeffs, covariance, chi2, n_iter, converged)
+    covariance = invert_normal(normal, problem.free)
+    prior = xp.zeros_like(normal)
+    if problem.anchor is not None:
+        # The prior is not a residual; it scatters with its own width.
+        penalty, _, strength = _penalty(problem._replace(ridge=None),
+                                        sources, coeffs)
+        chi2 = chi2 - penalty
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        prior = strength[:, :, None] * identity[None, :, :]
+    if problem.extra is not None:
+        chi2, spread = _unweighted_terms(problem, sources, coeffs)
+        covariance = covariance @ (spread + prior) @ covariance
+    return chi2, covariance
 
 
-def _next_damping(damping, gain, promise):
+def _system(problem, sources, terms):
     """
-    Return the damping of the next step.
-    """
-    xp = damping.__array_namespace__()
-    damping = xp.where(gain > _GOOD_GAIN * promise,
-                       damping * _DAMPING_DOWN, damping)
-    # A gain that is NaN is a bad one.
-    damping = xp.where(gain > _BAD_GAIN * promise, damping,
-                       damping * _DAMPING_UP)
-    return xp.clip(damping, _SMALLEST_DAMPING, None)
-
-
-def _damped_step(problem, sources, terms, damping):
-    """
-    Return the step and the decrease of chi2 that it promises.
+    Return the normal matrix, half of the gradient, and the coordinates in
+    which a step may go.
     """
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
     free = problem.free & ~_at_active_bound(problem, sources, gradient)
     identity = xp.eye(normal.shape[1], dtype=normal.dtype)
     curvature = _bound_curvature(problem, sources, gradient)
-    scale, scaled = _scale_to_unit_diagonal(
-        normal + curvature[:, :, None] * identity[None, :, :], free)
-    right = xp.where(free, -gradient, xp.zeros_like(gradient)) * scale
-    scaled_step = xp.linalg.solve(
-        scaled + damping[:, None, None] * identity[None, :, :],
-        right[:, :, None])[:, :, 0]
-    # chi2(0) - chi2(step) of the quadratic model, plus the damping term.
-    promise = xp.sum(scaled_step * right, axis=1) + (
-        damping * xp.sum(scaled_step * scaled_step, axis=1))
-    return scaled_step * scale, promise
+    return (normal + curvature[:, :, None] * identity[None, :, :], gradient,
+            free)
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):
@@ -785,23 +911,6 @@ def _bound_curvature(problem, sources, gradient):
                           dtype=gradient.dtype)
     return xp.concat((xp.reshape(curvature, (n_groups, n_coords)),
                       background), axis=1)
-
-
-def _scale_to_unit_diagonal(normal, free):
-    """
-    Return the scale of each coordinate and the scaled normal matrix,
-    in which coordinates that are not free are decoupled.
-    """
-    xp = normal.__array_namespace__()
-    diagonal = xp.linalg.diagonal(normal)
-    known = free & (diagonal > 0.0)
-    ones = xp.ones_like(diagonal)
-    scale = xp.where(known, 1.0 / xp.sqrt(xp.where(known, diagonal, ones)),
-                     xp.zeros_like(diagonal))
-    scaled = normal * scale[:, :, None] * scale[:, None, :]
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    decoupled = xp.where(known, xp.zeros_like(ones), ones)
-    return scale, scaled + decoupled[:, :, None] * identity[None, :, :]
 
 
 def _at_active_bound(problem, sources, gradient):
@@ -870,7 +979,7 @@ def _move(problem, sources, coeffs, step):
                       problem.var_low, problem.var_high)
     shape = xp.concat((variances,
                        (sources[:, :, 5] + turn)[:, :, None]), axis=2)
-    # What is fixed stays the same to the last bit.
+    # Fixed shapes keep all bits.
     shape = xp.where(held[:, :, None], sources[:, :, 3:], shape)
     amplitude = sources[:, :, 0] + step_sources[:, :, AMPLITUDE]
     if problem.amplitude_low is not None:
@@ -887,33 +996,3 @@ def _clip(value, low, high):
     low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
                                  value.shape) for bound in (low, high))
     return xp.minimum(xp.maximum(value, low), high)
-
-
-def _choose(better, new, old):
-    """
-    Return the new arrays for the groups that became better.
-    """
-    xp = better.__array_namespace__()
-    return tuple(
-        xp.where(xp.reshape(better, (-1,) + (1,) * (a.ndim - 1)), a, b)
-        for a, b in zip(new, old, strict=True))
-
-
-def _covariance(normal, free):
-    """
-    Invert the normal matrices; NaN where one is singular.
-    """
-    xp = normal.__array_namespace__()
-    scale, scaled = _scale_to_unit_diagonal(normal, free)
-    finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    scaled = xp.where(finite[:, None, None], scaled, identity[None, :, :])
-    values, vectors = xp.linalg.eigh(scaled)
-    empty = xp.any(free & (scale == 0.0), axis=1)
-    good = finite & ~empty & (values[:, 0] > _SINGULAR * values[:, -1])
-    inverse = (vectors / xp.where(good[:, None], values,
-                                  xp.ones_like(values))[:, None, :]
-               ) @ xp.matrix_transpose(vectors)
-    covariance = inverse * scale[:, :, None] * scale[:, None, :]
-    nan = xp.full(covariance.shape, xp.nan, dtype=covariance.dtype)
-    return xp.where(good[:, None, None], covariance, nan)

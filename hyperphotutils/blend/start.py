@@ -27,7 +27,7 @@ _NAMES = {
     'positive': ('positive',),
 }
 
-# What columns of tables that have no pixels yet are called
+# Names of columns of tables without pixel positions
 _ON_SKY = frozenset({'sky_centroid', 'ra', 'dec', 'glon', 'glat'})
 
 
@@ -116,7 +116,7 @@ def source_states(table):
     return states
 
 
-def read_start(init_params, fwhm):
+def read_start(init_params, fwhm, beam=None):
     """
     Read the start values.
 
@@ -127,6 +127,9 @@ def read_start(init_params, fwhm):
 
     fwhm : float
         The width of sources for which the table gives none.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The beam, whose FWHMs and angle replace ``fwhm``.
 
     Returns
     -------
@@ -157,21 +160,34 @@ def read_start(init_params, fwhm):
         values = _plain(init_params[columns[key]], key, columns[key])
         return np.where(np.isfinite(values), values, default)
 
-    major = read('fwhm_major', fwhm)
-    minor = read('fwhm_minor', fwhm)
-    _check_widths(major, minor)
+    shape = ((fwhm, fwhm, 0.0) if beam is None else
+             (beam.fwhm_major, beam.fwhm_minor, beam.theta))
+    major = read('fwhm_major', shape[0])
+    minor = read('fwhm_minor', shape[1])
+    smaller = np.minimum(major, minor)
+    if np.any(smaller <= 0.0):
+        row = int(np.argmax(smaller <= 0.0))
+        msg = ('the widths in init_params must be positive: '
+               f'{smaller[row]} in row {row}')
+        raise ValueError(msg)
     ids = (np.arange(1, n_sources + 1) if columns['id'] is None
            else np.asarray(init_params['id']))
-    groups = (None if columns['group_id'] is None
-              else _groups(init_params['group_id']))
+    groups = None
+    if columns['group_id'] is not None:
+        groups = np.asarray(init_params['group_id'])
+        if groups.dtype.kind not in 'iu':
+            msg = ('the column group_id of init_params must hold integers: '
+                   f'{groups.dtype}')
+            raise ValueError(msg)
+        groups = groups.astype(int)
     x, y = read('x', np.nan), read('y', np.nan)
     hold_shape, positive = (
         np.zeros(n_sources, dtype=bool) if columns[key] is None
         else np.asarray(init_params[key], dtype=bool)
         for key in ('hold_shape', 'positive'))
     return Start(ids, x, y,
-                 np.maximum(major, minor), np.minimum(major, minor),
-                 np.where(minor > major, 90.0, 0.0) + read('theta', 0.0),
+                 np.maximum(major, minor), smaller,
+                 np.where(minor > major, 90.0, 0.0) + read('theta', shape[2]),
                  groups, read('x_previous', x), read('y_previous', y),
                  read('position_prior', np.inf), hold_shape, positive)
 
@@ -197,27 +213,3 @@ def _plain(column, key, name):
         msg = f'the column {name} of init_params must be an angle: {unit}'
         raise ValueError(msg)
     return u.Quantity(values, unit).to_value(u.deg)
-
-
-def _groups(column):
-    """
-    Return the column of groups.
-    """
-    values = np.asarray(column)
-    if values.dtype.kind not in 'iu':
-        msg = ('the column group_id of init_params must hold integers: '
-               f'{values.dtype}')
-        raise ValueError(msg)
-    return values.astype(int)
-
-
-def _check_widths(major, minor):
-    """
-    Refuse widths that are not positive.
-    """
-    for widths in (major, minor):
-        if np.any(widths <= 0.0):
-            row = int(np.argmax(widths <= 0.0))
-            msg = ('the widths in init_params must be positive: '
-                   f'{widths[row]} in row {row}')
-            raise ValueError(msg)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How much say each pixel has in a fit, beyond what its error gives it.
+Extra pixel weights.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ['SIGNAL_WEIGHTS', 'WEIGHTS', 'WEIGHT_MAPS', 'pixel_weights']
 
 WEIGHTS = ('inverse_rms', 'snr', 'power_snr', 'spatial', 'map', 'mask')
-# Those that know the signal, and those that are read from a map.
+# Those that depend on the signal, and those that are read from a map.
 SIGNAL_WEIGHTS = ('snr', 'power_snr')
 WEIGHT_MAPS = ('map', 'mask')
 
@@ -47,7 +47,7 @@ def pixel_weights(names, usable, *, snr=None, distance=None,
         The names of the factors.
 
     usable : bool `~numpy.ndarray` of shape (g, p)
-        `False` for pixels without a say.
+        `False` for pixels that are not fitted.
 
     snr : `~numpy.ndarray` of shape (g, p), optional
         The signal-to-noise ratio of the pixels.

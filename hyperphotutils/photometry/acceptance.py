@@ -41,6 +41,8 @@ _MIN_SNR = 3.0
 # FWHM: real sources differ from Gaussians by about this much.
 _DYNAMIC_RANGE = 0.01
 _NEAR = 3.0
+# The largest side lobe, in units of the peak.
+_LOBE = 0.1
 # The smallest peak in units of the rms misfit of other sources there.
 _MIN_MISFIT_RATIO = 2.0
 
@@ -94,6 +96,35 @@ def find_failures(search, table, fwhm):
                      second)] = 'duplicate'
     failure[~search.image.has_core(table, fwhm)] = 'no_usable_pixels'
     return failure
+
+
+def find_lobes(table, failure, fwhm):
+    """
+    Return which failed sources are near a much brighter one.
+
+    With a measured beam, the model of the brighter source contains its
+    side lobes, and a detection on one of them is left without a
+    significant peak.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The fitted sources.
+
+    failure : 1D `~numpy.ndarray` of str
+        As `find_failures` returns it.
+
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    lobes : 1D bool `~numpy.ndarray`
+        `True` for detections on side lobes.
+    """
+    faint = plain(table['amplitude_fit']) < _LOBE * _brightest_near(table,
+                                                                    fwhm)
+    return faint & (failure != '')
 
 
 def _brightest_near(table, fwhm):

@@ -15,6 +15,7 @@ from hyperphotutils.blend.solver import (
     X,
     Y,
     evaluate,
+    flux_derivatives,
 )
 from hyperphotutils.utils.wcs import local_jacobian
 
@@ -81,7 +82,7 @@ def pixel_deviations(wcs, init, ellipse, errors, turn):
 
 
 def propagated_variances(responses, deviations, apertures, known, *,
-                   fraction, correction):
+                   fraction, correction, beam=None):
     """
     Return the variances of fluxes due to fixed positions and shapes.
 
@@ -110,6 +111,9 @@ def propagated_variances(responses, deviations, apertures, known, *,
     correction : 1D `~numpy.ndarray`
         The aperture correction of each source.
 
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam of the fits; a Gaussian by default.
+
     Returns
     -------
     flux, aperture_flux : 1D `~numpy.ndarray` of shape (n,)
@@ -118,10 +122,10 @@ def propagated_variances(responses, deviations, apertures, known, *,
     variances = np.zeros((2, len(known)))
     place = np.cumsum(known) - 1
     for rows, sources, response, correlation in responses:
-        flux = _flux_response(sources, response)
+        flux = _flux_response(sources, response, beam)
         aperture = correction[rows][:, :, None] * (
             fraction * flux - _model_in_apertures(
-                apertures, place[rows], sources, response))
+                apertures, place[rows], sources, response, beam))
         steps = _in_tangents(deviations[rows], sources[:, :, 5])
         error = np.sqrt(np.sum(steps**2, axis=2)).reshape(len(rows), 1, -1)
         for k, slope in enumerate((flux, aperture)):
@@ -131,21 +135,19 @@ def propagated_variances(responses, deviations, apertures, known, *,
     return variances
 
 
-def _flux_response(sources, response):
+def _flux_response(sources, response, beam):
     """
-    Return the derivatives of the integrated fluxes of the Gaussians.
+    Return the derivatives of the integrated fluxes of the sources.
     """
-    amplitude, var_a, var_b = (sources[:, :, k] for k in (0, 3, 4))
-    area = 2.0 * np.pi * np.sqrt(var_a * var_b)
-    slopes = area[:, :, None] * response
+    _, own = flux_derivatives(sources, beam)
+    slopes = own[:, :, AMPLITUDE, None] * response
     source = np.arange(sources.shape[1])
-    for param, variance in ((AA, var_a), (BB, var_b)):
-        slopes[:, source, N_PARAMS * source + param] += (
-            0.5 * area * amplitude / variance)
+    for param in (AA, AB, BB):
+        slopes[:, source, N_PARAMS * source + param] += own[:, :, param]
     return slopes
 
 
-def _model_in_apertures(apertures, place, sources, response):
+def _model_in_apertures(apertures, place, sources, response, beam):
     """
     Return the derivatives of the sums of a group's models in the
     aperture of each source.
@@ -157,7 +159,7 @@ def _model_in_apertures(apertures, place, sources, response):
         _, jacobian = evaluate(
             sources, none, apertures.cols[row].astype(float),
             apertures.rows[row].astype(float), apertures.weights[row],
-            np.zeros((n_groups, 0, apertures.weights.shape[1])))
+            np.zeros((n_groups, 0, apertures.weights.shape[1])), beam=beam)
         sums = jacobian.sum(axis=2)
         own = sums[:, AMPLITUDE::N_PARAMS]
         sums[:, AMPLITUDE::N_PARAMS] = 0.0

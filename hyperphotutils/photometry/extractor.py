@@ -17,8 +17,10 @@ from hyperphotutils.background.interface import (
 )
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
+from hyperphotutils.blend.group_solver import GroupSolver
 from hyperphotutils.blend.grouper import SeparationGrouper
 from hyperphotutils.blend.grouping import renumber_groups
+from hyperphotutils.blend.results import as_init_params
 from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.photometry.images import SourceImages
@@ -34,6 +36,7 @@ from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
     make_repr,
+    open_nddata,
     result_meta,
     strip_units,
 )
@@ -92,8 +95,16 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        Fits the groups. The default is one for ``fwhm`` with
-        ``bias_correction``, which also wraps an astropy fitter.
+        Fits the groups. The default is one for ``fwhm`` with a solver
+        with ``bias_correction``. An astropy fitter is used by such a
+        solver.
+
+    psf : 2D array_like, photutils PSF model, or \
+            `~hyperphotutils.psf.EmpiricalPSF`, optional
+        The measured beam. Sources are then Gaussians convolved with it,
+        in fits, apertures, and images; see
+        `~hyperphotutils.blend.BlendGroupFitter`, to which it is given
+        if there is a ``fitter``. The default is a Gaussian beam.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -151,6 +162,9 @@ class HyperPhotometry:
 
     Attributes
     ----------
+    results : `~astropy.table.QTable` or None
+        The table of the last call.
+
     rms : float, `~astropy.units.Quantity`, or None
         The noise of the last map: the median rms about local planes with
         all sources subtracted (see
@@ -182,13 +196,13 @@ class HyperPhotometry:
     Unit("Jy")
     """
 
-    _repr_params = ('fwhm', 'finder', 'grouper', 'fitter',
+    _repr_params = ('fwhm', 'finder', 'grouper', 'fitter', 'psf',
                     'fwhm_radius_ratio', 'aperture_correction', 'fwhm_limits',
                     'aperture_ellipse', 'background', 'noise',
                     'mask_bad_pixels', 'max_rounds', 'progress_bar')
 
     def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
-                 fwhm_radius_ratio=1.0, aperture_correction=True,
+                 psf=None, fwhm_radius_ratio=1.0, aperture_correction=True,
                  fwhm_limits=None, aperture_ellipse=None, background=None,
                  noise='correlated', mask_bad_pixels=True, max_rounds=2,
                  progress_bar=False):
@@ -207,9 +221,15 @@ class HyperPhotometry:
         self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
-            fitter = BlendGroupFitter(fwhm, fitter=fitter,
-                                      bias_correction=True,
+            solver = GroupSolver(astropy_fitter=fitter, bias_correction=True)
+            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver,
                                       progress_bar=progress_bar)
+            psf = None
+        if psf is not None:
+            msg = ('psf is an option of the fitter: give it to that, such '
+                   'as BlendGroupFitter(fwhm, psf=...)')
+            raise ValueError(msg)
+        self.psf = getattr(fitter, 'psf', None)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)
         if fwhm_limits is not None and (
@@ -229,6 +249,7 @@ class HyperPhotometry:
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
+        self.results = None
         self.rms = None
         self.rejected = None
         self._images = None
@@ -285,8 +306,8 @@ class HyperPhotometry:
         if table is None:
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
-                _images=SourceImages(search.image), rms=None, _fluxes=None,
-                rejected=search.rejected_table())
+                _images=SourceImages(search.image), rms=None, results=None,
+                _fluxes=None, rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
@@ -316,39 +337,105 @@ class HyperPhotometry:
         """
         return self._open(data, wcs, mask, error, None).measure_noise()
 
-    def make_model_image(self):
+    def results_to_init_params(self, *, remove_invalid=True,
+                               reset_ids=True):
+        """
+        Make start values for another fit from the results.
+
+        Parameters
+        ----------
+        remove_invalid : bool, optional
+            Whether to leave out the rows without a fit.
+
+        reset_ids : bool, optional
+            Whether to number the rows from 1 if ``remove_invalid`` is
+            `True`; their ``id`` is kept otherwise.
+
+        Returns
+        -------
+        init_params : `~astropy.table.QTable`
+            The columns ``id``, ``group_id``, ``x_init``, ``y_init``,
+            ``fwhm_major_init``, ``fwhm_minor_init``, and ``theta_init``.
+
+        Raises
+        ------
+        ValueError
+            If there are no results yet, or no sources were found.
+
+        See Also
+        --------
+        photutils.psf.PSFPhotometry.results_to_init_params
+        """
+        if self.results is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return as_init_params(self.results, remove_invalid=remove_invalid,
+                              reset_ids=reset_ids)
+
+    def make_model_image(self, shape=None, *, include_local_bkg=False):
         """
         Make an image of all sources of the last map.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the map by default.
+
+        include_local_bkg : bool, optional
+            Whether to add the backgrounds where they are known.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The image, without background.
+            The image.
         """
-        return self._last_images.model()
+        images = self._last_images
+        model = _reshape(images.model(), shape, 0.0)
+        if include_local_bkg:
+            model += np.nan_to_num(_reshape(images.background(), shape, 0.0))
+        return model
 
-    def make_background_image(self):
+    def make_background_image(self, shape=None):
         """
         Make an image of the fitted backgrounds of the last map.
+
+        Parameters
+        ----------
+        shape : tuple of 2 ints, optional
+            The ``(ny, nx)`` of the image; that of the map by default.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
             The image, NaN far from all sources.
         """
-        return self._last_images.background()
+        return _reshape(self._last_images.background(), shape, np.nan)
 
-    def make_residual_image(self):
+    def make_residual_image(self, data=None, *, include_local_bkg=True):
         """
-        Make an image of the residual of the last map.
+        Subtract all sources and backgrounds from an image.
+
+        Parameters
+        ----------
+        data : 2D array_like, `~astropy.units.Quantity`, or \
+                `~astropy.nddata.NDData`, optional
+            The image; the last map by default.
+
+        include_local_bkg : bool, optional
+            Whether to subtract the backgrounds, too, where they are
+            known. The default is `True`, unlike that of
+            `photutils.psf.PSFPhotometry`.
 
         Returns
         -------
         image : 2D `~numpy.ndarray` or `~astropy.units.Quantity`
-            The map minus the sources, and minus the background where
-            it is known.
+            The image minus the sources and backgrounds.
         """
-        return self._last_images.residual()
+        if data is None:
+            data = self._last_images.data
+        data, _, _ = open_nddata(data)
+        return data - self.make_model_image(
+            np.shape(data), include_local_bkg=include_local_bkg)
 
     def total_flux(self, ids=None):
         """
@@ -429,7 +516,8 @@ class HyperPhotometry:
             if error is not None:
                 msg = 'noise and error exclude each other: give only one'
                 raise ValueError(msg)
-        image = MeasuredMap(data, wcs, mask, error, noise=independent)
+        image = MeasuredMap(data, wcs, mask, error, noise=independent,
+                            profile=getattr(self.fitter, 'beam', None))
         if not isinstance(noise, str):
             strip_units(data=image.with_unit(0.0), noise=noise.rms)
         if self.mask_bad_pixels:
@@ -443,6 +531,9 @@ class HyperPhotometry:
         """
         image = search.image
         image.measure_pixel_noise(self.fwhm)
+        if 'shape' not in getattr(self.fitter, 'fixed', ()):
+            # Other sources than points differ from fixed shapes anyway.
+            search.flag_beam_mismatch(table)
         rms = image.with_unit(image.pixel_noise.rms)
         if image.noise.rms is None:
             # Without errors this is the variance of the residuals.
@@ -459,9 +550,10 @@ class HyperPhotometry:
             _add_sky_columns(table, image.wcs, covariance)
         rejected = search.rejected_table()
         self._add_meta(table, image, rms, rejected)
-        self.__dict__.update(_images=images, rms=rms, rejected=rejected,
-                             _fluxes=fluxes)
-        return describe_columns(table)
+        describe_columns(table)
+        self.__dict__.update(_images=images, results=table, rms=rms,
+                             rejected=rejected, _fluxes=fluxes)
+        return table
 
     def _add_meta(self, table, image, rms, rejected):
         """
@@ -508,7 +600,7 @@ class HyperPhotometry:
                 radius=radius, order=order,
                 fwhm_radius_ratio=self.fwhm_radius_ratio,
                 fwhm_limits=limits, ellipse=self._ellipse_of(table, rows),
-                correct=self.aperture_correction)[0])
+                correct=self.aperture_correction, beam=image.profile)[0])
         measured = {name: np.concatenate([part[name] for part in measured])
                     for name in measured[0]}
         images = SourceImages(image, table, radius, order,
@@ -549,6 +641,19 @@ class HyperPhotometry:
                 raise ValueError(msg)
         return tuple(value[rows] if np.ndim(value) else value
                      for value in map(np.asarray, self.aperture_ellipse))
+
+
+def _reshape(image, shape, fill):
+    """
+    Return an image cut or extended to another shape.
+    """
+    if shape is None or tuple(shape) == image.shape:
+        return image
+    extended = np.full_like(image, fill, shape=shape)
+    common = tuple(slice(min(sizes))
+                   for sizes in zip(shape, image.shape, strict=True))
+    extended[common] = image[common]
+    return extended
 
 
 def _check_ellipse(ellipse, limits):

@@ -367,7 +367,8 @@ class ForcedPhotometry:
             fitter.held_responses, deviations, apertures,
             np.isfinite(table['aperture_flux'].value),
             fraction=1.0 - 0.5**(4.0 * self.fwhm_radius_ratio**2),
-            correction=np.asarray(table['aperture_correction']))
+            correction=np.asarray(table['aperture_correction']),
+            beam=getattr(fitter, 'beam', None))
         for name, variance in zip(('flux_err', 'aperture_flux_err'),
                                   variances, strict=True):
             error = np.sqrt(variance) << table[name].unit
@@ -423,7 +424,8 @@ class ForcedPhotometry:
             band.image.residual, table, band.image.known_noise,
             mask=band.image.mask, radius=2.0 * fitter.fwhm,
             fwhm_radius_ratio=self.fwhm_radius_ratio,
-            correct=self.aperture_correction)
+            correct=self.aperture_correction,
+            beam=getattr(fitter, 'beam', None))
         for name in ('aperture_flux', 'aperture_flux_err'):
             table[name] = measured[name] << u.Jy
         table['aperture_correction'] = measured['aperture_correction']

@@ -6,7 +6,7 @@ Images of what was measured on a map.
 import numpy as np
 
 from hyperphotutils.aperture.local import make_local_apertures
-from hyperphotutils.photometry.measurement import add_sources
+from hyperphotutils.photometry.measurement import add_table
 
 __all__ = ['SourceImages']
 
@@ -48,6 +48,7 @@ class SourceImages:
                  has_background=None, background_fit=None):
         self._values = image.values
         self._unit = image.unit
+        self._profile = image.profile
         # Most masks are those of the missing values.
         missing = ~np.isfinite(image.values)
         self._mask = (None if np.array_equal(missing, image.mask)
@@ -58,13 +59,20 @@ class SourceImages:
         self._has_background = has_background
         self._background_fit = background_fit
 
+    @property
+    def data(self):
+        """
+        The map.
+        """
+        return self._with_unit(self._values)
+
     def model(self):
         """
         Return the image of all sources, without background.
         """
         image = np.zeros(self._values.shape)
         if self._sources is not None:
-            add_sources(image, self._sources)
+            add_table(image, self._sources, self._profile)
         return self._with_unit(image)
 
     def background(self):
@@ -94,17 +102,6 @@ class SourceImages:
         np.divide(total, norm, out=total, where=known)
         total[~known] = np.nan
         return self._with_unit(total)
-
-    def residual(self):
-        """
-        Return the map minus the sources, and minus the background where
-        it is known.
-        """
-        residual = self._values - self._plain(self.model())
-        background = self._plain(self.background())
-        np.subtract(residual, background, out=residual,
-                    where=np.isfinite(background))
-        return self._with_unit(residual)
 
     def _with_unit(self, image):
         """

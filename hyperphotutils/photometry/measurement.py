@@ -12,6 +12,7 @@ from astropy.table import QTable, Table
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import local_rms
+from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.correlated import CorrelatedNoise
@@ -21,7 +22,6 @@ from hyperphotutils.noise.local import (
 )
 from hyperphotutils.noise.model import NoiseModel
 from hyperphotutils.noise.white import WhiteNoise
-from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import (
     as_masked_image,
     open_nddata,
@@ -138,6 +138,9 @@ class MeasuredMap:
     noise : `~hyperphotutils.noise.NoiseModel`, optional
         The noise of independent pixels, in place of ``error``.
 
+    profile : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam, in place of ``beam``.
+
     Attributes
     ----------
     values : 2D `~numpy.ndarray`
@@ -164,12 +167,17 @@ class MeasuredMap:
     """
 
     def __init__(self, data, wcs=None, mask=None, error=None, *, beam=None,
-                 noise=None):
+                 noise=None, profile=None):
         if isinstance(data, NDData):
             wcs = data.wcs if wcs is None else wcs
         self.wcs = wcs
         self.meta = getattr(data, 'meta', None) or {}
         self.beam = _beam(self.meta) if beam is None else beam
+        self.profile = profile
+        if profile is not None:
+            self.beam = {'fwhm': profile.fwhm_major,
+                         'fwhm_minor': profile.fwhm_minor,
+                         'theta': profile.theta}
         data, mask, error = open_nddata(data, mask, error)
         values, self.unit = strip_units(
             data=data, error=error, noise=None if noise is None else noise.rms)
@@ -250,6 +258,8 @@ class MeasuredMap:
         """
         if self.beam is None:
             return fwhm, fwhm, 0.0 * u.deg
+        if self.profile is not None:
+            fwhm = np.sqrt(self.beam['fwhm'] * self.beam['fwhm_minor'])
         ratio = np.sqrt(self.beam['fwhm'] / self.beam['fwhm_minor'])
         return fwhm * ratio, fwhm / ratio, self.beam['theta'] * u.deg
 
@@ -273,7 +283,7 @@ class MeasuredMap:
         Return an image of the sources of a table.
         """
         image = np.zeros(self.values.shape)
-        add_sources(image, table)
+        add_table(image, table, self.profile)
         return image
 
     def replace(self, old, new):
@@ -417,7 +427,7 @@ class MeasuredMap:
                                   strict=True))
 
 
-def add_sources(image, table):
+def add_table(image, table, beam=None):
     """
     Add the models of fitted sources to an image.
 
@@ -428,11 +438,14 @@ def add_sources(image, table):
 
     table : `~astropy.table.Table`
         The fitted sources.
+
+    beam : `~hyperphotutils.blend.BeamProfile`, optional
+        The measured beam with which the sources are convolved.
     """
-    add_gaussians(image, table['x_fit'], table['y_fit'],
-                  plain(table['amplitude_fit']), table['fwhm_major_fit'],
-                  table['fwhm_minor_fit'],
-                  table['theta_fit'].to_value('deg'))
+    add_sources(image, table['x_fit'], table['y_fit'],
+                plain(table['amplitude_fit']), table['fwhm_major_fit'],
+                table['fwhm_minor_fit'], table['theta_fit'].to_value('deg'),
+                beam=beam)
 
 
 def check_noise(noise, name='noise'):

@@ -9,6 +9,7 @@ from copy import copy
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable, vstack
+from astropy.utils.exceptions import AstropyUserWarning
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
@@ -17,7 +18,7 @@ from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources
-from hyperphotutils.blend.misfit import measure_misfit
+from hyperphotutils.blend.misfit import measure_misfit, systematic_misfit
 from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.catalog.columns import describe_columns, make_empty_table
@@ -25,7 +26,11 @@ from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.clipped import clipped_rms
 from hyperphotutils.noise.local import measure_noise_variation
-from hyperphotutils.photometry.acceptance import MIN_SEPARATION, find_failures
+from hyperphotutils.photometry.acceptance import (
+    MIN_SEPARATION,
+    find_failures,
+    find_lobes,
+)
 from hyperphotutils.photometry.measurement import (
     MapNoise,
     plain,
@@ -46,6 +51,13 @@ _HELD_POSITION_PRIOR = 0.1
 _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
+# Without one side lobe, another detection may turn out to be one.
+_LOBE_ROUNDS = 3
+# The residual that bright sources have in common, in units of their peaks,
+# above which the beam is not that of the fit, and that of a source in units of
+# the noise.
+_MISMATCH = 0.01
+_MISMATCH_SNR = 3.0
 
 # The columns of the detection that are kept through all fits.
 _CARRIED = ('shoulder_score', 'detection_snr')
@@ -233,6 +245,7 @@ class SourceSearch:
         self.image.measure_pixel_noise(self.fwhm)
         self._measure_filtered_noise()
         table = self._hold_runaways(table)
+        table = self._reject_lobes(table)
         table = self._refine(table)
         self.found_meta = found.meta
         return table
@@ -307,6 +320,22 @@ class SourceSearch:
             return table
         return self._refit(table, held=runaway)
 
+    def _reject_lobes(self, table):
+        """
+        Reject detections on the side lobes of a measured beam.
+        """
+        if self.image.profile is None:
+            return table
+        for _ in range(_LOBE_ROUNDS):
+            failure = find_failures(self, table, self.fwhm)
+            lobes = find_lobes(table, failure, self.fwhm)
+            if not lobes.any():
+                break
+            table = self._reject(table, lobes, failure)
+            # The fits of their neighbors must not depend on them.
+            table = self._hold_runaways(self._fit_again(table))
+        return table
+
     def _find_companions(self, table, search):
         """
         Return the significant detections on the residual as start
@@ -327,7 +356,7 @@ class SourceSearch:
             self.image.residual, found, table, self.image.noise,
             self.fwhm, mask=self.image.fit_mask,
             fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm),
-            extra_variance=self.extra_variance)
+            extra_variance=self.extra_variance, beam=self.image.profile)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
         self._reject_rows(found[~significant], 'not_significant', search)
@@ -356,7 +385,8 @@ class SourceSearch:
         halves = find_pairs(self.image.residual, table[rows],
                             self.image.noise, self.fwhm,
                             mask=self.image.fit_mask,
-                            fit_radius=self.fitter.fit_radius)
+                            fit_radius=self.fitter.fit_radius,
+                            beam=self.image.profile)
         whole = table[rows[halves['row']]]
         new = _start_table(
             len(halves), position_prior=self.position_prior,
@@ -433,6 +463,7 @@ class SourceSearch:
         Reject detections that are duplicates or have no usable pixels,
         and flag the doubtful ones.
         """
+        table = self._reject_lobes(table)
         failure = find_failures(self, table, self.fwhm)
         rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
         if not self.image.has_noise():
@@ -460,7 +491,8 @@ class SourceSearch:
         """
         Return whether sources are fitted again with correlated noise.
         """
-        if getattr(self.fitter, 'fitter', None) is not None:
+        solver = getattr(self.fitter, 'solver', None)
+        if getattr(solver, 'astropy_fitter', None) is not None:
             return False  # astropy's fitters know no covariance
         if isinstance(self.noise, str):
             return self.noise == 'correlated' and self.image.has_noise()
@@ -568,23 +600,23 @@ class SourceSearch:
         """
         init = self._with_groups(init)
         noise = self.image.noise
-        if isinstance(self.fitter, BlendGroupFitter):
-            weights = {'noise': noise, 'preliminary': self.preliminary}
-        elif noise.is_correlated:
-            weights = {'noise': noise}
-        else:
-            weights = {'error': self.error}
-        if self.background_fit is not None:
-            weights['poly_order'] = -1
-        if self.extra_variance is not None and noise.is_correlated:
-            weights['extra_variance'] = self.extra_variance
+        weights = ({'noise': noise} if noise.is_correlated
+                   else {'error': self.error})
         if self.weight_map is not None:
             weights['weight_map'] = self.weight_map
-        # A fitter keeps its last fit and the data: use a copy.
-        fitter = (copy(self.fitter) if isinstance(
-            self.fitter, BlendGroupFitter) else self.fitter)
-        table = fitter(self.image.with_unit(values), mask=self.image.mask,
-                       init_params=init, **weights)
+        fitter = fit = self.fitter
+        if isinstance(fitter, BlendGroupFitter):
+            # A fitter keeps its last fit and the data: use a copy.
+            fitter = copy(fitter)
+            fit = fitter._fit_image  # noqa: SLF001
+            weights |= {'noise': noise, 'error': None,
+                        'preliminary': self.preliminary}
+            if self.background_fit is not None:
+                weights['poly_order'] = -1
+            if noise.is_correlated:
+                weights['extra_variance'] = self.extra_variance
+        table = fit(self.image.with_unit(values), mask=self.image.mask,
+                    init_params=init, **weights)
         newer = getattr(fitter, 'source_covariance', None)
         if newer is None:
             newer = SourceCovariance.from_errors(table)
@@ -694,6 +726,34 @@ class SourceSearch:
         self.filtered_noise = max(
             self.image.rounding(),
             clipped_rms(filtered, mask=self.image.mask))
+
+    def flag_beam_mismatch(self, table):
+        """
+        Warn if the bright sources differ from their fits, and flag those
+        that do so by more than the noise.
+
+        Parameters
+        ----------
+        table : `~astropy.table.QTable`
+            The fitted sources, whose flags are changed.
+        """
+        amplitude = plain(table['amplitude_fit'])
+        snr = amplitude / self.image.noise_at(table)
+        misfit = systematic_misfit(
+            self.image.residual, *positions(table, 'fit').T, amplitude, snr,
+            self.fwhm, mask=self.image.mask)
+        chosen = misfit * snr > _MISMATCH_SNR
+        if misfit < _MISMATCH or not chosen.any():
+            return
+        table['flags'] |= np.where(chosen, FLAGS['beam_mismatch'], 0)
+        remedy = ('if the beam is not Gaussian, give its image as psf'
+                  if self.image.profile is None else
+                  'check that psf is the beam of the map')
+        msg = ('bright sources differ from the profile of the fit by '
+               f'{100.0 * misfit:.1f} % of their peaks ({remedy}); '
+               f'{np.count_nonzero(chosen)} sources have the flag '
+               'beam_mismatch')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
 
     def _measure_misfit(self, table):
         """

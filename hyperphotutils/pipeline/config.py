@@ -632,19 +632,20 @@ class FitOptions(_Options):
         fitter : `~hyperphotutils.blend.BlendGroupFitter`
             The fitter.
         """
-        from hyperphotutils.blend import BlendGroupFitter
+        from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 
+        solver = GroupSolver(
+            criterion=self.criterion, max_group_size=grouping.max_group_size,
+            loss=self.loss, f_scale=self.f_scale, ridge=self.ridge,
+            weights=self.weights, weight_power=self.weight_power,
+            bias_correction=self.bias_correction, ftol=self.ftol,
+            xtol=self.xtol, gtol=self.gtol, max_iter=self.max_iter)
         return BlendGroupFitter(
-            fwhm, poly_order=self.poly_order, criterion=self.criterion,
+            fwhm, poly_order=self.poly_order,
             fit_radius=self.fit_radius * fwhm,
             grouper=grouping.make_grouper(fwhm),
             fwhm_range=self.fwhm_range, max_shift=self.max_shift * fwhm,
-            max_group_size=grouping.max_group_size,
-            fixed=self.fixed if fixed is None else fixed, loss=self.loss,
-            f_scale=self.f_scale, ridge=self.ridge, weights=self.weights,
-            weight_power=self.weight_power,
-            bias_correction=self.bias_correction, ftol=self.ftol,
-            xtol=self.xtol, gtol=self.gtol, max_iter=self.max_iter)
+            fixed=self.fixed if fixed is None else fixed, solver=solver)
 
 
 class BackgroundOptions(_Options):

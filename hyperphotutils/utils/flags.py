@@ -57,6 +57,9 @@ _REGISTRY = (
      'the stamp'),
     (1 << 32, 'grid_edge', 'the best model of the grid is the smallest or '
      'the largest'),
+    (1 << 33, 'beam_mismatch', 'bright sources of the map differ from the '
+     'profile of the fit, here by more than the noise: another beam is '
+     'needed (psf)'),
 )
 
 FLAGS = MappingProxyType({name: bit for bit, name, _ in _REGISTRY})

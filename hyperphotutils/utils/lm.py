@@ -2,19 +2,28 @@
 """
 Levenberg-Marquardt on batches of independent least-squares problems.
 
-The loop knows nothing of the models: a *problem* evaluates them, moves
+The loop does not depend on the models: a *problem* evaluates them, moves
 their parameters, and decides when they have converged. All arrays have
 the batch axis first. The code uses the Python array API standard only.
 """
 
 from typing import Any, NamedTuple
 
-__all__ = ['LMResult', 'array_namespace', 'choose_members', 'damped_step',
-           'invert_normal', 'minimize_batch', 'propose_step',
-           'scale_to_unit_diagonal', 'take_members']
+__all__ = [
+    'SMALLEST_DAMPING',
+    'LMResult',
+    'array_namespace',
+    'choose_members',
+    'damped_step',
+    'invert_normal',
+    'minimize_batch',
+    'propose_step',
+    'scale_to_unit_diagonal',
+    'take_members',
+]
 
 _FIRST_DAMPING = 1e-2
-_SMALLEST_DAMPING = 1e-10
+SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
 _DAMPING_UP = 8.0
 # The share of the promised gain above which a step was good, and below
@@ -35,8 +44,9 @@ class LMResult(NamedTuple):
     state : tuple of array
         The parameters in the arrays that the problem uses.
 
-    terms : tuple of array
-        chi2, the normal matrix, and half of the gradient there.
+    terms : tuple of array or None
+        chi2, the normal matrix, and half of the gradient there; `None`
+        if last steps are not evaluated.
 
     n_iter : int array of shape (g,)
         The number of steps that were tried.
@@ -52,14 +62,15 @@ class LMResult(NamedTuple):
     converged: Any
 
 
-def minimize_batch(problem, state, *, max_iter):
+def minimize_batch(problem, state, *, max_iter, terms=None,
+                   evaluate_last=True):
     """
     Minimize chi2 for all members of a batch.
 
     Parameters
     ----------
     problem : object
-        What is fitted. It has the methods
+        The problem. It has the methods
 
         ``evaluate(state)``
             Return the state and a tuple of arrays ``terms`` that begins
@@ -83,7 +94,8 @@ def minimize_batch(problem, state, *, max_iter):
         ``is_converged(state, terms, step, promise, gain)``
             Return a bool array: the members for which a step that
             promised to lower chi2 by ``promise`` and lowered it by
-            ``gain`` was the last.
+            ``gain`` was the last. ``gain`` is `None` without
+            ``evaluate_last``.
 
         ``take(index)``
             Return the problem of a part of the members.
@@ -93,6 +105,14 @@ def minimize_batch(problem, state, *, max_iter):
 
     max_iter : int
         The largest number of steps.
+
+    terms : tuple of array, optional
+        The terms of ``state``, if they are known.
+
+    evaluate_last : bool, optional
+        Whether the last step of each member is evaluated, and undone if
+        it does not lower chi2. Preliminary fits do not need this: their
+        last steps are small.
 
     Returns
     -------
@@ -105,17 +125,38 @@ def minimize_batch(problem, state, *, max_iter):
     not carry them. A gain that is NaN counts as a bad one.
     """
     part = problem
-    state, terms = part.evaluate(state)
+    if terms is None:
+        state, terms = part.evaluate(state)
     chi2 = terms[0]
     xp = array_namespace(chi2)
     active = xp.arange(chi2.shape[0])
     damping = xp.full_like(chi2, _FIRST_DAMPING)
     finished = []
+
+    def finish(leaving, done, n_iter, arrays):
+        left = xp.nonzero(leaving)[0]
+        finished.append(take_members(
+            (active, done, xp.full_like(active, n_iter), *arrays), left))
+        return xp.nonzero(~leaving)[0]
+
     for n_iter in range(1, max_iter + 1):
         step, promise = propose_step(part, state, terms, damping)
-        trial, trial_terms = part.evaluate(part.move(state, step))
+        trial = part.move(state, step)
+        if not evaluate_last:
+            done = part.is_converged(state, terms, step, promise, None)
+            if xp.any(done):
+                stay = finish(done, done, n_iter, trial)
+                if stay.shape[0] == 0:
+                    break
+                part = part.take(stay)
+                state, trial, terms = (take_members(arrays, stay)
+                                       for arrays in (state, trial, terms))
+                active, damping, promise, done = take_members(
+                    (active, damping, promise, done), stay)
+        trial, trial_terms = part.evaluate(trial)
         gain = terms[0] - trial_terms[0]
-        done = part.is_converged(state, terms, step, promise, gain)
+        if evaluate_last:
+            done = part.is_converged(state, terms, step, promise, gain)
         better = gain > 0.0
         state = choose_members(better, trial, state)
         terms = choose_members(better, trial_terms, terms)
@@ -124,15 +165,12 @@ def minimize_batch(problem, state, *, max_iter):
         damping = xp.where(gain > _BAD_GAIN * promise, damping,
                            damping * _DAMPING_UP)
         damping = xp.maximum(damping,
-                             xp.full_like(damping, _SMALLEST_DAMPING))
+                             xp.full_like(damping, SMALLEST_DAMPING))
         leaving = xp.ones_like(done) if n_iter == max_iter else done
         if not xp.any(leaving):
             continue
-        left = xp.nonzero(leaving)[0]
-        finished.append(take_members(
-            (active, done, xp.full_like(active, n_iter), *state, *terms),
-            left))
-        stay = xp.nonzero(~leaving)[0]
+        stay = finish(leaving, done, n_iter,
+                      (*state, *terms) if evaluate_last else state)
         if stay.shape[0] == 0:
             break
         part = part.take(stay)
@@ -143,8 +181,8 @@ def minimize_batch(problem, state, *, max_iter):
     order = xp.argsort(columns[0])
     _, converged, n_iter, *rest = take_members(columns, order)
     n_state = len(state)
-    return LMResult(tuple(rest[:n_state]), tuple(rest[n_state:]), n_iter,
-                    converged)
+    return LMResult(tuple(rest[:n_state]), tuple(rest[n_state:]) or None,
+                    n_iter, converged)
 
 
 def propose_step(problem, state, terms, damping):
@@ -190,7 +228,7 @@ def damped_step(normal, gradient, free, damping):
         The coordinates in which to go.
 
     damping : array of shape (g,)
-        What is added to the diagonal of the scaled normal matrix.
+        The term added to the diagonal of the scaled normal matrix.
 
     Returns
     -------
@@ -279,11 +317,12 @@ def take_members(arrays, index):
 
     Parameters
     ----------
-    arrays : iterable of array
-        Arrays with the batch axis first. Objects without a shape, and
-        arrays of one member that all share, are handed through.
+    arrays : iterable
+        Arrays with the batch axis first, or objects without a shape
+        that have a method ``take``. Other objects, and arrays of one
+        member that all share, are returned unchanged.
 
-    index : int array
+    index : int array or slice
         The members.
 
     Returns
@@ -291,10 +330,16 @@ def take_members(arrays, index):
     arrays : tuple of array
         The members of each array.
     """
-    return tuple(
-        array if not hasattr(array, 'shape') or array.shape[0] == 1
-        else array_namespace(array).take(array, index, axis=0)
-        for array in arrays)
+    def take(array):
+        if not hasattr(array, 'shape'):
+            return array.take(index) if hasattr(array, 'take') else array
+        if array.shape[0] == 1:
+            return array
+        if isinstance(index, slice):
+            return array[index, ...]
+        return array_namespace(array).take(array, index, axis=0)
+
+    return tuple(map(take, arrays))
 
 
 def choose_members(condition, new, old):

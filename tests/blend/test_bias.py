@@ -10,7 +10,7 @@ from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 from hyperphotutils.blend.bias import second_order_bias, unbiased_sources
 from hyperphotutils.blend.solver import BatchProblem, BatchResult, evaluate
 from hyperphotutils.utils import add_gaussians, gaussian_flux
@@ -98,7 +98,8 @@ def fits():
     add_gaussians(data, x, y, np.ones(len(x)),
                   *(np.full(len(x), value) for value in SHAPE))
     init = QTable({'x_init': x, 'y_init': y})
-    return [BlendGroupFitter(FWHM, poly_order=0, bias_correction=on)(
+    return [BlendGroupFitter(
+        FWHM, poly_order=0, solver=GroupSolver(bias_correction=on))(
         data, error=1.0 / 6.0, init_params=init) for on in (False, True)]
 
 
@@ -128,7 +129,8 @@ def test_falls_with_the_square_of_the_brightness():
         add_gaussians(data, [15.2], [14.9], [1.0], *([v] for v in SHAPE))
         init = QTable({'x_init': [15.0], 'y_init': [15.0]})
         raw, corrected = (
-            BlendGroupFitter(FWHM, ftol=1e-14, bias_correction=on)(
+            BlendGroupFitter(
+                FWHM, solver=GroupSolver(ftol=1e-14, bias_correction=on))(
                 data, error=rms, init_params=init)['flux_fit'][0]
             for on in (False, True))
         changes.append(raw / corrected - 1.0)

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import least_squares
 
-from hyperphotutils.blend import BlendGroupFitter, joint
+from hyperphotutils.blend import BlendGroupFitter, GroupSolver, joint
 from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.utils import FLAGS, add_gaussians
 
@@ -220,7 +220,7 @@ def test_pixels_of_a_group_are_bounded(noise):
     add_gaussians(image, x, y, np.full(100, 20.0), np.full(100, 4.5),
                   np.full(100, 4.5), np.zeros(100))
     init = QTable({'x_init': x, 'y_init': y, 'group_id': np.ones(100, int)})
-    fitter = BlendGroupFitter(FWHM, max_group_size=100)
+    fitter = BlendGroupFitter(FWHM, solver=GroupSolver(max_group_size=100))
     table = fitter(image, noise=noise, init_params=init)
     assert table['n_pixels_fit'].max() <= 2000
     assert table['n_pixels_fit'].max() > 500
@@ -275,7 +275,8 @@ def test_noise_goes_with_nothing_else(noise, pair):
         BlendGroupFitter(FWHM)(image, noise=noise, error=1.0,
                                init_params=init)
     with pytest.raises(ValueError, match=match):
-        BlendGroupFitter(FWHM, fitter=LMLSQFitter())(
+        BlendGroupFitter(
+            FWHM, solver=GroupSolver(astropy_fitter=LMLSQFitter()))(
             image, noise=noise, init_params=init)
 
 

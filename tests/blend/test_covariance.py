@@ -138,7 +138,7 @@ class TestTotalFlux:
         (['2'], r"which are of type int: '2'$"),
         ([1, 7, 8], r'of fitted sources: 7, 8$'),
         ([], 'one source at least'), ([True, False], 'not a mask'),
-        ([2, 1, 2], r'each source once, .* again: 2$')])
+        ([2, 1, 2], r'each source once, .* repeated: 2$')])
     def test_wrong_ids(self, ids, match):
         """
         No sum is given for what the table does not have.

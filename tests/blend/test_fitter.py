@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from astropy.modeling.fitting import TRFLSQFitter
 from astropy.modeling.models import Gaussian2D
-from astropy.table import QTable, Table
+from astropy.table import QTable, Table, vstack
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.psf import SourceGrouper
 
-from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
+from hyperphotutils.blend import (
+    BlendGroupFitter,
+    GroupSolver,
+    SeparationGrouper,
+)
 from hyperphotutils.utils import FLAGS
 
 FWHM = 4.0
@@ -549,7 +553,7 @@ class TestFailures:
 
     def test_too_few_iterations_are_flagged(self):
         data, init, _ = pair_and_single()
-        fitter = BlendGroupFitter(FWHM, max_iter=1)
+        fitter = BlendGroupFitter(FWHM, solver=GroupSolver(max_iter=1))
         table = fitter(data, init_params=init)
         assert fitter.decode_flags(table['flags']) == [
             ['no_convergence']] * 3
@@ -652,11 +656,11 @@ class TestGroups:
         data = 1.0 + render((60, 240), x, y, 10.0, 5.0, 4.2, 60.0)
         data += 0.05 * np.random.default_rng(4).normal(size=data.shape)
         init = QTable({'x_init': x + 0.2, 'y_init': y})
-        whole = BlendGroupFitter(FWHM, max_group_size=40)
+        whole = BlendGroupFitter(FWHM, solver=GroupSolver(max_group_size=40))
         expected = whole(data, error=0.05, init_params=init)
         assert_array_equal(expected['group_size'], 40)
         assert_array_equal(expected['flags'], 0)
-        fitter = BlendGroupFitter(FWHM, max_group_size=10)
+        fitter = BlendGroupFitter(FWHM, solver=GroupSolver(max_group_size=10))
         table = fitter(data, error=0.05, init_params=init)
         assert np.max(table['group_size']) <= 10
         assert fitter.decode_flags(table['flags']) == [['group_split']] * 40
@@ -820,12 +824,89 @@ class TestFitInfo:
             _ = fitter.models
         with pytest.raises(ValueError, match=match):
             _ = fitter.fit_info
+        with pytest.raises(ValueError, match=match):
+            fitter.make_residual_image()
+        with pytest.raises(ValueError, match=match):
+            fitter.results_to_init_params()
+        assert fitter.results is None
+
+    def test_interface_is_that_of_photutils(self):
+        """
+        Arguments with the names and the order of ``PSFPhotometry``, the
+        same for all classes, and few of them.
+        """
+        from inspect import signature
+
+        from photutils.psf import PSFPhotometry
+
+        from hyperphotutils.photometry import HyperPhotometry
+
+        assert len(signature(BlendGroupFitter).parameters) <= 10
+        call = signature(BlendGroupFitter.__call__)
+        assert list(call.parameters)[:5] == ['self', 'data', 'init_params',
+                                             'mask', 'error']
+        assert signature(
+            BlendGroupFitter.results_to_init_params) == signature(
+            PSFPhotometry.results_to_init_params)
+        for name in ('make_model_image', 'make_background_image',
+                     'make_residual_image', 'results_to_init_params',
+                     'total_flux', 'decode_flags'):
+            assert signature(getattr(BlendGroupFitter, name)) == signature(
+                getattr(HyperPhotometry, name)), name
+        for name in ('make_model_image', 'make_residual_image'):
+            theirs = signature(getattr(PSFPhotometry, name)).parameters
+            ours = signature(getattr(BlendGroupFitter, name)).parameters
+            assert list(ours) == [
+                key for key in theirs if key != 'psf_shape']
+
+    def test_results_start_another_fit(self):
+        """
+        In which values stay within a part of their errors; rows without
+        a fit are left out, or kept with their id.
+        """
+        data, init, _ = pair_and_single()
+        init = vstack([QTable({'x_init': [-30.0], 'y_init': [5.0]}),
+                       init['x_init', 'y_init']])
+        fitter = BlendGroupFitter(FWHM)
+        table = fitter(data, init)
+        assert fitter.results is table
+        assert_array_equal(
+            fitter.results_to_init_params(remove_invalid=False)['id'],
+            table['id'])
+        assert_array_equal(
+            fitter.results_to_init_params(reset_ids=False)['id'],
+            table['id'][1:])
+        again = fitter.results_to_init_params()
+        assert_array_equal(again['id'], np.arange(1, len(table)))
+        refit = BlendGroupFitter(FWHM)(data, again)
+        change = refit['flux_fit'] - table['flux_fit'][1:]
+        assert np.all(np.abs(change) < 0.5 * table['flux_err'][1:])
+
+    def test_residual_of_the_fitted_data(self):
+        """
+        By default it is that of the data of the call, and the background
+        can be left in it.
+        """
+        data, init, _ = pair_and_single()
+        fitter = BlendGroupFitter(FWHM)
+        fitter(data << u.Jy, init)
+        expected = fitter.make_residual_image(data << u.Jy)
+        assert_array_equal(fitter.make_residual_image(), expected)
+        sources = fitter.make_residual_image(include_local_bkg=False)
+        background = fitter.make_background_image()
+        near = np.isfinite(background)
+        assert_allclose((sources - background)[near].value,
+                        expected[near].value, atol=1e-12)
+        whole = fitter.make_model_image(include_local_bkg=True)
+        assert_allclose((data << u.Jy) - whole, expected, atol=1e-12 * u.Jy)
 
     def test_repr_makes_the_same_object(self):
-        fitter = BlendGroupFitter(3.5, poly_order=0, fixed='position',
-                                  max_group_size=7)
+        fitter = BlendGroupFitter(
+            3.5, poly_order=0, fixed='position', solver=GroupSolver(
+                max_group_size=7))
         copy = eval(repr(fitter), {
             'BlendGroupFitter': BlendGroupFitter,
+            'GroupSolver': GroupSolver,
             'SeparationGrouper': SeparationGrouper})
         assert repr(copy) == repr(fitter)
         assert copy.fixed == ('position',)
@@ -864,14 +945,23 @@ class TestBadInput:
          "fixed must hold nothing but .*: .'amplitude'"),
         ({'fixed': 5}, (TypeError, ValueError), 'fixed must'),
         ({'grouper': 5}, TypeError, 'grouper must be callable: 5'),
-        ({'fitter': 'trf'}, TypeError, "fitter must be .*: 'trf'"),
-        ({'max_group_size': 0}, ValueError, 'max_group_size must be a pos'),
-        ({'max_group_size': 2.5}, ValueError, 'max_group_size must be a'),
-        ({'max_iter': 0}, ValueError, 'max_iter must be a positive integer'),
+        ({'solver': 'trf'}, TypeError,
+         "solver must be a GroupSolver or None: 'trf'"),
     ])
     def test_constructor(self, kwargs, error, match):
         with pytest.raises(error, match=match):
             BlendGroupFitter(**({'fwhm': FWHM} | kwargs))
+
+    @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
+        ({'astropy_fitter': 'trf'}, TypeError,
+         "astropy_fitter must be .*: 'trf'"),
+        ({'max_group_size': 0}, ValueError, 'max_group_size must be a pos'),
+        ({'max_group_size': 2.5}, ValueError, 'max_group_size must be a'),
+        ({'max_iter': 0}, ValueError, 'max_iter must be a positive integer'),
+    ])
+    def test_solver(self, kwargs, error, match):
+        with pytest.raises(error, match=match):
+            GroupSolver(**kwargs)
 
     @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
         ({'data': np.zeros(5)}, ValueError, 'data must be 2D'),

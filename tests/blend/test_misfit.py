@@ -46,8 +46,8 @@ def residual_of_fits(image, error, x, y, **options):
     The table of fits, and what they leave of the image.
     """
     fitter = BlendGroupFitter(FWHM)
-    table = fitter(image, init_params=QTable({'x_init': x, 'y_init': y}),
-                   error=error, **options)
+    table = fitter._fit_image(image, QTable({'x_init': x, 'y_init': y}),
+                              error=error, **options)
     return table, image - fitter.make_model_image()
 
 

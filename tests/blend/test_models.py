@@ -16,7 +16,11 @@ from astropy.modeling.models import Gaussian2D, Polynomial2D
 from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hyperphotutils.blend import BlendGroupFitter, make_group_model
+from hyperphotutils.blend import (
+    BlendGroupFitter,
+    GroupSolver,
+    make_group_model,
+)
 from hyperphotutils.utils import FLAGS
 
 FWHM = 4.0
@@ -134,8 +138,8 @@ class TestAstropyFitters:
         expected = BlendGroupFitter(FWHM, poly_order=order)(
             data, mask=mask, error=error, init_params=init)
         fitter = BlendGroupFitter(
-            FWHM, poly_order=order,
-            fitter=make_fitter(calc_uncertainties=True))
+            FWHM, poly_order=order, solver=GroupSolver(
+                astropy_fitter=make_fitter(calc_uncertainties=True)))
         table = fitter(data, mask=mask, error=error, init_params=init)
         assert_same_tables(table, expected)
 
@@ -146,7 +150,8 @@ class TestAstropyFitters:
         data, mask, _, init = blended_map()
         expected = BlendGroupFitter(FWHM)(data, mask=mask, init_params=init)
         fitter = BlendGroupFitter(
-            FWHM, fitter=TRFLSQFitter(calc_uncertainties=True))
+            FWHM, solver=GroupSolver(
+                astropy_fitter=TRFLSQFitter(calc_uncertainties=True)))
         assert_same_tables(fitter(data, mask=mask, init_params=init),
                            expected)
 
@@ -157,8 +162,9 @@ class TestAstropyFitters:
         data, mask, error, init = blended_map()
         expected = BlendGroupFitter(FWHM, poly_order=0)(
             data, mask=mask, error=error, init_params=init[:1])
-        fitter = BlendGroupFitter(FWHM, poly_order=0,
-                                  fitter=SLSQPLSQFitter())
+        fitter = BlendGroupFitter(
+            FWHM, poly_order=0, solver=GroupSolver(
+                astropy_fitter=SLSQPLSQFitter()))
         table = fitter(data, mask=mask, error=error, init_params=init[:1])
         assert_allclose(table['flux_fit'], expected['flux_fit'], rtol=1e-2)
         assert np.all(np.isnan(table['flux_err']))
@@ -178,7 +184,8 @@ class TestAstropyFitters:
         expected = BlendGroupFitter(FWHM, fixed=fixed)(
             data, mask=mask, error=error, init_params=init)
         fitter = BlendGroupFitter(
-            FWHM, fixed=fixed, fitter=TRFLSQFitter(calc_uncertainties=True))
+            FWHM, fixed=fixed, solver=GroupSolver(
+                astropy_fitter=TRFLSQFitter(calc_uncertainties=True)))
         table = fitter(data, mask=mask, error=error, init_params=init)
         assert_allclose(table['flux_fit'], expected['flux_fit'], rtol=1e-4)
         assert_allclose(table['flux_err'], expected['flux_err'], rtol=5e-3)
@@ -204,7 +211,8 @@ class TestAstropyFitters:
         options = {'fwhm_range': (1.0, 3.0)}
         expected = BlendGroupFitter(FWHM, **options)(data, init_params=init)
         table = BlendGroupFitter(
-            FWHM, fitter=TRFLSQFitter(calc_uncertainties=True), **options)(
+            FWHM, **options, solver=GroupSolver(
+                astropy_fitter=TRFLSQFitter(calc_uncertainties=True)))(
                 data, init_params=init)
         for name in ('flux_fit', 'amplitude_fit', 'fwhm_major_fit',
                      'fwhm_minor_fit'):

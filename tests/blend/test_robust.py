@@ -9,7 +9,7 @@ from astropy.table import QTable
 from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 from hyperphotutils.utils import add_gaussians
 
 FWHM = 4.0
@@ -58,7 +58,8 @@ def scipy_fit(data, loss, f_scale, ridge=0.0):
 
 
 def our_fit(data, **kwargs):
-    fitter = BlendGroupFitter(FWHM, ftol=1e-14, max_iter=2000, **kwargs)
+    fitter = BlendGroupFitter(
+        FWHM, solver=GroupSolver(ftol=1e-14, max_iter=2000, **kwargs))
     init = QTable({'x_init': [20.2], 'y_init': [19.8]})
     return fitter, fitter(data, error=0.1, init_params=init)
 
@@ -139,7 +140,7 @@ def test_bad_arguments(kwargs, match):
     Each is named.
     """
     with pytest.raises(ValueError, match=match):
-        BlendGroupFitter(FWHM, **kwargs)
+        GroupSolver(**kwargs)
 
 
 @pytest.mark.parametrize('name', ['ftol', 'xtol', 'gtol'])
@@ -154,7 +155,8 @@ def test_each_tolerance_ends_fits(name):
     tables, steps = [], []
     for options in ({}, {name: loose}, {name: loose} | {
             other: 1e-15 for other in ('xtol', 'gtol') if other != name}):
-        fitter = BlendGroupFitter(FWHM, **{'ftol': 1e-14} | options)
+        fitter = BlendGroupFitter(
+            FWHM, solver=GroupSolver(**{'ftol': 1e-14} | options))
         tables.append(fitter(data, error=0.1, init_params=init))
         steps.append(fitter.fit_info[0]['n_iter'])
         assert fitter.fit_info[0]['converged']

@@ -11,7 +11,7 @@ from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import least_squares
 
-from hyperphotutils.blend import BlendGroupFitter
+from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 from hyperphotutils.blend.weights import pixel_weights
 from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.utils import add_gaussians
@@ -126,8 +126,9 @@ def test_weighted_fits_are_those_of_scipy(weights, weights_of, loss):
         given['weight_map'] = weight_map()
     elif weights == 'mask':
         given['weight_map'] = np.where(weight_map() > 0.4, 7.0, 0.0)
-    fitter = BlendGroupFitter(FWHM, poly_order=0, weights=weights, loss=loss,
-                              ftol=1e-14, max_iter=1000)
+    fitter = BlendGroupFitter(
+        FWHM, poly_order=0, solver=GroupSolver(
+            weights=weights, loss=loss, ftol=1e-14, max_iter=1000))
     table = fitter(data, error=NOISE, init_params=init, **given)
     assert_same_fit(table, scipy_fit(data, weights_of, loss=loss), 1e-5)
 
@@ -140,8 +141,9 @@ def test_signal_weights_are_those_of_the_model(weights, power):
     finds the same source to a fraction of its errors.
     """
     data, init = one_source()
-    fitter = BlendGroupFitter(FWHM, poly_order=0, weights=weights,
-                              weight_power=power, ftol=1e-14, max_iter=1000)
+    fitter = BlendGroupFitter(
+        FWHM, poly_order=0, solver=GroupSolver(
+            weights=weights, weight_power=power, ftol=1e-14, max_iter=1000))
     table = fitter(data, error=NOISE, init_params=init)
     snr = model_snr(table)
 
@@ -166,7 +168,8 @@ def test_covariance_is_the_sandwich():
     """
     data, init = one_source()
     steep = weight_map()**3
-    fitter = BlendGroupFitter(FWHM, poly_order=0, weights='map', ftol=1e-14)
+    fitter = BlendGroupFitter(
+        FWHM, poly_order=0, solver=GroupSolver(weights='map', ftol=1e-14))
     table = fitter(data, error=NOISE, weight_map=steep, init_params=init)
     jac = scipy_fit(data, lambda x, y: steep[y, x]).jac
     y, x = np.indices(data.shape)
@@ -193,7 +196,8 @@ def test_errors_hold_with_weights(weights, power, error):
     with and without known errors.
     """
     pulls = {name: [] for name in ('amplitude', 'flux', 'x', 'y')}
-    fitter = BlendGroupFitter(FWHM, weights=weights, weight_power=power)
+    fitter = BlendGroupFitter(
+        FWHM, solver=GroupSolver(weights=weights, weight_power=power))
     for seed in range(2):
         data, init, truth = many_sources(seed, 50.0 * NOISE)
         table = fitter(data, error=error, init_params=init)
@@ -213,7 +217,7 @@ def test_errors_hold_with_weights_and_correlated_noise(weights):
     squares; its errors have the covariance of the noise in them.
     """
     noise = CorrelatedNoise.from_beam(NOISE, fwhm=FWHM)
-    fitter = BlendGroupFitter(FWHM, weights=weights)
+    fitter = BlendGroupFitter(FWHM, solver=GroupSolver(weights=weights))
     pulls = {name: [] for name in ('amplitude', 'flux', 'x', 'y')}
     for seed in range(2):
         clean, init, truth = many_sources(seed, 50.0 * NOISE, noise=0.0)
@@ -246,8 +250,9 @@ def test_blends_with_weights_and_correlated_noise():
     add_gaussians(data, [18.0, 22.5], [20.0, 21.0], [6.0, 4.0], 5.0, 4.4,
                   [30.0, 70.0])
     init = QTable({'x_init': [18.0, 22.5], 'y_init': [20.0, 21.0]})
-    fitter = BlendGroupFitter(FWHM, poly_order=0, weights='map',
-                              fixed=('position', 'shape'))
+    fitter = BlendGroupFitter(
+        FWHM, poly_order=0, fixed=('position', 'shape'), solver=GroupSolver(
+            weights='map'))
     table = fitter(data, noise=noise, weight_map=weight_map(),
                    init_params=init)
     y, x = np.indices(data.shape)
@@ -274,7 +279,7 @@ def test_errors_are_larger_than_those_of_inverse_variances():
     data, init, _ = many_sources(3, 50.0 * NOISE)
     best = BlendGroupFitter(FWHM)(data, error=NOISE, init_params=init)
     for weights in ('snr', 'spatial'):
-        fitter = BlendGroupFitter(FWHM, weights=weights)
+        fitter = BlendGroupFitter(FWHM, solver=GroupSolver(weights=weights))
         table = fitter(data, error=NOISE, init_params=init)
         for name in ('amplitude_err', 'flux_err', 'x_err'):
             assert np.median(table[name] / best[name]) > 1.005, name
@@ -288,7 +293,7 @@ def test_inverse_rms_is_the_default():
     """
     data, init = one_source()
     error = NOISE * (1.0 + weight_map())
-    tables = [BlendGroupFitter(FWHM, weights=weights)(
+    tables = [BlendGroupFitter(FWHM, solver=GroupSolver(weights=weights))(
         data, error=error, init_params=init)
         for weights in (None, 'inverse_rms')]
     for name in ('amplitude_fit', 'flux_fit', 'flux_err', 'reduced_chi2'):
@@ -300,7 +305,8 @@ def test_scale_of_weights_does_not_matter():
     Weights are relative.
     """
     data, init = one_source()
-    fitter = BlendGroupFitter(FWHM, weights='map', loss='huber', ridge=0.1)
+    fitter = BlendGroupFitter(
+        FWHM, solver=GroupSolver(weights='map', loss='huber', ridge=0.1))
     first, second = (fitter(data, error=NOISE, weight_map=c * weight_map(),
                             init_params=init) for c in (1.0, 1e6))
     for name in ('amplitude_fit', 'flux_fit', 'flux_err', 'reduced_chi2'):
@@ -317,7 +323,7 @@ def test_pixels_without_weight_are_masked(weights):
     hole[22:27, 15:19] = True
     missing = np.where(hole, np.nan, 2.0)
     missing[0] = 0.0
-    table = BlendGroupFitter(FWHM, weights=weights)(
+    table = BlendGroupFitter(FWHM, solver=GroupSolver(weights=weights))(
         data, error=NOISE, weight_map=missing, init_params=init)
     expected = BlendGroupFitter(FWHM)(data, error=NOISE, mask=hole,
                                       init_params=init)
@@ -333,7 +339,7 @@ def test_units_and_blends():
     data, _ = one_source()
     add_gaussians(data, 24.5, 21.0, 4.0, 5.0, 4.5, 80.0)
     init = QTable({'x_init': [20.0, 24.7], 'y_init': [20.0, 20.8]})
-    fitter = BlendGroupFitter(FWHM, weights='snr')
+    fitter = BlendGroupFitter(FWHM, solver=GroupSolver(weights='snr'))
     plain = fitter(data, init_params=init)
     table = fitter(data << u.Jy, init_params=init)
     assert table['amplitude_err'].unit == u.Jy
@@ -350,7 +356,8 @@ def test_noise_free_data():
     add_gaussians(data, 20.2, 19.8, 6.0, 5.5, 4.2, 30.0)
     init = QTable({'x_init': [20.5], 'y_init': [19.5]})
     for weights in ('snr', 'power_snr', 'spatial'):
-        fitter = BlendGroupFitter(FWHM, weights=weights, weight_power=5.0)
+        fitter = BlendGroupFitter(
+            FWHM, solver=GroupSolver(weights=weights, weight_power=5.0))
         table = fitter(data, init_params=init)
         assert_allclose(table['amplitude_fit'], 6.0, rtol=1e-4)
         assert_allclose(table['fwhm_major_fit'], 5.5, rtol=1e-4)
@@ -387,13 +394,13 @@ def test_bad_arguments(kwargs, match):
     Each is named.
     """
     with pytest.raises(ValueError, match=match):
-        BlendGroupFitter(FWHM, **kwargs)
+        GroupSolver(**kwargs)
 
 
 @pytest.mark.parametrize(('weights', 'call', 'error', 'match'), [
     ('map', {}, ValueError, "weights='map' needs a weight_map in the call"),
     (None, {'weight_map': np.ones((41, 41))}, ValueError,
-     r"weight_map needs weights='map' or weights='mask': the fitter has "
+     r"weight_map needs weights='map' or weights='mask': the solver has "
      r'weights=\(\)'),
     ('map', {'weight_map': np.ones((4, 5))}, ValueError,
      r'weight_map must have the shape of data, \(41, 41\), got \(4, 5\)'),
@@ -408,7 +415,7 @@ def test_bad_calls(weights, call, error, match):
     Each says what to do.
     """
     data, init = one_source()
-    fitter = BlendGroupFitter(FWHM, weights=weights)
+    fitter = BlendGroupFitter(FWHM, solver=GroupSolver(weights=weights))
     with pytest.raises(error, match=match):
         fitter(data, init_params=init, **call)
 
@@ -417,8 +424,7 @@ def test_astropy_fitters_take_no_weights():
     """
     Their covariance would not hold.
     """
-    data, init = one_source()
-    fitter = BlendGroupFitter(FWHM, weights='snr', fitter=TRFLSQFitter())
     with pytest.raises(ValueError, match=r'weights is an option of the '
-                       r"kernel.*leave out fitter or weights=\('snr',\)"):
-        fitter(data, init_params=init)
+                       r"kernel.*leave out astropy_fitter or weights="
+                       r"\('snr',\)"):
+        GroupSolver(weights='snr', astropy_fitter=TRFLSQFitter())

@@ -28,7 +28,11 @@ from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter
 
-from hyperphotutils.blend import BlendGroupFitter, SeparationGrouper
+from hyperphotutils.blend import (
+    BlendGroupFitter,
+    GroupSolver,
+    SeparationGrouper,
+)
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.noise import CorrelatedNoise
@@ -642,7 +646,9 @@ class TestParts:
         data, _ = white_map()
         expected = HyperPhotometry(FWHM, fitter=BlendGroupFitter(FWHM),
                                    noise='white')(data)
-        fitter = BlendGroupFitter(FWHM, fitter=make(calc_uncertainties=True))
+        fitter = BlendGroupFitter(
+            FWHM, solver=GroupSolver(
+                astropy_fitter=make(calc_uncertainties=True)))
         table = HyperPhotometry(FWHM, fitter=fitter)(data)
         assert len(table) == len(expected)
         pull = ((table['flux_fit'] - expected['flux_fit'])
@@ -657,7 +663,8 @@ class TestParts:
         the map of the call; the errors are those of the noise.
         """
         data, _ = white_map()
-        fitter = BlendGroupFitter(FWHM, weights=('snr', 'map'))
+        fitter = BlendGroupFitter(
+            FWHM, solver=GroupSolver(weights=('snr', 'map')))
         phot = HyperPhotometry(FWHM, fitter=fitter, noise=noise)
         weights = np.ones(data.shape)
         weights[:, :2] = 0.0
@@ -818,6 +825,7 @@ class TestMeta:
             'HyperPhotometry': HyperPhotometry,
             'HighPassStarFinder': HighPassStarFinder,
             'BlendGroupFitter': BlendGroupFitter,
+            'GroupSolver': GroupSolver,
             'SeparationGrouper': SeparationGrouper})
         assert_equal_tables(same(data), table)
         for package in ('hyperphotutils', 'photutils', 'astropy', 'numpy',

@@ -306,7 +306,7 @@ class TestAfterACall:
         """
         At most 1.2 maps are kept, and images are still there.
         """
-        image = make_blended_map((400, 400), 40, beam=FWHM, seed=1).image
+        image = make_blended_map((500, 500), 40, beam=FWHM, seed=1).image
         image.mask = np.zeros(image.shape, dtype=bool)
         image.mask[100:104, 200:230] = True
         phot = HyperPhotometry(FWHM, **kwargs)

@@ -116,6 +116,9 @@ def make_objects():
     extended = ExtendedSourceFinder(3.0, deblend=False)
     models = SersicCube(field.psf, n=[1.0, 4.0], r_eff=[1.0, 2.0, 4.0],
                         q=[0.5, 1.0], theta=[0.0, 90.0], size=32)
+    y, x = np.mgrid[-15:16, -15:16]
+    moffat = (1.0 + (x**2 + y**2) / FWHM**2)**-3.0
+    convolving = BlendGroupFitter(FWHM, psf=moffat / moffat.sum())
     return {
         'star field': stars,
         'selector': selector,
@@ -149,6 +152,7 @@ def make_objects():
         'tiles': TiledPhotometry(HyperPhotometry(FWHM), 50),
         'table': table,
         'fitter': fitter,
+        'fitter with a PSF': convolving,
         'forced': forced,
         'aperture': GaussianEllipseAperture((5.0, 6.0), 3.0, 2.0),
         'sky aperture': SkyGaussianEllipseAperture(
@@ -182,7 +186,7 @@ NAMES = (
     'sky', 'stamps', 'simulated', 'cube', 'survey', 'finder', 'shoulders',
     'noise', 'factors', 'white noise', 'diagonal factors', 'bad pixels',
     'areas', 'photometry', 'map noise', 'tiles', 'table', 'fitter',
-    'forced', 'aperture', 'sky aperture',
+    'fitter with a PSF', 'forced', 'aperture', 'sky aperture',
     'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
     'column', 'config', 'job', 'outcome', 'loaded', 'catalog error',

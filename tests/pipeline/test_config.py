@@ -360,7 +360,7 @@ def test_defaults_are_those_of_the_classes():
     separation = 4 * config.grouping.max_separation
     assert phot.grouper.min_separation == separation
     assert fitter.grouper.min_separation == separation
-    assert fitter.max_group_size == config.grouping.max_group_size
+    assert fitter.solver.max_group_size == config.grouping.max_group_size
     assert finder.snap_radius == config.detection.snap_radius
     assert finder.shoulder_filter == config.detection.shoulder_filter
     assert fitter.poly_order == config.fit.poly_order
@@ -368,8 +368,8 @@ def test_defaults_are_those_of_the_classes():
     assert phot.noise == config.fit.noise
     for name in ('loss', 'f_scale', 'ridge', 'bias_correction', 'ftol',
                  'xtol', 'gtol', 'criterion', 'weight_power'):
-        assert getattr(fitter, name) == getattr(config.fit, name)
-    assert fitter.weights == (config.fit.weights or ())
+        assert getattr(fitter.solver, name) == getattr(config.fit, name)
+    assert fitter.solver.weights == (config.fit.weights or ())
     assert phot.fwhm_limits is config.photometry.fwhm_limits is None
     assert phot.background is config.background.box_sizes is None
     separate = LocalPolynomialBackground(21)
@@ -378,7 +378,7 @@ def test_defaults_are_those_of_the_classes():
     assert fitter.fit_radius == 4 * config.fit.fit_radius
     assert fitter.max_shift == 4 * config.fit.max_shift
     assert tuple(fitter.fwhm_range) == config.fit.fwhm_range
-    assert fitter.max_iter == config.fit.max_iter
+    assert fitter.solver.max_iter == config.fit.max_iter
     assert phot.max_rounds == config.fit.max_rounds
     assert phot.fwhm_radius_ratio == config.photometry.fwhm_radius_ratio
     assert phot.aperture_correction == config.photometry.aperture_correction
