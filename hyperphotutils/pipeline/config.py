@@ -52,11 +52,14 @@ __all__ = [
     'DetectionOptions',
     'EllipseOptions',
     'FitOptions',
+    'FolderOptions',
     'GroupingOptions',
     'InputOptions',
+    'JobsConfig',
     'OutputOptions',
     'PhotometryOptions',
     'PipelineConfig',
+    'ProcessOptions',
     'RunOptions',
     'ShoulderOptions',
     'SourcesOptions',
@@ -884,7 +887,7 @@ class JobsConfig(_Options):
     @property
     def kind(self):
         """
-        The kind of the jobs, see `~hyperphotutils.pipeline.process`.
+        The kind of the jobs.
         """
         raise NotImplementedError
 

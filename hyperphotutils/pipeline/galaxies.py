@@ -55,7 +55,7 @@ from hyperphotutils.stamps import (
 )
 from hyperphotutils.utils import FLAGS, decode_flags, result_meta
 
-__all__ = ['ImageKind', 'ImageResult', 'run_galaxies', 'run_psf', 'run_sky',
+__all__ = ['ImageResult', 'run_galaxies', 'run_psf', 'run_sky',
            'run_stamps']
 
 # The FWHM (pixels) of an image without stars.

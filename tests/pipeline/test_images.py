@@ -89,7 +89,7 @@ def test_psf_of_several_images(files, hyper, tmp_path):
     """
     An image without stars does not affect the others, and is tried again.
     """
-    call = ('psf', files['tile.fits'], files['noise.fits'])
+    call = ('psf', files['tile.fits'], files['noise.fits'], '--jobs', 2)
     status, out, err = hyper(*call)
     assert status == 1
     assert 'tile: PSF of' in out
