@@ -110,8 +110,9 @@ class ImageOptions(_Options):
     threshold: _Positive = Field(
         1.5, description=(
             'threshold of the detection of sources in units of the noise'))
+    # noise of five pixels would be fitted by galaxies as large as the stamp
     n_pixels: _Count = Field(
-        5, description='smallest number of pixels of a source')
+        12, description='smallest number of pixels of a source')
     contrast: Annotated[float, Field(ge=0, le=1)] = Field(
         0.005, description='contrast of the deblending')
     max_star_index: float = Field(
