@@ -36,6 +36,7 @@ from hyperphotutils.pipeline.products import (
 from hyperphotutils.pipeline.report import (
     describe_bad_pixels,
     describe_reasons,
+    describe_threshold,
     format_rows,
     number_of,
 )
@@ -369,12 +370,7 @@ class Extraction:
 
     def _describe_result(self):
         meta = self.table.meta
-        if 'threshold' in meta:
-            text = (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the '
-                    'rms of the filtered map')
-        else:
-            text = 'none, the sources were given'
-        rows = [('threshold', text)]
+        rows = [('threshold', describe_threshold(meta))]
         if 'detection_rms' in meta and self.model is not None:
             rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of '
                                           'the filtered map'))

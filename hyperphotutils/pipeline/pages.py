@@ -17,6 +17,7 @@ from hyperphotutils.catalog.units import to_readable_units
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.jobs import LOG
+from hyperphotutils.pipeline.report import describe_threshold
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background
 
@@ -220,7 +221,7 @@ def _facts(result):
     facts['rms'] = f'{rms:.3g} {unit}'
     ny, nx = image.shape
     facts |= {
-        'threshold': result.table.meta['threshold'],
+        'threshold': describe_threshold(result.table.meta),
         'beam': f'{beam.major.to(u.arcsec):.3g} x '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
         'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',

@@ -217,6 +217,16 @@ def describe_reasons(n_rejected):
     return ', '.join(texts)
 
 
+def describe_threshold(meta):
+    """
+    Describe the threshold in the metadata of a table of sources.
+    """
+    if 'threshold' not in meta:
+        return 'none, the sources were given'
+    return (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the rms of the '
+            'filtered map')
+
+
 def describe_bad_pixels(n_bad_pixels):
     """
     Return the numbers of bad pixels as text.
