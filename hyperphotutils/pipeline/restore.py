@@ -178,7 +178,7 @@ def _render(image, table, config):
 
     A background that was subtracted before the fits is not known.
     """
-    measured = MeasuredMap(image)
+    measured = MeasuredMap(image, profile=image.meta.get('psf'))
     if config.fit.mask_bad_pixels:
         measured.mask_bad_pixels(image.meta['beam_fwhm_pix'])
     joint = np.asarray(table['bkg_method']) == 'joint'
@@ -187,5 +187,6 @@ def _render(image, table, config):
                                                    initial=1.0)),
         order=max(1, int(np.max(table['bkg_order'], initial=1))),
         has_background=joint & np.isfinite(table['aperture_flux']))
-    return {name: getattr(sources, name)()
-            for name in ('background', 'model', 'residual')}
+    background, model = sources.background(), sources.model()
+    return {'background': background, 'model': model,
+            'residual': sources.data - model - np.nan_to_num(background)}

@@ -618,6 +618,8 @@ def test_another_kind_of_job_uses_the_same_steps(map_file, tmp_path,
             return ['a section of the log']
 
     class SumKind:
+        keeps_parts = False
+
         def read(self, job, config):
             assert config.input.unit is None
             return fits.getdata(job.path)
