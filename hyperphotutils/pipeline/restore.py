@@ -159,8 +159,10 @@ def _restore_map(path, config, table, rejected):
     Return the result of a map, with the images of its sources; `None` if
     it cannot be read.
     """
+    if isinstance(config.input.psf, tuple):
+        return None  # the record does not say which file was that of the map
     try:
-        image = read_input(path, config.input)
+        image = read_input(path, config.input, psf=config.input.psf)
     except MapError:
         return None
     plain = convert_flux_units(table, peak_unit='Jy/pix')
