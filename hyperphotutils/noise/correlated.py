@@ -296,7 +296,7 @@ class CorrelatedNoise:
         Parameters
         ----------
         whole, dark : `~numpy.ndarray` of shape (2, reach + 1, 2 reach + 1)
-            The results of `sum_products` for the whole map, and for its
+            The results of ``sum_products`` for the whole map, and for its
             darker half; `None` if there is no varying structure.
 
         power : `~hyperphotutils.noise.GridImage`

@@ -56,7 +56,7 @@ class MapNoise:
     filtered_rms : float
         The rms of the high-pass filtered map.
 
-    detection_rms : tuple of float, 2D `~numpy.ndarray`, or `DetectionRms`
+    detection_rms : tuple of float, 2D `~numpy.ndarray`, or object
         The rms to which the threshold of the finder refers: that of the
         map, and that of the residual.
 

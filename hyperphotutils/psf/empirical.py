@@ -12,12 +12,12 @@ from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.ndimage import spline_filter1d
 
-from hyperphotutils.psf.gaussians import fit_concentric_gaussians
 from hyperphotutils.psf.grid import (
     cubic_bspline,
     polynomial_powers,
     polynomial_terms,
 )
+from hyperphotutils.utils.mixtures import fit_concentric_gaussians
 
 __all__ = ['EmpiricalPSF']
 
@@ -424,8 +424,9 @@ class EmpiricalPSF:
 
         Returns
         -------
-        mixture : `ConcentricGaussians`
-            The Gaussians, see `fit_concentric_gaussians`.
+        mixture : `~hyperphotutils.utils.ConcentricGaussians`
+            The Gaussians, see
+            `~hyperphotutils.utils.fit_concentric_gaussians`.
         """
         return fit_concentric_gaussians(self(x, y), n_gaussians)
 

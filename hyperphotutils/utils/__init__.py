@@ -8,6 +8,7 @@ from hyperphotutils.utils.checks import *
 from hyperphotutils.utils.executors import *  # noqa: F401, F403
 from hyperphotutils.utils.flags import *  # noqa: F401, F403
 from hyperphotutils.utils.gaussians import *  # noqa: F401, F403
+from hyperphotutils.utils.mixtures import *  # noqa: F401, F403
 from hyperphotutils.utils.stored import *  # noqa: F401, F403
 from hyperphotutils.utils.tables import *  # noqa: F401, F403
 from hyperphotutils.utils.wcs import *  # noqa: F401, F403

@@ -115,7 +115,7 @@ def fit_concentric_gaussians(image, n_gaussians=3):
     Examples
     --------
     >>> import numpy as np
-    >>> from hyperphotutils.psf import fit_concentric_gaussians
+    >>> from hyperphotutils.utils import fit_concentric_gaussians
     >>> y, x = np.mgrid[-20:21, -20:21]
     >>> moffat = (1.0 + (x**2 + y**2) / 4.0**2)**-3.0
     >>> mixture = fit_concentric_gaussians(moffat / moffat.sum(), 3)

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import j1
 
-from hyperphotutils.psf import ConcentricGaussians, fit_concentric_gaussians
+from hyperphotutils.utils import ConcentricGaussians, fit_concentric_gaussians
 
 HALF = 20
 Y, X = np.mgrid[-HALF:HALF + 1, -HALF:HALF + 1]
