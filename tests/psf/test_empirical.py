@@ -273,3 +273,10 @@ def test_repr_states_the_psf(psf):
     assert f'n_stars={psf.n_stars}' in repr(psf)
     assert psf.covariance_trace > 0
     assert gaussian_psf().covariance_trace is None
+
+
+def test_method_of_the_psf(psf):
+    mixture = psf.as_gaussians(3)
+    assert mixture.misfit < 0.02
+    assert_allclose(mixture.image(psf.size), psf(),
+                    atol=mixture.misfit * psf().max() * 1.001)

@@ -62,12 +62,6 @@ def test_parameters_of_a_gaussian():
     assert_allclose(mixture.center, (0.3, -0.2), atol=1e-5)
 
 
-def test_method_of_the_psf(psf):
-    mixture = psf.as_gaussians(3)
-    assert mixture.misfit < 0.02
-    assert_allclose(mixture.image(psf.size), psf(),
-                    atol=mixture.misfit * psf().max() * 1.001)
-
 
 def test_invalid_images():
     image = BEAMS['Airy'][0]
