@@ -90,7 +90,8 @@ class TiledPhotometry:
     tile_size : int
         The side length of the tiles in pixels, without their margins.
         Tiles should have a thousand sources or more: margins are
-        measured twice.
+        measured twice. Tiles smaller than a margin, 12 FWHM, are
+        refused.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
         An executor, or a client of dask.distributed, that measures the
@@ -126,8 +127,9 @@ class TiledPhotometry:
         If ``photometry`` is not a `HyperPhotometry`.
 
     ValueError
-        If ``tile_size`` or ``n_workers`` is not a positive integer, or
-        ``photometry`` has a ``background``.
+        If ``tile_size`` or ``n_workers`` is not a positive integer,
+        ``tile_size`` is less than 12 FWHM, or ``photometry`` has a
+        ``background``.
 
     Notes
     -----
@@ -171,6 +173,12 @@ class TiledPhotometry:
             if not isinstance(value, Integral) or value < 1:
                 msg = f'{name} must be a positive integer: {value!r}'
                 raise ValueError(msg)
+        margin = _OVERLAP * photometry.fwhm
+        if tile_size < margin:
+            msg = (f'tile_size must be at least {margin:.0f} pixels, the '
+                   f'margin of a tile ({_OVERLAP:.0f} FWHM), or most of the '
+                   f'time is spent on margins: {tile_size!r}')
+            raise ValueError(msg)
         self.photometry = photometry
         self.tile_size = int(tile_size)
         self.executor = executor

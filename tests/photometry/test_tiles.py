@@ -282,7 +282,9 @@ def test_nothing_in_any_tile(shared):
 @pytest.mark.parametrize(('args', 'error', 'match_'), [
     ((3, 100), TypeError, 'photometry must be a HyperPhotometry: 3'),
     ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be a positive'),
-    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be')])
+    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be'),
+    ((HyperPhotometry(FWHM), 10), ValueError,
+     r'tile_size must be at least 48 pixels, .* \(12 FWHM\), .*: 10')])
 def test_bad_arguments(args, error, match_):
     with pytest.raises(error, match=match_):
         TiledPhotometry(*args)
