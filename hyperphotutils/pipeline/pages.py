@@ -219,8 +219,10 @@ def _facts(result):
     rms = factor * result.rms.to_value(image.unit)
     facts['rms'] = f'{rms:.3g} {unit}'
     ny, nx = image.shape
+    threshold = result.table.meta.get('threshold')
     facts |= {
-        'threshold': result.table.meta['threshold'],
+        'threshold': (f'{threshold:.3g}' if threshold is not None
+                      else 'none, the sources were given'),
         'beam': f'{beam.major.to(u.arcsec):.3g} x '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
         'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',
