@@ -221,6 +221,9 @@ def test_no_module_can_run_a_file():
     for module in SOURCE.rglob('*.py'):
         for name, node in calls_of(module):
             place = f'{module.name}:{node.lineno}: {name}'
+            if name in {'np.load', 'numpy.load'}:
+                assert 'allow_pickle=False' in ast.unparse(node), place
+                continue
             assert name not in FORBIDDEN, place
             if name in {'pickle.loads', 'pickle.Unpickler'}:
                 pickled.append(module.name)

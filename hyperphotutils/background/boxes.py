@@ -228,7 +228,7 @@ def known_fwhm(data, fwhm):
     """
     if fwhm is None and isinstance(data, NDData):
         fwhm = data.meta.get('beam_fwhm_pix')
-    return None if fwhm is None else check_positive(fwhm, 'fwhm')
+    return None if fwhm is None else check_positive(fwhm, 'fwhm', of='pixels')
 
 
 def whole_map(values, weights):

@@ -323,6 +323,10 @@ def _pixel_image(psf, fwhm):
     Return a PSF as a square image of odd size.
     """
     is_image = True
+    if getattr(psf, 'unit', None) is not None:
+        msg = (f'psf must have no unit, as its sum is 1: got {psf.unit}; '
+               'give its values, such as psf.value')
+        raise TypeError(msg)
     if hasattr(psf, 'evaluate') and hasattr(psf, 'param_names'):
         # photutils models begin with flux, x_0, and y_0
         is_image = getattr(psf, 'data', None) is not None

@@ -179,7 +179,7 @@ class BlendGroupFitter:
     def __init__(self, fwhm, *, psf=None, poly_order=None, fit_radius=None,
                  grouper=None, fwhm_range=(0.5, 3.0), max_shift=None,
                  fixed=(), solver=None, progress_bar=False):
-        self.fwhm = check_positive(fwhm, 'fwhm')
+        self.fwhm = check_positive(fwhm, 'fwhm', of='pixels')
         self.psf = psf
         self.beam = (psf if psf is None or isinstance(psf, BeamProfile)
                      else BeamProfile.from_psf(psf, self.fwhm))

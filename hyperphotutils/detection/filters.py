@@ -182,6 +182,9 @@ def check_fwhm(fwhm):
     if np.ndim(fwhm) != 0:
         msg = f'fwhm must be a scalar: got shape {np.shape(fwhm)}'
         raise TypeError(msg)
+    if hasattr(fwhm, 'unit'):
+        msg = f'fwhm must be a number, the FWHM in pixels: got {fwhm}'
+        raise TypeError(msg)
     fwhm = float(fwhm)
     if not (np.isfinite(fwhm) and fwhm > 0):
         msg = f'fwhm must be positive and finite: got {fwhm}'

@@ -232,9 +232,10 @@ optional
             raise TypeError(msg)
         self.fwhm = check_fwhm(fwhm)
         if (threshold is None) == (n_sigma is None):
+            got = ('none, n_sigma=5 is a good start' if threshold is None
+                   else 'both')
             msg = ('give exactly one of threshold (absolute) and n_sigma (in '
-                   'units of the noise): got '
-                   f'{"none" if threshold is None else "both"}')
+                   f'units of the noise): got {got}')
             raise TypeError(msg)
         if rms is not None and relative_rms is not None:
             msg = ('give only one of rms and relative_rms: a given rms may '

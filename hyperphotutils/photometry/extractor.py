@@ -212,7 +212,7 @@ class HyperPhotometry:
                  fwhm_limits=None, aperture_ellipse=None, background=None,
                  noise='correlated', mask_bad_pixels=True, max_rounds=2,
                  progress_bar=False):
-        self.fwhm = check_positive(fwhm, 'fwhm')
+        self.fwhm = check_positive(fwhm, 'fwhm', of='pixels')
         self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
                                                 'fwhm_radius_ratio')
         for name, part in (('finder', finder), ('grouper', grouper),

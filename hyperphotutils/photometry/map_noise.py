@@ -87,6 +87,10 @@ class _Fitted:
     peak: float
 
 
+# The classes of the results of tiles
+RESULTS = (_Sample, _Fitted)
+
+
 def measure_in_tiles(photometry, source, work, folder, init, widen):
     """
     Measure the noise of a map tile by tile.

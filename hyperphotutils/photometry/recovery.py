@@ -255,7 +255,7 @@ class InjectionRecovery:
             msg = ('fwhm must be given: neither the metadata of the map nor '
                    'the extractor has it')
             raise ValueError(msg)
-        sky = Sky(data, check_positive(fwhm, 'fwhm'), mask)
+        sky = Sky(data, check_positive(fwhm, 'fwhm', of='pixels'), mask)
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)

@@ -4,7 +4,6 @@ Photometry of large maps in overlapping tiles.
 """
 
 import contextlib
-import pickle
 import tempfile
 import warnings
 from collections import Counter
@@ -23,14 +22,24 @@ from scipy.spatial import KDTree
 from hyperphotutils.blend.covariance import SourceCovariance, total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import renumber_groups
+from hyperphotutils.blend.misfit import Misfit
 from hyperphotutils.blend.start import position_columns, read_start
 from hyperphotutils.catalog.columns import describe_columns, make_empty_table
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.noise.bad_pixels import BadPixels
+from hyperphotutils.noise.correlated import CorrelatedNoise
+from hyperphotutils.noise.factors import FactorCache
+from hyperphotutils.noise.local import GridImage
+from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.photometry.extractor import HyperPhotometry
 from hyperphotutils.photometry.images import SourceImages
-from hyperphotutils.photometry.map_noise import measure_in_tiles
-from hyperphotutils.photometry.measurement import MapNoise, MeasuredMap
+from hyperphotutils.photometry.map_noise import RESULTS, measure_in_tiles
+from hyperphotutils.photometry.measurement import (
+    DetectionRms,
+    MapNoise,
+    MeasuredMap,
+)
+from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.executors import (
     describe_death,
     error_of,
@@ -56,11 +65,6 @@ _OVERLAP = 12.0
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
-# What results of tiles consist of, besides numbers and texts
-_TRUSTED = frozenset({'astropy', 'hyperphotutils', 'numpy'})
-_TRUSTED_NAMES = frozenset({
-    ('builtins', 'set'), ('builtins', 'slice'), ('builtins', 'object'),
-    ('collections', 'OrderedDict'), ('copyreg', '_reconstructor')})
 # The members of a group are found again in another tile within this distance
 # in pixels.
 _SAME = 0.1
@@ -86,7 +90,8 @@ class TiledPhotometry:
     tile_size : int
         The side length of the tiles in pixels, without their margins.
         Tiles should have a thousand sources or more: margins are
-        measured twice.
+        measured twice. Tiles smaller than a margin, 12 FWHM, are
+        refused.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
         An executor, or a client of dask.distributed, that measures the
@@ -122,8 +127,9 @@ class TiledPhotometry:
         If ``photometry`` is not a `HyperPhotometry`.
 
     ValueError
-        If ``tile_size`` or ``n_workers`` is not a positive integer, or
-        ``photometry`` has a ``background``.
+        If ``tile_size`` or ``n_workers`` is not a positive integer,
+        ``tile_size`` is less than 12 FWHM, or ``photometry`` has a
+        ``background``.
 
     Notes
     -----
@@ -167,6 +173,12 @@ class TiledPhotometry:
             if not isinstance(value, Integral) or value < 1:
                 msg = f'{name} must be a positive integer: {value!r}'
                 raise ValueError(msg)
+        margin = _OVERLAP * photometry.fwhm
+        if tile_size < margin:
+            msg = (f'tile_size must be at least {margin:.0f} pixels, the '
+                   f'margin of a tile ({_OVERLAP:.0f} FWHM), or most of the '
+                   f'time is spent on margins: {tile_size!r}')
+            raise ValueError(msg)
         self.photometry = photometry
         self.tile_size = int(tile_size)
         self.executor = executor
@@ -290,9 +302,9 @@ class TiledPhotometry:
         """
         Measure the noise of the whole map.
         """
-        path = None if self.folder is None else self.folder / 'noise.pickle'
+        path = None if self.folder is None else self.folder / 'noise.npz'
         if path is not None:
-            noise = _read_pickle(path)
+            noise = read_result(path, _CLASSES)
             if noise is not None:
                 return noise
         photometry = copy(self.photometry)
@@ -316,7 +328,7 @@ class TiledPhotometry:
                 noise = measure_in_tiles(photometry, source, self._measure,
                                          folder, init, _widen)
         if path is not None:
-            _write_pickle(path, noise)
+            write_result(path, noise, _CLASSES)
         return noise
 
     def _measure(self, what, function, source, *shared, tile_size=None):
@@ -372,7 +384,7 @@ class TiledPhotometry:
         """
         Return the file of the result of a tile.
         """
-        return self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.pickle'
+        return self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.npz'
 
     def _read(self, what, tile):
         """
@@ -380,14 +392,14 @@ class TiledPhotometry:
         """
         if self.folder is None:
             return None
-        return _read_pickle(self._path(what, tile))
+        return read_result(self._path(what, tile), _CLASSES)
 
     def _write(self, what, tile, part):
         """
         Keep the result of a tile; the file is complete if it exists.
         """
         if self.folder is not None:
-            _write_pickle(self._path(what, tile), part)
+            write_result(self._path(what, tile), part, _CLASSES)
 
     def _collect(self, parts, source, photometry, init):
         """
@@ -631,6 +643,11 @@ class _Part:
     bad_pixels: dict = field(default_factory=dict)
 
 
+# The classes of which the files of results of tiles may have objects
+_CLASSES = (_Part, MapNoise, DetectionRms, CorrelatedNoise, WhiteNoise,
+            GridImage, FactorCache, Misfit, *RESULTS)
+
+
 @dataclass
 class _Images:
     """
@@ -758,39 +775,6 @@ def _measure_part(core, slices, source, photometry, init):
                              _EDGE * photometry.fwhm)
     part.table = table[kept]
     return part, is_whole
-
-
-class _Unpickler(pickle.Unpickler):
-    """
-    Unpickler of tables, arrays, and the classes of this package only.
-    """
-
-    def find_class(self, module, name):
-        if module.partition('.')[0] in _TRUSTED or (
-                module, name) in _TRUSTED_NAMES:
-            return super().find_class(module, name)
-        msg = f'{module}.{name} is not part of a result'
-        raise pickle.UnpicklingError(msg)
-
-
-def _read_pickle(path):
-    """
-    Read a result, `None` if there is none that `_write_pickle` wrote.
-    """
-    try:
-        with path.open('rb') as file:
-            return _Unpickler(file).load()
-    except (OSError, EOFError, pickle.UnpicklingError):
-        return None
-
-
-def _write_pickle(path, value):
-    """
-    Write a file that is complete if it exists.
-    """
-    partial = path.with_suffix('.partial')
-    partial.write_bytes(pickle.dumps(value))
-    partial.replace(path)
 
 
 def _widen(core, shape, margin):

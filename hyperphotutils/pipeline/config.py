@@ -601,9 +601,9 @@ class FitOptions(_Options):
             'larger than this; null = not tested'))
     tile_size: _Index | None = Field(
         None, description=(
-            'side in pixels of the tiles in which a map is measured; 0 = the '
-            'map as a whole, null = 2048 for maps of more than 4096 x 4096 '
-            'pixels'))
+            'side in pixels of the tiles in which a map is measured, at '
+            'least 12 FWHM of the beam; 0 = the map as a whole, null = 2048 '
+            'for maps of more than 4096 x 4096 pixels'))
     max_rounds: _Index = Field(
         2, description=(
             'largest number of searches for missed sources on the residual '

@@ -36,6 +36,9 @@ def read_psf(path):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
+
     ValueError
         If the file has no PSF, or one that depends on more than the
         position.
@@ -55,6 +58,9 @@ def read_psf(path):
     differ by about 1e-3 of the peak.
     """
     path = Path(path)
+    if not path.exists():
+        msg = f'{path}: no such file'
+        raise FileNotFoundError(msg)
     with fits.open(path) as hdus:
         for hdu in hdus:
             if hdu.name == 'PSF_DATA' or (

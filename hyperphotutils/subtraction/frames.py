@@ -82,6 +82,10 @@ class Frame:
         sample = data[::step, ::step][~bad[::step, ::step]]
         if not sample.size:
             sample = data[~bad]
+        if np.ptp(sample) == 0.0 and np.ptp(data[~bad]) == 0.0:
+            msg = (f'{name} image is constant: all usable pixels are '
+                   f'{sample[0]:.6g}')
+            raise ValueError(msg)
         sample = sample.astype(float)
         self.level = float(np.median(sample))
         self.rms = _block_rms(data, bad)

@@ -19,7 +19,7 @@ def check_positive(value, name, *, of=''):
     Parameters
     ----------
     value : float
-        The argument.
+        The argument; an array without dimensions is a number, too.
 
     name : str
         The name of the argument.
@@ -44,11 +44,14 @@ def check_positive(value, name, *, of=''):
     >>> check_positive(4, 'fwhm')
     4.0
     """
-    if not isinstance(value, Real) or not 0.0 < value < np.inf:
+    number = value
+    if type(value) is np.ndarray and value.ndim == 0:
+        number = value[()]
+    if not isinstance(number, Real) or not 0.0 < number < np.inf:
         unit = f' of {of}' if of else ''
         msg = f'{name} must be a positive number{unit}: {value!r}'
         raise ValueError(msg)
-    return float(value)
+    return float(number)
 
 
 def check_integer(value, name, low=1):

@@ -947,7 +947,8 @@ class TestFitInfo:
 
 class TestBadInput:
     @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
-        ({'fwhm': 0.0}, ValueError, 'fwhm must be a positive number: 0.0'),
+        ({'fwhm': 0.0}, ValueError,
+         'fwhm must be a positive number of pixels: 0.0'),
         ({'fwhm': -1.0}, ValueError, 'fwhm must be a positive number'),
         ({'fwhm': np.nan}, ValueError, 'fwhm must be a positive number'),
         ({'fwhm': np.inf}, ValueError, 'fwhm must be a positive number'),
@@ -1056,3 +1057,9 @@ class TestBadInput:
             FWHM, grouper=lambda x, _: np.ones(7 * len(x), dtype=int))
         with pytest.raises(ValueError, match='grouper'):
             fitter(data, init_params=init)
+
+
+def test_psf_with_a_unit_is_refused():
+    psf = np.ones((3, 3)) / 9.0 * u.Jy
+    with pytest.raises(TypeError, match=r'psf must have no unit, .*: got Jy'):
+        BlendGroupFitter(3.0, psf=psf)

@@ -592,11 +592,15 @@ class TestBadInput:
             HighPassStarFinder(fwhm=FWHM, n_sigma=threshold)
 
     @pytest.mark.parametrize(('kwargs', 'got'), [
-        ({}, 'none'), ({'threshold': 1, 'n_sigma': 5}, 'both')])
+        ({}, 'none, n_sigma=5'), ({'threshold': 1, 'n_sigma': 5}, 'both')])
     def test_exactly_one_threshold(self, kwargs, got):
         match = f'exactly one of threshold .absolute. and n_sigma .*got {got}'
         with pytest.raises(TypeError, match=match):
             HighPassStarFinder(fwhm=FWHM, **kwargs)
+
+    def test_fwhm_with_a_unit(self):
+        with pytest.raises(TypeError, match='the FWHM in pixels: got 4'):
+            HighPassStarFinder(fwhm=4.0 * u.arcsec, n_sigma=5.0)
 
     @pytest.mark.parametrize('fwhm', [np.nan, np.inf, 0.0, -3.0])
     def test_fwhm(self, fwhm):

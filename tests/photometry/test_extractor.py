@@ -986,7 +986,8 @@ class TestSky:
 
 class TestBadInput:
     @pytest.mark.parametrize(('kwargs', 'error', 'match'), [
-        ({'fwhm': 0.0}, ValueError, 'fwhm must be a positive number: 0.0'),
+        ({'fwhm': 0.0}, ValueError,
+         'fwhm must be a positive number of pixels: 0.0'),
         ({'fwhm': -4.0}, ValueError, 'fwhm must be a positive number'),
         ({'fwhm': np.nan}, ValueError, 'fwhm must be a positive number'),
         ({'fwhm': '4'}, (TypeError, ValueError), 'fwhm must be'),

@@ -3,14 +3,17 @@
 Maps that are measured with given noise, and in tiles.
 """
 
+import json
 import os
 import pickle
 import signal
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import QTable
+from astropy.coordinates import SkyCoord
+from astropy.table import MaskedColumn, QTable
 from numpy.testing import assert_array_equal
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
@@ -22,6 +25,7 @@ from hyperphotutils.photometry import (
     MapNoise,
     TiledPhotometry,
 )
+from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.flags import FLAGS
 
 FWHM = 4.0
@@ -278,7 +282,67 @@ def test_nothing_in_any_tile(shared):
 @pytest.mark.parametrize(('args', 'error', 'match_'), [
     ((3, 100), TypeError, 'photometry must be a HyperPhotometry: 3'),
     ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be a positive'),
-    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be')])
+    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be'),
+    ((HyperPhotometry(FWHM), 10), ValueError,
+     r'tile_size must be at least 48 pixels, .* \(12 FWHM\), .*: 10')])
 def test_bad_arguments(args, error, match_):
     with pytest.raises(error, match=match_):
         TiledPhotometry(*args)
+
+
+class Opened:
+    """
+    What makes a file when it is unpickled.
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_files_of_tiles_run_no_code(image, shared, tmp_path):
+    """
+    A foreign file in the folder is not used: no pickle is read, neither
+    as a file nor in an array, and no other class than those of results.
+    """
+    phot = HyperPhotometry(FWHM, noise=shared)
+    expected = TiledPhotometry(phot, 150, folder=tmp_path)(image)
+    kept = sorted(tmp_path.iterdir())
+    assert {path.suffix for path in kept} == {'.npz'}
+    made = tmp_path / 'made'
+    kept[0].write_bytes(pickle.dumps(Opened(made)))
+    np.savez(kept[1], tree=np.array([Opened(made)], dtype=object))
+    tree = json.dumps({'object': ['Popen', {'dict': []}]})
+    np.savez(kept[2], tree=np.frombuffer(tree.encode(), dtype=np.uint8))
+    table = TiledPhotometry(phot, 150, folder=tmp_path)(image)
+    assert not made.exists()
+    assert_array_equal(table['flux_fit'], expected['flux_fit'])
+    assert table.colnames == expected.colnames
+
+
+def test_results_of_tiles_are_read_as_they_were_written(tmp_path):
+    """
+    Values, units, types of columns, and metadata come back exactly.
+    """
+    table = QTable({
+        'flux_fit': np.array([1 / 3, np.nan]) * u.Jy,
+        'sky_centroid': SkyCoord([10.0, 20.0], [-5.0, 1 / 3], unit='deg'),
+        'bkg_method': np.array(['', 'fit'], dtype='U20'),
+        'score': MaskedColumn([0.1, 0.2]), 'flags': np.array([1, 2], 'i4')})
+    table.meta.update(rms=2 * u.mJy, n_rejected={'shape': 3}, limits=(1, 2))
+    write_result(tmp_path / 'a.npz', table, ())
+    again = read_result(tmp_path / 'a.npz', ())
+    assert again.colnames == table.colnames
+    for name in table.colnames:
+        assert type(again[name]) is type(table[name]), name
+    for name in ('flux_fit', 'bkg_method', 'score', 'flags'):
+        assert again[name].dtype == table[name].dtype
+        assert_array_equal(again[name], table[name])
+    assert again['flux_fit'].unit == u.Jy
+    assert_array_equal(again['sky_centroid'].dec, table['sky_centroid'].dec)
+    assert dict(again.meta) == dict(table.meta)
+    with pytest.raises(TypeError, match='is no result of a tile'):
+        write_result(tmp_path / 'b.npz', Path('x'), ())
+    assert not (tmp_path / 'b.npz').exists()

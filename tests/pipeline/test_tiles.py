@@ -17,8 +17,9 @@ from hyperphotutils.pipeline.cli import main
 
 SIZE = 150
 PRODUCTS = {'catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
-            'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.json',
-            'run.log', 'model.fits', 'background.fits', 'residual.fits'}
+            'overview.png', 'rejected.ecsv', 'rejected.reg', 'report.html',
+            'run.json', 'run.log', 'model.fits', 'background.fits',
+            'residual.fits'}
 
 
 @pytest.fixture(name='folder', scope='module')

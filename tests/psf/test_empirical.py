@@ -233,6 +233,8 @@ def test_files_that_cannot_be_read(tmp_path):
     Other FITS files, and PSFs that depend on more than the position,
     are refused with their name.
     """
+    with pytest.raises(FileNotFoundError, match=r'nope.fits: no such file'):
+        read_psf(tmp_path / 'nope.fits')
     path = tmp_path / 'image.fits'
     fits.PrimaryHDU(np.ones((3, 3))).writeto(path)
     with pytest.raises(ValueError, match=r"image.fits' has no PSF"):

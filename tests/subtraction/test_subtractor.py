@@ -428,6 +428,8 @@ class TestInputs:
         ({'mask': np.ones((300, 320), bool)}, 'no usable pixel'),
         ({'error': np.zeros((300, 320))}, 'positive error'),
         ({'science': np.ones(7)}, 'must be 2D'),
+        ({'template': np.full((300, 320), 3.0)},
+         'template image is constant: all usable pixels are 3'),
         ({'positions': [[1.0, 2.0, 3.0]]}, 'positions must be'),
         ({'positions': QTable({'a': [1]})}, 'positions must have'),
         ({'science': 'none.fits'}, r'none\.fits: no such file'),

@@ -21,8 +21,15 @@ def test_positive_numbers_become_floats(value):
     assert type(checked) is float
 
 
+def test_arrays_without_dimensions_are_numbers():
+    checked = check_positive(np.array(4.0), 'fwhm')
+    assert checked == 4.0
+    assert type(checked) is float
+
+
 @pytest.mark.parametrize('value', [
-    0, -1.0, np.nan, np.inf, '4', None, [4.0], 4.0 * u.arcsec])
+    0, -1.0, np.nan, np.inf, '4', None, [4.0], 4.0 * u.arcsec,
+    np.array(-1.0), np.array('4'), np.array([4.0])])
 def test_all_else_is_refused_by_name(value):
     """
     A width with a unit would else be taken for pixels.
