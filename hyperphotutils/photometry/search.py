@@ -59,6 +59,9 @@ _LOBE_ROUNDS = 3
 # the noise.
 _MISMATCH = 0.01
 _MISMATCH_SNR = 3.0
+# Companions for each detection, beyond which they may be side lobes. There is
+# at most one for each detection in maps of blended pairs.
+_MANY_COMPANIONS = 1.0
 
 # The columns of the detection that are kept through all fits.
 _CARRIED = ('shoulder_score', 'detection_snr')
@@ -780,7 +783,13 @@ class SourceSearch:
             The fitted sources, whose flags are changed.
         """
         misfit, snr = self._measure_beam_misfit(table)
-        misfit = max(misfit, self.beam_misfit)
+        # Companions may hide side lobes: several beside each source. Close
+        # pairs that were one detection are no sign of another beam.
+        n_beside = np.count_nonzero(
+            (table['id'] > self.n_detected)
+            & ~np.isin(table['id'], list(self.split_from)))
+        if n_beside > _MANY_COMPANIONS * self.n_detected:
+            misfit = max(misfit, self.beam_misfit)
         chosen = misfit * snr > _MISMATCH_SNR
         if misfit < _MISMATCH or not chosen.any():
             return
