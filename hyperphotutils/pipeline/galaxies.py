@@ -789,8 +789,10 @@ class _Run:
             return open_psf(options.psf)
         error = self.error
         self.begin('psf')
+        # self.fwhm is that of a Gaussian, which is larger than that of a
+        # PSF with wings: given to the selector, it would reject the stars
         stars = StarSelector(
-            self.fwhm, min_snr=options.min_snr,
+            options.fwhm, min_snr=options.min_snr,
             saturation=options.saturation)(
             self.sky.data, error=error, mask=self.mask)
         if stars is None or not stars['accepted'].any():

@@ -102,8 +102,9 @@ class ImageOptions(_Options):
             'cross-validation'))
     psf_oversampling: _Count = Field(
         1, description='samples of the PSF for each pixel')
+    # fainter ones cannot be told from compact galaxies
     min_snr: _Positive = Field(
-        20.0, description=(
+        15.0, description=(
             'smallest signal-to-noise ratio of the stars of the PSF'))
     saturation: float | None = Field(
         None, description='value from which pixels are saturated')
