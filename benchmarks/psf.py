@@ -291,7 +291,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('image', nargs='?', type=Path, help='FITS image')
     parser.add_argument('--error', type=Path, help='FITS image of errors')
-    parser.add_argument('--min-snr', type=float, default=10.0)
+    parser.add_argument('--min-snr', type=float, default=15.0)
     parser.add_argument('--simulated', type=int, metavar='N_SEEDS')
     parser.add_argument('--sky', type=int, metavar='N_SEEDS')
     parser.add_argument('--first-seed', type=int, default=0)

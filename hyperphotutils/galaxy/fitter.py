@@ -397,7 +397,7 @@ class SersicFitter:
             raise ValueError(msg)
         return self._fit
 
-    def make_model_image(self, shape=None):
+    def make_model_image(self, shape=None, *, rows=None):
         """
         Make an image of the fitted galaxies, without sky.
 
@@ -407,20 +407,37 @@ class SersicFitter:
             The ``(ny, nx)`` of the image; that of the fitted data by
             default.
 
+        rows : 1D bool array_like, optional
+            `True` for the rows of the table that are drawn; all by
+            default.
+
         Returns
         -------
         image : 2D or 3D `~numpy.ndarray` or `~astropy.units.Quantity`
             For an image, the sum of the galaxies of the table, each on
             its stamp. For stamps, all that was fitted on each, neighbors
             included.
+
+        Raises
+        ------
+        ValueError
+            If ``rows`` has not an element for each row.
         """
         fit = self._last_fit
         is_stack = len(self._shape) == 3
         if shape is not None and is_stack:
             msg = 'shape is for images: stamps have that of the data'
             raise ValueError(msg)
+        n_rows = len(fit.rows)
+        rows = np.ones(n_rows, bool) if rows is None else np.asarray(rows)
+        if rows.shape != (n_rows,) or rows.dtype != bool:
+            msg = (f'rows must be {n_rows} bools, one for each row of the '
+                   f'table: got shape {rows.shape} of {rows.dtype}')
+            raise ValueError(msg)
         image = np.zeros(self._shape if shape is None else shape)
         for i in fit.solutions:
+            if not rows[i]:
+                continue
             self._add_sources(image[i] if is_stack else image, i,
                               everything=is_stack)
         return image if self._unit is None else image << self._unit

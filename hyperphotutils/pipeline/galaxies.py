@@ -66,8 +66,9 @@ _SIGNAL = 5.0
 # The side of stamps in FWHM and in half-light radii, and its limits.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
 _SIZE_RANGE = (32, 96)
-# The bounds of the radii of fits: in pixels, and in sides of stamps
-_SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.25
+# The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
+# and a galaxy cannot be told apart on less than 8 radii.
+_SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
 # The steps of each function, in their order
 _STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
            'stamps': ('sky', 'psf', 'sources', 'stamps', 'products'),
@@ -280,7 +281,8 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     folder : path-like
         The folder of the products: ``galaxies.ecsv`` and ``.fits``,
         ``models.fits`` (the image without sky, the model, the
-        residual, and the errors), ``segmentation.fits``, the products
+        residual, and the errors; the model is without galaxies with the
+        flag ``too_large``), ``segmentation.fits``, the products
         of `run_psf` unless the PSF is given, the pictures
         ``segmentation.png``, ``mosaic.png``, and
         ``truth.png``, and ``galaxies_log.json``.
@@ -304,9 +306,9 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         The bounds of the Sersic index.
 
     max_radius : float, optional
-        The largest radius ``r_eff sqrt(q)`` in pixels, by default a
-        quarter of ``size``: noise beside a bright galaxy would otherwise
-        become a galaxy that is larger than the stamp.
+        The largest radius ``r_eff sqrt(q)`` in pixels, by default an
+        eighth of ``size``: what a bright galaxy leaves would otherwise
+        become a galaxy that is as large as the stamp.
 
     chi2 : bool, optional
         Whether the galaxies are also compared with all models of a grid,
@@ -338,8 +340,8 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.begin('fits')
         if max_radius is None:
             max_radius = _RADIUS_PART * size
-            run.default('max_radius', f'{max_radius:g} pixels, a quarter of '
-                        'the stamps')
+            run.default('max_radius', f'{max_radius:g} pixels, an eighth '
+                        'of the stamps')
         fitter = SersicFitter(psf, size=size, neighbors=neighbors,
                               n_bounds=n_bounds,
                               r_e_bounds=(_SMALLEST_RADIUS, max_radius))
@@ -352,7 +354,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         table = fitter(data, error=run.error, **arguments)
         if run.options.gain is not None and run.options.error is None:
             # errors from the noisy data would bias the fluxes low
-            run.improve_error(fitter.make_model_image())
+            run.improve_error(_draw_model(fitter, table))
             table = fitter(data, error=run.error, **arguments)
         for name in ('star_index', 'kron_flux', 'snr'):
             if name in rows.colnames:
@@ -367,7 +369,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.result.table = table
         run.begin('products')
         run.write_table('galaxies', table)
-        model = fitter.make_model_image()
+        model = _draw_model(fitter, table)
         run.write_images('models', DATA=data, MODEL=model,
                          RESIDUAL=data - model, ERROR=run.error)
         _write_segments(run)
@@ -789,8 +791,10 @@ class _Run:
             return open_psf(options.psf)
         error = self.error
         self.begin('psf')
+        # self.fwhm is that of a Gaussian, which is larger than that of a
+        # PSF with wings: given to the selector, it would reject the stars
         stars = StarSelector(
-            self.fwhm, min_snr=options.min_snr,
+            options.fwhm, min_snr=options.min_snr,
             saturation=options.saturation)(
             self.sky.data, error=error, mask=self.mask)
         if stars is None or not stars['accepted'].any():
@@ -951,6 +955,16 @@ def _load(path, ext=None):
         if str(path) not in msg:
             msg = f'{path}: {msg}'
         raise MapError(msg) from None
+
+
+def _draw_model(fitter, table):
+    """
+    Make the image of the galaxies that are not too large for their stamps.
+
+    The others follow the sky of the stamp, or what a bright neighbor leaves.
+    """
+    return fitter.make_model_image(
+        rows=np.asarray(table['flags']) & FLAGS['too_large'] == 0)
 
 
 def _write_psf(run):

@@ -102,15 +102,16 @@ class ImageOptions(_Options):
             'cross-validation'))
     psf_oversampling: _Count = Field(
         1, description='samples of the PSF for each pixel')
+    # fainter ones cannot be told from compact galaxies
     min_snr: _Positive = Field(
-        20.0, description=(
+        15.0, description=(
             'smallest signal-to-noise ratio of the stars of the PSF'))
     saturation: float | None = Field(
         None, description='value from which pixels are saturated')
     threshold: _Positive = Field(
         1.5, description=(
             'threshold of the detection of sources in units of the noise'))
-    # noise of five pixels would be fitted by galaxies as large as the stamp
+    # a shape cannot be fitted to fewer, whose signal-to-noise ratio is below 9
     n_pixels: _Count = Field(
         12, description='smallest number of pixels of a source')
     contrast: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -163,8 +164,8 @@ class GalaxiesOptions(_Options):
         (0.5, 8.0), description='bounds of the Sersic index')
     max_radius: _Positive | None = Field(
         None, description=(
-            'largest effective radius in pixels; null = a quarter of the '
-            'stamp'))
+            'largest effective radius, r_eff sqrt(q), in pixels; null = an '
+            'eighth of the stamp'))
     chi2: bool = Field(
         default=False, description=(
             'true = compare with all models of a grid, too, as DRE does'))

@@ -14,6 +14,7 @@ from astropy.wcs import WCS
 from photutils.psf import GriddedPSFModel
 from photutils.segmentation import SegmentationImage
 
+from hyperphotutils.datasets import make_galaxy_field
 from hyperphotutils.galaxy import SersicFitter, SersicRenderer
 from hyperphotutils.psf import EmpiricalPSF
 from hyperphotutils.stamps import make_stamps
@@ -461,3 +462,21 @@ def test_wrong_input_is_named(psf, stamps):
         fitter(stamps, error=np.ones((3, 5, 5)))
     with pytest.raises(ValueError, match='no result before the first call'):
         _ = fitter.models
+
+
+def test_model_image_of_some_rows():
+    """
+    The model image has the chosen rows only.
+    """
+    field = make_galaxy_field((150, 150), 3, seed=2)
+    fitter = SersicFitter(field.psf, size=48)
+    table = fitter(field.data, error=field.error,
+                   init_params=field.truth['x', 'y'])
+    parts = [fitter.make_model_image(rows=np.asarray(table['id']) == row)
+             for row in table['id']]
+    np.testing.assert_allclose(sum(parts), fitter.make_model_image(),
+                               atol=1e-6)
+    x, y = (int(np.rint(table[name][0])) for name in ('x_fit', 'y_fit'))
+    assert parts[0][y, x] > 100.0 * abs(sum(parts[1:])[y, x])
+    with pytest.raises(ValueError, match='rows must be 3 bools'):
+        fitter.make_model_image(rows=[0, 1])
