@@ -630,7 +630,8 @@ class HyperPhotometry:
         rejected = search.rejected_table()
         self._add_meta(table, image, rms, rejected)
         describe_columns(table)
-        self.__dict__.update(_images=images, results=table, rms=rms,
+        # The caller may change the table.
+        self.__dict__.update(_images=images, results=table.copy(), rms=rms,
                              rejected=rejected, _fluxes=fluxes)
         return table
 

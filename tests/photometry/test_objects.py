@@ -51,6 +51,7 @@ from hyperphotutils.galaxy import SersicCube, SersicFitter, SersicRenderer
 from hyperphotutils.maps import FitsImage, MapError, get_survey
 from hyperphotutils.noise import (
     CorrelatedNoise,
+    GridImage,
     WhiteNoise,
     detect_bad_pixels,
 )
@@ -63,23 +64,25 @@ from hyperphotutils.photometry import (
 )
 from hyperphotutils.pipeline import (
     ConfigError,
+    ImageConfig,
     LoadedConfig,
     MapJob,
     MapOutcome,
     OutputError,
     PipelineConfig,
     PipelineError,
+    SubtractConfig,
 )
 from hyperphotutils.psf import EmpiricalPSFBuilder, StarSelector
 from hyperphotutils.stamps import make_stamps, subtract_sky
-from hyperphotutils.utils import PixelAreas
+from hyperphotutils.utils import PixelAreas, StoredImage
 
 FWHM = 4.0
 # Interfaces; what holds an open file; parts that a call makes and drops; and
 # what the tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
           'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel',
-          'HyperPyConfig', 'ErrorPlane'}
+          'HyperPyConfig', 'ErrorPlane', 'JobsConfig'}
 # Packages that are not covered yet, with their simulated data.
 NOT_COVERED = ('hyperphotutils.subtraction',
                'hyperphotutils.datasets.image_pairs')
@@ -145,6 +148,9 @@ def make_objects():
         'white noise': WhiteNoise(1.0, relative_rms=np.ones((4, 4))),
         'diagonal factors': WhiteNoise(1.0).factors(
             [[3, 4, 5]], [[7, 7, 7]], extra=[[0.0, 1.0, 0.0]]),
+        'grid image': GridImage(np.array([[1.0, 3.0]]), (0, 0), (1, 4),
+                                (1, 6)),
+        'stored image': StoredImage('a.raw', (2, 3), np.dtype('f4')),
         'bad pixels': detect_bad_pixels(simulated.image, FWHM),
         'areas': PixelAreas(simulated.image.wcs, (100, 100)),
         'photometry': photometry,
@@ -168,6 +174,8 @@ def make_objects():
                            'PRIMARY', Table({'BMAJ': [1.0]})),
         'column': RESULT_COLUMNS['flux_fit'],
         'config': PipelineConfig(),
+        'image config': ImageConfig(),
+        'subtraction config': SubtractConfig(),
         'job': job,
         'outcome': MapOutcome(job, 'done', {'rms': 1.0}),
         'loaded': LoadedConfig(PipelineConfig(), Path('a.yaml'),
@@ -185,11 +193,13 @@ NAMES = (
     'galaxies', 'renderer', 'models', 'chi2', 'extended', 'extended sources',
     'sky', 'stamps', 'simulated', 'cube', 'survey', 'finder', 'shoulders',
     'noise', 'factors', 'white noise', 'diagonal factors', 'bad pixels',
+    'grid image', 'stored image',
     'areas', 'photometry', 'map noise', 'tiles', 'table', 'fitter',
     'fitter with a PSF', 'forced', 'aperture', 'sky aperture',
     'local background', 'image background', 'background', 'cube background',
     'cube background result', 'recovery', 'recovery result', 'image',
-    'column', 'config', 'job', 'outcome', 'loaded', 'catalog error',
+    'column', 'config', 'image config',
+    'subtraction config', 'job', 'outcome', 'loaded', 'catalog error',
     'map error', 'config error', 'output error', 'pipeline error')
 
 
