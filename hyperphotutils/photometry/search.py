@@ -785,11 +785,12 @@ class SourceSearch:
         misfit, snr = self._measure_beam_misfit(table)
         # Companions may hide side lobes: several beside each source. Close
         # pairs that were one detection are no sign of another beam.
-        n_beside = np.count_nonzero(
-            (table['id'] > self.n_detected)
-            & ~np.isin(table['id'], list(self.split_from)))
-        if n_beside > _MANY_COMPANIONS * self.n_detected:
-            misfit = max(misfit, self.beam_misfit)
+        if self.n_detected:
+            n_beside = np.count_nonzero(
+                (table['id'] > self.n_detected)
+                & ~np.isin(table['id'], list(self.split_from)))
+            if n_beside > _MANY_COMPANIONS * self.n_detected:
+                misfit = max(misfit, self.beam_misfit)
         chosen = misfit * snr > _MISMATCH_SNR
         if misfit < _MISMATCH or not chosen.any():
             return

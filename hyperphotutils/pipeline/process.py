@@ -151,7 +151,8 @@ def run(config=None, *, executor=None):
     ...     table = run(config)
     ...     sorted(item.name for item in Path(folder, 'map').iterdir())
     ['catalog.ecsv', 'catalog.ipac', 'centroids.reg', 'ellipses.reg',
-    'overview.png', 'rejected.ecsv', 'rejected.reg', 'run.json', 'run.log']
+    'overview.png', 'rejected.ecsv', 'rejected.reg', 'report.html', 'run.json',
+    'run.log']
     >>> table['flux_fit'].unit
     Unit("Jy")
     """

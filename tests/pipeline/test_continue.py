@@ -204,7 +204,7 @@ def test_changed_settings_are_named_and_touch_nothing(maps, hyper):
     status, out, err = hyper('run', *maps[:2], '--detection-only',
                              '--n-sigma', 7)
     assert (status, out) == (2, '')
-    assert 'c (and 2 more): made by another run: ' in err
+    assert 'c (and 3 more): made by another run: ' in err
     assert 'detection.n_sigma is 7.0, was 5.0; ' in err
     assert '--overwrite' in err
     assert '--output-dir' in err

