@@ -97,11 +97,12 @@ def test_model_has_the_fluxes_of_the_catalog(folder):
 
 def test_images_state_where_they_come_from(folder):
     for name in IMAGES:
-        history = ''.join(fits.getheader(folder / f'{name}.fits')['HISTORY'])
-        assert history.startswith(f'{name} of ')
-        # long lines are broken at spaces, which are lost
-        assert 'field.fitsby' in history.replace(' ', '')
-        assert ', hyperphotutils ' in history
+        # Long lines are broken at spaces, which are lost.
+        history = ''.join(fits.getheader(
+            folder / f'{name}.fits')['HISTORY']).replace(' ', '')
+        assert history.startswith(f'{name}of')
+        assert 'field.fitsby' in history
+        assert ',hyperphotutils' in history
         assert 'HyperPhotometry(' in history
 
 
