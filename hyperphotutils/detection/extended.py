@@ -159,7 +159,7 @@ class ExtendedSourceFinder:
     stars have. It is near 0.5 where nothing is known. See
     `measure_star_index`.
 
-    The flags are ``partial_footprint``, a segment that touches the edge
+    The flags are ``n_pixels_fit_partial``, a segment that touches the edge
     of the image or masked pixels; ``split_pair``, one that was split off
     a larger one; and ``saturated``.
 

@@ -55,7 +55,7 @@ _MAX_COVERED = 0.15
 # coordinate grid is drawn
 _ROTATED = 5.0
 
-_MAX_LABELLED = 30
+_MAX_LABELED = 30
 # Labels of up to this many sources have a larger font.
 _FEW = 10
 _LABEL_GAP = 2.5
@@ -134,7 +134,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         maximum (for a star finder: a circle of the beam's size); twice
         as large, as the title of the panel then states, where this would
         hide the sources and they are not crowded. Few sources are
-        labelled with their ``id`` where there is room for it. Ellipses
+        labeled with their ``id`` where there is room for it. Ellipses
         of sources with the flag ``doubtful`` are dashed. Rows without a
         finite fit are neither drawn nor counted.
 
@@ -625,7 +625,7 @@ def draw_sources(axes, image, table, beam, window, *, step=1):
     if beam is not None:
         boxes = np.vstack([boxes, _draw_beam(axes, beam, image, boxes,
                                              window, step)])
-    if 0 < shapes.shape[1] <= _MAX_LABELLED and 'id' in table.colnames:
+    if 0 < shapes.shape[1] <= _MAX_LABELED and 'id' in table.colnames:
         _label_sources(axes, [str(name) for name in table['id'][known]],
                        boxes)
 
