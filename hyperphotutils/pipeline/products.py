@@ -364,8 +364,9 @@ def _save_figure(figure, path):
     figure.canvas.draw()
     # figures have no transparent parts
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    # half the time of the default level for a file larger by 5 percent
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(
-        path, dpi=(_DPI, _DPI))
+        path, dpi=(_DPI, _DPI), compress_level=3)
 
 
 PRODUCTS = (

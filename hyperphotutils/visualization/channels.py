@@ -155,7 +155,7 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
     bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend='both',
                           extendfrac=0.02)
     bar.set_label(bar_label(
-        '' if unit is None else unit.to_string('latex_inline'), norm))
+        '' if unit is None else unit.to_string('unicode'), norm))
     bar.set_ticks(bar_ticks(norm))
     bar.minorticks_off()
     if title:

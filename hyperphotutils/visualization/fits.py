@@ -252,7 +252,7 @@ def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,
     if title:
         figure.text(_LEFT / size[0], 1 - 0.12 / size[1], title, va='top',
                     size='large')
-    label = unit.to_string('latex_inline') if unit is not None else ''
+    label = unit.to_string('unicode') if unit is not None else ''
     ny, nx = panels[0].image.shape
     window = (-0.5, nx - 0.5, -0.5, ny - 0.5)
     for number, (panel, places) in enumerate(zip(panels, boxes,

@@ -215,7 +215,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
         room = grid.size[0] * (1 - grid.left) * 72
         figure.text(grid.left, 1 - 0.12 / grid.size[1], title, va='top',
                     size=min(12.0, room / (0.6 * len(title))))
-    label = unit.to_string('latex_inline') if unit is not None else ''
+    label = unit.to_string('unicode') if unit is not None else ''
     for number, panel in enumerate(panels):
         box, bar_box = grid.boxes[number]
         # WCSAxes are slow, and one set of coordinates is enough.
@@ -507,9 +507,8 @@ def draw_panel(axes, bar_axes, panel, window, label, *, step=None):
     axes.set_title(panel.title, loc='left', size='medium')
     mappable = image if step is None else ScalarMappable(panel.norm, cmap)
     bar = axes.figure.colorbar(mappable, cax=bar_axes, extend=panel.extend,
-                               extendfrac=0.02)
+                               extendfrac=0.02, ticks=bar_ticks(panel.norm))
     bar.set_label(bar_label(label, panel.norm), labelpad=2)
-    bar.set_ticks(bar_ticks(panel.norm))
     bar.minorticks_off()
     bar_axes.tick_params(labelsize='small')
 
@@ -592,6 +591,10 @@ def label_axes(axes, wcs, *, left, bottom):
         # Along each edge of a rotated map, a coordinate changes less.
         coord.set_ticks(number=8 if is_rotated else 5)
         coord.set_ticklabel(exclude_overlapping=True, size='small')
+        if coord.get_format_unit() == u.hourangle:
+            # The default is mathtext, whose parser takes as long as the
+            # rest of the figure.
+            coord.set_separator(('ʰ', 'ᵐ', 'ˢ'))
         if is_rotated:
             coord.grid(color=_SOURCE_COLOR, alpha=0.25, linewidth=0.5)
 
