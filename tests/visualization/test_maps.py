@@ -419,7 +419,7 @@ def test_units_give_short_numbers_on_the_bars():
 
 @pytest.mark.parametrize(
     ('unit', 'factor', 'label'),
-    [('MJy / sr', 1, 'MJy'), ('K', 1, 'K'), ('', 1, '$')],
+    [('MJy / sr', 1, 'MJy'), ('K', 1, 'K'), ('', 1, 'asinh scale')],
 )
 def test_units_that_take_no_prefix_are_kept(unit, factor, label):
     data = np.linspace(0, 500 * factor, 4800).reshape(SHAPE)
