@@ -64,7 +64,10 @@ def run_process(command, cwd=None):
         process = subprocess.Popen(
             [str(part) for part in command], cwd=cwd, stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **threads, 'MPLBACKEND': 'agg'})
+            # Others are compiled when they are installed; a program in a
+            # source tree is compiled once if this is allowed.
+            env={**os.environ, **threads, 'MPLBACKEND': 'agg',
+                 'PYTHONDONTWRITEBYTECODE': ''})
         end = time.monotonic() + TIME_LIMIT
         pid = 0
         while pid == 0 and time.monotonic() < end:
