@@ -35,7 +35,7 @@ _MINUS = str.maketrans('\N{MINUS SIGN}\N{EN DASH}', '--')
 
 def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     """
-    Read a column as float64 angles.
+    Read a column of numbers or strings as float64 angles.
 
     Parameters
     ----------
@@ -46,11 +46,8 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     unit : `~astropy.units.Unit`
         The unit of the result, and of numbers without a unit.
 
-    name : str
-        The name of the column.
-
-    where : str, optional
-        The file or table, for the messages.
+    name, where : str
+        The names of the column and of the file or table, for the messages.
 
     sexagesimal : `~astropy.units.Unit` or `None`, optional
         The unit of the first part of strings such as ``'05:35:14.5'``,
@@ -62,11 +59,6 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     angles : `~astropy.units.Quantity`
         The angles in ``unit``; NaN where the column is masked, blank or
         not finite.
-
-    Raises
-    ------
-    CatalogError
-        If the column does not contain one angle per row.
 
     Examples
     --------
@@ -127,16 +119,6 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
 def show_value(value):
     """
     Return a value as text for a message, in at most 60 characters.
-
-    Parameters
-    ----------
-    value : object
-        The value.
-
-    Returns
-    -------
-    text : str
-        The text.
     """
     if isinstance(value, np.generic):
         value = value.item()

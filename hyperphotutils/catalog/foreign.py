@@ -38,16 +38,6 @@ def describe_error(error):
     """
     Return the message of an error of another package in one line.
 
-    Parameters
-    ----------
-    error : Exception
-        The error.
-
-    Returns
-    -------
-    text : str
-        The line.
-
     Examples
     --------
     >>> from hyperphotutils.catalog.foreign import describe_error
@@ -69,18 +59,7 @@ def refuse_compressed(file, path):
     """
     Raise an error for a compressed file, which may expand without limit.
 
-    Parameters
-    ----------
-    file : binary file
-        The file, positioned at its beginning before and after the call.
-
-    path : str or `~pathlib.Path`
-        Its name.
-
-    Raises
-    ------
-    CatalogError
-        If the file is compressed.
+    The file is at its beginning before and after the call.
     """
     if file.read(6).startswith(_COMPRESSED):
         msg = f"'{path}' is compressed: decompress it first"
@@ -90,19 +69,9 @@ def refuse_compressed(file, path):
 
 def refuse_deep_yaml(text):
     """
-    Raise an error for YAML that is nested too deeply.
+    Raise a `ValueError` for YAML with more than 100 levels.
 
     The run time of PyYAML grows with the square of the depth.
-
-    Parameters
-    ----------
-    text : str
-        The text.
-
-    Raises
-    ------
-    ValueError
-        If the text has more than 100 levels.
 
     Examples
     --------

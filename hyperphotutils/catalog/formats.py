@@ -276,16 +276,6 @@ def read_catalog(path, *, format=None):  # noqa: A002
 def read_table(path, *, format=None):  # noqa: A002
     """
     Read a table as `read_catalog`, but keep units unknown to astropy.
-
-    Parameters
-    ----------
-    path, format : optional
-        See `read_catalog`.
-
-    Returns
-    -------
-    table : `~astropy.table.Table`
-        The table.
     """
     path = Path(path)
     if format is not None or path.suffix.lower() in _SUFFIXES:

@@ -44,26 +44,9 @@ _FRAME_LINE = re.compile(r'RA, DEC in (.+); PA East of North in (.+)$')
 
 def make_hyper_table(table, map_id):
     """
-    Return a table with the columns of Hyper's catalogs.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        The sources.
-
-    map_id : str
-        The name of the map.
-
-    Returns
-    -------
-    table : `~astropy.table.Table`
-        The columns, see `~hyperphotutils.catalog.write_catalog`, with
-        ``meta['comments']`` for the header.
-
-    Raises
-    ------
-    CatalogError
-        If a needed column is missing.
+    Return a table with the columns of Hyper's catalogs, which
+    `~hyperphotutils.catalog.write_catalog` lists, and the comments of the
+    header in ``meta['comments']``.
     """
     missing = [name for name in ('id', 'amplitude_fit')
                if name not in table.colnames]
@@ -95,17 +78,7 @@ def make_hyper_table(table, map_id):
 
 def units_of_comments(table):
     """
-    Return the units of columns from the comments of a table.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        A table read from a file.
-
-    Returns
-    -------
-    units : dict
-        The `~astropy.units.Unit` by name of the column.
+    Return the units of columns, by name, from the comments of a table.
     """
     units = {}
     for line in table.meta.get('comments', ()):
@@ -121,18 +94,8 @@ def units_of_comments(table):
 
 def frames_of_comments(table):
     """
-    Return the frames of a table's coordinates from its comments.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        A table read from a file.
-
-    Returns
-    -------
-    frames : tuple of two or `None`
-        The frame of RA and DEC, and the frame whose North is the origin
-        of PA; `None` if the comments do not state them.
+    Return the frame of RA and DEC, and the frame whose North is the origin
+    of PA, from the comments of a table; `None` if these do not state them.
     """
     for line in table.meta.get('comments', ()):
         match = _FRAME_LINE.match(line)

@@ -386,24 +386,9 @@ def _assign(rows, band, max_separation):
     """
     Assign the sources of a band to rows, one to one.
 
-    Parameters
-    ----------
-    rows : `~numpy.ndarray` of shape (n, 3)
-        The positions of the rows so far.
-
-    band : `_Band`
-        The band.
-
-    max_separation : float
-        The largest separation in units of the FWHM.
-
-    Returns
-    -------
-    row : 1D `~numpy.ndarray` of int
-        The row for each source, -1 for none.
-
-    n_candidates : 1D `~numpy.ndarray` of int
-        The number of rows near each source.
+    The rows are positions of shape (n, 3), and the separation is in units
+    of the FWHM. Returns the row for each source, -1 for none, and the
+    number of rows near each source.
     """
     n_sources = len(band.table)
     row = np.full(n_sources, -1)

@@ -16,30 +16,10 @@ def atomic_output(path, *, overwrite=False):
     """
     Write a file under a temporary name and rename it when complete.
 
-    This is a context manager. If the block raises an error, the
-    temporary file is removed and ``path`` is not changed.
-
-    Parameters
-    ----------
-    path : str or `~pathlib.Path`
-        The name of the file.
-
-    overwrite : bool, optional
-        Whether an existing file may be replaced.
-
-    Yields
-    ------
-    temporary : `~pathlib.Path`
-        The name to write to, in the same folder and with the same
-        suffixes as ``path``.
-
-    Raises
-    ------
-    FileExistsError
-        If ``path`` exists and ``overwrite`` is `False`.
-
-    OSError
-        If the file cannot be written. The message names ``path``.
+    This is a context manager that returns the name to write to, in the same
+    folder and with the same suffixes as ``path``. If the block raises an
+    error, the temporary file is removed and ``path`` is not changed. Errors
+    name ``path``.
 
     Examples
     --------

@@ -124,27 +124,12 @@ def _canonical(name):
 
 def find_positions(table, where):
     """
-    Find the pairs of columns that are positions.
+    Return the `PositionColumns` of a table in order of preference.
 
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        The table.
-
-    where : str
-        The file or table, for the messages.
-
-    Returns
-    -------
-    pairs : list of `PositionColumns`
-        The pairs in order of preference: equatorial ones whose names
-        state the frame, then RA and DEC, then those of other frames;
-        columns computed by VizieR before the original ones.
-
-    Raises
-    ------
-    CatalogError
-        If there is none, or a column occurs twice.
+    These are equatorial pairs whose names state the frame, then RA and DEC,
+    then those of other frames; columns computed by VizieR before the
+    original ones. Raises a `CatalogError` if there is none, or a column
+    occurs twice.
 
     Examples
     --------
@@ -211,31 +196,12 @@ def _raise_missing(table, where):
 
 def read_positions(table, frame, where):
     """
-    Read the positions of a table.
+    Return the positions of a table as a
+    `~astropy.coordinates.SkyCoord`, and the frame of its position angles,
+    if it differs.
 
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        The table.
-
-    frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame given by the user.
-
-    where : str
-        The file or table, for the messages.
-
-    Returns
-    -------
-    sky : `~astropy.coordinates.SkyCoord`
-        The positions.
-
-    north : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame of position angles, if it differs.
-
-    Raises
-    ------
-    CatalogError
-        If the positions cannot be read, or their frame is unknown.
+    ``frame`` is that given by the user, or `None`; ``where`` names the table
+    in messages.
 
     Examples
     --------
@@ -389,28 +355,10 @@ def _check_pairs(sky, pair, table, other, where):
 
 def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
     """
-    Return positions from angles.
+    Return positions from angles, NaN where one of the angles is.
 
-    Parameters
-    ----------
-    lon, lat : `~astropy.units.Quantity`
-        The angles.
-
-    frame : `~astropy.coordinates.BaseCoordinateFrame`
-        Their frame.
-
-    lon_name, lat_name, where : str
-        The names of the columns and of the table, for the messages.
-
-    Returns
-    -------
-    sky : `~astropy.coordinates.SkyCoord`
-        The positions, NaN where one of the angles is.
-
-    Raises
-    ------
-    CatalogError
-        If an angle is out of range.
+    The names of the columns and of the table are for the error about angles
+    out of range.
     """
     for values, limit, name in ((lon, 360.0, lon_name),
                                 (lat, 90.0, lat_name)):
@@ -428,23 +376,9 @@ def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):
 
 def read_frame(frame):
     """
-    Parse the frame given by the user.
+    Return the frame given by the user, as a name or a frame, without data.
 
-    Parameters
-    ----------
-    frame : str, `~astropy.coordinates.BaseCoordinateFrame` or \
-            `~astropy.coordinates.SkyCoord`
-        The frame or its name.
-
-    Returns
-    -------
-    frame : `~astropy.coordinates.BaseCoordinateFrame`
-        The frame without data.
-
-    Raises
-    ------
-    ValueError
-        If it is not a frame in which sources are fixed.
+    Raises a `ValueError` if it is not a frame in which sources are fixed.
     """
     if isinstance(frame, BaseCoordinateFrame | SkyCoord):
         blank = getattr(frame, 'frame', frame)

@@ -22,40 +22,18 @@ _COLUMN_LINE = re.compile(
 
 def find_separator(line):
     """
-    Return the separator of a line with the names of columns.
-
-    Parameters
-    ----------
-    line : str
-        The line.
-
-    Returns
-    -------
-    separator : str or `None`
-        The first of tab, ``';'``, ``'|'`` and ``','`` that occurs.
+    Return the first of tab, ``';'``, ``'|'`` and ``','`` that occurs in a
+    line with the names of columns, or `None`.
     """
     return next((mark for mark in _SEPARATORS if mark in line), None)
 
 
 def read_lines(file):
     """
-    Read the lines of a text file.
+    Return the lines of a binary file, in which bytes that are not UTF-8
+    become escape sequences.
 
-    Parameters
-    ----------
-    file : binary file
-        The file, in UTF-8; other bytes become escape sequences.
-
-    Returns
-    -------
-    lines : list of str
-        The lines. (astropy would treat a string with one line as a file
-        name, and open it.)
-
-    Raises
-    ------
-    ValueError
-        If the file is binary.
+    astropy would treat a string with one line as a file name, and open it.
     """
     content = file.read()
     if b'\0' in content:
@@ -67,26 +45,12 @@ def read_lines(file):
 
 def read_separated(lines):
     """
-    Read a table of separated values.
+    Read a table from lines of separated values.
 
     The first line that is not a comment has the names. In files of
-    VizieR, a line of units and a line of dashes follow.
-
-    Parameters
-    ----------
-    lines : list of str
-        The lines of the file.
-
-    Returns
-    -------
-    table : `~astropy.table.Table`
-        The table, with the units and descriptions of the file, and the
-        lines that begin with ``#`` as ``meta['comments']``.
-
-    Raises
-    ------
-    CatalogError
-        If the file contains several tables.
+    VizieR, a line of units and a line of dashes follow. The table has the
+    units and descriptions of the file, and the lines that begin with ``#``
+    as ``meta['comments']``.
 
     Examples
     --------

@@ -93,21 +93,11 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
 
 def to_readable_units(table):
     """
-    Convert a table to units in which a person reads it.
+    Return a table in the units in which a person reads it.
 
     Fluxes are in Jy, mJy, or uJy, so that their median has few digits;
     peaks and backgrounds are per beam, if its area is known. Columns in
     other units are kept.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The sources. It is not changed.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The sources in other units.
     """
     for key, kinds in (('peak_unit', (_PER_PIXEL, _PER_BEAM)),
                        ('flux_unit', (u.Jy,))):

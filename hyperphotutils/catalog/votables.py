@@ -15,21 +15,9 @@ _MAX_DEPTH = 100
 
 def check_votable(content):
     """
-    Raise an error for a VOTable that refers to another file.
-
-    astropy opens the file or URL of a ``STREAM``; entities may expand
-    without limit.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-
-    Raises
-    ------
-    CatalogError
-        If it has a ``STREAM`` with ``href``, defines entities, or is
-        nested too deeply.
+    Raise an error for a VOTable with a ``STREAM`` that refers to another
+    file, which astropy would open, with entities, which may expand without
+    limit, or with deep nesting.
 
     Examples
     --------

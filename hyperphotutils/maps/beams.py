@@ -361,23 +361,10 @@ def _measured_beam(measured, stated, *size):
 
 def check_measured_beam(fwhm, beam, origin):
     """
-    Check that the FWHM of a measured beam agrees with a stated beam.
+    Raise an error if the FWHM of a measured beam, the geometric mean of its
+    axes, differs by more than 20 percent from a stated beam.
 
-    Parameters
-    ----------
-    fwhm : `~astropy.units.Quantity`
-        The geometric mean of the FWHMs of the measured beam.
-
-    beam : `~radio_beam.Beam` or `None`
-        The stated beam.
-
-    origin : str
-        Where it is stated, for the message.
-
-    Raises
-    ------
-    MapError
-        If they differ by more than 20 percent.
+    ``origin`` says where that beam, which may be `None`, is stated.
     """
     if beam is None:
         return

@@ -19,32 +19,12 @@ _REMEDY = 'correct the header, and pass the HDU'
 
 def read_number(header, key, default=None, *, remedy=_REMEDY):
     """
-    Return the value of a keyword as a finite number.
+    Return the value of a keyword as a finite number, or the default if the
+    header does not have it.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    key : str
-        The keyword.
-
-    default : float or `None`, optional
-        The value returned if the header does not have the keyword.
-
-    remedy : str, optional
-        The remedy for an unusable value, for the message.
-
-    Returns
-    -------
-    value : float or `None`
-        The value.
-
-    Raises
-    ------
-    MapError
-        If the value is text, boolean, complex, empty, not finite, or not
-        readable, or if the header has two different values.
+    Raises a `MapError`, with the ``remedy``, if the value is text, boolean,
+    complex, empty, not finite, or not readable, or if the header has two
+    different values.
 
     Examples
     --------
@@ -73,33 +53,11 @@ def read_number(header, key, default=None, *, remedy=_REMEDY):
 
 def read_text(header, key, default='', *, remedy=_REMEDY):
     """
-    Return the value of a keyword as text.
+    Return the value of a keyword as text without leading and trailing
+    blanks, or the default if there is no value.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    key : str
-        The keyword.
-
-    default : str, optional
-        The value returned if the header does not have the keyword or
-        has no value for it.
-
-    remedy : str, optional
-        The remedy for an unusable value, for the message.
-
-    Returns
-    -------
-    text : str
-        The text without leading and trailing blanks.
-
-    Raises
-    ------
-    MapError
-        If the value is not text or not readable, or if the header has
-        two different values.
+    Raises a `MapError`, with the ``remedy``, if the value is not text or not
+    readable, or if the header has two different values.
 
     Examples
     --------

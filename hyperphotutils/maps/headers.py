@@ -31,17 +31,7 @@ _BLOCK_ROWS = 256
 
 def input_name(path_or_hdu):
     """
-    Return a name for an input in messages.
-
-    Parameters
-    ----------
-    path_or_hdu : object
-        The input.
-
-    Returns
-    -------
-    name : str
-        The name of the file, or the type of the object.
+    Return the name of a file, or the type of an object, for messages.
     """
     if isinstance(path_or_hdu, str | PathLike):
         return str(path_or_hdu)
@@ -50,17 +40,8 @@ def input_name(path_or_hdu):
 
 def as_frequency(frequency):
     """
-    Check the argument ``frequency``, which may be a wavelength.
-
-    Parameters
-    ----------
-    frequency : `~astropy.units.Quantity` or None
-        The argument.
-
-    Returns
-    -------
-    frequency : `~astropy.units.Quantity` or None
-        The frequency in Hz.
+    Return the argument ``frequency``, which may be a wavelength or `None`,
+    in Hz.
     """
     if frequency is None:
         return None
@@ -83,16 +64,6 @@ def as_frequency(frequency):
 def find_all(*finders):
     """
     Call all functions; return their results, or raise all their errors.
-
-    Parameters
-    ----------
-    *finders : callable
-        Functions without arguments that may raise a `MapError`.
-
-    Returns
-    -------
-    found : list
-        Their results.
     """
     found, problems = [], []
     for find in finders:
@@ -107,23 +78,8 @@ def find_all(*finders):
 
 def find_unit(header, unit):
     """
-    Find the unit of the values; return it and its original text.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    unit : `~astropy.units.UnitBase` or None
-        The unit given by the user.
-
-    Returns
-    -------
-    unit : `~astropy.units.UnitBase`
-        The unit.
-
-    text : str
-        The unit as spelled in the file.
+    Return the unit of the values, that given by the user or that of the
+    header, and its text in the file.
     """
     if unit is None:
         text = read_text(header, 'BUNIT', remedy='correct it or give unit=')
@@ -153,42 +109,14 @@ def find_unit(header, unit):
 def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
               header, **meta):
     """
-    Make an image in Jy per pixel from the values in a file.
+    Return an image in Jy per pixel with the ``meta`` that `read_map`
+    describes.
 
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray` of float
-        The values, modified in place.
-
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS.
-
-    areas : `~hyperphotutils.utils.PixelAreas`
-        The solid angles of the pixels.
-
-    unit : `~astropy.units.UnitBase`
-        The unit of the values.
-
-    beam : `~radio_beam.Beam`
-        The beam.
-
-    beam_area : `~astropy.units.Quantity`
-        The solid angle used to convert fluxes per beam.
-
-    frequency : callable
-        Function that returns the frequency or `None`. It may raise a
-        `MapError`, which is ignored unless the frequency is needed.
-
-    header : `~astropy.io.fits.Header`
-        The header, for the name of the object.
-
-    **meta
-        Additional metadata of the image.
-
-    Returns
-    -------
-    image : `~astropy.nddata.CCDData`
-        The image with the ``meta`` that `read_map` describes.
+    The values are modified in place. ``areas`` are the
+    `~hyperphotutils.utils.PixelAreas`, and ``beam_area`` is the solid angle
+    used to convert fluxes per beam. ``frequency`` is a function that
+    returns the frequency or `None`; a `MapError` that it raises is ignored
+    unless the frequency is needed. The header has the name of the object.
     """
     try:
         found = frequency()
@@ -222,25 +150,12 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
 
 def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
     """
-    Convert values to Jy per pixel, with the area of each pixel.
+    Convert values, or errors, to Jy per pixel with the area of each pixel,
+    in place.
 
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray` of float
-        The values, modified in place. Errors of a map are converted in
-        the same way.
-
-    areas : `~hyperphotutils.utils.PixelAreas`
-        The solid angles of the pixels.
-
-    unit, beam_area, frequency
-        See `~hyperphotutils.maps.flux_factor`.
-
-    Raises
-    ------
-    MapError
-        If the unit is not a flux or brightness, or if the beam or the
-        frequency needed for it is missing.
+    The unit, beam area, and frequency are those of
+    `~hyperphotutils.maps.flux_factor`. Raises a `MapError` if the unit is
+    not a flux or brightness, or if what it needs is missing.
     """
     factor = flux_factor(unit, pixel_area=areas.center, beam_area=beam_area,
                          frequency=frequency)

@@ -197,21 +197,12 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False,
 @contextmanager
 def find_image(path_or_hdu, *, ext=None, error_extension=False):
     """
-    Find an image without loading its values.
+    Find an image without loading its values; the arguments are those of
+    `load_image`.
 
-    Parameters
-    ----------
-    path_or_hdu, ext, error_extension
-        See `load_image`.
-
-    Yields
-    ------
-    hdu : HDU
-        The HDU of the image, open within the context.
-
-    about : dict
-        The arguments of `FitsImage` other than the values: ``error`` is
-        missing if ``error_extension`` is `False`.
+    This is a context manager that returns the HDU of the image, and a
+    dictionary with the arguments of `FitsImage` other than the values:
+    ``error`` is missing if ``error_extension`` is `False`.
     """
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
@@ -247,20 +238,7 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
 
 def load_values(hdu, *, dtype=None):
     """
-    Load all values of an image.
-
-    Parameters
-    ----------
-    hdu : HDU
-        The HDU of the image.
-
-    dtype : dtype, optional
-        The type of the result.
-
-    Returns
-    -------
-    values : `~numpy.ndarray`
-        The values.
+    Return all values of the image in an HDU.
     """
     what = (f'the data of the extension {hdu.name or "unnamed"} are not '
             'whole')
@@ -287,11 +265,6 @@ def ignore_repaired():
 def refuse_damage(what):
     """
     Raise a `MapError` instead of astropy's errors for a damaged file.
-
-    Parameters
-    ----------
-    what : str
-        The problem, for the message.
     """
     try:
         yield

@@ -18,22 +18,8 @@ _PRECISION = 1e-6
 
 def as_fill_value(fill_value):
     """
-    Check the argument ``fill_value`` of a reader.
-
-    Parameters
-    ----------
-    fill_value : float, list of float, `None`, or `False`
-        The argument; see `~hyperphotutils.maps.read_map`.
-
-    Returns
-    -------
-    fill_value : tuple of float or `None`
-        The fill values; `None` to recognize them.
-
-    Raises
-    ------
-    TypeError
-        If it has another type.
+    Return the argument ``fill_value`` of a reader as a tuple of float, or
+    `None` to recognize fill values.
     """
     if fill_value is None or fill_value is False:
         return None if fill_value is None else ()
@@ -54,24 +40,10 @@ def as_fill_value(fill_value):
 
 def blank_fill_values(values, fill_value, fwhm):
     """
-    Set the pixels with a fill value to NaN.
+    Set the pixels with a fill value to NaN, in place; return the metadata
+    ``'fill_values'``, those found, and ``'n_fill'``, their number of pixels.
 
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray` of float
-        The values as stored in the file, modified in place.
-
-    fill_value : tuple of float or `None`
-        The result of `as_fill_value`.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    meta : dict
-        ``'fill_values'``, the fill values found, and ``'n_fill'``, the
-        number of their pixels.
+    The FWHM of the beam is in pixels.
     """
     if fill_value is None:
         fill, found = find_fill_values(values, fwhm)

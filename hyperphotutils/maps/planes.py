@@ -212,27 +212,12 @@ class SpectralCubePlanes:
 
 def planes_of_hdu(hdu, shape, *, path=None, number=0):
     """
-    Select the most efficient access to the planes of an image.
+    Return the most efficient function that returns the plane of an image
+    with a given index.
 
-    Parameters
-    ----------
-    hdu : HDU
-        The HDU of the image.
-
-    shape : tuple of int
-        The shape ``(n, ny, nx)``.
-
-    path : str, optional
-        The file, which is opened again for each plane. `None` for an
-        HDU opened by the user, who may have modified it.
-
-    number : int, optional
-        The number of the HDU in the file.
-
-    Returns
-    -------
-    planes : callable
-        Function that returns the plane with a given index.
+    The shape is ``(n, ny, nx)``. The HDU ``number`` of the file ``path`` is
+    opened again for each plane, unless it is `None`: the user, who opened
+    that HDU, may have modified it.
     """
     if path is None:
         return ArrayPlanes(hdu.data.reshape(shape))

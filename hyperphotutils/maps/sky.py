@@ -92,17 +92,8 @@ _UNUSABLE = (WcsError, fits.VerifyError, ValueError, TypeError, KeyError,
 
 def count_axes(header):
     """
-    Return the largest number of an axis with a ``CTYPE``.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    Returns
-    -------
-    n_axes : int
-        The number, 0 if there is none.
+    Return the largest number of an axis with a ``CTYPE``, 0 if there is
+    none.
     """
     return max((int(key[5:]) for key in header
                 if re.fullmatch(r'CTYPE[1-9]\d?', key)), default=0)
@@ -110,22 +101,10 @@ def count_axes(header):
 
 def find_sky_axes(header):
     """
-    Find the celestial axes of a header.
+    Return the numbers of the longitude and latitude axes, counted from 0.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    Returns
-    -------
-    lon, lat : int
-        The numbers of the celestial axes, counted from 0.
-
-    Raises
-    ------
-    MapError
-        If there is not exactly one pair of axes of a known frame.
+    Raises a `MapError` if there is not exactly one pair of axes of a known
+    frame.
     """
     found, others, problem = {}, [], None
     for axis in range(1, count_axes(header) + 1):
@@ -165,29 +144,8 @@ def find_sky_axes(header):
 
 def celestial_wcs(header, shape):
     """
-    Return the celestial WCS of an image.
+    Return the celestial WCS of an image of the shape ``(ny, nx)``.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    shape : tuple of int
-        The shape ``(ny, nx)`` of the image.
-
-    Returns
-    -------
-    wcs : `~astropy.wcs.WCS`
-        The WCS of the image.
-
-    Raises
-    ------
-    MapError
-        If the header has no sky coordinates, if they are invalid, or if
-        the center of the image is not on the sky.
-
-    Notes
-    -----
     Coordinates are ICRS, FK5, FK4, Galactic, ecliptic (the mean ecliptic
     of ``EQUINOX``, `~astropy.coordinates.BarycentricMeanEcliptic`) or
     supergalactic; ``RADESYS`` and ``EQUINOX`` are read as the FITS
@@ -195,6 +153,9 @@ def celestial_wcs(header, shape):
     the edge of a cylindrical projection (CAR, CEA, MER), 180 degrees
     from its reference, the reference longitude is moved to the center of
     the map.
+
+    Raises a `MapError` if the header has no sky coordinates, if they are
+    invalid, or if the center of the image is not on the sky.
 
     References
     ----------
@@ -250,31 +211,13 @@ def celestial_wcs(header, shape):
 
 def select_axes(header, axes, *, strict=True):
     """
-    Copy the linear coordinates of selected axes of a header.
+    Return a header with the ``CRVAL``, ``CRPIX``, ``CDELT``, ``CD``, and
+    ``PC`` of the axes with these numbers, renumbered as 1, 2, ...
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    axes : list of int
-        The numbers of the axes, counted from 1.
-
-    strict : bool, optional
-        Whether ``CRVAL``, ``CRPIX`` and ``CDELT`` are required; if not,
-        their defaults in FITS are used: 0, 0, and 1.
-
-    Returns
-    -------
-    selected : `~astropy.io.fits.Header`
-        ``CRVAL``, ``CRPIX``, ``CDELT``, ``CD``, and ``PC`` of these axes,
-        renumbered as 1, 2, ...
-
-    Raises
-    ------
-    MapError
-        If something is missing, contradictory, or not a number, or if
-        these axes depend on other axes.
+    Unless ``strict``, missing ``CRVAL``, ``CRPIX`` and ``CDELT`` have their
+    defaults in FITS: 0, 0, and 1. Raises a `MapError` if something is
+    missing, contradictory, or not a number, or if these axes depend on other
+    axes.
     """
     made = fits.Header({'NAXIS': len(axes)})
     for number, axis in enumerate(axes, start=1):
@@ -349,25 +292,8 @@ def _copy_rotation(made, header, axes, pc):
 
 def make_wcs(header, what):
     """
-    Return the WCS of a checked header.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    what : str
-        The part of the header to name in an error.
-
-    Returns
-    -------
-    wcs : `~astropy.wcs.WCS`
-        The WCS.
-
-    Raises
-    ------
-    MapError
-        If astropy or wcslib does not accept the header.
+    Return the WCS of a checked header; ``what`` names its part in the error
+    if astropy or wcslib does not accept it.
     """
     try:
         with warnings.catch_warnings():

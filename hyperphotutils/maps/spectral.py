@@ -54,18 +54,7 @@ _FREQUENCIES = (1e6, 1e16)
 
 def find_spectral_axis(header):
     """
-    Find the spectral axis of a header.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    Returns
-    -------
-    axis : int or `None`
-        The number of the first spectral axis, counted from 0; `None` if
-        there is none.
+    Return the number of the first spectral axis, counted from 0, or `None`.
     """
     for axis in range(1, count_axes(header) + 1):
         try:
@@ -79,27 +68,12 @@ def find_spectral_axis(header):
 
 def header_frequency(header):
     """
-    Return the frequency of a map from its header.
+    Return the frequency of a map in Hz from its header, or `None`.
 
     The spectral axis, if there is one, has the frequency of the band;
     for velocities, it is the frequency at that velocity. RESTFRQ is used
     only without such an axis, since in continuum maps it is often the
     frequency of some line in the band.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    Returns
-    -------
-    frequency : `~astropy.units.Quantity` or `None`
-        The frequency in Hz; `None` if there is none.
-
-    Raises
-    ------
-    MapError
-        If the header has an invalid frequency.
     """
     rest = rest_frequency(header)
     axis = find_spectral_axis(header)
@@ -116,22 +90,8 @@ def header_frequency(header):
 
 def rest_frequency(header):
     """
-    Return the rest frequency of the line from a header.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    Returns
-    -------
-    frequency : `~astropy.units.Quantity` or `None`
-        The frequency in Hz; `None` if there is none or it is zero.
-
-    Raises
-    ------
-    MapError
-        If it is not a number.
+    Return the rest frequency of the line in Hz from a header; `None` if
+    there is none or it is zero.
     """
     for key, unit in (('RESTFRQ', u.Hz), ('RESTFREQ', u.Hz),
                       ('RESTWAV', u.m)):
@@ -143,35 +103,11 @@ def rest_frequency(header):
 
 def spectral_values(header, axis, n_channels, *, remedy=None):
     """
-    Compute the spectral coordinates of the channels.
+    Return the spectral coordinates of the channels in the unit of the
+    header, and the type of the axis, such as ``'FREQ'`` or ``'VRAD'``.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    axis : int
-        The number of the spectral axis, counted from 0.
-
-    n_channels : int
-        The number of channels. The step is not needed for a single
-        channel.
-
-    remedy : str, optional
-        The remedy for an unusable value, for the message.
-
-    Returns
-    -------
-    values : `~astropy.units.Quantity`
-        The coordinates in the unit of the header.
-
-    kind : str
-        The type of the axis, such as ``'FREQ'`` or ``'VRAD'``.
-
-    Raises
-    ------
-    MapError
-        If they are missing or invalid.
+    The axis is counted from 0. The step is not needed for a single channel.
+    Raises a `MapError`, with the ``remedy``, if they are missing or invalid.
     """
     number = axis + 1
     ctype = read_text(header, f'CTYPE{number}').upper()
@@ -223,24 +159,8 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
 
 def to_frequency(values, kind, rest):
     """
-    Convert spectral coordinates to frequencies.
-
-    Parameters
-    ----------
-    values : `~astropy.units.Quantity`
-        The coordinates.
-
-    kind : str
-        The type of the axis.
-
-    rest : `~astropy.units.Quantity` or `None`
-        The rest frequency, needed for velocities.
-
-    Returns
-    -------
-    frequencies : `~astropy.units.Quantity` or `None`
-        The frequencies in Hz; `None` if velocities have no rest
-        frequency.
+    Return spectral coordinates of a type of axis as frequencies in Hz;
+    `None` for velocities without the frequency at rest.
     """
     if values.unit.is_equivalent(u.Hz, u.spectral()):
         with np.errstate(divide='ignore'):

@@ -51,28 +51,13 @@ _AGAIN = 'make or fetch it again'
 
 def check_structure(path):
     """
-    Check the headers of all HDUs of a FITS file.
+    Check the headers of all HDUs of a FITS file, which may be compressed by
+    gzip, bzip2, or xz.
 
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file, which may be compressed by gzip, bzip2, or xz.
-
-    Returns
-    -------
-    n_hdus, n_whole : int or `None`
-        The number of HDUs, and the number of leading HDUs with complete
-        values; `None` for other kinds of compression, which are left to
-        astropy.
-
-    Raises
-    ------
-    MapError
-        If the file is empty or not FITS, if a header does not end, or if
-        it declares an impossible size of the data.
-
-    OSError, EOFError
-        If the file cannot be read or decompressed.
+    Returns the number of HDUs, and the number of leading HDUs with complete
+    values; `None` for other kinds of compression, which are left to
+    astropy. Raises a `MapError` if the file is empty or not FITS, if a
+    header does not end, or if it declares an impossible size of the data.
     """
     with path.open('rb') as file:
         magic = file.read(6)

@@ -228,19 +228,8 @@ def check_psfs(config, jobs):
     Check the measured beams of all jobs against the headers of their
     maps, before any map is measured.
 
-    Parameters
-    ----------
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    jobs : list of `~hyperphotutils.pipeline.MapJob`
-        The jobs.
-
-    Raises
-    ------
-    ConfigError
-        If a beam cannot be used, or contradicts a header or
-        ``input.beam`` or ``input.survey``.
+    Raises a `ConfigError` if a beam cannot be used, or contradicts a header,
+    ``input.beam``, or ``input.survey``.
     """
     problems, beams = [], {}
     for job in jobs:

@@ -23,30 +23,11 @@ _MATCH_RADIUS = 0.5
 
 def write_example(directory):
     """
-    Write the simulated map and its true sources.
+    Write the simulated map and its true sources; return the path of the
+    map and the `~hyperphotutils.datasets.SimulatedMap`.
 
-    Files of an earlier example are replaced.
-
-    Parameters
-    ----------
-    directory : str or path-like
-        The folder, which is made if it does not exist.
-
-    Returns
-    -------
-    path : `~pathlib.Path`
-        The map.
-
-    simulated : `~hyperphotutils.datasets.SimulatedMap`
-        The map and its truth.
-
-    Raises
-    ------
-    FileExistsError
-        If a file of the same name does not belong to an example.
-
-    OSError
-        If the files cannot be written.
+    Files of an earlier example are replaced; a `FileExistsError` is raised
+    for files of the same name that do not belong to one.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -70,20 +51,7 @@ def write_example(directory):
 
 def compare_with_truth(table, simulated):
     """
-    Return a summary of the accuracy of the measured sources.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The result.
-
-    simulated : `~hyperphotutils.datasets.SimulatedMap`
-        The map and its truth.
-
-    Returns
-    -------
-    lines : list of str
-        The lines of the summary.
+    Return the lines of a summary of the accuracy of the measured sources.
     """
     truth = simulated.truth
     fwhm = simulated.image.meta['beam_fwhm_pix']

@@ -108,20 +108,7 @@ class TileSize(NamedTuple):
 
 def find_tiles(job, config):
     """
-    Return how a map is read and divided into tiles.
-
-    Parameters
-    ----------
-    job : `~hyperphotutils.pipeline.MapJob`
-        The map.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    Returns
-    -------
-    tiles : `TileSize`
-        The tiles.
+    Return the `TileSize` with which a map is read and measured.
     """
     if config.fit.tile_size == 0 or config.run.detection_only:
         return TileSize(0)
@@ -486,30 +473,9 @@ def extract_map(path, config, *, progress_bar=False):
     """
     Read a map, and detect, fit, and measure its sources.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The FITS file.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    progress_bar : bool, optional
-        Whether to show the progress of the fits.
-
-    Returns
-    -------
-    extraction : `Extraction`
-        The result.
-
-    Raises
-    ------
-    ~hyperphotutils.maps.MapError
-        If the map cannot be used.
-
-    ValueError
-        If the configuration is not suitable for the map, for example if
-        the map is smaller than the filter.
+    Raises a `~hyperphotutils.maps.MapError` if the map cannot be used, and
+    a `ValueError` if the configuration is not suitable for it, for example
+    if the map is smaller than the filter.
     """
     start = time.perf_counter()
     image = read_input(path, config.input, psf=config.input.psf)
@@ -523,29 +489,9 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     """
     Detect, fit, and measure the sources of a map in memory.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.CCDData`
-        The map, as `~hyperphotutils.maps.read_map` returns it.
-
-    config, progress_bar
-        See `extract_map`.
-
-    tiles : object, optional
-        How the map is measured in tiles, for `MapKind`.
-
-    Returns
-    -------
-    extraction : `Extraction`
-        The result.
-
-    Raises
-    ------
-    ~hyperphotutils.maps.MapError
-        If the map of weights cannot be used.
-
-    ValueError
-        If the configuration is not suitable for the map.
+    The ``image`` is one of `~hyperphotutils.maps.read_map`; ``tiles`` says
+    how `MapKind` measures it in tiles. The errors are those of
+    `extract_map`.
     """
     start = time.perf_counter()
     if config.run.detection_only:
@@ -619,31 +565,10 @@ def read_input(path, options, *, dtype=float, psf=None):
     """
     Read a map with the section ``input`` of a configuration.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The FITS file.
-
-    options : `~hyperphotutils.pipeline.InputOptions`
-        The section, of which ``psf`` is not used.
-
-    psf : str or `None`, optional
-        The file of the measured beam.
-
-    dtype : dtype, optional
-        The type of the values.
-
-    Returns
-    -------
-    image : `~astropy.nddata.CCDData`
-        The map in Jy/pixel, with the
-        `~hyperphotutils.blend.BeamProfile` in ``meta['psf']`` if the beam
-        is measured.
-
-    Raises
-    ------
-    ~hyperphotutils.maps.MapError
-        If the map cannot be used.
+    ``psf`` is the file of the measured beam; that of the section, which may
+    be a list, is not used. With it, the
+    `~hyperphotutils.blend.BeamProfile` is in ``meta['psf']`` of the
+    `~astropy.nddata.CCDData`, which is in Jy/pixel.
     """
     if isinstance(psf, tuple):
         msg = (f'{path}: input.psf is a list with one file for each map of a '

@@ -522,29 +522,10 @@ def product_folder(job, record, *, keep=False):
     which is renamed at the end of the block. An existing folder of
     products is kept until then.
 
-    Parameters
-    ----------
-    job : `~hyperphotutils.pipeline.MapJob`
-        The job.
-
-    record : dict
-        The settings and states of input files of the job.
-
-    keep : bool, optional
-        Whether the temporary folder is kept if the block is interrupted
-        or cannot write, so that the next run continues with it. It is
-        not kept after other errors.
-
-    Yields
-    ------
-    folder : `~pathlib.Path`
-        The temporary folder. With ``keep``, it may contain files of an
-        earlier run with the same record.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written. The error names the final file.
+    With ``keep``, the temporary folder is kept if the block is interrupted
+    or cannot write, but not after other errors, so that the next run with
+    the same ``record``, the settings and states of input files, continues
+    with it. An `OSError` names the final file.
     """
     if keep:
         folder = job.folder.with_name(f'.{job.folder.name}.unfinished')

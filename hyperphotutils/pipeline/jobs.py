@@ -248,21 +248,8 @@ def _plan_pairs(config):
 
 def input_files(job, config):
     """
-    Return the files that the result of a job depends on.
-
-    Parameters
-    ----------
-    job : `MapJob`
-        The map.
-
-    config : `PipelineConfig`
-        The configuration.
-
-    Returns
-    -------
-    paths : list of str
-        The file of the map, the other files of the job, and the files
-        that the configuration names.
+    Return the paths of the files that the result of a job depends on: the
+    map, the other files of the job, and those that the configuration names.
     """
     return [job.path, *job.files.values(), *config.shared_files]
 

@@ -41,18 +41,7 @@ _PULLS = 5.0
 
 def write_map_page(path, result, map_id):
     """
-    Write the page of a map.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file. The other products are in the same folder.
-
-    result : `~hyperphotutils.pipeline.extraction.Extraction`
-        The result of the map.
-
-    map_id : str
-        The name of the map.
+    Write the page of a map into the folder of its other products.
     """
     table, image = to_readable_units(result.table), result.image
     images, charts, explanations, rms = None, {}, (), None
@@ -73,21 +62,8 @@ def write_map_page(path, result, map_id):
 
 def write_table_page(path, table, rejected, map_id):
     """
-    Write the page of a catalog without its map.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file. The other products are in the same folder.
-
-    table : `~astropy.table.QTable`
-        The catalog.
-
-    rejected : `~astropy.table.QTable` or `None`
-        The rejected detections.
-
-    map_id : str
-        The name of the map.
+    Write the page of a catalog without its map into the folder of the other
+    products; ``rejected`` may be `None`.
     """
     area = table.meta.get('beam_area_pix')
     charts, explanations = {}, ()
@@ -106,18 +82,7 @@ def write_table_page(path, table, rejected, map_id):
 
 def write_cube_page(path, result, map_id):
     """
-    Write the page of a cube.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file. The other products are in the same folder.
-
-    result : `~hyperphotutils.pipeline.cubes.CubeResult`
-        The result of the cube.
-
-    map_id : str
-        The name of the cube.
+    Write the page of a cube into the folder of its other products.
     """
     channels = result.all_channels
     number = np.asarray(channels['channel'])
@@ -151,15 +116,8 @@ def write_cube_page(path, result, map_id):
 
 def write_run_page(path, outcomes):
     """
-    Write the page of a run, with a link to the page of each map.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file, in the output directory.
-
-    outcomes : list of `~hyperphotutils.pipeline.MapOutcome`
-        The outcomes of the maps.
+    Write the page of a run, with a link to the page of each map, into its
+    output directory.
     """
     failed = [bool(item.reason) for item in outcomes]
     table = QTable({

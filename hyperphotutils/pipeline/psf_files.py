@@ -14,18 +14,8 @@ __all__ = ['open_psf']
 
 def open_psf(path):
     """
-    Read a PSF from a file, or an image of it.
-
-    Parameters
-    ----------
-    path : str or path-like
-        A file of `~hyperphotutils.psf.EmpiricalPSF`, a ``.psf`` file of
-        PSFEx, or an image.
-
-    Returns
-    -------
-    psf : `~hyperphotutils.psf.EmpiricalPSF`
-        The PSF.
+    Read an `~hyperphotutils.psf.EmpiricalPSF` from its file, a ``.psf``
+    file of PSFEx, or an image.
     """
     with fits.open(path) as hdus:
         is_psf = any(isinstance(hdu, fits.BinTableHDU) or hdu.name == 'PSF'

@@ -126,17 +126,7 @@ def recover_map(path, config, directory, *, overwrite=False,
 
 def summarize_recovery(result):
     """
-    Return a summary of the result.
-
-    Parameters
-    ----------
-    result : `~hyperphotutils.photometry.RecoveryResult`
-        The result.
-
-    Returns
-    -------
-    lines : list of str
-        The lines of the summary.
+    Return the lines of a summary of the result.
     """
     table = result.table
     lines = [f'{table["n_recovered"].sum()} of {table["n_injected"].sum()} '

@@ -33,22 +33,11 @@ __all__ = []  # shared by the modules of the pipeline only
 
 def restore_pages(directory):
     """
-    Write the pages of an earlier run again, from its files.
+    Write the pages of an earlier run again, from its files; return their
+    paths.
 
-    Parameters
-    ----------
-    directory : `~pathlib.Path`
-        The output directory of the run, or the folder of one map.
-
-    Returns
-    -------
-    paths : list of `~pathlib.Path`
-        The pages.
-
-    Raises
-    ------
-    OutputError
-        If there are no products of a run, or they are of another version.
+    The directory is that of the run, or the folder of one map. Raises an
+    `OutputError` if there are no products, or those of another version.
     """
     folders = [folder for folder in (directory, *sorted(
         item for item in directory.glob('*') if item.is_dir()))

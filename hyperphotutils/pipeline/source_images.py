@@ -53,24 +53,12 @@ class SourceImages(NamedTuple):
 
 def cut_groups(extraction, fit_radius):
     """
-    Cut out the groups of sources of a map.
+    Yield the `SourceImages` of each group of sources of a map.
 
-    Parameters
-    ----------
-    extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        The result of the measurement.
-
-    fit_radius : float
-        The fitting radius in pixels.
-
-    Yields
-    ------
-    part : `SourceImages`
-        A group, with the images ``'data'`` (the map), ``'masked'`` (the
-        map without the sources of other groups, NaN where it was not
-        fitted), ``'model'`` (the sources of the group), ``'residual'``
-        (the map without all sources and background) and
-        ``'background'``.
+    The images are ``'data'`` (the map), ``'masked'`` (the map without the
+    sources of other groups, NaN where it was not fitted), ``'model'`` (the
+    sources of the group), ``'residual'`` (the map without all sources and
+    background) and ``'background'``. The radius is in pixels.
     """
     table = _fitted_rows(extraction)
     for group in np.unique(table['group_id']):
@@ -85,22 +73,11 @@ def cut_groups(extraction, fit_radius):
 
 def cut_sources(extraction, fit_radius):
     """
-    Cut out the sources of a map, without background and neighbors.
+    Yield the `SourceImages` of each source of a map.
 
-    Parameters
-    ----------
-    extraction : `~hyperphotutils.pipeline.extraction.Extraction`
-        The result of the measurement.
-
-    fit_radius : float
-        The fitting radius in pixels.
-
-    Yields
-    ------
-    part : `SourceImages`
-        A source, with the images ``'data'``, ``'deblended'`` (the map
-        without background and all other sources), ``'model'``,
-        ``'residual'`` and ``'background'``.
+    The images are ``'data'``, ``'deblended'`` (the map without background
+    and all other sources), ``'model'``, ``'residual'`` and
+    ``'background'``. The radius is in pixels.
     """
     table = _fitted_rows(extraction)
     # sources are numbered by their ids or, if these are names, their rows

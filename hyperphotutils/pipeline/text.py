@@ -19,25 +19,12 @@ def expand_path(name):
     Expand a leading ``~`` or ``~user``, and ``$NAME`` or ``${NAME}``.
 
     Use it for all names of files and folders in the command line,
-    configurations, and lists of maps, and only once for each.
+    configurations, and lists of maps, and only once for each. Variables are
+    not expanded in the name of an existing file. A leading ``~`` always is;
+    write ``./~name`` for a file of that name.
 
-    Parameters
-    ----------
-    name : str or path-like
-        The name. Variables are not expanded in the name of an existing
-        file. A leading ``~`` always is; write ``./~name`` for a file of
-        that name.
-
-    Returns
-    -------
-    path : str
-        The expanded name.
-
-    Raises
-    ------
-    ValueError
-        If the name is empty or contains the character NUL, or a user or
-        an environment variable is unknown.
+    Raises a `ValueError` if the name is empty or contains the character
+    NUL, or a user or an environment variable is unknown.
 
     Examples
     --------
@@ -86,16 +73,6 @@ def printable(text):
     that are not UTF-8 become escapes with a backslash, so that no file
     name or header can break a line, a table, or a terminal.
 
-    Parameters
-    ----------
-    text : str
-        The text.
-
-    Returns
-    -------
-    line : str
-        The text in one line.
-
     Examples
     --------
     >>> from hyperphotutils.pipeline.text import printable
@@ -120,23 +97,7 @@ def printable(text):
 
 def quote(value):
     """
-    Return the `repr` of a value, cut to 60 characters.
-
-    Parameters
-    ----------
-    value : object
-        The value.
-
-    Returns
-    -------
-    text : str
-        The text for a message.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline.text import quote
-    >>> quote('blob')
-    "'blob'"
+    Return the `repr` of a value for a message, cut to 60 characters.
     """
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
@@ -144,28 +105,7 @@ def quote(value):
 
 def read_text(path):
     """
-    Read a small text file.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-
-    Returns
-    -------
-    text : str
-        The text, without a byte order mark.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-
-    UnicodeDecodeError
-        If the file is not UTF-8.
-
-    ValueError
-        If the file is larger than 16 MiB.
+    Read a UTF-8 file of at most 16 MiB, without a byte order mark.
     """
     # A device such as /dev/zero has no end.
     with open(path, 'rb') as file:  # noqa: PTH123 (a Path would drop ./)
