@@ -169,30 +169,12 @@ def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
 @dataclass(eq=False)
 class _Band:
     """
-    Class for the catalog of a band.
+    Class for the catalog of a band: its sources with a position, their
+    positions in the common frame, the FWHM of its beam in arcsec, and the
+    number of sources without a position.
 
-    Parameters
-    ----------
-    name : str
-        The name of the band.
-
-    table : `~astropy.table.QTable`
-        The sources with a position.
-
-    sky : `~astropy.coordinates.SkyCoord`
-        The positions in the common frame.
-
-    beam : float
-        The FWHM of the beam in arcsec.
-
-    n_lost : int
-        The number of sources without a position.
-
-    row : 1D `~numpy.ndarray` of int, optional
-        The row of the result for each source.
-
-    n_candidates : 1D `~numpy.ndarray` of int, optional
-        The number of rows near each source.
+    ``row`` is the row of the result for each source, and ``n_candidates``
+    the number of rows near it.
     """
 
     name: str

@@ -69,23 +69,10 @@ class PositionColumns:
     """
     Class for two columns of a table that are a position.
 
-    Parameters
-    ----------
-    lon, lat : str
-        The names of the columns.
-
-    frame : `~astropy.coordinates.BaseCoordinateFrame` or `None`
-        The frame that the table states; `None` for RA and DEC without a
-        frame and for columns in the frame of the map.
-
-    equatorial : bool
-        Whether they are right ascension and declination.
-
-    native : bool
-        Whether they are in the frame of the map.
-
-    by_name : bool
-        Whether the frame is known from the names only.
+    ``frame`` is that of the table; `None` for RA and DEC without a frame and
+    for columns in the frame of the map. ``equatorial`` is true for right
+    ascension and declination, ``native`` for columns in the frame of the
+    map, and ``by_name`` if only the names tell the frame.
     """
 
     lon: str

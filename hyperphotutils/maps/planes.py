@@ -35,28 +35,13 @@ __all__ = [
 @dataclass(frozen=True)
 class FilePlanes:
     """
-    Planes of an image in an uncompressed FITS file, each memory-mapped
-    when it is read: no file stays open between two calls.
+    Planes of an image of the shape ``(n, ny, nx)`` in an uncompressed FITS
+    file, each memory-mapped when it is read: no file stays open between two
+    calls.
 
-    Parameters
-    ----------
-    path : str
-        The name of the file.
-
-    offset : int
-        The position of the first value, in bytes.
-
-    stored : str
-        The type of the values in the file.
-
-    shape : tuple of int
-        The shape ``(n, ny, nx)``.
-
-    scale, zero : float
-        The factor and then the offset applied to the stored values.
-
-    blank : int or `None`
-        The integer that marks a missing value.
+    The values of type ``stored`` begin ``offset`` bytes into the file; they
+    are multiplied by ``scale`` before ``zero`` is added, and ``blank`` marks
+    those that are missing.
     """
 
     path: str
@@ -95,21 +80,9 @@ class FilePlanes:
 @dataclass(frozen=True)
 class TiledPlanes:
     """
-    Planes of a tile-compressed image.
+    Planes of a tile-compressed image: the extension ``number`` of a file.
 
-    Parameters
-    ----------
-    path : str
-        The name of the file.
-
-    number : int
-        The number of the extension.
-
-    lead : tuple of int
-        The lengths of the axes other than the two of a plane.
-
-    dtype : `~numpy.dtype`
-        The floating-point type of the values.
+    ``lead`` has the lengths of the axes other than the two of a plane.
     """
 
     path: str
@@ -131,12 +104,7 @@ class TiledPlanes:
 @dataclass(frozen=True, eq=False)
 class ArrayPlanes:
     """
-    Planes of an array in memory.
-
-    Parameters
-    ----------
-    array : 3D `~numpy.ndarray`
-        The values.
+    Planes of a 3D array in memory.
     """
 
     array: np.ndarray
@@ -165,11 +133,6 @@ class ArrayPlanes:
 class SpectralCubePlanes:
     """
     Planes of a cube of spectral-cube, NaN where it is masked.
-
-    Parameters
-    ----------
-    cube : `~spectral_cube.SpectralCube`
-        The cube.
     """
 
     cube: object
@@ -190,11 +153,6 @@ class SpectralCubePlanes:
     def beams_table(self):
         """
         Return the beams of the channels as a table in CASA's format.
-
-        Returns
-        -------
-        table : `~astropy.table.Table`
-            The beams.
         """
         beams = self.cube.beams
         table = Table({

@@ -53,20 +53,10 @@ class MeasuredBeam:
     """
     Class for the measured beam in a file.
 
-    Parameters
-    ----------
-    path : str or path-like
-        A FITS file with the image of the beam, of any size and sampling
-        and with any peak; a file of
-        `~hyperphotutils.psf.EmpiricalPSF`; or a ``.psf`` file of PSFEx.
+    The file is a FITS file with the image of the beam, of any size and
+    sampling and with any peak, a file of
+    `~hyperphotutils.psf.EmpiricalPSF`, or a ``.psf`` file of PSFEx.
 
-    Raises
-    ------
-    ~hyperphotutils.maps.MapError
-        If the file has no beam that can be used.
-
-    Notes
-    -----
     An image with sky coordinates, or with its pixel scale in arcsec in
     ``PIXSCALE``, ``PIXELSCL``, ``PIXSCAL1``, ``SECPIX``, or ``CDELT1``
     with an angular ``CUNIT1``, is interpolated at the pixels of the map
@@ -100,20 +90,8 @@ class MeasuredBeam:
 
     def on_map(self, wcs, shape):
         """
-        Return the beam on the pixels of a map.
-
-        Parameters
-        ----------
-        wcs : `~astropy.wcs.WCS`
-            The celestial WCS of the map.
-
-        shape : tuple of 2 ints
-            Its shape.
-
-        Returns
-        -------
-        beam : `BeamOnMap`
-            The beam.
+        Return the `BeamOnMap` on the pixels of a map with this celestial
+        WCS and shape.
         """
         try:
             image, text = self._resample(wcs, shape)
@@ -182,22 +160,11 @@ class MeasuredBeam:
 
 class BeamOnMap:
     """
-    Class for a measured beam on the pixels of a map.
+    Class for a measured beam on the pixels of a map with this celestial WCS
+    and shape.
 
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image of the beam, with the sum 1 and its center on the
-        central pixel.
-
-    wcs : `~astropy.wcs.WCS`
-        The celestial WCS of the map.
-
-    shape : tuple of 2 ints
-        Its shape.
-
-    text : str
-        A description for the log.
+    The image of the beam has the sum 1 and its center on the central pixel;
+    the text is for the log.
     """
 
     def __init__(self, image, wcs, shape, text):

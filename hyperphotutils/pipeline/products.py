@@ -92,25 +92,11 @@ class Product(NamedTuple):
 
 class Writing(NamedTuple):
     """
-    The arguments of the writer of a product.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file or folder to write.
-
-    result : object
-        The result of the job, such as an
-        `~hyperphotutils.pipeline.extraction.Extraction`.
-
-    job : `~hyperphotutils.pipeline.MapJob`
-        The job.
-
-    config : `~hyperphotutils.pipeline.PipelineConfig`
-        The configuration.
-
-    progress_bar : bool
-        Whether to show a progress bar if writing takes long.
+    The arguments of the writer of a product: the file or folder to write,
+    the result of the job, such as an
+    `~hyperphotutils.pipeline.extraction.Extraction`, the
+    `~hyperphotutils.pipeline.MapJob`, the configuration, and whether to show
+    a progress bar if writing takes long.
     """
 
     path: Path

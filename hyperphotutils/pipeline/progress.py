@@ -8,17 +8,9 @@ __all__ = []  # shared by the modules of the pipeline only
 
 class Stages:
     """
-    A progress bar over the steps of a job.
+    A progress bar over the steps of a job, with these names.
 
     This is a context manager. The bar is removed at the end.
-
-    Parameters
-    ----------
-    names : sequence of str
-        The steps.
-
-    progress_bar : bool
-        Whether the bar is shown.
     """
 
     def __init__(self, names, progress_bar):
@@ -42,11 +34,6 @@ class Stages:
     def begin(self, name):
         """
         Show that a step begins; steps that are left out count as done.
-
-        Parameters
-        ----------
-        name : str
-            The step.
         """
         if self._bar is None:
             return
