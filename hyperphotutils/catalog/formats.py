@@ -608,7 +608,10 @@ def _flatten(table):
         column = table[name]
         if not isinstance(column, SkyCoord):
             continue
-        names, angles = _coordinate_columns(name, column, table.colnames)
+        names = list(column.representation_component_names)[:2]
+        angles = [getattr(column, angle).to(u.deg) for angle in names]
+        if name != 'sky_centroid' or set(names) & set(table.colnames):
+            names = [f'{name}_{angle}' for angle in names]
         index = plain.index_column(name)
         plain.remove_column(name)
         plain.add_columns(angles, names=names, indexes=[index, index])
@@ -630,15 +633,6 @@ def _flatten(table):
              'descriptions': descriptions}
     extra = _for_yaml(extra, {})
     return plain, yaml.dump(extra, sort_keys=False), frames
-
-
-def _coordinate_columns(name, sky, taken):
-    angles = list(sky.representation_component_names)[:2]
-    if name == 'sky_centroid' and not set(angles) & set(taken):
-        names = angles
-    else:
-        names = [f'{name}_{angle}' for angle in angles]
-    return names, [getattr(sky, angle).to(u.deg) for angle in angles]
 
 
 def _unflatten(table, extra):

@@ -426,7 +426,14 @@ def _make_table(bands, n_rows, max_separation, columns):
     reference = np.argmin(np.where(found, beams[:, None], np.inf), axis=0)
     table['reference_band'] = np.array([band.name for band in bands])[
         reference]
-    table['sky_centroid'] = _reference_sky(bands, reference)
+    lon, lat = np.empty((2, n_rows)) * u.deg
+    for number, band in enumerate(bands):
+        own = reference[band.row] == number
+        sphere = band.sky.spherical
+        lon[band.row[own]] = sphere.lon[own]
+        lat[band.row[own]] = sphere.lat[own]
+    table['sky_centroid'] = SkyCoord(
+        lon, lat, frame=bands[0].sky.frame.replicate_without_data())
     for name in _REFERENCE:
         unit = _common_unit(bands, name)
         if unit is not None:
@@ -441,21 +448,6 @@ def _make_table(bands, n_rows, max_separation, columns):
         'max_separation': max_separation,
         'n_without_position': sum(band.n_lost for band in bands)}
     return describe_columns(table)
-
-
-def _reference_sky(bands, reference):
-    """
-    Return the position of each row in its reference band.
-    """
-    n_rows = len(reference)
-    lon, lat = np.empty((2, n_rows)) * u.deg
-    for number, band in enumerate(bands):
-        own = reference[band.row] == number
-        sphere = band.sky.spherical
-        lon[band.row[own]] = sphere.lon[own]
-        lat[band.row[own]] = sphere.lat[own]
-    return SkyCoord(lon, lat,
-                    frame=bands[0].sky.frame.replicate_without_data())
 
 
 def _common_unit(bands, name):

@@ -226,7 +226,13 @@ def _state_frame(pair, table, comments, where):
         stated = comments
     for name in (pair.lon, pair.lat):
         if stated is None:
-            stated = _frame_of_column(table[name])
+            # by the VOTable's system or by the description
+            column = table[name]
+            words = (getattr(column, 'meta', None) or {}).get('coosys')
+            if words is None:
+                words = getattr(getattr(column, 'info', None),
+                                'description', None) or ''
+            stated = _frame_of_words(str(words))
     if stated is None and pair.frame is None and not pair.native:
         stated = _frame_of_header(table.meta)
     if stated is None:
@@ -241,15 +247,6 @@ def _state_frame(pair, table, comments, where):
         raise CatalogError(msg)
     if named is None or named.name == 'fk5':
         pair.frame, pair.by_name = stated, False
-
-
-def _frame_of_column(column):
-    # by the VOTable's system or by the description
-    meta = getattr(column, 'meta', None) or {}
-    if 'coosys' in meta:
-        return _frame_of_words(str(meta['coosys']))
-    info = getattr(column, 'info', None)
-    return _frame_of_words(str(getattr(info, 'description', None) or ''))
 
 
 def _frame_of_header(meta):

@@ -166,7 +166,14 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
         where = 'the lists of positions'
         ids, sky = _read_lists(x, y, frame)
     else:
-        where, table = _open_table(source, format)
+        if isinstance(source, Table):
+            where, table = 'the table of sources', source
+        elif isinstance(source, str | Path):
+            where, table = f"'{source}'", read_table(source, format=format)
+        else:
+            msg = ('source must be a file or an astropy Table: got '
+                   f'{type(source).__name__}')
+            raise TypeError(msg)
         ids, sky, found = _read_columns(table, frame, where)
         if found and shape:
             msg = (f'{where} has shapes already: leave out '
@@ -206,17 +213,6 @@ def _read_lists(x, y, frame):
         raise ValueError(msg)
     sky = make_sky(lon, lat, frame, 'x', 'y')
     return np.arange(1, len(lon) + 1), sky
-
-
-def _open_table(source, format):  # noqa: A002
-    # the name of the table in messages, and the table
-    if isinstance(source, Table):
-        return 'the table of sources', source
-    if not isinstance(source, str | Path):
-        msg = ('source must be a file or an astropy Table: got '
-               f'{type(source).__name__}')
-        raise TypeError(msg)
-    return f"'{source}'", read_table(source, format=format)
 
 
 def _read_columns(table, frame, where):

@@ -87,7 +87,14 @@ def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
         area = _beam_area(beam_area_pix, result)
         _convert_columns(result, unit, (_PER_PIXEL, _PER_BEAM), 'peak_unit',
                          area)
-        _convert_rms(result.meta, unit, area)
+        rms = result.meta.get('rms')
+        if isinstance(rms, u.Quantity) and any(
+                rms.unit.is_equivalent(kind)
+                for kind in (_PER_PIXEL, _PER_BEAM)):
+            if np.ndim(area) == 1:
+                # a single value for the map: use the beam at its center
+                area = result.meta.get('beam_area_pix', np.nanmedian(area))
+            result.meta['rms'] = _convert(rms, unit, area)
     return result
 
 
@@ -111,7 +118,11 @@ def to_readable_units(table):
         area = _beam_area(None, table) if key == 'peak_unit' else None
         unit = (kinds[0] if first.unit.is_equivalent(kinds[0])
                 and area is None else kinds[-1])
-        unit *= _prefix(_convert(first, unit, area).value) / u.Jy
+        values = np.abs(_convert(first, unit, area).value)
+        values = values[np.isfinite(values) & (values != 0.0)]
+        typical = np.median(values) if len(values) else 1.0
+        unit *= next((prefix for prefix in (u.Jy, u.mJy)
+                      if typical >= 0.3 * prefix.to(u.Jy)), u.uJy) / u.Jy
         if all(table[name].unit == unit for name in names):
             continue
         table = convert_flux_units(table, **{key: unit})
@@ -120,16 +131,6 @@ def to_readable_units(table):
 
 # The columns that prefixes of units are chosen for
 _LEADING = ('amplitude_fit', 'flux_fit', 'peak')
-
-
-def _prefix(values):
-    """
-    Return the unit out of Jy, mJy, and uJy for some values in Jy.
-    """
-    values = np.abs(values[np.isfinite(values) & (values != 0.0)])
-    typical = np.median(values) if len(values) else 1.0
-    return next((unit for unit in (u.Jy, u.mJy)
-                 if typical >= 0.3 * unit.to(u.Jy)), u.uJy)
 
 
 def _parse(name, unit, kinds, examples):
@@ -194,16 +195,3 @@ def _convert(values, unit, area):
     if values.unit.is_equivalent(_PER_BEAM):
         return (values / per_beam).to(unit)
     return (values * per_beam).to(unit)
-
-
-def _convert_rms(meta, unit, area):
-    # in place
-    rms = meta.get('rms')
-    if not isinstance(rms, u.Quantity):
-        return
-    if np.ndim(area) == 1:
-        # a single value for the map: use the beam at its center
-        area = meta.get('beam_area_pix', np.nanmedian(area))
-    if any(rms.unit.is_equivalent(kind)
-           for kind in (_PER_PIXEL, _PER_BEAM)):
-        meta['rms'] = _convert(rms, unit, area)

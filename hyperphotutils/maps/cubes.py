@@ -233,7 +233,8 @@ class MapCube:
             return calibrate(
                 values, self.wcs.deepcopy(), areas=self.pixel_areas,
                 unit=unit, beam=beam, beam_area=beam_area,
-                frequency=partial(self._frequency, index),
+                frequency=lambda: (None if self.frequencies is None
+                                   else self.frequencies[index]),
                 header=self.header, original_unit=text,
                 survey=None if survey is None else survey.name,
                 filename=self.filename, extension=self.extension,
@@ -366,13 +367,6 @@ class MapCube:
                 u.Hz, u.spectral()):
             rest = rest_frequency(self.header)
         return to_frequency(self.spectral_axis, self.spectral_type, rest)
-
-    def _frequency(self, index):
-        """
-        Return the frequency of a channel, `None` if it is unknown.
-        """
-        frequencies = self.frequencies
-        return None if frequencies is None else frequencies[index]
 
     def _find(self, *finders):
         """
@@ -514,7 +508,13 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
             else input_name(source))
     try:
         if isinstance(source, tuple):
-            return _from_array(*_check_pair(source), settings, name)
+            if len(source) != 2 or not isinstance(source[1],
+                                                  WCS | fits.Header):
+                msg = ('source must be a file, an HDU, a tuple (array, WCS) '
+                       'or a SpectralCube: got a tuple of '
+                       + ', '.join(type(item).__name__ for item in source))
+                raise TypeError(msg)
+            return _from_array(*source, settings, name)
         if hasattr(source, 'filled_data') and hasattr(source, 'spectral_axis'):
             # make a cube from a cube of spectral-cube
             header = source.header.copy()
@@ -541,18 +541,6 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
-
-
-def _check_pair(source):
-    """
-    Check a tuple of an array and its WCS or header.
-    """
-    if len(source) != 2 or not isinstance(source[1], WCS | fits.Header):
-        msg = ('source must be a file, an HDU, a tuple (array, WCS) or a '
-               'SpectralCube: got a tuple of '
-               + ', '.join(type(item).__name__ for item in source))
-        raise TypeError(msg)
-    return source
 
 
 def _from_array(data, wcs, settings, name):

@@ -112,7 +112,9 @@ def parse_unit(unit):
         # two slashes in a unit are discouraged but unambiguous
         warnings.simplefilter('ignore', u.UnitsWarning)
         try:
-            parsed = None if _is_implausible(spelled) else u.Unit(spelled)
+            parsed = None
+            if len(spelled) <= _MAX_LENGTH and not _HUGE_POWER.search(spelled):
+                parsed = u.Unit(spelled)
         except (ValueError, TypeError, ArithmeticError):
             parsed = None
     if parsed is None:
@@ -120,13 +122,6 @@ def parse_unit(unit):
         msg = f'the unit {shown!r} cannot be read: give unit= as {_ACCEPTED}'
         raise MapError(msg)
     return _check_factor(parsed, unit)
-
-
-def _is_implausible(text):
-    """
-    Whether a text is too long for a unit, or has too large a power.
-    """
-    return len(text) > _MAX_LENGTH or _HUGE_POWER.search(text) is not None
 
 
 def _check_factor(unit, text):
@@ -227,13 +222,6 @@ def _mega_or_milli(word, text):
     raise MapError(msg)
 
 
-def _per_pixel(pixel_area, beam_area, frequency):  # noqa: ARG001
-    """
-    Return 1: a flux per pixel needs no conversion.
-    """
-    return 1.0
-
-
 def _per_beam(pixel_area, beam_area, frequency):  # noqa: ARG001
     """
     Return the number of beams in a pixel.
@@ -242,13 +230,6 @@ def _per_beam(pixel_area, beam_area, frequency):  # noqa: ARG001
         msg = 'a unit per beam needs the beam: give beam= or survey='
         raise MapError(msg)
     return (pixel_area / beam_area).to_value(u.one)
-
-
-def _per_steradian(pixel_area, beam_area, frequency):  # noqa: ARG001
-    """
-    Return the number of steradians in a pixel.
-    """
-    return pixel_area.to_value(u.sr)
 
 
 def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
@@ -270,9 +251,9 @@ def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
 
 # A unit is converted by the first row that it is equivalent to.
 _FACTORS = (
-    (u.Jy / u.pix, _per_pixel),
-    (u.Jy, _per_pixel),
+    (u.Jy / u.pix, lambda *_: 1.0),
+    (u.Jy, lambda *_: 1.0),
     (u.Jy / u.beam, _per_beam),
-    (u.Jy / u.sr, _per_steradian),
+    (u.Jy / u.sr, lambda pixel_area, *_: pixel_area.to_value(u.sr)),
     (u.K, _per_kelvin),
 )

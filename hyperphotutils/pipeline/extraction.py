@@ -334,19 +334,12 @@ class Extraction:
             text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
         text += f', rms {self.rms:.3g} {kind}'
-        if n_different := self._count_flag('beam_mismatch'):
+        if 'flags' in self.table.colnames and (
+                n_different := np.count_nonzero(
+                    self.table['flags'] & FLAGS['beam_mismatch'])):
             text += (f'; {number_of(n_different, "source")} with '
                      'beam_mismatch, see --psf')
         return text
-
-    def _count_flag(self, name):
-        """
-        Count the sources with a flag.
-        """
-        if 'flags' not in self.table.colnames:
-            return 0
-        flags = np.asarray(self.table['flags'], dtype=int)
-        return int(np.count_nonzero(flags & FLAGS[name]))
 
     def describe(self):
         """
@@ -393,6 +386,14 @@ class Extraction:
         Plot the map and the images of the fit.
         """
         from hyperphotutils.visualization import plot_overview
+        from hyperphotutils.visualization.maps import average
+
+        def reduced(image):
+            if image is None:
+                return None
+            stored = StoredImage.find(image.value)
+            values = image.value if stored is None else stored
+            return average(values, None, side) << image.unit
 
         image, meta = self.image, self.image.meta
         side = -(-max(image.shape) // _MAX_PLOTTED)
@@ -401,50 +402,20 @@ class Extraction:
             name: getattr(self, name) for name in names}
         table, wcs, mask = self.table, image.wcs, image.mask
         if side > 1:
-            images = {name: None if one is None else _bin(one, side)
-                      for name, one in images.items()}
-            table, mask = _bin_positions(table, side), None
-            wcs = wcs[::side, ::side]
+            images = {name: reduced(one) for name, one in images.items()}
+            table, mask, wcs = table.copy(), None, wcs[::side, ::side]
+            for name in ('x_fit', 'y_fit', 'x_centroid', 'y_centroid'):
+                if name in table.colnames:
+                    table[name] = (table[name] + 0.5) / side - 0.5
+            for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
+                if name in table.colnames:
+                    table[name] = table[name] / side
         return plot_overview(
             **images, table=table, wcs=wcs, mask=mask,
             rms=None if self.model is None else self.rms,
             title=f'{map_id}: {self.counts}',
             beam=(meta['beam_major_pix'] / side,
                   meta['beam_minor_pix'] / side, meta['beam_theta']))
-
-
-def _bin(image, side):
-    """
-    Return the means of squares of pixels, NaN where all are.
-    """
-    values = image.value
-    stored = StoredImage.find(values)
-    values = values if stored is None else stored
-    shape = [-(-size // side) for size in values.shape]
-    means = np.full(shape, np.nan)
-    for row in range(shape[0]):
-        part = np.full((side, shape[1] * side), np.nan)
-        strip = values[row * side:(row + 1) * side]
-        part[:len(strip), :strip.shape[1]] = strip
-        part = np.swapaxes(part.reshape(side, shape[1], side), 0, 1)
-        number = np.isfinite(part).sum(axis=(1, 2))
-        np.divide(np.nansum(part, axis=(1, 2)), number, out=means[row],
-                  where=number > 0)
-    return means << image.unit
-
-
-def _bin_positions(table, side):
-    """
-    Return the sources in the pixels of `_bin`.
-    """
-    table = table.copy()
-    for name in ('x_fit', 'y_fit', 'x_centroid', 'y_centroid'):
-        if name in table.colnames:
-            table[name] = (table[name] + 0.5) / side - 0.5
-    for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
-        if name in table.colnames:
-            table[name] = table[name] / side
-    return table
 
 
 def _describe_map(image):
@@ -651,21 +622,15 @@ def _measure(image, phot, config, tiles):
     else:
         images = tiles.make_images(phot, image.unit, image.shape)
     if init is not None:
-        _flag_unknown(table, sources)
+        # distinguish sources without a position from sources off the map
+        sky = sources['sky_centroid'].spherical
+        unknown = ~(np.isfinite(sky.lon) & np.isfinite(sky.lat))
+        rows = np.isin(table['id'], sources['id'][unknown])
+        table['flags'][rows] &= ~FLAGS['off_map']
+        table['flags'][rows] |= FLAGS['no_position']
     return Extraction(
         image, table, phot.rms, **images, given=init is not None,
         rejected=phot.rejected if init is None else None)
-
-
-def _flag_unknown(table, sources):
-    """
-    Distinguish sources without a position from sources off the map.
-    """
-    sky = sources['sky_centroid'].spherical
-    unknown = ~(np.isfinite(sky.lon) & np.isfinite(sky.lat))
-    rows = np.isin(table['id'], sources['id'][unknown])
-    table['flags'][rows] &= ~FLAGS['off_map']
-    table['flags'][rows] |= FLAGS['no_position']
 
 
 def _read_weights(image, path):

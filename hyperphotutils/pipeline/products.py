@@ -324,12 +324,6 @@ def _write_source_images(writing):
 
 
 def _write_overview(writing):
-    figure = writing.result.plot_overview(writing.job.map_id)
-    if figure is not None:
-        _save_figure(figure, writing.path)
-
-
-def _save_figure(figure, path):
     """
     Write a figure with a palette of the colors of its images, and grays.
 
@@ -338,6 +332,9 @@ def _save_figure(figure, path):
     import numpy as np
     from PIL import Image
 
+    figure = writing.result.plot_overview(writing.job.map_id)
+    if figure is None:
+        return
     cmaps = {image.cmap.name: image.cmap for axes in figure.axes
              for image in axes.images}
     n_levels = (256 - _N_GRAYS) // len(cmaps)
@@ -352,7 +349,7 @@ def _save_figure(figure, path):
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     # half the time of the default level for a file larger by 5 percent
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(
-        path, dpi=(_DPI, _DPI), compress_level=3)
+        writing.path, dpi=(_DPI, _DPI), compress_level=3)
 
 
 PRODUCTS = (

@@ -85,8 +85,13 @@ def _restore_page(folder):
     Write the page of a map or cube, and return its outcome.
     """
     record = _read_finished(folder)
+    tree = {}
+    for key, value in record['settings'].items():
+        section, _, name = key.partition('.')
+        if name:
+            tree.setdefault(section, {})[name] = value
     try:
-        config = _restore_config(record['settings'])
+        config = PipelineConfig.model_validate(tree)
     except ValidationError as exc:
         msg = (f'{folder}: made by hyperphotutils '
                f'{record["settings"].get("hyperphotutils")}, whose settings '
@@ -113,18 +118,6 @@ def _restore_page(folder):
     return MapOutcome(job, summary=record['summary'],
                       numbers=record['numbers'],
                       table_name=record['table_name'])
-
-
-def _restore_config(settings):
-    """
-    Return the configuration of a record.
-    """
-    tree = {}
-    for key, value in settings.items():
-        section, _, name = key.partition('.')
-        if name:
-            tree.setdefault(section, {})[name] = value
-    return PipelineConfig.model_validate(tree)
 
 
 def _restore_cube(path, folder, config, table, rejected):

@@ -8,6 +8,7 @@ import numpy as np
 
 from hyperphotutils.visualization.maps import (
     asinh_norm,
+    average,
     bar_label,
     bar_ticks,
     draw_sources,
@@ -148,8 +149,11 @@ def plot_channels(cube, table=None, *, background=None, channels=None,
             here = table[np.asarray(table['channel']) == channel]
         if np.isfinite(image).any():
             draw_sources(axes, image, here, _beam(cube, channel), window)
-        axes.set_title(f'{channel}: {_spectral_text(cube, channel)}',
-                       loc='left', size='small')
+        value = cube.spectral_axis[channel]
+        for known in (u.km / u.s, u.GHz):
+            if value.unit.is_equivalent(known):
+                value = value.to(known)
+        axes.set_title(f'{channel}: {value:.7g}', loc='left', size='small')
         axes.set_title(axes.get_title(loc='right'), loc='right',
                        size='small')
     bar = figure.colorbar(shown, cax=figure.add_axes(bar_box), extend='both',
@@ -198,7 +202,12 @@ def _colors(planes, channels):
         msg = (f'channels {", ".join(map(str, channels))} of '
                f'{planes.cube.name} have no values')
         raise ValueError(msg)
-    scale, unit = _readable(values, planes.cube)
+    try:
+        unit = planes.cube.unit
+    except ValueError:
+        scale, unit = 1.0, None
+    else:
+        scale, unit = readable_unit(values, unit)
     values *= scale
     center, noise = np.median(values), robust_std(values)
     lower, upper = np.percentile(values, _PERCENTILES)
@@ -209,32 +218,14 @@ def _colors(planes, channels):
     return asinh_norm(lower, upper, center, width), scale, unit
 
 
-def _readable(values, cube):
-    try:
-        unit = cube.unit
-    except ValueError:
-        return 1.0, None
-    return readable_unit(values, unit)
-
-
 def _draw_plane(axes, image, norm):
     """
     Draw a plane, averaged to the resolution of the panel.
     """
     from matplotlib import colormaps
 
-    ny, nx = image.shape
-    step = -(-max(ny, nx) // _MAX_SIDE)
-    small = image
-    if step > 1:
-        blocks = np.full((-(-ny // step) * step, -(-nx // step) * step),
-                         np.nan)
-        blocks[:ny, :nx] = image
-        blocks = blocks.reshape(blocks.shape[0] // step, step, -1, step)
-        good = np.isfinite(blocks)
-        count = good.sum(axis=(1, 3))
-        small = np.where(count > 0, np.where(good, blocks, 0.0).sum(
-            axis=(1, 3)) / np.maximum(count, 1), np.nan)
+    step = -(-max(image.shape) // _MAX_SIDE)
+    small = average(image, None, step)
     axes.set_facecolor(_MISSING_COLOR)
     extent = (-0.5, small.shape[1] * step - 0.5, -0.5,
               small.shape[0] * step - 0.5)
@@ -242,17 +233,6 @@ def _draw_plane(axes, image, norm):
         np.ma.masked_invalid(small), norm=norm, origin='lower',
         cmap=colormaps[_CMAP].with_extremes(bad=_MISSING_COLOR),
         interpolation='nearest', extent=extent)
-
-
-def _spectral_text(cube, channel):
-    """
-    Return the spectral coordinate in km/s or GHz as text.
-    """
-    value = cube.spectral_axis[channel]
-    for unit in (u.km / u.s, u.GHz):
-        if value.unit.is_equivalent(unit):
-            value = value.to(unit)
-    return f'{value:.7g}'
 
 
 def _beam(cube, channel):

@@ -207,14 +207,20 @@ def plot_background(data, *, model, background, fitted=None, mask=None,
     >>> [axes.get_title(loc='left') for axes in figure.axes if axes.images]
     ['Map', 'Without sources', 'Background', 'Residual']
     """
+    from matplotlib.colors import Normalize
+
     images, unit = check_images(data, mask, model=model,
                                 background=background, rms=rms)
     rms = images.pop('rms', None)
     empty = images['map'] - images.pop('model')
     images['residual'] = empty - _where_known(images['background'])
     whole, background, residual = make_panels(images, rms)
-    background = background._replace(norm=_background_norm(
-        images['background'], empty, residual.norm.vmax))
+    known = images['background'][np.isfinite(images['background'])]
+    if len(known) == 0:
+        known = np.array([np.nanmedian(empty)])
+    margin = 0.6 * residual.norm.vmax
+    background = background._replace(
+        norm=Normalize(known.min() - margin, known.max() + margin))
     panels = [whole, background._replace(title='Without sources',
                                          image=empty), background, residual]
     return _draw(panels, unit, fitted=fitted, table=table, wcs=wcs,
@@ -226,16 +232,6 @@ def _where_known(background):
     Return the background, or 0 if it is NaN everywhere.
     """
     return background if np.isfinite(background).any() else 0.0
-
-
-def _background_norm(background, empty, residual_range):
-    from matplotlib.colors import Normalize
-
-    known = background[np.isfinite(background)]
-    if len(known) == 0:
-        known = np.array([np.nanmedian(empty)])
-    margin = 0.6 * residual_range
-    return Normalize(known.min() - margin, known.max() + margin)
 
 
 def _draw(panels, unit, *, fitted=None, table=None, wcs=None, beam=None,

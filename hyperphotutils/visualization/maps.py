@@ -199,7 +199,10 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    step = _averaging_step(np.shape(data))
+    step = 1
+    if np.ndim(data) == 2:
+        step = max(1, round(np.sqrt(np.size(data))
+                            / (_PANEL_RANGE[1] * _MAX_PIXELS_PER_INCH)))
     images, unit = check_images(data, mask, step=step, background=background,
                                 model=model, residual=residual, rms=rms)
     rms = images.pop('rms', None) if step == 1 else None
@@ -243,16 +246,6 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     return figure
 
 
-def _averaging_step(shape):
-    """
-    Return how many pixels along an axis are averaged to one.
-    """
-    if len(shape) != 2:
-        return 1
-    return max(1, round(np.sqrt(shape[0] * shape[1])
-                        / (_PANEL_RANGE[1] * _MAX_PIXELS_PER_INCH)))
-
-
 def check_images(data, mask, *, rms, step=1, **others):
     """
     Return a dictionary of the images in a readable unit, averaged over
@@ -276,7 +269,7 @@ def check_images(data, mask, *, rms, step=1, **others):
             msg = (f'{name} must be 2D with the shape of data, (ny, nx) = '
                    f'{np.shape(data)}: got {np.shape(image)}')
             raise ValueError(msg)
-        images[name] = _average(image, mask, step)
+        images[name] = average(np.asarray(image), mask, step)
     if np.isnan(images['map']).all():
         msg = 'data has no finite pixel'
         raise ValueError(msg)
@@ -286,12 +279,13 @@ def check_images(data, mask, *, rms, step=1, **others):
     return {name: image * scale for name, image in images.items()}, unit
 
 
-def _average(image, mask, step):
+def average(image, mask, step):
     """
     Return the means of the finite unmasked pixels in squares with sides
     of ``step`` pixels; NaN where more than half of them are missing.
+
+    A few rows are read at a time, as an image may be in a file.
     """
-    image = np.asarray(image)
     mask = None if mask is None else np.asarray(mask, dtype=bool)
     ny, nx = image.shape
     columns = np.arange(0, nx, step)
@@ -386,6 +380,8 @@ def make_panels(images, rms):
     Map and background have the same scale, so that they can be compared.
     That of the model is the same minus the median of the map.
     """
+    from matplotlib.colors import Normalize
+
     lower, upper = _limits(images['map'], _PERCENTILES)
     center = np.nanmedian(images['map'])
     noise = robust_std(images['map'])
@@ -403,20 +399,14 @@ def make_panels(images, rms):
         panels.append(Panel('Model', images['model'], _IMAGE_CMAP, norm,
                              'max'))
     if 'residual' in images:
-        panels.append(_residual_panel(images['residual'], rms))
+        if rms is None:
+            rms = robust_std(images['residual'])
+        limit = _RESIDUAL_RANGE * float(rms)
+        if not limit > 0:
+            limit = 1.0
+        panels.append(Panel('Residual', images['residual'], _RESIDUAL_CMAP,
+                            Normalize(-limit, limit), 'both'))
     return panels
-
-
-def _residual_panel(image, rms):
-    from matplotlib.colors import Normalize
-
-    if rms is None:
-        rms = robust_std(image)
-    limit = _RESIDUAL_RANGE * float(rms)
-    if not limit > 0:
-        limit = 1.0
-    return Panel('Residual', image, _RESIDUAL_CMAP,
-                  Normalize(-limit, limit), 'both')
 
 
 def _limits(image, percentiles):
@@ -580,7 +570,9 @@ def label_axes(axes, wcs, *, left, bottom):
     suffix = f' ({frame})' if frame else ''
     lon.set_axislabel(names[0] + suffix if bottom else ' ')
     lat.set_axislabel(names[1] + suffix if left else ' ')
-    rotation = _rotation(wcs)
+    # between the x axis and that of the longitude at the reference pixel
+    matrix = wcs.pixel_scale_matrix
+    rotation = np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0]))
     is_rotated = abs((rotation + 45.0) % 90.0 - 45.0) > _ROTATED
     sides = 'bl' if abs((rotation + 90.0) % 180.0 - 90.0) <= 45.0 else 'lb'
     for coord, side, shown in ((lon, sides[0], bottom),
@@ -599,15 +591,6 @@ def label_axes(axes, wcs, *, left, bottom):
             coord.grid(color=_SOURCE_COLOR, alpha=0.25, linewidth=0.5)
 
 
-def _rotation(wcs):
-    """
-    Return the angle in degrees between the x axis and that of the
-    longitude at the reference pixel.
-    """
-    matrix = wcs.pixel_scale_matrix
-    return np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0]))
-
-
 def draw_sources(axes, image, table, beam, window, *, step=1):
     """
     Draw ellipses, the beam, and the labels for which there is space.
@@ -615,7 +598,10 @@ def draw_sources(axes, image, table, beam, window, *, step=1):
     shapes = np.empty((5, 0))
     if table is not None:
         shapes, known = _finite_shapes(table, beam)
-        doubtful = _is_doubtful(table)[known]
+        doubtful = np.zeros(len(table), dtype=bool)
+        if 'flags' in table.colnames:
+            doubtful = (np.asarray(table['flags']) & FLAGS['doubtful']) > 0
+        doubtful = doubtful[known]
         shapes, factor = _enlarge(axes, shapes)
         _draw_ellipses(axes, shapes, doubtful)
         title = f'{len(doubtful)} source{"s" * (len(doubtful) != 1)}'
@@ -624,7 +610,11 @@ def draw_sources(axes, image, table, beam, window, *, step=1):
         if factor > 1:
             title += f', ellipses: {factor} FWHM'
         axes.set_title(title, loc='right', size='medium')
-    boxes = _bounding_boxes(shapes)
+    x, y, major, minor, theta = shapes
+    cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
+    width = 0.5 * np.hypot(major * cos, minor * sin)
+    height = 0.5 * np.hypot(major * sin, minor * cos)
+    boxes = np.column_stack([x - width, x + width, y - height, y + height])
     if beam is not None:
         boxes = np.vstack([boxes, _draw_beam(axes, beam, image, boxes,
                                              window, step)])
@@ -663,15 +653,6 @@ def _enlarge(axes, shapes):
     return shapes, _ENLARGEMENT
 
 
-def _is_doubtful(table):
-    """
-    Return which sources have the flag ``doubtful``.
-    """
-    if 'flags' not in table.colnames:
-        return np.zeros(len(table), dtype=bool)
-    return (np.asarray(table['flags']) & FLAGS['doubtful']) > 0
-
-
 def _draw_ellipses(axes, shapes, doubtful):
     """
     Draw white ellipses on wider dark ones.
@@ -700,17 +681,6 @@ def _add_ellipses(axes, shapes, color, line_width, **kwargs):
         edgecolors=color, linewidths=line_width, **kwargs))
 
 
-def _bounding_boxes(shapes):
-    """
-    Return left, right, bottom, and top of ellipses, one row each.
-    """
-    x, y, major, minor, theta = shapes
-    cos, sin = np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))
-    width = 0.5 * np.hypot(major * cos, minor * sin)
-    height = 0.5 * np.hypot(major * sin, minor * cos)
-    return np.column_stack([x - width, x + width, y - height, y + height])
-
-
 def _label_sources(axes, names, boxes):
     """
     Label the ellipses without overlaps.
@@ -718,6 +688,8 @@ def _label_sources(axes, names, boxes):
     The first boxes are those of the labeled ellipses. A label for which
     there is no space on any side is omitted.
     """
+    from matplotlib.patheffects import withStroke
+
     axes.apply_aspect()
     renderer = axes.figure.canvas.get_renderer()
     to_display = axes.transData.transform
@@ -732,7 +704,9 @@ def _label_sources(axes, names, boxes):
         text = axes.annotate(
             name, center, xytext=(0, 0), textcoords='offset points',
             size='medium' if len(names) <= _FEW else 'small',
-            color=_SOURCE_COLOR, path_effects=_rim(0.5),
+            color=_SOURCE_COLOR, path_effects=[withStroke(
+                linewidth=0.5 * _RIM_WIDTH, foreground=_RIM_COLOR,
+                alpha=0.7)],
             annotation_clip=False)
         for dx, dy in _SIDES:
             # Diagonally, the label may be closer to the ellipse.
@@ -743,27 +717,16 @@ def _label_sources(axes, names, boxes):
             text.set_ha(('center', 'left', 'right')[dx])
             text.set_va(('center', 'bottom', 'top')[dy])
             extent = text.get_window_extent(renderer).padded(0.5 * points)
-            own = np.arange(len(taken)) == number
+            others = np.delete(taken, number, axis=0).T
+            overlap = ((others[0] < extent.x1) & (others[1] > extent.x0)
+                       & (others[2] < extent.y1) & (others[3] > extent.y0))
             if (inside.count_contains(extent.corners()) == 4
-                    and not np.any(_overlap(taken[~own], extent))):
+                    and not overlap.any()):
                 taken = np.vstack([taken, [extent.x0, extent.x1, extent.y0,
                                            extent.y1]])
                 break
         else:
             text.remove()
-
-
-def _overlap(boxes, extent):
-    left, right, bottom, top = boxes.T
-    return ((left < extent.x1) & (right > extent.x0)
-            & (bottom < extent.y1) & (top > extent.y0))
-
-
-def _rim(line_width):
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=_RIM_WIDTH * line_width,
-                       foreground=_RIM_COLOR, alpha=0.7)]
 
 
 def _source_shapes(table, beam):

@@ -263,28 +263,17 @@ def _table_data(table):
         values.append([None if hidden else value for value, hidden
                        in zip(texts, masked, strict=True)])
         decimals = _decimals(plain, kind)
-        error = _error_of(name, table)
-        if error is not None:
+        error = f'{name.removesuffix("_err").removesuffix("_fit")}_err'
+        if error in table.colnames:
             # Values and errors end at the second digit of the error.
-            decimals = _decimals(error, 'number', digits=2)
+            errors = getattr(table[error], 'value', table[error])
+            decimals = _decimals(np.ma.getdata(errors), 'number', digits=2)
         columns.append({'name': name, 'unit': unit,
                         'kind': name if name in {'flags', 'reason'} else kind,
                         'main': name in main,
                         'decimals': decimals,
                         'description': description})
     return {'columns': columns, 'rows': list(zip(*values, strict=True))}
-
-
-def _error_of(name, table):
-    """
-    Return the values of the column with the errors of a column, or those
-    of this column if it has errors; `None` if there are none.
-    """
-    error = f'{name.removesuffix("_err").removesuffix("_fit")}_err'
-    if error not in table.colnames:
-        return None
-    column = table[error]
-    return np.ma.getdata(getattr(column, 'value', column))
 
 
 def _decimals(values, kind, digits=_DIGITS):

@@ -542,10 +542,10 @@ def test_failure_while_writing_keeps_the_old_products(
     run(make_config([map_file], tmp_path))
     before = tree(tmp_path / 'field')
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, 'No space left on device', 'overview.png')
 
-    monkeypatch.setattr(products_module, '_save_figure', fail)
+    monkeypatch.setattr('PIL.Image.Image.save', fail)
     with pytest.raises(PipelineError, match='No space left on device'):
         run(make_config([map_file], tmp_path,
                         output={'overwrite': True, 'overview': True}))
