@@ -162,7 +162,9 @@ def _compare(problem, sources, fwhm):
         free=np.ones((len(sources), 2 * N_PARAMS + _N_TERMS), dtype=bool),
         xy_low=np.repeat(problem.xy_low, 2, axis=1),
         xy_high=np.repeat(problem.xy_high, 2, axis=1))
-    pair = _fit(two, _halves(sources, fwhm), plane, _COARSE)
+    # Most sources are single, and two Gaussians never become better.
+    goal = one.chi2 - N_PARAMS * np.log(n_pixels)
+    pair = _fit(two, _halves(sources, fwhm), plane, _COARSE, goal=goal)
     n_free = N_PARAMS + _N_TERMS
     # If two Gaussians do not fit either, inflate the noise.
     excess = np.maximum(1.0, reduced_chi2(pair.chi2, n_pixels,
@@ -177,12 +179,12 @@ def _compare(problem, sources, fwhm):
         pair.coeffs[split], _FINE).sources
 
 
-def _fit(problem, sources, coeffs, tolerance):
+def _fit(problem, sources, coeffs, tolerance, goal=None):
     """
     Fit amplitudes and plane, then everything.
     """
     return fit_batch(problem, sources, coeffs, linear_start=True,
-                     max_iter=_MAX_ITER, tolerance=tolerance)
+                     max_iter=_MAX_ITER, tolerance=tolerance, goal=goal)
 
 
 def _halves(sources, fwhm):

@@ -41,6 +41,8 @@ AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 # Derivatives are evaluated for so many elements of the Jacobian at once: they
 # stay in the cache of a processor.
 _PIECE_ELEMENTS = 1 << 16
+# Steps that a group may need to reach a goal.
+_PATIENCE = 10.0
 
 
 class BatchProblem(NamedTuple):
@@ -160,7 +162,7 @@ class BatchResult(NamedTuple):
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
               xtol=None, gtol=None, with_covariance=True,
-              linear_start=False):
+              linear_start=False, goal=None):
     """
     Fit all groups of a batch.
 
@@ -195,6 +197,11 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         Whether amplitudes and coefficients begin with those of
         `solve_linear`.
 
+    goal : array of shape (g,), optional
+        The chi2 that a fit must reach to be of use. A group is given up
+        when ten steps that promise as much as the next one would not
+        reach it.
+
     Returns
     -------
     result : `BatchResult`
@@ -207,7 +214,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     # Below this chi2 only rounding errors are left.
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     result = minimize_batch(
-        _GroupProblem(problem, floor, tolerance, xtol, gtol), state,
+        _GroupProblem(problem, floor, goal, tolerance, xtol, gtol), state,
         max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
         evaluate_last=with_covariance)
     sources, coeffs = result.state
@@ -231,12 +238,16 @@ class _GroupProblem(NamedTuple):
     floor : array of shape (g,)
         The chi2 below which only rounding errors are left.
 
+    goal : array of shape (g,) or None
+        As in `fit_batch`.
+
     tolerance, xtol, gtol : float or None
         As in `fit_batch`.
     """
 
     batch: Any
     floor: Any
+    goal: Any
     tolerance: float
     xtol: float | None
     gtol: float | None
@@ -256,14 +267,17 @@ class _GroupProblem(NamedTuple):
     def is_converged(self, state, terms, step, promise, gain):
         xp = promise.__array_namespace__()
         done = promise <= self.tolerance * xp.maximum(terms[0], self.floor)
+        if self.goal is not None:
+            done = done | (_PATIENCE * promise < terms[0] - self.goal)
         if self.xtol is not None or self.gtol is not None:
             done = done | _is_at_rest(self.batch, state, terms, step,
                                       self.xtol, self.gtol)
         return done
 
     def take(self, index):
+        floor, goal = take_members((self.floor, self.goal), index)
         return self._replace(batch=BatchProblem(*take_members(
-            self.batch, index)), floor=take_members((self.floor,), index)[0])
+            self.batch, index)), floor=floor, goal=goal)
 
 
 def solve_linear(problem, sources, coeffs):
