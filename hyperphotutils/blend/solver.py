@@ -618,18 +618,23 @@ def _data_terms(problem, sources, coeffs):
     Return the contributions of the data to chi2, to the normal matrix,
     and to half the gradient of chi2.
     """
-    n_groups, n_rows = problem.free.shape
-    size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
-    if n_groups <= size:
+    pieces = list(iter_pieces(*problem.free.shape, problem.x.shape[1]))
+    if len(pieces) == 1:
         return _terms_of_piece(problem, sources, coeffs)
     xp = sources.__array_namespace__()
-    pieces = []
+    terms = [_terms_of_piece(BatchProblem(*take_members(problem, part)),
+                             sources[part, ...], coeffs[part, ...])
+             for part in pieces]
+    return tuple(xp.concat(parts) for parts in zip(*terms, strict=True))
+
+
+def iter_pieces(n_groups, n_rows, n_pixels):
+    """
+    Yield slices of groups whose Jacobians stay in the cache.
+    """
+    size = max(1, _PIECE_ELEMENTS // (n_rows * n_pixels))
     for begin in range(0, n_groups, size):
-        part = slice(begin, begin + size)
-        pieces.append(_terms_of_piece(
-            BatchProblem(*take_members(problem, part)),
-            sources[part, ...], coeffs[part, ...]))
-    return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
+        yield slice(begin, begin + size)
 
 
 def _terms_of_piece(problem, sources, coeffs):
@@ -660,20 +665,22 @@ def _solve_linear(problem, sources, coeffs):
     index = xp.arange(problem.free.shape[1])
     linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
     held = problem._replace(free=problem.free & linear[None, :])
-    # Without an amplitude the derivatives of the shape vanish. Amplitudes
-    # far from the scale of the data would leave only rounding errors.
-    level = problem.weight[:, None, :] * 1.0
-    if problem.extra is None:
-        level = whiten(problem.whitening, level)
-    weight = xp.sum(level[:, 0, :]**2, axis=1)
-    power = xp.sum(problem.data**2, axis=1)
-    known = (power > 0.0) & (weight > 0.0)
-    ones = xp.ones_like(power)
-    typical = xp.sqrt(xp.where(known, power, ones)
-                      / xp.where(known, weight, ones))[:, None, None]
+    unit = sources
     amplitude = sources[:, :, :1]
-    unit = xp.concat((xp.where(amplitude == 0.0, typical, amplitude),
-                      sources[:, :, 1:]), axis=2)
+    if xp.any(amplitude == 0.0):
+        # Without an amplitude the derivatives of the shape vanish. Amplitudes
+        # far from the scale of the data would leave only rounding errors.
+        level = problem.weight[:, None, :] * 1.0
+        if problem.extra is None:
+            level = whiten(problem.whitening, level)
+        weight = xp.sum(level[:, 0, :]**2, axis=1)
+        power = xp.sum(problem.data**2, axis=1)
+        known = (power > 0.0) & (weight > 0.0)
+        ones = xp.ones_like(power)
+        typical = xp.sqrt(xp.where(known, power, ones)
+                          / xp.where(known, weight, ones))[:, None, None]
+        unit = xp.concat((xp.where(amplitude == 0.0, typical, amplitude),
+                          sources[:, :, 1:]), axis=2)
     if problem.loss == 'linear':
         terms = _data_terms(problem, unit, coeffs)
         start = _change_linear(terms, unit, coeffs, sources, coeffs)
@@ -865,11 +872,29 @@ def _system(problem, sources, terms):
     """
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
-    free = problem.free & ~_at_active_bound(problem, sources, gradient)
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    curvature = _bound_curvature(problem, sources, gradient)
-    return (normal + curvature[:, :, None] * identity[None, :, :], gradient,
-            free)
+    free = problem.free
+    touching = _touches_bound(problem, sources)
+    if xp.any(touching):
+        free = free & ~_at_active_bound(problem, sources, gradient)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        curvature = _bound_curvature(problem, sources, gradient)
+        normal = normal + curvature[:, :, None] * identity[None, :, :]
+    return normal, gradient, free
+
+
+def _touches_bound(problem, sources):
+    """
+    Return which sources are at a bound.
+    """
+    xp = sources.__array_namespace__()
+    position = sources[:, :, X:Y + 1]
+    touching = (xp.any((position <= problem.xy_low)
+                       | (position >= problem.xy_high), axis=2)
+                | (sources[:, :, 4] <= problem.var_low)
+                | (sources[:, :, 3] >= problem.var_high))
+    if problem.amplitude_low is not None:
+        touching = touching | (sources[:, :, 0] <= problem.amplitude_low)
+    return touching
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):

@@ -287,13 +287,15 @@ def _equal_peaks(values):
 
     They are far above the bulk of the pixels.
     """
-    sample = sample_pixels(values)
-    center = np.median(sample)
-    limit = center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
-        np.abs(sample - center))
-    high = values > limit
-    right = (values[:, 1:] == values[:, :-1]) & high[:, 1:]
-    down = (values[1:] == values[:-1]) & high[1:]
+    right = values[:, 1:] == values[:, :-1]
+    down = values[1:] == values[:-1]
+    if right.any() or down.any():
+        sample = sample_pixels(values)
+        center = np.median(sample)
+        high = values > center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
+            np.abs(sample - center))
+        right &= high[:, 1:]
+        down &= high[1:]
     equal = np.zeros(values.shape, dtype=bool)
     equal[:, 1:] |= right
     equal[:, :-1] |= right
