@@ -24,13 +24,17 @@ from hyperphotutils.blend.solver import (
     AMPLITUDE,
     BB,
     N_PARAMS,
+    BatchProblem,
+    BatchResult,
     X,
     Y,
     evaluate,
     flux_derivatives,
     gaussian_components,
+    iter_pieces,
     whiten,
 )
+from hyperphotutils.utils.lm import take_members
 
 __all__ = ['second_order_bias', 'unbiased_sources']
 
@@ -56,15 +60,20 @@ def second_order_bias(problem, result):
         The mean of (fitted - true) in tangent coordinates; NaN where
         the covariance is.
     """
-    curved = sum(_trace(problem, result, i)
-                 for i in range(result.sources.shape[1]))
-    if problem.whitening is not None:
-        curved = whiten(problem.whitening, curved[:, None, :])[:, 0]
-    _, jacobian = evaluate(result.sources, result.coeffs, problem.x,
-                           problem.y, problem.weight, problem.basis,
-                           problem.whitening, problem.beam)
-    gradient = jacobian @ curved[:, :, None]
-    return -0.5 * (result.covariance @ gradient)[:, :, 0]
+    bias = np.empty(result.covariance.shape[:2])
+    for piece in iter_pieces(*bias.shape, problem.x.shape[1]):
+        part = BatchProblem(*take_members(problem, piece))
+        fitted = BatchResult(*take_members(result, piece))
+        curved = sum(_trace(part, fitted, i)
+                     for i in range(fitted.sources.shape[1]))
+        if part.whitening is not None:
+            curved = whiten(part.whitening, curved[:, None, :])[:, 0]
+        _, jacobian = evaluate(fitted.sources, fitted.coeffs, part.x, part.y,
+                               part.weight, part.basis, part.whitening,
+                               part.beam)
+        gradient = jacobian @ curved[:, :, None]
+        bias[piece] = -0.5 * (fitted.covariance @ gradient)[:, :, 0]
+    return bias
 
 
 def unbiased_sources(sources, covariance, bias, var_bounds, beam=None):

@@ -4,6 +4,7 @@ The fit of all groups of a map, as batches for the kernel.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
@@ -67,6 +68,9 @@ _LEAST_AMPLITUDE = 0.01
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
+# The largest number of elements of the pixels that are kept between the fits
+# of the same groups: 64 MiB.
+_MAX_KEPT = 1 << 23
 
 
 @dataclass
@@ -106,6 +110,35 @@ class FittedBatch:
     data_power: np.ndarray
     poly_order: int
     bias: np.ndarray | None = None
+
+
+class _Pixels(NamedTuple):
+    """
+    The pixels of a batch of groups.
+
+    Parameters
+    ----------
+    foot : `~hyperphotutils.blend.footprints.Footprints`
+        The footprints.
+
+    col, row, weight, basis, whitening : `~numpy.ndarray` or object
+        As in `~hyperphotutils.blend.solver.BatchProblem`.
+
+    data : `~numpy.ndarray` of shape (g, p)
+        The weighted values of the map.
+
+    centers : `~numpy.ndarray` of shape (g, 2)
+        The centers of the backgrounds.
+    """
+
+    foot: Any
+    col: np.ndarray
+    row: np.ndarray
+    weight: np.ndarray
+    basis: np.ndarray
+    data: np.ndarray
+    whitening: Any
+    centers: np.ndarray
 
 
 class JointFit:
@@ -186,6 +219,7 @@ class JointFit:
         self.group_id = self._group()
         self.sources = self._start_state()
         self.batches = []
+        self._pixels, self._n_kept = {}, 0
 
     def run(self):
         """
@@ -226,6 +260,7 @@ class JointFit:
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)
                         for members in shown]
+        self._pixels.clear()
 
     def _choose_orders(self, chunks, model):
         """
@@ -273,7 +308,11 @@ class JointFit:
             for members in moving:
                 self._fit_batch(members, model, _COARSE)
             fitted = np.any(self.sources != before, axis=1)
-            self._add_models(model, before[fitted], sign=-1)
+            if moving is chunks:
+                model[:] = 0.0
+                fitted = self.group_id > 0
+            else:
+                self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
             disturbed = near @ moved > 0
@@ -507,31 +546,23 @@ class JointFit:
             The start values, and the centers of the backgrounds.
         """
         config, start = self.config, self.start
-        x, y = start.x[members], start.y[members]
-        foot = self._footprints(members)
-        centers = np.rint(np.stack((x.mean(axis=1), y.mean(axis=1)), axis=1))
-        basis = self._basis(foot, centers, self.poly_order[members[0, 0]])
+        pixels = self._pixels_of(members)
+        foot, weight, basis = pixels.foot, pixels.weight, pixels.basis
         sources = self.sources[members]
         coeffs = np.zeros(basis.shape[:2])
-        weight = self.noise.pixel_weights(foot.x, foot.y, foot.usable)
-        basis *= weight[:, None, :]
-        data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
-        col, row = foot.x.astype(float), foot.y.astype(float)
-        own = None
+        data, extra, own = pixels.data * 1.0, None, None
         if model is not None:
-            own = evaluate_sources(sources, col, row, weight, self.beam)
+            own = evaluate_sources(sources, pixels.col, pixels.row, weight,
+                                   self.beam)
             data -= model[foot.y, foot.x] * weight - own
-        extra = self._extra_weights(members, foot, own)
-        if extra is not None:
-            weight *= extra
-            data *= extra
-            basis *= extra[:, None, :]
-        whitening = self._factors(foot, weight)
-        if whitening is not None and extra is None:
-            data = whiten(whitening, data[:, None, :])[:, 0]
-            basis = whiten(whitening, basis)
-        position = np.stack((x, y), axis=2)
+        if self.solver.weights:
+            extra = self._extra_weights(members, foot, own)
+            weight, data = weight * extra, data * extra
+            basis = basis * extra[:, None, :]
+        else:
+            data = whiten(pixels.whitening, data[:, None, :])[:, 0]
         low, high = self.var_bounds
+        position = np.stack((start.x[members], start.y[members]), axis=2)
         ridge = None
         if self.solver.ridge > 0.0:
             # In units of the errors of the pixels.
@@ -539,13 +570,45 @@ class JointFit:
             ridge = (self.solver.ridge * strength[:, None]
                      * np.ones_like(coeffs))
         problem = BatchProblem(
-            data, col, row, weight, basis,
+            data, pixels.col, pixels.row, weight, basis,
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
-            low, high, whitening, ridge, self.solver.loss,
+            low, high, pixels.whitening, ridge, self.solver.loss,
             self.solver.f_scale, self._anchor(members),
             self._amplitude_low(members), extra, self.beam)
-        return problem, sources, coeffs, centers
+        return problem, sources, coeffs, pixels.centers
+
+    def _pixels_of(self, members):
+        """
+        Return the pixels of some groups, which do not depend on the fits.
+        """
+        order = self.poly_order[members[0, 0]]
+        key = members.shape, members.tobytes(), order
+        if key in self._pixels:
+            return self._pixels[key]
+        foot = self._footprints(members)
+        centers = np.rint(np.stack((self.start.x[members].mean(axis=1),
+                                    self.start.y[members].mean(axis=1)),
+                                   axis=1))
+        weight = self.noise.pixel_weights(foot.x, foot.y, foot.usable)
+        basis = self._basis(foot, centers, order) * weight[:, None, :]
+        data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
+        extra = None
+        if self.extra_variance is not None:
+            extra = np.sqrt(self.extra_variance[foot.y, foot.x]) * weight
+            # Groups without additional noise share factors.
+            small = np.max(extra, axis=1) < _SMALL_EXTRA * self.rms
+            extra[small] = 0.0
+        whitening = self.noise.factors(foot.x, foot.y, foot.usable, extra)
+        if not self.solver.weights:
+            basis = whiten(whitening, basis)
+        pixels = _Pixels(foot, foot.x.astype(float), foot.y.astype(float),
+                         weight, basis, data, whitening, centers)
+        # They are needed again in a moment.
+        self._n_kept += weight.size * (basis.shape[1] + 6)
+        if self._n_kept <= _MAX_KEPT:
+            self._pixels[key] = pixels
+        return pixels
 
     def _anchor(self, members):
         """
@@ -576,28 +639,14 @@ class JointFit:
         return np.where(start.positive[members], _LEAST_AMPLITUDE * noise,
                         -np.inf)
 
-    def _factors(self, foot, weight):
-        """
-        Return the factors of the covariance of some groups.
-        """
-        extra = None
-        if self.extra_variance is not None:
-            extra = np.sqrt(self.extra_variance[foot.y, foot.x]) * weight
-            # Groups without additional noise share factors.
-            small = np.max(extra, axis=1) < _SMALL_EXTRA * self.rms
-            extra[small] = 0.0
-        return self.noise.factors(foot.x, foot.y, foot.usable, extra)
-
     def _extra_weights(self, members, foot, own):
         """
-        Return the factors of the residuals of some groups, or None.
+        Return the factors of the residuals of some groups.
 
         The signal is taken from the models fitted so far, as weights
         that follow the noise of the pixels would bias the fit.
         """
         config = self.config
-        if not self.solver.weights:
-            return None
         snr = np.zeros(foot.x.shape) if own is None else own / self.rms
         distance = weight_map = None
         if 'spatial' in self.solver.weights:

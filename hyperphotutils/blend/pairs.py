@@ -51,6 +51,9 @@ _CHUNK_ELEMENTS = 1 << 21
 _MAX_ITER = 25
 _COARSE = 3e-3
 _FINE = 1e-4
+# A source is far from being a pair when two Gaussians lack more than this
+# fraction of the chi2 that they must gain.
+_FAR = 0.5
 
 
 def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
@@ -91,28 +94,36 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
         Two rows for each source to be split, with its row in ``table``
         as ``row``, and ``x_init``, ``y_init``, ``fwhm_major_init``,
         ``fwhm_minor_init`` (pixels), and ``theta_init``.
+
+    single : 1D int `~numpy.ndarray`
+        The rows of sources that are far from being pairs, also if the
+        noise is somewhat different.
     """
     sources = source_states(table)
     wide = np.sqrt(sources[:, 3]) > _OVERSIZED * fwhm * gaussian_fwhm_to_sigma
     rows = np.flatnonzero(np.isfinite(sources).all(axis=1) & wide)
     if len(rows) == 0:
-        return _table(rows, np.empty((0, 2, N_PARAMS)))
+        return _table(rows, np.empty((0, 2, N_PARAMS))), rows
     foot = make_footprints(sources[rows, 1:2], sources[rows, 2:3], mask,
                            fit_radius, pixel_step(fwhm, fit_radius))
     whole = foot.usable.all(axis=1)
     n_free = 2 * N_PARAMS + _N_TERMS
     chunk = max(1, _CHUNK_ELEMENTS // (n_free * foot.x.shape[1]))
     rows_of, pairs = [np.empty(0, dtype=int)], [np.empty((0, 2, N_PARAMS))]
+    single = [np.empty(0, dtype=int)]
     for kind in (np.flatnonzero(whole), np.flatnonzero(~whole)):
         for begin in range(0, len(kind), chunk):
             part = kind[begin:begin + chunk]
             problem = _problem(residual, sources[rows[part]],
                                foot.x[part], foot.y[part], foot.usable[part],
                                noise, fwhm, beam)
-            split, pair = _compare(problem, sources[rows[part], None], fwhm)
+            split, pair, alone = _compare(problem, sources[rows[part], None],
+                                          fwhm)
             rows_of.append(rows[part[split]])
             pairs.append(pair)
-    return _table(np.concatenate(rows_of), np.concatenate(pairs))
+            single.append(rows[part[alone]])
+    return (_table(np.concatenate(rows_of), np.concatenate(pairs)),
+            np.concatenate(single))
 
 
 def _table(rows, pairs):
@@ -152,8 +163,8 @@ def _problem(residual, sources, x, y, usable, noise, fwhm, beam):
 
 def _compare(problem, sources, fwhm):
     """
-    Return the indices of the sources that are pairs, and the states of
-    the two of each.
+    Return the indices of the sources that are pairs, the states of the
+    two of each, and which sources are far from being pairs.
     """
     n_pixels = np.sum(problem.weight > 0.0, axis=1)
     plane = np.zeros((len(sources), _N_TERMS))
@@ -162,27 +173,30 @@ def _compare(problem, sources, fwhm):
         free=np.ones((len(sources), 2 * N_PARAMS + _N_TERMS), dtype=bool),
         xy_low=np.repeat(problem.xy_low, 2, axis=1),
         xy_high=np.repeat(problem.xy_high, 2, axis=1))
-    pair = _fit(two, _halves(sources, fwhm), plane, _COARSE)
+    # Most sources are single, and two Gaussians never become better.
+    goal = one.chi2 - N_PARAMS * np.log(n_pixels)
+    pair = _fit(two, _halves(sources, fwhm), plane, _COARSE, goal=goal)
     n_free = N_PARAMS + _N_TERMS
     # If two Gaussians do not fit either, inflate the noise.
     excess = np.maximum(1.0, reduced_chi2(pair.chi2, n_pixels,
                                           n_free + N_PARAMS))
-    better = (bic(pair.chi2 / excess, n_pixels, n_free + N_PARAMS)
-              < bic(one.chi2 / excess, n_pixels, n_free))
-    split = np.flatnonzero(better & _is_pair(pair, fwhm))
+    gain = (bic(one.chi2 / excess, n_pixels, n_free)
+            - bic(pair.chi2 / excess, n_pixels, n_free + N_PARAMS))
+    alone = gain < -_FAR * N_PARAMS * np.log(n_pixels)
+    split = np.flatnonzero((gain > 0.0) & _is_pair(pair, fwhm))
     if len(split) == 0:
-        return split, pair.sources[split]
+        return split, pair.sources[split], alone
     return split, _fit(
         BatchProblem(*take_members(two, split)), pair.sources[split],
-        pair.coeffs[split], _FINE).sources
+        pair.coeffs[split], _FINE).sources, alone
 
 
-def _fit(problem, sources, coeffs, tolerance):
+def _fit(problem, sources, coeffs, tolerance, goal=None):
     """
     Fit amplitudes and plane, then everything.
     """
     return fit_batch(problem, sources, coeffs, linear_start=True,
-                     max_iter=_MAX_ITER, tolerance=tolerance)
+                     max_iter=_MAX_ITER, tolerance=tolerance, goal=goal)
 
 
 def _halves(sources, fwhm):

@@ -41,6 +41,8 @@ AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 # Derivatives are evaluated for so many elements of the Jacobian at once: they
 # stay in the cache of a processor.
 _PIECE_ELEMENTS = 1 << 16
+# Steps that a group may need to reach a goal.
+_PATIENCE = 10.0
 
 
 class BatchProblem(NamedTuple):
@@ -160,7 +162,7 @@ class BatchResult(NamedTuple):
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
               xtol=None, gtol=None, with_covariance=True,
-              linear_start=False):
+              linear_start=False, goal=None):
     """
     Fit all groups of a batch.
 
@@ -195,6 +197,11 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         Whether amplitudes and coefficients begin with those of
         `solve_linear`.
 
+    goal : array of shape (g,), optional
+        The chi2 that a fit must reach to be of use. A group is given up
+        when ten steps that promise as much as the next one would not
+        reach it.
+
     Returns
     -------
     result : `BatchResult`
@@ -207,7 +214,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     # Below this chi2 only rounding errors are left.
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     result = minimize_batch(
-        _GroupProblem(problem, floor, tolerance, xtol, gtol), state,
+        _GroupProblem(problem, floor, goal, tolerance, xtol, gtol), state,
         max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
         evaluate_last=with_covariance)
     sources, coeffs = result.state
@@ -231,12 +238,16 @@ class _GroupProblem(NamedTuple):
     floor : array of shape (g,)
         The chi2 below which only rounding errors are left.
 
+    goal : array of shape (g,) or None
+        As in `fit_batch`.
+
     tolerance, xtol, gtol : float or None
         As in `fit_batch`.
     """
 
     batch: Any
     floor: Any
+    goal: Any
     tolerance: float
     xtol: float | None
     gtol: float | None
@@ -256,14 +267,17 @@ class _GroupProblem(NamedTuple):
     def is_converged(self, state, terms, step, promise, gain):
         xp = promise.__array_namespace__()
         done = promise <= self.tolerance * xp.maximum(terms[0], self.floor)
+        if self.goal is not None:
+            done = done | (_PATIENCE * promise < terms[0] - self.goal)
         if self.xtol is not None or self.gtol is not None:
             done = done | _is_at_rest(self.batch, state, terms, step,
                                       self.xtol, self.gtol)
         return done
 
     def take(self, index):
+        floor, goal = take_members((self.floor, self.goal), index)
         return self._replace(batch=BatchProblem(*take_members(
-            self.batch, index)), floor=take_members((self.floor,), index)[0])
+            self.batch, index)), floor=floor, goal=goal)
 
 
 def solve_linear(problem, sources, coeffs):
@@ -604,18 +618,23 @@ def _data_terms(problem, sources, coeffs):
     Return the contributions of the data to chi2, to the normal matrix,
     and to half the gradient of chi2.
     """
-    n_groups, n_rows = problem.free.shape
-    size = max(1, _PIECE_ELEMENTS // (n_rows * problem.data.shape[1]))
-    if n_groups <= size:
+    pieces = list(iter_pieces(*problem.free.shape, problem.x.shape[1]))
+    if len(pieces) == 1:
         return _terms_of_piece(problem, sources, coeffs)
     xp = sources.__array_namespace__()
-    pieces = []
+    terms = [_terms_of_piece(BatchProblem(*take_members(problem, part)),
+                             sources[part, ...], coeffs[part, ...])
+             for part in pieces]
+    return tuple(xp.concat(parts) for parts in zip(*terms, strict=True))
+
+
+def iter_pieces(n_groups, n_rows, n_pixels):
+    """
+    Yield slices of groups whose Jacobians stay in the cache.
+    """
+    size = max(1, _PIECE_ELEMENTS // (n_rows * n_pixels))
     for begin in range(0, n_groups, size):
-        part = slice(begin, begin + size)
-        pieces.append(_terms_of_piece(
-            BatchProblem(*take_members(problem, part)),
-            sources[part, ...], coeffs[part, ...]))
-    return tuple(xp.concat(terms) for terms in zip(*pieces, strict=True))
+        yield slice(begin, begin + size)
 
 
 def _terms_of_piece(problem, sources, coeffs):
@@ -646,20 +665,22 @@ def _solve_linear(problem, sources, coeffs):
     index = xp.arange(problem.free.shape[1])
     linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
     held = problem._replace(free=problem.free & linear[None, :])
-    # Without an amplitude the derivatives of the shape vanish. Amplitudes
-    # far from the scale of the data would leave only rounding errors.
-    level = problem.weight[:, None, :] * 1.0
-    if problem.extra is None:
-        level = whiten(problem.whitening, level)
-    weight = xp.sum(level[:, 0, :]**2, axis=1)
-    power = xp.sum(problem.data**2, axis=1)
-    known = (power > 0.0) & (weight > 0.0)
-    ones = xp.ones_like(power)
-    typical = xp.sqrt(xp.where(known, power, ones)
-                      / xp.where(known, weight, ones))[:, None, None]
+    unit = sources
     amplitude = sources[:, :, :1]
-    unit = xp.concat((xp.where(amplitude == 0.0, typical, amplitude),
-                      sources[:, :, 1:]), axis=2)
+    if xp.any(amplitude == 0.0):
+        # Without an amplitude the derivatives of the shape vanish. Amplitudes
+        # far from the scale of the data would leave only rounding errors.
+        level = problem.weight[:, None, :] * 1.0
+        if problem.extra is None:
+            level = whiten(problem.whitening, level)
+        weight = xp.sum(level[:, 0, :]**2, axis=1)
+        power = xp.sum(problem.data**2, axis=1)
+        known = (power > 0.0) & (weight > 0.0)
+        ones = xp.ones_like(power)
+        typical = xp.sqrt(xp.where(known, power, ones)
+                          / xp.where(known, weight, ones))[:, None, None]
+        unit = xp.concat((xp.where(amplitude == 0.0, typical, amplitude),
+                          sources[:, :, 1:]), axis=2)
     if problem.loss == 'linear':
         terms = _data_terms(problem, unit, coeffs)
         start = _change_linear(terms, unit, coeffs, sources, coeffs)
@@ -851,11 +872,29 @@ def _system(problem, sources, terms):
     """
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
-    free = problem.free & ~_at_active_bound(problem, sources, gradient)
-    identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-    curvature = _bound_curvature(problem, sources, gradient)
-    return (normal + curvature[:, :, None] * identity[None, :, :], gradient,
-            free)
+    free = problem.free
+    touching = _touches_bound(problem, sources)
+    if xp.any(touching):
+        free = free & ~_at_active_bound(problem, sources, gradient)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        curvature = _bound_curvature(problem, sources, gradient)
+        normal = normal + curvature[:, :, None] * identity[None, :, :]
+    return normal, gradient, free
+
+
+def _touches_bound(problem, sources):
+    """
+    Return which sources are at a bound.
+    """
+    xp = sources.__array_namespace__()
+    position = sources[:, :, X:Y + 1]
+    touching = (xp.any((position <= problem.xy_low)
+                       | (position >= problem.xy_high), axis=2)
+                | (sources[:, :, 4] <= problem.var_low)
+                | (sources[:, :, 3] >= problem.var_high))
+    if problem.amplitude_low is not None:
+        touching = touching | (sources[:, :, 0] <= problem.amplitude_low)
+    return touching
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):

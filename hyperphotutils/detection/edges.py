@@ -19,6 +19,7 @@ from scipy.ndimage import (
 )
 
 from hyperphotutils.background.regressors import evaluate_polynomial, fit_lsq
+from hyperphotutils.utils.tables import good_extent
 
 __all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
 
@@ -28,6 +29,9 @@ __all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
 _BLOCK = 32
 _MANY = 0.25
 _LARGER = 8
+
+# A kernel that lacks less than this fraction is not cut off.
+_WHOLE = 1e-12
 
 # Slopes are measured in cells of this size on pixels this far apart, both in
 # FWHM: enough beams that sources can be clipped, but few enough that a plane
@@ -97,9 +101,14 @@ def find_edges(bad, narrow, broad):
         (n_total, *n_center), (b_total, *b_center) = (
             [moment[inner] for moment in _moments(good, np.array(kernel))]
             for kernel in (narrow, broad))
-        offset = tuple(n - b for n, b in zip(n_center, b_center,
-                                             strict=True))
-        edges.append(Edge(slices, (n_total, b_total), offset))
+        cut = good_extent(b_total > 1.0 - _WHOLE)
+        if cut[0].stop == 0:
+            continue
+        slices = tuple(slice(part.start + one.start, part.start + one.stop)
+                       for part, one in zip(slices, cut, strict=True))
+        offset = tuple(n[cut] - b[cut] for n, b in zip(n_center, b_center,
+                                                       strict=True))
+        edges.append(Edge(slices, (n_total[cut], b_total[cut]), offset))
     return edges
 
 

@@ -5,6 +5,7 @@ Star finder for blended sources on structured backgrounds.
 
 import math
 import warnings
+from functools import lru_cache
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
@@ -532,7 +533,8 @@ optional
         cutouts, dx, dy = cutout_stack(image, x, y, half)
         smooth_cutouts, _, _ = cutout_stack(filtered, x, y, half)
         height = filtered[y, x]
-        amplitude = height / self._beam_response()
+        amplitude = height / _beam_response(self.fwhm, self.kernel,
+                                            self.kernel_size)
         noise = rms if np.ndim(rms) == 0 else rms[y, x]
         return {'x_centroid': x_fit,
                 'y_centroid': y_fit,
@@ -543,16 +545,17 @@ optional
                 'shoulder_score': score,
                 'flux': gaussian_flux(amplitude, self.fwhm, self.fwhm)}
 
-    def _beam_response(self):
-        """
-        Return the filtered peak of a Gaussian beam of unit height.
-        """
-        width = kernel_width(self.kernel, self.kernel_size, self.fwhm)
-        half = math.ceil(width + 3 * self.fwhm)
-        offset = np.arange(-half, half + 1)
-        sigma = self.fwhm * gaussian_fwhm_to_sigma
-        profile = np.exp(-0.5 * (offset / sigma)**2)
-        return self.filter(np.outer(profile, profile))[half, half]
+
+@lru_cache(maxsize=16)
+def _beam_response(fwhm, kernel, kernel_size):
+    """
+    Return the filtered peak of a Gaussian beam of unit height.
+    """
+    half = math.ceil(kernel_width(kernel, kernel_size, fwhm) + 3 * fwhm)
+    profile = np.exp(-0.5 * (np.arange(-half, half + 1)
+                             / (fwhm * gaussian_fwhm_to_sigma))**2)
+    return high_pass_filter(np.outer(profile, profile), fwhm, kernel=kernel,
+                            kernel_size=kernel_size)[half, half]
 
 
 def _upper(limit):
@@ -625,18 +628,18 @@ def _find_peaks(filtered, limit, min_separation, rounding):
     the filter, are one maximum. Then each maximum suppresses all lower
     ones within ``min_separation``.
     """
-    filled = np.where(np.isfinite(filtered), filtered, -np.inf)
-    # The maximum of each pixel and its eight neighbors. This is several
-    # times as fast as `scipy.ndimage.maximum_filter`.
-    rows = filled.copy()
-    np.maximum(rows[1:], filled[:-1], out=rows[1:])
-    np.maximum(rows[:-1], filled[1:], out=rows[:-1])
-    highest = rows.copy()
-    np.maximum(highest[:, 1:], rows[:, :-1], out=highest[:, 1:])
-    np.maximum(highest[:, :-1], rows[:, 1:], out=highest[:, :-1])
-    y, x = np.nonzero((filled >= highest - rounding) & (filled > limit))
-    height = filled[y, x]
-    x, y, height = _merge_plateaus(x, y, height)
+    y, x = np.nonzero(filtered > limit)
+    ny, nx = filtered.shape
+    highest = filtered[y, x]
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            # Beyond the edge the nearest pixel stands in; NaN are ignored.
+            neighbor = filtered[(y + dy).clip(0, ny - 1),
+                                (x + dx).clip(0, nx - 1)]
+            highest = np.fmax(highest, neighbor)
+    height = filtered[y, x]
+    peak = height >= highest - rounding
+    x, y, height = _merge_plateaus(x[peak], y[peak], height[peak])
 
     kept = _keep_highest(x, y, height, min_separation)
     return x[kept], y[kept]

@@ -15,6 +15,7 @@ from hyperphotutils.noise.fill import (
     finite_values,
     measure_fluctuations,
     sample_pixels,
+    smallest_step,
 )
 from hyperphotutils.utils.checks import check_positive
 
@@ -242,11 +243,11 @@ def _find_flat_tops(values, fwhm):
     Find the flat tops of saturated sources.
     """
     flat = np.zeros(values.shape, dtype=bool)
-    data = measure_fluctuations(values)
-    if not data.step > 0.0:  # without noise, or coarsely quantized
-        return flat
     y, x = _equal_peaks(values)
     if y.size == 0:
+        return flat
+    data = measure_fluctuations(values)
+    if not data.step > 0.0:  # without noise, or coarsely quantized
         return flat
     flat[y, x] = True
     labels, n_tops = label(flat, np.ones((3, 3)))
@@ -286,13 +287,15 @@ def _equal_peaks(values):
 
     They are far above the bulk of the pixels.
     """
-    sample = sample_pixels(values)
-    center = np.median(sample)
-    limit = center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
-        np.abs(sample - center))
-    high = values > limit
-    right = (values[:, 1:] == values[:, :-1]) & high[:, 1:]
-    down = (values[1:] == values[:-1]) & high[1:]
+    right = values[:, 1:] == values[:, :-1]
+    down = values[1:] == values[:-1]
+    if right.any() or down.any():
+        sample = sample_pixels(values)
+        center = np.median(sample)
+        high = values > center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
+            np.abs(sample - center))
+        right &= high[:, 1:]
+        down &= high[1:]
     equal = np.zeros(values.shape, dtype=bool)
     equal[:, 1:] |= right
     equal[:, :-1] |= right
@@ -375,8 +378,10 @@ def _add_glitches(bits, values, fwhm, n_sigma):
     noise = _tile_noise(values)
     if fwhm < _MIN_FWHM or noise is None:
         return
-    quantum = measure_fluctuations(values).smallest
     y, x = _sharp_pixels(values, nearest, noise, n_sigma)
+    if y.size == 0:
+        return
+    quantum = smallest_step(values)
     pairs = nearest
     while y.size > 0:
         glitch = _is_glitch(values, y, x, pairs, fwhm, n_sigma,

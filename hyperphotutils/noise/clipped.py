@@ -17,6 +17,10 @@ _MAD_TO_SIGMA = 1.482602218505602
 # pixels from which the first guess is made
 _MAX_SAMPLE = 50_000
 
+# pixels nearer to the center than this fraction of the limit are kept, and
+# those farther by the inverse are clipped, without being looked at again
+_SURE = 0.6
+
 
 def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
     """
@@ -93,18 +97,30 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
         center, rms = values.mean(), values.std()
 
     correction = _truncated_std(n_sigma)
-    distance = np.empty_like(values)
-    n_kept = 0
+    n_kept, origin, low, high = 0, center, np.inf, 0.0
     for _ in range(max_iter):
-        np.abs(np.subtract(values, center, out=distance), out=distance)
-        kept = values[distance <= n_sigma * rms]
-        if kept.size in (0, n_kept):
+        limit, shift = n_sigma * rms, center - origin
+        if not low + abs(shift) <= limit <= high - abs(shift):
+            # The limit moves little: only the pixels next to it are looked
+            # at in every round.
+            origin, shift = center, 0.0
+            low, high = _SURE * limit, limit / _SURE
+            offset = values - origin
+            beyond = np.abs(offset) > low
+            edge = offset[beyond]
+            edge = edge[np.abs(edge) <= high]
+            offset[beyond] = 0.0
+            n_inner = offset.size - np.count_nonzero(beyond)
+            inner = offset.sum(), np.dot(offset, offset)
+            del offset, beyond
+        kept = edge[np.abs(edge - shift) <= limit]
+        if n_inner + kept.size in (0, n_kept):
             break
-        n_kept = kept.size
-        center = kept.mean()
-        deviation = kept - center
-        variance = np.dot(deviation, deviation) / max(kept.size - 1, 1)
-        rms = np.sqrt(variance) / correction
+        n_kept = n_inner + kept.size
+        mean = (inner[0] + kept.sum()) / n_kept
+        square = inner[1] + np.dot(kept, kept) - n_kept * mean**2
+        center = origin + mean
+        rms = np.sqrt(max(square, 0.0) / max(n_kept - 1, 1)) / correction
 
     rms = float(rms)
     return rms if unit is None else rms << unit

@@ -20,6 +20,7 @@ from hyperphotutils.noise.local import (
     GridImage,
     band_power,
     band_response,
+    is_varying,
     mean_in_blocks,
     quadratic_surface,
 )
@@ -243,10 +244,11 @@ class CorrelatedNoise:
         relative_rms : 2D array_like, optional
             A map of the local rms in units of the typical one.
 
-        varying_structure : bool, optional
+        varying_structure : bool or `None`, optional
             Whether to describe structure wider than the beam as a
             ``structure`` of its own, with a strength that varies over
-            the map.
+            the map; with `None`, if the map varies by more than chance
+            on these scales.
 
         Returns
         -------
@@ -278,8 +280,15 @@ class CorrelatedNoise:
         width = _HIGH_PASS * fwhm
         matrices = _candidate_matrices(beam, fwhm, 2.0 * width)
         dark = power = None
-        if varying_structure:
+        if varying_structure is None or varying_structure:
             power = band_power(data, fwhm, mask=mask)
+            if varying_structure is None:
+                step = max(1, int(fwhm))
+                row, col = np.nonzero(~mask[::step, ::step])
+                varying_structure = is_varying(power.at(step * row,
+                                                        step * col))
+        if varying_structure:
+            power = power[:, :]
             dark = _masked_autocovariance(
                 filtered, good & (power[used] <= np.median(power[used][good])),
                 reach)
@@ -952,7 +961,8 @@ def _high_pass(data, good, fwhm):
     sigma, step = _HIGH_PASS * fwhm, int(fwhm)
     for _ in range(3):
         level = data - quadratic_surface(data, good)
-        level -= mean_in_blocks(level, good.astype(float), sigma, step)
+        level -= mean_in_blocks(level, good.astype(float), sigma,
+                                step)[:, :]
         rms = clipped_rms(level, mask=~good) if good.any() else 0.0
         outlying = good & (np.abs(level) > _OUTLIER * rms)
         if not rms > 0.0 or not outlying.any():

@@ -350,8 +350,7 @@ def measure_fluctuations(values, *, exclude=()):
     """
     n_minima = n_maxima = n_triples = 0
     steps = []
-    every = -(-values.size // _MAX_SAMPLE)
-    for lines in (values[::every], values[:, ::every].T):
+    for lines in _sample_lines(values):
         data = lines.copy()
         for value in exclude:
             data[data == value] = np.nan
@@ -367,6 +366,25 @@ def measure_fluctuations(values, *, exclude=()):
         return Fluctuations()
     return Fluctuations(2 * min(n_minima, n_maxima) / n_triples,
                         np.median(steps), steps[steps > 0.0].min())
+
+
+def smallest_step(values):
+    """
+    Return the last one of the `Fluctuations` of data alone.
+    """
+    smallest = np.inf
+    for lines in _sample_lines(values):
+        step = np.abs(np.diff(lines, axis=1))
+        smallest = np.min(step, initial=smallest, where=step > 0.0)
+    return smallest if smallest < np.inf else np.nan
+
+
+def _sample_lines(values):
+    """
+    Return evenly spaced rows, and evenly spaced columns, of an image.
+    """
+    every = -(-values.size // _MAX_SAMPLE)
+    return values[::every], values[:, ::every].T
 
 
 def _values_around(values, equal, candidates):

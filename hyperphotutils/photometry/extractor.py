@@ -53,8 +53,9 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = ['HyperPhotometry']
 
-# Sources whose apertures are measured at once.
-_CHUNK = 1000
+# Pixels around sources that are measured at once: they stay in the cache of a
+# processor.
+_CHUNK_PIXELS = 1 << 16
 
 _COLUMNS = (
     'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
@@ -673,8 +674,9 @@ class HyperPhotometry:
             self.fwhm * limit for limit in self.fwhm_limits))
         residual = image.residual
         measured = []
-        for begin in range(0, max(len(table), 1), _CHUNK):
-            rows = slice(begin, begin + _CHUNK)
+        step = max(1, int(_CHUNK_PIXELS / (2.0 * radius + 3.0)**2))
+        for begin in range(0, max(len(table), 1), step):
+            rows = slice(begin, begin + step)
             measured.append(measure_sources(
                 residual, table[rows], image.known_noise, mask=image.mask,
                 radius=radius, order=order,

@@ -31,11 +31,11 @@ from hyperphotutils.noise.correlated import (
 from hyperphotutils.noise.local import (
     GridImage,
     band_power,
+    is_varying,
     noise_variation_grid,
 )
 from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.photometry.measurement import (
-    VARIATION,
     DetectionRms,
     MapNoise,
     beam_of,
@@ -308,7 +308,8 @@ def _power_nodes(power, mask, core, slices, step):
     index = np.ix_(*index)
     if power is None:
         return tuple(nodes), np.full(mask[index].shape, np.nan)
-    return tuple(nodes), np.where(mask[index], np.nan, power[index])
+    return tuple(nodes), np.where(mask[index], np.nan,
+                                  power.at(*np.broadcast_arrays(*index)))
 
 
 def _measure_covariance(photometry, source, work, table, residual, variation,
@@ -318,10 +319,7 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
     """
     fwhm = photometry.fwhm
     known = np.isfinite(power)
-    rms = np.sqrt(power[known])
-    low, high = np.percentile(np.maximum(rms, 0.1 * np.median(rms)),
-                              [16.0, 84.0])
-    varying = bool(high > VARIATION * low)
+    varying = is_varying(power[known])
     typical = np.median(power[known])
     grid = GridImage(np.where(known, power, 2.0 * typical),
                      (step // 2, step // 2), (step, step), source.shape)

@@ -17,10 +17,6 @@ from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.detection.highpass import margin_rings
 from hyperphotutils.noise.bad_pixels import detect_bad_pixels
 from hyperphotutils.noise.correlated import CorrelatedNoise
-from hyperphotutils.noise.local import (
-    measure_relative_rms,
-    quadratic_surface,
-)
 from hyperphotutils.noise.model import NoiseModel
 from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.utils.tables import (
@@ -30,10 +26,6 @@ from hyperphotutils.utils.tables import (
 )
 
 __all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions']
-
-# Maps of stationary noise with a structured background vary by 1.3 from the
-# 16th to the 84th percentile of their local rms.
-VARIATION = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -415,14 +407,10 @@ class MeasuredMap:
         return self._rounding
 
     def measure_covariance(self, table, fwhm, *, relative_rms=None,
-                           varying_structure=True):
+                           varying_structure=None):
         """
         Measure the covariance of the pixels outside the cores of the
         sources, with the sources subtracted.
-
-        If the residual on scales above the beam varies over the map by
-        more than chance, the structured background is described by a
-        covariance of its own.
 
         Parameters
         ----------
@@ -435,8 +423,9 @@ class MeasuredMap:
         relative_rms : 2D `~numpy.ndarray`, optional
             The local rms of the noise in units of the typical one.
 
-        varying_structure : bool, optional
-            Whether structure may have a covariance of its own.
+        varying_structure : bool or `None`, optional
+            Whether structure has a covariance of its own; if it varies
+            by more than chance by default.
 
         Returns
         -------
@@ -447,19 +436,9 @@ class MeasuredMap:
             self.values.shape, table['x_fit'], table['y_fit'],
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
-        residual = self.residual
-        if varying_structure:
-            # A background that is divided gets the pattern of the noise.
-            residual = residual - quadratic_surface(residual, ~mask)
-            even = (residual if relative_rms is None
-                    else residual / relative_rms)
-            local = measure_relative_rms(even, fwhm, mask=mask)
-            low, high = np.percentile(local[~self.mask], [16.0, 84.0])
-            del local, even
-            varying_structure = bool(high > VARIATION * low)
         beam = {'fwhm': fwhm} if self.beam is None else self.beam
         return CorrelatedNoise.from_image(
-            self.with_unit(residual), **beam, mask=mask,
+            self.with_unit(self.residual), **beam, mask=mask,
             relative_rms=relative_rms, varying_structure=varying_structure)
 
     def noise_at(self, table):

@@ -132,6 +132,8 @@ class SourceSearch:
         self.filtered_noise = None
         # The metadata of the detections.
         self.found_meta = {}
+        # Whether structure varies over the map, once that is measured.
+        self.varying_structure = None
         self.background_fit = None
         self.misfit = self.extra_variance = None
         # The difference between beam and fits before any companions.
@@ -151,6 +153,8 @@ class SourceSearch:
         self.split_from = {}
         # The ids of sources fitted since pairs were last searched.
         self.changed = set()
+        # Those that were far from being pairs, and have the same neighbors.
+        self.single = set()
 
     def measure_noise(self):
         """
@@ -422,14 +426,16 @@ class SourceSearch:
             alone = are_apart(positions(table, 'fit'),
                               positions(companions, 'init'),
                               _NEAR_COMPANION * self.fwhm)
-        rows = np.flatnonzero(np.isin(table['id'], list(self.changed))
-                              & ~_is_held(table) & alone)
+        rows = np.flatnonzero(
+            np.isin(table['id'], list(self.changed - self.single))
+            & ~_is_held(table) & alone)
         self.changed.clear()
-        halves = find_pairs(self.image.residual, table[rows],
+        halves, single = find_pairs(self.image.residual, table[rows],
                             self.image.noise, self.fwhm,
                             mask=self.image.fit_mask,
                             fit_radius=self.fitter.fit_radius,
                             beam=self.image.profile)
+        self.single.update(np.asarray(table['id'])[rows[single]].tolist())
         whole = table[rows[halves['row']]]
         new = _start_table(
             len(halves), position_prior=self.position_prior,
@@ -560,10 +566,12 @@ class SourceSearch:
         """
         # Free the images of the last noise.
         self.extra_variance, self.image.noise = None, self.independent
-        self.image.noise = (
-            self.image.measure_covariance(table, self.fwhm,
-                                          relative_rms=self.noise_variation)
-            if isinstance(self.noise, str) else self.noise)
+        self.image.noise = self.noise
+        if isinstance(self.noise, str):
+            self.image.noise = self.image.measure_covariance(
+                table, self.fwhm, relative_rms=self.noise_variation,
+                varying_structure=self.varying_structure)
+            self.varying_structure = self.image.noise.structure is not None
         self._measure_misfit(table)
         table = self._fit_again(table)
         return self._hold_runaways(table)
@@ -600,7 +608,7 @@ class SourceSearch:
             + np.arange(len(table)))
         fitted = self._fit(self.image.cleaned, init)
         fitted.meta |= table.meta
-        self.image.replace(table, fitted)
+        self.image.model = self.image.render(fitted)
         return fitted
 
     def _find(self, values, mask, kind):
@@ -720,6 +728,7 @@ class SourceSearch:
         old, others = table[is_old], table[~is_old]
         values = self.image.residual + self.image.render(old)
         fitted = self._fit(values, init)
+        self.single.difference_update(np.asarray(fitted['id']).tolist())
         self.image.replace(old, fitted)
         return _merge(others, fitted)
 

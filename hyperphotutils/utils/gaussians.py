@@ -10,8 +10,9 @@ from astropy.stats import gaussian_fwhm_to_sigma
 __all__ = ['add_gaussians', 'gaussian_flux', 'gaussian_matrix',
            'wrap_angle']
 
-# The largest number of pixels that are evaluated at once.
-_CHUNK_PIXELS = 1 << 20
+# The largest number of pixels that are evaluated at once: they stay in the
+# cache of a processor.
+_CHUNK_PIXELS = 1 << 16
 
 
 def gaussian_flux(amplitude, fwhm_major, fwhm_minor):
@@ -163,7 +164,7 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
     params = params[:, np.all(np.isfinite(params), axis=0)]
     half = np.ceil(n_sigma * params[3] * gaussian_fwhm_to_sigma)
     # Round up, so that there are only a few stamp sizes.
-    half = (4 * np.ceil(half / 4)).astype(int)
+    half = (2 * np.ceil(half / 2)).astype(int)
     for size in np.unique(half):
         chosen = params[:, half == size]
         step = max(1, _CHUNK_PIXELS // (2 * size + 1)**2)

@@ -40,9 +40,10 @@ def pairs_of(residual, table, mask=None):
     """
     Find the pairs with the defaults of the photometry.
     """
-    return find_pairs(residual, table, NOISE, FWHM, fit_radius=2 * FWHM,
-                      mask=(np.zeros(residual.shape, dtype=bool)
-                            if mask is None else mask))
+    pairs, _ = find_pairs(residual, table, NOISE, FWHM, fit_radius=2 * FWHM,
+                          mask=(np.zeros(residual.shape, dtype=bool)
+                                if mask is None else mask))
+    return pairs
 
 
 def pair(separation, ratio=1.0, width=1.1):
@@ -120,8 +121,8 @@ def test_noise_that_varies():
     relative[:, data.shape[1] // 2:] = 10.0
     noise = CorrelatedNoise(NOISE.variances, NOISE.matrices,
                             relative_rms=relative)
-    pairs = find_pairs(residual, table, noise, FWHM, fit_radius=2 * FWHM,
-                       mask=np.zeros(data.shape, dtype=bool))
+    pairs, _ = find_pairs(residual, table, noise, FWHM, fit_radius=2 * FWHM,
+                          mask=np.zeros(data.shape, dtype=bool))
     assert len(pairs) > 0
     assert np.all(pairs['x_init'] < data.shape[1] // 2)
 
