@@ -71,7 +71,11 @@ _SQUARINGS = 4
 # for few frequencies: larger arrays leave the cache, and each one needs new
 # pages of memory, which takes longer than to fill them.
 _CHUNK = 1 << 14
-_BLOCK = 1 << 14
+_BLOCK = 1 << 13
+# Aliases are left out that add less than this part to the peak of a source,
+# by a sum over some of the frequencies.
+_FAINT_ALIAS = 2e-4
+_SAMPLE = 23
 
 
 class RenderKernel(NamedTuple):
@@ -141,7 +145,7 @@ class RenderKernel(NamedTuple):
 
         Parameters
         ----------
-        index : int array
+        index : int array or slice
             The sources.
 
         Returns
@@ -188,7 +192,7 @@ class ThinKernel:
 
         Parameters
         ----------
-        index : int array
+        index : int array or slice
             The sources.
 
         Returns
@@ -196,7 +200,8 @@ class ThinKernel:
         thin : `ThinKernel`
             It has their PSFs.
         """
-        index = np.asarray([int(i) for i in index], dtype=int)
+        if not isinstance(index, slice):
+            index = np.asarray([int(i) for i in index], dtype=int)
         return ThinKernel(self.samples[index], self.arguments)
 
     @cached_property
@@ -542,31 +547,32 @@ def _draw_narrow(kernel, coords, matrix, shift, fraction, weights, *,
     narrow, point = xp.astype(narrow, real), xp.astype(point, real)
     factors = xp.astype(exponent[:, None] * matrix, real)
     side, half = kernel.side, kernel.side // 2 + 1
-    block = max(1, _BLOCK // n_sources)
-    spectra = 0.0
+    spectra, whole = 0.0, None
     for start in range(0, kernel.kx.shape[0], side * half):
         end = start + side * half
-        sums = []
-        for low in range(start, end, block):
-            form = factors @ kernel.squares[:, low:min(low + block, end)]
-            powers, power = [], None
-            for j in range(kernel.n_narrow):
-                power = (xp.exp(form * float(2**j)) if j % _SQUARINGS == 0
-                         else power * power)
-                powers.append(power)
-            sums.append(narrow @ xp.stack(powers, axis=1))
-        sums = xp.concat(sums, axis=2) + point[:, :, None]
-        seen = (kernel.psf[:, start:end] * _phase(
-            kernel, start // (side * half), coords))[:, None, :]
+        squares = kernel.squares[:, start:end]
+        psf = kernel.psf[:, start:end]
+        if whole is not None:
+            # a large galaxy has no structure at the wavenumbers of aliases
+            part = _sum_gaussians(narrow[:, :1, :], factors,
+                                  squares[:, ::_SAMPLE]) + point[:, :1, None]
+            part = _SAMPLE * xp.sum(xp.abs(part[:, 0, :] * psf[:, ::_SAMPLE]),
+                                    axis=1)
+            if not xp.any(part > _FAINT_ALIAS * whole):
+                continue
+        sums = _sum_gaussians(narrow, factors, squares) + point[:, :, None]
+        if whole is None:
+            whole = xp.sum(xp.abs(sums[:, 0, :] * psf), axis=1)
+        seen = (psf * _phase(kernel, start // (side * half), coords)
+                )[:, None, :]
         value = sums[:, :1, :]
         parts = value * seen
         if derivatives:
             # products of real arrays first: complex ones take much longer
             by_place = xp.concat((value * kernel.kx[start:end],
                                   value * kernel.ky[start:end]), axis=1)
-            rest = xp.concat((
-                sums[:, 1:2, :] * kernel.squares[:, start:end],
-                sums[:, 2:, :]), axis=1)
+            rest = xp.concat((sums[:, 1:2, :] * squares, sums[:, 2:, :]),
+                             axis=1)
             parts = xp.concat((parts, by_place * (-2.0j * np.pi * seen),
                                rest * seen), axis=1)
         spectra = spectra + parts
@@ -574,6 +580,29 @@ def _draw_narrow(kernel, coords, matrix, shift, fraction, weights, *,
     # rows off the stamp need no second transform
     rows = xp.fft.ifft(spectra, axis=2)[:, :, :kernel.size, :]
     return xp.fft.irfft(rows, n=side, axis=3)[:, :, :, :kernel.size]
+
+
+def _sum_gaussians(weights, factors, squares):
+    """
+    Return sums of the transforms of the narrow Gaussians, shape (b, k, f).
+
+    The variances double from one to the next, so that each transform is the
+    square of the previous one.
+    """
+    xp = array_namespace(weights)
+    n_sources, _, n_widths = weights.shape
+    n_all = squares.shape[1]
+    block = max(1, _BLOCK // n_sources)
+    sums = []
+    for low in range(0, n_all, block):
+        form = factors @ squares[:, low:min(low + block, n_all)]
+        powers, power = [], None
+        for j in range(n_widths):
+            power = (xp.exp(form * float(2**j)) if j % _SQUARINGS == 0
+                     else power * power)
+            powers.append(power)
+        sums.append(weights @ xp.stack(powers, axis=1))
+    return xp.concat(sums, axis=2)
 
 
 def _phase(kernel, alias, coords):
