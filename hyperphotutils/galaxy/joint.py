@@ -30,8 +30,11 @@ from hyperphotutils.utils.lm import minimize_batch
 
 __all__ = ['GalaxyFit', 'StartGrid', 'fwhm_of', 'sky_basis', 'to_numpy']
 
-# Side of the window in which the first models are compared, in pixels (odd).
+# Side of the window in which the first models are compared, in steps (odd).
+# A step is the smallest odd number of pixels with which the window is at
+# least this part of the stamp.
 _START_SIZE = 41
+_START_PART = 0.6
 # Initial Sersic index of neighbors, and their radius if it is unknown.
 _NEIGHBOR_INDEX = 1.0
 _NEIGHBOR_RADIUS = 1.0
@@ -78,7 +81,9 @@ class StartGrid:
 
     def __init__(self, psf, size, n=None, r_eff=None, q=None, theta=None, *,
                  n_bounds=INDEX_RANGE):
-        self.size = min(_START_SIZE, size - 1 + size % 2)
+        self.step = step = int(
+            2 * np.ceil(0.5 * (_START_PART * size / _START_SIZE - 1.0)) + 1)
+        self.size = min(_START_SIZE, (size // step - 1) // 2 * 2 + 1)
         fwhm = fwhm_of(psf)
         if n is None:
             n = np.unique(np.clip([0.8, 2.0, 5.0], *n_bounds))
@@ -95,9 +100,9 @@ class StartGrid:
         n, r_eff, q, theta = self.params.T
         center = float(self.size // 2)
         # a start need not be exact
-        kernel = make_kernel(psf, self.size, dtype='float32')._replace(
-            thin=None)
-        coords = coordinates_of(center, center, r_eff, n, q,
+        kernel = make_kernel(_bin_psf(psf, step), self.size,
+                             dtype='float32')._replace(thin=None)
+        coords = coordinates_of(center, center, r_eff / step, n, q,
                                 np.deg2rad(theta))
         self.models = np.concatenate([
             render(kernel, part).reshape(len(part), -1)
@@ -110,8 +115,8 @@ class StartGrid:
         Parameters
         ----------
         data, weight : 3D `~numpy.ndarray`
-            Windows centered on the targets, and inverse standard
-            deviations.
+            Windows of ``size * step`` pixels centered on the targets, and
+            inverse standard deviations.
 
         fit_sky : bool
             Whether there is a sky.
@@ -123,15 +128,22 @@ class StartGrid:
             model.
         """
         n_stamps = len(data)
+        # the weighted means of the pixels of each step
+        blocks = (n_stamps, self.size, self.step, self.size, self.step)
+        weight = weight**2
+        light = np.sum((weight * data).reshape(blocks), axis=(2, 4))
+        weight = np.sum(weight.reshape(blocks), axis=(2, 4))
+        data = light / np.where(weight > 0.0, weight, 1.0)
         match = match_grid(
             Models(self.models), data.reshape(n_stamps, -1).astype('f4'),
-            weight.reshape(n_stamps, -1).astype('f4')**2, fit_sky=fit_sky)
+            weight.reshape(n_stamps, -1).astype('f4'), fit_sky=fit_sky)
         # sources are brighter than the sky unless nothing else fits
         chi2 = np.where(match.flux > 0.0, match.chi2, match.chi2.max() + 1.0)
         best = np.argmin(chi2, axis=1)
         rows = np.arange(n_stamps)
-        return np.column_stack([self.params[best], match.chi2[rows, best],
-                                match.flux[rows, best]])
+        return np.column_stack([
+            self.params[best], match.chi2[rows, best],
+            match.flux[rows, best] * self.step**2])
 
 
 class GalaxyFit:
@@ -315,11 +327,12 @@ class GalaxyFit:
         config, targets = self.config, self.targets
         x, y = targets.x[own] - x0, targets.y[own] - y0
         if config.start == 'grid':
-            half = self.grid.size // 2
+            side = self.grid.size * self.grid.step
             data, weight, *_ = self.stamps.cut(
-                targets.plane[own], np.floor(x + x0 + 0.5).astype(int) - half,
-                np.floor(y + y0 + 0.5).astype(int) - half, self.grid.size)
-            weight = weight * ~_window(others, x, y, self.grid.size)
+                targets.plane[own],
+                np.floor(x + x0 + 0.5).astype(int) - side // 2,
+                np.floor(y + y0 + 0.5).astype(int) - side // 2, side)
+            weight = weight * ~_window(others, x, y, side)
             params = self.grid.match(data, weight,
                                      fit_sky=config.sky != 'none')
             self.grid_params[part] = params
@@ -536,6 +549,24 @@ def fwhm_of(psf):
     """
     samples, oversampling = sample_psf(psf)
     return core_sigma(samples[0], oversampling) * gaussian_sigma_to_fwhm
+
+
+def _bin_psf(psf, step):
+    """
+    Return the PSF for pixels of ``step`` (odd) times the side.
+    """
+    if step == 1:
+        return psf
+    samples, oversampling = sample_psf(psf)
+    half = samples.shape[-1] // 2
+    image = samples[0, half % oversampling::oversampling,
+                    half % oversampling::oversampling]
+    side = image.shape[-1]
+    half = (side // 2 + step // 2) // step + 1
+    # the central block is centered on the central pixel
+    image = np.pad(image, (step * (2 * half + 1) - side) // 2)
+    image = image.reshape(2 * half + 1, step, -1, step).sum(axis=(1, 3))
+    return image / image.sum()
 
 
 def to_numpy(array):

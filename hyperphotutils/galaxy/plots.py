@@ -112,8 +112,9 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
     mask : 2D bool array_like, optional
         `True` for pixels that were not fitted; drawn in gray.
 
-    size : int, optional
-        The side of the part that is drawn, in pixels.
+    size : int or 1D array_like of int, optional
+        The side of the part that is drawn, in pixels; one for all
+        galaxies, or one for each row.
 
     max_galaxies : int, optional
         The largest number of galaxies.
@@ -141,7 +142,9 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
         images[0], images[2] = (np.where(mask, np.nan, image)
                                 for image in (images[0], images[2]))
     # parts at the edge are as large as others
-    images = [np.pad(image, size // 2, constant_values=np.nan)
+    size = np.broadcast_to(size, len(table))
+    margin = int(size.max()) // 2
+    images = [np.pad(image, margin, constant_values=np.nan)
               for image in images]
     flux = np.asarray(getattr(table['flux_fit'], 'value',
                               table['flux_fit']), dtype=float)
@@ -163,7 +166,7 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
     for number, row in enumerate(order):
         line, column = divmod(number, n_columns)
         _draw_galaxy(grid[line, 3 * column:3 * column + 3], table[row],
-                     images, rms, size)
+                     images, rms, int(size[row]), margin)
     figure.suptitle(f'data, model, residual (-5 to 5 sigma) of '
                     f'{len(order)} of {len(table)} galaxies', size='small')
     return figure
@@ -263,16 +266,16 @@ def _match(table, truth, reach):
     return rows, partners[rows]
 
 
-def _draw_galaxy(panels, row, images, rms, size):
+def _draw_galaxy(panels, row, images, rms, size, margin):
     """
     Draw the three panels of a galaxy.
     """
     from matplotlib import colormaps
 
     part = tuple(
-        slice(low, low + 2 * (size // 2)) for low in (
-            int(np.clip(round(float(row[f'{axis}_fit'])), 0,
-                        side - 2 * (size // 2) - 1))
+        slice(low, low + size) for low in (
+            margin - size // 2 + int(np.clip(
+                round(float(row[f'{axis}_fit'])), 0, side - 2 * margin - 1))
             for axis, side in zip('yx', images[0].shape, strict=True)))
     data, model, residual = (image[part] for image in images)
     peak = max(np.nanmax(np.abs(model), initial=0.0) / rms, 20.0)

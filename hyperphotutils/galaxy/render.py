@@ -67,6 +67,15 @@ _THIN_WIDTH = 0.3
 # Exponentials are computed by squaring the previous one. After this number
 # of squarings a new one is evaluated, since each doubles the rounding error.
 _SQUARINGS = 4
+# On a processor, images are drawn by few sources at once, and powers formed
+# for few frequencies: larger arrays leave the cache, and each one needs new
+# pages of memory, which takes longer than to fill them.
+_CHUNK = 1 << 14
+_BLOCK = 1 << 13
+# Aliases are left out that add less than this part to the peak of a source,
+# by a sum over some of the frequencies.
+_FAINT_ALIAS = 2e-4
+_SAMPLE = 23
 
 
 class RenderKernel(NamedTuple):
@@ -136,7 +145,7 @@ class RenderKernel(NamedTuple):
 
         Parameters
         ----------
-        index : int array
+        index : int array or slice
             The sources.
 
         Returns
@@ -183,7 +192,7 @@ class ThinKernel:
 
         Parameters
         ----------
-        index : int array
+        index : int array or slice
             The sources.
 
         Returns
@@ -191,7 +200,8 @@ class ThinKernel:
         thin : `ThinKernel`
             It has their PSFs.
         """
-        index = np.asarray([int(i) for i in index], dtype=int)
+        if not isinstance(index, slice):
+            index = np.asarray([int(i) for i in index], dtype=int)
         return ThinKernel(self.samples[index], self.arguments)
 
     @cached_property
@@ -425,6 +435,12 @@ def render(kernel, coords, *, derivatives=False):
         if bool(xp.any(is_thin)):
             return _render_thin(kernel, coords, is_thin,
                                 derivatives=derivatives)
+    length = max(1, _CHUNK // kernel.side**2)
+    if isinstance(coords, np.ndarray) and len(coords) > length:
+        return np.concatenate([
+            render(kernel.take(slice(low, low + length)),
+                   coords[low:low + length], derivatives=derivatives)
+            for low in range(0, len(coords), length)])
     cosh, sinhc = xp.cosh(size), _sinhc(xp, size)
     matrix = xp.stack((cosh + sinhc * g1, sinhc * g2, cosh - sinhc * g1),
                       axis=1)
@@ -521,58 +537,87 @@ def _draw_narrow(kernel, coords, matrix, shift, fraction, weights, *,
                             xp.zeros_like(weights)), axis=2)
     narrow = _at_widths(weights, shift, 0, kernel.n_narrow)
     exponent = -2.0 * np.pi**2 * _POINT**2 * SIGMA_RATIO**(2.0 * fraction)
-    form = xp.astype(exponent[:, None] * matrix, real) @ kernel.squares
-    powers, power = [], None
-    for j in range(kernel.n_narrow):
-        power = (xp.exp(form * float(2**j)) if j % _SQUARINGS == 0
-                 else power * power)
-        powers.append(power)
-    powers = xp.stack(powers, axis=1)
     if derivatives:
         slope = exponent[:, None] * xp.asarray(
             2.0**np.arange(kernel.n_narrow), device=coords.device)
-        rows = xp.stack((narrow[:, 0, :], slope * narrow[:, 0, :],
-                         narrow[:, 1, :]), axis=1)
-        start = xp.stack((point[:, 0], xp.zeros_like(point[:, 0]),
+        narrow = xp.stack((narrow[:, 0, :], slope * narrow[:, 0, :],
+                           narrow[:, 1, :]), axis=1)
+        point = xp.stack((point[:, 0], xp.zeros_like(point[:, 0]),
                           point[:, 1]), axis=1)
-    else:
-        rows, start = narrow, point
-    sums = xp.astype(rows, real) @ powers + xp.astype(start, real)[:, :, None]
-    phase = _phase(kernel, coords[:, 0], coords[:, 1])
-    seen = kernel.psf * phase
-    value = sums[:, 0, :] * seen
-    if derivatives:
-        turned = -2.0j * np.pi * value
-        slope = sums[:, 1, :] * seen
-        spectra = xp.stack(
-            (value, turned * kernel.kx, turned * kernel.ky,
-             slope * kernel.squares[0, :], slope * kernel.squares[1, :],
-             slope * kernel.squares[2, :], sums[:, 2, :] * seen), axis=1)
-    else:
-        spectra = value[:, None, :]
-    side = kernel.side
-    spectra = xp.reshape(spectra, (n_sources, spectra.shape[1],
-                                   kernel.n_alias, side, side // 2 + 1))
-    spectra = (spectra[:, :, 0, :, :] if kernel.n_alias == 1
-               else xp.sum(spectra, axis=2))
-    images = xp.fft.irfftn(spectra, s=(side, side), axes=(2, 3))
-    return images[:, :, :kernel.size, :kernel.size]
+    narrow, point = xp.astype(narrow, real), xp.astype(point, real)
+    factors = xp.astype(exponent[:, None] * matrix, real)
+    side, half = kernel.side, kernel.side // 2 + 1
+    spectra, whole = 0.0, None
+    for start in range(0, kernel.kx.shape[0], side * half):
+        end = start + side * half
+        squares = kernel.squares[:, start:end]
+        psf = kernel.psf[:, start:end]
+        if whole is not None:
+            # a large galaxy has no structure at the wavenumbers of aliases
+            part = _sum_gaussians(narrow[:, :1, :], factors,
+                                  squares[:, ::_SAMPLE]) + point[:, :1, None]
+            part = _SAMPLE * xp.sum(xp.abs(part[:, 0, :] * psf[:, ::_SAMPLE]),
+                                    axis=1)
+            if not xp.any(part > _FAINT_ALIAS * whole):
+                continue
+        sums = _sum_gaussians(narrow, factors, squares) + point[:, :, None]
+        if whole is None:
+            whole = xp.sum(xp.abs(sums[:, 0, :] * psf), axis=1)
+        seen = (psf * _phase(kernel, start // (side * half), coords)
+                )[:, None, :]
+        value = sums[:, :1, :]
+        parts = value * seen
+        if derivatives:
+            # products of real arrays first: complex ones take much longer
+            by_place = xp.concat((value * kernel.kx[start:end],
+                                  value * kernel.ky[start:end]), axis=1)
+            rest = xp.concat((sums[:, 1:2, :] * squares, sums[:, 2:, :]),
+                             axis=1)
+            parts = xp.concat((parts, by_place * (-2.0j * np.pi * seen),
+                               rest * seen), axis=1)
+        spectra = spectra + parts
+    spectra = xp.reshape(spectra, (n_sources, -1, side, half))
+    # rows off the stamp need no second transform
+    rows = xp.fft.ifft(spectra, axis=2)[:, :, :kernel.size, :]
+    return xp.fft.irfft(rows, n=side, axis=3)[:, :, :, :kernel.size]
 
 
-def _phase(kernel, x, y):
+def _sum_gaussians(weights, factors, squares):
     """
-    Return the phases of the positions, shape (b, f).
+    Return sums of the transforms of the narrow Gaussians, shape (b, k, f).
+
+    The variances double from one to the next, so that each transform is the
+    square of the previous one.
     """
-    xp = array_namespace(x)
-    n_sources = x.shape[0]
-    along_x = -2.0 * np.pi * kernel.kx_first[None, :, :] * x[:, None, None]
-    along_y = -2.0 * np.pi * kernel.ky_first[None, :, :] * y[:, None, None]
-    kind = kernel.psf.dtype
+    xp = array_namespace(weights)
+    n_sources, _, n_widths = weights.shape
+    n_all = squares.shape[1]
+    block = max(1, _BLOCK // n_sources)
+    sums = []
+    for low in range(0, n_all, block):
+        form = factors @ squares[:, low:min(low + block, n_all)]
+        powers, power = [], None
+        for j in range(n_widths):
+            power = (xp.exp(form * float(2**j)) if j % _SQUARINGS == 0
+                     else power * power)
+            powers.append(power)
+        sums.append(weights @ xp.stack(powers, axis=1))
+    return xp.concat(sums, axis=2)
+
+
+def _phase(kernel, alias, coords):
+    """
+    Return the phases of the positions for an alias, shape (b, f).
+    """
+    xp = array_namespace(coords)
     factor_x, factor_y = (
-        xp.astype(xp.exp(1.0j * xp.astype(angle, xp.complex128)), kind)
-        for angle in (along_x, along_y))
-    return xp.reshape(factor_y[:, :, :, None] * factor_x[:, :, None, :],
-                      (n_sources, -1))
+        xp.astype(xp.exp(xp.astype(place[:, None] * k[None, alias, :],
+                                   xp.complex128) * (-2.0j * np.pi)),
+                  kernel.psf.dtype)
+        for place, k in ((coords[:, 0], kernel.kx_first),
+                         (coords[:, 1], kernel.ky_first)))
+    return xp.reshape(factor_y[:, :, None] * factor_x[:, None, :],
+                      (coords.shape[0], -1))
 
 
 def _draw_wide(kernel, coords, matrix, shift, fraction, weights, n_all, *,

@@ -189,8 +189,10 @@ def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
     columns = np.arange(side // 2 + 1.0)
     reach = oversampling // 2
     kx, ky, values = [], [], []
-    for shift_y in range(-reach, reach + 1):
-        for shift_x in range(-reach, reach + 1):
+    # the frequencies of the grid itself come first
+    shifts = sorted(range(-reach, reach + 1), key=abs)
+    for shift_y in shifts:
+        for shift_x in shifts:
             row, column = rows + shift_y * side, columns + shift_x * side
             inside = ((2.0 * np.abs(row) < fine)[:, None]
                       & (2.0 * np.abs(column) < fine))

@@ -16,7 +16,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.stats import gaussian_fwhm_to_sigma
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
@@ -63,12 +63,16 @@ _FALLBACK_FWHM = 3.0
 # Pixels brighter than this many rms hold their own photons, others those of
 # the smoothed image.
 _SIGNAL = 5.0
-# The side of stamps in FWHM and in half-light radii, and its limits.
+# The side of stamps in FWHM and in half-light radii, and the sides for fits:
+# galaxies of about one size share a side.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
-_SIZE_RANGE = (32, 96)
+_SIZES = (32, 48, 64, 96, 128, 192, 256)
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
 # and a galaxy cannot be told apart on less than 8 radii.
 _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
+# A galaxy whose radius is more than this part of the largest one is fitted
+# again on a larger stamp.
+_NEAR_LARGEST = 0.99
 # The steps of each function, in their order
 _STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
            'stamps': ('sky', 'psf', 'sources', 'stamps', 'products'),
@@ -335,27 +339,15 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     with _Run(path, folder, options, 'galaxies', overwrite=overwrite,
               catalog=catalog, segmentation=segmentation,
               progress_bar=progress_bar) as run:
-        psf = run.psf
-        size = run.size
+        fits_of_sizes = _GalaxyFits(run, max_radius, neighbors=neighbors,
+                                    n_bounds=n_bounds)
         run.begin('fits')
-        if max_radius is None:
-            max_radius = _RADIUS_PART * size
-            run.default('max_radius', f'{max_radius:g} pixels, an eighth '
-                        'of the stamps')
-        fitter = SersicFitter(psf, size=size, neighbors=neighbors,
-                              n_bounds=n_bounds,
-                              r_e_bounds=(_SMALLEST_RADIUS, max_radius))
-        rows = run.galaxies
-        init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
-                       'y': rows['y_centroid']})
-        data = run.sky.data
-        arguments = {'init_params': init, 'mask': run.mask, 'wcs': run.wcs,
-                     'segmentation': run.sources.segmentation.data}
-        table = fitter(data, error=run.error, **arguments)
+        table = fits_of_sizes.run()
         if run.options.gain is not None and run.options.error is None:
             # errors from the noisy data would bias the fluxes low
-            run.improve_error(_draw_model(fitter, table))
-            table = fitter(data, error=run.error, **arguments)
+            run.improve_error(fits_of_sizes.draw())
+            table = fits_of_sizes.run()
+        data, rows = run.sky.data, run.galaxies
         for name in ('star_index', 'kron_flux', 'snr'):
             if name in rows.colnames:
                 table[{'snr': 'snr_detection'}.get(name, name)] = rows[name]
@@ -369,7 +361,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.result.table = table
         run.begin('products')
         run.write_table('galaxies', table)
-        model = _draw_model(fitter, table)
+        model = fits_of_sizes.draw()
         run.write_images('models', DATA=data, MODEL=model,
                          RESIDUAL=data - model, ERROR=run.error)
         _write_segments(run)
@@ -377,7 +369,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
             _write_psf(run)
         run.write_figure('mosaic', plot_mosaic(
             table, data, model, data - model, error=run.error,
-            mask=run.mask | run.star_pixels, size=min(run.size, 48)))
+            mask=run.mask | run.star_pixels, size=table['stamp_size']))
         if truth is not None:
             run.write_figure('truth', plot_parameters(table, truth))
         if chi2 or cube is not None:
@@ -912,24 +904,42 @@ class _Run:
         self.result.defaults['error'] += ' of the model of a first fit'
 
     @cached_property
-    def size(self):
+    def needed_sizes(self):
         """
-        The side of the stamps.
+        The side of the stamp that each galaxy needs, in pixels.
         """
-        if self.options.size is not None:
-            return self.options.size
-        radius = 2.0
+        radii = 2.0
         if 'half_light_radius' in self.galaxies.colnames:
             radii = np.asarray(getattr(
                 self.galaxies['half_light_radius'], 'value',
                 self.galaxies['half_light_radius']), dtype=float)
-            radius = np.nanpercentile(radii, 75)
-        size = np.clip(max(_SIZE_FWHM * self.fwhm, _SIZE_RADII * radius),
-                       *_SIZE_RANGE)
-        size = int(2 * np.ceil(0.5 * size))
+        return np.fmax(_SIZE_FWHM * self.fwhm, _SIZE_RADII * radii) * (
+            np.ones(len(self.galaxies)))
+
+    @cached_property
+    def size(self):
+        """
+        The side of the stamps that are written.
+        """
+        if self.options.size is not None:
+            return self.options.size
+        size = np.percentile(self.needed_sizes, 75)
+        size = next((side for side in _SIZES if side >= size), _SIZES[-1])
         self.default('size', f'{size} pixels, by the FWHM and the sizes of '
                      'the galaxies')
         return size
+
+    @cached_property
+    def fit_sizes(self):
+        """
+        The side of the stamp on which each galaxy is fitted.
+        """
+        if self.options.size is not None:
+            return np.full(len(self.galaxies), self.options.size)
+        self.default('size of fits', f'{_SIZES[0]} to {_SIZES[-1]} pixels, by '
+                     'the FWHM and the size of each galaxy')
+        return np.take(_SIZES, np.searchsorted(
+            _SIZES[:-1], self.needed_sizes))
 
     @cached_property
     def stamps(self):
@@ -957,14 +967,69 @@ def _load(path, ext=None):
         raise MapError(msg) from None
 
 
-def _draw_model(fitter, table):
+class _GalaxyFits:
     """
-    Make the image of the galaxies that are not too large for their stamps.
+    Fits of the galaxies of an image on stamps of several sizes.
 
-    The others follow the sky of the stamp, or what a bright neighbor leaves.
+    Large stamps take long, and small ones hide the sky around a large
+    galaxy. A galaxy that turns out too large for its stamp is fitted again
+    on the next larger one.
     """
-    return fitter.make_model_image(
-        rows=np.asarray(table['flags']) & FLAGS['too_large'] == 0)
+
+    def __init__(self, run, max_radius, **options):
+        self.image = run
+        self.psf = run.psf
+        self.max_radius = max_radius
+        self.options = options
+        self.sizes = run.fit_sizes
+        self.grows = run.options.size is None
+        if max_radius is None:
+            run.default('max_radius', 'an eighth of the stamp')
+        self._fitters = {}
+        self._drawn = {}
+
+    def run(self):
+        """
+        Fit all galaxies and return their table.
+        """
+        image, rows = self.image, self.image.galaxies
+        init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
+                       'y': rows['y_centroid']})
+        tables, kept = [], []
+        self._drawn = {}
+        for size in _SIZES if self.grows else self.sizes[:1]:
+            part = np.flatnonzero(self.sizes == size)
+            if len(part) == 0:
+                continue
+            largest = (_RADIUS_PART * size if self.max_radius is None
+                       else self.max_radius)
+            fitter = self._fitters.setdefault(size, SersicFitter(
+                self.psf, size=int(size), **self.options,
+                r_e_bounds=(_SMALLEST_RADIUS, largest)))
+            table = fitter(
+                image.sky.data, error=image.error, mask=image.mask,
+                init_params=init[part], wcs=image.wcs,
+                segmentation=image.sources.segmentation.data)
+            too_large = table['flags'] & FLAGS['too_large'] != 0
+            stays = np.ones(len(part), dtype=bool)
+            if self.grows and size < _SIZES[-1]:
+                radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
+                stays = ~(too_large | (radius > _NEAR_LARGEST * largest))
+                self.sizes[part[~stays]] = _SIZES[_SIZES.index(size) + 1]
+            # too large ones follow the sky, or what a bright neighbor leaves
+            self._drawn[size] = stays & ~too_large
+            table['stamp_size'] = size
+            tables.append(table[stays])
+            kept.append(part[stays])
+        table = vstack(tables, metadata_conflicts='silent')
+        return table[np.argsort(np.concatenate(kept))]
+
+    def draw(self):
+        """
+        Return the image of the galaxies that are not too large.
+        """
+        return sum(self._fitters[size].make_model_image(rows=rows)
+                   for size, rows in self._drawn.items())
 
 
 def _write_psf(run):
