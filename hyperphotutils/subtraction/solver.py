@@ -22,17 +22,22 @@ _RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _FIRST_RIDGE = 1e-5
 _FIRST_SMOOTHNESS = 1e-3
+# The kernel of a single star has few degrees of freedom: in simulations,
+# this ridge changes its sum by one per cent, and makes its error three
+# times smaller
+_LOCAL_RIDGE = 0.1
+# The part by which the flux ratio of a constant star may be wrong
+_RATIO_ERROR = 0.02
 _N_FOLDS = 5
 _N_ROUNDS = 4
 _MAX_CLIPS = 20
 # Fewer stamps than this for each term make no order worth trying
 _STAMPS_PER_TERM = 3
-# The part of its own signal by which each stamp may be wrong when the
-# first round begins
-_FIRST_MODEL_ERROR = 0.1
+# The part of its own light by which the model of a star that was left out
+# of the fit may be wrong
+_MODEL_ERROR = 0.1
 # Errors of chi squared by rounding, in units of the squared signal
 _ROUNDING = 1e-10
-_MAX_EXCESS = 1e6
 _MODEL_ERROR_FACTOR = 1.5
 # Eigenvalues below this part of the largest are not inverted
 _MIN_EIGENVALUE = 1e-12
@@ -239,16 +244,15 @@ def solve_kernel(equations, terms, *, kernel_order, scale_order,
     with one_blas_thread():
         problem = _Problem(equations, terms, max(orders), scale_order,
                            background_order, penalty)
-        weight, order = _robust_weights(problem, orders, smoothness,
-                                        sigma_clip)
+        constant = _is_constant(problem, sigma_clip)
         candidates = ([smoothness] if smoothness is not None else
                       _RIDGES if penalty is None else _SMOOTHNESS)
-        validation = _validate(problem, weight, orders, candidates)
+        validation = _validate(problem, constant, orders, candidates)
         if validation:
             order, ridge, _ = min(validation, key=lambda row: row[2])
         else:
-            ridge = problem.first_ridge(smoothness)
-        weight, theta, chi2 = _clip(problem, weight, order, ridge,
+            order, ridge = min(orders), problem.first_ridge(smoothness)
+        weight, theta, chi2 = _clip(problem, constant, order, ridge,
                                     sigma_clip)
         coefficients, background = problem.unpack(theta, order)
         local = problem.at_stamps(theta, order)
@@ -294,12 +298,17 @@ class _Problem:
             same = self._term[:, None] == self._term
             self._penalty = same * form[np.ix_(self._function,
                                                self._function)]
+        # the least noise of a kernel whose sum is one
+        form = equations.noise_form
+        self._least_noise = form[0, 0] - form[0, 1:] @ np.linalg.lstsq(
+            form[1:, 1:], form[1:, 0], rcond=None)[0]
         self._noise_forms = [self._noise_form(part) for part in _NOISE_PARTS]
         n_terms = len(degrees)
         self._products = (terms[:, :n_terms, None]
                           * terms[:, None, :n_terms]).reshape(
                               len(terms), -1)
         self._n_terms = n_terms
+        self.scale_terms = terms[:, :n_terms][:, total <= scale_order]
 
     def first_ridge(self, smoothness):
         """
@@ -341,12 +350,8 @@ class _Problem:
         remains is a quadratic form of the shape that is zero for the
         kernel of least noise with any sum.
         """
-        form = self.equations.noise_form
-        # the least noise of a kernel whose sum is one
-        least = form[0, 0] - form[0, 1:] @ np.linalg.lstsq(
-            form[1:, 1:], form[1:, 0], rcond=None)[0]
-        form = (1.0 - part) * form
-        form[0, 0] += part * least
+        form = (1.0 - part) * self.equations.noise_form
+        form[0, 0] += part * self._least_noise
         # the variation over the field averages over much noise
         place = np.flatnonzero((self._term == 0)
                                & (self._function < self.n_functions))
@@ -415,6 +420,25 @@ class _Problem:
         return scale[:size] * (vectors @ ((vectors.T @ right[:size])
                                           / values[good]))
 
+    def local_sums(self, chosen):
+        """
+        Return the sum of the kernel of each stamp alone, and its error.
+        """
+        equations = self.equations[chosen]
+        normal = equations.normal
+        scale = np.maximum(np.einsum('sii->si', normal), 1e-300)**-0.5
+        matrix = normal * scale[:, :, None] * scale[:, None]
+        matrix[:, 0, 0] -= equations.noise * self._least_noise * scale[:, 0]**2
+        place = np.arange(1, self.n_functions)
+        matrix[:, place, place] += _LOCAL_RIDGE
+        right = np.zeros((*equations.right.shape, 2))
+        right[..., 0] = equations.right * scale
+        right[:, 0, 1] = scale[:, 0]
+        solution = np.linalg.solve(matrix, right) * scale[..., None]
+        unit = solution[..., 1]
+        variance = np.einsum('si,sij,sj->s', unit, normal, unit)
+        return solution[:, 0, 0], np.sqrt(variance)
+
     def unpack(self, theta, order):
         """
         Return the coefficients of the kernel and of the background.
@@ -475,29 +499,28 @@ class _Problem:
                              * inflation))
 
 
-def _robust_weights(problem, orders, smoothness, sigma_clip):
+def _is_constant(problem, sigma_clip):
     """
-    Find weights of the stamps that those which vary do not decide.
+    Return which stars have the flux ratio of the others.
+
+    The ratio is the sum of the kernel that fits a star best. It is
+    known before there is a kernel for all stars, which a bright one that
+    varies would draw to itself.
     """
-    equations = problem.equations
-    n_stamps = len(equations.square)
-    fitting = [order for order in orders
-               if (order + 1) * (order + 2) / 2 * _STAMPS_PER_TERM
-               <= n_stamps]
-    order = min(max(fitting, default=min(orders)), max(min(orders), 2))
-    # bright stars must agree with the others before they lead
-    power = equations.square / np.maximum(equations.n_pixels, 1)
-    weight = 1.0 / (1.0 + _FIRST_MODEL_ERROR**2 * power)
-    weight[equations.n_pixels == 0] = 0.0
-    usable = weight > 0.0
+    usable = problem.equations.n_pixels > 0
+    ratio, error = np.zeros((2, len(usable)))
+    ratio[usable], error[usable] = problem.local_sums(usable)
+    precise = usable & (error <= np.median(error[usable]))
+    center = np.median(ratio[precise])
+    error = np.hypot(error, _RATIO_ERROR * center)
+    fitted = np.full(len(usable), center)
+    terms = problem.scale_terms
     for _ in range(_N_ROUNDS):
-        theta, = problem.solve(*problem.assemble(weight),
-                               problem.first_ridge(smoothness), [order])
-        chi2 = problem.reduced_chi2(theta, order)
-        excess = _excess(chi2, usable, equations)
-        weight = usable / (1.0 + np.maximum(excess / sigma_clip, 0.0)**2)**2
-    kept = usable & (excess < 2.0 * sigma_clip)
-    return np.where(kept, 1.0, 0.0), order
+        root = usable / error / (
+            1.0 + ((ratio - fitted) / error / sigma_clip)**2)
+        fitted = terms @ np.linalg.lstsq(terms * root[:, None], ratio * root,
+                                         rcond=None)[0]
+    return usable & (np.abs(ratio - fitted) < sigma_clip * error)
 
 
 def _excess(chi2, used, equations):
@@ -517,15 +540,14 @@ def _excess(chi2, used, equations):
         power[bright], 1e-300))
     scale = np.hypot(max(spread, noise, rounding, 1e-300),
                      _MODEL_ERROR_FACTOR * part * power)
-    return np.minimum((chi2 - center) / scale, _MAX_EXCESS)
+    return (chi2 - center) / scale
 
 
-def _clip(problem, weight, order, ridge, sigma_clip):
+def _clip(problem, usable, order, ridge, sigma_clip):
     """
     Clip the stamps that fit worse than others until nothing changes.
     """
-    usable = problem.equations.n_pixels > 0
-    used = weight > 0.0
+    used = usable
     seen = set()
     for _ in range(_MAX_CLIPS):
         theta, = problem.solve(*problem.assemble(used.astype(float)), ridge,
@@ -540,11 +562,12 @@ def _clip(problem, weight, order, ridge, sigma_clip):
     return used.astype(float), theta, chi2
 
 
-def _validate(problem, weight, orders, ridges):
+def _validate(problem, chosen, orders, ridges):
     """
     Fit all but a part of the stamps, and see how that part is fitted.
     """
-    used = np.flatnonzero(weight)
+    weight = chosen.astype(float)
+    used = np.flatnonzero(chosen)
     if len(used) < 2:
         return []
     orders = [order for order in orders
@@ -573,11 +596,14 @@ def _validate(problem, weight, orders, ridges):
     # the noise of the source, which a faint kernel has less of, shall not
     # decide
     chi2 -= noise
-    # a stamp that none can fit shall not decide
+    # nor shall a stamp that none can fit
     chi2 = chi2[..., used]
-    limit = 4.0 * np.median(chi2, axis=-1).min() + 1.0
+    limit = 4.0 * max(np.median(chi2, axis=-1).min(), 0.0) + 1.0
     best = chi2.reshape(-1, chi2.shape[-1]).min(axis=0) < limit
-    score = np.mean(chi2[..., best if best.any() else slice(None)], axis=-1)
+    power = problem.equations.square[used] / problem.equations.n_pixels[used]
+    # nor shall one that is much brighter than all others
+    score = np.average(chi2, axis=-1, weights=best / (
+        1.0 + _MODEL_ERROR**2 * power))
     return [(order, ridge, float(score[i, j]))
             for j, order in enumerate(orders)
             for i, ridge in enumerate(ridges)]

@@ -25,8 +25,9 @@ STAMP_STATUS = {
     'LOW_SNR': 'below the threshold in one of the images',
 }
 
-# No bad pixel may be as close to the peak of a star as this
-_CLEAN_RADIUS = 4
+# No bad pixel may be as close to the peak of a star as this; in the image
+# that is convolved it spoils all pixels around it
+_CLEAN_RADIUS, _CLEAN_RADIUS_CONVOLVED = 2, 4
 _STRIP = 512
 # The peaks are those of means over so many pixels squared
 _SMOOTHING = 3
@@ -173,8 +174,8 @@ def _significance_strip(science, template, y0, y1):
     return np.minimum(*images)
 
 
-def select_stamps(science, template, x, y, snr, *, threshold, n_cells,
-                  per_cell, separation, n_max):
+def select_stamps(science, template, x, y, snr, *, convolved, threshold,
+                  n_cells, per_cell, separation, n_max):
     """
     Select the stars for the fit.
 
@@ -189,8 +190,11 @@ def select_stamps(science, template, x, y, snr, *, threshold, n_cells,
     snr : 1D `~numpy.ndarray`
         Their signal-to-noise ratios.
 
+    convolved : `Frame`
+        The one of the images that will probably be convolved.
+
     threshold : float
-        The least of these.
+        The least signal-to-noise ratio.
 
     n_cells : tuple of int
         The number of cells of the image along y and x.
@@ -217,7 +221,9 @@ def select_stamps(science, template, x, y, snr, *, threshold, n_cells,
     for first in range(0, len(x), 4096):
         part = slice(first, first + 4096)
         for frame in (science, template):
-            bad = frame.stamps(x[part], y[part], _CLEAN_RADIUS)[2]
+            bad = frame.stamps(x[part], y[part], (
+                _CLEAN_RADIUS_CONVOLVED if frame is convolved
+                else _CLEAN_RADIUS))[2]
             dirty[part] |= bad.any(axis=(1, 2))
     status[dirty] = 'BAD_PIXELS'
     status[snr < threshold] = 'LOW_SNR'

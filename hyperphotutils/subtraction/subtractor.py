@@ -341,7 +341,11 @@ class ImageSubtractor:
                                               sigma_template)),
             *_STAMP_RANGE))
         table = select_stamps(
-            science, template, x, y, snr, threshold=self.threshold,
+            science, template, x, y, snr,
+            convolved=(science if self.convolve == 'science'
+                       or (self.convolve == 'auto'
+                           and sigma_science < sigma_template)
+                       else template), threshold=self.threshold,
             n_cells=self.n_stamps, per_cell=self.stars_per_stamp,
             separation=half, n_max=_MAX_STAMPS)
         stamps = Stamps(science, template, table, half, sigma_science,

@@ -165,6 +165,26 @@ def test_variable_stars_are_clipped():
     assert abs(solution.coefficients[0, 0] / 1.3 - 1.0) < 5e-3
 
 
+@pytest.mark.parametrize('change', [0.5, 1.17])
+@pytest.mark.parametrize('basis', [None, DeltaBasis(5)])
+def test_bright_variable_star_does_not_lead(basis, change):
+    """
+    The brightest of few stars, with nearly all information about the
+    kernel, varies: the kernel is still that of the others.
+    """
+    for seed in range(1, 6):
+        own, source, target, weight, xy, *_ = make_stamps(
+            20, noise=20.0, seed=seed)
+        source[0] *= 300.0
+        target[0] *= 300.0 * change
+        solution = solve(basis or own, source, target, weight, xy,
+                         kernel_order=(0, 1))
+        assert solution.weight[0] == 0.0
+        assert np.count_nonzero(solution.weight) >= 18
+        # five times the noise of the others
+        assert abs(solution.coefficients[0, 0] / 1.3 - 1.0) < 5e-3
+
+
 def test_sum_has_its_error():
     """
     The scatter of the kernel's sum is the stated error.

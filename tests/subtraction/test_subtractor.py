@@ -534,6 +534,23 @@ class TestBadPixels:
         assert lost[(abs(fits[0]['x'] - x[7]) < 2)
                     & (abs(fits[0]['y'] - y[7]) < 2)].tolist() == [1]
 
+    @pytest.mark.parametrize(('name', 'status'), [
+        ('mask', 'USED'), ('template_mask', 'BAD_PIXELS')])
+    def test_bad_pixel_near_a_peak(self, name, status):
+        """
+        Only in the image that is convolved it spoils the whole stamp.
+        """
+        science, template, x, y, _ = gaussian_pair(noise=3.0)
+        mask = np.zeros(science.shape, bool)
+        j, i = round(x[7]), round(y[7])
+        mask[i + 3, j] = True
+        threes = np.full(science.shape, 3.0)
+        table = QUICK.find_stamps(
+            science, template, error=threes, template_error=threes,
+            **{name: mask}).table
+        near = np.hypot(table['x'] - x[7], table['y'] - y[7]) < 2
+        assert table['status'][near].tolist() == [status]
+
     def test_single_bad_pixel_of_the_template(self):
         """
         A bad pixel on the sky is filled, and the difference is kept.
