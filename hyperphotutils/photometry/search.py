@@ -658,6 +658,8 @@ class SourceSearch:
                         'preliminary': self.preliminary}
             if self.background_fit is not None:
                 weights['poly_order'] = -1
+            if self.shared is not None:
+                weights['pixel_rms'] = self.shared.pixel_rms
             if noise.is_correlated:
                 weights['extra_variance'] = self.extra_variance
         table = fit(self.image.with_unit(values), mask=self.image.mask,
