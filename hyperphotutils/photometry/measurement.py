@@ -66,6 +66,10 @@ class MapNoise:
     misfit : object or `None`
         How much bright sources differ from their fits.
 
+    origin : tuple of 2 ints
+        The row and column of the first pixel of the whole map, as seen
+        from its part.
+
     Examples
     --------
     >>> from hyperphotutils.datasets import make_blended_map
@@ -86,6 +90,7 @@ class MapNoise:
     detection_rms: tuple
     relative_rms: np.ndarray | None = None
     misfit: object = None
+    origin: tuple = (0, 0)
 
     def cutout(self, slices):
         """
@@ -107,7 +112,9 @@ class MapNoise:
         return replace(
             self, model=self.model.cutout(slices),
             detection_rms=tuple(map(cut, self.detection_rms)),
-            relative_rms=cut(self.relative_rms))
+            relative_rms=cut(self.relative_rms),
+            origin=tuple(first - one.start for first, one in zip(
+                self.origin, slices, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
