@@ -351,7 +351,7 @@ class SourceSearch:
         total = self._misfit_variance(table)[self.image.nearest_pixels(table)]
         return np.sqrt(np.maximum(total - own, 0.0))
 
-    def _hold_runaways(self, table, among=True):
+    def _hold_runaways(self, table, *, among=True):
         """
         Refit detections whose free fit fails a rule: with the shape of
         the beam, and together with their neighbors.
@@ -382,7 +382,8 @@ class SourceSearch:
             near = ~are_apart(positions(table, 'fit'), found,
                               _NEAR_LOBE * self.fwhm)
             near = np.isin(table['group_id'], table['group_id'][near])
-            table = self._hold_runaways(self._fit_again(table, near), near)
+            table = self._hold_runaways(self._fit_again(table, near),
+                                        among=near)
         return table
 
     def _find_companions(self, table, search):

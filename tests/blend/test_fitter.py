@@ -739,7 +739,8 @@ class TestGroups:
         merging = {'x': [20.0, 28.5], 'y': [60.0, 61.0],
                    'amplitude': [10.0, 40.0], 'fwhm_major': 6.0,
                    'fwhm_minor': 4.5, 'theta': 10.0}
-        x, y = np.meshgrid([70.0, 79.5, 100.0, 110.0], np.arange(15.0, 110, 30))
+        x, y = np.meshgrid([70.0, 79.5, 100.0, 110.0],
+                           np.arange(15.0, 110.0, 30.0))
         settling = {'x': x.ravel(), 'y': y.ravel(),
                     'amplitude': np.linspace(5.0, 40.0, x.size),
                     'fwhm_major': 5.0, 'fwhm_minor': 4.2, 'theta': 70.0}
