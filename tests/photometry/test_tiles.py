@@ -19,6 +19,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.detection import HighPassStarFinder
 from hyperphotutils.noise import CorrelatedNoise
 from hyperphotutils.photometry import (
     HyperPhotometry,
@@ -121,29 +122,34 @@ def test_side_lobes_in_tiles_are_those_of_the_whole_map():
                   / expected['flux_err']) < 1e-3
 
 
-def test_masks_errors_and_empty_tiles(image):
+@pytest.mark.parametrize('kind', ['correlated', 'white'])
+def test_masks_errors_and_empty_tiles(image, kind):
     """
-    Masks and errors are cut like the map, and tiles without data or
-    sources are skipped.
+    Masks and errors are cut like the map, the noise with given errors is
+    that of the whole map, and tiles without data or sources are skipped.
     """
-    rms = HyperPhotometry(FWHM).measure_noise(image.data).pixel_rms
     data = image.data.copy()
     data[:140] = np.nan
     mask = np.zeros(data.shape, dtype=bool)
     mask[:, 240:] = True
-    error = np.full(data.shape, rms)
+    error = np.full(data.shape, 2e-5)
     error[:, :100] *= 1.5
-    phot = HyperPhotometry(FWHM)
-    noise = phot.measure_noise(data, mask=mask, error=error)
-    assert noise.model.relative_rms is not None
+    phot = HyperPhotometry(FWHM, noise=kind)
+    whole = phot.measure_noise(data, mask=mask, error=error)
+    assert whole.model.relative_rms is not None
+    tiles = TiledPhotometry(phot, 130)
+    table = tiles(data, mask=mask, error=error)
+    assert len(pickle.dumps(tiles.noise)) < 0.1 * data.nbytes
+    assert tiles.noise.pixel_rms == pytest.approx(whole.pixel_rms)
+    assert tiles.noise.model.rms == pytest.approx(whole.model.rms, rel=0.03)
+    assert tiles.noise.filtered_rms == pytest.approx(whole.filtered_rms,
+                                                     rel=0.03)
+    noise = tiles.noise.cutout((slice(0, 300), slice(0, 260)))
+    noise = noise.with_variation(error / whole.pixel_rms)
     expected = HyperPhotometry(FWHM, noise=noise)(data, mask=mask)
-    # Next to masked pixels, detections depend on the slope of the tile.
-    expected = expected[(expected['flags'] & FLAGS['n_pixels_fit_partial'])
-                        == 0]
-    table = match(expected, TiledPhotometry(phot, 90)(data, mask=mask,
-                                                      error=error))
+    table = match(expected, table)
     assert np.max(np.abs(table['flux_fit'] - expected['flux_fit'])
-                  / expected['flux_err']) < 1e-3
+                  / expected['flux_err']) < 1e-6
 
 
 def test_noise_of_a_map_is_used_and_pickled(image, shared):
@@ -317,6 +323,9 @@ def test_nothing_in_any_tile(shared):
     ((3, 100), TypeError, 'photometry must be a HyperPhotometry: 3'),
     ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be a positive'),
     ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be'),
+    ((HyperPhotometry(FWHM, finder=HighPassStarFinder(
+        fwhm=FWHM, n_sigma=5.0, n_brightest=9)), 100), ValueError,
+     'n_brightest'),
     ((HyperPhotometry(FWHM), 10), ValueError,
      r'tile_size must be at least 48 pixels, .* \(12 FWHM\), .*: 10')])
 def test_bad_arguments(args, error, match_):
