@@ -27,7 +27,6 @@ from hyperphotutils.photometry import (
     TiledPhotometry,
 )
 from hyperphotutils.photometry.tile_results import read_result, write_result
-from hyperphotutils.utils.flags import FLAGS
 
 FWHM = 4.0
 
