@@ -48,7 +48,7 @@ PEER_NAMES = ('photutils', 'pybdsf', 'aegean', 'sep')
 OWN = ('white', 'correlated')
 
 # A program that has not ended by then, in seconds on the clock, is ended.
-TIME_LIMIT = 600
+TIME_LIMIT = 3600
 
 
 def run_process(command, cwd=None):

@@ -270,7 +270,7 @@ class BlendGroupFitter:
 
     def _fit_image(self, data, init_params, *, mask=None, error=None,
                    noise=None, weight_map=None, poly_order=None,
-                   extra_variance=None, preliminary=False):
+                   extra_variance=None, preliminary=False, pixel_rms=None):
         """
         Fit the sources of one step of `HyperPhotometry`.
 
@@ -292,6 +292,10 @@ class BlendGroupFitter:
             Whether the fit only gives the start values of a better one:
             it ends when a step promises to lower chi2 by less than a
             thousandth.
+
+        pixel_rms : float, optional
+            The rms of the pixels, without unit, if ``noise`` does not
+            know it. It is measured by default.
 
         Returns
         -------
@@ -336,7 +340,7 @@ class BlendGroupFitter:
                              poly_order=poly_order,
                              weight_map=weight_map,
                              extra_variance=extra_variance,
-                             preliminary=preliminary)
+                             preliminary=preliminary, pixel_rms=pixel_rms)
         with one_blas_thread():
             self._fit.run()
         self.results = make_table(self._fit, self._unit, self)

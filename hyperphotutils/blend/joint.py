@@ -173,11 +173,15 @@ class JointFit:
     preliminary : bool, optional
         Whether the fits only give start values for better ones: they
         have a coarse tolerance, and groups are not merged.
+
+    pixel_rms : float, optional
+        The rms of the pixels where that of ``noise`` is unknown. It is
+        measured by default.
     """
 
     def __init__(self, config, data, mask, noise, init_params, *,
                  poly_order=None, weight_map=None, extra_variance=None,
-                 preliminary=False):
+                 preliminary=False, pixel_rms=None):
         self.config = config
         self.solver = config.solver
         self.preliminary = preliminary
@@ -186,6 +190,7 @@ class JointFit:
         self.weight_map = weight_map
         self.rms = noise.weighted_rms
         self.absolute = noise.rms is not None
+        self.pixel_rms = pixel_rms
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
@@ -240,17 +245,23 @@ class JointFit:
                 set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
-            self.rms = self._measure_rms(model)
+            self.rms = self.pixel_rms or self._measure_rms(model)
+        # What a group goes through depends on its neighborhood only, so that
+        # parts of a map give the fits of the whole.
+        touched = every = np.ones(len(self.group_id), dtype=bool)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
-            restless = self._relax(chunks, model, near)
-            if self.preliminary or not self._merge_groups(near, restless):
+            restless = self._relax(chunks, model, near, touched)
+            if self.preliminary:
+                break
+            touched = self._merge_groups(near, restless)
+            if not touched.any():
                 break
             chunks = list(self._chunks())
         if len(self.candidates) > 1:
             self._choose_orders(chunks, model)
             chunks = list(self._chunks())
-            self._relax(chunks, model, near)
+            self._relax(chunks, model, near, every)
         shown = chunks
         if self.config.progress_bar:
             from tqdm.auto import tqdm
@@ -297,13 +308,19 @@ class JointFit:
         rms = local_rms(self.data - model, box_size, mask=self.mask)
         return max(rms, smallest) or 1.0
 
-    def _relax(self, chunks, model, near):
+    def _relax(self, chunks, model, near, touched):
         """
-        Fit all groups, then again those whose neighbors have moved, and
-        update the image of all models. Return which sources still move.
+        Fit the groups with touched sources, then those whose neighbors
+        have moved, and update the image of all models. Return which
+        sources still move.
         """
-        moving = chunks
+        moved = np.zeros(len(touched), dtype=int)
         for _ in range(_MAX_SWEEPS):
+            moving = [members[touched[members].any(axis=1)]
+                      for members in chunks]
+            moving = [members for members in moving if len(members)]
+            if not moving:
+                break
             before = self.sources.copy()
             for members in moving:
                 self._fit_batch(members, model, _COARSE)
@@ -315,18 +332,13 @@ class JointFit:
                 self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
-            disturbed = near @ moved > 0
-            moving = [members[disturbed[members].any(axis=1)]
-                      for members in chunks]
-            moving = [members for members in moving if len(members)]
-            if not moving:
-                break
+            touched = near @ moved > 0
         return moved > 0
 
     def _merge_groups(self, near, restless):
         """
-        Merge groups whose sources move each other. Return whether there
-        were any.
+        Merge groups whose sources move each other. Return the sources of
+        merged groups.
         """
         i, j = near.nonzero()
         pairs = restless[i] & restless[j]
@@ -343,9 +355,9 @@ class JointFit:
         np.minimum.at(first, part, np.arange(n_groups))
         allowed = size[part] <= self._max_group_size()
         new_id = np.where(allowed, first[part], np.arange(n_groups))
-        changed = np.any(new_id != np.arange(n_groups))
+        merged = (np.bincount(new_id)[new_id] > 1)[self.group_id]
         self.group_id = renumber_groups(new_id[self.group_id])
-        return changed
+        return merged
 
     def _near_others(self):
         """

@@ -9,6 +9,7 @@ mask alone. They are calculated where a kernel meets a bad pixel or the
 border of the image, and nowhere else.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,21 +229,26 @@ class LocalSlopes:
 
     parts : sequence of tuple of slice
         The pixels at which slopes are needed.
+
+    origin : tuple of 2 ints, optional
+        The row and column at which a cell begins, which may be outside:
+        with the same origin, a part of an image has the slopes of the
+        whole.
     """
 
-    def __init__(self, image, bad, fwhm, parts):
-        # Cells of the same size that fill the image, but for the last.
-        n_cells = [max(1, int(size / (_CELL * fwhm))) for size in image.shape]
-        self._sides = [-(-size // n) for size, n in
-                       zip(image.shape, n_cells, strict=True)]
-        n_cells = [-(-size // side) for size, side in
-                   zip(image.shape, self._sides, strict=True)]
+    def __init__(self, image, bad, fwhm, parts, origin=(0, 0)):
+        self._side = side = math.ceil(_CELL * fwhm)
+        # The pixels of the first cells that are before the image.
+        self._skipped = [-first % side for first in origin]
+        n_cells = [-(-(skipped + size) // side) for skipped, size in
+                   zip(self._skipped, image.shape, strict=True)]
         wanted = np.zeros(n_cells, dtype=bool)
         for part in parts:
             wanted[tuple(
-                slice(max(0, axis.start // side - 1),
-                      (axis.stop - 1) // side + 2)
-                for axis, side in zip(part, self._sides, strict=True))] = True
+                slice(max(0, (axis.start + skipped) // side - 1),
+                      (axis.stop - 1 + skipped) // side + 2)
+                for axis, skipped in zip(part, self._skipped, strict=True)
+            )] = True
         self._slopes = np.zeros((2, *n_cells))
         step = max(1, int(_STEP * fwhm))
         chosen = np.nonzero(wanted)
@@ -261,22 +267,20 @@ class LocalSlopes:
         """
         Return the slopes along x and y in cells; NaN where unknown.
         """
-        offsets = [np.arange(0, side, step) for side in self._sides]
+        offset = np.arange(0, self._side, step)
         rows, columns = (
-            cell[:, np.newaxis] * side + offset
-            for cell, side, offset in zip(cells, self._sides, offsets,
-                                          strict=True))
+            cell[:, np.newaxis] * self._side + offset - skipped
+            for cell, skipped in zip(cells, self._skipped, strict=True))
         ny, nx = image.shape
-        inside = ((rows < ny)[:, :, np.newaxis]
-                  & (columns < nx)[:, np.newaxis, :])
-        place = (np.minimum(rows, ny - 1)[:, :, np.newaxis],
-                 np.minimum(columns, nx - 1)[:, np.newaxis, :])
+        inside = (((rows >= 0) & (rows < ny))[:, :, np.newaxis]
+                  & ((columns >= 0) & (columns < nx))[:, np.newaxis, :])
+        place = (rows.clip(0, ny - 1)[:, :, np.newaxis],
+                 columns.clip(0, nx - 1)[:, np.newaxis, :])
         good = inside & ~bad[place]
         values = np.where(good, image[place], 0.0)
         count = np.maximum(good.sum(axis=(1, 2), keepdims=True), 1)
         values -= values.sum(axis=(1, 2), keepdims=True) / count
-        y, x = (offset / side - 0.5
-                for offset, side in zip(offsets, self._sides, strict=True))
+        x = y = offset / self._side - 0.5
         weights = good.astype(float)
         slopes = np.full((2, len(values)), np.nan)
         active = np.flatnonzero(_determine_planes(weights, x, y))
@@ -298,7 +302,7 @@ class LocalSlopes:
                        & _determine_planes(clipped, x, y))
             active = active[changed]
             weights[active] = clipped[changed]
-        return slopes / np.array(self._sides[::-1])[:, np.newaxis]
+        return slopes / self._side
 
     def at(self, part):
         """
@@ -315,11 +319,11 @@ class LocalSlopes:
             The slopes along x and y, per pixel.
         """
         slopes = self._slopes
-        for axis, (pixels, side) in enumerate(
-                zip(part, self._sides, strict=True), start=1):
+        for axis, (pixels, skipped) in enumerate(
+                zip(part, self._skipped, strict=True), start=1):
             last = slopes.shape[axis] - 1
-            position = (np.arange(pixels.start, pixels.stop) + 0.5) / side
-            position = np.clip(position - 0.5, 0.0, last)
+            position = np.arange(pixels.start, pixels.stop) + skipped + 0.5
+            position = np.clip(position / self._side - 0.5, 0.0, last)
             low = position.astype(int)
             fraction = (position - low).reshape((-1, 1) if axis == 1
                                                 else (1, -1))

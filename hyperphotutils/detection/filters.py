@@ -233,9 +233,12 @@ def kernel_width(kernel, kernel_size, fwhm):
     return max(3.0, math.sqrt(12 * (_BROAD_SIGMA * fwhm)**2 + 1))
 
 
-def filter_image(image, bad, fwhm, kernel, kernel_size):
+def filter_image(image, bad, fwhm, kernel, kernel_size, origin=None):
     """
     Return the filtered image, NaN in bad pixels.
+
+    The cells in which slopes are measured begin at ``origin``, by
+    default at the first row and column with a good pixel.
     """
     width = kernel_width(kernel, kernel_size, fwhm)
     if min(image.shape) < width:
@@ -243,13 +246,17 @@ def filter_image(image, bad, fwhm, kernel, kernel_size):
                f'{image.shape} for a kernel of {width:.1f} pixels')
         raise ValueError(msg)
     extent = good_extent(bad)
+    if origin is None:
+        origin = [part.start for part in extent]
     filtered = np.full(image.shape, np.nan)
     filtered[extent] = _filter_extent(image[extent], bad[extent], fwhm,
-                                      kernel, width)
+                                      kernel, width, [
+        first - part.start for first, part in zip(origin, extent,
+                                                  strict=True)])
     return filtered
 
 
-def _filter_extent(image, bad, fwhm, kernel, width):
+def _filter_extent(image, bad, fwhm, kernel, width, origin):
     """
     Filter an image that ends at its first and last good pixels.
     """
@@ -267,7 +274,8 @@ def _filter_extent(image, bad, fwhm, kernel, width):
 
     filtered = narrow - broad
     edges = of_mask(find_edges, bad, *kernels)
-    slopes = LocalSlopes(image, bad, fwhm, [edge.slices for edge in edges])
+    slopes = LocalSlopes(image, bad, fwhm, [edge.slices for edge in edges],
+                         origin)
     for edge in edges:
         part = edge.slices
         n_total, b_total = edge.total

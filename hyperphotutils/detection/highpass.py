@@ -386,7 +386,7 @@ optional
         _, rms, _ = self._filter_and_measure(image, bad, levels)
         return rms if unit is None else rms << unit
 
-    def search(self, data, *, mask=None):
+    def search(self, data, *, mask=None, origin=None):
         """
         Detect sources as `find_stars` does, but without a warning if
         there are none.
@@ -399,6 +399,11 @@ optional
         data, mask
             See `find_stars`.
 
+        origin : tuple of 2 ints, optional
+            The first row and column with a good pixel of a larger image,
+            as seen from this one. At edges, detections on a part of an
+            image are then those on the whole.
+
         Returns
         -------
         table : `~astropy.table.QTable` or `None`
@@ -409,7 +414,7 @@ optional
         """
         image, bad, levels, unit = self._strip(data, mask)
         filtered, rms, rounding = self._filter_and_measure(image, bad,
-                                                           levels)
+                                                           levels, origin)
         limit = (levels['threshold'] if self.n_sigma is None
                  else self.n_sigma * rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
@@ -474,7 +479,7 @@ optional
                 raise ValueError(msg)
         return image, bad, levels, unit
 
-    def _filter_and_measure(self, image, bad, levels):
+    def _filter_and_measure(self, image, bad, levels, origin=None):
         """
         Return the filtered image, its noise, and its numerical errors.
         """
@@ -482,7 +487,7 @@ optional
         if relative_rms is not None:
             check_relative_rms(relative_rms, image.shape)
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
-                                self.kernel_size)
+                                self.kernel_size, origin)
         rounding = _ROUNDING * np.abs(image[~bad]).max()
         if (relative_rms is None and levels['rms'] is None
                 and levels['threshold'] is None):

@@ -47,7 +47,7 @@ __all__ = []  # shared by the modules of the photometry only
 
 # The number of pixels of a map of which a clipped rms is taken, and of those
 # at a distance from its margin.
-_MAX_SAMPLE = 4_000_000
+MAX_SAMPLE = 4_000_000
 _MAX_RING_SAMPLE = 50_000
 # The margins of tiles in FWHM: of fits, and of the high-pass filter before
 # the covariance is measured.
@@ -121,8 +121,10 @@ def measure_in_tiles(photometry, source, work, folder, init, widen):
         The noise.
     """
     fwhm, shape = photometry.fwhm, source.shape
-    every = -(-shape[0] * shape[1] // _MAX_SAMPLE)
-    variation = noise_variation_grid(source.read, shape, fwhm)
+    every = -(-shape[0] * shape[1] // MAX_SAMPLE)
+    # The variation of given errors is not part of the noise.
+    variation = (None if np.ndim(source.error) == 2 else
+                 noise_variation_grid(source.read, shape, fwhm))
     first = None
     if init is None and photometry.finder.rms is None and (
             photometry.finder.n_sigma is not None):
@@ -142,20 +144,23 @@ def measure_in_tiles(photometry, source, work, folder, init, widen):
         raise ValueError(msg)
     table = vstack([part.table for part in parts])
     rounding = _ROUNDING * max(part.peak for part in parts)
-    pixel_rms = max(rounding, float(np.sqrt(np.nanmedian(np.concatenate(
-        [part.variances for part in parts])))))
+    pixel_rms = source.typical_error or max(rounding, float(np.sqrt(
+        np.nanmedian(np.concatenate([part.variances for part in parts])))))
     detected = _detection_rms([part.detected for part in parts], variation)
     filtered_rms = max(rounding, clipped_rms(np.concatenate(
         [part.filtered.values for part in parts])))
     detection_rms = (detected if first is None else first, detected)
     residual, mask = (files[name] for name in ('residual', 'mask'))
     if photometry.noise == 'white' or pixel_rms <= rounding:
-        return MapNoise(WhiteNoise(), pixel_rms, filtered_rms, detection_rms,
+        model = (WhiteNoise() if source.typical_error is None else
+                 WhiteNoise(source.with_unit(pixel_rms)))
+        return MapNoise(model, pixel_rms, filtered_rms, detection_rms,
                         variation)
     amplitude = plain(table['amplitude_fit'])
     misfit = measure_misfit(
         residual.map(), np.asarray(table['x_fit']),
-        np.asarray(table['y_fit']), amplitude, amplitude / pixel_rms, fwhm,
+        np.asarray(table['y_fit']), amplitude,
+        amplitude / (pixel_rms * np.asarray(table['relative_error'])), fwhm,
         mask=mask.map())
     power = np.full([-(-size // step) for size in shape], np.nan)
     for part in parts:
@@ -196,10 +201,20 @@ def _open_part(core, source, photometry, variation, margin, widen):
         return None
     inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
                   for one, wide in zip(core, slices, strict=True))
-    relative = None if variation is None else variation[slices]
+    relative = _relative_rms(source, variation, slices)
     search = photometry._open(  # noqa: SLF001
         data, wcs, mask, error, weight_map, variation=relative)
     return search, slices, inner, relative
+
+
+def _relative_rms(source, variation, slices):
+    """
+    Return the relative noise of a part of a map, `None` if it is even.
+    """
+    relative = source.relative_error(slices)
+    if relative is not None:
+        return np.where(np.isfinite(relative), relative, 1.0)
+    return None if variation is None else variation[slices]
 
 
 def _sample(filtered, relative, bad, inner, every, fwhm):
@@ -249,13 +264,15 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
     image, fwhm = search.image, photometry.fwhm
     if detection_rms is not None:
         rms = detection_rms.cutout(slices).image(image.unusable, fwhm)
+        if relative is not None and variation is None:
+            rms = rms * relative
         finder = copy(photometry.finder)
         finder.rms = image.with_unit(rms)
         search.config = copy(photometry)
         search.config.finder = finder
     table = search.first_fit(None if init is None else init(slices))
     residual = image.values - image.model
-    sources = QTable({name: [] for name in _SOURCE})
+    sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
     cores = image.mask
     if table is not None and len(table):
         cores = cores | make_source_mask(
@@ -263,6 +280,9 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
             table['fwhm_major_fit'], table['fwhm_minor_fit'],
             table['theta_fit'], factor=0.5)
         sources = QTable({name: plain(table[name]) for name in _SOURCE})
+        sources['relative_error'] = 1.0
+        if relative is not None and variation is None:
+            sources['relative_error'] = relative[image.nearest_pixels(table)]
     files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
     files['mask'][core] = image.mask[inner]
     box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
@@ -324,8 +344,8 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
     grid = GridImage(np.where(known, power, 2.0 * typical),
                      (step // 2, step // 2), (step, step), source.shape)
     reach = int(min(np.ceil(REACH * fwhm), min(source.shape) // 2))
-    sums = work('covariance', _covariance_tile, residual, table, variation,
-                grid if varying else None, typical, fwhm, reach,
+    sums = work('covariance', _covariance_tile, source, residual, table,
+                variation, grid if varying else None, typical, fwhm, reach,
                 tile_size=_MAX_TRANSFORM)
     whole = sum(one[0] for one in sums)
     dark = sum(one[1] for one in sums) if varying else None
@@ -335,8 +355,8 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
         **({'fwhm': fwhm} if beam is None else beam))
 
 
-def _covariance_tile(core, residual, table, variation, power, typical, fwhm,
-                     reach):
+def _covariance_tile(core, source, residual, table, variation, power,
+                     typical, fwhm, reach):
     """
     Sum the products of the pairs of pixels of a tile, those of all pixels
     and those of the darker ones.
@@ -360,8 +380,9 @@ def _covariance_tile(core, residual, table, variation, power, typical, fwhm,
     if mask.all():
         return None
     values[mask] = 0.0
-    if variation is not None:
-        values /= variation[slices]
+    relative = _relative_rms(source, variation, slices)
+    if relative is not None:
+        values /= relative
     inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
                   for one, wide in zip(core, slices, strict=True))
     dark = None if power is None else power[slices] <= typical

@@ -3,6 +3,7 @@
 A map that is being measured.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import astropy.units as u
@@ -58,6 +59,10 @@ class MapNoise:
     misfit : object or `None`
         How much bright sources differ from their fits.
 
+    origin : tuple of 2 ints
+        The row and column of the first pixel of the whole map, as seen
+        from its part.
+
     Examples
     --------
     >>> from hyperphotutils.datasets import make_blended_map
@@ -78,6 +83,7 @@ class MapNoise:
     detection_rms: tuple
     relative_rms: np.ndarray | None = None
     misfit: object = None
+    origin: tuple = (0, 0)
 
     def cutout(self, slices):
         """
@@ -99,7 +105,37 @@ class MapNoise:
         return replace(
             self, model=self.model.cutout(slices),
             detection_rms=tuple(map(cut, self.detection_rms)),
-            relative_rms=cut(self.relative_rms))
+            relative_rms=cut(self.relative_rms),
+            origin=tuple(first - one.start for first, one in zip(
+                self.origin, slices, strict=True)))
+
+    def with_variation(self, relative_rms):
+        """
+        Return even noise with a strength that varies over the map.
+
+        Parameters
+        ----------
+        relative_rms : 2D `~numpy.ndarray`
+            The local rms in units of the typical one; not finite where
+            it is unknown.
+
+        Returns
+        -------
+        noise : `MapNoise`
+            The noise.
+        """
+        known = np.where(np.isfinite(relative_rms), relative_rms, 1.0)
+        model = copy(self.model)
+        model.relative_rms = known if model.is_correlated else relative_rms
+        structure = getattr(model, 'structure', None)
+        if structure is not None:
+            model.structure = copy(structure)
+            model.structure.relative_rms = structure.relative_rms * known
+        return replace(
+            self, model=model, relative_rms=known, detection_rms=tuple(
+                replace(rms, rms=rms.rms * known)
+                if isinstance(rms, DetectionRms) else rms * known
+                for rms in self.detection_rms))
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,8 +52,10 @@ _HELD_POSITION_PRIOR = 0.1
 _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
-# Without one side lobe, another detection may turn out to be one.
+# Without one side lobe, another detection may turn out to be one. The sources
+# within so many FWHM are fitted again.
 _LOBE_ROUNDS = 3
+_NEAR_LOBE = 3.0
 # The residual that bright sources have in common, in units of their peaks,
 # above which the beam is not that of the fit, and that of a source in units of
 # the noise.
@@ -353,7 +355,7 @@ class SourceSearch:
         total = self._misfit_variance(table)[self.image.nearest_pixels(table)]
         return np.sqrt(np.maximum(total - own, 0.0))
 
-    def _hold_runaways(self, table):
+    def _hold_runaways(self, table, *, among=True):
         """
         Refit detections whose free fit fails a rule: with the shape of
         the beam, and together with their neighbors.
@@ -362,7 +364,7 @@ class SourceSearch:
             return table
         failure = find_failures(self, table, self.fwhm)
         fitted = (table['flags'] & FLAGS['off_map']) == 0
-        runaway = (failure != '') & fitted & ~_is_held(table)
+        runaway = (failure != '') & fitted & ~_is_held(table) & among
         if not runaway.any():
             return table
         return self._refit(table, held=runaway)
@@ -378,9 +380,14 @@ class SourceSearch:
             lobes = find_lobes(table, failure, self.fwhm)
             if not lobes.any():
                 break
+            found = positions(table[lobes], 'fit')
             table = self._reject(table, lobes, failure)
             # The fits of their neighbors must not depend on them.
-            table = self._hold_runaways(self._fit_again(table))
+            near = ~are_apart(positions(table, 'fit'), found,
+                              _NEAR_LOBE * self.fwhm)
+            near = np.isin(table['group_id'], table['group_id'][near])
+            table = self._hold_runaways(self._fit_again(table, near),
+                                        among=near)
         return table
 
     def _find_companions(self, table, search):
@@ -588,27 +595,34 @@ class SourceSearch:
         self.image.noise = self.independent
         return self._fit_again(table)
 
-    def _fit_again(self, table):
+    def _fit_again(self, table, chosen=None):
         """
-        Fit all sources again with free shapes, starting where the last
-        fit ended.
+        Fit all groups again, or some, with free shapes, starting where
+        the last fit ended.
 
         The peak of a source that is wider than the beam is held nearer
         to its detection: such a source is rarely a Gaussian, and its fit
         follows the emission around the peak.
         """
-        init = self._as_init(table, np.zeros(len(table), dtype=bool))
+        old, others, values = table, table[:0], self.image.cleaned
+        if chosen is not None and not chosen.all():
+            old, others = table[chosen], table[~chosen]
+            values = self.image.residual + self.image.render(old)
+        init = self._as_init(old, np.zeros(len(old), dtype=bool))
         init['hold_shape'] = False
-        size = np.sqrt(table['fwhm_major_fit'] * table['fwhm_minor_fit'])
+        size = np.sqrt(old['fwhm_major_fit'] * old['fwhm_minor_fit'])
         init['position_prior'] = self.position_prior * np.minimum(
             1.0, self.fwhm / np.asarray(size))
         init['group_id'] = np.where(
-            table['group_id'] > 0, table['group_id'],
-            np.max(table['group_id'], initial=0) + 1
-            + np.arange(len(table)))
-        fitted = self._fit(self.image.cleaned, init)
+            old['group_id'] > 0, old['group_id'],
+            np.max(old['group_id'], initial=0) + 1 + np.arange(len(old)))
+        fitted = self._fit(values, init)
+        if len(others):
+            self.image.replace(old, fitted)
+            fitted = _merge(others, fitted)
+        else:
+            self.image.model = self.image.render(fitted)
         fitted.meta |= table.meta
-        self.image.model = self.image.render(fitted)
         return fitted
 
     def _find(self, values, mask, kind):
@@ -619,15 +633,17 @@ class SourceSearch:
         values = self.image.with_unit(values)
         finder = self.config.finder
         if isinstance(finder, HighPassStarFinder):
-            finder = copy(finder)
+            finder, origin = copy(finder), None
             if finder.relative_rms is None:
                 finder.relative_rms = self.noise_variation
-            if self.shared is not None and finder.rms is None:
-                rms = self.shared.detection_rms[kind]
-                if isinstance(rms, DetectionRms):
-                    rms = rms.image(mask, self.fwhm)
-                finder.rms = self.image.with_unit(rms)
-            found, _ = finder.search(values, mask=mask)
+            if self.shared is not None:
+                origin = self.shared.origin
+                if finder.rms is None:
+                    rms = self.shared.detection_rms[kind]
+                    if isinstance(rms, DetectionRms):
+                        rms = rms.image(mask, self.fwhm)
+                    finder.rms = self.image.with_unit(rms)
+            found, _ = finder.search(values, mask=mask, origin=origin)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NoDetectionsWarning)
@@ -666,6 +682,8 @@ class SourceSearch:
                         'preliminary': self.preliminary}
             if self.background_fit is not None:
                 weights['poly_order'] = -1
+            if self.shared is not None:
+                weights['pixel_rms'] = self.shared.pixel_rms
             if noise.is_correlated:
                 weights['extra_variance'] = self.extra_variance
         table = fit(self.image.with_unit(values), mask=self.image.mask,

@@ -33,7 +33,11 @@ from hyperphotutils.noise.local import GridImage
 from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.photometry.extractor import HyperPhotometry
 from hyperphotutils.photometry.images import SourceImages
-from hyperphotutils.photometry.map_noise import RESULTS, measure_in_tiles
+from hyperphotutils.photometry.map_noise import (
+    MAX_SAMPLE,
+    RESULTS,
+    measure_in_tiles,
+)
 from hyperphotutils.photometry.measurement import (
     DetectionRms,
     MapNoise,
@@ -53,6 +57,7 @@ from hyperphotutils.utils.tables import (
     make_repr,
     open_nddata,
     result_meta,
+    strip_units,
     with_plain_units,
 )
 
@@ -65,6 +70,8 @@ _OVERLAP = 12.0
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
+# The rows of a map that are read at once.
+_STRIP = 256
 # The members of a group are found again in another tile within this distance
 # in pixels.
 _SAME = 0.1
@@ -115,7 +122,9 @@ class TiledPhotometry:
         The noise of the last map, as that of `HyperPhotometry`.
 
     noise : `MapNoise` or `None`
-        The noise with which the tiles of the last map were measured.
+        The noise with which the tiles of the last map were measured. The
+        variation of errors that are given for each pixel is not part of
+        it: see `MapNoise.with_variation`.
 
     rejected : `~astropy.table.QTable` or `None`
         The detections on the last map without a row, as that of
@@ -129,7 +138,7 @@ class TiledPhotometry:
     ValueError
         If ``tile_size`` or ``n_workers`` is not a positive integer,
         ``tile_size`` is less than 12 FWHM, or ``photometry`` has a
-        ``background``.
+        ``background`` or a finder with ``n_brightest``.
 
     Notes
     -----
@@ -167,6 +176,10 @@ class TiledPhotometry:
         if photometry.background is not None:
             msg = ('photometry must have no background: in tiles, only '
                    'backgrounds that are part of the fits are possible')
+            raise ValueError(msg)
+        if getattr(photometry.finder, 'n_brightest', None) is not None:
+            msg = ('the finder of photometry must have no n_brightest: a '
+                   'tile does not know the brightest sources of the map')
             raise ValueError(msg)
         for name, value in (('tile_size', tile_size),
                             ('n_workers', n_workers)):
@@ -214,18 +227,22 @@ class TiledPhotometry:
         source = _Map.open(data, wcs, mask, error, weight_map)
         photometry = copy(self.photometry)
         photometry.progress_bar = False
-        if isinstance(photometry.noise, str):
-            photometry.noise = self._measure_noise(source, init_params)
-            source.error = None  # it is part of the noise
-        if not isinstance(photometry.noise, MapNoise):
-            msg = ("the noise of photometry must be 'correlated', 'white', or "
-                   f'a MapNoise: {photometry.noise!r}')
-            raise TypeError(msg)
         init = None
         if init_params is not None:
             init = _with_order(init_params, photometry.fwhm)
-        parts = self._work('tile', _measure_tile, source, photometry,
-                           self.tile_size, init)
+        with contextlib.ExitStack() as stack:
+            stored = source
+            if self.executor is not None or self.n_workers > 1:
+                stored = source.stored(stack.enter_context(
+                    tempfile.TemporaryDirectory(dir=self.folder)))
+            if isinstance(photometry.noise, str):
+                photometry.noise = self._measure_noise(stored, init)
+            if not isinstance(photometry.noise, MapNoise):
+                msg = ("the noise of photometry must be 'correlated', "
+                       f"'white', or a MapNoise: {photometry.noise!r}")
+                raise TypeError(msg)
+            parts = self._work('tile', _measure_tile, stored, photometry,
+                               self.tile_size, init)
         return self._collect([parts[tile] for tile in sorted(parts)],
                              source, photometry, init)
 
@@ -298,37 +315,37 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, source, init_params):
+    def _measure_noise(self, source, init):
         """
         Measure the noise of the whole map.
         """
         path = None if self.folder is None else self.folder / 'noise.npz'
-        if path is not None:
-            noise = read_result(path, _CLASSES)
-            if noise is not None:
-                return noise
+        noise = None if path is None else read_result(path, _CLASSES)
         photometry = copy(self.photometry)
         photometry.progress_bar = False
-        finder, fitter = photometry.finder, photometry.fitter
-        if (np.ndim(source.error) == 2 or max(source.shape) <= self.tile_size
-                or not isinstance(fitter, BlendGroupFitter)
-                or not isinstance(finder, HighPassStarFinder)):
-            data, wcs, mask, error, _ = source.cut(
-                tuple(slice(0, size) for size in source.shape))
-            noise = photometry.measure_noise(data, wcs=wcs, mask=mask,
-                                             error=error)
-        else:
-            init = None
-            if init_params is not None:
-                init = _Given(_with_order(init_params, photometry.fwhm),
-                              source.shape)
+        in_tiles = (max(source.shape) > self.tile_size
+                    and isinstance(photometry.fitter, BlendGroupFitter)
+                    and isinstance(photometry.finder, HighPassStarFinder))
+        if in_tiles:
+            source.measure_error()
+        if noise is None:
             with contextlib.ExitStack() as stack:
-                folder = self.folder or Path(stack.enter_context(
-                    tempfile.TemporaryDirectory()))
-                noise = measure_in_tiles(photometry, source, self._measure,
-                                         folder, init, _widen)
-        if path is not None:
-            write_result(path, noise, _CLASSES)
+                if in_tiles:
+                    folder = self.folder or Path(stack.enter_context(
+                        tempfile.TemporaryDirectory()))
+                    noise = measure_in_tiles(
+                        photometry, source, self._measure, folder,
+                        None if init is None else _Given(init, source.shape),
+                        _widen)
+                else:
+                    data, wcs, mask, error, _ = source.cut(
+                        tuple(slice(0, size) for size in source.shape))
+                    noise = photometry.measure_noise(
+                        data, wcs=wcs, mask=mask, error=error)
+            if path is not None:
+                write_result(path, noise, _CLASSES)
+        if not in_tiles:
+            source.error = None  # it is part of the noise
         return noise
 
     def _measure(self, what, function, source, *shared, tile_size=None):
@@ -357,10 +374,6 @@ class TiledPhotometry:
                 if part is not None}
         todo = [tile for tile in tiles if tile not in done]
         with contextlib.ExitStack() as stack:
-            if todo and isinstance(source, _Map) and (
-                    self.executor is not None or self.n_workers > 1):
-                source = source.stored(stack.enter_context(
-                    tempfile.TemporaryDirectory(dir=self.folder)))
             pairs = stack.enter_context(contextlib.closing(work_through(
                 function, todo, source, *shared, executor=self.executor,
                 n_workers=min(self.n_workers, max(len(todo), 1)))))
@@ -493,6 +506,8 @@ class _Map:
     mask: object = None
     error: object = None
     weight_map: object = None
+    # that of errors which belong to the noise of the map
+    typical_error: float | None = None
 
     @classmethod
     def open(cls, data, wcs, mask, error, weight_map):
@@ -565,7 +580,6 @@ class _Map:
         return data, wcs, part(self.mask), part(self.error), part(
             self.weight_map)
 
-
     def read(self, slices):
         """
         Return pixels without unit, NaN where there are no data.
@@ -575,6 +589,50 @@ class _Map:
         if self.mask is not None:
             values[np.asarray(self.mask[slices], dtype=bool)] = np.nan
         return values
+
+
+    def measure_error(self):
+        """
+        Measure the typical error, if errors are given.
+        """
+        if self.error is None:
+            return
+        every = -(-self.shape[0] * self.shape[1] // MAX_SAMPLE)
+        sample = []
+        for first in range(0, self.shape[0], _STRIP):
+            rows = slice(first, first + _STRIP), slice(None)
+            error = np.broadcast_to(self._read_error(rows),
+                                    self.values[rows].shape)
+            error = error[np.isfinite(self.read(rows))]
+            if np.any(error <= 0.0):
+                msg = ('error must be positive; use mask for pixels that '
+                       'are not to be used')
+                raise ValueError(msg)
+            sample.append(error[np.isfinite(error)][::every])
+        sample = np.concatenate(sample)
+        if sample.size == 0:
+            msg = 'error has no finite value where data are usable'
+            raise ValueError(msg)
+        self.typical_error = float(np.median(sample))
+
+    def relative_error(self, slices):
+        """
+        Return the errors that belong to the noise of the map in units of
+        the typical one, infinite where they are unknown; `None` if they
+        do not vary.
+        """
+        if self.typical_error is None or np.ndim(self.error) < 2:
+            return None
+        error = self._read_error(slices) / self.typical_error
+        return np.where(np.isfinite(error) & (error > 0.0), error, np.inf)
+
+    def _read_error(self, slices):
+        """
+        Return the errors without unit.
+        """
+        error = self.error if np.ndim(self.error) < 2 else self.error[slices]
+        return np.asarray(strip_units(
+            data=self.with_unit(0.0), error=error)[0]['error'], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -731,6 +789,10 @@ def _measure_part(core, slices, source, photometry, init):
         return _Part(), True
     photometry = copy(photometry)
     photometry.noise = photometry.noise.cutout(slices)
+    if source.typical_error is not None:
+        error, relative = None, source.relative_error(slices)
+        if relative is not None:
+            photometry.noise = photometry.noise.with_variation(relative)
     if own is not None and photometry.aperture_ellipse is not None:
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[inside] if np.ndim(value) else value

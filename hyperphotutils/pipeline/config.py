@@ -1066,8 +1066,10 @@ bands, output, run : dict or options
             return 0
         if tile_size is not None:
             return tile_size
-        is_large = math.prod(shape) > _MAX_WHOLE
-        return _TILE_SIZE * (is_large and self.background.box_sizes is None)
+        # these concern the map as a whole
+        is_whole = (self.background.box_sizes is not None
+                    or self.detection.n_brightest is not None)
+        return _TILE_SIZE * (math.prod(shape) > _MAX_WHOLE and not is_whole)
 
     def make_photometry(self, image, *, progress_bar=False):
         """

@@ -731,6 +731,34 @@ class TestGroups:
             assert_allclose(np.asarray(alone[name]), values[:3], rtol=1e-3,
                             err_msg=name)
 
+    def test_groups_that_merge_change_no_distant_ones(self):
+        """
+        Groups that move each other are merged; those far away end at the
+        same values with and without them.
+        """
+        merging = {'x': [20.0, 28.5], 'y': [60.0, 61.0],
+                   'amplitude': [10.0, 40.0], 'fwhm_major': 6.0,
+                   'fwhm_minor': 4.5, 'theta': 10.0}
+        x, y = np.meshgrid([70.0, 79.5, 100.0, 110.0],
+                           np.arange(15.0, 110.0, 30.0))
+        settling = {'x': x.ravel(), 'y': y.ravel(),
+                    'amplitude': np.linspace(5.0, 40.0, x.size),
+                    'fwhm_major': 5.0, 'fwhm_minor': 4.2, 'theta': 70.0}
+        data = np.random.default_rng(3).normal(0.0, 0.2, (120, 130))
+        data += render(data.shape, **settling)
+        init = QTable({'x_init': settling['x'] + 0.2,
+                       'y_init': settling['y']})
+        fitter = BlendGroupFitter(FWHM)
+        alone = fitter(data, error=0.2, init_params=init)
+        others = QTable({'x_init': merging['x'], 'y_init': merging['y']})
+        table = fitter(data + render(data.shape, **merging), error=0.2,
+                       init_params=vstack([init, others]))
+        assert table['group_size'][-1] == 2
+        assert np.all(alone['group_size'] == 1)
+        for name in MEASURED:
+            assert_allclose(np.asarray(table[name][:x.size]),
+                            np.asarray(alone[name]), rtol=1e-8, err_msg=name)
+
 
 class TestImages:
     def test_model_image(self):

@@ -915,3 +915,21 @@ class TestRelativeRms:
         with pytest.raises(ValueError, match='relative_rms must'):
             HighPassStarFinder(fwhm=2.0, n_sigma=5.0, relative_rms=relative)(
                 np.ones((9, 9)))
+
+
+def test_detections_on_a_part_are_those_on_the_whole():
+    """
+    On a curved background, sources at the border of a map have the same
+    filtered peaks on a part of it.
+    """
+    x = np.arange(8.0, 150.0, 9.0)
+    data = make_map(np.column_stack((x, x % 7)), shape=(60, 150))
+    data += 1e-3 * np.hypot(*np.indices(data.shape))**2
+    finder = HighPassStarFinder(fwhm=FWHM, threshold=0.3)
+    whole, _ = finder.search(data, origin=(0, 0))
+    part, _ = finder.search(data[:, 37:], origin=(0, -37))
+    whole = whole[whole['x_centroid'] > 37 + 6 * FWHM]
+    part = part[part['x_centroid'] > 6 * FWHM]
+    assert len(part) >= 9
+    assert_allclose(part['x_centroid'] + 37, whole['x_centroid'])
+    assert_allclose(part['flux'], whole['flux'], rtol=1e-9)
