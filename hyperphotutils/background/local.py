@@ -440,7 +440,7 @@ class LocalBackgroundFits:
         return self._with_unit(combine_boxes(self.shape, self.x, self.y,
                                              boxes))
 
-    def plot(self, ax=None):
+    def plot(self, *, ax=None):
         """
         Plot the background and the positions of the sources.
 

@@ -260,7 +260,7 @@ class PolynomialBackground2D:
         table.meta.update(result_meta(self))
         return table
 
-    def plot(self, ax=None):
+    def plot(self, *, ax=None):
         """
         Plot the background.
 

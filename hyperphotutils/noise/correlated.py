@@ -779,7 +779,7 @@ class CorrelatedNoise:
             image = image + getattr(structure, 'value', structure)
         return image if self._unit is None else image << self._unit
 
-    def plot(self, ax=None, *, max_separation=None):
+    def plot(self, *, ax=None, max_separation=None):
         """
         Plot the autocovariance along both axes of the map.
 

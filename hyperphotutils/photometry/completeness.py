@@ -140,7 +140,7 @@ class CompletenessCurve:
         """
         return self.flux_at(0.9)
 
-    def plot(self, ax=None):
+    def plot(self, *, ax=None):
         """
         Plot the curve, and the fluxes at 50 % and 90 % with their errors.
 
@@ -161,7 +161,7 @@ class CompletenessCurve:
         >>> from hyperphotutils.photometry import CompletenessCurve
         >>> curve = CompletenessCurve(0.0, 0.1, 1.0, np.diag([0.01, 0.1, 0]))
         >>> fig, ax = plt.subplots()
-        >>> ax = curve.plot(ax)
+        >>> ax = curve.plot(ax=ax)
         >>> ax.get_ylabel()
         'Completeness'
         >>> plt.close(fig)

@@ -119,7 +119,7 @@ def test_backgrounds_have_readable_units(ax):
     coverage = np.zeros(data.shape, dtype=bool)
     coverage[:, 45:] = True
     background = PolynomialBackground2D(data, coverage_mask=coverage)
-    assert background.plot(ax) is ax
+    assert background.plot(ax=ax) is ax
     assert 'Jy' in ax.child_axes[0].get_ylabel()
     assert ax.images[0].get_array().max() == pytest.approx(6.4)
     assert ax.images[0].get_array().mask[:, 45:].all()
@@ -129,7 +129,7 @@ def test_local_backgrounds_show_the_positions(ax):
     y, x = np.mgrid[:60, :60]
     fits = LocalPolynomialBackground(box_sizes=15).fit(1.0 * x + y, [30.0],
                                                        [20.0])
-    fits.plot(ax)
+    fits.plot(ax=ax)
     assert_allclose(ax.lines[0].get_xydata(), [[30.0, 20.0]])
     assert ax.images[0].get_array().count() == 15**2
 
@@ -137,7 +137,7 @@ def test_local_backgrounds_show_the_positions(ax):
 def test_completeness_passes_its_levels(ax):
     curve = CompletenessCurve(-1.0, 0.2, 0.95, np.diag([1e-3, 0.1, 1e-3]),
                               u.Jy)
-    curve.plot(ax)
+    curve.plot(ax=ax)
     assert ax.get_xlabel() == 'Flux [Jy]'
     flux, error = curve.flux_50
     bar = ax.containers[0]
@@ -148,5 +148,5 @@ def test_completeness_passes_its_levels(ax):
 
 def test_completeness_of_a_step_without_90_percent(ax):
     curve = CompletenessCurve(0.0, 0.0, 0.8, np.zeros((3, 3)))
-    curve.plot(ax)
+    curve.plot(ax=ax)
     assert len(ax.containers) == 1

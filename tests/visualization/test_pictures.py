@@ -99,17 +99,17 @@ def test_finder(data):
 def test_background():
     y, x = np.mgrid[:40, :50]
     background = PolynomialBackground2D(2.0 + 0.1 * x - 0.002 * y**2)
-    return without_text(background.plot(new_axes()).figure)
+    return without_text(background.plot(ax=new_axes()).figure)
 
 
 @compare
 def test_noise():
     noise = CorrelatedNoise.from_beam(1.0, fwhm=4.0)
-    return without_text(noise.plot(new_axes()).figure)
+    return without_text(noise.plot(ax=new_axes()).figure)
 
 
 @compare
 def test_completeness():
     curve = CompletenessCurve(-1.0, 0.2, 0.95, np.diag([1e-3, 0.1, 1e-3]),
                               u.Jy)
-    return without_text(curve.plot(new_axes()).figure)
+    return without_text(curve.plot(ax=new_axes()).figure)
