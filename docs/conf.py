@@ -171,8 +171,7 @@ def write_columns(path, columns):
     """
     Write a table of columns of results.
     """
-    units = {'data': 'of the data', 'flux': 'of the data, summed over pixels',
-             'pix': 'pixels', '': ''}
+    units = {'data': 'map', 'flux': 'map × pixel', 'pix': 'pixels', '': ''}
     rows = [('Column', 'Unit', 'Description', 'IPAC and CSV')]
     rows += [(f'``{column.name}``', units.get(column.unit, column.unit),
               column.description, column.hyper_name) for column in columns]
