@@ -459,7 +459,7 @@ class LocalBackgroundFits:
         ValueError
             If no source has a background.
         """
-        from hyperphotutils.visualization.maps import plot_image
+        from hyperphotutils.visualization.images import plot_image
 
         ax = plot_image(self.make_background_image(), ax=ax,
                         stretch='linear')

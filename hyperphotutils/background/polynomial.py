@@ -274,7 +274,7 @@ class PolynomialBackground2D:
         ax : `~matplotlib.axes.Axes`
             The axes.
         """
-        from hyperphotutils.visualization.maps import plot_image
+        from hyperphotutils.visualization.images import plot_image
 
         return plot_image(self.background, ax=ax, mask=self.coverage_mask,
                           stretch='linear')

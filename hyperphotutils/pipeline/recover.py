@@ -126,17 +126,7 @@ def recover_map(path, config, directory, *, overwrite=False,
 
 def summarize_recovery(result):
     """
-    Return a summary of the result, with options that improve it.
-
-    Parameters
-    ----------
-    result : `~hyperphotutils.photometry.RecoveryResult`
-        The result.
-
-    Returns
-    -------
-    lines : list of str
-        The lines of the summary.
+    Return the lines of a summary of the result.
     """
     table = result.table
     lines = result.summary().splitlines()

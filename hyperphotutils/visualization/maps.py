@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Figures of a map: the overview of a measurement, and one image.
+Overview figure of a measurement: map, background, model and residual.
 
-The overview is made without pyplot: it has no global state, needs no
+The figures are made without pyplot: they have no global state, need no
 display, and can be made in any thread or process.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from hyperphotutils.utils.flags import FLAGS
 
-__all__ = ['plot_image', 'plot_overview']
+__all__ = ['plot_overview']
 
 # White with a dark outline is visible on all colors of the map and for
 # color-blind readers.
@@ -35,9 +35,6 @@ _COLUMN_GAP, _ROW_GAP = 1.2, 0.4
 # Height of the coordinates below the first panel
 _COORDINATES = 0.5
 _BAR_GAP, _BAR_WIDTH = 0.08, 0.14
-# Left, bottom, width, and height of the color bar of one image, in units of
-# its axes
-_BAR_BOX = (1.02, 0.0, 0.035, 1.0)
 
 # Dashes of the ellipses of doubtful sources, in line widths
 _DASHES = (2.5, 2.0)
@@ -244,87 +241,6 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
                 shapes, _ = _enlarge(axes, _finite_shapes(table, beam)[0])
                 _add_ellipses(axes, shapes, _RIM_COLOR, 0.4, alpha=0.6)
     return figure
-
-
-def plot_image(data, table=None, *, ax=None, mask=None, beam=None,
-               stretch='asinh', label=None):
-    """
-    Plot an image with its sources and a color bar.
-
-    Use it for figures of your own; `plot_overview` shows a map and all
-    images of its measurement.
-
-    Parameters
-    ----------
-    data : 2D array_like or `~astropy.units.Quantity`
-        The image. Pixels that are not finite are shown in light gray.
-
-    table : `~astropy.table.Table`, optional
-        The sources, which are drawn as by `plot_overview`.
-
-    ax : `~matplotlib.axes.Axes`, optional
-        Where to plot; the current axes of pyplot by default. Axes with a
-        WCS (``plt.subplot(projection=wcs)``) are labeled with sky
-        coordinates, others in pixels.
-
-    mask : 2D bool array_like, optional
-        `True` for pixels that are shown as missing.
-
-    beam : float or tuple of float, optional
-        The FWHM of the beam in pixels, see `plot_overview`.
-
-    stretch : {'asinh', 'linear'}, optional
-        The color scale: ``'asinh'`` is linear within the noise and
-        logarithmic far above it.
-
-    label : str, optional
-        The label of the color bar; the unit by default.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes. Their title on the left is free.
-
-    Raises
-    ------
-    ValueError
-        If the image is not 2D, if no pixel is finite, if the table has
-        no such columns, or if ``stretch`` is unknown.
-
-    Examples
-    --------
-    >>> import matplotlib.pyplot as plt
-    >>> from hyperphotutils.datasets import make_blended_map
-    >>> from hyperphotutils.visualization import plot_image
-    >>> sim = make_blended_map((80, 100), 5, seed=1)
-    >>> fig, ax = plt.subplots()
-    >>> ax = plot_image(sim.image.data << sim.image.unit, sim.truth, ax=ax)
-    >>> ax.get_title(loc='right')
-    '5 sources'
-    >>> plt.close(fig)
-    """
-    from matplotlib.colors import Normalize
-
-    if stretch not in {'asinh', 'linear'}:
-        msg = f"stretch must be 'asinh' or 'linear': {stretch!r}"
-        raise ValueError(msg)
-    images, unit = check_images(data, mask, rms=None)
-    panel, = make_panels(images, None)
-    if stretch == 'linear':
-        panel = panel._replace(norm=Normalize(panel.norm.vmin,
-                                              panel.norm.vmax))
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca()
-    if label is None:
-        label = unit.to_string('latex_inline') if unit is not None else ''
-    window = _window(panel.image, panel.image.shape, 1)
-    draw_panel(ax, ax.inset_axes(_BAR_BOX), panel._replace(title=''), window,
-               label)
-    label_axes(ax, getattr(ax, 'wcs', None), left=True, bottom=True)
-    draw_sources(ax, panel.image, table, beam, window)
-    return ax
 
 
 def _averaging_step(shape):
@@ -799,6 +715,7 @@ def _label_sources(axes, names, boxes):
     there is no space on any side is omitted.
     """
     axes.apply_aspect()
+    renderer = axes.figure.canvas.get_renderer()
     to_display = axes.transData.transform
     points = axes.figure.dpi / 72
     taken = np.column_stack([to_display(boxes[:, [0, 2]]),
@@ -821,7 +738,7 @@ def _label_sources(axes, names, boxes):
             text.set_position((_LABEL_GAP * dx, _LABEL_GAP * dy))
             text.set_ha(('center', 'left', 'right')[dx])
             text.set_va(('center', 'bottom', 'top')[dy])
-            extent = text.get_window_extent().padded(0.5 * points)
+            extent = text.get_window_extent(renderer).padded(0.5 * points)
             own = np.arange(len(taken)) == number
             if (inside.count_contains(extent.corners()) == 4
                     and not np.any(_overlap(taken[~own], extent))):
