@@ -26,8 +26,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hyperphotutils
 from hyperphotutils.catalog import RESULT_COLUMNS, RESULT_TABLES
+from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline.config import config_template
 from hyperphotutils.pipeline.products import PRODUCTS
+from hyperphotutils.psf import STAR_FLAG_DESCRIPTIONS, STAR_FLAGS
+from hyperphotutils.subtraction import (
+    DIFFERENCE_FLAG_DESCRIPTIONS,
+    DIFFERENCE_FLAGS,
+)
 from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS
 
 # -- Project ------------------------------------------------------------
@@ -142,17 +148,30 @@ rst_epilog += """
 _API = Path(__file__).parent / 'api'
 _API.mkdir(exist_ok=True)
 (_API / 'config.yaml').write_text(config_template(), encoding='utf-8')
-(_API / 'flags.inc').write_text(''.join(
-    f'``{name}`` ({bit})\n    {FLAG_DESCRIPTIONS[name]}\n\n'
-    for name, bit in FLAGS.items()), encoding='utf-8')
+
+
+def write_definitions(path, descriptions, bits=None):
+    """
+    Write a definition list of flags or reasons.
+    """
+    lines = [f'``{name}``' + (f' ({bits[name]})' if bits else '')
+             + f'\n    {description}\n\n'
+             for name, description in descriptions.items()]
+    path.write_text(''.join(lines), encoding='utf-8')
+
+
+write_definitions(_API / 'flags.inc', FLAG_DESCRIPTIONS, FLAGS)
+write_definitions(_API / 'star_flags.inc', STAR_FLAG_DESCRIPTIONS, STAR_FLAGS)
+write_definitions(_API / 'difference_flags.inc', DIFFERENCE_FLAG_DESCRIPTIONS,
+                  DIFFERENCE_FLAGS)
+write_definitions(_API / 'rejection_reasons.inc', REJECTION_REASONS)
 
 
 def write_columns(path, columns):
     """
     Write a table of columns of results.
     """
-    units = {'data': 'of the data', 'flux': 'of the data, summed over pixels',
-             'pix': 'pixels', '': ''}
+    units = {'data': 'map', 'flux': 'map × pixel', 'pix': 'pixels', '': ''}
     rows = [('Column', 'Unit', 'Description', 'IPAC and CSV')]
     rows += [(f'``{column.name}``', units.get(column.unit, column.unit),
               column.description, column.hyper_name) for column in columns]
@@ -164,6 +183,8 @@ def write_columns(path, columns):
 for kind, names in RESULT_TABLES.items():
     write_columns(_API / f'columns_{kind}.inc',
                   [RESULT_COLUMNS[name] for name in names])
+write_columns(_API / 'columns_all.inc', sorted(
+    RESULT_COLUMNS.values(), key=lambda column: column.name))
 write_columns(_API / 'columns_other.inc', [
     column for column in RESULT_COLUMNS.values()
     if not any(column.name in names for names in RESULT_TABLES.values())])

@@ -30,7 +30,7 @@ LAYERS = {
     'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3, 'galaxy': 3,
     'pipeline.text': 4, 'pipeline.config': 4, 'compat': 5, 'pipeline': 6,
 }
-SHARED = {'utils', 'noise'}
+SHARED = {'utils', 'noise', 'visualization'}
 
 
 def module_id(path):

@@ -440,6 +440,32 @@ class LocalBackgroundFits:
         return self._with_unit(combine_boxes(self.shape, self.x, self.y,
                                              boxes))
 
+    def plot(self, *, ax=None):
+        """
+        Plot the background and the positions of the sources.
+
+        Parameters
+        ----------
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to plot; the current axes of pyplot by default.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+
+        Raises
+        ------
+        ValueError
+            If no source has a background.
+        """
+        from hyperphotutils.visualization.images import plot_image
+
+        ax = plot_image(self.make_background_image(), ax=ax,
+                        stretch='linear')
+        ax.plot(self.x, self.y, 'w+')
+        return ax
+
     def make_mosaic(self):
         """
         Return an image of the backgrounds of all sources.

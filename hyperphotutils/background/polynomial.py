@@ -260,6 +260,25 @@ class PolynomialBackground2D:
         table.meta.update(result_meta(self))
         return table
 
+    def plot(self, *, ax=None):
+        """
+        Plot the background.
+
+        Parameters
+        ----------
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to plot; the current axes of pyplot by default.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+        """
+        from hyperphotutils.visualization.images import plot_image
+
+        return plot_image(self.background, ax=ax, mask=self.coverage_mask,
+                          stretch='linear')
+
     def _plain_fill_value(self):
         """
         Return the fill value as a number in the unit of the data.

@@ -540,6 +540,34 @@ class BlendGroupFitter:
         return data - self.make_model_image(
             np.shape(data), include_local_bkg=include_local_bkg)
 
+    def plot_group(self, group_id):
+        """
+        Plot the fit of a group: data, background, model, and residual.
+
+        Parameters
+        ----------
+        group_id : int
+            The group.
+
+        Returns
+        -------
+        figure : `~matplotlib.figure.Figure`
+            The figure, see `~hyperphotutils.visualization.plot_group`.
+
+        Raises
+        ------
+        ValueError
+            If no source of the group has a fit.
+        """
+        from hyperphotutils.visualization.fits import plot_group
+
+        fit = self._last_fit
+        data = fit.data if self._unit is None else fit.data << self._unit
+        return plot_group(data, self.results, group_id, mask=fit.mask,
+                          model=self.make_model_image(),
+                          background=self.make_background_image(),
+                          margin=self.fit_radius + 1.0, beam=self.fwhm)
+
     @staticmethod
     def decode_flags(flags):
         """

@@ -301,6 +301,46 @@ optional
                                 kernel=self.kernel,
                                 kernel_size=self.kernel_size)
 
+    def plot(self, data, *, mask=None, ax=None):
+        """
+        Plot the filtered image in units of its noise, with the sources.
+
+        Use it to choose the threshold.
+
+        Parameters
+        ----------
+        data, mask
+            See `find_stars`.
+
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to plot; the current axes of pyplot by default.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.detection import HighPassStarFinder
+        >>> sim = make_blended_map((100, 100), 8, seed=1)
+        >>> finder = HighPassStarFinder(fwhm=4.0, n_sigma=5.0)
+        >>> fig, ax = plt.subplots()
+        >>> ax = finder.plot(sim.image, ax=ax)
+        >>> ax.get_title(loc='right')
+        '6 sources'
+        >>> plt.close(fig)
+        """
+        from hyperphotutils.visualization.images import plot_image
+
+        image, bad, levels, _ = self._strip(data, mask)
+        filtered, rms, _ = self._filter_and_measure(image, bad, levels)
+        table, _ = self.search(data, mask=mask)
+        return plot_image(filtered / rms, table, ax=ax, mask=bad,
+                          beam=self.fwhm, label='filtered image / noise')
+
     def find_stars(self, data, *, mask=None):
         """
         Detect sources in an image.

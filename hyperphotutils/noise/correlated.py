@@ -788,7 +788,70 @@ class CorrelatedNoise:
             image = image + getattr(structure, 'value', structure)
         return image if self._unit is None else image << self._unit
 
-    def plot(self, ax=None, *, max_separation=None):
+    def write(self, path, *, overwrite=False):
+        """
+        Write the noise to a FITS file.
+
+        Use it to measure the noise once and fit many maps with it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+
+        Raises
+        ------
+        OSError
+            If the file exists and ``overwrite`` is `False`.
+
+        See Also
+        --------
+        read
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from hyperphotutils.noise import CorrelatedNoise
+        >>> noise = CorrelatedNoise.from_beam(2.0, fwhm=4.0)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / 'noise.fits'
+        ...     noise.write(path)
+        ...     print(CorrelatedNoise.read(path).rms)
+        2.0
+        """
+        from hyperphotutils.noise.files import write_noise
+
+        write_noise(self, path, overwrite=overwrite)
+
+    @classmethod
+    def read(cls, path):
+        """
+        Read noise from a file of `write`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        noise : `CorrelatedNoise`
+            The noise.
+
+        Raises
+        ------
+        ValueError
+            If the file was not written by `write`.
+        """
+        from hyperphotutils.noise.files import read_noise
+
+        return read_noise(path, cls)
+
+    def plot(self, *, ax=None, max_separation=None):
         """
         Plot the autocovariance along both axes of the map.
 

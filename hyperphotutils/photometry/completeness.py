@@ -140,6 +140,51 @@ class CompletenessCurve:
         """
         return self.flux_at(0.9)
 
+    def plot(self, *, ax=None):
+        """
+        Plot the curve, and the fluxes at 50 % and 90 % with their errors.
+
+        Parameters
+        ----------
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to plot; the current axes of pyplot by default.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from hyperphotutils.photometry import CompletenessCurve
+        >>> curve = CompletenessCurve(0.0, 0.1, 1.0, np.diag([0.01, 0.1, 0]))
+        >>> fig, ax = plt.subplots()
+        >>> ax = curve.plot(ax=ax)
+        >>> ax.get_ylabel()
+        'Completeness'
+        >>> plt.close(fig)
+        """
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.gca()
+        # a step has no width
+        reach = 3.0 * max(self.width, 0.05)
+        flux = np.logspace(self.location - reach, self.location + reach, 200)
+        ax.plot(flux, self(flux), color='C0')
+        for level in (0.5, 0.9):
+            value, error = (getattr(number, 'value', number)
+                            for number in self.flux_at(level))
+            if np.isfinite(value):
+                ax.errorbar(value, level, xerr=error, fmt='o', color='C0')
+        ax.set_xscale('log')
+        ax.set_xlabel('Flux' if self.unit is None else f'Flux [{self.unit}]')
+        ax.set_ylabel('Completeness')
+        ax.set_ylim(-0.05, 1.05)
+        return ax
+
     def __repr__(self):
         levels = ', '.join(
             f'flux_{level}={self.flux_at(level / 100)[0]:.4g} +/- '

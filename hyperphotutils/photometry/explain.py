@@ -208,11 +208,28 @@ def summarize_sources(table, rejected=None):
             'n_bad_pixels', {}).items() if count):
         facts['bad pixels'] = bad
     if len(table):
-        flags = np.asarray(table['flags'])
-        facts['flags'] = ', '.join(
-            f'{count} {name}' for name, bit in FLAGS.items()
-            if (count := int(np.count_nonzero(flags & bit)))) or 'none'
+        facts['flags'] = count_flags(table['flags'])
     return facts
+
+
+def count_flags(flags):
+    """
+    Count the flags of sources.
+
+    Parameters
+    ----------
+    flags : 1D array_like of int
+        The bit masks.
+
+    Returns
+    -------
+    text : str
+        The number and the name of each flag that is set.
+    """
+    flags = np.asarray(flags)
+    return ', '.join(
+        f'{count} {name}' for name, bit in FLAGS.items()
+        if (count := int(np.count_nonzero(flags & bit)))) or 'none'
 
 
 def _count_sources(table):

@@ -480,6 +480,79 @@ class HyperPhotometry:
                          in summarize_sources(self.results,
                                               self.rejected).items())
 
+    def plot(self):
+        """
+        Plot the last map with its sources, background, model, and
+        residual.
+
+        Returns
+        -------
+        figure : `~matplotlib.figure.Figure`
+            The figure, see `~hyperphotutils.visualization.plot_overview`;
+            ``figure.savefig(path)`` writes it.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import HyperPhotometry
+        >>> sky = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+        >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+        >>> table = phot(sky.image)
+        >>> figure = phot.plot()
+        >>> figure.axes[0].get_title(loc='right')
+        '12 sources, ellipses: 2 FWHM'
+        """
+        from hyperphotutils.visualization.maps import plot_overview
+
+        images = self._last_images
+        return plot_overview(
+            images.data, self.results, wcs=images.wcs, mask=images.mask,
+            background=self.make_background_image(),
+            model=self.make_model_image(),
+            residual=self.make_residual_image(), beam=self.fwhm,
+            rms=self.rms)
+
+    def plot_group(self, group_id):
+        """
+        Plot the fit of a group of the last map: data, background, model,
+        and residual.
+
+        Parameters
+        ----------
+        group_id : int
+            The group, from the column ``group_id``.
+
+        Returns
+        -------
+        figure : `~matplotlib.figure.Figure`
+            The figure, see `~hyperphotutils.visualization.plot_group`.
+
+        Raises
+        ------
+        ValueError
+            If no source of the group has a fit.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import HyperPhotometry
+        >>> sky = make_blended_map((120, 120), 12, blend_fraction=0, seed=1)
+        >>> phot = HyperPhotometry(fwhm=sky.image.meta['beam_fwhm_pix'])
+        >>> table = phot(sky.image)
+        >>> figure = phot.plot_group(table['group_id'][0])
+        """
+        from hyperphotutils.visualization.fits import plot_group
+
+        images = self._last_images
+        if self.results is None:
+            msg = 'no sources have been measured yet: call the object first'
+            raise ValueError(msg)
+        return plot_group(images.data, self.results, group_id,
+                          wcs=images.wcs, mask=images.mask,
+                          model=self.make_model_image(),
+                          background=self.make_background_image(),
+                          beam=self.fwhm, rms=self.rms)
+
     def explain(self, source_id):
         """
         Explain in words how a source of the last map was measured.

@@ -20,12 +20,14 @@ from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.blend.beams import BeamProfile
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.catalog.columns import describe_columns
+from hyperphotutils.catalog.units import to_readable_units
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor
 from hyperphotutils.photometry.error_propagation import (
     pixel_deviations,
     propagated_variances,
 )
+from hyperphotutils.photometry.explain import count_flags
 from hyperphotutils.photometry.measurement import MeasuredMap, check_noise
 from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.flags import FLAGS, decode_flags
@@ -283,11 +285,47 @@ class ForcedPhotometry:
         for name in names:
             band = bands[name]
             measured = self._measure(name, band, catalog, reference)
-            table.meta['rms'][name] = (band.image.pixel_noise.rms
-                                       << _PIXEL_UNIT)
+            table.meta['rms'][name] = self.tables[name].meta['rms']
             for column in _MEASURED:
                 table[f'{column}_{name}'] = measured[column]
         return describe_columns(table)
+
+    def summary(self):
+        """
+        Summarize the measurements of the last call.
+
+        Returns
+        -------
+        text : str
+            A line for each band: the number of measured sources, the
+            noise, and the flags.
+
+        Raises
+        ------
+        ValueError
+            If no bands have been measured yet.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import ForcedPhotometry
+        >>> sim = make_blended_map((100, 100), 10, seed=1)
+        >>> phot = ForcedPhotometry()
+        >>> table = phot(sim.truth, {'a': sim.image})
+        >>> print(phot.summary().partition(';')[0])
+        a: 10 of 10 sources measured
+        """
+        if not self.tables:
+            msg = 'no bands have been measured yet: call the object first'
+            raise ValueError(msg)
+        lines = []
+        for name, table in self.tables.items():
+            measured = np.count_nonzero(np.isfinite(table['flux_fit']))
+            rms = to_readable_units(table).meta['rms']
+            lines.append(
+                f'{name}: {measured} of {len(table)} sources measured; rms '
+                f'{rms:.4g}; flags: {count_flags(table["flags"])}')
+        return '\n'.join(lines)
 
     @staticmethod
     def decode_flags(flags):
@@ -371,6 +409,7 @@ class ForcedPhotometry:
             table = fit()
         table['flags'][clipped] |= FLAGS['near_bound']
         apertures = self._add_apertures(table, band, fitter)
+        table.meta['rms'] = image.pixel_noise.rms << _PIXEL_UNIT
         self.tables[name] = table
         if not self.catalog_errors or catalog.errors is None:
             return table

@@ -49,9 +49,10 @@ class SourceImages:
         self._values = image.values
         self._unit = image.unit
         self._profile = image.profile
+        self.wcs = image.wcs
         # Most masks are those of the missing values.
         missing = ~np.isfinite(image.values)
-        self._mask = (None if np.array_equal(missing, image.mask)
+        self.mask = (None if np.array_equal(missing, image.mask)
                       else image.mask)
         self._sources = None if table is None else table[_SHAPE].copy()
         self.radius = radius
@@ -85,8 +86,8 @@ class SourceImages:
             return self._with_unit(
                 self._background_fit.make_background_image())
         residual = self._values - self._plain(self.model())
-        mask = (~np.isfinite(self._values) if self._mask is None
-                else self._mask)
+        mask = (~np.isfinite(self._values) if self.mask is None
+                else self.mask)
         x, y = (np.asarray(self._sources[name])[self.has_background]
                 for name in ('x_fit', 'y_fit'))
         total, norm = np.zeros(residual.shape), np.zeros(residual.shape)

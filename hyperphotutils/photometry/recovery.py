@@ -34,6 +34,7 @@ from hyperphotutils.photometry.recovery_tables import (
     make_detections_table,
     make_injected_table,
     read_measured,
+    summarize_bin,
 )
 from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import (
@@ -427,6 +428,49 @@ class RecoveryResult:
     detections: QTable
     catalog: object
     curve: CompletenessCurve | None
+
+    def summary(self):
+        """
+        Summarize the results.
+
+        Returns
+        -------
+        text : str
+            The numbers of recovered sources and false detections, the
+            fluxes at a completeness of 50 % and 90 %, and a line for each
+            bin.
+
+        Examples
+        --------
+        >>> from hyperphotutils.datasets import make_blended_map
+        >>> from hyperphotutils.photometry import (HyperPhotometry,
+        ...                                        InjectionRecovery)
+        >>> sky = make_blended_map((120, 120), 6, seed=1).image
+        >>> recovery = InjectionRecovery(HyperPhotometry(fwhm=4.0),
+        ...                              snr=[3, 10, 30], n_repeats=1,
+        ...                              n_per_map=6, seed=1)
+        >>> print(recovery(sky).summary().partition(' injected')[0])
+        5 of 6
+        """
+        table = self.table
+        lines = [f'{table["n_recovered"].sum()} of '
+                 f'{table["n_injected"].sum()} injected sources recovered, '
+                 f'{table.meta["n_false"]} false detections near them']
+        if self.curve is None:
+            lines.append(table.meta['no_curve'])
+        else:
+            for level in (50, 90):
+                flux, error = (getattr(number, 'value', number) for number
+                               in self.curve.flux_at(level / 100))
+                lines.append(
+                    f'completeness {level} % at {flux:.3g} +/- {error:.2g}'
+                    + ('' if self.curve.unit is None
+                       else f' {self.curve.unit}')
+                    if np.isfinite(flux)
+                    else f'completeness {level} % is not reached')
+        lines.append('   S/N  injected   completeness   reliability   flux '
+                     'bias   pull of flux')
+        return '\n'.join(lines + [summarize_bin(row) for row in table])
 
     def plot(self, figure=None):
         """

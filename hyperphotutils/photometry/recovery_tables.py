@@ -3,6 +3,8 @@
 Tables of injected sources, of detections, and of bins.
 """
 
+import math
+
 import astropy.units as u
 import numpy as np
 from astropy.stats import binom_conf_interval
@@ -18,6 +20,7 @@ __all__ = [
     'make_detections_table',
     'make_injected_table',
     'read_measured',
+    'summarize_bin',
 ]
 
 # Medians and scatters of fewer recovered sources are not significant: they
@@ -155,6 +158,42 @@ def read_measured(table, unit):
         return {}
     return {name: _plain(table[name], _unit_of(name, unit))
             for name in _MEASURED if name in table.colnames}
+
+
+def summarize_bin(row):
+    """
+    Return the line of a bin in a summary, with a dash for unknown
+    values.
+
+    Parameters
+    ----------
+    row : `~astropy.table.Row`
+        The row of the table of bins.
+
+    Returns
+    -------
+    line : str
+        Signal-to-noise ratio, number of injected sources, completeness,
+        reliability, bias of the flux, and pull of the flux.
+    """
+    def percent(value, width):
+        return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
+                else f'{"-":>{width}}  ')
+
+    enough = row['n_recovered'] >= FEWEST_COMPARED
+    bias = row['flux_bias'] if enough else math.nan
+    pull = f'{"-":>5}'
+    if enough and math.isfinite(row['flux_pull_median']):
+        pull = f'{row["flux_pull_median"]:5.2f}'
+        if math.isfinite(row['flux_pull_scatter']):
+            pull += f' +/- {row["flux_pull_scatter"]:.2f}'
+    snr = row['snr']
+    if row['n_injected'] == 0 and 'snr_low' in row.colnames:
+        snr = math.sqrt(row['snr_low'] * row['snr_high'])
+    return (f'{snr:6.1f} {row["n_injected"]:9d} '
+            f'{percent(row["completeness"], 12)} '
+            f'{percent(row["reliability"], 11)} '
+            f'{percent(bias, 9)}   {pull}')
 
 
 def _add_fraction(table, name, successes, trials, confidence_level):

@@ -129,20 +129,9 @@ def summarize_recovery(result):
     Return the lines of a summary of the result.
     """
     table = result.table
-    lines = [f'{table["n_recovered"].sum()} of {table["n_injected"].sum()} '
-             f'injected sources recovered, {table.meta["n_false"]} false '
-             'detections near them']
+    lines = result.summary().splitlines()
     if result.curve is None:
-        lines.append(f'{table.meta["no_curve"]} (--snr)')
-    else:
-        for level in (50, 90):
-            flux, error = result.curve.flux_at(level / 100)
-            lines.append(f'completeness {level} % at {flux.value:.3g} +/- '
-                         f'{error:.2g}' if flux.value > 0.0 else
-                         f'completeness {level} % is not reached')
-    lines.append('   S/N  injected   completeness   reliability   flux bias   '
-                 'pull of flux')
-    lines += [_bin_line(row) for row in table]
+        lines[1] += ' (--snr)'
     fewest = int(table['n_injected'].min())
     if fewest < _ENOUGH:
         n_repeats = math.ceil(table.meta['n_repeats'] * _ENOUGH
@@ -151,32 +140,6 @@ def summarize_recovery(result):
                      'the error of its completeness is above 10 %; use '
                      f'--n-repeats {n_repeats}, or a smaller range (--snr)')
     return lines
-
-
-def _bin_line(row):
-    """
-    Return the line of a bin, with a dash for unknown values.
-    """
-    def percent(value, width):
-        return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
-                else f'{"-":>{width}}  ')
-
-    from hyperphotutils.photometry.recovery_tables import FEWEST_COMPARED
-
-    enough = row['n_recovered'] >= FEWEST_COMPARED
-    bias = row['flux_bias'] if enough else math.nan
-    pull = f'{"-":>5}'
-    if enough and math.isfinite(row['flux_pull_median']):
-        pull = f'{row["flux_pull_median"]:5.2f}'
-        if math.isfinite(row['flux_pull_scatter']):
-            pull += f' +/- {row["flux_pull_scatter"]:.2f}'
-    snr = row['snr']
-    if row['n_injected'] == 0 and 'snr_low' in row.colnames:
-        snr = math.sqrt(row['snr_low'] * row['snr_high'])
-    return (f'{snr:6.1f} {row["n_injected"]:9d} '
-            f'{percent(row["completeness"], 12)} '
-            f'{percent(row["reliability"], 11)} '
-            f'{percent(bias, 9)}   {pull}')
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Figures of single fits, as images and as surfaces.
 """
 
+import astropy.units as u
 import numpy as np
 
 from hyperphotutils.visualization.maps import (
@@ -13,7 +14,7 @@ from hyperphotutils.visualization.maps import (
     make_panels,
 )
 
-__all__ = ['plot_background', 'plot_deblended', 'plot_fit']
+__all__ = ['plot_background', 'plot_deblended', 'plot_fit', 'plot_group']
 
 # Geometry of the figure in inches.
 _SIDE = 2.6
@@ -102,6 +103,89 @@ def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
     panels = make_panels(images, rms)
     return _draw(panels, unit, fitted=fitted, table=table, wcs=wcs,
                  beam=beam, title=title)
+
+
+def plot_group(data, table, group_id, *, model, background, mask=None,
+               margin=None, wcs=None, beam=None, rms=None):
+    """
+    Plot the fit of a group of sources of a map.
+
+    Use it for images of a whole map, from which it cuts out the group;
+    `plot_fit` plots a cutout.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The map.
+
+    table : `~astropy.table.Table`
+        The sources of the map with their ``group_id``: a result of the
+        photometry.
+
+    group_id : int
+        The group.
+
+    model, background : 2D array_like or `~astropy.units.Quantity`
+        The sum of all sources of the map and the background, with the
+        shape and the unit of ``data``.
+
+    mask : 2D bool array_like, optional
+        `True` for pixels that are shown as missing.
+
+    margin : float, optional
+        The margin around the positions in pixels. The default is twice
+        the largest FWHM of the group.
+
+    wcs : `~astropy.wcs.WCS`, optional
+        The celestial WCS of the map.
+
+    beam, rms
+        As for `plot_fit`.
+
+    Returns
+    -------
+    figure : `~matplotlib.figure.Figure`
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If no source of the group has a fit, or if the images do not
+        agree.
+
+    Examples
+    --------
+    >>> from hyperphotutils.datasets import make_blended_map
+    >>> from hyperphotutils.photometry import HyperPhotometry
+    >>> from hyperphotutils.visualization import plot_group
+    >>> sim = make_blended_map((100, 100), 8, seed=1)
+    >>> phot = HyperPhotometry(fwhm=sim.image.meta['beam_fwhm_pix'])
+    >>> table = phot(sim.image)
+    >>> figure = plot_group(sim.image.data << sim.image.unit, table, 1,
+    ...                     model=phot.make_model_image(),
+    ...                     background=phot.make_background_image())
+    >>> figure.texts[0].get_text()
+    'Group 1: 2 sources'
+    """
+    rows = table[(np.asarray(table['group_id']) == group_id)
+                 & np.isfinite(u.Quantity(table['amplitude_fit']).value)]
+    if len(rows) == 0:
+        msg = f'group_id={group_id!r} has no fitted source in the table'
+        raise ValueError(msg)
+    if margin is None:
+        margin = 2.0 * np.max(rows['fwhm_major_fit'])
+    x, y = np.asarray(rows['x_fit']), np.asarray(rows['y_fit'])
+    box = tuple(slice(int(np.clip(values.min() - margin, 0, size - 1)),
+                      int(np.clip(values.max() + margin, 0, size - 1)) + 1)
+                for values, size in zip((y, x), np.shape(data), strict=True))
+    rows['x_fit'] = x - box[1].start
+    rows['y_fit'] = y - box[0].start
+    plural = 's' * (len(rows) != 1)
+    return plot_fit(
+        data[box], model=model[box], background=background[box],
+        mask=None if mask is None else mask[box], table=rows,
+        wcs=None if wcs is None else wcs[box], beam=beam, rms=rms,
+        title=f'Group {group_id}: {len(rows)} source{plural}')
 
 
 def plot_deblended(data, *, model, companions, background, mask=None,

@@ -640,8 +640,7 @@ def _enlarge(axes, shapes):
     """
     if shapes.shape[1] == 0:
         return shapes, 1
-    figure_width, _ = axes.figure.get_size_inches()
-    points_per_pixel = (72 * figure_width * axes.get_position().width
+    points_per_pixel = (72 / axes.figure.dpi * axes.bbox.width
                         / np.ptp(axes.get_xlim()))
     area = np.ptp(axes.get_xlim()) * np.ptp(axes.get_ylim())
     covered = 0.25 * np.pi * _ENLARGEMENT**2 * np.sum(shapes[2] * shapes[3])

@@ -360,12 +360,12 @@ def test_plot_shows_the_correlation(noise):
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots()
-    assert noise.plot(ax) is ax
+    assert noise.plot(ax=ax) is ax
     line = ax.lines[0]
     assert_allclose(line.get_ydata()[0], 1.0)
     assert_allclose(line.get_ydata()[-1],
                     noise.autocovariance(line.get_xdata()[-1], 0.0) / 5.5)
-    noise.plot(ax, max_separation=7.0)
+    noise.plot(ax=ax, max_separation=7.0)
     assert ax.lines[-1].get_xdata()[-1] == 7.0
     plt.close(figure)
 

@@ -14,12 +14,13 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize, to_rgba_array
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.utils.flags import FLAGS
 from hyperphotutils.utils.gaussians import add_gaussians
-from hyperphotutils.visualization import plot_overview
+from hyperphotutils.visualization import plot_image, plot_overview
 from hyperphotutils.visualization.maps import asinh_norm, bar_ticks
 
 SHAPE = (60, 80)
@@ -614,6 +615,35 @@ def test_bad_input():
         plot_overview(data, table['id', 'x_fit'])
     with pytest.raises(ValueError, match='beam must be one FWHM'):
         plot_overview(data, beam=(1, 2))
+
+
+@pytest.mark.parametrize('wcs', [None, make_wcs()], ids=['pixels', 'sky'])
+def test_one_image_on_given_axes(wcs):
+    data, table, _ = make_images()
+    figure = Figure()
+    ax = figure.add_subplot(projection=wcs)
+    assert plot_image(data << u.Jy / u.pix, table, ax=ax, beam=4.0) is ax
+    assert render(figure)
+    bar, = ax.child_axes
+    # 3e-4 Jy/pix
+    assert bar.get_ylabel().startswith('μJy')
+    assert ax.images[0].get_array().max() == pytest.approx(1e6 * data.max())
+    assert len(ellipses_of(figure).get_offsets()) == len(table)
+    if wcs is not None:
+        assert ax.coords[0].get_axislabel() == 'Right ascension (FK5)'
+    else:
+        assert ax.get_xlabel() == 'x (pixels)'
+
+
+def test_stretch_of_one_image():
+    data, _, _ = make_images()
+    for stretch, label in (('asinh', 'flux (asinh scale)'),
+                           ('linear', 'flux')):
+        ax = plot_image(data, ax=Figure().add_subplot(), stretch=stretch,
+                        label='flux')
+        assert ax.child_axes[0].get_ylabel() == label
+    with pytest.raises(ValueError, match="stretch must be 'asinh' or"):
+        plot_image(data, ax=Figure().add_subplot(), stretch='log')
 
 
 def test_no_pyplot_and_no_matplotlib_before_it_is_needed():
