@@ -18,6 +18,7 @@ from pathlib import Path
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.products import (
     BANDS,
+    BANDS_REPORT,
     COMBINED,
     DIAGNOSTICS,
     LOG,
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 # The files of a run that are not in the folder of a map
-RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD, REPORT})
+RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, BANDS_REPORT, LOG, RECORD,
+                      REPORT})
 
 # Characters that the names of folders and table entries must not have. A
 # '$' starts a formula in the title of a figure.
