@@ -4,6 +4,7 @@ Functions shared by maps and cubes: arguments, unit, and the conversion to
 Jy per pixel.
 """
 
+from contextlib import suppress
 from os import PathLike
 
 import astropy.units as u
@@ -131,6 +132,9 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
     ny, nx = data.shape
     major, minor, theta = sky_to_pixel_ellipse_at(
         wcs, (nx - 1) / 2, (ny - 1) / 2, beam.major, beam.minor, beam.pa)
+    name = ''
+    with suppress(MapError):
+        name = read_text(header, 'OBJECT')
     meta = {
         'beam': beam,
         'beam_area_pix': float((beam_area / scale**2).to_value(u.one)),
@@ -141,7 +145,7 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
         'pixel_scale': scale,
         'pixel_area_range': areas.range,
         'frequency': found,
-        'object': _object_name(header),
+        'object': name,
         **meta,
     }
     return CCDData(data, unit=u.Jy / u.pix, wcs=wcs,
@@ -168,16 +172,6 @@ def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
         for first in range(0, len(values), _BLOCK_ROWS):
             rows = slice(first, first + _BLOCK_ROWS)
             values[rows] *= areas.relative(rows)
-
-
-def _object_name(header):
-    """
-    Return the name of the object, empty if there is none.
-    """
-    try:
-        return read_text(header, 'OBJECT')
-    except MapError:
-        return ''
 
 
 def _per_pixel(unit):

@@ -220,6 +220,52 @@ def summarize_bands(table):
     return text
 
 
+def explain_bands(table):
+    """
+    Explain in words which bands each source of a merged catalog has, with
+    a line for each band.
+    """
+    import numpy as np
+
+    from hyperphotutils.utils.flags import decode_flags
+
+    names = table.meta['bands']
+    found = {name: ~np.ma.getmaskarray(table[f'id_{name}']) for name in names}
+    texts = [[f'Detected in {number} of {len(names)} bands; the position is '
+              f'that of {reference}, which has the smallest beam of these.']
+             for reference, number in zip(table['reference_band'],
+                                          table['n_bands'], strict=True)]
+    for name in names:
+        forced = np.zeros(len(table), dtype=bool)
+        if f'forced_{name}' in table.colnames:
+            forced = np.asarray(table[f'forced_{name}'])
+        flags = table[f'flags_{name}']
+        for row, lines in enumerate(texts):
+            if found[name][row]:
+                n_near = table[f'n_candidates_{name}'][row]
+                text = (f'detected as id {table[f"id_{name}"][row]}, '
+                        f'{table[f"separation_{name}"][row]:.2g} away')
+                if n_near > 1:
+                    text += f', perhaps a blend of {n_near} of these sources'
+            else:
+                text = 'not detected'
+            if forced[row]:
+                text += ', measured at this position'
+            flux = table[f'flux_fit_{name}'][row]
+            if np.isfinite(flux):
+                error = table[f'flux_err_{name}'][row]
+                text += (f'; flux {flux.value:.4g} ± {error:.2g}, '
+                         f'S/N {table[f"snr_{name}"][row]:.1f}')
+            elif forced[row]:
+                text += '; without a flux'
+            known = [] if flags[row] is np.ma.masked else decode_flags(
+                [int(flags[row])])[0]
+            if known:
+                text += f'; flags {", ".join(known)}'
+            lines.append(f'{name}: {text}.')
+    return ['\n'.join(lines) for lines in texts]
+
+
 class _LazyMaps(Mapping):
     """
     Maps that are read when they are needed.

@@ -18,6 +18,7 @@ from pathlib import Path
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.products import (
     BANDS,
+    BANDS_REPORT,
     COMBINED,
     DIAGNOSTICS,
     LOG,
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 # The files of a run that are not in the folder of a map
-RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, LOG, RECORD, REPORT})
+RESERVED = frozenset({COMBINED, DIAGNOSTICS, BANDS, BANDS_REPORT, LOG, RECORD,
+                      REPORT})
 
 # Characters that the names of folders and table entries must not have. A
 # '$' starts a formula in the title of a figure.
@@ -295,7 +297,12 @@ def expand_maps(maps):
     for name in maps:
         if name.startswith('@') or name.lower().endswith(_LISTS):
             path = _expand(name.removeprefix('@'), 'input.maps')
-            for line in _read_list(path):
+            lines = [re.sub(r'(^|[ \t])#.*', '', line).strip(' \t\r')
+                     for line in read_list(path, 'map')]
+            lines = [line for line in lines if line]
+            if not lines:
+                raise ConfigError([f'{path}: the list names no map'])
+            for line in lines:
                 files += _match(_expand(line, path))
         else:
             files += _match(_expand(name, 'input.maps'))
@@ -309,27 +316,20 @@ def _expand(name, where):
         raise ConfigError([f'{where}: {exc}']) from exc
 
 
-def _read_list(path):
+def read_list(path, noun):
     """
-    Return the lines of a list of maps, without comments.
+    Return the lines of a list of maps or pairs.
     """
     try:
-        text = read_text(path)
+        # str.splitlines would split at characters that a name may contain
+        return read_text(path).split('\n')
     except OSError as exc:
-        msg = f'{path}: the list of maps cannot be read: {exc.strerror}'
-        raise ConfigError([msg]) from exc
-    except UnicodeDecodeError as exc:
-        msg = f'{path}: not a list of maps: no text in UTF-8'
-        raise ConfigError([msg]) from exc
+        problem = f'the list of {noun}s cannot be read: {exc.strerror}'
+    except UnicodeDecodeError:
+        problem = f'not a list of {noun}s: no text in UTF-8'
     except ValueError as exc:
-        raise ConfigError([f'{path}: not a list of maps: {exc}']) from exc
-    # str.splitlines would split at characters that a name may contain
-    lines = [re.sub(r'(^|[ \t])#.*', '', line).strip(' \t\r')
-             for line in text.split('\n')]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ConfigError([f'{path}: the list names no map'])
-    return lines
+        problem = f'not a list of {noun}s: {exc}'
+    raise ConfigError([f'{path}: {problem}'])
 
 
 def _match(name):

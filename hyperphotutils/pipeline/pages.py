@@ -16,6 +16,7 @@ from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.catalog.units import to_readable_units
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
+from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.jobs import LOG
 from hyperphotutils.pipeline.report import describe_threshold
 from hyperphotutils.visualization import make_report
@@ -94,13 +95,19 @@ def write_cube_page(path, result, map_id):
         charts['Sources of the channels'] = {
             'x': number, 'y': channels['n_measured'], 'x_label': 'channel',
             'y_label': 'measured sources'}
-    table = result.table
+    table, explanations = result.table, ()
+    cube, axis, numbers = (result.image, result.image.spectral_axis,
+                           result.numbers)
     if table is None:
         table = result.channels
     elif 'flux_fit' in table.colnames:
         charts |= _fit_charts(table)
-    cube, axis, numbers = (result.image, result.image.spectral_axis,
-                           result.numbers)
+        # the rows are in the order of the channels
+        number = np.asarray(table['channel'])
+        explanations = [
+            text for channel in np.unique(number)
+            for text in explain_sources(table[number == channel],
+                                        fwhm=cube.beam_fwhm_pix[channel])]
     facts = {'channels': str(len(channels))}
     if result.table is not None:
         facts |= {'sources': f'{numbers["n_measured"]} measured',
@@ -111,7 +118,26 @@ def write_cube_page(path, result, map_id):
         'size': f'{cube.shape[2]} x {cube.shape[1]} pixels of '
                 f'{cube.pixel_scale:.3g}'}
     _write(path, to_readable_units(table), title=map_id, facts=facts,
-           rejected=result.rejected, charts=charts)
+           rejected=result.rejected, explanations=explanations,
+           charts=charts)
+
+
+def write_bands_page(path, table):
+    """
+    Write the page of a merged catalog of several bands into the output
+    directory of its run.
+    """
+    bands = table.meta['bands']
+    edges = np.arange(len(bands) + 1) + 0.5
+    table = to_readable_units(table)
+    _save(path, make_report(
+        table, title='Sources of all bands',
+        facts={'bands': ', '.join(bands),
+               'sources': summarize_bands(table).partition(': ')[2]},
+        explanations=explain_bands(table),
+        charts={'Bands of the sources': {
+            'x': edges, 'y': np.histogram(table['n_bands'], edges)[0],
+            'x_label': 'bands with a detection', 'y_label': 'sources'}}))
 
 
 def write_run_page(path, outcomes):

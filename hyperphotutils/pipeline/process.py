@@ -39,6 +39,7 @@ from hyperphotutils.pipeline.folders import (
 )
 from hyperphotutils.pipeline.jobs import (
     BANDS,
+    BANDS_REPORT,
     COMBINED,
     DIAGNOSTICS,
     LOG,
@@ -502,12 +503,17 @@ def merge_outcomes(outcomes, config, *, progress_bar=False):
     from hyperphotutils.catalog import read_catalog
 
     with OutputDirectory(config.output.directory) as output:
-        path = output.path / BANDS
-        if output.tables.get(BANDS, {}).get('done') and path.exists():
+        path, page = output.path / BANDS, output.path / BANDS_REPORT
+        done = output.tables.get(BANDS, {}).get('done') and path.exists()
+        if done and (page.exists() or not config.writes_pages):
             return read_catalog(path), path
         try:
-            table = write_bands(outcomes, config, path,
-                                progress_bar=progress_bar)
+            table = read_catalog(path) if done else write_bands(
+                outcomes, config, path, progress_bar=progress_bar)
+            if config.writes_pages:
+                from hyperphotutils.pipeline.pages import write_bands_page
+
+                write_bands_page(page, table)
         except (ValueError, OSError) as exc:
             msg = f'{path}: not written: {_reason(exc)}'
             raise PipelineError(msg) from exc

@@ -25,7 +25,7 @@ COMBINED, DIAGNOSTICS = 'catalog_all.ecsv', 'diagnostics.ecsv'
 BANDS = 'catalog_bands.ecsv'
 
 REJECTED = 'rejected.ecsv'
-REPORT = 'report.html'
+REPORT, BANDS_REPORT = 'report.html', 'report_bands.html'
 
 # The files in folders of products: images of sources, and of stamps
 _SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')

@@ -19,6 +19,8 @@ from hyperphotutils.pipeline.cubes import CubeResult
 from hyperphotutils.pipeline.extraction import Extraction, read_input
 from hyperphotutils.pipeline.folders import describe_files, read_record
 from hyperphotutils.pipeline.jobs import (
+    BANDS,
+    BANDS_REPORT,
     DIAGNOSTICS,
     RECORD,
     REPORT,
@@ -52,6 +54,10 @@ def restore_pages(directory):
     if len(outcomes) > 1:
         pages.write_run_page(directory / REPORT, outcomes)
         paths.append(directory / REPORT)
+    if (directory / BANDS).exists():
+        pages.write_bands_page(directory / BANDS_REPORT,
+                               read_catalog(directory / BANDS))
+        paths.append(directory / BANDS_REPORT)
     return paths
 
 

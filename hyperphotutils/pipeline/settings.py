@@ -31,7 +31,8 @@ from hyperphotutils.pipeline.config import (
     _Positive,
     _Range,
 )
-from hyperphotutils.pipeline.text import expand_path, read_text
+from hyperphotutils.pipeline.jobs import read_list
+from hyperphotutils.pipeline.text import expand_path
 
 __all__ = [
     'GalaxiesOptions',
@@ -523,17 +524,10 @@ def _read_pairs(name):
     """
     try:
         path = expand_path(name)
-        text = read_text(path)
-    except OSError as exc:
-        msg = f'{name}: the list of pairs cannot be read: {exc.strerror}'
-        raise ConfigError([msg]) from exc
-    except UnicodeDecodeError as exc:
-        msg = f'{name}: not a list of pairs: no text in UTF-8'
-        raise ConfigError([msg]) from exc
     except ValueError as exc:
         raise ConfigError([f'{name}: not a list of pairs: {exc}']) from exc
     lines = [(number, line) for number, line
-             in enumerate(text.split('\n'), 1)
+             in enumerate(read_list(path, 'pair'), 1)
              if line.strip() and not line.lstrip().startswith('#')]
     if path.lower().endswith(('.csv', '.ecsv')):
         pairs = _read_rows(path, lines)

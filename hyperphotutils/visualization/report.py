@@ -27,7 +27,8 @@ _COMPRESSION = 3
 # The value of pixels without data; all others are at most one less.
 _NO_DATA = 255
 # These columns come first. The others of a wide table are shown on request.
-_FIRST = ('id', 'map_id', 'channel', 'sky_centroid', 'snr', 'flux_fit',
+_FIRST = ('id', 'map_id', 'channel', 'sky_centroid', 'n_bands',
+          'reference_band', 'snr', 'flux_fit',
           'flux_err', 'flags', 'aperture_flux', 'aperture_flux_err',
           'fwhm_major_sky', 'fwhm_minor_sky', 'position_angle', 'group_id',
           'group_size', 'reduced_chi2')
@@ -231,6 +232,8 @@ def _table_data(table):
     """
     columns, values = [], []
     main = set(_FIRST if len(table.colnames) > _WIDE else table.colnames)
+    main |= {f'{name}_{band}' for band in table.meta.get('bands', ())
+             for name in ('flux_fit', 'flux_err', 'snr')}
     names = sorted(table.colnames, key=lambda name: (
         _FIRST.index(name) if name in _FIRST else len(_FIRST)))
     for name in names:

@@ -3,6 +3,8 @@
 Maps shared by the tests of the pipeline.
 """
 
+import json
+import re
 import shutil
 
 import pytest
@@ -44,3 +46,16 @@ def fixture_copy_map(map_file, tmp_path):
         return path
 
     return copy
+
+
+@pytest.fixture(name='read_page', scope='session')
+def fixture_read_page():
+    """
+    Function that returns the data of a page by its path.
+    """
+    def read(path):
+        return json.loads(re.search(
+            r'<script type="application/json" id="data">(.*?)</script>',
+            path.read_text(encoding='utf-8'), re.DOTALL)[1])
+
+    return read

@@ -406,6 +406,36 @@ class TestRun:
         beam = table.meta['map_meta']['blue']['beam_major']
         assert u.isclose(beam, 11 * u.arcsec)
 
+    def test_page(self, files, tmp_path, read_page, capsys):
+        """
+        The page explains each source, and can be made again.
+        """
+        config = self.config(files, tmp_path, bands={'merge': True})
+        run(config)
+        path = tmp_path / 'report_bands.html'
+        page = path.read_text(encoding='utf-8')
+        data = read_page(path)
+        table = read_catalog(tmp_path / 'catalog_bands.ecsv')
+        assert len(data['explanations']) == len(table) > 3
+        assert data['catalog']['columns'][0]['name'] == 'id'
+        for row, text in zip(table, data['explanations'], strict=True):
+            lines = text.splitlines()
+            assert lines[0].startswith(f'Detected in {row["n_bands"]} of 3 ')
+            for name, line in zip(table.meta['bands'], lines[1:],
+                                  strict=True):
+                assert line.startswith(f'{name}: ')
+                assert (('measured at this position' in line)
+                        == row[f'forced_{name}'])
+                assert (('not detected' in line)
+                        == (row[f'id_{name}'] is np.ma.masked))
+        path.unlink()
+        run(config)
+        assert path.read_text(encoding='utf-8') == page
+        path.unlink()
+        assert main(['report', str(tmp_path)]) == 0
+        assert 'report_bands.html' in capsys.readouterr().out
+        assert path.read_text(encoding='utf-8') == page
+
     def test_same_bytes(self, files, tmp_path):
         """
         The same run gives the same file, with nothing of the process.

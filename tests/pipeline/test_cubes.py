@@ -113,6 +113,22 @@ def hyper(capsys, *arguments):
 
 
 class TestRun:
+    def test_page_explains_each_source(self, cube, read_page):
+        """
+        Groups and sizes are those of the channel of the source.
+        """
+        outcome, = process_maps(make_config(cube))
+        data = read_page(Path('out/cube/report.html'))
+        table = outcome.table
+        assert len(data['explanations']) == len(table) > 3
+        fwhm = read_cube(cube).beam_fwhm_pix
+        for row, text in zip(table, data['explanations'], strict=True):
+            assert text.startswith('Detection: at ')
+            alone = 'Group: fitted alone.' in text
+            assert alone == (row['group_size'] == 1)
+            beams = row['fwhm_major_fit'] / fwhm[row['channel']]
+            assert f'Size: FWHMs of {beams:.2f} ' in text
+
     def test_products(self, cube, sim):
         """
         A cube gives one catalog with channels, its backgrounds, and

@@ -4,7 +4,6 @@ Tests of the pages of maps and runs.
 """
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -15,12 +14,6 @@ from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import PipelineConfig, process_maps
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.pipeline.pages import _local_rms, _noise_charts
-
-
-def read_data(path):
-    return json.loads(re.search(
-        r'<script type="application/json" id="data">(.*?)</script>',
-        path.read_text(encoding='utf-8'), re.DOTALL)[1])
 
 
 @pytest.fixture(scope='module', name='run')
@@ -39,14 +32,14 @@ def fixture_run(map_file, tmp_path_factory):
     return folder / 'out'
 
 
-def test_map_page_has_the_catalog(run):
+def test_map_page_has_the_catalog(read_page, run):
     """
     All sources, with an explanation and cut-outs; the overview, the log,
     and the configuration.
     """
     table = read_catalog(run / 'good' / 'catalog.ecsv')
     path = run / 'good' / 'report.html'
-    data = read_data(path)
+    data = read_page(path)
     assert len(data['catalog']['rows']) == len(table) > 3
     assert len(data['explanations']) == len(table)
     assert data['cutouts']['names'] == ['data', 'model', 'residual']
@@ -58,17 +51,19 @@ def test_map_page_has_the_catalog(run):
     assert '/good.fits' in page.split('<summary>Log</summary>')[1]
 
 
-def test_run_page_links_to_maps(run):
+def test_run_page_links_to_maps(read_page, run):
     """
     Only maps with a page have a link; failed maps have their reason.
     """
-    data = read_data(run / 'report.html')
+    data = read_page(run / 'report.html')
     assert data['links'] == {'good': 'good/report.html'}
     text = json.dumps(data['catalog']['rows'])
     assert 'no BUNIT in the header' in text
 
 
-def test_failed_run_can_be_repeated_with_other_settings(map_file, tmp_path):
+def test_failed_run_can_be_repeated_with_other_settings(
+    read_page, map_file, tmp_path
+):
     """
     A run in which all maps failed leaves no page that would be replaced.
     """
@@ -83,10 +78,10 @@ def test_failed_run_can_be_repeated_with_other_settings(map_file, tmp_path):
     outcomes = process_maps(PipelineConfig(
         input={'maps': paths, 'unit': 'Jy/pixel'}, output=output))
     assert not any(item.reason for item in outcomes)
-    assert len(read_data(tmp_path / 'out' / 'report.html')['links']) == 2
+    assert len(read_page(tmp_path / 'out' / 'report.html')['links']) == 2
 
 
-def test_pages_can_be_made_again(run, capsys):
+def test_pages_can_be_made_again(read_page, run, capsys):
     """
     From the files of the run come the same pages as from its memory.
     """
@@ -97,11 +92,11 @@ def test_pages_can_be_made_again(run, capsys):
     assert main(['report', str(run)]) == 0
     assert str(paths[0]) in capsys.readouterr().out
     assert paths[1].read_text(encoding='utf-8') == before[1]
-    rows = read_data(paths[0])['catalog']['rows']
+    rows = read_page(paths[0])['catalog']['rows']
     assert sorted(row[1] for row in rows) == ['done', 'failed']
 
 
-def test_page_of_a_changed_map_has_no_cutouts(map_file, tmp_path):
+def test_page_of_a_changed_map_has_no_cutouts(read_page, map_file, tmp_path):
     """
     Cut-outs of another map would be wrong.
     """
@@ -115,7 +110,7 @@ def test_page_of_a_changed_map_has_no_cutouts(map_file, tmp_path):
     assert not (folder / 'report.html').exists()
     path.unlink()
     assert main(['report', str(folder)]) == 0
-    data = read_data(folder / 'report.html')
+    data = read_page(folder / 'report.html')
     assert data['cutouts'] is None
     assert len(data['explanations']) == len(data['catalog']['rows']) > 3
 
@@ -128,7 +123,7 @@ def test_folder_without_products(tmp_path, capsys):
 @pytest.mark.parametrize(('config', 'n_rows'), [
     ({'detection': {'n_sigma': 1e6}}, 0),
     ({'run': {'detection_only': True}}, None)])
-def test_page_without_fits(map_file, tmp_path, config, n_rows):
+def test_page_without_fits(read_page, map_file, tmp_path, config, n_rows):
     """
     Maps without sources, and detections, have a page.
     """
@@ -138,7 +133,7 @@ def test_page_without_fits(map_file, tmp_path, config, n_rows):
     assert outcome.reason is None
     path = outcome.job.folder / 'report.html'
     before = path.read_text(encoding='utf-8')
-    rows = read_data(path)['catalog']['rows']
+    rows = read_page(path)['catalog']['rows']
     assert len(rows) == n_rows if n_rows is not None else len(rows) > 3
     assert main(['report', str(outcome.job.folder)]) == 0
     assert path.read_text(encoding='utf-8') == before
