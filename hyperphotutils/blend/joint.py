@@ -68,9 +68,9 @@ _LEAST_AMPLITUDE = 0.01
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
-# The largest number of elements of the pixels that are kept between the fits
-# of the same groups: 64 MiB.
-_MAX_KEPT = 1 << 23
+# The largest number of elements of pixels and factors that are kept between
+# the fits of the same groups: 128 MiB.
+_MAX_KEPT = 1 << 24
 
 
 @dataclass
@@ -617,7 +617,8 @@ class JointFit:
         pixels = _Pixels(foot, foot.x.astype(float), foot.y.astype(float),
                          weight, basis, data, whitening, centers)
         # They are needed again in a moment.
-        self._n_kept += weight.size * (basis.shape[1] + 6)
+        self._n_kept += weight.size * (basis.shape[1] + 6) + getattr(
+            whitening, 'size', 0)
         if self._n_kept <= _MAX_KEPT:
             self._pixels[key] = pixels
         return pixels

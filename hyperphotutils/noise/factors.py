@@ -130,6 +130,13 @@ class FootprintFactors:
     def __len__(self):
         return len(self._which)
 
+    @property
+    def size(self):
+        """
+        The number of elements of all factors.
+        """
+        return sum(factor.size for factor in self._factors)
+
     def take(self, index):
         """
         Return the factors of some of the footprints.
