@@ -40,9 +40,11 @@ _MAX_STEP = 0.8
 
 # Convergence: a step would decrease chi2 by less than the first number, and
 # the last step has changed it by less than the second (1-sigma errors
-# correspond to a change by 1).
+# correspond to a change by 1). With neighbors, these are for the part of the
+# step in the parameters of the target; the last number is for all.
 _PROMISE = 0.05
 _GAIN = 0.03
+_LOOSE = 0.5
 
 # Ridges, relative to the unit diagonal of scaled normal matrices, that keep
 # the matrices of degenerate sources regular.
@@ -282,12 +284,21 @@ class GalaxyProblem(NamedTuple):
         -------
         converged : bool array of shape (g,)
             Where the predicted gain of an undamped step is small, and the last
-            step changed little.
+            step changed little. Both are relative to the reduced chi2 where
+            no model fits.
         """
         xp = array_namespace(gain)
-        _, promise = propose_step(self, state, terms,
-                                  xp.full_like(gain, _UNDAMPED))
-        return (promise < _PROMISE) & (xp.abs(gain) < _GAIN)
+        undamped, promise = propose_step(self, state, terms,
+                                         xp.full_like(gain, _UNDAMPED))
+        n_pixels = xp.sum(xp.astype(self.weight > 0.0, gain.dtype), axis=1)
+        unit = xp.maximum(terms[0] / n_pixels, xp.ones_like(gain))
+        if self.low.shape[1] == 1:
+            return (promise < _PROMISE * unit) & (xp.abs(gain) < _GAIN * unit)
+        normal = self.system(state, terms)[0][:, :N_PARAMS, :N_PARAMS]
+        own = undamped[:, :N_PARAMS, None]
+        own = (xp.matrix_transpose(own) @ normal @ own)[:, 0, 0]
+        return ((own < _PROMISE * unit) & (promise < _LOOSE * unit)
+                & (xp.abs(gain) < _LOOSE * unit))
 
     def take(self, index):
         """

@@ -26,6 +26,9 @@ _FIRST_DAMPING = 1e-2
 SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
 _DAMPING_UP = 8.0
+# The smallest damping after a step that failed: one that is far below the
+# unit diagonal would give the same step again.
+_FAILED_DAMPING = 0.1
 # Ratio of the actual to the predicted gain above which the damping decreases,
 # and below which it increases.
 _GOOD_GAIN = 0.75
@@ -162,8 +165,8 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
         terms = choose_members(better, trial_terms, terms)
         damping = xp.where(gain > _GOOD_GAIN * promise,
                            damping * _DAMPING_DOWN, damping)
-        damping = xp.where(gain > _BAD_GAIN * promise, damping,
-                           damping * _DAMPING_UP)
+        damping = xp.where(gain > _BAD_GAIN * promise, damping, xp.maximum(
+            damping * _DAMPING_UP, xp.full_like(damping, _FAILED_DAMPING)))
         damping = xp.maximum(damping,
                              xp.full_like(damping, SMALLEST_DAMPING))
         leaving = xp.ones_like(done) if n_iter == max_iter else done

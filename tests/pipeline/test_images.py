@@ -76,7 +76,7 @@ def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
         'galaxies', without=('chi2.h5', 'dre.fits', 'mosaics.fits'))
     assert len(QTable.read(folder / 'galaxies.ecsv')) == 4
     log = (folder / 'run.log').read_text()
-    for text in ('fwhm: ', 'psf: ', 'sky: polynomial', 'max_radius: 6 pix',
+    for text in ('fwhm: ', 'psf: ', 'sky: polynomial', 'max_radius: an eighth',
                  'n_galaxies    4'):
         assert text in log
     assert 'nothing left to do' in hyper(*call)[1]
