@@ -23,7 +23,8 @@ class _Basis:
     What all bases share.
 
     A subclass has the attributes ``radius``, ``n_functions``, and
-    ``images``, and the method ``convolve``.
+    ``images`` of shape (n_functions, side, side), and the method
+    ``convolve``.
     """
 
     #: The quadratic form of the coefficients that is kept small; by
@@ -95,28 +96,17 @@ class GaussianPolynomialBasis(_Basis):
                                                   strict=True)]
         pairs = [(i, j, k) for i, degree in enumerate(self.degrees)
                  for j in range(degree + 1) for k in range(degree + 1 - j)]
-        # sums of the functions that are even in both directions; all
-        # others have none
-        self._scales = np.array([
-            (self._factors[i][j].sum() * self._factors[i][k].sum()
-             if j % 2 == k % 2 == 0 else
-             np.linalg.norm(self._factors[i][j])
-             * np.linalg.norm(self._factors[i][k])) for i, j, k in pairs])
+        images = np.array([np.outer(self._factors[i][k], self._factors[i][j])
+                           for i, j, k in pairs])
+        # the sum of all others is zero by their symmetry
         self._is_even = np.array([j % 2 == k % 2 == 0 for _, j, k in pairs])
+        self._scales = np.where(self._is_even, images.sum(axis=(1, 2)),
+                                np.linalg.norm(images, axis=(1, 2)))
         self._is_even[0] = False
-        self.n_functions = len(pairs)
-
-    @property
-    def images(self):
-        """
-        The functions as images, a 3D array of shape (n_functions, side,
-        side).
-        """
-        side = 2 * self.radius + 1
-        point = np.zeros((1, side + 2 * self.radius,
-                          side + 2 * self.radius))
-        point[0, side - 1, side - 1] = 1.0
-        return self.convolve(point)[0]
+        images /= self._scales[:, None, None]
+        images[self._is_even] -= images[0]
+        self.images = images
+        self.n_functions = len(images)
 
     def convolve(self, cutouts):
         """
@@ -265,17 +255,9 @@ class DeltaBasis(_Basis):
         center = self.n_functions // 2
         self._order = np.r_[center, np.delete(np.arange(self.n_functions),
                                               center)]
-
-    @property
-    def images(self):
-        """
-        The functions as images, a 3D array of shape (n_functions, side,
-        side).
-        """
-        side = 2 * self.radius + 1
         images = np.eye(self.n_functions)[self._order]
         images[1:] -= images[0]
-        return images.reshape(-1, side, side)
+        self.images = images.reshape(-1, side, side)
 
     @property
     def penalty(self):

@@ -29,25 +29,11 @@ def measure_noise_kernel(frame):
     """
     Measure the kernel that makes the noise of an image of white noise.
 
-    The autocorrelation is measured on the sky, where no light of
-    sources is seen, after a local mean is subtracted.
-
-    Parameters
-    ----------
-    frame : `Frame`
-        The image.
-
-    Returns
-    -------
-    kernel : 2D `~numpy.ndarray` or None
-        The kernel; the sum of its squares is one. `None` if there is
-        too little sky.
-
-    correlation : float
-        The largest correlation of neighboring pixels.
-
-    power : float
-        The measured variance in units of the square of the error.
+    The autocorrelation is measured on the sky, where no light of sources is
+    seen, after a local mean is subtracted. Return the kernel, whose sum of
+    squares is one (`None` if there is too little sky); the largest
+    correlation of neighbors; and the measured variance in units of the
+    square of the error.
     """
     ny, nx = frame.shape
     size_y, size_x = min(ny, _MAX_SIZE), min(nx, _MAX_SIZE)

@@ -35,46 +35,36 @@ _MAX_MASKED = 0.1
 def whitening_kernel(kernel, target_variance, source_variance, *,
                      target_kernel=None, source_kernel=None):
     """
-    Calculate the kernel that makes the noise of a difference white.
+    Calculate the kernels that make the noise of a difference white.
 
-    Its Fourier transform is
+    The Fourier transform of each is
 
     .. math::
 
         \\phi(k) = \\sqrt{\\frac{V_t + s^2 V_s}
                                {V_t + V_s |K(k)|^2}}
 
-    with the sum s of the kernel K (Reiss & Lupton 2016, DMTN-021). As
-    it is one at :math:`k = 0`, fluxes are kept. The signal-to-noise
-    ratio of a point source on the result is that of the proper
-    difference of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27).
+    with the sum s of the kernel K (Reiss & Lupton 2016, DMTN-021). As it is
+    one at :math:`k = 0`, fluxes are kept. The signal-to-noise ratio of a
+    point source on the result is that of the proper difference of Zackay,
+    Ofek & Gal-Yam (2016, ApJ 830, 27).
 
-    Parameters
-    ----------
-    kernel : 3D `~numpy.ndarray`
-        A stack of kernels with which the source was convolved.
-
-    target_variance, source_variance : 1D `~numpy.ndarray`
-        The variances of the sky in the two images, one for each kernel.
-
-    target_kernel, source_kernel : 2D `~numpy.ndarray`, optional
-        The kernels that make the noise of the images of white noise, if
-        it is correlated. V is then the variance of that white noise.
-
-    Returns
-    -------
-    whitening : 3D `~numpy.ndarray`
-        The kernels, with the side of ``kernel``.
+    If the noise of an image is correlated, ``target_kernel`` or
+    ``source_kernel`` makes it of white noise, of which V is then the
+    variance.
     """
     side = kernel.shape[-1]
     size = next_fast_len(3 * side, real=True)
     power = np.abs(rfft2(kernel, s=(size, size)))**2
-    target, source = (
-        np.asarray(variance, dtype=float)[:, None, None] * (
-            1.0 if noise is None else _power(noise, size))
-        for variance, noise in ((target_variance, target_kernel),
-                                (source_variance, source_kernel)))
-    total = target + source * power
+    total = 0.0
+    for variance, noise, part in ((target_variance, target_kernel, 1.0),
+                                  (source_variance, source_kernel, power)):
+        if noise is not None:
+            own = np.abs(rfft2(noise, s=(size, size)))**2
+            # what has no power cannot be made white; a floor keeps the
+            # whitening kernel finite
+            part = part * np.maximum(own, _MIN_POWER * own.max())
+        total = total + np.asarray(variance, float)[:, None, None] * part
     # the power at k = 0 stands first
     phi = np.sqrt(total[:, :1, :1] / total)
     image = np.fft.fftshift(irfft2(phi, s=(size, size)),
@@ -85,31 +75,12 @@ def whitening_kernel(kernel, target_variance, source_variance, *,
     return image / image.sum(axis=(1, 2))[:, None, None]
 
 
-def _power(kernel, size):
-    """
-    Return the power spectrum of white noise that was convolved.
-
-    Where it has none, noise cannot be made white; a floor keeps the
-    whitening kernel finite.
-    """
-    power = np.abs(rfft2(kernel, s=(size, size)))**2
-    return np.maximum(power, _MIN_POWER * power.max())
-
-
 class Decorrelation:
     """
     The whitening kernel of a pair of images at each position.
 
-    Parameters
-    ----------
-    kernel : `SpatialKernel`
-        The kernel with which the source was convolved.
-
-    noise : `NoiseGrid`
-        The variances of the sky in target and source.
-
-    psf : `SpatialKernel`
-        The PSF of the target.
+    ``noise`` is the `NoiseGrid` of target and source, and ``psf`` the PSF
+    of the target.
     """
 
     def __init__(self, kernel, noise, psf):
@@ -121,17 +92,7 @@ class Decorrelation:
 
     def __call__(self, x, y):
         """
-        Return the kernel at positions.
-
-        Parameters
-        ----------
-        x, y : float or 1D `~numpy.ndarray`
-            The positions.
-
-        Returns
-        -------
-        whitening : `~numpy.ndarray`
-            The kernel; a stack of them for arrays.
+        Return the kernel at a position; a stack of them for arrays.
         """
         xs, ys = np.atleast_1d(x), np.atleast_1d(y)
         target, source = self.noise.kernels
@@ -141,21 +102,14 @@ class Decorrelation:
 
     def tiled(self):
         """
-        Return the kernels with which it is applied.
+        Return the kernels of the difference and of the variances of the
+        target and of the source, as they are applied to tiles.
 
-        Returns
-        -------
-        whiten, target_square, source_square : `TiledKernel`
-            The kernel of the difference, and those of the variances of
-            the target and of the source.
-
-        Notes
-        -----
         Where there is light, the noise of one image is more than in the
-        sky, and the sum is not white: the noise of the convolved image
-        is that of low frequencies. The variances of both are therefore
-        scaled so that the error of a PSF flux, calculated as for white
-        noise, is right. In the sky this changes nothing.
+        sky, and the sum is not white: the noise of the convolved image is
+        that of low frequencies. The variances of both are therefore scaled
+        so that the error of a PSF flux, calculated as for white noise, is
+        right. In the sky this changes nothing.
         """
         shape = self.kernel.shape
         x, y = sample_grid(shape)
@@ -176,11 +130,6 @@ class Decorrelation:
     def as_spatial_kernel(self):
         """
         Return the whitening kernel as a polynomial of the position.
-
-        Returns
-        -------
-        kernel : `SpatialKernel`
-            The kernel.
         """
         x, y = sample_grid(self.kernel.shape)
         terms = polynomial_terms(x, y, _ORDER, self.kernel.shape)
@@ -206,34 +155,9 @@ def decorrelate(products, decorrelation, target, source, *, masked, unknown,
     """
     Convolve a difference so that its noise becomes white.
 
-    Parameters
-    ----------
-    products : `Products`
-        The difference and what belongs to it.
-
-    decorrelation : `Decorrelation`
-        The whitening kernel.
-
-    target, source : `Frame`
-        The images.
-
-    masked, unknown : int
-        The bits of the flags of all masked pixels, and of those whose
-        value is not even known roughly.
-
-    tile_size : int, optional
-        The largest side of a tile.
-
-    n_workers : int, optional
-        The number of threads.
-
-    Returns
-    -------
-    difference, error : 2D `~numpy.ndarray` of float32
-        The convolved difference and its standard deviation.
-
-    mask : 2D bool `~numpy.ndarray`
-        The pixels that are not to be used.
+    ``masked`` and ``unknown`` are the bits of the flags of all masked
+    pixels, and of those whose value is not even known roughly. Return the
+    difference, its standard deviation, and the mask.
     """
     shape = target.shape
     radius = decorrelation.kernel.radius

@@ -29,16 +29,8 @@ _ALL_BITS = 255
 
 class Products(NamedTuple):
     """
-    Images that belong to a difference.
-
-    Parameters
-    ----------
-    difference, convolved, error : 2D `~numpy.ndarray` of float32
-        Target minus convolved source, the convolved source, and the
-        standard deviation of the difference.
-
-    flags : 2D `~numpy.ndarray` of uint8
-        The flags of the pixels.
+    Target minus convolved source, the convolved source, the standard
+    deviation of the difference (all float32), and the flags (uint8).
     """
 
     difference: np.ndarray
@@ -50,33 +42,10 @@ class Products(NamedTuple):
 def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
                     n_workers=1, target_is_science=True):
     """
-    Subtract the convolved source from the target.
+    Subtract the convolved source from the target, without a background.
 
-    Parameters
-    ----------
-    target, source : `Frame`
-        The images.
-
-    kernel : `SpatialKernel`
-        The kernel.
-
-    mask_limit : float
-        The largest error by filled pixels, in units of the standard
-        deviation of the difference.
-
-    tile_size : int, optional
-        The largest side of a tile.
-
-    n_workers : int, optional
-        The number of threads.
-
-    target_is_science : bool, optional
-        Whether the target is the science image.
-
-    Returns
-    -------
-    products : `Products`
-        The images, without a background.
+    ``mask_limit`` is the largest error by filled pixels, in units of the
+    standard deviation of the difference.
     """
     shape, radius = target.shape, kernel.radius
     products = Products(*(np.empty(shape, dtype=np.float32)
@@ -119,23 +88,11 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
 
 def fit_background(products, order):
     """
-    Fit a polynomial to what is left of the sky in a difference.
+    Fit a polynomial to what is left of the sky in a difference; `None` if
+    there is too little sky.
 
-    The clipped medians of blocks are fitted. Leaving out what is bright
-    in one of the images would select its noise, and bias the difference.
-
-    Parameters
-    ----------
-    products : `Products`
-        The images.
-
-    order : int
-        The order of the polynomial.
-
-    Returns
-    -------
-    coefficients : 1D `~numpy.ndarray` or None
-        The coefficients; `None` if there is too little sky.
+    The clipped medians of blocks are fitted. Leaving out what is bright in
+    one of the images would select its noise, and bias the difference.
     """
     shape = products.difference.shape
     step = 2 if min(shape) >= 8 * _BLOCK else 1
@@ -205,17 +162,6 @@ def _masked_median(values, good):
 def add_polynomial(image, coefficients, factor=1.0):
     """
     Add a polynomial of the position to an image, in place.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image.
-
-    coefficients : 1D `~numpy.ndarray`
-        The coefficients of the terms.
-
-    factor : float, optional
-        A factor of the polynomial.
     """
     ny, nx = image.shape
     for y0 in range(0, ny, 256):

@@ -14,6 +14,7 @@ from scipy.signal import fftconvolve
 from hyperphotutils.subtraction.basis import GaussianPolynomialBasis
 from hyperphotutils.subtraction.kernel import RegionKernel, SpatialKernel
 from hyperphotutils.subtraction.polynomials import (
+    polynomial_order,
     polynomial_terms,
 )
 from hyperphotutils.subtraction.solver import (
@@ -200,37 +201,23 @@ class KernelFit:
 def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
                kernel_order, scale_order, background_order, sigma_clip):
     """
-    Fit the kernel to the stars.
-
-    Parameters
-    ----------
-    stamps : `Stamps`
-        The images and the stars.
-
-    direction : `Direction`
-        Which image is convolved.
-
-    basis : object
-        The functions of which the kernel is made.
-
-    n_regions : tuple of 2 ints, optional
-        The number of regions along y and x.
-
-    kernel_order, scale_order, background_order, sigma_clip
-        See `solve_kernel`.
-
-    Returns
-    -------
-    fit : `KernelFit`
-        The kernel and how it was found.
+    Fit the kernel, or one for each region, to the stars.
     """
     used = stamps.used
     x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
     fit = KernelFit(stamps, direction, basis, None, None, None)
     # a batch at a time: the stamps of all stars are larger than an image
-    parts = [_equations(fit, x[first:first + _BATCH],
-                        y[first:first + _BATCH])
-             for first in range(0, len(x), _BATCH)]
+    parts = []
+    for first in range(0, len(x), _BATCH):
+        batch = slice(first, first + _BATCH)
+        source, variance, target, weight = _stamp_data(fit, x[batch],
+                                                       y[batch])
+        # the variance of the sky: where there is much light, noise is not
+        # what matters, and the variances of filled pixels are no noise
+        parts.append(stamp_equations(
+            basis, source, target, weight,
+            source_variance=np.median(variance, axis=(1, 2)),
+            noise_kernel=fit.source.noise_kernel))
     equations = StampEquations(*(
         np.concatenate([getattr(part, name) for part in parts])
         for name in ('normal', 'right', 'square', 'n_pixels', 'noise')),
@@ -240,13 +227,22 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
                   background_order)
     terms = polynomial_terms(x, y, highest, shape)
     values = np.full((3, len(x)), np.nan)
+    rows, columns = (np.clip(axis * n // size, 0, n - 1) for axis, size, n
+                     in zip((y, x), shape, n_regions, strict=True))
     solutions = []
-    for inside in _stars_of_regions(x, y, shape, n_regions):
+    for region in np.ndindex(*n_regions):
+        inside = (rows == region[0]) & (columns == region[1])
+        if not inside.any():
+            msg = (f'the region {region} (along y and x) has no star for the '
+                   'kernel: take fewer n_regions, or a lower threshold')
+            raise ValueError(msg)
+        # two stars for each term determine a background
+        n_terms = max(np.count_nonzero(inside) // 2, 1)
         solution = solve_kernel(
             equations[inside], terms[inside], kernel_order=kernel_order,
             scale_order=scale_order,
             background_order=min(background_order,
-                                 _highest_order(np.count_nonzero(inside))),
+                                 polynomial_order(n_terms)),
             penalty=basis.penalty, sigma_clip=sigma_clip,
             smoothness=getattr(basis, 'smoothness', None))
         solutions.append(solution)
@@ -272,75 +268,17 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
                    table=table)
 
 
-def _stars_of_regions(x, y, shape, n_regions):
-    """
-    Yield for each region which stars are in it.
-    """
-    rows, columns = (np.clip(axis * n // size, 0, n - 1) for axis, size, n
-                     in zip((y, x), shape, n_regions, strict=True))
-    for region in np.ndindex(*n_regions):
-        inside = (rows == region[0]) & (columns == region[1])
-        if not inside.any():
-            msg = (f'the region {region} (along y and x) has no star for the '
-                   'kernel: take fewer n_regions, or a lower threshold')
-            raise ValueError(msg)
-        yield inside
-
-
-def _highest_order(n_stamps):
-    """
-    Return the highest order of a background that some stamps determine.
-    """
-    order = 0
-    while (order + 2) * (order + 3) <= n_stamps:
-        order += 1
-    return order
-
-
 def default_basis(stamps, radius):
     """
     Return Gaussians that suit the widths of the stars.
-
-    Parameters
-    ----------
-    stamps : `Stamps`
-        The stars.
-
-    radius : int or None
-        The half width of the kernel; from the widths if `None`.
-
-    Returns
-    -------
-    basis : `GaussianPolynomialBasis`
-        The functions.
     """
-    matching = _matching_sigma(stamps)
+    matching = stamps.matching_sigma
     sigmas = np.maximum(np.multiply(_SIGMA_FACTORS, matching),
                         _SIGMA_FLOORS)
     if radius is None:
         radius = int(np.clip(np.ceil(_RADIUS_FACTOR * sigmas[-1]),
                              *_RADIUS_RANGE))
     return GaussianPolynomialBasis(sigmas, _DEGREES, radius)
-
-
-def _matching_sigma(stamps):
-    """
-    Return the sigma by which the PSFs differ.
-    """
-    return np.sqrt(abs(stamps.sigma_science**2 - stamps.sigma_template**2))
-
-
-def _equations(fit, x, y):
-    """
-    Return the equations of stamps.
-    """
-    source, source_variance, target, weight = _stamp_data(fit, x, y)
-    # that of the sky: where there is much light, noise is not what
-    # matters, and the variances of filled pixels are no noise
-    sky_variance = np.median(source_variance, axis=(1, 2))
-    return stamp_equations(fit.basis, source, target, weight,
-                           source_variance=sky_variance,
-                           noise_kernel=fit.source.noise_kernel)
 
 
 def _stamp_data(fit, x, y):
@@ -360,11 +298,14 @@ def _stamp_data(fit, x, y):
         # the square of a Gaussian is one, too
         ratio = (stamps.flux_ratio if fit.source is stamps.template
                  else 1.0 / stamps.flux_ratio)
-        sigma = max(_matching_sigma(stamps), _SIGMA_FLOORS[0])
+        sigma = max(stamps.matching_sigma, _SIGMA_FLOORS[0])
         convolved = gaussian_filter(
             source_variance, (0, sigma / np.sqrt(2), sigma / np.sqrt(2)))
-        convolved = (convolved[margin] * ratio**2
-                     * _gaussian_square(sigma, fit.source.noise_kernel))
+        grid = np.arange(-4 * _RADIUS_RANGE[1], 4 * _RADIUS_RANGE[1] + 1)
+        along = np.exp(-0.5 * (grid / sigma)**2)
+        gaussian = np.outer(along, along)[None] / along.sum()**2
+        convolved = convolved[margin] * ratio**2 * np.sum(
+            smoothed(gaussian, fit.source.noise_kernel)**2)
     else:
         squares = smoothed(fit.kernel(x, y), fit.source.noise_kernel)**2
         convolved = fftconvolve(source_variance, squares, mode='valid',
@@ -374,36 +315,14 @@ def _stamp_data(fit, x, y):
     return source, source_variance, target[inner], weight
 
 
-def _gaussian_square(sigma, noise_kernel):
-    """
-    Return the sum of the squares of a Gaussian kernel of unit sum, after
-    a convolution with that of the noise.
-    """
-    if noise_kernel is None:
-        return 1.0 / (4.0 * np.pi * sigma**2)
-    half = noise_kernel.shape[0] // 2 + int(4 * sigma)
-    grid = np.arange(-half, half + 1)
-    gaussian = np.exp(-0.5 * (grid[:, None]**2 + grid**2) / sigma**2)
-    return np.sum(fftconvolve(gaussian / gaussian.sum(), noise_kernel)**2)
-
-
 def flux_error(fit):
     """
-    Return the error of a transient's flux, for comparing directions.
+    Return the error of a transient's flux on the scale of the science
+    image, for comparing directions.
 
     The PSF of the target is taken for a Gaussian. The noise of the
     difference has the power V_t + V_s |K(k)|^2, so that the smallest
     variance of a flux is the inverse of the mean of |P(k)|^2 over it.
-
-    Parameters
-    ----------
-    fit : `KernelFit`
-        The fit.
-
-    Returns
-    -------
-    error : float
-        The error on the scale of the science image.
     """
     kernel = fit.kernel
     middle = [0.5 * (size - 1) for size in kernel.shape[::-1]]

@@ -25,6 +25,12 @@ OUTSIDE = 100.0
 _REACH = 2
 # With fewer good neighbors than this, a pixel cannot be filled
 _MIN_NEIGHBORS = 5
+# All pixels within this reach but the one in the middle
+_N_NEIGHBORS = (2 * _REACH + 1)**2 - 1
+# The value of a saturated pixel is more than those around it by so many
+# times itself: where all neighbors are on one side, and for each round
+# further inside; stars of a FWHM of 4 pixels have this in the median
+_STEEPNESS = 1.5, 2.0
 # Pixels that cannot be filled get a value from neighbors that were
 # filled before them, so many times; this only makes the step smaller.
 _ROUNDS = 6
@@ -47,20 +53,9 @@ class Frame:
     """
     An image, ready to be convolved.
 
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray`
-        The image.
-
-    error : 2D `~numpy.ndarray` or None
-        The standard deviations; if `None`, the robust scatter of the
-        image.
-
-    mask : 2D bool `~numpy.ndarray` or None
-        The pixels to ignore.
-
-    name : str
-        The name of the image in messages.
+    ``error=None`` stands for the robust scatter of the image; ``name`` is
+    that of the image in messages. The values are those above ``level``, the
+    median of the image.
     """
 
     def __init__(self, data, error, mask, name):
@@ -100,28 +95,22 @@ class Frame:
                 variance = error[~bad]
             faint = sample - self.level < 2.0 * max(self.rms, 1e-300)
             self.sky_variance = float(np.median(variance[faint]))**2
-        self._reject_huge(bad)
-        self.bad = bad
-        self.noise_kernel = None
-        self._fill()
-
-    def _reject_huge(self, bad):
-        """
-        Add values that no image can have to the bad pixels.
-        """
         n_huge = 0
         for y0 in range(0, self.shape[0], _STRIP):
             rows = slice(y0, y0 + _STRIP)
             with np.errstate(invalid='ignore'):
-                huge = (np.abs(self.data[rows] - self.level)
+                huge = (np.abs(data[rows] - self.level)
                         > _HIGHEST * np.sqrt(self.sky_variance))
             huge &= ~bad[rows]
             n_huge += np.count_nonzero(huge)
             bad[rows] |= huge
         if n_huge:
-            msg = (f'{self.name}: {n_huge} pixels deviate by more than '
+            msg = (f'{name}: {n_huge} pixels deviate by more than '
                    f'{_HIGHEST:g} sigma and are masked')
-            warnings.warn(msg, AstropyUserWarning, stacklevel=5)
+            warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        self.bad = bad
+        self.noise_kernel = None
+        self._fill()
 
     def _fill(self):
         """
@@ -156,7 +145,11 @@ class Frame:
             if turn > 0:
                 # deep in the core of a star, or in a hole of the sky
                 self._variance[chosen] += OUTSIDE * self.sky_variance
-            self._doubt[chosen] = np.sqrt(self._variance[chosen])
+            missing = turn or 1.0 - count[filled] / _N_NEIGHBORS
+            self._doubt[chosen] = (
+                np.sqrt(self._variance[chosen])
+                + _STEEPNESS[turn > 0] * missing
+                * np.maximum(self._value[chosen], 0.0))
             known.ravel()[self._index[chosen]] = True
             open_ = open_[~filled]
 
@@ -205,25 +198,11 @@ class Frame:
 
     def stamps(self, x, y, half):
         """
-        Return square cutouts around many pixels.
+        Return square cutouts around pixels: values, variances, and whether
+        a pixel is bad or outside of the image.
 
-        Parameters
-        ----------
-        x, y : 1D `~numpy.ndarray` of int
-            The central pixels.
-
-        half : int
-            The half width.
-
-        Returns
-        -------
-        value, variance : 3D `~numpy.ndarray`
-            The values above the level of the sky, and their variances.
-            Outside of the image these are 0 and the variance of pixels
-            that cannot be filled.
-
-        bad : 3D bool `~numpy.ndarray`
-            Whether a pixel is bad or outside.
+        Outside, the values are 0 with the variance of pixels that cannot be
+        filled.
         """
         grid = np.arange(-half, half + 1)
         rows = np.asarray(y)[:, None, None] + grid[:, None]
@@ -240,23 +219,12 @@ class Frame:
 
     def window(self, y0, y1, x0, x1):
         """
-        Return a part of the image that may reach beyond its edges.
+        Return the values and variances of a part of the image that may
+        reach beyond its edges, as `stamps` does, and the doubt.
 
-        Parameters
-        ----------
-        y0, y1, x0, x1 : int
-            The first row and the one after the last, and the same of
-            the columns.
-
-        Returns
-        -------
-        value, variance : 2D `~numpy.ndarray` of float32
-            See `stamps`.
-
-        doubt : 2D `~numpy.ndarray` of float32
-            By how much the value may be wrong where a pixel was filled
-            or is outside, else 0. Such errors are no noise: those of
-            neighbors add up.
+        The doubt is how much a value may be wrong where it was filled or is
+        outside, else 0. Such errors are no noise: those of neighbors add
+        up.
         """
         ny, nx = self.shape
         shape = (y1 - y0, x1 - x0)
@@ -268,40 +236,29 @@ class Frame:
                         dtype=np.float32)
         inner = np.s_[a0 - y0:a1 - y0, b0 - x0:b1 - x0]
         image = np.s_[a0:a1, b0:b1]
-        doubt[inner] = 0.0
         bad = self.bad[image]
         with np.errstate(over='ignore', invalid='ignore'):
             value[inner] = np.where(bad, 0.0, self.data[image] - self.level)
             variance[inner] = (self.sky_variance if self.error is None
                                else np.square(self.error[image]))
         rows, columns = np.nonzero(bad)
-        if len(rows):
-            place = np.searchsorted(self._index,
-                                    np.ravel_multi_index(
-                                        (rows + a0, columns + b0),
-                                        self.shape))
-            rows, columns = rows + a0 - y0, columns + b0 - x0
-            value[rows, columns] = self._value[place]
-            variance[rows, columns] = self._variance[place]
-            doubt[rows, columns] = self._doubt[place]
+        place = np.searchsorted(self._index, np.ravel_multi_index(
+            (rows + a0, columns + b0), self.shape))
+        rows, columns = rows + a0 - y0, columns + b0 - x0
+        value[rows, columns] = self._value[place]
+        variance[rows, columns] = self._variance[place]
+        if (a1 - a0, b1 - b0) != shape:
+            # a star at the edge may go on
+            np.maximum(doubt, np.pad(value[inner], (
+                (a0 - y0, y1 - a1), (b0 - x0, x1 - b1)), mode='edge'),
+                out=doubt)
+        doubt[inner] = 0.0
+        doubt[rows, columns] = self._doubt[place]
         return value, variance, doubt
 
     def local_sky_variance(self, x, y, half):
         """
         Return the median variance of the sky around positions.
-
-        Parameters
-        ----------
-        x, y : 1D `~numpy.ndarray`
-            The positions.
-
-        half : int
-            The half width of the windows.
-
-        Returns
-        -------
-        variance : 1D `~numpy.ndarray`
-            The variances.
         """
         if self.error is None:
             return np.full(len(x), self.sky_variance)
@@ -348,18 +305,9 @@ class NoiseGrid:
     """
     The variances of the sky of two images over the field.
 
-    Parameters
-    ----------
-    target, source : `Frame` or 2D `~numpy.ndarray`
-        The images, or their variances on a grid that reaches to the
-        edges.
-
-    shape : tuple of int, optional
-        The shape of the images; needed only with grids.
-
-    kernels : sequence of 2D `~numpy.ndarray` or None, optional
-        The kernels that make their noise of white noise; needed only
-        with grids.
+    ``target`` and ``source`` are frames, or the variances on a grid that
+    reaches to the edges; these need the shape of the images, and the
+    kernels that make their noise of white noise.
     """
 
     _SIZE = 7
@@ -369,32 +317,17 @@ class NoiseGrid:
         self.kernels = tuple(getattr(image, 'noise_kernel', kernel)
                              for image, kernel in zip((target, source),
                                                       kernels, strict=True))
-        self.values = np.array([
-            self._measure(image) if isinstance(image, Frame) else image
-            for image in (target, source)], dtype=float)
-
-    def _measure(self, frame):
-        """
-        Return the variances of an image on the grid.
-        """
         half = max(16, min(self.shape) // 16)
         x, y = sample_grid(self.shape, self._SIZE)
-        return frame.local_sky_variance(x, y, half).reshape(
-            self._SIZE, self._SIZE)
+        self.values = np.array([
+            image.local_sky_variance(x, y, half).reshape(
+                self._SIZE, self._SIZE)
+            if isinstance(image, Frame) else image
+            for image in (target, source)], dtype=float)
 
     def __call__(self, x, y):
         """
-        Return the variances at positions.
-
-        Parameters
-        ----------
-        x, y : float or 1D `~numpy.ndarray`
-            The positions.
-
-        Returns
-        -------
-        target, source : float or 1D `~numpy.ndarray`
-            The variances.
+        Return the variances of target and source at positions.
         """
         place = [np.atleast_1d(axis) * ((n - 1) / max(size - 1, 1))
                  for axis, n, size in zip((y, x), self.values.shape[1:],

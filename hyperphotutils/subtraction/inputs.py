@@ -93,23 +93,6 @@ def read_pair(science, template, *, error, template_error, mask,
               template_mask):
     """
     Read both images and check that they belong together.
-
-    Parameters
-    ----------
-    science, template : object
-        The images.
-
-    error, template_error : object or None
-        Their standard deviations.
-
-    mask, template_mask : object or None
-        Their masks.
-
-    Returns
-    -------
-    science, template : object
-        With the attributes ``data``, ``error``, ``mask``, ``unit``, and
-        ``wcs``.
     """
     science = read_image(science, 'science', error, 'error', mask, 'mask')
     template = read_image(template, 'template', template_error,
@@ -134,34 +117,26 @@ def read_pair(science, template, *, error, template_error, mask,
             template, data=template.data * factor, unit=science.unit,
             error=(None if template.error is None
                    else template.error * factor))
-    _check_alignment(science, template)
+    if all(image.wcs is not None and image.wcs.has_celestial
+           for image in (science, template)):
+        ny, nx = science.data.shape
+        x, y = (axis.ravel() for axis in np.meshgrid(
+            np.linspace(0, nx - 1, 3), np.linspace(0, ny - 1, 3)))
+        sky = science.wcs.celestial.pixel_to_world(x, y)
+        other_x, other_y = template.wcs.celestial.world_to_pixel(sky)
+        offset = float(np.max(np.hypot(other_x - x, other_y - y)))
+        if not offset <= _MAX_OFFSET:
+            msg = ('the WCSs of science and template disagree by up to '
+                   f'{offset:.1f} pixels: align the template first, see '
+                   'hyperphotutils.subtraction.align')
+            raise ValueError(msg)
     return science, template
 
 
 def read_image(data, name, error=None, error_name='error', mask=None,
           mask_name='mask'):
     """
-    Read one image with its errors and its mask.
-
-    Parameters
-    ----------
-    data : object
-        The image.
-
-    name : str
-        Its name in messages.
-
-    error, mask : object, optional
-        The errors and the mask.
-
-    error_name, mask_name : str, optional
-        Their names in messages.
-
-    Returns
-    -------
-    image : object
-        With the attributes ``data``, ``error``, ``mask``, ``unit``, and
-        ``wcs``.
+    Read one image with its errors and its mask, named in messages.
     """
     data, wcs = _open(data, name)
     error, _ = _open(error, error_name)
@@ -214,30 +189,24 @@ def _open(image, name):
     data = loaded.data
     while data.ndim > 2 and data.shape[0] == 1:
         data = data[0]
-    unit = _header_unit(loaded.header, name)
+    unit = None
+    text = str(loaded.header.get('BUNIT', '')).strip()
+    if text:
+        try:
+            unit = u.Unit(text)
+        except ValueError:
+            unit = u.Unit(text.lower(), parse_strict='silent')
+        if isinstance(unit, u.UnrecognizedUnit):
+            msg = (f'{name}: BUNIT={text!r} is no unit that is known; it is '
+                   'ignored')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=6)
+            unit = None
     with warnings.catch_warnings():
         # keywords that astropy has read in spite of their spelling
         warnings.simplefilter('ignore')
         wcs = WCS(loaded.header)
     wcs = wcs.celestial if wcs.has_celestial else None
     return (data if unit is None else data << unit), wcs
-
-
-def _header_unit(header, name):
-    """
-    Return the unit that a header states, if astropy knows it.
-    """
-    text = str(header.get('BUNIT', '')).strip()
-    if not text:
-        return None
-    for spelling in (text, text.lower()):
-        try:
-            return u.Unit(spelling)
-        except ValueError:
-            continue
-    msg = f'{name}: BUNIT={text!r} is no unit that is known; it is ignored'
-    warnings.warn(msg, AstropyUserWarning, stacklevel=7)
-    return None
 
 
 def _as_native(data, name):
@@ -257,24 +226,3 @@ def _as_native(data, name):
         return data.astype(np.float32)
     return data if data.dtype.isnative else data.astype(
         data.dtype.newbyteorder('='))
-
-
-def _check_alignment(science, template):
-    """
-    Make sure that the WCSs of both images agree, if both have one.
-    """
-    if science.wcs is None or template.wcs is None:
-        return
-    if not (science.wcs.has_celestial and template.wcs.has_celestial):
-        return
-    ny, nx = science.data.shape
-    x, y = (axis.ravel() for axis in np.meshgrid(
-        np.linspace(0, nx - 1, 3), np.linspace(0, ny - 1, 3)))
-    sky = science.wcs.celestial.pixel_to_world(x, y)
-    other_x, other_y = template.wcs.celestial.world_to_pixel(sky)
-    offset = float(np.max(np.hypot(other_x - x, other_y - y)))
-    if not offset <= _MAX_OFFSET:
-        msg = ('the WCSs of science and template disagree by up to '
-               f'{offset:.1f} pixels: align the template first, see '
-               'hyperphotutils.subtraction.align')
-        raise ValueError(msg)

@@ -35,27 +35,11 @@ class _Kernel:
     What all kernels can do.
 
     A subclass has the attributes ``radius`` and ``shape`` and the methods
-    ``_evaluate``, ``tiled``, ``tiled_square``, and ``to_hdu``.
+    ``__call__``, ``tiled``, ``tiled_square``, and ``to_hdu``.
     """
 
     def __repr__(self):
         return make_repr(self)
-
-    def __call__(self, x, y):
-        """
-        Return the kernel at a position.
-
-        Parameters
-        ----------
-        x, y : float or array_like
-            The pixel positions, 0 at the center of the first pixel.
-
-        Returns
-        -------
-        kernel : `~numpy.ndarray`
-            The kernel as an image; a stack of them for arrays.
-        """
-        return self._evaluate(x, y)
 
     def sum(self, x, y):
         """
@@ -262,7 +246,11 @@ class SpatialKernel(_Kernel):
             raise ValueError(msg)
         self.radius = terms.shape[1] // 2
 
-    def _evaluate(self, x, y):
+    def __call__(self, x, y):
+        """
+        Return the kernel at a position as an image; a stack of them for
+        arrays.
+        """
         return np.tensordot(
             polynomial_terms(x, y, self.order, self.shape), self.terms, 1)
 
@@ -388,25 +376,24 @@ class RegionKernel(_Kernel):
         weights : `~numpy.ndarray`
             The weights, along a new first axis; their sum is one.
         """
-        along_y, along_x = (
-            self._along(position, size, n) for position, size, n in zip(
-                (y, x), self.shape, self.n_regions, strict=True))
-        return np.array([part_y * part_x for part_y in along_y
-                         for part_x in along_x])
+        along = []
+        for position, size, n in zip((y, x), self.shape, self.n_regions,
+                                     strict=True):
+            position = np.asarray(position, dtype=float)
+            borders = size * np.arange(1, n) / n - 0.5
+            steps = [np.ones_like(position), *(
+                np.clip((position - border + self.radius)
+                        / (2.0 * self.radius), 0.0, 1.0)
+                for border in borders), np.zeros_like(position)]
+            along.append([left - right for left, right in pairwise(steps)])
+        return np.array([part_y * part_x for part_y in along[0]
+                         for part_x in along[1]])
 
-    def _along(self, position, size, n_regions):
+    def __call__(self, x, y):
         """
-        Return the weights of the regions along one axis.
+        Return the kernel at a position as an image; a stack of them for
+        arrays.
         """
-        position = np.asarray(position, dtype=float)
-        borders = size * np.arange(1, n_regions) / n_regions - 0.5
-        steps = [np.clip((position - border + self.radius)
-                         / (2.0 * self.radius), 0.0, 1.0)
-                 for border in borders]
-        steps = [np.ones_like(position), *steps, np.zeros_like(position)]
-        return [left - right for left, right in pairwise(steps)]
-
-    def _evaluate(self, x, y):
         return sum(weight[..., None, None] * kernel(x, y) for weight, kernel
                    in zip(self.weights(x, y), self.kernels, strict=True))
 
@@ -486,17 +473,7 @@ class _RegionTiles:
 
 def kernel_from_hdu(hdu):
     """
-    Make a kernel of an extension of a FITS file.
-
-    Parameters
-    ----------
-    hdu : `~astropy.io.fits.ImageHDU`
-        The extension that ``to_hdu`` made.
-
-    Returns
-    -------
-    kernel : `SpatialKernel` or `RegionKernel`
-        The kernel.
+    Make a kernel of the extension that ``to_hdu`` made.
     """
     header = hdu.header
     shape = header['IMNAXIS2'], header['IMNAXIS1']

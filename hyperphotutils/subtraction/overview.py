@@ -20,20 +20,7 @@ _MASKED = '0.6'
 
 def plot_result(result, figure=None):
     """
-    Draw an overview of a subtraction.
-
-    Parameters
-    ----------
-    result : `SubtractionResult`
-        The result.
-
-    figure : `~matplotlib.figure.Figure`, optional
-        The figure to draw into.
-
-    Returns
-    -------
-    figure : `~matplotlib.figure.Figure`
-        The figure.
+    Draw an overview of a subtraction into a figure, made if `None`.
     """
     from matplotlib.figure import Figure
     if figure is None:
@@ -51,17 +38,8 @@ def plot_result(result, figure=None):
 
 def stamp_regions(result):
     """
-    Return the stars of the fit as regions, in colors by status.
-
-    Parameters
-    ----------
-    result : `SubtractionResult`
-        The result.
-
-    Returns
-    -------
-    regions : `~regions.Regions`
-        A circle for each star, with its ``id`` as text.
+    Return the stars of the fit as regions with their ids, in colors by
+    status.
     """
     from regions import CirclePixelRegion, PixCoord, Regions, RegionVisual
     stamps = result.stamps

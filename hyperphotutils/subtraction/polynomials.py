@@ -12,18 +12,8 @@ __all__ = ['polynomial_degrees', 'polynomial_order', 'polynomial_surface',
 
 def polynomial_degrees(order):
     """
-    List the degrees in x and y of the terms of a polynomial.
-
-    Parameters
-    ----------
-    order : int
-        The highest total degree.
-
-    Returns
-    -------
-    degrees : list of tuple of int
-        The degrees, sorted by the total one, so that the terms of a
-        lower order are the first.
+    Return the degrees in x and y of the terms of a polynomial, sorted by
+    the total one, so that the terms of a lower order are the first.
     """
     return [(total - j, j) for total in range(order + 1)
             for j in range(total + 1)]
@@ -31,17 +21,8 @@ def polynomial_degrees(order):
 
 def polynomial_order(n_terms):
     """
-    Return the order of a polynomial of two variables.
-
-    Parameters
-    ----------
-    n_terms : int
-        The number of its terms.
-
-    Returns
-    -------
-    order : int
-        The order, the largest whose terms are no more.
+    Return the order of a polynomial of two variables; the largest whose
+    terms are no more than ``n_terms``.
     """
     # there are (order + 1) (order + 2) / 2 terms
     return int(np.sqrt(2.0 * n_terms + 0.25) - 1.5)
@@ -50,42 +31,14 @@ def polynomial_order(n_terms):
 def scaled_position(position, size):
     """
     Scale pixel positions to -1 and 1 at the edges of the image.
-
-    Parameters
-    ----------
-    position : array_like
-        Pixel positions along one axis.
-
-    size : int
-        The number of pixels.
-
-    Returns
-    -------
-    scaled : `~numpy.ndarray`
-        The scaled positions.
     """
     return (2.0 * np.asarray(position, dtype=float) - (size - 1)) / size
 
 
 def polynomial_terms(x, y, order, shape):
     """
-    Evaluate products of Legendre polynomials at positions.
-
-    Parameters
-    ----------
-    x, y : array_like
-        The pixel positions.
-
-    order : int
-        The highest total degree.
-
-    shape : tuple of int
-        The (ny, nx) shape of the image.
-
-    Returns
-    -------
-    terms : `~numpy.ndarray`
-        The terms, along a new last axis.
+    Evaluate products of Legendre polynomials at positions in an image of
+    some (ny, nx) shape; the terms are along a new last axis.
     """
     x, y = np.broadcast_arrays(scaled_position(x, shape[1]),
                                scaled_position(y, shape[0]))
@@ -98,23 +51,7 @@ def polynomial_terms(x, y, order, shape):
 
 def polynomial_surface(x, y, coefficients, shape):
     """
-    Evaluate a polynomial on a grid.
-
-    Parameters
-    ----------
-    x, y : 1D `~numpy.ndarray`
-        The positions of the columns and the rows.
-
-    coefficients : 1D `~numpy.ndarray`
-        The coefficients of the terms.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    Returns
-    -------
-    surface : 2D `~numpy.ndarray`
-        The values.
+    Evaluate a polynomial at columns ``x`` and rows ``y``, as a 2D array.
     """
     order = polynomial_order(len(coefficients))
     table = np.zeros((order + 1, order + 1))
@@ -127,20 +64,8 @@ def polynomial_surface(x, y, coefficients, shape):
 
 def sample_grid(shape, n_grid=7):
     """
-    Return positions on a grid that reaches to the edges of an image.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The shape of the image.
-
-    n_grid : int, optional
-        The number of positions along each axis.
-
-    Returns
-    -------
-    x, y : 1D `~numpy.ndarray`
-        The positions.
+    Return the x and y of positions on a grid that reaches to the edges of
+    an image.
     """
     if n_grid == 1:
         return tuple(np.array([0.5 * (size - 1)]) for size in shape[::-1])

@@ -34,21 +34,7 @@ _PRIOR_STARS = 1.0
 
 def as_spatial_psf(psf, shape):
     """
-    Make a given PSF a function of the position.
-
-    Parameters
-    ----------
-    psf : 2D array_like, callable, or `SpatialKernel`
-        The PSF as an image of an odd side whose sum is one, or a
-        function of x and y that returns such an image.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    Returns
-    -------
-    psf : `SpatialKernel`
-        The PSF.
+    Make a given PSF, an image or a function of x and y, a `SpatialKernel`.
     """
     if isinstance(psf, SpatialKernel):
         return psf
@@ -66,21 +52,9 @@ def convolved_psf(psf, kernel):
     """
     Return the PSF of an image that was convolved with a kernel.
 
-    Parameters
-    ----------
-    psf : `SpatialKernel`
-        The PSF of the image.
-
-    kernel : `SpatialKernel`
-        The kernel.
-
-    Returns
-    -------
-    convolved : `SpatialKernel`
-        The PSF, with a sum of one in the middle of the image as long as
-        the kernel moves no light out of it. It has the shift of the
-        kernel: it belongs to positions in the image before the
-        convolution.
+    It has a sum of one in the middle of the image as long as the kernel
+    moves no light out of it, and the shift of the kernel: it belongs to
+    positions in the image before the convolution.
     """
     x, y = sample_grid(psf.shape)
     middle = [0.5 * (size - 1) for size in psf.shape[::-1]]
@@ -102,27 +76,11 @@ def _fit_polynomial(images, x, y, shape):
 
 def measure_psf(frame, x, y, half):
     """
-    Measure the PSF of an image on its stars.
+    Measure the PSF of an image on its stars, the brightest first.
 
-    The stars are shifted to the centers of pixels, scaled to the same
-    flux, and averaged without neighbors; with enough of them the average
-    is a polynomial of the position.
-
-    Parameters
-    ----------
-    frame : `Frame`
-        The image.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The stars, brightest first.
-
-    half : int
-        The half width of the PSF.
-
-    Returns
-    -------
-    psf : `SpatialKernel`
-        The PSF, with a sum of one.
+    The stars are shifted to the centers of pixels, scaled to the same flux,
+    and averaged without neighbors; with enough of them the average is a
+    polynomial of the position. Its sum is one.
     """
     x, y = x[:_MAX_STARS], y[:_MAX_STARS]
     value, variance, bad = frame.stamps(x, y, half + 2)

@@ -651,46 +651,12 @@ class SubtractionResult(_Image):
 def make_result(products, white, *, kernel, noise, psf, background, factor,
                 fit, levels, meta):
     """
-    Finish what the tiles have made: scale, masks, and units.
+    Finish what the tiles have made, in place: scale, masks, and units.
 
-    Parameters
-    ----------
-    products : `Products`
-        The images, with the background subtracted from the difference;
-        they are changed in place.
-
-    white : tuple or None
-        The decorrelated difference, its error, its mask, and the kernel.
-
-    kernel : `SpatialKernel`
-        The kernel.
-
-    noise : `NoiseGrid`
-        The variances of the sky.
-
-    psf : `SpatialKernel`
-        The PSF of the difference.
-
-    background : 1D `~numpy.ndarray`
-        The coefficients of the differential background.
-
-    factor : float
-        What the difference is multiplied with.
-
-    fit : `KernelFit`
-        The fit of the kernel.
-
-    levels : tuple of 2 floats
-        The levels of the sky that were subtracted from the image that
-        is not convolved and from the other.
-
-    meta : dict
-        How the result was made.
-
-    Returns
-    -------
-    result : `SubtractionResult`
-        The result.
+    ``white`` is the decorrelated difference, its error, its mask, and the
+    kernel; ``factor`` is what the difference is multiplied with, and
+    ``levels`` are those of the sky that were subtracted from target and
+    source.
     """
     difference, convolved, error, flags = products
     unit, wcs = fit.stamps.unit, fit.stamps.wcs

@@ -20,8 +20,6 @@ __all__ = ['Solution', 'StampEquations', 'solve_kernel', 'stamp_equations']
 # Ridges from which the validation chooses, in units of the diagonal
 _RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_FIRST_RIDGE = 1e-5
-_FIRST_SMOOTHNESS = 1e-3
 # The kernel of a single star has few degrees of freedom: in simulations,
 # this ridge changes its sum by one per cent, and makes its error three
 # times smaller
@@ -148,37 +146,11 @@ def stamp_equations(basis, source, target, weight, *, source_variance=0.0,
     """
     Set up the normal equations of stamps.
 
-    Parameters
-    ----------
-    basis : `GaussianPolynomialBasis`, `DeltaBasis`, or `FixedBasis`
-        The functions of which the kernel is made.
-
-    source : 3D `~numpy.ndarray`
-        The stamps of the image to convolve, with a margin of the radius
-        of the kernel on each side.
-
-    target : 3D `~numpy.ndarray`
-        The stamps of the image to match.
-
-    weight : 3D `~numpy.ndarray`
-        The inverse variance of each pixel, 0 for those to ignore.
-
-    source_variance : float or 1D `~numpy.ndarray`, optional
-        The variance of the noise of the source in each stamp. The
-        default is 0.
-
-    noise_kernel : 2D `~numpy.ndarray`, optional
-        The kernel that makes this noise of white noise, if it is not
-        white.
-
-    batch : int, optional
-        The number of stamps that are worked on at the same time; a
-        small number stays in the cache of the processor.
-
-    Returns
-    -------
-    equations : `StampEquations`
-        The equations.
+    ``source`` has a margin of the radius of the kernel around ``target``;
+    ``weight`` is the inverse variance of the pixels of the target, 0 for
+    those to ignore. ``source_variance`` (of each stamp) is the noise of the
+    source, that was made of white noise by ``noise_kernel``. A small batch
+    stays in the cache of the processor.
     """
     n_stamps, size = len(source), basis.n_functions + 1
     normal = np.empty((n_stamps, size, size))
@@ -206,39 +178,13 @@ def solve_kernel(equations, terms, *, kernel_order, scale_order,
                  background_order, penalty=None, smoothness=None,
                  sigma_clip=4.0):
     """
-    Solve for the kernel, clipping the stamps that it does not fit.
+    Solve for the kernel without the stamps that it does not fit.
 
-    Parameters
-    ----------
-    equations : `StampEquations`
-        The equations of the stamps.
-
-    terms : 2D `~numpy.ndarray`
-        The polynomial terms at the stamps, of shape (n_stamps, n_terms),
-        for the largest of all orders.
-
-    kernel_order : int or sequence of int
-        The order of the variation of the kernel, or those to choose
-        from.
-
-    scale_order, background_order : int
-        The order of its sum, and that of the background.
-
-    penalty : 2D `~numpy.ndarray`, optional
-        The quadratic form whose smallness is asked for; by default that
-        of the coefficients other than the sum of the kernel.
-
-    smoothness : float, optional
-        The weight of the penalty; chosen by validation if `None`.
-
-    sigma_clip : float, optional
-        The limit of clipping, in robust standard deviations of the
-        reduced chi squared of the stamps.
-
-    Returns
-    -------
-    solution : `Solution`
-        The solution.
+    ``terms`` are the polynomial terms at the stamps for the largest of all
+    orders; ``kernel_order`` may be a sequence to choose from. ``penalty``
+    is the quadratic form of the coefficients that is kept small, by default
+    that of a ridge; ``smoothness`` its weight, chosen by validation if
+    `None`.
     """
     orders = np.atleast_1d(kernel_order).tolist()
     with one_blas_thread():
@@ -251,15 +197,18 @@ def solve_kernel(equations, terms, *, kernel_order, scale_order,
         if validation:
             order, ridge, _ = min(validation, key=lambda row: row[2])
         else:
-            order, ridge = min(orders), problem.first_ridge(smoothness)
+            order, ridge = min(orders), candidates[len(candidates) // 2]
         weight, theta, chi2 = _clip(problem, constant, order, ridge,
                                     sigma_clip)
-        coefficients, background = problem.unpack(theta, order)
-        local = problem.at_stamps(theta, order)
+        table = problem.table(theta)
+        n_kernel, n_background = (
+            len(polynomial_degrees(n)) for n in (max(order, scale_order),
+                                                 background_order))
         return Solution(
-            coefficients=coefficients, background=background, order=order,
+            coefficients=table[:n_kernel, :-1],
+            background=table[:n_background, -1], order=order,
             ridge=ridge, chi2=chi2, weight=weight,
-            scale=_local_scale(equations, local),
+            scale=_local_scale(equations, problem.at_stamps(theta)),
             scale_error=problem.scale_error(weight, chi2, order, ridge),
             validation=validation)
 
@@ -302,22 +251,30 @@ class _Problem:
         form = equations.noise_form
         self._least_noise = form[0, 0] - form[0, 1:] @ np.linalg.lstsq(
             form[1:, 1:], form[1:, 0], rcond=None)[0]
-        self._noise_forms = [self._noise_form(part) for part in _NOISE_PARTS]
+        # The noise of the source, of variance V, adds V times the sum of
+        # the weights times the products of the functions to the matrix in
+        # the mean, and nothing to the right side, so that the kernel is
+        # too small (errors in variables: Fuller 1987, Measurement Error
+        # Models, section 2.2). Without it the matrix is right in the mean,
+        # but that of a single image may not be positive. What remains of a
+        # part is a quadratic form of the shape that is zero for the kernel
+        # of least noise with any sum. The variation over the field
+        # averages over much noise.
+        place = np.flatnonzero((self._term == 0)
+                               & (self._function < self.n_functions))
+        mean = np.ix_(self._function[place], self._function[place])
+        self._noise_forms = []
+        for part in _NOISE_PARTS:
+            remaining = (1.0 - part) * form
+            remaining[0, 0] += part * self._least_noise
+            self._noise_forms.append(np.zeros((place[-1] + 1,) * 2))
+            self._noise_forms[-1][np.ix_(place, place)] = remaining[mean]
         n_terms = len(degrees)
         self._products = (terms[:, :n_terms, None]
                           * terms[:, None, :n_terms]).reshape(
                               len(terms), -1)
         self._n_terms = n_terms
         self.scale_terms = terms[:, :n_terms][:, total <= scale_order]
-
-    def first_ridge(self, smoothness):
-        """
-        Return the ridge to begin with.
-        """
-        if smoothness is not None:
-            return smoothness
-        return (_FIRST_RIDGE if self._penalty is None
-                else _FIRST_SMOOTHNESS)
 
     def assemble(self, weight):
         """
@@ -336,37 +293,17 @@ class _Problem:
                  @ equations.right[used])[p, i]
         return normal, right, weight @ equations.noise
 
-    def _noise_form(self, part):
-        """
-        Return what noise adds to the equations of the mean kernel, less
-        a part of what it adds to those of its shape.
-
-        The noise of the source, of variance V, adds V times the sum of
-        the weights times the products of the functions to the matrix in
-        the mean, and nothing to the right side, so that the kernel is
-        too small (errors in variables: Fuller 1987, Measurement Error
-        Models, section 2.2). Without it the matrix is right in the
-        mean, but that of a single image may not be positive. What
-        remains is a quadratic form of the shape that is zero for the
-        kernel of least noise with any sum.
-        """
-        form = (1.0 - part) * self.equations.noise_form
-        form[0, 0] += part * self._least_noise
-        # the variation over the field averages over much noise
-        place = np.flatnonzero((self._term == 0)
-                               & (self._function < self.n_functions))
-        out = np.zeros((place[-1] + 1,) * 2)
-        function = self._function[place]
-        out[np.ix_(place, place)] = form[np.ix_(function, function)]
-        return out
-
     def solve(self, normal, right, noise, ridge, orders):
         """
         Solve for some orders of the kernel.
         """
         size = self._sizes[max(orders)]
         normal, right = normal[:size, :size], right[:size]
-        added = self._added(normal, ridge)
+        added = 0.0
+        if self._penalty is not None:
+            form = self._penalty[:size, :size]
+            added = form * (ridge * np.trace(normal)
+                            / max(np.trace(form), 1e-300))
         diagonal = np.diag(normal + added)
         scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
         scaled = right * scale
@@ -394,31 +331,15 @@ class _Problem:
                         lower[:n, :n], z[:n], lower=True, trans='T',
                         check_finite=False)
                     for n in (self._sizes[order] for order in orders)]
-        return [self._solve_singular(matrix, scaled, scale,
-                                     self._sizes[order])
-                for order in orders]
-
-    def _added(self, normal, smoothness):
-        """
-        Return the penalty.
-        """
-        if self._penalty is None:
-            return 0.0
-        size = len(normal)
-        form = self._penalty[:size, :size]
-        return form * (smoothness * np.trace(normal)
-                       / max(np.trace(form), 1e-300))
-
-    @staticmethod
-    def _solve_singular(matrix, right, scale, size):
-        """
-        Solve without the directions that the data do not determine.
-        """
-        values, vectors = eigh(matrix[:size, :size], check_finite=False)
-        good = values > _MIN_EIGENVALUE * values[-1]
-        vectors = vectors[:, good]
-        return scale[:size] * (vectors @ ((vectors.T @ right[:size])
-                                          / values[good]))
+        # leave out the directions that the data do not determine
+        solutions = []
+        for n in (self._sizes[order] for order in orders):
+            values, vectors = eigh(matrix[:n, :n], check_finite=False)
+            good = values > _MIN_EIGENVALUE * values[-1]
+            vectors = vectors[:, good]
+            solutions.append(scale[:n] * (vectors @ (
+                (vectors.T @ scaled[:n]) / values[good])))
+        return solutions
 
     def local_sums(self, chosen):
         """
@@ -439,33 +360,26 @@ class _Problem:
         variance = np.einsum('si,sij,sj->s', unit, normal, unit)
         return solution[:, 0, 0], np.sqrt(variance)
 
-    def unpack(self, theta, order):
+    def table(self, theta):
         """
-        Return the coefficients of the kernel and of the background.
-        """
-        n_terms = self._term[:len(theta)].max() + 1
-        table = np.zeros((n_terms, self.n_functions + 1))
-        table[self._term[:len(theta)], self._function[:len(theta)]] = theta
-        background = table[:self._n_background, -1]
-        kernel = table[:, :-1]
-        last = np.flatnonzero(np.any(kernel != 0.0, axis=1))
-        degrees = polynomial_degrees(order)
-        n_kernel = max(len(degrees), int(last.max()) + 1 if len(last) else 1)
-        return kernel[:n_kernel], background
-
-    def at_stamps(self, theta, order):
-        """
-        Return the unknowns of each stamp.
+        Return the unknowns by polynomial term and function, the last of
+        which is the background.
         """
         table = np.zeros((self._n_terms, self.n_functions + 1))
         table[self._term[:len(theta)], self._function[:len(theta)]] = theta
-        return self.terms[:, :self._n_terms] @ table
+        return table
 
-    def reduced_chi2(self, theta, order, chosen=slice(None)):
+    def at_stamps(self, theta):
+        """
+        Return the unknowns of each stamp.
+        """
+        return self.terms[:, :self._n_terms] @ self.table(theta)
+
+    def reduced_chi2(self, theta, chosen=slice(None)):
         """
         Return the reduced chi squared of stamps; no pixel is needed.
         """
-        local = self.at_stamps(theta, order)[chosen]
+        local = self.at_stamps(theta)[chosen]
         equations = self.equations
         chi2 = (equations.square[chosen]
                 - 2.0 * np.einsum('si,si->s', local, equations.right[chosen])
@@ -474,13 +388,13 @@ class _Problem:
         return (np.maximum(chi2, 0.0)
                 / np.maximum(equations.n_pixels[chosen], 1))
 
-    def noise_chi2(self, theta, order, chosen):
+    def noise_chi2(self, theta, chosen):
         """
         Return the part of the reduced chi squared of stamps that is the
         noise of the convolved source.
         """
         equations = self.equations
-        local = self.at_stamps(theta, order)[chosen, :-1]
+        local = self.at_stamps(theta)[chosen, :-1]
         noise = np.einsum('si,si->s', local @ equations.noise_form, local)
         return (noise * equations.noise[chosen]
                 / np.maximum(equations.n_pixels[chosen], 1))
@@ -552,7 +466,7 @@ def _clip(problem, usable, order, ridge, sigma_clip):
     for _ in range(_MAX_CLIPS):
         theta, = problem.solve(*problem.assemble(used.astype(float)), ridge,
                                [order])
-        chi2 = problem.reduced_chi2(theta, order)
+        chi2 = problem.reduced_chi2(theta)
         excess = _excess(chi2, used, problem.equations)
         now = usable & (excess <= sigma_clip)
         if np.array_equal(now, used) or now.tobytes() in seen:
@@ -589,10 +503,8 @@ def _validate(problem, chosen, orders, ridges):
         for i, ridge in enumerate(ridges):
             for j, theta in enumerate(problem.solve(*remaining, ridge,
                                                     orders)):
-                chi2[i, j, chosen] = problem.reduced_chi2(
-                    theta, orders[j], chosen)
-                noise[i, j, chosen] = problem.noise_chi2(theta, orders[j],
-                                                         chosen)
+                chi2[i, j, chosen] = problem.reduced_chi2(theta, chosen)
+                noise[i, j, chosen] = problem.noise_chi2(theta, chosen)
     # the noise of the source, which a faint kernel has less of, shall not
     # decide
     chi2 -= noise

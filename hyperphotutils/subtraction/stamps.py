@@ -91,6 +91,13 @@ class Stamps:
         """
         return np.flatnonzero(self.table['status'] == 'USED')
 
+    @property
+    def matching_sigma(self):
+        """
+        The sigma by which the PSFs differ, in pixels.
+        """
+        return np.sqrt(abs(self.sigma_science**2 - self.sigma_template**2))
+
     def __len__(self):
         return len(self.used)
 
@@ -99,27 +106,19 @@ def find_peaks(science, template, threshold):
     """
     Find the peaks that are significant in both images.
 
-    Parameters
-    ----------
-    science, template : `Frame`
-        The images.
-
-    threshold : float
-        The least signal-to-noise ratio of the mean over 3 x 3 pixels.
-
-    Returns
-    -------
-    x, y : 1D `~numpy.ndarray` of int
-        The pixels, brightest first.
-
-    snr : 1D `~numpy.ndarray`
-        Their signal-to-noise ratios, the lower of both images.
+    Return their pixels x and y, and the lower of both signal-to-noise
+    ratios of the means over 3 x 3 pixels, the highest first.
     """
     ny = science.shape[0]
     found = []
     for y0 in range(0, ny, _STRIP):
         y1 = min(y0 + _STRIP, ny)
-        snr = _significance_strip(science, template, y0 - 2, y1 + 2)
+        snr = np.minimum(*(
+            uniform_filter(frame.window(y0 - 2, y1 + 2, -2,
+                                        frame.shape[1] + 2)[0],
+                           _SMOOTHING, mode='constant')
+            * (_SMOOTHING / np.sqrt(frame.sky_variance))
+            for frame in (science, template)))
         center = snr[2:-2, 2:-2]
         y, x = np.nonzero(center > threshold)
         value = center[y, x]
@@ -140,20 +139,7 @@ def find_peaks(science, template, threshold):
 
 def peak_significance(science, template, x, y):
     """
-    Return the signal-to-noise ratio at positions, as `find_peaks` does.
-
-    Parameters
-    ----------
-    science, template : `Frame`
-        The images.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The pixels.
-
-    Returns
-    -------
-    snr : 1D `~numpy.ndarray`
-        The ratios, the lower of both images.
+    Return the signal-to-noise ratio at pixels, as `find_peaks` does.
     """
     half = _SMOOTHING // 2
     return np.min([
@@ -162,56 +148,15 @@ def peak_significance(science, template, x, y):
         axis=0)
 
 
-def _significance_strip(science, template, y0, y1):
-    """
-    Return the lower of the two signal-to-noise images of some rows.
-    """
-    images = []
-    for frame in (science, template):
-        value = frame.window(y0, y1, -2, frame.shape[1] + 2)[0]
-        images.append(uniform_filter(value, _SMOOTHING, mode='constant')
-                      * (_SMOOTHING / np.sqrt(frame.sky_variance)))
-    return np.minimum(*images)
-
-
 def select_stamps(science, template, x, y, snr, *, convolved, threshold,
                   n_cells, per_cell, separation, n_max):
     """
-    Select the stars for the fit.
+    Select the stars for the fit, given in the order of preference.
 
-    Parameters
-    ----------
-    science, template : `Frame`
-        The images.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The pixels, in the order in which they are preferred.
-
-    snr : 1D `~numpy.ndarray`
-        Their signal-to-noise ratios.
-
-    convolved : `Frame`
-        The one of the images that will probably be convolved.
-
-    threshold : float
-        The least signal-to-noise ratio.
-
-    n_cells : tuple of int
-        The number of cells of the image along y and x.
-
-    per_cell : int
-        The largest number of stars in each cell.
-
-    separation : float
-        The least distance of two stars in pixels.
-
-    n_max : int
-        The largest number of stars.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The table of `Stamps`.
+    There are at most ``per_cell`` in each of the ``n_cells`` (along y and
+    x), ``n_max`` in all, with a distance of at least ``separation``.
+    ``convolved`` is the one of the images that will probably be convolved.
+    Return the table of `Stamps`.
     """
     ny, nx = science.shape
     cell = (np.clip(y * n_cells[0] // ny, 0, n_cells[0] - 1) * n_cells[1]
@@ -253,26 +198,10 @@ def select_stamps(science, template, x, y, snr, *, convolved, threshold,
 
 def measure_widths(science, template, x, y):
     """
-    Measure the widths of the stars in both images, and their flux ratio.
+    Measure the sigmas of the stars in both images, and their flux ratio.
 
-    The second moments are those with the weight of a Gaussian of the
-    same width (Bernstein & Jarvis 2002, AJ 123, 583).
-
-    Parameters
-    ----------
-    science, template : `Frame`
-        The images.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The stars, brightest first.
-
-    Returns
-    -------
-    sigma_science, sigma_template : float
-        The sigmas in pixels.
-
-    flux_ratio : float
-        The flux in the science image over that in the template.
+    The second moments are those with the weight of a Gaussian of the same
+    width (Bernstein & Jarvis 2002, AJ 123, 583).
     """
     x, y = x[:_MAX_WIDTH_STARS], y[:_MAX_WIDTH_STARS]
     sigmas, fluxes = [], []
@@ -300,23 +229,11 @@ def measure_widths(science, template, x, y):
 
 def gaussian_moments(value, *, n_iter=20):
     """
-    Measure stars with Gaussian weights of their own width.
+    Measure stars, without background, with Gaussian weights of their own
+    width.
 
-    Parameters
-    ----------
-    value : 3D `~numpy.ndarray`
-        The stamps, without background.
-
-    n_iter : int, optional
-        The number of iterations.
-
-    Returns
-    -------
-    sigma, flux : 1D `~numpy.ndarray`
-        The sigmas, NaN for what is no star, and the fluxes.
-
-    x, y : 1D `~numpy.ndarray`
-        The centroids, from the center of the stamp.
+    Return their sigmas (NaN for what is no star), fluxes, and the x and y
+    of their centroids from the center of the stamp.
     """
     half = value.shape[1] // 2
     grid = np.arange(-half, half + 1.0)
@@ -346,23 +263,8 @@ def gaussian_moments(value, *, n_iter=20):
 
 def read_positions(positions, wcs):
     """
-    Read the positions of stars.
-
-    Parameters
-    ----------
-    positions : `~astropy.table.Table`, `~astropy.coordinates.SkyCoord`, \
-            or array_like
-        A table with the columns ``x_centroid`` and ``y_centroid`` (or
-        ``x_fit`` and ``y_fit``, or ``x`` and ``y``), positions on the
-        sky, or an array of shape (n, 2) of x and y.
-
-    wcs : `~astropy.wcs.WCS` or None
-        The WCS of the science image, for positions on the sky.
-
-    Returns
-    -------
-    x, y : 1D `~numpy.ndarray` of int
-        The pixels.
+    Return the pixels x and y of a table, a SkyCoord, or an array of shape
+    (n, 2).
     """
     if isinstance(positions, SkyCoord):
         if wcs is None:
@@ -371,7 +273,15 @@ def read_positions(positions, wcs):
             raise ValueError(msg)
         x, y = wcs.world_to_pixel(positions)
     elif isinstance(positions, Table):
-        x, y = (_column(positions, names) for names in (_X_NAMES, _Y_NAMES))
+        columns = [[name for name in names if name in positions.colnames]
+                   for names in (_X_NAMES, _Y_NAMES)]
+        if not all(columns):
+            missing = _Y_NAMES if columns[0] else _X_NAMES
+            msg = (f'positions must have one of the columns '
+                   f'{", ".join(missing)}: it has '
+                   f'{", ".join(positions.colnames)}')
+            raise ValueError(msg)
+        x, y = (positions[names[0]] for names in columns)
     else:
         xy = np.asarray(positions, dtype=float)
         if xy.ndim != 2 or xy.shape[1] != 2:
@@ -379,18 +289,6 @@ def read_positions(positions, wcs):
                    f'shape (n, 2): got the shape {xy.shape}')
             raise ValueError(msg)
         x, y = xy.T
-    x, y = np.atleast_1d(x).astype(float), np.atleast_1d(y).astype(float)
+    x, y = (np.atleast_1d(np.asarray(axis, dtype=float)) for axis in (x, y))
     finite = np.isfinite(x) & np.isfinite(y)
     return (np.round(x[finite]).astype(int), np.round(y[finite]).astype(int))
-
-
-def _column(table, names):
-    """
-    Return the first column of a table that has one of some names.
-    """
-    for name in names:
-        if name in table.colnames:
-            return np.asarray(table[name], dtype=float)
-    msg = (f'positions must have one of the columns {", ".join(names)}: it '
-           f'has {", ".join(table.colnames)}')
-    raise ValueError(msg)

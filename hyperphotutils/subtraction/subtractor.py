@@ -351,7 +351,15 @@ class ImageSubtractor:
         stamps = Stamps(science, template, table, half, sigma_science,
                         sigma_template, ratio, unit, wcs, assumed)
         if not len(stamps):
-            raise ValueError(_no_stars(table, self.threshold))
+            words, counts = np.unique(table['status'], return_counts=True)
+            found = ', '.join(f'{count} {word}' for word, count
+                              in zip(words, counts, strict=True))
+            msg = (f'no star can be used for the kernel ({found}): lower the '
+                   'threshold, check the masks, or give positions'
+                   if found else
+                   f'no star is above threshold={self.threshold:g} in both '
+                   'images: lower the threshold, or give positions')
+            raise ValueError(msg)
         # those selected are the better sample
         used = stamps.used
         widths = measure_widths(science, template,
@@ -541,17 +549,3 @@ def _choice(value, name, choices):
         msg = f'{name} must be one of {", ".join(choices)}: {value!r}'
         raise ValueError(msg)
     return value
-
-
-def _no_stars(table, threshold):
-    """
-    Return why there is no star to which a kernel could be fitted.
-    """
-    if not len(table):
-        return (f'no star is above threshold={threshold:g} in both images: '
-                'lower the threshold, or give positions')
-    words, counts = np.unique(table['status'], return_counts=True)
-    stated = ', '.join(f'{count} {word}' for word, count
-                       in zip(words, counts, strict=True))
-    return (f'no star can be used for the kernel ({stated}): lower the '
-            'threshold, check the masks, or give positions')

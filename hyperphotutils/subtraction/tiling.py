@@ -28,20 +28,9 @@ class TiledKernel:
     """
     A kernel that varies over the image, applied to one tile of it.
 
-    It is :math:`\\sum_r w_r(x, y) U_r` with images :math:`U_r` and
-    polynomials :math:`w_r`.
-
-    Parameters
-    ----------
-    images : 3D `~numpy.ndarray`
-        The images, of shape (n_images, side, side).
-
-    weights : 3D `~numpy.ndarray`
-        The coefficients of the products of Legendre polynomials, of
-        shape (n_images, order + 1, order + 1), those of y first.
-
-    shape : tuple of int
-        The shape of the whole image.
+    It is :math:`\\sum_r w_r(x, y) U_r` with images :math:`U_r` and the
+    coefficients ``weights`` of products of Legendre polynomials, of shape
+    (n_images, order + 1, order + 1), those of y first.
     """
 
     def __init__(self, images, weights, shape):
@@ -54,19 +43,6 @@ class TiledKernel:
     def spectra(self, fft_shape, dtype):
         """
         Return the Fourier transforms of the images, kept for later.
-
-        Parameters
-        ----------
-        fft_shape : tuple of int
-            The shape of the transform.
-
-        dtype : dtype
-            The type of the image to convolve.
-
-        Returns
-        -------
-        spectra : 3D `~numpy.ndarray`
-            The transforms.
         """
         key = (*fft_shape, np.dtype(dtype).char)
         if key not in self._spectra:
@@ -76,24 +52,10 @@ class TiledKernel:
 
     def __call__(self, padded, y0, x0, *, spectrum=None):
         """
-        Convolve a tile.
+        Convolve a tile with a margin, which is left out of the result.
 
-        Parameters
-        ----------
-        padded : 2D `~numpy.ndarray`
-            The tile with a margin on each side.
-
-        y0, x0 : int
-            The place of the first pixel of the tile, without its
-            margin, in the image.
-
-        spectrum : 2D `~numpy.ndarray`, optional
-            The Fourier transform of ``padded``, if it is known.
-
-        Returns
-        -------
-        convolved : 2D `~numpy.ndarray`
-            The tile without its margin.
+        ``y0`` and ``x0`` are the place of its first pixel without the
+        margin; ``spectrum`` is its Fourier transform, if it is known.
         """
         height, width = np.subtract(padded.shape, 2 * self.radius)
         fft_shape = fast_shape(padded.shape)
@@ -127,31 +89,10 @@ def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
     """
     Approximate a kernel that is known at some positions by a short sum.
 
-    The samples are decomposed into singular vectors, and the weights
-    of the largest are made polynomials of the position.
-
-    Parameters
-    ----------
-    samples : 3D `~numpy.ndarray`
-        The kernel at the positions.
-
-    x, y : 1D `~numpy.ndarray`
-        The positions.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    order : int
-        The highest total degree of the polynomials.
-
-    tolerance : float, optional
-        What may be dropped, as the root of the sum of the squares of
-        the singular values, in units of that of all.
-
-    Returns
-    -------
-    tiled : `TiledKernel`
-        The kernel.
+    The samples are decomposed into singular vectors, and the weights of the
+    largest are made polynomials of the position. ``tolerance`` is what may
+    be dropped, as the root of the sum of the squares of the singular
+    values, in units of that of all.
     """
     side = samples.shape[-1]
     u, s, vt = np.linalg.svd(samples.reshape(len(x), -1),
@@ -170,19 +111,6 @@ def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
 def smoothed(kernels, noise_kernel):
     """
     Convolve kernels with that of the noise, if there is one.
-
-    Parameters
-    ----------
-    kernels : 3D `~numpy.ndarray`
-        The kernels.
-
-    noise_kernel : 2D `~numpy.ndarray` or None
-        The kernel that makes the noise of the image of white noise.
-
-    Returns
-    -------
-    smoothed : 3D `~numpy.ndarray`
-        The kernels, of the same side.
     """
     if noise_kernel is None:
         return kernels
@@ -192,23 +120,7 @@ def smoothed(kernels, noise_kernel):
 
 def convolve_fixed(image, padded, shape):
     """
-    Convolve a tile with one kernel.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The kernel.
-
-    padded : 2D `~numpy.ndarray`
-        The tile with a margin of the radius of the kernel.
-
-    shape : tuple of int
-        The shape of the whole image.
-
-    Returns
-    -------
-    convolved : 2D `~numpy.ndarray`
-        The tile without its margin.
+    Convolve a tile, with a margin of its radius, with one kernel.
     """
     return TiledKernel(image[None], np.ones((1, 1, 1)), shape)(padded, 0, 0)
 
@@ -218,37 +130,14 @@ def fast_shape(shape):
     Return a shape of at least this size for fast Fourier transforms.
 
     The kernel may wrap around into the margin, which is cut off.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The shape of a tile with its margin.
-
-    Returns
-    -------
-    fft_shape : tuple of int
-        The shape.
     """
     return tuple(next_fast_len(int(size), real=True) for size in shape)
 
 
 def tiles(shape, size=None):
     """
-    Cut an image into tiles of nearly equal size.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The shape of the image.
-
-    size : int, optional
-        The largest side of a tile.
-
-    Returns
-    -------
-    limits : list of tuple of int
-        The first row and the one after the last, and the same of the
-        columns, of each tile.
+    Cut an image into tiles of nearly equal size, of at most ``size``: a
+    list of (y0, y1, x0, x1).
     """
     size = size or _TILE_SIZE
     edges = []
@@ -262,24 +151,8 @@ def tiles(shape, size=None):
 
 def cut(image, y0, y1, x0, x1, *, fill):
     """
-    Cut a part out of an image that may reach beyond its edges.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image.
-
-    y0, y1, x0, x1 : int
-        The first row and the one after the last, and the same of the
-        columns.
-
-    fill : float
-        The value outside of the image.
-
-    Returns
-    -------
-    part : 2D `~numpy.ndarray`
-        A copy of the part.
+    Cut a part out of an image that may reach beyond its edges, with
+    ``fill`` outside of it.
     """
     ny, nx = image.shape
     a0, a1, b0, b1 = max(y0, 0), min(y1, ny), max(x0, 0), min(x1, nx)
@@ -290,21 +163,7 @@ def cut(image, y0, y1, x0, x1, *, fill):
 
 def over_tiles(function, shape, tile_size, n_workers):
     """
-    Call a function for each tile of an image, in threads.
-
-    Parameters
-    ----------
-    function : callable
-        Called with the limits of a tile.
-
-    shape : tuple of int
-        The shape of the image.
-
-    tile_size : int or None
-        The largest side of a tile.
-
-    n_workers : int
-        The number of threads.
+    Call a function with the limits of each tile of an image, in threads.
     """
     limits = tiles(shape, tile_size)
     if n_workers == 1 or len(limits) == 1:

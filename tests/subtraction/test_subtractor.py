@@ -500,6 +500,33 @@ class TestBadPixels:
         assert flagged.any()
         assert result.mask.mean() < 0.5
 
+    @pytest.mark.parametrize('x', [65.0, 133.0])
+    def test_light_that_is_not_seen(self, x):
+        """
+        Neither the light in the core of a saturated star nor that beyond
+        the edge of the image leaves what could be taken for a source.
+        """
+        science, template, *_ = gaussian_pair(noise=3.0)
+        errors = {'error': np.full(science.shape, 3.0),
+                  'template_error': np.full(science.shape, 3.0)}
+        yy, xx = np.mgrid[:120, :130]
+        squares = (yy - 60)**2 + (xx - x)**2
+        for image, sigma, flux in ((science, 2.2, 1.7e7),
+                                   (template, 1.4, 1e7)):
+            image += flux / (2 * np.pi * sigma**2) * np.exp(
+                -0.5 * squares / sigma**2)
+        full = template > 2e4
+        template[full] = 2e4
+        result = ImageSubtractor(kernel_order=0)(
+            science, template, template_mask=full,
+            mask=science > 1e5, **errors)
+        white = result.decorrelated
+        near = ~white.mask & (squares < 30**2)
+        filtered = gaussian_filter(np.where(near, white.significance, 0.0),
+                                   2.2)
+        # white noise has the standard deviation 1 / (2 sigma sqrt(pi))
+        assert np.abs(filtered[near]).max() < 5.0 / (4.4 * np.pi**0.5)
+
     def test_hole_in_a_star(self):
         """
         The core of a star that is missing altogether, as in strong
