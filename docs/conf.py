@@ -171,7 +171,8 @@ def write_columns(path, columns):
     """
     Write a table of columns of results.
     """
-    units = {'data': 'map', 'flux': 'map × pixel', 'pix': 'pixels', '': ''}
+    units = {'data': 'map', 'flux': 'map \N{MULTIPLICATION SIGN} pixel',
+             'pix': 'pixels', '': ''}
     rows = [('Column', 'Unit', 'Description', 'IPAC and CSV')]
     rows += [(f'``{column.name}``', units.get(column.unit, column.unit),
               column.description, column.hyper_name) for column in columns]

@@ -690,7 +690,7 @@ def _label_sources(axes, names, boxes):
     from matplotlib.patheffects import withStroke
 
     axes.apply_aspect()
-    renderer = axes.figure.canvas.get_renderer()
+    renderer = None  # found by matplotlib, for any canvas
     to_display = axes.transData.transform
     points = axes.figure.dpi / 72
     taken = np.column_stack([to_display(boxes[:, [0, 2]]),

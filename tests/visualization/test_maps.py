@@ -626,7 +626,8 @@ def test_one_image_on_given_axes(wcs):
     assert render(figure)
     bar, = ax.child_axes
     # 3e-4 Jy/pix
-    assert bar.get_ylabel().startswith('μJy')
+    unit = u.Unit('uJy / pix').to_string('unicode')
+    assert bar.get_ylabel() == f'{unit} (asinh scale)'
     assert ax.images[0].get_array().max() == pytest.approx(1e6 * data.max())
     assert len(ellipses_of(figure).get_offsets()) == len(table)
     if wcs is not None:
