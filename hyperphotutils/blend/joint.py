@@ -61,6 +61,9 @@ _CHUNK_ELEMENTS = 1 << 21
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
+# The largest number of steps until then: few fits have not converged, and
+# they go on later.
+_MAX_COARSE_STEPS = 20
 _MAX_MERGES = 2
 # The smallest amplitude of positive sources in units of the noise.
 _LEAST_AMPLITUDE = 0.01
@@ -691,8 +694,10 @@ class JointFit:
         solver = self.solver
         problem, sources, coeffs, centers = self.problem(members, model)
         if solver.astropy_fitter is None:
-            result = fit_batch(problem, sources, coeffs,
-                               max_iter=solver.max_iter,
+            max_iter = solver.max_iter
+            if not with_covariance:
+                max_iter = min(max_iter, _MAX_COARSE_STEPS)
+            result = fit_batch(problem, sources, coeffs, max_iter=max_iter,
                                tolerance=tolerance, xtol=solver.xtol,
                                gtol=solver.gtol,
                                with_covariance=with_covariance,
