@@ -50,6 +50,7 @@ from hyperphotutils.blend.solver import (
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
 from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.lm import take_members
 
 __all__ = ['FittedBatch', 'JointFit']
 
@@ -72,8 +73,9 @@ _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
 # The largest number of elements of pixels and factors that are kept between
-# the fits of the same groups: 128 MiB.
-_MAX_KEPT = 1 << 24
+# the fits of the same groups: 256 MiB, most of it that of the factors that the
+# noise keeps anyway.
+_MAX_KEPT = 1 << 25
 
 
 @dataclass
@@ -121,7 +123,7 @@ class _Pixels(NamedTuple):
 
     Parameters
     ----------
-    foot : `~hyperphotutils.blend.footprints.Footprints`
+    x, y, usable : `~numpy.ndarray` of shape (g, p)
         The footprints.
 
     col, row, weight, basis, whitening : `~numpy.ndarray` or object
@@ -134,7 +136,9 @@ class _Pixels(NamedTuple):
         The centers of the backgrounds.
     """
 
-    foot: Any
+    x: np.ndarray
+    y: np.ndarray
+    usable: np.ndarray
     col: np.ndarray
     row: np.ndarray
     weight: np.ndarray
@@ -249,6 +253,7 @@ class JointFit:
             restless = self._relax(chunks, model, near)
             if self.preliminary or not self._merge_groups(near, restless):
                 break
+            self._pixels, self._n_kept = {}, 0
             chunks = list(self._chunks())
         if len(self.candidates) > 1:
             self._choose_orders(chunks, model)
@@ -263,7 +268,8 @@ class JointFit:
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)
                         for members in shown]
-        self._pixels.clear()
+        # Nothing is kept from now on.
+        self._pixels, self._n_kept = {}, _MAX_KEPT
 
     def _choose_orders(self, chunks, model):
         """
@@ -308,8 +314,9 @@ class JointFit:
         moving = chunks
         for _ in range(_MAX_SWEEPS):
             before = self.sources.copy()
-            for members in moving:
-                self._fit_batch(members, model, _COARSE)
+            for members, batch in zip(moving, chunks, strict=True):
+                if len(members):
+                    self._fit_batch(members, model, _COARSE, batch=batch)
             fitted = np.any(self.sources != before, axis=1)
             if moving is chunks:
                 model[:] = 0.0
@@ -319,11 +326,10 @@ class JointFit:
             self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
             disturbed = near @ moved > 0
+            if not disturbed.any():
+                break
             moving = [members[disturbed[members].any(axis=1)]
                       for members in chunks]
-            moving = [members for members in moving if len(members)]
-            if not moving:
-                break
         return moved > 0
 
     def _merge_groups(self, near, restless):
@@ -527,7 +533,7 @@ class JointFit:
         return make_footprints(self.start.x[members], self.start.y[members],
                                self.mask, self.config.fit_radius, self.step)
 
-    def problem(self, members, model):
+    def problem(self, members, model, batch=None):
         """
         Return the problem of the kernel for some groups, with the models
         of all other sources subtracted, and its start values.
@@ -540,6 +546,9 @@ class JointFit:
         model : 2D `~numpy.ndarray` or None
             The image of all sources as they are fitted so far.
 
+        batch : int `~numpy.ndarray`, optional
+            The groups of the batch that these are a part of.
+
         Returns
         -------
         problem : `~hyperphotutils.blend.solver.BatchProblem`
@@ -549,17 +558,17 @@ class JointFit:
             The start values, and the centers of the backgrounds.
         """
         config, start = self.config, self.start
-        pixels = self._pixels_of(members)
-        foot, weight, basis = pixels.foot, pixels.weight, pixels.basis
+        pixels = self._pixels_of(members, batch)
+        weight, basis = pixels.weight, pixels.basis
         sources = self.sources[members]
         coeffs = np.zeros(basis.shape[:2])
         data, extra, own = pixels.data * 1.0, None, None
         if model is not None:
             own = evaluate_sources(sources, pixels.col, pixels.row, weight,
                                    self.beam)
-            data -= model[foot.y, foot.x] * weight - own
+            data -= model[pixels.y, pixels.x] * weight - own
         if self.solver.weights:
-            extra = self._extra_weights(members, foot, own)
+            extra = self._extra_weights(members, pixels, own)
             weight, data = weight * extra, data * extra
             basis = basis * extra[:, None, :]
         else:
@@ -581,14 +590,22 @@ class JointFit:
             self._amplitude_low(members), extra, self.beam)
         return problem, sources, coeffs, pixels.centers
 
-    def _pixels_of(self, members):
+    def _pixels_of(self, members, batch=None):
         """
         Return the pixels of some groups, which do not depend on the fits.
+
+        Those of a whole batch are kept, from which those of its groups
+        are taken.
         """
         order = self.poly_order[members[0, 0]]
-        key = members.shape, members.tobytes(), order
+        batch = members if batch is None else batch
+        key = batch.shape, batch.tobytes(), order
         if key in self._pixels:
-            return self._pixels[key]
+            pixels = self._pixels[key]
+            if len(members) == len(batch):
+                return pixels
+            index = np.flatnonzero(np.isin(batch[:, 0], members[:, 0]))
+            return _Pixels(*take_members(pixels, index))
         foot = self._footprints(members)
         centers = np.rint(np.stack((self.start.x[members].mean(axis=1),
                                     self.start.y[members].mean(axis=1)),
@@ -605,13 +622,14 @@ class JointFit:
         whitening = self.noise.factors(foot.x, foot.y, foot.usable, extra)
         if not self.solver.weights:
             basis = whiten(whitening, basis)
-        pixels = _Pixels(foot, foot.x.astype(float), foot.y.astype(float),
-                         weight, basis, data, whitening, centers)
-        # They are needed again in a moment.
-        self._n_kept += weight.size * (basis.shape[1] + 6) + getattr(
-            whitening, 'size', 0)
-        if self._n_kept <= _MAX_KEPT:
-            self._pixels[key] = pixels
+        pixels = _Pixels(foot.x, foot.y, foot.usable, foot.x.astype(float),
+                         foot.y.astype(float), weight, basis, data, whitening,
+                         centers)
+        if len(members) == len(batch):
+            self._n_kept += (weight.size * (basis.shape[1] + 7)
+                             + getattr(whitening, 'size', 0))
+            if self._n_kept <= _MAX_KEPT:
+                self._pixels[key] = pixels
         return pixels
 
     def _anchor(self, members):
@@ -686,13 +704,14 @@ class JointFit:
             (free.reshape(n_groups, -1),
              np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
-    def _fit_batch(self, members, model, tolerance, *,
+    def _fit_batch(self, members, model, tolerance, *, batch=None,
                    with_covariance=False):
         """
         Fit some groups and update the state of their sources.
         """
         solver = self.solver
-        problem, sources, coeffs, centers = self.problem(members, model)
+        problem, sources, coeffs, centers = self.problem(members, model,
+                                                         batch)
         if solver.astropy_fitter is None:
             max_iter = solver.max_iter
             if not with_covariance:
