@@ -106,7 +106,7 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
             origin, shift = center, 0.0
             low, high = _SURE * limit, limit / _SURE
             offset = values - origin
-            beyond = np.abs(offset) > low
+            beyond = (offset > low) | (offset < -low)
             edge = offset[beyond]
             edge = edge[np.abs(edge) <= high]
             offset[beyond] = 0.0
