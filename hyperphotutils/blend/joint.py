@@ -221,6 +221,12 @@ class JointFit:
         self.flags[self.start.hold_shape] |= FLAGS['fixed_shape']
         if self.step > 1:
             self.flags |= FLAGS['thinned']
+        known = np.isfinite(self.start.x + self.start.y)
+        _, place, number = np.unique(
+            np.column_stack((self.start.x, self.start.y))[known], axis=0,
+            return_inverse=True, return_counts=True)
+        self.flags[known] |= np.where(number[place] > 1,
+                                      FLAGS['same_position'], 0)
         usable = core_is_usable(self.start.x, self.start.y, mask, config.fwhm)
         self.flags[~usable] |= FLAGS['off_map']
         self.group_id = self._group()
