@@ -230,7 +230,15 @@ class JointFit:
         usable = core_is_usable(self.start.x, self.start.y, mask, config.fwhm)
         self.flags[~usable] |= FLAGS['off_map']
         self.group_id = self._group()
-        self.sources = self._start_state()
+        # The states of the kernel, inside the bounds.
+        self.sources = self.start.states()
+        for k, center in ((X, self.start.x), (Y, self.start.y)):
+            self.sources[:, k] = np.clip(
+                self.sources[:, k], center - config.max_shift,
+                center + config.max_shift)
+        if 'shape' not in config.fixed:
+            self.sources[:, 3:5] = np.clip(self.sources[:, 3:5],
+                                           *self.var_bounds)
         self.batches = []
         self._pixels, self._n_kept = {}, 0
 
@@ -253,7 +261,11 @@ class JointFit:
                 set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
-            self.rms = self._measure_rms(model)
+            box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
+            # Rounding errors; a constant below the sources does not count.
+            self.rms = max(
+                local_rms(self.data - model, box_size, mask=self.mask),
+                1e-6 * np.ptp(self.data[~self.mask])) or 1.0
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
             restless = self._relax(chunks, model, near)
@@ -302,16 +314,6 @@ class JointFit:
                 np.maximum(best, 0)][:, None]
         self.sources = before
 
-    def _measure_rms(self, model):
-        """
-        Return the noise of the pixels, where it is not known.
-        """
-        # Rounding errors; a constant below the sources does not count.
-        smallest = 1e-6 * np.ptp(self.data[~self.mask])
-        box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
-        rms = local_rms(self.data - model, box_size, mask=self.mask)
-        return max(rms, smallest) or 1.0
-
     def _relax(self, chunks, model, near):
         """
         Fit all groups, then again those whose neighbors have moved, and
@@ -330,7 +332,12 @@ class JointFit:
             else:
                 self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
-            moved = self._has_moved(before)
+            after = self.sources
+            scale = np.column_stack((
+                np.abs(after[:, 0]),
+                np.full((len(after), 2), self.config.fwhm), after[:, 3:5]))
+            moved = np.any(np.abs(after[:, :5] - before[:, :5])
+                           > _AT_REST * scale, axis=1).astype(int)
             disturbed = near @ moved > 0
             if not disturbed.any():
                 break
@@ -376,17 +383,6 @@ class JointFit:
         shape = (len(self.group_id),) * 2
         return coo_array((np.ones(2 * len(i), dtype=int),
                           (np.r_[i, j], np.r_[j, i])), shape=shape).tocsr()
-
-    def _has_moved(self, before):
-        """
-        Return which sources have changed their position or shape.
-        """
-        after = self.sources
-        scale = np.column_stack((
-            np.abs(after[:, 0]), np.full((len(after), 2), self.config.fwhm),
-            after[:, 3:5]))
-        change = np.abs(after[:, :5] - before[:, :5])
-        return np.any(change > _AT_REST * scale, axis=1).astype(int)
 
     def add_sources(self, image):
         """
@@ -463,19 +459,6 @@ class JointFit:
         n_disk = len(disk_offsets(self.config.fit_radius, self.step)[0])
         return min(self.solver.max_group_size,
                    max(1, MAX_GROUP_PIXELS // n_disk))
-
-    def _start_state(self):
-        """
-        Return the kernel's state of all sources, inside the bounds.
-        """
-        start, shift = self.start, self.config.max_shift
-        states = start.states()
-        for k, center in ((X, start.x), (Y, start.y)):
-            states[:, k] = np.clip(states[:, k], center - shift,
-                                   center + shift)
-        if 'shape' not in self.config.fixed:
-            states[:, 3:5] = np.clip(states[:, 3:5], *self.var_bounds)
-        return states
 
     def _chunks(self):
         """
@@ -733,24 +716,16 @@ class JointFit:
                                       sources, coeffs, centers,
                                       self.config.fit_radius)
         self.sources[members] = result.sources
+        data = problem.data
+        if problem.extra is not None:
+            data = np.divide(data, problem.extra, out=np.zeros_like(data),
+                             where=problem.extra > 0.0)
+            data = whiten(problem.whitening, data[:, None, :])[:, 0]
         with_bias = (solver.bias_correction and solver.loss == 'linear'
                      and problem.extra is None
                      and result.covariance is not None)
         return FittedBatch(
             members, centers, result,
             np.sum(problem.weight > 0.0, axis=1),
-            _data_power(problem), int(self.poly_order[members[0, 0]]),
+            np.sum(data**2, axis=1), int(self.poly_order[members[0, 0]]),
             second_order_bias(problem, result) if with_bias else None)
-
-
-def _data_power(problem):
-    """
-    Return the sum of the squared data, in units of the errors.
-    """
-    data, extra = problem.data, problem.extra
-    if extra is not None:
-        data = np.divide(data, extra, out=np.zeros_like(data),
-                         where=extra > 0.0)
-        if problem.whitening is not None:
-            data = whiten(problem.whitening, data[:, None, :])[:, 0]
-    return np.sum(data**2, axis=1)
