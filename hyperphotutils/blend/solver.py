@@ -873,20 +873,6 @@ def _system(problem, sources, terms):
     xp = sources.__array_namespace__()
     _, normal, gradient = terms
     free = problem.free
-    touching = _touches_bound(problem, sources)
-    if xp.any(touching):
-        free = free & ~_at_active_bound(problem, sources, gradient)
-        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-        curvature = _bound_curvature(problem, sources, gradient)
-        normal = normal + curvature[:, :, None] * identity[None, :, :]
-    return normal, gradient, free
-
-
-def _touches_bound(problem, sources):
-    """
-    Return which sources are at a bound.
-    """
-    xp = sources.__array_namespace__()
     position = sources[:, :, X:Y + 1]
     touching = (xp.any((position <= problem.xy_low)
                        | (position >= problem.xy_high), axis=2)
@@ -894,7 +880,12 @@ def _touches_bound(problem, sources):
                 | (sources[:, :, 3] >= problem.var_high))
     if problem.amplitude_low is not None:
         touching = touching | (sources[:, :, 0] <= problem.amplitude_low)
-    return touching
+    if xp.any(touching):
+        free = free & ~_at_active_bound(problem, sources, gradient)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        curvature = _bound_curvature(problem, sources, gradient)
+        normal = normal + curvature[:, :, None] * identity[None, :, :]
+    return normal, gradient, free
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):

@@ -60,6 +60,9 @@ _REGISTRY = (
     (1 << 33, 'beam_mismatch', 'bright sources of the map differ from the '
      'profile of the fit, here by more than the noise: another beam is '
      'needed (psf)'),
+    (1 << 34, 'same_position', 'another source was given at the same '
+     'position: their fluxes cannot be separated unless their shapes '
+     'differ'),
 )
 
 FLAGS = MappingProxyType({name: bit for bit, name, _ in _REGISTRY})

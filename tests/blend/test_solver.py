@@ -415,6 +415,21 @@ class TestFit:
                      max_iter=int(result.n_iter.max()) - 2)
         assert np.any(cosines(before) > gtol)
 
+    def test_groups_without_a_chance_are_given_up(self):
+        """
+        They take fewer steps, and the others end where they did.
+        """
+        rng = np.random.default_rng(16)
+        problem, sources, coeffs = make_problem(
+            [random_group(2, rng) for _ in range(6)])
+        expected = fit_batch(problem, sources, coeffs)
+        goal = np.where(np.arange(6) < 3, 0.0, np.inf)
+        goal[:3] = expected.chi2[:3] - 1e3 * np.abs(expected.chi2[:3])
+        result = fit_batch(problem, sources, coeffs, goal=goal)
+        assert np.all(result.n_iter[:3] < expected.n_iter[:3])
+        assert_array_equal(result.n_iter[3:], expected.n_iter[3:])
+        assert_allclose(result.sources[3:], expected.sources[3:], rtol=1e-9)
+
     @pytest.mark.parametrize('loss', ['linear', 'huber'])
     @pytest.mark.parametrize('first', [0.0, 30.0])
     def test_linear_start_is_that_of_solve_linear(self, loss, first):
