@@ -70,6 +70,10 @@ _SIZES = (32, 48, 64, 96, 128, 192, 256)
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
 # and a galaxy cannot be told apart on less than 8 radii.
 _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
+# The largest number of neighbors that are fitted with a galaxy, and that on
+# stamps above a size, where each takes long and most are far; others are
+# masked.
+_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 2, 96
 # A galaxy whose radius is more than this part of the largest one is fitted
 # again on a larger stamp.
 _NEAR_LARGEST = 0.99
@@ -1005,6 +1009,8 @@ class _GalaxyFits:
                        else self.max_radius)
             fitter = self._fitters.setdefault(size, SersicFitter(
                 self.psf, size=int(size), **self.options,
+                max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
+                               else _MAX_NEIGHBORS_LARGE),
                 r_e_bounds=(_SMALLEST_RADIUS, largest)))
             table = fitter(
                 image.sky.data, error=image.error, mask=image.mask,
