@@ -52,11 +52,12 @@ _REGISTRY = (
      'pixels were not fitted'),
     (1 << 29, 'unresolved', 'the effective radius is below a quarter of the '
      'FWHM of the PSF, or smaller than its error'),
-    (1 << 30, 'neighbor_masked', 'pixels of other sources were masked'),
+    (1 << 30, 'neighbor_masked', 'pixels of other sources with more than 5 % '
+     'of the light of the galaxy were masked'),
     (1 << 31, 'too_large', 'the effective radius is more than a quarter of '
      'the stamp'),
     (1 << 32, 'grid_edge', 'the best model of the grid is the smallest or '
-     'the largest'),
+     'the largest, and the fit went beyond it'),
     (1 << 33, 'beam_mismatch', 'bright sources of the map differ from the '
      'profile of the fit, here by more than the noise: another beam is '
      'needed (psf)'),
