@@ -178,6 +178,10 @@ class HyperPhotometry:
         `~hyperphotutils.background.local_rms`), or the median of the
         given errors.
 
+    detection_rms : float, `~astropy.units.Quantity`, or None
+        The typical rms of the last filtered map, to which the threshold
+        of a `~hyperphotutils.detection.HighPassStarFinder` referred.
+
     rejected : `~astropy.table.QTable` or None
         The detections of the last call that have no row in its table:
         their position (``x_init``, ``y_init``, and ``sky_centroid`` for
@@ -258,6 +262,7 @@ class HyperPhotometry:
         self.progress_bar = progress_bar
         self.results = None
         self.rms = None
+        self.detection_rms = None
         self.rejected = None
         self._images = None
         self._fluxes = None
@@ -322,10 +327,14 @@ class HyperPhotometry:
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
+            image = search.image
+            image.measure_pixel_noise(self.fwhm)
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
-                _images=SourceImages(search.image), rms=None, results=None,
-                _fluxes=None, rejected=search.rejected_table())
+                _images=SourceImages(image), results=None, _fluxes=None,
+                rms=image.with_unit(image.pixel_noise.rms),
+                detection_rms=search.detection_rms,
+                rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
@@ -706,6 +715,7 @@ class HyperPhotometry:
         describe_columns(table)
         # The caller may change the table.
         self.__dict__.update(_images=images, results=table.copy(), rms=rms,
+                             detection_rms=search.detection_rms,
                              rejected=rejected, _fluxes=fluxes)
         return table
 

@@ -130,8 +130,9 @@ class SourceSearch:
         elif self.noise_variation is None and isinstance(variation, str):
             self.noise_variation = measure_noise_variation(
                 image.values, self.fwhm, mask=image.mask)
-        # The noise of the high-pass filtered map.
-        self.filtered_noise = None
+        # The noise of the high-pass filtered map, and the typical one to
+        # which the threshold of the detection referred.
+        self.filtered_noise = self.detection_rms = None
         # The metadata of the detections.
         self.found_meta = {}
         # Whether structure varies over the map, once that is measured.
@@ -643,7 +644,10 @@ class SourceSearch:
                     if isinstance(rms, DetectionRms):
                         rms = rms.image(mask, self.fwhm)
                     finder.rms = self.image.with_unit(rms)
-            found, _ = finder.search(values, mask=mask, origin=origin)
+            found, _, rms = finder.search(values, mask=mask, origin=origin)
+            if kind == 0:
+                self.detection_rms = np.median(np.broadcast_to(
+                    rms, mask.shape, subok=True)[~mask])
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NoDetectionsWarning)

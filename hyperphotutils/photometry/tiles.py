@@ -428,8 +428,7 @@ class TiledPhotometry:
         table = _join([part.table for part in parts if part.table is not None
                        and len(part.table)])
         self.__dict__.update(
-            rms=None if table is None else rms, rejected=rejected,
-            noise=photometry.noise,
+            rms=rms, rejected=rejected, noise=photometry.noise,
             _fluxes=None, _images=_Images(source, photometry))
         if table is None:
             msg = 'No sources were found.'

@@ -23,7 +23,7 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.maps.images import find_image
-from hyperphotutils.noise import clipped_rms, detect_bad_pixels
+from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
 from hyperphotutils.pipeline.beams import MeasuredBeam
 from hyperphotutils.pipeline.config import ConfigError
@@ -470,7 +470,6 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
         extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
         phot = config.make_photometry(image, progress_bar=progress_bar)
-        finder = phot.finder
         if tiles is not None:
             phot = tiles.make_photometry(phot, config,
                                          progress_bar=progress_bar)
@@ -479,8 +478,10 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     if not config.sources.given:
         if extraction.model is None:
             rms = extraction.rms
-        elif tiles is None or finder.rms is not None:
-            rms = _detection_rms(image, finder)
+        elif tiles is None:
+            rms = phot.detection_rms
+        elif phot.photometry.finder.rms is not None:
+            rms = phot.photometry.finder.rms
         else:
             rms = phot.noise.detection_rms[0]
             rms = np.median(getattr(rms, 'typical', rms)) << image.unit
@@ -581,23 +582,14 @@ def _detect(image, finder, mask_bad_pixels):
         table = make_empty_table('detection', unit=image.unit)
     table = QTable(table, copy=False)
     table.meta |= counts
-    rms = _detection_rms(image, finder)
+    rms = np.median(np.broadcast_to(finder.measure_rms(data, mask=mask),
+                                    mask.shape, subok=True)[~mask])
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
     describe_columns(table)
     return Extraction(image, table, rms,
                       rejected=make_empty_table('rejected', wcs=image.wcs))
-
-
-def _detection_rms(image, finder):
-    """
-    Return the rms of the filtered map.
-    """
-    if finder.rms is not None:
-        return finder.rms
-    filtered = finder.filter(image.data << image.unit, mask=image.mask)
-    return clipped_rms(filtered)
 
 
 def _measure(image, phot, config, tiles):
@@ -669,6 +661,6 @@ def _empty_extraction(image, phot):
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
         n_rejected=count_reasons(phot.rejected))
-    return Extraction(image, table, clipped_rms(data, mask=image.mask),
-                      background=background, model=np.zeros_like(data),
-                      residual=data, rejected=phot.rejected)
+    return Extraction(image, table, phot.rms, background=background,
+                      model=np.zeros_like(data), residual=data,
+                      rejected=phot.rejected)

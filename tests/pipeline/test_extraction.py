@@ -13,6 +13,7 @@ from astropy.table import Table
 from astropy.tests.helper import assert_quantity_allclose
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import SkyEllipticalAperture
+from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
@@ -55,6 +56,32 @@ def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
     assert_quantity_allclose(
         full.table.meta['threshold'],
         full.table.meta['n_sigma'] * full.table.meta['detection_rms'])
+
+
+@pytest.mark.parametrize('detection_only', [True, False])
+def test_noise_without_sources_is_that_with_sources(
+        simulated, full, tmp_path, detection_only):
+    """
+    The rms is about the local backgrounds, and the threshold refers to
+    the typical noise of the filtered map, even if a part of it is noisy.
+    """
+    image = simulated.image.copy()
+    nx = image.shape[1]
+    noise = np.random.default_rng(1).normal(
+        0.0, 8.0 * full.rms.value, image.shape)
+    noise[:, :6 * nx // 10] = 0.0
+    image.data = image.data + noise + full.rms.value * np.arange(nx)
+    path = tmp_path / 'noisy.fits'
+    replace(simulated, image=image).write(path)
+    with pytest.warns(NoDetectionsWarning):
+        result = extract(path, detection={'n_sigma': 1e6},
+                         run={'detection_only': detection_only})
+    assert len(result.table) == 0
+    assert_quantity_allclose(result.table.meta['threshold'],
+                             1e6 * full.table.meta['detection_rms'], rtol=0.3)
+    expected = (full.table.meta['detection_rms'] if detection_only
+                else full.rms)
+    assert 0.7 < result.rms / expected < 2.0
 
 
 def test_fill_values_and_errors_of_the_file(map_file, full, tmp_path):
