@@ -325,11 +325,7 @@ class JointFit:
             for members in moving:
                 self._fit_batch(members, model, _COARSE)
             fitted = np.any(self.sources != before, axis=1)
-            if moving is chunks:
-                model[:] = 0.0
-                fitted = self.group_id > 0
-            else:
-                self._add_models(model, before[fitted], sign=-1)
+            self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
             moved = self._has_moved(before)
             touched = near @ moved > 0

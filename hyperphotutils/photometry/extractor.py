@@ -36,7 +36,11 @@ from hyperphotutils.photometry.measurement import (
     plain,
 )
 from hyperphotutils.photometry.search import SourceSearch
-from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.checks import (
+    check_part,
+    check_positive,
+    check_range,
+)
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
@@ -233,8 +237,7 @@ class HyperPhotometry:
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
             solver = GroupSolver(astropy_fitter=fitter, bias_correction=True)
-            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver,
-                                      progress_bar=progress_bar)
+            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver)
             psf = None
         if psf is not None:
             msg = ('psf is an option of the fitter: give it to that, such '
@@ -243,12 +246,8 @@ class HyperPhotometry:
         self.psf = getattr(fitter, 'psf', None)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)
-        if fwhm_limits is not None and (
-                np.shape(fwhm_limits) != (2,)
-                or not 0.0 < fwhm_limits[0] <= fwhm_limits[1]):
-            msg = ('fwhm_limits must be two positive numbers, the smaller '
-                   f'one first: {fwhm_limits!r}')
-            raise ValueError(msg)
+        if fwhm_limits is not None:
+            check_range(fwhm_limits, 'fwhm_limits')
         self.fwhm_limits = fwhm_limits
         if aperture_ellipse is not None:
             _check_ellipse(aperture_ellipse, fwhm_limits)
@@ -256,6 +255,12 @@ class HyperPhotometry:
         self.background = (None if background is None
                            else as_local_background(background))
         check_noise(noise)
+        solver = getattr(fitter, 'solver', None)
+        if (getattr(solver, 'astropy_fitter', None) is not None and getattr(
+                getattr(noise, 'model', noise), 'is_correlated', False)):
+            msg = ('an astropy fitter cannot use correlated noise: give '
+                   f"noise='white' or a WhiteNoise, not {noise!r}")
+            raise ValueError(msg)
         self.noise = noise
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
@@ -323,7 +328,7 @@ class HyperPhotometry:
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        search = self._open(data, wcs, mask, error, weight_map)
+        search = self._make_search(data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
@@ -333,7 +338,7 @@ class HyperPhotometry:
             self.__dict__.update(
                 _images=SourceImages(image), results=None, _fluxes=None,
                 rms=image.with_unit(image.pixel_noise.rms),
-                detection_rms=search.detection_rms,
+                detection_rms=search.detection_rms[0],
                 rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
@@ -362,7 +367,7 @@ class HyperPhotometry:
         ValueError
             If there are no detections.
         """
-        return self._open(data, wcs, mask, error, None).measure_noise()
+        return self._make_search(data, wcs, mask, error, None).measure_noise()
 
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
@@ -664,7 +669,7 @@ class HyperPhotometry:
             raise ValueError(msg)
         return self._images
 
-    def _open(self, data, wcs, mask, error, weight_map,
+    def _make_search(self, data, wcs, mask, error, weight_map,
               variation='measured'):
         """
         Return the search for the sources of a map.
@@ -715,7 +720,7 @@ class HyperPhotometry:
         describe_columns(table)
         # The caller may change the table.
         self.__dict__.update(_images=images, results=table.copy(), rms=rms,
-                             detection_rms=search.detection_rms,
+                             detection_rms=search.detection_rms[0],
                              rejected=rejected, _fluxes=fluxes)
         return table
 

@@ -14,7 +14,7 @@ import numpy as np
 from astropy.table import QTable, vstack
 
 from hyperphotutils.background.masks import make_source_mask
-from hyperphotutils.background.rms import box_variances
+from hyperphotutils.background.rms import box_side, box_variances
 from hyperphotutils.blend.misfit import measure_misfit
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.detection.highpass import (
@@ -202,7 +202,7 @@ def _open_part(core, source, photometry, variation, margin, widen):
     inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
                   for one, wide in zip(core, slices, strict=True))
     relative = _relative_rms(source, variation, slices)
-    search = photometry._open(  # noqa: SLF001
+    search = photometry._make_search(  # noqa: SLF001
         data, wcs, mask, error, weight_map, variation=relative)
     return search, slices, inner, relative
 
@@ -285,7 +285,6 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
             sources['relative_error'] = relative[image.nearest_pixels(table)]
     files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
     files['mask'][core] = image.mask[inner]
-    box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
     filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
     detected = filtered
@@ -307,7 +306,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
         own &= (pixel >= one.start) & (pixel < one.stop)
     return _Fitted(
         sources[own], filtered, detected,
-        box_variances(residual[inner], box_size, mask=image.mask[inner])
+        box_variances(residual[inner], box_side(fwhm), mask=image.mask[inner])
         if not image.mask[inner].all() else np.empty(0),
         _power_nodes(power, image.mask, core, slices, step), peak)
 

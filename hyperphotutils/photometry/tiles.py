@@ -796,8 +796,8 @@ def _measure_part(core, slices, source, photometry, init):
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[inside] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
-    search = photometry._open(data, wcs, mask, error,  # noqa: SLF001
-                              weight_map)
+    search = photometry._make_search(  # noqa: SLF001
+        data, wcs, mask, error, weight_map)
     part = _Part(bad_pixels=_count_bad_pixels(search.image, core, slices))
     if own is None:
         table = search.detect_and_measure()

@@ -16,6 +16,7 @@ from astropy.nddata import CCDData, NDData
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 
+from hyperphotutils.blend.fitter import usable_weights
 from hyperphotutils.catalog import (
     convert_flux_units,
     describe_columns,
@@ -58,7 +59,7 @@ __all__ = [
 _MAX_PLOTTED = 4096
 
 # The types of values in a file that have single precision
-_SINGLE = frozenset({8, 16, -32})
+_FLOAT32_BITPIX = frozenset({8, 16, -32})
 
 
 class MapKind:
@@ -74,7 +75,7 @@ class MapKind:
         Read the map; in single precision if that of the file is single,
         and it is large.
         """
-        self._tiles = find_tiles(job, config)
+        self._tiles = choose_tile_size(job, config)
         self.keeps_parts = self._tiles.size > 0
         return read_input(job.path, config.input, dtype=self._tiles.dtype,
                           psf=job.psf)
@@ -106,7 +107,7 @@ class TileSize(NamedTuple):
     dtype: type = float
 
 
-def find_tiles(job, config):
+def choose_tile_size(job, config):
     """
     Return the `TileSize` with which a map is read and measured.
     """
@@ -117,7 +118,7 @@ def find_tiles(job, config):
             warnings.simplefilter('ignore', AstropyUserWarning)
             with find_image(job.path, ext=config.input.extension) as (hdu, _):
                 size = config.find_tile_size(hdu.shape)
-                is_single = hdu.header['BITPIX'] in _SINGLE
+                is_single = hdu.header['BITPIX'] in _FLOAT32_BITPIX
     except MapError:
         # reading it has the message
         return TileSize(0)
@@ -173,7 +174,7 @@ class _Tiling:
         return images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Extraction:
     """
     The result of the measurement of one map, from `extract_map`.
@@ -491,7 +492,7 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
                                   'detection_rms': rms}
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
-        _describe(image),
+        _map_metadata(image),
         filename=printable(image.meta['filename']),
         rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
@@ -517,7 +518,7 @@ _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
-def _describe(image):
+def _map_metadata(image):
     """
     Return metadata of the map that can be stored in any file format.
     """
@@ -630,21 +631,12 @@ def _read_weights(image, path):
     Read the map of weights, which must have the shape of the map.
     """
     try:
-        weights = load_image(path).data
-    except MapError as error:
+        weights = np.squeeze(load_image(path).data)
+        weights, mask = usable_weights(weights, image.mask)
+    except ValueError as error:
         msg = f'{path}: fit.weight_map: {error}'
         raise MapError(msg) from None
-    shape = tuple(size for size in weights.shape if size > 1)
-    if shape != image.shape:
-        msg = (f'{path}: fit.weight_map has the shape {weights.shape}, but '
-               f'{image.meta["filename"]} has {image.shape}')
-        raise MapError(msg)
-    weights = weights.reshape(shape)
-    if np.any(weights[~image.mask] < 0.0):
-        msg = (f'{path}: fit.weight_map must not be negative, its smallest '
-               f'value is {np.nanmin(weights[~image.mask]):g}')
-        raise MapError(msg)
-    if not np.any(weights[~image.mask] > 0.0):
+    if mask.all():
         msg = f'{path}: fit.weight_map is nowhere positive'
         raise MapError(msg)
     return weights

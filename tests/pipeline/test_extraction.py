@@ -393,10 +393,10 @@ def test_map_of_weights_is_read(map_file, tmp_path):
 
 
 @pytest.mark.parametrize(('weights', 'match'), [
-    (np.ones((90, 99)), r'weights.fits: fit.weight_map has the shape '
-     r'\(90, 99\), but .*field.fits has \(90, 100\)'),
-    (np.full((90, 100), -1.0), 'fit.weight_map must not be negative, its '
-     'smallest value is -1'),
+    (np.ones((90, 99)), r'weights.fits: fit.weight_map: .* must have the '
+     r'shape of data, \(90, 100\), got \(90, 99\)'),
+    (np.full((90, 100), -1.0), 'fit.weight_map: .* must not be negative, '
+     'its smallest value is -1'),
     (np.full((90, 100), np.nan), 'fit.weight_map is nowhere positive'),
     (None, 'fit.weight_map: .*weights.fits: no such file')])
 def test_bad_map_of_weights_is_one_line(map_file, tmp_path, weights, match):
