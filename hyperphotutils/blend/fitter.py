@@ -94,7 +94,7 @@ class BlendGroupFitter:
         from its start. The default is ``fwhm``.
 
     fixed : tuple of str, optional
-        The parameters held at their start values: ``'position'``,
+        The parameters held at their initial values: ``'position'``,
         ``'shape'`` (both widths and the angle), or both.
 
     solver : `~hyperphotutils.blend.GroupSolver`, optional
@@ -293,7 +293,7 @@ class BlendGroupFitter:
             models.
 
         preliminary : bool, optional
-            Whether the fit only gives the start values of a better one:
+            Whether the fit only gives the initial values of a better one:
             it ends when a step promises to lower chi2 by less than a
             thousandth.
 
@@ -438,7 +438,7 @@ class BlendGroupFitter:
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
         """
-        Make start values for another fit from the results.
+        Make initial values for another fit from the results.
 
         Parameters
         ----------

@@ -125,7 +125,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam, or
         ``(major, minor, theta)`` with the angle in degrees
-        counter-clockwise from +x.
+        counterclockwise from +x.
 
     snr_range : tuple of float, optional
         The range of the peak at the center of the line divided by the

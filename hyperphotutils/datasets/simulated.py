@@ -279,7 +279,7 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam, or
         ``(major, minor, theta)`` with the angle of the major axis in
-        degrees counter-clockwise from +x.
+        degrees counterclockwise from +x.
 
     snr_range : tuple of float, optional
         The range of the true peak divided by the standard deviation of

@@ -130,7 +130,7 @@ class HyperPhotometry:
         to them. The default is no limits.
 
     aperture_ellipse : tuple of 3 floats or 1D array_like, optional
-        The FWHMs in pixels and the angle in degrees, counter-clockwise
+        The FWHMs in pixels and the angle in degrees, counterclockwise
         from the x axis, from which apertures are made instead of the
         fitted ones. Arrays have a value for each row of
         ``init_params``; where it is NaN, the fitted ellipse is used.
@@ -372,7 +372,7 @@ class HyperPhotometry:
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
         """
-        Make start values for another fit from the results.
+        Make initial values for another fit from the results.
 
         Parameters
         ----------

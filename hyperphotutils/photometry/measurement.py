@@ -360,7 +360,7 @@ class MeasuredMap:
 
     def with_shapes(self, init, fwhm):
         """
-        Return start values with the shape of the beam, if they have
+        Return initial values with the shape of the beam, if they have
         none and the beam is known, scaled to a mean FWHM of ``fwhm``.
         """
         given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}

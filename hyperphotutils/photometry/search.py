@@ -420,7 +420,7 @@ class SourceSearch:
     def _find_pairs(self, table, companions):
         """
         Return the two halves of each source that two sources describe
-        better, as start values; the first half has the id of the source.
+        better, as initial values; the first half has the id of the source.
 
         Sources next to a new companion are tested in the next round,
         as they may be single beside it.
@@ -711,7 +711,7 @@ class SourceSearch:
 
     def _with_groups(self, init):
         """
-        Return the start values with the column of groups.
+        Return the initial values with the column of groups.
         """
         start = read_start(init, self.fwhm)
         if start.group_id is not None:
@@ -758,7 +758,7 @@ class SourceSearch:
 
     def _as_init(self, table, held):
         """
-        Return fitted sources as start values: where the last fit
+        Return fitted sources as initial values: where the last fit
         ended, or, for those to be held, the detected position and the
         shape of the beam.
         """
@@ -904,7 +904,7 @@ class SourceSearch:
 
 def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
     """
-    Return a table of start values with all columns that fits know.
+    Return a table of initial values with all columns that fits know.
     """
     defaults = {
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,

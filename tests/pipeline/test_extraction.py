@@ -278,7 +278,7 @@ def test_snap_radius_is_in_beam_widths(map_file):
 @pytest.mark.parametrize('way', ['one', 'sources'])
 def test_apertures_of_given_size(map_file, full, way):
     """
-    Ellipses in arcsec and East of North, one for all or those of the
+    Ellipses in arcsec and east of north, one for all or those of the
     sources, are summed whatever is fitted.
     """
     sky = full.table['sky_centroid'][:3]
