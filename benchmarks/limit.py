@@ -275,7 +275,7 @@ def measure_hyper_py(sim, args):
 
 def _true_positions(sim, args):
     """
-    Return the true positions as start values, if they shall be given.
+    Return the true positions as initial values, if they shall be given.
     """
     if args.positions == 'blind':
         return None

@@ -125,7 +125,7 @@ class Fit(Map):
 
     def setup(self, noise):
         """
-        Make the start values.
+        Make the initial values.
         """
         super().setup()
         self.init = self.truth['x_fit', 'y_fit'].copy()

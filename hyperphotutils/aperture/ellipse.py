@@ -267,7 +267,7 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         The full widths at half maximum of the Gaussian.
 
     theta : scalar `~astropy.units.Quantity`, optional
-        The position angle of the major axis, East of North in the frame
+        The position angle of the major axis, east of north in the frame
         of ``positions``.
 
     fwhm_radius_ratio : float, optional

@@ -205,7 +205,7 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
         The semi-axes of the apertures in pixels.
 
     theta_deg : 1D `~numpy.ndarray`
-        The angles of the major axes in degrees, counter-clockwise from
+        The angles of the major axes in degrees, counterclockwise from
         the positive x axis.
 
     mask : 2D bool `~numpy.ndarray`

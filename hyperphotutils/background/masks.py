@@ -46,7 +46,7 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
         The default is ``fwhm_major``, a circle.
 
     theta : array_like or `~astropy.units.Quantity`, optional
-        The angle of the major axis, counter-clockwise from the x axis.
+        The angle of the major axis, counterclockwise from the x axis.
         Plain numbers are degrees.
 
     factor : float, optional

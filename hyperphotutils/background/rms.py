@@ -16,12 +16,37 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['box_variances', 'local_rms']
+__all__ = ['box_side', 'box_variances', 'local_rms']
 
 # The largest number of boxes that are evaluated.
 _MAX_BOXES = 1000
 # A box needs this fraction of usable pixels.
 _MIN_FRACTION = 0.8
+# The radius of boxes in FWHM, that of the footprint of a fit.
+_BOX_RADIUS = 2.0
+
+
+def box_side(fwhm):
+    """
+    Return the side of boxes as wide as the footprint of a fit.
+
+    Parameters
+    ----------
+    fwhm : float
+        The FWHM of the beam in pixels.
+
+    Returns
+    -------
+    box_size : int
+        The side in pixels, for `local_rms`.
+
+    Examples
+    --------
+    >>> from hyperphotutils.background import box_side
+    >>> box_side(4.0)
+    17
+    """
+    return 2 * int(np.ceil(_BOX_RADIUS * fwhm)) + 1
 
 
 def local_rms(data, box_size, *, mask=None, order=1):

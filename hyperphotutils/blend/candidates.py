@@ -61,7 +61,7 @@ def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
         The map minus all sources of ``table``.
 
     candidates : `~astropy.table.QTable`
-        The candidates, as start values of a fit.
+        The candidates, as initial values of a fit.
 
     table : `~astropy.table.QTable`
         The fitted sources.

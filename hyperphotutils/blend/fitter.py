@@ -5,7 +5,7 @@ Joint fits of blended sources and their background.
 
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 
@@ -24,7 +24,11 @@ from hyperphotutils.blend.results import (
 from hyperphotutils.blend.weights import WEIGHT_MAPS
 from hyperphotutils.noise.model import NoiseModel
 from hyperphotutils.noise.white import WhiteNoise
-from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.checks import (
+    check_part,
+    check_positive,
+    check_range,
+)
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import (
@@ -90,7 +94,7 @@ class BlendGroupFitter:
         from its start. The default is ``fwhm``.
 
     fixed : tuple of str, optional
-        The parameters held at their start values: ``'position'``,
+        The parameters held at their initial values: ``'position'``,
         ``'shape'`` (both widths and the angle), or both.
 
     solver : `~hyperphotutils.blend.GroupSolver`, optional
@@ -190,7 +194,7 @@ class BlendGroupFitter:
         self.grouper = (SeparationGrouper(min_separation=2.0 * self.fwhm)
                         if grouper is None
                         else check_part(grouper, 'grouper'))
-        self.fwhm_range = _ordered_pair(fwhm_range, 'fwhm_range')
+        self.fwhm_range = check_range(fwhm_range, 'fwhm_range')
         self.max_shift = check_positive(
             self.fwhm if max_shift is None else max_shift, 'max_shift')
         fixed = (fixed,) if isinstance(fixed, str) else fixed
@@ -289,7 +293,7 @@ class BlendGroupFitter:
             models.
 
         preliminary : bool, optional
-            Whether the fit only gives the start values of a better one:
+            Whether the fit only gives the initial values of a better one:
             it ends when a step promises to lower chi2 by less than a
             thousandth.
 
@@ -333,7 +337,7 @@ class BlendGroupFitter:
                 msg = ("weight_map needs weights='map' or weights='mask': "
                        f'the solver has weights={self.solver.weights!r}')
                 raise ValueError(msg)
-            weight_map, mask = _usable_weights(weight_map, mask)
+            weight_map, mask = usable_weights(weight_map, mask)
         for name in ('models', 'source_covariance', 'held_responses'):
             self.__dict__.pop(name, None)
         self._fit = JointFit(self, data, mask, noise, init_params,
@@ -434,7 +438,7 @@ class BlendGroupFitter:
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
         """
-        Make start values for another fit from the results.
+        Make initial values for another fit from the results.
 
         Parameters
         ----------
@@ -600,19 +604,6 @@ class BlendGroupFitter:
         return self._fit
 
 
-def _ordered_pair(pair, name):
-    """
-    Check two positive numbers in ascending order.
-    """
-    if (np.shape(pair) != (2,)
-            or not all(isinstance(value, Real) for value in pair)
-            or not 0.0 < pair[0] < pair[1] < np.inf):
-        msg = (f'{name} must be two positive numbers, the smaller one '
-               f'first: {pair!r}')
-        raise ValueError(msg)
-    return (float(pair[0]), float(pair[1]))
-
-
 def _check_order(poly_order):
     """
     Check the degree of the background, or several.
@@ -631,9 +622,25 @@ def _check_order(poly_order):
     return tuple(map(int, orders)) if several else int(poly_order)
 
 
-def _usable_weights(weight_map, mask):
+def usable_weights(weight_map, mask):
     """
-    Return the map of weights, and the mask with the pixels without.
+    Check a map of weights.
+
+    Parameters
+    ----------
+    weight_map : 2D array_like
+        The map.
+
+    mask : 2D bool `~numpy.ndarray`
+        The pixels that are not used.
+
+    Returns
+    -------
+    weight_map : 2D `~numpy.ndarray`
+        The map, 0 where it is not finite.
+
+    mask : 2D bool `~numpy.ndarray`
+        The mask with the pixels without weight.
     """
     weight_map = np.asanyarray(weight_map)
     if weight_map.dtype.kind not in 'bfiu' or hasattr(weight_map, 'unit'):

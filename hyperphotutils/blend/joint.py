@@ -165,7 +165,7 @@ class JointFit:
         by the scatter of the residuals.
 
     init_params : `~astropy.table.Table`
-        The start values.
+        The initial values.
 
     poly_order : int or tuple of int, optional
         The degree of the background in place of that of ``config``; if
@@ -178,7 +178,7 @@ class JointFit:
         The variance of each pixel beyond that of ``noise``.
 
     preliminary : bool, optional
-        Whether the fits only give start values for better ones: they
+        Whether the fits only give initial values for better ones: they
         have a coarse tolerance, and groups are not merged.
 
     pixel_rms : float, optional
@@ -537,7 +537,7 @@ class JointFit:
     def problem(self, members, model, batch=None):
         """
         Return the problem of the kernel for some groups, with the models
-        of all other sources subtracted, and its start values.
+        of all other sources subtracted, and its initial values.
 
         Parameters
         ----------
@@ -556,7 +556,7 @@ class JointFit:
             The problem.
 
         sources, coeffs, centers : `~numpy.ndarray`
-            The start values, and the centers of the backgrounds.
+            The initial values, and the centers of the backgrounds.
         """
         config, start = self.config, self.start
         pixels = self._pixels_of(members, batch)

@@ -128,7 +128,7 @@ def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
 
 def _table(rows, pairs):
     """
-    Return the start values of the sources of pairs.
+    Return the initial values of the sources of pairs.
     """
     _, x, y, var_major, var_minor, theta = pairs.reshape(-1, N_PARAMS).T
     return QTable({

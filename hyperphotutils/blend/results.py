@@ -95,7 +95,7 @@ def make_table(fit, unit, config):
 
 def as_init_params(table, *, remove_invalid=True, reset_ids=True):
     """
-    Make start values from the results of a fit.
+    Make initial values from the results of a fit.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def as_init_params(table, *, remove_invalid=True, reset_ids=True):
     Returns
     -------
     init_params : `~astropy.table.QTable`
-        The start values.
+        The initial values.
     """
     names = ('x', 'y', 'fwhm_major', 'fwhm_minor', 'theta')
     init = QTable({'id': table['id'], 'group_id': table['group_id']}

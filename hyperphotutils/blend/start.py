@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The start values of a fit, read from the table of the user.
+The initial values of a fit, read from the table of the user.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ _ON_SKY = frozenset({'sky_centroid', 'ra', 'dec', 'glon', 'glat'})
 
 class Start(NamedTuple):
     """
-    The start values of each source.
+    The initial values of each source.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def position_columns(table, axis):
     Parameters
     ----------
     table : `~astropy.table.Table`
-        Start values, or the result of a fit.
+        Initial values, or the result of a fit.
 
     axis : {'x', 'y'}
         The axis.
@@ -139,7 +139,7 @@ def position_columns(table, axis):
 
 def read_start(init_params, fwhm, beam=None):
     """
-    Read the start values.
+    Read the initial values.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def read_start(init_params, fwhm, beam=None):
     Returns
     -------
     start : `Start`
-        The start values.
+        The initial values.
     """
     if not isinstance(init_params, Table):
         msg = ('init_params must be an astropy Table, got '

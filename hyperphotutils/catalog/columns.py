@@ -204,7 +204,7 @@ _REGISTRY = (
                  'arcsec', 'phys.angSize.smajAxis', 'FWHM_1'),
     *_with_error('fwhm_minor_sky', 'FWHM along the minor axis on the sky',
                  'arcsec', 'phys.angSize.sminAxis', 'FWHM_2'),
-    *_with_error('position_angle', 'angle of the major axis, East of North '
+    *_with_error('position_angle', 'angle of the major axis, east of north '
                  'in the frame of sky_centroid', 'deg', 'pos.posAng', 'PA'),
     ResultColumn('beam_area_pix', 'area of the beam at the position, in '
                  'pixels', 'pix', ucd='phys.angArea;instr.beam'),

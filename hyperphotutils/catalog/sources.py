@@ -53,7 +53,7 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
         HYPER_ID), without which the sources are numbered from 1; and
         FWHM_1, FWHM_2 and PA (or ``fwhm_major_sky``, ``fwhm_minor_sky``
         and ``position_angle``), where PA is the direction of FWHM_1,
-        East of North. Columns without a unit are in degrees, FWHMs in
+        east of north. Columns without a unit are in degrees, FWHMs in
         arcsec. Other columns are ignored.
 
     x, y : array_like or `~astropy.units.Quantity`, optional
@@ -75,7 +75,7 @@ def read_source_list(source=None, *, x=None, y=None, frame=None,
         for lists and for tables without shapes.
 
     position_angle : float, array_like or Quantity, optional
-        The position angles East of North, in degrees if they have no
+        The position angles east of north, in degrees if they have no
         unit. Optional for circles.
 
     format : str or `None`, optional

@@ -22,13 +22,13 @@ from hyperphotutils.datasets.parts import (
     beam_transfer,
     check_beam,
     check_number,
-    check_range,
     check_shape,
     make_sky_beam,
     make_wcs,
 )
 from hyperphotutils.datasets.simulated import draw_sources
 from hyperphotutils.maps import read_cube
+from hyperphotutils.utils.checks import check_range
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import result_meta
 
@@ -125,7 +125,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam, or
         ``(major, minor, theta)`` with the angle in degrees
-        counter-clockwise from +x.
+        counterclockwise from +x.
 
     snr_range : tuple of float, optional
         The range of the peak at the center of the line divided by the
@@ -206,7 +206,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         snr_range=snr_range, size_range=size_range,
         axis_ratio_range=axis_ratio_range)
     truth = _draw_lines(rngs[1], sources, n_channels, border,
-                        check_range('line_width_range', line_width_range))
+                        check_range(line_width_range, 'line_width_range'))
     truth['amplitude_fit'] = truth['amplitude_fit'] * rms << u.Jy / u.beam
     truth['velocity'] = truth['channel'] * width
     truth.meta.update(result_meta())

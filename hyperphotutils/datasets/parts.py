@@ -16,7 +16,6 @@ __all__ = [
     'beam_transfer',
     'check_beam',
     'check_number',
-    'check_range',
     'check_shape',
     'make_sky_beam',
     'make_wcs',
@@ -184,33 +183,3 @@ def check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
         msg = f'{name} must be {limits}: got {value!r}'
         raise ValueError(msg)
     return value
-
-
-def check_range(name, value, *, upper=np.inf):
-    """
-    Check that a range consists of two ordered positive numbers.
-
-    Parameters
-    ----------
-    name : str
-        The name of the argument.
-
-    value : tuple of float
-        The argument.
-
-    upper : float, optional
-        The largest value allowed.
-
-    Returns
-    -------
-    limits : tuple of float
-        The two numbers.
-    """
-    limits = np.asarray(value, dtype=float)
-    if (limits.shape != (2,) or not np.all(np.isfinite(limits))
-            or not 0 < limits[0] <= limits[1] <= upper):
-        most = f' of at most {upper}' if np.isfinite(upper) else ''
-        msg = (f'{name} must be two positive numbers{most}, the smaller '
-               f'one first: got {value!r}')
-        raise ValueError(msg)
-    return tuple(limits.tolist())

@@ -30,12 +30,12 @@ from hyperphotutils.datasets.parts import (
     beam_transfer,
     check_beam,
     check_number,
-    check_range,
     check_shape,
     make_sky_beam,
     make_wcs,
 )
 from hyperphotutils.maps import read_map
+from hyperphotutils.utils.checks import check_range
 from hyperphotutils.utils.gaussians import add_gaussians, gaussian_flux
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
@@ -279,7 +279,7 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam, or
         ``(major, minor, theta)`` with the angle of the major axis in
-        degrees counter-clockwise from +x.
+        degrees counterclockwise from +x.
 
     snr_range : tuple of float, optional
         The range of the true peak divided by the standard deviation of
@@ -463,11 +463,11 @@ def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
                                   closed=True))
     blend_fraction = check_number('blend_fraction', blend_fraction,
                                    upper=1.0, closed=True)
-    blend_distance = check_range('blend_distance', blend_distance)
-    snr_range = check_range('snr_range', snr_range)
-    size_range = check_range('size_range', size_range)
-    axis_ratio_range = check_range('axis_ratio_range', axis_ratio_range,
-                                    upper=1.0)
+    blend_distance = check_range(blend_distance, 'blend_distance')
+    snr_range = check_range(snr_range, 'snr_range')
+    size_range = check_range(size_range, 'size_range')
+    axis_ratio_range = check_range(axis_ratio_range, 'axis_ratio_range',
+                                   upper=1.0)
 
     beam_fwhm = np.sqrt(beam[0] * beam[1])
     x, y, host_id = _place_sources(rng, shape, n_sources, beam_fwhm,

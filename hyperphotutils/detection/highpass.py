@@ -337,7 +337,7 @@ optional
 
         image, bad, levels, _ = self._strip(data, mask)
         filtered, rms, _ = self._filter_and_measure(image, bad, levels)
-        table, _ = self.search(data, mask=mask)
+        table, _, _ = self.search(data, mask=mask)
         return plot_image(filtered / rms, table, ax=ax, mask=bad,
                           beam=self.fwhm, label='filtered image / noise')
 
@@ -397,7 +397,7 @@ optional
             ``relative_rms`` have another shape, or if only some of them
             have units.
         """
-        table, rejected = self.search(data, mask=mask)
+        table, rejected, _ = self.search(data, mask=mask)
         if table is None:
             causes = ', '.join(f'{name}: {count}'
                                for name, count in rejected.items() if count)
@@ -451,10 +451,14 @@ optional
 
         rejected : dict
             The number of detections that each active selection rejected.
+
+        rms : float, 2D `~numpy.ndarray`, or `~astropy.units.Quantity`
+            The noise as from `measure_rms`.
         """
         image, bad, levels, unit = self._strip(data, mask)
         filtered, rms, rounding = self._filter_and_measure(image, bad,
                                                            levels, origin)
+        noise = rms if unit is None else rms << unit
         limit = (levels['threshold'] if self.n_sigma is None
                  else self.n_sigma * rms)
         x, y = _find_peaks(filtered, limit, self.min_separation, rounding)
@@ -490,13 +494,13 @@ optional
                 brightest = np.argsort(-table['snr'], kind='stable')
                 table = table[np.sort(brightest[:self.n_brightest])]
         if not table:  # None, or without rows
-            return None, rejected
+            return None, rejected, noise
 
         table.add_column(np.arange(1, len(table) + 1), name='id', index=0)
         describe_columns(table, unit=unit)
         table.meta.update(result_meta(self))
         table.meta['n_rejected'] = rejected
-        return table, rejected
+        return table, rejected, noise
 
     def _strip(self, data, mask):
         """

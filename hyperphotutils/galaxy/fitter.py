@@ -294,7 +294,7 @@ class SersicFitter:
               pixels;
             * ``chi2``, ``reduced_chi2``, ``n_pixels_fit``,
               ``n_iterations``, ``snr``, and ``flags``;
-            * ``orientation`` (position angle on the sky, East of North)
+            * ``orientation`` (position angle on the sky, east of north)
               and ``r_eff_sky_fit``, with a ``wcs``.
 
         Raises

@@ -49,7 +49,7 @@ class Targets:
         Whether the source gets a row; others are neighbors only.
 
     init : dict of 1D `~numpy.ndarray`
-        Given start values of r_eff, n, q, and theta (degrees).
+        Given initial values of r_eff, n, q, and theta (degrees).
     """
 
     id: np.ndarray
@@ -215,7 +215,7 @@ def measure_segments(data, segmentation):
 
 def read_positions(table):
     """
-    Read positions and start values from a table.
+    Read positions and initial values from a table.
 
     Parameters
     ----------

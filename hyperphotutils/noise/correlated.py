@@ -185,7 +185,7 @@ class CorrelatedNoise:
             default.
 
         theta : float, optional
-            The angle of the major axis in degrees, counter-clockwise
+            The angle of the major axis in degrees, counterclockwise
             from the positive x axis.
 
         Returns

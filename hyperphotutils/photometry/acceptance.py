@@ -79,7 +79,7 @@ def find_failures(search, table, fwhm):
         *(np.maximum(table[name], fwhm)
           for name in ('fwhm_major_fit', 'fwhm_minor_fit')), fwhm)
     contrast = amplitude * response / search.threshold_noise_at(table)
-    failure = np.full(len(table), '', dtype='U20')
+    failure = np.full(len(table), '', dtype=object)
     failure[~(contrast > _MIN_CONTRAST)] = 'not_compact'
     if search.image.noise.is_correlated:
         significant = amplitude > _MIN_SNR * search.image.peak_noise(table)

@@ -36,7 +36,11 @@ from hyperphotutils.photometry.measurement import (
     plain,
 )
 from hyperphotutils.photometry.search import SourceSearch
-from hyperphotutils.utils.checks import check_part, check_positive
+from hyperphotutils.utils.checks import (
+    check_part,
+    check_positive,
+    check_range,
+)
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.tables import (
     integrated_unit,
@@ -126,7 +130,7 @@ class HyperPhotometry:
         to them. The default is no limits.
 
     aperture_ellipse : tuple of 3 floats or 1D array_like, optional
-        The FWHMs in pixels and the angle in degrees, counter-clockwise
+        The FWHMs in pixels and the angle in degrees, counterclockwise
         from the x axis, from which apertures are made instead of the
         fitted ones. Arrays have a value for each row of
         ``init_params``; where it is NaN, the fitted ellipse is used.
@@ -177,6 +181,10 @@ class HyperPhotometry:
         all sources subtracted (see
         `~hyperphotutils.background.local_rms`), or the median of the
         given errors.
+
+    detection_rms : float, `~astropy.units.Quantity`, or None
+        The typical rms of the last filtered map, to which the threshold
+        of a `~hyperphotutils.detection.HighPassStarFinder` referred.
 
     rejected : `~astropy.table.QTable` or None
         The detections of the last call that have no row in its table:
@@ -229,8 +237,7 @@ class HyperPhotometry:
                         if grouper is None else grouper)
         if fitter is None or isinstance(fitter, Fitter):
             solver = GroupSolver(astropy_fitter=fitter, bias_correction=True)
-            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver,
-                                      progress_bar=progress_bar)
+            fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver)
             psf = None
         if psf is not None:
             msg = ('psf is an option of the fitter: give it to that, such '
@@ -239,12 +246,8 @@ class HyperPhotometry:
         self.psf = getattr(fitter, 'psf', None)
         self.fitter = fitter
         self.aperture_correction = bool(aperture_correction)
-        if fwhm_limits is not None and (
-                np.shape(fwhm_limits) != (2,)
-                or not 0.0 < fwhm_limits[0] <= fwhm_limits[1]):
-            msg = ('fwhm_limits must be two positive numbers, the smaller '
-                   f'one first: {fwhm_limits!r}')
-            raise ValueError(msg)
+        if fwhm_limits is not None:
+            check_range(fwhm_limits, 'fwhm_limits')
         self.fwhm_limits = fwhm_limits
         if aperture_ellipse is not None:
             _check_ellipse(aperture_ellipse, fwhm_limits)
@@ -252,12 +255,19 @@ class HyperPhotometry:
         self.background = (None if background is None
                            else as_local_background(background))
         check_noise(noise)
+        solver = getattr(fitter, 'solver', None)
+        if (getattr(solver, 'astropy_fitter', None) is not None and getattr(
+                getattr(noise, 'model', noise), 'is_correlated', False)):
+            msg = ('an astropy fitter cannot use correlated noise: give '
+                   f"noise='white' or a WhiteNoise, not {noise!r}")
+            raise ValueError(msg)
         self.noise = noise
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
         self.results = None
         self.rms = None
+        self.detection_rms = None
         self.rejected = None
         self._images = None
         self._fluxes = None
@@ -318,14 +328,18 @@ class HyperPhotometry:
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
-        search = self._open(data, wcs, mask, error, weight_map)
+        search = self._make_search(data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
+            image = search.image
+            image.measure_pixel_noise(self.fwhm)
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
-                _images=SourceImages(search.image), rms=None, results=None,
-                _fluxes=None, rejected=search.rejected_table())
+                _images=SourceImages(image), results=None, _fluxes=None,
+                rms=image.with_unit(image.pixel_noise.rms),
+                detection_rms=search.detection_rms[0],
+                rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
@@ -353,12 +367,12 @@ class HyperPhotometry:
         ValueError
             If there are no detections.
         """
-        return self._open(data, wcs, mask, error, None).measure_noise()
+        return self._make_search(data, wcs, mask, error, None).measure_noise()
 
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
         """
-        Make start values for another fit from the results.
+        Make initial values for another fit from the results.
 
         Parameters
         ----------
@@ -655,7 +669,7 @@ class HyperPhotometry:
             raise ValueError(msg)
         return self._images
 
-    def _open(self, data, wcs, mask, error, weight_map,
+    def _make_search(self, data, wcs, mask, error, weight_map,
               variation='measured'):
         """
         Return the search for the sources of a map.
@@ -706,6 +720,7 @@ class HyperPhotometry:
         describe_columns(table)
         # The caller may change the table.
         self.__dict__.update(_images=images, results=table.copy(), rms=rms,
+                             detection_rms=search.detection_rms[0],
                              rejected=rejected, _fluxes=fluxes)
         return table
 

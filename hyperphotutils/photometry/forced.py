@@ -219,7 +219,7 @@ class ForcedPhotometry:
             `~hyperphotutils.photometry.HyperPhotometry`. The column
             ``sky_centroid`` is required; ``id`` is kept;
             ``fwhm_major_sky``, ``fwhm_minor_sky``, and
-            ``position_angle`` (East of North in the frame of
+            ``position_angle`` (east of north in the frame of
             ``sky_centroid``) give the shapes. Sources without a width
             are point sources and have the beam of each band. Errors of
             positions and shapes are used, too.

@@ -15,7 +15,7 @@ import numpy as np
 from astropy.table import QTable, vstack
 
 from hyperphotutils.background.masks import make_source_mask
-from hyperphotutils.background.rms import box_variances
+from hyperphotutils.background.rms import box_side, box_variances
 from hyperphotutils.blend.misfit import measure_misfit
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.detection.highpass import (
@@ -228,7 +228,7 @@ def _open_part(core, source, photometry, variation):
     if not good.any():
         return None
     relative = _relative_rms(source, variation, slices)
-    search = photometry._open(  # noqa: SLF001
+    search = photometry._make_search(  # noqa: SLF001
         data, wcs, mask, error, weight_map, variation=relative)
     return search, slices, inner, relative
 
@@ -311,7 +311,6 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
             sources['relative_error'] = relative[image.nearest_pixels(table)]
     files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
     files['mask'][core] = image.mask[inner]
-    box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
     filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
     detected = filtered
@@ -333,7 +332,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
         own &= (pixel >= one.start) & (pixel < one.stop)
     return _Fitted(
         sources[own], filtered, detected,
-        box_variances(residual[inner], box_size, mask=image.mask[inner])
+        box_variances(residual[inner], box_side(fwhm), mask=image.mask[inner])
         if not image.mask[inner].all() else np.empty(0),
         _power_nodes(power, image.mask, core, slices, step), peak)
 

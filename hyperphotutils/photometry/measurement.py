@@ -12,7 +12,7 @@ from astropy.nddata import NDData
 from astropy.table import QTable, Table
 
 from hyperphotutils.background.masks import make_source_mask
-from hyperphotutils.background.rms import local_rms
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.footprints import core_is_usable
 from hyperphotutils.detection.highpass import margin_rings
@@ -100,6 +100,8 @@ class MapNoise:
             The noise.
         """
         def cut(image):
+            if isinstance(image, DetectionRms):
+                return image.cutout(slices)
             return image if np.ndim(image) < 2 else image[slices]
 
         return replace(
@@ -156,12 +158,6 @@ class DetectionRms:
 
     rms: object
     ratios: tuple
-
-    # It is cut like an image.
-    ndim = 2
-
-    def __getitem__(self, slices):
-        return self.cutout(slices)
 
     @property
     def typical(self):
@@ -364,7 +360,7 @@ class MeasuredMap:
 
     def with_shapes(self, init, fwhm):
         """
-        Return start values with the shape of the beam, if they have
+        Return initial values with the shape of the beam, if they have
         none and the beam is known, scaled to a mean FWHM of ``fwhm``.
         """
         given = {'fwhm_major_init', 'fwhm_major_fit', 'fwhm_major'}
@@ -421,9 +417,8 @@ class MeasuredMap:
         """
         if self._pixel_noise_is_known:
             return
-        box_size = 2 * int(np.ceil(2.0 * fwhm)) + 1
         self.pixel_noise = WhiteNoise(max(self.rounding(), local_rms(
-            self.values - self.model, box_size, mask=self.mask)))
+            self.values - self.model, box_side(fwhm), mask=self.mask)))
 
     def has_noise(self):
         """

@@ -19,7 +19,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
-from hyperphotutils.background.rms import local_rms
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend import BeamProfile
 from hyperphotutils.photometry.completeness import (
     CompletenessCurve,
@@ -38,7 +38,11 @@ from hyperphotutils.photometry.recovery_tables import (
     read_measured,
     summarize_bin,
 )
-from hyperphotutils.utils.checks import check_integer, check_positive
+from hyperphotutils.utils.checks import (
+    check_integer,
+    check_positive,
+    check_range,
+)
 from hyperphotutils.utils.executors import (
     as_executor,
     describe_death,
@@ -191,12 +195,12 @@ class InjectionRecovery:
         self.snr = None if snr is None else _check_edges('snr', snr)
         self.fluxes = None if fluxes is None else _check_edges('fluxes',
                                                                fluxes)
-        self.size_range = _check_range('size_range', size_range)
-        self.axis_ratio_range = _check_range(
-            'axis_ratio_range', axis_ratio_range, upper=1.0)
+        self.size_range = check_range(size_range, 'size_range')
+        self.axis_ratio_range = check_range(
+            axis_ratio_range, 'axis_ratio_range', upper=1.0)
         self.blend_fraction = _check_fraction(
             'blend_fraction', blend_fraction, zero=True)
-        self.blend_distance = _check_range('blend_distance', blend_distance)
+        self.blend_distance = check_range(blend_distance, 'blend_distance')
         self.n_per_map = None if n_per_map is None else check_integer(
             n_per_map, 'n_per_map')
         self.n_repeats = check_integer(n_repeats, 'n_repeats')
@@ -274,8 +278,7 @@ class InjectionRecovery:
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)
         known = _positions_of(catalog)
-        rms = local_rms(sky.values, 2 * int(np.ceil(2.0 * sky.fwhm)) + 1,
-                        mask=sky.mask)
+        rms = local_rms(sky.values, box_side(sky.fwhm), mask=sky.mask)
         if self.snr is not None and not rms > 0.0:
             msg = 'the map has no noise: give fluxes instead of snr'
             raise ValueError(msg)
@@ -721,20 +724,6 @@ def _check_edges(name, edges):
                f'positive numbers: {edges!r}')
         raise ValueError(msg)
     return values if unit is None else values << unit
-
-
-def _check_range(name, value, *, upper=np.inf):
-    """
-    Check that a range is two ordered positive numbers.
-    """
-    limits = np.asarray(value, dtype=float)
-    if (limits.shape != (2,) or not np.all(np.isfinite(limits))
-            or not 0.0 < limits[0] <= limits[1] <= upper):
-        most = f' of at most {upper}' if np.isfinite(upper) else ''
-        msg = (f'{name} must be two positive numbers{most}, the smaller '
-               f'first: {value!r}')
-        raise ValueError(msg)
-    return tuple(limits.tolist())
 
 
 def _check_fraction(name, value, *, zero=False):

@@ -132,6 +132,9 @@ class SourceSearch:
                 image.values, self.fwhm, mask=image.mask)
         # The noise of the high-pass filtered map.
         self.filtered_noise = None
+        # The typical noise to which the threshold of the finder refers, on
+        # the map and on the residual.
+        self.detection_rms = [None, None]
         # The metadata of the detections.
         self.found_meta = {}
         # Whether structure varies over the map, once that is measured.
@@ -202,9 +205,7 @@ class SourceSearch:
         table : `~astropy.table.QTable`
             The fitted sources.
         """
-        init = self.image.with_shapes(init_params, self.fwhm)
-        table = self._fit(self.image.values, init)
-        self.image.replace(None, table)
+        table = self.first_fit(init_params)
         self.image.measure_pixel_noise(self.fwhm)
         if len(table):
             table = self._refine(table)
@@ -224,8 +225,8 @@ class SourceSearch:
         table = self._fit_detections()
         if table is None:
             return None
-        for search in range(1, self.config.max_rounds + 1):
-            new = self._find_companions(table, search)
+        for round_number in range(1, self.config.max_rounds + 1):
+            new = self._find_companions(table, round_number)
             new = vstack([new, self._find_pairs(table, new)])
             if len(new):
                 table = self._add_companions(table, new)
@@ -264,8 +265,6 @@ class SourceSearch:
         """
         if init_params is None:
             return self._fit_detections(refine=False)
-        if len(init_params) == 0:
-            return None
         table = self._fit(self.image.values, self.image.with_shapes(
             init_params, self.fwhm))
         self.image.replace(None, table)
@@ -276,7 +275,8 @@ class SourceSearch:
         Fit what is detected on the map; return None if there is nothing.
         """
         self.position_prior = _POSITION_PRIOR * self.fwhm
-        found = self._find(self.image.values, self.image.unusable, 0)
+        found = self._find(self.image.values, self.image.unusable,
+                           on_residual=False)
         if found is None:
             return None
         found['id'] = np.arange(1, len(found) + 1)
@@ -355,7 +355,7 @@ class SourceSearch:
         total = self._misfit_variance(table)[self.image.nearest_pixels(table)]
         return np.sqrt(np.maximum(total - own, 0.0))
 
-    def _hold_runaways(self, table, *, among=True):
+    def _hold_runaways(self, table, *, rows=True):
         """
         Refit detections whose free fit fails a rule: with the shape of
         the beam, and together with their neighbors.
@@ -364,7 +364,7 @@ class SourceSearch:
             return table
         failure = find_failures(self, table, self.fwhm)
         fitted = (table['flags'] & FLAGS['off_map']) == 0
-        runaway = (failure != '') & fitted & ~_is_held(table) & among
+        runaway = (failure != '') & fitted & ~_is_held(table) & rows
         if not runaway.any():
             return table
         return self._refit(table, held=runaway)
@@ -387,16 +387,16 @@ class SourceSearch:
                               _NEAR_LOBE * self.fwhm)
             near = np.isin(table['group_id'], table['group_id'][near])
             table = self._hold_runaways(self._fit_again(table, near),
-                                        among=near)
+                                        rows=near)
         return table
 
-    def _find_companions(self, table, search):
+    def _find_companions(self, table, round_number):
         """
         Return the significant detections on the residual as start
         values.
         """
         found = self._find(self.image.values - self.image.model,
-                           self.image.mask, 1)
+                           self.image.mask, on_residual=True)
         if found is None:
             return QTable()
         known = np.vstack([
@@ -413,13 +413,14 @@ class SourceSearch:
             extra_variance=self.extra_variance, beam=self.image.profile)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
-        self._reject_rows(found[~significant], 'not_significant', search)
+        self._reject_rows(found[~significant], 'not_significant',
+                          round_number)
         return found[significant]
 
     def _find_pairs(self, table, companions):
         """
         Return the two halves of each source that two sources describe
-        better, as start values; the first half has the id of the source.
+        better, as initial values; the first half has the id of the source.
 
         Sources next to a new companion are tested in the next round,
         as they may be single beside it.
@@ -474,10 +475,10 @@ class SourceSearch:
             table = self._refit(table, held=runaway)
             failure = find_failures(self, table, self.fwhm)
             failing = (failure != '') & (table['id'] > self.n_detected)
-        begin = self._undo_splits(table, failure, failing)
+        start_rows = self._undo_splits(table, failure, failing)
         if failing.any():
             table = self._reject(table, failing, failure,
-                                 begin=begin)
+                                 start_rows=start_rows)
         return table
 
     def _undo_splits(self, table, failure, failing):
@@ -487,22 +488,22 @@ class SourceSearch:
 
         Returns
         -------
-        begin : 1D int `~numpy.ndarray`
+        start_rows : 1D int `~numpy.ndarray`
             The row at which the next fit of each source starts: that
             of the companion if this is rejected in its place, else its
             own.
         """
-        begin = np.arange(len(table))
-        row_of = dict(zip(table['id'].tolist(), begin.tolist(), strict=True))
+        start_rows = np.arange(len(table))
+        row_of = {source: row for row, source in enumerate(table['id'])}
         for companion, source in self.split_from.items():
             row, source = row_of.get(companion), row_of.get(source)
             if None in {row, source} or failing[row] or failure[source] == '':
                 continue
             failure[row], failing[row] = failure[source], True
-            begin[source] = row
-        return begin
+            start_rows[source] = row
+        return start_rows
 
-    def _reject(self, table, rejected, failure, *, begin=None):
+    def _reject(self, table, rejected, failure, *, start_rows=None):
         """
         Take sources out of the table, and fit their neighbors again.
         """
@@ -512,7 +513,7 @@ class SourceSearch:
         if rejected.all():
             self.image.replace(table, table[:0])
             return table[:0]
-        return self._refit(table, dropped=rejected, begin=begin)
+        return self._refit(table, dropped=rejected, start_rows=start_rows)
 
     def _settle(self, table):
         """
@@ -582,12 +583,13 @@ class SourceSearch:
         """
         # Free the images of the last noise.
         self.extra_variance, self.image.noise = None, self.independent
-        self.image.noise = self.noise
-        if isinstance(self.noise, str):
-            self.image.noise = self.image.measure_covariance(
+        noise = self.noise
+        if isinstance(noise, str):
+            noise = self.image.measure_covariance(
                 table, self.fwhm, relative_rms=self.noise_variation,
                 varying_structure=self.varying_structure)
-            self.varying_structure = self.image.noise.structure is not None
+            self.varying_structure = noise.structure is not None
+        self.image.noise = noise
         self._measure_misfit(table)
         table = self._fit_again(table)
         return self._hold_runaways(table)
@@ -634,10 +636,10 @@ class SourceSearch:
         fitted.meta |= table.meta
         return fitted
 
-    def _find(self, values, mask, kind):
+    def _find(self, values, mask, *, on_residual):
         """
-        Detect sources on the map (``kind`` 0) or on the residual (1);
-        return None when there are none.
+        Detect sources on the map or on the residual; return None when
+        there are none.
         """
         values = self.image.with_unit(values)
         finder = self.config.finder
@@ -648,11 +650,13 @@ class SourceSearch:
             if self.shared is not None:
                 origin = self.shared.origin
                 if finder.rms is None:
-                    rms = self.shared.detection_rms[kind]
+                    rms = self.shared.detection_rms[on_residual]
                     if isinstance(rms, DetectionRms):
                         rms = rms.image(mask, self.fwhm)
                     finder.rms = self.image.with_unit(rms)
-            found, _ = finder.search(values, mask=mask, origin=origin)
+            found, _, rms = finder.search(values, mask=mask, origin=origin)
+            self.detection_rms[on_residual] = np.median(np.broadcast_to(
+                rms, mask.shape, subok=True)[~mask])
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NoDetectionsWarning)
@@ -686,6 +690,8 @@ class SourceSearch:
         if isinstance(fitter, BlendGroupFitter):
             # A fitter keeps its last fit and the data: use a copy.
             fitter = copy(fitter)
+            fitter.progress_bar = (fitter.progress_bar
+                                   or self.config.progress_bar)
             fit = fitter._fit_image  # noqa: SLF001
             weights |= {'noise': noise, 'error': None,
                         'preliminary': self.preliminary}
@@ -714,7 +720,7 @@ class SourceSearch:
 
     def _with_groups(self, init):
         """
-        Return the start values with the column of groups.
+        Return the initial values with the column of groups.
         """
         start = read_start(init, self.fwhm)
         if start.group_id is not None:
@@ -724,21 +730,21 @@ class SourceSearch:
         return init
 
     def _refit(self, table, *, new=None, dropped=None, held=None,
-               begin=None):
+               start_rows=None):
         """
         Fit the groups again that gain or lose a source, or whose sources
         are held at the shape of the beam from now on.
 
         Rows of ``new`` replace those of the table with the same id. The
-        fit of each source starts at the last fit of the row ``begin``, by
-        default its own.
+        fit of each source starts at the last fit of the row in
+        ``start_rows``, by default its own.
         """
         none = np.zeros(len(table), dtype=bool)
         dropped = none if dropped is None else dropped
         held = none if held is None else held
         replaced = none if new is None else np.isin(table['id'], new['id'])
         init = self._as_init(
-            table if begin is None else table[begin], held)
+            table if start_rows is None else table[start_rows], held)
         init['id'] = table['id']
         # Without bounds two sources can cancel each other.
         init['positive'] = init['hold_shape'] | held.any()
@@ -765,7 +771,7 @@ class SourceSearch:
 
     def _as_init(self, table, held):
         """
-        Return fitted sources as start values: where the last fit
+        Return fitted sources as initial values: where the last fit
         ended, or, for those to be held, the detected position and the
         shape of the beam.
         """
@@ -783,19 +789,19 @@ class SourceSearch:
             _HELD_POSITION_PRIOR / _POSITION_PRIOR)
         return init
 
-    def _reject_rows(self, table, reason, search=None):
+    def _reject_rows(self, table, reason, round_number=None):
         """
         Keep sources or candidates that get no row; those with an id know
         their search.
         """
-        if search is None:
-            search = np.searchsorted(self.last_ids, table['id'])
+        if round_number is None:
+            round_number = np.searchsorted(self.last_ids, table['id'])
         self.rejected.append(QTable({
             'x_init': np.asarray(table['x_init']),
             'y_init': np.asarray(table['y_init']),
             'snr': np.asarray(table['detection_snr']),
-            'search': np.broadcast_to(search, len(table)),
-            'reason': np.full(len(table), reason, dtype='U20')}))
+            'search': np.broadcast_to(round_number, len(table)),
+            'reason': np.full(len(table), reason)}))
 
     def _measure_filtered_noise(self):
         """
@@ -898,7 +904,7 @@ class SourceSearch:
 
 def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
     """
-    Return a table of start values with all columns that fits know.
+    Return a table of initial values with all columns that fits know.
     """
     defaults = {
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,

@@ -416,8 +416,7 @@ class TiledPhotometry:
         table = _join([part.table for part in parts if part.table is not None
                        and len(part.table)])
         self.__dict__.update(
-            rms=None if table is None else rms, rejected=rejected,
-            noise=photometry.noise,
+            rms=rms, rejected=rejected, noise=photometry.noise,
             _fluxes=None, _images=_Images(source, photometry))
         if table is None:
             msg = 'No sources were found.'
@@ -782,8 +781,8 @@ def _measure_part(core, margin, source, photometry, init):
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[inside] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
-    search = photometry._open(data, wcs, mask, error,  # noqa: SLF001
-                              weight_map)
+    search = photometry._make_search(  # noqa: SLF001
+        data, wcs, mask, error, weight_map)
     part = _Part()
     if search.image.bad_pixels is not None:
         part.bad_pixels = BadPixels(search.image.bad_pixels.bits[inner]).counts

@@ -2,7 +2,7 @@
 """
 The command ``hyperphot``.
 
-A sub-command is one function below `_command`, which lists its options.
+A subcommand is one function below `_command`, which lists its options.
 Options named by a key of the configuration, such as
 ``'detection.n_sigma'``, replace the value of that key; their help and
 types are those of the configuration, by default `PipelineConfig`.
@@ -243,7 +243,7 @@ def _option_of(key):
 def _command(name, *arguments, summary, description, interrupted, epilog=None,
              model=PipelineConfig, **defaults):
     """
-    Return a decorator that makes a function a sub-command.
+    Return a decorator that makes a function a subcommand.
 
     Arguments are keys of the configuration ``model``, or results of
     `_argument`.

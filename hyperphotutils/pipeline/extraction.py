@@ -16,6 +16,7 @@ from astropy.nddata import CCDData, NDData
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 
+from hyperphotutils.blend.fitter import usable_weights
 from hyperphotutils.catalog import (
     convert_flux_units,
     describe_columns,
@@ -23,7 +24,7 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.maps.images import find_image
-from hyperphotutils.noise import clipped_rms, detect_bad_pixels
+from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS
@@ -57,7 +58,7 @@ __all__ = [
 _MAX_PLOTTED = 4096
 
 # The types of values in a file that have single precision
-_SINGLE = frozenset({8, 16, -32})
+_FLOAT32_BITPIX = frozenset({8, 16, -32})
 
 
 class MapKind:
@@ -73,7 +74,7 @@ class MapKind:
         Read the map; in single precision if that of the file is single,
         and it is large.
         """
-        self._tiles = find_tiles(job, config)
+        self._tiles = choose_tile_size(job, config)
         self.keeps_parts = self._tiles.size > 0
         return read_input(job.path, config.input, dtype=self._tiles.dtype,
                           psf=job.psf)
@@ -105,7 +106,7 @@ class TileSize(NamedTuple):
     dtype: type = float
 
 
-def find_tiles(job, config):
+def choose_tile_size(job, config):
     """
     Return the `TileSize` with which a map is read and measured.
     """
@@ -116,7 +117,7 @@ def find_tiles(job, config):
             warnings.simplefilter('ignore', AstropyUserWarning)
             with find_image(job.path, ext=config.input.extension) as (hdu, _):
                 size = config.find_tile_size(hdu.shape)
-                is_single = hdu.header['BITPIX'] in _SINGLE
+                is_single = hdu.header['BITPIX'] in _FLOAT32_BITPIX
     except MapError:
         # reading it has the message
         return TileSize(0)
@@ -172,7 +173,7 @@ class _Tiling:
         return images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Extraction:
     """
     The result of the measurement of one map, from `extract_map`.
@@ -470,7 +471,6 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
         extraction = _detect(image, finder, config.fit.mask_bad_pixels)
     else:
         phot = config.make_photometry(image, progress_bar=progress_bar)
-        finder = phot.finder
         if tiles is not None:
             phot = tiles.make_photometry(phot, config,
                                          progress_bar=progress_bar)
@@ -479,8 +479,10 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     if not config.sources.given:
         if extraction.model is None:
             rms = extraction.rms
-        elif tiles is None or finder.rms is not None:
-            rms = _detection_rms(image, finder)
+        elif tiles is None:
+            rms = phot.detection_rms
+        elif phot.photometry.finder.rms is not None:
+            rms = phot.photometry.finder.rms
         else:
             rms = phot.noise.detection_rms[0]
             rms = np.median(getattr(rms, 'typical', rms)) << image.unit
@@ -490,7 +492,7 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
                                   'detection_rms': rms}
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
     extraction.table.meta.update(
-        _describe(image),
+        _map_metadata(image),
         filename=printable(image.meta['filename']),
         rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
     return replace(extraction, table=_in_units(extraction, config.output))
@@ -516,7 +518,7 @@ _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
-def _describe(image):
+def _map_metadata(image):
     """
     Return metadata of the map that can be stored in any file format.
     """
@@ -583,23 +585,14 @@ def _detect(image, finder, mask_bad_pixels):
         table = make_empty_table('detection', unit=image.unit)
     table = QTable(table, copy=False)
     table.meta |= counts
-    rms = _detection_rms(image, finder)
+    rms = np.median(np.broadcast_to(finder.measure_rms(data, mask=mask),
+                                    mask.shape, subok=True)[~mask])
     table['sky_centroid'] = image.wcs.pixel_to_world(
         np.asarray(table['x_centroid']), np.asarray(table['y_centroid']))
     table.meta.update(result_meta(finder))
     describe_columns(table)
     return Extraction(image, table, rms,
                       rejected=make_empty_table('rejected', wcs=image.wcs))
-
-
-def _detection_rms(image, finder):
-    """
-    Return the rms of the filtered map.
-    """
-    if finder.rms is not None:
-        return finder.rms
-    filtered = finder.filter(image.data << image.unit, mask=image.mask)
-    return clipped_rms(filtered)
 
 
 def _measure(image, phot, config, tiles):
@@ -640,21 +633,12 @@ def _read_weights(image, path):
     Read the map of weights, which must have the shape of the map.
     """
     try:
-        weights = load_image(path).data
-    except MapError as error:
+        weights = np.squeeze(load_image(path).data)
+        weights, mask = usable_weights(weights, image.mask)
+    except ValueError as error:
         msg = f'{path}: fit.weight_map: {error}'
         raise MapError(msg) from None
-    shape = tuple(size for size in weights.shape if size > 1)
-    if shape != image.shape:
-        msg = (f'{path}: fit.weight_map has the shape {weights.shape}, but '
-               f'{image.meta["filename"]} has {image.shape}')
-        raise MapError(msg)
-    weights = weights.reshape(shape)
-    if np.any(weights[~image.mask] < 0.0):
-        msg = (f'{path}: fit.weight_map must not be negative, its smallest '
-               f'value is {np.nanmin(weights[~image.mask]):g}')
-        raise MapError(msg)
-    if not np.any(weights[~image.mask] > 0.0):
+    if mask.all():
         msg = f'{path}: fit.weight_map is nowhere positive'
         raise MapError(msg)
     return weights
@@ -671,6 +655,6 @@ def _empty_extraction(image, phot):
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
         n_rejected=count_reasons(phot.rejected))
-    return Extraction(image, table, clipped_rms(data, mask=image.mask),
-                      background=background, model=np.zeros_like(data),
-                      residual=data, rejected=phot.rejected)
+    return Extraction(image, table, phot.rms, background=background,
+                      model=np.zeros_like(data), residual=data,
+                      rejected=phot.rejected)

@@ -257,7 +257,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
         if work.todo or work.tables:
             remove_leftovers(output.path)
             with _connection(config, executor) as workers, \
-                    _end_explained(output.path, jobs, outcomes,
+                    _explain_errors(output.path, jobs, outcomes,
                                    config.noun):
                 output.begin(work)
                 _process(work, config, outcomes, workers, progress_bar, report)
@@ -393,18 +393,18 @@ def _is_in_tiles(job, config):
     """
     Whether a map is measured in tiles.
     """
-    from hyperphotutils.pipeline.extraction import find_tiles
+    from hyperphotutils.pipeline.extraction import choose_tile_size
 
-    return find_tiles(job, config).size > 0
+    return choose_tile_size(job, config).size > 0
 
 
-def _process_elsewhere(job, config, folder):
+def _process_elsewhere(job, config, cwd):
     """
     Process a map in the working folder of the run, in any process.
     """
     from threadpoolctl import threadpool_limits
 
-    with (_ONE_AT_A_TIME, threadpool_limits(1), contextlib.chdir(folder)):
+    with (_ONE_AT_A_TIME, threadpool_limits(1), contextlib.chdir(cwd)):
         return process_map(job, config)
 
 
@@ -545,7 +545,7 @@ def connect(stack, address):
 
 
 @contextlib.contextmanager
-def _end_explained(directory, jobs, outcomes, noun):
+def _explain_errors(directory, jobs, outcomes, noun):
     """
     Explain why a run cannot go on, and how it can be continued.
     """

@@ -172,7 +172,7 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
         The inverse variances, zero for bad pixels.
 
     x, y : 1D `~numpy.ndarray`
-        Start values of the centers, relative to the central pixel.
+        Initial values of the centers, relative to the central pixel.
 
     terms : 2D `~numpy.ndarray`
         The polynomial terms at the positions of the stars, shape

@@ -110,7 +110,7 @@ def write_galfit(stamps, number, folder, *, zero_point=None,
 
     Notes
     -----
-    The start values of the Sersic profile are moments of the source's
+    The initial values of the Sersic profile are moments of the source's
     segment (of the central quarter without one). In GALFIT, positions
     begin at 1, angles at the positive y axis, and radii are half-light
     radii along the major axis (Peng et al. 2010, AJ 139, 2097).
@@ -249,7 +249,7 @@ def _feedme(name, images, start, size, zero_point, pixel_scale, exposure):
     def file_of(kind):
         return f'{name}_{kind}.fits' if kind in images else 'none'
 
-    # GALFIT counts the angle from the y axis, counter-clockwise
+    # GALFIT counts the angle from the y axis, counterclockwise
     angle = (start['theta'] - 90.0 + 90.0) % 180.0 - 90.0
     return f"""\
 # IMAGE and GALFIT CONTROL PARAMETERS

@@ -8,7 +8,7 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ['check_integer', 'check_part', 'check_positive',
+__all__ = ['check_integer', 'check_part', 'check_positive', 'check_range',
            'check_relative_rms']
 
 
@@ -133,6 +133,49 @@ def check_part(part, name):
         msg = f'{name} must be callable: {part!r}'
         raise TypeError(msg)
     return part
+
+
+def check_range(value, name, *, upper=np.inf):
+    """
+    Check that an argument consists of two ordered positive numbers.
+
+    Parameters
+    ----------
+    value : tuple of 2 floats
+        The argument.
+
+    name : str
+        The name of the argument.
+
+    upper : float, optional
+        The largest value allowed.
+
+    Returns
+    -------
+    limits : tuple of 2 floats
+        The two numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is not two positive, finite numbers, the smaller one first
+        (they may be equal).
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import check_range
+    >>> check_range((1, 2), 'fwhm_range')
+    (1.0, 2.0)
+    """
+    if (np.shape(value) != (2,)
+            or not all(isinstance(number, Real) for number in value)
+            or not 0.0 < value[0] <= value[1] <= upper
+            or value[1] == np.inf):
+        most = f' of at most {upper}' if upper < np.inf else ''
+        msg = (f'{name} must be two positive numbers{most}, the smaller '
+               f'one first: {value!r}')
+        raise ValueError(msg)
+    return float(value[0]), float(value[1])
 
 
 def check_relative_rms(relative_rms, shape=None):

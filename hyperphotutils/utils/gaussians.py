@@ -85,7 +85,7 @@ def gaussian_matrix(fwhm_major, fwhm_minor, theta):
         The full widths at half maximum in pixels.
 
     theta : array_like
-        The angle of the major axis in degrees, counter-clockwise from
+        The angle of the major axis in degrees, counterclockwise from
         the positive x axis.
 
     Returns
@@ -135,7 +135,7 @@ def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
         The full widths at half maximum in pixels.
 
     theta : array_like
-        The angle of the major axis in degrees, counter-clockwise from
+        The angle of the major axis in degrees, counterclockwise from
         the positive x axis.
 
     n_sigma : float, optional

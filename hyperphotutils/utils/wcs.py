@@ -241,7 +241,7 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
         The axes of the ellipses in pixels.
 
     theta_deg : float, 1-D array_like or `~astropy.units.Quantity`
-        The angle of the major axis counter-clockwise from the +x axis,
+        The angle of the major axis counterclockwise from the +x axis,
         in degrees if it has no unit.
 
     Returns
@@ -250,7 +250,7 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
         The axes on the sky in arcsec, the larger first.
 
     position_angle : `~astropy.units.Quantity`
-        The angle of the major axis East of North, in degrees in
+        The angle of the major axis east of north, in degrees in
         [0, 180), in the celestial frame of the WCS.
 
     Raises
@@ -401,7 +401,7 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
         The axes of the ellipses on the sky.
 
     position_angle : float, 1-D array_like or `~astropy.units.Quantity`
-        The angle of the major axis East of North in the celestial frame
+        The angle of the major axis east of north in the celestial frame
         of the WCS (not that of ``sky``), in degrees if it has no unit.
 
     Returns
@@ -413,7 +413,7 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
         The axes in pixels, the larger first.
 
     theta_deg : 1-D `~numpy.ndarray`
-        The angle of the major axis counter-clockwise from the +x axis,
+        The angle of the major axis counterclockwise from the +x axis,
         in degrees in [0, 180).
 
     Raises
@@ -509,7 +509,7 @@ def sources_to_pixels(table, wcs):
         or from a measurement on another map: ``sky_centroid`` in any
         frame and, if the shapes are known, ``fwhm_major_sky`` and
         ``fwhm_minor_sky`` (arcsec if they have no unit) with
-        ``position_angle`` (degrees if it has no unit), East of North in
+        ``position_angle`` (degrees if it has no unit), east of north in
         the frame of ``sky_centroid``. Without ``id`` the sources are
         numbered from 1.
 
@@ -619,7 +619,7 @@ def position_angle_in_frame(sky, position_angle, frame):
         The positions.
 
     position_angle : `~astropy.units.Quantity`
-        The position angles, East of North in the frame of ``sky``.
+        The position angles, east of north in the frame of ``sky``.
 
     frame : `~astropy.coordinates.BaseCoordinateFrame` or str
         The new frame.
@@ -627,7 +627,7 @@ def position_angle_in_frame(sky, position_angle, frame):
     Returns
     -------
     position_angle : `~astropy.units.Quantity`
-        The position angles, East of North in ``frame``, in degrees in
+        The position angles, east of north in ``frame``, in degrees in
         [0, 180), as for the axes of ellipses.
 
     Examples

@@ -156,7 +156,7 @@ def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
     beam : float or tuple of float, optional
         The FWHM of the beam in pixels: one number for a round beam or
         ``(major, minor, theta)`` with the angle of the major axis in
-        degrees counter-clockwise from +x. It is drawn to scale in the
+        degrees counterclockwise from +x. It is drawn to scale in the
         corner with the fewest sources.
 
     rms : float or `~astropy.units.Quantity`, optional

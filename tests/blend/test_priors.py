@@ -52,7 +52,7 @@ def column(table, name):
 
 def start(x=31.0, y=29.0, **columns):
     """
-    The start values of one source.
+    The initial values of one source.
     """
     return QTable({'x_init': [x], 'y_init': [y],
                    **{name: [value] for name, value in columns.items()}})

@@ -926,8 +926,8 @@ def test_detections_on_a_part_are_those_on_the_whole():
     data = make_map(np.column_stack((x, x % 7)), shape=(60, 150))
     data += 1e-3 * np.hypot(*np.indices(data.shape))**2
     finder = HighPassStarFinder(fwhm=FWHM, threshold=0.3)
-    whole, _ = finder.search(data, origin=(0, 0))
-    part, _ = finder.search(data[:, 37:], origin=(0, -37))
+    whole, _, _ = finder.search(data, origin=(0, 0))
+    part, _, _ = finder.search(data[:, 37:], origin=(0, -37))
     whole = whole[whole['x_centroid'] > 37 + 6 * FWHM]
     part = part[part['x_centroid'] > 6 * FWHM]
     assert len(part) >= 9

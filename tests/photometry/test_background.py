@@ -142,6 +142,7 @@ def test_apertures_may_have_a_size_of_their_own():
     ({'fwhm_limits': (2.0, 1.0)}, ValueError,
      r'fwhm_limits must be two positive numbers.*: \(2.0, 1.0\)'),
     ({'fwhm_limits': 2.0}, ValueError, 'fwhm_limits must be two'),
+    ({'fwhm_limits': ('a', 'b')}, ValueError, 'fwhm_limits must be two'),
     ({'background': 3}, TypeError,
      'background must have the method fit of a LocalBackground.*: 3'),
     ({'noise': 'pink'}, ValueError, "noise must be .*: 'pink'")])

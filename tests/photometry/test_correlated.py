@@ -211,6 +211,24 @@ def test_astropy_fitters_know_no_covariance(small):
     phot = HyperPhotometry(FWHM, fitter=TRFLSQFitter(calc_uncertainties=True))
     table = phot(small.image, init_params=init)
     assert 'noise' not in table.meta
+    noise = CorrelatedNoise.from_beam(1.0, 4.0)
+    with pytest.raises(ValueError, match='an astropy fitter cannot use'):
+        HyperPhotometry(FWHM, fitter=TRFLSQFitter(), noise=noise)
+
+
+def test_progress_bar_of_a_given_fitter(small, capsys):
+    """
+    It is shown if the photometry or the fitter asks for it.
+    """
+    init = QTable({'x_init': small.truth['x_fit'][:3],
+                   'y_init': small.truth['y_fit'][:3]})
+    fitter = BlendGroupFitter(FWHM)
+    for progress_bar in (False, True):
+        HyperPhotometry(FWHM, fitter=fitter, noise='white',
+                        progress_bar=progress_bar)(
+            small.image, init_params=init)
+        assert ('Fit source' in capsys.readouterr().err) is progress_bar
+    assert not fitter.progress_bar
 
 
 @pytest.fixture(name='varying', scope='module')

@@ -180,12 +180,12 @@ class KillOnce(HyperPhotometry):
 
     folder, n_deaths = None, 1
 
-    def _open(self, *args):
+    def _make_search(self, *args):
         deaths = len(list(Path(self.folder).iterdir()))
         if deaths < self.n_deaths:
             Path(self.folder, str(deaths)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._open(*args)
+        return super()._make_search(*args)
 
 
 def test_images_and_numbers_are_those_of_the_whole_map(image, shared):

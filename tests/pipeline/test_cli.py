@@ -99,7 +99,7 @@ def test_options_have_the_help_of_their_keys(hyper):
 
 def test_command_is_one_function(hyper, monkeypatch):
     """
-    A new sub-command needs nothing but a function and its options.
+    A new subcommand needs nothing but a function and its options.
     """
     monkeypatch.setattr(cli, '_commands', {})
 

@@ -13,6 +13,7 @@ from astropy.table import Table
 from astropy.tests.helper import assert_quantity_allclose
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.aperture import SkyEllipticalAperture
+from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.pipeline import (
@@ -55,6 +56,32 @@ def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
     assert_quantity_allclose(
         full.table.meta['threshold'],
         full.table.meta['n_sigma'] * full.table.meta['detection_rms'])
+
+
+@pytest.mark.parametrize('detection_only', [True, False])
+def test_noise_without_sources_is_that_with_sources(
+        simulated, full, tmp_path, detection_only):
+    """
+    The rms is about the local backgrounds, and the threshold refers to
+    the typical noise of the filtered map, even if a part of it is noisy.
+    """
+    image = simulated.image.copy()
+    nx = image.shape[1]
+    noise = np.random.default_rng(1).normal(
+        0.0, 8.0 * full.rms.value, image.shape)
+    noise[:, :6 * nx // 10] = 0.0
+    image.data = image.data + noise + full.rms.value * np.arange(nx)
+    path = tmp_path / 'noisy.fits'
+    replace(simulated, image=image).write(path)
+    with pytest.warns(NoDetectionsWarning):
+        result = extract(path, detection={'n_sigma': 1e6},
+                         run={'detection_only': detection_only})
+    assert len(result.table) == 0
+    assert_quantity_allclose(result.table.meta['threshold'],
+                             1e6 * full.table.meta['detection_rms'], rtol=0.3)
+    expected = (full.table.meta['detection_rms'] if detection_only
+                else full.rms)
+    assert 0.7 < result.rms / expected < 2.0
 
 
 def test_fill_values_and_errors_of_the_file(map_file, full, tmp_path):
@@ -251,7 +278,7 @@ def test_snap_radius_is_in_beam_widths(map_file):
 @pytest.mark.parametrize('way', ['one', 'sources'])
 def test_apertures_of_given_size(map_file, full, way):
     """
-    Ellipses in arcsec and East of North, one for all or those of the
+    Ellipses in arcsec and east of north, one for all or those of the
     sources, are summed whatever is fitted.
     """
     sky = full.table['sky_centroid'][:3]
@@ -366,10 +393,10 @@ def test_map_of_weights_is_read(map_file, tmp_path):
 
 
 @pytest.mark.parametrize(('weights', 'match'), [
-    (np.ones((90, 99)), r'weights.fits: fit.weight_map has the shape '
-     r'\(90, 99\), but .*field.fits has \(90, 100\)'),
-    (np.full((90, 100), -1.0), 'fit.weight_map must not be negative, its '
-     'smallest value is -1'),
+    (np.ones((90, 99)), r'weights.fits: fit.weight_map: .* must have the '
+     r'shape of data, \(90, 100\), got \(90, 99\)'),
+    (np.full((90, 100), -1.0), 'fit.weight_map: .* must not be negative, '
+     'its smallest value is -1'),
     (np.full((90, 100), np.nan), 'fit.weight_map is nowhere positive'),
     (None, 'fit.weight_map: .*weights.fits: no such file')])
 def test_bad_map_of_weights_is_one_line(map_file, tmp_path, weights, match):
