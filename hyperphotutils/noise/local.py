@@ -628,7 +628,7 @@ def _block_sums(values, good, step):
     for first in range(step):
         used = good[first::step]
         rows = slice(1, 1 + len(used))
-        sums[0, rows] += values[first::step] * used
+        sums[0, rows] += np.where(used, values[first::step], 0.0)
         sums[1, rows] += used
     blocks = np.zeros((2, ny, nx))
     for first in range(step):
