@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from hyperphotutils.background.rms import local_rms
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.background.selection import select_candidate
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.bias import second_order_bias
@@ -266,10 +266,10 @@ class JointFit:
                 set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
-            box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
             # Rounding errors; a constant below the sources does not count.
             self.rms = self.pixel_rms or max(
-                local_rms(self.data - model, box_size, mask=self.mask),
+                local_rms(self.data - model, box_side(self.config.fwhm),
+                          mask=self.mask),
                 1e-6 * np.ptp(self.data[~self.mask])) or 1.0
         # The iterations of a group depend only on its neighbors, so that
         # tiles of a map give the fits of the whole map.

@@ -763,11 +763,7 @@ class SourceSearch:
         fitted = self._fit(values, init)
         self.single.difference_update(np.asarray(fitted['id']).tolist())
         self.image.replace(old, fitted)
-        fitted['group_id'] += np.where(
-            fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
-        merged = vstack([others, fitted], metadata_conflicts='silent')
-        merged.sort('id')
-        return merged
+        return _merge(others, fitted)
 
     def _as_init(self, table, held):
         """
@@ -923,6 +919,17 @@ def _is_held(table):
     Return which sources are held at the shape of the beam.
     """
     return (np.asarray(table['flags']) & FLAGS['held_shape']) > 0
+
+
+def _merge(others, fitted):
+    """
+    Return the table of sources that keep their fits and of refitted ones.
+    """
+    fitted['group_id'] += np.where(
+        fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
+    merged = vstack([others, fitted], metadata_conflicts='silent')
+    merged.sort('id')
+    return merged
 
 
 def are_apart(found, known, separation):
