@@ -332,12 +332,14 @@ class HyperPhotometry:
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
-            image = search.image
-            image.measure_pixel_noise(self.fwhm)
+            image, rms = search.image, 0.0
+            if image.rounding() > 0.0:  # else the map is constant
+                image.measure_pixel_noise(self.fwhm)
+                rms = image.pixel_noise.rms
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
                 _images=SourceImages(image), results=None, _fluxes=None,
-                rms=image.with_unit(image.pixel_noise.rms),
+                rms=image.with_unit(rms),
                 detection_rms=search.detection_rms[0],
                 rejected=search.rejected_table())
             msg = 'No sources were found.'
