@@ -154,6 +154,9 @@ class SourceSearch:
         self.last_ids = []
         # Detections without a row: positions, S/N, search, and reason.
         self.rejected = []
+        # Candidates that were not significant when they were last found. The
+        # next search may find them again: the covariance is then known better.
+        self.insignificant = make_empty_table('rejected')
         # The row that a companion was split off, by their ids.
         self.split_from = {}
         # The ids of sources fitted since pairs were last searched.
@@ -308,7 +311,7 @@ class SourceSearch:
         table : `~astropy.table.QTable`
             See `HyperPhotometry`.
         """
-        table = vstack([make_empty_table('rejected'), *self.rejected])
+        table = vstack([self.insignificant, *self.rejected])
         if self.image.wcs is not None:
             table.add_column(
                 self.image.wcs.pixel_to_world(table['x_init'],
@@ -413,8 +416,13 @@ class SourceSearch:
             extra_variance=self.extra_variance, beam=self.image.profile)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
-        self._reject_rows(found[~significant], 'not_significant',
-                          round_number)
+        gone = are_apart(positions(self.insignificant, 'init'),
+                         positions(found, 'init'),
+                         MIN_SEPARATION * self.fwhm)
+        self.insignificant = vstack([
+            self.insignificant[gone],
+            _rejected_rows(found[~significant], 'not_significant',
+                           round_number)])
         return found[significant]
 
     def _find_pairs(self, table, companions):
@@ -792,12 +800,7 @@ class SourceSearch:
         """
         if round_number is None:
             round_number = np.searchsorted(self.last_ids, table['id'])
-        self.rejected.append(QTable({
-            'x_init': np.asarray(table['x_init']),
-            'y_init': np.asarray(table['y_init']),
-            'snr': np.asarray(table['detection_snr']),
-            'search': np.broadcast_to(round_number, len(table)),
-            'reason': np.full(len(table), reason)}))
+        self.rejected.append(_rejected_rows(table, reason, round_number))
 
     def _measure_filtered_noise(self):
         """
@@ -930,6 +933,18 @@ def _merge(others, fitted):
     merged = vstack([others, fitted], metadata_conflicts='silent')
     merged.sort('id')
     return merged
+
+
+def _rejected_rows(table, reason, round_number):
+    """
+    Return the rows of rejected sources or candidates.
+    """
+    return QTable({
+        'x_init': np.asarray(table['x_init']),
+        'y_init': np.asarray(table['y_init']),
+        'snr': np.asarray(table['detection_snr']),
+        'search': np.broadcast_to(round_number, len(table)),
+        'reason': np.full(len(table), reason)})
 
 
 def are_apart(found, known, separation):
