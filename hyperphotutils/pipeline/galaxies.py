@@ -73,7 +73,7 @@ _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
 # The largest number of neighbors that are fitted with a galaxy, and that on
 # stamps above a size, where each takes long and most are far; others are
 # masked.
-_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 2, 96
+_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 1, 96
 # A galaxy whose radius is more than this part of the largest one is fitted
 # again on a larger stamp.
 _NEAR_LARGEST = 0.99

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 from hyperphotutils.compat.galfits import read_galfits
 from hyperphotutils.datasets import make_galaxy_field
+from hyperphotutils.galaxy import SersicRenderer
 from hyperphotutils.pipeline.galaxies import (
     ImageOptions,
     run_galaxies,
@@ -24,6 +25,7 @@ from hyperphotutils.pipeline.galaxies import (
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import read_psf
 from hyperphotutils.stamps import find_gain, read_stamps
+from hyperphotutils.utils import FLAGS
 
 pytest.importorskip('skimage')
 
@@ -145,6 +147,39 @@ def test_psf(path, tmp_path):
     assert 2.8 < psf.fwhm() < 3.3
     assert_allclose(read_psf(result.files['psfex'])(), psf(), atol=1e-5)
     assert np.count_nonzero(result.table['used']) >= 8
+
+
+def test_stamps_of_fits_follow_the_galaxies(tmp_path):
+    """
+    Without a size, a small galaxy has a small stamp, and a galaxy that is
+    too large for its stamp gets the next larger one.
+    """
+    y, x = np.mgrid[-15:16, -15:16]
+    psf = np.exp(-0.5 * (x**2 + y**2) / 1.3**2)
+    psf /= psf.sum()
+    image = np.zeros((200, 200))
+    image[20:180, 20:180] = SersicRenderer(psf, 160)(
+        flux=[4000.0, 1000.0], x=[60.0, 130.0], y=80.0, r_eff=[7.0, 2.0],
+        n=1.0, q=0.9).sum(axis=0)
+    labels = np.zeros(image.shape, dtype=int)
+    labels[98:103, 78:83], labels[98:103, 148:153] = 1, 2
+    image += np.random.default_rng(1).normal(0.0, 0.3, image.shape)
+    for name, data in (('image', image), ('psf', psf)):
+        fits.PrimaryHDU(data).writeto(tmp_path / f'{name}.fits')
+    catalog = QTable({'id': [1, 2], 'x_centroid': [80.0, 150.0],
+                      'y_centroid': [100.0, 100.0],
+                      'half_light_radius': [4.5, 2.0]})
+    result = run_galaxies(
+        tmp_path / 'image.fits', tmp_path / 'out',
+        ImageOptions(psf=tmp_path / 'psf.fits', subtract_sky=False),
+        catalog=catalog, segmentation=labels)
+    table = result.table
+    assert list(table['id']) == [1, 2]
+    assert list(table['stamp_size']) == [64, 48]
+    assert_allclose(table['r_eff_fit'], [7.0, 2.0], rtol=0.05)
+    assert not np.any(table['flags'] & FLAGS['near_bound'])
+    assert_allclose(fits.getdata(result.files['models'], 'MODEL'),
+                    image, atol=1.6)
 
 
 def test_stamps(path, field, tmp_path):
