@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.ndimage import binary_dilation, uniform_filter
 
 from hyperphotutils.subtraction.polynomials import polynomial_degrees
 from hyperphotutils.subtraction.tiling import smoothed
@@ -20,12 +21,18 @@ __all__ = ['Solution', 'StampEquations', 'solve_kernel', 'stamp_equations']
 # Ridges from which the validation chooses, in units of the diagonal
 _RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _SMOOTHNESS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-# The kernel of a single star has few degrees of freedom: in simulations,
-# this ridge changes its sum by one per cent, and makes its error three
-# times smaller
-_LOCAL_RIDGE = 0.1
+# The sum of the kernel of a single star: in simulations, this ridge changes
+# it by one per cent, and makes its error three times smaller
+_SUM_RIDGE = 0.1
 # The part by which the flux ratio of a constant star may be wrong
 _RATIO_ERROR = 0.02
+# What deviates by more standard deviations of the mean of 3 x 3 pixels, and
+# by more than this part of the light there, has changed
+_CHANGE, _CHANGE_PART = 5.0, 0.1
+_MAX_CHANGED = 0.4
+# The kernel of a single star that shows what has changed beside it; it must
+# follow even the brightest
+_CHANGE_RIDGE = 1e-2
 _N_FOLDS = 5
 _N_ROUNDS = 4
 _MAX_CLIPS = 20
@@ -167,11 +174,55 @@ def stamp_equations(basis, source, target, weight, *, source_variance=0.0,
             design *= root[part, None]
             normal[part] = design @ design.transpose(0, 2, 1)
             right[part] = (design @ data[part, :, None])[..., 0]
+            changed = _find_changes(normal[part], right[part], design,
+                                    data[part], target.shape[1:])
+            root[part][changed] = data[part][changed] = 0.0
+            some = changed.any(axis=1)
+            design = design[some] * ~changed[some, None]
+            place = first + np.flatnonzero(some)
+            normal[place] = design @ design.transpose(0, 2, 1)
+            right[place] = (design @ data[place, :, None])[..., 0]
     functions = smoothed(basis.images, noise_kernel).reshape(size - 1, -1)
     return StampEquations(normal, right, np.einsum('si,si->s', data, data),
                           np.count_nonzero(root, axis=1),
-                          source_variance * weight.sum(axis=(1, 2)),
+                          source_variance * np.sum(root**2, axis=1),
                           functions @ functions.T)
+
+
+def _find_changes(normal, right, design, data, shape):
+    """
+    Return which pixels of stamps show what has changed beside the star.
+
+    The kernel that fits a stamp best takes up a change of the star, but
+    not that of a neighbor, or a new source.
+    """
+    local = _fit_alone(normal, right[..., None], _CHANGE_RIDGE)
+    local = local[:, None, :, 0]
+    light = (local[..., :-1] @ design[:, :-1])[:, 0]
+    residual = data - light - local[..., -1] * design[:, -1]
+    light, residual = (
+        3.0 * np.abs(uniform_filter(image.reshape(-1, *shape), (0, 3, 3)))
+        for image in (light, residual))
+    # the error may be too small, or the noise correlated
+    spread = 1.4826 * np.median(residual, axis=(1, 2), keepdims=True)
+    changed = residual > (_CHANGE * np.maximum(spread, 1.0)
+                          + _CHANGE_PART * light)
+    changed = binary_dilation(changed, np.ones((1, 7, 7))).reshape(
+        data.shape)
+    # more is no neighbor: the kernel does not fit the star
+    return changed & (changed.mean(axis=1) < _MAX_CHANGED)[:, None]
+
+
+def _fit_alone(normal, right, ridge):
+    """
+    Fit a kernel to each stamp alone, with a ridge.
+    """
+    scale = np.maximum(np.einsum('sii->si', normal), 1e-300)**-0.5
+    matrix = normal * scale[:, :, None] * scale[:, None]
+    place = np.arange(1, normal.shape[1] - 1)
+    matrix[:, place, place] += ridge
+    return (np.linalg.solve(matrix, right * scale[..., None])
+            * scale[..., None])
 
 
 def solve_kernel(equations, terms, *, kernel_order, scale_order,
@@ -346,18 +397,14 @@ class _Problem:
         Return the sum of the kernel of each stamp alone, and its error.
         """
         equations = self.equations[chosen]
-        normal = equations.normal
-        scale = np.maximum(np.einsum('sii->si', normal), 1e-300)**-0.5
-        matrix = normal * scale[:, :, None] * scale[:, None]
-        matrix[:, 0, 0] -= equations.noise * self._least_noise * scale[:, 0]**2
-        place = np.arange(1, self.n_functions)
-        matrix[:, place, place] += _LOCAL_RIDGE
+        normal = equations.normal.copy()
+        normal[:, 0, 0] -= equations.noise * self._least_noise
         right = np.zeros((*equations.right.shape, 2))
-        right[..., 0] = equations.right * scale
-        right[:, 0, 1] = scale[:, 0]
-        solution = np.linalg.solve(matrix, right) * scale[..., None]
+        right[..., 0] = equations.right
+        right[:, 0, 1] = 1.0
+        solution = _fit_alone(normal, right, _SUM_RIDGE)
         unit = solution[..., 1]
-        variance = np.einsum('si,sij,sj->s', unit, normal, unit)
+        variance = np.einsum('si,sij,sj->s', unit, equations.normal, unit)
         return solution[:, 0, 0], np.sqrt(variance)
 
     def table(self, theta):

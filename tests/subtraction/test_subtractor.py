@@ -292,7 +292,9 @@ class TestSteps:
                                         'TOO_CLOSE', 'RESERVE'}
         used = table[table['status'] == 'USED']
         assert 0.9 < np.median(used['chi2']) < 1.1
-        assert np.all(np.abs(used['scale'] - 1.0) < 0.2)
+        # at the threshold of 15, fluxes have errors of up to 10 per cent
+        limit = 0.05 + 4.0 / used['snr']
+        assert np.all(np.abs(used['scale'] - 1.0) < limit)
 
     def test_cutouts(self, result):
         """
