@@ -34,6 +34,7 @@ from hyperphotutils.photometry.measurement import (
     MeasuredMap,
     check_noise,
     plain,
+    warn_of_other_beam,
 )
 from hyperphotutils.photometry.search import SourceSearch
 from hyperphotutils.utils.checks import (
@@ -89,7 +90,9 @@ class HyperPhotometry:
     ----------
     fwhm : float
         The FWHM of the beam in pixels; the geometric mean for an
-        elliptical beam. If the metadata of the map give the shape of the
+        elliptical beam: ``image.meta['beam_fwhm_pix']`` of a map of
+        `~hyperphotutils.maps.read_map`. A warning is issued if it differs
+        from that by more than a factor of 1.5. If the metadata of the map give the shape of the
         beam, as those of `~hyperphotutils.maps.read_map` do, fits start
         with that shape, and fixed shapes have it.
 
@@ -328,6 +331,7 @@ class HyperPhotometry:
         table : `~astropy.table.QTable` or `None`
             A row a source; `None` with a warning when there is none.
         """
+        warn_of_other_beam(self.fwhm, data)
         search = self._make_search(data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))

@@ -3,6 +3,7 @@
 A map that is being measured.
 """
 
+import warnings
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
 from astropy.table import QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import box_side, local_rms
@@ -26,7 +28,12 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
-__all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions']
+__all__ = ['MapNoise', 'MeasuredMap', 'check_noise', 'plain', 'positions',
+           'warn_of_other_beam']
+
+# The largest factor between the given FWHM and the beam of the map. Sources
+# of a map may be somewhat larger than its beam.
+_MAX_BEAM_RATIO = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +213,27 @@ class DetectionRms:
         rms = np.full(bad.shape, 1.0) * self.rms
         rms[near] *= np.asarray(self.ratios)[ring]
         return rms
+
+
+def warn_of_other_beam(fwhm, data):
+    """
+    Warn if a FWHM is far from that of the beam of a map.
+
+    Parameters
+    ----------
+    fwhm : float
+        The given FWHM in pixels.
+
+    data : array_like
+        The map, with or without the beam in its metadata.
+    """
+    beam = (getattr(data, 'meta', None) or {}).get('beam_fwhm_pix')
+    if beam is not None and not (
+            1.0 / _MAX_BEAM_RATIO <= fwhm / beam <= _MAX_BEAM_RATIO):
+        msg = (f'fwhm is {fwhm:.4g} pixels, but the beam of the map has '
+               f"{beam:.4g} pixels (meta['beam_fwhm_pix']): fwhm is in "
+               'pixels, not in arcsec')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
 
 
 class MeasuredMap:

@@ -44,6 +44,7 @@ from hyperphotutils.photometry.measurement import (
     DetectionRms,
     MapNoise,
     MeasuredMap,
+    warn_of_other_beam,
 )
 from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.executors import (
@@ -223,6 +224,7 @@ class TiledPhotometry:
             their detections, or of ``init_params``; `None` with a
             warning when there is none.
         """
+        warn_of_other_beam(self.photometry.fwhm, data)
         source = _Map.open(data, wcs, mask, error, weight_map)
         photometry = copy(self.photometry)
         photometry.progress_bar = False

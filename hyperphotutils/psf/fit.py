@@ -4,9 +4,11 @@ Alternating fits of a PSF and its stars, with the rejection of other
 sources and the choice of the order of the polynomial.
 """
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.psf.empirical import EmpiricalPSF
 from hyperphotutils.psf.flags import STAR_FLAGS
@@ -53,6 +55,14 @@ _QUANTILE = 0.25
 _FOLDS = 5
 _MAX_ORDER = 2
 _STARS_PER_TERM = 3
+
+# Among fewer stars, the median does not show which one differs.
+_FEW_STARS = 4
+
+# What to change if stars are rejected for these reasons.
+_REMEDIES = {'bad_fit': 'raise max_star_chi2 or check error',
+             'extended': 'set reject_extended=False',
+             'sharp': 'set reject_extended=False'}
 
 
 class PSFFit:
@@ -104,6 +114,12 @@ class PSFFit:
         if order is None:
             order = self._choose_order()
         self._run(order, builder.max_iterations)
+        n_used = np.count_nonzero(self.used)
+        if n_used < _FEW_STARS:
+            msg = (f'the PSF is made from {n_used} stars: with fewer than '
+                   f'{_FEW_STARS}, a galaxy or a blend among them is not '
+                   'recognized; check the images of the stars')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=3)
 
     def _run(self, order, n_rounds):
         """
@@ -239,9 +255,15 @@ class PSFFit:
         used = flags == 0
         self.flags, self.used = flags, used
         if used.sum() < 2:
+            counts = {name: np.count_nonzero(flags & STAR_FLAGS[name])
+                      for name in _REMEDIES}
+            reasons = ', '.join(f'{count} {name}' for name, count
+                                in counts.items() if count)
+            remedies = ', '.join(dict.fromkeys(
+                _REMEDIES[name] for name in counts if counts[name]))
             msg = (f'only {used.sum()} of {len(stars)} stars are left after '
-                   'the fit: raise max_star_chi2, or check error and the '
-                   'selection of stars')
+                   f'the fit (rejected: {reasons}): {remedies}, or check '
+                   'the selection of stars')
             raise ValueError(msg)
 
     def _choose_order(self):

@@ -13,6 +13,7 @@ import pytest
 from astropy.nddata import CCDData
 from astropy.stats import SigmaClip
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.background import (
     Background2D,
@@ -30,7 +31,11 @@ from hyperphotutils.background import (
 from hyperphotutils.blend import BlendGroupFitter
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.noise import CorrelatedNoise, NoiseModel, WhiteNoise
-from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
+from hyperphotutils.photometry import (
+    ForcedPhotometry,
+    HyperPhotometry,
+    TiledPhotometry,
+)
 from hyperphotutils.utils import add_gaussians, gaussian_flux
 
 FWHM = 4.0
@@ -333,3 +338,13 @@ class TestAfterACall:
         for name, part in parts.items():
             assert getattr(phot, name) is part
             assert pickle.dumps(part) == before[name], name
+
+
+@pytest.mark.parametrize('make', [
+    lambda phot: phot, partial(TiledPhotometry, tile_size=100)])
+def test_fwhm_in_arcsec_is_noticed(make):
+    image = make_blended_map((120, 120), 6, seed=1).image
+    phot = HyperPhotometry(fwhm=7.5, noise='white', max_rounds=0)
+    with pytest.warns(AstropyUserWarning, match=(
+            'fwhm is 7.5 pixels, but the beam of the map has 4 pixels')):
+        make(phot)(image)

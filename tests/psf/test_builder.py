@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose
 from scipy.optimize import least_squares
 
@@ -347,3 +348,24 @@ def test_derivatives_of_splines():
                    - grid.images(coefficients, x - step[0], y - step[1]))
         assert_allclose(grid.images(coefficients, x, y, order),
                         numeric / 2e-6, atol=1e-6)
+
+
+def test_reasons_for_too_few_stars_and_their_remedy():
+    """
+    Of a star and a galaxy one is rejected by its size, not by chi-squared.
+    """
+    y, x = np.mgrid[:41, :81]
+    data = np.random.default_rng(1).normal(0.0, 0.1, x.shape)
+    for center, sigma in ((20, 1.5), (60, 1.8)):
+        data += 1e3 / sigma**2 * np.exp(
+            -0.5 * ((x - center)**2 + (y - 20)**2) / sigma**2)
+    stars = QTable({'x': [20.0, 60.0], 'y': [20.0, 20.0]})
+    with pytest.raises(ValueError, match=(
+            r'only 1 of 2 stars .*rejected: 1 extended.*'
+            'set reject_extended=False')):
+        EmpiricalPSFBuilder(SIZE, order=0, max_star_chi2=1e9)(
+            data, stars, error=np.full(data.shape, 0.1))
+    with pytest.warns(AstropyUserWarning, match='is made from 2 stars'):
+        EmpiricalPSFBuilder(SIZE, order=0, max_star_chi2=1e9,
+                            reject_extended=False)(
+            data, stars, error=np.full(data.shape, 0.1))
