@@ -281,14 +281,13 @@ class JointFit:
         """
         moved = np.zeros(len(touched), dtype=int)
         for _ in range(_MAX_SWEEPS):
-            moving = [members[touched[members].any(axis=1)]
-                      for members in chunks]
-            moving = [members for members in moving if len(members)]
-            if not moving:
+            if not touched.any():
                 break
             before = self.sources.copy()
-            for members in moving:
-                self._fit_batch(members, model, _COARSE)
+            for chunk in chunks:
+                members = chunk[touched[chunk].any(axis=1)]
+                if len(members):
+                    self._fit_batch(members, model, _COARSE)
             fitted = np.any(self.sources != before, axis=1)
             self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
