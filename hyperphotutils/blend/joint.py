@@ -333,12 +333,11 @@ class JointFit:
         """
         moved = np.zeros(len(touched), dtype=int)
         for _ in range(_MAX_SWEEPS):
-            moving = [members[touched[members].any(axis=1)]
-                      for members in chunks]
-            if not any(map(len, moving)):
+            if not touched.any():
                 break
             before = self.sources.copy()
-            for members, batch in zip(moving, chunks, strict=True):
+            for batch in chunks:
+                members = batch[touched[batch].any(axis=1)]
                 if len(members):
                     self._fit_batch(members, model, _COARSE, batch=batch)
             if touched.all():
