@@ -14,6 +14,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.jobs import OutputError, PipelineError
 from hyperphotutils.pipeline.process import advise, connect
@@ -21,8 +23,13 @@ from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = ['recover_map', 'summarize_recovery']
 
-_TABLE, _INJECTED, _PICTURE = _FILES = (
-    'recovery.ecsv', 'injected.ecsv', 'completeness.png')
+_TABLE, _INJECTED, _PICTURE, _PAGE = _FILES = (
+    'recovery.ecsv', 'injected.ecsv', 'completeness.png', 'report.html')
+
+# The columns of the injected sources on the page.
+_SHOWN = ('id', 'recovered', 'flux_true', 'flux_fit', 'flux_err',
+          'aperture_flux', 'aperture_flux_err', 'snr_true', 'snr', 'x_true',
+          'y_true', 'distance', 'known_distance', 'flags')
 
 # Number of sources for an error of a completeness of 50 % below 10 %: the
 # binomial error sqrt(p (1 - p) / n) is 9 %
@@ -44,8 +51,8 @@ def recover_map(path, config, directory, *, overwrite=False,
         sources are only detected.
 
     directory : str or path-like
-        The folder in which ``recovery.ecsv``, ``injected.ecsv``, and
-        ``completeness.png`` are written.
+        The folder in which ``recovery.ecsv``, ``injected.ecsv``,
+        ``completeness.png``, and ``report.html`` are written.
 
     overwrite : bool, optional
         Whether these files may be replaced.
@@ -88,7 +95,7 @@ def recover_map(path, config, directory, *, overwrite=False,
     ...                          Path(folder, 'recovery'), n_repeats=2,
     ...                          seed=1)
     ...     sorted(item.name for item in Path(folder, 'recovery').iterdir())
-    ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
+    ['completeness.png', 'injected.ecsv', 'recovery.ecsv', 'report.html']
     """
     if config.sources.given:
         msg = ('sources: recovery tests the detection; it cannot be used '
@@ -213,3 +220,42 @@ def _write(result, folder, *, title):
     # (a dollar sign in a name does not start a formula)
     figure.suptitle(title, parse_math=False)
     figure.savefig(folder / _PICTURE, dpi=110)
+    (folder / _PAGE).write_text(_make_page(result, title), encoding='utf-8')
+
+
+def _make_page(result, title):
+    """
+    Return a web page with the results and all injected sources.
+    """
+    from hyperphotutils.catalog.units import to_readable_units
+    from hyperphotutils.visualization import make_report
+
+    table = to_readable_units(result.table)
+    against = {'x': table['flux'].value, 'x_log': True,
+               'x_label': f'flux ({table["flux"].unit})'}
+    summary = result.summary()
+    recovered, *levels = summary.splitlines()
+    facts = {'sources': recovered}
+    if result.curve is None:
+        facts['curve'] = levels[0]
+    else:
+        for line in levels[:2]:
+            name, text = line.split(' % ', 1)
+            facts[f'{name} %'] = text
+    injected = to_readable_units(result.injected)
+    return make_report(
+        injected[[name for name in _SHOWN if name in injected.colnames]],
+        title=f'Completeness of {title}', facts=facts, charts={
+            'Completeness and reliability': {
+                **against, 'y_label': 'fraction', 'y': {
+                    name: np.asarray(table[name])
+                    for name in ('completeness', 'reliability')}},
+            'Flux: (measured - true) / true': {
+                **against, 'y_label': '%', 'y': {
+                    name: 100.0 * np.asarray(table[f'flux_{name}'])
+                    for name in ('bias', 'scatter')}},
+            'Flux: (measured - true) / error': {
+                **against, 'y_label': 'pull', 'y': {
+                    name: np.asarray(table[f'flux_pull_{name}'])
+                    for name in ('median', 'scatter')}}},
+        texts={'Summary': summary})

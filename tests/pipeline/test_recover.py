@@ -21,7 +21,7 @@ from hyperphotutils.pipeline import (
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 
-FILES = ['completeness.png', 'injected.ecsv', 'recovery.ecsv']
+FILES = ['completeness.png', 'injected.ecsv', 'recovery.ecsv', 'report.html']
 QUICK = {'n_repeats': 2, 'n_per_map': 2, 'seed': 1}
 
 
@@ -46,6 +46,10 @@ def test_command_writes_tables_and_plot(map_file, tmp_path, capsys):
     assert len(table) == 6
     np.testing.assert_allclose(table['snr_low'][0], 5.0)
     np.testing.assert_allclose(table['snr_high'][-1], 40.0)
+    page = (folder / 'report.html').read_text(encoding='utf-8')
+    assert f'Completeness of {map_file.name}' in page
+    assert page.count('<svg') == 3
+    assert f'of {len(injected)} injected sources recovered' in page
     captured = capsys.readouterr()
     assert f'of {len(injected)} injected sources recovered' in captured.out
     assert captured.err == ''
