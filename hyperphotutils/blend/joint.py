@@ -55,16 +55,16 @@ __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of elements of the Jacobians of a batch.
 _CHUNK_ELEMENTS = 1 << 21
-# The tolerance of fits until the groups no longer change each other: until no
-# value changes by more than _AT_REST, relative to itself (positions: to the
-# FWHM).
+# Tolerance of the iterations over groups. They stop when no parameter changes
+# by more than _AT_REST (relative; positions in units of the FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
 _MAX_MERGES = 2
 # The smallest amplitude of positive sources in units of the noise.
 _LEAST_AMPLITUDE = 0.01
-# Additional standard deviations below this fraction of the noise are ignored.
+# Groups whose extra standard deviation is below this fraction of the noise
+# everywhere ignore it.
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
@@ -99,8 +99,8 @@ class FittedBatch:
         The degree of the background polynomials.
 
     bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
-        The mean error of the tangent coordinates due to noise, if it
-        is to be subtracted.
+        The noise bias of the fitted parameters (tangent coordinates), or
+        `None` if it is not corrected.
     """
 
     members: np.ndarray
@@ -194,8 +194,8 @@ class JointFit:
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
-            # CorrelatedNoise.from_image leaves out structure so wide that
-            # it is like a plane below a source.
+            # CorrelatedNoise.from_image excludes large-scale structure,
+            # which a plane must therefore model.
             poly_order = 1
         self.candidates = np.unique(poly_order)
         self.step = (pixel_step(config.fwhm, config.fit_radius)
@@ -246,8 +246,8 @@ class JointFit:
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
             self.rms = self.pixel_rms or self._measure_rms(model)
-        # What a group goes through depends on its neighborhood only, so that
-        # parts of a map give the fits of the whole.
+        # The iterations of a group depend only on its neighbors, so that
+        # tiles of a map give the fits of the whole map.
         touched = every = np.ones(len(self.group_id), dtype=bool)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
@@ -333,8 +333,8 @@ class JointFit:
 
     def _merge_groups(self, near, restless):
         """
-        Merge groups whose sources move each other. Return the sources of
-        merged groups.
+        Merge neighboring groups whose fits keep changing each other.
+        Return the sources of merged groups.
         """
         i, j = near.nonzero()
         pairs = restless[i] & restless[j]
@@ -652,8 +652,8 @@ class JointFit:
         """
         Return the factors of the residuals of some groups.
 
-        The signal is taken from the models fitted so far, as weights
-        that follow the noise of the pixels would bias the fit.
+        The signal is taken from the models fitted so far, because
+        weights derived from the noisy data would bias the fit.
         """
         config = self.config
         snr = np.zeros(foot.x.shape) if own is None else own / self.rms

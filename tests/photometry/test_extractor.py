@@ -514,7 +514,7 @@ class TestNothingFound:
             assert phot(data) is None
         assert_array_equal(phot.make_model_image(), np.zeros((80, 80)))
         assert len(phot.rejected) == 0
-        with pytest.raises(ValueError, match='no sources have been measured'):
+        with pytest.raises(ValueError, match='no results: call the'):
             phot.total_flux()
 
     def test_finder_that_returns_an_empty_table(self):
@@ -1107,7 +1107,7 @@ class TestTotalFlux:
                         rtol=0.05)
 
     def test_before_the_first_call(self):
-        with pytest.raises(ValueError, match='no sources have been measured'):
+        with pytest.raises(ValueError, match='no results: call the'):
             HyperPhotometry(FWHM).total_flux()
 
 
