@@ -16,6 +16,7 @@ from hyperphotutils.background.interface import (
     as_local_background,
     describe_background,
 )
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.group_solver import GroupSolver
@@ -333,11 +334,14 @@ class HyperPhotometry:
                  else search.measure(init_params))
         if table is None:
             image = search.image
-            image.measure_pixel_noise(self.fwhm)
+            rms = image.pixel_noise.rms
+            if rms is None:
+                rms = local_rms(image.values, box_side(self.fwhm),
+                                mask=image.mask)
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
                 _images=SourceImages(image), results=None, _fluxes=None,
-                rms=image.with_unit(image.pixel_noise.rms),
+                rms=image.with_unit(rms),
                 detection_rms=search.detection_rms[0],
                 rejected=search.rejected_table())
             msg = 'No sources were found.'

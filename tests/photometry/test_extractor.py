@@ -513,6 +513,7 @@ class TestNothingFound:
         with pytest.warns(NoDetectionsWarning, match='No sources were found'):
             assert phot(data) is None
         assert_array_equal(phot.make_model_image(), np.zeros((80, 80)))
+        assert_allclose(phot.rms, np.std(data), rtol=0.1, atol=1e-12)
         assert len(phot.rejected) == 0
         with pytest.raises(ValueError, match='no results: call the'):
             phot.total_flux()
