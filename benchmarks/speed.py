@@ -19,8 +19,8 @@ map as it is, the others a copy in Jy/beam with a plain header.
 
 ``scaling`` measures simulated maps of constant density (500 sources in
 600 x 600 pixels, the recipe ``dense``) with more and more sources, each in
-a new process. ``speed_phases.py`` shows where the time of ``hyperphot
-run`` goes.
+a new process, in tiles where ``hyperphot run`` would. ``speed_phases.py``
+shows where the time of ``hyperphot run`` goes.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def run_process(command, cwd=None):
     return text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def run_peer(python, program, path, folder, calls):
+def run_peer(python, program, path, folder, calls, tile_size=0):
     """
     Run a program of ``speed_peers.py``.
 
@@ -96,7 +96,7 @@ def run_peer(python, program, path, folder, calls):
     suffix = 'fits' if program in {'pybdsf', 'aegean'} else 'ecsv'
     text, seconds, memory = run_process(
         [python, PEERS, program, path, folder / f'{program}.{suffix}',
-         '--calls', calls])
+         '--calls', calls, '--tile-size', tile_size])
     answer = next(line for line in reversed(text.splitlines())
                   if line.startswith('{'))
     return json.loads(answer), seconds, memory
@@ -267,6 +267,7 @@ def measure_scaling(args):
     Print the CPU time a source and the peak memory of growing maps.
     """
     from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
+    from hyperphotutils.pipeline import PipelineConfig
 
     recipe = BLENDED_MAP_RECIPES['dense']
     print(f'{"sources":>8}{"side":>7}{"noise":>12}{"found":>8}'
@@ -281,10 +282,11 @@ def measure_scaling(args):
             path = folder / 'map.fits'
             simulated.write(path)
             del simulated
+            tile_size = PipelineConfig().find_tile_size((side, side))
             for program in args.noise:
                 calls = 2 if n_sources <= 2000 else 1
                 answer, _, memory = run_peer(
-                    sys.executable, program, path, folder, calls)
+                    sys.executable, program, path, folder, calls, tile_size)
                 seconds = answer['calls'][-1]
                 print(f'{n_sources:8d}{side:7d}{program:>12}'
                       f'{answer["n_sources"]:8d}{seconds:9.2f}'

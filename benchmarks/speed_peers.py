@@ -5,6 +5,7 @@ One program on one map, for ``speed.py``.
 ::
 
     PYTHON benchmarks/speed_peers.py PROGRAM MAP CATALOG [--calls N]
+        [--tile-size PIXELS]
 
 ``PYTHON`` is the interpreter of the environment of the program. The map
 is read, measured ``--calls`` times, and the last catalog is written. The
@@ -28,17 +29,20 @@ N_SIGMA = 5.0
 
 def hyperphotutils(mode):
     """
-    Return a program that calls HyperPhotometry.
+    Return a program that calls HyperPhotometry, in tiles if it is given
+    their size.
     """
-    def measure(path):
+    def measure(path, tile_size=0):
         from hyperphotutils.maps import read_map
-        from hyperphotutils.photometry import HyperPhotometry
+        from hyperphotutils.photometry import HyperPhotometry, TiledPhotometry
 
-        image = read_map(path)
+        image = read_map(path, dtype='f4' if tile_size else float)
 
         def call():
-            fwhm = image.meta['beam_fwhm_pix']
-            return HyperPhotometry(fwhm, noise=mode)(image)
+            phot = HyperPhotometry(image.meta['beam_fwhm_pix'], noise=mode)
+            if tile_size:
+                phot = TiledPhotometry(phot, tile_size)
+            return phot(image)
 
         return call, lambda table, out: table.write(out, overwrite=True)
 
@@ -158,22 +162,10 @@ def aegean(path):
     return call, lambda sources, out: save_catalog(out, sources)
 
 
-def white(path):
-    """
-    Measure with HyperPhotometry and weights for independent pixels.
-    """
-    return hyperphotutils('white')(path)
-
-
-def correlated(path):
-    """
-    Measure with HyperPhotometry and its default, correlated noise.
-    """
-    return hyperphotutils('correlated')(path)
-
-
 PROGRAMS = {function.__name__: function for function in (
-    white, correlated, photutils, sep, pybdsf, aegean)}
+    photutils, sep, pybdsf, aegean)}
+# weights for independent pixels, and the default
+PROGRAMS |= {mode: hyperphotutils(mode) for mode in ('white', 'correlated')}
 
 
 def main():
@@ -185,8 +177,11 @@ def main():
     parser.add_argument('map')
     parser.add_argument('catalog')
     parser.add_argument('--calls', type=int, default=1)
+    parser.add_argument('--tile-size', type=int, default=0,
+                        help='of this package only; 0 for none')
     args = parser.parse_args()
-    call, write, *count = PROGRAMS[args.program](args.map)
+    options = ({'tile_size': args.tile_size} if args.tile_size else {})
+    call, write, *count = PROGRAMS[args.program](args.map, **options)
     seconds = []
     for _ in range(args.calls):
         before = cpu_seconds()

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from hyperphotutils.background.rms import local_rms
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.background.selection import select_candidate
 from hyperphotutils.blend.beams import add_sources
 from hyperphotutils.blend.bias import second_order_bias
@@ -50,6 +50,7 @@ from hyperphotutils.blend.solver import (
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.blend.weights import SIGNAL_WEIGHTS, pixel_weights
 from hyperphotutils.utils.flags import FLAGS
+from hyperphotutils.utils.lm import take_members
 
 __all__ = ['FittedBatch', 'JointFit']
 
@@ -60,6 +61,9 @@ _CHUNK_ELEMENTS = 1 << 21
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
+# The largest number of steps until then: few fits have not converged, and
+# they go on later.
+_MAX_COARSE_STEPS = 20
 _MAX_MERGES = 2
 # The smallest amplitude of positive sources in units of the noise.
 _LEAST_AMPLITUDE = 0.01
@@ -69,8 +73,9 @@ _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
 # The largest number of elements of pixels and factors that are kept between
-# the fits of the same groups: 128 MiB.
-_MAX_KEPT = 1 << 24
+# the fits of the same groups: 256 MiB, most of it that of the factors that the
+# noise keeps anyway.
+_MAX_KEPT = 1 << 25
 
 
 @dataclass
@@ -118,7 +123,7 @@ class _Pixels(NamedTuple):
 
     Parameters
     ----------
-    foot : `~hyperphotutils.blend.footprints.Footprints`
+    x, y, usable : `~numpy.ndarray` of shape (g, p)
         The footprints.
 
     col, row, weight, basis, whitening : `~numpy.ndarray` or object
@@ -131,7 +136,9 @@ class _Pixels(NamedTuple):
         The centers of the backgrounds.
     """
 
-    foot: Any
+    x: np.ndarray
+    y: np.ndarray
+    usable: np.ndarray
     col: np.ndarray
     row: np.ndarray
     weight: np.ndarray
@@ -219,10 +226,24 @@ class JointFit:
         self.flags[self.start.hold_shape] |= FLAGS['fixed_shape']
         if self.step > 1:
             self.flags |= FLAGS['thinned']
+        known = np.isfinite(self.start.x + self.start.y)
+        _, place, number = np.unique(
+            np.column_stack((self.start.x, self.start.y))[known], axis=0,
+            return_inverse=True, return_counts=True)
+        self.flags[known] |= np.where(number[place] > 1,
+                                      FLAGS['same_position'], 0)
         usable = core_is_usable(self.start.x, self.start.y, mask, config.fwhm)
         self.flags[~usable] |= FLAGS['off_map']
         self.group_id = self._group()
-        self.sources = self._start_state()
+        # The states of the kernel, inside the bounds.
+        self.sources = self.start.states()
+        for k, center in ((X, self.start.x), (Y, self.start.y)):
+            self.sources[:, k] = np.clip(
+                self.sources[:, k], center - config.max_shift,
+                center + config.max_shift)
+        if 'shape' not in config.fixed:
+            self.sources[:, 3:5] = np.clip(self.sources[:, 3:5],
+                                           *self.var_bounds)
         self.batches = []
         self._pixels, self._n_kept = {}, 0
 
@@ -245,7 +266,11 @@ class JointFit:
                 set(SIGNAL_WEIGHTS) & set(self.solver.weights)
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
-            self.rms = self.pixel_rms or self._measure_rms(model)
+            # Rounding errors; a constant below the sources does not count.
+            self.rms = self.pixel_rms or max(
+                local_rms(self.data - model, box_side(self.config.fwhm),
+                          mask=self.mask),
+                1e-6 * np.ptp(self.data[~self.mask])) or 1.0
         # The iterations of a group depend only on its neighbors, so that
         # tiles of a map give the fits of the whole map.
         touched = every = np.ones(len(self.group_id), dtype=bool)
@@ -257,6 +282,7 @@ class JointFit:
             touched = self._merge_groups(near, restless)
             if not touched.any():
                 break
+            self._pixels, self._n_kept = {}, 0
             chunks = list(self._chunks())
         if len(self.candidates) > 1:
             self._choose_orders(chunks, model)
@@ -271,7 +297,8 @@ class JointFit:
         self.batches = [self._fit_batch(members, model, tolerance,
                                         with_covariance=True)
                         for members in shown]
-        self._pixels.clear()
+        # Nothing is kept from now on.
+        self._pixels, self._n_kept = {}, _MAX_KEPT
 
     def _choose_orders(self, chunks, model):
         """
@@ -298,16 +325,6 @@ class JointFit:
                 np.maximum(best, 0)][:, None]
         self.sources = before
 
-    def _measure_rms(self, model):
-        """
-        Return the noise of the pixels, where it is not known.
-        """
-        # Rounding errors; a constant below the sources does not count.
-        smallest = 1e-6 * np.ptp(self.data[~self.mask])
-        box_size = 2 * int(np.ceil(2.0 * self.config.fwhm)) + 1
-        rms = local_rms(self.data - model, box_size, mask=self.mask)
-        return max(rms, smallest) or 1.0
-
     def _relax(self, chunks, model, near, touched):
         """
         Fit the groups with touched sources, then those whose neighbors
@@ -318,16 +335,25 @@ class JointFit:
         for _ in range(_MAX_SWEEPS):
             moving = [members[touched[members].any(axis=1)]
                       for members in chunks]
-            moving = [members for members in moving if len(members)]
-            if not moving:
+            if not any(map(len, moving)):
                 break
             before = self.sources.copy()
-            for members in moving:
-                self._fit_batch(members, model, _COARSE)
-            fitted = np.any(self.sources != before, axis=1)
-            self._add_models(model, before[fitted], sign=-1)
+            for members, batch in zip(moving, chunks, strict=True):
+                if len(members):
+                    self._fit_batch(members, model, _COARSE, batch=batch)
+            if touched.all():
+                fitted = self.group_id > 0
+                model[:] = 0.0
+            else:
+                fitted = np.any(self.sources != before, axis=1)
+                self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, self.sources[fitted])
-            moved = self._has_moved(before)
+            after = self.sources
+            scale = np.column_stack((
+                np.abs(after[:, 0]),
+                np.full((len(after), 2), self.config.fwhm), after[:, 3:5]))
+            moved = np.any(np.abs(after[:, :5] - before[:, :5])
+                           > _AT_REST * scale, axis=1).astype(int)
             touched = near @ moved > 0
         return moved > 0
 
@@ -369,17 +395,6 @@ class JointFit:
         shape = (len(self.group_id),) * 2
         return coo_array((np.ones(2 * len(i), dtype=int),
                           (np.r_[i, j], np.r_[j, i])), shape=shape).tocsr()
-
-    def _has_moved(self, before):
-        """
-        Return which sources have changed their position or shape.
-        """
-        after = self.sources
-        scale = np.column_stack((
-            np.abs(after[:, 0]), np.full((len(after), 2), self.config.fwhm),
-            after[:, 3:5]))
-        change = np.abs(after[:, :5] - before[:, :5])
-        return np.any(change > _AT_REST * scale, axis=1).astype(int)
 
     def add_sources(self, image):
         """
@@ -457,19 +472,6 @@ class JointFit:
         return min(self.solver.max_group_size,
                    max(1, MAX_GROUP_PIXELS // n_disk))
 
-    def _start_state(self):
-        """
-        Return the kernel's state of all sources, inside the bounds.
-        """
-        start, shift = self.start, self.config.max_shift
-        states = start.states()
-        for k, center in ((X, start.x), (Y, start.y)):
-            states[:, k] = np.clip(states[:, k], center - shift,
-                                   center + shift)
-        if 'shape' not in self.config.fixed:
-            states[:, 3:5] = np.clip(states[:, 3:5], *self.var_bounds)
-        return states
-
     def _chunks(self):
         """
         Yield the rows of groups of equal size and with backgrounds of
@@ -532,7 +534,7 @@ class JointFit:
         return make_footprints(self.start.x[members], self.start.y[members],
                                self.mask, self.config.fit_radius, self.step)
 
-    def problem(self, members, model):
+    def problem(self, members, model, batch=None):
         """
         Return the problem of the kernel for some groups, with the models
         of all other sources subtracted, and its initial values.
@@ -545,6 +547,9 @@ class JointFit:
         model : 2D `~numpy.ndarray` or None
             The image of all sources as they are fitted so far.
 
+        batch : int `~numpy.ndarray`, optional
+            The groups of the batch that these are a part of.
+
         Returns
         -------
         problem : `~hyperphotutils.blend.solver.BatchProblem`
@@ -554,17 +559,17 @@ class JointFit:
             The initial values, and the centers of the backgrounds.
         """
         config, start = self.config, self.start
-        pixels = self._pixels_of(members)
-        foot, weight, basis = pixels.foot, pixels.weight, pixels.basis
+        pixels = self._pixels_of(members, batch)
+        weight, basis = pixels.weight, pixels.basis
         sources = self.sources[members]
         coeffs = np.zeros(basis.shape[:2])
         data, extra, own = pixels.data * 1.0, None, None
         if model is not None:
             own = evaluate_sources(sources, pixels.col, pixels.row, weight,
                                    self.beam)
-            data -= model[foot.y, foot.x] * weight - own
+            data -= model[pixels.y, pixels.x] * weight - own
         if self.solver.weights:
-            extra = self._extra_weights(members, foot, own)
+            extra = self._extra_weights(members, pixels, own)
             weight, data = weight * extra, data * extra
             basis = basis * extra[:, None, :]
         else:
@@ -586,14 +591,22 @@ class JointFit:
             self._amplitude_low(members), extra, self.beam)
         return problem, sources, coeffs, pixels.centers
 
-    def _pixels_of(self, members):
+    def _pixels_of(self, members, batch=None):
         """
         Return the pixels of some groups, which do not depend on the fits.
+
+        Those of a whole batch are kept, from which those of its groups
+        are taken.
         """
         order = self.poly_order[members[0, 0]]
-        key = members.shape, members.tobytes(), order
+        batch = members if batch is None else batch
+        key = batch.shape, batch.tobytes(), order
         if key in self._pixels:
-            return self._pixels[key]
+            pixels = self._pixels[key]
+            if len(members) == len(batch):
+                return pixels
+            index = np.flatnonzero(np.isin(batch[:, 0], members[:, 0]))
+            return _Pixels(*take_members(pixels, index))
         foot = self._footprints(members)
         centers = np.rint(np.stack((self.start.x[members].mean(axis=1),
                                     self.start.y[members].mean(axis=1)),
@@ -610,13 +623,14 @@ class JointFit:
         whitening = self.noise.factors(foot.x, foot.y, foot.usable, extra)
         if not self.solver.weights:
             basis = whiten(whitening, basis)
-        pixels = _Pixels(foot, foot.x.astype(float), foot.y.astype(float),
-                         weight, basis, data, whitening, centers)
-        # They are needed again in a moment.
-        self._n_kept += weight.size * (basis.shape[1] + 6) + getattr(
-            whitening, 'size', 0)
-        if self._n_kept <= _MAX_KEPT:
-            self._pixels[key] = pixels
+        pixels = _Pixels(foot.x, foot.y, foot.usable, foot.x.astype(float),
+                         foot.y.astype(float), weight, basis, data, whitening,
+                         centers)
+        if len(members) == len(batch):
+            self._n_kept += (weight.size * (basis.shape[1] + 7)
+                             + getattr(whitening, 'size', 0))
+            if self._n_kept <= _MAX_KEPT:
+                self._pixels[key] = pixels
         return pixels
 
     def _anchor(self, members):
@@ -691,16 +705,19 @@ class JointFit:
             (free.reshape(n_groups, -1),
              np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
-    def _fit_batch(self, members, model, tolerance, *,
+    def _fit_batch(self, members, model, tolerance, *, batch=None,
                    with_covariance=False):
         """
         Fit some groups and update the state of their sources.
         """
         solver = self.solver
-        problem, sources, coeffs, centers = self.problem(members, model)
+        problem, sources, coeffs, centers = self.problem(members, model,
+                                                         batch)
         if solver.astropy_fitter is None:
-            result = fit_batch(problem, sources, coeffs,
-                               max_iter=solver.max_iter,
+            max_iter = solver.max_iter
+            if not with_covariance:
+                max_iter = min(max_iter, _MAX_COARSE_STEPS)
+            result = fit_batch(problem, sources, coeffs, max_iter=max_iter,
                                tolerance=tolerance, xtol=solver.xtol,
                                gtol=solver.gtol,
                                with_covariance=with_covariance,
@@ -711,24 +728,16 @@ class JointFit:
                                       sources, coeffs, centers,
                                       self.config.fit_radius)
         self.sources[members] = result.sources
+        data = problem.data
+        if problem.extra is not None:
+            data = np.divide(data, problem.extra, out=np.zeros_like(data),
+                             where=problem.extra > 0.0)
+            data = whiten(problem.whitening, data[:, None, :])[:, 0]
         with_bias = (solver.bias_correction and solver.loss == 'linear'
                      and problem.extra is None
                      and result.covariance is not None)
         return FittedBatch(
             members, centers, result,
             np.sum(problem.weight > 0.0, axis=1),
-            _data_power(problem), int(self.poly_order[members[0, 0]]),
+            np.sum(data**2, axis=1), int(self.poly_order[members[0, 0]]),
             second_order_bias(problem, result) if with_bias else None)
-
-
-def _data_power(problem):
-    """
-    Return the sum of the squared data, in units of the errors.
-    """
-    data, extra = problem.data, problem.extra
-    if extra is not None:
-        data = np.divide(data, extra, out=np.zeros_like(data),
-                         where=extra > 0.0)
-        if problem.whitening is not None:
-            data = whiten(problem.whitening, data[:, None, :])[:, 0]
-    return np.sum(data**2, axis=1)

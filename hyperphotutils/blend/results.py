@@ -192,7 +192,10 @@ def _fill(columns, flags, fit, batch):
     values |= _errors(sources, covariance, fit.beam)
     quality = {name: value[:, None] for name, value in
                fit_quality(batch, fit.absolute).items()}
-    quality['local_bkg'] = _local_background(fit, batch)
+    basis = background_basis(sources[:, :, X], sources[:, :, Y],
+                             *batch.centers.T, fit.config.fit_radius,
+                             batch.poly_order)
+    quality['local_bkg'] = np.sum(result.coeffs[:, :, None] * basis, axis=1)
     for name, value in (values | quality).items():
         columns[name][rows] = np.where(fitted[:, None], value, np.nan)
     columns['group_size'][rows] = rows.shape[1]
@@ -279,17 +282,6 @@ def _errors(sources, covariance, beam):
             'fwhm_minor_err': gaussian_sigma_to_fwhm * err(BB) / d_minor,
             'theta_err': theta_err,
             'flux_err': np.sqrt(np.maximum(flux_var, 0.0))}
-
-
-def _local_background(fit, batch):
-    """
-    Return the background at the center of each source.
-    """
-    sources = batch.result.sources
-    basis = background_basis(sources[:, :, X], sources[:, :, Y],
-                             *batch.centers.T, fit.config.fit_radius,
-                             batch.poly_order)
-    return np.sum(batch.result.coeffs[:, :, None] * basis, axis=1)
 
 
 def _set_flags(flags, fit, batch, fitted, covariance):

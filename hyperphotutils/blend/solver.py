@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from hyperphotutils.utils.lm import (
     SMALLEST_DAMPING,
+    array_namespace,
     damped_step,
     invert_normal,
     minimize_batch,
@@ -207,7 +208,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     result : `BatchResult`
         The fitted groups.
     """
-    xp = problem.data.__array_namespace__()
+    xp = array_namespace(problem.data)
     state, data_terms = (sources, coeffs), None
     if linear_start:
         state, data_terms = _solve_linear(problem, sources, coeffs)
@@ -265,7 +266,7 @@ class _GroupProblem(NamedTuple):
         return _move(self.batch, *state, step)
 
     def is_converged(self, state, terms, step, promise, gain):
-        xp = promise.__array_namespace__()
+        xp = array_namespace(promise)
         done = promise <= self.tolerance * xp.maximum(terms[0], self.floor)
         if self.goal is not None:
             done = done | (_PATIENCE * promise < terms[0] - self.goal)
@@ -347,7 +348,7 @@ def gaussian_components(sources, beam=None):
     components : `Components`
         The Gaussians.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     var_a, var_b, theta = (sources[:, :, k, None] for k in (3, 4, 5))
     if beam is None:
         none = xp.zeros_like(var_a)
@@ -396,7 +397,7 @@ def flux_derivatives(sources, beam=None):
     slopes : array of shape (g, n, 6)
         Its derivatives in tangent coordinates.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     components = gaussian_components(sources, beam)
     area = 2.0 * xp.pi * components.area
     flux = area * sources[:, :, 0]
@@ -449,7 +450,7 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
     jacobian : array of shape (g, 6 n + k, p)
         Its derivatives in tangent coordinates.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
     n_basis = 0 if whitening is not None else basis.shape[1]
@@ -474,7 +475,7 @@ def _gaussian_terms(sources, x, y, weight):
     """
     Yield the weighted derivatives of Gaussians.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     amplitude, x0, y0, var_a, var_b, theta = (
         sources[:, :, i, None] for i in range(N_PARAMS))
     cos, sin = xp.cos(theta), xp.sin(theta)
@@ -497,7 +498,7 @@ def _convolved_terms(sources, x, y, weight, beam):
     """
     Return the weighted derivatives of sources with a measured beam.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     amplitude, x0, y0 = (sources[:, :, i, None] for i in range(3))
     theta = sources[:, :, 5, None]
     cos, sin = xp.cos(theta), xp.sin(theta)
@@ -546,7 +547,7 @@ def evaluate_sources(sources, x, y, weight, beam=None):
     model : array of shape (g, p)
         The model without background, weighted but not whitened.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     model = xp.zeros_like(weight)
     for i in range(sources.shape[1]):
         amplitude, x0, y0, var_a, var_b, theta = (
@@ -591,7 +592,7 @@ def whiten(whitening, rows):
         return rows
     if hasattr(whitening, 'whiten'):
         return whitening.whiten(rows)
-    xp = rows.__array_namespace__()
+    xp = array_namespace(rows)
     return rows @ xp.matrix_transpose(whitening)
 
 
@@ -621,7 +622,7 @@ def _data_terms(problem, sources, coeffs):
     pieces = list(iter_pieces(*problem.free.shape, problem.x.shape[1]))
     if len(pieces) == 1:
         return _terms_of_piece(problem, sources, coeffs)
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     terms = [_terms_of_piece(BatchProblem(*take_members(problem, part)),
                              sources[part, ...], coeffs[part, ...])
              for part in pieces]
@@ -641,7 +642,7 @@ def _terms_of_piece(problem, sources, coeffs):
     """
     Return the terms of the data of some groups.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
                                problem.weight, problem.basis,
                                None if problem.extra is not None
@@ -660,7 +661,7 @@ def _solve_linear(problem, sources, coeffs):
     which are `None` where they are not known without evaluating the
     model again.
     """
-    xp = problem.data.__array_namespace__()
+    xp = array_namespace(problem.data)
     n_sources = sources.shape[1]
     index = xp.arange(problem.free.shape[1])
     linear = (index >= N_PARAMS * n_sources) | (index % N_PARAMS == AMPLITUDE)
@@ -703,7 +704,7 @@ def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
     The residuals are linear in these. Derivatives with respect to
     positions and shapes are proportional to the amplitude.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     chi2, normal, gradient = terms
     n_groups = sources.shape[0]
     old, new = sources[:, :, :1], new_sources[:, :, :1]
@@ -725,7 +726,7 @@ def _normal_terms(problem, sources, coeffs, data_terms=None):
     """
     Return chi2, the normal matrix, and half the gradient of chi2.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     chi2, normal, gradient = (
         _data_terms(problem, sources, coeffs) if data_terms is None
         else data_terms)
@@ -743,7 +744,7 @@ def _penalty(problem, sources, coeffs):
     Return what ridge and anchor add to chi2, to half its gradient, and
     to the diagonal of the normal matrix.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
     strength = xp.zeros_like(sources)
     offset = xp.zeros_like(sources)
@@ -770,7 +771,7 @@ def _unweighted_terms(problem, sources, coeffs):
     whitening :math:`W`, so that the gradient has :math:`B^T B`, where
     :math:`B = (W^T)^{-1} w \rho' w J`. The kernel has :math:`w J`.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     model, jacobian = evaluate(sources, coeffs, problem.x, problem.y,
                                problem.weight, problem.basis,
                                beam=problem.beam)
@@ -797,7 +798,7 @@ def _correlate(whitening, rows):
     """
     if hasattr(whitening, 'whiten'):
         return whitening.correlate(rows)
-    xp = rows.__array_namespace__()
+    xp = array_namespace(rows)
     return xp.matrix_transpose(xp.linalg.solve(
         xp.matrix_transpose(whitening), xp.matrix_transpose(rows)))
 
@@ -831,7 +832,7 @@ def apply_loss(residual, loss, f_scale):
     """
     if loss == 'linear':
         return residual * residual, None
-    xp = residual.__array_namespace__()
+    xp = array_namespace(residual)
     square = f_scale * f_scale
     z = residual * residual / square
     root = xp.sqrt(1.0 + z)
@@ -849,7 +850,7 @@ def _errors(problem, sources, coeffs, chi2, normal):
     """
     Return chi2 and the covariance of fitted groups.
     """
-    xp = problem.data.__array_namespace__()
+    xp = array_namespace(problem.data)
     covariance = invert_normal(normal, problem.free)
     prior = xp.zeros_like(normal)
     if problem.anchor is not None:
@@ -870,23 +871,9 @@ def _system(problem, sources, terms):
     Return the normal matrix, half of the gradient, and the coordinates in
     which a step may go.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     _, normal, gradient = terms
     free = problem.free
-    touching = _touches_bound(problem, sources)
-    if xp.any(touching):
-        free = free & ~_at_active_bound(problem, sources, gradient)
-        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-        curvature = _bound_curvature(problem, sources, gradient)
-        normal = normal + curvature[:, :, None] * identity[None, :, :]
-    return normal, gradient, free
-
-
-def _touches_bound(problem, sources):
-    """
-    Return which sources are at a bound.
-    """
-    xp = sources.__array_namespace__()
     position = sources[:, :, X:Y + 1]
     touching = (xp.any((position <= problem.xy_low)
                        | (position >= problem.xy_high), axis=2)
@@ -894,7 +881,12 @@ def _touches_bound(problem, sources):
                 | (sources[:, :, 3] >= problem.var_high))
     if problem.amplitude_low is not None:
         touching = touching | (sources[:, :, 0] <= problem.amplitude_low)
-    return touching
+    if xp.any(touching):
+        free = free & ~_at_active_bound(problem, sources, gradient)
+        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+        curvature = _bound_curvature(problem, sources, gradient)
+        normal = normal + curvature[:, :, None] * identity[None, :, :]
+    return normal, gradient, free
 
 
 def _is_at_rest(problem, state, terms, step, xtol, gtol):
@@ -905,7 +897,7 @@ def _is_at_rest(problem, state, terms, step, xtol, gtol):
     Parameters and steps are measured in units of the errors of the
     parameters, by the diagonal of the normal matrix.
     """
-    xp = step.__array_namespace__()
+    xp = array_namespace(step)
     sources, coeffs = state
     chi2, normal, gradient = terms
     free = problem.free & ~_at_active_bound(problem, sources, gradient)
@@ -940,7 +932,7 @@ def _bound_curvature(problem, sources, gradient):
     bound that chi2 pushes against, the projection takes that change
     back, which costs the slope times the change.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
     slope = xp.reshape(gradient[:, :n_coords],
@@ -966,7 +958,7 @@ def _at_active_bound(problem, sources, gradient):
     """
     Return which coordinates are at a bound that chi2 pushes them across.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
     slope = xp.reshape(gradient[:, :n_coords],
@@ -1009,7 +1001,7 @@ def _move(problem, sources, coeffs, step):
     """
     Take a step and project it into the bounds.
     """
-    xp = sources.__array_namespace__()
+    xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
     n_coords = N_PARAMS * n_sources
     step_sources = xp.reshape(step[:, :n_coords],
@@ -1041,7 +1033,7 @@ def _clip(value, low, high):
     """
     Clip to bounds that may be arrays.
     """
-    xp = value.__array_namespace__()
+    xp = array_namespace(value)
     low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
                                  value.shape) for bound in (low, high))
     return xp.minimum(xp.maximum(value, low), high)

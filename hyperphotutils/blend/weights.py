@@ -71,8 +71,11 @@ def pixel_weights(names, usable, *, snr=None, distance=None,
     weights = usable.astype(float)
     for name in names:
         if name in SIGNAL_WEIGHTS:
-            weights *= _signal_weights(
-                snr, usable, power if name == 'power_snr' else 1.0)
+            signal = np.where(usable, np.maximum(snr, 1.0), 1.0)
+            # Relative to the highest, whatever the power.
+            signal = (signal / signal.max(axis=1, keepdims=True))**(
+                power if name == 'power_snr' else 1.0)
+            weights *= np.maximum(signal, _SMALLEST_RATIO)
         elif name == 'spatial':
             weights *= np.exp(-0.5 * distance**2)
         elif name == 'map':
@@ -82,13 +85,3 @@ def pixel_weights(names, usable, *, snr=None, distance=None,
     n_usable = np.maximum(usable.sum(axis=1, keepdims=True), 1)
     square = np.sum(weights**2, axis=1, keepdims=True) / n_usable
     return weights / np.sqrt(np.where(square > 0.0, square, 1.0))
-
-
-def _signal_weights(snr, usable, power):
-    """
-    Return a power of the signal-to-noise ratio, with a lower limit.
-    """
-    snr = np.where(usable, np.maximum(snr, 1.0), 1.0)
-    # Relative to the highest, whatever the power.
-    weights = (snr / snr.max(axis=1, keepdims=True))**power
-    return np.maximum(weights, _SMALLEST_RATIO)

@@ -49,6 +49,9 @@ _NEIGHBOR_SHRINK = 0.6
 # absorb light of the target's wings.
 _FREE_INDEX_SNR = 15.0
 _FREE_SHAPE_SNR = 8.0
+# The part of the light of a galaxy that lies on masked pixels of neighbors,
+# above which it is flagged.
+_MASKED_PART = 0.05
 # The mask of a neighbor without a segment: its radius in FWHM.
 _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
@@ -259,13 +262,11 @@ class GalaxyFit:
         targets = self.targets
         own = self.rows[part]
         x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
-        data, weight, labels, on_image = self.stamps.cut(
-            targets.plane[own], x0, y0)
+        data, weight, labels = self.stamps.cut(targets.plane[own], x0, y0)
         n_usable = np.count_nonzero(weight, axis=(1, 2))
         incomplete = n_usable < data[0].size
         others, masked = self._others(own, neighbors, labels, x0, y0)
         weight = np.where(masked, 0.0, weight)
-        self._flag(part, 'neighbor_masked', (masked & on_image).any((1, 2)))
         self._flag(part, 'n_pixels_fit_partial', incomplete)
         coords = self._begin(part, own, neighbors, x0, y0, others)
         noise = 1.0 / np.maximum(np.median(weight, axis=(1, 2)), 1e-300)
@@ -279,7 +280,7 @@ class GalaxyFit:
             return
         keep = ~few
         self._solve(part[keep], own[keep], coords[keep], free[keep],
-                    data[keep], weight[keep])
+                    data[keep], weight[keep], masked[keep])
 
     def _others(self, own, neighbors, labels, x0, y0):
         """
@@ -328,7 +329,7 @@ class GalaxyFit:
         x, y = targets.x[own] - x0, targets.y[own] - y0
         if config.start == 'grid':
             side = self.grid.size * self.grid.step
-            data, weight, *_ = self.stamps.cut(
+            data, weight, _ = self.stamps.cut(
                 targets.plane[own],
                 np.floor(x + x0 + 0.5).astype(int) - side // 2,
                 np.floor(y + y0 + 0.5).astype(int) - side // 2, side)
@@ -336,9 +337,6 @@ class GalaxyFit:
             params = self.grid.match(data, weight,
                                      fit_sky=config.sky != 'none')
             self.grid_params[part] = params
-            edge = ((params[:, 1] <= self.grid.radii[0])
-                    | (params[:, 1] >= self.grid.radii[1]))
-            self._flag(part, 'grid_edge', edge)
             n, r_eff, q, theta = params[:, :4].T.copy()
         else:
             n, r_eff, q, theta = (np.full(len(own), value)
@@ -395,7 +393,7 @@ class GalaxyFit:
         sky = np.ones((n_groups, _N_SKY[config.sky]), dtype=bool)
         return np.concatenate((free.reshape(n_groups, -1), sky), axis=1)
 
-    def _solve(self, part, own, coords, free, data, weight):
+    def _solve(self, part, own, coords, free, data, weight, masked):
         """
         Fit a batch and keep its results.
         """
@@ -443,6 +441,9 @@ class GalaxyFit:
                     free, basis, images.sum(axis=(1, 2)))
         self.columns['n_iterations'][part] = to_numpy(result.n_iter)
         self._flag(part, 'no_convergence', ~to_numpy(result.converged))
+        self._flag(part, 'neighbor_masked', (
+            np.sum(images * masked, axis=(1, 2))
+            > _MASKED_PART * np.sum(images, axis=(1, 2))))
         at_bound = self._is_at_bound(coords, free, low, high)
         self._flag(part, 'near_bound', at_bound)
 
@@ -522,6 +523,12 @@ class GalaxyFit:
         self._flag(part, 'unresolved', fitted & (
             (r_eff < _UNRESOLVED * self.fwhm) | (error > r_eff)))
         self._flag(part, 'too_large', r_eff > 0.25 * self.stamps.size)
+        if self.grid is not None:
+            small, large = self.grid.radii
+            start = self.grid_params[part, 1]
+            self._flag(part, 'grid_edge', (
+                ((start <= small) & (r_eff < small))
+                | ((start >= large) & (r_eff > large))))
         for k, i in enumerate(part):
             self.solutions[i] = (linear[k, :n_sources], coords[k],
                                  linear[k, n_sources:], x0[k], y0[k])

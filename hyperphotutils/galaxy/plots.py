@@ -48,6 +48,7 @@ def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):
     figure : `~matplotlib.figure.Figure`
         The picture.
     """
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -73,8 +74,8 @@ def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):
         for step in (-1, 1):
             inner &= np.roll(labels, step, axis) == labels
     outline = np.zeros((ny, nx, 4))
-    outline[(labels > 0) & ~inner & ~is_star] = _rgba(_GALAXY)
-    outline[(labels > 0) & ~inner & is_star] = _rgba(_STAR)
+    outline[(labels > 0) & ~inner & ~is_star] = to_rgba(_GALAXY)
+    outline[(labels > 0) & ~inner & is_star] = to_rgba(_STAR)
     axes.imshow(outline, origin='lower', interpolation='nearest')
     names = np.unique(labels[labels > 0])
     if catalog is not None and len(names) <= _MAX_LABELS:
@@ -295,12 +296,6 @@ def _draw_galaxy(panels, row, images, rms, size, margin):
     for axes in panels:
         axes.set_axis_on()
         axes.set(xticks=(), yticks=())
-
-
-def _rgba(color):
-    from matplotlib.colors import to_rgba
-
-    return to_rgba(color)
 
 
 def _plain(column):

@@ -39,7 +39,7 @@ from hyperphotutils.galaxy.transforms import make_transform, sample_psf
 from hyperphotutils.utils.lm import array_namespace, take_members
 
 __all__ = ['N_COORDS', 'RenderKernel', 'SersicRenderer', 'coordinates_of',
-           'make_kernel', 'render']
+           'make_kernel', 'render', 'sinhc']
 
 N_COORDS = 6
 """
@@ -441,8 +441,9 @@ def render(kernel, coords, *, derivatives=False):
             render(kernel.take(slice(low, low + length)),
                    coords[low:low + length], derivatives=derivatives)
             for low in range(0, len(coords), length)])
-    cosh, sinhc = xp.cosh(size), _sinhc(xp, size)
-    matrix = xp.stack((cosh + sinhc * g1, sinhc * g2, cosh - sinhc * g1),
+    # the matrix exponential of ((g1, g2), (g2, -g1))
+    cosh, ratio = xp.cosh(size), sinhc(size)
+    matrix = xp.stack((cosh + ratio * g1, ratio * g2, cosh - ratio * g1),
                       axis=1)
     # Widths on a grid that all sources share but for a factor below the
     # ratio: width_j = point * ratio^(j + fraction), with j = k + shift.
@@ -477,9 +478,24 @@ def _render_thin(kernel, coords, is_thin, *, derivatives):
     return xp.take(xp.concat(images, axis=0), order, axis=0)
 
 
-def _sinhc(xp, size):
+def sinhc(size):
+    """
+    Return sinh(x) / x.
+
+    Parameters
+    ----------
+    size : array
+        The values of x, not negative.
+
+    Returns
+    -------
+    ratio : array
+        The ratio, 1 at 0.
+    """
+    xp = array_namespace(size)
     small = size < 1e-4
     safe = xp.where(small, xp.ones_like(size), size)
+    # two terms of the series where the quotient would lose digits
     return xp.where(small, 1.0 + size * size / 6.0, xp.sinh(safe) / safe)
 
 

@@ -12,7 +12,7 @@ are solved for whenever the others have moved.
 from typing import Any, NamedTuple
 
 from hyperphotutils.blend.solver import apply_loss
-from hyperphotutils.galaxy.render import N_COORDS, render
+from hyperphotutils.galaxy.render import N_COORDS, render, sinhc
 from hyperphotutils.utils.lm import (
     array_namespace,
     invert_normal,
@@ -175,7 +175,9 @@ class GalaxyProblem(NamedTuple):
                            (n_groups, n_sources, N_PARAMS))
         bounded = (X, Y, RHO, G_RADIAL, NU)
         slope = xp.stack([slope[:, :, i] for i in bounded], axis=2)
-        value = _bounded_values(xp, coords)
+        _, _, size = _direction(xp, coords)
+        value = xp.stack((coords[:, :, 0], coords[:, :, 1], coords[:, :, 2],
+                          size, coords[:, :, 5]), axis=2)
         stuck = ((value <= self.low) & (slope > 0.0)) | (
             (value >= self.high) & (slope < 0.0))
         # a round source has no direction in which g could be negative
@@ -259,7 +261,8 @@ class GalaxyProblem(NamedTuple):
         radial, tangential = size + rest[:, :, 1], rest[:, :, 2]
         length = xp.sqrt(radial * radial + tangential * tangential)
         x, y, rho, length_in, nu = (
-            _clip(xp, value, self.low[:, :, i], self.high[:, :, i])
+            xp.minimum(xp.maximum(value, self.low[:, :, i]),
+                       self.high[:, :, i])
             for i, value in enumerate((
                 coords[:, :, 0] + shift[:, :, 0],
                 coords[:, :, 1] + shift[:, :, 1],
@@ -465,28 +468,27 @@ def _direction(xp, coords):
             xp.where(known, g2 / safe, xp.zeros_like(size)), size)
 
 
-def _bounded_values(xp, coords):
-    _, _, size = _direction(xp, coords)
-    return xp.stack((coords[:, :, 0], coords[:, :, 1], coords[:, :, 2], size,
-                     coords[:, :, 5]), axis=2)
-
-
 def _jacobian(xp, coords, flux, n_params):
     """
     Return the matrix from the rows of the renderer to the parameters.
+
+    The renderer has derivatives by the covariance matrix in units of r^2,
+    C = cosh |g| I + sinh |g| (cos, sin; sin, -cos), which is multiplied by
+    r^2 = exp(2 rho). A tangential step turns the direction by its length
+    over |g|.
     """
     cos, sin, size = _direction(xp, coords)
     cosh, sinh = xp.cosh(size), xp.sinh(size)
-    small = size < 1e-6
-    sinhc = xp.where(small, xp.ones_like(size),
-                     sinh / xp.where(small, xp.ones_like(size), size))
+    by_angle = sinhc(size)
     zero, one = xp.zeros_like(size), xp.ones_like(size)
     f = flux
+    # d (r^2 C) / d rho = 2 r^2 C
     by_rho = (2.0 * f * (cosh + sinh * cos), 2.0 * f * sinh * sin,
               2.0 * f * (cosh - sinh * cos))
     radial = (f * (sinh + cosh * cos), f * cosh * sin,
               f * (sinh - cosh * cos))
-    tangential = (-f * sinhc * sin, f * sinhc * cos, f * sinhc * sin)
+    tangential = (-f * by_angle * sin, f * by_angle * cos,
+                  f * by_angle * sin)
     blocks = xp.stack([xp.stack(row, axis=2) for row in (
         (one, zero, zero, zero, zero, zero, zero),
         (zero, f, zero, zero, zero, zero, zero),
@@ -539,7 +541,3 @@ def _add_prior(terms, coords, prior):
         normal = normal + row[:, :, None] * row[:, None, :]
         gradient = gradient + row * distance[:, None]
     return chi2, normal, gradient
-
-
-def _clip(xp, value, low, high):
-    return xp.minimum(xp.maximum(value, low), high)

@@ -133,9 +133,6 @@ class Stamps:
 
         labels : 3D int `~numpy.ndarray` or None
             The segments.
-
-        on_image : 3D bool `~numpy.ndarray`
-            Which pixels are on the image.
         """
         size = self.size if size is None else size
         ny, nx = self.data.shape[1:]
@@ -169,7 +166,7 @@ class Stamps:
                     deviation = values.std()
                 inverse[i] = 1.0 / deviation if deviation > 0.0 else 1.0
             weight *= inverse[:, None, None]
-        return np.where(weight > 0.0, data, 0.0), weight, labels, on_image
+        return np.where(weight > 0.0, data, 0.0), weight, labels
 
 
 def measure_segments(data, segmentation):

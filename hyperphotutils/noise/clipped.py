@@ -96,7 +96,12 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
     if rms == 0.0:  # more than half of the pixels have the same value
         center, rms = values.mean(), values.std()
 
-    correction = _truncated_std(n_sigma)
+    # The standard deviation of a unit Gaussian cut at +-n_sigma.
+    correction = n_sigma / np.sqrt(3.0)
+    if n_sigma >= 0.01:  # below, the formula loses its digits
+        density = np.exp(-0.5 * n_sigma**2) / np.sqrt(2.0 * np.pi)
+        correction = np.sqrt(1.0 - 2.0 * n_sigma * density
+                             / erf(n_sigma / np.sqrt(2.0)))
     n_kept, origin, low, high = 0, center, np.inf, 0.0
     for _ in range(max_iter):
         limit, shift = n_sigma * rms, center - origin
@@ -106,7 +111,7 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
             origin, shift = center, 0.0
             low, high = _SURE * limit, limit / _SURE
             offset = values - origin
-            beyond = np.abs(offset) > low
+            beyond = (offset > low) | (offset < -low)
             edge = offset[beyond]
             edge = edge[np.abs(edge) <= high]
             offset[beyond] = 0.0
@@ -152,14 +157,3 @@ def _good_values(data, mask):
         msg = 'data has no good pixel: all are masked or not finite'
         raise ValueError(msg)
     return values, unit
-
-
-def _truncated_std(n_sigma):
-    """
-    Return the standard deviation of a unit Gaussian cut at +-n_sigma.
-    """
-    if n_sigma < 0.01:  # uniform; the formula below loses its digits
-        return n_sigma / np.sqrt(3.0)
-    density = np.exp(-0.5 * n_sigma**2) / np.sqrt(2.0 * np.pi)
-    inside = erf(n_sigma / np.sqrt(2.0))
-    return np.sqrt(1.0 - 2.0 * n_sigma * density / inside)

@@ -22,7 +22,7 @@ from hyperphotutils.noise.local import (
     band_response,
     is_varying,
     mean_in_blocks,
-    quadratic_surface,
+    subtract_surface,
 )
 from hyperphotutils.noise.white import times_relative_rms
 from hyperphotutils.utils.checks import check_relative_rms
@@ -267,11 +267,14 @@ class CorrelatedNoise:
         if relative_rms is not None:
             relative_rms = check_relative_rms(relative_rms, data.shape)
             # A background that is divided gets the pattern of the noise.
-            data = (data - quadratic_surface(data, ~mask)) / relative_rms
+            data = subtract_surface(data, ~mask)
+            data /= relative_rms
         used = good_extent(mask)
-        values, good = np.where(mask, 0.0, data)[used], ~mask[used]
-        rounding = ROUNDING * np.max(np.abs(values), initial=0.0)
-        filtered, good = _high_pass(values, good, fwhm)
+        good = ~mask[used]
+        rounding = ROUNDING * max(
+            abs(np.min(data[used], where=good, initial=0.0)),
+            np.max(data[used], where=good, initial=0.0))
+        filtered, good = _high_pass(data[used], good, fwhm)
         reach = int(min(np.ceil(REACH * fwhm), min(good.shape) // 2))
         measured, n_pairs = _masked_autocovariance(filtered, good, reach)
         if not measured[0, reach] > rounding**2:
@@ -1023,15 +1026,15 @@ def _high_pass(data, good, fwhm):
     """
     sigma, step = _HIGH_PASS * fwhm, int(fwhm)
     for _ in range(3):
-        level = data - quadratic_surface(data, good)
-        level -= mean_in_blocks(level, good.astype(float), sigma,
-                                step)[:, :]
+        level = subtract_surface(data, good)
+        mean_in_blocks(level, good, sigma, step).subtract_from(level)
         rms = clipped_rms(level, mask=~good) if good.any() else 0.0
         outlying = good & (np.abs(level) > _OUTLIER * rms)
         if not rms > 0.0 or not outlying.any():
             break
         good = good & ~outlying
-    return np.where(good, level, 0.0), good
+    level[~good] = 0.0
+    return level, good
 
 
 def _masked_autocovariance(data, good, reach):
@@ -1041,14 +1044,18 @@ def _masked_autocovariance(data, good, reach):
     """
     shape = [fft.next_fast_len(size + reach, real=True)
              for size in data.shape]
-    values = np.where(good, data, 0.0)
-    products = fft.irfft2(np.abs(fft.rfft2(values, shape))**2, shape)
-    n_pairs = fft.irfft2(np.abs(fft.rfft2(good.astype(float), shape))**2,
-                         shape)
+
+    def correlate(image):
+        spectrum = fft.rfft2(image, shape)
+        spectrum.real = spectrum.real**2 + spectrum.imag**2
+        spectrum.imag = 0.0
+        return fft.irfft2(spectrum, shape, overwrite_x=True)[rows, cols]
+
     rows = np.arange(reach + 1)[:, None]
     cols = np.arange(-reach, reach + 1)
-    n_pairs = np.rint(n_pairs[rows, cols])
-    return products[rows, cols] / np.maximum(n_pairs, 1.0), n_pairs
+    products = correlate(np.where(good, data, 0.0))
+    n_pairs = np.rint(correlate(good.astype(float)))
+    return products / np.maximum(n_pairs, 1.0), n_pairs
 
 
 def sum_products(data, good, dark, core, reach, fwhm):

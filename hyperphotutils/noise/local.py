@@ -122,16 +122,15 @@ def band_power(data, fwhm, *, mask):
     power : `GridImage`
         The mean square.
     """
-    good = np.where(mask, 0.0, 1.0)
-    data = np.where(mask, 0.0, data)
     # At the edges of a map, means over different scales differ on a plane.
-    data = data - quadratic_surface(data, ~mask)
+    data = subtract_surface(data, ~mask)
+    data[mask] = 0.0
+    good = np.where(mask, 0.0, 1.0)
     sigma = fwhm * gaussian_fwhm_to_sigma
-    band = (_mean_of_good(data, good, sigma)
-            - _mean_of_good(data, good, _WIDEST * sigma))
+    square = _mean_of_good(data, good, sigma)
+    square -= _mean_of_good(data, good, _WIDEST * sigma)
     del data
-    square = band**2
-    del band
+    square *= square
     # Clip bright structure at a multiple of the local rms, which decreases
     # with each round.
     power = mean_in_blocks(square, good, _WINDOW * fwhm, int(fwhm))
@@ -419,6 +418,19 @@ class GridImage:
                 np.moveaxis(image, axis, 0)[outside] = self.outside
         return image
 
+    def subtract_from(self, image):
+        """
+        Subtract it from an image, in place.
+
+        Parameters
+        ----------
+        image : 2D `~numpy.ndarray`
+            The image.
+        """
+        for start in range(0, len(image), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            image[part] -= self[part, :]
+
     def at(self, row, col):
         """
         Return the values of single pixels.
@@ -560,11 +572,13 @@ def _weighted_quantiles(values, weights, fractions):
 
 def _mean_of_good(values, good, sigma):
     """
-    Return the mean of the good pixels, weighted with a Gaussian.
+    Return the mean of the good pixels, weighted with a Gaussian; others
+    have the value 0.
     """
     weight = gaussian_filter(good, sigma, mode='constant')
-    total = gaussian_filter(values * good, sigma, mode='constant')
-    return total / np.maximum(weight, 1e-12)
+    total = gaussian_filter(values, sigma, mode='constant')
+    total /= np.maximum(weight, 1e-12, out=weight)
+    return total
 
 
 def mean_in_blocks(values, good, sigma, step):
@@ -579,8 +593,8 @@ def mean_in_blocks(values, good, sigma, step):
     values : 2D `~numpy.ndarray`
         The pixels.
 
-    good : 2D `~numpy.ndarray` of float
-        1 for good pixels, else 0.
+    good : 2D `~numpy.ndarray`
+        1 or `True` for good pixels, else 0.
 
     sigma : float
         The standard deviation of the Gaussian in pixels.
@@ -597,31 +611,35 @@ def mean_in_blocks(values, good, sigma, step):
     # blocks are as wide as a Gaussian of this variance
     width = np.sqrt(sigma**2 - (step**2 - 1) / 12.0) / step
     total, weight = (
-        gaussian_filter(_block_sums(image, step), width, mode='constant')
-        for image in (values * good, good))
+        gaussian_filter(sums, width, mode='constant')
+        for sums in _block_sums(values, good, step))
     origin = -0.5 * (step + 1)
     return GridImage(total / np.maximum(weight, 1e-12), (origin, origin),
                      (step, step), values.shape)
 
 
-def _block_sums(image, step):
+def _block_sums(values, good, step):
     """
-    Return the sums over blocks, with a margin of one empty block, which
-    lets interpolation reach the edges.
+    Return the sums of good values and of good pixels over blocks, with a
+    margin of one empty block, which lets interpolation reach the edges.
     """
-    for axis in (0, 1):
-        lines = np.moveaxis(image, axis, 0)
-        sums = np.zeros((-(-len(lines) // step) + 2, lines.shape[1]))
-        for first in range(step):
-            part = lines[first::step]
-            sums[1:1 + len(part)] += part
-        image = np.moveaxis(sums, 0, axis)
-    return image
+    ny, nx = (-(-size // step) + 2 for size in values.shape)
+    sums = np.zeros((2, ny, values.shape[1]))
+    for first in range(step):
+        used = good[first::step]
+        rows = slice(1, 1 + len(used))
+        sums[0, rows] += np.where(used, values[first::step], 0.0)
+        sums[1, rows] += used
+    blocks = np.zeros((2, ny, nx))
+    for first in range(step):
+        part = sums[:, :, first::step]
+        blocks[:, :, 1:1 + part.shape[2]] += part
+    return blocks
 
 
-def quadratic_surface(data, good):
+def subtract_surface(data, good):
     """
-    Return the least-squares quadratic surface of the good pixels.
+    Subtract the least-squares quadratic surface of the good pixels.
 
     Parameters
     ----------
@@ -633,21 +651,31 @@ def quadratic_surface(data, good):
 
     Returns
     -------
-    surface : 2D `~numpy.ndarray`
-        The surface on the whole map.
+    level : 2D `~numpy.ndarray`
+        The whole map minus the surface.
     """
     powers_v, powers_u = (np.linspace(-1.0, 1.0, size)
                           ** np.arange(5)[:, None] for size in data.shape)
     terms = [(i, j) for i in range(3) for j in range(3 - i)]
     # Sums over the pixels of u^i v^j, one axis at a time.
-    moments = powers_v @ good.astype(float) @ powers_u.T
-    sums = powers_v[:3] @ np.where(good, data, 0.0) @ powers_u[:3].T
+    moments, sums = np.zeros((5, 5)), np.zeros((3, 3))
+    parts = [slice(start, start + _CHUNK)
+             for start in range(0, len(data), _CHUNK)]
+    for part in parts:
+        used = good[part]
+        moments += powers_v[:, part] @ used.astype(float) @ powers_u.T
+        sums += (powers_v[:3, part] @ np.where(used, data[part], 0.0)
+                 @ powers_u[:3].T)
     normal = np.array([[moments[j + n, i + m] for m, n in terms]
                        for i, j in terms])
     coeffs = np.zeros((3, 3))
     coeffs[tuple(np.array(terms)[:, ::-1].T)] = np.linalg.lstsq(
         normal, np.array([sums[j, i] for i, j in terms]), rcond=None)[0]
-    return powers_v[:3].T @ coeffs @ powers_u[:3]
+    level = np.empty(data.shape)
+    for part in parts:
+        np.subtract(data[part], powers_v[:3, part].T @ coeffs @ powers_u[:3],
+                    out=level[part])
+    return level
 
 
 def _interpolate(values, position):

@@ -248,7 +248,10 @@ def fit_completeness(flux, recovered):
     x = np.log10(flux)
     faintest, brightest = x[recovered].min(), x[~recovered].max()
     if brightest < faintest:
-        return _step(brightest, faintest, unit)
+        # A step in the gap between lost and recovered sources.
+        covariance = np.diag([(0.5 * (faintest - brightest))**2, 0.0, 0.0])
+        return CompletenessCurve(float(0.5 * (faintest + brightest)), 0.0,
+                                 1.0, covariance, unit)
     plain = _maximize(x, recovered, with_plateau=False)
     free = _maximize(x, recovered, with_plateau=True)
     better = 2.0 * (plain.fun - free.fun) > np.log(len(x))
@@ -262,15 +265,6 @@ def fit_completeness(flux, recovered):
         x, location, np.exp(log_width), plateau)[used, used])
     return CompletenessCurve(float(location), float(np.exp(log_width)),
                              float(plateau), covariance, unit)
-
-
-def _step(brightest, faintest, unit):
-    """
-    Return a step in the gap between lost and recovered sources.
-    """
-    covariance = np.diag([(0.5 * (faintest - brightest))**2, 0.0, 0.0])
-    return CompletenessCurve(float(0.5 * (faintest + brightest)), 0.0, 1.0,
-                             covariance, unit)
 
 
 def _maximize(x, recovered, *, with_plateau):

@@ -56,7 +56,10 @@ _MEASURED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
 # Sources up to this size in beams are fitted on the footprint of the beam: on
 # a larger one, a polynomial describes structured backgrounds less well.
 _COMPACT = 1.5
-# The difference between a source and its model with a measured beam.
+# The difference between a source and its model with a measured beam. In noise
+# that the beam has smoothed, and with positions 0.05 beams off, the fluxes of
+# sources of 100 times the noise scatter by 3 %, and by 10 % without it. A
+# floor of white noise does not help: the difference grows with the flux.
 _MODEL_ERROR = 0.02
 
 

@@ -85,7 +85,8 @@ class SourceImages:
         if self._background_fit is not None:
             return self._with_unit(
                 self._background_fit.make_background_image())
-        residual = self._values - self._plain(self.model())
+        model = self.model()
+        residual = self._values - getattr(model, 'value', model)
         mask = (~np.isfinite(self._values) if self.mask is None
                 else self.mask)
         x, y = (np.asarray(self._sources[name])[self.has_background]
@@ -109,9 +110,3 @@ class SourceImages:
         Attach the unit of the map.
         """
         return image if self._unit is None else image << self._unit
-
-    def _plain(self, image):
-        """
-        Return an image without unit.
-        """
-        return image if self._unit is None else image.value

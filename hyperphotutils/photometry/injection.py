@@ -6,7 +6,8 @@ Artificial sources, and maps with these sources added.
 import numpy as np
 from astropy.nddata import NDData
 
-from hyperphotutils.utils.gaussians import add_gaussians
+from hyperphotutils.blend.beams import add_sources
+from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     as_masked_image,
     open_nddata,
@@ -31,11 +32,15 @@ class Sky:
 
     fwhm : float
         The FWHM of the beam in pixels.
+
+    beam : `~hyperphotutils.blend.BeamProfile` or None
+        The measured beam of the sources; a Gaussian by default.
     """
 
-    def __init__(self, data, fwhm, mask):
+    def __init__(self, data, fwhm, mask, beam=None):
         self.data = data
         self.fwhm = fwhm
+        self.beam = beam
         opened, mask, _ = open_nddata(data, mask)
         values, self.unit = strip_units(data=opened)
         self.values, self.mask = as_masked_image(values['data'], mask)
@@ -45,8 +50,9 @@ class Sky:
         Return the map with sources added.
         """
         values = self.values.copy()
-        add_gaussians(values, *(sources[name] for name in (
-            'x', 'y', 'amplitude', 'fwhm_major', 'fwhm_minor', 'theta')))
+        add_sources(values, *(sources[name] for name in (
+            'x', 'y', 'amplitude', 'fwhm_major', 'fwhm_minor', 'theta')),
+            beam=self.beam)
         data = self.data
         if isinstance(data, NDData):
             return type(data)(values, uncertainty=data.uncertainty,
@@ -55,6 +61,14 @@ class Sky:
         if np.ma.isMaskedArray(data):
             return np.ma.MaskedArray(values, mask=data.mask)
         return values if self.unit is None else values << self.unit
+
+    def area_of(self, fwhm_major, fwhm_minor, theta):
+        """
+        Return the flux of sources with a peak of 1.
+        """
+        if self.beam is None:
+            return gaussian_flux(1.0, fwhm_major, fwhm_minor)
+        return self.beam.components(fwhm_major, fwhm_minor, theta)[-1]
 
 
 def draw_levels(rng, edges, n_sources):

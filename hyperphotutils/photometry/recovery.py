@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from photutils.utils.exceptions import NoDetectionsWarning
@@ -19,6 +20,7 @@ from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background.rms import box_side, local_rms
+from hyperphotutils.blend import BeamProfile
 from hyperphotutils.photometry.completeness import (
     CompletenessCurve,
     fit_completeness,
@@ -48,7 +50,6 @@ from hyperphotutils.utils.executors import (
     was_killed,
     work_through,
 )
-from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import (
     integrated_unit,
     make_repr,
@@ -214,7 +215,7 @@ class InjectionRecovery:
     def __repr__(self):
         return make_repr(self)
 
-    def __call__(self, data, *, fwhm=None, mask=None):
+    def __call__(self, data, *, fwhm=None, psf=None, mask=None):
         """
         Inject sources into a map and recover them.
 
@@ -228,6 +229,12 @@ class InjectionRecovery:
             The FWHM of the beam in pixels. The default is the
             ``beam_fwhm_pix`` in the metadata of the map, else the
             ``fwhm`` of the extractor.
+
+        psf : 2D array_like, photutils PSF model, \
+                `~hyperphotutils.psf.EmpiricalPSF`, or \
+                `~hyperphotutils.blend.BeamProfile`, optional
+            The measured beam: the injected sources are Gaussians convolved
+            with it. The default is that of the extractor, else a Gaussian.
 
         mask : 2D bool array_like, optional
             `True` for pixels to ignore: no source is injected there. It
@@ -260,7 +267,13 @@ class InjectionRecovery:
             msg = ('fwhm must be given: neither the metadata of the map nor '
                    'the extractor has it')
             raise ValueError(msg)
-        sky = Sky(data, check_positive(fwhm, 'fwhm', of='pixels'), mask)
+        fwhm = check_positive(fwhm, 'fwhm', of='pixels')
+        if psf is None:
+            psf = getattr(getattr(self.extractor, 'fitter', None), 'beam',
+                          None)
+        elif not isinstance(psf, BeamProfile):
+            psf = BeamProfile.from_psf(psf, fwhm)
+        sky = Sky(data, fwhm, mask, psf)
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)
@@ -300,16 +313,22 @@ class InjectionRecovery:
         size = rng.uniform(*self.size_range, n_sources) * sky.fwhm
         root_ratio = np.sqrt(rng.uniform(*self.axis_ratio_range, n_sources))
         theta = rng.uniform(0.0, 180.0, n_sources)
+        major, minor = size / root_ratio, size * root_ratio
+        if sky.beam is not None:
+            # no source is smaller than its beam allows
+            smallest = (np.sqrt(sky.beam.min_variance)
+                        * gaussian_sigma_to_fwhm)
+            major, minor = (np.maximum(axis, smallest)
+                            for axis in (major, minor))
         level = draw_levels(rng, self._plain_edges(sky), n_sources)
         if self.snr is not None:
             amplitude = level * rms
         else:
-            amplitude = level / gaussian_flux(1.0, size, size)
+            amplitude = level / sky.area_of(major, minor, theta)
         x, y, host = place_sources(rng, sky, n_sources, self.blend_fraction,
                             self.blend_distance)
         return {'x': x, 'y': y, 'amplitude': amplitude,
-                'fwhm_major': size / root_ratio,
-                'fwhm_minor': size * root_ratio, 'theta': theta,
+                'fwhm_major': major, 'fwhm_minor': minor, 'theta': theta,
                 'host': host}
 
     def _plain_edges(self, sky):

@@ -11,7 +11,6 @@ from astropy.stats import binom_conf_interval
 from astropy.table import QTable
 from scipy.spatial import KDTree
 
-from hyperphotutils.utils.gaussians import gaussian_flux
 from hyperphotutils.utils.tables import integrated_unit
 
 __all__ = [
@@ -54,8 +53,8 @@ def make_injected_table(sky, rms, known, batches, outcomes):
                     'repeat': np.repeat(np.arange(len(sizes)), sizes)})
     table['host_id'] = np.where(joined['host'] >= 0,
                                 first + joined['host'] + 1, 0)
-    joined['flux'] = gaussian_flux(joined['amplitude'], joined['fwhm_major'],
-                                   joined['fwhm_minor'])
+    joined['flux'] = joined['amplitude'] * sky.area_of(
+        *(joined[name] for name in _SIZES))
     for name in ('x', 'y', 'amplitude', *_SIZES, 'flux'):
         _add_column(table, f'{name}_true', joined[name], sky.unit)
     table['snr_true'] = joined['amplitude'] / rms if rms > 0.0 else np.nan

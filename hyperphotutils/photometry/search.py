@@ -564,7 +564,16 @@ class SourceSearch:
         are measured after the first fit.
         """
         if self.config.background is not None:
-            self._subtract_background(table)
+            # It is measured on the map without sources.
+            image = self.image
+            cores = make_source_mask(
+                image.values.shape, table['x_fit'], table['y_fit'],
+                table['fwhm_major_fit'], table['fwhm_minor_fit'],
+                table['theta_fit'], factor=1.0)
+            self.background_fit = self.config.background.fit(
+                image.values - image.model, np.asarray(table['x_fit']),
+                np.asarray(table['y_fit']), mask=image.mask | cores)
+            image.background = self.background_fit.make_background_image()
             table = self._fit_again(table)
         if self._needs_covariance():
             table = self._weight_by_covariance(table)
@@ -874,19 +883,6 @@ class SourceSearch:
             *positions(table, 'fit').T, plain(table['amplitude_fit']),
             self.image.values.shape)
 
-    def _subtract_background(self, table):
-        """
-        Measure the background on the map without sources.
-        """
-        cores = make_source_mask(
-            self.image.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=1.0)
-        self.background_fit = self.config.background.fit(
-            self.image.values - self.image.model, np.asarray(table['x_fit']),
-            np.asarray(table['y_fit']), mask=self.image.mask | cores)
-        self.image.background = self.background_fit.make_background_image()
-
     def _flag_bad_pixels(self, table):
         """
         Flag the sources with bad pixels inside a radius of one FWHM.
@@ -931,7 +927,7 @@ def _is_held(table):
 
 def _merge(others, fitted):
     """
-    Return newly fitted rows together with all others, by id.
+    Return the table of sources that keep their fits and of refitted ones.
     """
     fitted['group_id'] += np.where(
         fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)

@@ -35,8 +35,10 @@ from hyperphotutils.photometry.extractor import HyperPhotometry
 from hyperphotutils.photometry.images import SourceImages
 from hyperphotutils.photometry.map_noise import (
     MAX_SAMPLE,
+    OVERLAP,
     RESULTS,
     measure_in_tiles,
+    widen,
 )
 from hyperphotutils.photometry.measurement import (
     DetectionRms,
@@ -63,9 +65,6 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['TiledPhotometry']
 
-# The overlap of tiles in FWHM. With 8, fluxes differ from those of the whole
-# map by up to a thousandth of their errors, with 12 by less.
-_OVERLAP = 12.0
 # A group that comes nearer to the cut edge of its tile than this, in FWHM, is
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
@@ -186,10 +185,10 @@ class TiledPhotometry:
             if not isinstance(value, Integral) or value < 1:
                 msg = f'{name} must be a positive integer: {value!r}'
                 raise ValueError(msg)
-        margin = _OVERLAP * photometry.fwhm
+        margin = OVERLAP * photometry.fwhm
         if tile_size < margin:
             msg = (f'tile_size must be at least {margin:.0f} pixels, the '
-                   f'margin of a tile ({_OVERLAP:.0f} FWHM), or most of the '
+                   f'margin of a tile ({OVERLAP:.0f} FWHM), or most of the '
                    f'time is spent on margins: {tile_size!r}')
             raise ValueError(msg)
         self.photometry = photometry
@@ -242,9 +241,8 @@ class TiledPhotometry:
                        f"'white', or a MapNoise: {photometry.noise!r}")
                 raise TypeError(msg)
             parts = self._work('tile', _measure_tile, stored, photometry,
-                               self.tile_size, init)
-        return self._collect([parts[tile] for tile in sorted(parts)],
-                             source, photometry, init)
+                               init)
+        return self._collect(parts, source, photometry, init)
 
     def make_model_image(self, out=None):
         """
@@ -335,9 +333,8 @@ class TiledPhotometry:
                     folder = self.folder or Path(stack.enter_context(
                         tempfile.TemporaryDirectory()))
                     noise = measure_in_tiles(
-                        photometry, source, self._measure, folder,
-                        None if init is None else _Given(init, source.shape),
-                        _widen)
+                        photometry, source, self._work, folder,
+                        None if init is None else _Given(init, source.shape))
                 else:
                     data, wcs, mask, error, _ = source.cut(
                         tuple(slice(0, size) for size in source.shape))
@@ -349,25 +346,15 @@ class TiledPhotometry:
             source.error = None  # it is part of the noise
         return noise
 
-    def _measure(self, what, function, source, *shared, tile_size=None):
+    def _work(self, what, function, source, *shared, tile_size=None):
         """
         Call a function of the slices of each tile; return the results, in
         the order of the tiles, that are not `None`.
         """
-        tile_size = min(self.tile_size, tile_size or self.tile_size)
-        parts = self._work(what, _OnSlices(function, tile_size), source,
-                           *shared, tile_size=tile_size)
-        return [parts[tile] for tile in sorted(parts)
-                if parts[tile] is not None]
-
-    def _work(self, what, function, source, *shared, tile_size=None):
-        """
-        Call a function for each tile; return the results by tile.
-        """
         from tqdm.auto import tqdm
 
         ny, nx = source.shape
-        side = tile_size or self.tile_size
+        side = min(self.tile_size, tile_size or self.tile_size)
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
         done = {tile: self._read(what, tile) for tile in tiles}
@@ -376,7 +363,8 @@ class TiledPhotometry:
         todo = [tile for tile in tiles if tile not in done]
         with contextlib.ExitStack() as stack:
             pairs = stack.enter_context(contextlib.closing(work_through(
-                function, todo, source, *shared, executor=self.executor,
+                _OnTile(function, side), todo, source, *shared,
+                executor=self.executor,
                 n_workers=min(self.n_workers, max(len(todo), 1)))))
             bar = stack.enter_context(tqdm(
                 total=len(tiles), initial=len(done), unit='tile', desc=what,
@@ -392,7 +380,7 @@ class TiledPhotometry:
                 done[tile] = future.result()
                 self._write(what, tile, done[tile])
                 bar.update()
-        return done
+        return [done[tile] for tile in tiles if done[tile] is not None]
 
     def _path(self, what, tile):
         """
@@ -484,9 +472,7 @@ class TiledPhotometry:
         image = np.empty(source.shape) if out is None else out
         for y in range(0, source.shape[0], self.tile_size):
             for x in range(0, source.shape[1], self.tile_size):
-                core = tuple(slice(start, min(start + self.tile_size, size))
-                             for start, size in zip((y, x), source.shape,
-                                                    strict=True))
+                core = _core((y, x), self.tile_size, source.shape)
                 image[core] = self._images.make(kind, core)
         return source.with_unit(image) if out is None else out
 
@@ -636,7 +622,7 @@ class _Map:
 
 
 @dataclass(frozen=True)
-class _OnSlices:
+class _OnTile:
     """
     A function of the slices of a tile as one of its position.
     """
@@ -645,10 +631,9 @@ class _OnSlices:
     tile_size: int
 
     def __call__(self, tile, source, *shared):
-        core = tuple(slice(start, min(start + self.tile_size, size))
-                     for start, size in zip(tile, source.shape, strict=True))
         with one_blas_thread():
-            return self.function(core, source, *shared)
+            return self.function(_core(tile, self.tile_size, source.shape),
+                                 source, *shared)
 
 
 @dataclass(frozen=True)
@@ -721,11 +706,9 @@ class _Images:
         """
         Return an image of a part of the map, without unit.
         """
-        slices = _widen(core, self.source.shape,
-                        _OVERLAP * self.photometry.fwhm)
+        slices, inner = widen(core, self.source.shape,
+                              OVERLAP * self.photometry.fwhm)
         data, wcs, mask, _, _ = self.source.cut(slices)
-        inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
-                      for one, wide in zip(core, slices, strict=True))
         if not _usable(data, mask).any():
             shape = [one.stop - one.start for one in core]
             return (np.zeros(shape) if kind == 'model'
@@ -754,28 +737,32 @@ class _Images:
         return np.asarray(getattr(made, 'value', made))[inner]
 
 
-def _measure_tile(tile, source, photometry, tile_size, init):
+def _core(tile, tile_size, shape):
+    """
+    Return the slices of a tile.
+    """
+    return tuple(slice(start, min(start + tile_size, size))
+                 for start, size in zip(tile, shape, strict=True))
+
+
+def _measure_tile(core, source, photometry, init):
     """
     Measure a tile, with a wider margin if a group comes near the edge.
     """
-    core = tuple(slice(start, min(start + tile_size, size))
-                 for start, size in zip(tile, source.shape, strict=True))
-    overlap = _OVERLAP
-    with one_blas_thread():
-        while True:
-            slices = _widen(core, source.shape, overlap * photometry.fwhm)
-            part, is_whole = _measure_part(core, slices, source, photometry,
-                                           init)
-            overlap *= 2.0
-            if is_whole or overlap > _MAX_OVERLAP:
-                return part
+    overlap, is_whole = OVERLAP, False
+    while not is_whole and overlap <= _MAX_OVERLAP:
+        part, is_whole = _measure_part(core, overlap * photometry.fwhm,
+                                       source, photometry, init)
+        overlap *= 2.0
+    return part
 
 
-def _measure_part(core, slices, source, photometry, init):
+def _measure_part(core, margin, source, photometry, init):
     """
-    Measure a part of a map; return the result for its core, and whether
-    the groups of the core are far from the edges of the part.
+    Measure a tile with a margin; return its result, and whether its
+    groups are far from the edges of the margin.
     """
+    slices, inner = widen(core, source.shape, margin)
     data, wcs, mask, error, weight_map = source.cut(slices)
     own = None
     if init is not None:
@@ -788,18 +775,18 @@ def _measure_part(core, slices, source, photometry, init):
     if not good.any() and init is None:
         return _Part(), True
     photometry = copy(photometry)
-    photometry.noise = photometry.noise.cutout(slices)
+    photometry.noise = _noise_of_part(photometry.noise, source, slices)
     if source.typical_error is not None:
-        error, relative = None, source.relative_error(slices)
-        if relative is not None:
-            photometry.noise = photometry.noise.with_variation(relative)
+        error = None
     if own is not None and photometry.aperture_ellipse is not None:
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[inside] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
     search = photometry._make_search(  # noqa: SLF001
         data, wcs, mask, error, weight_map)
-    part = _Part(bad_pixels=_count_bad_pixels(search.image, core, slices))
+    part = _Part()
+    if search.image.bad_pixels is not None:
+        part.bad_pixels = BadPixels(search.image.bad_pixels.bits[inner]).counts
     if own is None:
         table = search.detect_and_measure()
         part.rejected = _own_rejected(search.rejected_table(), core, slices,
@@ -825,9 +812,9 @@ def _measure_part(core, slices, source, photometry, init):
     if own is not None:
         table['_order'] = own['_order']
     _name_groups(table)
-    x, y = ('_x', '_y') if own is not None else ('x_fit', 'y_fit')
-    where = table if own is None else init[inside]
-    kept = _are_inside(where[y], where[x], core, source.shape)
+    where = ((table['y_fit'], table['x_fit']) if own is None
+             else (init['_y'][inside], init['_x'][inside]))
+    kept = _are_inside(*where, core, source.shape)
     together = kept[covariance.pairs].any(axis=1)
     place = np.column_stack((table['x_fit'], table['y_fit']))
     part.pairs = place[covariance.pairs[together]]
@@ -839,14 +826,12 @@ def _measure_part(core, slices, source, photometry, init):
     return part, is_whole
 
 
-def _widen(core, shape, margin):
+def _noise_of_part(noise, source, slices):
     """
-    Return the slices of a tile with its margins.
+    Return the noise of a part of a map, with the variation of its errors.
     """
-    margin = int(np.ceil(margin))
-    return tuple(slice(max(0, one.start - margin),
-                       min(size, one.stop + margin))
-                 for one, size in zip(core, shape, strict=True))
+    noise, relative = noise.cutout(slices), source.relative_error(slices)
+    return noise if relative is None else noise.with_variation(relative)
 
 
 def _are_inside(y, x, core, shape):
@@ -924,17 +909,6 @@ def _own_rejected(rejected, core, slices, shape):
     rejected = _shifted(rejected, slices, 1)
     return rejected[_are_inside(rejected['y_init'], rejected['x_init'], core,
                                 shape)]
-
-
-def _count_bad_pixels(image, core, slices):
-    """
-    Count the bad pixels of a tile by kind.
-    """
-    if image.bad_pixels is None:
-        return {}
-    inner = tuple(slice(one.start - wide.start, one.stop - wide.start)
-                  for one, wide in zip(core, slices, strict=True))
-    return BadPixels(image.bad_pixels.bits[inner]).counts
 
 
 def _name_groups(table):

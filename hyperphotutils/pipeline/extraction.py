@@ -26,7 +26,6 @@ from hyperphotutils.maps import MapError, load_image, read_map
 from hyperphotutils.maps.images import find_image
 from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
-from hyperphotutils.pipeline.beams import MeasuredBeam
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS
 from hyperphotutils.pipeline.products import (
@@ -334,11 +333,12 @@ class Extraction:
             text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
         text += f', rms {self.rms:.3g} {kind}'
-        if 'flags' in self.table.colnames and (
-                n_different := np.count_nonzero(
-                    self.table['flags'] & FLAGS['beam_mismatch'])):
-            text += (f'; {number_of(n_different, "source")} with '
-                     'beam_mismatch, see --psf')
+        if 'flags' in self.table.colnames:
+            flags = np.asarray(self.table['flags'], dtype=int)
+            different = int(np.count_nonzero(flags & FLAGS['beam_mismatch']))
+            if different:
+                text += (f'; {number_of(different, "source")} with '
+                         'beam_mismatch, see --psf')
         return text
 
     def describe(self):
@@ -549,6 +549,8 @@ def read_input(path, options, *, dtype=float, psf=None):
     measured = None
 
     def measure_beam(wcs, shape):
+        from hyperphotutils.pipeline.beams import MeasuredBeam
+
         nonlocal measured
         measured = MeasuredBeam(psf).on_map(wcs, shape)
         return measured.beam, measured.area

@@ -66,10 +66,14 @@ _SIGNAL = 5.0
 # The side of stamps in FWHM and in half-light radii, and the sides for fits:
 # galaxies of about one size share a side.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
-_SIZES = (32, 48, 64, 96, 128, 192, 256)
+_SIZES = (32, 48, 64, 96, 128, 192)
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
 # and a galaxy cannot be told apart on less than 8 radii.
 _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
+# The largest number of neighbors that are fitted with a galaxy, and that on
+# stamps above a size, where each takes long and most are far; others are
+# masked.
+_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 2, 96
 # A galaxy whose radius is more than this part of the largest one is fitted
 # again on a larger stamp.
 _NEAR_LARGEST = 0.99
@@ -164,23 +168,14 @@ def run_psf(path, folder, options=None, *, overwrite=False,
 
     Parameters
     ----------
-    path : path-like
-        The FITS file.
+    path, options, overwrite, progress_bar
+        As for `run_sky`.
 
     folder : path-like
         The folder of the products: ``psf.fits``, ``psfex.psf`` (as of
         PSFEx), ``stars.ecsv``, the pictures ``psf.png``,
         ``stars.png``, and ``selection.png``, and
         ``psf_log.json``.
-
-    options : `~hyperphotutils.pipeline.ImageOptions`, optional
-        What is known of the image.
-
-    overwrite : bool, optional
-        Whether existing files may be replaced.
-
-    progress_bar : bool, optional
-        Whether a progress bar over the steps is shown.
 
     Returns
     -------
@@ -209,16 +204,13 @@ def run_stamps(path, folder, options=None, *, catalog=None,
 
     Parameters
     ----------
-    path : path-like
-        The FITS file.
+    path, options, overwrite, progress_bar
+        As for `run_sky`.
 
     folder : path-like
         The folder of the products: ``stamps.h5`` and others by
         ``formats``, ``segmentation.fits``, ``segmentation.png``,
         and ``stamps_log.json``.
-
-    options : `~hyperphotutils.pipeline.ImageOptions`, optional
-        What is known of the image.
 
     catalog : `~astropy.table.Table`, optional
         The sources, in place of a detection.
@@ -231,12 +223,6 @@ def run_stamps(path, folder, options=None, *, catalog=None,
 
     compression : {'none', 'low', 'medium', 'high'}, optional
         That of HDF5.
-
-    overwrite : bool, optional
-        Whether existing files may be replaced.
-
-    progress_bar : bool, optional
-        Whether a progress bar over the steps is shown.
 
     Returns
     -------
@@ -279,8 +265,11 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
 
     Parameters
     ----------
-    path : path-like
-        The FITS file.
+    path, options, overwrite, progress_bar
+        As for `run_sky`.
+
+    catalog, segmentation
+        As for `run_stamps`.
 
     folder : path-like
         The folder of the products: ``galaxies.ecsv`` and ``.fits``,
@@ -290,15 +279,6 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         of `run_psf` unless the PSF is given, the pictures
         ``segmentation.png``, ``mosaic.png``, and
         ``truth.png``, and ``galaxies_log.json``.
-
-    options : `~hyperphotutils.pipeline.ImageOptions`, optional
-        What is known of the image.
-
-    catalog : `~astropy.table.Table`, optional
-        The sources, in place of a detection.
-
-    segmentation : 2D int array_like, optional
-        Their segments.
 
     truth : `~astropy.table.Table`, optional
         The true sources, for ``truth.png``.
@@ -324,12 +304,6 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     mosaics : bool, optional
         Whether ``mosaics.fits`` is written, with data, model, and
         residual of all stamps.
-
-    overwrite : bool, optional
-        Whether existing files may be replaced.
-
-    progress_bar : bool, optional
-        Whether a progress bar over the steps is shown.
 
     Returns
     -------
@@ -972,8 +946,8 @@ class _GalaxyFits:
     Fits of the galaxies of an image on stamps of several sizes.
 
     Large stamps take long, and small ones hide the sky around a large
-    galaxy. A galaxy that turns out too large for its stamp is fitted again
-    on the next larger one.
+    galaxy. A galaxy that turns out too large for its stamp is fitted once
+    again on the next larger one.
     """
 
     def __init__(self, run, max_radius, **options):
@@ -983,6 +957,7 @@ class _GalaxyFits:
         self.options = options
         self.sizes = run.fit_sizes
         self.grows = run.options.size is None
+        self.has_grown = np.zeros(len(self.sizes), dtype=bool)
         if max_radius is None:
             run.default('max_radius', 'an eighth of the stamp')
         self._fitters = {}
@@ -1005,6 +980,8 @@ class _GalaxyFits:
                        else self.max_radius)
             fitter = self._fitters.setdefault(size, SersicFitter(
                 self.psf, size=int(size), **self.options,
+                max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
+                               else _MAX_NEIGHBORS_LARGE),
                 r_e_bounds=(_SMALLEST_RADIUS, largest)))
             table = fitter(
                 image.sky.data, error=image.error, mask=image.mask,
@@ -1014,8 +991,10 @@ class _GalaxyFits:
             stays = np.ones(len(part), dtype=bool)
             if self.grows and size < _SIZES[-1]:
                 radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
-                stays = ~(too_large | (radius > _NEAR_LARGEST * largest))
+                stays = self.has_grown[part] | ~(
+                    too_large | (radius > _NEAR_LARGEST * largest))
                 self.sizes[part[~stays]] = _SIZES[_SIZES.index(size) + 1]
+                self.has_grown[part[~stays]] = True
             # too large ones follow the sky, or what a bright neighbor leaves
             self._drawn[size] = stays & ~too_large
             table['stamp_size'] = size

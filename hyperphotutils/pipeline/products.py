@@ -346,7 +346,8 @@ def _write_overview(writing):
     figure.set_dpi(_DPI)
     figure.canvas.draw()
     # figures have no transparent parts
-    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert(
+        'RGB')
     # half the time of the default level for a file larger by 5 percent
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(
         writing.path, dpi=(_DPI, _DPI), compress_level=3)

@@ -94,10 +94,6 @@ def recover_map(path, config, directory, *, overwrite=False,
         msg = ('sources: recovery tests the detection; it cannot be used '
                'with known sources')
         raise ConfigError([msg])
-    if config.input.psf is not None:
-        msg = ('input.psf: recovery injects Gaussians; remove this key, or '
-               'inject sources with the measured beam yourself')
-        raise ConfigError([msg])
     if config.fit.weight_map is not None:
         msg = ('fit.weight_map: recovery cannot use maps of weights; remove '
                'this key and the weights that need it')
@@ -174,7 +170,7 @@ def _recover(path, config, **kwargs):
     from hyperphotutils.pipeline.extraction import read_input
 
     try:
-        image = read_input(path, config.input)
+        image = read_input(path, config.input, psf=config.input.psf)
         extractor = (config.make_finder(image) if config.run.detection_only
                      else config.make_photometry(image))
         with contextlib.ExitStack() as stack:
@@ -184,7 +180,8 @@ def _recover(path, config, **kwargs):
             # the summary reports it
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings('ignore', 'no curve of the completeness')
-            return InjectionRecovery(extractor, **kwargs)(image)
+            return InjectionRecovery(extractor, **kwargs)(
+                image, psf=image.meta.get('psf'))
     except ConfigError:
         raise
     except OSError as exc:

@@ -52,14 +52,18 @@ _REGISTRY = (
      'pixels were not fitted'),
     (1 << 29, 'unresolved', 'the effective radius is below a quarter of the '
      'FWHM of the PSF, or smaller than its error'),
-    (1 << 30, 'neighbor_masked', 'pixels of other sources were masked'),
+    (1 << 30, 'neighbor_masked', 'pixels of other sources with more than 5 % '
+     'of the light of the galaxy were masked'),
     (1 << 31, 'too_large', 'the effective radius is more than a quarter of '
      'the stamp'),
     (1 << 32, 'grid_edge', 'the best model of the grid is the smallest or '
-     'the largest'),
+     'the largest, and the fit went beyond it'),
     (1 << 33, 'beam_mismatch', 'bright sources of the map differ from the '
      'profile of the fit, here by more than the noise: another beam is '
      'needed (psf)'),
+    (1 << 34, 'same_position', 'another source was given at the same '
+     'position: their fluxes cannot be separated unless their shapes '
+     'differ'),
 )
 
 FLAGS = MappingProxyType({name: bit for bit, name, _ in _REGISTRY})

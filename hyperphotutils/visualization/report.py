@@ -137,6 +137,9 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     heading, rows, example = (
         ('Catalog', 'sources', 'snr > 10, flags = saturated')
         if links is None else ('Maps', 'maps', 'status = failed'))
+    if 'n_bands' in table.colnames:
+        example = 'n_bands > 1, reference_band = '
+        example += str(table['reference_band'][0]) if len(table) else '...'
     sections.append(('catalog', heading, _table_html(rows, example) + (
         _source_html(() if images is None else images))))
     data = {

@@ -262,6 +262,16 @@ class TestTable:
                 data, init_params=init)
             assert_array_equal(table['group_id'], groups)
 
+    def test_sources_at_the_same_position_are_flagged(self):
+        """
+        Nothing separates their fluxes, and the flag says so.
+        """
+        data, init, _ = pair_and_single()
+        table = BlendGroupFitter(FWHM)(data, init_params=init[[0, 2, 2]])
+        same = (table['flags'] & FLAGS['same_position']) > 0
+        assert_array_equal(same, [False, True, True])
+        assert np.all(table['flags'][same] & FLAGS['no_covariance'])
+
     def test_no_sources_give_an_empty_table(self):
         data, init, _ = pair_and_single()
         fitter = BlendGroupFitter(FWHM)

@@ -127,6 +127,20 @@ def test_noise_that_varies():
     assert np.all(pairs['x_init'] < data.shape[1] // 2)
 
 
+def test_what_is_far_from_a_pair():
+    """
+    Single Gaussians are, and pairs that are split are not.
+    """
+    for parts, far in (([(0, 0, 30.0, 1.5 * FWHM, 1.1 * FWHM, 0.0)], True),
+                       (pair(0.9), False)):
+        _, residual, table = simulate(parts)
+        pairs, single = find_pairs(
+            residual, table, NOISE, FWHM, fit_radius=2 * FWHM,
+            mask=np.zeros(residual.shape, dtype=bool))
+        assert not np.intersect1d(pairs['row'], single).size
+        assert (len(single) > 0.6 * len(table)) == far
+
+
 def test_nothing_to_split():
     _, residual, table = simulate([(0, 0, 30.0, FWHM, FWHM, 0.0)], n_rows=2)
     pairs = pairs_of(residual, table[:0])

@@ -324,22 +324,25 @@ class TestFit:
                 assert_allclose(single.chi2[0], other.chi2[k], rtol=1e-10)
                 assert single.n_iter[0] == other.n_iter[k]
 
-    def test_array_api_strict_gives_the_same(self):
+    @pytest.mark.parametrize('library', ['array_api_strict',
+                                         'array_api_compat.torch'])
+    def test_other_array_libraries_give_the_same(self, library):
         """
         Arrays of another library of the array API standard give what
         NumPy arrays give, in kind and in value.
         """
+        xp = pytest.importorskip(library)
         rng = np.random.default_rng(8)
         problem, sources, coeffs = make_problem(
             [random_group(3, rng) for _ in range(4)])
         expected = fit(problem, sources, coeffs)
-        strict = BatchProblem(*(
-            value if not hasattr(value, 'shape')
-            else array_api_strict.asarray(value) for value in problem))
-        result = fit(strict, array_api_strict.asarray(sources),
-                     array_api_strict.asarray(coeffs))
+        other = BatchProblem(*(
+            value if not hasattr(value, 'shape') else xp.asarray(value)
+            for value in problem))
+        kind = type(xp.asarray(sources))
+        result = fit(other, xp.asarray(sources), xp.asarray(coeffs))
         for name, value in result._asdict().items():
-            assert value.__array_namespace__() is array_api_strict, name
+            assert isinstance(value, kind), name
             assert_allclose(np.from_dlpack(value), getattr(expected, name),
                             rtol=1e-9, atol=1e-11, err_msg=name)
 
@@ -414,6 +417,21 @@ class TestFit:
         before = fit(problem, sources, coeffs, tolerance=0.0,
                      max_iter=int(result.n_iter.max()) - 2)
         assert np.any(cosines(before) > gtol)
+
+    def test_groups_without_a_chance_are_given_up(self):
+        """
+        They take fewer steps, and the others end where they did.
+        """
+        rng = np.random.default_rng(16)
+        problem, sources, coeffs = make_problem(
+            [random_group(2, rng) for _ in range(6)])
+        expected = fit_batch(problem, sources, coeffs)
+        goal = np.where(np.arange(6) < 3, 0.0, np.inf)
+        goal[:3] = expected.chi2[:3] - 1e3 * np.abs(expected.chi2[:3])
+        result = fit_batch(problem, sources, coeffs, goal=goal)
+        assert np.all(result.n_iter[:3] < expected.n_iter[:3])
+        assert_array_equal(result.n_iter[3:], expected.n_iter[3:])
+        assert_allclose(result.sources[3:], expected.sources[3:], rtol=1e-9)
 
     @pytest.mark.parametrize('loss', ['linear', 'huber'])
     @pytest.mark.parametrize('first', [0.0, 30.0])

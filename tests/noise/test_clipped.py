@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.stats import SigmaClip
 from numpy.testing import assert_allclose
+from scipy.special import erf
 
 from hyperphotutils.noise import clipped_rms
 
@@ -48,6 +49,25 @@ def test_mask_and_nan_are_ignored(noise):
     noise[250:400] = np.nan
     noise[400:] = np.inf
     assert clipped_rms(noise) == expected
+
+
+def test_it_is_that_of_clipping_all_pixels_in_every_round(noise):
+    """
+    Only the pixels next to the limit are looked at again, which changes
+    nothing, also where the limit falls far below its first guess.
+    """
+    values = np.concatenate((noise.ravel(), 30.0 + 20.0 * noise[:230].ravel()))
+    center = np.median(values)
+    rms = 1.4826 * np.median(np.abs(values - center))
+    cut = np.exp(-0.5 * 1.5**2) / np.sqrt(2.0 * np.pi)
+    correction = np.sqrt(1.0 - 3.0 * cut / erf(1.5 / np.sqrt(2.0)))
+    first = rms
+    for _ in range(100):
+        kept = values[np.abs(values - center) <= 1.5 * rms]
+        center, rms = kept.mean(), kept.std(ddof=1) / correction
+    assert rms < 0.6 * first
+    assert_allclose(clipped_rms(values, n_sigma=1.5, max_iter=100), rms,
+                    rtol=1e-6)
 
 
 def test_input_is_not_changed(noise):

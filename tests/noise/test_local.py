@@ -15,7 +15,7 @@ from hyperphotutils.noise import (
     measure_noise_variation,
     measure_relative_rms,
 )
-from hyperphotutils.noise.local import mean_in_blocks
+from hyperphotutils.noise.local import GridImage, mean_in_blocks
 from hyperphotutils.utils import add_gaussians
 
 FWHM = 4.0
@@ -86,6 +86,20 @@ def test_a_constant_map_does_not_vary():
     Without noise there is nothing to scale.
     """
     assert np.all(measure_relative_rms(np.ones((50, 50)), FWHM) == 1.0)
+
+
+def test_single_pixels_of_a_grid_are_those_of_its_image():
+    """
+    So is what is subtracted from an image, piece by piece.
+    """
+    rng = np.random.default_rng(8)
+    grid = GridImage(rng.normal(size=(31, 5)), (-2.0, 1.0), (5.0, 8.0),
+                     (150, 37))
+    row, col = rng.integers(0, 150, 50), rng.integers(0, 37, 50)
+    assert_allclose(grid.at(row, col), grid[:, :][row, col])
+    image = np.zeros(grid.shape)
+    grid.subtract_from(image)
+    assert_allclose(image, -grid[:, :])
 
 
 def test_blocks_change_nothing(noise, monkeypatch):

@@ -127,6 +127,19 @@ def fixture_ridge():
         image << u.Jy, FWHM, varying_structure=True)
 
 
+def test_structure_is_described_where_it_varies(ridge):
+    """
+    If that is left open, a map of two halves has structure of its own,
+    and a stationary one has not.
+    """
+    image, *_ = ridge
+    noise = CorrelatedNoise.from_image(image, FWHM, varying_structure=None)
+    assert noise.structure is not None
+    even = CorrelatedNoise([1.0, 1.0], [WIDE]).simulate((400, 400), seed=4)
+    noise = CorrelatedNoise.from_image(even, FWHM, varying_structure=None)
+    assert noise.structure is None
+
+
 @pytest.mark.parametrize('x', [60, 300])
 def test_measured_levels(ridge, x):
     """

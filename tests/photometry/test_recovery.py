@@ -294,6 +294,28 @@ class TestStatistics:
         assert result.injected['amplitude_true'].unit == u.Jy / u.pix
         assert result.table.meta['fwhm'] == sky.meta['beam_fwhm_pix']
 
+    def test_sources_have_the_measured_beam(self, noise):
+        """
+        Sources are injected with the beam of the extractor, or the given
+        one: fluxes come back, which those of Gaussians do not.
+        """
+        y, x = np.mgrid[-20:21, -20:21]
+        psf = (1.0 + (x**2 + y**2) / 2.6**2)**-2.5
+        psf /= psf.sum()
+        fwhm = 5.2 * np.sqrt(2.0**0.4 - 1.0)
+        bias = {}
+        for name, own in (('psf', psf), ('gauss', None)):
+            recovery = InjectionRecovery(
+                HyperPhotometry(fwhm=fwhm, psf=own), n_per_map=6,
+                n_repeats=2, snr=(30.0, 80.0), size_range=(1.0, 1.5), seed=1)
+            result = recovery(noise, psf=psf)
+            bias[name] = result.table['flux_bias'][0]
+            if own is not None:
+                assert_array_equal(recovery(noise).injected['flux_true'],
+                                   result.injected['flux_true'])
+        assert abs(bias['psf']) < 0.03
+        assert bias['gauss'] < -0.1
+
     def test_units_change_nothing_else(self, noise):
         phot = HyperPhotometry(FWHM, noise='white')
         plain = recover(phot, noise)
