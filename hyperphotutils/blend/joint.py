@@ -258,7 +258,7 @@ class JointFit:
         """
         chunks = list(self._chunks())
         for members in chunks:
-            problem, sources, coeffs, _ = self.problem(members, None)
+            problem, sources, coeffs, _ = self.make_problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
         self._add_models(model, self.sources[self.group_id > 0])
@@ -276,10 +276,10 @@ class JointFit:
         touched = every = np.ones(len(self.group_id), dtype=bool)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
-            restless = self._relax(chunks, model, near, touched)
+            unsettled = self._relax(chunks, model, near, touched)
             if self.preliminary:
                 break
-            touched = self._merge_groups(near, restless)
+            touched = self._merge_groups(near, unsettled)
             if not touched.any():
                 break
             self._pixels, self._n_kept = {}, 0
@@ -357,13 +357,13 @@ class JointFit:
             touched = near @ moved > 0
         return moved > 0
 
-    def _merge_groups(self, near, restless):
+    def _merge_groups(self, near, unsettled):
         """
         Merge neighboring groups whose fits keep changing each other.
         Return the sources of merged groups.
         """
         i, j = near.nonzero()
-        pairs = restless[i] & restless[j]
+        pairs = unsettled[i] & unsettled[j]
         n_groups = self.group_id.max(initial=0) + 1
         graph = coo_array(
             (np.ones(pairs.sum()), (self.group_id[i[pairs]],
@@ -534,7 +534,7 @@ class JointFit:
         return make_footprints(self.start.x[members], self.start.y[members],
                                self.mask, self.config.fit_radius, self.step)
 
-    def problem(self, members, model, batch=None):
+    def make_problem(self, members, model, batch=None):
         """
         Return the problem of the kernel for some groups, with the models
         of all other sources subtracted, and its initial values.
@@ -587,8 +587,8 @@ class JointFit:
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
             low, high, pixels.whitening, ridge, self.solver.loss,
-            self.solver.f_scale, self._anchor(members),
-            self._amplitude_low(members), extra, self.beam)
+            self.solver.f_scale, self._position_priors(members),
+            self._lowest_amplitudes(members), extra, self.beam)
         return problem, sources, coeffs, pixels.centers
 
     def _pixels_of(self, members, batch=None):
@@ -633,7 +633,7 @@ class JointFit:
                 self._pixels[key] = pixels
         return pixels
 
-    def _anchor(self, members):
+    def _position_priors(self, members):
         """
         Return the priors on the positions of some groups, or None.
         """
@@ -645,7 +645,7 @@ class JointFit:
         weight = (1.0 if self.absolute else self.rms**2) / sigma**2
         return np.stack((start.x[members], start.y[members], weight), axis=2)
 
-    def _amplitude_low(self, members):
+    def _lowest_amplitudes(self, members):
         """
         Return the lower bounds of the amplitudes, or None.
 
@@ -711,8 +711,8 @@ class JointFit:
         Fit some groups and update the state of their sources.
         """
         solver = self.solver
-        problem, sources, coeffs, centers = self.problem(members, model,
-                                                         batch)
+        problem, sources, coeffs, centers = self.make_problem(
+            members, model, batch)
         if solver.astropy_fitter is None:
             max_iter = solver.max_iter
             if not with_covariance:
