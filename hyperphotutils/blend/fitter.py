@@ -132,15 +132,16 @@ class BlendGroupFitter:
     covariance is given as ``noise``; :math:`W` is then the inverse of the
     covariance matrix of the pixels.
     Parameters that ended at a bound are treated as if they were free.
-    Without ``error`` the covariance is scaled by the variance of the
-    residuals of the group, which ``reduced_chi2`` then holds.
+    Without ``error`` the covariance is scaled by the residual variance
+    of the group; ``reduced_chi2`` then contains this variance.
 
     A ``psf`` (that at the center of the field, if it varies) is
     represented by a sum of up to eight concentric Gaussians, some of
     which may be negative [1]_. A source is the convolution of
-    that sum with an intrinsic elliptical Gaussian; what the sum lacks,
-    some thousandths of the peak, is subtracted as it was found by the
-    last step, and is a part of all images, but not of `models`.
+    that sum with an intrinsic elliptical Gaussian. The remaining
+    difference from the PSF (a few thousandths of the peak) is evaluated
+    at the previous iteration and subtracted from the data. It is included
+    in all images, but not in `models`.
     ``amplitude_fit`` is the peak of the convolved source and ``flux_fit``
     its flux in all wings of the PSF. ``fwhm_major_fit`` and
     ``fwhm_minor_fit`` are the widths of the intrinsic Gaussian added in
@@ -200,7 +201,7 @@ class BlendGroupFitter:
         fixed = (fixed,) if isinstance(fixed, str) else fixed
         if (not isinstance(fixed, Collection)
                 or set(fixed) - {'position', 'shape'}):
-            msg = ("fixed must hold nothing but ('position', 'shape'): "
+            msg = ("fixed can contain only 'position' and 'shape': "
                    f'{fixed!r}')
             raise ValueError(msg)
         self.fixed = tuple(fixed)
@@ -298,8 +299,8 @@ class BlendGroupFitter:
             thousandth.
 
         pixel_rms : float, optional
-            The rms of the pixels, without unit, if ``noise`` does not
-            know it. It is measured by default.
+            The pixel rms without unit, used if ``noise.rms`` is `None`.
+            It is measured by default.
 
         Returns
         -------
@@ -317,8 +318,8 @@ class BlendGroupFitter:
             noise = _independent(values['error'], mask)
         elif error is not None or (self.solver.astropy_fitter is not None
                                    and noise.is_correlated):
-            msg = ('noise cannot be used together with error or with '
-                   'an astropy fitter')
+            msg = ('noise and error are mutually exclusive, and an astropy '
+                   'fitter cannot use correlated noise')
             raise ValueError(msg)
         relative_rms = noise.relative_rms
         if relative_rms is not None:
@@ -654,8 +655,8 @@ def usable_weights(weight_map, mask):
     weight_map = np.where(np.isfinite(weight_map), weight_map, 0.0)
     if np.any(weight_map[~mask] < 0.0):
         msg = ('weight_map must not be negative, its smallest value is '
-               f'{weight_map[~mask].min():g}: use 0 for pixels that shall '
-               'not be used')
+               f'{weight_map[~mask].min():g}: set the weight to 0 to exclude '
+               'pixels')
         raise ValueError(msg)
     return weight_map, mask | (weight_map <= 0.0)
 

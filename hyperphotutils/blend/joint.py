@@ -56,9 +56,8 @@ __all__ = ['FittedBatch', 'JointFit']
 
 # The largest number of elements of the Jacobians of a batch.
 _CHUNK_ELEMENTS = 1 << 21
-# The tolerance of fits until the groups no longer change each other: until no
-# value changes by more than _AT_REST, relative to itself (positions: to the
-# FWHM).
+# Tolerance of the iterations over groups. They stop when no parameter changes
+# by more than _AT_REST (relative; positions in units of the FWHM).
 _COARSE = 1e-3
 _AT_REST = 0.02
 _MAX_SWEEPS = 4
@@ -68,7 +67,8 @@ _MAX_COARSE_STEPS = 20
 _MAX_MERGES = 2
 # The smallest amplitude of positive sources in units of the noise.
 _LEAST_AMPLITUDE = 0.01
-# Additional standard deviations below this fraction of the noise are ignored.
+# Groups whose extra standard deviation is below this fraction of the noise
+# everywhere ignore it.
 _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
@@ -104,8 +104,8 @@ class FittedBatch:
         The degree of the background polynomials.
 
     bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
-        The mean error of the tangent coordinates due to noise, if it
-        is to be subtracted.
+        The noise bias of the fitted parameters (tangent coordinates), or
+        `None` if it is not corrected.
     """
 
     members: np.ndarray
@@ -201,8 +201,8 @@ class JointFit:
         if poly_order is None:
             poly_order = config.poly_order
         if poly_order is None:
-            # CorrelatedNoise.from_image leaves out structure so wide that
-            # it is like a plane below a source.
+            # CorrelatedNoise.from_image excludes large-scale structure,
+            # which a plane must therefore model.
             poly_order = 1
         self.candidates = np.unique(poly_order)
         self.step = (pixel_step(config.fwhm, config.fit_radius)
@@ -258,7 +258,7 @@ class JointFit:
         """
         chunks = list(self._chunks())
         for members in chunks:
-            problem, sources, coeffs, _ = self.problem(members, None)
+            problem, sources, coeffs, _ = self.make_problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)
         self._add_models(model, self.sources[self.group_id > 0])
@@ -276,10 +276,10 @@ class JointFit:
         touched = every = np.ones(len(self.group_id), dtype=bool)
         for _ in range(_MAX_MERGES + 1):
             near = self._near_others()
-            restless = self._relax(chunks, model, near, touched)
+            unsettled = self._relax(chunks, model, near, touched)
             if self.preliminary:
                 break
-            touched = self._merge_groups(near, restless)
+            touched = self._merge_groups(near, unsettled)
             if not touched.any():
                 break
             self._pixels, self._n_kept = {}, 0
@@ -356,13 +356,13 @@ class JointFit:
             touched = near @ moved > 0
         return moved > 0
 
-    def _merge_groups(self, near, restless):
+    def _merge_groups(self, near, unsettled):
         """
-        Merge groups whose sources move each other. Return the sources of
-        merged groups.
+        Merge neighboring groups whose fits keep changing each other.
+        Return the sources of merged groups.
         """
         i, j = near.nonzero()
-        pairs = restless[i] & restless[j]
+        pairs = unsettled[i] & unsettled[j]
         n_groups = self.group_id.max(initial=0) + 1
         graph = coo_array(
             (np.ones(pairs.sum()), (self.group_id[i[pairs]],
@@ -533,7 +533,7 @@ class JointFit:
         return make_footprints(self.start.x[members], self.start.y[members],
                                self.mask, self.config.fit_radius, self.step)
 
-    def problem(self, members, model, batch=None):
+    def make_problem(self, members, model, batch=None):
         """
         Return the problem of the kernel for some groups, with the models
         of all other sources subtracted, and its initial values.
@@ -586,8 +586,8 @@ class JointFit:
             self._free(members, coeffs.shape[1]),
             position - config.max_shift, position + config.max_shift,
             low, high, pixels.whitening, ridge, self.solver.loss,
-            self.solver.f_scale, self._anchor(members),
-            self._amplitude_low(members), extra, self.beam)
+            self.solver.f_scale, self._position_priors(members),
+            self._lowest_amplitudes(members), extra, self.beam)
         return problem, sources, coeffs, pixels.centers
 
     def _pixels_of(self, members, batch=None):
@@ -632,7 +632,7 @@ class JointFit:
                 self._pixels[key] = pixels
         return pixels
 
-    def _anchor(self, members):
+    def _position_priors(self, members):
         """
         Return the priors on the positions of some groups, or None.
         """
@@ -644,7 +644,7 @@ class JointFit:
         weight = (1.0 if self.absolute else self.rms**2) / sigma**2
         return np.stack((start.x[members], start.y[members], weight), axis=2)
 
-    def _amplitude_low(self, members):
+    def _lowest_amplitudes(self, members):
         """
         Return the lower bounds of the amplitudes, or None.
 
@@ -665,8 +665,8 @@ class JointFit:
         """
         Return the factors of the residuals of some groups.
 
-        The signal is taken from the models fitted so far, as weights
-        that follow the noise of the pixels would bias the fit.
+        The signal is taken from the models fitted so far, because
+        weights derived from the noisy data would bias the fit.
         """
         config = self.config
         snr = np.zeros(foot.x.shape) if own is None else own / self.rms
@@ -710,8 +710,8 @@ class JointFit:
         Fit some groups and update the state of their sources.
         """
         solver = self.solver
-        problem, sources, coeffs, centers = self.problem(members, model,
-                                                         batch)
+        problem, sources, coeffs, centers = self.make_problem(
+            members, model, batch)
         if solver.astropy_fitter is None:
             max_iter = solver.max_iter
             if not with_covariance:

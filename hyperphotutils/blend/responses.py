@@ -74,7 +74,7 @@ def make_responses(fit):
             continue
         rows = batch.members[enough]
         state = batch.result.sources[enough]
-        normal = normal_matrix(fit.problem(rows, model)[0], state,
+        normal = normal_matrix(fit.make_problem(rows, model)[0], state,
                                batch.result.coeffs[enough])
         responses.append(HeldResponse(
             rows, state, _respond(normal, rows.shape[1]),

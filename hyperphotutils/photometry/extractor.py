@@ -16,6 +16,7 @@ from hyperphotutils.background.interface import (
     as_local_background,
     describe_background,
 )
+from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.group_solver import GroupSolver
@@ -58,8 +59,7 @@ from hyperphotutils.utils.wcs import (
 
 __all__ = ['HyperPhotometry']
 
-# Pixels around sources that are measured at once: they stay in the cache of a
-# processor.
+# Number of pixels per chunk of apertures, chosen to fit in the CPU cache.
 _CHUNK_PIXELS = 1 << 16
 
 _COLUMNS = (
@@ -83,8 +83,8 @@ class HyperPhotometry:
     the residual of the fit; and the flux of each source is summed in an
     ellipse of its own size on the map minus background and companions.
 
-    Each step is an object that can be replaced by any other with the
-    same calls, those of photutils among them.
+    Each step is an object that can be replaced by any object with the
+    same interface, including photutils classes.
 
     Parameters
     ----------
@@ -92,9 +92,10 @@ class HyperPhotometry:
         The FWHM of the beam in pixels; the geometric mean for an
         elliptical beam: ``image.meta['beam_fwhm_pix']`` of a map of
         `~hyperphotutils.maps.read_map`. A warning is issued if it differs
-        from that by more than a factor of 1.5. If the metadata of the map give the shape of the
-        beam, as those of `~hyperphotutils.maps.read_map` do, fits start
-        with that shape, and fixed shapes have it.
+        from that by more than a factor of 1.5. If the metadata of the map
+        give the shape of the beam, as those of
+        `~hyperphotutils.maps.read_map` do, this shape is the initial
+        guess, or the value of a fixed shape.
 
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
@@ -108,17 +109,17 @@ class HyperPhotometry:
         ``min_separation`` of ``2 * fwhm``.
 
     fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
-        Fits the groups. The default is one for ``fwhm`` with a solver
-        with ``bias_correction``. An astropy fitter is used by such a
-        solver.
+        Fits the groups. The default is ``BlendGroupFitter(fwhm)`` with
+        bias correction. An astropy fitter is wrapped in such a fitter.
 
     psf : 2D array_like, photutils PSF model, \
             `~hyperphotutils.psf.EmpiricalPSF`, or \
             `~hyperphotutils.blend.BeamProfile`, optional
         The measured beam. Sources are then Gaussians convolved with it,
         in fits, apertures, and images; see
-        `~hyperphotutils.blend.BlendGroupFitter`, to which it is given
-        if there is a ``fitter``. The default is a Gaussian beam.
+        `~hyperphotutils.blend.BlendGroupFitter`. If you pass a
+        ``fitter``, pass ``psf`` to the fitter instead. The default is a
+        Gaussian beam.
 
     fwhm_radius_ratio : float, optional
         The semi-axes of the apertures in units of the fitted FWHMs.
@@ -157,9 +158,9 @@ class HyperPhotometry:
         again by generalized least squares: with less scatter, and with
         realistic errors. With ``'white'`` pixels are independent, as
         they always are for an astropy fitter. A
-        `~hyperphotutils.noise.NoiseModel` is used unchanged. With a
-        `~hyperphotutils.photometry.MapNoise`, all that is otherwise
-        measured on the map as a whole is taken from there.
+        `~hyperphotutils.noise.NoiseModel` is used unchanged. A
+        `~hyperphotutils.photometry.MapNoise` replaces every quantity
+        that is otherwise measured on the whole map.
 
     mask_bad_pixels : bool, optional
         Whether to find bad pixels by
@@ -243,8 +244,8 @@ class HyperPhotometry:
             fitter = BlendGroupFitter(fwhm, psf=psf, solver=solver)
             psf = None
         if psf is not None:
-            msg = ('psf is an option of the fitter: give it to that, such '
-                   'as BlendGroupFitter(fwhm, psf=...)')
+            msg = ('psf cannot be combined with fitter: use '
+                   'BlendGroupFitter(fwhm, psf=...)')
             raise ValueError(msg)
         self.psf = getattr(fitter, 'psf', None)
         self.fitter = fitter
@@ -323,23 +324,25 @@ class HyperPhotometry:
 
         init_params : `~astropy.table.Table`, optional
             The sources to measure instead of detecting them; see
-            `~hyperphotutils.blend.BlendGroupFitter`. No others are
-            searched then.
+            `~hyperphotutils.blend.BlendGroupFitter`. No other sources
+            are detected.
 
         Returns
         -------
         table : `~astropy.table.QTable` or `None`
-            A row a source; `None` with a warning when there is none.
+            One row per source, or `None` (with a warning) if no sources
+            are found.
         """
         warn_of_other_beam(self.fwhm, data)
         search = self._make_search(data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
         if table is None:
-            image, rms = search.image, 0.0
-            if image.rounding() > 0.0:  # else the map is constant
-                image.measure_pixel_noise(self.fwhm)
-                rms = image.pixel_noise.rms
+            image = search.image
+            rms = image.pixel_noise.rms
+            if rms is None:
+                rms = local_rms(image.values, box_side(self.fwhm),
+                                mask=image.mask)
             # Results are stored in one step, for calls in several threads.
             self.__dict__.update(
                 _images=SourceImages(image), results=None, _fluxes=None,
@@ -355,8 +358,8 @@ class HyperPhotometry:
         """
         Measure the noise of a map after a first fit of its sources.
 
-        Use it to measure parts of a map, or several maps of the same
-        noise, with the same noise.
+        Use it to apply one noise model to parts of a map, or to several
+        maps with the same noise.
 
         Parameters
         ----------
@@ -405,7 +408,8 @@ class HyperPhotometry:
         photutils.psf.PSFPhotometry.results_to_init_params
         """
         if self.results is None:
-            msg = 'no sources have been measured yet: call the object first'
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
             raise ValueError(msg)
         return as_init_params(self.results, remove_invalid=remove_invalid,
                               reset_ids=reset_ids)
@@ -565,7 +569,8 @@ class HyperPhotometry:
 
         images = self._last_images
         if self.results is None:
-            msg = 'no sources have been measured yet: call the object first'
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
             raise ValueError(msg)
         return plot_group(images.data, self.results, group_id,
                           wcs=images.wcs, mask=images.mask,
@@ -604,7 +609,8 @@ class HyperPhotometry:
         Group: fitted alone.
         """
         if self.results is None:
-            msg = 'no sources have been measured yet: call the object first'
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
             raise ValueError(msg)
         return explain_source(self.results, source_id, fwhm=self.fwhm)
 
@@ -644,7 +650,8 @@ class HyperPhotometry:
         Unit("Jy")
         """
         if self._fluxes is None:
-            msg = 'no sources have been measured yet: call the object first'
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
@@ -686,7 +693,7 @@ class HyperPhotometry:
         if not isinstance(noise, str) and not noise.is_correlated:
             independent = noise
             if error is not None:
-                msg = 'noise and error exclude each other: give only one'
+                msg = 'noise and error are mutually exclusive: give only one'
                 raise ValueError(msg)
         image = MeasuredMap(data, wcs, mask, error, noise=independent,
                             profile=getattr(self.fitter, 'beam', None))
@@ -705,7 +712,7 @@ class HyperPhotometry:
         image = search.image
         image.measure_pixel_noise(self.fwhm)
         if 'shape' not in getattr(self.fitter, 'fixed', ()):
-            # Other sources than points differ from fixed shapes anyway.
+            # With fixed shapes, extended sources always have residuals.
             search.flag_beam_mismatch(table)
         rms = image.with_unit(image.pixel_noise.rms)
         if image.noise.rms is None:
@@ -804,8 +811,8 @@ class HyperPhotometry:
 
     def _ellipse_of(self, table, rows):
         """
-        Return the ellipses of the apertures of some rows if they do not
-        depend on the fits.
+        Return the user-defined aperture ellipses of the given rows, or
+        `None`.
         """
         if self.aperture_ellipse is None:
             return None
@@ -837,8 +844,8 @@ def _check_ellipse(ellipse, limits):
     Check the ellipse of apertures that do not depend on the fits.
     """
     if limits is not None:
-        msg = ('aperture_ellipse and fwhm_limits exclude each other: give '
-               'only one of them')
+        msg = ('aperture_ellipse and fwhm_limits are mutually exclusive: '
+               'give only one of them')
         raise ValueError(msg)
     try:
         values = [np.asarray(value, dtype=float) for value in ellipse]

@@ -120,7 +120,8 @@ class MapNoise:
 
     def with_variation(self, relative_rms):
         """
-        Return even noise with a strength that varies over the map.
+        Return a copy of spatially uniform noise, scaled by a relative
+        rms map.
 
         Parameters
         ----------
@@ -192,7 +193,8 @@ class DetectionRms:
 
     def image(self, bad, fwhm):
         """
-        Return the noise.
+        Return the detection noise, increased in rings along the margin
+        of the map.
 
         Parameters
         ----------
@@ -240,7 +242,7 @@ class MeasuredMap:
     """
     A map, its noise, and the models of its sources.
 
-    It lives as long as a call of `HyperPhotometry` or
+    An instance exists only during a call of `HyperPhotometry` or
     `ForcedPhotometry`.
 
     Parameters
@@ -336,14 +338,16 @@ class MeasuredMap:
     @property
     def residual(self):
         """
-        The map minus the sources and such a background.
+        The map minus the sources and the background measured before, if
+        any.
         """
         return self.cleaned - self.model
 
     @property
     def fit_mask(self):
         """
-        The mask of pixels without data or without such a background.
+        The mask of pixels without data or without the background
+        measured before, if any.
         """
         if self.background is None:
             return self.mask
@@ -352,8 +356,8 @@ class MeasuredMap:
     @property
     def known_noise(self):
         """
-        The noise in the unit of the map: that of the fits, or that of
-        single pixels where fits do not need its strength.
+        The noise in the unit of the map: the noise model of the fits or,
+        if its rms is not known, the noise of the pixels.
         """
         return self.pixel_noise if self.noise.rms is None else self.noise
 
@@ -419,8 +423,9 @@ class MeasuredMap:
 
     def mask_bad_pixels(self, fwhm):
         """
-        Mask pixels with values that no source seen through the beam
-        has. Saturated pixels are used for detection, but not in fits.
+        Mask pixels whose values are inconsistent with any source
+        convolved with the beam. Saturated pixels are used for detection,
+        but not in fits.
         """
         if self.beam is not None:
             fwhm = min(fwhm, self.beam['fwhm_minor'])
@@ -432,7 +437,7 @@ class MeasuredMap:
 
     def share_pixel_noise(self, rms):
         """
-        Use the rms of a larger map about local backgrounds.
+        Use the rms (about local backgrounds) measured on a larger map.
         """
         if not self._pixel_noise_is_known:
             self.pixel_noise = WhiteNoise(rms)
@@ -483,8 +488,8 @@ class MeasuredMap:
             The local rms of the noise in units of the typical one.
 
         varying_structure : bool or `None`, optional
-            Whether structure has a covariance of its own; if it varies
-            by more than chance by default.
+            Whether to model structure separately. By default, only if it
+            varies significantly.
 
         Returns
         -------

@@ -52,17 +52,16 @@ _HELD_POSITION_PRIOR = 0.1
 _NEAR_COMPANION = 1.5
 # The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 4.0
-# Without one side lobe, another detection may turn out to be one. The sources
-# within so many FWHM are fitted again.
+# Rejecting one side lobe can reveal another: this limits the iterations.
+# Sources within so many FWHM of a rejected lobe are refitted.
 _LOBE_ROUNDS = 3
 _NEAR_LOBE = 3.0
-# The residual that bright sources have in common, in units of their peaks,
-# above which the beam is not that of the fit, and that of a source in units of
-# the noise.
+# Thresholds of a beam mismatch: the common residual of bright sources relative
+# to their peaks, and the residual of a source relative to the noise.
 _MISMATCH = 0.01
 _MISMATCH_SNR = 3.0
-# Companions for each detection, beyond which they may be side lobes. There is
-# at most one for each detection in maps of blended pairs.
+# Companions per detection above which the companions may be side lobes. There
+# is at most one for each detection in maps of blended pairs.
 _MANY_COMPANIONS = 1.0
 
 # The columns of the detection that are kept through all fits.
@@ -88,8 +87,8 @@ class SourceSearch:
         The map for a fitter with weights from a map.
 
     variation : 2D `~numpy.ndarray` or `None`, optional
-        The relative noise that thresholds follow, `None` if it does not
-        vary. By default, it is measured.
+        The relative rms that scales the thresholds, `None` for uniform
+        noise; measured by default.
 
     Attributes
     ----------
@@ -97,7 +96,7 @@ class SourceSearch:
         The covariances of the parameters of all fits.
 
     background_fit : object or `None`
-        What the ``background`` of the configuration has fitted.
+        The fitted local background.
     """
 
     def __init__(self, config, image, *, error=None, weight_map=None,
@@ -117,7 +116,7 @@ class SourceSearch:
                 tuple(slice(0, size) for size in image.values.shape))
         self.noise = config.noise if self.shared is None else (
             self.shared.model)
-        # The relative noise that thresholds follow, without structure of
+        # The relative rms that scales the thresholds, without structure of
         # the sky.
         self.noise_variation = image.relative_error()
         if not isinstance(self.noise, str):
@@ -157,11 +156,12 @@ class SourceSearch:
         # Candidates that were not significant when they were last found. The
         # next search may find them again: the covariance is then known better.
         self.insignificant = make_empty_table('rejected')
-        # The row that a companion was split off, by their ids.
+        # The id of the source from which each companion was split.
         self.split_from = {}
-        # The ids of sources fitted since pairs were last searched.
+        # Ids to test for splitting.
         self.changed = set()
-        # Those that were far from being pairs, and have the same neighbors.
+        # Ids found to be clearly single; their neighbors have not changed
+        # since.
         self.single = set()
 
     def measure_noise(self):
@@ -175,7 +175,8 @@ class SourceSearch:
         """
         table = self._fit_detections()
         if table is None:
-            msg = 'data has no detections: the noise is not measured'
+            msg = ('no sources were detected in data, and without them the '
+                   'noise is not measured')
             raise ValueError(msg)
         detection_rms = ()
         finder = self.config.finder
@@ -235,7 +236,7 @@ class SourceSearch:
                 table = self._add_companions(table, new)
             self.last_ids.append(self.last_id)
             if self.preliminary:
-                # The noise is best measured without the companions.
+                # Remeasure the noise now that the companions are subtracted.
                 table = self._finalize(table)
             elif len(new) == 0:
                 break
@@ -297,7 +298,8 @@ class SourceSearch:
         table = self._reject_lobes(table)
         table = self._refine(table)
         if self.image.profile is None:
-            # Companions on side lobes hide later how much the beam differs.
+            # Measure this now: companions fitted to side lobes would hide
+            # the mismatch.
             self.beam_misfit = self._measure_beam_misfit(table)[0]
         self.found_meta = found.meta
         return table
@@ -532,7 +534,8 @@ class SourceSearch:
         failure = find_failures(self, table, self.fwhm)
         rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
         if not self.image.has_noise():
-            # Without noise, the errors of the filter are detected.
+            # In noiseless maps, rounding errors of the filter can be
+            # detected as sources.
             rejected |= plain(table['amplitude_fit']) <= self.image.rounding()
         if rejected.any():
             table = self._reject(table, rejected, failure)
@@ -558,7 +561,7 @@ class SourceSearch:
         """
         solver = getattr(self.fitter, 'solver', None)
         if getattr(solver, 'astropy_fitter', None) is not None:
-            return False  # astropy's fitters know no covariance
+            return False  # astropy fitters do not support covariances
         if isinstance(self.noise, str):
             return self.noise == 'correlated' and self.image.has_noise()
         return self.noise.is_correlated
@@ -740,8 +743,8 @@ class SourceSearch:
     def _refit(self, table, *, new=None, dropped=None, held=None,
                start_rows=None):
         """
-        Fit the groups again that gain or lose a source, or whose sources
-        are held at the shape of the beam from now on.
+        Refit groups that gain or lose a source, or that contain a source
+        whose shape is now that of the beam.
 
         Rows of ``new`` replace those of the table with the same id. The
         fit of each source starts at the last fit of the row in
@@ -754,7 +757,7 @@ class SourceSearch:
         init = self._as_init(
             table if start_rows is None else table[start_rows], held)
         init['id'] = table['id']
-        # Without bounds two sources can cancel each other.
+        # Without positive amplitudes, overlapping sources can cancel.
         init['positive'] = init['hold_shape'] | held.any()
         init = init[~dropped & ~replaced]
         touched = np.isin(table['group_id'],
@@ -795,8 +798,8 @@ class SourceSearch:
 
     def _reject_rows(self, table, reason, round_number=None):
         """
-        Keep sources or candidates that get no row; those with an id know
-        their search.
+        Record rejected sources. The search number is derived from the id
+        by default.
         """
         if round_number is None:
             round_number = np.searchsorted(self.last_ids, table['id'])
@@ -828,8 +831,8 @@ class SourceSearch:
             The fitted sources, whose flags are changed.
         """
         misfit, snr = self._measure_beam_misfit(table)
-        # Companions may hide side lobes: several beside each source. Close
-        # pairs that were one detection are no sign of another beam.
+        # Many companions per source suggest that side lobes were fitted as
+        # sources; split pairs are not counted.
         if self.n_detected:
             n_beside = np.count_nonzero(
                 (table['id'] > self.n_detected)
@@ -903,7 +906,8 @@ class SourceSearch:
 
 def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
     """
-    Return a table of initial values with all columns that fits know.
+    Return a table of initial values with all columns that the fitter
+    accepts.
     """
     defaults = {
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
@@ -949,13 +953,13 @@ def _rejected_rows(table, reason, round_number):
 
 def are_apart(found, known, separation):
     """
-    Return which positions are far from all others.
+    Return which positions are far from all known ones.
 
     Parameters
     ----------
     found, known : `~numpy.ndarray` of shape (n, 2)
-        The positions in question and the others, NaN where they are not
-        known.
+        The positions in question and the known ones, NaN where there is
+        none.
 
     separation : float
         The distance in pixels.
@@ -963,8 +967,8 @@ def are_apart(found, known, separation):
     Returns
     -------
     apart : 1D bool `~numpy.ndarray`
-        `True` for known positions that are farther than ``separation``
-        from all others.
+        `True` for each finite position in ``found`` that is farther than
+        ``separation`` from every position in ``known``.
     """
     known = known[np.isfinite(known).all(axis=1)]
     apart = np.isfinite(found).all(axis=1)

@@ -311,7 +311,8 @@ class TiledPhotometry:
             The sum of ``flux_fit`` and its standard error.
         """
         if self._fluxes is None:
-            msg = 'no sources have been measured yet: call the object first'
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 

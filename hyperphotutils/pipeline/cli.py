@@ -2,8 +2,8 @@
 """
 The command ``hyperphot``.
 
-A subcommand is one function below `_command`, which lists its options.
-Options named by a key of the configuration, such as
+Each subcommand is a function decorated with `_command`, which lists its
+options. Options named by a key of the configuration, such as
 ``'detection.n_sigma'``, replace the value of that key; their help and
 types are those of the configuration, by default `PipelineConfig`.
 """
@@ -56,8 +56,11 @@ _DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
 exit status: 0 success, 1 some map failed (the others are completed) or the
 output could not be written, 2 invalid usage (nothing was done), 130
-interrupted; the same command continues a run that was stopped or killed
+interrupted; rerun the same command to continue a run that was stopped or
+killed
 """
+
+_RERUN = 'rerun the same command to continue'
 
 # Options with other names than the last part of their keys
 _NAMES = {'output.directory': '--output-dir', 'run.n_workers': '--jobs',
@@ -80,7 +83,7 @@ _HEADER = ('input.unit', 'input.beam', 'input.survey', 'input.frequency')
 _JOBS = ('output.directory', 'run.n_workers', 'output.overwrite',
          'run.scheduler', 'run.quiet')
 
-# Why the standard output cannot be written, if it cannot
+# Errors from writing to standard output
 _faults = []
 
 _commands = {}
@@ -276,7 +279,8 @@ def _maps_argument(metavar):
 _CONFIG = _argument(
     '--config', metavar='FILE',
     help="a configuration file of hyperphot, see 'hyperphot config', or of "
-         'Hyper-py (default: hyperphot.yaml here, or that of the user)')
+         'Hyper-py (default: hyperphot.yaml in the current directory, else '
+         "the user's file)")
 
 
 def _parse_ellipse(text):
@@ -331,8 +335,8 @@ def _parse_snr(text):
 
 def _load(path, options):
     """
-    Return the loaded configuration, that with the values of the options,
-    and the origins of all values.
+    Return the loaded configuration, the configuration with the options
+    applied, and the origin of each value.
     """
     loaded = load_config(path)
     values, names = _values_of(options)
@@ -365,7 +369,7 @@ def _values_of(options):
                 'Options take precedence over the configuration file, whose '
                 'keys are in brackets.',
     epilog=_EPILOG,
-    interrupted='completed maps are kept; the same command continues')
+    interrupted=f'completed maps are kept; {_RERUN}')
 def _run(options):
     files = [name for name in options.maps
              if name.lower().endswith(('.yaml', '.yml'))]
@@ -415,7 +419,7 @@ _command(
                 'backgrounds, without photometry. Options take precedence '
                 'over the configuration file, whose keys are in brackets.',
     epilog=_EPILOG,
-    interrupted='completed channels are kept; the same command continues',
+    interrupted=f'completed channels are kept; {_RERUN}',
     **{'input.datacube': True, 'run.background_only': True})(_run)
 
 
@@ -433,11 +437,11 @@ _command(
     *(f'kernel.{name}' for name in KernelOptions.model_fields),
     *_JOBS, model=SubtractConfig,
     summary='subtract a template from an image of the same field',
-    description='Convolve one of two images of the same field so that its '
-                'stars become those of the other, and subtract them: '
-                'SCIENCE minus TEMPLATE. Keys are in brackets.',
+    description='Match the PSFs of two images of the same field by '
+                'convolving one of them, then subtract TEMPLATE from '
+                'SCIENCE. Keys are in brackets.',
     epilog=_EPILOG.replace('some map', 'some pair'),
-    interrupted='completed pairs are kept; the same command continues',
+    interrupted=f'completed pairs are kept; {_RERUN}',
     **{'output.directory': 'hyperphot_subtract'})
 def _subtract(options):
     values, names = _values_of(options)
@@ -472,35 +476,36 @@ def _image_command(step, options, more=(), **texts):
             ('ext', 'mask', *options))), *more,
         *_JOBS, model=ImageConfig,
         epilog=_EPILOG.replace('some map', 'some image'),
-        interrupted='completed images are kept; the same command continues',
+        interrupted=f'completed images are kept; {_RERUN}',
         **{'output.directory': f'hyperphot_{step}', 'run.step': step},
         **texts)
 
 
 @_image_command(
     'sky', _SKY, summary='subtract the sky of images',
-    description='Mask the sources of images, and subtract the sky. What is '
-                'not given is found, and the run.log of each image says how.')
+    description='Mask the sources of images, and subtract the sky. '
+                'Missing inputs are determined from the image; run.log '
+                'records how.')
 @_image_command(
     'psf', (*_SKY, *_STARS), summary='measure the PSF of images',
-    description='Select the stars of images, and build the PSF. What is not '
-                'given is found, and the run.log of each image says how.')
+    description='Select the stars of images, and build the PSF. Missing '
+                'inputs are determined from the image; run.log records how.')
 @_image_command(
     'stamps', ImageOptions.model_fields,
     ('input.sextracted', *(f'stamps.{name}'
                            for name in StampsOptions.model_fields)),
-    summary='cut the galaxies of images out',
+    summary='cut out galaxies',
     description='Detect the galaxies of images, and write a stamp of each '
-                'with error, mask, segments, and PSF. What is not given is '
-                'found, and the run.log of each image says how.')
+                'with error, mask, segments, and PSF. Missing inputs are '
+                'determined from the image; run.log records how.')
 @_image_command(
     'galaxies', ImageOptions.model_fields,
     ('input.sextracted', *(f'galaxies.{name}'
                            for name in GalaxiesOptions.model_fields)),
-    summary='fit the galaxies of images by Sersic profiles',
+    summary='fit the galaxies of images with Sersic profiles',
     description='Detect the galaxies of images, and fit Sersic profiles '
-                'that are convolved with the PSF. What is not given is '
-                'found, and the run.log of each image says how.')
+                'that are convolved with the PSF. Missing inputs are '
+                'determined from the image; run.log records how.')
 def _process_images(options):
     values, names = _values_of(options)
     values['input.maps'] = options.maps
@@ -566,7 +571,7 @@ def _recover(options):
     description='Simulate a map, extract its sources, and compare them with '
                 'the truth. An earlier example in the same folder is '
                 'replaced.',
-    interrupted='the same command starts again')
+    interrupted='rerun the command to start over')
 def _example(options):
     try:
         directory = Path(expand_path(options.output_dir))
@@ -607,7 +612,7 @@ def _example(options):
     summary='make the web pages of an earlier run',
     description='Write report.html into the folders of an earlier run, from '
                 'its files. Cut-outs of the sources need the maps.',
-    interrupted='the same command starts again')
+    interrupted='rerun the command to start over')
 def _report(options):
     # slow to import
     from hyperphotutils.pipeline.restore import restore_pages
@@ -706,8 +711,8 @@ def open_closed_streams():
     """
     Open the null device for each closed standard stream.
 
-    The next opened file would otherwise get its number, and all that
-    libraries and other processes write to that stream.
+    Otherwise the next opened file would reuse this descriptor and receive
+    output meant for the stream.
     """
     _faults.clear()
     for number in range(3):

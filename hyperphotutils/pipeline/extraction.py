@@ -57,7 +57,7 @@ __all__ = [
 # Larger maps are plotted with fewer pixels along an axis than this.
 _MAX_PLOTTED = 4096
 
-# The types of values in a file that have single precision
+# BITPIX values that float32 represents exactly
 _FLOAT32_BITPIX = frozenset({8, 16, -32})
 
 
@@ -71,8 +71,7 @@ class MapKind:
 
     def read(self, job, config):
         """
-        Read the map; in single precision if that of the file is single,
-        and it is large.
+        Read the map, keeping single precision for large maps stored in it.
         """
         self._tiles = choose_tile_size(job, config)
         self.keeps_parts = self._tiles.size > 0
@@ -119,7 +118,7 @@ def choose_tile_size(job, config):
                 size = config.find_tile_size(hdu.shape)
                 is_single = hdu.header['BITPIX'] in _FLOAT32_BITPIX
     except MapError:
-        # reading it has the message
+        # read_input reports this error
         return TileSize(0)
     return TileSize(size, np.float32 if size and is_single else float)
 
@@ -127,7 +126,7 @@ def choose_tile_size(job, config):
 @dataclass(frozen=True)
 class _Tiling:
     """
-    How a map is measured in tiles, whose results are in a folder.
+    Settings of tiled measurement and the folder of its results.
     """
 
     size: int
@@ -153,7 +152,7 @@ class _Tiling:
         """
         Return the photometry in tiles.
         """
-        # a process of several that measure maps has no others
+        # worker processes do not start workers of their own
         n_workers = (config.run.n_workers if parent_process() is None else 1)
         return TiledPhotometry(phot, self.size, executor=self.executor,
                                n_workers=n_workers, folder=self.folder,
@@ -223,7 +222,7 @@ class Extraction:
     rejected: QTable | None = None
     earlier: str = ''
 
-    # of the outcome, see process.py
+    # part of the interface of results, see process.py
     table_name = 'catalog.ecsv'
 
     @property
@@ -276,7 +275,7 @@ class Extraction:
     @property
     def shapes(self):
         """
-        The table, with the shape of the beam for detections.
+        The table; unfitted detections have the shape of the beam.
         """
         return beam_shapes(self.table, self.image)
 
@@ -291,7 +290,7 @@ class Extraction:
             return ('no source found' if n_rejected == 0 else
                     f'no source found, {n_rejected} rejected')
         if self.model is None:
-            return f'{n_rows} detected, none measured'
+            return f'{n_rows} detected (detection only)'
         text = (f'{n_rows} given, {n_measured} measured' if self.given
                 else f'{n_measured} measured')
         for reason, number in self._count_unmeasured().items():
@@ -462,7 +461,7 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     Detect, fit, and measure the sources of a map in memory.
 
     The ``image`` is one of `~hyperphotutils.maps.read_map`; ``tiles`` says
-    how `MapKind` measures it in tiles. The errors are those of
+    how `MapKind` measures it in tiles. Raises the same exceptions as
     `extract_map`.
     """
     start = time.perf_counter()
@@ -605,7 +604,7 @@ def _measure(image, phot, config, tiles):
         weight_map = _read_weights(image, config.fit.weight_map)
     data = image
     if tiles is not None:
-        # Values that are not finite are the mask.
+        # The mask is omitted because masked values are NaN already.
         data = NDData(image.data, unit=image.unit, wcs=image.wcs,
                       meta=image.meta, uncertainty=image.uncertainty)
     table = phot(data, init_params=init, weight_map=weight_map)

@@ -86,7 +86,7 @@ _KINDS = {
 # The kinds whose parts, instead of jobs, are processed in parallel
 _IN_PARTS = frozenset({'cube'})
 
-# Errors of the output that concern all other maps, too
+# Output errors that end the whole run
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 # The threads of an executor share warnings and the working folder.
@@ -101,8 +101,8 @@ def run(config=None, *, executor=None):
     ----------
     config : str, path-like, `PipelineConfig` or `None`, optional
         The configuration, or the YAML file that contains it, in the
-        format of this package or of Hyper-py. With `None` (default), the
-        file that `find_config` finds, or the built-in defaults.
+        format of this package or of Hyper-py. If `None` (default), the
+        file found by `find_config`, or the built-in defaults.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
         The executor to use instead of ``run.n_workers`` processes, see
@@ -135,8 +135,8 @@ def run(config=None, *, executor=None):
     Notes
     -----
     With ``run.n_workers`` above 1, the maps are processed in separate
-    processes. These do not import the main script: its statements need
-    not be below ``if __name__ == '__main__':``.
+    processes. Workers do not import the main script, so that no
+    ``if __name__ == '__main__'`` guard is needed.
 
     Examples
     --------
@@ -446,7 +446,7 @@ def _write_tables(outcomes, work, config, output, origin):
     from hyperphotutils.pipeline import report
 
     problem = None
-    # a run in which all maps failed may be repeated with other settings
+    # write nothing if all maps failed, so that the settings can be changed
     if REPORT in work.tables and any(not item.reason for item in outcomes):
         from hyperphotutils.pipeline.pages import write_run_page
 
@@ -561,14 +561,13 @@ def _explain_errors(directory, jobs, outcomes, noun):
             reason = (f'{exc.filename or directory}: cannot be written: '
                       f'{os.strerror(number) if number else exc}')
         msg = (f'{reason}; {n_done} of {len(jobs)} {noun}s are done; '
-               f'{advice}the same command continues')
+               f'{advice}rerun the same command to continue')
         raise PipelineError(msg) from exc
 
 
 def _errno_of(exc):
     """
-    Return the number of an error of the system, which astropy hides in
-    the context of its own error if the disk is full.
+    Return the errno of a system error, which astropy may wrap.
     """
     while exc is not None:
         if getattr(exc, 'errno', None):
@@ -589,8 +588,8 @@ def _reason(exc):
 
 def advise(reason):
     """
-    Add the options and keys for the arguments that the error of a reader
-    names.
+    Replace the reader arguments named in an error message by the options
+    and keys that set them.
     """
     # the remedy in Python is replaced
     for mistake, advice in (

@@ -281,7 +281,7 @@ def _write_channels(writing):
 
 def _write_image(writing):
     """
-    Write the image of the fit that the file is named after.
+    Write the image (model, background, or residual) that names the file.
     """
     import numpy as np
     from astropy.io import fits
@@ -429,14 +429,15 @@ PRODUCTS = (
     Product('stamps.ecsv', None,
             'the stars of the fit, with the status and the fit of each',
             kinds=('subtraction',)),
-    Product('stamps.reg', None, 'their DS9 regions, in colors by status',
+    Product('stamps.reg', None, 'DS9 regions of the stars of the fit, in '
+            'colors by status',
             kinds=('subtraction',)),
     # written by the functions of galaxies.py
     Product('sky.fits', None, 'the image without sky, the sky, and the mask '
             'of the sources', kinds=('sky',)),
     Product('galaxies.ecsv', None, 'the galaxies with their fits',
             kinds=('galaxies',)),
-    Product('galaxies.fits', None, 'the same columns in FITS',
+    Product('galaxies.fits', None, 'the galaxies with their fits, in FITS',
             kinds=('galaxies',)),
     Product('models.fits', None, 'the image without sky, the model, the '
             'residual, and the errors', kinds=('galaxies',)),
@@ -446,14 +447,14 @@ PRODUCTS = (
             'truth, with ``--truth``', kinds=('galaxies',)),
     Product('chi2.h5', None, 'chi-squared of all models of a grid, with '
             '``--chi2``', kinds=('galaxies',)),
-    Product('dre.fits', None, 'the best of these models, with the columns '
-            'of DRE', kinds=('galaxies',)),
+    Product('dre.fits', None, 'the best model of each galaxy in the grid, '
+            'with the columns of DRE', kinds=('galaxies',)),
     Product('mosaics.fits', None, 'data, model, and residual of all stamps, '
             'with ``--mosaics``', kinds=('galaxies',)),
     Product('stamps.ecsv', None, 'the sources with a stamp',
             kinds=('stamps',)),
     Product('stamps.h5', None, 'image, error, mask, segments, and PSF of '
-            'each, with ``--formats hdf5``', kinds=('stamps',)),
+            'each stamp, with ``--formats hdf5``', kinds=('stamps',)),
     Product('cuts.h5', None, 'the stamps as DRE stores them, with '
             '``--formats dre``', kinds=('stamps',)),
     Product('stamps.fits', None, 'the stamps in FITS, with ``--formats '
@@ -464,7 +465,8 @@ PRODUCTS = (
             '``--formats galfits``', kinds=('stamps',)),
     Product('segmentation.fits', None, 'the segments of all sources',
             kinds=_STAMPS),
-    Product('segmentation.png', None, 'a figure of them', kinds=_STAMPS),
+    Product('segmentation.png', None, 'a figure of the segments of all '
+            'sources', kinds=_STAMPS),
     Product('psf.fits', None, 'the PSF, see '
             '`~hyperphotutils.psf.read_psf`', kinds=_PSF),
     Product('psfex.psf', None, 'the PSF as PSFEx stores it', kinds=_PSF),

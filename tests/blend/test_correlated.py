@@ -270,7 +270,8 @@ def test_backgrounds_are_planes(noise, pair):
 
 def test_noise_goes_with_nothing_else(noise, pair):
     image, init = pair
-    match = 'noise cannot be used together with error or with an astropy'
+    match = ('noise and error are mutually exclusive, and an astropy fitter '
+             'cannot')
     with pytest.raises(ValueError, match=match):
         BlendGroupFitter(FWHM)(image, noise=noise, error=1.0,
                                init_params=init)

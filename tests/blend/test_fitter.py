@@ -1006,7 +1006,7 @@ class TestBadInput:
         ({'fwhm_range': (np.nan, 1)}, ValueError, 'fwhm_range must be two'),
         ({'fwhm_range': ('a', 'b')}, ValueError, 'fwhm_range must be two'),
         ({'fixed': 'amplitude'}, ValueError,
-         "fixed must hold nothing but .*: .'amplitude'"),
+         "fixed can contain only .*: .'amplitude'"),
         ({'fixed': 5}, (TypeError, ValueError), 'fixed must'),
         ({'grouper': 5}, TypeError, 'grouper must be callable: 5'),
         ({'solver': 'trf'}, TypeError,

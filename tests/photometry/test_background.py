@@ -138,7 +138,7 @@ def test_apertures_may_have_a_size_of_their_own():
      'must be two positive FWHMs'),
     ({'aperture_ellipse': 4.0}, ValueError, 'must be two positive FWHMs'),
     ({'aperture_ellipse': (4.0, 3.0, 5.0), 'fwhm_limits': (1.0, 2.0)},
-     ValueError, 'aperture_ellipse and fwhm_limits exclude each other'),
+     ValueError, 'aperture_ellipse and fwhm_limits are mutually exclusive'),
     ({'fwhm_limits': (2.0, 1.0)}, ValueError,
      r'fwhm_limits must be two positive numbers.*: \(2.0, 1.0\)'),
     ({'fwhm_limits': 2.0}, ValueError, 'fwhm_limits must be two'),

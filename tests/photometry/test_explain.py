@@ -140,7 +140,7 @@ class TestObject:
         There is nothing to explain, and the HTML is the call.
         """
         phot = HyperPhotometry(fwhm=4.0)
-        with pytest.raises(ValueError, match='no sources have been measured'):
+        with pytest.raises(ValueError, match='no results: call the'):
             phot.explain(1)
         with pytest.raises(ValueError, match='no map has been measured yet'):
             phot.summary()

@@ -513,8 +513,9 @@ class TestNothingFound:
         with pytest.warns(NoDetectionsWarning, match='No sources were found'):
             assert phot(data) is None
         assert_array_equal(phot.make_model_image(), np.zeros((80, 80)))
+        assert_allclose(phot.rms, np.std(data), rtol=0.1, atol=1e-12)
         assert len(phot.rejected) == 0
-        with pytest.raises(ValueError, match='no sources have been measured'):
+        with pytest.raises(ValueError, match='no results: call the'):
             phot.total_flux()
 
     def test_finder_that_returns_an_empty_table(self):
@@ -1107,7 +1108,7 @@ class TestTotalFlux:
                         rtol=0.05)
 
     def test_before_the_first_call(self):
-        with pytest.raises(ValueError, match='no sources have been measured'):
+        with pytest.raises(ValueError, match='no results: call the'):
             HyperPhotometry(FWHM).total_flux()
 
 

@@ -140,5 +140,5 @@ def test_psf_belongs_to_the_fitter():
     psf = beam_image('moffat')
     fitter = BlendGroupFitter(FWHM, psf=psf)
     assert HyperPhotometry(FWHM, fitter=fitter).psf is psf
-    with pytest.raises(ValueError, match='psf is an option of the fitter'):
+    with pytest.raises(ValueError, match='psf cannot be combined with'):
         HyperPhotometry(FWHM, fitter=BlendGroupFitter(FWHM), psf=psf)

@@ -65,7 +65,7 @@ def test_map_without_sources_is_plotted():
     with pytest.warns(NoDetectionsWarning, match='No sources'):
         phot(noise)
     assert 'Map' in shown_images(phot.plot())
-    with pytest.raises(ValueError, match='no sources have been measured'):
+    with pytest.raises(ValueError, match='no results: call the'):
         phot.plot_group(1)
 
 

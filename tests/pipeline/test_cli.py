@@ -634,7 +634,7 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.startswith('hyperphot: interrupted; ')
-    assert err.endswith('the same command continues\n')
+    assert err.endswith('rerun the same command to continue\n')
     assert err.count('\n') == 1
     assert not output.exists()
 

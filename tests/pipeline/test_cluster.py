@@ -134,7 +134,8 @@ def test_scheduler_that_ends_is_told_and_the_run_continued(
     _, err = capsys.readouterr()
     assert status == 1
     assert err.startswith('hyperphot: the connection to the workers is lost')
-    assert err.endswith(' of 6 maps are done; the same command continues\n')
+    assert err.endswith(' of 6 maps are done; rerun the same command to '
+                        'continue\n')
     assert main(command) == 0
     assert products('out') == products('serial')
 

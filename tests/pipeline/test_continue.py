@@ -426,7 +426,7 @@ def test_full_disk_is_told_and_nothing_is_damaged(
     assert err.count('\n') == 1
     n_done = {'map': 2, 'combined': 4, 'record': 2}[full]
     assert (f'No space left on device; {n_done} of 4 maps are done; make '
-            'room, and the same command continues') in err
+            'room, and rerun the same command to continue') in err
     expected = products('good')
     for name, content in products('hyperphot_output').items():
         assert content == expected[name]
@@ -490,7 +490,7 @@ def test_interrupted_run_tells_how_to_continue_and_does(maps, tmp_path):
             _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err == ('hyperphot: interrupted; completed maps are kept; '
-                       'the same command continues\n')
+                       'rerun the same command to continue\n')
         assert not list(Path(f'out{jobs}').glob('.*'))
         outcomes = process_maps(make_config(
             maps, f'out{jobs}', output={'overview': True}))

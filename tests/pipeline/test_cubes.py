@@ -651,7 +651,7 @@ class TestContinued:
         assert status == 1
         assert err.count('\n') == 1
         assert 'No space left on device' in err
-        assert 'the same command continues' in err
+        assert 'rerun the same command to continue' in err
         assert not Path('out/cube').exists()
         assert hyper(capsys, 'background', cube, '--output-dir', 'out')[0] == 0
         assert Path('out/cube/background.fits').exists()
@@ -674,7 +674,7 @@ class TestContinued:
             status, _, err = hyper(capsys, 'background', cube,
                                    '--output-dir', 'out')
         assert status == 130
-        assert 'the same command continues' in err
+        assert 'rerun the same command to continue' in err
         assert Path('out', UNFINISHED, 'background.fits.part').exists()
         assert hyper(capsys, 'background', cube, '--output-dir', 'out')[0] == 0
 

@@ -81,7 +81,7 @@ def test_encoding_of_a_stream_is_no_obstacle(tmp_path):
     ('name', 'message'),
     [('pydantic', 'nothing was done'),
      ('hyperphotutils.pipeline.cli', 'nothing was done'),
-     ('hyperphotutils.maps', 'the same command continues')],
+     ('hyperphotutils.maps', 'rerun the same command to continue')],
 )
 def test_interrupt_during_imports(tmp_path, command, name, message):
     """
