@@ -276,6 +276,15 @@ optional
     def __repr__(self):
         return make_repr(self)
 
+    @property
+    def beam_response(self):
+        """
+        The peak of a point source of unit height in the filtered image:
+        a threshold divided by it is the height of the faintest point
+        source that is detected.
+        """
+        return _beam_response(self.fwhm, self.kernel, self.kernel_size)
+
     def filter(self, data, mask=None):
         """
         Return the filtered image in which sources are detected.
@@ -582,8 +591,7 @@ optional
         cutouts, dx, dy = cutout_stack(image, x, y, half)
         smooth_cutouts, _, _ = cutout_stack(filtered, x, y, half)
         height = filtered[y, x]
-        amplitude = height / _beam_response(self.fwhm, self.kernel,
-                                            self.kernel_size)
+        amplitude = height / self.beam_response
         noise = rms if np.ndim(rms) == 0 else rms[y, x]
         return {'x_centroid': x_fit,
                 'y_centroid': y_fit,

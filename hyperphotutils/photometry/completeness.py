@@ -185,6 +185,14 @@ class CompletenessCurve:
         ax.set_ylim(-0.05, 1.05)
         return ax
 
+    @property
+    def is_step(self):
+        """
+        Whether the curve is a step: there are too few sources for its
+        width, so that the fluxes at all levels are the same.
+        """
+        return self.width == 0.0
+
     def __repr__(self):
         levels = ', '.join(
             f'flux_{level}={self.flux_at(level / 100)[0]:.4g} +/- '

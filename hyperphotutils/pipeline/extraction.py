@@ -486,7 +486,10 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
             rms = phot.noise.detection_rms[0]
             rms = np.median(getattr(rms, 'typical', rms)) << image.unit
         n_sigma = config.detection.n_sigma
+        peak = (n_sigma * rms / config.make_finder(image).beam_response
+                * image.meta['beam_area_pix'] * u.pix / u.beam)
         extraction.table.meta |= {'threshold': n_sigma * rms,
+                                  'threshold_peak': peak.to('Jy / beam'),
                                   'n_sigma': n_sigma,
                                   'detection_rms': rms}
     extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))

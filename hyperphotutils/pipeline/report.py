@@ -23,9 +23,9 @@ __all__ = []  # shared by the modules of the pipeline only
 
 # The metadata of each map in the catalog of several maps
 _MAP_META = ('filename', 'original_unit', 'beam_major', 'beam_minor',
-             'beam_pa', 'beam_area_pix', 'threshold', 'n_sigma',
-             'detection_rms', 'rms', 'rms_of', 'n_detected', 'n_companions',
-             'n_rejected', 'n_bad_pixels')
+             'beam_pa', 'beam_area_pix', 'threshold', 'threshold_peak',
+             'n_sigma', 'detection_rms', 'rms', 'rms_of', 'n_detected',
+             'n_companions', 'n_rejected', 'n_bad_pixels')
 
 _BAD_PIXELS = {'glitch': ('glitch', 'glitches'),
                'saturated': ('saturated', 'saturated'),
@@ -223,8 +223,12 @@ def describe_threshold(meta):
     """
     if 'threshold' not in meta:
         return 'none, the sources were given'
-    return (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the rms of the '
+    text = (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the rms of the '
             'filtered map')
+    if 'threshold_peak' in meta:  # not in catalogs of earlier versions
+        text += ('; a point source at the threshold has a peak of '
+                 f'{meta["threshold_peak"]:.4g}')
+    return text
 
 
 def describe_bad_pixels(n_bad_pixels):

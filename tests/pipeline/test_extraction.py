@@ -16,6 +16,7 @@ from photutils.aperture import SkyEllipticalAperture
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.detection import high_pass_filter
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
@@ -56,6 +57,22 @@ def test_given_positions_are_fixed_to_the_last_bit(map_file, full):
     assert_quantity_allclose(
         full.table.meta['threshold'],
         full.table.meta['n_sigma'] * full.table.meta['detection_rms'])
+
+
+def test_peak_of_a_point_source_at_the_threshold(full):
+    """
+    The filter reduces the beam with this peak to the threshold.
+    """
+    meta, image = full.table.meta, full.image.meta
+    y, x = np.mgrid[-30:31, -30:31]
+    fwhm = image['beam_fwhm_pix']
+    beam = (meta['threshold_peak'].to_value('Jy / beam')
+            / image['beam_area_pix']
+            * np.exp(-4.0 * np.log(2.0) * (x**2 + y**2) / fwhm**2))
+    assert_allclose(high_pass_filter(beam, fwhm).max(),
+                    meta['threshold'].to_value('Jy / pix'))
+    log = '\n'.join(map(str, full.describe()))
+    assert f'has a peak of {meta["threshold_peak"]:.4g}' in log
 
 
 @pytest.mark.parametrize('detection_only', [True, False])
