@@ -14,8 +14,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.jobs import OutputError, PipelineError
 from hyperphotutils.pipeline.process import advise, connect
@@ -227,6 +225,8 @@ def _make_page(result, title):
     """
     Return a web page with the results and all injected sources.
     """
+    import numpy as np
+
     from hyperphotutils.catalog.units import to_readable_units
     from hyperphotutils.visualization import make_report
 
