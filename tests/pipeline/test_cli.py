@@ -459,7 +459,10 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
         (['--n-sigma', 'five'], "invalid float value: 'five'"),
         (['--jobs', '0'], '--jobs: run.n_workers: 0 is not allowed'),
         (['--jobs', '1.5'], 'invalid int value'),
-        (['--jobz', '2'], 'unrecognized arguments: --jobz'),
+        (['--jobz', '2'], 'unrecognized arguments: --jobz 2; did you mean '
+         '--jobs? (see hyperphot run --help)'),
+        (['--nsigma=4'], 'did you mean --n-sigma?'),
+        (['--zzz'], 'unrecognized arguments: --zzz (see hyperphot run'),
         (['--output-dir', ''], '--output-dir: output.directory'),
         (['--config', 'missing.yaml'], 'missing.yaml: No such file'),
     ],
