@@ -411,9 +411,11 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
     write_map(map_file, path, remove=['BUNIT', 'BMAJ', 'BMIN', 'BPA'])
     err = hyper('run', path)[2]
     assert err.count('\n') == 1
-    for part in ('BUNIT', 'BMAJ', '--unit, --beam, --survey',
+    for part in ('BUNIT', 'BMAJ', 'give --unit', '--beam or --survey',
                  'input.unit, input.beam, input.survey'):
         assert part in err
+    assert 'unit=' not in err
+    assert 'beam=' not in err
     config = tmp_path / 'my.yaml'
     config.write_text('input: {unit: K, survey: pacs70}\n'
                       'output: {overview: false, overwrite: true}')
