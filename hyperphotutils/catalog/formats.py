@@ -332,6 +332,12 @@ def _look_inside(file, path):
             return format
     while first.startswith(b'#'):
         first = next(lines, b'')
+    if path.suffix.lower() in {'.reg', '.crtf'}:
+        msg = (f"'{path}' is a file of regions, not a table: read it with "
+               'read_regions, and make a table of the centers: '
+               "QTable({'sky_centroid': SkyCoord([region.center for region "
+               'in regions])})')
+        raise CatalogError(msg)
     if find_separator(first.decode('utf-8', 'replace')) is not None:
         return 'csv'
     msg = (f"the format of '{path}' is unknown: it begins like none of "

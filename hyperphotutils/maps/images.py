@@ -56,6 +56,10 @@ _DAMAGED = (OSError, EOFError, TypeError, ValueError, LookupError,
             RuntimeError, fits.VerifyError, zlib.error, lzma.LZMAError,
             struct.error)
 
+# The number of bytes, and their values, by which a text is recognized.
+_START = 512
+_TEXT = re.compile(rb'[\t\n\f\r -~\x80-\xff]*')
+
 # Warnings of astropy about headers that it can repair.
 _REPAIRED = ('.*may have been truncated', 'non-ASCII characters are present',
              'Header block contains null bytes',
@@ -297,8 +301,14 @@ def _open(path):
             msg = f'is {kind}: give the FITS file'
             raise MapError(msg)
         with path.open('rb') as file:
-            if file.read(6) != b'SIMPLE':
-                what += ', or it is not a FITS file'
+            start = file.read(_START)
+        if not start.startswith(b'SIMPLE'):
+            # FITS headers have no line feeds
+            if b'\n' in start and _TEXT.fullmatch(start):
+                msg = ('is a text file, not a FITS file: give the FITS file '
+                       'of the map')
+                raise MapError(msg)
+            what += ', or it is not a FITS file'
         with refuse_damage(what):
             n_hdus, n_whole = check_structure(path)
             # no memory mapping: the data are converted anyway

@@ -186,12 +186,20 @@ class CompletenessCurve:
         return ax
 
     @property
-    def is_step(self):
+    def step_range(self):
         """
-        Whether the curve is a step: there are too few sources for its
-        width, so that the fluxes at all levels are the same.
+        The fluxes between which a step lies, that of the brightest lost
+        source and that of the faintest recovered one; `None` if the curve
+        is not a step. Too few sources are then near the limit for fluxes
+        at 50 % and 90 % that differ.
         """
-        return self.width == 0.0
+        if self.width > 0.0:
+            return None
+        half = np.sqrt(self.covariance[0, 0])
+        low, high = 10.0**(self.location + np.array([-half, half]))
+        if self.unit is None:
+            return float(low), float(high)
+        return low << self.unit, high << self.unit
 
     def __repr__(self):
         levels = ', '.join(

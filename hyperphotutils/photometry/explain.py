@@ -99,6 +99,8 @@ def explain_source(table, source_id, *, fwhm):
     if len(rows) != 1:
         known = (f'its ids are {min(ids)} to {max(ids)}' if len(ids)
                  else 'it has no rows')
+        if isinstance(source_id, str) and ids.dtype.kind in 'iu':
+            known += '; they are integers: give a number, not a text'
         msg = f'the table has no source with id {source_id!r}; {known}'
         raise ValueError(msg)
     # (units are chosen for the whole table)
@@ -241,7 +243,13 @@ def _count_sources(table):
     if 'n_detected' in meta:
         text = f'{measured} measured: {meta["n_detected"]} detected on the map'
         if companions := meta.get('n_companions', 0):
-            text += f', {companions} in its residual'
+            residual = min(companions, np.count_nonzero(
+                np.asarray(table['flags']) & FLAGS['residual_detection']))
+            for count, how in ((residual, 'in its residual'),
+                               (companions - residual,
+                                'by splitting detections in two')):
+                if count:
+                    text += f', {count} {how}'
     else:
         text = f'{len(table)} given, {measured} measured'
     groups, sizes = np.unique(np.asarray(table['group_id']),
@@ -310,8 +318,8 @@ def _detection(row, flags, *, given):
     if given:
         return f'Position: given {place}; the map was not searched.'
     if 'residual_detection' in flags:
-        return (f'Detection: {place}, in the residual after the first fit, '
-                'beside a brighter source.')
+        return (f'Detection: {place}, in the residual after a fit of the '
+                'sources found before.')
     if 'split_pair' in flags:
         return (f'Detection: {place}, as one of two sources that together '
                 'fit one detection better.')

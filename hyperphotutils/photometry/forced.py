@@ -6,6 +6,7 @@ Forced photometry: one catalog measured on the maps of several bands.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from os import PathLike
 
 import astropy.units as u
 import numpy as np
@@ -780,6 +781,10 @@ def _open_band(name, image, error):
     if not isinstance(name, str) or not name:
         msg = f'the names of bands must be strings: {name!r}'
         raise ValueError(msg)
+    if isinstance(image, str | PathLike):
+        msg = (f'band {name!r} must be a map, not the name of a file: read '
+               f'{str(image)!r} by hyperphotutils.maps.read_map')
+        raise TypeError(msg)
     wcs = getattr(image, 'wcs', None)
     if not isinstance(wcs, WCS):
         msg = f'band {name!r} needs a wcs, a WCS of astropy: {wcs!r}'

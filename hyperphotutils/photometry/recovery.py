@@ -480,6 +480,14 @@ class RecoveryResult:
                  f'{table.meta["n_false"]} false detections near them']
         if self.curve is None:
             lines.append(table.meta['no_curve'])
+        elif self.curve.step_range is not None:
+            low, high = (getattr(flux, 'value', flux)
+                         for flux in self.curve.step_range)
+            unit = '' if self.curve.unit is None else f' {self.curve.unit}'
+            lines.append(
+                f'completeness rises from 0 to 1 between {low:.3g} and '
+                f'{high:.3g}{unit}: too few sources for its fluxes at 50 % '
+                'and 90 %; inject more')
         else:
             for level in (50, 90):
                 flux, error = (getattr(number, 'value', number) for number
@@ -530,6 +538,11 @@ class RecoveryResult:
         shown = self.table[enough]
         axes[1].errorbar(x[enough], 100.0 * shown['flux_bias'],
                          100.0 * shown['flux_scatter'], fmt='o')
+        if not enough.any():
+            for ax in axes[1:]:
+                ax.text(0.5, 0.5, 'fewer than '
+                        f'{FEWEST_COMPARED} recovered sources in each bin',
+                        transform=ax.transAxes, ha='center', va='bottom')
         axes[1].set_ylabel('Flux: bias and scatter [%]')
         axes[2].axhspan(-1.0, 1.0, color='0.9')
         for number, name in enumerate(('flux', 'peak')):

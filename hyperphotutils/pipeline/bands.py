@@ -220,6 +220,23 @@ def summarize_bands(table):
     return text
 
 
+def bands_overlap(table):
+    """
+    Return whether any source of a merged catalog is on more than one map.
+    """
+    import numpy as np
+
+    from hyperphotutils.utils.flags import FLAGS
+
+    n_maps = np.asarray(table['n_bands']).copy()
+    for name in table.meta['bands']:
+        if f'forced_{name}' in table.colnames:
+            n_maps += np.asarray(table[f'forced_{name}']) & (
+                np.asarray(table[f'flags_{name}']) & FLAGS['off_map'] == 0)
+    return len(table) == 0 or len(table.meta['bands']) < 2 or bool(
+        (n_maps > 1).any())
+
+
 def explain_bands(table):
     """
     Explain in words which bands each source of a merged catalog has, with

@@ -10,6 +10,7 @@ types are those of the configuration, by default `PipelineConfig`.
 
 import argparse
 import contextlib
+import difflib
 import errno
 import math
 import os
@@ -19,7 +20,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 from hyperphotutils import __version__
-from hyperphotutils.pipeline.bands import summarize_bands
+from hyperphotutils.pipeline.bands import bands_overlap, summarize_bands
 from hyperphotutils.pipeline.config import (
     ConfigError,
     EllipseOptions,
@@ -117,7 +118,9 @@ def main(argv=None):
     interrupted = 'nothing was done'
     try:
         raise_on_interrupt()
-        options = _make_parser().parse_args(argv)
+        options, unknown = _make_parser().parse_known_args(argv)
+        if unknown:
+            options.parser.reject(unknown)
         interrupted = options.interrupted
         status = _call(options)
     except SystemExit as exc:
@@ -170,6 +173,18 @@ class _Parser(argparse.ArgumentParser):
         print_error(f'{message} (see {self.prog} --help)')
         self.exit(_USAGE)
 
+    def reject(self, arguments):
+        """
+        Exit because of unknown arguments, and suggest similar options.
+        """
+        message = f'unrecognized arguments: {" ".join(arguments)}'
+        for argument in arguments:
+            similar = difflib.get_close_matches(
+                argument.partition('=')[0], self._option_string_actions, n=1)
+            if similar and argument.startswith('--'):
+                message += f'; did you mean {similar[0]}?'
+        self.error(message)
+
 
 def _make_parser():
     parser = _Parser(
@@ -183,7 +198,7 @@ def _make_parser():
     for name, (function, arguments, model, defaults,
                texts) in _commands.items():
         command = commands.add_parser(name, allow_abbrev=False, **texts)
-        command.set_defaults(function=function, **defaults)
+        command.set_defaults(function=function, parser=command, **defaults)
         group = None
         for argument in arguments:
             is_key = isinstance(argument, str)
@@ -406,6 +421,9 @@ def _run(options):
         return _FAILED
     if report:
         report(f'{summarize_bands(table)} -> {path}')
+    if not bands_overlap(table):
+        print_error('warning: the maps do not overlap: each source is on only '
+                    'one of them')
     return status
 
 

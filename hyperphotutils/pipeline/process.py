@@ -591,7 +591,6 @@ def advise(reason):
     Replace the reader arguments named in an error message by the options
     and keys that set them.
     """
-    # the remedy in Python is replaced
     for mistake, advice in (
             ('a cube, not a map', 'on the command line: --datacube; in the '
              'configuration: input.datacube: true'),
@@ -600,13 +599,15 @@ def advise(reason):
         if mistake in reason:
             reason, _, _ = reason.partition('; read it with read_')
             return f'{reason} ({advice})'
-    names = dict.fromkeys(
-        re.findall(r'\b(unit|beam|survey|frequency|ext)=', reason))
-    options = [f'--{name}' for name in names
-               if name in {'unit', 'beam', 'survey', 'frequency'}]
-    keys = [f'input.{"extension" if name == "ext" else name}'
-            for name in names]
-    remedies = [f'{where}: {", ".join(found)}'
-            for where, found in (('on the command line', options),
-                                 ('in the configuration', keys)) if found]
-    return f'{reason} ({"; ".join(remedies)})' if remedies else reason
+    # without option
+    reason = re.sub(r'\bext=', 'input.extension', reason)
+    arguments = r'\b(unit|beam|survey|frequency)='
+    names = dict.fromkeys(re.findall(arguments, reason))
+    if not names:
+        return reason
+    # an option keeps the equals sign before a value
+    reason = re.sub(rf"{arguments}(?=['\d])", r'--\1=', reason)
+    reason = re.sub(rf'(?<!-){arguments}', r'--\1', reason)
+    reason = reason.replace(' (a radio_beam.Beam or a FWHM)', '')
+    keys = ', '.join(f'input.{name}' for name in names)
+    return f'{reason} (in the configuration: {keys})'

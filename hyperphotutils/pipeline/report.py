@@ -95,7 +95,9 @@ def run_log(outcomes, config, origin, *, problem=None):
     lines = [f'run finished {datetime.now(UTC).isoformat(timespec="seconds")}']
     for item in outcomes:
         earlier = 'done by an earlier run: ' if item.earlier else ''
-        status = f'failed: {item.reason}' if item.reason else item.summary
+        # (the details are below)
+        status = (f'failed: {item.reason.partition(" (details in ")[0]}'
+                  if item.reason else item.summary)
         lines.append(printable(f'{item.job.map_id}: {earlier}{status}'))
         if item.details:
             lines.append(item.details.rstrip())

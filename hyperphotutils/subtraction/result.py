@@ -29,6 +29,10 @@ __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 # With fewer, the kernels of simulated pairs were sometimes wrong
 _FEW_STARS = 30
 _SKIPPED_META = ('version',)
+# Why an image was convolved, see `Direction`
+_REASONS = {'given': ' as given by convolve',
+            'widths': ' (its PSF is narrower)',
+            'trial': ' (both were tried; this gives the smaller errors)'}
 _NOISE_NAMES = 'TARGET_NOISE', 'SOURCE_NOISE'
 
 
@@ -597,8 +601,9 @@ class SubtractionResult(_Image):
         names, bits = zip(*DIFFERENCE_FLAGS.items(), strict=True)
         parts = [100.0 * np.mean((self.flags & bit) > 0) for bit in bits]
         lines = [
-            f'{stats["convolve"]} image convolved (reason: '
-            f'{self.meta.get("direction_reason")}); kernel of radius '
+            f'{stats["convolve"]} image convolved'
+            f'{_REASONS.get(self.meta.get("direction_reason"), "")}; '
+            'kernel of radius '
             f'{stats["kernel_radius"]} and order {stats["kernel_order"]}, '
             f'sum {total:.5g} +- {error:.2g}',
             f'{stats["n_stamps"]} stars fitted with reduced chi2 '

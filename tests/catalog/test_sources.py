@@ -469,3 +469,13 @@ class TestSourcesToPixels:
         with pytest.raises(ValueError, match='fwhm_minor_sky, position_angle'):
             sources_to_pixels(QTable({'sky_centroid': sky, 'fwhm_major_sky':
                                       [5.0] * u.arcsec}), make_wcs())
+
+
+@pytest.mark.parametrize('text', ['# Region file format: DS9\nicrs\n'
+                                  'circle(10.0, 2.0, 5")\n', 'junk'])
+def test_regions_are_no_table(tmp_path, text):
+    path = tmp_path / 'sources.reg'
+    path.write_text(text)
+    with pytest.raises(CatalogError, match='a file of regions, not a table: '
+                                           'read it with read_regions'):
+        read_source_list(path)

@@ -291,6 +291,13 @@ class TestBadFiles:
         with pytest.raises(MapError, match='not a FITS file'):
             load_image(path)
 
+    def test_table_of_text_is_not_called_damaged(self, tmp_path):
+        path = tmp_path / 'catalog.ecsv'
+        path.write_text('# %ECSV 1.0\n# ---\nid x y\n1 2.0 3.0\n')
+        with pytest.raises(MapError, match='is a text file') as caught:
+            load_image(path)
+        assert 'fetch it again' not in str(caught.value)
+
     @pytest.mark.parametrize('size', [100, 2000, 2880, 5000, 20000])
     def test_truncated(self, tmp_path, size):
         """

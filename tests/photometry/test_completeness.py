@@ -64,6 +64,9 @@ def test_step_lies_in_the_gap():
     assert_allclose(flux, 4.0)
     assert_allclose(error, 4.0 * np.log(2.0))
     assert_allclose(curve([3.9, 4.1]), [0.0, 1.0])
+    assert_allclose(curve.step_range, [2.0, 8.0])
+    assert fit_completeness([1.0, 2.0, 8.0, 9.0], [
+        False, True, False, True]).step_range is None
 
 
 @pytest.mark.parametrize('found', [True, False])

@@ -14,6 +14,7 @@ from hyperphotutils.photometry import (
     HyperPhotometry,
     explain_source,
     explain_sources,
+    summarize_sources,
 )
 from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS
 
@@ -132,6 +133,19 @@ class TestExplainSource:
         with pytest.raises(ValueError, match='no source with id 1000; its '
                                              'ids are 1 to 20'):
             explain_source(table, 1000, fwhm=4.0)
+        with pytest.raises(ValueError, match="'1'; its ids are 1 to 20; they "
+                                             'are integers: give a number'):
+            explain_source(table, '1', fwhm=4.0)
+
+    def test_origins_in_the_summary_are_those_of_the_flags(self, table):
+        companions = table.copy()
+        companions.meta |= {'n_detected': 17, 'n_companions': 3}
+        companions['flags'] = 0
+        companions['flags'][:2] = FLAGS['residual_detection']
+        companions['flags'][2:4] = FLAGS['split_pair']
+        assert summarize_sources(companions)['sources'] == (
+            '20 measured: 17 detected on the map, 2 in its residual, '
+            '1 by splitting detections in two')
 
 
 class TestObject:

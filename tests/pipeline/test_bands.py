@@ -28,7 +28,11 @@ from hyperphotutils.pipeline import (
     merge_bands,
     run,
 )
-from hyperphotutils.pipeline.bands import check_bands, summarize_bands
+from hyperphotutils.pipeline.bands import (
+    bands_overlap,
+    check_bands,
+    summarize_bands,
+)
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.utils import FLAGS, add_gaussians, sky_to_pixel_ellipse
 
@@ -305,6 +309,11 @@ class TestMerging:
         assert np.all(merged['forced_red'])
         text = summarize_bands(merged)
         assert text.endswith(f', 0 in red ({len(merged)} off the map)')
+        assert bands_overlap(merged)  # blue and green do
+        apart = merge_bands({'blue': tables['blue'], 'red': None},
+                            {'blue': maps['blue'], 'red': away},
+                            forced=white)
+        assert not bands_overlap(apart)
 
     def test_units(self, skies):
         """

@@ -411,9 +411,11 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
     write_map(map_file, path, remove=['BUNIT', 'BMAJ', 'BMIN', 'BPA'])
     err = hyper('run', path)[2]
     assert err.count('\n') == 1
-    for part in ('BUNIT', 'BMAJ', '--unit, --beam, --survey',
+    for part in ('BUNIT', 'BMAJ', 'give --unit', '--beam or --survey',
                  'input.unit, input.beam, input.survey'):
         assert part in err
+    assert 'unit=' not in err
+    assert 'beam=' not in err
     config = tmp_path / 'my.yaml'
     config.write_text('input: {unit: K, survey: pacs70}\n'
                       'output: {overview: false, overwrite: true}')
@@ -459,7 +461,10 @@ def test_options_supply_what_the_header_lacks(hyper, map_file, tmp_path):
         (['--n-sigma', 'five'], "invalid float value: 'five'"),
         (['--jobs', '0'], '--jobs: run.n_workers: 0 is not allowed'),
         (['--jobs', '1.5'], 'invalid int value'),
-        (['--jobz', '2'], 'unrecognized arguments: --jobz'),
+        (['--jobz', '2'], 'unrecognized arguments: --jobz 2; did you mean '
+         '--jobs? (see hyperphot run --help)'),
+        (['--nsigma=4'], 'did you mean --n-sigma?'),
+        (['--zzz'], 'unrecognized arguments: --zzz (see hyperphot run'),
         (['--output-dir', ''], '--output-dir: output.directory'),
         (['--config', 'missing.yaml'], 'missing.yaml: No such file'),
     ],

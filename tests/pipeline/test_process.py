@@ -454,6 +454,7 @@ def test_unexpected_error_is_logged_with_its_traceback(
     assert first.reason.endswith(f'(details in {tmp_path}/out/run.log)')
     log = (tmp_path / 'out' / 'run.log').read_text(encoding='utf-8')
     assert 'Traceback (most recent call last)' in log
+    assert 'details in' not in log
     assert 'b: ' in log
 
 

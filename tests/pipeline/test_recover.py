@@ -6,12 +6,14 @@ Tests of the command ``hyperphot recover``.
 import re
 from dataclasses import replace
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
 from matplotlib.figure import Figure
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.photometry import fit_completeness
 from hyperphotutils.pipeline import (
     ConfigError,
     OutputError,
@@ -102,6 +104,24 @@ def test_medians_of_few_sources_are_not_shown(map_file, tmp_path, quick):
     for ax, n_series in ((axes[1], 1), (axes[2], 2)):
         drawn = [series.lines[0].get_xdata() for series in ax.containers]
         assert [len(x) for x in drawn] == [1] * n_series
+
+
+def test_step_has_no_errors(map_file, quick, tmp_path):
+    """
+    Where all lost sources are fainter than the recovered ones, too few
+    were injected; so the summary says, and empty panels state why.
+    """
+    result = recover_map(map_file, quick, tmp_path / 'out', **QUICK)
+    curve = fit_completeness([1.0, 2.0, 4.0] * u.Jy, [False, False, True])
+    table = result.table[:1]
+    table['n_recovered'] = [4]
+    result = replace(result, table=table, curve=curve)
+    lines = result.summary().splitlines()
+    assert lines[1] == (
+        'completeness rises from 0 to 1 between 2 and 4 Jy: too few sources '
+        'for its fluxes at 50 % and 90 %; inject more')
+    for ax in result.plot(Figure()).axes[1:]:
+        assert 'fewer than 5 recovered' in ax.texts[0].get_text()
 
 
 def test_missing_curve_is_reported_once(map_file, tmp_path, capsys):

@@ -336,7 +336,8 @@ def test_summary(result):
     masked.
     """
     lines = result.summary().splitlines()
-    assert lines[0].startswith('template image convolved (reason: widths)')
+    assert lines[0].startswith(
+        'template image convolved (its PSF is narrower); kernel')
     total, error = result.kernel_sum(159.5, 149.5)
     assert f'sum {total:.5g} +- {error:.2g}' in lines[0]
     assert f'{result.stats["n_stamps"]} stars fitted' in lines[1]
