@@ -502,12 +502,7 @@ class ForcedPhotometry:
 
 class _Catalog:
     """
-    Class for the checked input sources.
-
-    Parameters
-    ----------
-    sources : `~astropy.table.Table`
-        As for a call of `ForcedPhotometry`.
+    Class for the checked input sources of `ForcedPhotometry`.
     """
 
     def __init__(self, sources):
@@ -639,24 +634,9 @@ class _Catalog:
 @dataclass
 class _Band:
     """
-    Class for a map in Jy/pixel, with what belongs to its band.
-
-    Parameters
-    ----------
-    name : str
-        The name of the band.
-
-    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
-        The map in Jy/pixel.
-
-    beam : tuple of float or None
-        The FWHMs in arcsec and the position angle in degrees.
-
-    unit : `~astropy.units.Unit`
-        The original unit of the map.
-
-    factor : float
-        The conversion factor from the original unit to Jy/pixel.
+    Class for a map in Jy/pixel, with the FWHMs in arcsec and the position
+    angle in degrees of its beam (or `None`), its original unit, and the factor
+    that converts from that to Jy/pixel.
     """
 
     name: str

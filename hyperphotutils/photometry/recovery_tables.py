@@ -161,19 +161,9 @@ def read_measured(table, unit):
 
 def summarize_bin(row):
     """
-    Return the line of a bin in a summary, with a dash for unknown
-    values.
-
-    Parameters
-    ----------
-    row : `~astropy.table.Row`
-        The row of the table of bins.
-
-    Returns
-    -------
-    line : str
-        Signal-to-noise ratio, number of injected sources, completeness,
-        reliability, bias of the flux, and pull of the flux.
+    Return the line of a bin in a summary, with a dash for unknown values:
+    signal-to-noise ratio, number of injected sources, completeness,
+    reliability, and bias and pull of the flux.
     """
     def percent(value, width):
         return (f'{100 * value:{width}.1f} %' if math.isfinite(value)
