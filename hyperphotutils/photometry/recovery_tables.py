@@ -123,8 +123,10 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
                             for group in groups]
     _add_fraction(table, 'completeness', table['n_recovered'],
                   table['n_injected'], confidence_level)
-    measured = _find_bins(edges, _plain(detections[f'{kind}_measured'],
-                                        column_unit))
+    values = _plain(detections[f'{kind}_measured'], column_unit)
+    # -1 outside of all bins
+    measured = np.where(values < edges[-1],
+                        np.searchsorted(edges, values, side='right') - 1, -1)
     for name, chosen in (('n_new', measured[~detections['changed']]),
                          ('n_false', measured[detections['false']])):
         table[name] = [np.count_nonzero(chosen == number)
@@ -139,14 +141,6 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
                                   strict=True):
             table[f'{name}_{column}'] = values
     return table
-
-
-def _find_bins(edges, values):
-    """
-    Return the bins of values, -1 outside of all bins.
-    """
-    bins = np.searchsorted(edges, values, side='right') - 1
-    return np.where(values < edges[-1], bins, -1)
 
 
 def read_measured(table, unit):

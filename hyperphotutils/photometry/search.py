@@ -442,8 +442,10 @@ class SourceSearch:
         Take sources out of the table, and fit their neighbors again.
         """
         for reason in np.unique(failure[rejected]):
-            chosen = rejected & (failure == reason)
-            self._reject_rows(table[chosen], str(reason))
+            rows = table[rejected & (failure == reason)]
+            # the ids tell in which search the sources were found
+            self.rejected.append(_rejected_rows(
+                rows, str(reason), np.searchsorted(self.last_ids, rows['id'])))
         if rejected.all():
             self.image.replace(table, table[:0])
             return table[:0]
@@ -719,15 +721,6 @@ class SourceSearch:
         init['position_prior'][init['hold_shape']] *= (
             _HELD_POSITION_PRIOR / _POSITION_PRIOR)
         return init
-
-    def _reject_rows(self, table, reason, round_number=None):
-        """
-        Record rejected sources. The search number is derived from the id
-        by default.
-        """
-        if round_number is None:
-            round_number = np.searchsorted(self.last_ids, table['id'])
-        self.rejected.append(_rejected_rows(table, reason, round_number))
 
     def _measure_filtered_noise(self):
         """
