@@ -293,15 +293,8 @@ class BeamProfile:
 def add_sources(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
                 beam=None, sign=1):
     """
-    Add sources to an image, in place.
-
-    Parameters
-    ----------
-    image, x, y, amplitude, fwhm_major, fwhm_minor, theta, sign
-        As for `~hyperphotutils.utils.add_gaussians`.
-
-    beam : `BeamProfile`, optional
-        The beam; a Gaussian by default.
+    Add sources to an image as `~hyperphotutils.utils.add_gaussians`, convolved
+    with a measured beam if there is one.
     """
     add = add_gaussians if beam is None else beam.add_sources
     add(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, sign=sign)

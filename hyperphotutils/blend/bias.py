@@ -44,21 +44,8 @@ _LARGEST = 0.5
 
 def second_order_bias(problem, result):
     """
-    Compute the bias of fitted groups.
-
-    Parameters
-    ----------
-    problem : `~hyperphotutils.blend.solver.BatchProblem`
-        The problem.
-
-    result : `~hyperphotutils.blend.solver.BatchResult`
-        The fitted groups, with their covariance.
-
-    Returns
-    -------
-    bias : `~numpy.ndarray` of shape (g, 6 n + k)
-        The mean of (fitted - true) in tangent coordinates; NaN where
-        the covariance is.
+    Return the bias of fitted groups, of shape (g, 6 n + k): the mean of
+    (fitted - true) in tangent coordinates; NaN where the covariance is.
     """
     bias = np.empty(result.covariance.shape[:2])
     for piece in iter_pieces(*bias.shape, problem.x.shape[1]):
@@ -78,37 +65,14 @@ def second_order_bias(problem, result):
 
 def unbiased_sources(sources, covariance, bias, var_bounds, beam=None):
     """
-    Subtract the bias from fitted sources.
+    Return the states of sources without their bias, and the flux without its
+    own bias, which is not that of the product of amplitude and widths.
 
-    Fixed parameters, the shape of a source with a width at its bound,
-    and groups with a bias of more than half an error, where the second
-    order is not enough, stay the same to the last bit.
-
-    Parameters
-    ----------
-    sources : `~numpy.ndarray` of shape (g, n, 6)
-        The state of each source.
-
-    covariance : `~numpy.ndarray` of shape (g, n, 6, 6)
-        The covariance of the tangent coordinates of each source.
-
-    bias : `~numpy.ndarray` of shape (g, n, 6)
-        The bias of the tangent coordinates of each source.
-
-    var_bounds : tuple of float
-        The bounds of the variances along the axes.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam; a Gaussian by default.
-
-    Returns
-    -------
-    sources : `~numpy.ndarray` of shape (g, n, 6)
-        The state of each source without the bias.
-
-    flux : `~numpy.ndarray` of shape (g, n)
-        The flux without its own bias, which is not that of the product
-        of amplitude and widths.
+    Fixed parameters, the shape of a source with a width at its bound, and
+    groups with a bias of more than half an error, where the second order is
+    not enough, stay the same to the last bit. ``sources`` and ``bias`` have
+    the shape (g, n, 6), ``covariance`` (g, n, 6, 6), the latter two in tangent
+    coordinates.
     """
     variances = sources[:, :, 3:5]
     low, high = var_bounds

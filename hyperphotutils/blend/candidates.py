@@ -39,56 +39,23 @@ _CHUNK_ELEMENTS = 1 << 20
 def candidate_snr(residual, candidates, table, noise, fwhm, *, mask,
                   fit_radius, extra_variance=None, beam=None):
     r"""
-    Return the signal-to-noise ratio of candidates on a residual map.
+    Return the signal-to-noise ratio of candidates on a residual map; 0 for
+    those that their neighbors explain as well, or that have no usable pixels.
 
-    Each candidate is a source with the shape of the beam at a given
-    position. Its amplitude and the error of the amplitude are those of
-    one linear step of generalized least squares, in which all parameters
-    of the neighbors and a plane are free as well. With the whitened
-    residual :math:`r`, the whitened beam :math:`g`, and the projection
-    :math:`P` that removes the derivatives by the other parameters,
+    Each candidate is a source with the shape of the beam at a given position.
+    Its amplitude and the error of the amplitude are those of one linear step
+    of generalized least squares, in which all parameters of the neighbors in
+    ``table`` and a plane are free as well. With the whitened residual
+    :math:`r`, the whitened beam :math:`g`, and the projection :math:`P` that
+    removes the derivatives by the other parameters,
 
     .. math::
 
         S/N = \frac{g^T P r}{\sqrt{g^T P g}} ,
 
-    whose square is the amount by which the candidate lowers chi2 (the
-    score test, Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50).
-
-    Parameters
-    ----------
-    residual : 2D `~numpy.ndarray`
-        The map minus all sources of ``table``.
-
-    candidates : `~astropy.table.QTable`
-        The candidates, as initial values of a fit.
-
-    table : `~astropy.table.QTable`
-        The fitted sources.
-
-    noise : `~hyperphotutils.noise.NoiseModel`
-        The noise of the pixels.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used.
-
-    fit_radius : float
-        The radius of the footprints in pixels.
-
-    extra_variance : 2D `~numpy.ndarray`, optional
-        The variance of each pixel beyond that of the noise.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam; a Gaussian by default.
-
-    Returns
-    -------
-    snr : 1D `~numpy.ndarray`
-        The ratios; 0 for candidates that their neighbors explain as
-        well, or that have no usable pixels.
+    whose square is the amount by which the candidate lowers chi2 (the score
+    test, Rao 1948, Math. Proc. Cambridge Phil. Soc. 44, 50).
+    ``extra_variance`` is added to that of the noise.
     """
     start = read_start(candidates, fwhm, beam)
     templates = start.states()

@@ -200,32 +200,11 @@ class SourceCovariance:
 
 def total_flux(ids, source_id, flux, flux_err, covariance):
     """
-    Sum the fluxes of sources; the error includes their covariances.
+    Return the sum of fluxes and its error with the covariances, which are in
+    the order of ``source_id``; NaN when one of the fluxes is.
 
-    Parameters
-    ----------
-    ids : int, str, array_like, or None
-        The identification numbers of the sources to sum, each once; all
-        by default.
-
-    source_id : 1D `~numpy.ndarray`
-        The identification numbers of all sources.
-
-    flux, flux_err : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
-        Their fluxes and errors.
-
-    covariance : `SourceCovariance`
-        The covariances, in the order of ``source_id``.
-
-    Returns
-    -------
-    flux, flux_err : float or `~astropy.units.Quantity`
-        The sum and its standard error; NaN when one of the fluxes is.
-
-    Raises
-    ------
-    ValueError
-        If a source is not known or given twice, or if none is given.
+    ``ids`` are the sources to sum, all if `None`. A `ValueError` is raised if
+    one is not known or given twice, or if there is none.
     """
     chosen = np.ones(len(source_id), dtype=bool)
     if ids is not None:

@@ -277,35 +277,15 @@ class BlendGroupFitter:
                    noise=None, weight_map=None, poly_order=None,
                    extra_variance=None, preliminary=False, pixel_rms=None):
         """
-        Fit the sources of one step of `HyperPhotometry`.
+        Fit the sources of one step of `HyperPhotometry`, with the arguments of
+        a call and others.
 
-        Parameters
-        ----------
-        data, init_params, mask, error, noise, weight_map
-            As for the call.
-
-        poly_order : int, optional
-            The degree of the background of this fit.
-
-        extra_variance : 2D `~numpy.ndarray`, optional
-            The variance of each pixel in addition to that of ``noise``,
-            which must be given, in the square of the unit of ``data``:
-            that of the differences between bright sources and their
-            models.
-
-        preliminary : bool, optional
-            Whether the fit only gives the initial values of a better one:
-            it ends when a step promises to lower chi2 by less than a
-            thousandth.
-
-        pixel_rms : float, optional
-            The pixel rms without unit, used if ``noise.rms`` is `None`.
-            It is measured by default.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            As from the call.
+        ``poly_order`` replaces that of the fitter. ``extra_variance`` is that
+        of the differences between bright sources and their models, in addition
+        to that of ``noise``, which must be given. A ``preliminary`` fit only
+        gives the initial values of a better one: it ends when a step promises
+        to lower chi2 by less than a thousandth. ``pixel_rms`` (without unit)
+        is used if ``noise.rms`` is `None`; it is measured by default.
         """
         data, mask, error = open_nddata(data, mask, error)
         if noise is not None and not isinstance(noise, NoiseModel):
@@ -625,23 +605,8 @@ def _check_order(poly_order):
 
 def usable_weights(weight_map, mask):
     """
-    Check a map of weights.
-
-    Parameters
-    ----------
-    weight_map : 2D array_like
-        The map.
-
-    mask : 2D bool `~numpy.ndarray`
-        The pixels that are not used.
-
-    Returns
-    -------
-    weight_map : 2D `~numpy.ndarray`
-        The map, 0 where it is not finite.
-
-    mask : 2D bool `~numpy.ndarray`
-        The mask with the pixels without weight.
+    Return a checked map of weights, 0 where it is not finite, and the mask
+    with the pixels without weight.
     """
     weight_map = np.asanyarray(weight_map)
     if weight_map.dtype.kind not in 'bfiu' or hasattr(weight_map, 'unit'):

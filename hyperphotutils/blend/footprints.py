@@ -24,19 +24,11 @@ _CORE_FRACTION = 0.5
 
 class Footprints(NamedTuple):
     """
-    The pixels of ``g`` groups, padded to the same number ``p``.
+    The pixels of ``g`` groups, padded to the same number ``p`` with (0, 0),
+    where ``usable`` is `False`.
 
-    Parameters
-    ----------
-    x, y : int `~numpy.ndarray` of shape (g, p)
-        The pixel coordinates; (0, 0) for padding.
-
-    usable : bool `~numpy.ndarray` of shape (g, p)
-        `False` for padding.
-
-    partial : bool `~numpy.ndarray` of shape (g, n)
-        Whether a part of the footprint of a source is off the map or
-        masked.
+    ``partial`` of shape (g, n) tells whether a part of the footprint of a
+    source is off the map or masked.
     """
 
     x: np.ndarray
@@ -47,20 +39,8 @@ class Footprints(NamedTuple):
 
 def disk_offsets(radius, step=1):
     """
-    Return the offsets of the pixels inside a disk.
-
-    Parameters
-    ----------
-    radius : float
-        The radius in pixels.
-
-    step : int, optional
-        Only every so many pixels along both axes are taken.
-
-    Returns
-    -------
-    dx, dy : 1D int `~numpy.ndarray`
-        The offsets from the central pixel.
+    Return the offsets ``dx, dy`` from the central pixel to every ``step``-th
+    pixel inside a disk.
     """
     half = int(np.floor(radius))
     dy, dx = np.mgrid[-half:half + 1, -half:half + 1]
@@ -71,21 +51,8 @@ def disk_offsets(radius, step=1):
 
 def pixel_step(fwhm, radius):
     """
-    Return the step between the fitted pixels where the noise is
-    correlated over the beam: more pixels add no information.
-
-    Parameters
-    ----------
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    radius : float
-        The radius of the footprints in pixels.
-
-    Returns
-    -------
-    step : int
-        The step along both axes.
+    Return the step between the fitted pixels where the noise is correlated
+    over the beam: more pixels add no information.
     """
     step = max(1, int(fwhm / _PIXELS_PER_FWHM))
     while len(disk_offsets(radius, step)[0]) > MAX_GROUP_PIXELS:
@@ -95,20 +62,8 @@ def pixel_step(fwhm, radius):
 
 def nearest_pixel(position, size):
     """
-    Return the index of the pixel that a coordinate is in.
-
-    Parameters
-    ----------
-    position : `~numpy.ndarray`
-        The pixel coordinates along an axis.
-
-    size : int
-        The number of pixels along that axis.
-
-    Returns
-    -------
-    index : int `~numpy.ndarray`
-        The indices; -1 for NaN. Both edges of the map belong to it.
+    Return the index of the pixel that a coordinate is in, -1 for NaN; both
+    edges of the map belong to it.
     """
     known = np.where(np.isfinite(position), position, -1.0)
     index = np.floor(known + 0.5).astype(int)
@@ -117,27 +72,10 @@ def nearest_pixel(position, size):
 
 def core_is_usable(x, y, mask, fwhm):
     """
-    Return which sources have enough usable pixels within one FWHM.
+    Return which sources are on the map with at most half of the pixels within
+    one FWHM masked.
 
-    Only masked pixels count as missing: half of a core may be off the
-    map.
-
-    Parameters
-    ----------
-    x, y : 1D `~numpy.ndarray`
-        The pixel coordinates of the sources.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used.
-
-    fwhm : float
-        The FWHM of the sources in pixels.
-
-    Returns
-    -------
-    usable : 1D bool `~numpy.ndarray`
-        `False` where the center is off the map, or more than half of
-        the pixels are masked.
+    Only masked pixels count as missing: half of a core may be off the map.
     """
     ny, nx = mask.shape
     dx, dy = disk_offsets(max(1.0, fwhm))
@@ -153,26 +91,8 @@ def core_is_usable(x, y, mask, fwhm):
 
 def make_footprints(x, y, mask, radius, step=1):
     """
-    Unite the disks around the sources of each group.
-
-    Parameters
-    ----------
-    x, y : `~numpy.ndarray` of shape (g, n)
-        The pixel coordinates of the sources.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used.
-
-    radius : float
-        The radius of the disks in pixels.
-
-    step : int, optional
-        Only every so many pixels along both axes are taken.
-
-    Returns
-    -------
-    footprints : `Footprints`
-        The pixels of each group, each once.
+    Return the `Footprints` of groups, each pixel once: every ``step``-th in
+    the disks around the sources at ``x, y`` of shape (g, n).
     """
     ny, nx = mask.shape
     dx, dy = disk_offsets(radius, step)
@@ -199,47 +119,19 @@ def make_footprints(x, y, mask, radius, step=1):
 
 def n_terms(order):
     """
-    Return the number of terms of a 2D polynomial.
-
-    Parameters
-    ----------
-    order : int
-        The total degree; -1 for no polynomial.
-
-    Returns
-    -------
-    n_terms : int
-        The number of coefficients.
+    Return the number of terms of a 2D polynomial; 0 for the degree -1.
     """
     return (order + 1) * (order + 2) // 2
 
 
 def background_basis(x, y, x_center, y_center, scale, order):
     """
-    Return the terms of 2D polynomials at the pixels of each group.
+    Return the terms of 2D polynomials at the pixels of each group, of shape
+    (g, k, p).
 
-    The terms are those of
-    `~hyperphotutils.background.polynomial_terms` in the coordinates
+    The ``k = (order + 1) (order + 2) / 2`` terms, none for the order -1, are
+    those of `~hyperphotutils.background.polynomial_terms` in the coordinates
     ``(x - x_center) / scale`` and ``(y - y_center) / scale``.
-
-    Parameters
-    ----------
-    x, y : `~numpy.ndarray` of shape (g, p)
-        The pixel coordinates.
-
-    x_center, y_center : `~numpy.ndarray` of shape (g,)
-        The origin of the polynomial of each group.
-
-    scale : float
-        The length that is mapped to 1.
-
-    order : int
-        The total degree; -1 for no background at all.
-
-    Returns
-    -------
-    basis : `~numpy.ndarray` of shape (g, k, p)
-        The ``k = (order + 1) (order + 2) / 2`` terms.
     """
     u = (x - x_center[:, None]) / scale
     v = (y - y_center[:, None]) / scale

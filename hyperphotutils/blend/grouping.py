@@ -10,20 +10,8 @@ __all__ = ['group_sources', 'renumber_groups', 'split_large_groups']
 
 def group_sources(grouper, x, y):
     """
-    Call a grouper on the sources whose positions are known.
-
-    Parameters
-    ----------
-    grouper : callable
-        Called with x and y, returns an integer group for each source.
-
-    x, y : 1D `~numpy.ndarray`
-        The positions.
-
-    Returns
-    -------
-    group_id : 1D int `~numpy.ndarray`
-        The group of each source, 0 where a position is not finite.
+    Call a grouper on the sources whose positions are known; return 0 for the
+    others.
     """
     group_id = np.zeros(len(x), dtype=int)
     known = np.isfinite(x) & np.isfinite(y)
@@ -41,17 +29,7 @@ def group_sources(grouper, x, y):
 
 def renumber_groups(group_id):
     """
-    Number groups from 1 in the order of their first sources.
-
-    Parameters
-    ----------
-    group_id : 1D int `~numpy.ndarray`
-        The group of each source, 0 for none.
-
-    Returns
-    -------
-    group_id : 1D int `~numpy.ndarray`
-        The new numbers, 0 for none.
+    Number groups from 1 in the order of their first sources; 0 stays 0.
     """
     group_id = np.array(group_id)
     grouped = group_id > 0
@@ -65,26 +43,8 @@ def renumber_groups(group_id):
 
 def split_large_groups(x, y, group_id, max_size):
     """
-    Split large groups into compact parts until none is too large.
-
-    Parameters
-    ----------
-    x, y : 1D `~numpy.ndarray`
-        The positions.
-
-    group_id : 1D int `~numpy.ndarray`
-        The group of each source.
-
-    max_size : int
-        The largest number of sources of a group.
-
-    Returns
-    -------
-    group_id : 1D int `~numpy.ndarray`
-        The new groups.
-
-    was_split : 1D bool `~numpy.ndarray`
-        Whether the group of a source was split.
+    Split large groups into compact parts until none is too large; return the
+    new groups, and whether the group of each source was split.
     """
     group_id = np.array(group_id)
     was_split = np.zeros(len(x), dtype=bool)

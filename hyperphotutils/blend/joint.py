@@ -81,31 +81,12 @@ _MAX_KEPT = 1 << 25
 @dataclass
 class FittedBatch:
     """
-    The fitted groups of one batch.
+    The fitted groups of one batch: ``members`` of shape (g, n) are the rows of
+    their sources, and ``centers`` the origins of their background polynomials.
 
-    Parameters
-    ----------
-    members : int `~numpy.ndarray` of shape (g, n)
-        The rows of the sources of each group.
-
-    centers : `~numpy.ndarray` of shape (g, 2)
-        The origin of the background polynomial of each group.
-
-    result : `~hyperphotutils.blend.solver.BatchResult`
-        The result of the kernel.
-
-    n_pixels : int `~numpy.ndarray` of shape (g,)
-        The number of pixels fitted.
-
-    data_power : `~numpy.ndarray` of shape (g,)
-        The weighted sum of the squared data.
-
-    poly_order : int
-        The degree of the background polynomials.
-
-    bias : `~numpy.ndarray` of shape (g, 6 n + k) or `None`
-        The noise bias of the fitted parameters (tangent coordinates), or
-        `None` if it is not corrected.
+    ``data_power`` is the weighted sum of the squared data, and ``bias`` of
+    shape (g, 6 n + k) the noise bias in tangent coordinates, or `None` if it
+    is not corrected.
     """
 
     members: np.ndarray
@@ -119,21 +100,11 @@ class FittedBatch:
 
 class _Pixels(NamedTuple):
     """
-    The pixels of a batch of groups.
+    The footprints of a batch of groups, the weighted values of the map there,
+    and the centers of the backgrounds.
 
-    Parameters
-    ----------
-    x, y, usable : `~numpy.ndarray` of shape (g, p)
-        The footprints.
-
-    col, row, weight, basis, whitening : `~numpy.ndarray` or object
-        As in `~hyperphotutils.blend.solver.BatchProblem`.
-
-    data : `~numpy.ndarray` of shape (g, p)
-        The weighted values of the map.
-
-    centers : `~numpy.ndarray` of shape (g, 2)
-        The centers of the backgrounds.
+    ``weight``, ``basis``, and ``whitening`` are those of
+    `~hyperphotutils.blend.solver.BatchProblem`.
     """
 
     x: np.ndarray
@@ -152,38 +123,11 @@ class JointFit:
     """
     The fit of all groups of a map.
 
-    Parameters
-    ----------
-    config : `~hyperphotutils.blend.BlendGroupFitter`
-        The configuration.
-
-    data, mask : 2D `~numpy.ndarray`
-        The image, and the pixels not to use.
-
-    noise : `~hyperphotutils.noise.NoiseModel`
-        The noise of the pixels. If its rms is unknown, errors are scaled
-        by the scatter of the residuals.
-
-    init_params : `~astropy.table.Table`
-        The initial values.
-
-    poly_order : int or tuple of int, optional
-        The degree of the background in place of that of ``config``; if
-        there are several, the best is chosen for each group.
-
-    weight_map : 2D `~numpy.ndarray`, optional
-        The map of the weights that need one.
-
-    extra_variance : 2D `~numpy.ndarray`, optional
-        The variance of each pixel beyond that of ``noise``.
-
-    preliminary : bool, optional
-        Whether the fits only give initial values for better ones: they
-        have a coarse tolerance, and groups are not merged.
-
-    pixel_rms : float, optional
-        The rms of the pixels where that of ``noise`` is unknown. It is
-        measured by default.
+    Errors are scaled by the scatter of the residuals if the rms of ``noise``
+    is unknown. ``poly_order`` replaces that of ``config``; of several, the
+    best is chosen for each group. The other arguments are those of
+    ``BlendGroupFitter._fit_image``; the groups of ``preliminary`` fits are not
+    merged.
     """
 
     def __init__(self, config, data, mask, noise, init_params, *,
@@ -493,17 +437,11 @@ class JointFit:
 
     def _sort_by_footprint(self, members):
         """
-        Sort groups by their numbers of pixels, those with the same
-        footprint next to each other.
+        Sort groups by their numbers of pixels, those with the same footprint
+        next to each other.
 
-        Returns
-        -------
-        members : int `~numpy.ndarray` of shape (g, n)
-            The sorted groups.
-
-        n_pixels, n_new : int `~numpy.ndarray` of shape (g,)
-            The number of pixels of each group, and that of each footprint
-            where it is the first of its kind.
+        Return the sorted groups, the number of pixels of each, and that of
+        each footprint where it is the first of its kind.
         """
         n_pixels = np.empty(len(members), dtype=int)
         kind = np.zeros(len(members), dtype=int)
@@ -535,27 +473,11 @@ class JointFit:
 
     def make_problem(self, members, model, batch=None):
         """
-        Return the problem of the kernel for some groups, with the models
-        of all other sources subtracted, and its initial values.
+        Return the problem of the kernel for some groups, with the models of
+        all other sources subtracted from ``model``, the initial states and
+        coefficients, and the centers of the backgrounds.
 
-        Parameters
-        ----------
-        members : int `~numpy.ndarray` of shape (g, n)
-            The sources of each group.
-
-        model : 2D `~numpy.ndarray` or None
-            The image of all sources as they are fitted so far.
-
-        batch : int `~numpy.ndarray`, optional
-            The groups of the batch that these are a part of.
-
-        Returns
-        -------
-        problem : `~hyperphotutils.blend.solver.BatchProblem`
-            The problem.
-
-        sources, coeffs, centers : `~numpy.ndarray`
-            The initial values, and the centers of the backgrounds.
+        ``batch`` has the groups of the batch that these are a part of.
         """
         config, start = self.config, self.start
         pixels = self._pixels_of(members, batch)

@@ -31,16 +31,8 @@ _MIN_SYSTEMATIC = 5
 
 class Misfit:
     """
-    The rms difference between sources and their fits.
-
-    Parameters
-    ----------
-    profile : 1D `~numpy.ndarray`
-        The rms of the residual in rings around a source, in units of
-        its peak.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
+    The rms difference between sources and their fits: ``profile`` is that in
+    rings around a source, in units of its peak.
     """
 
     def __init__(self, profile, fwhm):
@@ -49,20 +41,7 @@ class Misfit:
 
     def variance(self, x, y, amplitude, shape):
         """
-        Return an image of the variance that the misfits of sources add.
-
-        Parameters
-        ----------
-        x, y, amplitude : 1D `~numpy.ndarray`
-            The sources.
-
-        shape : tuple of 2 ints
-            The ``(ny, nx)`` of the image.
-
-        Returns
-        -------
-        variance : 2D `~numpy.ndarray`
-            The sum over all sources.
+        Return an image of the variance that the misfits of all sources add.
         """
         variance = np.zeros(shape)
         known = np.isfinite(x) & np.isfinite(y) & np.isfinite(amplitude)
@@ -78,33 +57,15 @@ class Misfit:
 
 
 def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
-    r"""
-    Measure how much bright sources differ from their fits.
+    """
+    Return how much bright sources differ from their fits, as a `Misfit`, or
+    `None` where that is not significant in any ring.
 
-    Around each bright source the mean square of the residual is measured
-    in rings. That of the outermost rings, the noise, is subtracted, and
-    the result is divided by the square of the peak. The median over the
-    sources is the squared profile of the misfit. It is significant for
-    beams with side lobes and for sources that are not Gaussian.
-
-    Parameters
-    ----------
-    residual : 2D `~numpy.ndarray`
-        The map minus sources.
-
-    x, y, amplitude, snr : 1D `~numpy.ndarray`
-        The fitted sources.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels to ignore.
-
-    Returns
-    -------
-    misfit : `Misfit` or None
-        The misfit; `None` where it is not significant in any ring.
+    Around each bright source the mean square of the residual is measured in
+    rings. That of the outermost rings, the noise, is subtracted, and the
+    result is divided by the square of the peak. The median over the sources is
+    the squared profile of the misfit. It is significant for beams with side
+    lobes and for sources that are not Gaussian.
     """
     bright = _find_bright(x, y, amplitude, snr, fwhm)
     if len(bright) < _MIN_SOURCES:
@@ -120,22 +81,12 @@ def measure_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
 
 def systematic_misfit(residual, x, y, amplitude, snr, fwhm, *, mask):
     """
-    Measure the residual that bright sources have in common.
+    Return the residual that bright sources have in common: the largest median
+    in a ring around them, in units of their peaks; 0 where none is
+    significant.
 
-    Structure of the background and noise have another sign from source
-    to source; the difference between the beam and the profile of the fit
-    has not.
-
-    Parameters
-    ----------
-    residual, x, y, amplitude, snr, fwhm, mask
-        As for `measure_misfit`.
-
-    Returns
-    -------
-    misfit : float
-        The largest median residual in a ring around the sources, in
-        units of their peaks; 0 where none is significant.
+    Structure of the background and noise have another sign from source to
+    source; the difference between the beam and the profile of the fit has not.
     """
     bright = _find_bright(x, y, amplitude, snr, fwhm)
     if len(bright) < _MIN_SYSTEMATIC:

@@ -122,29 +122,10 @@ class _LocalPolynomial2D(Polynomial2D):
 
 def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
     """
-    Fit the groups of a batch one by one with an astropy fitter.
+    Fit the groups of a batch one by one with an astropy fitter; return the
+    same `~hyperphotutils.blend.solver.BatchResult` as the kernel.
 
-    Parameters
-    ----------
-    fitter : `~astropy.modeling.fitting.Fitter`
-        The fitter.
-
-    problem : `~hyperphotutils.blend.solver.BatchProblem`
-        The problem.
-
-    sources, coeffs : `~numpy.ndarray`
-        The first state.
-
-    centers : `~numpy.ndarray` of shape (g, 2)
-        The origin of the polynomial of each group.
-
-    scale : float
-        The length that the polynomial's domain maps to 1.
-
-    Returns
-    -------
-    result : `~hyperphotutils.blend.solver.BatchResult`
-        The same as from the kernel.
+    ``scale`` is the length that the domain of the polynomial maps to 1.
     """
     sources, coeffs = sources.copy(), coeffs.copy()
     n_sources = sources.shape[1]
@@ -219,19 +200,8 @@ def _state_of_model(model, n_sources):
 
 def tangent_scale(sources):
     """
-    Return d(tangent)/d(standard deviations and angle) of each source.
-
-    Parameters
-    ----------
-    sources : `~numpy.ndarray` of shape (..., 6)
-        The state of each source.
-
-    Returns
-    -------
-    d_major, d_minor, d_theta : `~numpy.ndarray`
-        The derivatives of ``aa``, ``bb`` and ``ab`` with respect to the
-        standard deviations along the major and the minor axis, and the
-        angle.
+    Return the derivatives of ``aa``, ``bb``, and ``ab`` with respect to the
+    standard deviations along the major and the minor axis, and the angle.
     """
     return (2.0 * np.sqrt(sources[..., 3]), 2.0 * np.sqrt(sources[..., 4]),
             sources[..., 3] - sources[..., 4])
@@ -239,22 +209,9 @@ def tangent_scale(sources):
 
 def covariance_of_model(covariance, sources):
     """
-    Convert a covariance from tangent coordinates to the parameters of
-    the astropy model.
-
-    Parameters
-    ----------
-    covariance : `~numpy.ndarray` of shape (6 n + k, 6 n + k)
-        The covariance in the kernel's coordinates.
-
-    sources : `~numpy.ndarray` of shape (n, 6)
-        The state of each source.
-
-    Returns
-    -------
-    covariance : `~numpy.ndarray` of shape (6 n + k, 6 n + k)
-        The covariance of the parameters in the model's order; infinite
-        for the angle of a round source.
+    Convert the covariance of a group from tangent coordinates to the
+    parameters of the astropy model, in its order; infinite for the angle of a
+    round source.
     """
     order, scale = _tangent_map(sources, len(covariance))
     with np.errstate(divide='ignore', invalid='ignore'):

@@ -58,46 +58,14 @@ _FAR = 0.5
 
 def find_pairs(residual, table, noise, fwhm, *, mask, fit_radius, beam=None):
     """
-    Find the sources that are better described by two.
+    Return the sources that are better described by two, and the rows of those
+    that are far from being pairs, also if the noise is somewhat different.
 
-    Each source that is wider than the beam is fitted once more by
-    itself, with one and with two Gaussians on the same pixels, and the
-    Bayesian information criterion (Schwarz 1978, Annals of Statistics 6,
-    461) decides.
-
-    Parameters
-    ----------
-    residual : 2D `~numpy.ndarray`
-        The map minus all sources of the table.
-
-    table : `~astropy.table.QTable`
-        The fitted sources.
-
-    noise : `~hyperphotutils.noise.NoiseModel`
-        The noise of the pixels.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used.
-
-    fit_radius : float
-        The radius of the footprints in pixels.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam; a Gaussian by default.
-
-    Returns
-    -------
-    pairs : `~astropy.table.QTable`
-        Two rows for each source to be split, with its row in ``table``
-        as ``row``, and ``x_init``, ``y_init``, ``fwhm_major_init``,
-        ``fwhm_minor_init`` (pixels), and ``theta_init``.
-
-    single : 1D int `~numpy.ndarray`
-        The rows of sources that are far from being pairs, also if the
-        noise is somewhat different.
+    Each source that is wider than the beam is fitted once more by itself, with
+    one and with two Gaussians on the same pixels, and the Bayesian information
+    criterion (Schwarz 1978, Annals of Statistics 6, 461) decides. The first
+    table has two rows for each source to be split: its row in ``table`` as
+    ``row``, and initial values.
     """
     sources = source_states(table)
     wide = np.sqrt(sources[:, 3]) > _OVERSIZED * fwhm * gaussian_fwhm_to_sigma

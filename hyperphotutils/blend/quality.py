@@ -12,20 +12,8 @@ __all__ = ['fit_quality']
 
 def fit_quality(batch, absolute):
     """
-    Return the criteria of a batch of groups.
-
-    Parameters
-    ----------
-    batch : `~hyperphotutils.blend.joint.FittedBatch`
-        The fitted groups.
-
-    absolute : bool
-        Whether the errors of the pixels are known.
-
-    Returns
-    -------
-    quality : dict of `~numpy.ndarray` of shape (g,)
-        The values of ``nmse``, ``reduced_chi2`` and ``bic``.
+    Return ``nmse``, ``reduced_chi2``, and ``bic`` of each group of a batch;
+    ``absolute`` is whether the errors of the pixels are known.
     """
     chi2, n_pixels = batch.result.chi2, batch.n_pixels
     n_params = batch.result.covariance.shape[1]

@@ -18,25 +18,14 @@ _SINGULAR = 1e-13
 
 class HeldResponse(NamedTuple):
     """
-    The responses of the groups of a batch.
+    The responses of the groups of a batch: ``rows`` of shape (g, n) and the
+    states of their sources.
 
-    Parameters
-    ----------
-    rows : int `~numpy.ndarray` of shape (g, n)
-        The rows of the sources of each group.
-
-    sources : `~numpy.ndarray` of shape (g, n, 6)
-        Their states, as in `hyperphotutils.blend.solver`.
-
-    response : `~numpy.ndarray` of shape (g, n, 6 n)
-        The derivatives of the amplitude of each source with respect to
-        the tangent coordinates of all sources of the group, with the
-        amplitudes and the background fitted anew; 0 with respect to
-        amplitudes.
-
-    correlation : `~numpy.ndarray` of shape (g, 6 n, 6 n)
-        The correlations that the errors of the tangent coordinates have
-        in a fit in which all are free.
+    ``response`` of shape (g, n, 6 n) has the derivatives of the amplitude of
+    each source with respect to the tangent coordinates of all sources of the
+    group, with the amplitudes and the background fitted anew; 0 with respect
+    to amplitudes. ``correlation`` of shape (g, 6 n, 6 n) is that of the errors
+    in a fit in which all are free.
     """
 
     rows: np.ndarray
@@ -46,24 +35,14 @@ class HeldResponse(NamedTuple):
 
 
 def make_responses(fit):
-    r"""
-    Return the derivatives of amplitudes with respect to fixed parameters.
+    """
+    Return the `HeldResponse` of each batch of a fit that has run, without
+    groups that have too few pixels.
 
     With the derivatives :math:`L` of the weighted model with respect to
-    amplitudes and background, and :math:`P` with respect to positions
-    and shapes, the least squares solution for the former follows the
-    latter as :math:`-(L^T L)^{-1} L^T P`.
-
-    Parameters
-    ----------
-    fit : `~hyperphotutils.blend.joint.JointFit`
-        A fit that has run.
-
-    Returns
-    -------
-    responses : list of `HeldResponse`
-        The responses of each batch, without groups that have too few
-        pixels.
+    amplitudes and background, and :math:`P` with respect to positions and
+    shapes, the least squares solution for the former follows the latter as
+    :math:`-(L^T L)^{-1} L^T P`.
     """
     model = np.zeros(fit.data.shape)
     fit.add_sources(model)

@@ -53,23 +53,7 @@ _COLUMNS = ('id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit',
 
 def make_table(fit, unit, config):
     """
-    Make the result table of a fit.
-
-    Parameters
-    ----------
-    fit : `~hyperphotutils.blend.joint.JointFit`
-        The fit after its run.
-
-    unit : `~astropy.units.Unit` or None
-        The unit of the data.
-
-    config : `~hyperphotutils.blend.BlendGroupFitter`
-        The fitter.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        A row a source.
+    Return the result table of a fit, one row for each source.
     """
     n_sources = len(fit.flags)
     columns = {name: np.full(n_sources, np.nan)
@@ -95,23 +79,8 @@ def make_table(fit, unit, config):
 
 def as_init_params(table, *, remove_invalid=True, reset_ids=True):
     """
-    Make initial values from the results of a fit.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The results.
-
-    remove_invalid : bool, optional
-        Whether to leave out the rows without a fit.
-
-    reset_ids : bool, optional
-        Whether to number the rows from 1 if ``remove_invalid`` is `True`.
-
-    Returns
-    -------
-    init_params : `~astropy.table.QTable`
-        The initial values.
+    Return initial values from the results of a fit, without the rows that have
+    none if ``remove_invalid``, then numbered from 1 if ``reset_ids``.
     """
     names = ('x', 'y', 'fwhm_major', 'fwhm_minor', 'theta')
     init = QTable({'id': table['id'], 'group_id': table['group_id']}
@@ -126,20 +95,7 @@ def as_init_params(table, *, remove_invalid=True, reset_ids=True):
 
 def make_models(fit):
     """
-    Make the astropy model of each fitted group.
-
-    Parameters
-    ----------
-    fit : `~hyperphotutils.blend.joint.JointFit`
-        The fit after its run.
-
-    Yields
-    ------
-    info : dict
-        The details of the fit of a group.
-
-    model : `~astropy.modeling.CompoundModel`
-        The model.
+    Yield the details of the fit of each group and its astropy model.
     """
     scale = fit.config.fit_radius
     for batch in fit.batches:
@@ -161,17 +117,8 @@ def make_models(fit):
 
 def make_covariance(fit):
     """
-    Collect the covariances within sources and between companions.
-
-    Parameters
-    ----------
-    fit : `~hyperphotutils.blend.joint.JointFit`
-        The fit after its run.
-
-    Returns
-    -------
-    covariance : `~hyperphotutils.blend.covariance.SourceCovariance`
-        The covariances in the order of the sources.
+    Return the covariances within sources and between companions, in the order
+    of the sources.
     """
     return SourceCovariance.from_batches(fit.start.id, (
         (batch.members, batch.result.sources, _scaled_covariance(fit, batch))

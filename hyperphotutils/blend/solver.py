@@ -50,59 +50,23 @@ class BatchProblem(NamedTuple):
     """
     A problem of ``g`` groups of ``n`` sources on ``p`` pixels.
 
-    Parameters
-    ----------
-    data : array of shape (g, p)
-        The pixel values, weighted and whitened.
+    ``data`` and ``basis``, the ``k`` background terms of shape (g, k, p), are
+    weighted and whitened. ``weight`` is the inverse of the standard deviation,
+    0 for padding. ``free`` of shape (g, 6 n + k) tells which tangent
+    coordinates are fitted: the six of each source, then the coefficients.
+    ``xy_low`` and ``xy_high`` of shape (g, n, 2) bound the positions,
+    ``var_low`` and ``var_high`` the variances along both axes, and
+    ``amplitude_low`` of shape (g, n) the amplitudes.
 
-    x, y : array of shape (g, p)
-        The pixel coordinates.
+    ``ridge`` of shape (g, k) is the penalty of each squared coefficient in
+    chi2. ``loss`` and ``f_scale`` are those of `apply_loss`. ``anchor`` of
+    shape (g, n, 3) is a Gaussian prior on each position: x, y, and the inverse
+    of the variance, 0 for none.
 
-    weight : array of shape (g, p)
-        The inverse of the standard deviation of each pixel; 0 for
-        padding.
-
-    basis : array of shape (g, k, p)
-        The ``k`` background terms at the pixels, weighted and whitened.
-
-    free : bool array of shape (g, 6 n + k)
-        Which tangent coordinates are fitted: the six of each source,
-        then the background coefficients.
-
-    xy_low, xy_high : array of shape (g, n, 2)
-        The bounds of the positions.
-
-    var_low, var_high : float
-        The bounds of the variances along both axes.
-
-    whitening : object or array, optional
-        The whitening of the weighted noise, as for `whiten`. It has been
-        applied to ``data`` and ``basis``, except with ``extra``: it then
-        enters only the covariance and chi2.
-
-    ridge : array of shape (g, k), optional
-        The penalty of each squared background coefficient in chi2.
-
-    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        The contribution of the residuals to chi2.
-
-    f_scale : float, optional
-        The residual beyond which a robust loss grows slower.
-
-    anchor : array of shape (g, n, 3), optional
-        A Gaussian prior on each position: x, y, and the inverse of the
-        variance, 0 for none.
-
-    amplitude_low : array of shape (g, n), optional
-        The lower bounds of the amplitudes.
-
-    extra : array of shape (g, p), optional
-        The factors by which ``weight`` differs from the inverse of the
-        standard deviations; they are already in ``weight``, ``data`` and
-        ``basis``.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam of the sources; a Gaussian by default.
+    ``extra`` has the factors by which ``weight`` differs from the inverse of
+    the standard deviations; they are already in ``weight``, ``data``, and
+    ``basis``. With them, ``whitening``, as for `whiten`, is not applied to
+    ``data`` and ``basis``: it enters only the covariance and chi2.
     """
 
     data: Any
@@ -127,30 +91,15 @@ class BatchProblem(NamedTuple):
 
 class BatchResult(NamedTuple):
     """
-    The fitted groups.
+    The fitted groups: the state of each source, of shape (g, n, 6), the
+    background coefficients, and whether the last step promised no further
+    gain.
 
-    Parameters
-    ----------
-    sources : array of shape (g, n, 6)
-        The state of each source.
-
-    coeffs : array of shape (g, k)
-        The background coefficients.
-
-    covariance : array of shape (g, 6 n + k, 6 n + k)
-        The covariance in tangent coordinates: the inverse of the normal
-        matrix, unless there are extra weights. It is 0 for coordinates
-        that are not free and NaN where the matrix is singular. Bounds
-        do not enter.
-
-    chi2 : array of shape (g,)
-        The sum of squared residuals in units of the standard deviations.
-
-    n_iter : int array of shape (g,)
-        The number of steps that were tried.
-
-    converged : bool array of shape (g,)
-        Whether the last step promised no further gain.
+    ``covariance`` of shape (g, 6 n + k, 6 n + k) is in tangent coordinates:
+    the inverse of the normal matrix, unless there are extra weights. It is 0
+    for coordinates that are not free and NaN where the matrix is singular.
+    Bounds do not enter. ``chi2`` is the sum of squared residuals in units of
+    the standard deviations, and ``n_iter`` counts the steps that were tried.
     """
 
     sources: Any
@@ -165,48 +114,16 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
               xtol=None, gtol=None, with_covariance=True,
               linear_start=False, goal=None):
     """
-    Fit all groups of a batch.
+    Fit all groups of a batch, from first states inside the bounds; return a
+    `BatchResult`, without covariance and chi2 unless ``with_covariance``.
 
-    Parameters
-    ----------
-    problem : `BatchProblem`
-        The problem.
-
-    sources : array of shape (g, n, 6)
-        The first state of each source, inside the bounds.
-
-    coeffs : array of shape (g, k)
-        The first background coefficients.
-
-    max_iter : int, optional
-        The largest number of steps.
-
-    tolerance : float, optional
-        A group has converged when a step promises to lower its chi2 by
-        less than this fraction.
-
-    xtol, gtol : float, optional
-        It has also converged when a step is shorter than ``xtol`` times
-        the parameters, or when no cosine of the angle between the
-        residuals and a derivative is larger than ``gtol``.
-
-    with_covariance : bool, optional
-        Whether the covariance and chi2 are wanted; they are `None`
-        otherwise.
-
-    linear_start : bool, optional
-        Whether amplitudes and coefficients begin with those of
-        `solve_linear`.
-
-    goal : array of shape (g,), optional
-        The chi2 that a fit must reach to be of use. A group is given up
-        when ten steps that promise as much as the next one would not
-        reach it.
-
-    Returns
-    -------
-    result : `BatchResult`
-        The fitted groups.
+    A group has converged when a step promises to lower its chi2 by less than
+    the fraction ``tolerance``, when a step is shorter than ``xtol`` times the
+    parameters, or when no cosine of the angle between the residuals and a
+    derivative is larger than ``gtol``. With ``linear_start``, amplitudes and
+    coefficients begin with those of `solve_linear`. ``goal`` is the chi2 that
+    a fit must reach to be of use: a group is given up when ten steps that
+    promise as much as the next one would not reach it.
     """
     xp = array_namespace(problem.data)
     state, data_terms = (sources, coeffs), None
@@ -229,21 +146,9 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
 
 class _GroupProblem(NamedTuple):
     """
-    A batch of groups for `~hyperphotutils.utils.lm.minimize_batch`.
-
-    Parameters
-    ----------
-    batch : `BatchProblem`
-        The problem.
-
-    floor : array of shape (g,)
-        The chi2 below which only rounding errors are left.
-
-    goal : array of shape (g,) or None
-        As in `fit_batch`.
-
-    tolerance, xtol, gtol : float or None
-        As in `fit_batch`.
+    A batch of groups for `~hyperphotutils.utils.lm.minimize_batch`, with
+    arguments of `fit_batch`; below the chi2 ``floor`` only rounding errors are
+    left.
     """
 
     batch: Any
@@ -283,41 +188,23 @@ class _GroupProblem(NamedTuple):
 
 def solve_linear(problem, sources, coeffs):
     """
-    Solve for amplitudes and background with positions and shapes held.
+    Return the state and the coefficients of the least squares solution with
+    positions and shapes held.
 
-    Parameters
-    ----------
-    problem, sources, coeffs : `BatchProblem`, array, array
-        As in `fit_batch`. The first amplitudes and coefficients do not
-        matter as long as they are finite.
-
-    Returns
-    -------
-    sources, coeffs : array
-        The state with the amplitudes and the coefficients of the least
-        squares solution.
+    The first amplitudes and coefficients only have to be finite.
     """
     return _solve_linear(problem, sources, coeffs)[0]
 
 
 class Components(NamedTuple):
     """
-    The Gaussians of sources, ``m`` for each.
+    The Gaussians of sources, ``m`` for each: ``share`` of shape (g, n, m) is
+    the peak of each for a source with a peak of 1.
 
-    Parameters
-    ----------
-    share : array of shape (g, n, m)
-        The peak of each Gaussian for a source with a peak of 1.
-
-    precision : tuple of 3 arrays of shape (g, n, m)
-        The elements aa, ab, and bb of the inverse covariance matrices,
-        in the axes of the state.
-
-    mean_precision : tuple of 3 arrays of shape (g, n)
-        Their means, weighted by ``share``.
-
-    area : array of shape (g, n)
-        The flux of a source with a peak of 1, divided by 2 pi.
+    ``precision`` has the elements aa, ab, and bb of the inverse covariance
+    matrices, in the axes of the state, and ``mean_precision`` their means,
+    weighted by ``share``. ``area`` of shape (g, n) is the flux of a source
+    with a peak of 1, divided by 2 pi.
     """
 
     share: Any
@@ -328,25 +215,12 @@ class Components(NamedTuple):
 
 def gaussian_components(sources, beam=None):
     r"""
-    Return the Gaussians that sources consist of.
+    Return the `Components` of sources with the states (g, n, 6).
 
-    With the integrals :math:`a_j` and the matrices
-    :math:`\Sigma_j = \Sigma + D_j` of the Gaussians, their peaks are
-    proportional to :math:`c_j = a_j / \sqrt{\det \Sigma_j}`, and the flux
-    of a source with the peak :math:`A` is :math:`2 \pi A / \sum_j c_j`.
-
-    Parameters
-    ----------
-    sources : array of shape (g, n, 6)
-        The state of each source.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The beam; a Gaussian by default.
-
-    Returns
-    -------
-    components : `Components`
-        The Gaussians.
+    With the integrals :math:`a_j` and the matrices :math:`\Sigma_j = \Sigma +
+    D_j` of the Gaussians of a beam, their peaks are proportional to :math:`c_j
+    = a_j / \sqrt{\det \Sigma_j}`, and the flux of a source with the peak
+    :math:`A` is :math:`2 \pi A / \sum_j c_j`.
     """
     xp = array_namespace(sources)
     var_a, var_b, theta = (sources[:, :, k, None] for k in (3, 4, 5))
@@ -374,28 +248,12 @@ def gaussian_components(sources, beam=None):
 
 def flux_derivatives(sources, beam=None):
     r"""
-    Return the fluxes of sources and their derivatives.
+    Return the fluxes of sources, of shape (g, n), and their derivatives in
+    tangent coordinates, of shape (g, n, 6).
 
-    The logarithm of the flux has the derivative
-    :math:`\sum_j s_j \Sigma_j^{-1} / 2` with respect to the matrix
-    :math:`\Sigma`, where :math:`s_j` is the share of the Gaussian
-    :math:`j` in the peak.
-
-    Parameters
-    ----------
-    sources : array of shape (g, n, 6)
-        The state of each source.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The beam; a Gaussian by default.
-
-    Returns
-    -------
-    flux : array of shape (g, n)
-        The integral of each source.
-
-    slopes : array of shape (g, n, 6)
-        Its derivatives in tangent coordinates.
+    The logarithm of the flux has the derivative :math:`\sum_j s_j
+    \Sigma_j^{-1} / 2` with respect to the matrix :math:`\Sigma`, where
+    :math:`s_j` is the share of the Gaussian :math:`j` in the peak.
     """
     xp = array_namespace(sources)
     components = gaussian_components(sources, beam)
@@ -410,45 +268,18 @@ def flux_derivatives(sources, beam=None):
 def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
              beam=None):
     r"""
-    Evaluate the weighted model of each group and its derivatives.
+    Return the weighted and whitened model of each group, of shape (g, p), and
+    its derivatives in tangent coordinates, of shape (g, 6 n + k, p); ``basis``
+    is weighted and whitened already.
 
-    With :math:`d` the offset from the center in the axes of the
-    ellipse, :math:`u = \Sigma^{-1} d`, and
-    :math:`G = A \exp(-d^T u / 2)`, the derivatives of :math:`G` are
-    :math:`G / A` for the amplitude, :math:`G u` for the position
-    (turned back into x and y), and :math:`G u_a^2 / 2`,
-    :math:`G u_a u_b`, :math:`G u_b^2 / 2` for the matrix elements.
-    With a ``beam``, :math:`G` is the sum of its Gaussians
-    (`gaussian_components`), and those for the matrix elements have a
-    constant added to each product, as the shares in the peak change.
-
-    Parameters
-    ----------
-    sources : array of shape (g, n, 6)
-        The state of each source.
-
-    coeffs : array of shape (g, k)
-        The background coefficients.
-
-    x, y, weight : array of shape (g, p)
-        The pixel coordinates and weights.
-
-    basis : array of shape (g, k, p)
-        The background terms, weighted and whitened.
-
-    whitening : object or array, optional
-        The whitening of the weighted noise, as for `whiten`.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam; a Gaussian by default.
-
-    Returns
-    -------
-    model : array of shape (g, p)
-        The model, weighted and whitened.
-
-    jacobian : array of shape (g, 6 n + k, p)
-        Its derivatives in tangent coordinates.
+    With :math:`d` the offset from the center in the axes of the ellipse,
+    :math:`u = \Sigma^{-1} d`, and :math:`G = A \exp(-d^T u / 2)`, the
+    derivatives of :math:`G` are :math:`G / A` for the amplitude, :math:`G u`
+    for the position (turned back into x and y), and :math:`G u_a^2 / 2`,
+    :math:`G u_a u_b`, :math:`G u_b^2 / 2` for the matrix elements. With a
+    ``beam``, :math:`G` is the sum of its Gaussians (`gaussian_components`),
+    and those for the matrix elements have a constant added to each product, as
+    the shares in the peak change.
     """
     xp = array_namespace(sources)
     n_groups, n_sources, _ = sources.shape
@@ -529,23 +360,8 @@ def _convolved_terms(sources, x, y, weight, beam):
 
 def evaluate_sources(sources, x, y, weight, beam=None):
     """
-    Evaluate the weighted sum of the sources of each group.
-
-    Parameters
-    ----------
-    sources : array of shape (g, n, 6)
-        The state of each source.
-
-    x, y, weight : array of shape (g, p)
-        The pixel coordinates and weights.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam; a Gaussian by default.
-
-    Returns
-    -------
-    model : array of shape (g, p)
-        The model without background, weighted but not whitened.
+    Return the sum of the sources of each group without background, of shape
+    (g, p), weighted but not whitened.
     """
     xp = array_namespace(sources)
     model = xp.zeros_like(weight)
@@ -571,22 +387,12 @@ def evaluate_sources(sources, x, y, weight, beam=None):
 
 def whiten(whitening, rows):
     """
-    Make the noise of vectors of pixels white.
+    Make the noise of vectors of pixels, of shape (g, k, p), white; they may be
+    overwritten.
 
-    Parameters
-    ----------
-    whitening : object, array of shape (g, p, p) or (1, p, p), or `None`
-        An object with the methods of
-        `~hyperphotutils.noise.FootprintFactors`, or the matrices
-        that the vectors are multiplied by; `None` if they are white.
-
-    rows : array of shape (g, k, p)
-        The vectors of each group, which may be overwritten.
-
-    Returns
-    -------
-    rows : array of shape (g, k, p)
-        The vectors with white noise.
+    ``whitening`` is an object with the methods of
+    `~hyperphotutils.noise.FootprintFactors`, matrices of shape (g, p, p) or
+    (1, p, p) to multiply by, or `None` if the noise is white.
     """
     if whitening is None:
         return rows
@@ -598,17 +404,8 @@ def whiten(whitening, rows):
 
 def normal_matrix(problem, sources, coeffs):
     """
-    Return the normal matrix in all coordinates, free or not.
-
-    Parameters
-    ----------
-    problem, sources, coeffs : `BatchProblem`, array, array
-        As in `fit_batch`. The loss is taken for linear.
-
-    Returns
-    -------
-    normal : array of shape (g, 6 n + k, 6 n + k)
-        The normal matrix of each group.
+    Return the normal matrix of each group in all 6 n + k coordinates, free or
+    not; the loss is taken for linear.
     """
     problem = problem._replace(loss='linear')
     return _normal_terms(problem, sources, coeffs)[1]
@@ -805,30 +602,15 @@ def _correlate(whitening, rows):
 
 def apply_loss(residual, loss, f_scale):
     r"""
-    Return what each residual adds to chi2, and the slope of that.
+    Return what each residual adds to chi2, and the slope of that; the slope is
+    `None` where it is 1 for all.
 
-    With :math:`z = (r / f)^2` a pixel adds :math:`f^2 \rho(z)`; its
-    weight in the next step is :math:`\rho'(z)` (iteratively reweighted
-    least squares).
-
-    Parameters
-    ----------
-    residual : array
-        The weighted residuals :math:`r`.
-
-    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}
-        The function :math:`\rho`, as in `scipy.optimize.least_squares`:
-        :math:`z`, :math:`2 (\sqrt{1 + z} - 1)`, :math:`z` up to 1 and
-        :math:`2 \sqrt{z} - 1` beyond, or :math:`\ln(1 + z)`.
-
-    f_scale : float
-        The scale :math:`f`.
-
-    Returns
-    -------
-    cost, slope : array
-        The terms and :math:`\rho'(z)`, which is `None` where it is 1
-        for all.
+    With :math:`z = (r / f)^2` a pixel adds :math:`f^2 \rho(z)`; its weight in
+    the next step is :math:`\rho'(z)` (iteratively reweighted least squares).
+    As in `scipy.optimize.least_squares`, :math:`\rho` is :math:`z` for the
+    loss 'linear', :math:`2 (\sqrt{1 + z} - 1)` for 'soft_l1', :math:`z` up to
+    1 and :math:`2 \sqrt{z} - 1` beyond for 'huber', or :math:`\ln(1 + z)` for
+    'cauchy'.
     """
     if loss == 'linear':
         return residual * residual, None

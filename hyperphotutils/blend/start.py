@@ -33,39 +33,15 @@ _ON_SKY = frozenset({'sky_centroid', 'ra', 'dec', 'glon', 'glat'})
 
 class Start(NamedTuple):
     """
-    The initial values of each source.
+    The initial values of each source: the position and the widths in pixels,
+    the angle of the major axis in degrees, and the group if the table has one.
 
-    Parameters
-    ----------
-    id : 1D `~numpy.ndarray`
-        The identification number.
-
-    x, y : 1D `~numpy.ndarray`
-        The position in pixels.
-
-    fwhm_major, fwhm_minor : 1D `~numpy.ndarray`
-        The widths in pixels.
-
-    theta : 1D `~numpy.ndarray`
-        The angle of the major axis in degrees.
-
-    group_id : 1D int `~numpy.ndarray` or None
-        The group when the table has one.
-
-    x_previous, y_previous : 1D `~numpy.ndarray`
-        The position that an earlier fit has found, where this fit begins;
-        the footprint, the bounds, and the prior are centered on ``x``
-        and ``y`` all the same.
-
-    position_prior : 1D `~numpy.ndarray`
-        The standard deviation of the position around ``x`` and ``y`` in
-        pixels, along each axis; infinite for no prior.
-
-    hold_shape : 1D bool `~numpy.ndarray`
-        Whether the widths and the angle are held.
-
-    positive : 1D bool `~numpy.ndarray`
-        Whether the amplitude must be positive.
+    The fit begins at ``x_previous, y_previous``, which an earlier fit has
+    found; the footprint, the bounds, and the prior are centered on ``x`` and
+    ``y`` all the same. ``position_prior`` is the standard deviation of the
+    position in pixels along each axis, infinite for no prior. ``hold_shape``
+    tells whether the widths and the angle are held, and ``positive`` whether
+    the amplitude must be positive.
     """
 
     id: np.ndarray
@@ -95,17 +71,8 @@ class Start(NamedTuple):
 
 def source_states(table):
     """
-    Return the fitted sources of a table as states of the kernel.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The table.
-
-    Returns
-    -------
-    states : `~numpy.ndarray` of shape (n, 6)
-        The states, see `~hyperphotutils.blend.solver`.
+    Return the fitted sources of a table as states of the kernel, of shape (n,
+    6).
     """
     columns = [np.asarray(getattr(table[name], 'value', table[name]), float)
                for name in ('amplitude_fit', 'x_fit', 'y_fit',
@@ -118,20 +85,8 @@ def source_states(table):
 
 def position_columns(table, axis):
     """
-    Return the columns of a table that hold pixel coordinates.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        Initial values, or the result of a fit.
-
-    axis : {'x', 'y'}
-        The axis.
-
-    Returns
-    -------
-    names : list of str
-        The names.
+    Return the names of the columns of a table that hold pixel coordinates
+    along the axis 'x' or 'y'.
     """
     return [name for name in (*_NAMES[axis], *_NAMES[f'{axis}_previous'])
             if name in table.colnames]
@@ -139,23 +94,8 @@ def position_columns(table, axis):
 
 def read_start(init_params, fwhm, beam=None):
     """
-    Read the initial values.
-
-    Parameters
-    ----------
-    init_params : `~astropy.table.Table`
-        The table, see `~hyperphotutils.blend.BlendGroupFitter`.
-
-    fwhm : float
-        The width of sources for which the table gives none.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The beam, whose FWHMs and angle replace ``fwhm``.
-
-    Returns
-    -------
-    start : `Start`
-        The initial values.
+    Read the initial values of a table for `BlendGroupFitter`; sources without
+    a shape have ``fwhm`` or the FWHMs and the angle of ``beam``.
     """
     if not isinstance(init_params, Table):
         msg = ('init_params must be an astropy Table, got '

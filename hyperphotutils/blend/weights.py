@@ -20,10 +20,11 @@ _SMALLEST_RATIO = 0.1
 def pixel_weights(names, usable, *, snr=None, distance=None,
                   weight_map=None, power=2.0):
     r"""
-    Calculate the factors of the residuals of groups of sources.
+    Return the factors of the residuals of groups of sources, scaled to a mean
+    square of 1 over the usable pixels of each group; 0 for others.
 
-    Residuals, in units of the errors of the pixels, are multiplied by
-    the product :math:`w` of
+    Residuals, in units of the errors of the pixels, are multiplied by the
+    product :math:`w` of
 
     ============= ==================================================
     name          factor
@@ -33,40 +34,13 @@ def pixel_weights(names, usable, *, snr=None, distance=None,
                   :math:`s` of the pixel
     'power_snr'   :math:`\max(s, 1)^p`
     'spatial'     :math:`\exp(-d^2 / 2)` with the distance :math:`d`
-                  from the nearest source
+                  from the nearest source in FWHMs of the beam
     'map'         the weight map
     'mask'        1 where the weight map is positive
     ============= ==================================================
 
-    The second and the third are at least a tenth of their maximum
-    over the group.
-
-    Parameters
-    ----------
-    names : tuple of str
-        The names of the factors.
-
-    usable : bool `~numpy.ndarray` of shape (g, p)
-        `False` for pixels that are not fitted.
-
-    snr : `~numpy.ndarray` of shape (g, p), optional
-        The signal-to-noise ratio of the pixels.
-
-    distance : `~numpy.ndarray` of shape (g, p), optional
-        The distance of the pixels from the nearest source in units of
-        the FWHM of the beam.
-
-    weight_map : `~numpy.ndarray` of shape (g, p), optional
-        The weight map at the pixels.
-
-    power : float, optional
-        The power :math:`p`.
-
-    Returns
-    -------
-    weights : `~numpy.ndarray` of shape (g, p)
-        The product, scaled to a mean square of 1 over the usable pixels
-        of each group; 0 for others.
+    The second and the third are at least a tenth of their maximum over the
+    group.
     """
     weights = usable.astype(float)
     for name in names:

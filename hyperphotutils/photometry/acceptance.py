@@ -49,30 +49,13 @@ _MIN_MISFIT_RATIO = 2.0
 
 def find_failures(search, table, fwhm):
     """
-    Return which rule each fitted source fails.
+    Return which rule each fitted source fails: a key of `REJECTION_REASONS`,
+    the last of several in the registry, or an empty string.
 
-    A fit may turn a detection into a wide hump of the background below
-    a brighter neighbor, or move it off the map. Humps are recognized by
-    their small height on the high-pass filtered map, in units of the
-    noise there. A source much fainter than a neighbor may be only the
-    misfit of the neighbor.
-
-    Parameters
-    ----------
-    search : `~hyperphotutils.photometry.search.SourceSearch`
-        The search, with its map and noise.
-
-    table : `~astropy.table.QTable`
-        The fitted sources.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    failure : 1D `~numpy.ndarray` of str
-        A key of `REJECTION_REASONS`, empty for sources that meet all
-        rules. Of several, the last one in the registry is given.
+    A fit may turn a detection into a wide hump of the background below a
+    brighter neighbor, or move it off the map. Humps are recognized by their
+    small height on the high-pass filtered map, in units of the noise there. A
+    source much fainter than a neighbor may be only the misfit of the neighbor.
     """
     amplitude = plain(table['amplitude_fit'])
     response = gaussian_response(
@@ -100,27 +83,11 @@ def find_failures(search, table, fwhm):
 
 def find_lobes(table, failure, fwhm):
     """
-    Return which failed sources are near a much brighter one.
+    Return which failed sources are near a much brighter one, ``failure`` being
+    that of `find_failures`.
 
-    With a measured beam, the model of the brighter source contains its
-    side lobes, and a detection on one of them is left without a
-    significant peak.
-
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The fitted sources.
-
-    failure : 1D `~numpy.ndarray` of str
-        As `find_failures` returns it.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    lobes : 1D bool `~numpy.ndarray`
-        `True` for detections on side lobes.
+    With a measured beam, the model of the brighter source contains its side
+    lobes, and a detection on one of them is left without a significant peak.
     """
     faint = plain(table['amplitude_fit']) < _LOBE * _brightest_near(table,
                                                                     fwhm)

@@ -270,6 +270,7 @@ def fit_completeness(flux, recovered):
                                  1.0, covariance, unit)
     plain = _maximize(x, recovered, with_plateau=False)
     free = _maximize(x, recovered, with_plateau=True)
+    # the Bayesian information criterion, for one more parameter
     better = 2.0 * (plain.fun - free.fun) > np.log(len(x))
     location, log_width, plateau = _unpack(free.x if better else plain.x)
     outside = max(x.min() - location, location - x.max())
@@ -335,6 +336,7 @@ def _information(x, location, width, plateau):
     density = plateau * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
     slopes = np.stack([-density / width, -density * z, ndtr(z)])
     p = plateau * ndtr(z)
+    # p (1 - p), without cancellation where p is near 1
     variance = p * plateau * ndtr(-z) + p * (1.0 - plateau)
     known = variance > 0.0
     return (slopes[:, known] / variance[known]) @ slopes[:, known].T

@@ -24,34 +24,15 @@ __all__ = ['pixel_deviations', 'propagated_variances']
 
 def pixel_deviations(wcs, init, ellipse, errors, turn):
     """
-    Return errors on the sky as deviations in pixels.
+    Return errors on the sky as deviations in pixels, of shape (n, 5, 5): for
+    each error, the changes of x, y, and the elements xx, xy, yy of the
+    covariance matrix of the Gaussian.
 
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        The WCS of the map.
-
-    init : `~astropy.table.Table`
-        The columns ``x_init`` and ``y_init`` of ``n`` sources.
-
-    ellipse : tuple of 3 arrays
-        The FWHMs in arcsec and the position angles in degrees, in the
-        frame of the map.
-
-    errors : dict of 1D `~numpy.ndarray`
-        The standard errors ``lon``, ``lat`` (along the axes of the
-        catalog), ``major``, ``minor`` in arcsec, and ``angle`` in
-        degrees; values that are not finite are ignored.
-
-    turn : 1D `~numpy.ndarray`
-        The position angle of the North of the catalog in the frame of
-        the map, in degrees.
-
-    Returns
-    -------
-    deviations : `~numpy.ndarray` of shape (n, 5, 5)
-        For each of the errors, the changes of x, y, and the elements
-        xx, xy, yy of the covariance matrix of the Gaussian.
+    ``ellipse`` has the FWHMs in arcsec and the position angles in degrees, in
+    the frame of the map. ``errors`` are ``lon``, ``lat`` (along the axes of
+    the catalog), ``major``, ``minor`` in arcsec, and ``angle`` in degrees;
+    those that are not finite are ignored. ``turn`` is the position angle of
+    the North of the catalog in the frame of the map, in degrees.
     """
     turn = np.deg2rad(turn)
     major, minor, angle = ellipse
@@ -82,42 +63,16 @@ def pixel_deviations(wcs, init, ellipse, errors, turn):
 
 
 def propagated_variances(responses, deviations, apertures, known, *,
-                   fraction, correction, beam=None):
+                         fraction, correction, beam=None):
     """
-    Return the variances of fluxes due to fixed positions and shapes.
+    Return the variances of fluxes and of aperture fluxes due to fixed
+    positions and shapes; 0 without a fit.
 
-    The change of a flux is linear in the deviations of all sources of
-    the group, which are correlated as in a free fit on the map. An
-    aperture flux changes with the source's own Gaussian and with the
-    subtracted models of the group.
-
-    Parameters
-    ----------
-    responses : list of `~hyperphotutils.blend.responses.HeldResponse`
-        The derivatives of the fitted amplitudes.
-
-    deviations : `~numpy.ndarray` of shape (n, 5, 5)
-        As `pixel_deviations` returns them.
-
-    apertures : `~hyperphotutils.aperture.LocalApertures`
-        The apertures of the sources with a fit.
-
-    known : 1D bool `~numpy.ndarray`
-        Which of the sources have an aperture.
-
-    fraction : float
-        The fraction of a Gaussian's flux inside its aperture.
-
-    correction : 1D `~numpy.ndarray`
-        The aperture correction of each source.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam of the fits; a Gaussian by default.
-
-    Returns
-    -------
-    flux, aperture_flux : 1D `~numpy.ndarray` of shape (n,)
-        The variances; 0 without a fit.
+    The change of a flux is linear in the deviations of all sources of the
+    group, which are correlated as in a free fit on the map. An aperture flux
+    changes with the source's own Gaussian and with the subtracted models of
+    the group. ``apertures`` has only the ``known`` sources, and ``fraction``
+    is that of a Gaussian's flux inside its aperture.
     """
     variances = np.zeros((2, len(known)))
     place = np.cumsum(known) - 1

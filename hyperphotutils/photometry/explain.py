@@ -216,17 +216,7 @@ def summarize_sources(table, rejected=None):
 
 def count_flags(flags):
     """
-    Count the flags of sources.
-
-    Parameters
-    ----------
-    flags : 1D array_like of int
-        The bit masks.
-
-    Returns
-    -------
-    text : str
-        The number and the name of each flag that is set.
+    Return the number and the name of each flag that is set, as text.
     """
     flags = np.asarray(flags)
     return ', '.join(

@@ -185,7 +185,11 @@ class ForcedPhotometry:
                  aperture_correction=True, catalog_errors=True,
                  progress_bar=False):
         _check_ellipse(ellipse, reference_beam)
-        _check_noise(noise)
+        if isinstance(noise, Mapping):
+            for name, kind in noise.items():
+                check_noise(kind, f'noise[{name!r}]')
+        else:
+            check_noise(noise)
         if make_fitter is not None and not callable(make_fitter):
             msg = f'make_fitter must be callable: {make_fitter!r}'
             raise TypeError(msg)
@@ -503,12 +507,7 @@ class ForcedPhotometry:
 
 class _Catalog:
     """
-    Class for the checked input sources.
-
-    Parameters
-    ----------
-    sources : `~astropy.table.Table`
-        As for a call of `ForcedPhotometry`.
+    Class for the checked input sources of `ForcedPhotometry`.
     """
 
     def __init__(self, sources):
@@ -640,24 +639,9 @@ class _Catalog:
 @dataclass
 class _Band:
     """
-    Class for a map in Jy/pixel, with what belongs to its band.
-
-    Parameters
-    ----------
-    name : str
-        The name of the band.
-
-    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
-        The map in Jy/pixel.
-
-    beam : tuple of float or None
-        The FWHMs in arcsec and the position angle in degrees.
-
-    unit : `~astropy.units.Unit`
-        The original unit of the map.
-
-    factor : float
-        The conversion factor from the original unit to Jy/pixel.
+    Class for a map in Jy/pixel, with the FWHMs in arcsec and the position
+    angle in degrees of its beam (or `None`), its original unit, and the factor
+    that converts from that to Jy/pixel.
     """
 
     name: str
@@ -731,17 +715,6 @@ def _check_ellipse(ellipse, reference_beam):
         _beam_axes(beam, 'reference_beam')
 
 
-def _check_noise(noise):
-    """
-    Check the kind of noise, for all bands or for each of them.
-    """
-    if not isinstance(noise, Mapping):
-        check_noise(noise)
-        return
-    for name, kind in noise.items():
-        check_noise(kind, f'noise[{name!r}]')
-
-
 def _beam_axes(beam, name):
     """
     Return the FWHMs of a beam in arcsec and its angle in degrees.
@@ -754,24 +727,17 @@ def _beam_axes(beam, name):
                      for key in ('major', 'minor', 'pa'))
     if not all(isinstance(axis, u.Quantity) and axis.isscalar
                and axis.unit.is_equivalent(u.deg) for axis in axes):
+        # copy.deepcopy, which CCDData.copy calls, loses the axes
+        given = ('a Beam that lost its axes in a copy: set it again'
+                 if type(beam).__name__ == 'Beam' else repr(beam))
         msg = (f'{name} must be a radio_beam.Beam or the FWHM as a Quantity, '
-               f'such as 18 * u.arcsec, got {_describe_beam(beam)}')
+               f'such as 18 * u.arcsec, got {given}')
         raise TypeError(msg)
     major, minor = (float(axis.to_value(u.arcsec)) for axis in axes[:2])
     if not 0.0 < minor <= major < np.inf:
         msg = f'{name} must have a positive FWHM: {beam!r}'
         raise ValueError(msg)
     return major, minor, float(axes[2].to_value(u.deg))
-
-
-def _describe_beam(beam):
-    """
-    Return a description of an invalid beam, for a message.
-    """
-    if type(beam).__name__ == 'Beam':
-        # copy.deepcopy, which CCDData.copy calls, loses the axes
-        return 'a Beam that lost its axes in a copy: set it again'
-    return repr(beam)
 
 
 def _open_band(name, image, error):

@@ -18,30 +18,12 @@ _CHUNK = 1000
 
 class SourceImages:
     """
-    The images of a measured map, rendered when they are asked for.
+    The images of a measured map, rendered when they are asked for: only the
+    map itself, its mask, and the sources are kept.
 
-    Only the map itself, its mask, and the sources are kept.
-
-    Parameters
-    ----------
-    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
-        The map.
-
-    table : `~astropy.table.QTable`, optional
-        The fitted sources; none by default.
-
-    radius : float, optional
-        The radius in pixels of the background around each source.
-
-    order : int, optional
-        The order of its polynomial.
-
-    has_background : 1D bool `~numpy.ndarray`, optional
-        Which sources have a background.
-
-    background_fit : object, optional
-        The background that was subtracted before the fits, if it was
-        not a part of them.
+    ``radius`` (pixels) and ``order`` are those of the background around each
+    source in ``has_background``; ``background_fit`` is the background that was
+    subtracted before the fits, if it was not a part of them.
     """
 
     def __init__(self, image, table=None, radius=None, order=None,

@@ -23,18 +23,8 @@ _MAX_DRAWS = 1000
 
 class Sky:
     """
-    Class for a map that returns copies of the same type with sources.
-
-    Parameters
-    ----------
-    data, mask
-        As for a call of `InjectionRecovery`.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    beam : `~hyperphotutils.blend.BeamProfile` or None
-        The measured beam of the sources; a Gaussian by default.
+    Class for a map that returns copies of the same type with sources, which
+    are Gaussians unless ``beam`` is a measured one.
     """
 
     def __init__(self, data, fwhm, mask, beam=None):

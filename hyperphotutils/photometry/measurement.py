@@ -151,17 +151,12 @@ class MapNoise:
 @dataclass(frozen=True, eq=False)
 class DetectionRms:
     """
-    The noise to which the threshold of a finder refers, increased along
-    a noisy margin of the map.
+    The noise to which the threshold of a finder refers, increased along a
+    noisy margin of the map.
 
-    Parameters
-    ----------
-    rms : float, 2D `~numpy.ndarray`, or `~hyperphotutils.noise.GridImage`
-        The noise far from the margin.
-
-    ratios : tuple of float
-        The noise in rings along the margin, relative to ``rms``; see
-        `~hyperphotutils.detection.highpass.margin_rings`.
+    ``ratios`` is the noise in the rings of
+    `~hyperphotutils.detection.highpass.margin_rings` relative to ``rms``,
+    which is a number or an image.
     """
 
     rms: object
@@ -177,37 +172,14 @@ class DetectionRms:
     def cutout(self, slices):
         """
         Return the noise of a part of the map.
-
-        Parameters
-        ----------
-        slices : tuple of 2 slices
-            The rows and columns of the part.
-
-        Returns
-        -------
-        noise : `DetectionRms`
-            The noise.
         """
         return replace(self, rms=self.rms if np.ndim(self.rms) < 2
                        else self.rms[slices])
 
     def image(self, bad, fwhm):
         """
-        Return the detection noise, increased in rings along the margin
-        of the map.
-
-        Parameters
-        ----------
-        bad : 2D bool `~numpy.ndarray`
-            The pixels without data.
-
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        Returns
-        -------
-        rms : float or 2D `~numpy.ndarray`
-            The noise.
+        Return the detection noise, a number or an image that is increased in
+        rings along the pixels without data.
         """
         if max(self.ratios) == 1.0:
             return self.rms
@@ -219,15 +191,8 @@ class DetectionRms:
 
 def warn_of_other_beam(fwhm, data):
     """
-    Warn if a FWHM is far from that of the beam of a map.
-
-    Parameters
-    ----------
-    fwhm : float
-        The given FWHM in pixels.
-
-    data : array_like
-        The map, with or without the beam in its metadata.
+    Warn if a FWHM in pixels is far from that of the beam in the metadata of a
+    map, if there is one.
     """
     beam = (getattr(data, 'meta', None) or {}).get('beam_fwhm_pix')
     if beam is not None and not (
@@ -240,59 +205,19 @@ def warn_of_other_beam(fwhm, data):
 
 class MeasuredMap:
     """
-    A map, its noise, and the models of its sources.
+    A map, its noise, and the models of its sources, during a call of
+    `HyperPhotometry` or `ForcedPhotometry`.
 
-    An instance exists only during a call of `HyperPhotometry` or
-    `ForcedPhotometry`.
+    A ``noise`` model takes precedence over ``error``, and a measured beam
+    ``profile`` over ``beam``: ``fwhm`` and ``fwhm_minor`` in pixels and
+    ``theta`` in degrees, by default those of the metadata.
 
-    Parameters
-    ----------
-    data : 2D array_like, `~astropy.units.Quantity`, or \
-            `~astropy.nddata.NDData`
-        The map.
-
-    wcs : `~astropy.wcs.WCS`, optional
-        The WCS; that of an `~astropy.nddata.NDData` by default.
-
-    mask : 2D bool array_like, optional
-        `True` for pixels to ignore.
-
-    error : float or 2D array_like, optional
-        The standard deviation of the pixels.
-
-    beam : dict, optional
-        The beam: ``fwhm``, ``fwhm_minor`` (pixels), and ``theta``
-        (degrees); that of the metadata by default.
-
-    noise : `~hyperphotutils.noise.NoiseModel`, optional
-        The noise of independent pixels, in place of ``error``.
-
-    profile : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam, in place of ``beam``.
-
-    Attributes
-    ----------
-    values : 2D `~numpy.ndarray`
-        The pixels without unit.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used in fits.
-
-    unusable : 2D bool `~numpy.ndarray`
-        `True` for pixels that are not used in detection either.
-
-    noise : `~hyperphotutils.noise.NoiseModel`
-        The noise with which sources are fitted; at first that of the
-        given errors.
-
-    pixel_noise : `~hyperphotutils.noise.WhiteNoise`
-        The given errors, or the measured rms about local backgrounds.
-
-    model : 2D `~numpy.ndarray`
-        The image of the sources that are known so far.
-
-    background : 2D `~numpy.ndarray` or `None`
-        A background that is subtracted before fits.
+    ``values`` are the pixels without unit. Fits ignore ``mask``, and the
+    detection ``unusable``, a part of it. ``noise`` is the one with which
+    sources are fitted, ``pixel_noise`` that of independent pixels: the given
+    errors, or the rms about local backgrounds. ``model`` is the image of the
+    sources known so far, and ``background`` what is subtracted before fits, or
+    `None`.
     """
 
     def __init__(self, data, wcs=None, mask=None, error=None, *, beam=None,
@@ -473,28 +398,13 @@ class MeasuredMap:
     def measure_covariance(self, table, fwhm, *, relative_rms=None,
                            varying_structure=None):
         """
-        Measure the covariance of the pixels outside the cores of the
-        sources, with the sources subtracted.
+        Return the `~hyperphotutils.noise.CorrelatedNoise` of the pixels
+        outside the cores of the sources, with the sources subtracted.
 
-        Parameters
-        ----------
-        table : `~astropy.table.QTable`
-            The fitted sources.
-
-        fwhm : float
-            The FWHM of the beam in pixels, if its shape is not known.
-
-        relative_rms : 2D `~numpy.ndarray`, optional
-            The local rms of the noise in units of the typical one.
-
-        varying_structure : bool or `None`, optional
-            Whether to model structure separately. By default, only if it
-            varies significantly.
-
-        Returns
-        -------
-        noise : `~hyperphotutils.noise.CorrelatedNoise`
-            The noise.
+        ``fwhm`` is used if the shape of the beam is not known.
+        ``relative_rms`` is the local rms in units of the typical one.
+        Structure is modeled separately if ``varying_structure``; by default,
+        if it varies significantly.
         """
         mask = self.fit_mask | make_source_mask(
             self.values.shape, table['x_fit'], table['y_fit'],
@@ -543,18 +453,7 @@ class MeasuredMap:
 
 def add_table(image, table, beam=None):
     """
-    Add the models of fitted sources to an image.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image, changed in place.
-
-    table : `~astropy.table.Table`
-        The fitted sources.
-
-    beam : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam with which the sources are convolved.
+    Add the models of fitted sources to an image, in place.
     """
     add_sources(image, table['x_fit'], table['y_fit'],
                 plain(table['amplitude_fit']), table['fwhm_major_fit'],
@@ -565,14 +464,6 @@ def add_table(image, table, beam=None):
 def check_noise(noise, name='noise'):
     """
     Check the kind of noise that a map is to be measured with.
-
-    Parameters
-    ----------
-    noise : str, `~hyperphotutils.noise.NoiseModel`, or `MapNoise`
-        The kind.
-
-    name : str, optional
-        The name of the argument.
     """
     if isinstance(noise, NoiseModel | MapNoise) and not isinstance(
             noise, type):
@@ -599,20 +490,8 @@ def positions(table, suffix):
 
 def beam_of(meta, profile=None):
     """
-    Return the beam of a map.
-
-    Parameters
-    ----------
-    meta : dict
-        The metadata of the map.
-
-    profile : `~hyperphotutils.blend.BeamProfile`, optional
-        The measured beam, which takes precedence.
-
-    Returns
-    -------
-    beam : dict or `None`
-        The beam; `None` if the map was not read with its header.
+    Return the beam of a map as a dictionary, that of ``profile`` first; `None`
+    if the map was not read with its header.
     """
     if profile is not None:
         return {'fwhm': profile.fwhm_major, 'fwhm_minor': profile.fwhm_minor,

@@ -58,6 +58,7 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['InjectionRecovery', 'RecoveryResult']
 
+# Bins of a factor of the square root of 2.
 _SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
 # Largest distance in beams at which an injected source can cause a
 # detection.

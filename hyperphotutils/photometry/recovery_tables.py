@@ -123,8 +123,10 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
                             for group in groups]
     _add_fraction(table, 'completeness', table['n_recovered'],
                   table['n_injected'], confidence_level)
-    measured = _find_bins(edges, _plain(detections[f'{kind}_measured'],
-                                        column_unit))
+    values = _plain(detections[f'{kind}_measured'], column_unit)
+    # -1 outside of all bins
+    measured = np.where(values < edges[-1],
+                        np.searchsorted(edges, values, side='right') - 1, -1)
     for name, chosen in (('n_new', measured[~detections['changed']]),
                          ('n_false', measured[detections['false']])):
         table[name] = [np.count_nonzero(chosen == number)
@@ -141,14 +143,6 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
     return table
 
 
-def _find_bins(edges, values):
-    """
-    Return the bins of values, -1 outside of all bins.
-    """
-    bins = np.searchsorted(edges, values, side='right') - 1
-    return np.where(values < edges[-1], bins, -1)
-
-
 def read_measured(table, unit):
     """
     Return the measured values as plain arrays in the units of the map.
@@ -161,19 +155,9 @@ def read_measured(table, unit):
 
 def summarize_bin(row):
     """
-    Return the line of a bin in a summary, with a dash for unknown
-    values.
-
-    Parameters
-    ----------
-    row : `~astropy.table.Row`
-        The row of the table of bins.
-
-    Returns
-    -------
-    line : str
-        Signal-to-noise ratio, number of injected sources, completeness,
-        reliability, bias of the flux, and pull of the flux.
+    Return the line of a bin in a summary, with a dash for unknown values:
+    signal-to-noise ratio, number of injected sources, completeness,
+    reliability, and bias and pull of the flux.
     """
     def percent(value, width):
         return (f'{100 * value:{width}.1f} %' if math.isfinite(value)

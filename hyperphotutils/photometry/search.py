@@ -70,33 +70,15 @@ _CARRIED = ('shoulder_score', 'detection_snr')
 
 class SourceSearch:
     """
-    The detections and fits of one call of `HyperPhotometry`.
+    The detections and fits of one call of `HyperPhotometry`, whose
+    configuration is not changed.
 
-    Parameters
-    ----------
-    config : `~hyperphotutils.photometry.HyperPhotometry`
-        The configuration, which is not changed.
+    ``error`` is for fitters of other packages, and ``weight_map`` for a fitter
+    with weights from a map. ``variation`` is the relative rms that scales the
+    thresholds, `None` for uniform noise; it is measured by default.
 
-    image : `~hyperphotutils.photometry.measurement.MeasuredMap`
-        The map.
-
-    error : float, 2D array_like, or `None`
-        The given errors, for fitters of other packages.
-
-    weight_map : 2D array_like or `None`
-        The map for a fitter with weights from a map.
-
-    variation : 2D `~numpy.ndarray` or `None`, optional
-        The relative rms that scales the thresholds, `None` for uniform
-        noise; measured by default.
-
-    Attributes
-    ----------
-    source_covariance : `~hyperphotutils.blend.SourceCovariance`
-        The covariances of the parameters of all fits.
-
-    background_fit : object or `None`
-        The fitted local background.
+    ``source_covariance`` has the covariances of the parameters of all fits,
+    and ``background_fit`` is the fitted local background or `None`.
     """
 
     def __init__(self, config, image, *, error=None, weight_map=None,
@@ -166,12 +148,7 @@ class SourceSearch:
 
     def measure_noise(self):
         """
-        Measure the noise of the map after a first fit of all detections.
-
-        Returns
-        -------
-        noise : `~hyperphotutils.photometry.MapNoise`
-            The noise.
+        Return the `MapNoise` after a first fit of all detections.
         """
         table = self._fit_detections()
         if table is None:
@@ -197,17 +174,7 @@ class SourceSearch:
 
     def measure(self, init_params):
         """
-        Fit given sources.
-
-        Parameters
-        ----------
-        init_params : `~astropy.table.Table`
-            The sources.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The fitted sources.
+        Return the table of fits of given sources.
         """
         table = self.first_fit(init_params)
         self.image.measure_pixel_noise(self.fwhm)
@@ -218,13 +185,8 @@ class SourceSearch:
 
     def detect_and_measure(self):
         """
-        Fit what is detected on the map, then what is detected on the
-        residual together with its neighbors.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable` or `None`
-            The fitted sources; `None` if there are none.
+        Fit what is detected on the map, then what is detected on the residual
+        together with its neighbors; return `None` if nothing is.
         """
         table = self._fit_detections()
         if table is None:
@@ -255,17 +217,8 @@ class SourceSearch:
 
     def first_fit(self, init_params):
         """
-        Fit given or detected sources before the noise is known.
-
-        Parameters
-        ----------
-        init_params : `~astropy.table.Table` or `None`
-            The sources; `None` to detect them.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable` or `None`
-            The fitted sources; `None` if there are none.
+        Fit given sources, or those detected if they are `None`, before the
+        noise is known; return `None` if there are none.
         """
         if init_params is None:
             return self._fit_detections(refine=False)
@@ -306,12 +259,7 @@ class SourceSearch:
 
     def rejected_table(self):
         """
-        Return the detections without a row.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            See `HyperPhotometry`.
+        Return the detections without a row, see `HyperPhotometry`.
         """
         table = vstack([self.insignificant, *self.rejected])
         if self.image.wcs is not None:
@@ -324,16 +272,6 @@ class SourceSearch:
     def threshold_noise_at(self, table):
         """
         Return the noise of the filtered map at the fitted positions.
-
-        Parameters
-        ----------
-        table : `~astropy.table.QTable`
-            The fitted sources.
-
-        Returns
-        -------
-        noise : float or 1D `~numpy.ndarray`
-            The noise.
         """
         if self.noise_variation is None:
             return self.filtered_noise
@@ -343,16 +281,6 @@ class SourceSearch:
     def misfit_at(self, table):
         """
         Return the rms misfit of all other sources at the fitted positions.
-
-        Parameters
-        ----------
-        table : `~astropy.table.QTable`
-            The fitted sources.
-
-        Returns
-        -------
-        misfit : 1D `~numpy.ndarray`
-            The misfit.
         """
         if self.misfit is None:
             return np.zeros(len(table))
@@ -493,15 +421,11 @@ class SourceSearch:
 
     def _undo_splits(self, table, failure, failing):
         """
-        Reject the companion instead of the source that it was split
-        off, if only the source fails.
+        Reject the companion instead of the source that it was split off, if
+        only the source fails.
 
-        Returns
-        -------
-        start_rows : 1D int `~numpy.ndarray`
-            The row at which the next fit of each source starts: that
-            of the companion if this is rejected in its place, else its
-            own.
+        Return the row at which the next fit of each source starts: that of the
+        companion if this is rejected in its place, else its own.
         """
         start_rows = np.arange(len(table))
         row_of = {source: row for row, source in enumerate(table['id'])}
@@ -518,8 +442,10 @@ class SourceSearch:
         Take sources out of the table, and fit their neighbors again.
         """
         for reason in np.unique(failure[rejected]):
-            chosen = rejected & (failure == reason)
-            self._reject_rows(table[chosen], str(reason))
+            rows = table[rejected & (failure == reason)]
+            # the ids tell in which search the sources were found
+            self.rejected.append(_rejected_rows(
+                rows, str(reason), np.searchsorted(self.last_ids, rows['id'])))
         if rejected.all():
             self.image.replace(table, table[:0])
             return table[:0]
@@ -796,15 +722,6 @@ class SourceSearch:
             _HELD_POSITION_PRIOR / _POSITION_PRIOR)
         return init
 
-    def _reject_rows(self, table, reason, round_number=None):
-        """
-        Record rejected sources. The search number is derived from the id
-        by default.
-        """
-        if round_number is None:
-            round_number = np.searchsorted(self.last_ids, table['id'])
-        self.rejected.append(_rejected_rows(table, reason, round_number))
-
     def _measure_filtered_noise(self):
         """
         Measure the noise of the high-pass filtered map.
@@ -822,13 +739,8 @@ class SourceSearch:
 
     def flag_beam_mismatch(self, table):
         """
-        Warn if the bright sources differ from their fits, and flag those
-        that do so by more than the noise.
-
-        Parameters
-        ----------
-        table : `~astropy.table.QTable`
-            The fitted sources, whose flags are changed.
+        Warn if the bright sources differ from their fits, and flag those in
+        the table that do so by more than the noise.
         """
         misfit, snr = self._measure_beam_misfit(table)
         # Many companions per source suggest that side lobes were fitted as
@@ -953,22 +865,9 @@ def _rejected_rows(table, reason, round_number):
 
 def are_apart(found, known, separation):
     """
-    Return which positions are far from all known ones.
-
-    Parameters
-    ----------
-    found, known : `~numpy.ndarray` of shape (n, 2)
-        The positions in question and the known ones, NaN where there is
-        none.
-
-    separation : float
-        The distance in pixels.
-
-    Returns
-    -------
-    apart : 1D bool `~numpy.ndarray`
-        `True` for each finite position in ``found`` that is farther than
-        ``separation`` from every position in ``known``.
+    Return which positions in ``found`` are finite and farther than
+    ``separation`` from each in ``known``; both have the shape (n, 2), and NaN
+    where there is none.
     """
     known = known[np.isfinite(known).all(axis=1)]
     apart = np.isfinite(found).all(axis=1)
