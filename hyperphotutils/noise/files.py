@@ -45,18 +45,7 @@ def read_noise(path, make):
     """
     Read correlated noise; see `CorrelatedNoise.read`.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-
-    make : callable
-        Called with the arguments of `CorrelatedNoise`.
-
-    Returns
-    -------
-    noise : `CorrelatedNoise`
-        The noise.
+    ``make`` is called with the arguments of `CorrelatedNoise`.
     """
     with fits.open(path, memmap=False) as hdus:
         header = hdus[0].header
