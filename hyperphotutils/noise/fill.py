@@ -351,7 +351,7 @@ def _is_top(value, around, values):
     The source around a top is lower, but far above everything else; a
     fill value lies beside data of any height.
     """
-    if around.size == 0 or not np.all(around < value):
+    if not np.all(around < value):
         return False
     sample = sample_pixels(values)
     typical = np.median(sample[sample != value])

@@ -382,7 +382,9 @@ def make_panels(images, rms):
     """
     from matplotlib.colors import Normalize
 
-    lower, upper = _limits(images['map'], _PERCENTILES)
+    lower, upper = np.nanpercentile(images['map'], _PERCENTILES)
+    if not upper > lower:
+        lower, upper = lower - 1.0, upper + 1.0
     center = np.nanmedian(images['map'])
     noise = robust_std(images['map'])
     # The noise should not occupy a large part of the color range.
@@ -407,13 +409,6 @@ def make_panels(images, rms):
         panels.append(Panel('Residual', images['residual'], _RESIDUAL_CMAP,
                             Normalize(-limit, limit), 'both'))
     return panels
-
-
-def _limits(image, percentiles):
-    lower, upper = np.nanpercentile(image, percentiles)
-    if not upper > lower:
-        lower, upper = lower - 1.0, upper + 1.0
-    return lower, upper
 
 
 def robust_std(image):
