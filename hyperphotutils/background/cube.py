@@ -40,6 +40,7 @@ __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
 # this many beams along a side, because noise is correlated over a beam.
 _MIN_PIXELS, _MIN_BEAMS = 5, 3
 
+# Median absolute value of a Gaussian in units of its sigma
 _MEDIAN_TO_SIGMA = 0.67449
 
 # Columns of the table for the polynomial of a channel, with the values

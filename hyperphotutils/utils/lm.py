@@ -22,6 +22,8 @@ __all__ = [
     'take_members',
 ]
 
+# The damping is added to a normal matrix that is scaled to a unit diagonal
+# (Marquardt 1963, J. SIAM 11, 431).
 _FIRST_DAMPING = 1e-2
 SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
@@ -30,7 +32,7 @@ _DAMPING_UP = 8.0
 # unit diagonal would give the same step again.
 _FAILED_DAMPING = 0.1
 # Ratio of the actual to the predicted gain above which the damping decreases,
-# and below which it increases.
+# and below which it increases (as in Moré 1978, Lect. Notes Math. 630, 105).
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
 # A normal matrix whose scaled eigenvalues have a smaller ratio is
