@@ -23,6 +23,8 @@ __all__ = ['main', 'public_names']
 
 _CONFIG = ('hyperphotutils.pipeline.config.',
            'hyperphotutils.pipeline.settings.')
+# Methods with the same arguments as these refer to their docstrings.
+_REFERENCES = ('; see `NoiseModel.', '; see `FootprintFactors.')
 _INTERFACES = {'hyperphotutils.background.interface.LocalBackground',
                'hyperphotutils.noise.model.NoiseModel'}
 
@@ -81,11 +83,13 @@ def main():
     for name in public_names():
         n_names += 1
         result = validate(name)
+        docstring = ' '.join(result['docstring'].split())
         for code, message in result['errors']:
             # The fields of a configuration describe themselves, and
             # interfaces have no constructor.
-            if code == 'PR01' and (name.startswith(_CONFIG)
-                                   or name in _INTERFACES):
+            if code == 'PR01' and (
+                    name.startswith(_CONFIG) or name in _INTERFACES
+                    or any(part in docstring for part in _REFERENCES)):
                 continue
             if code in checks:
                 n_problems += 1

@@ -10,38 +10,11 @@ __all__ = ['check_limits']
 
 def check_limits(fwhm_limits, *, unit=None):
     """
-    Check the limits to which FWHMs are clipped.
+    Return the smallest and the largest FWHM, in ``unit`` if there is one.
 
-    Parameters
-    ----------
-    fwhm_limits : pair of float, array_like or `~astropy.units.Quantity`
-        The smallest and the largest FWHM. Arrays have one limit per
-        source. Use 0 or infinity for no limit.
-
-    unit : `~astropy.units.Unit` or `None`, optional
-        The unit of the limits, `None` (default) for no unit.
-
-    Returns
-    -------
-    lower, upper : `~numpy.ndarray` or `~astropy.units.Quantity`
-        The limits, in ``unit`` if there is one.
-
-    Raises
-    ------
-    TypeError
-        If the limits have no unit but one is required, or vice versa.
-
-    ValueError
-        If there are not two limits, the unit is not convertible, a
-        lower limit is negative or above the upper limit, or an upper
-        limit is not positive.
-
-    Examples
-    --------
-    >>> from hyperphotutils.aperture.limits import check_limits
-    >>> lower, upper = check_limits((3, 6))
-    >>> print(lower, upper)
-    3.0 6.0
+    Arrays have one limit per source; 0 or infinity is no limit. Raises a
+    `TypeError` if a unit is missing or not expected, and a `ValueError` for
+    limits that are not ordered or not convertible.
     """
     try:
         lower, upper = fwhm_limits

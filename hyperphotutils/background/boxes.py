@@ -30,17 +30,10 @@ __all__ = [
 @dataclass(frozen=True)
 class Frame:
     """
-    The scaled coordinates of boxes of one size around some centers.
+    The scaled coordinates of boxes of ``nx`` by ``ny`` pixels around some
+    centers.
 
     The coordinates run from -1 to 1 between the edges of a box.
-
-    Parameters
-    ----------
-    x_center, y_center : 1D `~numpy.ndarray`
-        The pixel positions of the centers in the map.
-
-    nx, ny : int
-        The size of the boxes in pixels.
     """
 
     x_center: np.ndarray
@@ -58,57 +51,25 @@ class Frame:
 
     def pixel_grid(self, members=slice(None)):
         """
-        Return the pixel positions in the map of columns and rows.
-
-        Parameters
-        ----------
-        members : array of int, optional
-            The indices of the boxes.
-
-        Returns
-        -------
-        x, y : `~numpy.ndarray`
-            Arrays of shape ``(n, nx)`` and ``(n, ny)``.
+        Return the pixel positions in the map of columns and rows, of shape
+        ``(n, nx)`` and ``(n, ny)``.
         """
         return (self.x_center[members, np.newaxis] + _offsets(self.nx),
                 self.y_center[members, np.newaxis] + _offsets(self.ny))
 
     def scale(self, x, y, members=slice(None)):
         """
-        Scale pixel positions in the map.
-
-        Parameters
-        ----------
-        x, y : `~numpy.ndarray`
-            Pixel positions, of shape ``(n, nx)`` and ``(n, ny)``.
-
-        members : array of int, optional
-            The indices of the boxes.
-
-        Returns
-        -------
-        x, y : `~numpy.ndarray`
-            The scaled coordinates.
+        Scale pixel positions in the map, of shape ``(n, nx)`` and ``(n, ny)``.
         """
         return ((x - self.x_center[members, np.newaxis]) / (self.nx / 2),
                 (y - self.y_center[members, np.newaxis]) / (self.ny / 2))
 
     def make_model(self, coefficients, index=0):
         """
-        Return an astropy model as a function of pixel positions.
+        Return an astropy model as a function of pixel positions, from
+        coefficients in the scaled coordinates.
 
-        Parameters
-        ----------
-        coefficients : 2D `~numpy.ndarray`
-            The coefficients in the scaled coordinates.
-
-        index : int, optional
-            The index of the box.
-
-        Returns
-        -------
-        model : `~astropy.modeling.polynomial.Polynomial2D`
-            The model; its domain is the area of the box.
+        Its domain is the area of the box.
         """
         order = len(coefficients) - 1
         i, j = polynomial_terms(order)
@@ -125,15 +86,9 @@ class Cutouts:
     """
     Cutouts of one size around some centers.
 
-    Parameters
-    ----------
-    values, weights : `~numpy.ndarray`
-        The pixels and their weights (inverse variances, or 1; 0 for
-        excluded pixels), of shape ``(n, ny, nx)``.
-
-    frame : `Frame`
-        The coordinates of the cutouts. A single cutout is shared by all
-        centers.
+    The pixels and their weights (inverse variances, or 1; 0 for excluded
+    pixels) have the shape ``(n, ny, nx)``. A single cutout is shared by all
+    centers.
     """
 
     values: np.ndarray = field(repr=False)
@@ -149,46 +104,18 @@ class Cutouts:
 
     def members(self, index):
         """
-        Select the cutouts of some centers.
-
-        Parameters
-        ----------
-        index : array of int
-            The indices of the centers.
-
-        Returns
-        -------
-        members : array of int or slice
-            The same indices, or the single cutout for all centers.
+        Return the indices of the cutouts of some centers: the same, or a slice
+        of the single cutout for all centers.
         """
         return slice(None) if len(self.values) == 1 else index
 
 
 def prepare_image(data, *, mask=None, error=None):
     """
-    Check a map and convert its masks and errors to weights.
+    Check a map and return its values, weights, and unit.
 
-    Parameters
-    ----------
-    data : array_like, Quantity, or `~astropy.nddata.NDData`
-        The 2D data.
-
-    mask : array_like (bool), optional
-        `True` for pixels to exclude.
-
-    error : array_like or Quantity, optional
-        The 1-sigma errors.
-
-    Returns
-    -------
-    values : 2D `~numpy.ndarray` of float
-        The data, with zeros for excluded pixels.
-
-    weights : 2D `~numpy.ndarray` of float
-        The inverse variances, or ones; zero for excluded pixels.
-
-    unit : `~astropy.units.Unit` or None
-        The unit of the data.
+    The weights are inverse variances, or ones without ``error``. Excluded
+    pixels have the value and the weight 0.
     """
     if isinstance(data, NDData):
         if data.mask is not None:
@@ -211,20 +138,8 @@ def prepare_image(data, *, mask=None, error=None):
 
 def known_fwhm(data, fwhm):
     """
-    Return the FWHM of the beam in pixels as far as it is known.
-
-    Parameters
-    ----------
-    data : array_like, Quantity, or `~astropy.nddata.NDData`
-        The data.
-
-    fwhm : float or None
-        The given FWHM, or `None` for that of ``data``.
-
-    Returns
-    -------
-    fwhm : float or None
-        The FWHM; `None` if neither is known.
+    Return the given FWHM, or that of the beam of ``data``, in pixels; `None`
+    if neither is known.
     """
     if fwhm is None and isinstance(data, NDData):
         fwhm = data.meta.get('beam_fwhm_pix')
@@ -233,17 +148,7 @@ def known_fwhm(data, fwhm):
 
 def whole_map(values, weights):
     """
-    Return the whole map as a single cutout.
-
-    Parameters
-    ----------
-    values, weights : 2D `~numpy.ndarray`
-        The map from `prepare_image`.
-
-    Returns
-    -------
-    cutouts : `Cutouts`
-        The single cutout.
+    Return a map from `prepare_image` as a single cutout.
     """
     ny, nx = values.shape
     frame = Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx, ny)
@@ -252,23 +157,8 @@ def whole_map(values, weights):
 
 def cut_out_boxes(values, weights, x, y, size):
     """
-    Cut square boxes out of a map.
-
-    Parameters
-    ----------
-    values, weights : 2D `~numpy.ndarray`
-        The map from `prepare_image`.
-
-    x, y : `~numpy.ndarray` of int
-        The central pixels of the boxes.
-
-    size : int
-        The odd size of the boxes in pixels.
-
-    Returns
-    -------
-    cutouts : `Cutouts`
-        The cutouts. Pixels outside of the map have zero weight.
+    Cut square boxes of an odd size around pixels out of a map from
+    `prepare_image`. Pixels outside of the map have zero weight.
     """
     ny, nx = values.shape
     offset = np.arange(size) - size // 2

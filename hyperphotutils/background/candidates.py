@@ -63,19 +63,10 @@ class Candidate:
     """
     A candidate background model.
 
-    Parameters
-    ----------
-    method : {'lsq', 'huber', 'theilsen'} or object
-        The regression method, or a linear regressor of scikit-learn.
-
-    order : int
-        The total degree of the polynomial.
-
-    epsilon : float, optional
-        The parameter of the Huber loss; NaN for the other methods.
-
-    box : int, optional
-        The index of the cutout size that is fitted.
+    ``method`` is 'lsq', 'huber', 'theilsen', or a linear regressor of
+    scikit-learn; ``order`` the total degree of the polynomial; ``epsilon``
+    the parameter of the Huber loss, NaN for other methods; ``box`` the index
+    of the cutout size that is fitted.
     """
 
     method: object
@@ -100,20 +91,10 @@ class Candidate:
 
     def fit(self, values, weights, x, y, *, seed=0):
         """
-        Fit the polynomials of a stack of images.
+        Return the coefficients of the polynomials of a stack of images; see
+        `fit_lsq`.
 
-        Parameters
-        ----------
-        values, weights, x, y : `~numpy.ndarray`
-            See `fit_lsq`.
-
-        seed : int or `~numpy.random.Generator`, optional
-            The seed for methods with random subsets.
-
-        Returns
-        -------
-        coefficients : `~numpy.ndarray`
-            The coefficients; see `fit_lsq`.
+        The seed is for methods with random subsets.
         """
         if not isinstance(self.method, str):
             return fit_estimator(values, weights, x, y, self.order,
@@ -129,35 +110,9 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
     """
     List all combinations of order, box, method, and Huber epsilon.
 
-    Parameters
-    ----------
-    orders : int or sequence of int, optional
-        The total degrees of the polynomials.
-
-    methods : str, object, or sequence of these, optional
-        The regression methods: 'lsq', 'huber', 'theilsen', or linear
-        regressors of scikit-learn.
-
-    huber_epsilons : float or sequence of float, optional
-        The parameters of the Huber loss, each more than 1.
-
-    n_boxes : int, optional
-        The number of box sizes; the last one is the largest.
-
-    Returns
-    -------
-    candidates : tuple of `Candidate`
-        The candidates in order of precedence in a tie: lower orders
-        first, then larger boxes, then the methods and epsilons as
-        listed.
-
-    Raises
-    ------
-    TypeError
-        If an order is not an integer or an epsilon is not a number.
-
-    ValueError
-        If an argument is empty or a value is invalid.
+    They are in order of precedence in a tie: lower orders first, then larger
+    boxes, then the methods and epsilons as listed. The last of ``n_boxes`` is
+    the largest.
 
     Examples
     --------
@@ -184,28 +139,10 @@ class FittedCandidates:
     """
     The candidates with their fitted polynomials and scores.
 
-    The arrays have the shape ``(n_candidates, n)`` or ``(n,)``.
-
-    Parameters
-    ----------
-    candidates : tuple of `Candidate`
-        The candidates.
-
-    coefficients : tuple of `~numpy.ndarray`
-        The coefficients of each candidate, in the scaled coordinates
-        of its cutouts.
-
-    nmse, reduced_chi2, bic : `~numpy.ndarray`
-        The scores; NaN for candidates that could not be fitted.
-
-    rms : `~numpy.ndarray`
-        The rms of the residual on the compared pixels.
-
-    n_pixels : `~numpy.ndarray`
-        The number of compared pixels.
-
-    selected : `~numpy.ndarray` of int
-        The index of the selected candidate, or -1.
+    The arrays have the shape ``(n_candidates, n)`` or ``(n,)``. The
+    coefficients are in the scaled coordinates of the cutouts. Scores are NaN
+    for candidates that could not be fitted; ``rms`` is that of the residual
+    on the ``n_pixels`` compared pixels; ``selected`` is -1 for none.
     """
 
     candidates: tuple
@@ -219,17 +156,7 @@ class FittedCandidates:
 
     def coefficients_of(self, candidate, index):
         """
-        Return the coefficients of a candidate for one center.
-
-        Parameters
-        ----------
-        candidate, index : int
-            The index of the candidate and of the center.
-
-        Returns
-        -------
-        coefficients : 2D `~numpy.ndarray`
-            The coefficients.
+        Return the coefficients of a candidate for one center, by indices.
         """
         stack = self.coefficients[candidate]
         return stack[min(index, len(stack) - 1)]
@@ -237,20 +164,8 @@ class FittedCandidates:
     @classmethod
     def join(cls, parts, shared):
         """
-        Concatenate the results for several batches of centers.
-
-        Parameters
-        ----------
-        parts : sequence of `FittedCandidates`
-            The results for the same candidates.
-
-        shared : sequence of bool
-            Whether each box is shared by all centers.
-
-        Returns
-        -------
-        fitted : `FittedCandidates`
-            The results for all centers.
+        Concatenate the results of the same candidates for several batches of
+        centers. ``shared`` tells of each box whether all centers share it.
         """
         first = parts[0]
         if len(parts) == 1:
@@ -267,20 +182,8 @@ class FittedCandidates:
 
     def to_table(self, *, box_sizes, unit=None):
         """
-        Return a table of all candidates for all centers.
-
-        Parameters
-        ----------
-        box_sizes : sequence of int
-            The size of each box in pixels.
-
-        unit : `~astropy.units.Unit`, optional
-            The unit of the data.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            A row for each candidate of each center, ordered by center.
+        Return a table with a row for each candidate of each center, ordered by
+        center.
         """
         n_centers = self.selected.size
         columns = {
@@ -315,43 +218,10 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     ignore. If the errors of the pixels are unknown, the clipped rms of
     that residual is used as the noise.
 
-    Parameters
-    ----------
-    boxes : sequence of `Cutouts`
-        The cutouts around the same centers, from the smallest box to
-        the largest. A single cutout, the whole map, may be shared by all
-        centers.
-
-    candidates : sequence of `Candidate`
-        The candidates, in order of precedence in a tie.
-
-    n_centers : int, optional
-        The number of centers.
-
-    criterion : {'nmse', 'reduced_chi2', 'bic'}, optional
-        The criterion of the comparison.
-
-    tolerance : float, optional
-        See `select_candidate`.
-
-    has_error : bool, optional
-        Whether the weights are inverse variances.
-
-    seed : int or `~numpy.random.Generator`, optional
-        The seed for the Theil-Sen regression.
-
-    known : dict, optional
-        Coefficients from an earlier call, by the index of the candidate.
-        These candidates are not fitted again.
-
-    fwhm : float, optional
-        The FWHM in pixels of the beam over which the noise is
-        correlated; see `correlation_area`.
-
-    Returns
-    -------
-    fitted : `FittedCandidates`
-        All candidates, and the selected one for each center.
+    The boxes are ordered from the smallest to the largest, the candidates by
+    precedence in a tie. ``known`` has coefficients from an earlier call, by
+    the index of the candidate; these are not fitted again. The noise is
+    correlated over the beam of ``fwhm`` pixels; see `correlation_area`.
     """
     check_comparison(criterion, tolerance)
     coefficients = [(known or {}).get(k) for k in range(len(candidates))]
@@ -391,14 +261,6 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
 def check_comparison(criterion, tolerance):
     """
     Check the arguments of the comparison.
-
-    Parameters
-    ----------
-    criterion : str
-        The criterion.
-
-    tolerance : float or None
-        The tolerance.
     """
     if criterion not in CRITERIA:
         msg = (f'criterion must be one of {", ".join(CRITERIA)}: got '

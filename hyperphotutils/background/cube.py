@@ -40,6 +40,7 @@ __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
 # this many beams along a side, because noise is correlated over a beam.
 _MIN_PIXELS, _MIN_BEAMS = 5, 3
 
+# Median absolute value of a Gaussian in units of its sigma
 _MEDIAN_TO_SIGMA = 0.67449
 
 # Columns of the table for the polynomial of a channel, with the values
@@ -685,7 +686,10 @@ class ChannelBackground:
         """
         if self.image is not None:
             return self.image.astype(float)
-        return evaluate_polynomial(self.coefficients, *_plane_grid(shape))
+        ny, nx = shape
+        frame = Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx,
+                      ny)
+        return evaluate_polynomial(self.coefficients, *frame.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -892,9 +896,9 @@ class _Task:
         fwhm, side = _beam_fwhm(self.cube), choice['box_size']
         if fwhm == 0.0 or side == 0 or not rms > 0.0:
             return rms
-        steps = [np.diff(residual, axis=axis)[
-            np.logical_and(*_neighbors(good, axis))] for axis in (0, 1)]
-        steps = np.concatenate(steps)
+        residual = np.where(good, residual, np.nan)
+        steps = np.concatenate([np.diff(residual, axis=axis).ravel()
+                                for axis in (0, 1)])
         steps = steps[np.isfinite(steps)]
         if steps.size == 0:
             return rms
@@ -914,15 +918,6 @@ def _fit_channel(index, task):
     Fit a channel; a module-level function that can be pickled.
     """
     return task(index)
-
-
-def _neighbors(image, axis):
-    """
-    Return an image without its first and without its last row or column.
-    """
-    n = image.shape[axis]
-    return (np.take(image, range(1, n), axis=axis),
-            np.take(image, range(n - 1), axis=axis))
 
 
 @functools.cache
@@ -960,15 +955,6 @@ def _channel_of(cube, index):
                f'channels, 0 to {n_channels - 1}')
         raise ValueError(msg)
     return index % n_channels
-
-
-def _plane_grid(shape):
-    """
-    Return the scaled coordinates of the columns and rows of a plane.
-    """
-    ny, nx = shape
-    return Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx,
-                 ny).grid
 
 
 def _local_lines(x, y, weights, width):

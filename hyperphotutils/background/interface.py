@@ -186,24 +186,11 @@ def _constant_boxes(shape, x, y, values, radius):
 
 def combine_boxes(shape, x, y, boxes):
     """
-    Combine the backgrounds of sources to an image.
+    Combine the backgrounds of sources, pairs of an image and its slices, to
+    an image.
 
-    Parameters
-    ----------
-    shape : tuple of 2 ints
-        The shape of the image.
-
-    x, y : 1D `~numpy.ndarray`
-        The positions of the sources.
-
-    boxes : iterable of tuple
-        The image of the background of each source, and its slices.
-
-    Returns
-    -------
-    image : 2D `~numpy.ndarray`
-        The mean, to which the nearest sources contribute most; NaN
-        outside of all boxes.
+    It is their mean, to which the nearest sources contribute most; NaN
+    outside of all boxes.
     """
     total, norm = np.zeros(shape), np.zeros(shape)
     for x_one, y_one, (image, slices) in zip(x, y, boxes, strict=True):
@@ -220,22 +207,8 @@ def combine_boxes(shape, x, y, boxes):
 
 def as_local_background(background):
     """
-    Return an object with the interface of `LocalBackground`.
-
-    Parameters
-    ----------
-    background : object
-        Such an object, or a `photutils.background.LocalBackground`.
-
-    Returns
-    -------
-    background : `LocalBackground`
-        The same object, or an adapter.
-
-    Raises
-    ------
-    TypeError
-        If it is neither.
+    Return an object with the interface of `LocalBackground`: the same, or an
+    adapter of a `photutils.background.LocalBackground`.
     """
     # Regressors of scikit-learn have a method fit, too, but another one.
     if (isinstance(background, LocalBackground)
@@ -254,20 +227,8 @@ def as_local_background(background):
 
 def describe_background(fit, table):
     """
-    Return the columns that describe the background of each source.
-
-    Parameters
-    ----------
-    fit : object
-        The result of `LocalBackground.fit`.
-
-    table : `~astropy.table.QTable`
-        The fitted sources.
-
-    Returns
-    -------
-    columns : dict
-        The columns by name, those of the nearest position of the fit.
+    Return the columns, by name, that describe the background of each source:
+    those of the nearest position of ``fit``.
     """
     fits = getattr(fit, 'table', None)
     if fits is None:

@@ -224,7 +224,12 @@ class LocalPolynomialBackground(LocalBackground):
         fits : `LocalBackgroundFits`
             The values, polynomials, and candidates.
         """
-        x, y = _check_positions(x, y)
+        x, y = (np.atleast_1d(np.asarray(position, dtype=float))
+                for position in (x, y))
+        if x.ndim != 1 or x.shape != y.shape:
+            msg = ('x and y must be numbers or 1D arrays of the same length: '
+                   f'got the shapes {x.shape} and {y.shape}')
+            raise ValueError(msg)
         values, weights, unit = prepare_image(data, mask=mask, error=error)
         # set the weights of the pixels of sources to zero
         if source_mask is not None:
@@ -545,16 +550,3 @@ class LocalBackgroundFits:
         Attach the unit of the data.
         """
         return value if self.unit is None else value << self.unit
-
-
-def _check_positions(x, y):
-    """
-    Return the positions as 1D arrays of the same length.
-    """
-    x, y = (np.atleast_1d(np.asarray(position, dtype=float))
-            for position in (x, y))
-    if x.ndim != 1 or x.shape != y.shape:
-        msg = ('x and y must be numbers or 1D arrays of the same length: got '
-               f'the shapes {x.shape} and {y.shape}')
-        raise ValueError(msg)
-    return x, y

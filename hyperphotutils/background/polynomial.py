@@ -161,8 +161,13 @@ class PolynomialBackground2D:
         values, weights, self._unit = prepare_image(data, mask=mask,
                                                     error=error)
         self._fill = self._plain_fill_value()
-        self.coverage_mask = _check_coverage(coverage_mask, values.shape)
-        if self.coverage_mask is not None:
+        self.coverage_mask = coverage_mask
+        if coverage_mask is not None:
+            self.coverage_mask = np.asarray(coverage_mask, dtype=bool)
+            if self.coverage_mask.shape != values.shape:
+                msg = ('coverage_mask must have the same shape as data, '
+                       f'{values.shape}: got {self.coverage_mask.shape}')
+                raise ValueError(msg)
             weights = np.where(self.coverage_mask, 0.0, weights)
 
         cutouts = whole_map(values, weights)
@@ -179,9 +184,12 @@ class PolynomialBackground2D:
         self._candidate = candidates[selected]
         self._model = cutouts.frame.make_model(coefficients)
         self._rms = float(self._fitted.rms[selected, 0])
+        dtype = np.asarray(
+            data.data if isinstance(data, NDData) else data).dtype
+        dtype = dtype.newbyteorder('=') if dtype.kind == 'f' else float
         self._background = self._fill_uncovered(
             evaluate_polynomial(coefficients, *cutouts.frame.grid)
-            .astype(_float_type(data), copy=False))
+            .astype(dtype, copy=False))
 
     def __repr__(self):
         return make_repr(self)
@@ -304,25 +312,3 @@ class PolynomialBackground2D:
         Attach the unit of the data.
         """
         return value if self._unit is None else value << self._unit
-
-
-def _check_coverage(coverage_mask, shape):
-    """
-    Return the coverage mask as an array.
-    """
-    if coverage_mask is None:
-        return None
-    coverage_mask = np.asarray(coverage_mask, dtype=bool)
-    if coverage_mask.shape != shape:
-        msg = (f'coverage_mask must have the same shape as data, {shape}: '
-               f'got {coverage_mask.shape}')
-        raise ValueError(msg)
-    return coverage_mask
-
-
-def _float_type(data):
-    """
-    Return the dtype of the data, or float64 if it is not a float type.
-    """
-    dtype = np.asarray(data.data if isinstance(data, NDData) else data).dtype
-    return dtype.newbyteorder('=') if dtype.kind == 'f' else np.dtype(float)

@@ -36,7 +36,6 @@ from hyperphotutils.catalog.foreign import (
     refuse_deep_yaml,
 )
 from hyperphotutils.catalog.hyper import make_hyper_table
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.catalog.separated import (
     find_separator,
     read_lines,
@@ -44,6 +43,7 @@ from hyperphotutils.catalog.separated import (
 )
 from hyperphotutils.catalog.units import convert_flux_units
 from hyperphotutils.catalog.votables import check_votable
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['read_catalog', 'write_catalog']
 

@@ -19,7 +19,7 @@ from hyperphotutils.catalog.foreign import (
     describe_error,
     refuse_compressed,
 )
-from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.wcs import position_angle_in_frame
 
 __all__ = ['read_regions', 'to_regions', 'write_regions']

@@ -53,18 +53,9 @@ class Edge:
     """
     A part of an image where kernels are cut off.
 
-    Parameters
-    ----------
-    slices : tuple of slice
-        The rows and columns of the part.
-
-    total : tuple of 2D `~numpy.ndarray`
-        The fractions of the narrow and of the broad kernel on good
-        pixels.
-
-    offset : tuple of 2D `~numpy.ndarray`
-        The distance in x and in y from the center of mass of the broad
-        kernel to that of the narrow one in pixels.
+    ``total`` has the fractions of the narrow and of the broad kernel on good
+    pixels, ``offset`` the distance in x and in y from the center of mass of
+    the broad kernel to that of the narrow one in pixels.
     """
 
     slices: tuple
@@ -74,21 +65,11 @@ class Edge:
 
 def find_edges(bad, narrow, broad):
     """
-    Find the parts of an image where kernels are cut off.
+    Return the parts of an image where kernels are cut off, which do not
+    overlap.
 
-    Parameters
-    ----------
-    bad : 2D `~numpy.ndarray` of bool
-        The mask.
-
-    narrow, broad : tuple of float
-        The weights of the kernels along one axis, the same for both
-        axes.
-
-    Returns
-    -------
-    edges : list of `Edge`
-        The parts, which do not overlap.
+    The weights ``narrow`` and ``broad`` are those along one axis, the same
+    for both.
     """
     reach = len(broad) // 2
     edges = []
@@ -115,24 +96,9 @@ def find_edges(bad, narrow, broad):
 
 def distance_to_edge(bad, limit):
     """
-    Find the good pixels near bad ones and near the borders.
-
-    Parameters
-    ----------
-    bad : 2D `~numpy.ndarray` of bool
-        The mask.
-
-    limit : float
-        The largest distance in pixels.
-
-    Returns
-    -------
-    near : tuple of 1D `~numpy.ndarray`
-        The rows and columns of the pixels.
-
-    distance : 1D `~numpy.ndarray`
-        The distances from the nearest bad pixel, or pixel beyond the
-        border, in pixels.
+    Return the rows and columns of good pixels near bad ones and near the
+    borders, and their distances from the nearest bad pixel, or pixel beyond
+    the border.
     """
     reach = int(limit) + 1
     found = [(np.empty(0, dtype=int),) * 2 + (np.empty(0),)]
@@ -209,31 +175,14 @@ def _moments(good, kernel):
 
 class LocalSlopes:
     """
-    Class to measure the slopes of an image near its edges.
+    Class to measure the slopes of an image near its edges, in ``parts``.
 
     In cells of a few beams a plane is fitted by least squares to the
     pixels that are not clipped as sources. Between the centers of the
     cells the slopes are interpolated. A cell with too few pixels has the
-    slope of the nearest one.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image.
-
-    bad : 2D `~numpy.ndarray` of bool
-        `True` for pixels to ignore.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    parts : sequence of tuple of slice
-        The pixels at which slopes are needed.
-
-    origin : tuple of 2 ints, optional
-        The row and column at which a cell begins, which may be outside:
-        with the same origin, a part of an image has the slopes of the
-        whole.
+    slope of the nearest one. A cell begins at the row and column ``origin``,
+    which may be outside: with the same origin, a part of an image has the
+    slopes of the whole.
     """
 
     def __init__(self, image, bad, fwhm, parts, origin=(0, 0)):
@@ -306,17 +255,8 @@ class LocalSlopes:
 
     def at(self, part):
         """
-        Return the slopes in a part of the image.
-
-        Parameters
-        ----------
-        part : tuple of slice
-            The rows and columns.
-
-        Returns
-        -------
-        slopes : 3D `~numpy.ndarray` of shape (2, ny, nx)
-            The slopes along x and y, per pixel.
+        Return the slopes along x and y, per pixel, in a part of the image, of
+        shape (2, ny, nx).
         """
         slopes = self._slopes
         for axis, (pixels, skipped) in enumerate(

@@ -299,26 +299,11 @@ def _gaussian_kernel(sigma):
 
 def of_mask(function, bad, *args):
     """
-    Return a cached result that depends only on a mask.
+    Return the cached result of ``function(bad, *args)``, which depends only
+    on a mask and must not be modified.
 
     The channels of a cube and the images of one map usually have the
     same mask. The last results are cached, unless the image is large.
-
-    Parameters
-    ----------
-    function : callable
-        Called as ``function(bad, *args)``.
-
-    bad : 2D `~numpy.ndarray` of bool
-        The mask.
-
-    *args : object
-        Other arguments of the function, which must be hashable.
-
-    Returns
-    -------
-    result : object
-        The return value of the function; it must not be modified.
     """
     if bad.size > _MAX_KEPT:
         return function(bad, *args)

@@ -648,23 +648,8 @@ def _raise_along_margin(filtered, bad, rms, fwhm):
 
 def margin_rings(bad, fwhm):
     """
-    Return the pixels near bad pixels and borders.
-
-    Parameters
-    ----------
-    bad : 2D bool `~numpy.ndarray`
-        The mask.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    near : tuple of 1D `~numpy.ndarray`
-        The rows and columns of the pixels.
-
-    ring : 1D int `~numpy.ndarray`
-        The numbers of their rings, below `N_RINGS`.
+    Return the rows and columns of the pixels near bad pixels and borders,
+    and the numbers of their rings, below `N_RINGS`.
     """
     return of_mask(_find_rings, bad, fwhm)
 

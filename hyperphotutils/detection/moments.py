@@ -27,26 +27,7 @@ _MAX_ITERATIONS = 10
 
 def cut_out(image, x, y, half, fill=0.0):
     """
-    Cut squares out of an image.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The central pixels.
-
-    half : int
-        The squares have ``2 * half + 1`` pixels a side.
-
-    fill : float, optional
-        The value off the image.
-
-    Returns
-    -------
-    cutouts : 3D `~numpy.ndarray`
-        Shape ``(n, 2 * half + 1, 2 * half + 1)``.
+    Return squares of ``2 * half + 1`` pixels a side around pixels of an image.
     """
     offset = np.arange(-half, half + 1)
     rows = np.asarray(y)[:, None] + offset
@@ -61,30 +42,14 @@ def cut_out(image, x, y, half, fill=0.0):
 
 def weighted_moments(image, error, x, y, fwhm):
     """
-    Measure Gaussian-weighted moments of sources.
+    Return Gaussian-weighted moments of sources around pixels of an image
+    without background, which is zero for bad pixels.
 
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image, without background; zero for bad pixels.
-
-    error : 2D `~numpy.ndarray`
-        The standard deviations.
-
-    x, y : 1D `~numpy.ndarray` of int
-        The pixels of the peaks.
-
-    fwhm : float
-        The full width at half maximum of the PSF in pixels.
-
-    Returns
-    -------
-    moments : dict of 1D `~numpy.ndarray`
-        ``x`` and ``y``, the centers; ``flux``, that of a source of the
-        given FWHM with the same weighted sum; ``snr``; ``size``, the
-        rms size under the weight; ``e1`` and ``e2``, the ellipticity
-        under the weight; ``peak``, the highest pixel of the core, and
-        ``peak_fraction``, its part of the weighted sum.
+    They are the centers ``x`` and ``y``; ``flux``, that of a source of the
+    given FWHM with the same weighted sum; ``snr``; ``size``, the rms size
+    under the weight; ``e1`` and ``e2``, the ellipticity under the weight;
+    ``peak``, the highest pixel of the core, and ``peak_fraction``, its part
+    of the weighted sum.
     """
     sigma = fwhm * gaussian_fwhm_to_sigma
     width = WEIGHT_WIDTH * sigma
@@ -139,26 +104,11 @@ def _gaussians(grid, dx, dy, width):
 
 def first_mode(values, errors, fraction):
     """
-    Return the first dense place of values with errors.
+    Return the first dense place of values with errors: the median of the
+    values within 3 errors of the mode, and the density there.
 
-    Parameters
-    ----------
-    values : 1D `~numpy.ndarray`
-        The values.
-
-    errors : 1D `~numpy.ndarray`
-        Their errors; each value is a Gaussian of 1.5 times its error.
-
-    fraction : float
-        The part of the largest density from which a place is dense.
-
-    Returns
-    -------
-    center : float
-        The median of the values within 3 errors of the mode.
-
-    density : float
-        The density at the mode.
+    Each value is a Gaussian of 1.5 times its error. A place is dense from
+    ``fraction`` of the largest density.
     """
     step = 0.1 * errors.min()
     low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
@@ -177,17 +127,7 @@ def first_mode(values, errors, fraction):
 
 def weighted_size(fwhm):
     """
-    Return the size under the weight of a Gaussian with the FWHM of the PSF.
-
-    Parameters
-    ----------
-    fwhm : float
-        The full width at half maximum in pixels.
-
-    Returns
-    -------
-    size : float
-        The size, as in `weighted_moments`.
+    Return the ``size`` of `weighted_moments` of a Gaussian with the FWHM.
     """
     return (fwhm * gaussian_fwhm_to_sigma * WEIGHT_WIDTH
             / np.hypot(1.0, WEIGHT_WIDTH))
@@ -195,30 +135,11 @@ def weighted_size(fwhm):
 
 def find_locus(size, snr, fwhm):
     """
-    Return the size of the stars and the density of sources there.
+    Return the size of the stars and the density of sources there; the size
+    of a Gaussian of the FWHM and 0 if no source is near it.
 
     It is the first dense size near that of the PSF: nothing is smaller
     than a star, but galaxies may be more.
-
-    Parameters
-    ----------
-    size : 1D `~numpy.ndarray`
-        The weighted sizes of the sources.
-
-    snr : 1D `~numpy.ndarray`
-        Their signal-to-noise ratios.
-
-    fwhm : float
-        The full width at half maximum of the PSF in pixels.
-
-    Returns
-    -------
-    locus : float
-        The size of the stars; that of a Gaussian of the FWHM if no source
-        is near it.
-
-    density : float
-        The density of sources there, 0 without any.
     """
     expected = weighted_size(fwhm)
     near = ((size > _LOCUS_SEARCH[0] * expected)

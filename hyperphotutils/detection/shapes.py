@@ -176,32 +176,13 @@ def _mask_neighbors(ring, x, y, dx, dy):
 
 def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
     """
-    Fit paraboloids to the tops of sources.
+    Fit paraboloids to the tops of sources and return their positions, NaN
+    where there is no maximum within one pixel of the peak.
 
     The pixels within 0.7 FWHM (at least 2 pixels) have weights
     :math:`(1 - r^2 / r_\\mathrm{max}^2)^2`. The weights are centered on
-    the fitted position and fall smoothly to zero, so that the position
-    is not biased toward the center of the pixel.
-
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray`
-        The image, NaN where masked.
-
-    x_peak, y_peak : 1D `~numpy.ndarray` of int
-        The pixels of the peaks.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    n_iter : int, optional
-        The number of times the weights are recentered.
-
-    Returns
-    -------
-    x, y : 1D `~numpy.ndarray`
-        The positions; NaN where the paraboloid has no maximum within
-        one pixel of the peak.
+    the fitted position, ``n_iter`` times, and fall smoothly to zero, so that
+    the position is not biased toward the center of the pixel.
     """
     radius = max(_TOP_RADIUS * fwhm, 2.0)
     half = math.ceil(radius + 0.5)

@@ -47,7 +47,8 @@ _TILE = 64
 _NEAR = 7
 _MIN_PIXELS = 20
 # From the median and the 85th percentile of absolute values to the rms of a
-# Gaussian, and from a quantum to the rms of second differences.
+# Gaussian, and from a quantum to the rms of second differences: rounding has
+# the variance 1/12, and a pixel minus the mean of two others 1.5 times that.
 _MEDIAN_TO_SIGMA = 1.4826
 _PERCENTILE = 0.85
 _PERCENTILE_TO_SIGMA = 1.0 / 1.4395

@@ -486,17 +486,7 @@ class CorrelatedNoise:
 
     def rms_at(self, x, y):
         """
-        Return the standard deviation of pixels.
-
-        Parameters
-        ----------
-        x, y : int array_like
-            The pixel coordinates.
-
-        Returns
-        -------
-        rms : `~numpy.ndarray`
-            The standard deviations, without unit.
+        Return the standard deviation of pixels; see `NoiseModel.rms_at`.
         """
         variance = np.full(np.shape(x), self._variances.sum())
         if self.relative_rms is not None:
@@ -507,20 +497,7 @@ class CorrelatedNoise:
 
     def scale(self, factor, unit=None):
         """
-        Return the noise of the map multiplied by a number.
-
-        Parameters
-        ----------
-        factor : float
-            The number.
-
-        unit : `~astropy.units.Unit`, optional
-            The unit of the result.
-
-        Returns
-        -------
-        noise : `CorrelatedNoise`
-            The noise.
+        Return the noise of the scaled map; see `NoiseModel.scale`.
         """
         variances = factor**2 * self._variances
         return type(self)(
@@ -531,17 +508,7 @@ class CorrelatedNoise:
 
     def cutout(self, slices):
         """
-        Return the noise of a part of the map.
-
-        Parameters
-        ----------
-        slices : tuple of 2 slices
-            The rows and columns of the part.
-
-        Returns
-        -------
-        noise : `CorrelatedNoise`
-            The noise.
+        Return the noise of a part of the map; see `NoiseModel.cutout`.
         """
         relative_rms = (None if self.relative_rms is None
                         else self.relative_rms[slices])
@@ -631,21 +598,8 @@ class CorrelatedNoise:
 
     def pixel_weights(self, x, y, usable):
         """
-        Return the inverse of ``relative_rms`` for the pixels of
-        footprints.
-
-        Parameters
-        ----------
-        x, y : int array_like of shape (g, p)
-            The pixel coordinates of each of ``g`` footprints.
-
-        usable : bool array_like of shape (g, p)
-            `False` for padding, whose weight is 0.
-
-        Returns
-        -------
-        weights : `~numpy.ndarray` of shape (g, p)
-            The weights.
+        Return the inverse of ``relative_rms`` for the pixels of footprints;
+        see `NoiseModel.pixel_weights`.
         """
         weights = usable.astype(float)
         if self.relative_rms is not None:
@@ -656,29 +610,12 @@ class CorrelatedNoise:
 
     def factors(self, x, y, usable=None, extra=None):
         """
-        Factorize the covariance matrices of footprints.
+        Return the `FootprintFactors` of the covariance matrices of footprints,
+        without ``relative_rms``; see `NoiseModel.factors`.
 
         Footprints with the same pixels relative to each other share a
         factor. The factors that were used last are kept for the next
         calls.
-
-        Parameters
-        ----------
-        x, y : int array_like of shape (g, p)
-            The pixel coordinates of each of ``g`` footprints.
-
-        usable : bool array_like of shape (g, p), optional
-            `False` for padding.
-
-        extra : array_like of shape (g, p), optional
-            The standard deviation of additional, uncorrelated noise of
-            each pixel, divided by ``relative_rms`` there.
-
-        Returns
-        -------
-        factors : `~hyperphotutils.noise.FootprintFactors`
-            The factors of the covariance matrices, without
-            ``relative_rms``. They whiten the noise of the footprints.
         """
         x, y = np.asarray(x), np.asarray(y)
         usable = (np.ones(x.shape, dtype=bool) if usable is None
@@ -714,24 +651,9 @@ class CorrelatedNoise:
 
     def sum_variance(self, weights, x, y, dx, dy):
         """
-        Return the variances of weighted sums over pixels.
+        Return the variances of sums; see `NoiseModel.sum_variance`.
 
-        Parameters
-        ----------
-        weights : `~numpy.ndarray` of shape (n, p)
-            The weights of each sum, 0 for pixels off the map.
-
-        x, y : 1D int `~numpy.ndarray` of shape (n,)
-            The coordinates of the central pixel of each sum. The
-            strength of the structure is that of this pixel.
-
-        dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-            The offsets of the pixels from the central one; none twice.
-
-        Returns
-        -------
-        variance : 1D `~numpy.ndarray` of shape (n,)
-            The variances, without unit.
+        The strength of the structure is that of the central pixel.
 
         Notes
         -----
@@ -1061,35 +983,12 @@ def _masked_autocovariance(data, good, reach):
 def sum_products(data, good, dark, core, reach, fwhm):
     """
     Sum the products of pairs of pixels of a tile, of which the first one
-    is in its core.
+    is in the slices ``core``, up to ``reach`` pixels apart along an axis.
 
-    The sums over tiles that cover a map are those of the map.
-
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray`
-        The tile with its margins.
-
-    good : 2D bool `~numpy.ndarray`
-        The pixels to use.
-
-    dark : 2D bool `~numpy.ndarray` or `None`
-        The pixels of the darker part of the map.
-
-    core : tuple of 2 slices
-        The tile proper.
-
-    reach : int
-        The largest separation in pixels along an axis.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    whole, dark : `~numpy.ndarray` of shape (2, reach + 1, 2 reach + 1)
-        The sums of the products, and the numbers of pairs, for half of all
-        separations. The second is `None` without ``dark``.
+    Returns the sums and the numbers of pairs for half of all separations, of
+    shape (2, reach + 1, 2 reach + 1), for the ``good`` pixels and for those
+    that are also ``dark`` (`None` without). The sums over tiles that cover a
+    map are those of the map.
     """
     filtered, good = _high_pass(data, good, fwhm)
     wide = tuple(slice(max(0, one.start - reach), one.stop + reach)

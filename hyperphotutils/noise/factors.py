@@ -13,16 +13,11 @@ __all__ = ['FootprintFactors']
 
 class FactorCache:
     """
-    Cache of factors.
+    Cache of factors of at most ``max_bytes``.
 
     All groups of a map are fitted in turn, several times. If the oldest
     factors were replaced first, none would be found again on a map with
     more factors than are kept; factors are therefore replaced at random.
-
-    Parameters
-    ----------
-    max_bytes : int
-        The largest number of bytes that are kept.
     """
 
     def __init__(self, max_bytes):
@@ -45,21 +40,8 @@ class FactorCache:
 
     def get(self, key, make):
         """
-        Return the factor of a key.
-
-        Parameters
-        ----------
-        key : hashable
-            The key.
-
-        make : callable
-            Called without arguments, returns the factor where none is
-            kept.
-
-        Returns
-        -------
-        factor : 2D `~numpy.ndarray`
-            The factor, which must not be changed.
+        Return the factor of a key, which must not be changed; ``make()``
+        returns it where none is kept.
         """
         factor = self._factors.get(key)
         if factor is not None:
@@ -217,26 +199,10 @@ class FootprintFactors:
 
 def cholesky(matrix, *, inverse=False):
     """
-    Return the lower Cholesky factor of a matrix, which is overwritten.
+    Return the lower Cholesky factor, or its inverse, of a matrix in C order,
+    which is overwritten.
 
-    Parameters
-    ----------
-    matrix : 2D `~numpy.ndarray`
-        A symmetric, positive definite matrix in C order.
-
-    inverse : bool, optional
-        Whether to return the inverse of the factor.
-
-    Returns
-    -------
-    factor : 2D `~numpy.ndarray`
-        The factor, or its inverse, in Fortran order, with anything above
-        its diagonal.
-
-    Raises
-    ------
-    `~numpy.linalg.LinAlgError`
-        If the matrix is not positive definite.
+    The result is in Fortran order, with anything above its diagonal.
     """
     factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     if info != 0:

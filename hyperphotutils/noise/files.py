@@ -8,6 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from hyperphotutils.noise.local import GridImage
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = []  # shared by the modules of the subpackage only
 
@@ -38,25 +39,15 @@ def write_noise(noise, path, *, overwrite):
         if part.relative_rms is not None:
             hdus.append(_image_hdu(part.relative_rms,
                                    f'{prefix}RELATIVE_RMS'))
-    hdus.writeto(path, overwrite=overwrite)
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        hdus.writeto(temporary)
 
 
 def read_noise(path, make):
     """
     Read correlated noise; see `CorrelatedNoise.read`.
 
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-
-    make : callable
-        Called with the arguments of `CorrelatedNoise`.
-
-    Returns
-    -------
-    noise : `CorrelatedNoise`
-        The noise.
+    ``make`` is called with the arguments of `CorrelatedNoise`.
     """
     with fits.open(path, memmap=False) as hdus:
         header = hdus[0].header

@@ -94,29 +94,11 @@ def find_fill_values(data, fwhm, *, mask=None):
 
 def finite_values(data, mask):
     """
-    Copy the values of an image, with NaN for all pixels to ignore.
+    Copy the values of an image, without a unit, with NaN for all pixels to
+    ignore. Single precision is kept.
 
-    Parameters
-    ----------
-    data : 2D array_like, `~astropy.units.Quantity` or \
-            `~astropy.nddata.NDData`
-        The image, which may have a mask of its own.
-
-    mask : 2D bool array_like or `None`
-        `True` for pixels to ignore.
-
-    Returns
-    -------
-    values : 2D `~numpy.ndarray`
-        The copy, without a unit. Single precision is kept.
-
-    Raises
-    ------
-    TypeError
-        If ``data`` is not an array of real numbers.
-
-    ValueError
-        If ``data`` is not 2D, or ``mask`` has another shape.
+    Raises a `TypeError` if the image is not an array of real numbers, and a
+    `ValueError` if it is not 2D or ``mask`` has another shape.
     """
     data, mask, _ = open_nddata(data, mask)
     # numpy ignores the mask of a masked array without a warning
@@ -145,17 +127,7 @@ def finite_values(data, mask):
 
 def sample_pixels(values):
     """
-    Return some or all pixels of an image that are not NaN.
-
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray`
-        The image.
-
-    Returns
-    -------
-    sample : 1D `~numpy.ndarray`
-        The pixels; none if all are NaN.
+    Return some or all pixels of an image that are not NaN; none if all are.
     """
     sample = values.ravel()[::-(-values.size // _MAX_SAMPLE)]
     sample = sample[~np.isnan(sample)]
@@ -164,20 +136,8 @@ def sample_pixels(values):
 
 def find_fill(values, fwhm):
     """
-    Find fill values in an image of `finite_values`.
-
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray`
-        The image, with NaN for pixels to ignore.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    fill, values
-        See `find_fill_values`.
+    Return the fill values and the values of `find_fill_values`, for an image
+    of `finite_values`.
     """
     fill = np.zeros(values.shape, dtype=bool)
     side, solid, candidates = _candidates(values)
@@ -312,18 +272,10 @@ class Fluctuations(NamedTuple):
     """
     The fluctuations of data along rows and columns; NaN where there are none.
 
-    Parameters
-    ----------
-    extremes : float
-        The fraction of pixels that are extremes of their line: twice
-        the fraction of minima or maxima, whichever are fewer.
-
-    step : float
-        The median of the absolute steps between neighbors.
-
-    smallest : float
-        The smallest step between neighbors with different values, which
-        is the quantum in a quantized map.
+    ``extremes`` is twice the fraction of pixels that are minima, or maxima,
+    of their line, whichever are fewer; ``step`` is the median absolute step
+    between neighbors; ``smallest`` is the smallest step between different
+    values, which is the quantum in a quantized map.
     """
 
     extremes: float = np.nan
@@ -333,20 +285,10 @@ class Fluctuations(NamedTuple):
 
 def measure_fluctuations(values, *, exclude=()):
     """
-    Measure how data fluctuate along rows and columns.
+    Return the `Fluctuations` of an image with NaN for pixels to ignore, from
+    evenly spaced lines of a large map.
 
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray`
-        The image, with NaN for pixels to ignore.
-
-    exclude : sequence of float, optional
-        Values that are not data.
-
-    Returns
-    -------
-    fluctuations : `Fluctuations`
-        The numbers, from evenly spaced lines of a large map.
+    The values ``exclude`` are not data.
     """
     n_minima = n_maxima = n_triples = 0
     steps = []
@@ -409,7 +351,7 @@ def _is_top(value, around, values):
     The source around a top is lower, but far above everything else; a
     fill value lies beside data of any height.
     """
-    if around.size == 0 or not np.all(around < value):
+    if not np.all(around < value):
         return False
     sample = sample_pixels(values)
     typical = np.median(sample[sample != value])

@@ -104,23 +104,8 @@ def measure_relative_rms(data, fwhm, *, mask=None):
 
 def band_power(data, fwhm, *, mask):
     """
-    Return the local mean square of a map between one and three beams.
-
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray`
-        The map.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    mask : 2D bool `~numpy.ndarray`
-        `True` for pixels to ignore.
-
-    Returns
-    -------
-    power : `GridImage`
-        The mean square.
+    Return the local mean square of a map between one and three beams as a
+    `GridImage`.
     """
     # At the edges of a map, means over different scales differ on a plane.
     data = subtract_surface(data, ~mask)
@@ -148,17 +133,8 @@ def band_power(data, fwhm, *, mask):
 
 def is_varying(power):
     """
-    Whether structure varies over a map by more than chance.
-
-    Parameters
-    ----------
-    power : 1D `~numpy.ndarray`
-        The local mean square (see `band_power`) in evenly spaced pixels.
-
-    Returns
-    -------
-    varying : bool
-        Whether it has to be described as varying.
+    Whether structure varies over a map by more than chance, given its local
+    mean square (see `band_power`) in evenly spaced pixels.
     """
     rms = np.sqrt(power)
     low, high = np.percentile(
@@ -168,24 +144,12 @@ def is_varying(power):
 
 def band_response(matrices, fwhm):
     """
-    Return what `band_power` measures of noise of unit variance.
+    Return what `band_power` measures of noise of unit variance: of white
+    noise, and of Gaussian autocovariances with the given matrices.
 
     A Gaussian autocovariance of the matrix :math:`\\Sigma` that is
     smoothed with a Gaussian of the variance :math:`v` has the variance
     :math:`\\sqrt{|\\Sigma| / |\\Sigma + 2 v|}`.
-
-    Parameters
-    ----------
-    matrices : `~numpy.ndarray` of shape (n, 2, 2)
-        The matrices of Gaussian autocovariances.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    response : 1D `~numpy.ndarray` of shape (n + 1,)
-        The mean squares; that of white noise first.
     """
     narrow = (fwhm * gaussian_fwhm_to_sigma)**2
     wide = _WIDEST**2 * narrow
@@ -295,24 +259,10 @@ def measure_noise_variation(data, fwhm, *, mask=None):
 def noise_variation_grid(read, shape, fwhm):
     """
     Measure how the noise of a large map varies, one row of blocks at a
-    time.
+    time, as `measure_noise_variation` does.
 
-    Parameters
-    ----------
-    read : callable
-        Returns the pixels of a tuple of 2 slices, NaN where there are no
-        data.
-
-    shape : tuple of 2 ints
-        The shape of the map.
-
-    fwhm : float
-        The FWHM of the beam in pixels.
-
-    Returns
-    -------
-    relative_rms : `GridImage` or `None`
-        As that of `measure_noise_variation`.
+    ``read`` returns the pixels of a tuple of 2 slices, NaN where there are no
+    data.
     """
     rows, columns = np.zeros(shape[0], bool), np.zeros(shape[1], bool)
     for start in range(0, shape[0], _CHUNK):
@@ -583,29 +533,12 @@ def _mean_of_good(values, good, sigma):
 
 def mean_in_blocks(values, good, sigma, step):
     """
-    Return the mean of the good pixels, weighted with a wide Gaussian.
+    Return the mean of the good pixels, weighted with a wide Gaussian, as a
+    `GridImage`.
 
-    It is approximate and fast: pixels are averaged in blocks, small
-    compared with the Gaussian, and the smoothed means are interpolated.
-
-    Parameters
-    ----------
-    values : 2D `~numpy.ndarray`
-        The pixels.
-
-    good : 2D `~numpy.ndarray`
-        1 or `True` for good pixels, else 0.
-
-    sigma : float
-        The standard deviation of the Gaussian in pixels.
-
-    step : int
-        The size of the blocks in pixels.
-
-    Returns
-    -------
-    mean : `GridImage`
-        The means.
+    It is approximate and fast: pixels are averaged in blocks of ``step``
+    pixels, small compared with the Gaussian, and the smoothed means are
+    interpolated.
     """
     step = max(1, step)
     # blocks are as wide as a Gaussian of this variance
@@ -639,20 +572,7 @@ def _block_sums(values, good, step):
 
 def subtract_surface(data, good):
     """
-    Subtract the least-squares quadratic surface of the good pixels.
-
-    Parameters
-    ----------
-    data : 2D `~numpy.ndarray`
-        The map.
-
-    good : 2D bool `~numpy.ndarray`
-        `True` for pixels to use.
-
-    Returns
-    -------
-    level : 2D `~numpy.ndarray`
-        The whole map minus the surface.
+    Return a map minus the least-squares quadratic surface of its good pixels.
     """
     powers_v, powers_u = (np.linspace(-1.0, 1.0, size)
                           ** np.arange(5)[:, None] for size in data.shape)

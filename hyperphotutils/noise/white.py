@@ -127,18 +127,9 @@ class WhiteNoise:
 
     def rms_at(self, x, y):
         """
-        Return the standard deviation of pixels.
+        Return the standard deviation of pixels; see `NoiseModel.rms_at`.
 
-        Parameters
-        ----------
-        x, y : int array_like
-            The pixel coordinates.
-
-        Returns
-        -------
-        rms : `~numpy.ndarray`
-            The standard deviations, without unit; in units of the
-            typical one if that is unknown.
+        If the typical one is unknown, it is the unit.
         """
         x, y = np.asarray(x), np.asarray(y)
         rms = 1.0 if self._rms is None else self._rms
@@ -148,21 +139,8 @@ class WhiteNoise:
 
     def pixel_weights(self, x, y, usable):
         """
-        Return the inverse standard deviations of the pixels of
-        footprints.
-
-        Parameters
-        ----------
-        x, y : int array_like of shape (g, p)
-            The pixel coordinates of each of ``g`` footprints.
-
-        usable : bool array_like of shape (g, p)
-            `False` for padding, whose weight is 0.
-
-        Returns
-        -------
-        weights : `~numpy.ndarray` of shape (g, p)
-            The weights.
+        Return the inverse standard deviations of the pixels of footprints;
+        see `NoiseModel.pixel_weights`.
         """
         weights = np.asarray(usable).astype(float)
         np.divide(weights, self.rms_at(x, y), out=weights, where=usable)
@@ -170,24 +148,9 @@ class WhiteNoise:
 
     def factors(self, x, y, usable=None, extra=None):
         """
-        Return an object that whitens the weighted pixels of footprints.
+        Return the `DiagonalFactors` of footprints; see `NoiseModel.factors`.
 
-        Parameters
-        ----------
-        x, y : int array_like of shape (g, p)
-            The pixel coordinates of each of ``g`` footprints.
-
-        usable : bool array_like of shape (g, p), optional
-            `False` for padding.
-
-        extra : array_like of shape (g, p), optional
-            The standard deviation of additional, independent noise of
-            each pixel, multiplied by its weight.
-
-        Returns
-        -------
-        factors : `DiagonalFactors` or `None`
-            `None` without ``extra``: weighted pixels are white.
+        They are `None` without ``extra``: weighted pixels are white.
         """
         if extra is None:
             return None
@@ -198,23 +161,7 @@ class WhiteNoise:
 
     def sum_variance(self, weights, x, y, dx, dy):
         """
-        Return the variances of weighted sums over pixels.
-
-        Parameters
-        ----------
-        weights : `~numpy.ndarray` of shape (n, p)
-            The weights of each sum, 0 for pixels off the map.
-
-        x, y : 1D int `~numpy.ndarray` of shape (n,)
-            The coordinates of the central pixel of each sum.
-
-        dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-            The offsets of the pixels from the central one.
-
-        Returns
-        -------
-        variance : 1D `~numpy.ndarray` of shape (n,)
-            The variances, without unit.
+        Return the variances of sums; see `NoiseModel.sum_variance`.
         """
         weights = times_relative_rms(weights, self.relative_rms, x, y, dx, dy)
         rms = 1.0 if self._rms is None else self._rms
@@ -222,20 +169,7 @@ class WhiteNoise:
 
     def scale(self, factor, unit=None):
         """
-        Return the noise of the map multiplied by a number.
-
-        Parameters
-        ----------
-        factor : float
-            The number.
-
-        unit : `~astropy.units.Unit`, optional
-            The unit of the result.
-
-        Returns
-        -------
-        noise : `WhiteNoise`
-            The noise.
+        Return the noise of the scaled map; see `NoiseModel.scale`.
         """
         rms = None if self._rms is None else factor * self._rms
         if rms is not None and unit is not None:
@@ -244,17 +178,7 @@ class WhiteNoise:
 
     def cutout(self, slices):
         """
-        Return the noise of a part of the map.
-
-        Parameters
-        ----------
-        slices : tuple of 2 slices
-            The rows and columns of the part.
-
-        Returns
-        -------
-        noise : `WhiteNoise`
-            The noise.
+        Return the noise of a part of the map; see `NoiseModel.cutout`.
         """
         relative_rms = (None if self.relative_rms is None
                         else self.relative_rms[slices])
@@ -291,75 +215,29 @@ class DiagonalFactors:
 
     def take(self, index):
         """
-        Return the factors of some of the footprints.
-
-        Parameters
-        ----------
-        index : slice or 1D int `~numpy.ndarray`
-            The indices of the footprints.
-
-        Returns
-        -------
-        factors : `DiagonalFactors`
-            Their factors.
+        Return the factors of some footprints; see `FootprintFactors.take`.
         """
         return DiagonalFactors(self._rms[index])
 
     def whiten(self, rows):
         """
-        Divide vectors of pixels by the standard deviations.
-
-        Parameters
-        ----------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The vectors of each footprint.
-
-        Returns
-        -------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The results.
+        Divide vectors of pixels by the standard deviations; see
+        `FootprintFactors.whiten`.
         """
         return rows / self._rms[:, None]
 
     def correlate(self, rows):
         """
-        Multiply vectors of pixels by the standard deviations.
-
-        Parameters
-        ----------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The vectors of each footprint.
-
-        Returns
-        -------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The results.
+        Multiply vectors of pixels by the standard deviations; see
+        `FootprintFactors.correlate`.
         """
         return rows * self._rms[:, None]
 
 
 def times_relative_rms(weights, relative_rms, x, y, dx, dy):
     """
-    Multiply the weights of sums by the local rms of their pixels.
-
-    Parameters
-    ----------
-    weights : `~numpy.ndarray` of shape (n, p)
-        The weights, 0 for pixels off the map.
-
-    relative_rms : 2D `~numpy.ndarray` or `None`
-        The map of the local rms; `None` if it does not vary.
-
-    x, y : 1D int `~numpy.ndarray` of shape (n,)
-        The coordinates of the central pixel of each sum.
-
-    dx, dy : 1D int `~numpy.ndarray` of shape (p,)
-        The offsets of the pixels from the central one.
-
-    Returns
-    -------
-    weights : `~numpy.ndarray` of shape (n, p)
-        The products.
+    Return the weights of sums times the local rms of their pixels; the
+    arguments are those of `NoiseModel.sum_variance`.
     """
     if relative_rms is None:
         return weights

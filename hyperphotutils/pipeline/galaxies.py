@@ -23,7 +23,6 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.catalog import read_catalog
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.detection import ExtendedSourceFinder
 from hyperphotutils.galaxy import (
     SersicCube,
@@ -54,6 +53,7 @@ from hyperphotutils.stamps import (
     write_galfits,
 )
 from hyperphotutils.utils import FLAGS, decode_flags, result_meta
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['ImageResult', 'run_galaxies', 'run_psf', 'run_sky',
            'run_stamps']

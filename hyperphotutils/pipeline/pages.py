@@ -12,13 +12,13 @@ import numpy as np
 from astropy.table import QTable
 from scipy import fft
 
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.catalog.units import to_readable_units
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.jobs import LOG
 from hyperphotutils.pipeline.report import describe_threshold
+from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background
 

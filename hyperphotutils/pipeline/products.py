@@ -227,8 +227,8 @@ def _write_rejected(writing):
     from astropy.table import QTable
 
     from hyperphotutils.catalog import describe_columns
-    from hyperphotutils.catalog.output import atomic_output
     from hyperphotutils.photometry import REJECTION_REASONS
+    from hyperphotutils.utils.output import atomic_output
     from hyperphotutils.utils.tables import result_meta
 
     rejected, meta = writing.result.rejected, writing.result.table.meta

@@ -12,11 +12,11 @@ from astropy.coordinates import SkyCoord
 from astropy.table import MaskedColumn, QTable, Table, vstack
 
 from hyperphotutils.catalog import write_catalog
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline.config import config_to_yaml
 from hyperphotutils.pipeline.jobs import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.text import printable
+from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.tables import result_meta
 
 __all__ = []  # shared by the modules of the pipeline only

@@ -22,7 +22,7 @@ def write_fits(psf, path, *, overwrite=False):
     Write all of a PSF to a FITS file; see `EmpiricalPSF.write`.
     """
     # imported late: the package of catalogs imports much
-    from hyperphotutils.catalog.output import atomic_output
+    from hyperphotutils.utils.output import atomic_output
 
     primary = fits.PrimaryHDU()
     primary.header['HPUFORM'] = (FITS_FORMAT, 'format of this file')
@@ -59,7 +59,7 @@ def write_psfex(psf, path, *, overwrite=False, oversampling=None):
     Write a PSF in the format of PSFEx; see `EmpiricalPSF.write`.
     """
     # imported late: the package of catalogs imports much
-    from hyperphotutils.catalog.output import atomic_output
+    from hyperphotutils.utils.output import atomic_output
 
     if oversampling is None:
         oversampling = psf.oversampling

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.wcs.utils import proj_plane_pixel_scales
 from photutils.segmentation import SegmentationImage, SourceCatalog
 
-from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['write_galfit', 'write_galfits']
 

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.table import QTable
 
-from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['COMPRESSIONS', 'DRE_NAMES', 'import_h5py', 'write_fits',
            'write_hdf5']

@@ -10,7 +10,6 @@ import numpy as np
 from astropy.io import fits
 from scipy.fft import rfft2
 
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.subtraction.polynomials import (
     polynomial_degrees,
     polynomial_order,
@@ -25,6 +24,7 @@ from hyperphotutils.subtraction.tiling import (
     smoothed,
     tiles,
 )
+from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.tables import make_repr, strip_units
 
 __all__ = ['RegionKernel', 'SpatialKernel', 'kernel_from_hdu']

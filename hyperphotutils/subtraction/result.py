@@ -13,7 +13,6 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from scipy.signal import fftconvolve
 
-from hyperphotutils.catalog.output import atomic_output
 from hyperphotutils.subtraction.difference import (
     MASKED_BITS,
     add_polynomial,
@@ -23,6 +22,7 @@ from hyperphotutils.subtraction.frames import NoiseGrid
 from hyperphotutils.subtraction.kernel import kernel_from_hdu
 from hyperphotutils.subtraction.polynomials import polynomial_surface
 from hyperphotutils.subtraction.tiling import smoothed
+from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 

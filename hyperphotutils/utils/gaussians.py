@@ -197,17 +197,7 @@ def add_stamps(image, row, col, values):
     """
     Add stamps to an image, in place, truncated at its edges.
 
-    Parameters
-    ----------
-    image : 2D `~numpy.ndarray` of float
-        The image.
-
-    row, col : int `~numpy.ndarray`
-        The pixels of each stamp, which broadcast to the shape of
-        ``values``.
-
-    values : 3D `~numpy.ndarray`
-        The values of the stamps.
+    ``row`` and ``col`` broadcast to the 3D shape of ``values``.
     """
     ny, nx = image.shape
     inside = (col >= 0) & (col < nx) & (row >= 0) & (row < ny)

@@ -22,6 +22,8 @@ __all__ = [
     'take_members',
 ]
 
+# The damping is added to a normal matrix that is scaled to a unit diagonal
+# (Marquardt 1963, J. SIAM 11, 431).
 _FIRST_DAMPING = 1e-2
 SMALLEST_DAMPING = 1e-10
 _DAMPING_DOWN = 0.1
@@ -30,7 +32,7 @@ _DAMPING_UP = 8.0
 # unit diagonal would give the same step again.
 _FAILED_DAMPING = 0.1
 # Ratio of the actual to the predicted gain above which the damping decreases,
-# and below which it increases.
+# and below which it increases (as in Moré 1978, Lect. Notes Math. 630, 105).
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
 # A normal matrix whose scaled eigenvalues have a smaller ratio is
@@ -42,21 +44,9 @@ class LMResult(NamedTuple):
     """
     The end of a batch of fits.
 
-    Parameters
-    ----------
-    state : tuple of array
-        The parameters in the arrays that the problem uses.
-
-    terms : tuple of array or None
-        chi2, the normal matrix, and half of the gradient there; `None`
-        if last steps are not evaluated.
-
-    n_iter : int array of shape (g,)
-        The number of steps that were tried.
-
-    converged : bool array of shape (g,)
-        Whether the fit ended by the criterion of the problem, not by
-        the largest number of steps.
+    ``terms`` are those of `minimize_batch`, `None` if last steps are not
+    evaluated; ``n_iter`` counts the steps that were tried; ``converged`` is
+    `False` if the fit ended by the largest number of steps.
     """
 
     state: Any
@@ -68,62 +58,41 @@ class LMResult(NamedTuple):
 def minimize_batch(problem, state, *, max_iter, terms=None,
                    evaluate_last=True):
     """
-    Minimize chi2 for all members of a batch.
+    Minimize chi2 for all members of a batch, and return an `LMResult`.
 
-    Parameters
-    ----------
-    problem : object
-        The problem. It has the methods
+    ``state`` is a tuple of arrays with the batch axis first, and ``terms``
+    those of ``state``, if known. ``evaluate_last`` tells whether the last
+    step of each member is evaluated, and undone if it does not lower chi2;
+    preliminary fits do not need this. The problem has the methods
 
-        ``evaluate(state)``
-            Return the state and a tuple of arrays ``terms`` that begins
-            with chi2 of shape (g,), the normal matrix of shape
-            (g, n, n), and half of the gradient of chi2 of shape (g, n).
-            The returned state may be better than the given one, for
-            example in its linear parameters.
+    ``evaluate(state)``
+        Return the state and a tuple of arrays ``terms`` that begins
+        with chi2 of shape (g,), the normal matrix of shape
+        (g, n, n), and half of the gradient of chi2 of shape (g, n).
+        The returned state may be better than the given one, for
+        example in its linear parameters.
 
-        ``system(state, terms)``
-            Return the normal matrix, half of the gradient, and a bool
-            array of the coordinates in which a step may go: those that
-            are neither fixed nor at a bound that chi2 pushes against.
+    ``system(state, terms)``
+        Return the normal matrix, half of the gradient, and a bool
+        array of the coordinates in which a step may go: those that
+        are neither fixed nor at a bound that chi2 pushes against.
 
-        ``limit(state, step)``
-            Return the step or a shorter one, where the model is not to
-            be trusted farther or a bound is in the way.
+    ``limit(state, step)``
+        Return the step or a shorter one, where the model is not to
+        be trusted farther or a bound is in the way.
 
-        ``move(state, step)``
-            Return the state after a step, inside the bounds.
+    ``move(state, step)``
+        Return the state after a step, inside the bounds.
 
-        ``is_converged(state, terms, step, promise, gain)``
-            Return a bool array: the members for which a step that
-            was predicted to lower chi2 by ``promise`` and lowered it by
-            ``gain`` was the last. ``gain`` is `None` without
-            ``evaluate_last``.
+    ``is_converged(state, terms, step, promise, gain)``
+        Return a bool array: the members for which a step that
+        was predicted to lower chi2 by ``promise`` and lowered it by
+        ``gain`` was the last. ``gain`` is `None` without
+        ``evaluate_last``.
 
-        ``take(index)``
-            Return the problem of a part of the members.
+    ``take(index)``
+        Return the problem of a part of the members.
 
-    state : tuple of array
-        The first parameters, each array with the batch axis first.
-
-    max_iter : int
-        The largest number of steps.
-
-    terms : tuple of array, optional
-        The terms of ``state``, if they are known.
-
-    evaluate_last : bool, optional
-        Whether the last step of each member is evaluated, and undone if
-        it does not lower chi2. Preliminary fits do not need this: their
-        last steps are small.
-
-    Returns
-    -------
-    result : `LMResult`
-        The best state of each member.
-
-    Notes
-    -----
     Members that have converged leave the batch, so that the others do
     not carry them. A gain that is NaN counts as a bad one.
     """
@@ -190,23 +159,8 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
 
 def propose_step(problem, state, terms, damping):
     """
-    Return a step within the limits of the problem.
-
-    Parameters
-    ----------
-    problem, state, terms : object, tuple of array, tuple of array
-        As in `minimize_batch`.
-
-    damping : array of shape (g,)
-        The damping, see `damped_step`.
-
-    Returns
-    -------
-    step : array of shape (g, n)
-        The step.
-
-    promise : array of shape (g,)
-        By how much the quadratic model of chi2 falls.
+    Return a step within the limits of the problem, and by how much the
+    quadratic model of chi2 falls; see `damped_step` for the damping.
     """
     xp = array_namespace(damping)
     normal, gradient, free = problem.system(state, terms)
@@ -217,26 +171,11 @@ def propose_step(problem, state, terms, damping):
 
 def damped_step(normal, gradient, free, damping):
     """
-    Return the step of Levenberg-Marquardt.
+    Return the step of Levenberg-Marquardt, 0 for parameters that are not
+    free.
 
-    Parameters
-    ----------
-    normal : array of shape (g, n, n)
-        The normal matrix.
-
-    gradient : array of shape (g, n)
-        Half of the gradient of chi2.
-
-    free : bool array of shape (g, n)
-        The coordinates in which to go.
-
-    damping : array of shape (g,)
-        The term added to the diagonal of the scaled normal matrix.
-
-    Returns
-    -------
-    step : array of shape (g, n)
-        The step, 0 for fixed parameters.
+    The damping is added to the diagonal of the normal matrix that is scaled
+    to a unit diagonal; the gradient is half of that of chi2.
     """
     xp = array_namespace(normal)
     scale, scaled = scale_to_unit_diagonal(normal, free)
@@ -249,23 +188,8 @@ def damped_step(normal, gradient, free, damping):
 
 def scale_to_unit_diagonal(normal, free):
     """
-    Scale normal matrices to a unit diagonal.
-
-    Parameters
-    ----------
-    normal : array of shape (g, n, n)
-        The normal matrices.
-
-    free : bool array of shape (g, n)
-        The coordinates that are fitted; others are decoupled.
-
-    Returns
-    -------
-    scale : array of shape (g, n)
-        The factors of rows and columns; 0 for fixed parameters.
-
-    scaled : array of shape (g, n, n)
-        The scaled matrices.
+    Return the factors of rows and columns that scale normal matrices to a
+    unit diagonal, 0 for parameters that are not free, and the matrices.
     """
     xp = array_namespace(normal)
     diagonal = xp.linalg.diagonal(normal)
@@ -282,21 +206,8 @@ def scale_to_unit_diagonal(normal, free):
 
 def invert_normal(normal, free):
     """
-    Return covariance matrices.
-
-    Parameters
-    ----------
-    normal : array of shape (g, n, n)
-        The normal matrices.
-
-    free : bool array of shape (g, n)
-        The coordinates that are fitted.
-
-    Returns
-    -------
-    covariance : array of shape (g, n, n)
-        The inverse matrices: 0 for fixed parameters, NaN where the
-        matrix is singular.
+    Return the inverse of normal matrices: 0 for parameters that are not free,
+    NaN where the matrix is singular.
     """
     xp = array_namespace(normal)
     scale, scaled = scale_to_unit_diagonal(normal, free)
@@ -318,20 +229,9 @@ def take_members(arrays, index):
     """
     Return some members of each array.
 
-    Parameters
-    ----------
-    arrays : iterable
-        Arrays with the batch axis first, or objects without a shape
-        that have a method ``take``. Other objects, and arrays of one
-        member that all share, are returned unchanged.
-
-    index : int array or slice
-        The members.
-
-    Returns
-    -------
-    arrays : tuple of array
-        The members of each array.
+    Objects without a shape that have a method ``take`` are asked for them.
+    Other objects, and arrays of one member that all share, are returned
+    unchanged.
     """
     def take(array):
         if not hasattr(array, 'shape'):
@@ -347,20 +247,8 @@ def take_members(arrays, index):
 
 def choose_members(condition, new, old):
     """
-    Choose between two arrays for each member, for several arrays.
-
-    Parameters
-    ----------
-    condition : bool array of shape (g,)
-        `True` for the rows that take the new arrays.
-
-    new, old : iterable of array
-        Arrays with the batch axis first.
-
-    Returns
-    -------
-    arrays : tuple of array
-        The chosen arrays.
+    Return, for each pair of arrays, ``new`` for the members where the
+    condition holds, otherwise ``old``.
     """
     xp = array_namespace(condition)
     return tuple(
@@ -372,17 +260,8 @@ def array_namespace(array):
     """
     Return the module of the array API functions of an array.
 
-    Parameters
-    ----------
-    array : array
-        An array of a library that has the array API standard, or a
-        tensor of PyTorch. PyTorch itself has not all of the standard: the
-        package array-api-compat, of the extra ``torch``, adds the rest.
-
-    Returns
-    -------
-    namespace : module
-        The module.
+    PyTorch itself has not all of the standard: the package
+    array-api-compat, of the extra ``torch``, adds the rest.
     """
     if hasattr(array, '__array_namespace__'):
         return array.__array_namespace__()

@@ -382,7 +382,9 @@ def make_panels(images, rms):
     """
     from matplotlib.colors import Normalize
 
-    lower, upper = _limits(images['map'], _PERCENTILES)
+    lower, upper = np.nanpercentile(images['map'], _PERCENTILES)
+    if not upper > lower:
+        lower, upper = lower - 1.0, upper + 1.0
     center = np.nanmedian(images['map'])
     noise = robust_std(images['map'])
     # The noise should not occupy a large part of the color range.
@@ -407,13 +409,6 @@ def make_panels(images, rms):
         panels.append(Panel('Residual', images['residual'], _RESIDUAL_CMAP,
                             Normalize(-limit, limit), 'both'))
     return panels
-
-
-def _limits(image, percentiles):
-    lower, upper = np.nanpercentile(image, percentiles)
-    if not upper > lower:
-        lower, upper = lower - 1.0, upper + 1.0
-    return lower, upper
 
 
 def robust_std(image):
@@ -690,7 +685,6 @@ def _label_sources(axes, names, boxes):
     from matplotlib.patheffects import withStroke
 
     axes.apply_aspect()
-    renderer = None  # found by matplotlib, for any canvas
     to_display = axes.transData.transform
     points = axes.figure.dpi / 72
     taken = np.column_stack([to_display(boxes[:, [0, 2]]),
@@ -715,7 +709,7 @@ def _label_sources(axes, names, boxes):
             text.set_position((_LABEL_GAP * dx, _LABEL_GAP * dy))
             text.set_ha(('center', 'left', 'right')[dx])
             text.set_va(('center', 'bottom', 'top')[dy])
-            extent = text.get_window_extent(renderer).padded(0.5 * points)
+            extent = text.get_window_extent().padded(0.5 * points)
             others = np.delete(taken, number, axis=0).T
             overlap = ((others[0] < extent.x1) & (others[1] > extent.x0)
                        & (others[2] < extent.y1) & (others[3] > extent.y0))

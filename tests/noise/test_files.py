@@ -3,6 +3,9 @@
 Tests of the FITS files of correlated noise.
 """
 
+import errno
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -83,10 +86,27 @@ def test_measured_noise_serves_another_map(tmp_path):
 def test_files_are_replaced_only_on_request(tmp_path):
     path = tmp_path / 'noise.fits'
     BEAM.write(path)
-    with pytest.raises(OSError, match='already exists'):
+    with pytest.raises(OSError, match='exists already'):
         BEAM.write(path)
     BEAM.scale(2.0).write(path, overwrite=True)
     assert CorrelatedNoise.read(path).rms == pytest.approx(0.6)
+
+
+def test_failed_write_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    """
+    A full disk neither leaves a partial file nor damages the earlier one.
+    """
+    def fill_disk(_, name):
+        Path(name).write_bytes(b'SIMPLE')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    path = tmp_path / 'noise.fits'
+    BEAM.write(path)
+    monkeypatch.setattr(fits.HDUList, 'writeto', fill_disk)
+    with pytest.raises(OSError, match='No space left'):
+        BEAM.write(path, overwrite=True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert CorrelatedNoise.read(path).rms == BEAM.rms
 
 
 def test_other_files_are_refused(tmp_path):

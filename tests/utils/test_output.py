@@ -5,7 +5,7 @@ Tests for the output module.
 
 import pytest
 
-from hyperphotutils.catalog.output import atomic_output
+from hyperphotutils.utils.output import atomic_output
 
 
 def test_whole_file_appears(tmp_path):

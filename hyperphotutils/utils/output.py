@@ -25,7 +25,7 @@ def atomic_output(path, *, overwrite=False):
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from hyperphotutils.catalog.output import atomic_output
+    >>> from hyperphotutils.utils.output import atomic_output
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / 'note.txt'
     ...     with atomic_output(path) as temporary:
