@@ -13,6 +13,7 @@ from hyperphotutils.utils.gaussians import gaussian_matrix
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
 __all__ = [
+    'add_stamp',
     'beam_transfer',
     'check_beam',
     'check_number',
@@ -22,6 +23,20 @@ __all__ = [
 ]
 
 _REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
+
+
+def add_stamp(image, stamp, j, i):
+    """
+    Add a square stamp of odd side around a pixel, truncated at the edges of
+    the image.
+    """
+    radius = stamp.shape[0] // 2
+    y0, x0 = max(i - radius, 0), max(j - radius, 0)
+    y1, x1 = (min(center + radius + 1, size)
+              for center, size in ((i, image.shape[0]), (j, image.shape[1])))
+    if y0 < y1 and x0 < x1:
+        image[y0:y1, x0:x1] += stamp[y0 - i + radius:y1 - i + radius,
+                                     x0 - j + radius:x1 - j + radius]
 
 
 def beam_transfer(kx, ky, beam):

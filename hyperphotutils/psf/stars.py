@@ -109,8 +109,10 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
         if step == 0:
             robust = (np.ones_like(psf) if stars.robust is None
                       else stars.robust)
-            flux, level = _linear_fit(stars, psf, stars.weights * robust,
-                                      sky=sky)
+            values, _ = _solve([psf, np.ones_like(psf)] if sky else [psf],
+                               stars.data, stars.weights * robust)
+            flux = values[:, 0]
+            level = values[:, 1] if sky else np.zeros(len(stars))
         profile = flux[:, None, None] * psf
         residual = stars.data - profile - level[:, None, None]
         robust = _robust_weights(residual, stars.weights, profile,
@@ -159,16 +161,6 @@ def _robust_weights(residual, weights, profile, model_error, keep):
     rejected = ~keep & binary_dilation(rejected, np.ones((1, 3, 3), bool))
     return np.where(rejected, 0.0,
                     np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
-
-
-def _linear_fit(stars, psf, weight, *, sky):
-    """
-    Return flux and sky at the present centers.
-    """
-    templates = [psf, np.ones_like(psf)] if sky else [psf]
-    values, _ = _solve(templates, stars.data, weight)
-    level = values[:, 1] if sky else np.zeros(len(stars))
-    return values[:, 0], level
 
 
 def _solve(templates, residual, weight):
