@@ -15,7 +15,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import QTable
 from scipy.signal import fftconvolve
 
-from hyperphotutils.datasets.parts import check_number, check_shape
+from hyperphotutils.datasets.parts import add_stamp, check_number, check_shape
 
 __all__ = ['ImagePair', 'MoffatPSF', 'make_image_pair']
 
@@ -424,7 +424,7 @@ def _add_stars(image, psf, xs, ys, fluxes, faintest):
         reach = alpha * (peak / faintest)**(0.5 / psf.beta)
         radius = int(np.clip(reach, 10, _MAX_RADIUS)) + 1
         j, i = round(x), round(y)
-        _add(image, flux * psf.image(x, y, radius, (x - j, y - i)), j, i)
+        add_stamp(image, flux * psf.image(x, y, radius, (x - j, y - i)), j, i)
 
 
 def _add_galaxies(image, psf, galaxies, scale, moved):
@@ -441,20 +441,7 @@ def _add_galaxies(image, psf, galaxies, scale, moved):
         across = -dx * np.sin(angle) + dy * np.cos(angle)
         disk = np.exp(-np.sqrt(along**2 + (across / ratio)**2 + 0.5) / size)
         disk = fftconvolve(disk / disk.sum(), psf.image(x, y, 14), 'same')
-        _add(image, flux * scale * disk, j, i)
-
-
-def _add(image, stamp, j, i):
-    """
-    Add a stamp around a pixel, truncated at the edges of the image.
-    """
-    radius = stamp.shape[0] // 2
-    y0, x0 = max(i - radius, 0), max(j - radius, 0)
-    y1, x1 = (min(center + radius + 1, size)
-              for center, size in ((i, image.shape[0]), (j, image.shape[1])))
-    if y0 < y1 and x0 < x1:
-        image[y0:y1, x0:x1] += stamp[y0 - i + radius:y1 - i + radius,
-                                     x0 - j + radius:x1 - j + radius]
+        add_stamp(image, flux * scale * disk, j, i)
 
 
 def _observe(rng, light, camera, name, bad_fraction):

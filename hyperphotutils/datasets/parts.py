@@ -13,6 +13,7 @@ from hyperphotutils.utils.gaussians import gaussian_matrix
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
 __all__ = [
+    'add_stamp',
     'beam_transfer',
     'check_beam',
     'check_number',
@@ -24,22 +25,24 @@ __all__ = [
 _REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
 
 
+def add_stamp(image, stamp, j, i):
+    """
+    Add a square stamp of odd side around a pixel, truncated at the edges of
+    the image.
+    """
+    radius = stamp.shape[0] // 2
+    y0, x0 = max(i - radius, 0), max(j - radius, 0)
+    y1, x1 = (min(center + radius + 1, size)
+              for center, size in ((i, image.shape[0]), (j, image.shape[1])))
+    if y0 < y1 and x0 < x1:
+        image[y0:y1, x0:x1] += stamp[y0 - i + radius:y1 - i + radius,
+                                     x0 - j + radius:x1 - j + radius]
+
+
 def beam_transfer(kx, ky, beam):
     """
-    Return the Fourier transform of a Gaussian beam of unit integral.
-
-    Parameters
-    ----------
-    kx, ky : `~numpy.ndarray`
-        The spatial frequencies in cycles per pixel.
-
-    beam : tuple of float
-        The FWHMs in pixels and the angle in degrees.
-
-    Returns
-    -------
-    transfer : `~numpy.ndarray`
-        The transfer function.
+    Return the Fourier transform of a Gaussian beam (FWHMs in pixels, angle
+    in degrees) of unit integral at frequencies in cycles per pixel.
     """
     xx, xy, yy = gaussian_matrix(*beam)
     return np.exp(-2.0 * np.pi**2
@@ -48,20 +51,8 @@ def beam_transfer(kx, ky, beam):
 
 def make_wcs(shape, pixel_scale):
     """
-    Return a gnomonic WCS with North up and East to the left.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The shape of the map.
-
-    pixel_scale : float or `~astropy.units.Quantity`
-        The size of a pixel; arcsec if it has no unit.
-
-    Returns
-    -------
-    wcs : `~astropy.wcs.WCS`
-        The WCS.
+    Return a gnomonic WCS with North up and East to the left; the pixel
+    scale is in arcsec if it has no unit.
     """
     scale = check_number('pixel_scale',
                           u.Quantity(pixel_scale, u.arcsec).to_value(u.deg))
@@ -78,23 +69,8 @@ def make_wcs(shape, pixel_scale):
 
 def make_sky_beam(wcs, shape, beam):
     """
-    Return the beam on the sky at the center of the map.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        The WCS.
-
-    shape : tuple of int
-        The shape of the map.
-
-    beam : tuple of float
-        The FWHMs in pixels and the angle in degrees.
-
-    Returns
-    -------
-    beam : `~radio_beam.Beam`
-        The beam.
+    Return the `~radio_beam.Beam` on the sky at the center of the map of a
+    beam in pixels and degrees.
     """
     center = np.subtract(shape[::-1], 1) / 2
     major, minor, angle = pixel_to_sky_ellipse(
@@ -104,20 +80,7 @@ def make_sky_beam(wcs, shape, beam):
 
 def check_shape(shape, n_axes=2):
     """
-    Check that a shape has positive integers.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The argument.
-
-    n_axes : int, optional
-        The number of axes.
-
-    Returns
-    -------
-    shape : tuple of int
-        The shape.
+    Check that a shape has positive integers and return it as a tuple.
     """
     sizes = tuple(np.atleast_1d(shape).tolist())
     if len(sizes) != n_axes or not all(isinstance(size, int) and size > 0
@@ -130,17 +93,7 @@ def check_shape(shape, n_axes=2):
 
 def check_beam(beam):
     """
-    Check the beam and return it as (major, minor, theta).
-
-    Parameters
-    ----------
-    beam : float or tuple of float
-        The argument.
-
-    Returns
-    -------
-    beam : tuple of float
-        The FWHMs in pixels and the angle in degrees.
+    Check the beam and return it as FWHMs in pixels and angle in degrees.
     """
     sizes = np.atleast_1d(np.asarray(beam, dtype=float))
     if sizes.shape == (1,):
@@ -155,26 +108,8 @@ def check_beam(beam):
 
 def check_number(name, value, *, lower=0.0, upper=np.inf, closed=False):
     """
-    Check that a number is between its limits.
-
-    Parameters
-    ----------
-    name : str
-        The name of the argument.
-
-    value : float
-        The argument.
-
-    lower, upper : float, optional
-        The limits.
-
-    closed : bool, optional
-        Whether the lower limit itself is allowed.
-
-    Returns
-    -------
-    value : float
-        The argument.
+    Return a number if it is between its limits; with ``closed``, it may be
+    the lower limit itself.
     """
     if not (lower < value < upper or (closed and value == lower)):
         limits = f'at least {lower}' if closed else f'above {lower}'

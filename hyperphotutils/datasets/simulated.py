@@ -438,23 +438,8 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
 def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
                   blend_distance, snr_range, size_range, axis_ratio_range):
     """
-    Draw the sources of a map, with positions and sizes in pixels.
-
-    Parameters
-    ----------
-    rng : `~numpy.random.Generator`
-        The random number generator.
-
-    shape, beam, rms, n_sources, blend_fraction, blend_distance : object
-        See `make_blended_map`.
-
-    snr_range, size_range, axis_ratio_range : tuple of float
-        See `make_blended_map`.
-
-    Returns
-    -------
-    truth : `~astropy.table.QTable`
-        The sources.
+    Draw the sources of a map, with positions and sizes in pixels; see
+    `make_blended_map` for the arguments.
     """
     if isinstance(n_sources, bool) or not isinstance(n_sources, Integral):
         msg = f'n_sources must be a whole number: got {n_sources!r}'

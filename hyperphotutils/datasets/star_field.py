@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import QTable
 from scipy.fft import ifftshift, irfft2, rfft2
 
-from hyperphotutils.datasets.parts import check_number, check_shape
+from hyperphotutils.datasets.parts import add_stamp, check_number, check_shape
 from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedStarField', 'make_star_field']
@@ -187,11 +187,15 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
                           [n_stars, len(host), n_galaxies])})
     image = np.zeros((ny, nx))
     for row in truth:
-        disk = None
+        x, y = row['x'], row['y']
+        column, line = round(x), round(y)
         if row['kind'] == 'galaxy':
             disk = (fwhm * np.exp(rng.uniform(*np.log([0.2, 1.3]))),
                     rng.uniform(0.3, 1.0), rng.uniform(0.0, np.pi))
-        _add_source(image, profile, row, disk)
+            stamp = _draw_galaxy(profile, x, y, x - column, y - line, disk)
+        else:
+            stamp = _integrate(profile, x, y, x - column, y - line, _HALF)
+        add_stamp(image, row['flux'] * stamp, column, line)
     error = np.sqrt(noise**2 + np.maximum(image, 0.0) / gain)
     data = sky + image + error * rng.standard_normal(image.shape)
     rays = _add_cosmic_rays(data, n_cosmic_rays, noise, rng)
@@ -242,25 +246,6 @@ def _integrate(profile, x, y, dx, dy, half):
     return fine.reshape(side, _SUBPIXELS, side, _SUBPIXELS).mean((1, 3))
 
 
-def _add_source(image, profile, row, disk):
-    """
-    Add a star, or a galaxy with the given disk.
-    """
-    x, y = row['x'], row['y']
-    column, line = round(x), round(y)
-    if disk is None:
-        stamp = _integrate(profile, x, y, x - column, y - line, _HALF)
-    else:
-        stamp = _draw_galaxy(profile, x, y, x - column, y - line, disk)
-    ny, nx = image.shape
-    low, high = max(line - _HALF, 0), min(line + _HALF + 1, ny)
-    left, right = max(column - _HALF, 0), min(column + _HALF + 1, nx)
-    if low < high and left < right:
-        image[low:high, left:right] += row['flux'] * stamp[
-            low - line + _HALF:high - line + _HALF,
-            left - column + _HALF:right - column + _HALF]
-
-
 def _draw_galaxy(profile, x, y, dx, dy, disk):
     """
     Return an exponential disk convolved with the PSF.
@@ -272,6 +257,7 @@ def _draw_galaxy(profile, x, y, dx, dy, disk):
              + (grid - dy)[:, None] * np.sin(theta))
     across = ((grid - dy)[:, None] * np.cos(theta)
               - (grid - dx) * np.sin(theta)) / axis_ratio
+    # b of a Sersic index of 1, with which radius contains half of the light
     light = np.exp(-1.678 * np.hypot(along, across) / radius)
     psf = profile(grid, grid[:, None], x, y)
     fine = irfft2(rfft2(light) * rfft2(ifftshift(psf)), s=light.shape)

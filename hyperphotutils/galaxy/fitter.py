@@ -185,7 +185,12 @@ class SersicFitter:
                  batch=16, dtype='float32', xp=None, device=None):
         self.psf = psf
         self.size = check_integer(size, 'size', 16)
-        self.n_bounds = _check_range(n_bounds, 'n_bounds', INDEX_RANGE)
+        low, high = n_bounds
+        if not INDEX_RANGE[0] <= low <= high <= INDEX_RANGE[1]:
+            msg = ('n_bounds must be two increasing numbers from '
+                   f'{INDEX_RANGE[0]:g} to {INDEX_RANGE[1]:g}: {n_bounds!r}')
+            raise ValueError(msg)
+        self.n_bounds = float(low), float(high)
         low, high = r_e_bounds
         if not low > 0.0 or (high is not None and high <= low):
             msg = ('r_e_bounds must be two increasing positive numbers: '
@@ -643,15 +648,6 @@ def _check_name(value, name, allowed):
         msg = f'{name} must be one of {allowed}: {value!r}'
         raise ValueError(msg)
     return value
-
-
-def _check_range(pair, name, limits):
-    low, high = pair
-    if not limits[0] <= low <= high <= limits[1]:
-        msg = (f'{name} must be two increasing numbers from {limits[0]:g} '
-               f'to {limits[1]:g}: {pair!r}')
-        raise ValueError(msg)
-    return float(low), float(high)
 
 
 def _prior_array(priors):

@@ -17,15 +17,8 @@ _CHECK_STEP = 20
 
 class GridMatch(NamedTuple):
     """
-    The models of a grid, fitted to stamps in flux and sky.
-
-    Parameters
-    ----------
-    chi2 : array of shape (g, m)
-        The sum of the squared residuals.
-
-    flux, sky : array of shape (g, m)
-        The best flux and the best sky.
+    The models of a grid, fitted to stamps in flux and sky: the sums of
+    the squared residuals, and the best fluxes and skies, shape (g, m).
     """
 
     chi2: Any
@@ -41,19 +34,9 @@ class Models(NamedTuple):
     of some hundred images to 1e-5 of their norm. The products with all
     models then take a small part of the time.
 
-    Parameters
-    ----------
-    images : array of shape (r, p)
-        The models of unit flux, or the images whose sums they are.
-
-    weights : array of shape (m, r), optional
-        The weights of the sums.
-
-    square_images : array of shape (r, p), optional
-        The images whose sums are the squared models.
-
-    square_weights : array of shape (m, r), optional
-        Their weights.
+    Without weights (m, r), the images (r, p) are the models of unit flux;
+    with weights, the models are sums of them. The squared models are
+    other sums, of images of their own.
     """
 
     images: Any
@@ -63,20 +46,8 @@ class Models(NamedTuple):
 
     def project(self, rows, *, squared=False):
         """
-        Return the sums of the products of images and models.
-
-        Parameters
-        ----------
-        rows : array of shape (g, p)
-            The images.
-
-        squared : bool, optional
-            Whether the models are squared.
-
-        Returns
-        -------
-        sums : array of shape (g, m)
-            The sums.
+        Return the sums (g, m) of the products of images (g, p) and of all
+        models, or of the squared models.
         """
         turn = array_namespace(rows).matrix_transpose
         if self.weights is None:
@@ -89,36 +60,13 @@ class Models(NamedTuple):
 
 def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
     """
-    Find a basis of the models of a grid.
+    Return a basis of ``rank`` images as `Models`, and the largest
+    relative norm of the residual of a model or of a squared model.
 
-    Parameters
-    ----------
-    parts : callable
-        It returns an iterator over slices of the models and their images,
-        shape (k, p); it is called twice.
-
-    n_models, n_pixels : int
-        The number of models and of pixels.
-
-    rank : int
-        The number of images of the basis.
-
-    seed : int, optional
-        The seed of the random sums.
-
-    Returns
-    -------
-    models : `Models`
-        The sums.
-
-    residual : float
-        The largest relative norm of the residual of a model, or of a
-        squared model.
-
-    Notes
-    -----
-    The space of the models is that of random sums of them (Halko,
-    Martinsson & Tropp 2011, SIAM Review 53, 217).
+    ``parts`` returns an iterator over slices of the models and their
+    images (k, p), and is called twice. The space of the models is that of
+    random sums of them (Halko, Martinsson & Tropp 2011, SIAM Review 53,
+    217).
     """
     rng = np.random.default_rng(seed)
     sums = np.zeros((2, rank, n_pixels), dtype=np.float32)
@@ -147,34 +95,16 @@ def make_basis(parts, n_models, n_pixels, *, rank, seed=0):
 
 def match_grid(models, data, weight, *, fit_sky=True):
     r"""
-    Fit flux and sky of each model to each stamp.
+    Fit flux and sky of each model to each stamp, and return a
+    `GridMatch`; where no flux can be fitted, chi2 is that without a
+    source.
 
-    Parameters
-    ----------
-    models : `Models`
-        The models of unit flux.
-
-    data : array of shape (g, p)
-        The pixel values, finite.
-
-    weight : array of shape (g, p)
-        The inverse variances; 0 for masked pixels.
-
-    fit_sky : bool, optional
-        Whether there is a constant sky.
-
-    Returns
-    -------
-    match : `GridMatch`
-        Chi-squared, flux, and sky. Where no flux can be fitted, chi2 is
-        that without a source.
-
-    Notes
-    -----
-    With the sums :math:`\sum w d m`, :math:`\sum w m^2`, and
-    :math:`\sum w m` as matrix products, each pair has two normal
-    equations. The sums of the data alone are formed after the weighted
-    mean has been subtracted, so that a bright sky costs no digits.
+    ``data`` (g, p) must be finite, ``weight`` (g, p) is the inverse
+    variance, 0 for masked pixels. With the sums :math:`\sum w d m`,
+    :math:`\sum w m^2`, and :math:`\sum w m` as matrix products, each pair
+    has two normal equations. The sums of the data alone are formed after
+    the weighted mean has been subtracted, so that a bright sky costs no
+    digits.
     """
     xp = array_namespace(data)
     total = xp.sum(weight, axis=1, dtype=xp.float64)

@@ -64,22 +64,8 @@ _UNRESOLVED = 0.25
 
 class StartGrid:
     """
-    The models with which fits begin.
-
-    Parameters
-    ----------
-    psf : object
-        The PSF.
-
-    size : int
-        The side of the stamps.
-
-    n, r_eff, q, theta : 1D array_like, optional
-        The values of the grid (theta in degrees); the default has 600
-        models.
-
-    n_bounds : tuple of 2 floats, optional
-        The range of n of the default.
+    The models with which fits begin: by default 600, with n inside
+    ``n_bounds``; ``theta`` is in degrees.
     """
 
     def __init__(self, psf, size, n=None, r_eff=None, q=None, theta=None, *,
@@ -113,22 +99,11 @@ class StartGrid:
 
     def match(self, data, weight, *, fit_sky):
         """
-        Return the best model of each stamp.
+        Return n, r_eff, q, theta (degrees), chi2, and the flux of the best
+        model of each stamp.
 
-        Parameters
-        ----------
-        data, weight : 3D `~numpy.ndarray`
-            Windows of ``size * step`` pixels centered on the targets, and
-            inverse standard deviations.
-
-        fit_sky : bool
-            Whether there is a sky.
-
-        Returns
-        -------
-        params : 2D `~numpy.ndarray`
-            n, r_eff, q, theta (degrees), chi2, and the flux of the best
-            model.
+        ``data`` and ``weight`` (inverse standard deviations) are windows of
+        ``size * step`` pixels centered on the targets.
         """
         n_stamps = len(data)
         # the weighted means of the pixels of each step
@@ -151,24 +126,11 @@ class StartGrid:
 
 class GalaxyFit:
     """
-    The fits of a call.
+    The fits of a call of `~hyperphotutils.galaxy.SersicFitter`, which is
+    ``config``.
 
-    Parameters
-    ----------
-    config : `~hyperphotutils.galaxy.SersicFitter`
-        The configuration of the fit.
-
-    stamps : `~hyperphotutils.galaxy.targets.Stamps`
-        The images.
-
-    targets : `~hyperphotutils.galaxy.targets.Targets`
-        The sources.
-
-    grid : `StartGrid` or None
-        The models to begin with.
-
-    kernel : `~hyperphotutils.galaxy.render.RenderKernel` or None
-        The kernel, unless the PSF varies.
+    ``grid`` is `None` if the fits begin elsewhere, ``kernel`` if the PSF
+    varies.
     """
 
     def __init__(self, config, stamps, targets, grid, kernel):
@@ -542,17 +504,7 @@ _N_SKY = {'none': 0, 'constant': 1, 'plane': 3}
 
 def fwhm_of(psf):
     """
-    Return the full width at half maximum of a PSF.
-
-    Parameters
-    ----------
-    psf : object
-        The PSF.
-
-    Returns
-    -------
-    fwhm : float
-        The width in pixels.
+    Return the full width at half maximum of a PSF in pixels.
     """
     samples, oversampling = sample_psf(psf)
     return core_sigma(samples[0], oversampling) * gaussian_sigma_to_fwhm
@@ -578,17 +530,7 @@ def _bin_psf(psf, step):
 
 def to_numpy(array):
     """
-    Return an array of any library as a numpy array.
-
-    Parameters
-    ----------
-    array : array
-        The array, on any device.
-
-    Returns
-    -------
-    array : `~numpy.ndarray`
-        The array.
+    Return an array of any library, on any device, as a numpy array.
     """
     if hasattr(array, 'cpu'):
         array = array.cpu()
@@ -608,20 +550,8 @@ def _sky_terms(kind, x, y, size):
 
 def sky_basis(kind, size):
     """
-    Return the terms of the sky on a stamp.
-
-    Parameters
-    ----------
-    kind : {'none', 'constant', 'plane'}
-        The sky.
-
-    size : int
-        The side of the stamp.
-
-    Returns
-    -------
-    basis : 2D `~numpy.ndarray`
-        The terms, shape ``(n_terms, size**2)``.
+    Return the terms of the sky on a stamp, shape ``(n_terms, size**2)``;
+    ``kind`` is ``'none'``, ``'constant'``, or ``'plane'``.
     """
     if kind == 'none':
         return np.zeros((0, size * size))

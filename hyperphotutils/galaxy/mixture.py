@@ -57,14 +57,9 @@ class MixtureTable(NamedTuple):
     """
     The weights of the Gaussians as cubic polynomials in ln n.
 
-    Parameters
-    ----------
-    start, step : float
-        The first node in ln n, and the distance of the nodes.
-
-    coefficients : array of shape (n_nodes - 1, 4, N_TERMS + 1)
-        The coefficients of the powers 0 to 3 of the distance from the
-        node; the first weight is that of the point.
+    ``coefficients`` (n_nodes - 1, 4, N_TERMS + 1) are those of the powers
+    0 to 3 of the distance from the node; the first weight is that of the
+    point. The nodes begin at ``start`` and are ``step`` apart.
     """
 
     start: float
@@ -178,15 +173,8 @@ def sersic_transform(n):
 @cache
 def mixture_table():
     """
-    Make the table of the weights, once a process.
+    Make the `MixtureTable`, once a process.
 
-    Returns
-    -------
-    table : `MixtureTable`
-        The weights by ln n.
-
-    Notes
-    -----
     The weights at a node are the ridge regression of the transform of
     the profile on those of the Gaussians, over the logarithm of the
     wavenumber. Weights of either sign are allowed: positive ones are 3

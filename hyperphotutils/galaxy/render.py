@@ -82,57 +82,22 @@ class RenderKernel(NamedTuple):
     """
     Arrays that do not depend on the sources, in one array library.
 
-    Parameters
-    ----------
-    kx, ky : array of shape (f,)
-        The frequencies, flattened.
-
-    squares : array of shape (3, f)
-        ``kx**2``, ``2 kx ky``, and ``ky**2``.
-
-    psf : complex array of shape (n, f)
-        The transform of the PSF; one for all sources, or one for each.
-
-    wide_weight : array of shape (n, w)
-        The weights of the Gaussians that approximate the PSF.
-
-    wide_variance : array of shape (w, 3)
-        Their covariances (xx, xy, yy).
-
-    kx_first : array of shape (a, h)
-        The frequencies along x of each alias.
-
-    ky_first : array of shape (a, m)
-        The frequencies along y of each alias.
-
-    coarse : array of shape (c,)
-        The pixel coordinates of the coarse grid.
-
-    upsample : array of shape (size, c)
-        The matrix from the coarse grid to the pixels.
-
-    table : array of shape (n_nodes - 1, 4 (N_TERMS + 1))
-        The weights of the mixtures.
-
-    size, side, n_alias, n_narrow : int
-        The side of the stamp and of the grid of the transform; the
-        numbers of aliases and of narrow Gaussians.
-
-    thin : `ThinKernel` or None
-        The function that makes the kernel for thin and large sources.
+    The PSFs, and what depends on them, are one for all sources (n = 1) or
+    one for each. ``side`` is the side of the grid of the transform,
+    ``size`` that of the stamp.
     """
 
-    kx: Any
+    kx: Any  # (f,), flattened
     ky: Any
-    squares: Any
-    psf: Any
-    wide_weight: Any
-    wide_variance: Any
-    kx_first: Any
-    ky_first: Any
-    coarse: Any
-    upsample: Any
-    table: Any
+    squares: Any  # (3, f): kx^2, 2 kx ky, and ky^2
+    psf: Any  # (n, f), complex: the transforms
+    wide_weight: Any  # (n, w), of the Gaussians that approximate the PSF
+    wide_variance: Any  # (w, 3): their covariances xx, xy, yy
+    kx_first: Any  # (a, h): the frequencies along x of each alias
+    ky_first: Any  # (a, m)
+    coarse: Any  # (c,): the pixel coordinates of the coarse grid
+    upsample: Any  # (size, c): from the coarse grid to the pixels
+    table: Any  # (n_nodes - 1, 4 (N_TERMS + 1)): weights of the mixtures
     size: int
     side: int
     n_alias: int
@@ -141,17 +106,7 @@ class RenderKernel(NamedTuple):
 
     def take(self, index):
         """
-        Return the kernel of some of the sources.
-
-        Parameters
-        ----------
-        index : int array or slice
-            The sources.
-
-        Returns
-        -------
-        kernel : `RenderKernel`
-            A kernel with their PSFs.
+        Return the kernel with the PSFs of some of the sources.
         """
         if self.psf.shape[0] == 1:
             return self
@@ -162,15 +117,10 @@ class RenderKernel(NamedTuple):
 
 class ThinKernel:
     """
-    Make the kernel for thin and large sources when it is first needed.
+    The kernel for thin and large sources, made when first needed.
 
-    Parameters
-    ----------
-    samples : 3D `~numpy.ndarray`
-        The PSF of each source, or one for all.
-
-    arguments : dict
-        The other arguments of the kernel.
+    ``arguments`` are those of `_build_kernel` beside the ``samples`` of
+    the PSFs.
     """
 
     def __init__(self, samples, arguments):
@@ -188,17 +138,7 @@ class ThinKernel:
 
     def take(self, index):
         """
-        Return that of some of the sources.
-
-        Parameters
-        ----------
-        index : int array or slice
-            The sources.
-
-        Returns
-        -------
-        thin : `ThinKernel`
-            It has their PSFs.
+        Return that with the PSFs of some of the sources.
         """
         if not isinstance(index, slice):
             index = np.asarray([int(i) for i in index], dtype=int)
@@ -301,18 +241,8 @@ class SersicRenderer:
 
 def coordinates_of(x, y, r_eff, n, q, theta):
     """
-    Return the coordinates of sources.
-
-    Parameters
-    ----------
-    x, y, r_eff, n, q, theta : float or 1D array_like
-        Position, effective radius (0 for a point), Sersic index, axis
-        ratio, and angle in radians.
-
-    Returns
-    -------
-    coords : `~numpy.ndarray` of shape (n, N_COORDS)
-        The coordinates.
+    Return the coordinates (n, N_COORDS) of sources; ``r_eff`` is 0 for a
+    point, ``theta`` in radians.
     """
     x, y, r_eff, n, q, theta = np.broadcast_arrays(*(
         np.atleast_1d(np.asarray(value, dtype=float))
@@ -327,33 +257,8 @@ def coordinates_of(x, y, r_eff, n, q, theta):
 def make_kernel(psf, size, *, x=None, y=None, dtype='float64', xp=np,
                 device=None):
     """
-    Make the kernel for stamps of a given size.
-
-    Parameters
-    ----------
-    psf : 2D array_like, photutils PSF model, or \
-            `~hyperphotutils.psf.EmpiricalPSF`
-        The PSF.
-
-    size : int
-        The side of the stamps.
-
-    x, y : 1D array_like, optional
-        The positions in the image, if the PSF varies.
-
-    dtype : {'float64', 'float32'}, optional
-        The precision of the images.
-
-    xp : module, optional
-        The library of the arrays.
-
-    device : object, optional
-        The device of the arrays.
-
-    Returns
-    -------
-    kernel : `RenderKernel`
-        The kernel.
+    Return the `RenderKernel` for stamps of a given size; ``x`` and ``y``
+    are the positions in the image, if the PSF varies.
     """
     samples, oversampling = sample_psf(psf, x, y)
     arguments = {'oversampling': oversampling, 'size': size, 'dtype': dtype,
@@ -406,25 +311,12 @@ def _build_kernel(samples, *, oversampling, size, dtype, xp, device,
 
 def render(kernel, coords, *, derivatives=False):
     r"""
-    Draw sources of unit flux.
+    Draw sources of unit flux at ``coords`` (b, N_COORDS), in float64.
 
-    Parameters
-    ----------
-    kernel : `RenderKernel`
-        The kernel.
-
-    coords : float64 array of shape (b, N_COORDS)
-        The coordinates.
-
-    derivatives : bool, optional
-        Whether to return the derivatives, too.
-
-    Returns
-    -------
-    images : array of shape (b, size, size) or (b, 7, size, size)
-        The images, or the images and their derivatives by x, y, the
-        elements :math:`\hat{C}_{xx}, \hat{C}_{xy}, \hat{C}_{yy}` of the
-        covariance matrix in units of :math:`r^2`, and nu.
+    Returns images of shape (b, size, size), or with derivatives (b, 7,
+    size, size): the images and their derivatives by x, y, the elements
+    :math:`\hat{C}_{xx}, \hat{C}_{xy}, \hat{C}_{yy}` of the covariance
+    matrix in units of :math:`r^2`, and nu.
     """
     xp = array_namespace(coords)
     rho, g1, g2 = coords[:, 2], coords[:, 3], coords[:, 4]
@@ -480,17 +372,7 @@ def _render_thin(kernel, coords, is_thin, *, derivatives):
 
 def sinhc(size):
     """
-    Return sinh(x) / x.
-
-    Parameters
-    ----------
-    size : array
-        The values of x, not negative.
-
-    Returns
-    -------
-    ratio : array
-        The ratio, 1 at 0.
+    Return sinh(x) / x of values that are not negative, 1 at 0.
     """
     xp = array_namespace(size)
     small = size < 1e-4

@@ -23,26 +23,7 @@ _UNKNOWN_ANGLE = 180.0 / np.sqrt(12.0)
 
 def make_table(fit, unit, config, wcs=None):
     """
-    Make the result table of a call.
-
-    Parameters
-    ----------
-    fit : `~hyperphotutils.galaxy.joint.GalaxyFit`
-        The fits.
-
-    unit : `~astropy.units.Unit` or None
-        The unit of the data.
-
-    config : `~hyperphotutils.galaxy.SersicFitter`
-        The object that made the fits.
-
-    wcs : `~astropy.wcs.WCS`, optional
-        The coordinates of the image.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        A row a galaxy.
+    Return the result table of the fits of a call, a row a galaxy.
     """
     table = QTable(meta=result_meta(config))
     table['id'] = fit.targets.id[fit.rows]

@@ -65,32 +65,12 @@ class GalaxyProblem(NamedTuple):
     """
     Data of a fit: ``g`` stamps of ``p`` pixels with ``s`` sources each.
 
-    Parameters
-    ----------
-    kernel : `~hyperphotutils.galaxy.render.RenderKernel`
-        The kernel, with one PSF for all, or one for each source.
-
-    data : array of shape (g, p)
-        The pixel values times ``weight``.
-
-    weight : array of shape (g, p)
-        The inverse standard deviations; 0 for masked pixels.
-
-    basis : array of shape (g, k, p)
-        The terms of the sky, times ``weight``.
-
-    free : bool array of shape (g, 7 s + k)
-        The parameters that are fitted.
-
-    low, high : array of shape (g, s, 5)
-        The bounds of x, y, rho, the elongation, and nu.
-
-    prior : array of shape (3, 2) or None
-        Mean and inverse standard deviation of ln n, ln r_eff, and the
-        elongation of the first source.
-
-    loss : {'linear', 'soft_l1', 'huber', 'cauchy'}, optional
-        How chi2 grows with the residuals.
+    ``data`` and the ``k`` terms of the sky, ``basis`` (g, k, p), are
+    multiplied by ``weight``, the inverse standard deviations, 0 for masked
+    pixels. ``free`` (g, 7 s + k) marks the fitted parameters; ``low`` and
+    ``high`` (g, s, 5) bound x, y, rho, the elongation, and nu. ``prior``
+    (3, 2) has the mean and inverse standard deviation of ln n, ln r_eff,
+    and the elongation of the first source.
     """
 
     kernel: Any
@@ -106,21 +86,10 @@ class GalaxyProblem(NamedTuple):
     def evaluate(self, state):
         """
         Return the state with the best fluxes and sky, and the terms of
-        least squares there.
+        least squares there: chi2, the normal matrix, and half the gradient.
 
-        Parameters
-        ----------
-        state : tuple of array
-            The linear parameters, shape (g, s + k), which are not used,
-            and the coordinates, shape (g, s, 6).
-
-        Returns
-        -------
-        state : tuple of array
-            The linear parameters and the coordinates.
-
-        terms : tuple of array
-            chi2, the normal matrix, and half of the gradient.
+        A state has the linear parameters (g, s + k), which are not used here,
+        and the coordinates (g, s, 6).
         """
         coords = state[1]
         xp = array_namespace(coords)
@@ -150,22 +119,9 @@ class GalaxyProblem(NamedTuple):
 
     def system(self, state, terms):
         """
-        Return the normal equations and the coordinates that may move.
-
-        Parameters
-        ----------
-        state, terms : tuple of array
-            As `evaluate` returns them.
-
-        Returns
-        -------
-        normal, gradient : array
-            The normal matrix and half of the gradient when the linear
-            parameters follow the others.
-
-        free : bool array of shape (g, 7 s + k)
-            What is not linear, not fixed, and not at a bound that chi2
-            pushes against.
+        Return the normal matrix and half of the gradient when the linear
+        parameters follow the others, and the coordinates that may move: not
+        linear, not fixed, and not at a bound that chi2 pushes against.
         """
         coords = state[1]
         xp = array_namespace(coords)
@@ -207,20 +163,7 @@ class GalaxyProblem(NamedTuple):
 
     def limit(self, state, step):
         """
-        Limit a step to lengths for which linear models hold.
-
-        Parameters
-        ----------
-        state : tuple of array
-            The state.
-
-        step : array of shape (g, 7 s + k)
-            The step.
-
-        Returns
-        -------
-        step : array of shape (g, 7 s + k)
-            The limited step.
+        Limit a step (g, 7 s + k) to lengths for which linear models hold.
         """
         xp = array_namespace(step)
         n_groups, n_sources, _ = state[1].shape
@@ -236,20 +179,8 @@ class GalaxyProblem(NamedTuple):
 
     def move(self, state, step):
         """
-        Take a step inside the bounds.
-
-        Parameters
-        ----------
-        state : tuple of array
-            The state.
-
-        step : array of shape (g, 7 s + k)
-            The step.
-
-        Returns
-        -------
-        state : tuple of array
-            The new state; its linear parameters are those before.
+        Return the state after a step inside the bounds; its linear
+        parameters are those before.
         """
         linear, coords = state
         xp = array_namespace(coords)
@@ -276,19 +207,9 @@ class GalaxyProblem(NamedTuple):
 
     def is_converged(self, state, terms, step, promise, gain):
         """
-        Return which members have converged.
-
-        Parameters
-        ----------
-        state, terms, step, promise, gain : array or tuple of array
-            As in `~hyperphotutils.utils.lm.minimize_batch`.
-
-        Returns
-        -------
-        converged : bool array of shape (g,)
-            Where the predicted gain of an undamped step is small, and the last
-            step changed little. Both are relative to the reduced chi2 where
-            no model fits.
+        Return where the predicted gain of an undamped step is small, and the
+        last step changed little, both relative to the reduced chi2 where no
+        model fits; see `~hyperphotutils.utils.lm.minimize_batch`.
         """
         xp = array_namespace(gain)
         undamped, promise = propose_step(self, state, terms,
@@ -306,16 +227,6 @@ class GalaxyProblem(NamedTuple):
     def take(self, index):
         """
         Return the problem of some stamps.
-
-        Parameters
-        ----------
-        index : int array
-            The stamps.
-
-        Returns
-        -------
-        problem : `GalaxyProblem`
-            The problem.
         """
         xp = array_namespace(self.data)
         n_sources = self.low.shape[1]
@@ -332,28 +243,10 @@ class GalaxyProblem(NamedTuple):
 
 def covariance_of(coords, normal, free):
     r"""
-    Return the covariances of the parameters of catalogs.
+    Return the covariances (g, 7 s + k, 7 s + k) of flux, x, y, r_eff, n,
+    q, and theta (radians) of each source, and of the sky: 0 for what is
+    not free, NaN where the normal matrix is singular. Bounds do not enter.
 
-    Parameters
-    ----------
-    coords : array of shape (g, s, 6)
-        The fitted coordinates.
-
-    normal : array of shape (g, 7 s + k, 7 s + k)
-        The normal matrix there.
-
-    free : bool array of shape (g, 7 s + k)
-        The parameters that were fitted.
-
-    Returns
-    -------
-    covariance : array of shape (g, 7 s + k, 7 s + k)
-        The inverse of the normal matrix in flux, x, y, r_eff, n, q, and
-        theta (radians) of each source, and the sky: 0 for what is not
-        free, NaN where the matrix is singular. Bounds do not enter.
-
-    Notes
-    -----
     With :math:`r_e = e^{\rho + |g| / 2}`, :math:`q = e^{-|g|}`, and
     :math:`2 \theta` the direction of g, the derivatives are
     :math:`d r_e = r_e (d\rho + d g_r / 2)`, :math:`dq = -q\, d g_r`,

@@ -25,58 +25,24 @@ _NAMES = {
 @dataclass
 class Targets:
     """
-    The sources of a call.
-
-    Parameters
-    ----------
-    id : 1D `~numpy.ndarray`
-        The identification numbers.
-
-    plane : 1D int `~numpy.ndarray`
-        The plane of a stack in which each source is; 0 for an image.
-
-    x, y, flux : 1D `~numpy.ndarray`
-        Positions in pixels of the plane, and rough fluxes (NaN if not
-        known).
-
-    radius : 1D `~numpy.ndarray`
-        Rough sizes in pixels.
-
-    label : 1D int `~numpy.ndarray`
-        The label of the segment, 0 for none.
-
-    is_target : 1D bool `~numpy.ndarray`
-        Whether the source gets a row; others are neighbors only.
-
-    init : dict of 1D `~numpy.ndarray`
-        Given initial values of r_eff, n, q, and theta (degrees).
+    The sources of a call, as 1D arrays: targets and their neighbors.
     """
 
     id: np.ndarray
-    plane: np.ndarray
+    plane: np.ndarray  # of a stack; 0 for an image
     x: np.ndarray
     y: np.ndarray
-    flux: np.ndarray
-    radius: np.ndarray
-    label: np.ndarray
-    is_target: np.ndarray
-    init: dict
+    flux: np.ndarray  # rough; NaN if not known
+    radius: np.ndarray  # rough, in pixels
+    label: np.ndarray  # of the segment; 0 for none
+    is_target: np.ndarray  # gets a row; others are neighbors only
+    init: dict  # given values of r_eff, n, q, and theta (degrees)
 
 
 class Stamps:
     """
-    Cut stamps from an image or from a stack of stamps.
-
-    Parameters
-    ----------
-    data : 3D `~numpy.ndarray`
-        The planes, shape (n, ny, nx).
-
-    error, mask, segmentation : 3D `~numpy.ndarray` or None
-        Standard deviations, masked pixels, and labels of segments.
-
-    size : int
-        The side of the stamps.
+    Cut stamps from the planes (n, ny, nx) of an image or of a stack of
+    stamps.
     """
 
     def __init__(self, data, error, mask, segmentation, size):
@@ -95,17 +61,8 @@ class Stamps:
 
     def origin(self, x, y):
         """
-        Return the pixel of the plane that is pixel (0, 0) of the stamp.
-
-        Parameters
-        ----------
-        x, y : 1D `~numpy.ndarray`
-            The positions.
-
-        Returns
-        -------
-        x0, y0 : 1D int `~numpy.ndarray`
-            The corners.
+        Return x and y of the pixel of the plane that is pixel (0, 0) of the
+        stamp of each position.
         """
         if self.is_stack:
             zeros = np.zeros(len(x), dtype=int)
@@ -115,24 +72,9 @@ class Stamps:
 
     def cut(self, plane, x0, y0, size=None):
         """
-        Cut stamps.
-
-        Parameters
-        ----------
-        plane, x0, y0 : 1D int `~numpy.ndarray`
-            The planes and the corners.
-
-        size : int, optional
-            Another side.
-
-        Returns
-        -------
-        data, weight : 3D `~numpy.ndarray`
-            The values, 0 where there are none, and the inverse standard
-            deviations, 0 for pixels that are masked or off the image.
-
-        labels : 3D int `~numpy.ndarray` or None
-            The segments.
+        Return the data, 0 where there are none, the inverse standard
+        deviations, 0 for pixels that are masked or off the image, and the
+        labels of segments or `None` of stamps with these corners.
         """
         size = self.size if size is None else size
         ny, nx = self.data.shape[1:]
@@ -171,24 +113,11 @@ class Stamps:
 
 def measure_segments(data, segmentation):
     """
-    Measure position, flux, and size of all segments.
+    Return plane, label, x, y, flux, and radius of all segments.
 
-    Parameters
-    ----------
-    data : 3D `~numpy.ndarray`
-        The planes.
-
-    segmentation : 3D int `~numpy.ndarray`
-        The labels, 0 for no source; each plane has its own.
-
-    Returns
-    -------
-    plane, label : 1D int `~numpy.ndarray`
-        The plane and the label of each segment.
-
-    x, y, flux, radius : 1D `~numpy.ndarray`
-        The center of light and the flux above the median of the pixels
-        without a source, and the radius that contains half of the area.
+    Each plane has its own labels. Position and flux are the center and the
+    sum of the light above the median of the pixels without a source; the
+    radius is that which contains half of the area.
     """
     parts = []
     for plane, (image, labels) in enumerate(zip(data, segmentation,
@@ -215,18 +144,8 @@ def measure_segments(data, segmentation):
 
 def read_positions(table):
     """
-    Read positions and initial values from a table.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        The table of the user.
-
-    Returns
-    -------
-    values : dict of 1D `~numpy.ndarray`
-        Those of x, y, flux, r_eff, n, q, and theta (degrees) that the
-        table has, as floats.
+    Return those of x, y, flux, r_eff, n, q, and theta (degrees) that a
+    table of the user has, as float arrays by name.
     """
     if not isinstance(table, Table):
         msg = ('init_params must be an astropy Table, got '

@@ -45,66 +45,24 @@ class PSFTransform(NamedTuple):
 
     The frequencies are those of a real discrete Fourier transform of
     the grid, and their aliases as far as the PSF has structure there.
-
-    Parameters
-    ----------
-    kx, ky : array of shape (a, m, h)
-        The frequencies in cycles a pixel, for ``a`` aliases.
-
-    values : complex array of shape (n, a, m, h)
-        The transforms of ``n`` PSFs.
-
-    wide_variance : array of shape (w, 3)
-        The covariances (xx, xy, yy) in square pixels of the Gaussians that
-        approximate the PSF in the convolution with wide Gaussians.
-
-    wide_weight : array of shape (n, w)
-        Their weights.
-
-    side : int
-        The side of the grid.
     """
 
-    kx: Any
+    kx: Any  # (a, m, h), in cycles a pixel, for a aliases
     ky: Any
-    values: Any
-    wide_variance: Any
-    wide_weight: Any
-    side: int
+    values: Any  # (n, a, m, h), complex
+    wide_variance: Any  # (w, 3): xx, xy, yy of the Gaussians that
+    wide_weight: Any  # (n, w): approximate the PSF for wide Gaussians
+    side: int  # of the grid
 
 
 def sample_psf(psf, x=None, y=None):
     """
-    Return the samples of a PSF.
+    Return samples of a PSF as a 3D array, and their number a pixel along
+    each axis.
 
-    Parameters
-    ----------
-    psf : 2D array_like, photutils PSF model, or \
-            `~hyperphotutils.psf.EmpiricalPSF`
-        The PSF, as the part of the flux in each pixel. An array is
-        sampled by pixels, of odd size, and centered on its central
-        pixel.
-
-    x, y : 1D array_like, optional
-        The positions in the image at which to take a PSF that varies;
-        its center by default.
-
-    Returns
-    -------
-    samples : 3D `~numpy.ndarray`
-        The PSF at each position; a single one if it does not vary.
-
-    oversampling : int
-        The number of samples a pixel along each axis.
-
-    Raises
-    ------
-    TypeError
-        If ``psf`` is not a PSF.
-
-    ValueError
-        If it is not finite, has no positive sum, or is an array of even
-        size.
+    The PSF is taken at each position, by default at its center; a PSF
+    that does not vary is sampled once. An array is sampled by pixels, of
+    odd size, and centered on its central pixel.
 
     Warns
     -----
@@ -148,31 +106,12 @@ def sample_psf(psf, x=None, y=None):
 
 def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
     """
-    Transform PSFs for stamps of a given size.
+    Return the `PSFTransform` of samples (n, odd, odd) of unit sum, for
+    stamps of a given size.
 
-    Parameters
-    ----------
-    samples : 3D `~numpy.ndarray`
-        PSFs with unit sum, of odd size.
-
-    oversampling : int
-        The number of samples a pixel along each axis.
-
-    size : int
-        The side of the stamps.
-
-    min_sigma : float
-        The standard deviation of the narrowest Gaussian, in pixels, that
-        is convolved in real space.
-
-    margin : int, optional
-        The number of pixels by which the grid is larger than the stamp;
-        at least what the PSF needs.
-
-    Returns
-    -------
-    transform : `PSFTransform`
-        The transforms.
+    ``min_sigma`` is the standard deviation of the narrowest Gaussian, in
+    pixels, that is convolved in real space. The grid is larger than the
+    stamp by ``margin`` pixels, at least by what the PSF needs.
     """
     core = core_sigma(samples[0], oversampling)
     # An odd side has no frequency that is its own alias.
@@ -211,21 +150,8 @@ def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
 
 def core_sigma(samples, oversampling):
     """
-    Return the standard deviation of a Gaussian with the core of a PSF.
-
-    Parameters
-    ----------
-    samples : 2D `~numpy.ndarray`
-        The PSF.
-
-    oversampling : int
-        The number of samples a pixel along each axis.
-
-    Returns
-    -------
-    sigma : float
-        The standard deviation in pixels, from the area above half of the
-        maximum.
+    Return the standard deviation in pixels of a Gaussian with the core
+    of a PSF, from the area above half of the maximum.
     """
     above = np.count_nonzero(samples > 0.5 * samples.max())
     return float(np.sqrt(above / (2.0 * np.pi * np.log(2.0)))

@@ -69,22 +69,8 @@ class PSFFit:
     """
     One fit: the stars, which of them are used, and the model so far.
 
-    Parameters
-    ----------
-    builder : `~hyperphotutils.psf.EmpiricalPSFBuilder`
-        The configuration.
-
-    stars : `~hyperphotutils.psf.stars.StarImages`
-        The stars.
-
-    pixels : 2D `~numpy.ndarray` of int
-        The central pixels of the stars, those along x first.
-
-    shape : tuple of 2 ints
-        The shape of the image.
-
-    fwhm : float or `None`
-        Start value of the full width at half maximum in pixels.
+    ``pixels`` has the central pixels of the stars, those along x first;
+    ``fwhm`` is the start value in pixels or `None`.
     """
 
     def __init__(self, builder, stars, pixels, shape, fwhm):

@@ -50,15 +50,8 @@ def cubic_bspline(place):
 class SplineGrid:
     """
     Uniform cubic B-splines on a square grid around the center of the
-    PSF.
-
-    Parameters
-    ----------
-    half : int
-        The stars' images have ``2 * half + 1`` pixels a side.
-
-    oversampling : int
-        The number of knots a pixel along each axis.
+    PSF, with ``oversampling`` knots a pixel, for images of stars with
+    ``2 * half + 1`` pixels a side.
     """
 
     # farthest offset of a center from its pixel, in pixels
@@ -74,25 +67,12 @@ class SplineGrid:
 
     def taps(self, offset, derivative=0):
         """
-        Return the first knot and the spline weights of each star.
+        Return the index of the first knot for the first pixel, and the
+        spline weights ``(n_stars, n_taps)`` or their derivatives by the
+        offset of the center from its pixel.
 
-        Parameters
-        ----------
-        offset : 1D `~numpy.ndarray`
-            The offsets of the centers from their pixels.
-
-        derivative : {0, 1}, optional
-            The order of the derivative by the position of the center.
-
-        Returns
-        -------
-        first : int
-            The index of the first knot for the first pixel.
-
-        weights : 2D `~numpy.ndarray`
-            Shape ``(n_stars, n_taps)``. Pixel ``i`` of a star is the
-            sum of the coefficients from ``first + i * oversampling``
-            on, times the weights.
+        Pixel ``i`` of a star is the sum of the coefficients from ``first +
+        i * oversampling`` on, times the weights.
         """
         place = np.clip(-offset, -self.max_offset,
                         self.max_offset) * self.oversampling
@@ -116,18 +96,8 @@ class SplineGrid:
 
     def images(self, coefficients, x, y, derivative=(0, 0)):
         """
-        Return the images of stars, shape ``(n_stars, n, n)``.
-
-        Parameters
-        ----------
-        coefficients : 3D `~numpy.ndarray`
-            The coefficients for each star.
-
-        x, y : 1D `~numpy.ndarray`
-            The centers, relative to the central pixel.
-
-        derivative : tuple of 2 ints, optional
-            The orders of the derivatives by x and y.
+        Return the images ``(n_stars, n, n)`` of stars, or their derivatives
+        by x and y; the centers are relative to the central pixel.
         """
         first_y, taps_y = self.taps(y, derivative[1])
         first_x, taps_x = self.taps(x, derivative[0])
@@ -145,41 +115,12 @@ class SplineGrid:
     def solve(self, target, weights, flux, x, y, terms, prior, *,
               n_draws=0, seed=0):
         """
-        Solve for the coefficients of all terms.
+        Solve for the coefficients ``(n_terms, size, size)`` of all terms.
 
-        Parameters
-        ----------
-        target : 3D `~numpy.ndarray`
-            The images that the splines are fitted to, one for each star.
-
-        weights : 3D `~numpy.ndarray`
-            The inverse variances.
-
-        flux, x, y : 1D `~numpy.ndarray`
-            The stars.
-
-        terms : 2D `~numpy.ndarray`
-            The polynomial terms at the positions of the stars.
-
-        prior : dict
-            The normal matrix of the prior for one term as a band; see
-            `prior`.
-
-        n_draws : int, optional
-            The number of random draws from the distribution of the
-            coefficients.
-
-        seed : int, optional
-            The seed of the draws.
-
-        Returns
-        -------
-        coefficients : 3D `~numpy.ndarray`
-            Shape ``(n_terms, size, size)``.
-
-        draws : 4D `~numpy.ndarray`
-            Shape ``(n_draws, n_terms, size, size)``: what the noise of
-            the data adds to the coefficients.
+        The splines are fitted to ``target``, an image for each star, with
+        inverse variances as weights and the band of `prior`. Also returns
+        draws ``(n_draws, n_terms, size, size)`` of what the noise of the data
+        adds to the coefficients.
         """
         n_terms = terms.shape[1]
         band, right = self._normal_equations(target, weights, flux, x, y,
@@ -262,25 +203,12 @@ class SplineGrid:
 
     def prior(self, scale, smoothness, gradient=None):
         """
-        Return the normal matrix of the prior for one term as a band.
+        Return the normal matrix of the prior for one term as a band: by the
+        offset ``(dy, dx)``, the coupling of each coefficient to that there.
 
-        Parameters
-        ----------
-        scale : 2D `~numpy.ndarray`
-            The expected deviation of each coefficient from zero.
-
-        smoothness : float
-            The weight of the squared Laplacian of the coefficients, in
-            units of the same deviations.
-
-        gradient : 2D `~numpy.ndarray`, optional
-            The weight of the squared differences of neighbors.
-
-        Returns
-        -------
-        band : dict
-            By the offset ``(dy, dx)``, the coupling of each coefficient
-            to that at this offset from it.
+        ``scale`` is the expected deviation of each coefficient from zero,
+        ``smoothness`` the weight of the squared Laplacian in units of these
+        deviations, ``gradient`` that of the squared differences of neighbors.
         """
         precision = scale**-2.0
         band = {(dy, dx): np.zeros(precision.shape)

@@ -33,15 +33,8 @@ class MoffatField:
     Parameters of an elliptical Moffat profile as polynomials of the
     position in the field.
 
-    Parameters
-    ----------
-    coefficients : 2D `~numpy.ndarray`
-        Shape ``(3, n_terms)``: the coefficients of the logarithm of
-        alpha squared (pixels) and of the two components of the
-        ellipticity.
-
-    beta : float
-        The exponent.
+    The coefficients ``(3, n_terms)`` are those of the logarithm of alpha
+    squared (pixels) and of the two components of the ellipticity.
     """
 
     def __init__(self, coefficients, beta):
@@ -50,19 +43,8 @@ class MoffatField:
 
     def shapes(self, terms):
         """
-        Return the parameters at positions given by their polynomial
-        terms.
-
-        Parameters
-        ----------
-        terms : 2D `~numpy.ndarray`
-            Shape ``(n_positions, n_terms)``.
-
-        Returns
-        -------
-        shapes : 2D `~numpy.ndarray`
-            Shape ``(n_positions, 3)``: logarithm of alpha squared, and
-            both components of the ellipticity, at most 0.4 in size.
+        Return the parameters ``(n_positions, 3)`` for the polynomial terms
+        of the positions; the ellipticity is at most 0.4 in size.
         """
         shapes = terms @ self.coefficients.T
         size = np.hypot(shapes[:, 1], shapes[:, 2])
@@ -83,39 +65,13 @@ class MoffatField:
 
 def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=None):
     """
-    Calculate pixel-integrated elliptical Moffat profiles of unit flux.
+    Return pixel-integrated elliptical Moffat profiles of unit flux, shape
+    ``(n, len(y_grid), len(x_grid))``.
 
-    Parameters
-    ----------
-    shapes : 2D `~numpy.ndarray`
-        Shape ``(n, 3)``: the logarithm of alpha squared (pixels) and two
-        components of the ellipticity.
+    With ``derivatives='center'``, also returns their derivatives by x and
+    y, stacked in front; with ``'all'``, then by the three parameters of
+    ``shapes`` (see `MoffatField`) and beta, too.
 
-    beta : float
-        The exponent.
-
-    x, y : 1D `~numpy.ndarray`
-        The centers.
-
-    x_grid, y_grid : 1D `~numpy.ndarray`
-        The pixel centers along both axes, the same for all profiles.
-
-    derivatives : {'center', 'all'} or `None`, optional
-        Whether to return the derivatives by the center, or by all
-        parameters, too.
-
-    Returns
-    -------
-    images : 3D `~numpy.ndarray`
-        Shape ``(n, len(y_grid), len(x_grid))``.
-
-    derivatives : 4D `~numpy.ndarray`
-        Only if asked for: shape ``(k, n, len(y_grid), len(x_grid))``,
-        by x and y and, if by all, then by the three parameters of the
-        shape and beta.
-
-    Notes
-    -----
     The profile is :math:`(\\beta - 1) / (\\pi \\alpha^2)
     (1 + q)^{-\\beta}`, where :math:`q = ((1 - e_1) x^2 + (1 + e_1) y^2
     - 2 e_2 x y) / (\\alpha^2 \\sqrt{1 - e_1^2 - e_2^2})` (Moffat 1969,
@@ -157,39 +113,13 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=None):
 
 def fit_moffat(data, weights, x, y, terms, fwhm):
     """
-    Fit one Moffat profile that varies over the field to many stars.
+    Fit one Moffat profile that varies over the field to many stars, and
+    return it as a `MoffatField`.
 
     Each star has its own center, flux, and sky; they are eliminated
     from the normal equations of each Gauss-Newton step. Residuals are
-    weighted down as in a Huber fit.
-
-    Parameters
-    ----------
-    data : 3D `~numpy.ndarray`
-        The images of the stars, shape ``(n_stars, size, size)``.
-
-    weights : 3D `~numpy.ndarray`
-        The inverse variances, zero for bad pixels.
-
-    x, y : 1D `~numpy.ndarray`
-        Initial values of the centers, relative to the central pixel.
-
-    terms : 2D `~numpy.ndarray`
-        The polynomial terms at the positions of the stars, shape
-        ``(n_stars, n_terms)``; the first is 1.
-
-    fwhm : float
-        Start value of the full width at half maximum.
-
-    Returns
-    -------
-    field : `MoffatField`
-        The profile.
-
-    Raises
-    ------
-    ValueError
-        If no star has a positive flux.
+    weighted down as in a Huber fit. ``weights`` are inverse variances,
+    zero for bad pixels; the first of ``terms`` is 1.
     """
     n_terms = terms.shape[1]
     beta = _BETA_PRIOR[0]

@@ -19,18 +19,8 @@ _MAX_STEP = 0.5
 @dataclass
 class FieldModel:
     """
-    A Moffat profile plus splines, both varying over the field.
-
-    Parameters
-    ----------
-    grid : `~hyperphotutils.psf.grid.SplineGrid`
-        The knots.
-
-    moffat : `~hyperphotutils.psf.moffat.MoffatField` or None
-        The baseline.
-
-    splines : 3D `~numpy.ndarray`
-        The coefficients, shape ``(n_terms, size, size)``.
+    A Moffat profile, unless ``moffat`` is `None`, plus splines
+    ``(n_terms, size, size)``, both varying over the field.
     """
 
     grid: object
@@ -71,46 +61,19 @@ class FieldModel:
 class StarImages:
     """
     The images of stars and their parameters.
-
-    Parameters
-    ----------
-    data : 3D `~numpy.ndarray`
-        The images; zero for bad pixels.
-
-    weights : 3D `~numpy.ndarray`
-        The inverse variances; zero for bad pixels.
-
-    x, y : 1D `~numpy.ndarray`
-        The centers, relative to the central pixel.
-
-    terms : 2D `~numpy.ndarray`
-        The polynomial terms at the stars.
-
-    flux, sky : 1D `~numpy.ndarray`, optional
-        The flux and the sky of each star.
-
-    chi2 : 1D `~numpy.ndarray`, optional
-        The reduced chi-squared.
-
-    excess, excess_err : 1D `~numpy.ndarray`, optional
-        The variance beyond that of the PSF along each axis, in square
-        pixels, and its error.
-
-    robust : 3D `~numpy.ndarray`, optional
-        The factors of the weights, zero for rejected pixels.
     """
 
-    data: np.ndarray
-    weights: np.ndarray
-    x: np.ndarray
+    data: np.ndarray  # 0 for bad pixels
+    weights: np.ndarray  # inverse variances; 0 for bad pixels
+    x: np.ndarray  # the centers, relative to the central pixel
     y: np.ndarray
-    terms: np.ndarray
+    terms: np.ndarray  # polynomial terms at the stars
     flux: np.ndarray = None
     sky: np.ndarray = None
-    chi2: np.ndarray = None
-    excess: np.ndarray = None
+    chi2: np.ndarray = None  # reduced
+    excess: np.ndarray = None  # variance beyond the PSF's along each axis
     excess_err: np.ndarray = None
-    robust: np.ndarray = None
+    robust: np.ndarray = None  # factors of weights; 0 for rejected pixels
 
     def __len__(self):
         return len(self.data)
@@ -127,36 +90,14 @@ class StarImages:
 def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
               profile_error=(0.01, 0.01), chi2_radius=np.inf):
     """
-    Fit center, flux, and sky of each star, in place.
+    Fit center, flux, and sky of each star in ``n_steps`` linear steps,
+    and set them, the robust weights, chi-squared, and excess in place.
 
-    Parameters
-    ----------
-    stars : `StarImages`
-        The stars. Centers, flux, sky, robust weights, reduced
-        chi-squared, and excess size are set.
-
-    model : `FieldModel`
-        The PSF.
-
-    model_error : float
-        The error of the PSF as a fraction, for the rejection of pixels.
-
-    core : float
-        Pixels within this radius are weighted down, but not rejected:
-        without its core, a star would go astray.
-
-    sky : bool, optional
-        Whether each star has a constant sky.
-
-    n_steps : int, optional
-        The number of linear steps.
-
-    profile_error : tuple of 2 floats, optional
-        The error of the PSF as a fraction, for the weights of the
-        pixels, and for chi-squared.
-
-    chi2_radius : float, optional
-        The radius within which chi-squared is summed.
+    ``model_error`` is the error of the PSF as a fraction for the rejection
+    of pixels, ``profile_error`` for their weights and for chi-squared,
+    which is summed within ``chi2_radius``. Pixels within ``core`` are
+    weighted down, but not rejected: without its core, a star would go
+    astray.
     """
     half = model.grid.half
     grid = np.arange(-half, half + 1.0)
@@ -168,8 +109,10 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
         if step == 0:
             robust = (np.ones_like(psf) if stars.robust is None
                       else stars.robust)
-            flux, level = _linear_fit(stars, psf, stars.weights * robust,
-                                      sky=sky)
+            values, _ = _solve([psf, np.ones_like(psf)] if sky else [psf],
+                               stars.data, stars.weights * robust)
+            flux = values[:, 0]
+            level = values[:, 1] if sky else np.zeros(len(stars))
         profile = flux[:, None, None] * psf
         residual = stars.data - profile - level[:, None, None]
         robust = _robust_weights(residual, stars.weights, profile,
@@ -218,16 +161,6 @@ def _robust_weights(residual, weights, profile, model_error, keep):
     rejected = ~keep & binary_dilation(rejected, np.ones((1, 3, 3), bool))
     return np.where(rejected, 0.0,
                     np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
-
-
-def _linear_fit(stars, psf, weight, *, sky):
-    """
-    Return flux and sky at the present centers.
-    """
-    templates = [psf, np.ones_like(psf)] if sky else [psf]
-    values, _ = _solve(templates, stars.data, weight)
-    level = values[:, 1] if sky else np.zeros(len(stars))
-    return values[:, 0], level
 
 
 def _solve(templates, residual, weight):

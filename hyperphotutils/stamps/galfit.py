@@ -47,7 +47,12 @@ def write_galfits(stamps, number, path, *, mask_neighbors=True,
     ValueError
         If the stamps have no errors or no PSF.
     """
-    _require(stamps, ('error', 'psf'), 'GalfitS')
+    missing = [name for name in ('error', 'psf')
+               if getattr(stamps, name) is None]
+    if missing:
+        msg = (f'GalfitS needs {" and ".join(missing)}: give it to '
+               'make_stamps')
+        raise ValueError(msg)
     data, error, mask = _planes(stamps, number, mask_neighbors)
     header = _header(stamps, number)
     hdus = fits.HDUList([
@@ -164,17 +169,6 @@ def _value(*values):
     Return the first value that is not None.
     """
     return next((value for value in values if value is not None), None)
-
-
-def _require(stamps, names, program):
-    """
-    Check that the stamps have what a program needs.
-    """
-    missing = [name for name in names if getattr(stamps, name) is None]
-    if missing:
-        msg = (f'{program} needs {" and ".join(missing)}: give it to '
-               'make_stamps')
-        raise ValueError(msg)
 
 
 def _planes(stamps, number, mask_neighbors):

@@ -146,7 +146,13 @@ def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
         labels = (np.zeros(values.shape, dtype=int) if segments is None
                   else segments.data)
     else:
-        labels = _check_labels(segmentation, values.shape)
+        labels = np.asarray(
+            segmentation.data if isinstance(segmentation, SegmentationImage)
+            else segmentation)
+        if labels.shape != values.shape:
+            msg = ('segmentation must have the shape of data, '
+                   f'{values.shape}: got {labels.shape}')
+            raise ValueError(msg)
     own = np.zeros(values.shape, dtype=bool)
     if keep == 'central':
         own = _own_segment(labels, position)
@@ -159,20 +165,6 @@ def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
     else:
         others = grow_mask(others, grow)
     return (others & ~own) | bad
-
-
-def _check_labels(segmentation, shape):
-    """
-    Return segments as an array of labels.
-    """
-    if isinstance(segmentation, SegmentationImage):
-        segmentation = segmentation.data
-    labels = np.asarray(segmentation)
-    if labels.shape != shape:
-        msg = (f'segmentation must have the shape of data, {shape}: got '
-               f'{labels.shape}')
-        raise ValueError(msg)
-    return labels
 
 
 def _own_segment(labels, position):
