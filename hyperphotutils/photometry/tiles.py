@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from hyperphotutils.photometry.measurement import (
 )
 from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.executors import (
+    WorkerProcesses,
     describe_death,
     error_of,
     one_blas_thread,
@@ -232,18 +234,22 @@ class TiledPhotometry:
         if init_params is not None:
             init = _with_order(init_params, photometry.fwhm)
         with contextlib.ExitStack() as stack:
-            stored = source
-            if self.executor is not None or self.n_workers > 1:
+            stored, executor = source, self.executor
+            if executor is not None or self.n_workers > 1:
                 stored = source.stored(stack.enter_context(
                     tempfile.TemporaryDirectory(dir=self.folder)))
+            if executor is None and self.n_workers > 1:
+                # The processes are kept for all passes over the tiles.
+                executor = stack.enter_context(
+                    WorkerProcesses(self.n_workers))
+            work = partial(self._work, executor)
             if isinstance(photometry.noise, str):
-                photometry.noise = self._measure_noise(stored, init)
+                photometry.noise = self._measure_noise(work, stored, init)
             if not isinstance(photometry.noise, MapNoise):
                 msg = ("the noise of photometry must be 'correlated', "
                        f"'white', or a MapNoise: {photometry.noise!r}")
                 raise TypeError(msg)
-            parts = self._work('tile', _measure_tile, stored, photometry,
-                               init)
+            parts = work('tile', _measure_tile, stored, photometry, init)
         return self._collect(parts, source, photometry, init)
 
     def make_model_image(self, out=None):
@@ -316,7 +322,7 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, source, init):
+    def _measure_noise(self, work, source, init):
         """
         Measure the noise of the whole map.
         """
@@ -335,7 +341,7 @@ class TiledPhotometry:
                     folder = self.folder or Path(stack.enter_context(
                         tempfile.TemporaryDirectory()))
                     noise = measure_in_tiles(
-                        photometry, source, self._work, folder,
+                        photometry, source, work, folder,
                         None if init is None else _Given(init, source.shape))
                 else:
                     data, wcs, mask, error, _ = source.cut(
@@ -348,7 +354,8 @@ class TiledPhotometry:
             source.error = None  # it is part of the noise
         return noise
 
-    def _work(self, what, function, source, *shared, tile_size=None):
+    def _work(self, executor, what, function, source, *shared,
+              tile_size=None):
         """
         Call a function of the slices of each tile; return the results, in
         the order of the tiles, that are not `None`.
@@ -366,8 +373,7 @@ class TiledPhotometry:
         with contextlib.ExitStack() as stack:
             pairs = stack.enter_context(contextlib.closing(work_through(
                 _OnTile(function, side), todo, source, *shared,
-                executor=self.executor,
-                n_workers=min(self.n_workers, max(len(todo), 1)))))
+                executor=executor)))
             bar = stack.enter_context(tqdm(
                 total=len(tiles), initial=len(done), unit='tile', desc=what,
                 disable=not self.progress_bar))

@@ -12,7 +12,8 @@ module adds what they do not do:
   item that kills its process is known and the others are completed;
 * start processes that do not import the main script, ignore Ctrl-C (which
   the main process handles), and end with their parent;
-* send the shared arguments to each process or cluster only once.
+* send the shared arguments to each process or cluster only once;
+* keep the processes for several calls.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections import deque
@@ -40,6 +42,7 @@ from pathlib import Path
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 __all__ = [
+    'WorkerProcesses',
     'as_executor',
     'connect_scheduler',
     'describe_death',
@@ -52,8 +55,9 @@ __all__ = [
 # Timeout in seconds for schedulers and for ending processes.
 _TIMEOUT = 10
 
-# The function and the shared arguments in a worker process.
-_SHARED = []
+# The file of the last call in a worker process, and what was in it: the
+# function and the shared arguments.
+_SHARED = [None, None]
 
 
 def work_through(function, items, *shared, executor=None, n_workers=1):
@@ -77,8 +81,9 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
         process only once, if possible.
 
     executor : `~concurrent.futures.Executor` or `None`, optional
-        An executor (any object with the method ``submit``) or a client
-        of `dask.distributed <https://distributed.dask.org>`__. If `None`
+        An executor (any object with the method ``submit``), a client of
+        `dask.distributed <https://distributed.dask.org>`__, or
+        `WorkerProcesses`, which are kept for further calls. If `None`
         (default), ``n_workers`` processes are used.
 
     n_workers : int, optional
@@ -126,7 +131,9 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
     3 9
     """
     todo = deque(items)
-    if executor is not None:
+    if isinstance(executor, WorkerProcesses):
+        yield from executor.work(function, todo, shared)
+    elif executor is not None:
         executor = as_executor(executor)
         share = getattr(executor, 'share', None)
         if share is not None:
@@ -140,7 +147,116 @@ def work_through(function, items, *shared, executor=None, n_workers=1):
     elif n_workers == 1:
         yield from _in_window(_SerialExecutor(), 1, function, todo, *shared)
     else:
-        yield from _in_pools(n_workers, function, todo, shared)
+        with WorkerProcesses(min(n_workers, len(todo))) as workers:
+            yield from workers.work(function, todo, shared)
+
+
+class WorkerProcesses(contextlib.AbstractContextManager):
+    """
+    Processes that are kept for several calls of `work_through`.
+
+    Use it as a context, where several calls follow each other: each new
+    process needs seconds to import what it works with.
+
+    Parameters
+    ----------
+    n_workers : int
+        The number of processes. They are started when they are needed.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import WorkerProcesses, work_through
+    >>> with WorkerProcesses(2) as workers:
+    ...     for power in (2, 3):
+    ...         pairs = work_through(pow, [1, 2], power, executor=workers)
+    ...         print(sorted(future.result() for _, future in pairs))
+    [1, 4]
+    [1, 8]
+    """
+
+    def __init__(self, n_workers):
+        self.n_workers = n_workers
+        self._pool = None
+
+    def __exit__(self, kind, exc, trace):
+        self._end(at_once=kind is not None)
+
+    def _end(self, *, at_once):
+        """
+        End the processes; further work starts new ones.
+        """
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.end(at_once=at_once)
+
+    def work(self, function, todo, shared):
+        """
+        Work on items; repeat those that may have killed a process alone.
+
+        Parameters
+        ----------
+        function : callable
+            Called as ``function(item, *shared)``.
+
+        todo : `~collections.deque`
+            The items, which are removed from it.
+
+        shared : tuple
+            The shared arguments.
+
+        Yields
+        ------
+        item, future
+            See `work_through`.
+        """
+        try:
+            payload = pickle.dumps((function, shared))
+        except (pickle.PicklingError, AttributeError, TypeError) as exc:
+            msg = f'cannot be sent to other processes ({exc})'
+            raise TypeError(msg) from exc
+        needs_main = _is_of_main(payload) or any(map(_is_of_main, todo))
+        if self._pool is not None and needs_main > self._pool.needs_main:
+            self._end(at_once=False)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, 'shared.pickle'))
+            Path(path).write_bytes(payload)
+            del payload
+            finished = False
+            try:
+                while todo:
+                    yield from self._work_once(todo, path, needs_main)
+                finished = True
+            finally:
+                if not finished:
+                    self._end(at_once=True)
+
+    def _work_once(self, todo, path, needs_main):
+        """
+        Work until all is done or the pool breaks, and repeat the items
+        that were in progress then.
+        """
+        if self._pool is None:
+            self._pool = _Pool(self.n_workers, needs_main=needs_main)
+        suspects = []
+        # One more than can run, so that no process has to wait.
+        for item, future in _in_window(self._pool, self.n_workers + 1, _call,
+                                       todo, path):
+            if isinstance(error_of(future), BrokenExecutor):
+                self._pool.check_begun()
+                suspects.append(item)
+            else:
+                yield item, future
+        if suspects or todo:
+            self._end(at_once=True)
+        for item in suspects:
+            self._pool = _Pool(1, needs_main=needs_main)
+            for _, future in _in_window(self._pool, 1, _call, deque([item]),
+                                        path):
+                if isinstance(error_of(future), BrokenExecutor):
+                    self._pool.check_begun()
+                    error_of(future).exit_code = self._pool.exit_code
+                yield item, future
+            self._end(at_once=False)
 
 
 def error_of(future):
@@ -393,36 +509,6 @@ def _in_window(executor, width, function, todo, *shared):
             future.cancel()
 
 
-def _in_pools(n_workers, function, todo, shared):
-    """
-    Work in a pool; repeat items that may have killed a process alone.
-    """
-    try:
-        payload = pickle.dumps((function, shared))
-    except (pickle.PicklingError, AttributeError, TypeError) as exc:
-        msg = f'cannot be sent to other processes ({exc})'
-        raise TypeError(msg) from exc
-    needs_main = _is_of_main(payload) or any(map(_is_of_main, todo))
-    while todo:
-        suspects = []
-        with _process_pool(min(n_workers, len(todo)), payload,
-                           needs_main=needs_main) as pool:
-            # One more than can run, so that no process has to wait.
-            for item, future in _in_window(pool, n_workers + 1, _call, todo):
-                if isinstance(error_of(future), BrokenExecutor):
-                    pool.check_begun()
-                    suspects.append(item)
-                else:
-                    yield item, future
-        for item in suspects:
-            with _process_pool(1, payload, needs_main=needs_main) as pool:
-                for _, future in _in_window(pool, 1, _call, deque([item])):
-                    if isinstance(error_of(future), BrokenExecutor):
-                        pool.check_begun()
-                        error_of(future).exit_code = pool.exit_code
-                    yield item, future
-
-
 def _is_of_main(value):
     """
     Whether the main script is needed to unpickle a value.
@@ -436,8 +522,14 @@ def _is_of_main(value):
     return b'__main__' in value
 
 
-def _call(item):
-    function, shared = _SHARED
+def _call(item, path):
+    """
+    Call a function for an item, with what is read from a file only once.
+    """
+    if _SHARED[0] != path:
+        # (the file comes from the parent process)
+        _SHARED[:] = path, pickle.loads(Path(path).read_bytes())  # noqa: S301
+    function, shared = _SHARED[1]
     return function(item, *shared)
 
 
@@ -499,48 +591,39 @@ def _identity(value):
     return value
 
 
-@contextlib.contextmanager
-def _process_pool(n_workers, payload, *, needs_main):
-    """
-    Return a pool that is terminated at once by an error or interrupt.
-    """
-    pool = _Pool(n_workers, payload, needs_main=needs_main)
-    finished = False
-    try:
-        yield pool
-        pool.shutdown()
-        finished = True
-    finally:
-        if not finished:
-            for worker in pool.workers:
-                worker.terminate()
-            pool.shutdown(cancel_futures=True)
-
-
 class _Pool(ProcessPoolExecutor):
     """
     Pool whose processes ignore Ctrl-C from the start, and do not import
     the main script unless it is needed.
     """
 
-    def __init__(self, n_workers, payload, *, needs_main):
+    def __init__(self, n_workers, *, needs_main):
         context = multiprocessing.get_context('spawn')
         n_threads = max(1, (os.cpu_count() or 1) // n_workers)
         self.workers = set()
-        self._needs_main = needs_main
+        self.needs_main = needs_main
         self._begun = context.Event()
         super().__init__(
             n_workers, mp_context=context, initializer=_prepare_worker,
-            initargs=(n_threads, payload, self._begun))
+            initargs=(n_threads, self._begun))
 
     def submit(self, function, /, *args, **kwargs):
         others = set(multiprocessing.active_children()) - self.workers
-        hidden = (contextlib.nullcontext() if self._needs_main
+        hidden = (contextlib.nullcontext() if self.needs_main
                   else _main_hidden())
         with _interrupts_held(), hidden:
             future = super().submit(function, *args, **kwargs)
         self.workers |= set(multiprocessing.active_children()) - others
         return future
+
+    def end(self, *, at_once):
+        """
+        End the processes, at once or after their work.
+        """
+        if at_once:
+            for worker in self.workers:
+                worker.terminate()
+        self.shutdown(cancel_futures=at_once)
 
     @property
     def exit_code(self):
@@ -562,7 +645,7 @@ class _Pool(ProcessPoolExecutor):
         if self._begun.is_set():
             return
         msg = 'the worker processes cannot be started'
-        if self._needs_main:
+        if self.needs_main:
             msg += (': they import the main script, because it defines what '
                     'they need: it must be a file whose own statements are '
                     "below if __name__ == '__main__':")
@@ -609,16 +692,14 @@ def _interrupts_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker(n_threads, payload, begun):
+def _prepare_worker(n_threads, begun):
     """
-    Initialize a worker: ignore Ctrl-C, end with the parent process, limit
-    the threads to its share of the cores, and store the shared arguments.
+    Initialize a worker: ignore Ctrl-C, end with the parent process, and
+    limit the threads to its share of the cores.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(n_threads)
-    # The payload comes from the parent process.
-    _SHARED[:] = pickle.loads(payload)  # noqa: S301
     begun.set()
 
 

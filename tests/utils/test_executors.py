@@ -22,6 +22,7 @@ import pytest
 
 import hyperphotutils
 from hyperphotutils.utils import (
+    WorkerProcesses,
     as_executor,
     connect_scheduler,
     describe_death,
@@ -127,6 +128,37 @@ def test_killed_process_costs_only_its_own_item():
 
 def call_or_end(item):
     return os._exit(1) if item is None else item()
+
+
+def test_kept_processes_work_on_further_calls():
+    """
+    The same process works on further calls, with their functions and
+    shared arguments; one that was killed or stopped is replaced.
+    """
+    with WorkerProcesses(1) as workers:
+        def pid_of_worker():
+            (pid,) = outcomes_of(work_through(
+                call_or_end, [os.getpid], executor=workers)).values()
+            return pid
+
+        first = pid_of_worker()
+        for power in (2, 3):
+            assert outcomes_of(work_through(
+                pow, [2, 3], power, executor=workers)) == {
+                    2: 2**power, 3: 3**power}
+        assert pid_of_worker() == first
+        os.kill(first, signal.SIGKILL)
+        second = pid_of_worker()
+        assert outcomes_of(work_through(
+            call_or_end, [None, os.getcwd], executor=workers)) == {
+                None: 'BrokenProcessPool', os.getcwd: str(Path.cwd())}
+        third = pid_of_worker()
+        with contextlib.closing(work_through(
+                pow, range(9), 2, executor=workers)) as pairs:
+            next(pairs)
+        fourth = pid_of_worker()
+        assert len({first, second, third, fourth, os.getpid()}) == 5
+    wait_for(lambda: not is_alive(fourth))
 
 
 @pytest.mark.parametrize('how', ['file', 'stdin', 'command'])
