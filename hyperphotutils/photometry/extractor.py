@@ -92,9 +92,10 @@ class HyperPhotometry:
         The FWHM of the beam in pixels; the geometric mean for an
         elliptical beam: ``image.meta['beam_fwhm_pix']`` of a map of
         `~hyperphotutils.maps.read_map`. A warning is issued if it differs
-        from that by more than a factor of 1.5. If the metadata of the map give the shape of the
-        beam, as those of `~hyperphotutils.maps.read_map` do, fits start
-        with that shape, and fixed shapes have it.
+        from that by more than a factor of 1.5. If the metadata of the
+        map give the shape of the beam, as those of
+        `~hyperphotutils.maps.read_map` do, fits start with that shape,
+        and fixed shapes have it.
 
     finder : callable, optional
         Called with the data and ``mask=``, returns a table with
