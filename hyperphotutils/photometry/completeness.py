@@ -231,7 +231,8 @@ def fit_completeness(flux, recovered):
         were recovered, or as many of the bright sources as of the faint
         ones. If all recovered sources are brighter than all lost ones,
         the curve is a step in the middle of that gap, with half the gap
-        as its error.
+        as its error: there are too few sources for more, see
+        `CompletenessCurve.step_range`.
 
     Raises
     ------

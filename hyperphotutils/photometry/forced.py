@@ -747,13 +747,12 @@ def _open_band(name, image, error):
     if not isinstance(name, str) or not name:
         msg = f'the names of bands must be strings: {name!r}'
         raise ValueError(msg)
-    if isinstance(image, str | PathLike):
-        msg = (f'band {name!r} must be a map, not the name of a file: read '
-               f'{str(image)!r} by hyperphotutils.maps.read_map')
-        raise TypeError(msg)
     wcs = getattr(image, 'wcs', None)
     if not isinstance(wcs, WCS):
-        msg = f'band {name!r} needs a wcs, a WCS of astropy: {wcs!r}'
+        msg = (f'band {name!r} must be a map, not the name of a file: read '
+               f'{str(image)!r} by hyperphotutils.maps.read_map'
+               if isinstance(image, str | PathLike) else
+               f'band {name!r} needs a wcs, a WCS of astropy: {wcs!r}')
         raise TypeError(msg)
     meta = getattr(image, 'meta', None) or {}
     beam = meta.get('beam')

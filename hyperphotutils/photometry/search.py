@@ -50,8 +50,7 @@ _POSITION_PRIOR = 0.15
 _HELD_POSITION_PRIOR = 0.1
 # A source this near to a new companion, in FWHM, is not split in two.
 _NEAR_COMPANION = 1.5
-# The smallest signal-to-noise ratio of a detection on the residual, which its
-# fit must have, too.
+# The smallest signal-to-noise ratio of a detection on the residual.
 _MIN_CANDIDATE_SNR = 3.5
 # Rejecting one side lobe can reveal another: this limits the iterations.
 # Sources within so many FWHM of a rejected lobe are refitted.

@@ -411,20 +411,28 @@ def _run(options):
     outcomes = process_maps(config, progress_bar=progress_bar,
                             origin=loaded.origin, report=report)
     status = _report_jobs(outcomes, config)
-    if not config.bands.merge:
-        return status
+    if config.bands.merge and not _merge(outcomes, config, report,
+                                         progress_bar=progress_bar):
+        return _FAILED
+    return status
+
+
+def _merge(outcomes, config, report, *, progress_bar):
+    """
+    Merge the catalogs of a run, and return whether it could be done.
+    """
     try:
         table, path = merge_outcomes(outcomes, config,
                                      progress_bar=progress_bar)
     except PipelineError as exc:
         print_error(exc)
-        return _FAILED
+        return False
     if report:
         report(f'{summarize_bands(table)} -> {path}')
     if not bands_overlap(table):
         print_error('warning: the maps do not overlap: each source is on only '
                     'one of them')
-    return status
+    return True
 
 
 _command(

@@ -871,7 +871,7 @@ class TestBadInput:
         (lambda _: {}, ValueError, 'one map at least'),
         (lambda image: {1: image}, ValueError, 'must be strings: 1'),
         (lambda image: {'a': image.data}, TypeError, "'a' needs a wcs"),
-        (lambda image: {'a': 'a.fits'}, TypeError,
+        (lambda _: {'a': 'a.fits'}, TypeError,
          "'a' must be a map, not the name of a file: read 'a.fits' by"),
         (lambda image: {'a': SimpleNamespace(
             data=image.data, wcs=image.wcs)}, ValueError,

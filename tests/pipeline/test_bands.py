@@ -514,6 +514,18 @@ class TestRun:
         assert status == 1
         assert 'nothing to merge' in capsys.readouterr().err
 
+    def test_maps_apart_are_noticed(self, files, tmp_path, capsys):
+        far = tmp_path / 'far.fits'
+        with fits.open(files[2]) as hdus:
+            for hdu in hdus:
+                if 'CRVAL1' in hdu.header:
+                    hdu.header['CRVAL1'] += 10.0
+            hdus.writeto(far)
+        assert main(['run', '--merge', '--output-dir', str(tmp_path / 'out'),
+                     files[0], str(far)]) == 0
+        assert ('warning: the maps do not overlap'
+                in capsys.readouterr().err)
+
     def test_existing_table_is_refused(self, files, tmp_path, capsys):
         (tmp_path / 'out').mkdir()
         (tmp_path / 'out' / 'catalog_bands.ecsv').write_text('mine')
