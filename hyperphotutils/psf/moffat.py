@@ -69,8 +69,8 @@ def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=None):
     ``(n, len(y_grid), len(x_grid))``.
 
     With ``derivatives='center'``, also returns their derivatives by x and
-    y, stacked in front; with ``'all'``, then by the three parameters of
-    ``shapes`` (see `MoffatField`) and beta, too.
+    y along a first axis; with ``'all'``, followed by those by the three
+    parameters of ``shapes`` (see `MoffatField`) and beta.
 
     The profile is :math:`(\\beta - 1) / (\\pi \\alpha^2)
     (1 + q)^{-\\beta}`, where :math:`q = ((1 - e_1) x^2 + (1 + e_1) y^2

@@ -71,7 +71,7 @@ class StarImages:
     flux: np.ndarray = None
     sky: np.ndarray = None
     chi2: np.ndarray = None  # reduced
-    excess: np.ndarray = None  # variance beyond the PSF's along each axis
+    excess: np.ndarray = None  # variance per axis beyond the PSF's, pixels^2
     excess_err: np.ndarray = None
     robust: np.ndarray = None  # factors of weights; 0 for rejected pixels
 
