@@ -946,8 +946,8 @@ class _GalaxyFits:
     Fits of the galaxies of an image on stamps of several sizes.
 
     Large stamps take long, and small ones hide the sky around a large
-    galaxy. A galaxy that turns out too large for its stamp is fitted once
-    again on the next larger one.
+    galaxy. A galaxy whose radius ends at its bound is fitted again on the
+    next larger stamp, until it is below the bound.
     """
 
     def __init__(self, run, max_radius, **options):
@@ -991,8 +991,11 @@ class _GalaxyFits:
             stays = np.ones(len(part), dtype=bool)
             if self.grows and size < _SIZES[-1]:
                 radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
-                stays = self.has_grown[part] | ~(
-                    too_large | (radius > _NEAR_LARGEST * largest))
+                at_largest = ((self.max_radius is None)
+                              & (radius > _NEAR_LARGEST * largest))
+                # too large ones follow the sky: one larger stamp is enough
+                stays = np.where(too_large, self.has_grown[part],
+                                 ~at_largest)
                 self.sizes[part[~stays]] = _SIZES[_SIZES.index(size) + 1]
                 self.has_grown[part[~stays]] = True
             # too large ones follow the sky, or what a bright neighbor leaves

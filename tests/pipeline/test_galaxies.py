@@ -152,14 +152,14 @@ def test_psf(path, tmp_path):
 def test_stamps_of_fits_follow_the_galaxies(tmp_path):
     """
     Without a size, a small galaxy has a small stamp, and a galaxy that is
-    too large for its stamp gets the next larger one.
+    too large for its stamp gets larger ones until it is below the bound.
     """
     y, x = np.mgrid[-15:16, -15:16]
     psf = np.exp(-0.5 * (x**2 + y**2) / 1.3**2)
     psf /= psf.sum()
     image = np.zeros((200, 200))
     image[20:180, 20:180] = SersicRenderer(psf, 160)(
-        flux=[4000.0, 1000.0], x=[60.0, 130.0], y=80.0, r_eff=[7.0, 2.0],
+        flux=[4000.0, 1000.0], x=[60.0, 130.0], y=80.0, r_eff=[10.0, 2.0],
         n=1.0, q=0.9).sum(axis=0)
     labels = np.zeros(image.shape, dtype=int)
     labels[98:103, 78:83], labels[98:103, 148:153] = 1, 2
@@ -175,8 +175,8 @@ def test_stamps_of_fits_follow_the_galaxies(tmp_path):
         catalog=catalog, segmentation=labels)
     table = result.table
     assert list(table['id']) == [1, 2]
-    assert list(table['stamp_size']) == [64, 48]
-    assert_allclose(table['r_eff_fit'], [7.0, 2.0], rtol=0.05)
+    assert list(table['stamp_size']) == [96, 48]
+    assert_allclose(table['r_eff_fit'], [10.0, 2.0], rtol=0.05)
     assert not np.any(table['flags'] & FLAGS['near_bound'])
     assert_allclose(fits.getdata(result.files['models'], 'MODEL'),
                     image, atol=1.6)

@@ -6,6 +6,7 @@ Tests of the builder of empirical PSFs.
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.modeling.models import Sersic2D
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose
@@ -369,3 +370,34 @@ def test_reasons_for_too_few_stars_and_their_remedy():
         EmpiricalPSFBuilder(SIZE, order=0, max_star_chi2=1e9,
                             reject_extended=False)(
             data, stars, error=np.full(data.shape, 0.1))
+
+
+def test_bright_star_on_a_galaxy_improves_the_psf():
+    """
+    A star much brighter than all others is used although it lies on a
+    galaxy: the wings of the PSF are known from it alone.
+    """
+    field = make_star_field((320, 320), 20, snr=(20.0, 100.0), seed=1)
+    x, y = 242, 50
+    distance = np.hypot(field.truth['x'] - x, field.truth['y'] - y)
+    assert distance.min() > 2 * SIZE
+    flux = 100.0 * np.median(field.truth['flux'])
+    added = np.zeros_like(field.data)
+    added[y - 25:y + 26, x - 25:x + 26] = flux * field.psf(x, y, size=51)
+    rows, columns = np.indices(added.shape)
+    galaxy = Sersic2D(1.0, 8.0, 0.5, x + 10.0, y - 7.0, 0.4, 1.0)(
+        columns, rows)
+    added += 0.4 * flux * galaxy / galaxy.sum()
+    variance = added / 5.0
+    data = field.data + added + np.sqrt(variance) * np.random.default_rng(
+        1).normal(size=added.shape)
+    error = np.sqrt(field.error**2 + variance)
+    stars = StarSelector(3.0)(data, error=error)
+    builder = EmpiricalPSFBuilder(SIZE, order=0)
+    psf = builder(data, stars, error=error)
+    assert psf.stars['used'][0]
+    assert_allclose(psf.stars['flux_fit'][0], flux, rtol=0.05)
+    stars['accepted'][0] = False
+    others = builder(data, stars, error=error)
+    assert relative_error(psf, field, 160, 160) < 0.8 * relative_error(
+        others, field, 160, 160)
