@@ -1007,7 +1007,7 @@ class TestBadInput:
         ({'fwhm_range': ('a', 'b')}, ValueError, 'fwhm_range must be two'),
         ({'fixed': 'amplitude'}, ValueError,
          "fixed can contain only .*: .'amplitude'"),
-        ({'fixed': 5}, (TypeError, ValueError), 'fixed must'),
+        ({'fixed': 5}, (TypeError, ValueError), 'fixed can'),
         ({'grouper': 5}, TypeError, 'grouper must be callable: 5'),
         ({'solver': 'trf'}, TypeError,
          "solver must be a GroupSolver or None: 'trf'"),

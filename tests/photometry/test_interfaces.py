@@ -237,7 +237,7 @@ class TestNoise:
             for name in ('x_fit', 'flux_fit', 'flux_err', 'snr',
                          'aperture_flux_err', 'reduced_chi2'):
                 assert_allclose(table[name], expected[name], rtol=1e-9)
-        with pytest.raises(ValueError, match='noise and error exclude'):
+        with pytest.raises(ValueError, match='noise and error are mutually'):
             HyperPhotometry(FWHM, noise=WhiteNoise(1.0))(data, error=1.0)
 
     def test_wrong_unit(self, sim):

@@ -78,11 +78,11 @@ from hyperphotutils.stamps import make_stamps, subtract_sky
 from hyperphotutils.utils import PixelAreas, StoredImage
 
 FWHM = 4.0
-# Interfaces; what holds an open file; parts that a call makes and drops; and
-# what the tests of maps and of Hyper-py make of files
+# Interfaces; what holds an open file or processes; parts that a call makes and
+# drops; and what the tests of maps and of Hyper-py make of files
 EXEMPT = {'CubeWriter', 'ChannelBackground', 'LocalApertures',
           'LocalBackground', 'LocalBackgroundFits', 'MapCube', 'NoiseModel',
-          'HyperPyConfig', 'ErrorPlane', 'JobsConfig'}
+          'HyperPyConfig', 'ErrorPlane', 'JobsConfig', 'WorkerProcesses'}
 # Packages that are not covered yet, with their simulated data.
 NOT_COVERED = ('hyperphotutils.subtraction',
                'hyperphotutils.datasets.image_pairs')
