@@ -20,6 +20,7 @@ from pathlib import Path
 
 import astropy.units as u
 import yaml
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 HERE = Path(__file__).resolve().parent
@@ -153,7 +154,10 @@ def read_hyper_catalog(path, image):
     peak = u.Quantity(table['FLUX_PEAK'])
     if u.beam in peak.unit.bases:
         peak = peak * u.beam / beam
-    x, y = image.wcs.celestial.wcs_world2pix(table['RA'], table['DEC'], 0)
+    # its positions are equatorial, in whatever frame the map is
+    x, y = image.wcs.celestial.world_to_pixel(SkyCoord(
+        *(u.Quantity(table[name]).value * u.deg for name in ('RA', 'DEC')),
+        frame='fk5'))
     return Table({
         'x_fit': x, 'y_fit': y,
         'amplitude_fit': peak.to_value(u.Jy / u.pix),
