@@ -234,14 +234,9 @@ def _make_page(result, title):
     against = {'x': table['flux'].value, 'x_log': True,
                'x_label': f'flux ({table["flux"].unit})'}
     summary = result.summary()
-    recovered, *levels = summary.splitlines()
-    facts = {'sources': recovered}
-    if result.curve is None:
-        facts['curve'] = levels[0]
-    else:
-        for line in levels[:2]:
-            name, text = line.split(' % ', 1)
-            facts[f'{name} %'] = text
+    # the last lines are a table of the bins
+    recovered, *curve = summary.splitlines()[:-len(table) - 1]
+    facts = {'sources': recovered, 'curve': '; '.join(curve)}
     injected = to_readable_units(result.injected)
     return make_report(
         injected[[name for name in _SHOWN if name in injected.colnames]],
