@@ -261,7 +261,8 @@ class SourceSearch:
         """
         Return the detections without a row, see `HyperPhotometry`.
         """
-        table = vstack([self.insignificant, *self.rejected])
+        table = vstack([make_empty_table('rejected'), self.insignificant,
+                        *self.rejected])
         if self.image.wcs is not None:
             table.add_column(
                 self.image.wcs.pixel_to_world(table['x_init'],
