@@ -205,6 +205,10 @@ class SourceSearch:
         if self.preliminary:
             table = self._finalize(table)
         table = self._settle(table)
+        # What has a row by now, such as half of a pair, is not rejected.
+        self.insignificant = self.insignificant[are_apart(
+            positions(self.insignificant, 'init'), positions(table, 'fit'),
+            MIN_SEPARATION * self.fwhm)]
         if len(table) == 0:
             return None
         self._flag_bad_pixels(table)

@@ -240,3 +240,19 @@ class TestOtherMaps:
         assert np.mean(good) > 0.7
         assert np.all(table['flags'][~good] != 0)
         assert np.all(table['amplitude_fit'][good] > 0)
+
+
+def test_default_keeps_the_bright_sources_of_white_noise(real_data):
+    """
+    Correlated noise takes none of the bright emission of Orion KL for
+    structure: what white noise measures at ten times the rms has a row.
+    """
+    image = read_map(real_data('orion_kl_alma_cont.fits'))
+    fwhm = image.meta['beam_fwhm_pix']
+    white = HyperPhotometry(fwhm, noise='white')(image)
+    bright = white[white['amplitude_fit'] > 10.0 * white.meta['rms']]
+    assert len(bright) >= 5
+    table = HyperPhotometry(fwhm)(image)
+    distance = cdist(np.column_stack((bright['x_fit'], bright['y_fit'])),
+                     np.column_stack((table['x_fit'], table['y_fit'])))
+    assert np.all(distance.min(axis=1) < fwhm)

@@ -9,6 +9,7 @@ from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
+from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.datasets import make_blended_map
 from hyperphotutils.photometry import REJECTION_REASONS, HyperPhotometry
 from hyperphotutils.utils import FLAGS
@@ -336,3 +337,31 @@ def test_bad_pixels_can_be_kept():
     kept = measure(data, mask_bad_pixels=False)
     assert 'n_bad_pixels' not in kept.meta
     assert not has_flag(kept, 'saturated').any()
+
+
+def test_candidates_refused_once_are_tested_again(monkeypatch):
+    """
+    The covariance of the first test of candidates still has them in it.
+    """
+    sim = make_blended_map((150, 150), 30, seed=5)
+    fwhm = sim.image.meta['beam_fwhm_pix']
+    expected = HyperPhotometry(fwhm)(sim.image)
+    calls = []
+
+    def refuse_first(*args, **kwargs):
+        snr = candidate_snr(*args, **kwargs)
+        calls.append(len(snr))
+        return snr if len(calls) > 1 else np.zeros_like(snr)
+
+    monkeypatch.setattr('hyperphotutils.photometry.search.candidate_snr',
+                        refuse_first)
+    phot = HyperPhotometry(fwhm)
+    table = phot(sim.image)
+    assert calls[0] > 0
+    assert np.any(table['flags'] & FLAGS['residual_detection'])
+    assert len(table) == len(expected)
+    # what has a row does not stand in the list of rejected ones, too
+    distance = np.hypot(
+        np.subtract.outer(phot.rejected['x_init'], table['x_fit']),
+        np.subtract.outer(phot.rejected['y_init'], table['y_fit']))
+    assert np.all(distance >= 0.5 * fwhm)
