@@ -407,11 +407,8 @@ class HyperPhotometry:
         --------
         photutils.psf.PSFPhotometry.results_to_init_params
         """
-        if self.results is None:
-            msg = ('no results: call the object first, or no sources were '
-                   'found')
-            raise ValueError(msg)
-        return as_init_params(self.results, remove_invalid=remove_invalid,
+        return as_init_params(self._last_results,
+                              remove_invalid=remove_invalid,
                               reset_ids=reset_ids)
 
     def make_model_image(self, shape=None, *, include_local_bkg=False):
@@ -568,11 +565,7 @@ class HyperPhotometry:
         from hyperphotutils.visualization.fits import plot_group
 
         images = self._last_images
-        if self.results is None:
-            msg = ('no results: call the object first, or no sources were '
-                   'found')
-            raise ValueError(msg)
-        return plot_group(images.data, self.results, group_id,
+        return plot_group(images.data, self._last_results, group_id,
                           wcs=images.wcs, mask=images.mask,
                           model=self.make_model_image(),
                           background=self.make_background_image(),
@@ -608,11 +601,7 @@ class HyperPhotometry:
         >>> print(phot.explain(1).splitlines()[1])
         Group: fitted alone.
         """
-        if self.results is None:
-            msg = ('no results: call the object first, or no sources were '
-                   'found')
-            raise ValueError(msg)
-        return explain_source(self.results, source_id, fwhm=self.fwhm)
+        return explain_source(self._last_results, source_id, fwhm=self.fwhm)
 
     def total_flux(self, ids=None):
         """
@@ -649,10 +638,7 @@ class HyperPhotometry:
         >>> flux.unit
         Unit("Jy")
         """
-        if self._fluxes is None:
-            msg = ('no results: call the object first, or no sources were '
-                   'found')
-            raise ValueError(msg)
+        _ = self._last_results  # raises an error without any
         return total_flux(ids, *self._fluxes)
 
     @staticmethod
@@ -671,6 +657,17 @@ class HyperPhotometry:
             The names of the bits that are set.
         """
         return decode_flags(flags)
+
+    @property
+    def _last_results(self):
+        """
+        The results of the last call.
+        """
+        if self.results is None:
+            msg = ('no results: call the object first, or no sources were '
+                   'found')
+            raise ValueError(msg)
+        return self.results
 
     @property
     def _last_images(self):
