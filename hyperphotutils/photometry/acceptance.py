@@ -48,7 +48,7 @@ _LOBE = 0.1
 _MIN_MISFIT_RATIO = 2.0
 
 
-def find_failures(search, table, fwhm):
+def find_failures(noise, table):
     """
     Return which rule each fitted source fails: a key of `REJECTION_REASONS`,
     the last of several in the registry, or an empty string.
@@ -58,19 +58,20 @@ def find_failures(search, table, fwhm):
     small height on the high-pass filtered map, in units of the noise there. A
     source much fainter than a neighbor may be only the misfit of the neighbor.
     """
+    image, fwhm = noise.image, noise.fwhm
     amplitude = plain(table['amplitude_fit'])
     response = gaussian_response(
         *(np.maximum(table[name], fwhm)
           for name in ('fwhm_major_fit', 'fwhm_minor_fit')), fwhm)
-    contrast = amplitude * response / search.threshold_noise_at(table)
+    contrast = amplitude * response / noise.threshold_at(table)
     failure = np.full(len(table), '', dtype=object)
     failure[~(contrast > _MIN_CONTRAST)] = 'not_compact'
-    if search.image.noise.is_correlated:
-        significant = amplitude > _MIN_SNR * search.image.peak_noise(table)
+    if image.noise.is_correlated:
+        significant = amplitude > _MIN_SNR * image.peak_noise(table)
         failure[~significant] = 'not_significant'
     faint = amplitude <= np.maximum(
         _DYNAMIC_RANGE * _brightest_near(table, fwhm),
-        _MIN_MISFIT_RATIO * search.misfit_at(table))
+        _MIN_MISFIT_RATIO * noise.misfit_at(table))
     failure[faint] = 'below_dynamic_range'
     known = np.flatnonzero(np.isfinite(contrast))
     pairs = KDTree(positions(table[known], 'fit')).query_pairs(
@@ -78,7 +79,7 @@ def find_failures(search, table, fwhm):
     first, second = known[pairs].T
     failure[np.where(contrast[first] < contrast[second], first,
                      second)] = 'duplicate'
-    failure[~search.image.has_core(table, fwhm)] = 'no_usable_pixels'
+    failure[~image.has_core(table, fwhm)] = 'no_usable_pixels'
     return failure
 
 

@@ -347,7 +347,7 @@ class HyperPhotometry:
             self.__dict__.update(
                 _images=SourceImages(image), results=None, _fluxes=None,
                 rms=image.with_unit(rms),
-                detection_rms=search.detection_rms[0],
+                detection_rms=search.noise.detection_rms[0],
                 rejected=search.rejected_table())
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
@@ -680,7 +680,7 @@ class HyperPhotometry:
         return self._images
 
     def _make_search(self, data, wcs, mask, error, weight_map,
-              variation='measured'):
+                     variation='measured'):
         """
         Return the search for the sources of a map.
         """
@@ -730,7 +730,7 @@ class HyperPhotometry:
         describe_columns(table)
         # The caller may change the table.
         self.__dict__.update(_images=images, results=table.copy(), rms=rms,
-                             detection_rms=search.detection_rms[0],
+                             detection_rms=search.noise.detection_rms[0],
                              rejected=rejected, _fluxes=fluxes)
         return table
 

@@ -294,8 +294,8 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
             rms = rms * relative
         finder = copy(photometry.finder)
         finder.rms = image.with_unit(rms)
-        search.config = copy(photometry)
-        search.config.finder = finder
+        search.photometry = copy(photometry)
+        search.photometry.finder = finder
     table = search.first_fit(None if init is None else init(slices))
     residual = image.values - image.model
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})

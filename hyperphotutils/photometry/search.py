@@ -18,25 +18,18 @@ from hyperphotutils.blend.candidates import candidate_snr
 from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.grouping import group_sources
-from hyperphotutils.blend.misfit import measure_misfit, systematic_misfit
+from hyperphotutils.blend.misfit import systematic_misfit
 from hyperphotutils.blend.pairs import find_pairs
 from hyperphotutils.blend.start import read_start
 from hyperphotutils.catalog.columns import describe_columns, make_empty_table
-from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.detection.highpass import HighPassStarFinder
-from hyperphotutils.noise.clipped import clipped_rms
-from hyperphotutils.noise.local import measure_noise_variation
 from hyperphotutils.photometry.acceptance import (
     MIN_SEPARATION,
     find_failures,
     find_lobes,
 )
-from hyperphotutils.photometry.measurement import (
-    DetectionRms,
-    MapNoise,
-    plain,
-    positions,
-)
+from hyperphotutils.photometry.measurement import plain, positions
+from hyperphotutils.photometry.search_noise import SearchNoise
 from hyperphotutils.utils.flags import FLAGS
 
 __all__ = ['SourceSearch']
@@ -81,58 +74,26 @@ class SourceSearch:
     and ``background_fit`` is the fitted local background or `None`.
     """
 
-    def __init__(self, config, image, *, error=None, weight_map=None,
+    def __init__(self, photometry, image, *, error=None, weight_map=None,
                  variation='measured'):
-        self.config = config
+        self.photometry = photometry
         self.image = image
         self.error = error
         self.weight_map = weight_map
-        self.fwhm = config.fwhm
-        self.fitter = config.fitter
-        # The noise of independent pixels, for the first fit.
-        self.independent = image.noise
-        # The noise of a larger map, and the kind of noise.
-        self.shared = None
-        if isinstance(config.noise, MapNoise):
-            self.shared = config.noise.cutout(
-                tuple(slice(0, size) for size in image.values.shape))
-        self.noise = config.noise if self.shared is None else (
-            self.shared.model)
-        # The relative rms that scales the thresholds, without structure of
-        # the sky.
-        self.noise_variation = image.relative_error()
-        if not isinstance(self.noise, str):
-            self.noise_variation = self.noise.relative_rms
-        elif not isinstance(variation, str):
-            self.noise_variation = variation
-        if self.shared is not None:
-            self.noise_variation = self.shared.relative_rms
-            image.share_pixel_noise(self.shared.pixel_rms)
-        elif self.noise_variation is None and isinstance(variation, str):
-            self.noise_variation = measure_noise_variation(
-                image.values, self.fwhm, mask=image.mask)
-        # The noise of the high-pass filtered map.
-        self.filtered_noise = None
-        # The typical noise to which the threshold of the finder refers, on
-        # the map and on the residual.
-        self.detection_rms = [None, None]
-        # The metadata of the detections.
-        self.found_meta = {}
-        # Whether structure varies over the map, once that is measured.
-        self.varying_structure = None
+        self.fwhm = photometry.fwhm
+        self.noise = SearchNoise(photometry, image, variation)
         self.background_fit = None
-        self.misfit = self.extra_variance = None
-        # The difference between beam and fits before any companions.
-        self.beam_misfit = 0.0
         self.source_covariance = None
         # Whether better fits follow.
         self.preliminary = False
+        # The difference between beam and fits before any companions.
+        self.beam_misfit = 0.0
         # The standard deviation of positions around detections.
         self.position_prior = np.inf
-        # The number of detections on the map, and the last id given.
-        self.n_detected = self.last_id = 0
-        # The last id given by each search, that on the map first.
-        self.last_ids = []
+        # The metadata of the detections on the map.
+        self.found_meta = {}
+        # The last id given, and that after each search, that on the map first.
+        self.last_id, self.last_ids = 0, []
         # Detections without a row: positions, S/N, search, and reason.
         self.rejected = []
         # Candidates that were not significant when they were last found. The
@@ -146,31 +107,22 @@ class SourceSearch:
         # since.
         self.single = set()
 
+    @property
+    def n_detected(self):
+        """
+        The number of detections on the map, and the last id of these.
+        """
+        return self.last_ids[0] if self.last_ids else 0
+
     def measure_noise(self):
         """
         Return the `MapNoise` after a first fit of all detections.
         """
-        table = self._fit_detections()
-        if table is None:
+        if self._fit_detections() is None:
             msg = ('no sources were detected in data, and without them the '
                    'noise is not measured')
             raise ValueError(msg)
-        detection_rms = ()
-        finder = self.config.finder
-        if isinstance(finder, HighPassStarFinder):
-            image = self.image
-            finder = copy(finder)
-            if finder.relative_rms is None:
-                finder.relative_rms = self.noise_variation
-            detection_rms = tuple(
-                getattr(rms, 'value', rms) for rms in (
-                    finder.measure_rms(image.with_unit(values), mask=mask)
-                    for values, mask in (
-                        (image.values, image.unusable),
-                        (image.values - image.model, image.mask))))
-        return MapNoise(self.image.noise, self.image.pixel_noise.rms,
-                        self.filtered_noise, detection_rms,
-                        self.noise_variation, self.misfit)
+        return self.noise.as_map_noise(self.photometry.finder)
 
     def measure(self, init_params):
         """
@@ -191,7 +143,7 @@ class SourceSearch:
         table = self._fit_detections()
         if table is None:
             return None
-        for round_number in range(1, self.config.max_rounds + 1):
+        for round_number in range(1, self.photometry.max_rounds + 1):
             new = self._find_companions(table, round_number)
             new = vstack([new, self._find_pairs(table, new)])
             if len(new):
@@ -241,14 +193,14 @@ class SourceSearch:
         if found is None:
             return None
         found['id'] = np.arange(1, len(found) + 1)
-        self.last_id = self.n_detected = len(found)
+        self.last_id = len(found)
         self.last_ids.append(self.last_id)
         self.image.measure_pixel_noise(self.fwhm)
-        self.preliminary = self._needs_covariance()
+        self.preliminary = self.noise.needs_covariance
         table = self._fit(self.image.values, found)
         self.image.replace(None, table)
         self.image.measure_pixel_noise(self.fwhm)
-        self._measure_filtered_noise()
+        self.noise.measure_filtered_rms()
         table = self._hold_runaways(table)
         if not refine:
             return table
@@ -274,25 +226,6 @@ class SourceSearch:
                 name='sky_centroid', index=2)
         return describe_columns(table)
 
-    def threshold_noise_at(self, table):
-        """
-        Return the noise of the filtered map at the fitted positions.
-        """
-        if self.noise_variation is None:
-            return self.filtered_noise
-        return self.filtered_noise * self.noise_variation[
-            self.image.nearest_pixels(table)]
-
-    def misfit_at(self, table):
-        """
-        Return the rms misfit of all other sources at the fitted positions.
-        """
-        if self.misfit is None:
-            return np.zeros(len(table))
-        own = (self.misfit.profile[0] * plain(table['amplitude_fit']))**2
-        total = self._misfit_variance(table)[self.image.nearest_pixels(table)]
-        return np.sqrt(np.maximum(total - own, 0.0))
-
     def _hold_runaways(self, table, *, rows=True):
         """
         Refit detections whose free fit fails a rule: with the shape of
@@ -300,7 +233,7 @@ class SourceSearch:
         """
         if not np.isfinite(self.position_prior):  # given sources
             return table
-        failure = find_failures(self, table, self.fwhm)
+        failure = find_failures(self.noise, table)
         fitted = (table['flags'] & FLAGS['off_map']) == 0
         runaway = (failure != '') & fitted & ~_is_held(table) & rows
         if not runaway.any():
@@ -314,7 +247,7 @@ class SourceSearch:
         if self.image.profile is None:
             return table
         for _ in range(_LOBE_ROUNDS):
-            failure = find_failures(self, table, self.fwhm)
+            failure = find_failures(self.noise, table)
             lobes = find_lobes(table, failure, self.fwhm)
             if not lobes.any():
                 break
@@ -347,8 +280,9 @@ class SourceSearch:
         snr = candidate_snr(
             self.image.residual, found, table, self.image.noise,
             self.fwhm, mask=self.image.fit_mask,
-            fit_radius=getattr(self.fitter, 'fit_radius', 2.0 * self.fwhm),
-            extra_variance=self.extra_variance, beam=self.image.profile)
+            fit_radius=getattr(self.photometry.fitter, 'fit_radius',
+                               2.0 * self.fwhm),
+            extra_variance=self.noise.extra_variance, beam=self.image.profile)
         found['detection_snr'] = snr
         significant = snr > _MIN_CANDIDATE_SNR
         gone = are_apart(positions(self.insignificant, 'init'),
@@ -368,9 +302,9 @@ class SourceSearch:
         Sources next to a new companion are tested in the next round,
         as they may be single beside it.
         """
-        known = isinstance(self.fitter, BlendGroupFitter)
+        known = isinstance(self.photometry.fitter, BlendGroupFitter)
         if (not self.image.noise.is_correlated or not known
-                or self.fitter.fixed):
+                or self.photometry.fitter.fixed):
             return QTable()
         alone = np.ones(len(table), dtype=bool)
         if len(companions):
@@ -384,7 +318,7 @@ class SourceSearch:
         halves, single = find_pairs(self.image.residual, table[rows],
                             self.image.noise, self.fwhm,
                             mask=self.image.fit_mask,
-                            fit_radius=self.fitter.fit_radius,
+                            fit_radius=self.photometry.fitter.fit_radius,
                             beam=self.image.profile)
         self.single.update(np.asarray(table['id'])[rows[single]].tolist())
         whole = table[rows[halves['row']]]
@@ -411,12 +345,12 @@ class SourceSearch:
             new['id'][split].tolist(), new['split_from'][split].tolist(),
             strict=True))
         table = self._refit(table, new=new)
-        failure = find_failures(self, table, self.fwhm)
+        failure = find_failures(self.noise, table)
         failing = (failure != '') & (table['id'] > self.n_detected)
         runaway = failing & ~_is_held(table)
         if runaway.any():
             table = self._refit(table, held=runaway)
-            failure = find_failures(self, table, self.fwhm)
+            failure = find_failures(self.noise, table)
             failing = (failure != '') & (table['id'] > self.n_detected)
         start_rows = self._undo_splits(table, failure, failing)
         if failing.any():
@@ -462,7 +396,7 @@ class SourceSearch:
         and flag the doubtful ones.
         """
         table = self._reject_lobes(table)
-        failure = find_failures(self, table, self.fwhm)
+        failure = find_failures(self.noise, table)
         rejected = np.isin(failure, ('duplicate', 'no_usable_pixels'))
         if not self.image.has_noise():
             # In noiseless maps, rounding errors of the filter can be
@@ -470,7 +404,7 @@ class SourceSearch:
             rejected |= plain(table['amplitude_fit']) <= self.image.rounding()
         if rejected.any():
             table = self._reject(table, rejected, failure)
-            failure = find_failures(self, table, self.fwhm)
+            failure = find_failures(self.noise, table)
         table['flags'] |= np.where(failure != '', FLAGS['doubtful'], 0)
         split = {*self.split_from, *(
             source for companion, source in self.split_from.items()
@@ -486,35 +420,24 @@ class SourceSearch:
             table['id'] > self.n_detected))
         return table
 
-    def _needs_covariance(self):
-        """
-        Return whether sources are fitted again with correlated noise.
-        """
-        solver = getattr(self.fitter, 'solver', None)
-        if getattr(solver, 'astropy_fitter', None) is not None:
-            return False  # astropy fitters do not support covariances
-        if isinstance(self.noise, str):
-            return self.noise == 'correlated' and self.image.has_noise()
-        return self.noise.is_correlated
-
     def _refine(self, table):
         """
         Fit all sources again, with the background and the noise that
         are measured after the first fit.
         """
-        if self.config.background is not None:
+        if self.photometry.background is not None:
             # It is measured on the map without sources.
             image = self.image
             cores = make_source_mask(
                 image.values.shape, table['x_fit'], table['y_fit'],
                 table['fwhm_major_fit'], table['fwhm_minor_fit'],
                 table['theta_fit'], factor=1.0)
-            self.background_fit = self.config.background.fit(
+            self.background_fit = self.photometry.background.fit(
                 image.values - image.model, np.asarray(table['x_fit']),
                 np.asarray(table['y_fit']), mask=image.mask | cores)
             image.background = self.background_fit.make_background_image()
             table = self._fit_again(table)
-        if self._needs_covariance():
+        if self.noise.needs_covariance:
             table = self._weight_by_covariance(table)
         return table
 
@@ -523,16 +446,7 @@ class SourceSearch:
         Measure the covariance of the pixels without the sources, and fit
         all sources again with it.
         """
-        # Free the images of the last noise.
-        self.extra_variance, self.image.noise = None, self.independent
-        noise = self.noise
-        if isinstance(noise, str):
-            noise = self.image.measure_covariance(
-                table, self.fwhm, relative_rms=self.noise_variation,
-                varying_structure=self.varying_structure)
-            self.varying_structure = noise.structure is not None
-        self.image.noise = noise
-        self._measure_misfit(table)
+        self.noise.measure_covariance(table)
         table = self._fit_again(table)
         return self._hold_runaways(table)
 
@@ -543,9 +457,9 @@ class SourceSearch:
         """
         self.preliminary = False
         self.image.measure_pixel_noise(self.fwhm)
-        if self._needs_covariance():
+        if self.noise.needs_covariance:
             return self._weight_by_covariance(table)
-        self.image.noise = self.independent
+        self.image.noise = self.noise.independent
         return self._fit_again(table)
 
     def _fit_again(self, table, chosen=None):
@@ -584,25 +498,14 @@ class SourceSearch:
         there are none.
         """
         values = self.image.with_unit(values)
-        finder = self.config.finder
+        finder = self.photometry.finder
         if isinstance(finder, HighPassStarFinder):
-            finder, origin = copy(finder), None
-            if finder.relative_rms is None:
-                finder.relative_rms = self.noise_variation
-            if self.shared is not None:
-                origin = self.shared.origin
-                if finder.rms is None:
-                    rms = self.shared.detection_rms[on_residual]
-                    if isinstance(rms, DetectionRms):
-                        rms = rms.image(mask, self.fwhm)
-                    finder.rms = self.image.with_unit(rms)
-            found, _, rms = finder.search(values, mask=mask, origin=origin)
-            self.detection_rms[on_residual] = np.median(np.broadcast_to(
-                rms, mask.shape, subok=True)[~mask])
+            found = self.noise.search(finder, values, mask,
+                                      on_residual=on_residual)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', NoDetectionsWarning)
-                found = self.config.finder(values, mask=mask)
+                found = finder(values, mask=mask)
         if found is None or len(found) == 0:
             return None
         init = _start_table(
@@ -628,21 +531,21 @@ class SourceSearch:
                    else {'error': self.error})
         if self.weight_map is not None:
             weights['weight_map'] = self.weight_map
-        fitter = fit = self.fitter
+        fitter = fit = self.photometry.fitter
         if isinstance(fitter, BlendGroupFitter):
             # A fitter keeps its last fit and the data: use a copy.
             fitter = copy(fitter)
             fitter.progress_bar = (fitter.progress_bar
-                                   or self.config.progress_bar)
+                                   or self.photometry.progress_bar)
             fit = fitter._fit_image  # noqa: SLF001
             weights |= {'noise': noise, 'error': None,
                         'preliminary': self.preliminary}
             if self.background_fit is not None:
                 weights['poly_order'] = -1
-            if self.shared is not None:
-                weights['pixel_rms'] = self.shared.pixel_rms
+            if self.noise.shared is not None:
+                weights['pixel_rms'] = self.noise.shared.pixel_rms
             if noise.is_correlated:
-                weights['extra_variance'] = self.extra_variance
+                weights['extra_variance'] = self.noise.extra_variance
         table = fit(self.image.with_unit(values), mask=self.image.mask,
                     init_params=init, **weights)
         newer = getattr(fitter, 'source_covariance', None)
@@ -668,7 +571,8 @@ class SourceSearch:
         if start.group_id is not None:
             return init
         init = QTable(init, copy=True)
-        init['group_id'] = group_sources(self.config.grouper, start.x, start.y)
+        init['group_id'] = group_sources(self.photometry.grouper, start.x,
+                                         start.y)
         return init
 
     def _refit(self, table, *, new=None, dropped=None, held=None,
@@ -727,21 +631,6 @@ class SourceSearch:
             _HELD_POSITION_PRIOR / _POSITION_PRIOR)
         return init
 
-    def _measure_filtered_noise(self):
-        """
-        Measure the noise of the high-pass filtered map.
-        """
-        if self.shared is not None:
-            self.filtered_noise = self.shared.filtered_rms
-            return
-        filtered = high_pass_filter(self.image.values - self.image.model,
-                                    self.fwhm, mask=self.image.mask)
-        if self.noise_variation is not None:
-            filtered /= self.noise_variation
-        self.filtered_noise = max(
-            self.image.rounding(),
-            clipped_rms(filtered, mask=self.image.mask))
-
     def flag_beam_mismatch(self, table):
         """
         Warn if the bright sources differ from their fits, and flag those in
@@ -779,29 +668,6 @@ class SourceSearch:
         return systematic_misfit(
             self.image.residual, *positions(table, 'fit').T, amplitude, snr,
             self.fwhm, mask=self.image.mask), snr
-
-    def _measure_misfit(self, table):
-        """
-        Measure how much the sources differ from their fits.
-        """
-        amplitude = plain(table['amplitude_fit'])
-        if self.shared is not None:
-            self.misfit = self.shared.misfit
-        else:
-            self.misfit = measure_misfit(
-                self.image.residual, *positions(table, 'fit').T, amplitude,
-                amplitude / self.image.noise_at(table), self.fwhm,
-                mask=self.image.mask)
-        self.extra_variance = (None if self.misfit is None
-                               else self._misfit_variance(table))
-
-    def _misfit_variance(self, table):
-        """
-        Return the image of the variance due to the misfit of sources.
-        """
-        return self.misfit.variance(
-            *positions(table, 'fit').T, plain(table['amplitude_fit']),
-            self.image.values.shape)
 
     def _flag_bad_pixels(self, table):
         """

@@ -584,7 +584,6 @@ class _Map:
             values[np.asarray(self.mask[slices], dtype=bool)] = np.nan
         return values
 
-
     def measure_error(self):
         """
         Measure the typical error, if errors are given.
