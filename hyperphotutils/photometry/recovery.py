@@ -503,7 +503,7 @@ class RecoveryResult:
                      'bias   pull of flux')
         return '\n'.join(lines + [summarize_bin(row) for row in table])
 
-    def plot(self, figure=None):
+    def plot(self, *, figure=None):
         """
         Plot completeness, reliability, bias and pulls against flux.
 

@@ -214,7 +214,7 @@ def _write(result, folder, *, title):
     write_catalog(result.table, folder / _TABLE)
     write_catalog(result.injected, folder / _INJECTED)
     figure = Figure(figsize=(6.0, 8.0), layout='constrained')
-    result.plot(figure)
+    result.plot(figure=figure)
     # (a dollar sign in a name does not start a formula)
     figure.suptitle(title, parse_math=False)
     figure.savefig(folder / _PICTURE, dpi=110)
