@@ -11,66 +11,37 @@ import numpy as np
 from astropy.modeling.fitting import Fitter
 from photutils.utils.exceptions import NoDetectionsWarning
 
-from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.interface import (
     as_local_background,
-    describe_background,
 )
-from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.covariance import total_flux
 from hyperphotutils.blend.fitter import BlendGroupFitter
 from hyperphotutils.blend.group_solver import GroupSolver
 from hyperphotutils.blend.grouper import SeparationGrouper
-from hyperphotutils.blend.grouping import renumber_groups
 from hyperphotutils.blend.results import as_init_params
-from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.detection.highpass import HighPassStarFinder
 from hyperphotutils.photometry.explain import (
     explain_source,
     summarize_sources,
 )
-from hyperphotutils.photometry.images import SourceImages
 from hyperphotutils.photometry.measurement import (
-    MapNoise,
-    MeasuredMap,
     check_noise,
-    plain,
     warn_of_other_beam,
 )
-from hyperphotutils.photometry.search import SourceSearch
+from hyperphotutils.photometry.results import (
+    make_empty_results,
+    make_results,
+    open_search,
+)
 from hyperphotutils.utils.checks import (
     check_part,
     check_positive,
     check_range,
 )
-from hyperphotutils.utils.flags import FLAGS, decode_flags
-from hyperphotutils.utils.tables import (
-    integrated_unit,
-    make_repr,
-    open_nddata,
-    result_meta,
-    strip_units,
-)
-from hyperphotutils.utils.wcs import (
-    pixel_area,
-    pixel_to_sky_ellipse,
-    pixel_to_sky_errors,
-)
+from hyperphotutils.utils.flags import decode_flags
+from hyperphotutils.utils.tables import make_repr, open_nddata
 
 __all__ = ['HyperPhotometry']
-
-# Number of pixels per chunk of apertures, chosen to fit in the CPU cache.
-_CHUNK_PIXELS = 1 << 16
-
-_COLUMNS = (
-    'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
-    'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
-    'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
-    'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
-    'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
-    'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
-    'flags')
 
 
 class HyperPhotometry:
@@ -175,28 +146,6 @@ class HyperPhotometry:
     progress_bar : bool, optional
         Whether to show a progress bar.
 
-    Attributes
-    ----------
-    results : `~astropy.table.QTable` or None
-        The table of the last call.
-
-    rms : float, `~astropy.units.Quantity`, or None
-        The noise of the last map: the median rms about local planes with
-        all sources subtracted (see
-        `~hyperphotutils.background.local_rms`), or the median of the
-        given errors.
-
-    detection_rms : float, `~astropy.units.Quantity`, or None
-        The typical rms of the last filtered map, to which the threshold
-        of a `~hyperphotutils.detection.HighPassStarFinder` referred.
-
-    rejected : `~astropy.table.QTable` or None
-        The detections of the last call that have no row in its table:
-        their position (``x_init``, ``y_init``, and ``sky_centroid`` for
-        a map with a WCS), ``snr``, the ``search`` that found them (0 on
-        the map, 1 and more on the residual), and the ``reason``. See
-        `~hyperphotutils.photometry.REJECTION_REASONS`.
-
     References
     ----------
     .. [1] Traficante, A. et al. 2015, A&A, 574, A119
@@ -269,18 +218,13 @@ class HyperPhotometry:
         self.mask_bad_pixels = bool(mask_bad_pixels)
         self.max_rounds = int(max_rounds)
         self.progress_bar = progress_bar
-        self.results = None
-        self.rms = None
-        self.detection_rms = None
-        self.rejected = None
-        self._images = None
-        self._fluxes = None
+        self._last = None
 
     def __repr__(self):
         return make_repr(self)
 
     def _repr_html_(self):
-        if self._images is None:
+        if self._last is None:
             return f'<code>{html.escape(repr(self))}</code>'
         rows = ''.join(
             f'<tr><th style="text-align: left">{html.escape(name)}</th>'
@@ -289,6 +233,46 @@ class HyperPhotometry:
                 self.results, self.rejected).items())
         return (f'<table><caption>{type(self).__name__}</caption>{rows}'
                 '</table>')
+
+    @property
+    def results(self):
+        """
+        The table of the last call, an `~astropy.table.QTable` or `None`.
+        """
+        return getattr(self._last, 'table', None)
+
+    @property
+    def rejected(self):
+        """
+        The detections of the last call that have no row in its table.
+
+        An `~astropy.table.QTable` or `None`: their position (``x_init``,
+        ``y_init``, and ``sky_centroid`` for a map with a WCS), ``snr``, the
+        ``search`` that found them (0 on the map, 1 and more on the residual),
+        and the ``reason``, see
+        `~hyperphotutils.photometry.REJECTION_REASONS`.
+        """
+        return getattr(self._last, 'rejected', None)
+
+    @property
+    def rms(self):
+        """
+        The noise of the last map, a float, a `~astropy.units.Quantity`, or
+        `None`.
+
+        It is the median rms about local planes with all sources subtracted
+        (see `~hyperphotutils.background.local_rms`), or the median of the
+        given errors.
+        """
+        return getattr(self._last, 'rms', None)
+
+    @property
+    def detection_rms(self):
+        """
+        The typical rms of the last filtered map, to which the threshold of a
+        `~hyperphotutils.detection.HighPassStarFinder` referred.
+        """
+        return getattr(self._last, 'detection_rms', None)
 
     def __call__(self, data, *, wcs=None, mask=None, error=None,
                  weight_map=None, init_params=None):
@@ -334,25 +318,18 @@ class HyperPhotometry:
             are found.
         """
         warn_of_other_beam(self.fwhm, data)
-        search = self._make_search(data, wcs, mask, error, weight_map)
+        search = open_search(self, data, wcs, mask, error, weight_map)
         table = (search.detect_and_measure() if init_params is None
                  else search.measure(init_params))
+        # The results are stored in one step, for calls in several threads.
         if table is None:
-            image = search.image
-            rms = image.pixel_noise.rms
-            if rms is None:
-                rms = local_rms(image.values, box_side(self.fwhm),
-                                mask=image.mask)
-            # Results are stored in one step, for calls in several threads.
-            self.__dict__.update(
-                _images=SourceImages(image), results=None, _fluxes=None,
-                rms=image.with_unit(rms),
-                detection_rms=search.noise.detection_rms[0],
-                rejected=search.rejected_table())
+            self._last = make_empty_results(search)
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
-        return self._finish(search, table)
+        self._last = make_results(self, search, table)
+        # The caller may change the table.
+        return self._last.table.copy()
 
     def measure_noise(self, data, *, wcs=None, mask=None, error=None):
         """
@@ -376,7 +353,7 @@ class HyperPhotometry:
         ValueError
             If there are no detections.
         """
-        return self._make_search(data, wcs, mask, error, None).measure_noise()
+        return open_search(self, data, wcs, mask, error, None).measure_noise()
 
     def results_to_init_params(self, *, remove_invalid=True,
                                reset_ids=True):
@@ -639,7 +616,7 @@ class HyperPhotometry:
         Unit("Jy")
         """
         _ = self._last_results  # raises an error without any
-        return total_flux(ids, *self._fluxes)
+        return total_flux(ids, *self._last.fluxes)
 
     @staticmethod
     def decode_flags(flags):
@@ -674,153 +651,11 @@ class HyperPhotometry:
         """
         The images of the last call.
         """
-        if self._images is None:
+        if self._last is None:
             msg = 'no map has been measured yet: call the object first'
             raise ValueError(msg)
-        return self._images
+        return self._last.images
 
-    def _make_search(self, data, wcs, mask, error, weight_map,
-                     variation='measured'):
-        """
-        Return the search for the sources of a map.
-        """
-        noise = (self.noise.model if isinstance(self.noise, MapNoise)
-                 else self.noise)
-        independent = None
-        if not isinstance(noise, str) and not noise.is_correlated:
-            independent = noise
-            if error is not None:
-                msg = 'noise and error are mutually exclusive: give only one'
-                raise ValueError(msg)
-        image = MeasuredMap(data, wcs, mask, error, noise=independent,
-                            profile=getattr(self.fitter, 'beam', None))
-        if not isinstance(noise, str):
-            strip_units(data=image.with_unit(0.0), noise=noise.rms)
-        if self.mask_bad_pixels:
-            image.mask_bad_pixels(self.fwhm)
-        return SourceSearch(self, image, error=error, weight_map=weight_map,
-                            variation=variation)
-
-    def _finish(self, search, table):
-        """
-        Add apertures, signal-to-noise ratio, and sky columns, and store
-        what images and total fluxes need.
-        """
-        image = search.image
-        image.measure_pixel_noise(self.fwhm)
-        if 'shape' not in getattr(self.fitter, 'fixed', ()):
-            # With fixed shapes, extended sources always have residuals.
-            search.flag_beam_mismatch(table)
-        rms = image.with_unit(image.pixel_noise.rms)
-        if image.noise.rms is None:
-            # Without errors this is the variance of the residuals.
-            table['reduced_chi2'] /= image.pixel_noise.rms**2
-        table['group_id'] = renumber_groups(table['group_id'])
-        images = self._add_apertures(search, table)
-        table['snr'] = (plain(table['amplitude_fit'])
-                        / image.peak_noise(table))
-        table = table[list(_COLUMNS)]
-        covariance = search.source_covariance.take(table['id'])
-        fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
-                  table['flux_err'].copy(), covariance)
-        if image.wcs is not None:
-            _add_sky_columns(table, image.wcs, covariance)
-        rejected = search.rejected_table()
-        self._add_meta(table, image, rms, rejected)
-        describe_columns(table)
-        # The caller may change the table.
-        self.__dict__.update(_images=images, results=table.copy(), rms=rms,
-                             detection_rms=search.noise.detection_rms[0],
-                             rejected=rejected, _fluxes=fluxes)
-        return table
-
-    def _add_meta(self, table, image, rms, rejected):
-        """
-        Add noise, beam, and numbers of rejections to the metadata.
-        """
-        table.meta |= result_meta(self)
-        table.meta['rms'] = rms
-        beam_area = image.meta.get('beam_area_pix')
-        if beam_area is not None:
-            # brings peaks back to values per beam
-            table.meta['beam_area_pix'] = float(beam_area)
-            # The beam covers more pixels where these are smaller on the sky.
-            if tuple(image.meta.get('pixel_area_range',
-                                    (1.0, 1.0))) != (1.0, 1.0):
-                area = pixel_area(image.wcs, np.asarray(table['x_fit']),
-                                  np.asarray(table['y_fit']))
-                table['beam_area_pix'] = beam_area * (
-                    image.meta['pixel_scale']**2 / area).to_value('')
-        if image.noise.is_correlated:
-            table.meta['noise'] = repr(image.noise)
-        if image.bad_pixels is not None:
-            table.meta['n_bad_pixels'] = image.bad_pixels.counts
-        reasons, counts = np.unique(rejected['reason'], return_counts=True)
-        table.meta['n_rejected'] = table.meta.get('n_rejected', {}) | dict(
-            zip(reasons.tolist(), counts.tolist(), strict=True))
-
-    def _add_apertures(self, search, table):
-        """
-        Add the results of the apertures, and return what images need.
-        """
-        image = search.image
-        radius = 0.5 * float(np.max(table['bkg_size'], initial=1.0))
-        order = -1
-        if search.background_fit is None:
-            order = max(1, int(np.max(table['bkg_order'], initial=1)))
-        limits = (None if self.fwhm_limits is None else tuple(
-            self.fwhm * limit for limit in self.fwhm_limits))
-        residual = image.residual
-        measured = []
-        step = max(1, int(_CHUNK_PIXELS / (2.0 * radius + 3.0)**2))
-        for begin in range(0, max(len(table), 1), step):
-            rows = slice(begin, begin + step)
-            measured.append(measure_sources(
-                residual, table[rows], image.known_noise, mask=image.mask,
-                radius=radius, order=order,
-                fwhm_radius_ratio=self.fwhm_radius_ratio,
-                fwhm_limits=limits, ellipse=self._ellipse_of(table, rows),
-                correct=self.aperture_correction, beam=image.profile)[0])
-        measured = {name: np.concatenate([part[name] for part in measured])
-                    for name in measured[0]}
-        images = SourceImages(image, table, radius, order,
-                              np.isfinite(measured['aperture_flux']),
-                              search.background_fit)
-        if search.background_fit is not None:
-            for name, column in describe_background(
-                    search.background_fit, table).items():
-                table[name] = column
-            measured['local_bkg'] = np.where(
-                np.isfinite(table['x_fit']),
-                image.background[image.nearest_pixels(table)], np.nan)
-        table['flags'] |= np.where(measured['partial'],
-                                   FLAGS['partial_aperture'], 0)
-        for name, unit in (
-                ('aperture_flux', integrated_unit(image.unit)),
-                ('aperture_flux_err', integrated_unit(image.unit)),
-                ('aperture_residual', integrated_unit(image.unit)),
-                ('local_bkg', image.unit)):
-            table[name] = measured[name]
-            if unit is not None:
-                table[name] <<= unit
-        table['aperture_correction'] = measured['aperture_correction']
-        return images
-
-    def _ellipse_of(self, table, rows):
-        """
-        Return the user-defined aperture ellipses of the given rows, or
-        `None`.
-        """
-        if self.aperture_ellipse is None:
-            return None
-        for value in self.aperture_ellipse:
-            if np.ndim(value) and len(value) != len(table):
-                msg = ('aperture_ellipse must hold numbers, or arrays with a '
-                       f'value for each of the {len(table)} sources: got '
-                       f'{len(value)} values')
-                raise ValueError(msg)
-        return tuple(value[rows] if np.ndim(value) else value
-                     for value in map(np.asarray, self.aperture_ellipse))
 
 
 def _reshape(image, shape, fill):
@@ -854,23 +689,3 @@ def _check_ellipse(ellipse, limits):
         msg = ('aperture_ellipse must be two positive FWHMs and an angle: '
                f'{ellipse!r}')
         raise ValueError(msg)
-
-
-def _add_sky_columns(table, wcs, covariance):
-    """
-    Add position, widths, and position angle on the sky, and their errors.
-    """
-    x, y = np.asarray(table['x_fit']), np.asarray(table['y_fit'])
-    errors = pixel_to_sky_errors(wcs, x, y, covariance.position,
-                                 covariance.shape,
-                                 covariance.shape_covariance)
-    ellipse = pixel_to_sky_ellipse(
-        wcs, x, y, np.asarray(table['fwhm_major_fit']),
-        np.asarray(table['fwhm_minor_fit']),
-        table['theta_fit'].to_value('deg'))
-    table['sky_centroid'] = wcs.pixel_to_world(x, y)
-    table['lon_err'], table['lat_err'] = errors[:2]
-    for name, value, error in zip(
-            ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle'), ellipse,
-            errors[2:], strict=True):
-        table[name], table[f'{name}_err'] = value, error

@@ -42,6 +42,7 @@ from hyperphotutils.photometry.measurement import (
     beam_of,
     plain,
 )
+from hyperphotutils.photometry.results import open_search
 from hyperphotutils.utils.stored import StoredImage
 
 __all__ = []  # shared by the modules of the photometry only
@@ -228,8 +229,8 @@ def _open_part(core, source, photometry, variation):
     if not good.any():
         return None
     relative = _relative_rms(source, variation, slices)
-    search = photometry._make_search(  # noqa: SLF001
-        data, wcs, mask, error, weight_map, variation=relative)
+    search = open_search(
+        photometry, data, wcs, mask, error, weight_map, variation=relative)
     return search, slices, inner, relative
 
 

@@ -47,6 +47,7 @@ from hyperphotutils.photometry.measurement import (
     MeasuredMap,
     warn_of_other_beam,
 )
+from hyperphotutils.photometry.results import make_results, open_search
 from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.executors import (
     WorkerProcesses,
@@ -789,8 +790,8 @@ def _measure_part(core, margin, source, photometry, init):
         photometry.aperture_ellipse = tuple(
             np.asarray(value)[inside] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
-    search = photometry._make_search(  # noqa: SLF001
-        data, wcs, mask, error, weight_map)
+    search = open_search(
+        photometry, data, wcs, mask, error, weight_map)
     part = _Part()
     if search.image.bad_pixels is not None:
         part.bad_pixels = BadPixels(search.image.bad_pixels.bits[inner]).counts
@@ -807,11 +808,10 @@ def _measure_part(core, margin, source, photometry, init):
         # One warning for all tiles follows.
         warnings.filterwarnings('ignore', 'bright sources differ',
                                 AstropyUserWarning)
-        table = photometry._finish(search, table)  # noqa: SLF001
+        results = make_results(photometry, search, table)
     companion = np.arange(len(table)) >= len(table) - n_companions
-    covariance = photometry._fluxes[3]  # noqa: SLF001
-    drawn = photometry._images  # noqa: SLF001
-    table = _shifted(table, slices, 1)
+    covariance, drawn = results.fluxes[3], results.images
+    table = _shifted(results.table, slices, 1)
     table['_companion'] = companion
     table['_radius'] = np.full(len(table), drawn.radius)
     table['_bkg_order'] = np.full(len(table), drawn.order)
