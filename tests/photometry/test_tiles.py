@@ -181,19 +181,19 @@ def test_noise_of_a_map_is_used_and_pickled(image, shared):
     assert np.median(errors[1] / errors[0]) > 2.5
 
 
-class KillOnce(HyperPhotometry):
+class DeadlyFinder(HighPassStarFinder):
     """
-    Photometry that kills its first ``n_deaths`` processes.
+    A finder that kills its first ``n_deaths`` processes.
     """
 
-    folder, n_deaths = None, 1
+    folder, n_deaths = None, 0
 
-    def _make_search(self, *args):
+    def search(self, *args, **kwargs):
         deaths = len(list(Path(self.folder).iterdir()))
         if deaths < self.n_deaths:
             Path(self.folder, str(deaths)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._make_search(*args)
+        return super().search(*args, **kwargs)
 
 
 def test_images_and_numbers_are_those_of_the_whole_map(image, shared):
@@ -289,12 +289,12 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     Results do not depend on the number of processes or on what an
     earlier call has finished, and a killed process is replaced.
     """
-    phot = KillOnce(FWHM, noise=white)
-    phot.n_deaths = 0
-    phot.folder = tmp_path / 'deaths'
-    phot.folder.mkdir()
+    finder = DeadlyFinder(fwhm=FWHM, n_sigma=5.0)
+    finder.folder = tmp_path / 'deaths'
+    finder.folder.mkdir()
+    phot = HyperPhotometry(FWHM, finder=finder, noise=white)
     expected = TiledPhotometry(phot, 131)(image)
-    phot.n_deaths = 1
+    finder.n_deaths = 1
     folder = tmp_path / 'tiles'
     folder.mkdir()
     first = TiledPhotometry(phot, 131, n_workers=2, folder=folder)
@@ -306,7 +306,7 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     for table in tables:
         for name in ('flux_fit', 'flux_err', 'group_id', 'flags'):
             assert_array_equal(table[name], expected[name])
-    phot.n_deaths = 100
+    finder.n_deaths = 100
     with pytest.raises(OSError, match=r'the tile at x=.* killed'):
         TiledPhotometry(phot, 131, n_workers=2)(image)
 
