@@ -13,9 +13,8 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperphotutils.pipeline.config import (
-    ConfigError,
-    PipelineConfig,
+from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
+from hyperphotutils.pipeline.config_files import (
     config_to_yaml,
     override_config,
     read_yaml,

@@ -26,19 +26,13 @@ from hyperphotutils.pipeline.config import (
     EllipseOptions,
     PipelineConfig,
     check_config,
-    config_template,
     find_unused_keys,
+)
+from hyperphotutils.pipeline.config_files import (
+    config_template,
     override_config,
 )
-from hyperphotutils.pipeline.jobs import (
-    OutputError,
-    PipelineError,
-    plan_jobs,
-)
-from hyperphotutils.pipeline.process import merge_outcomes, process_maps
-from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
-from hyperphotutils.pipeline.search import load_config, show_config
-from hyperphotutils.pipeline.settings import (
+from hyperphotutils.pipeline.image_config import (
     GalaxiesOptions,
     ImageConfig,
     ImageOptions,
@@ -47,6 +41,14 @@ from hyperphotutils.pipeline.settings import (
     SubtractConfig,
     expand_pairs,
 )
+from hyperphotutils.pipeline.jobs import (
+    OutputError,
+    PipelineError,
+    plan_jobs,
+)
+from hyperphotutils.pipeline.loading import load_config, show_config
+from hyperphotutils.pipeline.process import merge_outcomes, process_maps
+from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
 from hyperphotutils.pipeline.text import expand_path, printable
 from hyperphotutils.startup import raise_on_interrupt
 

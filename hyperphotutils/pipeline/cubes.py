@@ -34,13 +34,13 @@ from hyperphotutils.maps import MapCube, MapError, read_cube
 from hyperphotutils.pipeline.config import find_unused_keys
 from hyperphotutils.pipeline.extraction import extract_image
 from hyperphotutils.pipeline.folders import PARTS, read_record, write_record
-from hyperphotutils.pipeline.products import REJECTED, beam_shapes
-from hyperphotutils.pipeline.report import (
+from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
     format_rows,
     number_of,
 )
+from hyperphotutils.pipeline.products import REJECTED, beam_shapes
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,

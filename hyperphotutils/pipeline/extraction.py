@@ -28,17 +28,17 @@ from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS
-from hyperphotutils.pipeline.products import (
-    REJECTED,
-    beam_shapes,
-    count_reasons,
-)
-from hyperphotutils.pipeline.report import (
+from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
     describe_threshold,
     format_rows,
     number_of,
+)
+from hyperphotutils.pipeline.products import (
+    REJECTED,
+    beam_shapes,
+    count_reasons,
 )
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS

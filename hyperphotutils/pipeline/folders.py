@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils import __version__
+from hyperphotutils.pipeline.image_config import PairsOptions
 from hyperphotutils.pipeline.jobs import (
     BANDS,
     DIAGNOSTICS,
@@ -34,7 +35,6 @@ from hyperphotutils.pipeline.jobs import (
     input_files,
 )
 from hyperphotutils.pipeline.products import find_foreign_files
-from hyperphotutils.pipeline.settings import PairsOptions
 
 try:
     import fcntl

@@ -17,7 +17,7 @@ from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.jobs import LOG
-from hyperphotutils.pipeline.report import describe_threshold
+from hyperphotutils.pipeline.logs import describe_threshold
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background

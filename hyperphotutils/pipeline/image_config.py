@@ -25,6 +25,7 @@ from hyperphotutils.pipeline.config import (
     ProcessOptions,
     _Count,
     _Index,
+    _key,
     _List,
     _Options,
     _Path,
@@ -61,71 +62,51 @@ class ImageOptions(_Options):
     What is known of an image; what is null is found.
     """
 
-    ext: _Index | str | None = Field(
-        None, description='number or name of the HDU of the image')
-    mask: _FilePath | None = Field(
-        None, description='image that is not 0 at bad pixels')
-    error: _FilePath | None = Field(
-        None, description='image of the standard deviations')
-    weight: _FilePath | None = Field(
-        None, description='image of the inverse variances, 0 at bad pixels')
-    gain: _Positive | Literal['counts', 'cps'] | None = Field(
-        None, description=(
-            "electrons for a unit of the data: a number, 'counts' for that "
-            "of the header, or 'cps' for that times the exposure time; null "
-            '= no photon noise of sources'))
-    gain_key: str | None = Field(
-        None, description='keyword of the gain')
-    fwhm: _Positive | None = Field(
-        None, description=(
-            'full width at half maximum of the PSF in pixels; null = from '
-            'stars'))
-    zero_point: float | None = Field(
-        None, description='magnitude of a flux of 1')
-    subtract_sky: bool = Field(
-        default=True, description='false = do not subtract the sky')
-    sky_order: _Index = Field(
-        3, description='order of the polynomial of the sky')
-    sky_method: Literal['polynomial', 'median'] = Field(
-        'polynomial', description=(
-            'kind of the sky; see hyperphotutils.stamps.subtract_sky'))
-    sky_grow: Annotated[float, Field(ge=0)] = Field(
-        10.0, description='growth of the masks of sources in pixels')
-    psf: _FilePath | None = Field(
-        None, description=(
-            'PSF, as hyperphot psf writes it, a .psf file of PSFEx, or an '
-            'image; null = from stars'))
-    psf_size: Annotated[int, Field(ge=3)] | None = Field(
-        None, description='side of the PSF in pixels')
-    psf_order: _Index | None = Field(
-        None, description=(
-            'degree of the variation of the PSF; null = by '
-            'cross-validation'))
-    psf_oversampling: _Count = Field(
-        1, description='samples of the PSF for each pixel')
+    ext: _Index | str | None = _key('number or name of the HDU of the image')
+    mask: _FilePath | None = _key('image that is not 0 at bad pixels')
+    error: _FilePath | None = _key('image of the standard deviations')
+    weight: _FilePath | None = _key(
+        'image of the inverse variances, 0 at bad pixels')
+    gain: _Positive | Literal['counts', 'cps'] | None = _key(
+        "electrons for a unit of the data: a number, 'counts' for that of the "
+        "header, or 'cps' for that times the exposure time; null = no photon "
+        'noise of sources')
+    gain_key: str | None = _key('keyword of the gain')
+    fwhm: _Positive | None = _key(
+        'full width at half maximum of the PSF in pixels; null = from stars')
+    zero_point: float | None = _key('magnitude of a flux of 1')
+    subtract_sky: bool = _key('false = do not subtract the sky', default=True)
+    sky_order: _Index = _key('order of the polynomial of the sky', 3)
+    sky_method: Literal['polynomial', 'median'] = _key(
+        'kind of the sky; see hyperphotutils.stamps.subtract_sky',
+        'polynomial')
+    sky_grow: Annotated[float, Field(ge=0)] = _key(
+        'growth of the masks of sources in pixels', 10.0)
+    psf: _FilePath | None = _key(
+        'PSF, as hyperphot psf writes it, a .psf file of PSFEx, or an image; '
+        'null = from stars')
+    psf_size: Annotated[int, Field(ge=3)] | None = _key(
+        'side of the PSF in pixels')
+    psf_order: _Index | None = _key(
+        'degree of the variation of the PSF; null = by cross-validation')
+    psf_oversampling: _Count = _key('samples of the PSF for each pixel', 1)
     # fainter ones cannot be told from compact galaxies
-    min_snr: _Positive = Field(
-        15.0, description=(
-            'smallest signal-to-noise ratio of the stars of the PSF'))
-    saturation: float | None = Field(
-        None, description='value from which pixels are saturated')
-    threshold: _Positive = Field(
-        1.5, description=(
-            'threshold of the detection of sources in units of the noise'))
+    min_snr: _Positive = _key(
+        'smallest signal-to-noise ratio of the stars of the PSF', 15.0)
+    saturation: float | None = _key('value from which pixels are saturated')
+    threshold: _Positive = _key(
+        'threshold of the detection of sources in units of the noise', 1.5)
     # a shape cannot be fitted to fewer, whose signal-to-noise ratio is below 9
-    n_pixels: _Count = Field(
-        12, description='smallest number of pixels of a source')
-    contrast: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.005, description='contrast of the deblending')
-    max_star_index: float = Field(
-        0.5, description=(
-            'sources with a larger index are stars, which get no stamp and '
-            'no row, but are fitted as neighbors'))
-    size: Annotated[int, Field(ge=16)] | None = Field(
-        None, description='side of the stamps in pixels')
-    margin: float = Field(
-        0.0, description=(
-            'sources nearer to the edge than so many pixels get no row'))
+    n_pixels: _Count = _key('smallest number of pixels of a source', 12)
+    contrast: Annotated[float, Field(ge=0, le=1)] = _key(
+        'contrast of the deblending', 0.005)
+    max_star_index: float = _key(
+        'sources with a larger index are stars, which get no stamp and no '
+        'row, but are fitted as neighbors', 0.5)
+    size: Annotated[int, Field(ge=16)] | None = _key(
+        'side of the stamps in pixels')
+    margin: float = _key(
+        'sources nearer to the edge than so many pixels get no row', 0.0)
 
 
 class ImagesOptions(_Options):
@@ -133,11 +114,10 @@ class ImagesOptions(_Options):
     The images.
     """
 
-    maps: _List[str] = Field((), description='FITS files, patterns, lists')
-    sextracted: _Path | None = Field(
-        None, description=(
-            "folder of sex_dre ('Sextracted'), whose catalogs and check "
-            'images replace the detection'))
+    maps: _List[str] = _key('FITS files, patterns, lists', ())
+    sextracted: _Path | None = _key(
+        "folder of sex_dre ('Sextracted'), whose catalogs and check images "
+        'replace the detection')
 
 
 class StampsOptions(_Options):
@@ -145,11 +125,10 @@ class StampsOptions(_Options):
     The files of stamps.
     """
 
-    formats: _List[Literal['hdf5', 'dre', 'fits', 'galfit', 'galfits']] = (
-        Field(('hdf5',), description=(
-            'formats of the stamps: hdf5, dre, fits, galfit, galfits')))
-    compression: Literal['none', 'low', 'medium', 'high'] = Field(
-        'medium', description='compression of HDF5')
+    formats: _List[Literal['hdf5', 'dre', 'fits', 'galfit', 'galfits']] = _key(
+        'formats of the stamps: hdf5, dre, fits, galfit, galfits', ('hdf5',))
+    compression: Literal['none', 'low', 'medium', 'high'] = _key(
+        'compression of HDF5', 'medium')
 
 
 class GalaxiesOptions(_Options):
@@ -157,28 +136,22 @@ class GalaxiesOptions(_Options):
     The fits of galaxies.
     """
 
-    neighbors: Literal['fit', 'mask', 'ignore'] = Field(
-        'fit', description=(
-            'what is done with neighbors; see '
-            'hyperphotutils.galaxy.SersicFitter'))
-    n_bounds: _Range = Field(
-        (0.5, 8.0), description='bounds of the Sersic index')
-    max_radius: _Positive | None = Field(
-        None, description=(
-            'largest effective radius, r_eff sqrt(q), in pixels; null = an '
-            'eighth of the stamp'))
-    chi2: bool = Field(
-        default=False, description=(
-            'true = compare with all models of a grid, too, as DRE does'))
-    cube: _Path | None = Field(
-        None, description='file of models of DRE, for --chi2')
-    mosaics: bool = Field(
-        default=False, description=(
-            'true = write data, model, and residual of all stamps'))
-    truth: _Path | None = Field(
-        None, description=(
-            'table of the true sources, to compare with, with the columns '
-            'x, y, and those of the parameters'))
+    neighbors: Literal['fit', 'mask', 'ignore'] = _key(
+        'what is done with neighbors; see hyperphotutils.galaxy.SersicFitter',
+        'fit')
+    n_bounds: _Range = _key('bounds of the Sersic index', (0.5, 8.0))
+    max_radius: _Positive | None = _key(
+        'largest effective radius, r_eff sqrt(q), in pixels; null = an eighth '
+        'of the stamp')
+    chi2: bool = _key(
+        'true = compare with all models of a grid, too, as DRE does',
+        default=False)
+    cube: _Path | None = _key('file of models of DRE, for --chi2')
+    mosaics: bool = _key(
+        'true = write data, model, and residual of all stamps', default=False)
+    truth: _Path | None = _key(
+        'table of the true sources, to compare with, with the columns x, y, '
+        'and those of the parameters')
 
 
 class StepOptions(ProcessOptions):
@@ -186,8 +159,8 @@ class StepOptions(ProcessOptions):
     The step, processes, and messages.
     """
 
-    step: Literal['sky', 'psf', 'stamps', 'galaxies'] = Field(
-        'galaxies', description='what is made')
+    step: Literal['sky', 'psf', 'stamps', 'galaxies'] = _key(
+        'what is made', 'galaxies')
 
 
 class ImageConfig(JobsConfig):
@@ -210,12 +183,12 @@ class ImageConfig(JobsConfig):
 
     noun: ClassVar[str] = 'image'
 
-    input: ImagesOptions = Field(default_factory=ImagesOptions)
-    image: ImageOptions = Field(default_factory=ImageOptions)
-    stamps: StampsOptions = Field(default_factory=StampsOptions)
-    galaxies: GalaxiesOptions = Field(default_factory=GalaxiesOptions)
-    output: FolderOptions = Field(default_factory=FolderOptions)
-    run: StepOptions = Field(default_factory=StepOptions)
+    input: ImagesOptions = ImagesOptions()
+    image: ImageOptions = ImageOptions()
+    stamps: StampsOptions = StampsOptions()
+    galaxies: GalaxiesOptions = GalaxiesOptions()
+    output: FolderOptions = FolderOptions()
+    run: StepOptions = StepOptions()
 
     @property
     def kind(self):
@@ -240,24 +213,20 @@ class _PairFiles(_Options):
     The files besides the two images.
     """
 
-    error: _Path | None = Field(
-        None, description=(
-            'image of the standard deviations of SCIENCE; null = its '
-            'robust scatter'))
-    template_error: _Path | None = Field(
-        None, description='image of the standard deviations of TEMPLATE')
-    mask: _Path | None = Field(
-        None, description='image that is not 0 at bad pixels of SCIENCE')
-    template_mask: _Path | None = Field(
-        None, description='image that is not 0 at bad pixels of TEMPLATE')
-    positions: _Path | None = Field(
-        None, description=(
-            'table of the stars to fit the kernel to, with x and y (the '
-            'first pixel is 0) or sky_centroid; null = they are found'))
-    psf: _Path | None = Field(
-        None, description=(
-            'PSF of SCIENCE, as hyperphot psf writes it, or an image; null '
-            '= measured'))
+    error: _Path | None = _key(
+        'image of the standard deviations of SCIENCE; null = its robust '
+        'scatter')
+    template_error: _Path | None = _key(
+        'image of the standard deviations of TEMPLATE')
+    mask: _Path | None = _key('image that is not 0 at bad pixels of SCIENCE')
+    template_mask: _Path | None = _key(
+        'image that is not 0 at bad pixels of TEMPLATE')
+    positions: _Path | None = _key(
+        'table of the stars to fit the kernel to, with x and y (the first '
+        'pixel is 0) or sky_centroid; null = they are found')
+    psf: _Path | None = _key(
+        'PSF of SCIENCE, as hyperphot psf writes it, or an image; null = '
+        'measured')
 
 
 class PairOptions(_PairFiles):
@@ -265,8 +234,8 @@ class PairOptions(_PairFiles):
     A pair of images, and what belongs to it.
     """
 
-    science: _Path = Field(description='the image')
-    template: _Path = Field(description='what is subtracted from it')
+    science: _Path = _key('the image', ...)
+    template: _Path = _key('what is subtracted from it', ...)
 
 
 class PairsOptions(_PairFiles):
@@ -274,7 +243,7 @@ class PairsOptions(_PairFiles):
     The pairs of images; the other files are for those without their own.
     """
 
-    pairs: _List[PairOptions] = Field((), description='the pairs')
+    pairs: _List[PairOptions] = _key('the pairs', ())
 
 
 class KernelOptions(_Options):
@@ -282,53 +251,42 @@ class KernelOptions(_Options):
     The arguments of ImageSubtractor; null = its default.
     """
 
-    basis: Literal['gaussian', 'delta'] | None = Field(
-        None, description=(
-            'functions of the kernel: Gaussians times polynomials (the '
-            'default), or one for each pixel'))
-    kernel_radius: _Count | None = Field(
-        None, description='half width of the kernel in pixels')
-    kernel_order: _List[_Index] | None = Field(
-        None, description=(
-            'order with which the kernel varies over the image, or several '
-            'to choose from, such as 0,1,2'))
-    background_order: _Index | None = Field(
-        None, description='order of the differential background')
-    scale_order: _Index | None = Field(
-        None, description='order with which the flux scale varies')
-    convolve: Literal['auto', 'template', 'science'] | None = Field(
-        None, description='image to convolve')
-    normalize: Literal['science', 'template', 'unconvolved'] | None = Field(
-        None, description='image whose flux scale the difference has')
-    n_stamps: _List[_Count] | None = Field(
-        None, description='cells for the selection of stars along y and x')
-    stars_per_stamp: _Count | None = Field(
-        None, description='largest number of stars in a cell')
-    stamp_radius: _Count | None = Field(
-        None, description='half width of the cutouts of stars in pixels')
-    threshold: float | None = Field(
-        None, gt=0, description='least signal-to-noise ratio of a star')
-    sigma_clip: float | None = Field(
-        None, gt=0, description='limit for stars that do not fit')
-    mask_limit: float | None = Field(
-        None, gt=0, description=(
-            'largest error by bad pixels in units of the noise'))
-    n_regions: _List[_Count] | None = Field(
-        None, description='regions with their own kernel along y and x')
-    decorrelate: bool = Field(
-        default=True, description=(
-            'false = do not make the decorrelated difference'))
-    correlated_noise: bool = Field(
-        default=True, description=(
-            'false = do not measure the correlation of the noise'))
-    align: Literal['wcs', 'stars'] | None = Field(
-        None, description=(
-            'resample TEMPLATE to the pixels of SCIENCE, by the WCSs or by '
-            'common stars; null = they are on the same pixels'))
-    hotpants: _Path | None = Field(
-        None, description=(
-            'a command line of HOTPANTS, or a configuration of pyhotpants; '
-            'other options take precedence'))
+    basis: Literal['gaussian', 'delta'] | None = _key(
+        'functions of the kernel: Gaussians times polynomials (the default), '
+        'or one for each pixel')
+    kernel_radius: _Count | None = _key('half width of the kernel in pixels')
+    kernel_order: _List[_Index] | None = _key(
+        'order with which the kernel varies over the image, or several to '
+        'choose from, such as 0,1,2')
+    background_order: _Index | None = _key(
+        'order of the differential background')
+    scale_order: _Index | None = _key('order with which the flux scale varies')
+    convolve: Literal['auto', 'template', 'science'] | None = _key(
+        'image to convolve')
+    normalize: Literal['science', 'template', 'unconvolved'] | None = _key(
+        'image whose flux scale the difference has')
+    n_stamps: _List[_Count] | None = _key(
+        'cells for the selection of stars along y and x')
+    stars_per_stamp: _Count | None = _key('largest number of stars in a cell')
+    stamp_radius: _Count | None = _key(
+        'half width of the cutouts of stars in pixels')
+    threshold: float | None = _key(
+        'least signal-to-noise ratio of a star', gt=0)
+    sigma_clip: float | None = _key('limit for stars that do not fit', gt=0)
+    mask_limit: float | None = _key(
+        'largest error by bad pixels in units of the noise', gt=0)
+    n_regions: _List[_Count] | None = _key(
+        'regions with their own kernel along y and x')
+    decorrelate: bool = _key(
+        'false = do not make the decorrelated difference', default=True)
+    correlated_noise: bool = _key(
+        'false = do not measure the correlation of the noise', default=True)
+    align: Literal['wcs', 'stars'] | None = _key(
+        'resample TEMPLATE to the pixels of SCIENCE, by the WCSs or by common '
+        'stars; null = they are on the same pixels')
+    hotpants: _Path | None = _key(
+        'a command line of HOTPANTS, or a configuration of pyhotpants; other '
+        'options take precedence')
 
     @model_validator(mode='after')
     def _check_basis(self):
@@ -419,18 +377,12 @@ class SubtractConfig(JobsConfig):
     """
 
     noun: ClassVar[str] = 'pair'
+    kind: ClassVar[str] = 'subtraction'
 
-    input: PairsOptions = Field(default_factory=PairsOptions)
-    kernel: KernelOptions = Field(default_factory=KernelOptions)
-    output: FolderOptions = Field(default_factory=FolderOptions)
-    run: ProcessOptions = Field(default_factory=ProcessOptions)
-
-    @property
-    def kind(self):
-        """
-        The kind of the jobs.
-        """
-        return 'subtraction'
+    input: PairsOptions = PairsOptions()
+    kernel: KernelOptions = KernelOptions()
+    output: FolderOptions = FolderOptions()
+    run: ProcessOptions = ProcessOptions()
 
     @property
     def shared_files(self):
