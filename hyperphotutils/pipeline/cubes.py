@@ -32,7 +32,7 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapCube, MapError, read_cube
 from hyperphotutils.pipeline.config import find_unused_keys
-from hyperphotutils.pipeline.extraction import extract_image
+from hyperphotutils.pipeline.extraction import beam_shapes, extract_image
 from hyperphotutils.pipeline.folders import PARTS, read_record, write_record
 from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
@@ -40,7 +40,7 @@ from hyperphotutils.pipeline.logs import (
     format_rows,
     number_of,
 )
-from hyperphotutils.pipeline.products import REJECTED, beam_shapes
+from hyperphotutils.pipeline.products import REJECTED
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,

@@ -50,7 +50,7 @@ from hyperphotutils.pipeline.jobs import (
     plan_jobs,
 )
 from hyperphotutils.pipeline.loading import load_config
-from hyperphotutils.pipeline.products import write_products, write_report
+from hyperphotutils.pipeline.products import write_page, write_products
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.text import printable
 
@@ -340,7 +340,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
-            write_report(result, job, config, folder)
+            write_page(result, job, config, folder)
             write_record(folder / RECORD, record | {
                 'versions': result_meta()['version'],
                 'finished': datetime.now(UTC).isoformat(),
