@@ -174,11 +174,6 @@ class EllipseOptions(_Options):
     def make_beam(self):
         """
         Return the ellipse as a `~radio_beam.Beam`.
-
-        Returns
-        -------
-        beam : `~radio_beam.Beam`
-            The beam.
         """
         import astropy.units as u
         from radio_beam import Beam
@@ -247,11 +242,6 @@ class InputOptions(_Options):
         """
         Return the arguments that `~hyperphotutils.maps.read_map` and
         `~hyperphotutils.maps.read_cube` have in common.
-
-        Returns
-        -------
-        options : dict
-            The keyword arguments.
         """
         import astropy.units as u
 
@@ -328,23 +318,11 @@ class SourcesOptions(_Options):
 
     def read_table(self, wcs=None):
         """
-        Read the table, or make one of the lists.
+        Read the table of sources, or make one of the lists.
 
-        Parameters
-        ----------
-        wcs : `~astropy.wcs.WCS` or `None`, optional
-            The celestial WCS of the map. Lists without a frame are in
-            its frame, by default in ICRS.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The sources on the sky.
-
-        Raises
-        ------
-        OSError, ValueError
-            If the table cannot be read, or a position is not on the sky.
+        Lists without a frame are in that of ``wcs``, the celestial WCS of
+        the map, by default in ICRS. Raises an `OSError` or `ValueError` if
+        the table cannot be read, or a position is not on the sky.
         """
         from astropy.wcs.utils import wcs_to_celestial_frame
 
@@ -411,21 +389,11 @@ class DetectionOptions(_Options):
 
     def make_finder(self, fwhm, *, unit=None):
         """
-        Make the finder.
+        Make the `~hyperphotutils.detection.HighPassStarFinder` for a beam
+        of this FWHM in pixels.
 
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        unit : `~astropy.units.UnitBase` or `None`, optional
-            The unit of the data, for ``rms``. With `None` (default),
-            ``rms`` is ignored and measured on the data.
-
-        Returns
-        -------
-        finder : `~hyperphotutils.detection.HighPassStarFinder`
-            The finder.
+        Without the unit of the data, the key ``rms`` is ignored, and the rms
+        is measured.
         """
         from hyperphotutils.detection import (
             HighPassStarFinder,
@@ -459,17 +427,8 @@ class GroupingOptions(_Options):
 
     def make_grouper(self, fwhm):
         """
-        Make the grouper.
-
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        Returns
-        -------
-        grouper : `~hyperphotutils.blend.SeparationGrouper`
-            The grouper.
+        Make the `~hyperphotutils.blend.SeparationGrouper` for a beam of
+        this FWHM in pixels.
         """
         from hyperphotutils.blend import SeparationGrouper
 
@@ -561,27 +520,12 @@ class FitOptions(_Options):
 
     def make_fitter(self, fwhm, grouping, *, fixed=None, psf=None):
         """
-        Make the fitter.
+        Make the `~hyperphotutils.blend.BlendGroupFitter` for a beam of this
+        FWHM in pixels.
 
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        grouping : `GroupingOptions`
-            The section ``grouping``.
-
-        fixed : tuple of str or `None`, optional
-            The parameters that are not fitted. With `None` (default),
-            those of the section.
-
-        psf : `~hyperphotutils.blend.BeamProfile` or `None`, optional
-            The measured beam.
-
-        Returns
-        -------
-        fitter : `~hyperphotutils.blend.BlendGroupFitter`
-            The fitter.
+        ``grouping`` are the `GroupingOptions`, ``fixed`` replaces the key of
+        this name, and ``psf`` is the
+        `~hyperphotutils.blend.BeamProfile` of a measured beam.
         """
         from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 
@@ -623,18 +567,8 @@ class BackgroundOptions(_Options):
 
     def make_background(self, fwhm):
         """
-        Make the background of a map.
-
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        Returns
-        -------
-        background : \
-`~hyperphotutils.background.LocalPolynomialBackground` or `None`
-            The background, `None` without ``box_sizes``.
+        Make the `~hyperphotutils.background.LocalPolynomialBackground` for
+        a beam of this FWHM in pixels; `None` without ``box_sizes``.
         """
         if self.box_sizes is None:
             return None
@@ -917,34 +851,16 @@ bands, output, run : dict or options
 
     def make_finder(self, image):
         """
-        Make the finder for a map.
-
-        Parameters
-        ----------
-        image : `~astropy.nddata.CCDData`
-            The map, as `~hyperphotutils.maps.read_map` returns it.
-
-        Returns
-        -------
-        finder : `~hyperphotutils.detection.HighPassStarFinder`
-            The finder.
+        Make the `~hyperphotutils.detection.HighPassStarFinder` for a map of
+        `~hyperphotutils.maps.read_map`.
         """
         return self.detection.make_finder(image.meta['beam_fwhm_pix'],
                                           unit=image.unit)
 
     def find_tile_size(self, shape):
         """
-        Return the side of the tiles in which a map is measured.
-
-        Parameters
-        ----------
-        shape : tuple of ints
-            The shape of the map.
-
-        Returns
-        -------
-        tile_size : int
-            The side in pixels; 0 for a map that is measured as a whole.
+        Return the side in pixels of the tiles in which a map of this shape
+        is measured; 0 for a map that is measured as a whole.
         """
         tile_size = self.fit.tile_size
         if self.run.detection_only or tile_size == 0:
@@ -958,25 +874,10 @@ bands, output, run : dict or options
 
     def make_photometry(self, image, *, progress_bar=False):
         """
-        Make the photometry of a map.
+        Make the `~hyperphotutils.photometry.HyperPhotometry` for a map of
+        `~hyperphotutils.maps.read_map`.
 
-        Parameters
-        ----------
-        image : `~astropy.nddata.CCDData`
-            The map, as `~hyperphotutils.maps.read_map` returns it.
-
-        progress_bar : bool, optional
-            Whether to show the progress of the fits.
-
-        Returns
-        -------
-        phot : `~hyperphotutils.photometry.HyperPhotometry`
-            The photometry.
-
-        Raises
-        ------
-        ValueError
-            If the configuration does not suit the map.
+        Raises a `ValueError` if the configuration does not suit the map.
         """
         from hyperphotutils.photometry import HyperPhotometry
 
@@ -1031,19 +932,8 @@ bands, output, run : dict or options
 
     def make_forced(self, **kwargs):
         """
-        Make the forced photometry of several maps.
-
-        Parameters
-        ----------
-        **kwargs
-            More arguments of
-            `~hyperphotutils.photometry.ForcedPhotometry`, such as
-            ``ellipse`` and ``reference_beam``.
-
-        Returns
-        -------
-        phot : `~hyperphotutils.photometry.ForcedPhotometry`
-            The photometry.
+        Make the `~hyperphotutils.photometry.ForcedPhotometry` of several
+        maps; the arguments are more of its own, such as ``ellipse``.
         """
         from hyperphotutils.photometry import ForcedPhotometry
 
@@ -1059,22 +949,11 @@ bands, output, run : dict or options
 
     def make_cube_background(self, cube):
         """
-        Make the background estimator of a cube.
+        Make the `~hyperphotutils.background.CubeBackground` of a
+        `~hyperphotutils.maps.MapCube`.
 
-        Parameters
-        ----------
-        cube : `~hyperphotutils.maps.MapCube`
-            The cube.
-
-        Returns
-        -------
-        bkg : `~hyperphotutils.background.CubeBackground`
-            The estimator.
-
-        Raises
-        ------
-        ~hyperphotutils.maps.MapError
-            If the configuration does not suit the cube.
+        Raises a `~hyperphotutils.maps.MapError` if the configuration does
+        not suit the cube.
         """
         import numpy as np
 

@@ -302,18 +302,10 @@ class KernelOptions(_Options):
 
     def read_hotpants(self):
         """
-        Read the options of HOTPANTS.
+        Read the `~hyperphotutils.compat.hotpants.HotpantsOptions`; `None` if
+        no file is given.
 
-        Returns
-        -------
-        options : `~hyperphotutils.compat.hotpants.HotpantsOptions` or \
-                `None`
-            The options, if a file is given.
-
-        Raises
-        ------
-        ConfigError
-            If the file cannot be used.
+        Raises a `ConfigError` if the file cannot be used.
         """
         if self.hotpants is None:
             return None
@@ -330,17 +322,10 @@ class KernelOptions(_Options):
 
     def make_subtractor(self, hotpants=None):
         """
-        Make the subtractor.
+        Make the `~hyperphotutils.subtraction.ImageSubtractor`.
 
-        Parameters
-        ----------
-        hotpants : dict, optional
-            Arguments that are replaced by those of this section.
-
-        Returns
-        -------
-        subtractor : `~hyperphotutils.subtraction.ImageSubtractor`
-            The subtractor.
+        The dictionary ``hotpants`` has arguments that are replaced by those
+        of this section.
         """
         from hyperphotutils.subtraction import DeltaBasis, ImageSubtractor
 
@@ -393,14 +378,11 @@ class SubtractConfig(JobsConfig):
 
     def list_pairs(self):
         """
-        List the files of each pair by their role.
+        List the files of each pair, dictionaries by role.
 
-        Returns
-        -------
-        pairs : list of dict
-            ``'science'``, ``'template'``, and those of the others that
-            are given; ``'hotpants_error'`` and so on are those that the
-            options of HOTPANTS name.
+        The roles are ``'science'``, ``'template'``, and those of the others
+        that are given; ``'hotpants_error'`` and so on are those that the
+        options of HOTPANTS name.
         """
         hotpants = self.kernel.read_hotpants()
         theirs = {} if hotpants is None else {
