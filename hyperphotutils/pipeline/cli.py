@@ -402,14 +402,23 @@ def _run(options):
     setattr(options, 'input.maps', maps)
     loaded, config, origins = _load(files[0] if files else None, options)
     report = None if config.run.quiet else print_line
-    if report:
-        _report_config(loaded, is_given=bool(files))
+    converted = loaded.hyper_py
+    if report and converted is not None:
+        report(f'{loaded.source}: a configuration of Hyper-py: '
+               f'{len(converted.converted)} settings converted, '
+               f'{len(converted.dropped)} dropped, '
+               f'{len(converted.unsupported)} not converted (list them with '
+               f"'hyperphot config --from-hyper-py {loaded.source}')")
+        for row in converted.unsupported:
+            report(f'not converted: {row}')
+    elif report and loaded.source is not None and not files:
+        report(f'configuration: {loaded.source}')
     if not config.input.maps:
         msg = ('no map: name one on the command line, or in input.maps of '
                'the configuration')
         raise ConfigError([msg])
     check_config(config, origins)
-    if report and loaded.hyper_py is None:
+    if report and converted is None:
         for line in find_unused_keys(config):
             print_error(f'note: {line}')
     progress_bar = _show_progress(config)
@@ -691,24 +700,6 @@ def _print_config(options):
 def _show_progress(config):
     return (sys.stderr is not None and sys.stderr.isatty()
             and not config.run.quiet)
-
-
-def _report_config(loaded, *, is_given):
-    """
-    Print the configuration file that was found or converted.
-    """
-    converted = loaded.hyper_py
-    if converted is not None:
-        print_line(
-            f'{loaded.source}: a configuration of Hyper-py: '
-            f'{len(converted.converted)} settings converted, '
-            f'{len(converted.dropped)} dropped, '
-            f'{len(converted.unsupported)} not converted (list them with '
-            f"'hyperphot config --from-hyper-py {loaded.source}')")
-        for row in converted.unsupported:
-            print_line(f'not converted: {row}')
-    elif loaded.source is not None and not is_given:
-        print_line(f'configuration: {loaded.source}')
 
 
 def _report_jobs(outcomes, config):

@@ -86,7 +86,13 @@ class CubeKind:
         sources.
         """
         # processes may have another working folder
-        config = _with_absolute_paths(config)
+        for section, key in (('sources', 'table'), ('fit', 'weight_map'),
+                             ('cubes', 'region')):
+            options = getattr(config, section)
+            if (path := getattr(options, key)) is not None:
+                options = options.model_copy(
+                    update={key: os.path.realpath(path)})
+                config = config.model_copy(update={section: options})
         work = _CubeWork(cube, config, folder, executor, progress_bar)
         earlier = work.describe_earlier()
         if earlier and report is not None:
@@ -262,21 +268,6 @@ class CubeResult:
             title += f'; {len(channels)} of the channels'
         return plot_channels(cube, sources, background=background,
                              channels=channels, title=title)
-
-
-def _with_absolute_paths(config):
-    """
-    Return a configuration with absolute names of files.
-    """
-    updates = {}
-    for section, key in (('sources', 'table'), ('fit', 'weight_map'),
-                         ('cubes', 'region')):
-        options = getattr(config, section)
-        path = getattr(options, key)
-        if path is not None:
-            updates[section] = options.model_copy(
-                update={key: os.path.realpath(path)})
-    return config.model_copy(update=updates)
 
 
 @dataclass(frozen=True)

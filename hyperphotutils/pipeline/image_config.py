@@ -466,7 +466,18 @@ def _read_pairs(name):
     if path.lower().endswith(('.csv', '.ecsv')):
         pairs = _read_rows(path, lines)
     else:
-        pairs = [_split_line(path, *line) for line in lines]
+        pairs = []
+        for number, line in lines:
+            try:
+                # names with blanks are quoted
+                words = shlex.split(line, comments=True)
+            except ValueError as exc:
+                raise ConfigError([f'{path}: line {number}: {exc}']) from exc
+            if len(words) != 2:
+                raise ConfigError([
+                    f'{path}: line {number} must have SCIENCE and TEMPLATE: '
+                    f'{line.strip()}'])
+            pairs.append({'science': words[0], 'template': words[1]})
     if not pairs:
         raise ConfigError([f'{path}: the list names no pair'])
     return pairs
@@ -503,17 +514,3 @@ def _read_rows(path, lines):
                                'template'])
         pairs.append(pair)
     return pairs
-
-
-def _split_line(path, number, line):
-    """
-    Split a line of a text file; names with blanks are quoted.
-    """
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError as exc:
-        raise ConfigError([f'{path}: line {number}: {exc}']) from exc
-    if len(words) != 2:
-        raise ConfigError([f'{path}: line {number} must have SCIENCE and '
-                           f'TEMPLATE: {line.strip()}'])
-    return {'science': words[0], 'template': words[1]}

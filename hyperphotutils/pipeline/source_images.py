@@ -144,25 +144,19 @@ def _cut(extraction, rows, radius, *, name, title):
     images['residual'] = np.where(
         np.isfinite(images['background']), images['residual'], np.nan)
     images['sources'] = images['model']
-    images['model'] = _render(images['data'].shape, rows, extraction)
+    peaks = rows['amplitude_fit']
+    if peaks.unit.is_equivalent(u.Jy / u.beam):
+        peaks = peaks * (u.beam / (image.meta['beam_area_pix'] * u.pix))
+    images['model'] = np.zeros(images['data'].shape)
+    add_gaussians(images['model'], np.asarray(rows['x_fit']),
+                  np.asarray(rows['y_fit']), peaks.to_value(image.unit),
+                  *(np.asarray(getattr(rows[name], 'value', rows[name]))
+                    for name in _SHAPE))
     row, column = np.indices(images['data'].shape)
     within = np.any([np.hypot(column - x, row - y) <= radius for x, y in zip(
         rows['x_fit'], rows['y_fit'], strict=True)], axis=0)
     return SourceImages(name, title, rows, image.wcs[box], images,
                   within)
-
-
-def _render(shape, rows, extraction):
-    image = extraction.image
-    peaks = rows['amplitude_fit']
-    if peaks.unit.is_equivalent(u.Jy / u.beam):
-        peaks = peaks * (u.beam / (image.meta['beam_area_pix'] * u.pix))
-    model = np.zeros(shape)
-    add_gaussians(model, np.asarray(rows['x_fit']), np.asarray(rows['y_fit']),
-                  peaks.to_value(image.unit),
-                  *(np.asarray(getattr(rows[name], 'value', rows[name]))
-                    for name in _SHAPE))
-    return model
 
 
 def make_header(image, wcs):
