@@ -18,7 +18,10 @@ def holds_psf(path):
     PSFEx, and not an image.
     """
     with fits.open(path) as hdus:
-        return 'HPUFORM' in hdus[0].header or any(
+        # (a PSF beside other images is in a product that is no PSF, which
+        # read_psf refuses)
+        return 'HPUFORM' in hdus[0].header or (
+            'PSF' in hdus and len(hdus) > 2) or any(
             'PSF_MASK' in (hdu.columns.names or ()) for hdu in hdus
             if isinstance(hdu, fits.BinTableHDU))
 
