@@ -22,7 +22,7 @@ import hyperphotutils
 __all__ = ['main', 'public_names']
 
 _CONFIG = ('hyperphotutils.pipeline.config.',
-           'hyperphotutils.pipeline.settings.')
+           'hyperphotutils.pipeline.image_config.')
 # Methods with the same arguments as these refer to their docstrings.
 _REFERENCES = ('; see `NoiseModel.', '; see `FootprintFactors.')
 _INTERFACES = {'hyperphotutils.background.interface.LocalBackground',

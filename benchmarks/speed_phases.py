@@ -80,7 +80,7 @@ def _import_command_line():
 
 
 def _import_rest():
-    import hyperphotutils.pipeline.report  # noqa: F401
+    import hyperphotutils.pipeline.logs  # noqa: F401
     from hyperphotutils.pipeline import extraction
 
     return extraction

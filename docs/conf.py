@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import hyperphotutils
 from hyperphotutils.catalog import RESULT_COLUMNS, RESULT_TABLES
 from hyperphotutils.photometry import REJECTION_REASONS
-from hyperphotutils.pipeline.config import config_template
+from hyperphotutils.pipeline.config_files import config_template
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import STAR_FLAG_DESCRIPTIONS, STAR_FLAGS
 from hyperphotutils.subtraction import (

@@ -28,7 +28,8 @@ LAYERS = {
     'visualization': 1, 'catalog': 1,
     'detection': 2, 'blend': 2, 'aperture': 2, 'datasets': 2,
     'photometry': 3, 'psf': 3, 'stamps': 3, 'subtraction': 3, 'galaxy': 3,
-    'pipeline.text': 4, 'pipeline.config': 4, 'compat': 5, 'pipeline': 6,
+    'pipeline.text': 4, 'pipeline.config': 4, 'pipeline.config_files': 4,
+    'compat': 5, 'pipeline': 6,
 }
 SHARED = {'utils', 'noise', 'visualization'}
 

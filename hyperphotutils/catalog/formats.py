@@ -581,19 +581,11 @@ def _write_ipac(table, path):
     path.write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 
-def _read_ipac(file, _):
-    return Table.read(read_lines(file), format='ascii.ipac')
-
-
 def _write_csv(table, path):
     text = io.StringIO()
     table.write(text, format='ascii.csv')
     comments = ''.join(f'# {line}\n' for line in table.meta['comments'])
     path.write_text(comments + text.getvalue(), encoding='utf-8')
-
-
-def _read_csv(file, _):
-    return read_separated(read_lines(file))
 
 
 def _flatten(table):
@@ -668,6 +660,7 @@ def _unflatten(table, extra):
 _WRITERS = {'ecsv': _write_ecsv, 'fits': _write_fits,
             'votable': _write_votable, 'ipac': _write_ipac,
             'csv': _write_csv}
-_READERS = {'ecsv': _read_ecsv, 'fits': _read_fits,
-            'votable': _read_votable, 'ipac': _read_ipac,
-            'csv': _read_csv}
+_READERS = {
+    'ecsv': _read_ecsv, 'fits': _read_fits, 'votable': _read_votable,
+    'ipac': lambda file, _: Table.read(read_lines(file), format='ascii.ipac'),
+    'csv': lambda file, _: read_separated(read_lines(file))}

@@ -102,13 +102,13 @@ def frames_of_comments(table):
         # comments of other programs may match with another meaning
         with suppress(ValueError):
             if match is not None:
-                return tuple(_frame_of_text(text) for text in match.groups())
+                return tuple(_parse_frame(*text.split())
+                             for text in match.groups())
     return None
 
 
-def _frame_of_text(text):
-    name, *equinox = text.split()
-    kwargs = {'equinox': Time(equinox[0])} if equinox else {}
+def _parse_frame(name, equinox=None):
+    kwargs = {} if equinox is None else {'equinox': Time(equinox)}
     blank = SkyCoord(0, 0, unit='deg', frame=name.lower(), **kwargs)
     return blank.frame.replicate_without_data()
 
@@ -139,8 +139,24 @@ def _equatorial(sky):
 
 
 def _comments(table, output):
+    rms, rms_of, threshold, n_sigma, area, detection_rms, date = (
+        _find_meta(table.meta, name) for name in (
+            'rms', 'rms_of', 'threshold', 'n_sigma', 'beam_area_pix',
+            'detection_rms', 'date'))
+    if rms is not None and rms_of is not None:
+        rms = f'{rms}, of {rms_of}'
+    if threshold is not None and n_sigma is not None:
+        threshold = f'{threshold}, {n_sigma} times the detection rms'
     lines = ['Sources measured with hyperphotutils']
-    lines += _comments_of_meta(table.meta)
+    lines += [f'{name}: {value}' for name, value in (
+        ('Threshold', threshold), ('Detection rms', detection_rms),
+        ('Noise rms', rms),
+        ('Beam area', None if area is None else f'{area:.6g} pixels'),
+        ('Date', date)) if value is not None]
+    versions = table.meta.get('version')
+    if isinstance(versions, dict):
+        text = ', '.join(f'{key} {value}' for key, value in versions.items())
+        lines.append(f'Versions: {text}')
     known = [*_UNIT_COMMENTS, *((name.upper(), name.upper())
                                 for name in _CUBE_NAMES)]
     lines += [f'{names} in {output[name].unit.to_string()}'
@@ -155,30 +171,8 @@ def _comments(table, output):
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH)]
 
 
-def _comments_of_meta(meta):
-    rms, rms_of = _find_meta(meta, 'rms'), _find_meta(meta, 'rms_of')
-    if rms is not None and rms_of is not None:
-        rms = f'{rms}, of {rms_of}'
-    threshold = _find_meta(meta, 'threshold')
-    n_sigma = _find_meta(meta, 'n_sigma')
-    if threshold is not None and n_sigma is not None:
-        threshold = f'{threshold}, {n_sigma} times the detection rms'
-    area = _find_meta(meta, 'beam_area_pix')
-    lines = [f'{name}: {value}' for name, value in (
-        ('Threshold', threshold),
-        ('Detection rms', _find_meta(meta, 'detection_rms')),
-        ('Noise rms', rms),
-        ('Beam area', None if area is None else f'{area:.6g} pixels'),
-        ('Date', _find_meta(meta, 'date'))) if value is not None]
-    versions = meta.get('version')
-    if isinstance(versions, dict):
-        text = ', '.join(f'{key} {value}' for key, value in versions.items())
-        lines.append(f'Versions: {text}')
-    return lines
-
-
 def _frame_text(sky):
-    # in the format of _frame_of_text; the usual equinoxes are omitted
+    # in the format of _parse_frame; the usual equinoxes are omitted
     name = sky.frame.name
     equinox = getattr(sky.frame, 'equinox', None)
     if equinox is None or equinox == _EQUINOXES.get(name):

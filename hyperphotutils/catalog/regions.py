@@ -218,7 +218,13 @@ def read_regions(path):
     try:
         # (regions would open a name that is a URL)
         if content.startswith(b'SIMPLE'):
-            regions = _parse_fits(content)
+            with fits.open(io.BytesIO(content), memmap=False) as hdus:
+                table = next((hdu for hdu in hdus if hdu.name == 'REGION'),
+                             None)
+                if table is None:
+                    msg = "it has no extension 'REGION'"
+                    raise ValueError(msg)
+                regions = Regions.parse(QTable.read(table), format='fits')
         else:
             crtf = (path.suffix.lower() == '.crtf'
                     or content.startswith(b'#CRTF'))
@@ -232,17 +238,6 @@ def read_regions(path):
         msg = f'no region in {path}'
         raise CatalogError(msg)
     return regions
-
-
-def _parse_fits(content):
-    from regions import Regions
-
-    with fits.open(io.BytesIO(content), memmap=False) as hdus:
-        table = next((hdu for hdu in hdus if hdu.name == 'REGION'), None)
-        if table is None:
-            msg = "it has no extension 'REGION'"
-            raise ValueError(msg)
-        return Regions.parse(QTable.read(table), format='fits')
 
 
 def write_regions(table, path, *, frame='sky', shape='ellipse',

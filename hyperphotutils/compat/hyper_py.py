@@ -13,9 +13,8 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperphotutils.pipeline.config import (
-    ConfigError,
-    PipelineConfig,
+from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
+from hyperphotutils.pipeline.config_files import (
     config_to_yaml,
     override_config,
     read_yaml,
@@ -397,21 +396,10 @@ def _maps(name, get):
     return _converted({'input.maps': maps})
 
 
-def _n_workers(value, get):
-    n_workers = value if get('control.parallel_maps') else 1
-    return _converted({'run.n_workers': n_workers})
-
-
 def _units(value, _):
     prefix = 'm' * value
     return _converted({'output.flux_unit': f'{prefix}Jy',
                        'output.peak_unit': f'{prefix}Jy/beam'})
-
-
-def _survey(value, _):
-    if value == 15:
-        return _converted({}, 'the beam is read from the header')
-    return _converted({'input.survey': value})
 
 
 def _rms(value, get):
@@ -544,17 +532,6 @@ def _boxes(value, get):
                       'the side of a box is 2 (fix_box + aper_sup) beam FWHM')
 
 
-def _joint_orders(value, _):
-    orders = _as_list(value)
-    return _converted({
-        'fit.poly_order': orders if len(orders) > 1 else orders[0]})
-
-
-def _methods(value):
-    return ['lsq' if name == 'least_squares' else name
-            for name in _as_list(value)]
-
-
 def _group_files(value, get):
     # models and backgrounds are in one file
     wanted = value or get('fits_output.fits_fitting')
@@ -576,13 +553,16 @@ _RULES = {
     'files.file_region_base': ('region_files', _drop(_FIXED_NAMES)),
     'files.file_log_name': ('hyper_py.log', _drop(_FIXED_NAMES)),
     'control.parallel_maps': (True, _with('control.n_cores')),
-    'control.n_cores': (2, _n_workers),
+    'control.n_cores': (2, lambda value, get: _converted({
+        'run.n_workers': value if get('control.parallel_maps') else 1})),
     'control.detection_only': (False, _to('run.detection_only')),
     'control.datacube': (False, _to('input.datacube')),
     'control.dir_datacube_slices': (
         'maps', _drop('cubes are not cut into files')),
     'units.convert_mJy': (False, _units),
-    'survey.survey_code': (15, _survey),
+    'survey.survey_code': (15, lambda value, _: _converted(
+        {}, 'the beam is read from the header') if value == 15
+        else _converted({'input.survey': value})),
     'detection.sigma_thres': (4.0, _to('detection.n_sigma')),
     'detection.use_manual_rms': (False, _with('detection.rms_value')),
     'detection.rms_value': (
@@ -635,7 +615,9 @@ _RULES = {
                    convert=lambda vary: [] if vary else ['position'])),
     'fit_options.bg_fitters': (
         ['least_squares'],
-        _if(_SEPARATE, _to('background.methods', convert=_methods))),
+        _if(_SEPARATE, _to('background.methods', convert=lambda names: [
+            'lsq' if name == 'least_squares' else name
+            for name in _as_list(names)]))),
     'fit_options.huber_epsilons': (
         [1.1, 1.35, 1.7, 2.0],
         _if(_SEPARATE, _to('background.huber_epsilons', convert=_as_list))),
@@ -649,7 +631,9 @@ _RULES = {
     'background.fit_gauss_and_bg_together': (
         False, _with('background.polynomial_orders')),
     'background.polynomial_orders': (
-        [0], _if(_TOGETHER, _joint_orders)),
+        [0], _if(_TOGETHER, _to('fit.poly_order', convert=lambda orders: (
+            orders[0] if isinstance(orders, list) and len(orders) == 1
+            else orders)))),
     'background.pol_orders_bkg_no_sources': (
         [0], _if('control.datacube',
                  _to('cubes.empty_orders', convert=_as_list))),

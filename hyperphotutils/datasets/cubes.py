@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.table import QTable, vstack
+from astropy.table import QTable
 from radio_beam import Beam
 from scipy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from scipy.ndimage import gaussian_filter1d
@@ -231,8 +231,15 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         inner = data[:, border:-border, border:-border].copy()
         data[:] = np.nan
         data[:, border:-border, border:-border] = inner
+    header = wcs.to_header()
+    header['WCSAXES'] = 3
+    header.update({
+        'CTYPE3': 'VRAD', 'CUNIT3': 'km/s', 'CRVAL3': 0.0, 'CRPIX3': 1.0,
+        'CDELT3': width.to_value(u.km / u.s),
+        'SPECSYS': 'LSRK', 'RESTFRQ': 230.538e9, 'BUNIT': 'Jy/beam',
+        **sky_beam.to_header_keywords(), 'OBJECT': 'simulated'})
     return SimulatedCube(
-        hdu=_make_hdu(data, wcs, sky_beam, width), truth=truth,
+        hdu=fits.PrimaryHDU(data.astype(np.float32), header), truth=truth,
         background=background << u.Jy / u.beam, rms=rms << u.Jy / u.beam,
         beam=sky_beam)
 
@@ -246,34 +253,19 @@ def _draw_lines(rng, sources, n_channels, border, width_range):
     """
     center = rng.uniform(0, n_channels - 1, len(sources))
     width = rng.uniform(*width_range, len(sources))
-    channel = np.arange(n_channels)
-    rows = []
-    for i, source in enumerate(sources):
-        distance = (channel - center[i]) / width[i]
-        seen = np.flatnonzero(np.abs(distance) <= _LINE_EDGE)
-        profile = np.exp(-0.5 * distance[seen]**2)
-        rows.append(QTable({
-            'id': np.full(seen.size, source['id']),
-            'channel': seen,
-            'velocity': np.zeros(seen.size) << u.km / u.s,
-            'x_fit': np.full(seen.size, source['x_fit'] + border),
-            'y_fit': np.full(seen.size, source['y_fit'] + border),
-            'amplitude_fit': source['snr'] * profile,
-            'fwhm_major_fit': np.full(seen.size, source['fwhm_major_fit']),
-            'fwhm_minor_fit': np.full(seen.size, source['fwhm_minor_fit']),
-            'theta_fit': np.full(seen.size, source['theta_fit'].value)
-            << u.deg,
-        }))
-    if rows:
-        return vstack(rows)
-    empty = QTable({name: np.zeros(0, dtype=int)
-                    for name in ('id', 'channel')})
-    empty['velocity'] = np.zeros(0) << u.km / u.s
-    for name in ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
-                 'fwhm_minor_fit'):
-        empty[name] = np.zeros(0)
-    empty['theta_fit'] = np.zeros(0) << u.deg
-    return empty
+    distance = ((np.arange(n_channels) - center[:, np.newaxis])
+                / width[:, np.newaxis])
+    row, channel = np.nonzero(np.abs(distance) <= _LINE_EDGE)
+    rows = sources[row]
+    return QTable({
+        'id': rows['id'], 'channel': channel,
+        'velocity': np.zeros(len(rows)) << u.km / u.s,
+        'x_fit': rows['x_fit'] + border, 'y_fit': rows['y_fit'] + border,
+        'amplitude_fit': (rows['snr']
+                          * np.exp(-0.5 * distance[row, channel]**2)),
+        'fwhm_major_fit': rows['fwhm_major_fit'],
+        'fwhm_minor_fit': rows['fwhm_minor_fit'],
+        'theta_fit': rows['theta_fit']})
 
 
 def _draw_coefficients(rng, n_channels, orders, width):
@@ -309,22 +301,3 @@ def _draw_noise(rng, shape, beam):
     for plane in noise:
         plane[:] = irfft2(transfer * rfft2(plane), s=shape[1:])
     return noise
-
-
-def _make_hdu(data, wcs, beam, width):
-    """
-    Return the FITS cube with the header of an observation.
-    """
-    header = wcs.to_header()
-    header['WCSAXES'] = 3
-    header['CTYPE3'] = 'VRAD'
-    header['CUNIT3'] = 'km/s'
-    header['CRVAL3'] = 0.0
-    header['CRPIX3'] = 1.0
-    header['CDELT3'] = width.to_value(u.km / u.s)
-    header['SPECSYS'] = 'LSRK'
-    header['RESTFRQ'] = 230.538e9
-    header['BUNIT'] = 'Jy/beam'
-    header.update(beam.to_header_keywords())
-    header['OBJECT'] = 'simulated'
-    return fits.PrimaryHDU(data.astype(np.float32), header)

@@ -405,7 +405,15 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
     shape = check_shape(shape)
     beam = check_beam(beam)
     rms = check_number('rms', u.Quantity(rms, u.Jy / u.pix).value)
-    wcs = make_wcs(shape, pixel_scale) if wcs is None else _check_wcs(wcs)
+    if wcs is None:
+        wcs = make_wcs(shape, pixel_scale)
+    elif not isinstance(wcs, WCS):
+        msg = f'wcs must be an astropy WCS: got {wcs!r}'
+        raise TypeError(msg)
+    elif not wcs.has_celestial:
+        msg = f'wcs must have two celestial axes: got {wcs.wcs.ctype}'
+        raise ValueError(msg)
+    wcs = wcs.celestial
     rngs = np.random.default_rng(seed).spawn(3)
 
     if sources is not None:
@@ -416,7 +424,12 @@ def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
             blend_fraction=blend_fraction, blend_distance=blend_distance,
             snr_range=snr_range, size_range=size_range,
             axis_ratio_range=axis_ratio_range)
-    _add_sky_columns(truth, wcs)
+    x, y = truth['x_fit'], truth['y_fit']
+    truth['sky_centroid'] = wcs.pixel_to_world(x, y)
+    (truth['fwhm_major_sky'], truth['fwhm_minor_sky'],
+     truth['position_angle']) = pixel_to_sky_ellipse(
+        wcs, x, y, truth['fwhm_major_fit'], truth['fwhm_minor_fit'],
+        truth['theta_fit'].value)
     truth.meta.update(result_meta(), call=call)
 
     data, background, autocovariance = _draw_noise(
@@ -563,20 +576,6 @@ def _place_sources(rng, shape, n_sources, beam_fwhm, blend_fraction,
     return x.copy(), y.copy(), np.array(hosts, dtype=int) + 1
 
 
-def _add_sky_columns(truth, wcs):
-    """
-    Add the positions, sizes, and angles on the sky.
-    """
-    x, y = truth['x_fit'], truth['y_fit']
-    major, minor, angle = pixel_to_sky_ellipse(
-        wcs, x, y, truth['fwhm_major_fit'], truth['fwhm_minor_fit'],
-        truth['theta_fit'].value)
-    truth['sky_centroid'] = wcs.pixel_to_world(x, y)
-    truth['fwhm_major_sky'] = major
-    truth['fwhm_minor_sky'] = minor
-    truth['position_angle'] = angle
-
-
 def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     """
     Draw noise and background and return them with the autocovariance of
@@ -675,16 +674,3 @@ def _make_hdu(data, wcs, beam, unit):
     header.update(beam.to_header_keywords())
     header['OBJECT'] = 'simulated'
     return fits.PrimaryHDU(data, header)
-
-
-def _check_wcs(wcs):
-    """
-    Check the WCS and return its celestial part.
-    """
-    if not isinstance(wcs, WCS):
-        msg = f'wcs must be an astropy WCS: got {wcs!r}'
-        raise TypeError(msg)
-    if not wcs.has_celestial:
-        msg = f'wcs must have two celestial axes: got {wcs.wcs.ctype}'
-        raise ValueError(msg)
-    return wcs.celestial

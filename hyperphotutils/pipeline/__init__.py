@@ -10,7 +10,8 @@ from hyperphotutils.startup import raise_on_interrupt as _  # isort: skip
 # are used, so that the command line starts quickly.
 from hyperphotutils.pipeline.bands import *
 from hyperphotutils.pipeline.config import *
+from hyperphotutils.pipeline.config_files import *
+from hyperphotutils.pipeline.image_config import *
 from hyperphotutils.pipeline.jobs import *
+from hyperphotutils.pipeline.loading import *
 from hyperphotutils.pipeline.process import *
-from hyperphotutils.pipeline.search import *
-from hyperphotutils.pipeline.settings import *

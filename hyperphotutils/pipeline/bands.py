@@ -165,7 +165,7 @@ def write_bands(outcomes, config, path, *, progress_bar=False):
     """
     from hyperphotutils.catalog import convert_flux_units, write_catalog
     from hyperphotutils.pipeline.extraction import read_input
-    from hyperphotutils.pipeline.report import describe_maps
+    from hyperphotutils.pipeline.logs import describe_maps
 
     names = config.bands.names or [item.job.map_id for item in outcomes]
     done = {name: item for name, item in zip(names, outcomes, strict=True)

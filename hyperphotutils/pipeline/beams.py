@@ -9,7 +9,6 @@ from functools import cached_property
 
 import astropy.units as u
 import numpy as np
-from astropy.io import fits
 from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.utils.exceptions import AstropyUserWarning
 from radio_beam import Beam
@@ -22,6 +21,7 @@ from hyperphotutils.maps.images import find_image
 from hyperphotutils.maps.sky import celestial_wcs, find_sky_axes
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.psf_files import holds_psf
 from hyperphotutils.psf import read_psf
 from hyperphotutils.utils.mixtures import fit_concentric_gaussians
 from hyperphotutils.utils.wcs import (
@@ -253,11 +253,7 @@ def _read(path):
     Return the image in a file, and its header if it is a plain image.
     """
     try:
-        with fits.open(path) as hdus:
-            is_psf = 'HPUFORM' in hdus[0].header or any(
-                'PSF_MASK' in (hdu.columns.names or ()) for hdu in hdus
-                if isinstance(hdu, fits.BinTableHDU))
-        if is_psf:
+        if holds_psf(path):
             return read_psf(path)(), None
     except FileNotFoundError:
         msg = 'no such file'

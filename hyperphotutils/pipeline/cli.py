@@ -11,7 +11,6 @@ types are those of the configuration, by default `PipelineConfig`.
 import argparse
 import contextlib
 import difflib
-import errno
 import math
 import os
 import sys
@@ -26,19 +25,13 @@ from hyperphotutils.pipeline.config import (
     EllipseOptions,
     PipelineConfig,
     check_config,
-    config_template,
     find_unused_keys,
+)
+from hyperphotutils.pipeline.config_files import (
+    config_template,
     override_config,
 )
-from hyperphotutils.pipeline.jobs import (
-    OutputError,
-    PipelineError,
-    plan_jobs,
-)
-from hyperphotutils.pipeline.process import merge_outcomes, process_maps
-from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
-from hyperphotutils.pipeline.search import load_config, show_config
-from hyperphotutils.pipeline.settings import (
+from hyperphotutils.pipeline.image_config import (
     GalaxiesOptions,
     ImageConfig,
     ImageOptions,
@@ -47,7 +40,22 @@ from hyperphotutils.pipeline.settings import (
     SubtractConfig,
     expand_pairs,
 )
-from hyperphotutils.pipeline.text import expand_path, printable
+from hyperphotutils.pipeline.jobs import (
+    OutputError,
+    PipelineError,
+    plan_jobs,
+)
+from hyperphotutils.pipeline.loading import load_config, show_config
+from hyperphotutils.pipeline.process import merge_outcomes, process_maps
+from hyperphotutils.pipeline.recover import recover_map, summarize_recovery
+from hyperphotutils.pipeline.streams import (
+    flush_output,
+    open_closed_streams,
+    print_error,
+    print_line,
+    write_output,
+)
+from hyperphotutils.pipeline.text import expand_path
 from hyperphotutils.startup import raise_on_interrupt
 
 __all__ = ['main']
@@ -83,9 +91,6 @@ _HEADER = ('input.unit', 'input.beam', 'input.survey', 'input.frequency')
 # The options of all commands with jobs
 _JOBS = ('output.directory', 'run.n_workers', 'output.overwrite',
          'run.scheduler', 'run.quiet')
-
-# Errors from writing to standard output
-_faults = []
 
 _commands = {}
 
@@ -397,14 +402,23 @@ def _run(options):
     setattr(options, 'input.maps', maps)
     loaded, config, origins = _load(files[0] if files else None, options)
     report = None if config.run.quiet else print_line
-    if report:
-        _report_config(loaded, is_given=bool(files))
+    converted = loaded.hyper_py
+    if report and converted is not None:
+        report(f'{loaded.source}: a configuration of Hyper-py: '
+               f'{len(converted.converted)} settings converted, '
+               f'{len(converted.dropped)} dropped, '
+               f'{len(converted.unsupported)} not converted (list them with '
+               f"'hyperphot config --from-hyper-py {loaded.source}')")
+        for row in converted.unsupported:
+            report(f'not converted: {row}')
+    elif report and loaded.source is not None and not files:
+        report(f'configuration: {loaded.source}')
     if not config.input.maps:
         msg = ('no map: name one on the command line, or in input.maps of '
                'the configuration')
         raise ConfigError([msg])
     check_config(config, origins)
-    if report and loaded.hyper_py is None:
+    if report and converted is None:
         for line in find_unused_keys(config):
             print_error(f'note: {line}')
     progress_bar = _show_progress(config)
@@ -688,24 +702,6 @@ def _show_progress(config):
             and not config.run.quiet)
 
 
-def _report_config(loaded, *, is_given):
-    """
-    Print the configuration file that was found or converted.
-    """
-    converted = loaded.hyper_py
-    if converted is not None:
-        print_line(
-            f'{loaded.source}: a configuration of Hyper-py: '
-            f'{len(converted.converted)} settings converted, '
-            f'{len(converted.dropped)} dropped, '
-            f'{len(converted.unsupported)} not converted (list them with '
-            f"'hyperphot config --from-hyper-py {loaded.source}')")
-        for row in converted.unsupported:
-            print_line(f'not converted: {row}')
-    elif loaded.source is not None and not is_given:
-        print_line(f'configuration: {loaded.source}')
-
-
 def _report_jobs(outcomes, config):
     """
     Print a line for each job, failed ones last, and return the status.
@@ -728,100 +724,6 @@ def _report_jobs(outcomes, config):
     for outcome in failed:
         print_error(outcome.reason)
     return _FAILED if failed else _DONE
-
-
-# -- Standard streams ---------------------------------------------------
-# They may be closed, full, or a pipe without a reader.
-
-def open_closed_streams():
-    """
-    Open the null device for each closed standard stream.
-
-    Otherwise the next opened file would reuse this descriptor and receive
-    output meant for the stream.
-    """
-    _faults.clear()
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            # gets the lowest free number
-            os.open(os.devnull, os.O_RDWR)
-
-
-def print_line(line):
-    """
-    Print a line without control characters, if there is an output.
-    """
-    # A daemon without an output can run, too.
-    if sys.stdout is not None:
-        write_output(f'{printable(line)}\n')
-
-
-def print_error(line):
-    """
-    Print a line without control characters to the standard error.
-    """
-    if sys.stderr is None:
-        return
-    line = _escape(f'hyperphot: {printable(line)}\n', sys.stderr)
-    try:
-        sys.stderr.write(line)
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        # only the exit status is left to report the error
-        with contextlib.suppress(OSError, ValueError):
-            _redirect_to_null(sys.stderr)
-
-
-def write_output(text):
-    """
-    Write to the standard output and flush it; remember an error.
-    """
-    if sys.stdout is None:
-        _faults.append(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-    if _faults:
-        return
-    try:
-        sys.stdout.write(_escape(text, sys.stdout))
-        sys.stdout.flush()
-    except OSError as exc:
-        _faults.append(exc)
-        _redirect_to_null(sys.stdout)
-    except ValueError:
-        # closed by other code
-        _faults.append(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-
-
-def flush_output():
-    """
-    Flush the standard output, and return the first error, or `None`.
-
-    A pipe whose reader has ended is not an error.
-    """
-    if sys.stdout is not None and not _faults:
-        write_output('')
-    faults = [fault for fault in _faults
-              if not isinstance(fault, BrokenPipeError)]
-    return faults[0] if faults else None
-
-
-def _escape(text, stream):
-    """
-    Escape characters that the encoding of a stream does not have.
-    """
-    encoding = getattr(stream, 'encoding', None) or 'utf-8'
-    return text.encode(encoding, 'backslashreplace').decode(encoding)
-
-
-def _redirect_to_null(stream):
-    """
-    Discard the text that Python still buffers for a stream.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The configuration of a run: its sections and keys, YAML files, and checks.
+The configuration of a run: its sections and keys.
 
 The models are the only place where a key, its default, its range, and
 its description are written: validation, error messages, the commented
@@ -12,22 +12,15 @@ This module is imported by ``hyperphot --help``: whatever needs numpy or
 astropy is imported in the functions that use it.
 """
 
-import difflib
 import math
-import os
-import re
-import textwrap
 import warnings
-from types import NoneType
-from typing import Annotated, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     create_model,
     model_validator,
 )
@@ -37,12 +30,7 @@ from hyperphotutils.pipeline.products import (
     DIAGNOSTICS,
     list_output_keys,
 )
-from hyperphotutils.pipeline.text import (
-    expand_path,
-    printable,
-    quote,
-    read_text,
-)
+from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = [
     'BackgroundOptions',
@@ -63,21 +51,14 @@ __all__ = [
     'RunOptions',
     'ShoulderOptions',
     'SourcesOptions',
-    'config_template',
-    'config_to_yaml',
-    'override_config',
-    'read_config',
 ]
 
-# Limits of a configuration file, so that reading it takes about a second
-# at most.
-_MAX_CHARACTERS = 2**19
-_MAX_VALUES = 20_000
-_MAX_DEPTH = 20
-_MAX_INTEGER = 2**63 - 1
-
+# Problems that a message lists
 _MAX_PROBLEMS = 20
-_LINE_WIDTH = 76
+
+# Maps of more pixels are measured in tiles of this side.
+_MAX_WHOLE = 4096**2
+_TILE_SIZE = 2048
 
 
 class ConfigError(ValueError):
@@ -132,10 +113,6 @@ _Range = Annotated[tuple[float, float], Field(strict=False),
                    AfterValidator(_check_range)]
 _PositiveRange = Annotated[tuple[_Positive, _Positive], Field(strict=False),
                            AfterValidator(_check_range)]
-# Maps of more pixels are measured in tiles of this side.
-_MAX_WHOLE = 4096**2
-_TILE_SIZE = 2048
-
 _Index = Annotated[int, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]
 _Path = Annotated[str, AfterValidator(expand_path)]
@@ -144,6 +121,13 @@ _FitOrder = Annotated[int, Field(ge=-1, le=4)]
 _Criterion = Literal['nmse', 'reduced_chi2', 'bic']
 _Weights = Literal['inverse_rms', 'snr', 'power_snr', 'spatial', 'map',
                    'mask']
+
+
+def _key(description, default=None, **limits):
+    """
+    Return the field of a key.
+    """
+    return Field(default, description=description, **limits)
 
 
 class _Options(BaseModel):
@@ -173,11 +157,11 @@ class EllipseOptions(_Options):
 
     number_key: ClassVar[str] = 'major'
 
-    major: _Positive = Field(description='FWHM of the major axis in arcsec')
-    minor: _Positive | None = Field(
-        None, description='FWHM of the minor axis in arcsec; null = circle')
-    position_angle: float = Field(
-        0.0, description='position angle in deg, from North through East')
+    major: _Positive = _key('FWHM of the major axis in arcsec', ...)
+    minor: _Positive | None = _key(
+        'FWHM of the minor axis in arcsec; null = circle')
+    position_angle: float = _key(
+        'position angle in deg, from North through East', 0.0)
 
     @model_validator(mode='after')
     def _check_axes(self):
@@ -190,11 +174,6 @@ class EllipseOptions(_Options):
     def make_beam(self):
         """
         Return the ellipse as a `~radio_beam.Beam`.
-
-        Returns
-        -------
-        beam : `~radio_beam.Beam`
-            The beam.
         """
         import astropy.units as u
         from radio_beam import Beam
@@ -209,52 +188,41 @@ class InputOptions(_Options):
     The maps to read, and values that their headers lack.
     """
 
-    maps: _List[str] = Field(
-        (), description=(
-            'FITS files, patterns such as maps/*.fits, and text files '
-            '(@name or name.txt) with one of these in a line, relative to '
-            'the working folder; maps on the command line replace this list'))
-    datacube: bool = Field(
-        default=False, description=(
-            'true = the files are cubes, and each channel is a map; see the '
-            'section cubes'))
-    extension: _Index | str | None = Field(
-        None, description=(
-            'number or name of the HDU; null = the first image whose name '
-            'is not that of an error, weight, mask, or background'))
-    error_extension: _Index | str | Literal[False] | None = Field(
-        None, union_mode='left_to_right',  # 0 is not False
-        description=(
-            'number or name of the HDU with the errors of the map; null = '
-            'recognized by its name, such as ERR, STDDEV, RMS or VAR; false '
-            '= none'))
-    fill_value: float | _List[float] | Literal[False] | None = Field(
-        None, union_mode='left_to_right',
-        description=(
-            'value or list of values in the file that mean no data; null = '
-            'recognized, such as zeros around a field; false = none'))
-    unit: str | None = Field(
-        None, description=(
-            "unit of the pixel values, such as 'Jy/beam', 'MJy/sr', "
-            "'Jy/pix' or 'K'; null = BUNIT of the header"))
-    beam: EllipseOptions | None = Field(
-        None, description=(
-            'FWHM of the beam in arcsec; or axes and angle in arcsec and '
-            'deg, such as {major: 14.5, minor: 12.0, position_angle: 30}; '
-            'null = from the header or the survey'))
-    psf: _Path | _NonEmptyList[_Path | None] | None = Field(
-        None, union_mode='left_to_right', description=(
-            'FITS file of the measured beam: its image, or a PSF of hyperphot '
-            'psf or PSFEx; or a list with one for each map, null = '
-            'a Gaussian'))
-    survey: str | Annotated[int, Field(ge=1, le=8)] | None = Field(
-        None, description=(
-            "survey that sets the beam, such as 'spire250' or 'jcmt850', or "
-            "Hyper's number of it; null = none"))
-    frequency: _Positive | None = Field(
-        None, description=(
-            'frequency in GHz (of cubes: the rest frequency), needed for '
-            'maps in K; null = from the header'))
+    maps: _List[str] = _key(
+        'FITS files, patterns such as maps/*.fits, and text files (@name or '
+        'name.txt) with one of these in a line, relative to the working '
+        'folder; maps on the command line replace this list', ())
+    datacube: bool = _key(
+        'true = the files are cubes, and each channel is a map; see the '
+        'section cubes', default=False)
+    extension: _Index | str | None = _key(
+        'number or name of the HDU; null = the first image whose name is not '
+        'that of an error, weight, mask, or background')
+    error_extension: _Index | str | Literal[False] | None = _key(
+        'number or name of the HDU with the errors of the map; null = '
+        'recognized by its name, such as ERR, STDDEV, RMS or VAR; false = '
+        'none', union_mode='left_to_right')  # 0 is not False
+    fill_value: float | _List[float] | Literal[False] | None = _key(
+        'value or list of values in the file that mean no data; null = '
+        'recognized, such as zeros around a field; false = none',
+        union_mode='left_to_right')
+    unit: str | None = _key(
+        "unit of the pixel values, such as 'Jy/beam', 'MJy/sr', 'Jy/pix' or "
+        "'K'; null = BUNIT of the header")
+    beam: EllipseOptions | None = _key(
+        'FWHM of the beam in arcsec; or axes and angle in arcsec and deg, '
+        'such as {major: 14.5, minor: 12.0, position_angle: 30}; null = from '
+        'the header or the survey')
+    psf: _Path | _NonEmptyList[_Path | None] | None = _key(
+        'FITS file of the measured beam: its image, or a PSF of hyperphot psf '
+        'or PSFEx; or a list with one for each map, null = a Gaussian',
+        union_mode='left_to_right')
+    survey: str | Annotated[int, Field(ge=1, le=8)] | None = _key(
+        "survey that sets the beam, such as 'spire250' or 'jcmt850', or "
+        "Hyper's number of it; null = none")
+    frequency: _Positive | None = _key(
+        'frequency in GHz (of cubes: the rest frequency), needed for maps in '
+        'K; null = from the header')
 
     @model_validator(mode='before')
     @classmethod
@@ -274,11 +242,6 @@ class InputOptions(_Options):
         """
         Return the arguments that `~hyperphotutils.maps.read_map` and
         `~hyperphotutils.maps.read_cube` have in common.
-
-        Returns
-        -------
-        options : dict
-            The keyword arguments.
         """
         import astropy.units as u
 
@@ -297,31 +260,24 @@ class SourcesOptions(_Options):
     are not fitted.
     """
 
-    table: _Path | None = Field(
-        None, description=(
-            'IPAC, ECSV, FITS, VOTable or CSV file, of any suffix, with RA '
-            'and DEC or GLON and GLAT (deg), and optionally ID, FWHM_1, '
-            'FWHM_2 (arcsec) and PA (deg); null = none'))
-    x: _NonEmptyList[float] | None = Field(
-        None, description=(
-            'instead of a table, the longitudes in deg; null = none'))
-    y: _NonEmptyList[float] | None = Field(
-        None, description='the latitudes in deg; null = none')
-    frame: str | None = Field(
-        None, description=(
-            "frame of the coordinates, such as 'icrs', 'fk5', 'fk4' or "
-            "'galactic'; null = for lists that of each map, for a table "
-            'that of the file'))
-    fwhm_major: _Positive | _List[float] | None = Field(
-        None, description=(
-            'FWHMs along position_angle in arcsec, one for all or one for '
-            'each; null = those of the table, or the beam'))
-    fwhm_minor: _Positive | _List[float] | None = Field(
-        None, description=(
-            'FWHMs across position_angle in arcsec, one for all or one for '
-            'each'))
-    position_angle: float | _List[float] | None = Field(
-        None, description='position angles in deg, from North through East')
+    table: _Path | None = _key(
+        'IPAC, ECSV, FITS, VOTable or CSV file, of any suffix, with RA and '
+        'DEC or GLON and GLAT (deg), and optionally ID, FWHM_1, FWHM_2 '
+        '(arcsec) and PA (deg); null = none')
+    x: _NonEmptyList[float] | None = _key(
+        'instead of a table, the longitudes in deg; null = none')
+    y: _NonEmptyList[float] | None = _key('the latitudes in deg; null = none')
+    frame: str | None = _key(
+        "frame of the coordinates, such as 'icrs', 'fk5', 'fk4' or "
+        "'galactic'; null = for lists that of each map, for a table that of "
+        'the file')
+    fwhm_major: _Positive | _List[float] | None = _key(
+        'FWHMs along position_angle in arcsec, one for all or one for each; '
+        'null = those of the table, or the beam')
+    fwhm_minor: _Positive | _List[float] | None = _key(
+        'FWHMs across position_angle in arcsec, one for all or one for each')
+    position_angle: float | _List[float] | None = _key(
+        'position angles in deg, from North through East')
 
     @property
     def given(self):
@@ -362,23 +318,11 @@ class SourcesOptions(_Options):
 
     def read_table(self, wcs=None):
         """
-        Read the table, or make one of the lists.
+        Read the table of sources, or make one of the lists.
 
-        Parameters
-        ----------
-        wcs : `~astropy.wcs.WCS` or `None`, optional
-            The celestial WCS of the map. Lists without a frame are in
-            its frame, by default in ICRS.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The sources on the sky.
-
-        Raises
-        ------
-        OSError, ValueError
-            If the table cannot be read, or a position is not on the sky.
+        Lists without a frame are in that of ``wcs``, the celestial WCS of
+        the map, by default in ICRS. Raises an `OSError` or `ValueError` if
+        the table cannot be read, or a position is not on the sky.
         """
         from astropy.wcs.utils import wcs_to_celestial_frame
 
@@ -399,15 +343,13 @@ class ShoulderOptions(_Options):
 
     number_key: ClassVar[str] = 'max_score'
 
-    max_score: Annotated[float, Field(ge=0, le=1)] = Field(
-        description='largest shoulder_score that a source may have')
-    ring_factor: _Positive = Field(
-        1.5, description='radius of the ring in beam FWHM')
-    n_angles: Annotated[int, Field(ge=3)] = Field(
-        32, description='number of directions')
-    mask_neighbors: bool = Field(
-        default=False, description=(
-            'true = ignore pixels that are closer to another detection'))
+    max_score: Annotated[float, Field(ge=0, le=1)] = _key(
+        'largest shoulder_score that a source may have', ...)
+    ring_factor: _Positive = _key('radius of the ring in beam FWHM', 1.5)
+    n_angles: Annotated[int, Field(ge=3)] = _key('number of directions', 32)
+    mask_neighbors: bool = _key(
+        'true = ignore pixels that are closer to another detection',
+        default=False)
 
 
 class DetectionOptions(_Options):
@@ -415,63 +357,43 @@ class DetectionOptions(_Options):
     Detection of sources (HighPassStarFinder).
     """
 
-    n_sigma: _Positive = Field(
-        5.0, description=(
-            'detection threshold in units of the rms of the filtered map'))
-    kernel: Literal['gaussian', 'box'] = Field(
-        'gaussian', description=(
-            "high-pass filter: 'gaussian' = difference of Gaussians, "
-            "'box' = as in Hyper"))
+    n_sigma: _Positive = _key(
+        'detection threshold in units of the rms of the filtered map', 5.0)
+    kernel: Literal['gaussian', 'box'] = _key(
+        "high-pass filter: 'gaussian' = difference of Gaussians, 'box' = as "
+        'in Hyper', 'gaussian')
     kernel_size: Annotated[_Index, AfterValidator(
-        _check_kernel_size)] | None = Field(
-        None, description=(
-            'side in pixels of the box of the local background, an odd '
-            'number from 3; null or 0 = from the beam'))
-    rms: _Positive | None = Field(
-        None, description=(
-            'rms of the filtered map in Jy/pixel; null = measured on the '
-            'map'))
-    sharpness_range: _Range | None = Field(
-        None, description='[lower, upper] of the sharpness; null = no limits')
-    roundness_range: _Range | None = Field(
-        None, description='[lower, upper] of the roundness; null = no limits')
-    min_separation: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.6, description=(
-            'smallest distance between two sources in beam FWHM'))
-    exclude_border: bool = Field(
-        default=False, description=(
-            'true = drop sources within half the kernel size of the edge'))
-    n_brightest: _Count | None = Field(
-        None, description=(
-            'number of sources to keep, the brightest first; null = all'))
-    snap_radius: Annotated[float, Field(ge=0, le=20)] | None = Field(
-        None, description=(
-            'move each detection to the highest pixel of the map within '
-            'this radius in beam FWHM; null or 0 = do not'))
-    shoulder_filter: ShoulderOptions | None = Field(
-        None, description=(
-            'drop detections on the flanks of brighter structures: their '
-            'largest score, or all options, such as {max_score: 0.7, '
-            'ring_factor: 1.5, n_angles: 32, mask_neighbors: false}; null = '
-            'drop none'))
+        _check_kernel_size)] | None = _key(
+        'side in pixels of the box of the local background, an odd number '
+        'from 3; null or 0 = from the beam')
+    rms: _Positive | None = _key(
+        'rms of the filtered map in Jy/pixel; null = measured on the map')
+    sharpness_range: _Range | None = _key(
+        '[lower, upper] of the sharpness; null = no limits')
+    roundness_range: _Range | None = _key(
+        '[lower, upper] of the roundness; null = no limits')
+    min_separation: Annotated[float, Field(ge=0, le=100)] = _key(
+        'smallest distance between two sources in beam FWHM', 0.6)
+    exclude_border: bool = _key(
+        'true = drop sources within half the kernel size of the edge',
+        default=False)
+    n_brightest: _Count | None = _key(
+        'number of sources to keep, the brightest first; null = all')
+    snap_radius: Annotated[float, Field(ge=0, le=20)] | None = _key(
+        'move each detection to the highest pixel of the map within this '
+        'radius in beam FWHM; null or 0 = do not')
+    shoulder_filter: ShoulderOptions | None = _key(
+        'drop detections on the flanks of brighter structures: their largest '
+        'score, or all options, such as {max_score: 0.7, ring_factor: 1.5, '
+        'n_angles: 32, mask_neighbors: false}; null = drop none')
 
     def make_finder(self, fwhm, *, unit=None):
         """
-        Make the finder.
+        Make the `~hyperphotutils.detection.HighPassStarFinder` for a beam
+        of this FWHM in pixels.
 
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        unit : `~astropy.units.UnitBase` or `None`, optional
-            The unit of the data, for ``rms``. With `None` (default),
-            ``rms`` is ignored and measured on the data.
-
-        Returns
-        -------
-        finder : `~hyperphotutils.detection.HighPassStarFinder`
-            The finder.
+        Without the unit of the data, the key ``rms`` is ignored, and the rms
+        is measured.
         """
         from hyperphotutils.detection import (
             HighPassStarFinder,
@@ -498,26 +420,15 @@ class GroupingOptions(_Options):
     Groups of sources that are fitted together (SeparationGrouper).
     """
 
-    max_separation: Annotated[float, Field(gt=0, le=100)] = Field(
-        2.0, description=(
-            'sources closer than this, in beam FWHM, are in one group; '
-            'groups that share a source are joined'))
-    max_group_size: _Count = Field(
-        25, description='larger groups are split, and flagged')
+    max_separation: Annotated[float, Field(gt=0, le=100)] = _key(
+        'sources closer than this, in beam FWHM, are in one group; groups '
+        'that share a source are joined', 2.0)
+    max_group_size: _Count = _key('larger groups are split, and flagged', 25)
 
     def make_grouper(self, fwhm):
         """
-        Make the grouper.
-
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        Returns
-        -------
-        grouper : `~hyperphotutils.blend.SeparationGrouper`
-            The grouper.
+        Make the `~hyperphotutils.blend.SeparationGrouper` for a beam of
+        this FWHM in pixels.
         """
         from hyperphotutils.blend import SeparationGrouper
 
@@ -529,85 +440,66 @@ class FitOptions(_Options):
     The joint fit of Gaussians and background (BlendGroupFitter).
     """
 
-    noise: Literal['correlated', 'white'] = Field(
-        'correlated', description=(
-            "'correlated' = weight the pixels by their covariance, measured "
-            "on the map, 'white' = independent pixels"))
-    mask_bad_pixels: bool = Field(
-        default=True, description=(
-            'true = find glitches, flat tops of saturated sources, and fill '
-            'values on the map, ignore these pixels, and flag the sources '
-            'next to them; false = fit all pixels'))
-    fixed: _List[Literal['position', 'shape']] = Field(
-        (), description=(
-            'parameters that keep their initial values: [position], [shape] '
-            'or [position, shape]'))
-    poly_order: _FitOrder | _NonEmptyList[_FitOrder] | None = Field(
-        None, description=(
-            'order of the background polynomial of a group, or a list of '
-            'orders to choose from; -1 = none, for maps without background; '
-            'null = 1, or 0 with correlated noise'))
-    criterion: _Criterion = Field(
-        'bic', description='criterion to choose among several orders')
-    fit_radius: Annotated[float, Field(ge=0.5, le=20)] = Field(
-        2.0, description=(
-            'radius of the fitted pixels around a source in beam FWHM'))
-    fwhm_range: _PositiveRange = Field(
-        (0.5, 3.0), description=(
-            '[lower, upper] limit of the fitted FWHMs in beam FWHM'))
-    max_shift: Annotated[float, Field(gt=0, le=20)] = Field(
-        1.0, description=(
-            'largest shift of a fitted position along x and y in beam FWHM'))
-    max_iter: _Count = Field(
-        200, description='largest number of iterations of a fit')
-    loss: Literal['linear', 'soft_l1', 'huber', 'cauchy'] = Field(
-        'linear', description=(
-            'loss function of the residuals; all but the first reduce the '
-            'weight of outliers'))
-    f_scale: _Positive = Field(
-        1.0, description=(
-            'residual, in units of the errors, beyond which a robust loss '
-            'treats a pixel as an outlier'))
-    ridge: Annotated[float, Field(ge=0)] = Field(
-        0.0, description='L2 penalty on the coefficients of the background')
-    weights: _Weights | _List[_Weights] | None = Field(
-        None, description=(
-            'weights of the residuals of the pixels, one or the product of '
-            'a list, in place of the covariance of their noise; null = '
-            "none, 'snr' = signal-to-noise ratio, 'power_snr' = its power, "
-            "'spatial' = Gaussian of the distance, 'map' = weight_map, "
-            "'mask' = 1 where that is positive"))
-    weight_power: _Positive = Field(
-        2.0, description="power of the weights 'power_snr'")
-    weight_map: _Path | None = Field(
-        None, description=(
-            "FITS file of the weights 'map' or 'mask', an image of the shape "
-            'of the map, relative to the working folder'))
-    bias_correction: bool = Field(
-        default=True, description=(
-            'true = subtract the mean bias that noise causes in the fitted '
-            'values of faint sources'))
-    ftol: _Positive = Field(
-        1e-8, description=(
-            'a fit has converged if a step would reduce chi2 by less than '
-            'this fraction'))
-    xtol: _Positive | None = Field(
-        None, description=(
-            'or if a step is shorter than this fraction of the parameters; '
-            'null = not tested'))
-    gtol: _Positive | None = Field(
-        None, description=(
-            'or if no cosine between the residuals and a derivative is '
-            'larger than this; null = not tested'))
-    tile_size: _Index | None = Field(
-        None, description=(
-            'side in pixels of the tiles in which a map is measured, at '
-            'least 12 FWHM of the beam; 0 = the map as a whole, null = 2048 '
-            'for maps of more than 4096 x 4096 pixels'))
-    max_rounds: _Index = Field(
-        2, description=(
-            'largest number of searches for missed sources on the residual '
-            'of the fit'))
+    noise: Literal['correlated', 'white'] = _key(
+        "'correlated' = weight the pixels by their covariance, measured on "
+        "the map, 'white' = independent pixels", 'correlated')
+    mask_bad_pixels: bool = _key(
+        'true = find glitches, flat tops of saturated sources, and fill '
+        'values on the map, ignore these pixels, and flag the sources next to '
+        'them; false = fit all pixels', default=True)
+    fixed: _List[Literal['position', 'shape']] = _key(
+        'parameters that keep their initial values: [position], [shape] or '
+        '[position, shape]', ())
+    poly_order: _FitOrder | _NonEmptyList[_FitOrder] | None = _key(
+        'order of the background polynomial of a group, or a list of orders '
+        'to choose from; -1 = none, for maps without background; null = 1, or '
+        '0 with correlated noise')
+    criterion: _Criterion = _key(
+        'criterion to choose among several orders', 'bic')
+    fit_radius: Annotated[float, Field(ge=0.5, le=20)] = _key(
+        'radius of the fitted pixels around a source in beam FWHM', 2.0)
+    fwhm_range: _PositiveRange = _key(
+        '[lower, upper] limit of the fitted FWHMs in beam FWHM', (0.5, 3.0))
+    max_shift: Annotated[float, Field(gt=0, le=20)] = _key(
+        'largest shift of a fitted position along x and y in beam FWHM', 1.0)
+    max_iter: _Count = _key('largest number of iterations of a fit', 200)
+    loss: Literal['linear', 'soft_l1', 'huber', 'cauchy'] = _key(
+        'loss function of the residuals; all but the first reduce the weight '
+        'of outliers', 'linear')
+    f_scale: _Positive = _key(
+        'residual, in units of the errors, beyond which a robust loss treats '
+        'a pixel as an outlier', 1.0)
+    ridge: Annotated[float, Field(ge=0)] = _key(
+        'L2 penalty on the coefficients of the background', 0.0)
+    weights: _Weights | _List[_Weights] | None = _key(
+        'weights of the residuals of the pixels, one or the product of a '
+        "list, in place of the covariance of their noise; null = none, 'snr' "
+        "= signal-to-noise ratio, 'power_snr' = its power, 'spatial' = "
+        "Gaussian of the distance, 'map' = weight_map, 'mask' = 1 where that "
+        'is positive')
+    weight_power: _Positive = _key("power of the weights 'power_snr'", 2.0)
+    weight_map: _Path | None = _key(
+        "FITS file of the weights 'map' or 'mask', an image of the shape of "
+        'the map, relative to the working folder')
+    bias_correction: bool = _key(
+        'true = subtract the mean bias that noise causes in the fitted values '
+        'of faint sources', default=True)
+    ftol: _Positive = _key(
+        'a fit has converged if a step would reduce chi2 by less than this '
+        'fraction', 1e-8)
+    xtol: _Positive | None = _key(
+        'or if a step is shorter than this fraction of the parameters; null = '
+        'not tested')
+    gtol: _Positive | None = _key(
+        'or if no cosine between the residuals and a derivative is larger '
+        'than this; null = not tested')
+    tile_size: _Index | None = _key(
+        'side in pixels of the tiles in which a map is measured, at least 12 '
+        'FWHM of the beam; 0 = the map as a whole, null = 2048 for maps of '
+        'more than 4096 x 4096 pixels')
+    max_rounds: _Index = _key(
+        'largest number of searches for missed sources on the residual of the '
+        'fit', 2)
 
     @model_validator(mode='after')
     def _check_weights(self):
@@ -628,27 +520,12 @@ class FitOptions(_Options):
 
     def make_fitter(self, fwhm, grouping, *, fixed=None, psf=None):
         """
-        Make the fitter.
+        Make the `~hyperphotutils.blend.BlendGroupFitter` for a beam of this
+        FWHM in pixels.
 
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        grouping : `GroupingOptions`
-            The section ``grouping``.
-
-        fixed : tuple of str or `None`, optional
-            The parameters that are not fitted. With `None` (default),
-            those of the section.
-
-        psf : `~hyperphotutils.blend.BeamProfile` or `None`, optional
-            The measured beam.
-
-        Returns
-        -------
-        fitter : `~hyperphotutils.blend.BlendGroupFitter`
-            The fitter.
+        ``grouping`` are the `GroupingOptions`, ``fixed`` replaces the key of
+        this name, and ``psf`` is the
+        `~hyperphotutils.blend.BeamProfile` of a measured beam.
         """
         from hyperphotutils.blend import BlendGroupFitter, GroupSolver
 
@@ -676,34 +553,22 @@ class BackgroundOptions(_Options):
     one polynomial for each plane.
     """
 
-    box_sizes: _NonEmptyList[Annotated[float, Field(ge=0)]] | None = Field(
-        None, description=(
-            'sides of the boxes around a source to choose from, in beam '
-            'FWHM; 0 = the whole map; null = joint fit'))
-    orders: _NonEmptyList[_Order] = Field(
-        (0, 1, 2), description='orders of the polynomials to choose from')
-    methods: _NonEmptyList[Literal['lsq', 'huber', 'theilsen']] = Field(
-        ('lsq',), description='methods to choose from')
-    criterion: _Criterion = Field(
-        'nmse', description='criterion to choose among them')
-    huber_epsilons: _NonEmptyList[Annotated[float, Field(gt=1)]] = Field(
-        (1.1, 1.35, 1.7, 2.0), description=(
-            "values of epsilon of the method 'huber' to choose from"))
+    box_sizes: _NonEmptyList[Annotated[float, Field(ge=0)]] | None = _key(
+        'sides of the boxes around a source to choose from, in beam FWHM; 0 = '
+        'the whole map; null = joint fit')
+    orders: _NonEmptyList[_Order] = _key(
+        'orders of the polynomials to choose from', (0, 1, 2))
+    methods: _NonEmptyList[Literal['lsq', 'huber', 'theilsen']] = _key(
+        'methods to choose from', ('lsq',))
+    criterion: _Criterion = _key('criterion to choose among them', 'nmse')
+    huber_epsilons: _NonEmptyList[Annotated[float, Field(gt=1)]] = _key(
+        "values of epsilon of the method 'huber' to choose from",
+        (1.1, 1.35, 1.7, 2.0))
 
     def make_background(self, fwhm):
         """
-        Make the background of a map.
-
-        Parameters
-        ----------
-        fwhm : float
-            The FWHM of the beam in pixels.
-
-        Returns
-        -------
-        background : \
-`~hyperphotutils.background.LocalPolynomialBackground` or `None`
-            The background, `None` without ``box_sizes``.
+        Make the `~hyperphotutils.background.LocalPolynomialBackground` for
+        a beam of this FWHM in pixels; `None` without ``box_sizes``.
         """
         if self.box_sizes is None:
             return None
@@ -724,32 +589,26 @@ class CubesOptions(_Options):
     detection, or are those of the section sources.
     """
 
-    empty_orders: _NonEmptyList[_Order] | None = Field(
-        None, description=(
-            'orders for channels without sources; null = background.orders'))
-    detect_on: Literal['channel', 'moment0'] | _Index = Field(
-        'channel', description=(
-            "where the sources to mask are detected: 'channel' = in each, "
-            "'moment0' or the number of a channel, from 0, = once for all"))
-    mask_factor: Annotated[float, Field(gt=0, le=20)] = Field(
-        2.0, description=(
-            'radius of the masks of sources in units of their FWHM'))
-    smoothing: Annotated[float, Field(ge=0)] = Field(
-        0.0, description=(
-            'smooth the backgrounds along the spectral axis with this '
-            'standard deviation in channels; 0 = do not'))
-    region: _Path | None = Field(
-        None, description=(
-            'DS9 file of the regions in which the background is measured, '
-            'and NaN outside; null = whole planes'))
-    around_sources: bool = Field(
-        default=False, description=(
-            'true = only the background in boxes around the sources of the '
-            'section sources'))
-    subtract: bool = Field(
-        default=False, description=(
-            'true = also write subtracted.fits, the cube without its '
-            'background, and measure the sources on it'))
+    empty_orders: _NonEmptyList[_Order] | None = _key(
+        'orders for channels without sources; null = background.orders')
+    detect_on: Literal['channel', 'moment0'] | _Index = _key(
+        "where the sources to mask are detected: 'channel' = in each, "
+        "'moment0' or the number of a channel, from 0, = once for all",
+        'channel')
+    mask_factor: Annotated[float, Field(gt=0, le=20)] = _key(
+        'radius of the masks of sources in units of their FWHM', 2.0)
+    smoothing: Annotated[float, Field(ge=0)] = _key(
+        'smooth the backgrounds along the spectral axis with this standard '
+        'deviation in channels; 0 = do not', 0.0)
+    region: _Path | None = _key(
+        'DS9 file of the regions in which the background is measured, and NaN '
+        'outside; null = whole planes')
+    around_sources: bool = _key(
+        'true = only the background in boxes around the sources of the '
+        'section sources', default=False)
+    subtract: bool = _key(
+        'true = also write subtracted.fits, the cube without its background, '
+        'and measure the sources on it', default=False)
 
 
 class PhotometryOptions(_Options):
@@ -757,22 +616,19 @@ class PhotometryOptions(_Options):
     The aperture photometry of the fitted sources.
     """
 
-    fwhm_radius_ratio: Annotated[float, Field(ge=0.1, le=10)] = Field(
-        1.0, description='semiaxes of the aperture in units of the FWHMs')
-    fwhm_limits: _PositiveRange | None = Field(
-        None, description=(
-            '[lower, upper] limit of the FWHMs used for apertures in beam '
-            'FWHM; null = none'))
-    aperture: Literal['sources'] | EllipseOptions | None = Field(
-        None, description=(
-            'FWHM in arcsec of all apertures, for any fitted shape, or axes '
-            'and angle in arcsec and deg, such as {major: 14.5, minor: 12.0, '
-            "position_angle: 30}; 'sources' = those of the known sources; "
-            'null = those of each fit'))
-    aperture_correction: bool = Field(
-        default=True, description=(
-            'true = divide by the fraction of the Gaussian inside the '
-            'aperture'))
+    fwhm_radius_ratio: Annotated[float, Field(ge=0.1, le=10)] = _key(
+        'semiaxes of the aperture in units of the FWHMs', 1.0)
+    fwhm_limits: _PositiveRange | None = _key(
+        '[lower, upper] limit of the FWHMs used for apertures in beam FWHM; '
+        'null = none')
+    aperture: Literal['sources'] | EllipseOptions | None = _key(
+        'FWHM in arcsec of all apertures, for any fitted shape, or axes and '
+        'angle in arcsec and deg, such as {major: 14.5, minor: 12.0, '
+        "position_angle: 30}; 'sources' = those of the known sources; null = "
+        'those of each fit')
+    aperture_correction: bool = _key(
+        'true = divide by the fraction of the Gaussian inside the aperture',
+        default=True)
 
     @model_validator(mode='after')
     def _check_aperture(self):
@@ -788,23 +644,19 @@ class BandsOptions(_Options):
     One catalog of several maps of the same sky.
     """
 
-    merge: bool = Field(
-        default=False, description=(
-            'true = match the sources of all maps, measure them on the maps '
-            'in which they were not detected, and write catalog_bands.ecsv'))
-    names: _List[Annotated[str, Field(min_length=1)]] | None = Field(
-        None, description=(
-            'a name for each map, such as [250um, 350um], the suffix of its '
-            'columns; null = the names of the files'))
-    max_separation: Annotated[float, Field(gt=0, le=10)] = Field(
-        0.5, description=(
-            'largest separation of the same source in two maps, in units of '
-            'the larger beam'))
-    measure: Literal['missing', 'all', 'none'] = Field(
-        'missing', description=(
-            'sources to measure with the position and the ellipse of the '
-            'map with the smallest beam: those missing in a map, all, or '
-            'none'))
+    merge: bool = _key(
+        'true = match the sources of all maps, measure them on the maps in '
+        'which they were not detected, and write catalog_bands.ecsv',
+        default=False)
+    names: _List[Annotated[str, Field(min_length=1)]] | None = _key(
+        'a name for each map, such as [250um, 350um], the suffix of its '
+        'columns; null = the names of the files')
+    max_separation: Annotated[float, Field(gt=0, le=10)] = _key(
+        'largest separation of the same source in two maps, in units of the '
+        'larger beam', 0.5)
+    measure: Literal['missing', 'all', 'none'] = _key(
+        'sources to measure with the position and the ellipse of the map with '
+        'the smallest beam: those missing in a map, all, or none', 'missing')
 
 
 class FolderOptions(_Options):
@@ -812,13 +664,12 @@ class FolderOptions(_Options):
     The folder of the products.
     """
 
-    directory: _Path = Field(
-        'hyperphot_output', description=(
-            'folder of all products, with a folder for each map; relative '
-            'to the working folder'))
-    overwrite: bool = Field(
-        default=False, description=(
-            'true = replace the products of an earlier run; false = refuse'))
+    directory: _Path = _key(
+        'folder of all products, with a folder for each map; relative to the '
+        'working folder', 'hyperphot_output')
+    overwrite: bool = _key(
+        'true = replace the products of an earlier run; false = refuse',
+        default=False)
 
 
 class _OutputOptions(FolderOptions):
@@ -826,14 +677,13 @@ class _OutputOptions(FolderOptions):
     Keys of the section ``output`` that enable no product.
     """
 
-    flux_unit: Literal['Jy', 'mJy', 'uJy'] = Field(
-        'Jy', description='unit of the fluxes in all catalogs')
+    flux_unit: Literal['Jy', 'mJy', 'uJy'] = _key(
+        'unit of the fluxes in all catalogs', 'Jy')
     peak_unit: Literal['Jy/pix', 'mJy/pix', 'uJy/pix', 'Jy/beam',
-                       'mJy/beam', 'uJy/beam'] = Field(
-        'Jy/pix', description=(
-            'unit of the peaks and backgrounds in all catalogs'))
-    region_frame: Literal['sky', 'pixel'] = Field(
-        'sky', description='coordinates of the DS9 files')
+                       'mJy/beam', 'uJy/beam'] = _key(
+        'unit of the peaks and backgrounds in all catalogs', 'Jy/pix')
+    region_frame: Literal['sky', 'pixel'] = _key(
+        'coordinates of the DS9 files', 'sky')
 
 
 # The other keys come from the registry of products.
@@ -849,16 +699,13 @@ class ProcessOptions(_Options):
     Processes and messages.
     """
 
-    n_workers: _Count = Field(
-        1, description=(
-            'number of files, or channels of a cube, to process at the same '
-            'time'))
-    scheduler: _Path | None = Field(
-        None, description=(
-            'address of a dask scheduler, such as tcp://10.0.0.1:8786, or '
-            'its scheduler file, whose workers process the files; null = '
-            'this machine'))
-    quiet: bool = Field(default=False, description='true = print only errors')
+    n_workers: _Count = _key(
+        'number of files, or channels of a cube, to process at the same time',
+        1)
+    scheduler: _Path | None = _key(
+        'address of a dask scheduler, such as tcp://10.0.0.1:8786, or its '
+        'scheduler file, whose workers process the files; null = this machine')
+    quiet: bool = _key('true = print only errors', default=False)
 
 
 class RunOptions(ProcessOptions):
@@ -866,12 +713,11 @@ class RunOptions(ProcessOptions):
     Processes, steps, and messages.
     """
 
-    detection_only: bool = Field(
-        default=False, description=(
-            'true = only detect sources: no fit and no photometry'))
-    background_only: bool = Field(
-        default=False, description=(
-            'true = only measure the backgrounds of cubes: no photometry'))
+    detection_only: bool = _key(
+        'true = only detect sources: no fit and no photometry', default=False)
+    background_only: bool = _key(
+        'true = only measure the backgrounds of cubes: no photometry',
+        default=False)
 
 
 class JobsConfig(_Options):
@@ -881,43 +727,16 @@ class JobsConfig(_Options):
     A subclass has the sections ``output`` and ``run`` at least.
     """
 
-    # The word for one of the jobs
+    # What differs between runs: the word for a job, the kind of the jobs,
+    # the files on which all results depend, the file with a table of all
+    # jobs (None if there is none), whether the tables of all jobs are merged
+    # into one of bands, and whether each job and the run have a web page.
     noun: ClassVar[str] = 'map'
-
-    @property
-    def kind(self):
-        """
-        The kind of the jobs.
-        """
-        raise NotImplementedError
-
-    @property
-    def shared_files(self):
-        """
-        The files on which all results depend.
-        """
-        return ()
-
-    @property
-    def table_of_all(self):
-        """
-        The file with a table of all jobs, `None` if there is none.
-        """
-        return DIAGNOSTICS
-
-    @property
-    def merges_bands(self):
-        """
-        Whether the tables of all jobs are merged into one of bands.
-        """
-        return False
-
-    @property
-    def writes_pages(self):
-        """
-        Whether each job, and the run, has a report as a web page.
-        """
-        return False
+    kind: ClassVar[str] = ''
+    shared_files: ClassVar[tuple] = ()
+    table_of_all: ClassVar[str | None] = DIAGNOSTICS
+    merges_bands: ClassVar[bool] = False
+    writes_pages: ClassVar[bool] = False
 
 
 class PipelineConfig(JobsConfig):
@@ -947,17 +766,17 @@ bands, output, run : dict or options
     8.0
     """
 
-    input: InputOptions = Field(default_factory=InputOptions)
-    sources: SourcesOptions = Field(default_factory=SourcesOptions)
-    detection: DetectionOptions = Field(default_factory=DetectionOptions)
-    grouping: GroupingOptions = Field(default_factory=GroupingOptions)
-    fit: FitOptions = Field(default_factory=FitOptions)
-    background: BackgroundOptions = Field(default_factory=BackgroundOptions)
-    cubes: CubesOptions = Field(default_factory=CubesOptions)
-    photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
-    bands: BandsOptions = Field(default_factory=BandsOptions)
-    output: OutputOptions = Field(default_factory=OutputOptions)
-    run: RunOptions = Field(default_factory=RunOptions)
+    input: InputOptions = InputOptions()
+    sources: SourcesOptions = SourcesOptions()
+    detection: DetectionOptions = DetectionOptions()
+    grouping: GroupingOptions = GroupingOptions()
+    fit: FitOptions = FitOptions()
+    background: BackgroundOptions = BackgroundOptions()
+    cubes: CubesOptions = CubesOptions()
+    photometry: PhotometryOptions = PhotometryOptions()
+    bands: BandsOptions = BandsOptions()
+    output: OutputOptions = OutputOptions()
+    run: RunOptions = RunOptions()
 
     @model_validator(mode='after')
     def _check_sections(self):
@@ -1032,34 +851,16 @@ bands, output, run : dict or options
 
     def make_finder(self, image):
         """
-        Make the finder for a map.
-
-        Parameters
-        ----------
-        image : `~astropy.nddata.CCDData`
-            The map, as `~hyperphotutils.maps.read_map` returns it.
-
-        Returns
-        -------
-        finder : `~hyperphotutils.detection.HighPassStarFinder`
-            The finder.
+        Make the `~hyperphotutils.detection.HighPassStarFinder` for a map of
+        `~hyperphotutils.maps.read_map`.
         """
         return self.detection.make_finder(image.meta['beam_fwhm_pix'],
                                           unit=image.unit)
 
     def find_tile_size(self, shape):
         """
-        Return the side of the tiles in which a map is measured.
-
-        Parameters
-        ----------
-        shape : tuple of ints
-            The shape of the map.
-
-        Returns
-        -------
-        tile_size : int
-            The side in pixels; 0 for a map that is measured as a whole.
+        Return the side in pixels of the tiles in which a map of this shape
+        is measured; 0 for a map that is measured as a whole.
         """
         tile_size = self.fit.tile_size
         if self.run.detection_only or tile_size == 0:
@@ -1073,25 +874,10 @@ bands, output, run : dict or options
 
     def make_photometry(self, image, *, progress_bar=False):
         """
-        Make the photometry of a map.
+        Make the `~hyperphotutils.photometry.HyperPhotometry` for a map of
+        `~hyperphotutils.maps.read_map`.
 
-        Parameters
-        ----------
-        image : `~astropy.nddata.CCDData`
-            The map, as `~hyperphotutils.maps.read_map` returns it.
-
-        progress_bar : bool, optional
-            Whether to show the progress of the fits.
-
-        Returns
-        -------
-        phot : `~hyperphotutils.photometry.HyperPhotometry`
-            The photometry.
-
-        Raises
-        ------
-        ValueError
-            If the configuration does not suit the map.
+        Raises a `ValueError` if the configuration does not suit the map.
         """
         from hyperphotutils.photometry import HyperPhotometry
 
@@ -1146,19 +932,8 @@ bands, output, run : dict or options
 
     def make_forced(self, **kwargs):
         """
-        Make the forced photometry of several maps.
-
-        Parameters
-        ----------
-        **kwargs
-            More arguments of
-            `~hyperphotutils.photometry.ForcedPhotometry`, such as
-            ``ellipse`` and ``reference_beam``.
-
-        Returns
-        -------
-        phot : `~hyperphotutils.photometry.ForcedPhotometry`
-            The photometry.
+        Make the `~hyperphotutils.photometry.ForcedPhotometry` of several
+        maps; the arguments are more of its own, such as ``ellipse``.
         """
         from hyperphotutils.photometry import ForcedPhotometry
 
@@ -1174,22 +949,11 @@ bands, output, run : dict or options
 
     def make_cube_background(self, cube):
         """
-        Make the background estimator of a cube.
+        Make the `~hyperphotutils.background.CubeBackground` of a
+        `~hyperphotutils.maps.MapCube`.
 
-        Parameters
-        ----------
-        cube : `~hyperphotutils.maps.MapCube`
-            The cube.
-
-        Returns
-        -------
-        bkg : `~hyperphotutils.background.CubeBackground`
-            The estimator.
-
-        Raises
-        ------
-        ~hyperphotutils.maps.MapError
-            If the configuration does not suit the cube.
+        Raises a `~hyperphotutils.maps.MapError` if the configuration does
+        not suit the cube.
         """
         import numpy as np
 
@@ -1231,196 +995,6 @@ bands, output, run : dict or options
             smoothing=options.smoothing)
 
 
-def read_config(path):
-    """
-    Read a YAML configuration file.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file. Missing sections and keys have their defaults.
-
-    Returns
-    -------
-    config : `PipelineConfig`
-        The configuration.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, is not YAML, or has an unknown key or
-        a value of the wrong type or range. The message names file, line,
-        key, value, and the allowed values.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> from hyperphotutils.pipeline import read_config
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder, 'hyperphot.yaml')
-    ...     _ = path.write_text('detection: {n_sigma: 5}')
-    ...     config = read_config(path)
-    >>> config.detection.n_sigma
-    5.0
-    """
-    return make_config(*read_yaml(path), path)
-
-
-def make_config(values, lines, path):
-    """
-    Make a configuration of the result of `read_yaml`.
-
-    ``path`` is the name of the file in messages.
-    """
-    # a section all of whose keys are commented out
-    values = {key: value for key, value in values.items()
-              if value is not None or key not in PipelineConfig.model_fields}
-
-    def locate(loc):
-        # the line of the innermost part of the key that is in the file
-        for end in range(len(loc), 0, -1):
-            if loc[:end] in lines:
-                return f'{path}: line {lines[loc[:end]]}'
-        return str(path)
-
-    return _validate(values, locate, PipelineConfig)
-
-
-def override_config(config, values, *, names=None):
-    """
-    Return a copy of a configuration with some values replaced.
-
-    Parameters
-    ----------
-    config : `PipelineConfig` or another `JobsConfig`
-        The configuration.
-
-    values : dict
-        The new values by key, such as ``{'detection.n_sigma': 5}``.
-
-    names : dict, optional
-        The origins of values in error messages, by key, such as
-        ``{'detection.n_sigma': '--n-sigma'}``.
-
-    Returns
-    -------
-    config : object
-        The new configuration, of the same class.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown, or a value has the wrong type or range.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline import PipelineConfig, override_config
-    >>> config = override_config(PipelineConfig(), {'run.n_workers': 4})
-    >>> config.run.n_workers
-    4
-    """
-    names = names or {}
-    tree = config.model_dump()
-    for key, value in values.items():
-        *sections, last = key.split('.')
-        branch = tree
-        for section in sections:
-            if not isinstance(branch.get(section), dict):
-                branch[section] = {}
-            branch = branch[section]
-        branch[last] = value
-
-    def locate(loc):
-        for end in range(len(loc), 0, -1):
-            key = '.'.join(map(str, loc[:end]))
-            if key in names:
-                return names[key]
-        return 'configuration'
-
-    return _validate(tree, locate, type(config))
-
-
-def config_template():
-    """
-    Return a commented YAML file of all keys and defaults.
-
-    Returns
-    -------
-    text : str
-        The text of the file.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline import config_template
-    >>> 'n_sigma' in config_template()
-    True
-    """
-    return config_to_yaml(PipelineConfig())
-
-
-def config_to_yaml(config, *, comments=True, origins=None):
-    """
-    Convert a configuration to YAML.
-
-    Parameters
-    ----------
-    config : `PipelineConfig`
-        The configuration.
-
-    comments : bool, optional
-        Whether to add the description of each key.
-
-    origins : dict, optional
-        Comments on the origins of values, by key, such as
-        ``{'detection.n_sigma': 'line 3'}``.
-
-    Returns
-    -------
-    text : str
-        The text, from which `read_config` makes an equal configuration.
-
-    Examples
-    --------
-    >>> from hyperphotutils.pipeline import PipelineConfig, config_to_yaml
-    >>> text = config_to_yaml(PipelineConfig(), comments=False)
-    >>> print(text[text.index('run:'):])
-    run:
-      n_workers: 1
-      scheduler: null
-      quiet: false
-      detection_only: false
-      background_only: false
-    """
-    def comment(text, indent):
-        return textwrap.wrap(
-            ' '.join(text.split()), _LINE_WIDTH, break_on_hyphens=False,
-            initial_indent=f'{indent}# ', subsequent_indent=f'{indent}#   ')
-
-    lines = []
-    if comments:
-        what = ('their defaults' if config == PipelineConfig()
-                else 'those of this run')
-        lines += ['# Configuration of hyperphot. All keys are optional; the',
-                  f'# values below are {what}.']
-    for name, section in config:
-        if comments:
-            lines += ['', *comment(type(section).__doc__, '')]
-        lines.append(f'{name}:')
-        for key, value in section.model_dump().items():
-            field = type(section).model_fields[key]
-            if comments:
-                allowed = _describe_allowed(field.annotation, field.metadata)
-                lines += comment(f'{field.description} ({allowed})', '  ')
-            value = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump(value, default_flow_style=True,
-                                  width=2**20, sort_keys=False)
-            line = f'  {key}: ' + text.removesuffix('...\n').strip()
-            origin = (origins or {}).get(f'{name}.{key}')
-            lines.append(f'{line}  # {origin}' if origin else line)
-    return '\n'.join(lines) + '\n'
-
-
 def check_config(config, origins=None):
     """
     Check that the unit, the survey, and the files of a configuration can
@@ -1428,13 +1002,17 @@ def check_config(config, origins=None):
 
     ``origins`` are the origins of values in messages, by key.
     """
+    from hyperphotutils.catalog import read_regions
+    from hyperphotutils.maps import get_survey
+
     checks = {
-        'input.unit': _check_unit,
-        'input.survey': _check_survey,
+        'input.unit': lambda unit: _check_unit(
+            unit, is_flux=not config.run.background_only),
+        'input.survey': get_survey,
         'sources.table': lambda _: config.sources.read_table(),
         'sources.x': lambda _: config.sources.read_table(),
-        'fit.weight_map': _check_weight_map,
-        'cubes.region': _check_region,
+        'fit.weight_map': _check_image,
+        'cubes.region': read_regions,
     }
     problems = []
     for key, check in checks.items():
@@ -1443,7 +1021,7 @@ def check_config(config, origins=None):
         if value is None:
             continue
         try:
-            check(config)
+            check(value)
         except (OSError, ValueError) as exc:
             reason = ' '.join(str(exc).split())
             if isinstance(exc, OSError) and exc.strerror:
@@ -1454,29 +1032,22 @@ def check_config(config, origins=None):
         raise ConfigError(problems)
 
 
-def _check_unit(config):
+def _check_unit(unit, *, is_flux):
     import astropy.units as u
 
     from hyperphotutils.maps import flux_factor, parse_unit
 
-    unit = parse_unit(config.input.unit)
-    if not config.run.background_only:
+    unit = parse_unit(unit)
+    if is_flux:
         area = 1.0 * u.arcsec**2
         flux_factor(unit, pixel_area=area, beam_area=area,
                     frequency=1.0 * u.GHz)
 
 
-def _check_survey(config):
-    from hyperphotutils.maps import get_survey
-
-    get_survey(config.input.survey)
-
-
-def _check_weight_map(config):
+def _check_image(path):
     from hyperphotutils.maps import MapError
     from hyperphotutils.maps.images import find_image
 
-    path = config.fit.weight_map
     try:
         with warnings.catch_warnings():
             # they are listed in the log of a map
@@ -1486,12 +1057,6 @@ def _check_weight_map(config):
     except MapError as exc:
         msg = f'{path}: {exc}'
         raise MapError(msg) from None
-
-
-def _check_region(config):
-    from hyperphotutils.catalog import read_regions
-
-    read_regions(config.cubes.region)
 
 
 def find_unused_keys(config):
@@ -1532,323 +1097,3 @@ def find_unused_keys(config):
             lines.append(f'{", ".join(changed)} {verb} no effect: {pronoun} '
                          f'{reason}')
     return lines
-
-
-def _validate(values, locate, model):
-    """
-    Make a configuration, a ``model``, of nested dictionaries.
-
-    ``locate`` returns the origin of a key, a tuple, for messages.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False)
-
-    def precision(error):
-        return error['type'] == 'value_error', len(error['loc'])
-
-    # A value that may have one of several types has an error for each of
-    # them: keep the innermost, and those of keys rather than that of
-    # their mapping.
-    chosen = {}
-    for error in errors:
-        loc = error['loc']
-        keys = _find_field(model, loc)[0]
-        if error['type'] in {'extra_forbidden', 'invalid_key'}:
-            keys = (*_find_field(model, loc[:-1])[0], loc[-1])
-        if keys not in chosen or precision(error) > precision(chosen[keys]):
-            chosen[keys] = error
-    parents = {keys[:end] for keys in chosen for end in range(len(keys))}
-    raise ConfigError(_describe_problem(model, keys, error, locate)
-                      for keys, error in chosen.items()
-                      if keys not in parents)
-
-
-def _find_field(model, loc):
-    """
-    Return the keys in a location of pydantic, which also has the types of
-    unions and the indices of lists, and the type and limits of the value.
-    """
-    keys, annotation, metadata = [], model, ()
-    for part in loc:
-        field = _find_model(annotation).model_fields.get(part)
-        if field is not None:
-            annotation, metadata = field.annotation, field.metadata
-            keys.append(part)
-    return tuple(keys), annotation, metadata
-
-
-def _find_model(annotation):
-    """
-    Return the model in a type, an empty one if there is none.
-    """
-    return next((part for part in (annotation, *get_args(annotation))
-                 if isinstance(part, type) and issubclass(part, BaseModel)),
-                BaseModel)
-
-
-def _describe_problem(model, keys, error, locate):
-    kind = error['type']
-    if kind == 'extra_forbidden':
-        return f'{locate(keys)}: {_describe_unknown_key(model, keys)}'
-    if kind == 'invalid_key':
-        parent = '.'.join(keys[:-1])
-        return (f'{locate(keys[:-1])}: {parent + ": " if parent else ""}the '
-                f'key {keys[-1]!r} is not allowed, must be text')
-    key = '.'.join(keys)
-    prefix = f'{locate(keys)}: {key}' if key else locate(keys)
-    if kind == 'value_error':
-        return f'{prefix}: {error["ctx"]["error"]}'
-    if kind == 'missing' and isinstance(error['loc'][-1], str):
-        return f'{prefix}: is required'
-    allowed = _describe_allowed(*_find_field(model, keys)[1:])
-    return (f'{prefix}: {quote(error["input"])} is not allowed, must be '
-            f'{allowed}')
-
-
-def _describe_unknown_key(model, keys):
-    *parents, key = keys
-    key = str(key)
-    fields = _find_model(_find_field(model, parents)[1]).model_fields
-    known = {name: '.'.join((*parents, name)) for name in fields}
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        hint = f"did you mean '{known[near[0]]}'?"
-    else:
-        elsewhere = {name: f'{section}.{name}' for section, field
-                     in model.model_fields.items()
-                     for name in field.annotation.model_fields}
-        near = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8)
-        hint = f"did you mean '{elsewhere[near[0]]}'? " if near else ''
-        hint += f'known here: {", ".join(known)}'
-    path = '.'.join((*parents, key))
-    return f"unknown key '{path}'; {hint}"
-
-
-def _describe_allowed(annotation, metadata=()):
-    """
-    Describe the values of a type, with limits from its metadata.
-    """
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        for item in args[1:]:
-            metadata = (*getattr(item, 'metadata', (item,)), *metadata)
-        return _describe_allowed(args[0], metadata)
-    if origin is Literal:
-        return ' or '.join('false' if arg is False else repr(arg)
-                           for arg in args)
-    limits = {name: getattr(item, name) for item in metadata
-              for name in ('gt', 'ge', 'lt', 'le', 'min_length')
-              if getattr(item, name, None) is not None}
-    if origin is tuple:
-        size = 'any length'
-        if args[-1] is not Ellipsis:
-            size = f'{len(args)}'
-        elif 'min_length' in limits:
-            size = f'{limits["min_length"]} or more'
-        return f'a list of {size}, each {_describe_allowed(args[0])}'
-    if args:
-        return ' or '.join(map(_describe_allowed, args))
-    if issubclass(annotation, BaseModel):
-        fields = annotation.model_fields
-        text = f'the keys {", ".join(fields)}'
-        if annotation.number_key:
-            field = fields[annotation.number_key]
-            number = _describe_allowed(field.annotation, field.metadata)
-            text = f'{number} or {text}'
-        return text
-    text = {NoneType: 'null', bool: 'true or false', int: 'a whole number',
-            float: 'a finite number', str: 'a text'}[annotation]
-    signs = {'gt': '>', 'ge': '>=', 'lt': '<', 'le': '<='}
-    limits = [f'{signs[name]} {limit:g}' for name, limit in limits.items()
-              if name in signs]
-    return ' '.join(filter(None, (text, ' and '.join(limits))))
-
-
-def read_yaml(path):
-    """
-    Return the nested values of a YAML file, and the line of each key (a
-    tuple of names).
-    """
-    try:
-        path = expand_path(path)
-    except ValueError as exc:
-        raise ConfigError([str(exc)]) from exc
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError as exc:
-        line = exc.object.count(b'\n', 0, exc.start) + 1
-        msg = f'{path}: line {line}: not a text file in UTF-8 ({exc.reason})'
-        raise ConfigError([msg]) from exc
-    except OSError as exc:
-        raise ConfigError([f'{path}: {exc.strerror}']) from exc
-    except ValueError as exc:
-        msg = f'{path}: not a configuration: {exc}'
-        raise ConfigError([msg]) from exc
-    if len(text) > _MAX_CHARACTERS:
-        msg = (f'{path}: too large for a configuration: {len(text)} '
-               f'characters, at most {_MAX_CHARACTERS} are read')
-        raise ConfigError([msg])
-    return _parse(text, path)
-
-
-def _parse(text, path):
-    try:
-        loader = _Loader(text)
-    except yaml.reader.ReaderError as exc:
-        line = text.count('\n', 0, exc.position) + 1
-        msg = f'{path}: line {line}: a character that YAML does not allow'
-        raise ConfigError([msg]) from exc
-    try:
-        node = loader.get_single_node()
-        values = {} if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line = mark.line + 1 if mark else 1
-        problem = ' '.join(filter(None, (exc.context, exc.problem)))
-        raise ConfigError([f'{path}: line {line}: {problem}']) from exc
-    except (ValueError, OverflowError) as exc:
-        # PyYAML does not check the numbers in escapes and directives.
-        msg = (f'{path}: line {loader.line + 1}: a character escape or '
-               'directive is out of range')
-        raise ConfigError([msg]) from exc
-    finally:
-        loader.dispose()
-    if values is None:
-        return {}, {}
-    if not isinstance(values, dict):
-        msg = f'{path}: must have sections, each with its keys'
-        raise ConfigError([msg])
-    return values, dict(_find_lines(node, ()))
-
-
-def _find_lines(node, loc):
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            keys = (*loc, key.value)
-            yield keys, key.start_mark.line + 1
-            yield from _find_lines(value, keys)
-
-
-class _Loader(yaml.SafeLoader):
-    """
-    A YAML loader without tags, and of limited size.
-
-    Numbers are those of YAML 1.2: ``1e-3`` is a number, ``05:35:17`` is
-    not. Each alias counts as all of its values, so that a small file
-    cannot expand to a huge configuration.
-    """
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (an attribute of PyYAML)
-    yaml_constructors = {}  # noqa: RUF012
-
-    def __init__(self, text):
-        super().__init__(text)
-        self.n_values = 0
-        self.depth = 0
-        # number of values in each completed node
-        self.sizes = {}
-
-    def compose_node(self, parent, index):
-        event = self.peek_event()
-        n_before = self.n_values
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            _refuse('values are nested too deeply', event)
-        node = super().compose_node(parent, index)
-        if not isinstance(event, yaml.AliasEvent):
-            self.n_values += 1
-        elif node in self.sizes:
-            self.n_values += self.sizes[node]
-        else:
-            _refuse(f'the alias {event.anchor!r} is part of itself', event)
-        if self.n_values > _MAX_VALUES:
-            _refuse(f'more than {_MAX_VALUES} values; write long lists of '
-                    'maps or sources into files of their own', event)
-        self.sizes.setdefault(node, self.n_values - n_before)
-        self.depth -= 1
-        return node
-
-    def construct_text(self, node):
-        text = self.construct_scalar(node)
-        try:
-            if '\0' in text:
-                _refuse('the character NUL is not allowed', node)
-            os.fsencode(text)
-        except UnicodeEncodeError:
-            _refuse(f'{text!r} contains half of a character (a surrogate)',
-                    node)
-        return text
-
-    def construct_number(self, node):
-        text = self.construct_scalar(node)
-        kind = node.tag.rpartition(':')[2]
-        try:
-            if kind == 'float':
-                # '.inf' and '.nan' of YAML are 'inf' and 'nan' of Python
-                return float(re.sub(r'\.(?=[in])', '', text.lower()))
-            number = int(text, 16 if 'x' in text else 10)
-        except ValueError:
-            if len(text) <= 20:
-                _refuse(f'{text!r} is not a number ({kind})', node)
-            number = _MAX_INTEGER + 1
-        if abs(number) > _MAX_INTEGER:
-            _refuse(f'a number with too many digits ({len(text)})', node)
-        return number
-
-    def construct_bool(self, node):
-        text = self.construct_scalar(node)
-        if text.lower() not in self.bool_values:
-            _refuse(f'{text!r} is not true or false', node)
-        return self.bool_values[text.lower()]
-
-    def construct_list(self, node):
-        return self.construct_sequence(node, deep=True)
-
-    def construct_keys(self, node):
-        if not isinstance(node, yaml.MappingNode):
-            _refuse('must be keys and values', node)
-        values = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                _refuse(f'the key {key!r} is not allowed, must be text',
-                        key_node)
-            if key in values:
-                _refuse(f'the key {key!r} is given twice', key_node)
-            values[key] = self.construct_object(value_node, deep=True)
-        return values
-
-    def construct_unknown(self, node):
-        tag = node.tag.replace('tag:yaml.org,2002:', '!!')
-        _refuse(f'the tag {tag!r} is not allowed', node)
-
-
-def _refuse(problem, place):
-    """
-    Raise a YAML error with the position of a node or event.
-    """
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
-
-
-for _kind, _first, _pattern, _construct in (
-        ('bool', 'yYnNtTfFoO', r'(?i:yes|no|true|false|on|off)',
-         _Loader.construct_bool),
-        ('null', ['~', 'n', 'N', ''], r'~|null|Null|NULL|',
-         _Loader.construct_yaml_null),
-        ('int', '-+0123456789', r'[-+]?[0-9]+|0x[0-9a-fA-F]+',
-         _Loader.construct_number),
-        ('float', '-+.0123456789',
-         r'[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?'
-         r'|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)',
-         _Loader.construct_number),
-        ('str', '', '', _Loader.construct_text),
-        ('seq', '', '', _Loader.construct_list),
-        ('map', '', '', _Loader.construct_keys)):
-    _tag = f'tag:yaml.org,2002:{_kind}'
-    _Loader.add_constructor(_tag, _construct)
-    if _first:
-        _Loader.add_implicit_resolver(
-            _tag, re.compile(f'(?:{_pattern})$'), list(_first))
-_Loader.add_constructor(None, _Loader.construct_unknown)

@@ -32,15 +32,15 @@ from hyperphotutils.catalog import (
 )
 from hyperphotutils.maps import MapCube, MapError, read_cube
 from hyperphotutils.pipeline.config import find_unused_keys
-from hyperphotutils.pipeline.extraction import extract_image
+from hyperphotutils.pipeline.extraction import beam_shapes, extract_image
 from hyperphotutils.pipeline.folders import PARTS, read_record, write_record
-from hyperphotutils.pipeline.products import REJECTED, beam_shapes
-from hyperphotutils.pipeline.report import (
+from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
     format_rows,
     number_of,
 )
+from hyperphotutils.pipeline.products import REJECTED
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,
@@ -86,7 +86,13 @@ class CubeKind:
         sources.
         """
         # processes may have another working folder
-        config = _with_absolute_paths(config)
+        for section, key in (('sources', 'table'), ('fit', 'weight_map'),
+                             ('cubes', 'region')):
+            options = getattr(config, section)
+            if (path := getattr(options, key)) is not None:
+                options = options.model_copy(
+                    update={key: os.path.realpath(path)})
+                config = config.model_copy(update={section: options})
         work = _CubeWork(cube, config, folder, executor, progress_bar)
         earlier = work.describe_earlier()
         if earlier and report is not None:
@@ -262,21 +268,6 @@ class CubeResult:
             title += f'; {len(channels)} of the channels'
         return plot_channels(cube, sources, background=background,
                              channels=channels, title=title)
-
-
-def _with_absolute_paths(config):
-    """
-    Return a configuration with absolute names of files.
-    """
-    updates = {}
-    for section, key in (('sources', 'table'), ('fit', 'weight_map'),
-                         ('cubes', 'region')):
-        options = getattr(config, section)
-        path = getattr(options, key)
-        if path is not None:
-            updates[section] = options.model_copy(
-                update={key: os.path.realpath(path)})
-    return config.model_copy(update=updates)
 
 
 @dataclass(frozen=True)

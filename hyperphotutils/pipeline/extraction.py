@@ -28,18 +28,14 @@ from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.folders import PARTS
-from hyperphotutils.pipeline.products import (
-    REJECTED,
-    beam_shapes,
-    count_reasons,
-)
-from hyperphotutils.pipeline.report import (
+from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
     describe_threshold,
     format_rows,
     number_of,
 )
+from hyperphotutils.pipeline.products import REJECTED, count_reasons
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
 from hyperphotutils.utils.stored import StoredImage
@@ -418,6 +414,30 @@ class Extraction:
                   meta['beam_minor_pix'] / side, meta['beam_theta']))
 
 
+def beam_shapes(table, image):
+    """
+    Return detections with the shape of the beam and no peak flux, for
+    formats that need shapes.
+    """
+    if 'x_fit' in table.colnames:
+        return table
+    n_rows, meta = len(table), image.meta
+    shaped = table.copy()
+    shaped['x_fit'] = table['x_centroid']
+    shaped['y_fit'] = table['y_centroid']
+    shaped['amplitude_fit'] = np.full(n_rows, np.nan) << table['peak'].unit
+    for axis in ('major', 'minor'):
+        shaped[f'fwhm_{axis}_fit'] = np.full(n_rows,
+                                             meta[f'beam_{axis}_pix'])
+    shaped['theta_fit'] = np.full(n_rows, meta['beam_theta']) << u.deg
+    beam = meta['beam']
+    for name, value in (('fwhm_major_sky', beam.major.to(u.arcsec)),
+                        ('fwhm_minor_sky', beam.minor.to(u.arcsec)),
+                        ('position_angle', beam.pa.to(u.deg))):
+        shaped[name] = np.full(n_rows, value.value) << value.unit
+    return shaped
+
+
 def _describe_map(image):
     meta = image.meta
     beam = meta['beam']
@@ -492,48 +512,30 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
                                   'threshold_peak': peak.to('Jy / beam'),
                                   'n_sigma': n_sigma,
                                   'detection_rms': rms}
-    extraction.n_rejected.update(extraction.table.meta.get('n_rejected', {}))
-    extraction.table.meta.update(
-        _map_metadata(image),
-        filename=printable(image.meta['filename']),
-        rms=extraction.rms, rms_of=_RMS_OF[extraction.model is None])
-    return replace(extraction, table=_in_units(extraction, config.output))
-
-
-def _in_units(extraction, options):
-    """
-    Return the table in the units of the configuration.
-    """
-    units = {'flux_unit': options.flux_unit, 'peak_unit': options.peak_unit}
-    if extraction.model is None:
-        # detections have no fluxes
-        del units['flux_unit']
-    own = {'flux_unit': 'Jy', 'peak_unit': 'Jy/pix'}
-    units = {name: unit for name, unit in units.items() if unit != own[name]}
-    if not units:
-        return extraction.table
-    return convert_flux_units(extraction.table, **units)
+    table, meta, beam = extraction.table, image.meta, image.meta['beam']
+    extraction.n_rejected.update(table.meta.get('n_rejected', {}))
+    # what any file format can store
+    table.meta |= {
+        'original_unit': meta['original_unit'],
+        'beam_major': beam.major.to(u.arcsec),
+        'beam_minor': beam.minor.to(u.arcsec), 'beam_pa': beam.pa.to(u.deg),
+        'beam_area_pix': meta['beam_area_pix'],
+        **({'psf': meta['psf_source']} if 'psf' in meta else {}),
+        'filename': printable(meta['filename']), 'rms': extraction.rms,
+        'rms_of': _RMS_OF[extraction.model is None]}
+    units = {'flux_unit': config.output.flux_unit,
+             'peak_unit': config.output.peak_unit}
+    # those of the table; detections have no fluxes
+    own = {'flux_unit': units['flux_unit'] if extraction.model is None
+           else 'Jy', 'peak_unit': 'Jy/pix'}
+    if units := dict(units.items() - own.items()):
+        table = convert_flux_units(table, **units)
+    return replace(extraction, table=table)
 
 
 # The image that the rms refers to, with fits and without
 _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
-
-
-def _map_metadata(image):
-    """
-    Return metadata of the map that can be stored in any file format.
-    """
-    meta = image.meta
-    beam = meta['beam']
-    return {
-        'original_unit': meta['original_unit'],
-        'beam_major': beam.major.to(u.arcsec),
-        'beam_minor': beam.minor.to(u.arcsec),
-        'beam_pa': beam.pa.to(u.deg),
-        'beam_area_pix': meta['beam_area_pix'],
-        **({'psf': meta['psf_source']} if 'psf' in meta else {}),
-    }
 
 
 def read_input(path, options, *, dtype=float, psf=None):

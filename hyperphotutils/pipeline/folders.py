@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperphotutils import __version__
+from hyperphotutils.pipeline.image_config import PairsOptions
 from hyperphotutils.pipeline.jobs import (
     BANDS,
     DIAGNOSTICS,
@@ -34,7 +35,6 @@ from hyperphotutils.pipeline.jobs import (
     input_files,
 )
 from hyperphotutils.pipeline.products import find_foreign_files
-from hyperphotutils.pipeline.settings import PairsOptions
 
 try:
     import fcntl
@@ -172,14 +172,17 @@ def read_finished(folder, settings, inputs):
     Return the record of a finished folder of products; `None` if it was
     made with other settings or from other files, or lacks its main table.
     """
-    record = _read_map_record(folder)
+    record = read_map_record(folder)
     if (record is None or _compare(record, settings, inputs)
             or not (folder / record['table_name']).exists()):
         return None
     return record
 
 
-def _read_map_record(folder):
+def read_map_record(folder):
+    """
+    Return the record of a finished folder of products; `None` for others.
+    """
     record = read_record(folder / RECORD)
     # a record without a time is that of an unfinished cube
     return record if record and {'settings', 'inputs', 'finished',
@@ -386,7 +389,7 @@ class OutputDirectory:
         # the differences of each folder and file; None without a record
         found = {}
         for job in jobs:
-            record = _read_map_record(job.folder)
+            record = read_map_record(job.folder)
             found[job.folder] = record and _compare(record, settings,
                                                     inputs[job.map_id])
         for name, table in tables.items():
@@ -427,7 +430,7 @@ class OutputDirectory:
         Record that work is begun.
         """
         for job in work.todo:
-            record = _read_map_record(job.folder)
+            record = read_map_record(job.folder)
             self.unfinished[job.map_id] = record and record['finished']
         self.tables |= work.tables
         self._save()

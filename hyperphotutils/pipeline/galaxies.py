@@ -33,10 +33,10 @@ from hyperphotutils.galaxy import (
 )
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
+from hyperphotutils.pipeline.image_config import ImageOptions
+from hyperphotutils.pipeline.logs import format_rows, number_of
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
-from hyperphotutils.pipeline.report import format_rows, number_of
-from hyperphotutils.pipeline.settings import ImageOptions
 from hyperphotutils.psf import (
     EmpiricalPSFBuilder,
     StarSelector,

@@ -17,7 +17,7 @@ from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.jobs import LOG
-from hyperphotutils.pipeline.report import describe_threshold
+from hyperphotutils.pipeline.logs import describe_threshold
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background
@@ -48,8 +48,16 @@ def write_map_page(path, result, map_id):
     images, charts, explanations, rms = None, {}, (), None
     if result.model is not None:
         unit, factor = _display_unit(image)
-        images = {name: factor * value
-                  for name, value in _images(result).items()}
+        images = {name: getattr(result, name).to_value(image.unit).copy()
+                  for name in ('background', 'model', 'residual')}
+        images['data'] = images['map'] = np.where(image.mask, np.nan,
+                                                  image.data)
+        # where no background was fitted
+        complete_background(images, tuple(image.meta[name] for name in (
+            'beam_major_pix', 'beam_minor_pix', 'beam_theta')))
+        images['residual'][image.mask] = np.nan
+        images = {name: factor * images[name]
+                  for name in ('data', 'model', 'residual')}
         rms = factor * result.rms.to_value(image.unit)
         beam = image.meta['beam_fwhm_pix']
         charts |= _fit_charts(table)
@@ -227,24 +235,6 @@ def _display_unit(image):
     return prefix / u.beam, area * u.Jy.to(prefix)
 
 
-def _images(result):
-    """
-    Return data, model, and residual of a map without units.
-    """
-    image = result.image
-    data = np.where(image.mask, np.nan, image.data)
-    images = {'data': data, 'map': data,
-              'model': result.model.to_value(image.unit),
-              'background': result.background.to_value(image.unit).copy(),
-              'residual': result.residual.to_value(image.unit).copy()}
-    meta = image.meta
-    # where no background was fitted
-    complete_background(images, (meta['beam_major_pix'],
-                                 meta['beam_minor_pix'], meta['beam_theta']))
-    images['residual'][image.mask] = np.nan
-    return {name: images[name] for name in ('data', 'model', 'residual')}
-
-
 def _fit_charts(table):
     """
     Return histograms of the quality of the fits.
@@ -282,15 +272,14 @@ def _noise_charts(residual, fwhm, unit):
     Return the autocovariance, power spectrum, and local rms of a
     residual.
     """
-    charts = {}
     # single precision is twice as fast, and the pictures need no more
-    residual = residual.astype('f4')
-    part = residual[_central_part(np.isfinite(residual))]
-    good = np.isfinite(part)
+    charts, residual = {}, residual.astype('f4')
+    good = np.isfinite(residual)
+    center = _central_part(good)
+    part, good = residual[center], good[center]
     if not good.any():
         return charts
-    low, median, high = np.percentile(part[good][::_STEP],
-                                      [25.0, 50.0, 75.0])
+    low, median, high = np.percentile(part[good][::_STEP], [25, 50, 75])
     # of a normal distribution
     spread = (high - low) / 1.349
     good &= np.abs(part - median) <= _OUTLIER * spread

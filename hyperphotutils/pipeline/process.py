@@ -49,9 +49,9 @@ from hyperphotutils.pipeline.jobs import (
     PipelineError,
     plan_jobs,
 )
-from hyperphotutils.pipeline.products import write_products, write_report
+from hyperphotutils.pipeline.loading import load_config
+from hyperphotutils.pipeline.products import write_page, write_products
 from hyperphotutils.pipeline.progress import Stages
-from hyperphotutils.pipeline.search import load_config
 from hyperphotutils.pipeline.text import printable
 
 __all__ = [
@@ -181,7 +181,7 @@ def run(config=None, *, executor=None):
         warnings.warn(msg, AstropyUserWarning, stacklevel=2)
     if len(outcomes) == 1:
         return outcomes[0].table
-    from hyperphotutils.pipeline.report import combine_outcomes
+    from hyperphotutils.pipeline.logs import combine_outcomes
 
     return combine_outcomes(outcomes)
 
@@ -256,7 +256,7 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
                    f'{config.noun}s are done already')
         if work.todo or work.tables:
             remove_leftovers(output.path)
-            with _connection(config, executor) as workers, \
+            with open_executor(config, executor) as workers, \
                     _explain_errors(output.path, jobs, outcomes,
                                    config.noun):
                 output.begin(work)
@@ -308,7 +308,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
         If the products cannot be written. The channels of a cube that
         are completed are kept for the next run.
     """
-    from hyperphotutils.pipeline.report import summarize, write_log
+    from hyperphotutils.pipeline.logs import summarize, write_log
     from hyperphotutils.utils.tables import result_meta
 
     start = time.perf_counter()
@@ -340,7 +340,7 @@ def process_map(job, config, *, executor=None, progress_bar=False,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
-            write_report(result, job, config, folder)
+            write_page(result, job, config, folder)
             write_record(folder / RECORD, record | {
                 'versions': result_meta()['version'],
                 'finished': datetime.now(UTC).isoformat(),
@@ -443,23 +443,22 @@ def _write_tables(outcomes, work, config, output, origin):
     """
     Write the tables of all maps, and the log of the run.
     """
-    from hyperphotutils.pipeline import report
+    from hyperphotutils.pipeline import logs
 
     problem = None
     # write nothing if all maps failed, so that the settings can be changed
-    if REPORT in work.tables and any(not item.reason for item in outcomes):
+    any_done = any(not item.reason for item in outcomes)
+    if REPORT in work.tables and any_done:
         from hyperphotutils.pipeline.pages import write_run_page
 
         write_run_page(output.path / REPORT, outcomes)
         output.finish_table(REPORT)
     try:
-        if COMBINED in work.tables and any(not item.reason
-                                           for item in outcomes):
-            report.write_combined(outcomes, output.path)
-            output.finish_table(COMBINED)
-        elif DIAGNOSTICS in work.tables:
-            report.write_diagnostics(outcomes, output.path)
-            output.finish_table(DIAGNOSTICS)
+        for name in (COMBINED, DIAGNOSTICS):
+            if name in work.tables and (any_done or name == DIAGNOSTICS):
+                logs.write_tables(outcomes, output.path,
+                                  combine=name == COMBINED)
+                output.finish_table(name)
     except (ValueError, TypeError) as exc:
         problem = traceback.format_exc()
         msg = (f'{output.path / COMBINED}: not written: {_reason(exc)}; the '
@@ -467,8 +466,8 @@ def _write_tables(outcomes, work, config, output, origin):
                f'{output.path / LOG})')
         raise PipelineError(msg) from exc
     finally:
-        output.append_to_log(report.run_log(outcomes, config, origin,
-                                            problem=problem))
+        output.append_to_log(logs.run_log(outcomes, config, origin,
+                                          problem=problem))
 
 
 def merge_outcomes(outcomes, config, *, progress_bar=False):
@@ -522,26 +521,21 @@ def merge_outcomes(outcomes, config, *, progress_bar=False):
 
 
 @contextlib.contextmanager
-def _connection(config, executor):
+def open_executor(config, executor=None):
     """
-    Connect to the scheduler of the configuration, if there is one.
+    Yield the executor, by default the cluster of the configuration, or
+    `None` if there is none.
     """
     with contextlib.ExitStack() as stack:
         if executor is None and config.run.scheduler is not None:
-            executor = connect(stack, config.run.scheduler)
+            from hyperphotutils.utils.executors import connect_scheduler
+
+            try:
+                executor = stack.enter_context(
+                    connect_scheduler(config.run.scheduler))
+            except (ImportError, ConnectionError) as exc:
+                raise ConfigError([f'run.scheduler: {exc}']) from exc
         yield executor
-
-
-def connect(stack, address):
-    """
-    Connect to a scheduler.
-    """
-    from hyperphotutils.utils.executors import connect_scheduler
-
-    try:
-        return stack.enter_context(connect_scheduler(address))
-    except (ImportError, ConnectionError) as exc:
-        raise ConfigError([f'run.scheduler: {exc}']) from exc
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def write_products(result, job, config, folder, *, progress_bar=False):
                                   progress_bar))
 
 
-def write_report(result, job, config, folder):
+def write_page(result, job, config, folder):
     """
     Write the page of a job, which shows its other products and its log.
     """
@@ -192,35 +192,6 @@ def _write_regions(writing):
     shape = 'ellipse' if writing.path.stem == 'ellipses' else 'point'
     write_regions(writing.result.shapes, writing.path, shape=shape,
                   frame=writing.config.output.region_frame, overwrite=True)
-
-
-def beam_shapes(table, image):
-    """
-    Return detections with the shape of the beam and no peak flux, for
-    formats that need shapes.
-    """
-    import astropy.units as u
-    import numpy as np
-
-    if 'x_fit' in table.colnames:
-        return table
-    n_rows = len(table)
-    beam = image.meta['beam']
-    shaped = table.copy()
-    shaped['x_fit'] = table['x_centroid']
-    shaped['y_fit'] = table['y_centroid']
-    shaped['amplitude_fit'] = np.full(n_rows, np.nan) << table['peak'].unit
-    for name, value in (
-            ('fwhm_major_fit', image.meta['beam_major_pix']),
-            ('fwhm_minor_fit', image.meta['beam_minor_pix']),
-            ('theta_fit', image.meta['beam_theta'] * u.deg),
-            ('fwhm_major_sky', beam.major.to(u.arcsec)),
-            ('fwhm_minor_sky', beam.minor.to(u.arcsec)),
-            ('position_angle', beam.pa.to(u.deg))):
-        unit = getattr(value, 'unit', None)
-        filled = np.full(n_rows, getattr(value, 'value', value))
-        shaped[name] = filled if unit is None else filled << unit
-    return shaped
 
 
 def _write_rejected(writing):

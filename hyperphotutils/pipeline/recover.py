@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.jobs import OutputError, PipelineError
-from hyperphotutils.pipeline.process import advise, connect
+from hyperphotutils.pipeline.process import advise, open_executor
 from hyperphotutils.pipeline.text import expand_path, printable
 
 __all__ = ['recover_map', 'summarize_recovery']
@@ -178,14 +178,10 @@ def _recover(path, config, **kwargs):
         image = read_input(path, config.input, psf=config.input.psf)
         extractor = (config.make_finder(image) if config.run.detection_only
                      else config.make_photometry(image))
-        with contextlib.ExitStack() as stack:
-            address = config.run.scheduler
-            if address is not None:
-                kwargs['executor'] = connect(stack, address)
+        with open_executor(config) as executor, warnings.catch_warnings():
             # the summary reports it
-            stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings('ignore', 'no curve of the completeness')
-            return InjectionRecovery(extractor, **kwargs)(
+            return InjectionRecovery(extractor, executor=executor, **kwargs)(
                 image, psf=image.meta.get('psf'))
     except ConfigError:
         raise

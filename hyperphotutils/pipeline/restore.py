@@ -17,7 +17,7 @@ from hyperphotutils.pipeline import pages
 from hyperphotutils.pipeline.config import PipelineConfig
 from hyperphotutils.pipeline.cubes import CubeResult
 from hyperphotutils.pipeline.extraction import Extraction, read_input
-from hyperphotutils.pipeline.folders import describe_files, read_record
+from hyperphotutils.pipeline.folders import describe_files, read_map_record
 from hyperphotutils.pipeline.jobs import (
     BANDS,
     BANDS_REPORT,
@@ -41,16 +41,25 @@ def restore_pages(directory):
     The directory is that of the run, or the folder of one map. Raises an
     `OutputError` if there are no products, or those of another version.
     """
-    folders = [folder for folder in (directory, *sorted(
-        item for item in directory.glob('*') if item.is_dir()))
-        if _read_finished(folder) is not None]
-    if not folders:
+    records = {folder: read_map_record(folder) for folder in (
+        directory, *sorted(item for item in directory.glob('*')
+                           if item.is_dir()))}
+    records = {folder: record for folder, record in records.items()
+               if record and (folder / record['table_name']).exists()}
+    if not records:
         msg = (f'{directory}: has no products of hyperphot, of which '
                f'{RECORD} is one')
         raise OutputError(msg)
-    outcomes = [_restore_page(folder) for folder in folders]
-    paths = [folder / REPORT for folder in folders]
-    outcomes += _failed_maps(directory)
+    outcomes = [_restore_page(folder, record)
+                for folder, record in records.items()]
+    paths = [folder / REPORT for folder in records]
+    if (directory / DIAGNOSTICS).exists():
+        table = Table.read(directory / DIAGNOSTICS, format='ascii.ecsv')
+        outcomes += [
+            MapOutcome(MapJob(str(row['filename']), str(row['map_id']),
+                              directory / str(row['map_id'])),
+                       reason=str(row['reason']))
+            for row in table[table['status'] == 'failed']]
     if len(outcomes) > 1:
         pages.write_run_page(directory / REPORT, outcomes)
         paths.append(directory / REPORT)
@@ -61,36 +70,10 @@ def restore_pages(directory):
     return paths
 
 
-def _read_finished(folder):
-    """
-    Return the record of a folder of products; `None` for other folders.
-    """
-    record = read_record(folder / RECORD)
-    if record is None or not {'settings', 'inputs', 'numbers', 'summary',
-                              'table_name'} <= set(record):
-        return None
-    return record if (folder / record['table_name']).exists() else None
-
-
-def _failed_maps(directory):
-    """
-    Return the outcomes of the maps that have failed.
-    """
-    path = directory / DIAGNOSTICS
-    if not path.exists():
-        return []
-    table = Table.read(path, format='ascii.ecsv')
-    return [MapOutcome(MapJob(str(row['filename']), str(row['map_id']),
-                              directory / str(row['map_id'])),
-                       reason=str(row['reason']))
-            for row in table[table['status'] == 'failed']]
-
-
-def _restore_page(folder):
+def _restore_page(folder, record):
     """
     Write the page of a map or cube, and return its outcome.
     """
-    record = _read_finished(folder)
     tree = {}
     for key, value in record['settings'].items():
         section, _, name = key.partition('.')

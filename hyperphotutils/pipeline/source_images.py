@@ -95,9 +95,7 @@ def write_source_images(extraction, folder, config, *, progress_bar=False):
     """
     Write a file for each group or source.
     """
-    write = {'fits_groups': _write_fits, 'fits_sources': _write_fits,
-             'plots_groups': _plot_fit, 'plots_sources': _plot_deblended,
-             'plots_backgrounds': _plot_background}[folder.name]
+    write = _write_fits if folder.name.startswith('fits') else _plot
     fitted = _fitted_rows(extraction)
     radius = config.fit.fit_radius * extraction.image.meta['beam_fwhm_pix']
     if folder.name.endswith('sources'):
@@ -146,25 +144,19 @@ def _cut(extraction, rows, radius, *, name, title):
     images['residual'] = np.where(
         np.isfinite(images['background']), images['residual'], np.nan)
     images['sources'] = images['model']
-    images['model'] = _render(images['data'].shape, rows, extraction)
+    peaks = rows['amplitude_fit']
+    if peaks.unit.is_equivalent(u.Jy / u.beam):
+        peaks = peaks * (u.beam / (image.meta['beam_area_pix'] * u.pix))
+    images['model'] = np.zeros(images['data'].shape)
+    add_gaussians(images['model'], np.asarray(rows['x_fit']),
+                  np.asarray(rows['y_fit']), peaks.to_value(image.unit),
+                  *(np.asarray(getattr(rows[name], 'value', rows[name]))
+                    for name in _SHAPE))
     row, column = np.indices(images['data'].shape)
     within = np.any([np.hypot(column - x, row - y) <= radius for x, y in zip(
         rows['x_fit'], rows['y_fit'], strict=True)], axis=0)
     return SourceImages(name, title, rows, image.wcs[box], images,
                   within)
-
-
-def _render(shape, rows, extraction):
-    image = extraction.image
-    peaks = rows['amplitude_fit']
-    if peaks.unit.is_equivalent(u.Jy / u.beam):
-        peaks = peaks * (u.beam / (image.meta['beam_area_pix'] * u.pix))
-    model = np.zeros(shape)
-    add_gaussians(model, np.asarray(rows['x_fit']), np.asarray(rows['y_fit']),
-                  peaks.to_value(image.unit),
-                  *(np.asarray(getattr(rows[name], 'value', rows[name]))
-                    for name in _SHAPE))
-    return model
 
 
 def make_header(image, wcs):
@@ -195,38 +187,24 @@ def _write_fits(part, extraction, folder):
     fits.HDUList(hdus).writeto(folder / f'{part.name}.fits')
 
 
-def _plot_fit(part, extraction, folder):
-    from hyperphotutils.visualization import plot_fit
+def _plot(part, extraction, folder):
+    from hyperphotutils import visualization
 
-    _save(plot_fit, part, extraction, folder, fitted=part.fitted,
-          model=part.images['sources'])
-
-
-def _plot_background(part, extraction, folder):
-    from hyperphotutils.visualization import plot_background
-
-    _save(plot_background, part, extraction, folder, fitted=part.fitted,
-          model=part.images['sources'])
-
-
-def _plot_deblended(part, extraction, folder):
-    from hyperphotutils.visualization import plot_deblended
-
-    images = part.images
-    unit = extraction.image.unit
-    _save(plot_deblended, part, extraction, folder, model=images['model'],
-          companions=(images['sources'] - images['model']) << unit)
-
-
-def _save(plot, part, extraction, folder, *, model, **kwargs):
-    meta = extraction.image.meta
-    unit = extraction.image.unit
     if not np.isfinite(part.images['data']).any():
         return
+    meta, unit = extraction.image.meta, extraction.image.unit
+    images = {name: image << unit for name, image in part.images.items()}
+    if folder.name == 'plots_sources':
+        plot = visualization.plot_deblended
+        options = {'model': images['model'],
+                   'companions': images['sources'] - images['model']}
+    else:
+        plot = (visualization.plot_fit if folder.name == 'plots_groups'
+                else visualization.plot_background)
+        options = {'model': images['sources'], 'fitted': part.fitted}
     figure = plot(
-        part.images['data'] << unit, model=model << unit,
-        background=part.images['background'] << unit, table=part.table,
+        images['data'], background=images['background'], table=part.table,
         wcs=part.wcs, rms=extraction.rms, title=part.title,
         beam=(meta['beam_major_pix'], meta['beam_minor_pix'],
-              meta['beam_theta']), **kwargs)
+              meta['beam_theta']), **options)
     figure.savefig(folder / f'{part.name}.png', dpi=_DPI)

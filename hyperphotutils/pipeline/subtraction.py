@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.pipeline.logs import format_rows
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
-from hyperphotutils.pipeline.report import format_rows
 from hyperphotutils.subtraction import SubtractionResult, align
 
 __all__ = ['Subtraction', 'SubtractionKind']

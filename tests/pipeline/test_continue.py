@@ -401,7 +401,7 @@ def test_forty_maps_two_of_them_broken(map_file, tmp_path, hyper,
 def test_full_disk_is_told_and_nothing_is_damaged(
     maps, hyper, monkeypatch, full
 ):
-    from hyperphotutils.pipeline import report
+    from hyperphotutils.pipeline import logs
 
     options = ('run', *maps, '--detection-only')
     assert hyper(*options, '--output-dir', 'good')[0] == 0
@@ -414,7 +414,7 @@ def test_full_disk_is_told_and_nothing_is_damaged(
     module, name, is_full = {
         'map': (process_module, 'write_products',
                 lambda _, job, *__: job.map_id == 'd'),
-        'combined': (report, 'write_catalog', lambda *_: True),
+        'combined': (logs, 'write_catalog', lambda *_: True),
         'record': (process_module, 'write_record',
                    lambda path, _: path.parent.name.startswith('.d.')),
     }[full]

@@ -369,7 +369,7 @@ def test_map_without_sources_may_be_in_another_frame(map_file, tmp_path,
 def test_error_in_combining_does_not_lose_the_accounting(
     copy_map, tmp_path, monkeypatch
 ):
-    from hyperphotutils.pipeline import report
+    from hyperphotutils.pipeline import logs
 
     maps = [copy_map(name) for name in ('a.fits', 'b.fits')]
 
@@ -379,7 +379,7 @@ def test_error_in_combining_does_not_lose_the_accounting(
 
     config = make_config(maps, tmp_path / 'out')
     with monkeypatch.context() as patch:
-        patch.setattr(report, 'combine_outcomes', fail)
+        patch.setattr(logs, 'combine_outcomes', fail)
         with pytest.raises(PipelineError, match=r'catalog_all\.ecsv: not '
                            r'written: they do not suit; .*run\.log'):
             process_maps(config)

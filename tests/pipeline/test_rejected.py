@@ -16,7 +16,7 @@ from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_blended_map, make_map_cube
 from hyperphotutils.photometry import REJECTION_REASONS, HyperPhotometry
 from hyperphotutils.pipeline import PipelineConfig, process_maps
-from hyperphotutils.pipeline.report import (
+from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
 )

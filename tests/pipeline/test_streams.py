@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hyperphotutils
-from hyperphotutils.pipeline import cli
+from hyperphotutils.pipeline import streams
 
 ROOT = Path(hyperphotutils.__file__).parents[1]
 
@@ -106,8 +106,8 @@ def test_interrupt_during_imports(tmp_path, command, name, message):
 
 
 def test_no_escape_sequence_reaches_the_terminal(capsys):
-    cli.open_closed_streams()
-    cli.print_line('a\x1b[31m\nb')
-    cli.print_error('c\x9b\u202ed')
+    streams.open_closed_streams()
+    streams.print_line('a\x1b[31m\nb')
+    streams.print_error('c\x9b\u202ed')
     assert capsys.readouterr() == ('a\\x1b[31m\\nb\n',
                                    'hyperphot: c\\x9b\\u202ed\n')

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Finding the configuration of a run.
+Finding and loading the configuration of a run.
 """
 
 import os
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperphotutils.pipeline.config import (
-    PipelineConfig,
+from hyperphotutils.pipeline.config import PipelineConfig
+from hyperphotutils.pipeline.config_files import (
     config_to_yaml,
     make_config,
     read_yaml,

@@ -38,7 +38,7 @@ def fixture_write_user_config(here, monkeypatch):
     A function that writes the user's file in a folder of the test.
     """
     path = here / 'config' / 'hyperphot' / 'hyperphot.yaml'
-    monkeypatch.setattr('hyperphotutils.pipeline.search.user_config_file',
+    monkeypatch.setattr('hyperphotutils.pipeline.loading.user_config_file',
                         lambda: path)
 
     def write(text):

@@ -13,7 +13,7 @@ from astropy.table import MaskedColumn, QTable, Table, vstack
 
 from hyperphotutils.catalog import write_catalog
 from hyperphotutils.photometry import REJECTION_REASONS
-from hyperphotutils.pipeline.config import config_to_yaml
+from hyperphotutils.pipeline.config_files import config_to_yaml
 from hyperphotutils.pipeline.jobs import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.output import atomic_output
@@ -109,43 +109,17 @@ def run_log(outcomes, config, origin, *, problem=None):
     return '\n'.join(lines)
 
 
-def write_combined(outcomes, directory):
+def write_tables(outcomes, directory, *, combine):
     """
-    Write the catalog of all maps, and the table with a row for each map.
+    Write the table with a row for each job: its status and the numbers of
+    its outcome; and, with ``combine``, the catalog of all maps.
 
-    Both depend on the maps only; times are in the log.
+    Both depend on the jobs only; times are in the log.
     """
-    failed = np.array([bool(item.reason) for item in outcomes])
     table = Table({
         'map_id': [item.job.map_id for item in outcomes],
         'filename': [printable(item.job.path) for item in outcomes],
-        'status': np.where(failed, 'failed', 'done')})
-    for name, dtype, unit in (('n_detected', int, None),
-                              ('n_companions', int, None),
-                              ('n_rejected', int, None),
-                              ('n_measured', int, None),
-                              ('rms', float, 'Jy / pix')):
-        values = [item.numbers.get(name, 0) for item in outcomes]
-        table[name] = MaskedColumn(values, dtype=dtype, mask=failed,
-                                   unit=unit)
-    table['reason'] = [printable(item.reason or '') for item in outcomes]
-    _write_table(table, directory / DIAGNOSTICS)
-    write_catalog(combine_outcomes(outcomes), directory / COMBINED,
-                  overwrite=True)
-
-
-def write_diagnostics(outcomes, directory):
-    """
-    Write the table with a row for each job, and the numbers of its
-    outcome.
-
-    It depends on the jobs only; times are in the log.
-    """
-    failed = np.array([bool(item.reason) for item in outcomes])
-    table = Table({
-        'map_id': [item.job.map_id for item in outcomes],
-        'filename': [printable(item.job.path) for item in outcomes],
-        'status': np.where(failed, 'failed', 'done')})
+        'status': ['failed' if item.reason else 'done' for item in outcomes]})
     names = dict.fromkeys(name for item in outcomes for name in item.numbers
                           if name != 'seconds')
     for name in names:
@@ -154,14 +128,13 @@ def write_diagnostics(outcomes, directory):
         blank = type(next(value for value in known if value is not None))()
         table[name] = MaskedColumn(
             [blank if value is None else value for value in known],
-            mask=missing)
+            mask=missing, unit='Jy / pix' if name == 'rms' else None)
     table['reason'] = [printable(item.reason or '') for item in outcomes]
-    _write_table(table, directory / DIAGNOSTICS)
-
-
-def _write_table(table, path):
-    with atomic_output(path, overwrite=True) as temporary:
+    with atomic_output(directory / DIAGNOSTICS, overwrite=True) as temporary:
         table.write(temporary, format='ascii.ecsv')
+    if combine:
+        write_catalog(combine_outcomes(outcomes), directory / COMBINED,
+                      overwrite=True)
 
 
 def combine_outcomes(outcomes):
