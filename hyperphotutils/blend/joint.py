@@ -195,13 +195,15 @@ class JointFit:
         """
         Fit all groups, each with the models of all others subtracted.
 
-        First the amplitudes are fitted, then all parameters with a
-        coarse tolerance until the groups no longer change each other,
-        then with the final tolerance. Groups that keep changing each
-        other are merged.
+        First the amplitudes are fitted, unless an earlier fit has, then
+        all parameters with a coarse tolerance until the groups no longer
+        change each other, then with the final tolerance. Groups that
+        keep changing each other are merged.
         """
         chunks = list(self._chunks())
         for members in chunks:
+            if np.all(self.sources[members, 0] != 0.0):
+                continue  # known from an earlier fit
             problem, sources, coeffs, _ = self.make_problem(members, None)
             self.sources[members], _ = solve_linear(problem, sources, coeffs)
         model = np.zeros(self.data.shape)

@@ -34,7 +34,8 @@ from hyperphotutils.utils.lm import (
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
            'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'whiten']
+           'normal_matrix', 'solve_linear', 'source_derivatives', 'whiten',
+           'whiten_transposed']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -124,6 +125,10 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     coefficients begin with those of `solve_linear`. ``goal`` is the chi2 that
     a fit must reach to be of use: a group is given up when ten steps that
     promise as much as the next one would not reach it.
+
+    The last step is taken without evaluating the model again. In units of the
+    errors it is shorter than the square root of what it promises, so that chi2
+    and covariance can be those of the linear model there.
     """
     xp = array_namespace(problem.data)
     state, data_terms = (sources, coeffs), None
@@ -134,7 +139,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol), state,
         max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
-        evaluate_last=with_covariance)
+        evaluate_last=False)
     sources, coeffs = result.state
     chi2 = covariance = None
     if with_covariance:
@@ -282,24 +287,30 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
     the shares in the peak change.
     """
     xp = array_namespace(sources)
-    n_groups, n_sources, _ = sources.shape
-    n_coords = N_PARAMS * n_sources
-    n_basis = 0 if whitening is not None else basis.shape[1]
-    jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
-                        dtype=sources.dtype)
-    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
-             else _convolved_terms(sources, x, y, weight, beam))
-    for k, term in enumerate(terms):
-        jacobian[:, k:n_coords:N_PARAMS, :] = term
-    if whitening is not None:
-        jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
-    else:
-        jacobian[:, n_coords:, :] = basis
+    n_coords = N_PARAMS * sources.shape[1]
+    jacobian = xp.concat((whiten(whitening, source_derivatives(
+        sources, x, y, weight, beam)), basis), axis=1)
     # Amplitudes and coefficients are linear.
     model = (sources[:, None, :, 0]
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
+
+
+def source_derivatives(sources, x, y, weight, beam=None):
+    """
+    Return the weighted derivatives of `evaluate`, not whitened, in the tangent
+    coordinates of the sources: shape (g, 6 n, p).
+    """
+    xp = array_namespace(sources)
+    n_groups, n_sources, _ = sources.shape
+    derivatives = xp.empty((n_groups, N_PARAMS * n_sources, x.shape[1]),
+                           dtype=sources.dtype)
+    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
+             else _convolved_terms(sources, x, y, weight, beam))
+    for k, term in enumerate(terms):
+        derivatives[:, k::N_PARAMS, :] = term
+    return derivatives
 
 
 def _gaussian_terms(sources, x, y, weight):
@@ -400,6 +411,18 @@ def whiten(whitening, rows):
         return whitening.whiten(rows)
     xp = array_namespace(rows)
     return rows @ xp.matrix_transpose(whitening)
+
+
+def whiten_transposed(whitening, rows):
+    """
+    Return the products of vectors of pixels, of shape (g, k, p), with the
+    transposes of the matrices of `whiten`; they may be overwritten.
+    """
+    if whitening is None:
+        return rows
+    if hasattr(whitening, 'whiten'):
+        return whitening.whiten_transposed(rows)
+    return rows @ whitening
 
 
 def normal_matrix(problem, sources, coeffs):

@@ -22,6 +22,7 @@ _NAMES = {
     'id': ('id',),
     'x_previous': ('x_previous',),
     'y_previous': ('y_previous',),
+    'amplitude_previous': ('amplitude_previous',),
     'position_prior': ('position_prior',),
     'hold_shape': ('hold_shape',),
     'positive': ('positive',),
@@ -37,8 +38,9 @@ class Start(NamedTuple):
     the angle of the major axis in degrees, and the group if the table has one.
 
     The fit begins at ``x_previous, y_previous``, which an earlier fit has
-    found; the footprint, the bounds, and the prior are centered on ``x`` and
-    ``y`` all the same. ``position_prior`` is the standard deviation of the
+    found, as it has ``amplitude_previous`` (0 if it is not known); the
+    footprint, the bounds, and the prior are centered on ``x`` and ``y`` all
+    the same. ``position_prior`` is the standard deviation of the
     position in pixels along each axis, infinite for no prior. ``hold_shape``
     tells whether the widths and the angle are held, and ``positive`` whether
     the amplitude must be positive.
@@ -53,17 +55,17 @@ class Start(NamedTuple):
     group_id: np.ndarray | None
     x_previous: np.ndarray
     y_previous: np.ndarray
+    amplitude_previous: np.ndarray
     position_prior: np.ndarray
     hold_shape: np.ndarray
     positive: np.ndarray
 
     def states(self):
         """
-        Return the states of the sources for the kernel, without
-        amplitudes.
+        Return the states of the sources for the kernel.
         """
         return np.column_stack((
-            np.zeros(len(self.x)), self.x_previous, self.y_previous,
+            self.amplitude_previous, self.x_previous, self.y_previous,
             (self.fwhm_major * gaussian_fwhm_to_sigma)**2,
             (self.fwhm_minor * gaussian_fwhm_to_sigma)**2,
             np.deg2rad(self.theta)))
@@ -150,6 +152,7 @@ def read_start(init_params, fwhm, beam=None):
                  np.maximum(major, minor), smaller,
                  np.where(minor > major, 90.0, 0.0) + read('theta', shape[2]),
                  groups, read('x_previous', x), read('y_previous', y),
+                 read('amplitude_previous', 0.0),
                  read('position_prior', np.inf), hold_shape, positive)
 
 

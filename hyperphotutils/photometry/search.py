@@ -622,6 +622,8 @@ class SourceSearch:
             hold_shape=_is_held(table) | held,
             x_previous=np.where(held, np.nan, table['x_fit']),
             y_previous=np.where(held, np.nan, table['y_fit']),
+            amplitude_previous=np.where(held, np.nan,
+                                        plain(table['amplitude_fit'])),
             **{name: np.asarray(table[name])
                for name in ('id', 'x_init', 'y_init', *_CARRIED)})
         for name, beam in zip(('fwhm_major', 'fwhm_minor', 'theta'),
@@ -694,9 +696,10 @@ def _start_table(n_sources, shape=(np.nan, np.nan, np.nan * u.deg), **columns):
     """
     defaults = {
         'id': 0, 'x_init': np.nan, 'y_init': np.nan, 'x_previous': np.nan,
-        'y_previous': np.nan, 'fwhm_major_init': shape[0],
-        'fwhm_minor_init': shape[1], 'theta_init': shape[2],
-        'position_prior': np.inf, 'hold_shape': False, 'positive': False,
+        'y_previous': np.nan, 'amplitude_previous': np.nan,
+        'fwhm_major_init': shape[0], 'fwhm_minor_init': shape[1],
+        'theta_init': shape[2], 'position_prior': np.inf,
+        'hold_shape': False, 'positive': False,
         'split_from': 0, 'shoulder_score': np.nan, 'detection_snr': np.nan}
     return QTable({
         name: np.broadcast_to(columns.get(name, default), n_sources,

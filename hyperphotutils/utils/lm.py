@@ -44,9 +44,10 @@ class LMResult(NamedTuple):
     """
     The end of a batch of fits.
 
-    ``terms`` are those of `minimize_batch`, `None` if last steps are not
-    evaluated; ``n_iter`` counts the steps that were tried; ``converged`` is
-    `False` if the fit ended by the largest number of steps.
+    ``terms`` are those of `minimize_batch`; if last steps are not evaluated,
+    those before the last step, with the chi2 that it promised. ``n_iter``
+    counts the steps that were tried; ``converged`` is `False` if the fit ended
+    by the largest number of steps.
     """
 
     state: Any
@@ -62,8 +63,9 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
 
     ``state`` is a tuple of arrays with the batch axis first, and ``terms``
     those of ``state``, if known. ``evaluate_last`` tells whether the last
-    step of each member is evaluated, and undone if it does not lower chi2;
-    preliminary fits do not need this. The problem has the methods
+    step of each member is evaluated, and undone if it does not lower chi2: a
+    step that promises next to nothing hardly changes the terms. The problem
+    has the methods
 
     ``evaluate(state)``
         Return the state and a tuple of arrays ``terms`` that begins
@@ -117,7 +119,9 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
         if not evaluate_last:
             done = part.is_converged(state, terms, step, promise, None)
             if xp.any(done):
-                stay = finish(done, done, n_iter, trial)
+                promised = xp.clip(terms[0] - promise, 0.0, None)
+                stay = finish(done, done, n_iter,
+                              (*trial, promised, *terms[1:]))
                 if stay.shape[0] == 0:
                     break
                 part = part.take(stay)
@@ -141,8 +145,7 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
         leaving = xp.ones_like(done) if n_iter == max_iter else done
         if not xp.any(leaving):
             continue
-        stay = finish(leaving, done, n_iter,
-                      (*state, *terms) if evaluate_last else state)
+        stay = finish(leaving, done, n_iter, (*state, *terms))
         if stay.shape[0] == 0:
             break
         part = part.take(stay)
@@ -153,8 +156,8 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
     order = xp.argsort(columns[0])
     _, converged, n_iter, *rest = take_members(columns, order)
     n_state = len(state)
-    return LMResult(tuple(rest[:n_state]), tuple(rest[n_state:]) or None,
-                    n_iter, converged)
+    return LMResult(tuple(rest[:n_state]), tuple(rest[n_state:]), n_iter,
+                    converged)
 
 
 def propose_step(problem, state, terms, damping):
