@@ -129,15 +129,15 @@ class GaussianPolynomialBasis(_Basis):
         n = 0
         for factors in self._factors:
             along_x = cutouts @ _bands(factors, width)
-            along_y = np.ascontiguousarray(
-                _bands(factors, height).T).reshape(len(factors), height, -1)
+            along_y = _bands(factors, height).T.reshape(len(factors), height,
+                                                        -1)
             for j in range(len(factors)):
                 n_y = len(factors) - j
-                part = along_x[:, :, j * width:(j + 1) * width]
-                product = along_y[:n_y].reshape(n_y * height, -1) @ part
+                scale = self._scales[n:n + n_y, None, None]
+                rows = (along_y[:n_y] / scale).reshape(n_y * height, -1)
+                product = rows @ along_x[:, :, j * width:(j + 1) * width]
                 out[:, n:n + n_y] = product.reshape(-1, n_y, height, width)
                 n += n_y
-        out /= self._scales[:, None, None]
         out[:, self._is_even] -= out[:, :1]
         return out
 

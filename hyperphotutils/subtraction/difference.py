@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
+from hyperphotutils.subtraction.frames import masked_medians
 from hyperphotutils.subtraction.polynomials import (
     polynomial_surface,
     polynomial_terms,
@@ -106,12 +107,12 @@ def fit_background(products, order):
                 products.difference, products.flags, products.error))
         good = (masked & MASKED_BITS) == 0
         for _ in range(4):
-            center = _masked_median(value, good)
+            center = masked_medians(value, good)
             good &= np.abs(value - center) <= 3.0 * sigma
         count = good.sum(axis=1)
         chosen = count >= _MIN_BLOCK_PIXELS
         # wings of sources beyond the kernel move a median less
-        means.append(_masked_median(value, good)[chosen, 0])
+        means.append(masked_medians(value, good)[chosen, 0])
         total = np.sum(sigma, axis=1, where=good, dtype=float)
         errors.append(total[chosen] / count[chosen]**1.5)
         xs.append((np.array(columns) + 0.5 * (_BLOCK - 1))[chosen])
@@ -147,16 +148,6 @@ def _in_blocks(strip, block, n_blocks):
     strip = np.pad(strip, ((0, 0), (0, pad)), constant_values=fill)
     return strip.reshape(len(strip), n_blocks, block).transpose(
         1, 0, 2).reshape(n_blocks, -1)
-
-
-def _masked_median(values, good):
-    """
-    Return the medians of the good values of each row, as a column.
-    """
-    ordered = np.sort(np.where(good, values, np.inf), axis=1)
-    middle = np.maximum(good.sum(axis=1) - 1, 0) // 2
-    median = np.take_along_axis(ordered, middle[:, None], axis=1)
-    return np.where(np.isfinite(median), median, 0.0)
 
 
 def add_polynomial(image, coefficients, factor=1.0):

@@ -9,13 +9,12 @@ list, and a cutout is put together when it is asked for.
 import warnings
 
 import numpy as np
-from astropy.stats import mad_std
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.ndimage import map_coordinates, minimum_filter
 
 from hyperphotutils.subtraction.polynomials import sample_grid
 
-__all__ = ['OUTSIDE', 'Frame', 'NoiseGrid']
+__all__ = ['OUTSIDE', 'Frame', 'NoiseGrid', 'masked_medians']
 
 #: The variance outside of the image, and of pixels that cannot be
 #: filled, in units of that of the sky.
@@ -290,15 +289,39 @@ def _block_rms(data, bad):
     slope of the sky change it much.
     """
     ny, nx = data.shape
-    step = max(1, int(np.sqrt(ny * nx / (_N_BLOCKS * _BLOCK**2))))
-    scatters = []
-    for y0 in range(0, max(ny - _BLOCK // 2, 1), step * _BLOCK):
-        for x0 in range(0, max(nx - _BLOCK // 2, 1), step * _BLOCK):
-            block = np.s_[y0:y0 + _BLOCK, x0:x0 + _BLOCK]
-            values = data[block][~bad[block]].astype(float)
-            if values.size >= _BLOCK:
-                scatters.append(mad_std(values))
-    return float(np.quantile(scatters, 0.25)) if scatters else 0.0
+    step = max(1, int(np.sqrt(ny * nx / (_N_BLOCKS * _BLOCK**2)))) * _BLOCK
+    corners = [(y0, x0) for y0 in range(0, max(ny - _BLOCK // 2, 1), step)
+               for x0 in range(0, max(nx - _BLOCK // 2, 1), step)]
+    values = np.zeros((len(corners), _BLOCK, _BLOCK))
+    good = np.zeros(values.shape, dtype=bool)
+    for i, (y0, x0) in enumerate(corners):
+        part = data[y0:y0 + _BLOCK, x0:x0 + _BLOCK]
+        place = np.s_[i, :part.shape[0], :part.shape[1]]
+        values[place] = part
+        good[place] = ~bad[y0:y0 + _BLOCK, x0:x0 + _BLOCK]
+    enough = good.sum(axis=(1, 2)) >= _BLOCK
+    if not enough.any():
+        return 0.0
+    values, good = (array[enough].reshape(-1, _BLOCK**2)
+                    for array in (values, good))
+    with np.errstate(invalid='ignore'):
+        deviations = np.abs(values - masked_medians(values, good))
+    return float(1.4826 * np.quantile(masked_medians(deviations, good),
+                                      0.25))
+
+
+def masked_medians(values, good):
+    """
+    Return the medians of the good values of each row, as a column; 0 where
+    there are none.
+    """
+    # much faster than np.nanmedian
+    ordered = np.sort(np.where(good, values, np.inf), axis=1)
+    count = good.sum(axis=1, keepdims=True)
+    last = np.maximum(count - 1, 0)
+    median = 0.5 * (np.take_along_axis(ordered, last // 2, axis=1)
+                    + np.take_along_axis(ordered, (last + 1) // 2, axis=1))
+    return np.where(count > 0, median, 0.0)
 
 
 class NoiseGrid:

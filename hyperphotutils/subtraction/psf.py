@@ -109,6 +109,8 @@ def measure_psf(frame, x, y, half):
     flux = flux[chosen, None]
     terms = polynomial_terms(x[chosen], y[chosen],
                              _order_for(len(chosen)), frame.shape)
+    n_terms = terms.shape[1]
+    products = (terms[:, :, None] * terms[:, None]).reshape(len(terms), -1)
     start = np.median(images / flux, axis=0)
     start /= start.sum()
     model = np.broadcast_to(start, images.shape)
@@ -130,11 +132,11 @@ def measure_psf(frame, x, y, half):
             np.sum(weight * model**2, axis=1), 1e-300))[:, None]
         flux = np.where(new > 0.0, new, flux)
         scaled = weight * flux**2
-        normal = np.einsum('sp,sq,si->ipq', terms, terms, scaled)
-        right = np.einsum('sp,si->ip', terms, scaled * images / flux)
+        normal = (scaled.T @ products).reshape(-1, n_terms, n_terms)
+        right = (scaled * images / flux).T @ terms
         # in the wings all may be clipped: then the mean PSF is left
         prior = _PRIOR_STARS * np.median(flux**2 / error**2, axis=0)
-        normal += prior[:, None, None] * np.eye(terms.shape[1])
+        normal += prior[:, None, None] * np.eye(n_terms)
         right[:, 0] += prior * start
         solution = np.linalg.solve(normal, right[..., None])[..., 0]
         psf = solution.T.reshape(-1, side, side)

@@ -269,7 +269,7 @@ class _Problem:
     The global unknowns and the equations for them.
 
     The unknowns are sorted so that those of a lower order of the kernel
-    come first: one Cholesky factor then solves for all orders.
+    come first: the factor of all orders contains those of the lower ones.
     """
 
     def __init__(self, equations, terms, order, scale_order,
@@ -314,12 +314,13 @@ class _Problem:
         place = np.flatnonzero((self._term == 0)
                                & (self._function < self.n_functions))
         mean = np.ix_(self._function[place], self._function[place])
-        self._noise_forms = []
-        for part in _NOISE_PARTS:
+        self._noise_forms = np.zeros((len(_NOISE_PARTS),
+                                      *(2 * [self._sizes[0]])))
+        for removed, part in zip(self._noise_forms, _NOISE_PARTS,
+                                 strict=True):
             remaining = (1.0 - part) * form
             remaining[0, 0] += part * self._least_noise
-            self._noise_forms.append(np.zeros((place[-1] + 1,) * 2))
-            self._noise_forms[-1][np.ix_(place, place)] = remaining[mean]
+            removed[np.ix_(place, place)] = remaining[mean]
         n_terms = len(degrees)
         self._products = (terms[:, :n_terms, None]
                           * terms[:, None, :n_terms]).reshape(
@@ -347,49 +348,61 @@ class _Problem:
     def solve(self, normal, right, noise, ridge, orders):
         """
         Solve for some orders of the kernel.
+
+        The noise of the source changes only the equations of the mean
+        kernel. These are eliminated last, so that one Cholesky factor of
+        the others serves for all parts of the noise, and its leading part
+        for the lower orders.
         """
-        size = self._sizes[max(orders)]
-        normal, right = normal[:size, :size], right[:size]
-        added = 0.0
+        n_mean, size = self._sizes[0], self._sizes[max(orders)]
+        mean, rest = slice(n_mean), slice(n_mean, size)
+        matrix = normal[:size, :size]
         if self._penalty is not None:
             form = self._penalty[:size, :size]
-            added = form * (ridge * np.trace(normal)
-                            / max(np.trace(form), 1e-300))
-        diagonal = np.diag(normal + added)
+            matrix = matrix + form * (ridge * np.trace(matrix)
+                                      / max(np.trace(form), 1e-300))
+        diagonal = np.diag(matrix)
         scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-        scaled = right * scale
-        ridges = np.zeros(size)
+        matrix = matrix * scale[:, None] * scale
+        right = right[:size] * scale
         if self._penalty is None:
-            n_free = self._sizes[0] - (self.n_functions - 1)
-            ridges[n_free:] = ridge * _RIDGE_GROWTH**self._degree[n_free:size]
-        tested = None
-        for form in self._noise_forms:
-            matrix = normal + added
-            matrix[:len(form), :len(form)] -= noise * form
-            matrix *= scale[:, None] * scale
-            matrix[np.arange(size), np.arange(size)] += ridges
-            try:
-                lower = cholesky(matrix, lower=True, check_finite=False)
-            except np.linalg.LinAlgError:
-                continue
-            # the next part, as near the limit the solution is one of noise
-            if tested is None and form is not self._noise_forms[-1]:
-                tested = form
-                continue
-            z = solve_triangular(lower, scaled, lower=True,
-                                 check_finite=False)
-            return [scale[:n] * solve_triangular(
-                        lower[:n, :n], z[:n], lower=True, trans='T',
-                        check_finite=False)
-                    for n in (self._sizes[order] for order in orders)]
-        # leave out the directions that the data do not determine
+            place = np.arange(n_mean - (self.n_functions - 1), size)
+            matrix[place, place] += (
+                ridge * _RIDGE_GROWTH**self._degree[place])
+        forms = self._noise_forms * (noise * scale[mean, None] * scale[mean])
+        try:
+            lower = cholesky(matrix[rest, rest], lower=True,
+                             check_finite=False)
+        except np.linalg.LinAlgError:
+            removed = None
+        else:
+            reduced = solve_triangular(
+                lower, np.column_stack([matrix[rest, mean], right[rest]]),
+                lower=True, check_finite=False)
+            removed = _removable(
+                matrix[mean, mean] - reduced[:, :-1].T @ reduced[:, :-1],
+                forms)
         solutions = []
-        for n in (self._sizes[order] for order in orders):
-            values, vectors = eigh(matrix[:n, :n], check_finite=False)
-            good = values > _MIN_EIGENVALUE * values[-1]
-            vectors = vectors[:, good]
-            solutions.append(scale[:n] * (vectors @ (
-                (vectors.T @ scaled[:n]) / values[good])))
+        if removed is None:
+            # leave out the directions that the data do not determine
+            matrix[mean, mean] -= forms[-1]
+            for n in (self._sizes[order] for order in orders):
+                values, vectors = eigh(matrix[:n, :n], check_finite=False)
+                good = values > _MIN_EIGENVALUE * values[-1]
+                vectors = vectors[:, good]
+                solutions.append(scale[:n] * (vectors @ (
+                    (vectors.T @ right[:n]) / values[good])))
+            return solutions
+        for n in (self._sizes[order] - n_mean for order in orders):
+            part, last = reduced[:n, :-1], reduced[:n, -1]
+            first = np.linalg.solve(
+                matrix[mean, mean] - removed - part.T @ part,
+                right[mean] - part.T @ last)
+            last = solve_triangular(lower[:n, :n], last - part @ first,
+                                    lower=True, trans='T',
+                                    check_finite=False)
+            solutions.append(scale[:n_mean + n]
+                             * np.concatenate([first, last]))
         return solutions
 
     def local_sums(self, chosen):
@@ -458,6 +471,21 @@ class _Problem:
         inflation = max(np.average(chi2, weights=weight), 1.0)
         return float(np.sqrt(solution @ normal[:size, :size] @ solution
                              * inflation))
+
+
+def _removable(matrix, forms):
+    """
+    Return the form to subtract from a matrix: the one after the first with
+    which it remains positive, `None` if there is none.
+    """
+    for n, form in enumerate(forms):
+        try:
+            cholesky(matrix - form, check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        # near the limit the solution would be one of noise
+        return forms[min(n + 1, len(forms) - 1)]
+    return None
 
 
 def _is_constant(problem, sigma_clip):
