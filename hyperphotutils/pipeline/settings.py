@@ -162,7 +162,7 @@ class GalaxiesOptions(_Options):
             'what is done with neighbors; see '
             'hyperphotutils.galaxy.SersicFitter'))
     n_bounds: _Range = Field(
-        (0.5, 8.0), description='bounds of the Sersic index')
+        (0.3, 8.0), description='bounds of the Sersic index')
     max_radius: _Positive | None = Field(
         None, description=(
             'largest effective radius, r_eff sqrt(q), in pixels; null = an '
