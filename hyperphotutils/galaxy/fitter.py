@@ -64,7 +64,7 @@ class SersicFitter:
         effective radii and 10 FWHM of the PSF, more for large indices.
 
     n_bounds : tuple of 2 floats, optional
-        The bounds of the Sersic index, between 0.5 and 8. Equal bounds
+        The bounds of the Sersic index, between 0.3 and 8. Equal bounds
         fix it.
 
     r_e_bounds : tuple of 2 floats, optional
@@ -178,7 +178,7 @@ class SersicFitter:
                     'neighbors', 'max_neighbors', 'start', 'grid', 'priors',
                     'loss', 'fixed', 'max_iterations', 'batch', 'dtype')
 
-    def __init__(self, psf, *, size=64, n_bounds=(0.5, 8.0),
+    def __init__(self, psf, *, size=64, n_bounds=(0.3, 8.0),
                  r_e_bounds=(0.03, None), q_min=0.05, sky='constant',
                  neighbors='fit', max_neighbors=4, start='grid', grid=None,
                  priors=None, loss='linear', fixed=(), max_iterations=30,
@@ -266,7 +266,9 @@ class SersicFitter:
 
         segmentation : 2D or 3D int array_like or \
                 `~photutils.segmentation.SegmentationImage`, optional
-            The segments of all sources, 0 elsewhere.
+            The segments of all sources, 0 elsewhere. Segments with
+            negative labels, such as those of sources that are subtracted
+            already, are masked.
 
         mask : bool array_like, optional
             `True` for pixels to ignore.
@@ -581,14 +583,14 @@ def _labels_at(segmentation, plane, x, y):
             continue
         column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
         if 0 <= row < ny and 0 <= column < nx:
-            labels[i] = segmentation[p, row, column]
+            labels[i] = max(segmentation[p, row, column], 0)
         if labels[i]:
             continue
         low_y, low_x = max(row - _LABEL_REACH, 0), max(
             column - _LABEL_REACH, 0)
         window = segmentation[p, low_y:max(row + _LABEL_REACH + 1, 0),
                               low_x:max(column + _LABEL_REACH + 1, 0)]
-        rows, columns = np.nonzero(window)
+        rows, columns = np.nonzero(window > 0)
         if len(rows):
             distance = np.hypot(rows + low_y - y0, columns + low_x - x0)
             k = np.argmin(distance)

@@ -38,7 +38,9 @@ _START_PART = 0.6
 # Initial Sersic index of neighbors, and their radius if it is unknown.
 _NEIGHBOR_INDEX = 1.0
 _NEIGHBOR_RADIUS = 1.0
-# Largest distance of fitted positions from the initial ones, in pixels.
+# Largest distance of fitted positions from the initial ones, in pixels; that
+# of a target with a segment is the radius of its half-light area, but at
+# least a FWHM: a fit that leaves its segment follows a neighbor or the sky.
 _MAX_SHIFT = 5.0
 _MAX_NEIGHBOR_SHIFT = 3.0
 # Initial radius of a neighbor, relative to the radius of the half-light area
@@ -49,9 +51,10 @@ _NEIGHBOR_SHRINK = 0.6
 # absorb light of the target's wings.
 _FREE_INDEX_SNR = 15.0
 _FREE_SHAPE_SNR = 8.0
-# The part of the light of a galaxy that lies on masked pixels of neighbors,
-# above which it is flagged.
-_MASKED_PART = 0.05
+# The part of the light of a galaxy on pixels that are not fitted, above which
+# it is flagged: on pixels that are bad or off the image, and on those of
+# other sources.
+_MISSING_PART, _MASKED_PART = 0.01, 0.05
 # The mask of a neighbor without a segment: its radius in FWHM.
 _MASK_RADIUS = 2.0
 # Smallest elongation: round sources have no direction.
@@ -225,11 +228,9 @@ class GalaxyFit:
         own = self.rows[part]
         x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
         data, weight, labels = self.stamps.cut(targets.plane[own], x0, y0)
-        n_usable = np.count_nonzero(weight, axis=(1, 2))
-        incomplete = n_usable < data[0].size
+        missing = weight == 0.0
         others, masked = self._others(own, neighbors, labels, x0, y0)
         weight = np.where(masked, 0.0, weight)
-        self._flag(part, 'n_pixels_fit_partial', incomplete)
         coords = self._begin(part, own, neighbors, x0, y0, others)
         noise = 1.0 / np.maximum(np.median(weight, axis=(1, 2)), 1e-300)
         free = self._free(neighbors, noise)
@@ -242,7 +243,8 @@ class GalaxyFit:
             return
         keep = ~few
         self._solve(part[keep], own[keep], coords[keep], free[keep],
-                    data[keep], weight[keep], masked[keep])
+                    data[keep], weight[keep],
+                    missing[keep], masked[keep])
 
     def _others(self, own, neighbors, labels, x0, y0):
         """
@@ -355,7 +357,8 @@ class GalaxyFit:
         sky = np.ones((n_groups, _N_SKY[config.sky]), dtype=bool)
         return np.concatenate((free.reshape(n_groups, -1), sky), axis=1)
 
-    def _solve(self, part, own, coords, free, data, weight, masked):
+    def _solve(self, part, own, coords, free, data, weight,
+               missing, masked):
         """
         Fit a batch and keep its results.
         """
@@ -372,7 +375,7 @@ class GalaxyFit:
                     np.repeat(np.arange(n_groups), n_sources),
                     device=device))
         basis = sky_basis(config.sky, size)
-        low, high = self._bounds(coords)
+        low, high = self._bounds(own, coords)
         # a free value begins inside, a fixed one is as it is
         coords[:, :, 2] = np.clip(coords[:, :, 2], low[:, :, 2],
                                   high[:, :, 2])
@@ -403,21 +406,26 @@ class GalaxyFit:
                     free, basis, images.sum(axis=(1, 2)))
         self.columns['n_iterations'][part] = to_numpy(result.n_iter)
         self._flag(part, 'no_convergence', ~to_numpy(result.converged))
-        self._flag(part, 'neighbor_masked', (
-            np.sum(images * masked, axis=(1, 2))
-            > _MASKED_PART * np.sum(images, axis=(1, 2))))
+        light = np.sum(images, axis=(1, 2))
+        for name, pixels, limit in (
+                ('n_pixels_fit_partial', missing, _MISSING_PART),
+                ('neighbor_masked', masked, _MASKED_PART)):
+            self._flag(part, name, (
+                np.sum(images * pixels, axis=(1, 2)) > limit * light))
         at_bound = self._is_at_bound(coords, free, low, high)
         self._flag(part, 'near_bound', at_bound)
 
-    def _bounds(self, coords):
+    def _bounds(self, own, coords):
         """
         Return the bounds of x, y, rho, the elongation, and nu.
         """
         config = self.config
         r_min, r_max = config.r_e_bounds
         low, high = (np.empty((*coords.shape[:2], 5)) for _ in range(2))
-        shift = np.full(coords.shape[1], _MAX_NEIGHBOR_SHIFT)
-        shift[0] = _MAX_SHIFT
+        radius = self.targets.radius[own]
+        shift = np.full(coords.shape[:2], _MAX_NEIGHBOR_SHIFT)
+        shift[:, 0] = np.where(np.isfinite(radius),
+                               np.fmax(radius, self.fwhm), _MAX_SHIFT)
         for i in (0, 1):
             low[:, :, i] = coords[:, :, i] - shift
             high[:, :, i] = coords[:, :, i] + shift

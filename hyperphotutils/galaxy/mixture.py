@@ -3,8 +3,9 @@ r"""
 Sersic profiles as sums of Gaussians.
 
 For :math:`n \ge 1/2` the profile :math:`\exp(-b r^{1/n})` is a mixture
-of Gaussians. Here the standard deviations are fixed multiples of the
-effective radius, in steps of :math:`\sqrt{2}`, and only the weights
+of Gaussians; flatter ones are sums with weights of both signs, to less
+than 1 % of the peak. Here the standard deviations are fixed multiples of
+the effective radius, in steps of :math:`\sqrt{2}`, and only the weights
 depend on n; they are smooth in :math:`\ln n`. Hogg & Lang (2013, PASP
 125, 719) have such sums for single values of n.
 """
@@ -21,7 +22,7 @@ __all__ = ['INDEX_RANGE', 'N_TERMS', 'SIGMA_RATIO', 'MixtureTable',
            'mixture_table', 'mixture_weights', 'sersic_b', 'sersic_flux',
            'sersic_transform']
 
-INDEX_RANGE = (0.5, 8.0)
+INDEX_RANGE = (0.3, 8.0)
 """
 The Sersic indices for which there are mixtures.
 """
@@ -41,9 +42,15 @@ _SIGMA_MIN = 0.01
 _SIGMAS = _SIGMA_MIN * SIGMA_RATIO**np.arange(N_TERMS)
 
 # Values of ln n with a fit, and of the wavenumber in each.
-_N_NODES = 81
+_N_NODES = 97
 _N_WAVENUMBERS = 241
 _WAVENUMBERS = (0.003, 300.0)
+# The mean square error of an image is an integral over k dk, and of the
+# transform over the nodes one over d ln k. Their ratio rises to this
+# wavenumber; PSFs suppress larger ones. A fit needs a small weight of the
+# flux, too.
+_MAX_WEIGHT = 10.0
+_FLUX_WEIGHT = 0.1
 
 # Ridge of the fit, relative to the diagonal of the normal matrix.
 _RIDGE = 1e-9
@@ -135,7 +142,7 @@ def sersic_transform(n):
     Parameters
     ----------
     n : float
-        The Sersic index, at least 0.5.
+        The Sersic index.
 
     Returns
     -------
@@ -176,9 +183,8 @@ def mixture_table():
     Make the `MixtureTable`, once a process.
 
     The weights at a node are the ridge regression of the transform of
-    the profile on those of the Gaussians, over the logarithm of the
-    wavenumber. Weights of either sign are allowed: positive ones are 3
-    to 50 times less exact.
+    the profile on those of the Gaussians. Weights of either sign are
+    allowed: positive ones are 3 to 50 times less exact.
     """
     nodes = np.linspace(*np.log(INDEX_RANGE), _N_NODES)
     k = np.exp(np.linspace(*np.log(_WAVENUMBERS), _N_WAVENUMBERS))
@@ -186,6 +192,8 @@ def mixture_table():
         np.ones((1, len(k))),
         np.exp(-0.5 * (_SIGMAS[:, None] * k)**2))).T
     target = np.stack([sersic_transform(n)(k) for n in np.exp(nodes)], 1)
+    importance = (_FLUX_WEIGHT + np.sqrt(np.minimum(k, _MAX_WEIGHT)))[:, None]
+    design, target = design * importance, target * importance
     normal = design.T @ design
     normal += _RIDGE * np.diag(np.diag(normal))
     weights = np.linalg.solve(normal, design.T @ target).T
@@ -201,7 +209,7 @@ def mixture_weights(n):
     Parameters
     ----------
     n : float or 1D array_like
-        The Sersic index, from 0.5 to 8.
+        The Sersic index, from 0.3 to 8.
 
     Returns
     -------

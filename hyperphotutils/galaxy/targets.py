@@ -113,7 +113,8 @@ class Stamps:
 
 def measure_segments(data, segmentation):
     """
-    Return plane, label, x, y, flux, and radius of all segments.
+    Return plane, label, x, y, flux, and radius of all segments with
+    positive labels.
 
     Each plane has its own labels. Position and flux are the center and the
     sum of the light above the median of the pixels without a source; the
@@ -122,7 +123,7 @@ def measure_segments(data, segmentation):
     parts = []
     for plane, (image, labels) in enumerate(zip(data, segmentation,
                                                 strict=True)):
-        row, column = np.nonzero(labels)
+        row, column = np.nonzero(labels > 0)
         if len(row) == 0:
             continue
         outside = image[(labels == 0) & np.isfinite(image)]

@@ -16,7 +16,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.stats import gaussian_fwhm_to_sigma
-from astropy.table import QTable, vstack
+from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
@@ -26,15 +26,18 @@ from hyperphotutils.catalog import read_catalog
 from hyperphotutils.detection import ExtendedSourceFinder
 from hyperphotutils.galaxy import (
     SersicCube,
-    SersicFitter,
     plot_mosaic,
     plot_parameters,
     plot_segments,
 )
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
+<<<<<<< HEAD
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
+=======
+from hyperphotutils.pipeline.galaxy_fits import SIZES, GalaxyFits
+>>>>>>> gal
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
@@ -63,20 +66,8 @@ _FALLBACK_FWHM = 3.0
 # Pixels brighter than this many rms hold their own photons, others those of
 # the smoothed image.
 _SIGNAL = 5.0
-# The side of stamps in FWHM and in half-light radii, and the sides for fits:
-# galaxies of about one size share a side.
+# The side of stamps in FWHM and in half-light radii.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
-_SIZES = (32, 48, 64, 96, 128, 192)
-# The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
-# and a galaxy cannot be told apart on less than 8 radii.
-_SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
-# The largest number of neighbors that are fitted with a galaxy, and that on
-# stamps above a size, where each takes long and most are far; others are
-# masked.
-_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 1, 96
-# A galaxy whose radius is more than this part of the largest one is fitted
-# again on a larger stamp.
-_NEAR_LARGEST = 0.99
 # The steps of each function, in their order
 _STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
            'stamps': ('sky', 'psf', 'sources', 'stamps', 'products'),
@@ -258,7 +249,7 @@ def run_stamps(path, folder, options=None, *, catalog=None,
 
 def run_galaxies(path, folder, options=None, *, catalog=None,
                  segmentation=None, truth=None, neighbors='fit',
-                 n_bounds=(0.5, 8.0), max_radius=None, chi2=False, cube=None,
+                 n_bounds=(0.3, 8.0), max_radius=None, chi2=False, cube=None,
                  mosaics=False, overwrite=False, progress_bar=False):
     """
     Fit the galaxies of an image.
@@ -313,14 +304,16 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     with _Run(path, folder, options, 'galaxies', overwrite=overwrite,
               catalog=catalog, segmentation=segmentation,
               progress_bar=progress_bar) as run:
-        fits_of_sizes = _GalaxyFits(run, max_radius, neighbors=neighbors,
-                                    n_bounds=n_bounds)
+        fitting = GalaxyFits(run, max_radius, neighbors=neighbors,
+                             n_bounds=n_bounds, grows=run.options.size is None)
+        if max_radius is None:
+            run.default('max_radius', 'an eighth of the stamp')
         run.begin('fits')
-        table = fits_of_sizes.run()
+        table = fitting.run()
         if run.options.gain is not None and run.options.error is None:
             # errors from the noisy data would bias the fluxes low
-            run.improve_error(fits_of_sizes.draw())
-            table = fits_of_sizes.run()
+            run.improve_error(fitting.model)
+            table = fitting.run()
         data, rows = run.sky.data, run.galaxies
         for name in ('star_index', 'kron_flux', 'snr'):
             if name in rows.colnames:
@@ -335,7 +328,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.result.table = table
         run.begin('products')
         run.write_table('galaxies', table)
-        model = fits_of_sizes.draw()
+        model = fitting.model
         run.write_images('models', DATA=data, MODEL=model,
                          RESIDUAL=data - model, ERROR=run.error)
         _write_segments(run)
@@ -898,7 +891,7 @@ class _Run:
         if self.options.size is not None:
             return self.options.size
         size = np.percentile(self.needed_sizes, 75)
-        size = next((side for side in _SIZES if side >= size), _SIZES[-1])
+        size = next((side for side in SIZES if side >= size), SIZES[-1])
         self.default('size', f'{size} pixels, by the FWHM and the sizes of '
                      'the galaxies')
         return size
@@ -910,10 +903,10 @@ class _Run:
         """
         if self.options.size is not None:
             return np.full(len(self.galaxies), self.options.size)
-        self.default('size of fits', f'{_SIZES[0]} to {_SIZES[-1]} pixels, by '
+        self.default('size of fits', f'{SIZES[0]} to {SIZES[-1]} pixels, by '
                      'the FWHM and the size of each galaxy')
-        return np.take(_SIZES, np.searchsorted(
-            _SIZES[:-1], self.needed_sizes))
+        return np.take(SIZES, np.searchsorted(
+            SIZES[:-1], self.needed_sizes))
 
     @cached_property
     def stamps(self):
@@ -939,79 +932,6 @@ def _load(path, ext=None):
         if str(path) not in msg:
             msg = f'{path}: {msg}'
         raise MapError(msg) from None
-
-
-class _GalaxyFits:
-    """
-    Fits of the galaxies of an image on stamps of several sizes.
-
-    Large stamps take long, and small ones hide the sky around a large
-    galaxy. A galaxy whose radius ends at its bound is fitted again on the
-    next larger stamp, until it is below the bound.
-    """
-
-    def __init__(self, run, max_radius, **options):
-        self.image = run
-        self.psf = run.psf
-        self.max_radius = max_radius
-        self.options = options
-        self.sizes = run.fit_sizes
-        self.grows = run.options.size is None
-        self.has_grown = np.zeros(len(self.sizes), dtype=bool)
-        if max_radius is None:
-            run.default('max_radius', 'an eighth of the stamp')
-        self._fitters = {}
-        self._drawn = {}
-
-    def run(self):
-        """
-        Fit all galaxies and return their table.
-        """
-        image, rows = self.image, self.image.galaxies
-        init = QTable({'id': rows['id'], 'x': rows['x_centroid'],
-                       'y': rows['y_centroid']})
-        tables, kept = [], []
-        self._drawn = {}
-        for size in _SIZES if self.grows else self.sizes[:1]:
-            part = np.flatnonzero(self.sizes == size)
-            if len(part) == 0:
-                continue
-            largest = (_RADIUS_PART * size if self.max_radius is None
-                       else self.max_radius)
-            fitter = self._fitters.setdefault(size, SersicFitter(
-                self.psf, size=int(size), **self.options,
-                max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
-                               else _MAX_NEIGHBORS_LARGE),
-                r_e_bounds=(_SMALLEST_RADIUS, largest)))
-            table = fitter(
-                image.sky.data, error=image.error, mask=image.mask,
-                init_params=init[part], wcs=image.wcs,
-                segmentation=image.sources.segmentation.data)
-            too_large = table['flags'] & FLAGS['too_large'] != 0
-            stays = np.ones(len(part), dtype=bool)
-            if self.grows and size < _SIZES[-1]:
-                radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
-                at_largest = ((self.max_radius is None)
-                              & (radius > _NEAR_LARGEST * largest))
-                # too large ones follow the sky: one larger stamp is enough
-                stays = np.where(too_large, self.has_grown[part],
-                                 ~at_largest)
-                self.sizes[part[~stays]] = _SIZES[_SIZES.index(size) + 1]
-                self.has_grown[part[~stays]] = True
-            # too large ones follow the sky, or what a bright neighbor leaves
-            self._drawn[size] = stays & ~too_large
-            table['stamp_size'] = size
-            tables.append(table[stays])
-            kept.append(part[stays])
-        table = vstack(tables, metadata_conflicts='silent')
-        return table[np.argsort(np.concatenate(kept))]
-
-    def draw(self):
-        """
-        Return the image of the galaxies that are not too large.
-        """
-        return sum(self._fitters[size].make_model_image(rows=rows)
-                   for size, rows in self._drawn.items())
 
 
 def _write_psf(run):

@@ -139,7 +139,7 @@ class GalaxiesOptions(_Options):
     neighbors: Literal['fit', 'mask', 'ignore'] = _key(
         'what is done with neighbors; see hyperphotutils.galaxy.SersicFitter',
         'fit')
-    n_bounds: _Range = _key('bounds of the Sersic index', (0.5, 8.0))
+    n_bounds: _Range = _key('bounds of the Sersic index', (0.3, 8.0))
     max_radius: _Positive | None = _key(
         'largest effective radius, r_eff sqrt(q), in pixels; null = an eighth '
         'of the stamp')

@@ -230,7 +230,7 @@ def test_units_are_kept(cube, galaxy):
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'n': 0.2}, 'n must be from 0.5 to 8'),
+    ({'n': 0.2}, 'n must be from 0.3 to 8'),
     ({'q': [0.5, 0.4]}, 'q must be increasing'),
     ({'dtype': 'f2'}, 'dtype must be')])
 def test_wrong_axes_are_named(change, message):

@@ -182,6 +182,74 @@ def test_stamps_of_fits_follow_the_galaxies(tmp_path):
                     image, atol=1.6)
 
 
+@pytest.fixture
+def small_psf():
+    """
+    The image of a Gaussian PSF.
+    """
+    y, x = np.mgrid[-15:16, -15:16]
+    psf = np.exp(-0.5 * (x**2 + y**2) / 1.3**2)
+    return psf / psf.sum()
+
+
+def run_on(image, psf, catalog, labels, folder):
+    """
+    Fit the galaxies of an image without sky, and return the result.
+    """
+    for name, data in (('image', image), ('psf', psf)):
+        fits.PrimaryHDU(data).writeto(folder / f'{name}.fits')
+    return run_galaxies(
+        folder / 'image.fits', folder / 'out',
+        ImageOptions(psf=folder / 'psf.fits', subtract_sky=False),
+        catalog=catalog, segmentation=labels)
+
+
+def test_galaxies_in_the_wings_of_a_bright_one(small_psf, tmp_path):
+    """
+    They are fitted after it is subtracted, and none becomes as large as its
+    wings; the image of the models has all.
+    """
+    x, y = np.array([100.0, 128.0, 84.0, 100.0]), np.array(
+        [100.0, 100.0, 124.0, 71.0])
+    truth = {'flux': [5e4, 120.0, 150.0, 200.0], 'r_eff': [12.0, 1.5, 2.0, 2.5],
+             'n': [4.0, 1.0, 1.0, 1.0]}
+    image = np.pad(SersicRenderer(small_psf, 160)(
+        **truth, x=x - 20.0, y=y - 20.0).sum(axis=0), 20, mode='edge')
+    rows, columns = np.mgrid[:200, :200]
+    labels = np.zeros(image.shape, dtype=int)
+    for label, radius in enumerate((20.0, 4.0, 4.0, 5.0), start=1):
+        labels[np.hypot(columns - x[label - 1], rows - y[label - 1])
+               < radius] = label
+    image += np.random.default_rng(1).normal(0.0, 0.3, image.shape)
+    catalog = QTable({'id': [1, 2, 3, 4], 'x_centroid': x, 'y_centroid': y,
+                      'half_light_radius': [8.0, 2.0, 2.0, 2.5]})
+    result = run_on(image, small_psf, catalog, labels, tmp_path)
+    table = result.table
+    for name in ('flux', 'r_eff'):
+        assert_allclose(table[f'{name}_fit'], truth[name], rtol=0.2)
+    assert not np.any(table['flags'] & FLAGS['near_bound'])
+    residual = fits.getdata(result.files['models'], 'RESIDUAL')
+    assert np.std(residual[:, 40:160]) < 0.33
+
+
+def test_stamps_do_not_grow_with_the_sky(small_psf, tmp_path):
+    """
+    A faint source on a wide hump is not fitted on the largest stamp.
+    """
+    y, x = np.mgrid[:300, :300]
+    image = 0.3 * np.exp(-0.5 * ((x - 155)**2 + (y - 150)**2) / 50.0**2)
+    image += np.pad(SersicRenderer(small_psf, 32)(
+        flux=40.0, x=16.0, y=16.0, r_eff=1.5, n=1.0), 134)
+    image += np.random.default_rng(2).normal(0.0, 0.3, image.shape)
+    labels = np.zeros(image.shape, dtype=int)
+    labels[148:153, 148:153] = 1
+    catalog = QTable({'id': [1], 'x_centroid': [150.0],
+                      'y_centroid': [150.0], 'half_light_radius': [2.0]})
+    table = run_on(image, small_psf, catalog, labels, tmp_path).table
+    assert table['stamp_size'][0] <= 64
+    assert table['flux_fit'][0] < 400.0
+
+
 def test_stamps(path, field, tmp_path):
     """
     The stamps are written in all formats.
