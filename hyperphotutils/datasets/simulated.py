@@ -24,7 +24,7 @@ from astropy.nddata import CCDData
 from astropy.table import QTable
 from astropy.wcs import WCS
 from radio_beam import Beam
-from scipy.fft import fftfreq, irfft2, rfft2, rfftfreq
+from scipy.fft import fftfreq, irfft2, next_fast_len, rfft2, rfftfreq
 
 from hyperphotutils.datasets.parts import (
     beam_transfer,
@@ -647,22 +647,10 @@ def _padded_size(size, margin, *, least):
     """
     size += int(np.clip(np.ceil(margin), least, 2 * size))
     size += 1 - size % 2
-    while _largest_prime_factor(size) > 11:
+    # to a product of primes up to 11, for which FFTs are fast
+    while next_fast_len(size) > size:
         size += 2
     return size
-
-
-def _largest_prime_factor(number):
-    """
-    Return the largest prime factor, which determines the speed of FFTs.
-    """
-    factor = 2
-    while factor * factor <= number:
-        if number % factor:
-            factor += 1
-        else:
-            number //= factor
-    return number
 
 
 def _make_hdu(data, wcs, beam, unit):

@@ -205,7 +205,8 @@ def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
 
 def _field_profile(dx, dy, x, y, *, shape, fwhm, variation):
     """
-    Return the PSF before integration over pixels, at a position.
+    Return the PSF before integration over pixels, at a position: a Moffat
+    profile with an off-center bump and spikes.
     """
     ny, nx = shape
     u, v = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
@@ -213,13 +214,7 @@ def _field_profile(dx, dy, x, y, *, shape, fwhm, variation):
                               + 0.06 * (u**2 + v**2) - 0.04)
     e1 = 0.03 + variation * (0.04 * u + 0.05 * u * v)
     e2 = -0.02 + variation * (0.04 * v + 0.03 * (u**2 - v**2))
-    return _profile(dx, dy, fwhm * size, e1, e2)
-
-
-def _profile(dx, dy, fwhm, e1, e2):
-    """
-    Return the PSF before integration over pixels.
-    """
+    fwhm *= size
     beta = 3.2
     alpha2 = (0.5 * fwhm)**2 / (2.0**(1.0 / beta) - 1.0)
     q = ((1.0 - e1) * dx**2 + (1.0 + e1) * dy**2 - 2.0 * e2 * dx * dy) / (

@@ -690,7 +690,7 @@ class _OutputOptions(FolderOptions):
 OutputOptions = create_model(
     'OutputOptions', __base__=_OutputOptions, __module__=__name__,
     __doc__='The products.',
-    **{key: (bool, Field(default=default, description=description))
+    **{key: (bool, _key(description, default))
        for key, (default, description) in list_output_keys().items()})
 
 
@@ -727,15 +727,16 @@ class JobsConfig(_Options):
     A subclass has the sections ``output`` and ``run`` at least.
     """
 
-    # What differs between runs: the word for a job, the kind of the jobs,
-    # the files on which all results depend, the file with a table of all
-    # jobs (None if there is none), whether the tables of all jobs are merged
-    # into one of bands, and whether each job and the run have a web page.
+    # The word for a job, and the kind of the jobs
     noun: ClassVar[str] = 'map'
     kind: ClassVar[str] = ''
+    # The files on which all results depend
     shared_files: ClassVar[tuple] = ()
+    # The file with a table of all jobs, None if there is none
     table_of_all: ClassVar[str | None] = DIAGNOSTICS
+    # Whether the tables of all jobs are merged into one of bands
     merges_bands: ClassVar[bool] = False
+    # Whether each job, and the run, has a report as a web page
     writes_pages: ClassVar[bool] = False
 
 

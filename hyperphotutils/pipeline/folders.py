@@ -24,17 +24,15 @@ from typing import NamedTuple
 
 from hyperphotutils import __version__
 from hyperphotutils.pipeline.image_config import PairsOptions
-from hyperphotutils.pipeline.jobs import (
+from hyperphotutils.pipeline.jobs import RESERVED, OutputError, input_files
+from hyperphotutils.pipeline.products import (
     BANDS,
     DIAGNOSTICS,
     LOG,
     RECORD,
     REPORT,
-    RESERVED,
-    OutputError,
-    input_files,
+    find_foreign_files,
 )
-from hyperphotutils.pipeline.products import find_foreign_files
 
 try:
     import fcntl

@@ -14,7 +14,7 @@ from astropy.table import MaskedColumn, QTable, Table, vstack
 from hyperphotutils.catalog import write_catalog
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline.config_files import config_to_yaml
-from hyperphotutils.pipeline.jobs import COMBINED, DIAGNOSTICS, LOG
+from hyperphotutils.pipeline.products import COMBINED, DIAGNOSTICS, LOG
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.tables import result_meta

@@ -16,8 +16,8 @@ from hyperphotutils.catalog.units import to_readable_units
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
-from hyperphotutils.pipeline.jobs import LOG
 from hyperphotutils.pipeline.logs import describe_threshold
+from hyperphotutils.pipeline.products import LOG
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background

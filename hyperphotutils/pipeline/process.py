@@ -37,7 +37,9 @@ from hyperphotutils.pipeline.folders import (
     remove_leftovers,
     write_record,
 )
-from hyperphotutils.pipeline.jobs import (
+from hyperphotutils.pipeline.jobs import MapOutcome, PipelineError, plan_jobs
+from hyperphotutils.pipeline.loading import load_config
+from hyperphotutils.pipeline.products import (
     BANDS,
     BANDS_REPORT,
     COMBINED,
@@ -45,12 +47,9 @@ from hyperphotutils.pipeline.jobs import (
     LOG,
     RECORD,
     REPORT,
-    MapOutcome,
-    PipelineError,
-    plan_jobs,
+    write_page,
+    write_products,
 )
-from hyperphotutils.pipeline.loading import load_config
-from hyperphotutils.pipeline.products import write_page, write_products
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.text import printable
 

@@ -18,17 +18,15 @@ from hyperphotutils.pipeline.config import PipelineConfig
 from hyperphotutils.pipeline.cubes import CubeResult
 from hyperphotutils.pipeline.extraction import Extraction, read_input
 from hyperphotutils.pipeline.folders import describe_files, read_map_record
-from hyperphotutils.pipeline.jobs import (
+from hyperphotutils.pipeline.jobs import MapJob, MapOutcome, OutputError
+from hyperphotutils.pipeline.products import (
     BANDS,
     BANDS_REPORT,
     DIAGNOSTICS,
     RECORD,
+    REJECTED,
     REPORT,
-    MapJob,
-    MapOutcome,
-    OutputError,
 )
-from hyperphotutils.pipeline.products import REJECTED
 
 __all__ = []  # shared by the modules of the pipeline only
 

@@ -457,7 +457,11 @@ def connect_scheduler(address):
         raise ImportError(msg) from exc
     where = ({'scheduler_file': address} if Path(address).is_file()
              else {'address': address})
-    with _quiet_logs():
+    # errors are raised, not logged
+    logger = logging.getLogger('distributed')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
         try:
             client = Client(**where, timeout=_TIMEOUT)
         except (OSError, ValueError, KeyError) as exc:
@@ -465,18 +469,6 @@ def connect_scheduler(address):
             raise ConnectionError(msg) from exc
         with client:
             yield client
-
-
-@contextlib.contextmanager
-def _quiet_logs():
-    """
-    Silence the logger of dask.distributed; its errors are raised.
-    """
-    logger = logging.getLogger('distributed')
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
     finally:
         logger.setLevel(level)
 

@@ -178,7 +178,12 @@ def local_jacobian(wcs, x, y):
     vectors = _unit_vectors(lon, lat)
     # shape (2, n, 3): the change of the unit vector with x and with y
     slopes = (vectors[1::2] - vectors[2::2]) / (2.0 * _STEP)
-    axes = _east_north(lon[0], lat[0])
+    # the unit vectors to the East and the North, shape (2, n, 3)
+    lon, lat = lon[0], lat[0]
+    axes = np.moveaxis(np.array([
+        [-np.sin(lon), np.cos(lon), np.zeros_like(lon)],
+        [-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon),
+         np.cos(lat)]]), 1, -1)
     return _ARCSEC_PER_RADIAN * np.einsum('inc,jnc->nij', axes, slopes)
 
 
@@ -491,8 +496,12 @@ def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
     [6.] [3.]
     """
     angle = 90.0 - u.Quantity(position_angle, u.deg).value
+    jacobian = local_jacobian(wcs, x, y)
+    (a, b), (c, d) = np.moveaxis(jacobian, 0, -1)
+    # (unlike numpy.linalg.inv, without an error for singular matrices)
     with np.errstate(invalid='ignore', divide='ignore'):
-        inverse = _invert(local_jacobian(wcs, x, y))
+        inverse = np.moveaxis(np.array([[d, -b], [-c, a]])
+                              / _determinant(jacobian), -1, 0)
     return _map_ellipse(
         inverse, u.Quantity(fwhm_major).to_value(u.arcsec),
         u.Quantity(fwhm_minor).to_value(u.arcsec), angle)
@@ -706,16 +715,6 @@ def _unit_vectors(lon, lat):
                      np.sin(lat)], axis=-1)
 
 
-def _east_north(lon, lat):
-    """
-    Return the unit vectors to the East and the North, shape (2, n, 3).
-    """
-    east = [-np.sin(lon), np.cos(lon), np.zeros_like(lon)]
-    north = [-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon),
-             np.cos(lat)]
-    return np.moveaxis(np.array([east, north]), 1, -1)
-
-
 def _symmetric_map(matrix):
     """
     Return the linear maps of the elements (xx, xy, yy) of a symmetric
@@ -764,12 +763,3 @@ def _determinant(matrix):
     """
     return (matrix[:, 0, 0] * matrix[:, 1, 1]
             - matrix[:, 0, 1] * matrix[:, 1, 0])
-
-
-def _invert(matrix):
-    """
-    Return the inverses of 2x2 matrices, NaN without an error.
-    """
-    (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
-    inverse = np.array([[d, -b], [-c, a]]) / _determinant(matrix)
-    return np.moveaxis(inverse, -1, 0)
