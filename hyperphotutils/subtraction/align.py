@@ -68,19 +68,34 @@ def align(science, template, *, method='wcs', template_error=None,
     science = read_image(science, 'science')
     template = read_image(template, 'template', template_error,
                           'template_error', template_mask, 'template_mask')
+    if method not in ('wcs', 'stars'):
+        msg = f"method must be 'wcs' or 'stars': {method!r}"
+        raise ValueError(msg)
+    for image, name in ((science, 'science'), (template, 'template')):
+        if method == 'wcs' and image.wcs is None:
+            msg = (f"{name} has no WCS, which method='wcs' needs: give a file "
+                   "or a CCDData with one, or take method='stars'")
+            raise ValueError(msg)
     bad = ~np.isfinite(template.data)
     if template.mask is not None:
         bad |= template.mask
     frame = Frame(template.data, template.error, bad, 'template')
     ny, nx = frame.shape
     values, variances, _ = frame.window(0, ny, 0, nx)
-    if method == 'wcs':
-        resample = _by_wcs(science, template)
-    elif method == 'stars':
+    if method == 'stars':
         resample = _by_stars(science, values)
     else:
-        msg = f"method must be 'wcs' or 'stars': {method!r}"
-        raise ValueError(msg)
+        try:
+            from reproject import reproject_interp
+        except ImportError as error:
+            raise ImportError(_how_to_install('reproject')) from error
+
+        def resample(image, order):
+            return reproject_interp(
+                (image, template.wcs), science.wcs,
+                shape_out=science.data.shape, order=order,
+                return_footprint=False)
+
     new_values = resample(values, 3) + frame.level
     new_variances = resample(variances, 1)
     weight = resample(bad.astype(np.float32), 1)
@@ -94,29 +109,6 @@ def align(science, template, *, method='wcs', template_error=None,
         uncertainty = StdDevUncertainty(errors * np.sqrt(min(power, 1.0)))
     return NDData(new_values, mask=new_bad, unit=template.unit,
                   wcs=science.wcs, uncertainty=uncertainty)
-
-
-def _by_wcs(science, template):
-    """
-    Return the function that resamples by the WCSs.
-    """
-    for image, name in ((science, 'science'), (template, 'template')):
-        if image.wcs is None:
-            msg = (f"{name} has no WCS, which method='wcs' needs: give a file "
-                   "or a CCDData with one, or take method='stars'")
-            raise ValueError(msg)
-    try:
-        from reproject import reproject_interp
-    except ImportError as error:
-        raise ImportError(_how_to_install('reproject')) from error
-
-    def resample(image, order):
-        return reproject_interp(
-            (image, template.wcs), science.wcs,
-            shape_out=science.data.shape, order=order,
-            return_footprint=False)
-
-    return resample
 
 
 def _by_stars(science, values):

@@ -119,13 +119,19 @@ class Decorrelation:
         source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
                                       axes=(1, 2)), noise[1])
         point = fftconvolve(self.psf(x, y), phi, axes=(1, 2))
-        target, source = (image**2 * _share_in_fluxes(image, point)
-                          for image in (target, source))
-        return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
-                                     tolerance=tolerance)
-                     for samples, tolerance in ((phi, _TOLERANCE),
-                                                (target, 1e-2),
-                                                (source, 1e-2)))
+        tiled = [low_rank_kernel(phi, x, y, shape, _ORDER,
+                                 tolerance=_TOLERANCE)]
+        for image in (target, source):
+            filtered = fftconvolve(point, image[:, ::-1, ::-1], axes=(1, 2))
+            in_fluxes, of_point, in_pixels = (
+                np.sum(part**2, axis=(1, 2), keepdims=True)
+                for part in (filtered, point, image))
+            # the variance of PSF fluxes with this noise, in units of what
+            # the variance of the pixels alone would tell
+            share = in_fluxes / (of_point * in_pixels)
+            tiled.append(low_rank_kernel(image**2 * share, x, y, shape,
+                                         _ORDER))
+        return tuple(tiled)
 
     def as_spatial_kernel(self):
         """
@@ -137,17 +143,6 @@ class Decorrelation:
             terms, self._samples.reshape(len(x), -1), rcond=None)[0]
         return SpatialKernel(
             fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
-
-
-def _share_in_fluxes(kernel, point):
-    """
-    Return the variance of PSF fluxes with noise of a kernel, in units of
-    what the variance of the pixels alone would tell.
-    """
-    filtered = fftconvolve(point, kernel[:, ::-1, ::-1], axes=(1, 2))
-    squares = [np.sum(image**2, axis=(1, 2))
-               for image in (filtered, point, kernel)]
-    return (squares[0] / (squares[1] * squares[2]))[:, None, None]
 
 
 def decorrelate(products, decorrelation, target, source, *, masked, unknown,

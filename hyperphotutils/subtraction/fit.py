@@ -34,7 +34,8 @@ _SIGMA_FACTORS = (0.5, 1.0, 2.0, 4.0)
 _SIGMA_FLOORS = (0.6, 0.9, 1.8, 3.6)
 _DEGREES = (6, 4, 2, 2)
 _RADIUS_FACTOR, _RADIUS_RANGE = 3.2, (8, 20)
-_BATCH = 64
+# So many stamps at a time stay in the cache of the processor
+_BATCH = 16
 # Of the kernel of a single star, in units of the diagonal
 _RIDGE = 1e-4
 # Of the reduced chi squared of all stars; the rest may vary
@@ -206,22 +207,7 @@ def fit_kernel(stamps, direction, basis, *, n_regions=(1, 1),
     used = stamps.used
     x, y = (np.asarray(stamps.table[name])[used] for name in 'xy')
     fit = KernelFit(stamps, direction, basis, None, None, None)
-    # a batch at a time: the stamps of all stars are larger than an image
-    parts = []
-    for first in range(0, len(x), _BATCH):
-        batch = slice(first, first + _BATCH)
-        source, variance, target, weight = _stamp_data(fit, x[batch],
-                                                       y[batch])
-        # the variance of the sky: where there is much light, noise is not
-        # what matters, and the variances of filled pixels are no noise
-        parts.append(stamp_equations(
-            basis, source, target, weight,
-            source_variance=np.median(variance, axis=(1, 2)),
-            noise_kernel=fit.source.noise_kernel))
-    equations = StampEquations(*(
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ('normal', 'right', 'square', 'n_pixels', 'noise')),
-        parts[0].noise_form)
+    equations = _equations_of_stamps(fit, x, y)
     shape = stamps.science.shape
     highest = max(*np.atleast_1d(kernel_order), scale_order,
                   background_order)
@@ -279,6 +265,28 @@ def default_basis(stamps, radius):
         radius = int(np.clip(np.ceil(_RADIUS_FACTOR * sigmas[-1]),
                              *_RADIUS_RANGE))
     return GaussianPolynomialBasis(sigmas, _DEGREES, radius)
+
+
+def _equations_of_stamps(fit, x, y):
+    """
+    Set up the equations a batch at a time, as the stamps of all stars
+    convolved with all functions are much larger than an image.
+    """
+    parts = []
+    for first in range(0, len(x), _BATCH):
+        batch = slice(first, first + _BATCH)
+        source, variance, target, weight = _stamp_data(fit, x[batch],
+                                                       y[batch])
+        # the variance of the sky: where there is much light, noise is not
+        # what matters, and the variances of filled pixels are no noise
+        parts.append(stamp_equations(
+            fit.basis, source, target, weight,
+            source_variance=np.median(variance, axis=(1, 2)),
+            noise_kernel=fit.source.noise_kernel))
+    return StampEquations(*(
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ('normal', 'right', 'square', 'n_pixels', 'noise')),
+        parts[0].noise_form)
 
 
 def _stamp_data(fit, x, y):

@@ -82,49 +82,29 @@ def measure_psf(frame, x, y, half):
     and averaged without neighbors; with enough of them the average is a
     polynomial of the position. Its sum is one.
     """
-    x, y = x[:_MAX_STARS], y[:_MAX_STARS]
-    value, variance, bad = frame.stamps(x, y, half + 2)
-    value = value - _local_sky(frame, x, y, half)[:, None, None]
-    sigma, flux, dx, dy = gaussian_moments(value)
-    grid = np.arange(-half - 2, half + 3)
-    near = grid[:, None]**2 + grid**2 < (half / 2)**2
-    good = ((flux > 0.0) & np.isfinite(dx + dy + sigma)
-            & ~bad[:, near].any(axis=1))
-    if good.any():
-        place = np.flatnonzero(good)
-        good[place] = _are_stars(sigma[place], x[place], y[place],
-                                 frame.shape)
-    else:
-        # nothing like a star: take all as they are
-        good = np.ones(len(x), dtype=bool)
-        dx = dy = np.zeros(len(x))
-        flux = np.maximum(value[:, near].sum(axis=1), 1e-300)
-    chosen = np.flatnonzero(good)
-    inner = np.s_[2:-2, 2:-2]
-    images = np.array([
-        shift(value[i], (-dy[i], -dx[i]), order=3)[inner] for i in chosen])
-    side = 2 * half + 1
-    images = images.reshape(len(chosen), -1)
-    noise = variance[chosen][:, *inner].reshape(len(chosen), -1)
-    flux = flux[chosen, None]
-    terms = polynomial_terms(x[chosen], y[chosen],
-                             _order_for(len(chosen)), frame.shape)
+    images, variance, usable, flux, x, y = _centered_stars(
+        frame, x[:_MAX_STARS], y[:_MAX_STARS], half)
+    side = images.shape[1]
+    grid = np.arange(side) - half
+    core = (grid[:, None]**2 + grid**2 < (half / 2)**2).ravel()
+    images, variance, usable = (array.reshape(len(x), -1)
+                                for array in (images, variance, usable))
+    flux = flux[:, None]
+    terms = polynomial_terms(x, y, _order_for(len(x)), frame.shape)
     n_terms = terms.shape[1]
     products = (terms[:, :, None] * terms[:, None]).reshape(len(terms), -1)
     start = np.median(images / flux, axis=0)
     start /= start.sum()
     model = np.broadcast_to(start, images.shape)
-    usable = ~bad[chosen][:, *inner]
-    core = near[inner].ravel()
     for turn in range(_N_ROUNDS):
         # stars that are shifted well still differ by a part of their light
         part = _SHAPE_ERRORS[min(turn, len(_SHAPE_ERRORS) - 1)]
-        error = np.sqrt(noise + (part * flux * model)**2)
+        error = np.sqrt(variance + (part * flux * model)**2)
         off = np.abs(images - flux * model) > 4.0 * error
         # what surrounds the peak of a neighbor is its light, too
         kept = usable & ~binary_dilation(
-            off.reshape(-1, side, side), np.ones((1, 3, 3)), iterations=1)
-        kept = kept.reshape(images.shape)
+            off.reshape(-1, side, side), np.ones((1, 3, 3))).reshape(
+                images.shape)
         clean = kept[:, core].mean(axis=1)
         kept[clean < min(_CLEAN, np.median(clean))] = False
         weight = kept / error**2
@@ -145,6 +125,37 @@ def measure_psf(frame, x, y, half):
         psf[1:] -= psf[1:].sum(axis=(1, 2))[:, None, None] * psf[0]
         model = terms @ psf.reshape(len(psf), -1)
     return SpatialKernel(psf, frame.shape)
+
+
+def _centered_stars(frame, x, y, half):
+    """
+    Return the stars among some sources, shifted to the centers of pixels.
+
+    Return their images without the sky, the variances, which pixels are
+    usable, their fluxes, and their pixels x and y.
+    """
+    value, variance, bad = frame.stamps(x, y, half + 2)
+    value = value - _local_sky(frame, x, y, half)[:, None, None]
+    sigma, flux, dx, dy = gaussian_moments(value)
+    grid = np.arange(-half - 2, half + 3)
+    near = grid[:, None]**2 + grid**2 < (half / 2)**2
+    good = ((flux > 0.0) & np.isfinite(dx + dy + sigma)
+            & ~bad[:, near].any(axis=1))
+    if good.any():
+        place = np.flatnonzero(good)
+        good[place] = _are_stars(sigma[place], x[place], y[place],
+                                 frame.shape)
+    else:
+        # nothing like a star: take all as they are
+        good = np.ones(len(x), dtype=bool)
+        dx = dy = np.zeros(len(x))
+        flux = np.maximum(value[:, near].sum(axis=1), 1e-300)
+    # the spline must not reach beyond the cutout: two pixels are cut off
+    images = np.array([shift(image, by, order=3) for image, *by in zip(
+        value[good], -dy[good], -dx[good], strict=True)])
+    inner = np.s_[:, 2:-2, 2:-2]
+    return (images[inner], variance[good][inner], ~bad[good][inner],
+            flux[good], x[good], y[good])
 
 
 def _order_for(n_stars):

@@ -632,7 +632,7 @@ class SubtractionResult(_Image):
                   if name in self.meta]
         return '\n'.join(lines)
 
-    def plot(self, figure=None):
+    def plot(self, *, figure=None):
         """
         Draw an overview of the subtraction.
 
