@@ -92,6 +92,7 @@ class MoffatPSF:
         fwhm, e1, e2 = [sum(a * b for a, b in zip(values, terms, strict=True))
                         for values in (self.fwhm, self.e1, self.e2)]
         alpha = self.alpha(fwhm)
+        # an ellipse of the same area as the circle, so that the peak stays
         ellipticity = np.hypot(e1, e2)
         ratio = (1.0 - ellipticity) / (1.0 + ellipticity)
         angle = 0.5 * np.arctan2(e2, e1)
@@ -315,6 +316,7 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
               & (peak < 0.5 * saturation[0]))
     change = varies * flux * scale * rng.uniform(*_CHANGES, n_stars)
     change *= rng.choice([-1.0, 1.0], n_stars)
+    # the template and the static light keep the stars as they were
     _add_stars(light[0], psfs[0], x, y, change, faintest[0])
     transients = _draw_transients(rng, shape, n_transients, galaxies)
     new_flux = _flux_errors(psfs, *transients, scale, [
@@ -375,6 +377,7 @@ def _draw_stars(rng, shape, number):
     Draw positions and fluxes with dN/dF ~ F^-1.6.
     """
     low, high, slope = 1200.0, 3e6, 0.6
+    # the inverse of the cumulative distribution
     part = rng.random(number)
     flux = (low**-slope + part * (high**-slope - low**-slope))**(-1 / slope)
     x, y = (rng.uniform(-5.0, size + 5.0, number) for size in shape[::-1])
@@ -474,6 +477,7 @@ def _observe(rng, light, camera, name, bad_fraction):
         data[broken] = rng.choice([0.0, camera.saturation],
                                   np.count_nonzero(broken))
         bad |= broken
+    # what a user knows: the noise of the counts that were measured
     error = np.sqrt(np.maximum(data, 0.0) / camera.gain
                     + (camera.read_noise / camera.gain)**2)
     image = CCDData(data.astype(np.float32), unit=u.adu, mask=bad,

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Bringing the template onto the pixels of the science image.
+Alignment of the template with the science image.
 """
 
 import numpy as np
@@ -98,8 +98,11 @@ def align(science, template, *, method='wcs', template_error=None,
 
     new_values = resample(values, 3) + frame.level
     new_variances = resample(variances, 1)
+    # the part of bad pixels in each; NaN beyond the template
     weight = resample(bad.astype(np.float32), 1)
     new_bad = ~(weight <= _MAX_BAD) | ~np.isfinite(new_values)
+    # Interpolation averages the noise; the factor is measured on the sky, as
+    # it depends on the shifts.
     uncertainty = None
     if template.error is not None:
         with np.errstate(invalid='ignore'):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Making the noise of a difference white again.
+Decorrelation of the noise of a difference.
 """
 
 import numpy as np
@@ -22,9 +22,13 @@ from hyperphotutils.subtraction.tiling import (
 
 __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
 
-# The polynomials of the position from which the kernels are made
+# The kernels are polynomials of the position. Their order is higher than that
+# of the kernel, of whose power they are a nonlinear function.
 _ORDER = 4
+# What may be dropped of the kernels, see low_rank_kernel; as they change
+# fluxes, they must be more accurate than those of variances
 _TOLERANCE = 3e-3
+# The least power of noise that is correlated, in units of the largest
 _MIN_POWER = 1e-3
 # The least variance in units of that of the target in the same pixel
 _LEAST = 0.5
@@ -54,6 +58,7 @@ def whitening_kernel(kernel, target_variance, source_variance, *,
     variance.
     """
     side = kernel.shape[-1]
+    # the inverse of the kernel reaches farther than the kernel does
     size = next_fast_len(3 * side, real=True)
     power = np.abs(rfft2(kernel, s=(size, size)))**2
     total = 0.0
@@ -118,6 +123,7 @@ class Decorrelation:
         target = smoothed(phi, noise[0])
         source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
                                       axes=(1, 2)), noise[1])
+        # the PSF of what is fitted to the decorrelated difference
         point = fftconvolve(self.psf(x, y), phi, axes=(1, 2))
         tiled = [low_rank_kernel(phi, x, y, shape, _ORDER,
                                  tolerance=_TOLERANCE)]

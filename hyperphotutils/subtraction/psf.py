@@ -23,12 +23,16 @@ _SAMPLED_ORDER = 4
 # At first, what is wider than the sharper stars by so much is a galaxy
 _WIDEST = 1.4
 _N_CLIPS = 10
+# Stars may differ in width by this part, however little the others do
 _LEAST_SPREAD = 0.03
+# The sky is measured out to so many half widths of a stamp
 _SKY_FACTOR = 2
 # Stars may differ from the model by these parts of it in each turn
 _SHAPE_ERRORS = (0.1, 0.05, 0.03)
 _N_ROUNDS = 5
+# Stars with fewer good pixels in the core are left out
 _CLEAN = 0.7
+# The median of the stars counts as so many more, where few pixels are left
 _PRIOR_STARS = 1.0
 
 
@@ -111,6 +115,8 @@ def measure_psf(frame, x, y, half):
         new = (np.sum(weight * model * images, axis=1) / np.maximum(
             np.sum(weight * model**2, axis=1), 1e-300))[:, None]
         flux = np.where(new > 0.0, new, flux)
+        # least squares for the PSF of each pixel, with the star's flux as
+        # the factor of its terms
         scaled = weight * flux**2
         normal = (scaled.T @ products).reshape(-1, n_terms, n_terms)
         right = (scaled * images / flux).T @ terms

@@ -29,6 +29,7 @@ _RATIO_ERROR = 0.02
 # What deviates by more standard deviations of the mean of 3 x 3 pixels, and
 # by more than this part of the light there, has changed
 _CHANGE, _CHANGE_PART = 5.0, 0.1
+# More is no neighbor but a star that no kernel fits
 _MAX_CHANGED = 0.4
 # The kernel of a single star that shows what has changed beside it; it must
 # follow even the brightest
