@@ -7,6 +7,7 @@ The fluxes, PSFs, and variances of the pairs are known exactly. ::
     python benchmarks/subtraction.py --seeds 500 501 502 503
     python benchmarks/subtraction.py --seeds 500 --size 2048
     python benchmarks/subtraction.py --recipe reverse
+    python benchmarks/subtraction.py --recipe all --size 256
 
 Other programs subtract the same pairs, and are measured in the same way, if
 a Python that has them is given::
@@ -21,6 +22,11 @@ What is left of the sources of two real images, in files named
 same with 2::
 
     python benchmarks/subtraction.py --nircam FOLDER --peers sfft --python ...
+
+The peak of the memory beyond that of the inputs, also of large images (whose
+stars repeat from 2048 to 2048 pixels)::
+
+    python benchmarks/subtraction.py --memory --size 8192 --tile-size 520
 
 The rows are:
 
@@ -41,8 +47,13 @@ correlation
 flux scatter
     The robust scatter of the PSF fluxes of transients, with their true
     PSF, in units of the smallest possible error, on the decorrelated
-    difference if there is one. A single pair has few transients: average
-    at least eight.
+    difference if there is one. Other transients and variable stars nearby
+    are fitted together, as a source grouper of photutils makes it do. A
+    single pair has few transients: average at least eight.
+
+noise alone
+    The same of the noise of the pair, which is known exactly: what chance
+    makes of the scatter of these pairs.
 
 flux pull
     The median and the robust scatter of (flux - true) / error, and the
@@ -53,7 +64,8 @@ flux scale %
 
 found %
     Transients with a true signal-to-noise ratio above 8 that stand out
-    by 5 sigma.
+    by 5 sigma, of those with no other change within 10 pixels, whose peak
+    could hide theirs.
 
 false
     Peaks of 5 sigma that are none, for each 512 x 512 pixels, on light
@@ -66,10 +78,10 @@ measured PSF %
 lost %
     Good pixels that are masked.
 
-CPU s, MiB
-    The CPU time of the whole call, and the growth of the peak memory.
-    ``unit`` is the CPU time of the product of two 2000 x 2000 matrices
-    on this machine.
+CPU s
+    The CPU time of the whole call, and without the decorrelated
+    difference. ``unit`` is the CPU time of the product of two 2000 x
+    2000 matrices on this machine.
 
 All numbers are the means over the seeds.
 """
@@ -80,11 +92,11 @@ import os
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 import argparse
-import resource
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+import tracemalloc
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,14 +117,17 @@ RECIPES = {
     'crowded': {'stars': 6.0},
     'sparse': {'stars': 1.0 / 12.0},
 }
+CAMERAS = {'gain': (2.0, 4.0), 'read_noise': (8.0, 6.0)}
 RADIUS = 8
+# What is as close to a transient is fitted together with it
+REACH = 16.0
 
 
 def make_pair(seed, size, recipe):
     """
     Make a pair of a recipe.
     """
-    options = dict(RECIPES[recipe])
+    options = CAMERAS | RECIPES[recipe]
     richness = options.pop('stars', 1.0)
     n_stars = round(500 * (size / 512)**1.3 * richness)
     return make_image_pair((size, size), n_stars, seed=seed, **options)
@@ -140,9 +155,12 @@ class Product:
         return self.difference / self.error
 
 
-def psf_fluxes(image, x, y):
+def psf_fluxes(image, x, y, others):
     """
     Fit PSFs at given places, as photutils does with white noise.
+
+    ``others`` are the places of all that changes, which is fitted together
+    with what is nearby.
     """
     fluxes, errors = np.full((2, len(x)), np.nan)
     for k, (xk, yk) in enumerate(zip(x, y, strict=True)):
@@ -153,11 +171,14 @@ def psf_fluxes(image, x, y):
         if good.shape != (2 * RADIUS + 1,) * 2 or not good[
                 RADIUS - 1:RADIUS + 2, RADIUS - 1:RADIUS + 2].all():
             continue
-        model = image.psf(xk, yk, (xk - j, yk - i))[good]
-        norm = np.sum(model**2)
-        fluxes[k] = np.sum(model * image.difference[cut][good]) / norm
-        errors[k] = np.sqrt(np.sum(
-            (model * image.error[cut][good])**2)) / norm
+        # the closest one is the transient
+        distance = np.hypot(*(others - [xk, yk]).T)
+        near = others[np.argsort(distance)[:np.sum(distance < REACH)]]
+        models = np.stack([image.psf(xn, yn, (xn - j, yn - i))[good]
+                           for xn, yn in near])
+        weights = np.linalg.pinv(models.T)[0]
+        fluxes[k] = np.sum(weights * image.difference[cut][good])
+        errors[k] = np.sqrt(np.sum((weights * image.error[cut][good])**2))
     return fluxes, errors
 
 
@@ -206,15 +227,38 @@ def ideal_variance(pair, block=128, radius=15):
     return variance
 
 
-def subtract_with_ours(pair):
+def noise_alone(pair, recipe, result):
+    """
+    Return the noise of a pair as it is in the decorrelated difference.
+    """
+    cameras = CAMERAS | RECIPES[recipe]
+    noise = []
+    for image, variance, gain, read_noise in zip(
+            (pair.science, pair.template),
+            (pair.science_variance, pair.template_variance),
+            cameras['gain'], cameras['read_noise'], strict=True):
+        mean = (variance - (read_noise / gain)**2) * gain
+        noise.append(np.where(image.mask, 0.0, image.data - mean))
+    if result.meta['convolve'] == 'science':
+        noise.reverse()
+    return result.factor * result.decorrelated.kernel.convolve(
+        noise[0] - result.kernel.convolve(noise[1]))
+
+
+def subtract_with_ours(pair, recipe):
     """
     Subtract a pair with hyperphotutils.
     """
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    subtract = ImageSubtractor()
     begin = time.process_time()
-    result = ImageSubtractor()(pair.science, pair.template)
+    result = subtract(pair.science, pair.template)
     cpu = time.process_time() - begin
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    begin = time.process_time()
+    subtract.subtract(result.fit)
+    both = time.process_time() - begin
+    begin = time.process_time()
+    ImageSubtractor(decorrelate=False).subtract(result.fit)
+    cpu_difference = cpu - both + time.process_time() - begin
     white = result.decorrelated
     ny, nx = result.mask.shape
     middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
@@ -237,6 +281,11 @@ def subtract_with_ours(pair):
     products = [Product(image.difference.value, image.error.value,
                         image.mask, psf)
                 for image, psf in ((result, true_psf), (white, white_psf))]
+    noise = replace(products[1],
+                    difference=noise_alone(pair, recipe, result))
+    new = pair.transients
+    flux, _ = psf_fluxes(noise, new['x'], new['y'],
+                         np.column_stack([new['x'], new['y']]))
     biases = []
     for x in (0.15, 0.5, 0.85):
         for y in (0.15, 0.5, 0.85):
@@ -246,10 +295,12 @@ def subtract_with_ours(pair):
             measured = measured[cut:-cut, cut:-cut]
             biases.append(np.sum(measured * true) / np.sum(measured**2) - 1)
     true = 1.0 / pair.scale if is_science else pair.scale
-    further = {'flux scale %': 100.0 * abs(scale / true - 1.0),
+    further = {'noise alone': mad_std(flux / new['flux_err'].value,
+                                      ignore_nan=True),
+               'flux scale %': 100.0 * abs(scale / true - 1.0),
                'measured PSF, bias %': 100.0 * np.mean(biases),
                'measured PSF, scatter %': 100.0 * np.std(biases),
-               'CPU s': cpu, 'MiB': memory / 1024}
+               'CPU s': cpu, 'CPU s, difference alone': cpu_difference}
     return (*products, is_science, further)
 
 
@@ -322,13 +373,15 @@ def measure(pair, size, subtracted):
         calm = sky & ~white.mask
         row['correlation'] = np.mean(np.clip(
             product[calm[:, 1:] & calm[:, :-1]], -9.0, 9.0))
-    flux, error = psf_fluxes(best, new['x'], new['y'])
+    flux, error = psf_fluxes(best, new['x'], new['y'], change.data)
     measured = np.isfinite(flux)
     off = (flux - new['flux'].value)[measured]
     x, y = find_peaks(best)
     found = cKDTree(np.column_stack([x, y]))
-    bright = new['flux'] > 8.0 * new['flux_err']
-    hit = found.query(np.column_stack([new['x'], new['y']])[bright])[0] < 2.5
+    places = np.column_stack([new['x'], new['y']])
+    chosen = ((new['flux'] > 8.0 * new['flux_err'])
+              & (change.query(places, k=2)[0][:, 1] > 10.0))
+    hit = found.query(places[chosen])[0] < 2.5
     false = change.query(np.column_stack([x, y]))[0] > 6.0
     lit = pair.light[y, x] > sky_error
     area = (size / 512)**2
@@ -401,6 +454,30 @@ def measure_nircam(folder, peers, python):
                     in differences.items()))
 
 
+def measure_memory(size, tile_size):
+    """
+    Print the peak of the memory that a subtraction takes.
+    """
+    side = min(size, 2048)
+    pair = make_pair(1, side, 'standard')
+    repeats = -(-size // side)
+    images = [np.tile(array, (repeats, repeats))[:size, :size].copy()
+              for image in (pair.science, pair.template)
+              for array in (image.data, image.uncertainty.array, image.mask)]
+    names = ('science', 'error', 'mask',
+             'template', 'template_error', 'template_mask')
+    del pair
+    subtract = ImageSubtractor(tile_size=tile_size)
+    tracemalloc.start()
+    result = subtract(**dict(zip(names, images, strict=True)))
+    kept, peak = np.array(tracemalloc.get_traced_memory()) / 2**20
+    inputs = sum(image.nbytes for image in images) / 2**20
+    print(f'{size} x {size}: inputs {inputs:.0f} MiB, results {kept:.0f} '
+          f'MiB, peak beyond the inputs {peak:.0f} MiB, beyond inputs and '
+          f'results {peak - kept:.0f} MiB')
+    print(result.summary())
+
+
 def cpu_unit():
     """
     Time the product of two large matrices.
@@ -413,14 +490,19 @@ def cpu_unit():
 
 def main():
     """
-    Print the means over the seeds.
+    Measure what the arguments ask for.
     """
     parser = argparse.ArgumentParser(
         description='Measure the accuracy of image subtraction.')
     parser.add_argument('--size', type=int, default=512)
     parser.add_argument('--seeds', type=int, nargs='+',
                         default=list(range(1, 9)))
-    parser.add_argument('--recipe', choices=RECIPES, default='standard')
+    parser.add_argument('--recipe', choices=(*RECIPES, 'all'),
+                        default='standard')
+    parser.add_argument('--memory', action='store_true',
+                        help='measure the peak of the memory instead')
+    parser.add_argument('--tile-size', type=int,
+                        help='the side of the tiles, for --memory')
     parser.add_argument('--peers', nargs='+', default=[],
                         help='other programs: sfft, ois')
     parser.add_argument('--python', help='the Python that has them')
@@ -430,21 +512,32 @@ def main():
     if args.nircam:
         measure_nircam(args.nircam, args.peers, args.python)
         return
+    if args.memory:
+        measure_memory(args.size, args.tile_size)
+        return
+    for recipe in RECIPES if args.recipe == 'all' else [args.recipe]:
+        print_means(recipe, args)
+    print(f'{"unit":25s} {cpu_unit():9.3f}')
+
+
+def print_means(recipe, args):
+    """
+    Print the means over the seeds for a recipe.
+    """
     rows = {name: [] for name in ('ours', *args.peers)}
     for seed in args.seeds:
-        pair = make_pair(seed, args.size, args.recipe)
+        pair = make_pair(seed, args.size, recipe)
         for name, measured in rows.items():
-            subtracted = (subtract_with_ours(pair) if name == 'ours' else
-                          subtract_with_peer(pair, args.python, name))
+            subtracted = (subtract_with_ours(pair, recipe) if name == 'ours'
+                          else subtract_with_peer(pair, args.python, name))
             measured.append(measure(pair, args.size, subtracted))
-    print(f'{args.recipe}, {args.size} x {args.size}, seeds '
+    print(f'{recipe}, {args.size} x {args.size}, seeds '
           f'{" ".join(map(str, args.seeds))}')
     print(' ' * 25, *(f'{name:>9s}' for name in rows))
     for key in rows['ours'][0]:
         means = [np.mean([row.get(key, np.nan) for row in measured])
                  for measured in rows.values()]
         print(f'{key:25s}', *(f'{mean:9.3f}' for mean in means))
-    print(f'{"unit":25s} {cpu_unit():9.3f}')
 
 
 if __name__ == '__main__':

@@ -27,6 +27,8 @@ _CHANGES = (0.15, 0.8)
 # Stars are drawn out to where they are this fraction of the noise.
 _FAINTEST = 0.02
 _MAX_RADIUS = 150
+# The wings of galaxies reach this far; 1e-4 of the light is further out
+_PSF_RADIUS = 31
 # Smallest distance of transients from the edges in pixels.
 _MARGIN = 20
 _TILTS = {'template': 0.05, 'science': 0.15}
@@ -90,6 +92,7 @@ class MoffatPSF:
         fwhm, e1, e2 = [sum(a * b for a, b in zip(values, terms, strict=True))
                         for values in (self.fwhm, self.e1, self.e2)]
         alpha = self.alpha(fwhm)
+        # an ellipse of the same area as the circle, so that the peak stays
         ellipticity = np.hypot(e1, e2)
         ratio = (1.0 - ellipticity) / (1.0 + ellipticity)
         angle = 0.5 * np.arctan2(e2, e1)
@@ -300,13 +303,12 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
     to_template = _draw_alignment(rng, shape, shift)
     x, y, flux = _draw_stars(rng, shape, n_stars)
     galaxies = _draw_galaxies(rng, shape, n_galaxies)
-    light = [np.zeros(shape), np.zeros(shape)]
     faintest = [_FAINTEST * np.sqrt(camera.sky_variance)
                 for camera in cameras]
-    _add_stars(light[0], psfs[0], x, y, flux * scale, faintest[0])
-    _add_galaxies(light[0], psfs[0], galaxies, scale, lambda *xy: xy)
-    _add_stars(light[1], psfs[1], *to_template(x, y), flux, faintest[1])
-    _add_galaxies(light[1], psfs[1], galaxies, 1.0, to_template)
+    light = [_static_light(shape, psf, (x, y, flux), galaxies, *values)
+             for psf, *values in zip(psfs, (scale, 1.0),
+                                     (lambda *xy: xy, to_template),
+                                     faintest, strict=True)]
     static = light[0].copy()
 
     peak = flux * scale * psfs[0](0.0, 0.0, 0.5 * shape[1], 0.5 * shape[0])
@@ -314,14 +316,12 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
               & (peak < 0.5 * saturation[0]))
     change = varies * flux * scale * rng.uniform(*_CHANGES, n_stars)
     change *= rng.choice([-1.0, 1.0], n_stars)
+    # the template and the static light keep the stars as they were
     _add_stars(light[0], psfs[0], x, y, change, faintest[0])
     transients = _draw_transients(rng, shape, n_transients, galaxies)
-    sky_errors = np.array([
-        _flux_error(psfs, xi, yi, scale,
-                    [camera.sky_variance for camera in cameras])
-        for xi, yi in zip(*transients, strict=True)])
-    new_flux = sky_errors * np.exp(rng.uniform(np.log(4.0), np.log(100.0),
-                                               n_transients))
+    new_flux = _flux_errors(psfs, *transients, scale, [
+        np.broadcast_to(camera.sky_variance, shape) for camera in cameras])
+    new_flux *= np.exp(rng.uniform(np.log(4.0), np.log(100.0), n_transients))
     _add_stars(light[0], psfs[0], *transients, new_flux, faintest[0])
 
     images, variances = zip(*(
@@ -329,11 +329,7 @@ def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
         for image, camera, name in zip(light, cameras,
                                        ('science', 'template'),
                                        strict=True)), strict=True)
-    errors = np.array([
-        _flux_error(psfs, xi, yi, scale,
-                    [_under_psf(variance, psf, xi, yi)
-                     for variance, psf in zip(variances, psfs, strict=True)])
-        for xi, yi in zip(*transients, strict=True)])
+    errors = _flux_errors(psfs, *transients, scale, variances)
     return ImagePair(
         science=images[0], template=images[1],
         stars=QTable({'x': x, 'y': y, 'flux': flux * scale * u.adu,
@@ -381,6 +377,7 @@ def _draw_stars(rng, shape, number):
     Draw positions and fluxes with dN/dF ~ F^-1.6.
     """
     low, high, slope = 1200.0, 3e6, 0.6
+    # the inverse of the cumulative distribution
     part = rng.random(number)
     flux = (low**-slope + part * (high**-slope - low**-slope))**(-1 / slope)
     x, y = (rng.uniform(-5.0, size + 5.0, number) for size in shape[::-1])
@@ -412,6 +409,17 @@ def _draw_transients(rng, shape, number, galaxies):
                  for axis, size in ((x, shape[1]), (y, shape[0])))
 
 
+def _static_light(shape, psf, stars, galaxies, scale, moved, faintest):
+    """
+    Return the light of all constant sources in one of the images.
+    """
+    light = np.zeros(shape)
+    x, y, flux = stars
+    _add_stars(light, psf, *moved(x, y), flux * scale, faintest)
+    _add_galaxies(light, psf, galaxies, scale, moved)
+    return light
+
+
 def _add_stars(image, psf, xs, ys, fluxes, faintest):
     """
     Add stars out to the radius where they are fainter than a limit.
@@ -432,7 +440,8 @@ def _add_galaxies(image, psf, galaxies, scale, moved):
     Add exponential disks, convolved with the PSF.
     """
     for x, y, flux, size, ratio, angle in galaxies:
-        radius = int(7.0 * size) + 14
+        # the flux that is cut off differs from image to image
+        radius = int(7.0 * size) + _PSF_RADIUS
         x_new, y_new = moved(x, y)
         j, i = round(x), round(y)
         grid = np.arange(-radius, radius + 1)
@@ -440,7 +449,8 @@ def _add_galaxies(image, psf, galaxies, scale, moved):
         along = dx * np.cos(angle) + dy * np.sin(angle)
         across = -dx * np.sin(angle) + dy * np.cos(angle)
         disk = np.exp(-np.sqrt(along**2 + (across / ratio)**2 + 0.5) / size)
-        disk = fftconvolve(disk / disk.sum(), psf.image(x, y, 14), 'same')
+        disk = fftconvolve(disk / disk.sum(), psf.image(x, y, _PSF_RADIUS),
+                           'same')
         add_stamp(image, flux * scale * disk, j, i)
 
 
@@ -467,6 +477,7 @@ def _observe(rng, light, camera, name, bad_fraction):
         data[broken] = rng.choice([0.0, camera.saturation],
                                   np.count_nonzero(broken))
         bad |= broken
+    # what a user knows: the noise of the counts that were measured
     error = np.sqrt(np.maximum(data, 0.0) / camera.gain
                     + (camera.read_noise / camera.gain)**2)
     image = CCDData(data.astype(np.float32), unit=u.adu, mask=bad,
@@ -474,17 +485,24 @@ def _observe(rng, light, camera, name, bad_fraction):
     return image, variance
 
 
-def _flux_error(psfs, x, y, scale, variances, *, radius=31):
+def _flux_errors(psfs, xs, ys, scale, variances, *, radius=31):
     """
-    Return the smallest error of a transient's flux.
+    Return the smallest errors of the fluxes of transients.
 
-    Both PSFs, the scale, and the variances are assumed to be known
-    (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27).
+    Both PSFs, the scale, and the variances, which are taken as constant
+    under the PSF, are assumed to be known (Zackay, Ofek & Gal-Yam 2016,
+    ApJ 830, 27).
     """
-    new, old = (np.abs(np.fft.fft2(psf.image(x, y, radius)))**2
-                for psf in psfs)
-    noise = variances[0] * old + scale**2 * variances[1] * new
-    return 1.0 / np.sqrt(np.mean(new * old / noise))
+    errors = []
+    for x, y in zip(xs, ys, strict=True):
+        new, old = (np.abs(np.fft.fft2(psf.image(x, y, radius)))**2
+                    for psf in psfs)
+        of_new, of_old = (_under_psf(variance, psf, x, y)
+                          for variance, psf in zip(variances, psfs,
+                                                   strict=True))
+        noise = of_new * old + scale**2 * of_old * new
+        errors.append(1.0 / np.sqrt(np.mean(new * old / noise)))
+    return np.array(errors)
 
 
 def _under_psf(variance, psf, x, y, *, radius=6):

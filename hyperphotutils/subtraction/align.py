@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Bringing the template onto the pixels of the science image.
+Alignment of the template with the science image.
 """
 
 import numpy as np
@@ -68,23 +68,41 @@ def align(science, template, *, method='wcs', template_error=None,
     science = read_image(science, 'science')
     template = read_image(template, 'template', template_error,
                           'template_error', template_mask, 'template_mask')
+    if method not in ('wcs', 'stars'):
+        msg = f"method must be 'wcs' or 'stars': {method!r}"
+        raise ValueError(msg)
+    for image, name in ((science, 'science'), (template, 'template')):
+        if method == 'wcs' and image.wcs is None:
+            msg = (f"{name} has no WCS, which method='wcs' needs: give a file "
+                   "or a CCDData with one, or take method='stars'")
+            raise ValueError(msg)
     bad = ~np.isfinite(template.data)
     if template.mask is not None:
         bad |= template.mask
     frame = Frame(template.data, template.error, bad, 'template')
     ny, nx = frame.shape
     values, variances, _ = frame.window(0, ny, 0, nx)
-    if method == 'wcs':
-        resample = _by_wcs(science, template)
-    elif method == 'stars':
+    if method == 'stars':
         resample = _by_stars(science, values)
     else:
-        msg = f"method must be 'wcs' or 'stars': {method!r}"
-        raise ValueError(msg)
+        try:
+            from reproject import reproject_interp
+        except ImportError as error:
+            raise ImportError(_how_to_install('reproject')) from error
+
+        def resample(image, order):
+            return reproject_interp(
+                (image, template.wcs), science.wcs,
+                shape_out=science.data.shape, order=order,
+                return_footprint=False)
+
     new_values = resample(values, 3) + frame.level
     new_variances = resample(variances, 1)
+    # the part of bad pixels in each; NaN beyond the template
     weight = resample(bad.astype(np.float32), 1)
     new_bad = ~(weight <= _MAX_BAD) | ~np.isfinite(new_values)
+    # Interpolation averages the noise; the factor is measured on the sky, as
+    # it depends on the shifts.
     uncertainty = None
     if template.error is not None:
         with np.errstate(invalid='ignore'):
@@ -94,29 +112,6 @@ def align(science, template, *, method='wcs', template_error=None,
         uncertainty = StdDevUncertainty(errors * np.sqrt(min(power, 1.0)))
     return NDData(new_values, mask=new_bad, unit=template.unit,
                   wcs=science.wcs, uncertainty=uncertainty)
-
-
-def _by_wcs(science, template):
-    """
-    Return the function that resamples by the WCSs.
-    """
-    for image, name in ((science, 'science'), (template, 'template')):
-        if image.wcs is None:
-            msg = (f"{name} has no WCS, which method='wcs' needs: give a file "
-                   "or a CCDData with one, or take method='stars'")
-            raise ValueError(msg)
-    try:
-        from reproject import reproject_interp
-    except ImportError as error:
-        raise ImportError(_how_to_install('reproject')) from error
-
-    def resample(image, order):
-        return reproject_interp(
-            (image, template.wcs), science.wcs,
-            shape_out=science.data.shape, order=order,
-            return_footprint=False)
-
-    return resample
 
 
 def _by_stars(science, values):

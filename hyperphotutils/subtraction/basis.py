@@ -20,7 +20,7 @@ __all__ = ['DeltaBasis', 'FixedBasis', 'GaussianPolynomialBasis']
 
 class _Basis:
     """
-    What all bases share.
+    The common part of all bases.
 
     A subclass has the attributes ``radius``, ``n_functions``, and
     ``images`` of shape (n_functions, side, side), and the method
@@ -127,6 +127,7 @@ class GaussianPolynomialBasis(_Basis):
         height, width = np.subtract(cutouts.shape[1:], 2 * self.radius)
         out = np.empty((len(cutouts), self.n_functions, height, width))
         n = 0
+        # all products with a factor along x share its convolution
         for factors in self._factors:
             along_x = cutouts @ _bands(factors, width)
             along_y = _bands(factors, height).T.reshape(len(factors), height,
@@ -215,7 +216,7 @@ class DeltaBasis(_Basis):
     One function for each pixel of the kernel.
 
     A kernel can then have any shape (Bramich 2008, MNRAS 386, L77), and
-    needs to be held smooth: the square of its Laplacian is added to
+    must be regularized: the square of its Laplacian is added to
     chi squared with a weight (Becker et al. 2012, MNRAS 425, 1341).
 
     Parameters
@@ -265,6 +266,7 @@ class DeltaBasis(_Basis):
         The sum of the squares of the Laplacian as a matrix of the
         coefficients; outside of its square the kernel is zero.
         """
+        # zero for a kernel that is flat or a plane
         laplacian = np.array([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0],
                               [0.0, 1.0, 0.0]])
         rough = fftconvolve(self.images, laplacian[None],

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Noise that is correlated from pixel to pixel, as resampling makes it.
+Noise that is correlated from pixel to pixel, as in resampled images.
 """
 
 import numpy as np
@@ -57,6 +57,8 @@ def measure_noise_kernel(frame):
     if not _POWER_RANGE[0] < measured < _POWER_RANGE[1]:
         # unresolved sources, or errors that are not those of the noise
         return None, 0.0, 1.0
+    # The autocorrelation is the transform of the power spectrum; that of the
+    # mask counts the pairs of good pixels at each lag.
     shape = [next_fast_len(size + _MAX_LAG, real=True)
              for size in noise.shape]
     products = irfft2(np.abs(rfft2(noise, s=shape))**2, s=shape)
@@ -76,6 +78,8 @@ def measure_noise_kernel(frame):
     side = 8 * _MAX_LAG
     padded = np.zeros((side, side))
     padded[place] = correlation
+    # many kernels have this power spectrum; the root of the power is the
+    # symmetric one
     power = np.maximum(rfft2(padded).real, _MIN_POWER)
     kernel = irfft2(np.sqrt(power), s=(side, side))[place]
     return (kernel / np.sqrt(np.sum(kernel**2)), float(nearest), measured)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Making the noise of a difference white again.
+Decorrelation of the noise of a difference.
 """
 
 import numpy as np
@@ -22,9 +22,13 @@ from hyperphotutils.subtraction.tiling import (
 
 __all__ = ['Decorrelation', 'decorrelate', 'whitening_kernel']
 
-# The polynomials of the position from which the kernels are made
+# The kernels are polynomials of the position. Their order is higher than that
+# of the kernel, of whose power they are a nonlinear function.
 _ORDER = 4
+# What may be dropped of the kernels, see low_rank_kernel; as they change
+# fluxes, they must be more accurate than those of variances
 _TOLERANCE = 3e-3
+# The least power of noise that is correlated, in units of the largest
 _MIN_POWER = 1e-3
 # The least variance in units of that of the target in the same pixel
 _LEAST = 0.5
@@ -54,6 +58,7 @@ def whitening_kernel(kernel, target_variance, source_variance, *,
     variance.
     """
     side = kernel.shape[-1]
+    # the inverse of the kernel reaches farther than the kernel does
     size = next_fast_len(3 * side, real=True)
     power = np.abs(rfft2(kernel, s=(size, size)))**2
     total = 0.0
@@ -118,14 +123,21 @@ class Decorrelation:
         target = smoothed(phi, noise[0])
         source = smoothed(fftconvolve(phi, self.kernel(x, y), mode='same',
                                       axes=(1, 2)), noise[1])
+        # the PSF of what is fitted to the decorrelated difference
         point = fftconvolve(self.psf(x, y), phi, axes=(1, 2))
-        target, source = (image**2 * _share_in_fluxes(image, point)
-                          for image in (target, source))
-        return tuple(low_rank_kernel(samples, x, y, shape, _ORDER,
-                                     tolerance=tolerance)
-                     for samples, tolerance in ((phi, _TOLERANCE),
-                                                (target, 1e-2),
-                                                (source, 1e-2)))
+        tiled = [low_rank_kernel(phi, x, y, shape, _ORDER,
+                                 tolerance=_TOLERANCE)]
+        for image in (target, source):
+            filtered = fftconvolve(point, image[:, ::-1, ::-1], axes=(1, 2))
+            in_fluxes, of_point, in_pixels = (
+                np.sum(part**2, axis=(1, 2), keepdims=True)
+                for part in (filtered, point, image))
+            # the variance of PSF fluxes with this noise, in units of what
+            # the variance of the pixels alone would tell
+            share = in_fluxes / (of_point * in_pixels)
+            tiled.append(low_rank_kernel(image**2 * share, x, y, shape,
+                                         _ORDER))
+        return tuple(tiled)
 
     def as_spatial_kernel(self):
         """
@@ -137,17 +149,6 @@ class Decorrelation:
             terms, self._samples.reshape(len(x), -1), rcond=None)[0]
         return SpatialKernel(
             fitted.reshape(-1, *self._samples.shape[1:]), self.kernel.shape)
-
-
-def _share_in_fluxes(kernel, point):
-    """
-    Return the variance of PSF fluxes with noise of a kernel, in units of
-    what the variance of the pixels alone would tell.
-    """
-    filtered = fftconvolve(point, kernel[:, ::-1, ::-1], axes=(1, 2))
-    squares = [np.sum(image**2, axis=(1, 2))
-               for image in (filtered, point, kernel)]
-    return (squares[0] / (squares[1] * squares[2]))[:, None, None]
 
 
 def decorrelate(products, decorrelation, target, source, *, masked, unknown,

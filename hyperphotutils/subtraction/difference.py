@@ -23,6 +23,8 @@ MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
 
 # The flag "filled" begins at this part of the limit
 _SOME_DOUBT = 0.1
+# The sky is measured in blocks of so many pixels squared, larger than the
+# core of a star, which its median then ignores
 _BLOCK = 32
 _MIN_BLOCK_PIXELS = 30
 _ALL_BITS = 255
@@ -60,6 +62,8 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
         tile = np.s_[y0:y1, x0:x1]
         value, variance, doubt = source.window(
             y0 - radius, y1 + radius, x0 - radius, x1 + radius)
+        # the variances of independent pixels add up with the squares of
+        # their weights
         convolved = convolve(value, y0, x0)
         total = np.maximum(square(variance, y0, x0), 0.0)
         value, variance, _ = target.window(y0, y1, x0, x1)
@@ -96,6 +100,7 @@ def fit_background(products, order):
     one of the images would select its noise, and bias the difference.
     """
     shape = products.difference.shape
+    # neighbors are correlated: every other pixel tells nearly as much
     step = 2 if min(shape) >= 8 * _BLOCK else 1
     block = _BLOCK // step
     rows, columns = (range(0, size, _BLOCK) for size in shape)
@@ -124,6 +129,7 @@ def fit_background(products, order):
     if len(value) < 2 * n_terms:
         return None
     terms = polynomial_terms(x, y, order, shape)
+    # blocks full of light, or of the residuals of a saturated star, deviate
     kept = np.ones(len(value), dtype=bool)
     for _ in range(5):
         coefficients = np.linalg.lstsq(terms[kept] / error[kept, None],

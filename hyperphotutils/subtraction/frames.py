@@ -43,7 +43,8 @@ _STRIP = 256
 _CHUNK = 100_000
 # The noise is at least this part of the range of the data
 _LEAST_RMS = 1e-6
-# The noise is measured in about so many blocks of so many pixels squared
+# The noise is measured in about so many blocks of so many pixels squared,
+# small enough that many have no source
 _N_BLOCKS = 400
 _BLOCK = 16
 

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reading the two images, from whatever they are given as.
+Input of the two images with their errors and masks.
 """
 
 import warnings
@@ -18,7 +18,8 @@ from hyperphotutils.utils.tables import open_nddata, strip_units
 
 __all__ = ['ccd_error', 'read_image', 'read_pair']
 
-# Images whose WCSs disagree by more than this many pixels are not aligned
+# Images whose WCSs disagree by more than this many pixels are not aligned;
+# the kernel takes up smaller shifts
 _MAX_OFFSET = 1.0
 
 
@@ -120,6 +121,7 @@ def read_pair(science, template, *, error, template_error, mask,
     if all(image.wcs is not None and image.wcs.has_celestial
            for image in (science, template)):
         ny, nx = science.data.shape
+        # the largest distance of a linear transformation is at a corner
         x, y = (axis.ravel() for axis in np.meshgrid(
             np.linspace(0, nx - 1, 3), np.linspace(0, ny - 1, 3)))
         sky = science.wcs.celestial.pixel_to_world(x, y)

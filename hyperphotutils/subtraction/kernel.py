@@ -32,7 +32,7 @@ __all__ = ['RegionKernel', 'SpatialKernel', 'kernel_from_hdu']
 
 class _Kernel:
     """
-    What all kernels can do.
+    The common part of all kernels.
 
     A subclass has the attributes ``radius`` and ``shape`` and the methods
     ``__call__``, ``tiled``, ``tiled_square``, and ``to_hdu``.
@@ -73,6 +73,7 @@ class _Kernel:
         """
         y, x = ((np.arange(n) + 0.5) * size / n - 0.5
                 for n, size in zip(grid, self.shape, strict=True))
+        # the rows of the pixels of a kernel belong beside those of the next
         kernels = self(*np.meshgrid(x, y))
         side = 2 * self.radius + 1
         return kernels.transpose(0, 2, 1, 3).reshape(grid[0] * side,
@@ -264,6 +265,7 @@ class SpatialKernel(_Kernel):
             Called with a tile, that has a margin of the radius of the
             kernel, and the row and the column of its first pixel.
         """
+        # each image belongs to one product of Legendre polynomials
         weights = np.zeros((len(self.terms), self.order + 1,
                             self.order + 1))
         for n, (i, j) in enumerate(polynomial_degrees(self.order)):
@@ -313,10 +315,10 @@ class SpatialKernel(_Kernel):
 
 class RegionKernel(_Kernel):
     """
-    Kernels that were fitted apart in rectangular regions of the image.
+    Kernels that were fitted separately in rectangular regions.
 
     Around the borders of the regions, over a strip of twice the radius of
-    the kernel, the kernels pass into each other linearly.
+    the kernel, the kernels are blended linearly.
 
     Parameters
     ----------
@@ -380,6 +382,8 @@ class RegionKernel(_Kernel):
         for position, size, n in zip((y, x), self.shape, self.n_regions,
                                      strict=True):
             position = np.asarray(position, dtype=float)
+            # each border is a ramp from 0 to 1; the weight of a region is
+            # the ramp at its left border less that at its right one
             borders = size * np.arange(1, n) / n - 0.5
             steps = [np.ones_like(position), *(
                 np.clip((position - border + self.radius)
@@ -413,8 +417,7 @@ class RegionKernel(_Kernel):
         """
         Return the square, with which variances are convolved.
 
-        Where two kernels pass into each other, the mean of their squares
-        is taken.
+        Where two kernels are blended, the mean of their squares is taken.
 
         Parameters
         ----------
@@ -438,6 +441,7 @@ class RegionKernel(_Kernel):
         hdu : `~astropy.io.fits.ImageHDU`
             The extension.
         """
+        # lower orders are those with the further terms zero
         hdu = self.kernels[0].to_hdu()
         n_terms = len(polynomial_degrees(self.order))
         terms = np.zeros((len(self.kernels), n_terms,
@@ -464,6 +468,7 @@ class _RegionTiles:
         height, width = np.subtract(padded.shape, 2 * margin)
         weights = self._kernel.weights(x0 + np.arange(width),
                                        y0 + np.arange(height)[:, None])
+        # the tile is transformed once for all regions that it touches
         spectrum = rfft2(padded, s=fast_shape(padded.shape))
         return sum(weight.astype(padded.dtype)
                    * part(padded, y0, x0, spectrum=spectrum)

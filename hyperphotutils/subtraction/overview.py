@@ -4,6 +4,7 @@ One picture of a subtraction.
 """
 
 import numpy as np
+from astropy.stats import mad_std
 
 __all__ = ['plot_result', 'stamp_regions']
 
@@ -25,12 +26,39 @@ def plot_result(result, figure=None):
     from matplotlib.figure import Figure
     if figure is None:
         figure = Figure(figsize=(14.0, 9.0), layout='constrained')
-    axes = figure.subplots(2, 3)
-    _plot_images(axes[0, :2], result)
-    _plot_significance(axes[0, 2], result)
-    _plot_kernels(axes[1, 0], result)
-    _plot_stars(axes[1, 1], result)
-    _plot_histogram(axes[1, 2], result)
+    images, (kernels, stars, histogram) = figure.subplots(2, 3)
+    _plot_images(images, result)
+    _plot_kernels(kernels, result)
+    status = np.asarray(result.stamps['status'])
+    for name, color in _COLORS.items():
+        chosen = status == name
+        if chosen.any():
+            stars.plot(result.stamps['x'][chosen],
+                       result.stamps['y'][chosen], 'o', color=color,
+                       markersize=3.5,
+                       label=f'{name} ({np.count_nonzero(chosen)})')
+    ny, nx = result.mask.shape
+    stars.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), aspect='equal',
+              title='stars of the fit')
+    stars.legend(fontsize='small', ncols=3, loc='upper center',
+                 bbox_to_anchor=(0.5, -0.08), frameon=False,
+                 columnspacing=1.0, handletextpad=0.2)
+    bins = np.linspace(-_LIMIT, _LIMIT, 81)
+    for image, name in ((result, 'difference'),
+                        (result.decorrelated, 'decorrelated')):
+        pulls = (np.zeros(0) if image is None
+                 else image.significance[~image.mask])
+        if pulls.size:
+            # outliers are counted in the last bins
+            histogram.hist(np.clip(pulls, bins[0], bins[-1]), bins,
+                           density=True, histtype='step',
+                           label=f'{name}, robust std {mad_std(pulls):.3f}')
+    histogram.plot(bins, np.exp(-0.5 * bins**2) / np.sqrt(2.0 * np.pi),
+                   'k:', label='N(0, 1)')
+    histogram.set(yscale='log', ylim=(1e-6, 30.0),
+                  xlabel='difference / error', ylabel='density',
+                  title='significance (outliers in the last bins)')
+    histogram.legend(fontsize='small', loc='upper center')
     figure.suptitle('\n'.join(result.summary().splitlines()[:2]),
                     fontsize='medium')
     return figure
@@ -82,7 +110,8 @@ def _draw(ax, image, result, title, **options):
 
 def _plot_images(axes, result):
     """
-    Draw the two images whose difference it is, on the same scale.
+    Draw the two images whose difference it is, on the same scale, and the
+    difference in units of its error.
     """
     from matplotlib.colors import AsinhNorm
     convolved, _ = _in_blocks(getattr(result.convolved, 'value',
@@ -102,21 +131,15 @@ def _plot_images(axes, result):
     norm = AsinhNorm(width, vmin=-width,
                      vmax=max(high - level, 2.0 * width))
     for ax, image, name in zip(axes, (other, convolved), (
-            names[0], f'{names[1]}, convolved'), strict=True):
+            names[0], f'{names[1]}, convolved'), strict=False):
         _draw(ax, image - level, result, name, cmap='gray_r', norm=norm)
-
-
-def _plot_significance(ax, result):
-    """
-    Draw the difference in units of its error.
-    """
     best = result.decorrelated or result
     image, step = _in_blocks(best.significance)
     # the mean of white noise over a block, in units of its error
-    drawn = _draw(ax, step * image, result, 'difference / error'
+    drawn = _draw(axes[2], step * image, result, 'difference / error'
                   + (', decorrelated' if result.decorrelated else ''),
                   cmap='RdBu_r', vmin=-_LIMIT, vmax=_LIMIT)
-    ax.figure.colorbar(drawn, ax=ax, extend='both')
+    axes[2].figure.colorbar(drawn, ax=axes[2], extend='both')
 
 
 def _plot_kernels(ax, result):
@@ -144,45 +167,3 @@ def _plot_kernels(ax, result):
           f'kernels, the central {side - 2 * cut} of {side} pixels',
           cmap='PuOr_r',
           norm=AsinhNorm(0.05 * peak, vmin=-peak, vmax=peak))
-
-
-def _plot_stars(ax, result):
-    """
-    Draw the stars by status.
-    """
-    status = np.asarray(result.stamps['status'])
-    for name, color in _COLORS.items():
-        chosen = status == name
-        if chosen.any():
-            ax.plot(result.stamps['x'][chosen], result.stamps['y'][chosen],
-                    'o', color=color, markersize=3.5,
-                    label=f'{name} ({np.count_nonzero(chosen)})')
-    ny, nx = result.mask.shape
-    ax.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), aspect='equal',
-           title='stars of the fit')
-    ax.legend(fontsize='small', ncols=3, loc='upper center',
-              bbox_to_anchor=(0.5, -0.08), frameon=False,
-              columnspacing=1.0, handletextpad=0.2)
-
-
-def _plot_histogram(ax, result):
-    """
-    Draw the histogram of the significance and the normal distribution.
-    """
-    bins = np.linspace(-_LIMIT, _LIMIT, 81)
-    for image, name in ((result, 'difference'),
-                        (result.decorrelated, 'decorrelated')):
-        if image is None:
-            continue
-        pulls = image.significance[~image.mask]
-        if not pulls.size:
-            continue
-        width = 1.4826 * np.median(np.abs(pulls - np.median(pulls)))
-        # what lies beyond the last bins is in these
-        ax.hist(np.clip(pulls, bins[0], bins[-1]), bins, density=True,
-                histtype='step', label=f'{name}, robust std {width:.3f}')
-    ax.plot(bins, np.exp(-0.5 * bins**2) / np.sqrt(2.0 * np.pi), 'k:',
-            label='N(0, 1)')
-    ax.set(yscale='log', ylim=(1e-6, 30.0), xlabel='difference / error',
-           ylabel='density', title='significance (outliers in the last bins)')
-    ax.legend(fontsize='small', loc='upper center')

@@ -42,7 +42,8 @@ def polynomial_terms(x, y, order, shape):
     """
     x, y = np.broadcast_arrays(scaled_position(x, shape[1]),
                                scaled_position(y, shape[0]))
-    # legvander makes arrays of scalars
+    # Legendre polynomials are nearly orthogonal over the field, which keeps
+    # the normal equations well conditioned; legvander makes arrays of scalars
     along_x, along_y = (legvander(axis, order).reshape(*axis.shape, -1)
                         for axis in (x, y))
     return np.stack([along_x[..., i] * along_y[..., j]

@@ -23,12 +23,16 @@ _SAMPLED_ORDER = 4
 # At first, what is wider than the sharper stars by so much is a galaxy
 _WIDEST = 1.4
 _N_CLIPS = 10
+# Stars may differ in width by this part, however little the others do
 _LEAST_SPREAD = 0.03
+# The sky is measured out to so many half widths of a stamp
 _SKY_FACTOR = 2
 # Stars may differ from the model by these parts of it in each turn
 _SHAPE_ERRORS = (0.1, 0.05, 0.03)
 _N_ROUNDS = 5
+# Stars with fewer good pixels in the core are left out
 _CLEAN = 0.7
+# The median of the stars counts as so many more, where few pixels are left
 _PRIOR_STARS = 1.0
 
 
@@ -82,7 +86,60 @@ def measure_psf(frame, x, y, half):
     and averaged without neighbors; with enough of them the average is a
     polynomial of the position. Its sum is one.
     """
-    x, y = x[:_MAX_STARS], y[:_MAX_STARS]
+    images, variance, usable, flux, x, y = _centered_stars(
+        frame, x[:_MAX_STARS], y[:_MAX_STARS], half)
+    side = images.shape[1]
+    grid = np.arange(side) - half
+    core = (grid[:, None]**2 + grid**2 < (half / 2)**2).ravel()
+    images, variance, usable = (array.reshape(len(x), -1)
+                                for array in (images, variance, usable))
+    flux = flux[:, None]
+    terms = polynomial_terms(x, y, _order_for(len(x)), frame.shape)
+    n_terms = terms.shape[1]
+    products = (terms[:, :, None] * terms[:, None]).reshape(len(terms), -1)
+    start = np.median(images / flux, axis=0)
+    start /= start.sum()
+    model = np.broadcast_to(start, images.shape)
+    for turn in range(_N_ROUNDS):
+        # stars that are shifted well still differ by a part of their light
+        part = _SHAPE_ERRORS[min(turn, len(_SHAPE_ERRORS) - 1)]
+        error = np.sqrt(variance + (part * flux * model)**2)
+        off = np.abs(images - flux * model) > 4.0 * error
+        # what surrounds the peak of a neighbor is its light, too
+        kept = usable & ~binary_dilation(
+            off.reshape(-1, side, side), np.ones((1, 3, 3))).reshape(
+                images.shape)
+        clean = kept[:, core].mean(axis=1)
+        kept[clean < min(_CLEAN, np.median(clean))] = False
+        weight = kept / error**2
+        new = (np.sum(weight * model * images, axis=1) / np.maximum(
+            np.sum(weight * model**2, axis=1), 1e-300))[:, None]
+        flux = np.where(new > 0.0, new, flux)
+        # least squares for the PSF of each pixel, with the star's flux as
+        # the factor of its terms
+        scaled = weight * flux**2
+        normal = (scaled.T @ products).reshape(-1, n_terms, n_terms)
+        right = (scaled * images / flux).T @ terms
+        # in the wings all may be clipped: then the mean PSF is left
+        prior = _PRIOR_STARS * np.median(flux**2 / error**2, axis=0)
+        normal += prior[:, None, None] * np.eye(n_terms)
+        right[:, 0] += prior * start
+        solution = np.linalg.solve(normal, right[..., None])[..., 0]
+        psf = solution.T.reshape(-1, side, side)
+        # the sum is one everywhere
+        psf /= psf[0].sum()
+        psf[1:] -= psf[1:].sum(axis=(1, 2))[:, None, None] * psf[0]
+        model = terms @ psf.reshape(len(psf), -1)
+    return SpatialKernel(psf, frame.shape)
+
+
+def _centered_stars(frame, x, y, half):
+    """
+    Return the stars among some sources, shifted to the centers of pixels.
+
+    Return their images without the sky, the variances, which pixels are
+    usable, their fluxes, and their pixels x and y.
+    """
     value, variance, bad = frame.stamps(x, y, half + 2)
     value = value - _local_sky(frame, x, y, half)[:, None, None]
     sigma, flux, dx, dy = gaussian_moments(value)
@@ -99,52 +156,12 @@ def measure_psf(frame, x, y, half):
         good = np.ones(len(x), dtype=bool)
         dx = dy = np.zeros(len(x))
         flux = np.maximum(value[:, near].sum(axis=1), 1e-300)
-    chosen = np.flatnonzero(good)
-    inner = np.s_[2:-2, 2:-2]
-    images = np.array([
-        shift(value[i], (-dy[i], -dx[i]), order=3)[inner] for i in chosen])
-    side = 2 * half + 1
-    images = images.reshape(len(chosen), -1)
-    noise = variance[chosen][:, *inner].reshape(len(chosen), -1)
-    flux = flux[chosen, None]
-    terms = polynomial_terms(x[chosen], y[chosen],
-                             _order_for(len(chosen)), frame.shape)
-    n_terms = terms.shape[1]
-    products = (terms[:, :, None] * terms[:, None]).reshape(len(terms), -1)
-    start = np.median(images / flux, axis=0)
-    start /= start.sum()
-    model = np.broadcast_to(start, images.shape)
-    usable = ~bad[chosen][:, *inner]
-    core = near[inner].ravel()
-    for turn in range(_N_ROUNDS):
-        # stars that are shifted well still differ by a part of their light
-        part = _SHAPE_ERRORS[min(turn, len(_SHAPE_ERRORS) - 1)]
-        error = np.sqrt(noise + (part * flux * model)**2)
-        off = np.abs(images - flux * model) > 4.0 * error
-        # what surrounds the peak of a neighbor is its light, too
-        kept = usable & ~binary_dilation(
-            off.reshape(-1, side, side), np.ones((1, 3, 3)), iterations=1)
-        kept = kept.reshape(images.shape)
-        clean = kept[:, core].mean(axis=1)
-        kept[clean < min(_CLEAN, np.median(clean))] = False
-        weight = kept / error**2
-        new = (np.sum(weight * model * images, axis=1) / np.maximum(
-            np.sum(weight * model**2, axis=1), 1e-300))[:, None]
-        flux = np.where(new > 0.0, new, flux)
-        scaled = weight * flux**2
-        normal = (scaled.T @ products).reshape(-1, n_terms, n_terms)
-        right = (scaled * images / flux).T @ terms
-        # in the wings all may be clipped: then the mean PSF is left
-        prior = _PRIOR_STARS * np.median(flux**2 / error**2, axis=0)
-        normal += prior[:, None, None] * np.eye(n_terms)
-        right[:, 0] += prior * start
-        solution = np.linalg.solve(normal, right[..., None])[..., 0]
-        psf = solution.T.reshape(-1, side, side)
-        # the sum is one everywhere
-        psf /= psf[0].sum()
-        psf[1:] -= psf[1:].sum(axis=(1, 2))[:, None, None] * psf[0]
-        model = terms @ psf.reshape(len(psf), -1)
-    return SpatialKernel(psf, frame.shape)
+    # the spline must not reach beyond the cutout: two pixels are cut off
+    images = np.array([shift(image, by, order=3) for image, *by in zip(
+        value[good], -dy[good], -dx[good], strict=True)])
+    inner = np.s_[:, 2:-2, 2:-2]
+    return (images[inner], variance[good][inner], ~bad[good][inner],
+            flux[good], x[good], y[good])
 
 
 def _order_for(n_stars):

@@ -263,13 +263,14 @@ class SubtractionResult(_Image):
                                      self._background, (ny, nx))
         target, source = self._levels
         middle = 0.5 * (nx - 1), 0.5 * (ny - 1)
+        # the levels were subtracted before the fit
         surface += target - source * self.kernel.sum(*middle)
         return self._with_unit(surface * abs(self.factor))
 
     @property
     def stats(self):
         """
-        Numbers that say how well the images were subtracted, a dict.
+        The statistics of the difference, a dict.
 
         ``x2norm`` is the mean of the squares of ``significance``,
         ``mean``, ``std``, and ``pull`` are the mean, the standard
@@ -377,6 +378,8 @@ class SubtractionResult(_Image):
             The covariance of a pixel with those around it; the variance
             is at the center.
         """
+        # independent noise of variance V, convolved with a kernel, has V
+        # times the autocorrelation of the kernel as its covariance
         point = np.zeros((2 * self.kernel.radius + 1,) * 2)
         point[self.kernel.radius, self.kernel.radius] = 1.0
         covariance = 0.0
@@ -632,7 +635,7 @@ class SubtractionResult(_Image):
                   if name in self.meta]
         return '\n'.join(lines)
 
-    def plot(self, figure=None):
+    def plot(self, *, figure=None):
         """
         Draw an overview of the subtraction.
 
@@ -656,7 +659,7 @@ class SubtractionResult(_Image):
 def make_result(products, white, *, kernel, noise, psf, background, factor,
                 fit, levels, meta):
     """
-    Finish what the tiles have made, in place: scale, masks, and units.
+    Apply scale, masks, and units to the products of the tiles, in place.
 
     ``white`` is the decorrelated difference, its error, its mask, and the
     kernel; ``factor`` is what the difference is multiplied with, and
@@ -665,6 +668,8 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
     """
     difference, convolved, error, flags = products
     unit, wcs = fit.stamps.unit, fit.stamps.wcs
+    # in place and in single precision: each image may be a large part of
+    # the memory
     size = abs(factor)
     difference *= np.float32(factor)
     error *= np.float32(size)

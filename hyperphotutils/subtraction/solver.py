@@ -29,6 +29,7 @@ _RATIO_ERROR = 0.02
 # What deviates by more standard deviations of the mean of 3 x 3 pixels, and
 # by more than this part of the light there, has changed
 _CHANGE, _CHANGE_PART = 5.0, 0.1
+# More is no neighbor but a star that no kernel fits
 _MAX_CHANGED = 0.4
 # The kernel of a single star that shows what has changed beside it; it must
 # follow even the brightest
@@ -149,39 +150,33 @@ class Solution:
 
 
 def stamp_equations(basis, source, target, weight, *, source_variance=0.0,
-                    noise_kernel=None, batch=16):
+                    noise_kernel=None):
     """
     Set up the normal equations of stamps.
 
     ``source`` has a margin of the radius of the kernel around ``target``;
     ``weight`` is the inverse variance of the pixels of the target, 0 for
     those to ignore. ``source_variance`` (of each stamp) is the noise of the
-    source, that was made of white noise by ``noise_kernel``. A small batch
-    stays in the cache of the processor.
+    source, that was made of white noise by ``noise_kernel``.
     """
     n_stamps, size = len(source), basis.n_functions + 1
-    normal = np.empty((n_stamps, size, size))
-    right = np.empty((n_stamps, size))
     root = np.sqrt(weight).reshape(n_stamps, -1)
     data = target.reshape(n_stamps, -1) * root
     with one_blas_thread():
-        for first in range(0, n_stamps, batch):
-            part = slice(first, min(first + batch, n_stamps))
-            design = np.empty((part.stop - first, size, root.shape[1]))
-            design[:, :-1] = basis.convolve(source[part]).reshape(
-                len(design), size - 1, -1)
-            design[:, -1] = 1.0
-            design *= root[part, None]
-            normal[part] = design @ design.transpose(0, 2, 1)
-            right[part] = (design @ data[part, :, None])[..., 0]
-            changed = _find_changes(normal[part], right[part], design,
-                                    data[part], target.shape[1:])
-            root[part][changed] = data[part][changed] = 0.0
-            some = changed.any(axis=1)
-            design = design[some] * ~changed[some, None]
-            place = first + np.flatnonzero(some)
-            normal[place] = design @ design.transpose(0, 2, 1)
-            right[place] = (design @ data[place, :, None])[..., 0]
+        design = np.empty((n_stamps, size, root.shape[1]))
+        design[:, :-1] = basis.convolve(source).reshape(n_stamps, size - 1,
+                                                        -1)
+        design[:, -1] = 1.0
+        design *= root[:, None]
+        normal = design @ design.transpose(0, 2, 1)
+        right = (design @ data[..., None])[..., 0]
+        changed = _find_changes(normal, right, design, data,
+                                target.shape[1:])
+        root[changed] = data[changed] = 0.0
+        some = np.flatnonzero(changed.any(axis=1))
+        design = design[some] * ~changed[some, None]
+        normal[some] = design @ design.transpose(0, 2, 1)
+        right[some] = (design @ data[some, :, None])[..., 0]
     functions = smoothed(basis.images, noise_kernel).reshape(size - 1, -1)
     return StampEquations(normal, right, np.einsum('si,si->s', data, data),
                           np.count_nonzero(root, axis=1),
@@ -251,6 +246,18 @@ def solve_kernel(equations, terms, *, kernel_order, scale_order,
             order, ridge = min(orders), candidates[len(candidates) // 2]
         weight, theta, chi2 = _clip(problem, constant, order, ridge,
                                     sigma_clip)
+        # the model of each stamp with a factor and a background of its own
+        kernel = problem.at_stamps(theta)
+        kernel[:, -1] = 0.0
+        product = (equations.normal @ kernel[..., None])[..., 0]
+        uu = np.einsum('si,si->s', kernel, product)
+        uv, vv = product[:, -1], equations.normal[:, -1, -1]
+        ru = np.einsum('si,si->s', kernel, equations.right)
+        rv = equations.right[:, -1]
+        determinant = uu * vv - uv**2
+        with np.errstate(divide='ignore', invalid='ignore'):
+            scale = np.where(determinant > 0.0,
+                             (ru * vv - rv * uv) / determinant, np.nan)
         table = problem.table(theta)
         n_kernel, n_background = (
             len(polynomial_degrees(n)) for n in (max(order, scale_order),
@@ -258,8 +265,7 @@ def solve_kernel(equations, terms, *, kernel_order, scale_order,
         return Solution(
             coefficients=table[:n_kernel, :-1],
             background=table[:n_background, -1], order=order,
-            ridge=ridge, chi2=chi2, weight=weight,
-            scale=_local_scale(equations, problem.at_stamps(theta)),
+            ridge=ridge, chi2=chi2, weight=weight, scale=scale,
             scale_error=problem.scale_error(weight, chi2, order, ridge),
             validation=validation)
 
@@ -512,38 +518,32 @@ def _is_constant(problem, sigma_clip):
     return usable & (np.abs(ratio - fitted) < sigma_clip * error)
 
 
-def _excess(chi2, used, equations):
-    """
-    Return by how many robust deviations stamps are worse than others.
-    """
-    center = np.median(chi2[used])
-    spread = 1.4826 * np.median(np.abs(chi2[used] - center))
-    # what noise alone would do, and without any, rounding errors
-    n_pixels = np.maximum(equations.n_pixels[used], 1)
-    noise = center * np.sqrt(2.0 / np.median(n_pixels))
-    power = equations.square / np.maximum(equations.n_pixels, 1)
-    rounding = _ROUNDING * np.median(power[used])
-    # the brighter a star, the more do small errors of the kernel matter
-    bright = used & (power >= np.median(power[used]))
-    part = np.median(np.maximum(chi2[bright] - center, 0.0) / np.maximum(
-        power[bright], 1e-300))
-    scale = np.hypot(max(spread, noise, rounding, 1e-300),
-                     _MODEL_ERROR_FACTOR * part * power)
-    return (chi2 - center) / scale
-
-
 def _clip(problem, usable, order, ridge, sigma_clip):
     """
     Clip the stamps that fit worse than others until nothing changes.
     """
+    equations = problem.equations
+    n_pixels = np.maximum(equations.n_pixels, 1)
+    power = equations.square / n_pixels
     used = usable
     seen = set()
     for _ in range(_MAX_CLIPS):
         theta, = problem.solve(*problem.assemble(used.astype(float)), ridge,
                                [order])
         chi2 = problem.reduced_chi2(theta)
-        excess = _excess(chi2, used, problem.equations)
-        now = usable & (excess <= sigma_clip)
+        center = np.median(chi2[used])
+        spread = 1.4826 * np.median(np.abs(chi2[used] - center))
+        # what noise alone would do, and without any, rounding errors
+        noise = center * np.sqrt(2.0 / np.median(n_pixels[used]))
+        rounding = _ROUNDING * np.median(power[used])
+        # the brighter a star, the more do small errors of the kernel matter
+        bright = used & (power >= np.median(power[used]))
+        part = np.median(np.maximum(chi2[bright] - center, 0.0)
+                         / np.maximum(power[bright], 1e-300))
+        scale = np.hypot(max(spread, noise, rounding, 1e-300),
+                         _MODEL_ERROR_FACTOR * part * power)
+        # only worse ones: a fit that is too good harms nothing
+        now = usable & (chi2 - center <= sigma_clip * scale)
         if np.array_equal(now, used) or now.tobytes() in seen:
             break
         seen.add(now.tobytes())
@@ -594,20 +594,3 @@ def _validate(problem, chosen, orders, ridges):
     return [(order, ridge, float(score[i, j]))
             for j, order in enumerate(orders)
             for i, ridge in enumerate(ridges)]
-
-
-def _local_scale(equations, local):
-    """
-    Fit the model of each stamp with a factor and a background of its own.
-    """
-    kernel = local.copy()
-    kernel[:, -1] = 0.0
-    product = (equations.normal @ kernel[..., None])[..., 0]
-    uu = np.einsum('si,si->s', kernel, product)
-    uv, vv = product[:, -1], equations.normal[:, -1, -1]
-    ru = np.einsum('si,si->s', kernel, equations.right)
-    rv = equations.right[:, -1]
-    determinant = uu * vv - uv**2
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return np.where(determinant > 0.0,
-                        (ru * vv - rv * uv) / determinant, np.nan)

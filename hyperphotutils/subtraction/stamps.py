@@ -14,7 +14,7 @@ __all__ = ['STAMP_STATUS', 'Stamps', 'find_peaks', 'gaussian_moments',
            'measure_widths',
            'peak_significance', 'read_positions', 'select_stamps']
 
-#: What became of a star, by status.
+#: The meaning of the status of a star.
 STAMP_STATUS = {
     'USED': 'in the fit of the kernel',
     'CLIPPED': 'fits worse than the others: it varies, or is not the same '
@@ -29,9 +29,12 @@ STAMP_STATUS = {
 # that is convolved it spoils all pixels around it
 _CLEAN_RADIUS, _CLEAN_RADIUS_CONVOLVED = 2, 4
 _STRIP = 512
-# The peaks are those of means over so many pixels squared
+# The peaks are those of means over so many pixels squared, which have most
+# of the signal-to-noise ratio of a matched filter for usual PSFs
 _SMOOTHING = 3
 _WIDTH_STAMP = 12
+# The median width of this many of the best stars is accurate enough to
+# choose the widths of the basis
 _MAX_WIDTH_STARS = 60
 
 _X_NAMES = ('x_centroid', 'xcentroid', 'x_fit', 'x')
@@ -217,7 +220,7 @@ def measure_widths(science, template, x, y):
     usable = np.all(np.isfinite(sigmas), axis=0) & (np.min(fluxes, axis=0)
                                                    > 0.0)
     if not usable.any():
-        # nothing like a star: as good a guess as any
+        # no source is like a star: the widths of a typical image
         return 1.5, 1.5, 1.0
     science_sigma = np.median(sigmas[0][usable])
     # the same stars in both: their difference is known better
@@ -252,7 +255,8 @@ def gaussian_moments(value, *, n_iter=20):
                 np.sum(along_x * gx * (grid - x[:, None])**2, axis=1)
                 + np.sum(along_y * gy * (grid - y[:, None])**2, axis=1)
             ) / total - 0.5 * (dx**2 + dy**2)
-            # the product of two Gaussians has the sum of their inverses
+            # the inverse variance of a product of Gaussians is the sum of
+            # theirs: subtract that of the weight
             sigma2 = np.clip(1.0 / (1.0 / moment - 1.0 / sigma2), 0.2, 30.0)
             x, y = np.clip(x + dx, -3, 3), np.clip(y + dy, -3, 3)
         sigma = np.sqrt(sigma2)

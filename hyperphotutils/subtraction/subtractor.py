@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Subtracting one image of a field from another.
+Subtraction of one image of a field from another.
 """
 
 import warnings
@@ -49,9 +49,15 @@ from hyperphotutils.utils.tables import make_repr, result_meta
 
 __all__ = ['ImageSubtractor']
 
+# The half width of a stamp in FWHMs, and its range in pixels: it must show
+# some sky around the star, but few of its neighbors
 _STAMP_FACTOR, _STAMP_RANGE = 2.8, (12, 18)
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+# The cost of the fit grows with the number of stars, its accuracy only with
+# the square root
 _MAX_STAMPS = 400
+# Each order adds 55 coefficients for each of its terms; beyond 3, few fields
+# have enough stars
 _AUTO_ORDERS = (0, 1, 2, 3)
 # PSFs whose squared sigmas differ by more (in square pixels, and
 # relative to the narrower one) need no trial of both directions
@@ -71,8 +77,8 @@ class ImageSubtractor:
     field, so that its stars become those of the other (Alard & Lupton
     1998, ApJ 503, 325; Alard 2000, A&AS 144, 363). The kernel is fitted
     to stamps around stars, with the variance of each pixel as its
-    weight. How the kernel varies, and how strongly its coefficients are
-    held, is chosen by cross-validation.
+    weight. The order of its variation and the regularization of its
+    coefficients are chosen by cross-validation.
 
     Parameters
     ----------
@@ -140,7 +146,7 @@ class ImageSubtractor:
         is 0.2.
 
     decorrelate : bool, optional
-        Whether the decorrelated difference is made, too. The default
+        Whether the decorrelated difference is made as well. The default
         is `True`.
 
     correlated_noise : bool, optional
@@ -151,8 +157,8 @@ class ImageSubtractor:
 
     n_regions : tuple of 2 ints, optional
         The number of regions along y and x in which the kernel is fitted
-        apart, for fields in which it varies more than a polynomial can;
-        the kernels pass into each other at the borders. The default is
+        separately, for fields in which it varies more than a polynomial
+        can; the kernels are blended at the borders. The default is
         ``(1, 1)``.
 
     tile_size : int, optional
@@ -360,7 +366,7 @@ class ImageSubtractor:
                    f'no star is above threshold={self.threshold:g} in both '
                    'images: lower the threshold, or give positions')
             raise ValueError(msg)
-        # those selected are the better sample
+        # measured again without the sources that are not used
         used = stamps.used
         widths = measure_widths(science, template,
                                 np.asarray(table['x'])[used],
@@ -408,6 +414,7 @@ class ImageSubtractor:
         """
         if self.convolve != 'auto':
             return Direction(self.convolve)
+        # the sharper image, as a kernel that sharpens amplifies the noise
         squares = stamps.sigma_science**2, stamps.sigma_template**2
         clear = max(_CLEAR_DIFFERENCE, _CLEAR_RATIO * min(squares))
         if abs(squares[0] - squares[1]) > clear:
@@ -484,7 +491,8 @@ class ImageSubtractor:
             target_is_science=is_science)
         background = fit_background(products, self.background_order)
         if background is None:
-            # too little sky: the stamps know it less well
+            # Too little sky. The background of the stamps is less accurate:
+            # it takes up the wings of stars beyond the kernel.
             background = fit.solutions[0].background
         add_polynomial(products.difference, background, -1.0)
         decorrelated = None
@@ -497,6 +505,7 @@ class ImageSubtractor:
                               fit.stamps.half)
         else:
             psf = as_spatial_psf(psf, shape)
+        # new sources are in the science image, before any convolution
         if not is_science:
             psf = convolved_psf(psf, kernel)
         if self.decorrelate:
@@ -507,6 +516,7 @@ class ImageSubtractor:
                          | DIFFERENCE_FLAGS['edge']),
                 tile_size=self.tile_size, n_workers=self.n_workers)
             decorrelated = (*white, whitening.as_spatial_kernel())
+        # what is new is positive, also if the science image is the source
         factor = 1.0 if is_science else -1.0
         if self.normalize == ('template' if is_science else 'science'):
             factor /= scale

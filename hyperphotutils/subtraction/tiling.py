@@ -20,7 +20,8 @@ from hyperphotutils.subtraction.polynomials import (
 __all__ = ['TiledKernel', 'convolve_fixed', 'cut', 'fast_shape',
            'low_rank_kernel', 'over_tiles', 'smoothed', 'tiles']
 
-# The side of a tile without its margin, if nothing else is asked for
+# The side of a tile without its margin; with that of the largest default
+# kernel it is 560, a fast length of Fourier transforms
 _TILE_SIZE = 520
 
 
@@ -68,7 +69,8 @@ class TiledKernel:
                             order)
         along_x = legvander(scaled_position(x0 + np.arange(width), nx),
                             order)
-        # the full convolution is shifted by the radius of the kernel
+        # Overlap-save: what wraps around stays in the margin. The full
+        # convolution is shifted by the radius of the kernel.
         first = 2 * self.radius
         cut = np.s_[first:first + height, first:first + width]
         out = np.zeros((height, width), dtype=padded.dtype)
@@ -94,6 +96,8 @@ def low_rank_kernel(samples, x, y, shape, order, *, tolerance=1e-2):
     be dropped, as the root of the sum of the squares of the singular
     values, in units of that of all.
     """
+    # Lauer (2002, Proc. SPIE 4847, 167) convolves with varying PSFs in the
+    # same way: one transform for each singular vector, not for each position
     side = samples.shape[-1]
     u, s, vt = np.linalg.svd(samples.reshape(len(x), -1),
                              full_matrices=False)

@@ -66,7 +66,7 @@ def test_equations_are_those_of_least_squares():
     rng = np.random.default_rng(4)
     weight = rng.uniform(0.0, 1.0, weight.shape)
     weight[weight < 0.2] = 0.0
-    equations = stamp_equations(basis, source, target, weight, batch=2)
+    equations = stamp_equations(basis, source, target, weight)
     design = np.concatenate([basis.convolve(source), np.ones_like(
         target)[:, None]], axis=1).reshape(3, basis.n_functions + 1, -1)
     flat = weight.reshape(3, 1, -1)
