@@ -32,12 +32,9 @@ from hyperphotutils.galaxy import (
 )
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
-<<<<<<< HEAD
+from hyperphotutils.pipeline.galaxy_fits import SIZES, GalaxyFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
-=======
-from hyperphotutils.pipeline.galaxy_fits import SIZES, GalaxyFits
->>>>>>> gal
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
