@@ -33,7 +33,7 @@ from hyperphotutils.pipeline.config import (
     _Positive,
     _Range,
 )
-from hyperphotutils.pipeline.jobs import read_list
+from hyperphotutils.pipeline.jobs import expand_name, read_list
 from hyperphotutils.pipeline.text import expand_path
 
 if TYPE_CHECKING:
@@ -462,10 +462,7 @@ def _read_pairs(name):
     """
     Read a list of pairs.
     """
-    try:
-        path = expand_path(name)
-    except ValueError as exc:
-        raise ConfigError([f'{name}: not a list of pairs: {exc}']) from exc
+    path = expand_name(name, f'{name}: not a list of pairs')
     lines = [(number, line) for number, line
              in enumerate(read_list(path, 'pair'), 1)
              if line.strip() and not line.lstrip().startswith('#')]
