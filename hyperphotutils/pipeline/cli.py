@@ -43,6 +43,7 @@ from hyperphotutils.pipeline.image_config import (
 from hyperphotutils.pipeline.jobs import (
     OutputError,
     PipelineError,
+    expand_name,
     plan_jobs,
 )
 from hyperphotutils.pipeline.loading import load_config, show_config
@@ -55,7 +56,6 @@ from hyperphotutils.pipeline.streams import (
     print_line,
     write_output,
 )
-from hyperphotutils.pipeline.text import expand_path
 from hyperphotutils.startup import raise_on_interrupt
 
 __all__ = ['main']
@@ -613,10 +613,7 @@ def _recover(options):
                 'replaced.',
     interrupted='rerun the command to start over')
 def _example(options):
-    try:
-        directory = Path(expand_path(options.output_dir))
-    except ValueError as exc:
-        raise ConfigError([f'--output-dir: {exc}']) from exc
+    directory = Path(expand_name(options.output_dir, '--output-dir'))
     config = PipelineConfig(
         input={'maps': [str(directory / 'simulated_map.fits')]},
         output={'directory': str(directory), 'overwrite': True},
@@ -657,10 +654,7 @@ def _report(options):
     # slow to import
     from hyperphotutils.pipeline.restore import restore_pages
 
-    try:
-        directory = Path(expand_path(options.directory))
-    except ValueError as exc:
-        raise ConfigError([f'DIR: {exc}']) from exc
+    directory = Path(expand_name(options.directory, 'DIR'))
     for path in restore_pages(directory):
         if not vars(options)['run.quiet']:
             print_line(f'-> {path}')

@@ -14,7 +14,8 @@ astropy is imported in the functions that use it.
 
 import math
 import warnings
-from typing import Annotated, ClassVar, Literal, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +32,23 @@ from hyperphotutils.pipeline.products import (
     list_output_keys,
 )
 from hyperphotutils.pipeline.text import expand_path, printable
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from astropy.table import QTable
+    from astropy.units import UnitBase
+    from astropy.wcs import WCS
+    from radio_beam import Beam
+
+    from hyperphotutils.background.cube import CubeBackground
+    from hyperphotutils.background.local import LocalPolynomialBackground
+    from hyperphotutils.blend.beams import BeamProfile
+    from hyperphotutils.blend.fitter import BlendGroupFitter
+    from hyperphotutils.blend.grouper import SeparationGrouper
+    from hyperphotutils.detection.highpass import HighPassStarFinder
+    from hyperphotutils.maps.cubes import MapCube
+    from hyperphotutils.photometry.extractor import HyperPhotometry
+    from hyperphotutils.photometry.forced import ForcedPhotometry
 
 __all__ = [
     'BackgroundOptions',
@@ -76,13 +94,13 @@ class ConfigError(ValueError):
         The first of these lines, each once; the message consists of them.
     """
 
-    def __init__(self, problems):
+    def __init__(self, problems: Iterable[str]) -> None:
         lines = list(dict.fromkeys(printable(line) for line in problems))
         n_more = len(lines) - _MAX_PROBLEMS
         # (a copy of an error has one line more)
         if n_more > 1:
             lines[_MAX_PROBLEMS:] = [f'and {n_more} more problems']
-        self.problems = tuple(lines)
+        self.problems: tuple[str, ...] = tuple(lines)
         super().__init__('\n'.join(self.problems))
 
     def __reduce__(self):
@@ -171,7 +189,7 @@ class EllipseOptions(_Options):
             raise ValueError(msg)
         return self
 
-    def make_beam(self):
+    def make_beam(self) -> 'Beam':
         """
         Return the ellipse as a `~radio_beam.Beam`.
         """
@@ -238,7 +256,7 @@ class InputOptions(_Options):
             raise ValueError(msg)
         return self
 
-    def make_reader_options(self):
+    def make_reader_options(self) -> dict:
         """
         Return the arguments that `~hyperphotutils.maps.read_map` and
         `~hyperphotutils.maps.read_cube` have in common.
@@ -280,7 +298,7 @@ class SourcesOptions(_Options):
         'position angles in deg, from North through East')
 
     @property
-    def given(self):
+    def given(self) -> bool:
         """
         Whether there are known sources.
         """
@@ -316,7 +334,7 @@ class SourcesOptions(_Options):
             raise ValueError(msg)
         return self
 
-    def read_table(self, wcs=None):
+    def read_table(self, wcs: 'WCS | None' = None) -> 'QTable':
         """
         Read the table of sources, or make one of the lists.
 
@@ -387,7 +405,8 @@ class DetectionOptions(_Options):
         'score, or all options, such as {max_score: 0.7, ring_factor: 1.5, '
         'n_angles: 32, mask_neighbors: false}; null = drop none')
 
-    def make_finder(self, fwhm, *, unit=None):
+    def make_finder(self, fwhm: float, *,
+                    unit: 'UnitBase | None' = None) -> 'HighPassStarFinder':
         """
         Make the `~hyperphotutils.detection.HighPassStarFinder` for a beam
         of this FWHM in pixels.
@@ -425,7 +444,7 @@ class GroupingOptions(_Options):
         'that share a source are joined', 2.0)
     max_group_size: _Count = _key('larger groups are split, and flagged', 25)
 
-    def make_grouper(self, fwhm):
+    def make_grouper(self, fwhm: float) -> 'SeparationGrouper':
         """
         Make the `~hyperphotutils.blend.SeparationGrouper` for a beam of
         this FWHM in pixels.
@@ -518,7 +537,9 @@ class FitOptions(_Options):
             raise ValueError(msg)
         return self
 
-    def make_fitter(self, fwhm, grouping, *, fixed=None, psf=None):
+    def make_fitter(self, fwhm: float, grouping: 'GroupingOptions', *,
+                    fixed: tuple[str, ...] | None = None,
+                    psf: 'BeamProfile | None' = None) -> 'BlendGroupFitter':
         """
         Make the `~hyperphotutils.blend.BlendGroupFitter` for a beam of this
         FWHM in pixels.
@@ -565,7 +586,8 @@ class BackgroundOptions(_Options):
         "values of epsilon of the method 'huber' to choose from",
         (1.1, 1.35, 1.7, 2.0))
 
-    def make_background(self, fwhm):
+    def make_background(self,
+                        fwhm: float) -> 'LocalPolynomialBackground | None':
         """
         Make the `~hyperphotutils.background.LocalPolynomialBackground` for
         a beam of this FWHM in pixels; `None` without ``box_sizes``.
@@ -815,14 +837,14 @@ bands, output, run : dict or options
         return self
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """
         The kind of the jobs: ``'map'`` or ``'cube'``.
         """
         return 'cube' if self.input.datacube else 'map'
 
     @property
-    def shared_files(self):
+    def shared_files(self) -> tuple[str, ...]:
         """
         The files on which all results depend.
         """
@@ -830,27 +852,27 @@ bands, output, run : dict or options
                                    self.cubes.region)))
 
     @property
-    def table_of_all(self):
+    def table_of_all(self) -> str | None:
         """
         The file with a table of all maps, `None` if there is none.
         """
         return None if self.run.background_only else COMBINED
 
     @property
-    def merges_bands(self):
+    def merges_bands(self) -> bool:
         """
         Whether the tables of all maps are merged into one of bands.
         """
         return self.bands.merge
 
     @property
-    def writes_pages(self):
+    def writes_pages(self) -> bool:
         """
         Whether each map, and the run, has a report as a web page.
         """
         return self.output.report
 
-    def make_finder(self, image):
+    def make_finder(self, image: 'CCDData') -> 'HighPassStarFinder':
         """
         Make the `~hyperphotutils.detection.HighPassStarFinder` for a map of
         `~hyperphotutils.maps.read_map`.
@@ -858,7 +880,7 @@ bands, output, run : dict or options
         return self.detection.make_finder(image.meta['beam_fwhm_pix'],
                                           unit=image.unit)
 
-    def find_tile_size(self, shape):
+    def find_tile_size(self, shape: tuple[int, ...]) -> int:
         """
         Return the side in pixels of the tiles in which a map of this shape
         is measured; 0 for a map that is measured as a whole.
@@ -873,7 +895,8 @@ bands, output, run : dict or options
                     or self.detection.n_brightest is not None)
         return _TILE_SIZE * (math.prod(shape) > _MAX_WHOLE and not is_whole)
 
-    def make_photometry(self, image, *, progress_bar=False):
+    def make_photometry(self, image: 'CCDData', *,
+                        progress_bar: bool = False) -> 'HyperPhotometry':
         """
         Make the `~hyperphotutils.photometry.HyperPhotometry` for a map of
         `~hyperphotutils.maps.read_map`.
@@ -931,7 +954,7 @@ bands, output, run : dict or options
             beam.pa.reshape(1))
         return float(major[0]), float(minor[0]), float(theta[0])
 
-    def make_forced(self, **kwargs):
+    def make_forced(self, **kwargs: Any) -> 'ForcedPhotometry':
         """
         Make the `~hyperphotutils.photometry.ForcedPhotometry` of several
         maps; the arguments are more of its own, such as ``ellipse``.
@@ -948,7 +971,7 @@ bands, output, run : dict or options
             aperture_correction=self.photometry.aperture_correction,
             **kwargs)
 
-    def make_cube_background(self, cube):
+    def make_cube_background(self, cube: 'MapCube') -> 'CubeBackground':
         """
         Make the `~hyperphotutils.background.CubeBackground` of a
         `~hyperphotutils.maps.MapCube`.

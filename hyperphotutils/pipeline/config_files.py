@@ -11,13 +11,25 @@ import os
 import re
 import textwrap
 from types import NoneType
-from typing import Annotated, Literal, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    get_args,
+    get_origin,
+)
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
 from hyperphotutils.pipeline.text import expand_path, quote, read_text
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from hyperphotutils.pipeline.config import JobsConfig
 
 __all__ = [
     'config_template',
@@ -35,7 +47,7 @@ _MAX_INTEGER = 2**63 - 1
 _LINE_WIDTH = 76
 
 
-def read_config(path):
+def read_config(path: 'str | PathLike[str]') -> PipelineConfig:
     """
     Read a YAML configuration file.
 
@@ -91,7 +103,8 @@ def make_config(values, lines, path):
     return _validate(values, locate, PipelineConfig)
 
 
-def override_config(config, values, *, names=None):
+def override_config(config: 'JobsConfig', values: dict, *,
+                    names: dict | None = None) -> Any:
     """
     Return a copy of a configuration with some values replaced.
 
@@ -145,7 +158,7 @@ def override_config(config, values, *, names=None):
     return _validate(tree, locate, type(config))
 
 
-def config_template():
+def config_template() -> str:
     """
     Return a commented YAML file of all keys and defaults.
 
@@ -163,7 +176,8 @@ def config_template():
     return config_to_yaml(PipelineConfig())
 
 
-def config_to_yaml(config, *, comments=True, origins=None):
+def config_to_yaml(config: PipelineConfig, *, comments: bool = True,
+                   origins: dict | None = None) -> str:
     """
     Convert a configuration to YAML.
 

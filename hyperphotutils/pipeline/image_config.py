@@ -13,8 +13,9 @@ This module is light: it imports none of the scientific libraries.
 import csv
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -32,8 +33,12 @@ from hyperphotutils.pipeline.config import (
     _Positive,
     _Range,
 )
-from hyperphotutils.pipeline.jobs import read_list
+from hyperphotutils.pipeline.jobs import expand_name, read_list
 from hyperphotutils.pipeline.text import expand_path
+
+if TYPE_CHECKING:
+    from hyperphotutils.compat.hotpants import HotpantsOptions
+    from hyperphotutils.subtraction.subtractor import ImageSubtractor
 
 __all__ = [
     'GalaxiesOptions',
@@ -191,14 +196,14 @@ class ImageConfig(JobsConfig):
     run: StepOptions = StepOptions()
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """
         The kind of the jobs.
         """
         return self.run.step
 
     @property
-    def shared_files(self):
+    def shared_files(self) -> tuple[str, ...]:
         """
         The files on which all results depend.
         """
@@ -300,7 +305,7 @@ class KernelOptions(_Options):
                 raise ValueError(msg)
         return self
 
-    def read_hotpants(self):
+    def read_hotpants(self) -> 'HotpantsOptions | None':
         """
         Read the `~hyperphotutils.compat.hotpants.HotpantsOptions`; `None` if
         no file is given.
@@ -320,7 +325,8 @@ class KernelOptions(_Options):
             reason = ' '.join(str(exc).split())
         raise ConfigError([f'{self.hotpants}: {reason}'])
 
-    def make_subtractor(self, hotpants=None):
+    def make_subtractor(self,
+                        hotpants: dict | None = None) -> 'ImageSubtractor':
         """
         Make the `~hyperphotutils.subtraction.ImageSubtractor`.
 
@@ -370,13 +376,13 @@ class SubtractConfig(JobsConfig):
     run: ProcessOptions = ProcessOptions()
 
     @property
-    def shared_files(self):
+    def shared_files(self) -> tuple[str, ...]:
         """
         The files on which all results depend.
         """
         return tuple(filter(None, (self.kernel.hotpants,)))
 
-    def list_pairs(self):
+    def list_pairs(self) -> list[dict]:
         """
         List the files of each pair, dictionaries by role.
 
@@ -405,7 +411,7 @@ class SubtractConfig(JobsConfig):
         return found
 
 
-def expand_pairs(names):
+def expand_pairs(names: Sequence[str]) -> list[dict]:
     """
     Return the pairs of images of a command line.
 
@@ -456,10 +462,7 @@ def _read_pairs(name):
     """
     Read a list of pairs.
     """
-    try:
-        path = expand_path(name)
-    except ValueError as exc:
-        raise ConfigError([f'{name}: not a list of pairs: {exc}']) from exc
+    path = expand_name(name, f'{name}: not a list of pairs')
     lines = [(number, line) for number, line
              in enumerate(read_list(path, 'pair'), 1)
              if line.strip() and not line.lstrip().startswith('#')]

@@ -296,20 +296,23 @@ def expand_maps(maps):
     files = []
     for name in maps:
         if name.startswith('@') or name.lower().endswith(_LISTS):
-            path = _expand(name.removeprefix('@'), 'input.maps')
+            path = expand_name(name.removeprefix('@'), 'input.maps')
             lines = [re.sub(r'(^|[ \t])#.*', '', line).strip(' \t\r')
                      for line in read_list(path, 'map')]
             lines = [line for line in lines if line]
             if not lines:
                 raise ConfigError([f'{path}: the list names no map'])
             for line in lines:
-                files += _match(_expand(line, path))
+                files += _match(expand_name(line, path))
         else:
-            files += _match(_expand(name, 'input.maps'))
+            files += _match(expand_name(name, 'input.maps'))
     return files
 
 
-def _expand(name, where):
+def expand_name(name, where):
+    """
+    Expand the name of a file; a `ConfigError` states where it is given.
+    """
     try:
         return expand_path(name)
     except ValueError as exc:

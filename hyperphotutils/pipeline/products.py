@@ -199,7 +199,6 @@ def _write_rejected(writing):
 
     from hyperphotutils.catalog import describe_columns
     from hyperphotutils.photometry import REJECTION_REASONS
-    from hyperphotutils.utils.output import atomic_output
     from hyperphotutils.utils.tables import result_meta
 
     rejected, meta = writing.result.rejected, writing.result.table.meta
@@ -215,8 +214,7 @@ def _write_rejected(writing):
                   if number and name not in REJECTION_REASONS}
     if not_listed:
         table.meta['not_listed'] = not_listed
-    with atomic_output(writing.path, overwrite=True) as path:
-        table.write(path, format='ascii.ecsv')
+    table.write(writing.path, format='ascii.ecsv', overwrite=True)
 
 
 def _write_rejected_regions(writing):

@@ -20,6 +20,7 @@ from hyperphotutils.pipeline import (
 from hyperphotutils.pipeline.bands import write_bands
 from hyperphotutils.pipeline.beams import MeasuredBeam
 from hyperphotutils.pipeline.cli import main
+from hyperphotutils.pipeline.recover import recover_map
 from hyperphotutils.psf import EmpiricalPSF
 
 FWHM, SCALE = 5.0, 4.0
@@ -259,3 +260,26 @@ class TestSampling:
             WCS(header(SIZE, SCALE)), (SIZE, SIZE))
         assert_allclose(result.profile.fwhm_major, FWHM, rtol=0.02)
         assert 'in pixels of the map' in result.text
+
+
+def test_recovery_injects_the_measured_beam(files, tmp_path):
+    """
+    The injected sources, whose flux is that of the beam, have its ring: it
+    holds flux that a Gaussian of the same peak lacks.
+    """
+    fluxes = {}
+    for name in ('psf.fits', None):
+        config = PipelineConfig(
+            input={'psf': name and str(files / name)},
+            run={'detection_only': True})
+        result = recover_map(files / 'map.fits', config,
+                             tmp_path / str(name), n_repeats=1, n_per_map=2,
+                             seed=1)
+        injected = result.injected
+        fluxes[name] = np.median(injected['flux_true']
+                                 / injected['amplitude_true'])
+    rows, cols = np.indices((101, 101)) - 50.0
+    area = beam(np.hypot(rows, cols)).sum()
+    gaussian = np.pi * FWHM**2 / (4.0 * np.log(2.0))
+    assert_allclose(fluxes['psf.fits'] / fluxes[None], area / gaussian,
+                    rtol=0.02)

@@ -3,6 +3,7 @@
 Tests of closed, full, and unread streams, and of early interrupts.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -111,3 +112,51 @@ def test_no_escape_sequence_reaches_the_terminal(capsys):
     streams.print_error('c\x9b\u202ed')
     assert capsys.readouterr() == ('a\\x1b[31m\\nb\n',
                                    'hyperphot: c\\x9b\\u202ed\n')
+
+
+class Broken:
+    """
+    A stream in which nothing can be written.
+    """
+
+    encoding = 'ascii'
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, _):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+    def fileno(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'),
+    [(ValueError('I/O operation on closed file'), errno.EBADF),
+     (OSError(errno.ENOSPC, 'full'), errno.ENOSPC),
+     (BrokenPipeError(errno.EPIPE, 'no reader'), None)])
+def test_first_error_of_the_output_is_kept(monkeypatch, error, code):
+    """
+    It is reported at the end, unless the reader of a pipe has ended.
+    """
+    streams.open_closed_streams()
+    monkeypatch.setattr(sys, 'stdout', Broken(error))
+    streams.print_line('a')
+    monkeypatch.setattr(sys, 'stdout', Broken(AssertionError('written')))
+    streams.print_line('b')
+    fault = streams.flush_output()
+    assert (fault and fault.errno) == code
+    streams.open_closed_streams()
+
+
+@pytest.mark.parametrize('error', [ValueError('closed'),
+                                   OSError(errno.EIO, 'broken')])
+def test_error_that_cannot_be_printed_is_no_error(monkeypatch, error):
+    monkeypatch.setattr(sys, 'stderr', Broken(error))
+    streams.print_error('c')
+    monkeypatch.setattr(sys, 'stderr', None)
+    streams.print_error('c')
