@@ -40,8 +40,6 @@ def as_spatial_psf(psf, shape):
     """
     Make a given PSF, an image or a function of x and y, a `SpatialKernel`.
     """
-    if isinstance(psf, SpatialKernel):
-        return psf
     if not callable(psf):
         return SpatialKernel(np.asarray(psf, dtype=float)[None], shape)
     x, y = sample_grid(shape)

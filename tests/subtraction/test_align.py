@@ -80,6 +80,35 @@ def test_images_without_wcs(pair):
         align(pair.science, pair.template)
 
 
+@pytest.mark.parametrize(('method', 'package'), [
+    ('wcs', 'reproject'), ('stars', 'astroalign')])
+def test_package_is_missing(moved, monkeypatch, method, package):
+    """
+    The error says how to install what is missing.
+    """
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=(
+            rf'needs {package}, which .*hyperphotutils\[align\]')):
+        align(*moved[:2], method=method)
+
+
+def test_bad_pixels_stay_bad(moved):
+    """
+    Masked pixels of the template mask what is resampled from them.
+    """
+    pytest.importorskip('reproject')
+    science, template, _ = moved
+    mask = np.zeros(science.shape, dtype=bool)
+    mask[100:110, 200:210] = True
+    y, x = np.mgrid[101:109, 201:209]
+    x, y = science.wcs.world_to_pixel(template.wcs.pixel_to_world(x, y))
+    aligned = align(science, template, template_mask=mask)
+    assert aligned.mask[np.round(y).astype(int),
+                        np.round(x).astype(int)].all()
+    clean = align(science, template)
+    assert (aligned.mask & ~clean.mask).sum() < 2 * mask.sum()
+
+
 def test_wrong_method(pair):
     with pytest.raises(ValueError, match='method must be'):
         align(pair.science, pair.template, method='hand')

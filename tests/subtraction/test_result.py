@@ -361,6 +361,26 @@ def test_summary_of_assumed_errors(pair):
         'template error assumed: robust scatter of the image']
 
 
+def test_everything_is_masked(tmp_path):
+    """
+    A result without a usable pixel is an empty one, not an error: it is
+    summarized, drawn, written, and read.
+    """
+    square = np.hypot(*np.mgrid[-18:19, -18:19])**2
+    noise = np.random.default_rng(1).normal(size=(2, *square.shape))
+    images = [5e3 * np.exp(-0.5 * square / sigma**2) + part
+              for sigma, part in zip((2.2, 1.5), noise, strict=True)]
+    error = np.sqrt(1.0 + images[0].clip(0.0) / 100.0)
+    result = ImageSubtractor(20, kernel_order=0, mask_limit=1e-6)(
+        *images, error=error, template_error=error)
+    assert result.mask.all()
+    assert np.isnan(result.stats['pull'])
+    assert 'masked: 100.00 %' in result.summary()
+    paths = result.write_products(tmp_path)
+    assert all(path.stat().st_size for path in paths)
+    assert SubtractionResult.read(paths[-1]).mask.all()
+
+
 def test_overview_of_a_large_image():
     """
     Blocks of a large image are averaged without the masked pixels.

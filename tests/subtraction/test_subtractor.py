@@ -14,9 +14,11 @@ from astropy.nddata import CCDData
 from astropy.stats import mad_std
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 from photutils.detection import DAOStarFinder
 from photutils.psf import PSFPhotometry
+from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
@@ -456,6 +458,58 @@ class TestInputs:
         with pytest.raises(ValueError, match='1 LOW_SNR'):
             QUICK(*images, error=ones, template_error=ones,
                   positions=[[40, 40]])
+
+    def test_finder_finds_nothing(self, pair):
+        """
+        A finder of photutils then warns and returns `None`.
+        """
+        finder = DAOStarFinder(1e9, 3.0)
+        with (pytest.warns(NoDetectionsWarning),
+              pytest.raises(ValueError, match='no star is above')):
+            ImageSubtractor(finder=finder).find_stamps(pair.science,
+                                                       pair.template)
+
+    def test_positions_off_the_image(self, pair):
+        stars = pair.stars[np.argsort(-pair.stars['flux'])][20:60]
+        xy = np.column_stack([stars['x'], stars['y']])
+        inside = np.all((xy > 1.0) & (xy < [318.0, 298.0]), axis=1)
+        xy = xy[inside]
+        alone = QUICK.find_stamps(pair.science, pair.template, positions=xy)
+        far = np.concatenate([[[-1e4, 3.0]], xy, [[3.0, 400.0],
+                                                  [np.nan, 4.0]]])
+        with pytest.warns(AstropyUserWarning, match='2 of .* are off the'):
+            found = QUICK.find_stamps(pair.science, pair.template,
+                                      positions=far)
+        assert found.table['x'].tolist() == alone.table['x'].tolist()
+
+    def test_positions_on_the_sky(self, pair):
+        """
+        Positions on the sky are those of the pixels, with the WCS of the
+        science image; without one, the message says what to give.
+        """
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+        wcs.wcs.crpix = [160.0, 150.0]
+        wcs.wcs.cdelt = [-1e-4, 1e-4]
+        science = CCDData(pair.science, wcs=wcs)
+        stars = pair.stars[pair.stars['flux'] > 2e4 * u.adu]
+        xy = np.clip(np.column_stack([stars['x'], stars['y']]), 0, 299)
+        sky = wcs.pixel_to_world(*xy.T)
+        pixels, on_sky = (
+            QUICK.find_stamps(science, pair.template, positions=positions)
+            for positions in (xy, sky))
+        assert_array_equal(on_sky.table['x'], pixels.table['x'])
+        assert_array_equal(on_sky.table['y'], pixels.table['y'])
+        with pytest.raises(ValueError, match='need the WCS of science'):
+            QUICK.find_stamps(pair.science, pair.template, positions=sky)
+
+    def test_images_do_not_match(self, pair, result):
+        """
+        A kernel with a negative sum is no kernel.
+        """
+        kernel = SpatialKernel(-result.kernel.terms, result.kernel.shape)
+        with pytest.raises(ValueError, match=r'has the sum -.*do not match'):
+            QUICK.subtract(replace(result.fit, kernel=kernel))
 
     @pytest.mark.parametrize('n_stars', [1, 2, 3])
     def test_few_stars(self, n_stars):

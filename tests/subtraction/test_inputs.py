@@ -1,0 +1,141 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests for the inputs module: the kinds of images, errors, and masks.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import NDData, VarianceUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.testing import assert_array_equal
+
+from hyperphotutils.subtraction import ccd_error
+from hyperphotutils.subtraction.inputs import read_image, read_pair
+
+SHAPE = (6, 8)
+VALUES = np.arange(48.0).reshape(SHAPE)
+NOTHING = dict.fromkeys(('error', 'template_error', 'mask',
+                         'template_mask'))
+
+
+@pytest.fixture(name='bad')
+def fixture_bad():
+    bad = np.zeros(SHAPE, dtype=bool)
+    bad[1, 2] = True
+    return bad
+
+
+def test_masked_array(bad):
+    """
+    What a masked array hides is added to the mask that is given.
+    """
+    data = np.ma.masked_equal(VALUES, 7.0)
+    image = read_image(data, 'science', None, 'error', bad, 'mask')
+    assert_array_equal(image.mask, bad | (VALUES == 7.0))
+    assert_array_equal(image.data, VALUES)
+    assert_array_equal(read_image(data, 'science').mask, VALUES == 7.0)
+
+
+@pytest.mark.parametrize('kind', [
+    lambda bad: bad.astype(np.int16) * 4, lambda bad: bad * u.one,
+    lambda bad: fits.ImageHDU(bad.astype(np.uint8))])
+def test_kinds_of_masks(bad, kind):
+    """
+    Any bit of an integer masks, whatever the mask is given as.
+    """
+    image = read_image(VALUES, 'science', None, 'error', kind(bad), 'mask')
+    assert_array_equal(image.mask, bad)
+
+
+@pytest.mark.parametrize('kind', [
+    lambda error: error * u.Jy, lambda error: NDData(error, unit='Jy')])
+def test_kinds_of_errors(kind):
+    """
+    Errors need the unit of the image, whatever they are given as.
+    """
+    error = np.full(SHAPE, 0.5)
+    image = read_image(VALUES * u.Jy, 'science', kind(error))
+    assert image.unit == u.Jy
+    assert_array_equal(image.error, error)
+    with pytest.raises(ValueError, match='must all have the same unit'):
+        read_image(VALUES * u.K, 'science', kind(error))
+
+
+def test_variances_of_nddata():
+    """
+    Another kind of uncertainty becomes standard deviations.
+    """
+    image = read_image(NDData(VALUES, uncertainty=VarianceUncertainty(
+        np.full(SHAPE, 9.0))), 'science')
+    assert_array_equal(image.error, 3.0)
+
+
+def test_units_are_converted():
+    science, template = read_pair(VALUES * u.Jy, VALUES * 1e3 * u.mJy,
+                                  **NOTHING | {
+        'template_error': np.full(SHAPE, 2e3) * u.mJy})
+    assert science.unit == template.unit == u.Jy
+    np.testing.assert_allclose(template.data, VALUES)
+    np.testing.assert_allclose(template.error, 2.0)
+
+
+def test_units_of_another_kind():
+    with pytest.raises(ValueError, match=r'same kind \(science: Jy, '
+                                         'template: K'):
+        read_pair(VALUES * u.Jy, VALUES * u.K, **NOTHING)
+
+
+@pytest.mark.parametrize(('unit', 'expected'), [
+    ('Jy', u.Jy), ('ADU', u.adu), ('', None)])
+def test_file(tmp_path, unit, expected):
+    """
+    An image may have axes of length one, and its unit may be spelled in
+    capitals.
+    """
+    hdu = fits.PrimaryHDU(VALUES[None].astype('>f4'))
+    hdu.header['BUNIT'] = unit
+    hdu.writeto(tmp_path / 'image.fits')
+    image = read_image(tmp_path / 'image.fits', 'science')
+    assert_array_equal(image.data, VALUES)
+    assert image.data.dtype.isnative
+    assert image.unit == expected
+
+
+def test_unknown_unit():
+    hdu = fits.PrimaryHDU(VALUES)
+    hdu.header['BUNIT'] = 'bananas'
+    with pytest.warns(AstropyUserWarning, match="science: BUNIT='bananas' is "
+                                                'no unit'):
+        image = read_image(hdu, 'science')
+    assert image.unit is None
+
+
+@pytest.mark.parametrize(('dtype', 'expected'), [
+    ('i2', np.float32), ('u1', np.float32), ('i4', float), ('f2', np.float32),
+    ('>f8', float), ('f4', np.float32)])
+def test_types_of_data(dtype, expected):
+    """
+    The type is the least one that keeps the values.
+    """
+    image = read_image(VALUES.astype(dtype), 'science')
+    assert image.data.dtype == np.dtype(expected)
+    assert_array_equal(image.data, VALUES)
+
+
+@pytest.mark.parametrize(('data', 'error', 'match'), [
+    (VALUES + 1j, TypeError, 'science must be an array of real numbers'),
+    (VALUES[0], ValueError, r'science must be 2D, got the shape \(8,\)'),
+    (VALUES[None], ValueError, 'science must be 2D')])
+def test_wrong_data(data, error, match):
+    with pytest.raises(error, match=match):
+        read_image(data, 'science')
+
+
+@pytest.mark.parametrize(('options', 'match'), [
+    ({'gain': 0.0}, 'gain must be'), ({'gain': np.nan}, 'gain must be'),
+    ({'gain': 1.0, 'read_noise': -1.0}, 'read_noise must be')])
+def test_wrong_cameras(options, match):
+    with pytest.raises(ValueError, match=match):
+        ccd_error(VALUES, **options)
