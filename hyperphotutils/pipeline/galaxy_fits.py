@@ -4,7 +4,9 @@ Fits of all galaxies of an image.
 """
 
 import numpy as np
+from astropy.stats import SigmaClip
 from astropy.table import QTable, vstack
+from photutils.background import Background2D, SExtractorBackground
 
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
@@ -22,15 +24,20 @@ _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
 # The largest number of neighbors that are fitted with a galaxy, and that on
 # stamps above a size, where each takes long and most are far; others are
 # masked.
-_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 1, 96
+_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 3, 96
 # A galaxy whose radius is more than this part of the largest one is fitted
 # again on a larger stamp.
 _NEAR_LARGEST = 0.99
-# A galaxy whose flux is more than this number of times that of its segment is
-# not what was detected, but the sky: its stamp does not grow.
-_LARGEST_RATIO = 10.0
+# A galaxy whose mean surface brightness within its radius is less than this
+# number of rms could not have been detected. The fit has followed what is left
+# of the sky, which is larger on a larger stamp.
+_FAINTEST = 1.0
 # A galaxy waits for neighbors with more than this number of times its flux.
 _DOMINANT = 5.0
+# The boxes (pixels) of what is left of the sky and of the halos of large
+# galaxies, as in SExtractor; and the part of pixels without a source that it
+# needs.
+_BOX, _MIN_SKY_PART = 64, 0.1
 # Weak priors that keep the index and the axis ratio of a faint galaxy, which
 # are hardly known, from their bounds: the distribution of n by van der Wel et
 # al. (2012, ApJS 203, 24), and few galaxies of q = 0.05.
@@ -85,7 +92,6 @@ class GalaxyFits:
         self.data = np.array(image.sky.data)
         self.labels = np.array(image.sources.segmentation.data)
         self.model = np.zeros(self.data.shape)
-        self.flux = self._measure_segments()
         levels = self._find_levels()
         parts = [part for level in range(levels.max() + 1)
                  for part in self._fit_level(np.flatnonzero(levels == level),
@@ -94,21 +100,15 @@ class GalaxyFits:
         table = vstack(tables, metadata_conflicts='silent')
         return table[np.argsort(np.concatenate(kept))]
 
-    def _measure_segments(self):
-        """
-        Return the flux in the segment of each galaxy.
-        """
-        ids = np.asarray(self.image.galaxies['id'])
-        used = (self.labels > 0) & np.isfinite(self.data)
-        return np.bincount(self.labels[used], self.data[used],
-                           minlength=ids.max() + 1)[ids]
-
     def _find_levels(self):
         """
         Return how many fits each galaxy waits for: one more than the
         bright galaxies do whose stamps overlap with its own.
         """
-        rows, flux = self.image.galaxies, self.flux
+        rows, ids = self.image.galaxies, np.asarray(self.image.galaxies['id'])
+        used = (self.labels > 0) & np.isfinite(self.data)
+        flux = np.bincount(self.labels[used], self.data[used],
+                           minlength=ids.max() + 1)[ids]
         place = np.column_stack([
             np.asarray(getattr(rows[name], 'value', rows[name]))
             for name in ('x_centroid', 'y_centroid')])
@@ -119,11 +119,13 @@ class GalaxyFits:
                 apart < 0.5 * (self.sizes + self.sizes[i]))
             if dominant.any():
                 levels[i] = 1 + levels[dominant].max()
-        return levels
+        # small ones wait until the halos of the large ones are known
+        levels = np.maximum(levels, self.sizes <= _LARGE)
+        return levels - levels.min()
 
     def _fit_level(self, todo, sky):
         """
-        Fit some galaxies, and subtract them from the data.
+        Fit some galaxies, and subtract them and what is left of the sky.
 
         Yields the indices and the tables of those of each size.
         """
@@ -151,11 +153,11 @@ class GalaxyFits:
             stays = np.ones(len(part), dtype=bool)
             if self.grows and size < SIZES[-1]:
                 radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
+                brightness = table['flux_fit'] / (2.0 * np.pi * radius**2)
                 at_largest = (
                     (self.max_radius is None)
                     & (radius > _NEAR_LARGEST * largest)
-                    & (table['flux_stamp_fit'] < (
-                        _LARGEST_RATIO * self.flux[part])))
+                    & (brightness > _FAINTEST * image.sky.rms))
                 # too large ones follow the sky: one larger stamp is enough
                 stays = np.where(too_large, self.has_grown[part],
                                  ~at_largest)
@@ -167,8 +169,21 @@ class GalaxyFits:
             drawn.append(rows['id'][part[good]])
             table['stamp_size'] = size
             yield part[stays], table[stays]
-        self.data = image.sky.data - self.model
-        self.flux = self._measure_segments()
+        self.data = _subtract_rest(image.sky.data - self.model,
+                                   image.sky.mask | (self.labels != 0))
         # what is left of a bright galaxy is more than the noise: it is masked
-        subtracted = np.isin(self.labels, np.concatenate(drawn))
+        subtracted = np.isin(self.labels, np.concatenate([[0], *drawn]))
         self.labels[subtracted] *= -1
+
+
+def _subtract_rest(data, mask):
+    """
+    Subtract what is left of the sky.
+    """
+    if np.mean(~mask) < _MIN_SKY_PART:
+        return data
+    sky = Background2D(
+        np.where(mask, 0.0, data), min(_BOX, *data.shape), mask=mask,
+        filter_size=3, exclude_percentile=100.0 * (1.0 - _MIN_SKY_PART),
+        sigma_clip=SigmaClip(3.0), bkg_estimator=SExtractorBackground())
+    return data - sky.background
