@@ -134,7 +134,13 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
     data, mask, error = open_nddata(data, mask, error)
     arrays, unit = strip_units(data=data, error=error)
     values, bad = as_masked_image(arrays['data'], mask)
-    background = _coarse_sky(values, bad)
+    if min(values.shape) < 2 * _BOX:
+        background = np.full(values.shape, np.median(values[~bad]))
+    else:
+        background = Background2D(
+            np.where(bad, 0.0, values), _BOX, mask=bad,
+            exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
+            bkg_estimator=SExtractorBackground()).background
     for _ in range(int(n_rounds)):
         segments = detect_segments(values - background, fwhm=fwhm,
                                    n_sigma=n_sigma, n_pixels=n_pixels,
@@ -167,15 +173,3 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
         result, background, rms = (part << unit for part in
                                    (result, background, rms))
     return SkySubtraction(result, background, covered, rms)
-
-
-def _coarse_sky(values, bad):
-    """
-    Return a sky of boxes, the median if the image is one box.
-    """
-    if min(values.shape) < 2 * _BOX:
-        return np.full(values.shape, np.median(values[~bad]))
-    return Background2D(
-        np.where(bad, 0.0, values), _BOX, mask=bad, exclude_percentile=90.0,
-        sigma_clip=SigmaClip(3.0),
-        bkg_estimator=SExtractorBackground()).background
