@@ -4,18 +4,23 @@ Fits of all galaxies of an image.
 """
 
 import numpy as np
-from astropy.stats import SigmaClip
 from astropy.table import QTable, vstack
-from photutils.background import Background2D, SExtractorBackground
 
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
 
-__all__ = ['SIZES', 'GalaxyFits']
+__all__ = ['PRIORS', 'SIZES', 'GalaxyFits']
 
 SIZES = (32, 48, 64, 96, 128, 192)
 """
 The sides of stamps for fits: galaxies of about one size share a side.
+"""
+
+PRIORS = {'ln_n': (0.4, 0.7), 'elongation': (0.0, 1.0)}
+"""
+Weak priors that keep the index and the axis ratio of a faint galaxy, which are
+hardly known, from their bounds: the distribution of n by van der Wel et al.
+(2012, ApJS 203, 24), and few galaxies of q = 0.05.
 """
 
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
@@ -34,14 +39,6 @@ _NEAR_LARGEST = 0.99
 _FAINTEST = 1.0
 # A galaxy waits for neighbors with more than this number of times its flux.
 _DOMINANT = 5.0
-# The boxes (pixels) of what is left of the sky and of the halos of large
-# galaxies, as in SExtractor; and the part of pixels without a source that it
-# needs.
-_BOX, _MIN_SKY_PART = 64, 0.1
-# Weak priors that keep the index and the axis ratio of a faint galaxy, which
-# are hardly known, from their bounds: the distribution of n by van der Wel et
-# al. (2012, ApJS 203, 24), and few galaxies of q = 0.05.
-_PRIORS = {'ln_n': (0.4, 0.7), 'elongation': (0.0, 1.0)}
 
 
 class GalaxyFits:
@@ -93,9 +90,11 @@ class GalaxyFits:
         self.labels = np.array(image.sources.segmentation.data)
         self.model = np.zeros(self.data.shape)
         levels = self._find_levels()
+        # the wings of bright galaxies leave a slope
         parts = [part for level in range(levels.max() + 1)
-                 for part in self._fit_level(np.flatnonzero(levels == level),
-                                             'plane' if level else 'constant')]
+                 for part in self._fit_level(
+                     np.flatnonzero(levels == level),
+                     sky='plane' if level else 'constant')]
         kept, tables = zip(*parts, strict=True)
         table = vstack(tables, metadata_conflicts='silent')
         return table[np.argsort(np.concatenate(kept))]
@@ -119,13 +118,11 @@ class GalaxyFits:
                 apart < 0.5 * (self.sizes + self.sizes[i]))
             if dominant.any():
                 levels[i] = 1 + levels[dominant].max()
-        # small ones wait until the halos of the large ones are known
-        levels = np.maximum(levels, self.sizes <= _LARGE)
-        return levels - levels.min()
+        return levels
 
-    def _fit_level(self, todo, sky):
+    def _fit_level(self, todo, *, sky):
         """
-        Fit some galaxies, and subtract them and what is left of the sky.
+        Fit some galaxies, and subtract them from the data.
 
         Yields the indices and the tables of those of each size.
         """
@@ -139,12 +136,13 @@ class GalaxyFits:
                 continue
             largest = (_RADIUS_PART * size if self.max_radius is None
                        else self.max_radius)
-            fitter = self._fitters.setdefault((size, sky), SersicFitter(
-                image.psf, size=int(size), sky=sky, priors=_PRIORS,
-                **self.options,
-                max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
-                               else _MAX_NEIGHBORS_LARGE),
-                r_e_bounds=(_SMALLEST_RADIUS, largest)))
+            if (size, sky) not in self._fitters:
+                self._fitters[size, sky] = SersicFitter(
+                    image.psf, size=int(size), sky=sky, priors=PRIORS,
+                    max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
+                                   else _MAX_NEIGHBORS_LARGE),
+                    r_e_bounds=(_SMALLEST_RADIUS, largest), **self.options)
+            fitter = self._fitters[size, sky]
             table = fitter(
                 self.data, error=image.error, mask=image.mask,
                 init_params=init[part], wcs=image.wcs,
@@ -169,21 +167,7 @@ class GalaxyFits:
             drawn.append(rows['id'][part[good]])
             table['stamp_size'] = size
             yield part[stays], table[stays]
-        self.data = _subtract_rest(image.sky.data - self.model,
-                                   image.sky.mask | (self.labels != 0))
+        self.data = image.sky.data - self.model
         # what is left of a bright galaxy is more than the noise: it is masked
         subtracted = np.isin(self.labels, np.concatenate([[0], *drawn]))
         self.labels[subtracted] *= -1
-
-
-def _subtract_rest(data, mask):
-    """
-    Subtract what is left of the sky.
-    """
-    if np.mean(~mask) < _MIN_SKY_PART:
-        return data
-    sky = Background2D(
-        np.where(mask, 0.0, data), min(_BOX, *data.shape), mask=mask,
-        filter_size=3, exclude_percentile=100.0 * (1.0 - _MIN_SKY_PART),
-        sigma_clip=SigmaClip(3.0), bkg_estimator=SExtractorBackground())
-    return data - sky.background
