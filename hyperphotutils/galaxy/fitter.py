@@ -223,10 +223,13 @@ class SersicFitter:
         self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
         self.namespace = np if xp is None else xp
         self.device = device
-        # check the PSF now, not at the first call
-        self._kernel = (None if _varies(psf) else make_kernel(
+        # one kernel, unless the PSF depends on the position; made now, which
+        # checks the PSF
+        varies = (getattr(psf, 'grid_xypos', None) is not None
+                  or getattr(psf, 'order', 0))
+        self._kernel = None if varies else make_kernel(
             psf, self.size, dtype=self.dtype, xp=self.namespace,
-            device=device))
+            device=device)
         self._fit = None
         self._unit = None
         self._shape = None
@@ -635,14 +638,6 @@ def _as_plane_like(array, shape, name, kind):
         raise ValueError(msg)
     return planes if planes.dtype.kind == np.dtype(kind).kind else (
         planes.astype(kind))
-
-
-def _varies(psf):
-    """
-    Return whether a PSF depends on the position.
-    """
-    return (getattr(psf, 'grid_xypos', None) is not None
-            or bool(getattr(psf, 'order', 0)))
 
 
 def _check_name(value, name, allowed):

@@ -108,7 +108,12 @@ class GalaxyProblem(NamedTuple):
         jacobian = _jacobian(xp, coords, flux, n_params)
         turned = xp.matrix_transpose(jacobian)
         normal = jacobian @ gram[:, :-1, :-1] @ turned
-        full = _full_linear(xp, solution, n_sources)
+        # the solution at the places of fluxes and sky among all rows
+        none = xp.zeros((n_groups, n_sources, N_PARAMS - 1),
+                        dtype=flux.dtype, device=flux.device)
+        full = xp.concat((
+            xp.reshape(xp.concat((flux[:, :, None], none), axis=2),
+                       (n_groups, -1)), solution[:, n_sources:]), axis=1)
         mismatch = (gram[:, :-1, :-1] @ full[:, :, None])[:, :, 0] - (
             gram[:, :-1, -1])
         gradient = (jacobian @ mismatch[:, :, None])[:, :, 0]
@@ -335,18 +340,6 @@ def _project_out(normal, linear):
     rows = rows * scale[:, :, None]
     return normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
         scaled + _RIDGE * identity[None, :, :], rows)
-
-
-def _full_linear(xp, solution, n_sources):
-    """
-    Return the solution at the places of fluxes and sky among all rows.
-    """
-    n_groups = solution.shape[0]
-    flux = solution[:, :n_sources, None]
-    none = xp.zeros((n_groups, n_sources, N_PARAMS - 1), dtype=flux.dtype,
-                    device=flux.device)
-    sources = xp.reshape(xp.concat((flux, none), axis=2), (n_groups, -1))
-    return xp.concat((sources, solution[:, n_sources:]), axis=1)
 
 
 def _direction(xp, coords):

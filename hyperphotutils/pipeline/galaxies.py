@@ -32,7 +32,7 @@ from hyperphotutils.galaxy import (
 )
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
-from hyperphotutils.pipeline.galaxy_fits import SIZES, GalaxyFits
+from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, GalaxyFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
 from hyperphotutils.pipeline.progress import Stages
@@ -305,6 +305,9 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
                              n_bounds=n_bounds, grows=run.options.size is None)
         if max_radius is None:
             run.default('max_radius', 'an eighth of the stamp')
+        run.default('priors', '; '.join(
+            f'{name} {mean:g} +- {deviation:g}'
+            for name, (mean, deviation) in PRIORS.items()))
         run.begin('fits')
         table = fitting.run()
         if run.options.gain is not None and run.options.error is None:

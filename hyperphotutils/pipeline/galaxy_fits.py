@@ -9,11 +9,18 @@ from astropy.table import QTable, vstack
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
 
-__all__ = ['SIZES', 'GalaxyFits']
+__all__ = ['PRIORS', 'SIZES', 'GalaxyFits']
 
 SIZES = (32, 48, 64, 96, 128, 192)
 """
 The sides of stamps for fits: galaxies of about one size share a side.
+"""
+
+PRIORS = {'ln_n': (0.4, 0.7), 'elongation': (0.0, 1.0)}
+"""
+Weak priors that keep the index and the axis ratio of a faint galaxy, which are
+hardly known, from their bounds: the distribution of n by van der Wel et al.
+(2012, ApJS 203, 24), and few galaxies of q = 0.05.
 """
 
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
@@ -22,19 +29,16 @@ _SMALLEST_RADIUS, _RADIUS_PART = 0.03, 0.125
 # The largest number of neighbors that are fitted with a galaxy, and that on
 # stamps above a size, where each takes long and most are far; others are
 # masked.
-_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 1, 96
+_MAX_NEIGHBORS, _MAX_NEIGHBORS_LARGE, _LARGE = 4, 3, 96
 # A galaxy whose radius is more than this part of the largest one is fitted
 # again on a larger stamp.
 _NEAR_LARGEST = 0.99
-# A galaxy whose flux is more than this number of times that of its segment is
-# not what was detected, but the sky: its stamp does not grow.
-_LARGEST_RATIO = 10.0
+# A galaxy whose mean surface brightness within its radius is less than this
+# number of rms could not have been detected. The fit has followed what is left
+# of the sky, which is larger on a larger stamp.
+_FAINTEST = 1.0
 # A galaxy waits for neighbors with more than this number of times its flux.
 _DOMINANT = 5.0
-# Weak priors that keep the index and the axis ratio of a faint galaxy, which
-# are hardly known, from their bounds: the distribution of n by van der Wel et
-# al. (2012, ApJS 203, 24), and few galaxies of q = 0.05.
-_PRIORS = {'ln_n': (0.4, 0.7), 'elongation': (0.0, 1.0)}
 
 
 class GalaxyFits:
@@ -85,30 +89,25 @@ class GalaxyFits:
         self.data = np.array(image.sky.data)
         self.labels = np.array(image.sources.segmentation.data)
         self.model = np.zeros(self.data.shape)
-        self.flux = self._measure_segments()
         levels = self._find_levels()
+        # the wings of bright galaxies leave a slope
         parts = [part for level in range(levels.max() + 1)
-                 for part in self._fit_level(np.flatnonzero(levels == level),
-                                             'plane' if level else 'constant')]
+                 for part in self._fit_level(
+                     np.flatnonzero(levels == level),
+                     sky='plane' if level else 'constant')]
         kept, tables = zip(*parts, strict=True)
         table = vstack(tables, metadata_conflicts='silent')
         return table[np.argsort(np.concatenate(kept))]
-
-    def _measure_segments(self):
-        """
-        Return the flux in the segment of each galaxy.
-        """
-        ids = np.asarray(self.image.galaxies['id'])
-        used = (self.labels > 0) & np.isfinite(self.data)
-        return np.bincount(self.labels[used], self.data[used],
-                           minlength=ids.max() + 1)[ids]
 
     def _find_levels(self):
         """
         Return how many fits each galaxy waits for: one more than the
         bright galaxies do whose stamps overlap with its own.
         """
-        rows, flux = self.image.galaxies, self.flux
+        rows, ids = self.image.galaxies, np.asarray(self.image.galaxies['id'])
+        used = (self.labels > 0) & np.isfinite(self.data)
+        flux = np.bincount(self.labels[used], self.data[used],
+                           minlength=ids.max() + 1)[ids]
         place = np.column_stack([
             np.asarray(getattr(rows[name], 'value', rows[name]))
             for name in ('x_centroid', 'y_centroid')])
@@ -121,7 +120,7 @@ class GalaxyFits:
                 levels[i] = 1 + levels[dominant].max()
         return levels
 
-    def _fit_level(self, todo, sky):
+    def _fit_level(self, todo, *, sky):
         """
         Fit some galaxies, and subtract them from the data.
 
@@ -137,12 +136,13 @@ class GalaxyFits:
                 continue
             largest = (_RADIUS_PART * size if self.max_radius is None
                        else self.max_radius)
-            fitter = self._fitters.setdefault((size, sky), SersicFitter(
-                image.psf, size=int(size), sky=sky, priors=_PRIORS,
-                **self.options,
-                max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
-                               else _MAX_NEIGHBORS_LARGE),
-                r_e_bounds=(_SMALLEST_RADIUS, largest)))
+            if (size, sky) not in self._fitters:
+                self._fitters[size, sky] = SersicFitter(
+                    image.psf, size=int(size), sky=sky, priors=PRIORS,
+                    max_neighbors=(_MAX_NEIGHBORS if size <= _LARGE
+                                   else _MAX_NEIGHBORS_LARGE),
+                    r_e_bounds=(_SMALLEST_RADIUS, largest), **self.options)
+            fitter = self._fitters[size, sky]
             table = fitter(
                 self.data, error=image.error, mask=image.mask,
                 init_params=init[part], wcs=image.wcs,
@@ -151,11 +151,11 @@ class GalaxyFits:
             stays = np.ones(len(part), dtype=bool)
             if self.grows and size < SIZES[-1]:
                 radius = table['r_eff_fit'] * np.sqrt(table['q_fit'])
+                brightness = table['flux_fit'] / (2.0 * np.pi * radius**2)
                 at_largest = (
                     (self.max_radius is None)
                     & (radius > _NEAR_LARGEST * largest)
-                    & (table['flux_stamp_fit'] < (
-                        _LARGEST_RATIO * self.flux[part])))
+                    & (brightness > _FAINTEST * image.sky.rms))
                 # too large ones follow the sky: one larger stamp is enough
                 stays = np.where(too_large, self.has_grown[part],
                                  ~at_largest)
@@ -168,7 +168,6 @@ class GalaxyFits:
             table['stamp_size'] = size
             yield part[stays], table[stays]
         self.data = image.sky.data - self.model
-        self.flux = self._measure_segments()
         # what is left of a bright galaxy is more than the noise: it is masked
-        subtracted = np.isin(self.labels, np.concatenate(drawn))
+        subtracted = np.isin(self.labels, np.concatenate([[0], *drawn]))
         self.labels[subtracted] *= -1

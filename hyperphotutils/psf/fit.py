@@ -231,8 +231,14 @@ class PSFFit:
             scatter = self.fwhm**2 * model_error / _MODEL_ERRORS[-1]
             errors = [np.hypot(stars.excess_err, part * scatter)
                       for part in _EXCESS_SCATTER]
-            excess = stars.excess - _low_quantile(
-                stars.excess[like_star], errors[0][like_star])
+            # galaxies are larger than stars: the size of these is a low
+            # quantile, weighted by the errors
+            values, weights = (stars.excess[like_star],
+                               errors[0][like_star]**-2.0)
+            order = np.argsort(values)
+            total = np.cumsum(weights[order])
+            excess = stars.excess - values[order][
+                np.searchsorted(total, _QUANTILE * total[-1])]
             for name, error, sigmas in zip(
                     ('extended', 'sharp'), errors, _EXCESS_LIMITS,
                     strict=True):
@@ -367,12 +373,3 @@ class PSFFit:
         """
         return cubic_bspline((place[:, None] - self.grid.knots)
                              * self.grid.oversampling)
-
-
-def _low_quantile(values, errors):
-    """
-    Return a low quantile of values, weighted by their errors.
-    """
-    order = np.argsort(values)
-    total = np.cumsum(errors[order]**-2.0)
-    return values[order][np.searchsorted(total, _QUANTILE * total[-1])]

@@ -174,7 +174,7 @@ def plot_psf(psf, *, shape=None):
     figure.colorbar(shown, ax=axes[0, 0], label='log10 (PSF / peak)')
     axes[0, 0].set_title(f'PSF, FWHM {psf.fwhm():.2f} pixels', size='medium')
 
-    _draw_residual(figure, axes[0, 1], psf, image, extent)
+    _draw_residual(axes[0, 1], psf, image, extent)
 
     radius = np.linspace(0.0, half, 10 * half + 1)
     axes[0, 2].plot(radius, psf.encircled_energy(radius), color=_USED)
@@ -187,11 +187,11 @@ def plot_psf(psf, *, shape=None):
                             size='small')
     axes[0, 2].set(xlabel='radius (pixels)', ylabel='encircled energy',
                    xlim=(0, half), ylim=(0, 1.02))
-    _draw_field(figure, axes[1], psf, shape)
+    _draw_field(axes[1], psf, shape)
     return figure
 
 
-def _draw_residual(figure, axes, psf, image, extent):
+def _draw_residual(axes, psf, image, extent):
     """
     Draw the median residual of the bright stars, each relative to its
     flux.
@@ -215,10 +215,10 @@ def _draw_residual(figure, axes, psf, image, extent):
     shown = axes.imshow(100 * mean / image.max(), origin='lower',
                         cmap='RdBu_r', extent=extent, vmin=-limit,
                         vmax=limit, interpolation='nearest')
-    figure.colorbar(shown, ax=axes, label='% of the peak')
+    axes.figure.colorbar(shown, ax=axes, label='% of the peak')
 
 
-def _draw_field(figure, axes, psf, shape):
+def _draw_field(axes, psf, shape):
     """
     Draw size and ellipticity over the field, and the stars.
     """
@@ -233,7 +233,7 @@ def _draw_field(figure, axes, psf, shape):
     shown = axes[0].imshow(
         fwhm, origin='lower', cmap='cividis', interpolation='bilinear',
         extent=(x0 - dx, x0 + dx, y0 - dy, y0 + dy))
-    figure.colorbar(shown, ax=axes[0], label='FWHM (pixels)')
+    axes[0].figure.colorbar(shown, ax=axes[0], label='FWHM (pixels)')
     axes[0].set_title(f'FWHM, order {psf.meta.get("order", psf.order)}',
                       size='medium')
     e1, e2 = np.moveaxis(np.array(

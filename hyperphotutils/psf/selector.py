@@ -249,8 +249,14 @@ class StarSelector:
         # bad pixels have neither signal nor noise
         moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
                                    y, fwhm)
-        ray = _find_rays(moments, fwhm)
+        # cosmic rays are sharper than the PSF, or tracks
+        expected = weighted_size(fwhm)
+        peak = 1.0 / (2.0 * np.pi * expected**2)
         elongation = np.hypot(moments['e1'], moments['e2'])
+        ray = moments['peak_fraction'] > min(_MAX_PEAK * peak, 0.8)
+        ray |= ~(moments['size'] > _MIN_SIZE * expected)
+        ray |= (elongation > _MAX_RAY_ELLIPTICITY) & (
+            moments['size'] < 0.95 * expected)
         usable = (moments['snr'] > self.min_snr) & ~ray & (
             elongation < _MAX_RAY_ELLIPTICITY)
         return moments, ray, find_locus(moments['size'][usable],
@@ -408,19 +414,6 @@ def _detect(values, deviation, bad, fwhm):
     peak = (snr == maximum_filter(snr, size)) & (snr > _DETECTION_SNR)
     y, x = np.nonzero(peak)
     return x, y
-
-
-def _find_rays(moments, fwhm):
-    """
-    Return which detections are sharper than the PSF, or are tracks.
-    """
-    expected = weighted_size(fwhm)
-    peak = 1.0 / (2.0 * np.pi * expected**2)
-    sharp = moments['peak_fraction'] > min(_MAX_PEAK * peak, 0.8)
-    small = ~(moments['size'] > _MIN_SIZE * expected)
-    track = np.hypot(moments['e1'], moments['e2']) > _MAX_RAY_ELLIPTICITY
-    thin = moments['size'] < expected * 0.95
-    return sharp | small | (track & thin)
 
 
 def _intrinsic_fwhm(size, fwhm):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import SigmaClip
 from photutils.background import Background2D, SExtractorBackground
+from scipy.ndimage import distance_transform_edt
 
 from hyperphotutils.background import PolynomialBackground2D
 from hyperphotutils.detection import detect_segments
 from hyperphotutils.noise import clipped_rms
-from hyperphotutils.stamps.masks import grow_mask
 from hyperphotutils.utils import (
     as_masked_image,
     check_integer,
@@ -26,6 +26,8 @@ __all__ = ['SkySubtraction', 'subtract_sky']
 # Side of the boxes of the first sky, which is used to detect the sources.
 _BOX = 50
 _MIN_SKY_PIXELS = 100
+# The most that a segment grows, in units of ``grow``.
+_MAX_GROWTH = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,9 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
         The smallest number of connected pixels of a source.
 
     grow : float, optional
-        The distance in pixels by which the segments grow.
+        The distance in pixels by which the segments grow. Those of larger
+        radius grow by that, up to 3 times the distance, since the wings of
+        bright sources reach as far as they are large.
 
     n_rounds : int, optional
         The number of rounds.
@@ -130,14 +134,28 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
     data, mask, error = open_nddata(data, mask, error)
     arrays, unit = strip_units(data=data, error=error)
     values, bad = as_masked_image(arrays['data'], mask)
-    background = _coarse_sky(values, bad)
+    if min(values.shape) < 2 * _BOX:
+        background = np.full(values.shape, np.median(values[~bad]))
+    else:
+        background = Background2D(
+            np.where(bad, 0.0, values), _BOX, mask=bad,
+            exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
+            bkg_estimator=SExtractorBackground()).background
     for _ in range(int(n_rounds)):
         segments = detect_segments(values - background, fwhm=fwhm,
                                    n_sigma=n_sigma, n_pixels=n_pixels,
                                    mask=bad)
         covered = bad.copy()
         if segments is not None:
-            covered |= grow_mask(segments.data > 0, grow)
+            labels = segments.data
+            # a profile that falls from the threshold, at the edge of a
+            # segment, as a power law is 2^-k of it at twice the radius
+            radius = np.sqrt(np.bincount(labels.ravel()) / np.pi)
+            distance, nearest = distance_transform_edt(
+                labels == 0, return_indices=True)
+            reach = np.clip(radius[labels[tuple(nearest)]], grow,
+                            _MAX_GROWTH * grow)
+            covered |= distance <= reach
         n_left = np.count_nonzero(~covered)
         if n_left < _MIN_SKY_PIXELS:
             msg = (f'only {n_left} pixels are left for the sky: make grow '
@@ -155,15 +173,3 @@ def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
         result, background, rms = (part << unit for part in
                                    (result, background, rms))
     return SkySubtraction(result, background, covered, rms)
-
-
-def _coarse_sky(values, bad):
-    """
-    Return a sky of boxes, the median if the image is one box.
-    """
-    if min(values.shape) < 2 * _BOX:
-        return np.full(values.shape, np.median(values[~bad]))
-    return Background2D(
-        np.where(bad, 0.0, values), _BOX, mask=bad, exclude_percentile=90.0,
-        sigma_clip=SigmaClip(3.0),
-        bkg_estimator=SExtractorBackground()).background

@@ -581,7 +581,17 @@ def _psf_images(psf, table):
         return None
     x, y = np.asarray(table['x']), np.asarray(table['y'])
     if isinstance(psf, (ImagePSF, GriddedPSFModel)):
-        image = _render_model(psf, x, y)
+        sides = np.array(psf.data.shape[-2:])
+        half = int(np.min((sides - 1) // 2 // psf.oversampling))
+        grid = np.arange(-half, half + 1)
+        # one for all stamps unless the PSF varies
+        places = ([(0.0, 0.0)] if isinstance(psf, ImagePSF)
+                  else zip(x, y, strict=True))
+        image = np.stack([
+            psf.evaluate(*np.meshgrid(a + grid, b + grid), 1.0, a, b)
+            for a, b in places])
+        if isinstance(psf, ImagePSF):
+            image = image[0]
     elif callable(psf):
         constant = getattr(psf, 'order', None) == 0
         image = psf(x[0], y[0]) if constant else psf(x, y)
@@ -595,16 +605,3 @@ def _psf_images(psf, table):
                f'{image.shape}')
         raise ValueError(msg)
     return image
-
-
-def _render_model(psf, x, y):
-    """
-    Render a PSF model of photutils, centered on its position.
-    """
-    shape = np.array(psf.data.shape[-2:])
-    half = int(np.min((shape - 1) // 2 // psf.oversampling))
-    grid = np.arange(-half, half + 1)
-    if isinstance(psf, ImagePSF):
-        return psf.evaluate(*np.meshgrid(grid, grid), 1.0, 0.0, 0.0)
-    return np.stack([psf.evaluate(*np.meshgrid(a + grid, b + grid), 1.0, a,
-                                  b) for a, b in zip(x, y, strict=True)])

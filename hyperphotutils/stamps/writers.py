@@ -128,25 +128,19 @@ def write_fits(stamps, path, *, overwrite):
                 name=name))
     for name, table in (('TABLE', stamps.table),
                         ('REJECTED', stamps.rejected)):
-        if table is not None:
-            hdus.append(_table_hdu(table, name))
-    with atomic_output(path, overwrite=overwrite) as temporary:
-        hdus.writeto(temporary)
-
-
-def _table_hdu(table, name):
-    """
-    Return a table, with its units and coordinates, as an extension.
-    """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # metadata that FITS cannot store are omitted
-        warnings.simplefilter('ignore', VerifyWarning)
+        if table is None:
+            continue
+        # as a QTable writes itself: with its units and coordinates
         plain = QTable(table, copy=False)
         plain.meta = {}
-        plain.write(buffer, format='fits')
-    buffer.seek(0)
-    with fits.open(buffer) as hdus:
-        hdu = hdus[1].copy()
-    hdu.name = name
-    return hdu
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            # metadata that FITS cannot store are omitted
+            warnings.simplefilter('ignore', VerifyWarning)
+            plain.write(buffer, format='fits')
+        buffer.seek(0)
+        with fits.open(buffer) as part:
+            hdus.append(part[1].copy())
+        hdus[-1].name = name
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        hdus.writeto(temporary)

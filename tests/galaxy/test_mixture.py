@@ -45,8 +45,9 @@ def test_transform_is_the_hankel_integral():
 
 
 @pytest.mark.parametrize(('n', 'tolerance'), [
-    (0.3, 3e-3), (0.4, 1.5e-3), (0.5, 3e-4), (0.7, 1e-4), (0.83, 1e-4), (1.0, 1e-5), (2.0, 1e-5),
-    (3.3, 3e-5), (4.0, 1e-4), (6.0, 3e-4), (8.0, 1e-3)])
+    (0.3, 3e-3), (0.4, 1.5e-3), (0.5, 3e-4), (0.7, 1e-4), (0.83, 1e-4),
+    (1.0, 1e-5), (2.0, 1e-5), (3.3, 3e-5), (4.0, 1e-4), (6.0, 3e-4),
+    (8.0, 1e-3)])
 def test_gaussians_have_the_transform_of_the_profile(n, tolerance):
     """
     Also between the nodes of the table.

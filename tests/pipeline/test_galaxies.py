@@ -211,8 +211,8 @@ def test_galaxies_in_the_wings_of_a_bright_one(small_psf, tmp_path):
     """
     x, y = np.array([100.0, 128.0, 84.0, 100.0]), np.array(
         [100.0, 100.0, 124.0, 71.0])
-    truth = {'flux': [5e4, 120.0, 150.0, 200.0], 'r_eff': [12.0, 1.5, 2.0, 2.5],
-             'n': [4.0, 1.0, 1.0, 1.0]}
+    truth = {'flux': [5e4, 120.0, 150.0, 200.0],
+             'r_eff': [12.0, 1.5, 2.0, 2.5], 'n': [4.0, 1.0, 1.0, 1.0]}
     image = np.pad(SersicRenderer(small_psf, 160)(
         **truth, x=x - 20.0, y=y - 20.0).sum(axis=0), 20, mode='edge')
     rows, columns = np.mgrid[:200, :200]
