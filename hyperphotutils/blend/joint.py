@@ -644,6 +644,8 @@ class JointFit:
                                tolerance=tolerance, xtol=solver.xtol,
                                gtol=solver.gtol,
                                with_covariance=with_covariance,
+                               evaluate_last=(with_covariance
+                                              and not self.preliminary),
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)

@@ -164,7 +164,8 @@ def _fit(problem, sources, coeffs, tolerance, goal=None):
     Fit amplitudes and plane, then everything.
     """
     return fit_batch(problem, sources, coeffs, linear_start=True,
-                     max_iter=_MAX_ITER, tolerance=tolerance, goal=goal)
+                     evaluate_last=False, max_iter=_MAX_ITER,
+                     tolerance=tolerance, goal=goal)
 
 
 def _halves(sources, fwhm):

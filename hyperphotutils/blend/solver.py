@@ -113,7 +113,7 @@ class BatchResult(NamedTuple):
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
               xtol=None, gtol=None, with_covariance=True,
-              linear_start=False, goal=None):
+              evaluate_last=True, linear_start=False, goal=None):
     """
     Fit all groups of a batch, from first states inside the bounds; return a
     `BatchResult`, without covariance and chi2 unless ``with_covariance``.
@@ -126,9 +126,10 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     a fit must reach to be of use: a group is given up when ten steps that
     promise as much as the next one would not reach it.
 
-    The last step is taken without evaluating the model again. In units of the
-    errors it is shorter than the square root of what it promises, so that chi2
-    and covariance can be those of the linear model there.
+    Unless ``evaluate_last``, the model is not evaluated after the last step:
+    chi2 is what the step promised, and the covariance that before the step. In
+    units of the errors, such a step is shorter than the square root of what it
+    promised.
     """
     xp = array_namespace(problem.data)
     state, data_terms = (sources, coeffs), None
@@ -139,7 +140,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol), state,
         max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
-        evaluate_last=False)
+        evaluate_last=evaluate_last)
     sources, coeffs = result.state
     chi2 = covariance = None
     if with_covariance:
