@@ -3,12 +3,9 @@
 The command ``hyperphot``, also as ``python -m hyperphotutils``.
 """
 
-import gc
 import sys
 
-from hyperphotutils.startup import quit_on_interrupt
-
-_GC_THRESHOLD = 100_000
+from hyperphotutils.startup import quit_on_interrupt, tune_memory
 
 
 def main():
@@ -21,9 +18,7 @@ def main():
         The exit status, see `hyperphotutils.pipeline.cli.main`.
     """
     quit_on_interrupt()
-    # The imports make hundreds of thousands of objects and no garbage:
-    # searching it with the default threshold takes 7 % of a run.
-    gc.set_threshold(_GC_THRESHOLD)
+    tune_memory()
     # takes time
     from hyperphotutils.pipeline.cli import main as run_command
 

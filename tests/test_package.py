@@ -4,6 +4,7 @@ Tests of the package as a whole: its version and its structure.
 """
 
 import ast
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,33 @@ def test_subpackages_only_hand_on_names():
         body = ast.parse(path.read_text(encoding='utf-8')).body
         for node in body[1:]:
             assert isinstance(node, ast.ImportFrom), f'{path}: {node.lineno}'
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc',
+                    reason='other C libraries decide themselves')
+def test_memory_of_a_run_is_kept():
+    """
+    A run gets the memory of its images once from the system, and does not
+    search its objects for cycles when it ends.
+    """
+    code = """
+import atexit, gc, resource
+import numpy as np
+from hyperphotutils.startup import tune_memory
+
+tune_memory()
+faults = []
+for _ in range(3):
+    images = [np.ones(400_000) for _ in range(20)]
+    del images
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+atexit._run_exitfuncs()
+print(faults[1] - faults[0], faults[2] - faults[1], gc.get_freeze_count(),
+      len(gc.get_objects()))
+"""
+    result = subprocess.run([sys.executable, '-c', code], check=True,
+                            cwd=ROOT.parent, capture_output=True, text=True)
+    *n_faults, n_frozen, n_left = map(int, result.stdout.split())
+    # 20 images have 15,625 pages.
+    assert max(n_faults) < 1000
+    assert n_frozen > 10 * n_left

@@ -41,6 +41,8 @@ from pathlib import Path
 
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from hyperphotutils.startup import tune_memory
+
 __all__ = [
     'WorkerProcesses',
     'as_executor',
@@ -686,9 +688,10 @@ def _interrupts_held():
 
 def _prepare_worker(n_threads, begun):
     """
-    Initialize a worker: ignore Ctrl-C, end with the parent process, and
-    limit the threads to its share of the cores.
+    Initialize a worker: ignore Ctrl-C, end with the parent process, limit
+    the threads to its share of the cores, and tune its memory.
     """
+    tune_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(n_threads)
