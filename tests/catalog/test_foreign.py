@@ -7,6 +7,7 @@ about those that cannot be used.
 import astropy.units as u
 import pytest
 from astropy.coordinates import (
+    AltAz,
     BaseCoordinateFrame,
     SkyCoord,
     SphericalRepresentation,
@@ -226,11 +227,15 @@ class TestMatching:
         assert_allclose(table['position_angle_b'].value, north.deg % 180.0,
                         atol=1e-6)
 
-    def test_frames_without_a_transformation(self):
+    @pytest.mark.parametrize('frame', [Detector, AltAz])
+    def test_frames_without_a_transformation(self, frame):
+        """
+        Unknown ones, and those whose place and time are not known.
+        """
         tables = {'a': QTable({'sky_centroid': PLACE.reshape(1)}),
-                  'b': QTable({'sky_centroid': SkyCoord(Detector(
+                  'b': QTable({'sky_centroid': SkyCoord(frame(
                       [10.0] * u.deg, [20.0] * u.deg))})}
-        with pytest.raises(CatalogError, match="of band 'b' in detector "
+        with pytest.raises(CatalogError, match=f"of band 'b' in {frame.name} "
                            'cannot be transformed to icrs of the first'):
             match_catalogs(tables, beams=BEAMS)
 
