@@ -4,6 +4,7 @@ Matching of the catalogs of several bands.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -283,13 +284,7 @@ def _open_tables(tables, beams):
         good = np.isfinite(sky.spherical.lon) & np.isfinite(sky.spherical.lat)
         chosen = QTable(table, copy=False)[good]
         chosen['sky_centroid'] = sky[good]
-        try:
-            common = sky[good].transform_to(frame)
-        except ConvertError:
-            msg = (f'the positions of band {name!r} in {sky.frame.name} '
-                   f'cannot be transformed to {frame.name} of the first '
-                   'band: transform them before')
-            raise CatalogError(msg) from None
+        common = _to_frame(sky[good], frame, name)
         bands.append(_Band(name, chosen, common,
                            _beam_fwhm(name, table, beams),
                            n_lost=int(np.count_nonzero(~good))))
@@ -335,6 +330,22 @@ def _read_sky(name, table):
         sky = sky.filled(np.nan)
     return SkyCoord(sky.spherical.lon, sky.spherical.lat,
                     frame=sky.frame.replicate_without_data())
+
+
+def _to_frame(sky, frame, name):
+    """
+    Transform the positions of a band.
+    """
+    # (astropy raises other errors for a place or time that is not known)
+    known = all(getattr(sky.frame, key) is not None
+                for key in sky.frame.frame_attributes)
+    with suppress(ConvertError):
+        if known:
+            return sky.transform_to(frame)
+    msg = (f'the positions of band {name!r} in {sky.frame.name} cannot be '
+           f'transformed to {frame.name} of the first band: transform them '
+           'before')
+    raise CatalogError(msg)
 
 
 def _beam_fwhm(name, table, beams):

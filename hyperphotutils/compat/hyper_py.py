@@ -463,6 +463,7 @@ def _shape(_, get):
 
 
 def _limits(value, get):
+    # At twice the largest semiaxis, two of the largest apertures touch.
     limits = [get('photometry.aper_inf'), value]
     ratio = get('photometry.fwhm_radius_ratio')
     values = {'fit.fwhm_range': limits,

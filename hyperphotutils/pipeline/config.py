@@ -790,17 +790,18 @@ bands, output, run : dict or options
     8.0
     """
 
-    input: InputOptions = InputOptions()
-    sources: SourcesOptions = SourcesOptions()
-    detection: DetectionOptions = DetectionOptions()
-    grouping: GroupingOptions = GroupingOptions()
-    fit: FitOptions = FitOptions()
-    background: BackgroundOptions = BackgroundOptions()
-    cubes: CubesOptions = CubesOptions()
-    photometry: PhotometryOptions = PhotometryOptions()
-    bands: BandsOptions = BandsOptions()
-    output: OutputOptions = OutputOptions()
-    run: RunOptions = RunOptions()
+    # (made when needed: the validators of sections take time)
+    input: InputOptions = Field(default_factory=InputOptions)
+    sources: SourcesOptions = Field(default_factory=SourcesOptions)
+    detection: DetectionOptions = Field(default_factory=DetectionOptions)
+    grouping: GroupingOptions = Field(default_factory=GroupingOptions)
+    fit: FitOptions = Field(default_factory=FitOptions)
+    background: BackgroundOptions = Field(default_factory=BackgroundOptions)
+    cubes: CubesOptions = Field(default_factory=CubesOptions)
+    photometry: PhotometryOptions = Field(default_factory=PhotometryOptions)
+    bands: BandsOptions = Field(default_factory=BandsOptions)
+    output: OutputOptions = Field(default_factory=OutputOptions)
+    run: RunOptions = Field(default_factory=RunOptions)
 
     @model_validator(mode='after')
     def _check_sections(self):

@@ -188,12 +188,12 @@ class ImageConfig(JobsConfig):
 
     noun: ClassVar[str] = 'image'
 
-    input: ImagesOptions = ImagesOptions()
-    image: ImageOptions = ImageOptions()
-    stamps: StampsOptions = StampsOptions()
-    galaxies: GalaxiesOptions = GalaxiesOptions()
-    output: FolderOptions = FolderOptions()
-    run: StepOptions = StepOptions()
+    input: ImagesOptions = Field(default_factory=ImagesOptions)
+    image: ImageOptions = Field(default_factory=ImageOptions)
+    stamps: StampsOptions = Field(default_factory=StampsOptions)
+    galaxies: GalaxiesOptions = Field(default_factory=GalaxiesOptions)
+    output: FolderOptions = Field(default_factory=FolderOptions)
+    run: StepOptions = Field(default_factory=StepOptions)
 
     @property
     def kind(self) -> str:
@@ -370,10 +370,10 @@ class SubtractConfig(JobsConfig):
     noun: ClassVar[str] = 'pair'
     kind: ClassVar[str] = 'subtraction'
 
-    input: PairsOptions = PairsOptions()
-    kernel: KernelOptions = KernelOptions()
-    output: FolderOptions = FolderOptions()
-    run: ProcessOptions = ProcessOptions()
+    input: PairsOptions = Field(default_factory=PairsOptions)
+    kernel: KernelOptions = Field(default_factory=KernelOptions)
+    output: FolderOptions = Field(default_factory=FolderOptions)
+    run: ProcessOptions = Field(default_factory=ProcessOptions)
 
     @property
     def shared_files(self) -> tuple[str, ...]:

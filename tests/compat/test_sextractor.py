@@ -20,6 +20,7 @@ from hyperphotutils.compat.sextractor import (
     read_psfex_config,
     read_sextractor_catalog,
     read_sextractor_config,
+    read_sextractor_images,
 )
 from hyperphotutils.datasets import make_galaxy_field
 from hyperphotutils.detection import ExtendedSourceFinder
@@ -250,3 +251,61 @@ def test_galfits_layout(tmp_path):
     fits.HDUList(small).writeto(tmp_path / 'small.fits')
     with pytest.raises(ValueError, match='differs'):
         read_galfits([tmp_path / 'good.fits', tmp_path / 'small.fits'])
+
+
+def test_check_images_of_any_kind(tmp_path):
+    """
+    The background is that of the check image, or the image minus the one
+    without it; images of another shape, and missing ones, are refused.
+    """
+    labels = np.zeros((50, 50), dtype='i4')
+    labels[20, 10], labels[40, 31] = 1, 2
+    images = {'seg': labels, 'rms': np.ones((50, 50)),
+              'image': np.full((50, 50), 7.0), 'level': np.full((50, 50), 4.0),
+              'other': np.ones((9, 9)), 'cube': np.ones((2, 50, 50))}
+    paths = {name: tmp_path / f'{name}.fits' for name in images}
+    for name, image in images.items():
+        fits.PrimaryHDU(image).writeto(paths[name])
+    write_catalog(tmp_path / 'a.cat', 'FITS_1.0')
+
+    def read(**options):
+        return read_sextractor_images(
+            tmp_path / 'a.cat', **{'segmentation': paths['seg'],
+                                   'rms': paths['rms']} | options)
+
+    sources = read(background=paths['level'], image=paths['image'])
+    assert np.all(sources.data == 3.0)
+    assert np.all(sources.background == 4.0)
+    sources = read(background=paths['level'],
+                   background_subtracted=paths['image'])
+    assert np.all(sources.data == 7.0)
+    assert np.all(sources.background == 4.0)
+    with pytest.raises(ValueError, match='background_subtracted must be '
+                       'given, or image and background'):
+        read(image=paths['image'])
+    with pytest.raises(ValueError, match='must have the shape of the '
+                       r'segmentation, \(50, 50\): got \(9, 9\)'):
+        read(background_subtracted=paths['other'])
+    with pytest.raises(ValueError, match='has no 2D image'):
+        read(segmentation=paths['cube'])
+
+
+def test_catalog_of_several_extensions(tmp_path):
+    """
+    One table of sources is read; rows without NUMBER are counted from 1.
+    """
+    rows = {name: values for name, values in ROWS.items() if name != 'NUMBER'}
+    hdus = [fits.BinTableHDU(Table(rows), name='LDAC_OBJECTS')
+            for _ in range(2)]
+    fits.HDUList([fits.PrimaryHDU(), hdus[0]]).writeto(tmp_path / 'a.cat')
+    catalog = read_sextractor_catalog(tmp_path / 'a.cat')
+    assert_array_equal(catalog['id'], [1, 2])
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / 'b.cat')
+    with pytest.raises(ValueError, match='has 2 tables of sources, one for '
+                       'each extension of the image'):
+        read_sextractor_catalog(tmp_path / 'b.cat')
+
+
+def test_galfits_needs_a_file():
+    with pytest.raises(ValueError, match='paths must name a file at least'):
+        read_galfits([])

@@ -644,17 +644,16 @@ def test_interrupt_ends_at_once_and_leaves_nothing_half_done(
     assert not output.exists()
 
 
-def test_example_runs_twice_and_prints_its_accuracy(tmp_path):
+def test_example_runs_twice_and_prints_its_accuracy(hyper, tmp_path):
     for _ in range(2):
-        result = hyperphot('example', cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert result.stderr == ''
+        status, out, err = hyper('example')
+        assert (status, err) == (0, '')
         lines = dict(line.split('  ', 1) for line
-                     in result.stdout.splitlines() if '  ' in line)
+                     in out.splitlines() if '  ' in line)
         assert lines['true sources'].strip() == '100'
         assert int(lines['found'].split()[0]) >= 85
         assert int(lines['not in the truth'].strip()) <= 2
-        assert 'hyperphot_example/simulated_map' in result.stdout
+        assert 'hyperphot_example/simulated_map' in out
     folder = tmp_path / 'hyperphot_example'
     assert {path.name for path in folder.iterdir()} == {
         'simulated_map', 'simulated_map.fits', 'truth.ecsv', 'run.log'}

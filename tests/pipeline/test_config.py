@@ -9,7 +9,8 @@ import astropy.units as u
 import pytest
 import yaml
 
-from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.datasets import make_blended_map, make_map_cube
+from hyperphotutils.maps import MapError
 from hyperphotutils.pipeline import (
     ConfigError,
     PipelineConfig,
@@ -19,6 +20,7 @@ from hyperphotutils.pipeline import (
     override_config,
     read_config,
 )
+from hyperphotutils.pipeline.extraction import read_input
 
 
 @pytest.fixture(name='config_file')
@@ -450,3 +452,52 @@ def test_configuration_cannot_be_changed():
     config = PipelineConfig()
     with pytest.raises(ValueError, match='frozen'):
         config.detection.n_sigma = 3.0
+
+
+def test_keys_of_mappings_are_texts():
+    with pytest.raises(ConfigError, match=r'detection\.shoulder_filter: the '
+                       'key 1 is not allowed, must be text'):
+        override_config(PipelineConfig(),
+                        {'detection.shoulder_filter': {1: 2}})
+
+
+def test_limits_and_sizes_of_apertures_exclude_each_other():
+    with pytest.raises(ConfigError, match='fwhm_limits and aperture exclude '
+                       'each other'):
+        override_config(PipelineConfig(), {
+            'photometry.fwhm_limits': (0.5, 2.0), 'photometry.aperture': 9.0})
+
+
+def test_huge_file_is_no_configuration(tmp_path):
+    path = tmp_path / 'a.yaml'
+    with path.open('wb') as file:
+        file.truncate(2**24 + 1)
+    with pytest.raises(ConfigError, match='not a configuration: larger than '
+                       '16 MiB'):
+        read_config(path)
+
+
+def test_apertures_of_sources_need_their_sizes():
+    config = PipelineConfig(sources={'x': [83.8], 'y': [-5.4]},
+                            photometry={'aperture': 'sources'})
+    image = make_blended_map((64, 64), 1, seed=1).image
+    with pytest.raises(ValueError, match='but the sources have no FWHMs'):
+        config.make_photometry(image)
+
+
+def test_region_of_a_cube_must_be_readable(tmp_path):
+    config = PipelineConfig(input={'datacube': True},
+                            cubes={'region': str(tmp_path / 'none.reg')})
+    cube = make_map_cube((2, 48, 48), 1, seed=1).cube
+    with pytest.raises(MapError, match=r'none\.reg: cubes\.region cannot be '
+                       'read: .*No such file'):
+        config.make_cube_background(cube)
+
+
+def test_one_map_needs_one_beam():
+    """
+    A list of measured beams is for a run, which assigns them to its maps.
+    """
+    options = PipelineConfig(input={'psf': ['a.fits', None]}).input
+    with pytest.raises(ConfigError, match=r'm\.fits: input\.psf is a list'):
+        read_input('m.fits', options, psf=options.psf)

@@ -428,3 +428,26 @@ def test_bad_map_of_weights_is_one_line(map_file, tmp_path, weights, match):
     with pytest.raises(error, match=match) as caught:
         run(config)
     assert '\n' not in str(caught.value)
+
+
+def test_large_maps_are_plotted_with_fewer_pixels(full, monkeypatch):
+    """
+    The plotted images have means of squares of pixels, and the sources
+    their place among these.
+    """
+    shown = {}
+    monkeypatch.setattr(
+        'hyperphotutils.pipeline.extraction._MAX_PLOTTED', 40)
+    monkeypatch.setattr('hyperphotutils.visualization.plot_overview',
+                        lambda **kwargs: shown.update(kwargs))
+    full.plot_overview('field')
+    # 90 x 100 pixels, in squares of 3
+    assert shown['data'].shape == shown['model'].shape == (30, 34)
+    assert_allclose(shown['data'][5, 7].value,
+                    np.mean(full.image.data[15:18, 21:24]))
+    x, y = shown['wcs'].world_to_pixel(full.table['sky_centroid'])
+    assert_allclose(shown['table']['x_fit'], x, atol=1e-3)
+    assert_allclose(shown['table']['y_fit'], y, atol=1e-3)
+    assert_allclose(3.0 * shown['table']['fwhm_major_fit'],
+                    full.table['fwhm_major_fit'])
+    assert shown['beam'][0] == full.image.meta['beam_major_pix'] / 3.0

@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 
 from hyperphotutils.catalog import read_catalog
+from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.pipeline import PipelineConfig, process_maps
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.pipeline.pages import _local_rms, _noise_charts
@@ -137,6 +138,47 @@ def test_page_without_fits(read_page, map_file, tmp_path, config, n_rows):
     assert len(rows) == n_rows if n_rows is not None else len(rows) > 3
     assert main(['report', str(outcome.job.folder)]) == 0
     assert path.read_text(encoding='utf-8') == before
+
+
+@pytest.mark.parametrize('step', ['catalog', 'background_only'])
+def test_page_of_a_cube_can_be_made_again(tmp_path, step):
+    """
+    From the files of a cube come the same pages as from memory; that of a
+    cube which is gone has the table only.
+    """
+    path = tmp_path / 'cube.fits'
+    make_map_cube((3, 48, 48), 2, seed=2).write(path)
+    outcome, = process_maps(PipelineConfig(
+        input={'maps': [str(path)], 'datacube': True},
+        output={'directory': str(tmp_path / 'out'), 'overview': False},
+        run={'background_only': step == 'background_only'}))
+    assert outcome.reason is None
+    page = outcome.job.folder / 'report.html'
+    before = page.read_text(encoding='utf-8')
+    assert main(['report', str(outcome.job.folder)]) == 0
+    assert page.read_text(encoding='utf-8') == before
+    path.unlink()
+    assert main(['report', str(outcome.job.folder)]) == 0
+    page = page.read_text(encoding='utf-8')
+    assert 'not found, or changed since' in page
+    assert 'Noise of the channels' not in page
+
+
+def test_pages_of_other_settings_are_refused(run, capsys):
+    """
+    The settings of another version may have had other effects.
+    """
+    path = run / 'good' / 'run.json'
+    before = path.read_text(encoding='ascii')
+    record = json.loads(before)
+    record['settings']['detection.old_key'] = 1
+    path.write_text(json.dumps(record), encoding='ascii')
+    try:
+        assert main(['report', str(run)]) == 2
+    finally:
+        path.write_text(before, encoding='ascii')
+    assert ('whose settings differ from those of this version; repeat the '
+            'run') in capsys.readouterr().err
 
 
 class TestNoise:

@@ -6,6 +6,7 @@ Tests of runs with a measured beam.
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
@@ -198,6 +199,52 @@ class TestChecks:
                 pytest.raises(MapError, match=r'dirty\.fits: input\.psf: its '
                               r'sum is .* times that of a Gaussian'):
             MeasuredBeam(path).on_map(WCS(hdus[0].header), (SIZE, SIZE))
+
+    @pytest.mark.parametrize(('options', 'match'), [
+        ({'beam': 40.0}, r'but input\.beam states 40 x 40 arcsec'),
+        ({'survey': 'spire500'}, "but survey='spire500' states 34")])
+    def test_other_beams_of_the_configuration(self, options, match, files,
+                                              tmp_path):
+        """
+        What is stated without a header has to agree, too.
+        """
+        with pytest.raises(ConfigError, match=match):
+            process_maps(PipelineConfig(
+                input={'maps': [str(files / 'plain.fits')],
+                       'psf': str(files / 'psf.fits')} | options,
+                output={'directory': str(tmp_path / 'out')}))
+
+    def test_no_image(self, files, tmp_path):
+        (tmp_path / 'psf.fits').write_text('no FITS')
+        with pytest.raises(ConfigError, match=r'psf\.fits: input\.psf: '
+                           'cannot be read: '):
+            run_maps(files, ['map.fits'], str(tmp_path / 'psf.fits'),
+                     tmp_path / 'out')
+
+    def test_coarse_image(self, tmp_path):
+        """
+        The shape of a beam between its pixels has to be known.
+        """
+        path = tmp_path / 'psf.fits'
+        rows, cols = np.indices((31, 31)) - 15.0
+        fits.writeto(path, np.exp(-0.5 * np.hypot(rows, cols)**2 / 0.5**2),
+                     header(31, 20.0))
+        with pytest.raises(MapError, match=r'its FWHM of 1\.\d+ pixels is '
+                           'too small to be resampled'):
+            MeasuredBeam(path).on_map(WCS(header(SIZE, SCALE)), (SIZE, SIZE))
+
+    def test_far_wings(self, tmp_path):
+        """
+        What is not used is reported.
+        """
+        path = tmp_path / 'psf.fits'
+        rows, cols = np.indices((121, 121)) - 60.0
+        radius = np.hypot(rows, cols)
+        fits.writeto(path, beam(radius) + 1e-3 * (radius > 45.0),
+                     fits.Header({'PIXSCALE': SCALE}))
+        with pytest.warns(AstropyUserWarning, match=r'% of the sum of the '
+                          'beam is farther than 8 FWHM from its center'):
+            MeasuredBeam(path).on_map(WCS(header(SIZE, SCALE)), (SIZE, SIZE))
 
     def test_numbers_of_files(self, files):
         config = PipelineConfig(input={

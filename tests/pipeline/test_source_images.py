@@ -192,7 +192,7 @@ def test_time_of_writing_is_told_and_its_progress_shown(
         offset += 1000.0
 
     monkeypatch.setattr(time, 'perf_counter', lambda: original() + offset)
-    monkeypatch.setattr(source_images, '_plot_deblended', take_long)
+    monkeypatch.setattr(source_images, '_plot', take_long)
     config = make_config(map_file, tmp_path, plots_sources=True)
     outcome, = process_maps(config, progress_bar=True)
     seconds = float(re.search(r'([\d.]+) s$', outcome.summary)[1])

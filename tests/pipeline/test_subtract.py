@@ -10,10 +10,16 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from hyperphotutils.datasets import make_image_pair
-from hyperphotutils.pipeline import ConfigError, cli, expand_pairs
+from hyperphotutils.pipeline import (
+    ConfigError,
+    SubtractConfig,
+    cli,
+    expand_pairs,
+    plan_jobs,
+)
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.pipeline.products import PRODUCTS
-from hyperphotutils.subtraction import SubtractionResult
+from hyperphotutils.subtraction import DeltaBasis, SubtractionResult
 
 
 @pytest.fixture(scope='module', name='pair')
@@ -194,7 +200,8 @@ def test_lists_of_pairs(tmp_path, monkeypatch):
     for name in ('p.txt', '@p.txt', 'p.csv', 'p.ecsv'):
         assert expand_pairs([name]) == expected
     for text, message in (('a.fits\n', 'line 1 must have SCIENCE and'),
-                          ('# no\n', 'names no pair')):
+                          ('# no\n', 'names no pair'),
+                          ('a "b\n', 'line 1: No closing quotation')):
         (tmp_path / 'p.txt').write_text(text)
         with pytest.raises(ConfigError, match=message):
             expand_pairs(['p.txt'])
@@ -205,6 +212,38 @@ def test_lists_of_pairs(tmp_path, monkeypatch):
         (tmp_path / 'p.csv').write_text(text)
         with pytest.raises(ConfigError, match=message):
             expand_pairs(['p.csv'])
+
+
+def test_names_of_lists_are_expanded(monkeypatch):
+    monkeypatch.delenv('NOWHERE', raising=False)
+    with pytest.raises(ConfigError, match=r'\$NOWHERE/p\.txt: not a list of '
+                       "pairs: .*'NOWHERE' is not set"):
+        expand_pairs(['$NOWHERE/p.txt'])
+
+
+def test_image_of_several_pairs_names_them_with_the_template():
+    config = SubtractConfig(input={'pairs': [
+        {'science': 'a.fits', 'template': name}
+        for name in ('b.fits', 'c.fits.gz')]})
+    assert [job.map_id for job in plan_jobs(config)] == ['a-b', 'a-c']
+    with pytest.raises(ConfigError, match='this pair is named twice'):
+        plan_jobs(SubtractConfig(input={
+            'pairs': 2 * [dict(config.input.pairs[0])]}))
+
+
+def test_basis_of_the_command_line_takes_precedence():
+    """
+    That of HOTPANTS has a radius of its own.
+    """
+    theirs = {'basis': DeltaBasis(3), 'kernel_order': 2}
+    for options, radius in (({'basis': 'delta', 'kernel_radius': 5}, 5),
+                            ({}, 3)):
+        kernel = SubtractConfig(kernel=options).kernel
+        subtractor = kernel.make_subtractor(theirs)
+        assert subtractor.basis.radius == radius
+        assert subtractor.kernel_order == 2
+    with pytest.raises(ConfigError, match=r'none: No such file'):
+        SubtractConfig(kernel={'hotpants': 'none'}).kernel.read_hotpants()
 
 
 def test_killed_run_is_continued(pair, hyper, tmp_path, monkeypatch):

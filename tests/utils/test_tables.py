@@ -10,10 +10,12 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import NDData
 
 from hyperphotutils.utils import (
     as_masked_image,
     make_repr,
+    open_nddata,
     result_meta,
     strip_units,
 )
@@ -121,3 +123,10 @@ def test_functions_in_the_record_have_no_address():
     assert text.endswith('measure>, order=2))')
     assert '0x' not in text
     assert '0x' not in make_repr(Tool(object(), [Tool.__init__]))
+
+
+def test_mask_of_another_shape_is_refused():
+    image = NDData(np.ones((2, 3)), mask=np.zeros((2, 3), dtype=bool))
+    with pytest.raises(ValueError, match=r'mask must have the shape of data, '
+                       r'\(2, 3\), got \(3, 2\)'):
+        open_nddata(image, mask=np.zeros((3, 2), dtype=bool))

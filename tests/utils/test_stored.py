@@ -1,0 +1,56 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of hyperphotutils.utils.stored.
+"""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from hyperphotutils.utils import StoredImage
+
+IMAGE = np.arange(20.0).reshape(4, 5)
+
+
+@pytest.fixture(name='stored')
+def fixture_stored(tmp_path):
+    return StoredImage.store(IMAGE, tmp_path / 'image.dat')
+
+
+def test_copies_have_the_values(stored):
+    """
+    Parts are copied, for another process from the name of the file alone.
+    """
+    again = pickle.loads(pickle.dumps(stored))
+    part = again[1:3, 2:]
+    assert np.array_equal(part, IMAGE[1:3, 2:])
+    part[:] = 0.0
+    assert np.array_equal(stored[:], IMAGE)
+    stored[0] = -1.0
+    assert np.all(again[0] == -1.0)
+    assert repr(again) == (f"<StoredImage('{stored.path}', shape=(4, 5), "
+                           'dtype=float64)>')
+
+
+def test_image_of_a_file_is_found(stored, tmp_path):
+    """
+    Also a part of its rows, which is not stored a second time.
+    """
+    rows = stored.map()[1:3]
+    found = StoredImage.find(rows)
+    assert found.path == stored.path
+    assert found.shape == (2, 5)
+    assert np.array_equal(found[:], IMAGE[1:3])
+    again = StoredImage.store(rows, tmp_path / 'other.dat')
+    assert again.path == stored.path
+    assert not (tmp_path / 'other.dat').exists()
+
+
+def test_other_images_are_in_no_file(stored):
+    """
+    Images in memory, columns, and private copies of a file.
+    """
+    assert StoredImage.find(IMAGE) is None
+    assert StoredImage.find(stored.map()[:, 1:3]) is None
+    assert StoredImage.find(stored.map('c')) is None
