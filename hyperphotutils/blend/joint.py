@@ -213,10 +213,12 @@ class JointFit:
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
             # Rounding errors; a constant below the sources does not count.
+            good = ~self.mask
+            extent = (np.max(self.data, where=good, initial=-np.inf)
+                      - np.min(self.data, where=good, initial=np.inf))
             self.rms = self.pixel_rms or max(
                 local_rms(self.data - model, box_side(self.config.fwhm),
-                          mask=self.mask),
-                1e-6 * np.ptp(self.data[~self.mask])) or 1.0
+                          mask=self.mask), 1e-6 * extent) or 1.0
         # The iterations of a group depend only on its neighbors, so that
         # tiles of a map give the fits of the whole map.
         touched = every = np.ones(len(self.group_id), dtype=bool)

@@ -30,8 +30,9 @@ _NARROW_SIGMA = 0.25
 _BROAD_SIGMA = 0.42
 _BOX_SIZE = 2.0
 
-# Pixels of the largest images for which results are cached: 16 MB each.
-_MAX_KEPT = 2**20
+# Pixels of the largest images for which results are cached: 64 MB each if all
+# pixels are near edges, otherwise far less.
+_MAX_KEPT = 2**22
 
 
 def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',

@@ -541,7 +541,7 @@ optional
             check_relative_rms(relative_rms, image.shape)
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size, origin)
-        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        rounding = _ROUNDING * np.max(np.abs(image), where=~bad, initial=0.0)
         if (relative_rms is None and levels['rms'] is None
                 and levels['threshold'] is None):
             relative_rms = measure_noise_variation(image, self.fwhm,
