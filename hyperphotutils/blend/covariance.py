@@ -182,7 +182,12 @@ class SourceCovariance:
             those that are not known.
         """
         source_id = np.asarray(source_id)
-        index, found = _find(source_id, self.id)
+        order = np.argsort(self.id, kind='stable')
+        place = np.searchsorted(self.id, source_id, sorter=order)
+        found = place < len(self.id)
+        index = np.zeros(len(source_id), dtype=int)
+        index[found] = order[place[found]]
+        found[found] = self.id[index[found]] == source_id[found]
         row = np.full(len(self.id), -1)
         row[index[found]] = np.flatnonzero(found)
         pairs = row[self.pairs]
@@ -255,21 +260,6 @@ def _check_ids(ids, known):
                f'{", ".join(map(str, twice))}')
         raise ValueError(msg)
     return set(ids)
-
-
-def _find(wanted, known):
-    """
-    Return the index of each wanted value, and which are known.
-    """
-    if np.array_equal(wanted, known):
-        return np.arange(len(known)), np.ones(len(known), dtype=bool)
-    if len(known) == 0:
-        none = np.zeros(len(wanted), dtype=int)
-        return none, none.astype(bool)
-    order = np.argsort(known, kind='stable')
-    place = np.searchsorted(known, wanted, sorter=order)
-    index = order[np.minimum(place, len(known) - 1)]
-    return index, known[index] == wanted
 
 
 def _blocks(covariance, index):

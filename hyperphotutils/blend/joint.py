@@ -507,9 +507,16 @@ class JointFit:
             strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
             ridge = (self.solver.ridge * strength[:, None]
                      * np.ones_like(coeffs))
+        free = np.ones(sources.shape, dtype=bool)
+        if 'position' in config.fixed:
+            free[:, :, [X, Y]] = False
+        if 'shape' in config.fixed:
+            free[:, :, [AA, AB, BB]] = False
+        free[:, :, AA:] &= ~start.hold_shape[members][:, :, None]
+        free = np.concatenate((free.reshape(len(members), -1),
+                               np.ones(coeffs.shape, dtype=bool)), axis=1)
         problem = BatchProblem(
-            data, pixels.col, pixels.row, weight, basis,
-            self._free(members, coeffs.shape[1]),
+            data, pixels.col, pixels.row, weight, basis, free,
             position - config.max_shift, position + config.max_shift,
             low, high, pixels.whitening, ridge, self.solver.loss,
             self.solver.f_scale, self._position_priors(members),
@@ -614,21 +621,6 @@ class JointFit:
         """
         return background_basis(foot.x, foot.y, *centers.T,
                                 self.config.fit_radius, order)
-
-    def _free(self, members, n_coeffs):
-        """
-        Return the mask of the tangent coordinates that are fitted.
-        """
-        n_groups, n_sources = members.shape
-        free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
-        if 'position' in self.config.fixed:
-            free[:, :, [X, Y]] = False
-        if 'shape' in self.config.fixed:
-            free[:, :, [AA, AB, BB]] = False
-        free[:, :, AA:] &= ~self.start.hold_shape[members][:, :, None]
-        return np.concatenate(
-            (free.reshape(n_groups, -1),
-             np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
     def _fit_batch(self, members, model, tolerance, *, batch=None,
                    with_covariance=False):

@@ -606,22 +606,15 @@ def _unweighted_terms(problem, sources, coeffs):
     noise = jacobian * strength[:, None, :]
     if problem.whitening is not None:
         plain = whiten(problem.whitening, plain[:, None, :])[:, 0, :]
-        noise = _correlate(problem.whitening, noise)
+        if hasattr(problem.whitening, 'whiten'):
+            noise = problem.whitening.correlate(noise)
+        else:
+            noise = xp.matrix_transpose(xp.linalg.solve(
+                xp.matrix_transpose(problem.whitening),
+                xp.matrix_transpose(noise)))
     chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
                   axis=1)
     return chi2, noise @ xp.matrix_transpose(noise)
-
-
-def _correlate(whitening, rows):
-    """
-    Return vectors whose scalar products are the covariances that the
-    noise gives to sums with the weights ``rows``.
-    """
-    if hasattr(whitening, 'whiten'):
-        return whitening.correlate(rows)
-    xp = array_namespace(rows)
-    return xp.matrix_transpose(xp.linalg.solve(
-        xp.matrix_transpose(whitening), xp.matrix_transpose(rows)))
 
 
 def apply_loss(residual, loss, f_scale):
