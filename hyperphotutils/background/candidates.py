@@ -307,9 +307,13 @@ def _check_methods(methods):
     """
     methods = ((methods,) if hasattr(methods, 'fit')
                else _as_sequence(methods))
-    unknown = [method for method in methods
-               if not (_is_regressor(method) or (isinstance(method, str)
-                                                 and method in METHODS))]
+    unknown = []
+    for method in methods:
+        is_regressor = not isinstance(method, type) and all(
+            hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
+        if not (is_regressor or (isinstance(method, str)
+                                 and method in METHODS)):
+            unknown.append(method)
     if unknown or not methods:
         msg = (f'methods must be some of {", ".join(METHODS)}, or linear '
                'regressors of scikit-learn (instances): got '
@@ -322,14 +326,6 @@ def _check_methods(methods):
                    f'constant of the polynomial: got {method!r}')
             raise ValueError(msg)
     return tuple(dict.fromkeys(methods))
-
-
-def _is_regressor(method):
-    """
-    Return whether an object has the methods of a regressor.
-    """
-    return not isinstance(method, type) and all(
-        hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
 
 
 def _check_epsilons(epsilons):

@@ -381,7 +381,8 @@ def _powers(x, order):
 
 def _solve_on_grid(weights, weighted, x, y, order):
     """
-    Solve the normal equations for given weights and weighted values.
+    Solve the normal equations for given weights and weighted values; NaN where
+    they are singular.
     """
     i, j = polynomial_terms(order)
     x_powers = _powers(x, 2 * order)
@@ -391,7 +392,14 @@ def _solve_on_grid(weights, weighted, x, y, order):
     x_powers = x_powers[:, :order + 1]
     y_powers = y_powers[:, :order + 1]
     vector = (y_powers.T @ (weighted @ x_powers))[:, j, i]
-    return _as_matrix(_solve_normal_equations(matrix, vector), order)
+    norm = np.sqrt(np.einsum('nii->ni', matrix))
+    norm[norm == 0] = 1.0
+    matrix = matrix / (norm[:, :, np.newaxis] * norm[:, np.newaxis])
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    singular = eigenvalues[:, 0] <= _RCOND * eigenvalues[:, -1]
+    eigenvalues[singular] = np.nan
+    rotated = np.einsum('nij,ni->nj', vectors, vector / norm) / eigenvalues
+    return _as_matrix(np.einsum('nij,nj->ni', vectors, rotated) / norm, order)
 
 
 def _as_matrix(solutions, order):
@@ -402,20 +410,6 @@ def _as_matrix(solutions, order):
     coefficients = np.zeros((len(solutions), order + 1, order + 1))
     coefficients[:, j, i] = solutions
     return coefficients
-
-
-def _solve_normal_equations(matrix, vector):
-    """
-    Solve stacked normal equations; NaN where they are singular.
-    """
-    norm = np.sqrt(np.einsum('nii->ni', matrix))
-    norm[norm == 0] = 1.0
-    matrix = matrix / (norm[:, :, np.newaxis] * norm[:, np.newaxis])
-    eigenvalues, vectors = np.linalg.eigh(matrix)
-    singular = eigenvalues[:, 0] <= _RCOND * eigenvalues[:, -1]
-    eigenvalues[singular] = np.nan
-    rotated = np.einsum('nij,ni->nj', vectors, vector / norm) / eigenvalues
-    return np.einsum('nij,nj->ni', vectors, rotated) / norm
 
 
 def _huber_step(residual, weights, root, x, y, order, limit, *, newton):
