@@ -398,6 +398,8 @@ def _iter_overlaps(ellipses, *, shape=None):
         u = dx * along_x[0, source] + dy * along_y[0, source]
         v = dx * along_x[1, source] + dy * along_y[1, source]
         radius = np.sqrt(u * u + v * v)
+        # A pixel is a parallelogram on this plane, with half diagonals up to
+        # ``reach``: most are entirely inside or outside of the circle.
         reach = 0.5 * np.maximum(np.hypot(*(along_x + along_y)),
                                  np.hypot(*(along_x - along_y)))[source]
 
@@ -440,6 +442,7 @@ def _bounding_rows(ellipses, shape):
     finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
     cos, sin = np.cos(theta[finite]), np.sin(theta[finite])
     semimajor, semiminor = semimajor[finite], semiminor[finite]
+    # The half sides of the box around a turned ellipse.
     x_extent = np.hypot(semimajor * cos, semiminor * sin)
     y_extent = np.hypot(semimajor * sin, semiminor * cos)
     lower, upper = [], []
@@ -457,6 +460,7 @@ def _bounding_rows(ellipses, shape):
     n_rows = np.where(n_columns > 0,
                       np.maximum(upper[1] - lower[1] + 1, 0), 0)
 
+    # Rows are numbered within each box.
     box = np.repeat(np.arange(len(finite)), n_rows)
     row = np.arange(len(box)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
     return finite[box], lower[1][box] + row, lower[0][box], n_columns[box]
@@ -472,6 +476,8 @@ def _parallelogram_overlap(u, v, along_x, along_y):
                          u - minus[0]])
     corner_v = np.stack([v - plus[1], v + minus[1], v + plus[1],
                          v - minus[1]])
+    # By Green's theorem: the sum over the sides of the area of the circle in
+    # the triangle between the side and the center.
     area = _edge_area(corner_u, corner_v, np.roll(corner_u, -1, axis=0),
                       np.roll(corner_v, -1, axis=0)).sum(axis=0)
     full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])

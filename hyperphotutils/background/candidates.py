@@ -353,6 +353,7 @@ def _fit_box(box, missing, candidates, coefficients, seed):
     The values are scaled to a mean of zero and an rms of one for the
     regressions.
     """
+    # The tolerances of the iterations are relative to values of order one.
     n_good = box.n_good
     good = (box.weights > 0).astype(float)
     count = np.maximum(n_good, 1)
@@ -505,6 +506,7 @@ def _noise_scale(residual, root):
     good = (root > 0).reshape(n_images, -1)
     count = np.maximum(np.count_nonzero(good, axis=1), 1)
     scale = distance.sum(axis=1) / count * _MEAN_TO_SIGMA
+    # Clipping at 3 sigma, corrected for what it cuts from a Gaussian.
     for _ in range(10):
         kept = good & (distance <= 3.0 * scale[:, np.newaxis])
         count = np.maximum(np.count_nonzero(kept, axis=1), 1)

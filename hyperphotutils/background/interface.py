@@ -166,6 +166,7 @@ class _AnnulusBackground:
                                            mask=mask)
         boxes, shape, radius = [], np.shape(data), self.estimator.outer_radius
         for x_one, y_one, value in zip(x, y, values, strict=True):
+            # An annulus without pixels has no level, and its box no pixels.
             slices = (slice(0, 0),) * 2
             if np.isfinite(value):
                 slices = tuple(
@@ -190,6 +191,8 @@ def combine_boxes(shape, x, y, boxes):
     for x_one, y_one, (image, slices) in zip(x, y, boxes, strict=True):
         if image.size:
             rows, cols = np.mgrid[slices]
+            # Falls fast enough that the box of a neighbor hardly counts at a
+            # source, and never to zero.
             near = 1.0 / (1.0 + (cols - x_one)**2 + (rows - y_one)**2)**2
             total[slices] += near * image
             norm[slices] += near

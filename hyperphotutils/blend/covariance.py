@@ -99,6 +99,7 @@ class SourceCovariance:
             shape_cov[rows] = turn @ own @ np.swapaxes(turn, 2, 3)
             shape[rows] = (turn[..., 0] * state[:, :, 3, None]
                            + turn[..., 2] * state[:, :, 4, None])
+            # Each pair of companions once.
             one, other = np.triu_indices(rows.shape[1], 1)
             pairs.append(np.stack((rows[:, one], rows[:, other]),
                                   axis=-1).reshape(-1, 2))
@@ -129,6 +130,7 @@ class SourceCovariance:
                          ) * gaussian_fwhm_to_sigma
         error = np.array([table[f'fwhm_{axis}_err'] for axis in _AXES]
                          ) * gaussian_fwhm_to_sigma
+        # Errors of the variances, and of the element ab by a turn.
         major, minor = 2.0 * sigma * error
         turned = (sigma[0]**2 - sigma[1]**2) * np.deg2rad(table['theta_err'])
         own = np.array([major, turned, minor]).T[:, :, None]

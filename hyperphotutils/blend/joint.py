@@ -284,11 +284,14 @@ class JointFit:
             if not touched.any():
                 break
             before = self.sources.copy()
+            # All groups see the same models (a Jacobi iteration): results do
+            # not depend on their order.
             for batch in chunks:
                 members = batch[touched[batch].any(axis=1)]
                 if len(members):
                     self._fit_batch(members, model, _COARSE, batch=batch)
             if touched.all():
+                # Rounding errors of earlier sweeps go, too.
                 fitted = self.group_id > 0
                 model[:] = 0.0
             else:
@@ -309,6 +312,7 @@ class JointFit:
         Merge neighboring groups whose fits keep changing each other.
         Return the sources of merged groups.
         """
+        # Groups that move together are connected components of a graph.
         i, j = near.nonzero()
         pairs = unsettled[i] & unsettled[j]
         n_groups = self.group_id.max(initial=0) + 1
@@ -335,6 +339,8 @@ class JointFit:
         """
         fitted = np.flatnonzero(self.group_id)
         tree = KDTree(np.column_stack((self.start.x, self.start.y))[fitted])
+        # Farther than one FWHM from its center, a source adds less than a
+        # sixteenth of its peak.
         pairs = fitted[tree.query_pairs(
             self.config.fit_radius + self.config.fwhm, output_type='ndarray')]
         i, j = pairs[self.group_id[pairs[:, 0]]
@@ -463,6 +469,8 @@ class JointFit:
             kind[block] = [
                 kinds.setdefault(row[:n].tobytes(), len(kinds))
                 for row, n in zip(shape, n_pixels[block], strict=True)]
+        # Similar numbers of pixels need little padding, and a factor is
+        # applied to all neighbors that share it at once.
         order = np.lexsort((kind, n_pixels))
         n_pixels, kind = n_pixels[order], kind[order]
         is_new = np.append(True, np.diff(kind) != 0)
@@ -490,6 +498,7 @@ class JointFit:
         coeffs = np.zeros(basis.shape[:2])
         data, extra, own = pixels.data * 1.0, None, None
         if model is not None:
+            # The image has the models of these groups, too: add them back.
             own = evaluate_sources(sources, pixels.col, pixels.row, weight,
                                    self.beam)
             data -= model[pixels.y, pixels.x] * weight - own
@@ -544,6 +553,8 @@ class JointFit:
                                     self.start.y[members].mean(axis=1)),
                                    axis=1))
         weight = self.noise.pixel_weights(foot.x, foot.y, foot.usable)
+        # Whitening is linear: the basis is whitened once, the data each time
+        # that the models of the neighbors change.
         basis = self._basis(foot, centers, order) * weight[:, None, :]
         data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
         extra = None

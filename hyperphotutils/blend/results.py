@@ -206,6 +206,8 @@ def _errors(sources, covariance, beam):
     def err(i):
         return np.sqrt(cov(i, i))
 
+    # The derivatives of widths and angle are diagonal in the axes of the
+    # ellipse; a round source has no angle.
     d_major, d_minor, d_theta = tangent_scale(sources)
     with np.errstate(divide='ignore', invalid='ignore'):
         theta_err = np.rad2deg(np.where(d_theta > 0.0, err(AB) / d_theta,
@@ -213,6 +215,8 @@ def _errors(sources, covariance, beam):
     theta_err = np.where(np.isfinite(err(AB)),
                          np.minimum(theta_err, _UNKNOWN_ANGLE), np.nan)
     _, slopes = flux_derivatives(sources, beam)
+    # The flux does not depend on the position. Amplitude and widths are
+    # strongly anticorrelated: without covariances its error is too large.
     by_shape = (AMPLITUDE, AA, AB, BB)
     flux_var = sum(slopes[:, :, i] * slopes[:, :, j] * cov(i, j)
                    for i in by_shape for j in by_shape)

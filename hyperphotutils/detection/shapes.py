@@ -194,6 +194,7 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
     half = math.ceil(radius + 0.5)
     cutouts, dx, dy = cutout_stack(image, x_peak, y_peak, half)
     valid = np.isfinite(cutouts)
+    # NaN have no weight, but would spread through the sums.
     level = np.where(valid, cutouts, 0.0)
     terms = np.stack([np.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2])
     products = (terms[:, np.newaxis] * terms).reshape(36, -1)
@@ -247,6 +248,7 @@ def highest_pixels(image, x, y, radius):
     order = np.argsort(distance, kind='stable')
     order = order[distance[order] <= radius]
     level = cutouts[:, order]
+    # The first of equal values is the nearest one.
     highest = order[np.where(np.isnan(level), -np.inf, level).argmax(axis=1)]
     return x + dx[highest], y + dy[highest]
 
@@ -269,6 +271,7 @@ def daofind_roundness(cutouts, dx, dy):
     Return the DAOFIND roundness: twice the ratio of the two-fold to the
     four-fold symmetry.
     """
+    # Each quadrant has one of the half axes (Stetson 1987, PASP 99, 191).
     sign = np.select([(dx > 0) & (dy >= 0) | (dx < 0) & (dy <= 0),
                       (dx == 0) & (dy == 0)], [-1.0, 0.0], 1.0)
     level = np.where(np.isfinite(cutouts), cutouts, 0.0)
