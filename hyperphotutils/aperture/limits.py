@@ -22,24 +22,23 @@ def check_limits(fwhm_limits, *, unit=None):
         msg = ('fwhm_limits must be two values, the smallest and the largest '
                f'width: got {fwhm_limits!r}')
         raise ValueError(msg) from None
-    lower, upper = (_as_floats(limit, unit) for limit in (lower, upper))
+    limits = []
+    for limit in (lower, upper):
+        if hasattr(limit, 'unit') != (unit is not None):
+            wanted = ('numbers without a unit' if unit is None
+                      else f'quantities convertible to {unit}')
+            msg = f'fwhm_limits must be {wanted}: got {limit!r}'
+            raise TypeError(msg)
+        if unit is None:
+            limits.append(np.asarray(limit, dtype=float))
+            continue
+        if not limit.unit.is_equivalent(unit):
+            msg = f'fwhm_limits must be convertible to {unit}: got {limit!r}'
+            raise ValueError(msg)
+        limits.append(limit.to(unit))
+    lower, upper = limits
     if np.any(lower < 0) or np.any(upper <= 0) or np.any(lower > upper):
         msg = ('fwhm_limits must be two positive widths, the smallest first: '
                f'got {fwhm_limits!r}')
         raise ValueError(msg)
     return lower, upper
-
-
-def _as_floats(limit, unit):
-    has_unit = hasattr(limit, 'unit')
-    if has_unit != (unit is not None):
-        wanted = ('numbers without a unit' if unit is None
-                  else f'quantities convertible to {unit}')
-        msg = f'fwhm_limits must be {wanted}: got {limit!r}'
-        raise TypeError(msg)
-    if unit is None:
-        return np.asarray(limit, dtype=float)
-    if not limit.unit.is_equivalent(unit):
-        msg = f'fwhm_limits must be convertible to {unit}: got {limit!r}'
-        raise ValueError(msg)
-    return limit.to(unit)

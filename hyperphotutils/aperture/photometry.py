@@ -273,7 +273,9 @@ def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
 
 
 def _aperture_ellipses(gaussians, ratio, limits, axes):
-    # The apertures of the Gaussians (x, y, FWHMs, theta in radians).
+    """
+    Return the apertures of Gaussians: x, y, FWHMs, and theta in radians.
+    """
     x, y, *widths, theta = gaussians
     if axes is None:
         if limits is not None:
@@ -296,9 +298,11 @@ def _aperture_ellipses(gaussians, ratio, limits, axes):
 
 
 def _sum_apertures(residual, ellipses, share, components, mask, error):
-    # For each source: the sums of w * residual, (w * error)**2 and
-    # w * (profile of unit amplitude) with the overlap w, and the numbers
-    # of valid and invalid pixels. The profile is a sum of Gaussians.
+    """
+    Return the sums over each aperture, by name: those of w * residual, (w *
+    error)**2, and w * (profile of unit amplitude) with the overlap w, and the
+    numbers of valid and invalid pixels. The profile is a sum of Gaussians.
+    """
     n_sources = ellipses.shape[1]
     names = ('residual', 'variance', 'gaussian', 'n_valid', 'n_invalid')
     sums = {name: np.zeros(n_sources) for name in names}
@@ -321,10 +325,16 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
             'n_valid': (valid, None),
             'n_invalid': (~valid, None),
         }
-        for peak, gaussians in zip(share, components, strict=True):
-            value = weight * _unit_gaussian(gaussians, source, iy, ix)
+        for peak, (x, y, fwhm_major, fwhm_minor, theta) in zip(
+                share, components, strict=True):
+            cos, sin = np.cos(theta)[source], np.sin(theta)[source]
+            dx, dy = ix - x[source], iy - y[source]
+            major = (dx * cos + dy * sin) / fwhm_major[source]
+            minor = (dy * cos - dx * sin) / fwhm_minor[source]
+            profile = np.exp(-4.0 * math.log(2.0) * (major * major
+                                                     + minor * minor))
             sums['gaussian'] += peak * np.bincount(
-                source, weights=value, minlength=n_sources)
+                source, weights=weight * profile, minlength=n_sources)
         if error is not None:
             noise = error.ravel()[pixel] if error.ndim else error
             values['variance'] = (valid, (weight_valid * noise)**2)
@@ -334,19 +344,10 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
     return sums
 
 
-def _unit_gaussian(gaussians, source, iy, ix):
-    # Gaussians of unit amplitude at the pixels.
-    x, y, fwhm_major, fwhm_minor, theta = gaussians
-    cos, sin = np.cos(theta), np.sin(theta)
-    dx = ix - x[source]
-    dy = iy - y[source]
-    major = (dx * cos[source] + dy * sin[source]) / fwhm_major[source]
-    minor = (dy * cos[source] - dx * sin[source]) / fwhm_minor[source]
-    return np.exp(-4.0 * math.log(2.0) * (major * major + minor * minor))
-
-
 def _check_maps(shape, mask, error):
-    # Mask and error as arrays of the right shape (error may be 0-d).
+    """
+    Return mask and error as arrays of the right shape; error may be 0-d.
+    """
     if mask is not None:
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != shape:
@@ -364,7 +365,9 @@ def _check_maps(shape, mask, error):
 
 def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
                         names=('semimajor axes', 'semiminor axes')):
-    # One array with the rows x, y, major, minor, theta (radians).
+    """
+    Return one array with the rows x, y, major, minor, and theta (radians).
+    """
     args = [np.asarray(arg, dtype=float)
             for arg in (x, y, major, minor, theta_deg)]
     for name, axis in zip(names, args[2:4], strict=True):
@@ -381,7 +384,9 @@ def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
 
 
 def _iter_overlaps(ellipses, *, shape=None):
-    # Yield (source, iy, ix, weight) for bounded numbers of pixels.
+    """
+    Yield (source, iy, ix, weight) for bounded numbers of pixels.
+    """
     x, y, semimajor, semiminor, theta = ellipses
     cos, sin = np.cos(theta), np.sin(theta)
     along_x = np.array([cos / semimajor, -sin / semiminor])
@@ -393,6 +398,8 @@ def _iter_overlaps(ellipses, *, shape=None):
         u = dx * along_x[0, source] + dy * along_y[0, source]
         v = dx * along_x[1, source] + dy * along_y[1, source]
         radius = np.sqrt(u * u + v * v)
+        # A pixel is a parallelogram on this plane, with half diagonals up to
+        # ``reach``: most are entirely inside or outside of the circle.
         reach = 0.5 * np.maximum(np.hypot(*(along_x + along_y)),
                                  np.hypot(*(along_x - along_y)))[source]
 
@@ -407,7 +414,9 @@ def _iter_overlaps(ellipses, *, shape=None):
 
 
 def _iter_candidates(ellipses, shape):
-    # The pixels of the bounding boxes of the ellipses, in chunks of rows.
+    """
+    Yield the pixels of the bounding boxes of ellipses, in chunks of rows.
+    """
     source, iy, x_first, n_columns = _bounding_rows(ellipses, shape)
     total = np.cumsum(n_columns)
     start = 0
@@ -425,12 +434,15 @@ def _iter_candidates(ellipses, shape):
 
 
 def _bounding_rows(ellipses, shape):
-    # The rows of the bounding boxes: source, row, first column, and number
-    # of columns.
+    """
+    Return the rows of the bounding boxes: source, row, first column, and
+    number of columns.
+    """
     x, y, semimajor, semiminor, theta = ellipses
     finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
     cos, sin = np.cos(theta[finite]), np.sin(theta[finite])
     semimajor, semiminor = semimajor[finite], semiminor[finite]
+    # The half sides of the box around a turned ellipse.
     x_extent = np.hypot(semimajor * cos, semiminor * sin)
     y_extent = np.hypot(semimajor * sin, semiminor * cos)
     lower, upper = [], []
@@ -448,19 +460,24 @@ def _bounding_rows(ellipses, shape):
     n_rows = np.where(n_columns > 0,
                       np.maximum(upper[1] - lower[1] + 1, 0), 0)
 
+    # Rows are numbered within each box.
     box = np.repeat(np.arange(len(finite)), n_rows)
     row = np.arange(len(box)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
     return finite[box], lower[1][box] + row, lower[0][box], n_columns[box]
 
 
 def _parallelogram_overlap(u, v, along_x, along_y):
-    # Area of the parallelograms around (u, v) inside the unit circle.
+    """
+    Return the areas of parallelograms around (u, v) inside the unit circle.
+    """
     plus = 0.5 * (along_x + along_y)
     minus = 0.5 * (along_x - along_y)
     corner_u = np.stack([u - plus[0], u + minus[0], u + plus[0],
                          u - minus[0]])
     corner_v = np.stack([v - plus[1], v + minus[1], v + plus[1],
                          v - minus[1]])
+    # By Green's theorem: the sum over the sides of the area of the circle in
+    # the triangle between the side and the center.
     area = _edge_area(corner_u, corner_v, np.roll(corner_u, -1, axis=0),
                       np.roll(corner_v, -1, axis=0)).sum(axis=0)
     full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])
@@ -469,7 +486,9 @@ def _parallelogram_overlap(u, v, along_x, along_y):
 
 
 def _edge_area(u0, v0, u1, v1):
-    # Signed area of the unit circle inside the triangle (0, P0, P1).
+    """
+    Return the signed area of the unit circle inside the triangle (0, P0, P1).
+    """
     du, dv = u1 - u0, v1 - v0
     length_square = du * du + dv * dv
     cross = u0 * dv - v0 * du
@@ -487,4 +506,7 @@ def _edge_area(u0, v0, u1, v1):
 
 
 def _angle(u0, v0, u1, v1, cross):
+    """
+    Return the angle from one vector to another with a given cross product.
+    """
     return np.arctan2(cross, u0 * u1 + v0 * v1)

@@ -307,9 +307,13 @@ def _check_methods(methods):
     """
     methods = ((methods,) if hasattr(methods, 'fit')
                else _as_sequence(methods))
-    unknown = [method for method in methods
-               if not (_is_regressor(method) or (isinstance(method, str)
-                                                 and method in METHODS))]
+    unknown = []
+    for method in methods:
+        is_regressor = not isinstance(method, type) and all(
+            hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
+        if not (is_regressor or (isinstance(method, str)
+                                 and method in METHODS)):
+            unknown.append(method)
     if unknown or not methods:
         msg = (f'methods must be some of {", ".join(METHODS)}, or linear '
                'regressors of scikit-learn (instances): got '
@@ -322,14 +326,6 @@ def _check_methods(methods):
                    f'constant of the polynomial: got {method!r}')
             raise ValueError(msg)
     return tuple(dict.fromkeys(methods))
-
-
-def _is_regressor(method):
-    """
-    Return whether an object has the methods of a regressor.
-    """
-    return not isinstance(method, type) and all(
-        hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
 
 
 def _check_epsilons(epsilons):
@@ -357,6 +353,7 @@ def _fit_box(box, missing, candidates, coefficients, seed):
     The values are scaled to a mean of zero and an rms of one for the
     regressions.
     """
+    # The tolerances of the iterations are relative to values of order one.
     n_good = box.n_good
     good = (box.weights > 0).astype(float)
     count = np.maximum(n_good, 1)
@@ -509,6 +506,7 @@ def _noise_scale(residual, root):
     good = (root > 0).reshape(n_images, -1)
     count = np.maximum(np.count_nonzero(good, axis=1), 1)
     scale = distance.sum(axis=1) / count * _MEAN_TO_SIGMA
+    # Clipping at 3 sigma, corrected for what it cuts from a Gaussian.
     for _ in range(10):
         kept = good & (distance <= 3.0 * scale[:, np.newaxis])
         count = np.maximum(np.count_nonzero(kept, axis=1), 1)

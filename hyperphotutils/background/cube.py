@@ -300,8 +300,14 @@ class CubeBackground:
             ``smoothing``, after the last one is fitted.
         """
         task = self.prepare(cube)
-        channels = (range(len(cube)) if channels is None
-                    else [_channel_of(cube, i) for i in channels])
+        n_channels = len(cube)
+        channels = list(range(n_channels) if channels is None else channels)
+        for index in channels:
+            if not -n_channels <= index < n_channels:
+                msg = (f'channels has {index}, but {cube.name} has '
+                       f'{n_channels} channels, 0 to {n_channels - 1}')
+                raise ValueError(msg)
+        channels = [index % n_channels for index in channels]
         parts = self._fit(task, channels, n_workers, executor, progress_bar)
         if self.smoothing > 0.0:
             parts = self.smooth(parts)
@@ -943,18 +949,6 @@ def _left_of_noise(side, order, fwhm):
     taken = np.sum(basis * (covariance @ basis @ covariance))
     left = (n_pixels - taken) / (n_pixels - len(basis))
     return left, 1.0 - 0.5**(2.0 / fwhm**2)
-
-
-def _channel_of(cube, index):
-    """
-    Return the index of a channel, counted from the first one.
-    """
-    n_channels = len(cube)
-    if not -n_channels <= index < n_channels:
-        msg = (f'channels has {index}, but {cube.name} has {n_channels} '
-               f'channels, 0 to {n_channels - 1}')
-        raise ValueError(msg)
-    return index % n_channels
 
 
 def _local_lines(x, y, weights, width):

@@ -164,24 +164,19 @@ class _AnnulusBackground:
         if known.any():
             values[known] = self.estimator(data, x[known], y[known],
                                            mask=mask)
-        return _FittedImage(combine_boxes(
-            np.shape(data), x, y, _constant_boxes(
-                np.shape(data), x, y, values, self.estimator.outer_radius)))
-
-
-def _constant_boxes(shape, x, y, values, radius):
-    """
-    Yield the image of the background of each source, and its slices.
-    """
-    for x_one, y_one, value in zip(x, y, values, strict=True):
-        if not np.isfinite(value):
-            yield np.empty((0, 0)), (slice(0, 0),) * 2
-            continue
-        slices = tuple(
-            slice(max(0, int(np.ceil(center - radius))),
-                  max(0, min(size, int(np.floor(center + radius)) + 1)))
-            for center, size in zip((y_one, x_one), shape, strict=True))
-        yield np.full(np.mgrid[slices].shape[1:], value), slices
+        boxes, shape, radius = [], np.shape(data), self.estimator.outer_radius
+        for x_one, y_one, value in zip(x, y, values, strict=True):
+            # An annulus without pixels has no level, and its box no pixels.
+            slices = (slice(0, 0),) * 2
+            if np.isfinite(value):
+                slices = tuple(
+                    slice(max(0, int(np.ceil(center - radius))),
+                          max(0, min(size, int(np.floor(center + radius)) + 1))
+                          ) for center, size in zip((y_one, x_one), shape,
+                                                    strict=True))
+            n_pixels = [max(0, one.stop - one.start) for one in slices]
+            boxes.append((np.full(n_pixels, value), slices))
+        return _FittedImage(combine_boxes(shape, x, y, boxes))
 
 
 def combine_boxes(shape, x, y, boxes):
@@ -196,6 +191,8 @@ def combine_boxes(shape, x, y, boxes):
     for x_one, y_one, (image, slices) in zip(x, y, boxes, strict=True):
         if image.size:
             rows, cols = np.mgrid[slices]
+            # Falls fast enough that the box of a neighbor hardly counts at a
+            # source, and never to zero.
             near = 1.0 / (1.0 + (cols - x_one)**2 + (rows - y_one)**2)**2
             total[slices] += near * image
             norm[slices] += near

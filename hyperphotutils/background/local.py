@@ -361,7 +361,9 @@ class LocalBackgroundFits:
         table['y'] = self.y
         table['local_bkg'] = self.value
         table['bkg_rms'] = self._with_unit(self._selected_scores('rms'))
-        chosen = self._chosen
+        chosen = [None] * self.x.size
+        for source, _, k in self._selections():
+            chosen[source] = self.fitted.candidates[k]
         table['bkg_method'] = [c.method_name if c else '' for c in chosen]
         table['bkg_epsilon'] = [c.epsilon if c else np.nan for c in chosen]
         table['bkg_order'] = [c.order if c else -1 for c in chosen]
@@ -514,16 +516,6 @@ class LocalBackgroundFits:
             weights[place] += weight
         weights[weights == 0.0] = np.nan
         return self._with_unit(total / weights)
-
-    @property
-    def _chosen(self):
-        """
-        The selected candidate of each source, or `None`.
-        """
-        chosen = [None] * self.x.size
-        for source, _, k in self._selections():
-            chosen[source] = self.fitted.candidates[k]
-        return chosen
 
     def _selections(self):
         """

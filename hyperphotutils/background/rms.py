@@ -135,8 +135,10 @@ def box_variances(data, box_size, *, mask=None, order=1):
         for image in (data, (~mask)))
     fraction = windows[1].mean(axis=(1, 2))
     rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
+    # The median of a thousand boxes is known to about a per cent.
     rows = rows[::-(-len(rows) // _MAX_BOXES)]
     boxes, used = windows[0][rows], windows[1][rows]
+    # Without a large mean, the squares below keep their digits.
     boxes = np.where(used, boxes, 0.0)
     offset = boxes.sum(axis=(1, 2)) / used.sum(axis=(1, 2))
     boxes = np.where(used, boxes - offset[:, None, None], 0.0)

@@ -41,6 +41,12 @@ __all__ = ['second_order_bias', 'unbiased_sources']
 
 # The largest bias in units of the error that the second order describes.
 _LARGEST = 0.5
+# The vectors z of `_trace` for the position and the elements aa, ab, and bb:
+# the coefficients of (1, u_a, u_b) along both axes.
+_Z = np.zeros((3, 2, 5))
+for _term, _axis, _element in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3),
+                               (2, 0, 3), (2, 1, 4)):
+    _Z[_term, _axis, _element] = 1.0
 
 
 def second_order_bias(problem, result):
@@ -204,8 +210,13 @@ def _trace(problem, result, i):
     dx, dy = problem.x - x0, problem.y - y0
     off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
     block = slice(N_PARAMS * i, N_PARAMS * (i + 1))
-    cov = _in_own_axes(result.covariance[:, block, block],
-                       cos[:, 0], sin[:, 0])
+    # The position in the axes of the ellipse.
+    turn = np.zeros((len(cos), N_PARAMS, N_PARAMS))
+    for k in (AMPLITUDE, AA, AB, BB):
+        turn[:, k, k] = 1.0
+    turn[:, X, X] = turn[:, Y, Y] = cos[:, 0]
+    turn[:, X, Y], turn[:, Y, X] = sin[:, 0], -sin[:, 0]
+    cov = turn @ result.covariance[:, block, block] @ np.swapaxes(turn, 1, 2)
     components = gaussian_components(result.sources[:, i:i + 1], problem.beam)
     area = _area_curvature(components)
     total = np.zeros(problem.x.shape)
@@ -219,13 +230,12 @@ def _trace(problem, result, i):
         slopes = np.stack((u_a, u_b, 0.5 * (u_a**2 + k_aa), u_a * u_b + k_ab,
                            0.5 * (u_b**2 + k_bb)), axis=1)
         spread = np.sum(slopes * (cov[:, 1:, 1:] @ slopes), axis=1)
-        none, one = np.zeros_like(u_a), np.ones_like(u_a)
-        z_a = np.stack((one, none, u_a, u_b, none), axis=1)
-        z_b = np.stack((none, one, none, u_a, u_b), axis=1)
-        along, across = cov[:, 1:, 1:] @ z_a, cov[:, 1:, 1:] @ z_b
-        curvature = (aa * np.sum(z_a * along, axis=1)
-                     + 2.0 * ab * np.sum(z_b * along, axis=1)
-                     + bb * np.sum(z_b * across, axis=1))
+        # z is linear in (1, u_a, u_b), and the trace is a quadratic form.
+        matrix = np.array([[aa[:, 0], ab[:, 0]], [ab[:, 0], bb[:, 0]]])
+        form = np.einsum('mik,ijg,njl,gkl->gmn', _Z, matrix, _Z,
+                         cov[:, 1:, 1:])
+        linear = np.stack((np.ones_like(u_a), u_a, u_b), axis=1)
+        curvature = np.sum(linear * (form @ linear), axis=1)
         of_share = area[:, 0] + 0.5 * _products((aa[:, 0], ab[:, 0],
                                                  bb[:, 0]))
         curvature -= np.sum(of_share * cov[:, AA:, AA:],
@@ -233,16 +243,3 @@ def _trace(problem, result, i):
         mixed = 2.0 * (cov[:, AMPLITUDE, None, 1:] @ slopes)[:, 0]
         total += profile * (amplitude * (spread - curvature) + mixed)
     return problem.weight * total
-
-
-def _in_own_axes(covariance, cos, sin):
-    """
-    Turn the position of a covariance into the axes of the ellipse.
-    """
-    turn = np.zeros_like(covariance)
-    for k in (AMPLITUDE, AA, AB, BB):
-        turn[:, k, k] = 1.0
-    turn[:, X, X] = turn[:, Y, Y] = cos
-    turn[:, X, Y] = sin
-    turn[:, Y, X] = -sin
-    return turn @ covariance @ np.swapaxes(turn, 1, 2)

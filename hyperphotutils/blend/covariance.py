@@ -99,6 +99,7 @@ class SourceCovariance:
             shape_cov[rows] = turn @ own @ np.swapaxes(turn, 2, 3)
             shape[rows] = (turn[..., 0] * state[:, :, 3, None]
                            + turn[..., 2] * state[:, :, 4, None])
+            # Each pair of companions once.
             one, other = np.triu_indices(rows.shape[1], 1)
             pairs.append(np.stack((rows[:, one], rows[:, other]),
                                   axis=-1).reshape(-1, 2))
@@ -129,6 +130,7 @@ class SourceCovariance:
                          ) * gaussian_fwhm_to_sigma
         error = np.array([table[f'fwhm_{axis}_err'] for axis in _AXES]
                          ) * gaussian_fwhm_to_sigma
+        # Errors of the variances, and of the element ab by a turn.
         major, minor = 2.0 * sigma * error
         turned = (sigma[0]**2 - sigma[1]**2) * np.deg2rad(table['theta_err'])
         own = np.array([major, turned, minor]).T[:, :, None]
@@ -182,7 +184,12 @@ class SourceCovariance:
             those that are not known.
         """
         source_id = np.asarray(source_id)
-        index, found = _find(source_id, self.id)
+        order = np.argsort(self.id, kind='stable')
+        place = np.searchsorted(self.id, source_id, sorter=order)
+        found = place < len(self.id)
+        index = np.zeros(len(source_id), dtype=int)
+        index[found] = order[place[found]]
+        found[found] = self.id[index[found]] == source_id[found]
         row = np.full(len(self.id), -1)
         row[index[found]] = np.flatnonzero(found)
         pairs = row[self.pairs]
@@ -255,21 +262,6 @@ def _check_ids(ids, known):
                f'{", ".join(map(str, twice))}')
         raise ValueError(msg)
     return set(ids)
-
-
-def _find(wanted, known):
-    """
-    Return the index of each wanted value, and which are known.
-    """
-    if np.array_equal(wanted, known):
-        return np.arange(len(known)), np.ones(len(known), dtype=bool)
-    if len(known) == 0:
-        none = np.zeros(len(wanted), dtype=int)
-        return none, none.astype(bool)
-    order = np.argsort(known, kind='stable')
-    place = np.searchsorted(known, wanted, sorter=order)
-    index = order[np.minimum(place, len(known) - 1)]
-    return index, known[index] == wanted
 
 
 def _blocks(covariance, index):

@@ -104,7 +104,8 @@ def make_footprints(x, y, mask, radius, step=1):
     usable &= ~mask.ravel()[index]
     partial = ~usable.all(axis=2)
     index = np.where(usable, index, unused).reshape(len(x), -1)
-    # Padding comes last.
+    # Padding comes last; in sorted groups, pixels of several disks are next
+    # to each other.
     if x.shape[1] > 1 or partial.any():
         index.sort(axis=1)
     if x.shape[1] > 1:

@@ -213,10 +213,12 @@ class JointFit:
                 or np.isfinite(self.start.position_prior).any()
                 or self.start.positive.any()):
             # Rounding errors; a constant below the sources does not count.
+            good = ~self.mask
+            extent = (np.max(self.data, where=good, initial=-np.inf)
+                      - np.min(self.data, where=good, initial=np.inf))
             self.rms = self.pixel_rms or max(
                 local_rms(self.data - model, box_side(self.config.fwhm),
-                          mask=self.mask),
-                1e-6 * np.ptp(self.data[~self.mask])) or 1.0
+                          mask=self.mask), 1e-6 * extent) or 1.0
         # The iterations of a group depend only on its neighbors, so that
         # tiles of a map give the fits of the whole map.
         touched = every = np.ones(len(self.group_id), dtype=bool)
@@ -282,11 +284,14 @@ class JointFit:
             if not touched.any():
                 break
             before = self.sources.copy()
+            # All groups see the same models (a Jacobi iteration): results do
+            # not depend on their order.
             for batch in chunks:
                 members = batch[touched[batch].any(axis=1)]
                 if len(members):
                     self._fit_batch(members, model, _COARSE, batch=batch)
             if touched.all():
+                # Rounding errors of earlier sweeps go, too.
                 fitted = self.group_id > 0
                 model[:] = 0.0
             else:
@@ -307,6 +312,7 @@ class JointFit:
         Merge neighboring groups whose fits keep changing each other.
         Return the sources of merged groups.
         """
+        # Groups that move together are connected components of a graph.
         i, j = near.nonzero()
         pairs = unsettled[i] & unsettled[j]
         n_groups = self.group_id.max(initial=0) + 1
@@ -333,6 +339,8 @@ class JointFit:
         """
         fitted = np.flatnonzero(self.group_id)
         tree = KDTree(np.column_stack((self.start.x, self.start.y))[fitted])
+        # Farther than one FWHM from its center, a source adds less than a
+        # sixteenth of its peak.
         pairs = fitted[tree.query_pairs(
             self.config.fit_radius + self.config.fwhm, output_type='ndarray')]
         i, j = pairs[self.group_id[pairs[:, 0]]
@@ -461,6 +469,8 @@ class JointFit:
             kind[block] = [
                 kinds.setdefault(row[:n].tobytes(), len(kinds))
                 for row, n in zip(shape, n_pixels[block], strict=True)]
+        # Similar numbers of pixels need little padding, and a factor is
+        # applied to all neighbors that share it at once.
         order = np.lexsort((kind, n_pixels))
         n_pixels, kind = n_pixels[order], kind[order]
         is_new = np.append(True, np.diff(kind) != 0)
@@ -488,6 +498,7 @@ class JointFit:
         coeffs = np.zeros(basis.shape[:2])
         data, extra, own = pixels.data * 1.0, None, None
         if model is not None:
+            # The image has the models of these groups, too: add them back.
             own = evaluate_sources(sources, pixels.col, pixels.row, weight,
                                    self.beam)
             data -= model[pixels.y, pixels.x] * weight - own
@@ -505,9 +516,16 @@ class JointFit:
             strength = np.sum(weight**2, axis=1) / np.sum(weight > 0, axis=1)
             ridge = (self.solver.ridge * strength[:, None]
                      * np.ones_like(coeffs))
+        free = np.ones(sources.shape, dtype=bool)
+        if 'position' in config.fixed:
+            free[:, :, [X, Y]] = False
+        if 'shape' in config.fixed:
+            free[:, :, [AA, AB, BB]] = False
+        free[:, :, AA:] &= ~start.hold_shape[members][:, :, None]
+        free = np.concatenate((free.reshape(len(members), -1),
+                               np.ones(coeffs.shape, dtype=bool)), axis=1)
         problem = BatchProblem(
-            data, pixels.col, pixels.row, weight, basis,
-            self._free(members, coeffs.shape[1]),
+            data, pixels.col, pixels.row, weight, basis, free,
             position - config.max_shift, position + config.max_shift,
             low, high, pixels.whitening, ridge, self.solver.loss,
             self.solver.f_scale, self._position_priors(members),
@@ -535,6 +553,8 @@ class JointFit:
                                     self.start.y[members].mean(axis=1)),
                                    axis=1))
         weight = self.noise.pixel_weights(foot.x, foot.y, foot.usable)
+        # Whitening is linear: the basis is whitened once, the data each time
+        # that the models of the neighbors change.
         basis = self._basis(foot, centers, order) * weight[:, None, :]
         data = np.where(foot.usable, self.data[foot.y, foot.x], 0.0) * weight
         extra = None
@@ -612,21 +632,6 @@ class JointFit:
         """
         return background_basis(foot.x, foot.y, *centers.T,
                                 self.config.fit_radius, order)
-
-    def _free(self, members, n_coeffs):
-        """
-        Return the mask of the tangent coordinates that are fitted.
-        """
-        n_groups, n_sources = members.shape
-        free = np.ones((n_groups, n_sources, N_PARAMS), dtype=bool)
-        if 'position' in self.config.fixed:
-            free[:, :, [X, Y]] = False
-        if 'shape' in self.config.fixed:
-            free[:, :, [AA, AB, BB]] = False
-        free[:, :, AA:] &= ~self.start.hold_shape[members][:, :, None]
-        return np.concatenate(
-            (free.reshape(n_groups, -1),
-             np.ones((n_groups, n_coeffs), dtype=bool)), axis=1)
 
     def _fit_batch(self, members, model, tolerance, *, batch=None,
                    with_covariance=False):

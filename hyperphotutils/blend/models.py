@@ -147,8 +147,14 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
         sources[k], coeffs[k], swapped = _state_of_model(fitted, n_sources)
         cov = info.get('param_cov')
         if cov is not None:
-            covariance[k] = _to_tangent(np.asarray(cov), sources[k], swapped,
-                                        problem.free[k])
+            # from the free parameters of the model to tangent coordinates
+            order, scale = _tangent_map(sources[k], len(covariance[k]),
+                                        swapped)
+            used = problem.free[k][order]
+            target, scale = order[used], scale[used]
+            covariance[k] = 0.0
+            covariance[k][np.ix_(target, target)] = (
+                np.asarray(cov) * scale[:, None] * scale[None, :])
     model, _ = evaluate(sources, coeffs, problem.x, problem.y,
                         problem.weight, problem.basis, beam=problem.beam)
     chi2 = np.sum((model - problem.data)**2, axis=1)
@@ -217,20 +223,6 @@ def covariance_of_model(covariance, sources):
     with np.errstate(divide='ignore', invalid='ignore'):
         return covariance[np.ix_(order, order)] / (scale[:, None]
                                                    * scale[None, :])
-
-
-def _to_tangent(cov, sources, swapped, free):
-    """
-    Convert the covariance of the free parameters of a model to tangent
-    coordinates, in the order of the kernel.
-    """
-    order, scale = _tangent_map(sources, len(free), swapped)
-    used = free[order]
-    target = order[used]
-    tangent = np.zeros((len(free), len(free)))
-    tangent[np.ix_(target, target)] = (
-        cov * scale[used][:, None] * scale[used][None, :])
-    return tangent
 
 
 def _tangent_map(sources, n_all, swapped=None):

@@ -110,6 +110,8 @@ def _problem(residual, sources, x, y, usable, noise, fwhm, beam):
     """
     Return the problem of single sources, each with its own plane.
     """
+    # The residual has the neighbors subtracted; the source itself is added
+    # back below.
     weight = noise.pixel_weights(x, y, usable)
     basis = background_basis(x, y, *sources[:, 1:3].T, fwhm, _POLY_ORDER)
     basis *= weight[:, None, :]
@@ -135,6 +137,7 @@ def _compare(problem, sources, fwhm):
     two of each, and which sources are far from being pairs.
     """
     n_pixels = np.sum(problem.weight > 0.0, axis=1)
+    # Both models on the same pixels, so that their chi2 can be compared.
     plane = np.zeros((len(sources), _N_TERMS))
     one = _fit(problem, sources, plane, _FINE)
     two = problem._replace(
@@ -196,6 +199,7 @@ def _is_pair(result, fwhm):
     separation = np.hypot(*(sources[:, 0, 1:3] - sources[:, 1, 1:3]).T)
     widths = np.sqrt(sources[:, :, 3:5]) * gaussian_sigma_to_fwhm / fwhm
     amplitude = sources[:, :, AMPLITUDE]
+    # The errors of the joint fit, in which near sources share their flux.
     variance = np.stack([result.covariance[:, k, k]
                          for k in (AMPLITUDE, N_PARAMS + AMPLITUDE)], axis=1)
     low, high = _FWHM_RANGE

@@ -55,43 +55,35 @@ def make_responses(fit):
         state = batch.result.sources[enough]
         normal = normal_matrix(fit.make_problem(rows, model)[0], state,
                                batch.result.coeffs[enough])
-        responses.append(HeldResponse(
-            rows, state, _respond(normal, rows.shape[1]),
-            _correlate(normal, rows.shape[1])))
+        n_sources = rows.shape[1]
+        index = np.arange(normal.shape[1])
+        in_sources = index < N_PARAMS * n_sources
+        linear = ~in_sources | (index % N_PARAMS == AMPLITUDE)
+        inverse = _invert(normal[:, linear][:, :, linear])
+        across = normal[:, linear][:, :, in_sources]
+        response = -(inverse @ across)[:, :n_sources]
+        response[:, :, AMPLITUDE::N_PARAMS] = 0.0
+        # The background is marginalized: invert first, then cut.
+        covariance = _invert(normal)[:, in_sources][:, :, in_sources]
+        scale = _unit_diagonal(covariance)
+        responses.append(HeldResponse(rows, state, response,
+                                      covariance * scale))
     return responses
-
-
-def _respond(normal, n_sources):
-    """
-    Return the derivatives of the amplitudes of each group.
-    """
-    index = np.arange(normal.shape[1])
-    in_sources = index < N_PARAMS * n_sources
-    linear = ~in_sources | (index % N_PARAMS == AMPLITUDE)
-    inverse = _invert(normal[:, linear][:, :, linear])
-    across = normal[:, linear][:, :, in_sources]
-    response = -(inverse @ across)[:, :n_sources]
-    response[:, :, AMPLITUDE::N_PARAMS] = 0.0
-    return response
-
-
-def _correlate(normal, n_sources):
-    """
-    Return the correlations of the tangent coordinates in a free fit.
-    """
-    n_coords = N_PARAMS * n_sources
-    covariance = _invert(normal)[:, :n_coords, :n_coords]
-    diagonal = np.einsum('gii->gi', covariance)
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-    return covariance * scale[:, :, None] * scale[:, None, :]
 
 
 def _invert(normal):
     """
     Return the inverses of normal matrices.
     """
-    diagonal = np.einsum('gii->gi', normal)
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-    scale = scale[:, :, None] * scale[:, None, :]
+    scale = _unit_diagonal(normal)
     return scale * np.linalg.pinv(normal * scale, rcond=_SINGULAR,
                                   hermitian=True)
+
+
+def _unit_diagonal(matrices):
+    """
+    Return the factors of all elements that give matrices a unit diagonal.
+    """
+    diagonal = np.einsum('gii->gi', matrices)
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
+    return scale[:, :, None] * scale[:, None, :]

@@ -178,26 +178,19 @@ def _values(fit, batch, covariance):
     state = batch.result.sources
     flux, _ = flux_derivatives(state, fit.beam)
     if batch.bias is not None:
-        state, flux = _without_bias(fit, batch, covariance)
+        bias = batch.bias
+        if not fit.absolute:
+            bias = bias * _residual_variance(batch)[:, None]
+        first = N_PARAMS * np.arange(state.shape[1])[:, None]
+        own = first + np.arange(N_PARAMS)
+        state, flux = unbiased_sources(
+            state, covariance[:, own[:, :, None], own[:, None, :]],
+            bias[:, own], fit.var_bounds, fit.beam)
     amplitude, x, y, var_major, var_minor, theta = np.moveaxis(state, 2, 0)
     return {'amplitude_fit': amplitude, 'x_fit': x, 'y_fit': y,
             'fwhm_major_fit': np.sqrt(var_major) * gaussian_sigma_to_fwhm,
             'fwhm_minor_fit': np.sqrt(var_minor) * gaussian_sigma_to_fwhm,
             'theta_fit': wrap_angle(np.rad2deg(theta)), 'flux_fit': flux}
-
-
-def _without_bias(fit, batch, covariance):
-    """
-    Return state and flux without the bias due to noise.
-    """
-    bias = batch.bias
-    if not fit.absolute:
-        bias = bias * _residual_variance(batch)[:, None]
-    n_sources = batch.members.shape[1]
-    first = N_PARAMS * np.arange(n_sources)[:, None] + np.arange(N_PARAMS)
-    own = covariance[:, first[:, :, None], first[:, None, :]]
-    return unbiased_sources(batch.result.sources, own, bias[:, first],
-                            fit.var_bounds, fit.beam)
 
 
 def _errors(sources, covariance, beam):
@@ -213,6 +206,8 @@ def _errors(sources, covariance, beam):
     def err(i):
         return np.sqrt(cov(i, i))
 
+    # The derivatives of widths and angle are diagonal in the axes of the
+    # ellipse; a round source has no angle.
     d_major, d_minor, d_theta = tangent_scale(sources)
     with np.errstate(divide='ignore', invalid='ignore'):
         theta_err = np.rad2deg(np.where(d_theta > 0.0, err(AB) / d_theta,
@@ -220,6 +215,8 @@ def _errors(sources, covariance, beam):
     theta_err = np.where(np.isfinite(err(AB)),
                          np.minimum(theta_err, _UNKNOWN_ANGLE), np.nan)
     _, slopes = flux_derivatives(sources, beam)
+    # The flux does not depend on the position. Amplitude and widths are
+    # strongly anticorrelated: without covariances its error is too large.
     by_shape = (AMPLITUDE, AA, AB, BB)
     flux_var = sum(slopes[:, :, i] * slopes[:, :, j] * cov(i, j)
                    for i in by_shape for j in by_shape)

@@ -145,7 +145,20 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     chi2 = covariance = None
     if with_covariance:
         chi2, normal, _ = result.terms
-        chi2, covariance = _errors(problem, sources, coeffs, chi2, normal)
+        covariance = invert_normal(normal, problem.free)
+        prior = xp.zeros_like(normal)
+        if problem.anchor is not None:
+            # The prior is not a residual; it scatters with its own width.
+            penalty, _, strength = _penalty(problem._replace(ridge=None),
+                                            sources, coeffs)
+            chi2 = chi2 - penalty
+            identity = xp.eye(normal.shape[1], dtype=normal.dtype)
+            prior = strength[:, :, None] * identity[None, :, :]
+        if problem.extra is not None:
+            # The covariance holds for any weights, as that of White (1980,
+            # Econometrica 48, 817) does.
+            chi2, spread = _unweighted_terms(problem, sources, coeffs)
+            covariance = covariance @ (spread + prior) @ covariance
     return BatchResult(sources, coeffs, covariance, chi2, result.n_iter,
                        result.converged)
 
@@ -327,6 +340,7 @@ def _gaussian_terms(sources, x, y, weight):
     u_a, u_b = off_a / var_a, off_b / var_b
     profile = xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
     profile *= weight[:, None, :]
+    # In the order of the tangent coordinates, with the position turned back.
     yield profile
     gauss = amplitude * profile
     gauss_a, gauss_b = gauss * u_a, gauss * u_b
@@ -349,6 +363,7 @@ def _convolved_terms(sources, x, y, weight, beam):
     off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
     share, precision, mean, _ = gaussian_components(sources, beam)
     sums = [xp.zeros_like(off_a) for _ in range(N_PARAMS)]
+    # One Gaussian at a time, as an array of all would not fit in the cache.
     for j in range(share.shape[2]):
         p_aa, p_ab, p_bb = (element[:, :, j, None] for element in precision)
         k_aa, k_ab, k_bb = (
@@ -471,6 +486,8 @@ def _terms_of_piece(problem, sources, coeffs):
     residual = model - problem.data
     cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
+    # The Gauss-Newton approximation: the residuals times the second
+    # derivatives are left out. With them, fits take nearly as many steps.
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
     return xp.sum(cost, axis=1), normal, gradient
@@ -508,6 +525,7 @@ def _solve_linear(problem, sources, coeffs):
         start = _change_linear(terms, unit, coeffs, sources, coeffs)
     else:
         start = _data_terms(problem, sources, coeffs)
+    # The problem is linear: one step solves it.
     tiny = xp.full(coeffs.shape[0], SMALLEST_DAMPING,
                    dtype=problem.data.dtype)
     step = damped_step(*_system(
@@ -533,6 +551,7 @@ def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
     change = xp.concat((
         xp.reshape(xp.concat((new - old, none), axis=2), (n_groups, -1)),
         new_coeffs - coeffs), axis=1)
+    # The derivatives at the new amplitudes in units of those at the old ones.
     scale = xp.concat((
         xp.reshape(xp.concat((xp.ones_like(old), none + new / old), axis=2),
                    (n_groups, -1)), xp.ones_like(coeffs)), axis=1)
@@ -606,22 +625,15 @@ def _unweighted_terms(problem, sources, coeffs):
     noise = jacobian * strength[:, None, :]
     if problem.whitening is not None:
         plain = whiten(problem.whitening, plain[:, None, :])[:, 0, :]
-        noise = _correlate(problem.whitening, noise)
+        if hasattr(problem.whitening, 'whiten'):
+            noise = problem.whitening.correlate(noise)
+        else:
+            noise = xp.matrix_transpose(xp.linalg.solve(
+                xp.matrix_transpose(problem.whitening),
+                xp.matrix_transpose(noise)))
     chi2 = xp.sum(apply_loss(plain, problem.loss, problem.f_scale)[0],
                   axis=1)
     return chi2, noise @ xp.matrix_transpose(noise)
-
-
-def _correlate(whitening, rows):
-    """
-    Return vectors whose scalar products are the covariances that the
-    noise gives to sums with the weights ``rows``.
-    """
-    if hasattr(whitening, 'whiten'):
-        return whitening.correlate(rows)
-    xp = array_namespace(rows)
-    return xp.matrix_transpose(xp.linalg.solve(
-        xp.matrix_transpose(whitening), xp.matrix_transpose(rows)))
 
 
 def apply_loss(residual, loss, f_scale):
@@ -650,26 +662,6 @@ def apply_loss(residual, loss, f_scale):
     distance = xp.sqrt(xp.where(large, z, xp.ones_like(z)))
     return (square * xp.where(large, 2.0 * distance - 1.0, z),
             1.0 / distance)
-
-
-def _errors(problem, sources, coeffs, chi2, normal):
-    """
-    Return chi2 and the covariance of fitted groups.
-    """
-    xp = array_namespace(problem.data)
-    covariance = invert_normal(normal, problem.free)
-    prior = xp.zeros_like(normal)
-    if problem.anchor is not None:
-        # The prior is not a residual; it scatters with its own width.
-        penalty, _, strength = _penalty(problem._replace(ridge=None),
-                                        sources, coeffs)
-        chi2 = chi2 - penalty
-        identity = xp.eye(normal.shape[1], dtype=normal.dtype)
-        prior = strength[:, :, None] * identity[None, :, :]
-    if problem.extra is not None:
-        chi2, spread = _unweighted_terms(problem, sources, coeffs)
-        covariance = covariance @ (spread + prior) @ covariance
-    return chi2, covariance
 
 
 def _system(problem, sources, terms):
@@ -817,6 +809,8 @@ def _move(problem, sources, coeffs, step):
     var_a = sources[:, :, 3] + step_sources[:, :, AA]
     var_b = sources[:, :, 4] + step_sources[:, :, BB]
     var_ab = step_sources[:, :, AB]
+    # The new axes diagonalize the matrix, by one Jacobi rotation (Golub & Van
+    # Loan 2013, Matrix Computations, 8.5).
     mean, half_diff = 0.5 * (var_a + var_b), 0.5 * (var_a - var_b)
     radius = xp.sqrt(half_diff * half_diff + var_ab * var_ab)
     turn = 0.5 * xp.atan2(var_ab, half_diff)

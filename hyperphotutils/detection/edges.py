@@ -162,6 +162,7 @@ def _moments(good, kernel):
     """
     half = len(kernel) // 2
     lever = kernel * np.arange(-half, half + 1)
+    # The kernels are products of two: one axis at a time.
     along_x = correlate1d(good, kernel, axis=1, mode='constant')
     total = correlate1d(along_x, kernel, axis=0, mode='constant')
     total = np.maximum(total, 1.0e-12)  # zero far inside the mask
@@ -202,6 +203,7 @@ class LocalSlopes:
         step = max(1, int(_STEP * fwhm))
         chosen = np.nonzero(wanted)
         slopes = self._fit(image, bad, chosen, step)
+        # A cell without enough pixels has the slope of the nearest one.
         known = np.isfinite(slopes[0])
         if known.any():
             unknown = np.ones(n_cells, dtype=bool)
@@ -233,6 +235,7 @@ class LocalSlopes:
         weights = good.astype(float)
         slopes = np.full((2, len(values)), np.nan)
         active = np.flatnonzero(_determine_planes(weights, x, y))
+        # Cells whose pixels no longer change have converged and leave.
         for _ in range(_MAX_ITER):
             if active.size == 0:
                 break

@@ -30,8 +30,9 @@ _NARROW_SIGMA = 0.25
 _BROAD_SIGMA = 0.42
 _BOX_SIZE = 2.0
 
-# Pixels of the largest images for which results are cached: 16 MB each.
-_MAX_KEPT = 2**20
+# Pixels of the largest images for which results are cached: 64 MB each if all
+# pixels are near edges, usually far less.
+_MAX_KEPT = 2**21
 
 
 def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
@@ -245,21 +246,14 @@ def filter_image(image, bad, fwhm, kernel, kernel_size, origin=None):
         msg = ('data must not be smaller than the kernel: got shape '
                f'{image.shape} for a kernel of {width:.1f} pixels')
         raise ValueError(msg)
+    # Rows and columns without data around the map change nothing.
     extent = good_extent(bad)
     if origin is None:
         origin = [part.start for part in extent]
-    filtered = np.full(image.shape, np.nan)
-    filtered[extent] = _filter_extent(image[extent], bad[extent], fwhm,
-                                      kernel, width, [
-        first - part.start for first, part in zip(origin, extent,
-                                                  strict=True)])
-    return filtered
-
-
-def _filter_extent(image, bad, fwhm, kernel, width, origin):
-    """
-    Filter an image that ends at its first and last good pixels.
-    """
+    origin = [first - part.start for first, part in zip(origin, extent,
+                                                        strict=True)]
+    whole = np.full(image.shape, np.nan)
+    image, bad = image[extent], bad[extent]
     some_bad = bad.any()
     filled = np.where(bad, 0.0, image) if some_bad else image
     if kernel == 'box':
@@ -272,6 +266,7 @@ def _filter_extent(image, bad, fwhm, kernel, width, origin):
                          for sigma in sigmas)
         kernels = tuple(_gaussian_kernel(sigma) for sigma in sigmas)
 
+    # Far from edges all weights are used, and nothing has to be corrected.
     filtered = narrow - broad
     edges = of_mask(find_edges, bad, *kernels)
     slopes = LocalSlopes(image, bad, fwhm, [edge.slices for edge in edges],
@@ -285,7 +280,8 @@ def _filter_extent(image, bad, fwhm, kernel, width, origin):
                           - x_slope * x_offset - y_slope * y_offset)
     if some_bad:
         filtered[bad] = np.nan
-    return filtered
+    whole[extent] = filtered
+    return whole
 
 
 def _gaussian_kernel(sigma):

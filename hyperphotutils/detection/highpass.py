@@ -541,7 +541,7 @@ optional
             check_relative_rms(relative_rms, image.shape)
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size, origin)
-        rounding = _ROUNDING * np.abs(image[~bad]).max()
+        rounding = _ROUNDING * np.max(np.abs(image), where=~bad, initial=0.0)
         if (relative_rms is None and levels['rms'] is None
                 and levels['threshold'] is None):
             relative_rms = measure_noise_variation(image, self.fwhm,
@@ -699,7 +699,19 @@ def _keep_highest(x, y, height, min_separation):
     if len(order) > 1:
         pairs = KDTree(position).query_pairs(min_separation,
                                              output_type='ndarray')
-        kept = _suppress(len(order), pairs.min(axis=1), pairs.max(axis=1))
+        brighter, fainter = pairs.min(axis=1), pairs.max(axis=1)
+        kept[:] = False
+        undecided = ~kept
+        # Each round decides on all peaks that have no undecided brighter
+        # neighbor; a suppressed peak does not suppress others.
+        while undecided.any():
+            waiting = np.zeros(len(order), dtype=bool)
+            open_pair = undecided[brighter] & undecided[fainter]
+            waiting[fainter[open_pair]] = True
+            chosen = undecided & ~waiting
+            kept |= chosen
+            undecided &= waiting
+            undecided[fainter[chosen[brighter]]] = False
     return np.sort(order[kept])  # back in the order of the image
 
 
@@ -724,27 +736,6 @@ def _merge_plateaus(x, y, height):
     first = first[np.searchsorted(label[first], np.arange(n_labels))]
     first = np.sort(first)
     return x[first], y[first], height[first]
-
-
-def _suppress(n_peaks, brighter, fainter):
-    """
-    Return a mask of the peaks that remain if each suppresses fainter
-    neighbors.
-
-    A suppressed peak does not suppress others. Each round decides on all
-    peaks that have no undecided brighter neighbor.
-    """
-    kept = np.zeros(n_peaks, dtype=bool)
-    undecided = np.ones(n_peaks, dtype=bool)
-    while undecided.any():
-        waiting = np.zeros(n_peaks, dtype=bool)
-        open_pair = undecided[brighter] & undecided[fainter]
-        waiting[fainter[open_pair]] = True
-        chosen = undecided & ~waiting
-        kept |= chosen
-        undecided &= waiting
-        undecided[fainter[chosen[brighter]]] = False
-    return kept
 
 
 def _check_level(name, value):

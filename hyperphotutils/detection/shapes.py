@@ -140,8 +140,14 @@ def ring_scores(image, x, y, fwhm, *, ring_factor=1.5, n_angles=32,
         order=1, mode='constant', cval=np.nan)
     if mask_neighbors:
         _mask_neighbors(ring, x, y, dx, dy)
-    level = _median(ring)
-    ring = ring - level[..., np.newaxis]  # NaN without a level
+    # The median level of each ring, NaN if it has fewer than three samples.
+    values = np.sort(ring, axis=-1)  # NaN are sorted to the end
+    count = np.isfinite(values).sum(axis=-1, keepdims=True)
+    last = np.maximum(count - 1, 0)
+    middle = 0.5 * (np.take_along_axis(values, last // 2, axis=-1)
+                    + np.take_along_axis(values, (last + 1) // 2, axis=-1))
+    level = np.where(count < 3, np.nan, middle)[..., 0]
+    ring = ring - level[..., np.newaxis]
     profile = _mean(np.swapaxes(ring, 1, 2))
 
     excess = np.max(profile, axis=1, where=np.isfinite(profile),
@@ -188,6 +194,7 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
     half = math.ceil(radius + 0.5)
     cutouts, dx, dy = cutout_stack(image, x_peak, y_peak, half)
     valid = np.isfinite(cutouts)
+    # NaN have no weight, but would spread through the sums.
     level = np.where(valid, cutouts, 0.0)
     terms = np.stack([np.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2])
     products = (terms[:, np.newaxis] * terms).reshape(36, -1)
@@ -200,8 +207,12 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
         weight = valid * np.maximum(1 - distance2 / radius**2, 0)**2
         normal = (weight @ products.T).reshape(-1, 6, 6)
         right = (weight * level) @ terms.T
-        coeffs = _solve_regular(normal, right)
-        shift_x, shift_y = _paraboloid_top(coeffs)
+        _, cx, cy, cxx, cxy, cyy = _solve_regular(normal, right).T
+        # A negative determinant is that of a saddle point.
+        det = 4 * cxx * cyy - cxy**2
+        det = np.where((det > 0) & (cxx < 0), det, np.nan)
+        shift_x = (cxy * cy - 2 * cyy * cx) / det
+        shift_y = (cxy * cx - 2 * cxx * cy) / det
         good = np.hypot(shift_x, shift_y) <= 1.0  # False for NaN
         # Failed fits stay NaN in all further iterations.
         shift_x = np.where(good, shift_x, np.nan)
@@ -237,6 +248,7 @@ def highest_pixels(image, x, y, radius):
     order = np.argsort(distance, kind='stable')
     order = order[distance[order] <= radius]
     level = cutouts[:, order]
+    # The first of equal values is the nearest one.
     highest = order[np.where(np.isnan(level), -np.inf, level).argmax(axis=1)]
     return x + dx[highest], y + dy[highest]
 
@@ -259,6 +271,7 @@ def daofind_roundness(cutouts, dx, dy):
     Return the DAOFIND roundness: twice the ratio of the two-fold to the
     four-fold symmetry.
     """
+    # Each quadrant has one of the half axes (Stetson 1987, PASP 99, 191).
     sign = np.select([(dx > 0) & (dy >= 0) | (dx < 0) & (dy <= 0),
                       (dx == 0) & (dy == 0)], [-1.0, 0.0], 1.0)
     level = np.where(np.isfinite(cutouts), cutouts, 0.0)
@@ -266,20 +279,6 @@ def daofind_roundness(cutouts, dx, dy):
     fourfold = np.abs(level) @ np.abs(sign)
     return np.divide(2 * twofold, fourfold, out=np.zeros_like(twofold),
                      where=fourfold > 0)
-
-
-def _median(values):
-    """
-    Return the median of the finite values along the last axis.
-
-    It is NaN where there are fewer than three.
-    """
-    values = np.sort(values, axis=-1)  # NaN are sorted to the end
-    count = np.isfinite(values).sum(axis=-1, keepdims=True)
-    last = np.maximum(count - 1, 0)
-    middle = 0.5 * (np.take_along_axis(values, last // 2, axis=-1)
-                    + np.take_along_axis(values, (last + 1) // 2, axis=-1))
-    return np.where(count < 3, np.nan, middle)[..., 0]
 
 
 def _mean(values):
@@ -306,16 +305,3 @@ def _solve_regular(normal, right):
     solution[regular] = np.linalg.solve(
         normal[regular], right[regular][..., np.newaxis])[..., 0]
     return solution
-
-
-def _paraboloid_top(coeffs):
-    """
-    Return the position of the maximum of quadratic polynomials.
-
-    It is NaN where there is a minimum or a saddle point.
-    """
-    _, cx, cy, cxx, cxy, cyy = coeffs.T
-    det = 4 * cxx * cyy - cxy**2
-    maximum = (det > 0) & (cxx < 0)
-    det = np.where(maximum, det, np.nan)
-    return (cxy * cy - 2 * cyy * cx) / det, (cxy * cx - 2 * cxx * cy) / det

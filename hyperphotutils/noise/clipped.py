@@ -133,7 +133,8 @@ def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
 
 def _good_values(data, mask):
     """
-    Return a new 1D float array of the good values, and their unit.
+    Return a 1D float array of the good values, which must not be changed, and
+    their unit.
     """
     unit = data.unit if isinstance(data, Quantity) else None
     if isinstance(data, np.ma.MaskedArray):
@@ -152,7 +153,9 @@ def _good_values(data, mask):
                    f'{values.shape}: got {mask.shape}')
             raise ValueError(msg)
         good &= ~mask
-    values = values[good].astype(float, copy=False)  # indexing has copied
+    # Indexing copies even if all values are good.
+    values = values.ravel() if good.all() else values[good]
+    values = values.astype(float, copy=False)
     if values.size == 0:
         msg = 'data has no good pixel: all are masked or not finite'
         raise ValueError(msg)

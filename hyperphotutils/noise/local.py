@@ -347,25 +347,11 @@ class GridImage:
         self.outside = outside
 
     def __getitem__(self, slices):
-        pixels = [np.arange(size)[one] for one, size in zip(
+        shape = [len(range(size)[one]) for one, size in zip(
             slices, self.shape, strict=True)]
-        columns, rows = (
-            np.clip((index - first) / step, 0.0, size - 1)
-            for index, first, step, size in zip(
-                pixels[::-1], self.origin[::-1], self.step[::-1],
-                self.values.shape[::-1], strict=True))
-        # interpolation needs two points along each axis
-        values = np.pad(self.values, ((0, 1), (0, 1)), mode='edge')
-        along_x = _interpolate(values.T, columns).T
-        image = np.empty((len(rows), len(columns)))
-        for start in range(0, len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            image[part] = _interpolate(along_x, rows[part])
-        if self.extent is not None:
-            for axis, (index, part) in enumerate(zip(pixels, self.extent,
-                                                     strict=True)):
-                outside = (index < part.start) | (index >= part.stop)
-                np.moveaxis(image, axis, 0)[outside] = self.outside
+        image = np.empty(shape)
+        for part, values in self._iter_rows(slices):
+            image[part] = values
         return image
 
     def subtract_from(self, image):
@@ -377,9 +363,35 @@ class GridImage:
         image : 2D `~numpy.ndarray`
             The image.
         """
-        for start in range(0, len(image), _CHUNK):
+        for part, values in self._iter_rows((slice(None), slice(None))):
+            image[part] -= values
+
+    def _iter_rows(self, slices):
+        """
+        Yield slices of rows of a cutout and the values there: few rows at
+        once, so that they stay in the cache of a processor.
+        """
+        pixels = [np.arange(size)[one] for one, size in zip(
+            slices, self.shape, strict=True)]
+        columns, rows = (
+            np.clip((index - first) / step, 0.0, size - 1)
+            for index, first, step, size in zip(
+                pixels[::-1], self.origin[::-1], self.step[::-1],
+                self.values.shape[::-1], strict=True))
+        # interpolation needs two points along each axis
+        values = np.pad(self.values, ((0, 1), (0, 1)), mode='edge')
+        along_x = _interpolate(values.T, columns).T
+        outside = [np.zeros(len(index), dtype=bool) for index in pixels]
+        if self.extent is not None:
+            outside = [(index < part.start) | (index >= part.stop)
+                       for index, part in zip(pixels, self.extent,
+                                              strict=True)]
+        for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
-            image[part] -= self[part, :]
+            values = _interpolate(along_x, rows[part])
+            values[outside[0][part]] = self.outside
+            values[:, outside[1]] = self.outside
+            yield part, values
 
     def at(self, row, col):
         """
