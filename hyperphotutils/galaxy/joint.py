@@ -215,6 +215,7 @@ class GalaxyFit:
             distance = np.hypot(targets.x[others] - targets.x[own[k]],
                                 targets.y[others] - targets.y[own[k]])
             flux = np.nan_to_num(targets.flux[others], nan=1.0)
+            # roughly, the light of its wings at the target
             influence = np.maximum(flux, 0.0) / (distance + 1.0)**2
             chosen = np.argsort(-influence)[:self.config.max_neighbors]
             result[i] = list(others[chosen])
@@ -297,6 +298,8 @@ class GalaxyFit:
                 targets.plane[own],
                 np.floor(x + x0 + 0.5).astype(int) - side // 2,
                 np.floor(y + y0 + 0.5).astype(int) - side // 2, side)
+            # a grid has one source: others are masked here, even if they are
+            # fitted later
             weight = weight * ~_window(others, x, y, side)
             params = self.grid.match(data, weight,
                                      fit_sky=config.sky != 'none')
@@ -343,6 +346,8 @@ class GalaxyFit:
         config, targets = self.config, self.targets
         n_groups, n_neighbors = neighbors.shape
         free = np.ones((n_groups, 1 + n_neighbors, N_PARAMS), dtype=bool)
+        # the noise of the sum over the segment, of which ``radius`` holds
+        # half of the area
         area = 2.0 * np.pi * targets.radius[neighbors]**2
         snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
         free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
@@ -484,9 +489,11 @@ class GalaxyFit:
             error = np.einsum('gi,gij,gj->g', terms, block, terms)
             self.columns['sky_fit'][part] = sky
             self.columns['sky_err'][part] = np.sqrt(np.maximum(error, 0.0))
+        # bounds and priors take no degree of freedom
         dof = self.columns['n_pixels_fit'][part] - free.sum(axis=1)
         self.columns['chi2'][part] = chi2
         self.columns['reduced_chi2'][part] = chi2 / dof
+        # with all else fixed: that of an optimally weighted sum
         self.columns['snr'][part] = flux * np.sqrt(normal[:, FLUX, FLUX])
         self.columns['flux_stamp_fit'][part] = flux * on_stamp
         r_eff, error = self.params[part, 3], self.errors[part, 3]

@@ -139,6 +139,8 @@ class GalaxyProblem(NamedTuple):
         _, _, size = _direction(xp, coords)
         value = xp.stack((coords[:, :, 0], coords[:, :, 1], coords[:, :, 2],
                           size, coords[:, :, 5]), axis=2)
+        # an active set: a value at a bound is held while chi2 pushes it out,
+        # and released by the next step that does not
         stuck = ((value <= self.low) & (slope > 0.0)) | (
             (value >= self.high) & (slope < 0.0))
         # a round source has no direction in which g could be negative
@@ -177,7 +179,8 @@ class GalaxyProblem(NamedTuple):
         excess = xp.maximum(
             xp.max(xp.abs(parts[:, :, X:RHO]), axis=2) / _MAX_SHIFT,
             xp.max(xp.abs(parts[:, :, RHO:]), axis=2) / _MAX_STEP)
-        # the direction of the step of each source is kept
+        # the direction of the step of each source is kept, and a source that
+        # runs away does not slow down the others of its stamp
         parts = parts / xp.maximum(excess, xp.ones_like(excess))[:, :, None]
         return xp.concat((xp.reshape(parts, (n_groups, -1)),
                           step[:, N_PARAMS * n_sources:]), axis=1)
@@ -338,6 +341,8 @@ def _project_out(normal, linear):
     identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
                       device=normal.device)
     rows = rows * scale[:, :, None]
+    # variable projection (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413)
+    # needs fewer steps than to move fluxes and shapes together
     return normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
         scaled + _RIDGE * identity[None, :, :], rows)
 

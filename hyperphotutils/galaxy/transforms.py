@@ -234,6 +234,8 @@ def _as_wide(samples, oversampling, core, min_sigma):
     target = (waves[_N_WIDE_WAVENUMBERS:] @ samples @ waves.T).real.reshape(
         len(samples), -1)
     terms = np.stack([kx**2, 2.0 * kx * ky, ky**2], axis=1)
+    # from the transform at small wavenumbers, since the second moments of a
+    # PSF with wings may diverge (those of a Moffat profile of beta <= 2)
     near = (target[0] > 0.3) & (terms[:, 0] + terms[:, 2] > 0.0)
     shape = np.linalg.lstsq(
         terms[near], -np.log(target[0][near]), rcond=None)[0]

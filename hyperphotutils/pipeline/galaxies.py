@@ -32,7 +32,7 @@ from hyperphotutils.galaxy import (
 )
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.noise import clipped_rms
-from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, GalaxyFits
+from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, OrderedFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
 from hyperphotutils.pipeline.progress import Stages
@@ -301,7 +301,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     with _Run(path, folder, options, 'galaxies', overwrite=overwrite,
               catalog=catalog, segmentation=segmentation,
               progress_bar=progress_bar) as run:
-        fitting = GalaxyFits(run, max_radius, neighbors=neighbors,
+        fitting = OrderedFits(run, max_radius, neighbors=neighbors,
                              n_bounds=n_bounds, grows=run.options.size is None)
         if max_radius is None:
             run.default('max_radius', 'an eighth of the stamp')

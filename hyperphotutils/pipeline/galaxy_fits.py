@@ -9,7 +9,7 @@ from astropy.table import QTable, vstack
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
 
-__all__ = ['PRIORS', 'SIZES', 'GalaxyFits']
+__all__ = ['PRIORS', 'SIZES', 'OrderedFits']
 
 SIZES = (32, 48, 64, 96, 128, 192)
 """
@@ -41,7 +41,7 @@ _FAINTEST = 1.0
 _DOMINANT = 5.0
 
 
-class GalaxyFits:
+class OrderedFits:
     """
     Fits of the galaxies of an image, from the bright to the faint ones, on
     stamps of several sizes.

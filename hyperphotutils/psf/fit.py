@@ -224,6 +224,7 @@ class PSFFit:
         limit = max(2.0 * np.median(stars.chi2[good]),
                     self.builder.max_star_chi2) if good.any() else 0.0
         if first:
+            # a Moffat profile leaves a few percent of each bright star
             limit = 4.0 * limit
         flags[~good | (stars.chi2 > limit)] |= STAR_FLAGS['bad_fit']
         like_star = flags == 0

@@ -155,6 +155,7 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
             0.03 * flux[:, None, None] * image)**2
         deviation = np.abs(residual) / np.sqrt(variance)
         weight = np.where(weights > 0.0, 1.0 / variance, 0.0)
+        # Huber's weights (1964, Ann. Math. Stat. 35, 73)
         weight *= np.minimum(1.0, 2.0 / np.maximum(deviation, 1e-12))
         # shared parameters first, then the star's own
         slopes = flux[:, None, None] * slopes[[2, 3, 4, 5, 0, 1]]
@@ -201,6 +202,8 @@ def _gauss_newton_step(jacobian, residual, weight, design, prior, values):
     weighted = jac * weight.reshape(n, 1, -1)
     normal = weighted @ jac.transpose(0, 2, 1)
     gradient = weighted @ residual.reshape(n, -1, 1)
+    # eliminate the star's own parameters (Schur complement): the system of the
+    # shared ones does not grow with the number of stars
     own = normal[:, 4:, 4:] + 1e-12 * np.eye(4) * np.maximum(
         np.trace(normal[:, 4:, 4:], axis1=1, axis2=2),
         1e-300)[:, None, None]

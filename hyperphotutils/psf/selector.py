@@ -245,6 +245,7 @@ class StarSelector:
         """
         Detect and measure sources with a given FWHM.
         """
+        # as in Stetson (1987, PASP 99, 191): a Gaussian matched to the PSF
         x, y = _detect(values, deviation, bad, fwhm)
         # bad pixels have neither signal nor noise
         moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
@@ -272,6 +273,8 @@ class StarSelector:
                 break
             _, _, (locus, density) = self._try(values, deviation, bad, fwhm)
             found.append((_intrinsic_fwhm(locus, fwhm), density))
+        # galaxies are larger than stars, and often more numerous: not the
+        # densest size, but the first that is dense
         densities = np.array([density for _, density in found])
         first = np.argmax(densities >= _FIRST_TRIAL * densities.max())
         return float(found[first][0])

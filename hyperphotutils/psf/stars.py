@@ -155,6 +155,8 @@ def _robust_weights(residual, weights, profile, model_error, keep):
     Weight pixels down that deviate, and reject those beyond 6 sigma with
     their neighbors: cosmic rays and faint companions.
     """
+    # Huber's weights (1964, Ann. Math. Stat. 35, 73) with 3 sigma; beyond 6
+    # sigma, no star is a cause
     variance = _variance(weights, profile, model_error)
     deviation = np.abs(residual) / np.sqrt(variance)
     rejected = (deviation > 6.0) & (weights > 0) & ~keep
@@ -175,7 +177,7 @@ def _solve(templates, residual, weight):
     diagonal = np.einsum('nii->ni', normal)
     scale = np.sqrt(np.maximum(diagonal, 1e-300))
     normal = normal / (scale[:, :, None] * scale[:, None, :])
-    # stars without any usable pixel keep their values
+    # a small ridge: stars without any usable pixel keep their values
     normal = normal + 1e-10 * np.eye(len(templates))
     values = np.linalg.solve(normal, (vector / scale)[:, :, None])[:, :, 0]
     errors = np.sqrt(np.abs(np.einsum('nii->ni', np.linalg.inv(normal))))

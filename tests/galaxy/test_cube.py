@@ -201,6 +201,26 @@ def test_file_of_another_layout_is_refused(tmp_path):
     fits.PrimaryHDU(np.zeros((4, 4))).writeto(path)
     with pytest.raises(ValueError, match='not a model cube of DRE: no NAXRAT'):
         SersicCube.read(path)
+    fits.PrimaryHDU().writeto(path, overwrite=True)
+    with pytest.raises(ValueError, match=r'image\.fits has no image'):
+        SersicCube.read(path)
+
+
+def test_incomplete_file_of_dre_is_refused(cube, tmp_path):
+    path = tmp_path / 'models.fits'
+    cube.write(path)
+    with fits.open(path) as hdus:
+        fits.PrimaryHDU(hdus[0].data[:1], hdus[0].header).writeto(
+            tmp_path / 'part.fits')
+    with pytest.raises(ValueError, match='but its header has 640 models'):
+        SersicCube.read(tmp_path / 'part.fits')
+
+
+def test_only_psfs_sampled_by_pixels_are_convolved(cube, tmp_path):
+    path = tmp_path / 'models.fits'
+    cube.write(path)
+    with pytest.raises(ValueError, match='its oversampling is 3'):
+        SersicCube.read(path).convolve(PSF)
 
 
 def test_chi2_is_written_with_its_axes(cube, galaxy, tmp_path):
@@ -243,6 +263,8 @@ def test_wrong_stamps_are_named(cube):
         cube.fit(np.ones((5, 5)))
     with pytest.raises(ValueError, match='sky must be'):
         cube.fit(np.ones((SIZE, SIZE)), sky='plane')
+    with pytest.raises(ValueError, match="axis must be 'r_eff' or 'all'"):
+        cube.fit(np.ones((SIZE, SIZE))).parabola(axis='q')
 
 
 def test_many_models_as_sums():

@@ -3,12 +3,14 @@
 Tests of SersicFitter.
 """
 
+import pickle
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.modeling.models import Sersic2D
 from astropy.nddata import NDData, StdDevUncertainty
-from astropy.table import QTable
+from astropy.table import MaskedColumn, QTable, Table
 from astropy.wcs import WCS
 from photutils.psf import GriddedPSFModel
 from photutils.segmentation import SegmentationImage
@@ -529,6 +531,70 @@ def test_wrong_input_is_named(psf, stamps):
         fitter(stamps, error=np.ones((3, 5, 5)))
     with pytest.raises(ValueError, match='no result before the first call'):
         _ = fitter.models
+    with pytest.raises(ValueError, match="start='init' needs init_params"):
+        SersicFitter(psf, start='init')(stamps)
+    with pytest.raises(TypeError, match='must be an array of real numbers'):
+        fitter(stamps.astype(complex))
+    with pytest.raises(ValueError, match='an image or a stack of stamps'):
+        fitter(stamps[None])
+    with pytest.raises(TypeError, match='must be an astropy Table'):
+        fitter(stamps, init_params=[(1.0, 2.0)])
+    fitter(stamps, error=0.5)
+    with pytest.raises(ValueError, match='shape is for images'):
+        fitter.make_model_image((64, 64))
+
+
+def test_fitters_survive_pickling(psf, stamps):
+    """
+    As they must to be sent to other processes; the result is the same.
+    """
+    fitter = SersicFitter(psf)
+    copy = pickle.loads(pickle.dumps(fitter))
+    assert repr(copy) == repr(fitter)
+    for name, column in fitter(stamps, error=0.5).columns.items():
+        np.testing.assert_array_equal(plain(column), plain(
+            copy(stamps, error=0.5)[name]))
+
+
+def test_fit_info_has_all_that_was_fitted(fitted):
+    """
+    The target first, as in the table, and then its neighbors.
+    """
+    fitter, table = fitted
+    assert [entry['id'] for entry in fitter.fit_info] == list(table['id'])
+    for entry, row in zip(fitter.fit_info, table, strict=True):
+        assert entry['params'].shape == (row['group_size'], 7)
+        np.testing.assert_allclose(
+            entry['params'][0, :6],
+            [row[f'{name}_fit'] for name in NAMES[:6]], rtol=1e-6)
+        assert len(entry['sky']) == 1
+
+
+def test_position_beside_a_segment_belongs_to_it(psf, stamps):
+    """
+    A position up to 3 pixels off the segment has its start and neighbors;
+    one without coordinates, or far away, none.
+    """
+    labels = np.zeros((64, 64), dtype=int)
+    labels[30:34, 30:34] = 5
+    init = QTable({'x': [35.0, 50.0, np.nan], 'y': [32.0, 50.0, 3.0]})
+    fitter = SersicFitter(psf)
+    table = fitter(stamps[0], error=0.5, segmentation=labels,
+                   init_params=init)
+    # else the segment would be a neighbor, as it is of the second
+    assert list(table['group_size']) == [2, 2, 0]
+    one = fitter(stamps[0], error=0.5, segmentation=labels,
+                 init_params=init[:1])
+    assert list(one['group_size']) == [1]
+
+
+def test_init_params_may_be_masked(psf, stamps):
+    init = Table({'x': MaskedColumn([31.6, 1.0], mask=[False, True]),
+                  'y': [31.2, 5.0]})
+    fitter = SersicFitter(psf, neighbors='ignore')
+    table = fitter(stamps[0], error=0.5, init_params=init)
+    assert fitter.decode_flags(table['flags'][1]) == ['no_position']
+    assert table['x_fit'][0] == pytest.approx(31.6, abs=0.1)
 
 
 def test_model_image_of_some_rows():

@@ -24,7 +24,7 @@ from hyperphotutils.pipeline.galaxies import (
 )
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import read_psf
-from hyperphotutils.stamps import find_gain, read_stamps
+from hyperphotutils.stamps import read_stamps
 from hyperphotutils.utils import FLAGS
 
 pytest.importorskip('skimage')
@@ -149,39 +149,6 @@ def test_psf(path, tmp_path):
     assert np.count_nonzero(result.table['used']) >= 8
 
 
-def test_stamps_of_fits_follow_the_galaxies(tmp_path):
-    """
-    Without a size, a small galaxy has a small stamp, and a galaxy that is
-    too large for its stamp gets larger ones until it is below the bound.
-    """
-    y, x = np.mgrid[-15:16, -15:16]
-    psf = np.exp(-0.5 * (x**2 + y**2) / 1.3**2)
-    psf /= psf.sum()
-    image = np.zeros((200, 200))
-    image[20:180, 20:180] = SersicRenderer(psf, 160)(
-        flux=[4000.0, 1000.0], x=[60.0, 130.0], y=80.0, r_eff=[10.0, 2.0],
-        n=1.0, q=0.9).sum(axis=0)
-    labels = np.zeros(image.shape, dtype=int)
-    labels[98:103, 78:83], labels[98:103, 148:153] = 1, 2
-    image += np.random.default_rng(1).normal(0.0, 0.3, image.shape)
-    for name, data in (('image', image), ('psf', psf)):
-        fits.PrimaryHDU(data).writeto(tmp_path / f'{name}.fits')
-    catalog = QTable({'id': [1, 2], 'x_centroid': [80.0, 150.0],
-                      'y_centroid': [100.0, 100.0],
-                      'half_light_radius': [4.5, 2.0]})
-    result = run_galaxies(
-        tmp_path / 'image.fits', tmp_path / 'out',
-        ImageOptions(psf=tmp_path / 'psf.fits', subtract_sky=False),
-        catalog=catalog, segmentation=labels)
-    table = result.table
-    assert list(table['id']) == [1, 2]
-    assert list(table['stamp_size']) == [96, 48]
-    assert_allclose(table['r_eff_fit'], [10.0, 2.0], rtol=0.05)
-    assert not np.any(table['flags'] & FLAGS['near_bound'])
-    assert_allclose(fits.getdata(result.files['models'], 'MODEL'),
-                    image, atol=1.6)
-
-
 @pytest.fixture
 def small_psf():
     """
@@ -202,6 +169,31 @@ def run_on(image, psf, catalog, labels, folder):
         folder / 'image.fits', folder / 'out',
         ImageOptions(psf=folder / 'psf.fits', subtract_sky=False),
         catalog=catalog, segmentation=labels)
+
+
+def test_stamps_of_fits_follow_the_galaxies(small_psf, tmp_path):
+    """
+    Without a size, a small galaxy has a small stamp, and a galaxy that is
+    too large for its stamp gets larger ones until it is below the bound.
+    """
+    image = np.zeros((200, 200))
+    image[20:180, 20:180] = SersicRenderer(small_psf, 160)(
+        flux=[4000.0, 1000.0], x=[60.0, 130.0], y=80.0, r_eff=[10.0, 2.0],
+        n=1.0, q=0.9).sum(axis=0)
+    labels = np.zeros(image.shape, dtype=int)
+    labels[98:103, 78:83], labels[98:103, 148:153] = 1, 2
+    image += np.random.default_rng(1).normal(0.0, 0.3, image.shape)
+    catalog = QTable({'id': [1, 2], 'x_centroid': [80.0, 150.0],
+                      'y_centroid': [100.0, 100.0],
+                      'half_light_radius': [4.5, 2.0]})
+    result = run_on(image, small_psf, catalog, labels, tmp_path)
+    table = result.table
+    assert list(table['id']) == [1, 2]
+    assert list(table['stamp_size']) == [96, 48]
+    assert_allclose(table['r_eff_fit'], [10.0, 2.0], rtol=0.05)
+    assert not np.any(table['flags'] & FLAGS['near_bound'])
+    assert_allclose(fits.getdata(result.files['models'], 'MODEL'),
+                    image, atol=1.6)
 
 
 def test_galaxies_in_the_wings_of_a_bright_one(small_psf, tmp_path):
@@ -289,23 +281,3 @@ def test_planes_of_other_shape(path, tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / 'rms.fits')
     with pytest.raises(ValueError, match=r'rms\.fits.*must have the shape'):
         run_sky(path, tmp_path, ImageOptions(error=tmp_path / 'rms.fits'))
-
-
-def test_gain_of_headers():
-    """
-    One gain is taken, several are named, and rates need the exposure time.
-    """
-    assert find_gain({'GAIN': 2.0}) == 2.0
-    assert find_gain({'EGAIN': 2.0, 'EXPTIME': 10.0}, 'cps') == 20.0
-    assert find_gain({'GAIN': 2.0, 'EGAIN': 3.0}, key='EGAIN') == 3.0
-    assert find_gain({}, 1.5) == 1.5
-    with pytest.raises(ValueError, match=r'GAIN = 2\.0, EGAIN = 3\.0'):
-        find_gain({'GAIN': 2.0, 'EGAIN': 3.0})
-    with pytest.raises(ValueError, match='no gain'):
-        find_gain({'GAINKEY': 'x'})
-    with pytest.raises(ValueError, match='EXPTIME'):
-        find_gain({'GAIN': 2.0}, 'cps')
-    with pytest.raises(ValueError, match='must be a number'):
-        find_gain({'GAIN': 2.0}, 'many')
-    with pytest.raises(ValueError, match='no positive EGAIN'):
-        find_gain({'GAIN': 2.0}, key='EGAIN')

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from hyperphotutils.datasets import make_star_field
 from hyperphotutils.galaxy import SersicRenderer
 from hyperphotutils.stamps import (
+    find_gain,
     grow_mask,
     make_sigma_image,
     make_stamp_mask,
@@ -223,3 +224,23 @@ def test_empty_stamp_has_no_mask():
 def test_mask_arguments(stamp, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         make_stamp_mask(stamp, fwhm=3.0, **arguments)
+
+
+def test_gain_of_headers():
+    """
+    One gain is taken, several are named, and rates need the exposure time.
+    """
+    assert find_gain({'GAIN': 2.0}) == 2.0
+    assert find_gain({'EGAIN': 2.0, 'EXPTIME': 10.0}, 'cps') == 20.0
+    assert find_gain({'GAIN': 2.0, 'EGAIN': 3.0}, key='EGAIN') == 3.0
+    assert find_gain({}, 1.5) == 1.5
+    with pytest.raises(ValueError, match=r'GAIN = 2\.0, EGAIN = 3\.0'):
+        find_gain({'GAIN': 2.0, 'EGAIN': 3.0})
+    with pytest.raises(ValueError, match='no gain'):
+        find_gain({'GAINKEY': 'x'})
+    with pytest.raises(ValueError, match='EXPTIME'):
+        find_gain({'GAIN': 2.0}, 'cps')
+    with pytest.raises(ValueError, match='must be a number'):
+        find_gain({'GAIN': 2.0}, 'many')
+    with pytest.raises(ValueError, match='no positive EGAIN'):
+        find_gain({'GAIN': 2.0}, key='EGAIN')

@@ -394,3 +394,30 @@ def test_galfit_needs_a_zero_point(image, tmp_path):
     assert 'C) none' in path.read_text()
     with pytest.raises(ValueError, match='GalfitS needs error and psf'):
         write_galfits(stamps, 0, tmp_path / 'a.fits')
+
+
+def test_chosen_stamps_have_their_own_psfs(image):
+    """
+    A varying PSF is cut with the stamps, and the repr says what they have.
+    """
+    data, _, catalog = image
+    psfs = np.arange(2.0 * 9).reshape(2, 3, 3)
+    stamps = make_stamps(data, catalog[:2], size=16, psf=lambda *_: psfs)
+    assert repr(stamps) == '<Stamps(n=2, size=16, with data, mask, psf)>'
+    assert_allclose(stamps[[1]].psf, psfs[1:])
+
+
+def test_catalog_of_another_shape_is_refused(image):
+    with pytest.raises(ValueError, match=r'positions of the shape \(n, 2\)'):
+        make_stamps(image[0], np.ones((3, 4)), size=16)
+
+
+def test_stamps_without_pixels_are_not_written_for_galfit(image, tmp_path):
+    data = np.full(image[0].shape, np.nan)
+    data[0, 0] = 1.0
+    stamps = make_stamps(data, image[2][:1], size=16, error=1.0,
+                         psf=np.ones((3, 3)) / 9.0,
+                         meta={'zero_point': 25.0, 'gain': 1.0})
+    with pytest.raises(ValueError, match='stamp 0 has no usable pixel'):
+        write_galfit(stamps, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
