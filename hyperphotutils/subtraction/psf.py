@@ -27,8 +27,6 @@ _N_CLIPS = 10
 _LEAST_SPREAD = 0.03
 # The sky is measured out to so many half widths of a stamp
 _SKY_FACTOR = 2
-# The clip of the brighter pixels takes 2.3 per cent of the noise, too
-_MIDDLE = 0.5 / 0.977
 # Stars may differ from the model by these parts of it in each turn
 _SHAPE_ERRORS = (0.1, 0.05, 0.03)
 _N_ROUNDS = 5
@@ -192,10 +190,10 @@ def _local_sky(frame, x, y, half):
     sigma = np.sqrt(np.median(variance[:, ring], axis=1))[:, None]
     for _ in range(_N_CLIPS):
         # most of the ring may be sources: then the lower spread is theirs
-        level = quantile(_MIDDLE)
+        level = quantile(0.5)
         spread = np.minimum(level - quantile(0.16), sigma)
         count = np.sum(value <= level + 2.0 * spread, axis=1)
-    return quantile(_MIDDLE)[:, 0]
+    return quantile(0.5)[:, 0]
 
 
 def _are_stars(sigma, x, y, shape):
