@@ -362,7 +362,8 @@ def measure(pair, size, subtracted):
     sky = pair.light < 0.15 * sky_error
     yy, xx = np.nonzero(sky)
     sky[yy, xx] = change.query(np.column_stack([xx, yy]))[0] > 15
-    row = {'x2 mean': np.mean(x2), 'x2 median': np.median(x2)}
+    row = {'x2 mean': np.mean(x2), 'x2 median': np.median(x2)} if x2 else {
+        'x2 mean': np.nan, 'x2 median': np.nan}
     for image, suffix in ((result, ''), (white, ' w')):
         if image is not None:
             pulls = image.significance[sky & ~image.mask]
@@ -535,7 +536,8 @@ def print_means(recipe, args):
           f'{" ".join(map(str, args.seeds))}')
     print(' ' * 25, *(f'{name:>9s}' for name in rows))
     for key in rows['ours'][0]:
-        means = [np.mean([row.get(key, np.nan) for row in measured])
+        # of small, sparse fields some have no bright star
+        means = [np.nanmean([row.get(key, np.nan) for row in measured])
                  for measured in rows.values()]
         print(f'{key:25s}', *(f'{mean:9.3f}' for mean in means))
 

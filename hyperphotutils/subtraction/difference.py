@@ -6,6 +6,7 @@ The difference of two images, tile by tile.
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from hyperphotutils.subtraction.flags import DIFFERENCE_FLAGS
 from hyperphotutils.subtraction.frames import masked_medians
@@ -15,8 +16,8 @@ from hyperphotutils.subtraction.polynomials import (
 )
 from hyperphotutils.subtraction.tiling import convolve_fixed, over_tiles
 
-__all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'fit_background',
-           'make_difference']
+__all__ = ['MASKED_BITS', 'Products', 'add_polynomial', 'make_difference',
+           'subtract_background']
 
 #: The bits of the flags of pixels that are masked.
 MASKED_BITS = sum(DIFFERENCE_FLAGS.values()) - DIFFERENCE_FLAGS['filled']
@@ -27,7 +28,9 @@ _SOME_DOUBT = 0.1
 # core of a star, which its median then ignores
 _BLOCK = 32
 _MIN_BLOCK_PIXELS = 30
-_ALL_BITS = 255
+# Changes are looked for in the sums over cells of so many pixels squared that
+# deviate by so many times their scatter
+_CELL, _CHANGE = 8, 5.0
 
 
 class Products(NamedTuple):
@@ -91,69 +94,95 @@ def make_difference(target, source, kernel, *, mask_limit, tile_size=None,
     return products
 
 
-def fit_background(products, order):
+def subtract_background(products, order):
     """
-    Fit a polynomial to what is left of the sky in a difference; `None` if
-    there is too little sky.
+    Subtract a polynomial that is fitted to what is left of the sky in a
+    difference, in place; return its coefficients, `None` if there is too
+    little sky.
 
-    The clipped medians of blocks are fitted. Leaving out what is bright in
-    one of the images would select its noise, and bias the difference.
+    The clipped medians of blocks are fitted, the second time without what
+    has changed, as most changes are new light. Leaving out what is bright
+    in one of the images would select its noise, and bias the difference.
+    """
+    ny, nx = shape = products.difference.shape
+    n_terms = (order + 1) * (order + 2) // 2
+    cells = np.zeros((-(-ny // _CELL), -(-nx // _CELL)))
+    changed = cells > 0.0
+    total = None
+    for _ in range(2):
+        value, error, x, y = _sky_blocks(products, changed)
+        if len(value) < 2 * n_terms:
+            break
+        terms = polynomial_terms(x, y, order, shape)
+        # blocks full of light, or of the residuals of a saturated star,
+        # deviate
+        kept = np.ones(len(value), dtype=bool)
+        for _ in range(5):
+            coefficients = np.linalg.lstsq(
+                terms[kept] / error[kept, None], value[kept] / error[kept],
+                rcond=None)[0]
+            pull = (value - terms @ coefficients) / error
+            limit = 4.0 * 1.4826 * np.median(np.abs(pull[kept]))
+            now = np.abs(pull) <= max(limit, 1e-12)
+            if (np.array_equal(now, kept)
+                    or np.count_nonzero(now) < 2 * n_terms):
+                break
+            kept = now
+        add_polynomial(products.difference, coefficients, -1.0)
+        total = coefficients if total is None else total + coefficients
+        for row, y0 in enumerate(range(0, ny, _CELL)):
+            strip = slice(y0, y0 + _CELL)
+            pull = np.where(products.flags[strip] & MASKED_BITS, 0.0,
+                            products.difference[strip]
+                            / products.error[strip])
+            cells[row] = np.add.reduceat(pull.sum(axis=0),
+                                         np.arange(0, nx, _CELL))
+        # of white noise the sum would scatter by the side of the cell
+        spread = max(1.4826 * np.median(np.abs(cells)), _CELL)
+        # the wings reach into the cells around
+        changed = binary_dilation(np.abs(cells) > _CHANGE * spread,
+                                  np.ones((3, 3)))
+    return total
+
+
+def _sky_blocks(products, changed):
+    """
+    Return the medians of the blocks with enough sky, their errors, and
+    their centers x and y, without the cells that have changed.
     """
     shape = products.difference.shape
     # neighbors are correlated: every other pixel tells nearly as much
     step = 2 if min(shape) >= 8 * _BLOCK else 1
     block = _BLOCK // step
-    rows, columns = (range(0, size, _BLOCK) for size in shape)
-    means, errors, xs, ys = [], [], [], []
-    for y0 in rows:
+    columns = np.arange(0, shape[1], _BLOCK)
+    pad = len(columns) * block - len(range(0, shape[1], step))
+    found = []
+    for y0 in range(0, shape[0], _BLOCK):
         strip = np.s_[y0:y0 + _BLOCK:step, ::step]
-        value, masked, sigma = (
-            _in_blocks(array[strip], block, len(columns)) for array in (
-                products.difference, products.flags, products.error))
-        good = (masked & MASKED_BITS) == 0
+        good = (products.flags[strip] & MASKED_BITS) == 0
+        near = changed[y0 // _CELL:(y0 + _BLOCK) // _CELL].repeat(
+            _CELL // step, axis=0).repeat(_CELL // step, axis=1)
+        good &= ~near[:good.shape[0], :good.shape[1]]
+        # what is added at the end is not good
+        value, sigma, good = (
+            np.pad(array, ((0, 0), (0, pad))).reshape(
+                len(good), len(columns), block).transpose(1, 0, 2).reshape(
+                    len(columns), -1)
+            for array in (products.difference[strip], products.error[strip],
+                          good))
         for _ in range(4):
             center = masked_medians(value, good)
             good &= np.abs(value - center) <= 3.0 * sigma
         count = good.sum(axis=1)
         chosen = count >= _MIN_BLOCK_PIXELS
-        # wings of sources beyond the kernel move a median less
-        means.append(masked_medians(value, good)[chosen, 0])
         total = np.sum(sigma, axis=1, where=good, dtype=float)
-        errors.append(total[chosen] / count[chosen]**1.5)
-        xs.append((np.array(columns) + 0.5 * (_BLOCK - 1))[chosen])
-        ys.append(np.full(np.count_nonzero(chosen),
-                          y0 + 0.5 * (_BLOCK - 1)))
-    value, error, x, y = (np.concatenate(part)
-                          for part in (means, errors, xs, ys))
-    n_terms = (order + 1) * (order + 2) // 2
-    if len(value) < 2 * n_terms:
-        return None
-    terms = polynomial_terms(x, y, order, shape)
-    # blocks full of light, or of the residuals of a saturated star, deviate
-    kept = np.ones(len(value), dtype=bool)
-    for _ in range(5):
-        coefficients = np.linalg.lstsq(terms[kept] / error[kept, None],
-                                       value[kept] / error[kept],
-                                       rcond=None)[0]
-        pull = (value - terms @ coefficients) / error
-        limit = 4.0 * 1.4826 * np.median(np.abs(pull[kept]))
-        now = np.abs(pull) <= max(limit, 1e-12)
-        if np.array_equal(now, kept) or np.count_nonzero(now) < 2 * n_terms:
-            break
-        kept = now
-    return coefficients
-
-
-def _in_blocks(strip, block, n_blocks):
-    """
-    Rearrange a strip of rows into blocks; all bits of what is added at
-    the end are set.
-    """
-    pad = n_blocks * block - strip.shape[1]
-    fill = _ALL_BITS if strip.dtype == np.uint8 else 0
-    strip = np.pad(strip, ((0, 0), (0, pad)), constant_values=fill)
-    return strip.reshape(len(strip), n_blocks, block).transpose(
-        1, 0, 2).reshape(n_blocks, -1)
+        middle = 0.5 * (_BLOCK - 1)
+        # wings of sources beyond the kernel move a median less
+        found.append([masked_medians(value, good)[chosen, 0],
+                      total[chosen] / count[chosen]**1.5,
+                      (columns + middle)[chosen],
+                      np.full(np.count_nonzero(chosen), y0 + middle)])
+    return np.concatenate(found, axis=1)
 
 
 def add_polynomial(image, coefficients, factor=1.0):

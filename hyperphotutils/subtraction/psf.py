@@ -20,8 +20,8 @@ _MAX_STARS = 200
 # Stars that are needed for each order of the variation
 _STARS_FOR_ORDER = (1, 15, 60)
 _SAMPLED_ORDER = 4
-# At first, what is wider than the sharper stars by so much is a galaxy
-_WIDEST = 1.4
+# The widths of stars differ by less than this factor over the field
+_WIDEST = 1.2
 _N_CLIPS = 10
 # Stars may differ in width by this part, however little the others do
 _LEAST_SPREAD = 0.03
@@ -201,7 +201,14 @@ def _are_stars(sigma, x, y, shape):
     Return which sources are no wider than the stars around them.
     """
     width = np.log(sigma)
-    kept = width < np.quantile(width, 0.3) + np.log(_WIDEST)
+    # Nothing is narrower than the stars, and their widths are alike: they
+    # are the narrowest group, though galaxies may be more numerous.
+    ordered = np.sort(width)
+    ends = ordered + np.log(_WIDEST)
+    count = (np.searchsorted(ordered, ends, side='right')
+             - np.arange(len(ordered)))
+    first = np.argmax(count >= 0.5 * count.max())
+    kept = (width >= ordered[first]) & (width <= ends[first])
     for _ in range(_N_CLIPS):
         order = _order_for(np.count_nonzero(kept))
         terms = polynomial_terms(x, y, order, shape)

@@ -18,8 +18,8 @@ from hyperphotutils.subtraction.decorrelation import (
 from hyperphotutils.subtraction.difference import (
     MASKED_BITS,
     add_polynomial,
-    fit_background,
     make_difference,
+    subtract_background,
 )
 from hyperphotutils.subtraction.fit import (
     Direction,
@@ -489,12 +489,12 @@ class ImageSubtractor:
             target, source, kernel, mask_limit=self.mask_limit,
             tile_size=self.tile_size, n_workers=self.n_workers,
             target_is_science=is_science)
-        background = fit_background(products, self.background_order)
+        background = subtract_background(products, self.background_order)
         if background is None:
             # Too little sky. The background of the stamps is less accurate:
             # it takes up the wings of stars beyond the kernel.
             background = fit.solutions[0].background
-        add_polynomial(products.difference, background, -1.0)
+            add_polynomial(products.difference, background, -1.0)
         decorrelated = None
         noise = NoiseGrid(target, source)
         if psf is None:
