@@ -15,11 +15,12 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.stats import gaussian_fwhm_to_sigma
+from astropy.stats import SigmaClip, gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
+from photutils.background import Background2D, SExtractorBackground
 from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.catalog import read_catalog
@@ -63,6 +64,8 @@ _FALLBACK_FWHM = 3.0
 # Pixels brighter than this many rms hold their own photons, others those of
 # the smoothed image.
 _SIGNAL = 5.0
+# The boxes of the local background of the detection, in pixels.
+_BOX = 64
 # The side of stamps in FWHM and in half-light radii.
 _SIZE_FWHM, _SIZE_RADII = 12.0, 10.0
 # The steps of each function, in their order
@@ -810,14 +813,25 @@ class _Run:
                 self.sky.background, np.full(data.shape, self.sky.rms))
         data, error = self.sky.data, self.error
         self.begin('sources')
+        # fragments of halos are no galaxies: detection, but not measurement,
+        # is above a local background, as in SExtractor
+        local = None
+        if min(data.shape) >= 2 * _BOX:
+            local = data - Background2D(
+                np.where(self.mask, 0.0, data), _BOX, mask=self.mask,
+                filter_size=3, exclude_percentile=90.0,
+                sigma_clip=SigmaClip(3.0),
+                bkg_estimator=SExtractorBackground()).background
         found = finder(data, error=error, mask=self.mask,
-                       wcs=self.wcs)
+                       wcs=self.wcs, detection_data=local)
         if found is None:
             msg = (f"'{self.path}' has no source above threshold="
                    f'{options.threshold} in {options.n_pixels} pixels')
             raise ValueError(msg)
         self.default('sources', f'{len(found.catalog)} detected by '
-                     'photutils, ' + repr(finder))
+                     'photutils, ' + repr(finder) + (
+                         '' if local is None else ', above a background of '
+                         f'boxes of {_BOX} pixels'))
         if catalog is None:
             return found
         from dataclasses import replace
