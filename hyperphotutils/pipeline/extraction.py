@@ -56,7 +56,8 @@ __all__ = [
     'read_input',
 ]
 
-# Larger maps are plotted with fewer pixels along an axis than this.
+# Maps with more pixels along an axis are averaged down before they are
+# plotted, so that half as many are left.
 _MAX_PLOTTED = 4096
 
 # The file with the values of a large map
@@ -419,7 +420,8 @@ class Extraction:
             return average(values, None, side) << image.unit
 
         image, meta = self.image, self.image.meta
-        side = -(-max(image.shape) // _MAX_PLOTTED)
+        side = (-(-2 * max(image.shape) // _MAX_PLOTTED)
+                if max(image.shape) > _MAX_PLOTTED else 1)
         names = ('background', 'model', 'residual')
         images = {'data': image.data << image.unit} | {
             name: getattr(self, name) for name in names}

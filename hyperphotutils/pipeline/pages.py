@@ -17,10 +17,11 @@ from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.jobs import LOG
+from hyperphotutils.pipeline.page_images import page_images
 from hyperphotutils.pipeline.report import describe_threshold
 from hyperphotutils.utils.output import atomic_output
+from hyperphotutils.utils.stored import StoredImage, row_blocks
 from hyperphotutils.visualization import make_report
-from hyperphotutils.visualization.maps import complete_background
 
 __all__ = []  # shared by the modules of the pipeline only
 
@@ -48,12 +49,12 @@ def write_map_page(path, result, map_id):
     images, charts, explanations, rms = None, {}, (), None
     if result.model is not None:
         unit, factor = _display_unit(image)
-        images = {name: factor * value
-                  for name, value in _images(result).items()}
+        images = page_images(result, factor)
         rms = factor * result.rms.to_value(image.unit)
         beam = image.meta['beam_fwhm_pix']
         charts |= _fit_charts(table)
-        charts |= _noise_charts(images['residual'], beam, unit)
+        center = _central_part(~image.mask)
+        charts |= _noise_charts(images['residual'][center], beam, unit)
         explanations = explain_sources(table, fwhm=beam)
     _write(path, table, title=map_id,
            facts=_facts(result), images=images, rms=rms,
@@ -220,29 +221,15 @@ def _display_unit(image):
     Return the unit in which a map is shown, per beam, and its factor.
     """
     area = image.meta['beam_area_pix']
-    some = np.abs(image.data.ravel()[::_STEP][~image.mask.ravel()[::_STEP]])
+    values = StoredImage.find(image.data) or image.data
+    step = max(_STEP, image.data.size // _MAX_SIDE**2)
+    some = np.abs(np.concatenate([
+        values[rows].ravel()[::step][~image.mask[rows].ravel()[::step]]
+        for rows in row_blocks(image.shape)]))
     typical = area * np.percentile(some, 99.0) if len(some) else 1.0
     prefix = next((unit for unit in (u.Jy, u.mJy)
                    if typical >= unit.to(u.Jy)), u.uJy)
     return prefix / u.beam, area * u.Jy.to(prefix)
-
-
-def _images(result):
-    """
-    Return data, model, and residual of a map without units.
-    """
-    image = result.image
-    data = np.where(image.mask, np.nan, image.data)
-    images = {'data': data, 'map': data,
-              'model': result.model.to_value(image.unit),
-              'background': result.background.to_value(image.unit).copy(),
-              'residual': result.residual.to_value(image.unit).copy()}
-    meta = image.meta
-    # where no background was fitted
-    complete_background(images, (meta['beam_major_pix'],
-                                 meta['beam_minor_pix'], meta['beam_theta']))
-    images['residual'][image.mask] = np.nan
-    return {name: images[name] for name in ('data', 'model', 'residual')}
 
 
 def _fit_charts(table):
