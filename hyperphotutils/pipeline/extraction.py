@@ -681,12 +681,14 @@ def _empty_extraction(image, phot):
     Return the result for a map on which no source was found.
     """
     data = image.data << image.unit
-    background = np.full(image.shape, np.nan) << image.unit
+    # images without memory of their own, as the map may be large
+    background, model = (np.broadcast_to(value, image.shape) << image.unit
+                         for value in (np.nan, 0.0))
     table = make_empty_table('photometry', unit=image.unit, wcs=image.wcs)
     n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
         n_rejected=count_reasons(phot.rejected))
     return Extraction(image, table, phot.rms, background=background,
-                      model=np.zeros_like(data), residual=data,
+                      model=model, residual=data,
                       rejected=phot.rejected)
