@@ -14,6 +14,7 @@ from astropy.nddata import CCDData
 from hyperphotutils.maps.cards import read_text
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import flux_factor, parse_unit
+from hyperphotutils.utils.stored import StoredImage, row_blocks
 from hyperphotutils.utils.wcs import sky_to_pixel_ellipse_at
 
 __all__ = [
@@ -24,10 +25,6 @@ __all__ = [
     'input_name',
     'multiply_by_factor',
 ]
-
-# Number of rows that are converted at a time, which bounds the memory for
-# the areas of their pixels.
-_BLOCK_ROWS = 256
 
 
 def input_name(path_or_hdu):
@@ -113,7 +110,8 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
     Return an image in Jy per pixel with the ``meta`` that `read_map`
     describes.
 
-    The values are modified in place. ``areas`` are the
+    The values, which can be a `~hyperphotutils.utils.StoredImage`, are
+    modified in place. ``areas`` are the
     `~hyperphotutils.utils.PixelAreas`, and ``beam_area`` is the solid angle
     used to convert fluxes per beam. ``frequency`` is a function that
     returns the frequency or `None`; a `MapError` that it raises is ignored
@@ -148,8 +146,11 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
         'object': name,
         **meta,
     }
-    return CCDData(data, unit=u.Jy / u.pix, wcs=wcs,
-                   mask=~np.isfinite(data), meta=meta)
+    mask = np.empty((ny, nx), dtype=bool)
+    for rows in row_blocks(mask.shape):
+        mask[rows] = ~np.isfinite(data[rows])
+    values = data.map() if isinstance(data, StoredImage) else data
+    return CCDData(values, unit=u.Jy / u.pix, wcs=wcs, mask=mask, meta=meta)
 
 
 def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
@@ -165,13 +166,13 @@ def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
                          frequency=frequency)
     per_pixel = _per_pixel(unit).is_equivalent(u.Jy / u.pix)
     with np.errstate(over='ignore', under='ignore', invalid='ignore'):
-        values *= factor
-        if per_pixel or areas.is_constant:
-            return
-        # all other units are proportional to the area
-        for first in range(0, len(values), _BLOCK_ROWS):
-            rows = slice(first, first + _BLOCK_ROWS)
-            values[rows] *= areas.relative(rows)
+        for rows in row_blocks(values.shape):
+            part = values[rows]
+            part *= factor
+            # all other units are proportional to the area
+            if not (per_pixel or areas.is_constant):
+                part *= areas.relative(rows)
+            values[rows] = part
 
 
 def _per_pixel(unit):

@@ -24,6 +24,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.structure import check_structure
+from hyperphotutils.utils.stored import StoredImage, row_blocks
 
 __all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
@@ -78,8 +79,9 @@ class FitsImage:
 
     Parameters
     ----------
-    data : `~numpy.ndarray`
-        The values, with all axes of the file.
+    data : `~numpy.ndarray` or `~hyperphotutils.utils.StoredImage`
+        The values, with all axes of the file; in a file of their own, only
+        the last two axes.
 
     header : `~astropy.io.fits.Header`
         The header, with the keywords that an extension inherits from
@@ -142,7 +144,7 @@ class ErrorPlane:
 
 
 def load_image(path_or_hdu, *, ext=None, error_extension=False,
-               dtype=float):
+               dtype=float, file=None):
     """
     Load an image from a file or from an open HDU.
 
@@ -166,6 +168,11 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False,
 
     dtype : dtype, optional
         The type of the values.
+
+    file : path-like, optional
+        A new file for the values, which then are a
+        `~hyperphotutils.utils.StoredImage`: use it for images that are
+        too large for the memory.
 
     Returns
     -------
@@ -195,7 +202,8 @@ def load_image(path_or_hdu, *, ext=None, error_extension=False,
     """
     with find_image(path_or_hdu, ext=ext,
                     error_extension=error_extension) as (hdu, about):
-        return FitsImage(data=load_values(hdu, dtype=dtype), **about)
+        return FitsImage(data=load_values(hdu, dtype=dtype, file=file),
+                         **about)
 
 
 @contextmanager
@@ -240,14 +248,22 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
             raise TypeError(msg)
 
 
-def load_values(hdu, *, dtype=None):
+def load_values(hdu, *, dtype=None, file=None):
     """
-    Return all values of the image in an HDU.
+    Return all values of the image in an HDU, in a new file if it is given.
     """
     what = (f'the data of the extension {hdu.name or "unnamed"} are not '
             'whole')
     with refuse_damage(what), np.errstate(all='ignore'):
-        return np.array(hdu.data, dtype=dtype)
+        if file is None or any(n != 1 for n in hdu.shape[:-2]):
+            return np.array(hdu.data, dtype=dtype)
+        image = StoredImage.create(file, hdu.shape[-2:], dtype)
+        # an HDU that is not in a file has no sections
+        values = hdu.section if hdu.fileinfo() else hdu.data
+        plane = (0,) * (len(hdu.shape) - 2)
+        for rows in row_blocks(image.shape):
+            image[rows] = values[*plane, rows]
+        return image
 
 
 @contextmanager

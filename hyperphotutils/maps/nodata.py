@@ -7,7 +7,8 @@ from numbers import Real
 
 import numpy as np
 
-from hyperphotutils.noise.fill import find_fill_values
+from hyperphotutils.noise.fill import recognize_fill
+from hyperphotutils.utils.stored import row_blocks
 
 __all__ = ['as_fill_value', 'blank_fill_values']
 
@@ -43,17 +44,56 @@ def blank_fill_values(values, fill_value, fwhm):
     Set the pixels with a fill value to NaN, in place; return the metadata
     ``'fill_values'``, those found, and ``'n_fill'``, their number of pixels.
 
-    The FWHM of the beam is in pixels.
+    The values can be a `~hyperphotutils.utils.StoredImage`. The FWHM of the
+    beam is in pixels.
     """
+    blocks = row_blocks(values.shape)
     if fill_value is None:
-        fill, found = find_fill_values(values, fwhm)
+        finite = _FiniteImage(values)
+        with np.errstate(over='ignore', invalid='ignore'):
+            fill = recognize_fill(finite, fwhm)
+            # all before the first is blanked: they depend on the rows beside
+            masks = [_pack(fill.mask(finite, rows)) for rows in blocks]
+        found = [float(value) for value in fill.values]
     else:
-        fill, found = np.zeros(values.shape, dtype=bool), []
-        for value in fill_value:
-            equal = np.isclose(values, value, rtol=_PRECISION, atol=0.0)
-            if equal.any():
-                found.append(value)
-                fill |= equal
-    values[fill] = np.nan
-    return {'fill_values': tuple(found),
-            'n_fill': int(np.count_nonzero(fill))}
+        masks, present = [], set()
+        for rows in blocks:
+            equal = {value: np.isclose(values[rows], value, rtol=_PRECISION,
+                                       atol=0.0) for value in fill_value}
+            present |= {value for value in equal if equal[value].any()}
+            masks.append(_pack(np.any(list(equal.values()), axis=0)
+                               if equal else None))
+        found = [value for value in fill_value if value in present]
+    n_fill = 0
+    for rows, packed in zip(blocks, masks, strict=True):
+        if packed is None:
+            continue
+        part = values[rows]
+        mask = np.unpackbits(packed, count=part.size).view(bool).reshape(
+            part.shape)
+        part[mask] = np.nan
+        values[rows] = part
+        n_fill += int(np.count_nonzero(mask))
+    return {'fill_values': tuple(found), 'n_fill': n_fill}
+
+
+class _FiniteImage:
+    """
+    An image with NaN for all pixels that are not finite.
+    """
+
+    def __init__(self, values):
+        self._values = values
+        self.shape = values.shape
+
+    def __getitem__(self, rows):
+        values = np.array(self._values[rows])
+        values[~np.isfinite(values)] = np.nan
+        return values
+
+
+def _pack(mask):
+    """
+    Return a mask in an eighth of its memory; `None` if it has no pixel.
+    """
+    return np.packbits(mask) if mask is not None and mask.any() else None

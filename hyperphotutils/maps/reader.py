@@ -176,6 +176,20 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     >>> print(f"{image.meta['beam_fwhm_pix']:.2f}")
     5.00
     """
+    return read_map_to_file(
+        path_or_hdu, None, ext=ext, beam=beam, unit=unit, survey=survey,
+        frequency=frequency, fill_value=fill_value,
+        error_extension=error_extension, dtype=dtype,
+        measured_beam=measured_beam)
+
+
+def read_map_to_file(path_or_hdu, file, *, ext=None, unit=None, survey=None,
+                     frequency=None, fill_value=None, error_extension=None,
+                     dtype=float, **options):
+    """
+    Read a map as `read_map` does, but with the values in a new file, and a
+    part of them in memory at a time.
+    """
     if survey is not None:
         survey = get_survey(survey)
     if unit is not None:
@@ -184,19 +198,19 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
     fill_value = as_fill_value(fill_value)
     name = input_name(path_or_hdu)
     try:
-        image = load_image(path_or_hdu, ext=ext,
-                           error_extension=error_extension, dtype=dtype)
+        image = load_image(path_or_hdu, ext=ext, dtype=dtype, file=file,
+                           error_extension=error_extension)
         name = image.filename or name
-        return _make_map(image, beam=beam, unit=unit, survey=survey,
+        return _make_map(image, unit=unit, survey=survey,
                          frequency=frequency, fill_value=fill_value,
-                         measured_beam=measured_beam)
+                         **options)
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
 
 
-def _make_map(image, *, beam, unit, survey, frequency, fill_value,
-              measured_beam):
+def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
+              measured_beam=None):
     """
     Make a map from an image in a file.
     """
@@ -300,5 +314,6 @@ def _celestial_image(data, header):
                f'but the data have {data.ndim} axes')
         raise MapError(msg)
     shape = [lengths[axis] for axis in sorted([lon, lat], reverse=True)]
-    data = data.reshape(shape)
+    if data.ndim > 2:
+        data = data.reshape(shape)
     return celestial_wcs(header, data.shape), data

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperphotutils.utils.checks import check_positive
+from hyperphotutils.utils.stored import row_blocks
 from hyperphotutils.utils.tables import open_nddata, strip_units
 
 __all__ = ['find_fill_values']
@@ -129,9 +130,45 @@ def sample_pixels(values):
     """
     Return some or all pixels of an image that are not NaN; none if all are.
     """
-    sample = values.ravel()[::-(-values.size // _MAX_SAMPLE)]
+    ny, nx = values.shape
+    every = -(-ny * nx // _MAX_SAMPLE)
+    blocks = row_blocks(values.shape)
+    # copies, which do not keep the blocks
+    sample = np.concatenate([
+        values[rows].ravel()[-rows.start * nx % every::every].copy()
+        for rows in blocks])
     sample = sample[~np.isnan(sample)]
-    return sample if sample.size else values[~np.isnan(values)]
+    if sample.size:
+        return sample
+    parts = [values[rows] for rows in blocks]
+    return np.concatenate([part[~np.isnan(part)] for part in parts])
+
+
+class FillValues(NamedTuple):
+    """
+    The fill values of an image, from `recognize_fill`.
+
+    Those ``everywhere`` are fill in all pixels; the others, which data of a
+    quantized map take, too, only in squares with this ``side``.
+    """
+
+    values: tuple = ()
+    everywhere: tuple = ()
+    side: int = _SIDE
+
+    def mask(self, image, rows):
+        """
+        Return the mask of the pixels with a fill value in some rows of the
+        image.
+        """
+        if not self.values:
+            return np.zeros((rows.stop - rows.start, image.shape[1]), bool)
+        part, solid = _solid_rows(image, rows, self.side)
+        mask = np.zeros(part.shape, dtype=bool)
+        for value in self.values:
+            equal = part == value
+            mask |= equal if value in self.everywhere else equal & solid
+        return mask
 
 
 def find_fill(values, fwhm):
@@ -139,28 +176,37 @@ def find_fill(values, fwhm):
     Return the fill values and the values of `find_fill_values`, for an image
     of `finite_values`.
     """
-    fill = np.zeros(values.shape, dtype=bool)
-    side, solid, candidates = _candidates(values)
+    fill = recognize_fill(values, fwhm)
+    return fill.mask(values, slice(0, len(values))), tuple(
+        float(value) for value in fill.values)
+
+
+def recognize_fill(values, fwhm):
+    """
+    Return the `FillValues` of an image with NaN for pixels to ignore.
+
+    The image is read in blocks of rows: it can be in a file.
+    """
+    side, candidates = _candidates(values)
     if not candidates:
-        return fill, ()
+        return FillValues()
     data = measure_fluctuations(values, exclude=candidates)
-    found = []
+    found, everywhere = [], []
     for value in candidates:
-        equal = values == value
-        inside = equal & solid
-        around = _values_around(values, equal, candidates)
+        around, n_equal, n_inside = _measure_region(values, value, side,
+                                                    candidates)
         if around.size == 0 or _is_top(value, around, values):
             continue
         isolated = (data.extremes * fwhm > MIN_EXTREMES
                     and _is_isolated(value, values, candidates))
-        if not (isolated or _is_fill(value, around, data, fwhm,
-                                     np.count_nonzero(equal),
-                                     np.count_nonzero(inside))):
+        if not (isolated or _is_fill(value, around, data, fwhm, n_equal,
+                                     n_inside)):
             continue
-        found.append(float(value))
+        found.append(value)
         # the data of a quantized map take such a value, too
-        fill |= equal if isolated or side == _SIDE else inside
-    return fill, tuple(found)
+        if isolated or side == _SIDE:
+            everywhere.append(value)
+    return FillValues(tuple(found), tuple(everywhere), side)
 
 
 def _is_fill(value, around, data, fwhm, n_equal, n_inside):
@@ -180,11 +226,14 @@ def _is_isolated(value, values, candidates):
     Whether a value is farther from all data than those are from each
     other.
     """
-    data = np.isfinite(values)
-    for candidate in candidates:
-        data &= values != candidate
-    low = np.min(values, where=data, initial=np.inf)
-    high = np.max(values, where=data, initial=-np.inf)
+    low, high = np.inf, -np.inf
+    for rows in row_blocks(values.shape):
+        part = values[rows]
+        data = np.isfinite(part)
+        for candidate in candidates:
+            data &= part != candidate
+        low = np.min(part, where=data, initial=low)
+        high = np.max(part, where=data, initial=high)
     return max(low - value, value - high) > high - low
 
 
@@ -192,23 +241,36 @@ def _candidates(values):
     """
     Find the values that cover squares or straight runs.
 
-    Returns the side of the squares, the pixels in them, and the values;
-    no values where there are none or too many.
+    Returns the side of the squares, and the values; no values where there
+    are none or too many.
     """
-    right = values[:, 1:] == values[:, :-1]
-    down = values[1:] == values[:-1]
     side = _SIDE
     while 2 * side <= max(values.shape):
-        solid = _solid(right, down, side)
-        rest = values[solid]
         candidates = []
-        while rest.size > 0 and len(candidates) <= _MAX_VALUES:
-            candidates.append(rest[0])
-            rest = rest[rest != rest[0]]
+        for rows in row_blocks(values.shape):
+            part, solid = _solid_rows(values, rows, side)
+            rest = part[solid]
+            for value in candidates:
+                rest = rest[rest != value]
+            while rest.size > 0 and len(candidates) <= _MAX_VALUES:
+                candidates.append(rest[0])
+                rest = rest[rest != rest[0]]
         if len(candidates) <= _MAX_VALUES:
-            return side, solid, candidates
+            return side, candidates
         side *= 2
-    return side, None, []
+    return side, []
+
+
+def _solid_rows(values, rows, side):
+    """
+    Return some rows of an image, and which pixels `_solid` finds in them.
+    """
+    # what a run through a pixel can reach
+    first = max(rows.start - 2 * side + 1, 0)
+    part = values[first:rows.stop + 2 * side - 1]
+    solid = _solid(part[:, 1:] == part[:, :-1], part[1:] == part[:-1], side)
+    inner = slice(rows.start - first, rows.stop - first)
+    return part[inner], solid[inner]
 
 
 def _solid(right, down, side):
@@ -325,23 +387,35 @@ def _sample_lines(values):
     """
     Return evenly spaced rows, and evenly spaced columns, of an image.
     """
-    every = -(-values.size // _MAX_SAMPLE)
-    return values[::every], values[:, ::every].T
+    ny, nx = values.shape
+    every = -(-ny * nx // _MAX_SAMPLE)
+    # copies, which do not keep the blocks
+    columns = np.concatenate([values[rows][:, ::every].copy()
+                              for rows in row_blocks(values.shape)])
+    return values[::every], columns.T
 
 
-def _values_around(values, equal, candidates):
+def _measure_region(values, value, side, candidates):
     """
-    Return the values of data next to the pixels of a candidate.
+    Return the values of data next to the pixels of a candidate, the number
+    of these pixels, and how many of them are in squares.
     """
-    around = []
-    for axis in (0, 1):
-        image, region = (np.moveaxis(a, axis, 0) for a in (values, equal))
-        border = region[1:] != region[:-1]
-        first = region[:-1][border]
-        around.append(np.where(first, image[1:][border],
-                               image[:-1][border]))
+    around, n_equal, n_inside = [], 0, 0
+    for rows in row_blocks(values.shape):
+        part, solid = _solid_rows(values, rows, side)
+        equal = part == value
+        n_equal += np.count_nonzero(equal)
+        n_inside += np.count_nonzero(equal & solid)
+        # neighbors along rows, and along columns to the next block
+        below = values[rows.start:rows.stop + 1]
+        for image, region in ((part.T, equal.T), (below, below == value)):
+            border = region[1:] != region[:-1]
+            first = region[:-1][border]
+            around.append(np.where(first, image[1:][border],
+                                   image[:-1][border]))
     around = np.concatenate(around)
-    return around[np.isfinite(around) & ~np.isin(around, candidates)]
+    return (around[np.isfinite(around) & ~np.isin(around, candidates)],
+            n_equal, n_inside)
 
 
 def _is_top(value, around, values):

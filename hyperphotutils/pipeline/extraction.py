@@ -3,6 +3,7 @@
 The measurement of one map with the classes of a configuration.
 """
 
+import shutil
 import time
 import warnings
 from dataclasses import dataclass, field, replace
@@ -22,12 +23,13 @@ from hyperphotutils.catalog import (
     describe_columns,
     make_empty_table,
 )
-from hyperphotutils.maps import MapError, load_image, read_map
+from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.maps.images import find_image
+from hyperphotutils.maps.reader import read_map_to_file
 from hyperphotutils.noise import detect_bad_pixels
 from hyperphotutils.photometry import TiledPhotometry
 from hyperphotutils.pipeline.config import ConfigError
-from hyperphotutils.pipeline.folders import PARTS
+from hyperphotutils.pipeline.folders import PARTS, scratch_folder
 from hyperphotutils.pipeline.logs import (
     describe_bad_pixels,
     describe_reasons,
@@ -38,7 +40,7 @@ from hyperphotutils.pipeline.logs import (
 from hyperphotutils.pipeline.products import REJECTED, count_reasons
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
-from hyperphotutils.utils.stored import StoredImage
+from hyperphotutils.utils.stored import StoredImage, row_blocks
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels
 
@@ -50,8 +52,12 @@ __all__ = [
     'read_input',
 ]
 
-# Larger maps are plotted with fewer pixels along an axis than this.
+# Maps with more pixels along an axis are averaged down before they are
+# plotted, so that half as many are left.
 _MAX_PLOTTED = 4096
+
+# The file with the values of a large map
+_VALUES = 'map.dat'
 
 # BITPIX values that float32 represents exactly
 _FLOAT32_BITPIX = frozenset({8, 16, -32})
@@ -71,8 +77,18 @@ class MapKind:
         """
         self._tiles = choose_tile_size(job, config)
         self.keeps_parts = self._tiles.size > 0
-        return read_input(job.path, config.input, dtype=self._tiles.dtype,
-                          psf=job.psf)
+        if not self.keeps_parts:
+            return read_input(job.path, config.input, psf=job.psf)
+        # The folder of the products is made when the map has been read.
+        folder = scratch_folder(job.folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            return read_input(job.path, config.input, psf=job.psf,
+                              dtype=self._tiles.dtype, file=folder / _VALUES)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
 
     def measure(self, image, job, config, folder, *, executor=None,
                 progress_bar=False, report=None):
@@ -85,7 +101,7 @@ class MapKind:
             earlier = tiles.describe_earlier()
             if earlier and report is not None:
                 report(f'{job.map_id}: continuing: {earlier}')
-            tiles.store(image)
+            tiles.take_values(image, scratch_folder(job.folder))
         extraction = extract_image(image, config, progress_bar=progress_bar,
                                    tiles=tiles)
         extraction.table.meta['filename'] = printable(job.path)
@@ -136,13 +152,21 @@ class _Tiling:
         n_done = len(list(self.folder.glob('tile_*')))
         return f'{number_of(n_done, "tile")} done' if n_done else ''
 
-    def store(self, image):
+    def take_values(self, image, scratch):
         """
-        Move the values of a map to a file.
+        Move the file with the values of a map here from the folder in which
+        it was read, and remove that.
         """
         self.folder.mkdir(exist_ok=True)
-        image.data = StoredImage.store(image.data,
-                                       self.folder / 'map.dat').map()
+        read = StoredImage.find(image.data)
+        path = self.folder / _VALUES
+        if read is None:  # a plane of a cube
+            moved = StoredImage.store(image.data, path)
+        else:
+            read.path.replace(path)
+            moved = StoredImage(path, read.shape, read.dtype)
+        image.data = moved.map()
+        shutil.rmtree(scratch)
 
     def make_photometry(self, phot, config, *, progress_bar):
         """
@@ -392,7 +416,8 @@ class Extraction:
             return average(values, None, side) << image.unit
 
         image, meta = self.image, self.image.meta
-        side = -(-max(image.shape) // _MAX_PLOTTED)
+        side = (-(-2 * max(image.shape) // _MAX_PLOTTED)
+                if max(image.shape) > _MAX_PLOTTED else 1)
         names = ('background', 'model', 'residual')
         images = {'data': image.data << image.unit} | {
             name: getattr(self, name) for name in names}
@@ -538,9 +563,10 @@ _RMS_OF = ('the map about the local backgrounds, without the sources',
            'the filtered map')
 
 
-def read_input(path, options, *, dtype=float, psf=None):
+def read_input(path, options, *, dtype=float, psf=None, file=None):
     """
-    Read a map with the section ``input`` of a configuration.
+    Read a map with the section ``input`` of a configuration; its values into
+    a new ``file`` if it is given.
 
     ``psf`` is the file of the measured beam; that of the section, which may
     be a list, is not used. With it, the
@@ -560,16 +586,20 @@ def read_input(path, options, *, dtype=float, psf=None):
         measured = MeasuredBeam(psf).on_map(wcs, shape)
         return measured.beam, measured.area
 
-    image = read_map(path, error_extension=options.error_extension,
-                     dtype=dtype,
-                     measured_beam=None if psf is None else measure_beam,
-                     **options.make_reader_options())
+    image = read_map_to_file(
+        path, file, error_extension=options.error_extension, dtype=dtype,
+        measured_beam=None if psf is None else measure_beam,
+        **options.make_reader_options())
     if measured is not None:
         image.meta['psf'] = measured.profile
         image.meta['psf_source'] = printable(measured.text)
-    good = ~image.mask
-    lowest = np.min(image.data, where=good, initial=np.inf)
-    if lowest == np.max(image.data, where=good, initial=-np.inf):
+    lowest, highest = np.inf, -np.inf
+    values = StoredImage.find(image.data) or image.data
+    for rows in row_blocks(values.shape):
+        part, good = values[rows], ~image.mask[rows]
+        lowest = np.min(part, where=good, initial=lowest)
+        highest = np.max(part, where=good, initial=highest)
+    if lowest == highest:
         msg = f'{path}: all pixels have the same value, {lowest:g}'
         raise MapError(msg)
     return image
@@ -653,12 +683,14 @@ def _empty_extraction(image, phot):
     Return the result for a map on which no source was found.
     """
     data = image.data << image.unit
-    background = np.full(image.shape, np.nan) << image.unit
+    # images without memory of their own, as the map may be large
+    background, model = (np.broadcast_to(value, image.shape) << image.unit
+                         for value in (np.nan, 0.0))
     table = make_empty_table('photometry', unit=image.unit, wcs=image.wcs)
     n_detected = int(np.count_nonzero(phot.rejected['search'] == 0))
     table.meta.update(
         result_meta(phot), n_detected=n_detected, n_companions=0,
         n_rejected=count_reasons(phot.rejected))
     return Extraction(image, table, phot.rms, background=background,
-                      model=np.zeros_like(data), residual=data,
+                      model=model, residual=data,
                       rejected=phot.rejected)

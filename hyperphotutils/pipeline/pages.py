@@ -17,10 +17,11 @@ from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.logs import describe_threshold
+from hyperphotutils.pipeline.page_images import page_images
 from hyperphotutils.pipeline.products import LOG
 from hyperphotutils.utils.output import atomic_output
+from hyperphotutils.utils.stored import StoredImage, row_blocks
 from hyperphotutils.visualization import make_report
-from hyperphotutils.visualization.maps import complete_background
 
 __all__ = []  # shared by the modules of the pipeline only
 
@@ -48,20 +49,12 @@ def write_map_page(path, result, map_id):
     images, charts, explanations, rms = None, {}, (), None
     if result.model is not None:
         unit, factor = _display_unit(image)
-        images = {name: getattr(result, name).to_value(image.unit).copy()
-                  for name in ('background', 'model', 'residual')}
-        images['data'] = images['map'] = np.where(image.mask, np.nan,
-                                                  image.data)
-        # where no background was fitted
-        complete_background(images, tuple(image.meta[name] for name in (
-            'beam_major_pix', 'beam_minor_pix', 'beam_theta')))
-        images['residual'][image.mask] = np.nan
-        images = {name: factor * images[name]
-                  for name in ('data', 'model', 'residual')}
+        images = page_images(result, factor)
         rms = factor * result.rms.to_value(image.unit)
         beam = image.meta['beam_fwhm_pix']
         charts |= _fit_charts(table)
-        charts |= _noise_charts(images['residual'], beam, unit)
+        center = _central_part(~image.mask)
+        charts |= _noise_charts(images['residual'][center], beam, unit)
         explanations = explain_sources(table, fwhm=beam)
     _write(path, table, title=map_id,
            facts=_facts(result), images=images, rms=rms,
@@ -228,7 +221,11 @@ def _display_unit(image):
     Return the unit in which a map is shown, per beam, and its factor.
     """
     area = image.meta['beam_area_pix']
-    some = np.abs(image.data.ravel()[::_STEP][~image.mask.ravel()[::_STEP]])
+    values = StoredImage.find(image.data) or image.data
+    step = max(_STEP, image.data.size // _MAX_SIDE**2)
+    some = np.abs(np.concatenate([
+        values[rows].ravel()[::step][~image.mask[rows].ravel()[::step]]
+        for rows in row_blocks(image.shape)]))
     typical = area * np.percentile(some, 99.0) if len(some) else 1.0
     prefix = next((unit for unit in (u.Jy, u.mJy)
                    if typical >= unit.to(u.Jy)), u.uJy)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ['StoredImage']
+__all__ = ['StoredImage', 'row_blocks']
 
-# Bytes that are copied at once
-_CHUNK = 1 << 24
+# Pixels that are processed at once
+_BLOCK = 1 << 22
 
 
 class StoredImage:
@@ -135,9 +135,8 @@ class StoredImage:
         if image is not None:
             return image
         image = cls.create(path, values.shape, values.dtype)
-        step = max(1, _CHUNK // max(values[:1].nbytes, 1))
-        for first in range(0, len(values), step):
-            image[first:first + step] = values[first:first + step]
+        for rows in row_blocks(values.shape):
+            image[rows] = values[rows]
         return image
 
     def map(self, mode='r'):
@@ -156,3 +155,29 @@ class StoredImage:
         """
         return np.memmap(self.path, self.dtype, mode, self.offset,
                          self.shape)
+
+
+def row_blocks(shape):
+    """
+    Divide a large image into blocks of rows; a small one is one block.
+
+    Parameters
+    ----------
+    shape : tuple of 2 ints
+        The ``(ny, nx)`` of the image.
+
+    Returns
+    -------
+    rows : list of slice
+        The rows of each block.
+
+    Examples
+    --------
+    >>> from hyperphotutils.utils import row_blocks
+    >>> row_blocks((3000, 2000))
+    [slice(0, 2097, None), slice(2097, 3000, None)]
+    """
+    ny, nx = shape
+    step = max(1, _BLOCK // max(nx, 1))
+    return [slice(first, min(first + step, ny))
+            for first in range(0, ny, step)]

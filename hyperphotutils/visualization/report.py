@@ -358,6 +358,29 @@ def _cutouts(table, images, rms):
     cols = np.rint(center_x[:, None] + offsets).astype(int)
     # The first row of a picture is its top.
     rows = np.rint(center_y[:, None] - offsets).astype(int)
+    sprites = []
+    # in parts, which bound the memory
+    for first in range(0, len(rows), _PER_SPRITE):
+        part = slice(first, first + _PER_SPRITE)
+        sprites.append(_png_uri(_as_png(_draw_cutouts(
+            images, rows[part], cols[part], known[part], rms))))
+    ellipses = ((x - center_x) / step + half, (y - center_y) / step + half,
+                0.5 * major / step, 0.5 * minor / step, np.deg2rad(theta))
+    return {
+        'size': _CUTOUT_SIZE,
+        'per_sprite': _PER_SPRITE,
+        'names': list(images),
+        'sprites': sprites,
+        'ellipses': list(zip(*(_numbers(values, digits=4)
+                               for values in ellipses), strict=True)),
+    }
+
+
+def _draw_cutouts(images, rows, cols, known, rms):
+    """
+    Return a picture of cut-outs, given the rows and columns of the pixels of
+    each source, and which sources have a known position.
+    """
     shape = next(iter(images.values())).shape
     outside = (((rows < 0) | (rows >= shape[0]))[:, :, None]
                | ((cols < 0) | (cols >= shape[1]))[:, None, :]
@@ -389,18 +412,7 @@ def _cutouts(table, images, rms):
                                np.nan_to_num(scaled) * (_NO_DATA - 1),
                                _NO_DATA).astype(np.uint8))
     pixels = np.concatenate(panels, axis=2)
-    ellipses = ((x - center_x) / step + half, (y - center_y) / step + half,
-                0.5 * major / step, 0.5 * minor / step, np.deg2rad(theta))
-    return {
-        'size': _CUTOUT_SIZE,
-        'per_sprite': _PER_SPRITE,
-        'names': list(images),
-        'sprites': [_png_uri(_as_png(
-            pixels[k:k + _PER_SPRITE].reshape(-1, pixels.shape[2])))
-            for k in range(0, len(pixels), _PER_SPRITE)],
-        'ellipses': list(zip(*(_numbers(values, digits=4)
-                               for values in ellipses), strict=True)),
-    }
+    return pixels.reshape(-1, pixels.shape[2])
 
 
 def _as_png(pixels):

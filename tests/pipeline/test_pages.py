@@ -14,7 +14,13 @@ from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_map_cube
 from hyperphotutils.pipeline import PipelineConfig, process_maps
 from hyperphotutils.pipeline.cli import main
-from hyperphotutils.pipeline.pages import _local_rms, _noise_charts
+from hyperphotutils.pipeline.extraction import extract_map
+from hyperphotutils.pipeline.pages import (
+    _local_rms,
+    _noise_charts,
+    write_map_page,
+)
+from hyperphotutils.utils import stored
 
 
 @pytest.fixture(scope='module', name='run')
@@ -50,6 +56,22 @@ def test_map_page_has_the_catalog(read_page, run):
                  'Power spectrum of the residual', 'Reduced chi2'):
         assert text in page
     assert '/good.fits' in page.split('<summary>Log</summary>')[1]
+
+
+def test_page_does_not_depend_on_the_blocks_of_rows(map_file, tmp_path,
+                                                    monkeypatch):
+    """
+    Cut-outs and charts are those of whole images, also where no background
+    was fitted.
+    """
+    result = extract_map(map_file, PipelineConfig())
+    assert np.isnan(result.background).any()
+    write_map_page(tmp_path / 'whole.html', result, 'map')
+    monkeypatch.setattr(stored, '_BLOCK', 7 * result.image.shape[1])
+    write_map_page(tmp_path / 'blocks.html', result, 'map')
+    whole, blocks = ((tmp_path / f'{name}.html').read_bytes()
+                     for name in ('whole', 'blocks'))
+    assert blocks == whole
 
 
 def test_run_page_links_to_maps(read_page, run):
