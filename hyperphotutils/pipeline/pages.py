@@ -17,11 +17,11 @@ from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.logs import describe_threshold
-from hyperphotutils.pipeline.page_images import page_images
 from hyperphotutils.pipeline.products import LOG
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.stored import StoredImage, row_blocks
 from hyperphotutils.visualization import make_report
+from hyperphotutils.visualization.maps import complete_background
 
 __all__ = []  # shared by the modules of the pipeline only
 
@@ -39,6 +39,8 @@ _STEP = 7
 _OUTLIER = 5.0
 # The range of pulls that is shown
 _PULLS = 5.0
+# The reach of the smoothing in `complete_background`, in beam FWHM
+_SMOOTHING_REACH = 6.5
 
 
 def write_map_page(path, result, map_id):
@@ -49,7 +51,7 @@ def write_map_page(path, result, map_id):
     images, charts, explanations, rms = None, {}, (), None
     if result.model is not None:
         unit, factor = _display_unit(image)
-        images = page_images(result, factor)
+        images = _page_images(result, factor)
         rms = factor * result.rms.to_value(image.unit)
         beam = image.meta['beam_fwhm_pix']
         charts |= _fit_charts(table)
@@ -357,3 +359,77 @@ def _local_rms(image, side):
         for fraction in (0.1587, 0.8413))
     rms = np.where(number >= side**2 / 4, 0.5 * (high - low)[:, 0], np.nan)
     return rms.reshape(ny, nx)
+
+
+class _RowImage:
+    """
+    An image that is made in blocks of rows when pixels of it are needed.
+
+    It is read like an array: by two slices, or by arrays of rows and columns.
+    ``make`` is a function of a slice of rows.
+    """
+
+    def __init__(self, shape, make):
+        self.shape = shape
+        self._make = make
+        self._last = None, None
+
+    def __getitem__(self, index):
+        ny, nx = self.shape
+        blocks = row_blocks(self.shape)
+        if len(blocks) == 1:
+            return self._block(blocks[0])[index]
+        if isinstance(index[0], slice):
+            index = np.ix_(np.arange(ny)[index[0]], np.arange(nx)[index[1]])
+        y, x = np.broadcast_arrays(*index)
+        pixels = np.empty(y.shape)
+        for rows in blocks:
+            inside = (y >= rows.start) & (y < rows.stop)
+            if inside.any():
+                pixels[inside] = self._block(rows)[y[inside] - rows.start,
+                                                   x[inside]]
+        return pixels
+
+    def _block(self, rows):
+        if self._last[0] != rows:
+            # without the old block while the new one is made
+            self._last = None, None
+            self._last = rows, self._make(rows)
+        return self._last[1]
+
+
+def _page_images(result, factor):
+    """
+    Return data, model, and residual of a map, multiplied by a factor; the
+    residual also where no background was fitted.
+    """
+    image, meta = result.image, result.image.meta
+    ny, nx = image.shape
+    beam = tuple(meta[f'beam_{name}'] for name in ('major_pix', 'minor_pix',
+                                                  'theta'))
+    margin = int(np.ceil(_SMOOTHING_REACH * beam[0]))
+
+    def read(name, rows):
+        values = (image.data if name == 'data'
+                  else getattr(result, name).to_value(image.unit))
+        part = np.array((StoredImage.find(values) or values)[rows])
+        if name == 'data':
+            part[image.mask[rows]] = np.nan
+        return part
+
+    def make_residual(rows):
+        first = max(rows.start - margin, 0)
+        around = slice(first, min(rows.stop + margin, ny))
+        images = {name: read(name, around)
+                  for name in ('background', 'model', 'residual')}
+        complete_background(images | {'map': read('data', around)}, beam)
+        inner = slice(rows.start - first, rows.stop - first)
+        residual = images['residual'][inner]
+        residual[image.mask[rows]] = np.nan
+        return factor * residual
+
+    return {
+        'data': _RowImage((ny, nx), lambda rows: factor * read('data', rows)),
+        'model': _RowImage((ny, nx), lambda rows: factor * read('model',
+                                                                rows)),
+        'residual': _RowImage((ny, nx), make_residual)}
