@@ -148,13 +148,13 @@ def fit_with_astropy(fitter, problem, sources, coeffs, centers, scale):
         cov = info.get('param_cov')
         if cov is not None:
             # from the free parameters of the model to tangent coordinates
-            order, scale = _tangent_map(sources[k], len(covariance[k]),
+            order, slope = _tangent_map(sources[k], len(covariance[k]),
                                         swapped)
             used = problem.free[k][order]
-            target, scale = order[used], scale[used]
+            target, slope = order[used], slope[used]
             covariance[k] = 0.0
             covariance[k][np.ix_(target, target)] = (
-                np.asarray(cov) * scale[:, None] * scale[None, :])
+                np.asarray(cov) * slope[:, None] * slope[None, :])
     model, _ = evaluate(sources, coeffs, problem.x, problem.y,
                         problem.weight, problem.basis, beam=problem.beam)
     chi2 = np.sum((model - problem.data)**2, axis=1)

@@ -151,7 +151,9 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
             # The prior is not a residual; it scatters with its own width.
             penalty, _, strength = _penalty(problem._replace(ridge=None),
                                             sources, coeffs)
-            chi2 = chi2 - penalty
+            # chi2 may be that before the last step: without noise it could
+            # become negative.
+            chi2 = xp.clip(chi2 - penalty, 0.0, None)
             identity = xp.eye(normal.shape[1], dtype=normal.dtype)
             prior = strength[:, :, None] * identity[None, :, :]
         if problem.extra is not None:

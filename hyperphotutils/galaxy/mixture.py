@@ -46,11 +46,10 @@ _N_NODES = 97
 _N_WAVENUMBERS = 241
 _WAVENUMBERS = (0.003, 300.0)
 # The mean square error of an image is an integral over k dk, and of the
-# transform over the nodes one over d ln k. Their ratio rises to this
-# wavenumber; PSFs suppress larger ones. A fit needs a small weight of the
-# flux, too.
+# transform over the nodes one over d ln k. Their ratio, k, counts up to this
+# wavenumber, as PSFs suppress larger ones, and a constant for small ones.
 _MAX_WEIGHT = 10.0
-_FLUX_WEIGHT = 0.1
+_MIN_WEIGHT = 2.0
 
 # Ridge of the fit, relative to the diagonal of the normal matrix.
 _RIDGE = 1e-9
@@ -192,7 +191,7 @@ def mixture_table():
         np.ones((1, len(k))),
         np.exp(-0.5 * (_SIGMAS[:, None] * k)**2))).T
     target = np.stack([sersic_transform(n)(k) for n in np.exp(nodes)], 1)
-    importance = (_FLUX_WEIGHT + np.sqrt(np.minimum(k, _MAX_WEIGHT)))[:, None]
+    importance = (_MIN_WEIGHT + np.sqrt(np.minimum(k, _MAX_WEIGHT)))[:, None]
     design, target = design * importance, target * importance
     normal = design.T @ design
     normal += _RIDGE * np.diag(np.diag(normal))

@@ -341,8 +341,8 @@ def _project_out(normal, linear):
     identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
                       device=normal.device)
     rows = rows * scale[:, :, None]
-    # variable projection (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10, 413)
-    # needs fewer steps than to move fluxes and shapes together
+    # variable projection (Golub & Pereyra 1973, SIAM Journal on Numerical
+    # Analysis 10, 413) needs fewer steps than to move fluxes and shapes
     return normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
         scaled + _RIDGE * identity[None, :, :], rows)
 

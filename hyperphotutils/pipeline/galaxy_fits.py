@@ -19,8 +19,8 @@ The sides of stamps for fits: galaxies of about one size share a side.
 PRIORS = {'ln_n': (0.4, 0.7), 'elongation': (0.0, 1.0)}
 """
 Weak priors that keep the index and the axis ratio of a faint galaxy, which are
-hardly known, from their bounds: the distribution of n by van der Wel et al.
-(2012, ApJS 203, 24), and few galaxies of q = 0.05.
+hardly known, from their bounds: about the distribution of n in CANDELS (2012,
+ApJS 203, 24), and few galaxies of q = 0.05.
 """
 
 # The bounds of the radii of fits: in pixels, and in sides of stamps. The sky
