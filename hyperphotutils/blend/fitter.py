@@ -4,6 +4,7 @@ Joint fits of blended sources and their background.
 """
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from numbers import Integral
 
@@ -321,7 +322,11 @@ class BlendGroupFitter:
             weight_map, mask = usable_weights(weight_map, mask)
         for name in ('models', 'source_covariance', 'held_responses'):
             self.__dict__.pop(name, None)
-        self._fit = JointFit(self, data, mask, noise, init_params,
+        # This object holds the fit: if the fit held it, too, the memory of
+        # both would be kept until Python searches for circles.
+        config = copy(self)
+        vars(config).update(_fit=None, results=None, _fluxes=None)
+        self._fit = JointFit(config, data, mask, noise, init_params,
                              poly_order=poly_order,
                              weight_map=weight_map,
                              extra_variance=extra_variance,

@@ -3,6 +3,9 @@
 Tests for the fitter module.
 """
 
+import gc
+import weakref
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -1094,6 +1097,26 @@ class TestBadInput:
             FWHM, grouper=lambda x, _: np.ones(7 * len(x), dtype=int))
         with pytest.raises(ValueError, match='grouper'):
             fitter(data, init_params=init)
+
+
+def test_memory_is_free_when_the_fitter_is():
+    """
+    The images and factors of a fit do not wait for the garbage collector,
+    also of a fitter that is called again.
+    """
+    data, init = pair_and_single()[:2]
+    fitter = BlendGroupFitter(fwhm=4.0)
+    gc.disable()
+    try:
+        fits = []
+        for _ in range(2):
+            fitter(data, init)
+            fits.append(weakref.ref(fitter._fit))
+        assert [fit() is None for fit in fits] == [True, False]
+        del fitter
+        assert fits[1]() is None
+    finally:
+        gc.enable()
 
 
 def test_psf_with_a_unit_is_refused():

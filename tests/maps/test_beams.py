@@ -297,3 +297,61 @@ class TestFindBeam:
             find_beam(make_header(PPBEAM=30.0), **SIZE)
         agreed = Beam(major=10 * u.arcsec, minor=8 * u.arcsec)
         find_beam(make_header(PPBEAM=30.0), beam=agreed, **SIZE)
+
+
+class TestMeasuredBeam:
+    @pytest.mark.parametrize('stated', [
+        {}, {'beam': Beam(10 * u.arcsec, 8 * u.arcsec)},
+        {'survey': get_survey('spire250')}])
+    def test_replaces_stated_beams(self, stated):
+        """
+        A measured beam is used with its own solid angle.
+        """
+        measured = Beam(18 * u.arcsec if 'survey' in stated
+                        else 9 * u.arcsec), 1e-8 * u.sr
+        header = make_header() if 'survey' not in stated else fits.Header()
+        assert find_beam(header, measured=measured, **stated,
+                         **SIZE) == measured
+
+    def test_must_agree(self):
+        """
+        It is that of the map to 20 percent.
+        """
+        with pytest.raises(MapError, match='psf has a FWHM of 12 arcsec, but '
+                                           'BMAJ/BMIN states'):
+            find_beam(make_header(9.0, 9.0), **SIZE,
+                      measured=(Beam(12 * u.arcsec), 1e-8 * u.sr))
+
+
+@pytest.mark.parametrize(('columns', 'match'), [
+    ({'BMAJ': [], 'BMIN': [], 'BPA': []}, 'is empty'),
+    ({'BMAJ': [10.0], 'BPA': [0.0]}, 'no column BMIN, only BMAJ, BPA'),
+    ({'BMAJ': ['a'], 'BMIN': [8.0], 'BPA': [0.0]},
+     'the column BMAJ of the BEAMS table is not an angle'),
+    ({'BMAJ': [[10.0, 10.0]], 'BMIN': [8.0], 'BPA': [0.0]},
+     'differ in length'),
+    ({'BMAJ': [10.0, 12.0], 'BMIN': [8.0, 8.0], 'BPA': [0.0, 0.0]},
+     'beams of different sizes')])
+def test_damaged_beams_table(columns, match):
+    with pytest.raises(MapError, match=match):
+        header_beam(fits.Header(), Table(columns))
+
+
+def test_argument_without_an_angle():
+    beam = Beam(10 * u.arcsec, 8 * u.arcsec, np.nan * u.deg)
+    with pytest.raises(MapError, match='position angle nan'):
+        find_beam(fits.Header(), beam=beam, **SIZE)
+
+
+def test_damaged_pixels_per_beam_are_ignored():
+    """
+    They are a check only.
+    """
+    beam, _ = find_beam(make_header(PPBEAM='many'), **SIZE)
+    assert_beam(beam, 10.0, 8.0, 30.0)
+
+
+def test_infinite_card():
+    header = fits.Header([fits.Card.fromstring('BMAJ    =   1E400')])
+    with pytest.raises(MapError, match='BMAJ = inf is not a finite number'):
+        header_beam(header)
