@@ -5,7 +5,6 @@ The HYPER method: detection, grouping, joint fits, and apertures.
 
 import html
 import warnings
-from numbers import Integral
 
 import numpy as np
 from astropy.modeling.fitting import Fitter
@@ -34,6 +33,7 @@ from hyperphotutils.photometry.results import (
     open_search,
 )
 from hyperphotutils.utils.checks import (
+    check_integer,
     check_part,
     check_positive,
     check_range,
@@ -180,10 +180,6 @@ class HyperPhotometry:
         for name, part in (('finder', finder), ('grouper', grouper),
                            ('fitter', fitter)):
             check_part(part, name)
-        if not isinstance(max_rounds, Integral) or max_rounds < 0:
-            msg = ('max_rounds must be an integer of at least 0: '
-                   f'{max_rounds!r}')
-            raise ValueError(msg)
         self.finder = (HighPassStarFinder(fwhm=fwhm, n_sigma=5.0)
                        if finder is None else finder)
         self.grouper = (SeparationGrouper(min_separation=2.0 * fwhm)
@@ -216,7 +212,7 @@ class HyperPhotometry:
             raise ValueError(msg)
         self.noise = noise
         self.mask_bad_pixels = bool(mask_bad_pixels)
-        self.max_rounds = int(max_rounds)
+        self.max_rounds = check_integer(max_rounds, 'max_rounds', 0)
         self.progress_bar = progress_bar
         self._last = None
 

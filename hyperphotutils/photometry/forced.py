@@ -5,7 +5,6 @@ Forced photometry: one catalog measured on the maps of several bands.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from os import PathLike
 
 import astropy.units as u
@@ -31,6 +30,7 @@ from hyperphotutils.photometry.error_propagation import (
 from hyperphotutils.photometry.explain import count_flags
 from hyperphotutils.photometry.measurement import MeasuredMap, check_noise
 from hyperphotutils.utils.areas import PixelAreas
+from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 from hyperphotutils.utils.tables import (
@@ -193,17 +193,13 @@ class ForcedPhotometry:
         if make_fitter is not None and not callable(make_fitter):
             msg = f'make_fitter must be callable: {make_fitter!r}'
             raise TypeError(msg)
-        if (not isinstance(fwhm_radius_ratio, Real)
-                or not 0.0 < fwhm_radius_ratio < np.inf):
-            msg = ('fwhm_radius_ratio must be a positive number: '
-                   f'{fwhm_radius_ratio!r}')
-            raise ValueError(msg)
         self.ellipse = ellipse
         self.reference_beam = reference_beam
         self.make_fitter = (BlendGroupFitter if make_fitter is None
                             else make_fitter)
         self.noise = noise
-        self.fwhm_radius_ratio = float(fwhm_radius_ratio)
+        self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
+                                                'fwhm_radius_ratio')
         self.aperture_correction = bool(aperture_correction)
         self.catalog_errors = bool(catalog_errors)
         self.progress_bar = progress_bar

@@ -10,7 +10,6 @@ from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +48,7 @@ from hyperphotutils.photometry.measurement import (
 )
 from hyperphotutils.photometry.results import make_results, open_search
 from hyperphotutils.photometry.tile_results import read_result, write_result
+from hyperphotutils.utils.checks import check_integer
 from hyperphotutils.utils.executors import (
     WorkerProcesses,
     describe_death,
@@ -136,12 +136,13 @@ class TiledPhotometry:
     Raises
     ------
     TypeError
-        If ``photometry`` is not a `HyperPhotometry`.
+        If ``photometry`` is not a `HyperPhotometry`, or ``tile_size`` or
+        ``n_workers`` not an integer.
 
     ValueError
-        If ``tile_size`` or ``n_workers`` is not a positive integer,
-        ``tile_size`` is less than 12 FWHM, or ``photometry`` has a
-        ``background`` or a finder with ``n_brightest``.
+        If ``tile_size`` or ``n_workers`` is not positive, ``tile_size`` is
+        less than 12 FWHM, or ``photometry`` has a ``background`` or a finder
+        with ``n_brightest``.
 
     Notes
     -----
@@ -184,11 +185,8 @@ class TiledPhotometry:
             msg = ('the finder of photometry must have no n_brightest: a '
                    'tile does not know the brightest sources of the map')
             raise ValueError(msg)
-        for name, value in (('tile_size', tile_size),
-                            ('n_workers', n_workers)):
-            if not isinstance(value, Integral) or value < 1:
-                msg = f'{name} must be a positive integer: {value!r}'
-                raise ValueError(msg)
+        self.tile_size = check_integer(tile_size, 'tile_size')
+        self.n_workers = check_integer(n_workers, 'n_workers')
         margin = OVERLAP * photometry.fwhm
         if tile_size < margin:
             msg = (f'tile_size must be at least {margin:.0f} pixels, the '
@@ -196,9 +194,7 @@ class TiledPhotometry:
                    f'time is spent on margins: {tile_size!r}')
             raise ValueError(msg)
         self.photometry = photometry
-        self.tile_size = int(tile_size)
         self.executor = executor
-        self.n_workers = int(n_workers)
         self.folder = None if folder is None else Path(folder)
         self.progress_bar = progress_bar
         self.rms = None

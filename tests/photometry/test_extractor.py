@@ -999,8 +999,8 @@ class TestBadInput:
         ({'finder': 5}, TypeError, 'finder must be callable: 5'),
         ({'grouper': 'a'}, TypeError, "grouper must be callable: 'a'"),
         ({'fitter': 1.0}, TypeError, 'fitter must be callable: 1.0'),
-        ({'max_rounds': -1}, ValueError, 'max_rounds must be an integer'),
-        ({'max_rounds': 1.5}, ValueError, 'max_rounds must be an integer'),
+        ({'max_rounds': -1}, ValueError, 'max_rounds must be at least 0'),
+        ({'max_rounds': 1.5}, TypeError, 'max_rounds must be an integer'),
     ])
     def test_constructor(self, kwargs, error, match):
         with pytest.raises(error, match=match):

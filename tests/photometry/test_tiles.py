@@ -328,8 +328,8 @@ def test_nothing_in_any_tile(shared):
 
 @pytest.mark.parametrize(('args', 'error', 'match_'), [
     ((3, 100), TypeError, 'photometry must be a HyperPhotometry: 3'),
-    ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be a positive'),
-    ((HyperPhotometry(FWHM), 1.5), ValueError, 'tile_size must be'),
+    ((HyperPhotometry(FWHM), 0), ValueError, 'tile_size must be at least 1'),
+    ((HyperPhotometry(FWHM), 1.5), TypeError, 'tile_size must be an integer'),
     ((HyperPhotometry(FWHM, finder=HighPassStarFinder(
         fwhm=FWHM, n_sigma=5.0, n_brightest=9)), 100), ValueError,
      'n_brightest'),
