@@ -266,7 +266,8 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         The folder of the products: ``galaxies.ecsv`` and ``.fits``,
         ``models.fits`` (the image without sky, the model, the
         residual, and the errors; the model is without galaxies with the
-        flag ``too_large``), ``segmentation.fits``, the products
+        flag ``too_large`` or a negative flux), ``segmentation.fits``, the
+        products
         of `run_psf` unless the PSF is given, the pictures
         ``segmentation.png``, ``mosaic.png``, and
         ``truth.png``, and ``galaxies_log.json``.

@@ -83,7 +83,7 @@ class OrderedFits:
     def run(self):
         """
         Fit all galaxies and return their table; ``model`` then is the image
-        of those that are not too large.
+        of those with a positive flux that are not too large.
         """
         image = self.image
         self.data = np.array(image.sky.data)
@@ -161,8 +161,8 @@ class OrderedFits:
                                  ~at_largest)
                 self.sizes[part[~stays]] = SIZES[SIZES.index(size) + 1]
                 self.has_grown[part[~stays]] = True
-            # too large ones follow the sky, or what a bright neighbor leaves
-            good = stays & ~too_large
+            # others follow the sky, or what a bright neighbor leaves
+            good = stays & ~too_large & (table['flux_fit'] > 0.0)
             self.model += fitter.make_model_image(rows=good)
             drawn.append(rows['id'][part[good]])
             table['stamp_size'] = size
