@@ -201,11 +201,14 @@ class JointFit:
         keep changing each other are merged.
         """
         chunks = list(self._chunks())
-        for members in chunks:
-            if np.all(self.sources[members, 0] != 0.0):
-                continue  # known from an earlier fit
-            problem, sources, coeffs, _ = self.make_problem(members, None)
-            self.sources[members], _ = solve_linear(problem, sources, coeffs)
+        for batch in chunks:
+            # An earlier fit may know them.
+            members = batch[np.any(self.sources[batch, 0] == 0.0, axis=1)]
+            if len(members):
+                problem, sources, coeffs, _ = self.make_problem(
+                    members, None, batch)
+                self.sources[members], _ = solve_linear(problem, sources,
+                                                        coeffs)
         model = np.zeros(self.data.shape)
         self._add_models(model, self.sources[self.group_id > 0])
         if not self.absolute and (
