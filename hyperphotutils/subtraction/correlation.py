@@ -32,8 +32,8 @@ def measure_noise_kernel(frame):
     The autocorrelation is measured on the sky, where no light of sources is
     seen, after a local mean is subtracted. Return the kernel, whose sum of
     squares is one (`None` if there is too little sky); the largest
-    correlation of neighbors; and the measured variance in units of the
-    square of the error.
+    correlation of neighbors that is certainly not that of unresolved
+    sources; and the measured variance in units of the square of the error.
     """
     ny, nx = frame.shape
     size_y, size_x = min(ny, _MAX_SIZE), min(nx, _MAX_SIZE)
@@ -71,6 +71,10 @@ def measure_noise_kernel(frame):
     correlation /= correlation[middle, middle]
     nearest = max(correlation[middle, middle + 1],
                   correlation[middle + 1, middle])
+    # All variance beyond that of the error may be light, which is smooth: the
+    # correlation of its neighbors is at most one.
+    light = max(measured - 1.0, 0.0)
+    nearest = (measured * nearest - light) / (measured - light)
     # what is measured far out is noise of the measurement
     distance = np.hypot(lags[:, None], lags)
     correlation *= np.cos(0.5 * np.pi * np.clip(

@@ -114,6 +114,23 @@ def test_noise_kernel_is_measured(sigma):
     assert_allclose(power, 1.0, atol=0.05)
 
 
+def test_unresolved_light_is_no_correlation():
+    """
+    Smooth light of a third of the variance of the noise correlates
+    neighbors by more than a tenth, but the noise is white.
+    """
+    rng = np.random.default_rng(3)
+    light = gaussian_filter(rng.normal(size=(300, 300)), 1.8)
+    light *= np.sqrt(0.35) / np.std(light)
+    noise = rng.normal(size=light.shape)
+    for size, correlated in ((1.0, False), (np.sqrt(1.35), True)):
+        frame = Frame(100.0 + noise + light, np.full(light.shape, size),
+                      None, 'science')
+        _, nearest, power = measure_noise_kernel(frame)
+        assert_allclose(power * size**2, 1.3, atol=0.1)
+        assert (nearest > 0.1) is correlated
+
+
 def test_crowded_field_has_no_noise_kernel():
     """
     The light of unresolved sources is not taken for correlated noise.
