@@ -20,10 +20,10 @@ _INTERRUPTED = 130
 _GC_THRESHOLD = 100_000
 
 # Parameters of mallopt in the C library of Linux, and their values in bytes:
-# free memory that is kept, and the size of blocks that are never kept (32 MiB
-# is the largest allowed).
-_M_TRIM_THRESHOLD, _KEPT = -1, 2**27
-_M_MMAP_THRESHOLD, _BLOCK = -3, 2**25
+# free memory that is kept, and the size of blocks that are never kept. Larger
+# values save no time, and the memory of large maps would be in pieces.
+_M_TRIM_THRESHOLD, _KEPT = -1, 2**25
+_M_MMAP_THRESHOLD, _BLOCK = -3, 2**23
 
 
 def quit_on_interrupt():

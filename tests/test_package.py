@@ -207,7 +207,7 @@ from hyperphotutils.startup import tune_memory
 tune_memory()
 faults = []
 for _ in range(3):
-    images = [np.ones(400_000) for _ in range(20)]
+    images = [np.ones(400_000) for _ in range(8)]
     del images
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 atexit._run_exitfuncs()
@@ -217,6 +217,6 @@ print(faults[1] - faults[0], faults[2] - faults[1], gc.get_freeze_count(),
     result = subprocess.run([sys.executable, '-c', code], check=True,
                             cwd=ROOT.parent, capture_output=True, text=True)
     *n_faults, n_frozen, n_left = map(int, result.stdout.split())
-    # 20 images have 15,625 pages.
+    # 8 images have 6250 pages.
     assert max(n_faults) < 1000
     assert n_frozen > 10 * n_left
