@@ -28,12 +28,11 @@ from hyperphotutils.blend.solver import (
     BatchResult,
     X,
     Y,
+    evaluate,
     flux_derivatives,
     gaussian_components,
     iter_pieces,
-    source_derivatives,
     whiten,
-    whiten_transposed,
 )
 from hyperphotutils.utils.lm import take_members
 
@@ -61,13 +60,10 @@ def second_order_bias(problem, result):
         curved = sum(_trace(part, fitted, i)
                      for i in range(fitted.sources.shape[1]))[:, None, :]
         curved = whiten(part.whitening, curved)
-        by_basis = part.basis @ np.swapaxes(curved, 1, 2)
-        # To whiten one vector twice is faster than all derivatives once.
-        curved = whiten_transposed(part.whitening, curved)
-        by_sources = source_derivatives(
-            fitted.sources, part.x, part.y, part.weight,
-            part.beam) @ np.swapaxes(curved, 1, 2)
-        gradient = np.concatenate((by_sources, by_basis), axis=1)
+        _, jacobian = evaluate(fitted.sources, fitted.coeffs, part.x, part.y,
+                               part.weight, part.basis, part.whitening,
+                               part.beam)
+        gradient = jacobian @ np.swapaxes(curved, 1, 2)
         bias[piece] = -0.5 * (fitted.covariance @ gradient)[:, :, 0]
     return bias
 

@@ -652,8 +652,7 @@ class JointFit:
                                tolerance=tolerance, xtol=solver.xtol,
                                gtol=solver.gtol,
                                with_covariance=with_covariance,
-                               evaluate_last=(with_covariance
-                                              and not self.preliminary),
+                               evaluate_last=with_covariance,
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)

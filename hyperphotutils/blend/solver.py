@@ -34,8 +34,7 @@ from hyperphotutils.utils.lm import (
 
 __all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
            'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'source_derivatives', 'whiten',
-           'whiten_transposed']
+           'normal_matrix', 'solve_linear', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -429,18 +428,6 @@ def whiten(whitening, rows):
         return whitening.whiten(rows)
     xp = array_namespace(rows)
     return rows @ xp.matrix_transpose(whitening)
-
-
-def whiten_transposed(whitening, rows):
-    """
-    Return the products of vectors of pixels, of shape (g, k, p), with the
-    transposes of the matrices of `whiten`; they may be overwritten.
-    """
-    if whitening is None:
-        return rows
-    if hasattr(whitening, 'whiten'):
-        return whitening.whiten_transposed(rows)
-    return rows @ whitening
 
 
 def normal_matrix(problem, sources, coeffs):

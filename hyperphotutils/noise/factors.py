@@ -152,24 +152,6 @@ class FootprintFactors:
         """
         return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=0)
 
-    def whiten_transposed(self, rows):
-        r"""
-        Return :math:`L^{-T} v` for vectors of pixels. Of a whitened
-        vector it makes the product of the original one with the inverse
-        of the covariance.
-
-        Parameters
-        ----------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The vectors of each footprint. They are overwritten.
-
-        Returns
-        -------
-        rows : `~numpy.ndarray` of shape (g, k, p)
-            The results.
-        """
-        return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=1)
-
     def correlate(self, rows):
         r"""
         Return :math:`L^T v` for vectors of pixels, whose scalar products
