@@ -39,12 +39,20 @@ def module_id(path):
     return str(path.relative_to(ROOT))
 
 
-def imported_names(path):
+def imported_names(path, *, annotations=True):
     """
     The absolute dotted names that a module imports, wherever it does so.
+
+    Those imported for annotations only, which nothing loads when a
+    program runs, can be left out.
     """
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    if not annotations:
+        tree.body = [node for node in tree.body
+                     if not isinstance(node, ast.If)
+                     or ast.unparse(node.test) != 'TYPE_CHECKING']
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -122,6 +130,8 @@ def layer_of(parts):
 def test_imports_from_lower_layers(path):
     """
     No subpackage imports from a higher layer, or from its own.
+
+    Annotations may name the types of its own layer, but of no higher one.
     """
     package, *module = path.relative_to(ROOT).with_suffix('').parts
     layer = layer_of((package, *module))
@@ -129,12 +139,13 @@ def test_imports_from_lower_layers(path):
         assert package in {'__init__', '__main__', 'startup'}, (
             f'{package} is in no layer')
         return
+    loaded = imported_names(path, annotations=False)
     for name in imported_names(path):
         root, *parts = name.split('.')
         if root != 'hyperphotutils' or parts[0] == package or parts[0] in {
                 '__version__', '__main__', 'startup'}:
             continue
-        below = layer_of(parts) < layer
+        below = layer_of(parts) < layer + (name not in loaded)
         shared = parts[0] in SHARED and package != 'utils'
         assert below or shared, f'{package} imports {name}'
 
@@ -142,12 +153,16 @@ def test_imports_from_lower_layers(path):
 def test_imports_make_no_circle():
     """
     No module needs itself by way of others, wherever they are imported.
+
+    Types that name each other in annotations are no circle: a program
+    loads neither for the other.
     """
     names = {'.'.join(('hyperphotutils',
                        *path.relative_to(ROOT).with_suffix('').parts)): path
              for path in MODULES}
-    needs = {name: {part.rpartition('.')[0] for part in imported_names(path)}
-             & names.keys() for name, path in names.items()}
+    needs = {name: {part.rpartition('.')[0] for part in imported_names(
+                 path, annotations=False)} & names.keys()
+             for name, path in names.items()}
     # a module that needs none of those left is in no circle
     while free := [name for name in needs if not needs[name] & needs.keys()]:
         for name in free:

@@ -912,9 +912,11 @@ class TestFitInfo:
         call = signature(BlendGroupFitter.__call__)
         assert list(call.parameters)[:5] == ['self', 'data', 'init_params',
                                              'mask', 'error']
-        assert signature(
-            BlendGroupFitter.results_to_init_params) == signature(
-            PSFPhotometry.results_to_init_params)
+        theirs, ours = ([parameter.replace(annotation=parameter.empty)
+                         for parameter in signature(
+                             cls.results_to_init_params).parameters.values()]
+                        for cls in (PSFPhotometry, BlendGroupFitter))
+        assert ours == theirs
         for name in ('make_model_image', 'make_background_image',
                      'make_residual_image', 'results_to_init_params',
                      'total_flux', 'decode_flags'):
