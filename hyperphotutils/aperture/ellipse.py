@@ -3,10 +3,16 @@
 Elliptical apertures defined by the FWHMs of a Gaussian source.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.wcs.utils import wcs_to_celestial_frame
+from numpy.typing import ArrayLike
 from photutils.aperture import EllipticalAperture, SkyEllipticalAperture
 from photutils.aperture.attributes import (
     ApertureAttribute,
@@ -22,6 +28,12 @@ from hyperphotutils.utils.wcs import (
     position_angle_in_frame,
     sky_to_pixel_ellipse,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+
+    from hyperphotutils.utils.typing import FloatOrQuantity
 
 __all__ = ['GaussianEllipseAperture', 'SkyGaussianEllipseAperture']
 
@@ -61,7 +73,7 @@ class _GaussianEllipse:
                'fwhm_radius_ratio', 'fwhm_limits')
 
     @property
-    def a(self):
+    def a(self) -> FloatOrQuantity:
         """
         The semimajor axis, ``fwhm_radius_ratio`` times ``fwhm_major``
         clipped to ``fwhm_limits``. Setting it sets ``fwhm_major``.
@@ -73,7 +85,7 @@ class _GaussianEllipse:
         self._set_axis('a', 'fwhm_major', value)
 
     @property
-    def b(self):
+    def b(self) -> FloatOrQuantity:
         """
         The semiminor axis, ``fwhm_radius_ratio`` times ``fwhm_minor``
         clipped to ``fwhm_limits``. Setting it sets ``fwhm_minor``.
@@ -85,7 +97,7 @@ class _GaussianEllipse:
         self._set_axis('b', 'fwhm_minor', value)
 
     @property
-    def enclosed_fraction(self):
+    def enclosed_fraction(self) -> float:
         """
         The fraction of the Gaussian's flux inside the aperture.
 
@@ -168,9 +180,11 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
     fwhm_limits = _Limits('The limits of the FWHMs in pixels.')
 
-    def __init__(self, positions, fwhm_major, fwhm_minor, theta=0.0, *,
-                 fwhm_radius_ratio=1.0, fwhm_limits=None):
-        self.positions = positions
+    def __init__(self, positions: ArrayLike, fwhm_major: float,
+                 fwhm_minor: float, theta: float | u.Quantity = 0.0, *,
+                 fwhm_radius_ratio: float = 1.0,
+                 fwhm_limits: Sequence[float] | None = None) -> None:
+        self.positions: np.ndarray = positions
         self.fwhm_major = fwhm_major
         self.fwhm_minor = fwhm_minor
         self.theta = theta
@@ -178,7 +192,9 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         self.fwhm_limits = fwhm_limits
 
     @classmethod
-    def from_table(cls, table, *, fwhm_radius_ratio=1.0, fwhm_limits=None):
+    def from_table(cls, table: Table, *, fwhm_radius_ratio: float = 1.0,
+                   fwhm_limits: Sequence[Any] | None = None
+                   ) -> list[GaussianEllipseAperture]:
         """
         Make one aperture per row of a table of fitted sources.
 
@@ -217,7 +233,7 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
                 for row in zip(np.transpose((x, y)), major, minor, theta,
                                limits, strict=True)]
 
-    def to_sky(self, wcs):
+    def to_sky(self, wcs: WCS) -> SkyGaussianEllipseAperture:
         """
         Convert the aperture to the sky.
 
@@ -306,9 +322,10 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
     fwhm_radius_ratio = PositiveScalar('The ratio of semi-axis to FWHM.')
     fwhm_limits = _Limits('The limits of the FWHMs.', unit=u.arcsec)
 
-    def __init__(self, positions, fwhm_major, fwhm_minor,
-                 theta=0.0 * u.deg, *, fwhm_radius_ratio=1.0,
-                 fwhm_limits=None):
+    def __init__(self, positions: SkyCoord, fwhm_major: u.Quantity,
+                 fwhm_minor: u.Quantity, theta: u.Quantity = 0.0 * u.deg, *,
+                 fwhm_radius_ratio: float = 1.0,
+                 fwhm_limits: Sequence[u.Quantity] | None = None) -> None:
         self.positions = positions
         self.fwhm_major = fwhm_major
         self.fwhm_minor = fwhm_minor
@@ -317,7 +334,9 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         self.fwhm_limits = fwhm_limits
 
     @classmethod
-    def from_table(cls, table, *, fwhm_radius_ratio=1.0, fwhm_limits=None):
+    def from_table(cls, table: Table, *, fwhm_radius_ratio: float = 1.0,
+                   fwhm_limits: Sequence[Any] | None = None
+                   ) -> list[SkyGaussianEllipseAperture]:
         """
         Make one aperture per row of a table of fitted sources.
 
@@ -358,7 +377,7 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
                 for row in zip(sky, major, minor, angle, limits,
                                strict=True)]
 
-    def to_pixel(self, wcs):
+    def to_pixel(self, wcs: WCS) -> GaussianEllipseAperture:
         """
         Convert the aperture to pixels.
 

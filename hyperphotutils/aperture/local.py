@@ -3,9 +3,14 @@
 Apertures with a local background for each source.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.aperture.photometry import (
     ellipse_overlap,
@@ -13,6 +18,12 @@ from hyperphotutils.aperture.photometry import (
 )
 from hyperphotutils.background.regressors import polynomial_terms
 from hyperphotutils.utils.gaussians import gaussian_flux, gaussian_matrix
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from hyperphotutils.blend.beams import BeamProfile
+    from hyperphotutils.noise.model import NoiseModel
 
 __all__ = ['LocalApertures', 'make_local_apertures', 'measure_sources']
 
@@ -67,7 +78,7 @@ class LocalApertures:
     solution: np.ndarray
     basis: np.ndarray
 
-    def values(self, image):
+    def values(self, image: np.ndarray) -> np.ndarray:
         """
         Return the pixel values around each source, 0 where not usable.
 
@@ -83,7 +94,7 @@ class LocalApertures:
         """
         return np.where(self.usable, image[self.rows, self.cols], 0.0)
 
-    def sums(self, residual):
+    def sums(self, residual: np.ndarray) -> np.ndarray:
         """
         Return the weighted sum for each source.
 
@@ -99,7 +110,7 @@ class LocalApertures:
         """
         return np.sum(self.weights * self.values(residual), axis=1)
 
-    def level(self, residual):
+    def level(self, residual: np.ndarray) -> np.ndarray:
         """
         Return the background at the position of each source.
 
@@ -116,7 +127,7 @@ class LocalApertures:
         values = self.values(residual)
         return (self.solution[:, :1] * values[:, None, :]).sum(axis=(1, 2))
 
-    def variance(self, noise):
+    def variance(self, noise: NoiseModel) -> np.ndarray:
         """
         Return the variance of the weighted sum for each source.
 
@@ -134,7 +145,7 @@ class LocalApertures:
         return noise.sum_variance(self.weights, self.cols[:, center],
                                   self.rows[:, center], self.dx, self.dy)
 
-    def background(self, residual, radius):
+    def background(self, residual: np.ndarray, radius: float) -> np.ndarray:
         """
         Return an image of the background.
 
@@ -160,7 +171,8 @@ class LocalApertures:
         return np.where(norm > 0.0, total / np.where(norm > 0.0, norm, 1.0),
                         np.nan)
 
-    def add_background(self, residual, radius, total, norm):
+    def add_background(self, residual: np.ndarray, radius: float,
+                       total: np.ndarray, norm: np.ndarray) -> None:
         """
         Add the weighted backgrounds and their weights to two images.
 
@@ -191,8 +203,10 @@ class LocalApertures:
         np.add.at(norm, pixels, near[use])
 
 
-def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
-                         radius, order=1):
+def make_local_apertures(x: np.ndarray, y: np.ndarray, semimajor: np.ndarray,
+                         semiminor: np.ndarray, theta_deg: np.ndarray, *,
+                         mask: NDArray[np.bool_], radius: float,
+                         order: int = 1) -> LocalApertures:
     """
     Return elliptical apertures with local backgrounds.
 
@@ -271,9 +285,13 @@ def make_local_apertures(x, y, semimajor, semiminor, theta_deg, *, mask,
                           solution, basis)
 
 
-def measure_sources(residual, table, noise, *, mask, radius, order=1,
-                    fwhm_radius_ratio=1.0, fwhm_limits=None, ellipse=None,
-                    correct=True, beam=None):
+def measure_sources(residual: np.ndarray, table: Table, noise: NoiseModel, *,
+                    mask: NDArray[np.bool_], radius: float, order: int = 1,
+                    fwhm_radius_ratio: float = 1.0,
+                    fwhm_limits: tuple[float, float] | None = None,
+                    ellipse: Sequence[ArrayLike] | None = None,
+                    correct: bool = True, beam: BeamProfile | None = None
+                    ) -> tuple[dict[str, np.ndarray], LocalApertures]:
     """
     Measure fitted sources in the apertures defined by their Gaussians.
 

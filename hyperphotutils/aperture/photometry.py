@@ -6,11 +6,20 @@ All functions take arrays without units, with one entry per source, and
 do not loop over the sources.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.aperture.limits import check_limits
+
+if TYPE_CHECKING:
+    from hyperphotutils.blend.beams import BeamProfile
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = [
     'ellipse_overlap',
@@ -25,7 +34,11 @@ _CHUNK_PIXELS = 400_000
 _N_QUADRANT = 256
 
 
-def ellipse_overlap(x, y, semimajor, semiminor, theta_deg, *, shape=None):
+def ellipse_overlap(x: ArrayLike, y: ArrayLike, semimajor: ArrayLike,
+                    semiminor: ArrayLike, theta_deg: ArrayLike, *,
+                    shape: tuple[int, int] | None = None
+        ) -> (tuple[NDArray[np.integer], NDArray[np.integer],
+              NDArray[np.integer], np.ndarray]):
     """
     Compute the exact overlap of many ellipses with the pixels.
 
@@ -87,7 +100,9 @@ def ellipse_overlap(x, y, semimajor, semiminor, theta_deg, *, shape=None):
     return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
 
 
-def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
+def gaussian_enclosed_fraction(fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
+                               semimajor: ArrayLike,
+                               semiminor: ArrayLike) -> FloatOrArray:
     """
     Compute the fraction of a Gaussian's flux inside a coaxial ellipse.
 
@@ -133,10 +148,15 @@ def gaussian_enclosed_fraction(fwhm_major, fwhm_minor, semimajor, semiminor):
     return float(fraction) if np.ndim(fraction) == 0 else fraction
 
 
-def measure_apertures(residual, x, y, amplitude, fwhm_major, fwhm_minor,
-                      theta_deg, *, mask=None, error=None,
-                      fwhm_radius_ratio=1.0, fwhm_limits=None, axes=None,
-                      correct=True, beam=None):
+def measure_apertures(
+        residual: np.ndarray, x: ArrayLike, y: ArrayLike, amplitude: ArrayLike,
+        fwhm_major: ArrayLike, fwhm_minor: ArrayLike, theta_deg: ArrayLike, *,
+        mask: NDArray[np.bool_] | None = None,
+        error: float | np.ndarray | None = None,
+        fwhm_radius_ratio: float = 1.0,
+        fwhm_limits: Sequence[ArrayLike] | None = None,
+        axes: Sequence[ArrayLike] | None = None, correct: bool = True,
+        beam: BeamProfile | None = None) -> dict[str, np.ndarray]:
     """
     Measure the flux of each source in its own elliptical aperture.
 

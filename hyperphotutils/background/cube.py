@@ -3,14 +3,19 @@
 Polynomial backgrounds of cubes, channel by channel.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from astropy.table import QTable, Table
+from numpy.typing import ArrayLike, NDArray
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.background.boxes import Frame, prepare_image, whole_map
@@ -33,6 +38,17 @@ from hyperphotutils.utils.checks import (
 )
 from hyperphotutils.utils.executors import one_blas_thread, work_through
 from hyperphotutils.utils.tables import make_repr, result_meta
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
+    from regions import Region, Regions
+
+    from hyperphotutils.maps.cubes import MapCube
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        ExecutorLike,
+        FilePath,
+    )
 
 __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
 
@@ -175,12 +191,23 @@ class CubeBackground:
                     'n_rounds', 'sources', 'source_fwhm', 'mask_factor',
                     'smoothing', 'seed')
 
-    def __init__(self, *, orders=(0, 1, 2), empty_orders=None,
-                 methods=('lsq',), criterion='nmse',
-                 huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
-                 fwhm=None, box_sizes=None, positions=None, region=None,
-                 finder=None, detect_on='channel', n_rounds=1, sources=None,
-                 source_fwhm=None, mask_factor=2.0, smoothing=0.0, seed=0):
+    def __init__(self, *, orders: int | Sequence[int] | np.ndarray = (0, 1, 2),
+                 empty_orders: int | Sequence[int] | np.ndarray | None = None,
+                 methods: str | Sequence | Any = ('lsq',),
+                 criterion: Literal['nmse', 'reduced_chi2', 'bic'] = 'nmse',
+                 huber_epsilons: float | Sequence[float]
+                     | np.ndarray = (1.1, 1.35, 1.7, 2.0),
+                 tolerance: float | None = None, fwhm: float | None = None,
+                 box_sizes: float | Sequence[float] | np.ndarray | None = None,
+                 positions: Table | SkyCoord | ArrayLike | None = None,
+                 region: Region | Regions | ArrayLike | None = None,
+                 finder: Callable | None = None,
+                 detect_on: Literal['channel', 'moment0'] | int = 'channel',
+                 n_rounds: int = 1,
+                 sources: Table | SkyCoord | ArrayLike | None = None,
+                 source_fwhm: float | None = None, mask_factor: float = 2.0,
+                 smoothing: float = 0.0,
+                 seed: int | np.random.Generator = 0) -> None:
         self.orders = orders
         self.empty_orders = empty_orders
         self.methods = methods
@@ -202,13 +229,14 @@ class CubeBackground:
         self._check_files()
         self._check()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         # Tables of sources have a repr of several lines.
         return ' '.join(make_repr(self).split())
 
-    def __call__(self, cube, *, output=None, subtracted=None,
-                 overwrite=False, n_workers=1, executor=None,
-                 progress_bar=False):
+    def __call__(self, cube: MapCube, *, output: FilePath | None = None,
+                 subtracted: FilePath | None = None, overwrite: bool = False,
+                 n_workers: int = 1, executor: ExecutorLike | None = None,
+                 progress_bar: bool = False) -> CubeBackgroundResult:
         """
         Estimate the background of a cube.
 
@@ -276,8 +304,9 @@ class CubeBackground:
         return CubeBackgroundResult(table=table, background=image,
                                     filename=output and str(output))
 
-    def iterate(self, cube, *, channels=None, n_workers=1, executor=None,
-                progress_bar=False):
+    def iterate(self, cube: MapCube, *, channels: Iterable[int] | None = None,
+                n_workers: int = 1, executor: ExecutorLike | None = None,
+                progress_bar: bool = False) -> Iterator[ChannelBackground]:
         """
         Fit the backgrounds of channels and yield them one by one.
 
@@ -313,7 +342,7 @@ class CubeBackground:
             parts = self.smooth(parts)
         yield from parts
 
-    def prepare(self, cube):
+    def prepare(self, cube: MapCube) -> Callable:
         """
         Prepare the fit of channels: checks, positions, and sources.
 
@@ -349,7 +378,8 @@ class CubeBackground:
             task = replace(task, found=found)
         return task
 
-    def smooth(self, parts):
+    def smooth(self,
+               parts: Iterable[ChannelBackground]) -> list[ChannelBackground]:
         """
         Smooth the backgrounds along the spectral axis.
 
@@ -381,7 +411,8 @@ class CubeBackground:
         return [replace(part, coefficients=coefficients)
                 for part, coefficients in zip(parts, smooth, strict=True)]
 
-    def evaluate(self, cube, part):
+    def evaluate(self, cube: MapCube,
+                 part: ChannelBackground) -> tuple[np.ndarray, np.ndarray]:
         """
         Return a channel and the image of its background.
 
@@ -411,7 +442,8 @@ class CubeBackground:
         background[unwanted] = np.nan
         return plane, background
 
-    def make_table(self, cube, parts):
+    def make_table(self, cube: MapCube,
+                   parts: Iterable[ChannelBackground]) -> QTable:
         """
         Return a table of the selected polynomials of the channels.
 
@@ -639,13 +671,13 @@ class ChannelBackground:
     image: np.ndarray | None = field(default=None, repr=False)
 
     @property
-    def found(self):
+    def found(self) -> bool:
         """
         Whether there is a background.
         """
         return self.choice['order'] >= 0
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """
         Return the background, without an image, as JSON-compatible values.
 
@@ -659,7 +691,7 @@ class ChannelBackground:
                 'coefficients': self.coefficients.tolist()}
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: dict) -> ChannelBackground:
         """
         Create the background from the result of `to_dict`.
 
@@ -676,7 +708,7 @@ class ChannelBackground:
         coefficients = np.array(values['coefficients'], dtype=float)
         return cls(**{**values, 'coefficients': coefficients})
 
-    def make_image(self, shape):
+    def make_image(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """
         Return the image of the background in the whole plane.
 
@@ -717,11 +749,11 @@ class CubeBackgroundResult:
     """
 
     table: QTable
-    background: object = field(repr=False)
+    background: ArrayOrQuantity | None = field(repr=False)
     filename: str | None
 
     @property
-    def background_rms(self):
+    def background_rms(self) -> ArrayOrQuantity:
         """
         The rms of the residual of each channel.
         """

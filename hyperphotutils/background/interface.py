@@ -3,12 +3,19 @@
 The interface of local backgrounds, and adapters to it.
 """
 
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 
 from hyperphotutils.utils.tables import make_repr
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
 
 __all__ = ['ImageBackground', 'LocalBackground']
 
@@ -32,7 +39,8 @@ class LocalBackground(Protocol):
         `photutils.background.Background2D`.
     """
 
-    def fit(self, data, x, y, mask=None):
+    def fit(self, data: np.ndarray, x: np.ndarray, y: np.ndarray,
+            mask: NDArray[np.bool_] | None = None) -> Any:
         """
         Measure the background of a map at its sources.
 
@@ -85,16 +93,17 @@ class ImageBackground:
 
     _repr_params = ('make',)
 
-    def __init__(self, make):
+    def __init__(self, make: Callable) -> None:
         if not callable(make):
             msg = f'make must be callable: {make!r}'
             raise TypeError(msg)
         self.make = make
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def fit(self, data, x, y, mask=None):
+    def fit(self, data: ArrayLike | Quantity, x: ArrayLike, y: ArrayLike,
+            mask: ArrayLike | None = None) -> Any:
         """
         Measure the background of a map.
 

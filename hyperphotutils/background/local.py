@@ -3,12 +3,17 @@
 Polynomial backgrounds in boxes around sources.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from astropy.table import QTable
+from numpy.typing import ArrayLike
 from photutils.aperture import RectangularAperture
 from photutils.background import LocalBackground
 
@@ -29,6 +34,17 @@ from hyperphotutils.background.interface import combine_boxes
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils import make_repr, result_meta
+
+if TYPE_CHECKING:
+    from astropy.modeling.polynomial import Polynomial2D
+    from astropy.units import Quantity, UnitBase
+    from matplotlib.axes import Axes
+
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FloatOrArray,
+        ImageLike,
+    )
 
 __all__ = ['LocalBackgroundFits', 'LocalPolynomialBackground']
 
@@ -100,10 +116,15 @@ class LocalPolynomialBackground(LocalBackground):
                     'mask_factor', 'seed')
 
     # The constructor of the base class defines an annulus: not called.
-    def __init__(self, box_sizes, *, orders=(0, 1, 2), methods=('lsq',),
-                 criterion='nmse', huber_epsilons=(1.1, 1.35, 1.7, 2.0),
-                 tolerance=None, fwhm=None, source_fwhm=None,
-                 mask_factor=1.5, seed=0):
+    def __init__(self, box_sizes: float | Sequence[float] | np.ndarray, *,
+                 orders: int | Sequence[int] | np.ndarray = (0, 1, 2),
+                 methods: str | Sequence | Any = ('lsq',),
+                 criterion: Literal['nmse', 'reduced_chi2', 'bic'] = 'nmse',
+                 huber_epsilons: float | Sequence[float]
+                     | np.ndarray = (1.1, 1.35, 1.7, 2.0),
+                 tolerance: float | None = None, fwhm: float | None = None,
+                 source_fwhm: float | None = None, mask_factor: float = 1.5,
+                 seed: int | np.random.Generator = 0) -> None:
         self.box_sizes = box_sizes
         self.orders = orders
         self.methods = methods
@@ -139,10 +160,10 @@ class LocalPolynomialBackground(LocalBackground):
                 msg = f'{name} must be positive and finite: got {value}'
                 raise ValueError(msg)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def to_aperture(self, x, y):
+    def to_aperture(self, x: ArrayLike, y: ArrayLike) -> RectangularAperture:
         """
         Return the largest boxes as apertures.
 
@@ -171,7 +192,8 @@ class LocalPolynomialBackground(LocalBackground):
                                            np.atleast_1d(y)]))
         return RectangularAperture(positions, size, size)
 
-    def __call__(self, data, x, y, mask=None):
+    def __call__(self, data: ImageLike, x: ArrayLike, y: ArrayLike,
+                 mask: ArrayLike | None = None) -> FloatOrArray | Quantity:
         """
         Return the background at positions.
 
@@ -195,7 +217,10 @@ class LocalPolynomialBackground(LocalBackground):
         value = self.fit(data, x, y, mask=mask).value
         return value[0] if np.ndim(x) == 0 and np.ndim(y) == 0 else value
 
-    def fit(self, data, x, y, mask=None, *, error=None, source_mask=None):
+    def fit(self, data: ImageLike, x: ArrayLike, y: ArrayLike,
+            mask: ArrayLike | None = None, *,
+            error: ArrayLike | Quantity | None = None,
+            source_mask: ArrayLike | None = None) -> LocalBackgroundFits:
         """
         Fit the backgrounds and return values, polynomials, and scores.
 
@@ -321,15 +346,15 @@ class LocalBackgroundFits:
     x: np.ndarray
     y: np.ndarray
     shape: tuple
-    unit: object
+    unit: UnitBase | None
     placed: np.ndarray = field(repr=False)
     box_sizes: tuple
     frames: tuple = field(repr=False)
-    fitted: object = field(repr=False)
+    fitted: Any = field(repr=False)
     meta: dict = field(repr=False)
 
     @cached_property
-    def value(self):
+    def value(self) -> ArrayOrQuantity:
         """
         The backgrounds at the positions of the sources; NaN where there
         is none.
@@ -349,7 +374,7 @@ class LocalBackgroundFits:
         return self._with_unit(value)
 
     @cached_property
-    def table(self):
+    def table(self) -> QTable:
         """
         A `~astropy.table.QTable` with a row for each source: the
         background at its position, and the method, order, box size and
@@ -376,7 +401,7 @@ class LocalBackgroundFits:
         return table
 
     @cached_property
-    def models(self):
+    def models(self) -> list[None | Polynomial2D]:  # noqa: RUF036
         """
         A list with the `~astropy.modeling.polynomial.Polynomial2D` of
         each source, valid in pixel positions of the map; `None` where
@@ -391,7 +416,7 @@ class LocalBackgroundFits:
         return models
 
     @cached_property
-    def candidates(self):
+    def candidates(self) -> QTable:
         """
         A `~astropy.table.QTable` of all candidates and their scores,
         ordered by source, with the ``id`` of the source.
@@ -403,7 +428,8 @@ class LocalBackgroundFits:
         table.meta.update(self.meta)
         return table
 
-    def make_image(self, index):
+    def make_image(self,
+                   index: int) -> tuple[ArrayOrQuantity, tuple[slice, ...]]:
         """
         Return an image of the background of one source.
 
@@ -431,7 +457,7 @@ class LocalBackgroundFits:
         yy, xx = np.mgrid[slices]
         return self._with_unit(model(xx, yy)), slices
 
-    def make_background_image(self):
+    def make_background_image(self) -> ArrayOrQuantity:
         """
         Return an image of the background, in which the nearest sources
         count most.
@@ -447,7 +473,7 @@ class LocalBackgroundFits:
         return self._with_unit(combine_boxes(self.shape, self.x, self.y,
                                              boxes))
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Axes | None = None) -> Axes:
         """
         Plot the background and the positions of the sources.
 
@@ -473,7 +499,7 @@ class LocalBackgroundFits:
         ax.plot(self.x, self.y, 'w+')
         return ax
 
-    def make_mosaic(self):
+    def make_mosaic(self) -> ArrayOrQuantity:
         """
         Return an image of the backgrounds of all sources.
 

@@ -3,14 +3,22 @@
 Masks of the pixels that are covered by sources or regions.
 """
 
+from __future__ import annotations
+
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.utils.wcs import sources_to_pixels
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from regions import Region, Regions
 
 __all__ = ['make_region_mask', 'make_source_mask', 'read_ellipses']
 
@@ -22,8 +30,11 @@ _SUFFIXES = ('_fit', '_init', '', '_centroid')
 _MAX_ELEMENTS = 1_000_000
 
 
-def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
-                     factor=1.5):
+def make_source_mask(shape: tuple[int, ...], x: ArrayLike, y: ArrayLike,
+                     fwhm_major: ArrayLike,
+                     fwhm_minor: ArrayLike | None = None,
+                     theta: ArrayLike | u.Quantity = 0.0, *,
+                     factor: float = 1.5) -> NDArray[np.bool_]:
     """
     Return a mask of the pixels inside ellipses around sources.
 
@@ -112,7 +123,9 @@ def make_source_mask(shape, x, y, fwhm_major, fwhm_minor=None, theta=0.0, *,
     return mask
 
 
-def make_region_mask(region, shape, wcs=None):
+def make_region_mask(region: Region | Regions | ArrayLike,
+                     shape: tuple[int, ...],
+                     wcs: WCS | None = None) -> NDArray[np.bool_]:
     """
     Return a mask of the pixels inside a region.
 
@@ -197,7 +210,8 @@ def _mask_region(region, shape, wcs):
     return np.zeros(shape, dtype=bool) if image is None else image > 0
 
 
-def read_ellipses(sources, *, wcs=None, fwhm=None):
+def read_ellipses(sources: Table | SkyCoord | ArrayLike, *,
+                  wcs: WCS | None = None, fwhm: float | None = None) -> QTable:
     """
     Return positions and ellipses of sources from a table.
 

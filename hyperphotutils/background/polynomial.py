@@ -3,11 +3,16 @@
 Polynomial background of a whole map.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.background.boxes import (
     known_fwhm,
@@ -20,6 +25,17 @@ from hyperphotutils.background.candidates import (
 )
 from hyperphotutils.background.regressors import evaluate_polynomial
 from hyperphotutils.utils import make_repr, result_meta
+
+if TYPE_CHECKING:
+    from astropy.modeling.polynomial import Polynomial2D
+    from astropy.table import QTable
+    from matplotlib.axes import Axes
+
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FloatOrQuantity,
+        ImageLike,
+    )
 
 __all__ = ['PolynomialBackground2D']
 
@@ -143,10 +159,17 @@ class PolynomialBackground2D:
     _repr_params = ('orders', 'methods', 'criterion', 'huber_epsilons',
                     'tolerance', 'fwhm', 'fill_value', 'seed')
 
-    def __init__(self, data, *, mask=None, coverage_mask=None,
-                 orders=(0, 1, 2), methods=('lsq',), criterion='nmse',
-                 huber_epsilons=(1.1, 1.35, 1.7, 2.0), tolerance=None,
-                 error=None, fwhm=None, fill_value=0.0, seed=0):
+    def __init__(self, data: ImageLike, *, mask: ArrayLike | None = None,
+                 coverage_mask: ArrayLike | None = None,
+                 orders: int | Sequence[int] | np.ndarray = (0, 1, 2),
+                 methods: str | Sequence | Any = ('lsq',),
+                 criterion: Literal['nmse', 'reduced_chi2', 'bic'] = 'nmse',
+                 huber_epsilons: float | Sequence[float]
+                     | np.ndarray = (1.1, 1.35, 1.7, 2.0),
+                 tolerance: float | None = None,
+                 error: ArrayLike | u.Quantity | None = None,
+                 fwhm: float | None = None, fill_value: float = 0.0,
+                 seed: int | np.random.Generator = 0) -> None:
         self.orders = orders
         self.methods = methods
         self.criterion = criterion
@@ -161,7 +184,7 @@ class PolynomialBackground2D:
         values, weights, self._unit = prepare_image(data, mask=mask,
                                                     error=error)
         self._fill = self._plain_fill_value()
-        self.coverage_mask = coverage_mask
+        self.coverage_mask: NDArray[np.bool_] | None = coverage_mask
         if coverage_mask is not None:
             self.coverage_mask = np.asarray(coverage_mask, dtype=bool)
             if self.coverage_mask.shape != values.shape:
@@ -191,18 +214,18 @@ class PolynomialBackground2D:
             evaluate_polynomial(coefficients, *cutouts.frame.grid)
             .astype(dtype, copy=False))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
     @property
-    def background(self):
+    def background(self) -> ArrayOrQuantity:
         """
         The background, with the shape of the data.
         """
         return self._with_unit(self._background)
 
     @property
-    def background_rms(self):
+    def background_rms(self) -> ArrayOrQuantity:
         """
         The rms of the residual, the same for all pixels, with the shape
         of the data.
@@ -215,7 +238,7 @@ class PolynomialBackground2D:
         return self._with_unit(self._fill_uncovered(rms))
 
     @cached_property
-    def background_median(self):
+    def background_median(self) -> FloatOrQuantity:
         """
         The median of the background where there are data.
         """
@@ -225,14 +248,14 @@ class PolynomialBackground2D:
         return self._with_unit(float(np.median(covered)))
 
     @property
-    def background_rms_median(self):
+    def background_rms_median(self) -> FloatOrQuantity:
         """
         The median of the background rms.
         """
         return self._with_unit(self._rms)
 
     @property
-    def model(self):
+    def model(self) -> Polynomial2D:
         """
         The background as a `~astropy.modeling.polynomial.Polynomial2D`.
 
@@ -243,21 +266,21 @@ class PolynomialBackground2D:
         return self._model
 
     @property
-    def order(self):
+    def order(self) -> int:
         """
         The total degree of the selected polynomial.
         """
         return self._candidate.order
 
     @property
-    def method(self):
+    def method(self) -> str:
         """
         The method of the selected polynomial.
         """
         return self._candidate.method_name
 
     @cached_property
-    def candidates(self):
+    def candidates(self) -> QTable:
         """
         A `~astropy.table.QTable` of all candidates and their scores.
 
@@ -268,7 +291,7 @@ class PolynomialBackground2D:
         table.meta.update(result_meta(self))
         return table
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Axes | None = None) -> Axes:
         """
         Plot the background.
 

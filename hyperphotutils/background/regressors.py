@@ -19,7 +19,12 @@ weight image. A moment is two small matrix products, so that a design
 matrix with a row for each pixel is never built.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     'evaluate_polynomial',
@@ -42,7 +47,8 @@ _NEWTON_ITERATIONS = (3, 30)
 _MAX_ELEMENTS = 4_000_000
 
 
-def polynomial_terms(order):
+def polynomial_terms(order: int
+                     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """
     Return the powers in the terms of a two-dimensional polynomial.
 
@@ -70,7 +76,8 @@ def polynomial_terms(order):
     return i, j
 
 
-def evaluate_polynomial(coefficients, x, y, *, out=None):
+def evaluate_polynomial(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray,
+                        *, out: np.ndarray | None = None) -> np.ndarray:
     """
     Evaluate polynomials on grids.
 
@@ -106,7 +113,8 @@ def evaluate_polynomial(coefficients, x, y, *, out=None):
                      np.swapaxes(_powers(x, order), -1, -2), out=out)
 
 
-def fit_lsq(values, weights, x, y, order):
+def fit_lsq(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
+            y: np.ndarray, order: int) -> np.ndarray:
     """
     Fit polynomials by weighted least squares.
 
@@ -140,8 +148,9 @@ def fit_lsq(values, weights, x, y, order):
     return _solve_on_grid(weights, weights * values, x, y, order)
 
 
-def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
-              tolerance=1.0e-5):
+def fit_huber(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
+              y: np.ndarray, order: int, *, epsilon: float = 1.35,
+              max_iter: int = 200, tolerance: float = 1.0e-5) -> np.ndarray:
     """
     Fit polynomials with the Huber loss, quadratic for small and linear
     for large residuals.
@@ -228,7 +237,10 @@ def fit_huber(values, weights, x, y, order, *, epsilon=1.35, max_iter=200,
     return coefficients
 
 
-def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
+def fit_theilsen(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
+                 y: np.ndarray, order: int, *,
+                 seed: int | np.random.Generator = 0,
+                 n_subsets: int = 2000) -> np.ndarray:
     """
     Fit polynomials by the generalized Theil-Sen method.
 
@@ -292,7 +304,9 @@ def fit_theilsen(values, weights, x, y, order, *, seed=0, n_subsets=2000):
     return _as_matrix(solutions, order)
 
 
-def fit_estimator(values, weights, x, y, order, *, estimator, seed=0):
+def fit_estimator(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
+                  y: np.ndarray, order: int, *, estimator: Any,
+                  seed: int = 0) -> np.ndarray:
     """
     Fit polynomials with a linear regressor of scikit-learn.
 

@@ -3,7 +3,12 @@
 The noise that remains after a local background is subtracted.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.background.regressors import (
     evaluate_polynomial,
@@ -16,6 +21,11 @@ from hyperphotutils.utils.tables import (
     strip_units,
 )
 
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import FloatOrQuantity
+
 __all__ = ['box_side', 'box_variances', 'local_rms']
 
 # The largest number of boxes that are evaluated.
@@ -26,7 +36,7 @@ _MIN_FRACTION = 0.8
 _BOX_RADIUS = 2.0
 
 
-def box_side(fwhm):
+def box_side(fwhm: float) -> int:
     """
     Return the side of boxes as wide as the footprint of a fit.
 
@@ -49,7 +59,9 @@ def box_side(fwhm):
     return 2 * int(np.ceil(_BOX_RADIUS * fwhm)) + 1
 
 
-def local_rms(data, box_size, *, mask=None, order=1):
+def local_rms(data: ArrayLike | Quantity, box_size: int, *,
+              mask: ArrayLike | None = None,
+              order: int = 1) -> FloatOrQuantity:
     """
     Measure the typical rms about a local background.
 
@@ -100,7 +112,8 @@ def local_rms(data, box_size, *, mask=None, order=1):
     return rms if unit is None else rms << unit
 
 
-def box_variances(data, box_size, *, mask=None, order=1):
+def box_variances(data: ArrayLike, box_size: int, *,
+                  mask: ArrayLike | None = None, order: int = 1) -> np.ndarray:
     """
     Measure the variances about a local background, in boxes.
 

@@ -3,7 +3,15 @@
 Criteria for the selection among models of the same pixels.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FloatOrArray, IntOrArray
 
 __all__ = [
     'bic',
@@ -14,7 +22,7 @@ __all__ = [
 ]
 
 
-def nmse(residual_power, data_power):
+def nmse(residual_power: ArrayLike, data_power: ArrayLike) -> FloatOrArray:
     """
     Calculate the normalized mean squared error.
 
@@ -49,7 +57,8 @@ def nmse(residual_power, data_power):
     return residual_power / np.where(data_power > 0, data_power, 1.0)
 
 
-def reduced_chi2(chi2, n_pixels, n_parameters):
+def reduced_chi2(chi2: ArrayLike, n_pixels: ArrayLike,
+                 n_parameters: ArrayLike) -> FloatOrArray:
     """
     Calculate the reduced chi-squared, ``chi2 / (n_pixels -
     n_parameters)``.
@@ -79,7 +88,8 @@ def reduced_chi2(chi2, n_pixels, n_parameters):
                     np.inf)[()]
 
 
-def bic(chi2, n_pixels, n_parameters):
+def bic(chi2: ArrayLike, n_pixels: ArrayLike,
+        n_parameters: ArrayLike) -> FloatOrArray:
     """
     Calculate the Bayesian information criterion for Gaussian noise.
 
@@ -121,7 +131,7 @@ def bic(chi2, n_pixels, n_parameters):
     return chi2 + n_parameters * np.log(n_pixels)
 
 
-def correlation_area(fwhm):
+def correlation_area(fwhm: float | None) -> float:
     """
     Calculate over how many pixels noise seen through a beam is the
     same.
@@ -186,8 +196,11 @@ def correlation_area(fwhm):
     return float((1.0 + 2.0 * np.sum(0.5**(2.0 * distance**2 / fwhm**2)))**2)
 
 
-def select_candidate(scores, *, criterion='nmse', tolerance=None,
-                     n_pixels=None):
+def select_candidate(
+        scores: np.ndarray, *,
+        criterion: Literal['nmse', 'reduced_chi2', 'bic'] = 'nmse',
+        tolerance: float | None = None,
+        n_pixels: ArrayLike | None = None) -> IntOrArray:
     """
     Select the first candidate whose score ties with the best score.
 

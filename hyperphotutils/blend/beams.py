@@ -3,13 +3,17 @@
 Measured beams as sums of Gaussians.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma, gaussian_sigma_to_fwhm
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.utils.gaussians import (
     add_gaussians,
@@ -21,6 +25,9 @@ from hyperphotutils.utils.mixtures import (
     fit_concentric_gaussians,
     fit_gaussian_series,
 )
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import PSFLike
 
 __all__ = ['BeamProfile']
 
@@ -102,14 +109,14 @@ class BeamProfile:
     misfit: float
     remainder: np.ndarray | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<BeamProfile(n_gaussians={len(self.weights)}, '
                 f'fwhm_major={self.fwhm_major:.4g}, '
                 f'fwhm_minor={self.fwhm_minor:.4g}, theta={self.theta:.4g}, '
                 f'misfit={self.misfit:.2g})>')
 
     @classmethod
-    def from_psf(cls, psf, fwhm):
+    def from_psf(cls, psf: PSFLike, fwhm: float) -> BeamProfile:
         """
         Represent a PSF by a sum of Gaussians.
 
@@ -172,7 +179,10 @@ class BeamProfile:
                    image - mixture.image(len(image))
                    if mixture.misfit > _MIN_REMAINDER else None)
 
-    def components(self, fwhm_major, fwhm_minor, theta):
+    def components(self, fwhm_major: np.ndarray, fwhm_minor: np.ndarray,
+                   theta: np.ndarray
+            ) -> (tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray,
+                  np.ndarray]):
         """
         Return the Gaussians of sources.
 
@@ -210,8 +220,10 @@ class BeamProfile:
                 np.rad2deg(0.5 * np.arctan2(xy, half)),
                 2.0 * np.pi / total)
 
-    def add_sources(self, image, x, y, amplitude, fwhm_major, fwhm_minor,
-                    theta, *, sign=1):
+    def add_sources(self, image: NDArray[np.floating], x: ArrayLike,
+                    y: ArrayLike, amplitude: ArrayLike, fwhm_major: ArrayLike,
+                    fwhm_minor: ArrayLike, theta: ArrayLike, *,
+                    sign: Literal[1, -1] = 1) -> None:
         """
         Add sources to an image, in place.
 

@@ -4,12 +4,17 @@ Covariances of the parameters of sources, and of the fluxes of sources that
 were fitted together.
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import Row, Table
+from numpy.typing import ArrayLike
 
 from hyperphotutils.blend.solver import (
     AA,
@@ -21,6 +26,9 @@ from hyperphotutils.blend.solver import (
     Y,
     flux_derivatives,
 )
+
+if TYPE_CHECKING:
+    from hyperphotutils.blend.beams import BeamProfile
 
 __all__ = ['SourceCovariance']
 
@@ -64,7 +72,8 @@ class SourceCovariance:
     correlation: np.ndarray
 
     @classmethod
-    def from_batches(cls, source_id, batches, *, beam=None):
+    def from_batches(cls, source_id: np.ndarray, batches: Iterable[tuple], *,
+                     beam: BeamProfile | None = None) -> SourceCovariance:
         """
         Collect the covariances of batches of groups.
 
@@ -109,7 +118,7 @@ class SourceCovariance:
                    np.concatenate(pairs), np.concatenate(correlation))
 
     @classmethod
-    def from_errors(cls, table):
+    def from_errors(cls, table: Table) -> SourceCovariance:
         """
         Make covariances from errors alone, without correlations.
 
@@ -141,7 +150,7 @@ class SourceCovariance:
                    turn @ (own**2 * np.eye(3)) @ np.swapaxes(turn, 1, 2),
                    np.empty((0, 2), dtype=int), np.empty(0))
 
-    def updated(self, newer):
+    def updated(self, newer: SourceCovariance) -> SourceCovariance:
         """
         Replace the covariances of older fits by those of a later one.
 
@@ -165,16 +174,17 @@ class SourceCovariance:
             np.concatenate((kept.pairs, newer.pairs + len(kept.id))),
             np.concatenate((kept.correlation, newer.correlation)))
 
-    def take(self, source_id, *, names=None):
+    def take(self, source_id: ArrayLike, *,
+             names: ArrayLike | None = None) -> SourceCovariance:
         """
         Choose sources.
 
         Parameters
         ----------
-        source_id : 1D `~numpy.ndarray`
+        source_id : 1D array_like
             The identification numbers.
 
-        names : 1D `~numpy.ndarray`, optional
+        names : 1D array_like, optional
             Their new identification numbers.
 
         Returns

@@ -3,12 +3,16 @@
 Joint fits of blended sources and their background.
 """
 
-from collections.abc import Collection, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from functools import cached_property
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.blend.beams import BeamProfile
 from hyperphotutils.blend.covariance import total_flux
@@ -38,6 +42,19 @@ from hyperphotutils.utils.tables import (
     open_nddata,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.modeling import CompoundModel
+    from astropy.table import QTable, Table
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.blend.covariance import SourceCovariance
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FloatOrQuantity,
+        ImageLike,
+        PSFLike,
+    )
 
 __all__ = ['BlendGroupFitter']
 
@@ -94,7 +111,7 @@ class BlendGroupFitter:
         The largest shift in pixels, along x and along y, of a position
         from its start. The default is ``fwhm``.
 
-    fixed : tuple of str, optional
+    fixed : str or tuple of str, optional
         The parameters held at their initial values: ``'position'``,
         ``'shape'`` (both widths and the angle), or both.
 
@@ -182,9 +199,14 @@ class BlendGroupFitter:
                     'fwhm_range', 'max_shift', 'fixed', 'solver',
                     'progress_bar')
 
-    def __init__(self, fwhm, *, psf=None, poly_order=None, fit_radius=None,
-                 grouper=None, fwhm_range=(0.5, 3.0), max_shift=None,
-                 fixed=(), solver=None, progress_bar=False):
+    def __init__(
+            self, fwhm: float, *, psf: PSFLike | BeamProfile | None = None,
+            poly_order: int | Sequence[int] | np.ndarray | None = None,
+            fit_radius: float | None = None, grouper: Callable | None = None,
+            fwhm_range: tuple[float, float] = (0.5, 3.0),
+            max_shift: float | None = None, fixed: str | tuple[str, ...] = (),
+            solver: GroupSolver | None = None,
+            progress_bar: bool = False) -> None:
         self.fwhm = check_positive(fwhm, 'fwhm', of='pixels')
         self.psf = psf
         self.beam = (psf if psf is None or isinstance(psf, BeamProfile)
@@ -211,16 +233,18 @@ class BlendGroupFitter:
             raise TypeError(msg)
         self.solver = GroupSolver() if solver is None else solver
         self.progress_bar = progress_bar
-        self.results = None
+        self.results: QTable | None = None
         self._fit = None
         self._unit = None
         self._fluxes = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, init_params, *, mask=None, error=None,
-                 noise=None, weight_map=None):
+    def __call__(self, data: ImageLike, init_params: Table, *,
+                 mask: ArrayLike | None = None, error: ArrayLike | None = None,
+                 noise: NoiseModel | None = None,
+                 weight_map: ArrayLike | None = None) -> QTable:
         """
         Fit the sources at the given positions.
 
@@ -339,7 +363,7 @@ class BlendGroupFitter:
         return self.results
 
     @property
-    def fit_info(self):
+    def fit_info(self) -> list[dict]:
         """
         The details of the fits of the last call: a list with a
         dictionary for each fitted group with ``'group_id'``, ``'id'``
@@ -350,7 +374,7 @@ class BlendGroupFitter:
         return [info for info, _ in make_models(self._last_fit)]
 
     @cached_property
-    def models(self):
+    def models(self) -> dict[int, CompoundModel]:
         """
         The fitted groups of the last call as astropy models, by group.
         """
@@ -358,7 +382,7 @@ class BlendGroupFitter:
                 for info, model in make_models(self._last_fit)}
 
     @cached_property
-    def source_covariance(self):
+    def source_covariance(self) -> SourceCovariance:
         """
         The `~hyperphotutils.blend.SourceCovariance` of the last call:
         the covariances of the parameters of each source, and the
@@ -367,7 +391,7 @@ class BlendGroupFitter:
         return make_covariance(self._last_fit)
 
     @cached_property
-    def held_responses(self):
+    def held_responses(self) -> list:
         """
         The derivatives of the amplitudes of the last call with respect
         to the fixed positions and shapes of all sources of a group: for
@@ -376,7 +400,8 @@ class BlendGroupFitter:
         """
         return make_responses(self._last_fit)
 
-    def total_flux(self, ids=None):
+    def total_flux(self, ids: ArrayLike | None = None
+                   ) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         Sum the fluxes of sources of the last call; the error includes
         the covariances of sources that were fitted together.
@@ -421,8 +446,8 @@ class BlendGroupFitter:
         return total_flux(ids, self._last_fit.start.id, *self._fluxes,
                           self.source_covariance)
 
-    def results_to_init_params(self, *, remove_invalid=True,
-                               reset_ids=True):
+    def results_to_init_params(self, *, remove_invalid: bool = True,
+                               reset_ids: bool = True) -> QTable:
         """
         Make initial values for another fit from the results.
 
@@ -454,7 +479,8 @@ class BlendGroupFitter:
         return as_init_params(self.results, remove_invalid=remove_invalid,
                               reset_ids=reset_ids)
 
-    def make_model_image(self, shape=None, *, include_local_bkg=False):
+    def make_model_image(self, shape: tuple[int, int] | None = None, *,
+                         include_local_bkg: bool = False) -> ArrayOrQuantity:
         """
         Make an image of all fitted sources.
 
@@ -479,7 +505,8 @@ class BlendGroupFitter:
             image += np.nan_to_num(fit.background_image(image.shape))
         return image if self._unit is None else image << self._unit
 
-    def make_background_image(self, shape=None):
+    def make_background_image(self, shape: tuple[int, int] | None = None
+                              ) -> ArrayOrQuantity:
         """
         Make an image of the fitted backgrounds.
 
@@ -502,7 +529,8 @@ class BlendGroupFitter:
             fit.data.shape if shape is None else shape)
         return image if self._unit is None else image << self._unit
 
-    def make_residual_image(self, data=None, *, include_local_bkg=True):
+    def make_residual_image(self, data: ImageLike | None = None, *,
+                            include_local_bkg: bool = True) -> ArrayOrQuantity:
         """
         Subtract all fitted sources and backgrounds from an image.
 
@@ -530,7 +558,7 @@ class BlendGroupFitter:
         return data - self.make_model_image(
             np.shape(data), include_local_bkg=include_local_bkg)
 
-    def plot_group(self, group_id):
+    def plot_group(self, group_id: int) -> Figure:
         """
         Plot the fit of a group: data, background, model, and residual.
 
@@ -559,7 +587,7 @@ class BlendGroupFitter:
                           margin=self.fit_radius + 1.0, beam=self.fwhm)
 
     @staticmethod
-    def decode_flags(flags):
+    def decode_flags(flags: ArrayLike) -> list[str] | list[list[str]]:
         """
         Decode the values of the ``flags`` column.
 

@@ -3,7 +3,10 @@
 The default grouper of sources.
 """
 
+from __future__ import annotations
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
@@ -48,14 +51,14 @@ class SeparationGrouper:
 
     _repr_params = ('min_separation',)
 
-    def __init__(self, min_separation):
+    def __init__(self, min_separation: float) -> None:
         self.min_separation = check_positive(min_separation,
                                              'min_separation')
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, x, y):
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.integer]:
         """
         Group sources.
 

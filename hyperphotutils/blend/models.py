@@ -3,10 +3,15 @@
 Fitted groups as astropy models, and fits by astropy fitters.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.modeling import Fittable2DModel, Parameter
 from astropy.modeling.models import Gaussian2D, Polynomial2D
 from astropy.modeling.utils import poly_map_domain
+from numpy.typing import ArrayLike
 
 from hyperphotutils.background.regressors import polynomial_terms
 from hyperphotutils.blend.solver import (
@@ -21,10 +26,17 @@ from hyperphotutils.blend.solver import (
     evaluate_sources,
 )
 
+if TYPE_CHECKING:
+    from astropy.modeling import CompoundModel
+
+    from hyperphotutils.blend.beams import BeamProfile
+
 __all__ = ['make_group_model']
 
 
-def make_group_model(sources, coeffs, x_center, y_center, scale, beam=None):
+def make_group_model(sources: ArrayLike, coeffs: ArrayLike, x_center: float,
+                     y_center: float, scale: float,
+                     beam: BeamProfile | None = None) -> CompoundModel:
     """
     Return the astropy model of a group: Gaussians and a polynomial.
 

@@ -4,14 +4,21 @@ Registry of the columns of result tables: names, units, types,
 descriptions, and their names in other formats.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, QTable
 
 from hyperphotutils.utils.tables import integrated_unit
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 __all__ = ['RESULT_COLUMNS', 'RESULT_TABLES', 'ResultColumn',
            'describe_columns', 'find_column', 'make_empty_table']
@@ -65,7 +72,7 @@ class ResultColumn:
     ucd: str = ''
     hyper_name: str = ''
 
-    def unit_for(self, data_unit):
+    def unit_for(self, data_unit: u.UnitBase | None) -> u.UnitBase | None:
         """
         Return the unit of the column for a map.
 
@@ -249,7 +256,8 @@ without a WCS have no columns from ``sky_centroid`` to
 """
 
 
-def find_column(name, *, bands=()):
+def find_column(name: str, *,
+                bands: Iterable[str] = ()) -> ResultColumn | None:
     """
     Return the entry of a column in the registry.
 
@@ -258,7 +266,7 @@ def find_column(name, *, bands=()):
     name : str
         The name of the column.
 
-    bands : sequence of str, optional
+    bands : iterable of str, optional
         The names of the bands of the table: ``flux_fit_red`` is
         ``flux_fit`` of the band ``red``.
 
@@ -285,7 +293,8 @@ def find_column(name, *, bands=()):
     return None
 
 
-def describe_columns(table, *, unit=None):
+def describe_columns(table: QTable, *,
+                     unit: u.UnitBase | None = None) -> QTable:
     """
     Set the units and descriptions of the columns of a result.
 
@@ -333,7 +342,9 @@ def describe_columns(table, *, unit=None):
     return table
 
 
-def make_empty_table(kind, *, unit=None, wcs=None):
+def make_empty_table(kind: Literal['detection', 'photometry', 'rejected'], *,
+                     unit: u.UnitBase | None = None,
+                     wcs: WCS | None = None) -> QTable:
     """
     Make a result without rows.
 

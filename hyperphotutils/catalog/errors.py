@@ -3,6 +3,8 @@
 The error raised for tables that cannot be used.
 """
 
+from __future__ import annotations
+
 __all__ = ['CatalogError']
 
 
@@ -30,7 +32,7 @@ class CatalogError(ValueError):
     the table of sources: DEC must be within 90 deg: got 95.0 deg in row 0
     """
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(''.join(
             char if char.isprintable() else ascii(char)[1:-1]
             for char in message))

@@ -6,12 +6,15 @@ The first three keep everything of a result table. IPAC and CSV are for
 exchange, with the column names of Hyper's catalogs.
 """
 
+from __future__ import annotations
+
 import codecs
 import io
 import json
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -44,6 +47,9 @@ from hyperphotutils.catalog.separated import (
 from hyperphotutils.catalog.units import convert_flux_units
 from hyperphotutils.catalog.votables import check_votable
 from hyperphotutils.utils.output import atomic_output
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['read_catalog', 'write_catalog']
 
@@ -91,8 +97,11 @@ _COOSYS = {'icrs': 'ICRS', 'fk5': 'eq_FK5', 'fk4': 'eq_FK4',
 _META_NAME = 'HPUMETA'
 
 
-def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # noqa: A002
-                  flux_unit=None, peak_unit=None):
+def write_catalog(table: Table, path: FilePath, *,
+                  format: Literal['ecsv', 'fits', 'votable', 'ipac', 'csv']  # noqa: A002
+                      | None = None, overwrite: bool = False, map_id: str = '',
+                  flux_unit: str | None = None,
+                  peak_unit: str | None = None) -> None:
     r"""
     Write a table of sources to a file.
 
@@ -210,7 +219,9 @@ def write_catalog(table, path, *, format=None, overwrite=False, map_id='',  # no
             raise TypeError(msg) from exc
 
 
-def read_catalog(path, *, format=None):  # noqa: A002
+def read_catalog(path: FilePath, *,
+                 format: Literal['ecsv', 'fits', 'votable', 'ipac', 'csv']  # noqa: A002
+                     | None = None) -> QTable:
     """
     Read a table of sources from a file.
 

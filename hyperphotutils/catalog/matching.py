@@ -3,9 +3,12 @@
 Matching of the catalogs of several bands.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
@@ -23,6 +26,9 @@ from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import position_angle_in_frame
 
+if TYPE_CHECKING:
+    from radio_beam import Beam
+
 __all__ = ['match_catalogs']
 
 _SHAPE = ('fwhm_major_sky', 'fwhm_minor_sky', 'position_angle')
@@ -34,7 +40,10 @@ _COLUMNS = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
             'amplitude_fit', 'local_bkg', 'snr', 'flags')
 
 
-def match_catalogs(tables, *, max_separation=0.5, beams=None, columns=None):
+def match_catalogs(tables: Mapping[str, Table | None], *,
+                   max_separation: float = 0.5,
+                   beams: Mapping[str, u.Quantity | Beam] | None = None,
+                   columns: Sequence[str] | None = None) -> QTable:
     r"""
     Match the catalogs of several bands by position.
 

@@ -3,8 +3,11 @@
 Regions of the sources, for DS9 and other viewers.
 """
 
+from __future__ import annotations
+
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -21,6 +24,11 @@ from hyperphotutils.catalog.foreign import (
 )
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.wcs import position_angle_in_frame
+
+if TYPE_CHECKING:
+    from regions import Regions
+
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['read_regions', 'to_regions', 'write_regions']
 
@@ -47,7 +55,9 @@ _UNITS = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
 _PRECISION = 10
 
 
-def to_regions(table, *, frame='sky', shape='ellipse', fwhm_radius_ratio=0.5):
+def to_regions(table: Table, *, frame: Literal['sky', 'pixel'] = 'sky',
+               shape: Literal['ellipse', 'point'] = 'ellipse',
+               fwhm_radius_ratio: float = 0.5) -> Regions:
     """
     Convert a table of sources to regions.
 
@@ -168,7 +178,7 @@ def _region_columns(table, frame, shape, fwhm_radius_ratio):
     return text, sky if has_name else sky.icrs, tuple(size)
 
 
-def read_regions(path):
+def read_regions(path: FilePath) -> Regions:
     """
     Read a region file.
 
@@ -240,8 +250,11 @@ def read_regions(path):
     return regions
 
 
-def write_regions(table, path, *, frame='sky', shape='ellipse',
-                  fwhm_radius_ratio=0.5, overwrite=False):
+def write_regions(table: Table, path: FilePath, *,
+                  frame: Literal['sky', 'pixel'] = 'sky',
+                  shape: Literal['ellipse', 'point'] = 'ellipse',
+                  fwhm_radius_ratio: float = 0.5,
+                  overwrite: bool = False) -> None:
     """
     Write the regions of a table of sources as a DS9 region file.
 

@@ -3,12 +3,16 @@
 Reading of source lists.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
+from numpy.typing import ArrayLike
 
 from hyperphotutils.catalog.angles import read_angles, show_value
 from hyperphotutils.catalog.errors import CatalogError
@@ -20,6 +24,11 @@ from hyperphotutils.catalog.positions import (
 )
 from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.wcs import position_angle_in_frame
+
+if TYPE_CHECKING:
+    from astropy.coordinates import BaseCoordinateFrame
+
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['read_source_list']
 
@@ -35,9 +44,14 @@ _UNITS = {'fwhm_major': u.arcsec, 'fwhm_minor': u.arcsec,
           'position_angle': u.deg}
 
 
-def read_source_list(source=None, *, x=None, y=None, frame=None,
-                     fwhm_major=None, fwhm_minor=None, position_angle=None,
-                     format=None):  # noqa: A002
+def read_source_list(source: FilePath | Table | None = None, *,
+                     x: ArrayLike | u.Quantity | None = None,
+                     y: ArrayLike | u.Quantity | None = None,
+                     frame: str | BaseCoordinateFrame | None = None,
+                     fwhm_major: ArrayLike | u.Quantity | None = None,
+                     fwhm_minor: ArrayLike | u.Quantity | None = None,
+                     position_angle: ArrayLike | u.Quantity | None = None,
+                     format: str | None = None) -> QTable:  # noqa: A002
     """
     Read positions, and optionally shapes, of sources to measure.
 

@@ -3,9 +3,12 @@
 Units of fluxes and peaks in catalogs.
 """
 
+from __future__ import annotations
+
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable, Table
+from numpy.typing import ArrayLike
 
 __all__ = ['convert_flux_units']
 
@@ -13,8 +16,10 @@ _PER_PIXEL = u.Jy / u.pix
 _PER_BEAM = u.Jy / u.beam
 
 
-def convert_flux_units(table, *, flux_unit=None, peak_unit=None,
-                       beam_area_pix=None):
+def convert_flux_units(table: Table, *,
+                       flux_unit: str | u.UnitBase | None = None,
+                       peak_unit: str | u.UnitBase | None = None,
+                       beam_area_pix: ArrayLike | None = None) -> QTable:
     """
     Convert the fluxes and peaks of a table to other units.
 

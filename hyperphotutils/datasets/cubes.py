@@ -4,13 +4,16 @@ Simulated cubes: sources in some channels, on polynomial backgrounds
 that differ from channel to channel.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.table import QTable
-from radio_beam import Beam
 from scipy.fft import fftfreq, irfft2, rfft2, rfftfreq
 from scipy.ndimage import gaussian_filter1d
 
@@ -31,6 +34,12 @@ from hyperphotutils.maps import read_cube
 from hyperphotutils.utils.checks import check_range
 from hyperphotutils.utils.gaussians import add_gaussians
 from hyperphotutils.utils.tables import result_meta
+
+if TYPE_CHECKING:
+    from radio_beam import Beam
+
+    from hyperphotutils.maps.cubes import MapCube
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['SimulatedCube', 'make_map_cube']
 
@@ -73,13 +82,13 @@ class SimulatedCube:
     beam: Beam
 
     @property
-    def cube(self):
+    def cube(self) -> MapCube:
         """
         The cube as `~hyperphotutils.maps.read_cube` returns it.
         """
         return read_cube(self.hdu)
 
-    def write(self, path, *, overwrite=False):
+    def write(self, path: FilePath, *, overwrite: bool = False) -> None:
         """
         Write the cube as a FITS file.
 
@@ -93,18 +102,26 @@ class SimulatedCube:
         """
         self.hdu.writeto(path, overwrite=overwrite)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<{self.__class__.__name__}(shape={self.hdu.shape}, '
                 f'n_sources={len(set(self.truth["id"]))}, '
                 f'rms={self.rms:.4g})>')
 
 
-def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
-                  snr_range=(10.0, 40.0), size_range=(1.0, 1.5),
-                  axis_ratio_range=(0.7, 1.0), line_width_range=(1.0, 3.0),
-                  rms=1e-3, correlated_noise=True, background_ratio=5.0,
-                  orders=(0, 1, 2), background_width=0.0, border=4,
-                  pixel_scale=1.0, channel_width=0.5, seed=None):
+def make_map_cube(shape: tuple[int, ...] = (16, 128, 128), n_sources: int = 8,
+                  *, beam: float | tuple[float, ...] = 4.0,
+                  snr_range: tuple[float, ...] = (10.0, 40.0),
+                  size_range: tuple[float, ...] = (1.0, 1.5),
+                  axis_ratio_range: tuple[float, ...] = (0.7, 1.0),
+                  line_width_range: tuple[float, ...] = (1.0, 3.0),
+                  rms: float | u.Quantity = 1e-3,
+                  correlated_noise: bool = True, background_ratio: float = 5.0,
+                  orders: int | Sequence[int] | np.ndarray = (0, 1, 2),
+                  background_width: float = 0.0, border: int = 4,
+                  pixel_scale: float | u.Quantity = 1.0,
+                  channel_width: float | u.Quantity = 0.5,
+                  seed: int | np.random.Generator | None = None
+                  ) -> SimulatedCube:
     """
     Make a cube with sources on polynomial backgrounds.
 
@@ -148,7 +165,7 @@ def make_map_cube(shape=(16, 128, 128), n_sources=8, *, beam=4.0,
         The standard deviation of each coefficient of the backgrounds,
         for coordinates from -1 to 1 over the map, divided by ``rms``.
 
-    orders : sequence of int, optional
+    orders : int or sequence of int, optional
         The orders of the backgrounds, which are assigned to the channels
         in turn.
 

@@ -3,6 +3,8 @@
 Simulated fields of galaxies with known parameters.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +69,15 @@ class SimulatedGalaxyField:
     segmentation: np.ndarray
 
 
-def make_galaxy_field(shape=(400, 400), n_galaxies=20, *, n_stars=0,
-                      fwhm=3.0, snr=(20.0, 300.0), r_eff=(1.5, 6.0),
-                      n_sersic=(0.7, 5.0), q=(0.2, 1.0), separation=20.0,
-                      sky=0.0, noise=1.0, gain=5.0, seed=0):
+def make_galaxy_field(
+        shape: tuple[int, int] = (400, 400), n_galaxies: int = 20, *,
+        n_stars: int = 0, fwhm: float = 3.0,
+        snr: tuple[float, float] = (20.0, 300.0),
+        r_eff: tuple[float, float] = (1.5, 6.0),
+        n_sersic: tuple[float, float] = (0.7, 5.0),
+        q: tuple[float, float] = (0.2, 1.0), separation: float = 20.0,
+        sky: float = 0.0, noise: float = 1.0, gain: float = 5.0,
+        seed: int | np.random.Generator = 0) -> SimulatedGalaxyField:
     """
     Make an image of Sersic galaxies convolved with a Moffat PSF.
 

@@ -7,15 +7,22 @@ their smallest possible errors, and the variance of each pixel are known
 exactly.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import QTable
+from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 
 from hyperphotutils.datasets.parts import add_stamp, check_number, check_shape
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['ImagePair', 'MoffatPSF', 'make_image_pair']
 
@@ -69,7 +76,8 @@ class MoffatPSF:
     e2: tuple
     beta: float
 
-    def __call__(self, dx, dy, x, y):
+    def __call__(self, dx: ArrayLike, dy: ArrayLike, x: float,
+                 y: float) -> FloatOrArray:
         """
         Evaluate the PSF of a star of unit flux.
 
@@ -102,7 +110,7 @@ class MoffatPSF:
         return ((self.beta - 1.0) / (np.pi * alpha**2)
                 * (1.0 + square)**-self.beta)
 
-    def alpha(self, fwhm=None):
+    def alpha(self, fwhm: float | None = None) -> float:
         """
         Return the scale of the Moffat function.
 
@@ -119,7 +127,8 @@ class MoffatPSF:
         fwhm = self.fwhm[0] if fwhm is None else fwhm
         return 0.5 * fwhm / np.sqrt(2.0**(1.0 / self.beta) - 1.0)
 
-    def image(self, x, y, radius=15, offset=(0.0, 0.0)):
+    def image(self, x: float, y: float, radius: int = 15,
+              offset: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
         """
         Return the PSF as an image.
 
@@ -190,7 +199,7 @@ class ImagePair:
     template_variance: np.ndarray
     light: np.ndarray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<{self.__class__.__name__}(shape={self.science.shape}, '
                 f'n_stars={len(self.stars)}, '
                 f'n_transients={len(self.transients)})>')
@@ -208,13 +217,18 @@ class _Camera:
         return self.sky / self.gain + (self.read_noise / self.gain)**2
 
 
-def make_image_pair(shape=(512, 512), n_stars=None, *, n_galaxies=None,
-                    n_transients=None, fwhm=(4.2, 3.0),
-                    fwhm_variation=(0.4, 0.1), ellipticity=0.06,
-                    scale=None, shift=0.12, variable_fraction=0.05,
-                    bad_fraction=3e-4, gain=(2.0, 4.0),
-                    read_noise=(8.0, 6.0), sky=(260.0, 150.0),
-                    saturation=(45000.0, 60000.0), seed=None):
+def make_image_pair(
+        shape: tuple[int, ...] = (512, 512), n_stars: int | None = None, *,
+        n_galaxies: int | None = None, n_transients: int | None = None,
+        fwhm: tuple[float, float] = (4.2, 3.0),
+        fwhm_variation: tuple[float, float] = (0.4, 0.1),
+        ellipticity: float = 0.06, scale: float | None = None,
+        shift: float = 0.12, variable_fraction: float = 0.05,
+        bad_fraction: float = 3e-4, gain: tuple[float, float] = (2.0, 4.0),
+        read_noise: tuple[float, float] = (8.0, 6.0),
+        sky: tuple[float, float] = (260.0, 150.0),
+        saturation: tuple[float, float] = (45000.0, 60000.0),
+        seed: int | np.random.Generator | None = None) -> ImagePair:
     """
     Make two images of the same field at different times.
 

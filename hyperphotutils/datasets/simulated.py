@@ -9,6 +9,8 @@ a map can be compared both with the truth and with the smallest errors
 that an unbiased measurement can have.
 """
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,14 +18,14 @@ from dataclasses import dataclass
 from itertools import chain, product
 from numbers import Integral
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import CCDData
 from astropy.table import QTable
 from astropy.wcs import WCS
-from radio_beam import Beam
+from numpy.typing import ArrayLike
 from scipy.fft import fftfreq, irfft2, next_fast_len, rfft2, rfftfreq
 
 from hyperphotutils.datasets.parts import (
@@ -39,6 +41,13 @@ from hyperphotutils.utils.checks import check_range
 from hyperphotutils.utils.gaussians import add_gaussians, gaussian_flux
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from astropy.table import Table
+    from radio_beam import Beam
+
+    from hyperphotutils.utils.typing import FilePath, FloatOrArray
 
 __all__ = [
     'BLENDED_MAP_RECIPES',
@@ -123,7 +132,7 @@ class Autocovariance:
     grid: np.ndarray
     shape: tuple
 
-    def __call__(self, dx, dy):
+    def __call__(self, dx: ArrayLike, dy: ArrayLike) -> FloatOrArray:
         """
         Return the covariance of pixels at given separations.
 
@@ -156,7 +165,7 @@ class Autocovariance:
         covariance = self.grid[dy, dx]
         return covariance.astype(float)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<{self.__class__.__name__}(shape={self.shape}, '
                 f'variance={self.grid[0, 0]:.4g})>')
 
@@ -200,13 +209,15 @@ class SimulatedMap:
     autocovariance: Autocovariance
 
     @property
-    def wcs(self):
+    def wcs(self) -> WCS:
         """
         The WCS of the map.
         """
         return self.image.wcs
 
-    def write(self, path, *, unit='Jy/beam', overwrite=False):
+    def write(self, path: FilePath, *,
+              unit: Literal['Jy/beam', 'Jy/pixel'] = 'Jy/beam',
+              overwrite: bool = False) -> None:
         """
         Write the map as a FITS file.
 
@@ -249,18 +260,24 @@ class SimulatedMap:
                         self.beam, unit)
         hdu.writeto(path, overwrite=overwrite)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<{self.__class__.__name__}(shape={self.image.shape}, '
                 f'n_sources={len(self.truth)}, rms={self.rms:.4g})>')
 
 
-def make_blended_map(shape=(300, 300), n_sources=100, *, beam=4.0,
-                     snr_range=(12.0, 40.0), size_range=(1.0, 1.5),
-                     axis_ratio_range=(0.7, 1.0), blend_fraction=0.4,
-                     blend_distance=(0.8, 2.0), rms=1e-5,
-                     background_ratio=2.0, background_index=3.0,
-                     background_scale=60.0, pixel_scale=1.0, wcs=None,
-                     sources=None, seed=None):
+def make_blended_map(
+        shape: tuple[int, ...] = (300, 300), n_sources: int = 100, *,
+        beam: float | tuple[float, ...] = 4.0,
+        snr_range: tuple[float, ...] = (12.0, 40.0),
+        size_range: tuple[float, ...] = (1.0, 1.5),
+        axis_ratio_range: tuple[float, ...] = (0.7, 1.0),
+        blend_fraction: float = 0.4,
+        blend_distance: tuple[float, ...] = (0.8, 2.0),
+        rms: float | u.Quantity = 1e-5, background_ratio: float = 2.0,
+        background_index: float = 3.0, background_scale: float = 60.0,
+        pixel_scale: float | u.Quantity = 1.0, wcs: WCS | None = None,
+        sources: Table | None = None,
+        seed: int | np.random.Generator | None = None) -> SimulatedMap:
     """
     Make a map of blended elliptical sources with noise and background.
 

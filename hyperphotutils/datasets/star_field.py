@@ -3,6 +3,9 @@
 Simulated star fields whose PSF is known exactly.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,9 +62,9 @@ class SimulatedStarField:
     error: np.ndarray
     truth: QTable
     cosmic_rays: np.ndarray
-    profile: object
+    profile: Callable
 
-    def psf(self, x, y, *, size=31):
+    def psf(self, x: float, y: float, *, size: int = 31) -> np.ndarray:
         """
         Return the true PSF at a position.
 
@@ -83,10 +86,13 @@ class SimulatedStarField:
         return _integrate(self.profile, x, y, 0.0, 0.0, size // 2)
 
 
-def make_star_field(shape=(500, 500), n_stars=40, *, fwhm=3.0,
-                    variation=0.0, snr=(20.0, 1000.0), n_galaxies=0,
-                    neighbor_fraction=0.0, n_cosmic_rays=0, sky=0.0,
-                    noise=1.0, gain=5.0, seed=0):
+def make_star_field(shape: tuple[int, int] = (500, 500), n_stars: int = 40, *,
+                    fwhm: float = 3.0, variation: float = 0.0,
+                    snr: tuple[float, float] = (20.0, 1000.0),
+                    n_galaxies: int = 0, neighbor_fraction: float = 0.0,
+                    n_cosmic_rays: int = 0, sky: float = 0.0,
+                    noise: float = 1.0, gain: float = 5.0,
+                    seed: int | np.random.Generator = 0) -> SimulatedStarField:
     """
     Make an image of stars with a structured PSF.
 

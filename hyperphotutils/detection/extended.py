@@ -3,6 +3,8 @@
 Detection of extended sources as segments of an image.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.stats import SigmaClip
 from astropy.table import QTable
+from numpy.typing import ArrayLike, NDArray
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import binary_dilation
 from scipy.special import ndtr
@@ -33,7 +36,11 @@ from hyperphotutils.utils import (
 # photutils.segmentation imports scipy.stats, which takes a third of a
 # second; only extended sources need it.
 if TYPE_CHECKING:
+    from astropy.units import Quantity
+    from astropy.wcs import WCS
     from photutils.segmentation import SegmentationImage
+
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['ExtendedSourceFinder', 'ExtendedSources', 'detect_segments',
            'measure_star_index']
@@ -79,7 +86,7 @@ class ExtendedSources:
     """
 
     catalog: QTable
-    segmentation: 'SegmentationImage'
+    segmentation: SegmentationImage
     data: np.ndarray
     background: np.ndarray
     background_rms: np.ndarray
@@ -184,9 +191,11 @@ class ExtendedSourceFinder:
                     'contrast', 'bkg_size', 'bkg_filter_size', 'zero_point',
                     'saturation')
 
-    def __init__(self, fwhm, *, threshold=1.5, n_pixels=5, deblend=True,
-                 n_levels=32, contrast=0.005, bkg_size=64,
-                 bkg_filter_size=3, zero_point=None, saturation=None):
+    def __init__(self, fwhm: float, *, threshold: float = 1.5,
+                 n_pixels: int = 5, deblend: bool = True, n_levels: int = 32,
+                 contrast: float = 0.005, bkg_size: int = 64,
+                 bkg_filter_size: int = 3, zero_point: float | None = None,
+                 saturation: float | None = None) -> None:
         self.fwhm = check_positive(fwhm, 'fwhm', of='pixels')
         self.threshold = check_positive(threshold, 'threshold')
         self.n_pixels = int(check_positive(n_pixels, 'n_pixels'))
@@ -206,11 +215,14 @@ class ExtendedSourceFinder:
         self.zero_point = None if zero_point is None else float(zero_point)
         self.saturation = saturation
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, *, error=None, mask=None, wcs=None,
-                 detection_data=None):
+    def __call__(self, data: ImageLike, *,
+                 error: ArrayLike | Quantity | None = None,
+                 mask: ArrayLike | None = None, wcs: WCS | None = None,
+                 detection_data: ArrayLike | None = None
+                 ) -> ExtendedSources | None:
         """
         Detect and measure sources.
 
@@ -339,8 +351,11 @@ class ExtendedSourceFinder:
         return table
 
 
-def detect_segments(data, *, fwhm, n_sigma=3.5, threshold=None, n_pixels=5,
-                    mask=None, deblend=False, n_levels=32, contrast=0.001):
+def detect_segments(data: np.ndarray, *, fwhm: float, n_sigma: float = 3.5,
+                    threshold: float | None = None, n_pixels: int = 5,
+                    mask: NDArray[np.bool_] | None = None,
+                    deblend: bool = False, n_levels: int = 32,
+                    contrast: float = 0.001) -> SegmentationImage | None:
     """
     Detect the segments of sources in a smoothed image.
 
@@ -425,7 +440,9 @@ def detect_segments(data, *, fwhm, n_sigma=3.5, threshold=None, n_pixels=5,
         raise ImportError(msg) from exc
 
 
-def measure_star_index(data, error, x, y, *, fwhm, mask=None):
+def measure_star_index(data: ArrayLike, error: ArrayLike, x: ArrayLike,
+                       y: ArrayLike, *, fwhm: float,
+                       mask: ArrayLike | None = None) -> np.ndarray:
     r"""
     Measure how probable it is that sources are stars and not galaxies.
 

@@ -3,13 +3,17 @@
 High-pass filters that account for masked pixels and map borders.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.utils.masked import Masked
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from hyperphotutils.detection.edges import LocalSlopes, find_edges
@@ -19,6 +23,12 @@ from hyperphotutils.utils.tables import (
     open_nddata,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import ArrayOrQuantity, FloatOrArray
 
 __all__ = ['gaussian_response', 'high_pass_filter']
 
@@ -35,8 +45,10 @@ _BOX_SIZE = 2.0
 _MAX_KEPT = 2**21
 
 
-def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
-                     kernel_size=None):
+def high_pass_filter(data: np.ndarray | Quantity | NDData, fwhm: float, *,
+                     mask: NDArray[np.bool_] | None = None,
+                     kernel: Literal['gaussian', 'box'] = 'gaussian',
+                     kernel_size: int | None = None) -> ArrayOrQuantity:
     """
     Remove structures larger than compact sources from an image.
 
@@ -126,7 +138,8 @@ def high_pass_filter(data, fwhm, *, mask=None, kernel='gaussian',
     return filtered if unit is None else filtered << unit
 
 
-def gaussian_response(fwhm_major, fwhm_minor, fwhm):
+def gaussian_response(fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
+                      fwhm: float) -> FloatOrArray:
     """
     Return the peak of a Gaussian of unit height after the default filter
     of `high_pass_filter`.

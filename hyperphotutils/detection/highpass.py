@@ -3,14 +3,18 @@
 Star finder for blended sources on structured backgrounds.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 from astropy.table import QTable
 from astropy.units import Quantity
+from numpy.typing import ArrayLike, NDArray
 from photutils.detection import StarFinderBase
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.sparse import coo_array
@@ -52,6 +56,12 @@ from hyperphotutils.utils.tables import (
     result_meta,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from matplotlib.axes import Axes
+
+    from hyperphotutils.utils.typing import ArrayOrQuantity, FloatOrArray
 
 __all__ = ['HighPassStarFinder']
 
@@ -222,12 +232,19 @@ optional
                     'n_brightest', 'peak_max', 'snap_radius',
                     'shoulder_filter')
 
-    def __init__(self, threshold=None, fwhm=None, *, n_sigma=None,
-                 kernel='gaussian', kernel_size=None, rms=None,
-                 relative_rms=None, sharpness_range=None,
-                 roundness_range=None, min_separation=None,
-                 exclude_border=False, n_brightest=None, peak_max=None,
-                 snap_radius=None, shoulder_filter=None):
+    def __init__(self, threshold: ArrayLike | Quantity | None = None,
+                 fwhm: float | None = None, *, n_sigma: float | None = None,
+                 kernel: Literal['gaussian', 'box'] = 'gaussian',
+                 kernel_size: int | None = None,
+                 rms: ArrayLike | Quantity | None = None,
+                 relative_rms: ArrayLike | None = None,
+                 sharpness_range: tuple[float, float] | None = None,
+                 roundness_range: tuple[float, float] | None = None,
+                 min_separation: float | None = None,
+                 exclude_border: bool = False, n_brightest: int | None = None,
+                 peak_max: float | Quantity | None = None,
+                 snap_radius: float | None = None,
+                 shoulder_filter: ShoulderFilter | None = None) -> None:
         if fwhm is None:
             msg = 'fwhm is required: the FWHM of the beam in pixels'
             raise TypeError(msg)
@@ -273,11 +290,11 @@ optional
             raise TypeError(msg)
         self.shoulder_filter = shoulder_filter
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
     @property
-    def beam_response(self):
+    def beam_response(self) -> float:
         """
         The peak of a point source of unit height in the filtered image:
         a threshold divided by it is the height of the faintest point
@@ -285,7 +302,8 @@ optional
         """
         return _beam_response(self.fwhm, self.kernel, self.kernel_size)
 
-    def filter(self, data, mask=None):
+    def filter(self, data: np.ndarray | Quantity | NDData,
+               mask: NDArray[np.bool_] | None = None) -> ArrayOrQuantity:
         """
         Return the filtered image in which sources are detected.
 
@@ -310,7 +328,9 @@ optional
                                 kernel=self.kernel,
                                 kernel_size=self.kernel_size)
 
-    def plot(self, data, *, mask=None, ax=None):
+    def plot(self, data: np.ndarray | Quantity | NDData, *,
+             mask: NDArray[np.bool_] | None = None,
+             ax: Axes | None = None) -> Axes:
         """
         Plot the filtered image in units of its noise, with the sources.
 
@@ -350,7 +370,8 @@ optional
         return plot_image(filtered / rms, table, ax=ax, mask=bad,
                           beam=self.fwhm, label='filtered image / noise')
 
-    def find_stars(self, data, *, mask=None):
+    def find_stars(self, data: np.ndarray | Quantity | NDData, *,
+                   mask: NDArray[np.bool_] | None = None) -> QTable | None:
         """
         Detect sources in an image.
 
@@ -415,7 +436,9 @@ optional
             warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
         return table
 
-    def measure_rms(self, data, *, mask=None):
+    def measure_rms(self, data: np.ndarray | Quantity | NDData, *,
+                    mask: NDArray[np.bool_] | None = None
+                    ) -> FloatOrArray | Quantity:
         """
         Measure the noise of the filtered image, to which ``n_sigma``
         refers.
@@ -435,7 +458,10 @@ optional
         _, rms, _ = self._filter_and_measure(image, bad, levels)
         return rms if unit is None else rms << unit
 
-    def search(self, data, *, mask=None, origin=None):
+    def search(self, data: np.ndarray | Quantity | NDData, *,
+               mask: NDArray[np.bool_] | None = None,
+               origin: tuple[int, int] | None = None
+               ) -> tuple[QTable | None, dict, FloatOrArray | Quantity]:
         """
         Detect sources as `find_stars` does, but without a warning if
         there are none.

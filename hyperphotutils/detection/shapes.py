@@ -3,15 +3,25 @@
 Batched measurements around given positions of an image.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection.filters import check_fwhm, open_image
 from hyperphotutils.utils.checks import check_integer
 from hyperphotutils.utils.tables import as_masked_image, strip_units
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['shoulder_score']
 
@@ -22,8 +32,11 @@ _RING_RADII = (1 / 2, 2 / 3, 5 / 6, 1.0)
 _TOP_RADIUS = 0.7
 
 
-def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
-                   n_angles=32, mask_neighbors=False):
+def shoulder_score(data: np.ndarray | Quantity | NDData, x: ArrayLike,
+                   y: ArrayLike, fwhm: float, *,
+                   mask: NDArray[np.bool_] | None = None,
+                   ring_factor: float = 1.5, n_angles: int = 32,
+                   mask_neighbors: bool = False) -> FloatOrArray:
     """
     Calculate the asymmetry of the surroundings of sources.
 
@@ -46,7 +59,7 @@ def shoulder_score(data, x, y, fwhm, *, mask=None, ring_factor=1.5,
         The image. Its own mask is honored, if it has one, and
         non-finite pixels are treated as masked.
 
-    x, y : float or 1D `~numpy.ndarray`
+    x, y : float or 1D array_like
         The pixel positions of the sources.
 
     fwhm : float

@@ -3,9 +3,21 @@
 Rejection of detections on the shoulders of brighter structures.
 """
 
+from __future__ import annotations
+
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.detection.shapes import check_ring, shoulder_score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.nddata import NDData
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['ShoulderFilter']
 
@@ -81,7 +93,9 @@ class ShoulderFilter:
             raise ValueError(msg)
         check_ring(self.ring_factor, self.n_angles)
 
-    def score(self, data, x, y, fwhm, *, mask=None):
+    def score(self, data: np.ndarray | Quantity | NDData, x: ArrayLike,
+              y: ArrayLike, fwhm: float, *,
+              mask: NDArray[np.bool_] | None = None) -> FloatOrArray:
         """
         Return the scores with the parameters of this filter.
 
@@ -92,7 +106,7 @@ class ShoulderFilter:
             The image. Its own mask is honored, if it has one, and
             non-finite pixels are treated as masked.
 
-        x, y : float or 1D `~numpy.ndarray`
+        x, y : float or 1D array_like
             The pixel positions of the sources.
 
         fwhm : float

@@ -3,14 +3,19 @@
 Galaxies compared with all models of a grid, as DRE does.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.table import QTable
+from numpy.typing import ArrayLike, NDArray
 from photutils.psf import ImagePSF
 from scipy.signal import fftconvolve
 from scipy.special import chdtri
@@ -20,6 +25,9 @@ from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
 from hyperphotutils.galaxy.transforms import sample_psf
 from hyperphotutils.utils.tables import make_repr, result_meta, strip_units
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath, PSFLike
 
 __all__ = ['ChiSquareCube', 'SersicCube']
 
@@ -115,8 +123,11 @@ class SersicCube:
 
     _repr_params = ('n', 'r_eff', 'q', 'theta', 'size', 'center', 'dtype')
 
-    def __init__(self, psf, *, n, r_eff, q, theta, size=128, center=None,
-                 dtype='f4', max_memory=_DEFAULT_MEMORY):
+    def __init__(self, psf: PSFLike | None, *, n: ArrayLike, r_eff: ArrayLike,
+                 q: ArrayLike, theta: ArrayLike, size: int = 128,
+                 center: tuple[float, float] | None = None,
+                 dtype: Literal['f4', 'f8'] = 'f4',
+                 max_memory: int = _DEFAULT_MEMORY) -> None:
         self.psf = psf
         self.n = _check_axis(n, 'n', INDEX_RANGE)
         self.r_eff = _check_axis(r_eff, 'r_eff', (1e-3, np.inf))
@@ -134,18 +145,18 @@ class SersicCube:
         self._source = None
         self._basis = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """
         The number of indices, axis ratios, angles, and radii.
         """
         return tuple(len(getattr(self, name)) for name in AXES)
 
     @property
-    def models(self):
+    def models(self) -> np.ndarray:
         """
         The models of unit flux, shape ``(n, q, theta, r_eff, size,
         size)``.
@@ -155,7 +166,7 @@ class SersicCube:
             images = np.concatenate([part for _, part in self._parts()])
         return images.reshape(*self.shape, self.size, self.size)
 
-    def convolve(self, psf):
+    def convolve(self, psf: PSFLike) -> SersicCube:
         """
         Return the cube convolved with a PSF.
 
@@ -189,7 +200,9 @@ class SersicCube:
             ]).astype(self.dtype)
         return cube
 
-    def fit(self, data, error=None, mask=None, *, sky='constant'):
+    def fit(self, data: ArrayLike | u.Quantity, error: ArrayLike | None = None,
+            mask: ArrayLike | None = None, *,
+            sky: Literal['constant', 'none'] = 'constant') -> ChiSquareCube:
         """
         Compare galaxies with all models.
 
@@ -256,7 +269,8 @@ class SersicCube:
             unit=unit, meta=result_meta(self))
 
     @classmethod
-    def read(cls, path, *, center=None, dtype='f4'):
+    def read(cls, path: FilePath, *, center: tuple[float, float] | None = None,
+             dtype: Literal['f4', 'f8'] = 'f4') -> SersicCube:
         """
         Read a file of models in the layout of DRE.
 
@@ -320,7 +334,7 @@ class SersicCube:
         cube._images = cube._source
         return cube
 
-    def write(self, path, *, overwrite=False):
+    def write(self, path: FilePath, *, overwrite: bool = False) -> None:
         """
         Write the models in the layout of DRE.
 
@@ -450,8 +464,11 @@ class ChiSquareCube:
         The metadata, such as the constructor call.
     """
 
-    def __init__(self, chi2, *, n, q, theta, r_eff, flux, sky, n_pixels,
-                 unit=None, meta=None):
+    def __init__(self, chi2: np.ndarray, *, n: np.ndarray, q: np.ndarray,
+                 theta: np.ndarray, r_eff: np.ndarray, flux: np.ndarray,
+                 sky: np.ndarray, n_pixels: NDArray[np.integer],
+                 unit: u.UnitBase | None = None,
+                 meta: dict | None = None) -> None:
         self.chi2 = chi2
         self.n = n
         self.q = q
@@ -463,7 +480,7 @@ class ChiSquareCube:
         self.unit = unit
         self.meta = {} if meta is None else meta
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'<ChiSquareCube(shape={self.chi2.shape})>'
 
     @property
@@ -480,7 +497,7 @@ class ChiSquareCube:
         return np.column_stack(np.unravel_index(flat, cubes.shape[1:]))
 
     @property
-    def minimum(self):
+    def minimum(self) -> QTable:
         """
         The best models as a `~astropy.table.QTable`, a row a galaxy:
         ``n_grid``, ``q_grid``, ``theta_grid``, ``r_eff_grid``,
@@ -502,7 +519,7 @@ class ChiSquareCube:
             tuple(self._best.T), self._cubes.shape[1:])
         return table
 
-    def parabola(self, axis='r_eff'):
+    def parabola(self, axis: Literal['r_eff', 'all'] = 'r_eff') -> QTable:
         """
         Fit a parabola to chi-squared around the minimum.
 
@@ -561,7 +578,8 @@ class ChiSquareCube:
                     column if unit is None else column << unit)
         return table
 
-    def confidence(self, level=0.683, *, n_params=1):
+    def confidence(self, level: float = 0.683, *,
+                   n_params: int = 1) -> NDArray[np.bool_]:
         """
         Return the confidence region of each galaxy.
 
@@ -587,7 +605,9 @@ class ChiSquareCube:
         lowest = self.chi2.min(axis=(-4, -3, -2, -1), keepdims=True)
         return self.chi2 <= lowest + limit
 
-    def summary(self, style='hyperphotutils'):
+    def summary(self,
+                style: Literal['hyperphotutils', 'dre'] = 'hyperphotutils'
+                ) -> QTable:
         """
         Return the best models with the parabola in the radius.
 
@@ -628,7 +648,8 @@ class ChiSquareCube:
             / np.log(10.0),
             'MODEL_IDX': best['model_index']}, meta=self.meta)
 
-    def write(self, path, names=None):
+    def write(self, path: FilePath,
+              names: Sequence[str] | None = None) -> None:
         """
         Write chi-squared to an HDF5 file.
 

@@ -3,12 +3,16 @@
 Fits of galaxies by Sersic profiles convolved with the PSF.
 """
 
+from __future__ import annotations
+
 from functools import cached_property
 from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from astropy.modeling.models import Sersic2D
 from astropy.table import QTable
+from numpy.typing import ArrayLike
 
 from hyperphotutils.galaxy.joint import (
     GalaxyFit,
@@ -29,6 +33,16 @@ from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import make_repr, open_nddata, strip_units
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from astropy.table import Table
+    from astropy.units import Quantity
+    from astropy.wcs import WCS
+    from photutils.segmentation import SegmentationImage
+
+    from hyperphotutils.utils.typing import ArrayOrQuantity, ImageLike, PSFLike
 
 __all__ = ['SersicFitter']
 
@@ -178,11 +192,19 @@ class SersicFitter:
                     'neighbors', 'max_neighbors', 'start', 'grid', 'priors',
                     'loss', 'fixed', 'max_iterations', 'batch', 'dtype')
 
-    def __init__(self, psf, *, size=64, n_bounds=(0.3, 8.0),
-                 r_e_bounds=(0.03, None), q_min=0.05, sky='constant',
-                 neighbors='fit', max_neighbors=4, start='grid', grid=None,
-                 priors=None, loss='linear', fixed=(), max_iterations=30,
-                 batch=16, dtype='float32', xp=None, device=None):
+    def __init__(
+            self, psf: PSFLike, *, size: int = 64,
+            n_bounds: tuple[float, float] = (0.3, 8.0),
+            r_e_bounds: tuple[float, float] = (0.03, None),
+            q_min: float = 0.05,
+            sky: Literal['constant', 'plane', 'none'] = 'constant',
+            neighbors: Literal['fit', 'mask', 'ignore'] = 'fit',
+            max_neighbors: int = 4, start: Literal['grid', 'init'] = 'grid',
+            grid: dict | None = None, priors: dict | None = None,
+            loss: Literal['linear', 'soft_l1', 'huber', 'cauchy'] = 'linear',
+            fixed: tuple[str, ...] = (), max_iterations: int = 30,
+            batch: int = 16, dtype: Literal['float32', 'float64'] = 'float32',
+            xp: ModuleType | None = None, device: Any = None) -> None:
         self.psf = psf
         self.size = check_integer(size, 'size', 16)
         low, high = n_bounds
@@ -234,7 +256,7 @@ class SersicFitter:
         self._unit = None
         self._shape = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
     def __getstate__(self):
@@ -245,8 +267,11 @@ class SersicFitter:
         self.__dict__.update(state)
         self.namespace = import_module(self.namespace)
 
-    def __call__(self, data, *, init_params=None, segmentation=None,
-                 mask=None, error=None, wcs=None):
+    def __call__(self, data: ImageLike | Stamps, *,
+                 init_params: Table | None = None,
+                 segmentation: ArrayLike | SegmentationImage | None = None,
+                 mask: ArrayLike | None = None, error: ArrayLike | None = None,
+                 wcs: WCS | None = None) -> QTable:
         """
         Fit galaxies of an image, or one on each stamp of a stack.
 
@@ -353,7 +378,7 @@ class SersicFitter:
                          n_bounds=self.n_bounds)
 
     @property
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """
         The covariances of flux, x, y, r_eff, n, q, and theta (radians)
         of the last call, shape ``(n, 7, 7)``.
@@ -361,7 +386,7 @@ class SersicFitter:
         return self._last_fit.covariance
 
     @cached_property
-    def models(self):
+    def models(self) -> list[None | Sersic2D]:  # noqa: RUF036
         """
         The galaxies of the last call as a list of
         `~astropy.modeling.functional_models.Sersic2D`, not convolved, in
@@ -377,7 +402,7 @@ class SersicFitter:
         return result
 
     @cached_property
-    def fit_info(self):
+    def fit_info(self) -> list[dict]:
         """
         A list with a dictionary for each galaxy of the last call: its
         ``'id'``, and what was fitted on its stamp: ``'params'``, a row
@@ -407,7 +432,8 @@ class SersicFitter:
             raise ValueError(msg)
         return self._fit
 
-    def make_model_image(self, shape=None, *, rows=None):
+    def make_model_image(self, shape: tuple[int, int] | None = None, *,
+                         rows: ArrayLike | None = None) -> ArrayOrQuantity:
         """
         Make an image of the fitted galaxies, without sky.
 
@@ -452,7 +478,8 @@ class SersicFitter:
                               everything=is_stack)
         return image if self._unit is None else image << self._unit
 
-    def make_residual_image(self, data):
+    def make_residual_image(self,
+                            data: ArrayLike | Quantity) -> ArrayOrQuantity:
         """
         Subtract all that was fitted from the data.
 

@@ -10,13 +10,20 @@ depend on n; they are smooth in :math:`\ln n`. Hogg & Lang (2013, PASP
 125, 719) have such sums for single values of n.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import fht, fhtoffset
 from scipy.interpolate import CubicSpline
 from scipy.special import gamma, gammaincinv
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['INDEX_RANGE', 'N_TERMS', 'SIGMA_RATIO', 'MixtureTable',
            'mixture_table', 'mixture_weights', 'sersic_b', 'sersic_flux',
@@ -73,7 +80,7 @@ class MixtureTable(NamedTuple):
     coefficients: np.ndarray
 
 
-def sersic_b(n):
+def sersic_b(n: ArrayLike) -> FloatOrArray:
     """
     Return the coefficient b of the Sersic profile.
 
@@ -98,7 +105,8 @@ def sersic_b(n):
     return gammaincinv(2.0 * np.asarray(n, dtype=float), 0.5)
 
 
-def sersic_flux(amplitude, r_eff, n, q=1.0):
+def sersic_flux(amplitude: ArrayLike, r_eff: ArrayLike, n: ArrayLike,
+                q: ArrayLike = 1.0) -> FloatOrArray:
     """
     Return the total flux of a Sersic profile.
 
@@ -134,7 +142,7 @@ def sersic_flux(amplitude, r_eff, n, q=1.0):
             * amplitude * np.square(r_eff) * q)
 
 
-def sersic_transform(n):
+def sersic_transform(n: float) -> Callable:
     """
     Return the Fourier transform of a round Sersic profile.
 
@@ -201,7 +209,7 @@ def mixture_table():
                         np.ascontiguousarray(np.moveaxis(pieces, 1, 0)))
 
 
-def mixture_weights(n):
+def mixture_weights(n: ArrayLike) -> np.ndarray:
     """
     Return the weights of the Gaussians.
 

@@ -3,10 +3,20 @@
 Pictures of galaxies, their models, and their parameters.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.stats import mad_std
+from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.flags import FLAGS
+
+if TYPE_CHECKING:
+    from astropy.table import QTable, Table
+    from matplotlib.figure import Figure
+    from photutils.segmentation import SegmentationImage
 
 __all__ = ['plot_mosaic', 'plot_parameters', 'plot_segments']
 
@@ -23,7 +33,9 @@ _DOUBTFUL = sum(FLAGS[name] for name in (
     'unresolved', 'too_large', 'too_few_pixels'))
 
 
-def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):
+def plot_segments(data: ArrayLike, segmentation: ArrayLike | SegmentationImage,
+                  catalog: Table | None = None, *,
+                  max_star_index: float = 0.5) -> Figure:
     """
     Draw an image with the outlines of its segments.
 
@@ -94,8 +106,10 @@ def plot_segments(data, segmentation, catalog=None, *, max_star_index=0.5):
     return figure
 
 
-def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
-                size=64, max_galaxies=25):
+def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
+                residual: ArrayLike, *, error: ArrayLike | None = None,
+                mask: ArrayLike | None = None, size: ArrayLike = 64,
+                max_galaxies: int = 25) -> Figure:
     """
     Draw data, model, and residual of the brightest galaxies.
 
@@ -173,7 +187,8 @@ def plot_mosaic(table, data, model, residual, *, error=None, mask=None,
     return figure
 
 
-def plot_parameters(table, truth, *, reach=3.0):
+def plot_parameters(table: QTable, truth: Table, *,
+                    reach: float = 3.0) -> Figure:
     """
     Draw fitted against true parameters, and the errors in their units.
 

@@ -23,11 +23,14 @@ values are allowed.
 The code uses the Python array API standard.
 """
 
+from __future__ import annotations
+
 from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import make_interp_spline
 
 from hyperphotutils.galaxy.mixture import (
@@ -37,6 +40,9 @@ from hyperphotutils.galaxy.mixture import (
 )
 from hyperphotutils.galaxy.transforms import make_transform, sample_psf
 from hyperphotutils.utils.lm import array_namespace, take_members
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import PSFLike
 
 __all__ = ['N_COORDS', 'RenderKernel', 'SersicRenderer', 'coordinates_of',
            'make_kernel', 'render', 'sinhc']
@@ -186,7 +192,7 @@ class SersicRenderer:
     (64, 64) 99.9
     """
 
-    def __init__(self, psf, size):
+    def __init__(self, psf: PSFLike, size: int) -> None:
         self.psf = psf
         self.size = int(size)
         if self.size < 8:
@@ -194,10 +200,12 @@ class SersicRenderer:
             raise ValueError(msg)
         self._kernel = make_kernel(psf, self.size)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'SersicRenderer(size={self.size})'
 
-    def __call__(self, *, flux, x, y, r_eff, n, q=1.0, theta=0.0):
+    def __call__(self, *, flux: ArrayLike, x: ArrayLike, y: ArrayLike,
+                 r_eff: ArrayLike, n: ArrayLike, q: ArrayLike = 1.0,
+                 theta: ArrayLike = 0.0) -> np.ndarray:
         """
         Draw one or several galaxies.
 

@@ -3,13 +3,23 @@
 The beam of a map: reading it from the header and checking it.
 """
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 
 from hyperphotutils.maps.cards import read_number
 from hyperphotutils.maps.errors import MapError
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+    from astropy.table import Table
+    from radio_beam import Beam
+
+    from hyperphotutils.maps.surveys import Survey
 
 __all__ = ['beam_columns', 'find_beam', 'header_beam']
 
@@ -31,8 +41,10 @@ _CASA = re.compile(rf'restoration:{_NUMBER}\s+by{_NUMBER}\s+\(arcsec\)'
                    rf'\s+at\s+pa{_NUMBER}\s+\(deg\)', re.IGNORECASE)
 
 
-def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
-              beams_table=None, measured=None):
+def find_beam(header: fits.Header, *, pixel_scale: u.Quantity,
+              shape: tuple[int, ...], beam: Beam | u.Quantity | None = None,
+              survey: Survey | None = None, beams_table: Table | None = None,
+              measured: tuple | None = None) -> tuple[Beam, u.Quantity]:
     """
     Find the beam of a map.
 
@@ -122,7 +134,8 @@ def find_beam(header, *, pixel_scale, shape, beam=None, survey=None,
     return beam, beam.sr
 
 
-def header_beam(header, beams_table=None):
+def header_beam(header: fits.Header, beams_table: Table | None = None
+                ) -> tuple[Beam | None, str | None]:
     """
     Read the beam from a header.
 
@@ -233,7 +246,7 @@ def _keyword_beam(header):
                       'BMAJ/BMIN'), 'BMAJ/BMIN'
 
 
-def beam_columns(table):
+def beam_columns(table: Table) -> list[u.Quantity]:
     """
     Return the beams in CASA's table of the beams of the planes.
 

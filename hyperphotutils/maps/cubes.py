@@ -3,16 +3,21 @@
 Reading of cubes channel by channel, with one channel in memory.
 """
 
+from __future__ import annotations
+
 import operator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
+from numpy.typing import NDArray
 
 from hyperphotutils.maps.beams import beam_columns, find_beam
 from hyperphotutils.maps.errors import MapError
@@ -41,6 +46,14 @@ from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.maps.writer import CubeWriter
 from hyperphotutils.utils.areas import PixelAreas
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from astropy.table import Table
+    from radio_beam import Beam
+    from spectral_cube import SpectralCube
+
+    from hyperphotutils.utils.typing import HDU, FilePath
 
 __all__ = ['MapCube', 'read_cube']
 
@@ -91,7 +104,7 @@ class MapCube:
         The beams of the channels, as CASA writes them.
     """
 
-    planes: object = field(repr=False)
+    planes: Callable = field(repr=False)
     shape: tuple
     header: fits.Header
     spectral_axis: u.Quantity
@@ -100,12 +113,12 @@ class MapCube:
     filename: str | None
     extension: str
     settings: dict
-    beams_table: object = None
+    beams_table: Table | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         axis = self.spectral_axis
         return (f'<{type(self).__name__}({self.name}, shape={self.shape}, '
                 f'{self.spectral_type}={axis[0]:g} to {axis[-1]:g})>')
@@ -116,14 +129,14 @@ class MapCube:
                 if name not in {'wcs', 'pixel_areas'}}
 
     @cached_property
-    def wcs(self):
+    def wcs(self) -> WCS:
         """
         The celestial WCS of a plane.
         """
         return celestial_wcs(self.header, self.shape[1:])
 
     @cached_property
-    def pixel_areas(self):
+    def pixel_areas(self) -> PixelAreas:
         """
         The solid angles of the pixels of a plane, a
         `~hyperphotutils.utils.PixelAreas`.
@@ -131,7 +144,7 @@ class MapCube:
         return PixelAreas(self.wcs, self.shape[1:])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """
         The floating-point type used to write values of this cube.
         """
@@ -149,7 +162,7 @@ class MapCube:
             raise IndexError(msg)
         return index % n_channels
 
-    def plane(self, index):
+    def plane(self, index: int) -> NDArray[np.float64]:
         """
         Return the values of a channel in the unit of the file.
 
@@ -197,7 +210,7 @@ class MapCube:
                         / self.pixel_scale).to_value(u.one)
         return values, blank_fill_values(values, fill_value, fwhm)
 
-    def channel(self, index):
+    def channel(self, index: int) -> CCDData:
         """
         Return a channel as a map in Jy per pixel.
 
@@ -244,7 +257,7 @@ class MapCube:
             msg = f'{self.name}: {error}'
             raise MapError(msg) from None
 
-    def mean_plane(self):
+    def mean_plane(self) -> NDArray[np.float64]:
         """
         Return the mean of all channels, pixel by pixel.
 
@@ -266,7 +279,7 @@ class MapCube:
             np.add(total, values, out=total, where=good)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
-    def make_writer(self, path, **options):
+    def make_writer(self, path: FilePath, **options: Any) -> CubeWriter:
         """
         Open a file for a cube like this one.
 
@@ -286,14 +299,14 @@ class MapCube:
         return CubeWriter(path, self, **options)
 
     @cached_property
-    def pixel_scale(self):
+    def pixel_scale(self) -> u.Quantity:
         """
         The square root of the pixel area at the center.
         """
         return np.sqrt(self.pixel_areas.center)
 
     @property
-    def original_unit(self):
+    def original_unit(self) -> str:
         """
         The unit of the values as spelled in the file; empty if the file
         does not have one.
@@ -303,7 +316,7 @@ class MapCube:
         return text or ('' if given is None else str(given))
 
     @cached_property
-    def unit(self):
+    def unit(self) -> u.UnitBase:
         """
         The unit of the values.
 
@@ -312,7 +325,7 @@ class MapCube:
         return self._find(self._find_unit)[0][0]
 
     @cached_property
-    def beams(self):
+    def beams(self) -> list[Beam | None]:
         """
         A list with the `~radio_beam.Beam` of each channel.
 
@@ -333,7 +346,7 @@ class MapCube:
         return beams
 
     @cached_property
-    def beam_fwhm_pix(self):
+    def beam_fwhm_pix(self) -> np.ndarray:
         """
         The geometric means of the axes of the beams in pixels, one value
         per channel; NaN for a channel without a beam.
@@ -345,7 +358,7 @@ class MapCube:
             for beam in self.beams])
 
     @property
-    def spectral_name(self):
+    def spectral_name(self) -> str:
         """
         The quantity on the spectral axis: ``'velocity'``,
         ``'frequency'``, ``'wavelength'``, or ``'spectral_value'``.
@@ -357,7 +370,7 @@ class MapCube:
         return 'spectral_value'
 
     @cached_property
-    def frequencies(self):
+    def frequencies(self) -> u.Quantity | None:
         """
         The frequencies of the channels, or `None` where the spectral
         axis has velocities and the rest frequency is unknown.
@@ -413,8 +426,14 @@ class MapCube:
         return {}
 
 
-def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
-              frequency=None, fill_value=None):
+def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
+                  | MapCube, *, ext: int | str | tuple | None = None,
+              unit: str | u.UnitBase | None = None,
+              beam: Beam | u.Quantity | None = None,
+              survey: str | int | None = None,
+              frequency: u.Quantity | None = None,
+              fill_value: float | Sequence[float] | np.ndarray | Literal[False]
+                  | None = None) -> MapCube:
     """
     Read a cube.
 
@@ -423,8 +442,8 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
 
     Parameters
     ----------
-    source : str, path-like, HDU, `~astropy.io.fits.HDUList`, tuple, or \
-            `~spectral_cube.SpectralCube`
+    source : str, path-like, HDU, `~astropy.io.fits.HDUList`, tuple, \
+            `~spectral_cube.SpectralCube`, or `MapCube`
         The FITS file, an opened one, a tuple of a 3D array and its
         `~astropy.wcs.WCS` or header, or a cube of spectral-cube. A
         `MapCube` is returned unchanged.
@@ -448,7 +467,7 @@ def read_cube(source, *, ext=None, unit=None, beam=None, survey=None,
         brightness temperatures on a velocity axis to Jy. If `None`, it
         is taken from ``RESTFRQ``.
 
-    fill_value : float, list of float, `None`, or `False`, optional
+    fill_value : float, sequence of float, `None`, or `False`, optional
         The values that mark missing data, in the unit of the file. If
         `None`, they are recognized in each channel when it is read; see
         `read_map`. With `False`, all finite values are data.

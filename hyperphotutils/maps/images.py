@@ -3,6 +3,8 @@
 Selection of the image in a FITS file, an HDU list, or an HDU.
 """
 
+from __future__ import annotations
+
 import lzma
 import os
 import re
@@ -15,16 +17,21 @@ from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.structure import check_structure
 from hyperphotutils.utils.stored import StoredImage, row_blocks
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import HDU, FilePath
 
 __all__ = ['ErrorPlane', 'FitsImage', 'load_image']
 
@@ -114,7 +121,7 @@ class FitsImage:
     filename: str | None
     extension: str
     beams_table: Table | None = None
-    error: 'ErrorPlane | None' = None
+    error: ErrorPlane | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,11 @@ class ErrorPlane:
     is_variance: bool
 
 
-def load_image(path_or_hdu, *, ext=None, error_extension=False,
-               dtype=float, file=None):
+def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
+               ext: int | str | tuple | None = None,
+               error_extension: int | str | tuple | Literal[False]
+                   | None = False, dtype: DTypeLike = float,
+               file: FilePath | None = None) -> FitsImage:
     """
     Load an image from a file or from an open HDU.
 

@@ -3,14 +3,19 @@
 Reading of a map in Jy per pixel, with its sky coordinates and beam.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.nddata import StdDevUncertainty
+from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.beams import find_beam
 from hyperphotutils.maps.errors import MapError
@@ -30,12 +35,26 @@ from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.utils.areas import PixelAreas
 
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from radio_beam import Beam
+
+    from hyperphotutils.utils.typing import HDU, FilePath
+
 __all__ = ['read_map']
 
 
-def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
-             frequency=None, fill_value=None, error_extension=None,
-             dtype=float, measured_beam=None):
+def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
+             ext: int | str | tuple | None = None,
+             beam: Beam | u.Quantity | None = None,
+             unit: str | u.UnitBase | None = None,
+             survey: str | int | None = None,
+             frequency: u.Quantity | None = None,
+             fill_value: float | Sequence[float] | np.ndarray | Literal[False]
+                 | None = None,
+             error_extension: int | str | tuple | Literal[False] | None = None,
+             dtype: DTypeLike = float,
+             measured_beam: Callable | None = None) -> CCDData:
     """
     Read a map.
 
@@ -76,7 +95,7 @@ def read_map(path_or_hdu, *, ext=None, beam=None, unit=None, survey=None,
         axis (for velocities, with ``RESTFRQ``) or, without one, from
         ``RESTFRQ``.
 
-    fill_value : float, list of float, `None`, or `False`, optional
+    fill_value : float, sequence of float, `None`, or `False`, optional
         The values that mark missing data, in the unit of the file. If
         `None`, they are recognized by
         `~hyperphotutils.noise.find_fill_values`, such as zeros around

@@ -3,6 +3,8 @@
 Beams of surveys whose maps often have no beam in the header.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -70,7 +72,7 @@ SURVEYS = MappingProxyType({
 })
 
 
-def get_survey(survey):
+def get_survey(survey: str | int | Survey) -> Survey:
     """
     Find a survey by its name or number.
 

@@ -3,6 +3,8 @@
 Flux units of maps: their spellings, and their conversion to Jy per pixel.
 """
 
+from __future__ import annotations
+
 import re
 import warnings
 
@@ -58,7 +60,7 @@ _ACCEPTED = ("'Jy/pixel', 'Jy/beam', 'MJy/sr', 'K' or the like "
              "('mJy/beam', 'Jy/arcsec2', 'mK', ...)")
 
 
-def parse_unit(unit):
+def parse_unit(unit: str | u.UnitBase) -> u.UnitBase:
     """
     Read a unit in any of the spellings found in maps.
 
@@ -139,7 +141,9 @@ def _check_factor(unit, text):
     raise MapError(msg)
 
 
-def flux_factor(unit, *, pixel_area, beam_area=None, frequency=None):
+def flux_factor(unit: u.UnitBase, *, pixel_area: u.Quantity,
+                beam_area: u.Quantity | None = None,
+                frequency: u.Quantity | None = None) -> float:
     """
     Return the value in Jy per pixel of 1 in a map's unit.
 

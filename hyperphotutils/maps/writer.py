@@ -3,13 +3,24 @@
 Writing of cubes plane by plane, in files that appear only when complete.
 """
 
+from __future__ import annotations
+
 import errno
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
+    from hyperphotutils.maps.cubes import MapCube
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['CubeWriter']
 
@@ -77,8 +88,9 @@ class CubeWriter:
     True
     """
 
-    def __init__(self, path, cube, *, unit=None, history=(),
-                 overwrite=False, resume=False):
+    def __init__(self, path: FilePath, cube: MapCube, *,
+                 unit: str | None = None, history: Sequence[str] = (),
+                 overwrite: bool = False, resume: bool = False) -> None:
         self.path = Path(os.path.expanduser(path))  # noqa: PTH111
         self.resume = resume
         self._part = self.path.with_name(self.path.name + '.part')
@@ -99,7 +111,7 @@ class CubeWriter:
             raise self._explain(error) from None
 
     @property
-    def written(self):
+    def written(self) -> NDArray[np.bool_]:
         """
         A boolean array with one value per channel: whether its plane is
         written.
@@ -108,7 +120,7 @@ class CubeWriter:
         marks = os.read(self._file, self._shape[0])
         return np.frombuffer(marks, dtype=np.uint8) > 0
 
-    def write(self, index, plane):
+    def write(self, index: int, plane: ArrayLike | Quantity) -> None:
         """
         Write a plane.
 
@@ -143,7 +155,7 @@ class CubeWriter:
         except OSError as error:
             raise self._explain(error) from None
 
-    def finish(self):
+    def finish(self) -> None:
         """
         Rename the complete file to its final name.
 
@@ -169,7 +181,7 @@ class CubeWriter:
         except OSError as error:
             raise self._explain(error) from None
 
-    def close(self):
+    def close(self) -> None:
         """
         Close the file; remove it if it is incomplete and not to be
         continued.
@@ -181,10 +193,10 @@ class CubeWriter:
         if not self.resume:
             self._part.unlink(missing_ok=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             if kind is None:
                 self.finish()

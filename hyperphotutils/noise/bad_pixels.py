@@ -3,10 +3,14 @@
 Pixels that cannot be what a beam and a linear detector have measured.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import label
 
 from hyperphotutils.noise.fill import (
@@ -18,6 +22,9 @@ from hyperphotutils.noise.fill import (
     smallest_step,
 )
 from hyperphotutils.utils.checks import check_positive
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['BAD_PIXELS', 'BadPixels', 'detect_bad_pixels']
 
@@ -90,19 +97,19 @@ class BadPixels:
 
     bits: np.ndarray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         counts = ', '.join(f'{kind}={n}' for kind, n in self.counts.items())
         return f'<{type(self).__name__}: {counts}>'
 
     @property
-    def mask(self):
+    def mask(self) -> NDArray[np.bool_]:
         """
         `True` for bad pixels of any kind.
         """
         return self.bits > 0
 
     @property
-    def glitch(self):
+    def glitch(self) -> NDArray[np.bool_]:
         """
         `True` for pixels that are sharper than the beam
         allows.
@@ -110,21 +117,21 @@ class BadPixels:
         return self._of_kind('glitch')
 
     @property
-    def saturated(self):
+    def saturated(self) -> NDArray[np.bool_]:
         """
         `True` for pixels in the flat top of a source.
         """
         return self._of_kind('saturated')
 
     @property
-    def fill(self):
+    def fill(self) -> NDArray[np.bool_]:
         """
         `True` for pixels with a value that marks missing data.
         """
         return self._of_kind('fill')
 
     @property
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """
         A dictionary of the number of pixels of each kind.
         """
@@ -138,7 +145,9 @@ class BadPixels:
         return (self.bits & BAD_PIXELS[kind]) > 0
 
 
-def detect_bad_pixels(data, fwhm, *, mask=None, n_sigma=7.0):
+def detect_bad_pixels(data: ImageLike, fwhm: float, *,
+                      mask: ArrayLike | None = None,
+                      n_sigma: float = 7.0) -> BadPixels:
     r"""
     Detect pixels that no source in the beam can explain.
 

@@ -3,11 +3,19 @@
 Sigma-clipped noise of a map, corrected for the bias of the clipping.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.units import Quantity
+from numpy.typing import ArrayLike
 from scipy.special import erf
 
 from hyperphotutils.utils.checks import check_integer
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FloatOrQuantity
 
 __all__ = ['clipped_rms']
 
@@ -22,7 +30,8 @@ _MAX_SAMPLE = 50_000
 _SURE = 0.6
 
 
-def clipped_rms(data, *, mask=None, n_sigma=3.0, max_iter=20):
+def clipped_rms(data: ArrayLike | Quantity, *, mask: ArrayLike | None = None,
+                n_sigma: float = 3.0, max_iter: int = 20) -> FloatOrQuantity:
     """
     Calculate the noise rms of data that also contain sources.
 

@@ -3,9 +3,15 @@
 Noise that is correlated between pixels.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from scipy.optimize import nnls
 
@@ -32,6 +38,17 @@ from hyperphotutils.utils.tables import (
     open_nddata,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FilePath,
+        FloatOrArray,
+        FloatOrQuantity,
+        ImageLike,
+    )
 
 __all__ = ['CorrelatedNoise']
 
@@ -126,8 +143,9 @@ class CorrelatedNoise:
 
     is_correlated = True
 
-    def __init__(self, variances, matrices, *, relative_rms=None,
-                 structure=None):
+    def __init__(self, variances: ArrayLike | u.Quantity, matrices: ArrayLike,
+                 *, relative_rms: ArrayLike | None = None,
+                 structure: CorrelatedNoise | None = None) -> None:
         values, unit = strip_units(variances=variances)
         variances = np.asarray(values['variances'], dtype=float)
         matrices = np.asarray(matrices, dtype=float)
@@ -159,7 +177,7 @@ class CorrelatedNoise:
         self._table = np.empty((0, 0))
         self._factors = FactorCache(_MAX_FACTOR_BYTES)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         parts = np.count_nonzero(self._variances[1:])
         structure = ('' if self.structure is None
                      else f', structure={self.structure.rms:.4g}')
@@ -168,7 +186,9 @@ class CorrelatedNoise:
                 f'n_parts={parts}{structure})>')
 
     @classmethod
-    def from_beam(cls, rms, fwhm, *, fwhm_minor=None, theta=0.0):
+    def from_beam(cls, rms: float | u.Quantity, fwhm: float, *,
+                  fwhm_minor: float | None = None,
+                  theta: float = 0.0) -> CorrelatedNoise:
         """
         Describe white noise that was convolved with a beam.
 
@@ -202,8 +222,11 @@ class CorrelatedNoise:
                    [2.0 * beam_matrix(fwhm, fwhm_minor, theta)])
 
     @classmethod
-    def from_image(cls, data, fwhm, *, fwhm_minor=None, theta=0.0,
-                   mask=None, relative_rms=None, varying_structure=False):
+    def from_image(cls, data: ImageLike, fwhm: float, *,
+                   fwhm_minor: float | None = None, theta: float = 0.0,
+                   mask: ArrayLike | None = None,
+                   relative_rms: ArrayLike | None = None,
+                   varying_structure: bool | None = False) -> CorrelatedNoise:
         """
         Estimate the noise of a map.
 
@@ -300,8 +323,11 @@ class CorrelatedNoise:
             relative_rms)
 
     @classmethod
-    def from_sums(cls, whole, dark, power, unit, relative_rms, fwhm, *,
-                  fwhm_minor=None, theta=0.0):
+    def from_sums(cls, whole: np.ndarray, dark: np.ndarray | None,
+                  power: GridImage, unit: u.UnitBase | None,
+                  relative_rms: GridImage | None, fwhm: float, *,
+                  fwhm_minor: float | None = None,
+                  theta: float = 0.0) -> CorrelatedNoise:
         """
         Estimate the noise of a map from sums over its tiles.
 
@@ -373,8 +399,11 @@ class CorrelatedNoise:
         return noise
 
     @classmethod
-    def from_autocovariance(cls, autocovariance, fwhm, *, fwhm_minor=None,
-                            theta=0.0, relative_rms=None):
+    def from_autocovariance(
+            cls, autocovariance: Callable | ArrayLike | u.Quantity,
+            fwhm: float, *, fwhm_minor: float | None = None,
+            theta: float = 0.0,
+            relative_rms: ArrayLike | None = None) -> CorrelatedNoise:
         """
         Describe noise whose autocovariance is known.
 
@@ -458,7 +487,7 @@ class CorrelatedNoise:
         return cls(variances, matrices[used], relative_rms=relative_rms)
 
     @property
-    def variances(self):
+    def variances(self) -> ArrayOrQuantity:
         """
         The variance of each part, the uncorrelated one first.
         """
@@ -467,7 +496,7 @@ class CorrelatedNoise:
         return self._variances << self._unit**2
 
     @property
-    def rms(self):
+    def rms(self) -> FloatOrQuantity:
         """
         The standard deviation of a pixel.
         """
@@ -478,13 +507,13 @@ class CorrelatedNoise:
         return rms if self._unit is None else rms << self._unit
 
     @property
-    def weighted_rms(self):
+    def weighted_rms(self) -> float:
         """
         The standard deviation of a pixel divided by ``relative_rms``.
         """
         return float(getattr(self.rms, 'value', self.rms))
 
-    def rms_at(self, x, y):
+    def rms_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the standard deviation of pixels; see `NoiseModel.rms_at`.
         """
@@ -495,7 +524,8 @@ class CorrelatedNoise:
             variance += self.structure.rms_at(x, y)**2
         return np.sqrt(variance)
 
-    def scale(self, factor, unit=None):
+    def scale(self, factor: float,
+              unit: u.UnitBase | None = None) -> CorrelatedNoise:
         """
         Return the noise of the scaled map; see `NoiseModel.scale`.
         """
@@ -506,7 +536,7 @@ class CorrelatedNoise:
             structure=(None if self.structure is None
                        else self.structure.scale(factor, unit)))
 
-    def cutout(self, slices):
+    def cutout(self, slices: tuple[slice, slice]) -> CorrelatedNoise:
         """
         Return the noise of a part of the map; see `NoiseModel.cutout`.
         """
@@ -520,7 +550,8 @@ class CorrelatedNoise:
         noise._factors = self._factors  # noqa: SLF001
         return noise
 
-    def autocovariance(self, dx, dy):
+    def autocovariance(self, dx: ArrayLike,
+                       dy: ArrayLike) -> FloatOrArray | u.Quantity:
         """
         Return the covariance of pixels at given separations.
 
@@ -541,7 +572,8 @@ class CorrelatedNoise:
                 dx, dy)
         return values if self._unit is None else values << self._unit**2
 
-    def covariance(self, x, y):
+    def covariance(self, x: ArrayLike,
+                   y: ArrayLike) -> FloatOrArray | u.Quantity:
         """
         Return the covariance matrix of pixels.
 
@@ -566,7 +598,7 @@ class CorrelatedNoise:
             matrix = matrix + getattr(structure, 'value', structure)
         return matrix if self._unit is None else matrix << self._unit**2
 
-    def structure_level(self, x, y):
+    def structure_level(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the variance of the structure at given positions, in units
         of the typical one and of the square of ``relative_rms``.
@@ -596,7 +628,8 @@ class CorrelatedNoise:
                                       col.astype(int)]**power
         return 2.0**np.rint(np.log2(level))
 
-    def pixel_weights(self, x, y, usable):
+    def pixel_weights(self, x: ArrayLike, y: ArrayLike,
+                      usable: ArrayLike) -> np.ndarray:
         """
         Return the inverse of ``relative_rms`` for the pixels of footprints;
         see `NoiseModel.pixel_weights`.
@@ -608,7 +641,9 @@ class CorrelatedNoise:
                       where=usable)
         return weights
 
-    def factors(self, x, y, usable=None, extra=None):
+    def factors(self, x: ArrayLike, y: ArrayLike,
+                usable: ArrayLike | None = None,
+                extra: ArrayLike | None = None) -> FootprintFactors:
         """
         Return the `FootprintFactors` of the covariance matrices of footprints,
         without ``relative_rms``; see `NoiseModel.factors`.
@@ -649,7 +684,9 @@ class CorrelatedNoise:
                            else use)
         return FootprintFactors(factors, inverted, columns, which)
 
-    def sum_variance(self, weights, x, y, dx, dy):
+    def sum_variance(self, weights: np.ndarray, x: NDArray[np.integer],
+                     y: NDArray[np.integer], dx: NDArray[np.integer],
+                     dy: NDArray[np.integer]) -> np.ndarray:
         """
         Return the variances of sums; see `NoiseModel.sum_variance`.
 
@@ -671,7 +708,9 @@ class CorrelatedNoise:
                              weights, dx, dy))
         return variance
 
-    def simulate(self, shape, *, seed=None):
+    def simulate(self, shape: tuple[int, int], *,
+                 seed: int | np.random.Generator | None = None
+                 ) -> ArrayOrQuantity:
         """
         Draw a map of this noise.
 
@@ -713,7 +752,7 @@ class CorrelatedNoise:
             image = image + getattr(structure, 'value', structure)
         return image if self._unit is None else image << self._unit
 
-    def write(self, path, *, overwrite=False):
+    def write(self, path: FilePath, *, overwrite: bool = False) -> None:
         """
         Write the noise to a FITS file.
 
@@ -753,7 +792,7 @@ class CorrelatedNoise:
         write_noise(self, path, overwrite=overwrite)
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: FilePath) -> CorrelatedNoise:
         """
         Read noise from a file of `write`.
 
@@ -776,7 +815,8 @@ class CorrelatedNoise:
 
         return read_noise(path, cls)
 
-    def plot(self, *, ax=None, max_separation=None):
+    def plot(self, *, ax: Axes | None = None,
+             max_separation: float | None = None) -> Axes:
         """
         Plot the autocovariance along both axes of the map.
 

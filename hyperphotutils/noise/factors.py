@@ -3,9 +3,13 @@
 Cholesky factors of the covariance matrices of footprints.
 """
 
+from __future__ import annotations
+
 import random
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import blas, lapack
 
 __all__ = ['FootprintFactors']
@@ -103,23 +107,26 @@ class FootprintFactors:
     True
     """
 
-    def __init__(self, factors, inverted, columns, which):
+    def __init__(self, factors: Sequence[np.ndarray],
+                 inverted: Sequence[bool] | np.ndarray,
+                 columns: Sequence[slice | NDArray[np.integer]],
+                 which: NDArray[np.integer]) -> None:
         self._factors = factors
         self._inverted = inverted
         self._columns = columns
         self._which = which
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._which)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """
         The number of elements of all factors.
         """
         return sum(factor.size for factor in self._factors)
 
-    def take(self, index):
+    def take(self, index: slice | ArrayLike) -> FootprintFactors:
         """
         Return the factors of some of the footprints.
 
@@ -136,7 +143,7 @@ class FootprintFactors:
         return FootprintFactors(self._factors, self._inverted,
                                 self._columns, self._which[index])
 
-    def whiten(self, rows):
+    def whiten(self, rows: np.ndarray) -> np.ndarray:
         r"""
         Return :math:`L^{-1} v` for vectors of pixels.
 
@@ -152,7 +159,7 @@ class FootprintFactors:
         """
         return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=0)
 
-    def correlate(self, rows):
+    def correlate(self, rows: np.ndarray) -> np.ndarray:
         r"""
         Return :math:`L^T v` for vectors of pixels, whose scalar products
         are :math:`v^T C v`.

@@ -3,13 +3,19 @@
 Values that mark missing data, such as zeros around a field.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.stored import row_blocks
 from hyperphotutils.utils.tables import open_nddata, strip_units
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['find_fill_values']
 
@@ -34,7 +40,9 @@ MIN_EXTREMES = 0.5
 _MAX_SAMPLE = 1_000_000
 
 
-def find_fill_values(data, fwhm, *, mask=None):
+def find_fill_values(data: ImageLike, fwhm: float, *,
+                     mask: ArrayLike | None = None
+                     ) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
     """
     Find exact values that mark missing data.
 

@@ -3,8 +3,14 @@
 Noise whose strength varies over a map.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import (
     distance_transform_edt,
     gaussian_filter,
@@ -18,6 +24,9 @@ from hyperphotutils.utils.tables import (
     good_extent,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
 
 __all__ = ['GridImage', 'measure_noise_variation', 'measure_relative_rms']
 
@@ -58,7 +67,8 @@ _VARIATION = 2.0
 _STRUCTURE_VARIATION = 1.5
 
 
-def measure_relative_rms(data, fwhm, *, mask=None):
+def measure_relative_rms(data: ArrayLike | Quantity, fwhm: float, *,
+                         mask: ArrayLike | None = None) -> np.ndarray:
     """
     Measure how the strength of the noise varies over a map.
 
@@ -163,7 +173,9 @@ def band_response(matrices, fwhm):
     return response
 
 
-def measure_noise_variation(data, fwhm, *, mask=None):
+def measure_noise_variation(data: ArrayLike | Quantity, fwhm: float, *,
+                            mask: ArrayLike | None = None
+                            ) -> np.ndarray | None:
     """
     Measure how the strength of the noise varies over a map with sources.
 
@@ -337,8 +349,10 @@ class GridImage:
 
     ndim = 2
 
-    def __init__(self, values, origin, step, shape, *, extent=None,
-                 outside=1.0):
+    def __init__(self, values: np.ndarray, origin: Sequence[float],
+                 step: Sequence[float], shape: tuple[int, int], *,
+                 extent: tuple[slice, slice] | None = None,
+                 outside: float = 1.0) -> None:
         self.values = np.asarray(values, dtype=float)
         self.origin = tuple(origin)
         self.step = tuple(step)
@@ -346,7 +360,7 @@ class GridImage:
         self.extent = extent
         self.outside = outside
 
-    def __getitem__(self, slices):
+    def __getitem__(self, slices: tuple[slice, slice]) -> np.ndarray:
         shape = [len(range(size)[one]) for one, size in zip(
             slices, self.shape, strict=True)]
         image = np.empty(shape)
@@ -354,7 +368,7 @@ class GridImage:
             image[part] = values
         return image
 
-    def subtract_from(self, image):
+    def subtract_from(self, image: np.ndarray) -> None:
         """
         Subtract it from an image, in place.
 
@@ -393,7 +407,8 @@ class GridImage:
             values[:, outside[1]] = self.outside
             yield part, values
 
-    def at(self, row, col):
+    def at(self, row: NDArray[np.integer],
+           col: NDArray[np.integer]) -> np.ndarray:
         """
         Return the values of single pixels.
 
@@ -422,7 +437,7 @@ class GridImage:
                 + v * ((1.0 - u) * self.values[upper[0], j]
                        + u * self.values[upper[0], upper[1]]))
 
-    def at_points(self, other):
+    def at_points(self, other: GridImage) -> np.ndarray:
         """
         Return the values at the points of another grid of this image.
 
@@ -443,7 +458,7 @@ class GridImage:
             other.values.shape, values.shape, strict=True)]
         return np.pad(values, missing, mode='edge')
 
-    def scale(self, factor):
+    def scale(self, factor: float) -> GridImage:
         """
         Return the image multiplied by a number.
 

@@ -3,7 +3,17 @@
 The interface of noise models.
 """
 
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.units import UnitBase
+
+    from hyperphotutils.utils.typing import FloatOrQuantity
 
 __all__ = ['NoiseModel']
 
@@ -27,33 +37,37 @@ class NoiseModel(Protocol):
     CorrelatedNoise : A stationary covariance and a variable strength.
     """
 
-    rms: object
-    """
-    The typical standard deviation of a pixel: a `float`, a
-    `~astropy.units.Quantity` with the unit of the map, or `None` if it is
-    unknown. Fits then scale their errors by the scatter of the residuals.
-    """
+    @property
+    def rms(self) -> FloatOrQuantity | None:
+        """
+        The typical standard deviation of a pixel: a `float`, a
+        `~astropy.units.Quantity` with the unit of the map, or `None` if it is
+        unknown. Fits then scale their errors by the scatter of the residuals.
+        """
 
-    relative_rms: object
-    """
-    A map of the local rms in units of the typical one, or `None` if it
-    does not vary. Pixels where it is not finite are not used.
-    """
+    @property
+    def relative_rms(self) -> np.ndarray | None:
+        """
+        A map of the local rms in units of the typical one, or `None` if it
+        does not vary. Pixels where it is not finite are not used.
+        """
 
-    weighted_rms: float
-    """
-    The standard deviation of a pixel times its weight.
-    """
+    @property
+    def weighted_rms(self) -> float:
+        """
+        The standard deviation of a pixel times its weight.
+        """
 
-    is_correlated: bool
-    """
-    Whether pixels are correlated, so that `factors` are not `None`.
+    @property
+    def is_correlated(self) -> bool:
+        """
+        Whether pixels are correlated, so that `factors` are not `None`.
 
-    Errors and chi2 then account for structured background, and decide
-    which candidates are significant.
-    """
+        Errors and chi2 then account for structured background, and decide
+        which candidates are significant.
+        """
 
-    def rms_at(self, x, y):
+    def rms_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the standard deviation of pixels.
 
@@ -68,7 +82,8 @@ class NoiseModel(Protocol):
             The standard deviations, without unit.
         """
 
-    def pixel_weights(self, x, y, usable):
+    def pixel_weights(self, x: ArrayLike, y: ArrayLike,
+                      usable: ArrayLike) -> np.ndarray:
         """
         Return the weights of the pixels of footprints.
 
@@ -86,7 +101,9 @@ class NoiseModel(Protocol):
             The weights.
         """
 
-    def factors(self, x, y, usable=None, extra=None):
+    def factors(self, x: ArrayLike, y: ArrayLike,
+                usable: ArrayLike | None = None,
+                extra: ArrayLike | None = None) -> Any | None:
         """
         Return an object that whitens the weighted pixels of footprints.
 
@@ -109,7 +126,9 @@ class NoiseModel(Protocol):
             the weighted pixels are already white.
         """
 
-    def sum_variance(self, weights, x, y, dx, dy):
+    def sum_variance(self, weights: np.ndarray, x: NDArray[np.integer],
+                     y: NDArray[np.integer], dx: NDArray[np.integer],
+                     dy: NDArray[np.integer]) -> np.ndarray:
         """
         Return the variances of weighted sums over pixels.
 
@@ -130,7 +149,7 @@ class NoiseModel(Protocol):
             The variances, without unit.
         """
 
-    def scale(self, factor, unit=None):
+    def scale(self, factor: float, unit: UnitBase | None = None) -> NoiseModel:
         """
         Return the noise of the map multiplied by a number.
 
@@ -148,7 +167,7 @@ class NoiseModel(Protocol):
             The noise.
         """
 
-    def cutout(self, slices):
+    def cutout(self, slices: tuple[slice, slice]) -> NoiseModel:
         """
         Return the noise of a part of the map.
 

@@ -3,9 +3,19 @@
 Noise that is independent between pixels.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.utils.tables import strip_units
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity, UnitBase
+
+    from hyperphotutils.utils.typing import FloatOrQuantity
 
 __all__ = ['DiagonalFactors', 'WhiteNoise']
 
@@ -51,7 +61,8 @@ class WhiteNoise:
     is_correlated = False
     weighted_rms = 1.0
 
-    def __init__(self, rms=None, *, relative_rms=None):
+    def __init__(self, rms: float | Quantity | None = None, *,
+                 relative_rms: ArrayLike | None = None) -> None:
         values, self._unit = strip_units(rms=rms)
         self._rms = None if rms is None else float(values['rms'])
         if rms is not None and not 0.0 < self._rms < np.inf:
@@ -64,13 +75,14 @@ class WhiteNoise:
                 raise ValueError(msg)
         self.relative_rms = relative_rms
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         varying = '' if self.relative_rms is None else ', relative_rms=<array>'
         rms = None if self._rms is None else f'{self._rms:.4g}'
         return f'<{type(self).__name__}(rms={rms}{varying})>'
 
     @classmethod
-    def from_error(cls, error, *, mask=None):
+    def from_error(cls, error: ArrayLike | Quantity | None, *,
+                   mask: ArrayLike | None = None) -> WhiteNoise:
         """
         Describe noise of known standard deviations.
 
@@ -117,7 +129,7 @@ class WhiteNoise:
                    relative_rms=relative)
 
     @property
-    def rms(self):
+    def rms(self) -> FloatOrQuantity | None:
         """
         The typical standard deviation of a pixel; `None` if unknown.
         """
@@ -125,7 +137,7 @@ class WhiteNoise:
             return self._rms
         return self._rms << self._unit
 
-    def rms_at(self, x, y):
+    def rms_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the standard deviation of pixels; see `NoiseModel.rms_at`.
 
@@ -137,7 +149,8 @@ class WhiteNoise:
             return np.full(x.shape, rms)
         return rms * self.relative_rms[y, x]
 
-    def pixel_weights(self, x, y, usable):
+    def pixel_weights(self, x: ArrayLike, y: ArrayLike,
+                      usable: ArrayLike) -> np.ndarray:
         """
         Return the inverse standard deviations of the pixels of footprints;
         see `NoiseModel.pixel_weights`.
@@ -146,7 +159,9 @@ class WhiteNoise:
         np.divide(weights, self.rms_at(x, y), out=weights, where=usable)
         return weights
 
-    def factors(self, x, y, usable=None, extra=None):
+    def factors(self, x: ArrayLike, y: ArrayLike,
+                usable: ArrayLike | None = None,
+                extra: ArrayLike | None = None) -> DiagonalFactors | None:
         """
         Return the `DiagonalFactors` of footprints; see `NoiseModel.factors`.
 
@@ -159,7 +174,9 @@ class WhiteNoise:
             extra = np.where(usable, extra, 0.0)
         return DiagonalFactors(np.sqrt(1.0 + extra**2))
 
-    def sum_variance(self, weights, x, y, dx, dy):
+    def sum_variance(self, weights: np.ndarray, x: NDArray[np.integer],
+                     y: NDArray[np.integer], dx: NDArray[np.integer],
+                     dy: NDArray[np.integer]) -> np.ndarray:
         """
         Return the variances of sums; see `NoiseModel.sum_variance`.
         """
@@ -167,7 +184,7 @@ class WhiteNoise:
         rms = 1.0 if self._rms is None else self._rms
         return rms**2 * np.sum(weights**2, axis=1)
 
-    def scale(self, factor, unit=None):
+    def scale(self, factor: float, unit: UnitBase | None = None) -> WhiteNoise:
         """
         Return the noise of the scaled map; see `NoiseModel.scale`.
         """
@@ -176,7 +193,7 @@ class WhiteNoise:
             rms <<= unit
         return type(self)(rms, relative_rms=self.relative_rms)
 
-    def cutout(self, slices):
+    def cutout(self, slices: tuple[slice, slice]) -> WhiteNoise:
         """
         Return the noise of a part of the map; see `NoiseModel.cutout`.
         """
@@ -207,26 +224,26 @@ class DiagonalFactors:
     [[[3. 2.]]]
     """
 
-    def __init__(self, rms):
+    def __init__(self, rms: np.ndarray) -> None:
         self._rms = rms
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rms)
 
-    def take(self, index):
+    def take(self, index: slice | ArrayLike) -> DiagonalFactors:
         """
         Return the factors of some footprints; see `FootprintFactors.take`.
         """
         return DiagonalFactors(self._rms[index])
 
-    def whiten(self, rows):
+    def whiten(self, rows: np.ndarray) -> np.ndarray:
         """
         Divide vectors of pixels by the standard deviations; see
         `FootprintFactors.whiten`.
         """
         return rows / self._rms[:, None]
 
-    def correlate(self, rows):
+    def correlate(self, rows: np.ndarray) -> np.ndarray:
         """
         Multiply vectors of pixels by the standard deviations; see
         `FootprintFactors.correlate`.

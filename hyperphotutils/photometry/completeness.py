@@ -3,11 +3,21 @@
 The fraction of recovered sources as a smooth function of flux.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr, ndtri
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity, UnitBase
+    from matplotlib.axes import Axes
+
+    from hyperphotutils.utils.typing import FloatOrArray, FloatOrQuantity
 
 __all__ = ['CompletenessCurve', 'fit_completeness']
 
@@ -67,9 +77,9 @@ class CompletenessCurve:
     width: float
     plateau: float
     covariance: np.ndarray
-    unit: object = None
+    unit: UnitBase | None = None
 
-    def __call__(self, flux):
+    def __call__(self, flux: ArrayLike | Quantity) -> FloatOrArray:
         """
         Return the completeness at given fluxes.
 
@@ -90,7 +100,8 @@ class CompletenessCurve:
             return self.plateau * np.heaviside(offset, 0.5)
         return self.plateau * ndtr(offset / self.width)
 
-    def flux_at(self, completeness):
+    def flux_at(self, completeness: float
+                ) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         Return the flux at which a completeness is reached.
 
@@ -127,20 +138,20 @@ class CompletenessCurve:
         return flux << self.unit, error << self.unit
 
     @property
-    def flux_50(self):
+    def flux_50(self) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         The flux at a completeness of 50 %, and its error.
         """
         return self.flux_at(0.5)
 
     @property
-    def flux_90(self):
+    def flux_90(self) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         The flux at a completeness of 90 %, and its error.
         """
         return self.flux_at(0.9)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Axes | None = None) -> Axes:
         """
         Plot the curve, and the fluxes at 50 % and 90 % with their errors.
 
@@ -186,7 +197,7 @@ class CompletenessCurve:
         return ax
 
     @property
-    def step_range(self):
+    def step_range(self) -> tuple[FloatOrQuantity, FloatOrQuantity] | None:
         """
         The fluxes between which a step lies, that of the brightest lost
         source and that of the faintest recovered one; `None` if the curve
@@ -201,14 +212,15 @@ class CompletenessCurve:
             return float(low), float(high)
         return low << self.unit, high << self.unit
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         levels = ', '.join(
             f'flux_{level}={self.flux_at(level / 100)[0]:.4g} +/- '
             f'{self.flux_at(level / 100)[1]:.2g}' for level in (50, 90))
         return f'<{type(self).__name__}({levels}, plateau={self.plateau:.3g})>'
 
 
-def fit_completeness(flux, recovered):
+def fit_completeness(flux: ArrayLike | Quantity,
+                     recovered: ArrayLike) -> CompletenessCurve | None:
     """
     Fit the completeness against flux by maximum likelihood.
 

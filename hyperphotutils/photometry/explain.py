@@ -3,7 +3,10 @@
 Explanations of sources and of whole results in words.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +16,9 @@ from hyperphotutils.utils.flags import (
     FLAGS,
     decode_flags,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 __all__ = ['explain_source', 'explain_sources', 'summarize_sources']
 
@@ -52,7 +58,7 @@ _USED = ('x_init', 'y_init', 'group_size', 'bkg_order', 'bkg_method',
          'fwhm_minor_fit', 'reduced_chi2', 'n_pixels_fit', *_WITH_UNIT)
 
 
-def explain_source(table, source_id, *, fwhm):
+def explain_source(table: QTable, source_id: int | str, *, fwhm: float) -> str:
     """
     Explain in words how a source was measured.
 
@@ -107,7 +113,7 @@ def explain_source(table, source_id, *, fwhm):
     return explain_sources(table, fwhm=fwhm)[rows[0]]
 
 
-def explain_sources(table, *, fwhm):
+def explain_sources(table: QTable, *, fwhm: float) -> list[str]:
     """
     Explain in words how each source of a catalog was measured.
 
@@ -158,7 +164,8 @@ def explain_sources(table, *, fwhm):
     return texts
 
 
-def summarize_sources(table, rejected=None):
+def summarize_sources(table: QTable | None,
+                      rejected: QTable | None = None) -> dict:
     """
     Summarize a catalog in short facts.
 

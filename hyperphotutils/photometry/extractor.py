@@ -3,11 +3,16 @@
 The HYPER method: detection, grouping, joint fits, and apertures.
 """
 
+from __future__ import annotations
+
 import html
 import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.modeling.fitting import Fitter
+from numpy.typing import ArrayLike
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from hyperphotutils.background.interface import (
@@ -40,6 +45,22 @@ from hyperphotutils.utils.checks import (
 )
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import make_repr, open_nddata
+
+if TYPE_CHECKING:
+    from astropy.table import QTable, Table
+    from astropy.wcs import WCS
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.background.interface import LocalBackground
+    from hyperphotutils.blend.beams import BeamProfile
+    from hyperphotutils.noise.model import NoiseModel
+    from hyperphotutils.photometry.measurement import MapNoise
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FloatOrQuantity,
+        ImageLike,
+        PSFLike,
+    )
 
 __all__ = ['HyperPhotometry']
 
@@ -79,7 +100,8 @@ class HyperPhotometry:
         The default is a `~hyperphotutils.blend.SeparationGrouper` with a
         ``min_separation`` of ``2 * fwhm``.
 
-    fitter : `~hyperphotutils.blend.BlendGroupFitter`, optional
+    fitter : `~hyperphotutils.blend.BlendGroupFitter` or \
+            `~astropy.modeling.fitting.Fitter`, optional
         Fits the groups. The default is ``BlendGroupFitter(fwhm)`` with
         bias correction. An astropy fitter is wrapped in such a fitter.
 
@@ -111,7 +133,8 @@ class HyperPhotometry:
         ``init_params``; where it is NaN, the fitted ellipse is used.
         It cannot be combined with ``fwhm_limits``.
 
-    background : `~hyperphotutils.background.LocalBackground`, optional
+    background : `~hyperphotutils.background.LocalBackground` or \
+            callable, optional
         Estimates the background around each source before the fit:
         after a first fit it is measured on the map without sources and
         subtracted, and all sources are fitted again without a background
@@ -169,11 +192,18 @@ class HyperPhotometry:
                     'aperture_ellipse', 'background', 'noise',
                     'mask_bad_pixels', 'max_rounds', 'progress_bar')
 
-    def __init__(self, fwhm, *, finder=None, grouper=None, fitter=None,
-                 psf=None, fwhm_radius_ratio=1.0, aperture_correction=True,
-                 fwhm_limits=None, aperture_ellipse=None, background=None,
-                 noise='correlated', mask_bad_pixels=True, max_rounds=2,
-                 progress_bar=False):
+    def __init__(self, fwhm: float, *, finder: Callable | None = None,
+                 grouper: Callable | None = None,
+                 fitter: BlendGroupFitter | Fitter | None = None,
+                 psf: PSFLike | BeamProfile | None = None,
+                 fwhm_radius_ratio: float = 1.0,
+                 aperture_correction: bool = True,
+                 fwhm_limits: tuple[float, float] | None = None,
+                 aperture_ellipse: Sequence[ArrayLike] | None = None,
+                 background: LocalBackground | Callable | None = None,
+                 noise: Literal['correlated', 'white'] | NoiseModel
+                     | MapNoise = 'correlated', mask_bad_pixels: bool = True,
+                 max_rounds: int = 2, progress_bar: bool = False) -> None:
         self.fwhm = check_positive(fwhm, 'fwhm', of='pixels')
         self.fwhm_radius_ratio = check_positive(fwhm_radius_ratio,
                                                 'fwhm_radius_ratio')
@@ -216,10 +246,10 @@ class HyperPhotometry:
         self.progress_bar = progress_bar
         self._last = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         if self._last is None:
             return f'<code>{html.escape(repr(self))}</code>'
         rows = ''.join(
@@ -231,14 +261,14 @@ class HyperPhotometry:
                 '</table>')
 
     @property
-    def results(self):
+    def results(self) -> QTable | None:
         """
         The table of the last call, an `~astropy.table.QTable` or `None`.
         """
         return getattr(self._last, 'table', None)
 
     @property
-    def rejected(self):
+    def rejected(self) -> QTable | None:
         """
         The detections of the last call that have no row in its table.
 
@@ -251,7 +281,7 @@ class HyperPhotometry:
         return getattr(self._last, 'rejected', None)
 
     @property
-    def rms(self):
+    def rms(self) -> FloatOrQuantity | None:
         """
         The noise of the last map, a float, a `~astropy.units.Quantity`, or
         `None`.
@@ -263,15 +293,17 @@ class HyperPhotometry:
         return getattr(self._last, 'rms', None)
 
     @property
-    def detection_rms(self):
+    def detection_rms(self) -> FloatOrQuantity | None:
         """
         The typical rms of the last filtered map, to which the threshold of a
         `~hyperphotutils.detection.HighPassStarFinder` referred.
         """
         return getattr(self._last, 'detection_rms', None)
 
-    def __call__(self, data, *, wcs=None, mask=None, error=None,
-                 weight_map=None, init_params=None):
+    def __call__(self, data: ImageLike, *, wcs: WCS | None = None,
+                 mask: ArrayLike | None = None, error: ArrayLike | None = None,
+                 weight_map: ArrayLike | None = None,
+                 init_params: Table | None = None) -> QTable | None:
         """
         Measure the sources of a map.
 
@@ -327,7 +359,9 @@ class HyperPhotometry:
         # The caller may change the table.
         return self._last.table.copy()
 
-    def measure_noise(self, data, *, wcs=None, mask=None, error=None):
+    def measure_noise(self, data: ImageLike, *, wcs: WCS | None = None,
+                      mask: ArrayLike | None = None,
+                      error: ArrayLike | None = None) -> MapNoise:
         """
         Measure the noise of a map after a first fit of its sources.
 
@@ -351,8 +385,8 @@ class HyperPhotometry:
         """
         return open_search(self, data, wcs, mask, error, None).measure_noise()
 
-    def results_to_init_params(self, *, remove_invalid=True,
-                               reset_ids=True):
+    def results_to_init_params(self, *, remove_invalid: bool = True,
+                               reset_ids: bool = True) -> QTable:
         """
         Make initial values for another fit from the results.
 
@@ -384,7 +418,8 @@ class HyperPhotometry:
                               remove_invalid=remove_invalid,
                               reset_ids=reset_ids)
 
-    def make_model_image(self, shape=None, *, include_local_bkg=False):
+    def make_model_image(self, shape: tuple[int, int] | None = None, *,
+                         include_local_bkg: bool = False) -> ArrayOrQuantity:
         """
         Make an image of all sources of the last map.
 
@@ -407,7 +442,8 @@ class HyperPhotometry:
             model += np.nan_to_num(_reshape(images.background(), shape, 0.0))
         return model
 
-    def make_background_image(self, shape=None):
+    def make_background_image(self, shape: tuple[int, int] | None = None
+                              ) -> ArrayOrQuantity:
         """
         Make an image of the fitted backgrounds of the last map.
 
@@ -423,7 +459,8 @@ class HyperPhotometry:
         """
         return _reshape(self._last_images.background(), shape, np.nan)
 
-    def make_residual_image(self, data=None, *, include_local_bkg=True):
+    def make_residual_image(self, data: ImageLike | None = None, *,
+                            include_local_bkg: bool = True) -> ArrayOrQuantity:
         """
         Subtract all sources and backgrounds from an image.
 
@@ -449,7 +486,7 @@ class HyperPhotometry:
         return data - self.make_model_image(
             np.shape(data), include_local_bkg=include_local_bkg)
 
-    def summary(self):
+    def summary(self) -> str:
         """
         Summarize the sources of the last map.
 
@@ -474,7 +511,7 @@ class HyperPhotometry:
                          in summarize_sources(self.results,
                                               self.rejected).items())
 
-    def plot(self):
+    def plot(self) -> Figure:
         """
         Plot the last map with its sources, background, model, and
         residual.
@@ -506,7 +543,7 @@ class HyperPhotometry:
             residual=self.make_residual_image(), beam=self.fwhm,
             rms=self.rms)
 
-    def plot_group(self, group_id):
+    def plot_group(self, group_id: int) -> Figure:
         """
         Plot the fit of a group of the last map: data, background, model,
         and residual.
@@ -544,7 +581,7 @@ class HyperPhotometry:
                           background=self.make_background_image(),
                           beam=self.fwhm, rms=self.rms)
 
-    def explain(self, source_id):
+    def explain(self, source_id: int | str) -> str:
         """
         Explain in words how a source of the last map was measured.
 
@@ -576,7 +613,8 @@ class HyperPhotometry:
         """
         return explain_source(self._last_results, source_id, fwhm=self.fwhm)
 
-    def total_flux(self, ids=None):
+    def total_flux(self, ids: ArrayLike | None = None
+                   ) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         Sum the fluxes of sources of the last map; the error includes
         the covariances of sources that were fitted together.
@@ -615,7 +653,7 @@ class HyperPhotometry:
         return total_flux(ids, *self._last.fluxes)
 
     @staticmethod
-    def decode_flags(flags):
+    def decode_flags(flags: ArrayLike) -> list[str] | list[list[str]]:
         """
         Decode the values of the ``flags`` column.
 

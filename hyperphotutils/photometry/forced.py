@@ -3,9 +3,12 @@
 Forced photometry: one catalog measured on the maps of several bands.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -15,6 +18,7 @@ from astropy.stats import gaussian_sigma_to_fwhm
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import wcs_to_celestial_frame
+from numpy.typing import ArrayLike
 
 from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.blend.beams import BeamProfile
@@ -44,6 +48,12 @@ from hyperphotutils.utils.wcs import (
     position_angle_in_frame,
     sky_to_pixel_ellipse,
 )
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from radio_beam import Beam
+
+    from hyperphotutils.noise.model import NoiseModel
 
 __all__ = ['ForcedPhotometry']
 
@@ -180,10 +190,13 @@ class ForcedPhotometry:
                     'fwhm_radius_ratio', 'aperture_correction',
                     'catalog_errors', 'progress_bar')
 
-    def __init__(self, *, ellipse='same', reference_beam=None,
-                 make_fitter=None, noise='correlated', fwhm_radius_ratio=1.0,
-                 aperture_correction=True, catalog_errors=True,
-                 progress_bar=False):
+    def __init__(self, *, ellipse: Literal['same', 'matched'] = 'same',
+                 reference_beam: Beam | u.Quantity | str | dict | None = None,
+                 make_fitter: Callable | None = None,
+                 noise: Literal['correlated', 'white'] | NoiseModel
+                     | dict = 'correlated', fwhm_radius_ratio: float = 1.0,
+                 aperture_correction: bool = True, catalog_errors: bool = True,
+                 progress_bar: bool = False) -> None:
         _check_ellipse(ellipse, reference_beam)
         if isinstance(noise, Mapping):
             for name, kind in noise.items():
@@ -203,13 +216,14 @@ class ForcedPhotometry:
         self.aperture_correction = bool(aperture_correction)
         self.catalog_errors = bool(catalog_errors)
         self.progress_bar = progress_bar
-        self.tables = {}
-        self.fitters = {}
+        self.tables: dict[str, QTable] = {}
+        self.fitters: dict[str, BlendGroupFitter] = {}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, sources, bands, *, error=None):
+    def __call__(self, sources: Table, bands: Mapping[str, CCDData], *,
+                 error: dict | None = None) -> QTable:
         """
         Measure the sources on the maps.
 
@@ -294,7 +308,7 @@ class ForcedPhotometry:
                 table[f'{column}_{name}'] = measured[column]
         return describe_columns(table)
 
-    def summary(self):
+    def summary(self) -> str:
         """
         Summarize the measurements of the last call.
 
@@ -332,7 +346,7 @@ class ForcedPhotometry:
         return '\n'.join(lines)
 
     @staticmethod
-    def decode_flags(flags):
+    def decode_flags(flags: ArrayLike) -> list[str] | list[list[str]]:
         """
         Decode the values of a column of flags.
 

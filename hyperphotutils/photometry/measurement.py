@@ -3,9 +3,12 @@
 A map that is being measured.
 """
 
+from __future__ import annotations
+
 import warnings
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -89,10 +92,10 @@ class MapNoise:
     filtered_rms: float
     detection_rms: tuple
     relative_rms: np.ndarray | None = None
-    misfit: object = None
+    misfit: Any = None
     origin: tuple = (0, 0)
 
-    def cutout(self, slices):
+    def cutout(self, slices: tuple[slice, slice]) -> MapNoise:
         """
         Return the noise of a part of the map.
 
@@ -118,7 +121,7 @@ class MapNoise:
             origin=tuple(first - one.start for first, one in zip(
                 self.origin, slices, strict=True)))
 
-    def with_variation(self, relative_rms):
+    def with_variation(self, relative_rms: np.ndarray) -> MapNoise:
         """
         Return a copy of spatially uniform noise, scaled by a relative
         rms map.

@@ -3,18 +3,22 @@
 Completeness and reliability from sources injected into the user's own map.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import pickle
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
-from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
@@ -55,6 +59,13 @@ from hyperphotutils.utils.tables import (
     make_repr,
     result_meta,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import QTable, Table
+    from astropy.units import Quantity
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.utils.typing import ExecutorLike, ImageLike, PSFLike
 
 __all__ = ['InjectionRecovery', 'RecoveryResult']
 
@@ -178,12 +189,17 @@ class InjectionRecovery:
                     'confidence_level', 'n_workers', 'seed', 'progress_bar')
     # "executor" is not included: the result does not depend on it
 
-    def __init__(self, extractor, *, snr=None, fluxes=None,
-                 size_range=(1.0, 1.5), axis_ratio_range=(0.7, 1.0),
-                 blend_fraction=0.0, blend_distance=(0.8, 2.0),
-                 n_per_map=None, n_repeats=20, match_radius=0.5,
-                 confidence_level=0.6827, n_workers=1, executor=None,
-                 seed=None, progress_bar=False):
+    def __init__(self, extractor: Callable, *, snr: ArrayLike | None = None,
+                 fluxes: ArrayLike | Quantity | None = None,
+                 size_range: tuple[float, ...] = (1.0, 1.5),
+                 axis_ratio_range: tuple[float, ...] = (0.7, 1.0),
+                 blend_fraction: float = 0.0,
+                 blend_distance: tuple[float, ...] = (0.8, 2.0),
+                 n_per_map: int | None = None, n_repeats: int = 20,
+                 match_radius: float = 0.5, confidence_level: float = 0.6827,
+                 n_workers: int = 1, executor: ExecutorLike | None = None,
+                 seed: int | np.random.Generator | None = None,
+                 progress_bar: bool = False) -> None:
         if isinstance(extractor, type) or not callable(extractor):
             msg = f'extractor must be a callable object: {extractor!r}'
             raise TypeError(msg)
@@ -213,10 +229,12 @@ class InjectionRecovery:
         self.seed = seed
         self.progress_bar = progress_bar
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, *, fwhm=None, psf=None, mask=None):
+    def __call__(self, data: ImageLike, *, fwhm: float | None = None,
+                 psf: PSFLike | BeamProfile | None = None,
+                 mask: ArrayLike | None = None) -> RecoveryResult:
         """
         Inject sources into a map and recover them.
 
@@ -449,10 +467,10 @@ class RecoveryResult:
     table: QTable
     injected: QTable
     detections: QTable
-    catalog: object
+    catalog: Table | None
     curve: CompletenessCurve | None
 
-    def summary(self):
+    def summary(self) -> str:
         """
         Summarize the results.
 
@@ -503,7 +521,7 @@ class RecoveryResult:
                      'bias   pull of flux')
         return '\n'.join(lines + [summarize_bin(row) for row in table])
 
-    def plot(self, *, figure=None):
+    def plot(self, *, figure: Figure | None = None) -> Figure:
         """
         Plot completeness, reliability, bias and pulls against flux.
 
@@ -581,7 +599,7 @@ class RecoveryResult:
         ax.set_ylabel('Fraction')
         ax.legend()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_found = np.count_nonzero(self.injected['recovered'])
         n_false = np.count_nonzero(self.detections['false'])
         return (f'<{type(self).__name__}({n_found} of {len(self.injected)} '

@@ -3,6 +3,10 @@
 Sizes of sources deconvolved from the beam.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
@@ -10,13 +14,18 @@ from astropy.stats import gaussian_sigma_to_fwhm
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
 
+if TYPE_CHECKING:
+    from astropy.table import Table
+
 __all__ = ['deconvolve_sizes']
 
 _COLUMNS = ('fwhm_major_fit', 'fwhm_minor_fit', 'theta_fit',
             'fwhm_major_err', 'fwhm_minor_err')
 
 
-def deconvolve_sizes(table, fwhm_major, fwhm_minor=None, theta=0.0):
+def deconvolve_sizes(table: Table, fwhm_major: float,
+                     fwhm_minor: float | None = None,
+                     theta: float = 0.0) -> dict:
     r"""
     Deconvolve fitted sizes from the beam.
 

@@ -3,6 +3,8 @@
 Photometry of large maps in overlapping tiles.
 """
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
 import warnings
@@ -11,11 +13,13 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.nddata import NDData
 from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
@@ -66,6 +70,18 @@ from hyperphotutils.utils.tables import (
     strip_units,
     with_plain_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        ExecutorLike,
+        FilePath,
+        FloatOrQuantity,
+        ImageLike,
+    )
 
 __all__ = ['TiledPhotometry']
 
@@ -172,8 +188,10 @@ class TiledPhotometry:
 
     _repr_params = ('photometry', 'tile_size')
 
-    def __init__(self, photometry, tile_size, *, executor=None, n_workers=1,
-                 folder=None, progress_bar=False):
+    def __init__(self, photometry: HyperPhotometry, tile_size: int, *,
+                 executor: ExecutorLike | None = None, n_workers: int = 1,
+                 folder: FilePath | None = None,
+                 progress_bar: bool = False) -> None:
         if not isinstance(photometry, HyperPhotometry):
             msg = f'photometry must be a HyperPhotometry: {photometry!r}'
             raise TypeError(msg)
@@ -197,17 +215,19 @@ class TiledPhotometry:
         self.executor = executor
         self.folder = None if folder is None else Path(folder)
         self.progress_bar = progress_bar
-        self.rms = None
-        self.noise = None
-        self.rejected = None
+        self.rms: FloatOrQuantity | None = None
+        self.noise: MapNoise | None = None
+        self.rejected: QTable | None = None
         self._fluxes = None
         self._images = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, *, wcs=None, mask=None, error=None,
-                 weight_map=None, init_params=None):
+    def __call__(self, data: ImageLike, *, wcs: WCS | None = None,
+                 mask: ArrayLike | None = None, error: ArrayLike | None = None,
+                 weight_map: ArrayLike | None = None,
+                 init_params: Table | None = None) -> QTable | None:
         """
         Measure the sources of a map.
 
@@ -249,7 +269,8 @@ class TiledPhotometry:
             parts = work('tile', _measure_tile, stored, photometry, init)
         return self._collect(parts, source, photometry, init)
 
-    def make_model_image(self, out=None):
+    def make_model_image(self,
+                         out: ArrayLike | None = None) -> ArrayOrQuantity:
         """
         Make an image of all sources of the last map.
 
@@ -266,7 +287,8 @@ class TiledPhotometry:
         """
         return self._make_image('model', out)
 
-    def make_background_image(self, out=None):
+    def make_background_image(self,
+                              out: ArrayLike | None = None) -> ArrayOrQuantity:
         """
         Make an image of the fitted backgrounds of the last map.
 
@@ -282,7 +304,8 @@ class TiledPhotometry:
         """
         return self._make_image('background', out)
 
-    def make_residual_image(self, out=None):
+    def make_residual_image(self,
+                            out: ArrayLike | None = None) -> ArrayOrQuantity:
         """
         Make an image of the residual of the last map.
 
@@ -299,7 +322,8 @@ class TiledPhotometry:
         """
         return self._make_image('residual', out)
 
-    def total_flux(self, ids=None):
+    def total_flux(self, ids: ArrayLike | None = None
+                   ) -> tuple[FloatOrQuantity, FloatOrQuantity]:
         """
         Sum the fluxes of sources of the last map.
 

@@ -7,10 +7,17 @@ This module is light: it imports the scientific libraries when it needs
 them.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from hyperphotutils.pipeline.config import ConfigError
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
+    from astropy.table import QTable, Table
 
 __all__ = ['merge_bands']
 
@@ -23,8 +30,11 @@ _FORCED = ('flux_fit', 'flux_err', 'aperture_flux', 'aperture_flux_err',
            'amplitude_fit', 'local_bkg', 'flags')
 
 
-def merge_bands(tables, maps, *, max_separation=0.5, measure='missing',
-                forced=None, progress_bar=False):
+def merge_bands(tables: Mapping[str, Table | None],
+                maps: Mapping[str, CCDData], *, max_separation: float = 0.5,
+                measure: Literal['missing', 'all', 'none'] = 'missing',
+                forced: Callable | None = None,
+                progress_bar: bool = False) -> QTable:
     """
     Merge the catalogs of several maps, and measure on each map the
     sources that were not found there.

@@ -6,6 +6,8 @@ Messages, the commented template, and the names of unknown keys are made
 from the models in `hyperphotutils.pipeline.config`.
 """
 
+from __future__ import annotations
+
 import difflib
 import os
 import re
@@ -27,9 +29,9 @@ from hyperphotutils.pipeline.config import ConfigError, PipelineConfig
 from hyperphotutils.pipeline.text import expand_path, quote, read_text
 
 if TYPE_CHECKING:
-    from os import PathLike
 
     from hyperphotutils.pipeline.config import JobsConfig
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = [
     'config_template',
@@ -47,7 +49,7 @@ _MAX_INTEGER = 2**63 - 1
 _LINE_WIDTH = 76
 
 
-def read_config(path: 'str | PathLike[str]') -> PipelineConfig:
+def read_config(path: FilePath) -> PipelineConfig:
     """
     Read a YAML configuration file.
 
@@ -103,7 +105,7 @@ def make_config(values, lines, path):
     return _validate(values, locate, PipelineConfig)
 
 
-def override_config(config: 'JobsConfig', values: dict, *,
+def override_config(config: JobsConfig, values: dict, *,
                     names: dict | None = None) -> Any:
     """
     Return a copy of a configuration with some values replaced.

@@ -6,14 +6,18 @@ their outcomes.
 This module is light: it imports none of the scientific libraries.
 """
 
+from __future__ import annotations
+
 import glob
 import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperphotutils.pipeline.config import ConfigError
 from hyperphotutils.pipeline.products import (
@@ -26,6 +30,15 @@ from hyperphotutils.pipeline.products import (
     REPORT,
 )
 from hyperphotutils.pipeline.text import expand_path, read_text
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from hyperphotutils.pipeline.config import PipelineConfig
+    from hyperphotutils.pipeline.image_config import (
+        ImageConfig,
+        SubtractConfig,
+    )
 
 __all__ = [
     'MapJob',
@@ -101,7 +114,7 @@ class MapJob:
     files: dict = field(default_factory=dict, hash=False)
 
     @property
-    def psf(self):
+    def psf(self) -> str | None:
         """
         The file of the measured beam, `None` if there is none.
         """
@@ -148,7 +161,7 @@ class MapOutcome:
     table_name: str = 'catalog.ecsv'
 
     @cached_property
-    def table(self):
+    def table(self) -> QTable | None:
         """
         The main table: the sources, from ``catalog.ecsv``; the channels,
         from ``channels.ecsv``, if only the backgrounds of a cube were
@@ -161,7 +174,8 @@ class MapOutcome:
         return read_catalog(self.job.folder / self.table_name)
 
 
-def plan_jobs(config):
+def plan_jobs(config: PipelineConfig | ImageConfig | SubtractConfig
+              ) -> list[MapJob]:
     """
     Assign a unique name and a folder to each map.
 
@@ -256,7 +270,7 @@ def input_files(job, config):
     return [job.path, *job.files.values(), *config.shared_files]
 
 
-def expand_maps(maps):
+def expand_maps(maps: Sequence[str]) -> list[str]:
     """
     Expand lists and patterns to the files that they name.
 

@@ -3,10 +3,12 @@
 Finding and loading the configuration of a run.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hyperphotutils.pipeline.config import PipelineConfig
 from hyperphotutils.pipeline.config_files import (
@@ -15,6 +17,9 @@ from hyperphotutils.pipeline.config_files import (
     read_yaml,
 )
 from hyperphotutils.pipeline.text import printable
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = [
     'LoadedConfig',
@@ -54,7 +59,7 @@ class LoadedConfig(NamedTuple):
     hyper_py: tuple | None = None
 
     @property
-    def origin(self):
+    def origin(self) -> str:
         """
         The origin of the configuration, for messages.
         """
@@ -64,7 +69,7 @@ class LoadedConfig(NamedTuple):
         return f'{self.source}{kind}'
 
 
-def user_config_file():
+def user_config_file() -> Path:
     """
     Return the path of the user's configuration file, which may not
     exist.
@@ -94,7 +99,7 @@ def user_config_file():
     return Path(folder) / 'hyperphot' / _NAME
 
 
-def find_config():
+def find_config() -> Path | None:
     """
     Return the path of the configuration file that is used by default.
 
@@ -115,7 +120,7 @@ def find_config():
                  if os.path.isfile(path)), None)  # noqa: PTH113
 
 
-def load_config(path=None):
+def load_config(path: FilePath | None = None) -> LoadedConfig:
     """
     Read the configuration of a run from one file.
 
@@ -165,7 +170,7 @@ def load_config(path=None):
     return LoadedConfig(make_config(values, lines, path), path, origins)
 
 
-def show_config(loaded):
+def show_config(loaded: LoadedConfig) -> str:
     """
     Convert a configuration to YAML, with the origin of each value.
 

@@ -10,6 +10,8 @@ This module is light: what a job needs is imported when it is processed, so
 that ``hyperphot --help`` is quick.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
@@ -20,8 +22,10 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperphotutils.pipeline.bands import check_bands, write_bands
 from hyperphotutils.pipeline.config import (
@@ -52,6 +56,12 @@ from hyperphotutils.pipeline.products import (
 )
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.text import printable
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from hyperphotutils.pipeline.jobs import MapJob
+    from hyperphotutils.utils.typing import ExecutorLike, FilePath
 
 __all__ = [
     'merge_outcomes',
@@ -92,7 +102,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def run(config=None, *, executor=None):
+def run(config: FilePath | PipelineConfig | None = None, *,
+        executor: ExecutorLike | None = None) -> QTable:
     """
     Extract the sources of all maps of a configuration, and write them.
 
@@ -185,8 +196,10 @@ def run(config=None, *, executor=None):
     return combine_outcomes(outcomes)
 
 
-def process_maps(config, *, progress_bar=False, origin=None, executor=None,
-                 report=None):
+def process_maps(config: PipelineConfig, *, progress_bar: bool = False,
+                 origin: str | None = None,
+                 executor: ExecutorLike | None = None,
+                 report: Callable | None = None) -> list[MapOutcome]:
     """
     Process all maps that earlier runs have not completed.
 
@@ -266,8 +279,10 @@ def process_maps(config, *, progress_bar=False, origin=None, executor=None,
     return [outcomes[job.map_id] for job in jobs]
 
 
-def process_map(job, config, *, executor=None, progress_bar=False,
-                report=None):
+def process_map(job: MapJob, config: PipelineConfig, *,
+                executor: ExecutorLike | None = None,
+                progress_bar: bool = False,
+                report: Callable | None = None) -> MapOutcome:
     """
     Measure one map or cube and write its products.
 
@@ -469,7 +484,8 @@ def _write_tables(outcomes, work, config, output, origin):
                                           problem=problem))
 
 
-def merge_outcomes(outcomes, config, *, progress_bar=False):
+def merge_outcomes(outcomes: Sequence[MapOutcome], config: PipelineConfig, *,
+                   progress_bar: bool = False) -> tuple[QTable, Path]:
     """
     Merge the catalogs of a run into one catalog of several bands.
 

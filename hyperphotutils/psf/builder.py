@@ -3,8 +3,13 @@
 Builder of an empirical PSF from stars.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 from astropy.table import QTable, Table
+from numpy.typing import ArrayLike
 
 from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.noise import clipped_rms
@@ -21,6 +26,12 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
+    from hyperphotutils.psf.empirical import EmpiricalPSF
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['EmpiricalPSFBuilder']
 
@@ -108,10 +119,13 @@ class EmpiricalPSFBuilder:
                     'smoothness', 'tv', 'sky', 'max_iterations',
                     'max_star_chi2', 'reject_extended')
 
-    def __init__(self, size=31, *, oversampling=1, order=None,
-                 baseline='moffat', prior=0.15, smoothness=1.0, tv=0.0,
-                 sky='constant', max_iterations=4, max_star_chi2=2.5,
-                 reject_extended=True):
+    def __init__(self, size: int = 31, *, oversampling: int = 1,
+                 order: int | None = None,
+                 baseline: Literal['moffat'] | None = 'moffat',
+                 prior: float = 0.15, smoothness: float = 1.0, tv: float = 0.0,
+                 sky: Literal['constant'] | None = 'constant',
+                 max_iterations: int = 4, max_star_chi2: float = 2.5,
+                 reject_extended: bool = True) -> None:
         if int(size) != size or size % 2 == 0 or size < 5:
             msg = f'size must be an odd integer of at least 5: got {size}'
             raise ValueError(msg)
@@ -139,10 +153,12 @@ class EmpiricalPSFBuilder:
         self.max_star_chi2 = check_positive(max_star_chi2, 'max_star_chi2')
         self.reject_extended = bool(reject_extended)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, stars, *, error=None, mask=None):
+    def __call__(self, data: ImageLike, stars: Table, *,
+                 error: ArrayLike | Quantity | None = None,
+                 mask: ArrayLike | None = None) -> EmpiricalPSF:
         """
         Build the PSF.
 

@@ -3,13 +3,17 @@
 An empirical PSF that varies over the field.
 """
 
+from __future__ import annotations
+
 import warnings
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike
 from scipy.ndimage import spline_filter1d
 
 from hyperphotutils.psf.grid import (
@@ -18,6 +22,18 @@ from hyperphotutils.psf.grid import (
     polynomial_terms,
 )
 from hyperphotutils.utils.mixtures import fit_concentric_gaussians
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+    from astropy.units import Quantity
+    from photutils.psf import GriddedPSFModel, ImagePSF
+
+    from hyperphotutils.utils.mixtures import ConcentricGaussians
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FilePath,
+        FloatOrArray,
+    )
 
 __all__ = ['EmpiricalPSF']
 
@@ -88,9 +104,13 @@ class EmpiricalPSF:
     3.54 0.0707
     """
 
-    def __init__(self, coefficients, *, oversampling=1, center=(0.0, 0.0),
-                 scale=(1.0, 1.0), stars=None, star_images=None,
-                 residuals=None, error=None, meta=None):
+    def __init__(
+            self, coefficients: ArrayLike, *, oversampling: float = 1,
+            center: tuple[float, float] = (0.0, 0.0),
+            scale: tuple[float, float] = (1.0, 1.0),
+            stars: QTable | None = None, star_images: np.ndarray | None = None,
+            residuals: np.ndarray | None = None,
+            error: np.ndarray | None = None, meta: dict | None = None) -> None:
         coefficients = np.array(coefficients, dtype=float)
         if coefficients.ndim == 2:
             coefficients = coefficients[np.newaxis]
@@ -125,13 +145,13 @@ class EmpiricalPSF:
         self.meta = {} if meta is None else dict(meta)
         self._check_centroid()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
                 f'oversampling={self.oversampling}, '
                 f'n_stars={self.n_stars}, fwhm={self.fwhm():.2f})>')
 
     @property
-    def size(self):
+    def size(self) -> int:
         """
         The side of the images of the PSF in pixels, an odd number.
         """
@@ -139,7 +159,7 @@ class EmpiricalPSF:
         return 2 * int(half / self.oversampling + 1e-9) + 1
 
     @property
-    def n_stars(self):
+    def n_stars(self) -> int:
         """
         The number of stars that the PSF was made from.
         """
@@ -148,14 +168,15 @@ class EmpiricalPSF:
         return int(np.sum(self.stars['used']))
 
     @property
-    def covariance_trace(self):
+    def covariance_trace(self) -> float | None:
         """
         The sum of the variances of all pixels of the PSF at the center
         of the field.
         """
         return None if self.error is None else float(np.sum(self.error**2))
 
-    def __call__(self, x=None, y=None, *, dx=0.0, dy=0.0):
+    def __call__(self, x: ArrayLike | None = None, y: ArrayLike | None = None,
+                 *, dx: ArrayLike = 0.0, dy: ArrayLike = 0.0) -> np.ndarray:
         """
         Return the PSF at positions in the field.
 
@@ -225,7 +246,8 @@ class EmpiricalPSF:
         return cubic_bspline(place[..., np.newaxis] * self.oversampling
                              - knots)
 
-    def image(self, x=None, y=None, *, oversampling=1):
+    def image(self, x: float | None = None, y: float | None = None, *,
+              oversampling: int = 1) -> np.ndarray:
         """
         Return a finely sampled image of the PSF.
 
@@ -247,7 +269,7 @@ class EmpiricalPSF:
         grid = np.arange(-half, half + 1.0) / oversampling
         return self._evaluate(x, y, 0.0, 0.0, grid)
 
-    def resample(self, oversampling):
+    def resample(self, oversampling: float) -> np.ndarray:
         """
         Return the coefficients with another sampling.
 
@@ -268,7 +290,7 @@ class EmpiricalPSF:
             np.arange(-half, half + 1.0) / oversampling)
         return matrix @ self._splines @ matrix.T
 
-    def fwhm(self, x=None, y=None):
+    def fwhm(self, x: float | None = None, y: float | None = None) -> float:
         """
         Return the full width at half maximum in pixels.
 
@@ -293,7 +315,8 @@ class EmpiricalPSF:
         area = np.count_nonzero(fine > 0.5 * fine.max()) * step**2
         return float(2.0 * np.sqrt(area / np.pi))
 
-    def ellipticity(self, x=None, y=None):
+    def ellipticity(self, x: float | None = None,
+                    y: float | None = None) -> tuple[float, float]:
         """
         Return the two components of the ellipticity.
 
@@ -323,7 +346,8 @@ class EmpiricalPSF:
         xy = (grid - my) @ product @ (grid - mx)
         return float((xx - yy) / (xx + yy)), float(2.0 * xy / (xx + yy))
 
-    def encircled_energy(self, radius, x=None, y=None):
+    def encircled_energy(self, radius: ArrayLike, x: float | None = None,
+                         y: float | None = None) -> FloatOrArray:
         """
         Return the part of the flux within circles around the center.
 
@@ -351,7 +375,8 @@ class EmpiricalPSF:
         energy = np.concatenate([[0.0], total])[place]
         return float(energy) if np.ndim(radius) == 0 else energy
 
-    def to_image_psf(self, x=None, y=None, *, oversampling=4):
+    def to_image_psf(self, x: float | None = None, y: float | None = None, *,
+                     oversampling: int = 4) -> ImagePSF:
         """
         Return the PSF at one position as a photutils model.
 
@@ -373,7 +398,9 @@ class EmpiricalPSF:
         return ImagePSF(self.image(x, y, oversampling=oversampling),
                         oversampling=oversampling)
 
-    def to_gridded(self, shape, *, n_positions=None, oversampling=4):
+    def to_gridded(self, shape: tuple[int, int], *,
+                   n_positions: int | None = None,
+                   oversampling: int = 4) -> GriddedPSFModel:
         """
         Return the PSF on a grid of positions as a photutils model.
 
@@ -410,7 +437,8 @@ class EmpiricalPSF:
         meta = {'grid_xypos': places, 'oversampling': oversampling}
         return GriddedPSFModel(NDData(cube, meta=meta))
 
-    def as_gaussians(self, n_gaussians=3, x=None, y=None):
+    def as_gaussians(self, n_gaussians: int = 3, x: float | None = None,
+                     y: float | None = None) -> ConcentricGaussians:
         """
         Represent the PSF by a short sum of concentric Gaussians.
 
@@ -430,7 +458,9 @@ class EmpiricalPSF:
         """
         return fit_concentric_gaussians(self(x, y), n_gaussians)
 
-    def make_model_image(self, shape, x, y, flux):
+    def make_model_image(self, shape: tuple[int, int], x: ArrayLike,
+                         y: ArrayLike,
+                         flux: ArrayLike | Quantity) -> ArrayOrQuantity:
         """
         Make an image of point sources.
 
@@ -474,7 +504,8 @@ class EmpiricalPSF:
         image = padded[inner, 2 * half:2 * half + shape[1]]
         return image if unit is None else image << unit
 
-    def write(self, path, *, overwrite=False, oversampling=None):
+    def write(self, path: FilePath, *, overwrite: bool = False,
+              oversampling: float | None = None) -> None:
         """
         Write the PSF to a file.
 

@@ -4,9 +4,12 @@ The bits of the ``flags`` column of star tables: why a candidate is not
 used.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ['STAR_FLAGS', 'STAR_FLAG_DESCRIPTIONS', 'decode_star_flags']
 
@@ -40,7 +43,7 @@ What each flag means, by name.
 """
 
 
-def decode_star_flags(flags):
+def decode_star_flags(flags: ArrayLike) -> list[str] | list[list[str]]:
     """
     Decode the values of the ``flags`` column of a star table.
 

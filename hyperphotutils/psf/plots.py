@@ -3,10 +3,20 @@
 Pictures of stars and of the PSF that they make.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.stats import mad_std
 
 from hyperphotutils.psf.flags import decode_star_flags
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.psf.empirical import EmpiricalPSF
 
 __all__ = ['plot_psf', 'plot_selection', 'plot_stars']
 
@@ -18,7 +28,7 @@ _MAX_MEDIAN_STARS = 30
 _MIN_ELLIPTICITY = 0.02
 
 
-def plot_selection(stars):
+def plot_selection(stars: Table) -> Figure:
     """
     Draw the sizes of all detections against their signal.
 
@@ -60,7 +70,7 @@ def plot_selection(stars):
     return figure
 
 
-def plot_stars(psf, *, max_stars=40):
+def plot_stars(psf: EmpiricalPSF, *, max_stars: int = 40) -> Figure:
     """
     Draw the stars of a PSF and what the PSF leaves of them.
 
@@ -142,7 +152,8 @@ def _draw_star(pair, psf, row, index, used):
             spine.set_linewidth(1.5)
 
 
-def plot_psf(psf, *, shape=None):
+def plot_psf(psf: EmpiricalPSF, *,
+             shape: tuple[int, int] | None = None) -> Figure:
     """
     Draw a PSF: its image, the median residual of its stars, the encircled
     energy, and how size and ellipticity vary over the field.

@@ -3,9 +3,12 @@
 Reader of PSFs from FITS files and from files of PSFEx.
 """
 
+from __future__ import annotations
+
 import json
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
@@ -16,10 +19,13 @@ from hyperphotutils.psf.empirical import EmpiricalPSF
 from hyperphotutils.psf.grid import polynomial_powers
 from hyperphotutils.psf.writers import FITS_FORMAT, PSFEX_AXES
 
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath
+
 __all__ = ['read_psf']
 
 
-def read_psf(path):
+def read_psf(path: FilePath) -> EmpiricalPSF:
     """
     Read a PSF from a file.
 

@@ -3,7 +3,11 @@
 Selection of stars from an image.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -14,6 +18,7 @@ from astropy.stats import (
 )
 from astropy.table import QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike
 from photutils.background import Background2D, SExtractorBackground
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter, maximum_filter
@@ -39,6 +44,12 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+    from astropy.wcs import WCS
+
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['StarSelector']
 
@@ -135,10 +146,16 @@ class StarSelector:
                     'saturation', 'positions', 'min_flux_fraction',
                     'reject', 'max_stars')
 
-    def __init__(self, fwhm=None, *, min_snr=20.0, max_ellipticity=0.15,
-                 locus_width=3.0, isolation=0.05, isolation_radius=None,
-                 central_tolerance=0, saturation=None, positions=None,
-                 min_flux_fraction=0.0, reject=(), max_stars=300):
+    def __init__(self, fwhm: float | None = None, *, min_snr: float = 20.0,
+                 max_ellipticity: float = 0.15, locus_width: float = 3.0,
+                 isolation: float = 0.05,
+                 isolation_radius: float | None = None,
+                 central_tolerance: int = 0,
+                 saturation: float | Quantity | None = None,
+                 positions: ArrayLike | Table | SkyCoord | None = None,
+                 min_flux_fraction: float = 0.0,
+                 reject: Sequence[int] | np.ndarray = (),
+                 max_stars: int = 300) -> None:
         self.fwhm = None if fwhm is None else check_positive(
             fwhm, 'fwhm', of='pixels')
         self.min_snr = check_positive(min_snr, 'min_snr')
@@ -156,10 +173,13 @@ class StarSelector:
         self.reject = tuple(reject)
         self.max_stars = check_integer(max_stars, 'max_stars')
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, data, *, error=None, mask=None, wcs=None):
+    def __call__(self, data: ImageLike, *,
+                 error: ArrayLike | Quantity | None = None,
+                 mask: ArrayLike | None = None,
+                 wcs: WCS | None = None) -> QTable | None:
         """
         Select stars.
 

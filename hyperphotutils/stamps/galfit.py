@@ -3,7 +3,10 @@
 Files for GALFIT and GalfitS.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
@@ -12,6 +15,10 @@ from photutils.segmentation import SegmentationImage, SourceCatalog
 
 from hyperphotutils.utils.output import atomic_output
 
+if TYPE_CHECKING:
+    from hyperphotutils.stamps.stamps import Stamps
+    from hyperphotutils.utils.typing import FilePath
+
 __all__ = ['write_galfit', 'write_galfits']
 
 # Bounds of GALFIT's constraint file: without them, faint sources run to
@@ -19,8 +26,9 @@ __all__ = ['write_galfit', 'write_galfits']
 _CONSTRAINTS = {'n': (0.2, 8.0), 'q': (0.05, 1.0)}
 
 
-def write_galfits(stamps, number, path, *, mask_neighbors=True,
-                  overwrite=False):
+def write_galfits(stamps: Stamps, number: int, path: FilePath, *,
+                  mask_neighbors: bool = True,
+                  overwrite: bool = False) -> None:
     """
     Write one stamp as GalfitS reads it.
 
@@ -64,9 +72,11 @@ def write_galfits(stamps, number, path, *, mask_neighbors=True,
         hdus.writeto(temporary)
 
 
-def write_galfit(stamps, number, folder, *, zero_point=None,
-                 pixel_scale=None, exposure=None, mask_neighbors=True,
-                 overwrite=False):
+def write_galfit(stamps: Stamps, number: int, folder: FilePath, *,
+                 zero_point: float | None = None,
+                 pixel_scale: float | None = None,
+                 exposure: float | None = None, mask_neighbors: bool = True,
+                 overwrite: bool = False) -> Path:
     """
     Write one stamp and the parameter file with which GALFIT fits it.
 

@@ -3,13 +3,21 @@
 Masks of sources, grown to where their light ends.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from photutils.segmentation import SegmentationImage
 from scipy.ndimage import distance_transform_edt
 
 from hyperphotutils.detection import detect_segments
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['grow_mask', 'make_stamp_mask']
 
@@ -18,7 +26,7 @@ __all__ = ['grow_mask', 'make_stamp_mask']
 _ISOPHOTE_LIMIT = 0.3
 
 
-def grow_mask(mask, radius):
+def grow_mask(mask: ArrayLike, radius: float) -> NDArray[np.bool_]:
     """
     Grow a mask by a distance.
 
@@ -50,10 +58,14 @@ def grow_mask(mask, radius):
     return distance_transform_edt(~mask) <= radius
 
 
-def make_stamp_mask(data, *, fwhm, position=None, segmentation=None,
-                    mask=None, n_sigma=3.0, n_pixels=5, deblend=True,
-                    n_levels=32, contrast=0.001, grow=0, max_grow=15,
-                    keep='central'):
+def make_stamp_mask(
+        data: ImageLike, *, fwhm: float,
+        position: tuple[float, float] | None = None,
+        segmentation: ArrayLike | SegmentationImage | None = None,
+        mask: ArrayLike | None = None, n_sigma: float = 3.0, n_pixels: int = 5,
+        deblend: bool = True, n_levels: int = 32, contrast: float = 0.001,
+        grow: float | Literal['isophote'] = 0, max_grow: int = 15,
+        keep: Literal['central', 'none'] = 'central') -> NDArray[np.bool_]:
     """
     Make a mask of all sources of a stamp but the one in its center.
 

@@ -3,9 +3,13 @@
 Reader of stamps from HDF5 (also that of DRE) and FITS.
 """
 
+from __future__ import annotations
+
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
@@ -15,12 +19,16 @@ from astropy.wcs import WCS, FITSFixedWarning
 from hyperphotutils.stamps.stamps import Stamps
 from hyperphotutils.stamps.writers import DRE_NAMES, import_h5py
 
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath
+
 __all__ = ['read_stamps']
 
 _FORMAT = 'hyperphotutils stamps 1'
 
 
-def read_stamps(path, *, names=None):
+def read_stamps(path: FilePath, *,
+                names: Sequence[str] | None = None) -> Stamps:
     """
     Read stamps from a file.
 

@@ -4,17 +4,29 @@ Errors of the pixels from the noise of the sky and the photons of the
 sources.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import astropy.units as u
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
 
+if TYPE_CHECKING:
+    from astropy.io import fits
+
+    from hyperphotutils.utils.typing import ArrayOrQuantity, ImageLike
+
 __all__ = ['find_gain', 'make_sigma_image']
 
 
-def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
-                     mask=None):
+def make_sigma_image(data: ImageLike, *, gain: ArrayLike,
+                     exposure: ArrayLike | None = None,
+                     background_rms: ArrayLike | u.Quantity | None = None,
+                     mask: ArrayLike | None = None) -> ArrayOrQuantity:
     """
     Make an image of the standard deviations of the pixels.
 
@@ -95,7 +107,9 @@ def make_sigma_image(data, *, gain, exposure=None, background_rms=None,
     return sigma if unit is None else sigma << unit
 
 
-def find_gain(header, gain='counts', *, key=None):
+def find_gain(header: fits.Header | dict,
+              gain: float | Literal['counts', 'cps'] = 'counts', *,
+              key: str | None = None) -> float:
     """
     Find the electrons a unit of the data in a header.
 

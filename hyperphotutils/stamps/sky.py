@@ -3,10 +3,14 @@
 Subtraction of a smooth sky.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.stats import SigmaClip
+from numpy.typing import ArrayLike
 from photutils.background import Background2D, SExtractorBackground
 from scipy.ndimage import distance_transform_edt
 
@@ -20,6 +24,11 @@ from hyperphotutils.utils import (
     open_nddata,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = ['SkySubtraction', 'subtract_sky']
 
@@ -57,8 +66,12 @@ class SkySubtraction:
     rms: float
 
 
-def subtract_sky(data, *, fwhm, order=3, method='polynomial', mask=None,
-                 error=None, n_sigma=3.5, n_pixels=5, grow=10, n_rounds=2):
+def subtract_sky(data: ImageLike, *, fwhm: float, order: int = 3,
+                 method: Literal['polynomial', 'median'] = 'polynomial',
+                 mask: ArrayLike | None = None,
+                 error: ArrayLike | Quantity | None = None,
+                 n_sigma: float = 3.5, n_pixels: int = 5, grow: float = 10,
+                 n_rounds: int = 2) -> SkySubtraction:
     """
     Subtract the sky of an image.
 

@@ -3,9 +3,13 @@
 Stamps: small images of sources with errors, masks, and segments.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -13,6 +17,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
+from numpy.typing import ArrayLike, NDArray
 from photutils.psf import GriddedPSFModel, ImagePSF
 from photutils.segmentation import SegmentationImage
 
@@ -22,6 +27,11 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+    from hyperphotutils.utils.typing import FilePath, ImageLike
 
 __all__ = ['Stamps', 'make_stamps']
 
@@ -84,20 +94,20 @@ class Stamps:
     segmentation: np.ndarray | None
     table: QTable
     psf: np.ndarray | None = None
-    wcs: object = None
+    wcs: WCS | None = None
     meta: dict = field(default_factory=dict)
     rejected: QTable | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         parts = [name for name in ('error', 'segmentation', 'psf', 'wcs')
                  if getattr(self, name) is not None]
         return (f'<Stamps(n={len(self)}, size={self.size}, with '
                 f'{", ".join(["data", "mask", *parts])})>')
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice | ArrayLike) -> Stamps:
         """
         Return some of the stamps.
         """
@@ -118,14 +128,14 @@ class Stamps:
                       rejected=self.rejected)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """
         The side of the stamps in pixels.
         """
         return self.data.shape[-1]
 
     @property
-    def unit(self):
+    def unit(self) -> u.UnitBase | None:
         """
         The unit of data and errors, `None` without one.
         """
@@ -133,7 +143,7 @@ class Stamps:
         return None if unit is None else u.Unit(unit)
 
     @property
-    def positions(self):
+    def positions(self) -> np.ndarray:
         """
         The positions of the sources in their stamps, shape ``(n, 2)``,
         x first.
@@ -143,7 +153,7 @@ class Stamps:
             np.asarray(self.table['y'] - self.table['y0'], dtype=float)],
             axis=1)
 
-    def neighbors(self):
+    def neighbors(self) -> NDArray[np.bool_]:
         """
         Return where the segments of other sources are.
 
@@ -158,7 +168,7 @@ class Stamps:
         label = np.asarray(self.table['label'])[:, None, None]
         return (self.segmentation > 0) & (self.segmentation != label)
 
-    def stamp_psf(self, number):
+    def stamp_psf(self, number: int) -> np.ndarray | None:
         """
         Return the PSF of one stamp, or `None`.
 
@@ -176,7 +186,7 @@ class Stamps:
             return self.psf
         return self.psf[number]
 
-    def stamp_wcs(self, number):
+    def stamp_wcs(self, number: int) -> WCS | None:
         """
         Return the coordinates of one stamp, or `None`.
 
@@ -200,8 +210,10 @@ class Stamps:
         wcs.pixel_shape = (self.size, self.size)
         return wcs
 
-    def write(self, path, *, format=None, compression='medium',  # noqa: A002
-              overwrite=False):
+    def write(self, path: FilePath, *,
+              format: Literal['hdf5', 'dre', 'fits'] | None = None,  # noqa: A002
+              compression: Literal['none', 'low', 'medium', 'high'] = 'medium',
+              overwrite: bool = False) -> None:
         """
         Write all stamps to one file.
 
@@ -250,9 +262,17 @@ class Stamps:
                        overwrite=overwrite, names=format)
 
 
-def make_stamps(data, catalog, *, size=128, error=None, mask=None,
-                segmentation=None, psf=None, wcs=None, margin=0.0, keep=(),
-                recenter=None, offset=(0.0, 0.0), extension=0, meta=None):
+def make_stamps(data: ImageLike, catalog: Table | SkyCoord | ArrayLike, *,
+                size: int | u.Quantity = 128,
+                error: ArrayLike | u.Quantity | None = None,
+                mask: ArrayLike | None = None,
+                segmentation: ArrayLike | SegmentationImage | None = None,
+                psf: ArrayLike | ImagePSF | GriddedPSFModel | Callable
+                    | None = None, wcs: WCS | None = None, margin: float = 0.0,
+                keep: Sequence[tuple] = (),
+                recenter: Literal['peak'] | None = None,
+                offset: tuple[float, float] = (0.0, 0.0), extension: int = 0,
+                meta: dict | None = None) -> Stamps:
     """
     Cut stamps of sources out of an image.
 
@@ -284,8 +304,8 @@ or array_like
 `~photutils.segmentation.SegmentationImage`, optional
         The segments of the sources.
 
-    psf : `~hyperphotutils.psf.EmpiricalPSF`, array_like, \
-`~photutils.psf.ImagePSF`, or `~photutils.psf.GriddedPSFModel`, optional
+    psf : callable, array_like, `~photutils.psf.ImagePSF`, or \
+            `~photutils.psf.GriddedPSFModel`, optional
         The PSF: an image of odd size, a model of photutils, or an
         object that returns images when it is called with the positions
         x and y. One is kept for all stamps if it does not vary.

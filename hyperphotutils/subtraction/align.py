@@ -3,13 +3,21 @@
 Alignment of the template with the science image.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
+from numpy.typing import ArrayLike
 from scipy.ndimage import affine_transform
 
 from hyperphotutils.subtraction.correlation import measure_noise_kernel
 from hyperphotutils.subtraction.frames import Frame
 from hyperphotutils.subtraction.inputs import read_image
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import HDU, FilePath, ImageLike
 
 __all__ = ['align']
 
@@ -17,8 +25,11 @@ __all__ = ['align']
 _MAX_BAD = 0.05
 
 
-def align(science, template, *, method='wcs', template_error=None,
-          template_mask=None):
+def align(science: FilePath | HDU | NDData | ArrayLike,
+          template: FilePath | HDU | NDData | ArrayLike, *,
+          method: Literal['wcs', 'stars'] = 'wcs',
+          template_error: FilePath | HDU | ImageLike | None = None,
+          template_mask: FilePath | HDU | ImageLike | None = None) -> NDData:
     """
     Resample the template to the pixels of the science image.
 

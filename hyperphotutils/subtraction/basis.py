@@ -8,8 +8,13 @@ of the first function is therefore the sum of the kernel, which is the
 ratio of the flux scales of the two images.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 
 from hyperphotutils.utils.checks import check_positive
@@ -31,7 +36,7 @@ class _Basis:
     #: default that of a ridge.
     penalty = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
 
@@ -75,7 +80,8 @@ class GaussianPolynomialBasis(_Basis):
 
     _repr_params = ('sigmas', 'degrees', 'radius')
 
-    def __init__(self, sigmas, degrees, radius):
+    def __init__(self, sigmas: Sequence[float] | np.ndarray,
+                 degrees: Sequence[int] | np.ndarray, radius: int) -> None:
         self.sigmas = tuple(check_positive(sigma, 'each of sigmas',
                                            of='pixels')
                             for sigma in np.atleast_1d(sigmas).tolist())
@@ -108,7 +114,7 @@ class GaussianPolynomialBasis(_Basis):
         self.images = images
         self.n_functions = len(images)
 
-    def convolve(self, cutouts):
+    def convolve(self, cutouts: np.ndarray) -> np.ndarray:
         """
         Convolve images with each of the functions.
 
@@ -175,7 +181,7 @@ class FixedBasis(_Basis):
 
     _repr_params = ('images',)
 
-    def __init__(self, images):
+    def __init__(self, images: ArrayLike) -> None:
         images = np.array(images, dtype=float)
         if (images.ndim != 3 or images.shape[1] != images.shape[2]
                 or images.shape[1] % 2 == 0 or not len(images)
@@ -193,7 +199,7 @@ class FixedBasis(_Basis):
         self.radius = images.shape[1] // 2
         self.n_functions = len(images)
 
-    def convolve(self, cutouts):
+    def convolve(self, cutouts: np.ndarray) -> np.ndarray:
         """
         Convolve images with each of the functions.
 
@@ -245,7 +251,7 @@ class DeltaBasis(_Basis):
 
     _repr_params = ('radius', 'smoothness')
 
-    def __init__(self, radius, smoothness=None):
+    def __init__(self, radius: int, smoothness: float | None = None) -> None:
         self.radius = _check_radius(radius)
         if smoothness is not None:
             smoothness = check_positive(smoothness, 'smoothness')
@@ -261,7 +267,7 @@ class DeltaBasis(_Basis):
         self.images = images.reshape(-1, side, side)
 
     @property
-    def penalty(self):
+    def penalty(self) -> np.ndarray:
         """
         The sum of the squares of the Laplacian as a matrix of the
         coefficients; outside of its square the kernel is zero.
@@ -273,7 +279,7 @@ class DeltaBasis(_Basis):
                             axes=(1, 2)).reshape(self.n_functions, -1)
         return rough @ rough.T
 
-    def convolve(self, cutouts):
+    def convolve(self, cutouts: np.ndarray) -> np.ndarray:
         """
         Convolve images with each of the functions.
 

@@ -3,10 +3,12 @@
 Fit of the kernel to the stars.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.table import QTable
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.signal import fftconvolve
@@ -24,6 +26,12 @@ from hyperphotutils.subtraction.solver import (
 )
 from hyperphotutils.subtraction.stamps import STAMP_STATUS, Stamps
 from hyperphotutils.subtraction.tiling import smoothed
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from hyperphotutils.subtraction.basis import DeltaBasis, FixedBasis
+    from hyperphotutils.subtraction.frames import Frame
 
 __all__ = ['Direction', 'KernelFit', 'StampCutouts', 'default_basis',
            'fit_kernel', 'flux_error']
@@ -125,7 +133,7 @@ class KernelFit:
     basis : object
         The functions of which the kernel is made.
 
-    kernel : `SpatialKernel`
+    kernel : `SpatialKernel` or `RegionKernel`
         The kernel.
 
     solutions : tuple of `Solution`
@@ -139,13 +147,13 @@ class KernelFit:
 
     stamps: Stamps
     direction: Direction
-    basis: object
-    kernel: SpatialKernel
+    basis: GaussianPolynomialBasis | DeltaBasis | FixedBasis
+    kernel: SpatialKernel | RegionKernel
     solutions: tuple
     table: QTable
 
     @property
-    def target(self):
+    def target(self) -> Frame:
         """
         The image that is not convolved.
         """
@@ -153,14 +161,14 @@ class KernelFit:
                 else self.stamps.template)
 
     @property
-    def source(self):
+    def source(self) -> Frame:
         """
         The image that is convolved.
         """
         return (self.stamps.template if self.direction.convolve == 'template'
                 else self.stamps.science)
 
-    def stamp(self, number):
+    def stamp(self, number: int) -> StampCutouts:
         """
         Return the cutouts of a star.
 

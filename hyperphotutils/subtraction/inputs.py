@@ -3,9 +3,12 @@
 Input of the two images with their errors and masks.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass, replace
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
@@ -15,6 +18,14 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 
 from hyperphotutils.utils.tables import open_nddata, strip_units
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import (
+        HDU,
+        ArrayOrQuantity,
+        FilePath,
+        ImageLike,
+    )
 
 __all__ = ['ccd_error', 'read_image', 'read_pair']
 
@@ -32,7 +43,9 @@ class _Image:
     wcs: WCS | None
 
 
-def ccd_error(data, gain, read_noise=0.0, *, pedestal=0.0):
+def ccd_error(data: FilePath | HDU | ImageLike, gain: float,
+              read_noise: float = 0.0, *,
+              pedestal: float = 0.0) -> ArrayOrQuantity:
     """
     Calculate the errors of a CCD image from its gain and read noise.
 

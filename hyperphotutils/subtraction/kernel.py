@@ -3,11 +3,16 @@
 Convolution kernels that vary over the image.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import ArrayLike
 from scipy.fft import rfft2
 
 from hyperphotutils.subtraction.polynomials import (
@@ -27,6 +32,15 @@ from hyperphotutils.subtraction.tiling import (
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.tables import make_repr, strip_units
 
+if TYPE_CHECKING:
+    from astropy.units import Quantity
+
+    from hyperphotutils.utils.typing import (
+        ArrayOrQuantity,
+        FilePath,
+        FloatOrArray,
+    )
+
 __all__ = ['RegionKernel', 'SpatialKernel', 'kernel_from_hdu']
 
 
@@ -38,10 +52,10 @@ class _Kernel:
     ``__call__``, ``tiled``, ``tiled_square``, and ``to_hdu``.
     """
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def sum(self, x, y):
+    def sum(self, x: ArrayLike, y: ArrayLike) -> FloatOrArray:
         """
         Return the sum of the kernel at a position.
 
@@ -57,7 +71,7 @@ class _Kernel:
         """
         return self(x, y).sum(axis=(-2, -1))
 
-    def image(self, grid=(5, 5)):
+    def image(self, grid: tuple[int, int] = (5, 5)) -> np.ndarray:
         """
         Return a mosaic of the kernels over the image.
 
@@ -79,7 +93,7 @@ class _Kernel:
         return kernels.transpose(0, 2, 1, 3).reshape(grid[0] * side,
                                                      grid[1] * side)
 
-    def convolve(self, image):
+    def convolve(self, image: ArrayLike | Quantity) -> ArrayOrQuantity:
         """
         Convolve an image.
 
@@ -103,7 +117,8 @@ class _Kernel:
         """
         return self._apply(image, self.tiled())
 
-    def convolve_variance(self, variance):
+    def convolve_variance(self,
+                          variance: ArrayLike | Quantity) -> ArrayOrQuantity:
         """
         Calculate the variances of the convolved image.
 
@@ -122,7 +137,7 @@ class _Kernel:
         """
         return self._apply(variance, self.tiled_square(tolerance=1e-7))
 
-    def write(self, path, *, overwrite=False):
+    def write(self, path: FilePath, *, overwrite: bool = False) -> None:
         """
         Write the kernel to a FITS file.
 
@@ -139,7 +154,7 @@ class _Kernel:
                 temporary)
 
     @staticmethod
-    def read(path):
+    def read(path: FilePath) -> SpatialKernel | RegionKernel:
         """
         Read a kernel from a file of ``write`` or of `SubtractionResult`.
 
@@ -227,7 +242,7 @@ class SpatialKernel(_Kernel):
 
     _repr_params = ('terms', 'shape')
 
-    def __init__(self, terms, shape):
+    def __init__(self, terms: ArrayLike, shape: tuple[int, ...]) -> None:
         terms = np.array(terms, dtype=float)
         if (terms.ndim != 3 or terms.shape[1] != terms.shape[2]
                 or terms.shape[1] % 2 == 0):
@@ -247,7 +262,7 @@ class SpatialKernel(_Kernel):
             raise ValueError(msg)
         self.radius = terms.shape[1] // 2
 
-    def __call__(self, x, y):
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the kernel at a position as an image; a stack of them for
         arrays.
@@ -255,7 +270,7 @@ class SpatialKernel(_Kernel):
         return np.tensordot(
             polynomial_terms(x, y, self.order, self.shape), self.terms, 1)
 
-    def tiled(self):
+    def tiled(self) -> Callable:
         """
         Return the kernel in the form that is applied to tiles.
 
@@ -272,7 +287,8 @@ class SpatialKernel(_Kernel):
             weights[n, j, i] = 1.0
         return TiledKernel(self.terms, weights, self.shape)
 
-    def tiled_square(self, *, noise_kernel=None, tolerance=1e-2):
+    def tiled_square(self, *, noise_kernel: np.ndarray | None = None,
+                     tolerance: float = 1e-2) -> Callable:
         """
         Return the square, with which variances are convolved.
 
@@ -297,7 +313,7 @@ class SpatialKernel(_Kernel):
         return low_rank_kernel(samples**2, x, y, self.shape, order,
                                tolerance=tolerance)
 
-    def to_hdu(self):
+    def to_hdu(self) -> fits.ImageHDU:
         """
         Return the kernel as an extension of a FITS file.
 
@@ -349,7 +365,8 @@ class RegionKernel(_Kernel):
 
     _repr_params = ('kernels', 'n_regions')
 
-    def __init__(self, kernels, n_regions):
+    def __init__(self, kernels: Sequence[SpatialKernel],
+                 n_regions: tuple[int, int]) -> None:
         self.kernels = tuple(kernels)
         self.n_regions = tuple(int(n) for n in n_regions)
         if len(self.kernels) != np.prod(self.n_regions):
@@ -364,7 +381,7 @@ class RegionKernel(_Kernel):
         self.shape = self.kernels[0].shape
         self.order = max(kernel.order for kernel in self.kernels)
 
-    def weights(self, x, y):
+    def weights(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the weight of each kernel at positions.
 
@@ -393,7 +410,7 @@ class RegionKernel(_Kernel):
         return np.array([part_y * part_x for part_y in along[0]
                          for part_x in along[1]])
 
-    def __call__(self, x, y):
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the kernel at a position as an image; a stack of them for
         arrays.
@@ -401,7 +418,7 @@ class RegionKernel(_Kernel):
         return sum(weight[..., None, None] * kernel(x, y) for weight, kernel
                    in zip(self.weights(x, y), self.kernels, strict=True))
 
-    def tiled(self):
+    def tiled(self) -> Callable:
         """
         Return the kernel in the form that is applied to tiles.
 
@@ -413,7 +430,7 @@ class RegionKernel(_Kernel):
         return _RegionTiles(self, [kernel.tiled()
                                    for kernel in self.kernels])
 
-    def tiled_square(self, **options):
+    def tiled_square(self, **options: dict) -> Callable:
         """
         Return the square, with which variances are convolved.
 
@@ -432,7 +449,7 @@ class RegionKernel(_Kernel):
         return _RegionTiles(self, [kernel.tiled_square(**options)
                                    for kernel in self.kernels])
 
-    def to_hdu(self):
+    def to_hdu(self) -> fits.ImageHDU:
         """
         Return the kernel as an extension of a FITS file.
 

@@ -3,7 +3,10 @@
 The result of a subtraction.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
@@ -11,6 +14,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import QTable
 from astropy.wcs import WCS
+from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction.difference import (
@@ -23,6 +27,14 @@ from hyperphotutils.subtraction.kernel import kernel_from_hdu
 from hyperphotutils.subtraction.polynomials import polynomial_surface
 from hyperphotutils.subtraction.tiling import smoothed
 from hyperphotutils.utils.output import atomic_output
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from photutils.psf import ImagePSF
+
+    from hyperphotutils.subtraction.fit import KernelFit, StampCutouts
+    from hyperphotutils.subtraction.kernel import RegionKernel, SpatialKernel
+    from hyperphotutils.utils.typing import ArrayOrQuantity, FilePath
 
 __all__ = ['DecorrelatedDifference', 'SubtractionResult', 'make_result']
 
@@ -41,7 +53,9 @@ class _Image:
     A difference with its error and mask.
     """
 
-    def __init__(self, difference, error, mask, unit, wcs):
+    def __init__(self, difference: np.ndarray, error: np.ndarray,
+                 mask: NDArray[np.bool_], unit: u.UnitBase | None,
+                 wcs: WCS | None) -> None:
         self._difference = difference
         self._error = error
         self.mask = mask
@@ -49,7 +63,7 @@ class _Image:
         self.wcs = wcs
 
     @property
-    def difference(self):
+    def difference(self) -> ArrayOrQuantity:
         """
         The difference, NaN where it is masked; positive where the
         science image is brighter.
@@ -57,20 +71,20 @@ class _Image:
         return self._with_unit(self._difference)
 
     @property
-    def error(self):
+    def error(self) -> ArrayOrQuantity:
         """
         The standard deviation of each pixel, NaN where it is masked.
         """
         return self._with_unit(self._error)
 
     @property
-    def significance(self):
+    def significance(self) -> np.ndarray:
         """
         The difference in units of its error.
         """
         return self._difference / self._error
 
-    def to_ccddata(self):
+    def to_ccddata(self) -> CCDData:
         """
         Return the difference with its error, mask, and WCS.
 
@@ -117,13 +131,15 @@ class DecorrelatedDifference(_Image):
         The WCS.
     """
 
-    def __init__(self, difference, error, mask, *, kernel, point_spread,
-                 unit=None, wcs=None):
+    def __init__(self, difference: np.ndarray, error: np.ndarray,
+                 mask: NDArray[np.bool_], *, kernel: SpatialKernel,
+                 point_spread: SpatialKernel, unit: u.UnitBase | None = None,
+                 wcs: WCS | None = None) -> None:
         super().__init__(difference, error, mask, unit, wcs)
         self.kernel = kernel
         self._point_spread = point_spread
 
-    def psf(self, x, y):
+    def psf(self, x: float, y: float) -> np.ndarray:
         """
         Return the PSF at a position.
 
@@ -140,7 +156,7 @@ class DecorrelatedDifference(_Image):
         return fftconvolve(self._point_spread(x, y), self.kernel(x, y),
                            mode='same')
 
-    def psf_model(self, x, y):
+    def psf_model(self, x: float, y: float) -> ImagePSF:
         """
         Return the PSF at a position as a model for PSF photometry.
 
@@ -176,7 +192,7 @@ class SubtractionResult(_Image):
     convolved : 2D `~numpy.ndarray`
         The convolved image with the differential background.
 
-    kernel : `SpatialKernel`
+    kernel : `SpatialKernel` or `RegionKernel`
         The kernel; ``kernel(x, y)`` is its image at a position, and
         ``kernel.image(grid)`` a mosaic of it.
 
@@ -220,10 +236,15 @@ class SubtractionResult(_Image):
         How the result was made.
     """
 
-    def __init__(self, *, difference, error, flags, convolved, kernel,
-                 noise, point_spread, background, levels, factor, stamps,
-                 kernel_sum_error, decorrelated=None, fit=None, unit=None,
-                 wcs=None, meta=None):
+    def __init__(self, *, difference: np.ndarray, error: np.ndarray,
+                 flags: NDArray[np.uint8], convolved: np.ndarray,
+                 kernel: SpatialKernel | RegionKernel, noise: Any,
+                 point_spread: SpatialKernel, background: np.ndarray,
+                 levels: tuple[float, float], factor: float, stamps: QTable,
+                 kernel_sum_error: float,
+                 decorrelated: DecorrelatedDifference | None = None,
+                 fit: KernelFit | None = None, unit: u.UnitBase | None = None,
+                 wcs: WCS | None = None, meta: dict | None = None) -> None:
         super().__init__(difference, error, (flags & MASKED_BITS) > 0, unit,
                          wcs)
         self.flags = flags
@@ -240,21 +261,21 @@ class SubtractionResult(_Image):
         self.factor = factor
         self._kernel_sum_error = kernel_sum_error
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         unit = '' if self.unit is None else f', {self.unit}'
         return (f'<SubtractionResult; shape={self.flags.shape}{unit}, '
                 f'convolved: {self.meta.get("convolve")}, kernel: order '
                 f'{self.kernel.order}, radius {self.kernel.radius}>')
 
     @property
-    def convolved(self):
+    def convolved(self) -> ArrayOrQuantity:
         """
         The convolved image with the differential background.
         """
         return self._with_unit(self._convolved)
 
     @property
-    def background(self):
+    def background(self) -> ArrayOrQuantity:
         """
         The differential background: what the convolved image lacks.
         """
@@ -268,7 +289,7 @@ class SubtractionResult(_Image):
         return self._with_unit(surface * abs(self.factor))
 
     @property
-    def stats(self):
+    def stats(self) -> dict[str, Any]:
         """
         The statistics of the difference, a dict.
 
@@ -297,7 +318,7 @@ class SubtractionResult(_Image):
             'pull': float(1.4826 * np.median(np.abs(pulls - center))),
         }
 
-    def kernel_sum(self, x, y):
+    def kernel_sum(self, x: float, y: float) -> tuple[float, float]:
         """
         Return the sum of the kernel and its standard error.
 
@@ -316,7 +337,7 @@ class SubtractionResult(_Image):
         """
         return float(self.kernel.sum(x, y)), self._kernel_sum_error
 
-    def stamp(self, number):
+    def stamp(self, number: int) -> StampCutouts:
         """
         Return the cutouts of a star.
 
@@ -342,7 +363,7 @@ class SubtractionResult(_Image):
             raise ValueError(msg)
         return self.fit.stamp(number)
 
-    def psf(self, x, y):
+    def psf(self, x: float, y: float) -> np.ndarray:
         """
         Return the PSF of the difference at a position.
 
@@ -363,7 +384,7 @@ class SubtractionResult(_Image):
         """
         return self._point_spread(x, y)
 
-    def covariance(self, x, y):
+    def covariance(self, x: float, y: float) -> ArrayOrQuantity:
         """
         Return the covariance of the sky noise of neighboring pixels.
 
@@ -393,7 +414,7 @@ class SubtractionResult(_Image):
         return (covariance if self.unit is None
                 else covariance << self.unit**2)
 
-    def write(self, path, *, overwrite=False):
+    def write(self, path: FilePath, *, overwrite: bool = False) -> None:
         """
         Write all images and the kernel to one FITS file.
 
@@ -412,7 +433,8 @@ class SubtractionResult(_Image):
         with atomic_output(path, overwrite=overwrite) as temporary:
             self.to_hdus().writeto(temporary)
 
-    def write_products(self, folder, *, overwrite=False):
+    def write_products(self, folder: FilePath, *,
+                       overwrite: bool = False) -> list[Path]:
         """
         Write all that the subtraction has made into a folder.
 
@@ -467,7 +489,7 @@ class SubtractionResult(_Image):
                 write(temporary)
         return paths
 
-    def to_hdus(self):
+    def to_hdus(self) -> fits.HDUList:
         """
         Return all images and the kernel as extensions of a FITS file.
 
@@ -524,7 +546,7 @@ class SubtractionResult(_Image):
         return hdus
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: FilePath) -> SubtractionResult:
         """
         Read what `write` has written.
 
@@ -587,7 +609,7 @@ class SubtractionResult(_Image):
                 kernel_sum_error=background.header['SUMERR'], meta=meta,
                 **common)
 
-    def summary(self):
+    def summary(self) -> str:
         """
         Return the most important numbers of the subtraction as text.
 
@@ -635,7 +657,7 @@ class SubtractionResult(_Image):
                   if name in self.meta]
         return '\n'.join(lines)
 
-    def plot(self, *, figure=None):
+    def plot(self, *, figure: Figure | None = None) -> Figure:
         """
         Draw an overview of the subtraction.
 

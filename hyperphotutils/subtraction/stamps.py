@@ -3,12 +3,22 @@
 The stars to which the kernel is fitted.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
+
+if TYPE_CHECKING:
+    from astropy.units import UnitBase
+    from astropy.wcs import WCS
+
+    from hyperphotutils.subtraction.frames import Frame
 
 __all__ = ['STAMP_STATUS', 'Stamps', 'find_peaks', 'gaussian_moments',
            'measure_widths',
@@ -76,32 +86,32 @@ class Stamps:
         The names of the errors that were not given.
     """
 
-    science: object
-    template: object
+    science: Frame
+    template: Frame
     table: QTable
     half: int
     sigma_science: float
     sigma_template: float
     flux_ratio: float
-    unit: object = None
-    wcs: object = None
+    unit: UnitBase | None = None
+    wcs: WCS | None = None
     assumed_errors: tuple = ()
 
     @property
-    def used(self):
+    def used(self) -> NDArray[np.integer]:
         """
         The places in the table of the stars to fit.
         """
         return np.flatnonzero(self.table['status'] == 'USED')
 
     @property
-    def matching_sigma(self):
+    def matching_sigma(self) -> float:
         """
         The sigma by which the PSFs differ, in pixels.
         """
         return np.sqrt(abs(self.sigma_science**2 - self.sigma_template**2))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.used)
 
 

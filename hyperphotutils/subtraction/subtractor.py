@@ -3,12 +3,17 @@
 Subtraction of one image of a field from another.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import ArrayLike
 
 from hyperphotutils.subtraction.correlation import measure_noise_kernel
 from hyperphotutils.subtraction.decorrelation import (
@@ -46,6 +51,19 @@ from hyperphotutils.subtraction.stamps import (
 )
 from hyperphotutils.utils.checks import check_part, check_positive
 from hyperphotutils.utils.tables import make_repr, result_meta
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
+    from astropy.table import Table
+
+    from hyperphotutils.subtraction.basis import (
+        DeltaBasis,
+        FixedBasis,
+        GaussianPolynomialBasis,
+    )
+    from hyperphotutils.subtraction.fit import KernelFit
+    from hyperphotutils.subtraction.result import SubtractionResult
+    from hyperphotutils.utils.typing import HDU, FilePath, ImageLike
 
 __all__ = ['ImageSubtractor']
 
@@ -204,13 +222,22 @@ class ImageSubtractor:
         'mask_limit', 'decorrelate', 'correlated_noise', 'n_regions',
         'tile_size', 'n_workers')
 
-    def __init__(self, kernel_radius=None, *, basis=None,
-                 kernel_order='auto', background_order=2, scale_order=0,
-                 convolve='auto', normalize='science', finder=None,
-                 n_stamps=(12, 12), stars_per_stamp=4, stamp_radius=None,
-                 threshold=15.0, sigma_clip=4.0, mask_limit=0.2,
-                 decorrelate=True, correlated_noise=True,
-                 n_regions=(1, 1), tile_size=None, n_workers=1):
+    def __init__(
+            self, kernel_radius: int | None = None, *,
+            basis: GaussianPolynomialBasis | DeltaBasis | FixedBasis
+                | None = None,
+            kernel_order: int | Sequence[int] | np.ndarray
+                | Literal['auto'] = 'auto', background_order: int = 2,
+            scale_order: int = 0,
+            convolve: Literal['auto', 'template', 'science'] = 'auto',
+            normalize: Literal['science', 'template',
+                'unconvolved'] = 'science', finder: Callable | None = None,
+            n_stamps: tuple[int, int] = (12, 12), stars_per_stamp: int = 4,
+            stamp_radius: int | None = None, threshold: float = 15.0,
+            sigma_clip: float = 4.0, mask_limit: float = 0.2,
+            decorrelate: bool = True, correlated_noise: bool = True,
+            n_regions: tuple[int, int] = (1, 1), tile_size: int | None = None,
+            n_workers: int = 1) -> None:
         if basis is not None and kernel_radius is not None:
             msg = 'kernel_radius cannot be given with basis, which has its own'
             raise ValueError(msg)
@@ -243,11 +270,17 @@ class ImageSubtractor:
         self.tile_size = _whole(tile_size, 'tile_size', 32)
         self.n_workers = _whole(n_workers, 'n_workers', 1)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return make_repr(self)
 
-    def __call__(self, science, template, *, error=None, template_error=None,
-                 mask=None, template_mask=None, positions=None, psf=None):
+    def __call__(self, science: FilePath | HDU | ImageLike,
+                 template: FilePath | HDU | ImageLike, *,
+                 error: FilePath | HDU | ImageLike | None = None,
+                 template_error: FilePath | HDU | ImageLike | None = None,
+                 mask: FilePath | HDU | ImageLike | None = None,
+                 template_mask: FilePath | HDU | ImageLike | None = None,
+                 positions: Table | SkyCoord | ArrayLike | None = None,
+                 psf: ArrayLike | Callable | None = None) -> SubtractionResult:
         """
         Subtract the template from the science image.
 
@@ -299,9 +332,14 @@ class ImageSubtractor:
         fit = self.fit(stamps, direction)
         return self.subtract(fit, psf=psf)
 
-    def find_stamps(self, science, template, *, error=None,
-                    template_error=None, mask=None, template_mask=None,
-                    positions=None):
+    def find_stamps(self, science: FilePath | HDU | ImageLike,
+                    template: FilePath | HDU | ImageLike, *,
+                    error: FilePath | HDU | ImageLike | None = None,
+                    template_error: FilePath | HDU | ImageLike | None = None,
+                    mask: FilePath | HDU | ImageLike | None = None,
+                    template_mask: FilePath | HDU | ImageLike | None = None,
+                    positions: Table | SkyCoord | ArrayLike | None = None
+                    ) -> Stamps:
         """
         Prepare the images and find the stars for the fit.
 
@@ -398,7 +436,7 @@ class ImageSubtractor:
         order = np.argsort(-snr, kind='stable')
         return x[order], y[order], snr[order]
 
-    def choose_direction(self, stamps):
+    def choose_direction(self, stamps: Stamps) -> Direction:
         """
         Choose the image to convolve.
 
@@ -425,7 +463,7 @@ class ImageSubtractor:
         merits = {name: flux_error(fit) for name, fit in fits.items()}
         return Direction(min(merits, key=merits.get), 'trial', merits, fits)
 
-    def fit(self, stamps, direction):
+    def fit(self, stamps: Stamps, direction: Direction | str) -> KernelFit:
         """
         Fit the kernel.
 
@@ -457,7 +495,8 @@ class ImageSubtractor:
             scale_order=self.scale_order, sigma_clip=self.sigma_clip,
             background_order=self.background_order)
 
-    def subtract(self, fit, *, psf=None):
+    def subtract(self, fit: KernelFit, *,
+                 psf: ArrayLike | Callable | None = None) -> SubtractionResult:
         """
         Make the difference with a fitted kernel.
 

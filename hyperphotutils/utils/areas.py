@@ -3,12 +3,20 @@
 The solid angles of all pixels of a map.
 """
 
+from __future__ import annotations
+
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 
 from hyperphotutils.utils.wcs import pixel_area
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['PixelAreas']
 
@@ -66,17 +74,17 @@ class PixelAreas:
     array([0.5774, 0.5774])
     """
 
-    def __init__(self, wcs, shape):
+    def __init__(self, wcs: WCS, shape: tuple[int, ...]) -> None:
         self.wcs = wcs
         self.shape = tuple(shape)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         low, high = self.range
         return (f'<{type(self).__name__}(shape={self.shape}, '
                 f'center={self.center:.6g}, range=({low:.6g}, {high:.6g}))>')
 
     @cached_property
-    def center(self):
+    def center(self) -> u.Quantity:
         """
         The solid angle of a pixel at the center of the map.
         """
@@ -84,7 +92,7 @@ class PixelAreas:
         return pixel_area(self.wcs, 0.5 * (nx - 1), 0.5 * (ny - 1))[0]
 
     @cached_property
-    def is_constant(self):
+    def is_constant(self) -> bool:
         """
         Whether all pixels have the area of the center to 1e-4.
         """
@@ -92,7 +100,7 @@ class PixelAreas:
         return bool(np.all(np.abs(areas - 1.0) < _SAME))
 
     @cached_property
-    def range(self):
+    def range(self) -> tuple[float, float]:
         """
         The smallest and the largest area in units of that at the center;
         (1, 1) if the area is constant.
@@ -102,7 +110,7 @@ class PixelAreas:
         areas = self._at(*self._nodes(_N_NODES[2]))
         return (float(np.nanmin(areas)), float(np.nanmax(areas)))
 
-    def relative(self, rows):
+    def relative(self, rows: slice) -> FloatOrArray:
         """
         Return the areas of some rows in units of that at the center.
 

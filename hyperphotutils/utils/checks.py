@@ -3,16 +3,20 @@
 Checks of constructor arguments.
 """
 
+from __future__ import annotations
+
 import operator
+from collections.abc import Callable
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ['check_integer', 'check_part', 'check_positive', 'check_range',
            'check_relative_rms']
 
 
-def check_positive(value, name, *, of=''):
+def check_positive(value: float, name: str, *, of: str = '') -> float:
     """
     Check that an argument is a positive number.
 
@@ -54,7 +58,7 @@ def check_positive(value, name, *, of=''):
     return float(number)
 
 
-def check_integer(value, name, low=1):
+def check_integer(value: int, name: str, low: int = 1) -> int:
     """
     Check that an argument is an integer above a limit.
 
@@ -98,7 +102,7 @@ def check_integer(value, name, low=1):
     return number
 
 
-def check_part(part, name):
+def check_part(part: Callable | None, name: str) -> Callable | None:
     """
     Check that an argument is a callable instance or `None`.
 
@@ -135,7 +139,8 @@ def check_part(part, name):
     return part
 
 
-def check_range(value, name, *, upper=np.inf):
+def check_range(value: tuple[float, float], name: str, *,
+                upper: float = np.inf) -> tuple[float, float]:
     """
     Check that an argument consists of two ordered positive numbers.
 
@@ -178,7 +183,8 @@ def check_range(value, name, *, upper=np.inf):
     return float(value[0]), float(value[1])
 
 
-def check_relative_rms(relative_rms, shape=None):
+def check_relative_rms(relative_rms: ArrayLike,
+                       shape: tuple[int, int] | None = None) -> np.ndarray:
     """
     Check a map of the local rms in units of the typical rms.
 

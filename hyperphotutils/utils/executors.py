@@ -16,6 +16,8 @@ module adds what they do not do:
 * keep the processes for several calls.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import math
@@ -28,6 +30,7 @@ import tempfile
 import threading
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -38,10 +41,18 @@ from concurrent.futures import (
 )
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from hyperphotutils.startup import tune_memory
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from distributed import Client
+
+    from hyperphotutils.utils.typing import ExecutorLike
 
 __all__ = [
     'WorkerProcesses',
@@ -62,7 +73,9 @@ _TIMEOUT = 10
 _SHARED = [None, None]
 
 
-def work_through(function, items, *shared, executor=None, n_workers=1):
+def work_through(function: Callable, items: Iterable, *shared: Any,
+                 executor: ExecutorLike | WorkerProcesses | None = None,
+                 n_workers: int = 1) -> Iterator[tuple[Any, Future]]:
     """
     Call a function for many items and yield the results as they finish.
 
@@ -176,11 +189,11 @@ class WorkerProcesses(contextlib.AbstractContextManager):
     [1, 8]
     """
 
-    def __init__(self, n_workers):
+    def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
         self._pool = None
 
-    def __exit__(self, kind, exc, trace):
+    def __exit__(self, kind: object, exc: object, trace: object) -> None:
         self._end(at_once=kind is not None)
 
     def _end(self, *, at_once):
@@ -191,7 +204,8 @@ class WorkerProcesses(contextlib.AbstractContextManager):
         if pool is not None:
             pool.end(at_once=at_once)
 
-    def work(self, function, todo, shared):
+    def work(self, function: Callable, todo: deque,
+             shared: tuple) -> Iterator[tuple[Any, Future]]:
         """
         Work on items; repeat those that may have killed a process alone.
 
@@ -261,7 +275,7 @@ class WorkerProcesses(contextlib.AbstractContextManager):
             self._end(at_once=False)
 
 
-def error_of(future):
+def error_of(future: Future) -> Exception | None:
     """
     Return the error of a finished future.
 
@@ -291,7 +305,7 @@ def error_of(future):
     return future.exception()
 
 
-def was_killed(error):
+def was_killed(error: Exception | None) -> bool:
     """
     Whether an error means that the process of an item was killed.
 
@@ -316,7 +330,7 @@ def was_killed(error):
             or type(error).__name__ == 'KilledWorker')
 
 
-def describe_death(error):
+def describe_death(error: Exception) -> str:
     """
     Return a description of how the process of an item ended.
 
@@ -351,7 +365,7 @@ def describe_death(error):
     return f'its process was killed by the signal {name}'
 
 
-def one_blas_thread():
+def one_blas_thread() -> AbstractContextManager:
     """
     Return a context in which BLAS uses one thread.
 
@@ -381,7 +395,7 @@ def _blas_controller():
     return ThreadpoolController()
 
 
-def as_executor(executor):
+def as_executor(executor: Any) -> Any:
     """
     Check an executor and adapt a client of dask.distributed.
 
@@ -419,7 +433,7 @@ def as_executor(executor):
 
 
 @contextlib.contextmanager
-def connect_scheduler(address):
+def connect_scheduler(address: str) -> Iterator[Client]:
     """
     Connect to a running scheduler of dask.distributed.
 

@@ -4,10 +4,13 @@ Registry of the bits of the ``flags`` column, with values, names, and
 descriptions.
 """
 
+from __future__ import annotations
+
 import operator
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ['FLAGS', 'FLAG_DESCRIPTIONS', 'decode_flags']
 
@@ -78,7 +81,7 @@ The description of each flag by name.
 """
 
 
-def decode_flags(flags, *, return_bit_values=False):
+def decode_flags(flags: ArrayLike, *, return_bit_values: bool = False) -> list:
     """
     Decode the values of a ``flags`` column.
 

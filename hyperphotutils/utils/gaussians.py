@@ -3,9 +3,17 @@
 Elliptical Gaussians defined by their full widths at half maximum.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import astropy.units as u
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['add_gaussians', 'gaussian_flux', 'gaussian_matrix',
            'wrap_angle']
@@ -15,7 +23,8 @@ __all__ = ['add_gaussians', 'gaussian_flux', 'gaussian_matrix',
 _CHUNK_PIXELS = 1 << 16
 
 
-def gaussian_flux(amplitude, fwhm_major, fwhm_minor):
+def gaussian_flux(amplitude: ArrayLike | u.Quantity, fwhm_major: ArrayLike,
+                  fwhm_minor: ArrayLike) -> FloatOrArray | u.Quantity:
     r"""
     Return the integral of an elliptical Gaussian.
 
@@ -48,7 +57,7 @@ def gaussian_flux(amplitude, fwhm_major, fwhm_minor):
     return np.pi / (4.0 * np.log(2.0)) * amplitude * fwhm_major * fwhm_minor
 
 
-def wrap_angle(theta):
+def wrap_angle(theta: ArrayLike | u.Quantity) -> FloatOrArray | u.Quantity:
     """
     Wrap the position angle of an axis to the range [0, 180) degrees.
 
@@ -75,7 +84,9 @@ def wrap_angle(theta):
     return np.where(wrapped == 180.0, 0.0, wrapped)[()]
 
 
-def gaussian_matrix(fwhm_major, fwhm_minor, theta):
+def gaussian_matrix(fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
+                    theta: ArrayLike
+                    ) -> tuple[FloatOrArray, FloatOrArray, FloatOrArray]:
     r"""
     Return the covariance matrices of elliptical Gaussians.
 
@@ -90,7 +101,7 @@ def gaussian_matrix(fwhm_major, fwhm_minor, theta):
 
     Returns
     -------
-    cov_xx, cov_xy, cov_yy : `~numpy.ndarray`
+    cov_xx, cov_xy, cov_yy : float or `~numpy.ndarray`
         The elements of the matrix
         :math:`R \, \mathrm{diag}(\sigma_{major}^2, \sigma_{minor}^2) \,
         R^T`, in square pixels.
@@ -111,8 +122,10 @@ def gaussian_matrix(fwhm_major, fwhm_minor, theta):
             var_major * sin**2 + var_minor * cos**2)
 
 
-def add_gaussians(image, x, y, amplitude, fwhm_major, fwhm_minor, theta, *,
-                  n_sigma=6.0, sign=1):
+def add_gaussians(image: NDArray[np.floating], x: ArrayLike, y: ArrayLike,
+                  amplitude: ArrayLike, fwhm_major: ArrayLike,
+                  fwhm_minor: ArrayLike, theta: ArrayLike, *,
+                  n_sigma: float = 6.0, sign: Literal[1, -1] = 1) -> None:
     """
     Add elliptical Gaussians to an image, in place.
 

@@ -3,10 +3,13 @@
 A PSF as a short sum of concentric Gaussians.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
+from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.checks import check_integer
 
@@ -55,7 +58,7 @@ class ConcentricGaussians:
     center: tuple
     misfit: float
 
-    def image(self, size):
+    def image(self, size: int) -> np.ndarray:
         """
         Return the sum at the pixel centers of a square image.
 
@@ -75,7 +78,8 @@ class ConcentricGaussians:
         return np.tensordot(self.weights, profiles, 1)
 
 
-def fit_concentric_gaussians(image, n_gaussians=3):
+def fit_concentric_gaussians(image: ArrayLike,
+                             n_gaussians: int = 3) -> ConcentricGaussians:
     """
     Fit a short sum of concentric Gaussians to an image of a PSF.
 
@@ -137,7 +141,8 @@ def fit_concentric_gaussians(image, n_gaussians=3):
     return min(fits, key=lambda fit: fit[0])[1]
 
 
-def fit_gaussian_series(image, n_gaussians, core):
+def fit_gaussian_series(image: np.ndarray, n_gaussians: int,
+                        core: ConcentricGaussians) -> ConcentricGaussians:
     """
     Fit a sum of concentric Gaussians whose widths are a geometric series.
 

@@ -3,9 +3,16 @@
 Images in files of which only the parts in use are in memory.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+if TYPE_CHECKING:
+    from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['StoredImage', 'row_blocks']
 
@@ -51,24 +58,26 @@ class StoredImage:
 
     ndim = 2
 
-    def __init__(self, path, shape, dtype, offset=0):
+    def __init__(self, path: FilePath, shape: tuple[int, int],
+                 dtype: DTypeLike, offset: int = 0) -> None:
         self.path = Path(path).absolute()
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
         self.offset = offset
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f'<{type(self).__name__}({str(self.path)!r}, '
                 f'shape={self.shape}, dtype={self.dtype})>')
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> np.ndarray:
         return np.array(self.map('r')[index])
 
-    def __setitem__(self, index, values):
+    def __setitem__(self, index: Any, values: ArrayLike) -> None:
         self.map('r+')[index] = values
 
     @classmethod
-    def create(cls, path, shape, dtype=float):
+    def create(cls, path: FilePath, shape: tuple[int, int],
+               dtype: DTypeLike = float) -> StoredImage:
         """
         Create a file with an image of zeros.
 
@@ -88,7 +97,7 @@ class StoredImage:
         return image
 
     @classmethod
-    def find(cls, values):
+    def find(cls, values: np.ndarray) -> StoredImage | None:
         """
         Return the file of an image that is a `~numpy.memmap`.
 
@@ -114,7 +123,7 @@ class StoredImage:
                    root.offset + start)
 
     @classmethod
-    def store(cls, values, path):
+    def store(cls, values: np.ndarray, path: FilePath) -> StoredImage:
         """
         Copy an image into a file, unless it is that of a file already.
 
@@ -139,7 +148,7 @@ class StoredImage:
             image[rows] = values[rows]
         return image
 
-    def map(self, mode='r'):
+    def map(self, mode: Literal['r', 'r+'] = 'r') -> np.memmap:
         """
         Map the whole file into memory.
 
@@ -157,7 +166,7 @@ class StoredImage:
                          self.shape)
 
 
-def row_blocks(shape):
+def row_blocks(shape: tuple[int, int]) -> list[slice]:
     """
     Divide a large image into blocks of rows; a small one is one block.
 

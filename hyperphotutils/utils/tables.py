@@ -4,16 +4,25 @@ Checks and units of input images, representation of objects, and
 provenance of results.
 """
 
+from __future__ import annotations
+
 import platform
 import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from hyperphotutils.utils.typing import ImageLike
 
 __all__ = [
     'as_masked_image',
@@ -33,7 +42,8 @@ _PIXEL_FLUXES = (u.Jy, u.ct, u.electron, u.adu, u.photon,
 _PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
 
 
-def strip_units(**arrays):
+def strip_units(**arrays: ArrayLike | u.Quantity | None
+                ) -> tuple[dict, u.UnitBase | None]:
     """
     Strip the common unit of several arrays.
 
@@ -81,7 +91,9 @@ def strip_units(**arrays):
             for name, array in arrays.items()}, unit
 
 
-def open_nddata(data, mask=None, error=None):
+def open_nddata(data: ImageLike, mask: ArrayLike | None = None,
+                error: ArrayLike | u.Quantity | None = None
+                ) -> tuple[Any, Any, Any]:
     """
     Split an image into data with unit, mask, and errors.
 
@@ -137,7 +149,7 @@ def open_nddata(data, mask=None, error=None):
     return data.data if unit is None else data.data << unit, mask, error
 
 
-def good_extent(mask):
+def good_extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """
     Return the smallest part of an image with all of its good pixels.
 
@@ -168,7 +180,7 @@ def good_extent(mask):
     return tuple(extent)
 
 
-def integrated_unit(unit):
+def integrated_unit(unit: u.UnitBase | None) -> u.UnitBase | None:
     """
     Return the unit of a sum over pixels.
 
@@ -198,7 +210,9 @@ def integrated_unit(unit):
     return unit * u.pix
 
 
-def as_masked_image(data, mask=None, *, name='data'):
+def as_masked_image(data: ArrayLike, mask: ArrayLike | None = None, *,
+                    name: str = 'data'
+                    ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """
     Check an image and combine its mask with its non-finite pixels.
 
@@ -266,7 +280,7 @@ def as_masked_image(data, mask=None, *, name='data'):
     return data, merged
 
 
-def make_repr(obj):
+def make_repr(obj: Any) -> str:
     """
     Return the constructor call of an object as text.
 
@@ -315,7 +329,7 @@ def _describe(value):
     return re.sub(r' at 0x[0-9A-Fa-f]+', '', repr(value))
 
 
-def result_meta(obj=None):
+def result_meta(obj: Any = None) -> dict:
     """
     Return the provenance of a result, for the metadata of a table.
 
@@ -357,7 +371,7 @@ def _versions():
     return versions
 
 
-def with_plain_units(table):
+def with_plain_units(table: QTable) -> QTable:
     """
     Return a table with units that do not depend on their origin.
 

@@ -8,6 +8,10 @@ calculated from unit vectors on the sphere rather than from longitudes,
 so that longitude 0 and the poles need no special treatment.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import (
@@ -20,8 +24,12 @@ from astropy.table import QTable, Table
 from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.utils import WCS_FRAME_MAPPINGS, wcs_to_celestial_frame
+from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.gaussians import wrap_angle
+
+if TYPE_CHECKING:
+    from astropy.coordinates import BaseCoordinateFrame
 
 __all__ = [
     'local_jacobian',
@@ -73,7 +81,7 @@ def _further_frames(wcs):
 WCS_FRAME_MAPPINGS.insert(0, [_further_frames])
 
 
-def pixel_scale(wcs, shape=None):
+def pixel_scale(wcs: WCS, shape: tuple[int, ...] | None = None) -> u.Quantity:
     """
     Return the pixel scale at the center of a map.
 
@@ -123,7 +131,7 @@ def pixel_scale(wcs, shape=None):
     return np.sqrt(area) * u.arcsec
 
 
-def local_jacobian(wcs, x, y):
+def local_jacobian(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """
     Return the derivatives of sky offsets by the pixel coordinates.
 
@@ -187,7 +195,7 @@ def local_jacobian(wcs, x, y):
     return _ARCSEC_PER_RADIAN * np.einsum('inc,jnc->nij', axes, slopes)
 
 
-def pixel_area(wcs, x, y):
+def pixel_area(wcs: WCS, x: ArrayLike, y: ArrayLike) -> u.Quantity:
     """
     Return the solid angle of the pixels at some positions.
 
@@ -230,7 +238,10 @@ def pixel_area(wcs, x, y):
     return np.abs(_determinant(local_jacobian(wcs, x, y))) * u.arcsec**2
 
 
-def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
+def pixel_to_sky_ellipse(wcs: WCS, x: ArrayLike, y: ArrayLike,
+                         fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
+                         theta_deg: ArrayLike | u.Quantity
+                         ) -> tuple[u.Quantity, u.Quantity, u.Quantity]:
     """
     Convert ellipses in pixels to ellipses on the sky.
 
@@ -290,8 +301,10 @@ def pixel_to_sky_ellipse(wcs, x, y, fwhm_major, fwhm_minor, theta_deg):
             wrap_angle(90.0 - angle) * u.deg)
 
 
-def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
-                        shape_covariance):
+def pixel_to_sky_errors(wcs: WCS, x: ArrayLike, y: ArrayLike,
+                        position_covariance: ArrayLike, shape: ArrayLike,
+                        shape_covariance: ArrayLike
+        ) -> tuple[u.Quantity, u.Quantity, u.Quantity, u.Quantity, u.Quantity]:
     r"""
     Convert the errors of positions and Gaussians in pixels to the sky.
 
@@ -389,7 +402,10 @@ def pixel_to_sky_errors(wcs, x, y, position_covariance, shape,
             np.minimum(angle_err, _UNKNOWN_ANGLE) * u.deg)
 
 
-def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
+def sky_to_pixel_ellipse(wcs: WCS, sky: SkyCoord, fwhm_major: u.Quantity,
+                         fwhm_minor: u.Quantity,
+                         position_angle: ArrayLike | u.Quantity
+        ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
     Convert ellipses on the sky to ellipses in pixels.
 
@@ -450,8 +466,10 @@ def sky_to_pixel_ellipse(wcs, sky, fwhm_major, fwhm_minor, position_angle):
                                           position_angle)
 
 
-def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
-                            position_angle):
+def sky_to_pixel_ellipse_at(wcs: WCS, x: ArrayLike, y: ArrayLike,
+                            fwhm_major: u.Quantity, fwhm_minor: u.Quantity,
+                            position_angle: ArrayLike | u.Quantity
+                            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Convert ellipses on the sky to pixels, at given pixel positions.
 
@@ -507,7 +525,7 @@ def sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
         u.Quantity(fwhm_minor).to_value(u.arcsec), angle)
 
 
-def sources_to_pixels(table, wcs):
+def sources_to_pixels(table: Table, wcs: WCS) -> QTable:
     """
     Convert a table of sources on the sky to pixels of a map.
 
@@ -618,7 +636,9 @@ def _sky_shapes(table):
     return shape
 
 
-def position_angle_in_frame(sky, position_angle, frame):
+def position_angle_in_frame(sky: SkyCoord,
+                            position_angle: ArrayLike | u.Quantity,
+                            frame: BaseCoordinateFrame | str) -> u.Quantity:
     """
     Convert position angles from one celestial frame to another.
 
@@ -627,8 +647,9 @@ def position_angle_in_frame(sky, position_angle, frame):
     sky : `~astropy.coordinates.SkyCoord`
         The positions.
 
-    position_angle : `~astropy.units.Quantity`
-        The position angles, east of north in the frame of ``sky``.
+    position_angle : array_like or `~astropy.units.Quantity`
+        The position angles, east of north in the frame of ``sky``; numbers
+        are degrees.
 
     frame : `~astropy.coordinates.BaseCoordinateFrame` or str
         The new frame.

@@ -3,8 +3,14 @@
 Figure of the channels of a cube with their sources.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import astropy.units as u
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.visualization.maps import (
     asinh_norm,
@@ -16,6 +22,12 @@ from hyperphotutils.visualization.maps import (
     readable_unit,
     robust_std,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from matplotlib.figure import Figure
+
+    from hyperphotutils.maps.cubes import MapCube
 
 __all__ = ['choose_channels', 'plot_channels']
 
@@ -36,7 +48,8 @@ _PERCENTILES = (0.3, 99.8)
 _MAX_SAMPLE = 20_000
 
 
-def choose_channels(n_channels, table=None, *, n_max=12):
+def choose_channels(n_channels: int, table: Table | None = None, *,
+                    n_max: int = 12) -> list[int]:
     """
     Return the channels that represent a cube in a figure.
 
@@ -71,8 +84,10 @@ def choose_channels(n_channels, table=None, *, n_max=12):
     return [int(channel) for channel in channels[chosen]]
 
 
-def plot_channels(cube, table=None, *, background=None, channels=None,
-                  title=None):
+def plot_channels(cube: MapCube, table: Table | None = None, *,
+                  background: MapCube | ArrayLike | None = None,
+                  channels: Sequence[int] | np.ndarray | None = None,
+                  title: str | None = None) -> Figure:
     """
     Plot channels of a cube side by side, with the sources of each.
 

@@ -3,8 +3,13 @@
 Figures of single fits, as images and as surfaces.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import astropy.units as u
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.visualization.maps import (
     check_images,
@@ -13,6 +18,11 @@ from hyperphotutils.visualization.maps import (
     label_axes,
     make_panels,
 )
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+    from matplotlib.figure import Figure
 
 __all__ = ['plot_background', 'plot_deblended', 'plot_fit', 'plot_group']
 
@@ -29,8 +39,13 @@ _MAX_LINES = 60
 _ELEVATION, _AZIMUTH = 35, -60
 
 
-def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
-             wcs=None, beam=None, rms=None, title=None):
+def plot_fit(data: ArrayLike | u.Quantity, *, model: ArrayLike | u.Quantity,
+             background: ArrayLike | u.Quantity,
+             fitted: ArrayLike | None = None, mask: ArrayLike | None = None,
+             table: Table | None = None, wcs: WCS | None = None,
+             beam: float | tuple[float, ...] | None = None,
+             rms: float | u.Quantity | None = None,
+             title: str | None = None) -> Figure:
     """
     Plot the fit of a group of sources.
 
@@ -105,8 +120,12 @@ def plot_fit(data, *, model, background, fitted=None, mask=None, table=None,
                  beam=beam, title=title)
 
 
-def plot_group(data, table, group_id, *, model, background, mask=None,
-               margin=None, wcs=None, beam=None, rms=None):
+def plot_group(
+        data: ArrayLike | u.Quantity, table: Table, group_id: int, *,
+        model: ArrayLike | u.Quantity, background: ArrayLike | u.Quantity,
+        mask: ArrayLike | None = None, margin: float | None = None,
+        wcs: WCS | None = None, beam: float | tuple[float, ...] | None = None,
+        rms: float | u.Quantity | None = None) -> Figure:
     """
     Plot the fit of a group of sources of a map.
 
@@ -188,8 +207,13 @@ def plot_group(data, table, group_id, *, model, background, mask=None,
         title=f'Group {group_id}: {len(rows)} source{plural}')
 
 
-def plot_deblended(data, *, model, companions, background, mask=None,
-                   table=None, wcs=None, beam=None, rms=None, title=None):
+def plot_deblended(
+        data: ArrayLike | u.Quantity, *, model: ArrayLike | u.Quantity,
+        companions: ArrayLike | u.Quantity, background: ArrayLike | u.Quantity,
+        mask: ArrayLike | None = None, table: Table | None = None,
+        wcs: WCS | None = None, beam: float | tuple[float, ...] | None = None,
+        rms: float | u.Quantity | None = None,
+        title: str | None = None) -> Figure:
     """
     Plot a source without its background and its companions.
 
@@ -245,8 +269,13 @@ def plot_deblended(data, *, model, companions, background, mask=None,
     return _draw(panels, unit, table=table, wcs=wcs, beam=beam, title=title)
 
 
-def plot_background(data, *, model, background, fitted=None, mask=None,
-                    table=None, wcs=None, beam=None, rms=None, title=None):
+def plot_background(
+        data: ArrayLike | u.Quantity, *, model: ArrayLike | u.Quantity,
+        background: ArrayLike | u.Quantity, fitted: ArrayLike | None = None,
+        mask: ArrayLike | None = None, table: Table | None = None,
+        wcs: WCS | None = None, beam: float | tuple[float, ...] | None = None,
+        rms: float | u.Quantity | None = None,
+        title: str | None = None) -> Figure:
     """
     Plot the background of a group of sources.
 

@@ -3,6 +3,12 @@
 Figure of one image with its sources, on axes of the user.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from numpy.typing import ArrayLike
+
 from hyperphotutils.visualization.maps import (
     check_images,
     draw_panel,
@@ -11,14 +17,22 @@ from hyperphotutils.visualization.maps import (
     make_panels,
 )
 
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.units import Quantity
+    from matplotlib.axes import Axes
+
 __all__ = ['plot_image']
 
 # Left, bottom, width, and height of the color bar in units of the axes
 _BAR_BOX = (1.02, 0.0, 0.035, 1.0)
 
 
-def plot_image(data, table=None, *, ax=None, mask=None, beam=None,
-               stretch='asinh', label=None):
+def plot_image(data: ArrayLike | Quantity, table: Table | None = None, *,
+               ax: Axes | None = None, mask: ArrayLike | None = None,
+               beam: float | tuple[float, ...] | None = None,
+               stretch: Literal['asinh', 'linear'] = 'asinh',
+               label: str | None = None) -> Axes:
     """
     Plot an image with its sources and a color bar.
 

@@ -6,12 +6,20 @@ The figures are made without pyplot: they have no global state, need no
 display, and can be made in any thread or process.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.flags import FLAGS
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+    from matplotlib.figure import Figure
 
 __all__ = ['plot_overview']
 
@@ -112,9 +120,14 @@ class _Grid(NamedTuple):
     boxes: list
 
 
-def plot_overview(data, table=None, *, wcs=None, mask=None, background=None,
-                  model=None, residual=None, beam=None, rms=None,
-                  title=None):
+def plot_overview(data: ArrayLike | u.Quantity, table: Table | None = None, *,
+                  wcs: WCS | None = None, mask: ArrayLike | None = None,
+                  background: ArrayLike | u.Quantity | None = None,
+                  model: ArrayLike | u.Quantity | None = None,
+                  residual: ArrayLike | u.Quantity | None = None,
+                  beam: float | tuple[float, ...] | None = None,
+                  rms: float | u.Quantity | None = None,
+                  title: str | None = None) -> Figure:
     """
     Plot a map with its sources, background, model and residual.
 

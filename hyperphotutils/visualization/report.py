@@ -3,17 +3,24 @@
 Reports of catalogs as self-contained web pages.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.coordinates import SkyCoord
 
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 __all__ = ['make_report']
 
@@ -48,9 +55,13 @@ _LINE_STYLES = (('#0b7a99', ''), ('#c2410c', ''), ('#808890', '5 4'))
 _SUPERSCRIPTS = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
 
-def make_report(table, *, title, facts=None, images=None, rms=None,
-                overview=None, rejected=None, reasons=None, explanations=(),
-                charts=None, texts=None, links=None):
+def make_report(table: QTable, *, title: str, facts: dict | None = None,
+                images: dict | None = None, rms: float | None = None,
+                overview: bytes | None = None, rejected: QTable | None = None,
+                reasons: Mapping | None = None,
+                explanations: Sequence[str] = (), charts: dict | None = None,
+                texts: Mapping | None = None,
+                links: dict | None = None) -> str:
     """
     Make a web page that shows a catalog.
 
@@ -88,7 +99,7 @@ def make_report(table, *, title, facts=None, images=None, rms=None,
     rejected : `~astropy.table.QTable`, optional
         Detections that are not in the catalog.
 
-    reasons : dict, optional
+    reasons : mapping, optional
         The meaning of each value of the column ``'reason'`` of
         ``rejected``.
 
