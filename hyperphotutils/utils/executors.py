@@ -610,7 +610,8 @@ class _Pool(ProcessPoolExecutor):
         n_threads = max(1, (os.cpu_count() or 1) // n_workers)
         self.workers = set()
         self.needs_main = needs_main
-        self._begun = context.Event()
+        # Without a lock: a process that is killed would never release it.
+        self._begun = context.RawValue('b', 0)
         super().__init__(
             n_workers, mp_context=context, initializer=_prepare_worker,
             initargs=(n_threads, self._begun))
@@ -650,7 +651,7 @@ class _Pool(ProcessPoolExecutor):
         """
         Raise an error if no process of the pool could start its work.
         """
-        if self._begun.is_set():
+        if self._begun.value:
             return
         msg = 'the worker processes cannot be started'
         if self.needs_main:
@@ -709,7 +710,7 @@ def _prepare_worker(n_threads, begun):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threadpool_limits(n_threads)
-    begun.set()
+    begun.value = 1
 
 
 def _end_with_parent():
