@@ -396,7 +396,7 @@ class Extraction:
             return 'flags         none: sources were only detected'
         flags = np.asarray(self.table['flags'], dtype=int)
         lines = [f'  {name} ({bit}): '
-                 f'{number_of(np.sum(flags & bit > 0), "source")}: '
+                 f'{number_of(np.count_nonzero(flags & bit), "source")}: '
                  f'{FLAG_DESCRIPTIONS[name]}'
                  for name, bit in FLAGS.items() if np.any(flags & bit)]
         return '\n'.join([f'flags         {np.count_nonzero(flags)} of '
