@@ -395,7 +395,8 @@ class Extraction:
         if 'flags' not in self.table.colnames:
             return 'flags         none: sources were only detected'
         flags = np.asarray(self.table['flags'], dtype=int)
-        lines = [f'  {name} ({bit}): {np.sum(flags & bit > 0)} sources: '
+        lines = [f'  {name} ({bit}): '
+                 f'{number_of(np.count_nonzero(flags & bit), "source")}: '
                  f'{FLAG_DESCRIPTIONS[name]}'
                  for name, bit in FLAGS.items() if np.any(flags & bit)]
         return '\n'.join([f'flags         {np.count_nonzero(flags)} of '

@@ -36,7 +36,7 @@ def number_of(number, noun):
     """
     Return a number with its noun in the singular or plural.
     """
-    return f'{number} {noun}{"s" * (number != 1)}'
+    return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
 def format_rows(rows):

@@ -337,12 +337,14 @@ def process_map(job: MapJob, config: PipelineConfig, *,
         stages.begin('read')
         data = kind.read(job, config)
         times = {'reading': time.perf_counter() - start}
+        before = time.perf_counter()
         with product_folder(job, record, keep=kind.keeps_parts) as folder:
             stages.begin('measure')
             result = kind.measure(data, job, config, folder,
                                   executor=executor,
                                   progress_bar=progress_bar, report=report)
-            times |= result.times
+            times |= (result.times
+                      or {'measuring': time.perf_counter() - before})
             stages.begin('write')
             before = time.perf_counter()
             write_products(result, job, config, folder,

@@ -39,6 +39,9 @@ def restore_pages(directory):
     The directory is that of the run, or the folder of one map. Raises an
     `OutputError` if there are no products, or those of another version.
     """
+    if not directory.is_dir():
+        msg = f'{directory}: no such folder; give that of a run, or of a map'
+        raise OutputError(msg)
     records = {folder: read_map_record(folder) for folder in (
         directory, *sorted(item for item in directory.glob('*')
                            if item.is_dir()))}

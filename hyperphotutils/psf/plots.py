@@ -273,6 +273,8 @@ def _draw_excess(axes, psf):
     """
     Draw the excess size of the stars against their flux.
     """
+    from matplotlib.ticker import LogFormatter
+
     if psf.stars is None or 'excess' not in psf.stars.colnames:
         axes.set_axis_off()
         return
@@ -290,6 +292,9 @@ def _draw_excess(axes, psf):
             np.abs(excess[fitted & used]) + error[fitted & used], 95)
         axes.set_ylim(-limit, limit)
         axes.set_xscale('log')
+        # 4e-01: the default, 4 x 10^-1, overlaps with the next label
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter())
     axes.axhline(0.0, color='0.6', linewidth=0.8, zorder=0)
     axes.set(xlabel='flux', ylabel='excess variance (pixels$^2$)')
     axes.set_title('Size of each star', size='medium')

@@ -172,6 +172,17 @@ def test_lists_may_be_galactic_and_have_shapes(map_file, full):
     assert_allclose(result.table['fwhm_minor_sky'].value, 4.5, rtol=1e-6)
 
 
+def test_flags_in_the_log_are_counted(full):
+    """
+    One source is not `1 sources`.
+    """
+    table = full.table[:3]
+    table['flags'] = [0, 1, 33]
+    text = '\n'.join(replace(full, table=table).describe())
+    assert 'n_pixels_fit_partial (1): 2 sources: ' in text
+    assert 'near_bound (32): 1 source: ' in text
+
+
 def test_positions_off_the_map_are_kept_and_flagged(map_file, full):
     sky = full.table['sky_centroid'][0]
     result = extract(map_file, sources={

@@ -77,7 +77,7 @@ def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
     assert len(QTable.read(folder / 'galaxies.ecsv')) == 4
     log = (folder / 'run.log').read_text()
     for text in ('fwhm: ', 'psf: ', 'sky: polynomial', 'max_radius: an eighth',
-                 'n_galaxies    4'):
+                 'measuring     ', 'n_galaxies    4'):
         assert text in log
     assert 'nothing left to do' in hyper(*call)[1]
     status, _, err = hyper(*call, '--threshold', '2')

@@ -143,6 +143,11 @@ def test_folder_without_products(tmp_path, capsys):
     assert 'has no products of hyperphot' in capsys.readouterr().err
 
 
+def test_missing_folder(tmp_path, capsys):
+    assert main(['report', str(tmp_path / 'none')]) == 2
+    assert 'none: no such folder' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('config', 'n_rows'), [
     ({'detection': {'n_sigma': 1e6}}, 0),
     ({'run': {'detection_only': True}}, None)])
