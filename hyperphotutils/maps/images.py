@@ -267,13 +267,16 @@ def load_values(hdu, *, dtype=None, file=None):
     with refuse_damage(what), np.errstate(all='ignore'):
         if file is None or any(n != 1 for n in hdu.shape[:-2]):
             return np.array(hdu.data, dtype=dtype)
-        image = StoredImage.create(file, hdu.shape[-2:], dtype)
         # an HDU that is not in a file has no sections
         values = hdu.section if hdu.fileinfo() else hdu.data
-        plane = (0,) * (len(hdu.shape) - 2)
-        for rows in row_blocks(image.shape):
-            image[rows] = values[*plane, rows]
-        return image
+    image = StoredImage.create(file, hdu.shape[-2:], dtype)
+    plane = (0,) * (len(hdu.shape) - 2)
+    for rows in row_blocks(image.shape):
+        with refuse_damage(what), np.errstate(all='ignore'):
+            part = np.asarray(values[*plane, rows], dtype=dtype)
+        # errors of writing say nothing about the file that is read
+        image[rows] = part
+    return image
 
 
 @contextmanager
