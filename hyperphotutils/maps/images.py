@@ -181,7 +181,8 @@ def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
 
     file : path-like, optional
         A new file for the values, which then are a
-        `~hyperphotutils.utils.StoredImage`: use it for images that are
+        `~hyperphotutils.utils.StoredImage`, unless an axis other than
+        the last two has more than one pixel: use it for images that are
         too large for the memory.
 
     Returns
