@@ -58,7 +58,8 @@ def tune_memory():
     # Images are made and deleted all the time. By default, their memory is
     # returned to the system, and given back page by page.
     if sys.platform == 'linux':
-        with contextlib.suppress(AttributeError):  # another C library
+        # another C library, or a static one
+        with contextlib.suppress(AttributeError, OSError):
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_TRIM_THRESHOLD, _KEPT)
             mallopt(_M_MMAP_THRESHOLD, _BLOCK)

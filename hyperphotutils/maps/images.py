@@ -181,7 +181,8 @@ def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
 
     file : path-like, optional
         A new file for the values, which then are a
-        `~hyperphotutils.utils.StoredImage`: use it for images that are
+        `~hyperphotutils.utils.StoredImage`, unless an axis other than
+        the last two has more than one pixel: use it for images that are
         too large for the memory.
 
     Returns
@@ -267,13 +268,16 @@ def load_values(hdu, *, dtype=None, file=None):
     with refuse_damage(what), np.errstate(all='ignore'):
         if file is None or any(n != 1 for n in hdu.shape[:-2]):
             return np.array(hdu.data, dtype=dtype)
-        image = StoredImage.create(file, hdu.shape[-2:], dtype)
         # an HDU that is not in a file has no sections
         values = hdu.section if hdu.fileinfo() else hdu.data
-        plane = (0,) * (len(hdu.shape) - 2)
-        for rows in row_blocks(image.shape):
-            image[rows] = values[*plane, rows]
-        return image
+    image = StoredImage.create(file, hdu.shape[-2:], dtype)
+    plane = (0,) * (len(hdu.shape) - 2)
+    for rows in row_blocks(image.shape):
+        with refuse_damage(what), np.errstate(all='ignore'):
+            part = np.asarray(values[*plane, rows], dtype=dtype)
+        # errors of writing say nothing about the file that is read
+        image[rows] = part
+    return image
 
 
 @contextmanager

@@ -355,9 +355,9 @@ class HyperPhotometry:
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
-        self._last = make_results(self, search, table)
+        self._last = made = make_results(self, search, table)
         # The caller may change the table.
-        return self._last.table.copy()
+        return made.table.copy()
 
     def measure_noise(self, data: ImageLike, *, wcs: WCS | None = None,
                       mask: ArrayLike | None = None,
@@ -689,7 +689,6 @@ class HyperPhotometry:
             msg = 'no map has been measured yet: call the object first'
             raise ValueError(msg)
         return self._last.images
-
 
 
 def _reshape(image, shape, fill):

@@ -160,7 +160,7 @@ class _Tiling:
         self.folder.mkdir(exist_ok=True)
         read = StoredImage.find(image.data)
         path = self.folder / _VALUES
-        if read is None:  # a plane of a cube
+        if read is None:  # its sky axes are not the last two of the file
             moved = StoredImage.store(image.data, path)
         else:
             read.path.replace(path)

@@ -401,6 +401,8 @@ class ImageSubtractor:
             msg = (f'no star can be used for the kernel ({found}): lower the '
                    'threshold, check the masks, or give positions'
                    if found else
+                   'positions has no star on the images'
+                   if positions is not None else
                    f'no star is above threshold={self.threshold:g} in both '
                    'images: lower the threshold, or give positions')
             raise ValueError(msg)

@@ -5,6 +5,8 @@ Images in files of which only the parts in use are in memory.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['StoredImage', 'row_blocks']
+
+# Errors of file systems that do not allocate space
+_NO_ALLOCATION = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 
 # Pixels that are processed at once
 _BLOCK = 1 << 22
@@ -90,10 +95,25 @@ class StoredImage:
         -------
         image : `StoredImage`
             The image.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be made, or the disk has no room for it.
         """
         image = cls(path, shape, dtype)
-        with image.path.open('wb') as file:
-            file.truncate(int(np.prod(shape)) * image.dtype.itemsize)
+        size = int(np.prod(shape)) * image.dtype.itemsize
+        try:
+            with image.path.open('wb') as file:
+                file.truncate(size)
+                # On a full disk, a write to a mapped file would end the
+                # process (SIGBUS).
+                if size and hasattr(os, 'posix_fallocate'):
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in _NO_ALLOCATION:
+                raise OSError(error.errno, error.strerror,
+                              str(image.path)) from error
         return image
 
     @classmethod

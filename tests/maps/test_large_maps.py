@@ -144,3 +144,11 @@ def test_cubes_and_damaged_files_are_refused(make_hdu, tmp_path):
                 read(hdu)
             messages.append(str(error.value))
         assert messages[0] == messages[1]
+
+
+def test_errors_of_writing_do_not_blame_the_map(make_hdu, tmp_path):
+    """
+    A file that cannot be written is no damage of the map.
+    """
+    with pytest.raises(FileNotFoundError, match='no folder'):
+        read_map_to_file(make_hdu(framed()), tmp_path / 'no folder/map.dat')

@@ -766,6 +766,23 @@ class TestParts:
                                         strict=True):
                     assert_equal_tables(table, alone)
 
+    def test_call_that_ends_in_another_thread(self):
+        """
+        A call returns its own table, even if a call in another thread has
+        stored its results before it returns.
+        """
+
+        class Overtaken(HyperPhotometry):
+            def __setattr__(self, name, value):
+                super().__setattr__(name, value)
+                if name == '_last' and value is not None:
+                    super().__setattr__(name, other._last)
+
+        data, _ = white_map()
+        other = HyperPhotometry(FWHM)
+        other(white_map(seed=1)[0])
+        assert_equal_tables(Overtaken(FWHM)(data), HyperPhotometry(FWHM)(data))
+
     @pytest.mark.parametrize('duplicate', [
         copy.deepcopy, lambda phot: pickle.loads(pickle.dumps(phot))])
     def test_copies_after_a_call(self, duplicate):

@@ -459,6 +459,16 @@ class TestInputs:
             QUICK(*images, error=ones, template_error=ones,
                   positions=[[40, 40]])
 
+    @pytest.mark.filterwarnings('ignore:1 of 1 positions are off')
+    @pytest.mark.parametrize('positions', [np.empty((0, 2)), [[-9.0, 4.0]]])
+    def test_positions_without_a_star(self, pair, positions):
+        """
+        The error is about the positions, which are no matter of a threshold.
+        """
+        images, options = arrays(pair)
+        with pytest.raises(ValueError, match='positions has no star on the'):
+            QUICK(*images, **options, positions=positions)
+
     def test_finder_finds_nothing(self, pair):
         """
         A finder of photutils then warns and returns `None`.

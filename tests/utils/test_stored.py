@@ -3,10 +3,13 @@
 Tests of hyperphotutils.utils.stored.
 """
 
+import errno
+import os
 import pickle
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from hyperphotutils.utils import StoredImage
 
@@ -54,3 +57,22 @@ def test_other_images_are_in_no_file(stored):
     assert StoredImage.find(IMAGE) is None
     assert StoredImage.find(stored.map()[:, 1:3]) is None
     assert StoredImage.find(stored.map('c')) is None
+
+
+@pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='needs POSIX')
+def test_full_disk_is_an_error(tmp_path, monkeypatch):
+    """
+    A file without room for its image is refused when it is made: later,
+    the system would end the process. File systems that cannot tell are
+    not refused.
+    """
+    def allocate(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, 'posix_fallocate', allocate)
+    number = errno.ENOSPC
+    with pytest.raises(OSError, match=r'No space left.*image\.dat'):
+        StoredImage.create(tmp_path / 'image.dat', (4, 5))
+    number = errno.EOPNOTSUPP
+    image = StoredImage.create(tmp_path / 'image.dat', (4, 5))
+    assert_array_equal(image[:], np.zeros((4, 5)))
