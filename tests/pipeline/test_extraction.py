@@ -448,11 +448,11 @@ def test_large_maps_are_plotted_with_fewer_pixels(full, monkeypatch):
     """
     shown = {}
     monkeypatch.setattr(
-        'hyperphotutils.pipeline.extraction._MAX_PLOTTED', 40)
+        'hyperphotutils.pipeline.extraction._MAX_PLOTTED', 70)
     monkeypatch.setattr('hyperphotutils.visualization.plot_overview',
                         lambda **kwargs: shown.update(kwargs))
     full.plot_overview('field')
-    # 90 x 100 pixels, in squares of 3
+    # 90 x 100 pixels, in squares of 3: at most 35 are left along an axis
     assert shown['data'].shape == shown['model'].shape == (30, 34)
     assert_allclose(shown['data'][5, 7].value,
                     np.mean(full.image.data[15:18, 21:24]))
