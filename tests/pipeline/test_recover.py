@@ -100,7 +100,7 @@ def test_medians_of_few_sources_are_not_shown(map_file, tmp_path, quick):
     lines = summarize_recovery(result)[3:6]
     assert all(re.search(r' - +-$', line) for line in lines[:2])
     assert re.search(r' 12\.5 % +0\.12 \+/- 0\.12$', lines[2])
-    axes = result.plot(Figure()).axes
+    axes = result.plot(figure=Figure()).axes
     for ax, n_series in ((axes[1], 1), (axes[2], 2)):
         drawn = [series.lines[0].get_xdata() for series in ax.containers]
         assert [len(x) for x in drawn] == [1] * n_series
@@ -120,7 +120,7 @@ def test_step_has_no_errors(map_file, quick, tmp_path):
     assert lines[1] == (
         'completeness rises from 0 to 1 between 2 and 4 Jy: too few sources '
         'for its fluxes at 50 % and 90 %; inject more')
-    for ax in result.plot(Figure()).axes[1:]:
+    for ax in result.plot(figure=Figure()).axes[1:]:
         assert 'fewer than 5 recovered' in ax.texts[0].get_text()
 
 

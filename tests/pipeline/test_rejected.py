@@ -134,7 +134,7 @@ def test_a_map_can_lose_all_its_detections(hole, tmp_path, monkeypatch):
 
     def reject_all(self, *args, **options):
         call(self, *args, **options)
-        self.rejected = rejected
+        self._last = replace(self._last, rejected=rejected)
 
     monkeypatch.setattr(HyperPhotometry, '__call__', reject_all)
     outcome, folder = process(hole, tmp_path / 'b')
