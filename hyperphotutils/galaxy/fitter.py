@@ -329,8 +329,9 @@ class SersicFitter:
               pixels;
             * ``chi2``, ``reduced_chi2``, ``n_pixels_fit``,
               ``n_iterations``, ``snr``, and ``flags``;
-            * ``orientation`` (position angle on the sky, east of north)
-              and ``r_eff_sky_fit``, with a ``wcs``.
+            * ``sky_centroid``, ``orientation`` (position angle on the
+              sky, east of north), and ``r_eff_sky_fit``, with a
+              ``wcs``.
 
         Raises
         ------

@@ -70,6 +70,8 @@ def _add_sky(table, wcs):
     minor = major * np.where(known, table['q_fit'], 1.0)
     theta = np.where(known, table['theta_fit'].value, 0.0)
     major, _, angle = pixel_to_sky_ellipse(wcs, x, y, major, minor, theta)
+    table['sky_centroid'] = wcs.celestial.pixel_to_world(table['x_fit'],
+                                                         table['y_fit'])
     for name, values, unit in (('r_eff_sky_fit', major, u.arcsec),
                                ('orientation', angle, u.deg)):
         values = u.Quantity(values, unit)

@@ -572,7 +572,7 @@ class _Run:
         if unit is None:
             return
         for name in table.colnames:
-            if name.startswith('sky_'):
+            if name.startswith('sky_') and name != 'sky_centroid':
                 table[name] <<= unit
             elif name.startswith(('flux_', 'kron_flux')):
                 table[name] <<= unit * u.pix

@@ -32,6 +32,9 @@ __all__ = ['ccd_error', 'read_image', 'read_pair']
 # Images whose WCSs disagree by more than this many pixels are not aligned;
 # the kernel takes up smaller shifts
 _MAX_OFFSET = 1.0
+# The range of the largest values of an image, so that the squares of its noise
+# are far from the limits of single precision.
+_SMALLEST, _LARGEST = 1e-12, 1e18
 
 
 @dataclass
@@ -131,6 +134,16 @@ def read_pair(science, template, *, error, template_error, mask,
             template, data=template.data * factor, unit=science.unit,
             error=(None if template.error is None
                    else template.error * factor))
+    for name, image in (('science', science), ('template', template)):
+        good = np.isfinite(image.data)
+        if image.mask is not None:
+            good &= ~image.mask
+        largest = np.max(np.abs(image.data), where=good, initial=0.0)
+        if largest > 0.0 and not _SMALLEST < largest < _LARGEST:
+            msg = (f'the largest value of {name} is {largest:.2g}, too far '
+                   'from 1 for single precision: convert the unit of both '
+                   'images and their errors, or multiply them by a factor')
+            raise ValueError(msg)
     if all(image.wcs is not None and image.wcs.has_celestial
            for image in (science, template)):
         ny, nx = science.data.shape
@@ -149,7 +162,7 @@ def read_pair(science, template, *, error, template_error, mask,
 
 
 def read_image(data, name, error=None, error_name='error', mask=None,
-          mask_name='mask'):
+               mask_name='mask'):
     """
     Read one image with its errors and its mask, named in messages.
     """

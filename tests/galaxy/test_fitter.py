@@ -464,6 +464,8 @@ def test_columns_on_the_sky(psf, stamps):
         QTable({'x': [31.5], 'y': [31.5]})))
     assert table['r_eff_sky_fit'][0].to_value(u.arcsec) == pytest.approx(
         2.5 * 0.72, rel=0.01)
+    true = wcs.pixel_to_world(31.5, 31.5)
+    assert table['sky_centroid'][0].separation(true) < 0.72 * u.arcsec
     # East is to the left: 90 degrees minus the angle from the x axis,
     # mirrored
     assert table['orientation'][0].to_value(u.deg) == pytest.approx(

@@ -139,3 +139,19 @@ def test_wrong_data(data, error, match):
 def test_wrong_cameras(options, match):
     with pytest.raises(ValueError, match=match):
         ccd_error(VALUES, **options)
+
+
+@pytest.mark.parametrize(('factors', 'name'), [
+    ((1e-30, 1e-30), 'science'), ((1.0, 1e30), 'template')])
+def test_values_beyond_single_precision(factors, name):
+    """
+    Images whose variances would be lost are refused, unless the values are
+    masked.
+    """
+    images = [factor * VALUES for factor in factors]
+    with pytest.raises(ValueError, match=f'the largest value of {name} is'):
+        read_pair(*images, **NOTHING)
+    huge = VALUES.copy()
+    huge[1, 2] = 1e30
+    mask = huge == 1e30
+    read_pair(huge, VALUES, **NOTHING | {'mask': mask})
