@@ -153,9 +153,8 @@ class _Options(BaseModel):
     Base class of the sections: no unknown keys, no silent conversion.
     """
 
-    # Sections that are not used need no validator: it is made when needed.
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True,
-                              allow_inf_nan=False, defer_build=True)
+                              allow_inf_nan=False)
 
     # The key that is set by a plain number in place of a mapping
     number_key: ClassVar[str] = ''
