@@ -13,7 +13,7 @@ from hyperphotutils.aperture.local import measure_sources
 from hyperphotutils.background.interface import describe_background
 from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend.grouping import renumber_groups
-from hyperphotutils.catalog.columns import describe_columns
+from hyperphotutils.catalog.columns import RESULT_TABLES, describe_columns
 from hyperphotutils.photometry.images import SourceImages
 from hyperphotutils.photometry.measurement import (
     MapNoise,
@@ -37,16 +37,6 @@ __all__ = []  # shared by the modules of the photometry only
 
 # Number of pixels per chunk of apertures, chosen to fit in the CPU cache.
 _CHUNK_PIXELS = 1 << 16
-
-_COLUMNS = (
-    'id', 'group_id', 'group_size', 'x_init', 'y_init', 'x_fit', 'y_fit',
-    'x_err', 'y_err', 'amplitude_fit', 'amplitude_err', 'fwhm_major_fit',
-    'fwhm_major_err', 'fwhm_minor_fit', 'fwhm_minor_err', 'theta_fit',
-    'theta_err', 'flux_fit', 'flux_err', 'aperture_flux',
-    'aperture_flux_err', 'aperture_correction', 'aperture_residual',
-    'local_bkg', 'bkg_order', 'bkg_method', 'bkg_size', 'snr',
-    'shoulder_score', 'nmse', 'reduced_chi2', 'bic', 'n_pixels_fit',
-    'flags')
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +109,8 @@ def make_results(photometry, search, table):
     table['group_id'] = renumber_groups(table['group_id'])
     images = _add_apertures(photometry, search, table)
     table['snr'] = plain(table['amplitude_fit']) / image.peak_noise(table)
-    table = table[list(_COLUMNS)]
+    table = table[[name for name in RESULT_TABLES['photometry']
+                   if name in table.colnames]]
     covariance = search.source_covariance.take(table['id'])
     fluxes = (np.asarray(table['id']), table['flux_fit'].copy(),
               table['flux_err'].copy(), covariance)
