@@ -302,30 +302,24 @@ def evaluate(sources, coeffs, x, y, weight, basis, whitening=None,
     the shares in the peak change.
     """
     xp = array_namespace(sources)
-    n_coords = N_PARAMS * sources.shape[1]
-    jacobian = xp.concat((whiten(whitening, source_derivatives(
-        sources, x, y, weight, beam)), basis), axis=1)
+    n_groups, n_sources, _ = sources.shape
+    n_coords = N_PARAMS * n_sources
+    n_basis = 0 if whitening is not None else basis.shape[1]
+    jacobian = xp.empty((n_groups, n_coords + n_basis, x.shape[1]),
+                        dtype=sources.dtype)
+    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
+             else _convolved_terms(sources, x, y, weight, beam))
+    for k, term in enumerate(terms):
+        jacobian[:, k:n_coords:N_PARAMS, :] = term
+    if whitening is not None:
+        jacobian = xp.concat((whiten(whitening, jacobian), basis), axis=1)
+    else:
+        jacobian[:, n_coords:, :] = basis
     # Amplitudes and coefficients are linear.
     model = (sources[:, None, :, 0]
              @ jacobian[:, AMPLITUDE:n_coords:N_PARAMS, :]
              + coeffs[:, None, :] @ basis)[:, 0, :]
     return model, jacobian
-
-
-def source_derivatives(sources, x, y, weight, beam=None):
-    """
-    Return the weighted derivatives of `evaluate`, not whitened, in the tangent
-    coordinates of the sources: shape (g, 6 n, p).
-    """
-    xp = array_namespace(sources)
-    n_groups, n_sources, _ = sources.shape
-    derivatives = xp.empty((n_groups, N_PARAMS * n_sources, x.shape[1]),
-                           dtype=sources.dtype)
-    terms = (_gaussian_terms(sources, x, y, weight) if beam is None
-             else _convolved_terms(sources, x, y, weight, beam))
-    for k, term in enumerate(terms):
-        derivatives[:, k::N_PARAMS, :] = term
-    return derivatives
 
 
 def _gaussian_terms(sources, x, y, weight):
