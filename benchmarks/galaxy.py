@@ -2,7 +2,8 @@
 """
 Measure how accurate and how fast fits of galaxies are.
 
-The image of a profile against an exact one, and its derivatives::
+The image of a profile against an exact one (its derivatives are tested in
+``tests/galaxy/test_render.py``)::
 
     python benchmarks/galaxy.py --renderer
 
@@ -125,7 +126,7 @@ def psf_image(oversampling, half=25):
 
 def run_renderer():
     """
-    Print the errors of images and derivatives.
+    Print the errors of images.
     """
     image = psf_image(2, half=30)
     share = image.sum() / 4 * 4
