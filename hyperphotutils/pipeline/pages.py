@@ -43,6 +43,14 @@ _PULLS = 5.0
 _SMOOTHING_REACH = 6.5
 
 
+def write_page(path, result, job):
+    """
+    Write the page of a map or a cube into the folder of its other products.
+    """
+    write = write_cube_page if job.kind == 'cube' else write_map_page
+    write(path, result, job.map_id)
+
+
 def write_map_page(path, result, map_id):
     """
     Write the page of a map into the folder of its other products.

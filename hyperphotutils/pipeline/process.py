@@ -51,7 +51,6 @@ from hyperphotutils.pipeline.products import (
     LOG,
     RECORD,
     REPORT,
-    write_page,
     write_products,
 )
 from hyperphotutils.pipeline.progress import Stages
@@ -356,7 +355,10 @@ def process_map(job: MapJob, config: PipelineConfig, *,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
-            write_page(result, job, config, folder)
+            if config.writes_pages:
+                from hyperphotutils.pipeline.pages import write_page
+
+                write_page(folder / REPORT, result, job)
             write_record(folder / RECORD, record | {
                 'versions': result_meta()['version'],
                 'finished': datetime.now(UTC).isoformat(),

@@ -121,19 +121,6 @@ def write_products(result, job, config, folder, *, progress_bar=False):
                                   progress_bar))
 
 
-def write_page(result, job, config, folder):
-    """
-    Write the page of a job, which shows its other products and its log.
-    """
-    if job.kind not in _BOTH or not config.writes_pages:
-        return
-    from hyperphotutils.pipeline import pages
-
-    write = (pages.write_cube_page if job.kind == 'cube'
-             else pages.write_map_page)
-    write(folder / REPORT, result, job.map_id)
-
-
 def find_foreign_files(folder):
     """
     Find the files in a folder that are no products.

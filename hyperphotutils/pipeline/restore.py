@@ -94,7 +94,6 @@ def _restore_page(folder, record):
     rejected = None
     if (folder / REJECTED).exists():
         rejected = QTable.read(folder / REJECTED, format='ascii.ecsv')
-    write = pages.write_cube_page if kind == 'cube' else pages.write_map_page
     result = None
     # of a file that has changed, cut-outs would be wrong
     if describe_files(path)[path] == record['inputs'][path]:
@@ -104,7 +103,7 @@ def _restore_page(folder, record):
     if result is None:
         pages.write_table_page(folder / REPORT, table, rejected, folder.name)
     else:
-        write(folder / REPORT, result, folder.name)
+        pages.write_page(folder / REPORT, result, job)
     return MapOutcome(job, summary=record['summary'],
                       numbers=record['numbers'],
                       table_name=record['table_name'])
