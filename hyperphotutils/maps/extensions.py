@@ -46,18 +46,18 @@ def standard_deviations(error, shape, unit, *, remedy):
     return values if error.power == 1 else values**(1.0 / error.power)
 
 
-def errors_and_mask(image, unit, *, error_given=False, mask_given=False):
+def errors_and_mask(image, unit, *, mask_given=False):
     """
     Return the standard deviations and the mask that the file of an image
     has beside it, `None` for what it lacks.
 
     The ``image`` is a `~hyperphotutils.maps.FitsImage` with its ``error``
     and ``masks``, and its unit may be `None`. One warning names the file and
-    what cannot be used of it, unless that is given otherwise.
+    what cannot be used of it; masks only if none is given otherwise.
     """
     shape, problems = image.data.shape, []
     error = mask = None
-    if image.error is not None and not error_given:
+    if image.error is not None:
         if image.error.header.get('BUNIT') == image.header.get('BUNIT'):
             # the same, whether it is understood or not
             image.error.header.remove('BUNIT', ignore_missing=True)

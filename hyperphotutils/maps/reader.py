@@ -104,8 +104,10 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
         The extension with the errors of the map: its number, its name,
         or its name and version. If `None`, it is recognized by its name:
         ERR, ERROR, STDDEV, SIGMA, RMS, UNCERT or VAR (variances), also
-        with the number in the name of the map. With `False`, the map is
-        read without errors. A missing unit is taken from the map.
+        with the number in the name of the map. The keyword UTYPE of
+        `~astropy.nddata.CCDData` states another kind of errors. With
+        `False`, the map is read without errors. A missing unit is taken
+        from the map.
 
     dtype : dtype, optional
         The type of the values. The default is float64; float32 saves
