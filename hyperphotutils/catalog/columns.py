@@ -268,8 +268,8 @@ _REGISTRY = (
                  'the grid', 'deg', ucd='pos.posAng'),
     ResultColumn('chi2_grid', 'chi-squared of the best model of the grid',
                  ucd='stat.fit.chi2'),
-    ResultColumn('flux_grid', 'flux of the best model of the grid, a sum of '
-                 'pixel values', 'data', ucd='phot.flux.density'),
+    ResultColumn('flux_grid', 'flux of the best model of the grid', 'flux',
+                 ucd='phot.flux.density;meta.modelled'),
     ResultColumn('sky_grid', 'sky that was fitted with the best model of the '
                  'grid', 'data', ucd='phot.flux.density;instr.background'),
     ResultColumn('model_index', 'number of the best model in the order of '

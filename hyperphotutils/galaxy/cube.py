@@ -513,12 +513,11 @@ class ChiSquareCube:
         table['theta_grid'] <<= u.deg
         table['chi2_grid'] = self._cubes[index]
         for name in ('flux', 'sky'):
-            values = getattr(self, name).reshape(self._cubes.shape)[index]
-            table[f'{name}_grid'] = (values if self.unit is None
-                                     else values << self.unit)
+            table[f'{name}_grid'] = getattr(self, name).reshape(
+                self._cubes.shape)[index]
         table['model_index'] = np.ravel_multi_index(
             tuple(self._best.T), self._cubes.shape[1:])
-        return describe_columns(table)
+        return describe_columns(table, unit=self.unit)
 
     def parabola(self, axis: Literal['r_eff', 'all'] = 'r_eff') -> QTable:
         """
