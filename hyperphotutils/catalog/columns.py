@@ -221,6 +221,67 @@ _REGISTRY = (
                  ucd='meta.number'),
     ResultColumn('reason', 'why it has no row in the catalog, a key of '
                  'REJECTION_REASONS', dtype='U20', ucd='meta.note'),
+    # galaxies: where the fit of a Sersic profile started, and its result
+    ResultColumn('flux_init', 'flux where the fit started', 'flux',
+                 ucd='phot.flux.density'),
+    ResultColumn('r_eff_init', 'effective radius where the fit started',
+                 'pix', ucd='src.morph.scLength'),
+    ResultColumn('n_init', 'Sersic index where the fit started',
+                 ucd='src.morph.param'),
+    ResultColumn('q_init', 'axis ratio where the fit started',
+                 ucd='phys.size.axisRatio'),
+    ResultColumn('theta_init', 'angle of the major axis where the fit '
+                 'started', 'deg', ucd='pos.posAng'),
+    *_with_error('r_eff_fit', 'effective (half-light) radius along the '
+                 'major axis', 'pix', 'src.morph.scLength'),
+    *_with_error('n_fit', 'Sersic index', '', 'src.morph.param'),
+    *_with_error('q_fit', 'axis ratio, minor over major', '',
+                 'phys.size.axisRatio'),
+    ResultColumn('flux_stamp_fit', 'flux of the fitted profile on the stamp',
+                 'flux', ucd='phot.flux.density;meta.modelled'),
+    *_with_error('sky_fit', 'sky of the stamp at the position', 'data',
+                 'phot.flux.density;instr.background'),
+    ResultColumn('chi2', 'chi-squared of the fit', ucd='stat.fit.chi2'),
+    ResultColumn('n_iterations', 'number of steps of the fit', dtype='i8',
+                 ucd='meta.number'),
+    ResultColumn('r_eff_sky_fit', 'effective radius along the major axis on '
+                 'the sky', 'arcsec', ucd='src.morph.scLength'),
+    ResultColumn('orientation', 'position angle of the galaxy, east of north '
+                 'in the frame of sky_centroid', 'deg', ucd='pos.posAng'),
+    ResultColumn('stamp_size', 'side of the stamp of the fit', 'pix',
+                 dtype='i8', ucd='phys.angSize'),
+    ResultColumn('star_index', 'probability that the detection is a star',
+                 ucd='src.class.starGalaxy'),
+    ResultColumn('kron_flux', 'flux of the detection in its Kron aperture',
+                 'flux', ucd='phot.flux.density'),
+    ResultColumn('snr_detection', 'signal-to-noise ratio of the flux in the '
+                 'segment', ucd='stat.snr'),
+    *_with_error('mag_fit', 'magnitude of flux_fit', 'mag', 'phot.mag'),
+    # the best model of a grid, and the parabola around it
+    ResultColumn('n_grid', 'Sersic index of the best model of the grid',
+                 ucd='src.morph.param'),
+    ResultColumn('r_eff_grid', 'effective radius of the best model of the '
+                 'grid', 'pix', ucd='src.morph.scLength'),
+    ResultColumn('q_grid', 'axis ratio of the best model of the grid',
+                 ucd='phys.size.axisRatio'),
+    ResultColumn('theta_grid', 'angle of the major axis of the best model of '
+                 'the grid', 'deg', ucd='pos.posAng'),
+    ResultColumn('chi2_grid', 'chi-squared of the best model of the grid',
+                 ucd='stat.fit.chi2'),
+    ResultColumn('flux_grid', 'flux of the best model of the grid', 'flux',
+                 ucd='phot.flux.density;meta.modelled'),
+    ResultColumn('sky_grid', 'sky that was fitted with the best model of the '
+                 'grid', 'data', ucd='phot.flux.density;instr.background'),
+    ResultColumn('model_index', 'number of the best model in the order of '
+                 'the grid, from 0', dtype='i8', ucd='meta.number'),
+    *_with_error('r_eff_parabola', 'effective radius at the minimum of the '
+                 'parabola', 'pix', 'src.morph.scLength'),
+    *_with_error('n_parabola', 'Sersic index at the minimum of the parabola',
+                 '', 'src.morph.param'),
+    *_with_error('q_parabola', 'axis ratio at the minimum of the parabola',
+                 '', 'phys.size.axisRatio'),
+    *_with_error('theta_parabola', 'angle of the major axis at the minimum '
+                 'of the parabola', 'deg', 'pos.posAng'),
 )
 
 RESULT_COLUMNS = MappingProxyType({column.name: column
@@ -229,9 +290,18 @@ RESULT_COLUMNS = MappingProxyType({column.name: column
 The `ResultColumn` of each column by name.
 """
 
+# What columns of sources mean in the table of galaxies
+_OF_GALAXIES = {name: replace(RESULT_COLUMNS[name], description=description)
+                for name, description in (
+    ('group_size', 'number of sources that were fitted on the stamp'),
+    ('flux_fit', 'flux of the fitted profile, to infinity'),
+    ('snr', 'signal-to-noise ratio of the flux, for a known shape'),
+    ('n_pixels_fit', 'number of fitted pixels of the stamp'))}
+
 _SKY = ('sky_centroid', 'lon_err', 'lat_err', 'fwhm_major_sky',
         'fwhm_major_sky_err', 'fwhm_minor_sky', 'fwhm_minor_sky_err',
         'position_angle', 'position_angle_err')
+_GALAXY_SKY = ('sky_centroid', 'r_eff_sky_fit', 'orientation')
 
 RESULT_TABLES = MappingProxyType({
     'detection': ('id', 'x_centroid', 'y_centroid', 'peak', 'snr',
@@ -247,17 +317,29 @@ RESULT_TABLES = MappingProxyType({
         'flags', *_SKY),
     'rejected': ('x_init', 'y_init', 'sky_centroid', 'snr', 'search',
                  'reason'),
+    'galaxies': (
+        'id', 'group_size', *(
+            f'{name}_{suffix}' for suffix in ('init', 'fit', 'err')
+            for name in ('flux', 'x', 'y', 'r_eff', 'n', 'q', 'theta')),
+        'flux_stamp_fit', 'sky_fit', 'sky_err', 'n_grid', 'r_eff_grid',
+        'q_grid', 'theta_grid', 'chi2_grid', 'chi2', 'reduced_chi2',
+        'n_pixels_fit', 'n_iterations', 'snr', *_GALAXY_SKY, 'flags'),
+    'galaxy_grid': (
+        'n_grid', 'q_grid', 'theta_grid', 'r_eff_grid', 'chi2_grid',
+        'flux_grid', 'sky_grid', 'model_index', 'r_eff_parabola',
+        'r_eff_parabola_err'),
 })
 """
 The names of the columns of each kind of table, in their order: of the
-finder, of the photometry, and of its rejected detections. Tables of maps
-without a WCS have no columns from ``sky_centroid`` to
-``position_angle_err``.
+finder, of the photometry, of its rejected detections, of fits of galaxies,
+and of the best models of a grid. Tables of images without a WCS have no
+columns of positions, angles, and radii on the sky, such as
+``sky_centroid``.
 """
 
 
-def find_column(name: str, *,
-                bands: Iterable[str] = ()) -> ResultColumn | None:
+def find_column(name: str, *, bands: Iterable[str] = (),
+                kind: str = '') -> ResultColumn | None:
     """
     Return the entry of a column in the registry.
 
@@ -270,6 +352,11 @@ def find_column(name: str, *,
         The names of the bands of the table: ``flux_fit_red`` is
         ``flux_fit`` of the band ``red``.
 
+    kind : str, optional
+        The kind of table, a key of
+        `~hyperphotutils.catalog.RESULT_TABLES`: ``flux_fit`` of
+        ``'galaxies'`` is the flux of a Sersic profile.
+
     Returns
     -------
     column : `ResultColumn` or `None`
@@ -281,6 +368,8 @@ def find_column(name: str, *,
     >>> print(find_column('snr_red', bands=['red']).description)
     signal-to-noise ratio of the peak; band red
     """
+    if kind == 'galaxies' and name in _OF_GALAXIES:
+        return _OF_GALAXIES[name]
     if name in RESULT_COLUMNS:
         return RESULT_COLUMNS[name]
     for band in bands:
@@ -293,8 +382,8 @@ def find_column(name: str, *,
     return None
 
 
-def describe_columns(table: QTable, *,
-                     unit: u.UnitBase | None = None) -> QTable:
+def describe_columns(table: QTable, *, unit: u.UnitBase | None = None,
+                     kind: str = '') -> QTable:
     """
     Set the units and descriptions of the columns of a result.
 
@@ -310,6 +399,9 @@ def describe_columns(table: QTable, *,
     unit : `~astropy.units.Unit` or `None`, optional
         The unit of the pixels of the map. If `None` (default), columns
         in this unit get none.
+
+    kind : str, optional
+        The kind of table, as for `find_column`.
 
     Returns
     -------
@@ -330,7 +422,7 @@ def describe_columns(table: QTable, *,
     """
     bands = table.meta.get('bands', ())
     for name in table.colnames:
-        known = find_column(name, bands=bands)
+        known = find_column(name, bands=bands, kind=kind)
         if known is None:
             continue
         values = table[name]
@@ -342,7 +434,8 @@ def describe_columns(table: QTable, *,
     return table
 
 
-def make_empty_table(kind: Literal['detection', 'photometry', 'rejected'], *,
+def make_empty_table(kind: Literal['detection', 'photometry', 'rejected',
+                                   'galaxies', 'galaxy_grid'], *,
                      unit: u.UnitBase | None = None,
                      wcs: WCS | None = None) -> QTable:
     """
@@ -350,7 +443,8 @@ def make_empty_table(kind: Literal['detection', 'photometry', 'rejected'], *,
 
     Parameters
     ----------
-    kind : {'detection', 'photometry', 'rejected'}
+    kind : {'detection', 'photometry', 'rejected', 'galaxies', \
+            'galaxy_grid'}
         The kind of table, a key of
         `~hyperphotutils.catalog.RESULT_TABLES`.
 
@@ -378,10 +472,10 @@ def make_empty_table(kind: Literal['detection', 'photometry', 'rejected'], *,
     table = QTable()
     for name in RESULT_TABLES[kind]:
         column = RESULT_COLUMNS[name]
-        if name in _SKY and wcs is None:
+        if name in {*_SKY, *_GALAXY_SKY} and wcs is None:
             continue
         if name == 'sky_centroid':
             table[name] = wcs.pixel_to_world(np.empty(0), np.empty(0))
         else:
             table[name] = np.empty(0, dtype=column.dtype)
-    return describe_columns(table, unit=unit)
+    return describe_columns(table, unit=unit, kind=kind)

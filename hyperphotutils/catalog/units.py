@@ -103,14 +103,38 @@ def convert_flux_units(table: Table, *,
     return result
 
 
+def map_unit(meta):
+    """
+    Return the unit of the pixels of a map in its file, from the metadata of
+    the map or of its table, if it is a flux per beam; else `None`.
+    """
+    text = str(meta.get('original_unit', ''))
+    for spelling in (text, text.lower().replace('jy', 'Jy')):
+        unit = u.Unit(spelling, parse_strict='silent')
+        if unit.is_equivalent(_PER_BEAM):
+            return unit
+    return None
+
+
+def in_map_unit(value, meta):
+    """
+    Return a flux per pixel in the `map_unit`, if there is one.
+    """
+    unit = map_unit(meta)
+    return value if unit is None else _convert(value, unit,
+                                               meta['beam_area_pix'])
+
+
 def to_readable_units(table):
     """
     Return a table in the units in which a person reads it.
 
-    Fluxes are in Jy, mJy, or uJy, so that their median has few digits;
-    peaks and backgrounds are per beam, if its area is known. Columns in
-    other units are kept.
+    Fluxes are in Jy, mJy, or uJy, so that their median has few digits, or,
+    if the map has a unit per beam, with the prefix of that. Peaks and
+    backgrounds are per beam, if its area is known. Columns in other units
+    are kept.
     """
+    own = map_unit(table.meta)
     for key, kinds in (('peak_unit', (_PER_PIXEL, _PER_BEAM)),
                        ('flux_unit', (u.Jy,))):
         names = [name for name in table.colnames
@@ -128,6 +152,8 @@ def to_readable_units(table):
         typical = np.median(values) if len(values) else 1.0
         unit *= next((prefix for prefix in (u.Jy, u.mJy)
                       if typical >= 0.3 * prefix.to(u.Jy)), u.uJy) / u.Jy
+        if own is not None:
+            unit = own * u.beam if key == 'flux_unit' else own
         if all(table[name].unit == unit for name in names):
             continue
         table = convert_flux_units(table, **{key: unit})

@@ -20,6 +20,7 @@ from photutils.psf import ImagePSF
 from scipy.signal import fftconvolve
 from scipy.special import chdtri
 
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.galaxy.grid import Models, make_basis, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
@@ -512,12 +513,11 @@ class ChiSquareCube:
         table['theta_grid'] <<= u.deg
         table['chi2_grid'] = self._cubes[index]
         for name in ('flux', 'sky'):
-            values = getattr(self, name).reshape(self._cubes.shape)[index]
-            table[f'{name}_grid'] = (values if self.unit is None
-                                     else values << self.unit)
+            table[f'{name}_grid'] = getattr(self, name).reshape(
+                self._cubes.shape)[index]
         table['model_index'] = np.ravel_multi_index(
             tuple(self._best.T), self._cubes.shape[1:])
-        return table
+        return describe_columns(table, unit=self.unit)
 
     def parabola(self, axis: Literal['r_eff', 'all'] = 'r_eff') -> QTable:
         """
@@ -576,7 +576,7 @@ class ChiSquareCube:
             for suffix, column in (('', value), ('_err', sigma)):
                 table[f'{name}_parabola{suffix}'] = (
                     column if unit is None else column << unit)
-        return table
+        return describe_columns(table)
 
     def confidence(self, level: float = 0.683, *,
                    n_params: int = 1) -> NDArray[np.bool_]:

@@ -7,8 +7,9 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.utils.gaussians import wrap_angle
-from hyperphotutils.utils.tables import integrated_unit, result_meta
+from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
 __all__ = ['make_table']
@@ -51,13 +52,7 @@ def make_table(fit, unit, config, wcs=None):
     if wcs is not None:
         _add_sky(table, wcs)
     table['flags'] = fit.flags
-    if unit is not None:
-        total = integrated_unit(unit)
-        for name in ('flux_init', 'flux_fit', 'flux_err', 'flux_stamp_fit'):
-            table[name] <<= total
-        for name in ('sky_fit', 'sky_err'):
-            table[name] <<= unit
-    return table
+    return describe_columns(table, unit=unit, kind='galaxies')
 
 
 def _add_sky(table, wcs):

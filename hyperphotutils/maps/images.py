@@ -13,7 +13,7 @@ import struct
 import warnings
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -43,6 +43,14 @@ _IMAGE_NAMES = ('IMAGE', 'SCI', 'SIGNAL', 'FLUX', 'DATA')
 _ERROR_NAMES = ('ERR', 'ERROR', 'ERRORS', 'STDDEV', 'STDEV', 'STD', 'SIGMA',
                 'RMS', 'UNCERT', 'UNCERTAINTY', 'UNC')
 _VARIANCE_NAMES = ('VAR', 'VARIANCE')
+
+# The keyword UTYPE by which CCDData states the kind of its uncertainty, and
+# the power of the standard deviation that it is.
+_ERROR_KINDS = {'stddevuncertainty': 1, 'varianceuncertainty': 2,
+                'inversevariance': -2}
+
+# Names of masks and of bit flags of the pixels.
+_QUALITY_NAMES = ('MASK', 'DQ', 'FLAG', 'FLAGS', 'QUALITY')
 
 # Words in the names of images that are never the map of a file with several
 # images, such as SCI_ERR and VAR_POISSON.
@@ -106,6 +114,11 @@ class FitsImage:
     error : `ErrorPlane` or `None`
         The errors of the values, if the file has them.
 
+    masks : dict
+        The masks of the pixels by extension, if they were asked for:
+        `True` for bad pixels, and `None` for bit flags, of which some
+        may mark good pixels.
+
     Examples
     --------
     >>> import numpy as np
@@ -122,6 +135,7 @@ class FitsImage:
     extension: str
     beams_table: Table | None = None
     error: ErrorPlane | None = None
+    masks: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,7 +146,8 @@ class ErrorPlane:
     Parameters
     ----------
     data : `~numpy.ndarray`
-        The standard deviations or variances, as float64.
+        The standard deviations, variances, or inverse variances, as
+        float64.
 
     header : `~astropy.io.fits.Header`
         The header.
@@ -140,20 +155,22 @@ class ErrorPlane:
     extension : str
         The number and the name of the extension.
 
-    is_variance : bool
-        Whether ``data`` are variances.
+    power : int
+        The power of the standard deviations that ``data`` are: 1, 2
+        (variances), or -2 (inverse variances).
     """
 
     data: np.ndarray
     header: fits.Header
     extension: str
-    is_variance: bool
+    power: int
 
 
 def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
                ext: int | str | tuple | None = None,
                error_extension: int | str | tuple | Literal[False]
-                   | None = False, dtype: DTypeLike = float,
+                   | None = False, masks: bool = False,
+               dtype: DTypeLike = float,
                file: FilePath | None = None) -> FitsImage:
     """
     Load an image from a file or from an open HDU.
@@ -175,6 +192,11 @@ def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
         The extension with the errors of the values, `None` to recognize
         it by its name, such as ERR, ERROR, STDDEV, RMS, UNCERT or VAR,
         or `False` (the default) for none.
+
+    masks : bool, optional
+        Whether extensions with a mask of the pixels (MASK) or with bit
+        flags (DQ, FLAGS, QUALITY) are loaded, too. The default is
+        `False`.
 
     dtype : dtype, optional
         The type of the values.
@@ -211,21 +233,22 @@ def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     >>> print(load_image(hdus).extension)
     2 (IMAGE)
     """
-    with find_image(path_or_hdu, ext=ext,
-                    error_extension=error_extension) as (hdu, about):
+    with find_image(path_or_hdu, ext=ext, error_extension=error_extension,
+                    masks=masks) as (hdu, about):
         return FitsImage(data=load_values(hdu, dtype=dtype, file=file),
                          **about)
 
 
 @contextmanager
-def find_image(path_or_hdu, *, ext=None, error_extension=False):
+def find_image(path_or_hdu, *, ext=None, error_extension=False,
+               masks=False):
     """
     Find an image without loading its values; the arguments are those of
     `load_image`.
 
     This is a context manager that returns the HDU of the image, and a
     dictionary with the arguments of `FitsImage` other than the values:
-    ``error`` is missing if ``error_extension`` is `False`.
+    ``error`` and ``masks`` are missing if their arguments are `False`.
     """
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
@@ -244,15 +267,15 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False):
             path = Path(os.path.expanduser(path_or_hdu))  # noqa: PTH111
             with _open(path) as (hdus, n_whole):
                 yield _describe(hdus, ext, str(path_or_hdu),
-                                error_extension, n_whole)
+                                error_extension, masks, n_whole)
         elif isinstance(path_or_hdu, fits.HDUList):
             yield _describe(path_or_hdu, ext, path_or_hdu.filename(),
-                            error_extension)
+                            error_extension, masks)
         elif hasattr(path_or_hdu, 'header') and hasattr(path_or_hdu, 'data'):
             place = path_or_hdu.fileinfo() or {}
             yield _describe([path_or_hdu], 0,
                             getattr(place.get('file'), 'name', None),
-                            error_extension)
+                            error_extension, masks)
         else:
             msg = ('path_or_hdu must be the name of a FITS file, an HDUList '
                    f'or an HDU: got {type(path_or_hdu).__name__}')
@@ -371,7 +394,7 @@ def _check_whole(number, extension, n_whole):
         raise MapError(msg)
 
 
-def _describe(hdus, ext, filename, error_extension, n_whole=None):
+def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
     """
     Return the selected image of an HDU list and its `FitsImage` arguments.
     """
@@ -391,6 +414,8 @@ def _describe(hdus, ext, filename, error_extension, n_whole=None):
         if error_extension is not False:
             about['error'] = _load_error(hdus, number, error_extension,
                                          n_whole)
+        if masks:
+            about['masks'] = _load_masks(hdus, number, n_whole)
     return hdu, about
 
 
@@ -528,8 +553,35 @@ def _load_error(hdus, number, error_extension, n_whole):
                f'{_contents(hdus)}')
         raise MapError(msg)
     _check_whole(found, extension, n_whole)
+    # CCDData states the kind of the errors, else it is that of the name
+    stated = str(hdu.header.get('UTYPE', '')).strip().lower()
+    power = _ERROR_KINDS.get(
+        stated, 2 if _stem(hdu)[0] in _VARIANCE_NAMES else 1)
     return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
-                      extension, _stem(hdu)[0] in _VARIANCE_NAMES)
+                      extension, power)
+
+
+def _load_masks(hdus, number, n_whole):
+    """
+    Return the masks of the image with a number by extension, `None` for
+    those that are bit flags.
+    """
+    image = hdus[number]
+    if _is_auxiliary(image):
+        return {}
+    wanted = {(name, _stem(image)[1], image.ver) for name in _QUALITY_NAMES}
+    masks = {}
+    for other, hdu in enumerate(hdus):
+        if not _is_image(hdu) or (*_stem(hdu), hdu.ver) not in wanted:
+            continue
+        extension = _label(hdu, other)
+        _check_whole(other, extension, n_whole)
+        values = load_values(hdu)
+        # 0 is good in all of them
+        is_mask = _stem(hdu)[0] == 'MASK' and np.isin(values, (0, 1)).all()
+        masks[extension] = values != 0 if (
+            is_mask or not values.any()) else None
+    return masks
 
 
 def _recognize_error(hdus, number):

@@ -34,9 +34,11 @@ def as_fill_value(fill_value):
         msg = ('fill_value must be a number, a list of numbers, None to '
                f'recognize fill values, or False for none: {fill_value!r}')
         raise TypeError(msg)
-    # an integer that a float cannot represent occurs in no pixel
-    return tuple(float(value) for value in values
-                 if not isinstance(value, int) or abs(value) < 1e308)
+    # an integer that a float cannot represent occurs in no pixel; a value
+    # given twice is one
+    return tuple(dict.fromkeys(
+        float(value) for value in values
+        if not isinstance(value, int) or abs(value) < 1e308))
 
 
 def blank_fill_values(values, fill_value, fwhm):

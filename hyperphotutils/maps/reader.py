@@ -5,9 +5,7 @@ Reading of a map in Jy per pixel, with its sky coordinates and beam.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.beams import find_beam
 from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.extensions import standard_deviations
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
@@ -105,8 +104,10 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
         The extension with the errors of the map: its number, its name,
         or its name and version. If `None`, it is recognized by its name:
         ERR, ERROR, STDDEV, SIGMA, RMS, UNCERT or VAR (variances), also
-        with the number in the name of the map. With `False`, the map is
-        read without errors. A missing unit is taken from the map.
+        with the number in the name of the map. The keyword UTYPE of
+        `~astropy.nddata.CCDData` states another kind of errors. With
+        `False`, the map is read without errors. A missing unit is taken
+        from the map.
 
     dtype : dtype, optional
         The type of the values. The default is float64; float32 saves
@@ -262,53 +263,13 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
                     'give another fill_value, or False for none')
         raise MapError(msg)
     if image.error is not None:
-        errors = _standard_deviations(image.error, data.shape, unit)
+        errors = standard_deviations(
+            image.error, data.shape, unit,
+            remedy='give another error_extension, or False for none')
         multiply_by_factor(errors, areas, unit=unit, beam_area=beam_area,
                            frequency=made.meta['frequency'])
         made.uncertainty = StdDevUncertainty(errors, unit=made.unit)
     return made
-
-
-def _standard_deviations(error, shape, unit):
-    """
-    Return errors as standard deviations in the unit of the map in the
-    file, NaN where they are not positive.
-    """
-    name = f'extension {error.extension}, recognized as errors of the map,'
-    remedy = 'give another error_extension, or False for none'
-    values = error.data
-    if values.squeeze().shape != tuple(n for n in shape if n > 1):
-        found, wanted = (' x '.join(str(n) for n in lengths[::-1])
-                         for lengths in (values.shape, shape))
-        msg = (f'{name} has {found} pixels instead of {wanted}: {remedy}')
-        raise MapError(msg)
-    values = np.where(values > 0.0, values, np.nan).reshape(shape)
-    if np.isnan(values).all():
-        msg = f'{name} has no positive value: {remedy}'
-        raise MapError(msg)
-    text = str(error.header.get('BUNIT', '')).strip()
-    power = 2 if error.is_variance else 1
-    if text:
-        values *= _error_factor(text, unit, power, f'{name} has', remedy)
-    return np.sqrt(values) if error.is_variance else values
-
-
-def _error_factor(text, unit, power, name, remedy):
-    """
-    Return the factor from errors or variances to the unit of the map.
-    """
-    squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
-    with suppress(MapError):
-        stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
-        # as in BUNIT of the map, a plain flux can be per pixel
-        wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
-        # the unit of variances is often written without the square
-        for own in (stated, stated**power):
-            for one in wanted:
-                if own.is_equivalent(one):
-                    return own.to(one)
-    msg = f"{name} BUNIT = '{text}', the map '{unit}': {remedy}"
-    raise MapError(msg)
 
 
 def _celestial_image(data, header):

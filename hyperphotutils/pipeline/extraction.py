@@ -23,6 +23,7 @@ from hyperphotutils.catalog import (
     describe_columns,
     make_empty_table,
 )
+from hyperphotutils.catalog.units import in_map_unit
 from hyperphotutils.maps import MapError, load_image
 from hyperphotutils.maps.images import find_image
 from hyperphotutils.maps.reader import read_map_to_file
@@ -352,7 +353,8 @@ class Extraction:
         if self.n_groups:
             text += f'; {number_of(self.n_groups, "group")}'
         kind = 'of the filtered map' if self.model is None else 'of the map'
-        text += f', rms {self.rms:.3g} {kind}'
+        rms = in_map_unit(self.rms, self.image.meta)
+        text += f', rms {rms:.3g} {kind}'
         if 'flags' in self.table.colnames:
             flags = np.asarray(self.table['flags'], dtype=int)
             different = int(np.count_nonzero(flags & FLAGS['beam_mismatch']))
@@ -432,9 +434,11 @@ class Extraction:
             for name in ('fwhm_major_fit', 'fwhm_minor_fit'):
                 if name in table.colnames:
                     table[name] = table[name] / side
+        images = {name: None if values is None else in_map_unit(values, meta)
+                  for name, values in images.items()}
         return plot_overview(
             **images, table=table, wcs=wcs, mask=mask,
-            rms=None if self.model is None else self.rms,
+            rms=None if self.model is None else in_map_unit(self.rms, meta),
             title=f'{map_id}: {self.counts}',
             beam=(meta['beam_major_pix'] / side,
                   meta['beam_minor_pix'] / side, meta['beam_theta']))

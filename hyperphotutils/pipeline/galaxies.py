@@ -23,7 +23,11 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from photutils.background import Background2D, SExtractorBackground
 from scipy.ndimage import gaussian_filter
 
-from hyperphotutils.catalog import read_catalog
+from hyperphotutils.catalog import (
+    describe_columns,
+    read_catalog,
+    write_catalog,
+)
 from hyperphotutils.detection import ExtendedSourceFinder
 from hyperphotutils.galaxy import (
     SersicCube,
@@ -32,10 +36,12 @@ from hyperphotutils.galaxy import (
     plot_segments,
 )
 from hyperphotutils.maps import MapError, load_image
+from hyperphotutils.maps.extensions import errors_and_mask
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, OrderedFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
+from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
@@ -53,7 +59,7 @@ from hyperphotutils.stamps import (
     write_galfit,
     write_galfits,
 )
-from hyperphotutils.utils import FLAGS, decode_flags, result_meta
+from hyperphotutils.utils import FLAG_DESCRIPTIONS, FLAGS, result_meta
 from hyperphotutils.utils.output import atomic_output
 
 __all__ = ['ImageResult', 'run_galaxies', 'run_psf', 'run_sky',
@@ -327,7 +333,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
                             np.nan)
             table['mag_fit'] = run.options.zero_point - 2.5 * np.log10(flux)
             table['mag_err'] = 2.5 / np.log(10.0) * table['flux_err'] / flux
-        run.set_units(table)
+        describe_columns(table, unit=run.unit, kind='galaxies')
         table.meta['defaults'] = dict(run.result.defaults)
         run.result.table = table
         run.begin('products')
@@ -347,10 +353,13 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
             _compare_with_grid(run, cube)
         if mosaics:
             _write_mosaics(run, table, model)
-        counts = {name: int(np.count_nonzero(table['flags'] & FLAGS[name]))
-                  for name in {name for names in decode_flags(
-                      np.asarray(table['flags'])) for name in names}}
-        run.note(n_galaxies=len(table), flags=counts,
+        counts = {name: int(np.count_nonzero(table['flags'] & bit))
+                  for name, bit in FLAGS.items()}
+        run.note(n_galaxies=len(table),
+                 n_fitted=int(np.count_nonzero(np.isfinite(
+                     table['flux_fit']))),
+                 flags={name: number for name, number in counts.items()
+                        if number},
                  n_flagged=int(np.count_nonzero(table['flags'])),
                  median_reduced_chi2=float(np.nanmedian(
                      table['reduced_chi2'])))
@@ -434,9 +443,8 @@ class _Outcome:
         notes = self.result.notes
         texts = []
         if 'n_galaxies' in notes:
-            texts.append(number_of(notes['n_galaxies'], 'row'))
-            texts[-1] += (f' ({notes["n_flagged"]} flagged), median '
-                          f'reduced chi2 {notes["median_reduced_chi2"]:.2f}')
+            texts += [self.counts, 'median reduced chi2 '
+                      f'{notes["median_reduced_chi2"]:.2f}']
         if 'n_stamps' in notes:
             texts.append(number_of(notes['n_stamps'], 'stamp'))
         if 'psf_fwhm' in notes:
@@ -449,14 +457,52 @@ class _Outcome:
                          f'{100.0 * notes["masked_part"]:.0f} % masked')
         return '; '.join(texts)
 
+    @property
+    def counts(self):
+        """
+        The numbers of sources, of those without a row by reason, and of
+        fitted galaxies by flag, as text.
+        """
+        notes = self.result.notes
+        lost = {'stars': notes['n_stars'], 'near the edge':
+                notes['n_near_edge'], 'without a fit':
+                notes['n_galaxies'] - notes['n_fitted']}
+        lost = [f'{number} {reason}' for reason, number in lost.items()
+                if number]
+        text = (f'{notes["n_fitted"]} of '
+                f'{number_of(notes["n_sources"], "source")} fitted as '
+                'galaxies')
+        if lost:
+            text += f' ({", ".join(lost)})'
+        if notes['n_flagged']:
+            text += f', {notes["n_flagged"]} flagged: ' + ', '.join(
+                f'{number} {name}' for name, number
+                in notes['flags'].items())
+        return text
+
     def describe(self):
         """
-        Describe what was found, and how what was not given was found.
+        Describe what was found, how what was not given was found, and the
+        products.
         """
-        return [format_rows(self.result.notes.items()),
-                '\n'.join(['what was not given', *(
-                    f'  {name}: {text}' for name, text
-                    in self.result.defaults.items())])]
+        result = self.result
+        rows = list(self.numbers.items())
+        sections = []
+        if 'n_galaxies' in result.notes:
+            rows.insert(0, ('galaxies', self.counts))
+            sections = ['\n'.join(['flags', *(
+                f'  {number} {name}: {FLAG_DESCRIPTIONS[name]}'
+                for name, number in result.notes['flags'].items())])]
+        names = {path.name for path in result.files.values()}
+        return [
+            format_rows(rows), *sections,
+            '\n'.join(['what was not given', *(
+                f'  {name}: {text}' for name, text
+                in result.defaults.items())]),
+            '\n'.join(['products in this folder', *(
+                f'  {product.name}: {product.description}'
+                for product in PRODUCTS
+                if self.kind in product.kinds and product.name in names)])]
 
 
 class _Run:
@@ -547,14 +593,9 @@ class _Run:
         """
         Write a table as ECSV and as FITS.
         """
-        with atomic_output(self.target(kind, f'{kind}.ecsv'),
-                           overwrite=self.overwrite) as temporary:
-            table.write(temporary, format='ascii.ecsv')
-        plain = QTable(table, copy=False)
-        plain.meta = {}
-        with atomic_output(self.target(f'{kind}_fits', f'{kind}.fits'),
-                           overwrite=self.overwrite) as temporary:
-            plain.write(temporary, format='fits')
+        for name, suffix in ((kind, 'ecsv'), (f'{kind}_fits', 'fits')):
+            write_catalog(table, self.target(name, f'{kind}.{suffix}'),
+                          overwrite=self.overwrite)
 
     def write_figure(self, kind, figure):
         """
@@ -563,19 +604,6 @@ class _Run:
         with atomic_output(self.target(f'{kind}_picture', f'{kind}.png'),
                            overwrite=self.overwrite) as temporary:
             figure.savefig(temporary, dpi=120, format='png')
-
-    def set_units(self, table):
-        """
-        Give the columns of a table the unit of the image, if it has one.
-        """
-        unit = self.unit
-        if unit is None:
-            return
-        for name in table.colnames:
-            if name.startswith('sky_') and name != 'sky_centroid':
-                table[name] <<= unit
-            elif name.startswith(('flux_', 'kron_flux')):
-                table[name] <<= unit * u.pix
 
     def _write_log(self):
         """
@@ -599,7 +627,10 @@ class _Run:
 
     @cached_property
     def image(self):
-        image = _load(self.path, self.options.ext)
+        options = self.options
+        image = _load(self.path, options.ext, masks=True, error_extension=(
+            None if options.error is None and options.weight is None
+            else False))
         values = np.squeeze(image.data)
         if values.ndim != 2:
             msg = (f"'{self.path}' must hold a 2D image: its shape is "
@@ -631,6 +662,26 @@ class _Run:
             return None
 
     @cached_property
+    def _beside(self):
+        """
+        The standard deviations and the mask in the file of the image; `None`
+        for what it lacks or is given otherwise.
+        """
+        image, options = self.image, self.options
+        found = errors_and_mask(image, self.unit,
+                                mask_given=options.mask is not None)
+        error, mask = (None if plane is None else np.squeeze(plane)
+                       for plane in found)
+        if mask is not None:
+            self.default('mask', f'{" and ".join(image.masks)} of the file: '
+                         f'{np.mean(mask):.2%} of the pixels')
+        if error is not None and options.gain is not None:
+            self.default('errors of the file', f'{image.error.extension}, '
+                         'not used, since the gain is given')
+            error = None
+        return error, mask
+
+    @cached_property
     def wcs(self):
         """
         The coordinates, `None` without any on the sky.
@@ -646,6 +697,11 @@ class _Run:
         `True` for pixels to ignore.
         """
         bad = ~np.isfinite(self.data)
+        error, mask = self._beside
+        if mask is not None:
+            bad |= mask
+        if error is not None:
+            bad |= ~(error > 0.0)
         for path, is_bad in ((self.options.mask, lambda v: v != 0),
                              (self.options.weight, lambda v: ~(v > 0)),
                              (self.options.error, lambda v: ~(v > 0))):
@@ -728,6 +784,9 @@ class _Run:
             weight = np.where(self.mask, np.nan,
                               self._read_plane(options.weight))
             return weight**-0.5
+        if self._beside[0] is not None:
+            self.default('error', f'{self.image.error.extension} of the file')
+            return np.where(self.mask, np.nan, self._beside[0])
         rms = float(self.sky.rms)
         if options.gain is None:
             self.default('error', f'{rms:.4g}, the rms of the sky, without '
@@ -845,20 +904,23 @@ class _Run:
         The rows of the catalog that get a stamp and a row.
         """
         catalog, options = self.sources.catalog, self.options
-        kept = np.ones(len(catalog), dtype=bool)
+        is_star = np.zeros(len(catalog), dtype=bool)
         if 'star_index' in catalog.colnames:
             index = np.asarray(catalog['star_index'], dtype=float)
-            kept &= ~(index > options.max_star_index)
-            self.default('galaxies', f'{kept.sum()} sources with a star '
-                         f'index of at most {options.max_star_index}; '
-                         f'{np.count_nonzero(~kept)} are stars')
+            is_star = index > options.max_star_index
+            self.default('galaxies', 'sources with a star index of at most '
+                         f'{options.max_star_index}')
         x, y = (np.asarray(getattr(catalog[f'{axis}_centroid'], 'value',
                                    catalog[f'{axis}_centroid']))
                 for axis in 'xy')
         ny, nx = self.data.shape
         edge = options.margin - 0.5
-        kept &= ((x > edge) & (x < nx - 1 - edge) & (y > edge)
-                 & (y < ny - 1 - edge))
+        inside = ((x > edge) & (x < nx - 1 - edge) & (y > edge)
+                  & (y < ny - 1 - edge))
+        kept = inside & ~is_star
+        self.note(n_sources=len(catalog),
+                  n_stars=int(np.count_nonzero(is_star)),
+                  n_near_edge=int(np.count_nonzero(~inside & ~is_star)))
         if not kept.any():
             msg = (f"'{self.path}': none of {len(catalog)} sources is a "
                    'galaxy: raise max_star_index, or lower margin')
@@ -936,12 +998,12 @@ class _Run:
             psf=self.psf, wcs=self.wcs, meta=meta)
 
 
-def _load(path, ext=None):
+def _load(path, ext=None, **options):
     """
     Load an image; errors name the file.
     """
     try:
-        return load_image(path, ext=ext)
+        return load_image(path, ext=ext, **options)
     except MapError as exc:
         msg = str(exc)
         if str(path) not in msg:

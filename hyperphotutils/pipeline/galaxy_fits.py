@@ -9,7 +9,14 @@ from astropy.table import QTable, vstack
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
 
-__all__ = ['PRIORS', 'SIZES', 'OrderedFits']
+__all__ = ['ADDED_COLUMNS', 'PRIORS', 'SIZES', 'OrderedFits']
+
+ADDED_COLUMNS = ('stamp_size', 'star_index', 'kron_flux', 'snr_detection',
+                 'mag_fit', 'mag_err')
+"""
+The columns that the table of an image has beside those of
+`~hyperphotutils.galaxy.SersicFitter`, if they are known.
+"""
 
 SIZES = (32, 48, 64, 96, 128, 192)
 """

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import QTable
 from scipy import fft
 
-from hyperphotutils.catalog.units import to_readable_units
+from hyperphotutils.catalog.units import map_unit, to_readable_units
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
@@ -215,8 +215,14 @@ def _facts(result):
     rms = factor * result.rms.to_value(image.unit)
     facts['rms'] = f'{rms:.3g} {unit}'
     ny, nx = image.shape
+    limits = dict(result.table.meta)
+    if 'threshold' in limits:
+        limits['threshold'] = factor * limits['threshold'].to_value(
+            image.unit) << unit
+    if 'threshold_peak' in limits:
+        limits['threshold_peak'] = limits['threshold_peak'].to(unit)
     facts |= {
-        'threshold': describe_threshold(result.table.meta),
+        'threshold': describe_threshold(limits),
         'beam': f'{beam.major.to(u.arcsec):.3g} x '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
         'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',
@@ -231,6 +237,9 @@ def _display_unit(image):
     Return the unit in which a map is shown, per beam, and its factor.
     """
     area = image.meta['beam_area_pix']
+    own = map_unit(image.meta)
+    if own is not None:
+        return own, area * u.Jy.to(own * u.beam)
     values = StoredImage.find(image.data) or image.data
     step = max(_STEP, image.data.size // _MAX_SIDE**2)
     some = np.abs(np.concatenate([

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import NDData
+from astropy.nddata import NDData, StdDevUncertainty
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 
@@ -99,7 +99,7 @@ def ccd_error(data: FilePath | HDU | ImageLike, gain: float,
     if not 0.0 <= read_noise < np.inf:
         msg = f'read_noise must be a number of at least 0: {read_noise!r}'
         raise ValueError(msg)
-    image = read_image(data, 'data')
+    image = read_image(data, 'data', alone=True)
     counts = np.maximum(image.data.astype(float)
                         - getattr(pedestal, 'value', pedestal), 0.0)
     error = np.sqrt(counts / gain + (read_noise / gain)**2)
@@ -162,24 +162,28 @@ def read_pair(science, template, *, error, template_error, mask,
 
 
 def read_image(data, name, error=None, error_name='error', mask=None,
-               mask_name='mask'):
+               mask_name='mask', *, alone=False):
     """
     Read one image with its errors and its mask, named in messages.
+
+    Errors and masks in the file of an image are read, too, unless it is read
+    ``alone``.
     """
-    data, wcs = _open(data, name)
-    error, _ = _open(error, error_name)
-    mask, _ = _open(mask, mask_name)
+    data = _open(data, name, alone=alone, error_given=error is not None,
+                 mask_given=mask is not None)
+    error, mask = (_open(image, label, alone=True) for image, label in (
+        (error, error_name), (mask, mask_name)))
+    wcs = None
     if isinstance(data, NDData):
-        wcs = data.wcs if isinstance(data.wcs, WCS) else wcs
+        wcs = data.wcs if isinstance(data.wcs, WCS) else None
     elif isinstance(data, np.ma.MaskedArray):
         hidden = np.ma.getmaskarray(data)
         mask = hidden if mask is None else hidden | np.asarray(mask, bool)
         data = data.data
-    if isinstance(mask, u.Quantity):
-        mask = mask.value
-    data, mask, error = open_nddata(data, mask, error)
-    if isinstance(error, NDData):
-        error = open_nddata(error)[0]
+    # masks and errors can be images, too
+    mask = open_nddata(mask)[0]
+    mask = getattr(mask, 'value', mask)
+    data, mask, error = open_nddata(data, mask, open_nddata(error)[0])
     values, unit = strip_units(**{name: data, error_name: error})
     data = _as_native(values[name], name)
     error = (None if values[error_name] is None
@@ -197,26 +201,27 @@ def read_image(data, name, error=None, error_name='error', mask=None,
     return _Image(data, error, mask, unit, wcs)
 
 
-def _open(image, name):
+def _open(image, name, *, alone, error_given=False, mask_given=False):
     """
-    Load an image from a file or an HDU; hand through what is no such.
+    Load an image from a file or an HDU as `~astropy.nddata.NDData`; hand
+    through what is no such.
     """
     is_hdu = isinstance(image, fits.HDUList) or (
         hasattr(image, 'header') and hasattr(image, 'data')
         and not isinstance(image, NDData))
     if not isinstance(image, str | PathLike) and not is_hdu:
-        return image, None
+        return image
     # the maps bring libraries that arrays do not need
     from hyperphotutils.maps import MapError, load_image
+    from hyperphotutils.maps.extensions import errors_and_mask
     try:
-        loaded = load_image(image)
+        loaded = load_image(
+            image, masks=not alone,
+            error_extension=False if alone or error_given else None)
     except MapError as error:
         where = image if not is_hdu else name
         msg = f'{where}: {error}'
         raise MapError(msg) from None
-    data = loaded.data
-    while data.ndim > 2 and data.shape[0] == 1:
-        data = data[0]
     unit = None
     text = str(loaded.header.get('BUNIT', '')).strip()
     if text:
@@ -233,8 +238,15 @@ def _open(image, name):
         # keywords that astropy has read in spite of their spelling
         warnings.simplefilter('ignore')
         wcs = WCS(loaded.header)
-    wcs = wcs.celestial if wcs.has_celestial else None
-    return (data if unit is None else data << unit), wcs
+    arrays = [loaded.data, *errors_and_mask(loaded, unit,
+                                            mask_given=mask_given)]
+    data, error, mask = (
+        array if array is None or any(n > 1 for n in array.shape[:-2])
+        else array.reshape(array.shape[-2:]) for array in arrays)
+    return NDData(
+        data, mask=mask, unit=unit, wcs=wcs.celestial if wcs.has_celestial
+        else None, uncertainty=None if error is None
+        else StdDevUncertainty(error))
 
 
 def _as_native(data, name):

@@ -29,8 +29,9 @@ from hyperphotutils.catalog import (
     write_catalog,
 )
 from hyperphotutils.catalog.hyper import make_hyper_table
-from hyperphotutils.datasets import make_blended_map
+from hyperphotutils.datasets import make_blended_map, make_galaxy_field
 from hyperphotutils.detection import HighPassStarFinder
+from hyperphotutils.galaxy import SersicCube, SersicFitter
 from hyperphotutils.photometry import ForcedPhotometry, HyperPhotometry
 
 
@@ -50,7 +51,16 @@ def results():
     forced = ForcedPhotometry(noise='white')(
         table[['id', 'sky_centroid', 'fwhm_major_sky', 'fwhm_minor_sky',
                'position_angle']], {'red': sim.image})
+    field = make_galaxy_field((100, 100), 2, seed=1)
+    fitter = SersicFitter(field.psf, size=48)
+    unit = u.Jy / u.pix
+    galaxies = fitter(field.data << unit, error=field.error << unit,
+                      init_params=field.truth['x', 'y'], wcs=sim.image.wcs)
+    grid = SersicCube(field.psf, n=[1, 4], r_eff=[1, 2, 4], q=[0.5, 1],
+                      theta=[0, 90], size=48).fit(
+        field.data[:48, :48] << unit)
     return {'photometry': table, 'plain': plain, 'rejected': phot.rejected,
+            'galaxies': galaxies, 'galaxy_grid': grid.summary(),
             'detection': finder(sim.image), 'matched': matched,
             'forced': forced, 'wcs': sim.image.wcs}
 
@@ -104,7 +114,8 @@ class TestRegistry:
 
 class TestResults:
     @pytest.mark.parametrize('kind', ['photometry', 'plain', 'rejected',
-                                      'detection', 'matched', 'forced'])
+                                      'detection', 'matched', 'forced',
+                                      'galaxies', 'galaxy_grid'])
     def test_every_column_is_registered_and_described(self, results, kind):
         """
         The registry has what is in a table: unit, type, and words.
@@ -112,7 +123,8 @@ class TestResults:
         table = results[kind]
         unit = None if kind == 'plain' else u.Jy / u.pix
         for name in table.colnames:
-            known = find_column(name, bands=table.meta.get('bands', ()))
+            known = find_column(name, bands=table.meta.get('bands', ()),
+                                kind=kind)
             assert known is not None, name
             column = table[name]
             assert column.info.description == known.description
@@ -167,7 +179,7 @@ class TestResults:
 class TestFiles:
     @pytest.mark.parametrize('name', ['a.ecsv', 'a.fits', 'a.vot'])
     @pytest.mark.parametrize('kind', ['photometry', 'matched', 'forced',
-                                      'detection'])
+                                      'detection', 'galaxies', 'galaxy_grid'])
     def test_round_trip(self, results, tmp_path, kind, name):
         """
         Units, descriptions, and metadata come back.
@@ -182,6 +194,28 @@ class TestFiles:
                 table[column].info.description)
             assert getattr(found[column], 'unit', None) == getattr(
                 table[column], 'unit', None)
+
+    @pytest.mark.parametrize('kind', ['galaxies', 'galaxy_grid'])
+    def test_galaxies_in_votable_and_fits(self, results, tmp_path, kind):
+        """
+        Tables of galaxies are valid VOTables, and every column has a UCD and
+        a description there and in FITS.
+        """
+        table = results[kind]
+        write_catalog(table, tmp_path / 'a.vot')
+        report = io.StringIO()
+        assert validate(str(tmp_path / 'a.vot'),
+                        output=report), report.getvalue()
+        fields = parse(tmp_path / 'a.vot').get_first_table().fields
+        write_catalog(table, tmp_path / 'a.fits')
+        header = fits.getheader(tmp_path / 'a.fits', 1)
+        for number, field in enumerate(fields, 1):
+            assert header[f'TTYPE{number}'] == field.name
+            assert field.ucd == header[f'TUCD{number}']
+            assert ' '.join(field.description.split()) == (
+                header[f'TCOMM{number}'])
+        assert ({field.name: field for field in fields}['r_eff_grid'].ucd
+                == 'src.morph.scLength')
 
     @pytest.mark.parametrize(('frame', 'system', 'equinox'), [
         ('icrs', 'ICRS', None), ('fk5', 'eq_FK5', 'J2000.000'),

@@ -10,6 +10,11 @@ from astropy.table import QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hyperphotutils.catalog import convert_flux_units
+from hyperphotutils.catalog.units import (
+    in_map_unit,
+    map_unit,
+    to_readable_units,
+)
 
 
 def make_table():
@@ -121,3 +126,24 @@ def test_bad_units_raise():
         convert_flux_units(plain, flux_unit='mJy')
     with pytest.raises(TypeError, match='table must be an astropy Table: got'):
         convert_flux_units(None, flux_unit='mJy')
+
+
+@pytest.mark.parametrize(('text', 'unit'), [
+    ('Jy/beam', 'Jy/beam'), ('JY/BEAM', 'Jy/beam'), ('mJy beam-1', 'mJy/beam'),
+    ('MJy/sr', None), ('Jy/pix', None), ('K', None), ('', None)])
+def test_readers_see_the_unit_of_the_map(text, unit):
+    """
+    Results of maps per beam are shown in that unit, and fluxes with its
+    prefix; those of others in a unit per beam with few digits.
+    """
+    table = make_table()
+    table.meta['original_unit'] = text
+    rms = table.meta['rms']
+    assert map_unit(table.meta) == (None if unit is None else u.Unit(unit))
+    shown = to_readable_units(table)
+    expected = u.Unit(unit or 'Jy/beam')
+    assert shown['local_bkg'].unit == shown.meta['rms'].unit == expected
+    assert shown['flux_fit'].unit == expected * u.beam
+    assert in_map_unit(rms, table.meta).unit == (
+        rms.unit if unit is None else expected)
+    assert_allclose(shown.meta['rms'].to_value('Jy/beam'), 0.25)

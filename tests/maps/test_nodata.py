@@ -100,10 +100,12 @@ class TestFillValues:
 
     @pytest.mark.parametrize(('fill_value', 'expected'), [
         (False, []), (-1.0, [-1.0]), ([-1.0, 99.9], [-1.0, 99.9]), (7.0, []),
-        (np.array([99.9]), [99.9]), (-1, [-1.0]), ([], [])])
+        (np.array([99.9]), [99.9]), (-1, [-1.0]), ([], []),
+        ([-1, -1.0, 99.9, -1], [-1.0, 99.9])])
     def test_given_values(self, make_hdu, field, fill_value, expected):
         """
-        Given values are blanked wherever they are, and no others.
+        Given values are blanked wherever they are, and no others; each is
+        named once.
         """
         field[30, 30], field[31, 40] = -1.0, 99.9
         data = field.astype('f4')
@@ -223,6 +225,18 @@ class TestErrors:
         scale = image.data[30, 30] / field[30, 30]
         assert_allclose(image.uncertainty.array, values * scale)
         assert image.meta['error_extension'] == f'2 ({name.upper()})'
+
+    @pytest.mark.parametrize(('kind', 'power'), [
+        ('StdDevUncertainty', 1), ('VarianceUncertainty', 2),
+        ('InverseVariance', -2), ('Data.Error', 1)])
+    def test_kind_of_ccddata(self, make_file, field, kind, power):
+        """
+        CCDData states the kind of its uncertainty; other texts are none.
+        """
+        plain = read_map(make_file(UNCERT=(np.full(field.shape, 2.0), {})))
+        image = read_map(make_file(UNCERT=(
+            np.full(field.shape, 2.0**power), {'UTYPE': kind})))
+        assert_allclose(image.uncertainty.array, plain.uncertainty.array)
 
     def test_none(self, make_file, make_hdu, field):
         """

@@ -454,8 +454,10 @@ def test_large_maps_are_plotted_with_fewer_pixels(full, monkeypatch):
     full.plot_overview('field')
     # 90 x 100 pixels, in squares of 3: at most 35 are left along an axis
     assert shown['data'].shape == shown['model'].shape == (30, 34)
-    assert_allclose(shown['data'][5, 7].value,
-                    np.mean(full.image.data[15:18, 21:24]))
+    # in the unit of the file
+    assert_allclose(shown['data'][5, 7].to_value('Jy / beam'),
+                    np.mean(full.image.data[15:18, 21:24])
+                    * full.image.meta['beam_area_pix'])
     x, y = shown['wcs'].world_to_pixel(full.table['sky_centroid'])
     assert_allclose(shown['table']['x_fit'], x, atol=1e-3)
     assert_allclose(shown['table']['y_fit'], y, atol=1e-3)

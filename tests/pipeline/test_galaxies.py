@@ -3,15 +3,31 @@
 Tests of one image from the file to sky, PSF, stamps, and galaxies.
 """
 
+import io
 import json
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.io.votable import validate
+from astropy.nddata import (
+    CCDData,
+    InverseVariance,
+    StdDevUncertainty,
+    VarianceUncertainty,
+)
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
+from hyperphotutils.catalog import (
+    RESULT_TABLES,
+    find_column,
+    read_catalog,
+    write_catalog,
+)
 from hyperphotutils.compat.galfits import read_galfits
 from hyperphotutils.datasets import make_galaxy_field
 from hyperphotutils.galaxy import SersicRenderer
@@ -22,6 +38,7 @@ from hyperphotutils.pipeline.galaxies import (
     run_sky,
     run_stamps,
 )
+from hyperphotutils.pipeline.galaxy_fits import ADDED_COLUMNS
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import read_psf
 from hyperphotutils.stamps import read_stamps
@@ -74,10 +91,37 @@ def test_galaxies_alone(field, galaxies):
     order = distance.argmin(axis=0)
     assert_allclose(table['flux_fit'][order].value, true['flux'], rtol=0.25)
     assert 0.85 < np.median(table['reduced_chi2']) < 1.15
-    assert str(table['flux_fit'].unit) == 'adu pix'
-    assert_allclose(table['mag_fit'], 25.0 - 2.5 * np.log10(
+    assert str(table['flux_fit'].unit) == 'adu'
+    assert_allclose(table['mag_fit'].to_value('mag'), 25.0 - 2.5 * np.log10(
         table['flux_fit'].value))
-    assert 'orientation' in table.colnames
+    assert tuple(table.colnames) == RESULT_TABLES['galaxies'] + ADDED_COLUMNS
+
+
+def test_columns_are_described_in_files(galaxies, tmp_path):
+    """
+    ECSV, FITS, and VOTable have the units, descriptions, and UCDs of the
+    registry, and the VOTable is valid.
+    """
+    table = galaxies.table
+    write_catalog(table, tmp_path / 'a.vot')
+    report = io.StringIO()
+    assert validate(str(tmp_path / 'a.vot'), output=report), report.getvalue()
+    for path in (galaxies.files['galaxies'], galaxies.files['galaxies_fits'],
+                 tmp_path / 'a.vot'):
+        found = read_catalog(path)
+        assert found.colnames == table.colnames
+        for name in table.colnames:
+            known = find_column(name, kind='galaxies')
+            assert found[name].info.description == known.description
+            if name != 'sky_centroid':
+                assert getattr(found[name], 'unit', None) == (
+                    known.unit_for(u.adu))
+    header = fits.getheader(galaxies.files['galaxies_fits'], 1)
+    n_columns = header['TFIELDS']
+    assert n_columns == len(table.colnames) + 1
+    for number in range(1, n_columns + 1):
+        assert header[f'TUCD{number}']
+        assert header[f'TCOMM{number}']
 
 
 def test_defaults_are_recorded(galaxies):
@@ -92,6 +136,20 @@ def test_defaults_are_recorded(galaxies):
     assert log['result_n_galaxies'] == len(galaxies.table)
     assert 'gain 5' in galaxies.table.meta['defaults']['error']
     assert 'first fit' in log['defaults']['error']
+
+
+def test_numbers_of_sources_add_up(galaxies):
+    """
+    Each source is a galaxy with a row, a star, or too near to the edge.
+    """
+    log = json.loads(galaxies.files['log'].read_text(encoding='utf-8'))
+    n_sources, n_stars, n_near_edge, n_galaxies = (
+        log[f'result_n_{name}'] for name in ('sources', 'stars', 'near_edge',
+                                             'galaxies'))
+    assert n_sources == n_stars + n_near_edge + n_galaxies
+    assert n_stars > 0
+    assert log['result_n_fitted'] == n_galaxies == len(galaxies.table)
+    assert f'{n_sources} detected' in log['defaults']['sources']
 
 
 def test_all_products_are_there(galaxies):
@@ -281,3 +339,77 @@ def test_planes_of_other_shape(path, tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(tmp_path / 'rms.fits')
     with pytest.raises(ValueError, match=r'rms\.fits.*must have the shape'):
         run_sky(path, tmp_path, ImageOptions(error=tmp_path / 'rms.fits'))
+
+
+@pytest.mark.parametrize(('kind', 'power'), [
+    (StdDevUncertainty, 1), (VarianceUncertainty, 2), (InverseVariance, -2)])
+def test_mask_and_errors_in_the_file(field, small_psf, tmp_path, kind, power):
+    """
+    Those that CCDData writes are used as those in files of their own, and
+    the log says so.
+    """
+    bad = np.zeros(field.data.shape, dtype=np.uint8)
+    bad[100:110, 100:130] = 1
+    error = np.where(bad, np.nan, field.error)
+    CCDData(field.data, unit='adu', mask=bad > 0, uncertainty=kind(
+        error**power)).write(tmp_path / 'all.fits')
+    data = fits.PrimaryHDU(field.data)
+    data.header['BUNIT'] = 'adu'
+    for name, hdu in (('data', data), ('psf', fits.PrimaryHDU(small_psf)),
+                      ('error', fits.PrimaryHDU(error)),
+                      ('mask', fits.PrimaryHDU(bad))):
+        hdu.writeto(tmp_path / f'{name}.fits')
+    options = {'psf': tmp_path / 'psf.fits', 'size': 32}
+    result = run_galaxies(tmp_path / 'all.fits', tmp_path / 'a',
+                          ImageOptions(**options))
+    separate = run_galaxies(
+        tmp_path / 'data.fits', tmp_path / 'b', ImageOptions(
+            **options, error=tmp_path / 'error.fits',
+            mask=tmp_path / 'mask.fits'))
+    for name in ('ERROR', 'DATA'):
+        image, other = (fits.getdata(one.files['models'], name)
+                        for one in (result, separate))
+        assert_allclose(image, other, rtol=1e-5, atol=1e-4)
+    assert_array_equal(np.isnan(fits.getdata(result.files['models'],
+                                             'ERROR')), bad > 0)
+    assert_allclose(result.table['flux_fit'], separate.table['flux_fit'],
+                    rtol=1e-3)
+    assert result.defaults['error'] == '2 (UNCERT) of the file'
+    assert result.defaults['mask'].startswith('1 (MASK) of the file: 0.4')
+
+
+def test_gain_replaces_errors_in_the_file(field, tmp_path):
+    """
+    What is given comes first, and the log names what was not used.
+    """
+    CCDData(field.data, unit='adu', uncertainty=StdDevUncertainty(
+        np.full(field.data.shape, 50.0))).write(tmp_path / 'all.fits')
+    result = run_psf(tmp_path / 'all.fits', tmp_path / 'a',
+                     ImageOptions(gain=5.0, fwhm=3.0))
+    assert 'gain 5' in result.defaults['error']
+    assert 'UNCERT' in result.defaults['errors of the file']
+
+
+@pytest.mark.parametrize('options', [{}, {'mask': 'mask.fits'}])
+def test_bit_flags_in_the_file(field, tmp_path, monkeypatch, options):
+    """
+    Flags of good pixels do not mask them; one warning names the file and the
+    remedy, unless a mask is given.
+    """
+    monkeypatch.chdir(tmp_path)
+    quality = np.zeros(field.data.shape, dtype=np.int16)
+    quality[::2] = 4
+    quality[5, 5] = 1
+    fits.PrimaryHDU((quality & 1)).writeto('mask.fits')
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(field.data, name='SCI'),
+                  fits.ImageHDU(quality, name='DQ')]).writeto('all.fits')
+    arguments = ('all.fits', 'out', ImageOptions(fwhm=3.0, **options))
+    if options:
+        result = run_sky(*arguments)
+    else:
+        with pytest.warns(AstropyUserWarning, match=r'all\.fits is used '
+                          r'without some.*extension 2 \(DQ\) has bit flags'):
+            result = run_sky(*arguments)
+    masked = fits.getdata(result.files['sky'], 'MASK') > 0
+    assert masked[5, 5] == bool(options)
+    assert not masked[::2].all()

@@ -4,6 +4,7 @@ Tests of ``hyperphot sky``, ``psf``, ``stamps``, and ``galaxies``.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -69,7 +70,8 @@ def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
             '--truth', files['truth.ecsv'])
     status, out, err = hyper(*call)
     assert (status, err) == (0, '')
-    assert 'tile: 4 rows' in out
+    counts, = re.findall(r'tile: (4 of \d+ sources fitted as galaxies .*), '
+                         'median', out.replace('; ', ', '))
     assert 'PSF of' in out
     folder = tmp_path / 'hyperphot_galaxies' / 'tile'
     assert {path.name for path in folder.iterdir()} == list_products(
@@ -77,8 +79,11 @@ def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
     assert len(QTable.read(folder / 'galaxies.ecsv')) == 4
     log = (folder / 'run.log').read_text()
     for text in ('fwhm: ', 'psf: ', 'sky: polynomial', 'max_radius: an eighth',
-                 'measuring     ', 'n_galaxies    4'):
+                 'measuring     ', 'n_galaxies    4',
+                 'products in this folder\n  galaxies.ecsv: the galaxies'):
         assert text in log
+    assert counts in log
+    assert '{' not in log
     assert 'nothing left to do' in hyper(*call)[1]
     status, _, err = hyper(*call, '--threshold', '2')
     assert status == 2

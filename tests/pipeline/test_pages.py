@@ -58,6 +58,38 @@ def test_map_page_has_the_catalog(read_page, run):
     assert '/good.fits' in page.split('<summary>Log</summary>')[1]
 
 
+@pytest.mark.parametrize('unit', ['Jy/beam', 'mJy/beam'])
+def test_map_per_beam_is_shown_in_its_unit(read_page, simulated, tmp_path,
+                                           unit):
+    """
+    The page and the summary have no other unit of peaks, and fluxes have
+    its prefix; the catalog is in Jy/pix and Jy.
+    """
+    simulated.write(tmp_path / 'map.fits')
+    if unit[0] == 'm':
+        with fits.open(tmp_path / 'map.fits', mode='update') as hdus:
+            hdus[0].data *= 1e3
+            hdus[0].header['BUNIT'] = unit
+    result = extract_map(tmp_path / 'map.fits', PipelineConfig())
+    assert str(result.table['local_bkg'].unit) == 'Jy / pix'
+    assert str(result.table['flux_fit'].unit) == 'Jy'
+    text = unit.replace('/', ' / ')
+    rms = result.rms.to_value('Jy/pix') * result.image.meta['beam_area_pix']
+    rms *= 1e3 if unit[0] == 'm' else 1.0
+    assert f'rms {rms:.3g} {text} of the map' in result.summary
+    write_map_page(tmp_path / 'page.html', result, 'map')
+    data = read_page(tmp_path / 'page.html')
+    units = {column['name']: column['unit']
+             for column in data['catalog']['columns']}
+    assert units['amplitude_fit'] == units['local_bkg'] == text
+    assert units['flux_fit'] == unit.partition('/')[0]
+    page = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    facts = page[page.index('id="summary"'):page.index('id="catalog"')]
+    assert f'{rms:.3g} {text}' in facts
+    assert 'threshold has a peak of' in facts
+    assert 'Jy / pix' not in page
+
+
 def test_page_does_not_depend_on_the_blocks_of_rows(map_file, tmp_path,
                                                     monkeypatch):
     """

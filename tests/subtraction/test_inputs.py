@@ -7,7 +7,13 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.nddata import NDData, VarianceUncertainty
+from astropy.nddata import (
+    CCDData,
+    InverseVariance,
+    NDData,
+    StdDevUncertainty,
+    VarianceUncertainty,
+)
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_array_equal
 
@@ -155,3 +161,91 @@ def test_values_beyond_single_precision(factors, name):
     huge[1, 2] = 1e30
     mask = huge == 1e30
     read_pair(huge, VALUES, **NOTHING | {'mask': mask})
+
+
+@pytest.fixture(name='write_ccd')
+def fixture_write_ccd(tmp_path, bad):
+    """
+    A function that writes an image with a mask and errors of 0.5 as CCDData
+    does.
+    """
+    def write(kind=StdDevUncertainty, power=1):
+        path = tmp_path / f'{kind.__name__}.fits'
+        CCDData(VALUES, unit='adu', mask=bad, uncertainty=kind(
+            np.full(SHAPE, 0.5**power))).write(path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(('kind', 'power'), [
+    (StdDevUncertainty, 1), (VarianceUncertainty, 2), (InverseVariance, -2)])
+def test_extensions_of_ccddata(write_ccd, bad, kind, power):
+    """
+    Files of CCDData are read as the CCDData, whatever its uncertainty is,
+    and by all ways to name them.
+    """
+    path = write_ccd(kind, power)
+    with fits.open(path) as hdus:
+        images = [read_image(one, 'science') for one in (
+            path, str(path), hdus, CCDData.read(path))]
+    for image in images:
+        assert image.unit == u.adu
+        assert_array_equal(image.mask, bad)
+        assert_array_equal(image.error, 0.5)
+
+
+def test_given_errors_and_masks_come_first(write_ccd, bad):
+    """
+    Errors that are given replace those of the file; masks are combined.
+    """
+    path, other = write_ccd(), np.zeros(SHAPE, dtype=bool)
+    other[3, 3] = True
+    image = read_image(path, 'science', np.full(SHAPE, 3.0) * u.adu, 'error',
+                       other, 'mask')
+    assert_array_equal(image.error, 3.0)
+    assert_array_equal(image.mask, bad | other)
+
+
+def test_bad_errors_of_a_file_are_nan(write_ccd):
+    """
+    Pixels without a positive error are not used, and never count fully.
+    """
+    path = write_ccd(InverseVariance, -2)
+    with fits.open(path, mode='update') as hdus:
+        hdus['UNCERT'].data[0, :3] = 0.0, np.nan, np.inf
+    error = read_image(path, 'science').error
+    assert_array_equal(np.isnan(error[0, :4]), [True, True, True, False])
+
+
+@pytest.mark.parametrize(('name', 'change', 'message'), [
+    ('UNCERT', {'data': np.ones((3, 3))}, 'has 3 x 3 pixels instead of 8 x 6'),
+    ('UNCERT', {'data': np.zeros(SHAPE)}, 'has no positive value'),
+    ('UNCERT', {'header': fits.Header({'BUNIT': 'Jy'})},
+     "has BUNIT = 'Jy', the map 'adu'"),
+    ('MASK', {'data': np.full(SHAPE, 4)}, 'has bit flags'),
+    ('MASK', {'data': np.ones((3, 3), int)}, 'has other pixels')])
+def test_unusable_extensions(write_ccd, name, change, message):
+    """
+    What is not used of a file is named, with the remedy, in one warning.
+    """
+    path = write_ccd()
+    with fits.open(path) as hdus:
+        hdu = hdus[name]
+        new = fits.ImageHDU(change.get('data', hdu.data), change.get('header'),
+                            name=name)
+        hdus[hdus.index_of(name)] = new
+        hdus.writeto(path, overwrite=True)
+    with pytest.warns(AstropyUserWarning) as caught:
+        image = read_image(path, 'science')
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert str(path) in text
+    assert f'({name})' in text
+    assert message in text
+    assert 'as a file' in text
+    assert (image.error if name == 'UNCERT' else image.mask) is None
+    # errors of a CCD are from its image only, and what is given is enough
+    assert ccd_error(path, 2.0).unit == u.adu
+    read_image(path, 'science', np.ones(SHAPE) * u.adu, 'error',
+               np.zeros(SHAPE, bool), 'mask')

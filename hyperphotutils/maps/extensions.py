@@ -1,0 +1,107 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Errors and masks in the file of an image, beside the image.
+"""
+
+import re
+import warnings
+from contextlib import suppress
+
+import astropy.units as u
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+
+from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.units import parse_unit
+
+__all__ = []  # shared by the readers of maps and of images only
+
+
+def standard_deviations(error, shape, unit, *, remedy):
+    """
+    Return errors as standard deviations in the unit of the image in the
+    file, NaN where they are not positive.
+
+    The ``error`` is an `~hyperphotutils.maps.ErrorPlane`, and ``remedy`` the
+    end of the messages about one that cannot be used. If the image has no
+    unit, neither must the errors.
+    """
+    name = f'extension {error.extension}, recognized as errors of the map,'
+    values = error.data
+    if values.squeeze().shape != tuple(n for n in shape if n > 1):
+        found, wanted = (' x '.join(str(n) for n in lengths[::-1])
+                         for lengths in (values.shape, shape))
+        msg = (f'{name} has {found} pixels instead of {wanted}: {remedy}')
+        raise MapError(msg)
+    # of infinite inverse variances no positive error is left
+    good = (values > 0.0) & ((error.power > 0) | (values < np.inf))
+    values = np.where(good, values, np.nan).reshape(shape)
+    if np.isnan(values).all():
+        msg = f'{name} has no positive value: {remedy}'
+        raise MapError(msg)
+    text = str(error.header.get('BUNIT', '')).strip()
+    if text:
+        values *= _error_factor(text, unit, error.power, f'{name} has',
+                                remedy)
+    return values if error.power == 1 else values**(1.0 / error.power)
+
+
+def errors_and_mask(image, unit, *, mask_given=False):
+    """
+    Return the standard deviations and the mask that the file of an image
+    has beside it, `None` for what it lacks.
+
+    The ``image`` is a `~hyperphotutils.maps.FitsImage` with its ``error``
+    and ``masks``, and its unit may be `None`. One warning names the file and
+    what cannot be used of it; masks only if none is given otherwise.
+    """
+    shape, problems = image.data.shape, []
+    error = mask = None
+    if image.error is not None:
+        if image.error.header.get('BUNIT') == image.header.get('BUNIT'):
+            # the same, whether it is understood or not
+            image.error.header.remove('BUNIT', ignore_missing=True)
+        try:
+            error = standard_deviations(
+                image.error, shape, unit,
+                remedy='give the errors as a file of their own (error)')
+        except MapError as exc:
+            problems.append(str(exc))
+    for extension, values in image.masks.items():
+        if values is None:
+            problem = ('has bit flags, some of which may mark good pixels: '
+                       'make an image that is not 0 at bad pixels')
+        elif values.squeeze().shape != tuple(n for n in shape if n > 1):
+            problem = 'has other pixels than the image: make one with these'
+        else:
+            values = values.reshape(shape)
+            mask = values if mask is None else mask | values
+            continue
+        if not mask_given:
+            problems.append(f'extension {extension} {problem}, and give it '
+                            'as a file (mask)')
+    if problems:
+        msg = (f'{image.filename or "the FITS file"} is used without some of '
+               f'its extensions: {"; ".join(problems)}')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+    return error, mask
+
+
+def _error_factor(text, unit, power, name, remedy):
+    """
+    Return the factor from errors, or a power of them, to that power of the
+    unit of the map.
+    """
+    squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
+    with suppress(MapError):
+        stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
+        # as in BUNIT of the map, a plain flux can be per pixel
+        wanted = [] if unit is None else [
+            one**power for one in (unit, unit * u.pix, unit / u.pix)]
+        # the unit of variances is often written without the square
+        for own in (stated, stated**power):
+            for one in wanted:
+                if own.is_equivalent(one):
+                    return own.to(one)
+    msg = f"{name} BUNIT = '{text}', the map '{unit}': {remedy}"
+    raise MapError(msg)
