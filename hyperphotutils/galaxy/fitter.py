@@ -355,8 +355,9 @@ class SersicFitter:
             raise ValueError(msg)
         if self.start == 'grid' and self._start_grid is None:
             # the slow part of a first call; most fitters are called again
-            self._start_grid = StartGrid(self.psf, self.size, **(self.grid or {}),
-                                   n_bounds=self.n_bounds)
+            self._start_grid = StartGrid(
+                self.psf, self.size, **(self.grid or {}),
+                n_bounds=self.n_bounds)
         fit = GalaxyFit(self, stamps, targets, self._start_grid, self._kernel)
         with one_blas_thread():
             fit.run()

@@ -64,7 +64,7 @@ def plot_segments(data: ArrayLike, segmentation: ArrayLike | SegmentationImage,
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    values = np.asarray(getattr(data, 'value', data), dtype=float)
+    values = _plain(data)
     labels = np.asarray(getattr(segmentation, 'data', segmentation))
     ny, nx = values.shape
     figure = Figure(figsize=(9.0, max(3.0, 0.6 + 8.6 * ny / nx)),
@@ -148,10 +148,9 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     """
     from matplotlib.figure import Figure
 
-    images = [np.asarray(getattr(image, 'value', image), dtype=float)
-              for image in (data, model, residual)]
+    images = [_plain(image) for image in (data, model, residual)]
     deviation = (mad_std(images[2], ignore_nan=True) if error is None
-                 else np.asarray(getattr(error, 'value', error)))
+                 else _plain(error))
     images[2] = images[2] / deviation
     if mask is not None:
         images[0], images[2] = (np.where(mask, np.nan, image)
@@ -161,8 +160,7 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     margin = int(size.max()) // 2
     images = [np.pad(image, margin, constant_values=np.nan)
               for image in images]
-    flux = np.asarray(getattr(table['flux_fit'], 'value',
-                              table['flux_fit']), dtype=float)
+    flux = _plain(table['flux_fit'])
     order = np.argsort(-np.nan_to_num(flux, nan=-np.inf), kind='stable')
     order = order[np.isfinite(flux[order])][:max_galaxies]
     if len(order) == 0:
@@ -220,7 +218,12 @@ def plot_parameters(table: QTable, truth: Table, *,
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    rows, partners = _match(table, truth, reach)
+    x, y = (_plain(table[f'{axis}_fit']) for axis in 'xy')
+    distance = np.hypot(x[:, None] - _plain(truth['x']),
+                        y[:, None] - _plain(truth['y']))
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    rows = np.flatnonzero(distance.min(axis=1) <= reach)
+    partners = distance.argmin(axis=1)[rows]
     if len(rows) == 0:
         msg = f'no galaxy of table is within {reach} pixels of a true one'
         raise ValueError(msg)
@@ -242,19 +245,17 @@ def plot_parameters(table: QTable, truth: Table, *,
             upper.errorbar(true[part], fit[part], error[part], fmt='.',
                            color=color, elinewidth=0.6, markersize=4,
                            label=f'{text} ({part.sum()})')
-        span = [np.nanmin(true), np.nanmax(true)]
+        span = np.array([np.nanmin(true), np.nanmax(true)])
         upper.plot(span, span, color='0.5', linewidth=0.8, zorder=0)
+        # limits, since error bars of unresolved sources reach far
+        limits = span + [-0.15 * np.ptp(span), 0.15 * np.ptp(span)]
         if is_log and span[0] > 0.0:
+            limits = span * [1.0 / 3.0, 3.0]
             upper.set(xscale='log', yscale='log')
             # labels of minor ticks would overlap
             for axis in (upper.xaxis, upper.yaxis):
                 axis.set_minor_formatter(NullFormatter())
-        # error bars of unresolved sources reach far
-        margin = 3.0 if is_log else 1.0
-        upper.set_ylim(*((span[0] / margin, span[1] * margin)
-                         if is_log and span[0] > 0.0 else
-                         (span[0] - 0.15 * np.ptp(span),
-                          span[1] + 0.15 * np.ptp(span))))
+        upper.set_ylim(*limits)
         upper.set(xlabel=f'true {label}', ylabel=f'fitted {label}')
         with np.errstate(divide='ignore', invalid='ignore'):
             pull = off / error
@@ -267,19 +268,6 @@ def plot_parameters(table: QTable, truth: Table, *,
         lower.set(xlabel=f'error of {name} / sigma', xlim=(-5, 5))
     grid[0, 0].legend(fontsize='x-small')
     return figure
-
-
-def _match(table, truth, reach):
-    """
-    Return the rows of galaxies near true sources, and those of the truth.
-    """
-    x, y = (_plain(table[f'{axis}_fit']) for axis in 'xy')
-    distance = np.hypot(x[:, None] - _plain(truth['x']),
-                        y[:, None] - _plain(truth['y']))
-    distance = np.where(np.isfinite(distance), distance, np.inf)
-    partners = distance.argmin(axis=1)
-    rows = np.flatnonzero(distance.min(axis=1) <= reach)
-    return rows, partners[rows]
 
 
 def _draw_galaxy(panels, row, images, rms, size, margin):
