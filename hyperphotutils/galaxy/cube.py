@@ -265,8 +265,9 @@ class SersicCube:
                 rank *= 2
             if residual > _MAX_RESIDUAL:
                 self._basis = None
-        parts = ([(slice(0, n_models), self._basis)] if self._basis else
-                 ((part, Models(images)) for part, images in self._parts()))
+        parts = (((part, Models(images)) for part, images in self._parts())
+                 if self._basis is None
+                 else [(slice(0, n_models), self._basis)])
         for part, models in parts:
             chi2[:, part], flux[:, part], level[:, part] = match_grid(
                 models, *low_precision, fit_sky=sky != 'none')

@@ -27,6 +27,7 @@ from hyperphotutils.galaxy.targets import Stamps, find_targets
 from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
+from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.tables import make_repr, open_nddata, strip_units
 
 if TYPE_CHECKING:
@@ -219,22 +220,25 @@ class SersicFitter:
         self.sky = _check_name(sky, 'sky', ('constant', 'plane', 'none'))
         self.neighbors = _check_name(neighbors, 'neighbors',
                                      ('fit', 'mask', 'ignore'))
-        self.max_neighbors = check_integer(max_neighbors, 'max_neighbors',
-                                            0)
+        self.max_neighbors = check_integer(max_neighbors, 'max_neighbors', 0)
         self.start = _check_name(start, 'start', ('grid', 'init'))
         self.grid = grid
         if unknown := set(grid or ()) - {'n', 'r_eff', 'q', 'theta'}:
             msg = f'grid has unknown keys: {sorted(unknown)}'
             raise ValueError(msg)
         self.priors = priors
-        self.prior = _prior_array(priors)
+        if unknown := set(priors or ()) - set(_PRIORS):
+            msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
+            raise ValueError(msg)
+        # means and standard deviations
+        self.prior = None if not priors else np.array(
+            [priors.get(name, (0.0, np.inf)) for name in _PRIORS], float)
         self.loss = _check_name(loss, 'loss', _LOSSES)
         self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
         for name in self.fixed:
             _check_name(name, 'fixed', ('position', 'shape', 'n'))
-        self.max_iterations = check_integer(max_iterations,
-                                             'max_iterations', 1)
-        self.batch = check_integer(batch, 'batch', 1)
+        self.max_iterations = check_integer(max_iterations, 'max_iterations')
+        self.batch = check_integer(batch, 'batch')
         self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
         self.namespace = np if xp is None else xp
         self.device = device
@@ -463,11 +467,20 @@ class SersicFitter:
                    f'table: got shape {rows.shape} of {rows.dtype}')
             raise ValueError(msg)
         image = np.zeros(self._shape if shape is None else shape)
-        for i in fit.solutions:
+        xp = self.namespace
+        for i, (flux, coords, _, x0, y0) in fit.solutions.items():
             if not rows[i]:
                 continue
-            self._add_sources(image[i] if is_stack else image, i,
-                              everything=is_stack)
+            shown = slice(None if is_stack else 1)
+            own = fit.rows[i:i + 1]
+            kernel = self._kernel or make_kernel(
+                self.psf, self.size, x=fit.targets.x[own],
+                y=fit.targets.y[own], dtype=self.dtype, xp=xp,
+                device=self.device)
+            images = render(kernel, xp.asarray(coords[shown],
+                                               device=self.device))
+            add_stamp(image[i] if is_stack else image, np.tensordot(
+                flux[shown], to_numpy(images), 1), x0, y0)
         return image if self._unit is None else image << self._unit
 
     def make_residual_image(self,
@@ -496,28 +509,6 @@ class SersicFitter:
                              else plane << self._unit)
         return data - model
 
-    def _add_sources(self, image, i, *, everything):
-        """
-        Add the sources of a stamp to an image.
-        """
-        fit = self._last_fit
-        flux, coords, _, x0, y0 = fit.solutions[i]
-        if not everything:
-            flux, coords = flux[:1], coords[:1]
-        row = fit.rows[i]
-        kernel = self._kernel or make_kernel(
-            self.psf, self.size, x=fit.targets.x[row:row + 1],
-            y=fit.targets.y[row:row + 1], dtype=self.dtype,
-            xp=self.namespace, device=self.device)
-        xp = self.namespace
-        stamps = render(kernel, xp.asarray(coords, device=self.device))
-        stamp = np.tensordot(flux, to_numpy(stamps), 1)
-        ny, nx = image.shape
-        low_y, high_y = max(y0, 0), min(y0 + self.size, ny)
-        low_x, high_x = max(x0, 0), min(x0 + self.size, nx)
-        image[low_y:high_y, low_x:high_x] += stamp[
-            low_y - y0:high_y - y0, low_x - x0:high_x - x0]
-
     decode_flags = staticmethod(decode_flags)
 
 
@@ -526,19 +517,3 @@ def _check_name(value, name, allowed):
         msg = f'{name} must be one of {allowed}: {value!r}'
         raise ValueError(msg)
     return value
-
-
-def _prior_array(priors):
-    """
-    Return means and inverse standard deviations, or `None`.
-    """
-    if not priors:
-        return None
-    if unknown := set(priors) - set(_PRIORS):
-        msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
-        raise ValueError(msg)
-    rows = []
-    for name in _PRIORS:
-        mean, deviation = priors.get(name, (0.0, np.inf))
-        rows.append((mean, 1.0 / deviation))
-    return np.array(rows)

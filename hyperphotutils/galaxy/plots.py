@@ -146,6 +146,7 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     ValueError
         If no galaxy was fitted.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     images = [_plain(image) for image in (data, model, residual)]
@@ -176,10 +177,31 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     for axes in grid.flat:
         axes.set_axis_off()
     rms = np.nanmedian(deviation)
+    gray, red_blue = (colormaps[name].with_extremes(bad=_MASKED)
+                      for name in ('gray_r', 'RdBu_r'))
     for number, row in enumerate(order):
         line, column = divmod(number, n_columns)
-        _draw_galaxy(grid[line, 3 * column:3 * column + 3], table[row],
-                     images, rms, int(size[row]), margin)
+        panels, galaxy = grid[line, 3 * column:3 * column + 3], table[row]
+        center = [int(np.clip(round(float(galaxy[f'{axis}_fit'])), 0,
+                              side - 2 * margin - 1))
+                  for axis, side in zip('yx', images[0].shape, strict=True)]
+        part = tuple(slice(low, low + int(size[row])) for low in (
+            margin - int(size[row]) // 2 + place for place in center))
+        peak = max(np.nanmax(np.abs(images[1][part]), initial=0.0) / rms, 20.0)
+        for axes, image in zip(panels, images[:2], strict=False):
+            axes.imshow(np.arcsinh(image[part] / (2.0 * rms)), origin='lower',
+                        cmap=gray, vmin=-0.7, vmax=np.arcsinh(0.5 * peak),
+                        interpolation='nearest')
+        panels[2].imshow(images[2][part], origin='lower', vmin=-5.0, vmax=5.0,
+                         cmap=red_blue, interpolation='nearest')
+        panels[1].set_title(
+            f'{galaxy["id"]}: r {galaxy["r_eff_fit"]:.1f}, '
+            f'n {galaxy["n_fit"]:.1f}, q {galaxy["q_fit"]:.2f}, '
+            f'chi2 {galaxy["reduced_chi2"]:.2f}', size=6, pad=2,
+            color=_STAR if galaxy['flags'] & _DOUBTFUL else 'black')
+        for axes in panels:
+            axes.set_axis_on()
+            axes.set(xticks=(), yticks=())
     figure.suptitle(f'data, model, residual (-5 to 5 sigma) of '
                     f'{len(order)} of {len(table)} galaxies', size='small')
     return figure
@@ -268,37 +290,6 @@ def plot_parameters(table: QTable, truth: Table, *,
         lower.set(xlabel=f'error of {name} / sigma', xlim=(-5, 5))
     grid[0, 0].legend(fontsize='x-small')
     return figure
-
-
-def _draw_galaxy(panels, row, images, rms, size, margin):
-    """
-    Draw the three panels of a galaxy.
-    """
-    from matplotlib import colormaps
-
-    part = tuple(
-        slice(low, low + size) for low in (
-            margin - size // 2 + int(np.clip(
-                round(float(row[f'{axis}_fit'])), 0, side - 2 * margin - 1))
-            for axis, side in zip('yx', images[0].shape, strict=True)))
-    data, model, residual = (image[part] for image in images)
-    peak = max(np.nanmax(np.abs(model), initial=0.0) / rms, 20.0)
-    for axes, image in zip(panels, (data, model), strict=False):
-        axes.imshow(np.arcsinh(image / (2.0 * rms)), origin='lower',
-                    cmap=colormaps['gray_r'].with_extremes(bad=_MASKED),
-                    vmin=-0.7, vmax=np.arcsinh(0.5 * peak),
-                    interpolation='nearest')
-    panels[2].imshow(residual, origin='lower', vmin=-5.0, vmax=5.0,
-                     cmap=colormaps['RdBu_r'].with_extremes(bad=_MASKED),
-                     interpolation='nearest')
-    color = _STAR if row['flags'] & _DOUBTFUL else 'black'
-    panels[1].set_title(
-        f'{row["id"]}: r {row["r_eff_fit"]:.1f}, n {row["n_fit"]:.1f}, '
-        f'q {row["q_fit"]:.2f}, chi2 {row["reduced_chi2"]:.2f}',
-        size=6, color=color, pad=2)
-    for axes in panels:
-        axes.set_axis_on()
-        axes.set(xticks=(), yticks=())
 
 
 def _plain(column):

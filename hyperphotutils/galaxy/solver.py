@@ -69,8 +69,8 @@ class GalaxyProblem(NamedTuple):
     multiplied by ``weight``, the inverse standard deviations, 0 for masked
     pixels. ``free`` (g, 7 s + k) marks the fitted parameters; ``low`` and
     ``high`` (g, s, 5) bound x, y, rho, the elongation, and nu. ``prior``
-    (3, 2) has the mean and inverse standard deviation of ln n, ln r_eff,
-    and the elongation of the first source.
+    (3, 2) has the mean and standard deviation of ln n, ln r_eff, and the
+    elongation of the first source.
     """
 
     kernel: Any
@@ -125,10 +125,10 @@ class GalaxyProblem(NamedTuple):
                     (nu, {NU: 1.0}),
                     (rho + 0.5 * size, {RHO: 1.0, G_RADIAL: 0.5}),
                     (size, {G_RADIAL: 1.0}))):
-                inverse = self.prior[i, 1]
-                distance = (value - self.prior[i, 0]) * inverse
-                row = xp.stack([xp.zeros_like(rho) + inverse * slopes.get(
-                    j, 0.0) for j in range(n_params)], axis=1)
+                mean, deviation = self.prior[i, 0], self.prior[i, 1]
+                distance = (value - mean) / deviation
+                row = xp.stack([xp.zeros_like(rho) + slopes.get(j, 0.0)
+                                / deviation for j in range(n_params)], axis=1)
                 chi2 = chi2 + distance * distance
                 normal = normal + row[:, :, None] * row[:, None, :]
                 gradient = gradient + row * distance[:, None]

@@ -21,6 +21,7 @@ from hyperphotutils.psf.grid import (
     polynomial_powers,
     polynomial_terms,
 )
+from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.mixtures import fit_concentric_gaussians
 
 if TYPE_CHECKING:
@@ -134,8 +135,16 @@ class EmpiricalPSF:
         if not oversampling > 0:
             msg = f'oversampling must be positive: got {oversampling}'
             raise ValueError(msg)
+        total = coefficients[0].sum() / oversampling**2
+        if not total > 0.0:
+            msg = f'coefficients must have a positive sum: got {total:.3g}'
+            raise ValueError(msg)
+        if abs(total - 1.0) > _SUM_TOLERANCE:
+            msg = f'the PSF sums to {total:.4g} instead of 1: divided by it'
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+            coefficients = coefficients / total
         self.oversampling = oversampling
-        self.coefficients = _normalize(coefficients, oversampling)
+        self.coefficients = coefficients
         self.center = tuple(map(float, center))
         self.scale = tuple(map(float, scale))
         self.stars = stars
@@ -204,9 +213,12 @@ class EmpiricalPSF:
         """
         Evaluate the PSF at the given offsets from the central pixel.
         """
-        x, y, dx, dy = self._broadcast(x, y, dx, dy)
-        scalar = x.ndim == 0
-        x, y, dx, dy = (np.atleast_1d(value) for value in (x, y, dx, dy))
+        x = self.center[0] if x is None else x
+        y = self.center[1] if y is None else y
+        scalar = all(np.ndim(value) == 0 for value in (x, y, dx, dy))
+        x, y, dx, dy = np.broadcast_arrays(*(
+            np.atleast_1d(np.asarray(value, dtype=float))
+            for value in (x, y, dx, dy)))
         terms = polynomial_terms((x - self.center[0]) / self.scale[0],
                                  (y - self.center[1]) / self.scale[1],
                                  self.order)
@@ -218,12 +230,6 @@ class EmpiricalPSF:
                 self._interpolation(grid - dy[part, None]) @ splines
                 @ self._interpolation(grid - dx[part, None]).swapaxes(1, 2))
         return images[0] if scalar else images
-
-    def _broadcast(self, x, y, dx=0.0, dy=0.0):
-        x = self.center[0] if x is None else x
-        y = self.center[1] if y is None else y
-        return np.broadcast_arrays(*(np.asarray(value, dtype=float)
-                                     for value in (x, y, dx, dy)))
 
     @cached_property
     def _splines(self):
@@ -485,23 +491,22 @@ class EmpiricalPSF:
         x, y, flux = (np.atleast_1d(np.asarray(
             getattr(value, 'value', value), dtype=float))
             for value in (x, y, flux))
-        good = np.isfinite(x) & np.isfinite(y) & np.isfinite(flux)
-        x, y, flux = x[good], y[good], flux[good]
         half = self.size // 2
-        padded = np.zeros((shape[0] + 4 * half + 2, shape[1] + 4 * half + 2))
+        with np.errstate(invalid='ignore'):
+            near = ((np.abs(x - 0.5 * shape[1]) < 0.5 * shape[1] + half + 1)
+                    & (np.abs(y - 0.5 * shape[0]) < 0.5 * shape[0] + half + 1)
+                    & np.isfinite(flux))
+        x, y, flux = x[near], y[near], flux[near]
         col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-        near = ((col >= -half) & (col < shape[1] + half)
-                & (row >= -half) & (row < shape[0] + half))
-        for start in range(0, int(near.sum()), _CHUNK):
-            part = np.flatnonzero(near)[start:start + _CHUNK]
-            images = flux[part, None, None] * self(
+        image = np.zeros(shape)
+        for start in range(0, len(x), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            stamps = flux[part, None, None] * self(
                 x[part], y[part], dx=x[part] - col[part],
                 dy=y[part] - row[part])
-            for image, left, low in zip(images, col[part] + half,
-                                        row[part] + half, strict=True):
-                padded[low:low + self.size, left:left + self.size] += image
-        inner = slice(2 * half, 2 * half + shape[0])
-        image = padded[inner, 2 * half:2 * half + shape[1]]
+            for stamp, left, low in zip(stamps, col[part] - half,
+                                        row[part] - half, strict=True):
+                add_stamp(image, stamp, left, low)
         return image if unit is None else image << unit
 
     def write(self, path: FilePath, *, overwrite: bool = False,
@@ -560,19 +565,3 @@ class EmpiricalPSF:
                    f'({shift[0]:+.2f}, {shift[1]:+.2f}) pixels from its '
                    'central sample: positions measured with it are shifted')
             warnings.warn(msg, AstropyUserWarning, stacklevel=3)
-
-
-def _normalize(coefficients, oversampling):
-    """
-    Return coefficients whose first image sums to the oversampling
-    squared.
-    """
-    total = coefficients[0].sum() / oversampling**2
-    if not total > 0.0:
-        msg = f'coefficients must have a positive sum: got {total:.3g}'
-        raise ValueError(msg)
-    if abs(total - 1.0) <= _SUM_TOLERANCE:
-        return coefficients
-    msg = f'the PSF sums to {total:.4g} instead of 1: divided by it'
-    warnings.warn(msg, AstropyUserWarning, stacklevel=4)
-    return coefficients / total
