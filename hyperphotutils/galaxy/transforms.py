@@ -11,16 +11,14 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.fft import next_fast_len
 
+from hyperphotutils.utils.checks import psf_offset
+
 __all__ = ['PSFTransform', 'core_sigma', 'make_transform', 'sample_psf',
            'wide_gaussians']
 
 # Samples per pixel of analytic PSF models.
 _MODEL_OVERSAMPLING = 3
 _MODEL_SIZE = 41
-
-# Largest offset (pixels) of the centroid of a PSF from the central pixel; a
-# larger one would shift the measured positions.
-_MAX_SHIFT = 0.2
 
 # Tolerance for the sum of a PSF; others are normalized.
 _SUM_TOLERANCE = 0.01
@@ -109,14 +107,10 @@ def sample_psf(psf, x=None, y=None):
             abs(total - 1.0) > _SUM_TOLERANCE):
         warnings.warn(f'psf has the sum {total:.4g} and was divided by it',
                       AstropyUserWarning, stacklevel=3)
-    grid = (np.arange(len(image)) - len(image) // 2) / oversampling
-    # only the core, since the wings are noise
-    core = np.where(image > 0.2 * image.max(), image, 0.0)
-    shift = [core.sum(axis) @ grid / core.sum() for axis in (0, 1)]
-    if np.hypot(*shift) > _MAX_SHIFT:
+    if (offset := psf_offset(image, oversampling)) is not None:
         warnings.warn('the center of psf is ({:.2f}, {:.2f}) pixels from '
                       'the central pixel: fitted positions are off by '
-                      'that'.format(*shift), AstropyUserWarning,
+                      'that'.format(*offset), AstropyUserWarning,
                       stacklevel=3)
     return samples / samples.sum(axis=(1, 2), keepdims=True), oversampling
 

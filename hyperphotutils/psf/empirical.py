@@ -21,6 +21,7 @@ from hyperphotutils.psf.grid import (
     polynomial_powers,
     polynomial_terms,
 )
+from hyperphotutils.utils.checks import psf_offset
 from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.mixtures import fit_concentric_gaussians
 
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = ['EmpiricalPSF']
-
-# A PSF whose centroid is farther from the central pixel moves the
-# positions that are measured with it (pixels).
-_MAX_SHIFT = 0.2
 
 # Largest difference of the sum from 1 that is left as it is.
 _SUM_TOLERANCE = 0.01
@@ -152,7 +149,12 @@ class EmpiricalPSF:
         self.residuals = residuals
         self.error = error
         self.meta = {} if meta is None else dict(meta)
-        self._check_centroid()
+        if (offset := psf_offset(self.coefficients[0],
+                                 oversampling)) is not None:
+            msg = ('the centroid of the PSF is ({:+.2f}, {:+.2f}) pixels '
+                   'from its central sample: positions measured with it are '
+                   'shifted'.format(*offset))
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
@@ -542,26 +544,3 @@ class EmpiricalPSF:
                 msg = 'oversampling is for .psf files only'
                 raise ValueError(msg)
             write_fits(self, path, overwrite=overwrite)
-
-    def _check_centroid(self):
-        """
-        Warn of a PSF that is not centered.
-        """
-        image = self.coefficients[0]
-        half = image.shape[0] // 2
-        grid = np.arange(-half, half + 1.0)
-        # use a weight, so that the far wings do not dominate
-        peak = np.unravel_index(np.argmax(image), image.shape)
-        n_above = np.count_nonzero(image > 0.5 * image.max())
-        width = max(np.sqrt(n_above), 1.0)
-        product = image * (
-            np.exp(-0.5 * ((grid + half - peak[0]) / width)**2)[:, None]
-            * np.exp(-0.5 * ((grid + half - peak[1]) / width)**2))
-        total = product.sum()
-        shift = np.array([product.sum(0) @ grid, product.sum(1) @ grid]) / (
-            total * self.oversampling)
-        if np.hypot(*shift) > _MAX_SHIFT:
-            msg = ('the centroid of the PSF is '
-                   f'({shift[0]:+.2f}, {shift[1]:+.2f}) pixels from its '
-                   'central sample: positions measured with it are shifted')
-            warnings.warn(msg, AstropyUserWarning, stacklevel=3)

@@ -147,7 +147,16 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
     variance = _variance(stars.weights, profile, profile_error[1])
     stars.chi2 = np.where(used, robust * residual**2 / variance, 0.0).sum(
         (1, 2)) / dof
-    _measure_excess(stars, profile, templates, residual, weight)
+    # Half of the Laplacian is the derivative of a blurred star by the variance
+    # of the blur: its coefficient is the variance along each axis beyond that
+    # of the PSF, 0 for a star, more for a galaxy or a blend
+    padded = np.pad(profile, ((0, 0), (1, 1), (1, 1)), mode='edge')
+    laplacian = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
+                 + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+                 - 4.0 * profile)
+    values, errors = solve_templates([*templates, 0.5 * laplacian], residual,
+                                     weight)
+    stars.excess, stars.excess_err = values[:, -1], errors[:, -1]
 
 
 def _variance(weights, profile, profile_error):
@@ -156,20 +165,3 @@ def _variance(weights, profile, profile_error):
     """
     return (1.0 / np.maximum(weights, 1e-300)
             + (profile_error * profile)**2)
-
-
-def _measure_excess(stars, profile, templates, residual, weight):
-    """
-    Measure how much wider each star is than the PSF.
-
-    The Laplacian of the model is half the derivative of a blurred star
-    by the variance of the blur: its coefficient, twice, is the excess
-    variance along each axis.
-    """
-    padded = np.pad(profile, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    laplacian = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
-                 + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
-                 - 4.0 * profile)
-    values, errors = solve_templates([*templates, 0.5 * laplacian], residual,
-                                     weight)
-    stars.excess, stars.excess_err = values[:, -1], errors[:, -1]
