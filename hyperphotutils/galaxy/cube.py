@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
@@ -25,6 +24,7 @@ from hyperphotutils.galaxy.grid import Models, make_basis, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
 from hyperphotutils.galaxy.render import coordinates_of, make_kernel, render
 from hyperphotutils.galaxy.transforms import sample_psf
+from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.tables import make_repr, result_meta, strip_units
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class SersicCube:
                 fftconvolve(part, samples, mode='same', axes=(1, 2))
                 for part in np.array_split(
                     self._source, 1 + len(self._source) // _CHUNK)
-            ]).astype(self.dtype)
+            ]).astype(self.dtype).reshape(len(self._source), -1)
         return cube
 
     def fit(self, data: ArrayLike | u.Quantity, error: ArrayLike | None = None,
@@ -258,10 +258,20 @@ class SersicCube:
         chi2, flux, level = (np.empty((len(data), n_models))
                              for _ in range(3))
         low_precision = data.astype(self.dtype), weight.astype(self.dtype)
-        for part, models in self._products():
-            match = match_grid(models, *low_precision,
-                               fit_sky=sky != 'none')
-            chi2[:, part], flux[:, part], level[:, part] = match
+        if self.dtype == 'f4' and self._basis is None:
+            rank, residual = _RANK, np.inf
+            while residual > _MAX_RESIDUAL and 2 * rank <= n_models:
+                self._basis, residual = make_basis(
+                    self._parts, n_models, self.size**2, rank=rank)
+                rank *= 2
+            if residual > _MAX_RESIDUAL:
+                self._basis = None
+        parts = (((part, Models(images)) for part, images in self._parts())
+                 if self._basis is None
+                 else [(slice(0, n_models), self._basis)])
+        for part, models in parts:
+            chi2[:, part], flux[:, part], level[:, part] = match_grid(
+                models, *low_precision, fit_sky=sky != 'none')
         axes = {name: getattr(self, name) for name in AXES}
         shape = self.shape if is_single else (len(data), *self.shape)
         return ChiSquareCube(
@@ -332,7 +342,7 @@ class SersicCube:
         images = images.reshape(n_models, size, size)
         cube._source = (images / images.sum(
             axis=(1, 2), keepdims=True)).astype(dtype)
-        cube._images = cube._source
+        cube._images = cube._source.reshape(n_models, -1)
         return cube
 
     def write(self, path: FilePath, *, overwrite: bool = False) -> None:
@@ -370,69 +380,37 @@ class SersicCube:
         fits.PrimaryHDU(self.models, header).writeto(path,
                                                      overwrite=overwrite)
 
-    def _products(self):
-        """
-        Yield slices of the models, and what forms products with them.
-        """
-        n_models = int(np.prod(self.shape))
-        if self.dtype == 'f4' and self._basis is None:
-            rank, residual = _RANK, np.inf
-            while residual > _MAX_RESIDUAL and 2 * rank <= n_models:
-                self._basis, residual = make_basis(
-                    self._rows, n_models, self.size**2, rank=rank)
-                rank *= 2
-            if residual > _MAX_RESIDUAL:
-                self._basis = None
-        if self._basis is not None:
-            yield slice(0, n_models), self._basis
-            return
-        for part, images in self._rows():
-            yield part, Models(images)
-
-    def _rows(self):
+    def _parts(self):
         """
         Yield slices of the models and their images as rows.
         """
-        for part, images in self._parts():
-            yield part, images.reshape(len(images), -1)
-
-    def _parts(self):
-        """
-        Yield slices of the models and their images.
-        """
         n_models = int(np.prod(self.shape))
+        slices = [slice(low, min(low + _CHUNK, n_models))
+                  for low in range(0, n_models, _CHUNK)]
         if self._images is not None:
-            for low in range(0, n_models, _CHUNK):
-                part = slice(low, min(low + _CHUNK, n_models))
+            for part in slices:
                 yield part, self._images[part]
             return
-        keep = n_models * self.size**2 * int(self.dtype[1]) <= (
-            self.max_memory)
-        parts = []
-        for low in range(0, n_models, _CHUNK):
-            part = slice(low, min(low + _CHUNK, n_models))
-            images = render(self._kernel, self._coords[part]).astype(
-                self.dtype, copy=False)
-            if keep:
-                parts.append(images)
-            yield part, images
-        if keep:
-            self._images = np.concatenate(parts)
-
-    @cached_property
-    def _kernel(self):
         psf = self.psf
         if psf is None:
             n = _PIXEL_SAMPLES
             psf = ImagePSF(np.ones((n, n)), oversampling=n)
-        return make_kernel(psf, self.size, dtype={
+        kernel = make_kernel(psf, self.size, dtype={
             'f4': 'float32', 'f8': 'float64'}[self.dtype])
-
-    @cached_property
-    def _coords(self):
         n, q, theta, r_eff = (value.ravel() for value in np.meshgrid(
             *(getattr(self, name) for name in AXES), indexing='ij'))
-        return coordinates_of(*self.center, r_eff, n, q, np.deg2rad(theta))
+        coords = coordinates_of(*self.center, r_eff, n, q, np.deg2rad(theta))
+        keep = n_models * self.size**2 * int(self.dtype[1]) <= (
+            self.max_memory)
+        kept = []
+        for part in slices:
+            images = render(kernel, coords[part]).astype(
+                self.dtype, copy=False).reshape(-1, self.size**2)
+            if keep:
+                kept.append(images)
+            yield part, images
+        if keep:
+            self._images = np.concatenate(kept)
 
 
 class ChiSquareCube:
@@ -676,9 +654,8 @@ class ChiSquareCube:
         cubes = self._cubes
         if names is None:
             names = [f'00_{i + 1:04d}' for i in range(len(cubes))]
-        path = Path(path)
-        partial = path.with_name(path.name + '.part')
-        with h5py.File(partial, 'w') as file:
+        with (atomic_output(path, overwrite=True) as temporary,
+              h5py.File(temporary, 'w') as file):
             scales = [file.create_dataset(name, data=getattr(self, name))
                       for name in AXES]
             for scale, name in zip(scales, AXES, strict=True):
@@ -688,57 +665,49 @@ class ChiSquareCube:
                                            data=cube.astype('f4'))
                 for dimension, scale in zip(data.dims, scales, strict=True):
                     dimension.attach_scale(scale)
-        partial.replace(path)
 
     def _fit_parabola(self, cube, best, chosen):
         """
         Return the place and the errors of the minimum, or `None`.
         """
-        offsets, neighbors = [], []
-        for k in chosen:
+        offsets, middle, where = [], [], list(best)
+        grids = np.ix_(*[range(3)] * len(chosen))
+        for k, grid in zip(chosen, grids, strict=True):
             name = AXES[k]
             axis = getattr(self, name)
             if name in {'r_eff', 'n'}:
                 axis = np.log(axis)
             index = best[k] + np.array([-1, 0, 1])
             length = len(axis)
-            span = axis[-1] - axis[0] + (axis[1] - axis[0]
-                                         if length > 1 else 0.0)
-            if name == 'theta' and length > 2 and np.isclose(span, 180.0):
-                turn = 180.0 * (index // length)
-                values = axis[index % length] + turn
-                index = index % length
+            turn = 0.0
+            if name == 'theta' and length > 2 and np.isclose(
+                    axis[-1] - axis[0] + axis[1] - axis[0], 180.0):
+                # an axis of symmetry returns after half a turn
+                turn, index = 180.0 * (index // length), index % length
             elif index[0] < 0 or index[-1] >= length:
                 return None
-            else:
-                values = axis[index]
+            values = axis[index] + turn
             offsets.append(values - values[1])
-            neighbors.append(index)
+            middle.append(values[1])
+            where[k] = index[grid]
         # in units of the steps, for well-scaled equations
         scale = np.array([0.5 * (o[2] - o[0]) for o in offsets])
         points = np.array(list(product(*offsets))) / scale
-        where = list(best)
-        grids = np.meshgrid(*neighbors, indexing='ij')
-        for k, grid in zip(chosen, grids, strict=True):
-            where[k] = grid
         height = cube[tuple(where)].ravel() - cube[tuple(best)]
         m = len(chosen)
-        pairs = [(i, j) for i in range(m) for j in range(i, m)]
-        design = np.column_stack(
-            [np.ones(len(points)), points]
-            + [points[:, i] * points[:, j] for i, j in pairs])
+        pairs = np.triu_indices(m)
+        design = np.column_stack([
+            np.ones(len(points)), points,
+            points[:, pairs[0]] * points[:, pairs[1]]])
         coefficients = np.linalg.lstsq(design, height, rcond=None)[0]
+        # chi2 = constant + slope x + x^T matrix x
         matrix = np.zeros((m, m))
-        for (i, j), value in zip(pairs, coefficients[1 + m:], strict=True):
-            matrix[i, j] += 0.5 * value
-            matrix[j, i] += 0.5 * value
+        matrix[pairs] = 0.5 * coefficients[1 + m:]
+        matrix += matrix.T
         if np.linalg.eigvalsh(matrix)[0] <= 0.0:
             return None
         covariance = np.linalg.inv(matrix)
         shift = -0.5 * covariance @ coefficients[1:1 + m]
-        middle = np.array([getattr(self, AXES[k])[best[k]] for k in chosen])
-        is_log = np.array([AXES[k] in {'r_eff', 'n'} for k in chosen])
-        middle[is_log] = np.log(middle[is_log])
         return (middle + shift * scale,
                 np.sqrt(np.diag(covariance)) * scale)
 

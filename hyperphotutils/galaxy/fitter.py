@@ -23,15 +23,11 @@ from hyperphotutils.galaxy.joint import (
 from hyperphotutils.galaxy.mixture import INDEX_RANGE, sersic_flux
 from hyperphotutils.galaxy.render import make_kernel, render
 from hyperphotutils.galaxy.results import make_table
-from hyperphotutils.galaxy.targets import (
-    Stamps,
-    Targets,
-    measure_segments,
-    read_positions,
-)
+from hyperphotutils.galaxy.targets import Stamps, find_targets
 from hyperphotutils.utils.checks import check_integer, check_positive
 from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
+from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.tables import make_repr, open_nddata, strip_units
 
 if TYPE_CHECKING:
@@ -48,8 +44,6 @@ __all__ = ['SersicFitter']
 
 _PRIORS = ('ln_n', 'ln_r_eff', 'elongation')
 _LOSSES = ('linear', 'soft_l1', 'huber', 'cauchy')
-# Largest distance (pixels) of a segment from the position of its target.
-_LABEL_REACH = 3
 
 
 class SersicFitter:
@@ -226,22 +220,25 @@ class SersicFitter:
         self.sky = _check_name(sky, 'sky', ('constant', 'plane', 'none'))
         self.neighbors = _check_name(neighbors, 'neighbors',
                                      ('fit', 'mask', 'ignore'))
-        self.max_neighbors = check_integer(max_neighbors, 'max_neighbors',
-                                            0)
+        self.max_neighbors = check_integer(max_neighbors, 'max_neighbors', 0)
         self.start = _check_name(start, 'start', ('grid', 'init'))
         self.grid = grid
         if unknown := set(grid or ()) - {'n', 'r_eff', 'q', 'theta'}:
             msg = f'grid has unknown keys: {sorted(unknown)}'
             raise ValueError(msg)
         self.priors = priors
-        self.prior = _prior_array(priors)
+        if unknown := set(priors or ()) - set(_PRIORS):
+            msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
+            raise ValueError(msg)
+        # means and standard deviations
+        self.prior = None if not priors else np.array(
+            [priors.get(name, (0.0, np.inf)) for name in _PRIORS], float)
         self.loss = _check_name(loss, 'loss', _LOSSES)
         self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
         for name in self.fixed:
             _check_name(name, 'fixed', ('position', 'shape', 'n'))
-        self.max_iterations = check_integer(max_iterations,
-                                             'max_iterations', 1)
-        self.batch = check_integer(batch, 'batch', 1)
+        self.max_iterations = check_integer(max_iterations, 'max_iterations')
+        self.batch = check_integer(batch, 'batch')
         self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
         self.namespace = np if xp is None else xp
         self.device = device
@@ -252,6 +249,7 @@ class SersicFitter:
         self._kernel = None if varies else make_kernel(
             psf, self.size, dtype=self.dtype, xp=self.namespace,
             device=device)
+        self._start_grid = None
         self._fit = None
         self._unit = None
         self._shape = None
@@ -339,44 +337,41 @@ class SersicFitter:
             If shapes or units do not fit together, or it is not known
             what to fit.
         """
-        offset = np.zeros(2)
+        offset = 0.0
         if hasattr(data, 'positions') and hasattr(data, 'table'):
-            wcs = data.wcs if wcs is None else wcs
-            offset = np.stack([np.asarray(data.table[name], dtype=float)
+            cuts, wcs = data, data.wcs if wcs is None else wcs
+            offset = np.stack([np.asarray(cuts.table[name], dtype=float)
                                for name in ('x0', 'y0')], axis=1)
-            data, error, mask, segmentation, init_params = _open_stamps(data)
+            data, error = (
+                array if array is None or cuts.unit is None
+                else array << cuts.unit for array in (cuts.data, cuts.error))
+            mask, segmentation = cuts.mask, cuts.segmentation
+            x, y = cuts.positions.T
+            init_params = QTable({'id': cuts.table['id'], 'x': x, 'y': y})
         data, mask, error = open_nddata(data, mask, error)
         values, unit = strip_units(data=data, error=error)
-        planes, is_image = _as_planes(values['data'], self.size)
-        shape = planes.shape
-        error = _as_plane_like(values['error'], shape, 'error', float)
-        mask = _as_plane_like(mask, shape, 'mask', bool)
-        segmentation = getattr(segmentation, 'data', segmentation)
-        if segmentation is not None:
-            segmentation = _as_plane_like(segmentation, shape,
-                                          'segmentation', int)
-        targets = _find_targets(planes, segmentation, init_params,
-                                is_image=is_image)
-        if (self.start == 'init' and init_params is None):
+        stamps = Stamps(values['data'], values['error'], mask,
+                        getattr(segmentation, 'data', segmentation),
+                        self.size)
+        targets = find_targets(stamps, init_params)
+        if self.start == 'init' and init_params is None:
             msg = "start='init' needs init_params"
             raise ValueError(msg)
-        stamps = Stamps(planes, error, mask, segmentation, self.size)
-        grid = self._start_grid if self.start == 'grid' else None
-        fit = GalaxyFit(self, stamps, targets, grid, self._kernel)
+        if self.start == 'grid' and self._start_grid is None:
+            # the slow part of a first call; most fitters are called again
+            self._start_grid = StartGrid(
+                self.psf, self.size, **(self.grid or {}),
+                n_bounds=self.n_bounds)
+        fit = GalaxyFit(self, stamps, targets, self._start_grid, self._kernel)
         with one_blas_thread():
             fit.run()
         fit.start[:, 1:3] += offset
         fit.params[:, 1:3] += offset
         self._fit, self._unit = fit, unit
-        self._shape = shape[1:] if is_image else shape
+        self._shape = stamps.data.shape[stamps.is_image:]
         for name in ('models', 'fit_info'):
             self.__dict__.pop(name, None)
         return make_table(fit, unit, self, wcs)
-
-    @cached_property
-    def _start_grid(self):
-        return StartGrid(self.psf, self.size, **(self.grid or {}),
-                         n_bounds=self.n_bounds)
 
     @property
     def covariance(self) -> np.ndarray:
@@ -472,11 +467,20 @@ class SersicFitter:
                    f'table: got shape {rows.shape} of {rows.dtype}')
             raise ValueError(msg)
         image = np.zeros(self._shape if shape is None else shape)
-        for i in fit.solutions:
+        xp = self.namespace
+        for i, (flux, coords, _, x0, y0) in fit.solutions.items():
             if not rows[i]:
                 continue
-            self._add_sources(image[i] if is_stack else image, i,
-                              everything=is_stack)
+            shown = slice(None if is_stack else 1)
+            own = fit.rows[i:i + 1]
+            kernel = self._kernel or make_kernel(
+                self.psf, self.size, x=fit.targets.x[own],
+                y=fit.targets.y[own], dtype=self.dtype, xp=xp,
+                device=self.device)
+            images = render(kernel, xp.asarray(coords[shown],
+                                               device=self.device))
+            add_stamp(image[i] if is_stack else image, np.tensordot(
+                flux[shown], to_numpy(images), 1), x0, y0)
         return image if self._unit is None else image << self._unit
 
     def make_residual_image(self,
@@ -505,167 +509,7 @@ class SersicFitter:
                              else plane << self._unit)
         return data - model
 
-    def _add_sources(self, image, i, *, everything):
-        """
-        Add the sources of a stamp to an image.
-        """
-        fit = self._last_fit
-        flux, coords, _, x0, y0 = fit.solutions[i]
-        if not everything:
-            flux, coords = flux[:1], coords[:1]
-        row = fit.rows[i]
-        kernel = self._kernel or make_kernel(
-            self.psf, self.size, x=fit.targets.x[row:row + 1],
-            y=fit.targets.y[row:row + 1], dtype=self.dtype,
-            xp=self.namespace, device=self.device)
-        xp = self.namespace
-        stamps = render(kernel, xp.asarray(coords, device=self.device))
-        stamp = np.tensordot(flux, to_numpy(stamps), 1)
-        ny, nx = image.shape
-        low_y, high_y = max(y0, 0), min(y0 + self.size, ny)
-        low_x, high_x = max(x0, 0), min(x0 + self.size, nx)
-        image[low_y:high_y, low_x:high_x] += stamp[
-            low_y - y0:high_y - y0, low_x - x0:high_x - x0]
-
     decode_flags = staticmethod(decode_flags)
-
-
-def _open_stamps(stamps):
-    """
-    Return the arrays of `~hyperphotutils.stamps.Stamps`.
-    """
-    unit, error = stamps.unit, stamps.error
-    data = stamps.data if unit is None else stamps.data << unit
-    if error is not None and unit is not None:
-        error = error << unit
-    x, y = stamps.positions.T
-    return data, error, stamps.mask, stamps.segmentation, QTable(
-        {'id': stamps.table['id'], 'x': x, 'y': y})
-
-
-def _find_targets(planes, segmentation, init_params, *, is_image):
-    """
-    Return all sources: those that get a row come first.
-    """
-    segments = (None if segmentation is None
-                else measure_segments(planes, segmentation))
-    n_planes, ny, nx = planes.shape
-    if init_params is not None:
-        values = read_positions(init_params)
-        n_rows = len(init_params)
-        if not is_image and n_rows != n_planes:
-            msg = (f'init_params must have a row for each stamp: {n_rows} '
-                   f'rows for {n_planes} stamps')
-            raise ValueError(msg)
-        ids = (np.asarray(init_params['id'])
-               if 'id' in init_params.colnames else np.arange(1, n_rows + 1))
-        plane = np.zeros(n_rows, int) if is_image else np.arange(n_rows)
-    elif is_image and segments is None:
-        msg = ('init_params or segmentation must be given: it is not known '
-               'where the galaxies are')
-        raise ValueError(msg)
-    elif is_image:
-        plane, ids, x, y, flux, _ = segments
-        values = {'x': x, 'y': y, 'flux': flux}
-        n_rows = len(ids)
-    else:
-        n_rows = n_planes
-        ids, plane = np.arange(1, n_rows + 1), np.arange(n_rows)
-        values = {'x': np.full(n_rows, 0.5 * (nx - 1)),
-                  'y': np.full(n_rows, 0.5 * (ny - 1))}
-    none = np.full(n_rows, np.nan)
-    x, y = values['x'].copy(), values['y'].copy()
-    flux, radius = values.get('flux', none).copy(), none.copy()
-    label = np.zeros(n_rows, dtype=int)
-    init = {name: values[name] for name in ('r_eff', 'n', 'q', 'theta')
-            if name in values}
-    if segments is not None:
-        label = _labels_at(segmentation, plane, x, y)
-        place = {(p, name): k for k, (p, name) in enumerate(
-            zip(segments[0], segments[1], strict=True))}
-        match = np.array([place.get(key, -1) for key in
-                          zip(plane, label, strict=True)], dtype=int)
-        found = match >= 0
-        flux[found & ~np.isfinite(flux)] = segments[4][
-            match[found & ~np.isfinite(flux)]]
-        radius[found] = segments[5][match[found]]
-        if init_params is None:
-            x[found], y[found] = (segments[k][match[found]] for k in (2, 3))
-        rest = np.setdiff1d(np.arange(len(segments[0])), match[found])
-        plane, x, y, flux, radius, label = (
-            np.concatenate((own, segments[k][rest])) for own, k in (
-                (plane, 0), (x, 2), (y, 3), (flux, 4), (radius, 5),
-                (label, 1)))
-        ids = np.concatenate((ids, np.zeros(len(rest), dtype=ids.dtype)))
-        init = {name: np.concatenate((value, np.full(len(rest), np.nan)))
-                for name, value in init.items()}
-    is_target = np.arange(len(x)) < n_rows
-    return Targets(ids, plane, x, y, flux, radius, label, is_target, init)
-
-
-def _labels_at(segmentation, plane, x, y):
-    """
-    Return the label at each position, or the nearest one within reach.
-    """
-    _, ny, nx = segmentation.shape
-    labels = np.zeros(len(x), dtype=int)
-    for i, (p, x0, y0) in enumerate(zip(plane, x, y, strict=True)):
-        if not (np.isfinite(x0) and np.isfinite(y0)):
-            continue
-        column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
-        if 0 <= row < ny and 0 <= column < nx:
-            labels[i] = max(segmentation[p, row, column], 0)
-        if labels[i]:
-            continue
-        low_y, low_x = max(row - _LABEL_REACH, 0), max(
-            column - _LABEL_REACH, 0)
-        window = segmentation[p, low_y:max(row + _LABEL_REACH + 1, 0),
-                              low_x:max(column + _LABEL_REACH + 1, 0)]
-        rows, columns = np.nonzero(window > 0)
-        if len(rows):
-            distance = np.hypot(rows + low_y - y0, columns + low_x - x0)
-            k = np.argmin(distance)
-            labels[i] = window[rows[k], columns[k]]
-    return labels
-
-
-def _as_planes(data, size):
-    """
-    Return the data as planes, and whether it is one image.
-    """
-    data = np.asarray(data)
-    if data.dtype.kind not in 'fiu':
-        msg = f'data must be an array of real numbers, got {data.dtype}'
-        raise TypeError(msg)
-    if data.ndim == 2:
-        return data[None], True
-    if data.ndim != 3:
-        msg = (f'data must be an image or a stack of stamps, got the shape '
-               f'{data.shape}')
-        raise ValueError(msg)
-    if data.shape[1:] != (size, size):
-        msg = (f'stamps must have the shape ({size}, {size}) of size={size}, '
-               f'got {data.shape[1:]}')
-        raise ValueError(msg)
-    return data, False
-
-
-def _as_plane_like(array, shape, name, kind):
-    """
-    Return an array with the shape of the planes, or `None`.
-    """
-    if array is None:
-        return None
-    array = np.asarray(array)
-    if array.ndim == 0:
-        return np.broadcast_to(array.astype(kind), shape)
-    planes = array[None] if array.ndim == 2 else array
-    if planes.shape != shape:
-        plain = shape[1:] if shape[0] == 1 else shape
-        msg = f'{name} must have the shape of data, {plain}: {array.shape}'
-        raise ValueError(msg)
-    return planes if planes.dtype.kind == np.dtype(kind).kind else (
-        planes.astype(kind))
 
 
 def _check_name(value, name, allowed):
@@ -673,19 +517,3 @@ def _check_name(value, name, allowed):
         msg = f'{name} must be one of {allowed}: {value!r}'
         raise ValueError(msg)
     return value
-
-
-def _prior_array(priors):
-    """
-    Return means and inverse standard deviations, or `None`.
-    """
-    if not priors:
-        return None
-    if unknown := set(priors) - set(_PRIORS):
-        msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
-        raise ValueError(msg)
-    rows = []
-    for name in _PRIORS:
-        mean, deviation = priors.get(name, (0.0, np.inf))
-        rows.append((mean, 1.0 / deviation))
-    return np.array(rows)

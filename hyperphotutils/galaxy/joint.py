@@ -3,11 +3,8 @@
 Fits of many galaxies, each with its neighbors, in batches.
 """
 
-from itertools import pairwise
-
 import numpy as np
 from astropy.stats import gaussian_sigma_to_fwhm
-from scipy.spatial import cKDTree
 
 from hyperphotutils.galaxy.grid import Models, match_grid
 from hyperphotutils.galaxy.mixture import INDEX_RANGE
@@ -23,6 +20,11 @@ from hyperphotutils.galaxy.solver import (
     X,
     Y,
     covariance_of,
+)
+from hyperphotutils.galaxy.targets import (
+    find_neighbors,
+    mask_others,
+    stamp_index,
 )
 from hyperphotutils.galaxy.transforms import core_sigma, sample_psf
 from hyperphotutils.utils.flags import FLAGS
@@ -91,8 +93,19 @@ class StartGrid:
         self.radii = np.min(r_eff), np.max(r_eff)
         n, r_eff, q, theta = self.params.T
         center = float(self.size // 2)
+        if step > 1:
+            # the PSF for pixels of ``step`` times the side: the central block
+            # is centered on the central pixel
+            samples, oversampling = sample_psf(psf)
+            first = samples.shape[-1] // 2 % oversampling
+            image = samples[0, first::oversampling, first::oversampling]
+            half = (len(image) // 2 + step // 2) // step + 1
+            side = step * (2 * half + 1)
+            image = np.pad(image, (side - len(image)) // 2)
+            psf = image.reshape(2 * half + 1, step, -1, step).sum((1, 3))
+            psf /= psf.sum()
         # a start need not be exact
-        kernel = make_kernel(_bin_psf(psf, step), self.size,
+        kernel = make_kernel(psf, self.size,
                              dtype='float32')._replace(thin=None)
         coords = coordinates_of(center, center, r_eff / step, n, q,
                                 np.deg2rad(theta))
@@ -173,134 +186,80 @@ class GalaxyFit:
         self.flags[~known] |= FLAGS['no_position']
         self.flags[known & ~inside] |= FLAGS['off_map']
         todo = np.flatnonzero(inside)
-        neighbors = self._find_neighbors(todo)
-        order = sorted(todo, key=lambda i: len(neighbors[i]))
-        numbers = np.array([len(neighbors[i]) for i in order], dtype=int)
+        neighbors = find_neighbors(
+            targets, self.stamps, rows[todo], self.config.max_neighbors
+            if self.config.neighbors == 'fit' else 0)
+        numbers = np.array([len(others) for others in neighbors], dtype=int)
         for number in np.unique(numbers):
-            same = [i for i, n in zip(order, numbers, strict=True)
-                    if n == number]
+            same = np.flatnonzero(numbers == number)
             # about the same memory for any number of neighbors
             length = max(1, self.config.batch // (1 + number))
-            edges = [*range(0, len(same), length), len(same)]
-            for low, high in pairwise(edges):
-                part = np.array(same[low:high])
-                self._fit_batch(part, np.array(
-                    [neighbors[i] for i in part], dtype=int).reshape(
-                        len(part), number))
-
-    def _find_neighbors(self, todo):
-        """
-        Return the sources that are fitted with each target.
-        """
-        targets, size = self.targets, self.stamps.size
-        result = {i: [] for i in todo}
-        if self.config.neighbors != 'fit' or len(todo) == 0:
-            return result
-        known = np.flatnonzero(np.isfinite(targets.x)
-                               & np.isfinite(targets.y))
-        place = np.column_stack([targets.x, targets.y,
-                                 targets.plane * 4.0 * size])[known]
-        own = self.rows[todo]
-        tree = cKDTree(place)
-        near = tree.query_ball_point(
-            np.column_stack([targets.x[own], targets.y[own],
-                             targets.plane[own] * 4.0 * size]), 0.75 * size)
-        x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
-        for k, i in enumerate(todo):
-            others = known[near[k]]
-            others = others[others != own[k]]
-            x, y = targets.x[others] - x0[k], targets.y[others] - y0[k]
-            inside = (x > 0) & (x < size - 1) & (y > 0) & (y < size - 1)
-            others = others[inside]
-            distance = np.hypot(targets.x[others] - targets.x[own[k]],
-                                targets.y[others] - targets.y[own[k]])
-            flux = np.nan_to_num(targets.flux[others], nan=1.0)
-            # roughly, the light of its wings at the target
-            influence = np.maximum(flux, 0.0) / (distance + 1.0)**2
-            chosen = np.argsort(-influence)[:self.config.max_neighbors]
-            result[i] = list(others[chosen])
-        return result
+            for low in range(0, len(same), length):
+                part = same[low:low + length]
+                self._fit_batch(todo[part], np.stack(
+                    [neighbors[k] for k in part]))
 
     def _fit_batch(self, part, neighbors):
         """
         Fit the targets ``part`` with the same number of neighbors.
         """
-        targets = self.targets
+        config, targets = self.config, self.targets
         own = self.rows[part]
         x0, y0 = self.stamps.origin(targets.x[own], targets.y[own])
         data, weight, labels = self.stamps.cut(targets.plane[own], x0, y0)
         missing = weight == 0.0
-        others, masked = self._others(own, neighbors, labels, x0, y0)
+        others, masked = mask_others(
+            targets, own, neighbors, labels, x0, y0, self.stamps.size,
+            _MASK_RADIUS * self.fwhm)
+        if config.neighbors == 'ignore':
+            masked = np.zeros_like(masked)
         weight = np.where(masked, 0.0, weight)
-        coords = self._begin(part, own, neighbors, x0, y0, others)
+        coords, low, high = self._begin(part, own, neighbors, x0, y0, others)
         noise = 1.0 / np.maximum(np.median(weight, axis=(1, 2)), 1e-300)
-        free = self._free(neighbors, noise)
+        # the noise of the sum over the segment of a neighbor, of which
+        # ``radius`` holds half of the area
+        area = 2.0 * np.pi * targets.radius[neighbors]**2
+        snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
+        free = np.ones((*coords.shape[:2], N_PARAMS), dtype=bool)
+        shape = [RHO, G_RADIAL, G_TANGENTIAL]
+        free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
+        free[:, 1:, shape] = ~(snr < _FREE_SHAPE_SNR)[:, :, None]
+        for name, index in (('position', [X, Y]), ('shape', shape),
+                            ('n', [NU])):
+            if name in config.fixed:
+                free[:, 0, index] = False
+        if config.n_bounds[0] == config.n_bounds[1]:
+            free[:, 0, NU] = False
+        sky = np.ones((len(part), _N_SKY[config.sky]), dtype=bool)
+        free = np.concatenate((free.reshape(len(part), -1), sky), axis=1)
         n_pixels = np.count_nonzero(weight, axis=(1, 2))
         few = n_pixels <= free.sum(axis=1)
         self._flag(part, 'too_few_pixels', few)
         self.columns['n_pixels_fit'][part] = n_pixels
-        self.columns['group_size'][part] = 1 + neighbors.shape[1]
-        if few.all():
-            return
-        keep = ~few
-        self._solve(part[keep], own[keep], coords[keep], free[keep],
-                    data[keep], weight[keep],
-                    missing[keep], masked[keep])
-
-    def _others(self, own, neighbors, labels, x0, y0):
-        """
-        Return the pixels of other sources, and those that are masked in
-        the fit.
-        """
-        targets, size = self.targets, self.stamps.size
-        if labels is not None:
-            label = targets.label[own][:, None, None]
-            others = (labels != 0) & (labels != label)
-            if self.config.neighbors == 'ignore':
-                return others, np.zeros_like(others)
-            fitted = np.zeros_like(others)
-            for k in range(neighbors.shape[1]):
-                name = targets.label[neighbors[:, k]][:, None, None]
-                fitted |= labels == name
-            return others, others & ~fitted
-        grid = np.arange(size)
-        others = np.zeros((len(own), size, size), dtype=bool)
-        masked = np.zeros_like(others)
-        radius = _MASK_RADIUS * self.fwhm
-        for k, i in enumerate(own):
-            near = ((targets.plane == targets.plane[i])
-                    & (np.abs(targets.x - targets.x[i]) < size)
-                    & (np.abs(targets.y - targets.y[i]) < size))
-            near[i] = False
-            for j in np.flatnonzero(near):
-                x, y = grid - targets.x[j] + x0[k], grid - targets.y[j] + y0[k]
-                disk = x**2 + y[:, None]**2 < radius**2
-                # half of the way to the target at most
-                dx, dy = targets.x[[i, j]] - x0[k], targets.y[[i, j]] - y0[k]
-                disk &= ((grid - dx[0])**2 + (grid - dy[0])[:, None]**2
-                         > (grid - dx[1])**2 + (grid - dy[1])[:, None]**2)
-                others[k] |= disk
-                if j not in neighbors[k]:
-                    masked[k] |= disk
-        if self.config.neighbors == 'ignore':
-            masked[:] = False
-        return others, masked
+        self.columns['group_size'][part] = coords.shape[1]
+        if not few.all():
+            self._solve(*(array[~few] for array in (
+                part, own, coords, free, low, high, data, weight, missing,
+                masked)))
 
     def _begin(self, part, own, neighbors, x0, y0, others):
         """
-        Return the first coordinates.
+        Return the first coordinates, and the bounds of x, y, rho, the
+        elongation, and nu.
         """
         config, targets = self.config, self.targets
         x, y = targets.x[own] - x0, targets.y[own] - y0
         if config.start == 'grid':
             side = self.grid.size * self.grid.step
+            left, low = (np.floor(place + 0.5).astype(int) - side // 2
+                         for place in (x, y))
             data, weight, _ = self.stamps.cut(
-                targets.plane[own],
-                np.floor(x + x0 + 0.5).astype(int) - side // 2,
-                np.floor(y + y0 + 0.5).astype(int) - side // 2, side)
+                targets.plane[own], left + x0, low + y0, side)
             # a grid has one source: others are masked here, even if they are
             # fitted later
-            weight = weight * ~_window(others, x, y, side)
+            index, _ = stamp_index(np.arange(len(own)), left, low, side,
+                                   others.shape)
+            weight = weight * ~others[index]
             params = self.grid.match(data, weight,
                                      fit_sky=config.sky != 'none')
             self.grid_params[part] = params
@@ -319,50 +278,36 @@ class GalaxyFit:
         n = np.clip(n, *config.n_bounds)
         q = np.clip(q, config.q_min, _MAX_START_ELONGATION)
         r_eff = np.maximum(r_eff, 1e-3)
-        first = coordinates_of(x, y, r_eff, n, q, np.deg2rad(theta))
+        theta = np.deg2rad(theta)
+        # the flux of the grid, NaN without one
         self.start[part] = np.column_stack([
-            np.where(config.start == 'grid', self.grid_params[part, 5],
-                     np.nan), x + x0, y + y0, r_eff, n, q,
-            np.deg2rad(theta)])
-        n_sources = 1 + neighbors.shape[1]
-        coords = np.empty((len(own), n_sources, 6))
-        coords[:, 0] = first
-        for k in range(n_sources - 1):
-            j = neighbors[:, k]
-            radius = np.where(np.isfinite(targets.radius[j]),
-                              _NEIGHBOR_SHRINK * targets.radius[j],
-                              _NEIGHBOR_RADIUS)
-            coords[:, 1 + k] = coordinates_of(
-                targets.x[j] - x0, targets.y[j] - y0,
-                np.clip(radius, 0.5, 4.0), _NEIGHBOR_INDEX, 0.95, 0.0)
-        return coords
+            self.grid_params[part, 5], x + x0, y + y0, r_eff, n, q, theta])
+        known = targets.radius[neighbors]
+        radius = np.where(np.isfinite(known), _NEIGHBOR_SHRINK * known,
+                          _NEIGHBOR_RADIUS)
+        coords = np.concatenate((
+            coordinates_of(x, y, r_eff, n, q, theta)[:, None],
+            coordinates_of(
+                targets.x[neighbors] - x0[:, None],
+                targets.y[neighbors] - y0[:, None],
+                np.clip(radius, 0.5, 4.0), _NEIGHBOR_INDEX, 0.95, 0.0)),
+            axis=1)
+        r_min, r_max = config.r_e_bounds
+        bounds = np.empty((2, *coords.shape[:2], 5))
+        radius = targets.radius[own]
+        shift = np.full(coords.shape[:2], _MAX_NEIGHBOR_SHIFT)
+        shift[:, 0] = np.where(np.isfinite(radius),
+                               np.fmax(radius, self.fwhm), _MAX_SHIFT)
+        bounds[..., :2] = coords[:, :, :2] + np.multiply.outer(
+            [-1.0, 1.0], shift)[..., None]
+        bounds[..., 2] = np.log([[[r_min]], [[r_max or self.stamps.size]]])
+        bounds[..., 3] = [[[0.0]], [[-np.log(config.q_min)]]]
+        bounds[:, :, :1, 4] = np.log(config.n_bounds)[:, None, None]
+        bounds[:, :, 1:, 4] = np.log(INDEX_RANGE)[:, None, None]
+        coords[:, :, 2] = np.clip(coords[:, :, 2], *bounds[..., 2])
+        return coords, *bounds
 
-    def _free(self, neighbors, noise):
-        """
-        Return which parameters are fitted.
-
-        Shape and index of a neighbor are free if its segment is bright.
-        """
-        config, targets = self.config, self.targets
-        n_groups, n_neighbors = neighbors.shape
-        free = np.ones((n_groups, 1 + n_neighbors, N_PARAMS), dtype=bool)
-        # the noise of the sum over the segment, of which ``radius`` holds
-        # half of the area
-        area = 2.0 * np.pi * targets.radius[neighbors]**2
-        snr = targets.flux[neighbors] / (noise[:, None] * np.sqrt(area))
-        free[:, 1:, NU] = ~(snr < _FREE_INDEX_SNR)
-        has_shape = ~(snr < _FREE_SHAPE_SNR)
-        free[:, 1:, [RHO, G_RADIAL, G_TANGENTIAL]] = has_shape[:, :, None]
-        if 'position' in config.fixed:
-            free[:, 0, [X, Y]] = False
-        if 'shape' in config.fixed:
-            free[:, 0, [RHO, G_RADIAL, G_TANGENTIAL]] = False
-        if 'n' in config.fixed or config.n_bounds[0] == config.n_bounds[1]:
-            free[:, 0, NU] = False
-        sky = np.ones((n_groups, _N_SKY[config.sky]), dtype=bool)
-        return np.concatenate((free.reshape(n_groups, -1), sky), axis=1)
-
-    def _solve(self, part, own, coords, free, data, weight,
+    def _solve(self, part, own, coords, free, low, high, data, weight,
                missing, masked):
         """
         Fit a batch and keep its results.
@@ -380,10 +325,6 @@ class GalaxyFit:
                     np.repeat(np.arange(n_groups), n_sources),
                     device=device))
         basis = sky_basis(config.sky, size)
-        low, high = self._bounds(own, coords)
-        # a free value begins inside, a fixed one is as it is
-        coords[:, :, 2] = np.clip(coords[:, :, 2], low[:, :, 2],
-                                  high[:, :, 2])
 
         def array(value, dtype=xp.float64):
             return xp.asarray(np.ascontiguousarray(value), dtype=dtype,
@@ -396,9 +337,9 @@ class GalaxyFit:
             array(free, xp.bool), array(low), array(high),
             None if config.prior is None else array(config.prior),
             config.loss)
-        n_linear = n_sources + len(basis)
-        state = (array(np.zeros((n_groups, n_linear))), array(coords))
-        result = minimize_batch(problem, state,
+        fluxes_and_sky = np.zeros((n_groups, n_sources + len(basis)))
+        result = minimize_batch(problem, (array(fluxes_and_sky),
+                                          array(coords)),
                                 max_iter=config.max_iterations)
         linear, coords = (to_numpy(value) for value in result.state)
         chi2, normal = (to_numpy(value) for value in result.terms[:2])
@@ -407,56 +348,28 @@ class GalaxyFit:
         images = to_numpy(render(kernel.take(xp.arange(n_groups)
                                              * n_sources),
                                  result.state[1][:, 0, :]))
+        light = np.sum(images, axis=(1, 2))
         self._store(part, own, linear, coords, chi2, normal, covariance,
-                    free, basis, images.sum(axis=(1, 2)))
+                    free, light)
         self.columns['n_iterations'][part] = to_numpy(result.n_iter)
         self._flag(part, 'no_convergence', ~to_numpy(result.converged))
-        light = np.sum(images, axis=(1, 2))
         for name, pixels, limit in (
                 ('n_pixels_fit_partial', missing, _MISSING_PART),
                 ('neighbor_masked', masked, _MASKED_PART)):
             self._flag(part, name, (
                 np.sum(images * pixels, axis=(1, 2)) > limit * light))
-        at_bound = self._is_at_bound(coords, free, low, high)
-        self._flag(part, 'near_bound', at_bound)
-
-    def _bounds(self, own, coords):
-        """
-        Return the bounds of x, y, rho, the elongation, and nu.
-        """
-        config = self.config
-        r_min, r_max = config.r_e_bounds
-        low, high = (np.empty((*coords.shape[:2], 5)) for _ in range(2))
-        radius = self.targets.radius[own]
-        shift = np.full(coords.shape[:2], _MAX_NEIGHBOR_SHIFT)
-        shift[:, 0] = np.where(np.isfinite(radius),
-                               np.fmax(radius, self.fwhm), _MAX_SHIFT)
-        for i in (0, 1):
-            low[:, :, i] = coords[:, :, i] - shift
-            high[:, :, i] = coords[:, :, i] + shift
-        low[:, :, 2] = np.log(r_min)
-        high[:, :, 2] = np.log(self.stamps.size if r_max is None else r_max)
-        low[:, :, 3], high[:, :, 3] = 0.0, -np.log(config.q_min)
-        low[:, :, 4], high[:, :, 4] = np.log(config.n_bounds)
-        low[:, 1:, 4], high[:, 1:, 4] = np.log(INDEX_RANGE)
-        return low, high
-
-    def _is_at_bound(self, coords, free, low, high):
-        """
-        Return which targets have a parameter at its bound.
-        """
-        first = coords[:, 0]
-        size = np.hypot(first[:, 3], first[:, 4])
-        value = np.column_stack([first[:, 0], first[:, 1], first[:, 2], size,
-                                 first[:, 5]])
-        low, high = low[:, 0].copy(), high[:, 0]
+        first, low, high = coords[:, 0], low[:, 0], high[:, 0]
+        value = np.column_stack([
+            first[:, :3], np.hypot(first[:, 3], first[:, 4]), first[:, 5]])
+        # a round source is not at a bound: g is 0 inside its domain
         low[:, 3] = -1.0
-        can = free[:, [X, Y, RHO, G_RADIAL, NU]]
-        return np.any(can & ((value <= low + _AT_BOUND)
-                             | (value >= high - _AT_BOUND)), axis=1)
+        self._flag(part, 'near_bound', np.any(
+            free[:, [X, Y, RHO, G_RADIAL, NU]]
+            & ((value <= low + _AT_BOUND) | (value >= high - _AT_BOUND)),
+            axis=1))
 
     def _store(self, part, own, linear, coords, chi2, normal, covariance,
-               free, basis, on_stamp):
+               free, light):
         """
         Fill in the results of a batch.
         """
@@ -479,8 +392,7 @@ class GalaxyFit:
         self.errors[part] = np.sqrt(np.maximum(variance, 0.0))
         self._flag(part, 'no_covariance',
                    ~np.isfinite(variance).all(axis=1))
-        n_sky = len(basis)
-        if n_sky:
+        if n_sky := linear.shape[1] - n_sources:
             # the sky at the position of the target
             terms = _sky_terms(self.config.sky, first[:, 0], first[:, 1],
                                self.stamps.size)
@@ -495,7 +407,7 @@ class GalaxyFit:
         self.columns['reduced_chi2'][part] = chi2 / dof
         # with all else fixed: that of an optimally weighted sum
         self.columns['snr'][part] = flux * np.sqrt(normal[:, FLUX, FLUX])
-        self.columns['flux_stamp_fit'][part] = flux * on_stamp
+        self.columns['flux_stamp_fit'][part] = flux * light
         r_eff, error = self.params[part, 3], self.errors[part, 3]
         self._flag(part, 'unresolved', fitted & (
             (r_eff < _UNRESOLVED * self.fwhm) | (error > r_eff)))
@@ -523,24 +435,6 @@ def fwhm_of(psf):
     """
     samples, oversampling = sample_psf(psf)
     return core_sigma(samples[0], oversampling) * gaussian_sigma_to_fwhm
-
-
-def _bin_psf(psf, step):
-    """
-    Return the PSF for pixels of ``step`` (odd) times the side.
-    """
-    if step == 1:
-        return psf
-    samples, oversampling = sample_psf(psf)
-    half = samples.shape[-1] // 2
-    image = samples[0, half % oversampling::oversampling,
-                    half % oversampling::oversampling]
-    side = image.shape[-1]
-    half = (side // 2 + step // 2) // step + 1
-    # the central block is centered on the central pixel
-    image = np.pad(image, (step * (2 * half + 1) - side) // 2)
-    image = image.reshape(2 * half + 1, step, -1, step).sum(axis=(1, 3))
-    return image / image.sum()
 
 
 def to_numpy(array):
@@ -572,17 +466,3 @@ def sky_basis(kind, size):
         return np.zeros((0, size * size))
     y, x = np.mgrid[:size, :size].reshape(2, -1).astype(float)
     return _sky_terms(kind, x, y, size).T
-
-
-def _window(stamps, x, y, side):
-    """
-    Cut windows centered on (x, y) out of stamps of bool.
-    """
-    size = stamps.shape[1]
-    rows = np.floor(y + 0.5).astype(int)[:, None] + np.arange(side) - side // 2
-    columns = (np.floor(x + 0.5).astype(int)[:, None] + np.arange(side)
-               - side // 2)
-    index = (np.arange(len(stamps))[:, None, None],
-             np.clip(rows, 0, size - 1)[:, :, None],
-             np.clip(columns, 0, size - 1)[:, None, :])
-    return stamps[index]

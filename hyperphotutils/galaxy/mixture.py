@@ -22,12 +22,14 @@ from scipy.fft import fht, fhtoffset
 from scipy.interpolate import CubicSpline
 from scipy.special import gamma, gammaincinv
 
+from hyperphotutils.utils.lm import array_namespace
+
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import FloatOrArray
 
 __all__ = ['INDEX_RANGE', 'N_TERMS', 'SIGMA_RATIO', 'MixtureTable',
            'mixture_table', 'mixture_weights', 'sersic_b', 'sersic_flux',
-           'sersic_transform']
+           'sersic_transform', 'weights_at']
 
 INDEX_RANGE = (0.3, 8.0)
 """
@@ -241,9 +243,25 @@ def mixture_weights(n: ArrayLike) -> np.ndarray:
         msg = (f'n must be from {INDEX_RANGE[0]:g} to {INDEX_RANGE[1]:g}: '
                f'got {n}')
         raise ValueError(msg)
+    return weights_at(mixture_table().coefficients, np.atleast_1d(
+        np.log(n)))[:, 0].reshape(*n.shape, -1)
+
+
+def weights_at(coefficients, nu, *, derivatives=False):
+    """
+    Return the weights, and their derivatives by nu = ln n, shape (b, 1 or
+    2, N_TERMS + 1), from the coefficients of the `MixtureTable` in the
+    array library of ``nu`` (b).
+    """
+    xp = array_namespace(nu)
     table = mixture_table()
-    place = (np.log(n) - table.start) / table.step
-    node = np.clip(place.astype(int), 0, len(table.coefficients) - 1)
-    shift = ((place - node) * table.step)[..., None]
-    c = np.moveaxis(table.coefficients[node], -2, 0)
-    return c[0] + shift * (c[1] + shift * (c[2] + shift * c[3]))
+    place = (nu - table.start) / table.step
+    node = xp.clip(xp.astype(xp.floor(place), xp.int64), 0,
+                   coefficients.shape[0] - 1)
+    h = ((place - xp.astype(node, nu.dtype)) * table.step)[:, None]
+    rows = xp.take(coefficients, node, axis=0)
+    c0, c1, c2, c3 = (rows[:, i, :] for i in range(4))
+    value = c0 + h * (c1 + h * (c2 + h * c3))
+    if not derivatives:
+        return value[:, None, :]
+    return xp.stack((value, c1 + h * (2.0 * c2 + 3.0 * h * c3)), axis=1)

@@ -64,7 +64,7 @@ def plot_segments(data: ArrayLike, segmentation: ArrayLike | SegmentationImage,
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    values = np.asarray(getattr(data, 'value', data), dtype=float)
+    values = _plain(data)
     labels = np.asarray(getattr(segmentation, 'data', segmentation))
     ny, nx = values.shape
     figure = Figure(figsize=(9.0, max(3.0, 0.6 + 8.6 * ny / nx)),
@@ -146,12 +146,12 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     ValueError
         If no galaxy was fitted.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    images = [np.asarray(getattr(image, 'value', image), dtype=float)
-              for image in (data, model, residual)]
+    images = [_plain(image) for image in (data, model, residual)]
     deviation = (mad_std(images[2], ignore_nan=True) if error is None
-                 else np.asarray(getattr(error, 'value', error)))
+                 else _plain(error))
     images[2] = images[2] / deviation
     if mask is not None:
         images[0], images[2] = (np.where(mask, np.nan, image)
@@ -161,8 +161,7 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     margin = int(size.max()) // 2
     images = [np.pad(image, margin, constant_values=np.nan)
               for image in images]
-    flux = np.asarray(getattr(table['flux_fit'], 'value',
-                              table['flux_fit']), dtype=float)
+    flux = _plain(table['flux_fit'])
     order = np.argsort(-np.nan_to_num(flux, nan=-np.inf), kind='stable')
     order = order[np.isfinite(flux[order])][:max_galaxies]
     if len(order) == 0:
@@ -178,10 +177,31 @@ def plot_mosaic(table: QTable, data: ArrayLike, model: ArrayLike,
     for axes in grid.flat:
         axes.set_axis_off()
     rms = np.nanmedian(deviation)
+    gray, red_blue = (colormaps[name].with_extremes(bad=_MASKED)
+                      for name in ('gray_r', 'RdBu_r'))
     for number, row in enumerate(order):
         line, column = divmod(number, n_columns)
-        _draw_galaxy(grid[line, 3 * column:3 * column + 3], table[row],
-                     images, rms, int(size[row]), margin)
+        panels, galaxy = grid[line, 3 * column:3 * column + 3], table[row]
+        center = [int(np.clip(round(float(galaxy[f'{axis}_fit'])), 0,
+                              side - 2 * margin - 1))
+                  for axis, side in zip('yx', images[0].shape, strict=True)]
+        part = tuple(slice(low, low + int(size[row])) for low in (
+            margin - int(size[row]) // 2 + place for place in center))
+        peak = max(np.nanmax(np.abs(images[1][part]), initial=0.0) / rms, 20.0)
+        for axes, image in zip(panels, images[:2], strict=False):
+            axes.imshow(np.arcsinh(image[part] / (2.0 * rms)), origin='lower',
+                        cmap=gray, vmin=-0.7, vmax=np.arcsinh(0.5 * peak),
+                        interpolation='nearest')
+        panels[2].imshow(images[2][part], origin='lower', vmin=-5.0, vmax=5.0,
+                         cmap=red_blue, interpolation='nearest')
+        panels[1].set_title(
+            f'{galaxy["id"]}: r {galaxy["r_eff_fit"]:.1f}, '
+            f'n {galaxy["n_fit"]:.1f}, q {galaxy["q_fit"]:.2f}, '
+            f'chi2 {galaxy["reduced_chi2"]:.2f}', size=6, pad=2,
+            color=_STAR if galaxy['flags'] & _DOUBTFUL else 'black')
+        for axes in panels:
+            axes.set_axis_on()
+            axes.set(xticks=(), yticks=())
     figure.suptitle(f'data, model, residual (-5 to 5 sigma) of '
                     f'{len(order)} of {len(table)} galaxies', size='small')
     return figure
@@ -220,7 +240,12 @@ def plot_parameters(table: QTable, truth: Table, *,
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    rows, partners = _match(table, truth, reach)
+    x, y = (_plain(table[f'{axis}_fit']) for axis in 'xy')
+    distance = np.hypot(x[:, None] - _plain(truth['x']),
+                        y[:, None] - _plain(truth['y']))
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    rows = np.flatnonzero(distance.min(axis=1) <= reach)
+    partners = distance.argmin(axis=1)[rows]
     if len(rows) == 0:
         msg = f'no galaxy of table is within {reach} pixels of a true one'
         raise ValueError(msg)
@@ -242,19 +267,17 @@ def plot_parameters(table: QTable, truth: Table, *,
             upper.errorbar(true[part], fit[part], error[part], fmt='.',
                            color=color, elinewidth=0.6, markersize=4,
                            label=f'{text} ({part.sum()})')
-        span = [np.nanmin(true), np.nanmax(true)]
+        span = np.array([np.nanmin(true), np.nanmax(true)])
         upper.plot(span, span, color='0.5', linewidth=0.8, zorder=0)
+        # limits, since error bars of unresolved sources reach far
+        limits = span + [-0.15 * np.ptp(span), 0.15 * np.ptp(span)]
         if is_log and span[0] > 0.0:
+            limits = span * [1.0 / 3.0, 3.0]
             upper.set(xscale='log', yscale='log')
             # labels of minor ticks would overlap
             for axis in (upper.xaxis, upper.yaxis):
                 axis.set_minor_formatter(NullFormatter())
-        # error bars of unresolved sources reach far
-        margin = 3.0 if is_log else 1.0
-        upper.set_ylim(*((span[0] / margin, span[1] * margin)
-                         if is_log and span[0] > 0.0 else
-                         (span[0] - 0.15 * np.ptp(span),
-                          span[1] + 0.15 * np.ptp(span))))
+        upper.set_ylim(*limits)
         upper.set(xlabel=f'true {label}', ylabel=f'fitted {label}')
         with np.errstate(divide='ignore', invalid='ignore'):
             pull = off / error
@@ -267,50 +290,6 @@ def plot_parameters(table: QTable, truth: Table, *,
         lower.set(xlabel=f'error of {name} / sigma', xlim=(-5, 5))
     grid[0, 0].legend(fontsize='x-small')
     return figure
-
-
-def _match(table, truth, reach):
-    """
-    Return the rows of galaxies near true sources, and those of the truth.
-    """
-    x, y = (_plain(table[f'{axis}_fit']) for axis in 'xy')
-    distance = np.hypot(x[:, None] - _plain(truth['x']),
-                        y[:, None] - _plain(truth['y']))
-    distance = np.where(np.isfinite(distance), distance, np.inf)
-    partners = distance.argmin(axis=1)
-    rows = np.flatnonzero(distance.min(axis=1) <= reach)
-    return rows, partners[rows]
-
-
-def _draw_galaxy(panels, row, images, rms, size, margin):
-    """
-    Draw the three panels of a galaxy.
-    """
-    from matplotlib import colormaps
-
-    part = tuple(
-        slice(low, low + size) for low in (
-            margin - size // 2 + int(np.clip(
-                round(float(row[f'{axis}_fit'])), 0, side - 2 * margin - 1))
-            for axis, side in zip('yx', images[0].shape, strict=True)))
-    data, model, residual = (image[part] for image in images)
-    peak = max(np.nanmax(np.abs(model), initial=0.0) / rms, 20.0)
-    for axes, image in zip(panels, (data, model), strict=False):
-        axes.imshow(np.arcsinh(image / (2.0 * rms)), origin='lower',
-                    cmap=colormaps['gray_r'].with_extremes(bad=_MASKED),
-                    vmin=-0.7, vmax=np.arcsinh(0.5 * peak),
-                    interpolation='nearest')
-    panels[2].imshow(residual, origin='lower', vmin=-5.0, vmax=5.0,
-                     cmap=colormaps['RdBu_r'].with_extremes(bad=_MASKED),
-                     interpolation='nearest')
-    color = _STAR if row['flags'] & _DOUBTFUL else 'black'
-    panels[1].set_title(
-        f'{row["id"]}: r {row["r_eff_fit"]:.1f}, n {row["n_fit"]:.1f}, '
-        f'q {row["q_fit"]:.2f}, chi2 {row["reduced_chi2"]:.2f}',
-        size=6, color=color, pad=2)
-    for axes in panels:
-        axes.set_axis_on()
-        axes.set(xticks=(), yticks=())
 
 
 def _plain(column):

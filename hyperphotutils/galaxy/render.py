@@ -37,8 +37,13 @@ from hyperphotutils.galaxy.mixture import (
     N_TERMS,
     SIGMA_RATIO,
     mixture_table,
+    weights_at,
 )
-from hyperphotutils.galaxy.transforms import make_transform, sample_psf
+from hyperphotutils.galaxy.transforms import (
+    make_transform,
+    sample_psf,
+    wide_gaussians,
+)
 from hyperphotutils.utils.lm import array_namespace, take_members
 
 if TYPE_CHECKING:
@@ -103,7 +108,7 @@ class RenderKernel(NamedTuple):
     ky_first: Any  # (a, m)
     coarse: Any  # (c,): the pixel coordinates of the coarse grid
     upsample: Any  # (size, c): from the coarse grid to the pixels
-    table: Any  # (n_nodes - 1, 4 (N_TERMS + 1)): weights of the mixtures
+    table: Any  # (n_nodes - 1, 4, N_TERMS + 1): see `MixtureTable`
     size: int
     side: int
     n_alias: int
@@ -283,20 +288,20 @@ def _build_kernel(samples, *, oversampling, size, dtype, xp, device,
     n_narrow = int(np.ceil(np.log(size / _WIDE_PART / _POINT)
                            / np.log(SIGMA_RATIO)))
     narrowest = _POINT * SIGMA_RATIO**n_narrow
+    margin = 0
     if is_thin:
-        transform = make_transform(samples, oversampling, size,
-                                   _THIN_WIDTH * narrowest,
-                                   margin=(_THIN_SIDES - 1) * size)
+        narrowest *= _THIN_WIDTH
+        margin = (_THIN_SIDES - 1) * size
         coarse, upsample = np.arange(float(size)), np.eye(size)
     else:
-        transform = make_transform(samples, oversampling, size, narrowest)
         coarse = np.arange(-_COARSE_MARGIN,
                            size + _COARSE_MARGIN + _COARSE_STEP - 1.0,
                            _COARSE_STEP)
         upsample = make_interp_spline(coarse, np.eye(len(coarse)), k=5)(
             np.arange(size))
+    transform = make_transform(samples, oversampling, size, margin=margin)
+    variance, weight = wide_gaussians(samples, oversampling, narrowest)
     kx, ky = transform.kx.ravel(), transform.ky.ravel()
-    table = mixture_table().coefficients
     real, cplx = getattr(xp, dtype), getattr(
         xp, {'float64': 'complex128', 'float32': 'complex64'}[dtype])
 
@@ -308,12 +313,12 @@ def _build_kernel(samples, *, oversampling, size, dtype, xp, device,
         array(kx), array(ky),
         array(np.stack([kx**2, 2.0 * kx * ky, ky**2])),
         array(transform.values.reshape(len(samples), -1), cplx),
-        array(transform.wide_weight, xp.float64),
-        array(transform.wide_variance, xp.float64),
+        array(weight, xp.float64),
+        array(variance, xp.float64),
         array(transform.kx[:, 0, :], xp.float64),
         array(transform.ky[:, :, 0], xp.float64),
         array(coarse, xp.float64), array(upsample),
-        array(table.reshape(len(table), -1), xp.float64),
+        array(mixture_table().coefficients, xp.float64),
         size, transform.side, len(transform.kx), n_narrow)
 
 
@@ -333,8 +338,15 @@ def render(kernel, coords, *, derivatives=False):
         is_thin = (size > _THIN_ELONGATION) & (
             xp.exp(rho + size) > _THIN_PART * kernel.size)
         if bool(xp.any(is_thin)):
-            return _render_thin(kernel, coords, is_thin,
-                                derivatives=derivatives)
+            rest, thin = xp.nonzero(~is_thin)[0], xp.nonzero(is_thin)[0]
+            images = [
+                render(part.take(index), xp.take(coords, index, axis=0),
+                       derivatives=derivatives)
+                for index, part in ((rest, kernel._replace(thin=None)),
+                                    (thin, kernel.thin.kernel))
+                if index.shape[0]]
+            order = xp.argsort(xp.concat((rest, thin)))
+            return xp.take(xp.concat(images, axis=0), order, axis=0)
     length = max(1, _CHUNK // kernel.side**2)
     if isinstance(coords, np.ndarray) and len(coords) > length:
         return np.concatenate([
@@ -351,7 +363,7 @@ def render(kernel, coords, *, derivatives=False):
     shift = xp.floor(place)
     fraction = place - shift
     shift = xp.astype(shift, xp.int64)
-    weights = _weights(kernel, coords[:, 5], derivatives=derivatives)
+    weights = weights_at(kernel.table, coords[:, 5], derivatives=derivatives)
     images = _draw_narrow(kernel, coords, matrix, shift, fraction, weights,
                           derivatives=derivatives)
     n_all = int(xp.max(shift)) + N_TERMS
@@ -360,22 +372,6 @@ def render(kernel, coords, *, derivatives=False):
             kernel, coords, matrix, shift, fraction, weights, n_all,
             derivatives=derivatives)
     return images if derivatives else images[:, 0, :, :]
-
-
-def _render_thin(kernel, coords, is_thin, *, derivatives):
-    """
-    Draw sources of which some are thin and large.
-    """
-    xp = array_namespace(coords)
-    rest, thin = xp.nonzero(~is_thin)[0], xp.nonzero(is_thin)[0]
-    images = [
-        render(part.take(index), xp.take(coords, index, axis=0),
-               derivatives=derivatives)
-        for index, part in ((rest, kernel._replace(thin=None)),
-                            (thin, kernel.thin.kernel))
-        if index.shape[0]]
-    order = xp.argsort(xp.concat((rest, thin)))
-    return xp.take(xp.concat(images, axis=0), order, axis=0)
 
 
 def sinhc(size):
@@ -387,26 +383,6 @@ def sinhc(size):
     safe = xp.where(small, xp.ones_like(size), size)
     # two terms of the series where the quotient would lose digits
     return xp.where(small, 1.0 + size * size / 6.0, xp.sinh(safe) / safe)
-
-
-def _weights(kernel, nu, *, derivatives):
-    """
-    Return the weights of the mixtures and their derivatives by nu, shape
-    (b, 1 or 2, N_TERMS + 1).
-    """
-    xp = array_namespace(nu)
-    table = mixture_table()
-    place = (nu - table.start) / table.step
-    last = kernel.table.shape[0] - 1
-    node = xp.clip(xp.astype(xp.floor(place), xp.int64), 0, last)
-    h = ((place - xp.astype(node, nu.dtype)) * table.step)[:, None]
-    rows = xp.reshape(xp.take(kernel.table, node, axis=0),
-                      (nu.shape[0], 4, N_TERMS + 1))
-    c0, c1, c2, c3 = (rows[:, i, :] for i in range(4))
-    value = c0 + h * (c1 + h * (c2 + h * c3))
-    if not derivatives:
-        return value[:, None, :]
-    return xp.stack((value, c1 + h * (2.0 * c2 + 3.0 * h * c3)), axis=1)
 
 
 def _at_widths(weights, shift, first, last):
@@ -469,8 +445,15 @@ def _draw_narrow(kernel, coords, matrix, shift, fraction, weights, *,
         sums = _sum_gaussians(narrow, factors, squares) + point[:, :, None]
         if whole is None:
             whole = xp.sum(xp.abs(sums[:, 0, :] * psf), axis=1)
-        seen = (psf * _phase(kernel, start // (side * half), coords)
-                )[:, None, :]
+        # the phase of the position, a product of those along the axes
+        factor_x, factor_y = (
+            xp.astype(xp.exp(xp.astype(
+                place[:, None] * k[None, start // (side * half), :],
+                xp.complex128) * (-2.0j * np.pi)), kernel.psf.dtype)
+            for place, k in ((coords[:, 0], kernel.kx_first),
+                             (coords[:, 1], kernel.ky_first)))
+        seen = (psf * xp.reshape(factor_y[:, :, None] * factor_x[:, None, :],
+                                 (n_sources, -1)))[:, None, :]
         value = sums[:, :1, :]
         parts = value * seen
         if derivatives:
@@ -509,21 +492,6 @@ def _sum_gaussians(weights, factors, squares):
             powers.append(power)
         sums.append(weights @ xp.stack(powers, axis=1))
     return xp.concat(sums, axis=2)
-
-
-def _phase(kernel, alias, coords):
-    """
-    Return the phases of the positions for an alias, shape (b, f).
-    """
-    xp = array_namespace(coords)
-    factor_x, factor_y = (
-        xp.astype(xp.exp(xp.astype(place[:, None] * k[None, alias, :],
-                                   xp.complex128) * (-2.0j * np.pi)),
-                  kernel.psf.dtype)
-        for place, k in ((coords[:, 0], kernel.kx_first),
-                         (coords[:, 1], kernel.ky_first)))
-    return xp.reshape(factor_y[:, :, None] * factor_x[:, None, :],
-                      (coords.shape[0], -1))
 
 
 def _draw_wide(kernel, coords, matrix, shift, fraction, weights, n_all, *,

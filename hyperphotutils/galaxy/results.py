@@ -50,25 +50,18 @@ def make_table(fit, unit, config, wcs=None):
     for name in _QUALITY:
         table[name] = fit.columns[name]
     if wcs is not None:
-        _add_sky(table, wcs)
+        known = np.isfinite(table['x_fit'])
+        x, y, major, q, theta = (
+            np.where(known, getattr(table[name], 'value', table[name]), 1.0)
+            for name in ('x_fit', 'y_fit', 'r_eff_fit', 'q_fit',
+                         'theta_fit'))
+        major, _, angle = pixel_to_sky_ellipse(wcs, x, y, major, q * major,
+                                               theta)
+        table['sky_centroid'] = wcs.celestial.pixel_to_world(table['x_fit'],
+                                                             table['y_fit'])
+        for name, values in (('r_eff_sky_fit', major << u.arcsec),
+                             ('orientation', angle << u.deg)):
+            values[~known] = np.nan
+            table[name] = values
     table['flags'] = fit.flags
     return describe_columns(table, unit=unit, kind='galaxies')
-
-
-def _add_sky(table, wcs):
-    """
-    Add the columns on the sky.
-    """
-    known = np.isfinite(table['x_fit'])
-    x, y = (np.where(known, table[name], 0.0) for name in ('x_fit', 'y_fit'))
-    major = np.where(known, table['r_eff_fit'], 1.0)
-    minor = major * np.where(known, table['q_fit'], 1.0)
-    theta = np.where(known, table['theta_fit'].value, 0.0)
-    major, _, angle = pixel_to_sky_ellipse(wcs, x, y, major, minor, theta)
-    table['sky_centroid'] = wcs.celestial.pixel_to_world(table['x_fit'],
-                                                         table['y_fit'])
-    for name, values, unit in (('r_eff_sky_fit', major, u.arcsec),
-                               ('orientation', angle, u.deg)):
-        values = u.Quantity(values, unit)
-        values[~known] = np.nan
-        table[name] = values

@@ -69,8 +69,8 @@ class GalaxyProblem(NamedTuple):
     multiplied by ``weight``, the inverse standard deviations, 0 for masked
     pixels. ``free`` (g, 7 s + k) marks the fitted parameters; ``low`` and
     ``high`` (g, s, 5) bound x, y, rho, the elongation, and nu. ``prior``
-    (3, 2) has the mean and inverse standard deviation of ln n, ln r_eff,
-    and the elongation of the first source.
+    (3, 2) has the mean and standard deviation of ln n, ln r_eff, and the
+    elongation of the first source.
     """
 
     kernel: Any
@@ -117,10 +117,22 @@ class GalaxyProblem(NamedTuple):
         mismatch = (gram[:, :-1, :-1] @ full[:, :, None])[:, :, 0] - (
             gram[:, :-1, -1])
         gradient = (jacobian @ mismatch[:, :, None])[:, :, 0]
-        terms = (chi2, normal, gradient)
         if self.prior is not None:
-            terms = _add_prior(terms, coords, self.prior)
-        return (solution, coords), terms
+            # of the first source: each is one more residual
+            _, _, size = _direction(xp, coords)
+            size, rho, nu = size[:, 0], coords[:, 0, 2], coords[:, 0, 5]
+            for i, (value, slopes) in enumerate((
+                    (nu, {NU: 1.0}),
+                    (rho + 0.5 * size, {RHO: 1.0, G_RADIAL: 0.5}),
+                    (size, {G_RADIAL: 1.0}))):
+                mean, deviation = self.prior[i, 0], self.prior[i, 1]
+                distance = (value - mean) / deviation
+                row = xp.stack([xp.zeros_like(rho) + slopes.get(j, 0.0)
+                                / deviation for j in range(n_params)], axis=1)
+                chi2 = chi2 + distance * distance
+                normal = normal + row[:, :, None] * row[:, None, :]
+                gradient = gradient + row * distance[:, None]
+        return (solution, coords), (chi2, normal, gradient)
 
     def system(self, state, terms):
         """
@@ -134,39 +146,40 @@ class GalaxyProblem(NamedTuple):
         n_groups, n_sources, _ = coords.shape
         slope = xp.reshape(gradient[:, :N_PARAMS * n_sources],
                            (n_groups, n_sources, N_PARAMS))
-        bounded = (X, Y, RHO, G_RADIAL, NU)
-        slope = xp.stack([slope[:, :, i] for i in bounded], axis=2)
         _, _, size = _direction(xp, coords)
-        value = xp.stack((coords[:, :, 0], coords[:, :, 1], coords[:, :, 2],
-                          size, coords[:, :, 5]), axis=2)
-        # an active set: a value at a bound is held while chi2 pushes it out,
-        # and released by the next step that does not
-        stuck = ((value <= self.low) & (slope > 0.0)) | (
-            (value >= self.high) & (slope < 0.0))
-        # a round source has no direction in which g could be negative
-        never = xp.zeros((n_groups, n_sources), dtype=xp.bool,
-                         device=coords.device)
-        columns = [never] * N_PARAMS
-        columns[FLUX] = ~never
-        for i, name in enumerate(bounded):
+        held = [xp.ones((n_groups, n_sources), dtype=xp.bool,
+                        device=coords.device)] * N_PARAMS
+        held[G_TANGENTIAL] = ~held[FLUX]
+        for i, (name, value) in enumerate((
+                (X, coords[:, :, 0]), (Y, coords[:, :, 1]),
+                (RHO, coords[:, :, 2]), (G_RADIAL, size),
+                (NU, coords[:, :, 5]))):
+            # an active set: a value at a bound is held while chi2 pushes it
+            # out, and released by the next step that does not
+            held[name] = (value >= self.high[:, :, i]) & (
+                slope[:, :, name] < 0.0)
+            # a round source has no direction in which g could be negative
             if name != G_RADIAL:
-                columns[name] = stuck[:, :, i]
-        columns[G_RADIAL] = (value[:, :, 3] >= self.high[:, :, 3]) & (
-            slope[:, :, 3] < 0.0)
-        stuck = xp.reshape(xp.stack(columns, axis=2), (n_groups, -1))
-        rest = xp.ones((n_groups, normal.shape[1] - stuck.shape[1]),
-                       dtype=xp.bool, device=coords.device)
-        linear = _linear_index(xp, n_sources, normal.shape[1],
-                               coords.device)
-        normal = _project_out(normal, linear)
-        identity = xp.eye(normal.shape[1], dtype=normal.dtype,
-                          device=normal.device)
-        index = xp.arange(normal.shape[1], device=normal.device)
+                held[name] = held[name] | (value <= self.low[:, :, i]) & (
+                    slope[:, :, name] > 0.0)
+        held = xp.reshape(xp.stack(held, axis=2), (n_groups, -1))
+        n_params = normal.shape[1]
+        rest = xp.ones((n_groups, n_params - held.shape[1]), dtype=xp.bool,
+                       device=coords.device)
+        # the Schur complement, in which fluxes and sky follow the others:
+        # variable projection (Golub & Pereyra 1973, SIAM Journal on Numerical
+        # Analysis 10, 413) needs fewer steps than to move all of them
+        linear = _linear_index(xp, n_sources, n_params, coords.device)
+        rows = xp.take(normal, linear, axis=1)
+        normal = normal - xp.matrix_transpose(rows) @ _solve_ridge(
+            xp.take(rows, linear, axis=2), rows)
+        index = xp.arange(n_params, device=normal.device)
         floor = xp.where(index < N_PARAMS,
                          xp.full_like(normal[0, 0, :], _FLOOR),
                          xp.full_like(normal[0, 0, :], _NEIGHBOR_FLOOR))
+        identity = xp.eye(n_params, dtype=normal.dtype, device=normal.device)
         return (normal + (floor[:, None] * identity)[None, :, :], gradient,
-                self.free & ~xp.concat((stuck, rest), axis=1))
+                self.free & ~xp.concat((held, rest), axis=1))
 
     def limit(self, state, step):
         """
@@ -315,36 +328,24 @@ def _solve_gram(gram, linear):
     xp = array_namespace(gram)
     part = xp.take(gram, linear, axis=1)
     matrix, right = xp.take(part, linear, axis=2), part[:, :, -1]
-    every = xp.ones(right.shape, dtype=xp.bool, device=gram.device)
-    scale, scaled = scale_to_unit_diagonal(matrix, every)
-    identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
-                      device=gram.device)
-    solution = scale * xp.linalg.solve(
-        scaled + _RIDGE * identity[None, :, :],
-        (right * scale)[:, :, None])[:, :, 0]
+    solution = _solve_ridge(matrix, right[:, :, None])[:, :, 0]
     chi2 = gram[:, -1, -1] - xp.sum(
         solution * (2.0 * right - (matrix @ solution[:, :, None])[:, :, 0]),
         axis=1)
     return solution, chi2
 
 
-def _project_out(normal, linear):
+def _solve_ridge(matrix, right):
     """
-    Return the normal matrix when linear parameters follow the others
-    (its Schur complement).
+    Solve linear equations with a small ridge, see `_RIDGE`.
     """
-    xp = array_namespace(normal)
-    rows = xp.take(normal, linear, axis=1)
-    matrix = xp.take(rows, linear, axis=2)
-    every = xp.ones(matrix.shape[:2], dtype=xp.bool, device=normal.device)
+    xp = array_namespace(matrix)
+    every = xp.ones(matrix.shape[:2], dtype=xp.bool, device=matrix.device)
     scale, scaled = scale_to_unit_diagonal(matrix, every)
     identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
-                      device=normal.device)
-    rows = rows * scale[:, :, None]
-    # variable projection (Golub & Pereyra 1973, SIAM Journal on Numerical
-    # Analysis 10, 413) needs fewer steps than to move fluxes and shapes
-    return normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
-        scaled + _RIDGE * identity[None, :, :], rows)
+                      device=matrix.device)
+    return scale[:, :, None] * xp.linalg.solve(
+        scaled + _RIDGE * identity[None, :, :], right * scale[:, :, None])
 
 
 def _direction(xp, coords):
@@ -410,25 +411,3 @@ def _block_diagonal(xp, blocks, n_params):
     return xp.concat((
         xp.concat((matrix, empty), axis=2),
         xp.concat((xp.matrix_transpose(empty), sky), axis=2)), axis=1)
-
-
-def _add_prior(terms, coords, prior):
-    """
-    Add the priors of the first source to chi2 and its derivatives.
-    """
-    xp = array_namespace(coords)
-    chi2, normal, gradient = terms
-    _, _, size = _direction(xp, coords)
-    size, rho, nu = size[:, 0], coords[:, 0, 2], coords[:, 0, 5]
-    zero = xp.zeros_like(rho)
-    for i, (value, rows) in enumerate((
-            (nu, {NU: 1.0}), (rho + 0.5 * size, {RHO: 1.0, G_RADIAL: 0.5}),
-            (size, {G_RADIAL: 1.0}))):
-        mean, inverse = prior[i, 0], prior[i, 1]
-        distance = (value - mean) * inverse
-        row = xp.stack([zero + rows.get(j, 0.0) * inverse
-                        for j in range(normal.shape[1])], axis=1)
-        chi2 = chi2 + distance * distance
-        normal = normal + row[:, :, None] * row[:, None, :]
-        gradient = gradient + row * distance[:, None]
-    return chi2, normal, gradient

@@ -11,16 +11,14 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from scipy.fft import next_fast_len
 
-__all__ = ['PSFTransform', 'core_sigma', 'make_transform',
-           'sample_psf']
+from hyperphotutils.utils.checks import psf_offset
+
+__all__ = ['PSFTransform', 'core_sigma', 'make_transform', 'sample_psf',
+           'wide_gaussians']
 
 # Samples per pixel of analytic PSF models.
 _MODEL_OVERSAMPLING = 3
 _MODEL_SIZE = 41
-
-# Largest offset (pixels) of the centroid of a PSF from the central pixel; a
-# larger one would shift the measured positions.
-_MAX_SHIFT = 0.2
 
 # Tolerance for the sum of a PSF; others are normalized.
 _SUM_TOLERANCE = 0.01
@@ -50,8 +48,6 @@ class PSFTransform(NamedTuple):
     kx: Any  # (a, m, h), in cycles a pixel, for a aliases
     ky: Any
     values: Any  # (n, a, m, h), complex
-    wide_variance: Any  # (w, 3): xx, xy, yy of the Gaussians that
-    wide_weight: Any  # (n, w): approximate the PSF for wide Gaussians
     side: int  # of the grid
 
 
@@ -80,7 +76,13 @@ def sample_psf(psf, x=None, y=None):
     if hasattr(psf, 'evaluate'):
         samples, oversampling = _sample_model(psf, x, y)
     elif callable(psf) and hasattr(psf, 'image'):
-        samples, oversampling = _sample_empirical(psf, x, y)
+        oversampling = int(np.ceil(psf.oversampling))
+        if psf.order == 0 or x is None:
+            samples = psf.image(oversampling=oversampling)[None]
+        else:
+            samples = psf(x, y) if oversampling == 1 else np.stack([
+                psf.image(x0, y0, oversampling=oversampling)
+                for x0, y0 in zip(x, y, strict=True)])
     else:
         image = np.asarray(psf)
         if image.dtype.kind not in 'fiu' or image.ndim != 2:
@@ -99,23 +101,31 @@ def sample_psf(psf, x=None, y=None):
             samples.sum(axis=(1, 2)) <= 0.0):
         msg = 'psf must be finite and have a positive sum'
         raise ValueError(msg)
-    _check(samples[0] / oversampling**2, oversampling,
-           is_array=isinstance(psf, np.ndarray | list | tuple))
+    image = samples[0] / oversampling**2
+    total = image.sum()
+    if isinstance(psf, np.ndarray | list | tuple) and (
+            abs(total - 1.0) > _SUM_TOLERANCE):
+        warnings.warn(f'psf has the sum {total:.4g} and was divided by it',
+                      AstropyUserWarning, stacklevel=3)
+    if (offset := psf_offset(image, oversampling)) is not None:
+        warnings.warn('the center of psf is ({:.2f}, {:.2f}) pixels from '
+                      'the central pixel: fitted positions are off by '
+                      'that'.format(*offset), AstropyUserWarning,
+                      stacklevel=3)
     return samples / samples.sum(axis=(1, 2), keepdims=True), oversampling
 
 
-def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
+def make_transform(samples, oversampling, size, *, margin=0):
     """
     Return the `PSFTransform` of samples (n, odd, odd) of unit sum, for
     stamps of a given size.
 
-    ``min_sigma`` is the standard deviation of the narrowest Gaussian, in
-    pixels, that is convolved in real space. The grid is larger than the
-    stamp by ``margin`` pixels, at least by what the PSF needs.
+    The grid is larger than the stamp by ``margin`` pixels, at least by what
+    the PSF needs.
     """
-    core = core_sigma(samples[0], oversampling)
     # An odd side has no frequency that is its own alias.
-    side = size + max(16, int(8.0 * core), margin)
+    side = size + max(16, int(8.0 * core_sigma(samples[0], oversampling)),
+                      margin)
     side = next(n for n in range(side, 4 * side)
                 if n % 2 and next_fast_len(n) == n)
     half = samples.shape[-1] // 2
@@ -143,9 +153,8 @@ def make_transform(samples, oversampling, size, min_sigma, *, margin=0):
                 kx.append(column / side * ones)
                 ky.append((row / side)[:, None] * ones)
                 values.append(part)
-    variance, weight = _as_wide(samples, oversampling, core, min_sigma)
     return PSFTransform(np.stack(kx), np.stack(ky), np.stack(values, 1),
-                        variance, weight, side)
+                        side)
 
 
 def core_sigma(samples, oversampling):
@@ -184,45 +193,17 @@ def _sample_model(model, x, y):
     return np.stack(images), oversampling
 
 
-def _sample_empirical(psf, x, y):
+def wide_gaussians(samples, oversampling, min_sigma):
     """
-    Sample an empirical PSF of the package.
-    """
-    oversampling = int(np.ceil(psf.oversampling))
-    if psf.order == 0 or x is None:
-        return psf.image(oversampling=oversampling)[None], oversampling
-    if oversampling == 1:
-        return psf(x, y), oversampling
-    return np.stack([psf.image(x0, y0, oversampling=oversampling)
-                     for x0, y0 in zip(x, y, strict=True)]), oversampling
+    Return sums of Gaussians that approximate PSFs at small wavenumbers:
+    their covariances xx, xy, yy (w, 3), and the weights (n, w).
 
-
-def _check(image, oversampling, *, is_array):
+    ``min_sigma`` is the standard deviation of the narrowest Gaussian, in
+    pixels, that is convolved with them. The Gaussians have the shape of the
+    first PSF there. The weights are the solution of a linear problem whose
+    sum is 1.
     """
-    Warn of a PSF without unit sum or off its center.
-    """
-    total = image.sum()
-    if is_array and abs(total - 1.0) > _SUM_TOLERANCE:
-        warnings.warn(f'psf has the sum {total:.4g} and was divided by it',
-                      AstropyUserWarning, stacklevel=4)
-    grid = (np.arange(len(image)) - len(image) // 2) / oversampling
-    # only the core, since the wings are noise
-    core = np.where(image > 0.2 * image.max(), image, 0.0)
-    shift = [core.sum(axis) @ grid / core.sum() for axis in (0, 1)]
-    if np.hypot(*shift) > _MAX_SHIFT:
-        warnings.warn('the center of psf is ({:.2f}, {:.2f}) pixels from '
-                      'the central pixel: fitted positions are off by '
-                      'that'.format(*shift), AstropyUserWarning,
-                      stacklevel=4)
-
-
-def _as_wide(samples, oversampling, core, min_sigma):
-    """
-    Fit sums of Gaussians to the transforms at small wavenumbers.
-
-    The Gaussians have the shape of the first PSF there. The weights are
-    the solution of a linear problem whose sum is 1.
-    """
+    core = core_sigma(samples[0], oversampling)
     half = samples.shape[-1] // 2
     grid = np.arange(-half, half + 1.0) / oversampling
     k = _WIDE_WAVENUMBER / min_sigma * np.linspace(

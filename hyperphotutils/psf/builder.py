@@ -26,6 +26,8 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+from hyperphotutils.utils.checks import check_plane
+from hyperphotutils.utils.tables import pixel_columns
 
 if TYPE_CHECKING:
     from astropy.units import Quantity
@@ -208,29 +210,22 @@ class EmpiricalPSFBuilder:
         deviation = arrays['error']
         if deviation is None:
             deviation = clipped_rms(values, mask=bad)
-        deviation = np.asarray(deviation, dtype=float)
-        if deviation.shape not in {(), values.shape}:
-            msg = (f'error must have the shape of data, {values.shape}, got '
-                   f'{deviation.shape}')
-            raise ValueError(msg)
-        deviation = np.broadcast_to(deviation, values.shape)
+        deviation = check_plane(deviation, values.shape, 'error')
         good = ~bad & np.isfinite(deviation) & (deviation > 0.0)
         weights = np.where(good, 1.0 / np.where(good, deviation, 1.0)**2, 0.0)
-        names = stars.colnames
-        for pair in (('x_centroid', 'y_centroid'), ('x_fit', 'y_fit'),
-                     ('x_init', 'y_init'), ('x', 'y')):
-            if set(pair) <= set(names):
-                x, y = (np.asarray(stars[name], dtype=float) for name in pair)
-                break
-        else:
+        positions = pixel_columns(stars, (
+            ('x_centroid', 'y_centroid'), ('x_fit', 'y_fit'),
+            ('x_init', 'y_init'), ('x', 'y')))
+        if positions is None:
             msg = ('stars must have the columns x_centroid and y_centroid, '
-                   f'or x and y: it has {", ".join(names)}')
+                   f'or x and y: it has {", ".join(stars.colnames)}')
             raise ValueError(msg)
+        x, y = positions
         ny, nx = values.shape
         with np.errstate(invalid='ignore'):
             chosen = ((x > -0.5) & (x < nx - 0.5)
                       & (y > -0.5) & (y < ny - 0.5))
-        if 'accepted' in names:
+        if 'accepted' in stars.colnames:
             chosen &= np.asarray(stars['accepted'], dtype=bool)
         x, y = x[chosen], y[chosen]
         half = self.size // 2

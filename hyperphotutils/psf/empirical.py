@@ -21,6 +21,8 @@ from hyperphotutils.psf.grid import (
     polynomial_powers,
     polynomial_terms,
 )
+from hyperphotutils.utils.checks import psf_offset
+from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.mixtures import fit_concentric_gaussians
 
 if TYPE_CHECKING:
@@ -36,10 +38,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = ['EmpiricalPSF']
-
-# A PSF whose centroid is farther from the central pixel moves the
-# positions that are measured with it (pixels).
-_MAX_SHIFT = 0.2
 
 # Largest difference of the sum from 1 that is left as it is.
 _SUM_TOLERANCE = 0.01
@@ -134,8 +132,16 @@ class EmpiricalPSF:
         if not oversampling > 0:
             msg = f'oversampling must be positive: got {oversampling}'
             raise ValueError(msg)
+        total = coefficients[0].sum() / oversampling**2
+        if not total > 0.0:
+            msg = f'coefficients must have a positive sum: got {total:.3g}'
+            raise ValueError(msg)
+        if abs(total - 1.0) > _SUM_TOLERANCE:
+            msg = f'the PSF sums to {total:.4g} instead of 1: divided by it'
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+            coefficients = coefficients / total
         self.oversampling = oversampling
-        self.coefficients = _normalize(coefficients, oversampling)
+        self.coefficients = coefficients
         self.center = tuple(map(float, center))
         self.scale = tuple(map(float, scale))
         self.stars = stars
@@ -143,7 +149,12 @@ class EmpiricalPSF:
         self.residuals = residuals
         self.error = error
         self.meta = {} if meta is None else dict(meta)
-        self._check_centroid()
+        if (offset := psf_offset(self.coefficients[0],
+                                 oversampling)) is not None:
+            msg = ('the centroid of the PSF is ({:+.2f}, {:+.2f}) pixels '
+                   'from its central sample: positions measured with it are '
+                   'shifted'.format(*offset))
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return (f'<EmpiricalPSF(size={self.size}, order={self.order}, '
@@ -204,9 +215,12 @@ class EmpiricalPSF:
         """
         Evaluate the PSF at the given offsets from the central pixel.
         """
-        x, y, dx, dy = self._broadcast(x, y, dx, dy)
-        scalar = x.ndim == 0
-        x, y, dx, dy = (np.atleast_1d(value) for value in (x, y, dx, dy))
+        x = self.center[0] if x is None else x
+        y = self.center[1] if y is None else y
+        scalar = all(np.ndim(value) == 0 for value in (x, y, dx, dy))
+        x, y, dx, dy = np.broadcast_arrays(*(
+            np.atleast_1d(np.asarray(value, dtype=float))
+            for value in (x, y, dx, dy)))
         terms = polynomial_terms((x - self.center[0]) / self.scale[0],
                                  (y - self.center[1]) / self.scale[1],
                                  self.order)
@@ -218,12 +232,6 @@ class EmpiricalPSF:
                 self._interpolation(grid - dy[part, None]) @ splines
                 @ self._interpolation(grid - dx[part, None]).swapaxes(1, 2))
         return images[0] if scalar else images
-
-    def _broadcast(self, x, y, dx=0.0, dy=0.0):
-        x = self.center[0] if x is None else x
-        y = self.center[1] if y is None else y
-        return np.broadcast_arrays(*(np.asarray(value, dtype=float)
-                                     for value in (x, y, dx, dy)))
 
     @cached_property
     def _splines(self):
@@ -485,23 +493,22 @@ class EmpiricalPSF:
         x, y, flux = (np.atleast_1d(np.asarray(
             getattr(value, 'value', value), dtype=float))
             for value in (x, y, flux))
-        good = np.isfinite(x) & np.isfinite(y) & np.isfinite(flux)
-        x, y, flux = x[good], y[good], flux[good]
         half = self.size // 2
-        padded = np.zeros((shape[0] + 4 * half + 2, shape[1] + 4 * half + 2))
+        with np.errstate(invalid='ignore'):
+            near = ((np.abs(x - 0.5 * shape[1]) < 0.5 * shape[1] + half + 1)
+                    & (np.abs(y - 0.5 * shape[0]) < 0.5 * shape[0] + half + 1)
+                    & np.isfinite(flux))
+        x, y, flux = x[near], y[near], flux[near]
         col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-        near = ((col >= -half) & (col < shape[1] + half)
-                & (row >= -half) & (row < shape[0] + half))
-        for start in range(0, int(near.sum()), _CHUNK):
-            part = np.flatnonzero(near)[start:start + _CHUNK]
-            images = flux[part, None, None] * self(
+        image = np.zeros(shape)
+        for start in range(0, len(x), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            stamps = flux[part, None, None] * self(
                 x[part], y[part], dx=x[part] - col[part],
                 dy=y[part] - row[part])
-            for image, left, low in zip(images, col[part] + half,
-                                        row[part] + half, strict=True):
-                padded[low:low + self.size, left:left + self.size] += image
-        inner = slice(2 * half, 2 * half + shape[0])
-        image = padded[inner, 2 * half:2 * half + shape[1]]
+            for stamp, left, low in zip(stamps, col[part] - half,
+                                        row[part] - half, strict=True):
+                add_stamp(image, stamp, left, low)
         return image if unit is None else image << unit
 
     def write(self, path: FilePath, *, overwrite: bool = False,
@@ -537,42 +544,3 @@ class EmpiricalPSF:
                 msg = 'oversampling is for .psf files only'
                 raise ValueError(msg)
             write_fits(self, path, overwrite=overwrite)
-
-    def _check_centroid(self):
-        """
-        Warn of a PSF that is not centered.
-        """
-        image = self.coefficients[0]
-        half = image.shape[0] // 2
-        grid = np.arange(-half, half + 1.0)
-        # use a weight, so that the far wings do not dominate
-        peak = np.unravel_index(np.argmax(image), image.shape)
-        n_above = np.count_nonzero(image > 0.5 * image.max())
-        width = max(np.sqrt(n_above), 1.0)
-        product = image * (
-            np.exp(-0.5 * ((grid + half - peak[0]) / width)**2)[:, None]
-            * np.exp(-0.5 * ((grid + half - peak[1]) / width)**2))
-        total = product.sum()
-        shift = np.array([product.sum(0) @ grid, product.sum(1) @ grid]) / (
-            total * self.oversampling)
-        if np.hypot(*shift) > _MAX_SHIFT:
-            msg = ('the centroid of the PSF is '
-                   f'({shift[0]:+.2f}, {shift[1]:+.2f}) pixels from its '
-                   'central sample: positions measured with it are shifted')
-            warnings.warn(msg, AstropyUserWarning, stacklevel=3)
-
-
-def _normalize(coefficients, oversampling):
-    """
-    Return coefficients whose first image sums to the oversampling
-    squared.
-    """
-    total = coefficients[0].sum() / oversampling**2
-    if not total > 0.0:
-        msg = f'coefficients must have a positive sum: got {total:.3g}'
-        raise ValueError(msg)
-    if abs(total - 1.0) <= _SUM_TOLERANCE:
-        return coefficients
-    msg = f'the PSF sums to {total:.4g} instead of 1: divided by it'
-    warnings.warn(msg, AstropyUserWarning, stacklevel=4)
-    return coefficients / total

@@ -6,6 +6,7 @@ sources and the choice of the order of the polynomial.
 
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
@@ -168,7 +169,15 @@ class PSFFit:
             model = replace(model, moffat=None)
         else:
             target = target - flux[:, None, None] * profile
-        scale = self._prior_scale(moffat)
+        # the expected deviations of the coefficients from zero: a part of the
+        # profile, so that wings stay positive, and a little of the sky
+        radius2 = self.grid.knots[:, None]**2 + self.grid.knots**2
+        alpha = moffat.central_alpha
+        scale = (moffat.beta - 1.0) / (np.pi * alpha**2) * (
+            1.0 + radius2 / alpha**2)**-moffat.beta
+        if builder.baseline is not None:
+            scale = builder.prior * scale
+        scale = scale + 2e-5 * (3.0 / moffat.central_fwhm)**2
         gradient = None
         if builder.tv > 0.0 and self.model.splines.any():
             # the weights of squared differences that make their sum the
@@ -196,19 +205,6 @@ class PSFFit:
             matrix = self._spline_matrix(place)
             self.error = (matrix @ draws[:, 0] @ matrix.T).std(axis=0)
         return replace(model, splines=splines)
-
-    def _prior_scale(self, moffat):
-        """
-        Return the expected deviation of each coefficient from zero.
-        """
-        fwhm = moffat.central_fwhm
-        alpha = 0.5 * fwhm / np.sqrt(2.0**(1.0 / moffat.beta) - 1.0)
-        radius2 = self.grid.knots[:, None]**2 + self.grid.knots**2
-        profile = (moffat.beta - 1.0) / (np.pi * alpha**2) * (
-            1.0 + radius2 / alpha**2)**-moffat.beta
-        relative = 1.0 if self.builder.baseline is None else (
-            self.builder.prior)
-        return relative * profile + 2e-5 * (3.0 / fwhm)**2
 
     def _reject(self, model_error, *, first=False):
         """
@@ -278,8 +274,23 @@ class PSFFit:
         fold = np.empty(len(signal), dtype=int)
         fold[np.argsort(-signal, kind='stable')] = (
             np.arange(len(signal)) % min(_FOLDS, len(signal)))
-        scores = np.stack([self._cross_validate(stars, order, fold)
-                           for order in range(highest + 1)])
+        # chi-squared of each star from a PSF that is made without it
+        scores = np.empty((highest + 1, len(stars)))
+        for order, number in product(range(highest + 1),
+                                     range(fold.max() + 1)):
+            stars.terms = polynomial_terms(
+                self.u[self.used], self.v[self.used], order)
+            omitted = fold == number
+            train, test = stars.select(~omitted), stars.select(omitted)
+            model = self._solve(train, self._fit_baseline(train))
+            fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
+                      core=0.75 * self.fwhm,
+                      sky=self.builder.sky is not None, n_steps=2,
+                      chi2_radius=2.0 * self.fwhm)
+            scores[order, omitted] = test.chi2
+        # limit the influence of a single bad star
+        scores = np.minimum(scores, 3.0 * np.median(scores, axis=1,
+                                                    keepdims=True))
         self.validation = scores.mean(axis=1)
         best = int(np.argmin(self.validation))
         # Choose the lowest order that is as good as the best one within the
@@ -290,28 +301,6 @@ class PSFFit:
             if difference.mean() <= error:
                 return order
         return best
-
-    def _cross_validate(self, stars, order, fold):
-        """
-        Return the chi-squared of each star from a PSF made without it.
-        """
-        keep = polynomial_terms(*(
-            value[self.used] for value in (self.u, self.v)), order)
-        stars = replace(stars, terms=keep)
-        score = np.empty(len(stars))
-        for number in range(fold.max() + 1):
-            omitted = fold == number
-            train = stars.select(~omitted)
-            moffat = self._fit_baseline(train)
-            model = self._solve(train, moffat)
-            test = stars.select(omitted)
-            fit_stars(test, model, model_error=_MODEL_ERRORS[-1],
-                      core=0.75 * self.fwhm,
-                      sky=self.builder.sky is not None, n_steps=2,
-                      chi2_radius=2.0 * self.fwhm)
-            score[omitted] = test.chi2
-        # limit the influence of a single bad star
-        return np.minimum(score, 3.0 * np.median(score))
 
     def norms(self):
         """

@@ -128,7 +128,17 @@ class SplineGrid:
         for (dy, dx), values in prior.items():
             for k in range(n_terms):
                 band[dy, dx][k, k] += values
-        matrix = self._lower_band(band, n_terms)
+        # the lower band of the symmetric matrix; the unknowns are ordered by
+        # knot, and by term for each knot
+        matrix = np.zeros(((3 * self.size + 4) * n_terms,
+                           self.size**2 * n_terms))
+        for (dy, dx), values in band.items():
+            shift = (dy * self.size + dx) * n_terms
+            for k, m in np.ndindex(n_terms, n_terms):
+                row = shift + m - k
+                # the coupling of term k here with term m there
+                if row >= 0:
+                    matrix[row, k::n_terms] = values[k, m].ravel()
         vector = right.transpose(1, 2, 0).reshape(-1)
         factor = cholesky_banded(matrix, lower=True, overwrite_ab=True,
                                  check_finite=False)
@@ -181,25 +191,6 @@ class SplineGrid:
                             (pairs * both[:, None]).T @ curvature).reshape(
                                 n_terms, n_terms, n_pix, n_pix)
         return band, right
-
-    def _lower_band(self, band, n_terms):
-        """
-        Arrange the blocks as the lower band of a symmetric matrix.
-
-        The unknowns are ordered by knot, and by term for each knot.
-        """
-        n = self.size**2 * n_terms
-        width = (3 * self.size + 3) * n_terms + n_terms
-        matrix = np.zeros((width, n))
-        for (dy, dx), values in band.items():
-            shift = (dy * self.size + dx) * n_terms
-            for k in range(n_terms):
-                for m in range(n_terms):
-                    row = shift + m - k
-                    # the coupling of term k here with term m there
-                    if row >= 0:
-                        matrix[row, k::n_terms] = values[k, m].ravel()
-        return matrix
 
     def prior(self, scale, smoothness, gradient=None):
         """

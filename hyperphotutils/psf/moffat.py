@@ -9,7 +9,8 @@ to describe only the residuals of the Moffat profile.
 
 import numpy as np
 
-__all__ = ['MoffatField', 'fit_moffat', 'moffat_images']
+__all__ = ['MoffatField', 'fit_moffat', 'moffat_images',
+           'solve_templates']
 
 # Nodes and weights of the Gauss-Legendre rule that integrates a profile
 # over a pixel, along each axis.
@@ -53,14 +54,20 @@ class MoffatField:
         return shapes
 
     @property
+    def central_alpha(self):
+        """
+        The scale alpha at the center of the field (geometric mean of the
+        axes, in pixels).
+        """
+        return float(np.exp(0.5 * self.coefficients[0, 0]))
+
+    @property
     def central_fwhm(self):
         """
-        The full width at half maximum at the center of the field
-        (geometric mean of the axes, in pixels), before the integration
-        over pixels.
+        The full width at half maximum there, before the integration over
+        pixels.
         """
-        alpha = np.exp(0.5 * self.coefficients[0, 0])
-        return float(2.0 * alpha * np.sqrt(2.0**(1.0 / self.beta) - 1.0))
+        return 2.0 * self.central_alpha * np.sqrt(2.0**(1.0 / self.beta) - 1)
 
 
 def moffat_images(shapes, beta, x, y, x_grid, y_grid, *, derivatives=None):
@@ -143,7 +150,8 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
         field = MoffatField(coefficients, beta)
         image, slopes = moffat_images(field.shapes(terms), beta, x, y, grid,
                                       grid, derivatives='all')
-        flux, sky = _flux_and_sky(data, weights, image)
+        flux, sky = solve_templates([image, np.ones_like(image)], data,
+                                    weights)[0].T
         if not np.any(flux > 0.0):
             msg = 'none of the stars has a positive flux'
             raise ValueError(msg)
@@ -176,18 +184,24 @@ def fit_moffat(data, weights, x, y, terms, fwhm):
     return MoffatField(coefficients, beta)
 
 
-def _flux_and_sky(data, weights, image):
+def solve_templates(templates, data, weight):
     """
-    Return the least-squares flux and sky of each star.
+    Return the factors of the templates whose sum fits each star best, and
+    their errors, shape (n_stars, n_templates).
     """
-    w = weights.sum((1, 2))
-    wp = (weights * image).sum((1, 2))
-    wpp = (weights * image**2).sum((1, 2))
-    wd = (weights * data).sum((1, 2))
-    wpd = (weights * image * data).sum((1, 2))
-    det = np.maximum(w * wpp - wp**2, 1e-300)
-    flux = (w * wpd - wp * wd) / det
-    return flux, (wd - flux * wp) / np.maximum(w, 1e-300)
+    n = data.shape[0]
+    design = np.stack(templates, axis=1).reshape(n, len(templates), -1)
+    weighted = design * weight.reshape(n, 1, -1)
+    normal = weighted @ design.transpose(0, 2, 1)
+    vector = (weighted @ data.reshape(n, -1, 1))[:, :, 0]
+    diagonal = np.einsum('nii->ni', normal)
+    scale = np.sqrt(np.maximum(diagonal, 1e-300))
+    normal = normal / (scale[:, :, None] * scale[:, None, :])
+    # a small ridge: stars without any usable pixel keep their values
+    normal = normal + 1e-10 * np.eye(len(templates))
+    values = np.linalg.solve(normal, (vector / scale)[:, :, None])[:, :, 0]
+    errors = np.sqrt(np.abs(np.einsum('nii->ni', np.linalg.inv(normal))))
+    return values / scale, errors / scale
 
 
 def _gauss_newton_step(jacobian, residual, weight, design, prior, values):

@@ -101,9 +101,9 @@ def plot_stars(psf: EmpiricalPSF, *, max_stars: int = 40) -> Figure:
     if psf.star_images is None:
         msg = 'psf has no images of stars: it was not made from an image'
         raise ValueError(msg)
-    rows = np.flatnonzero(np.isfinite(_plain(psf.stars['flux_fit'])))
-    used = np.asarray(psf.stars['used'], dtype=bool)[rows]
-    flux = _plain(psf.stars['flux_fit'])[rows]
+    flux = _plain(psf.stars['flux_fit'])
+    rows = np.flatnonzero(np.isfinite(flux))
+    flux, used = flux[rows], np.asarray(psf.stars['used'], dtype=bool)[rows]
     order = np.argsort(-flux, kind='stable')
     n_rejected = min(np.count_nonzero(~used), max(
         max_stars // 2, max_stars - np.count_nonzero(used)))
@@ -118,38 +118,29 @@ def plot_stars(psf: EmpiricalPSF, *, max_stars: int = 40) -> Figure:
         axes.set_axis_off()
     for number, index in enumerate(shown):
         line, column = divmod(number, n_columns)
-        _draw_star(grid[2 * line:2 * line + 2, column], psf, rows[index],
-                   index, used[index])
+        pair = grid[2 * line:2 * line + 2, column]
+        star, color = psf.stars[rows[index]], (
+            _USED if used[index] else _REJECTED)
+        peak = max(flux[index] * psf().max(), 1e-30)
+        image = psf.star_images[index] - float(_plain(star['sky_fit']))
+        pair[0].imshow(np.arcsinh(image / (0.02 * peak)), origin='lower',
+                       cmap='cividis', vmin=-1.0, vmax=np.arcsinh(50.0),
+                       interpolation='nearest')
+        residual = psf.residuals[index] / peak
+        # faint stars have more noise than that
+        limit = max(0.05, 4.0 * mad_std(residual, ignore_nan=True))
+        pair[1].imshow(residual, origin='lower', cmap='RdBu_r', vmin=-limit,
+                       vmax=limit, interpolation='nearest')
+        title = [f'{star["id"]}' if 'id' in psf.stars.colnames else '',
+                 *decode_star_flags(star['flags'])[:1]]
+        pair[0].set_title('\n'.join(title).replace('_', ' '), size='x-small',
+                          color='black' if used[index] else _REJECTED)
+        for axes in pair:
+            axes.set_axis_on()
+            axes.set(xticks=(), yticks=())
+            for spine in axes.spines.values():
+                spine.set(color=color, linewidth=1.5)
     return figure
-
-
-def _draw_star(pair, psf, row, index, used):
-    """
-    Draw one star and its residual.
-    """
-    star = psf.stars[row]
-    image = psf.star_images[index] - float(_plain(star['sky_fit']))
-    peak = max(float(_plain(star['flux_fit'])) * psf().max(), 1e-30)
-    pair[0].imshow(np.arcsinh(image / (0.02 * peak)), origin='lower',
-                   cmap='cividis', vmin=-1.0, vmax=np.arcsinh(50.0),
-                   interpolation='nearest')
-    residual = psf.residuals[index] / peak
-    # faint stars have more noise than that
-    limit = max(0.05, 4.0 * mad_std(residual, ignore_nan=True))
-    pair[1].imshow(residual, origin='lower', cmap='RdBu_r', vmin=-limit,
-                   vmax=limit, interpolation='nearest')
-    reason = decode_star_flags(star['flags'])
-    title = f'{star["id"]}' if 'id' in psf.stars.colnames else ''
-    if reason:
-        title += f'\n{reason[0].replace("_", " ")}'
-    pair[0].set_title(title, size='x-small',
-                      color='black' if used else _REJECTED)
-    for axes in pair:
-        axes.set_axis_on()
-        axes.set(xticks=(), yticks=())
-        for spine in axes.spines.values():
-            spine.set_color(_USED if used else _REJECTED)
-            spine.set_linewidth(1.5)
 
 
 def plot_psf(psf: EmpiricalPSF, *,
@@ -185,7 +176,27 @@ def plot_psf(psf: EmpiricalPSF, *,
     figure.colorbar(shown, ax=axes[0, 0], label='log10 (PSF / peak)')
     axes[0, 0].set_title(f'PSF, FWHM {psf.fwhm():.2f} pixels', size='medium')
 
-    _draw_residual(axes[0, 1], psf, image, extent)
+    axes[0, 1].set_title('Median residual of bright stars', size='medium')
+    if psf.residuals is None:
+        axes[0, 1].set_axis_off()
+        axes[0, 1].text(0.5, 0.5, 'no stars', ha='center',
+                        transform=axes[0, 1].transAxes)
+    else:
+        # relative to the flux; the median of bright stars is robust to
+        # neighbors and noise
+        flux = _plain(psf.stars['flux_fit'])
+        fitted = np.isfinite(flux)
+        used = np.asarray(psf.stars['used'], dtype=bool)[fitted]
+        flux = flux[fitted][used]
+        best = np.argsort(-flux, kind='stable')[:_MAX_MEDIAN_STARS]
+        residual = np.nan_to_num(psf.residuals[used][best])
+        residual = 100.0 / image.max() * np.median(
+            residual / flux[best, None, None], axis=0)
+        limit = max(np.abs(residual).max(), 1e-3)
+        shown = axes[0, 1].imshow(
+            residual, origin='lower', cmap='RdBu_r', extent=extent,
+            vmin=-limit, vmax=limit, interpolation='nearest')
+        figure.colorbar(shown, ax=axes[0, 1], label='% of the peak')
 
     radius = np.linspace(0.0, half, 10 * half + 1)
     axes[0, 2].plot(radius, psf.encircled_energy(radius), color=_USED)
@@ -202,37 +213,13 @@ def plot_psf(psf: EmpiricalPSF, *,
     return figure
 
 
-def _draw_residual(axes, psf, image, extent):
-    """
-    Draw the median residual of the bright stars, each relative to its
-    flux.
-    """
-    axes.set_title('Median residual of bright stars', size='medium')
-    if psf.residuals is None:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, 'no stars', ha='center',
-                  transform=axes.transAxes)
-        return
-    rows = np.isfinite(_plain(psf.stars['flux_fit']))
-    used = np.asarray(psf.stars['used'], dtype=bool)[rows]
-    flux = _plain(psf.stars['flux_fit'])[rows][used]
-    residual = psf.residuals[used]
-    # the median of bright stars is robust to neighbors and noise
-    best = np.argsort(-flux, kind='stable')[:_MAX_MEDIAN_STARS]
-    with np.errstate(invalid='ignore'):
-        mean = np.median(np.nan_to_num(residual[best]) / flux[
-            best, None, None], axis=0)
-    limit = max(np.abs(mean).max() / image.max() * 100, 1e-3)
-    shown = axes.imshow(100 * mean / image.max(), origin='lower',
-                        cmap='RdBu_r', extent=extent, vmin=-limit,
-                        vmax=limit, interpolation='nearest')
-    axes.figure.colorbar(shown, ax=axes, label='% of the peak')
-
-
 def _draw_field(axes, psf, shape):
     """
-    Draw size and ellipticity over the field, and the stars.
+    Draw size and ellipticity over the field, and the stars: where they are,
+    and the excess of their sizes against their flux.
     """
+    from matplotlib.ticker import LogFormatter
+
     if shape is None:
         (x0, y0), (dx, dy) = psf.center, psf.scale
     else:
@@ -260,45 +247,32 @@ def _draw_field(axes, psf, shape):
     for part in axes[:2]:
         part.set(xlabel='x (pixels)', ylabel='y (pixels)', aspect='equal',
                  xlim=(x0 - dx, x0 + dx), ylim=(y0 - dy, y0 + dy))
-    _draw_excess(axes[2], psf)
-    if psf.stars is None or 'used' not in psf.stars.colnames:
+    if psf.stars is None or 'excess' not in psf.stars.colnames:
+        axes[2].set_axis_off()
         return
     used = np.asarray(psf.stars['used'], dtype=bool)
     axes[0].plot(_plain(psf.stars['x_fit'])[used],
                  _plain(psf.stars['y_fit'])[used], '*', color='white',
                  markeredgecolor='black', markersize=7)
-
-
-def _draw_excess(axes, psf):
-    """
-    Draw the excess size of the stars against their flux.
-    """
-    from matplotlib.ticker import LogFormatter
-
-    if psf.stars is None or 'excess' not in psf.stars.colnames:
-        axes.set_axis_off()
-        return
-    used = np.asarray(psf.stars['used'], dtype=bool)
     flux, excess, error = (_plain(psf.stars[name]) for name in
                            ('flux_fit', 'excess', 'excess_err'))
     fitted = np.isfinite(flux) & (flux > 0)
     for chosen, color, label in ((fitted & used, _USED, 'used'),
                                  (fitted & ~used, _REJECTED, 'rejected')):
-        axes.errorbar(flux[chosen], excess[chosen], error[chosen], fmt='.',
-                      color=color, elinewidth=0.7,
-                      label=f'{label} ({chosen.sum()})')
+        axes[2].errorbar(flux[chosen], excess[chosen], error[chosen], fmt='.',
+                         color=color, elinewidth=0.7,
+                         label=f'{label} ({chosen.sum()})')
     if np.any(fitted & used):
         limit = 3.0 * np.percentile(
             np.abs(excess[fitted & used]) + error[fitted & used], 95)
-        axes.set_ylim(-limit, limit)
-        axes.set_xscale('log')
+        axes[2].set(ylim=(-limit, limit), xscale='log')
         # 4e-01: the default, 4 x 10^-1, overlaps with the next label
-        axes.xaxis.set_major_formatter(LogFormatter())
-        axes.xaxis.set_minor_formatter(LogFormatter())
-    axes.axhline(0.0, color='0.6', linewidth=0.8, zorder=0)
-    axes.set(xlabel='flux', ylabel='excess variance (pixels$^2$)')
-    axes.set_title('Size of each star', size='medium')
-    axes.legend(fontsize='small')
+        axes[2].xaxis.set_major_formatter(LogFormatter())
+        axes[2].xaxis.set_minor_formatter(LogFormatter())
+    axes[2].axhline(0.0, color='0.6', linewidth=0.8, zorder=0)
+    axes[2].set(xlabel='flux', ylabel='excess variance (pixels$^2$)')
+    axes[2].set_title('Size of each star', size='medium')
+    axes[2].legend(fontsize='small')
 
 
 def _plain(column):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.stats import (
     SigmaClip,
     gaussian_fwhm_to_sigma,
@@ -44,8 +43,11 @@ from hyperphotutils.utils import (
     result_meta,
     strip_units,
 )
+from hyperphotutils.utils.checks import check_plane
+from hyperphotutils.utils.wcs import position_table, table_positions
 
 if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
     from astropy.units import Quantity
     from astropy.wcs import WCS
 
@@ -223,7 +225,13 @@ class StarSelector:
             arrays['saturation'] = self.saturation
         arrays, unit = strip_units(**arrays)
         values, bad = as_masked_image(arrays['data'], mask)
-        deviation = _check_error(arrays['error'], values, bad)
+        deviation = check_plane(arrays['error'], values.shape, 'error')
+        if deviation is not None:
+            bad |= ~(np.isfinite(deviation) & (deviation > 0.0))
+            if bad.all():
+                msg = 'error must be positive and finite for some usable pixel'
+                raise ValueError(msg)
+            deviation = np.where(bad, np.inf, deviation)
         box = tuple(min(50, side) for side in values.shape)
         background = Background2D(
             np.where(bad, 0.0, values), box, mask=bad, filter_size=3,
@@ -233,14 +241,15 @@ class StarSelector:
         if deviation is None:
             deviation = np.full(values.shape, clipped_rms(values, mask=bad))
         values = np.where(bad, 0.0, values)
-
-        measured = self._measure(values, deviation, bad)
-        if measured is None:
+        fwhm = self.fwhm or self._find_fwhm(values, deviation, bad)
+        moments, ray, (locus, _) = self._try(values, deviation, bad, fwhm)
+        if len(ray) == 0:
             msg = ('no sources were found: check data, or fwhm='
                    f'{self.fwhm}')
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
-        moments, fwhm = measured
+        moments |= {'locus': np.full(len(ray), locus), 'ray': ray,
+                    'fwhm': _intrinsic_fwhm(moments['size'], fwhm)}
         order = np.argsort(-moments['flux'], kind='stable')
         moments = {name: column[order] for name, column in moments.items()}
         raw, _ = as_masked_image(arrays['data'], mask)
@@ -248,25 +257,24 @@ class StarSelector:
                            arrays.get('saturation'), wcs)
         return self._make_table(moments, flags, fwhm, unit)
 
-    def _measure(self, values, deviation, bad):
-        """
-        Detect and measure sources; find the FWHM if it is not given.
-        """
-        fwhm = self.fwhm or self._find_fwhm(values, deviation, bad)
-        moments, ray, (locus, _) = self._try(values, deviation, bad, fwhm)
-        if len(ray) == 0:
-            return None
-        moments['locus'] = np.full(len(ray), locus)
-        moments['ray'] = ray
-        moments['fwhm'] = _intrinsic_fwhm(moments['size'], fwhm)
-        return moments, fwhm
-
     def _try(self, values, deviation, bad, fwhm):
         """
         Detect and measure sources with a given FWHM.
         """
-        # as in Stetson (1987, PASP 99, 191): a Gaussian matched to the PSF
-        x, y = _detect(values, deviation, bad, fwhm)
+        # the signal-to-noise ratio of a Gaussian matched to the PSF (Stetson
+        # 1987, PASP 99, 191)
+        sigma = fwhm * gaussian_fwhm_to_sigma
+        with np.errstate(divide='ignore', invalid='ignore'):
+            weight = np.where(bad, 0.0, deviation**-2.0)
+            # the squared Gaussian is one of sigma / sqrt(2), times a constant
+            power = gaussian_filter(
+                weight, sigma / np.sqrt(2.0), mode='constant') / (
+                    4.0 * np.pi * sigma**2)
+            snr = np.where(power > 0.0, gaussian_filter(
+                values * weight, sigma, mode='constant') / np.sqrt(power), 0.0)
+        size = 2 * int(np.ceil(0.5 * fwhm)) + 1
+        y, x = np.nonzero((snr == maximum_filter(snr, size))
+                          & (snr > _DETECTION_SNR))
         # bad pixels have neither signal nor noise
         moments = weighted_moments(values, np.where(bad, 0.0, deviation), x,
                                    y, fwhm)
@@ -303,10 +311,10 @@ class StarSelector:
         """
         Return the flags of all detections.
         """
-        n = len(moments['x'])
+        places = np.stack([moments['x'], moments['y']], axis=1)
+        n = len(places)
         flags = np.zeros(n, dtype=int)
-        x, y = np.rint(moments['x']).astype(int), np.rint(
-            moments['y']).astype(int)
+        x, y = np.rint(places.T).astype(int)
         half = int(np.ceil(1.5 * fwhm))
         grid = np.arange(-half, half + 1)
         core = np.hypot(grid[:, None], grid) <= 1.5 * fwhm
@@ -330,16 +338,22 @@ class StarSelector:
         put('faint', ~bright)
         put('cosmic_ray', moments['ray'])
         if self.positions is not None:
-            known = _pixel_positions(self.positions, wcs)
-            distance, _ = KDTree(known).query(
-                np.stack([moments['x'], moments['y']], axis=1))
+            known = np.stack(table_positions(
+                position_table(self.positions, 'positions'),
+                (('x', 'y'), ('x_centroid', 'y_centroid')), wcs,
+                'positions'), axis=1)
+            distance, _ = KDTree(known).query(places)
             put('not_in_list', distance > 1.5 * fwhm)
         size_error = np.hypot(LOCUS_SCATTER,
                               1.0 / np.maximum(moments['snr'], 1e-6))
         offset = np.log(np.maximum(moments['size'], 1e-6)
                         / moments['locus'])
         put('size', ~(np.abs(offset) <= self.locus_width * size_error))
-        put('neighbor', self._has_neighbor(moments, fwhm))
+        pairs = KDTree(places).query_pairs(
+            self.isolation_radius or 3.0 * fwhm, output_type='ndarray')
+        flux = moments['flux']
+        for own, other in (pairs.T, pairs.T[::-1]):
+            put('neighbor', own[flux[other] > self.isolation * flux[own]])
         like_star = flags == 0
         if like_star.any():
             e1, e2 = (moments[name] - np.median(moments[name][like_star])
@@ -354,19 +368,6 @@ class StarSelector:
                                   kind='stable')][self.max_stars:]
             put('not_brightest', dim)
         return flags
-
-    def _has_neighbor(self, moments, fwhm):
-        """
-        Whether another source is near and bright enough to disturb.
-        """
-        radius = self.isolation_radius or 3.0 * fwhm
-        tree = KDTree(np.stack([moments['x'], moments['y']], axis=1))
-        pairs = tree.query_pairs(radius, output_type='ndarray')
-        found = np.zeros(len(moments['x']), dtype=bool)
-        flux = moments['flux']
-        for own, other in (pairs.T, pairs.T[::-1]):
-            found[own[flux[other] > self.isolation * flux[own]]] = True
-        return found
 
     def _make_table(self, moments, flags, fwhm, unit):
         """
@@ -399,46 +400,6 @@ class StarSelector:
         return table
 
 
-def _check_error(error, values, bad):
-    """
-    Check the errors; pixels without a valid one are bad.
-    """
-    if error is None:
-        return None
-    error = np.asarray(error, dtype=float)
-    if error.ndim == 0:
-        error = np.full(values.shape, float(error))
-    if error.shape != values.shape:
-        msg = (f'error must have the shape of data, {values.shape}, got '
-               f'{error.shape}')
-        raise ValueError(msg)
-    bad |= ~(np.isfinite(error) & (error > 0.0))
-    if bad.all():
-        msg = 'error must be positive and finite for some usable pixel'
-        raise ValueError(msg)
-    return np.where(bad, np.inf, error)
-
-
-def _detect(values, deviation, bad, fwhm):
-    """
-    Return the peaks of the matched filter's signal-to-noise ratio.
-    """
-    sigma = fwhm * gaussian_fwhm_to_sigma
-    with np.errstate(divide='ignore'):
-        weight = np.where(bad, 0.0, deviation**-2.0)
-    # the squared Gaussian is one of sigma / sqrt(2), times a constant
-    power = gaussian_filter(weight, sigma / np.sqrt(2.0),
-                            mode='constant') / (4.0 * np.pi * sigma**2)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        snr = gaussian_filter(values * weight, sigma,
-                              mode='constant') / np.sqrt(power)
-    snr = np.where(power > 0.0, snr, 0.0)
-    size = 2 * int(np.ceil(0.5 * fwhm)) + 1
-    peak = (snr == maximum_filter(snr, size)) & (snr > _DETECTION_SNR)
-    y, x = np.nonzero(peak)
-    return x, y
-
-
 def _intrinsic_fwhm(size, fwhm):
     """
     Undo the weight: the FWHM of a Gaussian with this weighted size.
@@ -448,37 +409,3 @@ def _intrinsic_fwhm(size, fwhm):
         inverse = 1.0 / np.square(size) - 1.0 / width**2
         variance = np.where(inverse > 0.0, 1.0 / inverse, np.nan)
     return gaussian_sigma_to_fwhm * np.sqrt(variance)
-
-
-def _pixel_positions(positions, wcs):
-    """
-    Return given positions as pixels, shape ``(n, 2)``.
-    """
-    if isinstance(positions, Table):
-        names = positions.colnames
-        for pair in (('x', 'y'), ('x_centroid', 'y_centroid')):
-            if set(pair) <= set(names):
-                return np.stack([np.asarray(positions[name], dtype=float)
-                                 for name in pair], axis=1)
-        if 'sky_centroid' in names:
-            positions = positions['sky_centroid']
-        elif {'ra', 'dec'} <= set(names):
-            positions = SkyCoord(positions['ra'], positions['dec'],
-                                 unit='deg')
-        else:
-            msg = ('positions must have the columns x and y, x_centroid and '
-                   'y_centroid, sky_centroid, or ra and dec: it has '
-                   f'{", ".join(names)}')
-            raise ValueError(msg)
-    if isinstance(positions, SkyCoord):
-        if wcs is None:
-            msg = 'wcs must be given with positions on the sky'
-            raise ValueError(msg)
-        return np.stack(wcs.world_to_pixel(positions), axis=-1).reshape(
-            -1, 2)
-    positions = np.asarray(positions, dtype=float)
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        msg = (f'positions must have the shape (n, 2): got '
-               f'{positions.shape}')
-        raise ValueError(msg)
-    return positions

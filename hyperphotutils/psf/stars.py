@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from hyperphotutils.psf.moffat import moffat_images
+from hyperphotutils.psf.moffat import moffat_images, solve_templates
 
 __all__ = ['FieldModel', 'StarImages', 'fit_stars']
 
@@ -109,14 +109,22 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
         if step == 0:
             robust = (np.ones_like(psf) if stars.robust is None
                       else stars.robust)
-            values, _ = _solve([psf, np.ones_like(psf)] if sky else [psf],
-                               stars.data, stars.weights * robust)
+            values, _ = solve_templates(
+                [psf, np.ones_like(psf)] if sky else [psf], stars.data,
+                stars.weights * robust)
             flux = values[:, 0]
             level = values[:, 1] if sky else np.zeros(len(stars))
         profile = flux[:, None, None] * psf
         residual = stars.data - profile - level[:, None, None]
-        robust = _robust_weights(residual, stars.weights, profile,
-                                 model_error, keep)
+        # Huber's weights (1964, Ann. Math. Stat. 35, 73) with 3 sigma; beyond
+        # 6 sigma, no star is a cause: cosmic rays and faint companions are
+        # rejected with the pixels around them
+        deviation = np.abs(residual) / np.sqrt(
+            _variance(stars.weights, profile, model_error))
+        rejected = (deviation > 6.0) & (stars.weights > 0) & ~keep
+        rejected = binary_dilation(rejected, np.ones((1, 3, 3), bool)) & ~keep
+        robust = np.where(rejected, 0.0, np.minimum(
+            1.0, 3.0 / np.maximum(deviation, 1e-12)))
         variance = _variance(stars.weights, profile, profile_error[0])
         weight = np.where(stars.weights > 0, robust / variance, 0.0)
         templates = [psf, flux[:, None, None] * by_x,
@@ -125,7 +133,7 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
             templates.append(np.ones_like(psf))
         if step == n_steps:
             break
-        values, _ = _solve(templates, residual, weight)
+        values, _ = solve_templates(templates, residual, weight)
         flux = flux + values[:, 0]
         stars.x = np.clip(stars.x + np.clip(values[:, 1], -_MAX_STEP,
                                             _MAX_STEP), -0.98, 0.98)
@@ -139,7 +147,16 @@ def fit_stars(stars, model, *, model_error, core, sky=True, n_steps=3,
     variance = _variance(stars.weights, profile, profile_error[1])
     stars.chi2 = np.where(used, robust * residual**2 / variance, 0.0).sum(
         (1, 2)) / dof
-    _measure_excess(stars, profile, templates, residual, weight)
+    # Half of the Laplacian is the derivative of a blurred star by the variance
+    # of the blur: its coefficient is the variance along each axis beyond that
+    # of the PSF, 0 for a star, more for a galaxy or a blend
+    padded = np.pad(profile, ((0, 0), (1, 1), (1, 1)), mode='edge')
+    laplacian = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
+                 + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+                 - 4.0 * profile)
+    values, errors = solve_templates([*templates, 0.5 * laplacian], residual,
+                                     weight)
+    stars.excess, stars.excess_err = values[:, -1], errors[:, -1]
 
 
 def _variance(weights, profile, profile_error):
@@ -148,53 +165,3 @@ def _variance(weights, profile, profile_error):
     """
     return (1.0 / np.maximum(weights, 1e-300)
             + (profile_error * profile)**2)
-
-
-def _robust_weights(residual, weights, profile, model_error, keep):
-    """
-    Weight pixels down that deviate, and reject those beyond 6 sigma with
-    their neighbors: cosmic rays and faint companions.
-    """
-    # Huber's weights (1964, Ann. Math. Stat. 35, 73) with 3 sigma; beyond 6
-    # sigma, no star is a cause
-    variance = _variance(weights, profile, model_error)
-    deviation = np.abs(residual) / np.sqrt(variance)
-    rejected = (deviation > 6.0) & (weights > 0) & ~keep
-    rejected = ~keep & binary_dilation(rejected, np.ones((1, 3, 3), bool))
-    return np.where(rejected, 0.0,
-                    np.minimum(1.0, 3.0 / np.maximum(deviation, 1e-12)))
-
-
-def _solve(templates, residual, weight):
-    """
-    Solve the small linear problem of each star.
-    """
-    n = residual.shape[0]
-    design = np.stack(templates, axis=1).reshape(n, len(templates), -1)
-    weighted = design * weight.reshape(n, 1, -1)
-    normal = weighted @ design.transpose(0, 2, 1)
-    vector = (weighted @ residual.reshape(n, -1, 1))[:, :, 0]
-    diagonal = np.einsum('nii->ni', normal)
-    scale = np.sqrt(np.maximum(diagonal, 1e-300))
-    normal = normal / (scale[:, :, None] * scale[:, None, :])
-    # a small ridge: stars without any usable pixel keep their values
-    normal = normal + 1e-10 * np.eye(len(templates))
-    values = np.linalg.solve(normal, (vector / scale)[:, :, None])[:, :, 0]
-    errors = np.sqrt(np.abs(np.einsum('nii->ni', np.linalg.inv(normal))))
-    return values / scale, errors / scale
-
-
-def _measure_excess(stars, profile, templates, residual, weight):
-    """
-    Measure how much wider each star is than the PSF.
-
-    The Laplacian of the model is half the derivative of a blurred star
-    by the variance of the blur: its coefficient, twice, is the excess
-    variance along each axis.
-    """
-    padded = np.pad(profile, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    laplacian = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
-                 + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
-                 - 4.0 * profile)
-    values, errors = _solve([*templates, 0.5 * laplacian], residual, weight)
-    stars.excess, stars.excess_err = values[:, -1], errors[:, -1]

@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike
 __all__ = ['check_integer', 'check_part', 'check_positive', 'check_range',
            'check_relative_rms']
 
+# Largest offset of the center of a PSF, in pixels.
+_MAX_OFFSET = 0.2
+
 
 def check_positive(value: float, name: str, *, of: str = '') -> float:
     """
@@ -181,6 +184,36 @@ def check_range(value: tuple[float, float], name: str, *,
                f'one first: {value!r}')
         raise ValueError(msg)
     return float(value[0]), float(value[1])
+
+
+def check_plane(image, shape, name):
+    """
+    Return an image with the shape of the data, from a number for all pixels
+    too, or `None` without one.
+    """
+    if image is None:
+        return None
+    image = np.asarray(image)
+    if image.ndim == 0:
+        image = np.full(shape, image)
+    if image.shape != shape:
+        msg = (f'{name} must have the shape of data, {shape}, got '
+               f'{image.shape}')
+        raise ValueError(msg)
+    return image
+
+
+def psf_offset(image, oversampling):
+    """
+    Return x and y in pixels of the center of a PSF from its central sample if
+    it is farther than 0.2 pixels, which would shift all positions that are
+    measured with it, otherwise `None`.
+    """
+    grid = (np.arange(len(image)) - len(image) // 2) / oversampling
+    # only the core, since the wings are noise
+    core = np.where(image > 0.2 * image.max(), image, 0.0)
+    offset = [core.sum(axis) @ grid / core.sum() for axis in (0, 1)]
+    return offset if np.hypot(*offset) > _MAX_OFFSET else None
 
 
 def check_relative_rms(relative_rms: ArrayLike,

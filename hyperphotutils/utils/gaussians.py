@@ -222,3 +222,15 @@ def add_stamps(image, row, col, values):
         return
     rows, cols = np.broadcast_arrays(row, col)
     np.add.at(image, (rows[inside], cols[inside]), values[inside])
+
+
+def add_stamp(image, stamp, x0, y0):
+    """
+    Add a stamp to an image, in place, truncated at its edges; its first pixel
+    is (x0, y0) of the image.
+    """
+    low_y, low_x = max(y0, 0), max(x0, 0)
+    part = image[low_y:max(y0 + stamp.shape[0], 0),
+                 low_x:max(x0 + stamp.shape[1], 0)]
+    ny, nx = part.shape
+    part += stamp[low_y - y0:low_y - y0 + ny, low_x - x0:low_x - x0 + nx]

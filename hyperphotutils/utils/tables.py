@@ -280,6 +280,19 @@ def as_masked_image(data: ArrayLike, mask: ArrayLike | None = None, *,
     return data, merged
 
 
+def pixel_columns(table, pairs):
+    """
+    Return x and y from the first pair of columns that a table has, NaN where
+    they are masked, or `None` without any.
+    """
+    for pair in pairs:
+        if set(pair) <= set(table.colnames):
+            return tuple(np.ma.filled(np.ma.asarray(
+                getattr(table[name], 'value', table[name]), dtype=float),
+                np.nan) for name in pair)
+    return None
+
+
 def make_repr(obj: Any) -> str:
     """
     Return the constructor call of an object as text.

@@ -27,6 +27,7 @@ from astropy.wcs.utils import WCS_FRAME_MAPPINGS, wcs_to_celestial_frame
 from numpy.typing import ArrayLike
 
 from hyperphotutils.utils.gaussians import wrap_angle
+from hyperphotutils.utils.tables import pixel_columns
 
 if TYPE_CHECKING:
     from astropy.coordinates import BaseCoordinateFrame
@@ -611,6 +612,47 @@ def sources_to_pixels(table: Table, wcs: WCS) -> QTable:
         result[name] = value
     result['theta_init'] = theta * u.deg
     return result
+
+
+def position_table(positions, name):
+    """
+    Return positions as a table: a table as it is, and those on the sky or of
+    the shape (n, 2), in pixels, with their columns.
+    """
+    if isinstance(positions, Table):
+        return positions
+    if isinstance(positions, SkyCoord):
+        return QTable({'sky_centroid': np.atleast_1d(positions)})
+    positions = np.asarray(positions, dtype=float)
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        msg = (f'{name} must have the shape (n, 2) if it is no table or '
+               f'SkyCoord: got {positions.shape}')
+        raise ValueError(msg)
+    return QTable({'x': positions[:, 0], 'y': positions[:, 1]})
+
+
+def table_positions(table, pairs, wcs, name):
+    """
+    Return x and y in pixels of the rows of a table with the argument's
+    ``name``: from `pixel_columns`, ``sky_centroid``, or ``ra`` and ``dec``.
+    """
+    found = pixel_columns(table, pairs)
+    if found is not None:
+        return found
+    if 'sky_centroid' in table.colnames:
+        sky = table['sky_centroid']
+    elif {'ra', 'dec'} <= set(table.colnames):
+        sky = SkyCoord(table['ra'], table['dec'], unit='deg')
+    else:
+        columns = ', '.join(' and '.join(pair) for pair in pairs)
+        msg = (f'{name} must have positions: {columns}, sky_centroid, or ra '
+               f'and dec; it has {", ".join(table.colnames)}')
+        raise ValueError(msg)
+    if wcs is None:
+        msg = 'wcs must be given with positions on the sky'
+        raise ValueError(msg)
+    return tuple(np.asarray(value, dtype=float)
+                 for value in wcs.world_to_pixel(sky))
 
 
 def _sky_shapes(table):
