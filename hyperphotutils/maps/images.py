@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import tempfile
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -28,7 +29,12 @@ from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.structure import check_structure
-from hyperphotutils.utils.stored import StoredImage, row_blocks
+from hyperphotutils.utils.stored import (
+    FULL,
+    StoredImage,
+    explain_full,
+    row_blocks,
+)
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import HDU, FilePath
@@ -305,8 +311,10 @@ def refuse_damage(what):
     except (MapError, PermissionError):
         raise
     except Exception as error:
-        # the error for damaged tiles has no public name
-        if not (isinstance(error, _DAMAGED)
+        # the error for damaged tiles has no public name; astropy extracts
+        # zipped files to the temporary folder, which may be full
+        if getattr(error, 'errno', None) in FULL or not (
+                isinstance(error, _DAMAGED)
                 or type(error).__name__ == 'CfitsioException'):
             raise
         msg = f'is truncated or damaged: {what}; make or fetch it again'
@@ -344,7 +352,8 @@ def _open(path):
             # no memory mapping: the data are converted anyway
             file = fits.open(path, memmap=False)
     except OSError as error:
-        msg = f'cannot be read: {error.strerror or error}'
+        reason = explain_full(error, tempfile.gettempdir())
+        msg = f'cannot be read: {reason or error}'
         raise MapError(msg) from None
     except ImportError as error:
         # some kinds of compression need optional packages

@@ -34,6 +34,7 @@ from hyperphotutils.maps.spectral import header_frequency
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.utils.areas import PixelAreas
+from hyperphotutils.utils.stored import FULL
 
 if TYPE_CHECKING:
     from astropy.nddata import CCDData
@@ -226,6 +227,11 @@ def read_map_to_file(path_or_hdu, file, *, ext=None, unit=None, survey=None,
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
+    except OSError as error:
+        # the temporary file, whose name the user never chose
+        if error.errno not in FULL:
+            raise
+        raise OSError(error.errno, f'{name}: {error.strerror}') from None
 
 
 def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
