@@ -393,9 +393,24 @@ def _describe(hdus, ext, filename, error_extension, n_whole=None):
             msg = f'extension {extension} is {kind}: a map is an image'
             raise MapError(msg)
         _check_axes(hdu)
-        about = {'header': _full_header(hdus, hdu), 'filename': filename,
-                 'extension': extension,
-                 'beams_table': _beams_table(hdus, hdu)}
+        header, primary = hdu.header.copy(), hdus[0].header
+        # nothing is inherited from a primary HDU with data (FITS standard
+        # 4.0, section 4.4.2.6)
+        if not (hdus[0] is hdu or _is_image(hdus[0])) and header.get(
+                'INHERIT', True):
+            header.extend([card for card in primary.cards
+                           if card.keyword in _INHERITED
+                           and card.keyword not in header])
+        table = None
+        if header.get('CASAMBM', False):
+            table = next((other for other in hdus
+                          if other.name.upper() == 'BEAMS'
+                          and 'TFIELDS' in other.header), None)
+        if table is not None:
+            with refuse_damage('its BEAMS table is not whole'):
+                table = Table.read(table)
+        about = {'header': header, 'filename': filename,
+                 'extension': extension, 'beams_table': table}
         _check_whole(number, extension, n_whole)
         if error_extension is not False:
             about['error'] = _load_error(hdus, number, error_extension,
@@ -486,44 +501,23 @@ def _check_axes(hdu):
         raise MapError(msg)
 
 
-def _beams_table(hdus, hdu):
-    """
-    Return CASA's table of beams, if the header declares it.
-    """
-    if not hdu.header.get('CASAMBM', False):
-        return None
-    for other in hdus:
-        if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            with refuse_damage('its BEAMS table is not whole'):
-                return Table.read(other)
-    return None
-
-
-def _full_header(hdus, hdu):
-    """
-    Return a copy of a header with the inherited primary keywords.
-    """
-    header = hdu.header.copy()
-    primary = hdus[0].header
-    if hdus[0] is hdu or _is_image(hdus[0]) or not header.get('INHERIT',
-                                                              True):
-        return header
-    for key in _INHERITED:
-        if key in primary and key not in header:
-            values = primary[key] if key == 'HISTORY' else [primary[key]]
-            for value in values:
-                header[key] = value
-    return header
-
-
 def _load_error(hdus, number, error_extension, n_whole):
     """
     Load the errors of the image with a number, or return `None`.
     """
-    if error_extension is None:
-        found = _recognize_error(hdus, number)
-    else:
+    if error_extension is not None:
         found = _find(hdus, error_extension, keyword='error_extension')
+    elif _is_auxiliary(hdus[number]):
+        return None
+    else:
+        wanted = {(name, _stem(hdus[number])[1], hdus[number].ver)
+                  for name in _ERROR_NAMES + _VARIANCE_NAMES}
+        named = {_stem(hdu)[0]: other
+                 for other, hdu in reversed(list(enumerate(hdus)))
+                 if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted}
+        # errors before variances
+        found = next((named[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
+                      if name in named), None)
     if found is None:
         return None
     if found == number:
@@ -539,25 +533,6 @@ def _load_error(hdus, number, error_extension, n_whole):
     _check_whole(found, extension, n_whole)
     return ErrorPlane(load_values(hdu, dtype=float), hdu.header.copy(),
                       extension, _stem(hdu)[0] in _VARIANCE_NAMES)
-
-
-def _recognize_error(hdus, number):
-    """
-    Return the number of the extension with the errors of an image, or
-    `None`.
-    """
-    image = hdus[number]
-    if _is_auxiliary(image):
-        return None
-    wanted = {(name, _stem(image)[1], image.ver)
-              for name in _ERROR_NAMES + _VARIANCE_NAMES}
-    found = {}
-    for other, hdu in enumerate(hdus):
-        if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted:
-            found.setdefault(_stem(hdu)[0], other)
-    # errors before variances
-    return next((found[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
-                 if name in found), None)
 
 
 def _stem(hdu):

@@ -239,8 +239,27 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
     """
     Make a map from an image in a file.
     """
-    header = image.header
-    wcs, data = _celestial_image(image.data, header)
+    header, data = image.header, image.data
+    lon, lat = find_sky_axes(header)
+    lengths = dict(enumerate(data.shape[::-1]))
+    n, axis = max(((n, axis) for axis, n in lengths.items()
+                   if axis not in {lon, lat}), default=(1, None))
+    if n > 1:
+        ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
+        plane = ', '.join('0' * (data.ndim - 2))
+        msg = (f'a cube, not a map: axis {axis + 1} ({ctype or "no CTYPE"}) '
+               f'has {n} planes; read it with read_cube, or take one in '
+               f'Python: read_map(fits.PrimaryHDU(cube[{plane}], header)), '
+               f"or fits.writeto('plane.fits', cube[{plane}], header)")
+        raise MapError(msg)
+    if max(lon, lat) >= data.ndim:
+        msg = (f'the sky coordinates are on axes {lon + 1} and {lat + 1}, '
+               f'but the data have {data.ndim} axes')
+        raise MapError(msg)
+    if data.ndim > 2:
+        data = data.reshape([lengths[axis] for axis
+                             in sorted([lon, lat], reverse=True)])
+    wcs = celestial_wcs(header, data.shape)
     areas = PixelAreas(wcs, data.shape)
     scale = np.sqrt(areas.center)
     measured = (None if measured_beam is None
@@ -293,52 +312,21 @@ def _standard_deviations(error, shape, unit):
         msg = f'{name} has no positive value: {remedy}'
         raise MapError(msg)
     text = str(error.header.get('BUNIT', '')).strip()
-    power = 2 if error.is_variance else 1
     if text:
-        values *= _error_factor(text, unit, power, f'{name} has', remedy)
-    return np.sqrt(values) if error.is_variance else values
-
-
-def _error_factor(text, unit, power, name, remedy):
-    """
-    Return the factor from errors or variances to the unit of the map.
-    """
-    squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
-    with suppress(MapError):
-        stated = parse_unit(squared[1])**2 if squared else parse_unit(text)
+        power = 2 if error.is_variance else 1
         # as in BUNIT of the map, a plain flux can be per pixel
         wanted = [one**power for one in (unit, unit * u.pix, unit / u.pix)]
-        # the unit of variances is often written without the square
-        for own in (stated, stated**power):
-            for one in wanted:
-                if own.is_equivalent(one):
-                    return own.to(one)
-    msg = f"{name} BUNIT = '{text}', the map '{unit}': {remedy}"
-    raise MapError(msg)
-
-
-def _celestial_image(data, header):
-    """
-    Return the celestial WCS and the 2D image.
-    """
-    lon, lat = find_sky_axes(header)
-    lengths = dict(enumerate(data.shape[::-1]))
-    others = {axis: n for axis, n in lengths.items()
-              if axis not in {lon, lat}}
-    if any(n > 1 for n in others.values()):
-        axis, n = max(others.items(), key=lambda item: item[1])
-        ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
-        plane = ', '.join('0' * (data.ndim - 2))
-        msg = (f'a cube, not a map: axis {axis + 1} ({ctype or "no CTYPE"}) '
-               f'has {n} planes; read it with read_cube, or take one in '
-               f'Python: read_map(fits.PrimaryHDU(cube[{plane}], header)), '
-               f"or fits.writeto('plane.fits', cube[{plane}], header)")
-        raise MapError(msg)
-    if max(lon, lat) >= data.ndim:
-        msg = (f'the sky coordinates are on axes {lon + 1} and {lat + 1}, '
-               f'but the data have {data.ndim} axes')
-        raise MapError(msg)
-    shape = [lengths[axis] for axis in sorted([lon, lat], reverse=True)]
-    if data.ndim > 2:
-        data = data.reshape(shape)
-    return celestial_wcs(header, data.shape), data
+        squared = re.fullmatch(r'\((.*)\) ?(\^|\*\*)?2', text)
+        factors = []
+        with suppress(MapError):
+            stated = (parse_unit(squared[1])**2 if squared
+                      else parse_unit(text))
+            # the unit of variances is often written without the square
+            factors = [own.to(one) for own in (stated, stated**power)
+                       for one in wanted if own.is_equivalent(one)]
+        if not factors:
+            msg = (f"{name} has BUNIT = '{text}', the map '{unit}': "
+                   f'{remedy}')
+            raise MapError(msg)
+        values *= factors[0]
+    return np.sqrt(values) if error.is_variance else values
