@@ -189,7 +189,4 @@ def cut_out_boxes(values, weights, x, y, size):
 
 
 def _offsets(size):
-    """
-    Return the pixel offsets from the center.
-    """
     return np.arange(size) - (size - 1) / 2

@@ -317,18 +317,12 @@ def check_comparison(criterion, tolerance):
 
 
 def _as_sequence(values):
-    """
-    Return a scalar or a sequence as a tuple.
-    """
     if isinstance(values, str) or np.ndim(values) == 0:
         return (values,)
     return tuple(values)
 
 
 def _check_orders(orders):
-    """
-    Check the orders and return them sorted, without duplicates.
-    """
     orders = _as_sequence(orders)
     for order in orders:
         if not isinstance(order, Real):

@@ -384,8 +384,7 @@ class CubeBackground:
             centers = table['x'], table['y']
         elif self.box_sizes is not None:
             # a grid with a spacing of half the smallest box
-            sizes = [size for size in np.atleast_1d(self.box_sizes)
-                     if size > 0]
+            sizes = self._sizes()
             x, y = np.meshgrid(*(
                 np.linspace(0.0, length - 1.0, max(2, 1 + round(
                     length / max(min(sizes, default=length) / 2.0, 1.0))))
@@ -506,9 +505,6 @@ class CubeBackground:
 
     @staticmethod
     def _check_kind(cube):
-        """
-        Raise an error if ``cube`` is not a cube.
-        """
         if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
             msg = ('cube must be a MapCube, as from '
                    'hyperphotutils.maps.read_cube: got '
@@ -527,14 +523,12 @@ class CubeBackground:
             msg = (f'detect_on is channel {self.detect_on}, but {cube.name} '
                    f'has {n_channels} channels, 0 to {n_channels - 1}')
             raise ValueError(msg)
-        sizes = [] if self.box_sizes is None else [
-            size for size in np.atleast_1d(self.box_sizes) if size > 0]
-        fwhm = _beam_fwhm(cube)
-        if sizes and min(sizes) < _MIN_BEAMS * fwhm:
+        smallest, fwhm = min(self._sizes(), default=np.inf), _beam_fwhm(cube)
+        if smallest < _MIN_BEAMS * fwhm:
             msg = (f'box_sizes must be at least {_MIN_BEAMS} beams of '
                    f'{cube.name}, {_MIN_BEAMS * fwhm:.3g} pixels, to '
                    'separate the background from noise: got '
-                   f'{min(sizes):g}')
+                   f'{smallest:g}')
             raise ValueError(msg)
 
     def _check(self):
@@ -549,8 +543,7 @@ class CubeBackground:
             self._local(1)
             order = max(np.max(self.orders), np.max(self._orders(0)))
             n_terms = (order + 1) * (order + 2) // 2
-            smallest = min((2 * (size // 2) + 1 for size in np.atleast_1d(
-                self.box_sizes) if size > 0), default=np.inf)
+            smallest = 2 * (min(self._sizes(), default=np.inf) // 2) + 1
             limit = 2 * int(np.ceil(np.sqrt(_MIN_PIXELS * n_terms)) // 2) + 1
             if smallest < limit:
                 msg = (f'box_sizes must be at least {limit} pixels for '
@@ -577,10 +570,14 @@ class CubeBackground:
                    'cannot be combined with box_sizes')
             raise ValueError(msg)
 
+    def _sizes(self):
+        """
+        Return the sizes of the boxes other than 0, the whole plane.
+        """
+        sizes = () if self.box_sizes is None else self.box_sizes
+        return [size for size in np.atleast_1d(sizes) if size > 0]
+
     def _orders(self, n_sources):
-        """
-        Return the orders for a channel with this number of sources.
-        """
         if n_sources == 0 and self.empty_orders is not None:
             return self.empty_orders
         return self.orders
@@ -794,9 +791,6 @@ class _Task:
         return read_ellipses(np.empty((0, 2)) if found is None else found)
 
     def _mask(self, tables, shape, index):
-        """
-        Return the mask of the sources of several tables.
-        """
         mask = np.zeros(shape, dtype=bool)
         for table in tables:
             major, minor = table['fwhm_major'], table['fwhm_minor']
@@ -832,9 +826,6 @@ class _Task:
         return float(fwhm) if fwhm > 0.0 else None
 
     def _fit_plane(self, index, plane, bad, mask, n_sources):
-        """
-        Fit the background of a plane with masked sources.
-        """
         part = ChannelBackground(
             channel=index, n_sources=n_sources, rms=np.nan,
             choice=dict(_CHOICE), coefficients=np.full((1, 1), np.nan))
@@ -865,9 +856,6 @@ class _Task:
                        coefficients=fitted.coefficients_of(best, 0))
 
     def _fit_boxes(self, part, plane, bad, mask):
-        """
-        Fit the background in boxes.
-        """
         local = self.settings._local(  # noqa: SLF001
             part.n_sources, self._noise_fwhm(part.channel))
         fits = local.fit(plane, *self.centers, mask=bad, source_mask=mask)

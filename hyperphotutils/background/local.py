@@ -563,7 +563,4 @@ class LocalBackgroundFits:
         return scores
 
     def _with_unit(self, value):
-        """
-        Attach the unit of the data.
-        """
         return value if self.unit is None else value << self.unit

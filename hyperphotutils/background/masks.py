@@ -213,9 +213,6 @@ def check_region(region):
 
 
 def _mask_region(region, shape, wcs):
-    """
-    Return the mask of one region.
-    """
     if hasattr(region, 'to_pixel'):
         if wcs is None:
             msg = 'region is on the sky: give wcs'

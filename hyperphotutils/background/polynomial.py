@@ -317,15 +317,9 @@ class PolynomialBackground2D:
                           stretch='linear')
 
     def _fill_uncovered(self, image):
-        """
-        Set pixels without data to the fill value, in place.
-        """
         if self.coverage_mask is not None:
             image[self.coverage_mask] = self._fill
         return image
 
     def _with_unit(self, value):
-        """
-        Attach the unit of the data.
-        """
         return value if self._unit is None else value << self._unit

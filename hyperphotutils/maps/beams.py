@@ -217,9 +217,6 @@ def header_beam(header: fits.Header, beams_table: Table | None = None
 
 
 def _as_beam(beam):
-    """
-    Convert the argument ``beam`` to a beam.
-    """
     from radio_beam import Beam
 
     if isinstance(beam, Beam):
@@ -237,9 +234,6 @@ def _as_beam(beam):
 
 
 def _make_beam(major, minor, angle, origin):
-    """
-    Make a beam from its axes, after checking them.
-    """
     from radio_beam import Beam
 
     major, minor = u.Quantity(major), u.Quantity(minor)
@@ -317,9 +311,6 @@ def _check_size(beam, origin, pixel_scale, shape):
 
 
 def _check_agreement(one, one_origin, other, other_origin, tolerance):
-    """
-    Check that two values of the beam agree.
-    """
     if (u.isclose(one.major, other.major, rtol=tolerance)
             and u.isclose(one.minor, other.minor, rtol=tolerance)):
         return
@@ -384,8 +375,5 @@ def _survey_beam(survey, beam, found, origin):
 
 
 def _describe(beam):
-    """
-    Return the size of a beam as text.
-    """
     return (f'{beam.major.to_value(u.arcsec):.4g} x '
             f'{beam.minor.to_value(u.arcsec):.4g} arcsec')

@@ -96,9 +96,6 @@ def _read(header, key, remedy):
 
 
 def _show(value):
-    """
-    Return a value as text for a message.
-    """
     if isinstance(value, fits.card.Undefined):
         return '(empty)'
     text = repr(value)

@@ -392,9 +392,6 @@ class MapCube:
             raise MapError(msg) from None
 
     def _find_unit(self):
-        """
-        Find the unit.
-        """
         return find_unit(self.header, self.settings['unit'])
 
     def _find_beam(self, index):
@@ -420,9 +417,6 @@ class MapCube:
 
     @cached_property
     def _known(self):
-        """
-        The metadata common to all channels.
-        """
         return {}
 
 

@@ -419,16 +419,10 @@ def _describe(hdus, ext, filename, error_extension, n_whole=None):
 
 
 def _label(hdu, number):
-    """
-    Return the number and the name of an extension.
-    """
     return f'{number} ({hdu.name or "unnamed"})'
 
 
 def _is_image(hdu):
-    """
-    Whether an HDU holds an image, compressed or not.
-    """
     return hdu.is_image and len(hdu.shape) > 0
 
 
@@ -480,9 +474,6 @@ def _find(hdus, ext, *, keyword='ext'):
 
 
 def _contents(hdus):
-    """
-    Return a list of the extensions of a file, as text for a message.
-    """
     kinds = []
     for number, hdu in enumerate(hdus):
         shape = 'x'.join(str(n) for n in hdu.shape) if _is_image(hdu) else (
@@ -492,9 +483,6 @@ def _contents(hdus):
 
 
 def _check_axes(hdu):
-    """
-    Check that an image has at least two axes.
-    """
     if len(hdu.shape) < 2:
         msg = (f'NAXIS = 1: {hdu.shape[0]} values in a row are a spectrum '
                'or a profile, not a map')

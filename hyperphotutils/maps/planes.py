@@ -201,9 +201,6 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
 
 
 def _stored_type(header):
-    """
-    Return the type of the values stored in a file.
-    """
     bitpix = header['BITPIX']
     kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
     return np.dtype(f'>{kind}{abs(bitpix) // 8}')

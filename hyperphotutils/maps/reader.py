@@ -236,9 +236,6 @@ def read_map_to_file(path_or_hdu, file, *, ext=None, unit=None, survey=None,
 
 def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
               measured_beam=None):
-    """
-    Make a map from an image in a file.
-    """
     header, data = image.header, image.data
     lon, lat = find_sky_axes(header)
     lengths = dict(enumerate(data.shape[::-1]))

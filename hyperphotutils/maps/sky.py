@@ -313,9 +313,6 @@ def make_wcs(header, what):
 
 
 def _ctype(header, axis):
-    """
-    Return the type of an axis in upper case.
-    """
     return read_text(header, f'CTYPE{axis}').upper()
 
 
@@ -382,9 +379,6 @@ def _read_steps(header, axes, matrix, default):
 
 
 def _copy_projection(made, header, lon, lat):
-    """
-    Copy the parameters of the projection.
-    """
     for name in ('LONPOLE', 'LATPOLE'):
         value = _read_angle(header, name)
         if value is not None:
@@ -402,9 +396,6 @@ def _copy_projection(made, header, lon, lat):
 
 
 def _set_frame(made, header, lon):
-    """
-    Set the celestial frame in the spelling of FITS.
-    """
     name = _ctype(header, lon).split('-')[0]
     if name in {'GLON', 'SLON'}:
         # RADESYS has no effect on these frames, and is left out

@@ -74,9 +74,6 @@ def check_structure(path):
 
 
 def _walk(file, size, compressed):
-    """
-    Read all headers of a file in turn.
-    """
     number = 0
     while True:
         end = file.tell()
@@ -160,9 +157,6 @@ def _read_header(file, number):
 
 
 def _lengths(cards, key, number):
-    """
-    Return the lengths of the axes.
-    """
     n_axes = _whole_number(cards, key, number)
     if not 0 <= n_axes <= 999:
         msg = f'{key} = {n_axes} of HDU {number} is not 0 to 999; {_AGAIN}'
@@ -202,9 +196,6 @@ def _check_tiles(cards, number, size):
 
 
 def _whole_number(cards, key, number):
-    """
-    Return the value of a keyword that is an integer.
-    """
     text = cards.get(key)
     if text is None:
         msg = (f'is damaged: the header of HDU {number} has no {key}; '

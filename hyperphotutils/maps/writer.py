@@ -234,9 +234,6 @@ class CubeWriter:
         return len(self._head) + n_blocks * _BLOCK + len(self._tail)
 
     def _explain(self, error):
-        """
-        Return an error that describes the failure.
-        """
         reason = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             reason += f' (the file needs {self._size / 1e6:.1f} MB)'
@@ -245,9 +242,6 @@ class CubeWriter:
 
 
 def _make_header(cube, unit, history):
-    """
-    Make the header of the file from the header of the cube.
-    """
     header = cube.header.copy()
     header.strip()
     for key in _STORAGE:
