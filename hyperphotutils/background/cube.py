@@ -774,13 +774,13 @@ class _Task:
             if search:
                 if part is not None and part.found:
                     values = plane - part.make_image(plane.shape)
-                ellipses = [*known, self.detect(values, bad, index)]
+                ellipses = [*known, self.detect(values, bad)]
             n_sources = sum(len(table) for table in ellipses)
             mask = self._mask(ellipses, plane.shape, index)
             part = self._fit_plane(index, plane, bad, mask, n_sources)
         return part
 
-    def detect(self, plane, bad, index=0):
+    def detect(self, plane, bad):
         """
         Find sources in an image.
         """

@@ -46,6 +46,7 @@ from hyperphotutils.catalog.separated import (
 )
 from hyperphotutils.catalog.units import convert_flux_units
 from hyperphotutils.catalog.votables import check_votable
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.output import atomic_output
 
 if TYPE_CHECKING:
@@ -196,11 +197,7 @@ def write_catalog(table: Table, path: FilePath, *,
       1      0.5
       2      1.5
     """
-    if not isinstance(table, Table):
-        hint = ' (no sources were found)' if table is None else ''
-        msg = ('table must be an astropy Table: got '
-               f'{type(table).__name__}{hint}')
-        raise TypeError(msg)
+    check_table(table)
     format = _find_format(path, format)  # noqa: A001
     if flux_unit is not None or peak_unit is not None:
         table = convert_flux_units(table, flux_unit=flux_unit,

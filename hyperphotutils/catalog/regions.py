@@ -22,6 +22,7 @@ from hyperphotutils.catalog.foreign import (
     describe_error,
     refuse_compressed,
 )
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.wcs import position_angle_in_frame
 
@@ -143,11 +144,7 @@ def _region_columns(table, frame, shape, fwhm_radius_ratio):
     # Return the texts, the centers (two arrays of pixels, or a SkyCoord in
     # a frame that DS9 has), and the widths, heights, and angles of ellipses
     # (an empty tuple for points).
-    if not isinstance(table, Table):
-        hint = ' (no sources were found)' if table is None else ''
-        msg = ('table must be an astropy Table: got '
-               f'{type(table).__name__}{hint}')
-        raise TypeError(msg)
+    check_table(table)
     if (frame, shape) not in _COLUMNS:
         msg = ("frame must be 'sky' or 'pixel' and shape 'ellipse' or "
                f"'point': got {frame!r} and {shape!r}")

@@ -168,7 +168,7 @@ class SpectralCubePlanes:
         return table
 
 
-def planes_of_hdu(hdu, shape, *, path=None, number=0):
+def planes_of_hdu(hdu, shape, *, path, number):
     """
     Return the most efficient function that returns the plane of an image
     with a given index.

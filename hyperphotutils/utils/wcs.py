@@ -26,6 +26,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import WCS_FRAME_MAPPINGS, wcs_to_celestial_frame
 from numpy.typing import ArrayLike
 
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.gaussians import wrap_angle
 
 if TYPE_CHECKING:
@@ -587,9 +588,7 @@ def sources_to_pixels(table: Table, wcs: WCS) -> QTable:
     >>> print(init_params['y_init'].round(3), init_params['theta_init'][0])
     [1.] 100.0 deg
     """
-    if not isinstance(table, Table):
-        msg = f'table must be an astropy Table: got {type(table).__name__}'
-        raise TypeError(msg)
+    check_table(table)
     wcs = celestial_part(wcs)
     if 'sky_centroid' not in table.colnames:
         msg = ("table must have the column 'sky_centroid': it has "
