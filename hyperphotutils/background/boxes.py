@@ -41,6 +41,14 @@ class Frame:
     nx: int
     ny: int
 
+    @classmethod
+    def of_map(cls, shape):
+        """
+        Return the frame of a whole map of shape ``(ny, nx)``.
+        """
+        ny, nx = shape
+        return cls(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx, ny)
+
     @property
     def grid(self):
         """
@@ -130,7 +138,17 @@ def prepare_image(data, *, mask=None, error=None):
     if plain['error'] is None:
         weights = (~bad).astype(float)
     else:
-        weights, bad = _inverse_variance(plain['error'], bad)
+        error = np.asarray(plain['error'], dtype=float)
+        if error.shape != bad.shape:
+            msg = (f'error must have the same shape as data, {bad.shape}: '
+                   f'got {error.shape}')
+            raise ValueError(msg)
+        bad = bad | ~np.isfinite(error)
+        if np.any(error[~bad] <= 0):
+            msg = ('error must be positive in all pixels that are not '
+                   f'masked: got {error[~bad].min()}')
+            raise ValueError(msg)
+        weights = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, error)**2)
     if bad.any():
         values = np.where(bad, 0.0, values)
     return values, weights, unit
@@ -150,9 +168,8 @@ def whole_map(values, weights):
     """
     Return a map from `prepare_image` as a single cutout.
     """
-    ny, nx = values.shape
-    frame = Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx, ny)
-    return Cutouts(values[np.newaxis], weights[np.newaxis], frame)
+    return Cutouts(values[np.newaxis], weights[np.newaxis],
+                   Frame.of_map(values.shape))
 
 
 def cut_out_boxes(values, weights, x, y, size):
@@ -171,25 +188,5 @@ def cut_out_boxes(values, weights, x, y, size):
     return Cutouts(values[row, column], weights[row, column] * inside, frame)
 
 
-def _inverse_variance(error, bad):
-    """
-    Return the inverse variances and the mask of pixels without them.
-    """
-    error = np.asarray(error, dtype=float)
-    if error.shape != bad.shape:
-        msg = (f'error must have the same shape as data, {bad.shape}: got '
-               f'{error.shape}')
-        raise ValueError(msg)
-    bad = bad | ~np.isfinite(error)
-    if np.any(error[~bad] <= 0):
-        msg = ('error must be positive in all pixels that are not masked: '
-               f'got {error[~bad].min()}')
-        raise ValueError(msg)
-    return np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, error)**2), bad
-
-
 def _offsets(size):
-    """
-    Return the pixel offsets from the center.
-    """
     return np.arange(size) - (size - 1) / 2

@@ -123,14 +123,42 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
      Candidate(method='huber', order=0, epsilon=1.35, box=0))
     """
     orders = _check_orders(orders)
-    methods = _check_methods(methods)
+    methods = ((methods,) if hasattr(methods, 'fit')
+               else _as_sequence(methods))
+    unknown = [method for method in methods if not (
+        method in METHODS if isinstance(method, str) else
+        not isinstance(method, type) and all(
+            hasattr(method, name) for name in ('fit', 'predict',
+                                               'get_params')))]
+    if unknown or not methods:
+        msg = (f'methods must be some of {", ".join(METHODS)}, or linear '
+               'regressors of scikit-learn (instances): got '
+               f'{unknown[0] if unknown else "none"!r}')
+        raise ValueError(msg)
+    for method in methods:
+        if not (isinstance(method, str)
+                or method.get_params().get('fit_intercept', True)):
+            msg = ('methods must have fit_intercept=True, which fits the '
+                   f'constant of the polynomial: got {method!r}')
+            raise ValueError(msg)
     epsilons = dict.fromkeys(methods, (np.nan,))
     if 'huber' in epsilons:
-        epsilons['huber'] = _check_epsilons(huber_epsilons)
+        huber_epsilons = _as_sequence(huber_epsilons)
+        if not huber_epsilons:
+            msg = 'huber_epsilons must not be empty'
+            raise ValueError(msg)
+        for epsilon in huber_epsilons:
+            if not isinstance(epsilon, Real):
+                msg = f'huber_epsilons must be numbers: got {epsilon!r}'
+                raise TypeError(msg)
+            if not 1 < epsilon < np.inf:
+                msg = f'huber_epsilons must be more than 1: got {epsilon}'
+                raise ValueError(msg)
+        epsilons['huber'] = dict.fromkeys(map(float, huber_epsilons))
     return tuple(Candidate(method, order, epsilon, box)
                  for order in orders
                  for box in reversed(range(n_boxes))
-                 for method in methods
+                 for method in epsilons
                  for epsilon in epsilons[method])
 
 
@@ -228,8 +256,25 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
     for number, box in enumerate(boxes):
         missing = [k for k, candidate in enumerate(candidates)
                    if candidate.box == number and coefficients[k] is None]
-        if missing:
-            _fit_box(box, missing, candidates, coefficients, seed)
+        if not missing:
+            continue
+        # scaled to a mean of 0 and an rms of 1, since the tolerances of the
+        # iterations are relative to values of order one
+        good = (box.weights > 0).astype(float)
+        count = np.maximum(box.n_good, 1)
+        offset = (_total(box.values, good) / count)[:, np.newaxis, np.newaxis]
+        scaled = box.values - offset
+        scaled *= good
+        scale = np.sqrt(_total(scaled, scaled) / count)[:, np.newaxis,
+                                                        np.newaxis]
+        scale[scale == 0] = 1.0
+        scaled /= scale
+        for k in missing:
+            fitted = scale * candidates[k].fit(scaled, box.weights,
+                                               *box.frame.grid, seed=seed)
+            fitted[:, :1, :1] += offset
+            fitted[box.n_good <= candidates[k].n_parameters] = np.nan
+            coefficients[k] = fitted
 
     scores = {name: np.full((len(candidates), n_centers), np.nan)
               for name in (*CRITERIA, 'rms')}
@@ -272,18 +317,12 @@ def check_comparison(criterion, tolerance):
 
 
 def _as_sequence(values):
-    """
-    Return a scalar or a sequence as a tuple.
-    """
     if isinstance(values, str) or np.ndim(values) == 0:
         return (values,)
     return tuple(values)
 
 
 def _check_orders(orders):
-    """
-    Check the orders and return them sorted, without duplicates.
-    """
     orders = _as_sequence(orders)
     for order in orders:
         if not isinstance(order, Real):
@@ -299,77 +338,6 @@ def _check_orders(orders):
         msg = 'orders must not be empty'
         raise ValueError(msg)
     return tuple(sorted({int(order) for order in orders}))
-
-
-def _check_methods(methods):
-    """
-    Check the methods and return them without duplicates.
-    """
-    methods = ((methods,) if hasattr(methods, 'fit')
-               else _as_sequence(methods))
-    unknown = []
-    for method in methods:
-        is_regressor = not isinstance(method, type) and all(
-            hasattr(method, name) for name in ('fit', 'predict', 'get_params'))
-        if not (is_regressor or (isinstance(method, str)
-                                 and method in METHODS)):
-            unknown.append(method)
-    if unknown or not methods:
-        msg = (f'methods must be some of {", ".join(METHODS)}, or linear '
-               'regressors of scikit-learn (instances): got '
-               f'{unknown[0] if unknown else "none"!r}')
-        raise ValueError(msg)
-    for method in methods:
-        if not (isinstance(method, str)
-                or method.get_params().get('fit_intercept', True)):
-            msg = ('methods must have fit_intercept=True, which fits the '
-                   f'constant of the polynomial: got {method!r}')
-            raise ValueError(msg)
-    return tuple(dict.fromkeys(methods))
-
-
-def _check_epsilons(epsilons):
-    """
-    Check the epsilons of the Huber loss and return them as floats.
-    """
-    epsilons = _as_sequence(epsilons)
-    for epsilon in epsilons:
-        if not isinstance(epsilon, Real):
-            msg = f'huber_epsilons must be numbers: got {epsilon!r}'
-            raise TypeError(msg)
-        if not 1 < epsilon < np.inf:
-            msg = f'huber_epsilons must be more than 1: got {epsilon}'
-            raise ValueError(msg)
-    if not epsilons:
-        msg = 'huber_epsilons must not be empty'
-        raise ValueError(msg)
-    return tuple(dict.fromkeys(float(epsilon) for epsilon in epsilons))
-
-
-def _fit_box(box, missing, candidates, coefficients, seed):
-    """
-    Fit the missing candidates of one box and store their coefficients.
-
-    The values are scaled to a mean of zero and an rms of one for the
-    regressions.
-    """
-    # The tolerances of the iterations are relative to values of order one.
-    n_good = box.n_good
-    good = (box.weights > 0).astype(float)
-    count = np.maximum(n_good, 1)
-    offset = (_total(box.values, good) / count)[:, np.newaxis, np.newaxis]
-    scaled = box.values - offset
-    scaled *= good
-    scale = np.sqrt(_total(scaled, scaled) / count)[:, np.newaxis, np.newaxis]
-    scale[scale == 0] = 1.0
-    scaled /= scale
-    x, y = box.frame.grid
-    for k in missing:
-        candidate = candidates[k]
-        fitted = candidate.fit(scaled, box.weights, x, y, seed=seed) * scale
-        fitted[:, :1, :1] += offset
-        fitted[n_good <= candidate.n_parameters] = np.nan
-        coefficients[k] = fitted
 
 
 def _score_on_box(boxes, number, index, candidates, coefficients, *,

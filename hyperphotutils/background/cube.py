@@ -26,6 +26,7 @@ from hyperphotutils.background.candidates import (
 )
 from hyperphotutils.background.local import LocalPolynomialBackground
 from hyperphotutils.background.masks import (
+    check_region,
     make_region_mask,
     make_source_mask,
     read_ellipses,
@@ -226,7 +227,17 @@ class CubeBackground:
         self.mask_factor = check_positive(mask_factor, 'mask_factor')
         self.smoothing = smoothing
         self.seed = seed
-        self._check_files()
+        for name in ('region', 'sources', 'positions'):
+            value = getattr(self, name)
+            if isinstance(value, str | PathLike):
+                reader = ('regions.Regions.read' if name == 'region' else
+                          'hyperphotutils.catalog.read_catalog or '
+                          'read_source_list')
+                msg = (f'{name} must not be the name of a file: read '
+                       f'{str(value)!r} by {reader}')
+                raise TypeError(msg)
+        if region is not None:
+            check_region(region)
         self._check()
 
     def __repr__(self) -> str:
@@ -368,8 +379,17 @@ class CubeBackground:
                     'channel' in self.sources.colnames):
                 channel = np.asarray(self.sources['channel'])
         centers = None
-        if self.box_sizes is not None:
-            centers = self._box_centers(cube)
+        if self.positions is not None:
+            table = read_ellipses(self.positions, wcs=cube.wcs)
+            centers = table['x'], table['y']
+        elif self.box_sizes is not None:
+            # a grid with a spacing of half the smallest box
+            sizes = self._sizes()
+            x, y = np.meshgrid(*(
+                np.linspace(0.0, length - 1.0, max(2, 1 + round(
+                    length / max(min(sizes, default=length) / 2.0, 1.0))))
+                for length in cube.shape[:0:-1]))
+            centers = x.ravel(), y.ravel()
         task = _Task(self, cube, ellipses, channel, centers)
         if self.finder is not None and self.detect_on != 'channel':
             plane = (cube.mean_plane() if self.detect_on == 'moment0'
@@ -483,34 +503,8 @@ class CubeBackground:
         table.meta['call'] = repr(self)
         return table
 
-    def _check_files(self):
-        """
-        Raise an error for file names and for invalid regions.
-        """
-        for name, readers in (
-                ('region', 'regions.Regions.read'),
-                ('sources', 'hyperphotutils.catalog.read_catalog or '
-                            'read_source_list'),
-                ('positions', 'hyperphotutils.catalog.read_catalog or '
-                              'read_source_list')):
-            value = getattr(self, name)
-            if isinstance(value, str | PathLike):
-                msg = (f'{name} must not be the name of a file: read '
-                       f'{str(value)!r} by {readers}')
-                raise TypeError(msg)
-        region = self.region
-        if not (region is None or hasattr(region, 'regions')
-                or hasattr(region, 'to_mask') or hasattr(region, 'to_pixel')
-                or np.asarray(region).dtype == bool):
-            msg = ('region must be a region of the package regions or a '
-                   f'mask of bool: got {type(region).__name__}')
-            raise TypeError(msg)
-
     @staticmethod
     def _check_kind(cube):
-        """
-        Raise an error if ``cube`` is not a cube.
-        """
         if not (hasattr(cube, 'plane') and hasattr(cube, 'make_writer')):
             msg = ('cube must be a MapCube, as from '
                    'hyperphotutils.maps.read_cube: got '
@@ -529,14 +523,12 @@ class CubeBackground:
             msg = (f'detect_on is channel {self.detect_on}, but {cube.name} '
                    f'has {n_channels} channels, 0 to {n_channels - 1}')
             raise ValueError(msg)
-        sizes = [] if self.box_sizes is None else [
-            size for size in np.atleast_1d(self.box_sizes) if size > 0]
-        fwhm = _beam_fwhm(cube)
-        if sizes and min(sizes) < _MIN_BEAMS * fwhm:
+        smallest, fwhm = min(self._sizes(), default=np.inf), _beam_fwhm(cube)
+        if smallest < _MIN_BEAMS * fwhm:
             msg = (f'box_sizes must be at least {_MIN_BEAMS} beams of '
                    f'{cube.name}, {_MIN_BEAMS * fwhm:.3g} pixels, to '
                    'separate the background from noise: got '
-                   f'{min(sizes):g}')
+                   f'{smallest:g}')
             raise ValueError(msg)
 
     def _check(self):
@@ -549,7 +541,15 @@ class CubeBackground:
         check_comparison(self.criterion, self.tolerance)
         if self.box_sizes is not None:
             self._local(1)
-            self._check_box_sizes()
+            order = max(np.max(self.orders), np.max(self._orders(0)))
+            n_terms = (order + 1) * (order + 2) // 2
+            smallest = 2 * (min(self._sizes(), default=np.inf) // 2) + 1
+            limit = 2 * int(np.ceil(np.sqrt(_MIN_PIXELS * n_terms)) // 2) + 1
+            if smallest < limit:
+                msg = (f'box_sizes must be at least {limit} pixels for '
+                       f'polynomials of order {order}, which have {n_terms} '
+                       f'terms: got {smallest:g}')
+                raise ValueError(msg)
         elif self.positions is not None:
             msg = 'positions requires box_sizes, the sizes of the boxes'
             raise ValueError(msg)
@@ -570,25 +570,14 @@ class CubeBackground:
                    'cannot be combined with box_sizes')
             raise ValueError(msg)
 
-    def _check_box_sizes(self):
+    def _sizes(self):
         """
-        Raise an error for boxes with too few pixels for the polynomials.
+        Return the sizes of the boxes other than 0, the whole plane.
         """
-        order = max(np.max(self.orders), np.max(self._orders(0)))
-        n_terms = (order + 1) * (order + 2) // 2
-        smallest = min((2 * (size // 2) + 1 for size in np.atleast_1d(
-            self.box_sizes) if size > 0), default=np.inf)
-        limit = 2 * int(np.ceil(np.sqrt(_MIN_PIXELS * n_terms)) // 2) + 1
-        if smallest < limit:
-            msg = (f'box_sizes must be at least {limit} pixels for '
-                   f'polynomials of order {order}, which have {n_terms} '
-                   f'terms: got {smallest:g}')
-            raise ValueError(msg)
+        sizes = () if self.box_sizes is None else self.box_sizes
+        return [size for size in np.atleast_1d(sizes) if size > 0]
 
     def _orders(self, n_sources):
-        """
-        Return the orders for a channel with this number of sources.
-        """
         if n_sources == 0 and self.empty_orders is not None:
             return self.empty_orders
         return self.orders
@@ -602,22 +591,6 @@ class CubeBackground:
             methods=self.methods, criterion=self.criterion,
             huber_epsilons=self.huber_epsilons, tolerance=self.tolerance,
             fwhm=fwhm, seed=self.seed)
-
-    def _box_centers(self, cube):
-        """
-        Return the positions of the boxes: the given ones or a grid.
-        """
-        if self.positions is not None:
-            table = read_ellipses(self.positions, wcs=cube.wcs)
-            return table['x'], table['y']
-        sizes = [size for size in np.atleast_1d(self.box_sizes) if size > 0]
-        axes = []
-        for length in cube.shape[:0:-1]:
-            step = max(min(sizes, default=length) / 2.0, 1.0)
-            n_boxes = max(2, round(length / step) + 1)
-            axes.append(np.linspace(0.0, length - 1.0, n_boxes))
-        x, y = np.meshgrid(*axes)
-        return x.ravel(), y.ravel()
 
     def _fit(self, task, channels, n_workers, executor, progress_bar):
         """
@@ -724,10 +697,8 @@ class ChannelBackground:
         """
         if self.image is not None:
             return self.image.astype(float)
-        ny, nx = shape
-        frame = Frame(np.array([(nx - 1) / 2]), np.array([(ny - 1) / 2]), nx,
-                      ny)
-        return evaluate_polynomial(self.coefficients, *frame.grid)
+        return evaluate_polynomial(self.coefficients,
+                                   *Frame.of_map(shape).grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -803,13 +774,13 @@ class _Task:
             if search:
                 if part is not None and part.found:
                     values = plane - part.make_image(plane.shape)
-                ellipses = [*known, self.detect(values, bad, index)]
+                ellipses = [*known, self.detect(values, bad)]
             n_sources = sum(len(table) for table in ellipses)
             mask = self._mask(ellipses, plane.shape, index)
             part = self._fit_plane(index, plane, bad, mask, n_sources)
         return part
 
-    def detect(self, plane, bad, index=0):
+    def detect(self, plane, bad):
         """
         Find sources in an image.
         """
@@ -820,38 +791,27 @@ class _Task:
         return read_ellipses(np.empty((0, 2)) if found is None else found)
 
     def _mask(self, tables, shape, index):
-        """
-        Return the mask of the sources of several tables.
-        """
         mask = np.zeros(shape, dtype=bool)
         for table in tables:
             major, minor = table['fwhm_major'], table['fwhm_minor']
             if np.any(np.isnan(major)):
-                fwhm = self._source_fwhm(index)
+                fwhm = self.settings.source_fwhm
+                hint = 'give source_fwhm, the FWHM of the sources in pixels'
+                if fwhm is None:
+                    try:
+                        fwhm = self.cube.beam_fwhm_pix[index]
+                    except ValueError as error:
+                        msg = f'{error}; or {hint}'
+                        raise ValueError(msg) from None
+                if np.isnan(fwhm):
+                    msg = f'channel {index} has no beam: {hint}'
+                    raise ValueError(msg)
                 major = np.where(np.isnan(major), fwhm, major)
                 minor = np.where(np.isnan(minor), fwhm, minor)
             mask |= make_source_mask(shape, table['x'], table['y'], major,
                                      minor, table['theta'],
                                      factor=self.settings.mask_factor)
         return mask
-
-    def _source_fwhm(self, index):
-        """
-        Return the FWHM in pixels of sources whose size is unknown.
-        """
-        if self.settings.source_fwhm is not None:
-            return self.settings.source_fwhm
-        try:
-            fwhm = self.cube.beam_fwhm_pix[index]
-        except ValueError as error:
-            msg = (f'{error}; or give source_fwhm, the FWHM of the sources '
-                   'in pixels')
-            raise ValueError(msg) from None
-        if np.isnan(fwhm):
-            msg = (f'channel {index} has no beam: give source_fwhm, the FWHM '
-                   'of the sources in pixels')
-            raise ValueError(msg)
-        return fwhm
 
     def _noise_fwhm(self, index):
         """
@@ -866,9 +826,6 @@ class _Task:
         return float(fwhm) if fwhm > 0.0 else None
 
     def _fit_plane(self, index, plane, bad, mask, n_sources):
-        """
-        Fit the background of a plane with masked sources.
-        """
         part = ChannelBackground(
             channel=index, n_sources=n_sources, rms=np.nan,
             choice=dict(_CHOICE), coefficients=np.full((1, 1), np.nan))
@@ -899,9 +856,6 @@ class _Task:
                        coefficients=fitted.coefficients_of(best, 0))
 
     def _fit_boxes(self, part, plane, bad, mask):
-        """
-        Fit the background in boxes.
-        """
         local = self.settings._local(  # noqa: SLF001
             part.n_sources, self._noise_fwhm(part.channel))
         fits = local.fit(plane, *self.centers, mask=bad, source_mask=mask)

@@ -278,8 +278,7 @@ class LocalPolynomialBackground(LocalBackground):
                                   has_error=error is not None,
                                   fwhm=known_fwhm(data, self.fwhm))
         frames = [Frame(x_pixel.astype(float), y_pixel.astype(float), size,
-                        size) if size > 0
-                  else whole_map(values, weights).frame
+                        size) if size > 0 else Frame.of_map(values.shape)
                   for size in self._sizes]
         return LocalBackgroundFits(
             x=x, y=y, shape=values.shape, unit=unit, placed=placed,
@@ -564,7 +563,4 @@ class LocalBackgroundFits:
         return scores
 
     def _with_unit(self, value):
-        """
-        Attach the unit of the data.
-        """
         return value if self.unit is None else value << self.unit

@@ -115,11 +115,29 @@ def make_source_mask(shape: tuple[int, ...], x: ArrayLike, y: ArrayLike,
     # Sources of similar size are processed in one batch.
     size_class = np.ceil(np.log2(half)).astype(int)
     for value in np.unique(size_class):
-        batch = ellipses[:, size_class == value]
+        batch = ellipses[:, size_class == value, np.newaxis, np.newaxis]
         largest = half[size_class == value].max()
-        step = max(1, _MAX_ELEMENTS // (2 * largest + 1)**2)
+        offset = np.arange(-largest, largest + 1)
+        limit = 4 * max(shape) + 4 * largest  # keeps the integers in range
+        step = max(1, _MAX_ELEMENTS // offset.size**2)
         for start in range(0, batch.shape[1], step):
-            _mask_batch(mask, batch[:, start:start + step], largest)
+            x, y, semi_major, semi_minor, theta = batch[:, start:start + step]
+            column = (np.round(np.clip(x, -limit, limit)).astype(int)
+                      + offset)
+            row = (np.round(np.clip(y, -limit, limit)).astype(int)
+                   + offset[:, np.newaxis])
+            cos, sin = np.cos(np.radians(theta)), np.sin(np.radians(theta))
+            dx, dy = column - x, row - y
+            # Without a division, so that an axis of zero length is allowed;
+            # it covers no pixel.
+            inside = ((semi_minor * (dx * cos + dy * sin))**2
+                      + (semi_major * (dy * cos - dx * sin))**2
+                      <= (semi_major * semi_minor)**2)
+            inside &= (semi_major > 0) & (semi_minor > 0)
+            inside &= (row >= 0) & (row < shape[0])
+            inside &= (column >= 0) & (column < shape[1])
+            row, column = np.broadcast_arrays(row, column)
+            mask[row[inside], column[inside]] = True
     return mask
 
 
@@ -164,6 +182,7 @@ def make_region_mask(region: Region | Regions | ArrayLike,
     >>> print(make_region_mask(region, (5, 7)).sum())
     5
     """
+    check_region(region)
     if hasattr(region, 'regions'):
         masks = [_mask_region(part, shape, wcs) for part in region.regions]
         mask = np.any(masks, axis=0) if masks else np.zeros(shape, bool)
@@ -171,10 +190,6 @@ def make_region_mask(region: Region | Regions | ArrayLike,
         mask = _mask_region(region, shape, wcs)
     else:
         mask = np.asarray(region)
-        if mask.dtype != bool:
-            msg = ('region must be a region of the package regions or a '
-                   f'mask of bool: got {type(region).__name__}')
-            raise TypeError(msg)
         if mask.shape != tuple(shape):
             msg = (f'region must have the shape {tuple(shape)} of the '
                    f'planes: got {mask.shape}')
@@ -185,10 +200,19 @@ def make_region_mask(region: Region | Regions | ArrayLike,
     return mask
 
 
+def check_region(region):
+    """
+    Raise an error if an argument is neither a region nor a mask.
+    """
+    if not (any(hasattr(region, name) for name in (
+            'regions', 'to_mask', 'to_pixel'))
+            or np.asarray(region).dtype == bool):
+        msg = ('region must be a region of the package regions or a mask of '
+               f'bool: got {type(region).__name__}')
+        raise TypeError(msg)
+
+
 def _mask_region(region, shape, wcs):
-    """
-    Return the mask of one region.
-    """
     if hasattr(region, 'to_pixel'):
         if wcs is None:
             msg = 'region is on the sky: give wcs'
@@ -297,28 +321,3 @@ def _column(table, name, default):
         column = column.to_value(u.deg)
     values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
     return np.where(np.isnan(values), default, values)
-
-
-def _mask_batch(mask, ellipses, half):
-    """
-    Set the mask inside ellipses smaller than +-half pixels, in place.
-    """
-    x, y, semi_major, semi_minor, theta = ellipses[:, :, np.newaxis,
-                                                   np.newaxis]
-    offset = np.arange(-half, half + 1)
-    limit = 4 * max(mask.shape) + 4 * half  # keeps the integers in range
-    column = np.round(np.clip(x, -limit, limit)).astype(int) + offset
-    row = (np.round(np.clip(y, -limit, limit)).astype(int)
-           + offset[:, np.newaxis])
-    cos, sin = np.cos(np.radians(theta)), np.sin(np.radians(theta))
-    dx, dy = column - x, row - y
-    along, across = dx * cos + dy * sin, dy * cos - dx * sin
-    # Without a division, so that an axis of zero length is allowed; it
-    # covers no pixel.
-    inside = ((along * semi_minor)**2 + (across * semi_major)**2
-              <= (semi_major * semi_minor)**2)
-    inside &= (semi_major > 0) & (semi_minor > 0)
-    inside &= (row >= 0) & (row < mask.shape[0])
-    inside &= (column >= 0) & (column < mask.shape[1])
-    row, column = np.broadcast_arrays(row, column)
-    mask[row[inside], column[inside]] = True

@@ -183,7 +183,13 @@ class PolynomialBackground2D:
 
         values, weights, self._unit = prepare_image(data, mask=mask,
                                                     error=error)
-        self._fill = self._plain_fill_value()
+        self._fill = fill_value
+        if isinstance(fill_value, u.Quantity):
+            if self._unit is None:
+                msg = ('fill_value must have no unit if data has none: got '
+                       f'{fill_value}')
+                raise ValueError(msg)
+            self._fill = fill_value.to_value(self._unit)
         self.coverage_mask: NDArray[np.bool_] | None = coverage_mask
         if coverage_mask is not None:
             self.coverage_mask = np.asarray(coverage_mask, dtype=bool)
@@ -310,28 +316,10 @@ class PolynomialBackground2D:
         return plot_image(self.background, ax=ax, mask=self.coverage_mask,
                           stretch='linear')
 
-    def _plain_fill_value(self):
-        """
-        Return the fill value as a number in the unit of the data.
-        """
-        if not isinstance(self.fill_value, u.Quantity):
-            return self.fill_value
-        if self._unit is None:
-            msg = ('fill_value must have no unit if data has none: got '
-                   f'{self.fill_value}')
-            raise ValueError(msg)
-        return self.fill_value.to_value(self._unit)
-
     def _fill_uncovered(self, image):
-        """
-        Set pixels without data to the fill value, in place.
-        """
         if self.coverage_mask is not None:
             image[self.coverage_mask] = self._fill
         return image
 
     def _with_unit(self, value):
-        """
-        Attach the unit of the data.
-        """
         return value if self._unit is None else value << self._unit

@@ -43,6 +43,10 @@ _RCOND = 1.0e-12
 # but safe reweighting steps before and after.
 _NEWTON_ITERATIONS = (3, 30)
 
+# The change of a spatial median, in units of the rms of the values, below
+# which it has converged.
+_CONVERGED = 1.0e-5
+
 # Largest number of elements in a temporary array of the Theil-Sen fit.
 _MAX_ELEMENTS = 4_000_000
 
@@ -505,7 +509,7 @@ def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
     return np.linalg.solve(matrix, picked)[..., 0], solvable
 
 
-def _spatial_median(points, valid, *, max_iter=200, tolerance=1.0e-5):
+def _spatial_median(points, valid):
     """
     Return the point with the smallest sum of distances to the valid
     points (Weiszfeld's algorithm); NaN where there is none.
@@ -519,13 +523,15 @@ def _spatial_median(points, valid, *, max_iter=200, tolerance=1.0e-5):
     middle = np.clip(middle, 0, None)[..., np.newaxis, np.newaxis]
     median = 0.5 * (np.take_along_axis(ordered, middle[0], axis=1)
                     + np.take_along_axis(ordered, middle[1], axis=1))
-    for _ in range(max_iter if points.shape[-1] > 1 else 0):
+    for _ in range(200 if points.shape[-1] > 1 else 0):
         distance = np.linalg.norm(points - median, axis=-1)
-        weights = valid / np.maximum(distance, tolerance**2)
+        # the iteration is not defined at one of the points (Vardi & Zhang
+        # 2000, PNAS, 97, 1423)
+        weights = valid / np.maximum(distance, _CONVERGED**2)
         total = np.maximum(weights.sum(axis=1), np.finfo(float).tiny)
         new = np.einsum('ns,nsk->nk', weights, points) / total[:, np.newaxis]
         change = np.abs(new - median[:, 0]).max()
         median = new[:, np.newaxis]
-        if change < tolerance:
+        if change < _CONVERGED:
             break
     return np.where(n_valid[:, np.newaxis] > 0, median[:, 0], np.nan)

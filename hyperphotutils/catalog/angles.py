@@ -12,7 +12,7 @@ from astropy.utils.masked import Masked
 
 from hyperphotutils.catalog.errors import CatalogError
 
-__all__ = ['read_angles', 'show_value']
+__all__ = ['as_text', 'plain_values', 'read_angles', 'show_value']
 
 # Common spellings of units in tables
 _SPELLINGS = {'degree': u.deg, 'degrees': u.deg, 'deg.': u.deg,
@@ -77,32 +77,24 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
         msg = (f'{where}: {name} must be a column of numbers: got '
                f'{type(column).__name__}')
         raise CatalogError(msg)
-    values = getattr(column, 'value', column)
-    mask = getattr(values, 'mask', False)
-    values = getattr(values, 'unmasked', values)
-    values = np.asarray(getattr(values, 'data', values)
-                        if isinstance(values, Column) else values)
-    mask = np.asarray(mask)
-    if values.dtype.kind == 'O':
-        values, mask = _of_objects(values, mask)
+    values, mask = plain_values(column)
     if values.ndim > 1:
         msg = (f'{where}: {name} must hold one value per row: got the shape '
                f'{values.shape[1:]} in each; make a column of each part')
         raise CatalogError(msg)
     if values.dtype.kind in 'SU':
-        texts = [' '.join(_text(value).split())
+        texts = [' '.join(as_text(value).split())
                  for value in values.ravel().tolist()]
-        if written is None and (sexagesimal is None or not any(
-                map(_match_sexagesimal, texts))):
-            values = _parse_numbers(texts, own or unit, name, where)
-        else:
-            values = _parse_sexagesimal(texts, written or sexagesimal, own,
-                                        name, where)
+        if written is None and not any(map(_match_sexagesimal, texts)):
+            sexagesimal = None
+        values = _parse_texts(texts, own, unit, written or sexagesimal, name,
+                              where)
+        if written or sexagesimal:
             own = u.deg
     elif values.dtype.kind not in 'fiu':
-        shown = (f': got {show_value(values.flat[0])}' if values.size
-                 else f': got {values.dtype}')
-        msg = f'{where}: {name} must be numbers, in {own or unit}{shown}'
+        shown = show_value(values.flat[0]) if values.size else values.dtype
+        msg = (f'{where}: {name} must be numbers, in {own or unit}: got '
+               f'{shown}')
         raise CatalogError(msg)
     elif written is not None:
         msg = (f"{where}: {name} in '{written}' must be texts such as "
@@ -114,6 +106,29 @@ def read_angles(column, unit, name, where='the lists', *, sexagesimal=None):
     with np.errstate(over='ignore'):
         return u.Quantity(np.where(good, values, np.nan),
                           own or unit).to(unit)
+
+
+def plain_values(column):
+    """
+    Return the values of a column of any kind as an array, and their mask.
+
+    Strings and numbers in one column become strings, in which `None` is a
+    masked value.
+    """
+    values = getattr(column, 'value', column)
+    mask = np.asarray(getattr(values, 'mask', False))
+    values = np.asarray(getattr(values, 'unmasked', values))
+    if values.dtype.kind == 'O':
+        mask = mask | np.array([value is None or value is np.ma.masked
+                                for value in values.flat],
+                               dtype=bool).reshape(values.shape)
+        if all(isinstance(value, str | bytes | int | float | np.number)
+               for value in values[~mask].flat):
+            values = np.array([
+                '' if bad else as_text(value) for value, bad
+                in zip(values.flat, mask.flat, strict=True)],
+                dtype=str).reshape(values.shape)
+    return values, mask
 
 
 def show_value(value):
@@ -151,53 +166,36 @@ def _unit_of(column, name, where):
     return own, None
 
 
-def _of_objects(values, mask):
-    # a column with strings and numbers; None is a missing value
-    missing = np.array([value is None or value is np.ma.masked
-                        for value in values.flat], dtype=bool)
-    missing = missing.reshape(values.shape) | mask
-    if all(isinstance(value, str | bytes | int | float | np.number)
-           for value in values[~missing].flat):
-        values = np.array(
-            ['' if bad else _text(value) for value, bad
-             in zip(values.flat, missing.flat, strict=True)],
-            dtype=str).reshape(values.shape)
-    return values, missing
-
-
-def _text(value):
+def as_text(value):
+    """
+    Return a value as text, in which bytes that are not UTF-8 are escaped.
+    """
     if isinstance(value, bytes):
         return value.decode('utf-8', 'backslashreplace')
     return str(value)
-
-
-def _parse_numbers(texts, unit, name, where):
-    values = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if _NUMBER.fullmatch(text):
-            values[row] = float(text.lower().replace('d', 'e'))
-        elif text.lower() not in _BLANK:
-            msg = (f'{where}: {name} must be numbers, in {unit}: got '
-                   f'{show_value(text)} in row {row}')
-            raise CatalogError(msg)
-    return values
 
 
 def _match_sexagesimal(text):
     return _SEXAGESIMAL.fullmatch(text.translate(_MINUS))
 
 
-def _parse_sexagesimal(texts, unit, own, name, where):
-    # returns degrees
+def _parse_texts(texts, own, unit, sexagesimal, name, where):
+    # degrees if the texts are sexagesimal, else in their own unit
     values = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
         if text.lower() in _BLANK:
             continue
-        match = _match_sexagesimal(text)
+        match = (_match_sexagesimal if sexagesimal else _NUMBER.fullmatch)(
+            text)
         if match is None:
-            msg = (f"{where}: {name} must be texts like '05:35:14.5': got "
-                   f'{show_value(text)} in row {row}')
+            kind = ("texts like '05:35:14.5'" if sexagesimal
+                    else f'numbers, in {own or unit}')
+            msg = (f'{where}: {name} must be {kind}: got {show_value(text)} '
+                   f'in row {row}')
             raise CatalogError(msg)
+        if not sexagesimal:
+            values[row] = float(text.lower().replace('d', 'e'))
+            continue
         if own is not None:
             msg = (f"{where}: {name} has the unit '{own}' and the text "
                    f'{show_value(text)} in row {row}: state the unit '
@@ -212,7 +210,7 @@ def _parse_sexagesimal(texts, unit, own, name, where):
                    f'got {show_value(text)} in row {row}')
             raise CatalogError(msg)
         first = {'h': u.hourangle, 'd': u.deg, '°': u.deg}.get(
-            match['unit'].lower(), unit)
+            match['unit'].lower(), sexagesimal)
         value = float(match['whole']) + minutes / 60.0 + seconds / 3600.0
         if first == u.hourangle:
             value *= 15.0

@@ -46,6 +46,7 @@ from hyperphotutils.catalog.separated import (
 )
 from hyperphotutils.catalog.units import convert_flux_units
 from hyperphotutils.catalog.votables import check_votable
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.output import atomic_output
 
 if TYPE_CHECKING:
@@ -196,11 +197,7 @@ def write_catalog(table: Table, path: FilePath, *,
       1      0.5
       2      1.5
     """
-    if not isinstance(table, Table):
-        hint = ' (no sources were found)' if table is None else ''
-        msg = ('table must be an astropy Table: got '
-               f'{type(table).__name__}{hint}')
-        raise TypeError(msg)
+    check_table(table)
     format = _find_format(path, format)  # noqa: A001
     if flux_unit is not None or peak_unit is not None:
         table = convert_flux_units(table, flux_unit=flux_unit,
@@ -380,10 +377,15 @@ def _write_ecsv(table, path):
     table = QTable(table, copy=False)
     table.meta = _for_yaml(table.meta, units)
     # The rows are joined from columns, since astropy converts value by
-    # value; it writes columns that need quotes, null values, or JSON.
+    # value; it writes columns that need quotes, null values, or JSON, and
+    # float32, of which str() has fewer digits.
     plain = represent_mixins_as_columns(table)
     columns = plain.columns.values()
-    if not all(map(_is_plain, columns)):
+    if not all(not isinstance(column, MaskedColumn) and column.ndim == 1 and (
+            column.dtype.kind in 'biu' or column.dtype == np.float64
+            or (column.dtype.kind == 'U'
+                and all(map(_BARE_TEXT.fullmatch, column.tolist()))))
+            for column in columns):
         table.write(path, format='ascii.ecsv')
         return
     text = io.StringIO()
@@ -392,16 +394,6 @@ def _write_ecsv(table, path):
                strict=True)
     text.writelines(f'{" ".join(row)}\n' for row in rows)
     path.write_text(text.getvalue(), encoding='utf-8')
-
-
-def _is_plain(column):
-    # Whether str() of the values of Python is what ECSV has: not of float32,
-    # which has fewer digits, and of texts only if they need no quotes.
-    if isinstance(column, MaskedColumn) or column.ndim != 1:
-        return False
-    if column.dtype.kind == 'U':
-        return all(map(_BARE_TEXT.fullmatch, column.tolist()))
-    return column.dtype.kind in 'biu' or column.dtype == np.float64
 
 
 def _read_ecsv(file, _):
@@ -477,7 +469,18 @@ def _read_fits(file, path):
         warnings.filterwarnings('error', message='File may have been trunc')
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU
                                                     | fits.TableHDU)]
-        hdu = _first_with_rows(tables, [_n_rows(hdu) for hdu in tables], path)
+        for hdu in tables:
+            # a size that the file does not have would be allocated
+            header, info = hdu.header, hdu.fileinfo()
+            n_bytes = (header['NAXIS1'] * header['NAXIS2']
+                       + header.get('PCOUNT', 0))
+            if n_bytes < 0 or info['datLoc'] + n_bytes > info['file'].size:
+                msg = (f"NAXIS1 = {header['NAXIS1']} and NAXIS2 = "
+                       f"{header['NAXIS2']} are more than the file has: it "
+                       'may have been truncated')
+                raise ValueError(msg)
+        hdu = _first_with_rows(
+            tables, [hdu.header['NAXIS2'] for hdu in tables], path)
         # (where astropy has the YAML of coordinates)
         refuse_deep_yaml('\n'.join(map(str, hdu.header.get('COMMENT', ()))))
         table = Table.read(hdu, character_as_bytes=False, mask_invalid=False)
@@ -492,19 +495,6 @@ def _read_fits(file, path):
         return table
     table.meta.clear()
     return _unflatten(table, json.loads(extra))
-
-
-def _n_rows(hdu):
-    # a size that the file does not have would be allocated
-    header = hdu.header
-    n_bytes = header['NAXIS1'] * header['NAXIS2'] + header.get('PCOUNT', 0)
-    info = hdu.fileinfo()
-    end = info['file'].size
-    if n_bytes < 0 or info['datLoc'] + n_bytes > end:
-        msg = (f"NAXIS1 = {header['NAXIS1']} and NAXIS2 = {header['NAXIS2']} "
-               'are more than the file has: it may have been truncated')
-        raise ValueError(msg)
-    return header['NAXIS2']
 
 
 def _first_with_rows(tables, lengths, path):

@@ -139,10 +139,14 @@ def _equatorial(sky):
 
 
 def _comments(table, output):
+    # values at the top level, or one below as in meta['call']
+    groups = [table.meta, *(group for group in table.meta.values()
+                            if isinstance(group, dict))]
     rms, rms_of, threshold, n_sigma, area, detection_rms, date = (
-        _find_meta(table.meta, name) for name in (
-            'rms', 'rms_of', 'threshold', 'n_sigma', 'beam_area_pix',
-            'detection_rms', 'date'))
+        next((group[name] for group in groups
+              if str(group.get(name)) != 'None'), None)
+        for name in ('rms', 'rms_of', 'threshold', 'n_sigma',
+                     'beam_area_pix', 'detection_rms', 'date'))
     if rms is not None and rms_of is not None:
         rms = f'{rms}, of {rms_of}'
     if threshold is not None and n_sigma is not None:
@@ -178,15 +182,6 @@ def _frame_text(sky):
     if equinox is None or equinox == _EQUINOXES.get(name):
         return name.upper()
     return f'{name.upper()} {equinox.value}'
-
-
-def _find_meta(meta, name):
-    # a value at the top level or one below, as in meta['call']
-    values = [meta.get(name)]
-    values += [group.get(name) for group in meta.values()
-               if isinstance(group, dict)]
-    return next((value for value in values
-                 if value is not None and str(value) != 'None'), None)
 
 
 # The columns of Hyper's catalogs in their order; those that are in no

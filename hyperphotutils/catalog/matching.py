@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
 
-from hyperphotutils.catalog.angles import read_angles
+from hyperphotutils.catalog.angles import plain_values, read_angles
 from hyperphotutils.catalog.columns import describe_columns
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.utils.checks import check_positive
@@ -164,7 +164,7 @@ def match_catalogs(tables: Mapping[str, Table | None], *,
       3       1           nan         0.25
     """
     max_separation = check_positive(max_separation, 'max_separation')
-    bands = _open_tables(tables, beams)
+    bands = _open_tables(tables, {} if beams is None else beams)
     rows = np.empty((0, 3))
     for band in sorted(bands, key=lambda band: band.beam):
         row, band.n_candidates = _assign(rows, band, max_separation)
@@ -235,9 +235,8 @@ class _Band:
         column = self.table[name]
         if name == 'position_angle':
             column = self.read(name, unit or u.deg)
-        mask = np.broadcast_to(getattr(column, 'mask', False), len(column))
-        column = getattr(column, 'unmasked', column)
-        values = np.asarray(getattr(column, 'value', column))
+        values, mask = plain_values(column)
+        mask = np.broadcast_to(mask, len(column))
         if values.ndim != 1:
             msg = (f'the catalog of band {self.name!r}: {name} must hold one '
                    f'value per row: got the shape {values.shape[1:]} in each')
@@ -272,15 +271,11 @@ def _open_tables(tables, beams):
     """
     Check the catalogs, and transform their positions to one frame.
     """
-    if not isinstance(tables, Mapping):
-        msg = ('tables must be a dictionary of tables by band, got '
-               f'{type(tables).__name__}')
-        raise TypeError(msg)
-    beams = {} if beams is None else beams
-    if not isinstance(beams, Mapping):
-        msg = ('beams must be a dictionary of beams by band, got '
-               f'{type(beams).__name__}')
-        raise TypeError(msg)
+    for name, value in (('tables', tables), ('beams', beams)):
+        if not isinstance(value, Mapping):
+            msg = (f'{name} must be a dictionary of {name} by band, got '
+                   f'{type(value).__name__}')
+            raise TypeError(msg)
     frame = None
     bands = []
     for name, table in tables.items():
@@ -293,7 +288,17 @@ def _open_tables(tables, beams):
         good = np.isfinite(sky.spherical.lon) & np.isfinite(sky.spherical.lat)
         chosen = QTable(table, copy=False)[good]
         chosen['sky_centroid'] = sky[good]
-        common = _to_frame(sky[good], frame, name)
+        # (astropy raises other errors for a place or time that is not known)
+        common = None
+        with suppress(ConvertError):
+            if all(getattr(sky.frame, key) is not None
+                   for key in sky.frame.frame_attributes):
+                common = sky[good].transform_to(frame)
+        if common is None:
+            msg = (f'the positions of band {name!r} in {sky.frame.name} '
+                   f'cannot be transformed to {frame.name} of the first '
+                   'band: transform them before')
+            raise CatalogError(msg)
         bands.append(_Band(name, chosen, common,
                            _beam_fwhm(name, table, beams),
                            n_lost=int(np.count_nonzero(~good))))
@@ -301,9 +306,9 @@ def _open_tables(tables, beams):
         names = ', '.join(map(repr, tables)) or 'no band'
         msg = f'tables must hold a catalog with sources: got {names} without'
         raise ValueError(msg)
+    nowhere = SkyCoord([], [], unit='deg', frame=frame)
     for band in bands:
-        if band.sky is None:
-            band.sky = SkyCoord([], [], unit='deg', frame=frame)
+        band.sky = nowhere if band.sky is None else band.sky
     return bands
 
 
@@ -339,22 +344,6 @@ def _read_sky(name, table):
         sky = sky.filled(np.nan)
     return SkyCoord(sky.spherical.lon, sky.spherical.lat,
                     frame=sky.frame.replicate_without_data())
-
-
-def _to_frame(sky, frame, name):
-    """
-    Transform the positions of a band.
-    """
-    # (astropy raises other errors for a place or time that is not known)
-    known = all(getattr(sky.frame, key) is not None
-                for key in sky.frame.frame_attributes)
-    with suppress(ConvertError):
-        if known:
-            return sky.transform_to(frame)
-    msg = (f'the positions of band {name!r} in {sky.frame.name} cannot be '
-           f'transformed to {frame.name} of the first band: transform them '
-           'before')
-    raise CatalogError(msg)
 
 
 def _beam_fwhm(name, table, beams):
@@ -462,7 +451,31 @@ def _make_table(bands, n_rows, max_separation, columns):
                       else np.full(n_rows, np.nan) << unit for band in bands]
             table[name] = np.stack(values)[reference, np.arange(n_rows)]
     for band in bands:
-        _add_band(table, band, bands, columns)
+        ids = (band.table['id'] if 'id' in band.table.colnames
+               else np.arange(1, len(band.table) + 1))
+        table[f'id_{band.name}'] = band.put(np.asarray(ids), n_rows)
+        sky = table['sky_centroid'][band.row]
+        table[f'separation_{band.name}'] = band.put(
+            sky.separation(band.sky).to_value(u.arcsec), n_rows,
+            unit=u.arcsec)
+        table[f'n_candidates_{band.name}'] = band.put(band.n_candidates,
+                                                      n_rows)
+        for name in columns:
+            having = [other for other in bands
+                      if name in other.table.colnames]
+            if not having:
+                continue
+            unit = _common_unit(bands, name)
+            if band in having:
+                own = getattr(band.table[name], 'unit', None)
+                if unit is None or own is None or not own.is_equivalent(unit):
+                    unit = own
+                column = band.spread(name, n_rows, unit)
+            else:
+                kind = np.asarray(having[0].table[name]).dtype
+                column = band.put(np.empty(len(band.table), kind), n_rows,
+                                  unit=unit, mask=True)
+            table[f'{name}_{band.name}'] = column
     table.meta |= result_meta() | {
         'bands': [band.name for band in bands],
         'max_separation': max_separation,
@@ -476,32 +489,3 @@ def _common_unit(bands, name):
     """
     return next((getattr(band.table[name], 'unit', None) for band in bands
                  if name in band.table.colnames), None)
-
-
-def _add_band(table, band, bands, columns):
-    """
-    Add the columns of a band.
-    """
-    n_rows = len(table)
-    ids = (band.table['id'] if 'id' in band.table.colnames
-           else np.arange(1, len(band.table) + 1))
-    table[f'id_{band.name}'] = band.put(np.asarray(ids), n_rows)
-    sky = table['sky_centroid'][band.row]
-    table[f'separation_{band.name}'] = band.put(
-        sky.separation(band.sky).to_value(u.arcsec), n_rows, unit=u.arcsec)
-    table[f'n_candidates_{band.name}'] = band.put(band.n_candidates, n_rows)
-    for name in columns:
-        having = [other for other in bands if name in other.table.colnames]
-        if not having:
-            continue
-        unit = _common_unit(bands, name)
-        if band in having:
-            own = getattr(band.table[name], 'unit', None)
-            if unit is None or own is None or not own.is_equivalent(unit):
-                unit = own
-            column = band.spread(name, n_rows, unit)
-        else:
-            kind = np.asarray(having[0].table[name]).dtype
-            column = band.put(np.empty(len(band.table), kind), n_rows,
-                              unit=unit, mask=True)
-        table[f'{name}_{band.name}'] = column

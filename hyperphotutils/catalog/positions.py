@@ -32,8 +32,8 @@ from hyperphotutils.catalog.angles import read_angles
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.catalog.hyper import frames_of_comments
 
-__all__ = ['PositionColumns', 'find_positions', 'make_sky', 'read_frame',
-           'read_positions']
+__all__ = ['PositionColumns', 'find_positions', 'is_equatorial', 'make_sky',
+           'read_frame', 'read_positions']
 
 _J2000 = FK5()
 # Frames by the suffix of a name after its stem; None without a suffix
@@ -90,18 +90,14 @@ class PositionColumns:
         return f'{self.lon} and {self.lat}'
 
 
-def _known_pairs():
-    # frame, equatorial, native by the canonical names; in order of choice
-    known = {}
-    tagged = sorted(_TAGS.items(), key=lambda item: item[1] is None)
-    for (tag, frame), (lon, lat) in product(tagged, _EQUATORIAL_STEMS):
-        known[lon + tag, lat + tag] = (frame, True, False)
-    for frame, pairs in _OTHERS:
-        known |= dict.fromkeys(pairs, (frame, False, False))
-    return known | dict.fromkeys(_NATIVE, (None, True, True))
-
-
-_KNOWN = _known_pairs()
+# Frame, equatorial, native by the canonical names, in order of preference
+_KNOWN = {(lon + tag, lat + tag): (frame, True, False)
+          for (tag, frame), (lon, lat) in product(
+              sorted(_TAGS.items(), key=lambda item: item[1] is None),
+              _EQUATORIAL_STEMS)}
+for _frame, _pairs in _OTHERS:
+    _KNOWN |= dict.fromkeys(_pairs, (_frame, False, False))
+_KNOWN |= dict.fromkeys(_NATIVE, (None, True, True))
 _HALVES = {name: pair for pair in reversed(_KNOWN) for name in pair}
 
 
@@ -147,37 +143,33 @@ def find_positions(table, where):
             found = [names.get((group, half), []) for half in (lon, lat)]
             if not all(found):
                 continue
-            for half, twice in zip((lon, lat), found, strict=True):
-                if len(twice) > 1:
-                    msg = (f'{where} has several columns for '
-                           f'{half.upper()}: {", ".join(twice)}')
-                    raise CatalogError(msg)
+            twice = max(found, key=len)
+            if len(twice) > 1:
+                half = (lon, lat)[found.index(twice)]
+                msg = (f'{where} has several columns for {half.upper()}: '
+                       f'{", ".join(twice)}')
+                raise CatalogError(msg)
             pairs.append(PositionColumns(found[0][0], found[1][0], frame,
                                          equatorial, native))
-    if not pairs:
-        _raise_missing(table, where)
-    return pairs
-
-
-def _raise_missing(table, where):
+    if pairs:
+        return pairs
     canonical = [_canonical(name) for name in table.colnames]
     halves = [half.upper() for name in canonical if name in _HALVES
               for half in _HALVES[name] if half not in canonical]
     needed = (' and '.join(dict.fromkeys(halves))
               or 'RA and DEC, or GLON and GLAT')
     has = ', '.join(table.colnames) or 'no columns'
-    if len(has) > _MAX_LENGTH:
-        has = f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)'
+    has = has if len(has) <= _MAX_LENGTH else (
+        f'{has[:_MAX_LENGTH]}... ({len(table.colnames)} columns)')
     msg = f'{where} needs the columns of positions, {needed}: it has {has}'
-    for name in table.colnames:
-        column = table[name]
-        # as astropy writes a SkyCoord to IPAC and CSV
-        if (getattr(getattr(column, 'dtype', None), 'kind', '') == 'U'
-                and len(column) > 0 and re.fullmatch(
-                    r'[+-]?[\d.]+,[+-]?[\d.]+', str(column[0]))):
-            msg += (f'; {name} has both angles in one text: make '
-                    'it two columns, or write the table as ECSV')
-            break
+    # as astropy writes a SkyCoord to IPAC and CSV
+    both = [name for name in table.colnames
+            if getattr(table[name], 'dtype', np.dtype('O')).kind == 'U'
+            and len(table) > 0 and re.fullmatch(
+                r'[+-]?[\d.]+,[+-]?[\d.]+', str(table[name][0]))]
+    if both:
+        msg += (f'; {both[0]} has both angles in one text: make it two '
+                'columns, or write the table as ECSV')
     raise CatalogError(msg)
 
 
@@ -210,9 +202,25 @@ def read_positions(table, frame, where):
     if own is None or (frame is not None and pair.by_name):
         own = ICRS() if frame is None else frame
     sky = _read_pair(table, pair, own, where)
+    # RA and DEC without a frame may be B1950 instead of ICRS; strings are
+    # rounded, and need not agree
     for other in pairs:
-        if other is not pair and other.frame is not None:
-            _check_pairs(sky, pair, table, other, where)
+        if other is pair or other.frame is None or any(
+                getattr(table[name], 'dtype', np.dtype('O')).kind not in 'fiu'
+                for name in (pair.lon, pair.lat, other.lon, other.lat)):
+            continue
+        try:
+            same = _read_pair(table, other, other.frame, where)
+        except CatalogError:
+            continue  # the pair was not requested
+        distance = sky.separation(same.transform_to(sky.frame))
+        if np.any(distance > _AGREE):
+            row = int(np.nanargmax(distance))
+            msg = (f'{where}: {pair.lon}, {pair.lat} in {sky.frame.name} and '
+                   f'{other.lon}, {other.lat} are '
+                   f'{distance[row].to(u.arcsec):.4g} apart in row {row}: '
+                   'give the right frame')
+            raise CatalogError(msg)
     if north is None or sky.is_equivalent_frame(north):
         return sky, None
     return sky, north
@@ -238,7 +246,7 @@ def _state_frame(pair, table, comments, where):
     if stated is None:
         return
     named = pair.frame
-    if not _is_equatorial(stated) or (named is not None and (
+    if not is_equatorial(stated) or (named is not None and (
             (named.name == 'fk4') != (stated.name == 'fk4'))):
         frames = stated.name if named is None else (
             f'{named.name} by their names, {stated.name}')
@@ -250,14 +258,13 @@ def _state_frame(pair, table, comments, where):
 
 
 def _frame_of_header(meta):
-    # of a FITS or IPAC table
-    words = []
+    # of a FITS table, or of an IPAC table with its 'keywords'
     keywords = meta.get('keywords')
+    keywords = keywords if isinstance(keywords, dict) else {}
+    words = []
     for key in ('RADESYS', 'RADECSYS', 'EQUINOX'):
-        value = meta.get(key)
-        if value is None and isinstance(keywords, dict):
-            value = keywords.get(key)
-            value = value.get('value') if isinstance(value, dict) else value
+        value = meta.get(key, keywords.get(key))
+        value = value.get('value') if isinstance(value, dict) else value
         if value is not None:
             words.append(str(value))
     if words and re.fullmatch(r'[JB]?(2000|1950)(\.0*)?', words[-1].strip()):
@@ -280,7 +287,7 @@ def _frame_of_words(text):
 def _choose(pairs, frame, north, where):
     if frame is None:
         pair = pairs[0]
-        if north is not None and not _is_equatorial(north):
+        if north is not None and not is_equatorial(north):
             pair = next((other for other in pairs if other.frame is not None
                          and other.frame.is_equivalent_frame(north)), pair)
         if pair.native and pair.frame is None:
@@ -290,7 +297,7 @@ def _choose(pairs, frame, north, where):
         return pair
     for pair in pairs:
         own = pair.frame
-        if own is None and (pair.native or _is_equatorial(frame)):
+        if own is None and (pair.native or is_equatorial(frame)):
             return pair
         # J2000 in names may be FK5 or ICRS, less than 0.1 arcsec apart
         if own is not None and (own.is_equivalent_frame(frame) or (
@@ -306,7 +313,10 @@ def _choose(pairs, frame, north, where):
     raise CatalogError(msg)
 
 
-def _is_equatorial(frame):
+def is_equatorial(frame):
+    """
+    Whether a frame has right ascensions and declinations.
+    """
     return 'ra' in frame.get_representation_component_names()
 
 
@@ -316,25 +326,6 @@ def _read_pair(table, pair, frame, where):
                             sexagesimal=unit)
                 for name, unit in ((pair.lon, hours), (pair.lat, u.deg)))
     return make_sky(lon, lat, frame, pair.lon, pair.lat, where)
-
-
-def _check_pairs(sky, pair, table, other, where):
-    # RA and DEC without a frame may be B1950 instead of ICRS
-    if any(getattr(table[name], 'dtype', np.dtype('O')).kind not in 'fiu'
-           for name in (pair.lon, pair.lat, other.lon, other.lat)):
-        return  # strings are rounded
-    try:
-        same = _read_pair(table, other, other.frame, where)
-    except CatalogError:
-        return  # the pair was not requested
-    distance = sky.separation(same.transform_to(sky.frame))
-    if np.any(distance > _AGREE):
-        row = int(np.nanargmax(distance))
-        msg = (f'{where}: {pair.lon}, {pair.lat} in {sky.frame.name} and '
-               f'{other.lon}, {other.lat} are '
-               f'{distance[row].to(u.arcsec):.4g} apart in row {row}: give '
-               'the right frame')
-        raise CatalogError(msg)
 
 
 def make_sky(lon, lat, frame, lon_name, lat_name, where='the lists'):

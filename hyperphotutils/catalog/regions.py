@@ -22,6 +22,7 @@ from hyperphotutils.catalog.foreign import (
     describe_error,
     refuse_compressed,
 )
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.output import atomic_output
 from hyperphotutils.utils.wcs import position_angle_in_frame
 
@@ -143,11 +144,7 @@ def _region_columns(table, frame, shape, fwhm_radius_ratio):
     # Return the texts, the centers (two arrays of pixels, or a SkyCoord in
     # a frame that DS9 has), and the widths, heights, and angles of ellipses
     # (an empty tuple for points).
-    if not isinstance(table, Table):
-        hint = ' (no sources were found)' if table is None else ''
-        msg = ('table must be an astropy Table: got '
-               f'{type(table).__name__}{hint}')
-        raise TypeError(msg)
+    check_table(table)
     if (frame, shape) not in _COLUMNS:
         msg = ("frame must be 'sky' or 'pixel' and shape 'ellipse' or "
                f"'point': got {frame!r} and {shape!r}")
@@ -317,23 +314,19 @@ def write_regions(table: Table, path: FilePath, *,
             for values in size)
         columns += [[f'{value:.{_PRECISION}g}' for value in values.tolist()]
                     for values in (0.5 * width, 0.5 * height, angle)]
-    lines = [f'{shape}({numbers}) # text={_quote(label)}\n'
-             for numbers, label in zip(
-                 map(','.join, zip(*columns, strict=True)), text,
-                 strict=True)]
-    content = ''.join(['# Region file format: DS9\n', f'{system}\n', *lines])
+    lines = ['# Region file format: DS9\n', f'{system}\n']
+    for numbers, label in zip(zip(*columns, strict=True), text, strict=True):
+        # DS9 has no escapes: quote by what the text does not contain
+        plain = ' '.join(label.splitlines())
+        first, last = next((pair for pair in ('{}', '""', "''")
+                            if pair[1] not in plain), '{}')
+        if last in plain:
+            plain = plain.replace('}', ')')
+        lines.append(f'{shape}({",".join(numbers)}) # text='
+                     f'{first}{plain}{last}\n')
+    content = ''.join(lines)
     with atomic_output(path, overwrite=overwrite) as temporary:
         temporary.write_text(content, encoding='utf-8')
-
-
-def _quote(text):
-    # A text in the first kind of quotes that it does not contain, in one
-    # line.
-    text = ' '.join(text.splitlines())
-    for first, last in ('{}', '""', "''"):
-        if last not in text:
-            return f'{first}{text}{last}'
-    return f'{{{text.replace("}", ")")}}}'
 
 
 def _finite_rows(table, names):
@@ -361,7 +354,16 @@ def _finite_rows(table, names):
             column = read_angles(column, _UNITS[name], name, 'the table')
             values = [column]
         else:
-            column = _read_pixels(column, name)
+            # (the unit u.pix is accepted)
+            plain = getattr(column, 'value', column)
+            dtype = getattr(plain, 'dtype', None)
+            if (not isinstance(column, Column | u.Quantity)
+                    or dtype.kind not in 'fiu' or column.ndim != 1):
+                msg = (f'the table: {name} must be a column of numbers: got '
+                       f'{dtype or type(column).__name__}')
+                raise CatalogError(msg)
+            column = np.asarray(plain.filled(np.nan) if hasattr(
+                plain, 'filled') and dtype.kind == 'f' else plain)
             values = [column]
         for value in values:
             good &= np.isfinite(value)
@@ -369,17 +371,3 @@ def _finite_rows(table, names):
             good &= column > 0
         columns.append(column)
     return [column[good] for column in columns]
-
-
-def _read_pixels(column, name):
-    # (the unit u.pix is accepted)
-    values = getattr(column, 'value', column)
-    dtype = getattr(values, 'dtype', None)
-    if (not isinstance(column, Column | u.Quantity) or dtype.kind not in 'fiu'
-            or column.ndim != 1):
-        msg = (f'the table: {name} must be a column of numbers: got '
-               f'{dtype or type(column).__name__}')
-        raise CatalogError(msg)
-    if hasattr(values, 'filled') and dtype.kind == 'f':
-        values = values.filled(np.nan)
-    return np.asarray(values)

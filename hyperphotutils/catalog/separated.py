@@ -65,12 +65,29 @@ def read_separated(lines):
     05 35 14 -05 23 28
     """
     comments = [line for line in lines if line.lstrip().startswith('#')]
-    header = next((line for line in lines if line.strip()
-                   and not line.lstrip().startswith('#')), '')
-    separator = find_separator(header)
+    rows = [line for line in lines if line.strip()
+            and not line.lstrip().startswith('#')]
+    separator = find_separator(rows[0]) if rows else None
     units = {}
     if separator is not None and separator != ',':
-        lines, units = _to_commas(lines, separator)
+        # to CSV, in which astropy expects neither units nor dashes
+        rows = [[cell.strip() for cell in row]
+                for row in csv.reader(rows, delimiter=separator)]
+        dashes = [k for k, row in enumerate(rows)
+                  if any(row) and all(set(cell) <= {'-'} for cell in row)]
+        if dashes and dashes[0] in (1, 2):
+            if len(dashes) > 1:
+                msg = (f'it holds {len(dashes)} tables: keep one in a file '
+                       'of its own')
+                raise CatalogError(msg)
+            if dashes[0] == 2:
+                units = {name: u.Unit(unit, parse_strict='silent')
+                         for name, unit in zip(rows[0], rows[1], strict=False)
+                         if unit.strip('"')}
+            del rows[1:dashes[0] + 1]
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows(rows)
+        lines = text.getvalue().split('\n')
     table = ascii_tables.read(lines, format='csv', comment='#', guess=False)
     if units:
         table.meta['comments'] = [line.lstrip()[1:].strip()
@@ -84,28 +101,3 @@ def read_separated(lines):
         if match is not None and match['name'] in table.colnames:
             table[match['name']].description = match['text'].strip()
     return table
-
-
-def _to_commas(lines, separator):
-    # returns the lines as CSV, and the units by name of the column
-    rows = [[cell.strip() for cell in row]
-            for row in csv.reader(
-                (line for line in lines if line.strip()
-                 and not line.lstrip().startswith('#')),
-                delimiter=separator)]
-    dashes = [k for k, row in enumerate(rows)
-              if any(row) and all(set(cell) <= {'-'} for cell in row)]
-    units = {}
-    if dashes and dashes[0] in (1, 2):
-        if len(dashes) > 1:
-            msg = (f'it holds {len(dashes)} tables: keep one in a file of '
-                   'its own')
-            raise CatalogError(msg)
-        for row in rows[1:dashes[0]]:
-            units = {name: u.Unit(unit, parse_strict='silent')
-                     for name, unit in zip(rows[0], row, strict=False)
-                     if unit.strip('"')}
-        del rows[1:dashes[0] + 1]
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue().split('\n'), units

@@ -14,10 +14,11 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
 from numpy.typing import ArrayLike
 
-from hyperphotutils.catalog.angles import read_angles, show_value
+from hyperphotutils.catalog.angles import as_text, read_angles, show_value
 from hyperphotutils.catalog.errors import CatalogError
 from hyperphotutils.catalog.formats import read_table
 from hyperphotutils.catalog.positions import (
+    is_equatorial,
     make_sky,
     read_frame,
     read_positions,
@@ -217,7 +218,7 @@ def _read_lists(x, y, frame):
                "'galactic'")
         raise ValueError(msg)
     frame = read_frame(frame)
-    hours = ('ra' in frame.get_representation_component_names())
+    hours = is_equatorial(frame)
     lon = read_angles(np.atleast_1d(x), u.deg, 'x',
                       sexagesimal=u.hourangle if hours else u.deg)
     lat = read_angles(np.atleast_1d(y), u.deg, 'y', sexagesimal=u.deg)
@@ -266,9 +267,7 @@ def _read_ids(table, columns, where):
     ids = np.asarray(getattr(column, 'value', column))
     if ids.dtype.kind in 'SO' and all(isinstance(value, str | bytes)
                                       for value in ids.flat):
-        ids = np.array([value.decode('utf-8', 'backslashreplace')
-                        if isinstance(value, bytes) else value
-                        for value in ids.tolist()], dtype=str)
+        ids = np.array([as_text(value) for value in ids.tolist()], dtype=str)
     # (a column of integers with missing values is often stored as floats)
     if ids.dtype.kind == 'f' and np.all(np.abs(ids) < 2**53) and np.all(
             ids == np.round(ids)):

@@ -10,6 +10,8 @@ import numpy as np
 from astropy.table import QTable, Table
 from numpy.typing import ArrayLike
 
+from hyperphotutils.utils.checks import check_table
+
 __all__ = ['convert_flux_units']
 
 _PER_PIXEL = u.Jy / u.pix
@@ -79,9 +81,7 @@ def convert_flux_units(table: Table, *,
     >>> print(result['amplitude_fit'], result['flux_fit'])
     [0.2] Jy / beam [300.] mJy
     """
-    if not isinstance(table, Table):
-        msg = f'table must be an astropy Table: got {type(table).__name__}'
-        raise TypeError(msg)
+    check_table(table)
     result = QTable(table, copy=True)
     if flux_unit is not None:
         unit = _parse('flux_unit', flux_unit, (u.Jy,), "'Jy' or 'mJy'")

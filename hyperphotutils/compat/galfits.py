@@ -16,8 +16,6 @@ from hyperphotutils.stamps import Stamps
 
 __all__ = ['read_galfits']
 
-_PLANES = ('image', 'mask', 'sigma image', 'PSF')
-
 
 def read_galfits(paths):
     """
@@ -61,7 +59,25 @@ def read_galfits(paths):
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    parts = [_read_file(Path(path)) for path in paths]
+    parts = []
+    for path in paths:
+        with fits.open(path) as hdus:
+            images = [hdu.data.astype(hdu.data.dtype.newbyteorder('='))
+                      for hdu in hdus if hdu.is_image and hdu.data is not None]
+            wcs = WCS(hdus[0].header)
+        if len(images) < 3 or images[0].ndim != 2 or len(
+                {image.shape for image in images[:3]}) > 1 or (
+                images[0].shape[0] != images[0].shape[1]):
+            found = ', '.join(str(image.shape) for image in images) or 'none'
+            msg = (f"'{path}' is not a cutout for GalfitS: expected a square "
+                   'image, a mask, a sigma image, and perhaps a PSF; found '
+                   f'images of the shapes {found}')
+            raise ValueError(msg)
+        data, mask, error = images[:3]
+        parts.append({
+            'data': data, 'mask': (mask != 0) | ~np.isfinite(data),
+            'error': error, 'psf': images[3] if len(images) > 3 else None,
+            'wcs': wcs if wcs.has_celestial else None})
     if not parts:
         msg = 'paths must name a file at least'
         raise ValueError(msg)
@@ -85,27 +101,3 @@ def read_galfits(paths):
         [part['psf'] for part in parts])
     wcs = first['wcs'] if len(parts) == 1 else None
     return Stamps(**planes, segmentation=None, table=table, psf=psf, wcs=wcs)
-
-
-def _read_file(path):
-    """
-    Read the planes of one file.
-    """
-    with fits.open(path) as hdus:
-        images = [hdu.data for hdu in hdus if hdu.is_image
-                  and hdu.data is not None]
-        wcs = WCS(hdus[0].header)
-    images = [image.astype(image.dtype.newbyteorder('='))
-              for image in images]
-    if len(images) < 3 or images[0].ndim != 2 or len(
-            {image.shape for image in images[:3]}) > 1 or (
-            images[0].shape[0] != images[0].shape[1]):
-        found = ', '.join(str(image.shape) for image in images) or 'none'
-        msg = (f"'{path}' is not a cutout for GalfitS: expected a square "
-               f'{", a ".join(_PLANES[:3])}, and perhaps a PSF; found images '
-               f'of the shapes {found}')
-        raise ValueError(msg)
-    data, mask, error = images[:3]
-    return {'data': data, 'mask': (mask != 0) | ~np.isfinite(data),
-            'error': error, 'psf': images[3] if len(images) > 3 else None,
-            'wcs': wcs if wcs.has_celestial else None}

@@ -129,9 +129,25 @@ class HotpantsOptions:
                 flag = '-inim' if name == 'science' else '-tmplim'
                 msg = f'{name} must be given, or {flag} in the options'
                 raise ValueError(msg)
-            arguments[name] = _prepare(
+            image = read_image(
                 source, name, self.inputs.get(f'{prefix}error'),
-                self.inputs.get(f'{prefix}mask'), self.cameras[name])
+                f'{name} error', self.inputs.get(f'{prefix}mask'),
+                f'{name} mask')
+            data, error, mask = image.data, image.error, image.mask
+            camera = self.cameras[name]
+            if error is None and camera.keys() & {'gain', 'read_noise'}:
+                error = ccd_error(data, camera.get('gain', 1.0),
+                                  camera.get('read_noise', 0.0),
+                                  pedestal=camera.get('pedestal', 0.0))
+            if 'lower' in camera or 'upper' in camera:
+                with np.errstate(invalid='ignore'):
+                    invalid = ~((data >= camera.get('lower', -np.inf))
+                                & (data <= camera.get('upper', np.inf)))
+                mask = invalid if mask is None else mask | invalid
+            arguments[name] = NDData(
+                data, mask=mask, unit=image.unit, wcs=image.wcs,
+                uncertainty=(None if error is None
+                             else StdDevUncertainty(error)))
         if 'positions' in self.inputs:
             positions = self.inputs['positions']
             if isinstance(positions, str | PathLike):
@@ -140,28 +156,6 @@ class HotpantsOptions:
                                        ndmin=2) - 1.0
             arguments['positions'] = positions
         return arguments
-
-
-def _prepare(source, name, error, mask, camera):
-    """
-    Read an image with its errors and its mask.
-    """
-    image = read_image(source, name, error, f'{name} error', mask,
-                       f'{name} mask')
-    data, error, mask = image.data, image.error, image.mask
-    gain, read_noise = camera.get('gain'), camera.get('read_noise')
-    if error is None and (gain is not None or read_noise is not None):
-        error = ccd_error(data, 1.0 if gain is None else gain,
-                          read_noise or 0.0,
-                          pedestal=camera.get('pedestal', 0.0))
-    if 'lower' in camera or 'upper' in camera:
-        with np.errstate(invalid='ignore'):
-            valid = ((data >= camera.get('lower', -np.inf))
-                     & (data <= camera.get('upper', np.inf)))
-        mask = ~valid if mask is None else mask | ~valid
-    return NDData(data, mask=mask, unit=image.unit, wcs=image.wcs,
-                  uncertainty=(None if error is None
-                               else StdDevUncertainty(error)))
 
 
 def read_hotpants(options):
@@ -275,9 +269,6 @@ class _Rule(NamedTuple):
 
 
 def _whole(value):
-    """
-    Return a whole number.
-    """
     number = float(value)
     if number != int(number):
         msg = f'must be a whole number: {value!r}'
@@ -286,9 +277,6 @@ def _whole(value):
 
 
 def _choice(**choices):
-    """
-    Return the function that looks up a word.
-    """
     def convert(value):
         if value not in choices:
             msg = f'must be one of {", ".join(choices)}: {value!r}'
@@ -524,9 +512,6 @@ def _constants_of(text):
 
 
 def _from_words(words):
-    """
-    Split a command line into options.
-    """
     words = list(words)
     if words and Path(words[0]).name == 'hotpants':
         del words[0]
@@ -569,9 +554,6 @@ def _from_mapping(mapping):
 
 
 def _raise_unknown(option, known):
-    """
-    Raise the error of an unknown option.
-    """
     close = difflib.get_close_matches(str(option), list(known), n=1)
     hint = f'; did you mean {close[0]}?' if close else ''
     msg = f'{option!r} is not an option of HOTPANTS{hint}'

@@ -3,9 +3,8 @@
 Configurations of Hyper-py, converted to those of ``hyperphot``.
 
 The table ``_RULES`` has the documented default of each key of Hyper-py,
-and the rule that converts it. A rule is called with the value and a
-function that returns the values of other keys, and returns a
-`_Conversion`.
+and its `_Conversion`, or the rule that returns it when it is called with
+the value and a function that returns the values of other keys.
 """
 
 import difflib
@@ -153,7 +152,7 @@ def read_hyper_py(path):
         return given[key] if key in given else _RULES[key][0]
 
     given[_FOLDER] = path.parent
-    results = {key: rule(get(key), get)
+    results = {key: rule(get(key), get) if callable(rule) else rule
                for key, (_, rule) in _RULES.items()}
     ours = {name: value for name, (value, _) in _FIXED.items()}
     names = {}
@@ -316,18 +315,11 @@ def _to(*names, convert=lambda value: value):
     return lambda value, _: _converted(dict.fromkeys(names, convert(value)))
 
 
-def _drop(reason):
-    """
-    Return a rule that drops a key.
-    """
-    return lambda *_: _dropped(reason)
-
-
 def _with(key):
     """
-    Return a rule for a key that is converted together with another one.
+    Return the conversion of a key that is converted with another one.
     """
-    return lambda *_: _converted({}, f'see {key}')
+    return _converted({}, f'see {key}')
 
 
 def _if(key, rule):
@@ -394,12 +386,6 @@ def _maps(name, get):
     maps = [str(folder / row) for row in rows
             if row and not row.startswith('#')]
     return _converted({'input.maps': maps})
-
-
-def _units(value, _):
-    prefix = 'm' * value
-    return _converted({'output.flux_unit': f'{prefix}Jy',
-                       'output.peak_unit': f'{prefix}Jy/beam'})
 
 
 def _rms(value, get):
@@ -473,18 +459,6 @@ def _limits(value, get):
     return _converted(values)
 
 
-def _scale(value, get):
-    if get('fit_options.loss') == 'linear':
-        return _dropped('fit_options.loss is linear')
-    return _converted({'fit.f_scale': value})
-
-
-def _max_iter(value, _):
-    if value < PipelineConfig().fit.max_iter:
-        return _converted({'fit.max_iter': value})
-    return _dropped('fit.max_iter is sufficient')
-
-
 def _weights(value, _):
     if value is None or value in {'null', 'none', 'None'}:
         return _converted({}, 'the noise weights the pixels: fit.noise')
@@ -499,12 +473,6 @@ def _weights(value, _):
     return _converted({'fit.weights': value},
                       'with the signal of the fit, not of the data'
                       if value in {'snr', 'power_snr'} else '')
-
-
-def _power(value, get):
-    if get('fit_options.weights') != 'power_snr':
-        return _dropped('fit_options.weights is not power_snr')
-    return _converted({'fit.weight_power': value})
 
 
 def _criterion(value, get):
@@ -533,12 +501,6 @@ def _boxes(value, get):
                       'the side of a box is 2 (fix_box + aper_sup) beam FWHM')
 
 
-def _group_files(value, get):
-    # models and backgrounds are in one file
-    wanted = value or get('fits_output.fits_fitting')
-    return _of_maps('output.fits_groups')(wanted, get)
-
-
 _SEPARATE = 'background.fit_gauss_and_bg_separately'
 _TOGETHER = 'background.fit_gauss_and_bg_together'
 
@@ -546,21 +508,23 @@ _TOGETHER = 'background.fit_gauss_and_bg_together'
 _RULES = {
     'paths.input.dir_maps': ('./maps', _with('files.file_map_name')),
     'paths.output.dir_root': ('./output', _to('output.directory')),
-    'paths.output.dir_table_out': ('params', _drop(_FIXED_NAMES)),
-    'paths.output.dir_region_out': ('regions', _drop(_FIXED_NAMES)),
-    'paths.output.dir_log_out': ('logs', _drop(_FIXED_NAMES)),
+    'paths.output.dir_table_out': ('params', _dropped(_FIXED_NAMES)),
+    'paths.output.dir_region_out': ('regions', _dropped(_FIXED_NAMES)),
+    'paths.output.dir_log_out': ('logs', _dropped(_FIXED_NAMES)),
     'files.file_map_name': ('maps_list.txt', _maps),
-    'files.file_table_base': ('params', _drop(_FIXED_NAMES)),
-    'files.file_region_base': ('region_files', _drop(_FIXED_NAMES)),
-    'files.file_log_name': ('hyper_py.log', _drop(_FIXED_NAMES)),
+    'files.file_table_base': ('params', _dropped(_FIXED_NAMES)),
+    'files.file_region_base': ('region_files', _dropped(_FIXED_NAMES)),
+    'files.file_log_name': ('hyper_py.log', _dropped(_FIXED_NAMES)),
     'control.parallel_maps': (True, _with('control.n_cores')),
     'control.n_cores': (2, lambda value, get: _converted({
         'run.n_workers': value if get('control.parallel_maps') else 1})),
     'control.detection_only': (False, _to('run.detection_only')),
     'control.datacube': (False, _to('input.datacube')),
     'control.dir_datacube_slices': (
-        'maps', _drop('cubes are not cut into files')),
-    'units.convert_mJy': (False, _units),
+        'maps', _dropped('cubes are not cut into files')),
+    'units.convert_mJy': (False, lambda value, _: _converted({
+        'output.flux_unit': f'{"m" * value}Jy',
+        'output.peak_unit': f'{"m" * value}Jy/beam'})),
     'survey.survey_code': (15, lambda value, _: _converted(
         {}, 'the beam is read from the header') if value == 15
         else _converted({'input.survey': value})),
@@ -592,20 +556,27 @@ _RULES = {
     'photometry.PA_val': (
         [0.0], _if('photometry.fixed_radius', _shape)),
     'fit_options.fit_method': (
-        'least_squares', _drop('there is only one method, in both programs')),
+        'least_squares',
+        _dropped('there is only one method, in both programs')),
     'fit_options.loss': ('linear', _to('fit.loss')),
-    'fit_options.f_scale': (0.1, _scale),
-    'fit_options.max_nfev': (50000, _max_iter),
+    'fit_options.f_scale': (0.1, lambda value, get: _dropped(
+        'fit_options.loss is linear') if get('fit_options.loss') == 'linear'
+        else _converted({'fit.f_scale': value})),
+    'fit_options.max_nfev': (50000, lambda value, _: _converted({
+        'fit.max_iter': value}) if value < PipelineConfig().fit.max_iter
+        else _dropped('fit.max_iter is sufficient')),
     'fit_options.xtol': (1e-8, _to('fit.xtol')),
     'fit_options.ftol': (1e-8, _to('fit.ftol')),
     'fit_options.gtol': (1e-8, _to('fit.gtol')),
     'fit_options.weights': ('snr', _weights),
-    'fit_options.power_snr': (5, _power),
+    'fit_options.power_snr': (5, lambda value, get: _converted({
+        'fit.weight_power': value}) if get('fit_options.weights') ==
+        'power_snr' else _dropped('fit_options.weights is not power_snr')),
     'fit_options.calc_covar': (
-        False, _drop('errors always come from the covariance')),
+        False, _dropped('errors always come from the covariance')),
     'fit_options.min_method': ('nmse', _criterion),
     'fit_options.verbose': (
-        False, _drop('the table has the results of each fit')),
+        False, _dropped('the table has the results of each fit')),
     'fit_options.use_l2_regularization': (
         True, _with('fit_options.lambda_l2')),
     'fit_options.lambda_l2': (
@@ -641,13 +612,15 @@ _RULES = {
     'fits_output.fits_fitting': (
         False, _with('fits_output.fits_bg_separate')),
     'fits_output.fits_deblended': (False, _of_maps('output.fits_sources')),
-    'fits_output.fits_bg_separate': (False, _group_files),
+    # models and backgrounds are in one file
+    'fits_output.fits_bg_separate': (False, lambda value, get: _of_maps(
+        'output.fits_groups')(value or get('fits_output.fits_fitting'), get)),
     'fits_output.fits_output_dir_fitting': (
-        'fits/fitting', _drop(_FIXED_NAMES)),
+        'fits/fitting', _dropped(_FIXED_NAMES)),
     'fits_output.fits_output_dir_deblended': (
-        'fits/deblended', _drop(_FIXED_NAMES)),
+        'fits/deblended', _dropped(_FIXED_NAMES)),
     'fits_output.fits_output_dir_bg_separate': (
-        'fits/bg_separate', _drop(_FIXED_NAMES)),
+        'fits/bg_separate', _dropped(_FIXED_NAMES)),
     'visualization.visualize_fitting': (
         False, _of_maps('output.plots_groups')),
     'visualization.visualize_deblended': (
@@ -655,11 +628,11 @@ _RULES = {
     'visualization.visualize_bg_separate': (
         False, _of_maps('output.plots_backgrounds')),
     'visualization.output_dir_fitting': (
-        'plots/fitting', _drop(_FIXED_NAMES)),
+        'plots/fitting', _dropped(_FIXED_NAMES)),
     'visualization.output_dir_deblended': (
-        'plots/deblended', _drop(_FIXED_NAMES)),
+        'plots/deblended', _dropped(_FIXED_NAMES)),
     'visualization.output_dir_bg_separate': (
-        'plots/bg_separate', _drop(_FIXED_NAMES)),
+        'plots/bg_separate', _dropped(_FIXED_NAMES)),
 }
 
 # The sections of these keys, which may be empty

@@ -418,9 +418,6 @@ def read_psfex_config(path):
 
 
 def _read_fits(path):
-    """
-    Read a table of the type FITS_LDAC or FITS_1.0.
-    """
     with fits.open(path) as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         # FITS_LDAC begins with a table of the headers of the image
@@ -441,9 +438,6 @@ def _read_fits(path):
 
 
 def _read_ascii(path):
-    """
-    Read a table of the type ASCII_HEAD.
-    """
     try:
         return ascii_tables.read(path, format='sextractor')
     except (ascii_tables.InconsistentTableError, UnicodeDecodeError,
@@ -463,9 +457,6 @@ def _plain(column):
 
 
 def _read_image(path, shape=None):
-    """
-    Read the first image of a file.
-    """
     with fits.open(path) as hdus:
         image = next((np.array(hdu.data) for hdu in hdus
                       if hdu.is_image and hdu.data is not None), None)
@@ -505,9 +496,6 @@ def _read_keys(path, defaults):
 
 
 def _number(text, key, path):
-    """
-    Return the number of a key.
-    """
     try:
         return float(text)
     except ValueError:

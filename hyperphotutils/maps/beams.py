@@ -119,9 +119,12 @@ def find_beam(header: fits.Header, *, pixel_scale: u.Quantity,
     if beam is not None and found is not None:
         _check_agreement(found, origin, beam, 'beam=', _TOLERANCE)
     if measured is not None:
-        stated = {origin: found, 'beam=': beam,
-                  'survey=': survey and _as_beam(survey.fwhm)}
-        return _measured_beam(measured, stated, *size)
+        _check_size(measured[0], 'psf', *size)
+        fwhm = np.sqrt(measured[0].major * measured[0].minor)
+        check_measured_beam(fwhm, found, origin)
+        check_measured_beam(fwhm, beam, 'beam=')
+        check_measured_beam(fwhm, survey and _as_beam(survey.fwhm), 'survey=')
+        return measured
     if survey is not None:
         return _survey_beam(survey, beam, found, origin)
     if beam is None and found is None:
@@ -175,8 +178,14 @@ def header_beam(header: fits.Header, beams_table: Table | None = None
     >>> print(f'{beam.major.to("arcsec"):.2f}, from {origin}')
     6.12 arcsec, from HISTORY (AIPS)
     """
-    beam, origin = _keyword_beam(header)
-    if beam is None and beams_table is not None:
+    major = read_number(header, 'BMAJ', remedy=_REMEDY)
+    if major is not None:
+        minor = read_number(header, 'BMIN', major, remedy=_REMEDY)
+        angle = read_number(header, 'BPA', 0.0, remedy=_REMEDY)
+        origin = 'BMAJ/BMIN'
+        return _make_beam(major * u.deg, minor * u.deg, angle * u.deg,
+                          origin), origin
+    if beams_table is not None:
         # find the one beam in CASA's table of the beams of the planes
         rows = list(zip(*beam_columns(beams_table), strict=True))
         if not rows:
@@ -190,15 +199,24 @@ def header_beam(header: fits.Header, beams_table: Table | None = None
                    "map's with beam=")
             raise MapError(msg)
         return _make_beam(*first, 'the BEAMS table'), 'the BEAMS table'
-    if beam is None:
-        return _history_beam(header)
-    return beam, origin
+    # CASA breaks lines anywhere, and marks the next one with '>'
+    history = '\n'.join(map(str, header.get('HISTORY', ())))
+    history = history.replace('\n>', '')
+    found = [(match.start(), match.groups(), unit, name)
+             for pattern, unit, name in ((_AIPS, u.deg, 'AIPS'),
+                                         (_CASA, u.arcsec, 'CASA'))
+             for match in pattern.finditer(history)]
+    if not found:
+        return None, None
+    _, texts, unit, name = max(found, key=lambda item: item[0])
+    major, minor, angle = (float(text.upper().replace('D', 'E'))
+                           for text in texts)
+    origin = f'HISTORY ({name})'
+    return _make_beam(major * unit, minor * unit, angle * u.deg,
+                      origin), origin
 
 
 def _as_beam(beam):
-    """
-    Convert the argument ``beam`` to a beam.
-    """
     from radio_beam import Beam
 
     if isinstance(beam, Beam):
@@ -216,9 +234,6 @@ def _as_beam(beam):
 
 
 def _make_beam(major, minor, angle, origin):
-    """
-    Make a beam from its axes, after checking them.
-    """
     from radio_beam import Beam
 
     major, minor = u.Quantity(major), u.Quantity(minor)
@@ -231,19 +246,6 @@ def _make_beam(major, minor, angle, origin):
         msg = f'{origin} states a beam with the position angle {angle}'
         raise MapError(msg)
     return Beam(major=major.to(u.arcsec), minor=minor.to(u.arcsec), pa=angle)
-
-
-def _keyword_beam(header):
-    """
-    Find the beam in BMAJ, BMIN and BPA.
-    """
-    major = read_number(header, 'BMAJ', remedy=_REMEDY)
-    if major is None:
-        return None, None
-    minor = read_number(header, 'BMIN', major, remedy=_REMEDY)
-    angle = read_number(header, 'BPA', 0.0, remedy=_REMEDY)
-    return _make_beam(major * u.deg, minor * u.deg, angle * u.deg,
-                      'BMAJ/BMIN'), 'BMAJ/BMIN'
 
 
 def beam_columns(table: Table) -> list[u.Quantity]:
@@ -289,27 +291,6 @@ def beam_columns(table: Table) -> list[u.Quantity]:
     return columns
 
 
-def _history_beam(header):
-    """
-    Find the last beam that AIPS or CASA noted in the HISTORY.
-    """
-    # CASA breaks lines anywhere, and marks the next one with '>'
-    history = '\n'.join(str(line) for line in header.get('HISTORY', ()))
-    history = history.replace('\n>', '')
-    found = [(match.start(), match.groups(), unit, name)
-             for pattern, unit, name in ((_AIPS, u.deg, 'AIPS'),
-                                         (_CASA, u.arcsec, 'CASA'))
-             for match in pattern.finditer(history)]
-    if not found:
-        return None, None
-    _, texts, unit, name = max(found, key=lambda item: item[0])
-    major, minor, angle = (float(text.upper().replace('D', 'E'))
-                           for text in texts)
-    origin = f'HISTORY ({name})'
-    return _make_beam(major * unit, minor * unit, angle * u.deg,
-                      origin), origin
-
-
 def _check_size(beam, origin, pixel_scale, shape):
     """
     Check that a beam is larger than a pixel and smaller than the map.
@@ -330,9 +311,6 @@ def _check_size(beam, origin, pixel_scale, shape):
 
 
 def _check_agreement(one, one_origin, other, other_origin, tolerance):
-    """
-    Check that two values of the beam agree.
-    """
     if (u.isclose(one.major, other.major, rtol=tolerance)
             and u.isclose(one.minor, other.minor, rtol=tolerance)):
         return
@@ -358,18 +336,6 @@ def _check_pixels_per_beam(header, beam, pixel_scale):
                f'{_describe(beam)}, which covers {pixels:.4g} pixels: '
                'correct the one that is wrong, or give beam=')
         raise MapError(msg)
-
-
-def _measured_beam(measured, stated, *size):
-    """
-    Return the measured beam and its area, checked against stated ones.
-    """
-    beam, _ = measured
-    _check_size(beam, 'psf', *size)
-    fwhm = np.sqrt(beam.major * beam.minor)
-    for origin, other in stated.items():
-        check_measured_beam(fwhm, other, origin)
-    return measured
 
 
 def check_measured_beam(fwhm, beam, origin):
@@ -409,8 +375,5 @@ def _survey_beam(survey, beam, found, origin):
 
 
 def _describe(beam):
-    """
-    Return the size of a beam as text.
-    """
     return (f'{beam.major.to_value(u.arcsec):.4g} x '
             f'{beam.minor.to_value(u.arcsec):.4g} arcsec')

@@ -51,10 +51,10 @@ def read_number(header, key, default=None, *, remedy=_REMEDY):
     return value
 
 
-def read_text(header, key, default='', *, remedy=_REMEDY):
+def read_text(header, key, *, remedy=_REMEDY):
     """
     Return the value of a keyword as text without leading and trailing
-    blanks, or the default if there is no value.
+    blanks, which is empty if there is no value.
 
     Raises a `MapError`, with the ``remedy``, if the value is not text or not
     readable, or if the header has two different values.
@@ -68,11 +68,11 @@ def read_text(header, key, default='', *, remedy=_REMEDY):
     """
     value = _read(header, key, remedy)
     if value is None or isinstance(value, fits.card.Undefined):
-        return default
+        return ''
     if not isinstance(value, str):
         msg = f'{key} = {_show(value)} is not text: {remedy}'
         raise MapError(msg)
-    return value.strip() or default
+    return value.strip()
 
 
 def _read(header, key, remedy):
@@ -96,9 +96,6 @@ def _read(header, key, remedy):
 
 
 def _show(value):
-    """
-    Return a value as text for a message.
-    """
     if isinstance(value, fits.card.Undefined):
         return '(empty)'
     text = repr(value)

@@ -392,9 +392,6 @@ class MapCube:
             raise MapError(msg) from None
 
     def _find_unit(self):
-        """
-        Find the unit.
-        """
         return find_unit(self.header, self.settings['unit'])
 
     def _find_beam(self, index):
@@ -420,9 +417,6 @@ class MapCube:
 
     @cached_property
     def _known(self):
-        """
-        The metadata common to all channels.
-        """
         return {}
 
 
@@ -533,7 +527,20 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
                        'or a SpectralCube: got a tuple of '
                        + ', '.join(type(item).__name__ for item in source))
                 raise TypeError(msg)
-            return _from_array(*source, settings, name)
+            data, header = source
+            header = (header.copy() if isinstance(header, fits.Header)
+                      else header.to_header())
+            if isinstance(data, u.Quantity):
+                header['BUNIT'] = data.unit.to_string()
+                data = data.value
+            if isinstance(data, np.ma.MaskedArray):
+                data = data.astype(float, copy=False).filled(np.nan)
+            data = np.asanyarray(data)
+            layout = _find_layout(header, data.shape)
+            planes = ArrayPlanes(data.reshape(layout['shape']))
+            return MapCube(planes=planes, name=name, settings=settings,
+                           header=header, filename=None, extension='',
+                           **layout)
         if hasattr(source, 'filled_data') and hasattr(source, 'spectral_axis'):
             # make a cube from a cube of spectral-cube
             header = source.header.copy()
@@ -560,24 +567,6 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
-
-
-def _from_array(data, wcs, settings, name):
-    """
-    Make a cube from an array and its WCS or header.
-    """
-    header = wcs.copy() if isinstance(wcs, fits.Header) else wcs.to_header()
-    if isinstance(data, u.Quantity):
-        header['BUNIT'] = data.unit.to_string()
-        data = data.value
-    if isinstance(data, np.ma.MaskedArray):
-        data = data.astype(float, copy=False).filled(np.nan)
-    data = np.asanyarray(data)
-    layout = _find_layout(header, data.shape)
-    planes = ArrayPlanes(data.reshape(layout['shape']))
-    return MapCube(planes=planes, name=name, settings=settings,
-                   header=header, filename=None,
-                   extension='', **layout)
 
 
 def _find_layout(header, shape):

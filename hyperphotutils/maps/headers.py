@@ -117,6 +117,9 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
     returns the frequency or `None`; a `MapError` that it raises is ignored
     unless the frequency is needed. The header has the name of the object.
     """
+    # (radio_beam is slow to import)
+    from hyperphotutils.maps.copyable import CopyableBeam
+
     try:
         found = frequency()
     except MapError:
@@ -134,7 +137,7 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
     with suppress(MapError):
         name = read_text(header, 'OBJECT')
     meta = {
-        'beam': beam,
+        'beam': CopyableBeam(beam.major, beam.minor, beam.pa),
         'beam_area_pix': float((beam_area / scale**2).to_value(u.one)),
         'beam_fwhm_pix': float(np.sqrt(major[0] * minor[0])),
         'beam_major_pix': float(major[0]),

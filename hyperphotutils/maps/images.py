@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import tempfile
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -28,7 +29,12 @@ from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.structure import check_structure
-from hyperphotutils.utils.stored import StoredImage, row_blocks
+from hyperphotutils.utils.stored import (
+    FULL,
+    StoredImage,
+    explain_full,
+    row_blocks,
+)
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import HDU, FilePath
@@ -328,8 +334,10 @@ def refuse_damage(what):
     except (MapError, PermissionError):
         raise
     except Exception as error:
-        # the error for damaged tiles has no public name
-        if not (isinstance(error, _DAMAGED)
+        # the error for damaged tiles has no public name; astropy extracts
+        # zipped files to the temporary folder, which may be full
+        if getattr(error, 'errno', None) in FULL or not (
+                isinstance(error, _DAMAGED)
                 or type(error).__name__ == 'CfitsioException'):
             raise
         msg = f'is truncated or damaged: {what}; make or fetch it again'
@@ -367,7 +375,8 @@ def _open(path):
             # no memory mapping: the data are converted anyway
             file = fits.open(path, memmap=False)
     except OSError as error:
-        msg = f'cannot be read: {error.strerror or error}'
+        reason = explain_full(error, tempfile.gettempdir())
+        msg = f'cannot be read: {reason or error}'
         raise MapError(msg) from None
     except ImportError as error:
         # some kinds of compression need optional packages
@@ -407,9 +416,24 @@ def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
             msg = f'extension {extension} is {kind}: a map is an image'
             raise MapError(msg)
         _check_axes(hdu)
-        about = {'header': _full_header(hdus, hdu), 'filename': filename,
-                 'extension': extension,
-                 'beams_table': _beams_table(hdus, hdu)}
+        header, primary = hdu.header.copy(), hdus[0].header
+        # nothing is inherited from a primary HDU with data (FITS standard
+        # 4.0, section 4.4.2.6)
+        if not (hdus[0] is hdu or _is_image(hdus[0])) and header.get(
+                'INHERIT', True):
+            header.extend([card for card in primary.cards
+                           if card.keyword in _INHERITED
+                           and card.keyword not in header])
+        table = None
+        if header.get('CASAMBM', False):
+            table = next((other for other in hdus
+                          if other.name.upper() == 'BEAMS'
+                          and 'TFIELDS' in other.header), None)
+        if table is not None:
+            with refuse_damage('its BEAMS table is not whole'):
+                table = Table.read(table)
+        about = {'header': header, 'filename': filename,
+                 'extension': extension, 'beams_table': table}
         _check_whole(number, extension, n_whole)
         if error_extension is not False:
             about['error'] = _load_error(hdus, number, error_extension,
@@ -420,16 +444,10 @@ def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
 
 
 def _label(hdu, number):
-    """
-    Return the number and the name of an extension.
-    """
     return f'{number} ({hdu.name or "unnamed"})'
 
 
 def _is_image(hdu):
-    """
-    Whether an HDU holds an image, compressed or not.
-    """
     return hdu.is_image and len(hdu.shape) > 0
 
 
@@ -481,9 +499,6 @@ def _find(hdus, ext, *, keyword='ext'):
 
 
 def _contents(hdus):
-    """
-    Return a list of the extensions of a file, as text for a message.
-    """
     kinds = []
     for number, hdu in enumerate(hdus):
         shape = 'x'.join(str(n) for n in hdu.shape) if _is_image(hdu) else (
@@ -493,53 +508,29 @@ def _contents(hdus):
 
 
 def _check_axes(hdu):
-    """
-    Check that an image has at least two axes.
-    """
     if len(hdu.shape) < 2:
         msg = (f'NAXIS = 1: {hdu.shape[0]} values in a row are a spectrum '
                'or a profile, not a map')
         raise MapError(msg)
 
 
-def _beams_table(hdus, hdu):
-    """
-    Return CASA's table of beams, if the header declares it.
-    """
-    if not hdu.header.get('CASAMBM', False):
-        return None
-    for other in hdus:
-        if other.name.upper() == 'BEAMS' and 'TFIELDS' in other.header:
-            with refuse_damage('its BEAMS table is not whole'):
-                return Table.read(other)
-    return None
-
-
-def _full_header(hdus, hdu):
-    """
-    Return a copy of a header with the inherited primary keywords.
-    """
-    header = hdu.header.copy()
-    primary = hdus[0].header
-    if hdus[0] is hdu or _is_image(hdus[0]) or not header.get('INHERIT',
-                                                              True):
-        return header
-    for key in _INHERITED:
-        if key in primary and key not in header:
-            values = primary[key] if key == 'HISTORY' else [primary[key]]
-            for value in values:
-                header[key] = value
-    return header
-
-
 def _load_error(hdus, number, error_extension, n_whole):
     """
     Load the errors of the image with a number, or return `None`.
     """
-    if error_extension is None:
-        found = _recognize_error(hdus, number)
-    else:
+    if error_extension is not None:
         found = _find(hdus, error_extension, keyword='error_extension')
+    elif _is_auxiliary(hdus[number]):
+        return None
+    else:
+        wanted = {(name, _stem(hdus[number])[1], hdus[number].ver)
+                  for name in _ERROR_NAMES + _VARIANCE_NAMES}
+        named = {_stem(hdu)[0]: other
+                 for other, hdu in reversed(list(enumerate(hdus)))
+                 if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted}
+        # errors before variances
+        found = next((named[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
+                      if name in named), None)
     if found is None:
         return None
     if found == number:
@@ -582,25 +573,6 @@ def _load_masks(hdus, number, n_whole):
         masks[extension] = values != 0 if (
             is_mask or not values.any()) else None
     return masks
-
-
-def _recognize_error(hdus, number):
-    """
-    Return the number of the extension with the errors of an image, or
-    `None`.
-    """
-    image = hdus[number]
-    if _is_auxiliary(image):
-        return None
-    wanted = {(name, _stem(image)[1], image.ver)
-              for name in _ERROR_NAMES + _VARIANCE_NAMES}
-    found = {}
-    for other, hdu in enumerate(hdus):
-        if _is_image(hdu) and (*_stem(hdu), hdu.ver) in wanted:
-            found.setdefault(_stem(hdu)[0], other)
-    # errors before variances
-    return next((found[name] for name in _ERROR_NAMES + _VARIANCE_NAMES
-                 if name in found), None)
 
 
 def _stem(hdu):

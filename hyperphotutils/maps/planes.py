@@ -168,7 +168,7 @@ class SpectralCubePlanes:
         return table
 
 
-def planes_of_hdu(hdu, shape, *, path=None, number=0):
+def planes_of_hdu(hdu, shape, *, path, number):
     """
     Return the most efficient function that returns the plane of an image
     with a given index.
@@ -201,9 +201,6 @@ def planes_of_hdu(hdu, shape, *, path=None, number=0):
 
 
 def _stored_type(header):
-    """
-    Return the type of the values stored in a file.
-    """
     bitpix = header['BITPIX']
     kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
     return np.dtype(f'>{kind}{abs(bitpix) // 8}')

@@ -33,6 +33,7 @@ from hyperphotutils.maps.spectral import header_frequency
 from hyperphotutils.maps.surveys import get_survey
 from hyperphotutils.maps.units import parse_unit
 from hyperphotutils.utils.areas import PixelAreas
+from hyperphotutils.utils.stored import FULL
 
 if TYPE_CHECKING:
     from astropy.nddata import CCDData
@@ -227,15 +228,36 @@ def read_map_to_file(path_or_hdu, file, *, ext=None, unit=None, survey=None,
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
+    except OSError as error:
+        # the temporary file, whose name the user never chose
+        if error.errno not in FULL:
+            raise
+        raise OSError(error.errno, f'{name}: {error.strerror}') from None
 
 
 def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
               measured_beam=None):
-    """
-    Make a map from an image in a file.
-    """
-    header = image.header
-    wcs, data = _celestial_image(image.data, header)
+    header, data = image.header, image.data
+    lon, lat = find_sky_axes(header)
+    lengths = dict(enumerate(data.shape[::-1]))
+    n, axis = max(((n, axis) for axis, n in lengths.items()
+                   if axis not in {lon, lat}), default=(1, None))
+    if n > 1:
+        ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
+        plane = ', '.join('0' * (data.ndim - 2))
+        msg = (f'a cube, not a map: axis {axis + 1} ({ctype or "no CTYPE"}) '
+               f'has {n} planes; read it with read_cube, or take one in '
+               f'Python: read_map(fits.PrimaryHDU(cube[{plane}], header)), '
+               f"or fits.writeto('plane.fits', cube[{plane}], header)")
+        raise MapError(msg)
+    if max(lon, lat) >= data.ndim:
+        msg = (f'the sky coordinates are on axes {lon + 1} and {lat + 1}, '
+               f'but the data have {data.ndim} axes')
+        raise MapError(msg)
+    if data.ndim > 2:
+        data = data.reshape([lengths[axis] for axis
+                             in sorted([lon, lat], reverse=True)])
+    wcs = celestial_wcs(header, data.shape)
     areas = PixelAreas(wcs, data.shape)
     scale = np.sqrt(areas.center)
     measured = (None if measured_beam is None
@@ -270,30 +292,3 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
                            frequency=made.meta['frequency'])
         made.uncertainty = StdDevUncertainty(errors, unit=made.unit)
     return made
-
-
-def _celestial_image(data, header):
-    """
-    Return the celestial WCS and the 2D image.
-    """
-    lon, lat = find_sky_axes(header)
-    lengths = dict(enumerate(data.shape[::-1]))
-    others = {axis: n for axis, n in lengths.items()
-              if axis not in {lon, lat}}
-    if any(n > 1 for n in others.values()):
-        axis, n = max(others.items(), key=lambda item: item[1])
-        ctype = str(header.get(f'CTYPE{axis + 1}', '')).strip()
-        plane = ', '.join('0' * (data.ndim - 2))
-        msg = (f'a cube, not a map: axis {axis + 1} ({ctype or "no CTYPE"}) '
-               f'has {n} planes; read it with read_cube, or take one in '
-               f'Python: read_map(fits.PrimaryHDU(cube[{plane}], header)), '
-               f"or fits.writeto('plane.fits', cube[{plane}], header)")
-        raise MapError(msg)
-    if max(lon, lat) >= data.ndim:
-        msg = (f'the sky coordinates are on axes {lon + 1} and {lat + 1}, '
-               f'but the data have {data.ndim} axes')
-        raise MapError(msg)
-    shape = [lengths[axis] for axis in sorted([lon, lat], reverse=True)]
-    if data.ndim > 2:
-        data = data.reshape(shape)
-    return celestial_wcs(header, data.shape), data

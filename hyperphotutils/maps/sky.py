@@ -181,8 +181,15 @@ def celestial_wcs(header, shape):
     _copy_projection(made, header, lon + 1, lat + 1)
     _set_frame(made, header, lon + 1)
     _copy_distortion(made, header, axes)
-    made['CTYPE1'], made['CTYPE2'] = (
-        _projection(header, made, axis) for axis in axes)
+    for number, axis in enumerate(axes, start=1):
+        ctype = _ctype(header, axis).removesuffix('-SIP')
+        if ctype.endswith('-TNX') and list(header['WAT*']):
+            msg = (f'CTYPE{axis} = {ctype!r}: the distortion in the WAT '
+                   'keywords is not supported; resample the map to TAN')
+            raise MapError(msg)
+        # astropy logs its doubts about polynomials without the suffix
+        has_sip = 'A_ORDER' in made and ctype.endswith('-TAN')
+        made[f'CTYPE{number}'] = f'{ctype}-SIP' if has_sip else ctype
     with np.errstate(all='ignore'):
         _recenter_longitude(made, shape, 1 if lon < lat else 2)
     wcs = make_wcs(made, 'the sky coordinates of the header (CTYPE, CRVAL, '
@@ -222,8 +229,12 @@ def select_axes(header, axes, *, strict=True):
     made = fits.Header({'NAXIS': len(axes)})
     for number, axis in enumerate(axes, start=1):
         for name in ('CRVAL', 'CRPIX'):
-            made[f'{name}{number}'] = _read_needed(
-                header, f'{name}{axis}', None if strict else 0.0)
+            value = read_number(header, f'{name}{axis}',
+                                None if strict else 0.0)
+            if value is None:
+                msg = f'no number {name}{axis} in the header: {_REMEDY}'
+                raise MapError(msg)
+            made[f'{name}{number}'] = value
     cd, pc = (_read_matrix(header, name, axes) for name in ('CD', 'PC'))
     # of all axes: wcslib does not read CD and PC of different axes as
     # separate matrices
@@ -236,31 +247,22 @@ def select_axes(header, axes, *, strict=True):
         msg = (f'{kinds["CD"]} is in the header, but no CD{axes[0]}_{axes[0]}'
                f', and FITS ignores CDELT{axes[0]} then: {_REMEDY}')
         raise MapError(msg)
+    # missing elements are those of the unit matrix in PC, but 0 in CD
+    # (FITS standard 4.0, section 8.1)
+    matrix = (0.0 if cd else 1.0) * np.eye(len(axes))
+    for i, j, value in (cd or pc).values():
+        matrix[axes.index(i), axes.index(j)] = value
     # FITS sets CDELT to 1 if there is a PC matrix
-    steps = _read_steps(header, axes, cd, 1.0 if pc or not strict else None)
-    if cd:
-        _check_matrix(_square(cd, axes, 0.0), axes, steps)
-    name, matrix = (('CD', _square(cd, axes, 0.0)) if cd
-                    else ('PC', _square(pc, axes, 1.0)))
+    steps = _read_steps(header, axes, matrix if cd else None,
+                        1.0 if pc or not strict else None)
     if cd or pc:
-        for (i, j), value in np.ndenumerate(matrix):
-            made[f'{name}{i + 1}_{j + 1}'] = float(value)
+        made.update({f'{"CD" if cd else "PC"}{i + 1}_{j + 1}': float(value)
+                     for (i, j), value in np.ndenumerate(matrix)})
     if not cd:
-        for number, step in enumerate(steps, start=1):
-            made[f'CDELT{number}'] = step
+        made.update({f'CDELT{number}': step
+                     for number, step in enumerate(steps, start=1)})
         _copy_rotation(made, header, axes, pc)
     return made
-
-
-def _read_needed(header, key, default):
-    """
-    Return the number of a keyword, which is required without a default.
-    """
-    value = read_number(header, key, default)
-    if value is None:
-        msg = f'no number {key} in the header: {_REMEDY}'
-        raise MapError(msg)
-    return value
 
 
 def _read_angle(header, key):
@@ -311,9 +313,6 @@ def make_wcs(header, what):
 
 
 def _ctype(header, axis):
-    """
-    Return the type of an axis in upper case.
-    """
     return read_text(header, f'CTYPE{axis}').upper()
 
 
@@ -344,41 +343,26 @@ def _read_matrix(header, name, axes):
     return found
 
 
-def _square(elements, axes, diagonal):
+def _read_steps(header, axes, matrix, default):
     """
-    Return the elements of a matrix as an array.
-    """
-    matrix = diagonal * np.eye(len(axes))
-    for i, j, value in elements.values():
-        matrix[axes.index(i), axes.index(j)] = value
-    return matrix
-
-
-def _read_steps(header, axes, cd, default):
-    """
-    Return CDELT of the axes, `None` if it is missing.
+    Return CDELT of the axes, `None` if it is missing; check it, and the CD
+    matrix if there is one.
     """
     steps = [read_number(header, f'CDELT{axis}', default) for axis in axes]
-    if not cd and None in steps:
-        missing = axes[steps.index(None)]
-        msg = (f'no pixel scale in the header: CDELT{missing} is missing, '
-               f'and there is no matrix CD or PC; {_REMEDY}')
-        raise MapError(msg)
-    if not cd and 0.0 in steps:
-        msg = (f'CDELT{axes[steps.index(0.0)]} = 0 is not a step: '
-               f'{_REMEDY}')
-        raise MapError(msg)
-    return steps
-
-
-def _check_matrix(matrix, axes, steps):
-    """
-    Check the CD matrix, and its consistency with CDELT.
-
-    Many headers have both; CDELT = 1 or 0 is then a placeholder.
-    """
+    if matrix is None:
+        if None in steps:
+            missing = axes[steps.index(None)]
+            msg = (f'no pixel scale in the header: CDELT{missing} is '
+                   f'missing, and there is no matrix CD or PC; {_REMEDY}')
+            raise MapError(msg)
+        if 0.0 in steps:
+            msg = (f'CDELT{axes[steps.index(0.0)]} = 0 is not a step: '
+                   f'{_REMEDY}')
+            raise MapError(msg)
+        return steps
     with np.errstate(over='ignore', under='ignore', invalid='ignore'):
         area = abs(np.linalg.det(matrix))
+        # many headers have both; CDELT = 1 or 0 is then a placeholder
         stated = (None not in steps and not {0.0, 1.0}.issuperset(steps)
                   and abs(np.prod(steps)))
     if not (np.isfinite(area) and area > 0.0):
@@ -391,12 +375,10 @@ def _check_matrix(matrix, axes, steps):
         msg = (f'{names} contradict the CD matrix: remove the wrong ones; '
                f'{_REMEDY}')
         raise MapError(msg)
+    return steps
 
 
 def _copy_projection(made, header, lon, lat):
-    """
-    Copy the parameters of the projection.
-    """
     for name in ('LONPOLE', 'LATPOLE'):
         value = _read_angle(header, name)
         if value is not None:
@@ -414,9 +396,6 @@ def _copy_projection(made, header, lon, lat):
 
 
 def _set_frame(made, header, lon):
-    """
-    Set the celestial frame in the spelling of FITS.
-    """
     name = _ctype(header, lon).split('-')[0]
     if name in {'GLON', 'SLON'}:
         # RADESYS has no effect on these frames, and is left out
@@ -522,19 +501,6 @@ def _read_orders(header):
                    f'{_REMEDY}')
             raise MapError(msg)
     return orders
-
-
-def _projection(header, made, axis):
-    """
-    Return the type of an axis, with the SIP suffix if it applies.
-    """
-    ctype = _ctype(header, axis).removesuffix('-SIP')
-    if ctype.endswith('-TNX') and any(key.startswith('WAT') for key in header):
-        msg = (f'CTYPE{axis} = {ctype!r}: the distortion in the WAT keywords '
-               'is not supported; resample the map to TAN')
-        raise MapError(msg)
-    has_sip = 'A_ORDER' in made and 'B_ORDER' in made
-    return f'{ctype}-SIP' if has_sip and ctype.endswith('-TAN') else ctype
 
 
 def _recenter_longitude(made, shape, lon):

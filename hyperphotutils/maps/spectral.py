@@ -192,9 +192,6 @@ def _single_plane(header, number, remedy):
 
 
 def _read_unit(header, number, name):
-    """
-    Return the unit of the spectral axis.
-    """
     key = f'CUNIT{number}'
     text = read_text(header, key)
     if not text:
@@ -215,9 +212,6 @@ def _read_unit(header, number, name):
 
 
 def _check(frequency, key):
-    """
-    Return a frequency if it is plausible.
-    """
     if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
         msg = (f'the frequency of {key}, {frequency:.4g}, cannot be right: '
                f'{_REMEDY}')

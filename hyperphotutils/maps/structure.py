@@ -74,9 +74,6 @@ def check_structure(path):
 
 
 def _walk(file, size, compressed):
-    """
-    Read all headers of a file in turn.
-    """
     number = 0
     while True:
         end = file.tell()
@@ -89,7 +86,25 @@ def _walk(file, size, compressed):
                        'them off')
                 raise MapError(msg)
             return number, number
-        n_bytes = _data_size(cards, number)
+        bitpix = _whole_number(cards, 'BITPIX', number)
+        if bitpix not in _BITPIX:
+            msg = (f'BITPIX = {bitpix} of HDU {number} is not one of '
+                   f'{", ".join(map(str, _BITPIX))}; {_AGAIN}')
+            raise MapError(msg)
+        lengths = _lengths(cards, 'NAXIS', number)
+        groups = cards.get('GROUPS') == 'T' and lengths[:1] == [0]
+        p_count, g_count = (
+            _whole_number(cards, key, number) if key in cards else default
+            for key, default in (('PCOUNT', 0), ('GCOUNT', 1)))
+        if min(p_count, g_count) < 0:
+            msg = (f'PCOUNT = {p_count} or GCOUNT = {g_count} of HDU '
+                   f'{number} is negative; {_AGAIN}')
+            raise MapError(msg)
+        # FITS standard 4.0, sections 4.4.1 and 6.1; as objects, since the
+        # product of damaged values may exceed 64 bits
+        count = int(np.prod(lengths[1:] if groups else lengths, dtype=object)
+                    if lengths else 0)
+        n_bytes = abs(bitpix) // 8 * g_count * (p_count + count)
         if cards.get('ZIMAGE') == 'T':
             _check_tiles(cards, number, size)
         begin = file.tell()
@@ -112,8 +127,12 @@ def _read_header(file, number):
     cards = {}
     for n_blocks in range(_MAX_BLOCKS):
         block = file.read(_BLOCK)
-        if n_blocks == 0 and not _begins(block, number):
-            return None
+        if n_blocks == 0 and not block.startswith(
+                b'XTENSION=' if number else b'SIMPLE  ='):
+            if number:
+                return None  # arbitrary data may follow the last HDU
+            msg = f'is not a FITS file, or damaged; {_AGAIN}'
+            raise MapError(msg)
         if len(block) < _BLOCK:
             break
         for first in range(0, _BLOCK, _CARD):
@@ -137,46 +156,7 @@ def _read_header(file, number):
     raise MapError(msg)
 
 
-def _begins(block, number):
-    """
-    Whether a header begins in a block; arbitrary data may follow the
-    last HDU.
-    """
-    if block.startswith(b'XTENSION=' if number else b'SIMPLE  ='):
-        return True
-    if number == 0:
-        msg = f'is not a FITS file, or damaged; {_AGAIN}'
-        raise MapError(msg)
-    return False
-
-
-def _data_size(cards, number):
-    """
-    Return the number of bytes of the data that a header declares.
-    """
-    bitpix = _whole_number(cards, 'BITPIX', number)
-    if bitpix not in _BITPIX:
-        msg = (f'BITPIX = {bitpix} of HDU {number} is not one of '
-               f'{", ".join(map(str, _BITPIX))}; {_AGAIN}')
-        raise MapError(msg)
-    lengths = _lengths(cards, 'NAXIS', number)
-    groups = cards.get('GROUPS') == 'T' and lengths[:1] == [0]
-    count = int(np.prod(lengths[1:] if groups else lengths, dtype=object)
-                if lengths else 0)
-    p_count, g_count = (
-        _whole_number(cards, key, number) if key in cards else default
-        for key, default in (('PCOUNT', 0), ('GCOUNT', 1)))
-    if min(p_count, g_count) < 0:
-        msg = (f'PCOUNT = {p_count} or GCOUNT = {g_count} of HDU {number} is '
-               f'negative; {_AGAIN}')
-        raise MapError(msg)
-    return abs(bitpix) // 8 * g_count * (p_count + count)
-
-
 def _lengths(cards, key, number):
-    """
-    Return the lengths of the axes.
-    """
     n_axes = _whole_number(cards, key, number)
     if not 0 <= n_axes <= 999:
         msg = f'{key} = {n_axes} of HDU {number} is not 0 to 999; {_AGAIN}'
@@ -216,9 +196,6 @@ def _check_tiles(cards, number, size):
 
 
 def _whole_number(cards, key, number):
-    """
-    Return the value of a keyword that is an integer.
-    """
     text = cards.get(key)
     if text is None:
         msg = (f'is damaged: the header of HDU {number} has no {key}; '

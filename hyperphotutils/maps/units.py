@@ -185,6 +185,19 @@ def flux_factor(unit: u.UnitBase, *, pixel_area: u.Quantity,
     ...                   beam_area=100.0 * u.arcsec**2))
     0.04
     """
+    if beam_area is None and unit.is_equivalent(u.Jy / u.beam):
+        msg = 'a unit per beam needs the beam: give beam= or survey='
+        raise MapError(msg)
+    if unit.is_equivalent(u.K):
+        if frequency is None:
+            msg = ('a unit of temperature needs the frequency, which the '
+                   'header does not give (FREQ axis, RESTFRQ): give '
+                   'frequency=')
+            raise MapError(msg)
+        if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
+            msg = (f'the frequency of {frequency:.4g} cannot be right: give '
+                   'frequency=')
+            raise MapError(msg)
     for reference, factor in _FACTORS:
         if unit.is_equivalent(reference):
             scale = unit.to(reference)
@@ -226,38 +239,14 @@ def _mega_or_milli(word, text):
     raise MapError(msg)
 
 
-def _per_beam(pixel_area, beam_area, frequency):  # noqa: ARG001
-    """
-    Return the number of beams in a pixel.
-    """
-    if beam_area is None:
-        msg = 'a unit per beam needs the beam: give beam= or survey='
-        raise MapError(msg)
-    return (pixel_area / beam_area).to_value(u.one)
-
-
-def _per_kelvin(pixel_area, beam_area, frequency):  # noqa: ARG001
-    """
-    Return the Rayleigh-Jeans flux in Jy of a pixel of 1 K.
-    """
-    if frequency is None:
-        msg = ('a unit of temperature needs the frequency, which the header '
-               'does not give (FREQ axis, RESTFRQ): give frequency=')
-        raise MapError(msg)
-    if not _FREQUENCIES[0] <= frequency.to_value(u.Hz) <= _FREQUENCIES[1]:
-        msg = (f'the frequency of {frequency:.4g} cannot be right: give '
-               'frequency=')
-        raise MapError(msg)
-    surface_brightness = (1.0 * u.K).to(
-        u.Jy / u.sr, u.brightness_temperature(frequency))
-    return (surface_brightness * pixel_area).to_value(u.Jy)
-
-
 # A unit is converted by the first row that it is equivalent to.
 _FACTORS = (
     (u.Jy / u.pix, lambda *_: 1.0),
     (u.Jy, lambda *_: 1.0),
-    (u.Jy / u.beam, _per_beam),
+    (u.Jy / u.beam, lambda pixel_area, beam_area, _: (
+        pixel_area / beam_area).to_value(u.one)),
     (u.Jy / u.sr, lambda pixel_area, *_: pixel_area.to_value(u.sr)),
-    (u.K, _per_kelvin),
+    (u.K, lambda pixel_area, _, frequency: ((1.0 * u.K).to(
+        u.Jy / u.sr, u.brightness_temperature(frequency))
+        * pixel_area).to_value(u.Jy)),
 )

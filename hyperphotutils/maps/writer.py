@@ -98,13 +98,34 @@ class CubeWriter:
         self._stored = cube.dtype.newbyteorder('>')
         self._head = _make_header(cube, unit, history).tostring().encode(
             'ascii')
-        self._tail = _make_tail(cube)
+        self._tail = b''
+        if cube.beams_table is not None:
+            table = fits.table_to_hdu(cube.beams_table)
+            table.name = 'BEAMS'
+            buffer = BytesIO()
+            fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
+            self._tail = buffer.getvalue()[_BLOCK:]
         self._file = None
         if self.path.exists() and not overwrite:
             msg = 'exists already: use overwrite=True to replace it'
             raise FileExistsError(errno.EEXIST, msg, str(self.path))
+        # Until all planes are written, one byte per plane after the end of
+        # the data stores whether it is written.
+        total = self._size + self._shape[0]
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_BINARY', 0)
         try:
-            self._open()
+            self._file = os.open(self._part, flags, 0o666)
+            if (resume and os.fstat(self._file).st_size == total
+                    and os.read(self._file, len(self._head)) == self._head):
+                return
+            os.ftruncate(self._file, 0)
+            if hasattr(os, 'posix_fallocate'):
+                os.posix_fallocate(self._file, 0, total)
+            else:
+                os.ftruncate(self._file, total)
+            _write_all(self._file, self._tail, self._size - len(self._tail))
+            # written last, since it makes the file valid for continuation
+            _write_all(self._file, self._head, 0)
         except OSError as error:
             self.resume = False  # there is nothing to continue
             self.close()
@@ -209,34 +230,10 @@ class CubeWriter:
         The size of the finished file in bytes.
         """
         n_bytes = int(np.prod(self._shape)) * self._stored.itemsize
-        return len(self._head) + _padded(n_bytes) + len(self._tail)
-
-    def _open(self):
-        """
-        Open the file and allocate its space.
-
-        Until all planes are written, one byte per plane after the end of
-        the data stores whether it is written.
-        """
-        total = self._size + self._shape[0]
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, 'O_BINARY', 0)
-        self._file = os.open(self._part, flags, 0o666)
-        if (self.resume and os.fstat(self._file).st_size == total
-                and os.read(self._file, len(self._head)) == self._head):
-            return
-        os.ftruncate(self._file, 0)
-        if hasattr(os, 'posix_fallocate'):
-            os.posix_fallocate(self._file, 0, total)
-        else:
-            os.ftruncate(self._file, total)
-        _write_all(self._file, self._tail, self._size - len(self._tail))
-        # written last, since it makes the file valid for continuation
-        _write_all(self._file, self._head, 0)
+        n_blocks = -(-n_bytes // _BLOCK)
+        return len(self._head) + n_blocks * _BLOCK + len(self._tail)
 
     def _explain(self, error):
-        """
-        Return an error that describes the failure.
-        """
         reason = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             reason += f' (the file needs {self._size / 1e6:.1f} MB)'
@@ -245,9 +242,6 @@ class CubeWriter:
 
 
 def _make_header(cube, unit, history):
-    """
-    Make the header of the file from the header of the cube.
-    """
     header = cube.header.copy()
     header.strip()
     for key in _STORAGE:
@@ -271,26 +265,6 @@ def _make_header(cube, unit, history):
     for line in history:
         header.add_history(line)
     return header
-
-
-def _make_tail(cube):
-    """
-    Return the bytes after the values: the table of beams.
-    """
-    if cube.beams_table is None:
-        return b''
-    table = fits.table_to_hdu(cube.beams_table)
-    table.name = 'BEAMS'
-    buffer = BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
-    return buffer.getvalue()[_BLOCK:]
-
-
-def _padded(n_bytes):
-    """
-    Return a size rounded up to complete FITS blocks.
-    """
-    return -(-n_bytes // _BLOCK) * _BLOCK
 
 
 def _write_all(file, data, position):

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 import astropy.units as u
 import numpy as np
 
-from hyperphotutils.utils.wcs import pixel_area
+from hyperphotutils.utils.wcs import (
+    celestial_part,
+    pixel_area,
+    pixel_to_lonlat,
+    unit_vectors,
+)
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -131,7 +136,20 @@ class PixelAreas:
         x = np.arange(self.shape[1])
         if self._spline is not None:
             return self._spline(y, x)
-        return self._exact(y, x)
+        corner_x, corner_y = np.meshgrid(np.append(x, x[-1] + 1) - 0.5,
+                                         np.append(y, y[-1] + 1) - 0.5)
+        corners = unit_vectors(*pixel_to_lonlat(celestial_part(self.wcs),
+                                                corner_x, corner_y))
+        # half the cross product of the diagonals of a quadrilateral
+        areas = 0.5 * np.linalg.norm(np.cross(
+            corners[1:, 1:] - corners[:-1, :-1],
+            corners[1:, :-1] - corners[:-1, 1:]), axis=-1)
+        areas /= self.center.to_value(u.sr)
+        rows, columns = np.nonzero(~np.isfinite(areas))
+        # Pixels at the edge of the sky have corners off the sky.
+        areas[rows, columns] = (pixel_area(self.wcs, x[columns], y[rows])
+                                / self.center).value if rows.size else 0.0
+        return areas
 
     def _nodes(self, n_nodes):
         """
@@ -170,24 +188,3 @@ class PixelAreas:
             if np.all(error <= _TOLERANCE * expected):
                 return spline
         return None
-
-    def _exact(self, y, x):
-        """
-        Return the relative areas of single pixels.
-        """
-        corner_x, corner_y = np.meshgrid(np.append(x, x[-1] + 1) - 0.5,
-                                         np.append(y, y[-1] + 1) - 0.5)
-        wcs = self.wcs if self.wcs.naxis == 2 else self.wcs.celestial
-        world = wcs.pixel_to_world_values(corner_x, corner_y)
-        lon, lat = (np.deg2rad(world[i]) for i in (wcs.wcs.lng, wcs.wcs.lat))
-        corners = np.stack([np.cos(lat) * np.cos(lon),
-                            np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-        areas = 0.5 * np.linalg.norm(np.cross(
-            corners[1:, 1:] - corners[:-1, :-1],
-            corners[1:, :-1] - corners[:-1, 1:]), axis=-1)
-        areas /= self.center.to_value(u.sr)
-        rows, columns = np.nonzero(~np.isfinite(areas))
-        # Pixels at the edge of the sky have corners off the sky.
-        areas[rows, columns] = (pixel_area(self.wcs, x[columns], y[rows])
-                                / self.center).value if rows.size else 0.0
-        return areas

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from numbers import Real
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import ArrayLike
 
 __all__ = ['check_integer', 'check_part', 'check_positive', 'check_range',
@@ -256,3 +257,15 @@ def check_relative_rms(relative_rms: ArrayLike,
                f'{relative_rms.shape}')
         raise ValueError(msg)
     return relative_rms
+
+
+def check_table(table):
+    """
+    Raise an error if an argument is not a table, such as the `None` of a
+    map without sources.
+    """
+    if not isinstance(table, Table):
+        hint = ' (no sources were found)' if table is None else ''
+        msg = ('table must be an astropy Table: got '
+               f'{type(table).__name__}{hint}')
+        raise TypeError(msg)

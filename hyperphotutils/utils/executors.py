@@ -72,6 +72,9 @@ _TIMEOUT = 10
 # function and the shared arguments.
 _SHARED = [None, None]
 
+# Searching the loaded libraries takes longer than a small product.
+_blas_controller = cache(ThreadpoolController)
+
 
 def work_through(function: Callable, items: Iterable, *shared: Any,
                  executor: ExecutorLike | WorkerProcesses | None = None,
@@ -387,14 +390,6 @@ def one_blas_thread() -> AbstractContextManager:
     return _blas_controller().limit(limits=1, user_api='blas')
 
 
-@cache
-def _blas_controller():
-    """
-    Return the controller of the loaded BLAS libraries.
-    """
-    return ThreadpoolController()
-
-
 def as_executor(executor: Any) -> Any:
     """
     Check an executor and adapt a client of dask.distributed.
@@ -592,11 +587,8 @@ class _DaskExecutor(Executor):
         with warnings.catch_warnings():
             # It may be large, but is sent only once.
             warnings.filterwarnings('ignore', 'Sending large graph')
-            return self._client.submit(_identity, value, pure=False)
-
-
-def _identity(value):
-    return value
+            return self._client.submit(lambda value: value, value,
+                                       pure=False)
 
 
 class _Pool(ProcessPoolExecutor):
@@ -706,16 +698,15 @@ def _prepare_worker(n_threads, begun):
     Initialize a worker: ignore Ctrl-C, end with the parent process, limit
     the threads to its share of the cores, and tune its memory.
     """
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent():
+        # also if it was killed, and cannot end its processes
+        parent.join()
+        os._exit(1)
+
     tune_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     threadpool_limits(n_threads)
     begun.value = 1
-
-
-def _end_with_parent():
-    """
-    End this process when its parent ends, even if that was killed.
-    """
-    multiprocessing.parent_process().join()
-    os._exit(1)

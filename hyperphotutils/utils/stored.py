@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,9 @@ __all__ = ['StoredImage', 'row_blocks']
 
 # Errors of file systems that do not allocate space
 _NO_ALLOCATION = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+
+# Errors of file systems without room for a file
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 # Pixels that are processed at once
 _BLOCK = 1 << 22
@@ -112,8 +116,9 @@ class StoredImage:
                     os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             if error.errno not in _NO_ALLOCATION:
-                raise OSError(error.errno, error.strerror,
-                              str(image.path)) from error
+                raise OSError(error.errno, explain_full(
+                    error, image.path.parent, size), str(image.path)
+                    ) from error
         return image
 
     @classmethod
@@ -210,3 +215,18 @@ def row_blocks(shape: tuple[int, int]) -> list[slice]:
     step = max(1, _BLOCK // max(nx, 1))
     return [slice(first, min(first + step, ny))
             for first in range(0, ny, step)]
+
+
+def explain_full(error, folder, size=None):
+    """
+    Return the reason of an `OSError`; if ``folder`` has no room for a
+    temporary file of ``size`` bytes, with the remedy.
+    """
+    if error.errno not in FULL:
+        return error.strerror
+    room = '' if size is None else f' for {size / 1e6:.1f} MB'
+    other = 'choose another folder'
+    if Path(folder).is_relative_to(tempfile.gettempdir()):
+        other = 'set TMPDIR to another folder'
+    return (f'{error.strerror}: {folder} has no room{room} of temporary '
+            f'files; make room there, or {other}')

@@ -26,6 +26,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import WCS_FRAME_MAPPINGS, wcs_to_celestial_frame
 from numpy.typing import ArrayLike
 
+from hyperphotutils.utils.checks import check_table
 from hyperphotutils.utils.gaussians import wrap_angle
 from hyperphotutils.utils.tables import pixel_columns
 
@@ -120,7 +121,7 @@ def pixel_scale(wcs: WCS, shape: tuple[int, ...] | None = None) -> u.Quantity:
     >>> print(f'{pixel_scale(wcs):.3f}')
     3.600 arcsec
     """
-    wcs = _celestial(wcs)
+    wcs = celestial_part(wcs)
     reference = wcs.wcs.crpix - 1.0
     if shape is None:
         shape = wcs.array_shape
@@ -178,13 +179,13 @@ def local_jacobian(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     [[[-3.6  0. ]
       [ 0.   3.6]]]
     """
-    wcs = _celestial(wcs)
+    wcs = celestial_part(wcs)
     x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, dtype=float)),
                                np.atleast_1d(np.asarray(y, dtype=float)))
     dx = _STEP * np.array([0, 1, -1, 0, 0])[:, np.newaxis]
     dy = _STEP * np.array([0, 0, 0, 1, -1])[:, np.newaxis]
-    lon, lat = _pixel_to_lonlat(wcs, x + dx, y + dy)
-    vectors = _unit_vectors(lon, lat)
+    lon, lat = pixel_to_lonlat(wcs, x + dx, y + dy)
+    vectors = unit_vectors(lon, lat)
     # shape (2, n, 3): the change of the unit vector with x and with y
     slopes = (vectors[1::2] - vectors[2::2]) / (2.0 * _STEP)
     # the unit vectors to the East and the North, shape (2, n, 3)
@@ -461,7 +462,7 @@ def sky_to_pixel_ellipse(wcs: WCS, sky: SkyCoord, fwhm_major: u.Quantity,
     >>> print(y.round(3), major.round(3), minor.round(3), theta.round(3))
     [1.] [3.] [2.] [100.]
     """
-    wcs = _celestial(wcs)
+    wcs = celestial_part(wcs)
     x, y = _sky_to_pixel(wcs, sky)
     return x, y, *sky_to_pixel_ellipse_at(wcs, x, y, fwhm_major, fwhm_minor,
                                           position_angle)
@@ -588,22 +589,32 @@ def sources_to_pixels(table: Table, wcs: WCS) -> QTable:
     >>> print(init_params['y_init'].round(3), init_params['theta_init'][0])
     [1.] 100.0 deg
     """
-    if not isinstance(table, Table):
-        msg = f'table must be an astropy Table: got {type(table).__name__}'
-        raise TypeError(msg)
-    wcs = _celestial(wcs)
+    check_table(table)
+    wcs = celestial_part(wcs)
     if 'sky_centroid' not in table.colnames:
         msg = ("table must have the column 'sky_centroid': it has "
                f'{", ".join(table.colnames)}')
         raise ValueError(msg)
     sky = table['sky_centroid']
-    shape = _sky_shapes(table)
+    units = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
+             'position_angle': u.deg}
+    missing = [name for name in units if name not in table.colnames]
+    if 0 < len(missing) < len(units):
+        msg = ('table must have all columns of a shape or none: '
+               f'{", ".join(missing)} missing')
+        raise ValueError(msg)
     ids = (table['id'] if 'id' in table.colnames
            else np.arange(1, len(table) + 1))
     result = QTable({'id': np.asarray(ids)})
-    if shape is None:
+    if missing:
         result['x_init'], result['y_init'] = _sky_to_pixel(wcs, sky)
         return result
+    shape = []
+    for name, unit in units.items():
+        column = table[name]
+        values = np.ma.filled(np.ma.asarray(
+            getattr(column, 'value', column), dtype=float), np.nan)
+        shape.append(u.Quantity(values, getattr(column, 'unit', None) or unit))
     major, minor, angle = shape
     angle = position_angle_in_frame(sky, angle, wcs_to_celestial_frame(wcs))
     names = ('x_init', 'y_init', 'fwhm_major_init', 'fwhm_minor_init')
@@ -655,29 +666,6 @@ def table_positions(table, pairs, wcs, name):
                  for value in wcs.world_to_pixel(sky))
 
 
-def _sky_shapes(table):
-    """
-    Return the columns of the shapes as quantities, or `None` without
-    shapes.
-    """
-    units = {'fwhm_major_sky': u.arcsec, 'fwhm_minor_sky': u.arcsec,
-             'position_angle': u.deg}
-    missing = [name for name in units if name not in table.colnames]
-    if len(missing) == len(units):
-        return None
-    if missing:
-        msg = ('table must have all columns of a shape or none: '
-               f'{", ".join(missing)} missing')
-        raise ValueError(msg)
-    shape = []
-    for name, unit in units.items():
-        column = table[name]
-        values = np.ma.filled(np.ma.asarray(
-            getattr(column, 'value', column), dtype=float), np.nan)
-        shape.append(u.Quantity(values, getattr(column, 'unit', None) or unit))
-    return shape
-
-
 def position_angle_in_frame(sky: SkyCoord,
                             position_angle: ArrayLike | u.Quantity,
                             frame: BaseCoordinateFrame | str) -> u.Quantity:
@@ -724,7 +712,7 @@ def position_angle_in_frame(sky: SkyCoord,
     return np.where(angle >= 180.0 * u.deg, 0.0 * u.deg, angle)
 
 
-def _celestial(wcs):
+def celestial_part(wcs):
     """
     Return the celestial part of ``wcs``.
     """
@@ -738,7 +726,7 @@ def _celestial(wcs):
     return wcs if wcs.naxis == 2 else wcs.celestial
 
 
-def _pixel_to_lonlat(wcs, x, y):
+def pixel_to_lonlat(wcs, x, y):
     """
     Convert pixel positions to longitude and latitude in radians.
 
@@ -761,15 +749,15 @@ def _sky_to_pixel(wcs, sky):
     # Far off the map the inverse of a distortion may not exist. Such
     # positions must not prevent the conversion of the others.
     x, y = wcs.all_world2pix(*world, 0, adaptive=True, quiet=True)
-    lon, lat = _pixel_to_lonlat(wcs, x, y)
-    lost = _unit_vectors(lon, lat) - _unit_vectors(
+    lon, lat = pixel_to_lonlat(wcs, x, y)
+    lost = unit_vectors(lon, lat) - unit_vectors(
         sphere.lon.to_value(u.rad).ravel(), sphere.lat.to_value(u.rad).ravel())
     scale = np.sqrt(np.abs(np.linalg.det(wcs.pixel_scale_matrix)))
     found = np.linalg.norm(lost, axis=1) < _CLOSED * np.deg2rad(scale)
     return np.where(found, x, np.nan), np.where(found, y, np.nan)
 
 
-def _unit_vectors(lon, lat):
+def unit_vectors(lon, lat):
     """
     Return unit vectors with their components along a new last axis.
     """

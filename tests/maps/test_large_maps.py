@@ -3,7 +3,11 @@
 Tests of maps that are read into a file, a few rows at a time.
 """
 
+import errno
+import os
+import tempfile
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -152,3 +156,49 @@ def test_errors_of_writing_do_not_blame_the_map(make_hdu, tmp_path):
     """
     with pytest.raises(FileNotFoundError, match='no folder'):
         read_map_to_file(make_hdu(framed()), tmp_path / 'no folder/map.dat')
+
+
+@pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='needs POSIX')
+@pytest.mark.parametrize('temporary', [True, False])
+def test_full_folder_is_named_with_the_map(make_hdu, tmp_path, monkeypatch,
+                                           temporary):
+    """
+    The error names the map, its size, and the folder, and says how to
+    choose another one, but not the temporary file in it.
+    """
+    def allocate(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path, folder = tmp_path / 'map.fits', tmp_path / 'scratch'
+    make_hdu(framed()).writeto(path)
+    folder.mkdir()
+    monkeypatch.setattr(os, 'posix_fallocate', allocate)
+    monkeypatch.setattr(tempfile, 'tempdir', str(
+        tmp_path if temporary else tmp_path / 'elsewhere'))
+    remedy = 'set TMPDIR to' if temporary else 'choose'
+    with pytest.raises(OSError, match=(
+            rf'map\.fits: No space left on device: {folder} has no room for '
+            rf'0\.0 MB of temporary files; make room there, or {remedy} '
+            'another folder')) as error:
+        read_map_to_file(path, folder / 'secret.dat')
+    assert error.value.errno == errno.ENOSPC
+    assert 'secret' not in str(error.value)
+
+
+def test_full_temporary_folder_does_not_blame_a_zipped_map(
+        make_hdu, tmp_path, monkeypatch):
+    """
+    It is not damaged if there is no room to extract it.
+    """
+    make_hdu(framed()).writeto(tmp_path / 'map.fits')
+    path = tmp_path / 'map.fits.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.write(tmp_path / 'map.fits', 'map.fits')
+
+    def extract(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile.ZipFile, 'read', extract)
+    with pytest.raises(MapError, match=r'map\.fits\.zip: cannot be read: No '
+                       'space left.*set TMPDIR to another folder'):
+        read_map(path)

@@ -3,6 +3,7 @@
 Tests for the reader module.
 """
 
+import copy
 import pickle
 
 import astropy.units as u
@@ -669,3 +670,23 @@ def test_wcs_is_plain(make_hdu):
     The WCS of a map is one that astropy's tools take.
     """
     assert isinstance(read_map(make_hdu()).wcs, WCS)
+
+
+@pytest.mark.parametrize('duplicate', [
+    lambda value: value.copy(), copy.copy, copy.deepcopy,
+    lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_keep_unit_and_metadata(make_hdu, duplicate):
+    """
+    A copy of a map has its unit, beam, and other metadata; the beam of
+    radio_beam alone would lose its axes, also if it is copied by itself.
+    """
+    image = read_map(make_hdu())
+    image.meta['beam'].meta['note'] = 'kept'
+    copied = duplicate(image)
+    assert copied.unit == image.unit
+    assert copied.meta.keys() == image.meta.keys()
+    for beam in (copied.meta['beam'], duplicate(image.meta['beam'])):
+        assert isinstance(beam, Beam)
+        assert beam == Beam(10 * u.arcsec, 8 * u.arcsec, 30 * u.deg)
+        assert beam.meta == {'note': 'kept'}
+        assert_allclose(beam.sr, image.meta['beam'].sr)
