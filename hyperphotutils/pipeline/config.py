@@ -1027,16 +1027,41 @@ def check_config(config, origins=None):
 
     ``origins`` are the origins of values in messages, by key.
     """
+    import astropy.units as u
+
     from hyperphotutils.catalog import read_regions
-    from hyperphotutils.maps import get_survey
+    from hyperphotutils.maps import (
+        MapError,
+        flux_factor,
+        get_survey,
+        parse_unit,
+    )
+    from hyperphotutils.maps.images import find_image
+
+    def check_unit(unit):
+        unit = parse_unit(unit)
+        if not config.run.background_only:
+            area = 1.0 * u.arcsec**2
+            flux_factor(unit, pixel_area=area, beam_area=area,
+                        frequency=1.0 * u.GHz)
+
+    def check_image(path):
+        try:
+            with warnings.catch_warnings():
+                # they are listed in the log of a map
+                warnings.simplefilter('ignore')
+                with find_image(path):
+                    pass
+        except MapError as exc:
+            msg = f'{path}: {exc}'
+            raise MapError(msg) from None
 
     checks = {
-        'input.unit': lambda unit: _check_unit(
-            unit, is_flux=not config.run.background_only),
+        'input.unit': check_unit,
         'input.survey': get_survey,
         'sources.table': lambda _: config.sources.read_table(),
         'sources.x': lambda _: config.sources.read_table(),
-        'fit.weight_map': _check_image,
+        'fit.weight_map': check_image,
         'cubes.region': read_regions,
     }
     problems = []
@@ -1055,33 +1080,6 @@ def check_config(config, origins=None):
             problems.append(': '.join(filter(None, parts)))
     if problems:
         raise ConfigError(problems)
-
-
-def _check_unit(unit, *, is_flux):
-    import astropy.units as u
-
-    from hyperphotutils.maps import flux_factor, parse_unit
-
-    unit = parse_unit(unit)
-    if is_flux:
-        area = 1.0 * u.arcsec**2
-        flux_factor(unit, pixel_area=area, beam_area=area,
-                    frequency=1.0 * u.GHz)
-
-
-def _check_image(path):
-    from hyperphotutils.maps import MapError
-    from hyperphotutils.maps.images import find_image
-
-    try:
-        with warnings.catch_warnings():
-            # they are listed in the log of a map
-            warnings.simplefilter('ignore')
-            with find_image(path):
-                pass
-    except MapError as exc:
-        msg = f'{path}: {exc}'
-        raise MapError(msg) from None
 
 
 def find_unused_keys(config):
