@@ -128,9 +128,6 @@ def find_differences(old, new):
 
 
 def _compare(record, settings, inputs):
-    """
-    Return the differences between a record and the present run.
-    """
     return (find_differences(record['settings'], settings)
             + find_differences(record['inputs'], inputs))
 
