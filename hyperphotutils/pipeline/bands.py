@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -134,12 +135,28 @@ def merge_bands(tables: Mapping[str, Table | None],
     phot = forced(ellipse='matched', reference_beam=_turn_beams(
         beams, tables, merged))
     merged.meta['call'] = repr(phot)
+    import numpy as np
     from tqdm.auto import tqdm
 
     for name in tqdm(tables, desc='Measure bands', disable=not progress_bar):
         measured = _measure(phot, merged, name, maps[name], tables[name])
         chosen = _choose(merged, measured, name, beams[name], measure)
-        _put(merged, measured, name, chosen)
+        for column in _FORCED:
+            key = f'{column}_{name}'
+            values = measured[key]
+            if key in merged.colnames:
+                own = merged[key]
+                if hasattr(own, 'filled'):
+                    own = own.filled(0)
+                values = np.where(chosen, values, own)
+            merged[key] = values
+        snr = np.asarray(measured[f'flux_fit_{name}']
+                         / measured[f'noise_{name}'], dtype=float)
+        if f'snr_{name}' in merged.colnames:
+            snr = np.where(chosen, snr, merged[f'snr_{name}'])
+        merged[f'snr_{name}'] = snr
+        merged.add_column(chosen, name=f'forced_{name}',
+                          index=merged.index_column(f'flags_{name}') + 1)
     return describe_columns(merged)
 
 
@@ -147,25 +164,22 @@ def check_bands(config, n_maps):
     """
     Check that the maps of a configuration can be merged.
     """
-    names = config.bands.names
+    names, msg = config.bands.names, ''
     if n_maps < 2:
         msg = f'bands.merge: needs two maps at least, not {n_maps}'
-        raise ConfigError([msg])
-    if names is not None and len(names) != n_maps:
+    elif names is not None and len(names) != n_maps:
         msg = (f'bands.names: must have a name for each of the {n_maps} '
                f'maps: {", ".join(names)}')
-        raise ConfigError([msg])
-    if names is not None and len(set(names)) < n_maps:
+    elif names is not None and len(set(names)) < n_maps:
         msg = f'bands.names: must differ: {", ".join(names)}'
-        raise ConfigError([msg])
-    if names is not None and not all(map(str.isprintable, names)):
+    elif names is not None and not all(map(str.isprintable, names)):
         msg = ('bands.names: are part of the names of columns, and must be '
                f'printable: {names}')
-        raise ConfigError([msg])
-    if config.fit.weight_map is not None and config.bands.measure != 'none':
+    elif config.fit.weight_map is not None and config.bands.measure != 'none':
         msg = ('fit.weight_map: sources that a map lacks are measured '
                'without a map of weights; set bands.measure: none, or leave '
                'it out')
+    if msg:
         raise ConfigError([msg])
 
 
@@ -293,22 +307,13 @@ def explain_bands(table):
     return ['\n'.join(lines) for lines in texts]
 
 
-class _LazyMaps(Mapping):
+class _LazyMaps(UserDict):
     """
-    Maps that are read when they are needed.
+    Maps that are read when they are needed, by functions.
     """
-
-    def __init__(self, readers):
-        self.readers = readers
 
     def __getitem__(self, name):
-        return self.readers[name]()
-
-    def __iter__(self):
-        return iter(self.readers)
-
-    def __len__(self):
-        return len(self.readers)
+        return self.data[name]()
 
 
 def _read_beams(tables, maps):
@@ -402,27 +407,3 @@ def _choose(merged, measured, name, beam, measure):
         return missing
     distance, _ = KDTree(lost).query(vectors)
     return missing | (given & (distance < _BLENDED * width.to_value('rad')))
-
-
-def _put(merged, measured, name, chosen):
-    """
-    Insert the forced measurements into the merged catalog.
-    """
-    import numpy as np
-
-    for column in _FORCED:
-        key = f'{column}_{name}'
-        values = measured[key]
-        if key in merged.colnames:
-            own = merged[key]
-            if hasattr(own, 'filled'):
-                own = own.filled(0)
-            values = np.where(chosen, values, own)
-        merged[key] = values
-    snr = np.asarray(measured[f'flux_fit_{name}']
-                     / measured[f'noise_{name}'], dtype=float)
-    if f'snr_{name}' in merged.colnames:
-        snr = np.where(chosen, snr, merged[f'snr_{name}'])
-    merged[f'snr_{name}'] = snr
-    merged.add_column(chosen, name=f'forced_{name}',
-                      index=merged.index_column(f'flags_{name}') + 1)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     create_model,
@@ -142,9 +143,6 @@ _Weights = Literal['inverse_rms', 'snr', 'power_snr', 'spatial', 'map',
 
 
 def _key(description, default=None, **limits):
-    """
-    Return the field of a key.
-    """
     return Field(default, description=description, **limits)
 
 
@@ -167,6 +165,19 @@ class _Options(BaseModel):
             return {cls.number_key: value}
         return value
 
+    @model_validator(mode='after')
+    def _check(self):
+        if msg := self._find_problem():
+            raise ValueError(msg)
+        return self
+
+    def _find_problem(self):
+        """
+        Return what is wrong with values that are valid by themselves, or
+        an empty text.
+        """
+        return ''
+
 
 class EllipseOptions(_Options):
     """
@@ -181,13 +192,11 @@ class EllipseOptions(_Options):
     position_angle: float = _key(
         'position angle in deg, from North through East', 0.0)
 
-    @model_validator(mode='after')
-    def _check_axes(self):
-        if self.minor is not None and self.minor > self.major:
-            msg = (f'minor must not be larger than major: {self.minor} > '
-                   f'{self.major}')
-            raise ValueError(msg)
-        return self
+    def _find_problem(self):
+        if self.minor is None or self.minor <= self.major:
+            return ''
+        return (f'minor must not be larger than major: {self.minor} > '
+                f'{self.major}')
 
     def make_beam(self) -> 'Beam':
         """
@@ -206,7 +215,8 @@ class InputOptions(_Options):
     The maps to read, and values that their headers lack.
     """
 
-    maps: _List[str] = _key(
+    maps: Annotated[_List[str], BeforeValidator(
+        lambda maps: (maps,) if isinstance(maps, str) else maps)] = _key(
         'FITS files, patterns such as maps/*.fits, and text files (@name or '
         'name.txt) with one of these in a line, relative to the working '
         'folder; maps on the command line replace this list', ())
@@ -242,19 +252,10 @@ class InputOptions(_Options):
         'frequency in GHz (of cubes: the rest frequency), needed for maps in '
         'K; null = from the header')
 
-    @model_validator(mode='before')
-    @classmethod
-    def _make_list(cls, values):
-        if isinstance(values, dict) and isinstance(values.get('maps'), str):
-            return values | {'maps': (values['maps'],)}
-        return values
-
-    @model_validator(mode='after')
-    def _check_beam(self):
-        if self.beam is not None and self.survey is not None:
-            msg = 'beam and survey both set the beam: give only one of them'
-            raise ValueError(msg)
-        return self
+    def _find_problem(self):
+        if self.beam is None or self.survey is None:
+            return ''
+        return 'beam and survey both set the beam: give only one of them'
 
     def make_reader_options(self) -> dict:
         """
@@ -304,35 +305,29 @@ class SourcesOptions(_Options):
         """
         return self.table is not None or self.x is not None
 
-    @model_validator(mode='after')
-    def _check_lists(self):
-        msg = ''
+    def _find_problem(self):
         n_sources = None if self.x is None else len(self.x)
         shape = {name: value for name, value in self if value is not None
                  and name in {'fwhm_major', 'fwhm_minor', 'position_angle'}}
         if self.table is not None and (self.x, self.y) != (None, None):
-            msg = ('table and the lists x, y both set the positions: give '
-                   'only one of them')
-        elif (self.x is None) != (self.y is None):
+            return ('table and the lists x, y both set the positions: give '
+                    'only one of them')
+        if (self.x is None) != (self.y is None):
             missing = 'x' if self.x is None else 'y'
-            msg = f'x and y are needed together: {missing} is missing'
-        elif self.x is not None and n_sources != len(self.y):
-            msg = ('x and y must have the same length: got '
-                   f'{n_sources} and {len(self.y)}')
-        elif shape and not self.given:
-            msg = (f'{", ".join(shape)}: shapes need positions: give table, '
-                   'or x and y')
-        elif shape and not {'fwhm_major', 'fwhm_minor'} <= shape.keys():
-            msg = 'fwhm_major and fwhm_minor must both be given'
-        elif n_sources is not None:
-            for name, value in shape.items():
-                if isinstance(value, tuple) and len(value) != n_sources:
-                    msg = (f'{name} must be one number or one for each of '
-                           f'the {n_sources} positions: got {len(value)}')
-                    break
-        if msg:
-            raise ValueError(msg)
-        return self
+            return f'x and y are needed together: {missing} is missing'
+        if self.x is not None and n_sources != len(self.y):
+            return ('x and y must have the same length: got '
+                    f'{n_sources} and {len(self.y)}')
+        if shape and not self.given:
+            return (f'{", ".join(shape)}: shapes need positions: give table, '
+                    'or x and y')
+        if shape and not {'fwhm_major', 'fwhm_minor'} <= shape.keys():
+            return 'fwhm_major and fwhm_minor must both be given'
+        return next(
+            (f'{name} must be one number or one for each of the {n_sources} '
+             f'positions: got {len(value)}' for name, value in shape.items()
+             if n_sources and isinstance(value, tuple)
+             and len(value) != n_sources), '')
 
     def read_table(self, wcs: 'WCS | None' = None) -> 'QTable':
         """
@@ -520,22 +515,18 @@ class FitOptions(_Options):
         'largest number of searches for missed sources on the residual of the '
         'fit', 2)
 
-    @model_validator(mode='after')
-    def _check_weights(self):
+    def _find_problem(self):
         names = ((self.weights,) if isinstance(self.weights, str)
                  else self.weights or ())
         needing = [name for name in ('map', 'mask') if name in names]
-        msg = ''
-        for pair in (('snr', 'power_snr'), ('map', 'mask')):
+        for pair in (('map', 'mask'), ('snr', 'power_snr')):
             if set(pair) <= set(names):
-                msg = f'weights cannot be both {pair[0]} and {pair[1]}'
+                return f'weights cannot be both {pair[0]} and {pair[1]}'
         if needing and self.weight_map is None:
-            msg = msg or f'weights: {needing[0]} needs weight_map, a FITS file'
+            return f'weights: {needing[0]} needs weight_map, a FITS file'
         if self.weight_map is not None and not needing:
-            msg = msg or 'weight_map needs weights: map or weights: mask'
-        if msg:
-            raise ValueError(msg)
-        return self
+            return 'weight_map needs weights: map or weights: mask'
+        return ''
 
     def make_fitter(self, fwhm: float, grouping: 'GroupingOptions', *,
                     fixed: tuple[str, ...] | None = None,
@@ -652,13 +643,11 @@ class PhotometryOptions(_Options):
         'true = divide by the fraction of the Gaussian inside the aperture',
         default=True)
 
-    @model_validator(mode='after')
-    def _check_aperture(self):
-        if self.fwhm_limits is not None and self.aperture is not None:
-            msg = ('fwhm_limits and aperture exclude each other: give only '
-                   'one of them')
-            raise ValueError(msg)
-        return self
+    def _find_problem(self):
+        if self.fwhm_limits is None or self.aperture is None:
+            return ''
+        return ('fwhm_limits and aperture exclude each other: give only one '
+                'of them')
 
 
 class BandsOptions(_Options):
@@ -802,8 +791,7 @@ bands, output, run : dict or options
     output: OutputOptions = Field(default_factory=OutputOptions)
     run: RunOptions = Field(default_factory=RunOptions)
 
-    @model_validator(mode='after')
-    def _check_sections(self):
+    def _find_problem(self):
         is_cube, given = self.input.datacube, self.sources.given
         boxes = self.background.box_sizes is not None
         rules = (
@@ -832,10 +820,7 @@ bands, output, run : dict or options
             (self.cubes.around_sources and not (given and boxes),
              'cubes.around_sources needs positions in the section sources, '
              'and background.box_sizes'))
-        for applies, msg in rules:
-            if applies:
-                raise ValueError(msg)
-        return self
+        return next((msg for applies, msg in rules if applies), '')
 
     @property
     def kind(self) -> str:
@@ -933,7 +918,7 @@ bands, output, run : dict or options
         import numpy as np
 
         from hyperphotutils.utils.wcs import (
-            sky_to_pixel_ellipse,
+            sky_to_pixel_ellipse_at,
             sources_to_pixels,
         )
 
@@ -947,13 +932,10 @@ bands, output, run : dict or options
                 raise ValueError(msg)
             return tuple(np.asarray(u.Quantity(sources[name]).value)
                          for name in names)
-        ny, nx = image.shape
-        center = image.wcs.pixel_to_world([(nx - 1) / 2], [(ny - 1) / 2])
+        y, x = (0.5 * (size - 1) for size in image.shape)
         beam = aperture.make_beam()
-        *_, major, minor, theta = sky_to_pixel_ellipse(
-            image.wcs, center, beam.major.reshape(1), beam.minor.reshape(1),
-            beam.pa.reshape(1))
-        return float(major[0]), float(minor[0]), float(theta[0])
+        return tuple(float(values[0]) for values in sky_to_pixel_ellipse_at(
+            image.wcs, x, y, beam.major, beam.minor, beam.pa))
 
     def make_forced(self, **kwargs: Any) -> 'ForcedPhotometry':
         """
@@ -1027,16 +1009,41 @@ def check_config(config, origins=None):
 
     ``origins`` are the origins of values in messages, by key.
     """
+    import astropy.units as u
+
     from hyperphotutils.catalog import read_regions
-    from hyperphotutils.maps import get_survey
+    from hyperphotutils.maps import (
+        MapError,
+        flux_factor,
+        get_survey,
+        parse_unit,
+    )
+    from hyperphotutils.maps.images import find_image
+
+    def check_unit(unit):
+        unit = parse_unit(unit)
+        if not config.run.background_only:
+            area = 1.0 * u.arcsec**2
+            flux_factor(unit, pixel_area=area, beam_area=area,
+                        frequency=1.0 * u.GHz)
+
+    def check_image(path):
+        try:
+            with warnings.catch_warnings():
+                # they are listed in the log of a map
+                warnings.simplefilter('ignore')
+                with find_image(path):
+                    pass
+        except MapError as exc:
+            msg = f'{path}: {exc}'
+            raise MapError(msg) from None
 
     checks = {
-        'input.unit': lambda unit: _check_unit(
-            unit, is_flux=not config.run.background_only),
+        'input.unit': check_unit,
         'input.survey': get_survey,
         'sources.table': lambda _: config.sources.read_table(),
         'sources.x': lambda _: config.sources.read_table(),
-        'fit.weight_map': _check_image,
+        'fit.weight_map': check_image,
         'cubes.region': read_regions,
     }
     problems = []
@@ -1055,33 +1062,6 @@ def check_config(config, origins=None):
             problems.append(': '.join(filter(None, parts)))
     if problems:
         raise ConfigError(problems)
-
-
-def _check_unit(unit, *, is_flux):
-    import astropy.units as u
-
-    from hyperphotutils.maps import flux_factor, parse_unit
-
-    unit = parse_unit(unit)
-    if is_flux:
-        area = 1.0 * u.arcsec**2
-        flux_factor(unit, pixel_area=area, beam_area=area,
-                    frequency=1.0 * u.GHz)
-
-
-def _check_image(path):
-    from hyperphotutils.maps import MapError
-    from hyperphotutils.maps.images import find_image
-
-    try:
-        with warnings.catch_warnings():
-            # they are listed in the log of a map
-            warnings.simplefilter('ignore')
-            with find_image(path):
-                pass
-    except MapError as exc:
-        msg = f'{path}: {exc}'
-        raise MapError(msg) from None
 
 
 def find_unused_keys(config):

@@ -95,14 +95,8 @@ def make_config(values, lines, path):
     values = {key: value for key, value in values.items()
               if value is not None or key not in PipelineConfig.model_fields}
 
-    def locate(loc):
-        # the line of the innermost part of the key that is in the file
-        for end in range(len(loc), 0, -1):
-            if loc[:end] in lines:
-                return f'{path}: line {lines[loc[:end]]}'
-        return str(path)
-
-    return _validate(values, locate, PipelineConfig)
+    return _validate(PipelineConfig, values, str(path), {
+        loc: f'{path}: line {line}' for loc, line in lines.items()})
 
 
 def override_config(config: JobsConfig, values: dict, *,
@@ -139,7 +133,6 @@ def override_config(config: JobsConfig, values: dict, *,
     >>> config.run.n_workers
     4
     """
-    names = names or {}
     tree = config.model_dump()
     for key, value in values.items():
         *sections, last = key.split('.')
@@ -150,14 +143,8 @@ def override_config(config: JobsConfig, values: dict, *,
             branch = branch[section]
         branch[last] = value
 
-    def locate(loc):
-        for end in range(len(loc), 0, -1):
-            key = '.'.join(map(str, loc[:end]))
-            if key in names:
-                return names[key]
-        return 'configuration'
-
-    return _validate(tree, locate, type(config))
+    return _validate(type(config), tree, 'configuration', {
+        tuple(key.split('.')): name for key, name in (names or {}).items()})
 
 
 def config_template() -> str:
@@ -241,11 +228,12 @@ def config_to_yaml(config: PipelineConfig, *, comments: bool = True,
     return '\n'.join(lines) + '\n'
 
 
-def _validate(values, locate, model):
+def _validate(model, values, origin, origins):
     """
     Make a configuration, a ``model``, of nested dictionaries.
 
-    ``locate`` returns the origin of a key, a tuple, for messages.
+    ``origins`` are the origins of keys (tuples) in messages; that of a key
+    without one is the origin of its section, or else ``origin``.
     """
     try:
         return model.model_validate(values)
@@ -266,10 +254,17 @@ def _validate(values, locate, model):
             keys = (*_find_field(model, loc[:-1])[0], loc[-1])
         if keys not in chosen or precision(error) > precision(chosen[keys]):
             chosen[keys] = error
+    problems = []
     parents = {keys[:end] for keys in chosen for end in range(len(keys))}
-    raise ConfigError(_describe_problem(model, keys, error, locate)
-                      for keys, error in chosen.items()
-                      if keys not in parents)
+    for keys, error in chosen.items():
+        if keys in parents:
+            continue
+        place = keys[:-1] if error['type'] == 'invalid_key' else keys
+        while place and place not in origins:
+            place = place[:-1]
+        problems.append(f'{origins.get(place, origin)}: '
+                        f'{_describe_problem(model, keys, error)}')
+    raise ConfigError(problems)
 
 
 def _find_field(model, loc):
@@ -295,23 +290,22 @@ def _find_model(annotation):
                 BaseModel)
 
 
-def _describe_problem(model, keys, error, locate):
+def _describe_problem(model, keys, error):
     kind = error['type']
     if kind == 'extra_forbidden':
-        return f'{locate(keys)}: {_describe_unknown_key(model, keys)}'
+        return _describe_unknown_key(model, keys)
     if kind == 'invalid_key':
-        parent = '.'.join(keys[:-1])
-        return (f'{locate(keys[:-1])}: {parent + ": " if parent else ""}the '
-                f'key {keys[-1]!r} is not allowed, must be text')
-    key = '.'.join(keys)
-    prefix = f'{locate(keys)}: {key}' if key else locate(keys)
+        return ': '.join(filter(None, (
+            '.'.join(keys[:-1]),
+            f'the key {keys[-1]!r} is not allowed, must be text')))
     if kind == 'value_error':
-        return f'{prefix}: {error["ctx"]["error"]}'
-    if kind == 'missing' and isinstance(error['loc'][-1], str):
-        return f'{prefix}: is required'
-    allowed = _describe_allowed(*_find_field(model, keys)[1:])
-    return (f'{prefix}: {quote(error["input"])} is not allowed, must be '
-            f'{allowed}')
+        text = str(error['ctx']['error'])
+    elif kind == 'missing' and isinstance(error['loc'][-1], str):
+        text = 'is required'
+    else:
+        allowed = _describe_allowed(*_find_field(model, keys)[1:])
+        text = f'{quote(error["input"])} is not allowed, must be {allowed}'
+    return ': '.join(filter(None, ('.'.join(keys), text)))
 
 
 def _describe_unknown_key(model, keys):

@@ -287,8 +287,7 @@ class _CubeWork:
         Describe the part of the work that an earlier run has completed.
         """
         n_channels = len(self.cube)
-        stages = [('', 'sources')]
-        stages.append(('the backgrounds of ', 'background'))
+        stages = [('', 'sources'), ('the backgrounds of ', 'background')]
         for what, stage in stages[self.config.run.background_only:]:
             if n_done := len(self._finished(stage)):
                 return f'{what}{n_done} of {n_channels} channels are done'
@@ -380,37 +379,30 @@ class _CubeWork:
             write_record(self._part('sources', index), numbers)
             done[index] = numbers
         self._add_numbers(channels, [done[i] for i in range(len(cube))])
-        for i in range(len(cube)):
-            if i not in tables and self._part('table', i).exists():
-                tables[i] = read_catalog(self._part('table', i))
-        parts = {i: tables[i] for i in sorted(tables)}
+        parts = {i: tables[i] if i in tables
+                 else read_catalog(self._part('table', i))
+                 for i in range(len(cube)) if self._part('table', i).exists()}
         empty = self.folder / PARTS / _EMPTY
         if not parts and not empty.exists():
             msg = f'{self.cube.name}: no channel has values'
             raise MapError(msg)
         if not parts:
             parts = {-1: read_catalog(empty)}
-        numbers = [done[i]['counts'] for i in range(len(cube))]
-        table = shapes = _stack(list(parts.values()), numbers)
+        counts = [done[i]['counts'] for i in range(len(cube))]
+        table = shapes = _stack(list(parts.values()), counts)
         if self.config.run.detection_only:
             first = np.flatnonzero(np.isfinite(cube.beam_fwhm_pix))[0]
             shapes = _stack([beam_shapes(part, cube.channel(max(i, first)))
-                             for i, part in parts.items()], numbers)
-        return {'table': table, 'shapes': shapes,
-                'rejected': self._stack_rejected(done)}
-
-    def _stack_rejected(self, done):
-        """
-        Stack the rejected detections of the channels.
-        """
-        if self.config.sources.given:
-            return None
-        empty = make_empty_table('rejected', wcs=self.cube.wcs)
-        self._add_channel(empty, 0)
-        parts = [QTable.read(self._part('rejected', i))
-                 for i in sorted(done) if done[i]['n_listed']]
-        return with_plain_units(vstack(parts or [empty],
-                                        metadata_conflicts='silent'))
+                             for i, part in parts.items()], counts)
+        rejected = None
+        if not self.config.sources.given:
+            empty = make_empty_table('rejected', wcs=self.cube.wcs)
+            self._add_channel(empty, 0)
+            listed = [QTable.read(self._part('rejected', i))
+                      for i in sorted(done) if done[i]['n_listed']]
+            rejected = with_plain_units(vstack(listed or [empty],
+                                               metadata_conflicts='silent'))
+        return {'table': table, 'shapes': shapes, 'rejected': rejected}
 
     def _keep(self, index, sources, rejected, tables):
         """
@@ -431,26 +423,15 @@ class _CubeWork:
             write_catalog(sources, empty)
 
     def _add_numbers(self, table, rows):
-        """
-        Add the numbers of the channels to their table.
-        """
-        counted = ('n_given' if self.config.sources.given else 'n_detected')
-        for name, key, unit in ((counted, 'n_detected', None),
-                                ('n_companions', 'n_companions', None),
-                                ('n_rejected', 'n_rejected', None),
-                                ('n_measured', 'n_measured', None),
-                                ('rms', 'rms', u.Jy / u.pix),
-                                ('noise', 'noise', None),
-                                ('n_warnings', 'n_warnings', None),
-                                ('summary', 'summary', None)):
-            values = np.array([row[key] for row in rows])
-            table[name] = values if unit is None else values << unit
-        unused = []
+        for name in ('n_detected', 'n_companions', 'n_rejected', 'n_measured',
+                     'rms', 'noise', 'n_warnings', 'summary'):
+            values = np.array([row[name] for row in rows])
+            table[name] = values << (u.Jy / u.pix) if name == 'rms' else values
         if self.config.sources.given:
-            unused = ['n_companions', 'n_rejected']
+            table.rename_column('n_detected', 'n_given')
+            table.remove_columns(['n_companions', 'n_rejected'])
         if self.config.run.detection_only:
-            unused = ['n_companions', 'noise']
-        table.remove_columns(unused)
+            table.remove_columns(['n_companions', 'noise'])
         for name, unit in (('major', u.arcsec), ('minor', u.arcsec),
                            ('pa', u.deg)):
             table[f'beam_{name}'] = [
@@ -471,18 +452,12 @@ class _CubeWork:
         describe_columns(sources)
 
     def _part(self, stage, index):
-        """
-        Return the file of a channel.
-        """
         suffix = 'json' if stage in {'background', 'sources'} else 'ecsv'
         folder = self.folder / PARTS
         folder.mkdir(exist_ok=True)
         return folder / f'{stage}_{index:06}.{suffix}'
 
     def _finished(self, stage):
-        """
-        Return the results of the completed channels.
-        """
         results = {i: read_record(self._part(stage, i))
                    for i in range(len(self.cube))}
         return {i: result for i, result in results.items() if result}

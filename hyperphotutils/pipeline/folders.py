@@ -128,9 +128,6 @@ def find_differences(old, new):
 
 
 def _compare(record, settings, inputs):
-    """
-    Return the differences between a record and the present run.
-    """
     return (find_differences(record['settings'], settings)
             + find_differences(record['inputs'], inputs))
 
@@ -375,8 +372,15 @@ class OutputDirectory:
         todo = [job for job in jobs if job.map_id not in done]
         for job in todo:
             _check_replaceable(job.folder)
+        directory = Path(os.path.realpath(self.path))
+        outputs = {directory / name for name in (
+            *(job.folder.name for job in todo), *tables, DIAGNOSTICS, LOG)}
         read = {path for job in jobs for path in input_files(job, config)}
-        self._refuse_replacing_inputs(read, todo, tables)
+        for path in sorted(Path(os.path.realpath(path)) for path in read):
+            if outputs & {path, *path.parents}:
+                msg = (f'{path}: is read by this run, which would replace '
+                       'it; choose another --output-dir (output.directory)')
+                raise OutputError(msg)
         return Work(todo, done, {name: table for name, table in tables.items()
                                  if todo or name not in done_tables})
 
@@ -408,20 +412,6 @@ class OutputDirectory:
             msg = (f'{_first_of(changed)}: made by another run: '
                    f'{"; ".join(texts[:5])}{more}; {_REMEDY}')
             raise OutputError(msg)
-
-    def _refuse_replacing_inputs(self, read, todo, tables):
-        """
-        Refuse to replace a file that the run reads.
-        """
-        inputs = {Path(os.path.realpath(path)) for path in read}
-        directory = Path(os.path.realpath(self.path))
-        outputs = {directory / job.folder.name for job in todo}
-        outputs |= {directory / name for name in (*tables, DIAGNOSTICS, LOG)}
-        for path in sorted(inputs):
-            if outputs & {path, *path.parents}:
-                msg = (f'{path}: is read by this run, which would replace '
-                       'it; choose another --output-dir (output.directory)')
-                raise OutputError(msg)
 
     def begin(self, work):
         """
@@ -480,15 +470,14 @@ def _compare_tables(old, new):
     Return the differences of a file of all maps, to which maps may be
     added.
     """
+    maps = new['inputs']['maps']
+    missing = [name for name in old['inputs']['maps'] if name not in maps]
     differences = find_differences(old['settings'], new['settings'])
-    missing = [name for name in old['inputs']['maps']
-               if name not in new['inputs']['maps']]
     if missing:
         differences.append('it has maps that are not among those given now: '
                            f'{", ".join(missing)}')
-    rest = ({key: value for key, value in table['inputs'].items()
-             if key != 'maps'} for table in (old, new))
-    return differences + find_differences(*rest)
+    return differences + find_differences(old['inputs'] | {'maps': maps},
+                                          new['inputs'])
 
 
 def _first_of(paths):

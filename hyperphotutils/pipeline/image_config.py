@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from hyperphotutils.pipeline.config import (
     ConfigError,
@@ -293,17 +293,14 @@ class KernelOptions(_Options):
         'a command line of HOTPANTS, or a configuration of pyhotpants; other '
         'options take precedence')
 
-    @model_validator(mode='after')
-    def _check_basis(self):
+    def _find_problem(self):
         if self.basis == 'delta' and self.kernel_radius is None:
-            msg = "basis 'delta' needs kernel_radius"
-            raise ValueError(msg)
+            return "basis 'delta' needs kernel_radius"
         for name in ('n_stamps', 'n_regions'):
             value = getattr(self, name)
             if value is not None and len(value) != 2:
-                msg = f'{name} must be two numbers, along y and x'
-                raise ValueError(msg)
-        return self
+                return f'{name} must be two numbers, along y and x'
+        return ''
 
     def read_hotpants(self) -> 'HotpantsOptions | None':
         """
@@ -335,12 +332,10 @@ class KernelOptions(_Options):
         """
         from hyperphotutils.subtraction import DeltaBasis, ImageSubtractor
 
+        # (True is the default of all that are true or false)
         given = {name: value for name, value in self
-                 if value is not None
+                 if value is not None and value is not True
                  and name not in {'basis', 'align', 'hotpants'}}
-        for name in ('decorrelate', 'correlated_noise'):
-            if given[name]:
-                del given[name]
         arguments = dict(hotpants or {}) | given
         if 'kernel_radius' in given or self.basis is not None:
             arguments.pop('basis', None)
@@ -459,9 +454,6 @@ def expand_pairs(names: Sequence[str]) -> list[dict]:
 
 
 def _read_pairs(name):
-    """
-    Read a list of pairs.
-    """
     path = expand_name(name, f'{name}: not a list of pairs')
     lines = [(number, line) for number, line
              in enumerate(read_list(path, 'pair'), 1)
@@ -510,8 +502,8 @@ def _read_rows(path, lines):
         if None in row or None in row.values():
             raise ConfigError([f'{path}: row {number} has not the '
                                f'{len(columns)} columns of the head'])
-        pair = {name: value.strip() for name, value in row.items()}
-        pair = {name: value for name, value in pair.items() if value}
+        pair = {name: value.strip() for name, value in row.items()
+                if value.strip()}
         if not {'science', 'template'} <= set(pair):
             raise ConfigError([f'{path}: row {number} lacks science or '
                                'template'])

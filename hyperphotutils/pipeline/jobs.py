@@ -203,63 +203,45 @@ def plan_jobs(config: PipelineConfig | ImageConfig | SubtractConfig
     >>> [job.map_id for job in plan_jobs(config)]
     ['a_250um', 'b_250um', '350um']
     """
+    directory = Path(config.output.directory)
     if config.kind == 'subtraction':
-        return _plan_pairs(config)
-    maps, noun = expand_maps(config.input.maps), config.noun
-    if not maps:
-        raise ConfigError([f'input.maps: no {noun} is given'])
-    resolved = [os.path.realpath(path) for path in maps]
-    # a link keeps its own name
-    named = [Path(os.path.abspath(path)) for path in maps]  # noqa: PTH100
+        key, noun, roles = 'pairs', 'pair of images', ('science', 'template')
+        found = config.list_pairs()
+    else:
+        key, noun, roles = 'maps', config.noun, ('map',)
+        found = [{'map': path} for path in expand_maps(config.input.maps)]
+    if not found:
+        raise ConfigError([f'input.{key}: no {noun} is given'])
     known = set()
-    for path, target in zip(maps, resolved, strict=True):
+    for files in found:
+        target = tuple(os.path.realpath(files[role]) for role in roles)
         if target in known:
-            raise ConfigError([f'{path}: this {noun} is named twice'])
+            names = ' and '.join(files[role] for role in roles)
+            raise ConfigError([f'{names}: this {config.noun} is named twice'])
         known.add(target)
-    directory = Path(config.output.directory)
-    psfs = config.input.psf if config.kind in {'map', 'cube'} else None
-    if not isinstance(psfs, tuple):
-        psfs = (psfs,) * len(maps)
-    if len(psfs) != len(maps):
-        msg = ('input.psf: must be one file, or one for each of the '
-               f'{len(maps)} maps, not {len(psfs)}')
-        raise ConfigError([msg])
-    return [MapJob(path, map_id, directory / map_id, config.kind,
-                   {} if psf is None else {'psf': psf})
-            for path, map_id, psf in zip(maps, _map_ids(named), psfs,
-                                         strict=True)]
-
-
-def _plan_pairs(config):
-    """
-    Assign a unique name and a folder to each pair of images.
-
-    It is the name of the science image, with that of the template if the
-    science image belongs to several pairs.
-    """
-    pairs = config.list_pairs()
-    if not pairs:
-        raise ConfigError(['input.pairs: no pair of images is given'])
-    known = set()
-    for pair in pairs:
-        target = tuple(os.path.realpath(pair[name])
-                       for name in ('science', 'template'))
-        if target in known:
-            raise ConfigError([f'{pair["science"]} and {pair["template"]}: '
-                               'this pair is named twice'])
-        known.add(target)
-    counts = Counter(os.path.realpath(pair['science']) for pair in pairs)
+    if config.kind in {'map', 'cube'} and config.input.psf is not None:
+        psfs = config.input.psf
+        if not isinstance(psfs, tuple):
+            psfs = (psfs,) * len(found)
+        if len(psfs) != len(found):
+            msg = ('input.psf: must be one file, or one for each of the '
+                   f'{len(found)} maps, not {len(psfs)}')
+            raise ConfigError([msg])
+        found = [files if psf is None else files | {'psf': psf}
+                 for files, psf in zip(found, psfs, strict=True)]
+    counts = Counter(first for first, *_ in known)
     named = []
-    for pair in pairs:
-        path = Path(os.path.abspath(pair['science']))  # noqa: PTH100
-        if counts[os.path.realpath(pair['science'])] > 1:
+    for files in found:
+        # a link keeps its own name
+        path = Path(os.path.abspath(files[roles[0]]))  # noqa: PTH100
+        # an image of several pairs has the names of their templates
+        if counts[os.path.realpath(files[roles[0]])] > 1:
             path = path.with_name(f'{_stem(path)}-'
-                                  f'{_stem(Path(pair["template"]))}')
+                                  f'{_stem(Path(files["template"]))}')
         named.append(path)
-    directory = Path(config.output.directory)
-    return [MapJob(pair.pop('science'), map_id, directory / map_id,
-                   config.kind, pair)
-            for pair, map_id in zip(pairs, _map_ids(named), strict=True)]
+    return [MapJob(files.pop(roles[0]), map_id, directory / map_id,
+                   config.kind, files)
+            for files, map_id in zip(found, _map_ids(named), strict=True)]
 
 
 def input_files(job, config):

@@ -86,7 +86,7 @@ def write_log(path, job, result, config, caught, times):
                     + '\n', encoding='utf-8', errors='backslashreplace')
 
 
-def run_log(outcomes, config, origin, *, problem=None):
+def run_log(outcomes, config, origin, *, problem):
     """
     Return the log of a run.
     """

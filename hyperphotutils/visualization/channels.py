@@ -138,8 +138,7 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
 
     if channels is None:
         channels = choose_channels(len(cube), table)
-    planes = _Planes(cube, background)
-    norm, scale, unit = _colors(planes, channels)
+    norm, scale, unit = _colors(cube, background, channels)
     size, boxes, bar_box, n_columns = _layout(len(channels), cube.shape[1:])
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
@@ -148,7 +147,7 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
         labeled = number == (len(channels) - 1) // n_columns * n_columns
         axes = figure.add_axes(
             boxes[number], projection=cube.wcs if labeled else None)
-        image = planes(channel) * scale
+        image = _plane(cube, background, channel) * scale
         shown = _draw_plane(axes, image, norm)
         if labeled:
             label_axes(axes, cube.wcs, left=True, bottom=True)
@@ -183,42 +182,36 @@ def plot_channels(cube: MapCube, table: Table | None = None, *,
     return figure
 
 
-class _Planes:
+def _plane(cube, background, channel):
     """
-    The background-subtracted planes of a cube.
+    Return a plane without its background.
     """
-
-    def __init__(self, cube, background):
-        self.cube = cube
-        self.background = background
-
-    def __call__(self, channel):
-        plane = self.cube.plane(channel)
-        if self.background is None:
-            return plane
-        if hasattr(self.background, 'plane'):
-            return plane - self.background.plane(channel)
-        return plane - np.asarray(getattr(self.background, 'value',
-                                          self.background)[channel])
+    plane = cube.plane(channel)
+    if background is None:
+        return plane
+    if hasattr(background, 'plane'):
+        return plane - background.plane(channel)
+    return plane - np.asarray(getattr(background, 'value',
+                                      background)[channel])
 
 
-def _colors(planes, channels):
+def _colors(cube, background, channels):
     """
     Return the color norm of all panels, the factor that converts values
     to a readable unit, and this unit.
     """
     samples = []
     for channel in channels:
-        plane = planes(channel)
+        plane = _plane(cube, background, channel)
         values = plane[np.isfinite(plane)]
         samples.append(values[::max(1, values.size // _MAX_SAMPLE)])
     values = np.concatenate(samples)
     if values.size == 0:
         msg = (f'channels {", ".join(map(str, channels))} of '
-               f'{planes.cube.name} have no values')
+               f'{cube.name} have no values')
         raise ValueError(msg)
     try:
-        unit = planes.cube.unit
+        unit = cube.unit
     except ValueError:
         scale, unit = 1.0, None
     else:

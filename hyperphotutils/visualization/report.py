@@ -136,11 +136,13 @@ def make_report(table: QTable, *, title: str, facts: dict | None = None,
     >>> page.startswith('<!DOCTYPE html>')
     True
     """
-    from hyperphotutils import __version__
-
     sections = []
     if facts:
-        sections.append(('summary', 'Summary', _facts(facts)))
+        sections.append(('summary', 'Summary', ''.join(
+            ['<dl class="facts">',
+             *(f'<div{" class=long" * (len(text) > _LONG)}>'
+               f'<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>'
+               '</div>' for name, text in facts.items()), '</dl>'])))
     if overview is not None:
         sections.append(('overview', 'Overview', (
             '<img class="wide" alt="The map with its sources, and the '
@@ -181,6 +183,15 @@ def make_report(table: QTable, *, title: str, facts: dict | None = None,
             f'<details><summary>{html.escape(name)}</summary>'
             f'<pre tabindex="0">{html.escape(text)}</pre></details>'
             for name, text in texts.items())))
+    return _fill_template(title, sections, data)
+
+
+def _fill_template(title, sections, data):
+    """
+    Return the page: its sections, and the data that its script shows.
+    """
+    from hyperphotutils import __version__
+
     content = {
         'title': html.escape(title),
         'program': html.escape(f'hyperphotutils {__version__}'),
@@ -197,17 +208,6 @@ def make_report(table: QTable, *, title: str, facts: dict | None = None,
                 / 'data' / 'report.html').read_text(encoding='utf-8')
     return re.sub(r'\{\{(\w+)\}\}', lambda match: content[match[1]],
                   template)
-
-
-def _facts(facts):
-    """
-    Return short facts as HTML.
-    """
-    return ''.join(
-        ['<dl class="facts">',
-         *(f'<div{" class=long" * (len(text) > _LONG)}>'
-           f'<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>'
-           for name, text in facts.items()), '</dl>'])
 
 
 def _table_html(rows, example):
@@ -279,12 +279,12 @@ def _table_data(table):
             texts = [str(value) for value in plain]
         values.append([None if hidden else value for value, hidden
                        in zip(texts, masked, strict=True)])
-        decimals = _decimals(plain, kind)
+        decimals = _decimals(plain)
         error = f'{name.removesuffix("_err").removesuffix("_fit")}_err'
         if error in table.colnames:
             # Values and errors end at the second digit of the error.
             errors = getattr(table[error], 'value', table[error])
-            decimals = _decimals(np.ma.getdata(errors), 'number', digits=2)
+            decimals = _decimals(np.ma.getdata(errors), digits=2)
         columns.append({'name': name, 'unit': unit,
                         'kind': name if name in {'flags', 'reason'} else kind,
                         'main': name in main,
@@ -293,12 +293,12 @@ def _table_data(table):
     return {'columns': columns, 'rows': list(zip(*values, strict=True))}
 
 
-def _decimals(values, kind, digits=_DIGITS):
+def _decimals(values, digits=_DIGITS):
     """
     Return the number of decimals of a column; `None` for those that are
     not rounded.
     """
-    if kind != 'number' or values.dtype.kind != 'f':
+    if values.dtype.kind != 'f':
         return None
     values = np.abs(values[np.isfinite(values) & (values != 0.0)])
     if not len(values):
@@ -312,9 +312,6 @@ def _decimals(values, kind, digits=_DIGITS):
 
 
 def _sky_decimals(table):
-    """
-    Return the number of decimals of positions on the sky in degrees.
-    """
     if 'fwhm_minor_sky' not in table.colnames:
         return _SKY_DECIMALS
     fwhm = table['fwhm_minor_sky'].to_value('deg')
@@ -455,30 +452,23 @@ def _colors(name):
 
 def _chart(title, *, image=None, label='', **chart):
     """
-    Return a chart or a picture as a figure.
+    Return a figure: lines, or an image with its first row at the bottom.
     """
+    caption = name = html.escape(title)
     if image is None:
-        body, caption = _lines(title, **chart), ''
+        body = _lines(title, **chart)
     else:
-        body, caption = _picture(title, image), f'<br>{html.escape(label)}'
-    return (f'<figure>{body}<figcaption>{html.escape(title)}{caption}'
-            '</figcaption></figure>')
+        from matplotlib import colormaps
 
-
-def _picture(title, image):
-    """
-    Return an image as an element, with its first row at the bottom.
-    """
-    from matplotlib import colormaps
-
-    known = np.isfinite(image)
-    low, high = _range(image)
-    rgb = colormaps['cividis']((np.where(known, image, low) - low)
-                               / (high - low))[::-1, :, :3]
-    rgb[~known[::-1]] = 0.5
-    content = _as_png(np.rint(255 * rgb).astype(np.uint8))
-    return (f'<img class="pixels" alt="{html.escape(title)}" '
-            f'src="{_png_uri(content)}">')
+        known = np.isfinite(image)
+        low, high = _range(image)
+        rgb = colormaps['cividis']((np.where(known, image, low) - low)
+                                   / (high - low))[::-1, :, :3]
+        rgb[~known[::-1]] = 0.5
+        content = _as_png(np.rint(255 * rgb).astype(np.uint8))
+        body = f'<img class="pixels" alt="{name}" src="{_png_uri(content)}">'
+        caption += f'<br>{html.escape(label)}'
+    return f'<figure>{body}<figcaption>{caption}</figcaption></figure>'
 
 
 def _lines(title, *, x, y, x_label, y_label, x_log=False, y_log=False):
@@ -486,9 +476,9 @@ def _lines(title, *, x, y, x_label, y_label, x_log=False, y_log=False):
     Return lines, or a histogram, as an SVG element.
     """
     width, height, left, right, top, bottom = 360, 240, 58, 10, 10, 44
-    lines = y if isinstance(y, dict) else {'': y}
     x = _axis(x, x_log)
-    lines = {name: _axis(line, y_log) for name, line in lines.items()}
+    lines = {name: _axis(line, y_log) for name, line
+             in (y if isinstance(y, dict) else {'': y}).items()}
     values = np.concatenate(list(lines.values()))
     x_range = _range(x)
     y_range = _range(values if y_log else np.append(values, 0.0))
@@ -516,10 +506,9 @@ def _lines(title, *, x, y, x_label, y_label, x_log=False, y_log=False):
             f'{text}</text>')
     drawn = []
     for number, (name, line) in enumerate(lines.items()):
+        line_x, line_y = x, line
         if len(x) == len(line) + 1:
             line_x, line_y = np.repeat(x, 2)[1:-1], np.repeat(line, 2)
-        else:
-            line_x, line_y = x, line
         good = np.isfinite(line_x) & np.isfinite(line_y)
         points = ' '.join(f'{across(a):.1f},{up(b):.1f}' for a, b
                           in zip(line_x[good], line_y[good], strict=True))
