@@ -215,6 +215,15 @@ def widen(core, shape, margin):
         for one, wide in zip(core, slices, strict=True))
 
 
+def has_data(data, mask):
+    """
+    Return whether a pixel of a part of a map is finite and not masked.
+    """
+    good = np.isfinite(data.data)
+    return bool(np.any(good if mask is None
+                       else good & ~np.asarray(mask, dtype=bool)))
+
+
 def _open_part(core, source, photometry, variation):
     """
     Return the search on a tile with its margins, the slices of these and
@@ -223,10 +232,7 @@ def _open_part(core, source, photometry, variation):
     """
     slices, inner = widen(core, source.shape, OVERLAP * photometry.fwhm)
     data, wcs, mask, error, weight_map = source.cut(slices)
-    good = np.isfinite(data.data)
-    if mask is not None:
-        good &= ~np.asarray(mask)
-    if not good.any():
+    if not has_data(data, mask):
         return None
     relative = _relative_rms(source, variation, slices)
     search = open_search(

@@ -12,6 +12,7 @@ a file of unknown origin can be read.
 import io
 import json
 import zipfile
+from functools import partial
 
 import astropy.units as u
 import numpy as np
@@ -48,10 +49,11 @@ def write_result(path, value, classes):
     """
     writer = _Writer(classes)
     tree = json.dumps(writer.encode(value))
-    partial = path.with_suffix('.partial')
-    with partial.open('wb') as file:
+    # A process that is killed leaves no half of a file under its name.
+    begun = path.with_suffix('.partial')
+    with begun.open('wb') as file:
         np.savez(file, **{_TREE: _bytes(tree)}, **writer.arrays)
-    partial.replace(path)
+    begun.replace(path)
 
 
 def read_result(path, classes):
@@ -164,6 +166,20 @@ class _Reader:
     def __init__(self, arrays, classes):
         self.arrays = arrays
         self.classes = {one.__name__: one for one in classes}
+        self.decoders = {
+            'list': lambda content: [*map(self.decode, content)],
+            'tuple': lambda content: tuple(map(self.decode, content)),
+            'dict': lambda content: {
+                self.decode(key): self.decode(one) for key, one in content},
+            'slice': lambda content: slice(*content),
+            'unit': partial(u.Unit, parse_strict='silent'),
+            'quantity': lambda content: self.decode(content[0]) << u.Unit(
+                content[1], parse_strict='silent'),
+            'scalar': lambda content: arrays[content][()],
+            'array': arrays.__getitem__,
+            'table': self._decode_table,
+            'object': self._decode_object,
+        }
 
     def decode(self, tree):
         """
@@ -172,31 +188,7 @@ class _Reader:
         if type(tree) in _PLAIN:
             return tree
         (kind, content), = tree.items()
-        return getattr(self, f'_decode_{kind}')(content)
-
-    def _decode_list(self, content):
-        return [self.decode(one) for one in content]
-
-    def _decode_tuple(self, content):
-        return tuple(self._decode_list(content))
-
-    def _decode_dict(self, content):
-        return {self.decode(key): self.decode(one) for key, one in content}
-
-    def _decode_slice(self, content):
-        return slice(*content)
-
-    def _decode_unit(self, content):
-        return u.Unit(content, parse_strict='silent')
-
-    def _decode_quantity(self, content):
-        return self.decode(content[0]) << self._decode_unit(content[1])
-
-    def _decode_scalar(self, content):
-        return self.arrays[content][()]
-
-    def _decode_array(self, content):
-        return self.arrays[content]
+        return self.decoders[kind](content)
 
     def _decode_table(self, content):
         names, columns, text, meta = content

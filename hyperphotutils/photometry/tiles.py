@@ -41,6 +41,7 @@ from hyperphotutils.photometry.map_noise import (
     MAX_SAMPLE,
     OVERLAP,
     RESULTS,
+    has_data,
     measure_in_tiles,
     widen,
 )
@@ -249,7 +250,12 @@ class TiledPhotometry:
         photometry.progress_bar = False
         init = None
         if init_params is not None:
-            init = _with_order(init_params, photometry.fwhm)
+            start = read_start(init_params, photometry.fwhm)
+            init = QTable(init_params, copy=True)
+            if 'id' not in init.colnames:
+                init['id'] = start.id
+            init['_order'] = np.arange(len(init))
+            init['_x'], init['_y'] = start.x, start.y
         with contextlib.ExitStack() as stack:
             stored, executor = source, self.executor
             if executor is not None or self.n_workers > 1:
@@ -363,7 +369,8 @@ class TiledPhotometry:
                         tempfile.TemporaryDirectory()))
                     noise = measure_in_tiles(
                         photometry, source, work, folder,
-                        None if init is None else _Given(init, source.shape))
+                        None if init is None else partial(_given_in, init,
+                                                          source.shape))
                 else:
                     data, wcs, mask, error, _ = source.cut(
                         tuple(slice(0, size) for size in source.shape))
@@ -387,13 +394,17 @@ class TiledPhotometry:
         side = min(self.tile_size, tile_size or self.tile_size)
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
-        done = {tile: self._read(what, tile) for tile in tiles}
-        done = {tile: part for tile, part in done.items()
-                if part is not None}
+        # That of an earlier call, which may have been killed.
+        paths, done = {}, {}
+        if self.folder is not None:
+            paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
+                     '.npz' for tile in tiles}
+            done = {tile: part for tile, path in paths.items() if (
+                part := read_result(path, _CLASSES)) is not None}
         todo = [tile for tile in tiles if tile not in done]
         with contextlib.ExitStack() as stack:
             pairs = stack.enter_context(contextlib.closing(work_through(
-                _OnTile(function, side), todo, source, *shared,
+                partial(_on_tile, function, side), todo, source, *shared,
                 executor=executor)))
             bar = stack.enter_context(tqdm(
                 total=len(tiles), initial=len(done), unit='tile', desc=what,
@@ -407,51 +418,32 @@ class TiledPhotometry:
                 if error is not None:
                     raise error
                 done[tile] = future.result()
-                self._write(what, tile, done[tile])
+                if paths:
+                    write_result(paths[tile], done[tile], _CLASSES)
                 bar.update()
         return [done[tile] for tile in tiles if done[tile] is not None]
-
-    def _path(self, what, tile):
-        """
-        Return the file of the result of a tile.
-        """
-        return self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.npz'
-
-    def _read(self, what, tile):
-        """
-        Return the result of a tile that an earlier call has finished.
-        """
-        if self.folder is None:
-            return None
-        return read_result(self._path(what, tile), _CLASSES)
-
-    def _write(self, what, tile, part):
-        """
-        Keep the result of a tile; the file is complete if it exists.
-        """
-        if self.folder is not None:
-            write_result(self._path(what, tile), part, _CLASSES)
 
     def _collect(self, parts, source, photometry, init):
         """
         Combine the results of the tiles.
         """
         rms = source.with_unit(photometry.noise.pixel_rms)
-        rejected = _join([part.rejected for part in parts
-                          if part.rejected is not None])
-        if rejected is None:
-            rejected = make_empty_table('rejected', wcs=source.wcs)
+        rejected = [part.rejected for part in parts
+                    if part.rejected is not None]
+        rejected = (vstack(rejected, metadata_conflicts='silent') if rejected
+                    else make_empty_table('rejected', wcs=source.wcs))
         rejected = describe_columns(with_plain_units(rejected[np.lexsort(
             (rejected['x_init'], rejected['y_init']))]))
-        table = _join([part.table for part in parts if part.table is not None
-                       and len(part.table)])
+        tables = [part.table for part in parts if part.table is not None
+                  and len(part.table)]
         self.__dict__.update(
             rms=rms, rejected=rejected, noise=photometry.noise,
             _fluxes=None, _images=_Images(source, photometry))
-        if table is None:
+        if not tables:
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=3)
             return None
+        table = vstack(tables, metadata_conflicts='silent')
         if init is None:
             table = table[np.lexsort((table['x_init'], table['y_init']))]
             table['id'] = np.arange(1, len(table) + 1)
@@ -467,7 +459,8 @@ class TiledPhotometry:
         images = QTable({name: table[f'_{name}'] for name in (
             'radius', 'bkg_order', 'has_background')})
         meta = table.meta | result_meta(self)
-        table = describe_columns(with_plain_units(_without_own(table)))
+        table = describe_columns(with_plain_units(table[[
+            name for name in table.colnames if not name.startswith('_')]]))
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
         table.meta.clear()
@@ -649,36 +642,6 @@ class _Map:
             data=self.with_unit(0.0), error=error)[0]['error'], dtype=float)
 
 
-@dataclass(frozen=True)
-class _OnTile:
-    """
-    A function of the slices of a tile as one of its position.
-    """
-
-    function: object
-    tile_size: int
-
-    def __call__(self, tile, source, *shared):
-        with one_blas_thread():
-            return self.function(_core(tile, self.tile_size, source.shape),
-                                 source, *shared)
-
-
-@dataclass(frozen=True)
-class _Given:
-    """
-    The given sources of a part of a map.
-    """
-
-    table: QTable
-    shape: tuple
-
-    def __call__(self, slices):
-        inside = _are_inside(self.table['_y'], self.table['_x'], slices,
-                             self.shape)
-        return _without_own(_shifted(self.table[inside], slices, -1))
-
-
 @dataclass
 class _WithUnit:
     """
@@ -737,7 +700,7 @@ class _Images:
         slices, inner = widen(core, self.source.shape,
                               OVERLAP * self.photometry.fwhm)
         data, wcs, mask, _, _ = self.source.cut(slices)
-        if not _usable(data, mask).any():
+        if not has_data(data, mask):
             shape = [one.stop - one.start for one in core]
             return (np.zeros(shape) if kind == 'model'
                     else np.full(shape, np.nan))
@@ -773,10 +736,22 @@ def _core(tile, tile_size, shape):
                  for start, size in zip(tile, shape, strict=True))
 
 
+def _on_tile(function, tile_size, tile, source, *shared):
+    """
+    Call a function of the slices of a tile.
+    """
+    # More threads than processes would slow down each other.
+    with one_blas_thread():
+        return function(_core(tile, tile_size, source.shape), source, *shared)
+
+
 def _measure_tile(core, source, photometry, init):
     """
     Measure a tile, with a wider margin if a group comes near the edge.
     """
+    if init is not None and not _are_inside(init['_y'], init['_x'], core,
+                                            source.shape).any():
+        return _Part()
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
         part, is_whole = _measure_part(core, overlap * photometry.fwhm,
@@ -792,73 +767,89 @@ def _measure_part(core, margin, source, photometry, init):
     """
     slices, inner = widen(core, source.shape, margin)
     data, wcs, mask, error, weight_map = source.cut(slices)
-    own = None
-    if init is not None:
-        inside = _are_inside(init['_y'], init['_x'], slices, source.shape)
-        if not _are_inside(init['_y'], init['_x'], core,
-                           source.shape).any():
-            return _Part(), True
-        own = _shifted(init[inside], slices, -1)
-    good = _usable(data, mask)
-    if not good.any() and init is None:
+    if init is None and not has_data(data, mask):
         return _Part(), True
     photometry = copy(photometry)
-    photometry.noise = _noise_of_part(photometry.noise, source, slices)
+    photometry.noise = photometry.noise.cutout(slices)
+    relative = source.relative_error(slices)
+    if relative is not None:
+        photometry.noise = photometry.noise.with_variation(relative)
     if source.typical_error is not None:
-        error = None
+        error = None  # it is part of the noise
+    own = None if init is None else _given_in(init, source.shape, slices)
     if own is not None and photometry.aperture_ellipse is not None:
         photometry.aperture_ellipse = tuple(
-            np.asarray(value)[inside] if np.ndim(value) else value
+            np.asarray(value)[own['_order']] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
-    search = open_search(
-        photometry, data, wcs, mask, error, weight_map)
+    search = open_search(photometry, data, wcs, mask, error, weight_map)
     part = _Part()
     if search.image.bad_pixels is not None:
         part.bad_pixels = BadPixels(search.image.bad_pixels.bits[inner]).counts
     if own is None:
         table = search.detect_and_measure()
-        part.rejected = _own_rejected(search.rejected_table(), core, slices,
-                                      source.shape)
+        rejected = _shifted(search.rejected_table(), slices, 1)
+        part.rejected = rejected[_are_inside(
+            rejected['y_init'], rejected['x_init'], core, source.shape)]
     else:
-        table = search.measure(_without_own(own))
+        table = search.measure(own)
     if table is None or len(table) == 0:
         return part, True
-    n_companions = table.meta.get('n_companions', 0)
+    is_companion = np.arange(len(table)) >= len(table) - table.meta.get(
+        'n_companions', 0)
     with warnings.catch_warnings():
         # One warning for all tiles follows.
         warnings.filterwarnings('ignore', 'bright sources differ',
                                 AstropyUserWarning)
         results = make_results(photometry, search, table)
-    companion = np.arange(len(table)) >= len(table) - n_companions
+    results.table['_companion'] = is_companion
+    groups = _keep_own(part, results, own, core, slices, source.shape)
+    distance = _EDGE * photometry.fwhm
+    return part, not any(
+        (one.start > 0 and np.any(groups[name] < one.start + distance))
+        or (one.stop < size
+            and np.any(groups[name] > one.stop - 1 - distance))
+        for name, one, size in zip(('y_fit', 'x_fit'), slices, source.shape,
+                                   strict=True))
+
+
+def _keep_own(part, results, own, core, slices, shape):
+    """
+    Store the rows of the sources inside a tile proper in its result;
+    return those of their groups.
+    """
     covariance, drawn = results.fluxes[3], results.images
     table = _shifted(results.table, slices, 1)
-    table['_companion'] = companion
     table['_radius'] = np.full(len(table), drawn.radius)
     table['_bkg_order'] = np.full(len(table), drawn.order)
     table['_has_background'] = drawn.has_background
+    where = table['y_fit'], table['x_fit']
     if own is not None:
         table['_order'] = own['_order']
-    _name_groups(table)
-    where = ((table['y_fit'], table['x_fit']) if own is None
-             else (init['_y'][inside], init['_x'][inside]))
-    kept = _are_inside(*where, core, source.shape)
+        where = own['_y'], own['_x']
+    # A group is recognized in other tiles by the position of its first
+    # source: its number depends on the tile.
+    _, member = np.unique(table['group_id'], return_inverse=True)
+    order = np.lexsort((table['x_init'], table['y_init']))[::-1]
+    first = np.empty(len(table), dtype=int)
+    first[member[order]] = order
+    for name in 'xy':
+        table[f'_{name}_group'] = np.asarray(
+            table[f'{name}_init'])[first[member]]
+    kept = _are_inside(*where, core, shape)
     together = kept[covariance.pairs].any(axis=1)
     place = np.column_stack((table['x_fit'], table['y_fit']))
     part.pairs = place[covariance.pairs[together]]
     part.correlation = covariance.correlation[together]
-    groups = np.isin(table['group_id'], table['group_id'][kept])
-    is_whole = not _near_cut(table[groups], slices, source.shape,
-                             _EDGE * photometry.fwhm)
     part.table = table[kept]
-    return part, is_whole
+    return table[np.isin(table['group_id'], part.table['group_id'])]
 
 
-def _noise_of_part(noise, source, slices):
+def _given_in(table, shape, slices):
     """
-    Return the noise of a part of a map, with the variation of its errors.
+    Return the given sources of a part of the map, in its pixels.
     """
-    noise, relative = noise.cutout(slices), source.relative_error(slices)
-    return noise if relative is None else noise.with_variation(relative)
+    return _shifted(table[_are_inside(table['_y'], table['_x'], slices,
+                                      shape)], slices, -1)
 
 
 def _are_inside(y, x, core, shape):
@@ -874,29 +865,6 @@ def _are_inside(y, x, core, shape):
     return inside
 
 
-def _near_cut(table, slices, shape, distance):
-    """
-    Return whether a source is near an edge of a part that is no edge of
-    the map.
-    """
-    for name, one, size in zip(('y_fit', 'x_fit'), slices, shape,
-                               strict=True):
-        position = np.asarray(table[name])
-        if ((one.start > 0 and np.any(position < one.start + distance))
-                or (one.stop < size
-                    and np.any(position > one.stop - 1 - distance))):
-            return True
-    return False
-
-
-def _usable(data, mask):
-    """
-    Return which pixels of a part are finite and not masked.
-    """
-    good = np.isfinite(data.data)
-    return good if mask is None else good & ~np.asarray(mask, dtype=bool)
-
-
 def _shifted(table, slices, sign):
     """
     Return a table with positions in another part of the map.
@@ -906,60 +874,6 @@ def _shifted(table, slices, sign):
         for name in position_columns(table, axis):
             table[name] = table[name] + sign * one.start
     return table
-
-
-def _without_own(table):
-    """
-    Return a table without the columns of this module.
-    """
-    return table[[name for name in table.colnames
-                  if not name.startswith('_')]]
-
-
-def _with_order(init_params, fwhm):
-    """
-    Return given sources with ids, their order, and their positions.
-    """
-    start = read_start(init_params, fwhm)
-    init = QTable(init_params, copy=True)
-    if 'id' not in init.colnames:
-        init['id'] = start.id
-    init['_order'] = np.arange(len(init))
-    init['_x'], init['_y'] = start.x, start.y
-    return init
-
-
-def _own_rejected(rejected, core, slices, shape):
-    """
-    Return the rejected detections of a tile.
-    """
-    rejected = _shifted(rejected, slices, 1)
-    return rejected[_are_inside(rejected['y_init'], rejected['x_init'], core,
-                                shape)]
-
-
-def _name_groups(table):
-    """
-    Add the position of the first source of each group, by which it is
-    recognized in other tiles.
-    """
-    _, first, member = np.unique(table['group_id'], return_index=True,
-                                 return_inverse=True)
-    order = np.lexsort((table['x_init'], table['y_init']))
-    first = np.full(len(first), -1)
-    first[member[order[::-1]]] = order[::-1]
-    for name in 'xy':
-        table[f'_{name}_group'] = np.asarray(
-            table[f'{name}_init'])[first[member]]
-
-
-def _join(tables):
-    """
-    Stack tables, `None` if there are none.
-    """
-    if not tables:
-        return None
-    return vstack(tables, metadata_conflicts='silent')
 
 
 def _join_groups(table):
