@@ -138,26 +138,26 @@ def box_variances(data: ArrayLike, box_size: int, *,
         raise ValueError(msg)
     # Pixels around the map must not move the boxes.
     extent = good_extent(mask)
-    data, mask = data[extent], mask[extent]
+    data, good = data[extent], ~mask[extent]
     box_size = min(int(box_size), *data.shape)
-    # boxes on a regular grid that have enough good pixels, and the masks of
-    # their good pixels
-    windows = tuple(
+    # boxes on a regular grid, and the masks of their good pixels: views
+    windows = [
         np.lib.stride_tricks.sliding_window_view(image, (box_size,) * 2)
-        [::box_size, ::box_size].reshape(-1, box_size, box_size)
-        for image in (data, (~mask)))
-    fraction = windows[1].mean(axis=(1, 2))
-    rows = np.flatnonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
+        [::box_size, ::box_size] for image in (data, good)]
+    fraction = windows[1].mean(axis=(2, 3))
+    # those that have enough good pixels
+    chosen = np.nonzero(fraction >= min(_MIN_FRACTION, fraction.max()))
     # The median of a thousand boxes is known to about a per cent.
-    rows = rows[::-(-len(rows) // _MAX_BOXES)]
-    boxes, used = windows[0][rows], windows[1][rows]
+    every = -(-len(chosen[0]) // _MAX_BOXES)
+    boxes, used = (
+        image[chosen[0][::every], chosen[1][::every]] for image in windows)
     # Without a large mean, the squares below keep their digits.
-    boxes = np.where(used, boxes, 0.0)
-    offset = boxes.sum(axis=(1, 2)) / used.sum(axis=(1, 2))
-    boxes = np.where(used, boxes - offset[:, None, None], 0.0)
+    boxes[~used] = 0.0
+    boxes -= (boxes.sum(axis=(1, 2)) / used.sum(axis=(1, 2)))[:, None, None]
+    boxes[~used] = 0.0
     grid = np.linspace(-1.0, 1.0, box_size)
     weights = used.astype(float)
-    residual = boxes - evaluate_polynomial(
+    boxes -= evaluate_polynomial(
         fit_lsq(boxes, weights, grid, grid, order), grid, grid)
-    return (np.sum(weights * residual**2, axis=(1, 2))
+    return (np.einsum('nyx,nyx->n', weights, boxes**2)
             / (weights.sum(axis=(1, 2)) - n_terms))

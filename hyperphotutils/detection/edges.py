@@ -19,7 +19,6 @@ from scipy.ndimage import (
     maximum_filter,
 )
 
-from hyperphotutils.background.regressors import evaluate_polynomial, fit_lsq
 from hyperphotutils.utils.tables import good_extent
 
 __all__ = ['Edge', 'LocalSlopes', 'distance_to_edge', 'find_edges']
@@ -213,6 +212,15 @@ class LocalSlopes:
             nearest = distance_transform_edt(
                 unknown, return_distances=False, return_indices=True)
             self._slopes = self._slopes[:, *nearest]
+        # The cells before each row and column, and the fractions of the way
+        # to the next ones.
+        self._places = []
+        for size, skipped, number in zip(image.shape, self._skipped, n_cells,
+                                         strict=True):
+            place = np.clip((np.arange(size) + skipped + 0.5) / side - 0.5,
+                            0.0, number - 1)
+            low = place.astype(int)
+            self._places.append((low, place - low))
 
     def _fit(self, image, bad, cells, step):
         """
@@ -229,31 +237,36 @@ class LocalSlopes:
                  columns.clip(0, nx - 1)[:, np.newaxis, :])
         good = inside & ~bad[place]
         values = np.where(good, image[place], 0.0)
-        count = np.maximum(good.sum(axis=(1, 2), keepdims=True), 1)
-        values -= values.sum(axis=(1, 2), keepdims=True) / count
-        x = y = offset / self._side - 0.5
-        weights = good.astype(float)
+        good, values = (one.reshape(len(values), -1)
+                        for one in (good, values))
+        values -= (values.sum(axis=1) / np.maximum(good.sum(axis=1), 1)
+                   )[:, np.newaxis]
+        y, x = (axis.ravel() for axis in np.meshgrid(
+            *[offset / self._side - 0.5] * 2, indexing='ij'))
+        terms = np.array([np.ones_like(x), x, y, x * x, x * y, y * y])
         slopes = np.full((2, len(values)), np.nan)
-        active = np.flatnonzero(_determine_planes(weights, x, y))
-        # Cells whose pixels no longer change have converged and leave.
+        active, weights = np.arange(len(values)), good.astype(float)
+        chosen = _determine_planes(weights @ terms.T)
         for _ in range(_MAX_ITER):
+            # Cells whose pixels no longer change have converged and leave.
+            active, values, good, weights = (
+                one[chosen] for one in (active, values, good, weights))
             if active.size == 0:
                 break
-            plane = fit_lsq(values[active], weights[active], x, y, 1)
-            slopes[:, active] = plane[:, 0, 1], plane[:, 1, 0]
-            distance = values[active] - evaluate_polynomial(plane, x, y)
-            part = weights[active]
+            plane = _fit_planes(values, weights, terms)
+            slopes[:, active] = plane[:, 1:].T
+            distance = values - plane @ terms[:3]
             # Sources are positive: the pixels below the plane have less of
             # them.
-            below = part * (distance <= 0.0)
-            variance = np.sum(below * distance**2, axis=(1, 2), keepdims=True)
-            variance /= np.maximum(below.sum(axis=(1, 2), keepdims=True), 1.0)
-            clipped = good[active] & (distance**2 <= _CLIP**2 * variance)
-            clipped = clipped.astype(float)
-            changed = (np.any(clipped != part, axis=(1, 2))
-                       & _determine_planes(clipped, x, y))
-            active = active[changed]
-            weights[active] = clipped[changed]
+            below = weights * (distance <= 0.0)
+            distance *= distance
+            variance = np.einsum('ij,ij->i', below, distance)
+            variance /= np.maximum(below.sum(axis=1), 1.0)
+            clipped = (good & (distance <= _CLIP**2 * variance[:, np.newaxis])
+                       ).astype(float)
+            chosen = (np.any(clipped != weights, axis=1)
+                      & _determine_planes(clipped @ terms.T))
+            weights = clipped
         return slopes / self._side
 
     def at(self, part):
@@ -262,31 +275,48 @@ class LocalSlopes:
         shape (2, ny, nx).
         """
         slopes = self._slopes
-        for axis, (pixels, skipped) in enumerate(
-                zip(part, self._skipped, strict=True), start=1):
-            last = slopes.shape[axis] - 1
-            position = np.arange(pixels.start, pixels.stop) + skipped + 0.5
-            position = np.clip(position / self._side - 0.5, 0.0, last)
-            low = position.astype(int)
-            fraction = (position - low).reshape((-1, 1) if axis == 1
-                                                else (1, -1))
+        for axis, (pixels, (low, fraction)) in enumerate(
+                zip(part, self._places, strict=True), start=1):
+            low, fraction = low[pixels], fraction[pixels]
+            if axis == 1:
+                fraction = fraction[:, np.newaxis]
             slopes = ((1.0 - fraction) * slopes.take(low, axis)
-                      + fraction * slopes.take(np.minimum(low + 1, last),
-                                               axis))
+                      + fraction * slopes.take(low + 1, axis, mode='clip'))
         return slopes
 
 
-def _determine_planes(weights, x, y):
+def _place_and_scatter(sums):
+    """
+    Return the mean x and y of the pixels of each cell, and the elements of
+    the covariance matrix of their positions.
+
+    ``sums`` are those of the weights times 1, x, y, xx, xy, and yy.
+    """
+    x, y, xx, xy, yy = sums[:, 1:].T / np.maximum(sums[:, 0], 1.0)
+    return x, y, xx - x * x, xy - x * y, yy - y * y
+
+
+def _determine_planes(sums):
     """
     Whether the pixels of each cell determine a plane.
     """
-    count = weights.sum(axis=(1, 2))
-    norm = np.maximum(count, 1.0)
-    by_column, by_row = weights.sum(axis=1), weights.sum(axis=2)
-    x_mean, y_mean = by_column @ x / norm, by_row @ y / norm
-    xx = by_column @ x**2 / norm - x_mean**2
-    yy = by_row @ y**2 / norm - y_mean**2
-    xy = (weights @ x) @ y / norm - x_mean * y_mean
-    # the smaller eigenvalue of the covariance matrix of the positions
-    smaller = 0.5 * (xx + yy - np.hypot(xx - yy, 2.0 * xy))
-    return (count >= _MIN_PIXELS) & (smaller >= _MIN_SCATTER**2)
+    _, _, xx, xy, yy = _place_and_scatter(sums)
+    smaller_eigenvalue = 0.5 * (xx + yy - np.hypot(xx - yy, 2.0 * xy))
+    return ((sums[:, 0] >= _MIN_PIXELS)
+            & (smaller_eigenvalue >= _MIN_SCATTER**2))
+
+
+def _fit_planes(values, weights, terms):
+    """
+    Return the level and both slopes of the least-squares plane of each cell.
+    """
+    sums = weights @ terms.T
+    x, y, xx, xy, yy = _place_and_scatter(sums)
+    level, x_value, y_value = (
+        (weights * values) @ terms[:3].T / sums[:, :1]).T
+    x_value -= x * level
+    y_value -= y * level
+    det = xx * yy - xy * xy
+    x_slope = (yy * x_value - xy * y_value) / det
+    y_slope = (xx * y_value - xy * x_value) / det
+    return np.array([level - x_slope * x - y_slope * y, x_slope, y_slope]).T

@@ -266,21 +266,20 @@ def filter_image(image, bad, fwhm, kernel, kernel_size, origin=None):
     origin = [first - part.start for first, part in zip(origin, extent,
                                                         strict=True)]
     whole = np.full(image.shape, np.nan)
-    image, bad = image[extent], bad[extent]
+    image, bad, filtered = image[extent], bad[extent], whole[extent]
     some_bad = bad.any()
     filled = np.where(bad, 0.0, image) if some_bad else image
     if kernel == 'box':
-        narrow = filled
+        filtered[:] = filled
         broad = uniform_filter(filled, width, mode='constant')
         kernels = (1.0,), (1.0 / width,) * width
     else:
         sigmas = _NARROW_SIGMA * fwhm, math.sqrt((width**2 - 1) / 12)
-        narrow, broad = (gaussian_filter(filled, sigma, mode='constant')
-                         for sigma in sigmas)
+        gaussian_filter(filled, sigmas[0], mode='constant', output=filtered)
+        broad = gaussian_filter(filled, sigmas[1], mode='constant')
         kernels = tuple(_gaussian_kernel(sigma) for sigma in sigmas)
 
     # Far from edges all weights are used, and nothing has to be corrected.
-    filtered = narrow - broad
     edges = of_mask(find_edges, bad, *kernels)
     slopes = LocalSlopes(image, bad, fwhm, [edge.slices for edge in edges],
                          origin)
@@ -289,11 +288,12 @@ def filter_image(image, bad, fwhm, kernel, kernel_size, origin=None):
         n_total, b_total = edge.total
         x_slope, y_slope = slopes.at(part)
         x_offset, y_offset = edge.offset
-        filtered[part] = (narrow[part] / n_total - broad[part] / b_total
-                          - x_slope * x_offset - y_slope * y_offset)
+        filtered[part] /= n_total
+        filtered[part] -= x_slope * x_offset + y_slope * y_offset
+        broad[part] /= b_total
+    filtered -= broad
     if some_bad:
         filtered[bad] = np.nan
-    whole[extent] = filtered
     return whole
 
 
