@@ -125,12 +125,13 @@ def write_page(result, job, config, folder):
     """
     Write the page of a job, which shows its other products and its log.
     """
-    if job.kind not in _BOTH or not config.writes_pages:
+    if job.kind != 'galaxies' and (
+            job.kind not in _BOTH or not config.writes_pages):
         return
     from hyperphotutils.pipeline import pages
 
-    write = (pages.write_cube_page if job.kind == 'cube'
-             else pages.write_map_page)
+    write = {'cube': pages.write_cube_page, 'map': pages.write_map_page,
+             'galaxies': pages.write_galaxies_page}[job.kind]
     write(folder / REPORT, result, job.map_id)
 
 
@@ -408,6 +409,8 @@ PRODUCTS = (
             kinds=('galaxies',)),
     Product('galaxies.fits', None, 'the galaxies with their fits, in FITS',
             kinds=('galaxies',)),
+    Product(REPORT, None, 'a web page with the galaxies, their cut-outs, '
+            'configuration, and log', kinds=('galaxies',)),
     Product('models.fits', None, 'the image without sky, the model, the '
             'residual, and the errors', kinds=('galaxies',)),
     Product('mosaic.png', None, 'a figure of data, model, and residual of '
