@@ -89,6 +89,9 @@ def test_galaxies_from_the_file_alone(files, hyper, read_page, tmp_path):
     text = (folder / 'report.html').read_text(encoding='utf-8')
     assert counts in text
     assert 'n_galaxies    4' in text
+    status, _, err = hyper('report', folder)
+    assert status != 0
+    assert 'not made by hyperphot run: only its pages can be made again' in err
     assert '{' not in log
     assert 'nothing left to do' in hyper(*call)[1]
     status, _, err = hyper(*call, '--threshold', '2')
