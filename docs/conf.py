@@ -25,9 +25,14 @@ from sphinx_astropy.conf.v2 import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hyperphotutils
-from hyperphotutils.catalog import RESULT_COLUMNS, RESULT_TABLES
+from hyperphotutils.catalog import (
+    RESULT_COLUMNS,
+    RESULT_TABLES,
+    find_column,
+)
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline.config_files import config_template
+from hyperphotutils.pipeline.galaxy_fits import ADDED_COLUMNS
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import STAR_FLAG_DESCRIPTIONS, STAR_FLAGS
 from hyperphotutils.subtraction import (
@@ -181,14 +186,15 @@ def write_columns(path, columns):
         + '\n' for row in rows), encoding='utf-8')
 
 
-for kind, names in RESULT_TABLES.items():
+tables = dict(RESULT_TABLES) | {'galaxies_run': ADDED_COLUMNS}
+for kind, names in tables.items():
     write_columns(_API / f'columns_{kind}.inc',
-                  [RESULT_COLUMNS[name] for name in names])
+                  [find_column(name, kind=kind) for name in names])
 write_columns(_API / 'columns_all.inc', sorted(
     RESULT_COLUMNS.values(), key=lambda column: column.name))
 write_columns(_API / 'columns_other.inc', [
     column for column in RESULT_COLUMNS.values()
-    if not any(column.name in names for names in RESULT_TABLES.values())])
+    if not any(column.name in names for names in tables.values())])
 
 
 def write_product_table(kind):

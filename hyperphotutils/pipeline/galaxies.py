@@ -41,7 +41,7 @@ from hyperphotutils.noise import clipped_rms
 from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, OrderedFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
-from hyperphotutils.pipeline.products import PRODUCTS
+from hyperphotutils.pipeline.products import PRODUCTS, REPORT
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
@@ -490,17 +490,21 @@ class _Outcome:
         sections = []
         if 'n_galaxies' in result.notes:
             rows.insert(0, ('galaxies', self.counts))
-            sections = ['\n'.join(['flags', *(
-                f'  {number} {name}: {FLAG_DESCRIPTIONS[name]}'
-                for name, number in result.notes['flags'].items())])]
-        names = {path.name for path in result.files.values()}
+            sections = ['\n'.join([
+                f'flags         {result.notes["n_flagged"]} of '
+                f'{result.notes["n_galaxies"]} galaxies have one', *(
+                    f'  {number} {name}: {FLAG_DESCRIPTIONS[name]}'
+                    for name, number in result.notes['flags'].items())])]
+        # the page is written after the log, which it shows
+        names = {REPORT, *(path.name for path in result.files.values())}
         return [
             format_rows(rows), *sections,
             '\n'.join(['what was not given', *(
                 f'  {name}: {text}' for name, text
                 in result.defaults.items())]),
             '\n'.join(['products in this folder', *(
-                f'  {product.name}: {product.description}'
+                f'  {product.name}: ' + product.description.translate(
+                    str.maketrans('', '', '`~'))
                 for product in PRODUCTS
                 if self.kind in product.kinds and product.name in names)])]
 

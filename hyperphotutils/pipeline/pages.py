@@ -9,6 +9,7 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
+from astropy.io import fits
 from astropy.table import QTable
 from scipy import fft
 
@@ -24,8 +25,6 @@ from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background
 
 __all__ = []  # shared by the modules of the pipeline only
-
-_OVERVIEW = 'overview.png'
 
 # Noise is measured on at most this many pixels along each axis.
 _MAX_SIDE = 1024
@@ -45,9 +44,10 @@ _SMOOTHING_REACH = 6.5
 
 def write_page(path, result, job):
     """
-    Write the page of a map or a cube into the folder of its other products.
+    Write the page of a job into the folder of its other products.
     """
-    write = write_cube_page if job.kind == 'cube' else write_map_page
+    write = {'map': write_map_page, 'cube': write_cube_page,
+             'galaxies': write_galaxies_page}[job.kind]
     write(path, result, job.map_id)
 
 
@@ -133,6 +133,31 @@ def write_cube_page(path, result, map_id):
            charts=charts)
 
 
+def write_galaxies_page(path, result, map_id):
+    """
+    Write the page of the galaxies of an image into the folder of its other
+    products, of which it shows the images.
+    """
+    table, notes = result.result.table, result.result.notes
+    with fits.open(path.with_name('models.fits')) as hdus:
+        images = {name: hdus[name].data.astype(float)
+                  for name in ('data', 'model', 'residual')}
+        rms = np.nanmedian(hdus['error'].data)
+    facts = {'galaxies': result.counts,
+             'median reduced chi2': f'{notes["median_reduced_chi2"]:.2f}'}
+    if 'psf_fwhm' in notes:
+        facts['PSF'] = (f'FWHM {notes["psf_fwhm"]:.2f} pixels, from '
+                        f'{notes["psf_stars"]} stars')
+    charts = _histograms([
+        (title, table[name], label, None, 'galaxies') for title, name, label
+        in (('Signal-to-noise ratio', 'snr', 'S/N'),
+            ('Reduced chi2', 'reduced_chi2', 'reduced chi2'),
+            ('Effective radius', 'r_eff_fit', 'r_eff (pixels)'),
+            ('Sersic index', 'n_fit', 'n'))])
+    _write(path, table, title=map_id, facts=facts, images=images,
+           rms=float(rms), charts=charts, picture='segmentation.png')
+
+
 def write_bands_page(path, table):
     """
     Write the page of a merged catalog of several bands into the output
@@ -178,11 +203,11 @@ def write_run_page(path, outcomes):
                             facts=facts, links=links, texts=texts))
 
 
-def _write(path, table, *, rejected=None, **kwargs):
+def _write(path, table, *, rejected=None, picture='overview.png', **kwargs):
     """
     Write a page with what the other products contain.
     """
-    overview, log = path.with_name(_OVERVIEW), path.with_name(LOG)
+    overview, log = path.with_name(picture), path.with_name(LOG)
     if overview.exists():
         kwargs['overview'] = overview.read_bytes()
     texts = {}
@@ -257,12 +282,21 @@ def _fit_charts(table):
     """
     error = np.hypot(table['flux_err'], table['aperture_flux_err'])
     pulls = ((table['aperture_flux'] - table['flux_fit']) / error)
+    return _histograms((
+        ('Signal-to-noise ratio', table['snr'], 'S/N', None, 'sources'),
+        ('Reduced chi2', table['reduced_chi2'], 'reduced chi2', None,
+         'sources'),
+        ('Aperture against fit', pulls, 'difference of the fluxes / error',
+         (-_PULLS, _PULLS), 'sources')))
+
+
+def _histograms(rows):
+    """
+    Return histograms, given their titles, values, labels, limits, and what
+    they count.
+    """
     charts = {}
-    for title, values, label, limits in (
-            ('Signal-to-noise ratio', table['snr'], 'S/N', None),
-            ('Reduced chi2', table['reduced_chi2'], 'reduced chi2', None),
-            ('Aperture against fit', pulls,
-             'difference of the fluxes / error', (-_PULLS, _PULLS))):
+    for title, values, label, limits, counted in rows:
         values = np.asarray(getattr(values, 'value', values), dtype=float)
         values = values[np.isfinite(values)]
         n_bins = int(np.clip(2.0 * np.sqrt(len(values)), 6.0, 40.0))
@@ -278,7 +312,7 @@ def _fit_charts(table):
                                 n_bins + 1)
             values = np.clip(values, edges[0], edges[-1])
         charts[title] = {'x': edges, 'y': np.histogram(values, edges)[0],
-                         'x_label': label, 'y_label': 'sources',
+                         'x_label': label, 'y_label': counted,
                          'x_log': log}
     return charts
 

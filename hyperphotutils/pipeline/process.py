@@ -355,7 +355,7 @@ def process_map(job: MapJob, config: PipelineConfig, *,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
-            if config.writes_pages:
+            if config.writes_pages or job.kind == 'galaxies':
                 from hyperphotutils.pipeline.pages import write_page
 
                 write_page(folder / REPORT, result, job)

@@ -395,6 +395,8 @@ PRODUCTS = (
             kinds=('galaxies',)),
     Product('galaxies.fits', None, 'the galaxies with their fits, in FITS',
             kinds=('galaxies',)),
+    Product(REPORT, None, 'a web page with the galaxies, their cut-outs, '
+            'configuration, and log', kinds=('galaxies',)),
     Product('models.fits', None, 'the image without sky, the model, the '
             'residual, and the errors', kinds=('galaxies',)),
     Product('mosaic.png', None, 'a figure of data, model, and residual of '

@@ -80,6 +80,10 @@ def _restore_page(folder, record):
         section, _, name = key.partition('.')
         if name:
             tree.setdefault(section, {})[name] = value
+    if {'image', 'kernel'} & set(tree):  # of galaxies, or of pairs
+        msg = (f'{folder}: not made by hyperphot run: only its pages can be '
+               'made again')
+        raise OutputError(msg)
     try:
         config = PipelineConfig.model_validate(tree)
     except ValidationError as exc:

@@ -12,7 +12,10 @@ from astropy.nddata import NDData, StdDevUncertainty
 from numpy.typing import ArrayLike
 from scipy.ndimage import affine_transform
 
-from hyperphotutils.subtraction.correlation import measure_noise_kernel
+from hyperphotutils.subtraction.correlation import (
+    measure_noise_kernel,
+    sky_noise,
+)
 from hyperphotutils.subtraction.frames import Frame
 from hyperphotutils.subtraction.inputs import read_image
 
@@ -118,8 +121,8 @@ def align(science: FilePath | HDU | NDData | ArrayLike,
     if template.error is not None:
         with np.errstate(invalid='ignore'):
             errors = np.sqrt(new_variances)
-        _, _, power = measure_noise_kernel(
-            Frame(new_values, errors, new_bad, 'template'))
+        _, _, power = measure_noise_kernel(*sky_noise(
+            Frame(new_values, errors, new_bad, 'template')))
         uncertainty = StdDevUncertainty(errors * np.sqrt(min(power, 1.0)))
     return NDData(new_values, mask=new_bad, unit=template.unit,
                   wcs=science.wcs, uncertainty=uncertainty)

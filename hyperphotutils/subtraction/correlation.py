@@ -1,13 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Noise that is correlated from pixel to pixel, as in resampled images.
+Noise that is correlated from pixel to pixel, as in resampled images, or
+between two images, as in an image and a stack with it.
 """
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import binary_dilation, uniform_filter
 
-__all__ = ['measure_noise_kernel']
+__all__ = ['measure_noise_kernel', 'shared_noise', 'sky_noise']
 
 _MAX_LAG = 7
 _MAX_SIZE = 1024
@@ -25,15 +26,13 @@ _POWER_RANGE = 0.2, 1.5
 _MIN_POWER = 0.02
 
 
-def measure_noise_kernel(frame):
+def sky_noise(frame):
     """
-    Measure the kernel that makes the noise of an image of white noise.
+    Return the noise of the middle of an image in units of its error, and
+    where it is known.
 
-    The autocorrelation is measured on the sky, where no light of sources is
-    seen, after a local mean is subtracted. Return the kernel, whose sum of
-    squares is one (`None` if there is too little sky); the largest
-    correlation of neighbors that is certainly not that of unresolved
-    sources; and the measured variance in units of the square of the error.
+    It is the sky, where no light of sources is seen, after a local mean is
+    subtracted; 0 elsewhere.
     """
     ny, nx = frame.shape
     size_y, size_x = min(ny, _MAX_SIZE), min(nx, _MAX_SIZE)
@@ -46,13 +45,25 @@ def measure_noise_kernel(frame):
         smooth = _local_mean(value - sky, good, _LIGHT_SIZE)
         inner = smooth[good]
         if inner.size < _MIN_PIXELS:
-            return None, 0.0, 1.0
+            return np.zeros(good.shape), np.zeros(good.shape, dtype=bool)
         spread = min(1.4826 * np.median(np.abs(inner)), _MAX_SPREAD)
         light = smooth > _CLIP * spread
         good &= ~binary_dilation(light, iterations=_LIGHT_SIZE)
+    return np.where(good, value - _local_mean(value, good, _SKY_SIZE),
+                    0.0), good
+
+
+def measure_noise_kernel(noise, good):
+    """
+    Measure the kernel that makes the `sky_noise` of an image of white noise.
+
+    Return the kernel, whose sum of squares is one (`None` if there is too
+    little sky); the largest correlation of neighbors that is certainly not
+    that of unresolved sources; and the measured variance in units of the
+    square of the error.
+    """
     if np.count_nonzero(good) < _MIN_PIXELS:
         return None, 0.0, 1.0
-    noise = np.where(good, value - _local_mean(value, good, _SKY_SIZE), 0.0)
     measured = float(np.mean(noise[good]**2))
     if not _POWER_RANGE[0] < measured < _POWER_RANGE[1]:
         # unresolved sources, or errors that are not those of the noise
@@ -87,6 +98,32 @@ def measure_noise_kernel(frame):
     power = np.maximum(rfft2(padded).real, _MIN_POWER)
     kernel = irfft2(np.sqrt(power), s=(side, side))[place]
     return (kernel / np.sqrt(np.sum(kernel**2)), float(nearest), measured)
+
+
+def shared_noise(science, template):
+    """
+    Measure the correlation of the noise of two images, from the `sky_noise`
+    of both.
+
+    The noise of a pixel in one image is correlated with that of the same
+    pixel in the other, but less with that of its neighbors; the light of
+    unresolved sources is smooth, and not counted.
+    """
+    good = science[1] & template[1]
+    if np.count_nonzero(good) < _MIN_PIXELS:
+        return 0.0
+    first, second = (np.where(good, noise, 0.0) for noise in (science[0],
+                                                              template[0]))
+
+    def correlation(first, second):
+        return np.sum(first * second) / np.sqrt(
+            np.sum(first**2, where=second != 0.0)
+            * np.sum(second**2, where=first != 0.0))
+
+    neighbors = [correlation(one[1:], other[:-1])
+                 for first, second in ((first, second), (first.T, second.T))
+                 for one, other in ((first, second), (second, first))]
+    return float(correlation(first, second) - np.mean(neighbors))
 
 
 def _local_mean(value, good, size):

@@ -652,6 +652,10 @@ class SubtractionResult(_Image):
             lines.append('decorrelated difference / error: robust std '
                          f'{pull:.3f}; masked: '
                          f'{100.0 * np.mean(white.mask):.2f} %')
+        if 'shared_noise' in self.meta:
+            lines.append('the noise of the images has a correlation of '
+                         f'{self.meta["shared_noise"]}: the kernel and all '
+                         'errors are wrong')
         lines += [f'{name.replace("_", " ")} assumed: {self.meta[name]}'
                   for name in ('error', 'template_error')
                   if name in self.meta]
@@ -717,6 +721,8 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
             'direction_reason': fit.direction.reason}
     for name in fit.stamps.assumed_errors:
         meta[name] = 'robust scatter of the image'
+    if fit.stamps.shared_noise:
+        meta['shared_noise'] = round(fit.stamps.shared_noise, 3)
     return SubtractionResult(
         difference=difference, error=error, flags=flags,
         convolved=convolved, kernel=kernel, noise=noise, point_spread=psf,

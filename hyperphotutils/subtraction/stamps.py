@@ -84,6 +84,10 @@ class Stamps:
 
     assumed_errors : tuple of str
         The names of the errors that were not given.
+
+    shared_noise : float
+        The correlation of the noise of both images; 0 if it is not
+        significant.
     """
 
     science: Frame
@@ -96,6 +100,7 @@ class Stamps:
     unit: UnitBase | None = None
     wcs: WCS | None = None
     assumed_errors: tuple = ()
+    shared_noise: float = 0.0
 
     @property
     def used(self) -> NDArray[np.integer]:

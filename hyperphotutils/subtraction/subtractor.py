@@ -15,7 +15,11 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import ArrayLike
 
-from hyperphotutils.subtraction.correlation import measure_noise_kernel
+from hyperphotutils.subtraction.correlation import (
+    measure_noise_kernel,
+    shared_noise,
+    sky_noise,
+)
 from hyperphotutils.subtraction.decorrelation import (
     Decorrelation,
     decorrelate,
@@ -83,6 +87,8 @@ _CLEAR_DIFFERENCE = 0.6
 _CLEAR_RATIO = 0.25
 # Correlations of neighbors that are smaller are not worth the cost
 _MIN_CORRELATION = 0.1
+# Of crowded fields without errors, that of the images seems to be up to 0.1
+_MAX_SHARED = 0.2
 _CONVOLVE = ('auto', 'template', 'science')
 _NORMALIZE = ('science', 'template', 'unconvolved')
 
@@ -290,7 +296,9 @@ class ImageSubtractor:
                 `~astropy.units.Quantity`, or 2D array_like
             The images, on the same pixels. An
             `~astropy.nddata.NDData` brings its mask, uncertainty,
-            unit, and WCS. Pixels that are not finite are masked.
+            unit, and WCS, and so does a file that
+            `~astropy.nddata.CCDData` has written. Pixels that are not
+            finite are masked.
 
         error, template_error : same kinds, optional
             The standard deviations of their pixels, with the noise of
@@ -324,6 +332,13 @@ class ImageSubtractor:
         ValueError
             If the images do not belong together, have no usable pixel,
             or show no star to which a kernel could be fitted.
+
+        Warns
+        -----
+        `~astropy.utils.exceptions.AstropyUserWarning`
+            If errors are not given, errors or masks in a file cannot be
+            used, or the images share their noise, as an image and a stack
+            that contains it.
         """
         stamps = self.find_stamps(
             science, template, error=error, template_error=template_error,
@@ -372,11 +387,22 @@ class ImageSubtractor:
             Frame(image.data, image.error, image.mask, name)
             for image, name in ((science, 'science'),
                                 (template, 'template')))
+        noises = [sky_noise(frame) for frame in (science, template)]
         if self.correlated_noise:
-            for frame in (science, template):
-                kernel, correlation, _ = measure_noise_kernel(frame)
+            for frame, noise in zip((science, template), noises, strict=True):
+                kernel, correlation, _ = measure_noise_kernel(*noise)
                 if correlation > _MIN_CORRELATION:
                     frame.noise_kernel = kernel
+        # identical images may have no sky, or no noise
+        shared = (1.0 if np.array_equal(science.data, template.data,
+                                        equal_nan=True)
+                  else shared_noise(*noises))
+        if shared > _MAX_SHARED:
+            msg = ('science and template share their noise (correlation '
+                   f'{shared:.2f}): the kernel and all errors are wrong, as '
+                   'they are those of independent noise; take a template '
+                   'that is made without the science image')
+            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
         x, y, snr = self._find_stars(science, template, positions, wcs)
         sigma_science, sigma_template, ratio = measure_widths(
             science, template, x, y)
@@ -393,7 +419,8 @@ class ImageSubtractor:
             n_cells=self.n_stamps, per_cell=self.stars_per_stamp,
             separation=half, n_max=_MAX_STAMPS)
         stamps = Stamps(science, template, table, half, sigma_science,
-                        sigma_template, ratio, unit, wcs, assumed)
+                        sigma_template, ratio, unit, wcs, assumed,
+                        shared if shared > _MAX_SHARED else 0.0)
         if not len(stamps):
             words, counts = np.unique(table['status'], return_counts=True)
             found = ', '.join(f'{count} {word}' for word, count

@@ -37,6 +37,8 @@ _NO_DATA = 255
 _FIRST = ('id', 'map_id', 'channel', 'sky_centroid', 'n_bands',
           'reference_band', 'snr', 'flux_fit',
           'flux_err', 'flags', 'aperture_flux', 'aperture_flux_err',
+          'mag_fit', 'mag_err', 'r_eff_fit', 'r_eff_err', 'n_fit', 'n_err',
+          'q_fit', 'q_err',
           'fwhm_major_sky', 'fwhm_minor_sky', 'position_angle', 'group_id',
           'group_size', 'reduced_chi2')
 _WIDE = 16
@@ -85,8 +87,9 @@ def make_report(table: QTable, *, title: str, facts: dict | None = None,
     images : dict, optional
         The images from which cut-outs are made, 2D arrays by name, such
         as ``'data'``, ``'model'``, and ``'residual'``. The table needs
-        the columns ``x_fit``, ``y_fit``, ``fwhm_major_fit``,
-        ``fwhm_minor_fit``, and ``theta_fit`` then.
+        the columns ``x_fit``, ``y_fit``, and ``theta_fit`` then, and
+        those of the drawn ellipses: ``fwhm_major_fit`` and
+        ``fwhm_minor_fit``, or ``r_eff_fit`` and ``q_fit``.
 
     rms : float, optional
         The noise of the images. Colors of the residual reach from -5 to
@@ -350,10 +353,16 @@ def _cutouts(table, images, rms):
     Return cut-outs of all sources as sprites: pictures with a row for
     each source and a column for each image.
     """
+    is_galaxy = 'r_eff_fit' in table.colnames
     x, y, major, minor, theta = (
         np.asarray(getattr(table[name], 'value', table[name]), dtype=float)
-        for name in ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit',
-                     'theta_fit'))
+        for name in ('x_fit', 'y_fit', *(
+            ('r_eff_fit', 'q_fit') if is_galaxy
+            else ('fwhm_major_fit', 'fwhm_minor_fit')), 'theta_fit'))
+    if is_galaxy:
+        # half of the light is within the ellipse, as of a Gaussian
+        major = 2.0 * major
+        minor = major * minor
     known = np.isfinite(x) & np.isfinite(y) & np.isfinite(major)
     # Large sources are shown with fewer pixels than they have.
     typical = np.median(major[known]) if known.any() else 1.0

@@ -33,6 +33,8 @@ from hyperphotutils.datasets import make_galaxy_field
 from hyperphotutils.galaxy import SersicRenderer
 from hyperphotutils.pipeline.galaxies import (
     ImageOptions,
+    ImageResult,
+    _Outcome,
     run_galaxies,
     run_psf,
     run_sky,
@@ -152,13 +154,32 @@ def test_numbers_of_sources_add_up(galaxies):
     assert f'{n_sources} detected' in log['defaults']['sources']
 
 
+def test_flags_and_reasons_in_words():
+    """
+    The summary and the log count flags by name, and sources without a fit by
+    reason, so that the numbers add up.
+    """
+    notes = {'n_sources': 60, 'n_stars': 21, 'n_near_edge': 2,
+             'n_galaxies': 37, 'n_fitted': 36, 'n_flagged': 13,
+             'flags': {'near_bound': 12, 'unresolved': 1},
+             'median_reduced_chi2': 1.0}
+    outcome = _Outcome('galaxies', ImageResult('tile', notes=notes))
+    assert outcome.summary.startswith(
+        '36 of 60 sources fitted as galaxies (21 stars, 2 near the edge, 1 '
+        'without a fit), 13 flagged: 12 near_bound, 1 unresolved; median')
+    log = '\n'.join(outcome.describe())
+    assert '13 of 37 galaxies have one\n  12 near_bound: ' in log
+    assert '{' not in log
+
+
 def test_all_products_are_there(galaxies):
     """
     Each product is a complete file that can be read.
     """
     names = {path.name for path in galaxies.files.values()}
-    assert names == {product.name for product in PRODUCTS
-                     if 'galaxies' in product.kinds}
+    # the command adds the page, which shows its log
+    assert names | {'report.html'} == {product.name for product in PRODUCTS
+                                       if 'galaxies' in product.kinds}
     folder = galaxies.files['log'].parent
     assert {path.name for path in folder.iterdir()} == {
         path.name for path in galaxies.files.values()}
@@ -400,7 +421,7 @@ def test_bit_flags_in_the_file(field, tmp_path, monkeypatch, options):
     quality = np.zeros(field.data.shape, dtype=np.int16)
     quality[::2] = 4
     quality[5, 5] = 1
-    fits.PrimaryHDU((quality & 1)).writeto('mask.fits')
+    fits.PrimaryHDU(quality & 1).writeto('mask.fits')
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(field.data, name='SCI'),
                   fits.ImageHDU(quality, name='DQ')]).writeto('all.fits')
     arguments = ('all.fits', 'out', ImageOptions(fwhm=3.0, **options))

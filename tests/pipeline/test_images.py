@@ -60,7 +60,7 @@ def list_products(kind, *, without=()):
         } - set(without)
 
 
-def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
+def test_galaxies_from_the_file_alone(files, hyper, read_page, tmp_path):
     """
     One command makes the products of the registry; what was not given is
     in the log; the same command has nothing left to do, and others are
@@ -83,6 +83,15 @@ def test_galaxies_from_the_file_alone(files, hyper, tmp_path):
                  'products in this folder\n  galaxies.ecsv: the galaxies'):
         assert text in log
     assert counts in log
+    page = read_page(folder / 'report.html')
+    assert len(page['catalog']['rows']) == 4
+    assert page['cutouts']['names'] == ['data', 'model', 'residual']
+    text = (folder / 'report.html').read_text(encoding='utf-8')
+    assert counts in text
+    assert 'n_galaxies    4' in text
+    status, _, err = hyper('report', folder)
+    assert status != 0
+    assert 'not made by hyperphot run: only its pages can be made again' in err
     assert '{' not in log
     assert 'nothing left to do' in hyper(*call)[1]
     status, _, err = hyper(*call, '--threshold', '2')

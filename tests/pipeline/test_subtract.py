@@ -6,6 +6,7 @@ Tests of ``hyperphot subtract``.
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData, VarianceUncertainty
 from astropy.table import QTable
 from astropy.wcs import WCS
 
@@ -271,3 +272,41 @@ def test_progress_bar_has_stages(pair, hyper, monkeypatch):
     call = ('subtract', pair['science'], pair['template'], *errors(pair))
     _, _, err = hyper(*call)
     assert 'fit kernel' in err
+
+
+def test_errors_and_masks_in_the_files(pair, hyper, tmp_path):
+    """
+    Files that CCDData writes need no other ones: the result is that with
+    errors in files of their own, without a warning. Bit flags are named in
+    one, with the remedy.
+    """
+    paths = []
+    for name in ('science', 'template'):
+        data, error = (fits.getdata(pair[role])
+                       for role in (name, f'{name}_error'))
+        paths.append(tmp_path / f'{name}_ccd.fits')
+        CCDData(np.nan_to_num(data), unit='adu', mask=np.isnan(data),
+                uncertainty=VarianceUncertainty(error.astype(float)**2)
+                ).write(paths[-1])
+    assert hyper('subtract', pair['science'], pair['template'],
+                 *errors(pair))[0] == 0
+    status, _, err = hyper('subtract', *paths, '--kernel-order', '0')
+    assert (status, err) == (0, '')
+    folder = tmp_path / 'hyperphot_subtract'
+    assert 'warnings      0' in (folder / 'science_ccd' / 'run.log'
+                                 ).read_text()
+    result, other = (SubtractionResult.read(folder / name / 'subtraction.fits')
+                     for name in ('science_ccd', 'science'))
+    assert result.difference.unit == 'adu'
+    np.testing.assert_array_equal(result.mask, other.mask)
+    for name in ('difference', 'error'):
+        np.testing.assert_allclose(getattr(result, name).value,
+                                   getattr(other, name), rtol=1e-3, atol=0.1)
+    with fits.open(paths[0], mode='update') as hdus:
+        hdus['MASK'].data[:] *= 4
+    assert hyper('subtract', *paths, '--kernel-order', '0', '--overwrite'
+                 )[0] == 0
+    log = (folder / 'science_ccd' / 'run.log').read_text()
+    assert f'{paths[0]} is used without some of its extensions' in log
+    assert 'MASK) has bit flags' in log
+    assert 'warnings      1' in log

@@ -10,7 +10,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
 from hyperphotutils.subtraction import SpatialKernel
-from hyperphotutils.subtraction.correlation import measure_noise_kernel
+from hyperphotutils.subtraction.correlation import (
+    measure_noise_kernel,
+    shared_noise,
+    sky_noise,
+)
 from hyperphotutils.subtraction.decorrelation import (
     Decorrelation,
     whitening_kernel,
@@ -104,7 +108,7 @@ def test_noise_kernel_is_measured(sigma):
         image += 50.0 * np.exp(-0.5 * ((xx - x)**2 + (yy - y)**2) / 4.0)
     image += 0.02 * xx
     frame = Frame(image, np.ones(image.shape), None, 'image')
-    kernel, nearest, power = measure_noise_kernel(frame)
+    kernel, nearest, power = measure_noise_kernel(*sky_noise(frame))
     covariance = autocorrelation(kernel)
     middle = covariance.shape[0] // 2
     measured = [covariance[middle + dy, middle + dx]
@@ -126,7 +130,7 @@ def test_unresolved_light_is_no_correlation():
     for size, correlated in ((1.0, False), (np.sqrt(1.35), True)):
         frame = Frame(100.0 + noise + light, np.full(light.shape, size),
                       None, 'science')
-        _, nearest, power = measure_noise_kernel(frame)
+        _, nearest, power = measure_noise_kernel(*sky_noise(frame))
         assert_allclose(power * size**2, 1.3, atol=0.1)
         assert (nearest > 0.1) is correlated
 
@@ -140,4 +144,40 @@ def test_crowded_field_has_no_noise_kernel():
     confusion = gaussian_filter(rng.normal(size=(200, 200)), 2.0)
     image += 5.0 * confusion / confusion.std()
     frame = Frame(image, np.ones(image.shape), None, 'image')
-    assert measure_noise_kernel(frame)[0] is None
+    assert measure_noise_kernel(*sky_noise(frame))[0] is None
+
+
+@pytest.mark.parametrize(('n_parts', 'expected'), [
+    (1, 1.0), (4, 0.5), (9, 1.0 / 3.0)])
+def test_noise_of_a_stack_is_shared(n_parts, expected):
+    """
+    An image has a part of its noise in common with a stack that it is in, and
+    none with other stacks.
+    """
+    rng = np.random.default_rng(4)
+    parts = rng.normal(size=(n_parts, 200, 210))
+    stack = parts.mean(axis=0)
+    others = rng.normal(size=stack.shape)
+    error = np.ones(stack.shape)
+    first, second, third = (sky_noise(Frame(image + 100.0, size * error,
+                                            None, 'image'))
+                            for image, size in ((parts[0], 1.0),
+                                                (stack, n_parts**-0.5),
+                                                (others, 1.0)))
+    assert_allclose(shared_noise(first, second), expected, atol=0.03)
+    assert_allclose(shared_noise(first, third), 0.0, atol=0.03)
+
+
+@pytest.mark.parametrize('size', [1.0, np.sqrt(2.0)])
+def test_unresolved_light_is_no_shared_noise(size):
+    """
+    Light that both images show is not taken for their noise, whether the
+    errors are those of the noise or of the scatter.
+    """
+    rng = np.random.default_rng(3)
+    light = gaussian_filter(rng.normal(size=(300, 300)), 1.5)
+    light /= np.std(light)
+    images = [sky_noise(Frame(
+        100.0 + light + rng.normal(size=light.shape),
+        np.full(light.shape, size), None, 'image')) for _ in range(2)]
+    assert abs(shared_noise(*images)) < 0.1

@@ -7,7 +7,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.nddata import CCDData
+from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
@@ -390,3 +390,27 @@ def test_overview_of_a_large_image():
     assert (small.shape, step) == ((667, 400), 3)
     assert_allclose(small[0, 0], np.nanmean(image[:3, :3]))
     assert_allclose(np.nanmean(small), 3.0, rtol=0.01)
+
+
+@pytest.mark.parametrize('kind', ['same', 'stack'])
+def test_images_that_share_their_noise(pair, tmp_path, kind):
+    """
+    Neither the kernel nor the errors of an image minus itself, or minus a
+    stack that it is in, are right: a warning and the summary say so.
+    """
+    science, template = pair.template, pair.template
+    if kind == 'stack':
+        # of the image and another one with the same noise
+        noise = np.random.default_rng(1).normal(size=science.shape)
+        error = science.uncertainty.array
+        template = CCDData(
+            science.data + 0.5 * noise * error, unit=science.unit,
+            mask=science.mask, uncertainty=StdDevUncertainty(
+                np.sqrt(1.25) * error))
+    with pytest.warns(AstropyUserWarning, match=r'science and template share '
+                      r'their noise \(correlation (1\.00|0\.[89].)\)'):
+        result = ImageSubtractor(kernel_order=0)(science, template)
+    result.write(tmp_path / 'a.fits')
+    for one in (result, SubtractionResult.read(tmp_path / 'a.fits')):
+        assert 'the noise of the images has a correlation of' in one.summary()
+    assert float(result.meta['shared_noise']) > 0.8
