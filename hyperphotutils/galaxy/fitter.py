@@ -230,9 +230,10 @@ class SersicFitter:
         if unknown := set(priors or ()) - set(_PRIORS):
             msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
             raise ValueError(msg)
-        # means and standard deviations
-        self.prior = None if not priors else np.array(
-            [priors.get(name, (0.0, np.inf)) for name in _PRIORS], float)
+        # means and inverse standard deviations, 0 without a prior
+        self.prior = None if not priors else np.array([
+            (mean, 1.0 / deviation) for mean, deviation in (
+                priors.get(name, (0.0, np.inf)) for name in _PRIORS)])
         self.loss = _check_name(loss, 'loss', _LOSSES)
         self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
         for name in self.fixed:
