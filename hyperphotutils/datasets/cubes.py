@@ -258,6 +258,7 @@ def make_map_cube(shape: tuple[int, ...] = (16, 128, 128), n_sources: int = 8,
     header.update({
         'CTYPE3': 'VRAD', 'CUNIT3': 'km/s', 'CRVAL3': 0.0, 'CRPIX3': 1.0,
         'CDELT3': width.to_value(u.km / u.s),
+        # of CO(2-1)
         'SPECSYS': 'LSRK', 'RESTFRQ': 230.538e9, 'BUNIT': 'Jy/beam',
         **sky_beam.to_header_keywords(), 'OBJECT': 'simulated'})
     return SimulatedCube(
@@ -296,11 +297,13 @@ def _draw_coefficients(rng, n_channels, orders, width):
     """
     orders = np.resize(np.atleast_1d(orders), n_channels)
     i, j = polynomial_terms(int(orders.max()))
+    # channels before the first, so that all have the same variance
     reach = int(np.ceil(4.0 * width))
     drawn = rng.standard_normal((n_channels + 2 * reach, i.size))
     if width > 0.0:
         pulse = np.zeros(2 * reach + 1)
         pulse[reach] = 1.0
+        # the standard deviation that smoothing leaves of white noise
         gain = np.linalg.norm(gaussian_filter1d(pulse, width))
         drawn = gaussian_filter1d(drawn, width, axis=0) / gain
     coefficients = np.zeros((n_channels, orders.max() + 1,

@@ -104,6 +104,7 @@ class MoffatPSF:
         """
         ny, nx = self.shape
         along_x, along_y = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+        # a tilt and a curvature of the focal surface
         terms = 1.0, along_x, along_y, along_x**2 + along_y**2
         fwhm, e1, e2 = [sum(a * b for a, b in zip(values, terms, strict=True))
                         for values in (self.fwhm, self.e1, self.e2)]
@@ -330,6 +331,7 @@ def make_image_pair(
                                      faintest, strict=True)]
     static = light[0].copy()
 
+    # stars that vary stay below saturation, where their change can be measured
     peak = flux * scale * psfs[0](0.0, 0.0, 0.5 * shape[1], 0.5 * shape[0])
     varies = ((rng.random(n_stars) < variable_fraction)
               & (peak < 0.5 * saturation[0]))
@@ -348,6 +350,7 @@ def make_image_pair(
                   for axis, size in zip(transients, shape[::-1], strict=True)]
     new_flux = _flux_errors(psfs, *transients, scale, [
         np.broadcast_to(camera.sky_variance, shape) for camera in cameras])
+    # signal-to-noise ratios from 4 to 100
     new_flux *= np.exp(rng.uniform(np.log(4.0), np.log(100.0), n_transients))
     _add_stars(light[0], psfs[0], *transients, new_flux, faintest[0])
 

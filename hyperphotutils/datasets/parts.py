@@ -55,6 +55,7 @@ def beam_transfer(kx, ky, beam):
     Return the Fourier transform of a Gaussian beam (FWHMs in pixels, angle
     in degrees) of unit integral at frequencies in cycles per pixel.
     """
+    # exp(-2 pi^2 k^T C k) is the transform of a Gaussian of covariance C
     xx, xy, yy = gaussian_matrix(*beam)
     return np.exp(-2.0 * np.pi**2
                   * (xx * kx**2 + 2.0 * xy * kx * ky + yy * ky**2))
@@ -83,6 +84,7 @@ def make_sky_beam(wcs, shape, beam):
     Return the `~radio_beam.Beam` on the sky at the center of the map of a
     beam in pixels and degrees.
     """
+    # pixels of a gnomonic projection have one scale near its center only
     center = np.subtract(shape[::-1], 1) / 2
     major, minor, angle = pixel_to_sky_ellipse(
         wcs, *center[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])

@@ -487,6 +487,7 @@ def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
     beam_fwhm = np.sqrt(beam[0] * beam[1])
     x, y, host_id = _place_sources(rng, shape, n_sources, beam_fwhm,
                                    blend_fraction, blend_distance)
+    # uniform in the logarithm: faint sources, which are hard, are not few
     snr = np.exp(rng.uniform(*np.log(snr_range), n_sources))
     size = rng.uniform(*size_range, n_sources) * beam_fwhm
     root_ratio = np.sqrt(rng.uniform(*axis_ratio_range, n_sources))

@@ -169,6 +169,8 @@ def make_star_field(shape: tuple[int, int] = (500, 500), n_stars: int = 40, *,
 
     profile = partial(_field_profile, shape=(ny, nx), fwhm=fwhm,
                       variation=variation)
+    # the number of pixels whose noise a fit of the flux collects (King 1983,
+    # PASP 95, 163)
     effective_area = 1.0 / np.sum(
         _integrate(profile, nx / 2, ny / 2, 0.0, 0.0, _HALF)**2)
 
@@ -236,6 +238,7 @@ def _field_profile(dx, dy, x, y, *, shape, fwhm, variation):
     e1 = 0.03 + variation * (0.04 * u + 0.05 * u * v)
     e2 = -0.02 + variation * (0.04 * v + 0.03 * (u**2 - v**2))
     fwhm *= size
+    # wings as those of seeing, which no Gaussian has (Moffat 1969, A&A 3, 455)
     beta = 3.2
     alpha2 = moffat_alpha(fwhm, beta)**2
     q = ((1.0 - e1) * dx**2 + (1.0 + e1) * dy**2 - 2.0 * e2 * dx * dy) / (

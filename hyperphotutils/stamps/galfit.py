@@ -183,6 +183,7 @@ def write_galfit(stamps: Stamps, number: int, folder: FilePath, *,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     header = _header(stamps, number)
+    # GALFIT divides by it before it converts counts to magnitudes
     header['EXPTIME'] = float(exposure)
     images = {'image': (data, header), 'mask': (mask.astype(np.int16), None)}
     if error is not None:
@@ -265,11 +266,14 @@ def _start_values(stamps, number, data, mask):
     if stamps.segmentation is not None and label > 0:
         segment[stamps.segmentation[number] == label] = 1
     if not (segment * ~mask).any():
+        # without a segment, the central quarter: GALFIT needs a start that
+        # is neither a pixel nor the whole stamp
         half = max(stamps.size // 8, 2)
         segment[max(round(y) - half, 0):round(y) + half + 1,
                 max(round(x) - half, 0):round(x) + half + 1] = 1
     source = SourceCatalog(data, SegmentationImage(segment), mask=mask)[0]
     flux = float(source.segment_flux)
+    # half of the light of a Gaussian is within 1.18 standard deviations
     radius, q, theta = (
         value if np.isfinite(value) else fallback for value, fallback in (
             (float(source.semimajor_axis.value) * 1.2, 3.0),
