@@ -234,8 +234,14 @@ def make_map_cube(shape: tuple[int, ...] = (16, 128, 128), n_sources: int = 8,
     background = evaluate_polynomial(
         check_number('background_ratio', background_ratio, closed=True)
         * rms * coefficients, grid[1], grid[0])
-    data = _draw_noise(rngs[3], (n_channels, *sky),
-                       beam if correlated_noise else None)
+    data = rngs[3].standard_normal((n_channels, *sky))
+    if correlated_noise:
+        transfer = beam_transfer(rfftfreq(sky[1]),
+                                 fftfreq(sky[0])[:, np.newaxis], beam)
+        # of unit variance
+        transfer /= np.sqrt(irfft2(transfer**2, s=sky)[0, 0])
+        for plane in data:
+            plane[:] = irfft2(transfer * rfft2(plane), s=sky)
     data *= rms
     data += background
     # add the sources to their channels
@@ -244,15 +250,15 @@ def make_map_cube(shape: tuple[int, ...] = (16, 128, 128), n_sources: int = 8,
         add_gaussians(data[channel], rows['x_fit'], rows['y_fit'],
                       rows['amplitude_fit'].value, rows['fwhm_major_fit'],
                       rows['fwhm_minor_fit'], rows['theta_fit'].value)
-    if border > 0:
-        inner = data[:, border:-border, border:-border].copy()
-        data[:] = np.nan
-        data[:, border:-border, border:-border] = inner
+    inner = np.zeros(sky, dtype=bool)
+    inner[border:sky[0] - border, border:sky[1] - border] = True
+    data[:, ~inner] = np.nan
     header = wcs.to_header()
     header['WCSAXES'] = 3
     header.update({
         'CTYPE3': 'VRAD', 'CUNIT3': 'km/s', 'CRVAL3': 0.0, 'CRPIX3': 1.0,
         'CDELT3': width.to_value(u.km / u.s),
+        # of CO(2-1)
         'SPECSYS': 'LSRK', 'RESTFRQ': 230.538e9, 'BUNIT': 'Jy/beam',
         **sky_beam.to_header_keywords(), 'OBJECT': 'simulated'})
     return SimulatedCube(
@@ -291,11 +297,13 @@ def _draw_coefficients(rng, n_channels, orders, width):
     """
     orders = np.resize(np.atleast_1d(orders), n_channels)
     i, j = polynomial_terms(int(orders.max()))
+    # channels before the first, so that all have the same variance
     reach = int(np.ceil(4.0 * width))
     drawn = rng.standard_normal((n_channels + 2 * reach, i.size))
     if width > 0.0:
         pulse = np.zeros(2 * reach + 1)
         pulse[reach] = 1.0
+        # the standard deviation that smoothing leaves of white noise
         gain = np.linalg.norm(gaussian_filter1d(pulse, width))
         drawn = gaussian_filter1d(drawn, width, axis=0) / gain
     coefficients = np.zeros((n_channels, orders.max() + 1,
@@ -303,18 +311,3 @@ def _draw_coefficients(rng, n_channels, orders, width):
     coefficients[:, j, i] = drawn[reach:reach + n_channels] * (
         i + j <= orders[:, np.newaxis])
     return coefficients
-
-
-def _draw_noise(rng, shape, beam):
-    """
-    Draw noise of unit variance, convolved with a beam if given.
-    """
-    noise = rng.standard_normal(shape)
-    if beam is None:
-        return noise
-    transfer = beam_transfer(rfftfreq(shape[2]),
-                             fftfreq(shape[1])[:, np.newaxis], beam)
-    transfer /= np.sqrt(irfft2(transfer**2, s=shape[1:])[0, 0])
-    for plane in noise:
-        plane[:] = irfft2(transfer * rfft2(plane), s=shape[1:])
-    return noise

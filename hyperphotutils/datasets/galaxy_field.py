@@ -12,7 +12,13 @@ from astropy.table import QTable
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.special import gamma, gammaincinv
 
-from hyperphotutils.datasets.parts import check_number, check_shape
+from hyperphotutils.datasets.parts import (
+    check_number,
+    check_shape,
+    mean_of_blocks,
+    moffat_alpha,
+    rotate,
+)
 from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedGalaxyField', 'make_galaxy_field']
@@ -140,7 +146,16 @@ def make_galaxy_field(
     def draw_log(limits, size):
         return np.exp(rng.uniform(*np.log(limits), size))
 
-    x, y = _draw_places(rng, number, ny, nx, separation)
+    margin = 0.1 * min(ny, nx)
+    places = np.empty((number, 2))
+    for i in range(number):
+        # as far as there is room
+        for _ in range(200):
+            places[i] = [rng.uniform(margin, side - 1 - margin)
+                         for side in (nx, ny)]
+            if np.all(np.hypot(*(places[:i] - places[i]).T) >= separation):
+                break
+    x, y = places.T
     is_star = np.arange(number) >= n_galaxies
     truth = QTable({
         'id': np.arange(1, number + 1),
@@ -151,7 +166,12 @@ def make_galaxy_field(
         'q': np.where(is_star, 1.0, rng.uniform(*q, number)),
         'theta': np.where(is_star, 0.0, rng.uniform(0.0, 180.0, number))})
     truth['theta'].unit = 'deg'
-    fine_psf = _moffat(fwhm)
+    # the PSF before the integration over pixels
+    side = (2 * _PSF_HALF + 1) * _SUBPIXELS
+    grid = (np.arange(side) - side // 2) / _SUBPIXELS
+    fine_psf = (1.0 + (grid**2 + grid[:, None]**2)
+                / moffat_alpha(fwhm, _BETA)**2)**-_BETA
+    fine_psf /= fine_psf.sum()
     image, brightest = np.zeros((2, ny, nx))
     segmentation = np.zeros((ny, nx), dtype=int)
     for row in truth:
@@ -174,45 +194,8 @@ def make_galaxy_field(
     error = np.sqrt(noise**2 + image / gain)
     data = sky + image + error * rng.standard_normal(image.shape)
     truth.meta.update(result_meta())
-    return SimulatedGalaxyField(data, error, _bin(fine_psf), truth,
-                                segmentation)
-
-
-def _draw_places(rng, number, ny, nx, separation):
-    """
-    Draw positions that are apart from each other.
-    """
-    margin = 0.1 * min(ny, nx)
-    x, y = [], []
-    for _ in range(number):
-        for _ in range(200):
-            new = (rng.uniform(margin, nx - 1 - margin),
-                   rng.uniform(margin, ny - 1 - margin))
-            distance = np.hypot(np.array(x) - new[0], np.array(y) - new[1])
-            if not np.any(distance < separation):
-                break
-        x.append(new[0])
-        y.append(new[1])
-    return np.array(x), np.array(y)
-
-
-def _moffat(fwhm):
-    """
-    Return the PSF before the integration over pixels, finely sampled.
-    """
-    side = (2 * _PSF_HALF + 1) * _SUBPIXELS
-    grid = (np.arange(side) - side // 2) / _SUBPIXELS
-    alpha = 0.5 * fwhm / np.sqrt(2.0**(1.0 / _BETA) - 1.0)
-    image = (1.0 + (grid**2 + grid[:, None]**2) / alpha**2)**-_BETA
-    return image / image.sum()
-
-
-def _bin(image):
-    """
-    Sum a finely sampled image over pixels.
-    """
-    side = len(image) // _SUBPIXELS
-    return image.reshape(side, _SUBPIXELS, side, _SUBPIXELS).sum((1, 3))
+    psf = _SUBPIXELS**2 * mean_of_blocks(fine_psf, _SUBPIXELS)
+    return SimulatedGalaxyField(data, error, psf, truth, segmentation)
 
 
 def _draw(row, fine_psf):
@@ -234,17 +217,15 @@ def _draw(row, fine_psf):
         fine = (np.arange(_CENTRAL_SUBPIXELS) + 0.5) / _CENTRAL_SUBPIXELS
         fine = (fine - 0.5) / _SUBPIXELS
         place = (grid[near][:, None] + fine).ravel()
-        dense = _profile(row, place - dx, place - dy) / (
-            _SUBPIXELS * _CENTRAL_SUBPIXELS)**2
-        n = len(near)
-        light[np.ix_(near, near)] = dense.reshape(
-            n, _CENTRAL_SUBPIXELS, n, _CENTRAL_SUBPIXELS).sum((1, 3))
+        dense = _profile(row, place - dx, place - dy) / _SUBPIXELS**2
+        light[np.ix_(near, near)] = mean_of_blocks(dense, _CENTRAL_SUBPIXELS)
     size = next_fast_len(side + len(fine_psf), real=True)
     image = irfft2(rfft2(light, s=(size, size))
                    * rfft2(fine_psf, s=(size, size)), s=(size, size))
     first = len(fine_psf) // 2
     image = image[first:first + side, first:first + side]
-    return np.maximum(_bin(image), 0.0), column - half, line - half
+    image = _SUBPIXELS**2 * mean_of_blocks(image, _SUBPIXELS)
+    return np.maximum(image, 0.0), column - half, line - half
 
 
 def _profile(row, dx, dy):
@@ -253,10 +234,8 @@ def _profile(row, dx, dy):
     Driver 2005, PASA 22, 118).
     """
     n, q = row['n'], row['q']
-    theta = row['theta'].to_value('rad')
     b = gammaincinv(2.0 * n, 0.5)
     total = 2.0 * np.pi * n * b**(-2.0 * n) * gamma(2.0 * n) * q
-    along = dx * np.cos(theta) + dy[:, None] * np.sin(theta)
-    across = dy[:, None] * np.cos(theta) - dx * np.sin(theta)
+    along, across = rotate(dx, dy[:, None], row['theta'].to_value('rad'))
     radius = np.hypot(along, across / q) / row['r_eff']
     return np.exp(-b * radius**(1.0 / n)) / (total * row['r_eff']**2)

@@ -19,7 +19,13 @@ from astropy.table import QTable
 from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 
-from hyperphotutils.datasets.parts import add_stamp, check_number, check_shape
+from hyperphotutils.datasets.parts import (
+    check_number,
+    check_shape,
+    moffat_alpha,
+    rotate,
+)
+from hyperphotutils.utils.gaussians import add_stamp
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import FloatOrArray
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ['ImagePair', 'MoffatPSF', 'make_image_pair']
 
 _BETA_RANGE = (3.0, 4.0)
+# Limits of the fluxes of stars, and the slope of their cumulative number.
+_STAR_FLUXES = (1200.0, 3e6, 0.6)
 _GALAXY_SIZES = (1.5, 5.0)
 _GALAXY_RATIOS = (0.3, 1.0)
 _GALAXY_FLUXES = (4e3, 1e5)
@@ -96,6 +104,7 @@ class MoffatPSF:
         """
         ny, nx = self.shape
         along_x, along_y = 2.0 * x / nx - 1.0, 2.0 * y / ny - 1.0
+        # a tilt and a curvature of the focal surface
         terms = 1.0, along_x, along_y, along_x**2 + along_y**2
         fwhm, e1, e2 = [sum(a * b for a, b in zip(values, terms, strict=True))
                         for values in (self.fwhm, self.e1, self.e2)]
@@ -104,8 +113,7 @@ class MoffatPSF:
         ellipticity = np.hypot(e1, e2)
         ratio = (1.0 - ellipticity) / (1.0 + ellipticity)
         angle = 0.5 * np.arctan2(e2, e1)
-        along = dx * np.cos(angle) + dy * np.sin(angle)
-        across = -dx * np.sin(angle) + dy * np.cos(angle)
+        along, across = rotate(dx, dy, angle)
         square = (along**2 * ratio + across**2 / ratio) / alpha**2
         return ((self.beta - 1.0) / (np.pi * alpha**2)
                 * (1.0 + square)**-self.beta)
@@ -125,7 +133,7 @@ class MoffatPSF:
             The scale in pixels.
         """
         fwhm = self.fwhm[0] if fwhm is None else fwhm
-        return 0.5 * fwhm / np.sqrt(2.0**(1.0 / self.beta) - 1.0)
+        return moffat_alpha(fwhm, self.beta)
 
     def image(self, x: float, y: float, radius: int = 15,
               offset: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -312,11 +320,9 @@ def make_image_pair(
         sky, gain, read_noise, saturation, strict=True)]
     if scale is None:
         scale = float(np.exp(rng.uniform(np.log(0.7), np.log(1.6))))
-    psfs = [_draw_psf(rng, shape, *values, ellipticity)
-            for values in zip(fwhm, fwhm_variation, strict=True)]
-    to_template = _draw_alignment(rng, shape, shift)
-    x, y, flux = _draw_stars(rng, shape, n_stars)
-    galaxies = _draw_galaxies(rng, shape, n_galaxies)
+    psfs, to_template, (x, y, flux), galaxies = _draw_field(
+        rng, shape, n_stars, n_galaxies, fwhm, fwhm_variation, ellipticity,
+        shift)
     faintest = [_FAINTEST * np.sqrt(camera.sky_variance)
                 for camera in cameras]
     light = [_static_light(shape, psf, (x, y, flux), galaxies, *values)
@@ -325,6 +331,7 @@ def make_image_pair(
                                      faintest, strict=True)]
     static = light[0].copy()
 
+    # stars that vary stay below saturation, where their change can be measured
     peak = flux * scale * psfs[0](0.0, 0.0, 0.5 * shape[1], 0.5 * shape[0])
     varies = ((rng.random(n_stars) < variable_fraction)
               & (peak < 0.5 * saturation[0]))
@@ -332,9 +339,18 @@ def make_image_pair(
     change *= rng.choice([-1.0, 1.0], n_stars)
     # the template and the static light keep the stars as they were
     _add_stars(light[0], psfs[0], x, y, change, faintest[0])
-    transients = _draw_transients(rng, shape, n_transients, galaxies)
+    # up to a third of the transients are in galaxies
+    transients = [rng.uniform(0.0, size, n_transients)
+                  for size in shape[::-1]]
+    for i, galaxy in enumerate(galaxies[:n_transients // 3]):
+        for axis, center in zip(transients, galaxy[:2], strict=True):
+            axis[i] = center + galaxy[3] * rng.normal()
+    transients = [np.clip(axis, min(_MARGIN, size / 2),
+                          size - min(_MARGIN, size / 2) - 1)
+                  for axis, size in zip(transients, shape[::-1], strict=True)]
     new_flux = _flux_errors(psfs, *transients, scale, [
         np.broadcast_to(camera.sky_variance, shape) for camera in cameras])
+    # signal-to-noise ratios from 4 to 100
     new_flux *= np.exp(rng.uniform(np.log(4.0), np.log(100.0), n_transients))
     _add_stars(light[0], psfs[0], *transients, new_flux, faintest[0])
 
@@ -356,25 +372,23 @@ def make_image_pair(
         light=static)
 
 
-def _draw_psf(rng, shape, fwhm, variation, ellipticity):
+def _draw_field(rng, shape, n_stars, n_galaxies, fwhm, variation, ellipticity,
+                shift):
     """
-    Draw a PSF.
-    """
-    a, b, c, d = rng.uniform(-1.0, 1.0, 4)
-    e = rng.uniform(-1.0, 1.0, (2, 3)) * ellipticity
-    return MoffatPSF(
-        shape, (fwhm, variation * a, variation * b, 0.5 * variation * c),
-        (e[0, 0], 0.5 * e[0, 1], 0.5 * e[0, 2], 0.0),
-        (e[1, 0], 0.5 * e[1, 1], 0.5 * e[1, 2], 0.0),
-        np.interp(d, (-1.0, 1.0), _BETA_RANGE))
-
-
-def _draw_alignment(rng, shape, shift):
-    """
-    Return a function from positions in the science image to positions in
-    the template.
+    Draw the PSFs, a function from positions in the science image to those in
+    the template, stars (x, y, flux), and galaxies (x, y, flux, size, axis
+    ratio, and angle of each).
     """
     ny, nx = shape
+    psfs = []
+    for width, change in zip(fwhm, variation, strict=True):
+        a, b, c, d = rng.uniform(-1.0, 1.0, 4)
+        e = rng.uniform(-1.0, 1.0, (2, 3)) * ellipticity
+        psfs.append(MoffatPSF(
+            shape, (width, change * a, change * b, 0.5 * change * c),
+            (e[0, 0], 0.5 * e[0, 1], 0.5 * e[0, 2], 0.0),
+            (e[1, 0], 0.5 * e[1, 1], 0.5 * e[1, 2], 0.0),
+            np.interp(d, (-1.0, 1.0), _BETA_RANGE)))
     offset = rng.uniform(-1.0, 1.0, (2, 3)) * shift * [1.0, 0.5, 0.5]
 
     def to_template(x, y):
@@ -383,54 +397,43 @@ def _draw_alignment(rng, shape, shift):
                                                  strict=True))
                 for axis, values in zip((x, y), offset, strict=True)]
 
-    return to_template
-
-
-def _draw_stars(rng, shape, number):
-    """
-    Draw positions and fluxes with dN/dF ~ F^-1.6.
-    """
-    low, high, slope = 1200.0, 3e6, 0.6
-    # the inverse of the cumulative distribution
-    part = rng.random(number)
+    # the inverse of the cumulative distribution of dN/dF ~ F^-(1 + slope)
+    low, high, slope = _STAR_FLUXES
+    part = rng.random(n_stars)
     flux = (low**-slope + part * (high**-slope - low**-slope))**(-1 / slope)
-    x, y = (rng.uniform(-5.0, size + 5.0, number) for size in shape[::-1])
-    return x, y, flux
-
-
-def _draw_galaxies(rng, shape, number):
-    """
-    Draw galaxies: x, y, flux, size, axis ratio, and angle of each.
-    """
-    return np.transpose([
-        rng.uniform(0.0, shape[1], number),
-        rng.uniform(0.0, shape[0], number),
-        np.exp(rng.uniform(*np.log(_GALAXY_FLUXES), number)),
-        rng.uniform(*_GALAXY_SIZES, number),
-        rng.uniform(*_GALAXY_RATIOS, number),
-        rng.uniform(0.0, np.pi, number)])
-
-
-def _draw_transients(rng, shape, number, galaxies):
-    """
-    Draw positions, up to a third of them near galaxies.
-    """
-    x, y = (rng.uniform(0.0, size, number) for size in shape[::-1])
-    for i, (gx, gy, _, size, *_) in enumerate(galaxies[:number // 3]):
-        x[i], y[i] = gx + size * rng.normal(), gy + size * rng.normal()
-    return tuple(np.clip(axis, min(_MARGIN, size / 2),
-                         size - min(_MARGIN, size / 2) - 1)
-                 for axis, size in ((x, shape[1]), (y, shape[0])))
+    stars = *(rng.uniform(-5.0, size + 5.0, n_stars)
+              for size in (nx, ny)), flux
+    galaxies = np.transpose([
+        rng.uniform(0.0, nx, n_galaxies), rng.uniform(0.0, ny, n_galaxies),
+        np.exp(rng.uniform(*np.log(_GALAXY_FLUXES), n_galaxies)),
+        rng.uniform(*_GALAXY_SIZES, n_galaxies),
+        rng.uniform(*_GALAXY_RATIOS, n_galaxies),
+        rng.uniform(0.0, np.pi, n_galaxies)])
+    return psfs, to_template, stars, galaxies
 
 
 def _static_light(shape, psf, stars, galaxies, scale, moved, faintest):
     """
-    Return the light of all constant sources in one of the images.
+    Return the light of all constant sources in one of the images; galaxies
+    are exponential disks, convolved with the PSF.
     """
     light = np.zeros(shape)
     x, y, flux = stars
     _add_stars(light, psf, *moved(x, y), flux * scale, faintest)
-    _add_galaxies(light, psf, galaxies, scale, moved)
+    for x, y, flux, size, ratio, angle in galaxies:
+        # the flux that is cut off differs from image to image
+        radius = int(7.0 * size) + _PSF_RADIUS
+        x_new, y_new = moved(x, y)
+        left, low = round(x) - radius, round(y) - radius
+        grid = np.arange(2 * radius + 1)
+        along, across = rotate(grid + left - x_new,
+                               (grid + low - y_new)[:, None], angle)
+        # softened: the values of a cusp at the centers of pixels would depend
+        # on its place in its pixel
+        disk = np.exp(-np.sqrt(along**2 + (across / ratio)**2 + 0.5) / size)
+        disk = fftconvolve(disk / disk.sum(), psf.image(x, y, _PSF_RADIUS),
+                           'same')
+        add_stamp(light, flux * scale * disk, left, low)
     return light
 
 
@@ -446,26 +449,8 @@ def _add_stars(image, psf, xs, ys, fluxes, faintest):
         reach = alpha * (peak / faintest)**(0.5 / psf.beta)
         radius = int(np.clip(reach, 10, _MAX_RADIUS)) + 1
         j, i = round(x), round(y)
-        add_stamp(image, flux * psf.image(x, y, radius, (x - j, y - i)), j, i)
-
-
-def _add_galaxies(image, psf, galaxies, scale, moved):
-    """
-    Add exponential disks, convolved with the PSF.
-    """
-    for x, y, flux, size, ratio, angle in galaxies:
-        # the flux that is cut off differs from image to image
-        radius = int(7.0 * size) + _PSF_RADIUS
-        x_new, y_new = moved(x, y)
-        j, i = round(x), round(y)
-        grid = np.arange(-radius, radius + 1)
-        dx, dy = grid - (x_new - j), grid[:, None] - (y_new - i)
-        along = dx * np.cos(angle) + dy * np.sin(angle)
-        across = -dx * np.sin(angle) + dy * np.cos(angle)
-        disk = np.exp(-np.sqrt(along**2 + (across / ratio)**2 + 0.5) / size)
-        disk = fftconvolve(disk / disk.sum(), psf.image(x, y, _PSF_RADIUS),
-                           'same')
-        add_stamp(image, flux * scale * disk, j, i)
+        add_stamp(image, flux * psf.image(x, y, radius, (x - j, y - i)),
+                  j - radius, i - radius)
 
 
 def _observe(rng, light, camera, name, bad_fraction):
@@ -499,7 +484,7 @@ def _observe(rng, light, camera, name, bad_fraction):
     return image, variance
 
 
-def _flux_errors(psfs, xs, ys, scale, variances, *, radius=31):
+def _flux_errors(psfs, xs, ys, scale, variances, *, radius=31, core=6):
     """
     Return the smallest errors of the fluxes of transients.
 
@@ -509,24 +494,20 @@ def _flux_errors(psfs, xs, ys, scale, variances, *, radius=31):
     """
     errors = []
     for x, y in zip(xs, ys, strict=True):
-        new, old = (np.abs(np.fft.fft2(psf.image(x, y, radius)))**2
-                    for psf in psfs)
-        of_new, of_old = (_under_psf(variance, psf, x, y)
-                          for variance, psf in zip(variances, psfs,
-                                                   strict=True))
-        noise = of_new * old + scale**2 * of_old * new
+        powers, levels = [], []
+        left, low = round(x) - core, round(y) - core
+        part = (slice(max(low, 0), low + 2 * core + 1),
+                slice(max(left, 0), left + 2 * core + 1))
+        for psf, variance in zip(psfs, variances, strict=True):
+            powers.append(np.abs(np.fft.fft2(psf.image(x, y, radius)))**2)
+            # the mean of the variance, weighted by the squared PSF
+            values = variance[part]
+            weight = psf.image(x, y, core, (x - left - core,
+                                            y - low - core))**2
+            weight = weight[max(-low, 0):, max(-left, 0):][
+                :values.shape[0], :values.shape[1]]
+            levels.append(np.sum(weight * values) / weight.sum())
+        new, old = powers
+        noise = levels[0] * old + scale**2 * levels[1] * new
         errors.append(1.0 / np.sqrt(np.mean(new * old / noise)))
     return np.array(errors)
-
-
-def _under_psf(variance, psf, x, y, *, radius=6):
-    """
-    Return the mean of a variance, weighted by the squared PSF.
-    """
-    j, i = round(x), round(y)
-    y0, x0 = max(i - radius, 0), max(j - radius, 0)
-    part = variance[y0:i + radius + 1, x0:j + radius + 1]
-    weight = psf.image(x, y, radius, (x - j, y - i))**2
-    weight = weight[y0 - i + radius:, x0 - j + radius:]
-    weight = weight[:part.shape[0], :part.shape[1]]
-    return np.sum(weight * part) / weight.sum()

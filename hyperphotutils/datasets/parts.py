@@ -13,30 +13,41 @@ from hyperphotutils.utils.gaussians import gaussian_matrix
 from hyperphotutils.utils.wcs import pixel_to_sky_ellipse
 
 __all__ = [
-    'add_stamp',
     'beam_transfer',
     'check_beam',
     'check_number',
     'check_shape',
     'make_sky_beam',
     'make_wcs',
+    'mean_of_blocks',
+    'moffat_alpha',
+    'rotate',
 ]
 
 _REFERENCE = SkyCoord('05h35m14.5s', '-05d22m30s', frame='icrs')
 
 
-def add_stamp(image, stamp, j, i):
+def moffat_alpha(fwhm, beta):
     """
-    Add a square stamp of odd side around a pixel, truncated at the edges of
-    the image.
+    Return the scale of a Moffat function (1969, A&A 3, 455) of a FWHM.
     """
-    radius = stamp.shape[0] // 2
-    y0, x0 = max(i - radius, 0), max(j - radius, 0)
-    y1, x1 = (min(center + radius + 1, size)
-              for center, size in ((i, image.shape[0]), (j, image.shape[1])))
-    if y0 < y1 and x0 < x1:
-        image[y0:y1, x0:x1] += stamp[y0 - i + radius:y1 - i + radius,
-                                     x0 - j + radius:x1 - j + radius]
+    return 0.5 * fwhm / np.sqrt(2.0**(1.0 / beta) - 1.0)
+
+
+def rotate(dx, dy, angle):
+    """
+    Return offsets along and across an axis at an angle in radians.
+    """
+    return (dx * np.cos(angle) + dy * np.sin(angle),
+            dy * np.cos(angle) - dx * np.sin(angle))
+
+
+def mean_of_blocks(image, n):
+    """
+    Return the means of blocks of n x n samples.
+    """
+    side = len(image) // n
+    return image.reshape(side, n, side, n).mean((1, 3))
 
 
 def beam_transfer(kx, ky, beam):
@@ -44,6 +55,7 @@ def beam_transfer(kx, ky, beam):
     Return the Fourier transform of a Gaussian beam (FWHMs in pixels, angle
     in degrees) of unit integral at frequencies in cycles per pixel.
     """
+    # exp(-2 pi^2 k^T C k) is the transform of a Gaussian of covariance C
     xx, xy, yy = gaussian_matrix(*beam)
     return np.exp(-2.0 * np.pi**2
                   * (xx * kx**2 + 2.0 * xy * kx * ky + yy * ky**2))
@@ -72,6 +84,7 @@ def make_sky_beam(wcs, shape, beam):
     Return the `~radio_beam.Beam` on the sky at the center of the map of a
     beam in pixels and degrees.
     """
+    # pixels of a gnomonic projection have one scale near its center only
     center = np.subtract(shape[::-1], 1) / 2
     major, minor, angle = pixel_to_sky_ellipse(
         wcs, *center[:, np.newaxis], [beam[0]], [beam[1]], [beam[2]])

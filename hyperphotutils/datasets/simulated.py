@@ -487,6 +487,7 @@ def draw_sources(rng, shape, beam, rms, *, n_sources, blend_fraction,
     beam_fwhm = np.sqrt(beam[0] * beam[1])
     x, y, host_id = _place_sources(rng, shape, n_sources, beam_fwhm,
                                    blend_fraction, blend_distance)
+    # uniform in the logarithm: faint sources, which are hard, are not few
     snr = np.exp(rng.uniform(*np.log(snr_range), n_sources))
     size = rng.uniform(*size_range, n_sources) * beam_fwhm
     root_ratio = np.sqrt(rng.uniform(*axis_ratio_range, n_sources))
@@ -605,15 +606,31 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
     is_large = shape[0] * shape[1] > _MAX_DOUBLE_PIXELS
     dtype = np.float32 if is_large else float
     margin = 4.0 * (max(scale, beam[0]) if is_large else scale)
-    grid_shape = tuple(
-        _padded_size(size, margin, least=0 if is_large else size)
-        for size in shape)
+    # The grid exceeds the map by the margin, at least by the map itself unless
+    # that is large, and at most by two maps. It is odd, so that there is no
+    # Nyquist frequency, at which an anisotropic spectrum has no symmetric
+    # sampling, and a product of primes up to 11, for which FFTs are fast.
+    least = [size + int(np.clip(np.ceil(margin), 0 if is_large else size,
+                                2 * size)) for size in shape]
+    grid_shape = tuple(next(n for n in range(size, 2 * size)
+                            if n % 2 and next_fast_len(n) == n)
+                       for size in least)
+    kx, ky = rfftfreq(grid_shape[1]), fftfreq(grid_shape[0])[:, np.newaxis]
     fields = []
     grid = np.zeros(grid_shape, dtype)
     for rng, structure, level in (
             (rngs[0], None, rms),
             (rngs[1], (index, scale), ratio * rms)):
-        power = _power_spectrum(grid_shape, beam, structure, dtype)
+        power = np.empty((grid_shape[0], kx.size), dtype)
+        # in strips, so that no other array is as large
+        for start in range(0, grid_shape[0], _STRIP):
+            strip = slice(start, start + _STRIP)
+            values = beam_transfer(kx, ky[strip], beam)**2
+            if structure is not None:
+                index, scale = structure
+                values = values * np.maximum(np.hypot(kx, ky[strip]),
+                                             1.0 / scale)**-index
+            power[strip] = values
         # The autocovariance is the inverse transform of the power spectrum
         # (Wiener-Khinchin theorem).
         covariance = irfft2(power, s=grid_shape)
@@ -632,42 +649,6 @@ def _draw_noise(rngs, shape, beam, rms, *, ratio, index, scale):
         fields.append(dtype(level) * field[:shape[0], :shape[1]])
         del field
     return *fields, Autocovariance(grid, shape)
-
-
-def _power_spectrum(grid_shape, beam, structure, dtype):
-    """
-    Return the power spectrum of the noise or, with the index and the
-    scale in ``structure``, of the background.
-    """
-    kx = rfftfreq(grid_shape[1])
-    all_ky = fftfreq(grid_shape[0])[:, np.newaxis]
-    power = np.empty((grid_shape[0], kx.size), dtype)
-    for start in range(0, grid_shape[0], _STRIP):
-        strip = slice(start, start + _STRIP)
-        ky = all_ky[strip]
-        values = beam_transfer(kx, ky, beam)**2
-        if structure is not None:
-            index, scale = structure
-            values = values * np.maximum(np.hypot(kx, ky),
-                                         1.0 / scale)**-index
-        power[strip] = values
-    return power
-
-
-def _padded_size(size, margin, *, least):
-    """
-    Return the size of the periodic grid on which a map axis is drawn.
-
-    It exceeds the map by the margin, but at least by ``least`` and at
-    most by two map sizes. It is odd, so that there is no Nyquist
-    frequency, at which an anisotropic spectrum has no symmetric sampling.
-    """
-    size += int(np.clip(np.ceil(margin), least, 2 * size))
-    size += 1 - size % 2
-    # to a product of primes up to 11, for which FFTs are fast
-    while next_fast_len(size) > size:
-        size += 2
-    return size
 
 
 def _make_hdu(data, wcs, beam, unit):

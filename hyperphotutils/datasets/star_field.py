@@ -13,7 +13,14 @@ import numpy as np
 from astropy.table import QTable
 from scipy.fft import ifftshift, irfft2, rfft2
 
-from hyperphotutils.datasets.parts import add_stamp, check_number, check_shape
+from hyperphotutils.datasets.parts import (
+    check_number,
+    check_shape,
+    mean_of_blocks,
+    moffat_alpha,
+    rotate,
+)
+from hyperphotutils.utils.gaussians import add_stamp
 from hyperphotutils.utils.tables import result_meta
 
 __all__ = ['SimulatedStarField', 'make_star_field']
@@ -162,6 +169,8 @@ def make_star_field(shape: tuple[int, int] = (500, 500), n_stars: int = 40, *,
 
     profile = partial(_field_profile, shape=(ny, nx), fwhm=fwhm,
                       variation=variation)
+    # the number of pixels whose noise a fit of the flux collects (King 1983,
+    # PASP 95, 163)
     effective_area = 1.0 / np.sum(
         _integrate(profile, nx / 2, ny / 2, 0.0, 0.0, _HALF)**2)
 
@@ -201,10 +210,18 @@ def make_star_field(shape: tuple[int, int] = (500, 500), n_stars: int = 40, *,
             stamp = _draw_galaxy(profile, x, y, x - column, y - line, disk)
         else:
             stamp = _integrate(profile, x, y, x - column, y - line, _HALF)
-        add_stamp(image, row['flux'] * stamp, column, line)
+        add_stamp(image, row['flux'] * stamp, column - _HALF, line - _HALF)
     error = np.sqrt(noise**2 + np.maximum(image, 0.0) / gain)
     data = sky + image + error * rng.standard_normal(image.shape)
-    rays = _add_cosmic_rays(data, n_cosmic_rays, noise, rng)
+    rays = np.zeros(data.shape, dtype=bool)
+    for _ in range(n_cosmic_rays):
+        place = np.arange(0.0, rng.uniform(1.0, 8.0), 0.5)
+        angle = rng.uniform(0.0, np.pi)
+        columns = (rng.uniform(0, nx) + place * np.cos(angle)).astype(int)
+        lines = (rng.uniform(0, ny) + place * np.sin(angle)).astype(int)
+        inside = (columns >= 0) & (columns < nx) & (lines >= 0) & (lines < ny)
+        rays[lines[inside], columns[inside]] = True
+    data[rays] += noise * rng.uniform(30.0, 600.0, np.count_nonzero(rays))
     truth.meta.update(result_meta())
     return SimulatedStarField(data, error, truth, rays, profile)
 
@@ -221,8 +238,9 @@ def _field_profile(dx, dy, x, y, *, shape, fwhm, variation):
     e1 = 0.03 + variation * (0.04 * u + 0.05 * u * v)
     e2 = -0.02 + variation * (0.04 * v + 0.03 * (u**2 - v**2))
     fwhm *= size
+    # wings as those of seeing, which no Gaussian has (Moffat 1969, A&A 3, 455)
     beta = 3.2
-    alpha2 = (0.5 * fwhm)**2 / (2.0**(1.0 / beta) - 1.0)
+    alpha2 = moffat_alpha(fwhm, beta)**2
     q = ((1.0 - e1) * dx**2 + (1.0 + e1) * dy**2 - 2.0 * e2 * dx * dy) / (
         alpha2 * np.sqrt(1.0 - e1**2 - e2**2))
     moffat = (beta - 1.0) / (np.pi * alpha2) * (1.0 + q)**-beta
@@ -241,10 +259,10 @@ def _integrate(profile, x, y, dx, dy, half):
     Integrate the PSF at (x, y) over pixels, with its center offset by
     (dx, dy) from the central pixel.
     """
-    side = (2 * half + 1)
-    grid = (np.arange(side * _SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5 - half
+    side = (2 * half + 1) * _SUBPIXELS
+    grid = (np.arange(side) + 0.5) / _SUBPIXELS - 0.5 - half
     fine = profile(grid - dx, (grid - dy)[:, None], x, y)
-    return fine.reshape(side, _SUBPIXELS, side, _SUBPIXELS).mean((1, 3))
+    return mean_of_blocks(fine, _SUBPIXELS)
 
 
 def _draw_galaxy(profile, x, y, dx, dy, disk):
@@ -252,33 +270,12 @@ def _draw_galaxy(profile, x, y, dx, dy, disk):
     Return an exponential disk convolved with the PSF.
     """
     radius, axis_ratio, theta = disk
-    side, n_sub = 2 * _HALF + 1, _GALAXY_SUBPIXELS
-    grid = (np.arange(side * n_sub) + 0.5) / n_sub - 0.5 - _HALF
-    along = ((grid - dx) * np.cos(theta)
-             + (grid - dy)[:, None] * np.sin(theta))
-    across = ((grid - dy)[:, None] * np.cos(theta)
-              - (grid - dx) * np.sin(theta)) / axis_ratio
+    n_sub = _GALAXY_SUBPIXELS
+    grid = (np.arange((2 * _HALF + 1) * n_sub) + 0.5) / n_sub - 0.5 - _HALF
+    along, across = rotate(grid - dx, (grid - dy)[:, None], theta)
     # b of a Sersic index of 1, with which radius contains half of the light
-    light = np.exp(-1.678 * np.hypot(along, across) / radius)
+    light = np.exp(-1.678 * np.hypot(along, across / axis_ratio) / radius)
     psf = profile(grid, grid[:, None], x, y)
     fine = irfft2(rfft2(light) * rfft2(ifftshift(psf)), s=light.shape)
-    stamp = fine.reshape(side, n_sub, side, n_sub).mean((1, 3))
+    stamp = mean_of_blocks(fine, n_sub)
     return stamp / stamp.sum()
-
-
-def _add_cosmic_rays(data, number, noise, rng):
-    """
-    Add tracks of bright pixels, in place, and return their mask.
-    """
-    hit = np.zeros(data.shape, dtype=bool)
-    ny, nx = data.shape
-    for _ in range(number):
-        place = np.arange(0.0, rng.uniform(1.0, 8.0), 0.5)
-        angle = rng.uniform(0.0, np.pi)
-        columns = (rng.uniform(0, nx) + place * np.cos(angle)).astype(int)
-        lines = (rng.uniform(0, ny) + place * np.sin(angle)).astype(int)
-        inside = ((columns >= 0) & (columns < nx)
-                  & (lines >= 0) & (lines < ny))
-        hit[lines[inside], columns[inside]] = True
-    data[hit] += noise * rng.uniform(30.0, 600.0, np.count_nonzero(hit))
-    return hit

@@ -226,18 +226,21 @@ class SersicFitter:
         if unknown := set(grid or ()) - {'n', 'r_eff', 'q', 'theta'}:
             msg = f'grid has unknown keys: {sorted(unknown)}'
             raise ValueError(msg)
+        # none by default: they pull galaxies of n = 6 to 8 by about an error
         self.priors = priors
         if unknown := set(priors or ()) - set(_PRIORS):
             msg = f'priors must be of {_PRIORS}: {sorted(unknown)}'
             raise ValueError(msg)
-        # means and standard deviations
-        self.prior = None if not priors else np.array(
-            [priors.get(name, (0.0, np.inf)) for name in _PRIORS], float)
+        # means and inverse standard deviations, 0 without a prior
+        self.prior = None if not priors else np.array([
+            (mean, 1.0 / deviation) for mean, deviation in (
+                priors.get(name, (0.0, np.inf)) for name in _PRIORS)])
         self.loss = _check_name(loss, 'loss', _LOSSES)
         self.fixed = (fixed,) if isinstance(fixed, str) else tuple(fixed)
         for name in self.fixed:
             _check_name(name, 'fixed', ('position', 'shape', 'n'))
         self.max_iterations = check_integer(max_iterations, 'max_iterations')
+        # the arrays of 8 to 32 sources fit into the cache of a processor
         self.batch = check_integer(batch, 'batch')
         self.dtype = _check_name(dtype, 'dtype', ('float32', 'float64'))
         self.namespace = np if xp is None else xp
@@ -358,11 +361,13 @@ class SersicFitter:
             msg = "start='init' needs init_params"
             raise ValueError(msg)
         if self.start == 'grid' and self._start_grid is None:
-            # the slow part of a first call; most fitters are called again
+            # 0.4 s for a PSF, which most fitters use for many galaxies
             self._start_grid = StartGrid(
                 self.psf, self.size, **(self.grid or {}),
                 n_bounds=self.n_bounds)
         fit = GalaxyFit(self, stamps, targets, self._start_grid, self._kernel)
+        # the matrices (8 x 4096 for a source of 64 pixels) are too small to be
+        # shared by threads
         with one_blas_thread():
             fit.run()
         fit.start[:, 1:3] += offset
@@ -388,6 +393,8 @@ class SersicFitter:
         `~astropy.modeling.functional_models.Sersic2D`, not convolved, in
         the order of the table; `None` for those without a fit.
         """
+        # For their parameters: astropy samples at the centers of pixels, where
+        # the central one of a galaxy of n = 4 is wrong by 10 % to 100 %.
         result = []
         for flux, x, y, r_eff, n, q, theta in self._last_fit.params:
             model = None
@@ -471,6 +478,7 @@ class SersicFitter:
         for i, (flux, coords, _, x0, y0) in fit.solutions.items():
             if not rows[i]:
                 continue
+            # in an image, a neighbor has its own row, or is none of the table
             shown = slice(None if is_stack else 1)
             own = fit.rows[i:i + 1]
             kernel = self._kernel or make_kernel(

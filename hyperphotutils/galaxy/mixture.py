@@ -41,6 +41,8 @@ N_TERMS = 26
 The number of Gaussians, besides a point.
 """
 
+# A ratio of 2 halves the number of terms, but the largest errors of transforms
+# grow from 5e-6 to 4e-3 for n = 1, and from 2e-4 to 2e-2 for n = 0.5.
 SIGMA_RATIO = 2.0**0.5
 """
 The ratio of neighboring standard deviations.
@@ -171,6 +173,8 @@ def sersic_transform(n: float) -> Callable:
     0.000000
     """
     b = float(sersic_b(n))
+    # A profile of n = 8 has structure over many decades: an even grid in the
+    # logarithm has few points, and FFTLog needs just that.
     low, high = (edge * np.log(10.0) for edge in _RADII)
     step = (high - low) / (_N_RADII - 1)
     ln_r = low + step * np.arange(_N_RADII)

@@ -72,6 +72,8 @@ def plot_segments(data: ArrayLike, segmentation: ArrayLike | SegmentationImage,
     axes = figure.add_subplot()
     sky = values[(labels == 0) & np.isfinite(values)]
     rms = mad_std(sky) if len(sky) else 1.0
+    # linear at the noise, logarithmic above (Lupton et al. 2004, PASP 116,
+    # 133)
     axes.imshow(np.arcsinh(values / (2.0 * rms)), origin='lower',
                 cmap='gray_r', vmin=-0.7, vmax=np.arcsinh(50.0),
                 interpolation='nearest')
@@ -260,6 +262,7 @@ def plot_parameters(table: QTable, truth: Table, *,
         true = _plain(truth[name])[partners]
         off = fit - true
         if name == 'theta':
+            # the axis of a galaxy has no sign
             off = (off + 90.0) % 180.0 - 90.0
             fit = true + off
         for part, color, text in ((~flagged, _GALAXY, 'no flag'),

@@ -69,8 +69,8 @@ class GalaxyProblem(NamedTuple):
     multiplied by ``weight``, the inverse standard deviations, 0 for masked
     pixels. ``free`` (g, 7 s + k) marks the fitted parameters; ``low`` and
     ``high`` (g, s, 5) bound x, y, rho, the elongation, and nu. ``prior``
-    (3, 2) has the mean and standard deviation of ln n, ln r_eff, and the
-    elongation of the first source.
+    (3, 2) has the mean and inverse standard deviation of ln n, ln r_eff,
+    and the elongation of the first source.
     """
 
     kernel: Any
@@ -125,10 +125,10 @@ class GalaxyProblem(NamedTuple):
                     (nu, {NU: 1.0}),
                     (rho + 0.5 * size, {RHO: 1.0, G_RADIAL: 0.5}),
                     (size, {G_RADIAL: 1.0}))):
-                mean, deviation = self.prior[i, 0], self.prior[i, 1]
-                distance = (value - mean) / deviation
+                mean, inverse = self.prior[i, 0], self.prior[i, 1]
+                distance = (value - mean) * inverse
                 row = xp.stack([xp.zeros_like(rho) + slopes.get(j, 0.0)
-                                / deviation for j in range(n_params)], axis=1)
+                                * inverse for j in range(n_params)], axis=1)
                 chi2 = chi2 + distance * distance
                 normal = normal + row[:, :, None] * row[:, None, :]
                 gradient = gradient + row * distance[:, None]
@@ -171,8 +171,10 @@ class GalaxyProblem(NamedTuple):
         # Analysis 10, 413) needs fewer steps than to move all of them
         linear = _linear_index(xp, n_sources, n_params, coords.device)
         rows = xp.take(normal, linear, axis=1)
-        normal = normal - xp.matrix_transpose(rows) @ _solve_ridge(
-            xp.take(rows, linear, axis=2), rows)
+        scale, scaled = _regularize(xp.take(rows, linear, axis=2))
+        rows = rows * scale[:, :, None]
+        normal = normal - xp.matrix_transpose(rows) @ xp.linalg.solve(
+            scaled, rows)
         index = xp.arange(n_params, device=normal.device)
         floor = xp.where(index < N_PARAMS,
                          xp.full_like(normal[0, 0, :], _FLOOR),
@@ -328,24 +330,25 @@ def _solve_gram(gram, linear):
     xp = array_namespace(gram)
     part = xp.take(gram, linear, axis=1)
     matrix, right = xp.take(part, linear, axis=2), part[:, :, -1]
-    solution = _solve_ridge(matrix, right[:, :, None])[:, :, 0]
+    scale, scaled = _regularize(matrix)
+    solution = scale * xp.linalg.solve(
+        scaled, (right * scale)[:, :, None])[:, :, 0]
     chi2 = gram[:, -1, -1] - xp.sum(
         solution * (2.0 * right - (matrix @ solution[:, :, None])[:, :, 0]),
         axis=1)
     return solution, chi2
 
 
-def _solve_ridge(matrix, right):
+def _regularize(matrix):
     """
-    Solve linear equations with a small ridge, see `_RIDGE`.
+    Return the scale of normal matrices, and the scaled matrices with a ridge.
     """
     xp = array_namespace(matrix)
     every = xp.ones(matrix.shape[:2], dtype=xp.bool, device=matrix.device)
     scale, scaled = scale_to_unit_diagonal(matrix, every)
     identity = xp.eye(matrix.shape[1], dtype=matrix.dtype,
                       device=matrix.device)
-    return scale[:, :, None] * xp.linalg.solve(
-        scaled + _RIDGE * identity[None, :, :], right * scale[:, :, None])
+    return scale, scaled + _RIDGE * identity[None, :, :]
 
 
 def _direction(xp, coords):

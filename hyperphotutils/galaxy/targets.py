@@ -104,6 +104,7 @@ class Stamps:
         if self.is_stack:
             zeros = np.zeros(len(x), dtype=int)
             return zeros, zeros
+        # np.rint would round halves to even: steps of 0 or 2 pixels
         return (np.floor(x + 0.5).astype(int) - self.size // 2,
                 np.floor(y + 0.5).astype(int) - self.size // 2)
 
@@ -157,6 +158,7 @@ def find_targets(stamps, init_params):
     """
     Return all sources as `Targets`: those that get a row come first.
     """
+    # where a source is and how bright, if the table does not say so
     segments = (None if stamps.segmentation is None else measure_segments(
         stamps.data, stamps.segmentation))
     values = {} if init_params is None else read_positions(init_params)
@@ -249,6 +251,8 @@ def mask_others(targets, own, neighbors, labels, x0, y0, size, radius):
         def is_of(index):
             return labels == targets.label[index][:, None, None]
 
+        # also those with negative labels, which are subtracted already: what
+        # is left of a bright galaxy is more than the noise
         others = (labels != 0) & ~is_of(own)
         rest = others.copy()
         for column in neighbors.T:
@@ -316,6 +320,7 @@ def measure_segments(data, segmentation):
         sky = np.median(outside) if len(outside) else 0.0
         names, which = np.unique(labels[row, column], return_inverse=True)
         light = np.nan_to_num(image[row, column] - sky)
+        # a segment without light has its center where its pixels are
         bright = np.maximum(light, 0.0) + 1e-300
         total = np.bincount(which, bright)
         x = np.bincount(which, bright * column) / total

@@ -5,11 +5,12 @@ Fits of all galaxies of an image.
 
 import numpy as np
 from astropy.table import QTable, vstack
+from scipy.spatial import KDTree
 
 from hyperphotutils.galaxy import SersicFitter
 from hyperphotutils.utils import FLAGS
 
-__all__ = ['ADDED_COLUMNS', 'PRIORS', 'SIZES', 'OrderedFits']
+__all__ = ['ADDED_COLUMNS', 'PRIORS', 'SIZES', 'OrderedFits', 'find_levels']
 
 ADDED_COLUMNS = ('stamp_size', 'star_index', 'kron_flux', 'snr_detection',
                  'mag_fit', 'mag_err')
@@ -96,7 +97,13 @@ class OrderedFits:
         self.data = np.array(image.sky.data)
         self.labels = np.array(image.sources.segmentation.data)
         self.model = np.zeros(self.data.shape)
-        levels = self._find_levels()
+        rows, ids = image.galaxies, np.asarray(image.galaxies['id'])
+        used = (self.labels > 0) & np.isfinite(self.data)
+        flux = np.bincount(self.labels[used], self.data[used],
+                           minlength=ids.max() + 1)[ids]
+        levels = find_levels(*(
+            np.asarray(getattr(rows[name], 'value', rows[name]))
+            for name in ('x_centroid', 'y_centroid')), flux, self.sizes)
         # the wings of bright galaxies leave a slope
         parts = [part for level in range(levels.max() + 1)
                  for part in self._fit_level(
@@ -105,27 +112,6 @@ class OrderedFits:
         kept, tables = zip(*parts, strict=True)
         table = vstack(tables, metadata_conflicts='silent')
         return table[np.argsort(np.concatenate(kept))]
-
-    def _find_levels(self):
-        """
-        Return how many fits each galaxy waits for: one more than the
-        bright galaxies do whose stamps overlap with its own.
-        """
-        rows, ids = self.image.galaxies, np.asarray(self.image.galaxies['id'])
-        used = (self.labels > 0) & np.isfinite(self.data)
-        flux = np.bincount(self.labels[used], self.data[used],
-                           minlength=ids.max() + 1)[ids]
-        place = np.column_stack([
-            np.asarray(getattr(rows[name], 'value', rows[name]))
-            for name in ('x_centroid', 'y_centroid')])
-        levels = np.zeros(len(rows), dtype=int)
-        for i in np.argsort(-flux):
-            apart = np.abs(place - place[i]).max(axis=1)
-            dominant = (flux > _DOMINANT * np.maximum(flux[i], 0.0)) & (
-                apart < 0.5 * (self.sizes + self.sizes[i]))
-            if dominant.any():
-                levels[i] = 1 + levels[dominant].max()
-        return levels
 
     def _fit_level(self, todo, *, sky):
         """
@@ -178,3 +164,28 @@ class OrderedFits:
         # what is left of a bright galaxy is more than the noise: it is masked
         subtracted = np.isin(self.labels, np.concatenate([[0], *drawn]))
         self.labels[subtracted] *= -1
+
+
+def find_levels(x, y, flux, sizes):
+    """
+    Return how many fits each galaxy waits for: one more than the bright
+    galaxies do whose stamps overlap with its own.
+    """
+    levels = np.zeros(len(x), dtype=int)
+    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    place = np.column_stack([x, y])[known]
+    first, second = known[KDTree(place).query_pairs(
+        sizes.max(), p=np.inf, output_type='ndarray')].T
+    apart = np.maximum(np.abs(x[first] - x[second]),
+                       np.abs(y[first] - y[second]))
+    overlap = apart < 0.5 * (sizes[first] + sizes[second])
+    # each pair in both directions, of which at most one waits
+    bright = np.concatenate((first[overlap], second[overlap]))
+    faint = np.concatenate((second[overlap], first[overlap]))
+    waits = flux[bright] > _DOMINANT * np.maximum(flux[faint], 0.0)
+    bright, faint = bright[waits], faint[waits]
+    # the longest chain: each pass is final for one more level, and fluxes that
+    # differ by a factor of 5 make chains of a few galaxies only
+    while np.any(levels[faint] <= levels[bright]):
+        np.maximum.at(levels, faint, levels[bright] + 1)
+    return levels

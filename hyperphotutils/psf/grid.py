@@ -74,6 +74,8 @@ class SplineGrid:
         Pixel ``i`` of a star is the sum of the coefficients from ``first +
         i * oversampling`` on, times the weights.
         """
+        # the four pieces of a cubic B-spline (de Boor 1978, A Practical Guide
+        # to Splines)
         place = np.clip(-offset, -self.max_offset,
                         self.max_offset) * self.oversampling
         whole = np.floor(place).astype(int)
@@ -123,6 +125,8 @@ class SplineGrid:
         adds to the coefficients.
         """
         n_terms = terms.shape[1]
+        # A pixel depends on 16 of about 1000 coefficients: the matrix is a
+        # band, which a Cholesky factorization keeps.
         band, right = self._normal_equations(target, weights, flux, x, y,
                                              terms)
         for (dy, dx), values in prior.items():
@@ -163,6 +167,8 @@ class SplineGrid:
         first_x, taps_x = self.taps(x)
         n_y, n_x = taps_y.shape[1], taps_x.shape[1]
         n_pix = 2 * self.half + 1
+        # products of polynomial terms and of weights separate, so that the
+        # sums over stars are products of matrices
         pairs = (terms[:, :, None] * terms[:, None, :]).reshape(n, -1)
         curvature = (weights * flux[:, None, None]**2).reshape(n, -1)
         gradient = (weights * flux[:, None, None] * target).reshape(n, -1)
@@ -206,6 +212,7 @@ class SplineGrid:
                 for dy, dx in ((0, 0), (0, 1), (0, 2), (1, -1), (1, 0),
                                (1, 1), (2, 0))}
         band[0, 0] += precision
+        # the Laplacian on five points
         stencil = (((0, 0), -1.0), ((0, 1), 0.25), ((0, -1), 0.25),
                    ((1, 0), 0.25), ((-1, 0), 0.25))
         inner = smoothness * precision[1:-1, 1:-1]

@@ -123,6 +123,7 @@ def plot_stars(psf: EmpiricalPSF, *, max_stars: int = 40) -> Figure:
             _USED if used[index] else _REJECTED)
         peak = max(flux[index] * psf().max(), 1e-30)
         image = psf.star_images[index] - float(_plain(star['sky_fit']))
+        # logarithmic from the core to wings of a few percent
         pair[0].imshow(np.arcsinh(image / (0.02 * peak)), origin='lower',
                        cmap='cividis', vmin=-1.0, vmax=np.arcsinh(50.0),
                        interpolation='nearest')

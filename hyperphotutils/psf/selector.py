@@ -62,7 +62,9 @@ _DETECTION_SNR = 5.0
 _TRIAL_FWHM = 2.0 * 1.3**np.arange(9)
 
 # Cosmic rays and hot pixels: smaller than the first number, or with more of
-# the flux in one pixel than the second, both relative to a Gaussian star.
+# the flux in one pixel than the second, both relative to a Gaussian star. They
+# are rejected before the size of the stars is sought: 60 rays outvoted 20
+# stars, and the densest size was theirs.
 _MIN_SIZE = 0.72
 _MAX_PEAK = 2.0
 _MAX_RAY_ELLIPTICITY = 0.3
@@ -233,6 +235,7 @@ class StarSelector:
                 raise ValueError(msg)
             deviation = np.where(bad, np.inf, deviation)
         box = tuple(min(50, side) for side in values.shape)
+        # the mode of boxes (Bertin & Arnouts 1996, A&AS 117, 393)
         background = Background2D(
             np.where(bad, 0.0, values), box, mask=bad, filter_size=3,
             exclude_percentile=90.0, sigma_clip=SigmaClip(3.0),
@@ -344,6 +347,7 @@ class StarSelector:
                 'positions'), axis=1)
             distance, _ = KDTree(known).query(places)
             put('not_in_list', distance > 1.5 * fwhm)
+        # the error of ln(size) is about that of ln(flux)
         size_error = np.hypot(LOCUS_SCATTER,
                               1.0 / np.maximum(moments['snr'], 1e-6))
         offset = np.log(np.maximum(moments['size'], 1e-6)
@@ -356,6 +360,7 @@ class StarSelector:
             put('neighbor', own[flux[other] > self.isolation * flux[own]])
         like_star = flags == 0
         if like_star.any():
+            # relative to the stars, not to 0: PSFs are elliptical, too
             e1, e2 = (moments[name] - np.median(moments[name][like_star])
                       for name in ('e1', 'e2'))
             limit = np.hypot(self.max_ellipticity,

@@ -26,6 +26,41 @@ __all__ = ['write_galfit', 'write_galfits']
 _CONSTRAINTS = {'n': (0.2, 8.0), 'q': (0.05, 1.0)}
 
 
+_FEEDME = """\
+# IMAGE and GALFIT CONTROL PARAMETERS
+A) {name}_image.fits
+B) {name}_model.fits
+C) {sigma}
+D) {psf}
+E) 1
+F) {mask}
+G) {name}.constraints
+H) 1 {size} 1 {size}
+I) {size} {size}
+J) {zero_point:.4f}
+K) {pixel_scale:.6f} {pixel_scale:.6f}
+O) regular
+P) 0
+
+# Object 1: the source
+ 0) sersic
+ 1) {x:.3f} {y:.3f} 1 1
+ 3) {magnitude:.4f} 1
+ 4) {radius:.3f} 1
+ 5) 2.0 1
+ 9) {q:.3f} 1
+10) {angle:.2f} 1
+ Z) 0
+
+# Object 2: the sky
+ 0) sky
+ 1) 0.0 1
+ 2) 0.0 0
+ 3) 0.0 0
+ Z) 0
+"""
+
+
 def write_galfits(stamps: Stamps, number: int, path: FilePath, *,
                   mask_neighbors: bool = True,
                   overwrite: bool = False) -> None:
@@ -148,6 +183,7 @@ def write_galfit(stamps: Stamps, number: int, folder: FilePath, *,
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     header = _header(stamps, number)
+    # GALFIT divides by it before it converts counts to magnitudes
     header['EXPTIME'] = float(exposure)
     images = {'image': (data, header), 'mask': (mask.astype(np.int16), None)}
     if error is not None:
@@ -161,8 +197,12 @@ def write_galfit(stamps: Stamps, number: int, folder: FilePath, *,
             fits.PrimaryHDU(image, header=own).writeto(temporary)
     start = _start_values(stamps, number, data, mask)
     texts = {
-        'feedme': _feedme(name, images, start, stamps.size, zero_point,
-                          pixel_scale, exposure),
+        'feedme': _FEEDME.format(
+            name=name, size=stamps.size, zero_point=zero_point,
+            pixel_scale=pixel_scale,
+            magnitude=zero_point - 2.5 * np.log10(start['flux'] / exposure),
+            **{kind: f'{name}_{kind}.fits' if kind in images else 'none'
+               for kind in ('sigma', 'psf', 'mask')}, **start),
         'constraints': ''.join(
             f'1   {key}   {lower} to {upper}\n'
             for key, (lower, upper) in _CONSTRAINTS.items()),
@@ -218,7 +258,7 @@ def _header(stamps, number):
 
 def _start_values(stamps, number, data, mask):
     """
-    Measure where the source is, and how large.
+    Measure where the source is, and how large, in the terms of GALFIT.
     """
     x, y = stamps.positions[number]
     segment = np.zeros(data.shape, dtype=np.int32)
@@ -226,65 +266,21 @@ def _start_values(stamps, number, data, mask):
     if stamps.segmentation is not None and label > 0:
         segment[stamps.segmentation[number] == label] = 1
     if not (segment * ~mask).any():
+        # without a segment, the central quarter: GALFIT needs a start that
+        # is neither a pixel nor the whole stamp
         half = max(stamps.size // 8, 2)
         segment[max(round(y) - half, 0):round(y) + half + 1,
                 max(round(x) - half, 0):round(x) + half + 1] = 1
     source = SourceCatalog(data, SegmentationImage(segment), mask=mask)[0]
     flux = float(source.segment_flux)
-    values = {'x': float(x), 'y': float(y), 'flux': max(flux, 1e-6),
-              'radius': float(source.semimajor_axis.value) * 1.2,
-              'q': 1.0 - float(source.ellipticity.value),
-              'theta': float(source.orientation.value)}
-    fallback = {'radius': 3.0, 'q': 0.8, 'theta': 0.0}
-    for name, value in fallback.items():
-        if not np.isfinite(values[name]):
-            values[name] = value
-    values['radius'] = max(values['radius'], 0.5)
-    values['q'] = float(np.clip(values['q'], 0.1, 1.0))
-    return values
-
-
-def _feedme(name, images, start, size, zero_point, pixel_scale, exposure):
-    """
-    Return the parameter file.
-    """
-    magnitude = zero_point - 2.5 * np.log10(start['flux'] / exposure)
-
-    def file_of(kind):
-        return f'{name}_{kind}.fits' if kind in images else 'none'
-
-    # GALFIT counts the angle from the y axis, counterclockwise
-    angle = (start['theta'] - 90.0 + 90.0) % 180.0 - 90.0
-    return f"""\
-# IMAGE and GALFIT CONTROL PARAMETERS
-A) {name}_image.fits
-B) {name}_model.fits
-C) {file_of('sigma')}
-D) {file_of('psf')}
-E) 1
-F) {file_of('mask')}
-G) {name}.constraints
-H) 1 {size} 1 {size}
-I) {size} {size}
-J) {zero_point:.4f}
-K) {pixel_scale:.6f} {pixel_scale:.6f}
-O) regular
-P) 0
-
-# Object 1: the source
- 0) sersic
- 1) {start['x'] + 1:.3f} {start['y'] + 1:.3f} 1 1
- 3) {magnitude:.4f} 1
- 4) {start['radius']:.3f} 1
- 5) 2.0 1
- 9) {start['q']:.3f} 1
-10) {angle:.2f} 1
- Z) 0
-
-# Object 2: the sky
- 0) sky
- 1) 0.0 1
- 2) 0.0 0
- 3) 0.0 0
- Z) 0
-"""
+    # half of the light of a Gaussian is within 1.18 standard deviations
+    radius, q, theta = (
+        value if np.isfinite(value) else fallback for value, fallback in (
+            (float(source.semimajor_axis.value) * 1.2, 3.0),
+            (1.0 - float(source.ellipticity.value), 0.8),
+            (float(source.orientation.value), 0.0)))
+    # GALFIT counts pixels from 1, and the angle from the y axis,
+    # counterclockwise
+    return {'x': float(x) + 1.0, 'y': float(y) + 1.0, 'flux': max(flux, 1e-6),
+            'radius': max(radius, 0.5), 'q': float(np.clip(q, 0.1, 1.0)),
+            'angle': theta % 180.0 - 90.0}

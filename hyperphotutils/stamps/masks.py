@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from hyperphotutils.detection import detect_segments
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.utils import as_masked_image, open_nddata, strip_units
+from hyperphotutils.utils.checks import check_plane
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import ImageLike
@@ -24,6 +25,9 @@ __all__ = ['grow_mask', 'make_stamp_mask']
 # An isophote has reached the noise when the mean of its pixels is less
 # than this part of the rms of one pixel.
 _ISOPHOTE_LIMIT = 0.3
+
+# Largest distance (pixels) of the source to keep from its position.
+_REACH = 3.0
 
 
 def grow_mask(mask: ArrayLike, radius: float) -> NDArray[np.bool_]:
@@ -158,50 +162,32 @@ def make_stamp_mask(
         labels = (np.zeros(values.shape, dtype=int) if segments is None
                   else segments.data)
     else:
-        labels = np.asarray(
+        labels = check_plane(
             segmentation.data if isinstance(segmentation, SegmentationImage)
-            else segmentation)
-        if labels.shape != values.shape:
-            msg = ('segmentation must have the shape of data, '
-                   f'{values.shape}: got {labels.shape}')
-            raise ValueError(msg)
+            else segmentation, values.shape, 'segmentation')
     own = np.zeros(values.shape, dtype=bool)
-    if keep == 'central':
-        own = _own_segment(labels, position)
+    rows, columns = np.nonzero(labels)
+    if keep == 'central' and len(rows):
+        x, y = (0.5 * np.subtract(values.shape[::-1], 1) if position is None
+                else position)
+        distance = np.hypot(columns - x, rows - y)
+        nearest = np.argmin(distance)
+        # moments and peaks of a small source differ by a few pixels
+        if distance[nearest] <= _REACH:
+            own = labels == labels[rows[nearest], columns[nearest]]
     others = (labels > 0) & ~own
     if isophote:
-        rms = clipped_rms(values, mask=bad)
+        limit = _ISOPHOTE_LIMIT * clipped_rms(values, mask=bad)
         for label in np.unique(labels[others]):
-            others |= _grow_to_noise(labels == label, values, bad | own, rms,
-                                     max_grow)
+            distance = distance_transform_edt(labels != label)
+            # sums and numbers of the pixels in rings of one pixel
+            used = (distance <= max_grow) & ~(bad | own)
+            ring = np.ceil(distance[used]).astype(int)
+            total, number = (
+                np.bincount(ring, weights, minlength=max_grow + 1)[1:]
+                for weights in (values[used], None))
+            ends = np.append((number == 0) | (total < limit * number), True)
+            others |= distance <= min(1 + np.argmax(ends), max_grow)
     else:
         others = grow_mask(others, grow)
     return (others & ~own) | bad
-
-
-def _own_segment(labels, position):
-    """
-    Return the segment at a position, or the nearest within 3 pixels.
-    """
-    if position is None:
-        position = 0.5 * (labels.shape[1] - 1), 0.5 * (labels.shape[0] - 1)
-    rows, columns = np.nonzero(labels)
-    if len(rows) == 0:
-        return np.zeros(labels.shape, dtype=bool)
-    distance = np.hypot(columns - position[0], rows - position[1])
-    nearest = int(np.argmin(distance))
-    if distance[nearest] > 3.0:
-        return np.zeros(labels.shape, dtype=bool)
-    return labels == labels[rows[nearest], columns[nearest]]
-
-
-def _grow_to_noise(segment, values, excluded, rms, max_grow):
-    """
-    Grow one segment until the mean of its outline reaches the noise.
-    """
-    distance = distance_transform_edt(~segment)
-    for radius in range(1, max_grow + 1):
-        ring = (distance > radius - 1) & (distance <= radius) & ~excluded
-        if not ring.any() or values[ring].mean() < _ISOPHOTE_LIMIT * rms:
-            return distance <= radius
-    return distance <= max_grow

@@ -17,14 +17,19 @@ from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
 from hyperphotutils.stamps.stamps import Stamps
-from hyperphotutils.stamps.writers import DRE_NAMES, import_h5py
+from hyperphotutils.stamps.writers import (
+    DRE_NAMES,
+    FORMAT,
+    import_h5py,
+)
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import FilePath
 
 __all__ = ['read_stamps']
 
-_FORMAT = 'hyperphotutils stamps 1'
+_PLANES = ('data', 'error', 'mask', 'segmentation', 'psf')
+
 
 
 def read_stamps(path: FilePath, *,
@@ -55,111 +60,88 @@ def read_stamps(path: FilePath, *,
     path = Path(path)
     with path.open('rb') as file:
         beginning = file.read(9)
-    if beginning.startswith(b'SIMPLE'):
-        return _read_fits(path, names)
-    if not beginning.startswith(b'\x89HDF'):
+    if beginning.startswith(b'\x89HDF'):
+        with import_h5py().File(path, 'r') as file:
+            return _read_hdf5(file, path, names)
+    if not beginning.startswith(b'SIMPLE'):
         msg = f"'{path}' is neither HDF5 nor FITS"
         raise ValueError(msg)
-    with import_h5py().File(path, 'r') as file:
-        return _read_hdf5(file, path, names)
+    with fits.open(path) as hdus:
+        header = hdus[0].header
+        if header.get('HPUFORM') != FORMAT:
+            msg = f"'{path}' has no stamps: expected a file of Stamps.write"
+            raise ValueError(msg)
+        planes = {plane: None if plane not in hdus else hdus[plane].data
+                  for plane in _PLANES}
+        for plane, image in planes.items():
+            if image is not None:
+                # FITS has neither bool nor the byte order of most processors
+                planes[plane] = image.astype(
+                    bool if plane == 'mask' else image.dtype.newbyteorder('='))
+        tables = {name.lower(): QTable.read(path, hdu=name,
+                                            character_as_bytes=False)
+                  for name in ('TABLE', 'REJECTED') if name in hdus}
+        wcs = _make_wcs(header) if 'CTYPE1' in header else None
+        meta = json.loads(header['HPUMETA'])
+    for table in tables.values():
+        table.meta = {}
+    stamps = Stamps(**planes, **tables, wcs=wcs, meta=meta)
+    present = [str(name) for name in stamps.table['name']]
+    return stamps if names is None else stamps[
+        [present.index(name) for name in _choose(present, names, path)]]
 
 
 def _read_hdf5(file, path, names):
     """
     Read an open HDF5 file.
     """
-    table = None
-    if 'table' in file:
-        # HDF5 sorts the groups by name
-        table = _table_of_text(file['table'][()].decode())
-        groups = [str(name) for name in table['name']]
-    else:
-        groups = [name for name, group in file.items()
-                  if hasattr(group, 'keys')]
+    tables = {name: QTable.read(file[name][()].decode().splitlines(),
+                                format='ascii.ecsv')
+              for name in ('table', 'rejected') if name in file}
+    # HDF5 sorts the groups by name
+    groups = ([str(name) for name in tables['table']['name']]
+              if 'table' in tables else
+              [name for name, group in file.items() if hasattr(group, 'keys')])
     chosen = _choose(groups, names, path)
     found = set(file[chosen[0]].keys()) if chosen else set()
-    if not chosen or not found & {'data', DRE_NAMES['data']}:
+    if not found & {'data', DRE_NAMES['data']}:
         msg = (f"'{path}' has no stamps: expected a group for each source "
                f'with data, or obj, seg, and rms; found '
                f'{", ".join(sorted(found)) or "no group"}')
         raise ValueError(msg)
-    planes = _read_planes(file, chosen, found)
-    rejected = None
-    if 'rejected' in file:
-        rejected = _table_of_text(file['rejected'][()].decode())
-    if table is None:
-        # make the table of stamps that are centered on their sources
-        center = planes['data'].shape[-1] // 2
-        numbers = [name.rpartition('_')[2] for name in chosen]
-        ids = [int(number) if number.isdigit() else row + 1
-               for row, number in enumerate(numbers)]
-        table = QTable({'id': ids, 'name': chosen})
-        for axis in ('x', 'y'):
-            table[axis] = np.full(len(chosen), float(center))
-            table[f'{axis}0'] = np.zeros(len(chosen), dtype=int)
-        table['label'] = (0 if planes['segmentation'] is None
-                          else planes['segmentation'][:, center, center])
-    elif names is not None:
-        table = table[_rows_of(table, chosen)]
-    wcs = None
-    if 'wcs' in file.attrs:
-        wcs = _make_wcs(fits.Header.fromstring(file.attrs['wcs']))
-    return Stamps(**planes, table=table, wcs=wcs, rejected=rejected,
-                  meta=json.loads(file.attrs.get('meta', '{}')))
-
-
-def _read_planes(file, chosen, found):
-    """
-    Read the images of the chosen stamps.
-    """
-    planes = {}
-    for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):
+    planes = dict.fromkeys(_PLANES)
+    for plane in _PLANES:
         key = plane if 'data' in found else DRE_NAMES.get(plane, plane)
-        planes[plane] = None
         if key in found:
             first = file[chosen[0]][key]
-            planes[plane] = np.empty((len(chosen), *first.shape),
-                                     first.dtype)
+            planes[plane] = np.empty((len(chosen), *first.shape), first.dtype)
             for image, name in zip(planes[plane], chosen, strict=True):
                 file[name][key].read_direct(image)
     if 'psf' in file:
         planes['psf'] = file['psf'][()]
     if planes['mask'] is None:
         planes['mask'] = ~np.isfinite(planes['data'])
-    return planes
-
-
-def _read_fits(path, names):
-    """
-    Read a FITS file.
-    """
-    with fits.open(path) as hdus:
-        header = hdus[0].header
-        if header.get('HPUFORM') != _FORMAT:
-            msg = f"'{path}' has no stamps: expected a file of Stamps.write"
-            raise ValueError(msg)
-        planes = {}
-        for plane in ('data', 'error', 'mask', 'segmentation', 'psf'):
-            planes[plane] = None
-            if plane in hdus:
-                image = hdus[plane].data
-                planes[plane] = image.astype(
-                    bool if plane == 'mask' else
-                    image.dtype.newbyteorder('='))
-        table = QTable.read(path, hdu='TABLE', character_as_bytes=False)
-        table.meta = {}
-        rejected = None
-        if 'REJECTED' in hdus:
-            rejected = QTable.read(path, hdu='REJECTED',
-                                   character_as_bytes=False)
-            rejected.meta = {}
-        wcs = _make_wcs(header) if 'CTYPE1' in header else None
-        meta = json.loads(header['HPUMETA'])
-    stamps = Stamps(**planes, table=table, wcs=wcs, meta=meta,
-                    rejected=rejected)
-    if names is None:
-        return stamps
-    return stamps[_rows_of(table, _choose(list(table['name']), names, path))]
+    if 'table' in tables:
+        tables['table'] = tables['table'][[groups.index(name)
+                                           for name in chosen]]
+    else:
+        # stamps of DRE are centered on their sources
+        center = planes['data'].shape[-1] // 2
+        numbers = [name.rpartition('_')[2] for name in chosen]
+        tables['table'] = QTable({
+            'id': [int(number) if number.isdigit() else row + 1
+                   for row, number in enumerate(numbers)], 'name': chosen,
+            'x': np.full(len(chosen), float(center)),
+            'x0': np.zeros(len(chosen), dtype=int),
+            'y': np.full(len(chosen), float(center)),
+            'y0': np.zeros(len(chosen), dtype=int),
+            'label': np.zeros(len(chosen), dtype=int)
+            if planes['segmentation'] is None
+            else planes['segmentation'][:, center, center]})
+    wcs = (_make_wcs(fits.Header.fromstring(file.attrs['wcs']))
+           if 'wcs' in file.attrs else None)
+    return Stamps(**planes, **tables, wcs=wcs,
+                  meta=json.loads(file.attrs.get('meta', '{}')))
 
 
 def _choose(present, names, path):
@@ -173,21 +155,6 @@ def _choose(present, names, path):
         msg = f"'{path}' has no stamp {', '.join(missing)}"
         raise ValueError(msg)
     return list(names)
-
-
-def _rows_of(table, names):
-    """
-    Return the rows of the table with the given names.
-    """
-    row_of = {str(name): row for row, name in enumerate(table['name'])}
-    return [row_of[name] for name in names]
-
-
-def _table_of_text(text):
-    """
-    Return a table from ECSV.
-    """
-    return QTable.read(text.splitlines(), format='ascii.ecsv')
 
 
 def _make_wcs(header):

@@ -90,6 +90,8 @@ def make_sigma_image(data: ImageLike, *, gain: ArrayLike,
     rms = arrays.get('background_rms')
     if rms is None:
         rms = clipped_rms(values, mask=bad)
+    # a sum of frames has the gain of one, a mean that times their number: maps
+    # of both vary where frames overlap
     electrons = np.asarray(gain, dtype=float)
     if exposure is not None:
         if isinstance(exposure, u.Quantity):
@@ -99,6 +101,8 @@ def make_sigma_image(data: ImageLike, *, gain: ArrayLike,
         msg = ('gain and exposure must be positive: got gain='
                f'{gain!r}, exposure={exposure!r}')
         raise ValueError(msg)
+    # In all pixels, not only those of sources, at whose edges sigma would
+    # jump. Negative pixels are noise, and no photons are missing there.
     good = electrons > 0.0
     photons = np.where(good, np.maximum(values, 0.0)
                        / np.where(good, electrons, 1.0), np.nan)
@@ -161,6 +165,7 @@ def find_gain(header: fits.Header | dict,
     elif not _is_positive(header.get(key)):
         msg = f'the header has no positive {key}: {header.get(key)!r}'
         raise ValueError(msg)
+    # data in counts a second have a gain of electrons a count, times seconds
     value = float(header[key])
     if gain == 'counts':
         return value

@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
-from astropy.table import QTable, Table
+from astropy.nddata import extract_array
+from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import ArrayLike, NDArray
 from photutils.psf import GriddedPSFModel, ImagePSF
 from photutils.segmentation import SegmentationImage
 
+from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.utils import (
     as_masked_image,
     open_nddata,
     result_meta,
     strip_units,
 )
+from hyperphotutils.utils.checks import check_plane
+from hyperphotutils.utils.wcs import position_table, table_positions
 
 if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
+    from astropy.table import Table
     from astropy.wcs import WCS
 
     from hyperphotutils.utils.typing import FilePath, ImageLike
@@ -37,7 +42,7 @@ __all__ = ['Stamps', 'make_stamps']
 
 # Columns that may contain the positions, in the order of preference.
 _PIXEL_COLUMNS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
-                  ('x_init', 'y_init'), ('x', 'y'))
+                  ('x_init', 'y_init'), ('x', 'y'), ('X_IMAGE', 'Y_IMAGE'))
 
 # Largest distance (pixels) to a brighter pixel to which a position moves.
 _RECENTER_RADIUS = 3
@@ -363,29 +368,35 @@ or array_like
     >>> print(stamps.positions[0].round(2), stamps.table['name'][0])
     [15.57 16.08] 00_0001
     """
-    if wcs is None:
-        wcs = getattr(data, 'wcs', None)
+    wcs = getattr(data, 'wcs', None) if wcs is None else wcs
     data, mask, error = open_nddata(data, mask, error)
     arrays, unit = strip_units(data=data, error=error)
     values, bad = as_masked_image(arrays['data'], mask)
-    error = _check_plane(arrays['error'], values.shape, 'error')
-    if isinstance(segmentation, SegmentationImage):
-        segmentation = segmentation.data
-    segmentation = _check_plane(segmentation, values.shape, 'segmentation')
-    size = _pixel_size(size, wcs)
-    table = _catalog(catalog, wcs)
-    x, y = (np.asarray(table[name]) + shift
-            for name, shift in zip(('x', 'y'), offset, strict=True))
+    error = check_plane(arrays['error'], values.shape, 'error')
+    error = None if error is None else error.astype(np.float32)
+    segmentation = check_plane(
+        segmentation.data if isinstance(segmentation, SegmentationImage)
+        else segmentation, values.shape, 'segmentation')
+    if isinstance(size, u.Quantity) and size.unit != u.pix:
+        if wcs is None:
+            msg = f'wcs must be given with size as an angle ({size})'
+            raise ValueError(msg)
+        size = np.ceil(size.to_value(u.deg) / np.sqrt(np.prod(
+            proj_plane_pixel_scales(wcs.celestial))))
+    size = getattr(size, 'value', size)
+    if int(size) != size or size < 1:
+        msg = f'size must be a positive whole number of pixels: got {size}'
+        raise ValueError(msg)
+    size = int(size)
     if recenter not in {None, 'peak'}:
         msg = f"recenter must be 'peak' or None: got {recenter!r}"
         raise ValueError(msg)
-    if recenter == 'peak':
-        x, y = _move_to_peaks(np.where(bad, -np.inf, values), x, y)
-    table['x'], table['y'] = x, y
+    table = _read_catalog(catalog, wcs, offset, None if recenter is None else
+                          np.where(bad, -np.inf, values))
     reason = _find_reasons(table, values.shape, margin, keep)
-    rejected = table[reason != '']
-    rejected['reason'] = reason[reason != '']
-    table = table[reason == '']
+    has_stamp = reason == ''
+    table, rejected = table[has_stamp], table[~has_stamp]
+    rejected['reason'] = reason[~has_stamp]
     if len(table) == 0:
         reasons = ', '.join(sorted(set(reason))) or 'empty'
         msg = f'no source of the catalog has a stamp ({reasons})'
@@ -395,16 +406,15 @@ or array_like
                "'rejected'")
         warnings.warn(msg, AstropyUserWarning, stacklevel=2)
     _add_columns(table, size, extension, segmentation, wcs)
-    corner = np.asarray(table['x0']), np.asarray(table['y0'])
+    centers = np.stack([table['y0'], table['x0']], axis=1) + 0.5 * size
 
     def cut(image, fill, dtype):
-        return None if image is None else _cut(image, *corner, size, fill,
-                                               dtype)
+        return None if image is None else np.stack([
+            extract_array(image, (size, size), center, fill_value=fill)
+            for center in centers]).astype(dtype)
 
-    meta = {} if meta is None else dict(meta)
-    meta.update(result_meta())
-    if unit is not None:
-        meta['unit'] = unit.to_string()
+    meta = (meta or {}) | result_meta() | (
+        {} if unit is None else {'unit': unit.to_string()})
     return Stamps(
         data=cut(values, np.nan, np.float32),
         error=cut(error, np.nan, np.float32),
@@ -414,53 +424,24 @@ or array_like
         rejected=rejected if len(rejected) else None)
 
 
-def _check_plane(image, shape, name):
+def _read_catalog(catalog, wcs, offset, image):
     """
-    Return an image with the shape of the data, or None.
+    Return a table with the columns id, x, and y first; with an image,
+    positions move to the brightest pixel near them.
     """
-    if image is None:
-        return None
-    image = np.asarray(image)
-    if image.ndim == 0:
-        image = np.full(shape, image)
-    if image.shape != shape:
-        msg = (f'{name} must have the shape of data, {shape}: got '
-               f'{image.shape}')
-        raise ValueError(msg)
-    return image
-
-
-def _pixel_size(size, wcs):
-    """
-    Return the size in pixels.
-    """
-    if isinstance(size, u.Quantity) and size.unit != u.pix:
-        if wcs is None:
-            msg = f'wcs must be given with size as an angle ({size})'
-            raise ValueError(msg)
-        scale = np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))
-        size = np.ceil(size.to_value(u.deg) / scale)
-    size = getattr(size, 'value', size)
-    if int(size) != size or size < 1:
-        msg = f'size must be a positive whole number of pixels: got {size}'
-        raise ValueError(msg)
-    return int(size)
-
-
-def _catalog(catalog, wcs):
-    """
-    Return a table with the columns id, x, and y first.
-    """
-    if isinstance(catalog, SkyCoord):
-        catalog = QTable({'sky_centroid': np.atleast_1d(catalog)})
-    elif not isinstance(catalog, Table):
-        positions = np.asarray(catalog, dtype=float)
-        if positions.ndim != 2 or positions.shape[1] != 2:
-            msg = ('catalog must be a table, a SkyCoord, or positions of the '
-                   f'shape (n, 2): got the shape {positions.shape}')
-            raise ValueError(msg)
-        catalog = QTable({'x': positions[:, 0], 'y': positions[:, 1]})
-    x, y = _find_positions(catalog, wcs)
+    catalog = position_table(catalog, 'catalog')
+    x, y = table_positions(catalog, _PIXEL_COLUMNS, wcs, 'catalog')
+    x, y = x + offset[0], y + offset[1]
+    if image is not None:
+        ny, nx = image.shape
+        on_image = ((x > -0.5) & (y > -0.5) & (x < nx - 0.5)
+                    & (y < ny - 0.5))
+        column, row = np.rint([x[on_image], y[on_image]]).astype(int)
+        side = 2 * _RECENTER_RADIUS + 1
+        peak = cut_out(image, column, row, _RECENTER_RADIUS, fill=-np.inf
+                       ).reshape(-1, side**2).argmax(axis=1)
+        x[on_image] = column + peak % side - _RECENTER_RADIUS
+        y[on_image] = row + peak // side - _RECENTER_RADIUS
     ids = next((catalog[name] for name in ('id', 'label', 'NUMBER')
                 if name in catalog.colnames),
                np.arange(1, len(catalog) + 1))
@@ -476,58 +457,6 @@ def _catalog(catalog, wcs):
             continue
         table[name] = column
     return table
-
-
-def _find_positions(catalog, wcs):
-    """
-    Return the positions in pixels.
-    """
-    names = set(catalog.colnames)
-    for pair in _PIXEL_COLUMNS:
-        if names.issuperset(pair):
-            return tuple(np.ma.filled(np.ma.asarray(getattr(
-                catalog[name], 'value', catalog[name]), dtype=float), np.nan)
-                for name in pair)
-    if names.issuperset(('X_IMAGE', 'Y_IMAGE')):
-        return tuple(np.asarray(getattr(catalog[name], 'value',
-                                        catalog[name]), dtype=float) - 1.0
-                     for name in ('X_IMAGE', 'Y_IMAGE'))
-    if 'sky_centroid' in names:
-        sky = catalog['sky_centroid']
-    elif names.issuperset(('ra', 'dec')):
-        sky = SkyCoord(catalog['ra'], catalog['dec'], unit='deg')
-    else:
-        msg = ('catalog must have positions, such as x and y, X_IMAGE and '
-               f'Y_IMAGE, sky_centroid, or ra and dec: it has '
-               f'{", ".join(catalog.colnames)}')
-        raise ValueError(msg)
-    if wcs is None:
-        msg = 'wcs must be given with positions on the sky'
-        raise ValueError(msg)
-    return tuple(np.asarray(value, dtype=float)
-                 for value in wcs.world_to_pixel(sky))
-
-
-def _move_to_peaks(values, x, y):
-    """
-    Move positions to the brightest pixel near them.
-    """
-    ny, nx = values.shape
-    reach = np.arange(-_RECENTER_RADIUS, _RECENTER_RADIUS + 1)
-    inside = (np.isfinite(x) & np.isfinite(y) & (x > -0.5) & (y > -0.5)
-              & (x < nx - 0.5) & (y < ny - 0.5))
-    columns = np.rint(np.where(inside, x, 0)).astype(int)[:, None] + reach
-    rows = np.rint(np.where(inside, y, 0)).astype(int)[:, None] + reach
-    on_image = (((rows >= 0) & (rows < ny))[:, :, None]
-                & ((columns >= 0) & (columns < nx))[:, None, :])
-    part = np.where(on_image, values[
-        np.clip(rows, 0, ny - 1)[:, :, None],
-        np.clip(columns, 0, nx - 1)[:, None, :]], -np.inf)
-    best = part.reshape(len(x), -1).argmax(axis=1)
-    row, column = np.unravel_index(best, part.shape[1:])
-    index = np.arange(len(x))
-    return (np.where(inside, columns[index, column], x),
-            np.where(inside, rows[index, row], y))
 
 
 def _find_reasons(table, shape, margin, keep):
@@ -576,21 +505,6 @@ def _add_columns(table, size, extension, segmentation, wcs):
     if wcs is not None and 'ra' not in table.colnames:
         sky = wcs.pixel_to_world(table['x'], table['y']).icrs
         table['ra'], table['dec'] = sky.ra.deg * u.deg, sky.dec.deg * u.deg
-
-
-def _cut(image, x0, y0, size, fill, dtype):
-    """
-    Cut out all stamps of one image.
-    """
-    ny, nx = image.shape
-    result = np.full((len(x0), size, size), fill, dtype=dtype)
-    for stamp, left, low in zip(result, x0, y0, strict=True):
-        rows = slice(max(low, 0), min(low + size, ny))
-        columns = slice(max(left, 0), min(left + size, nx))
-        stamp[rows.start - low:rows.stop - low,
-              columns.start - left:columns.stop - left] = image[rows,
-                                                                columns]
-    return result
 
 
 def _psf_images(psf, table):

@@ -14,8 +14,10 @@ from astropy.table import QTable
 
 from hyperphotutils.utils.output import atomic_output
 
-__all__ = ['COMPRESSIONS', 'DRE_NAMES', 'import_h5py', 'write_fits',
+__all__ = ['COMPRESSIONS', 'DRE_NAMES', 'FORMAT', 'import_h5py', 'write_fits',
            'write_hdf5']
+
+FORMAT = 'hyperphotutils stamps 1'
 
 COMPRESSIONS = {
     'none': {},
@@ -51,63 +53,65 @@ def write_hdf5(stamps, path, *, compression, overwrite, names='hdf5'):
         msg = (f'compression must be one of {", ".join(COMPRESSIONS)}: got '
                f'{compression!r}')
         raise ValueError(msg)
-    if names == 'dre':
-        missing = [name for name in DRE_NAMES
-                   if getattr(stamps, name) is None]
-        if missing:
-            msg = ("format='dre' needs errors and segments: the stamps have "
-                   f'no {" and no ".join(missing)}')
-            raise ValueError(msg)
-        names = DRE_NAMES
-    else:
-        names = {name: name for name in (
-            'data', 'error', 'mask', 'segmentation')}
+    names = DRE_NAMES if names == 'dre' else {
+        name: name for name in ('data', 'error', 'mask', 'segmentation')}
+    planes = {own: getattr(stamps, plane) for plane, own in names.items()}
+    missing = [plane for plane, own in names.items() if planes[own] is None]
+    if names is DRE_NAMES and missing:
+        msg = ("format='dre' needs errors and segments: the stamps have no "
+               f'{" and no ".join(missing)}')
+        raise ValueError(msg)
     options = COMPRESSIONS[compression]
+    is_shared = stamps.psf is not None and stamps.psf.ndim == 2
+    if not is_shared:
+        planes['psf'] = stamps.psf
     with (atomic_output(path, overwrite=overwrite) as temporary,
           h5py.File(temporary, 'w') as file):
-        # write what all stamps share
-        file.attrs['format'] = 'hyperphotutils stamps 1'
+        # what all stamps share
+        file.attrs['format'] = FORMAT
         file.attrs['meta'] = json.dumps(stamps.meta)
         if stamps.wcs is not None:
             file.attrs['wcs'] = stamps.wcs.to_header_string(relax=True)
-        # data sets: attributes have at most 64 kB
-        for name in ('table', 'rejected'):
-            if getattr(stamps, name) is not None:
-                # table as ECSV, without its metadata
-                plain = QTable(getattr(stamps, name), copy=False)
-                plain.meta = {}
-                buffer = io.StringIO()
-                plain.write(buffer, format='ascii.ecsv')
-                file[name] = buffer.getvalue()
-        if stamps.psf is not None and stamps.psf.ndim == 2:
+        if is_shared:
             file.create_dataset('psf', data=stamps.psf, **options)
-        for number, name in enumerate(stamps.table['name']):
-            _write_group(file.create_group(str(name)), stamps, number,
-                         names, options)
+        # data sets, since attributes have at most 64 kB
+        for name in ('table', 'rejected'):
+            if (table := getattr(stamps, name)) is not None:
+                buffer = io.StringIO()
+                _without_meta(table).write(buffer, format='ascii.ecsv')
+                file[name] = buffer.getvalue()
+        for number, row in enumerate(stamps.table):
+            _write_group(file.create_group(str(row['name'])), stamps, number,
+                         planes, options)
 
 
-def _write_group(group, stamps, number, names, options):
+def _write_group(group, stamps, number, planes, options):
     """
-    Write one stamp.
+    Write one stamp, in one chunk each.
     """
-    planes = {own: getattr(stamps, plane) for plane, own in names.items()}
-    if stamps.psf is not None and stamps.psf.ndim == 3:
-        planes['psf'] = stamps.psf
     for name, images in planes.items():
         if images is not None:
-            # one chunk a stamp
-            chunks = images.shape[1:] if options else None
-            group.create_dataset(name, data=images[number], chunks=chunks,
-                                 **options)
+            group.create_dataset(
+                name, data=images[number],
+                chunks=images.shape[1:] if options else None, **options)
     row = stamps.table[number]
     for key in ('id', 'x', 'y', 'x0', 'y0', 'label'):
         group.attrs[key] = np.asarray(row[key]).item()
     if stamps.wcs is not None:
-        group.attrs['ra'], group.attrs['dec'] = (
-            float(getattr(row[key], 'value', row[key]))
-            for key in ('ra', 'dec'))
+        for key in ('ra', 'dec'):
+            group.attrs[key] = float(getattr(row[key], 'value', row[key]))
         group.attrs['wcs'] = stamps.stamp_wcs(number).to_header_string(
             relax=True)
+
+
+def _without_meta(table):
+    """
+    Return a table as a `~astropy.table.QTable`, which writes units and
+    coordinates, without its metadata.
+    """
+    table = QTable(table, copy=False)
+    table.meta = {}
+    return table
 
 
 def write_fits(stamps, path, *, overwrite):
@@ -117,7 +121,7 @@ def write_fits(stamps, path, *, overwrite):
     primary = fits.PrimaryHDU()
     if stamps.wcs is not None:
         primary.header.update(stamps.wcs.to_header(relax=True))
-    primary.header['HPUFORM'] = 'hyperphotutils stamps 1'
+    primary.header['HPUFORM'] = FORMAT
     primary.header['HPUMETA'] = json.dumps(stamps.meta)
     hdus = fits.HDUList([primary])
     for name in ('data', 'error', 'mask', 'segmentation', 'psf'):
@@ -130,14 +134,11 @@ def write_fits(stamps, path, *, overwrite):
                         ('REJECTED', stamps.rejected)):
         if table is None:
             continue
-        # as a QTable writes itself: with its units and coordinates
-        plain = QTable(table, copy=False)
-        plain.meta = {}
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             # metadata that FITS cannot store are omitted
             warnings.simplefilter('ignore', VerifyWarning)
-            plain.write(buffer, format='fits')
+            _without_meta(table).write(buffer, format='fits')
         buffer.seek(0)
         with fits.open(buffer) as part:
             hdus.append(part[1].copy())

@@ -287,9 +287,11 @@ def pixel_columns(table, pairs):
     """
     for pair in pairs:
         if set(pair) <= set(table.colnames):
+            # SExtractor counts pixels from 1
+            first = 1.0 if pair[0] == 'X_IMAGE' else 0.0
             return tuple(np.ma.filled(np.ma.asarray(
                 getattr(table[name], 'value', table[name]), dtype=float),
-                np.nan) for name in pair)
+                np.nan) - first for name in pair)
     return None
 
 

@@ -40,7 +40,11 @@ from hyperphotutils.pipeline.galaxies import (
     run_sky,
     run_stamps,
 )
-from hyperphotutils.pipeline.galaxy_fits import ADDED_COLUMNS
+from hyperphotutils.pipeline.galaxy_fits import (
+    ADDED_COLUMNS,
+    SIZES,
+    find_levels,
+)
 from hyperphotutils.pipeline.products import PRODUCTS
 from hyperphotutils.psf import read_psf
 from hyperphotutils.stamps import read_stamps
@@ -434,3 +438,29 @@ def test_bit_flags_in_the_file(field, tmp_path, monkeypatch, options):
     masked = fits.getdata(result.files['sky'], 'MASK') > 0
     assert masked[5, 5] == bool(options)
     assert not masked[::2].all()
+
+
+@pytest.mark.parametrize('n', [1, 2, 400])
+def test_levels_are_those_of_a_loop(n):
+    """
+    A galaxy waits for all brighter ones with an overlapping stamp, and for
+    those that these wait for.
+    """
+    rng = np.random.default_rng(n)
+    x, y = rng.uniform(0, 900, (2, n))
+    flux = np.exp(rng.uniform(-2, 8, n)) * rng.choice([1, 1, 1, -1], n)
+    sizes = rng.choice(SIZES, n)
+    x[::50] = np.nan  # a segment without light has no center
+    # and some are in one place, or at the edge of each other's stamp
+    x[3:6], y[3:6] = x[1:2], y[1:2]
+    x[7:8], y[7:8] = x[6:7] + 0.5 * (sizes[6:7] + sizes[7:8]), y[6:7]
+    expected = np.zeros(n, dtype=int)
+    for i in np.argsort(-flux):
+        apart = np.maximum(np.abs(x - x[i]), np.abs(y - y[i]))
+        dominant = (flux > 5.0 * max(flux[i], 0.0)) & (
+            apart < 0.5 * (sizes + sizes[i]))
+        if dominant.any():
+            expected[i] = 1 + expected[dominant].max()
+    levels = find_levels(x, y, flux, sizes)
+    assert np.array_equal(levels, expected)
+    assert n < 400 or levels.max() > 3

@@ -408,7 +408,8 @@ def test_chosen_stamps_have_their_own_psfs(image):
 
 
 def test_catalog_of_another_shape_is_refused(image):
-    with pytest.raises(ValueError, match=r'positions of the shape \(n, 2\)'):
+    with pytest.raises(ValueError,
+                       match=r'catalog must have the shape \(n, 2\)'):
         make_stamps(image[0], np.ones((3, 4)), size=16)
 
 
