@@ -57,7 +57,8 @@ _MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
 # of n independent pixels has a relative error of (2 n)**-0.5, here 0.5 %.
 _MAX_SAMPLE = 20_000
 
-# Residuals below this fraction of the values are rounding errors.
+# Residuals below this fraction of the values are rounding errors: without
+# this floor they would decide between models that all fit exactly.
 _ROUNDING = 1.0e-13
 
 
@@ -298,6 +299,7 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
                 has_error=has_error, area=area)
             for name, values in part.items():
                 scores[name][:, index] = values
+    # what a term gains from noise depends on the independent pixels
     selected = select_candidate(scores[criterion], criterion=criterion,
                                 tolerance=tolerance, n_pixels=n_pixels / area)
     # Too few independent pixels to compare: the simplest that was fitted.
@@ -430,6 +432,7 @@ class _Sums:
             # up to a constant (Burnham & Anderson 2002, section 2.2)
             deviance = n_independent * np.log(
                 np.maximum(self.rss, tiny) / n_pixels)
+        # (0 * NaN leaves no score where there are too few pixels)
         return {'nmse': nmse(self.rss + 0 * n_pixels, self.power),
                 'reduced_chi2': reduced_chi2(chi2, n_independent,
                                              n_parameters) + 0 * n_pixels,
@@ -444,6 +447,7 @@ def _find_inliers(residual, allowed, weights):
     Returns the mask of inliers (as floats, 0 or 1) and the noise in
     units of the errors.
     """
+    # Whole rows: on a grid, a polynomial costs two matrix products.
     step = max(1, weights[0].size // _MAX_SAMPLE)
     sample = weights[:, ::step]
     if np.any(np.count_nonzero(sample, axis=(1, 2)) * step

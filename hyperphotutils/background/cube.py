@@ -426,6 +426,8 @@ class CubeBackground:
             if part.found and part.rms > 0.0:
                 stack[i, :n, :n] = part.coefficients
                 weights[i] = part.choice['n_pixels'] / part.rms**2
+        # Coefficients refer to the same coordinates in all channels, and those
+        # that a lower order lacks are zero: they can be smoothed one by one.
         channel = np.array([part.channel for part in parts])
         smooth = _local_lines(channel, stack.reshape(len(parts), -1),
                               weights, self.smoothing)

@@ -304,6 +304,7 @@ class LocalPolynomialBackground(LocalBackground):
                 criterion=self.criterion, tolerance=self.tolerance,
                 has_error=has_error, seed=self.seed, known=known,
                 fwhm=fwhm))
+            # the polynomials of the whole map are those of the first batch
             known = {k: parts[0].coefficients[k]
                      for k, candidate in enumerate(self._candidates)
                      if self._sizes[candidate.box] == 0}

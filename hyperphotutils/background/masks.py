@@ -320,5 +320,6 @@ def _column(table, name, default):
     column = table[name]
     if isinstance(column, u.Quantity) and name.startswith('theta'):
         column = column.to_value(u.deg)
+    # a source whose fit failed has no size, but needs a mask all the same
     values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
     return np.where(np.isnan(values), default, values)

@@ -507,6 +507,7 @@ def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
     shape = (n_images, n_subsets, i.size)
     matrix = ((x[columns][..., np.newaxis]**i)
               * (y[rows][..., np.newaxis]**j)).reshape(*shape, i.size)
+    # (all elements are within [-1, 1], so that no scale is needed)
     solvable = np.abs(np.linalg.det(matrix)) > _RCOND
     solvable &= n_good[:, np.newaxis] >= i.size
     # Equal pixels make a singular system; solve rejects the whole stack then.
