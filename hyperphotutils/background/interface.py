@@ -200,10 +200,9 @@ def combine_boxes(shape, x, y, boxes):
     for x_one, y_one, (image, slices) in zip(x, y, boxes, strict=True):
         if image.size:
             rows, cols = np.mgrid[slices]
-            # Inverse distance weighting (Shepard 1968, Proceedings of the
-            # 23rd ACM National Conference, 517): with the fourth power the
-            # box of a neighbor hardly counts at a source, and it is finite
-            # there.
+            # Inverse distance weighting (doi:10.1145/800186.810616): with the
+            # fourth power the box of a neighbor hardly counts at a source,
+            # where the weight is finite.
             near = 1.0 / (1.0 + (cols - x_one)**2 + (rows - y_one)**2)**2
             total[slices] += near * image
             norm[slices] += near
