@@ -178,6 +178,7 @@ def cut_out_boxes(values, weights, x, y, size):
     `prepare_image`. Pixels outside of the map have zero weight.
     """
     ny, nx = values.shape
+    # one gather instead of a slice for each source, in Python
     offset = np.arange(size) - size // 2
     column, row = x[:, np.newaxis] + offset, y[:, np.newaxis] + offset
     inside = (((row >= 0) & (row < ny))[:, :, np.newaxis]

@@ -45,16 +45,20 @@ METHODS = ('lsq', 'huber', 'theilsen')
 # of Gaussian noise.
 _OUTLIER_SIGMA = 4.0
 
-# Standard deviation of a unit Gaussian truncated at 3 sigma.
+# Standard deviation of a unit Gaussian truncated at a = 3 sigma: the square
+# root of 1 - 2 a phi(a) / (2 Phi(a) - 1) (Johnson, Kotz & Balakrishnan
+# 1994, Continuous Univariate Distributions 1, section 13.10.1).
 _TRUNCATED_STD = 0.98658
 
 # Ratio of the sigma of a Gaussian to its mean absolute deviation.
 _MEAN_TO_SIGMA = np.sqrt(np.pi / 2.0)
 
-# Number of pixels of each image from which the noise is estimated.
+# Number of pixels of each image from which the noise is estimated: the rms
+# of n independent pixels has a relative error of (2 n)**-0.5, here 0.5 %.
 _MAX_SAMPLE = 20_000
 
-# Residuals below this fraction of the values are rounding errors.
+# Residuals below this fraction of the values are rounding errors: without
+# this floor they would decide between models that all fit exactly.
 _ROUNDING = 1.0e-13
 
 
@@ -155,6 +159,7 @@ def make_candidates(*, orders=(0, 1, 2), methods=('lsq',),
                 msg = f'huber_epsilons must be more than 1: got {epsilon}'
                 raise ValueError(msg)
         epsilons['huber'] = dict.fromkeys(map(float, huber_epsilons))
+    # The NMSE never penalizes a higher order: in a tie the lower one wins.
     return tuple(Candidate(method, order, epsilon, box)
                  for order in orders
                  for box in reversed(range(n_boxes))
@@ -258,8 +263,9 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
                    if candidate.box == number and coefficients[k] is None]
         if not missing:
             continue
-        # scaled to a mean of 0 and an rms of 1, since the tolerances of the
-        # iterations are relative to values of order one
+        # scaled to a mean of 0 and an rms of 1: the tolerances of the
+        # iterations are relative to values of order one, and regressors of
+        # scikit-learn with a penalty are not invariant to the scale
         good = (box.weights > 0).astype(float)
         count = np.maximum(box.n_good, 1)
         offset = (_total(box.values, good) / count)[:, np.newaxis, np.newaxis]
@@ -293,6 +299,7 @@ def fit_candidates(boxes, candidates, *, n_centers=1, criterion='nmse',
                 has_error=has_error, area=area)
             for name, values in part.items():
                 scores[name][:, index] = values
+    # what a term gains from noise depends on the independent pixels
     selected = select_candidate(scores[criterion], criterion=criterion,
                                 tolerance=tolerance, n_pixels=n_pixels / area)
     # Too few independent pixels to compare: the simplest that was fitted.
@@ -370,6 +377,8 @@ def _score_on_box(boxes, number, index, candidates, coefficients, *,
     square = np.multiply(values, values, out=buffer)
     power = _total(square, inlier)
     floor = _ROUNDING**2 * power
+    # the noise of the best candidate, the same for all: with a variance of
+    # its own each of them would have a reduced chi-squared of 1
     variance = 1.0 if has_error else np.maximum(noise**2, floor)
     shape = (len(candidates), len(values))
     scores = {name: np.full(shape, np.nan) for name in (*CRITERIA, 'rms')}
@@ -419,8 +428,11 @@ class _Sums:
         chi2 = self.chi2 / np.maximum(self.variance, tiny) / self.area
         deviance = chi2
         if not has_error:
+            # -2 ln L at the variance of largest likelihood, rss / n_pixels,
+            # up to a constant (Burnham & Anderson 2002, section 2.2)
             deviance = n_independent * np.log(
                 np.maximum(self.rss, tiny) / n_pixels)
+        # (0 * NaN leaves no score where there are too few pixels)
         return {'nmse': nmse(self.rss + 0 * n_pixels, self.power),
                 'reduced_chi2': reduced_chi2(chi2, n_independent,
                                              n_parameters) + 0 * n_pixels,
@@ -435,6 +447,7 @@ def _find_inliers(residual, allowed, weights):
     Returns the mask of inliers (as floats, 0 or 1) and the noise in
     units of the errors.
     """
+    # Whole rows: on a grid, a polynomial costs two matrix products.
     step = max(1, weights[0].size // _MAX_SAMPLE)
     sample = weights[:, ::step]
     if np.any(np.count_nonzero(sample, axis=(1, 2)) * step
@@ -449,6 +462,8 @@ def _find_inliers(residual, allowed, weights):
         noise[better] = scale[better]
         reference[better] = k
 
+    # Outliers of the best fit, not of each: candidates are compared on the
+    # same pixels, and one that bends to an outlier must not keep it.
     inlier = np.zeros(weights.shape)
     limit = (_OUTLIER_SIGMA * noise)[:, np.newaxis, np.newaxis]
     root = np.sqrt(weights)

@@ -57,7 +57,8 @@ __all__ = ['ChannelBackground', 'CubeBackground', 'CubeBackgroundResult']
 # this many beams along a side, because noise is correlated over a beam.
 _MIN_PIXELS, _MIN_BEAMS = 5, 3
 
-# Median absolute value of a Gaussian in units of its sigma
+# Median absolute value of a Gaussian in units of its sigma, the quantile of
+# 0.75 (Rousseeuw & Croux 1993, JASA, 88, 1273)
 _MEDIAN_TO_SIGMA = 0.67449
 
 # Columns of the table for the polynomial of a channel, with the values
@@ -415,6 +416,7 @@ class CubeBackground:
             ``smoothing``. A channel without a background of its own is
             interpolated from its neighbors.
         """
+        # The variance of a coefficient is proportional to rms**2 / n_pixels.
         parts = sorted(parts, key=lambda part: part.channel)
         size = max(len(part.coefficients) for part in parts)
         stack = np.zeros((len(parts), size, size))
@@ -424,6 +426,8 @@ class CubeBackground:
             if part.found and part.rms > 0.0:
                 stack[i, :n, :n] = part.coefficients
                 weights[i] = part.choice['n_pixels'] / part.rms**2
+        # Coefficients refer to the same coordinates in all channels, and those
+        # that a lower order lacks are zero: they can be smoothed one by one.
         channel = np.array([part.channel for part in parts])
         smooth = _local_lines(channel, stack.reshape(len(parts), -1),
                               weights, self.smoothing)
@@ -454,6 +458,7 @@ class CubeBackground:
             channel has no value and outside of ``region``.
         """
         plane = cube.plane(part.channel)
+        # as in the fit, so that a result does not depend on the machine
         with one_blas_thread():
             background = part.make_image(plane.shape)
         unwanted = ~np.isfinite(plane)
@@ -894,12 +899,16 @@ class _Task:
         steps = steps[np.isfinite(steps)]
         if steps.size == 0:
             return rms
-        # Half the variance of the differences, from their median.
+        # Half the variance of the differences (von Neumann 1941, Annals of
+        # Mathematical Statistics, 12, 367), from their median because of
+        # sources that are not masked.
         step = 0.5 * (np.median(np.abs(steps)) / _MEDIAN_TO_SIGMA)**2
         left, near = _left_of_noise(side, choice['order'], fwhm)
-        # rms**2 = white + left * smooth, step = white + near * smooth
+        # Two equations for two variances: rms**2 = white + left * smooth, and
+        # step = white + near * smooth
         smooth = max((rms**2 - step) / (left - near), 0.0)
         white = rms**2 - left * smooth
+        # the noise is smoother than the beam, or the median is uncertain
         if white < 0.0:
             white, smooth = 0.0, rms**2 / left
         return float(np.sqrt(white + smooth))
@@ -927,9 +936,12 @@ def _left_of_noise(side, order, fwhm):
     terms = np.array([np.outer(powers[j], powers[i]).ravel()
                       for i in range(order + 1)
                       for j in range(order + 1 - i)])
+    # The fit takes the projection of the noise on the polynomials: the trace
+    # of Q^T C Q with orthonormal columns Q, and n_terms if C is white.
     basis = np.linalg.qr(terms.T)[0].T.reshape(-1, side, side)
-    # The autocovariance is the beam convolved with itself. It is separable
-    # and can be applied along each axis.
+    # The autocovariance of white noise seen through a beam is the beam
+    # convolved with itself, rho(d) = 2**(-2 d**2 / fwhm**2), as in
+    # correlation_area. It is separable and can be applied along each axis.
     distance = np.arange(side) - np.arange(side)[:, np.newaxis]
     covariance = 0.5**(2.0 * distance**2 / fwhm**2)
     taken = np.sum(basis * (covariance @ basis @ covariance))
@@ -944,6 +956,8 @@ def _local_lines(x, y, weights, width):
     The result at each x is the value of a straight line fitted with
     Gaussian weights centered there.
     """
+    # A line, not a mean, which is biased at the first and last channels and
+    # beside channels without weight (Fan 1992, JASA, 87, 998).
     distance = x - x[:, np.newaxis]
     weights = weights * np.exp(-0.5 * (distance / width)**2)
     moments = [(weights * distance**k).sum(axis=1) for k in range(3)]

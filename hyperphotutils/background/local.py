@@ -270,6 +270,8 @@ class LocalPolynomialBackground(LocalBackground):
         weights = weights if source_mask is None else weights * ~source_mask
 
         placed = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        # positions far off the map, whose boxes are empty, may exceed the
+        # range of integers
         limit = max(values.shape) + max(self._sizes)
         x_pixel, y_pixel = (
             np.round(np.clip(position[placed], -limit, 2 * limit)).astype(int)
@@ -302,6 +304,7 @@ class LocalPolynomialBackground(LocalBackground):
                 criterion=self.criterion, tolerance=self.tolerance,
                 has_error=has_error, seed=self.seed, known=known,
                 fwhm=fwhm))
+            # the polynomials of the whole map are those of the first batch
             known = {k: parts[0].coefficients[k]
                      for k, candidate in enumerate(self._candidates)
                      if self._sizes[candidate.box] == 0}
@@ -526,6 +529,7 @@ class LocalBackgroundFits:
                 axis = np.arange(max(0, math.ceil(center - half)),
                                  min(length, math.floor(center + half) + 1))
                 axes.append(axis)
+                # positive at the edge of the box, which has a value
                 hats.append(1.0 - np.abs(axis - center) / (half + 1.0))
             if not (axes[0].size and axes[1].size):
                 continue

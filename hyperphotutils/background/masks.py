@@ -112,7 +112,8 @@ def make_source_mask(shape: tuple[int, ...], x: ArrayLike, y: ArrayLike,
     mask = np.zeros(shape, dtype=bool)
     half = np.ceil(ellipses[2:4].max(axis=0, initial=0)).astype(int) + 1
     half = np.minimum(half, max(shape) + 1)
-    # Sources of similar size are processed in one batch.
+    # Sources of similar size are processed in one batch; with all in one,
+    # each would cost as many pixels as the largest.
     size_class = np.ceil(np.log2(half)).astype(int)
     for value in np.unique(size_class):
         batch = ellipses[:, size_class == value, np.newaxis, np.newaxis]
@@ -319,5 +320,6 @@ def _column(table, name, default):
     column = table[name]
     if isinstance(column, u.Quantity) and name.startswith('theta'):
         column = column.to_value(u.deg)
+    # a source whose fit failed has no size, but needs a mask all the same
     values = np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
     return np.where(np.isnan(values), default, values)

@@ -213,6 +213,7 @@ class PolynomialBackground2D:
         self._candidate = candidates[selected]
         self._model = cutouts.frame.make_model(coefficients)
         self._rms = float(self._fitted.rms[selected, 0])
+        # as the data, so that a large map of float32 stays small
         dtype = np.asarray(
             data.data if isinstance(data, NDData) else data).dtype
         dtype = dtype.newbyteorder('=') if dtype.kind == 'f' else float

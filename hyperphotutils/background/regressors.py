@@ -36,7 +36,9 @@ __all__ = [
 ]
 
 # Smallest ratio of the eigenvalues of the normalized normal equations
-# for which the pixels are taken to determine the polynomial.
+# for which the pixels are taken to determine the polynomial. They are the
+# squares of the singular values of the design matrix (ratio 1e-6), so that
+# coefficients keep at least 4 of 16 digits.
 _RCOND = 1.0e-12
 
 # The Huber fit uses Newton steps between these iterations, and slower
@@ -220,6 +222,7 @@ def fit_huber(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
     root = np.sqrt(weights)
     n_good = np.count_nonzero(weights, axis=(1, 2))
     typical = np.sqrt(n_good / np.maximum(weights.sum(axis=(1, 2)), tiny))
+    # Huber & Ronchetti, section 7.8: alternate steps of scale and location
     for iteration in range(max_iter):
         if active.size == 0:
             break
@@ -295,6 +298,8 @@ def fit_theilsen(values: np.ndarray, weights: np.ndarray, x: np.ndarray,
     array([[[1., 2.],
             [3., 0.]]])
     """
+    # Some subsets, as in TheilSenRegressor: the number of all of them grows
+    # as n_pixels**n_terms.
     rng = np.random.default_rng(seed)
     n_images, ny, nx = values.shape
     n_terms = polynomial_terms(order)[0].size
@@ -446,6 +451,7 @@ def _huber_step(residual, weights, root, x, y, order, limit, *, newton):
     limit = limit[:, np.newaxis, np.newaxis]
     cut = np.clip(residual, -limit, limit)
     if newton:
+        # quadratic convergence once the set of outliers no longer changes
         curvature = weights * (cut == residual)
     else:
         residual[residual == 0] = 1.0
@@ -501,6 +507,7 @@ def _solve_subsets(values, weights, x, y, order, n_subsets, rng):
     shape = (n_images, n_subsets, i.size)
     matrix = ((x[columns][..., np.newaxis]**i)
               * (y[rows][..., np.newaxis]**j)).reshape(*shape, i.size)
+    # (all elements are within [-1, 1], so that no scale is needed)
     solvable = np.abs(np.linalg.det(matrix)) > _RCOND
     solvable &= n_good[:, np.newaxis] >= i.size
     # Equal pixels make a singular system; solve rejects the whole stack then.

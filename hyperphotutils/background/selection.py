@@ -191,8 +191,9 @@ def correlation_area(fwhm: float | None) -> float:
     if not 0.0 < fwhm < np.inf:
         msg = f'fwhm must be positive and finite: got {fwhm}'
         raise ValueError(msg)
+    # rho(d) = exp(-d**2 / 4 sigma**2) = 2**(-2 d**2 / fwhm**2), which is
+    # 2e-10 at 4 FWHM; the sum over x and y is a product
     distance = np.arange(1.0, np.ceil(4.0 * fwhm) + 1.0)
-    # rho(d) = 2**(-2 d**2 / fwhm**2)
     return float((1.0 + 2.0 * np.sum(0.5**(2.0 * distance**2 / fwhm**2)))**2)
 
 

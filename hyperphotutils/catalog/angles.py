@@ -30,6 +30,7 @@ _SEXAGESIMAL = re.compile(
     r'(?P<sign>[+-]?)\s*(?P<whole>\d{1,3})\s*(?P<unit>[hHdD°: ])\s*'
     r"(?P<minutes>\d{1,2}(?:\.\d*)?)\s*(?:[mM'\u2032: ]\s*"
     r"(?:(?P<seconds>\d{1,2}(?:\.\d*)?)\s*(?:[sS\"\u2033]|'')?)?)?", re.ASCII)
+# signs of typeset tables
 _MINUS = str.maketrans('\N{MINUS SIGN}\N{EN DASH}', '--')
 
 
@@ -203,7 +204,7 @@ def _parse_texts(texts, own, unit, sexagesimal, name, where):
             raise CatalogError(msg)
         minutes = float(match['minutes'])
         seconds = float(match['seconds'] or 0.0)
-        # (rounding may leave 60 seconds)
+        # (rounding may leave 60 seconds; decimals of minutes exclude seconds)
         if minutes >= 60.0 or seconds > 60.0 or (
                 match['seconds'] and '.' in match['minutes']):
             msg = (f'{where}: {name} must have minutes and seconds below 60: '

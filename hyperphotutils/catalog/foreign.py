@@ -31,6 +31,7 @@ FOREIGN_ERRORS = (
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'PK\x03\x04', b'\x1f\x9d')
 
 _MAX_LENGTH = 300
+# far below the limit of recursion of Python, 1000
 _MAX_DEPTH = 100
 
 

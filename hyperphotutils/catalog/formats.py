@@ -80,7 +80,7 @@ _HYPER_FORMATS = ('ipac', 'csv')
 # Texts that need no quotes in ECSV
 _BARE_TEXT = re.compile(r'[\w.:+-]+', re.ASCII)
 
-# The UCDs and descriptions of the angles of positions
+# The UCDs (UCD1+ of the IVOA) and descriptions of the angles of positions
 _SKY_ANGLES = {
     'ra': ('pos.eq.ra;meta.main', 'right ascension'),
     'dec': ('pos.eq.dec;meta.main', 'declination'),
@@ -89,7 +89,7 @@ _SKY_ANGLES = {
     'lon': ('pos;meta.main', 'longitude'),
     'lat': ('pos;meta.main', 'latitude'),
 }
-# The names of frames in VOTables
+# The names of frames in the COOSYS of VOTables
 _COOSYS = {'icrs': 'ICRS', 'fk5': 'eq_FK5', 'fk4': 'eq_FK4',
            'galactic': 'galactic'}
 
@@ -458,13 +458,15 @@ def _write_fits(table, path):
             hdu.header['EQUINOX'] = (
                 equinox.byear if equatorial[0].name == 'fk4'
                 else equinox.jyear)
-    # one line of ASCII, which may be as long as it needs
+    # one line of ASCII, which may be as long as it needs by CONTINUE (FITS
+    # standard 4.0, section 4.2.1.2)
     hdu.header[_META_NAME] = json.dumps(extra)
     hdu.name = 'CATALOG'
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 
 def _read_fits(file, path):
+    # (a table in memory can outlive its file)
     with fits.open(file, memmap=False) as hdus:
         warnings.filterwarnings('error', message='File may have been trunc')
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU

@@ -342,6 +342,7 @@ def _read_sky(name, table):
         raise CatalogError(msg)
     if getattr(sky, 'masked', False):
         sky = sky.filled(np.nan)
+    # with distances, a transformation would depend on the observer
     return SkyCoord(sky.spherical.lon, sky.spherical.lat,
                     frame=sky.frame.replicate_without_data())
 
@@ -389,6 +390,7 @@ def _assign(rows, band, max_separation):
     # squares of their separations in units of it
     widths, angle = band.ellipses()
     vectors = band.vectors
+    # the chord of that angle
     reach = 2.0 * np.sin(0.5 * np.minimum(max_separation * widths[0], np.pi))
     found = KDTree(rows).query_ball_point(vectors, reach, return_sorted=True)
     source = np.repeat(np.arange(len(vectors)), [len(k) for k in found])
@@ -411,7 +413,9 @@ def _assign(rows, band, max_separation):
         return row, n_candidates
     # Each source may also stay unmatched, at the cost of a pair at the
     # largest separation. All costs are increased by 1, because zeros of a
-    # sparse matrix are not pairs.
+    # sparse matrix are not pairs. The sum of all costs is the least that
+    # one-to-one matches can have (Jonker & Volgenant 1987, Computing, 38,
+    # 325); the nearest neighbor of each source alone may be that of two.
     alone = np.arange(len(used))
     graph = csr_array(
         (1.0 + np.append(cost, np.ones(len(used))),
@@ -431,6 +435,7 @@ def _make_table(bands, n_rows, max_separation, columns):
     for seen, band in zip(found, bands, strict=True):
         seen[band.row] = True
     table['n_bands'] = found.sum(axis=0)
+    # positions of the sharpest band in which a source is found
     beams = np.array([band.beam for band in bands])
     reference = np.argmin(np.where(found, beams[:, None], np.inf), axis=0)
     table['reference_band'] = np.array([band.name for band in bands])[

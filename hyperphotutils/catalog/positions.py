@@ -60,7 +60,8 @@ _MOVING = (AltAz, CIRS, GCRS, HADec, ITRS, PrecessedGeocentric, TEME, TETE)
 # Length limit of the names of columns in a message, in characters
 _MAX_LENGTH = 500
 
-# Two pairs of coordinates of the same source may differ by rounding
+# Two pairs of coordinates of the same source may differ by rounding; those
+# of B1950 and J2000, by up to 0.7 deg of precession
 _AGREE = 10.0 * u.arcsec
 
 
@@ -300,6 +301,7 @@ def _choose(pairs, frame, north, where):
         if own is None and (pair.native or is_equatorial(frame)):
             return pair
         # J2000 in names may be FK5 or ICRS, less than 0.1 arcsec apart
+        # (Feissel & Mignard 1998, A&A, 331, L33)
         if own is not None and (own.is_equivalent_frame(frame) or (
                 pair.by_name and own.name == 'fk5' and frame.name == 'icrs')):
             return pair

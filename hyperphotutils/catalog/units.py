@@ -149,6 +149,7 @@ def to_readable_units(table):
                 and area is None else kinds[-1])
         values = np.abs(_convert(first, unit, area).value)
         values = values[np.isfinite(values) & (values != 0.0)]
+        # the median, so that a few bright sources do not set the prefix
         typical = np.median(values) if len(values) else 1.0
         unit *= next((prefix for prefix in (u.Jy, u.mJy)
                       if typical >= 0.3 * prefix.to(u.Jy)), u.uJy) / u.Jy
@@ -205,6 +206,7 @@ def _convert_columns(table, unit, kinds, name, area=None):
         if old is None or not any(old.is_equivalent(kind) for kind in kinds):
             continue
         found = True
+        # a new column has no description
         description = table[column].info.description
         table[column] = _convert(table[column], unit, area)
         table[column].info.description = description

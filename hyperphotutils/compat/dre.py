@@ -101,6 +101,7 @@ def read_dre_summary(path):
              'CHI': 'mean_chi2_grid', 'MODEL_IDX': 'model_index'}
     for name in raw.colnames:
         values = np.asarray(raw[name])
+        # DRE has the decimal logarithm of the radius in pixels
         if name == 'LOGR':
             table['r_eff_grid'] = 10.0**values
         elif name == 'LOGR_PARAB':
@@ -135,6 +136,7 @@ def read_dre_chi2(path):
     from hyperphotutils.stamps.writers import import_h5py
 
     h5py = import_h5py()
+    # grids over index, axis ratio, angle, and radius, perhaps in groups
     cubes = {}
     with h5py.File(path, 'r') as file:
         file.visititems(lambda name, item: cubes.update(

@@ -99,5 +99,6 @@ def read_galfits(paths):
               for name in ('data', 'mask', 'error')}
     psf = None if first['psf'] is None else np.stack(
         [part['psf'] for part in parts])
+    # stamps of several fields have no common WCS
     wcs = first['wcs'] if len(parts) == 1 else None
     return Stamps(**planes, segmentation=None, table=table, psf=psf, wcs=wcs)

@@ -29,7 +29,8 @@ from hyperphotutils.subtraction.inputs import read_image
 
 __all__ = ['HotpantsOptions', 'HotpantsOutcome', 'read_hotpants']
 
-# The half width of the kernel of HOTPANTS, if none is given
+# The half width of the kernel of HOTPANTS (Becker 2015, ascl:1504.004), if
+# none is given
 _RADIUS = 10
 _IMAGES = {'t': 'template', 'i': 'science'}
 
@@ -236,11 +237,13 @@ def _combine(subtractor, grid, gaussians):
     regions = grid.get('nry', 1), grid.get('nrx', 1)
     if regions != (1, 1):
         subtractor['n_regions'] = regions
+    # The default number of stamps of HOTPANTS is 10 along each axis.
     if 'nsx' in grid or 'nsy' in grid:
         # theirs are the numbers in each region
         subtractor['n_stamps'] = tuple(
             grid.get(name, 10) * n
             for name, n in zip(('nsy', 'nsx'), regions, strict=True))
+    # sums of Gaussians times polynomials (Alard & Lupton 1998, ApJ, 503, 325)
     if gaussians:
         missing = {'degrees', 'sigmas'} - gaussians.keys()
         if missing:
@@ -269,6 +272,7 @@ class _Rule(NamedTuple):
 
 
 def _whole(value):
+    # YAML and Python may have 10.0
     number = float(value)
     if number != int(number):
         msg = f'must be a whole number: {value!r}'
@@ -309,6 +313,7 @@ def _fixed_basis(*values):
     Return the basis of ``-pca``, or of a list of files or images.
     """
     images = values[0] if len(values) == 1 else values[1:]
+    # the command line has the number of files first
     return FixedBasis([
         fits.getdata(image) if isinstance(image, str | PathLike) else image
         for image in images])
@@ -491,6 +496,7 @@ def _constants_of(text):
     """
     Return the arguments of ``HotpantsConfig(...)`` in Python code.
     """
+    # parsed, not run: a configuration of a stranger must not execute code
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -544,6 +550,7 @@ def _from_mapping(mapping):
     for key, value in mapping.items():
         if key not in _FLAGS:
             _raise_unknown(key, _FLAGS)
+        # pyhotpants has False for a flag that is not set
         if value is None or value is False:
             continue
         flag = _FLAGS[key]

@@ -28,7 +28,8 @@ __all__ = [
     'read_sextractor_images',
 ]
 
-# Our columns by those of SExtractor, and their units.
+# Our columns by those of SExtractor (Bertin & Arnouts 1996, A&AS, 117, 393),
+# and their units. Its fluxes are in the counts of the image, without a unit.
 _COLUMNS = {
     'NUMBER': ('id', None),
     'ISOAREA_IMAGE': ('area', u.pix**2),
@@ -49,13 +50,14 @@ _COLUMNS = {
     'CLASS_STAR': ('star_index', None),
     'FLAGS': ('sextractor_flags', None),
 }
-# Positions, the best first; pixels count from 1 there.
+# Positions, the best first; pixels count from 1 there, as in FITS.
 _PIXEL_COLUMNS = (('X_IMAGE', 'Y_IMAGE'), ('XWIN_IMAGE', 'YWIN_IMAGE'),
                   ('XPEAK_IMAGE', 'YPEAK_IMAGE'))
 _SKY_COLUMNS = (('ALPHA_J2000', 'DELTA_J2000'), ('ALPHA_SKY', 'DELTA_SKY'),
                 ('ALPHAWIN_J2000', 'DELTAWIN_J2000'))
 
-# What SExtractor and PSFEx do without a key.
+# What SExtractor and PSFEx (Bertin 2011, ASP Conference Series, 442, 435) do
+# without a key: the values of their files of defaults.
 _SEX_DEFAULTS = {'DETECT_THRESH': '1.5', 'DETECT_MINAREA': '5',
                  'DEBLEND_NTHRESH': '32', 'DEBLEND_MINCONT': '0.005',
                  'BACK_SIZE': '64', 'BACK_FILTERSIZE': '3', 'GAIN': '0.0',
@@ -321,6 +323,7 @@ def read_sextractor_config(path):
               'saturation': number('SATUR_LEVEL')}
     # a contrast of 1 switches deblending off
     finder['deblend'] = finder['contrast'] < 1.0
+    # 0 means the scale of the WCS, and an infinite gain
     return SExtractorConfig(finder, number('SEEING_FWHM'),
                             number('PIXEL_SCALE') or None,
                             number('GAIN') or None, ignored)
@@ -404,10 +407,12 @@ def read_psfex_config(path):
         One that names all other keys of the file.
     """
     values, ignored = _read_keys(path, _PSFEX_DEFAULTS)
+    # Of lists, such as PSF_SIZE 25,25, the first: ours are squares.
     sampling, ellipticity, snr, size, order = (
         _number(values[key].split(',')[0], key, path) for key in (
             'PSF_SAMPLING', 'SAMPLE_MAXELLIP', 'SAMPLE_MINSN', 'PSF_SIZE',
             'PSFVAR_DEGREES'))
+    # PSF_SAMPLING is the step of the samples in pixels; 0 is automatic
     oversampling = max(round(1.0 / sampling), 1) if sampling else 1
     # PSF_SIZE counts samples, not pixels; ours has to be odd
     half = int(size / oversampling) // 2
@@ -475,6 +480,7 @@ def _read_keys(path, defaults):
     Read the keys of a file, and warn once of those without effect.
     """
     values, ignored = dict(defaults), []
+    # comments of old files are often in Latin-1
     for line in Path(path).read_text(encoding='utf-8',
                                      errors='replace').splitlines():
         text = line.partition('#')[0].strip()

@@ -2,8 +2,8 @@
 """
 Values of header keywords, checked when they are read.
 
-The readers of maps and cubes use only these two functions to read values
-from a header: an unusable value is a `MapError` that names the keyword,
+The readers of maps and cubes use only these functions to read values from a
+header: an unusable value is a `MapError` that names the keyword,
 its value, and the remedy.
 """
 
@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from hyperphotutils.maps.errors import MapError
 
-__all__ = ['read_number', 'read_text']
+__all__ = ['read_ctype', 'read_number', 'read_text']
 
 _REMEDY = 'correct the header, and pass the HDU'
 
@@ -73,6 +73,13 @@ def read_text(header, key, *, remedy=_REMEDY):
         msg = f'{key} = {_show(value)} is not text: {remedy}'
         raise MapError(msg)
     return value.strip()
+
+
+def read_ctype(header, axis):
+    """
+    Return the type of an axis in upper case, without trailing blanks.
+    """
+    return read_text(header, f'CTYPE{axis}').upper()
 
 
 def _read(header, key, remedy):

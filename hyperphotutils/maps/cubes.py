@@ -239,7 +239,8 @@ class MapCube:
         index = self._check_index(index)
         # report a missing unit and a missing beam in one error
         (unit, text), (beam, beam_area) = self._find(
-            self._find_unit, partial(self._find_beam, index))
+            partial(find_unit, self.header, self.settings['unit']),
+            partial(self._find_beam, index))
         values, filled = self._load_plane(index)
         survey = self.settings['survey']
         try:
@@ -322,7 +323,8 @@ class MapCube:
 
         A `MapError` is raised if it is missing or unknown.
         """
-        return self._find(self._find_unit)[0][0]
+        return self._find(partial(find_unit, self.header,
+                                  self.settings['unit']))[0][0]
 
     @cached_property
     def beams(self) -> list[Beam | None]:
@@ -390,9 +392,6 @@ class MapCube:
         except MapError as error:
             msg = f'{self.name}: {error}'
             raise MapError(msg) from None
-
-    def _find_unit(self):
-        return find_unit(self.header, self.settings['unit'])
 
     def _find_beam(self, index):
         """

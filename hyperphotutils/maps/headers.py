@@ -97,6 +97,7 @@ def find_unit(header, unit):
     except MapError:
         # a unit that cannot be parsed cannot contradict
         stated = unit
+    # Jy and Jy/pixel are the same for a map, and no contradiction
     if _per_pixel(stated) != _per_pixel(unit):
         msg = (f"BUNIT = '{text}' contradicts unit='{unit}': drop unit= or "
                'correct BUNIT in the header')
@@ -168,6 +169,7 @@ def multiply_by_factor(values, areas, *, unit, beam_area, frequency):
     factor = flux_factor(unit, pixel_area=areas.center, beam_area=beam_area,
                          frequency=frequency)
     per_pixel = _per_pixel(unit).is_equivalent(u.Jy / u.pix)
+    # in place and in blocks: large maps may be in files
     with np.errstate(over='ignore', under='ignore', invalid='ignore'):
         for rows in row_blocks(values.shape):
             part = values[rows]

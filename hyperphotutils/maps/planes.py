@@ -65,6 +65,7 @@ class FilePlanes:
         """
         n_bytes = np.dtype(self.stored).itemsize * int(
             np.prod(self.shape[1:]))
+        # BSCALE, BZERO, and BLANK: FITS standard 4.0, section 4.4.2.5
         values = np.memmap(self.path, dtype=self.stored, mode='r',
                            offset=self.offset + index * n_bytes,
                            shape=self.shape[1:])
@@ -184,10 +185,12 @@ def planes_of_hdu(hdu, shape, *, path, number):
     place = hdu.fileinfo()
     if place['file'].compression is not None:
         return ArrayPlanes(load_values(hdu).reshape(shape))
+    # only bytes are unsigned (FITS standard 4.0, table 8)
+    bitpix = hdu.header['BITPIX']
+    kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
+    stored = np.dtype(f'>{kind}{abs(bitpix) // 8}')
     if isinstance(hdu, fits.CompImageHDU):
-        return TiledPlanes(path, number, hdu.shape[:-2],
-                           _float_type(_stored_type(hdu.header)))
-    stored = _stored_type(hdu.header)
+        return TiledPlanes(path, number, hdu.shape[:-2], _float_type(stored))
     n_bytes = stored.itemsize * int(np.prod(shape))
     if Path(path).stat().st_size < place['datLoc'] + n_bytes:
         msg = ('is truncated or damaged: the file ends before the cube '
@@ -200,15 +203,10 @@ def planes_of_hdu(hdu, shape, *, path, number):
                       if stored.kind in 'iu' else None)
 
 
-def _stored_type(header):
-    bitpix = header['BITPIX']
-    kind = 'u' if bitpix == 8 else 'i' if bitpix > 0 else 'f'
-    return np.dtype(f'>{kind}{abs(bitpix) // 8}')
-
-
 def _float_type(dtype):
     """
     Return the floating-point type that can hold values of a type.
     """
+    # a float32 has 24 bits for 16-bit integers, but not for 32-bit ones
     short = dtype.itemsize <= (4 if dtype.kind == 'f' else 2)
     return np.dtype('f4' if short else 'f8')

@@ -16,7 +16,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning, WcsError
 
-from hyperphotutils.maps.cards import read_number, read_text
+from hyperphotutils.maps.cards import read_ctype, read_number, read_text
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.utils.wcs import pixel_scale
 
@@ -38,8 +38,9 @@ _NAMES = frozenset(name for pair in _FRAMES for name in pair)
 _OTHER_SKY = re.compile(r'^([A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT|AZ|EL|'
                         r'ALT|HA)(-|$)')
 
-# RADESYS without blanks, dashes, and similar characters, its FITS spelling,
-# and the equinox that it implies.
+# RADESYS without blanks, dashes, and similar characters, its FITS spelling
+# (Calabretta & Greisen 2002, A&A, 395, 1077, section 3.1), and the equinox
+# that it implies.
 _RADESYS = {
     'ICRS': ('ICRS', None), 'ICRF': ('ICRS', None), 'ICRSJ2000':
     ('ICRS', None), 'ICRFJ2000': ('ICRS', None), 'ICRS2000': ('ICRS', None),
@@ -74,10 +75,12 @@ _MAX_ANGLE = 720.0
 # The largest parameter of a projection: an angle, or a coefficient.
 _MAX_PARAMETER = 1e6
 
-# Highest order of a polynomial of the SIP convention.
+# Highest order of a polynomial of the SIP convention (Shupe et al. 2005,
+# ADASS XIV, ASP Conference Series, 347, 491).
 _MAX_ORDER = 9
 
-# Projections in which a shift along x is a rotation about the pole.
+# Projections in which a shift along x is a rotation about the pole
+# (Calabretta & Greisen 2002, section 5.2).
 _CYLINDRICAL = ('CAR', 'CEA', 'MER')
 
 # Plausible pixel scales in arcsec; a scale outside this range is an error
@@ -109,7 +112,7 @@ def find_sky_axes(header):
     found, others, problem = {}, [], None
     for axis in range(1, count_axes(header) + 1):
         try:
-            ctype = _ctype(header, axis)
+            ctype = read_ctype(header, axis)
         except MapError as error:
             # report it only if no sky axes are found
             problem = problem or error
@@ -182,7 +185,7 @@ def celestial_wcs(header, shape):
     _set_frame(made, header, lon + 1)
     _copy_distortion(made, header, axes)
     for number, axis in enumerate(axes, start=1):
-        ctype = _ctype(header, axis).removesuffix('-SIP')
+        ctype = read_ctype(header, axis).removesuffix('-SIP')
         if ctype.endswith('-TNX') and list(header['WAT*']):
             msg = (f'CTYPE{axis} = {ctype!r}: the distortion in the WAT '
                    'keywords is not supported; resample the map to TAN')
@@ -261,7 +264,6 @@ def select_axes(header, axes, *, strict=True):
     if not cd:
         made.update({f'CDELT{number}': step
                      for number, step in enumerate(steps, start=1)})
-        _copy_rotation(made, header, axes, pc)
     return made
 
 
@@ -274,22 +276,6 @@ def _read_angle(header, key):
         msg = f'{key} = {angle:g} is not an angle in degrees: {_REMEDY}'
         raise MapError(msg)
     return angle
-
-
-def _copy_rotation(made, header, axes, pc):
-    """
-    Copy the rotation of old headers, which have no matrix.
-    """
-    if len(axes) != 2:
-        return
-    for number, axis in enumerate(axes, start=1):
-        angle = _read_angle(header, f'CROTA{axis}')
-        if pc and angle:
-            msg = (f'CROTA{axis} and {next(iter(pc))} are both in the '
-                   f'header: remove the rotation or the matrix; {_REMEDY}')
-            raise MapError(msg)
-        if not pc and angle is not None:
-            made[f'CROTA{number}'] = angle
 
 
 def make_wcs(header, what):
@@ -310,10 +296,6 @@ def make_wcs(header, what):
         msg = f'{what} cannot be used: {reason}'
         raise MapError(msg) from None
     return wcs
-
-
-def _ctype(header, axis):
-    return read_text(header, f'CTYPE{axis}').upper()
 
 
 def _read_matrix(header, name, axes):
@@ -384,6 +366,18 @@ def _copy_projection(made, header, lon, lat):
         if value is not None:
             made[name] = value
     numbers = {axis: i for i, axis in enumerate(sorted((lon, lat)), start=1)}
+    # the rotation of old headers, which have no matrix: CROTA must not occur
+    # with PC (FITS standard 4.0, section 8.1)
+    for axis, number in numbers.items():
+        angle = (None if 'CD1_1' in made
+                 else _read_angle(header, f'CROTA{axis}'))
+        if angle and 'PC1_1' in made:
+            element = next(filter(_ELEMENT.fullmatch, header))
+            msg = (f'CROTA{axis} and {element} are both in the header: '
+                   f'remove the rotation or the matrix; {_REMEDY}')
+            raise MapError(msg)
+        if angle is not None and 'PC1_1' not in made:
+            made[f'CROTA{number}'] = angle
     for key in header:
         match = re.fullmatch(r'PV0*(\d+)_(\d+)', key)
         if match and int(match[1]) in numbers:
@@ -396,7 +390,7 @@ def _copy_projection(made, header, lon, lat):
 
 
 def _set_frame(made, header, lon):
-    name = _ctype(header, lon).split('-')[0]
+    name = read_ctype(header, lon).split('-')[0]
     if name in {'GLON', 'SLON'}:
         # RADESYS has no effect on these frames, and is left out
         return
@@ -412,6 +406,8 @@ def _set_frame(made, header, lon):
         radesys, implied = _RADESYS[plain]
     if not stated or radesys != 'ICRS' or name == 'ELON':
         equinox, epoch_key = _read_equinox(header)
+    # the defaults of Calabretta & Greisen 2002, section 3.1; ICRS if there
+    # is neither RADESYS nor EQUINOX
     if not stated and equinox is not None:
         radesys = 'FK4' if equinox < 1984.0 else 'FK5'
     if None not in (implied, equinox) and implied != equinox:
@@ -434,6 +430,7 @@ def _read_equinox(header):
 
     It may be text such as 'J2000'.
     """
+    # EPOCH is the former name of EQUINOX (FITS standard 4.0, section 8.3)
     for key in ('EQUINOX', 'EPOCH'):
         if key not in header:
             continue
@@ -521,6 +518,9 @@ def _recenter_longitude(made, shape, lon):
         for j in (1, 2)] for i in (1, 2)])
     to_degrees = [u.Unit(made[f'CUNIT{i}']).to(u.deg) for i in (1, 2)]
     matrix *= np.array(to_degrees)[:, np.newaxis]
+    # With CRVAL on the equator and the default LONPOLE, the native longitude
+    # is x, and the celestial one is CRVAL + x (Calabretta & Greisen 2002,
+    # equation 2 and section 5.2): both can be shifted together.
     reference = np.array([made['CRPIX1'], made['CRPIX2']]) - 1.0
     ny, nx = shape
     corners = np.array([[0, 0], [nx, 0], [0, ny], [nx, ny]]) - 0.5

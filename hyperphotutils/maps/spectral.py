@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WcsError
 
-from hyperphotutils.maps.cards import read_number, read_text
+from hyperphotutils.maps.cards import read_ctype, read_number, read_text
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.sky import count_axes, make_wcs, select_axes
 
@@ -19,7 +19,8 @@ __all__ = ['find_spectral_axis', 'header_frequency', 'rest_frequency',
 
 _REMEDY = 'correct it in the header, or give frequency='
 
-# The quantities that FITS and AIPS define for spectral axes.
+# The quantities that FITS (Greisen et al. 2006, A&A, 446, 747, table 1) and
+# AIPS (FELO) define for spectral axes.
 _TYPES = re.compile(
     r'^(FREQ|ENER|WAVN|VRAD|WAVE|VOPT|ZOPT|AWAV|VELO|BETA|FELO)')
 
@@ -39,12 +40,13 @@ _UNITS = {
     '1/cm': '1 / cm', '1/m': '1 / m',
 }
 
-# Default units (no CUNIT), by the first letters of the type.
+# Default units (no CUNIT) by the first letters of the type, those of Greisen
+# et al. 2006, table 1; others are velocities.
 _DEFAULTS = {'FREQ': 'Hz', 'ENER': 'J', 'WAVN': '1 / m', 'WAVE': 'm',
              'AWAV': 'm', 'ZOPT': '', 'BETA': ''}
 
 # Velocity axes by the first letters of their type, with their conversion
-# to frequency.
+# to frequency (Greisen et al. 2006, table 1).
 _DOPPLER = {'VRAD': u.doppler_radio, 'VOPT': u.doppler_optical,
             'VELO': u.doppler_relativistic}
 
@@ -58,10 +60,10 @@ def find_spectral_axis(header):
     """
     for axis in range(1, count_axes(header) + 1):
         try:
-            ctype = read_text(header, f'CTYPE{axis}')
+            ctype = read_ctype(header, axis)
         except MapError:
             continue
-        if _TYPES.match(ctype.upper()):
+        if _TYPES.match(ctype):
             return axis - 1
     return None
 
@@ -79,13 +81,13 @@ def header_frequency(header):
     axis = find_spectral_axis(header)
     if axis is None:
         return rest
-    key = f'CTYPE{axis + 1}'
-    velocity = read_text(header, key).upper()[:2] in {'VR', 'VO', 'VE', 'FE'}
+    velocity = read_ctype(header, axis + 1)[:2] in {'VR', 'VO', 'VE', 'FE'}
     if velocity and rest is None:
         return None
     values, kind = spectral_values(header, axis, 1, remedy=_REMEDY)
     frequency = to_frequency(values, kind, rest)
-    return None if frequency is None else _check(frequency[0], key)
+    return None if frequency is None else _check(
+        frequency[0], f'CTYPE{axis + 1}')
 
 
 def rest_frequency(header):
@@ -110,7 +112,7 @@ def spectral_values(header, axis, n_channels, *, remedy=None):
     Raises a `MapError`, with the ``remedy``, if they are missing or invalid.
     """
     number = axis + 1
-    ctype = read_text(header, f'CTYPE{number}').upper()
+    ctype = read_ctype(header, number)
     name = _TYPES.match(ctype)[0]
     if not ctype.startswith(f'{name}-'):
         ctype = name  # spelled out, such as FREQUENCY

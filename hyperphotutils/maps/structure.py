@@ -19,6 +19,7 @@ from hyperphotutils.maps.errors import MapError
 
 __all__ = ['check_structure']
 
+# Bytes of a block and of a card (FITS standard 4.0, sections 3.1 and 4.1)
 _BLOCK = 2880
 _CARD = 80
 
@@ -33,9 +34,11 @@ _MAX_TRAILER = 2**23
 _OPENERS = ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open),
             (b'\xfd7zXZ', lzma.open))
 
+# FITS standard 4.0, table 8
 _BITPIX = (8, 16, 32, 64, -32, -64)
 
-# Keywords that determine the sizes of HDUs.
+# Keywords that determine the sizes of HDUs; those with Z, of compressed
+# images (FITS standard 4.0, section 10.1).
 _STRUCTURE = re.compile(r'BITPIX|Z?NAXIS\d*|PCOUNT|GCOUNT|GROUPS|ZIMAGE|'
                         r'ZBITPIX|ZTILE\d+')
 
@@ -158,6 +161,7 @@ def _read_header(file, number):
 
 def _lengths(cards, key, number):
     n_axes = _whole_number(cards, key, number)
+    # FITS standard 4.0, section 4.4.1.1
     if not 0 <= n_axes <= 999:
         msg = f'{key} = {n_axes} of HDU {number} is not 0 to 999; {_AGAIN}'
         raise MapError(msg)
@@ -176,6 +180,7 @@ def _check_tiles(cards, number, size):
     Check that a tile-compressed image can have its declared size.
     """
     lengths = _lengths(cards, 'ZNAXIS', number)
+    # without ZTILEn a tile is a row (FITS standard 4.0, section 10.1)
     tiles = [_whole_number(cards, f'ZTILE{axis}', number)
              if f'ZTILE{axis}' in cards else (length if axis == 1 else 1)
              for axis, length in enumerate(lengths, start=1)]

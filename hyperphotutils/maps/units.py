@@ -43,6 +43,8 @@ _BRIGHTNESS_NAME = re.compile(r'^([mµμun]?K)[\s_(]*(T_?MB|T_?B|MB|RJ)\)?$',
                               re.IGNORECASE)
 _NAME_BRIGHTNESS = re.compile(r'^T_?(?:MB|B)\s*[(\[/]?\s*([mµμun]?K)[)\]]?$',
                               re.IGNORECASE)
+# T_A and T_A* are not corrected for the efficiency of the beam (Kutner &
+# Ulich 1981, ApJ, 250, 341).
 _ANTENNA_NAME = re.compile(r'\bT_?A\b', re.IGNORECASE)
 _JANSKY = re.compile(r'^(milli|micro|nano|kilo|mega|[munkµμ]?)'
                      r'(jy|janskys?|janskies)$', re.IGNORECASE)

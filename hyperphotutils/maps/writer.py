@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ['CubeWriter']
 
+# Bytes of a block (FITS standard 4.0, section 3.1)
 _BLOCK = 2880
 
 # Keywords that describe the storage of the input values.
@@ -119,6 +120,7 @@ class CubeWriter:
                     and os.read(self._file, len(self._head)) == self._head):
                 return
             os.ftruncate(self._file, 0)
+            # a full disk is an error now rather than after hours of work
             if hasattr(os, 'posix_fallocate'):
                 os.posix_fallocate(self._file, 0, total)
             else:
@@ -193,6 +195,8 @@ class CubeWriter:
             msg = (f'{missing.size} of {self._shape[0]} planes are not '
                    f'written, the first is number {missing[0]}')
             raise ValueError(msg)
+        # On the disk before the rename: after a crash, a file under the final
+        # name is complete.
         try:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)

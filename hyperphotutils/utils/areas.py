@@ -175,6 +175,7 @@ class PixelAreas:
         from scipy.interpolate import RectBivariateSpline
 
         for n_nodes in _N_NODES:
+            # more nodes than that cost more than the areas of all pixels
             if n_nodes**2 > 0.25 * self.shape[0] * self.shape[1]:
                 return None
             y, x = self._nodes(n_nodes)

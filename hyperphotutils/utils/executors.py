@@ -356,6 +356,7 @@ def describe_death(error: Exception) -> str:
     >>> describe_death(error)
     'its process was killed by the signal SIGKILL'
     """
+    # POSIX: negative for a signal, such as -9 of the out-of-memory killer
     code = getattr(error, 'exit_code', None)
     if code is None:
         return 'its process was killed'

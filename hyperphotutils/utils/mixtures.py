@@ -218,6 +218,7 @@ def _fit(image, n, ratio):
 
     half = image.shape[0] // 2
     grid = np.arange(-half, half + 1.0)
+    # the FWHM of the disk with as many pixels above half the peak
     above = np.count_nonzero(image > 0.5 * image.max())
     sigma = 2.0 * np.sqrt(above / np.pi) * gaussian_fwhm_to_sigma
     widths = sigma * 0.9 * ratio**np.arange(n)

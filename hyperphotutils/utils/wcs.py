@@ -385,6 +385,7 @@ def pixel_to_sky_errors(wcs: WCS, x: ArrayLike, y: ArrayLike,
     position = (jacobian @ np.asarray(position_covariance, dtype=float)
                 @ np.swapaxes(jacobian, 1, 2))
     turn = _symmetric_map(jacobian)
+    # along and across the axes of the ellipse, where both errors separate
     ee, en, nn = np.einsum('nij,nj->in', turn, np.asarray(shape, dtype=float))
     mean, spread = 0.5 * (ee + nn), np.hypot(0.5 * (ee - nn), en)
     angle = 0.5 * np.arctan2(2.0 * en, ee - nn)
@@ -397,6 +398,7 @@ def pixel_to_sky_errors(wcs: WCS, x: ArrayLike, y: ArrayLike,
         major_err, minor_err = (
             0.5 * gaussian_sigma_to_fwhm * error / np.sqrt(variance)
             for error, variance in ((aa, mean + spread), (bb, mean - spread)))
+        # d(angle) = d(ab) / (aa - bb), which is 2 spread
         angle_err = np.rad2deg(np.where(ab > 0.0, ab / (2.0 * spread), ab))
         lon_err, lat_err = np.sqrt(np.einsum('nii->in', position))
     return (*(error * u.arcsec
