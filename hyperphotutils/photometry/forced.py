@@ -197,7 +197,21 @@ class ForcedPhotometry:
                      | dict = 'correlated', fwhm_radius_ratio: float = 1.0,
                  aperture_correction: bool = True, catalog_errors: bool = True,
                  progress_bar: bool = False) -> None:
-        _check_ellipse(ellipse, reference_beam)
+        if ellipse not in {'same', 'matched'}:
+            msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
+            raise ValueError(msg)
+        if ellipse == 'matched' and reference_beam is None:
+            msg = ("ellipse='matched' needs reference_beam, the beam with "
+                   'which the shapes of the sources were measured')
+            raise ValueError(msg)
+        if ellipse == 'same' and reference_beam is not None:
+            msg = "reference_beam is for ellipse='matched' only"
+            raise ValueError(msg)
+        for beam in (reference_beam.values()
+                     if isinstance(reference_beam, Mapping)
+                     else (reference_beam,)):
+            if beam is not None and not isinstance(beam, str):
+                _beam_axes(beam, 'reference_beam')
         if isinstance(noise, Mapping):
             for name, kind in noise.items():
                 check_noise(kind, f'noise[{name!r}]')
@@ -292,7 +306,10 @@ class ForcedPhotometry:
                    f'({", ".join(bands)}): {self.noise!r}')
             raise ValueError(msg)
         reference = self._reference(bands, catalog)
-        table = catalog.make_table()
+        table = QTable({'id': catalog.id})
+        for name in ('sky_centroid', *_SHAPE):
+            if name in sources.colnames:
+                table[name] = sources[name]
         table.meta |= result_meta(self)
         table.meta |= {'bands': list(bands), 'rms': {}}
         self.tables, self.fitters = {}, {}
@@ -429,32 +446,26 @@ class ForcedPhotometry:
         apertures = self._add_apertures(table, band, fitter)
         table.meta['rms'] = image.pixel_noise.rms << _PIXEL_UNIT
         self.tables[name] = table
-        if not self.catalog_errors or catalog.errors is None:
-            return table
-        return self._add_catalog_errors(
-            table, fitter, apertures, self._deviations(
-                band, catalog, init, clipped))
+        if self.catalog_errors and catalog.errors is not None:
+            table = self._add_catalog_errors(table, band, fitter, apertures,
+                                             catalog, init, clipped)
+        return table
 
-    def _deviations(self, band, catalog, init, clipped):
-        """
-        Return the errors of the catalog as deviations in the pixels of
-        a band, without those of clipped ellipses.
-        """
-        frame = wcs_to_celestial_frame(band.wcs)
-        major, minor, angle = catalog.shape
-        turn = position_angle_in_frame(
-            catalog.sky, np.zeros(len(angle)), frame).to_value(u.deg)
-        deviations = pixel_deviations(
-            band.wcs, init, (major, minor, angle + turn), catalog.errors,
-            turn)
-        deviations[clipped, 2:] = 0.0
-        return deviations
-
-    def _add_catalog_errors(self, table, fitter, apertures, deviations):
+    def _add_catalog_errors(self, table, band, fitter, apertures, catalog,
+                            init, clipped):
         """
         Return a copy of a table, with the errors of the catalog
         included in the errors of the fluxes.
         """
+        major, minor, angle = catalog.shape
+        turn = position_angle_in_frame(
+            catalog.sky, np.zeros(len(angle)),
+            wcs_to_celestial_frame(band.wcs)).to_value(u.deg)
+        deviations = pixel_deviations(
+            band.wcs, init, (major, minor, angle + turn), catalog.errors,
+            turn)
+        # The shape of a clipped ellipse is that of the beam.
+        deviations[clipped, 2:] = 0.0
         table = table.copy()
         variances = propagated_variances(
             fitter.held_responses, deviations, apertures,
@@ -526,12 +537,12 @@ class _Catalog:
                    f'{type(sources).__name__}')
             raise TypeError(msg)
         self.table = sources
-        names = self.table.colnames
+        names = sources.colnames
         if 'sky_centroid' not in names:
             msg = ('sources needs the column sky_centroid; it has '
                    f'{", ".join(names) or "no columns"}')
             raise ValueError(msg)
-        sky = self.table['sky_centroid']
+        sky = sources['sky_centroid']
         if not isinstance(sky, SkyCoord):
             msg = ('the column sky_centroid of sources must hold a SkyCoord, '
                    f'got {type(sky).__name__}')
@@ -541,19 +552,24 @@ class _Catalog:
         # without distances, which the frame of a map cannot use
         self.sky = SkyCoord(sky.spherical.lon, sky.spherical.lat,
                             frame=sky.frame.replicate_without_data())
-        self.id = self._read_id()
+        self.id = np.arange(1, len(sources) + 1)
+        if 'id' in names:
+            self.id = np.asarray(sources['id'])
+            unique, counts = np.unique(self.id, return_counts=True)
+            if np.any(counts > 1):
+                twice = unique[counts > 1]
+                msg = (f'sources has {len(twice)} values of id more than '
+                       f'once, the first is {twice[0]!s}')
+                raise ValueError(msg)
         self.shape = self._read_shape()
-        self.errors = self._read_errors()
-
-    def make_table(self):
-        """
-        Start the result with the columns of the catalog.
-        """
-        table = QTable({'id': self.id})
-        for name in ('sky_centroid', *_SHAPE):
-            if name in self.table.colnames:
-                table[name] = self.table[name]
-        return table
+        self.errors = None
+        if not set(_ERRORS.values()).isdisjoint(names):
+            self.errors = dict.fromkeys(_ERRORS, np.zeros(len(sources)))
+            for key, name in _ERRORS.items():
+                if name in names:
+                    self.errors[key] = np.nan_to_num(self._read_angle(
+                        name, u.deg if key == 'angle' else u.arcsec),
+                        posinf=0.0, neginf=0.0)
 
     def reference_beams(self, beams):
         """
@@ -573,21 +589,6 @@ class _Catalog:
         axes = [_beam_axes(beams[name], 'reference_beam')
                 for name in names.tolist()]
         return tuple(np.array(axes).reshape(-1, 3)[number].T)
-
-    def _read_id(self):
-        """
-        Return the identifiers.
-        """
-        if 'id' not in self.table.colnames:
-            return np.arange(1, len(self.table) + 1)
-        names = np.asarray(self.table['id'])
-        unique, counts = np.unique(names, return_counts=True)
-        if np.any(counts > 1):
-            twice = unique[counts > 1]
-            msg = (f'sources has {len(twice)} values of id more than once, '
-                   f'the first is {twice[0]!s}')
-            raise ValueError(msg)
-        return names
 
     def _read_shape(self):
         """
@@ -613,22 +614,6 @@ class _Catalog:
         is_point = ~np.isfinite(major + minor + angle)
         return tuple(np.where(is_point, np.nan, value)
                      for value in (major, minor, angle))
-
-    def _read_errors(self):
-        """
-        Return the errors of positions and shapes in arcsec and degrees,
-        or `None`.
-        """
-        if set(_ERRORS.values()).isdisjoint(self.table.colnames):
-            return None
-        errors = {}
-        for key, name in _ERRORS.items():
-            errors[key] = np.zeros(len(self.table))
-            if name in self.table.colnames:
-                value = self._read_angle(
-                    name, u.deg if key == 'angle' else u.arcsec)
-                errors[key] = np.where(np.isfinite(value), value, 0.0)
-        return errors
 
     def _read_angle(self, name, unit):
         """
@@ -704,27 +689,6 @@ class _Band:
                 & (np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny))
 
 
-def _check_ellipse(ellipse, reference_beam):
-    """
-    Check the kind of ellipse and the reference beam.
-    """
-    if ellipse not in {'same', 'matched'}:
-        msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
-        raise ValueError(msg)
-    if ellipse == 'matched' and reference_beam is None:
-        msg = ("ellipse='matched' needs reference_beam, the beam with which "
-               'the shapes of the sources were measured')
-        raise ValueError(msg)
-    if ellipse == 'same' and reference_beam is not None:
-        msg = "reference_beam is for ellipse='matched' only"
-        raise ValueError(msg)
-    if reference_beam is None or isinstance(reference_beam, str):
-        return
-    for beam in (reference_beam.values() if isinstance(reference_beam, Mapping)
-                 else (reference_beam,)):
-        _beam_axes(beam, 'reference_beam')
-
-
 def _beam_axes(beam, name):
     """
     Return the FWHMs of a beam in arcsec and its angle in degrees.
@@ -775,17 +739,18 @@ def _open_band(name, image, error):
     values, mask = as_masked_image(getattr(data, 'value', data), mask,
                                    name=f'band {name!r}')
     factor = _flux_factor(name, unit, wcs, values.shape, meta, beam)
-    areas = PixelAreas(wcs, values.shape)
-    if not areas.is_constant and not u.Unit(unit).is_equivalent(
-            u.Jy / u.pix) and not u.Unit(unit).is_equivalent(u.Jy):
-        # All other units are proportional to the area of the pixel.
-        factor = factor * areas.relative(slice(None))
     if error is not None:
         if isinstance(error, u.Quantity):
             error = error.to_value(unit)
         error = factor * np.asarray(error, dtype=float) << _PIXEL_UNIT
-    in_pixels = None if beam is None else _beam_in_pixels(beam, wcs,
-                                                          values.shape)
+    in_pixels = None
+    if beam is not None:
+        ny, nx = values.shape
+        _, _, major, minor, theta = sky_to_pixel_ellipse(
+            wcs, wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
+            beam[0] * u.arcsec, beam[1] * u.arcsec, beam[2])
+        in_pixels = {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
+                     'theta': float(theta[0])}
     psf = meta.get('psf')
     if psf is not None and not isinstance(psf, BeamProfile):
         if in_pixels is None:
@@ -798,22 +763,10 @@ def _open_band(name, image, error):
     return _Band(name, image, beam, u.Unit(unit), float(np.median(factor)))
 
 
-def _beam_in_pixels(beam, wcs, shape):
-    """
-    Return a beam at the center of the map, in pixels.
-    """
-    ny, nx = shape
-    major, minor, angle = beam
-    _, _, major, minor, theta = sky_to_pixel_ellipse(
-        wcs, wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
-        major * u.arcsec, minor * u.arcsec, angle)
-    return {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
-            'theta': float(theta[0])}
-
-
 def _flux_factor(name, unit, wcs, shape, meta, beam):
     """
-    Return the factor from the unit of a map to Jy/pixel.
+    Return the factor from the unit of a map to Jy/pixel, for each pixel if
+    it varies.
     """
     if unit is None:
         msg = (f'band {name!r} has no unit, without which there are no '
@@ -827,12 +780,19 @@ def _flux_factor(name, unit, wcs, shape, meta, beam):
         beam_area = (np.pi / (4.0 * np.log(2.0)) * beam[0] * beam[1]
                      * u.arcsec**2)
     try:
-        return flux_factor(u.Unit(unit), pixel_area=pixel_area,
-                           beam_area=beam_area,
-                           frequency=meta.get('frequency'))
+        factor = flux_factor(u.Unit(unit), pixel_area=pixel_area,
+                             beam_area=beam_area,
+                             frequency=meta.get('frequency'))
     except MapError as error:
         msg = f'band {name!r}: {error}'
         raise MapError(msg) from None
+    # Fluxes per pixel do not depend on its area, which varies over a wide map
+    # (Calabretta & Greisen 2002, A&A 395, 1077); all other units do.
+    areas = PixelAreas(wcs, shape)
+    if areas.is_constant or u.Unit(unit).is_equivalent(
+            u.Jy / u.pix) or u.Unit(unit).is_equivalent(u.Jy):
+        return factor
+    return factor * areas.relative(slice(None))
 
 
 def _match_ellipses(ellipse, reference, beam):
