@@ -314,8 +314,7 @@ class InjectionRecovery:
             msg = (f'the extractor warned on {n_maps} of {len(outcomes)} '
                    f'maps, first: {messages[0]}')
             warnings.warn(msg, AstropyUserWarning, stacklevel=2)
-        result = _summarize(self, sky, rms, catalog, known, batches,
-                            outcomes)
+        result = self._summarize(sky, rms, catalog, known, batches, outcomes)
         if result.curve is None:
             warnings.warn(result.table.meta['no_curve'], AstropyUserWarning,
                           stacklevel=2)
@@ -404,6 +403,43 @@ class InjectionRecovery:
                 outcomes[number] = future.result()
                 bar.update()
         return outcomes
+
+    def _summarize(self, sky, rms, catalog, known, batches, outcomes):
+        """
+        Make the tables of all injected sources and of the bins.
+        """
+        injected = make_injected_table(sky, rms, known, batches, outcomes)
+        detections = make_detections_table(sky, rms, outcomes)
+        curve = fit_completeness(injected['flux_true'], injected['recovered'])
+        kind = 'flux' if self.snr is None else 'snr'
+        table = make_bin_table(
+            kind, self._plain_edges(sky), injected, detections, sky.unit,
+            confidence_level=self.confidence_level)
+        for item in (table, injected, detections):
+            item.meta.update(result_meta(self))
+            item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
+            item.meta['fwhm'] = sky.fwhm
+        table.meta['n_repeats'] = len(batches)
+        table.meta['n_known'] = len(known)
+        for name in ('false', 'changed'):
+            table.meta[f'n_{name}'] = int(np.count_nonzero(detections[name]))
+        if curve is None:
+            n_all = len(injected)
+            n_found = np.count_nonzero(injected['recovered'])
+            remedy = ('inject fainter ones' if n_found == n_all else
+                      'inject brighter ones' if n_found == 0 else
+                      'it does not increase with flux: inject more, or a '
+                      'larger range')
+            table.meta['no_curve'] = (
+                f'no curve of the completeness: {n_found} of {n_all} '
+                f'injected sources were recovered; {remedy}')
+        else:
+            for level, (value, error) in ((50, curve.flux_50),
+                                          (90, curve.flux_90)):
+                table.meta[f'flux_{level}'] = value
+                table.meta[f'flux_{level}_err'] = error
+            table.meta['plateau'] = curve.plateau
+        return RecoveryResult(table, injected, detections, catalog, curve)
 
 
 @dataclass(frozen=True, eq=False)
@@ -548,56 +584,49 @@ class RecoveryResult:
             import matplotlib.pyplot as plt
 
             figure = plt.figure(figsize=(6.0, 8.0), layout='constrained')
-        axes = figure.subplots(3, 1, sharex=True)
-        flux = self.table['flux']
-        x = getattr(flux, 'value', flux)
-        self._plot_fractions(axes[0], x)
-        axes[1].axhline(0.0, color='0.7')
-        enough = np.asarray(self.table['n_recovered']) >= FEWEST_COMPARED
-        shown = self.table[enough]
-        axes[1].errorbar(x[enough], 100.0 * shown['flux_bias'],
-                         100.0 * shown['flux_scatter'], fmt='o')
-        if not enough.any():
-            for ax in axes[1:]:
+        table = self.table
+        fractions, biases, pulls = figure.subplots(3, 1, sharex=True)
+        x = getattr(table['flux'], 'value', table['flux'])
+        for name, fill in (('completeness', 'C0'), ('reliability', 'none')):
+            value, low, high = (np.asarray(table[f'{name}{end}'])
+                                for end in ('', '_low', '_high'))
+            known = np.isfinite(value)
+            error = np.abs([low - value, high - value])[:, known]
+            fractions.errorbar(x[known], value[known], error, label=name,
+                               fmt='o' if fill == 'C0' else 's', mfc=fill)
+        if self.curve is not None:
+            grid = np.geomspace(x.min(), x.max(), 200)
+            fractions.plot(grid, self.curve(grid), 'C0')
+        fractions.set_ylim(-0.05, 1.05)
+        fractions.set_ylabel('Fraction')
+        fractions.legend()
+        enough = np.asarray(table['n_recovered']) >= FEWEST_COMPARED
+        x, shown = x[enough], table[enough]
+        biases.axhline(0.0, color='0.7')
+        biases.errorbar(x, 100.0 * shown['flux_bias'],
+                        100.0 * shown['flux_scatter'], fmt='o')
+        biases.set_ylabel('Flux: bias and scatter [%]')
+        pulls.axhspan(-1.0, 1.0, color='0.9')
+        for number, name in enumerate(('flux', 'peak')):
+            pulls.errorbar(x * 1.03**number, shown[f'{name}_pull_median'],
+                           shown[f'{name}_pull_scatter'], fmt='os'[number],
+                           label=name)
+        pulls.set_ylabel('Pull: median and scatter')
+        pulls.legend()
+        if len(x) == 0:
+            for ax in (biases, pulls):
                 ax.text(0.5, 0.5, 'fewer than '
                         f'{FEWEST_COMPARED} recovered sources in each bin',
                         transform=ax.transAxes, ha='center', va='bottom')
-        axes[1].set_ylabel('Flux: bias and scatter [%]')
-        axes[2].axhspan(-1.0, 1.0, color='0.9')
-        for number, name in enumerate(('flux', 'peak')):
-            axes[2].errorbar(x[enough] * 1.03**number,
-                             shown[f'{name}_pull_median'],
-                             shown[f'{name}_pull_scatter'],
-                             fmt='os'[number], label=name)
-        axes[2].set_ylabel('Pull: median and scatter')
-        axes[2].legend()
-        unit = getattr(flux, 'unit', None)
-        axes[2].set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
-        axes[2].set_xscale('log')
+        unit = getattr(table['flux'], 'unit', None)
+        pulls.set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
+        pulls.set_xscale('log')
         # Less than a decade does not have enough space for all labels.
-        axes[2].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes[2].xaxis.set_major_formatter(LogFormatterSciNotation(
+        pulls.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        pulls.xaxis.set_major_formatter(LogFormatterSciNotation(
             labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
-        axes[2].xaxis.set_minor_formatter(NullFormatter())
+        pulls.xaxis.set_minor_formatter(NullFormatter())
         return figure
-
-    def _plot_fractions(self, ax, x):
-        """
-        Plot completeness and reliability with their intervals and curve.
-        """
-        for name, marker in (('completeness', 'o'), ('reliability', 's')):
-            value = np.asarray(self.table[name])
-            known = np.isfinite(value)
-            error = [np.abs(np.asarray(self.table[f'{name}_{end}']) - value)
-                     [known] for end in ('low', 'high')]
-            ax.errorbar(x[known], value[known], error, fmt=marker,
-                        label=name, mfc='C0' if marker == 'o' else 'none')
-        if self.curve is not None:
-            grid = np.geomspace(x.min(), x.max(), 200)
-            ax.plot(grid, self.curve(grid), 'C0')
-        ax.set_ylim(-0.05, 1.05)
-        ax.set_ylabel('Fraction')
-        ax.legend()
 
     def __repr__(self) -> str:
         n_found = np.count_nonzero(self.injected['recovered'])
@@ -696,51 +725,6 @@ def _match(targets, positions, radius):
             matched[target], distances[target] = position, distance
             taken[position] = True
     return matched, distances
-
-
-def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
-    """
-    Make the tables of all injected sources and of the bins.
-    """
-    injected = make_injected_table(sky, rms, known, batches, outcomes)
-    detections = make_detections_table(sky, rms, outcomes)
-    curve = fit_completeness(injected['flux_true'], injected['recovered'])
-    kind = 'flux' if recovery.snr is None else 'snr'
-    table = make_bin_table(
-        kind, recovery._plain_edges(sky), injected, detections,  # noqa: SLF001
-        sky.unit, confidence_level=recovery.confidence_level)
-    for item in (table, injected, detections):
-        item.meta.update(result_meta(recovery))
-        item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
-        item.meta['fwhm'] = sky.fwhm
-    table.meta['n_repeats'] = len(batches)
-    table.meta['n_known'] = len(known)
-    for name in ('false', 'changed'):
-        table.meta[f'n_{name}'] = int(np.count_nonzero(detections[name]))
-    if curve is not None:
-        for level, (value, error) in ((50, curve.flux_50),
-                                      (90, curve.flux_90)):
-            table.meta[f'flux_{level}'] = value
-            table.meta[f'flux_{level}_err'] = error
-        table.meta['plateau'] = curve.plateau
-    else:
-        table.meta['no_curve'] = _explain_missing_curve(injected['recovered'])
-    return RecoveryResult(table, injected, detections, catalog, curve)
-
-
-def _explain_missing_curve(recovered):
-    """
-    Return the reason why there is no completeness curve.
-    """
-    counts = f'{np.count_nonzero(recovered)} of {len(recovered)}'
-    if np.all(recovered) or not np.any(recovered):
-        reason = 'fainter' if np.all(recovered) else 'brighter'
-        remedy = f'inject {reason} ones'
-    else:
-        remedy = ('it does not increase with flux: inject more, or a larger '
-                  'range')
-    return (f'no curve of the completeness: {counts} injected sources were '
-            f'recovered; {remedy}')
 
 
 def _check_edges(name, edges):
