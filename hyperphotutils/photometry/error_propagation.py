@@ -77,7 +77,12 @@ def propagated_variances(responses, deviations, apertures, known, *,
     variances = np.zeros((2, len(known)))
     place = np.cumsum(known) - 1
     for rows, sources, response, correlation in responses:
-        flux = _flux_response(sources, response, beam)
+        # A flux depends on its own shape, too, not on amplitude alone.
+        _, own = flux_derivatives(sources, beam)
+        flux = own[:, :, AMPLITUDE, None] * response
+        source = np.arange(sources.shape[1])
+        for param in (AA, AB, BB):
+            flux[:, source, N_PARAMS * source + param] += own[:, :, param]
         aperture = correction[rows][:, :, None] * (
             fraction * flux - _model_in_apertures(
                 apertures, place[rows], sources, response, beam))
@@ -88,18 +93,6 @@ def propagated_variances(responses, deviations, apertures, known, *,
             variances[k][rows] = np.sum((change @ correlation) * change,
                                         axis=2)
     return variances
-
-
-def _flux_response(sources, response, beam):
-    """
-    Return the derivatives of the integrated fluxes of the sources.
-    """
-    _, own = flux_derivatives(sources, beam)
-    slopes = own[:, :, AMPLITUDE, None] * response
-    source = np.arange(sources.shape[1])
-    for param in (AA, AB, BB):
-        slopes[:, source, N_PARAMS * source + param] += own[:, :, param]
-    return slopes
 
 
 def _model_in_apertures(apertures, place, sources, response, beam):
