@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.aperture.limits import check_limits
+from hyperphotutils.utils.gaussians import gaussian_flux
 
 if TYPE_CHECKING:
     from hyperphotutils.blend.beams import BeamProfile
@@ -277,7 +278,7 @@ def measure_apertures(
     ellipses = _aperture_ellipses(gaussians, fwhm_radius_ratio, fwhm_limits,
                                   axes)
     share, components = [1.0], [gaussians]
-    area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
+    area = gaussian_flux(1.0, *gaussians[2:4])
     if beam is not None:
         share, *shapes, area = beam.components(
             *gaussians[2:4], np.rad2deg(gaussians[4]))

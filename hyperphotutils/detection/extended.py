@@ -342,7 +342,16 @@ class ExtendedSourceFinder:
                 table['mag'] = self.zero_point - 2.5 * np.log10(flux)
                 table['mag_err'] = (2.5 / np.log(10.0)
                                     * table['kron_flux_err'] / flux)
-        table['flags'] = _find_flags(values, bad, segments, saturation)
+        # A segment is cut off where it touches what is not measured.
+        outside = np.pad(bad, 1, constant_values=True)
+        edge = binary_dilation(outside, np.ones((3, 3)))[1:-1, 1:-1]
+        flagged = {'n_pixels_fit_partial': segments.data[edge],
+                   'split_pair': segments.deblended_labels}
+        if saturation is not None:
+            flagged['saturated'] = segments.data[values >= saturation]
+        table['flags'] = sum(
+            FLAGS[name] * np.isin(segments.labels, labels)
+            for name, labels in flagged.items())
         if unit is not None:
             for name in ('max_value', 'segment_flux', 'segment_flux_err',
                          'kron_flux', 'kron_flux_err'):
@@ -521,22 +530,3 @@ def measure_star_index(data: ArrayLike, error: ArrayLike, x: ArrayLike,
     index[inside] = np.where(known, np.where(
         total > 0.0, star / np.where(total > 0.0, total, 1.0), 1.0), np.nan)
     return index
-
-
-def _find_flags(values, bad, segments, saturation):
-    """
-    Return the flags of all segments, in the order of their labels.
-    """
-    labels = segments.labels
-    flags = np.zeros(len(labels), dtype=int)
-    outside = np.pad(bad, 1, constant_values=True)
-    border = binary_dilation(outside, np.ones((3, 3)))[1:-1, 1:-1]
-
-    def put(name, chosen):
-        flags[np.isin(labels, chosen)] |= FLAGS[name]
-
-    put('n_pixels_fit_partial', np.unique(segments.data[border]))
-    put('split_pair', segments.deblended_labels)
-    if saturation is not None:
-        put('saturated', np.unique(segments.data[values >= saturation]))
-    return flags

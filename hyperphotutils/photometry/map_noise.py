@@ -308,10 +308,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
     cores = image.mask
     if table is not None and len(table):
-        cores = cores | make_source_mask(
-            image.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=0.5)
+        cores = cores | _core_mask(table, (0, 0), cores.shape)
         sources = QTable({name: plain(table[name]) for name in _SOURCE})
         sources['relative_error'] = 1.0
         if relative is not None and variation is None:
@@ -400,13 +397,10 @@ def _covariance_tile(core, source, residual, table, variation, power,
     for name, one in zip(('y_fit', 'x_fit'), slices, strict=True):
         near &= (table[name] > one.start - margin) & (
             table[name] < one.stop + margin)
-    sources = table[near]
     mask = ~np.isfinite(values)
-    if len(sources):
-        mask |= make_source_mask(
-            values.shape, sources['x_fit'] - slices[1].start,
-            sources['y_fit'] - slices[0].start, sources['fwhm_major_fit'],
-            sources['fwhm_minor_fit'], sources['theta_fit'], factor=0.5)
+    if near.any():
+        mask |= _core_mask(table[near], [one.start for one in slices],
+                           mask.shape)
     if mask.all():
         return None
     values[mask] = 0.0
@@ -415,3 +409,16 @@ def _covariance_tile(core, source, residual, table, variation, power,
         values /= relative
     dark = None if power is None else power[slices] <= typical
     return sum_products(values, ~mask, dark, inner, reach, fwhm)
+
+
+def _core_mask(table, corner, shape):
+    """
+    Return the pixels within half a FWHM of sources, in an image of which
+    the first pixel is a corner (y, x) of the map.
+    """
+    # The residual there is that of the model: the covariance of what is
+    # farther away is that of the noise from the first pass on.
+    return make_source_mask(
+        shape, table['x_fit'] - corner[1], table['y_fit'] - corner[0],
+        table['fwhm_major_fit'], table['fwhm_minor_fit'], table['theta_fit'],
+        factor=0.5)

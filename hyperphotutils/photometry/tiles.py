@@ -267,7 +267,8 @@ class TiledPhotometry:
                     WorkerProcesses(self.n_workers))
             work = partial(self._work, executor)
             if isinstance(photometry.noise, str):
-                photometry.noise = self._measure_noise(work, stored, init)
+                photometry.noise = self._measure_noise(photometry, work,
+                                                       stored, init)
             if not isinstance(photometry.noise, MapNoise):
                 msg = ("the noise of photometry must be 'correlated', "
                        f"'white', or a MapNoise: {photometry.noise!r}")
@@ -349,14 +350,12 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, work, source, init):
+    def _measure_noise(self, photometry, work, source, init):
         """
         Measure the noise of the whole map.
         """
         path = None if self.folder is None else self.folder / 'noise.npz'
         noise = None if path is None else read_result(path, _CLASSES)
-        photometry = copy(self.photometry)
-        photometry.progress_bar = False
         in_tiles = (max(source.shape) > self.tile_size
                     and isinstance(photometry.fitter, BlendGroupFitter)
                     and isinstance(photometry.finder, HighPassStarFinder))
@@ -374,7 +373,7 @@ class TiledPhotometry:
                 else:
                     data, wcs, mask, error, _ = source.cut(
                         tuple(slice(0, size) for size in source.shape))
-                    noise = photometry.measure_noise(
+                    noise = copy(photometry).measure_noise(
                         data, wcs=wcs, mask=mask, error=error)
             if path is not None:
                 write_result(path, noise, _CLASSES)
