@@ -86,7 +86,15 @@ def propagated_variances(responses, deviations, apertures, known, *,
         aperture = correction[rows][:, :, None] * (
             fraction * flux - _model_in_apertures(
                 apertures, place[rows], sources, response, beam))
-        steps = _in_tangents(deviations[rows], sources[:, :, 5])
+        # The covariance matrix along the axes of a Gaussian, R^T C R.
+        xx, xy, yy = np.moveaxis(deviations[rows][..., 2:], -1, 0)
+        cos, sin = (function(sources[:, :, 5])[:, :, None]
+                    for function in (np.cos, np.sin))
+        steps = np.zeros((*xx.shape, N_PARAMS))
+        steps[..., [X, Y]] = deviations[rows][..., :2]
+        steps[..., AA] = cos**2 * xx + 2.0 * cos * sin * xy + sin**2 * yy
+        steps[..., AB] = (cos**2 - sin**2) * xy + cos * sin * (yy - xx)
+        steps[..., BB] = sin**2 * xx - 2.0 * cos * sin * xy + cos**2 * yy
         error = np.sqrt(np.sum(steps**2, axis=2)).reshape(len(rows), 1, -1)
         for k, slope in enumerate((flux, aperture)):
             change = slope * error
@@ -113,18 +121,3 @@ def _model_in_apertures(apertures, place, sources, response, beam):
         sums[:, AMPLITUDE::N_PARAMS] = 0.0
         slopes[:, i] = sums + (own[:, None, :] @ response)[:, 0]
     return slopes
-
-
-def _in_tangents(deviations, theta):
-    """
-    Return deviations in tangent coordinates: (g, n, 5, 5) to
-    (g, n, 5, 6).
-    """
-    cos, sin = np.cos(theta)[:, :, None], np.sin(theta)[:, :, None]
-    xx, xy, yy = (deviations[..., k] for k in (2, 3, 4))
-    steps = np.zeros((*deviations.shape[:-1], N_PARAMS))
-    steps[..., [X, Y]] = deviations[..., :2]
-    steps[..., AA] = cos**2 * xx + 2.0 * cos * sin * xy + sin**2 * yy
-    steps[..., AB] = ((cos**2 - sin**2) * xy + cos * sin * (yy - xx))
-    steps[..., BB] = sin**2 * xx - 2.0 * cos * sin * xy + cos**2 * yy
-    return steps

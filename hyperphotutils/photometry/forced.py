@@ -36,7 +36,11 @@ from hyperphotutils.photometry.measurement import MeasuredMap, check_noise
 from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
-from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
+from hyperphotutils.utils.gaussians import (
+    gaussian_flux,
+    gaussian_matrix,
+    wrap_angle,
+)
 from hyperphotutils.utils.tables import (
     as_masked_image,
     make_repr,
@@ -305,7 +309,7 @@ class ForcedPhotometry:
             msg = ('noise must have an entry for each band '
                    f'({", ".join(bands)}): {self.noise!r}')
             raise ValueError(msg)
-        reference = self._reference(bands, catalog)
+        reference = catalog.reference_beams(self.reference_beam, bands)
         table = QTable({'id': catalog.id})
         for name in ('sky_centroid', *_SHAPE):
             if name in sources.colnames:
@@ -378,25 +382,6 @@ class ForcedPhotometry:
             The names of the bits that are set.
         """
         return decode_flags(flags)
-
-    def _reference(self, bands, catalog):
-        """
-        Return the reference beam, or one beam per source, and the frame
-        of its position angle (`None`: the frame of the catalog).
-        """
-        beam = self.reference_beam
-        if isinstance(beam, Mapping):
-            return catalog.reference_beams(beam), None
-        if not isinstance(beam, str):
-            beam = None if beam is None else _beam_axes(beam,
-                                                        'reference_beam')
-            return beam, None
-        if beam not in bands:
-            msg = (f'reference_beam {beam!r} is not one of the bands: '
-                   f'{", ".join(bands)}')
-            raise ValueError(msg)
-        return (bands[beam].need_beam(),
-                wcs_to_celestial_frame(bands[beam].wcs))
 
     def _measure(self, name, band, catalog, reference):
         """
@@ -571,10 +556,21 @@ class _Catalog:
                         name, u.deg if key == 'angle' else u.arcsec),
                         posinf=0.0, neginf=0.0)
 
-    def reference_beams(self, beams):
+    def reference_beams(self, beams, bands):
         """
-        Return the beam of the shape of each source.
+        Return the beam of the shapes, or one for each source, and the frame
+        of its position angle (`None`: that of the catalog).
         """
+        if isinstance(beams, str):
+            if beams not in bands:
+                msg = (f'reference_beam {beams!r} is not one of the bands: '
+                       f'{", ".join(bands)}')
+                raise ValueError(msg)
+            band = bands[beams]
+            return band.need_beam(), wcs_to_celestial_frame(band.wcs)
+        if not isinstance(beams, Mapping):
+            return (None if beams is None
+                    else _beam_axes(beams, 'reference_beam')), None
         if 'reference_band' not in self.table.colnames:
             msg = ('sources needs the column reference_band for a '
                    'dictionary of reference beams')
@@ -588,7 +584,7 @@ class _Catalog:
             raise ValueError(msg)
         axes = [_beam_axes(beams[name], 'reference_beam')
                 for name in names.tolist()]
-        return tuple(np.array(axes).reshape(-1, 3)[number].T)
+        return tuple(np.array(axes).reshape(-1, 3)[number].T), None
 
     def _read_shape(self):
         """
@@ -777,8 +773,7 @@ def _flux_factor(name, unit, wcs, shape, meta, beam):
     if 'beam_area_pix' in meta:
         beam_area = meta['beam_area_pix'] * pixel_area
     elif beam is not None:
-        beam_area = (np.pi / (4.0 * np.log(2.0)) * beam[0] * beam[1]
-                     * u.arcsec**2)
+        beam_area = gaussian_flux(1.0, *beam[:2]) * u.arcsec**2
     try:
         factor = flux_factor(u.Unit(unit), pixel_area=pixel_area,
                              beam_area=beam_area,
