@@ -287,7 +287,8 @@ def measure_apertures(
                       for shape in zip(*shapes, strict=True)]
     sums = _sum_apertures(residual, ellipses, share, components, mask, error)
     # The correction is the integral of the profile over its sum in the
-    # aperture.
+    # aperture, which is sampled like the data: the analytic fraction holds
+    # for sources of several pixels only.
     usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
     blank = np.where(usable, 1.0, np.nan)
     correction = np.ones(len(blank))

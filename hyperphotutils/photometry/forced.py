@@ -389,8 +389,8 @@ class ForcedPhotometry:
         """
         init, clipped = self._place(band, catalog, reference)
         init['id'] = catalog.id
-        # The fitter is made for the larger of the beam and the typical
-        # source.
+        # The footprints of the fits follow from this width: with that of
+        # the beam alone they would lie within sources of several beams.
         sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
         sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
         fwhm = float(np.median(sizes)) if len(sizes) else 1.0
@@ -415,6 +415,8 @@ class ForcedPhotometry:
             image.model = fitter.make_model_image().value
             return table
 
+        # The covariance is that of the residual: ordinary least squares with
+        # a local background first, which needs none.
         table = fit()
         image.measure_pixel_noise(fitter.fwhm)
         noise = (self.noise[name] if isinstance(self.noise, Mapping)
@@ -455,11 +457,13 @@ class ForcedPhotometry:
         variances = propagated_variances(
             fitter.held_responses, deviations, apertures,
             np.isfinite(table['aperture_flux'].value),
+            # 1 - exp(-r^2 / (2 sigma^2)), with r in units of the FWHM
             fraction=1.0 - 0.5**(4.0 * self.fwhm_radius_ratio**2),
             correction=np.asarray(table['aperture_correction']),
             beam=getattr(fitter, 'beam', None))
         for name, variance in zip(('flux_err', 'aperture_flux_err'),
                                   variances, strict=True):
+            # Errors of the catalog and of the map are taken as independent.
             error = np.sqrt(variance) << table[name].unit
             table[name] = np.hypot(table[name], error)
         return table
@@ -481,6 +485,7 @@ class ForcedPhotometry:
             major, minor, angle, clipped = _match_ellipses(
                 (major, minor, angle), (*widths, beam_angle.to_value(u.deg)),
                 band.need_beam())
+        # what a point source looks like in this band
         is_point = ~np.isfinite(major)
         if is_point.any():
             major, minor, angle = (
@@ -769,6 +774,9 @@ def _flux_factor(name, unit, wcs, shape, meta, beam):
                'fluxes in Jy: read the map with read_map, or set its unit')
         raise ValueError(msg)
     pixel_area = pixel_scale(wcs, shape)**2
+    # A measured solid angle includes wings that the FWHM does not: that of
+    # Herschel-SPIRE is larger by more than 10 % (Griffin et al. 2013, MNRAS
+    # 434, 992).
     beam_area = None
     if 'beam_area_pix' in meta:
         beam_area = meta['beam_area_pix'] * pixel_area
@@ -798,17 +806,20 @@ def _match_ellipses(ellipse, reference, beam):
     Ellipses that have become narrower than half of the second beam get
     its width, and are also returned as a mask.
     """
-    # covariance matrices on axes to the North and to the East
+    # Covariance matrices, on axes to the North and to the East, of Gaussians
+    # that are convolved add up (Wild 1970, Aust. J. Phys. 23, 113).
     source, reference, beam = (np.array(gaussian_matrix(*axes))
                                for axes in (ellipse, reference, beam))
     # Widths that noise has made smaller than the reference beam are not
     # increased to it: that would widen the ellipses on average.
     nn, ne, ee = (source.T - reference.T + beam.T).T
+    # the eigenvalues of a symmetric 2 x 2 matrix, mean +- spread
     mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
     angle = np.arctan2(ne, 0.5 * (nn - ee))
     beam_mean = 0.5 * (beam[0] + beam[2])
     beam_spread = np.hypot(0.5 * (beam[0] - beam[2]), beam[1])
     narrowest = beam_mean - beam_spread
+    # variances, of half the width
     clipped = mean - spread < 0.25 * narrowest
     large, small = (np.where(clipped, np.maximum(value, narrowest), value)
                     for value in (mean + spread, mean - spread))

@@ -78,6 +78,7 @@ _NEAR = 3.0
 _SPACING = 20.0
 _MAX_DEFAULT = 100
 
+# The names of ours, of photutils, and of photutils before version 3.
 _POSITIONS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
               ('xcentroid', 'ycentroid'))
 
@@ -293,6 +294,8 @@ class InjectionRecovery:
         elif not isinstance(psf, BeamProfile):
             psf = BeamProfile.from_psf(psf, fwhm)
         sky = Sky(data, fwhm, mask, psf)
+        # Rounding depends on the number of threads of BLAS: one, as for the
+        # maps with sources, so that known sources are found again.
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)
@@ -303,6 +306,7 @@ class InjectionRecovery:
             raise ValueError(msg)
         work = {'extractor': extractor, 'sky': sky, 'given_mask': mask,
                 'known': known, 'radius': self.match_radius * sky.fwhm}
+        # a generator for each map: the order of the work does not matter
         batches = [self._draw(rng, sky, rms) for rng in
                    np.random.default_rng(self.seed).spawn(self.n_repeats)]
         outcomes = self._recover(work, batches)
@@ -329,6 +333,7 @@ class InjectionRecovery:
             area = np.count_nonzero(~sky.mask) / (_SPACING * sky.fwhm)**2
             n_sources = int(np.clip(area, 1, _MAX_DEFAULT))
         size = rng.uniform(*self.size_range, n_sources) * sky.fwhm
+        # The geometric mean of the axes does not depend on their ratio.
         root_ratio = np.sqrt(rng.uniform(*self.axis_ratio_range, n_sources))
         theta = rng.uniform(0.0, 180.0, n_sources)
         major, minor = size / root_ratio, size * root_ratio
@@ -649,6 +654,8 @@ def _recover_one(item, work):
     positions = _positions_of(table)
     n_injected = len(batch['x'])
     targets = np.vstack((np.column_stack((batch['x'], batch['y'])), known))
+    # Known sources compete for detections: else one next to a lost source
+    # would count as its recovery.
     matched, distance = _match(targets, positions, work['radius'])
     is_known = np.zeros(len(positions), dtype=bool)
     is_known[matched[n_injected:][matched[n_injected:] >= 0]] = True
@@ -715,6 +722,8 @@ def _match(targets, positions, radius):
     usable = np.flatnonzero(np.isfinite(targets).all(axis=1))
     if len(good) == 0 or len(usable) == 0:
         return matched, distances
+    # Only pairs within the radius: a full matrix of distances would have
+    # as many elements as sources times detections.
     pairs = KDTree(targets[usable]).sparse_distance_matrix(
         KDTree(positions[good]), radius, output_type='ndarray')
     pairs = pairs[np.argsort(pairs['v'], kind='stable')]

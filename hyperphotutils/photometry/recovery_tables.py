@@ -61,6 +61,7 @@ def make_injected_table(sky, rms, known, batches, outcomes):
     known = known[np.isfinite(known).all(axis=1)]
     table['known_distance'] = np.nan if len(known) == 0 else KDTree(
         known).query(np.column_stack((joined['x'], joined['y'])))[0]
+    # the row of each source in the catalog of its map, -1 if it is lost
     found = np.concatenate([item['found'] for item in outcomes])
     table['recovered'] = found >= 0
     table['distance'] = np.concatenate([item['distance']
@@ -125,8 +126,9 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
                             for chosen in members]
     _add_fraction(table, 'completeness', table['n_recovered'],
                   table['n_injected'], confidence_level)
+    # A false detection has no true flux: reliability is a function of the
+    # measured one, of recovered sources as well. -1 is outside of all bins.
     values = _plain(detections[f'{kind}_measured'], column_unit)
-    # -1 outside of all bins
     measured = np.where(values < edges[-1],
                         np.searchsorted(edges, values, side='right') - 1, -1)
     for name, chosen in (('n_new', measured[~detections['changed']]),

@@ -90,10 +90,10 @@ __all__ = ['TiledPhotometry']
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
-# The rows of a map that are read at once.
+# The rows of a map that are read at once: 33 MB for 16,000 columns.
 _STRIP = 256
 # The members of a group are found again in another tile within this distance
-# in pixels.
+# in pixels: their fits in both differ by less than a thousandth of the errors.
 _SAME = 0.1
 
 
@@ -393,7 +393,7 @@ class TiledPhotometry:
         side = min(self.tile_size, tile_size or self.tile_size)
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
-        # That of an earlier call, which may have been killed.
+        # What an earlier call has finished before it was interrupted.
         paths, done = {}, {}
         if self.folder is not None:
             paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
@@ -540,6 +540,7 @@ class _Map:
                 msg = (f'{name} must have the shape of data, {values.shape}, '
                        f'got {np.shape(image)}')
                 raise ValueError(msg)
+        # The file of a memmap is read by each process: no copy is sent.
         values = StoredImage.find(values) or values
         return cls(values, unit, wcs, dict(meta), mask, error, weight_map)
 
@@ -751,6 +752,8 @@ def _measure_tile(core, source, photometry, init):
     if init is not None and not _are_inside(init['_y'], init['_x'], core,
                                             source.shape).any():
         return _Part()
+    # A group that is cut at the margin would differ from the same group in
+    # the next tile, which keeps its other members.
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
         part, is_whole = _measure_part(core, overlap * photometry.fwhm,
@@ -881,6 +884,8 @@ def _join_groups(table):
     tiles have the same group if its first member is the same.
     """
     place = np.column_stack((table['_x_group'], table['_y_group']))
+    # The first members are the same detection in each tile, but the filter
+    # of another margin moves it by rounding errors.
     label = np.arange(len(table))
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
     pairs = known[KDTree(place[known]).query_pairs(
@@ -904,11 +909,14 @@ def _join_pairs(table, parts):
     finite = np.isfinite(ends).all(axis=(1, 2))
     ends, correlation = ends[finite], correlation[finite]
     if len(ends) and len(known):
+        # Neighboring tiles have the pairs across their border in common:
+        # those of the first tile are kept.
         distance, row = KDTree(place[known]).query(ends)
         found = np.all(distance < _SAME, axis=1)
         pairs, first = np.unique(np.sort(known[row[found]], axis=1), axis=0,
                                  return_index=True)
         correlation = correlation[found][first]
+    # Correlations of positions and shapes are not kept: NaN, not zero.
     unknown = np.full((len(table), 3, 3), np.nan)
     return SourceCovariance(np.asarray(table['id']), unknown[:, :2, :2],
                             unknown[:, 0], unknown, pairs, correlation)
