@@ -269,6 +269,8 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         aperture : `SkyGaussianEllipseAperture`
             The aperture in the celestial frame of ``wcs``.
         """
+        # photutils 3.0 takes differences of longitudes without wrapping them:
+        # within a pixel of longitude 0, an axis became 7e6 arcsec.
         x, y = np.transpose(self.positions)
         first_x, first_y = np.atleast_2d(self.positions)[0]
         major, minor, angle = pixel_to_sky_ellipse(
@@ -430,7 +432,8 @@ def _scale(wcs, x, y):
 
 
 def _finite_columns(table, names):
-    # The named columns; an aperture cannot be made from NaN.
+    # The named columns; an aperture cannot be made from NaN, and one left out
+    # silently would shift all further rows.
     missing = [name for name in names if name not in table.colnames]
     if missing:
         msg = f'table must have the columns {names}: {missing} are missing'

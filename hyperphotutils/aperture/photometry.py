@@ -142,6 +142,7 @@ def gaussian_enclosed_fraction(fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
     minor = to_sigma * np.divide(semiminor, fwhm_minor)
 
     # midpoint rule: converges exponentially for a periodic integrand
+    # (Trefethen & Weideman 2014, SIAM Rev. 56, 385)
     phi = (np.arange(_N_QUADRANT) + 0.5) * (0.5 * np.pi / _N_QUADRANT)
     inverse_square = (np.multiply.outer(major**-2.0, np.cos(phi)**2)
                       + np.multiply.outer(minor**-2.0, np.sin(phi)**2))
@@ -347,6 +348,7 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
 
     ny, nx = valid_map.shape
     for source, iy, ix, weight in _iter_overlaps(ellipses):
+        # bincount sums all sources of a chunk at once, without a loop.
         pixel = iy * nx + ix
         on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
         valid = np.zeros(len(pixel), dtype=bool)
@@ -435,7 +437,8 @@ def _iter_candidates(ellipses, shape):
     x, y, semimajor, semiminor, theta = ellipses[:, finite]
     cos, sin = np.cos(theta), np.sin(theta)
     limits = []
-    # the half sides of the box around a turned ellipse
+    # the half sides of the box around a turned ellipse: its projections are
+    # those of the two axes, added in quadrature
     for center, extent, n_pixels in (
             (x, np.hypot(semimajor * cos, semiminor * sin),
              None if shape is None else shape[1]),

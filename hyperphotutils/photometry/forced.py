@@ -451,7 +451,7 @@ class ForcedPhotometry:
         deviations = pixel_deviations(
             band.wcs, init, (major, minor, angle + turn), catalog.errors,
             turn)
-        # The shape of a clipped ellipse is that of the beam.
+        # The shape of a clipped ellipse is that of the beam, which is known.
         deviations[clipped, 2:] = 0.0
         table = table.copy()
         variances = propagated_variances(
@@ -475,6 +475,8 @@ class ForcedPhotometry:
         """
         sky = catalog.sky
         major, minor, angle = catalog.shape
+        # North of the catalog and of the map differ, such as in equatorial
+        # and Galactic coordinates: by 59 degrees at the Galactic center.
         frame = wcs_to_celestial_frame(band.wcs)
         angle = position_angle_in_frame(sky, angle, frame).to_value(u.deg)
         clipped = np.zeros(len(sky), dtype=bool)

@@ -17,7 +17,7 @@ from hyperphotutils.utils.tables import (
 __all__ = ['Sky', 'draw_levels', 'place_sources']
 
 # Smallest distance between injected sources, in beams: the footprints of
-# their fits do not overlap.
+# their fits, of 2 FWHM, do not overlap.
 _ISOLATION = 6.0
 _MAX_DRAWS = 1000
 

@@ -74,7 +74,8 @@ _SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
 # Largest distance in beams at which an injected source can cause a
 # detection.
 _NEAR = 3.0
-# Default number of injected sources: one per square with this side in beams.
+# Default number of injected sources: one per square with this side in beams,
+# so that they add little to the crowding of a map.
 _SPACING = 20.0
 _MAX_DEFAULT = 100
 
@@ -344,6 +345,7 @@ class InjectionRecovery:
             major, minor = (np.maximum(axis, smallest)
                             for axis in (major, minor))
         level = draw_levels(rng, self._plain_edges(sky), n_sources)
+        # Signal-to-noise ratios are of peaks, as detection is.
         if self.snr is not None:
             amplitude = level * rms
         else:
@@ -384,6 +386,7 @@ class InjectionRecovery:
 
         n_workers = min(self.n_workers, len(batches))
         if self.executor is None and n_workers > 1:
+            # A pool would report the object that failed, not whose it is.
             try:
                 pickle.dumps(work['extractor'])
             except (pickle.PicklingError, AttributeError, TypeError) as exc:

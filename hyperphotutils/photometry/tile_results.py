@@ -190,7 +190,7 @@ class _Reader:
         if kind != 'object':
             return self.decoders[kind](content)
         name, state = content[0], self.decode(content[1])
-        # Only listed classes, without their constructors.
+        # Only the listed classes, and without a call of their constructors.
         value = object.__new__(self.classes[name])
         if hasattr(type(value), '__setstate__'):
             value.__setstate__(state)

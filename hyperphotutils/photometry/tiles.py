@@ -356,6 +356,7 @@ class TiledPhotometry:
         """
         path = None if self.folder is None else self.folder / 'noise.npz'
         noise = None if path is None else read_result(path, _CLASSES)
+        # Sums over tiles are those of our own fits and filters.
         in_tiles = (max(source.shape) > self.tile_size
                     and isinstance(photometry.fitter, BlendGroupFitter)
                     and isinstance(photometry.finder, HighPassStarFinder))
@@ -460,6 +461,7 @@ class TiledPhotometry:
         meta = table.meta | result_meta(self)
         table = describe_columns(with_plain_units(table[[
             name for name in table.colnames if not name.startswith('_')]]))
+        # those of one tile
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
         table.meta.clear()
@@ -604,6 +606,8 @@ class _Map:
         """
         if self.error is None:
             return
+        # An even sample, in strips: errors of a large map need not fit into
+        # memory.
         every = -(-self.shape[0] * self.shape[1] // MAX_SAMPLE)
         sample = []
         for first in range(0, self.shape[0], _STRIP):
@@ -630,6 +634,7 @@ class _Map:
         """
         if self.typical_error is None or np.ndim(self.error) < 2:
             return None
+        # Infinite, not typical, where unknown: such pixels have no weight.
         error = self._read_error(slices) / self.typical_error
         return np.where(np.isfinite(error) & (error > 0.0), error, np.inf)
 
@@ -708,6 +713,7 @@ class _Images:
             self.photometry.fitter, 'beam', None))
         if self.photometry.mask_bad_pixels:
             image.mask_bad_pixels(self.photometry.fwhm)
+        # Those outside the margin are too far away to matter.
         images = SourceImages(image)
         if self.table is not None:
             near = np.ones(len(self.table), dtype=bool)
@@ -805,6 +811,7 @@ def _measure_part(core, margin, source, photometry, init):
         results = make_results(photometry, search, table)
     results.table['_companion'] = is_companion
     groups = _keep_own(part, results, own, core, slices, source.shape)
+    # An edge of the map cuts no group.
     distance = _EDGE * photometry.fwhm
     return part, not any(
         (one.start > 0 and np.any(groups[name] < one.start + distance))
@@ -824,6 +831,8 @@ def _keep_own(part, results, own, core, slices, shape):
     table['_radius'] = np.full(len(table), drawn.radius)
     table['_bkg_order'] = np.full(len(table), drawn.order)
     table['_has_background'] = drawn.has_background
+    # A detected source belongs to the tile of its fit, whose wanderings over
+    # a border are the same in both tiles; a given one to that of its start.
     where = table['y_fit'], table['x_fit']
     if own is not None:
         table['_order'] = own['_order']
