@@ -110,6 +110,27 @@ class _GaussianEllipse:
             axes = (axis.to_value(unit) for axis in axes)
         return gaussian_enclosed_fraction(*axes)
 
+    @classmethod
+    def _from_rows(cls, positions, major, minor, theta, ratio, fwhm_limits,
+                   unit=None):
+        if unit is not None:
+            major, minor = u.Quantity(major, unit), u.Quantity(minor, unit)
+        limits = [None] * len(major)
+        if fwhm_limits is not None:
+            limits = check_limits(fwhm_limits, unit=unit)
+            for limit in limits:
+                if limit.ndim and limit.shape != major.shape:
+                    msg = ('fwhm_limits must be scalars or have one entry '
+                           f'per row, {len(major)}: got the shape '
+                           f'{limit.shape}')
+                    raise ValueError(msg)
+            limits = zip(*(np.broadcast_to(limit, len(major), subok=True)
+                           for limit in limits), strict=True)
+        return [cls(*row[:3], theta=row[3], fwhm_limits=row[4],
+                    fwhm_radius_ratio=ratio)
+                for row in zip(positions, major, minor,
+                               u.Quantity(theta, u.deg), limits, strict=True)]
+
     def _set_axis(self, axis, name, value):
         # Clipping would silently give another axis than the one set.
         width = value / self.fwhm_radius_ratio
@@ -225,13 +246,9 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         """
         names = ('x_fit', 'y_fit', 'fwhm_major_fit', 'fwhm_minor_fit',
                  'theta_fit')
-        x, y, major, minor, theta = _finite_columns(table, names)
-        theta = u.Quantity(theta, u.deg)
-        limits = _row_limits(fwhm_limits, len(table))
-        return [cls(*row[:3], theta=row[3], fwhm_limits=row[4],
-                    fwhm_radius_ratio=fwhm_radius_ratio)
-                for row in zip(np.transpose((x, y)), major, minor, theta,
-                               limits, strict=True)]
+        x, y, *shapes = _finite_columns(table, names)
+        return cls._from_rows(np.transpose((x, y)), *shapes,
+                              fwhm_radius_ratio, fwhm_limits)
 
     def to_sky(self, wcs: WCS) -> SkyGaussianEllipseAperture:
         """
@@ -252,6 +269,8 @@ class GaussianEllipseAperture(_GaussianEllipse, EllipticalAperture):
         aperture : `SkyGaussianEllipseAperture`
             The aperture in the celestial frame of ``wcs``.
         """
+        # photutils 3.0 takes differences of longitudes without wrapping them:
+        # within a pixel of longitude 0, an axis became 7e6 arcsec.
         x, y = np.transpose(self.positions)
         first_x, first_y = np.atleast_2d(self.positions)[0]
         major, minor, angle = pixel_to_sky_ellipse(
@@ -368,14 +387,8 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
         """
         names = ('sky_centroid', 'fwhm_major_sky', 'fwhm_minor_sky',
                  'position_angle')
-        sky, major, minor, angle = _finite_columns(table, names)
-        major, minor = u.Quantity(major, u.arcsec), u.Quantity(minor, u.arcsec)
-        angle = u.Quantity(angle, u.deg)
-        limits = _row_limits(fwhm_limits, len(table), unit=u.arcsec)
-        return [cls(*row[:3], theta=row[3], fwhm_limits=row[4],
-                    fwhm_radius_ratio=fwhm_radius_ratio)
-                for row in zip(sky, major, minor, angle, limits,
-                               strict=True)]
+        return cls._from_rows(*_finite_columns(table, names),
+                              fwhm_radius_ratio, fwhm_limits, unit=u.arcsec)
 
     def to_pixel(self, wcs: WCS) -> GaussianEllipseAperture:
         """
@@ -412,28 +425,15 @@ class SkyGaussianEllipseAperture(_GaussianEllipse, SkyEllipticalAperture):
 
 
 def _scale(wcs, x, y):
-    # The side of a square pixel of the same area, at one position.
+    # Limits have no direction, but the pixels of a projection are not square:
+    # the side of a square of the same area takes their place.
     return np.sqrt(np.abs(np.linalg.det(local_jacobian(wcs, x, y)[0]))
                    ) * u.arcsec
 
 
-def _row_limits(fwhm_limits, n_rows, *, unit=None):
-    # A pair of limits per row, or None per row.
-    if fwhm_limits is None:
-        return [None] * n_rows
-    limits = check_limits(fwhm_limits, unit=unit)
-    for limit in limits:
-        if limit.ndim and limit.shape != (n_rows,):
-            msg = ('fwhm_limits must be scalars or have one entry per row, '
-                   f'{n_rows}: got the shape {limit.shape}')
-            raise ValueError(msg)
-    lower, upper = (np.broadcast_to(limit, n_rows, subok=True)
-                    for limit in limits)
-    return list(zip(lower, upper, strict=True))
-
-
 def _finite_columns(table, names):
-    # The named columns; an aperture cannot be made from NaN.
+    # The named columns; an aperture cannot be made from NaN, and one left out
+    # silently would shift all further rows.
     missing = [name for name in names if name not in table.colnames]
     if missing:
         msg = f'table must have the columns {names}: {missing} are missing'

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperphotutils.aperture.limits import check_limits
+from hyperphotutils.utils.gaussians import gaussian_flux
 
 if TYPE_CHECKING:
     from hyperphotutils.blend.beams import BeamProfile
@@ -141,6 +142,7 @@ def gaussian_enclosed_fraction(fwhm_major: ArrayLike, fwhm_minor: ArrayLike,
     minor = to_sigma * np.divide(semiminor, fwhm_minor)
 
     # midpoint rule: converges exponentially for a periodic integrand
+    # (Trefethen & Weideman 2014, SIAM Rev. 56, 385)
     phi = (np.arange(_N_QUADRANT) + 0.5) * (0.5 * np.pi / _N_QUADRANT)
     inverse_square = (np.multiply.outer(major**-2.0, np.cos(phi)**2)
                       + np.multiply.outer(minor**-2.0, np.sin(phi)**2))
@@ -257,7 +259,18 @@ def measure_apertures(
     if not fwhm_radius_ratio > 0:
         msg = f'fwhm_radius_ratio must be positive: got {fwhm_radius_ratio}'
         raise ValueError(msg)
-    mask, error = _check_maps(residual.shape, mask, error)
+    if mask is not None:
+        mask = np.asarray(mask, dtype=bool)
+        if mask.shape != residual.shape:
+            msg = ('mask must have the same shape as residual, '
+                   f'{residual.shape}: got {mask.shape}')
+            raise ValueError(msg)
+    if error is not None:
+        error = np.asarray(error, dtype=float)
+        if error.ndim and error.shape != residual.shape:
+            msg = ('error must be a scalar or have the same shape as '
+                   f'residual, {residual.shape}: got {error.shape}')
+            raise ValueError(msg)
 
     amplitude, x = np.broadcast_arrays(np.asarray(amplitude, dtype=float), x)
     gaussians = _broadcast_ellipses(x, y, fwhm_major, fwhm_minor, theta_deg,
@@ -266,7 +279,7 @@ def measure_apertures(
     ellipses = _aperture_ellipses(gaussians, fwhm_radius_ratio, fwhm_limits,
                                   axes)
     share, components = [1.0], [gaussians]
-    area = math.pi / (4.0 * math.log(2.0)) * gaussians[2] * gaussians[3]
+    area = gaussian_flux(1.0, *gaussians[2:4])
     if beam is not None:
         share, *shapes, area = beam.components(
             *gaussians[2:4], np.rad2deg(gaussians[4]))
@@ -275,7 +288,8 @@ def measure_apertures(
                       for shape in zip(*shapes, strict=True)]
     sums = _sum_apertures(residual, ellipses, share, components, mask, error)
     # The correction is the integral of the profile over its sum in the
-    # aperture.
+    # aperture, which is sampled like the data: the analytic fraction holds
+    # for sources of several pixels only.
     usable = (sums['n_valid'] > 0) & np.isfinite(amplitude * area)
     blank = np.where(usable, 1.0, np.nan)
     correction = np.ones(len(blank))
@@ -334,6 +348,7 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
 
     ny, nx = valid_map.shape
     for source, iy, ix, weight in _iter_overlaps(ellipses):
+        # bincount sums all sources of a chunk at once, without a loop.
         pixel = iy * nx + ix
         on_map = (iy >= 0) & (iy < ny) & (ix >= 0) & (ix < nx)
         valid = np.zeros(len(pixel), dtype=bool)
@@ -362,25 +377,6 @@ def _sum_apertures(residual, ellipses, share, components, mask, error):
             sums[name] += np.bincount(source[chosen], weights=value,
                                       minlength=n_sources)
     return sums
-
-
-def _check_maps(shape, mask, error):
-    """
-    Return mask and error as arrays of the right shape; error may be 0-d.
-    """
-    if mask is not None:
-        mask = np.asarray(mask, dtype=bool)
-        if mask.shape != shape:
-            msg = ('mask must have the same shape as residual, '
-                   f'{shape}: got {mask.shape}')
-            raise ValueError(msg)
-    if error is not None:
-        error = np.asarray(error, dtype=float)
-        if error.ndim and error.shape != shape:
-            msg = ('error must be a scalar or have the same shape as '
-                   f'residual, {shape}: got {error.shape}')
-            raise ValueError(msg)
-    return mask, error
 
 
 def _broadcast_ellipses(x, y, major, minor, theta_deg, *,
@@ -437,14 +433,39 @@ def _iter_candidates(ellipses, shape):
     """
     Yield the pixels of the bounding boxes of ellipses, in chunks of rows.
     """
-    source, iy, x_first, n_columns = _bounding_rows(ellipses, shape)
-    total = np.cumsum(n_columns)
+    finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
+    x, y, semimajor, semiminor, theta = ellipses[:, finite]
+    cos, sin = np.cos(theta), np.sin(theta)
+    limits = []
+    # the half sides of the box around a turned ellipse: its projections are
+    # those of the two axes, added in quadrature
+    for center, extent, n_pixels in (
+            (x, np.hypot(semimajor * cos, semiminor * sin),
+             None if shape is None else shape[1]),
+            (y, np.hypot(semimajor * sin, semiminor * cos),
+             None if shape is None else shape[0])):
+        first = np.floor(center - extent + 0.5)
+        last = np.ceil(center + extent - 0.5)
+        if n_pixels is not None:
+            first = np.clip(first, 0, n_pixels)
+            last = np.clip(last, -1, n_pixels - 1)
+        limits += [first.astype(int),
+                   np.maximum((last - first).astype(int) + 1, 0)]
+    x_first, width, y_first, height = limits
+
+    # one entry per row: its ellipse, y, first x, and number of pixels
+    n_rows = np.where(width > 0, height, 0)
+    box = np.repeat(np.arange(len(finite)), n_rows)
+    iy = np.arange(len(box)) - np.repeat(
+        np.cumsum(n_rows) - n_rows - y_first, n_rows)
+    source, x_first, width = finite[box], x_first[box], width[box]
+    total = np.cumsum(width)
     start = 0
     while start < len(source):
         done = total[start - 1] if start else 0
         stop = np.searchsorted(total, done + _CHUNK_PIXELS, side='right')
         stop = max(stop, start + 1)
-        counts = n_columns[start:stop]
+        counts = width[start:stop]
         row_start = total[start:stop] - counts - done
         ix = np.arange(total[stop - 1] - done)
         ix += np.repeat(x_first[start:stop] - row_start, counts)
@@ -453,76 +474,33 @@ def _iter_candidates(ellipses, shape):
         start = stop
 
 
-def _bounding_rows(ellipses, shape):
-    """
-    Return the rows of the bounding boxes: source, row, first column, and
-    number of columns.
-    """
-    x, y, semimajor, semiminor, theta = ellipses
-    finite = np.flatnonzero(np.all(np.isfinite(ellipses), axis=0))
-    cos, sin = np.cos(theta[finite]), np.sin(theta[finite])
-    semimajor, semiminor = semimajor[finite], semiminor[finite]
-    # The half sides of the box around a turned ellipse.
-    x_extent = np.hypot(semimajor * cos, semiminor * sin)
-    y_extent = np.hypot(semimajor * sin, semiminor * cos)
-    lower, upper = [], []
-    size = (None, None) if shape is None else (shape[1], shape[0])
-    for center, extent, n_pixels in ((x[finite], x_extent, size[0]),
-                                     (y[finite], y_extent, size[1])):
-        first = np.floor(center - extent + 0.5)
-        last = np.ceil(center + extent - 0.5)
-        if n_pixels is not None:
-            first = np.clip(first, 0, n_pixels)
-            last = np.clip(last, -1, n_pixels - 1)
-        lower.append(first.astype(int))
-        upper.append(last.astype(int))
-    n_columns = np.maximum(upper[0] - lower[0] + 1, 0)
-    n_rows = np.where(n_columns > 0,
-                      np.maximum(upper[1] - lower[1] + 1, 0), 0)
-
-    # Rows are numbered within each box.
-    box = np.repeat(np.arange(len(finite)), n_rows)
-    row = np.arange(len(box)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
-    return finite[box], lower[1][box] + row, lower[0][box], n_columns[box]
-
-
 def _parallelogram_overlap(u, v, along_x, along_y):
     """
     Return the areas of parallelograms around (u, v) inside the unit circle.
     """
     plus = 0.5 * (along_x + along_y)
     minus = 0.5 * (along_x - along_y)
-    corner_u = np.stack([u - plus[0], u + minus[0], u + plus[0],
-                         u - minus[0]])
-    corner_v = np.stack([v - plus[1], v + minus[1], v + plus[1],
-                         v - minus[1]])
-    # By Green's theorem: the sum over the sides of the area of the circle in
-    # the triangle between the side and the center.
-    area = _edge_area(corner_u, corner_v, np.roll(corner_u, -1, axis=0),
-                      np.roll(corner_v, -1, axis=0)).sum(axis=0)
-    full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])
-    # Rounding gives about 1e-17 for pixels that do not overlap.
-    return np.where(area > 1e-14 * full, area, 0.0)
-
-
-def _edge_area(u0, v0, u1, v1):
-    """
-    Return the signed area of the unit circle inside the triangle (0, P0, P1).
-    """
+    u0 = np.stack([u - plus[0], u + minus[0], u + plus[0], u - minus[0]])
+    v0 = np.stack([v - plus[1], v + minus[1], v + plus[1], v - minus[1]])
+    u1, v1 = np.roll(u0, -1, axis=0), np.roll(v0, -1, axis=0)
+    # Green's theorem: the sum over the sides, from P0 to P1, of the signed
+    # area of the circle in the triangle between the side and the center. The
+    # line of a side meets the circle at t = (middle -+ half) / length_square.
     du, dv = u1 - u0, v1 - v0
     length_square = du * du + dv * dv
     cross = u0 * dv - v0 * du
     middle = -(u0 * du + v0 * dv)
-    # the line meets the circle at t = (middle -+ half) / length_square
     half = np.sqrt(np.maximum(length_square - cross * cross, 0.0))
     t0 = np.clip((middle - half) / length_square, 0.0, 1.0)
     t1 = np.clip((middle + half) / length_square, 0.0, 1.0)
-
-    # triangle for the part inside; sectors for the parts before and after
+    # a triangle for the part inside, sectors for those before and after
     area = cross * (t1 - t0)
     area += _angle(u0, v0, u0 + t0 * du, v0 + t0 * dv, t0 * cross)
     area += _angle(u0 + t1 * du, v0 + t1 * dv, u1, v1, (1.0 - t1) * cross)
-    return 0.5 * area
+    area = 0.5 * area.sum(axis=0)
+    full = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0])
+    # Rounding gives about 1e-17 for pixels that do not overlap.
+    return np.where(area > 1e-14 * full, area, 0.0)
 
 
 def _angle(u0, v0, u1, v1, cross):

@@ -300,6 +300,7 @@ class ExtendedSourceFinder:
         """
         from photutils.background import Background2D, SExtractorBackground
 
+        # A map of fewer than two boxes a side has one level.
         if self.bkg_size == 0 or min(values.shape) < 2 * self.bkg_size:
             clip = SigmaClip(3.0)
             kept = clip(values[~bad], masked=False)
@@ -307,6 +308,9 @@ class ExtendedSourceFinder:
             rms = clipped_rms(values - np.median(kept), mask=bad)
             return (np.full(values.shape, level),
                     np.full(values.shape, rms))
+        # Boxes need few good pixels next to large masks. The estimator is
+        # 2.5 median - 1.5 mean, where that is not skewed (Bertin & Arnouts
+        # 1996).
         result = Background2D(
             np.where(bad, 0.0, values), self.bkg_size, mask=bad,
             filter_size=self.bkg_filter_size, exclude_percentile=90.0,
@@ -340,9 +344,19 @@ class ExtendedSourceFinder:
                 flux = np.where(table['kron_flux'] > 0.0,
                                 table['kron_flux'], np.nan)
                 table['mag'] = self.zero_point - 2.5 * np.log10(flux)
+                # |dm / dF| = 2.5 / (ln 10 F)
                 table['mag_err'] = (2.5 / np.log(10.0)
                                     * table['kron_flux_err'] / flux)
-        table['flags'] = _find_flags(values, bad, segments, saturation)
+        # A segment is cut off where it touches what is not measured.
+        outside = np.pad(bad, 1, constant_values=True)
+        edge = binary_dilation(outside, np.ones((3, 3)))[1:-1, 1:-1]
+        flagged = {'n_pixels_fit_partial': segments.data[edge],
+                   'split_pair': segments.deblended_labels}
+        if saturation is not None:
+            flagged['saturated'] = segments.data[values >= saturation]
+        table['flags'] = sum(
+            FLAGS[name] * np.isin(segments.labels, labels)
+            for name, labels in flagged.items())
         if unit is not None:
             for name in ('max_value', 'segment_flux', 'segment_flux_err',
                          'kron_flux', 'kron_flux_err'):
@@ -419,6 +433,7 @@ def detect_segments(data: np.ndarray, *, fwhm: float, n_sigma: float = 3.5,
     check_positive(fwhm, 'fwhm', of='pixels')
     check_positive(n_sigma, 'n_sigma')
     data, bad = as_masked_image(data, mask)
+    # out to 3.5 sigma, with less than 0.3 % of a Gaussian outside
     side = 2 * int(np.ceil(1.5 * fwhm)) + 1
     kernel = make_2dgaussian_kernel(fwhm, side)
     smooth = convolve_fft(np.where(bad, np.nan, data), kernel,
@@ -521,22 +536,3 @@ def measure_star_index(data: ArrayLike, error: ArrayLike, x: ArrayLike,
     index[inside] = np.where(known, np.where(
         total > 0.0, star / np.where(total > 0.0, total, 1.0), 1.0), np.nan)
     return index
-
-
-def _find_flags(values, bad, segments, saturation):
-    """
-    Return the flags of all segments, in the order of their labels.
-    """
-    labels = segments.labels
-    flags = np.zeros(len(labels), dtype=int)
-    outside = np.pad(bad, 1, constant_values=True)
-    border = binary_dilation(outside, np.ones((3, 3)))[1:-1, 1:-1]
-
-    def put(name, chosen):
-        flags[np.isin(labels, chosen)] |= FLAGS[name]
-
-    put('n_pixels_fit_partial', np.unique(segments.data[border]))
-    put('split_pair', segments.deblended_labels)
-    if saturation is not None:
-        put('saturated', np.unique(segments.data[values >= saturation]))
-    return flags

@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import KDTree
 
 from hyperphotutils.detection.filters import check_fwhm, open_image
+from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.utils.checks import check_integer
 from hyperphotutils.utils.tables import as_masked_image, strip_units
 
@@ -242,12 +243,8 @@ def cutout_stack(image, x, y, half):
     """
     offset = np.arange(-half, half + 1)
     dy, dx = (a.ravel() for a in np.meshgrid(offset, offset, indexing='ij'))
-    ny, nx = image.shape
-    row = y[:, np.newaxis] + dy
-    col = x[:, np.newaxis] + dx
-    inside = (row >= 0) & (row < ny) & (col >= 0) & (col < nx)
-    values = image[row.clip(0, ny - 1), col.clip(0, nx - 1)]
-    return np.where(inside, values, np.nan), dx, dy
+    return (cut_out(image, x, y, half, fill=np.nan).reshape(-1, dx.size),
+            dx, dy)
 
 
 def highest_pixels(image, x, y, radius):

@@ -125,6 +125,8 @@ class CompletenessCurve:
             raise ValueError(msg)
         flux = error = np.nan
         if completeness < self.plateau:
+            # The error is propagated linearly from mu, ln s, and c: the last
+            # through d Phi^-1(q) / dq = sqrt(2 pi) exp(level^2 / 2).
             level = ndtri(completeness / self.plateau)
             slope = np.sqrt(2.0 * np.pi) * np.exp(0.5 * level**2)
             gradient = np.array([
@@ -283,7 +285,8 @@ def fit_completeness(flux: ArrayLike | Quantity,
                                  1.0, covariance, unit)
     plain = _maximize(x, recovered, with_plateau=False)
     free = _maximize(x, recovered, with_plateau=True)
-    # the Bayesian information criterion, for one more parameter
+    # the Bayesian information criterion, for one more parameter (Schwarz
+    # 1978, Ann. Statist. 6, 461)
     better = 2.0 * (plain.fun - free.fun) > np.log(len(x))
     location, log_width, plateau = _unpack(free.x if better else plain.x)
     outside = max(x.min() - location, location - x.max())
@@ -301,7 +304,9 @@ def _maximize(x, recovered, *, with_plateau):
     """
     Return the parameters that maximize the likelihood.
     """
-    # From a start without slope, the simplex diverges.
+    # From a start without slope, the simplex diverges: a coarse grid finds
+    # one near the maximum. The likelihood has kinks at the smallest width
+    # and no useful gradient for steps.
     span = np.ptp(x) + 0.01
     starts = [[location, np.log(width * span), *([2.0] * with_plateau)]
               for location in np.linspace(x.min() - span, x.max(), 9)
@@ -319,6 +324,7 @@ def _unpack(parameters):
     Return location, logarithm of the width, and plateau.
     """
     location, log_width, *logit = parameters
+    # The logit has no bounds, which the simplex does not know.
     plateau = 1.0
     if logit:
         plateau = 1.0 / (1.0 + np.exp(-np.clip(logit[0], -_MAX_LOGIT,
@@ -332,6 +338,7 @@ def _minus_log_likelihood(parameters, x, recovered):
     """
     location, log_width, plateau = _unpack(parameters)
     z = (x - location) / np.exp(log_width)
+    # log_ndtr, as Phi(z) is 0 in floating point below z = -38
     found = np.log(plateau) + log_ndtr(z[recovered])
     if plateau == 1.0:
         missed = log_ndtr(-z[~recovered])
@@ -345,6 +352,8 @@ def _information(x, location, width, plateau):
     Return the Fisher information of location, logarithm of the width,
     and plateau.
     """
+    # Of outcomes with the probability p: the sum of p' p'^T / (p (1 - p)),
+    # with dp / d ln s = -z phi(z) c.
     z = (x - location) / width
     density = plateau * np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
     slopes = np.stack([-density / width, -density * z, ndtr(z)])

@@ -199,28 +199,8 @@ def summarize_sources(table: QTable | None,
     12 measured: 12 detected on the map
     """
     facts = {'sources': 'none found'}
-    n_rows = 0 if table is None else len(table)
-    if n_rows:
-        meta = table.meta
-        measured = int(np.count_nonzero(np.isfinite(table['flux_fit'])))
-        text = f'{n_rows} given, {measured} measured'
-        if 'n_detected' in meta:
-            text = (f'{measured} measured: {meta["n_detected"]} detected on '
-                    'the map')
-            companions = meta.get('n_companions', 0)
-            residual = min(companions, np.count_nonzero(
-                np.asarray(table['flags']) & FLAGS['residual_detection']))
-            for count, how in ((residual, 'in its residual'),
-                               (companions - residual,
-                                'by splitting detections in two')):
-                if count:
-                    text += f', {count} {how}'
-        facts['sources'] = text
-        groups, sizes = np.unique(np.asarray(table['group_id']),
-                                  return_counts=True)
-        sizes = sizes[groups != 0]
-        if len(sizes):
-            facts['groups'] = f'{len(sizes)}, the largest with {sizes.max()}'
+    if table is not None and len(table):
+        facts |= _count_sources(table)
     if rejected is not None:
         reasons, counts = np.unique(np.asarray(rejected['reason']),
                                     return_counts=True)
@@ -232,14 +212,14 @@ def summarize_sources(table: QTable | None,
     if 'rms' in table.meta:
         rms = to_readable_units(table).meta['rms']
         facts['rms'] = f'{rms:.4g}'
-    if n_rows:
+    if len(table):
         facts['noise of fits'] = (
             'correlated, measured on the map' if 'noise' in table.meta
             else 'independent pixels')
     if bad := ', '.join(f'{count} {kind}' for kind, count in table.meta.get(
             'n_bad_pixels', {}).items() if count):
         facts['bad pixels'] = bad
-    if n_rows:
+    if len(table):
         facts['flags'] = count_flags(table['flags'])
     return facts
 
@@ -252,6 +232,32 @@ def count_flags(flags):
     return ', '.join(
         f'{count} {name}' for name, bit in FLAGS.items()
         if (count := int(np.count_nonzero(flags & bit)))) or 'none'
+
+
+def _count_sources(table):
+    """
+    Return the numbers of sources and groups as texts.
+    """
+    meta = table.meta
+    measured = int(np.count_nonzero(np.isfinite(table['flux_fit'])))
+    text = f'{len(table)} given, {measured} measured'
+    if 'n_detected' in meta:
+        text = f'{measured} measured: {meta["n_detected"]} detected on the map'
+        companions = meta.get('n_companions', 0)
+        residual = min(companions, np.count_nonzero(
+            np.asarray(table['flags']) & FLAGS['residual_detection']))
+        for count, how in ((residual, 'in its residual'),
+                           (companions - residual,
+                            'by splitting detections in two')):
+            if count:
+                text += f', {count} {how}'
+    groups, sizes = np.unique(np.asarray(table['group_id']),
+                              return_counts=True)
+    sizes = sizes[groups != 0]
+    facts = {'sources': text}
+    if len(sizes):
+        facts['groups'] = f'{len(sizes)}, the largest with {sizes.max()}'
+    return facts
 
 
 def _nearest_of_group(table):

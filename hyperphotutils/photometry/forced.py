@@ -36,7 +36,11 @@ from hyperphotutils.photometry.measurement import MeasuredMap, check_noise
 from hyperphotutils.utils.areas import PixelAreas
 from hyperphotutils.utils.checks import check_positive
 from hyperphotutils.utils.flags import FLAGS, decode_flags
-from hyperphotutils.utils.gaussians import gaussian_matrix, wrap_angle
+from hyperphotutils.utils.gaussians import (
+    gaussian_flux,
+    gaussian_matrix,
+    wrap_angle,
+)
 from hyperphotutils.utils.tables import (
     as_masked_image,
     make_repr,
@@ -197,7 +201,21 @@ class ForcedPhotometry:
                      | dict = 'correlated', fwhm_radius_ratio: float = 1.0,
                  aperture_correction: bool = True, catalog_errors: bool = True,
                  progress_bar: bool = False) -> None:
-        _check_ellipse(ellipse, reference_beam)
+        if ellipse not in {'same', 'matched'}:
+            msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
+            raise ValueError(msg)
+        if ellipse == 'matched' and reference_beam is None:
+            msg = ("ellipse='matched' needs reference_beam, the beam with "
+                   'which the shapes of the sources were measured')
+            raise ValueError(msg)
+        if ellipse == 'same' and reference_beam is not None:
+            msg = "reference_beam is for ellipse='matched' only"
+            raise ValueError(msg)
+        for beam in (reference_beam.values()
+                     if isinstance(reference_beam, Mapping)
+                     else (reference_beam,)):
+            if beam is not None and not isinstance(beam, str):
+                _beam_axes(beam, 'reference_beam')
         if isinstance(noise, Mapping):
             for name, kind in noise.items():
                 check_noise(kind, f'noise[{name!r}]')
@@ -291,8 +309,11 @@ class ForcedPhotometry:
             msg = ('noise must have an entry for each band '
                    f'({", ".join(bands)}): {self.noise!r}')
             raise ValueError(msg)
-        reference = self._reference(bands, catalog)
-        table = catalog.make_table()
+        reference = catalog.reference_beams(self.reference_beam, bands)
+        table = QTable({'id': catalog.id})
+        for name in ('sky_centroid', *_SHAPE):
+            if name in sources.colnames:
+                table[name] = sources[name]
         table.meta |= result_meta(self)
         table.meta |= {'bands': list(bands), 'rms': {}}
         self.tables, self.fitters = {}, {}
@@ -362,33 +383,14 @@ class ForcedPhotometry:
         """
         return decode_flags(flags)
 
-    def _reference(self, bands, catalog):
-        """
-        Return the reference beam, or one beam per source, and the frame
-        of its position angle (`None`: the frame of the catalog).
-        """
-        beam = self.reference_beam
-        if isinstance(beam, Mapping):
-            return catalog.reference_beams(beam), None
-        if not isinstance(beam, str):
-            beam = None if beam is None else _beam_axes(beam,
-                                                        'reference_beam')
-            return beam, None
-        if beam not in bands:
-            msg = (f'reference_beam {beam!r} is not one of the bands: '
-                   f'{", ".join(bands)}')
-            raise ValueError(msg)
-        return (bands[beam].need_beam(),
-                wcs_to_celestial_frame(bands[beam].wcs))
-
     def _measure(self, name, band, catalog, reference):
         """
         Measure all sources on the map of one band.
         """
         init, clipped = self._place(band, catalog, reference)
         init['id'] = catalog.id
-        # The fitter is made for the larger of the beam and the typical
-        # source.
+        # The footprints of the fits follow from this width: with that of
+        # the beam alone they would lie within sources of several beams.
         sizes = np.sqrt(init['fwhm_major_init'] * init['fwhm_minor_init'])
         sizes = sizes[band.is_on_map(init['x_init'], init['y_init'])]
         fwhm = float(np.median(sizes)) if len(sizes) else 1.0
@@ -413,6 +415,8 @@ class ForcedPhotometry:
             image.model = fitter.make_model_image().value
             return table
 
+        # The covariance is that of the residual: ordinary least squares with
+        # a local background first, which needs none.
         table = fit()
         image.measure_pixel_noise(fitter.fwhm)
         noise = (self.noise[name] if isinstance(self.noise, Mapping)
@@ -429,41 +433,37 @@ class ForcedPhotometry:
         apertures = self._add_apertures(table, band, fitter)
         table.meta['rms'] = image.pixel_noise.rms << _PIXEL_UNIT
         self.tables[name] = table
-        if not self.catalog_errors or catalog.errors is None:
-            return table
-        return self._add_catalog_errors(
-            table, fitter, apertures, self._deviations(
-                band, catalog, init, clipped))
+        if self.catalog_errors and catalog.errors is not None:
+            table = self._add_catalog_errors(table, band, fitter, apertures,
+                                             catalog, init, clipped)
+        return table
 
-    def _deviations(self, band, catalog, init, clipped):
-        """
-        Return the errors of the catalog as deviations in the pixels of
-        a band, without those of clipped ellipses.
-        """
-        frame = wcs_to_celestial_frame(band.wcs)
-        major, minor, angle = catalog.shape
-        turn = position_angle_in_frame(
-            catalog.sky, np.zeros(len(angle)), frame).to_value(u.deg)
-        deviations = pixel_deviations(
-            band.wcs, init, (major, minor, angle + turn), catalog.errors,
-            turn)
-        deviations[clipped, 2:] = 0.0
-        return deviations
-
-    def _add_catalog_errors(self, table, fitter, apertures, deviations):
+    def _add_catalog_errors(self, table, band, fitter, apertures, catalog,
+                            init, clipped):
         """
         Return a copy of a table, with the errors of the catalog
         included in the errors of the fluxes.
         """
+        major, minor, angle = catalog.shape
+        turn = position_angle_in_frame(
+            catalog.sky, np.zeros(len(angle)),
+            wcs_to_celestial_frame(band.wcs)).to_value(u.deg)
+        deviations = pixel_deviations(
+            band.wcs, init, (major, minor, angle + turn), catalog.errors,
+            turn)
+        # The shape of a clipped ellipse is that of the beam, which is known.
+        deviations[clipped, 2:] = 0.0
         table = table.copy()
         variances = propagated_variances(
             fitter.held_responses, deviations, apertures,
             np.isfinite(table['aperture_flux'].value),
+            # 1 - exp(-r^2 / (2 sigma^2)), with r in units of the FWHM
             fraction=1.0 - 0.5**(4.0 * self.fwhm_radius_ratio**2),
             correction=np.asarray(table['aperture_correction']),
             beam=getattr(fitter, 'beam', None))
         for name, variance in zip(('flux_err', 'aperture_flux_err'),
                                   variances, strict=True):
+            # Errors of the catalog and of the map are taken as independent.
             error = np.sqrt(variance) << table[name].unit
             table[name] = np.hypot(table[name], error)
         return table
@@ -475,6 +475,8 @@ class ForcedPhotometry:
         """
         sky = catalog.sky
         major, minor, angle = catalog.shape
+        # North of the catalog and of the map differ, such as in equatorial
+        # and Galactic coordinates: by 59 degrees at the Galactic center.
         frame = wcs_to_celestial_frame(band.wcs)
         angle = position_angle_in_frame(sky, angle, frame).to_value(u.deg)
         clipped = np.zeros(len(sky), dtype=bool)
@@ -485,6 +487,7 @@ class ForcedPhotometry:
             major, minor, angle, clipped = _match_ellipses(
                 (major, minor, angle), (*widths, beam_angle.to_value(u.deg)),
                 band.need_beam())
+        # what a point source looks like in this band
         is_point = ~np.isfinite(major)
         if is_point.any():
             major, minor, angle = (
@@ -526,12 +529,12 @@ class _Catalog:
                    f'{type(sources).__name__}')
             raise TypeError(msg)
         self.table = sources
-        names = self.table.colnames
+        names = sources.colnames
         if 'sky_centroid' not in names:
             msg = ('sources needs the column sky_centroid; it has '
                    f'{", ".join(names) or "no columns"}')
             raise ValueError(msg)
-        sky = self.table['sky_centroid']
+        sky = sources['sky_centroid']
         if not isinstance(sky, SkyCoord):
             msg = ('the column sky_centroid of sources must hold a SkyCoord, '
                    f'got {type(sky).__name__}')
@@ -541,24 +544,40 @@ class _Catalog:
         # without distances, which the frame of a map cannot use
         self.sky = SkyCoord(sky.spherical.lon, sky.spherical.lat,
                             frame=sky.frame.replicate_without_data())
-        self.id = self._read_id()
+        self.id = np.arange(1, len(sources) + 1)
+        if 'id' in names:
+            self.id = np.asarray(sources['id'])
+            unique, counts = np.unique(self.id, return_counts=True)
+            if np.any(counts > 1):
+                twice = unique[counts > 1]
+                msg = (f'sources has {len(twice)} values of id more than '
+                       f'once, the first is {twice[0]!s}')
+                raise ValueError(msg)
         self.shape = self._read_shape()
-        self.errors = self._read_errors()
+        self.errors = None
+        if not set(_ERRORS.values()).isdisjoint(names):
+            self.errors = dict.fromkeys(_ERRORS, np.zeros(len(sources)))
+            for key, name in _ERRORS.items():
+                if name in names:
+                    self.errors[key] = np.nan_to_num(self._read_angle(
+                        name, u.deg if key == 'angle' else u.arcsec),
+                        posinf=0.0, neginf=0.0)
 
-    def make_table(self):
+    def reference_beams(self, beams, bands):
         """
-        Start the result with the columns of the catalog.
+        Return the beam of the shapes, or one for each source, and the frame
+        of its position angle (`None`: that of the catalog).
         """
-        table = QTable({'id': self.id})
-        for name in ('sky_centroid', *_SHAPE):
-            if name in self.table.colnames:
-                table[name] = self.table[name]
-        return table
-
-    def reference_beams(self, beams):
-        """
-        Return the beam of the shape of each source.
-        """
+        if isinstance(beams, str):
+            if beams not in bands:
+                msg = (f'reference_beam {beams!r} is not one of the bands: '
+                       f'{", ".join(bands)}')
+                raise ValueError(msg)
+            band = bands[beams]
+            return band.need_beam(), wcs_to_celestial_frame(band.wcs)
+        if not isinstance(beams, Mapping):
+            return (None if beams is None
+                    else _beam_axes(beams, 'reference_beam')), None
         if 'reference_band' not in self.table.colnames:
             msg = ('sources needs the column reference_band for a '
                    'dictionary of reference beams')
@@ -572,22 +591,7 @@ class _Catalog:
             raise ValueError(msg)
         axes = [_beam_axes(beams[name], 'reference_beam')
                 for name in names.tolist()]
-        return tuple(np.array(axes).reshape(-1, 3)[number].T)
-
-    def _read_id(self):
-        """
-        Return the identifiers.
-        """
-        if 'id' not in self.table.colnames:
-            return np.arange(1, len(self.table) + 1)
-        names = np.asarray(self.table['id'])
-        unique, counts = np.unique(names, return_counts=True)
-        if np.any(counts > 1):
-            twice = unique[counts > 1]
-            msg = (f'sources has {len(twice)} values of id more than once, '
-                   f'the first is {twice[0]!s}')
-            raise ValueError(msg)
-        return names
+        return tuple(np.array(axes).reshape(-1, 3)[number].T), None
 
     def _read_shape(self):
         """
@@ -613,22 +617,6 @@ class _Catalog:
         is_point = ~np.isfinite(major + minor + angle)
         return tuple(np.where(is_point, np.nan, value)
                      for value in (major, minor, angle))
-
-    def _read_errors(self):
-        """
-        Return the errors of positions and shapes in arcsec and degrees,
-        or `None`.
-        """
-        if set(_ERRORS.values()).isdisjoint(self.table.colnames):
-            return None
-        errors = {}
-        for key, name in _ERRORS.items():
-            errors[key] = np.zeros(len(self.table))
-            if name in self.table.colnames:
-                value = self._read_angle(
-                    name, u.deg if key == 'angle' else u.arcsec)
-                errors[key] = np.where(np.isfinite(value), value, 0.0)
-        return errors
 
     def _read_angle(self, name, unit):
         """
@@ -704,27 +692,6 @@ class _Band:
                 & (np.abs(y - 0.5 * (ny - 1)) <= 0.5 * ny))
 
 
-def _check_ellipse(ellipse, reference_beam):
-    """
-    Check the kind of ellipse and the reference beam.
-    """
-    if ellipse not in {'same', 'matched'}:
-        msg = f"ellipse must be 'same' or 'matched': {ellipse!r}"
-        raise ValueError(msg)
-    if ellipse == 'matched' and reference_beam is None:
-        msg = ("ellipse='matched' needs reference_beam, the beam with which "
-               'the shapes of the sources were measured')
-        raise ValueError(msg)
-    if ellipse == 'same' and reference_beam is not None:
-        msg = "reference_beam is for ellipse='matched' only"
-        raise ValueError(msg)
-    if reference_beam is None or isinstance(reference_beam, str):
-        return
-    for beam in (reference_beam.values() if isinstance(reference_beam, Mapping)
-                 else (reference_beam,)):
-        _beam_axes(beam, 'reference_beam')
-
-
 def _beam_axes(beam, name):
     """
     Return the FWHMs of a beam in arcsec and its angle in degrees.
@@ -775,17 +742,18 @@ def _open_band(name, image, error):
     values, mask = as_masked_image(getattr(data, 'value', data), mask,
                                    name=f'band {name!r}')
     factor = _flux_factor(name, unit, wcs, values.shape, meta, beam)
-    areas = PixelAreas(wcs, values.shape)
-    if not areas.is_constant and not u.Unit(unit).is_equivalent(
-            u.Jy / u.pix) and not u.Unit(unit).is_equivalent(u.Jy):
-        # All other units are proportional to the area of the pixel.
-        factor = factor * areas.relative(slice(None))
     if error is not None:
         if isinstance(error, u.Quantity):
             error = error.to_value(unit)
         error = factor * np.asarray(error, dtype=float) << _PIXEL_UNIT
-    in_pixels = None if beam is None else _beam_in_pixels(beam, wcs,
-                                                          values.shape)
+    in_pixels = None
+    if beam is not None:
+        ny, nx = values.shape
+        _, _, major, minor, theta = sky_to_pixel_ellipse(
+            wcs, wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
+            beam[0] * u.arcsec, beam[1] * u.arcsec, beam[2])
+        in_pixels = {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
+                     'theta': float(theta[0])}
     psf = meta.get('psf')
     if psf is not None and not isinstance(psf, BeamProfile):
         if in_pixels is None:
@@ -798,41 +766,38 @@ def _open_band(name, image, error):
     return _Band(name, image, beam, u.Unit(unit), float(np.median(factor)))
 
 
-def _beam_in_pixels(beam, wcs, shape):
-    """
-    Return a beam at the center of the map, in pixels.
-    """
-    ny, nx = shape
-    major, minor, angle = beam
-    _, _, major, minor, theta = sky_to_pixel_ellipse(
-        wcs, wcs.pixel_to_world(0.5 * (nx - 1), 0.5 * (ny - 1)),
-        major * u.arcsec, minor * u.arcsec, angle)
-    return {'fwhm': float(major[0]), 'fwhm_minor': float(minor[0]),
-            'theta': float(theta[0])}
-
-
 def _flux_factor(name, unit, wcs, shape, meta, beam):
     """
-    Return the factor from the unit of a map to Jy/pixel.
+    Return the factor from the unit of a map to Jy/pixel, for each pixel if
+    it varies.
     """
     if unit is None:
         msg = (f'band {name!r} has no unit, without which there are no '
                'fluxes in Jy: read the map with read_map, or set its unit')
         raise ValueError(msg)
     pixel_area = pixel_scale(wcs, shape)**2
+    # A measured solid angle includes wings that the FWHM does not: that of
+    # Herschel-SPIRE is larger by more than 10 % (Griffin et al. 2013, MNRAS
+    # 434, 992).
     beam_area = None
     if 'beam_area_pix' in meta:
         beam_area = meta['beam_area_pix'] * pixel_area
     elif beam is not None:
-        beam_area = (np.pi / (4.0 * np.log(2.0)) * beam[0] * beam[1]
-                     * u.arcsec**2)
+        beam_area = gaussian_flux(1.0, *beam[:2]) * u.arcsec**2
     try:
-        return flux_factor(u.Unit(unit), pixel_area=pixel_area,
-                           beam_area=beam_area,
-                           frequency=meta.get('frequency'))
+        factor = flux_factor(u.Unit(unit), pixel_area=pixel_area,
+                             beam_area=beam_area,
+                             frequency=meta.get('frequency'))
     except MapError as error:
         msg = f'band {name!r}: {error}'
         raise MapError(msg) from None
+    # Fluxes per pixel do not depend on its area, which varies over a wide map
+    # (Calabretta & Greisen 2002, A&A 395, 1077); all other units do.
+    areas = PixelAreas(wcs, shape)
+    if areas.is_constant or u.Unit(unit).is_equivalent(
+            u.Jy / u.pix) or u.Unit(unit).is_equivalent(u.Jy):
+        return factor
+    return factor * areas.relative(slice(None))
 
 
 def _match_ellipses(ellipse, reference, beam):
@@ -843,17 +808,20 @@ def _match_ellipses(ellipse, reference, beam):
     Ellipses that have become narrower than half of the second beam get
     its width, and are also returned as a mask.
     """
-    # covariance matrices on axes to the North and to the East
+    # Covariance matrices, on axes to the North and to the East, of Gaussians
+    # that are convolved add up (Wild 1970, Aust. J. Phys. 23, 113).
     source, reference, beam = (np.array(gaussian_matrix(*axes))
                                for axes in (ellipse, reference, beam))
     # Widths that noise has made smaller than the reference beam are not
     # increased to it: that would widen the ellipses on average.
     nn, ne, ee = (source.T - reference.T + beam.T).T
+    # the eigenvalues of a symmetric 2 x 2 matrix, mean +- spread
     mean, spread = 0.5 * (nn + ee), np.hypot(0.5 * (nn - ee), ne)
     angle = np.arctan2(ne, 0.5 * (nn - ee))
     beam_mean = 0.5 * (beam[0] + beam[2])
     beam_spread = np.hypot(0.5 * (beam[0] - beam[2]), beam[1])
     narrowest = beam_mean - beam_spread
+    # variances, of half the width
     clipped = mean - spread < 0.25 * narrowest
     large, small = (np.where(clipped, np.maximum(value, narrowest), value)
                     for value in (mean + spread, mean - spread))

@@ -16,7 +16,8 @@ from hyperphotutils.utils.tables import (
 
 __all__ = ['Sky', 'draw_levels', 'place_sources']
 
-# Smallest distance between injected sources, in beams.
+# Smallest distance between injected sources, in beams: the footprints of
+# their fits, of 2 FWHM, do not overlap.
 _ISOLATION = 6.0
 _MAX_DRAWS = 1000
 
@@ -65,6 +66,8 @@ def draw_levels(rng, edges, n_sources):
     """
     Draw values such that all bins get the same number on average.
     """
+    # Equal numbers rather than random ones: the scatter of the completeness
+    # in a bin is then only that of what is recovered.
     n_bins = len(edges) - 1
     whole, rest = divmod(n_sources, n_bins)
     chosen = np.concatenate((np.tile(np.arange(n_bins), whole),
@@ -79,6 +82,7 @@ def place_sources(rng, sky, n_sources, blend_fraction, blend_distance):
     Draw positions on usable pixels, blended sources next to others.
     """
     ny, nx = sky.mask.shape
+    # Hosts come first: a companion needs one.
     rows, cols = np.nonzero(~sky.mask)
     n_companions = min(round(blend_fraction * n_sources), n_sources - 1)
     first_companion = n_sources - n_companions
@@ -96,6 +100,7 @@ def place_sources(rng, sky, n_sources, blend_fraction, blend_distance):
         host = -1
         if n_placed < first_companion:
             pixel = rng.integers(len(rows))
+            # anywhere in the pixel: sources at its center look sharpest
             position = (np.array([cols[pixel], rows[pixel]])
                         + rng.uniform(-0.5, 0.5, 2))
         else:

@@ -122,7 +122,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
     """
     fwhm, shape = photometry.fwhm, source.shape
     every = -(-shape[0] * shape[1] // MAX_SAMPLE)
-    # The variation of given errors is not part of the noise.
+    # The variation of given errors is not part of the noise: each tile reads
+    # it from the errors themselves.
     variation = (None if np.ndim(source.error) == 2 else
                  noise_variation_grid(source.read, shape, fwhm))
     first = None
@@ -132,6 +133,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
                        every)
         first = _detection_rms(samples, variation)
     step = max(1, int(_GRID * fwhm))
+    # In files, as the residual of a large map need not fit into memory; an
+    # interrupted call may have begun them.
     files = {'residual': 'f4', 'mask': bool}
     for name, dtype in files.items():
         path = folder / f'first_{name}.dat'
@@ -177,6 +180,8 @@ def _detection_rms(samples, variation):
     Return the noise to which the threshold refers.
     """
     rms = clipped_rms(np.concatenate([one.values for one in samples]))
+    # Next to missing pixels the filter averages fewer ones: its noise is
+    # higher there, and measured at each distance.
     ratios = np.ones(N_RINGS)
     for k in range(1, N_RINGS):
         values = np.concatenate([one.rings[k] for one in samples])
@@ -308,14 +313,12 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
     cores = image.mask
     if table is not None and len(table):
-        cores = cores | make_source_mask(
-            image.values.shape, table['x_fit'], table['y_fit'],
-            table['fwhm_major_fit'], table['fwhm_minor_fit'],
-            table['theta_fit'], factor=0.5)
+        cores = cores | _core_mask(table, (0, 0), cores.shape)
         sources = QTable({name: plain(table[name]) for name in _SOURCE})
         sources['relative_error'] = 1.0
         if relative is not None and variation is None:
             sources['relative_error'] = relative[image.nearest_pixels(table)]
+    # Only the tile proper: each pixel of the map is written once.
     files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
     files['mask'][core] = image.mask[inner]
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
@@ -330,6 +333,8 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
     if not cores.all():
         even = residual if relative is None else residual / relative
         power = band_power(even, fwhm, mask=cores)
+    # From the median: a constant added to a map is no signal whose rounding
+    # limits the noise.
     good = image.values[~image.mask]
     peak = float(np.max(np.abs(good - np.median(good))))
     own = np.ones(len(sources), dtype=bool)
@@ -373,8 +378,10 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
     known = np.isfinite(power)
     varying = is_varying(power[known])
     typical = np.median(power[known])
+    # Nodes without data do not count as dark.
     grid = GridImage(np.where(known, power, 2.0 * typical),
                      (step // 2, step // 2), (step, step), source.shape)
+    # as `CorrelatedNoise.from_image` does for a whole map
     reach = int(min(np.ceil(REACH * fwhm), min(source.shape) // 2))
     sums = work('covariance', _covariance_tile, source, residual, table,
                 variation, grid if varying else None, typical, fwhm, reach,
@@ -393,6 +400,7 @@ def _covariance_tile(core, source, residual, table, variation, power,
     Sum the products of the pairs of pixels of a tile, those of all pixels
     and those of the darker ones.
     """
+    # The filter reaches beyond the pixels of which products are summed.
     margin = int(_WIDE_OVERLAP * fwhm) + reach
     slices, inner = widen(core, residual.shape, margin)
     values = residual[slices].astype(float)
@@ -400,13 +408,10 @@ def _covariance_tile(core, source, residual, table, variation, power,
     for name, one in zip(('y_fit', 'x_fit'), slices, strict=True):
         near &= (table[name] > one.start - margin) & (
             table[name] < one.stop + margin)
-    sources = table[near]
     mask = ~np.isfinite(values)
-    if len(sources):
-        mask |= make_source_mask(
-            values.shape, sources['x_fit'] - slices[1].start,
-            sources['y_fit'] - slices[0].start, sources['fwhm_major_fit'],
-            sources['fwhm_minor_fit'], sources['theta_fit'], factor=0.5)
+    if near.any():
+        mask |= _core_mask(table[near], [one.start for one in slices],
+                           mask.shape)
     if mask.all():
         return None
     values[mask] = 0.0
@@ -415,3 +420,16 @@ def _covariance_tile(core, source, residual, table, variation, power,
         values /= relative
     dark = None if power is None else power[slices] <= typical
     return sum_products(values, ~mask, dark, inner, reach, fwhm)
+
+
+def _core_mask(table, corner, shape):
+    """
+    Return the pixels within half a FWHM of sources, in an image of which
+    the first pixel is a corner (y, x) of the map.
+    """
+    # The residual there is that of the model: the covariance of what is
+    # farther away is that of the noise from the first pass on.
+    return make_source_mask(
+        shape, table['x_fit'] - corner[1], table['y_fit'] - corner[0],
+        table['fwhm_major_fit'], table['fwhm_minor_fit'], table['theta_fit'],
+        factor=0.5)

@@ -74,10 +74,12 @@ _SNR_EDGES = tuple(np.geomspace(3.0, 48.0, 9).round(3).tolist())
 # Largest distance in beams at which an injected source can cause a
 # detection.
 _NEAR = 3.0
-# Default number of injected sources: one per square with this side in beams.
+# Default number of injected sources: one per square with this side in beams,
+# so that they add little to the crowding of a map.
 _SPACING = 20.0
 _MAX_DEFAULT = 100
 
+# The names of ours, of photutils, and of photutils before version 3.
 _POSITIONS = (('x_fit', 'y_fit'), ('x_centroid', 'y_centroid'),
               ('xcentroid', 'ycentroid'))
 
@@ -293,6 +295,8 @@ class InjectionRecovery:
         elif not isinstance(psf, BeamProfile):
             psf = BeamProfile.from_psf(psf, fwhm)
         sky = Sky(data, fwhm, mask, psf)
+        # Rounding depends on the number of threads of BLAS: one, as for the
+        # maps with sources, so that known sources are found again.
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)
@@ -303,6 +307,7 @@ class InjectionRecovery:
             raise ValueError(msg)
         work = {'extractor': extractor, 'sky': sky, 'given_mask': mask,
                 'known': known, 'radius': self.match_radius * sky.fwhm}
+        # a generator for each map: the order of the work does not matter
         batches = [self._draw(rng, sky, rms) for rng in
                    np.random.default_rng(self.seed).spawn(self.n_repeats)]
         outcomes = self._recover(work, batches)
@@ -314,8 +319,7 @@ class InjectionRecovery:
             msg = (f'the extractor warned on {n_maps} of {len(outcomes)} '
                    f'maps, first: {messages[0]}')
             warnings.warn(msg, AstropyUserWarning, stacklevel=2)
-        result = _summarize(self, sky, rms, catalog, known, batches,
-                            outcomes)
+        result = self._summarize(sky, rms, catalog, known, batches, outcomes)
         if result.curve is None:
             warnings.warn(result.table.meta['no_curve'], AstropyUserWarning,
                           stacklevel=2)
@@ -330,6 +334,7 @@ class InjectionRecovery:
             area = np.count_nonzero(~sky.mask) / (_SPACING * sky.fwhm)**2
             n_sources = int(np.clip(area, 1, _MAX_DEFAULT))
         size = rng.uniform(*self.size_range, n_sources) * sky.fwhm
+        # The geometric mean of the axes does not depend on their ratio.
         root_ratio = np.sqrt(rng.uniform(*self.axis_ratio_range, n_sources))
         theta = rng.uniform(0.0, 180.0, n_sources)
         major, minor = size / root_ratio, size * root_ratio
@@ -340,6 +345,7 @@ class InjectionRecovery:
             major, minor = (np.maximum(axis, smallest)
                             for axis in (major, minor))
         level = draw_levels(rng, self._plain_edges(sky), n_sources)
+        # Signal-to-noise ratios are of peaks, as detection is.
         if self.snr is not None:
             amplitude = level * rms
         else:
@@ -380,6 +386,7 @@ class InjectionRecovery:
 
         n_workers = min(self.n_workers, len(batches))
         if self.executor is None and n_workers > 1:
+            # A pool would report the object that failed, not whose it is.
             try:
                 pickle.dumps(work['extractor'])
             except (pickle.PicklingError, AttributeError, TypeError) as exc:
@@ -404,6 +411,43 @@ class InjectionRecovery:
                 outcomes[number] = future.result()
                 bar.update()
         return outcomes
+
+    def _summarize(self, sky, rms, catalog, known, batches, outcomes):
+        """
+        Make the tables of all injected sources and of the bins.
+        """
+        injected = make_injected_table(sky, rms, known, batches, outcomes)
+        detections = make_detections_table(sky, rms, outcomes)
+        curve = fit_completeness(injected['flux_true'], injected['recovered'])
+        kind = 'flux' if self.snr is None else 'snr'
+        table = make_bin_table(
+            kind, self._plain_edges(sky), injected, detections, sky.unit,
+            confidence_level=self.confidence_level)
+        for item in (table, injected, detections):
+            item.meta.update(result_meta(self))
+            item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
+            item.meta['fwhm'] = sky.fwhm
+        table.meta['n_repeats'] = len(batches)
+        table.meta['n_known'] = len(known)
+        for name in ('false', 'changed'):
+            table.meta[f'n_{name}'] = int(np.count_nonzero(detections[name]))
+        if curve is None:
+            n_all = len(injected)
+            n_found = np.count_nonzero(injected['recovered'])
+            remedy = ('inject fainter ones' if n_found == n_all else
+                      'inject brighter ones' if n_found == 0 else
+                      'it does not increase with flux: inject more, or a '
+                      'larger range')
+            table.meta['no_curve'] = (
+                f'no curve of the completeness: {n_found} of {n_all} '
+                f'injected sources were recovered; {remedy}')
+        else:
+            for level, (value, error) in ((50, curve.flux_50),
+                                          (90, curve.flux_90)):
+                table.meta[f'flux_{level}'] = value
+                table.meta[f'flux_{level}_err'] = error
+            table.meta['plateau'] = curve.plateau
+        return RecoveryResult(table, injected, detections, catalog, curve)
 
 
 @dataclass(frozen=True, eq=False)
@@ -548,56 +592,49 @@ class RecoveryResult:
             import matplotlib.pyplot as plt
 
             figure = plt.figure(figsize=(6.0, 8.0), layout='constrained')
-        axes = figure.subplots(3, 1, sharex=True)
-        flux = self.table['flux']
-        x = getattr(flux, 'value', flux)
-        self._plot_fractions(axes[0], x)
-        axes[1].axhline(0.0, color='0.7')
-        enough = np.asarray(self.table['n_recovered']) >= FEWEST_COMPARED
-        shown = self.table[enough]
-        axes[1].errorbar(x[enough], 100.0 * shown['flux_bias'],
-                         100.0 * shown['flux_scatter'], fmt='o')
-        if not enough.any():
-            for ax in axes[1:]:
+        table = self.table
+        fractions, biases, pulls = figure.subplots(3, 1, sharex=True)
+        x = getattr(table['flux'], 'value', table['flux'])
+        for name, fill in (('completeness', 'C0'), ('reliability', 'none')):
+            value, low, high = (np.asarray(table[f'{name}{end}'])
+                                for end in ('', '_low', '_high'))
+            known = np.isfinite(value)
+            error = np.abs([low - value, high - value])[:, known]
+            fractions.errorbar(x[known], value[known], error, label=name,
+                               fmt='o' if fill == 'C0' else 's', mfc=fill)
+        if self.curve is not None:
+            grid = np.geomspace(x.min(), x.max(), 200)
+            fractions.plot(grid, self.curve(grid), 'C0')
+        fractions.set_ylim(-0.05, 1.05)
+        fractions.set_ylabel('Fraction')
+        fractions.legend()
+        enough = np.asarray(table['n_recovered']) >= FEWEST_COMPARED
+        x, shown = x[enough], table[enough]
+        biases.axhline(0.0, color='0.7')
+        biases.errorbar(x, 100.0 * shown['flux_bias'],
+                        100.0 * shown['flux_scatter'], fmt='o')
+        biases.set_ylabel('Flux: bias and scatter [%]')
+        pulls.axhspan(-1.0, 1.0, color='0.9')
+        for number, name in enumerate(('flux', 'peak')):
+            pulls.errorbar(x * 1.03**number, shown[f'{name}_pull_median'],
+                           shown[f'{name}_pull_scatter'], fmt='os'[number],
+                           label=name)
+        pulls.set_ylabel('Pull: median and scatter')
+        pulls.legend()
+        if len(x) == 0:
+            for ax in (biases, pulls):
                 ax.text(0.5, 0.5, 'fewer than '
                         f'{FEWEST_COMPARED} recovered sources in each bin',
                         transform=ax.transAxes, ha='center', va='bottom')
-        axes[1].set_ylabel('Flux: bias and scatter [%]')
-        axes[2].axhspan(-1.0, 1.0, color='0.9')
-        for number, name in enumerate(('flux', 'peak')):
-            axes[2].errorbar(x[enough] * 1.03**number,
-                             shown[f'{name}_pull_median'],
-                             shown[f'{name}_pull_scatter'],
-                             fmt='os'[number], label=name)
-        axes[2].set_ylabel('Pull: median and scatter')
-        axes[2].legend()
-        unit = getattr(flux, 'unit', None)
-        axes[2].set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
-        axes[2].set_xscale('log')
+        unit = getattr(table['flux'], 'unit', None)
+        pulls.set_xlabel('Flux' if unit is None else f'Flux [{unit}]')
+        pulls.set_xscale('log')
         # Less than a decade does not have enough space for all labels.
-        axes[2].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes[2].xaxis.set_major_formatter(LogFormatterSciNotation(
+        pulls.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        pulls.xaxis.set_major_formatter(LogFormatterSciNotation(
             labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
-        axes[2].xaxis.set_minor_formatter(NullFormatter())
+        pulls.xaxis.set_minor_formatter(NullFormatter())
         return figure
-
-    def _plot_fractions(self, ax, x):
-        """
-        Plot completeness and reliability with their intervals and curve.
-        """
-        for name, marker in (('completeness', 'o'), ('reliability', 's')):
-            value = np.asarray(self.table[name])
-            known = np.isfinite(value)
-            error = [np.abs(np.asarray(self.table[f'{name}_{end}']) - value)
-                     [known] for end in ('low', 'high')]
-            ax.errorbar(x[known], value[known], error, fmt=marker,
-                        label=name, mfc='C0' if marker == 'o' else 'none')
-        if self.curve is not None:
-            grid = np.geomspace(x.min(), x.max(), 200)
-            ax.plot(grid, self.curve(grid), 'C0')
-        ax.set_ylim(-0.05, 1.05)
-        ax.set_ylabel('Fraction')
-        ax.legend()
 
     def __repr__(self) -> str:
         n_found = np.count_nonzero(self.injected['recovered'])
@@ -620,6 +657,8 @@ def _recover_one(item, work):
     positions = _positions_of(table)
     n_injected = len(batch['x'])
     targets = np.vstack((np.column_stack((batch['x'], batch['y'])), known))
+    # Known sources compete for detections: else one next to a lost source
+    # would count as its recovery.
     matched, distance = _match(targets, positions, work['radius'])
     is_known = np.zeros(len(positions), dtype=bool)
     is_known[matched[n_injected:][matched[n_injected:] >= 0]] = True
@@ -686,6 +725,8 @@ def _match(targets, positions, radius):
     usable = np.flatnonzero(np.isfinite(targets).all(axis=1))
     if len(good) == 0 or len(usable) == 0:
         return matched, distances
+    # Only pairs within the radius: a full matrix of distances would have
+    # as many elements as sources times detections.
     pairs = KDTree(targets[usable]).sparse_distance_matrix(
         KDTree(positions[good]), radius, output_type='ndarray')
     pairs = pairs[np.argsort(pairs['v'], kind='stable')]
@@ -696,51 +737,6 @@ def _match(targets, positions, radius):
             matched[target], distances[target] = position, distance
             taken[position] = True
     return matched, distances
-
-
-def _summarize(recovery, sky, rms, catalog, known, batches, outcomes):
-    """
-    Make the tables of all injected sources and of the bins.
-    """
-    injected = make_injected_table(sky, rms, known, batches, outcomes)
-    detections = make_detections_table(sky, rms, outcomes)
-    curve = fit_completeness(injected['flux_true'], injected['recovered'])
-    kind = 'flux' if recovery.snr is None else 'snr'
-    table = make_bin_table(
-        kind, recovery._plain_edges(sky), injected, detections,  # noqa: SLF001
-        sky.unit, confidence_level=recovery.confidence_level)
-    for item in (table, injected, detections):
-        item.meta.update(result_meta(recovery))
-        item.meta['rms'] = rms if sky.unit is None else rms << sky.unit
-        item.meta['fwhm'] = sky.fwhm
-    table.meta['n_repeats'] = len(batches)
-    table.meta['n_known'] = len(known)
-    for name in ('false', 'changed'):
-        table.meta[f'n_{name}'] = int(np.count_nonzero(detections[name]))
-    if curve is not None:
-        for level, (value, error) in ((50, curve.flux_50),
-                                      (90, curve.flux_90)):
-            table.meta[f'flux_{level}'] = value
-            table.meta[f'flux_{level}_err'] = error
-        table.meta['plateau'] = curve.plateau
-    else:
-        table.meta['no_curve'] = _explain_missing_curve(injected['recovered'])
-    return RecoveryResult(table, injected, detections, catalog, curve)
-
-
-def _explain_missing_curve(recovered):
-    """
-    Return the reason why there is no completeness curve.
-    """
-    counts = f'{np.count_nonzero(recovered)} of {len(recovered)}'
-    if np.all(recovered) or not np.any(recovered):
-        reason = 'fainter' if np.all(recovered) else 'brighter'
-        remedy = f'inject {reason} ones'
-    else:
-        remedy = ('it does not increase with flux: inject more, or a larger '
-                  'range')
-    return (f'no curve of the completeness: {counts} injected sources were '
-            f'recovered; {remedy}')
 
 
 def _check_edges(name, edges):

@@ -58,8 +58,10 @@ def make_injected_table(sky, rms, known, batches, outcomes):
     for name in ('x', 'y', 'amplitude', *_SIZES, 'flux'):
         _add_column(table, f'{name}_true', joined[name], sky.unit)
     table['snr_true'] = joined['amplitude'] / rms if rms > 0.0 else np.nan
-    table['known_distance'] = _nearest(
-        np.column_stack((joined['x'], joined['y'])), known)
+    known = known[np.isfinite(known).all(axis=1)]
+    table['known_distance'] = np.nan if len(known) == 0 else KDTree(
+        known).query(np.column_stack((joined['x'], joined['y'])))[0]
+    # the row of each source in the catalog of its map, -1 if it is lost
     found = np.concatenate([item['found'] for item in outcomes])
     table['recovered'] = found >= 0
     table['distance'] = np.concatenate([item['distance']
@@ -110,21 +112,23 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
     # rounding may put a source outside of the first or the last edge
     bins = np.clip(np.searchsorted(edges, true, side='right') - 1, 0,
                    n_bins - 1)
-    groups = [injected[bins == number] for number in range(n_bins)]
+    members = [bins == number for number in range(n_bins)]
     table = QTable()
     _add_column(table, f'{kind}_low', edges[:-1], unit)
     _add_column(table, f'{kind}_high', edges[1:], unit)
     for name in ('flux', 'snr'):
+        values = _plain(injected[f'{name}_true'], None)
         _add_column(table, name, np.array([
-            _median(_plain(group[f'{name}_true'], None))
-            for group in groups]), unit)
-    table['n_injected'] = [len(group) for group in groups]
-    table['n_recovered'] = [np.count_nonzero(group['recovered'])
-                            for group in groups]
+            _median_and_scatter(values[chosen])[0]
+            for chosen in members]), unit)
+    table['n_injected'] = [np.count_nonzero(chosen) for chosen in members]
+    table['n_recovered'] = [np.count_nonzero(injected['recovered'][chosen])
+                            for chosen in members]
     _add_fraction(table, 'completeness', table['n_recovered'],
                   table['n_injected'], confidence_level)
+    # A false detection has no true flux: reliability is a function of the
+    # measured one, of recovered sources as well. -1 is outside of all bins.
     values = _plain(detections[f'{kind}_measured'], column_unit)
-    # -1 outside of all bins
     measured = np.where(values < edges[-1],
                         np.searchsorted(edges, values, side='right') - 1, -1)
     for name, chosen in (('n_new', measured[~detections['changed']]),
@@ -134,12 +138,20 @@ def make_bin_table(kind, edges, injected, detections, unit, *,
     _add_fraction(table, 'reliability', table['n_new'] - table['n_false'],
                   table['n_new'], confidence_level)
     for name, columns in _QUANTITIES.items():
-        statistics = np.array([_compare(group, name, columns)
-                               for group in groups])
-        for column, values in zip(('bias', 'scatter', 'pull_median',
-                                   'pull_scatter'), statistics.T,
-                                  strict=True):
-            table[f'{name}_{column}'] = values
+        measured, error, true = (_plain(injected[column], None)
+                                 for column in columns)
+        offset = measured - true
+        pull = np.divide(offset, error, where=error > 0.0,
+                         out=np.full(len(offset), np.nan))
+        if name not in {'x', 'y'}:
+            offset /= true
+        for prefix, ends, values in (('', ('bias', 'scatter'), offset),
+                                     ('pull_', ('median', 'scatter'), pull)):
+            statistics = [_median_and_scatter(values[chosen])
+                          for chosen in members]
+            for end, column in zip(ends, zip(*statistics, strict=True),
+                                   strict=True):
+                table[f'{name}_{prefix}{end}'] = np.array(column)
     return table
 
 
@@ -189,6 +201,8 @@ def _add_fraction(table, name, successes, trials, confidence_level):
     trials = np.asarray(trials)[tried]
     if tried.any():
         columns[0, tried] = successes / trials
+        # Wilson 1927, JASA 22, 209: valid near 0 and 1, too (Brown, Cai &
+        # DasGupta 2001, Statist. Sci. 16, 101)
         columns[1:, tried] = binom_conf_interval(
             successes, trials, confidence_level, interval='wilson')
     # rounding must not move a limit to the wrong side of the fraction
@@ -196,20 +210,6 @@ def _add_fraction(table, name, successes, trials, confidence_level):
     columns[2] = np.maximum(columns[0], columns[2])
     for end, values in zip(('', '_low', '_high'), columns, strict=True):
         table[f'{name}{end}'] = values
-
-
-def _compare(group, name, columns):
-    """
-    Return bias, scatter, and median and scatter of the pulls.
-    """
-    measured, error, true = (_plain(group[column], None)
-                             for column in columns)
-    offset = measured - true
-    relative = offset if name in {'x', 'y'} else offset / true
-    pull = np.divide(offset, error, where=error > 0.0,
-                     out=np.full(len(offset), np.nan))
-    return (_median(relative), _scatter(relative), _median(pull),
-            _scatter(pull))
 
 
 def _unit_of(name, unit):
@@ -252,29 +252,15 @@ def _pick(values, rows):
     return np.append(values, np.nan)[rows]
 
 
-def _nearest(positions, known):
+def _median_and_scatter(values):
     """
-    Return the distances to the nearest known source.
-    """
-    known = known[np.isfinite(known).all(axis=1)]
-    if len(known) == 0:
-        return np.full(len(positions), np.nan)
-    return KDTree(known).query(positions)[0]
-
-
-def _median(values):
-    """
-    Return the median of the finite values, NaN if there are none.
+    Return the median of the finite values and the standard deviation
+    estimated from their median absolute deviation; NaN for too few values.
     """
     values = values[np.isfinite(values)]
-    return np.median(values) if len(values) else np.nan
-
-
-def _scatter(values):
-    """
-    Return the standard deviation estimated from the median absolute
-    deviation, NaN for fewer than two values.
-    """
-    if np.count_nonzero(np.isfinite(values)) < 2:
-        return np.nan
-    return 1.4826 * _median(np.abs(values - _median(values)))
+    if len(values) == 0:
+        return np.nan, np.nan
+    median = np.median(values)
+    # 1 / Phi^-1(3/4), of a normal distribution (Hampel 1974, JASA 69, 383)
+    return median, (1.4826 * np.median(np.abs(values - median))
+                    if len(values) > 1 else np.nan)

@@ -102,6 +102,8 @@ def deconvolve_sizes(table: Table, fwhm_major: float,
         fwhm_major, fwhm_major if fwhm_minor is None else fwhm_minor, theta)
     xx, xy, yy = (source - own for source, own in zip(
         gaussian_matrix(major, minor, angle), beam, strict=True))
+    # the eigenvalues of the difference, mean +- radius (Wild 1970, Aust. J.
+    # Phys. 23, 113)
     mean, half = 0.5 * (xx + yy), 0.5 * (xx - yy)
     radius = np.hypot(half, xy)
     sizes = {'theta_dec': wrap_angle(

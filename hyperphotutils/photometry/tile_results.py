@@ -128,7 +128,7 @@ class _Writer:
             return value
         if kind in self.names:
             # caches have a state other than their attributes
-            state = (value.__getstate__() if '__setstate__' in vars(kind)
+            state = (value.__getstate__() if hasattr(kind, '__setstate__')
                      else vars(value))
             return {'object': [self.names[kind], self.encode(state)]}
         for base, encode in self.encoders.items():
@@ -178,7 +178,6 @@ class _Reader:
             'scalar': lambda content: arrays[content][()],
             'array': arrays.__getitem__,
             'table': self._decode_table,
-            'object': self._decode_object,
         }
 
     def decode(self, tree):
@@ -188,7 +187,16 @@ class _Reader:
         if type(tree) in _PLAIN:
             return tree
         (kind, content), = tree.items()
-        return self.decoders[kind](content)
+        if kind != 'object':
+            return self.decoders[kind](content)
+        name, state = content[0], self.decode(content[1])
+        # Only the listed classes, and without a call of their constructors.
+        value = object.__new__(self.classes[name])
+        if hasattr(type(value), '__setstate__'):
+            value.__setstate__(state)
+        else:
+            vars(value).update(state)
+        return value
 
     def _decode_table(self, content):
         names, columns, text, meta = content
@@ -206,16 +214,6 @@ class _Reader:
                 table[name] = MaskedColumn(data, mask=mask)
         table.meta.update(self.decode(meta))
         return table
-
-    def _decode_object(self, content):
-        kind = self.classes[content[0]]
-        state = self.decode(content[1])
-        value = object.__new__(kind)
-        if '__setstate__' in vars(kind):
-            value.__setstate__(state)
-        else:
-            vars(value).update(state)
-        return value
 
 
 def _bytes(text):

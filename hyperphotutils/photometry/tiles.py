@@ -90,10 +90,10 @@ __all__ = ['TiledPhotometry']
 # measured in a tile with twice the overlap, up to _MAX_OVERLAP.
 _EDGE = 4.0
 _MAX_OVERLAP = 48.0
-# The rows of a map that are read at once.
+# The rows of a map that are read at once: 33 MB for 16,000 columns.
 _STRIP = 256
 # The members of a group are found again in another tile within this distance
-# in pixels.
+# in pixels: their fits in both differ by less than a thousandth of the errors.
 _SAME = 0.1
 
 
@@ -267,7 +267,8 @@ class TiledPhotometry:
                     WorkerProcesses(self.n_workers))
             work = partial(self._work, executor)
             if isinstance(photometry.noise, str):
-                photometry.noise = self._measure_noise(work, stored, init)
+                photometry.noise = self._measure_noise(photometry, work,
+                                                       stored, init)
             if not isinstance(photometry.noise, MapNoise):
                 msg = ("the noise of photometry must be 'correlated', "
                        f"'white', or a MapNoise: {photometry.noise!r}")
@@ -349,14 +350,13 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, work, source, init):
+    def _measure_noise(self, photometry, work, source, init):
         """
         Measure the noise of the whole map.
         """
         path = None if self.folder is None else self.folder / 'noise.npz'
         noise = None if path is None else read_result(path, _CLASSES)
-        photometry = copy(self.photometry)
-        photometry.progress_bar = False
+        # Sums over tiles are those of our own fits and filters.
         in_tiles = (max(source.shape) > self.tile_size
                     and isinstance(photometry.fitter, BlendGroupFitter)
                     and isinstance(photometry.finder, HighPassStarFinder))
@@ -374,7 +374,7 @@ class TiledPhotometry:
                 else:
                     data, wcs, mask, error, _ = source.cut(
                         tuple(slice(0, size) for size in source.shape))
-                    noise = photometry.measure_noise(
+                    noise = copy(photometry).measure_noise(
                         data, wcs=wcs, mask=mask, error=error)
             if path is not None:
                 write_result(path, noise, _CLASSES)
@@ -394,7 +394,7 @@ class TiledPhotometry:
         side = min(self.tile_size, tile_size or self.tile_size)
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
-        # That of an earlier call, which may have been killed.
+        # What an earlier call has finished before it was interrupted.
         paths, done = {}, {}
         if self.folder is not None:
             paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
@@ -461,6 +461,7 @@ class TiledPhotometry:
         meta = table.meta | result_meta(self)
         table = describe_columns(with_plain_units(table[[
             name for name in table.colnames if not name.startswith('_')]]))
+        # those of one tile
         for name in ('n_rejected', 'n_bad_pixels', 'n_detected'):
             meta.pop(name, None)
         table.meta.clear()
@@ -541,6 +542,7 @@ class _Map:
                 msg = (f'{name} must have the shape of data, {values.shape}, '
                        f'got {np.shape(image)}')
                 raise ValueError(msg)
+        # The file of a memmap is read by each process: no copy is sent.
         values = StoredImage.find(values) or values
         return cls(values, unit, wcs, dict(meta), mask, error, weight_map)
 
@@ -604,6 +606,8 @@ class _Map:
         """
         if self.error is None:
             return
+        # An even sample, in strips: errors of a large map need not fit into
+        # memory.
         every = -(-self.shape[0] * self.shape[1] // MAX_SAMPLE)
         sample = []
         for first in range(0, self.shape[0], _STRIP):
@@ -630,6 +634,7 @@ class _Map:
         """
         if self.typical_error is None or np.ndim(self.error) < 2:
             return None
+        # Infinite, not typical, where unknown: such pixels have no weight.
         error = self._read_error(slices) / self.typical_error
         return np.where(np.isfinite(error) & (error > 0.0), error, np.inf)
 
@@ -708,6 +713,7 @@ class _Images:
             self.photometry.fitter, 'beam', None))
         if self.photometry.mask_bad_pixels:
             image.mask_bad_pixels(self.photometry.fwhm)
+        # Those outside the margin are too far away to matter.
         images = SourceImages(image)
         if self.table is not None:
             near = np.ones(len(self.table), dtype=bool)
@@ -752,6 +758,8 @@ def _measure_tile(core, source, photometry, init):
     if init is not None and not _are_inside(init['_y'], init['_x'], core,
                                             source.shape).any():
         return _Part()
+    # A group that is cut at the margin would differ from the same group in
+    # the next tile, which keeps its other members.
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
         part, is_whole = _measure_part(core, overlap * photometry.fwhm,
@@ -803,6 +811,7 @@ def _measure_part(core, margin, source, photometry, init):
         results = make_results(photometry, search, table)
     results.table['_companion'] = is_companion
     groups = _keep_own(part, results, own, core, slices, source.shape)
+    # An edge of the map cuts no group.
     distance = _EDGE * photometry.fwhm
     return part, not any(
         (one.start > 0 and np.any(groups[name] < one.start + distance))
@@ -822,6 +831,8 @@ def _keep_own(part, results, own, core, slices, shape):
     table['_radius'] = np.full(len(table), drawn.radius)
     table['_bkg_order'] = np.full(len(table), drawn.order)
     table['_has_background'] = drawn.has_background
+    # A detected source belongs to the tile of its fit, whose wanderings over
+    # a border are the same in both tiles; a given one to that of its start.
     where = table['y_fit'], table['x_fit']
     if own is not None:
         table['_order'] = own['_order']
@@ -882,6 +893,8 @@ def _join_groups(table):
     tiles have the same group if its first member is the same.
     """
     place = np.column_stack((table['_x_group'], table['_y_group']))
+    # The first members are the same detection in each tile, but the filter
+    # of another margin moves it by rounding errors.
     label = np.arange(len(table))
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
     pairs = known[KDTree(place[known]).query_pairs(
@@ -905,11 +918,14 @@ def _join_pairs(table, parts):
     finite = np.isfinite(ends).all(axis=(1, 2))
     ends, correlation = ends[finite], correlation[finite]
     if len(ends) and len(known):
+        # Neighboring tiles have the pairs across their border in common:
+        # those of the first tile are kept.
         distance, row = KDTree(place[known]).query(ends)
         found = np.all(distance < _SAME, axis=1)
         pairs, first = np.unique(np.sort(known[row[found]], axis=1), axis=0,
                                  return_index=True)
         correlation = correlation[found][first]
+    # Correlations of positions and shapes are not kept: NaN, not zero.
     unknown = np.full((len(table), 3, 3), np.nan)
     return SourceCovariance(np.asarray(table['id']), unknown[:, :2, :2],
                             unknown[:, 0], unknown, pairs, correlation)
