@@ -567,7 +567,9 @@ optional
             check_relative_rms(relative_rms, image.shape)
         filtered = filter_image(image, bad, self.fwhm, self.kernel,
                                 self.kernel_size, origin)
-        rounding = _ROUNDING * np.max(np.abs(image), where=~bad, initial=0.0)
+        size = np.abs(image)
+        size[bad] = 0.0
+        rounding = _ROUNDING * np.max(size)
         if (relative_rms is None and levels['rms'] is None
                 and levels['threshold'] is None):
             relative_rms = measure_noise_variation(image, self.fwhm,

@@ -299,13 +299,14 @@ def _equal_peaks(values):
     """
     right = values[:, 1:] == values[:, :-1]
     down = values[1:] == values[:-1]
-    if right.any() or down.any():
-        sample = sample_pixels(values)
-        center = np.median(sample)
-        high = values > center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
-            np.abs(sample - center))
-        right &= high[:, 1:]
-        down &= high[1:]
+    if not (right.any() or down.any()):
+        return np.empty((2, 0), dtype=int)
+    sample = sample_pixels(values)
+    center = np.median(sample)
+    high = values > center + _MIN_DROP * _MEDIAN_TO_SIGMA * np.median(
+        np.abs(sample - center))
+    right &= high[:, 1:]
+    down &= high[1:]
     equal = np.zeros(values.shape, dtype=bool)
     equal[:, 1:] |= right
     equal[:, :-1] |= right
@@ -349,17 +350,22 @@ def _ring_radius(fwhm):
     return max(3, int(np.ceil(fwhm)) + 1)
 
 
-def _level_around(values, y, x, radius, *, sign=1.0):
+def _level_around(values, y, x, radius):
     """
-    Return the second lowest of eight pixels around each position, of the
-    values times ``sign``.
+    Return the second lowest of eight pixels around each position.
 
     One of them may be bad itself. It is NaN where fewer than two are
     there.
     """
-    ring = [sign * _lookup(values, y + dy * radius, x + dx * radius)
-            for dy, dx in _AROUND]
-    return np.sort(ring, axis=0)[1]  # NaN last
+    return np.sort(_ring(values, y, x, radius), axis=0)[1]  # NaN last
+
+
+def _ring(values, y, x, radius):
+    """
+    Return the values of eight pixels around each position.
+    """
+    return np.array([_lookup(values, y + dy * radius, x + dx * radius)
+                     for dy, dx in _AROUND])
 
 
 def _lookup(values, y, x):
@@ -472,12 +478,14 @@ def _sharp_pixels(values, pairs, noise, n_sigma):
         center = strip[1:-1, 1:-1]
         limit = n_sigma * np.repeat(noise[row], _TILE)[:nx].astype(
             values.dtype)
-        sharp = np.zeros(center.shape, dtype=bool)
+        least_upper = greatest_lower = np.nan
         for dy, dx in pairs:
             one = strip[1 + dy:1 + dy + len(center), 1 + dx:1 + dx + nx]
             other = strip[1 - dy:1 - dy + len(center), 1 - dx:1 - dx + nx]
-            sharp |= center - np.maximum(one, other) > limit
-            sharp |= np.minimum(one, other) - center > limit
+            least_upper = np.fmin(least_upper, np.maximum(one, other))
+            greatest_lower = np.fmax(greatest_lower, np.minimum(one, other))
+        sharp = ((center - least_upper > limit)
+                 | (greatest_lower - center > limit))
         y, x = np.nonzero(sharp)
         found_y.append(y + first)
         found_x.append(x)
@@ -489,17 +497,21 @@ def _is_glitch(values, y, x, pairs, fwhm, n_sigma, least_noise):
     Whether pixels are sharper than any source can be.
     """
     radius = _ring_radius(fwhm)
+    center = values[y, x].astype(float)
+    rings = [_ring(values, y, x, n * radius) for n in (1, 2)]
+    opposite = {
+        (dy, dx): (_lookup(values, y + dy, x + dx),
+                   _lookup(values, y - dy, x - dx)) for dy, dx in pairs}
     excess = np.zeros(y.size)
     for sign in (1.0, -1.0):
-        value = sign * values[y, x]
-        level = np.fmin(*(_level_around(values, y, x, n * radius, sign=sign)
-                          for n in (1, 2)))
+        value = sign * center
+        level = np.fmin(*(np.sort(sign * ring, axis=0)[1] for ring in rings))
         # NaN, and never more, where it is below its surroundings
         height = np.where(value > level, value - level, np.nan)
         for (dy, dx), limit in pairs.items():
-            one = sign * _lookup(values, y + dy, x + dx)
-            other = sign * _lookup(values, y - dy, x - dx)
-            more = value - np.maximum(one, other) - limit * height
+            one, other = opposite[dy, dx]
+            more = (value - np.maximum(sign * one, sign * other)
+                    - limit * height)
             # smooth noise differs with the square of the distance
             excess = np.fmax(excess, more / (dy**2 + dx**2))
     glitch = excess > n_sigma * least_noise

@@ -482,7 +482,7 @@ def _fine_rms(read, shape, fwhm):
     Return the rms of second differences in blocks (zero where it is not
     known), the number of differences, and the size of a block in pixels.
 
-    To save memory, it is computed one row of blocks at a time. ``read``
+    To save memory, it is computed a few rows of blocks at a time. ``read``
     returns pixels, NaN where there are no data.
     """
     side = max(1, round(_BIN * fwhm))
@@ -495,29 +495,35 @@ def _fine_rms(read, shape, fwhm):
                                                          strict=True)]
     rms, n_used = np.zeros(n_blocks), np.zeros(n_blocks)
     used = slice(0, shape[1] * side)
-    for row in range(n_blocks[0]):
+    step = max(1, _CHUNK // size[0])
+    for row in range(0, n_blocks[0], step):
+        last = min(row + step, n_blocks[0])
         # with the neighbors that the differences need
         first = max(0, row * size[0] - 1)
-        rows = slice(first * side, min(shape[0], (row + 1) * size[0] + 1)
-                     * side)
+        rows = slice(first * side, min(shape[0], last * size[0] + 1) * side)
         part = read((rows, used))
         if side > 1:
             part = part.reshape(-1, side, shape[1], side).mean(axis=(1, 3))
         part = np.diff(np.diff(part, 2, axis=0), 2, axis=1)
-        blocks = np.full((size[0], n_blocks[1] * size[1]), np.nan)
+        blocks = np.full(((last - row) * size[0], n_blocks[1] * size[1]),
+                         np.nan)
         top = first + 1 - row * size[0]
-        blocks[top:top + len(part), 1:1 + part.shape[1]] = np.abs(part)
-        blocks = blocks.reshape(size[0], n_blocks[1], size[1])
-        blocks = np.swapaxes(blocks, 0, 1).reshape(n_blocks[1], -1)
-        blocks.sort(axis=1)  # NaN last
-        number = np.count_nonzero(np.isfinite(blocks), axis=1)
-        place = np.outer(number, _QUANTILES).astype(int)
-        low, high = np.take_along_axis(blocks, place, axis=1).T
-        low, high = low / _UNIT_QUANTILES[0], high / _UNIT_QUANTILES[1]
+        np.abs(part, out=blocks[top:top + len(part), 1:1 + part.shape[1]])
+        blocks = blocks.reshape(-1, size[0], n_blocks[1], size[1])
+        blocks = np.swapaxes(blocks, 1, 2).reshape(-1, n_blocks[1],
+                                                   size[0] * size[1])
+        blocks.sort(axis=2)  # NaN last
+        number = np.count_nonzero(np.isfinite(blocks), axis=2)
+        low, high = (
+            np.take_along_axis(
+                blocks, (number * quantile).astype(int)[:, :, np.newaxis],
+                axis=2)[:, :, 0] / unit
+            for quantile, unit in zip(_QUANTILES, _UNIT_QUANTILES,
+                                      strict=True))
         enough = number >= _MIN_DIFFERENCES
-        n_used[row, enough] = number[enough]
+        n_used[row:last][enough] = number[enough]
         clean = enough & (high <= _MAX_RATIO * low)
-        rms[row, clean] = low[clean]
+        rms[row:last][clean] = low[clean]
     return rms, n_used, [one * side for one in size]
 
 

@@ -69,14 +69,14 @@ def find_failures(noise, table):
     if image.noise.is_correlated:
         significant = amplitude > _MIN_SNR * image.peak_noise(table)
         failure[~significant] = 'not_significant'
+    pairs, distance = _near_pairs(table, fwhm)
     faint = amplitude <= np.maximum(
-        _DYNAMIC_RANGE * _brightest_near(table, fwhm),
+        _DYNAMIC_RANGE * _brightest_near(amplitude, pairs),
         _MIN_MISFIT_RATIO * noise.misfit_at(table))
     failure[faint] = 'below_dynamic_range'
-    known = np.flatnonzero(np.isfinite(contrast))
-    pairs = KDTree(positions(table[known], 'fit')).query_pairs(
-        MIN_SEPARATION * fwhm, output_type='ndarray')
-    first, second = known[pairs].T
+    same = ((distance <= MIN_SEPARATION * fwhm)
+            & np.isfinite(contrast)[pairs].all(axis=1))
+    first, second = pairs[same].T
     failure[np.where(contrast[first] < contrast[second], first,
                      second)] = 'duplicate'
     failure[~image.has_core(table, fwhm)] = 'no_usable_pixels'
@@ -91,20 +91,29 @@ def find_lobes(table, failure, fwhm):
     With a measured beam, the model of the brighter source contains its side
     lobes, and a detection on one of them is left without a significant peak.
     """
-    faint = plain(table['amplitude_fit']) < _LOBE * _brightest_near(table,
-                                                                    fwhm)
-    return faint & (failure != '')
+    amplitude = plain(table['amplitude_fit'])
+    pairs, _ = _near_pairs(table, fwhm)
+    return ((amplitude < _LOBE * _brightest_near(amplitude, pairs))
+            & (failure != ''))
 
 
-def _brightest_near(table, fwhm):
+def _near_pairs(table, fwhm):
+    """
+    Return the rows of each pair of neighbors and their distances in pixels.
+    """
+    place = positions(table, 'fit')
+    known = np.flatnonzero(np.isfinite(place).all(axis=1))
+    pairs = known[KDTree(place[known]).query_pairs(
+        _NEAR * fwhm, output_type='ndarray')]
+    return pairs, np.hypot(*(place[pairs[:, 0]] - place[pairs[:, 1]]).T)
+
+
+def _brightest_near(amplitude, pairs):
     """
     Return the largest amplitude among each source and its neighbors.
     """
-    amplitude = np.nan_to_num(plain(table['amplitude_fit']))
+    amplitude = np.nan_to_num(amplitude)
     brightest = amplitude.copy()
-    known = np.flatnonzero(np.isfinite(table['x_fit']))
-    pairs = known[KDTree(positions(table[known], 'fit')).query_pairs(
-        _NEAR * fwhm, output_type='ndarray')]
     np.maximum.at(brightest, pairs[:, 0], amplitude[pairs[:, 1]])
     np.maximum.at(brightest, pairs[:, 1], amplitude[pairs[:, 0]])
     return brightest

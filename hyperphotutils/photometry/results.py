@@ -90,7 +90,7 @@ def make_empty_results(search):
     if rms is None:
         rms = local_rms(image.values, box_side(search.fwhm), mask=image.mask)
     return MapResults(None, search.rejected_table(), image.with_unit(rms),
-                      search.noise.detection_rms[0], SourceImages(image))
+                      search.noise.detection_rms, SourceImages(image))
 
 
 def make_results(photometry, search, table):
@@ -120,7 +120,7 @@ def make_results(photometry, search, table):
     rejected = search.rejected_table()
     _add_meta(photometry, table, image, rms, rejected)
     describe_columns(table)
-    return MapResults(table, rejected, rms, search.noise.detection_rms[0],
+    return MapResults(table, rejected, rms, search.noise.detection_rms,
                       images, fluxes)
 
 

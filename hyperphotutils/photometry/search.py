@@ -145,7 +145,9 @@ class SourceSearch:
             return None
         for round_number in range(1, self.photometry.max_rounds + 1):
             new = self._find_companions(table, round_number)
-            new = vstack([new, self._find_pairs(table, new)])
+            pairs = self._find_pairs(table, new)
+            if len(pairs):
+                new = vstack([new, pairs])
             if len(new):
                 table = self._add_companions(table, new)
             self.last_ids.append(self.last_id)
@@ -570,7 +572,8 @@ class SourceSearch:
         start = read_start(init, self.fwhm)
         if start.group_id is not None:
             return init
-        init = QTable(init, copy=True)
+        # a column is added to a view, not to the table of the user
+        init = init[:] if isinstance(init, QTable) else QTable(init)
         init['group_id'] = group_sources(self.photometry.grouper, start.x,
                                          start.y)
         return init
@@ -721,8 +724,7 @@ def _merge(others, fitted):
     fitted['group_id'] += np.where(
         fitted['group_id'] > 0, np.max(others['group_id'], initial=0), 0)
     merged = vstack([others, fitted], metadata_conflicts='silent')
-    merged.sort('id')
-    return merged
+    return merged[np.argsort(merged['id'], kind='stable')]
 
 
 def _rejected_rows(table, reason, round_number):

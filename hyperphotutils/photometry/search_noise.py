@@ -33,7 +33,7 @@ class SearchNoise:
     ``relative_rms`` is that variation, without structure of the sky.
     ``filtered_rms`` is the rms of the high-pass filtered map, and
     ``detection_rms`` the typical rms to which the threshold of the finder
-    refers, on the map and on the residual. ``misfit`` is how much sources
+    refers on the map. ``misfit`` is how much sources
     differ from their fits, and ``extra_variance`` the image of the variance
     due to that. The noise with which sources are fitted is ``image.noise``.
     """
@@ -57,7 +57,7 @@ class SearchNoise:
         # Whether structure varies over the map, once that is measured.
         self._varying_structure = None
         self.filtered_rms = None
-        self.detection_rms = [None, None]
+        self.detection_rms = None
         self.misfit = self.extra_variance = None
         is_measured = isinstance(variation, str)
         if self.shared is not None:
@@ -113,8 +113,9 @@ class SearchNoise:
                     rms = rms.image(mask, self.fwhm)
                 finder.rms = self.image.with_unit(rms)
         found, _, rms = finder.search(values, mask=mask, origin=origin)
-        self.detection_rms[on_residual] = np.median(np.broadcast_to(
-            rms, mask.shape, subok=True)[~mask])
+        if not on_residual:
+            self.detection_rms = (np.median(rms[~mask]) if np.ndim(rms)
+                                  else rms)
         return found
 
     def _scaled(self, finder):
