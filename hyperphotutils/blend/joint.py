@@ -653,6 +653,7 @@ class JointFit:
                                gtol=solver.gtol,
                                with_covariance=with_covariance,
                                evaluate_last=with_covariance,
+                               newton=tolerance < _COARSE,
                                linear_start=True)
         else:
             sources, coeffs = solve_linear(problem, sources, coeffs)

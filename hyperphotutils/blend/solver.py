@@ -29,6 +29,7 @@ from hyperphotutils.utils.lm import (
     damped_step,
     invert_normal,
     minimize_batch,
+    scale_to_unit_diagonal,
     take_members,
 )
 
@@ -42,6 +43,9 @@ AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
 # Derivatives are evaluated for so many elements of the Jacobian at once: they
 # stay in the cache of a processor.
 _PIECE_ELEMENTS = 1 << 16
+# Second derivatives of chi2, scaled to a unit diagonal, are used if all of
+# their eigenvalues are larger.
+_DEFINITE = 1e-8
 # Steps that a group may need to reach a goal.
 _PATIENCE = 10.0
 
@@ -112,7 +116,8 @@ class BatchResult(NamedTuple):
 
 def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
               xtol=None, gtol=None, with_covariance=True,
-              evaluate_last=True, linear_start=False, goal=None):
+              evaluate_last=True, linear_start=False, goal=None,
+              newton=False):
     """
     Fit all groups of a batch, from first states inside the bounds; return a
     `BatchResult`, without covariance and chi2 unless ``with_covariance``.
@@ -123,7 +128,9 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     derivative is larger than ``gtol``. With ``linear_start``, amplitudes and
     coefficients begin with those of `solve_linear`. ``goal`` is the chi2 that
     a fit must reach to be of use: a group is given up when ten steps that
-    promise as much as the next one would not reach it.
+    promise as much as the next one would not reach it. With ``newton``, steps
+    use the second derivatives of the model as well: near the end they need
+    fewer steps.
 
     Unless ``evaluate_last``, the model is not evaluated after the last step:
     chi2 is what the step promised, and the covariance that before the step. In
@@ -136,14 +143,18 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
         state, data_terms = _solve_linear(problem, sources, coeffs)
     # Below this chi2 only rounding errors are left.
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
+    newton = (newton and problem.beam is None
+              and (hasattr(problem.whitening, 'whiten_transposed')
+                   or not hasattr(problem.whitening, 'whiten')))
     result = minimize_batch(
-        _GroupProblem(problem, floor, goal, tolerance, xtol, gtol), state,
+        _GroupProblem(problem, floor, goal, tolerance, xtol, gtol,
+                      newton), state,
         max_iter=max_iter, terms=_normal_terms(problem, *state, data_terms),
         evaluate_last=evaluate_last)
     sources, coeffs = result.state
     chi2 = covariance = None
     if with_covariance:
-        chi2, normal, _ = result.terms
+        chi2, normal, _, _ = result.terms
         covariance = invert_normal(normal, problem.free)
         prior = xp.zeros_like(normal)
         if problem.anchor is not None:
@@ -177,12 +188,17 @@ class _GroupProblem(NamedTuple):
     tolerance: float
     xtol: float | None
     gtol: float | None
+    newton: bool
 
     def evaluate(self, state):
         return state, _normal_terms(self.batch, *state)
 
     def system(self, state, terms):
-        return _system(self.batch, state[0], terms)
+        normal, gradient, free = _system(self.batch, state[0], terms)
+        if self.newton:
+            normal = _add_curvature(self.batch, state[0], terms[3], normal,
+                                    free)
+        return normal, gradient, free
 
     def limit(self, state, step):
         return step
@@ -436,7 +452,7 @@ def normal_matrix(problem, sources, coeffs):
 def _data_terms(problem, sources, coeffs):
     """
     Return the contributions of the data to chi2, to the normal matrix,
-    and to half the gradient of chi2.
+    and to half the gradient of chi2, and the residuals.
     """
     pieces = list(iter_pieces(*problem.free.shape, problem.x.shape[1]))
     if len(pieces) == 1:
@@ -454,7 +470,7 @@ def iter_pieces(n_groups, n_rows, n_pixels):
     """
     size = max(1, _PIECE_ELEMENTS // (n_rows * n_pixels))
     for begin in range(0, n_groups, size):
-        yield slice(begin, begin + size)
+        yield slice(begin, min(begin + size, n_groups))
 
 
 def _terms_of_piece(problem, sources, coeffs):
@@ -469,11 +485,9 @@ def _terms_of_piece(problem, sources, coeffs):
     residual = model - problem.data
     cost, slope = apply_loss(residual, problem.loss, problem.f_scale)
     weighted = jacobian if slope is None else jacobian * slope[:, None, :]
-    # The Gauss-Newton approximation: the residuals times the second
-    # derivatives are left out. With them, fits take nearly as many steps.
     normal = weighted @ xp.matrix_transpose(jacobian)
     gradient = (weighted @ residual[:, :, None])[:, :, 0]
-    return xp.sum(cost, axis=1), normal, gradient
+    return xp.sum(cost, axis=1), normal, gradient, residual
 
 
 def _solve_linear(problem, sources, coeffs):
@@ -524,10 +538,11 @@ def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
     Return the terms of the data for other amplitudes and coefficients.
 
     The residuals are linear in these. Derivatives with respect to
-    positions and shapes are proportional to the amplitude.
+    positions and shapes are proportional to the amplitude. The new residuals
+    are not known; they are 0 in the result.
     """
     xp = array_namespace(sources)
-    chi2, normal, gradient = terms
+    chi2, normal, gradient, residual = terms
     n_groups = sources.shape[0]
     old, new = sources[:, :, :1], new_sources[:, :, :1]
     none = xp.zeros_like(sources[:, :, 1:])
@@ -542,15 +557,16 @@ def _change_linear(terms, sources, coeffs, new_sources, new_coeffs):
     chi2 = chi2 + xp.sum(change * (2.0 * gradient + shift), axis=1)
     return (xp.clip(chi2, 0.0, None),
             normal * scale[:, :, None] * scale[:, None, :],
-            (gradient + shift) * scale)
+            (gradient + shift) * scale, xp.zeros_like(residual))
 
 
 def _normal_terms(problem, sources, coeffs, data_terms=None):
     """
-    Return chi2, the normal matrix, and half the gradient of chi2.
+    Return chi2, the normal matrix, half the gradient of chi2, and the
+    residuals.
     """
     xp = array_namespace(sources)
-    chi2, normal, gradient = (
+    chi2, normal, gradient, residual = (
         _data_terms(problem, sources, coeffs) if data_terms is None
         else data_terms)
     if problem.ridge is not None or problem.anchor is not None:
@@ -559,7 +575,7 @@ def _normal_terms(problem, sources, coeffs, data_terms=None):
         normal = normal + strength[:, :, None] * identity[None, :, :]
         gradient = gradient + pull
         chi2 = chi2 + penalty
-    return chi2, normal, gradient
+    return chi2, normal, gradient, residual
 
 
 def _penalty(problem, sources, coeffs):
@@ -653,7 +669,7 @@ def _system(problem, sources, terms):
     which a step may go.
     """
     xp = array_namespace(sources)
-    _, normal, gradient = terms
+    _, normal, gradient, _ = terms
     free = problem.free
     position = sources[:, :, X:Y + 1]
     touching = (xp.any((position <= problem.xy_low)
@@ -670,6 +686,93 @@ def _system(problem, sources, terms):
     return normal, gradient, free
 
 
+def _add_curvature(problem, sources, residual, normal, free):
+    r"""
+    Return half of the second derivatives of chi2, or the normal matrix where
+    these are not positive definite.
+
+    The normal matrix lacks the residuals times the second derivatives of the
+    model. Where a source differs from a Gaussian, or a parameter is hardly
+    determined, Gauss-Newton steps without them converge linearly, and may
+    need dozens of steps. Residuals that are not known are 0.
+    """
+    xp = array_namespace(normal)
+    if not xp.any(residual != 0.0):
+        return normal
+    if problem.loss != 'linear':
+        _, slope = apply_loss(residual, problem.loss, problem.f_scale)
+        residual = residual * slope
+    whitening = problem.whitening
+    if whitening is not None and problem.extra is None:
+        rows = residual[:, None, :] * 1.0
+        residual = (whitening.whiten_transposed(rows)
+                    if hasattr(whitening, 'whiten_transposed')
+                    else rows @ whitening)[:, 0, :]
+    n_groups, n_sources, _ = sources.shape
+    curved = normal * 1.0
+    # One source at a time, as an array of all would not fit in the cache.
+    for piece in iter_pieces(n_groups, 2 * N_PARAMS, residual.shape[1]):
+        x, y, weight = take_members((problem.x, problem.y, problem.weight),
+                                    piece)
+        weight = weight * residual[piece, ...]
+        for i in range(n_sources):
+            part = slice(N_PARAMS * i, N_PARAMS * (i + 1))
+            curved[piece, part, part] += _weighted_curvature(
+                sources[piece, i, :], x, y, weight)
+    _, scaled = scale_to_unit_diagonal(curved, free)
+    finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
+    scaled = xp.where(finite[:, None, None], scaled,
+                      xp.zeros_like(scaled))
+    definite = xp.linalg.eigvalsh(scaled)[:, 0] > _DEFINITE
+    return xp.where(definite[:, None, None], curved, normal)
+
+
+def _weighted_curvature(sources, x, y, weight):
+    r"""
+    Return the weighted sums of the second derivatives of Gaussians with
+    respect to tangent coordinates, for states (g, 6): shape (g, 6, 6).
+
+    The derivatives of the logarithm of a Gaussian along its axes are
+    :math:`l = (u_a, u_b, u_a^2 / 2, u_a u_b, u_b^2 / 2)`, and the second ones
+    :math:`-z_k^T P z_l` with :math:`P = \Sigma^{-1}` and :math:`z = (e_a, e_b,
+    E_{aa} u, E_{ab} u, E_{bb} u)`, where :math:`E` is the unit of an element.
+    """
+    xp = array_namespace(sources)
+    amplitude, x0, y0, var_a, var_b, theta = (
+        sources[:, i, None] for i in range(N_PARAMS))
+    cos, sin = xp.cos(theta), xp.sin(theta)
+    dx, dy = x - x0, y - y0
+    off_a, off_b = cos * dx + sin * dy, cos * dy - sin * dx
+    u_a, u_b = off_a / var_a, off_b / var_b
+    profile = weight * xp.exp(-0.5 * (off_a * u_a + off_b * u_b))
+    slopes = xp.stack((xp.ones_like(u_a), u_a, u_b, 0.5 * u_a * u_a,
+                       u_a * u_b, 0.5 * u_b * u_b), axis=1)
+    moments = (slopes * profile[:, None, :]) @ xp.matrix_transpose(slopes)
+    total, by_a, by_b = (moments[:, 0, k] for k in range(3))
+    aa, ab, bb = moments[:, X, X], moments[:, X, Y], moments[:, Y, Y]
+    p_a, p_b = 1.0 / var_a[:, 0], 1.0 / var_b[:, 0]
+    curvature = moments * amplitude[:, :, None]
+    for k, m, value in (
+            (X, X, p_a * total), (Y, Y, p_b * total), (X, AA, p_a * by_a),
+            (X, AB, p_a * by_b), (Y, AB, p_b * by_a), (Y, BB, p_b * by_b),
+            (AA, AA, p_a * aa), (AA, AB, p_a * ab),
+            (AB, AB, p_a * bb + p_b * aa), (AB, BB, p_b * ab),
+            (BB, BB, p_b * bb)):
+        curvature[:, k, m] -= amplitude[:, 0] * value
+        if k != m:
+            curvature[:, m, k] -= amplitude[:, 0] * value
+    curvature[:, AMPLITUDE, :] = moments[:, AMPLITUDE, :]
+    curvature[:, :, AMPLITUDE] = moments[:, :, AMPLITUDE]
+    curvature[:, AMPLITUDE, AMPLITUDE] = 0.0
+    # From the axes of the ellipse back to x and y.
+    turn = xp.zeros_like(moments)
+    for k in (AMPLITUDE, AA, AB, BB):
+        turn[:, k, k] = 1.0
+    turn[:, X, X] = turn[:, Y, Y] = cos[:, 0]
+    turn[:, X, Y], turn[:, Y, X] = -sin[:, 0], sin[:, 0]
+    return turn @ curvature @ xp.matrix_transpose(turn)
+
+
 def _is_at_rest(problem, state, terms, step, xtol, gtol):
     """
     Return which groups have converged as in MINPACK: those whose
@@ -680,7 +783,7 @@ def _is_at_rest(problem, state, terms, step, xtol, gtol):
     """
     xp = array_namespace(step)
     sources, coeffs = state
-    chi2, normal, gradient = terms
+    chi2, normal, gradient, _ = terms
     free = problem.free & ~_at_active_bound(problem, sources, gradient)
     zeros = xp.zeros_like(gradient)
     length = xp.where(free, xp.sqrt(xp.linalg.diagonal(normal)), zeros)

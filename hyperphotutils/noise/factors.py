@@ -159,6 +159,24 @@ class FootprintFactors:
         """
         return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=0)
 
+    def whiten_transposed(self, rows: np.ndarray) -> np.ndarray:
+        r"""
+        Return :math:`L^{-T} v` for vectors of pixels.
+
+        Of whitened vectors these are the products with :math:`C^{-1}`.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The vectors of each footprint. They are overwritten.
+
+        Returns
+        -------
+        rows : `~numpy.ndarray` of shape (g, k, p)
+            The results.
+        """
+        return self._apply(rows, (blas.dtrsm, blas.dtrmm), trans_a=1)
+
     def correlate(self, rows: np.ndarray) -> np.ndarray:
         r"""
         Return :math:`L^T v` for vectors of pixels, whose scalar products

@@ -335,12 +335,13 @@ class TestFit:
         rng = np.random.default_rng(8)
         problem, sources, coeffs = make_problem(
             [random_group(3, rng) for _ in range(4)])
-        expected = fit(problem, sources, coeffs)
+        expected = fit(problem, sources, coeffs, newton=True)
         other = BatchProblem(*(
             value if not hasattr(value, 'shape') else xp.asarray(value)
             for value in problem))
         kind = type(xp.asarray(sources))
-        result = fit(other, xp.asarray(sources), xp.asarray(coeffs))
+        result = fit(other, xp.asarray(sources), xp.asarray(coeffs),
+                     newton=True)
         for name, value in result._asdict().items():
             assert isinstance(value, kind), name
             assert_allclose(np.from_dlpack(value), getattr(expected, name),
@@ -358,7 +359,7 @@ class TestFit:
             data=extra * problem.data, weight=extra * problem.weight,
             basis=extra[:, None, :] * problem.basis, loss='huber',
             f_scale=2.0, extra=extra)
-        options = {'xtol': 1e-9, 'gtol': 1e-9}
+        options = {'xtol': 1e-9, 'gtol': 1e-9, 'newton': True}
         expected = fit(problem, sources, coeffs, **options)
         assert expected.converged.all()
         strict = BatchProblem(*(
@@ -732,3 +733,54 @@ class TestSolveLinear:
             assert_allclose(solved[k, :, 0], expected[:3], rtol=1e-7)
             assert_allclose(solved_coeffs[k], expected[3:], rtol=1e-7,
                             atol=1e-7)
+
+
+def misfit_groups():
+    """
+    Groups with residuals that a fit cannot remove: those of a source that is
+    not in the model.
+    """
+    rng = np.random.default_rng(5)
+    groups = [random_group(3, rng) for _ in range(4)]
+    return [(group[0][:2], *group[1:]) for group in groups]
+
+
+def test_curvature_is_that_of_chi2():
+    problem, sources, coeffs = make_problem(misfit_groups())
+    terms = solver._data_terms(problem, sources, coeffs)
+    calculated = solver._add_curvature(
+        problem, sources, terms[3], 0.0 * terms[1]
+        + 1e9 * np.eye(terms[1].shape[1]), problem.free)
+    calculated -= 1e9 * np.eye(terms[1].shape[1])
+    calculated += terms[1]
+    step = 1e-4
+    for k in range(12):
+        for m in range(k + 1):
+            second = 0.0
+            for one, other in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+                move = np.zeros((len(coeffs), 15))
+                move[:, k] += step * one
+                move[:, m] += step * other
+                chi2 = solver._data_terms(problem, *solver._move(
+                    problem, sources, coeffs, move))[0]
+                second = second + one * other * chi2
+            assert_allclose(second / (8.0 * step**2), calculated[:, k, m],
+                            rtol=2e-4, atol=2e-4 * np.sqrt(
+                                terms[1][:, k, k] * terms[1][:, m, m]).max())
+
+
+def test_newton_steps_converge_where_residuals_are_large():
+    """
+    To the same minimum as Gauss-Newton steps, in fewer of them.
+    """
+    problem, sources, coeffs = make_problem(misfit_groups())
+    plain, newton = (fit_batch(problem, sources, coeffs, tolerance=1e-12,
+                               linear_start=True, newton=newton)
+                     for newton in (False, True))
+    assert newton.converged.all()
+    assert newton.n_iter.sum() < 0.7 * plain.n_iter.sum()
+    assert_allclose(newton.chi2, plain.chi2, rtol=1e-9)
+    assert_allclose(newton.sources[:, :, :5], plain.sources[:, :, :5],
+                    rtol=1e-4)
+    assert_allclose(newton.covariance, plain.covariance, rtol=1e-2,
+                    atol=1e-4)

@@ -66,6 +66,15 @@ def test_scalar_products_are_those_of_the_covariance(noise, n_groups):
                         atol=1e-6)
 
 
+def test_transposed_whitening_gives_the_inverse_covariance(noise):
+    x, y = disk(5)
+    rows = np.random.default_rng(2).normal(size=(2, 3, len(x)))
+    factors = noise.factors(np.tile(x, (2, 1)), np.tile(y, (2, 1)))
+    assert_allclose(factors.whiten_transposed(factors.whiten(rows.copy())),
+                    rows @ np.linalg.inv(noise.covariance(x, y)), rtol=1e-5,
+                    atol=1e-5)
+
+
 def test_footprints_of_all_kinds_at_once(noise):
     """
     Different footprints, equal ones that are not next to each other, and
