@@ -198,28 +198,25 @@ def summarize_sources(table: QTable | None,
     >>> print(summarize_sources(table)['sources'])
     12 measured: 12 detected on the map
     """
-    facts = {'sources': 'none found'}
-    if table is not None and len(table):
-        facts |= _count_sources(table)
+    is_empty = table is None or len(table) == 0
+    meta = {} if table is None else table.meta
+    facts = {'sources': 'none found'} if is_empty else _count_sources(table)
     if rejected is not None:
         reasons, counts = np.unique(np.asarray(rejected['reason']),
                                     return_counts=True)
         facts['rejected'] = ', '.join(
             f'{count} {str(reason).replace("_", " ")}'
             for reason, count in zip(reasons, counts, strict=True)) or 'none'
-    if table is None:
-        return facts
-    if 'rms' in table.meta:
-        rms = to_readable_units(table).meta['rms']
-        facts['rms'] = f'{rms:.4g}'
-    if len(table):
+    if 'rms' in meta:
+        facts['rms'] = f'{to_readable_units(table).meta["rms"]:.4g}'
+    if not is_empty:
         facts['noise of fits'] = (
-            'correlated, measured on the map' if 'noise' in table.meta
+            'correlated, measured on the map' if 'noise' in meta
             else 'independent pixels')
-    if bad := ', '.join(f'{count} {kind}' for kind, count in table.meta.get(
+    if bad := ', '.join(f'{count} {kind}' for kind, count in meta.get(
             'n_bad_pixels', {}).items() if count):
         facts['bad pixels'] = bad
-    if len(table):
+    if not is_empty:
         facts['flags'] = count_flags(table['flags'])
     return facts
 
