@@ -16,6 +16,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
+from hyperphotutils.utils.stored import FULL
+
 if TYPE_CHECKING:
     from astropy.units import Quantity
 
@@ -239,7 +241,7 @@ class CubeWriter:
 
     def _explain(self, error):
         reason = error.strerror or str(error)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in FULL:
             reason += f' (the file needs {self._size / 1e6:.1f} MB)'
         return OSError(error.errno, f'cannot be written: {reason}',
                        str(self.path))
