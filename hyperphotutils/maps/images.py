@@ -410,7 +410,7 @@ def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
     with refuse_damage('its headers cannot be read'):
         number = _choose(hdus) if ext is None else _find(hdus, ext)
         hdu = hdus[number]
-        extension = f'{number} ({hdu.name or "unnamed"})'
+        extension = _label(hdu, number)
         if not _is_image(hdu):
             kind = 'a table' if 'TFIELDS' in hdu.header else 'empty'
             msg = f'extension {extension} is {kind}: a map is an image'
@@ -441,6 +441,10 @@ def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
         if masks:
             about['masks'] = _load_masks(hdus, number, n_whole)
     return hdu, about
+
+
+def _label(hdu, number):
+    return f'{number} ({hdu.name or "unnamed"})'
 
 
 def _is_image(hdu):
@@ -534,7 +538,7 @@ def _load_error(hdus, number, error_extension, n_whole):
                'give another, or False for none')
         raise MapError(msg)
     hdu = hdus[found]
-    extension = f'{found} ({hdu.name or "unnamed"})'
+    extension = _label(hdu, found)
     if not _is_image(hdu):
         msg = (f'error_extension={error_extension!r} is not an image: it has '
                f'{_contents(hdus)}')
