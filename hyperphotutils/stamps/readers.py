@@ -31,7 +31,6 @@ __all__ = ['read_stamps']
 _PLANES = ('data', 'error', 'mask', 'segmentation', 'psf')
 
 
-
 def read_stamps(path: FilePath, *,
                 names: Sequence[str] | None = None) -> Stamps:
     """
@@ -87,8 +86,7 @@ def read_stamps(path: FilePath, *,
         table.meta = {}
     stamps = Stamps(**planes, **tables, wcs=wcs, meta=meta)
     present = [str(name) for name in stamps.table['name']]
-    return stamps if names is None else stamps[
-        [present.index(name) for name in _choose(present, names, path)]]
+    return stamps if names is None else stamps[_choose(present, names, path)]
 
 
 def _read_hdf5(file, path, names):
@@ -102,7 +100,8 @@ def _read_hdf5(file, path, names):
     groups = ([str(name) for name in tables['table']['name']]
               if 'table' in tables else
               [name for name, group in file.items() if hasattr(group, 'keys')])
-    chosen = _choose(groups, names, path)
+    rows = _choose(groups, names, path)
+    chosen = [groups[row] for row in rows]
     found = set(file[chosen[0]].keys()) if chosen else set()
     if not found & {'data', DRE_NAMES['data']}:
         msg = (f"'{path}' has no stamps: expected a group for each source "
@@ -122,8 +121,7 @@ def _read_hdf5(file, path, names):
     if planes['mask'] is None:
         planes['mask'] = ~np.isfinite(planes['data'])
     if 'table' in tables:
-        tables['table'] = tables['table'][[groups.index(name)
-                                           for name in chosen]]
+        tables['table'] = tables['table'][rows]
     else:
         # stamps of DRE are centered on their sources
         center = planes['data'].shape[-1] // 2
@@ -146,15 +144,15 @@ def _read_hdf5(file, path, names):
 
 def _choose(present, names, path):
     """
-    Return the names to read.
+    Return the rows of the stamps to read; all without ``names``.
     """
-    if names is None:
-        return present
-    missing = sorted(set(names) - set(present))
+    row_of = {name: row for row, name in enumerate(present)}
+    names = present if names is None else list(names)
+    missing = sorted(set(names) - row_of.keys())
     if missing:
         msg = f"'{path}' has no stamp {', '.join(missing)}"
         raise ValueError(msg)
-    return list(names)
+    return [row_of[name] for name in names]
 
 
 def _make_wcs(header):
