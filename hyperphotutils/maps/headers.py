@@ -150,10 +150,16 @@ def calibrate(data, wcs, *, areas, unit, beam, beam_area, frequency,
         'object': name,
         **meta,
     }
-    mask = np.empty((ny, nx), dtype=bool)
-    for rows in row_blocks(mask.shape):
+    values, mask = data, np.empty((ny, nx), dtype=bool)
+    if isinstance(data, StoredImage):
+        # the mask is in a file, too
+        mask = StoredImage.create(data.path.with_suffix('.mask'), data.shape,
+                                  bool)
+        values = data.map()
+    for rows in row_blocks(data.shape):
         mask[rows] = ~np.isfinite(data[rows])
-    values = data.map() if isinstance(data, StoredImage) else data
+    if isinstance(mask, StoredImage):
+        mask = mask.map()
     return CCDData(values, unit=u.Jy / u.pix, wcs=wcs, mask=mask, meta=meta)
 
 

@@ -544,6 +544,8 @@ class _Map:
                 raise ValueError(msg)
         # The file of a memmap is read by each process: no copy is sent.
         values = StoredImage.find(values) or values
+        if isinstance(mask, np.memmap):
+            mask = StoredImage.find(mask) or mask
         return cls(values, unit, wcs, dict(meta), mask, error, weight_map)
 
     @property

@@ -58,7 +58,7 @@ __all__ = [
 _MAX_PLOTTED = 4096
 
 # The file with the values of a large map
-_VALUES = 'map.dat'
+_VALUES, _MASK = 'map.dat', 'map.mask'
 
 # BITPIX values that float32 represents exactly
 _FLOAT32_BITPIX = frozenset({8, 16, -32})
@@ -155,18 +155,20 @@ class _Tiling:
 
     def take_values(self, image, scratch):
         """
-        Move the file with the values of a map here from the folder in which
-        it was read, and remove that.
+        Move the files with the values and the mask of a map here from the
+        folder in which it was read, and remove that.
         """
         self.folder.mkdir(exist_ok=True)
-        read = StoredImage.find(image.data)
-        path = self.folder / _VALUES
-        if read is None:  # its sky axes are not the last two of the file
-            moved = StoredImage.store(image.data, path)
-        else:
-            read.path.replace(path)
-            moved = StoredImage(path, read.shape, read.dtype)
-        image.data = moved.map()
+        for name, file in (('data', _VALUES), ('mask', _MASK)):
+            values = getattr(image, name)
+            read = StoredImage.find(values)
+            path = self.folder / file
+            if read is None:  # the sky axes are not the last two of the file
+                moved = StoredImage.store(values, path)
+            else:
+                read.path.replace(path)
+                moved = StoredImage(path, read.shape, read.dtype)
+            setattr(image, name, moved.map())
         shutil.rmtree(scratch)
 
     def make_photometry(self, phot, config, *, progress_bar):

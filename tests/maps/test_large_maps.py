@@ -82,7 +82,9 @@ def test_map_in_a_file_is_that_in_memory(make_hdu, tmp_path, monkeypatch,
     if kind == 'given':
         options['fill_value'] = [7.0, 99.0, 0.0]
     in_file, in_memory = read_both(make, tmp_path, **options)
-    assert StoredImage.find(in_file.data).path == tmp_path / 'map.dat'
+    for name, path in (('data', 'map.dat'), ('mask', 'map.mask')):
+        assert StoredImage.find(getattr(in_file, name)).path == (
+            tmp_path / path)
     assert in_file.data.dtype == in_memory.data.dtype
     assert_array_equal(in_file.data, in_memory.data)
     assert_array_equal(in_file.mask, in_memory.mask)
