@@ -16,6 +16,7 @@ from hyperphotutils.utils import (
     gaussian_matrix,
     wrap_angle,
 )
+from hyperphotutils.utils.gaussians import add_stamp
 
 SHAPE = (61, 71)
 SOURCES = {'x': [30.2, 5.0, 69.5], 'y': [25.7, 58.0, 0.0],
@@ -102,3 +103,17 @@ def test_wrap_angle(angle, expected):
     assert wrap_angle(angle) == expected
     assert wrap_angle(np.deg2rad(angle) * u.rad).unit == u.deg
     assert_allclose(wrap_angle([angle] * u.deg).value, [expected])
+
+
+@pytest.mark.parametrize('y0', [-9, -4, -3, 2, 5, 9])
+@pytest.mark.parametrize('x0', [-9, -1, 3, 7, 20])
+def test_stamp_is_truncated_at_the_edges(x0, y0):
+    """
+    A stamp adds its pixels on the image, and none if it is off the image.
+    """
+    stamp = np.arange(1.0, 13.0).reshape(4, 3)
+    image = np.zeros((6, 8))
+    padded = np.pad(image, 30)
+    padded[30 + y0:34 + y0, 30 + x0:33 + x0] += stamp
+    add_stamp(image, stamp, x0, y0)
+    assert np.array_equal(image, padded[30:36, 30:38])
