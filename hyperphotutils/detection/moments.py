@@ -115,29 +115,21 @@ def find_locus(size, snr, fwhm):
     Return the size of the stars and the density of sources there; the size
     of a Gaussian of the FWHM and 0 if no source is near it.
 
-    It is the first dense size near that of the PSF: nothing is smaller
-    than a star, but galaxies may be more.
+    It is the first dense size near that of the PSF, the median of the sizes
+    within 3 errors of the mode: nothing is smaller than a star, but galaxies
+    may be more.
     """
     expected = weighted_size(fwhm)
     near = ((size > _LOCUS_SEARCH[0] * expected)
             & (size < _LOCUS_SEARCH[1] * expected))
     if not near.any():
         return expected, 0.0
-    error = np.hypot(LOCUS_SCATTER, 1.0 / snr[near])
-    center, density = _first_mode(np.log(size[near]), error)
-    return float(np.exp(center)), density
-
-
-def _first_mode(values, errors):
-    """
-    Return the first dense place of values with errors: the median of the
-    values within 3 errors of the mode, and the density there.
-
-    Each value is a Gaussian of 1.5 times its error.
-    """
+    values, errors = np.log(size[near]), np.hypot(LOCUS_SCATTER,
+                                                  1.0 / snr[near])
     step = 0.1 * errors.min()
     low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
     grid = np.linspace(low, high, min(int((high - low) / step) + 1, 20_000))
+    # each value is a Gaussian of 1.5 times its error
     density = (1.0 / errors * np.exp(
         -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
     first = int(np.argmax(density > _FIRST_MODE * density.max()))
@@ -147,4 +139,4 @@ def _first_mode(values, errors):
         first += up
     near = np.abs(values - grid[first]) < 3.0 * errors
     center = np.median(values[near]) if near.any() else grid[first]
-    return float(center), float(density[first])
+    return float(np.exp(center)), float(density[first])
