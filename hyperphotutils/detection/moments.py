@@ -7,7 +7,7 @@ import numpy as np
 from astropy.stats import gaussian_fwhm_to_sigma
 
 __all__ = ['LOCUS_SCATTER', 'WEIGHT_WIDTH', 'cut_out', 'find_locus',
-           'first_mode', 'weighted_moments', 'weighted_size']
+           'weighted_moments', 'weighted_size']
 
 # Width of the weight function relative to the PSF: wide enough that the
 # size of a star is measured well, narrow enough to exclude neighbors.
@@ -102,29 +102,6 @@ def _gaussians(grid, dx, dy, width):
     return gy[:, :, None] * gx[:, None, :]
 
 
-def first_mode(values, errors, fraction):
-    """
-    Return the first dense place of values with errors: the median of the
-    values within 3 errors of the mode, and the density there.
-
-    Each value is a Gaussian of 1.5 times its error. A place is dense from
-    ``fraction`` of the largest density.
-    """
-    step = 0.1 * errors.min()
-    low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
-    grid = np.linspace(low, high, min(int((high - low) / step) + 1, 20_000))
-    density = (1.0 / errors * np.exp(
-        -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
-    first = int(np.argmax(density > fraction * density.max()))
-    ahead = max(int(1.5 * np.median(errors) / (grid[1] - grid[0])), 2)
-    # Ascend to the mode; ripples narrower than the errors are noise.
-    while (up := int(density[first:first + ahead].argmax())) > 0:
-        first += up
-    near = np.abs(values - grid[first]) < 3.0 * errors
-    center = np.median(values[near]) if near.any() else grid[first]
-    return float(center), float(density[first])
-
-
 def weighted_size(fwhm):
     """
     Return the ``size`` of `weighted_moments` of a Gaussian with the FWHM.
@@ -138,14 +115,28 @@ def find_locus(size, snr, fwhm):
     Return the size of the stars and the density of sources there; the size
     of a Gaussian of the FWHM and 0 if no source is near it.
 
-    It is the first dense size near that of the PSF: nothing is smaller
-    than a star, but galaxies may be more.
+    It is the first dense size near that of the PSF, the median of the sizes
+    within 3 errors of the mode: nothing is smaller than a star, but galaxies
+    may be more.
     """
     expected = weighted_size(fwhm)
     near = ((size > _LOCUS_SEARCH[0] * expected)
             & (size < _LOCUS_SEARCH[1] * expected))
     if not near.any():
         return expected, 0.0
-    error = np.hypot(LOCUS_SCATTER, 1.0 / snr[near])
-    center, density = first_mode(np.log(size[near]), error, _FIRST_MODE)
-    return float(np.exp(center)), density
+    values, errors = np.log(size[near]), np.hypot(LOCUS_SCATTER,
+                                                  1.0 / snr[near])
+    step = 0.1 * errors.min()
+    low, high = values.min() - 3.0 * step, values.max() + 3.0 * step
+    grid = np.linspace(low, high, min(int((high - low) / step) + 1, 20_000))
+    # each value is a Gaussian of 1.5 times its error
+    density = (1.0 / errors * np.exp(
+        -0.5 * ((grid[:, None] - values) / (1.5 * errors))**2)).sum(1)
+    first = int(np.argmax(density > _FIRST_MODE * density.max()))
+    ahead = max(int(1.5 * np.median(errors) / (grid[1] - grid[0])), 2)
+    # Ascend to the mode; ripples narrower than the errors are noise.
+    while (up := int(density[first:first + ahead].argmax())) > 0:
+        first += up
+    near = np.abs(values - grid[first]) < 3.0 * errors
+    center = np.median(values[near]) if near.any() else grid[first]
+    return float(np.exp(center)), float(density[first])

@@ -31,6 +31,8 @@ _RING_RADII = (1 / 2, 2 / 3, 5 / 6, 1.0)
 
 # Radius of the fitted top of a source in units of the FWHM.
 _TOP_RADIUS = 0.7
+# How often it is fitted, each time centered on the last fit.
+_N_FITS = 3
 
 
 def shoulder_score(data: np.ndarray | Quantity | NDData, x: ArrayLike,
@@ -194,15 +196,15 @@ def _mask_neighbors(ring, x, y, dx, dy):
     ring[foreign] = np.nan
 
 
-def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
+def fit_peaks(image, x_peak, y_peak, fwhm):
     """
     Fit paraboloids to the tops of sources and return their positions, NaN
     where there is no maximum within one pixel of the peak.
 
     The pixels within 0.7 FWHM (at least 2 pixels) have weights
     :math:`(1 - r^2 / r_\\mathrm{max}^2)^2`. The weights are centered on
-    the fitted position, ``n_iter`` times, and fall smoothly to zero, so that
-    the position is not biased toward the center of the pixel.
+    the fitted position, and fall smoothly to zero, so that the position is not
+    biased toward the center of the pixel.
     """
     radius = max(_TOP_RADIUS * fwhm, 2.0)
     half = math.ceil(radius + 0.5)
@@ -215,7 +217,7 @@ def fit_peaks(image, x_peak, y_peak, fwhm, *, n_iter=3):
 
     shift_x = np.zeros(len(x_peak))
     shift_y = np.zeros(len(x_peak))
-    for _ in range(n_iter):
+    for _ in range(_N_FITS):
         distance2 = ((dx - shift_x[:, np.newaxis])**2
                      + (dy - shift_y[:, np.newaxis])**2)
         weight = valid * np.maximum(1 - distance2 / radius**2, 0)**2

@@ -32,10 +32,10 @@ class SourceImages:
         self._unit = image.unit
         self._profile = image.profile
         self.wcs = image.wcs
-        # Most masks are those of the missing values.
+        # Most masks are those of the missing values, and need not be kept.
         missing = ~np.isfinite(image.values)
-        self._mask = (None if np.array_equal(missing, image.mask)
-                      else image.mask)
+        self.mask = (None if np.array_equal(missing, image.mask)
+                     else image.mask)
         self._sources = None if table is None else table[_SHAPE].copy()
         self.radius = radius
         self.order = order
@@ -48,14 +48,6 @@ class SourceImages:
         The map.
         """
         return self._with_unit(self._values)
-
-    @property
-    def mask(self):
-        """
-        The mask of the pixels that were not used; `None` if these are
-        the missing values.
-        """
-        return self._mask
 
     def model(self):
         """
@@ -77,8 +69,8 @@ class SourceImages:
                 self._background_fit.make_background_image())
         model = self.model()
         residual = self._values - getattr(model, 'value', model)
-        mask = (~np.isfinite(self._values) if self._mask is None
-                else self._mask)
+        mask = (~np.isfinite(self._values) if self.mask is None
+                else self.mask)
         x, y = (np.asarray(self._sources[name])[self.has_background]
                 for name in ('x_fit', 'y_fit'))
         total, norm = np.zeros(residual.shape), np.zeros(residual.shape)

@@ -427,8 +427,8 @@ def _core_mask(table, corner, shape):
     Return the pixels within half a FWHM of sources, in an image of which
     the first pixel is a corner (y, x) of the map.
     """
-    # The residual there is that of the model: the covariance of what is
-    # farther away is that of the noise from the first pass on.
+    # The residual of a core is that of the model. Without cores, a second
+    # pass of fit and covariance gains nothing.
     return make_source_mask(
         shape, table['x_fit'] - corner[1], table['y_fit'] - corner[0],
         table['fwhm_major_fit'], table['fwhm_minor_fit'], table['theta_fit'],

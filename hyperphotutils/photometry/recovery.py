@@ -296,7 +296,7 @@ class InjectionRecovery:
             psf = BeamProfile.from_psf(psf, fwhm)
         sky = Sky(data, fwhm, mask, psf)
         # Rounding depends on the number of threads of BLAS: one, as for the
-        # maps with sources, so that known sources are found again.
+        # maps with sources.
         extractor = copy.deepcopy(self.extractor)
         with threadpool_limits(limits=1):
             catalog = _extract(extractor, sky.data, mask)

@@ -729,10 +729,9 @@ class _Images:
                     image, table, float(backgrounds['radius'].max()),
                     int(backgrounds['bkg_order'].max()),
                     np.asarray(backgrounds['has_background']))
-        made = (images.data - images.model() if kind == 'residual'
+        made = (images.data - images.model()
+                - np.nan_to_num(images.background()) if kind == 'residual'
                 else getattr(images, kind)())
-        if kind == 'residual':
-            made -= np.nan_to_num(images.background())
         return np.asarray(getattr(made, 'value', made))[inner]
 
 
