@@ -270,7 +270,7 @@ def measure_noise_variation(data: ArrayLike | Quantity, fwhm: float, *,
 
 def noise_variation_grid(read, shape, fwhm):
     """
-    Measure how the noise of a large map varies, one row of blocks at a
+    Measure how the noise of a large map varies, a few rows of blocks at a
     time, as `measure_noise_variation` does.
 
     ``read`` returns the pixels of a tuple of 2 slices, NaN where there are no

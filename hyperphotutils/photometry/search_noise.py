@@ -33,9 +33,9 @@ class SearchNoise:
     ``relative_rms`` is that variation, without structure of the sky.
     ``filtered_rms`` is the rms of the high-pass filtered map, and
     ``detection_rms`` the typical rms to which the threshold of the finder
-    refers on the map. ``misfit`` is how much sources
-    differ from their fits, and ``extra_variance`` the image of the variance
-    due to that. The noise with which sources are fitted is ``image.noise``.
+    refers on the map. ``misfit`` is how much sources differ from their fits,
+    and ``extra_variance`` the image of the variance due to that. The noise
+    with which sources are fitted is ``image.noise``.
     """
 
     def __init__(self, photometry, image, variation='measured'):

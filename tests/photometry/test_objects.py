@@ -8,6 +8,9 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import platform
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -365,3 +368,30 @@ def test_two_threads():
             assert_array_equal(table['flux_fit'], own['flux_fit'])
             assert_array_equal(table['aperture_flux_err'],
                                own['aperture_flux_err'])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc',
+                    reason='other C libraries decide themselves')
+def test_memory_of_a_map_is_kept():
+    """
+    The steps of a measurement get the memory of their images once from the
+    system, not page by page for each image.
+    """
+    code = """
+import resource
+import numpy as np
+from hyperphotutils.photometry.measurement import MeasuredMap
+
+MeasuredMap(np.ones((9, 9)))
+faults = []
+for _ in range(3):
+    images = [np.ones(400_000) for _ in range(8)]
+    del images
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[1] - faults[0], faults[2] - faults[1])
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True,
+        text=True, cwd=Path(hyperphotutils.__file__).parents[1])
+    # 8 images have 6250 pages
+    assert max(map(int, result.stdout.split())) < 1000
