@@ -890,8 +890,8 @@ def _move(problem, sources, coeffs, step):
     n_coords = N_PARAMS * n_sources
     step_sources = xp.reshape(step[:, :n_coords],
                               (n_groups, n_sources, N_PARAMS))
-    position = _clip(sources[:, :, X:Y + 1] + step_sources[:, :, X:Y + 1],
-                     problem.xy_low, problem.xy_high)
+    position = xp.clip(sources[:, :, X:Y + 1] + step_sources[:, :, X:Y + 1],
+                       problem.xy_low, problem.xy_high)
     var_a = sources[:, :, 3] + step_sources[:, :, AA]
     var_b = sources[:, :, 4] + step_sources[:, :, BB]
     var_ab = step_sources[:, :, AB]
@@ -902,8 +902,8 @@ def _move(problem, sources, coeffs, step):
     turn = 0.5 * xp.atan2(var_ab, half_diff)
     held = (step_sources[:, :, AA] == 0.0) & (
         step_sources[:, :, BB] == 0.0) & (var_ab == 0.0)
-    variances = _clip(xp.stack((mean + radius, mean - radius), axis=2),
-                      problem.var_low, problem.var_high)
+    variances = xp.clip(xp.stack((mean + radius, mean - radius), axis=2),
+                        float(problem.var_low), float(problem.var_high))
     shape = xp.concat((variances,
                        (sources[:, :, 5] + turn)[:, :, None]), axis=2)
     # Fixed shapes keep all bits.
@@ -913,13 +913,3 @@ def _move(problem, sources, coeffs, step):
         amplitude = xp.maximum(amplitude, problem.amplitude_low)
     moved = xp.concat((amplitude[:, :, None], position, shape), axis=2)
     return moved, coeffs + step[:, n_coords:]
-
-
-def _clip(value, low, high):
-    """
-    Clip to bounds that may be arrays.
-    """
-    xp = array_namespace(value)
-    low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
-                                 value.shape) for bound in (low, high))
-    return xp.minimum(xp.maximum(value, low), high)
