@@ -47,6 +47,9 @@ _PIECE_ELEMENTS = 1 << 16
 # Second derivatives of chi2, scaled to a unit diagonal, are used if all of
 # their eigenvalues are larger.
 _DEFINITE = 1e-8
+# In larger groups, second derivatives and eigenvalues cost more than the steps
+# that they save.
+_MAX_NEWTON = 8
 # Steps that a group may need to reach a goal.
 _PATIENCE = 10.0
 
@@ -130,8 +133,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     coefficients begin with those of `solve_linear`. ``goal`` is the chi2 that
     a fit must reach to be of use: a group is given up when ten steps that
     promise as much as the next one would not reach it. With ``newton``, steps
-    use the second derivatives of the model as well: near the end they need
-    fewer steps.
+    in groups of a few sources use the second derivatives of the model as well:
+    near the end fewer of them are needed.
 
     Unless ``evaluate_last``, the model is not evaluated after the last step:
     chi2 is what the step promised, and the covariance that before the step. In
@@ -145,6 +148,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     # Below this chi2 only rounding errors are left.
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     newton = (newton and problem.beam is None
+              and sources.shape[1] <= _MAX_NEWTON
               and can_transpose(problem.whitening))
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol,
