@@ -33,9 +33,10 @@ from hyperphotutils.utils.lm import (
     take_members,
 )
 
-__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
-           'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'whiten']
+__all__ = ['BatchProblem', 'BatchResult', 'can_transpose', 'evaluate',
+           'evaluate_sources', 'fit_batch', 'flux_derivatives',
+           'gaussian_components', 'normal_matrix', 'solve_linear', 'whiten',
+           'whiten_transposed']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -46,6 +47,9 @@ _PIECE_ELEMENTS = 1 << 16
 # Second derivatives of chi2, scaled to a unit diagonal, are used if all of
 # their eigenvalues are larger.
 _DEFINITE = 1e-8
+# In larger groups, second derivatives and eigenvalues cost more than the steps
+# that they save.
+_MAX_NEWTON = 8
 # Steps that a group may need to reach a goal.
 _PATIENCE = 10.0
 
@@ -129,8 +133,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     coefficients begin with those of `solve_linear`. ``goal`` is the chi2 that
     a fit must reach to be of use: a group is given up when ten steps that
     promise as much as the next one would not reach it. With ``newton``, steps
-    use the second derivatives of the model as well: near the end they need
-    fewer steps.
+    in groups of a few sources use the second derivatives of the model as well:
+    near the end fewer of them are needed.
 
     Unless ``evaluate_last``, the model is not evaluated after the last step:
     chi2 is what the step promised, and the covariance that before the step. In
@@ -144,8 +148,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     # Below this chi2 only rounding errors are left.
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     newton = (newton and problem.beam is None
-              and (hasattr(problem.whitening, 'whiten_transposed')
-                   or not hasattr(problem.whitening, 'whiten')))
+              and sources.shape[1] <= _MAX_NEWTON
+              and can_transpose(problem.whitening))
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol,
                       newton), state,
@@ -440,6 +444,26 @@ def whiten(whitening, rows):
     return rows @ xp.matrix_transpose(whitening)
 
 
+def whiten_transposed(whitening, rows):
+    """
+    Multiply vectors of pixels by the transpose of what makes them white; see
+    `whiten`.
+    """
+    if whitening is None:
+        return rows
+    if hasattr(whitening, 'whiten_transposed'):
+        return whitening.whiten_transposed(rows)
+    return rows @ whitening
+
+
+def can_transpose(whitening):
+    """
+    Return whether `whiten_transposed` accepts the whitening of a noise model.
+    """
+    return (hasattr(whitening, 'whiten_transposed')
+            or not hasattr(whitening, 'whiten'))
+
+
 def normal_matrix(problem, sources, coeffs):
     """
     Return the normal matrix of each group in all 6 n + k coordinates, free or
@@ -702,12 +726,9 @@ def _add_curvature(problem, sources, residual, normal, free):
     if problem.loss != 'linear':
         _, slope = apply_loss(residual, problem.loss, problem.f_scale)
         residual = residual * slope
-    whitening = problem.whitening
-    if whitening is not None and problem.extra is None:
-        rows = residual[:, None, :] * 1.0
-        residual = (whitening.whiten_transposed(rows)
-                    if hasattr(whitening, 'whiten_transposed')
-                    else rows @ whitening)[:, 0, :]
+    if problem.extra is None:
+        residual = whiten_transposed(problem.whitening,
+                                     residual[:, None, :] * 1.0)[:, 0, :]
     n_groups, n_sources, _ = sources.shape
     curved = normal * 1.0
     # One source at a time, as an array of all would not fit in the cache.
@@ -890,8 +911,8 @@ def _move(problem, sources, coeffs, step):
     n_coords = N_PARAMS * n_sources
     step_sources = xp.reshape(step[:, :n_coords],
                               (n_groups, n_sources, N_PARAMS))
-    position = _clip(sources[:, :, X:Y + 1] + step_sources[:, :, X:Y + 1],
-                     problem.xy_low, problem.xy_high)
+    position = xp.clip(sources[:, :, X:Y + 1] + step_sources[:, :, X:Y + 1],
+                       problem.xy_low, problem.xy_high)
     var_a = sources[:, :, 3] + step_sources[:, :, AA]
     var_b = sources[:, :, 4] + step_sources[:, :, BB]
     var_ab = step_sources[:, :, AB]
@@ -902,8 +923,8 @@ def _move(problem, sources, coeffs, step):
     turn = 0.5 * xp.atan2(var_ab, half_diff)
     held = (step_sources[:, :, AA] == 0.0) & (
         step_sources[:, :, BB] == 0.0) & (var_ab == 0.0)
-    variances = _clip(xp.stack((mean + radius, mean - radius), axis=2),
-                      problem.var_low, problem.var_high)
+    variances = xp.clip(xp.stack((mean + radius, mean - radius), axis=2),
+                        float(problem.var_low), float(problem.var_high))
     shape = xp.concat((variances,
                        (sources[:, :, 5] + turn)[:, :, None]), axis=2)
     # Fixed shapes keep all bits.
@@ -913,13 +934,3 @@ def _move(problem, sources, coeffs, step):
         amplitude = xp.maximum(amplitude, problem.amplitude_low)
     moved = xp.concat((amplitude[:, :, None], position, shape), axis=2)
     return moved, coeffs + step[:, n_coords:]
-
-
-def _clip(value, low, high):
-    """
-    Clip to bounds that may be arrays.
-    """
-    xp = array_namespace(value)
-    low, high = (xp.broadcast_to(xp.asarray(bound, dtype=value.dtype),
-                                 value.shape) for bound in (low, high))
-    return xp.minimum(xp.maximum(value, low), high)

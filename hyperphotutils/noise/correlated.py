@@ -88,6 +88,8 @@ _MAX_DENSE = 1000
 # Number of elements of a table of separations, and of the images that are
 # transformed at once: 32 MB.
 _MAX_ELEMENTS = 2**22
+# Rows of a covariance matrix that are looked up at once.
+_BLOCK = 64
 
 
 class CorrelatedNoise:
@@ -174,7 +176,8 @@ class CorrelatedNoise:
         self.matrices = matrices
         self.relative_rms = relative_rms
         self.structure = structure
-        self._table = np.empty((0, 0))
+        # Tables of separations for each level of the structure.
+        self._tables = {}
         self._factors = FactorCache(_MAX_FACTOR_BYTES)
 
     def __repr__(self) -> str:
@@ -897,22 +900,51 @@ class CorrelatedNoise:
     def _look_up(self, x, y):
         """
         Return the covariances of pixels at integer positions.
+        """
+        matrix = self._half_matrix(x, y, 0.0)
+        lower = np.tril_indices(len(x), -1)
+        matrix[lower] = matrix.T[lower]
+        return matrix
+
+    def _half_matrix(self, x, y, level):
+        """
+        Return the covariances of pixels at integer positions on the diagonal
+        and to its right, with those of the structure times ``level``.
 
         They are taken from a table of separations, unless the pixels
         are so far apart that the table would be larger than is useful.
         """
         reach = int(max(np.ptp(x), np.ptp(y))) if len(x) else 0
         if (2 * reach + 1)**2 > _MAX_ELEMENTS:
-            return self._evaluate((x[:, None] - x).astype(float),
-                                  (y[:, None] - y).astype(float))
-        if 2 * reach + 1 > len(self._table):
+            return self._sum_parts((x[:, None] - x).astype(float),
+                                   (y[:, None] - y).astype(float), level)
+        if 2 * reach + 1 > len(self._tables.get(level, ())):
+            if (sum(table.size for table in self._tables.values())
+                    + (2 * reach + 1)**2 > _MAX_ELEMENTS):
+                self._tables.clear()
             lag = np.arange(-reach, reach + 1, dtype=float)
-            self._table = self._evaluate(lag[None, :], lag[:, None])
+            self._tables[level] = self._sum_parts(lag[None, :], lag[:, None],
+                                                  level)
+        table = self._tables[level]
         # Differences of flat indices are flat indices of differences.
-        side = len(self._table)
+        side = len(table)
         index = y.astype(np.intp) * side + x
-        return self._table.ravel().take(
-            np.subtract.outer(index + side**2 // 2, index))
+        matrix = np.empty((len(x), len(x)))
+        for begin in range(0, len(x), _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            matrix[part, begin:] = table.ravel().take(np.subtract.outer(
+                index[part] + side**2 // 2, index[begin:]))
+        return matrix
+
+    def _sum_parts(self, dx, dy, level):
+        """
+        Return the autocovariance with that of the structure times ``level``.
+        """
+        values = self._evaluate(dx, dy)
+        if level > 0.0:
+            values += level * self.structure._evaluate(  # noqa: SLF001
+                dx, dy)
+        return values
 
     def _factor(self, x, y, extra, level, *, inverse):
         """
@@ -928,12 +960,11 @@ class CorrelatedNoise:
 
     def _matrix(self, x, y, extra, level):
         """
-        Return the covariance matrix of some pixels.
+        Return the covariance matrix of some pixels, on its diagonal and to
+        the right.
         """
-        matrix = self._look_up(x, y)
-        if self.structure is not None:
-            matrix += level * self.structure._look_up(  # noqa: SLF001
-                x, y)
+        matrix = self._half_matrix(
+            x, y, 0.0 if self.structure is None else level)
         diagonal = np.diagonal(matrix) * (1.0 + _JITTER)
         if extra is not None:
             diagonal = diagonal + extra**2

@@ -225,7 +225,7 @@ class FootprintFactors:
 def cholesky(matrix, *, inverse=False):
     """
     Return the lower Cholesky factor, or its inverse, of a matrix in C order,
-    which is overwritten.
+    which is overwritten; what is to the left of its diagonal is not used.
 
     The result is in Fortran order, with anything above its diagonal.
     """

@@ -237,6 +237,8 @@ def take_members(arrays, index):
     unchanged.
     """
     def take(array):
+        if array is None:
+            return None
         if not hasattr(array, 'shape'):
             return array.take(index) if hasattr(array, 'take') else array
         if array.shape[0] == 1:
@@ -266,8 +268,11 @@ def array_namespace(array):
     PyTorch itself has not all of the standard: the package
     array-api-compat, of the extra ``torch``, adds the rest.
     """
-    if hasattr(array, '__array_namespace__'):
+    # Small batches call this more often than any other function.
+    try:
         return array.__array_namespace__()
+    except AttributeError:
+        pass
     try:
         import array_api_compat
     except ImportError:

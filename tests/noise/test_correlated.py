@@ -330,7 +330,8 @@ def test_table_of_separations_is_bounded(noise):
     factor = noise.factors(x[None], y[None]).whiten(np.eye(4)[None])[0].T
     assert_allclose(factor @ noise.covariance(x, y) @ factor.T, np.eye(4),
                     atol=1e-6)
-    assert noise._table.size <= correlated._MAX_ELEMENTS
+    assert (sum(table.size for table in noise._tables.values())
+            <= correlated._MAX_ELEMENTS)
 
 
 def test_background_does_not_get_the_pattern_of_the_noise(noise):

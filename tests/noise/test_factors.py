@@ -157,7 +157,7 @@ def test_padding_costs_no_memory():
     matrix = whitening(noise.factors(cols, rows, usable), 3)
     assert_white(matrix[0, :2, :2],
                  noise.covariance(cols[0, :2], rows[0, :2]))
-    assert noise._table.size < 100
+    assert noise._tables[0.0].size < 100
 
 
 def test_kept_factors_are_bounded():
@@ -195,13 +195,13 @@ def test_factors_are_not_pickled(noise):
     noise.factors(x[None], y[None])
     pickled = pickle.dumps(noise)
     assert len(noise._factors) == 1
-    assert len(pickled) - size < 8 * noise._table.size + 100
+    assert len(pickled) - size < 8 * noise._tables[0.0].size + 100
     assert len(pickle.loads(pickled)._factors) == 0
 
 
 def test_matrices_that_are_not_positive_definite():
     noise = CorrelatedNoise.from_beam(1.0, 4.0)
-    noise._table = np.full((9, 9), 2.0)
-    noise._table[4, 4] = 1.0  # no more than its neighbors
+    noise._tables[0.0] = np.full((9, 9), 2.0)
+    noise._tables[0.0][4, 4] = 1.0  # no more than its neighbors
     with pytest.raises(np.linalg.LinAlgError, match='not positive definite'):
         noise.factors(np.array([[0, 1]]), np.array([[0, 1]]))
