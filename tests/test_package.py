@@ -238,3 +238,28 @@ print(faults[1] - faults[0], faults[2] - faults[1], gc.get_freeze_count(),
     # 8 images have 6250 pages.
     assert max(n_faults) < 1000
     assert n_frozen > 10 * n_left
+
+
+def test_garbage_is_collected_after_the_imports(tmp_path):
+    """
+    A run of a map collects no garbage, as its imports make none; one of
+    many maps collects it often.
+    """
+    make_blended_map((64, 64), 3, seed=1).write(tmp_path / 'map.fits')
+    code = f"""
+import gc, sys
+from hyperphotutils.__main__ import main
+
+n_before = gc.get_stats()[0]['collections']
+sys.argv = ['hyperphot', 'run', {str(tmp_path / 'map.fits')!r}, '--quiet',
+            '--output-dir', {str(tmp_path / 'out')!r}]
+assert main() == 0
+n_run = gc.get_stats()[0]['collections'] - n_before
+kept = [[] for _ in range(500_000)]
+print(n_run, gc.get_threshold()[0])
+"""
+    result = subprocess.run([sys.executable, '-c', code], check=True,
+                            cwd=ROOT.parent, capture_output=True, text=True)
+    n_run, threshold = map(int, result.stdout.split())
+    assert n_run == 0
+    assert threshold <= 100_000

@@ -389,7 +389,13 @@ def _process(work, config, outcomes, executor, progress_bar, report):
         function, options = _process_elsewhere, {'executor': executor}
         shared.append(str(Path.cwd()))
     else:
-        options['n_workers'] = max(1, min(config.run.n_workers, len(jobs)))
+        n_workers = max(1, min(config.run.n_workers, len(jobs)))
+        options['n_workers'] = n_workers
+        if n_workers == 1 and getattr(config.output, 'overview', False):
+            # Exceptions within these imports keep the frames of all callers,
+            # and so the images of a map, until garbage is collected.
+            import astropy.visualization.wcsaxes  # noqa: F401
+            import matplotlib.backends.backend_agg  # noqa: F401
         if progress_bar and not several:
             function = functools.partial(process_map, progress_bar=True)
     try:

@@ -300,6 +300,11 @@ def average(image, mask, step):
     A few rows are read at a time, as an image may be in a file.
     """
     mask = None if mask is None else np.asarray(mask, dtype=bool)
+    if step == 1:
+        values = np.array(image[:], dtype=float)
+        missing = ~np.isfinite(values)
+        values[missing if mask is None else missing | mask] = np.nan
+        return values
     ny, nx = image.shape
     columns = np.arange(0, nx, step)
     averaged = np.empty((-(-ny // step), columns.size))
@@ -308,9 +313,6 @@ def average(image, mask, step):
         good = np.isfinite(values)
         if mask is not None:
             good &= ~mask[start:start + step]
-        if step == 1:
-            averaged[row] = np.where(good[0], values[0], np.nan)
-            continue
         values[~good] = 0.0
         number = np.add.reduceat(good.sum(axis=0), columns)
         size = len(values) * np.diff(columns, append=nx)
@@ -336,11 +338,17 @@ def complete_background(images, beam, step=1):
     if not missing.any():
         return None
     rest = images['map'] - np.nan_to_num(images.get('model', 0.0))
-    weight = np.isfinite(rest).astype(float)
+    known = np.isfinite(rest)
     width = _SMOOTHING * (_DEFAULT_FWHM if beam is None
                           else _beam_shape(beam)[0]) / step
     smooth = gaussian_filter(np.nan_to_num(rest), width, mode='constant')
-    norm = gaussian_filter(weight, width, mode='constant')
+    if known.all():
+        # The filter is separable.
+        norm = np.multiply.outer(*(
+            gaussian_filter(np.ones(size), width, mode='constant')
+            for size in known.shape))
+    else:
+        norm = gaussian_filter(known.astype(float), width, mode='constant')
     filling = (smooth[missing] / norm[missing])
     images['background'][missing] = filling
     if 'residual' in images:
