@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 
-__all__ = ['quit_on_interrupt', 'raise_on_interrupt', 'tune_memory']
+__all__ = ['quit_on_interrupt', 'raise_on_interrupt', 'trim_memory',
+           'tune_memory']
 
 _MESSAGE = b'hyperphot: interrupted; nothing was done\n'
 _INTERRUPTED = 130
@@ -60,12 +61,27 @@ def tune_memory():
     atexit.register(gc.freeze)
     # Images are made and deleted all the time. By default, their memory is
     # returned to the system, and given back page by page.
-    if sys.platform == 'linux':
-        # another C library, or a static one
-        with contextlib.suppress(AttributeError, OSError):
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_TRIM_THRESHOLD, _KEPT)
-            mallopt(_M_MMAP_THRESHOLD, _BLOCK)
+    with _c_library() as library:
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        library.mallopt(_M_MMAP_THRESHOLD, _BLOCK)
+
+
+def trim_memory():
+    """
+    Return free memory to the system, also that between blocks in use.
+    """
+    with _c_library() as library:
+        library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def _c_library():
+    """
+    Give the C library of Linux; another one, or a static one, lacks the
+    functions, and nothing is done.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        yield ctypes.CDLL(None)
 
 
 def _lower_threshold(phase, _):

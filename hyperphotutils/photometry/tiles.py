@@ -53,6 +53,7 @@ from hyperphotutils.photometry.measurement import (
 )
 from hyperphotutils.photometry.results import make_results, open_search
 from hyperphotutils.photometry.tile_results import read_result, write_result
+from hyperphotutils.startup import trim_memory
 from hyperphotutils.utils.checks import check_integer
 from hyperphotutils.utils.executors import (
     WorkerProcesses,
@@ -749,7 +750,10 @@ def _on_tile(function, tile_size, tile, source, *shared):
     """
     # More threads than processes would slow down each other.
     with one_blas_thread():
-        return function(_core(tile, tile_size, source.shape), source, *shared)
+        part = function(_core(tile, tile_size, source.shape), source, *shared)
+    # The factors that are kept lie between the images of the tile.
+    trim_memory()
+    return part
 
 
 def _measure_tile(core, source, photometry, init):
