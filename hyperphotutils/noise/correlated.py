@@ -545,13 +545,12 @@ class CorrelatedNoise:
         """
         relative_rms = (None if self.relative_rms is None
                         else self.relative_rms[slices])
-        noise = type(self)(
+        # Factors do not depend on the position, but few parts have the same
+        # footprints, and those of all parts need not fit into memory.
+        return type(self)(
             self.variances, self.matrices, relative_rms=relative_rms,
             structure=(None if self.structure is None
                        else self.structure.cutout(slices)))
-        # Factors do not depend on the position.
-        noise._factors = self._factors  # noqa: SLF001
-        return noise
 
     def autocovariance(self, dx: ArrayLike,
                        dy: ArrayLike) -> FloatOrArray | u.Quantity:
