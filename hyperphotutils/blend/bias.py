@@ -28,13 +28,11 @@ from hyperphotutils.blend.solver import (
     BatchResult,
     X,
     Y,
-    can_transpose,
     evaluate,
     flux_derivatives,
     gaussian_components,
     iter_pieces,
     whiten,
-    whiten_transposed,
 )
 from hyperphotutils.utils.lm import take_members
 
@@ -62,18 +60,10 @@ def second_order_bias(problem, result):
         curved = sum(_trace(part, fitted, i)
                      for i in range(fitted.sources.shape[1]))[:, None, :]
         curved = whiten(part.whitening, curved)
-        whitening = part.whitening
-        by_basis = part.basis @ np.swapaxes(curved, 1, 2)
-        if can_transpose(whitening):
-            # One vector is whitened twice, instead of all derivatives once.
-            curved = whiten_transposed(whitening, curved)
-            whitening = None
         _, jacobian = evaluate(fitted.sources, fitted.coeffs, part.x, part.y,
-                               part.weight, part.basis, whitening, part.beam)
-        n_coords = N_PARAMS * fitted.sources.shape[1]
-        gradient = np.concatenate((
-            jacobian[:, :n_coords] @ np.swapaxes(curved, 1, 2), by_basis),
-            axis=1)
+                               part.weight, part.basis, part.whitening,
+                               part.beam)
+        gradient = jacobian @ np.swapaxes(curved, 1, 2)
         bias[piece] = -0.5 * (fitted.covariance @ gradient)[:, :, 0]
     return bias
 

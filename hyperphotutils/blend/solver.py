@@ -33,10 +33,9 @@ from hyperphotutils.utils.lm import (
     take_members,
 )
 
-__all__ = ['BatchProblem', 'BatchResult', 'can_transpose', 'evaluate',
-           'evaluate_sources', 'fit_batch', 'flux_derivatives',
-           'gaussian_components', 'normal_matrix', 'solve_linear', 'whiten',
-           'whiten_transposed']
+__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
+           'fit_batch', 'flux_derivatives', 'gaussian_components',
+           'normal_matrix', 'solve_linear', 'whiten']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -149,7 +148,8 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     newton = (newton and problem.beam is None
               and sources.shape[1] <= _MAX_NEWTON
-              and can_transpose(problem.whitening))
+              and (hasattr(problem.whitening, 'whiten_transposed')
+                   or not hasattr(problem.whitening, 'whiten')))
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol,
                       newton), state,
@@ -444,26 +444,6 @@ def whiten(whitening, rows):
     return rows @ xp.matrix_transpose(whitening)
 
 
-def whiten_transposed(whitening, rows):
-    """
-    Multiply vectors of pixels by the transpose of what makes them white; see
-    `whiten`.
-    """
-    if whitening is None:
-        return rows
-    if hasattr(whitening, 'whiten_transposed'):
-        return whitening.whiten_transposed(rows)
-    return rows @ whitening
-
-
-def can_transpose(whitening):
-    """
-    Return whether `whiten_transposed` accepts the whitening of a noise model.
-    """
-    return (hasattr(whitening, 'whiten_transposed')
-            or not hasattr(whitening, 'whiten'))
-
-
 def normal_matrix(problem, sources, coeffs):
     """
     Return the normal matrix of each group in all 6 n + k coordinates, free or
@@ -726,9 +706,12 @@ def _add_curvature(problem, sources, residual, normal, free):
     if problem.loss != 'linear':
         _, slope = apply_loss(residual, problem.loss, problem.f_scale)
         residual = residual * slope
-    if problem.extra is None:
-        residual = whiten_transposed(problem.whitening,
-                                     residual[:, None, :] * 1.0)[:, 0, :]
+    whitening = problem.whitening
+    if whitening is not None and problem.extra is None:
+        rows = residual[:, None, :] * 1.0
+        residual = (whitening.whiten_transposed(rows)
+                    if hasattr(whitening, 'whiten_transposed')
+                    else rows @ whitening)[:, 0, :]
     n_groups, n_sources, _ = sources.shape
     curved = normal * 1.0
     # One source at a time, as an array of all would not fit in the cache.
@@ -740,7 +723,10 @@ def _add_curvature(problem, sources, residual, normal, free):
             part = slice(N_PARAMS * i, N_PARAMS * (i + 1))
             curved[piece, part, part] += _weighted_curvature(
                 sources[piece, i, :], x, y, weight)
-    _, scaled = scale_to_unit_diagonal(curved, free)
+    # In the scale of the normal matrix, whose diagonal is positive.
+    scale, scaled = scale_to_unit_diagonal(normal, free)
+    scaled = scaled + (curved - normal) * (scale[:, :, None]
+                                           * scale[:, None, :])
     finite = xp.all(xp.all(xp.isfinite(scaled), axis=2), axis=1)
     scaled = xp.where(finite[:, None, None], scaled,
                       xp.zeros_like(scaled))

@@ -35,6 +35,9 @@ _FAILED_DAMPING = 0.1
 # and below which it increases (as in Moré 1978, Lect. Notes Math. 630, 105).
 _GOOD_GAIN = 0.75
 _BAD_GAIN = 0.25
+# Fractions of chi2 that may be rounding errors: a step that promises less is
+# taken, as the sign of its gain would be that of an error.
+_ROUNDING = 1e-11
 # A normal matrix whose scaled eigenvalues have a smaller ratio is
 # singular.
 _SINGULAR = 1e-13
@@ -133,7 +136,9 @@ def minimize_batch(problem, state, *, max_iter, terms=None,
         gain = terms[0] - trial_terms[0]
         if evaluate_last:
             done = part.is_converged(state, terms, step, promise, gain)
-        better = gain > 0.0
+        rounding = _ROUNDING * terms[0]
+        better = gain > xp.where(promise < rounding, -rounding,
+                                 xp.zeros_like(gain))
         state = choose_members(better, trial, state)
         terms = choose_members(better, trial_terms, terms)
         damping = xp.where(gain > _GOOD_GAIN * promise,
