@@ -73,9 +73,9 @@ _SMALL_EXTRA = 0.05
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
 # The largest number of elements of pixels and factors that are kept between
-# the fits of the same groups: 256 MiB, most of it that of the factors that the
-# noise keeps anyway.
-_MAX_KEPT = 1 << 25
+# the fits of the same groups: 128 MiB. Fits of crowded maps are not faster
+# with more.
+_MAX_KEPT = 1 << 24
 
 
 @dataclass

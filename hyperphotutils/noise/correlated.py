@@ -545,12 +545,14 @@ class CorrelatedNoise:
         """
         relative_rms = (None if self.relative_rms is None
                         else self.relative_rms[slices])
-        # Factors do not depend on the position, but few parts have the same
-        # footprints, and those of all parts need not fit into memory.
-        return type(self)(
+        noise = type(self)(
             self.variances, self.matrices, relative_rms=relative_rms,
             structure=(None if self.structure is None
                        else self.structure.cutout(slices)))
+        # Few parts of a large map have the same footprints, and there is
+        # less memory for the factors of one.
+        noise._factors = FactorCache(_MAX_FACTOR_BYTES // 2)  # noqa: SLF001
+        return noise
 
     def autocovariance(self, dx: ArrayLike,
                        dy: ArrayLike) -> FloatOrArray | u.Quantity:
