@@ -50,10 +50,11 @@ _ERROR_NAMES = ('ERR', 'ERROR', 'ERRORS', 'STDDEV', 'STDEV', 'STD', 'SIGMA',
                 'RMS', 'UNCERT', 'UNCERTAINTY', 'UNC')
 _VARIANCE_NAMES = ('VAR', 'VARIANCE')
 
-# The keyword UTYPE by which CCDData states the kind of its uncertainty, and
-# the power of the standard deviation that it is.
-_ERROR_KINDS = {'stddevuncertainty': 1, 'varianceuncertainty': 2,
-                'inversevariance': -2}
+# The values of UTYPE by which CCDData states the kind of its uncertainty, and
+# astropy's short names of these; the power of the standard deviation that it
+# is. Others, such as those of the Virtual Observatory, state no kind.
+_ERROR_KINDS = {'stddevuncertainty': 1, 'std': 1, 'varianceuncertainty': 2,
+                'var': 2, 'inversevariance': -2, 'ivar': -2}
 
 # Names of masks and of bit flags of the pixels.
 _QUALITY_NAMES = ('MASK', 'DQ', 'FLAG', 'FLAGS', 'QUALITY')

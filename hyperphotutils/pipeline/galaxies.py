@@ -713,15 +713,25 @@ class _Run:
                 bad |= is_bad(self._read_plane(path))
         return bad
 
-    def _read_plane(self, path):
+    def _read_plane(self, path, *, in_unit=False):
         """
-        Read an image with the pixels of the image.
+        Read an image with the pixels of the image, and if asked for in its
+        unit.
         """
-        plane = np.squeeze(_load(path).data)
+        read = _load(path)
+        plane = np.squeeze(read.data)
         if plane.shape != self.data.shape:
             msg = (f"'{path}' must have the shape of '{self.path}', "
                    f'{self.data.shape}: got {plane.shape}')
             raise ValueError(msg)
+        text = str(read.header.get('BUNIT', '')).strip()
+        if in_unit and self.unit is not None and text:
+            unit = u.Unit(text, parse_strict='silent')
+            if not unit.is_equivalent(self.unit):
+                msg = (f"'{path}' must have the unit of '{self.path}', "
+                       f'{self.unit}: got BUNIT = {text!r}')
+                raise ValueError(msg)
+            plane = plane * unit.to(self.unit)
         return plane
 
     @cached_property
@@ -735,11 +745,12 @@ class _Run:
             fwhm = float(self.psf.fwhm())
             self.default('fwhm', f'{fwhm:.2f} pixels, that of the PSF')
             return fwhm
+        mask = self.mask  # with its own warnings
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', AstropyUserWarning)
             stars = StarSelector(
                 min_snr=self.options.min_snr,
-                saturation=self.options.saturation)(self.data, mask=self.mask)
+                saturation=self.options.saturation)(self.data, mask=mask)
         if stars is None or not stars['accepted'].any():
             self.default('fwhm', f'{_FALLBACK_FWHM} pixels, since no star '
                          'was found')
@@ -782,8 +793,8 @@ class _Run:
         """
         options = self.options
         if options.error is not None:
-            return np.where(self.mask, np.nan,
-                            self._read_plane(options.error))
+            return np.where(self.mask, np.nan, self._read_plane(
+                options.error, in_unit=True))
         if options.weight is not None:
             weight = np.where(self.mask, np.nan,
                               self._read_plane(options.weight))

@@ -74,11 +74,13 @@ class Subtraction:
         How well the images were subtracted, as text.
         """
         numbers = self.numbers
+        shared = ('; the images share their noise: the errors are wrong'
+                  if 'shared_noise' in self.result.meta else '')
         return (f'{numbers["convolve"]} convolved, kernel of order '
                 f'{numbers["kernel_order"]} by {numbers["n_stamps"]} stars, '
                 f'chi2 {numbers["chi2"]:.2f}; difference/error '
                 f'{numbers["pull"]:.3f}, '
-                f'{100.0 * numbers["masked_part"]:.1f} % masked')
+                f'{100.0 * numbers["masked_part"]:.1f} % masked{shared}')
 
     def describe(self):
         """

@@ -44,6 +44,8 @@ class _Image:
     mask: np.ndarray | None
     unit: object
     wcs: WCS | None
+    # the extensions of its file that errors and mask come from
+    origins: dict
 
 
 def ccd_error(data: FilePath | HDU | ImageLike, gain: float,
@@ -169,10 +171,16 @@ def read_image(data, name, error=None, error_name='error', mask=None,
     Errors and masks in the file of an image are read, too, unless it is read
     ``alone``.
     """
+    given = data
     data = _open(data, name, alone=alone, error_given=error is not None,
                  mask_given=mask is not None)
-    error, mask = (_open(image, label, alone=True) for image, label in (
-        (error, error_name), (mask, mask_name)))
+    origins = {} if data is given else data.meta
+    if error is not None:
+        given, error = error, _open(error, error_name, alone=True)
+        if error is not given and error.unit is None:
+            # a file without BUNIT has the unit of the image
+            error = NDData(error.data, unit=getattr(data, 'unit', None))
+    mask = _open(mask, mask_name, alone=True)
     wcs = None
     if isinstance(data, NDData):
         wcs = data.wcs if isinstance(data.wcs, WCS) else None
@@ -198,7 +206,7 @@ def read_image(data, name, error=None, error_name='error', mask=None,
             msg = (f'{label} must have the shape of {name}, {data.shape}, '
                    f'got {other.shape}')
             raise ValueError(msg)
-    return _Image(data, error, mask, unit, wcs)
+    return _Image(data, error, mask, unit, wcs, origins)
 
 
 def _open(image, name, *, alone, error_given=False, mask_given=False):
@@ -240,13 +248,20 @@ def _open(image, name, *, alone, error_given=False, mask_given=False):
         wcs = WCS(loaded.header)
     arrays = [loaded.data, *errors_and_mask(loaded, unit,
                                             mask_given=mask_given)]
+    origins = {}
+    if arrays[1] is not None:
+        origins['error'] = f'{loaded.error.extension} of the file'
+    if arrays[2] is not None:
+        origins['mask'] = ' and '.join(
+            extension for extension, values in loaded.masks.items()
+            if values is not None) + ' of the file'
     data, error, mask = (
         array if array is None or any(n > 1 for n in array.shape[:-2])
         else array.reshape(array.shape[-2:]) for array in arrays)
     return NDData(
         data, mask=mask, unit=unit, wcs=wcs.celestial if wcs.has_celestial
         else None, uncertainty=None if error is None
-        else StdDevUncertainty(error))
+        else StdDevUncertainty(error), meta=origins)
 
 
 def _as_native(data, name):

@@ -656,9 +656,9 @@ class SubtractionResult(_Image):
             lines.append('the noise of the images has a correlation of '
                          f'{self.meta["shared_noise"]}: the kernel and all '
                          'errors are wrong')
-        lines += [f'{name.replace("_", " ")} assumed: {self.meta[name]}'
-                  for name in ('error', 'template_error')
-                  if name in self.meta]
+        lines += [f'{name.replace("_", " ")}: {self.meta[name]}'
+                  for name in ('error', 'template_error', 'mask',
+                               'template_mask') if name in self.meta]
         return '\n'.join(lines)
 
     def plot(self, *, figure: Figure | None = None) -> Figure:
@@ -718,9 +718,7 @@ def make_result(products, white, *, kernel, noise, psf, background, factor,
     meta = {**meta, 'kernel_order': kernel.order,
             'kernel_radius': kernel.radius,
             'ridge': fit.solutions[0].ridge,
-            'direction_reason': fit.direction.reason}
-    for name in fit.stamps.assumed_errors:
-        meta[name] = 'robust scatter of the image'
+            'direction_reason': fit.direction.reason, **fit.stamps.origins}
     if fit.stamps.shared_noise:
         meta['shared_noise'] = round(fit.stamps.shared_noise, 3)
     return SubtractionResult(

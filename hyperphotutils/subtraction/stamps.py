@@ -5,7 +5,7 @@ The stars to which the kernel is fitted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,8 +82,9 @@ class Stamps:
     wcs : `~astropy.wcs.WCS` or None
         The WCS of the science image.
 
-    assumed_errors : tuple of str
-        The names of the errors that were not given.
+    origins : dict
+        Where the errors and masks that were not given come from, by the
+        names of the arguments.
 
     shared_noise : float
         The correlation of the noise of both images; 0 if it is not
@@ -99,7 +100,7 @@ class Stamps:
     flux_ratio: float
     unit: UnitBase | None = None
     wcs: WCS | None = None
-    assumed_errors: tuple = ()
+    origins: dict = field(default_factory=dict)
     shared_noise: float = 0.0
 
     @property

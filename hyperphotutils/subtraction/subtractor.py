@@ -375,14 +375,19 @@ class ImageSubtractor:
             science, template, error=error, template_error=template_error,
             mask=mask, template_mask=template_mask)
         unit, wcs = science.unit, science.wcs
-        assumed = tuple(name for name, image in (
+        origins = {f'{prefix}{name}': origin for prefix, image in (
+            ('', science), ('template_', template))
+            for name, origin in image.origins.items()}
+        assumed = [name for name, image in (
             ('error', science), ('template_error', template))
-            if image.error is None)
+            if image.error is None]
         if assumed:
             msg = (f'{" and ".join(assumed)} not given: the robust scatter '
                    'of the image is taken, which leaves out the noise of the '
                    'sources')
             warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+            origins |= dict.fromkeys(
+                assumed, 'assumed, the robust scatter of the image')
         science, template = (
             Frame(image.data, image.error, image.mask, name)
             for image, name in ((science, 'science'),
@@ -419,7 +424,7 @@ class ImageSubtractor:
             n_cells=self.n_stamps, per_cell=self.stars_per_stamp,
             separation=half, n_max=_MAX_STAMPS)
         stamps = Stamps(science, template, table, half, sigma_science,
-                        sigma_template, ratio, unit, wcs, assumed,
+                        sigma_template, ratio, unit, wcs, origins,
                         shared if shared > _MAX_SHARED else 0.0)
         if not len(stamps):
             words, counts = np.unique(table['status'], return_counts=True)

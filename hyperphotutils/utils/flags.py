@@ -24,7 +24,7 @@ _REGISTRY = (
      'iterations'),
     (1 << 4, 'no_covariance', 'the covariance matrix is singular: errors '
      'are NaN'),
-    (1 << 5, 'near_bound', 'a position or a FWHM is at its bound'),
+    (1 << 5, 'near_bound', 'a position, a size, or a shape is at its bound'),
     (1 << 8, 'too_few_pixels', 'the footprint has fewer usable pixels than '
      'parameters: not fitted'),
     (1 << 10, 'non_finite_flux', 'the fit has no finite result: values are '

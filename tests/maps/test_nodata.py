@@ -228,7 +228,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(('kind', 'power'), [
         ('StdDevUncertainty', 1), ('VarianceUncertainty', 2),
-        ('InverseVariance', -2), ('Data.Error', 1)])
+        ('InverseVariance', -2), ('var', 2), ('Data.Error', 1)])
     def test_kind_of_ccddata(self, make_file, field, kind, power):
         """
         CCDData states the kind of its uncertainty; other texts are none.

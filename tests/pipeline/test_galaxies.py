@@ -366,6 +366,27 @@ def test_planes_of_other_shape(path, tmp_path):
         run_sky(path, tmp_path, ImageOptions(error=tmp_path / 'rms.fits'))
 
 
+def test_unit_of_an_error_image(field, small_psf, tmp_path):
+    """
+    An error image is converted to the unit of the image, or refused.
+    """
+    for name, values, unit in (
+            ('data', field.data, 'Jy'), ('psf', small_psf, ''),
+            ('rms', 1e3 * field.error, 'mJy'), ('time', field.error, 's')):
+        fits.PrimaryHDU(values, fits.Header({'BUNIT': unit})).writeto(
+            tmp_path / f'{name}.fits')
+    options = {'psf': tmp_path / 'psf.fits', 'size': 32, 'fwhm': 3.0}
+    result = run_stamps(
+        tmp_path / 'data.fits', tmp_path / 'out', ImageOptions(
+            error=tmp_path / 'rms.fits', **options), formats=('fits',))
+    errors = read_stamps(result.files['fits']).error
+    assert_allclose(np.nanmedian(errors), np.median(field.error), rtol=0.05)
+    with pytest.raises(ValueError, match=r"time\.fits' must have the unit of "
+                       r".*, Jy: got BUNIT = 's'"):
+        run_stamps(tmp_path / 'data.fits', tmp_path / 'other', ImageOptions(
+            error=tmp_path / 'time.fits', **options), formats=('fits',))
+
+
 @pytest.mark.parametrize(('kind', 'power'), [
     (StdDevUncertainty, 1), (VarianceUncertainty, 2), (InverseVariance, -2)])
 def test_mask_and_errors_in_the_file(field, small_psf, tmp_path, kind, power):
@@ -428,7 +449,7 @@ def test_bit_flags_in_the_file(field, tmp_path, monkeypatch, options):
     fits.PrimaryHDU(quality & 1).writeto('mask.fits')
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(field.data, name='SCI'),
                   fits.ImageHDU(quality, name='DQ')]).writeto('all.fits')
-    arguments = ('all.fits', 'out', ImageOptions(fwhm=3.0, **options))
+    arguments = ('all.fits', 'out', ImageOptions(**options))
     if options:
         result = run_sky(*arguments)
     else:

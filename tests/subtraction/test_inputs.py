@@ -249,3 +249,23 @@ def test_unusable_extensions(write_ccd, name, change, message):
     assert ccd_error(path, 2.0).unit == u.adu
     read_image(path, 'science', np.ones(SHAPE) * u.adu, 'error',
                np.zeros(SHAPE, bool), 'mask')
+
+
+def test_errors_in_a_file_without_unit(write_ccd, tmp_path):
+    """
+    An error image whose header lacks BUNIT is in the unit of the image.
+    """
+    fits.PrimaryHDU(np.full(SHAPE, 3.0)).writeto(tmp_path / 'rms.fits')
+    image = read_image(write_ccd(), 'science', tmp_path / 'rms.fits')
+    assert image.unit == u.adu
+    assert_array_equal(image.error, np.full(SHAPE, 3.0))
+
+
+def test_origins_are_known(write_ccd):
+    """
+    Results can say which extensions were used.
+    """
+    image = read_image(write_ccd(), 'science')
+    assert image.origins == {'error': '2 (UNCERT) of the file',
+                             'mask': '1 (MASK) of the file'}
+    assert read_image(np.ones(SHAPE), 'science').origins == {}

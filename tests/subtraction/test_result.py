@@ -357,8 +357,8 @@ def test_summary_of_assumed_errors(pair):
                        mask=pair.science.mask,
                        template_mask=pair.template.mask)
     assert result.summary().splitlines()[-2:] == [
-        'error assumed: robust scatter of the image',
-        'template error assumed: robust scatter of the image']
+        'error: assumed, the robust scatter of the image',
+        'template error: assumed, the robust scatter of the image']
 
 
 def test_everything_is_masked(tmp_path):
