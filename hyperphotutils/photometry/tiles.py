@@ -395,20 +395,22 @@ class TiledPhotometry:
         side = min(self.tile_size, tile_size or self.tile_size)
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
-        # What an earlier call has finished before it was interrupted.
-        paths, done = {}, {}
+        # With a folder, the results are in files: what an earlier call has
+        # finished is not repeated, and tiles are measured with the memory
+        # that the results of the others would need.
+        parts, paths, todo = {}, {}, tiles
         if self.folder is not None:
             paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
                      '.npz' for tile in tiles}
-            done = {tile: part for tile, path in paths.items() if (
-                part := read_result(path, _CLASSES)) is not None}
-        todo = [tile for tile in tiles if tile not in done]
+            todo = [tile for tile, path in paths.items()
+                    if read_result(path, _CLASSES) is None]
         with contextlib.ExitStack() as stack:
             pairs = stack.enter_context(contextlib.closing(work_through(
                 partial(_on_tile, function, side), todo, source, *shared,
                 executor=executor)))
             bar = stack.enter_context(tqdm(
-                total=len(tiles), initial=len(done), unit='tile', desc=what,
+                total=len(tiles), initial=len(tiles) - len(todo), unit='tile',
+                desc=what,
                 disable=not self.progress_bar))
             for tile, future in pairs:
                 error = error_of(future)
@@ -418,11 +420,15 @@ class TiledPhotometry:
                     raise OSError(None, msg)
                 if error is not None:
                     raise error
-                done[tile] = future.result()
                 if paths:
-                    write_result(paths[tile], done[tile], _CLASSES)
+                    write_result(paths[tile], future.result(), _CLASSES)
+                else:
+                    parts[tile] = future.result()
                 bar.update()
-        return [done[tile] for tile in tiles if done[tile] is not None]
+        if paths:
+            parts = {tile: read_result(path, _CLASSES)
+                     for tile, path in paths.items()}
+        return [parts[tile] for tile in tiles if parts[tile] is not None]
 
     def _collect(self, parts, source, photometry, init):
         """
