@@ -192,7 +192,8 @@ def find_targets(stamps, init_params):
     if segments is not None:
         label = _labels_at(stamps.segmentation, plane, x, y)
         # segments are sorted by plane, and by label on each
-        keys, wanted = (p * (stamps.segmentation.max() + 1) + name
+        n_labels = int(stamps.segmentation.max(initial=0)) + 1
+        keys, wanted = (p * n_labels + name
                         for p, name in (segments[:2], (plane, label)))
         found = np.isin(wanted, keys)
         match = np.searchsorted(keys, wanted[found])
@@ -290,11 +291,12 @@ def _labels_at(segmentation, plane, x, y):
     index, on_image = stamp_index(plane, column - _LABEL_REACH,
                                   row - _LABEL_REACH, side,
                                   segmentation.shape)
-    labels = np.where(on_image, segmentation[index], 0).reshape(len(x), -1)
+    labels = np.where(on_image, segmentation[index], 0)
+    labels = labels.reshape(len(x), side**2)
     offset = np.arange(-_LABEL_REACH, _LABEL_REACH + 1)
     distance = np.hypot(((row - y)[:, None] + offset)[:, :, None],
                         ((column - x)[:, None] + offset)[:, None, :]
-                        ).reshape(len(x), -1)
+                        ).reshape(len(x), side**2)
     # the pixel of the position itself comes first, also at its border
     distance[:, side**2 // 2] = -1.0
     nearest = np.where(labels > 0, distance, np.inf).argmin(axis=1)

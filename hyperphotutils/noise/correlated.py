@@ -919,14 +919,15 @@ class CorrelatedNoise:
         if (2 * reach + 1)**2 > _MAX_ELEMENTS:
             return self._sum_parts((x[:, None] - x).astype(float),
                                    (y[:, None] - y).astype(float), level)
-        if 2 * reach + 1 > len(self._tables.get(level, ())):
-            if (sum(table.size for table in self._tables.values())
+        # Another thread may replace or remove the tables meanwhile.
+        table = self._tables.get(level)
+        if table is None or 2 * reach + 1 > len(table):
+            if (sum(kept.size for kept in list(self._tables.values()))
                     + (2 * reach + 1)**2 > _MAX_ELEMENTS):
                 self._tables.clear()
             lag = np.arange(-reach, reach + 1, dtype=float)
-            self._tables[level] = self._sum_parts(lag[None, :], lag[:, None],
-                                                  level)
-        table = self._tables[level]
+            table = self._tables[level] = self._sum_parts(
+                lag[None, :], lag[:, None], level)
         # Differences of flat indices are flat indices of differences.
         side = len(table)
         index = y.astype(np.intp) * side + x

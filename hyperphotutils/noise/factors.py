@@ -6,6 +6,7 @@ Cholesky factors of the covariance matrices of footprints.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ class FactorCache:
     All groups of a map are fitted in turn, several times. If the oldest
     factors were replaced first, none would be found again on a map with
     more factors than are kept; factors are therefore replaced at random.
+    Several threads may use a cache.
     """
 
     def __init__(self, max_bytes):
@@ -30,6 +32,7 @@ class FactorCache:
         self._factors = {}
         self._keys = []
         self._random = random.Random(0)  # noqa: S311
+        self._lock = threading.Lock()
 
     def __getstate__(self):
         # Factors are quickly made again, and larger than all else that a
@@ -53,14 +56,18 @@ class FactorCache:
         factor = make()
         if factor.nbytes > self.max_bytes:
             return factor
-        while self.n_bytes + factor.nbytes > self.max_bytes:
-            chosen = self._random.randrange(len(self._keys))
-            self._keys[chosen], self._keys[-1] = (self._keys[-1],
-                                                  self._keys[chosen])
-            self.n_bytes -= self._factors.pop(self._keys.pop()).nbytes
-        self._factors[key] = factor
-        self._keys.append(key)
-        self.n_bytes += factor.nbytes
+        with self._lock:
+            kept = self._factors.get(key)
+            if kept is not None:
+                return kept
+            while self.n_bytes + factor.nbytes > self.max_bytes:
+                chosen = self._random.randrange(len(self._keys))
+                self._keys[chosen], self._keys[-1] = (self._keys[-1],
+                                                      self._keys[chosen])
+                self.n_bytes -= self._factors.pop(self._keys.pop()).nbytes
+            self._factors[key] = factor
+            self._keys.append(key)
+            self.n_bytes += factor.nbytes
         return factor
 
 

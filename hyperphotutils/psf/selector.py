@@ -345,6 +345,8 @@ class StarSelector:
                 position_table(self.positions, 'positions'),
                 (('x', 'y'), ('x_centroid', 'y_centroid')), wcs,
                 'positions'), axis=1)
+            # masked, or outside of the projection of the image
+            known = known[np.isfinite(known).all(axis=1)]
             distance, _ = KDTree(known).query(places)
             put('not_in_list', distance > 1.5 * fwhm)
         # the error of ln(size) is about that of ln(flux)

@@ -615,3 +615,29 @@ def test_model_image_of_some_rows():
     assert parts[0][y, x] > 100.0 * abs(sum(parts[1:])[y, x])
     with pytest.raises(ValueError, match='rows must be 3 bools'):
         fitter.make_model_image(rows=[0, 1])
+
+
+@pytest.mark.parametrize('label', [0, -1])
+def test_segmentation_without_segments(psf, label):
+    """
+    An image in which nothing was found has a table without rows.
+    """
+    labels = np.full((70, 80), label)
+    fitter = SersicFitter(psf)
+    assert len(fitter(np.ones((70, 80)), segmentation=labels)) == 0
+    none = QTable({'x': [], 'y': []})
+    assert len(fitter(np.ones((70, 80)), segmentation=np.abs(labels),
+                      init_params=none)) == 0
+
+
+def test_largest_label_of_a_type(psf, stamps):
+    """
+    The labels of several stamps are not mixed up where the type of the
+    segmentation has no larger number.
+    """
+    labels = np.where(stamps > 3.0, 127, 0)
+    tables = [SersicFitter(psf)(stamps, error=0.1,
+                                segmentation=labels.astype(dtype))
+              for dtype in ('i1', 'i8')]
+    np.testing.assert_array_equal(tables[0]['flux_init'],
+                                  tables[1]['flux_init'])

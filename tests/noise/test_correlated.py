@@ -3,6 +3,7 @@
 Tests for correlated noise.
 """
 
+import copy
 import tracemalloc
 
 import astropy.units as u
@@ -332,6 +333,21 @@ def test_table_of_separations_is_bounded(noise):
                     atol=1e-6)
     assert (sum(table.size for table in noise._tables.values())
             <= correlated._MAX_ELEMENTS)
+
+
+def test_tables_that_another_thread_removes_are_not_needed(noise):
+    class Emptied(dict):
+        def __setitem__(self, level, table):
+            """
+            Keep nothing, as if another thread removed it at once.
+            """
+
+    y, x = np.mgrid[:3, :4].reshape(2, -1)
+    expected = noise._half_matrix(x, y, 0.0)
+    other = copy.copy(noise)
+    other._tables = Emptied()
+    assert_array_equal(np.triu(other._half_matrix(x, y, 0.0)),
+                       np.triu(expected))
 
 
 def test_background_does_not_get_the_pattern_of_the_noise(noise):

@@ -189,6 +189,25 @@ def test_kept_factors_are_found_again_in_the_next_sweep():
     assert len(made) < 0.9 * n_used * n_sweeps
 
 
+def test_two_threads_make_the_same_factor():
+    """
+    It is kept once, so that the cache knows its size and can replace it.
+    """
+    cache = FactorCache(max_bytes=8 * 4)
+    factor = np.ones(2)
+
+    def make():
+        # as another thread does meanwhile
+        cache.get('a', lambda: factor)
+        return np.ones(2)
+
+    assert cache.get('a', make) is factor
+    assert (len(cache), cache.n_bytes) == (1, factor.nbytes)
+    for key in range(20):
+        cache.get(key, lambda: np.ones(3))
+    assert cache.n_bytes <= 8 * 4
+
+
 def test_factors_are_not_pickled(noise):
     x, y = disk(20)
     size = len(pickle.dumps(noise))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.nddata import NDData, StdDevUncertainty
-from astropy.table import QTable
+from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
@@ -169,6 +169,26 @@ def test_given_positions(field, stars):
     with pytest.raises(ValueError, match=r'positions must have the shape'):
         StarSelector(3.0, positions=[1.0, 2.0])(field.data,
                                                 error=field.error)
+
+
+def test_unknown_positions_are_no_stars(field, stars):
+    """
+    Positions may be masked, not finite, or outside of the projection.
+    """
+    x, y = (np.asarray(stars[name][stars['accepted']])
+            for name in ('x_centroid', 'y_centroid'))
+    first = np.arange(len(x)) == 0
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ['RA---TAN', 'DEC--TAN']
+    wcs.wcs.cdelt = [-1e-5, 1e-5]
+    sky = wcs.pixel_to_world(x, y)
+    for positions in (
+            Table({'x': MaskedColumn(x, mask=first), 'y': y}),
+            np.stack([np.where(first, np.nan, x), y], axis=1),
+            SkyCoord(sky.ra + 180.0 * u.deg * first, sky.dec)):
+        table = StarSelector(3.0, positions=positions)(
+            field.data, error=field.error, wcs=wcs)
+        assert list(table['x_centroid'][table['accepted']]) == list(x[1:])
 
 
 def test_reject_and_largest_number(field, stars):
