@@ -6,6 +6,7 @@ Photometry of large maps in overlapping tiles.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import tempfile
 import warnings
 from collections import Counter
@@ -533,6 +534,8 @@ class _Map:
         meta = getattr(data, 'meta', None) or {}
         if isinstance(data, NDData) and wcs is None:
             wcs = data.wcs
+        # Processes get its numbers rounded to those of a header: all the same.
+        wcs = pickle.loads(pickle.dumps(wcs))  # noqa: S301
         data, mask, error = open_nddata(data, mask, error)
         if isinstance(data, np.ma.MaskedArray):
             hidden = np.ma.getmaskarray(data)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+from copy import deepcopy
 from pathlib import Path
 
 import astropy.units as u
@@ -293,6 +294,10 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     finder.folder = tmp_path / 'deaths'
     finder.folder.mkdir()
     phot = HyperPhotometry(FWHM, finder=finder, noise=white)
+    # with more digits than a header has
+    image = deepcopy(image)
+    image.wcs.wcs.crval += 1.0 / np.array([7.0, 13.0])
+    image.wcs.wcs.crpix += 1.0 / 17.0
     expected = TiledPhotometry(phot, 131)(image)
     finder.n_deaths = 1
     folder = tmp_path / 'tiles'
@@ -304,8 +309,11 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     kept[2].unlink()
     tables.append(TiledPhotometry(phot, 131, folder=folder)(image))
     for table in tables:
-        for name in ('flux_fit', 'flux_err', 'group_id', 'flags'):
+        for name in ('flux_fit', 'flux_err', 'group_id', 'flags',
+                     'fwhm_major_sky', 'position_angle'):
             assert_array_equal(table[name], expected[name])
+        assert_array_equal(table['sky_centroid'].ra,
+                           expected['sky_centroid'].ra)
     finder.n_deaths = 100
     with pytest.raises(OSError, match=r'the tile at x=.* killed'):
         TiledPhotometry(phot, 131, n_workers=2)(image)
