@@ -51,6 +51,7 @@ from hyperphotutils.pipeline.products import (
     LOG,
     RECORD,
     REPORT,
+    list_products,
     write_products,
 )
 from hyperphotutils.pipeline.progress import Stages
@@ -355,7 +356,8 @@ def process_map(job: MapJob, config: PipelineConfig, *,
                 numbers=result.numbers | {'seconds': round(seconds, 2)},
                 table_name=result.table_name)
             write_log(folder / LOG, job, result, config, caught, times)
-            if config.writes_pages or job.kind == 'galaxies':
+            if REPORT in (product.name for product
+                          in list_products(job, config)):
                 from hyperphotutils.pipeline.pages import write_page
 
                 write_page(folder / REPORT, result, job)

@@ -112,13 +112,19 @@ def write_products(result, job, config, folder, *, progress_bar=False):
     """
     if result.table is not None:
         result.table.meta['map_id'] = job.map_id
-    for product in PRODUCTS:
-        if (product.write is not None and job.kind in product.kinds
-                and (product.key is None
-                     or getattr(config.output, product.key))
+    for product in list_products(job, config):
+        if (product.write is not None
                 and getattr(result, product.needs) is not None):
             product.write(Writing(folder / product.name, result, job, config,
                                   progress_bar))
+
+
+def list_products(job, config):
+    """
+    Return the products that a configuration enables for a job.
+    """
+    return [product for product in PRODUCTS if job.kind in product.kinds and (
+        product.key is None or getattr(config.output, product.key))]
 
 
 def find_foreign_files(folder):
