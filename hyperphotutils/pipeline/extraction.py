@@ -41,7 +41,7 @@ from hyperphotutils.pipeline.logs import (
 from hyperphotutils.pipeline.products import REJECTED, count_reasons
 from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.flags import FLAG_DESCRIPTIONS, FLAGS
-from hyperphotutils.utils.stored import StoredImage, row_blocks
+from hyperphotutils.utils.stored import StoredImage, count_true, row_blocks
 from hyperphotutils.utils.tables import result_meta
 from hyperphotutils.utils.wcs import sources_to_pixels
 
@@ -482,7 +482,7 @@ def _describe_map(image):
         ('extension', meta['extension']),
         ('errors', meta['error_extension'] or 'none in the file'),
         ('size', f'{nx} x {ny} pixels of {meta["pixel_scale"]:.4g}, '
-                 f'{int(image.mask.sum())} of them missing{filled}'),
+                 f'{count_true(image.mask)} of them missing{filled}'),
         ('unit', f'{meta["original_unit"]}, converted to {image.unit}'),
         ('beam', f'{beam.major.to(u.arcsec):.4g} x '
                  f'{beam.minor.to(u.arcsec):.4g}, position angle '
@@ -601,9 +601,10 @@ def read_input(path, options, *, dtype=float, psf=None, file=None):
         image.meta['psf'] = measured.profile
         image.meta['psf_source'] = printable(measured.text)
     lowest, highest = np.inf, -np.inf
-    values = StoredImage.find(image.data) or image.data
+    values, mask = (StoredImage.find(plane) or plane
+                    for plane in (image.data, image.mask))
     for rows in row_blocks(values.shape):
-        part, good = values[rows], ~image.mask[rows]
+        part, good = values[rows], ~mask[rows]
         lowest = np.min(part, where=good, initial=lowest)
         highest = np.max(part, where=good, initial=highest)
     if lowest == highest:

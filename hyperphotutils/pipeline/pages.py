@@ -20,12 +20,15 @@ from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
 from hyperphotutils.pipeline.logs import describe_threshold
 from hyperphotutils.pipeline.products import LOG
 from hyperphotutils.utils.output import atomic_output
-from hyperphotutils.utils.stored import StoredImage, row_blocks
+from hyperphotutils.utils.stored import StoredImage, count_true, row_blocks
 from hyperphotutils.visualization import make_report
 from hyperphotutils.visualization.maps import complete_background
 
 __all__ = []  # shared by the modules of the pipeline only
 
+# A page shows at most this many sources: it has 3 kB for each, and a browser
+# must read it as a whole.
+_MAX_SOURCES = 5000
 # Noise is measured on at most this many pixels along each axis.
 _MAX_SIDE = 1024
 # The largest separation of the autocovariance, and the side of the boxes
@@ -63,7 +66,7 @@ def write_map_page(path, result, map_id):
         rms = factor * result.rms.to_value(image.unit)
         beam = image.meta['beam_fwhm_pix']
         charts |= _fit_charts(table)
-        center = _central_part(~image.mask)
+        center = _central_part(image.mask)
         charts |= _noise_charts(images['residual'][center], beam, unit)
         explanations = explain_sources(table, fwhm=beam)
     _write(path, table, title=map_id,
@@ -203,10 +206,19 @@ def write_run_page(path, outcomes):
                             facts=facts, links=links, texts=texts))
 
 
-def _write(path, table, *, rejected=None, picture='overview.png', **kwargs):
+def _write(path, table, *, facts, rejected=None, explanations=(),
+           picture='overview.png', **kwargs):
     """
     Write a page with what the other products contain.
     """
+    if len(table) > _MAX_SOURCES:
+        facts = facts | {'sources on this page': (
+            f'the {_MAX_SOURCES} with the largest signal-to-noise ratios; '
+            f'the catalog has all {len(table)}')}
+        snr = np.nan_to_num(np.asarray(table['snr'], dtype=float))
+        rows = np.sort(np.argsort(-snr, kind='stable')[:_MAX_SOURCES])
+        table = table[rows]
+        explanations = [explanations[row] for row in rows if explanations]
     overview, log = path.with_name(picture), path.with_name(LOG)
     if overview.exists():
         kwargs['overview'] = overview.read_bytes()
@@ -216,8 +228,9 @@ def _write(path, table, *, rejected=None, picture='overview.png', **kwargs):
             encoding='utf-8', errors='replace').partition(
             '\n\nconfiguration\n')
         texts = {'Log': text, 'Configuration': configuration}
-    _save(path, make_report(table, rejected=rejected, texts=texts,
-                            reasons=REJECTION_REASONS, **kwargs))
+    _save(path, make_report(
+        table, facts=facts, rejected=rejected, explanations=explanations,
+        texts=texts, reasons=REJECTION_REASONS, **kwargs))
 
 
 def _save(path, page):
@@ -251,7 +264,8 @@ def _facts(result):
         'beam': f'{beam.major.to(u.arcsec):.3g} x '
                 f'{beam.minor.to(u.arcsec):.3g}, PA {beam.pa.to(u.deg):.0f}',
         'size': f'{nx} x {ny} pixels of {meta["pixel_scale"]:.3g}',
-        'pixels without data': f'{100.0 * np.mean(image.mask):.3g} %',
+        'pixels without data':
+            f'{100.0 * count_true(image.mask) / image.mask.size:.3g} %',
         'unit of the file': str(meta['original_unit']),
     }
     return facts
@@ -265,10 +279,11 @@ def _display_unit(image):
     own = map_unit(image.meta)
     if own is not None:
         return own, area * u.Jy.to(own * u.beam)
-    values = StoredImage.find(image.data) or image.data
+    values, mask = (StoredImage.find(plane) or plane
+                    for plane in (image.data, image.mask))
     step = max(_STEP, image.data.size // _MAX_SIDE**2)
     some = np.abs(np.concatenate([
-        values[rows].ravel()[::step][~image.mask[rows].ravel()[::step]]
+        values[rows].ravel()[::step][~mask[rows].ravel()[::step]]
         for rows in row_blocks(image.shape)]))
     typical = area * np.percentile(some, 99.0) if len(some) else 1.0
     prefix = next((unit for unit in (u.Jy, u.mJy)
@@ -380,13 +395,19 @@ def _noise_charts(residual, fwhm, unit):
     return charts
 
 
-def _central_part(good):
+def _central_part(mask):
     """
     Return the slices of the part in which most pixels are good.
     """
+    stored = StoredImage.find(mask) or mask
+    by_row, by_column = [], 0
+    for rows in row_blocks(mask.shape):
+        good = ~stored[rows]
+        by_row.append(good.sum(axis=1))
+        by_column = by_column + good.sum(axis=0)
     slices = []
-    for axis in (1, 0):
-        number = np.cumsum(good.sum(axis=axis))
+    for number in (np.concatenate(by_row), by_column):
+        number = np.cumsum(number)
         middle = int(np.searchsorted(number, 0.5 * number[-1]))
         start = min(max(0, middle - _MAX_SIDE // 2),
                     max(0, len(number) - _MAX_SIDE))
@@ -459,13 +480,14 @@ def _page_images(result, factor):
     beam = tuple(meta[f'beam_{name}'] for name in ('major_pix', 'minor_pix',
                                                   'theta'))
     margin = int(np.ceil(_SMOOTHING_REACH * beam[0]))
+    mask = StoredImage.find(image.mask) or image.mask
 
     def read(name, rows):
         values = (image.data if name == 'data'
                   else getattr(result, name).to_value(image.unit))
         part = np.array((StoredImage.find(values) or values)[rows])
         if name == 'data':
-            part[image.mask[rows]] = np.nan
+            part[mask[rows]] = np.nan
         return part
 
     def make_residual(rows):
@@ -476,7 +498,7 @@ def _page_images(result, factor):
         complete_background(images | {'map': read('data', around)}, beam)
         inner = slice(rows.start - first, rows.stop - first)
         residual = images['residual'][inner]
-        residual[image.mask[rows]] = np.nan
+        residual[mask[rows]] = np.nan
         return factor * residual
 
     return {

@@ -266,6 +266,7 @@ def _write_image(writing):
     header = fits.PrimaryHDU(np.zeros((1, 1), 'f4'), header).header
     header['NAXIS2'], header['NAXIS1'] = values.shape
     stored = StoredImage.find(values)
+    mask = StoredImage.find(image.mask) or image.mask
     # A few rows at a time, as the image of a large map is in a file.
     with writing.path.open('wb') as file:
         file.write(header.tostring().encode('ascii'))
@@ -273,7 +274,7 @@ def _write_image(writing):
             rows = slice(first, first + _ROWS)
             part = (values if stored is None else stored)[rows].astype('>f4')
             if name == 'residual':
-                part[image.mask[rows]] = np.nan
+                part[mask[rows]] = np.nan
             file.write(part.tobytes())
         file.write(bytes(-file.tell() % _FITS_BLOCK))
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 if TYPE_CHECKING:
     from hyperphotutils.utils.typing import FilePath
 
-__all__ = ['StoredImage', 'row_blocks']
+__all__ = ['StoredImage', 'count_true', 'row_blocks']
 
 # Errors of file systems that do not allocate space
 _NO_ALLOCATION = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
@@ -230,3 +230,29 @@ def explain_full(error, folder, size=None):
         other = 'set TMPDIR to another folder'
     return (f'{error.strerror}: {folder} has no room{room} of temporary '
             f'files; make room there, or {other}')
+
+
+def count_true(mask: NDArray[np.bool_]) -> int:
+    """
+    Count the pixels of a mask, a few rows at a time if it is in a file.
+
+    Parameters
+    ----------
+    mask : 2D bool `~numpy.ndarray`
+        The mask, which may be a `~numpy.memmap`.
+
+    Returns
+    -------
+    number : int
+        The number of pixels that are `True`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperphotutils.utils import count_true
+    >>> count_true(np.eye(3, dtype=bool))
+    3
+    """
+    stored = StoredImage.find(mask) or mask
+    return sum(int(np.count_nonzero(stored[rows]))
+               for rows in row_blocks(mask.shape))

@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from hyperphotutils.catalog import read_catalog
 from hyperphotutils.datasets import make_map_cube
-from hyperphotutils.pipeline import PipelineConfig, process_maps
+from hyperphotutils.pipeline import PipelineConfig, pages, process_maps
 from hyperphotutils.pipeline.cli import main
 from hyperphotutils.pipeline.extraction import extract_map
 from hyperphotutils.pipeline.pages import (
@@ -88,6 +88,26 @@ def test_map_per_beam_is_shown_in_its_unit(read_page, simulated, tmp_path,
     assert f'{rms:.3g} {text}' in facts
     assert 'threshold has a peak of' in facts
     assert 'Jy / pix' not in page
+
+
+def test_page_of_many_sources_shows_the_brightest(read_page, map_file,
+                                                  tmp_path, monkeypatch):
+    """
+    A browser must be able to open it; it says how many the catalog has.
+    """
+    result = extract_map(map_file, PipelineConfig())
+    write_map_page(tmp_path / 'all.html', result, 'map')
+    monkeypatch.setattr(pages, '_MAX_SOURCES', 3)
+    write_map_page(tmp_path / 'page.html', result, 'map')
+    shown, every = (read_page(tmp_path / name)
+                    for name in ('page.html', 'all.html'))
+    rows = np.sort(np.argsort(-result.table['snr'])[:3])
+    assert shown['catalog']['rows'] == [every['catalog']['rows'][row]
+                                        for row in rows]
+    assert shown['explanations'] == [every['explanations'][row]
+                                     for row in rows]
+    assert (f'the catalog has all {len(result.table)}'
+            in (tmp_path / 'page.html').read_text(encoding='utf-8'))
 
 
 def test_page_does_not_depend_on_the_blocks_of_rows(map_file, tmp_path,
