@@ -211,7 +211,8 @@ def _write(path, table, *, facts, rejected=None, explanations=(),
     """
     Write a page with what the other products contain.
     """
-    if len(table) > _MAX_SOURCES:
+    # (channels of a cube have no ratio, and fewer columns)
+    if len(table) > _MAX_SOURCES and 'snr' in table.colnames:
         facts = facts | {'sources on this page': (
             f'the {_MAX_SOURCES} with the largest signal-to-noise ratios; '
             f'the catalog has all {len(table)}')}
