@@ -6,7 +6,6 @@ Photometry of large maps in overlapping tiles.
 from __future__ import annotations
 
 import contextlib
-import pickle
 import tempfile
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS
 from numpy.typing import ArrayLike
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
@@ -76,7 +76,6 @@ from hyperphotutils.utils.tables import (
 
 if TYPE_CHECKING:
     from astropy.table import Table
-    from astropy.wcs import WCS
 
     from hyperphotutils.utils.typing import (
         ArrayOrQuantity,
@@ -534,8 +533,10 @@ class _Map:
         meta = getattr(data, 'meta', None) or {}
         if isinstance(data, NDData) and wcs is None:
             wcs = data.wcs
-        # Processes get its numbers rounded to those of a header: all the same.
-        wcs = pickle.loads(pickle.dumps(wcs))  # noqa: S301
+        if isinstance(wcs, WCS):
+            # as processes get it: with numbers of the digits of a header
+            make, arguments = wcs.__reduce__()
+            wcs = make(*arguments)
         data, mask, error = open_nddata(data, mask, error)
         if isinstance(data, np.ma.MaskedArray):
             hidden = np.ma.getmaskarray(data)
