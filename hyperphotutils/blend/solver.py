@@ -693,7 +693,8 @@ def _system(problem, sources, terms):
 def _add_curvature(problem, sources, residual, normal, free):
     r"""
     Return half of the second derivatives of chi2, or the normal matrix where
-    these are not positive definite.
+    these are not positive definite. Those of a loss that is not linear are
+    left out, as its weights are held during a step.
 
     The normal matrix lacks the residuals times the second derivatives of the
     model. Where a source differs from a Gaussian, or a parameter is hardly

@@ -396,8 +396,8 @@ class TiledPhotometry:
         tiles = [(y, x) for y in range(0, ny, side)
                  for x in range(0, nx, side)]
         # With a folder, the results are in files: what an earlier call has
-        # finished is not repeated, and tiles are measured with the memory
-        # that the results of the others would need.
+        # finished is not repeated, and the results of other tiles take no
+        # memory while a tile is measured.
         parts, paths, todo = {}, {}, tiles
         if self.folder is not None:
             paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'

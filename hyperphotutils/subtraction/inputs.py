@@ -171,15 +171,15 @@ def read_image(data, name, error=None, error_name='error', mask=None,
     Errors and masks in the file of an image are read, too, unless it is read
     ``alone``.
     """
-    given = data
-    data = _open(data, name, alone=alone, error_given=error is not None,
-                 mask_given=mask is not None)
-    origins = {} if data is given else data.meta
-    if error is not None:
-        given, error = error, _open(error, error_name, alone=True)
-        if error is not given and error.unit is None:
-            # a file without BUNIT has the unit of the image
-            error = NDData(error.data, unit=getattr(data, 'unit', None))
+    opened = _open(data, name, alone=alone, error_given=error is not None,
+                   mask_given=mask is not None)
+    origins = {} if opened is data else opened.meta
+    data = opened
+    opened = _open(error, error_name, alone=True)
+    if opened is not error and opened.unit is None:
+        # a file without BUNIT has the unit of the image
+        opened = NDData(opened.data, unit=getattr(data, 'unit', None))
+    error = opened
     mask = _open(mask, mask_name, alone=True)
     wcs = None
     if isinstance(data, NDData):

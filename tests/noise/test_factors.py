@@ -224,3 +224,13 @@ def test_matrices_that_are_not_positive_definite():
     noise._tables[0.0][4, 4] = 1.0  # no more than its neighbors
     with pytest.raises(np.linalg.LinAlgError, match='not positive definite'):
         noise.factors(np.array([[0, 1]]), np.array([[0, 1]]))
+
+
+def test_parts_of_a_map_keep_their_own_factors(noise):
+    """
+    The factors of one part are not in memory while others are fitted.
+    """
+    part = noise.cutout((slice(0, 20), slice(0, 30)))
+    part.factors([[3, 4, 5]], [[7, 7, 7]])
+    assert len(part._factors) == 1
+    assert len(noise._factors) == 0
