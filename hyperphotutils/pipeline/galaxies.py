@@ -41,7 +41,7 @@ from hyperphotutils.noise import clipped_rms
 from hyperphotutils.pipeline.galaxy_fits import PRIORS, SIZES, OrderedFits
 from hyperphotutils.pipeline.image_config import ImageOptions
 from hyperphotutils.pipeline.logs import format_rows, number_of
-from hyperphotutils.pipeline.products import PRODUCTS, REPORT
+from hyperphotutils.pipeline.products import PRODUCTS, REJECTED, REPORT
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
@@ -338,6 +338,7 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
         run.result.table = table
         run.begin('products')
         run.write_table('galaxies', table)
+        run.write_rejected()
         model = fitting.model
         run.write_images('models', DATA=data, MODEL=model,
                          RESIDUAL=data - model, ERROR=run.error)
@@ -592,6 +593,16 @@ class _Run:
         with atomic_output(self.target(kind, f'{kind}.fits'),
                            overwrite=self.overwrite) as temporary:
             hdus.writeto(temporary)
+
+    def write_rejected(self):
+        """
+        Write the sources that are not fitted as galaxies.
+        """
+        names = [name for name in ('id', 'x_centroid', 'y_centroid',
+                                   'star_index', 'reason')
+                 if name in self.rejected.colnames]
+        write_catalog(self.rejected[names], self.target('rejected', REJECTED),
+                      overwrite=self.overwrite)
 
     def write_table(self, kind, table):
         """
@@ -936,6 +947,9 @@ class _Run:
         self.note(n_sources=len(catalog),
                   n_stars=int(np.count_nonzero(is_star)),
                   n_near_edge=int(np.count_nonzero(~inside & ~is_star)))
+        self.rejected = catalog[~kept]
+        self.rejected['reason'] = np.where(is_star, 'star',
+                                           'near_edge')[~kept]
         if not kept.any():
             msg = (f"'{self.path}': none of {len(catalog)} sources is a "
                    'galaxy: raise max_star_index, or lower margin')

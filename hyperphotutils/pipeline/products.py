@@ -402,6 +402,8 @@ PRODUCTS = (
             kinds=('galaxies',)),
     Product('galaxies.fits', None, 'the galaxies with their fits, in FITS',
             kinds=('galaxies',)),
+    Product(REJECTED, None, 'the sources that are not fitted as galaxies: '
+            'stars, and those near the edge', kinds=('galaxies',)),
     Product(REPORT, None, 'a web page with the galaxies, their cut-outs, '
             'configuration, and log', kinds=('galaxies',)),
     Product('models.fits', None, 'the image without sky, the model, the '

@@ -153,6 +153,12 @@ def test_numbers_of_sources_add_up(galaxies):
         log[f'result_n_{name}'] for name in ('sources', 'stars', 'near_edge',
                                              'galaxies'))
     assert n_sources == n_stars + n_near_edge + n_galaxies
+    # none vanishes: the others are listed with the reason
+    rejected = QTable.read(galaxies.files['rejected'],
+                           format='ascii.ecsv')
+    assert np.count_nonzero(rejected['reason'] == 'star') == n_stars
+    assert np.count_nonzero(rejected['reason'] == 'near_edge') == n_near_edge
+    assert not set(rejected['id']) & set(galaxies.table['id'])
     assert n_stars > 0
     assert log['result_n_fitted'] == n_galaxies == len(galaxies.table)
     assert f'{n_sources} detected' in log['defaults']['sources']
