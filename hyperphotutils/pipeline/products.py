@@ -311,9 +311,9 @@ def _write_overview(writing):
     # figures have no transparent parts
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert(
         'RGB')
-    # half the time of the default level for a file larger by 5 percent
+    # a third of the time of the default level for a file larger by 9 percent
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(
-        writing.path, dpi=(_DPI, _DPI), compress_level=3)
+        writing.path, dpi=(_DPI, _DPI), compress_level=1)
 
 
 PRODUCTS = (

@@ -446,9 +446,10 @@ def asinh_norm(lower, upper, center, width):
     """
     from matplotlib.colors import FuncNorm
 
-    return FuncNorm((lambda x: np.arcsinh((x - center) / width),
-                     lambda y: center + width * np.sinh(y)),
-                    vmin=lower, vmax=upper)
+    # Arithmetic of masked arrays is slow; the norm masks NaN again.
+    return FuncNorm((
+        lambda x: np.arcsinh((np.ma.filled(x, np.nan) - center) / width),
+        lambda y: center + width * np.sinh(y)), vmin=lower, vmax=upper)
 
 
 def _layout(n_panels, window, *, title):
