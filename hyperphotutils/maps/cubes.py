@@ -252,7 +252,8 @@ class MapCube:
                 header=self.header, original_unit=text,
                 survey=None if survey is None else survey.name,
                 filename=self.filename, extension=self.extension,
-                error_extension=None, channel=index,
+                error_extension=None, mask_extension=None, n_masked=0,
+                channel=index,
                 spectral_value=self.spectral_axis[index], **filled)
         except MapError as error:
             msg = f'{self.name}: {error}'

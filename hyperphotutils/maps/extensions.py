@@ -49,42 +49,66 @@ def standard_deviations(error, shape, unit, *, remedy):
 def errors_and_mask(image, unit, *, mask_given=False):
     """
     Return the standard deviations and the mask that the file of an image
-    has beside it, `None` for what it lacks.
+    has beside it, `None` for what it lacks, and the names of the extensions
+    in the mask.
 
     The ``image`` is a `~hyperphotutils.maps.FitsImage` with its ``error``
     and ``masks``, and its unit may be `None`. One warning names the file and
     what cannot be used of it; masks only if none is given otherwise.
     """
-    shape, problems = image.data.shape, []
-    error = mask = None
+    problems = []
+    error = None
     if image.error is not None:
         if image.error.header.get('BUNIT') == image.header.get('BUNIT'):
             # the same, whether it is understood or not
             image.error.header.remove('BUNIT', ignore_missing=True)
         try:
             error = standard_deviations(
-                image.error, shape, unit,
+                image.error, image.data.shape, unit,
                 remedy='give the errors as a file of their own (error)')
         except MapError as exc:
             problems.append(str(exc))
+    mask, used, unused = join_masks(
+        image, remedy='give an image that is not 0 at bad pixels as a file '
+        '(mask)')
+    if not mask_given:
+        problems += unused
+    warn_unused(image, problems, stacklevel=4)
+    return error, mask, used
+
+
+def join_masks(image, *, remedy):
+    """
+    Return the mask that the file of an image has beside it, `None` without
+    one; the names of the extensions in it; and what is wrong with others.
+
+    The ``image`` is a `~hyperphotutils.maps.FitsImage`, and ``remedy`` the
+    end of the messages.
+    """
+    shape = image.data.shape
+    mask, used, problems = None, [], []
     for extension, values in image.masks.items():
         if values is None:
-            problem = ('has bit flags, some of which may mark good pixels: '
-                       'make an image that is not 0 at bad pixels')
+            problem = 'has bit flags, some of which may mark good pixels'
         elif values.squeeze().shape != tuple(n for n in shape if n > 1):
-            problem = 'has other pixels than the image: make one with these'
+            problem = 'has other pixels than the image'
         else:
             values = values.reshape(shape)
             mask = values if mask is None else mask | values
+            used.append(extension)
             continue
-        if not mask_given:
-            problems.append(f'extension {extension} {problem}, and give it '
-                            'as a file (mask)')
+        problems.append(f'extension {extension} {problem}: {remedy}')
+    return mask, ' and '.join(used), problems
+
+
+def warn_unused(image, problems, *, stacklevel):
+    """
+    Warn of what cannot be used of the file of an image, if anything.
+    """
     if problems:
         msg = (f'{image.filename or "the FITS file"} is used without some of '
                f'its extensions: {"; ".join(problems)}')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
-    return error, mask
+        warnings.warn(msg, AstropyUserWarning, stacklevel=stacklevel)
 
 
 def _error_factor(text, unit, power, name, remedy):

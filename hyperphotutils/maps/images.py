@@ -570,10 +570,20 @@ def _load_masks(hdus, number, n_whole):
         _check_whole(other, extension, n_whole)
         values = load_values(hdu)
         # 0 is good in all of them
-        is_mask = _stem(hdu)[0] == 'MASK' and np.isin(values, (0, 1)).all()
-        masks[extension] = values != 0 if (
-            is_mask or not values.any()) else None
+        is_mask = not values.any() or (
+            _stem(hdu)[0] == 'MASK' and _has_one_mark(values))
+        masks[extension] = values != 0 if is_mask else None
     return masks
+
+
+def _has_one_mark(values):
+    """
+    Whether all pixels that are not 0 have one value with which masks are
+    written. Bit flags may have one value, too, but need more than 8 bits.
+    """
+    marks = values[values != 0]
+    return bool((marks == marks[0]).all()) and (
+        values.itemsize == 1 or marks[0] in (1, 255))
 
 
 def _stem(hdu):

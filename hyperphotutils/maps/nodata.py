@@ -10,7 +10,7 @@ import numpy as np
 from hyperphotutils.noise.fill import recognize_fill
 from hyperphotutils.utils.stored import row_blocks
 
-__all__ = ['as_fill_value', 'blank_fill_values']
+__all__ = ['as_fill_value', 'blank_fill_values', 'blank_masked']
 
 # Tolerance for fill values given by the user, that of 32-bit floats: the
 # file may have rounded them.
@@ -77,6 +77,23 @@ def blank_fill_values(values, fill_value, fwhm):
         values[rows] = part
         n_fill += int(np.count_nonzero(mask))
     return {'fill_values': tuple(found), 'n_fill': n_fill}
+
+
+def blank_masked(values, mask):
+    """
+    Set the pixels of a mask, which may be `None`, to NaN, in place; return
+    their number.
+
+    The values can be a `~hyperphotutils.utils.StoredImage`.
+    """
+    if mask is None:
+        return 0
+    for rows in row_blocks(values.shape):
+        if mask[rows].any():
+            part = values[rows]
+            part[mask[rows]] = np.nan
+            values[rows] = part
+    return int(np.count_nonzero(mask))
 
 
 class _FiniteImage:

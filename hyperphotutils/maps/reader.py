@@ -17,7 +17,11 @@ from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.beams import find_beam
 from hyperphotutils.maps.errors import MapError
-from hyperphotutils.maps.extensions import standard_deviations
+from hyperphotutils.maps.extensions import (
+    join_masks,
+    standard_deviations,
+    warn_unused,
+)
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
@@ -27,7 +31,11 @@ from hyperphotutils.maps.headers import (
     multiply_by_factor,
 )
 from hyperphotutils.maps.images import load_image
-from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
+from hyperphotutils.maps.nodata import (
+    as_fill_value,
+    blank_fill_values,
+    blank_masked,
+)
 from hyperphotutils.maps.sky import celestial_wcs, find_sky_axes
 from hyperphotutils.maps.spectral import header_frequency
 from hyperphotutils.maps.surveys import get_survey
@@ -124,8 +132,9 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     -------
     image : `~astropy.nddata.CCDData`
         The map: ``data`` in Jy/pixel, NaN where there are no
-        data, ``wcs`` with the two celestial axes, ``mask``, which is
-        `True` where the value is not finite, ``uncertainty``, the
+        data and where the file masks them, ``wcs`` with the two
+        celestial axes, ``mask``, which is `True` where the value is not
+        finite, ``uncertainty``, the
         standard deviations as a `~astropy.nddata.StdDevUncertainty`, NaN
         where they are not positive, or `None` if the file has none, and
         ``meta``, a dictionary of
@@ -151,6 +160,8 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
         * ``'filename'``: the file's name, or `None`;
         * ``'extension'``: the extension's number and name;
         * ``'error_extension'``: the extension of the errors, or `None`;
+        * ``'mask_extension'``: the extension of the mask, or `None`;
+        * ``'n_masked'``: the number of pixels that it masks;
         * ``'fill_values'``: the fill values found;
         * ``'n_fill'``: the number of pixels with a fill value.
 
@@ -165,6 +176,12 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
 
     Notes
     -----
+    An extension MASK that belongs to the map masks all pixels in which
+    it is not 0, as in the files of `~astropy.nddata.CCDData`. Bit flags
+    (DQ, FLAGS, QUALITY, or a MASK with several values) are not used, as
+    some may mark good pixels; a warning names them. Pass the HDU of the
+    map to read it without its other extensions.
+
     Axes of length 1 other than the celestial axes are dropped, and their
     keywords are ignored. Sky coordinates are read by astropy: any
     projection, with SIP or TPV distortions, in ICRS, FK5, FK4, Galactic,
@@ -220,7 +237,7 @@ def read_map_to_file(path_or_hdu, file, *, ext=None, unit=None, survey=None,
     name = input_name(path_or_hdu)
     try:
         image = load_image(path_or_hdu, ext=ext, dtype=dtype, file=file,
-                           error_extension=error_extension)
+                           error_extension=error_extension, masks=True)
         name = image.filename or name
         return _make_map(image, unit=unit, survey=survey,
                          frequency=frequency, fill_value=fill_value,
@@ -269,6 +286,8 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
                 beam=beam, survey=survey, beams_table=image.beams_table,
                 measured=measured))
     fwhm = np.sqrt(beam.major * beam.minor) / scale
+    # masked pixels first: their values say nothing
+    masked = _blank_masked(image, data)
     filled = blank_fill_values(data, fill_value, fwhm.to_value(u.one))
     made = calibrate(
         data, wcs, areas=areas, unit=unit, beam=beam, beam_area=beam_area,
@@ -277,13 +296,10 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
         header=header, original_unit=original_unit,
         survey=None if survey is None else survey.name,
         filename=image.filename, extension=image.extension,
-        error_extension=image.error and image.error.extension, **filled)
+        error_extension=image.error and image.error.extension, **masked,
+        **filled)
     if made.mask.all():
-        msg = f'extension {image.extension} has no finite value'
-        if filled['n_fill']:
-            msg += (f' but the fill value {filled["fill_values"][0]:g}: '
-                    'give another fill_value, or False for none')
-        raise MapError(msg)
+        raise MapError(_describe_blank(made.meta))
     if image.error is not None:
         errors = standard_deviations(
             image.error, data.shape, unit,
@@ -292,3 +308,30 @@ def _make_map(image, *, unit, survey, frequency, fill_value, beam=None,
                            frequency=made.meta['frequency'])
         made.uncertainty = StdDevUncertainty(errors, unit=made.unit)
     return made
+
+
+def _blank_masked(image, data):
+    """
+    Set the pixels that the file of an image masks to NaN; return the metadata
+    ``'mask_extension'`` and ``'n_masked'``.
+    """
+    mask, used, problems = join_masks(
+        image, remedy='set the bad pixels of the map to NaN')
+    warn_unused(image, problems, stacklevel=6)
+    n_masked = blank_masked(data, None if mask is None
+                            else mask.reshape(data.shape))
+    return {'mask_extension': used or None, 'n_masked': n_masked}
+
+
+def _describe_blank(meta):
+    """
+    Return the message about a map without values.
+    """
+    msg = f'extension {meta["extension"]} has no finite value'
+    if meta['n_fill']:
+        msg += (f' but the fill value {meta["fill_values"][0]:g}: '
+                'give another fill_value, or False for none')
+    elif meta['n_masked']:
+        msg += (f' that extension {meta["mask_extension"]} does not mask: '
+                'it must be 0 at good pixels')
+    return msg

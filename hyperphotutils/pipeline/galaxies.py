@@ -683,12 +683,12 @@ class _Run:
         for what it lacks or is given otherwise.
         """
         image, options = self.image, self.options
-        found = errors_and_mask(image, self.unit,
-                                mask_given=options.mask is not None)
+        *found, in_mask = errors_and_mask(
+            image, self.unit, mask_given=options.mask is not None)
         error, mask = (None if plane is None else np.squeeze(plane)
                        for plane in found)
         if mask is not None:
-            self.default('mask', f'{" and ".join(image.masks)} of the file: '
+            self.default('mask', f'{in_mask} of the file: '
                          f'{np.mean(mask):.2%} of the pixels')
         if error is not None and options.gain is not None:
             self.default('errors of the file', f'{image.error.extension}, '

@@ -246,15 +246,13 @@ def _open(image, name, *, alone, error_given=False, mask_given=False):
         # keywords that astropy has read in spite of their spelling
         warnings.simplefilter('ignore')
         wcs = WCS(loaded.header)
-    arrays = [loaded.data, *errors_and_mask(loaded, unit,
-                                            mask_given=mask_given)]
+    *beside, in_mask = errors_and_mask(loaded, unit, mask_given=mask_given)
+    arrays = [loaded.data, *beside]
     origins = {}
     if arrays[1] is not None:
         origins['error'] = f'{loaded.error.extension} of the file'
     if arrays[2] is not None:
-        origins['mask'] = ' and '.join(
-            extension for extension, values in loaded.masks.items()
-            if values is not None) + ' of the file'
+        origins['mask'] = f'{in_mask} of the file'
     data, error, mask = (
         array if array is None or any(n > 1 for n in array.shape[:-2])
         else array.reshape(array.shape[-2:]) for array in arrays)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import StdDevUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from hyperphotutils.maps import MapError, load_image, read_cube, read_map
+from hyperphotutils.maps.reader import read_map_to_file
 
 AUXILIARY = [
     'ERR', 'error', 'Error_1', 'STDDEV', 'stDev', 'RMS', 'RMSMAP', 'NOISE',
@@ -383,3 +385,102 @@ class TestErrors:
         """
         image = read_map(make_file(ERR=(np.ones(field.shape), {})))
         assert image.uncertainty.quantity.unit == u.Jy / u.pix
+
+
+class TestMasks:
+    @pytest.fixture
+    def bad(self, field):
+        """
+        Pixels to be masked, inside the field.
+        """
+        bad = np.zeros(field.shape, dtype=bool)
+        bad[20:24, 30:40] = True
+        return bad
+
+    @pytest.mark.parametrize(('dtype', 'value'), [
+        ('u1', 1), ('u1', 255), ('u1', 4), ('i2', 1), ('i4', 255),
+        ('f4', 1.0)])
+    def test_used(self, make_file, field, bad, dtype, value):
+        """
+        Masked pixels have no values, by whatever number masks are written.
+        """
+        hdus = make_file(MASK=((bad * value).astype(dtype), {}))
+        image = read_map(hdus)
+        assert_array_equal(image.mask, bad | (field == 0.0))
+        assert_array_equal(np.isnan(image.data), image.mask)
+        assert image.meta['mask_extension'] == '2 (MASK)'
+        assert image.meta['n_masked'] == bad.sum()
+        # the HDU alone has no mask beside it
+        alone = read_map(hdus['SCI'])
+        assert_array_equal(alone.mask, field == 0.0)
+        assert (alone.meta['mask_extension'], alone.meta['n_masked']) == (
+            None, 0)
+
+    def test_masked_values_do_not_matter(self, make_file, field, bad):
+        """
+        They are not even looked at as fill values.
+        """
+        field[bad] = 1e30
+        hdus = make_file(MASK=((bad | (field == 0.0)).astype('u1'), {}))
+        image = read_map(hdus)
+        assert image.meta['n_fill'] == 0
+        assert np.nanmax(np.abs(image.data)) < 10.0
+
+    def test_in_a_file(self, make_hdu, field, bad, tmp_path):
+        """
+        So they are in maps that are too large for the memory, and with axes
+        of length 1.
+        """
+        hdus = fits.HDUList([
+            make_hdu(field[np.newaxis]),
+            fits.ImageHDU(bad[np.newaxis].astype('u1'), name='MASK')])
+        hdus.writeto(tmp_path / 'map.fits')
+        image = read_map(tmp_path / 'map.fits')
+        large = read_map_to_file(tmp_path / 'map.fits',
+                                 tmp_path / 'values.dat')
+        for one in (image, large):
+            assert_array_equal(one.mask, bad | (field == 0.0))
+            assert_array_equal(np.isnan(one.data), one.mask)
+
+    @pytest.mark.parametrize(('name', 'dtype'), [
+        ('MASK', 'i4'), ('MASK', 'u1'), ('DQ', 'u1'), ('FLAGS', 'i2'),
+        ('QUALITY', 'i4')])
+    def test_bit_flags(self, make_file, field, bad, name, dtype):
+        """
+        Flags may mark good pixels: they are not used, and named.
+        """
+        flags = bad * np.array(32, dtype)
+        if dtype == 'u1':
+            flags[0, 0] = 2
+        with pytest.warns(AstropyUserWarning,
+                          match=rf'without.*2 \({name}\) has bit flags.*: '
+                          'set the bad pixels of the map to NaN') as caught:
+            image = read_map(make_file(**{name: (flags, {})}))
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        assert_array_equal(image.mask, field == 0.0)
+        assert image.meta['mask_extension'] is None
+
+    def test_other_shape(self, make_file, field):
+        """
+        A mask of other pixels cannot be used.
+        """
+        with pytest.warns(AstropyUserWarning, match='has other pixels'):
+            image = read_map(make_file(MASK=(np.ones((3, 4), 'u1'), {})))
+        assert_array_equal(image.mask, field == 0.0)
+
+    def test_of_another_image(self, make_file, field, bad):
+        """
+        The mask of another image in the file is not that of the map.
+        """
+        hdus = make_file(MASK2=(bad.astype('u1'), {}))
+        assert read_map(hdus).meta['mask_extension'] is None
+
+    def test_all_masked(self, make_file, field):
+        """
+        A mask that is 1 at good pixels is explained.
+        """
+        hdus = make_file(MASK=(np.ones(field.shape, 'u1'), {}))
+        with pytest.raises(MapError, match=r'no finite value that extension '
+                           r'2 \(MASK\) does not mask: it must be 0 at good'):
+            read_map(hdus)

@@ -134,6 +134,32 @@ def test_fill_values_and_errors_of_the_file(map_file, full, tmp_path):
     assert image.uncertainty is None
 
 
+@pytest.mark.parametrize('tile_size', [0, 60])
+def test_mask_of_the_file(map_file, full, tmp_path, tile_size):
+    """
+    It is used and found in the log: there is no source where it is.
+    """
+    with fits.open(map_file) as hdus:
+        data, header = hdus[0].data, hdus[0].header
+    x, y = (round(float(full.table[name][0])) for name in ('x_fit', 'y_fit'))
+    bad = np.zeros(data.shape, dtype=np.uint8)
+    bad[max(y - 6, 0):y + 7, max(x - 6, 0):x + 7] = 255
+    path = tmp_path / 'field.fits'
+    fits.HDUList([fits.PrimaryHDU(data, header),
+                  fits.ImageHDU(bad, name='MASK')]).writeto(path)
+    outcome, = process_maps(PipelineConfig(
+        input={'maps': [str(path)]}, fit={'tile_size': tile_size},
+        output={'directory': str(tmp_path / 'out'), 'overview': False}))
+    assert not outcome.reason
+    log = (tmp_path / 'out' / 'field' / 'run.log').read_text()
+    assert f'mask          1 (MASK): {np.count_nonzero(bad)} pixels\n' in log
+    assert 'warnings      0' in log
+    table = outcome.table
+    assert len(table) > 0
+    distance = np.hypot(table['x_fit'] - x, table['y_fit'] - y)
+    assert distance.min() > 5.0
+
+
 @pytest.mark.parametrize('suffix', ['ecsv', 'ipac', 'csv', 'fits'])
 def test_table_gives_positions_and_shapes(map_file, full, tmp_path, suffix):
     """

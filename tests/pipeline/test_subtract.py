@@ -304,6 +304,7 @@ def test_errors_and_masks_in_the_files(pair, hyper, tmp_path):
                                    getattr(other, name), rtol=1e-3, atol=0.1)
     with fits.open(paths[0], mode='update') as hdus:
         hdus['MASK'].data[:] *= 4
+        hdus['MASK'].data[0, 0] = 2
     assert hyper('subtract', *paths, '--kernel-order', '0', '--overwrite'
                  )[0] == 0
     log = (folder / 'science_ccd' / 'run.log').read_text()
