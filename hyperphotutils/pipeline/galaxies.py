@@ -130,8 +130,8 @@ def run_sky(path, folder, options=None, *, overwrite=False,
 
     folder : path-like
         The folder of the products, made if need be: ``sky.fits`` with
-        the image without sky, the sky, and the mask of the sources, and
-        ``sky_log.json``.
+        the image without sky, the sky, the mask of bad pixels, and that
+        of these and the sources, and ``sky_log.json``.
 
     options : `~hyperphotutils.pipeline.ImageOptions`, optional
         What is known of the image.
@@ -151,8 +151,10 @@ def run_sky(path, folder, options=None, *, overwrite=False,
               progress_bar=progress_bar) as run:
         sky = run.sky
         run.begin('products')
+        # a MASK is read as that of bad pixels, also of this file
         run.write_images('sky', DATA=sky.data, SKY=sky.background,
-                         MASK=sky.mask.astype(np.uint8))
+                         MASK=run.mask.astype(np.uint8),
+                         SOURCE_MASK=sky.mask.astype(np.uint8))
         run.note(sky_rms=float(sky.rms),
                  masked_part=float(np.mean(sky.mask)))
     return run.result

@@ -396,8 +396,8 @@ PRODUCTS = (
             'colors by status',
             kinds=('subtraction',)),
     # written by the functions of galaxies.py
-    Product('sky.fits', None, 'the image without sky, the sky, and the mask '
-            'of the sources', kinds=('sky',)),
+    Product('sky.fits', None, 'the image without sky, the sky, the mask of '
+            'bad pixels, and that of these and the sources', kinds=('sky',)),
     Product('galaxies.ecsv', None, 'the galaxies with their fits',
             kinds=('galaxies',)),
     Product('galaxies.fits', None, 'the galaxies with their fits, in FITS',

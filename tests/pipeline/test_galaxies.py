@@ -216,14 +216,29 @@ def test_existing_products_are_kept(path, tmp_path):
 
 def test_sky(field, path, tmp_path):
     """
-    The image without sky, the sky, and the mask are in one file.
+    The image without sky, the sky, and the masks are in one file.
     """
     result = run_sky(path, tmp_path, ImageOptions(sky_order=0))
     with fits.open(result.files['sky']) as hdus:
         assert_allclose(np.median(hdus['SKY'].data), 20.0, atol=0.1)
         assert_allclose(hdus['DATA'].data + hdus['SKY'].data, field.data,
                         rtol=1e-4, atol=1e-3)
-        assert 0.05 < np.mean(hdus['MASK'].data) < 0.8
+        assert 0.05 < np.mean(hdus['SOURCE_MASK'].data) < 0.8
+        assert not hdus['MASK'].data.any()
+
+
+def test_sky_is_an_input(field, tmp_path):
+    """
+    The file of an image without sky can be used as an image: its sources are
+    not masked, but its bad pixels are.
+    """
+    bad = np.zeros(field.data.shape, dtype=np.uint8)
+    bad[100:104, 50:60] = 1
+    fits.HDUList([fits.PrimaryHDU(field.data), fits.ImageHDU(
+        bad, name='MASK')]).writeto(tmp_path / 'image.fits')
+    sky = run_sky(tmp_path / 'image.fits', tmp_path / 'a').files['sky']
+    result = run_sky(sky, tmp_path / 'b', ImageOptions(subtract_sky=False))
+    assert_array_equal(fits.getdata(result.files['sky'], 'MASK'), bad)
 
 
 def test_psf(path, tmp_path):
