@@ -14,6 +14,7 @@ from astropy.io import ascii as ascii_tables
 from astropy.table import QTable
 
 from hyperphotutils.compat.sextractor import read_sextractor_images
+from hyperphotutils.maps.images import refuse_damaged_file
 
 __all__ = ['read_dre_chi2', 'read_dre_summary', 'read_sextracted']
 
@@ -138,7 +139,8 @@ def read_dre_chi2(path):
     h5py = import_h5py()
     # grids over index, axis ratio, angle, and radius, perhaps in groups
     cubes = {}
-    with h5py.File(path, 'r') as file:
+    with (refuse_damaged_file(path, 'its cubes cannot be read'),
+          h5py.File(path, 'r') as file):
         file.visititems(lambda name, item: cubes.update(
             {name.rpartition('/')[2]: item[()]})
             if isinstance(item, h5py.Dataset) and item.ndim >= 3 else None)

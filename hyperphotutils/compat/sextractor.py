@@ -17,6 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from photutils.segmentation import SegmentationImage
 
 from hyperphotutils.detection import ExtendedSourceFinder, ExtendedSources
+from hyperphotutils.maps.images import refuse_damaged_file
 from hyperphotutils.psf import EmpiricalPSFBuilder, StarSelector
 
 __all__ = [
@@ -423,7 +424,8 @@ def read_psfex_config(path):
 
 
 def _read_fits(path):
-    with fits.open(path) as hdus:
+    with (refuse_damaged_file(path, 'its table cannot be read'),
+          fits.open(path) as hdus):
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
         # FITS_LDAC begins with a table of the headers of the image
         objects = [hdu for hdu in tables if hdu.name == 'LDAC_OBJECTS']
@@ -462,7 +464,8 @@ def _plain(column):
 
 
 def _read_image(path, shape=None):
-    with fits.open(path) as hdus:
+    with (refuse_damaged_file(path, 'its image cannot be read'),
+          fits.open(path) as hdus):
         image = next((np.array(hdu.data) for hdu in hdus
                       if hdu.is_image and hdu.data is not None), None)
     if image is None or image.ndim != 2:

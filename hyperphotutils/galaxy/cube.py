@@ -315,9 +315,13 @@ class SersicCube:
         Raises
         ------
         ValueError
-            If the file has another layout.
+            If the file has another layout, or is damaged.
         """
-        with fits.open(path) as hdus:
+        # the maps bring libraries that arrays do not need
+        from hyperphotutils.maps.images import refuse_damaged_file
+
+        with (refuse_damaged_file(path, 'its models cannot be read'),
+              fits.open(path) as hdus):
             hdu = next((hdu for hdu in hdus
                         if hdu.is_image and hdu.data is not None), None)
             if hdu is None:

@@ -326,13 +326,17 @@ def ignore_repaired():
 
 
 @contextmanager
-def refuse_damage(what):
+def refuse_damage(what, path=None):
     """
-    Raise a `MapError` instead of astropy's errors for a damaged file.
+    Raise a `MapError` instead of the errors of astropy and h5py for a damaged
+    file.
+
+    The message begins with the ``path``, if it is given; errors of values
+    that name it are raised as they are.
     """
     try:
         yield
-    except (MapError, PermissionError):
+    except (MapError, PermissionError, FileNotFoundError, IsADirectoryError):
         raise
     except Exception as error:
         # the error for damaged tiles has no public name; astropy extracts
@@ -341,8 +345,21 @@ def refuse_damage(what):
                 isinstance(error, _DAMAGED)
                 or type(error).__name__ == 'CfitsioException'):
             raise
-        msg = f'is truncated or damaged: {what}; make or fetch it again'
+        if type(error) is ValueError and path and str(path) in str(error):
+            raise
+        name = f"'{path}' " if path else ''
+        msg = f'{name}is truncated or damaged: {what}; make or fetch it again'
         raise MapError(msg) from None
+
+
+@contextmanager
+def refuse_damaged_file(path, what):
+    """
+    Raise a `MapError` that names the file if it is damaged, without warnings
+    about it; for readers of other files than images.
+    """
+    with ignore_repaired(), refuse_damage(what, path):
+        yield
 
 
 @contextmanager
@@ -369,6 +386,9 @@ def _open(path):
             if b'\n' in start and _TEXT.fullmatch(start):
                 msg = ('is a text file, not a FITS file: give the FITS file '
                        'of the map')
+                raise MapError(msg)
+            if start.startswith(b'\x89HDF'):
+                msg = 'is an HDF5 file, not a FITS file: give the FITS image'
                 raise MapError(msg)
             what += ', or it is not a FITS file'
         with refuse_damage(what):

@@ -45,6 +45,7 @@ from hyperphotutils.pipeline.products import PRODUCTS, REJECTED, REPORT
 from hyperphotutils.pipeline.progress import Stages
 from hyperphotutils.pipeline.psf_files import open_psf
 from hyperphotutils.psf import (
+    STAR_FLAGS,
     EmpiricalPSFBuilder,
     StarSelector,
     plot_psf,
@@ -82,6 +83,8 @@ _STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
 _CHI2_GRID = {'n': [1.0, 2.0, 4.0], 'q': np.linspace(0.2, 1.0, 9),
               'theta': np.arange(0.0, 180.0, 15.0)}
 _N_RADII = 15
+# The smallest number of stars of a PSF.
+_MIN_STARS = 2
 
 
 @dataclass
@@ -650,8 +653,9 @@ class _Run:
             else False))
         values = np.squeeze(image.data)
         if values.ndim != 2:
-            msg = (f"'{self.path}' must hold a 2D image: its shape is "
-                   f'{image.data.shape}')
+            msg = (f"'{self.path}' must hold a 2D image: the shape of "
+                   f'extension {image.extension} is {image.data.shape}; give '
+                   'another ext, or a file with one image of it')
             raise ValueError(msg)
         self._values = values.astype(float)
         return image
@@ -847,10 +851,8 @@ class _Run:
             options.fwhm, min_snr=options.min_snr,
             saturation=options.saturation)(
             self.sky.data, error=error, mask=self.mask)
-        if stars is None or not stars['accepted'].any():
-            msg = (f"'{self.path}' has no usable star: give the PSF as a "
-                   f'file, or a min_snr below {options.min_snr:g}')
-            raise ValueError(msg)
+        if stars is None or np.count_nonzero(stars['accepted']) < _MIN_STARS:
+            raise ValueError(self._describe_lack(stars))
         size = options.psf_size
         if size is None:
             size = 2 * int(np.ceil(5.0 * self.fwhm)) + 1
@@ -866,6 +868,38 @@ class _Run:
                   **({} if scale is None else {
                       'psf_fwhm_arcsec': float(psf.fwhm() * scale)}))
         return psf
+
+    def _describe_lack(self, stars):
+        """
+        Return the message about too few usable stars.
+        """
+        options = self.options
+        flags, found = np.zeros(0, dtype=int), 'no usable star'
+        if stars is not None:
+            flags = np.asarray(stars['flags'])
+            if stars['accepted'].any():
+                found = ('only 1 usable star, but a PSF needs '
+                         f'{_MIN_STARS}')
+        counts = {name: int(np.count_nonzero(flags & bit))
+                  for name, bit in STAR_FLAGS.items()}
+        reasons = ', '.join(f'{number} {name}' for name, number
+                            in counts.items() if number)
+        remedies = []
+        if counts['faint'] or not len(flags):
+            remedies.append(f'lower min_snr (now {options.min_snr:g})')
+        if counts['saturated']:
+            remedies.append(f'raise saturation (now {options.saturation:g})')
+        if counts['size']:
+            remedies.append('give fwhm' if options.fwhm is None else
+                            f'correct fwhm (now {options.fwhm:g})')
+        if self.step != 'psf':
+            remedies.append('give the PSF as a file (psf)')
+        elif not remedies:
+            remedies.append('use an image with more isolated stars')
+        return (f"'{self.path}' has {found} ("
+                f'{number_of(len(flags), "detection")}'
+                + (f', rejected: {reasons}' if reasons else '')
+                + f'): {", or ".join(remedies)}')
 
     @property
     def pixel_scale(self):

@@ -62,6 +62,13 @@ _FilePath = Annotated[
 _LISTS = ('.txt', '.lst', '.list', '.csv', '.ecsv')
 
 
+def _check_psf_size(size):
+    if size < 5 or size % 2 == 0:
+        msg = f'{size} is not allowed, must be odd, and at least 5'
+        raise ValueError(msg)
+    return size
+
+
 class ImageOptions(_Options):
     """
     What is known of an image; what is null is found.
@@ -90,8 +97,8 @@ class ImageOptions(_Options):
     psf: _FilePath | None = _key(
         'PSF, as hyperphot psf writes it, a .psf file of PSFEx, or an image; '
         'null = from stars')
-    psf_size: Annotated[int, Field(ge=3)] | None = _key(
-        'side of the PSF in pixels')
+    psf_size: Annotated[int, AfterValidator(_check_psf_size)] | None = _key(
+        'side of the PSF in pixels, an odd number from 5')
     psf_order: _Index | None = _key(
         'degree of the variation of the PSF; null = by cross-validation')
     psf_oversampling: _Count = _key('samples of the PSF for each pixel', 1)

@@ -6,7 +6,8 @@ The files of PSFs that commands accept.
 import numpy as np
 from astropy.io import fits
 
-from hyperphotutils.maps import load_image
+from hyperphotutils.maps import MapError, load_image
+from hyperphotutils.maps.images import refuse_damaged_file
 from hyperphotutils.psf import EmpiricalPSF, read_psf
 
 __all__ = ['holds_psf', 'open_psf']
@@ -17,7 +18,8 @@ def holds_psf(path):
     Whether a FITS file is one of `~hyperphotutils.psf.EmpiricalPSF` or of
     PSFEx, and not an image.
     """
-    with fits.open(path) as hdus:
+    with (refuse_damaged_file(path, 'it cannot be read as FITS'),
+          fits.open(path) as hdus):
         # (a PSF beside other images is in a product that is no PSF, which
         # read_psf refuses)
         return 'HPUFORM' in hdus[0].header or (
@@ -33,4 +35,13 @@ def open_psf(path):
     """
     if holds_psf(path):
         return read_psf(path)
-    return EmpiricalPSF(np.squeeze(load_image(path).data))
+    try:
+        image = load_image(path).data
+    except MapError as error:
+        msg = f"'{path}' {error}"
+        raise MapError(msg) from None
+    try:
+        return EmpiricalPSF(np.squeeze(image))
+    except ValueError as error:
+        msg = f"'{path}' is no image of a PSF: {error}"
+        raise ValueError(msg) from None

@@ -242,9 +242,9 @@ class EmpiricalPSFBuilder:
             weights=cut_out(weights, *pixels, half),
             x=x - pixels[0], y=y - pixels[1], terms=np.ones((len(x), 1)))
         if len(images) < 2:
-            msg = (f'stars has {len(images)} usable stars on the image, at '
-                   "least 2 are needed: see its column 'reason', or lower "
-                   'min_snr of the StarSelector')
+            msg = (f'the number of usable stars on the image is '
+                   f'{len(images)}, at least 2 are needed: see the column '
+                   "'reason' of stars, or lower min_snr of the StarSelector")
             raise ValueError(msg)
         # the FWHM that the selector has found, if it is known
         fwhm = stars.meta.get('fwhm')

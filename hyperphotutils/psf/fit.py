@@ -61,7 +61,7 @@ _STARS_PER_TERM = 3
 _FEW_STARS = 4
 
 # What to change if stars are rejected for these reasons.
-_REMEDIES = {'bad_fit': 'raise max_star_chi2 or check error',
+_REMEDIES = {'bad_fit': 'raise max_star_chi2 (now {:g}) or check error',
              'extended': 'set reject_extended=False',
              'sharp': 'set reject_extended=False'}
 
@@ -249,10 +249,11 @@ class PSFFit:
             reasons = ', '.join(f'{count} {name}' for name, count
                                 in counts.items() if count)
             remedies = ', '.join(dict.fromkeys(
-                _REMEDIES[name] for name in counts if counts[name]))
+                _REMEDIES[name].format(self.builder.max_star_chi2)
+                for name in counts if counts[name]))
             msg = (f'only {used.sum()} of {len(stars)} stars are left after '
-                   f'the fit (rejected: {reasons}): {remedies}, or check '
-                   'the selection of stars')
+                   f'the fit of the PSF, at least 2 are needed (rejected: '
+                   f'{reasons}): {remedies}, or check the selection of stars')
             raise ValueError(msg)
 
     def _choose_order(self):

@@ -46,8 +46,8 @@ def read_psf(path: FilePath) -> EmpiricalPSF:
         If there is no such file.
 
     ValueError
-        If the file has no PSF, or one that depends on more than the
-        position.
+        If the file has no PSF or is damaged, or if the PSF depends on
+        more than the position.
 
     Warns
     -----
@@ -63,10 +63,26 @@ def read_psf(path: FilePath) -> EmpiricalPSF:
     by a cubic spline: if ``PSF_SAMP`` is not 1, images at pixel scale
     differ by about 1e-3 of the peak.
     """
+    # the maps bring libraries that arrays do not need
+    from hyperphotutils.maps.images import refuse_damaged_file
+
     path = Path(path)
     if not path.exists():
         msg = f'{path}: no such file'
         raise FileNotFoundError(msg)
+    with refuse_damaged_file(path, 'its PSF cannot be read'):
+        psf = _read_fits(path)
+    if psf.meta.get('accepted') == 0:
+        msg = (f"'{path}': PSFEx has accepted no star (ACCEPTED = 0), so "
+               'that this PSF is not measured')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+    return psf
+
+
+def _read_fits(path):
+    """
+    Read a FITS file of either kind.
+    """
     with fits.open(path) as hdus:
         for hdu in hdus:
             if hdu.name == 'PSF_DATA' or (
@@ -107,10 +123,6 @@ def _read_psfex(hdu, path):
     images = np.asarray(hdu.data['PSF_MASK'][0], dtype=float)
     if images.ndim == 2:
         images = images[np.newaxis]
-    if header.get('ACCEPTED') == 0:
-        msg = (f"'{path}': PSFEx has accepted no star (ACCEPTED = 0), so "
-               'that this PSF is not measured')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
     total = images[0].sum() * header['PSF_SAMP']**2
     if not total > 0.0:
         msg = f"'{path}': the PSF has no positive sum ({total:.3g})"

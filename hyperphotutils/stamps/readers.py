@@ -54,17 +54,33 @@ def read_stamps(path: FilePath, *,
     Raises
     ------
     ValueError
-        If the file has another layout, or a name is not in it.
+        If the file has another layout or is damaged, or a name is not in
+        it.
     """
+    # the maps bring libraries that arrays do not need
+    from hyperphotutils.maps.images import refuse_damaged_file
+
     path = Path(path)
+    names = None if names is None else list(names)
     with path.open('rb') as file:
         beginning = file.read(9)
-    if beginning.startswith(b'\x89HDF'):
-        with import_h5py().File(path, 'r') as file:
-            return _read_hdf5(file, path, names)
-    if not beginning.startswith(b'SIMPLE'):
+    is_hdf5 = beginning.startswith(b'\x89HDF')
+    if not is_hdf5 and not beginning.startswith(b'SIMPLE'):
         msg = f"'{path}' is neither HDF5 nor FITS"
         raise ValueError(msg)
+    if is_hdf5:
+        h5py = import_h5py()
+    with refuse_damaged_file(path, 'its stamps cannot be read'):
+        if not is_hdf5:
+            return _read_fits(path, names)
+        with h5py.File(path, 'r') as file:
+            return _read_hdf5(file, path, names)
+
+
+def _read_fits(path, names):
+    """
+    Read a FITS file.
+    """
     with fits.open(path) as hdus:
         header = hdus[0].header
         if header.get('HPUFORM') != FORMAT:

@@ -179,6 +179,10 @@ def test_folder_of_sex_dre(tmp_path, subfolder):
                     sources.catalog['x_centroid'])
     assert_array_equal(again.segmentation.data, sources.segmentation.data)
     assert_allclose(again.background, sources.background)
+    content = (folder / 'tile_rms.fits').read_bytes()
+    (folder / 'tile_rms.fits').write_bytes(content[:len(content) // 2])
+    with pytest.raises(ValueError, match=r"tile_rms\.fits' is truncated"):
+        read_sextracted(tmp_path, 'tile')
     (folder / 'tile_rms.fits').unlink()
     with pytest.raises(FileNotFoundError, match=r'tile_rms\.fits'):
         read_sextracted(tmp_path, 'tile')
@@ -231,6 +235,10 @@ def test_chi2(tmp_path):
         file['a'] = 1.0
     with pytest.raises(ValueError, match='no cubes'):
         read_dre_chi2(tmp_path / 'b_chi.h5')
+    content = (tmp_path / 'a_chi.h5').read_bytes()
+    (tmp_path / 'c_chi.h5').write_bytes(content[:len(content) // 2])
+    with pytest.raises(ValueError, match=r"c_chi\.h5' is truncated or damag"):
+        read_dre_chi2(tmp_path / 'c_chi.h5')
 
 
 def test_galfits_layout(tmp_path):

@@ -204,6 +204,9 @@ def test_file_of_another_layout_is_refused(tmp_path):
     fits.PrimaryHDU().writeto(path, overwrite=True)
     with pytest.raises(ValueError, match=r'image\.fits has no image'):
         SersicCube.read(path)
+    path.write_bytes(b'SIMPLE  = ' + bytes(99))
+    with pytest.raises(ValueError, match=r"image\.fits' is truncated or dama"):
+        SersicCube.read(path)
 
 
 def test_incomplete_file_of_dre_is_refused(cube, tmp_path):

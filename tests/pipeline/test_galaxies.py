@@ -373,9 +373,29 @@ def test_no_star(tmp_path):
     """
     data = np.random.default_rng(1).normal(size=(150, 150))
     fits.PrimaryHDU(data).writeto(tmp_path / 'noise.fits')
-    with pytest.raises(ValueError, match=r'noise\.fits.*no usable star'):
+    with pytest.raises(ValueError, match=r"noise\.fits' has no usable star "
+                       r'\(0 detections\): lower min_snr \(now 15\)$'):
         run_psf(tmp_path / 'noise.fits', tmp_path)
     assert not list(tmp_path.glob('*.json'))
+
+
+def test_one_star(tmp_path):
+    """
+    One star is too few, and the message says why the others are not used.
+    """
+    y, x = np.mgrid[:150, :150]
+    data = np.random.default_rng(1).normal(size=(150, 150))
+    for x_star, y_star, peak in ((40, 50, 400.0), (100, 90, 4000.0)):
+        data += peak * np.exp(-((x - x_star)**2 + (y - y_star)**2) / 5.0)
+    fits.PrimaryHDU(data).writeto(tmp_path / 'image.fits')
+    with pytest.raises(ValueError, match='has only 1 usable star, but a PSF '
+                       r'needs 2 \(2 detections, rejected: 1 saturated.*\): '
+                       r'raise saturation \(now 1000\)'):
+        run_psf(tmp_path / 'image.fits', tmp_path,
+                ImageOptions(saturation=1e3))
+    with pytest.raises(ValueError, match=', or give the PSF as a file'):
+        run_galaxies(tmp_path / 'image.fits', tmp_path,
+                     ImageOptions(saturation=1e3, max_star_index=2.0))
 
 
 def test_planes_of_other_shape(path, tmp_path):

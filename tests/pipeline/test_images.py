@@ -5,6 +5,7 @@ Tests of ``hyperphot sky``, ``psf``, ``stamps``, and ``galaxies``.
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_psf_of_several_images(files, hyper, tmp_path):
     assert 'tile: PSF of' in out
     assert '1 of 2 images failed' in err
     assert 'noise.fits' in err
-    assert 'has no usable star: give the PSF as a file' in err
+    assert 'lower min_snr (now 15)' in err
     output = tmp_path / 'hyperphot_psf'
     assert {path.name for path in (output / 'tile').iterdir()} == (
         list_products('psf'))
@@ -176,6 +177,7 @@ def test_progress_bar_has_stages(files, hyper, monkeypatch):
     (('psf',), 'input.maps: no image is given'),
     (('sky', 'a.fits', 'a.fits'), 'a.fits: this image is named twice'),
     (('psf', 'a.fits', '--gain', 'many'), '--gain: image.gain:'),
+    (('psf', 'a.fits', '--psf-size', '24'), '24 is not allowed, must be odd'),
     (('galaxies', 'a.fits', '--n-bounds', '3,2'), 'lower < upper'),
     (('stamps', 'a.fits', '--formats', 'png'),
      "--formats: stamps.formats: 'png' is not allowed"),
@@ -195,8 +197,14 @@ def test_bad_usage_is_one_line(hyper, tmp_path, arguments, message):
     (('{tile}', '--sextracted', 'nowhere'), "'nowhere' has no"),
     (('{tile}', '--psf', 'no.fits'), 'no.fits'),
     (('{tile}', '--gain', 'counts', '--fwhm', '3'), 'no gain'),
+    (('{tile}', '--psf', 'cut.fits'), "'cut.fits' is truncated or damaged"),
+    (('{tile}', '--cube', 'cut.fits', '--psf', '{psf}', '--size', '32'),
+     "'cut.fits' is truncated or damaged"),
+    (('cut.fits',), 'cut.fits: is truncated or damaged'),
 ])
 def test_errors_of_files_are_one_line(files, hyper, arguments, message):
+    content = files['psf.fits'].read_bytes()
+    Path('cut.fits').write_bytes(content[:len(content) // 2])
     names = {'tile': files['tile.fits'], 'psf': files['psf.fits']}
     status, out, err = hyper('galaxies', *(
         argument.format(**names) for argument in arguments))

@@ -48,3 +48,17 @@ def test_other_products_with_a_psf_are_refused(tmp_path):
                   fits.ImageHDU(IMAGE, name='PSF')]).writeto(path)
     with pytest.raises(ValueError, match='has no PSF: expected a FITS file'):
         open_psf(path)
+
+
+def test_files_that_are_no_psf_are_named(tmp_path):
+    """
+    A damaged file and an image without a central pixel are named.
+    """
+    path = tmp_path / 'no.fits'
+    path.write_bytes(b'SIMPLE  = ' + bytes(99))
+    with pytest.raises(ValueError, match=r"no\.fits' is truncated or dam"):
+        open_psf(path)
+    fits.PrimaryHDU(np.ones((4, 4))).writeto(path, overwrite=True)
+    with pytest.raises(ValueError, match=r"no\.fits' is no image of a PSF: "
+                       'coef.* odd size'):
+        open_psf(path)

@@ -237,12 +237,12 @@ def test_bad_pixels_do_not_matter(field, stars, psf):
 
 
 def test_too_few_stars(field, stars):
-    with pytest.raises(ValueError, match='stars has 1 usable stars'):
+    with pytest.raises(ValueError, match='usable stars on the image is 1'):
         EmpiricalPSFBuilder()(field.data, stars[stars['accepted']][:1],
                               error=field.error)
     with pytest.raises(ValueError, match='stars must have the columns'):
         EmpiricalPSFBuilder()(field.data, QTable({'a': [1.0]}))
-    with pytest.raises(ValueError, match='stars has 0 usable stars'):
+    with pytest.raises(ValueError, match='usable stars on the image is 0'):
         EmpiricalPSFBuilder()(field.data, QTable({'x': [-90.0, 999.0],
                                                   'y': [5.0, 5.0]}))
     with pytest.raises(TypeError, match='stars must be a table'):

@@ -239,6 +239,12 @@ def test_files_that_cannot_be_read(tmp_path):
     fits.PrimaryHDU(np.ones((3, 3))).writeto(path)
     with pytest.raises(ValueError, match=r"image.fits' has no PSF"):
         read_psf(path)
+    for name in ('own.fits', 'psfex.psf'):
+        gaussian_psf().write(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:3 * len(content) // 4])
+        with pytest.raises(ValueError, match=rf"{name}' is truncated or dam"):
+            read_psf(tmp_path / name)
     path = tmp_path / 'magnitude.psf'
     images = np.concatenate([gaussian_psf().coefficients,
                              np.zeros((2, 21, 21))])

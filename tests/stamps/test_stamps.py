@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from photutils.psf import GriddedPSFModel, ImagePSF
 from photutils.segmentation import SegmentationImage, SourceCatalog
 
+from hyperphotutils.maps import MapError
 from hyperphotutils.stamps import (
     make_stamps,
     read_stamps,
@@ -422,3 +423,19 @@ def test_stamps_without_pixels_are_not_written_for_galfit(image, tmp_path):
     with pytest.raises(ValueError, match='stamp 0 has no usable pixel'):
         write_galfit(stamps, 0, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['stamps.h5', 'stamps.fits'])
+@pytest.mark.parametrize('part', [0.02, 0.5, 0.9])
+def test_damaged_files_are_named(stamps, tmp_path, name, part):
+    """
+    A truncated file is no riddle of the library that reads it.
+    """
+    if name.endswith('h5'):
+        pytest.importorskip('h5py')
+    stamps.write(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:int(part * len(content))])
+    with pytest.raises(MapError, match=rf"{name}' is truncated or damaged: .*"
+                       'make or fetch it again'):
+        read_stamps(tmp_path / name)
