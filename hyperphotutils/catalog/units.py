@@ -99,7 +99,7 @@ def convert_flux_units(table: Table, *,
             if np.ndim(area) == 1:
                 # a single value for the map: use the beam at its center
                 area = result.meta.get('beam_area_pix', np.nanmedian(area))
-            result.meta['rms'] = _convert(rms, unit, area)
+            result.meta['rms'] = in_unit(rms, unit, area)
     return result
 
 
@@ -121,7 +121,7 @@ def in_map_unit(value, meta):
     Return a flux per pixel in the `map_unit`, if there is one.
     """
     unit = map_unit(meta)
-    return value if unit is None else _convert(value, unit,
+    return value if unit is None else in_unit(value, unit,
                                                meta['beam_area_pix'])
 
 
@@ -147,7 +147,7 @@ def to_readable_units(table):
         area = _beam_area(None, table) if key == 'peak_unit' else None
         unit = (kinds[0] if first.unit.is_equivalent(kinds[0])
                 and area is None else kinds[-1])
-        values = np.abs(_convert(first, unit, area).value)
+        values = np.abs(in_unit(first, unit, area).value)
         values = values[np.isfinite(values) & (values != 0.0)]
         # the median, so that a few bright sources do not set the prefix
         typical = np.median(values) if len(values) else 1.0
@@ -208,7 +208,7 @@ def _convert_columns(table, unit, kinds, name, area=None):
         found = True
         # a new column has no description
         description = table[column].info.description
-        table[column] = _convert(table[column], unit, area)
+        table[column] = in_unit(table[column], unit, area)
         table[column].info.description = description
     if not found:
         msg = (f"cannot convert to {name}='{unit}': the table has no column "
@@ -216,7 +216,11 @@ def _convert_columns(table, unit, kinds, name, area=None):
         raise ValueError(msg)
 
 
-def _convert(values, unit, area):
+def in_unit(values, unit, area):
+    """
+    Return fluxes, or fluxes per pixel or per beam, in a unit; the ``area`` of
+    the beam is in pixels.
+    """
     if values.unit.is_equivalent(unit):
         return values.to(unit)
     if area is None:

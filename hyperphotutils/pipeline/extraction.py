@@ -373,12 +373,17 @@ class Extraction:
                 self._describe_flags()]
 
     def _describe_result(self):
-        meta = self.table.meta
+        # in one unit, that of the file if it is one per beam
+        meta = self.table.meta | {
+            name: in_map_unit(self.table.meta[name], self.image.meta)
+            for name in ('threshold', 'detection_rms')
+            if name in self.table.meta}
+        rms = in_map_unit(self.rms, self.image.meta)
         rows = [('threshold', describe_threshold(meta))]
         if 'detection_rms' in meta and self.model is not None:
             rows.append(('detection rms', f'{meta["detection_rms"]:.4g}, of '
                                           'the filtered map'))
-        rows += [('rms', f'{self.rms:.4g}, of {meta["rms_of"]}'),
+        rows += [('rms', f'{rms:.4g}, of {meta["rms_of"]}'),
                  ('sources', self.counts)]
         if self.rejected is not None:
             text = describe_reasons(self.n_rejected) or 'none'

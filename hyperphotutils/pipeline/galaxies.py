@@ -276,11 +276,10 @@ def run_galaxies(path, folder, options=None, *, catalog=None,
     folder : path-like
         The folder of the products: ``galaxies.ecsv`` and ``.fits``,
         ``models.fits`` (the image without sky, the model, the
-        residual, and the errors; the model is without galaxies with the
-        flag ``too_large`` or a negative flux), ``segmentation.fits``, the
-        products
-        of `run_psf` unless the PSF is given, the pictures
-        ``segmentation.png``, ``mosaic.png``, and
+        residual, and the errors; the model is without stars and without
+        galaxies with the flag ``too_large`` or a negative flux),
+        ``segmentation.fits``, the products of `run_psf` unless the PSF
+        is given, the pictures ``segmentation.png``, ``mosaic.png``, and
         ``truth.png``, and ``galaxies_log.json``.
 
     truth : `~astropy.table.Table`, optional
@@ -861,7 +860,9 @@ class _Run:
             oversampling=options.psf_oversampling)(
             self.sky.data, stars, error=error, mask=self.mask)
         used = int(np.count_nonzero(psf.stars['used']))
-        self.default('psf', f'{size} x {size} pixels, order {psf.order}, '
+        samples = number_of(options.psf_oversampling, 'sample')
+        self.default('psf', f'{size} x {size} pixels, each with {samples} '
+                     f'along each axis (psf_oversampling), order {psf.order}, '
                      f'from {used} stars, FWHM {psf.fwhm():.3f} pixels')
         scale = self.pixel_scale
         self.note(psf_fwhm=float(psf.fwhm()), psf_stars=used,

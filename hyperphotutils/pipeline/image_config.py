@@ -101,7 +101,8 @@ class ImageOptions(_Options):
         'side of the PSF in pixels, an odd number from 5')
     psf_order: _Index | None = _key(
         'degree of the variation of the PSF; null = by cross-validation')
-    psf_oversampling: _Count = _key('samples of the PSF for each pixel', 1)
+    psf_oversampling: _Count = _key(
+        'samples of the PSF in each pixel, along each axis', 1)
     # fainter ones cannot be told from compact galaxies
     min_snr: _Positive = _key(
         'smallest signal-to-noise ratio of the stars of the PSF', 15.0)
@@ -114,7 +115,8 @@ class ImageOptions(_Options):
         'contrast of the deblending', 0.005)
     max_star_index: float = _key(
         'sources with a larger index are stars, which get no stamp and no '
-        'row, but are fitted as neighbors', 0.5)
+        'row; fits treat them as neighbors, and they stay in the residual',
+        0.5)
     size: Annotated[int, Field(ge=16)] | None = _key(
         'side of the stamps in pixels')
     margin: float = _key(

@@ -12,6 +12,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import MaskedColumn, QTable, Table, vstack
 
 from hyperphotutils.catalog import write_catalog
+from hyperphotutils.catalog.units import in_unit
 from hyperphotutils.photometry import REJECTION_REASONS
 from hyperphotutils.pipeline.config_files import config_to_yaml
 from hyperphotutils.pipeline.products import COMBINED, DIAGNOSTICS, LOG
@@ -201,8 +202,10 @@ def describe_threshold(meta):
     text = (f'{meta["threshold"]:.4g}, {meta["n_sigma"]} times the rms of the '
             'filtered map')
     if 'threshold_peak' in meta:  # not in catalogs of earlier versions
+        peak = in_unit(meta['threshold_peak'], meta['threshold'].unit,
+                       meta['beam_area_pix'])
         text += ('; a point source at the threshold has a peak of '
-                 f'{meta["threshold_peak"]:.4g}')
+                 f'{peak:.4g}')
     return text
 
 

@@ -13,7 +13,11 @@ from astropy.io import fits
 from astropy.table import QTable
 from scipy import fft
 
-from hyperphotutils.catalog.units import map_unit, to_readable_units
+from hyperphotutils.catalog.units import (
+    in_map_unit,
+    map_unit,
+    to_readable_units,
+)
 from hyperphotutils.photometry import REJECTION_REASONS, explain_sources
 from hyperphotutils.photometry.explain import summarize_sources
 from hyperphotutils.pipeline.bands import explain_bands, summarize_bands
@@ -190,8 +194,9 @@ def write_run_page(path, outcomes):
         'status': np.where(failed, 'failed', 'done')})
     for name in ('n_detected', 'n_measured', 'n_rejected'):
         table[name] = [item.numbers.get(name, 0) for item in outcomes]
-    rms = np.array([item.numbers.get('rms', np.nan) for item in outcomes])
-    table['rms'] = rms << u.Jy / u.pix
+    table['rms'], own = _rms_of_maps(outcomes)
+    if own is not None:  # without a prefix of its own
+        table.meta['original_unit'] = own
     table['seconds'] = [item.numbers.get('seconds', np.nan)
                         for item in outcomes]
     table['result'] = [item.reason or item.summary for item in outcomes]
@@ -204,6 +209,26 @@ def write_run_page(path, outcomes):
              for item in outcomes if item.details}
     _save(path, make_report(to_readable_units(table), title='Maps of the run',
                             facts=facts, links=links, texts=texts))
+
+
+def _rms_of_maps(outcomes):
+    """
+    Return the rms of each map, and their unit if it is one per beam and the
+    same for all maps; else the rms is per pixel, and the unit `None`.
+    """
+    known = [item.table.meta for item in outcomes
+             if item.table is not None and 'beam_area_pix' in item.table.meta]
+    units = {str(map_unit(meta)) for meta in known}
+    own = map_unit(known[0]) if len(units) == 1 else None
+    rms = []
+    for item in outcomes:
+        value = item.numbers.get('rms', np.nan) << u.Jy / u.pix
+        if own is not None:
+            # maps that have failed have neither a table nor an rms
+            meta = {} if item.table is None else item.table.meta
+            value = in_map_unit(value, known[0] | meta)
+        rms.append(value)
+    return u.Quantity(rms), own
 
 
 def _write(path, table, *, facts, rejected=None, explanations=(),

@@ -19,6 +19,8 @@ import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
 from numpy.typing import ArrayLike, NDArray
 
+from hyperphotutils import __version__
+
 if TYPE_CHECKING:
     from astropy.table import QTable
 
@@ -39,7 +41,7 @@ __all__ = [
 _PIXEL_FLUXES = (u.Jy, u.ct, u.electron, u.adu, u.photon,
                  u.dimensionless_unscaled)
 
-_PACKAGES = ('hyperphotutils', 'photutils', 'astropy', 'numpy', 'scipy')
+_PACKAGES = ('photutils', 'astropy', 'numpy', 'scipy')
 
 
 def strip_units(**arrays: ArrayLike | u.Quantity | None
@@ -377,7 +379,9 @@ def _versions():
     """
     Return the versions of the packages.
     """
-    versions = {'Python': platform.python_version()}
+    # the metadata of an editable install have the version of its day
+    versions = {'Python': platform.python_version(),
+                'hyperphotutils': __version__}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)

@@ -658,8 +658,8 @@ def table_positions(table, pairs, wcs, name):
         sky = SkyCoord(table['ra'], table['dec'], unit='deg')
     else:
         columns = ', '.join(' and '.join(pair) for pair in pairs)
-        msg = (f'{name} must have positions: {columns}, sky_centroid, or ra '
-               f'and dec; it has {", ".join(table.colnames)}')
+        msg = (f'{name} must have the columns {columns}, sky_centroid, or ra '
+               f'and dec: got {", ".join(table.colnames) or "no column"}')
         raise ValueError(msg)
     if wcs is None:
         msg = 'wcs must be given with positions on the sky'

@@ -79,6 +79,7 @@ def test_galaxies_from_the_file_alone(files, hyper, read_page, tmp_path):
         'galaxies', without=('chi2.h5', 'dre.fits', 'mosaics.fits'))
     assert len(QTable.read(folder / 'galaxies.ecsv')) == 4
     log = (folder / 'run.log').read_text()
+    assert 'with 1 sample along each axis (psf_oversampling)' in log
     for text in ('fwhm: ', 'psf: ', 'sky: polynomial', 'max_radius: an eighth',
                  'measuring     ', 'n_galaxies    4',
                  'products in this folder\n  galaxies.ecsv: the galaxies'):

@@ -77,6 +77,12 @@ def test_map_per_beam_is_shown_in_its_unit(read_page, simulated, tmp_path,
     rms = result.rms.to_value('Jy/pix') * result.image.meta['beam_area_pix']
     rms *= 1e3 if unit[0] == 'm' else 1.0
     assert f'rms {rms:.3g} {text} of the map' in result.summary
+    # the log has one unit, too
+    rows = result.describe()[1].splitlines()
+    for name in ('threshold', 'detection rms', 'rms'):
+        row, = (row for row in rows if row.startswith(f'{name} '))
+        assert text in row
+        assert 'pix' not in row
     write_map_page(tmp_path / 'page.html', result, 'map')
     data = read_page(tmp_path / 'page.html')
     units = {column['name']: column['unit']
@@ -132,6 +138,10 @@ def test_run_page_links_to_maps(read_page, run):
     """
     data = read_page(run / 'report.html')
     assert data['links'] == {'good': 'good/report.html'}
+    # that of the maps, as on their own pages
+    rms, = (column for column in data['catalog']['columns']
+            if column['name'] == 'rms')
+    assert rms['unit'] == 'Jy / beam'
     text = json.dumps(data['catalog']['rows'])
     assert 'no BUNIT in the header' in text
 

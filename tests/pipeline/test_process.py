@@ -239,7 +239,7 @@ def test_ipac_header_tells_which_rms(map_file, tmp_path, detection_only,
     finder = HighPassStarFinder(n_sigma=5.0, fwhm=image.meta['beam_fwhm_pix'])
     assert_allclose(float(value), clipped_rms(finder.filter(image.data)))
     log = (tmp_path / 'field' / 'run.log').read_text(encoding='utf-8')
-    assert re.search(r'rms +\S+ Jy / pix, of the filtered map', log)
+    assert re.search(r'rms +\S+ Jy / beam, of the filtered map', log)
     assert f'Jy / pix, {words}' in header
     assert header.count(f', {words}') == 1
 

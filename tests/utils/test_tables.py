@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from astropy.nddata import NDData
 
+from hyperphotutils import __version__
 from hyperphotutils.utils import (
     as_masked_image,
     make_repr,
@@ -100,6 +101,14 @@ def test_repr_and_meta_say_how_a_result_was_made():
     meta = result_meta(tool)
     assert meta['call'] == text
     assert {'numpy', 'photutils', 'hyperphotutils'} <= set(meta['version'])
+
+
+def test_one_version_of_the_package():
+    """
+    Results have the version that the package states, not that of metadata
+    of an earlier installation.
+    """
+    assert result_meta()['version']['hyperphotutils'] == __version__
 
 
 def test_functions_in_the_record_have_no_address():
