@@ -34,8 +34,9 @@ from hyperphotutils.utils.lm import (
 )
 
 __all__ = ['BatchProblem', 'BatchResult', 'can_transpose', 'evaluate',
-           'evaluate_sources', 'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'whiten', 'whiten_transposed']
+           'evaluate_sources', 'fit_batch', 'flux_derivatives',
+           'gaussian_components', 'normal_matrix', 'solve_linear', 'whiten',
+           'whiten_transposed']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
