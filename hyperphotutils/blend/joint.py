@@ -280,21 +280,23 @@ class JointFit:
         """
         Fit the groups with touched sources, then those whose neighbors
         have moved, and update the image of all models. Return which
-        sources still move in the second half of the sweeps.
+        sources still move, or have turned back.
 
         All groups of a sweep see the same models (a Jacobi iteration), so
         that results do not depend on their order. Where many sources
         overlap, groups that move at the same time take the same light
-        from each other, and the iteration can diverge. From the second
-        sweep on, such groups therefore go half of the way only (damped
+        from each other, give it back, and can move farther each time. A
+        group that turns back therefore goes half of the way only (damped
         Jacobi; Saad 2003, Iterative Methods for Sparse Linear Systems,
         4.1 and 13.2).
         """
+        moved = np.zeros(len(touched), dtype=int)
         unsettled = np.zeros(len(touched), dtype=bool)
-        for sweep in range(_MAX_SWEEPS):
+        last_step = np.zeros((len(touched), 5))
+        for _ in range(_MAX_SWEEPS):
             if not touched.any():
                 break
-            before, refitted = self.sources.copy(), touched
+            before, all_fitted = self.sources.copy(), touched.all()
             for batch in chunks:
                 members = batch[touched[batch].any(axis=1)]
                 if len(members):
@@ -303,15 +305,18 @@ class JointFit:
             scale = np.column_stack((
                 np.abs(after[:, 0]),
                 np.full((len(after), 2), self.config.fwhm), after[:, 3:5]))
-            moved = np.any(np.abs(after[:, :5] - before[:, :5])
-                           > _AT_REST * scale, axis=1).astype(int)
+            step = after[:, :5] - before[:, :5]
+            moved = np.any(np.abs(step) > _AT_REST * scale,
+                           axis=1).astype(int)
             touched = near @ moved > 0
-            if sweep >= _MAX_SWEEPS // 2:
-                unsettled |= moved > 0
-            if sweep > 0:
-                again = np.isin(self.group_id, self.group_id[touched])
-                after[again] = _halfway(before[again], after[again])
-            if refitted.all():
+            step /= np.where(scale > 0.0, scale, 1.0)
+            ahead = np.bincount(self.group_id,
+                                np.sum(step * last_step, axis=1))
+            turned = ahead[self.group_id] < 0.0
+            after[turned] = _halfway(before[turned], after[turned])
+            unsettled |= turned & (moved > 0)
+            last_step = step
+            if all_fitted:
                 # Rounding errors of earlier sweeps go, too.
                 fitted = self.group_id > 0
                 model[:] = 0.0
@@ -319,7 +324,7 @@ class JointFit:
                 fitted = np.any(after != before, axis=1)
                 self._add_models(model, before[fitted], sign=-1)
             self._add_models(model, after[fitted])
-        return unsettled
+        return unsettled | (moved > 0)
 
     def _merge_groups(self, near, unsettled):
         """
