@@ -28,11 +28,13 @@ from hyperphotutils.blend.solver import (
     BatchResult,
     X,
     Y,
+    can_transpose,
     evaluate,
     flux_derivatives,
     gaussian_components,
     iter_pieces,
     whiten,
+    whiten_transposed,
 )
 from hyperphotutils.utils.lm import take_members
 
@@ -60,10 +62,17 @@ def second_order_bias(problem, result):
         curved = sum(_trace(part, fitted, i)
                      for i in range(fitted.sources.shape[1]))[:, None, :]
         curved = whiten(part.whitening, curved)
-        _, jacobian = evaluate(fitted.sources, fitted.coeffs, part.x, part.y,
-                               part.weight, part.basis, part.whitening,
-                               part.beam)
-        gradient = jacobian @ np.swapaxes(curved, 1, 2)
+        by_coeffs = part.basis @ np.swapaxes(curved, 1, 2)
+        whitening = part.whitening
+        if can_transpose(whitening):
+            # One vector is whitened twice in place of all derivatives.
+            curved = whiten_transposed(whitening, curved)
+            whitening = None
+        _, jacobian = evaluate(fitted.sources, fitted.coeffs[:, :0], part.x,
+                               part.y, part.weight, part.basis[:, :0],
+                               whitening, part.beam)
+        gradient = np.concatenate(
+            (jacobian @ np.swapaxes(curved, 1, 2), by_coeffs), axis=1)
         bias[piece] = -0.5 * (fitted.covariance @ gradient)[:, :, 0]
     return bias
 

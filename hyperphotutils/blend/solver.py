@@ -33,9 +33,10 @@ from hyperphotutils.utils.lm import (
     take_members,
 )
 
-__all__ = ['BatchProblem', 'BatchResult', 'evaluate', 'evaluate_sources',
-           'fit_batch', 'flux_derivatives', 'gaussian_components',
-           'normal_matrix', 'solve_linear', 'whiten']
+__all__ = ['BatchProblem', 'BatchResult', 'can_transpose', 'evaluate',
+           'evaluate_sources', 'fit_batch', 'flux_derivatives',
+           'gaussian_components', 'normal_matrix', 'solve_linear', 'whiten',
+           'whiten_transposed']
 
 N_PARAMS = 6
 AMPLITUDE, X, Y, AA, AB, BB = range(N_PARAMS)
@@ -148,8 +149,7 @@ def fit_batch(problem, sources, coeffs, *, max_iter=100, tolerance=1e-10,
     floor = xp.finfo(problem.data.dtype).eps * xp.sum(problem.data**2, axis=1)
     newton = (newton and problem.beam is None
               and sources.shape[1] <= _MAX_NEWTON
-              and (hasattr(problem.whitening, 'whiten_transposed')
-                   or not hasattr(problem.whitening, 'whiten')))
+              and can_transpose(problem.whitening))
     result = minimize_batch(
         _GroupProblem(problem, floor, goal, tolerance, xtol, gtol,
                       newton), state,
@@ -444,6 +444,27 @@ def whiten(whitening, rows):
     return rows @ xp.matrix_transpose(whitening)
 
 
+def can_transpose(whitening):
+    """
+    Return whether `whiten_transposed` is possible: the factors of other
+    noise models may have the method ``whiten`` only.
+    """
+    return (hasattr(whitening, 'whiten_transposed')
+            or not hasattr(whitening, 'whiten'))
+
+
+def whiten_transposed(whitening, rows):
+    """
+    Multiply by the transposed matrices of `whiten`, which makes whitened
+    vectors products with the inverse covariance matrices.
+    """
+    if whitening is None:
+        return rows
+    if hasattr(whitening, 'whiten_transposed'):
+        return whitening.whiten_transposed(rows)
+    return rows @ whitening
+
+
 def normal_matrix(problem, sources, coeffs):
     """
     Return the normal matrix of each group in all 6 n + k coordinates, free or
@@ -707,12 +728,9 @@ def _add_curvature(problem, sources, residual, normal, free):
     if problem.loss != 'linear':
         _, slope = apply_loss(residual, problem.loss, problem.f_scale)
         residual = residual * slope
-    whitening = problem.whitening
-    if whitening is not None and problem.extra is None:
-        rows = residual[:, None, :] * 1.0
-        residual = (whitening.whiten_transposed(rows)
-                    if hasattr(whitening, 'whiten_transposed')
-                    else rows @ whitening)[:, 0, :]
+    if problem.whitening is not None and problem.extra is None:
+        residual = whiten_transposed(problem.whitening,
+                                     residual[:, None, :] * 1.0)[:, 0, :]
     n_groups, n_sources, _ = sources.shape
     curved = normal * 1.0
     # One source at a time, as an array of all would not fit in the cache.
