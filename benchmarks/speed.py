@@ -6,6 +6,7 @@ Compare speed and memory with those of other programs, in one run.
 
     python benchmarks/speed.py programs MAP
     python benchmarks/speed.py scaling
+    python benchmarks/speed.py mosaic --side 8192 --n-sources 20000
 
 ``programs`` runs Hyper-py, PyBDSF, Aegean, photutils' PSFPhotometry, and
 sep beside this package, each in an environment of its own, which is made
@@ -24,16 +25,23 @@ why).
 600 x 600 pixels, the recipe ``dense``) with more and more sources, each in
 a new process, in tiles where ``hyperphot run`` would. ``speed_phases.py``
 shows where the time of ``hyperphot run`` goes.
+
+``mosaic`` runs ``hyperphot run`` in a new process on a large simulated map
+with correlated noise, which is drawn in blocks so that the map need not fit
+into memory, and with ``--jobs`` other than 1 again with so many processes.
+Use ``--side 16384 --n-sources 80000`` for the largest one.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from peers import (
@@ -52,6 +60,19 @@ OWN = ('white', 'correlated')
 
 # A program that has not ended by then, in seconds on the clock, is ended.
 TIME_LIMIT = 3600
+
+# The side in pixels of the blocks of a mosaic.
+BLOCK = 2048
+
+# The command line, and its peaks of memory: own, and of the largest child
+WITH_PEAKS = """
+import sys
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from hyperphotutils.__main__ import main
+status = main()
+print(*(getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN)))
+sys.exit(status)
+"""
 
 
 def run_process(command, cwd=None):
@@ -265,26 +286,31 @@ def print_programs(rows):
                   f'{calls / correlated:10.2f}{row["memory"]:7.0f}')
 
 
+def write_dense_map(path, side, n_sources):
+    """
+    Write a map of the recipe ``dense``.
+    """
+    from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
+
+    make_blended_map(**{
+        **BLENDED_MAP_RECIPES['dense'], 'shape': (side, side),
+        'n_sources': n_sources}, seed=1).write(path)
+
+
 def measure_scaling(args):
     """
     Print the CPU time a source and the peak memory of growing maps.
     """
-    from hyperphotutils.datasets import BLENDED_MAP_RECIPES, make_blended_map
     from hyperphotutils.pipeline import PipelineConfig
 
-    recipe = BLENDED_MAP_RECIPES['dense']
     print(f'{"sources":>8}{"side":>7}{"noise":>12}{"found":>8}'
           f'{"CPU s":>9}{"ms/source":>11}{"MiB":>7}')
     for n_sources in args.n_sources:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             side = round(600 * (n_sources / 500)**0.5)
-            simulated = make_blended_map(**{
-                **recipe, 'shape': (side, side), 'n_sources': n_sources},
-                seed=1)
             path = folder / 'map.fits'
-            simulated.write(path)
-            del simulated
+            in_new_process(write_dense_map, path, side, n_sources)
             tile_size = PipelineConfig().find_tile_size((side, side))
             for program in args.noise:
                 calls = 2 if n_sources <= 2000 else 1
@@ -295,6 +321,92 @@ def measure_scaling(args):
                       f'{answer["n_sources"]:8d}{seconds:9.2f}'
                       f'{1e3 * seconds / n_sources:11.2f}{memory:7.0f}',
                       flush=True)
+
+
+def write_mosaic(path, side, n_sources):
+    """
+    Write a map of ``make_blended_map``, drawn block by block.
+    """
+    import numpy as np
+    from astropy.io import fits
+
+    from hyperphotutils.datasets import make_blended_map
+
+    edges = [*range(0, side, BLOCK), side]
+    pixels, seed = None, 0
+    for y, y_end in pairwise(edges):
+        for x, x_end in pairwise(edges):
+            shape = (y_end - y, x_end - x)
+            n_block = round(n_sources * shape[0] * shape[1] / side**2)
+            block = path.with_name(f'block_{seed}.fits')
+            make_blended_map(shape, n_block, seed=seed).write(block)
+            values, header = fits.getdata(block, header=True)
+            block.unlink()
+            seed += 1
+            if pixels is None:
+                header.update(NAXIS1=side, NAXIS2=side, BITPIX=-32,
+                              CRPIX1=side / 2, CRPIX2=side / 2)
+                head = header.tostring().encode('ascii')
+                size = len(head) + 4 * side**2
+                with path.open('wb') as file:
+                    file.write(head)
+                    file.truncate(size + -size % 2880)
+                pixels = np.memmap(path, '>f4', 'r+', len(head),
+                                   (side, side))
+            pixels[y:y_end, x:x_end] = values
+    pixels.flush()
+
+
+def in_new_process(function, *arguments):
+    """
+    Call a function in a new process.
+
+    The peak memory of a program includes that of the process that starts
+    it: maps are drawn elsewhere.
+    """
+    process = multiprocessing.get_context('spawn').Process(
+        target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        msg = f'{function.__name__} failed'
+        raise NotRunError(msg)
+
+
+def run_with_peaks(path, folder, jobs):
+    """
+    Run ``hyperphot run``; return the number of sources, CPU seconds, and
+    the peak MiB of the process and of the largest of its own.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        text, seconds, _ = run_process(
+            [sys.executable, '-c', WITH_PEAKS, 'run', path, '--output-dir',
+             out, '--quiet', '--jobs', jobs])
+        catalog, = Path(out).glob('*/catalog.ecsv')
+        with catalog.open(encoding='utf-8') as lines:
+            n_rows = sum(not line.startswith('#') for line in lines) - 1
+    peaks = [int(word) / 1024 for word in text.split()[-2:]]
+    return n_rows, seconds, *peaks
+
+
+def measure_mosaic(args):
+    """
+    Print the cost of ``hyperphot run`` on a large map.
+    """
+    print(f'{"processes":>9}{"sources":>9}{"clock s":>9}{"CPU s":>9}'
+          f'{"ms/source":>11}{"MiB":>7}{"MiB child":>11}{"speedup":>9}')
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, 'mosaic.fits')
+        in_new_process(write_mosaic, path, args.side, args.n_sources)
+        first = None
+        for jobs in dict.fromkeys((1, args.jobs)):
+            start = time.monotonic()
+            n_rows, seconds, own, child = run_with_peaks(path, name, jobs)
+            clock = time.monotonic() - start
+            first = first or clock
+            print(f'{jobs:9d}{n_rows:9d}{clock:9.1f}{seconds:9.1f}'
+                  f'{1e3 * seconds / n_rows:11.2f}{own:7.0f}{child:11.0f}'
+                  f'{first / clock:9.2f}', flush=True)
 
 
 def main():
@@ -327,6 +439,15 @@ def main():
                          default=[500, 1000, 2000, 5000, 10000, 20000,
                                   50000])
     scaling.add_argument('--noise', nargs='+', choices=OWN, default=OWN)
+    mosaic = commands.add_parser('mosaic', help='hyperphot run on a large '
+                                 'map')
+    mosaic.set_defaults(function=measure_mosaic)
+    mosaic.add_argument('--side', type=int, default=8192,
+                        help='pixels along each axis (default: 8192)')
+    mosaic.add_argument('--n-sources', type=int, default=20_000,
+                        help='sources in the map (default: 20000)')
+    mosaic.add_argument('--jobs', type=int, default=1,
+                        help='run again with so many processes (default: 1)')
     args = parser.parse_args()
     args.function(args)
 

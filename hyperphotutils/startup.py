@@ -69,7 +69,11 @@ def tune_memory():
 def trim_memory():
     """
     Return free memory to the system, also that between blocks in use.
+
+    Tables refer to themselves: their columns are garbage that is still in
+    memory. Only that of new objects is collected, which takes little time.
     """
+    gc.collect(1)
     with _c_library() as library:
         library.malloc_trim(0)
 

@@ -275,7 +275,11 @@ class TiledPhotometry:
                        f"'white', or a MapNoise: {photometry.noise!r}")
                 raise TypeError(msg)
             parts = work('tile', _measure_tile, stored, photometry, init)
-        return self._collect(parts, source, photometry, init)
+        table = self._collect(parts, source, photometry, init)
+        del parts
+        # Images and files of the results follow.
+        trim_memory()
+        return table
 
     def make_model_image(self,
                          out: ArrayLike | None = None) -> ArrayOrQuantity:
@@ -399,6 +403,7 @@ class TiledPhotometry:
         # finished is not repeated, and the results of other tiles take no
         # memory while a tile is measured.
         parts, paths, todo = {}, {}, tiles
+        trim_memory()  # that of the results of an earlier pass
         if self.folder is not None:
             paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
                      '.npz' for tile in tiles}

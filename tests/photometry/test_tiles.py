@@ -3,6 +3,7 @@
 Maps that are measured with given noise, and in tiles.
 """
 
+import gc
 import json
 import os
 import pickle
@@ -317,6 +318,24 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     finder.n_deaths = 100
     with pytest.raises(OSError, match=r'the tile at x=.* killed'):
         TiledPhotometry(phot, 131, n_workers=2)(image)
+
+
+def test_tiles_leave_no_garbage(image, white):
+    """
+    The columns of the tables of a tile, which refer to themselves, do not
+    stay in memory while the next tiles are measured.
+    """
+    phot = TiledPhotometry(HyperPhotometry(FWHM, noise=white), tile_size=100)
+    gc.collect()
+    gc.disable()
+    try:
+        table = phot(image)
+        n_left = gc.collect()
+    finally:
+        gc.enable()
+    assert len(table) > 50
+    # a tile leaves about a thousand objects
+    assert n_left < 200
 
 
 def test_nothing_in_any_tile(shared):
