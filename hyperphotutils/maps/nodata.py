@@ -82,18 +82,22 @@ def blank_fill_values(values, fill_value, fwhm):
 def blank_masked(values, mask):
     """
     Set the pixels of a mask, which may be `None`, to NaN, in place; return
-    their number.
+    their number, and the fraction of the values other than 0 that is lost.
 
     The values can be a `~hyperphotutils.utils.StoredImage`.
     """
     if mask is None:
-        return 0
+        return 0, 0.0
+    n_values = n_lost = 0
     for rows in row_blocks(values.shape):
-        if mask[rows].any():
-            part = values[rows]
-            part[mask[rows]] = np.nan
+        part, bad = values[rows], mask[rows]
+        known = np.isfinite(part) & (part != 0.0)
+        n_values += np.count_nonzero(known)
+        if bad.any():
+            n_lost += np.count_nonzero(known & bad)
+            part[bad] = np.nan
             values[rows] = part
-    return int(np.count_nonzero(mask))
+    return int(np.count_nonzero(mask)), n_lost / max(n_values, 1)
 
 
 class _FiniteImage:

@@ -5,6 +5,7 @@ Reading of a map in Jy per pixel, with its sky coordinates and beam.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +14,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.nddata import StdDevUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import DTypeLike
 
 from hyperphotutils.maps.beams import find_beam
@@ -179,8 +181,9 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     An extension MASK that belongs to the map masks all pixels in which
     it is not 0, as in the files of `~astropy.nddata.CCDData`. Bit flags
     (DQ, FLAGS, QUALITY, or a MASK with several values) are not used, as
-    some may mark good pixels; a warning names them. Pass the HDU of the
-    map to read it without its other extensions.
+    some may mark good pixels; a warning names them, and a mask of more
+    than half of the values other than 0. Pass the HDU of the map to read
+    it without its other extensions.
 
     Axes of length 1 other than the celestial axes are dropped, and their
     keywords are ignored. Sky coordinates are read by astropy: any
@@ -318,8 +321,14 @@ def _blank_masked(image, data):
     mask, used, problems = join_masks(
         image, remedy='set the bad pixels of the map to NaN')
     warn_unused(image, problems, stacklevel=6)
-    n_masked = blank_masked(data, None if mask is None
-                            else mask.reshape(data.shape))
+    n_masked, lost = blank_masked(data, None if mask is None
+                                  else mask.reshape(data.shape))
+    if 0.5 < lost < 1.0:
+        msg = (f'extension {used} of {image.filename or "the FITS file"} '
+               f'masks {100.0 * lost:.0f} % of the values of the map: it must '
+               'be 0 at good pixels; pass the HDU of the map to read it '
+               'without the mask')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=5)
     return {'mask_extension': used or None, 'n_masked': n_masked}
 
 

@@ -476,6 +476,20 @@ class TestMasks:
         hdus = make_file(MASK2=(bad.astype('u1'), {}))
         assert read_map(hdus).meta['mask_extension'] is None
 
+    def test_most_values_masked(self, make_file, field):
+        """
+        A mask that may be 1 at good pixels is warned of; one of the frame
+        without values is not.
+        """
+        good = (field != 0.0).astype('u1')
+        good[:20] = 0
+        with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) of '
+                          r'the FITS file masks 75 % of the values'):
+            read_map(make_file(MASK=(good, {})))
+        frame = (field == 0.0).astype('u1')
+        assert read_map(make_file(MASK=(frame, {}))).meta[
+            'n_masked'] == np.count_nonzero(frame)
+
     def test_all_masked(self, make_file, field):
         """
         A mask that is 1 at good pixels is explained.
