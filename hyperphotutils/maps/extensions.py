@@ -89,7 +89,8 @@ def join_masks(image, *, remedy):
     mask, used, problems = None, [], []
     for extension, values in image.masks.items():
         if values is None:
-            problem = 'has bit flags, some of which may mark good pixels'
+            problem = ('has bit flags or values other than 0, 1, and 255, '
+                       'some of which may mark good pixels')
         elif values.squeeze().shape != tuple(n for n in shape if n > 1):
             problem = 'has other pixels than the image'
         else:

@@ -82,22 +82,31 @@ def blank_fill_values(values, fill_value, fwhm):
 def blank_masked(values, mask):
     """
     Set the pixels of a mask, which may be `None`, to NaN, in place; return
-    their number, and the fraction of the values other than 0 that is lost.
+    their number, and the fraction of the values that is lost.
 
-    The values can be a `~hyperphotutils.utils.StoredImage`.
+    Pixels that are 0 or have the value of the first masked one, as the fill
+    values around a map have, do not count; all is lost if the others have one
+    value only. The values can be a `~hyperphotutils.utils.StoredImage`.
     """
     if mask is None:
         return 0, 0.0
     n_values = n_lost = 0
+    fill, low, high = np.nan, np.inf, -np.inf
     for rows in row_blocks(values.shape):
         part, bad = values[rows], mask[rows]
-        known = np.isfinite(part) & (part != 0.0)
+        if np.isnan(fill) and bad.any():
+            fill = part[bad][0]
+        known = np.isfinite(part) & (part != 0.0) & (part != fill)
         n_values += np.count_nonzero(known)
         if bad.any():
             n_lost += np.count_nonzero(known & bad)
             part[bad] = np.nan
             values[rows] = part
-    return int(np.count_nonzero(mask)), n_lost / max(n_values, 1)
+        left = np.isfinite(part)
+        low = np.min(part, where=left, initial=low)
+        high = np.max(part, where=left, initial=high)
+    lost = 1.0 if n_lost and low >= high else n_lost / max(n_values, 1)
+    return int(np.count_nonzero(mask)), lost
 
 
 class _FiniteImage:

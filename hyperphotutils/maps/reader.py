@@ -180,7 +180,8 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     -----
     An extension MASK that belongs to the map masks all pixels in which
     it is not 0, as in the files of `~astropy.nddata.CCDData`. Bit flags
-    (DQ, FLAGS, QUALITY, or a MASK with several values) are not used, as
+    (DQ, FLAGS, QUALITY, or a MASK with several values, or with one of more
+    than 8 bits that is neither 1 nor 255) are not used, as
     some may mark good pixels; a warning names them, and a mask of more
     than half of the values other than 0. Pass the HDU of the map to read
     it without its other extensions.
@@ -323,10 +324,14 @@ def _blank_masked(image, data):
     warn_unused(image, problems, stacklevel=6)
     n_masked, lost = blank_masked(data, None if mask is None
                                   else mask.reshape(data.shape))
-    if 0.5 < lost < 1.0:
+    if lost == 1.0:
+        raise MapError(_describe_blank({
+            'extension': image.extension, 'n_fill': 0, 'n_masked': n_masked,
+            'mask_extension': used}))
+    if lost > 0.5:
         msg = (f'extension {used} of {image.filename or "the FITS file"} '
-               f'masks {100.0 * lost:.0f} % of the values of the map: it must '
-               'be 0 at good pixels; pass the HDU of the map to read it '
+               f'masks {100.0 * lost:.0f} % of the values of the map: if it '
+               'is not 0 at good pixels, pass the HDU of the map to read it '
                'without the mask')
         warnings.warn(msg, AstropyUserWarning, stacklevel=5)
     return {'mask_extension': used or None, 'n_masked': n_masked}
@@ -340,6 +345,9 @@ def _describe_blank(meta):
     if meta['n_fill']:
         msg += (f' but the fill value {meta["fill_values"][0]:g}: '
                 'give another fill_value, or False for none')
+        if meta['n_masked']:
+            msg += (f'; extension {meta["mask_extension"]} masks the others: '
+                    'it must be 0 at good pixels')
     elif meta['n_masked']:
         msg += (f' that extension {meta["mask_extension"]} does not mask: '
                 'it must be 0 at good pixels')

@@ -476,19 +476,32 @@ class TestMasks:
         hdus = make_file(MASK2=(bad.astype('u1'), {}))
         assert read_map(hdus).meta['mask_extension'] is None
 
-    def test_most_values_masked(self, make_file, field):
+    @pytest.mark.parametrize('fill', [0.0, -99.0])
+    def test_most_values_masked(self, make_file, field, fill):
         """
         A mask that may be 1 at good pixels is warned of; one of the frame
         without values is not.
         """
-        good = (field != 0.0).astype('u1')
-        good[:20] = 0
+        frame = field == 0.0
+        field[frame] = fill
+        most = ~frame
+        most[:20] = False
         with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) of '
-                          r'the FITS file masks 75 % of the values'):
-            read_map(make_file(MASK=(good, {})))
-        frame = (field == 0.0).astype('u1')
-        assert read_map(make_file(MASK=(frame, {}))).meta[
+                          r'the FITS file masks [6-9]\d % of the values'):
+            read_map(make_file(MASK=((most | frame).astype('u1'), {})))
+        assert read_map(make_file(MASK=(frame.astype('u1'), {}))).meta[
             'n_masked'] == np.count_nonzero(frame)
+
+    @pytest.mark.parametrize('fill', [0.0, -99.0])
+    def test_inverted_mask(self, make_file, field, fill):
+        """
+        One that is 1 at the good pixels and 0 around them is named.
+        """
+        frame = field == 0.0
+        field[frame] = fill
+        with pytest.raises(MapError, match=r'extension 2 \(MASK\).*must be 0 '
+                           'at good pixels'):
+            read_map(make_file(MASK=((~frame).astype('u1'), {})))
 
     def test_all_masked(self, make_file, field):
         """
