@@ -17,9 +17,8 @@ CPU time of a repeated call on an image in memory; that of Hyper-py is
 the whole process less its imports. Medians of ``--repeats`` runs by
 turns; all programs have one thread. Hyper-py and this package read the
 map as it is, the others a copy in Jy/beam with a plain header. This
-package runs in the environment of the benchmark: one for development, with
-more packages, slows its start by about 0.2 s (``speed_phases.py`` says
-why).
+package runs in the environment of the benchmark: one with more packages
+slows its start (``speed_phases.py`` says why).
 
 ``scaling`` measures simulated maps of constant density (500 sources in
 600 x 600 pixels, the recipe ``dense``) with more and more sources, each in

@@ -70,8 +70,9 @@ def trim_memory():
     """
     Return free memory to the system, also that between blocks in use.
 
-    Tables refer to themselves: their columns are garbage that is still in
-    memory. Only that of new objects is collected, which takes little time.
+    Tables and their columns refer to each other, and stay in memory until
+    Python searches for such circles. Only recent objects are searched, which
+    takes milliseconds.
     """
     gc.collect(1)
     with _c_library() as library:

@@ -121,8 +121,8 @@ def in_map_unit(value, meta):
     Return a flux per pixel in the `map_unit`, if there is one.
     """
     unit = map_unit(meta)
-    return value if unit is None else in_unit(value, unit,
-                                               meta['beam_area_pix'])
+    return value if unit is None else in_unit(
+        value, unit, meta['beam_area_pix'])
 
 
 def to_readable_units(table):

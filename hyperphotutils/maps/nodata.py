@@ -84,9 +84,9 @@ def blank_masked(values, mask):
     Set the pixels of a mask, which may be `None`, to NaN, in place; return
     their number, and the fraction of the values that is lost.
 
-    Pixels that are 0 or have the value of the first masked one, as the fill
-    values around a map have, do not count; all is lost if the others have one
-    value only. The values can be a `~hyperphotutils.utils.StoredImage`.
+    Zeros and the value of the first masked pixel are not counted: they may
+    fill the frame of a map. The fraction is 1 if one value is left.
+    The values can be a `~hyperphotutils.utils.StoredImage`.
     """
     if mask is None:
         return 0, 0.0
@@ -94,8 +94,9 @@ def blank_masked(values, mask):
     fill, low, high = np.nan, np.inf, -np.inf
     for rows in row_blocks(values.shape):
         part, bad = values[rows], mask[rows]
-        if np.isnan(fill) and bad.any():
-            fill = part[bad][0]
+        masked = part[bad & np.isfinite(part)]
+        if np.isnan(fill) and masked.size:
+            fill = masked[0]
         known = np.isfinite(part) & (part != 0.0) & (part != fill)
         n_values += np.count_nonzero(known)
         if bad.any():

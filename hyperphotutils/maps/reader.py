@@ -180,11 +180,11 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     -----
     An extension MASK that belongs to the map masks all pixels in which
     it is not 0, as in the files of `~astropy.nddata.CCDData`. Bit flags
-    (DQ, FLAGS, QUALITY, or a MASK with several values, or with one of more
-    than 8 bits that is neither 1 nor 255) are not used, as
-    some may mark good pixels; a warning names them, and a mask of more
-    than half of the values other than 0. Pass the HDU of the map to read
-    it without its other extensions.
+    are not used, as some may mark good pixels, and a warning names them:
+    DQ, FLAGS, QUALITY, a MASK with several values, or one of more than 8
+    bits with a value other than 1 and 255. A mask that takes more than
+    half of the values of the map is used with a warning. Pass the HDU of
+    the map to read it without its other extensions.
 
     Axes of length 1 other than the celestial axes are dropped, and their
     keywords are ignored. Sky coordinates are read by astropy: any
@@ -325,9 +325,9 @@ def _blank_masked(image, data):
     n_masked, lost = blank_masked(data, None if mask is None
                                   else mask.reshape(data.shape))
     if lost == 1.0:
-        raise MapError(_describe_blank({
-            'extension': image.extension, 'n_fill': 0, 'n_masked': n_masked,
-            'mask_extension': used}))
+        msg = (f'extension {image.extension} has no value that extension '
+               f'{used} does not mask: it must be 0 at good pixels')
+        raise MapError(msg)
     if lost > 0.5:
         msg = (f'extension {used} of {image.filename or "the FITS file"} '
                f'masks {100.0 * lost:.0f} % of the values of the map: if it '

@@ -15,8 +15,8 @@ from scipy.linalg import blas, lapack
 
 __all__ = ['FootprintFactors']
 
-# Functions of BLAS that solve with a triangular matrix or multiply by it: for
-# many vectors at once, and for one vector, which are twice as fast for it.
+# Functions of BLAS that solve with a triangular matrix or multiply by it: the
+# first for many vectors at once, the second for one, at twice the speed.
 _SOLVE = blas.dtrsm, blas.dtrsv
 _MULTIPLY = blas.dtrmm, blas.dtrmv
 

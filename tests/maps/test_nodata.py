@@ -508,6 +508,6 @@ class TestMasks:
         A mask that is 1 at good pixels is explained.
         """
         hdus = make_file(MASK=(np.ones(field.shape, 'u1'), {}))
-        with pytest.raises(MapError, match=r'no finite value that extension '
+        with pytest.raises(MapError, match=r'has no value that extension '
                            r'2 \(MASK\) does not mask: it must be 0 at good'):
             read_map(hdus)
