@@ -16,6 +16,7 @@ from astropy.table import QTable, vstack
 
 from hyperphotutils.background.masks import make_source_mask
 from hyperphotutils.background.rms import box_side, box_variances
+from hyperphotutils.blend.covariance import SourceCovariance
 from hyperphotutils.blend.misfit import measure_misfit
 from hyperphotutils.detection.filters import high_pass_filter
 from hyperphotutils.detection.highpass import (
@@ -43,6 +44,7 @@ from hyperphotutils.photometry.measurement import (
     plain,
 )
 from hyperphotutils.photometry.results import open_search
+from hyperphotutils.photometry.tile_results import read_result, write_result
 from hyperphotutils.utils.stored import StoredImage
 
 __all__ = []  # shared by the modules of the photometry only
@@ -58,10 +60,15 @@ OVERLAP = 12.0
 _WIDE_OVERLAP = 24.0
 # The distance in FWHM of the points at which the local power is kept.
 _GRID = 2.0
+# The side in FWHM of the center of a tile, of which the noise is measured
+# before the first fits, which need it for the weights of positions: it has
+# 200 boxes.
+_CENTER = 64.0
+# Any noise is at least this: thresholds and weights of a constant map, too,
+# need a positive one.
+_SMALLEST = float(np.finfo('f4').tiny)
 # The largest side of the tiles of Fourier transforms.
 _MAX_TRANSFORM = 1024
-# The numerical errors of fits, relative to the largest value.
-_ROUNDING = 1e-6
 _SOURCE = ('x_fit', 'y_fit', 'amplitude_fit', 'fwhm_major_fit',
            'fwhm_minor_fit', 'theta_fit')
 
@@ -87,7 +94,7 @@ class _Fitted:
     detected: _Sample
     variances: np.ndarray
     power: np.ndarray
-    peak: float
+    rounding: float
 
 
 # The classes of the results of tiles
@@ -110,7 +117,8 @@ def measure_in_tiles(photometry, source, work, folder, init):
         Calls a function for each tile.
 
     folder : `~pathlib.Path`
-        The folder for images.
+        The folder for images, and for the first fits of each tile, see
+        `read_first_fits`.
 
     init : `~astropy.table.QTable` or `None`
         The sources, if they are given.
@@ -126,39 +134,41 @@ def measure_in_tiles(photometry, source, work, folder, init):
     # it from the errors themselves.
     variation = (None if np.ndim(source.error) == 2 else
                  noise_variation_grid(source.read, shape, fwhm))
-    first = None
+    first = first_rms = None
     if init is None and photometry.finder.rms is None and (
             photometry.finder.n_sigma is not None):
         samples = work('filter', _filter_tile, source, photometry, variation,
                        every)
-        first = _detection_rms(samples, variation)
+        _check_parts(samples)
+        first = _detection_rms([sample for sample, _ in samples], variation)
+        first_rms = _pixel_rms(variances for _, variances in samples)
     step = max(1, int(_GRID * fwhm))
     # In files, as the residual of a large map need not fit into memory; an
     # interrupted call may have begun them.
-    files = {'residual': 'f4', 'mask': bool}
+    files = {}
+    if photometry.noise != 'white':
+        files = {'residual': 'f4', 'mask': bool}
     for name, dtype in files.items():
         path = folder / f'first_{name}.dat'
         files[name] = (StoredImage(path, shape, dtype) if path.exists()
                        else StoredImage.create(path, shape, dtype))
     parts = work('first', _fit_tile, source, photometry, variation, first,
-                 every, step, init, files)
-    if not parts:
-        msg = 'data has no usable pixel: all are masked or not finite'
-        raise ValueError(msg)
+                 first_rms, every, step, init, folder, files)
+    _check_parts(parts)
     table = vstack([part.table for part in parts])
-    rounding = _ROUNDING * max(part.peak for part in parts)
-    pixel_rms = source.typical_error or max(rounding, float(np.sqrt(
-        np.nanmedian(np.concatenate([part.variances for part in parts])))))
+    rounding = max(_SMALLEST, *(part.rounding for part in parts))
+    pixel_rms = source.typical_error or max(
+        rounding, _pixel_rms(part.variances for part in parts))
     detected = _detection_rms([part.detected for part in parts], variation)
     filtered_rms = max(rounding, clipped_rms(np.concatenate(
         [part.filtered.values for part in parts])))
     detection_rms = (detected if first is None else first, detected)
-    residual, mask = (files[name] for name in ('residual', 'mask'))
     if photometry.noise == 'white' or pixel_rms <= rounding:
         model = (WhiteNoise() if source.typical_error is None else
                  WhiteNoise(source.with_unit(pixel_rms)))
         return MapNoise(model, pixel_rms, filtered_rms, detection_rms,
-                        variation)
+                        variation, first_rms=first_rms)
+    residual, mask = files['residual'], files['mask']
     amplitude = plain(table['amplitude_fit'])
     misfit = measure_misfit(
         residual.map(), np.asarray(table['x_fit']),
@@ -172,20 +182,40 @@ def measure_in_tiles(photometry, source, work, folder, init):
     model = _measure_covariance(photometry, source, work, table, residual,
                                 variation, power, step)
     return MapNoise(model, pixel_rms, filtered_rms, detection_rms, variation,
-                    misfit)
+                    misfit, first_rms=first_rms)
+
+
+def _check_parts(parts):
+    """
+    Check that a tile has data.
+    """
+    if not parts:
+        msg = 'data has no usable pixel: all are masked or not finite'
+        raise ValueError(msg)
+
+
+def _pixel_rms(variances):
+    """
+    Return the typical rms of the boxes of several parts of a map, 0 if there
+    are none.
+    """
+    variances = np.concatenate([np.empty(0), *variances])
+    variances = variances[np.isfinite(variances)]
+    return float(np.sqrt(np.median(variances))) if variances.size else 0.0
 
 
 def _detection_rms(samples, variation):
     """
     Return the noise to which the threshold refers.
     """
-    rms = clipped_rms(np.concatenate([one.values for one in samples]))
+    rms = max(_SMALLEST, clipped_rms(np.concatenate(
+        [one.values for one in samples])))
     # Next to missing pixels the filter averages fewer ones: its noise is
     # higher there, and measured at each distance.
     ratios = np.ones(N_RINGS)
     for k in range(1, N_RINGS):
         values = np.concatenate([one.rings[k] for one in samples])
-        if values.size >= MIN_RING_PIXELS and rms > 0.0:
+        if values.size >= MIN_RING_PIXELS:
             ratios[k] = max(1.0, clipped_rms(values) / rms)
     return DetectionRms(rms if variation is None else variation.scale(rms),
                         tuple(ratios.tolist()))
@@ -277,7 +307,8 @@ def _sample(filtered, relative, bad, inner, every, fwhm):
 
 def _filter_tile(core, source, photometry, variation, every):
     """
-    Sample what the finder sees of a tile.
+    Sample what the finder sees of a tile, and measure the variances of boxes
+    in its center without the sources there.
     """
     opened = _open_part(core, source, photometry, variation)
     if opened is None:
@@ -285,18 +316,42 @@ def _filter_tile(core, source, photometry, variation, every):
     search, _, inner, relative = opened
     image = search.image
     filtered = photometry.finder.filter(image.values, mask=image.unusable)
-    return _sample(filtered, relative, image.unusable, inner, every,
-                   photometry.fwhm)
+    sample = _sample(filtered, relative, image.unusable, inner, every,
+                     photometry.fwhm)
+    side = int(_CENTER * photometry.fwhm)
+    middle = [(one.start + one.stop - side) // 2 for one in core]
+    center = tuple(slice(max(first, one.start), min(first + side, one.stop))
+                   for first, one in zip(middle, core, strict=True))
+    opened = _open_part(center, source, photometry, variation)
+    if opened is None:
+        return sample, np.empty(0)
+    search, _, inner, _ = opened
+    search.first_fit(None)
+    return sample, _variances(search.image, inner, photometry.fwhm)
 
 
-def _fit_tile(core, source, photometry, variation, detection_rms, every,
-              step, init, files):
+def _variances(image, inner, fwhm):
+    """
+    Return the variances of boxes in a tile proper without its sources.
+    """
+    mask = image.mask[inner]
+    if mask.all():
+        return np.empty(0)
+    return box_variances((image.values - image.model)[inner], box_side(fwhm),
+                         mask=mask)
+
+
+def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
+              every, step, init, folder, files):
     """
     Fit the sources of a tile with white noise.
+
+    ``files`` are the images of which correlated noise is measured, if it is.
     """
     opened = _open_part(core, source, photometry, variation)
     if opened is None:
-        files['residual'][core], files['mask'][core] = np.nan, True
+        if files:
+            files['residual'][core], files['mask'][core] = np.nan, True
         return None
     search, slices, inner, relative = opened
     image, fwhm = search.image, photometry.fwhm
@@ -308,19 +363,22 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
         finder.rms = image.with_unit(rms)
         search.photometry = copy(photometry)
         search.photometry.finder = finder
+    search.noise.origin = tuple(-one.start for one in slices)
+    search.noise.first_rms = first_rms
     table = search.first_fit(None if init is None else init(slices))
+    if (init is None and detection_rms is not None and table is not None
+            and (not files or source.error is None)):
+        # As they are on the whole map. (With correlated noise, errors are a
+        # part of that, and not used before it is known.)
+        write_result(_first_fits_path(folder, core), search.first_fits,
+                     (SourceCovariance,))
     residual = image.values - image.model
     sources = QTable({name: [] for name in (*_SOURCE, 'relative_error')})
-    cores = image.mask
     if table is not None and len(table):
-        cores = cores | _core_mask(table, (0, 0), cores.shape)
         sources = QTable({name: plain(table[name]) for name in _SOURCE})
         sources['relative_error'] = 1.0
         if relative is not None and variation is None:
             sources['relative_error'] = relative[image.nearest_pixels(table)]
-    # Only the tile proper: each pixel of the map is written once.
-    files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
-    files['mask'][core] = image.mask[inner]
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
     filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
     detected = filtered
@@ -330,23 +388,54 @@ def _fit_tile(core, source, photometry, variation, detection_rms, every,
             photometry.finder.filter(residual, mask=image.mask), relative,
             image.mask, inner, every, fwhm)
     power = None
-    if not cores.all():
-        even = residual if relative is None else residual / relative
-        power = band_power(even, fwhm, mask=cores)
-    # From the median: a constant added to a map is no signal whose rounding
-    # limits the noise.
-    good = image.values[~image.mask]
-    peak = float(np.max(np.abs(good - np.median(good))))
+    if files:
+        # Only the tile proper: each pixel of the map is written once.
+        files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
+        files['mask'][core] = image.mask[inner]
+        cores = image.mask
+        if len(sources):
+            cores = cores | _core_mask(table, (0, 0), cores.shape)
+        if not cores.all():
+            even = residual if relative is None else residual / relative
+            power = band_power(even, fwhm, mask=cores)
     own = np.ones(len(sources), dtype=bool)
     for name, one, wide in zip(('y_fit', 'x_fit'), core, slices, strict=True):
         sources[name] += wide.start
         pixel = np.floor(np.nan_to_num(sources[name], nan=-1.0) + 0.5)
         own &= (pixel >= one.start) & (pixel < one.stop)
     return _Fitted(
-        sources[own], filtered, detected,
-        box_variances(residual[inner], box_side(fwhm), mask=image.mask[inner])
-        if not image.mask[inner].all() else np.empty(0),
-        _power_nodes(power, image.mask, core, slices, step), peak)
+        sources[own], filtered, detected, _variances(image, inner, fwhm),
+        _power_nodes(power, image.mask, core, slices, step),
+        image.rounding())
+
+
+def _first_fits_path(folder, core):
+    """
+    Return the file of the first fits of a tile.
+    """
+    return folder / f'fits_{core[0].start:06}_{core[1].start:06}.npz'
+
+
+def read_first_fits(folder, core):
+    """
+    Read the fits of the detections of a tile, with its margin, that
+    `measure_in_tiles` made.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        The folder.
+
+    core : tuple of 2 slices
+        The tile.
+
+    Returns
+    -------
+    first_fits : tuple or `None`
+        The table in pixels of the tile and its `SourceCovariance`; `None`
+        if there are none.
+    """
+    return read_result(_first_fits_path(folder, core), (SourceCovariance,))
 
 
 def _power_nodes(power, mask, core, slices, step):

@@ -75,6 +75,10 @@ class MapNoise:
         The row and column of the first pixel of the whole map, as seen
         from its part.
 
+    first_rms : float or `None`
+        The ``pixel_rms`` with which the detections are fitted for the
+        first time, before that is known; `None` (default) for the same.
+
     Examples
     --------
     >>> from hyperphotutils.datasets import make_blended_map
@@ -96,6 +100,7 @@ class MapNoise:
     relative_rms: np.ndarray | None = None
     misfit: Any = None
     origin: tuple = (0, 0)
+    first_rms: float | None = None
 
     def cutout(self, slices: tuple[slice, slice]) -> MapNoise:
         """

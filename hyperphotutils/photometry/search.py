@@ -92,6 +92,10 @@ class SourceSearch:
         self.position_prior = np.inf
         # The metadata of the detections on the map.
         self.found_meta = {}
+        # The first fits of the detections on the map, before any shape is held
+        # at the beam, and their `SourceCovariance`. Another search of the same
+        # pixels begins with them.
+        self.first_fits = None
         # The last id given, and that after each search, that on the map first.
         self.last_id, self.last_ids = 0, []
         # Detections without a row: positions, S/N, search, and reason.
@@ -190,16 +194,22 @@ class SourceSearch:
         Fit what is detected on the map; return None if there is nothing.
         """
         self.position_prior = _POSITION_PRIOR * self.fwhm
-        found = self._find(self.image.values, self.image.unusable,
-                           on_residual=False)
+        known = self.first_fits is not None
+        found = self.first_fits[0] if known else self._find(
+            self.image.values, self.image.unusable, on_residual=False)
         if found is None:
             return None
-        found['id'] = np.arange(1, len(found) + 1)
-        self.last_id = len(found)
-        self.last_ids.append(self.last_id)
         self.image.measure_pixel_noise(self.fwhm)
         self.preliminary = self.noise.needs_covariance
-        table = self._fit(self.image.values, found)
+        if not known:
+            found['id'] = np.arange(1, len(found) + 1)
+            self.found_meta = found.meta
+            fits = self._fit(self.image.values, found,
+                             pixel_rms=self.noise.first_rms)
+            self.first_fits = fits, self.source_covariance
+        table, self.source_covariance = self.first_fits
+        self.last_id = len(table)
+        self.last_ids.append(self.last_id)
         self.image.replace(None, table)
         self.image.measure_pixel_noise(self.fwhm)
         self.noise.measure_filtered_rms()
@@ -212,7 +222,6 @@ class SourceSearch:
             # Measure this now: companions fitted to side lobes would hide
             # the mismatch.
             self.beam_misfit = self._measure_beam_misfit(table)[0]
-        self.found_meta = found.meta
         return table
 
     def rejected_table(self):
@@ -523,9 +532,12 @@ class SourceSearch:
             init.meta['n_rejected'] = dict(found.meta['n_rejected'])
         return init
 
-    def _fit(self, values, init):
+    def _fit(self, values, init, *, pixel_rms=None):
         """
         Group and fit sources on an image.
+
+        ``pixel_rms`` is that of `BlendGroupFitter`, by default the one of a
+        larger map, if there is one.
         """
         init = self._with_groups(init)
         noise = self.image.noise
@@ -544,8 +556,9 @@ class SourceSearch:
                         'preliminary': self.preliminary}
             if self.background_fit is not None:
                 weights['poly_order'] = -1
-            if self.noise.shared is not None:
-                weights['pixel_rms'] = self.noise.shared.pixel_rms
+            if pixel_rms is None and self.noise.shared is not None:
+                pixel_rms = self.noise.shared.pixel_rms
+            weights['pixel_rms'] = pixel_rms
             if noise.is_correlated:
                 weights['extra_variance'] = self.noise.extra_variance
         table = fit(self.image.with_unit(values), mask=self.image.mask,

@@ -43,12 +43,15 @@ class SearchNoise:
         self.fwhm = photometry.fwhm
         # The noise of independent pixels, for the first fit.
         self.independent = image.noise
-        # The noise of a larger map.
-        self.shared = None
+        # The noise of a larger map, the pixel rms of its first fits, and its
+        # first pixel as seen from this one.
+        self.shared = self.first_rms = self.origin = None
         self._model = photometry.noise
         if isinstance(photometry.noise, MapNoise):
             self.shared = photometry.noise.cutout(
                 tuple(slice(0, size) for size in image.values.shape))
+            self.first_rms = self.shared.first_rms
+            self.origin = self.shared.origin
             self._model = self.shared.model
         # Fitters of astropy do not support covariances.
         solver = getattr(photometry.fitter, 'solver', None)
@@ -104,15 +107,13 @@ class SearchNoise:
         Return what a `HighPassStarFinder` detects with thresholds that follow
         the noise.
         """
-        finder, origin = self._scaled(finder), None
-        if self.shared is not None:
-            origin = self.shared.origin
-            if finder.rms is None:
-                rms = self.shared.detection_rms[on_residual]
-                if isinstance(rms, DetectionRms):
-                    rms = rms.image(mask, self.fwhm)
-                finder.rms = self.image.with_unit(rms)
-        found, _, rms = finder.search(values, mask=mask, origin=origin)
+        finder = self._scaled(finder)
+        if self.shared is not None and finder.rms is None:
+            rms = self.shared.detection_rms[on_residual]
+            if isinstance(rms, DetectionRms):
+                rms = rms.image(mask, self.fwhm)
+            finder.rms = self.image.with_unit(rms)
+        found, _, rms = finder.search(values, mask=mask, origin=self.origin)
         if not on_residual:
             self.detection_rms = (np.median(rms[~mask]) if np.ndim(rms)
                                   else rms)

@@ -44,6 +44,7 @@ from hyperphotutils.photometry.map_noise import (
     RESULTS,
     has_data,
     measure_in_tiles,
+    read_first_fits,
     widen,
 )
 from hyperphotutils.photometry.measurement import (
@@ -258,23 +259,26 @@ class TiledPhotometry:
             init['_order'] = np.arange(len(init))
             init['_x'], init['_y'] = start.x, start.y
         with contextlib.ExitStack() as stack:
+            folder = self.folder or Path(stack.enter_context(
+                tempfile.TemporaryDirectory()))
             stored, executor = source, self.executor
             if executor is not None or self.n_workers > 1:
                 stored = source.stored(stack.enter_context(
-                    tempfile.TemporaryDirectory(dir=self.folder)))
+                    tempfile.TemporaryDirectory(dir=folder)))
             if executor is None and self.n_workers > 1:
                 # The processes are kept for all passes over the tiles.
                 executor = stack.enter_context(
                     WorkerProcesses(self.n_workers))
             work = partial(self._work, executor)
             if isinstance(photometry.noise, str):
-                photometry.noise = self._measure_noise(photometry, work,
-                                                       stored, init)
+                photometry.noise = self._measure_noise(
+                    photometry, work, stored, init, folder)
             if not isinstance(photometry.noise, MapNoise):
                 msg = ("the noise of photometry must be 'correlated', "
                        f"'white', or a MapNoise: {photometry.noise!r}")
                 raise TypeError(msg)
-            parts = work('tile', _measure_tile, stored, photometry, init)
+            parts = work('tile', _measure_tile, stored, photometry, init,
+                         folder)
         table = self._collect(parts, source, photometry, init)
         del parts
         # Images and files of the results follow.
@@ -355,7 +359,7 @@ class TiledPhotometry:
             raise ValueError(msg)
         return total_flux(ids, *self._fluxes)
 
-    def _measure_noise(self, photometry, work, source, init):
+    def _measure_noise(self, photometry, work, source, init, folder):
         """
         Measure the noise of the whole map.
         """
@@ -368,19 +372,16 @@ class TiledPhotometry:
         if in_tiles:
             source.measure_error()
         if noise is None:
-            with contextlib.ExitStack() as stack:
-                if in_tiles:
-                    folder = self.folder or Path(stack.enter_context(
-                        tempfile.TemporaryDirectory()))
-                    noise = measure_in_tiles(
-                        photometry, source, work, folder,
-                        None if init is None else partial(_given_in, init,
-                                                          source.shape))
-                else:
-                    data, wcs, mask, error, _ = source.cut(
-                        tuple(slice(0, size) for size in source.shape))
-                    noise = copy(photometry).measure_noise(
-                        data, wcs=wcs, mask=mask, error=error)
+            if in_tiles:
+                noise = measure_in_tiles(
+                    photometry, source, work, folder,
+                    None if init is None else partial(_given_in, init,
+                                                      source.shape))
+            else:
+                data, wcs, mask, error, _ = source.cut(
+                    tuple(slice(0, size) for size in source.shape))
+                noise = copy(photometry).measure_noise(
+                    data, wcs=wcs, mask=mask, error=error)
             if path is not None:
                 write_result(path, noise, _CLASSES)
         if not in_tiles:
@@ -771,7 +772,7 @@ def _on_tile(function, tile_size, tile, source, *shared):
     return part
 
 
-def _measure_tile(core, source, photometry, init):
+def _measure_tile(core, source, photometry, init, folder):
     """
     Measure a tile, with a wider margin if a group comes near the edge.
     """
@@ -780,15 +781,16 @@ def _measure_tile(core, source, photometry, init):
         return _Part()
     # A group that is cut at the margin would differ from the same group in
     # the next tile, which keeps its other members.
+    first_fits = read_first_fits(folder, core)
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
         part, is_whole = _measure_part(core, overlap * photometry.fwhm,
-                                       source, photometry, init)
-        overlap *= 2.0
+                                       source, photometry, init, first_fits)
+        overlap, first_fits = 2.0 * overlap, None
     return part
 
 
-def _measure_part(core, margin, source, photometry, init):
+def _measure_part(core, margin, source, photometry, init, first_fits):
     """
     Measure a tile with a margin; return its result, and whether its
     groups are far from the edges of the margin.
@@ -810,6 +812,7 @@ def _measure_part(core, margin, source, photometry, init):
             np.asarray(value)[own['_order']] if np.ndim(value) else value
             for value in photometry.aperture_ellipse)
     search = open_search(photometry, data, wcs, mask, error, weight_map)
+    search.first_fits = first_fits
     part = _Part()
     if search.image.bad_pixels is not None:
         part.bad_pixels = BadPixels(search.image.bad_pixels.bits[inner]).counts

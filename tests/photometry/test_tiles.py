@@ -348,6 +348,13 @@ def test_nothing_in_any_tile(shared):
         make_blended_map((300, 260), 30, beam=FWHM, seed=3).image.data))
     with pytest.warns(NoDetectionsWarning, match='No sources were found'):
         assert TiledPhotometry(phot, 150)(data) is None
+    # with a noise measured in tiles
+    for noise in ('correlated', 'white'):
+        tiles = TiledPhotometry(HyperPhotometry(FWHM, noise=noise), 150)
+        with pytest.warns(NoDetectionsWarning, match='No sources were found'):
+            assert tiles(np.zeros((300, 260))) is None
+        with pytest.raises(ValueError, match='data has no usable pixel'):
+            tiles(np.full((300, 260), np.nan))
     with pytest.raises(ValueError, match='no sources were detected in data'):
         HyperPhotometry(FWHM).measure_noise(np.random.default_rng(1).normal(
             size=(60, 60)))
