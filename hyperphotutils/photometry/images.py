@@ -87,6 +87,18 @@ class SourceImages:
         total[~known] = np.nan
         return self._with_unit(total)
 
+    def draw(self, kinds):
+        """
+        Return a dictionary of images, of which ``'residual'`` is the map minus
+        ``'model'`` and minus ``'background'`` where this is known.
+        """
+        parts = ('model', 'background') if 'residual' in kinds else kinds
+        drawn = {kind: getattr(self, kind)() for kind in parts}
+        if 'residual' in kinds:
+            drawn['residual'] = (self.data - drawn['model']
+                                 - np.nan_to_num(drawn['background']))
+        return {kind: drawn[kind] for kind in kinds}
+
     def _with_unit(self, image):
         """
         Attach the unit of the map.

@@ -355,21 +355,17 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
         return None
     search, slices, inner, relative = opened
     image, fwhm = search.image, photometry.fwhm
-    if detection_rms is not None:
-        rms = detection_rms.cutout(slices).image(image.unusable, fwhm)
-        if relative is not None and variation is None:
-            rms = rms * relative
-        finder = copy(photometry.finder)
-        finder.rms = image.with_unit(rms)
-        search.photometry = copy(photometry)
-        search.photometry.finder = finder
+    # those of the pixels, which are no part of the noise of the map
+    errors = None if variation is not None else relative
     search.noise.origin = tuple(-one.start for one in slices)
     search.noise.first_rms = first_rms
+    if detection_rms is not None:
+        _share_threshold(search, detection_rms.cutout(slices), errors)
     table = search.first_fit(None if init is None else init(slices))
-    if (init is None and detection_rms is not None and table is not None
-            and (not files or source.error is None)):
-        # As they are on the whole map. (With correlated noise, errors are a
-        # part of that, and not used before it is known.)
+    # They are those of the whole map if the threshold is. With correlated
+    # noise, errors are a part of that, and not used before it is known.
+    if search.first_fits is not None and detection_rms is not None and (
+            not files or source.error is None):
         write_result(_first_fits_path(folder, core), search.first_fits,
                      (SourceCovariance,))
     residual = image.values - image.model
@@ -377,8 +373,8 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
     if table is not None and len(table):
         sources = QTable({name: plain(table[name]) for name in _SOURCE})
         sources['relative_error'] = 1.0
-        if relative is not None and variation is None:
-            sources['relative_error'] = relative[image.nearest_pixels(table)]
+        if errors is not None:
+            sources['relative_error'] = errors[image.nearest_pixels(table)]
     filtered = high_pass_filter(residual, fwhm, mask=image.mask)
     filtered = _sample(filtered, relative, image.mask, inner, every, fwhm)
     detected = filtered
@@ -392,12 +388,7 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
         # Only the tile proper: each pixel of the map is written once.
         files['residual'][core] = np.where(image.mask, np.nan, residual)[inner]
         files['mask'][core] = image.mask[inner]
-        cores = image.mask
-        if len(sources):
-            cores = cores | _core_mask(table, (0, 0), cores.shape)
-        if not cores.all():
-            even = residual if relative is None else residual / relative
-            power = band_power(even, fwhm, mask=cores)
+        power = _local_power(residual, relative, image.mask, sources, fwhm)
     own = np.ones(len(sources), dtype=bool)
     for name, one, wide in zip(('y_fit', 'x_fit'), core, slices, strict=True):
         sources[name] += wide.start
@@ -407,6 +398,31 @@ def _fit_tile(core, source, photometry, variation, detection_rms, first_rms,
         sources[own], filtered, detected, _variances(image, inner, fwhm),
         _power_nodes(power, image.mask, core, slices, step),
         image.rounding())
+
+
+def _share_threshold(search, detection_rms, errors):
+    """
+    Detect sources with the threshold of the whole map.
+    """
+    rms = detection_rms.image(search.image.unusable, search.fwhm)
+    if errors is not None:
+        rms = rms * errors
+    search.photometry = copy(search.photometry)
+    search.photometry.finder = copy(search.photometry.finder)
+    search.photometry.finder.rms = search.image.with_unit(rms)
+
+
+def _local_power(residual, relative, mask, sources, fwhm):
+    """
+    Return the power of the residual around each pixel outside the cores of
+    sources; `None` if there are no pixels.
+    """
+    if len(sources):
+        mask = mask | _core_mask(sources, (0, 0), mask.shape)
+    if mask.all():
+        return None
+    even = residual if relative is None else residual / relative
+    return band_power(even, fwhm, mask=mask)
 
 
 def _first_fits_path(folder, core):

@@ -51,6 +51,7 @@ from hyperphotutils.photometry.measurement import (
     DetectionRms,
     MapNoise,
     MeasuredMap,
+    plain,
     warn_of_other_beam,
 )
 from hyperphotutils.photometry.results import make_results, open_search
@@ -76,6 +77,8 @@ from hyperphotutils.utils.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from astropy.table import Table
 
     from hyperphotutils.utils.typing import (
@@ -97,6 +100,8 @@ _STRIP = 256
 # The members of a group are found again in another tile within this distance
 # in pixels: their fits in both differ by less than a thousandth of the errors.
 _SAME = 0.1
+# The images of a map
+_IMAGES = frozenset({'model', 'background', 'residual'})
 
 
 class TiledPhotometry:
@@ -135,6 +140,14 @@ class TiledPhotometry:
         kept. A call that finds results there does not measure these
         tiles again: use a folder for one map and one configuration.
 
+    images : dict, optional
+        Files of images that are made during a call, each tile by the
+        process that measures it. The keys are one or more of
+        ``'model'``, ``'background'``, and ``'residual'``, see
+        `make_model_image` and the others; the values are
+        `~hyperphotutils.utils.StoredImage` objects of the shape of the
+        map.
+
     progress_bar : bool, optional
         Whether to show a progress bar over the tiles.
 
@@ -160,8 +173,8 @@ class TiledPhotometry:
 
     ValueError
         If ``tile_size`` or ``n_workers`` is not positive, ``tile_size`` is
-        less than 12 FWHM, or ``photometry`` has a ``background`` or a finder
-        with ``n_brightest``.
+        less than 12 FWHM, ``images`` has an unknown key, or ``photometry``
+        has a ``background`` or a finder with ``n_brightest``.
 
     Notes
     -----
@@ -194,6 +207,7 @@ class TiledPhotometry:
     def __init__(self, photometry: HyperPhotometry, tile_size: int, *,
                  executor: ExecutorLike | None = None, n_workers: int = 1,
                  folder: FilePath | None = None,
+                 images: Mapping[str, StoredImage] | None = None,
                  progress_bar: bool = False) -> None:
         if not isinstance(photometry, HyperPhotometry):
             msg = f'photometry must be a HyperPhotometry: {photometry!r}'
@@ -213,6 +227,12 @@ class TiledPhotometry:
             msg = (f'tile_size must be at least {margin:.0f} pixels, the '
                    f'margin of a tile ({OVERLAP:.0f} FWHM), or most of the '
                    f'time is spent on margins: {tile_size!r}')
+            raise ValueError(msg)
+        self.images = dict(images or {})
+        unknown = sorted(self.images.keys() - _IMAGES)
+        if unknown:
+            msg = (f'images has an unknown key: {unknown[0]!r}; it can have '
+                   f'{", ".join(sorted(_IMAGES))}')
             raise ValueError(msg)
         self.photometry = photometry
         self.executor = executor
@@ -248,6 +268,11 @@ class TiledPhotometry:
         """
         warn_of_other_beam(self.photometry.fwhm, data)
         source = _Map.open(data, wcs, mask, error, weight_map)
+        for name, file in self.images.items():
+            if file.shape != source.shape:
+                msg = (f'images[{name!r}] must have the shape of data, '
+                       f'{source.shape}, got {file.shape}')
+                raise ValueError(msg)
         photometry = copy(self.photometry)
         photometry.progress_bar = False
         init = None
@@ -278,7 +303,7 @@ class TiledPhotometry:
                        f"'white', or a MapNoise: {photometry.noise!r}")
                 raise TypeError(msg)
             parts = work('tile', _measure_tile, stored, photometry, init,
-                         folder)
+                         folder, self.images)
         table = self._collect(parts, source, photometry, init)
         del parts
         # Images and files of the results follow.
@@ -746,10 +771,7 @@ class _Images:
                     image, table, float(backgrounds['radius'].max()),
                     int(backgrounds['bkg_order'].max()),
                     np.asarray(backgrounds['has_background']))
-        made = (images.data - images.model()
-                - np.nan_to_num(images.background()) if kind == 'residual'
-                else getattr(images, kind)())
-        return np.asarray(getattr(made, 'value', made))[inner]
+        return plain(images.draw([kind])[kind])[inner]
 
 
 def _core(tile, tile_size, shape):
@@ -772,33 +794,43 @@ def _on_tile(function, tile_size, tile, source, *shared):
     return part
 
 
-def _measure_tile(core, source, photometry, init, folder):
+def _measure_tile(core, source, photometry, init, folder, files):
     """
-    Measure a tile, with a wider margin if a group comes near the edge.
+    Measure a tile, with a wider margin if a group comes near the edge, and
+    make its part of the images in files.
     """
-    if init is not None and not _are_inside(init['_y'], init['_x'], core,
-                                            source.shape).any():
+    if init is not None and not files and not _are_inside(
+            init['_y'], init['_x'], core, source.shape).any():
         return _Part()
     # A group that is cut at the margin would differ from the same group in
     # the next tile, which keeps its other members.
     first_fits = read_first_fits(folder, core)
     overlap, is_whole = OVERLAP, False
     while not is_whole and overlap <= _MAX_OVERLAP:
-        part, is_whole = _measure_part(core, overlap * photometry.fwhm,
-                                       source, photometry, init, first_fits)
+        part, is_whole, images = _measure_part(
+            core, overlap * photometry.fwhm, source, photometry, init,
+            first_fits)
         overlap, first_fits = 2.0 * overlap, None
+    _, inner = widen(core, source.shape, 0.5 * overlap * photometry.fwhm)
+    if images is None:
+        for kind, file in files.items():
+            file[core] = 0.0 if kind == 'model' else np.nan
+    else:
+        for kind, image in images.draw(files).items():
+            files[kind][core] = plain(image)[inner]
     return part
 
 
 def _measure_part(core, margin, source, photometry, init, first_fits):
     """
-    Measure a tile with a margin; return its result, and whether its
-    groups are far from the edges of the margin.
+    Measure a tile with a margin; return its result, whether its groups are
+    far from the edges of the margin, and its `SourceImages`, `None` if there
+    are no data.
     """
     slices, inner = widen(core, source.shape, margin)
     data, wcs, mask, error, weight_map = source.cut(slices)
     if init is None and not has_data(data, mask):
-        return _Part(), True
+        return _Part(), True, None
     photometry = copy(photometry)
     photometry.noise = photometry.noise.cutout(slices)
     relative = source.relative_error(slices)
@@ -824,7 +856,7 @@ def _measure_part(core, margin, source, photometry, init, first_fits):
     else:
         table = search.measure(own)
     if table is None or len(table) == 0:
-        return part, True
+        return part, True, SourceImages(search.image)
     is_companion = np.arange(len(table)) >= len(table) - table.meta.get(
         'n_companions', 0)
     with warnings.catch_warnings():
@@ -841,7 +873,7 @@ def _measure_part(core, margin, source, photometry, init, first_fits):
         or (one.stop < size
             and np.any(groups[name] > one.stop - 1 - distance))
         for name, one, size in zip(('y_fit', 'x_fit'), slices, source.shape,
-                                   strict=True))
+                                   strict=True)), results.images
 
 
 def _keep_own(part, results, own, core, slices, shape):

@@ -171,28 +171,26 @@ class _Tiling:
             setattr(image, name, moved.map())
         shutil.rmtree(scratch)
 
-    def make_photometry(self, phot, config, *, progress_bar):
+    def make_photometry(self, phot, config, shape, *, progress_bar):
         """
-        Return the photometry in tiles.
+        Return the photometry in tiles, with files for the images of the fit.
         """
+        files = {name: self.folder / f'{name}.dat'
+                 for name in ('background', 'model', 'residual')}
+        if all(path.exists() for path in files.values()):
+            images = {name: StoredImage(path, shape, 'f4')
+                      for name, path in files.items()}
+        else:
+            # Tiles without images are measured again.
+            for path in self.folder.glob('tile_*'):
+                path.unlink()
+            images = {name: StoredImage.create(path, shape, 'f4')
+                      for name, path in files.items()}
         # worker processes do not start workers of their own
         n_workers = (config.run.n_workers if parent_process() is None else 1)
         return TiledPhotometry(phot, self.size, executor=self.executor,
                                n_workers=n_workers, folder=self.folder,
-                               progress_bar=progress_bar)
-
-    def make_images(self, phot, unit, shape):
-        """
-        Return the images of the fit, which are in files.
-        """
-        images = {}
-        for name in ('background', 'model', 'residual'):
-            file = StoredImage.create(self.folder / f'{name}.dat', shape,
-                                      'f4')
-            getattr(phot, f'make_{name}_image')(file)
-            images[name] = u.Quantity(file.map(), unit, copy=False,
-                                      dtype='f4')
-        return images
+                               images=images, progress_bar=progress_bar)
 
 
 @dataclass(eq=False)
@@ -535,7 +533,7 @@ def extract_image(image, config, *, progress_bar=False, tiles=None):
     else:
         phot = config.make_photometry(image, progress_bar=progress_bar)
         if tiles is not None:
-            phot = tiles.make_photometry(phot, config,
+            phot = tiles.make_photometry(phot, config, image.shape,
                                          progress_bar=progress_bar)
         extraction = _measure(image, phot, config, tiles)
     extraction.times['extraction'] = time.perf_counter() - start
@@ -669,7 +667,9 @@ def _measure(image, phot, config, tiles):
         images = {name: getattr(phot, f'make_{name}_image')()
                   for name in ('background', 'model', 'residual')}
     else:
-        images = tiles.make_images(phot, image.unit, image.shape)
+        images = {name: u.Quantity(file.map(), image.unit, copy=False,
+                                   dtype='f4')
+                  for name, file in phot.images.items()}
     if init is not None:
         # distinguish sources without a position from sources off the map
         sky = sources['sky_centroid'].spherical

@@ -164,6 +164,4 @@ def _render(image, table, config):
                                                    initial=1.0)),
         order=max(1, int(np.max(table['bkg_order'], initial=1))),
         has_background=joint & np.isfinite(table['aperture_flux']))
-    background, model = sources.background(), sources.model()
-    return {'background': background, 'model': model,
-            'residual': sources.data - model - np.nan_to_num(background)}
+    return sources.draw(('background', 'model', 'residual'))

@@ -29,6 +29,7 @@ from hyperphotutils.photometry import (
     TiledPhotometry,
 )
 from hyperphotutils.photometry.tile_results import read_result, write_result
+from hyperphotutils.utils import StoredImage
 
 FWHM = 4.0
 
@@ -198,14 +199,17 @@ class DeadlyFinder(HighPassStarFinder):
         return super().search(*args, **kwargs)
 
 
-def test_images_and_numbers_are_those_of_the_whole_map(image, shared):
+def test_images_and_numbers_are_those_of_the_whole_map(image, shared,
+                                                       tmp_path):
     """
     Images, total flux, numbers of detections, and rejected detections
     are those of the untiled call, also for sources in two tiles.
     """
     whole = HyperPhotometry(FWHM, noise=shared)
     expected = whole(image)
-    tiles = TiledPhotometry(whole, 100)
+    files = {kind: StoredImage.create(tmp_path / kind, image.shape)
+             for kind in ('model', 'background', 'residual')}
+    tiles = TiledPhotometry(whole, 100, images=files)
     with pytest.raises(ValueError, match='no map has been measured'):
         tiles.make_model_image()
     with pytest.raises(ValueError, match='no results: call the'):
@@ -224,8 +228,9 @@ def test_images_and_numbers_are_those_of_the_whole_map(image, shared):
         mine = getattr(tiles, f'make_{kind}_image')()
         its = getattr(whole, f'make_{kind}_image')()
         assert mine.unit == its.unit
-        assert_array_equal(np.isfinite(mine), np.isfinite(its))
-        assert np.nanmax(np.abs(mine - its)).value < level, kind
+        for one in (mine, files[kind][:] << mine.unit):
+            assert_array_equal(np.isfinite(one), np.isfinite(its))
+            assert np.nanmax(np.abs(one - its)).value < level, kind
     out = np.zeros(image.shape, dtype='f4')
     assert tiles.make_model_image(out) is out
     assert np.max(np.abs(out - whole.make_model_image().value)) < level
@@ -268,9 +273,10 @@ def test_noise_of_tiles_is_that_of_the_whole_map(varying):
         assert np.max(np.abs(ratio - 1.0)) < 0.1
 
 
-def test_given_sources(image, shared):
+def test_given_sources(image, shared, tmp_path):
     """
-    Given sources keep their order and ids, and each is measured once.
+    Given sources keep their order and ids, and each is measured once, also
+    if only some tiles have any.
     """
     whole = HyperPhotometry(FWHM, noise=shared)
     found = whole(image)
@@ -284,6 +290,15 @@ def test_given_sources(image, shared):
                      / expected['flux_err']) < 1e-3
     assert_array_equal(table['flags'], expected['flags'])
     assert 'n_companions' not in table.meta
+    few = init[init['x'] < 40.0]
+    residual = StoredImage.create(tmp_path / 'residual', image.shape)
+    tiles = TiledPhotometry(whole, 100, images={'residual': residual})
+    table = tiles(image, init_params=few)
+    expected = whole(image, init_params=few)
+    assert np.nanmax(np.abs(table['flux_fit'] - expected['flux_fit'])
+                     / expected['flux_err']) < 1e-3
+    difference = residual[:] - whole.make_residual_image().value
+    assert np.nanmax(np.abs(difference)) < 1e-6 * np.nanmax(image.data)
 
 
 def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
@@ -372,6 +387,17 @@ def test_nothing_in_any_tile(shared):
 def test_bad_arguments(args, error, match_):
     with pytest.raises(error, match=match_):
         TiledPhotometry(*args)
+
+
+def test_bad_images(image, tmp_path):
+    phot = HyperPhotometry(FWHM)
+    file = StoredImage.create(tmp_path / 'image', (3, 4))
+    with pytest.raises(ValueError, match="images has an unknown key: 'data'"):
+        TiledPhotometry(phot, 100, images={'data': file})
+    tiles = TiledPhotometry(phot, 100, images={'model': file})
+    with pytest.raises(ValueError, match=r"images\['model'\] must have the "
+                                         r'shape of data, \(300, 260\)'):
+        tiles(image)
 
 
 class Opened:
