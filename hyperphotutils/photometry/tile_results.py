@@ -3,10 +3,9 @@
 Files of the results of tiles.
 
 A file is an archive of arrays (``.npz``) without pickles: columns and other
-numbers, columns with units or of coordinates as ECSV, and a tree in JSON of
-how they belong together. Reading it makes objects
-of the listed classes only and calls no function that the file names, so that
-a file of unknown origin can be read.
+numbers, columns of coordinates as ECSV, and a tree in JSON of how they belong
+together. Reading it makes objects of the listed classes only and calls no
+function that the file names, so that a file of unknown origin can be read.
 """
 
 import io
@@ -149,10 +148,13 @@ class _Writer:
                                  self.keep(np.ma.getmaskarray(column))]
             elif isinstance(column, Column):
                 columns[name] = [self.keep(np.asarray(column))]
+            elif type(column) is u.Quantity:
+                columns[name] = self.encode(column)
             else:
                 mixins[name] = column
         text = io.StringIO()
-        mixins.write(text, format='ascii.ecsv')
+        if mixins.colnames:
+            mixins.write(text, format='ascii.ecsv')
         return {'table': [table.colnames, columns,
                           self.keep(_bytes(text.getvalue())),
                           self.encode(dict(table.meta))]}
@@ -202,11 +204,14 @@ class _Reader:
         names, columns, text, meta = content
         table = QTable()
         text = _text(self.arrays[text])
-        mixins = QTable(astropy_ascii.read(
-            text.splitlines(), format='ecsv', guess=False))
+        if text:
+            mixins = QTable(astropy_ascii.read(
+                text.splitlines(), format='ecsv', guess=False))
         for name in names:
             if name not in columns:
                 table[name] = mixins[name]
+            elif isinstance(columns[name], dict):
+                table[name] = self.decode(columns[name])
             elif len(columns[name]) == 1:
                 table[name] = self.arrays[columns[name][0]]
             else:

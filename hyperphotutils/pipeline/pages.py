@@ -47,6 +47,8 @@ _OUTLIER = 5.0
 _PULLS = 5.0
 # The reach of the smoothing in `complete_background`, in beam FWHM
 _SMOOTHING_REACH = 6.5
+# That smoothing averages squares with sides of up to so many pixels.
+_ALIGNED = 64
 
 
 def write_page(path, result, job):
@@ -470,7 +472,8 @@ class _RowImage:
     def __init__(self, shape, make):
         self.shape = shape
         self._make = make
-        self._last = None, None
+        # The last two blocks: the cut-outs of a source can be in both.
+        self._last = []
 
     def __getitem__(self, index):
         ny, nx = self.shape
@@ -489,11 +492,13 @@ class _RowImage:
         return pixels
 
     def _block(self, rows):
-        if self._last[0] != rows:
-            # without the old block while the new one is made
-            self._last = None, None
-            self._last = rows, self._make(rows)
-        return self._last[1]
+        for known, pixels in self._last:
+            if known == rows:
+                return pixels
+        # without the older block while the new one is made
+        del self._last[:-1]
+        self._last.append((rows, self._make(rows)))
+        return self._last[-1][1]
 
 
 def _page_images(result, factor):
@@ -517,7 +522,7 @@ def _page_images(result, factor):
         return part
 
     def make_residual(rows):
-        first = max(rows.start - margin, 0)
+        first = max(rows.start - margin, 0) // _ALIGNED * _ALIGNED
         around = slice(first, min(rows.stop + margin, ny))
         images = {name: read(name, around)
                   for name in ('background', 'model', 'residual')}

@@ -8,6 +8,7 @@ display, and can be made in any thread or process.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import astropy.units as u
@@ -86,6 +87,12 @@ _RESIDUAL_RANGE = 5.0
 # map is smoothed where no background was fitted.
 _SMOOTHING = 1.5
 _DEFAULT_FWHM = 5.0
+# Squares with sides of up to this fraction of sigma are as good as pixels for
+# the filter.
+_SQUARE = 0.35
+
+# The pixels that are read at once
+_BLOCK = 1 << 20
 
 _PREFIXES = {-12: 'p', -9: 'n', -6: 'μ', -3: 'm', 0: '', 3: 'k', 6: 'M'}
 
@@ -308,8 +315,11 @@ def average(image, mask, step):
     ny, nx = image.shape
     columns = np.arange(0, nx, step)
     averaged = np.empty((-(-ny // step), columns.size))
+    at_once = step * max(1, _BLOCK // (step * nx))
     for row, start in enumerate(range(0, ny, step)):
-        values = np.array(image[start:start + step], dtype=float)
+        if start % at_once == 0:
+            block = np.array(image[start:start + at_once], dtype=float)
+        values = block[start % at_once:][:step]
         good = np.isfinite(values)
         if mask is not None:
             good &= ~mask[start:start + step]
@@ -341,18 +351,20 @@ def complete_background(images, beam, step=1):
     known = np.isfinite(rest)
     width = _SMOOTHING * (_DEFAULT_FWHM if beam is None
                           else _beam_shape(beam)[0]) / step
-    smooth = gaussian_filter(np.nan_to_num(rest), width, mode='constant')
-    if known.all():
-        # The filter is separable.
-        norm = np.multiply.outer(*(
-            gaussian_filter(np.ones(size), width, mode='constant')
-            for size in known.shape))
-    else:
-        norm = gaussian_filter(known.astype(float), width, mode='constant')
-    filling = (smooth[missing] / norm[missing])
-    images['background'][missing] = filling
+    # a power of two, so that parts of a map can have the same squares
+    side = 1 << max(0, math.frexp(_SQUARE * width)[1] - 1)
+    starts = [np.arange(0, size, side) for size in known.shape]
+    smooth, norm = (
+        gaussian_filter(np.add.reduceat(np.add.reduceat(
+            values, starts[1], axis=1), starts[0], axis=0), width / side,
+            mode='constant')
+        for values in (np.where(known, rest, 0.0), known.astype(rest.dtype)))
+    smooth /= np.where(norm > 0.0, norm, np.nan)
+    ny, nx = known.shape
+    filling = smooth.repeat(side, axis=0)[:ny].repeat(side, axis=1)[:, :nx]
+    np.copyto(images['background'], filling, where=missing)
     if 'residual' in images:
-        images['residual'][missing] = rest[missing] - filling
+        np.copyto(images['residual'], rest - filling, where=missing)
     return fitted if fitted.any() else None
 
 
