@@ -14,8 +14,10 @@ __all__ = ['MAX_GROUP_PIXELS', 'Footprints', 'background_basis',
            'nearest_pixel', 'pixel_step']
 
 # With correlated noise, the largest numbers of pixels that sample a beam, and
-# of pixels of a group: the matrices grow with the square of their number.
+# of pixels of a group: the matrices grow with the square of their number. Two
+# pixels a beam are enough for the initial values of a better fit.
 _PIXELS_PER_FWHM = 4
+_FEW_PIXELS_PER_FWHM = 2
 MAX_GROUP_PIXELS = 2000
 # A source needs this fraction of the pixels within one FWHM: not more than
 # the half that is beyond the margin of a map, or a large saturated core.
@@ -49,12 +51,14 @@ def disk_offsets(radius, step=1):
     return dx[inside], dy[inside]
 
 
-def pixel_step(fwhm, radius):
+def pixel_step(fwhm, radius, *, few=False):
     """
     Return the step between the fitted pixels where the noise is correlated
-    over the beam: more pixels add no information.
+    over the beam: more pixels add no information. ``few`` is for the initial
+    values of a better fit.
     """
-    step = max(1, int(fwhm / _PIXELS_PER_FWHM))
+    step = max(1, int(fwhm / (_FEW_PIXELS_PER_FWHM if few
+                              else _PIXELS_PER_FWHM)))
     while len(disk_offsets(radius, step)[0]) > MAX_GROUP_PIXELS:
         step += 1
     return step
@@ -91,22 +95,28 @@ def core_is_usable(x, y, mask, fwhm):
 
 def make_footprints(x, y, mask, radius, step=1):
     """
-    Return the `Footprints` of groups, each pixel once: every ``step``-th in
-    the disks around the sources at ``x, y`` of shape (g, n).
+    Return the `Footprints` of groups, each pixel once: those in the disks
+    around the sources at ``x, y`` of shape (g, n), of every ``step``-th row
+    and column only.
     """
     ny, nx = mask.shape
-    dx, dy = disk_offsets(radius, step)
-    cols = nearest_pixel(x, nx)[:, :, None] + dx
-    rows = nearest_pixel(y, ny)[:, :, None] + dy
-    usable = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny)
+    dx, dy = disk_offsets(radius + step - 1, step)
+    cols = nearest_pixel(x, nx)[:, :, None]
+    rows = nearest_pixel(y, ny)[:, :, None]
+    # to the rows and columns that all sources of a group share
+    dx = dx + (cols.min(axis=1, keepdims=True) - cols) % step
+    dy = dy + (rows.min(axis=1, keepdims=True) - rows) % step
+    inside = dx**2 + dy**2 <= radius**2
+    cols, rows = cols + dx, rows + dy
+    usable = (cols >= 0) & (cols < nx) & (rows >= 0) & (rows < ny) & inside
     unused = nx * ny
     index = np.where(usable, rows * nx + cols, 0)
     usable &= ~mask.ravel()[index]
-    partial = ~usable.all(axis=2)
+    partial = ~np.all(usable | ~inside, axis=2)
     index = np.where(usable, index, unused).reshape(len(x), -1)
     # Padding comes last; in sorted groups, pixels of several disks are next
     # to each other.
-    if x.shape[1] > 1 or partial.any():
+    if x.shape[1] > 1 or not usable.all():
         index.sort(axis=1)
     if x.shape[1] > 1:
         index[:, 1:][index[:, 1:] == index[:, :-1]] = unused

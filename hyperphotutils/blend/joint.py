@@ -70,6 +70,11 @@ _LEAST_AMPLITUDE = 0.01
 # Groups whose extra standard deviation is below this fraction of the noise
 # everywhere ignore it.
 _SMALL_EXTRA = 0.05
+# Preliminary fits have fewer pixels if this fraction of the variance of a
+# pixel is uncorrelated. The inverse covariance of smoother noise amplifies any
+# difference between sources and models. A fit of all pixels shows that, so
+# that it is known (`Misfit`) before the last fits.
+_FOR_FEW_PIXELS = 0.25
 # The largest number of elements of the factors of a batch.
 _FACTOR_ELEMENTS = 1 << 24
 # The largest number of elements of pixels and factors that are kept between
@@ -149,8 +154,11 @@ class JointFit:
             # which a plane must therefore model.
             poly_order = 1
         self.candidates = np.unique(poly_order)
-        self.step = (pixel_step(config.fwhm, config.fit_radius)
-                     if noise.is_correlated else 1)
+        self.step = 1
+        if noise.is_correlated:
+            few = preliminary and getattr(
+                noise, 'uncorrelated_fraction', 0.0) > _FOR_FEW_PIXELS
+            self.step = pixel_step(config.fwhm, config.fit_radius, few=few)
         self.data = data
         self.mask = mask
         self.beam = config.beam

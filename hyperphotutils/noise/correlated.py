@@ -516,6 +516,14 @@ class CorrelatedNoise:
         """
         return float(getattr(self.rms, 'value', self.rms))
 
+    @property
+    def uncorrelated_fraction(self) -> float:
+        """
+        The fraction of the variance of a pixel that is independent of all
+        other pixels.
+        """
+        return float(self._variances[0] / self.weighted_rms**2)
+
     def rms_at(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """
         Return the standard deviation of pixels; see `NoiseModel.rms_at`.
