@@ -40,6 +40,7 @@ from hyperphotutils.noise.white import WhiteNoise
 from hyperphotutils.photometry.measurement import (
     DetectionRms,
     MapNoise,
+    allow_for_beam,
     beam_of,
     plain,
 )
@@ -493,10 +494,11 @@ def _measure_covariance(photometry, source, work, table, residual, variation,
                 tile_size=_MAX_TRANSFORM)
     whole = sum(one[0] for one in sums)
     dark = sum(one[1] for one in sums) if varying else None
-    beam = beam_of(source.meta, getattr(photometry.fitter, 'beam', None))
-    return CorrelatedNoise.from_sums(
+    profile = getattr(photometry.fitter, 'beam', None)
+    beam = beam_of(source.meta, profile)
+    return allow_for_beam(CorrelatedNoise.from_sums(
         whole, dark, grid, source.unit, variation,
-        **({'fwhm': fwhm} if beam is None else beam))
+        **({'fwhm': fwhm} if beam is None else beam)), profile)
 
 
 def _covariance_tile(core, source, residual, table, variation, power,

@@ -162,6 +162,8 @@ def test_white_noise_is_found_to_be_white():
     noise = CorrelatedNoise.from_image(data, 4.0)
     assert_allclose(noise.rms, 3.0, rtol=0.01)
     assert noise.variances[0] > 0.97 * noise.rms**2
+    assert_allclose(noise.uncorrelated_fraction,
+                    noise.variances[0] / noise.rms**2)
 
 
 def test_noise_narrower_than_the_beam_is_found():
