@@ -536,8 +536,8 @@ class SourceSearch:
         """
         Group and fit sources on an image.
 
-        ``pixel_rms`` is that of `BlendGroupFitter`, by default the one of a
-        larger map, if there is one.
+        ``pixel_rms`` is the noise of a pixel, by default that of a larger map,
+        or else measured by the fit.
         """
         init = self._with_groups(init)
         noise = self.image.noise

@@ -47,7 +47,7 @@ _OUTLIER = 5.0
 _PULLS = 5.0
 # The reach of the smoothing in `complete_background`, in beam FWHM
 _SMOOTHING_REACH = 6.5
-# That smoothing averages squares with sides of up to so many pixels.
+# That smoothing averages squares, whose sides divide this number of pixels.
 _ALIGNED = 64
 
 
