@@ -148,11 +148,13 @@ def measure_in_tiles(photometry, source, work, folder, init):
     # interrupted call may have begun them.
     files = {}
     if photometry.noise != 'white':
-        files = {'residual': 'f4', 'mask': bool}
-    for name, dtype in files.items():
-        path = folder / f'first_{name}.dat'
-        files[name] = (StoredImage(path, shape, dtype) if path.exists()
-                       else StoredImage.create(path, shape, dtype))
+        files = {name: StoredImage(folder / f'first_{name}.dat', shape, dtype)
+                 for name, dtype in (('residual', 'f4'), ('mask', bool))}
+        if not all(file.is_complete() for file in files.values()):
+            for path in folder.glob('first_*.npz'):
+                path.unlink()
+            for file in files.values():
+                StoredImage.create(file.path, shape, file.dtype)
     parts = work('first', _fit_tile, source, photometry, variation, first,
                  first_rms, every, step, init, folder, files)
     _check_parts(parts)

@@ -148,17 +148,19 @@ class MapNoise:
             The noise.
         """
         known = np.where(np.isfinite(relative_rms), relative_rms, 1.0)
-        model = copy(self.model)
+        # That of a large map has its images on a coarse grid.
+        part = self.cutout(tuple(slice(0, size) for size in known.shape))
+        model = copy(part.model)
         model.relative_rms = known if model.is_correlated else relative_rms
         structure = getattr(model, 'structure', None)
         if structure is not None:
             model.structure = copy(structure)
             model.structure.relative_rms = structure.relative_rms * known
         return replace(
-            self, model=model, relative_rms=known, detection_rms=tuple(
+            part, model=model, relative_rms=known, detection_rms=tuple(
                 replace(rms, rms=rms.rms * known)
                 if isinstance(rms, DetectionRms) else rms * known
-                for rms in self.detection_rms))
+                for rms in part.detection_rms))
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,8 @@ def read_result(path, classes):
         The result; `None` if there is none that `write_result` wrote.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with (path.open('rb') as file,
+              np.load(file, allow_pickle=False) as arrays):
             reader = _Reader(arrays, classes)
             return reader.decode(json.loads(_text(arrays[_TREE])))
     except (OSError, EOFError, ValueError, TypeError, LookupError,

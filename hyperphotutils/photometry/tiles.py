@@ -171,6 +171,9 @@ class TiledPhotometry:
         If ``photometry`` is not a `HyperPhotometry`, or ``tile_size`` or
         ``n_workers`` not an integer.
 
+    FileNotFoundError
+        In a call, if there is no ``folder``.
+
     ValueError
         If ``tile_size`` or ``n_workers`` is not positive, ``tile_size`` is
         less than 12 FWHM, ``images`` has an unknown key, or ``photometry``
@@ -268,11 +271,7 @@ class TiledPhotometry:
         """
         warn_of_other_beam(self.photometry.fwhm, data)
         source = _Map.open(data, wcs, mask, error, weight_map)
-        for name, file in self.images.items():
-            if file.shape != source.shape:
-                msg = (f'images[{name!r}] must have the shape of data, '
-                       f'{source.shape}, got {file.shape}')
-                raise ValueError(msg)
+        self._check_files(source.shape)
         photometry = copy(self.photometry)
         photometry.progress_bar = False
         init = None
@@ -283,6 +282,8 @@ class TiledPhotometry:
                 init['id'] = start.id
             init['_order'] = np.arange(len(init))
             init['_x'], init['_y'] = start.x, start.y
+        earlier = [tile for tile, path in self._result_paths(
+            'tile', self._tiles(source.shape)).items() if path.exists()]
         with contextlib.ExitStack() as stack:
             folder = self.folder or Path(stack.enter_context(
                 tempfile.TemporaryDirectory()))
@@ -306,6 +307,9 @@ class TiledPhotometry:
                          folder, self.images)
         table = self._collect(parts, source, photometry, init)
         del parts
+        # Files can be new since an earlier call has measured these tiles.
+        for kind, file in self.images.items():
+            self._make_image(kind, file, earlier)
         # Images and files of the results follow.
         trim_memory()
         return table
@@ -421,18 +425,14 @@ class TiledPhotometry:
         """
         from tqdm.auto import tqdm
 
-        ny, nx = source.shape
         side = min(self.tile_size, tile_size or self.tile_size)
-        tiles = [(y, x) for y in range(0, ny, side)
-                 for x in range(0, nx, side)]
+        tiles = self._tiles(source.shape, side)
         # With a folder, the results are in files: what an earlier call has
         # finished is not repeated, and the results of other tiles take no
         # memory while a tile is measured.
-        parts, paths, todo = {}, {}, tiles
+        parts, paths, todo = {}, self._result_paths(what, tiles), tiles
         trim_memory()  # that of the results of an earlier pass
-        if self.folder is not None:
-            paths = {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}'
-                     '.npz' for tile in tiles}
+        if paths:
             todo = [tile for tile, path in paths.items()
                     if read_result(path, _CLASSES) is None]
         with contextlib.ExitStack() as stack:
@@ -460,6 +460,36 @@ class TiledPhotometry:
             parts = {tile: read_result(path, _CLASSES)
                      for tile, path in paths.items()}
         return [parts[tile] for tile in tiles if parts[tile] is not None]
+
+    def _check_files(self, shape):
+        """
+        Check the folder and the files of images.
+        """
+        if self.folder is not None and not self.folder.is_dir():
+            msg = f'folder must be an existing folder: {self.folder}'
+            raise FileNotFoundError(msg)
+        for name, file in self.images.items():
+            if file.shape != shape:
+                msg = (f'images[{name!r}] must have the shape of data, '
+                       f'{shape}, got {file.shape}')
+                raise ValueError(msg)
+
+    def _tiles(self, shape, side=None):
+        """
+        Return the first row and column of each tile.
+        """
+        side = side or self.tile_size
+        return [(y, x) for y in range(0, shape[0], side)
+                for x in range(0, shape[1], side)]
+
+    def _result_paths(self, what, tiles):
+        """
+        Return the file with the result of each tile, if there is a folder.
+        """
+        if self.folder is None:
+            return {}
+        return {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.npz'
+                for tile in tiles}
 
     def _collect(self, parts, source, photometry, init):
         """
@@ -522,19 +552,18 @@ class TiledPhotometry:
                      table['flux_err'].copy(), _join_pairs(table, parts)))
         return table
 
-    def _make_image(self, kind, out):
+    def _make_image(self, kind, out, tiles=None):
         """
-        Make an image tile by tile.
+        Make an image tile by tile, of all tiles or of some.
         """
         if self._images is None:
             msg = 'no map has been measured yet: call the object first'
             raise ValueError(msg)
         source = self._images.source
         image = np.empty(source.shape) if out is None else out
-        for y in range(0, source.shape[0], self.tile_size):
-            for x in range(0, source.shape[1], self.tile_size):
-                core = _core((y, x), self.tile_size, source.shape)
-                image[core] = self._images.make(kind, core)
+        for tile in self._tiles(source.shape) if tiles is None else tiles:
+            core = _core(tile, self.tile_size, source.shape)
+            image[core] = self._images.make(kind, core)
         return source.with_unit(image) if out is None else out
 
 

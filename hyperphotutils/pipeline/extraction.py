@@ -175,17 +175,9 @@ class _Tiling:
         """
         Return the photometry in tiles, with files for the images of the fit.
         """
-        files = {name: self.folder / f'{name}.dat'
-                 for name in ('background', 'model', 'residual')}
-        if all(path.exists() for path in files.values()):
-            images = {name: StoredImage(path, shape, 'f4')
-                      for name, path in files.items()}
-        else:
-            # Tiles without images are measured again.
-            for path in self.folder.glob('tile_*'):
-                path.unlink()
-            images = {name: StoredImage.create(path, shape, 'f4')
-                      for name, path in files.items()}
+        images = {name: StoredImage.create(self.folder / f'{name}.dat', shape,
+                                           'f4')
+                  for name in ('background', 'model', 'residual')}
         # worker processes do not start workers of their own
         n_workers = (config.run.n_workers if parent_process() is None else 1)
         return TiledPhotometry(phot, self.size, executor=self.executor,

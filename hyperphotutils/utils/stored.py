@@ -173,6 +173,19 @@ class StoredImage:
             image[rows] = values[rows]
         return image
 
+    def is_complete(self) -> bool:
+        """
+        Return whether there is a file that is long enough for the image.
+
+        Returns
+        -------
+        complete : bool
+            Whether there is.
+        """
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        return (self.path.is_file()
+                and self.path.stat().st_size >= self.offset + size)
+
     def map(self, mode: Literal['r', 'r+'] = 'r') -> np.memmap:
         """
         Map the whole file into memory.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import MaskedColumn, QTable
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
@@ -254,6 +254,9 @@ def test_noise_of_tiles_is_that_of_the_whole_map(varying):
     noise = tiles.noise
     assert len(pickle.dumps(noise)) < 0.1 * data.nbytes
     full = noise.cutout((slice(0, 400), slice(0, 440)))
+    louder = noise.with_variation(np.full(data.shape, 2.0))
+    assert louder.model.rms_at(9, 9) == pytest.approx(
+        2.0 * full.model.rms_at(9, 9), rel=0.5)
     for name in ('pixel_rms', 'filtered_rms'):
         ratio = getattr(full, name) / getattr(whole, name)
         assert abs(ratio - 1.0) < 0.03, name
@@ -335,6 +338,35 @@ def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
         TiledPhotometry(phot, 131, n_workers=2)(image)
 
 
+def test_images_of_tiles_that_were_measured_before(image, tmp_path):
+    """
+    They are made in new files, too, and a lost file of the noise is made
+    again.
+    """
+    phot, folder = HyperPhotometry(FWHM), tmp_path / 'tiles'
+    folder.mkdir()
+
+    def measure(name):
+        files = {kind: StoredImage.create(tmp_path / f'{name}_{kind}',
+                                          image.shape)
+                 for kind in ('model', 'background', 'residual')}
+        tiles = TiledPhotometry(phot, 131, folder=folder, images=files)
+        return tiles(image), [file[:] for file in files.values()]
+
+    expected, images = measure('first')
+    for lost in ((), ('tile_000131_000000.npz',), (
+            *(path.name for path in folder.glob('tile_*')), 'noise.npz',
+            *(path.name for path in folder.glob('covariance_*')),
+            'first_residual.dat')):
+        for name in lost:
+            (folder / name).unlink()
+        table, again = measure(len(lost))
+        assert_array_equal(table['flux_fit'], expected['flux_fit'])
+        for mine, its in zip(again, images, strict=True):
+            assert_allclose(mine, its, rtol=0.0,
+                            atol=1e-7 * np.nanmax(image.data))
+
+
 def test_tiles_leave_no_garbage(image, white):
     """
     The columns of the tables of a tile, which refer to themselves, do not
@@ -391,6 +423,8 @@ def test_bad_arguments(args, error, match_):
 
 def test_bad_images(image, tmp_path):
     phot = HyperPhotometry(FWHM)
+    with pytest.raises(FileNotFoundError, match='must be an existing folder'):
+        TiledPhotometry(phot, 100, folder=tmp_path / 'none')(image)
     file = StoredImage.create(tmp_path / 'image', (3, 4))
     with pytest.raises(ValueError, match="images has an unknown key: 'data'"):
         TiledPhotometry(phot, 100, images={'data': file})
