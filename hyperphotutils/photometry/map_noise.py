@@ -432,7 +432,9 @@ def _first_fits_path(folder, core):
     """
     Return the file of the first fits of a tile.
     """
-    return folder / f'fits_{core[0].start:06}_{core[1].start:06}.npz'
+    rows, columns = core
+    return folder / (f'fits_{rows.start:06}_{rows.stop:06}_'
+                     f'{columns.start:06}_{columns.stop:06}.npz')
 
 
 def read_first_fits(folder, core):

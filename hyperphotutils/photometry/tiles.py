@@ -283,7 +283,7 @@ class TiledPhotometry:
             init['_order'] = np.arange(len(init))
             init['_x'], init['_y'] = start.x, start.y
         earlier = [tile for tile, path in self._result_paths(
-            'tile', self._tiles(source.shape)).items() if path.exists()]
+            'tile', source.shape, self.tile_size).items() if path.exists()]
         with contextlib.ExitStack() as stack:
             folder = self.folder or Path(stack.enter_context(
                 tempfile.TemporaryDirectory()))
@@ -430,7 +430,8 @@ class TiledPhotometry:
         # With a folder, the results are in files: what an earlier call has
         # finished is not repeated, and the results of other tiles take no
         # memory while a tile is measured.
-        parts, paths, todo = {}, self._result_paths(what, tiles), tiles
+        parts, todo = {}, tiles
+        paths = self._result_paths(what, source.shape, side)
         trim_memory()  # that of the results of an earlier pass
         if paths:
             todo = [tile for tile, path in paths.items()
@@ -482,14 +483,14 @@ class TiledPhotometry:
         return [(y, x) for y in range(0, shape[0], side)
                 for x in range(0, shape[1], side)]
 
-    def _result_paths(self, what, tiles):
+    def _result_paths(self, what, shape, side):
         """
         Return the file with the result of each tile, if there is a folder.
         """
         if self.folder is None:
             return {}
-        return {tile: self.folder / f'{what}_{tile[0]:06}_{tile[1]:06}.npz'
-                for tile in tiles}
+        return {(y, x): self.folder / f'{what}_{side}_{y:06}_{x:06}.npz'
+                for y, x in self._tiles(shape, side)}
 
     def _collect(self, parts, source, photometry, init):
         """

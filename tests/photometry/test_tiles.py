@@ -354,7 +354,7 @@ def test_images_of_tiles_that_were_measured_before(image, tmp_path):
         return tiles(image), [file[:] for file in files.values()]
 
     expected, images = measure('first')
-    for lost in ((), ('tile_000131_000000.npz',), (
+    for lost in ((), ('tile_131_000131_000000.npz',), (
             *(path.name for path in folder.glob('tile_*')), 'noise.npz',
             *(path.name for path in folder.glob('covariance_*')),
             'first_residual.dat')):
@@ -365,6 +365,18 @@ def test_images_of_tiles_that_were_measured_before(image, tmp_path):
         for mine, its in zip(again, images, strict=True):
             assert_allclose(mine, its, rtol=0.0,
                             atol=1e-7 * np.nanmax(image.data))
+
+
+def test_tiles_of_another_size_are_not_used(image, white, tmp_path):
+    """
+    A folder may have results of several sizes of tiles.
+    """
+    phot = HyperPhotometry(FWHM, noise=white)
+    for tile_size in (131, 100, 131):
+        table = TiledPhotometry(phot, tile_size, folder=tmp_path)(image)
+        expected = TiledPhotometry(phot, tile_size)(image)
+        assert_array_equal(table['flux_fit'], expected['flux_fit'])
+    assert len(list(tmp_path.iterdir())) == 6 + 9
 
 
 def test_tiles_leave_no_garbage(image, white):
