@@ -43,6 +43,7 @@ from hyperphotutils.utils.checks import (
     check_positive,
     check_range,
 )
+from hyperphotutils.utils.executors import one_blas_thread
 from hyperphotutils.utils.flags import decode_flags
 from hyperphotutils.utils.tables import make_repr, open_nddata
 
@@ -346,16 +347,18 @@ class HyperPhotometry:
             are found.
         """
         warn_of_other_beam(self.fwhm, data)
-        search = open_search(self, data, wcs, mask, error, weight_map)
-        table = (search.detect_and_measure() if init_params is None
-                 else search.measure(init_params))
-        # The results are stored in one step, for calls in several threads.
-        if table is None:
-            self._last = make_empty_results(search)
+        with one_blas_thread():
+            search = open_search(self, data, wcs, mask, error, weight_map)
+            table = (search.detect_and_measure() if init_params is None
+                     else search.measure(init_params))
+            # The results are stored in one step, for calls in several
+            # threads.
+            self._last = made = (make_empty_results(search) if table is None
+                                 else make_results(self, search, table))
+        if made.table is None:
             msg = 'No sources were found.'
             warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
             return None
-        self._last = made = make_results(self, search, table)
         # The caller may change the table.
         return made.table.copy()
 
@@ -383,7 +386,9 @@ class HyperPhotometry:
         ValueError
             If there are no detections.
         """
-        return open_search(self, data, wcs, mask, error, None).measure_noise()
+        with one_blas_thread():
+            search = open_search(self, data, wcs, mask, error, None)
+            return search.measure_noise()
 
     def results_to_init_params(self, *, remove_invalid: bool = True,
                                reset_ids: bool = True) -> QTable:

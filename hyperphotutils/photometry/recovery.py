@@ -21,7 +21,6 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import ArrayLike
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
-from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background.rms import box_side, local_rms
 from hyperphotutils.blend import BeamProfile
@@ -51,6 +50,7 @@ from hyperphotutils.utils.executors import (
     as_executor,
     describe_death,
     error_of,
+    one_blas_thread,
     was_killed,
     work_through,
 )
@@ -298,7 +298,7 @@ class InjectionRecovery:
         # Rounding depends on the number of threads of BLAS: one, as for the
         # maps with sources.
         extractor = copy.deepcopy(self.extractor)
-        with threadpool_limits(limits=1):
+        with one_blas_thread():
             catalog = _extract(extractor, sky.data, mask)
         known = _positions_of(catalog)
         rms = local_rms(sky.values, box_side(sky.fwhm), mask=sky.mask)
@@ -649,7 +649,7 @@ def _recover_one(item, work):
     """
     _, batch = item
     sky, known = work['sky'], work['known']
-    with (_ONE_AT_A_TIME, threadpool_limits(limits=1),
+    with (_ONE_AT_A_TIME, one_blas_thread(),
             warnings.catch_warnings(record=True) as caught):
         warnings.simplefilter('always')
         table = _extract(work['extractor'], sky.with_sources(batch),

@@ -21,7 +21,6 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable, vstack
 from astropy.utils.exceptions import AstropyUserWarning
-from threadpoolctl import threadpool_limits
 
 from hyperphotutils.background import ChannelBackground
 from hyperphotutils.catalog import (
@@ -45,6 +44,7 @@ from hyperphotutils.pipeline.text import printable
 from hyperphotutils.utils.executors import (
     describe_death,
     error_of,
+    one_blas_thread,
     was_killed,
     work_through,
 )
@@ -493,7 +493,7 @@ def _one_at_a_time(function, *args):
     """
     Process a channel in one of several threads, which share warnings.
     """
-    with _LOCK, threadpool_limits(1):
+    with _LOCK, one_blas_thread():
         return function(*args)
 
 

@@ -323,6 +323,7 @@ def process_map(job: MapJob, config: PipelineConfig, *,
         are completed are kept for the next run.
     """
     from hyperphotutils.pipeline.logs import summarize, write_log
+    from hyperphotutils.utils.executors import one_blas_thread
     from hyperphotutils.utils.tables import result_meta
 
     start = time.perf_counter()
@@ -332,7 +333,8 @@ def process_map(job: MapJob, config: PipelineConfig, *,
     # before the files are read, so that later changes are noticed
     record = {'settings': describe_settings(config),
               'inputs': describe_inputs(job, config)}
-    with warnings.catch_warnings(record=True) as caught, stages:
+    with (warnings.catch_warnings(record=True) as caught, stages,
+          one_blas_thread()):
         warnings.simplefilter('always')
         stages.begin('read')
         data = kind.read(job, config)
@@ -428,9 +430,7 @@ def _process_elsewhere(job, config, cwd):
     """
     Process a map in the working folder of the run, in any process.
     """
-    from threadpoolctl import threadpool_limits
-
-    with (_ONE_AT_A_TIME, threadpool_limits(1), contextlib.chdir(cwd)):
+    with _ONE_AT_A_TIME, contextlib.chdir(cwd):
         return process_map(job, config)
 
 

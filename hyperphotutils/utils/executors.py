@@ -39,11 +39,10 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from hyperphotutils.startup import tune_memory
 
@@ -71,9 +70,6 @@ _TIMEOUT = 10
 # The file of the last call in a worker process, and what was in it: the
 # function and the shared arguments.
 _SHARED = [None, None]
-
-# Searching the loaded libraries takes longer than a small product.
-_blas_controller = cache(ThreadpoolController)
 
 
 def work_through(function: Callable, items: Iterable, *shared: Any,
@@ -374,7 +370,9 @@ def one_blas_thread() -> AbstractContextManager:
     Return a context in which BLAS uses one thread.
 
     For many small matrices more threads are slower, and the rounding
-    errors of the results would depend on their number.
+    errors of the results would depend on their number. Contexts can be
+    nested and used by several threads at the same time: the last one to
+    end restores the number.
 
     Returns
     -------
@@ -388,7 +386,36 @@ def one_blas_thread() -> AbstractContextManager:
     >>> with one_blas_thread():
     ...     product = np.eye(3) @ np.eye(3)
     """
-    return _blas_controller().limit(limits=1, user_api='blas')
+    return _ONE_BLAS_THREAD
+
+
+class _OneBlasThread:
+    """
+    Context in which BLAS uses one thread, for any number of users.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_users = 0
+        self._limit = None
+
+    def __enter__(self):
+        # with its own BLAS, which is only limited once it is loaded
+        import scipy.linalg  # noqa: F401
+
+        with self._lock:
+            if self._n_users == 0:
+                self._limit = threadpool_limits(1, user_api='blas')
+            self._n_users += 1
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users == 0:
+                self._limit.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
 
 
 def as_executor(executor: Any) -> Any:
@@ -600,14 +627,13 @@ class _Pool(ProcessPoolExecutor):
 
     def __init__(self, n_workers, *, needs_main):
         context = multiprocessing.get_context('spawn')
-        n_threads = max(1, (os.cpu_count() or 1) // n_workers)
         self.workers = set()
         self.needs_main = needs_main
         # Without a lock: a process that is killed would never release it.
         self._begun = context.RawValue('b', 0)
         super().__init__(
             n_workers, mp_context=context, initializer=_prepare_worker,
-            initargs=(n_threads, self._begun))
+            initargs=(self._begun,))
 
     def submit(self, function, /, *args, **kwargs):
         others = set(multiprocessing.active_children()) - self.workers
@@ -694,10 +720,10 @@ def _interrupts_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker(n_threads, begun):
+def _prepare_worker(begun):
     """
-    Initialize a worker: ignore Ctrl-C, end with the parent process, limit
-    the threads to its share of the cores, and tune its memory.
+    Initialize a worker: ignore Ctrl-C, end with the parent process, use
+    one thread, and tune its memory.
     """
     parent = multiprocessing.parent_process()
 
@@ -709,5 +735,5 @@ def _prepare_worker(n_threads, begun):
     tune_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    threadpool_limits(n_threads)
+    one_blas_thread().__enter__()
     begun.value = 1

@@ -27,6 +27,7 @@ from photutils.detection import DAOStarFinder
 from photutils.psf import SourceGrouper
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.ndimage import gaussian_filter
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hyperphotutils.blend import (
     BlendGroupFitter,
@@ -1127,6 +1128,30 @@ class TestTotalFlux:
     def test_before_the_first_call(self):
         with pytest.raises(ValueError, match='no results: call the'):
             HyperPhotometry(FWHM).total_flux()
+
+
+def test_rounding_does_not_depend_on_the_machine():
+    """
+    BLAS rounds differently with more threads, as on computers with more
+    cores, and a process that shares the work has one.
+    """
+    n_threads = []
+
+    class Finder(HighPassStarFinder):
+        def search(self, *args, **kwargs):
+            n_threads.extend(library['num_threads']
+                             for library in threadpool_info()
+                             if library['user_api'] == 'blas')
+            return super().search(*args, **kwargs)
+
+    image = make_blended_map((80, 80), 3, seed=1).image
+    phot = HyperPhotometry(FWHM, finder=Finder(n_sigma=5, fwhm=FWHM))
+    with threadpool_limits(2):
+        phot(image)
+        phot.measure_noise(image)
+        assert {library['num_threads']
+                for library in threadpool_info()} == {2}
+    assert set(n_threads) == {1}
 
 
 def test_sources_in_a_row_are_all_found():

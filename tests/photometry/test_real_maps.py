@@ -11,7 +11,6 @@ from astropy.stats import mad_std
 from astropy.table import QTable, Table
 from numpy.testing import assert_allclose
 from scipy.spatial.distance import cdist
-from threadpoolctl import threadpool_limits
 
 from hyperphotutils.maps import read_map
 from hyperphotutils.photometry import HyperPhotometry
@@ -153,8 +152,7 @@ def galactic_center(real_data):
         image.data += Gaussian2D(
             2.0 / (TO_FLUX * major * minor), x, y, major * TO_SIGMA,
             minor * TO_SIGMA, theta=0.7)(cols, rows)
-    with threadpool_limits(limits=1):
-        return image, places, HyperPhotometry(fwhm)(image)
+    return image, places, HyperPhotometry(fwhm)(image)
 
 
 class TestGalacticCenter:

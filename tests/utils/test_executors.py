@@ -19,6 +19,7 @@ from concurrent.futures import (
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hyperphotutils
 from hyperphotutils.utils import (
@@ -27,6 +28,7 @@ from hyperphotutils.utils import (
     connect_scheduler,
     describe_death,
     error_of,
+    one_blas_thread,
     was_killed,
     work_through,
 )
@@ -60,6 +62,37 @@ def test_processes_and_executors_give_the_same():
                    {'executor': ThreadPoolExecutor(2)}):
         assert outcomes_of(work_through(
             pow, expected, 2, **kwargs)) == expected
+
+
+def blas_threads(_=None):
+    """
+    The numbers of threads of all BLAS libraries.
+    """
+    import scipy.linalg  # noqa: F401
+
+    return {library['num_threads'] for library in threadpool_info()
+            if library['user_api'] == 'blas'}
+
+
+def test_contexts_of_one_blas_thread_overlap():
+    # as those of two threads can
+    first, second = one_blas_thread(), one_blas_thread()
+    with threadpool_limits(2):
+        first.__enter__()
+        second.__enter__()
+        assert blas_threads() == {1}
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == {2}
+
+
+def test_workers_round_as_this_process_does():
+    """
+    Rounding depends on the number of threads of BLAS.
+    """
+    pairs = work_through(blas_threads, [0, 1], n_workers=2)
+    assert [future.result() for _, future in pairs] == [{1}, {1}]
 
 
 def test_interrupt_is_no_error_of_an_item():
