@@ -6,6 +6,7 @@ Reading of cubes channel by channel, with one channel in memory.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from hyperphotutils.maps.beams import beam_columns, find_beam
 from hyperphotutils.maps.errors import MapError
+from hyperphotutils.maps.extensions import BIT_FLAGS, warn_unused
 from hyperphotutils.maps.headers import (
     as_frequency,
     calibrate,
@@ -28,10 +31,15 @@ from hyperphotutils.maps.headers import (
     find_unit,
     input_name,
 )
-from hyperphotutils.maps.images import find_image
-from hyperphotutils.maps.nodata import as_fill_value, blank_fill_values
+from hyperphotutils.maps.images import find_image, is_mask
+from hyperphotutils.maps.nodata import (
+    as_fill_value,
+    blank_fill_values,
+    blank_masked,
+)
 from hyperphotutils.maps.planes import (
     ArrayPlanes,
+    MaskPlanes,
     SpectralCubePlanes,
     planes_of_hdu,
 )
@@ -102,6 +110,10 @@ class MapCube:
 
     beams_table : `~astropy.table.Table` or `None`
         The beams of the channels, as CASA writes them.
+
+    masks : dict
+        Functions that return the mask of a channel, `True` at bad
+        pixels, by the extensions that they are read from.
     """
 
     planes: Callable = field(repr=False)
@@ -114,6 +126,7 @@ class MapCube:
     extension: str
     settings: dict
     beams_table: Table | None = None
+    masks: dict = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -174,9 +187,8 @@ class MapCube:
         Returns
         -------
         values : 2D `~numpy.ndarray` of float64
-            A copy of the values, NaN where there are no data or a fill
-            value.
-            instead of fill values.
+            A copy of the values, NaN where there are no data, in masked
+            pixels, and instead of fill values.
 
         Raises
         ------
@@ -190,16 +202,11 @@ class MapCube:
 
     def _load_plane(self, index):
         """
-        Return the values of a channel, and its fill values.
+        Return the values of a channel, and the metadata of its masked
+        pixels and fill values.
         """
-        try:
-            values = self.planes(index)
-        except (OSError, ValueError) as error:
-            msg = (f'{self.name}: channel {index} can no longer be read: '
-                   f'{error}')
-            raise MapError(msg) from None
-        with np.errstate(all='ignore'):
-            values = np.array(values, dtype=float)
+        values, mask = self._read_plane(index)
+        n_masked, _ = blank_masked(values, mask)
         fill_value = self.settings['fill_value']
         fwhm = _USUAL_FWHM
         if fill_value is None:
@@ -208,7 +215,24 @@ class MapCube:
                 beam, _ = self._find_beam(index)
                 fwhm = (np.sqrt(beam.major * beam.minor)
                         / self.pixel_scale).to_value(u.one)
-        return values, blank_fill_values(values, fill_value, fwhm)
+        return values, {'mask_extension': self.mask_extension,
+                        'n_masked': n_masked,
+                        **blank_fill_values(values, fill_value, fwhm)}
+
+    def _read_plane(self, index):
+        """
+        Return a copy of the values of a channel, and its mask or `None`.
+        """
+        try:
+            values = self.planes(index)
+            masks = [mask(index) for mask in self.masks.values()]
+        except (OSError, ValueError) as error:
+            msg = (f'{self.name}: channel {index} can no longer be read: '
+                   f'{error}')
+            raise MapError(msg) from None
+        with np.errstate(all='ignore'):
+            values = np.array(values, dtype=float)
+        return values, np.logical_or.reduce(masks) if masks else None
 
     def channel(self, index: int) -> CCDData:
         """
@@ -241,7 +265,7 @@ class MapCube:
         (unit, text), (beam, beam_area) = self._find(
             partial(find_unit, self.header, self.settings['unit']),
             partial(self._find_beam, index))
-        values, filled = self._load_plane(index)
+        values, missing = self._load_plane(index)
         survey = self.settings['survey']
         try:
             return calibrate(
@@ -252,9 +276,8 @@ class MapCube:
                 header=self.header, original_unit=text,
                 survey=None if survey is None else survey.name,
                 filename=self.filename, extension=self.extension,
-                error_extension=None, mask_extension=None, n_masked=0,
-                channel=index,
-                spectral_value=self.spectral_axis[index], **filled)
+                error_extension=None, channel=index,
+                spectral_value=self.spectral_axis[index], **missing)
         except MapError as error:
             msg = f'{self.name}: {error}'
             raise MapError(msg) from None
@@ -316,6 +339,13 @@ class MapCube:
         given = self.settings['unit']
         text = str(self.header.get('BUNIT', '')).strip()
         return text or ('' if given is None else str(given))
+
+    @property
+    def mask_extension(self) -> str | None:
+        """
+        The extension of the mask, or `None`.
+        """
+        return ' and '.join(self.masks) or None
 
     @cached_property
     def unit(self) -> u.UnitBase:
@@ -483,6 +513,11 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
 
     Notes
     -----
+    An extension MASK, with the channels of the cube or with one plane for
+    all of them, masks the pixels in which it is not 0, by the rules of
+    `read_map`. All of its planes are read once, one at a time. Errors in
+    other extensions are not read.
+
     Axes of length 1 are dropped. The spectral axis may have any type of
     the FITS standard (``FREQ``, ``VRAD``, ``VOPT``, ``WAVE``) or of
     AIPS, such as ``VELO-LSR``. A plane of an uncompressed FITS file is
@@ -554,19 +589,98 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
             return MapCube(planes=planes, name=name, settings=settings,
                            header=header, filename=None,
                            extension='', beams_table=table, **layout)
-        with find_image(source, ext=ext) as (hdu, about):
+        with find_image(source, ext=ext, masks=True) as (hdu, about):
             name = about['filename'] or name
             layout = _find_layout(about['header'], hdu.shape)
-            planes = planes_of_hdu(
-                hdu, layout['shape'],
-                path=name if isinstance(source, str | PathLike) else None,
-                number=int(about['extension'].split()[0]))
-            return MapCube(planes=planes, name=name, settings=settings,
-                           **layout, **_take_beams(
-                               about, layout['shape'][0], beam))
+            path = name if isinstance(source, str | PathLike) else None
+            planes = _open_planes(hdu, layout['shape'], path,
+                                  about['extension'])
+            masks, problems = _open_masks(about.pop('masks'), hdu.shape,
+                                          layout['shape'], path)
+            cube = MapCube(planes=planes, name=name, settings=settings,
+                           masks=masks, **layout,
+                           **_take_beams(about, layout['shape'][0], beam))
+        warn_unused(cube, problems, stacklevel=3)
+        if masks:
+            _check_masked(cube)
+        return cube
     except (MapError, fits.VerifyError) as error:
         msg = f'{name}: {error}'
         raise MapError(msg) from None
+
+
+def _open_planes(hdu, shape, path, extension):
+    """
+    Return the function that reads the planes of an extension.
+    """
+    return planes_of_hdu(hdu, shape, path=path,
+                         number=int(extension.split()[0]))
+
+
+def _open_masks(found, stored, shape, path):
+    """
+    Return the functions that read the masks of a cube by extension, and what
+    is wrong with others.
+
+    The cube has the shape ``stored`` in the file. All planes of the masks
+    are read once, one at a time, because bit flags are recognized by their
+    values.
+    """
+    masks, problems = {}, []
+    lengths = {tuple(n for n in stored if n > 1): shape,
+               tuple(n for n in shape[1:] if n > 1): (1, *shape[1:])}
+    for extension, hdu in found.items():
+        if isinstance(hdu, str):
+            problems.append(f'extension {extension} {hdu}')
+            continue
+        mask_shape = lengths.get(tuple(n for n in hdu.shape if n > 1))
+        if mask_shape is None:
+            problem = 'has other pixels than the cube and its channels'
+        else:
+            planes = _open_planes(hdu, mask_shape, path, extension)
+            if is_mask(hdu, map(planes, range(mask_shape[0]))):
+                masks[extension] = MaskPlanes(planes, mask_shape[0])
+                continue
+            problem = BIT_FLAGS
+        problems.append(f'extension {extension} {problem}: set the bad '
+                        'pixels of the cube to NaN')
+    return masks, problems
+
+
+def _check_masked(cube):
+    """
+    Check that masks do not take most values of a cube, as those do that are
+    not 0 at good pixels.
+    """
+    # a single channel is read, unless it shows the problem
+    if _masked_fractions(cube, [len(cube) // 2], default=1.0) <= 0.5:
+        return
+    lost = _masked_fractions(cube, range(len(cube)))
+    if lost == 1.0:
+        msg = (f'extension {cube.extension} has no value that extension '
+               f'{cube.mask_extension} does not mask: it must be 0 at good '
+               'pixels')
+        raise MapError(msg)
+    if lost > 0.5:
+        msg = (f'extension {cube.mask_extension} of '
+               f'{cube.filename or "the FITS file"} masks '
+               f'{100.0 * lost:.0f} % of the values of the cube: if it is '
+               'not 0 at good pixels, pass the HDU of the cube to read it '
+               'without the mask')
+        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+
+
+def _masked_fractions(cube, channels, default=0.0):
+    """
+    Return the mean fraction of the values that masks take, in those of some
+    channels with values; ``default`` if there are none.
+    """
+    lost = []
+    for index in channels:
+        values, mask = cube._read_plane(index)
+        if np.isfinite(values).any():
+            lost.append(blank_masked(values, mask)[1])
+    return np.mean(lost) if lost else default
 
 
 def _find_layout(header, shape):

@@ -14,7 +14,11 @@ from astropy.utils.exceptions import AstropyUserWarning
 from hyperphotutils.maps.errors import MapError
 from hyperphotutils.maps.units import parse_unit
 
-__all__ = []  # shared by the readers of maps and of images only
+__all__ = []  # shared by the readers of maps, cubes, and images only
+
+# The problem of masks that may be 1 at good pixels
+BIT_FLAGS = ('has bit flags or values other than 0, 1, and 255, some of which '
+             'may mark good pixels')
 
 
 def standard_deviations(error, shape, unit, *, remedy):
@@ -88,9 +92,11 @@ def join_masks(image, *, remedy):
     shape = image.data.shape
     mask, used, problems = None, [], []
     for extension, values in image.masks.items():
+        if isinstance(values, str):
+            problems.append(f'extension {extension} {values}')
+            continue
         if values is None:
-            problem = ('has bit flags or values other than 0, 1, and 255, '
-                       'some of which may mark good pixels')
+            problem = BIT_FLAGS
         elif values.squeeze().shape != tuple(n for n in shape if n > 1):
             problem = 'has other pixels than the image'
         else:

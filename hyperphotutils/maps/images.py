@@ -59,6 +59,9 @@ _ERROR_KINDS = {'stddevuncertainty': 1, 'std': 1, 'varianceuncertainty': 2,
 # Names of masks and of bit flags of the pixels.
 _QUALITY_NAMES = ('MASK', 'DQ', 'FLAG', 'FLAGS', 'QUALITY')
 
+# Words in the names of masks that do not mark bad pixels.
+_SOURCE_WORDS = ('SOURCE', 'SOURCES', 'OBJECT', 'OBJECTS')
+
 # Words in the names of images that are never the map of a file with several
 # images, such as SCI_ERR and VAR_POISSON.
 _AUXILIARY_NAMES = {
@@ -123,8 +126,9 @@ class FitsImage:
 
     masks : dict
         The masks of the pixels by extension, if they were asked for:
-        `True` for bad pixels, and `None` for bit flags, of which some
-        may mark good pixels.
+        `True` for bad pixels; `None` for bit flags, of which some may
+        mark good pixels; and a message for a mask that belongs, by its
+        name or version, to no image in the file.
 
     Examples
     --------
@@ -242,6 +246,10 @@ def load_image(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     """
     with find_image(path_or_hdu, ext=ext, error_extension=error_extension,
                     masks=masks) as (hdu, about):
+        if masks:
+            about['masks'] = {extension: found if isinstance(found, str)
+                              else _load_mask(found)
+                              for extension, found in about['masks'].items()}
         return FitsImage(data=load_values(hdu, dtype=dtype, file=file),
                          **about)
 
@@ -255,7 +263,8 @@ def find_image(path_or_hdu, *, ext=None, error_extension=False,
 
     This is a context manager that returns the HDU of the image, and a
     dictionary with the arguments of `FitsImage` other than the values:
-    ``error`` and ``masks`` are missing if their arguments are `False`.
+    ``error`` and ``masks`` are missing if their arguments are `False`, and
+    ``masks`` has HDUs instead of values.
     """
     for keyword, value in (('ext', ext), ('error_extension',
                                           error_extension or None)):
@@ -460,7 +469,7 @@ def _describe(hdus, ext, filename, error_extension, masks, n_whole=None):
             about['error'] = _load_error(hdus, number, error_extension,
                                          n_whole)
         if masks:
-            about['masks'] = _load_masks(hdus, number, n_whole)
+            about['masks'] = _find_masks(hdus, number, n_whole)
     return hdu, about
 
 
@@ -573,37 +582,99 @@ def _load_error(hdus, number, error_extension, n_whole):
                       extension, power)
 
 
-def _load_masks(hdus, number, n_whole):
+def _find_masks(hdus, number, n_whole):
     """
-    Return the masks of the image with a number by extension, `None` for
-    those that are bit flags.
+    Return the masks and bit flags of the image with a number by extension:
+    their HDUs, or messages about masks that belong to no image in the file.
     """
     image = hdus[number]
     if _is_auxiliary(image):
         return {}
-    wanted = {(name, _stem(image)[1], image.ver) for name in _QUALITY_NAMES}
+    images = [hdu for hdu in hdus if _is_image(hdu) and not _is_auxiliary(hdu)]
     masks = {}
     for other, hdu in enumerate(hdus):
-        if not _is_image(hdu) or (*_stem(hdu), hdu.ver) not in wanted:
+        if not _is_image(hdu) or hdu is image:
             continue
         extension = _label(hdu, other)
-        _check_whole(other, extension, n_whole)
-        values = load_values(hdu)
-        # 0 is good in all of them
-        is_mask = not values.any() or (
-            _stem(hdu)[0] == 'MASK' and _has_one_mark(values))
-        masks[extension] = values != 0 if is_mask else None
+        if _is_quality_of(hdu, image):
+            _check_whole(other, extension, n_whole)
+            masks[extension] = hdu
+        elif (_may_be_mask_of(hdu, image)
+                and not any(_is_quality_of(hdu, one) for one in images)):
+            masks[extension] = _explain_unpaired(hdu, image,
+                                                 _label(image, number))
     return masks
 
 
-def _has_one_mark(values):
+def _is_quality_of(hdu, image):
     """
-    Whether all pixels that are not 0 have one value with which masks are
-    written. Bit flags may have one value, too, but need more than 8 bits.
+    Whether an HDU has the mask or the bit flags of an image: it is named
+    MASK, with the number of the image, or has the name of the image, too,
+    such as SCI_MASK; and their versions agree.
     """
-    marks = values[values != 0]
-    return bool((marks == marks[0]).all()) and (
-        values.itemsize == 1 or marks[0] in (1, 255))
+    name, number = _stem(hdu)
+    words = sorted(_words(hdu))
+    return hdu.ver == image.ver and (
+        (name in _QUALITY_NAMES and number == _stem(image)[1])
+        or any(words == sorted([*_words(image), name])
+               for name in _QUALITY_NAMES))
+
+
+def _may_be_mask_of(hdu, image):
+    """
+    Whether an HDU is a mask of bad pixels, by its name, that has as many
+    pixels as an image or as its planes.
+    """
+    shape = tuple(n for n in hdu.shape if n > 1)
+    lengths = [tuple(n for n in axes if n > 1)
+               for axes in (image.shape, image.shape[-2:])]
+    # MASKED is a map without the masked pixels
+    return bool(re.search('MASK(?!ED)', hdu.name.upper())) and (
+        shape in lengths and set(_SOURCE_WORDS).isdisjoint(_words(hdu)))
+
+
+def _explain_unpaired(hdu, image, extension):
+    """
+    Return the message about a mask whose name or version is that of no image
+    in the file.
+    """
+    name, number = _stem(hdu)
+    wanted = _stem(image)[1]
+    changes = []
+    if (name, number) != ('MASK', wanted):
+        suffix = f'_{wanted}' if wanted else ''
+        changes.append(f"EXTNAME = 'MASK{suffix}'")
+    if hdu.ver != image.ver:
+        changes.append(f'EXTVER = {image.ver}')
+    return ('is not that of the map by its EXTNAME or EXTVER: if it masks '
+            f'extension {extension}, set its {" and ".join(changes)}')
+
+
+def _load_mask(hdu):
+    """
+    Return the mask in an HDU, or `None` if it has bit flags.
+    """
+    values = load_values(hdu)
+    return values != 0 if is_mask(hdu, [values]) else None
+
+
+def is_mask(hdu, parts):
+    """
+    Whether the values of an HDU, in any number of parts, are a mask: all are
+    0, which is good in masks and bit flags, or one value with which masks
+    are written. Bit flags may have one value, too, but need more than 8 bits.
+    """
+    mark = None
+    named = 'MASK' in _words(hdu)
+    for values in parts:
+        marks = values[values != 0]
+        if marks.size == 0:
+            continue
+        if mark is None:
+            mark = marks[0]
+        if not named or (marks != mark).any():
+            return False
+    return mark is None or abs(hdu.header['BITPIX']) == 8 or mark in (1, 255)
 
 
 def _stem(hdu):
@@ -613,6 +684,15 @@ def _stem(hdu):
     name, number = re.fullmatch(r'(.*?)[ _-]*(\d*)\s*',
                                 hdu.name.upper()).groups()
     return re.sub(r'[ _-]*MAP$', '', name), number
+
+
+def _words(hdu):
+    """
+    Return the words and numbers in the name of an HDU, without MAP.
+    """
+    words = re.findall('[A-Z]+|[0-9]+', hdu.name.upper())
+    words = [re.sub('MAPS?$', '', word) for word in words]
+    return [word for word in words if word]
 
 
 def _is_auxiliary(hdu):

@@ -26,6 +26,7 @@ from hyperphotutils.maps.images import (
 __all__ = [
     'ArrayPlanes',
     'FilePlanes',
+    'MaskPlanes',
     'SpectralCubePlanes',
     'TiledPlanes',
     'planes_of_hdu',
@@ -167,6 +168,24 @@ class SpectralCubePlanes:
                            ('BPA', 'deg')):
             table[name].unit = unit
         return table
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPlanes:
+    """
+    Planes of the mask of a cube, `True` at bad pixels; ``planes`` has the
+    stored values of ``n_planes`` planes, of which a single one is for all
+    channels.
+    """
+
+    planes: object
+    n_planes: int
+
+    def __call__(self, index):
+        """
+        Return the mask of a plane.
+        """
+        return self.planes(index if self.n_planes > 1 else 0) != 0
 
 
 def planes_of_hdu(hdu, shape, *, path, number):

@@ -179,7 +179,11 @@ def read_map(path_or_hdu: FilePath | fits.HDUList | HDU, *,
     Notes
     -----
     An extension MASK that belongs to the map masks all pixels in which
-    it is not 0, as in the files of `~astropy.nddata.CCDData`. Bit flags
+    it is not 0, as in the files of `~astropy.nddata.CCDData`. It has the
+    number and the version (``EXTVER``) of the map, such as MASK_2 for
+    SCI_2, or also its name, such as SCI_MASK; a mask for which the file
+    has no image is not used, with a warning. Masks of sources
+    (SOURCE_MASK) are not masks of bad pixels. Bit flags
     are not used, as some may mark good pixels, and a warning names them:
     DQ, FLAGS, QUALITY, a MASK with several values, or one of more than 8
     bits with a value other than 1 and 255. A mask that takes more than

@@ -224,6 +224,7 @@ class CubeResult:
         meta = {} if self.table is None else self.table.meta
         rows = [
             ('extension', cube.extension),
+            ('mask', cube.mask_extension or 'none in the file'),
             ('size', f'{len(cube)} channels of {nx} x {ny} pixels of '
                      f'{cube.pixel_scale:.4g}'),
             (cube.spectral_name, f'{axis[0]:.8g} to {axis[-1]:.8g} '
@@ -363,8 +364,10 @@ class _CubeWork:
         """
         cube = self.cube
         if self.config.cubes.subtract:
+            # input.extension is that of the given cube
             cube = read_cube(self.folder / SUBTRACTED,
-                             **self.config.input.make_reader_options())
+                             **self.config.input.make_reader_options()
+                             | {'ext': None})
         done = {i: row for i, row in self._finished('sources').items()
                 if (self._part('table', i).exists() or not row['n_rows'])
                 and (self._part('rejected', i).exists()
