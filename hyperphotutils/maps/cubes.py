@@ -205,7 +205,12 @@ class MapCube:
         Return the values of a channel, and the metadata of its masked
         pixels and fill values.
         """
-        values, mask = self._read_plane(index)
+        try:
+            values, mask = _read_plane(self, index)
+        except (OSError, ValueError) as error:
+            msg = (f'{self.name}: channel {index} can no longer be read: '
+                   f'{error}')
+            raise MapError(msg) from None
         n_masked, _ = blank_masked(values, mask)
         fill_value = self.settings['fill_value']
         fwhm = _USUAL_FWHM
@@ -218,21 +223,6 @@ class MapCube:
         return values, {'mask_extension': self.mask_extension,
                         'n_masked': n_masked,
                         **blank_fill_values(values, fill_value, fwhm)}
-
-    def _read_plane(self, index):
-        """
-        Return a copy of the values of a channel, and its mask or `None`.
-        """
-        try:
-            values = self.planes(index)
-            masks = [mask(index) for mask in self.masks.values()]
-        except (OSError, ValueError) as error:
-            msg = (f'{self.name}: channel {index} can no longer be read: '
-                   f'{error}')
-            raise MapError(msg) from None
-        with np.errstate(all='ignore'):
-            values = np.array(values, dtype=float)
-        return values, np.logical_or.reduce(masks) if masks else None
 
     def channel(self, index: int) -> CCDData:
         """
@@ -609,6 +599,17 @@ def read_cube(source: FilePath | HDU | fits.HDUList | tuple | SpectralCube
         raise MapError(msg) from None
 
 
+def _read_plane(cube, index):
+    """
+    Return a copy of the values of a channel, and its mask or `None`.
+    """
+    values = cube.planes(index)
+    masks = [mask(index) for mask in cube.masks.values()]
+    with np.errstate(all='ignore'):
+        values = np.array(values, dtype=float)
+    return values, np.logical_or.reduce(masks) if masks else None
+
+
 def _open_planes(hdu, shape, path, extension):
     """
     Return the function that reads the planes of an extension.
@@ -667,7 +668,7 @@ def _check_masked(cube):
                f'{100.0 * lost:.0f} % of the values of the cube: if it is '
                'not 0 at good pixels, pass the HDU of the cube to read it '
                'without the mask')
-        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
 
 
 def _masked_fractions(cube, channels, default=0.0):
@@ -677,7 +678,7 @@ def _masked_fractions(cube, channels, default=0.0):
     """
     lost = []
     for index in channels:
-        values, mask = cube._read_plane(index)
+        values, mask = _read_plane(cube, index)
         if np.isfinite(values).any():
             lost.append(blank_masked(values, mask)[1])
     return np.mean(lost) if lost else default

@@ -612,12 +612,14 @@ def _is_quality_of(hdu, image):
     MASK, with the number of the image, or has the name of the image, too,
     such as SCI_MASK; and their versions agree.
     """
+    return hdu.ver == image.ver and _is_named_as_quality_of(hdu, image)
+
+
+def _is_named_as_quality_of(hdu, image):
     name, number = _stem(hdu)
     words = sorted(_words(hdu))
-    return hdu.ver == image.ver and (
-        (name in _QUALITY_NAMES and number == _stem(image)[1])
-        or any(words == sorted([*_words(image), name])
-               for name in _QUALITY_NAMES))
+    return (name in _QUALITY_NAMES and number == _stem(image)[1]) or any(
+        words == sorted([*_words(image), name]) for name in _QUALITY_NAMES)
 
 
 def _may_be_mask_of(hdu, image):
@@ -638,12 +640,10 @@ def _explain_unpaired(hdu, image, extension):
     Return the message about a mask whose name or version is that of no image
     in the file.
     """
-    name, number = _stem(hdu)
-    wanted = _stem(image)[1]
     changes = []
-    if (name, number) != ('MASK', wanted):
-        suffix = f'_{wanted}' if wanted else ''
-        changes.append(f"EXTNAME = 'MASK{suffix}'")
+    if not _is_named_as_quality_of(hdu, image):
+        number = _stem(image)[1]
+        changes.append(f"EXTNAME = '{'MASK_' if number else 'MASK'}{number}'")
     if hdu.ver != image.ver:
         changes.append(f'EXTVER = {image.ver}')
     return ('is not that of the map by its EXTNAME or EXTVER: if it masks '

@@ -267,7 +267,7 @@ class TiledPhotometry:
         table : `~astropy.table.QTable` or `None`
             A row a source, in the order of the positions (y, then x) of
             their detections, or of ``init_params``; `None` with a
-            warning when there is none.
+            warning when nothing is detected.
         """
         warn_of_other_beam(self.photometry.fwhm, data)
         source = _Map.open(data, wcs, mask, error, weight_map)
@@ -504,7 +504,8 @@ class TiledPhotometry:
         rejected = describe_columns(with_plain_units(rejected[np.lexsort(
             (rejected['x_init'], rejected['y_init']))]))
         tables = [part.table for part in parts if part.table is not None
-                  and len(part.table)]
+                  and (len(part.table) or (init is not None
+                                           and len(init) == 0))]
         self.__dict__.update(
             rms=rms, rejected=rejected, noise=photometry.noise,
             _fluxes=None, _images=_Images(source, photometry))
@@ -829,7 +830,7 @@ def _measure_tile(core, source, photometry, init, folder, files):
     Measure a tile, with a wider margin if a group comes near the edge, and
     make its part of the images in files.
     """
-    if init is not None and not files and not _are_inside(
+    if init is not None and len(init) and not files and not _are_inside(
             init['_y'], init['_x'], core, source.shape).any():
         return _Part()
     # A group that is cut at the margin would differ from the same group in
@@ -885,7 +886,9 @@ def _measure_part(core, margin, source, photometry, init, first_fits):
             rejected['y_init'], rejected['x_init'], core, source.shape)]
     else:
         table = search.measure(own)
-    if table is None or len(table) == 0:
+    # Of an empty table of given sources each tile has the columns.
+    if table is None or (len(table) == 0 and (
+            init is None or len(init))):
         return part, True, SourceImages(search.image)
     is_companion = np.arange(len(table)) >= len(table) - table.meta.get(
         'n_companions', 0)

@@ -156,9 +156,14 @@ class _Tiling:
     def take_values(self, image, scratch):
         """
         Move the files with the values and the mask of a map here from the
-        folder in which it was read, and remove that.
+        folder in which it was read, and remove that and what a killed run
+        has left.
         """
         self.folder.mkdir(exist_ok=True)
+        # results are files; folders are temporary ones of a killed process
+        for left in self.folder.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
         for name, file in (('data', _VALUES), ('mask', _MASK)):
             values = getattr(image, name)
             read = StoredImage.find(values)

@@ -52,6 +52,7 @@ from hyperphotutils.psf import (
     plot_selection,
     plot_stars,
 )
+from hyperphotutils.psf.stars import MIN_STARS, TooFewStarsError
 from hyperphotutils.stamps import (
     find_gain,
     make_sigma_image,
@@ -83,8 +84,6 @@ _STAGES = {'sky': ('sky', 'products'), 'psf': ('sky', 'psf', 'products'),
 _CHI2_GRID = {'n': [1.0, 2.0, 4.0], 'q': np.linspace(0.2, 1.0, 9),
               'theta': np.arange(0.0, 180.0, 15.0)}
 _N_RADII = 15
-# The smallest number of stars of a PSF.
-_MIN_STARS = 2
 
 
 @dataclass
@@ -850,15 +849,18 @@ class _Run:
             options.fwhm, min_snr=options.min_snr,
             saturation=options.saturation)(
             self.sky.data, error=error, mask=self.mask)
-        if stars is None or np.count_nonzero(stars['accepted']) < _MIN_STARS:
+        if stars is None or np.count_nonzero(stars['accepted']) < MIN_STARS:
             raise ValueError(self._describe_lack(stars))
         size = options.psf_size
         if size is None:
             size = 2 * int(np.ceil(5.0 * self.fwhm)) + 1
-        psf = EmpiricalPSFBuilder(
+        builder = EmpiricalPSFBuilder(
             size, order=options.psf_order,
-            oversampling=options.psf_oversampling)(
-            self.sky.data, stars, error=error, mask=self.mask)
+            oversampling=options.psf_oversampling)
+        try:
+            psf = builder(self.sky.data, stars, error=error, mask=self.mask)
+        except TooFewStarsError as exc:
+            raise ValueError(self._describe_rejection(exc)) from None
         used = int(np.count_nonzero(psf.stars['used']))
         samples = number_of(options.psf_oversampling, 'sample')
         self.default('psf', f'{size} x {size} pixels, each with {samples} '
@@ -880,7 +882,7 @@ class _Run:
             flags = np.asarray(stars['flags'])
             if stars['accepted'].any():
                 found = ('only 1 usable star, but a PSF needs '
-                         f'{_MIN_STARS}')
+                         f'{MIN_STARS}')
         counts = {name: int(np.count_nonzero(flags & bit))
                   for name, bit in STAR_FLAGS.items()}
         reasons = ', '.join(f'{number} {name}' for name, number
@@ -901,6 +903,19 @@ class _Run:
                 f'{number_of(len(flags), "detection")}'
                 + (f', rejected: {reasons}' if reasons else '')
                 + f'): {", or ".join(remedies)}')
+
+    def _describe_rejection(self, error):
+        """
+        Return the message about too few stars for the fit, with the keys of
+        the options instead of the arguments of the builder.
+        """
+        options = self.options
+        remedies = [f'lower min_snr (now {options.min_snr:g})']
+        if 'bad_fit' in error.reasons:
+            remedies.append('check the errors (error, weight, gain)')
+        if self.step != 'psf':
+            remedies.append('give the PSF as a file (psf)')
+        return f"'{self.path}': {error.problem}: {', or '.join(remedies)}"
 
     @property
     def pixel_scale(self):

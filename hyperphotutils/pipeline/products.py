@@ -32,6 +32,9 @@ _SOURCE_IMAGE = re.compile(r'(group|source)_\d+\.(fits|png)')
 _STAMP_FILE = re.compile(
     r'\d+_\d+(_[a-z0-9]+)?\.(fits|feedme|constraints)')
 
+# What a killed process leaves of a product: the names of `atomic_output`
+_PARTIAL = re.compile(r'^\.[0-9a-f]{8}-')
+
 _BOTH = ('map', 'cube')
 _STAMPS = ('stamps', 'galaxies')
 _STAMP_FOLDERS = ('galfit', 'galfits')
@@ -134,7 +137,7 @@ def find_foreign_files(folder):
     known = {LOG, RECORD, *(product.name for product in PRODUCTS)}
     foreign = []
     for item in sorted(folder.iterdir()):
-        if item.name not in known:
+        if _PARTIAL.sub('', item.name) not in known:
             foreign.append(item.name)
         elif item.is_dir():
             pattern = (_STAMP_FILE if item.name in _STAMP_FOLDERS

@@ -43,5 +43,7 @@ def open_psf(path):
     try:
         return EmpiricalPSF(np.squeeze(image))
     except ValueError as error:
-        msg = f"'{path}' is no image of a PSF: {error}"
+        # the user gives no coefficients, but an image
+        reason = str(error).replace('coefficients', 'its values', 1)
+        msg = f"'{path}' is no image of a PSF: {reason}"
         raise ValueError(msg) from None

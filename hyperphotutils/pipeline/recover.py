@@ -10,11 +10,11 @@ import contextlib
 import math
 import os
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
 from hyperphotutils.pipeline.config import ConfigError
+from hyperphotutils.pipeline.folders import remove_leftovers, scratch_folder
 from hyperphotutils.pipeline.jobs import OutputError, PipelineError
 from hyperphotutils.pipeline.process import advise, open_executor
 from hyperphotutils.pipeline.text import expand_path, printable
@@ -153,12 +153,16 @@ def _scratch_folder(directory):
             if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.mkdtemp(prefix='.recover-', dir=directory)
+        remove_leftovers(directory)
+        scratch = scratch_folder(directory / 'recover')
+        # a killed process may have had the same number
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
     except OSError as exc:
         msg = f'{directory}: cannot be written: {exc.strerror}'
         raise OutputError(msg) from exc
     try:
-        yield Path(scratch)
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         for path in made:

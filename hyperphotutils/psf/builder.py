@@ -15,7 +15,11 @@ from hyperphotutils.detection.moments import cut_out
 from hyperphotutils.noise import clipped_rms
 from hyperphotutils.psf.fit import PSFFit
 from hyperphotutils.psf.flags import decode_star_flags
-from hyperphotutils.psf.stars import StarImages
+from hyperphotutils.psf.stars import (
+    MIN_STARS,
+    StarImages,
+    TooFewStarsError,
+)
 from hyperphotutils.utils import (
     as_masked_image,
     check_integer,
@@ -241,11 +245,12 @@ class EmpiricalPSFBuilder:
             data=cut_out(np.where(weights > 0, values, 0.0), *pixels, half),
             weights=cut_out(weights, *pixels, half),
             x=x - pixels[0], y=y - pixels[1], terms=np.ones((len(x), 1)))
-        if len(images) < 2:
-            msg = (f'the number of usable stars on the image is '
-                   f'{len(images)}, at least 2 are needed: see the column '
-                   "'reason' of stars, or lower min_snr of the StarSelector")
-            raise ValueError(msg)
+        if len(images) < MIN_STARS:
+            problem = (f'the number of usable stars on the image is '
+                       f'{len(images)}, at least {MIN_STARS} are needed')
+            raise TooFewStarsError(
+                problem, "see the column 'reason' of stars, or lower min_snr "
+                'of the StarSelector')
         # the FWHM that the selector has found, if it is known
         fwhm = stars.meta.get('fwhm')
         if fwhm is not None:

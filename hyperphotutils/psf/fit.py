@@ -20,7 +20,12 @@ from hyperphotutils.psf.grid import (
     polynomial_terms,
 )
 from hyperphotutils.psf.moffat import fit_moffat, moffat_images
-from hyperphotutils.psf.stars import FieldModel, fit_stars
+from hyperphotutils.psf.stars import (
+    MIN_STARS,
+    FieldModel,
+    TooFewStarsError,
+    fit_stars,
+)
 from hyperphotutils.utils import result_meta
 
 __all__ = ['PSFFit']
@@ -243,18 +248,21 @@ class PSFFit:
                 flags[good & beyond] |= STAR_FLAGS[name]
         used = flags == 0
         self.flags, self.used = flags, used
-        if used.sum() < 2:
+        if used.sum() < MIN_STARS:
             counts = {name: np.count_nonzero(flags & STAR_FLAGS[name])
                       for name in _REMEDIES}
+            counts = {name: count for name, count in counts.items() if count}
             reasons = ', '.join(f'{count} {name}' for name, count
-                                in counts.items() if count)
-            remedies = ', '.join(dict.fromkeys(
+                                in counts.items())
+            problem = (f'only {used.sum()} of {len(stars)} stars are left '
+                       f'after the fit of the PSF, at least {MIN_STARS} are '
+                       f'needed (rejected: {reasons})')
+            remedies = dict.fromkeys(
                 _REMEDIES[name].format(self.builder.max_star_chi2)
-                for name in counts if counts[name]))
-            msg = (f'only {used.sum()} of {len(stars)} stars are left after '
-                   f'the fit of the PSF, at least 2 are needed (rejected: '
-                   f'{reasons}): {remedies}, or check the selection of stars')
-            raise ValueError(msg)
+                for name in counts)
+            raise TooFewStarsError(
+                problem, ', '.join(remedies)
+                + ', or check the selection of stars', counts)
 
     def _choose_order(self):
         """

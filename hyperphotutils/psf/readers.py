@@ -91,7 +91,8 @@ def _read_fits(path):
                 return _read_psfex(hdu, path)
         if hdus[0].header.get('HPUFORM') != FITS_FORMAT:
             msg = (f"'{path}' has no PSF: expected a FITS file written by "
-                   'EmpiricalPSF.write or a .psf file of PSFEx')
+                   'hyperphot psf or EmpiricalPSF.write, or a .psf file of '
+                   'PSFEx')
             raise ValueError(msg)
         # read a file of `write_fits`
         image = hdus['PSF']

@@ -11,9 +11,32 @@ from scipy.ndimage import binary_dilation
 
 from hyperphotutils.psf.moffat import moffat_images, solve_templates
 
-__all__ = ['FieldModel', 'StarImages', 'fit_stars']
+__all__ = [
+    'MIN_STARS',
+    'FieldModel',
+    'StarImages',
+    'TooFewStarsError',
+    'fit_stars',
+]
+
+# The smallest number of stars of a PSF.
+MIN_STARS = 2
 
 _MAX_STEP = 0.5
+
+
+class TooFewStarsError(ValueError):
+    """
+    Error for too few stars of a PSF.
+
+    ``problem`` is the message without the remedies, and ``reasons`` has the
+    names of the star flags for which stars were rejected.
+    """
+
+    def __init__(self, problem, remedies, reasons=()):
+        super().__init__(f'{problem}: {remedies}')
+        self.problem = problem
+        self.reasons = tuple(reasons)
 
 
 @dataclass

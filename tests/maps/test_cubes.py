@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 from radio_beam import Beam
@@ -630,3 +631,145 @@ class TestRealCubes:
         assert_allclose(ours.spectral_axis.value, theirs.spectral_axis.value,
                         rtol=1e-12)
         assert ours.unit == theirs.unit
+
+
+class TestMasks:
+    @pytest.fixture
+    def bad(self):
+        """
+        Pixels to be masked, others in each channel.
+        """
+        bad = np.zeros(SHAPE, dtype=bool)
+        for channel in range(3):
+            bad[channel, 10:12, 5 * channel:5 * channel + 3] = True
+        return bad
+
+    @pytest.fixture
+    def make_file(self, make_cube_hdu, tmp_path):
+        """
+        A function that writes a cube and a mask to a file.
+        """
+
+        def make(mask, name='MASK', kind=fits.ImageHDU, suffix=''):
+            hdu = make_cube_hdu()
+            path = tmp_path / f'cube.fits{suffix}'
+            fits.HDUList([
+                fits.PrimaryHDU(), kind(hdu.data, hdu.header, name='SCI'),
+                kind(mask, name=name)]).writeto(path, overwrite=True)
+            return path
+
+        return make
+
+    @pytest.mark.parametrize('kind', [fits.ImageHDU, fits.CompImageHDU])
+    @pytest.mark.parametrize('suffix', ['', '.gz'])
+    @pytest.mark.parametrize(('select', 'dtype', 'mark'), [
+        (np.s_[:], 'u1', 1), (np.s_[:], 'i2', 255), (np.s_[0], 'u1', 4),
+        (np.s_[:1], 'u1', 1)])
+    def test_used(self, make_file, bad, kind, suffix, select, dtype, mark):
+        """
+        A mask of the channels, or one for all of them, masks planes and
+        channels, in any file and in other processes.
+        """
+        path = make_file((mark * bad[select]).astype(dtype), kind=kind,
+                         suffix=suffix)
+        expected = np.broadcast_to(bad[select], SHAPE)
+        cube = pickle.loads(pickle.dumps(read_cube(path)))
+        assert cube.mask_extension == '2 (MASK)'
+        with fits.open(path) as hdus:
+            opened = read_cube(hdus)
+            for channel in range(3):
+                for one in (cube, opened):
+                    plane = one.plane(channel)
+                    assert_array_equal(np.isnan(plane), expected[channel])
+                    assert_array_equal(
+                        plane[~expected[channel]],
+                        VALUES[channel][~expected[channel]])
+        for channel in range(3):
+            image = cube.channel(channel)
+            assert_array_equal(image.mask, expected[channel])
+            assert image.meta['mask_extension'] == '2 (MASK)'
+            assert image.meta['n_masked'] == expected[channel].sum()
+
+    def test_hdu_alone(self, make_file, bad):
+        """
+        The HDU alone is read without a mask.
+        """
+        with fits.open(make_file(bad.astype('u1'))) as hdus:
+            cube = read_cube(hdus['SCI'])
+        assert cube.mask_extension is None
+        assert np.isfinite(cube.plane(0)).all()
+        assert cube.channel(0).meta['n_masked'] == 0
+
+    @pytest.mark.parametrize(('select', 'problem'), [
+        (np.s_[:2], 'has other pixels than the cube and its channels: set the '
+                    'bad pixels of the cube to NaN'),
+        (np.s_[:], 'has bit flags or values other than 0, 1, and 255, some')])
+    def test_cannot_be_used(self, make_file, bad, select, problem):
+        """
+        Masks of other pixels and bit flags, of which one may be in a later
+        channel, are named once, and not used.
+        """
+        flags = bad.astype('u1')
+        flags[2] *= 2
+        path = make_file(flags[select])
+        with pytest.warns(AstropyUserWarning, match='without some of its '
+                          rf'extensions: extension 2 \(MASK\) {problem}'
+                          ) as caught:
+            cube = read_cube(path)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        assert cube.mask_extension is None
+        assert np.isfinite(cube.plane(0)).all()
+
+    def test_of_no_image(self, make_file, bad):
+        """
+        As for maps, a mask of no image in the file is named.
+        """
+        path = make_file(bad[0].astype('u1'), name='MASK_2')
+        with pytest.warns(AstropyUserWarning, match=r'2 \(MASK_2\) is not '
+                          r"that.*1 \(SCI\), set its EXTNAME = 'MASK'"):
+            read_cube(path)
+
+    def test_most_values_masked(self, make_file):
+        """
+        A mask that may be 1 at good pixels is warned of, one that masks all
+        is refused, and channels may be masked as a whole.
+        """
+        mask = np.ones(SHAPE, 'u1')
+        with pytest.raises(MapError, match=r'cube\.fits: extension 1 \(SCI\) '
+                           r'has no value that extension 2 \(MASK\) does not '
+                           'mask: it must be 0 at good pixels'):
+            read_cube(make_file(mask))
+        mask[:, :10] = 0
+        with pytest.warns(AstropyUserWarning, match=r'extension 2 \(MASK\) of '
+                          r'.*cube\.fits masks 67 % of the values of the '
+                          'cube') as caught:
+            read_cube(make_file(mask))
+        assert caught[0].filename == __file__
+        mask[:] = [[[0]], [[1]], [[0]]]
+        cube = read_cube(make_file(mask))
+        assert cube.channel(1).mask.all()
+        assert not cube.channel(2).mask.any()
+
+    def test_memory(self, make_cube_hdu, tmp_path):
+        """
+        One plane of the mask is in memory at a time.
+        """
+        hdu = make_cube_hdu(np.random.default_rng(1).normal(
+            size=(40, 100, 100)).astype('f4'))
+        mask = np.zeros(hdu.data.shape, 'i4')
+        mask[:, 40:50] = 1
+        fits.HDUList([hdu, fits.ImageHDU(mask, name='MASK')]).writeto(
+            tmp_path / 'cube.fits')
+        size = mask.nbytes
+        del mask, hdu
+        tracemalloc.start()
+        try:
+            cube = read_cube(tmp_path / 'cube.fits')
+            for channel in range(40):
+                cube.plane(channel)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert np.isnan(cube.plane(39)[40:50]).all()
+        assert peak < 0.5 * size

@@ -469,12 +469,74 @@ class TestMasks:
             image = read_map(make_file(MASK=(np.ones((3, 4), 'u1'), {})))
         assert_array_equal(image.mask, field == 0.0)
 
-    def test_of_another_image(self, make_file, field, bad):
+    @pytest.mark.parametrize(('name', 'mask'), [
+        ('SCI', 'SCI_MASK'), ('SCI', 'mask_sci'), ('F160W', 'F160W_MASK'),
+        ('SIGNAL_MAP', 'SIGNAL MASK'), ('SCI_2', 'MASK2'),
+        ('SCI_2', 'SCI_2_MASK'), ('SCI_2', 'SCI_MASK_2'), ('', 'MASK')])
+    def test_with_the_name_of_the_map(self, make_file, field, bad, name, mask):
         """
-        The mask of another image in the file is not that of the map.
+        A mask may also have the name of the map.
         """
-        hdus = make_file(MASK2=(bad.astype('u1'), {}))
-        assert read_map(hdus).meta['mask_extension'] is None
+        image = read_map(make_file(name, **{mask: (bad.astype('u1'), {})}))
+        assert_array_equal(image.mask, bad | (field == 0.0))
+        assert image.meta['mask_extension'] == f'2 ({mask.upper()})'
+
+    @pytest.mark.parametrize(('mask', 'version', 'advice'), [
+        ('MASK_2', 1, {'EXTNAME': 'MASK'}), ('MASK', 2, {'EXTVER': 1}),
+        ('CLOUDMASK', 1, {'EXTNAME': 'MASK'}), ('SCI_MASK', 2, {'EXTVER': 1}),
+        ('ERR_MASK', 2, {'EXTNAME': 'MASK', 'EXTVER': 1})])
+    def test_of_no_image(self, make_file, field, bad, mask, version, advice):
+        """
+        A mask that belongs to no image in the file is named, with how to use
+        it.
+        """
+        hdus = make_file(**{mask: (bad.astype('u1'), {'EXTVER': version})})
+        changes = ' and '.join(f'{key} = {value!r}'
+                               for key, value in advice.items())
+        with pytest.warns(AstropyUserWarning, match=rf'2 \({mask}\) is not '
+                          'that of the map by its EXTNAME or EXTVER: if it '
+                          rf'masks extension 1 \(SCI\), set its {changes}$'
+                          ) as caught:
+            image = read_map(hdus)
+        assert len(caught) == 1
+        assert_array_equal(image.mask, field == 0.0)
+        assert image.meta['mask_extension'] is None
+        hdus[2].header.update(advice)
+        hdus = fits.HDUList([*hdus[:2], fits.ImageHDU(hdus[2].data,
+                                                      hdus[2].header)])
+        assert_array_equal(read_map(hdus).mask, bad | (field == 0.0))
+
+    @pytest.mark.parametrize(('names', 'versions'), [
+        (('SCI', 'SCI_2', 'MASK', 'MASK_2'), (1, 1, 1, 1)),
+        (('SCI', 'SCI', 'MASK', 'MASK'), (1, 2, 1, 2)),
+        (('LOW', 'HIGH', 'LOW_MASK', 'HIGH_MASK'), (1, 1, 1, 1))])
+    def test_of_another_image(self, make_hdu, field, bad, names, versions):
+        """
+        Each image has its own mask, that of another is not reported.
+        """
+        other = np.roll(bad, 5, axis=0)
+        values = (field, field, bad.astype('u1'), other.astype('u1'))
+        hdus = fits.HDUList([fits.PrimaryHDU(), *(
+            fits.ImageHDU(one, make_hdu(one).header, name=name, ver=version)
+            for one, name, version in zip(values, names, versions,
+                                          strict=True))])
+        for number, mask in ((1, bad), (2, other)):
+            image = read_map(hdus, ext=number)
+            assert_array_equal(image.mask, mask | (field == 0.0))
+            assert image.meta['mask_extension'] == (
+                f'{number + 2} ({names[number + 1]})')
+
+    @pytest.mark.parametrize('name', ['SOURCE_MASK', 'MASKED_SCI',
+                                      'SMALL_MASK'])
+    def test_no_masks_of_bad_pixels(self, make_file, field, bad, name):
+        """
+        Masks of sources, maps without their bad pixels, and masks of other
+        pixels are no masks of the map, and are not reported.
+        """
+        values = bad[:9] if name == 'SMALL_MASK' else bad
+        image = read_map(make_file(**{name: (values.astype('u1'), {})}),
+                         ext='SCI')
+        assert_array_equal(image.mask, field == 0.0)
 
     @pytest.mark.parametrize('fill', [0.0, -99.0])
     def test_most_values_masked(self, make_file, field, fill):
