@@ -646,7 +646,7 @@ def _explain_unpaired(hdu, image, extension):
         changes.append(f"EXTNAME = '{'MASK_' if number else 'MASK'}{number}'")
     if hdu.ver != image.ver:
         changes.append(f'EXTVER = {image.ver}')
-    return ('is not that of the map by its EXTNAME or EXTVER: if it masks '
+    return ('is not that of the image by its EXTNAME or EXTVER: if it masks '
             f'extension {extension}, set its {" and ".join(changes)}')
 
 

@@ -494,7 +494,7 @@ class TestMasks:
         changes = ' and '.join(f'{key} = {value!r}'
                                for key, value in advice.items())
         with pytest.warns(AstropyUserWarning, match=rf'2 \({mask}\) is not '
-                          'that of the map by its EXTNAME or EXTVER: if it '
+                          'that of the image by its EXTNAME or EXTVER: if it '
                           rf'masks extension 1 \(SCI\), set its {changes}$'
                           ) as caught:
             image = read_map(hdus)

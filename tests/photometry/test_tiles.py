@@ -347,6 +347,31 @@ def test_given_sources(image, shared, tmp_path):
     assert np.nanmax(np.abs(difference)) < 1e-6 * np.nanmax(image.data)
 
 
+@pytest.mark.parametrize('noise', ['white', 'correlated'])
+def test_no_given_sources(image, noise, tmp_path):
+    """
+    An empty table of given sources is no search without results: the table
+    has no rows, but the columns and images of that of the whole map, also
+    if tiles are read from files.
+    """
+    init = QTable({'id': ['a'], 'x': [1.0], 'y': [2.0]})[:0]
+    whole = HyperPhotometry(FWHM, noise=noise)
+    expected = whole(image, init_params=init)
+    for folder in (None, tmp_path, tmp_path):
+        tiles = TiledPhotometry(HyperPhotometry(FWHM, noise=noise), 131,
+                                folder=folder)
+        table = tiles(image, init_params=init)
+        assert len(table) == 0
+        assert table.colnames == expected.colnames
+        for name in expected.colnames:
+            assert table[name].info.unit == expected[name].info.unit
+            assert table[name].info.dtype == expected[name].info.dtype
+        assert table.meta['rms'] == tiles.rms
+        assert tiles.total_flux()[0] == whole.total_flux()[0]
+        assert_array_equal(tiles.make_model_image(),
+                           whole.make_model_image())
+
+
 def test_workers_and_earlier_results_change_nothing(image, white, tmp_path):
     """
     Results do not depend on the number of processes or on what an

@@ -5,6 +5,7 @@ Tests of runs on cubes: the backgrounds and sources of their channels.
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -694,6 +695,39 @@ class TestContinued:
         status, _, _ = hyper(capsys, 'background', cube, '--beam', 4,
                              '--output-dir', 'out')
         assert status == 0
+
+
+@pytest.mark.parametrize('subtract', [True, False])
+def test_mask_in_the_file_of_a_cube(sim, tmp_path, subtract):
+    """
+    Masked pixels have no values in the products, masked channels no sources,
+    and the log names the mask; the extension of the cube is that of the
+    given file only.
+    """
+    mask = np.zeros(sim.hdu.data.shape, 'u1')
+    mask[2, 10:30, 10:30] = mask[4] = 1
+    path = tmp_path / 'masked.fits'
+    fits.HDUList([
+        fits.PrimaryHDU(), fits.ImageHDU(sim.hdu.data, sim.hdu.header,
+                                         name='SCI'),
+        fits.ImageHDU(mask, name='MASK')]).writeto(path)
+    config = PipelineConfig(
+        input={'maps': [str(path)], 'datacube': True, 'extension': 'SCI'},
+        cubes={'subtract': subtract},
+        output={'directory': str(tmp_path / 'out'), 'overview': False,
+                'report': False})
+    (outcome,) = process_maps(config)
+    folder = tmp_path / 'out' / 'masked'
+    bad = (mask != 0) | ~np.isfinite(sim.hdu.data)
+    if subtract:
+        values = fits.getdata(folder / 'subtracted.fits')
+        assert_array_equal(np.isnan(values), bad)
+    table = outcome.table
+    assert set(table['channel']) == {0, 1, 2, 3}
+    x, y = (np.rint(table[name]).astype(int) for name in ('x_fit', 'y_fit'))
+    assert not bad[table['channel'], y, x].any()
+    log = (folder / 'run.log').read_text(encoding='utf-8')
+    assert re.search(r'mask +2 \(MASK\)\n', log)
 
 
 def test_command_line_refuses(cube, capsys):

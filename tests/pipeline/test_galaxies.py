@@ -46,7 +46,7 @@ from hyperphotutils.pipeline.galaxy_fits import (
     find_levels,
 )
 from hyperphotutils.pipeline.products import PRODUCTS
-from hyperphotutils.psf import read_psf
+from hyperphotutils.psf import EmpiricalPSFBuilder, read_psf
 from hyperphotutils.stamps import read_stamps
 from hyperphotutils.utils import FLAGS
 
@@ -396,6 +396,32 @@ def test_one_star(tmp_path):
     with pytest.raises(ValueError, match=', or give the PSF as a file'):
         run_galaxies(tmp_path / 'image.fits', tmp_path,
                      ImageOptions(saturation=1e3, max_star_index=2.0))
+
+
+def test_star_rejected_after_the_fit(tmp_path):
+    """
+    If stars are rejected after the fit, the message has keys, not arguments
+    of the builder, and names the image.
+    """
+    y, x = np.mgrid[:150, :150]
+    data = np.random.default_rng(1).normal(size=(150, 150))
+    for x_star, y_star, width in ((40, 50, 2.0), (100, 90, 2.2)):
+        data += 4000.0 * np.exp(-((x - x_star)**2 + (y - y_star)**2)
+                                / (2.0 * width**2))
+    path = tmp_path / 'image.fits'
+    fits.PrimaryHDU(data).writeto(path)
+    message = (r"image\.fits': only 1 of 2 stars are left after the fit of "
+               r'the PSF, at least 2 are needed \(rejected: 1 extended\): '
+               r'lower min_snr \(now 15\)')
+    with pytest.raises(ValueError, match=f'{message}$'):
+        run_psf(path, tmp_path)
+    with pytest.raises(ValueError, match=message + ', or give the PSF as a '
+                       r'file \(psf\)$'):
+        run_galaxies(path, tmp_path, ImageOptions(max_star_index=2.0))
+    # alone, it names its own arguments
+    with pytest.raises(ValueError, match='set reject_extended=False'):
+        EmpiricalPSFBuilder(25)(data, QTable({'x': [40.0, 100.0],
+                                              'y': [50.0, 90.0]}))
 
 
 def test_planes_of_other_shape(path, tmp_path):

@@ -3,6 +3,8 @@
 Tests of the registry of products, and of the images of a map.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -16,6 +18,7 @@ from hyperphotutils.pipeline.products import (
     find_foreign_files,
     list_output_keys,
 )
+from hyperphotutils.utils.output import atomic_output
 
 IMAGES = ('model', 'background', 'residual')
 
@@ -38,6 +41,22 @@ def test_products_are_known_by_their_registry(tmp_path):
     assert not find_foreign_files(tmp_path)
     (tmp_path / 'thesis.tex').touch()
     assert find_foreign_files(tmp_path) == ['thesis.tex']
+
+
+def test_what_a_killed_process_leaves_is_not_foreign(tmp_path, monkeypatch):
+    """
+    The temporary file of a product is replaced with its folder.
+    """
+    with monkeypatch.context() as patch:
+        # as if the process was killed before
+        patch.setattr(Path, 'replace', lambda *_: None)
+        patch.setattr(Path, 'unlink', lambda *_, **__: None)
+        for name in ('report.html', 'thesis.tex'):
+            with atomic_output(tmp_path / name) as temporary:
+                temporary.touch()
+    left, = tmp_path.glob('*.tex')
+    assert len(list(tmp_path.iterdir())) == 2
+    assert find_foreign_files(tmp_path) == [left.name]
 
 
 @pytest.fixture(scope='module', name='folder')

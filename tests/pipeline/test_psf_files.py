@@ -60,5 +60,5 @@ def test_files_that_are_no_psf_are_named(tmp_path):
         open_psf(path)
     fits.PrimaryHDU(np.ones((4, 4))).writeto(path, overwrite=True)
     with pytest.raises(ValueError, match=r"no\.fits' is no image of a PSF: "
-                       'coef.* odd size'):
+                       'its values must be square images of odd size'):
         open_psf(path)

@@ -3,7 +3,10 @@
 Tests of the command ``hyperphot recover``.
 """
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import astropy.units as u
@@ -149,6 +152,31 @@ def test_maps_that_fail_leave_nothing_behind(tmp_path, quick):
     with pytest.raises(PipelineError, match=r'bare\.fits: '):
         recover_map(bare, quick, tmp_path / 'a' / 'b', **QUICK)
     assert names(tmp_path) == ['bare.fits']
+
+
+def test_folder_of_a_killed_run_is_removed(map_file, tmp_path, quick,
+                                           monkeypatch):
+    """
+    A run removes what one that was killed has left, and nothing else.
+    """
+    seen = []
+
+    def look(*_, **__):
+        seen.append(names(tmp_path))
+        raise PipelineError
+
+    monkeypatch.setattr('hyperphotutils.pipeline.recover._recover', look)
+    (tmp_path / 'mine').touch()
+    with pytest.raises(PipelineError):
+        recover_map(map_file, quick, tmp_path, **QUICK)
+    (own,) = set(seen[0]) - {'mine'}
+    with subprocess.Popen([sys.executable, '-c', 'pass']) as process:
+        process.wait()
+    (tmp_path / own.replace(f'.{os.getpid()}@', f'.{process.pid}@')).mkdir()
+    with pytest.raises(PipelineError):
+        recover_map(map_file, quick, tmp_path, **QUICK)
+    assert seen[1] == seen[0]
+    assert names(tmp_path) == ['mine']
 
 
 def test_error_of_a_crowded_map_is_one_line(map_file, tmp_path, quick):

@@ -93,6 +93,12 @@ def test_a_run_that_is_interrupted_keeps_finished_tiles(
     monkeypatch.setattr(tiles_module, '_measure_tile', stop)
     assert main([*command, str(folder / 'stopped')]) != 0
     assert not (folder / 'stopped' / 'map').exists()
+    # a killed run leaves a copy of the map for its processes
+    left = folder / 'stopped' / '.map.unfinished' / 'parts' / 'copy'
+    left.mkdir()
+    (left / 'values').touch()
+    assert main([*command, str(folder / 'stopped')]) != 0
+    assert not left.exists()
     monkeypatch.setattr(tiles_module, '_measure_tile', original)
     capsys.readouterr()
     assert main([*command, str(folder / 'stopped')]) == 0
